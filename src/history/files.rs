@@ -1,0 +1,229 @@
+//! The one door to the disk for everything that must survive a crash.
+//!
+//! A new object is written under a temporary name, synced, renamed, and its folder synced: it is
+//! there whole or not at all. Nothing here ever overwrites.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// The ending of files that are still being written; whoever holds the writing lock may delete them.
+pub const TEMPORARY: &str = "tmp";
+
+/// Writes a whole new object and returns once it is durable.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it; an object that exists is left as it is and refused.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = NewFile::create(path)?;
+    file.write_all(bytes).context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+    file.publish()
+}
+
+/// A file under a temporary name until [`NewFile::publish`] makes it valid; dropped before, it goes.
+pub struct NewFile {
+    file: Option<File>,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl NewFile {
+    /// # Errors
+    /// `Unavailable` if the folder does not take a file.
+    pub fn create(path: &Path) -> Result<NewFile> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("object");
+        let temporary = path.with_file_name(format!("{name}.{}.{TEMPORARY}", std::process::id()));
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(&temporary)
+            .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
+        Ok(NewFile { file: Some(file), temporary, path: path.to_owned() })
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it, `Internal` if the name is taken.
+    pub fn publish(self) -> Result<()> {
+        let path = self.path.clone();
+        self.publish_as(&path)
+    }
+
+    /// Like [`NewFile::publish`], under a name that is known only now, in the same folder.
+    ///
+    /// # Errors
+    /// As [`NewFile::publish`].
+    pub fn publish_as(mut self, path: &Path) -> Result<()> {
+        let file = self.file.take().expect("published once");
+        file.sync_all().context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
+        drop(file);
+        // A link fails where the name is taken; a rename would overwrite.
+        match fs::hard_link(&self.temporary, path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(Error::internal(format!("{} exists already; objects are written once", path.display())));
+            }
+            // Some file systems know no links.
+            Err(_) => fs::rename(&self.temporary, path)
+                .context(Kind::Unavailable, || format!("cannot rename to {}", path.display()))?,
+        }
+        let _ = fs::remove_file(&self.temporary);
+        sync_parent(path)
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.as_mut().expect("not yet published").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.as_mut().expect("not yet published").flush()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Makes a folder's entries durable.
+///
+/// # Errors
+/// `Unavailable` if the folder cannot be opened or synced.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|file| file.sync_all())
+        .context(Kind::Unavailable, || format!("cannot sync folder {}", folder.display()))
+}
+
+/// Syncs the folder that holds `path`.
+///
+/// # Errors
+/// As [`sync_folder`].
+pub fn sync_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => sync_folder(folder),
+        _ => sync_folder(Path::new(".")),
+    }
+}
+
+/// Makes a folder and its parents, durable.
+///
+/// # Errors
+/// `Unavailable` if it cannot be made.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)
+        .context(Kind::Unavailable, || format!("cannot create folder {}", folder.display()))?;
+    sync_parent(folder)
+}
+
+/// Deletes a file, durable; one that is already gone is fine.
+///
+/// # Errors
+/// `Unavailable` if the disk refuses.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_parent(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).context(Kind::Unavailable, || format!("cannot remove {}", path.display())),
+    }
+}
+
+/// Replaces a small file that is no object (live state for `status`): whole or not at all, but
+/// without waiting for the disk.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it.
+pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension(format!("{}.{TEMPORARY}", std::process::id()));
+    fs::write(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path))
+        .context(Kind::Unavailable, || format!("cannot write {}", path.display()))
+}
+
+/// A lock on a file that the kernel lets go with the process, however it ends.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock, or says at once who holds it.
+    ///
+    /// # Errors
+    /// `Locked` if another process holds it.
+    pub fn take(path: &Path, what: &str) -> Result<Lock> {
+        let file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(path)
+            .context(Kind::Unavailable, || format!("cannot open lock {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(path).unwrap_or_default();
+                let holder = holder.trim();
+                let holder = if holder.is_empty() { "another process" } else { holder };
+                return Err(Error::locked(format!(
+                    "{what} is already running on this history ({holder} holds {}); wait for it, or stop it",
+                    path.display()
+                )));
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(error).context(Kind::Unavailable, || format!("cannot lock {}", path.display()));
+            }
+        }
+        let mut writer = &file;
+        let _ = file.set_len(0);
+        let _ = writer.write_all(format!("process {}\n", std::process::id()).as_bytes());
+        Ok(Lock { _file: file })
+    }
+
+    /// Whether some process holds the lock now.
+    pub fn is_held(path: &Path) -> bool {
+        match File::open(path) {
+            Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
+            Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_whole_or_not_there_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("object");
+        let mut unfinished = NewFile::create(&path).unwrap();
+        unfinished.write_all(b"half").unwrap();
+        drop(unfinished);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        write_new(&path, b"first").unwrap();
+        assert_eq!(write_new(&path, b"second").unwrap_err().kind(), Kind::Internal);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+    }
+
+    #[test]
+    fn a_lock_is_held_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("capture.lock");
+        assert!(!Lock::is_held(&path));
+        let lock = Lock::take(&path, "capture").unwrap();
+        assert!(Lock::is_held(&path));
+        assert_eq!(Lock::take(&path, "capture").err().unwrap().kind(), Kind::Locked);
+        drop(lock);
+        assert!(Lock::take(&path, "capture").is_ok());
+    }
+}

@@ -1,0 +1,3 @@
+//! What is kept: one protected database's store, a folder complete in itself.
+
+pub mod files;

@@ -1,0 +1,8 @@
+//! backwhen brings a PostgreSQL database back to when it was right.
+//!
+//! Changes come in (`source`), are kept (`history`), come back (`recover`). See
+//! `docs/ARCHITECTURE.md`.
+
+pub mod error;
+pub mod history;
+pub mod model;

@@ -1,0 +1,11 @@
+//! Plain data: positions, moments, tables and changes. Knows nobody.
+
+pub mod change;
+pub mod lsn;
+pub mod moment;
+pub mod schema;
+
+pub use change::{Message, Relation, RelationColumn, Tuple, Value};
+pub use lsn::Lsn;
+pub use moment::{Moment, PgTime};
+pub use schema::{Column, Grade, Identity, Table};

@@ -1,0 +1,262 @@
+//! Times, and what `--to` takes.
+
+use std::fmt;
+
+use chrono::{DateTime, FixedOffset, Local, NaiveDateTime, TimeDelta, TimeZone, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Lsn;
+
+/// A server's timestamp: microseconds since 2000-01-01 00:00:00 UTC, as PostgreSQL counts them.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PgTime(pub i64);
+
+/// Microseconds from 1970-01-01 to 2000-01-01.
+const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+impl PgTime {
+    pub const MIN: PgTime = PgTime(i64::MIN);
+    pub const MAX: PgTime = PgTime(i64::MAX);
+
+    /// Saturates far outside the years that PostgreSQL itself can commit in.
+    pub fn to_utc(self) -> DateTime<Utc> {
+        let micros = self.0.saturating_add(PG_EPOCH_MICROS);
+        Utc.timestamp_micros(micros).single().unwrap_or(if self.0 < 0 {
+            DateTime::<Utc>::MIN_UTC
+        } else {
+            DateTime::<Utc>::MAX_UTC
+        })
+    }
+
+    pub fn from_utc(time: DateTime<Utc>) -> PgTime {
+        PgTime(time.timestamp_micros().saturating_sub(PG_EPOCH_MICROS))
+    }
+
+    /// Seconds from `earlier` to this time; negative if `earlier` is later.
+    pub fn seconds_since(self, earlier: PgTime) -> f64 {
+        (self.0.saturating_sub(earlier.0)) as f64 / 1e6
+    }
+}
+
+/// RFC 3339 in UTC with microseconds.
+impl fmt::Display for PgTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.to_utc().format("%Y-%m-%dT%H:%M:%S%.6fZ"))
+    }
+}
+
+impl Serialize for PgTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PgTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PgTime, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time = DateTime::parse_from_rfc3339(&text).map_err(serde::de::Error::custom)?;
+        Ok(PgTime::from_utc(time.to_utc()))
+    }
+}
+
+/// A point in a database's past, as a person names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Every transaction before the first one that committed later than this.
+    Time(PgTime),
+    /// Every transaction whose commit record lies before this position.
+    Lsn(Lsn),
+    /// Everything up to and with this transaction.
+    Xid(u32),
+    Mark(String),
+    Checkpoint(String),
+    /// The last transaction that the history holds.
+    Latest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseMomentError {
+    #[error(
+        "{text:?} has no time zone: write {utc} if it is UTC, or {local} if it is this machine's local time"
+    )]
+    NoZone { text: String, utc: String, local: String },
+    #[error(
+        "{0:?} is not a moment; it can be a time with zone (2026-11-22T10:00:00Z), a relative time ('10 minutes ago', -90s), an LSN (0/16B3748), xid:N, mark:NAME, checkpoint:ID or latest"
+    )]
+    Unknown(String),
+}
+
+impl Moment {
+    /// Reads what `--to` takes; `now` anchors relative times.
+    ///
+    /// # Errors
+    /// [`ParseMomentError::NoZone`] for a time that could be read in two ways.
+    pub fn parse(text: &str, now: DateTime<Utc>) -> Result<Moment, ParseMomentError> {
+        let text = text.trim();
+        let unknown = || ParseMomentError::Unknown(text.chars().take(80).collect());
+        if text == "latest" {
+            return Ok(Moment::Latest);
+        }
+        if let Some((kind, rest)) = text.split_once(':') {
+            match kind {
+                "xid" => return rest.parse().map(Moment::Xid).map_err(|_| unknown()),
+                "mark" if !rest.is_empty() => return Ok(Moment::Mark(rest.to_owned())),
+                "checkpoint" if !rest.is_empty() => return Ok(Moment::Checkpoint(rest.to_owned())),
+                _ => {}
+            }
+        }
+        if let Ok(lsn) = text.parse() {
+            return Ok(Moment::Lsn(lsn));
+        }
+        if let Some(back) = parse_relative(text) {
+            let time = now.checked_sub_signed(back).ok_or_else(unknown)?;
+            return Ok(Moment::Time(PgTime::from_utc(time)));
+        }
+        if let Some(time) = parse_zoned(text) {
+            return Ok(Moment::Time(PgTime::from_utc(time.to_utc())));
+        }
+        match parse_naive(text) {
+            Some(naive) => Err(no_zone(text, naive)),
+            None => Err(unknown()),
+        }
+    }
+}
+
+fn no_zone(text: &str, naive: NaiveDateTime) -> ParseMomentError {
+    let local = match Local.from_local_datetime(&naive).earliest() {
+        Some(time) => time.format("%Y-%m-%dT%H:%M:%S%.f%:z").to_string(),
+        None => format!("a time that exists on {}", naive.date()),
+    };
+    let utc = naive.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string();
+    ParseMomentError::NoZone { text: text.to_owned(), utc, local }
+}
+
+/// RFC 3339, and PostgreSQL's own output: a space for the `T`, a zone of hours alone.
+fn parse_zoned(text: &str) -> Option<DateTime<FixedOffset>> {
+    let mut text = text.to_owned();
+    if let Some(bare) = text.strip_suffix(" UTC").or_else(|| text.strip_suffix(" GMT")) {
+        text = format!("{bare}Z");
+    }
+    if let Some(sign) = text.rfind(['+', '-'])
+        && sign > 10
+        && text.len() - sign == 3
+    {
+        text.push_str(":00");
+    }
+    const FORMATS: [&str; 4] = [
+        "%Y-%m-%dT%H:%M:%S%.f%#z",
+        "%Y-%m-%d %H:%M:%S%.f%#z",
+        "%Y-%m-%dT%H:%M%#z",
+        "%Y-%m-%d %H:%M%#z",
+    ];
+    let zoned = match text.strip_suffix(['Z', 'z']) {
+        Some(bare) => format!("{}+00:00", bare.trim_end()),
+        None => text,
+    };
+    FORMATS.iter().find_map(|format| DateTime::parse_from_str(&zoned, format).ok())
+}
+
+fn parse_naive(text: &str) -> Option<NaiveDateTime> {
+    const FORMATS: [&str; 4] =
+        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
+    FORMATS.iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok()).or_else(|| {
+        let date = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+        date.and_hms_opt(0, 0, 0)
+    })
+}
+
+/// `-90s`, `10 minutes ago`, `1h30m ago`, `now`.
+fn parse_relative(text: &str) -> Option<TimeDelta> {
+    if text == "now" {
+        return Some(TimeDelta::zero());
+    }
+    let amount = text.strip_prefix('-').or_else(|| text.strip_suffix("ago"))?;
+    parse_duration(amount)
+}
+
+/// A length of time such as `90s`, `10 minutes`, `1h 30m`, `2 days`.
+pub fn parse_duration(text: &str) -> Option<TimeDelta> {
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total = TimeDelta::zero();
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let count: i64 = rest[..digits].parse().ok()?;
+        let after = rest[digits..].trim_start();
+        let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let millis: i64 = match &after[..end] {
+            "ms" | "millisecond" | "milliseconds" => 1,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+            "h" | "hour" | "hours" => 3_600_000,
+            "d" | "day" | "days" => 86_400_000,
+            "w" | "week" | "weeks" => 604_800_000,
+            _ => return None,
+        };
+        total = total.checked_add(&TimeDelta::try_milliseconds(count.checked_mul(millis)?)?)?;
+        rest = after[end..].trim_start();
+    }
+    Some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        DateTime::parse_from_rfc3339(text).expect("a test's own time").to_utc()
+    }
+
+    fn time(text: &str) -> Moment {
+        Moment::Time(PgTime::from_utc(at(text)))
+    }
+
+    #[test]
+    fn reads_every_kind_of_moment() {
+        let now = at("2026-11-22T10:00:00Z");
+        let cases = [
+            ("2026-11-22T10:00:00.123456Z", time("2026-11-22T10:00:00.123456Z")),
+            ("2026-11-22 10:00:00+01", time("2026-11-22T09:00:00Z")),
+            ("2026-11-22 10:00:00.5+05:30", time("2026-11-22T04:30:00.5Z")),
+            ("2026-11-22 10:00-08", time("2026-11-22T18:00:00Z")),
+            ("2026-11-22 10:00:00 UTC", time("2026-11-22T10:00:00Z")),
+            ("10 minutes ago", time("2026-11-22T09:50:00Z")),
+            ("-90s", time("2026-11-22T09:58:30Z")),
+            ("1h 30m ago", time("2026-11-22T08:30:00Z")),
+            ("now", time("2026-11-22T10:00:00Z")),
+            ("0/16B3748", Moment::Lsn(Lsn(0x16B3748))),
+            ("xid:744", Moment::Xid(744)),
+            ("mark:before deploy", Moment::Mark("before deploy".into())),
+            ("checkpoint:0001-000000000152D2B8", Moment::Checkpoint("0001-000000000152D2B8".into())),
+            ("latest", Moment::Latest),
+        ];
+        for (text, moment) in cases {
+            assert_eq!(Moment::parse(text, now), Ok(moment), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_without_zone_is_refused_with_both_readings() {
+        for text in ["2026-11-22 10:00:00", "2026-11-22T10:00", "2026-11-22"] {
+            let error = Moment::parse(text, Utc::now()).unwrap_err();
+            assert!(matches!(error, ParseMomentError::NoZone { .. }), "{text}: {error}");
+            assert!(error.to_string().contains('Z'), "{error}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_moment() {
+        for text in ["", "xid:", "xid:x", "mark:", "yesterday", "-", "ago", "-5", "-5 parsecs", "99:99"] {
+            let parsed = Moment::parse(text, Utc::now());
+            assert!(matches!(parsed, Err(ParseMomentError::Unknown(_))), "{text}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn server_times_are_written_in_utc() {
+        assert_eq!(PgTime(0).to_string(), "2000-01-01T00:00:00.000000Z");
+        assert_eq!(PgTime::from_utc(at("2026-11-22T10:00:00.25Z")).to_utc(), at("2026-11-22T10:00:00.25Z"));
+    }
+}

@@ -1,0 +1,107 @@
+//! What a table is, as far as keeping and rebuilding its rows needs it.
+
+use serde::{Deserialize, Serialize};
+
+/// A table as it stood when an image of it was taken.
+///
+/// Only columns that hold stored, not computed, values are listed: dropped and generated columns
+/// never reach the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// `pg_class.oid`; names a table in the stream, and survives renames.
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// In `attnum` order.
+    pub columns: Vec<Column>,
+    pub identity: Identity,
+    pub grade: Grade,
+    /// Sequences that fill a column of this table (`serial`, identity): oid of the sequence and
+    /// index of the column.
+    #[serde(default)]
+    pub sequences: Vec<OwnedSequence>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedSequence {
+    pub oid: u32,
+    /// Index into [`Table::columns`].
+    pub column: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    /// `pg_attribute.atttypid`.
+    pub type_oid: u32,
+    /// `pg_attribute.atttypmod`.
+    pub type_modifier: i32,
+    /// As `format_type` writes it, for people and for sinks with other types.
+    pub type_name: String,
+}
+
+/// How one row is told from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// Unique values of these columns (indexes into [`Table::columns`], in column order): the
+    /// primary key, or the index of `REPLICA IDENTITY USING INDEX`.
+    Key(Vec<usize>),
+    /// The whole row, byte by byte; equal rows are told apart only by their number.
+    WholeRow,
+}
+
+/// How much of a table's past can be brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// Every change is in the stream.
+    Exact,
+    /// Inserts and truncates only: the table has no replica identity.
+    InsertOnly,
+}
+
+impl Table {
+    /// `schema.name`, quoted as SQL needs it.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name))
+    }
+
+    /// `schema.name` for people; not safe in SQL.
+    pub fn display(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// `"a", "b"`: the columns as a COPY or SELECT list; empty for a table without columns.
+    pub fn quoted_columns(&self) -> String {
+        let names: Vec<_> = self.columns.iter().map(|column| quote_ident(&column.name)).collect();
+        names.join(", ")
+    }
+}
+
+/// An identifier, always quoted.
+pub fn quote_ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string literal that reads the same under either setting of `standard_conforming_strings`.
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_strings_cannot_leave_their_quotes() {
+        assert_eq!(quote_ident(r#"a"; DROP TABLE x; --"#), r#""a""; DROP TABLE x; --""#);
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal(r"\'; --"), r"E'\\''; --'");
+    }
+}
