@@ -3,6 +3,16 @@
 //! Changes come in (`source`), are kept (`history`), come back (`recover`). See
 //! `docs/ARCHITECTURE.md`.
 
+pub mod ambient;
+pub mod capture;
+pub mod codec;
+pub mod connect;
 pub mod error;
+pub mod fold;
 pub mod history;
 pub mod model;
+pub mod pgtools;
+pub mod progress;
+pub mod protect;
+pub mod recover;
+pub mod source;

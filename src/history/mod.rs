@@ -1,3 +1,240 @@
 //! What is kept: one protected database's store, a folder complete in itself.
+//!
+//! ```text
+//! history.json          who this is; written last by `init`, and never again
+//! epochs/0001.json      a stretch without gaps: where it began, and why
+//! journal/              segments of transactions (see `journal`)
+//! packs/                blocks of checkpoint images (see `image`)
+//! checkpoints/ID.json   a checkpoint's manifest
+//! schemas/DIGEST.dump   pg_dump archives, and DIGEST.sql the server's roles
+//! catalog.sqlite        an index of all this; derived, may be deleted
+//! locks/ live/          who is at work now, and how it goes; not part of the history
+//! ```
 
+pub mod catalog;
+pub mod checkpoint;
+pub mod epoch;
 pub mod files;
+pub mod image;
+pub mod journal;
+pub mod signal;
+pub mod timeline;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::PgTime;
+
+/// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
+pub const FORMAT: u32 = 1;
+
+const FOLDERS: [&str; 7] = ["epochs", "journal", "packs", "checkpoints", "schemas", "locks", "live"];
+
+/// A history's unchanging facts: the content of `history.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub format: u32,
+    /// 32 hexadecimal digits; in every segment's header.
+    pub id: String,
+    pub created: PgTime,
+    pub backwhen: String,
+    pub source: Source,
+    /// Patterns of tables to protect; all, if empty.
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+}
+
+/// Where the history comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// A libpq connection string, without password.
+    pub connection: String,
+    /// `pg_control_system().system_identifier`, which follows a cluster and its standbys.
+    pub system_identifier: String,
+    pub database: String,
+}
+
+impl Identity {
+    /// The 16 bytes behind [`Identity::id`].
+    ///
+    /// # Errors
+    /// `Damaged` if it is no 32 hexadecimal digits.
+    pub fn id_bytes(&self) -> Result<[u8; 16]> {
+        let number = u128::from_str_radix(&self.id, 16)
+            .context(Kind::Damaged, || "history.json: id is not 32 hexadecimal digits".into())?;
+        Ok(number.to_be_bytes())
+    }
+
+    /// Slot and publications on the source carry the first digits of the id, so that several
+    /// histories of one database do not meet.
+    pub fn slot(&self) -> String {
+        format!("backwhen_{}", &self.id[..12.min(self.id.len())])
+    }
+}
+
+/// A history that exists.
+#[derive(Clone, Debug)]
+pub struct History {
+    root: PathBuf,
+    identity: Identity,
+}
+
+impl History {
+    /// # Errors
+    /// `Refused` if there is none, or a newer backwhen wrote it; `Damaged` if `history.json` is.
+    pub fn open(root: &Path) -> Result<History> {
+        let path = root.join("history.json");
+        let identity: Identity = match read_json(&path)? {
+            Some(identity) => identity,
+            None => {
+                return Err(Error::refused(format!(
+                    "{} holds no history; make one with: backwhen init --history {} --source CONN",
+                    root.display(),
+                    root.display()
+                )));
+            }
+        };
+        identity.id_bytes()?;
+        Ok(History { root: root.to_owned(), identity })
+    }
+
+    /// Makes the folders of a history that will exist once [`History::found`] ends well.
+    ///
+    /// # Errors
+    /// `Refused` if one exists there already, or other files lie there.
+    pub fn prepare(root: &Path) -> Result<()> {
+        if root.join("history.json").exists() {
+            return Err(Error::refused(format!(
+                "{} is a history already; see it with: backwhen status --history {}",
+                root.display(),
+                root.display()
+            )));
+        }
+        if let Some(stranger) = first_stranger(root)? {
+            return Err(Error::refused(format!(
+                "{} is not empty (it holds {stranger}); name a new folder for the history",
+                root.display()
+            )));
+        }
+        FOLDERS.iter().try_for_each(|folder| files::create_folder(&root.join(folder)))
+    }
+
+    /// Makes the history valid: the last step of `init`.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it.
+    pub fn found(root: &Path, identity: Identity) -> Result<History> {
+        write_json(&root.join("history.json"), &identity)?;
+        Ok(History { root: root.to_owned(), identity })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn journal_folder(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    pub fn packs_folder(&self) -> PathBuf {
+        self.root.join("packs")
+    }
+
+    pub fn schemas_folder(&self) -> PathBuf {
+        self.root.join("schemas")
+    }
+
+    /// Held by `capture`, `init` and `drop`.
+    ///
+    /// # Errors
+    /// `Locked` if another process holds it.
+    pub fn lock_capture(&self) -> Result<files::Lock> {
+        files::Lock::take(&self.capture_lock_path(), "capture")
+    }
+
+    /// Held while a checkpoint is made.
+    ///
+    /// # Errors
+    /// `Locked` if another process holds it.
+    pub fn lock_checkpoint(&self) -> Result<files::Lock> {
+        files::Lock::take(&self.root.join("locks/checkpoint.lock"), "checkpoint")
+    }
+
+    pub fn capture_is_running(&self) -> bool {
+        files::Lock::is_held(&self.capture_lock_path())
+    }
+
+    fn capture_lock_path(&self) -> PathBuf {
+        self.root.join("locks/capture.lock")
+    }
+
+    /// Where `capture` writes how it goes, for `status` to read.
+    pub fn live_path(&self) -> PathBuf {
+        self.root.join("live/capture.json")
+    }
+}
+
+/// What keeps a folder from becoming a history; leftovers of an `init` that was killed do not.
+fn first_stranger(root: &Path) -> Result<Option<String>> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(error).context(Kind::Refused, || format!("cannot read {}", root.display()));
+        }
+    };
+    for entry in entries {
+        let entry = entry.context(Kind::Unavailable, || format!("cannot read {}", root.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !FOLDERS.contains(&name.as_str()) && name != "init.json" && name != "lost+found" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads an object of the history; `None` if there is none.
+///
+/// # Errors
+/// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context(Kind::Unavailable, || format!("cannot read {}", path.display())),
+    };
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let damaged = || format!("{} is damaged", path.display());
+    let versioned: Versioned = serde_json::from_slice(&bytes).context(Kind::Damaged, damaged)?;
+    if versioned.format > FORMAT {
+        return Err(Error::refused(format!(
+            "{} has format {}, this backwhen knows up to {FORMAT}; update backwhen",
+            path.display(),
+            versioned.format
+        )));
+    }
+    serde_json::from_slice(&bytes).map(Some).context(Kind::Damaged, damaged)
+}
+
+/// Writes an object of the history, durable.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .context(Kind::Internal, || format!("cannot write {}", path.display()))?;
+    bytes.push(b'\n');
+    files::write_new(path, &bytes)
+}

@@ -1,11 +1,15 @@
 //! Plain data: positions, moments, tables and changes. Knows nobody.
 
 pub mod change;
+pub mod database;
 pub mod lsn;
 pub mod moment;
+pub mod pattern;
 pub mod schema;
 
 pub use change::{Message, Relation, RelationColumn, Tuple, Value};
+pub use database::DatabaseFacts;
 pub use lsn::Lsn;
 pub use moment::{Moment, PgTime};
+pub use pattern::Selection;
 pub use schema::{Column, Grade, Identity, Table};

@@ -14,6 +14,9 @@ pub struct Table {
     pub name: String,
     /// In `attnum` order.
     pub columns: Vec<Column>,
+    /// Generated columns: computed again on recovery, never stored.
+    #[serde(default)]
+    pub generated: Vec<String>,
     pub identity: Identity,
     pub grade: Grade,
     /// Sequences that fill a column of this table (`serial`, identity): oid of the sequence and
@@ -62,6 +65,10 @@ pub enum Grade {
 }
 
 impl Table {
+    pub fn is_insert_only(&self) -> bool {
+        self.grade == Grade::InsertOnly
+    }
+
     /// `schema.name`, quoted as SQL needs it.
     pub fn quoted(&self) -> String {
         format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name))

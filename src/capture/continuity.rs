@@ -1,0 +1,128 @@
+//! Whether the source can still give everything that comes after the journal's frontier.
+
+use crate::connect::{Conninfo, Session, server_error};
+use crate::error::{Error, Result};
+use crate::history::History;
+use crate::history::epoch::Epoch;
+use crate::model::Lsn;
+use crate::source::inspect;
+use crate::source::publication::Publications;
+use crate::source::sequences::parse_lsn;
+use crate::source::stream::ReplicationClient;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Continuity {
+    Whole,
+    /// Something between the frontier and the next change cannot be had: why.
+    Lost(String),
+}
+
+/// The facts that decide, as the server tells them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Facts {
+    slot_exists: bool,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    wal_status: Option<String>,
+    confirmed: Option<Lsn>,
+    publications: i64,
+    /// The end of the server's log.
+    head: Lsn,
+    /// The frontier of the history.
+    frontier: Lsn,
+}
+
+/// Asks the source.
+///
+/// # Errors
+/// `Refused` if it is another cluster or cannot be captured from; `Unavailable` if it fails.
+pub async fn check(
+    history: &History,
+    epoch: &Epoch,
+    source: &Conninfo,
+    client: &mut ReplicationClient,
+    frontier: Lsn,
+) -> Result<Continuity> {
+    let server = client.identify_system().await?;
+    inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
+    if server.timeline != epoch.timeline {
+        tracing::warn!("the source is on timeline {}; epoch {} began on {}", server.timeline, epoch.number, epoch.timeline);
+    }
+    let session = Session::connect_utf8(source, "capture").await?;
+    let failed = |error| server_error("cannot look at the replication slot", error);
+    let recovering = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.map_err(failed)?;
+    if recovering.get(0) {
+        return Err(Error::refused("the source is a standby; name its primary with --source"));
+    }
+    let query = "SELECT wal_status, confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots \
+                 WHERE slot_name = $1 AND database = pg_catalog.current_database()";
+    let row = session.query_opt(query, &[&epoch.slot]).await.map_err(failed)?;
+    let confirmed = row.as_ref().and_then(|row| row.get::<_, Option<String>>(1));
+    let facts = Facts {
+        slot_exists: row.is_some(),
+        wal_status: row.as_ref().and_then(|row| row.get(0)),
+        confirmed: confirmed.map(|text| parse_lsn(&text)).transpose()?,
+        publications: Publications::of_slot(&epoch.slot).count(&session).await?,
+        head: server.flushed,
+        frontier,
+    };
+    Ok(decide(&facts, &epoch.slot))
+}
+
+fn decide(facts: &Facts, slot: &str) -> Continuity {
+    let cause = if !facts.slot_exists {
+        format!("replication slot {slot} is gone from the source")
+    } else if facts.wal_status.as_deref() == Some("lost") || facts.confirmed.is_none() {
+        format!("replication slot {slot} was invalidated: the source has removed log that it needed")
+    } else if facts.confirmed > Some(facts.frontier) {
+        format!(
+            "replication slot {slot} was moved on to {} by somebody else, or made anew; the history ends at {}",
+            facts.confirmed.unwrap_or_default(),
+            facts.frontier
+        )
+    } else if facts.head < facts.frontier {
+        format!(
+            "the source stands at {}, before the end of the history at {}: it was restored from a backup or lost data",
+            facts.head, facts.frontier
+        )
+    } else if facts.publications < 2 {
+        "backwhen's publications are gone from the source".to_owned()
+    } else {
+        return Continuity::Whole;
+    };
+    Continuity::Lost(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn healthy() -> Facts {
+        Facts {
+            slot_exists: true,
+            wal_status: Some("reserved".into()),
+            confirmed: Some(Lsn(100)),
+            publications: 2,
+            head: Lsn(200),
+            frontier: Lsn(100),
+        }
+    }
+
+    #[test]
+    fn each_fault_is_a_loss_and_nothing_else_is() {
+        assert_eq!(decide(&healthy(), "s"), Continuity::Whole);
+        assert_eq!(decide(&Facts { confirmed: Some(Lsn(90)), ..healthy() }, "s"), Continuity::Whole);
+        assert_eq!(decide(&Facts { wal_status: Some("unreserved".into()), ..healthy() }, "s"), Continuity::Whole);
+        let faults = [
+            Facts { slot_exists: false, ..healthy() },
+            Facts { wal_status: Some("lost".into()), ..healthy() },
+            Facts { confirmed: None, ..healthy() },
+            Facts { confirmed: Some(Lsn(101)), ..healthy() },
+            Facts { head: Lsn(99), ..healthy() },
+            Facts { publications: 1, ..healthy() },
+        ];
+        for facts in faults {
+            assert!(matches!(decide(&facts, "s"), Continuity::Lost(_)), "{facts:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The journal's writer in a thread of its own, so that a slow disk never delays feedback.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::error::{Context, Kind, Result};
+use crate::history::journal::{self, RawBlock, Writer};
+use crate::model::Lsn;
+
+/// Blocks that may wait for the disk. Each holds half a mebibyte, or one larger message.
+const BLOCKS_WAITING: usize = 16;
+
+/// The way to the disk, and the news from it.
+pub struct Disk {
+    pub blocks: mpsc::Sender<RawBlock>,
+    /// What may be confirmed to the server.
+    pub durable: watch::Receiver<Lsn>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Disk {
+    /// Starts the thread; it ends when `blocks` is dropped, or with the first error.
+    pub fn start(writer: Writer, durable: &Arc<watch::Sender<Lsn>>, sealer: mpsc::UnboundedSender<PathBuf>) -> Disk {
+        let (blocks, receiver) = mpsc::channel(BLOCKS_WAITING);
+        let news = Arc::clone(durable);
+        let thread = tokio::task::spawn_blocking(move || write(writer, receiver, &news, &sealer));
+        Disk { blocks, durable: durable.subscribe(), thread }
+    }
+
+    /// Waits until everything handed over is durable.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk did not take it.
+    pub async fn finish(self) -> Result<()> {
+        drop(self.blocks);
+        self.thread.await.context(Kind::Internal, || "the writing thread failed".into())?
+    }
+}
+
+fn write(
+    mut writer: Writer,
+    mut blocks: mpsc::Receiver<RawBlock>,
+    durable: &watch::Sender<Lsn>,
+    sealer: &mpsc::UnboundedSender<PathBuf>,
+) -> Result<()> {
+    while let Some(block) = blocks.blocking_recv() {
+        writer.write(block)?;
+        // What has come meanwhile shares the wait for the disk.
+        while let Ok(block) = blocks.try_recv() {
+            writer.write(block)?;
+        }
+        let synced = writer.sync()?;
+        durable.send_replace(synced.lsn());
+        if let Some(finished) = writer.roll()? {
+            let _ = sealer.send(finished);
+        }
+    }
+    Ok(())
+}
+
+/// Seals finished segments, one after the other, until all senders are gone.
+pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<PathBuf>) {
+    while let Some(path) = finished.recv().await {
+        let name = path.display().to_string();
+        let sealed = tokio::task::spawn_blocking(move || journal::seal(&path)).await;
+        match sealed {
+            Ok(Ok(summary)) => tracing::debug!("sealed {name}: {} transactions", summary.transactions),
+            // It stays readable as it is, and is sealed at the next start.
+            Ok(Err(error)) => tracing::warn!("cannot seal {name}: {error}"),
+            Err(error) => tracing::warn!("cannot seal {name}: {error}"),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! How capture goes, in a small file that `status` reads.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{Event, State};
+use crate::ambient;
+use crate::error::{Error, Result};
+use crate::history::checkpoint::LeftOut;
+use crate::history::files;
+use crate::model::{Lsn, PgTime};
+
+/// The content of `live/capture.json`. It is not part of the history, and may be missing or old.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    pub state: State,
+    /// Why it is in this state.
+    pub cause: String,
+    /// When it came into this state, by this machine's clock.
+    pub since: PgTime,
+    /// When this was written, by this machine's clock.
+    pub written: PgTime,
+    pub process: u32,
+    /// The end of what is durable in the history.
+    pub durable: Lsn,
+    /// The end of what the server has written, when it was last asked.
+    pub source_head: Option<Lsn>,
+    pub source_asked: Option<PgTime>,
+    /// Commit time of the last durable transaction.
+    pub durable_time: Option<PgTime>,
+    /// Received since capture was started.
+    pub bytes: u64,
+    pub bytes_per_second: f64,
+    /// Tables that exist on the source and are not in the history.
+    pub unprotected: Vec<LeftOut>,
+    /// The source's definitions differ from those of the newest checkpoint.
+    pub schema_changed: bool,
+}
+
+/// The live state, shared by capture's tasks.
+#[derive(Clone)]
+pub struct Board {
+    path: PathBuf,
+    live: Arc<Mutex<Live>>,
+}
+
+impl Board {
+    pub fn new(path: &Path, state: State, durable: Lsn) -> Board {
+        let now = PgTime::from_utc(ambient::now());
+        let live = Live {
+            state,
+            cause: "capture was started".into(),
+            since: now,
+            written: now,
+            process: std::process::id(),
+            durable,
+            source_head: None,
+            source_asked: None,
+            durable_time: None,
+            bytes: 0,
+            bytes_per_second: 0.0,
+            unprotected: Vec::new(),
+            schema_changed: false,
+        };
+        Board { path: path.to_owned(), live: Arc::new(Mutex::new(live)) }
+    }
+
+    /// Changes what is known; written with the next [`Board::write`].
+    pub fn update(&self, change: impl FnOnce(&mut Live)) {
+        if let Ok(mut live) = self.live.lock() {
+            change(&mut live);
+        }
+    }
+
+    /// Moves the protection cycle on, logs it with its cause, and writes the file.
+    ///
+    /// # Errors
+    /// `Internal` if the event cannot happen in this state.
+    pub fn step(&self, event: Event, cause: impl Into<String>) -> Result<State> {
+        let cause = cause.into();
+        let mut stepped = Err(Error::internal("the live state is not available"));
+        self.update(|live| {
+            let before = live.state;
+            let Some(after) = before.after(event) else {
+                stepped = Err(Error::internal(format!("{event:?} cannot happen while {before:?}; please report this")));
+                return;
+            };
+            if after != before {
+                tracing::info!("{before:?} → {after:?}: {cause}");
+                live.since = PgTime::from_utc(ambient::now());
+            }
+            live.state = after;
+            live.cause = cause;
+            stepped = Ok(after);
+        });
+        self.write();
+        stepped
+    }
+
+    /// Writes the file; that it cannot be written is no reason to stop.
+    pub fn write(&self) {
+        let Ok(mut live) = self.live.lock() else { return };
+        let now = PgTime::from_utc(ambient::now());
+        live.written = now;
+        if let Ok(bytes) = serde_json::to_vec_pretty(&*live) {
+            let _ = files::replace_volatile(&self.path, &bytes);
+        }
+    }
+
+    pub fn read(&self) -> Option<Live> {
+        self.live.lock().ok().map(|live| live.clone())
+    }
+}
+
+/// Reads what the last capture wrote.
+pub fn read(path: &Path) -> Option<Live> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}

@@ -1,0 +1,223 @@
+//! The write half of backwhen on one screen: source → history → confirm.
+//!
+//! `stream` pumps one connection, `disk` writes and seals in threads of its own, `watch` keeps the
+//! source company over SQL (heartbeats, sequences, new tables), `state` says where protection
+//! stands. This file joins them, connects again when something breaks, and begins a new epoch when
+//! continuity is lost.
+
+mod continuity;
+mod disk;
+pub mod live;
+pub mod state;
+mod stream;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch as news};
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::Conninfo;
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::catalog::Catalog;
+use crate::history::epoch::GapStart;
+use crate::history::journal::Writer;
+use crate::history::timeline::Timeline;
+use crate::history::{History, files};
+use crate::model::Lsn;
+use crate::pgtools::Tools;
+use crate::progress::Silent;
+use crate::protect::{Access, begin};
+use crate::source::publication::Publications;
+use crate::source::stream::ReplicationClient;
+use continuity::Continuity;
+use disk::Disk;
+use live::Board;
+use state::{Event, State};
+use stream::{Ended, Pump};
+
+/// How to capture.
+#[derive(Clone)]
+pub struct Options {
+    pub until: Until,
+    /// Time between heartbeats; an idle database can be recovered up to the last one.
+    pub heartbeat: Duration,
+    pub jobs: usize,
+}
+
+/// When to end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Only when told to.
+    Stopped,
+    /// Everything that had committed when capture was started is durable.
+    CaughtUp,
+    /// Everything before this position is durable.
+    Lsn(Lsn),
+}
+
+/// How long a capture with an end of its own keeps trying to connect again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Tails the source until told to stop, or until `options.until`.
+///
+/// # Errors
+/// `Locked` if another capture runs; `Unavailable` if the source cannot be reached at the start;
+/// `Damaged` or `Refused` if the history or the source cannot be gone on with.
+pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &Options) -> Result<Lsn> {
+    let _lock = history.lock_capture()?;
+    let _ = files::remove(&history.root().join("init.json"));
+    let stop = CancellationToken::new();
+    let on_signal = stop.clone();
+    tokio::spawn(async move {
+        crate::ambient::interrupted().await;
+        on_signal.cancel();
+    });
+    let (sealer, to_seal) = mpsc::unbounded_channel();
+    let sealing = tokio::spawn(disk::seal_all(to_seal));
+    let mut capture = Capture { history, source, tools, options, stop, sealer, board: None };
+    let end = capture.keep_going().await;
+    drop(capture);
+    let _ = sealing.await;
+    end
+}
+
+struct Capture<'a> {
+    history: &'a History,
+    source: &'a Conninfo,
+    tools: &'a Tools,
+    options: &'a Options,
+    stop: CancellationToken,
+    sealer: mpsc::UnboundedSender<PathBuf>,
+    board: Option<Board>,
+}
+
+impl Capture<'_> {
+    /// Connects again after every failure that may pass, ever more slowly.
+    async fn keep_going(&mut self) -> Result<Lsn> {
+        let mut pause = SHORTEST_PAUSE;
+        let mut failing_since = None;
+        loop {
+            let started = tokio::time::Instant::now();
+            let mut streamed = false;
+            let error = match self.once(&mut streamed).await {
+                Ok(Ended::Stopped | Ended::Reached) => return self.ended(),
+                Err(error) => error,
+            };
+            if self.stop.is_cancelled() {
+                return self.ended();
+            }
+            if streamed && started.elapsed() > LONGEST_PAUSE {
+                (pause, failing_since) = (SHORTEST_PAUSE, None);
+            }
+            let since = *failing_since.get_or_insert(started);
+            let may_pass = matches!(error.kind(), Kind::Unavailable | Kind::Locked);
+            let first_time = self.board.is_none();
+            let patient = self.options.until == Until::Stopped || since.elapsed() < PATIENCE;
+            if !may_pass || first_time || !patient {
+                return Err(error);
+            }
+            if let Some(board) = &self.board {
+                board.step(Event::Interrupted, error.to_string())?;
+            }
+            tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f64());
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => return self.ended(),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn ended(&self) -> Result<Lsn> {
+        let Some(board) = &self.board else { return Ok(Lsn::ZERO) };
+        board.step(Event::Interrupted, "capture was stopped")?;
+        Ok(board.read().map_or(Lsn::ZERO, |live| live.durable))
+    }
+
+    /// One connection, from finding the journal's end to the end of the stream.
+    async fn once(&mut self, streamed: &mut bool) -> Result<Ended> {
+        let epoch = self.history.current_epoch()?;
+        let (folder, id) = (self.history.journal_folder(), self.history.identity().id_bytes()?);
+        let opened = tokio::task::spawn_blocking(move || Writer::open(&folder, id, epoch.number, epoch.start)).await;
+        let (writer, recovered) = opened.context(Kind::Internal, || "the writing thread failed".into())??;
+        recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
+        let _ = recovered.unsealed.into_iter().try_for_each(|path| self.sealer.send(path));
+        let frontier = recovered.frontier;
+
+        let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
+        let continuity = continuity::check(self.history, &epoch_of(self.history)?, self.source, &mut client, frontier).await?;
+        let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
+        let board = self.board.get_or_insert(first).clone();
+        if let Continuity::Lost(cause) = continuity {
+            drop(writer);
+            self.begin_again(&board, cause).await?;
+            return Err(Error::unavailable("a new epoch was begun; connecting to its slot"));
+        }
+        let until = self.until().await?;
+        let slot = self.history.identity().slot();
+        let names = Publications::of_slot(&slot).option();
+        let options = [("proto_version", "1"), ("publication_names", names.as_str()), ("messages", "true")];
+        let stream = client.start(&slot, frontier, &options).await?;
+        board.step(Event::StreamOpened, format!("streaming from {frontier}"))?;
+        *streamed = true;
+
+        let (durable, _) = news::channel(frontier);
+        let durable = Arc::new(durable);
+        let disk = Disk::start(writer, &durable, self.sealer.clone());
+        let watching = self.stop.child_token();
+        let watcher = watch::Watcher {
+            history: self.history.clone(),
+            source: self.source.clone(),
+            tools: self.tools.clone(),
+            board: board.clone(),
+            durable: durable.subscribe(),
+            heartbeat: self.options.heartbeat,
+            jobs: self.options.jobs,
+        };
+        let watcher = tokio::spawn(watcher.run(watching.clone()));
+        let ended = Pump::new(stream, frontier, disk, &board).run(until, &self.stop).await;
+        watching.cancel();
+        let _ = watcher.await;
+        ended
+    }
+
+    /// Where this run ends, as a position. To be caught up, a heartbeat is written: it commits
+    /// after everything that had committed, so it also decides every time up to now.
+    async fn until(&self) -> Result<stream::Until> {
+        match self.options.until {
+            Until::Stopped => Ok(None),
+            Until::Lsn(lsn) => Ok(Some(lsn)),
+            Until::CaughtUp => watch::beat_once(self.source).await.map(|lsn| Some(Lsn(lsn.0 + 1))),
+        }
+    }
+
+    /// Records the gap and begins a new epoch behind it.
+    async fn begin_again(&self, board: &Board, cause: String) -> Result<()> {
+        tracing::error!("continuity is lost: {cause}; a new image of the source is taken, and the gap is recorded");
+        board.step(Event::ContinuityLost, cause.clone())?;
+        let catalog = Arc::new(Catalog::open(self.history)?);
+        let timeline = Timeline::read(self.history, &catalog)?;
+        let stretch = timeline.current()?;
+        let time = stretch.window().map(|window| window.latest.time);
+        let after = GapStart { epoch: stretch.epoch.number, lsn: stretch.frontier(), time };
+        board.step(Event::ResyncBegun, cause.clone())?;
+        let access = Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };
+        let checkpoint = begin::next_epoch(&access, self.history, catalog, cause, after).await?;
+        board.step(Event::ImageDone, format!("checkpoint {} begins epoch {}", checkpoint.id, checkpoint.epoch))?;
+        Ok(())
+    }
+
+    fn application_name(&self) -> String {
+        format!("backwhen {}", self.history.identity().slot())
+    }
+}
+
+fn epoch_of(history: &History) -> Result<crate::history::epoch::Epoch> {
+    history.current_epoch()
+}

@@ -1,0 +1,244 @@
+//! Keeps the source company over an ordinary session: heartbeats, sequences, tables that come.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::live::Board;
+use crate::ambient;
+use crate::connect::{Conninfo, Session, server_error};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::{LeftOut, SequenceState};
+use crate::history::signal::{self, SequenceSample};
+use crate::model::{Grade, Lsn, PgTime, Selection, Table};
+use crate::pgtools::Tools;
+use crate::progress::Silent;
+use crate::protect::{Access, checkpoint};
+use crate::source::inspect;
+use crate::source::publication::Publications;
+use crate::source::sequences::{self, parse_lsn};
+
+/// The definitions are digested at most this share of the time, however large the schema is.
+const DIGEST_SHARE: u32 = 50;
+
+/// Images of new tables follow each other no faster than this.
+const REFRESH_PAUSE: Duration = Duration::from_secs(3);
+
+pub struct Watcher {
+    pub history: History,
+    pub source: Conninfo,
+    pub tools: Tools,
+    pub board: Board,
+    pub durable: watch::Receiver<Lsn>,
+    pub heartbeat: Duration,
+    pub jobs: usize,
+}
+
+/// What the watcher remembers from beat to beat.
+#[derive(Default)]
+struct Memory {
+    sequences: Option<BTreeMap<u32, SequenceState>>,
+    next_digest: Option<Instant>,
+    next_refresh: Option<Instant>,
+    /// The definitions that the newest checkpoint knows.
+    known: Option<String>,
+}
+
+impl Watcher {
+    /// Beats until cancelled. A failure costs a beat, never the capture.
+    pub async fn run(self, cancelled: CancellationToken) {
+        let mut memory = Memory::default();
+        let mut session = None;
+        loop {
+            let beat = async {
+                let connected = match session.take() {
+                    Some(connected) => connected,
+                    None => Session::connect_utf8(&self.source, "capture").await?,
+                };
+                self.beat(&connected, &mut memory).await?;
+                session = Some(connected);
+                Ok::<(), Error>(())
+            };
+            tokio::select! {
+                done = beat => if let Err(error) = done {
+                    tracing::info!("the heartbeat failed and is tried again: {error}");
+                    memory.sequences = None;
+                },
+                () = cancelled.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.heartbeat) => {}
+                () = cancelled.cancelled() => return,
+            }
+        }
+    }
+
+    async fn beat(&self, session: &Session, memory: &mut Memory) -> Result<()> {
+        let head = heartbeat(session, &mut memory.sequences).await?;
+        self.board.update(|live| {
+            live.source_head = Some(head);
+            live.source_asked = Some(PgTime::from_utc(ambient::now()));
+        });
+        if memory.next_digest.is_some_and(|next| Instant::now() < next) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let now = inspect::fingerprint(session).await?;
+        memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
+        if memory.known.is_none() {
+            memory.known = Some(self.newest_fingerprint().await?);
+        }
+        let changed = memory.known.as_deref() != Some(&now);
+        self.board.update(|live| live.schema_changed = changed);
+        if !changed {
+            return Ok(());
+        }
+        self.publish_tables(session).await?;
+        if memory.next_refresh.is_none_or(|next| Instant::now() >= next) {
+            let started = Instant::now();
+            let done = self.refresh().await;
+            memory.next_refresh = Some(Instant::now() + REFRESH_PAUSE.max(started.elapsed() * 2));
+            let fingerprint = done?;
+            self.board.update(|live| live.schema_changed = fingerprint != now);
+            memory.known = Some(fingerprint);
+        }
+        Ok(())
+    }
+
+    async fn newest_fingerprint(&self) -> Result<String> {
+        let history = self.history.clone();
+        let newest = tokio::task::spawn_blocking(move || {
+            let catalog = Catalog::open(&history)?;
+            let epoch = history.current_epoch()?.number;
+            let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch);
+            newest.map_or(Ok(String::new()), |row| Ok(history.read_checkpoint(&row.id)?.schema.fingerprint))
+        });
+        newest.await.context(Kind::Internal, || "a reading thread failed".into())?
+    }
+
+    /// Puts every table that is wanted into the publication that fits it.
+    async fn publish_tables(&self, session: &Session) -> Result<()> {
+        let identity = self.history.identity();
+        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+        let publications = Publications::of_slot(&identity.slot());
+        let members = publications.members(session).await?;
+        let inventory = inspect::inventory(session, &selection).await?;
+        let mut unprotected = Vec::new();
+        for found in &inventory.tables {
+            let table = &found.table;
+            let exact = table.grade == Grade::Exact;
+            if members.contains(&(table.oid, exact)) {
+                continue;
+            }
+            let other = if exact { Grade::InsertOnly } else { Grade::Exact };
+            let moved = members.contains(&(table.oid, !exact)).then_some(other);
+            if let Err(error) = publish(session, &publications, table, moved).await {
+                tracing::warn!("{} is not protected: {error}", table.display());
+                unprotected.push(LeftOut { table: table.display(), reason: error.to_string() });
+            } else {
+                tracing::info!("{} is published; its image follows", table.display());
+                if let Some(advice) = &found.advice {
+                    tracing::info!("{}: {}; to mend: {}", table.display(), advice.why, advice.command);
+                }
+            }
+        }
+        self.board.update(|live| live.unprotected = unprotected);
+        Ok(())
+    }
+
+    /// A checkpoint with images of what is new, at the first position where all of it is known.
+    async fn refresh(&self) -> Result<String> {
+        let history = self.history.clone();
+        let catalog = tokio::task::spawn_blocking(move || Catalog::open(&history)).await;
+        let catalog = Arc::new(catalog.context(Kind::Internal, || "a reading thread failed".into())??);
+        let access = Access { source: &self.source, tools: &self.tools, jobs: self.jobs, progress: &Silent };
+        let mut durable = self.durable.clone();
+        let source = self.source.clone();
+        let reached = async |lsn: Lsn| {
+            // An idle source would never get there by itself.
+            beat_once(&source).await?;
+            let reached = durable.wait_for(|durable| *durable >= lsn).await;
+            reached.map(|_| ()).map_err(|_| Error::interrupted())
+        };
+        let made = checkpoint::refresh(&access, &self.history, &catalog, reached).await?;
+        tracing::info!("checkpoint {} has the schema as it is now", made.id);
+        Ok(made.schema.fingerprint)
+    }
+}
+
+async fn publish(session: &Session, publications: &Publications, table: &Table, moved: Option<Grade>) -> Result<()> {
+    if let Some(grade) = moved {
+        publications.remove(session, table, grade).await?;
+    }
+    publications.add(session, &[table]).await
+}
+
+/// Writes a heartbeat, with what changed of the sequences since the last one; returns the end of
+/// the server's log.
+async fn heartbeat(session: &Session, before: &mut Option<BTreeMap<u32, SequenceState>>) -> Result<Lsn> {
+    let sample = sequences::sample(session).await?;
+    let now: BTreeMap<_, _> = sample.sequences.into_iter().map(|state| (state.oid, state)).collect();
+    let changed = match &before {
+        None => SequenceSample {
+            sampled: sample.sampled,
+            complete: true,
+            sequences: now.values().cloned().collect(),
+            dropped: Vec::new(),
+        },
+        Some(before) => SequenceSample {
+            sampled: sample.sampled,
+            complete: false,
+            sequences: now.values().filter(|state| before.get(&state.oid) != Some(*state)).cloned().collect(),
+            dropped: before.keys().filter(|oid| !now.contains_key(oid)).copied().collect(),
+        },
+    };
+    emit(session, signal::HEARTBEAT, "{}", &changed).await?;
+    *before = Some(now);
+    head(session).await
+}
+
+/// Writes a heartbeat with a whole sample of the sequences over a session of its own; returns a
+/// position that its commit lies after, and everything that had committed before it.
+///
+/// # Errors
+/// `Unavailable` if the source fails.
+pub async fn beat_once(source: &Conninfo) -> Result<Lsn> {
+    let session = Session::connect_utf8(source, "capture").await?;
+    signal_once(&session, signal::HEARTBEAT, "{}").await
+}
+
+/// Writes a message of ours with a whole sample of the sequences, in one transaction.
+///
+/// # Errors
+/// `Unavailable` if the source fails.
+pub async fn signal_once(session: &Session, prefix: &str, content: &str) -> Result<Lsn> {
+    let sample = sequences::sample(session).await?;
+    let sample = SequenceSample {
+        sampled: sample.sampled,
+        complete: true,
+        sequences: sample.sequences,
+        dropped: Vec::new(),
+    };
+    emit(session, prefix, content, &sample).await
+}
+
+async fn emit(session: &Session, prefix: &str, content: &str, sample: &SequenceSample) -> Result<Lsn> {
+    let sequences = serde_json::to_string(sample).context(Kind::Internal, || "cannot write a sample".into())?;
+    // One statement is one transaction. The sample goes first: whoever sees the signal has it.
+    let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)::text, \
+                            pg_catalog.pg_logical_emit_message(true, $3, $4)::text";
+    let row = session.query_one(statement, &[&signal::SEQUENCES, &sequences, &prefix, &content]).await;
+    let row = row.map_err(|error| server_error("cannot write a heartbeat into the source's log", error))?;
+    parse_lsn(row.get(1))
+}
+
+async fn head(session: &Session) -> Result<Lsn> {
+    let row = session.query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[]).await;
+    parse_lsn(row.map_err(|error| server_error("cannot ask for the end of the log", error))?.get(0))
+}

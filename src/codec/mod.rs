@@ -1,0 +1,5 @@
+//! Bytes to model and back: pure, and never panicking on any input.
+
+pub mod copy_text;
+pub mod key;
+pub mod pgoutput;

@@ -1,0 +1,269 @@
+//! Applies the journal's messages to the tables' deltas.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::mapping::{Mapping, identity_fits, key_of};
+use super::{Delta, Folded, FoldedTable, Request, stride, undecodable};
+use crate::codec::pgoutput;
+use crate::error::{Error, Result};
+use crate::history::checkpoint::{Inexact, SequenceState};
+use crate::history::image::Blocks;
+use crate::history::journal::Event;
+use crate::history::signal::{self, SequenceSample};
+use crate::model::change::OldTuple;
+use crate::model::{Lsn, Message, Relation, Table, Tuple};
+
+/// A relation as the stream last described it.
+struct Described {
+    /// `None` for one that the base does not hold, that nobody wants, or that cannot be mapped.
+    mapping: Option<Mapping>,
+    /// What is inexact about its rows; said when the first one comes, because a description alone
+    /// may be older than the base.
+    to_say: Vec<(String, String)>,
+}
+
+pub(super) struct Applier {
+    tables: Vec<FoldedTable>,
+    places: HashMap<u32, usize>,
+    described: HashMap<u32, Described>,
+    sequences: BTreeMap<u32, SequenceState>,
+    pub sampled: Lsn,
+    pub transactions: u64,
+    changes: u64,
+    /// The transaction that is being applied, for messages.
+    current: Lsn,
+    /// What, and why: a map so that each is said once.
+    inexact: BTreeMap<(String, String), ()>,
+    unwanted: Vec<u32>,
+    scratch: Option<Arc<TempDir>>,
+    line: Vec<u8>,
+    old_line: Vec<u8>,
+    key: Vec<u8>,
+    old_key: Vec<u8>,
+}
+
+impl Applier {
+    pub fn new(request: &Request<'_>, blocks: &Blocks) -> Applier {
+        let (wanted, unwanted): (Vec<_>, Vec<_>) =
+            request.base.tables.iter().partition(|entry| (request.wanted)(&entry.table));
+        let tables: Vec<_> = wanted.iter().map(|entry| FoldedTable::new(entry, blocks)).collect();
+        let places = tables.iter().enumerate().map(|(place, table)| (table.table.oid, place)).collect();
+        let sequences = request.base.sequences.iter().map(|state| (state.oid, state.clone())).collect();
+        let inexact = request.base.inexact.iter().map(|it| ((it.what.clone(), it.why.clone()), ())).collect();
+        Applier {
+            tables,
+            places,
+            described: HashMap::new(),
+            sequences,
+            sampled: request.base.sequences_sampled,
+            transactions: 0,
+            changes: 0,
+            current: request.base.lsn,
+            inexact,
+            unwanted: unwanted.iter().map(|entry| entry.table.oid).collect(),
+            scratch: None,
+            line: Vec::new(),
+            old_line: Vec::new(),
+            key: Vec::new(),
+            old_key: Vec::new(),
+        }
+    }
+
+    pub fn event(&mut self, event: Event<'_>) -> Result<()> {
+        let bytes = match event {
+            Event::Relation(bytes) | Event::Message(bytes) => bytes,
+            Event::Idle { .. } => return Ok(()),
+        };
+        match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
+            Message::Begin { final_lsn, .. } => self.current = final_lsn,
+            Message::Commit { .. } => self.transactions += 1,
+            Message::Origin | Message::Type => {}
+            Message::Relation(relation) => self.relation(&relation),
+            Message::Insert { relation, new } => self.insert(relation, &new)?,
+            Message::Update { relation, old, new } => self.update(relation, old.as_ref(), &new)?,
+            Message::Delete { relation, old } => self.delete(relation, &old)?,
+            Message::Truncate { relations, .. } => self.truncate(&relations),
+            Message::Logical { prefix, content, .. } => {
+                self.logical(prefix, content)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks only for a sample of the sequences; says whether this was one.
+    pub fn sample_after(&mut self, event: Event<'_>) -> Result<bool> {
+        let Event::Message(bytes @ [b'M', ..]) = event else { return Ok(false) };
+        match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
+            Message::Logical { prefix, content, .. } => self.logical(prefix, content),
+            _ => Ok(false),
+        }
+    }
+
+    fn logical(&mut self, prefix: &[u8], content: &[u8]) -> Result<bool> {
+        if prefix != signal::SEQUENCES.as_bytes() {
+            return Ok(false);
+        }
+        // Anybody may write such a message; one that is not ours tells nothing.
+        let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return Ok(false) };
+        // Two sessions may commit their samples in another order than they read them.
+        if sample.sampled < self.sampled {
+            return Ok(false);
+        }
+        if sample.complete {
+            self.sequences.clear();
+        }
+        self.sequences.extend(sample.sequences.into_iter().map(|state| (state.oid, state)));
+        for gone in &sample.dropped {
+            self.sequences.remove(gone);
+        }
+        self.sampled = sample.sampled;
+        Ok(true)
+    }
+
+    fn relation(&mut self, relation: &Relation) {
+        let described = match self.places.get(&relation.oid) {
+            Some(place) => describe(&self.tables[*place].table, relation, self.current),
+            None => {
+                let what = format!("{}.{}", relation.schema, relation.name);
+                let why = "was not protected yet at the checkpoint that the recovery starts from".into();
+                let unwanted = self.unwanted.contains(&relation.oid);
+                Described { mapping: None, to_say: if unwanted { vec![] } else { vec![(what, why)] } }
+            }
+        };
+        self.described.insert(relation.oid, described);
+    }
+
+    /// The table that a row belongs to; `None` if it does not matter.
+    fn table(&mut self, relation: u32) -> Result<Option<(&mut FoldedTable, &Mapping)>> {
+        let Some(described) = self.described.get_mut(&relation) else {
+            return Err(undecodable(format!("relation {relation} was not described before its row"), self.current));
+        };
+        self.inexact.extend(described.to_say.drain(..).map(|it| (it, ())));
+        let (Some(mapping), Some(place)) = (&described.mapping, self.places.get(&relation)) else {
+            return Ok(None);
+        };
+        self.changes += 1;
+        let table = &mut self.tables[*place];
+        table.touched = true;
+        Ok(Some((table, mapping)))
+    }
+
+    fn insert(&mut self, relation: u32, new: &Tuple<'_>) -> Result<()> {
+        let (mut line, mut key, current) = (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
+        line.clear();
+        if let Some((table, mapping)) = self.table(relation)? {
+            mapping.push_line(new, &mut line).map_err(|error| undecodable(error, current))?;
+            let key = key_of(&table.shape, &line, &mut key).ok_or_else(|| no_key(table, current))?;
+            let done = match &mut table.delta {
+                Delta::Keyed(delta) => delta.insert(key, &line),
+                Delta::Bag(delta) => delta.insert(key, &line),
+            };
+            done.map_err(|error| undecodable(error, current))?;
+        }
+        (self.line, self.key) = (line, key);
+        Ok(())
+    }
+
+    fn update(&mut self, relation: u32, old: Option<&OldTuple<'_>>, new: &Tuple<'_>) -> Result<()> {
+        let (mut line, mut old_line) = (std::mem::take(&mut self.line), std::mem::take(&mut self.old_line));
+        let (mut key, mut old_key) = (std::mem::take(&mut self.key), std::mem::take(&mut self.old_key));
+        let current = self.current;
+        line.clear();
+        old_line.clear();
+        if let Some((table, mapping)) = self.table(relation)? {
+            mapping.push_updated(new, old, &mut line).map_err(|error| undecodable(error, current))?;
+            let new_key = key_of(&table.shape, &line, &mut key).ok_or_else(|| no_key(table, current))?;
+            let before = match old {
+                Some(OldTuple::Key(tuple) | OldTuple::Full(tuple)) => {
+                    mapping.push_line(tuple, &mut old_line).map_err(|error| undecodable(error, current))?;
+                    key_of(&table.shape, &old_line, &mut old_key).ok_or_else(|| no_key(table, current))?
+                }
+                None => new_key,
+            };
+            let done = match &mut table.delta {
+                Delta::Keyed(delta) => delta.update(before, new_key, &line),
+                Delta::Bag(_) if old.is_none() => return Err(no_key(table, current)),
+                Delta::Bag(delta) => {
+                    delta.delete(before);
+                    delta.insert(new_key, &line)
+                }
+            };
+            done.map_err(|error| undecodable(error, current))?;
+        }
+        (self.line, self.old_line, self.key, self.old_key) = (line, old_line, key, old_key);
+        Ok(())
+    }
+
+    fn delete(&mut self, relation: u32, old: &OldTuple<'_>) -> Result<()> {
+        let (mut line, mut key, current) = (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
+        let (OldTuple::Key(tuple) | OldTuple::Full(tuple)) = old;
+        line.clear();
+        if let Some((table, mapping)) = self.table(relation)? {
+            mapping.push_line(tuple, &mut line).map_err(|error| undecodable(error, current))?;
+            let key = key_of(&table.shape, &line, &mut key).ok_or_else(|| no_key(table, current))?;
+            match &mut table.delta {
+                Delta::Keyed(delta) => delta.delete(key),
+                Delta::Bag(delta) => delta.delete(key),
+            }
+        }
+        (self.line, self.key) = (line, key);
+        Ok(())
+    }
+
+    fn truncate(&mut self, relations: &[u32]) {
+        for relation in relations {
+            if let Some(place) = self.places.get(relation) {
+                self.tables[*place].truncate();
+            }
+        }
+    }
+
+    /// Merges the largest deltas into intermediate images while all together are too large.
+    pub fn keep_within_budget(&mut self, request: &Request<'_>) -> Result<()> {
+        while self.tables.iter().map(FoldedTable::delta_bytes).sum::<usize>() > request.budget {
+            let largest = self.tables.iter_mut().max_by_key(|table| table.delta_bytes());
+            let Some(table) = largest.filter(|table| table.delta_bytes() > 0) else { return Ok(()) };
+            if self.scratch.is_none() {
+                self.scratch = Some(Arc::new(super::scratch_folder(request.scratch)?));
+            }
+            let Some(scratch) = &self.scratch else { return Ok(()) };
+            stride::merge_delta(table, scratch.path(), request.catalog)?;
+        }
+        Ok(())
+    }
+
+    pub fn finish(self) -> Folded {
+        let inexact = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();
+        Folded {
+            tables: self.tables,
+            sequences: self.sequences.into_values().collect(),
+            sequences_sampled: self.sampled,
+            transactions: self.transactions,
+            changes: self.changes,
+            inexact,
+            _scratch: self.scratch,
+        }
+    }
+}
+
+fn describe(table: &Table, relation: &Relation, at: Lsn) -> Described {
+    let mapping = Mapping::of(table, relation);
+    let what = table.display();
+    let schema = |difference: &String| {
+        (what.clone(), format!("{difference} (seen at {at}); its schema is recovered as it was before"))
+    };
+    let mut to_say: Vec<_> = mapping.differences.iter().map(schema).collect();
+    let fits = identity_fits(table, relation);
+    if !fits {
+        let why = format!("changed its replica identity (seen at {at}); its rows are recovered as they were before");
+        to_say.push((what, why));
+    }
+    Described { mapping: fits.then_some(mapping), to_say }
+}
+
+fn no_key(table: &FoldedTable, at: Lsn) -> Error {
+    undecodable(format!("a row of {} does not tell which row it was before", table.table.display()), at)
+}

@@ -1,0 +1,299 @@
+//! What happened to one table's rows since its image: for each key touched, only the last word.
+//!
+//! The size of a delta is that of the rows touched, never that of the journal.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use twox_hash::XxHash3_64;
+
+use crate::codec::copy_text;
+
+type Bytes = Box<[u8]>;
+type Map<V> = HashMap<Bytes, V, BuildHasherDefault<FastHasher>>;
+
+/// A rough cost in bytes of an entry beyond its key and row: map slot and allocator.
+const ENTRY_OVERHEAD: usize = 96;
+
+/// The last state of one key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Latest {
+    Row(Bytes),
+    Gone,
+    /// A row whose holes are filled from the image's row under `origin`: the key itself if `None`,
+    /// another one if the key changed since.
+    Patch { line: Bytes, origin: Option<Bytes> },
+}
+
+/// Rows that are told apart by a key.
+#[derive(Debug, Default)]
+pub struct KeyedDelta {
+    rows: Map<Latest>,
+    bytes: usize,
+}
+
+/// Rows that are told apart only by their bytes and number.
+#[derive(Debug, Default)]
+pub struct BagDelta {
+    rows: Map<Count>,
+    bytes: usize,
+}
+
+/// How many more (or fewer) of a row there are; its bytes, once one was added.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub change: i64,
+    pub line: Option<Bytes>,
+}
+
+/// The journal contradicts the image, or itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    #[error("a change refers to a row that was deleted before it")]
+    RowIsGone,
+    #[error("a row's earlier version has another number of columns")]
+    ColumnsDiffer,
+    #[error("an inserted row lacks a value")]
+    InsertWithHole,
+}
+
+impl KeyedDelta {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn clear(&mut self) {
+        *self = KeyedDelta::default();
+    }
+
+    pub fn insert(&mut self, key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
+        if copy_text::has_hole(line) {
+            return Err(Contradiction::InsertWithHole);
+        }
+        self.put(key, Latest::Row(line.into()));
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &[u8]) {
+        self.put(key, Latest::Gone);
+    }
+
+    /// The row under `old_key` becomes `line`, under `new_key`.
+    pub fn update(&mut self, old_key: &[u8], new_key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
+        let latest = if copy_text::has_hole(line) {
+            self.patch(old_key, new_key, line)?
+        } else {
+            Latest::Row(line.into())
+        };
+        if old_key != new_key {
+            self.put(old_key, Latest::Gone);
+        }
+        self.put(new_key, latest);
+        Ok(())
+    }
+
+    fn patch(&self, old_key: &[u8], new_key: &[u8], line: &[u8]) -> Result<Latest, Contradiction> {
+        let fill = |earlier| copy_text::fill_holes(line, earlier).ok_or(Contradiction::ColumnsDiffer);
+        match self.rows.get(old_key) {
+            Some(Latest::Row(earlier)) => Ok(Latest::Row(fill(earlier)?.into())),
+            Some(Latest::Gone) => Err(Contradiction::RowIsGone),
+            Some(Latest::Patch { line: earlier, origin }) => {
+                let filled = fill(earlier)?;
+                if !copy_text::has_hole(&filled) {
+                    return Ok(Latest::Row(filled.into()));
+                }
+                let origin = origin.as_deref().unwrap_or(old_key);
+                Ok(Latest::Patch { line: filled.into(), origin: (origin != new_key).then(|| origin.into()) })
+            }
+            None => {
+                let origin = (old_key != new_key).then(|| old_key.into());
+                Ok(Latest::Patch { line: line.into(), origin })
+            }
+        }
+    }
+
+    fn put(&mut self, key: &[u8], latest: Latest) {
+        self.bytes += latest.bytes();
+        match self.rows.get_mut(key) {
+            Some(slot) => {
+                self.bytes -= slot.bytes();
+                *slot = latest;
+            }
+            None => {
+                self.bytes += key.len() + ENTRY_OVERHEAD;
+                self.rows.insert(key.into(), latest);
+            }
+        }
+    }
+
+    /// Everything touched, in key order.
+    pub fn into_sorted(self) -> Vec<(Bytes, Latest)> {
+        sorted(self.rows)
+    }
+}
+
+impl Latest {
+    fn bytes(&self) -> usize {
+        match self {
+            Latest::Row(line) => line.len(),
+            Latest::Gone => 0,
+            Latest::Patch { line, origin } => line.len() + origin.as_ref().map_or(0, |key| key.len()),
+        }
+    }
+}
+
+impl BagDelta {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn clear(&mut self) {
+        *self = BagDelta::default();
+    }
+
+    pub fn insert(&mut self, key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
+        if copy_text::has_hole(line) {
+            return Err(Contradiction::InsertWithHole);
+        }
+        let bytes = &mut self.bytes;
+        let count = match self.rows.entry(key.into()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                *bytes += key.len() + ENTRY_OVERHEAD;
+                entry.insert(Count::default())
+            }
+        };
+        count.change += 1;
+        if count.line.is_none() {
+            *bytes += line.len();
+            count.line = Some(line.into());
+        }
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &[u8]) {
+        match self.rows.entry(key.into()) {
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().change -= 1;
+                // Inserted and deleted again: nothing happened.
+                if entry.get().change == 0 {
+                    let (key, count) = entry.remove_entry();
+                    let line = count.line.map_or(0, |line| line.len());
+                    self.bytes -= key.len() + ENTRY_OVERHEAD + line;
+                }
+            }
+            Entry::Vacant(entry) => {
+                self.bytes += key.len() + ENTRY_OVERHEAD;
+                entry.insert(Count { change: -1, line: None });
+            }
+        }
+    }
+
+    /// Everything touched, in key order.
+    pub fn into_sorted(self) -> Vec<(Bytes, Count)> {
+        sorted(self.rows)
+    }
+}
+
+fn sorted<V>(rows: Map<V>) -> Vec<(Bytes, V)> {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    rows
+}
+
+/// Hashes a key in one go; the standard hasher's guard against chosen keys costs more than the
+/// rest of the fold, and the keys here come from a database that its owner wants to read.
+#[derive(Default)]
+struct FastHasher(u64);
+
+impl Hasher for FastHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = XxHash3_64::oneshot_with_seed(self.0, bytes);
+    }
+
+    fn write_usize(&mut self, _length: usize) {
+        // A slice's length prefix adds nothing to a key that is hashed alone.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(text: &str) -> Latest {
+        Latest::Row(text.as_bytes().into())
+    }
+
+    #[test]
+    fn only_the_last_word_stays() {
+        let mut delta = KeyedDelta::default();
+        delta.insert(b"1", b"1\ta").unwrap();
+        delta.update(b"1", b"1", b"1\tb").unwrap();
+        delta.delete(b"2");
+        delta.insert(b"2", b"2\tc").unwrap();
+        delta.delete(b"3");
+        let rows = delta.into_sorted();
+        let latest: Vec<_> = rows.into_iter().map(|(_, latest)| latest).collect();
+        assert_eq!(latest, [row("1\tb"), row("2\tc"), Latest::Gone]);
+    }
+
+    #[test]
+    fn holes_are_filled_from_the_version_before_even_under_another_key() {
+        let mut delta = KeyedDelta::default();
+        delta.insert(b"1", b"1\tlong\tx").unwrap();
+        delta.update(b"1", b"2", b"2\t\\H\ty").unwrap();
+        delta.update(b"2", b"2", b"2\t\\H\tz").unwrap();
+        assert_eq!(delta.into_sorted()[1].1, row("2\tlong\tz"));
+    }
+
+    #[test]
+    fn holes_over_the_image_remember_where_the_value_is() {
+        let mut delta = KeyedDelta::default();
+        delta.update(b"1", b"2", b"2\t\\H\ty").unwrap();
+        delta.update(b"2", b"3", b"3\t\\H\tz").unwrap();
+        // Another row takes the first key: the image's row under it still fills the hole.
+        delta.insert(b"1", b"1\tother\tw").unwrap();
+        let rows = delta.into_sorted();
+        assert_eq!(rows[1].1, Latest::Gone);
+        let patch = Latest::Patch { line: b"3\t\\H\tz"[..].into(), origin: Some(b"1"[..].into()) };
+        assert_eq!(rows[2].1, patch);
+    }
+
+    #[test]
+    fn a_key_that_comes_home_is_filled_from_its_own_row() {
+        let mut delta = KeyedDelta::default();
+        delta.update(b"1", b"2", b"2\t\\H").unwrap();
+        delta.update(b"2", b"1", b"1\t\\H").unwrap();
+        let patch = Latest::Patch { line: b"1\t\\H"[..].into(), origin: None };
+        assert_eq!(delta.into_sorted()[0].1, patch);
+    }
+
+    #[test]
+    fn contradictions_are_errors() {
+        let mut delta = KeyedDelta::default();
+        delta.delete(b"1");
+        assert_eq!(delta.update(b"1", b"1", b"1\t\\H"), Err(Contradiction::RowIsGone));
+        assert_eq!(delta.insert(b"1", b"1\t\\H"), Err(Contradiction::InsertWithHole));
+    }
+
+    #[test]
+    fn equal_rows_are_counted() {
+        let mut delta = BagDelta::default();
+        delta.insert(b"a", b"a").unwrap();
+        delta.insert(b"a", b"a").unwrap();
+        delta.delete(b"a");
+        delta.delete(b"b");
+        delta.insert(b"c", b"c").unwrap();
+        delta.delete(b"c");
+        let bytes = delta.bytes();
+        let rows = delta.into_sorted();
+        let changes: Vec<_> = rows.iter().map(|(key, count)| (&key[..], count.change)).collect();
+        assert_eq!(changes, [(&b"a"[..], 1), (&b"b"[..], -1)]);
+        assert_eq!(bytes, 2 + 1 + 2 * ENTRY_OVERHEAD);
+    }
+}

@@ -1,0 +1,239 @@
+//! Checkpoint + the journal after it up to a moment → the rows at that moment.
+//!
+//! The journal is read once. For each row that it touches only the last version is kept, beside
+//! the table's image; image and delta are merged when the rows are wanted. Where the deltas outgrow
+//! their budget, the largest is merged into an intermediate image on local disk and begun anew, so
+//! memory is bounded whatever the length of the journal.
+
+mod apply;
+mod delta;
+mod mapping;
+mod merge;
+mod stride;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+pub use merge::Rows;
+pub use stride::Image as ImageRows;
+
+use crate::codec::key::KeyShape;
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry};
+use crate::history::image::{self, Blocks, TableImage};
+use crate::history::journal::{DecodedBlock, Segment};
+use crate::model::{Lsn, Table};
+use crate::progress::{Progress, Unit};
+use apply::Applier;
+use delta::{BagDelta, KeyedDelta};
+use merge::Base;
+
+/// Decompressed blocks that may wait for the decoder.
+const BLOCKS_WAITING: usize = 4;
+
+/// What to fold.
+pub struct Request<'a> {
+    pub catalog: &'a Arc<Catalog>,
+    pub packs_folder: &'a Path,
+    pub base: &'a Checkpoint,
+    /// The transactions that committed from the base's position to before this one.
+    pub until: Lsn,
+    /// The segments that hold them, in order.
+    pub segments: &'a [PathBuf],
+    /// Tables that matter; the others are left out.
+    pub wanted: &'a dyn Fn(&Table) -> bool,
+    /// Bytes that all deltas together may take.
+    pub budget: usize,
+    /// Where a folder for intermediate images is made.
+    pub scratch: &'a Path,
+    pub progress: &'a dyn Progress,
+}
+
+/// The database at a moment, as images with what happened since.
+pub struct Folded {
+    pub tables: Vec<FoldedTable>,
+    pub sequences: Vec<SequenceState>,
+    /// The sequences were read no earlier than this; before `until` if no sample follows it.
+    pub sequences_sampled: Lsn,
+    pub transactions: u64,
+    /// Rows inserted, updated or deleted by those transactions.
+    pub changes: u64,
+    pub inexact: Vec<Inexact>,
+    /// Holds the intermediate images until the rows are read.
+    _scratch: Option<Arc<TempDir>>,
+}
+
+/// One table at a moment.
+pub struct FoldedTable {
+    pub table: Table,
+    /// As the base, or a later intermediate image, has it.
+    image: TableImage,
+    blocks: Blocks,
+    shape: KeyShape,
+    delta: Delta,
+    /// Truncated since the image: nothing of it counts any more.
+    cleared: bool,
+    touched: bool,
+}
+
+enum Delta {
+    Keyed(KeyedDelta),
+    Bag(BagDelta),
+}
+
+/// Reads the journal once and folds it over the base.
+///
+/// # Errors
+/// `Damaged` if the journal or the image is, or if they contradict each other.
+pub fn fold(request: &Request<'_>) -> Result<Folded> {
+    let blocks = Blocks::new(request.packs_folder, Arc::clone(request.catalog) as Arc<_>);
+    let mut applier = Applier::new(request, &blocks);
+    request.progress.phase("folding", 0, Unit::Transactions);
+    let (after, until) = (request.base.lsn, request.until);
+    each_block(request.segments, after, until, &mut |block| {
+        let before = applier.transactions;
+        for event in block.events() {
+            applier.event(event?)?;
+        }
+        request.progress.advance(applier.transactions - before);
+        applier.keep_within_budget(request)?;
+        Ok(true)
+    })?;
+    if applier.sampled < until {
+        // A sequence is known at a moment by its first sample after it.
+        each_block(request.segments, until, Lsn::MAX, &mut |block| {
+            for event in block.events() {
+                if applier.sample_after(event?)? && applier.sampled >= until {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+    }
+    Ok(applier.finish())
+}
+
+/// Decompresses blocks in one thread while `visit` decodes them in this one; `visit` returns
+/// whether to go on.
+fn each_block(
+    segments: &[PathBuf],
+    after: Lsn,
+    until: Lsn,
+    visit: &mut dyn FnMut(DecodedBlock) -> Result<bool>,
+) -> Result<()> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(BLOCKS_WAITING);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for path in segments {
+                let blocks = match Segment::open(path) {
+                    Ok(segment) => segment.blocks(after, until),
+                    Err(error) => return drop(sender.send(Err(error))),
+                };
+                for block in blocks {
+                    // The other side stopped: it has what it wanted, or failed.
+                    if sender.send(block).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        // Taken by value, so that the reader sees it go when this side returns early.
+        let receiver = receiver;
+        for block in &receiver {
+            if !visit(block?)? {
+                break;
+            }
+        }
+        drop(receiver);
+        Ok(())
+    })
+}
+
+impl FoldedTable {
+    /// The image to take as it is, if nothing happened to the table.
+    pub fn untouched(&self) -> Option<&TableImage> {
+        (!self.touched && !self.cleared).then_some(&self.image)
+    }
+
+    /// Rows and bytes of the image: a guess at how much there is to hand on.
+    pub fn size_hint(&self) -> (u64, u64) {
+        if self.cleared { (0, 0) } else { (self.image.rows, self.image.bytes) }
+    }
+
+    /// The raw lines of a whole block.
+    ///
+    /// # Errors
+    /// `Damaged` if it is.
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Hands on the table's rows in key order.
+    ///
+    /// # Errors
+    /// `Damaged` if a block is, or if the journal contradicts the image; the receiver's own.
+    pub fn emit(self, rows: &mut dyn Rows) -> Result<()> {
+        let index = match self.cleared {
+            true => Vec::new(),
+            false => image::read_index(&self.blocks, &self.image.index)?,
+        };
+        let name = self.table.display();
+        let base = Base { table: &name, shape: &self.shape, index: &index, blocks: &self.blocks };
+        match self.delta {
+            Delta::Keyed(delta) => base.merge_keyed(delta, rows),
+            Delta::Bag(delta) => base.merge_bag(delta, rows),
+        }
+    }
+
+    fn new(entry: &TableEntry, blocks: &Blocks) -> FoldedTable {
+        let shape = KeyShape::of(&entry.table);
+        let delta = match shape {
+            KeyShape::Columns(_) => Delta::Keyed(KeyedDelta::default()),
+            KeyShape::WholeRow => Delta::Bag(BagDelta::default()),
+        };
+        FoldedTable {
+            table: entry.table.clone(),
+            image: entry.image.clone(),
+            blocks: blocks.clone(),
+            shape,
+            delta,
+            cleared: false,
+            touched: false,
+        }
+    }
+
+    fn delta_bytes(&self) -> usize {
+        match &self.delta {
+            Delta::Keyed(delta) => delta.bytes(),
+            Delta::Bag(delta) => delta.bytes(),
+        }
+    }
+
+    fn truncate(&mut self) {
+        self.cleared = true;
+        match &mut self.delta {
+            Delta::Keyed(delta) => delta.clear(),
+            Delta::Bag(delta) => delta.clear(),
+        }
+    }
+}
+
+fn scratch_folder(parent: &Path) -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("backwhen-fold-")
+        .tempdir_in(parent)
+        .context(Kind::Unavailable, || format!("cannot make a scratch folder in {}", parent.display()))
+}
+
+/// A journal that cannot be decoded.
+fn undecodable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>, at: Lsn) -> Error {
+    Error::damaged(format!("the transaction at {at} in the journal cannot be decoded")).caused_by(cause)
+}
+
+/// What differs between a table's image and the stream's description of it, for people.
+pub fn differences(table: &Table, relation: &crate::model::Relation) -> Vec<String> {
+    mapping::Mapping::of(table, relation).differences
+}

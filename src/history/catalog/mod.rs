@@ -1,0 +1,199 @@
+//! A SQLite index of the history: derived, and brought up to date by reading the objects only.
+//!
+//! [`Catalog::open`] compares the names of the objects with what it has indexed, reads the footers
+//! and manifests of the new ones and forgets those that are gone. There is no other way in, so a
+//! catalog that is missing, stale or damaged costs time, never an answer.
+
+mod sync;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::History;
+use super::checkpoint::Origin;
+use super::image::{BlockDirectory, BlockId, Location};
+use super::journal::{SegmentFile, SegmentSummary};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::{Lsn, PgTime};
+
+const FILE: &str = "catalog.sqlite";
+
+/// The catalog's schema, by version; never edited once released.
+const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_catalog.sql")];
+
+/// How long to wait for another process that is bringing the catalog up to date.
+const BUSY: Duration = Duration::from_secs(60);
+
+/// The history's index, as of its last synchronisation.
+pub struct Catalog {
+    connection: Mutex<Connection>,
+}
+
+/// A checkpoint, without its tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointRow {
+    pub id: String,
+    pub epoch: u32,
+    pub lsn: Lsn,
+    pub time: PgTime,
+    pub label: Option<String>,
+    pub origin: Origin,
+    pub rows: u64,
+    pub bytes_new: u64,
+    pub bytes_total: u64,
+}
+
+/// A sealed segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRow {
+    pub file: SegmentFile,
+    /// Bytes of the file.
+    pub bytes: u64,
+    pub summary: SegmentSummary,
+}
+
+impl Catalog {
+    /// Opens the catalog and brings it up to date; makes it anew if there is none that can be used.
+    ///
+    /// # Errors
+    /// `Damaged` if an object's own index cannot be read.
+    pub fn open(history: &History) -> Result<Catalog> {
+        let path = history.root().join(FILE);
+        let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
+        let catalog = Catalog { connection: Mutex::new(connection) };
+        catalog.synchronise(history)?;
+        Ok(catalog)
+    }
+
+    /// All checkpoints, by epoch and position.
+    ///
+    /// # Errors
+    /// `Internal` if the catalog fails.
+    pub fn checkpoints(&self) -> Result<Vec<CheckpointRow>> {
+        let connection = self.connection()?;
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT id, epoch, lsn, time, label, origin, rows, bytes_new, bytes_total \
+                 FROM checkpoints ORDER BY epoch, lsn, id",
+            )
+            .context(Kind::Internal, failed)?;
+        let rows = statement.query_map([], |row| {
+            Ok(CheckpointRow {
+                id: row.get(0)?,
+                epoch: row.get(1)?,
+                lsn: Lsn(row.get::<_, i64>(2)? as u64),
+                time: PgTime(row.get(3)?),
+                label: row.get(4)?,
+                origin: if row.get::<_, String>(5)? == "fold" { Origin::Fold } else { Origin::Source },
+                rows: row.get::<_, i64>(6)? as u64,
+                bytes_new: row.get::<_, i64>(7)? as u64,
+                bytes_total: row.get::<_, i64>(8)? as u64,
+            })
+        });
+        rows.and_then(Iterator::collect).context(Kind::Internal, failed)
+    }
+
+    /// All sealed segments, by epoch and start.
+    ///
+    /// # Errors
+    /// `Internal` if the catalog fails.
+    pub fn segments(&self, history: &History) -> Result<Vec<SegmentRow>> {
+        let connection = self.connection()?;
+        let mut statement = connection
+            .prepare_cached("SELECT epoch, start, path, bytes, summary FROM segments ORDER BY epoch, start")
+            .context(Kind::Internal, failed)?;
+        let rows = statement.query_map([], |row| {
+            let file = SegmentFile {
+                epoch: row.get(0)?,
+                start: Lsn(row.get::<_, i64>(1)? as u64),
+                path: history.journal_folder().join(row.get::<_, String>(2)?),
+                sealed: true,
+            };
+            Ok((file, row.get::<_, i64>(3)? as u64, row.get::<_, String>(4)?))
+        });
+        let rows: Vec<_> = rows.and_then(Iterator::collect).context(Kind::Internal, failed)?;
+        let parse = |(file, bytes, summary): (SegmentFile, u64, String)| {
+            let summary = serde_json::from_str(&summary).context(Kind::Internal, failed)?;
+            Ok(SegmentRow { file, bytes, summary })
+        };
+        rows.into_iter().map(parse).collect()
+    }
+
+    /// Bytes of all packs.
+    ///
+    /// # Errors
+    /// `Internal` if the catalog fails.
+    pub fn pack_bytes(&self) -> Result<u64> {
+        let sum = "SELECT coalesce(sum(bytes), 0) FROM packs";
+        let bytes = self.connection()?.query_row(sum, [], |row| row.get::<_, i64>(0));
+        Ok(bytes.context(Kind::Internal, failed)? as u64)
+    }
+
+    fn connection(&self) -> Result<MutexGuard<'_, Connection>> {
+        self.connection.lock().map_err(|_| Error::internal("another thread failed while it used the catalog"))
+    }
+}
+
+impl BlockDirectory for Catalog {
+    fn locate(&self, id: &BlockId) -> Result<Option<Location>> {
+        let connection = self.connection()?;
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT p.name, b.offset, b.stored FROM blocks b JOIN packs p ON p.number = b.pack WHERE b.id = ?1",
+            )
+            .context(Kind::Internal, failed)?;
+        let location = statement.query_row([&id.0[..]], |row| {
+            Ok(Location {
+                pack: row.get(0)?,
+                offset: row.get::<_, i64>(1)? as u64,
+                stored_len: row.get::<_, i64>(2)? as u64,
+            })
+        });
+        location.optional().context(Kind::Internal, failed)
+    }
+}
+
+fn failed() -> String {
+    format!("the catalog failed; delete {FILE} in the history and try again, it is made anew from the objects")
+}
+
+fn open_file(path: &Path) -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    // Nothing is lost with the catalog, so it need not wait for the disk.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version > MIGRATIONS.len() {
+        // A newer backwhen's. It will make its own again when it comes back.
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    for migration in &MIGRATIONS[version..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
+    transaction.commit()
+}
+
+/// A catalog that cannot be used is put away; on a disk that cannot be written, one in memory does.
+fn start_over(path: &Path, cause: &rusqlite::Error) -> Result<Connection> {
+    tracing::info!("making the catalog anew: {cause}");
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let _ = std::fs::remove_file(PathBuf::from(name));
+    }
+    open_file(path).or_else(|_| open_file(Path::new(":memory:"))).context(Kind::Unavailable, failed)
+}
+
+#[cfg(test)]
+mod tests;

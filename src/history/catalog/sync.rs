@@ -1,0 +1,147 @@
+//! Brings the catalog up to date with the objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use rusqlite::{Connection, params};
+
+use super::{Catalog, failed};
+use crate::error::{Context, Kind, Result};
+use crate::history::History;
+use crate::history::checkpoint::Origin;
+use crate::history::image::{self, PackReader};
+use crate::history::journal::{self, SegmentFile};
+
+impl Catalog {
+    /// Indexes the objects that came, forgets those that went.
+    ///
+    /// # Errors
+    /// `Damaged` if an object's own index cannot be read, `Internal` if the catalog fails.
+    pub fn synchronise(&self, history: &History) -> Result<()> {
+        let mut connection = self.connection()?;
+        let transaction = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .context(Kind::Internal, failed)?;
+        segments(&transaction, history)?;
+        checkpoints(&transaction, history)?;
+        packs(&transaction, history)?;
+        transaction.commit().context(Kind::Internal, failed)
+    }
+}
+
+fn segments(connection: &Connection, history: &History) -> Result<()> {
+    let sealed = journal::list(&history.journal_folder())?.into_iter().filter(|file| file.sealed);
+    let found: BTreeMap<String, SegmentFile> = sealed.map(|file| (file_name(&file.path), file)).collect();
+    let known = names(connection, "SELECT path FROM segments")?;
+    for gone in known.iter().filter(|name| !found.contains_key(*name)) {
+        connection.execute("DELETE FROM segments WHERE path = ?1", [gone]).context(Kind::Internal, failed)?;
+    }
+    for (name, file) in found.iter().filter(|(name, _)| !known.contains(*name)) {
+        let footer = journal::read_footer(&file.path)?;
+        let summary = serde_json::to_string(&footer.summary).context(Kind::Internal, failed)?;
+        connection
+            .execute(
+                "INSERT OR REPLACE INTO segments (epoch, start, path, bytes, summary) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![file.epoch, file.start.0 as i64, name, file_bytes(&file.path)? as i64, summary],
+            )
+            .context(Kind::Internal, failed)?;
+    }
+    Ok(())
+}
+
+fn checkpoints(connection: &Connection, history: &History) -> Result<()> {
+    let found = checkpoint_ids(history)?;
+    let known = names(connection, "SELECT id FROM checkpoints")?;
+    for gone in known.difference(&found) {
+        connection.execute("DELETE FROM checkpoints WHERE id = ?1", [gone]).context(Kind::Internal, failed)?;
+    }
+    for id in found.difference(&known) {
+        let checkpoint = history.read_checkpoint(id)?;
+        let origin = if checkpoint.origin == Origin::Fold { "fold" } else { "source" };
+        let rows = checkpoint.rows() as i64;
+        connection
+            .execute(
+                "INSERT INTO checkpoints (id, epoch, lsn, time, label, origin, rows, bytes_new, bytes_total) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                params![
+                    id,
+                    checkpoint.epoch,
+                    checkpoint.lsn.0 as i64,
+                    checkpoint.time.0,
+                    checkpoint.label,
+                    origin,
+                    rows,
+                    checkpoint.bytes_new as i64,
+                    checkpoint.bytes_total as i64
+                ],
+            )
+            .context(Kind::Internal, failed)?;
+    }
+    Ok(())
+}
+
+fn packs(connection: &Connection, history: &History) -> Result<()> {
+    let paths = image::pack_files(&history.packs_folder())?;
+    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let found: BTreeMap<String, _> = paths.into_iter().map(|path| (stem(&path), path)).collect();
+    let mut known = names(connection, "SELECT name FROM packs")?;
+    if known.iter().any(|name| !found.contains_key(name)) {
+        // A block of the pack that went may lie in another one too, which only its list tells.
+        connection.execute_batch("DELETE FROM blocks; DELETE FROM packs").context(Kind::Internal, failed)?;
+        known.clear();
+    }
+    for (name, path) in found.iter().filter(|(name, _)| !known.contains(*name)) {
+        index_pack(connection, name, path)?;
+    }
+    Ok(())
+}
+
+fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
+    let reader = PackReader::open(path)?;
+    let bytes = file_bytes(path)? as i64;
+    connection
+        .execute("INSERT INTO packs (name, bytes) VALUES (?1, ?2)", params![name, bytes])
+        .context(Kind::Internal, failed)?;
+    let number = connection.last_insert_rowid();
+    let mut insert = connection
+        .prepare_cached("INSERT OR IGNORE INTO blocks (id, pack, offset, stored) VALUES (?1, ?2, ?3, ?4)")
+        .context(Kind::Internal, failed)?;
+    for entry in reader.entries() {
+        insert
+            .execute(params![&entry.id.0[..], number, entry.offset as i64, entry.stored_len as i64])
+            .context(Kind::Internal, failed)?;
+    }
+    Ok(())
+}
+
+/// The names of all manifests.
+fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
+    let folder = history.root().join("checkpoints");
+    let entries = fs::read_dir(&folder).context(Kind::Damaged, || format!("cannot read {}", folder.display()))?;
+    let mut ids = BTreeSet::new();
+    for entry in entries {
+        let path = entry.context(Kind::Unavailable, || format!("cannot read {}", folder.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "json")
+            && let Some(stem) = path.file_stem()
+        {
+            ids.insert(stem.to_string_lossy().into_owned());
+        }
+    }
+    Ok(ids)
+}
+
+fn names(connection: &Connection, query: &str) -> Result<BTreeSet<String>> {
+    let mut statement = connection.prepare_cached(query).context(Kind::Internal, failed)?;
+    let rows = statement.query_map([], |row| row.get(0));
+    rows.and_then(Iterator::collect).context(Kind::Internal, failed)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn file_bytes(path: &Path) -> Result<u64> {
+    let metadata = fs::metadata(path).context(Kind::Unavailable, || format!("cannot read {}", path.display()))?;
+    Ok(metadata.len())
+}

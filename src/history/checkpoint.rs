@@ -1,0 +1,156 @@
+//! Manifests: what a checkpoint consists of.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::image::TableImage;
+use super::{FORMAT, History, read_json, write_json};
+use crate::error::{Error, Result};
+use crate::model::{DatabaseFacts, Lsn, PgTime, Table};
+
+/// The content of `checkpoints/ID.json`: a consistent image of the whole database at one position.
+///
+/// It holds exactly the transactions whose commit record lies before `lsn`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub format: u32,
+    pub id: String,
+    pub epoch: u32,
+    pub lsn: Lsn,
+    /// The source's clock when the snapshot was taken; for a fold, the latest commit it holds.
+    pub time: PgTime,
+    pub label: Option<String>,
+    pub origin: Origin,
+    /// The checkpoint that a fold started from.
+    pub base: Option<String>,
+    pub tables: Vec<TableEntry>,
+    pub schema: SchemaFacts,
+    pub sequences: Vec<SequenceState>,
+    /// The sequences were read no earlier than this position.
+    pub sequences_sampled: Lsn,
+    /// Stored bytes that this checkpoint added, and that all its blocks have together.
+    pub bytes_new: u64,
+    pub bytes_total: u64,
+    /// What of this image is not exact, by name.
+    pub inexact: Vec<Inexact>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Read from the source under a snapshot.
+    Source,
+    /// Folded from an earlier checkpoint and the journal.
+    Fold,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableEntry {
+    pub table: Table,
+    pub image: TableImage,
+}
+
+/// The schema as pg_dump saw it, and what it does not tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaFacts {
+    /// Where the schema was read from the source: a fold inherits its base's.
+    pub lsn: Lsn,
+    pub time: PgTime,
+    /// `schemas/DIGEST.dump`, a pg_dump custom-format archive without rows of tables.
+    pub archive: String,
+    /// `schemas/DIGEST.sql`: the server's roles, without passwords, where they could be read.
+    pub globals: Option<String>,
+    /// Major version of the pg_dump that wrote the archive.
+    pub pg_dump_major: u32,
+    /// As `server_version` says it.
+    pub server_version: String,
+    /// What a target must be like to hold the same bytes.
+    pub database: DatabaseFacts,
+    /// Roles that own something in the database or are granted something.
+    pub roles: Vec<String>,
+    /// Populated materialised views, each after those that it reads.
+    pub materialized_views: Vec<(String, String)>,
+    /// Number of large objects in the archive.
+    pub large_objects: u64,
+    /// Tables whose rows are not in the history, with the reason.
+    pub left_out: Vec<LeftOut>,
+    /// A digest of the catalogs' definitions, to notice that they changed.
+    pub fingerprint: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub table: String,
+    pub reason: String,
+}
+
+/// A sequence as it stood when it was sampled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceState {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    pub last_value: i64,
+    pub is_called: bool,
+    /// Negative for a sequence that counts down.
+    pub increment: i64,
+}
+
+/// Something that cannot be brought back exactly, said by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inexact {
+    /// What it is about: a table, a sequence, `large objects`, `roles`.
+    pub what: String,
+    pub why: String,
+}
+
+impl Checkpoint {
+    pub fn rows(&self) -> u64 {
+        self.tables.iter().map(|entry| entry.image.rows).sum()
+    }
+
+    pub fn table(&self, oid: u32) -> Option<&TableEntry> {
+        self.tables.iter().find(|entry| entry.table.oid == oid)
+    }
+}
+
+impl History {
+    /// A new checkpoint's name: its epoch and position, and a number where that is taken.
+    pub fn free_checkpoint_id(&self, epoch: u32, lsn: Lsn) -> String {
+        let stem = checkpoint_id(epoch, lsn);
+        let taken = |id: &String| self.manifest_path(id).exists();
+        let numbered = (2..).map(|number| format!("{stem}-{number}"));
+        std::iter::once(stem.clone()).chain(numbered).find(|id| !taken(id)).unwrap_or(stem)
+    }
+
+    /// # Errors
+    /// `Damaged` if the manifest is missing or cannot be read.
+    pub fn read_checkpoint(&self, id: &str) -> Result<Checkpoint> {
+        let path = self.manifest_path(id);
+        let missing = || Error::damaged(format!("checkpoint {id} is gone: {} is missing", path.display()));
+        let checkpoint: Checkpoint = read_json(&path)?.ok_or_else(missing)?;
+        if checkpoint.id == id {
+            Ok(checkpoint)
+        } else {
+            Err(Error::damaged(format!("{} holds checkpoint {}", path.display(), checkpoint.id)))
+        }
+    }
+
+    pub fn manifest_path(&self, id: &str) -> PathBuf {
+        self.root().join("checkpoints").join(format!("{id}.json"))
+    }
+}
+
+/// Makes a checkpoint valid: everything that it names must be durable before.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it.
+pub fn publish(root: &std::path::Path, checkpoint: &Checkpoint) -> Result<()> {
+    debug_assert_eq!(checkpoint.format, FORMAT);
+    write_json(&root.join("checkpoints").join(format!("{}.json", checkpoint.id)), checkpoint)
+}
+
+pub fn checkpoint_id(epoch: u32, lsn: Lsn) -> String {
+    format!("{epoch:04}-{:016X}", lsn.0)
+}

@@ -1,0 +1,81 @@
+//! Epochs: stretches of the history without gaps.
+//!
+//! Positions of two epochs are not comparable: a source restored from a backup writes the same
+//! positions a second time. Everything that has a position therefore names its epoch too.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, History, read_json, write_json};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::{Lsn, PgTime};
+
+/// The content of `epochs/NNNN.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    pub format: u32,
+    pub number: u32,
+    /// The slot's consistent point: the journal holds what committed from here on.
+    pub start: Lsn,
+    pub started: PgTime,
+    pub timeline: u32,
+    pub slot: String,
+    /// Why this epoch began and, if there was one before, what broke it.
+    pub cause: String,
+    /// The end of the epoch before; between it and `start` lies a gap.
+    pub after: Option<GapStart>,
+}
+
+/// Where continuity was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapStart {
+    pub epoch: u32,
+    pub lsn: Lsn,
+    /// The last moment before the gap that can be recovered.
+    pub time: Option<PgTime>,
+}
+
+impl Epoch {
+    pub fn new(number: u32, start: Lsn, started: PgTime, timeline: u32, slot: String, cause: String) -> Epoch {
+        Epoch { format: FORMAT, number, start, started, timeline, slot, cause, after: None }
+    }
+}
+
+impl History {
+    /// All epochs, oldest first.
+    ///
+    /// # Errors
+    /// `Damaged` if one cannot be read or is missing in between.
+    pub fn epochs(&self) -> Result<Vec<Epoch>> {
+        let folder = self.root().join("epochs");
+        let count = fs::read_dir(&folder)
+            .context(Kind::Damaged, || format!("cannot read {}", folder.display()))?
+            .filter_map(|entry| entry.ok())
+            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
+            .count();
+        (1..=count as u32).map(|number| self.epoch(number)).collect()
+    }
+
+    /// The epoch that `capture` writes to.
+    ///
+    /// # Errors
+    /// `Damaged` if the history has none.
+    pub fn current_epoch(&self) -> Result<Epoch> {
+        let none = || Error::damaged(format!("{} has no epochs", self.root().display()));
+        self.epochs()?.pop().ok_or_else(none)
+    }
+
+    fn epoch(&self, number: u32) -> Result<Epoch> {
+        let path = self.root().join(format!("epochs/{number:04}.json"));
+        read_json(&path)?.ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
+    }
+}
+
+/// Makes an epoch part of the history under `root`.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it.
+pub fn begin(root: &std::path::Path, epoch: &Epoch) -> Result<()> {
+    write_json(&root.join(format!("epochs/{:04}.json", epoch.number)), epoch)
+}

@@ -1,0 +1,248 @@
+//! Begins a history, or a new epoch of one: publication, slot, first checkpoint.
+//!
+//! The order matters. A publication younger than its slot cannot be decoded from the slot's start;
+//! a snapshot older than the slot leaves a hole. So: publications, then the slot with its snapshot,
+//! then the image under that snapshot.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Draft, SLOT_WAIT, manifest, unshared};
+use super::snapshot::{self, Request};
+use super::Access;
+use crate::ambient;
+use crate::connect::{Conninfo, Session};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
+use crate::history::epoch::{self, Epoch, GapStart};
+use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
+use crate::history::{FORMAT, History, Identity, Source, files, read_json, write_json};
+use crate::model::{PgTime, Selection};
+use crate::source::inspect;
+use crate::source::publication::Publications;
+use crate::source::snapshot::Snapshot;
+use crate::source::stream::ReplicationClient;
+
+/// What `init` is about to make on the source; written before, so that a killed one can be cleaned
+/// up after.
+#[derive(Serialize, Deserialize)]
+struct Intent {
+    format: u32,
+    slot: String,
+    source: String,
+}
+
+/// Begins a new history in `root`.
+///
+/// # Errors
+/// `Refused` if there is one, or the source cannot be protected; then, as after an interruption,
+/// the source is left as it was found.
+pub async fn init(
+    access: &Access<'_>,
+    root: &Path,
+    include: Vec<String>,
+    exclude: Vec<String>,
+) -> Result<(History, Checkpoint)> {
+    let selection = Selection::parse(&include, &exclude)?;
+    History::prepare(root)?;
+    let _lock = files::Lock::take(&root.join("locks/capture.lock"), "init")?;
+    undo_killed_init(access.source, root).await?;
+    let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
+    let server = client.identify_system().await?;
+    let now = PgTime::from_utc(ambient::now());
+    let identity = Identity {
+        format: FORMAT,
+        id: ambient::random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        created: now,
+        backwhen: env!("CARGO_PKG_VERSION").to_owned(),
+        source: Source {
+            connection: access.source.without_password(),
+            system_identifier: server.system_identifier,
+            database: access.source.dbname().to_owned(),
+        },
+        include,
+        exclude,
+    };
+    let slot = identity.slot();
+    let intent = Intent { format: FORMAT, slot: slot.clone(), source: access.source.without_password() };
+    write_json(&root.join("init.json"), &intent)?;
+    let begun = tokio::select! {
+        begun = async {
+            let publications = Publications::of_slot(&slot);
+            create_publications(access, &publications, &selection).await?;
+            let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
+            let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
+            begin_epoch(access, root, &slot, &selection, client, none, start).await
+        } => begun,
+        _ = ambient::interrupted() => Err(Error::interrupted()),
+    };
+    let checkpoint = match begun {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => {
+            undo(access.source, &slot).await?;
+            remove_folders(root);
+            return Err(error);
+        }
+    };
+    let history = History::found(root, identity)?;
+    files::remove(&root.join("init.json"))?;
+    Ok((history, checkpoint))
+}
+
+/// What a new epoch follows.
+pub struct Start {
+    pub number: u32,
+    pub cause: String,
+    pub after: Option<GapStart>,
+    pub timeline: u32,
+}
+
+/// Goes on with a history whose continuity is lost: the gap is recorded with the new epoch.
+///
+/// # Errors
+/// `Unavailable` if the source or the disk fails.
+pub async fn next_epoch(
+    access: &Access<'_>,
+    history: &History,
+    known: Arc<dyn BlockDirectory>,
+    cause: String,
+    after: GapStart,
+) -> Result<Checkpoint> {
+    let identity = history.identity();
+    let slot = identity.slot();
+    let selection = Selection::parse(&identity.include, &identity.exclude)?;
+    undo(access.source, &slot).await?;
+    let mut client = ReplicationClient::connect(access.source, "backwhen resync").await?;
+    let server = client.identify_system().await?;
+    let publications = Publications::of_slot(&slot);
+    create_publications(access, &publications, &selection).await?;
+    let number = after.epoch + 1;
+    let start = Start { number, cause, after: Some(after), timeline: server.timeline };
+    begin_epoch(access, history.root(), &slot, &selection, client, known, start).await
+}
+
+async fn create_publications(access: &Access<'_>, publications: &Publications, selection: &Selection) -> Result<()> {
+    let session = Session::connect_utf8(access.source, "init").await?;
+    let inventory = inspect::inventory(&session, selection).await?;
+    let facts = crate::pgtools::read_facts(&session).await?;
+    let tables: Vec<_> = inventory.tables.iter().map(|found| &found.table).collect();
+    publications.create(&session, &tables, facts.server_major).await
+}
+
+async fn begin_epoch(
+    access: &Access<'_>,
+    root: &Path,
+    slot: &str,
+    selection: &Selection,
+    mut client: ReplicationClient,
+    known: Arc<dyn BlockDirectory>,
+    start: Start,
+) -> Result<Checkpoint> {
+    access.progress.phase("creating the slot", 0, crate::progress::Unit::Tables);
+    // Where failover is not set up, the option does no harm; below 17 it is not there.
+    let failover = client.server_version() >= 17;
+    let created = client.create_slot(slot, failover, SLOT_WAIT).await?;
+    let packs = Arc::new(Packs::create(&root.join("packs"), known)?);
+    let snapshot = Snapshot { name: created.snapshot };
+    let request = Request {
+        access,
+        snapshot: &snapshot,
+        lsn: created.consistent_point,
+        publications: &Publications::of_slot(slot),
+        selection,
+        read: &|_| true,
+        root,
+        packs: &packs,
+    };
+    let taken = snapshot::take(&request).await?;
+    let stats = unshared(packs)?.finish()?;
+    let mut epoch =
+        Epoch::new(start.number, created.consistent_point, taken.time, start.timeline, slot.to_owned(), start.cause);
+    epoch.after = start.after;
+    let draft = Draft {
+        epoch: epoch.number,
+        lsn: created.consistent_point,
+        time: taken.time,
+        label: None,
+        base: None,
+        origin: Origin::Source,
+    };
+    let id = checkpoint_id(epoch.number, created.consistent_point);
+    let sequences = (taken.sequences.sequences, taken.sequences.sampled);
+    let checkpoint = manifest(id, draft, taken.tables, taken.schema, sequences, Vec::new(), &stats);
+    epoch::begin(root, &epoch)?;
+    checkpoint::publish(root, &checkpoint)?;
+    Ok(checkpoint)
+}
+
+/// Takes slot and publications off the source; those that are gone already are fine.
+///
+/// # Errors
+/// `Unavailable` if the source cannot be reached, `Locked` if the slot is in use.
+pub async fn undo(source: &Conninfo, slot: &str) -> Result<()> {
+    let session = Session::connect_utf8(source, "drop").await?;
+    drop_slot(&session, slot).await?;
+    Publications::of_slot(slot).drop(&session).await
+}
+
+/// A walsender that served the slot may need a moment to notice that its client went.
+async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
+    let query = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
+                 WHERE slot_name = $1";
+    let mut tries = 0;
+    loop {
+        match session.execute(query, &[&slot]).await {
+            Ok(_) => return Ok(()),
+            Err(error) if tries < 50 && error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) => {
+                tries += 1;
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+            Err(error) => {
+                let in_use = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE);
+                let error = crate::connect::server_error(&format!("cannot drop replication slot {slot}"), error);
+                return Err(if in_use { Error::locked(error.to_string()) } else { error });
+            }
+        }
+    }
+}
+
+async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
+    let path = root.join("init.json");
+    let Some(intent) = read_json::<Intent>(&path)? else { return Ok(()) };
+    let earlier = Conninfo::parse(&intent.source)?;
+    tracing::info!("an earlier init was killed; taking its slot {} off the source", intent.slot);
+    if earlier.without_password() == source.without_password() {
+        undo(source, &intent.slot).await?;
+    } else {
+        undo(&earlier, &intent.slot).await?;
+    }
+    remove_folders(root);
+    History::prepare(root)?;
+    let _ = files::remove(&path);
+    Ok(())
+}
+
+/// Removes what an unfinished init made. Nothing here was ever part of a history.
+fn remove_folders(root: &Path) {
+    for folder in ["epochs", "journal", "packs", "checkpoints", "schemas", "live"] {
+        let _ = std::fs::remove_dir_all(root.join(folder));
+    }
+    for file in ["init.json", "catalog.sqlite"] {
+        let _ = std::fs::remove_file(root.join(file));
+    }
+}
+
+/// Takes a history's slot and publications off its source, for good.
+///
+/// # Errors
+/// `Locked` if a capture runs, `Unavailable` if the source cannot be reached.
+pub async fn leave(history: &History, source: &Conninfo) -> Result<()> {
+    let _lock = history.lock_capture()?;
+    let mut client = ReplicationClient::connect(source, "backwhen drop").await?;
+    let server = client.identify_system().await.context(Kind::Unavailable, || "cannot identify the source".into())?;
+    inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
+    drop(client);
+    undo(source, &history.identity().slot()).await
+}

@@ -1,0 +1,306 @@
+//! Makes checkpoints: folded from the history, or read from the source.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::snapshot::{self, Taken};
+use super::{Access, scratch};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fold::{self, Folded, FoldedTable, ImageRows};
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, TableEntry};
+use crate::history::image::{ImageBuilder, PackStats, Packs};
+use crate::history::timeline::{Stretch, Timeline};
+use crate::history::{FORMAT, History};
+use crate::model::{Lsn, PgTime, Selection, Table};
+use crate::progress::{Progress, Unit};
+use crate::source::publication::Publications;
+use crate::source::snapshot::Snapshot;
+use crate::source::stream::ReplicationClient;
+
+/// Memory for the deltas of a fold, in bytes.
+pub const FOLD_BUDGET: usize = 320 << 20;
+
+/// How long a slot may wait for running transactions to end.
+pub const SLOT_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Folds the newest checkpoint and the journal after it into a new one. The source is not asked.
+///
+/// Where nothing was committed since, and no label is wanted, that checkpoint is the answer.
+///
+/// # Errors
+/// `Locked` if a checkpoint is being made; `Damaged` if the history is.
+pub fn fold_newest(
+    history: &History,
+    catalog: &Arc<Catalog>,
+    label: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<Checkpoint> {
+    let _lock = history.lock_checkpoint()?;
+    catalog.synchronise(history)?;
+    let timeline = Timeline::read(history, catalog)?;
+    let stretch = timeline.current()?;
+    let newest = stretch.checkpoints.last().ok_or_else(|| {
+        Error::refused("there is no checkpoint to fold from; take one with: backwhen checkpoint --from-source")
+    })?;
+    let base = history.read_checkpoint(&newest.id)?;
+    let until = stretch.frontier();
+    if until <= base.lsn && label.is_none() {
+        return Ok(base);
+    }
+    let folded = fold_to(history, catalog, stretch, &base, until, &|_| true, progress)?;
+    let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
+    let sequences = (folded.sequences.clone(), folded.sequences_sampled);
+    let inexact = folded.inexact.clone();
+    let tables = images(folded.tables, &packs, progress)?;
+    let time = stretch
+        .segments_between(base.lsn, until)
+        .filter_map(|segment| segment.summary.max_time)
+        .max()
+        .map_or(base.time, |time| time.max(base.time));
+    let draft = Draft { epoch: base.epoch, lsn: until.max(base.lsn), time, label, base: Some(&base), origin: Origin::Fold };
+    publish(history, catalog, draft, tables, base.schema.clone(), sequences, inexact, packs.finish()?)
+}
+
+fn fold_to(
+    history: &History,
+    catalog: &Arc<Catalog>,
+    stretch: &Stretch,
+    base: &Checkpoint,
+    until: Lsn,
+    wanted: &dyn Fn(&Table) -> bool,
+    progress: &dyn Progress,
+) -> Result<Folded> {
+    let after = stretch.segments.iter().filter(|segment| segment.summary.end > base.lsn);
+    let segments: Vec<PathBuf> = after.map(|segment| segment.file.path.clone()).collect();
+    fold::fold(&fold::Request {
+        catalog,
+        packs_folder: &history.packs_folder(),
+        base,
+        until,
+        segments: &segments,
+        wanted,
+        budget: FOLD_BUDGET,
+        scratch: &scratch(history),
+        progress,
+    })
+}
+
+/// Turns folded tables into images, a table a thread at a time.
+fn images(tables: Vec<FoldedTable>, packs: &Packs, progress: &dyn Progress) -> Result<Vec<TableEntry>> {
+    progress.phase("writing images", tables.len() as u64, Unit::Tables);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(tables.len().max(1));
+    let mut tables = tables;
+    // The largest last, because the queue is popped from its end.
+    tables.sort_by_key(|table| table.size_hint());
+    let queue = Mutex::new(tables);
+    let next = || queue.lock().ok().and_then(|mut queue| queue.pop());
+    let work = || -> Result<Vec<TableEntry>> {
+        let mut entries = Vec::new();
+        while let Some(folded) = next() {
+            let table = folded.table.clone();
+            let image = match folded.untouched() {
+                Some(image) => image.clone(),
+                None => {
+                    let mut rows = ImageRows(ImageBuilder::new(packs));
+                    folded.emit(&mut rows)?;
+                    rows.0.finish()?
+                }
+            };
+            progress.advance(1);
+            entries.push(TableEntry { table, image });
+        }
+        Ok(entries)
+    };
+    let mut entries = Vec::new();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            entries.extend(worker.join().map_err(|_| Error::internal("a folding thread failed"))??);
+        }
+        Ok::<(), Error>(())
+    })?;
+    entries.sort_by_key(|entry| entry.table.oid);
+    Ok(entries)
+}
+
+/// What a checkpoint is, apart from what it holds.
+pub(super) struct Draft<'a> {
+    pub epoch: u32,
+    pub lsn: Lsn,
+    pub time: PgTime,
+    pub label: Option<&'a str>,
+    pub base: Option<&'a Checkpoint>,
+    pub origin: Origin,
+}
+
+#[allow(clippy::too_many_arguments)]
+fn publish(
+    history: &History,
+    catalog: &Catalog,
+    draft: Draft<'_>,
+    tables: Vec<TableEntry>,
+    schema: checkpoint::SchemaFacts,
+    sequences: (Vec<checkpoint::SequenceState>, Lsn),
+    inexact: Vec<Inexact>,
+    stats: PackStats,
+) -> Result<Checkpoint> {
+    let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
+    let checkpoint = manifest(id, draft, tables, schema, sequences, inexact, &stats);
+    checkpoint::publish(history.root(), &checkpoint)?;
+    catalog.synchronise(history)?;
+    Ok(checkpoint)
+}
+
+pub(super) fn manifest(
+    id: String,
+    draft: Draft<'_>,
+    tables: Vec<TableEntry>,
+    schema: checkpoint::SchemaFacts,
+    (sequences, sequences_sampled): (Vec<checkpoint::SequenceState>, Lsn),
+    inexact: Vec<Inexact>,
+    stats: &PackStats,
+) -> Checkpoint {
+    Checkpoint {
+        format: FORMAT,
+        id,
+        epoch: draft.epoch,
+        lsn: draft.lsn,
+        time: draft.time,
+        label: draft.label.map(str::to_owned),
+        origin: draft.origin,
+        base: draft.base.map(|base| base.id.clone()),
+        tables,
+        schema,
+        sequences,
+        sequences_sampled,
+        bytes_new: stats.bytes_new,
+        bytes_total: stats.bytes_new + stats.bytes_shared,
+        inexact,
+    }
+}
+
+/// Which tables a checkpoint reads from the source; the others are folded.
+pub enum Read<'a> {
+    All,
+    /// Tables that are new or changed since this checkpoint.
+    ChangedSince(&'a Checkpoint),
+}
+
+/// Takes a checkpoint from the source, at the exact position of a snapshot, through a temporary
+/// slot.
+///
+/// # Errors
+/// `Locked` if a checkpoint is being made; `Unavailable` if the source or the disk fails.
+pub async fn from_source(
+    access: &Access<'_>,
+    history: &History,
+    catalog: &Arc<Catalog>,
+    label: Option<&str>,
+) -> Result<Checkpoint> {
+    let _lock = history.lock_checkpoint()?;
+    let epoch = history.current_epoch()?;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history).await?;
+    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
+    // The snapshot was needed until here.
+    drop(client);
+    let draft = Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };
+    let stats = unshared(packs)?.finish()?;
+    let sequences = (taken.sequences.sequences, taken.sequences.sampled);
+    publish(history, catalog, draft, taken.tables, taken.schema, sequences, Vec::new(), stats)
+}
+
+/// Takes a checkpoint that reads from the source only what is new or has changed its shape, and
+/// folds the rest. It waits, by calling `reached`, until the journal holds the snapshot's position.
+///
+/// # Errors
+/// As [`from_source`].
+pub async fn refresh(
+    access: &Access<'_>,
+    history: &History,
+    catalog: &Arc<Catalog>,
+    reached: impl AsyncFnOnce(Lsn) -> Result<()>,
+) -> Result<Checkpoint> {
+    let _lock = history.lock_checkpoint()?;
+    let epoch = history.current_epoch()?;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history).await?;
+    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    catalog.synchronise(history)?;
+    let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch.number && row.lsn <= lsn);
+    let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to go on from"))?;
+    let base = history.read_checkpoint(&newest.id)?;
+    let changed = |found: &crate::source::inspect::FoundTable| {
+        base.table(found.table.oid).is_none_or(|entry| !same_shape(&entry.table, &found.table))
+    };
+    let taken = take(access, history, &snapshot, lsn, &packs, &changed).await?;
+    drop(client);
+    reached(lsn).await?;
+    let Taken { mut tables, protected, schema, sequences, time } = taken;
+    let kept: Vec<u32> =
+        protected.keys().copied().filter(|oid| !tables.iter().any(|entry| entry.table.oid == *oid)).collect();
+    let (history_, catalog_) = (history.clone(), Arc::clone(catalog));
+    let (base_, packs_) = (base.clone(), Arc::clone(&packs));
+    let folded = tokio::task::spawn_blocking(move || {
+        let timeline = Timeline::read(&history_, &catalog_)?;
+        let wanted = |table: &Table| kept.contains(&table.oid);
+        let silent = crate::progress::Silent;
+        let folded = fold_to(&history_, &catalog_, timeline.current()?, &base_, lsn, &wanted, &silent)?;
+        images(folded.tables, &packs_, &silent)
+    });
+    for mut entry in folded.await.context(Kind::Internal, || "the folding thread failed".into())?? {
+        // Names may have changed; the shape has not.
+        if let Some(found) = protected.get(&entry.table.oid) {
+            entry.table = found.table.clone();
+        }
+        tables.push(entry);
+    }
+    tables.sort_by_key(|entry| entry.table.oid);
+    let draft =
+        Draft { epoch: epoch.number, lsn, time, label: None, base: Some(&base), origin: Origin::Source };
+    let stats = unshared(packs)?.finish()?;
+    let sequences = (sequences.sequences, sequences.sampled);
+    publish(history, catalog, draft, tables, schema, sequences, Vec::new(), stats)
+}
+
+/// Whether rows of one are rows of the other: then an image can be carried on.
+fn same_shape(before: &Table, now: &Table) -> bool {
+    before.columns == now.columns && before.identity == now.identity && before.grade == now.grade
+}
+
+async fn take(
+    access: &Access<'_>,
+    history: &History,
+    snapshot: &Snapshot,
+    lsn: Lsn,
+    packs: &Arc<Packs>,
+    read: &(dyn Fn(&crate::source::inspect::FoundTable) -> bool + Sync),
+) -> Result<Taken> {
+    let identity = history.identity();
+    let request = snapshot::Request {
+        access,
+        snapshot,
+        lsn,
+        publications: &Publications::of_slot(&identity.slot()),
+        selection: &Selection::parse(&identity.include, &identity.exclude)?,
+        read,
+        root: history.root(),
+        packs,
+    };
+    snapshot::take(&request).await
+}
+
+/// A snapshot whose position is known exactly, because a slot began there. The slot goes with the
+/// connection.
+async fn temporary_snapshot(access: &Access<'_>, history: &History) -> Result<(ReplicationClient, Snapshot, Lsn)> {
+    let mut client = ReplicationClient::connect(access.source, "backwhen checkpoint").await?;
+    let identity = client.identify_system().await?;
+    crate::source::inspect::same_cluster(&history.identity().source.system_identifier, &identity.system_identifier)?;
+    let name = format!("{}_snapshot", history.identity().slot());
+    let slot = client.create_temporary_slot(&name, SLOT_WAIT).await?;
+    Ok((client, Snapshot { name: slot.snapshot }, slot.consistent_point))
+}
+
+pub(super) fn unshared(packs: Arc<Packs>) -> Result<Packs> {
+    Arc::try_unwrap(packs).map_err(|_| Error::internal("a thread still writes images"))
+}

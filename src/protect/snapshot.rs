@@ -1,0 +1,188 @@
+//! Reads the source under a slot's snapshot: tables, schema, sequences, all as of one position.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use super::Access;
+use super::take::{Reading, read_tables};
+use crate::connect::server_error;
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
+use crate::history::files;
+use crate::history::image::Packs;
+use crate::model::{Grade, Identity, Lsn, PgTime, Selection};
+use crate::pgtools::{self, Tools};
+use crate::source::inspect::{self, FoundTable, Inventory};
+use crate::source::publication::Publications;
+use crate::source::sequences::{self, Sample};
+use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables};
+
+/// What to read under a snapshot.
+pub struct Request<'a> {
+    pub access: &'a Access<'a>,
+    pub snapshot: &'a Snapshot,
+    /// The slot's consistent point: the snapshot holds exactly what committed before it.
+    pub lsn: Lsn,
+    pub publications: &'a Publications,
+    pub selection: &'a Selection,
+    /// Which of the protected tables to read; the caller knows the others.
+    pub read: &'a (dyn Fn(&FoundTable) -> bool + Sync),
+    /// The history's folder.
+    pub root: &'a Path,
+    pub packs: &'a Arc<Packs>,
+}
+
+/// The source as of one position.
+pub struct Taken {
+    /// The tables that were read.
+    pub tables: Vec<TableEntry>,
+    /// All protected tables, read or not, by oid.
+    pub protected: BTreeMap<u32, FoundTable>,
+    pub schema: SchemaFacts,
+    pub sequences: Sample,
+    pub time: PgTime,
+}
+
+/// Reads what the request wants.
+///
+/// # Errors
+/// `Unavailable` if the source fails, or if a table was truncated or rewritten before it could be
+/// locked: then a new snapshot is needed.
+pub async fn take(request: &Request<'_>) -> Result<Taken> {
+    let access = request.access;
+    let holder = request.snapshot.session(access.source, "checkpoint", false).await?;
+    let inventory = inspect::inventory(&holder, request.selection).await?;
+    let Inventory { tables, mut left_out } = inventory;
+    let members = request.publications.members(&holder).await?;
+    let (protected, unprotected) = split_by_membership(tables, &members);
+    left_out.extend(unprotected);
+    let locked: Vec<_> = protected.values().map(|found| &found.table).collect();
+    lock_tables(&holder, &locked).await?;
+    let changed = changed_since_snapshot(&holder, &locked).await?;
+    if !changed.is_empty() {
+        return Err(Error::unavailable(format!(
+            "{} was truncated or rewritten while its image was begun; try again",
+            changed.join(", ")
+        )));
+    }
+    let time = clock(&holder).await?;
+    let schema = read_schema(request, &holder, left_out, time).await?;
+    let sequences = sequences::sample(&holder).await?;
+    let wanted: Vec<_> = protected.values().filter(|found| (request.read)(found)).collect();
+    let scratch = request.root.join("live");
+    let reading = Reading {
+        source: access.source,
+        snapshot: request.snapshot,
+        packs: request.packs,
+        scratch: &scratch,
+        jobs: access.jobs,
+        progress: access.progress,
+    };
+    let tables = read_tables(&reading, &wanted).await?;
+    Ok(Taken { tables, protected, schema, sequences, time })
+}
+
+/// A table's grade is what its publication streams; a table in neither is not protected yet.
+fn split_by_membership(
+    tables: Vec<FoundTable>,
+    members: &std::collections::BTreeSet<(u32, bool)>,
+) -> (BTreeMap<u32, FoundTable>, Vec<LeftOut>) {
+    let mut protected = BTreeMap::new();
+    let mut left_out = Vec::new();
+    for mut found in tables {
+        let oid = found.table.oid;
+        if members.contains(&(oid, true)) && found.table.grade == Grade::Exact {
+            protected.insert(oid, found);
+        } else if members.contains(&(oid, false)) || members.contains(&(oid, true)) {
+            found.table.grade = Grade::InsertOnly;
+            found.table.identity = Identity::WholeRow;
+            protected.insert(oid, found);
+        } else {
+            let reason = "not in backwhen's publication yet; `backwhen capture` adds it".to_owned();
+            left_out.push(LeftOut { table: found.table.display(), reason });
+        }
+    }
+    (protected, left_out)
+}
+
+/// The server's clock.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn clock(client: &Client) -> Result<PgTime> {
+    let query = "SELECT ((extract(epoch FROM pg_catalog.clock_timestamp()) - 946684800) * 1000000)::int8";
+    let row = client.query_one(query, &[]).await.map_err(|error| server_error("cannot read the clock", error))?;
+    Ok(PgTime(row.get(0)))
+}
+
+async fn read_schema(
+    request: &Request<'_>,
+    holder: &Client,
+    left_out: Vec<LeftOut>,
+    time: PgTime,
+) -> Result<SchemaFacts> {
+    request.access.progress.phase("reading the schema", 0, crate::progress::Unit::Tables);
+    let database = pgtools::read_facts(holder).await?;
+    let version = holder.query_one("SELECT current_setting('server_version')", &[]).await;
+    let version = version.map_err(|error| server_error("cannot read the version", error))?;
+    let (roles, materialized_views, large_objects) = inspect::schema_extras(holder).await?;
+    let fingerprint = inspect::fingerprint(holder).await?;
+    let tools: &Tools = request.access.tools;
+    let tool = tools.for_dump(database.server_major)?;
+    let folder = request.root.join("schemas");
+    let archive = Unnamed::new(&folder, "dump");
+    pgtools::dump_schema(tool, request.access.source, Some(&request.snapshot.name), &archive.0).await?;
+    let globals = Unnamed::new(&folder, "sql");
+    let globals = match pgtools::dump_globals(tool, request.access.source, &globals.0).await {
+        Ok(()) => Some(globals.publish(&folder, "sql")?),
+        Err(error) => {
+            // Managed services let nobody read all roles. The roles that matter are listed anyway.
+            tracing::info!("the server's roles cannot be read: {error}");
+            None
+        }
+    };
+    Ok(SchemaFacts {
+        lsn: request.lsn,
+        time,
+        archive: archive.publish(&folder, "dump")?,
+        globals,
+        pg_dump_major: tool.major,
+        server_version: version.get(0),
+        database,
+        roles,
+        materialized_views,
+        large_objects,
+        left_out,
+        fingerprint,
+    })
+}
+
+/// A file that another program writes, before its content gives it its name; removed if it never
+/// gets one.
+struct Unnamed(PathBuf);
+
+impl Unnamed {
+    fn new(folder: &Path, extension: &str) -> Unnamed {
+        Unnamed(folder.join(format!("{}-{extension}.{}", std::process::id(), files::TEMPORARY)))
+    }
+
+    fn publish(self, folder: &Path, extension: &str) -> Result<String> {
+        let bytes = fs::read(&self.0).context(Kind::Unavailable, || format!("cannot read {}", self.0.display()))?;
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        let path = folder.join(format!("{digest}.{extension}"));
+        if !path.exists() {
+            files::write_new(&path, &bytes)?;
+        }
+        Ok(digest)
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,220 @@
+//! Moment + history → plan. Pure: it reads, and changes nothing.
+//!
+//! `--dry-run` prints the plan, the executor takes that same plan, the report shows it.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::resolve::{Commit, Resolved, resolve};
+use crate::codec::pgoutput;
+use crate::error::{Error, Result};
+use crate::fold;
+use crate::history::History;
+use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
+use crate::history::journal::Segment;
+use crate::history::timeline::{Stretch, Timeline};
+use crate::model::{Grade, Lsn, Message, Moment, PgTime, Selection};
+
+/// What a recovery will do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub moment: PlannedMoment,
+    /// The checkpoint that it starts from.
+    pub checkpoint: String,
+    pub epoch: u32,
+    /// Exclusive end of the transactions that are folded.
+    #[serde(skip)]
+    pub until: Lsn,
+    /// Segments that hold those transactions.
+    pub segments: u64,
+    /// The same, and those after them, in which samples of sequences are looked up.
+    #[serde(skip)]
+    pub segment_paths: Vec<PathBuf>,
+    /// Transactions between the checkpoint and the moment.
+    pub transactions: u64,
+    pub tables: u64,
+    /// Rows of the checkpoint's images of those tables.
+    pub checkpoint_rows: u64,
+    /// What will not be exact, by name.
+    pub inexact: Vec<Inexact>,
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    pub base: Checkpoint,
+    #[serde(skip)]
+    pub selection: Selection,
+    /// Only some tables are wanted.
+    pub partial: bool,
+}
+
+/// The moment that a request resolved to.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedMoment {
+    /// Just after the last transaction; given back as `--to`, it means the same state.
+    pub lsn: Lsn,
+    /// The last transaction's commit time, or the checkpoint's if no transaction follows it.
+    pub time: PgTime,
+    pub xid: Option<u32>,
+    /// The first transaction that is not in.
+    pub next: Option<Commit>,
+}
+
+/// Plans a recovery of the tables that `selection` takes.
+///
+/// # Errors
+/// `OutsideWindow` if the moment is not held; `Usage` if a pattern matches no table.
+pub fn plan(
+    history: &History,
+    timeline: &Timeline,
+    moment: &Moment,
+    before: bool,
+    tables: &[String],
+) -> Result<Plan> {
+    let resolved = resolve(timeline, moment, before)?;
+    let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == resolved.epoch);
+    let stretch = stretch.ok_or_else(|| Error::internal("the moment's epoch is missing"))?;
+    let base = base(history, stretch, resolved.until)?;
+    let selection = Selection::parse(tables, &[])?;
+    check_patterns(&selection, &base)?;
+    let wanted: Vec<_> =
+        base.tables.iter().filter(|entry| selection.takes(&entry.table.schema, &entry.table.name)).collect();
+    let needed: Vec<_> = stretch.segments_between(base.lsn, resolved.until).collect();
+    let mut inexact = known_inexact(&base, &selection, !tables.is_empty());
+    inexact.extend(changed_tables(&needed, &base, resolved.until, &selection)?);
+    let after = stretch.segments.iter().filter(|segment| segment.summary.end > base.lsn);
+    Ok(Plan {
+        moment: planned(&resolved, &base),
+        checkpoint: base.id.clone(),
+        epoch: resolved.epoch,
+        until: resolved.until,
+        segments: needed.len() as u64,
+        segment_paths: after.map(|segment| segment.file.path.clone()).collect(),
+        transactions: count_transactions(&needed, base.lsn, resolved.until)?,
+        tables: wanted.len() as u64,
+        checkpoint_rows: wanted.iter().map(|entry| entry.image.rows).sum(),
+        inexact,
+        notes: resolved.notes,
+        selection,
+        partial: !tables.is_empty(),
+        base,
+    })
+}
+
+/// The newest checkpoint at or before the moment.
+fn base(history: &History, stretch: &Stretch, until: Lsn) -> Result<Checkpoint> {
+    let row = stretch.checkpoints.iter().rev().find(|row| row.lsn <= until);
+    let row = row.ok_or_else(|| Error::outside_window(format!("no checkpoint lies at or before {until}")))?;
+    history.read_checkpoint(&row.id)
+}
+
+fn check_patterns(selection: &Selection, base: &Checkpoint) -> Result<()> {
+    let names = base.tables.iter().map(|entry| (entry.table.schema.as_str(), entry.table.name.as_str()));
+    match &selection.unmatched(names)[..] {
+        [] => Ok(()),
+        unmatched => {
+            let pattern = unmatched.join(", ");
+            Err(Error::usage(format!(
+                "no table matches {pattern} in checkpoint {}; see the tables with: backwhen list checkpoints --tables",
+                base.id
+            )))
+        }
+    }
+}
+
+fn planned(resolved: &Resolved, base: &Checkpoint) -> PlannedMoment {
+    match resolved.last {
+        Some(last) if last.lsn > base.lsn => {
+            PlannedMoment { lsn: last.lsn, time: last.time, xid: Some(last.xid), next: resolved.next }
+        }
+        _ => PlannedMoment { lsn: base.lsn, time: base.time, xid: None, next: resolved.next },
+    }
+}
+
+/// What the checkpoint itself knows to be missing or inexact.
+fn known_inexact(base: &Checkpoint, selection: &Selection, partial: bool) -> Vec<Inexact> {
+    let mut inexact = base.inexact.clone();
+    for entry in &base.tables {
+        if entry.table.grade == Grade::InsertOnly && selection.takes(&entry.table.schema, &entry.table.name) {
+            let why = "has no replica identity: updates and deletes since the checkpoint are not in the history".to_owned();
+            inexact.push(Inexact { what: entry.table.display(), why });
+        }
+    }
+    if partial {
+        return inexact;
+    }
+    for left_out in &base.schema.left_out {
+        inexact.push(Inexact { what: left_out.table.clone(), why: left_out.reason.clone() });
+    }
+    if base.schema.large_objects > 0 {
+        let why = format!(
+            "{} large objects are recovered as of {} ({}): the stream does not carry them",
+            base.schema.large_objects, base.schema.time, base.schema.lsn
+        );
+        inexact.push(Inexact { what: "large objects".into(), why });
+    }
+    if base.origin == Origin::Fold && base.schema.lsn < base.lsn {
+        tracing::debug!("the schema of checkpoint {} was read at {}", base.id, base.schema.lsn);
+    }
+    inexact
+}
+
+/// Tables that the stream describes otherwise than the checkpoint before the moment.
+fn changed_tables(
+    segments: &[&crate::history::timeline::SegmentView],
+    base: &Checkpoint,
+    until: Lsn,
+    selection: &Selection,
+) -> Result<Vec<Inexact>> {
+    let mut found = Vec::new();
+    for view in segments {
+        if view.summary.relation_changes.is_empty() && view.summary.relations.is_empty() {
+            continue;
+        }
+        let segment = Segment::open(&view.file.path)?;
+        let footer = segment.footer();
+        for (block, bytes) in &footer.relation_messages {
+            let place = footer.blocks.get(*block as usize);
+            if place.is_none_or(|place| place.first >= until || place.last < base.lsn) {
+                continue;
+            }
+            let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { continue };
+            let Some(entry) = base.table(relation.oid) else { continue };
+            if !selection.takes(&entry.table.schema, &entry.table.name) {
+                continue;
+            }
+            for difference in fold::differences(&entry.table, &relation) {
+                let inexact = Inexact {
+                    what: entry.table.display(),
+                    why: format!("{difference} since checkpoint {}; its schema is recovered as it was there", base.id),
+                };
+                if !found.contains(&inexact) {
+                    found.push(inexact);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn count_transactions(
+    segments: &[&crate::history::timeline::SegmentView],
+    after: Lsn,
+    until: Lsn,
+) -> Result<u64> {
+    let mut count = 0;
+    for view in segments {
+        let summary = &view.summary;
+        let inside = summary.first_commit.is_some_and(|first| first >= after)
+            && summary.last_commit.is_some_and(|last| last < until);
+        if inside {
+            count += summary.transactions;
+            continue;
+        }
+        let segment = Segment::open(&view.file.path)?;
+        let within = |entry: &&crate::history::journal::TransactionEntry| {
+            entry.commit_lsn >= after && entry.commit_lsn < until
+        };
+        count += segment.transactions().iter().filter(within).count() as u64;
+    }
+    Ok(count)
+}

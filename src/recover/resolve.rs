@@ -1,0 +1,213 @@
+//! From a moment, as a person names it, to an exact position in the history.
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::history::journal::{Segment, TransactionEntry};
+use crate::history::timeline::{SegmentView, Stretch, Timeline};
+use crate::model::{Lsn, Moment, PgTime};
+
+/// Exactly which transactions a moment holds: those that committed before `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    pub epoch: u32,
+    /// Exclusive: the commit position of the first transaction that is not in.
+    pub until: Lsn,
+    /// The last transaction that is in, if the journal holds it.
+    pub last: Option<Commit>,
+    /// The first one that is not.
+    pub next: Option<Commit>,
+    /// What a person should know about this moment.
+    pub notes: Vec<String>,
+}
+
+/// A transaction, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Commit {
+    /// Just after it: given back as a moment, it means this transaction is the last.
+    pub lsn: Lsn,
+    pub time: PgTime,
+    pub xid: u32,
+}
+
+impl From<&TransactionEntry> for Commit {
+    fn from(entry: &TransactionEntry) -> Commit {
+        Commit { lsn: entry.end_lsn, time: entry.time, xid: entry.xid }
+    }
+}
+
+/// Finds the moment; with `before`, the instant just before a transaction or mark.
+///
+/// # Errors
+/// `OutsideWindow` if the history does not hold the moment, `Usage` if `before` does not fit.
+pub fn resolve(timeline: &Timeline, moment: &Moment, before: bool) -> Result<Resolved> {
+    if before && !matches!(moment, Moment::Xid(_) | Moment::Mark(_)) {
+        return Err(Error::usage("--before goes with --to xid:N or --to mark:NAME"));
+    }
+    let (stretch, until) = match moment {
+        Moment::Latest => {
+            let stretch = timeline.stretches.iter().rev().find(|stretch| !stretch.checkpoints.is_empty());
+            let stretch = stretch.ok_or_else(|| outside(timeline, "nothing is held yet"))?;
+            let first = stretch.checkpoints[0].lsn;
+            (stretch, stretch.frontier().max(first))
+        }
+        Moment::Lsn(lsn) => (by_lsn(timeline, *lsn)?, *lsn),
+        Moment::Time(time) => by_time(timeline, *time)?,
+        Moment::Xid(xid) => by_xid(timeline, *xid, before)?,
+        Moment::Mark(name) => by_mark(timeline, name, before)?,
+        Moment::Checkpoint(id) => by_checkpoint(timeline, id)?,
+    };
+    let first = stretch.checkpoints.first().map_or(Lsn::MAX, |checkpoint| checkpoint.lsn);
+    if until < first {
+        return Err(outside(timeline, "that is before the first checkpoint of its epoch"));
+    }
+    let mut resolved = around(stretch, until)?;
+    if let Moment::Time(time) = moment {
+        resolved.notes.extend(clock_note(stretch, until, *time)?);
+    }
+    Ok(resolved)
+}
+
+fn outside(timeline: &Timeline, why: &str) -> Error {
+    Error::outside_window(format!("{why}; {}", timeline.describe_window()))
+}
+
+fn by_lsn(timeline: &Timeline, lsn: Lsn) -> Result<&Stretch> {
+    // A source restored from a backup writes positions twice; the newest is meant.
+    let holds = |stretch: &&Stretch| {
+        stretch.window().is_some_and(|window| window.earliest.lsn <= lsn && lsn <= window.latest.lsn)
+    };
+    if let Some(stretch) = timeline.stretches.iter().rev().find(holds) {
+        return Ok(stretch);
+    }
+    Err(match gap_of(timeline, |before, after| before.lsn < lsn && after.lsn > lsn) {
+        Some(gap) => outside(timeline, &format!("{lsn} lies in a gap ({gap})")),
+        None => outside(timeline, &format!("{lsn} is outside the window")),
+    })
+}
+
+fn gap_of(
+    timeline: &Timeline,
+    inside: impl Fn(crate::history::timeline::Edge, crate::history::timeline::Edge) -> bool,
+) -> Option<String> {
+    let gaps = timeline.gaps();
+    let gap = gaps.iter().find(|gap| matches!((gap.from, gap.to), (Some(from), Some(to)) if inside(from, to)))?;
+    Some(gap.cause.clone())
+}
+
+/// Every transaction before the first one that committed later than `time`, as the server's own
+/// `recovery_target_time` has it.
+fn by_time(timeline: &Timeline, time: PgTime) -> Result<(&Stretch, Lsn)> {
+    let begun = |stretch: &&Stretch| stretch.window().is_some_and(|window| window.earliest.time <= time);
+    let Some(stretch) = timeline.stretches.iter().rev().find(begun) else {
+        return Err(outside(timeline, &format!("{time} is before the window")));
+    };
+    let window = stretch.window().ok_or_else(|| outside(timeline, "nothing is held"))?;
+    if time > window.latest.time {
+        return Err(match gap_of(timeline, |before, after| before.time < time && after.time > time) {
+            Some(gap) => outside(timeline, &format!("{time} lies in a gap ({gap})")),
+            None => outside(
+                timeline,
+                &format!("{time} is after the last moment that is known (is `backwhen capture` running?)"),
+            ),
+        });
+    }
+    let later = |segment: &&SegmentView| segment.summary.max_time.is_some_and(|max| max > time);
+    for segment in stretch.segments.iter().filter(later) {
+        let segment = Segment::open(&segment.file.path)?;
+        let first = segment.transactions().iter().find(|entry| entry.time > time);
+        if let Some(entry) = first {
+            // A clock that stepped back may date a commit before the checkpoint that holds it.
+            return Ok((stretch, entry.commit_lsn.max(window.earliest.lsn)));
+        }
+    }
+    Ok((stretch, window.latest.lsn))
+}
+
+/// Commits after the moment that bear an earlier time: the clock stepped back around it.
+fn clock_note(stretch: &Stretch, until: Lsn, time: PgTime) -> Result<Option<String>> {
+    let mut count = 0;
+    for segment in &stretch.segments {
+        let summary = &segment.summary;
+        if summary.last_commit.is_none_or(|last| last < until) || summary.min_time.is_none_or(|min| min > time) {
+            continue;
+        }
+        let segment = Segment::open(&segment.file.path)?;
+        let earlier = |entry: &&TransactionEntry| entry.commit_lsn >= until && entry.time <= time;
+        count += segment.transactions().iter().filter(earlier).count();
+    }
+    Ok((count > 0).then(|| {
+        format!(
+            "the source's clock stepped back: {count} transactions that committed after this moment \
+             bear an earlier time and are not in; name an LSN to choose exactly"
+        )
+    }))
+}
+
+fn by_xid(timeline: &Timeline, xid: u32, before: bool) -> Result<(&Stretch, Lsn)> {
+    for stretch in timeline.stretches.iter().rev() {
+        for segment in stretch.segments.iter().rev() {
+            let segment = Segment::open(&segment.file.path)?;
+            if let Some(entry) = segment.transactions().iter().rev().find(|entry| entry.xid == xid) {
+                return Ok((stretch, if before { entry.commit_lsn } else { entry.end_lsn }));
+            }
+        }
+    }
+    Err(outside(
+        timeline,
+        &format!("transaction {xid} is not in the journal (it may have changed nothing, or be a subtransaction)"),
+    ))
+}
+
+fn by_mark<'a>(timeline: &'a Timeline, name: &str, before: bool) -> Result<(&'a Stretch, Lsn)> {
+    let found: Vec<_> = timeline.marks().filter(|(_, mark)| mark.name == name).collect();
+    match found[..] {
+        [(epoch, mark)] => {
+            let stretch = stretch(timeline, epoch)?;
+            Ok((stretch, if before { mark.lsn } else { mark.end_lsn }))
+        }
+        [] => Err(outside(timeline, &format!("there is no mark {name:?}; see: backwhen list marks"))),
+        _ => {
+            let places: Vec<_> = found.iter().map(|(_, mark)| mark.end_lsn.to_string()).collect();
+            Err(Error::usage(format!(
+                "several marks are named {name:?}; choose one by its LSN: {}",
+                places.join(", ")
+            )))
+        }
+    }
+}
+
+fn by_checkpoint<'a>(timeline: &'a Timeline, id: &str) -> Result<(&'a Stretch, Lsn)> {
+    let exact: Vec<_> = timeline.checkpoints().filter(|row| row.id == id || row.label.as_deref() == Some(id)).collect();
+    let found = match exact.is_empty() {
+        false => exact,
+        true => timeline.checkpoints().filter(|row| row.id.starts_with(id)).collect(),
+    };
+    match found[..] {
+        [row] => Ok((stretch(timeline, row.epoch)?, row.lsn)),
+        [] => Err(outside(timeline, &format!("there is no checkpoint {id:?}; see: backwhen list checkpoints"))),
+        _ => Err(Error::usage(format!("several checkpoints fit {id:?}; see: backwhen list checkpoints"))),
+    }
+}
+
+fn stretch(timeline: &Timeline, epoch: u32) -> Result<&Stretch> {
+    let found = timeline.stretches.iter().find(|stretch| stretch.epoch.number == epoch);
+    found.ok_or_else(|| Error::damaged(format!("epoch {epoch} is missing")))
+}
+
+/// The transactions on both sides of a position.
+fn around(stretch: &Stretch, until: Lsn) -> Result<Resolved> {
+    let mut resolved =
+        Resolved { epoch: stretch.epoch.number, until, last: None, next: None, notes: Vec::new() };
+    let before = |segment: &&SegmentView| segment.summary.first_commit.is_some_and(|first| first < until);
+    let after = |segment: &&SegmentView| segment.summary.last_commit.is_some_and(|last| last >= until);
+    if let Some(segment) = stretch.segments.iter().rev().find(before) {
+        let segment = Segment::open(&segment.file.path)?;
+        resolved.last = segment.transactions().iter().rev().find(|entry| entry.commit_lsn < until).map(Commit::from);
+    }
+    if let Some(segment) = stretch.segments.iter().find(after) {
+        let segment = Segment::open(&segment.file.path)?;
+        resolved.next = segment.transactions().iter().find(|entry| entry.commit_lsn >= until).map(Commit::from);
+    }
+    Ok(resolved)
+}

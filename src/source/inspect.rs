@@ -1,0 +1,339 @@
+//! What the source's catalogs say: its settings, its tables, and how far each can be protected.
+
+use tokio_postgres::Client;
+
+use crate::connect::server_error;
+use crate::error::{Error, Result};
+use crate::history::checkpoint::LeftOut;
+use crate::model::schema::OwnedSequence;
+use crate::model::{Column, Grade, Identity, Selection, Table};
+
+/// The tables of a database as one snapshot of its catalogs shows them.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// In oid order.
+    pub tables: Vec<FoundTable>,
+    pub left_out: Vec<LeftOut>,
+}
+
+#[derive(Clone, Debug)]
+pub struct FoundTable {
+    pub table: Table,
+    /// Why the grade is not exact, and the command that would mend it.
+    pub advice: Option<Advice>,
+    pub pages: u32,
+    /// Changes when the table is rewritten or truncated.
+    pub filenode: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    pub why: String,
+    pub command: String,
+}
+
+/// One row a table: relations that store rows, with what decides how they can be protected.
+const TABLES: &str = "
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
+       greatest(c.relpages, 0), c.relfilenode,
+       EXISTS (SELECT FROM pg_catalog.pg_depend d
+               WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                 AND d.deptype = 'e') AS of_extension,
+       (SELECT i.indkey::int2[]
+          FROM pg_catalog.pg_index i
+         WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid
+           AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
+         LIMIT 1) AS identity_columns,
+       (SELECT i.indnkeyatts
+          FROM pg_catalog.pg_index i
+         WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid
+           AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
+         LIMIT 1) AS identity_width
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'f') AND c.relpersistence <> 't'
+   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
+ ORDER BY c.oid";
+
+const COLUMNS: &str = "
+SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+       pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> ''
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE a.attnum > 0 AND NOT a.attisdropped
+   AND c.relkind IN ('r', 'f') AND c.relpersistence <> 't'
+   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
+ ORDER BY a.attrelid, a.attnum";
+
+/// Sequences that belong to a column: of `serial` ('a') and of identity columns ('i').
+const OWNED_SEQUENCES: &str = "
+SELECT d.refobjid, d.refobjsubid::int2, d.objid
+  FROM pg_catalog.pg_depend d
+  JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+ WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+   AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+ ORDER BY 1, 2";
+
+/// Reads the tables of the connected database.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn inventory(client: &Client, selection: &Selection) -> Result<Inventory> {
+    let failed = |error| server_error("cannot read the source's tables", error);
+    let rows = client.query(TABLES, &[]).await.map_err(failed)?;
+    let columns = read_columns(client).await?;
+    let sequences = client.query(OWNED_SEQUENCES, &[]).await.map_err(failed)?;
+    let mut inventory = Inventory::default();
+    for row in rows {
+        let raw = RawTable {
+            oid: row.get(0),
+            schema: row.get(1),
+            name: row.get(2),
+            kind: row.get::<_, i8>(3) as u8,
+            persistence: row.get::<_, i8>(4) as u8,
+            replica_identity: row.get::<_, i8>(5) as u8,
+            pages: row.get::<_, i32>(6).max(0) as u32,
+            filenode: row.get(7),
+            of_extension: row.get(8),
+            identity: row.get::<_, Option<Vec<i16>>>(9),
+            identity_width: row.get::<_, Option<i16>>(10),
+        };
+        match raw.reason_to_leave_out(selection) {
+            Some(reason) => inventory
+                .left_out
+                .push(LeftOut { table: format!("{}.{}", raw.schema, raw.name), reason: reason.to_owned() }),
+            None => {
+                let own = columns.iter().filter(|column| column.table == raw.oid).collect::<Vec<_>>();
+                let owned = sequences.iter().filter(|sequence| sequence.get::<_, u32>(0) == raw.oid);
+                let owned = owned.map(|sequence| (sequence.get(1), sequence.get(2))).collect::<Vec<_>>();
+                inventory.tables.push(raw.grade(&own, &owned));
+            }
+        }
+    }
+    Ok(inventory)
+}
+
+struct RawTable {
+    oid: u32,
+    schema: String,
+    name: String,
+    kind: u8,
+    persistence: u8,
+    replica_identity: u8,
+    pages: u32,
+    filenode: u32,
+    of_extension: bool,
+    identity: Option<Vec<i16>>,
+    identity_width: Option<i16>,
+}
+
+struct RawColumn {
+    table: u32,
+    number: i16,
+    generated: bool,
+    column: Column,
+}
+
+async fn read_columns(client: &Client) -> Result<Vec<RawColumn>> {
+    let failed = |error| server_error("cannot read the source's columns", error);
+    let rows = client.query(COLUMNS, &[]).await.map_err(failed)?;
+    let column = |row: &tokio_postgres::Row| RawColumn {
+        table: row.get(0),
+        number: row.get(1),
+        generated: row.get(6),
+        column: Column {
+            name: row.get(2),
+            type_oid: row.get(3),
+            type_modifier: row.get(4),
+            type_name: row.get(5),
+        },
+    };
+    Ok(rows.iter().map(column).collect())
+}
+
+impl RawTable {
+    fn reason_to_leave_out(&self, selection: &Selection) -> Option<&'static str> {
+        match (self.kind, self.persistence) {
+            (b'f', _) => Some("foreign table: only its definition is kept"),
+            (_, b'u') => Some("unlogged table: only its definition is kept"),
+            _ if self.of_extension => Some("belongs to an extension, which fills it when it is created"),
+            _ if !selection.takes(&self.schema, &self.name) => Some("not selected by --include and --exclude"),
+            _ => None,
+        }
+    }
+
+    fn grade(self, columns: &[&RawColumn], sequences: &[(i16, u32)]) -> FoundTable {
+        let stored: Vec<_> = columns.iter().filter(|column| !column.generated).collect();
+        let position = |number: i16| stored.iter().position(|column| column.number == number);
+        let width = self.identity_width.unwrap_or(0).max(0) as usize;
+        let key = self.identity.as_ref().and_then(|numbers| {
+            let mut key = numbers.iter().take(width).map(|number| position(*number)).collect::<Option<Vec<_>>>()?;
+            key.sort_unstable();
+            Some(key).filter(|key| !key.is_empty())
+        });
+        let (identity, grade) = match (self.replica_identity, key) {
+            (b'f', _) => (Identity::WholeRow, Grade::Exact),
+            (b'd' | b'i', Some(key)) => (Identity::Key(key), Grade::Exact),
+            _ => (Identity::WholeRow, Grade::InsertOnly),
+        };
+        let sequences = sequences
+            .iter()
+            .filter_map(|(number, oid)| position(*number).map(|column| OwnedSequence { oid: *oid, column }))
+            .collect();
+        let generated = columns.iter().filter(|column| column.generated);
+        let table = Table {
+            oid: self.oid,
+            columns: stored.iter().map(|column| column.column.clone()).collect(),
+            generated: generated.map(|column| column.column.name.clone()).collect(),
+            schema: self.schema,
+            name: self.name,
+            identity,
+            grade,
+            sequences,
+        };
+        let advice = (grade == Grade::InsertOnly).then(|| advice(&table, self.replica_identity));
+        FoundTable { advice, table, pages: self.pages, filenode: self.filenode }
+    }
+}
+
+fn advice(table: &Table, replica_identity: u8) -> Advice {
+    let why = match replica_identity {
+        b'n' => "its replica identity is NOTHING",
+        b'i' => "the index of its replica identity is gone, or covers a generated column",
+        _ => "it has no primary key that the stream can use",
+    };
+    Advice {
+        why: format!("{why}: updates and deletes are not in the stream"),
+        command: format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted()),
+    }
+}
+
+/// A digest that changes whenever a definition that pg_dump writes may have changed.
+///
+/// Rewrites, statistics, TRUNCATE and temporary objects leave it as it is.
+const FINGERPRINT: &str = "
+WITH space AS (
+    SELECT oid, nspname FROM pg_catalog.pg_namespace
+     WHERE nspname <> 'information_schema' AND nspname !~ '^pg_' AND nspname <> 'backwhen'),
+rel AS (
+    SELECT c.* FROM pg_catalog.pg_class c JOIN space ON space.oid = c.relnamespace
+     WHERE c.relpersistence <> 't'),
+part AS (
+    SELECT hashtextextended(ROW(oid, relname, relnamespace, relkind, relowner, relpersistence, relreplident,
+                                relrowsecurity, relforcerowsecurity, relispartition, reloptions, relacl,
+                                pg_get_expr(relpartbound, oid))::text, 1) AS h FROM rel
+    UNION ALL
+    SELECT hashtextextended(ROW(attrelid, attnum, attname, atttypid, atttypmod, attnotnull, attisdropped,
+                                attidentity, attgenerated, attcollation, attstorage, attacl, attoptions,
+                                attfdwoptions, attislocal, attinhcount)::text, 2)
+      FROM pg_catalog.pg_attribute WHERE attnum > 0 AND attrelid IN (SELECT oid FROM rel)
+    UNION ALL SELECT hashtextextended(ROW(adrelid, adnum, adbin)::text, 3) FROM pg_catalog.pg_attrdef
+               WHERE adrelid IN (SELECT oid FROM rel)
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 4) FROM pg_catalog.pg_constraint
+               WHERE connamespace IN (SELECT oid FROM space)
+    UNION ALL SELECT hashtextextended(ROW(indexrelid, indisvalid, indisreplident, indisclustered)::text, 5)
+                FROM pg_catalog.pg_index WHERE indrelid IN (SELECT oid FROM rel)
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 6) FROM pg_catalog.pg_proc
+               WHERE pronamespace IN (SELECT oid FROM space)
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 7) FROM pg_catalog.pg_type
+               WHERE typnamespace IN (SELECT oid FROM space)
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 8) FROM pg_catalog.pg_enum
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 9) FROM pg_catalog.pg_trigger
+               WHERE tgrelid IN (SELECT oid FROM rel)
+    UNION ALL SELECT hashtextextended(ROW(oid, ev_action, ev_enabled)::text, 10) FROM pg_catalog.pg_rewrite
+               WHERE ev_class IN (SELECT oid FROM rel)
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 11) FROM pg_catalog.pg_policy
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 12) FROM pg_catalog.pg_extension
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 13) FROM pg_catalog.pg_namespace
+               WHERE oid IN (SELECT oid FROM space)
+    UNION ALL SELECT hashtextextended(ROW(seqrelid, seqtypid, seqstart, seqincrement, seqmax, seqmin, seqcache,
+                                          seqcycle)::text, 14)
+                FROM pg_catalog.pg_sequence WHERE seqrelid IN (SELECT oid FROM rel)
+    UNION ALL SELECT hashtextextended(ROW(objoid, classoid, objsubid, description)::text, 15)
+                FROM pg_catalog.pg_description WHERE objoid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 16) FROM pg_catalog.pg_default_acl
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 17) FROM pg_catalog.pg_statistic_ext
+    UNION ALL SELECT hashtextextended(ROW(inhrelid, inhparent, inhseqno)::text, 18) FROM pg_catalog.pg_inherits
+               WHERE inhrelid IN (SELECT oid FROM rel)
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 19) FROM pg_catalog.pg_event_trigger
+               WHERE evtname !~ '^backwhen'
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 20) FROM pg_catalog.pg_cast WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 21) FROM pg_catalog.pg_operator WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 22) FROM pg_catalog.pg_collation WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 23) FROM pg_catalog.pg_ts_config WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 24) FROM pg_catalog.pg_ts_dict WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 25) FROM pg_catalog.pg_foreign_server
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 26) FROM pg_catalog.pg_publication
+               WHERE pubname !~ '^backwhen_'
+)
+SELECT count(*)::text || '-' || coalesce(sum(h::numeric), 0)::text FROM part";
+
+/// Digests the definitions of the connected database.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn fingerprint(client: &Client) -> Result<String> {
+    let row = client.query_one(FINGERPRINT, &[]).await;
+    let row = row.map_err(|error| server_error("cannot read the source's definitions", error))?;
+    let text: String = row.get(0);
+    Ok(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
+}
+
+/// Roles that own something in the connected database, or are granted something there.
+const ROLES: &str = "
+SELECT DISTINCT r.rolname::text
+  FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
+ WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname !~ '^pg_'
+   AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+ UNION
+SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid >= 16384
+ ORDER BY 1";
+
+/// Populated materialised views, each after those it reads, also through plain views.
+const MATERIALIZED_VIEWS: &str = "
+WITH RECURSIVE edge AS (
+    SELECT DISTINCT rw.ev_class AS reader, d.refobjid AS read
+      FROM pg_catalog.pg_depend d
+      JOIN pg_catalog.pg_rewrite rw ON rw.oid = d.objid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+      JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')
+     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> rw.ev_class),
+depth AS (
+    SELECT oid, 0 AS level FROM pg_catalog.pg_class WHERE relkind IN ('v', 'm') AND oid >= 16384
+    UNION
+    SELECT edge.reader, depth.level + 1 FROM depth JOIN edge ON edge.read = depth.oid)
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN (SELECT oid, max(level) AS level FROM depth GROUP BY oid) d ON d.oid = c.oid
+ WHERE c.relkind = 'm' AND c.relispopulated
+ ORDER BY d.level, c.oid";
+
+/// Roles, materialised views and the number of large objects, for a checkpoint's manifest.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn schema_extras(client: &Client) -> Result<(Vec<String>, Vec<(String, String)>, u64)> {
+    let failed = |error| server_error("cannot read the source's catalogs", error);
+    let roles = client.query(ROLES, &[]).await.map_err(failed)?;
+    let views = client.query(MATERIALIZED_VIEWS, &[]).await.map_err(failed)?;
+    let objects = client.query_one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[]).await;
+    let objects: i64 = objects.map_err(failed)?.get(0);
+    let roles = roles.iter().map(|row| row.get(0)).collect();
+    let views = views.iter().map(|row| (row.get(0), row.get(1))).collect();
+    Ok((roles, views, objects as u64))
+}
+
+/// The source is what the history says it is.
+///
+/// # Errors
+/// `Refused` if the server is another cluster.
+pub fn same_cluster(expected: &str, found: &str) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the server's system identifier is {found}, but this history was begun on {expected}; \
+         name the right server with --source, or begin a new history with: backwhen init"
+    )))
+}

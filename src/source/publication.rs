@@ -1,0 +1,130 @@
+//! The publications that decide which tables the stream carries.
+//!
+//! Two, because a table without replica identity in a publication that publishes updates makes the
+//! application's own updates fail: one for tables whose every change is wanted, one for those of
+//! which the stream can only tell inserts and truncates.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Client;
+
+use crate::connect::server_error;
+use crate::error::Result;
+use crate::model::schema::{quote_ident, quote_literal};
+use crate::model::{Grade, Table};
+
+/// The names of a history's two publications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publications {
+    pub exact: String,
+    pub inserts: String,
+}
+
+impl Publications {
+    /// Named after the slot.
+    pub fn of_slot(slot: &str) -> Publications {
+        Publications { exact: slot.to_owned(), inserts: format!("{slot}_inserts") }
+    }
+
+    fn name(&self, grade: Grade) -> &str {
+        match grade {
+            Grade::Exact => &self.exact,
+            Grade::InsertOnly => &self.inserts,
+        }
+    }
+
+    /// The value of pgoutput's option `publication_names`.
+    pub fn option(&self) -> String {
+        format!("{},{}", quote_ident(&self.exact), quote_ident(&self.inserts))
+    }
+
+    /// Creates both, with these tables. Must be committed before the slot is created: a slot older
+    /// than its publication cannot decode what lies between.
+    ///
+    /// # Errors
+    /// `Refused` if the server refuses, for want of rights as a rule.
+    pub async fn create(&self, client: &Client, tables: &[&Table], major: u32) -> Result<()> {
+        for (grade, publish) in
+            [(Grade::Exact, "insert, update, delete, truncate"), (Grade::InsertOnly, "insert, truncate")]
+        {
+            let members: Vec<_> = tables.iter().filter(|table| table.grade == grade).copied().collect();
+            let members = if members.is_empty() { String::new() } else { format!(" FOR {}", list(&members)) };
+            // Without this, an UPDATE of a table with REPLICA IDENTITY FULL and a stored generated
+            // column fails at the source from version 18 on.
+            let generated = if major >= 18 { ", publish_generated_columns = stored" } else { "" };
+            let statement = format!(
+                "CREATE PUBLICATION {}{members} WITH (publish = {}, publish_via_partition_root = false{generated})",
+                quote_ident(self.name(grade)),
+                quote_literal(publish)
+            );
+            run(client, &statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds tables; committed when this returns.
+    ///
+    /// # Errors
+    /// As [`Publications::create`].
+    pub async fn add(&self, client: &Client, tables: &[&Table]) -> Result<()> {
+        for grade in [Grade::Exact, Grade::InsertOnly] {
+            let members: Vec<_> = tables.iter().filter(|table| table.grade == grade).copied().collect();
+            if !members.is_empty() {
+                let name = quote_ident(self.name(grade));
+                run(client, &format!("ALTER PUBLICATION {name} ADD {}", list(&members))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a table out of the publication of `grade`.
+    ///
+    /// # Errors
+    /// As [`Publications::create`].
+    pub async fn remove(&self, client: &Client, table: &Table, grade: Grade) -> Result<()> {
+        let name = quote_ident(self.name(grade));
+        run(client, &format!("ALTER PUBLICATION {name} DROP TABLE ONLY {}", table.quoted())).await
+    }
+
+    /// The members by oid and grade, as the catalogs have them now.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn members(&self, client: &Client) -> Result<BTreeSet<(u32, bool)>> {
+        let query = "SELECT pr.prrelid, p.pubname = $1 FROM pg_catalog.pg_publication_rel pr \
+                     JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid WHERE p.pubname IN ($1, $2)";
+        let rows = client.query(query, &[&self.exact, &self.inserts]).await;
+        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// How many of the two exist.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn count(&self, client: &Client) -> Result<i64> {
+        let query = "SELECT count(*) FROM pg_catalog.pg_publication WHERE pubname IN ($1, $2)";
+        let row = client.query_one(query, &[&self.exact, &self.inserts]).await;
+        Ok(row.map_err(|error| server_error("cannot read the publications", error))?.get(0))
+    }
+
+    /// Drops both; those that are gone already are fine.
+    ///
+    /// # Errors
+    /// As [`Publications::create`].
+    pub async fn drop(&self, client: &Client) -> Result<()> {
+        let names = format!("{}, {}", quote_ident(&self.exact), quote_ident(&self.inserts));
+        run(client, &format!("DROP PUBLICATION IF EXISTS {names}")).await
+    }
+}
+
+fn list(tables: &[&Table]) -> String {
+    let members: Vec<_> = tables.iter().map(|table| format!("TABLE ONLY {}", table.quoted())).collect();
+    // The keyword TABLE may be left out after the first member; with it, no name can be misread.
+    members.join(", ")
+}
+
+async fn run(client: &Client, statement: &str) -> Result<()> {
+    let done = client.batch_execute(statement).await;
+    done.map_err(|error| server_error("the source refused to change backwhen's publications", error))
+}

@@ -1,0 +1,75 @@
+//! Reads sequences, which the stream does not carry.
+
+use tokio_postgres::Client;
+
+use crate::connect::server_error;
+use crate::error::Result;
+use crate::history::checkpoint::SequenceState;
+use crate::model::Lsn;
+use crate::model::schema::quote_ident;
+
+/// The sequences at some instant no earlier than `sampled`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    pub sampled: Lsn,
+    pub sequences: Vec<SequenceState>,
+}
+
+/// So many sequences are read in one statement.
+const BATCH: usize = 200;
+
+const SEQUENCES: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement,
+       pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
+ WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
+ ORDER BY c.oid";
+
+/// Samples every sequence that can be read.
+///
+/// The position is read before the sequences. A sequence never goes back by itself, so a sample
+/// whose position is not before a moment holds no lower values than were handed out by then.
+///
+/// # Errors
+/// `Unavailable` if the server fails; a sequence dropped in between makes the caller try again.
+pub async fn sample(client: &Client) -> Result<Sample> {
+    let failed = |error| server_error("cannot read the source's sequences", error);
+    let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await.map_err(failed)?;
+    let sampled = parse_lsn(row.get(0))?;
+    let rows = client.query(SEQUENCES, &[]).await.map_err(failed)?;
+    let readable: Vec<_> = rows.iter().filter(|row| row.get::<_, bool>(4)).collect();
+    let mut sequences = Vec::with_capacity(readable.len());
+    for batch in readable.chunks(BATCH) {
+        let select = |row: &&tokio_postgres::Row| {
+            let (schema, name): (String, String) = (row.get(1), row.get(2));
+            let oid: u32 = row.get(0);
+            format!("SELECT {oid}::oid, last_value, is_called FROM {}.{}", quote_ident(&schema), quote_ident(&name))
+        };
+        let statement: Vec<_> = batch.iter().map(select).collect();
+        let values = client.query(&statement.join(" UNION ALL "), &[]).await.map_err(failed)?;
+        for row in batch {
+            let oid: u32 = row.get(0);
+            let Some(value) = values.iter().find(|value| value.get::<_, u32>(0) == oid) else { continue };
+            sequences.push(SequenceState {
+                oid,
+                schema: row.get(1),
+                name: row.get(2),
+                last_value: value.get(1),
+                is_called: value.get(2),
+                increment: row.get(3),
+            });
+        }
+    }
+    Ok(Sample { sampled, sequences })
+}
+
+/// Reads a position that the server wrote.
+///
+/// # Errors
+/// `Internal` if it is none.
+pub fn parse_lsn(text: &str) -> Result<Lsn> {
+    use crate::error::{Context, Kind};
+    text.parse().context(Kind::Internal, || "the server wrote a position that is none".into())
+}

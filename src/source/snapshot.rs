@@ -1,0 +1,148 @@
+//! Reads tables as an exported snapshot shows them.
+
+use bytes::Bytes;
+use futures_util::{TryStreamExt, pin_mut};
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+
+use crate::connect::{Conninfo, Session, server_error};
+use crate::error::{Error, Result};
+use crate::model::Table;
+
+/// Rows are handed on in pieces of about so many bytes.
+const PIECE: usize = 256 * 1024;
+
+/// How long to wait for a lock behind a migration before giving up.
+const LOCK_TIMEOUT: &str = "60s";
+
+/// So many tables are locked in one statement.
+const LOCK_BATCH: usize = 500;
+
+/// A snapshot that some other session has exported and keeps open.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub name: String,
+}
+
+/// A range of a table's pages; the last one has no end, because the table may have grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pages {
+    pub first: u32,
+    pub end: Option<u32>,
+}
+
+impl Pages {
+    pub const ALL: Pages = Pages { first: 0, end: None };
+
+    /// Cuts a table of `pages` pages into ranges of at most `step`.
+    pub fn split(pages: u32, step: u32) -> Vec<Pages> {
+        let starts: Vec<u32> = (0..pages.max(1)).step_by(step.max(1) as usize).collect();
+        let end = |number: usize| starts.get(number + 1).copied();
+        starts.iter().enumerate().map(|(number, first)| Pages { first: *first, end: end(number) }).collect()
+    }
+
+    fn condition(self) -> String {
+        match (self.first, self.end) {
+            (0, None) => String::new(),
+            (first, None) => format!(" WHERE ctid >= '({first},0)'::tid"),
+            (0, Some(end)) => format!(" WHERE ctid < '({end},0)'::tid"),
+            (first, Some(end)) => {
+                format!(" WHERE ctid >= '({first},0)'::tid AND ctid < '({end},0)'::tid")
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// Opens a session that sees the source as the snapshot does, for `purpose`.
+    ///
+    /// `exact_bytes` keeps the database's own encoding, for rows; otherwise texts arrive as UTF-8.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Refused` if the server cannot be reached or the snapshot is gone.
+    pub async fn session(&self, source: &Conninfo, purpose: &str, exact_bytes: bool) -> Result<Session> {
+        let session = match exact_bytes {
+            true => Session::connect(source, purpose).await?,
+            false => Session::connect_utf8(source, purpose).await?,
+        };
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; \
+             SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
+            self.name
+        );
+        let begun = session.batch_execute(&begin).await;
+        begun.map_err(|error| server_error("cannot use the slot's snapshot", error))?;
+        Ok(session)
+    }
+}
+
+/// Locks tables against being dropped, truncated or rewritten, until the session ends.
+///
+/// # Errors
+/// `Refused` if one cannot be locked or read.
+pub async fn lock_tables(client: &Client, tables: &[&Table]) -> Result<()> {
+    for batch in tables.chunks(LOCK_BATCH) {
+        let names: Vec<_> = batch.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+        client.batch_execute(&lock).await.map_err(|error| server_error("cannot lock the tables to be read", error))?;
+    }
+    Ok(())
+}
+
+/// Tables whose rows the snapshot can no longer read: COPY reads the current file, so one that was
+/// truncated, rewritten, dropped or replaced between the snapshot and the lock would come out empty.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Result<Vec<String>> {
+    // The catalog row is seen by the snapshot, the function sees the newest version.
+    let query = "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) \
+                 AND pg_catalog.pg_relation_filenode(c.oid) = c.relfilenode";
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rows = client.query(query, &[&oids]).await;
+    let rows = rows.map_err(|error| server_error("cannot check the tables that are to be read", error))?;
+    let same: std::collections::HashSet<u32> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(tables.iter().filter(|table| !same.contains(&table.oid)).map(|table| table.display()).collect())
+}
+
+/// Copies the rows in `pages` of a table, as pieces of whole COPY text lines.
+///
+/// # Errors
+/// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
+pub async fn copy(client: &Client, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
+    let failed = |error| server_error(&format!("cannot read table {}", table.display()), error);
+    let statement = format!(
+        "COPY (SELECT {} FROM ONLY {}{}) TO STDOUT",
+        table.quoted_columns(),
+        table.quoted(),
+        pages.condition()
+    );
+    let lines = client.copy_out(&statement).await.map_err(failed)?;
+    pin_mut!(lines);
+    let mut piece = Vec::with_capacity(PIECE + PIECE / 8);
+    while let Some(line) = lines.try_next().await.map_err(failed)? {
+        piece.extend_from_slice(&line);
+        if piece.len() >= PIECE {
+            let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE + PIECE / 8));
+            rows.send(full.into()).await.map_err(|_| Error::interrupted())?;
+        }
+    }
+    if !piece.is_empty() {
+        rows.send(piece.into()).await.map_err(|_| Error::interrupted())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_ranges_cover_a_table_without_overlap_and_end_open() {
+        assert_eq!(Pages::split(0, 10), [Pages::ALL]);
+        let ranges = Pages::split(25, 10);
+        let ends: Vec<_> = ranges.iter().map(|range| (range.first, range.end)).collect();
+        assert_eq!(ends, [(0, Some(10)), (10, Some(20)), (20, None)]);
+        assert_eq!(ranges[1].condition(), " WHERE ctid >= '(10,0)'::tid AND ctid < '(20,0)'::tid");
+    }
+}
