@@ -1,0 +1,95 @@
+//! Where a table's rows are cut into blocks.
+//!
+//! Whether a block may end after a row is said by that row alone: by the hash of its key and the
+//! length of its line. Together with the bytes since the block's start this makes every cut a
+//! function of the block's own rows, so a change to the rows of one block moves no boundary of a
+//! block that starts where it did. The one exception is the cut at the hard maximum, which looks at
+//! the row that follows.
+
+use twox_hash::XxHash3_64;
+
+/// No block ends before it has so many bytes, unless the table or the hard maximum ends it.
+pub const MIN: usize = 64 << 10;
+/// From here on the block ends at the next change of key, whatever the hash says.
+pub const ENOUGH: usize = 768 << 10;
+/// No block of more than one row is longer.
+pub const MAX: usize = 1 << 20;
+/// The bytes expected between [`MIN`] and the cut.
+const SPREAD: u64 = 192 << 10;
+
+/// Follows one block from its start.
+#[derive(Default)]
+pub struct Cutter {
+    len: usize,
+    due: bool,
+}
+
+impl Cutter {
+    /// Whether the block ends before a row: `same_key` if its key is that of the row before it,
+    /// `line_len` without the newline.
+    pub fn ends_before(&self, same_key: bool, line_len: usize) -> bool {
+        self.ends_at_key(same_key) || (self.len > 0 && self.len.saturating_add(line_len) >= MAX)
+    }
+
+    /// As [`Cutter::ends_before`] for a row of unknown length: false if the length would decide.
+    pub fn ends_at_key(&self, same_key: bool) -> bool {
+        self.due && !same_key
+    }
+
+    /// Takes a row into the block.
+    pub fn take(&mut self, key: &[u8], line_len: usize) {
+        self.len += line_len + 1;
+        // The longer the row, the likelier the cut: so the bytes between cuts do not depend on
+        // how long rows are.
+        self.due = self.len >= ENOUGH
+            || (self.len >= MIN
+                && XxHash3_64::oneshot(key) < (u64::MAX / SPREAD).saturating_mul(line_len as u64 + 1));
+    }
+
+    /// Begins the next block.
+    pub fn restart(&mut self) {
+        *self = Cutter::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lengths(rows: impl Iterator<Item = (u64, usize)>) -> Vec<usize> {
+        let mut cutter = Cutter::default();
+        let (mut lengths, mut last) = (Vec::new(), None);
+        for (key, line_len) in rows {
+            if cutter.ends_before(last == Some(key), line_len) {
+                lengths.push(cutter.len);
+                cutter.restart();
+            }
+            cutter.take(&key.to_be_bytes(), line_len);
+            last = Some(key);
+        }
+        lengths
+    }
+
+    #[test]
+    fn blocks_are_a_quarter_mebibyte_on_average_whatever_the_rows() {
+        for line_len in [20, 300, 5_000, 20_000] {
+            let lengths = lengths((0..80_000_000 / line_len as u64).map(|key| (key, line_len)));
+            assert!(lengths.iter().all(|&len| (MIN..=ENOUGH + line_len).contains(&len)));
+            let average = lengths.iter().sum::<usize>() / lengths.len();
+            assert!((200 << 10..320 << 10).contains(&average), "{average} with rows of {line_len}");
+        }
+    }
+
+    #[test]
+    fn equal_keys_stay_together_up_to_the_hard_maximum() {
+        assert!(lengths((0..100).map(|_| (1, 9_999))).is_empty());
+        let lengths = lengths((0..1_000).map(|_| (1, 9_999)));
+        assert!(lengths.iter().all(|&len| len == MAX / 10_000 * 10_000));
+    }
+
+    #[test]
+    fn a_row_beyond_the_maximum_stands_alone() {
+        let rows = [(1, 10), (2, MAX), (3, 5 * MAX), (4, 10), (5, MAX - 1), (6, 1)];
+        assert_eq!(lengths(rows.into_iter()), [11, MAX + 1, 5 * MAX + 1, 11, MAX]);
+    }
+}

@@ -1,0 +1,27 @@
+#![doc = include_str!("FORMAT.md")]
+
+mod block;
+mod build;
+mod cut;
+mod digest;
+mod directory;
+mod id;
+pub mod index;
+mod pack;
+mod read;
+mod sort;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod write;
+
+pub use build::{ImageBuilder, MAX_LINE, TableImage};
+pub use digest::{BadRowsDigest, RowsDigest};
+pub use directory::{BlockDirectory, FolderDirectory, Location, pack_files};
+pub use id::{BadBlockId, BlockId, BlockKind};
+pub use index::BlockEntry;
+pub use pack::{PackEntry, PackReader, path as pack_path};
+pub use read::{Blocks, TableReader, lines, read_index, read_rows};
+pub use sort::{SortedRows, Sorter};
+pub use verify::{PackCheck, verify_pack};
+pub use write::{PackStats, Packs};

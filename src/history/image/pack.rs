@@ -1,0 +1,240 @@
+//! Reading a pack: a file of stored blocks with a list of them at its end.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::block::{self, MAX_RAW};
+use super::id::{BlockId, BlockKind};
+use crate::error::{Context, Error, Kind, Result};
+
+/// The ending of a pack's file name.
+pub const EXTENSION: &str = "pack";
+
+/// Every pack begins with this: a magic word and the version.
+pub const HEAD: [u8; 8] = *b"BWPK\x01\0\0\0";
+
+const TAIL_MAGIC: &[u8; 8] = b"BWPKTAIL";
+const TAIL: usize = 24;
+const ENTRY: usize = 49;
+
+/// The file of the pack `name` in a folder of packs.
+pub fn path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name).with_extension(EXTENSION)
+}
+
+/// The name of a pack whose list of blocks has these bytes: half of their BLAKE3 digest.
+pub fn name(list: &[u8]) -> String {
+    blake3::hash(list).to_hex()[..32].to_owned()
+}
+
+/// Whether `name` can be that of a pack: 32 hexadecimal digits, so no path can hide in it.
+pub fn is_name(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// One block in a pack's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackEntry {
+    pub id: BlockId,
+    pub kind: BlockKind,
+    /// Where the stored block begins in the file.
+    pub offset: u64,
+    /// Bytes in the file, with the block's header.
+    pub stored_len: u32,
+    /// Bytes when decoded.
+    pub raw_len: u32,
+}
+
+/// The list's bytes, and the tail that goes behind them.
+pub fn encode_list(entries: &[PackEntry]) -> (Vec<u8>, [u8; TAIL]) {
+    let mut list = Vec::with_capacity(entries.len() * ENTRY);
+    for entry in entries {
+        list.extend_from_slice(&entry.id.0);
+        list.push(entry.kind as u8);
+        list.extend_from_slice(&entry.offset.to_le_bytes());
+        list.extend_from_slice(&entry.stored_len.to_le_bytes());
+        list.extend_from_slice(&entry.raw_len.to_le_bytes());
+    }
+    let mut tail = [0; TAIL];
+    tail[..8].copy_from_slice(&(list.len() as u64).to_le_bytes());
+    tail[8..12].copy_from_slice(&HEAD[4..]);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&list), &tail[..12]);
+    tail[12..16].copy_from_slice(&crc.to_le_bytes());
+    tail[16..].copy_from_slice(TAIL_MAGIC);
+    (list, tail)
+}
+
+/// The entries, if they cover the file from its head to `end` without a hole.
+fn decode_list(list: &[u8], end: u64) -> Option<Vec<PackEntry>> {
+    let mut entries = Vec::with_capacity(list.len() / ENTRY);
+    let mut next = HEAD.len() as u64;
+    for bytes in list.chunks(ENTRY) {
+        let entry = decode_entry(bytes)?;
+        if entry.offset != next || u64::from(entry.raw_len) > MAX_RAW {
+            return None;
+        }
+        next += u64::from(entry.stored_len);
+        entries.push(entry);
+    }
+    (next == end).then_some(entries)
+}
+
+fn decode_entry(bytes: &[u8]) -> Option<PackEntry> {
+    let (id, rest) = bytes.split_first_chunk::<32>()?;
+    let (&kind, rest) = rest.split_first()?;
+    let (offset, rest) = rest.split_first_chunk::<8>()?;
+    let (stored_len, rest) = rest.split_first_chunk::<4>()?;
+    let raw_len = rest.first_chunk::<4>()?;
+    Some(PackEntry {
+        id: BlockId(*id),
+        kind: BlockKind::from_number(kind)?,
+        offset: u64::from_le_bytes(*offset),
+        stored_len: u32::from_le_bytes(*stored_len),
+        raw_len: u32::from_le_bytes(*raw_len),
+    })
+}
+
+/// An open pack of which nothing is believed yet.
+pub struct PackFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl PackFile {
+    /// # Errors
+    /// `Damaged` if the pack is not there, `Unavailable` if it cannot be opened.
+    pub fn open(path: &Path) -> Result<PackFile> {
+        let file = File::open(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => damaged(path, "it is not there"),
+            _ => unreadable(path, error),
+        })?;
+        let len = file.metadata().map_err(|error| unreadable(path, error))?.len();
+        Ok(PackFile { path: path.to_owned(), file, len })
+    }
+
+    /// The kind and the raw bytes of the block `id` that stands at `offset`, everything checked.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the pack and the block; `Unavailable` if the disk does not read.
+    pub fn read_block(&self, id: &BlockId, offset: u64, stored_len: u64) -> Result<(BlockKind, Vec<u8>)> {
+        let stored = self.read(offset, stored_len).context_block(&self.path, id)?;
+        block::decode(id, &stored).map_err(|fault| block_damaged(&self.path, id).caused_by(fault))
+    }
+
+    /// The bytes of a stretch; none if it reaches beyond the file.
+    fn read(&self, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; len as usize];
+        match self.file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(unreadable(&self.path, error)),
+        }
+    }
+}
+
+trait ContextBlock {
+    fn context_block(self, path: &Path, id: &BlockId) -> Result<Vec<u8>>;
+}
+
+impl ContextBlock for Result<Option<Vec<u8>>> {
+    fn context_block(self, path: &Path, id: &BlockId) -> Result<Vec<u8>> {
+        self?.ok_or_else(|| block_damaged(path, id).caused_by("the pack ends before it"))
+    }
+}
+
+fn block_damaged(path: &Path, id: &BlockId) -> Error {
+    damaged(path, &format!("its block {id} cannot be used"))
+}
+
+fn damaged(path: &Path, fault: &str) -> Error {
+    Error::damaged(format!(
+        "pack {} is damaged: {fault}; run `backwhen verify` to see all that is damaged",
+        path.display()
+    ))
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    Err::<(), _>(error)
+        .context(Kind::Unavailable, || format!("cannot read pack {}", path.display()))
+        .expect_err("made as one")
+}
+
+/// An open pack with its list of blocks.
+pub struct PackReader {
+    file: PackFile,
+    name: String,
+    entries: Vec<PackEntry>,
+}
+
+impl PackReader {
+    /// Opens a pack and reads its list, which must be whole and fit the file.
+    ///
+    /// # Errors
+    /// `Damaged` if it does not, `Unavailable` if the disk does not read.
+    pub fn open(path: &Path) -> Result<PackReader> {
+        let file = PackFile::open(path)?;
+        let fault = |fault: &str| damaged(path, fault);
+        let head = file.read(0, HEAD.len() as u64)?.ok_or_else(|| fault("it is cut short"))?;
+        if head[..4] != HEAD[..4] {
+            return Err(fault("it does not begin as a pack does"));
+        }
+        if head != HEAD {
+            return Err(fault("its version is one that this backwhen does not know; a newer one may"));
+        }
+        let list = read_list(&file)?;
+        let end = file.len - (TAIL + list.len()) as u64;
+        let entries =
+            decode_list(&list, end).ok_or_else(|| fault("its list of blocks does not fit its length"))?;
+        Ok(PackReader { file, name: name(&list), entries })
+    }
+
+    /// The name that a pack with this list must have.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The blocks in the order of the file.
+    pub fn entries(&self) -> &[PackEntry] {
+        &self.entries
+    }
+
+    /// The raw bytes of one of [`PackReader::entries`], everything checked.
+    ///
+    /// # Errors
+    /// As [`PackFile::read_block`].
+    pub fn read(&self, entry: &PackEntry) -> Result<Vec<u8>> {
+        let (kind, raw) = self.file.read_block(&entry.id, entry.offset, entry.stored_len.into())?;
+        if kind != entry.kind || raw.len() as u64 != u64::from(entry.raw_len) {
+            return Err(
+                block_damaged(&self.file.path, &entry.id).caused_by("it differs from its entry in the list")
+            );
+        }
+        Ok(raw)
+    }
+}
+
+/// The bytes of the list, checked against the tail.
+fn read_list(file: &PackFile) -> Result<Vec<u8>> {
+    let fault = |fault: &str| damaged(&file.path, fault);
+    let short = || fault("it is cut short, or its end is overwritten");
+    let tail_at = file.len.checked_sub(TAIL as u64).ok_or_else(short)?;
+    let tail = file.read(tail_at, TAIL as u64)?.ok_or_else(short)?;
+    let (len, rest) = tail.split_first_chunk::<8>().ok_or_else(short)?;
+    let len = u64::from_le_bytes(*len);
+    if &tail[16..] != TAIL_MAGIC {
+        return Err(short());
+    }
+    let list_at = tail_at.checked_sub(len).filter(|&at| at >= HEAD.len() as u64).ok_or_else(short)?;
+    let list = file.read(list_at, len)?.ok_or_else(short)?;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&list), &tail[..12]);
+    if rest[4..8] != crc.to_le_bytes() || rest[..4] != HEAD[4..] {
+        return Err(fault("the checksum of its list of blocks does not agree"));
+    }
+    Ok(list)
+}

@@ -1,0 +1,171 @@
+//! Reading blocks and tables by name.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::build::TableImage;
+use super::digest::RowsDigest;
+use super::directory::BlockDirectory;
+use super::id::BlockId;
+use super::index::{self, BlockEntry};
+use super::pack::{self, PackFile};
+use crate::error::{Error, Result};
+
+/// How many packs of one folder stay open.
+const OPEN_FILES: usize = 32;
+
+/// Reads blocks from one folder of packs, or from several in turn. Cheap to clone and to share
+/// between threads; nothing is believed that its digest does not prove.
+#[derive(Clone)]
+pub struct Blocks {
+    layers: Vec<Arc<Layer>>,
+}
+
+struct Layer {
+    folder: PathBuf,
+    directory: Arc<dyn BlockDirectory>,
+    /// The most recently used last.
+    open: Mutex<Vec<(String, Arc<PackFile>)>>,
+}
+
+impl Blocks {
+    /// The blocks in the packs of `folder`, found through `directory`. Touches no file yet.
+    pub fn new(folder: &Path, directory: Arc<dyn BlockDirectory>) -> Blocks {
+        let layer = Layer { folder: folder.to_owned(), directory, open: Mutex::default() };
+        Blocks { layers: vec![Arc::new(layer)] }
+    }
+
+    /// The blocks of both; `first` is asked first.
+    pub fn layered(first: &Blocks, second: &Blocks) -> Blocks {
+        Blocks { layers: first.layers.iter().chain(&second.layers).cloned().collect() }
+    }
+
+    /// The raw bytes of a block.
+    ///
+    /// # Errors
+    /// `Damaged` if it is missing or not what it was, naming it and its pack; `Unavailable` if the
+    /// disk does not read; or the directory's.
+    pub fn get(&self, id: &BlockId) -> Result<Vec<u8>> {
+        for layer in &self.layers {
+            if let Some(location) = layer.directory.locate(id)? {
+                let file = layer.file(&location.pack)?;
+                return file.read_block(id, location.offset, location.stored_len).map(|(_, raw)| raw);
+            }
+        }
+        let folders: Vec<_> = self.layers.iter().map(|layer| layer.folder.display().to_string()).collect();
+        Err(Error::damaged(format!(
+            "block {id} is in no pack of {}; run `backwhen verify` to see all that is missing",
+            folders.join(" or ")
+        )))
+    }
+}
+
+impl Layer {
+    fn file(&self, pack: &str) -> Result<Arc<PackFile>> {
+        if !pack::is_name(pack) {
+            return Err(Error::damaged(format!(
+                "the catalog names a pack that cannot be; run `backwhen verify` on {}",
+                self.folder.display()
+            )));
+        }
+        if let Some(file) = self.cached(pack) {
+            return Ok(file);
+        }
+        let file = Arc::new(PackFile::open(&pack::path(&self.folder, pack))?);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= OPEN_FILES {
+            open.remove(0);
+        }
+        open.push((pack.to_owned(), file.clone()));
+        Ok(file)
+    }
+
+    fn cached(&self, pack: &str) -> Option<Arc<PackFile>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = open.iter().rposition(|(name, _)| name == pack)?;
+        let used = open.remove(at);
+        let file = used.1.clone();
+        open.push(used);
+        Some(file)
+    }
+}
+
+/// The list of a table's blocks, in the order of their keys.
+///
+/// # Errors
+/// As [`Blocks::get`]; `Damaged` if the block is no index.
+pub fn read_index(blocks: &Blocks, id: &BlockId) -> Result<Vec<BlockEntry>> {
+    index::decode(&blocks.get(id)?).map_err(|fault| {
+        Error::damaged(format!("block {id} is not the list of a table's blocks; run `backwhen verify`"))
+            .caused_by(fault)
+    })
+}
+
+/// The lines of one block, each with its newline.
+///
+/// # Errors
+/// As [`Blocks::get`]; `Damaged` if the block is not as the entry says.
+pub fn read_rows(blocks: &Blocks, entry: &BlockEntry) -> Result<Vec<u8>> {
+    let raw = blocks.get(&entry.id)?;
+    let whole = raw.last().is_none_or(|&byte| byte == b'\n');
+    if !whole || raw.len() as u64 != entry.raw_len || count_lines(&raw) != entry.rows {
+        return Err(Error::damaged(format!(
+            "block {} does not hold the rows that its table's index says; run `backwhen verify`",
+            entry.id
+        )));
+    }
+    Ok(raw)
+}
+
+/// How many lines `raw` has, each ending with a newline.
+pub fn count_lines(raw: &[u8]) -> u64 {
+    // In stretches whose counts fit a byte's width of lanes, so that the compiler can vectorise.
+    raw.chunks(192)
+        .map(|stretch| u64::from(stretch.iter().fold(0u8, |count, &byte| count + u8::from(byte == b'\n'))))
+        .sum()
+}
+
+/// The lines of a block's raw bytes, without their newlines.
+pub fn lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
+    raw.split_inclusive(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
+}
+
+/// Reads a table block by block.
+pub struct TableReader<'a> {
+    blocks: &'a Blocks,
+    entries: std::vec::IntoIter<BlockEntry>,
+}
+
+impl<'a> TableReader<'a> {
+    /// Reads the table's index and checks its sums against `image`.
+    ///
+    /// # Errors
+    /// As [`read_index`]; `Damaged` if the sums differ.
+    pub fn open(blocks: &'a Blocks, image: &TableImage) -> Result<TableReader<'a>> {
+        let entries = read_index(blocks, &image.index)?;
+        let (mut rows, mut bytes, mut digest) = (0u64, 0u64, RowsDigest::default());
+        for entry in &entries {
+            rows = rows.wrapping_add(entry.rows);
+            bytes = bytes.wrapping_add(entry.raw_len);
+            digest.merge(entry.digest);
+        }
+        if (rows, bytes, digest) != (image.rows, image.bytes, image.digest) {
+            return Err(Error::damaged(format!(
+                "the index {} does not add up to the rows of its table; run `backwhen verify`",
+                image.index
+            )));
+        }
+        Ok(TableReader { blocks, entries: entries.into_iter() })
+    }
+
+    /// The next block's entry and its lines, each with its newline.
+    ///
+    /// # Errors
+    /// As [`read_rows`].
+    pub fn next_block(&mut self) -> Result<Option<(BlockEntry, Vec<u8>)>> {
+        match self.entries.next() {
+            Some(entry) => read_rows(self.blocks, &entry).map(|raw| Some((entry, raw))),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Merging sorted sources of rows.
+
+use super::arena::Arena;
+use super::run::{Run, RunReader};
+use crate::error::Result;
+
+/// Sorted rows, from memory or from disk.
+pub enum Source {
+    Memory { arena: Arena, next: usize },
+    Run(Box<RunReader>),
+}
+
+impl Source {
+    /// The rows of a sorted arena.
+    pub fn memory(arena: Arena) -> Source {
+        Source::Memory { arena, next: 0 }
+    }
+
+    pub fn run(run: Run) -> Result<Source> {
+        Ok(Source::Run(Box::new(RunReader::open(run)?)))
+    }
+
+    /// Goes to the next row; false if there is none.
+    fn advance(&mut self) -> Result<bool> {
+        match self {
+            Source::Memory { arena, next } => {
+                *next += 1;
+                Ok(*next <= arena.len())
+            }
+            Source::Run(reader) => reader.advance(),
+        }
+    }
+
+    /// The row that [`Source::advance`] went to.
+    fn row(&self) -> (&[u8], &[u8]) {
+        match self {
+            Source::Memory { arena, next } => arena.get(next - 1),
+            Source::Run(reader) => reader.row(),
+        }
+    }
+}
+
+/// A heap of sources, the one with the first row on top.
+pub struct Merge {
+    heap: Vec<Source>,
+    /// Whether the top's row has been given out.
+    given: bool,
+}
+
+impl Merge {
+    pub fn new(sources: Vec<Source>) -> Result<Merge> {
+        let mut heap = Vec::with_capacity(sources.len());
+        for mut source in sources {
+            if source.advance()? {
+                heap.push(source);
+            }
+        }
+        let mut merge = Merge { heap, given: false };
+        for at in (0..merge.heap.len() / 2).rev() {
+            merge.sift_down(at);
+        }
+        Ok(merge)
+    }
+
+    /// The next row, its key and line.
+    pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        if self.given {
+            if !self.heap[0].advance()? {
+                self.heap.swap_remove(0);
+            }
+            self.sift_down(0);
+        }
+        self.given = !self.heap.is_empty();
+        Ok(self.heap.first().map(Source::row))
+    }
+
+    fn sift_down(&mut self, mut at: usize) {
+        loop {
+            let mut first = at;
+            for child in [2 * at + 1, 2 * at + 2] {
+                if child < self.heap.len() && self.heap[child].row() < self.heap[first].row() {
+                    first = child;
+                }
+            }
+            if first == at {
+                return;
+            }
+            self.heap.swap(at, first);
+            at = first;
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Sorted rows on disk: unnamed files, which are gone with the process.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::path::Path;
+
+use crate::error::{Context, Kind, Result};
+
+/// Runs are written and read once: speed counts, not size.
+const LEVEL: i32 = -1;
+
+const BUFFER: usize = 64 << 10;
+
+/// A run that is being written.
+pub struct RunWriter {
+    out: BufWriter<zstd::Encoder<'static, File>>,
+    last: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl RunWriter {
+    pub fn create(scratch: &Path) -> Result<RunWriter> {
+        let encoder = tempfile::tempfile_in(scratch).and_then(|file| {
+            let mut encoder = zstd::Encoder::new(file, LEVEL)?;
+            encoder.include_checksum(true)?;
+            Ok(encoder)
+        });
+        let encoder = encoder.context(Kind::Unavailable, || {
+            format!("cannot sort in the scratch folder {}", scratch.display())
+        })?;
+        Ok(RunWriter { out: BufWriter::with_capacity(BUFFER, encoder), last: None })
+    }
+
+    /// Whether rows that begin with this one may follow.
+    pub fn can_take(&self, (key, line): (&[u8], &[u8])) -> bool {
+        self.last.as_ref().is_some_and(|(last_key, last_line)| (&last_key[..], &last_line[..]) <= (key, line))
+    }
+
+    /// Remembers the last row, for [`RunWriter::can_take`].
+    pub fn note_last(&mut self, (key, line): (&[u8], &[u8])) {
+        self.last = Some((key.to_vec(), line.to_vec()));
+    }
+
+    /// Key and line are shorter than 4 GiB each.
+    pub fn push(&mut self, (key, line): (&[u8], &[u8])) -> Result<()> {
+        let mut lengths = [0; 8];
+        lengths[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
+        lengths[4..].copy_from_slice(&(line.len() as u32).to_le_bytes());
+        self.out
+            .write_all(&lengths)
+            .and_then(|()| self.out.write_all(key))
+            .and_then(|()| self.out.write_all(line))
+            .context(Kind::Unavailable, cannot_write)
+    }
+
+    pub fn finish(self) -> Result<Run> {
+        let encoder = self
+            .out
+            .into_inner()
+            .map_err(|error| error.into_error())
+            .context(Kind::Unavailable, cannot_write)?;
+        let mut file = encoder.finish().context(Kind::Unavailable, cannot_write)?;
+        file.rewind().context(Kind::Unavailable, cannot_write)?;
+        Ok(Run { file })
+    }
+}
+
+fn cannot_write() -> String {
+    "cannot write to the scratch folder; is the disk full?".into()
+}
+
+/// A run that is written.
+pub struct Run {
+    file: File,
+}
+
+/// A run that is being read, one row at a time.
+pub struct RunReader {
+    input: BufReader<zstd::Decoder<'static, BufReader<File>>>,
+    key: Vec<u8>,
+    line: Vec<u8>,
+}
+
+impl RunReader {
+    pub fn open(run: Run) -> Result<RunReader> {
+        let decoder = zstd::Decoder::new(run.file).context(Kind::Unavailable, cannot_read)?;
+        let input = BufReader::with_capacity(BUFFER, decoder);
+        Ok(RunReader { input, key: Vec::new(), line: Vec::new() })
+    }
+
+    /// Goes to the next row; false if there is none.
+    pub fn advance(&mut self) -> Result<bool> {
+        self.read().context(Kind::Unavailable, cannot_read)
+    }
+
+    /// The row that [`RunReader::advance`] went to.
+    pub fn row(&self) -> (&[u8], &[u8]) {
+        (&self.key, &self.line)
+    }
+
+    fn read(&mut self) -> io::Result<bool> {
+        let mut lengths = [0; 8];
+        // Nothing at all is the end; a part of the lengths is a fault.
+        if self.input.read(&mut lengths[..1])? == 0 {
+            return Ok(false);
+        }
+        self.input.read_exact(&mut lengths[1..])?;
+        let [a, b, c, d, e, f, g, h] = lengths;
+        fill(&mut self.input, &mut self.key, u32::from_le_bytes([a, b, c, d]))?;
+        fill(&mut self.input, &mut self.line, u32::from_le_bytes([e, f, g, h]))?;
+        Ok(true)
+    }
+}
+
+/// Reads `len` bytes, taking memory only as they come.
+fn fill(input: &mut impl Read, into: &mut Vec<u8>, len: u32) -> io::Result<()> {
+    into.clear();
+    let read = input.take(len.into()).read_to_end(into)?;
+    if read < len as usize { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+fn cannot_read() -> String {
+    "cannot read back what was sorted in the scratch folder; check that disk".into()
+}

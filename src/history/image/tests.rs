@@ -1,0 +1,79 @@
+//! Images as their users see them: sharing, packs, damage, and the bytes of version 1.
+
+mod fixture;
+mod packs;
+mod sharing;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+
+/// A table in memory: the lines of each key, sorted.
+type Table = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
+
+fn directory(folder: &Path) -> Arc<FolderDirectory> {
+    Arc::new(FolderDirectory::scan(folder).unwrap())
+}
+
+fn packs(folder: &Path) -> Packs {
+    Packs::create(folder, directory(folder)).unwrap()
+}
+
+fn blocks(folder: &Path) -> Blocks {
+    Blocks::new(folder, directory(folder))
+}
+
+/// A row whose key can be read from its line again.
+fn line(key: u32, text: &str) -> Vec<u8> {
+    format!("{key}\t{text}").into_bytes()
+}
+
+fn key_of(line: &[u8]) -> Vec<u8> {
+    let digits = line.split(|&byte| byte == b'\t').next().unwrap();
+    std::str::from_utf8(digits).unwrap().parse::<u32>().unwrap().to_be_bytes().to_vec()
+}
+
+fn put_row(table: &mut Table, line: Vec<u8>) {
+    let lines = table.entry(key_of(&line)).or_default();
+    let at = lines.partition_point(|other| *other < line);
+    lines.insert(at, line);
+}
+
+fn push_rows<'a>(builder: &mut ImageBuilder, rows: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<Vec<u8>>)>) {
+    for (key, lines) in rows {
+        for line in lines {
+            builder.push(key, line).unwrap();
+        }
+    }
+}
+
+fn build(packs: &Packs, table: &Table) -> TableImage {
+    let mut builder = ImageBuilder::new(packs);
+    push_rows(&mut builder, table.iter());
+    builder.finish().unwrap()
+}
+
+/// All lines of an image, each with its newline.
+fn read(blocks: &Blocks, image: &TableImage) -> Vec<u8> {
+    let mut reader = TableReader::open(blocks, image).unwrap();
+    let mut all = Vec::new();
+    while let Some((entry, raw)) = reader.next_block().unwrap() {
+        let mut digest = RowsDigest::default();
+        lines(&raw).for_each(|line| digest.add(line));
+        assert_eq!(digest, entry.digest);
+        assert_eq!(key_of(lines(&raw).next().unwrap()), entry.first_key);
+        all.extend_from_slice(&raw);
+    }
+    all
+}
+
+fn text(table: &Table) -> Vec<u8> {
+    let mut all = Vec::new();
+    for line in table.values().flatten() {
+        all.extend_from_slice(line);
+        all.push(b'\n');
+    }
+    all
+}

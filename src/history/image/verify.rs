@@ -1,0 +1,56 @@
+//! Reading a whole pack to find damage.
+
+use std::path::{Path, PathBuf};
+
+use super::pack::PackReader;
+use crate::error::{Kind, Result};
+
+/// What a pack was found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackCheck {
+    pub path: PathBuf,
+    /// Blocks in its list.
+    pub blocks: u64,
+    /// Raw bytes of the blocks that are sound.
+    pub bytes: u64,
+    /// All that is wrong, a message each; empty if the pack is sound.
+    pub faults: Vec<String>,
+}
+
+/// Reads every block of a pack and checks everything: checksums, lengths, digests, the name.
+///
+/// # Errors
+/// `Unavailable` if the disk does not read; damage is no error here but a fault in the result.
+pub fn verify_pack(path: &Path) -> Result<PackCheck> {
+    let mut check = PackCheck { path: path.to_owned(), blocks: 0, bytes: 0, faults: Vec::new() };
+    let Some(reader) = check.note(PackReader::open(path))? else {
+        return Ok(check);
+    };
+    if path.file_stem().is_none_or(|stem| stem != reader.name()) {
+        let name = reader.name();
+        check
+            .faults
+            .push(format!("pack {} does not have the name {name} that its blocks give it", path.display()));
+    }
+    check.blocks = reader.entries().len() as u64;
+    for entry in reader.entries() {
+        if let Some(raw) = check.note(reader.read(entry))? {
+            check.bytes += raw.len() as u64;
+        }
+    }
+    Ok(check)
+}
+
+impl PackCheck {
+    /// Keeps damage as a fault and lets other errors through.
+    fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == Kind::Damaged => {
+                self.faults.push(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

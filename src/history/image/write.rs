@@ -1,0 +1,214 @@
+//! Writing blocks into packs, each block once.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::block;
+use super::directory::BlockDirectory;
+use super::id::{BlockId, BlockKind};
+use super::pack::{self, PackEntry};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::files::{self, NewFile};
+
+/// A pack that has so many bytes takes no more blocks.
+const FULL: u64 = 64 << 20;
+
+/// Tells apart the temporary packs of this process.
+static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
+
+/// What has been written, and what did not have to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PackStats {
+    /// The names of the new packs.
+    pub packs: Vec<String>,
+    /// Blocks that were stored.
+    pub blocks_new: u64,
+    /// Their bytes as stored.
+    pub bytes_new: u64,
+    /// Blocks that were there already, counted once for each use.
+    pub blocks_shared: u64,
+    /// Their bytes as stored.
+    pub bytes_shared: u64,
+}
+
+/// Writes packs into one folder. Several threads may put blocks at once: each compresses its own,
+/// only the appending is done in turn.
+///
+/// Nothing counts until [`Packs::finish`]. Dropped before, the pack at work vanishes; full packs
+/// may stay as harmless orphans, whose blocks a later directory scan finds again.
+pub struct Packs {
+    folder: PathBuf,
+    known: Arc<dyn BlockDirectory>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<OpenPack>,
+    /// The blocks put so far, with their stored bytes.
+    stored: HashMap<BlockId, u32>,
+    stats: PackStats,
+    failed: bool,
+}
+
+impl Packs {
+    /// Begins to write packs into `folder`, which holds nothing but packs and is made if need be.
+    /// Blocks in `known` are not stored again; it must only name blocks that lie in this folder.
+    ///
+    /// # Errors
+    /// `Unavailable` if the folder cannot be made.
+    pub fn create(folder: &Path, known: Arc<dyn BlockDirectory>) -> Result<Packs> {
+        files::create_folder(folder)?;
+        Ok(Packs { folder: folder.to_owned(), known, state: Mutex::default() })
+    }
+
+    /// Stores a block, unless it is stored already.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it, `Refused` if it is too long, or the directory's.
+    pub fn put(&self, kind: BlockKind, raw: &[u8]) -> Result<BlockId> {
+        let id = BlockId::of(raw);
+        if self.share(&id)? {
+            return Ok(id);
+        }
+        let stored = block::encode(kind, &id, raw)?;
+        let full = self.append(id, kind, raw.len() as u32, &stored)?;
+        if let Some(full) = full {
+            self.publish(full)?;
+        }
+        Ok(id)
+    }
+
+    /// Counts one more use of a block that is stored already; false if it is not.
+    ///
+    /// # Errors
+    /// The directory's.
+    pub fn share(&self, id: &BlockId) -> Result<bool> {
+        let mine = self.state()?.stored.get(id).map(|&len| u64::from(len));
+        let stored_len = match mine {
+            Some(stored_len) => Some(stored_len),
+            None => self.known.locate(id)?.map(|location| location.stored_len),
+        };
+        if let Some(stored_len) = stored_len {
+            self.state()?.stats.add_shared(stored_len);
+        }
+        Ok(stored_len.is_some())
+    }
+
+    /// Makes all that was put durable. Only now may a block be named elsewhere.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it.
+    pub fn finish(self) -> Result<PackStats> {
+        let open = self.state()?.open.take();
+        if let Some(open) = open {
+            self.publish(open)?;
+        }
+        let mut state = self.state()?;
+        Ok(std::mem::take(&mut state.stats))
+    }
+
+    /// The state, unless a write has failed: then what was put before may be lost.
+    fn state(&self) -> Result<MutexGuard<'_, State>> {
+        match self.state.lock() {
+            Ok(state) if !state.failed => Ok(state),
+            _ => Err(Error::unavailable(format!(
+                "writing packs to {} failed before; mend the disk and start again",
+                self.folder.display()
+            ))),
+        }
+    }
+
+    /// Appends a stored block, and returns the pack if that has filled it.
+    fn append(&self, id: BlockId, kind: BlockKind, raw_len: u32, stored: &[u8]) -> Result<Option<OpenPack>> {
+        let mut guard = self.state()?;
+        let state = &mut *guard;
+        // Another thread may have put the same block meanwhile.
+        if state.stored.contains_key(&id) {
+            state.stats.add_shared(stored.len() as u64);
+            return Ok(None);
+        }
+        if state.open.is_none() {
+            state.open = Some(OpenPack::create(&self.folder)?);
+        }
+        let open = state.open.as_mut().expect("made above");
+        if let Err(error) = open.append(id, kind, raw_len, stored) {
+            state.failed = true;
+            return Err(error);
+        }
+        state.stored.insert(id, stored.len() as u32);
+        state.stats.blocks_new += 1;
+        state.stats.bytes_new += stored.len() as u64;
+        Ok(if open.end >= FULL { state.open.take() } else { None })
+    }
+
+    /// Syncing takes long, so it happens without the lock.
+    fn publish(&self, open: OpenPack) -> Result<()> {
+        let published = open.publish(&self.folder);
+        let mut state = self.state()?;
+        match published {
+            Ok(name) => state.stats.packs.push(name),
+            Err(error) => {
+                state.failed = true;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PackStats {
+    fn add_shared(&mut self, stored_len: u64) {
+        self.blocks_shared += 1;
+        self.bytes_shared += stored_len;
+    }
+}
+
+/// The pack at work.
+struct OpenPack {
+    file: NewFile,
+    end: u64,
+    entries: Vec<PackEntry>,
+}
+
+impl OpenPack {
+    fn create(folder: &Path) -> Result<OpenPack> {
+        let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
+        let mut file = NewFile::create(&folder.join(format!("pack-{number}")))?;
+        write(&mut file, &pack::HEAD)?;
+        Ok(OpenPack { file, end: pack::HEAD.len() as u64, entries: Vec::new() })
+    }
+
+    fn append(&mut self, id: BlockId, kind: BlockKind, raw_len: u32, stored: &[u8]) -> Result<()> {
+        write(&mut self.file, stored)?;
+        self.entries.push(PackEntry { id, kind, offset: self.end, stored_len: stored.len() as u32, raw_len });
+        self.end += stored.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the pack durable under its name, and returns it. If a pack of that name is there, it
+    /// has the same blocks, and this one is thrown away.
+    fn publish(mut self, folder: &Path) -> Result<String> {
+        let (list, tail) = pack::encode_list(&self.entries);
+        write(&mut self.file, &list)?;
+        write(&mut self.file, &tail)?;
+        let name = pack::name(&list);
+        let path = pack::path(folder, &name);
+        if path.exists() {
+            files::sync_folder(folder)?;
+            return Ok(name);
+        }
+        match self.file.publish_as(&path) {
+            // Another writer has just been faster.
+            Err(error) if error.kind() == Kind::Internal && path.exists() => Ok(name),
+            result => result.map(|()| name),
+        }
+    }
+}
+
+fn write(file: &mut NewFile, bytes: &[u8]) -> Result<()> {
+    file.write_all(bytes).context(Kind::Unavailable, || "cannot write a pack; is the disk full?".into())
+}
