@@ -3,6 +3,7 @@
 //! Changes come in (`source`), are kept (`history`), come back (`recover`). See
 //! `docs/ARCHITECTURE.md`.
 
+pub mod connect;
 pub mod error;
 pub mod history;
 pub mod model;
