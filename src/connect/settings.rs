@@ -64,6 +64,7 @@ const KEYWORDS: &[(&str, &str, Handling)] = &[
     ("sslsni", "PGSSLSNI", Ignored),
     ("target_session_attrs", "PGTARGETSESSIONATTRS", Used),
     ("tcp_user_timeout", "", Used),
+    ("user", "PGUSER", Used),
 ];
 
 /// Every variable that could tell libpq something else than a [`Settings`] does.
