@@ -1,0 +1,240 @@
+//! Where a database is and how to log in there, found as libpq finds it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::choices::{self, ChannelBinding, SessionAttrs, SslMode, choose};
+use super::hosts::{self, Host};
+use super::passfile::Passfile;
+use super::settings::{self, Lookup, Settings};
+use super::{keyword, service, uri};
+use crate::error::{Error, Result};
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The shortest that libpq allows, for the same reason: the name look-up is in it.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection string with everything that libpq would add to it. `Debug` and `Display` leave the
+/// password out.
+#[derive(Clone)]
+pub struct Conninfo {
+    settings: Settings,
+    hosts: Vec<Host>,
+    user: String,
+    dbname: String,
+    passfile: Arc<Passfile>,
+    passfile_path: Option<PathBuf>,
+    home: Option<PathBuf>,
+    ssl_mode: SslMode,
+    channel_binding: ChannelBinding,
+    session_attrs: SessionAttrs,
+    timeout: Duration,
+}
+
+impl Conninfo {
+    /// Reads a URI, a keyword string or a bare database name, then adds what a service file, the
+    /// `PG*` variables, the defaults and the password file say.
+    ///
+    /// # Errors
+    /// Usage, if a part of it is malformed, unknown or cannot be honoured.
+    pub fn parse(text: &str) -> Result<Conninfo> {
+        Conninfo::parse_in(text, &|name| std::env::var(name).ok())
+    }
+
+    /// As [`Conninfo::parse`], with the environment from outside.
+    ///
+    /// # Errors
+    /// As [`Conninfo::parse`].
+    pub fn parse_in(text: &str, lookup: Lookup<'_>) -> Result<Conninfo> {
+        let mut settings = Settings::default();
+        match uri::body(text.trim()) {
+            Some(body) => uri::parse(body, &mut settings)?,
+            None if text.contains('=') => keyword::parse(text, &mut settings)?,
+            None => settings.set("dbname", text.trim())?,
+        }
+        service::fill(&mut settings, lookup)?;
+        settings.fill_from_environment(lookup)?;
+        Conninfo::resolve(settings, lookup)
+    }
+
+    fn resolve(settings: Settings, lookup: Lookup<'_>) -> Result<Conninfo> {
+        let user = match settings.get("user") {
+            Some(user) => user.to_owned(),
+            None => whoami::username().map_err(|_| {
+                Error::usage("the name of the user at the database is not known; give user= or PGUSER")
+            })?,
+        };
+        let home = lookup("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        let passfile_path =
+            settings.get("passfile").map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".pgpass")));
+        Ok(Conninfo {
+            hosts: hosts::from_settings(&settings)?,
+            dbname: settings.get("dbname").unwrap_or(&user).to_owned(),
+            user,
+            passfile: Arc::new(passfile_path.as_deref().map(Passfile::read).unwrap_or_default()),
+            passfile_path,
+            ssl_mode: ssl_mode(&settings)?,
+            channel_binding: choice(&settings, "channel_binding", choices::CHANNEL_BINDINGS, ChannelBinding::Prefer)?,
+            session_attrs: choice(&settings, "target_session_attrs", choices::SESSION_ATTRS, SessionAttrs::Any)?,
+            timeout: timeout(&settings)?,
+            home,
+            settings,
+        })
+    }
+
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    pub fn dbname(&self) -> &str {
+        &self.dbname
+    }
+
+    /// The same servers and user, another database.
+    pub fn with_dbname(&self, dbname: &str) -> Conninfo {
+        let mut other = self.clone();
+        other.settings.replace("dbname", dbname);
+        dbname.clone_into(&mut other.dbname);
+        other
+    }
+
+    /// A keyword string for keeping: [`Conninfo::parse`] reads it back, and finds the password again
+    /// where it is kept now, if that is a password file, a service file or the environment.
+    pub fn without_password(&self) -> String {
+        let mut settings = self.settings.clone();
+        settings.remove("password");
+        settings.replace("user", &self.user);
+        settings.replace("dbname", &self.dbname);
+        for (keyword, list) in self.places() {
+            settings.replace(keyword, list);
+        }
+        let pairs: Vec<_> =
+            settings.iter().map(|(keyword, value)| format!("{keyword}={}", keyword::quote(value))).collect();
+        pairs.join(" ")
+    }
+
+    /// The variables that make a child such as `pg_dump` connect as backwhen does, so that nothing
+    /// secret is in its arguments. A child that inherits the environment must first lose
+    /// [`Conninfo::variables_to_remove`]: an inherited `PGSERVICE` would count more than these.
+    pub fn child_environment(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.settings.clone();
+        for keyword in ["service", "servicefile", "passfile"] {
+            settings.remove(keyword);
+        }
+        settings.replace("user", &self.user);
+        settings.replace("dbname", &self.dbname);
+        for (keyword, list) in self.places() {
+            settings.replace(keyword, list);
+        }
+        let mut variables: Vec<_> =
+            settings.with_variables().map(|(variable, value)| (variable, value.to_owned())).collect();
+        if let Some(path) = &self.passfile_path {
+            variables.push(("PGPASSFILE", path.display().to_string()));
+        }
+        variables.push(("PGAPPNAME", "backwhen".to_owned()));
+        variables.push(("PGGSSENCMODE", "disable".to_owned()));
+        variables
+    }
+
+    /// The variables that a child must not inherit beside [`Conninfo::child_environment`].
+    pub fn variables_to_remove() -> impl Iterator<Item = &'static str> {
+        settings::variables()
+    }
+
+    /// Sets a child up to connect as backwhen does: removes and adds the variables.
+    pub fn prepare_child(&self, command: &mut std::process::Command) {
+        for variable in Conninfo::variables_to_remove() {
+            command.env_remove(variable);
+        }
+        command.envs(self.child_environment());
+    }
+
+    /// The lists of hosts and ports, with what was found by default written out.
+    fn places(&self) -> [(&'static str, String); 2] {
+        let list = |of: fn(&Host) -> String| self.hosts.iter().map(of).collect::<Vec<_>>().join(",");
+        [("host", list(|host| host.name.clone())), ("port", list(|host| host.port.to_string()))]
+    }
+
+    pub(crate) fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    pub(crate) fn password(&self, host: &Host) -> Option<&str> {
+        let from_file = || self.passfile.password(host.passfile_name(), host.port, &self.dbname, &self.user);
+        self.settings.get("password").or_else(from_file)
+    }
+
+    pub(crate) fn ssl_mode(&self) -> SslMode {
+        self.ssl_mode
+    }
+
+    pub(crate) fn channel_binding(&self) -> ChannelBinding {
+        self.channel_binding
+    }
+
+    pub(crate) fn session_attrs(&self) -> SessionAttrs {
+        self.session_attrs
+    }
+
+    /// How long one address may take until the login is through.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn setting(&self, keyword: &str) -> Option<&str> {
+        self.settings.get(keyword)
+    }
+
+    /// The file in `~/.postgresql`, if there is a home.
+    pub(crate) fn home_file(&self, name: &str) -> Option<PathBuf> {
+        self.home.as_ref().map(|home| home.join(".postgresql").join(name))
+    }
+}
+
+/// `host:port/dbname as user`.
+impl fmt::Display for Conninfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
+        write!(f, "{}/{} as {}", hosts.join(","), self.dbname, self.user)
+    }
+}
+
+impl fmt::Debug for Conninfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Conninfo({self})")
+    }
+}
+
+fn choice<T: Copy>(settings: &Settings, keyword: &str, words: &[(&str, T)], default: T) -> Result<T> {
+    settings.get(keyword).map_or(Ok(default), |value| choose(keyword, value, words))
+}
+
+/// The default is `prefer`, and `verify-full` where the system's authorities are trusted: anybody
+/// can have a certificate from those.
+fn ssl_mode(settings: &Settings) -> Result<SslMode> {
+    if settings.get("sslrootcert") != Some("system") {
+        return choice(settings, "sslmode", choices::SSL_MODES, SslMode::Prefer);
+    }
+    match choice(settings, "sslmode", choices::SSL_MODES, SslMode::VerifyFull)? {
+        SslMode::VerifyFull => Ok(SslMode::VerifyFull),
+        _ => Err(Error::usage("sslrootcert=system needs sslmode=verify-full; a weaker mode would prove nothing")),
+    }
+}
+
+/// Zero and less mean the default here: a capture that waits for ever is no use.
+fn timeout(settings: &Settings) -> Result<Duration> {
+    let Some(text) = settings.get("connect_timeout") else { return Ok(DEFAULT_TIMEOUT) };
+    let seconds: i32 = text.trim().parse().map_err(|_| {
+        Error::usage(format!("connect_timeout={text} is not a number of seconds; the default is 10"))
+    })?;
+    match u64::try_from(seconds) {
+        Ok(0) | Err(_) => Ok(DEFAULT_TIMEOUT),
+        Ok(seconds) => Ok(Duration::from_secs(seconds).max(SHORTEST_TIMEOUT)),
+    }
+}
+
+#[cfg(test)]
+#[path = "conninfo_tests.rs"]
+mod tests;

@@ -1,0 +1,130 @@
+//! What a server's error says, without the rows that it may quote.
+
+use std::fmt;
+
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::ErrorResponseBody;
+use tokio_postgres::error::DbError;
+
+use crate::error::{Error, Kind};
+
+/// A server's error. Its DETAIL and CONTEXT are never taken, since they hold row values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerFault {
+    /// Five characters; their meaning is in PostgreSQL's "Error Codes".
+    pub sqlstate: String,
+    pub message: String,
+    pub hint: Option<String>,
+    /// `schema.table`, where the error is about one.
+    pub table: Option<String>,
+}
+
+impl ServerFault {
+    /// The fault that caused an error of ours, for a caller that acts on its SQLSTATE.
+    pub fn of(error: &Error) -> Option<&ServerFault> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+
+    pub(crate) fn from_response(body: &ErrorResponseBody) -> ServerFault {
+        let mut fault = ServerFault::default();
+        let (mut schema, mut table) = (None, None);
+        let mut fields = body.fields();
+        // A field that cannot be read ends the list; what came before it still tells most.
+        while let Ok(Some(field)) = fields.next() {
+            let text = || String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => fault.sqlstate = text(),
+                b'M' => fault.message = text(),
+                b'H' => fault.hint = Some(text()),
+                b's' => schema = Some(text()),
+                b't' => table = Some(text()),
+                _ => {}
+            }
+        }
+        fault.table = schema.zip(table).map(|(schema, table)| format!("{schema}.{table}"));
+        fault.redacted()
+    }
+
+    pub(crate) fn from_db(error: &DbError) -> ServerFault {
+        let table = error.schema().zip(error.table()).map(|(schema, table)| format!("{schema}.{table}"));
+        ServerFault {
+            sqlstate: error.code().code().to_owned(),
+            message: error.message().to_owned(),
+            hint: error.hint().map(str::to_owned),
+            table,
+        }
+        .redacted()
+    }
+
+    /// Messages about data quote the value itself (`invalid input syntax for type integer: "…"`).
+    fn redacted(mut self) -> ServerFault {
+        if self.sqlstate.starts_with("22")
+            && let (Some(first), Some(last)) = (self.message.find('"'), self.message.rfind('"'))
+        {
+            self.message.replace_range(first..=last, "\"…\"");
+        }
+        self
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> Kind {
+        match self.sqlstate.as_str() {
+            "55006" => Kind::Locked,
+            "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => {
+                Kind::Unavailable
+            }
+            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("58") => Kind::Unavailable,
+            _ => Kind::Refused,
+        }
+    }
+}
+
+impl fmt::Display for ServerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server says: {} (SQLSTATE {}", self.message, self.sqlstate)?;
+        if let Some(table) = &self.table {
+            write!(f, ", table {table}")?;
+        }
+        f.write_str(")")?;
+        match &self.hint {
+            Some(hint) => write!(f, "; its hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for ServerFault {}
+
+/// An error of `tokio_postgres` with what was being done before it. Shows the server's message,
+/// hint and SQLSTATE, but not its DETAIL and CONTEXT: those hold row values.
+pub fn server_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    let context = context.into();
+    if let Some(server) = error.as_db_error() {
+        let fault = ServerFault::from_db(server);
+        return Error::new(fault.kind(), context).caused_by(fault);
+    }
+    let broken = error.is_closed()
+        || std::error::Error::source(&error).is_some_and(|source| source.is::<std::io::Error>());
+    let kind = if broken { Kind::Unavailable } else { Kind::Internal };
+    Error::new(kind, context).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_cut_out_of_messages_about_data() {
+        let fault = |sqlstate: &str, message: &str| {
+            ServerFault { sqlstate: sqlstate.into(), message: message.into(), ..Default::default() }
+                .redacted()
+                .message
+        };
+        assert_eq!(
+            fault("22P02", r#"invalid input syntax for type integer: "4"5""#),
+            r#"invalid input syntax for type integer: "…""#
+        );
+        assert_eq!(fault("22003", r#"value "9" is out of range"#), r#"value "…" is out of range"#);
+        assert_eq!(fault("42P01", r#"relation "x" does not exist"#), r#"relation "x" does not exist"#);
+    }
+}

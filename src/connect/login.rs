@@ -1,0 +1,183 @@
+//! The servers of a connection string, tried in order until one lets us in.
+
+use std::future::Future;
+use std::io;
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::choices::{ChannelBinding, SslMode};
+use super::conninfo::Conninfo;
+use super::fault::ServerFault;
+use super::hosts::Host;
+use super::tls::Tls;
+use super::transport::{Address, Transport};
+use crate::error::{Error, Result};
+
+/// Why one try did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nobody there, or the way broke off.
+    Unreachable(io::Error),
+    /// No encryption as it was asked for.
+    Tls(String),
+    /// The server said no.
+    Server(ServerFault),
+    /// We said no: what the server asked for or offered does not do.
+    Login(String),
+}
+
+/// Logs in over an open transport: an ordinary session, or a replication connection.
+pub trait Login: Sync {
+    type Session: Send;
+
+    fn login(
+        &self,
+        info: &Conninfo,
+        host: &Host,
+        transport: Transport,
+    ) -> impl Future<Output = Result<Self::Session, Failure>> + Send;
+}
+
+/// Tries each address of each host, and with each what the `sslmode` allows.
+///
+/// # Errors
+/// Of the last host that was reached, else of the last one tried: unavailable or refused, or usage
+/// if the TLS settings are wrong.
+pub async fn log_in<L: Login>(info: &Conninfo, login: &L) -> Result<L::Session> {
+    let mut told: Option<Error> = None;
+    for host in info.hosts() {
+        let encryption = if host.socket().is_some() { SslMode::Disable } else { info.ssl_mode() };
+        let tls = if encryption == SslMode::Disable { None } else { Some(Tls::new(info)?) };
+        let addresses = match Address::find(host).await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                told.get_or_insert(explain(info, host, Failure::Unreachable(error)));
+                continue;
+            }
+        };
+        for address in &addresses {
+            match try_address(info, login, host, address, encryption, tls.as_ref()).await {
+                Ok(session) => return Ok(session),
+                Err(failure) => {
+                    let reached = !matches!(failure, Failure::Unreachable(_));
+                    if reached || told.is_none() {
+                        told = Some(explain(info, host, failure));
+                    }
+                }
+            }
+        }
+    }
+    Err(told.unwrap_or_else(|| Error::unavailable(format!("no address is known for {info}"))))
+}
+
+async fn try_address<L: Login>(
+    info: &Conninfo,
+    login: &L,
+    host: &Host,
+    address: &Address,
+    encryption: SslMode,
+    tls: Option<&Tls>,
+) -> Result<L::Session, Failure> {
+    let (first, second) = match encryption {
+        SslMode::Disable => (None, None),
+        SslMode::Allow => (None, tls),
+        _ => (tls, None),
+    };
+    match try_once(info, login, host, address, first, encryption).await {
+        // libpq's rule: the other kind is tried if the server has no entry for this one.
+        Err(failure) if encryption == SslMode::Allow && no_entry(&failure) => {
+            try_once(info, login, host, address, second, encryption).await.map_err(|_| failure)
+        }
+        Err(failure) if encryption == SslMode::Prefer && (no_entry(&failure) || matches!(failure, Failure::Tls(_))) => {
+            try_once(info, login, host, address, None, encryption).await.map_err(|_| failure)
+        }
+        outcome => outcome,
+    }
+}
+
+/// SQLSTATE 28000 before any password was asked for: `pg_hba.conf` has no entry.
+fn no_entry(failure: &Failure) -> bool {
+    matches!(failure, Failure::Server(fault) if fault.sqlstate == "28000")
+}
+
+async fn try_once<L: Login>(
+    info: &Conninfo,
+    login: &L,
+    host: &Host,
+    address: &Address,
+    tls: Option<&Tls>,
+    encryption: SslMode,
+) -> Result<L::Session, Failure> {
+    let whole = async {
+        let transport = Transport::open(address, info).await.map_err(Failure::Unreachable)?;
+        let transport = match tls {
+            Some(tls) => encrypt(transport, tls, host, encryption).await?,
+            None => transport,
+        };
+        if info.channel_binding() == ChannelBinding::Require && transport.channel_binding().is_none() {
+            return Err(Failure::Login(
+                "channel_binding=require needs TLS and a certificate whose signature has a digest".to_owned(),
+            ));
+        }
+        login.login(info, host, transport).await
+    };
+    match tokio::time::timeout(info.timeout(), whole).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let seconds = info.timeout().as_secs();
+            let text = format!("no answer for {seconds} seconds (connect_timeout)");
+            Err(Failure::Unreachable(io::Error::new(io::ErrorKind::TimedOut, text)))
+        }
+    }
+}
+
+async fn encrypt(transport: Transport, tls: &Tls, host: &Host, encryption: SslMode) -> Result<Transport, Failure> {
+    let Transport::Tcp(mut stream) = transport else { return Ok(transport) };
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    stream.write_all(&request).await.map_err(Failure::Unreachable)?;
+    // Exactly one byte is read: what a man in the middle put behind it would be taken for encrypted.
+    match stream.read_u8().await.map_err(Failure::Unreachable)? {
+        b'S' => {}
+        b'N' if encryption < SslMode::Require => return Ok(Transport::Tcp(stream)),
+        b'N' => return Err(Failure::Tls("the server offers no TLS; set ssl=on there or lower sslmode".to_owned())),
+        _ => return Err(Failure::Login("what answers there is not PostgreSQL; look at host and port".to_owned())),
+    }
+    let (stream, binding) =
+        tls.handshake(&host.name, stream).await.map_err(|error| Failure::Tls(error.to_string()))?;
+    Ok(Transport::Tls(Box::new(stream), binding))
+}
+
+/// The failure as an error that names the place and the next thing to try.
+fn explain(info: &Conninfo, host: &Host, failure: Failure) -> Error {
+    let place = format!("database {:?} at {host} as user {:?}", info.dbname(), info.user());
+    match failure {
+        Failure::Unreachable(error) => Error::unavailable(format!(
+            "could not reach {place}; see that the server runs and listens there, and look at host and port"
+        ))
+        .caused_by(error),
+        Failure::Tls(problem) => Error::refused(format!(
+            "could not encrypt the connection to {place}; look at sslmode, sslrootcert and the server's certificate"
+        ))
+        .caused_by(problem),
+        Failure::Login(problem) => Error::refused(format!("could not log in to {place}")).caused_by(problem),
+        Failure::Server(fault) => {
+            let kind = fault.kind();
+            Error::new(kind, format!("could not log in to {place}; {}", advice(&fault.sqlstate))).caused_by(fault)
+        }
+    }
+}
+
+fn advice(sqlstate: &str) -> &'static str {
+    match sqlstate {
+        "28P01" => "give the right password in PGPASSWORD or ~/.pgpass",
+        "28000" => "the role must exist and pg_hba.conf on the server must let it in from here",
+        "3D000" => "create the database, or name another with dbname",
+        "42501" => "the role needs the right to do this: ALTER ROLE … REPLICATION, or GRANT CONNECT",
+        "53300" => "all connections are taken: raise max_connections or max_wal_senders, or try again later",
+        "57P03" => "the server is starting, stopping or recovering: try again",
+        _ => "see the server's log",
+    }
+}

@@ -1,0 +1,23 @@
+//! Connections to PostgreSQL: where the server is, the way there, and the sessions.
+
+mod certificate;
+pub(crate) mod choices;
+pub mod conninfo;
+mod fault;
+pub(crate) mod hosts;
+mod keyword;
+pub(crate) mod login;
+mod passfile;
+mod pinned;
+mod service;
+pub(crate) mod session;
+mod settings;
+mod tls;
+pub(crate) mod transport;
+mod uri;
+mod verifier;
+
+pub use conninfo::Conninfo;
+pub use fault::{ServerFault, server_error};
+pub use pinned::{NEWER_TIMERS, PINNED_SETTINGS, quoted};
+pub use session::{Session, connect};

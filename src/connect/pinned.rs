@@ -1,0 +1,37 @@
+//! The settings that every session is given, whatever the server, database or role would set.
+
+/// Values come out as text in one form everywhere, nothing waits or is cut off by a timer, and names
+/// are found only by their full path. `row_security=off` makes a read that a policy would thin out
+/// an error instead of a silent loss.
+pub const PINNED_SETTINGS: &[(&str, &str)] = &[
+    ("datestyle", "ISO"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("timezone", "UTC"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("search_path", ""),
+    ("xmloption", "content"),
+    ("standard_conforming_strings", "on"),
+    ("quote_all_identifiers", "off"),
+    ("row_security", "off"),
+];
+
+/// Sets timers that only newer servers have (14 and 17) where they are there: an idle session holds
+/// a snapshot that the others copy from. A statement of its own, since it answers with rows.
+pub const NEWER_TIMERS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+
+/// The pinned settings as one batch of statements.
+pub fn set_statements() -> String {
+    PINNED_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}'; ")).collect()
+}
+
+/// A name or a value between quotes of the given kind, which is doubled inside.
+pub fn quoted(text: &str, quote: char) -> String {
+    let doubled = text.replace(quote, &format!("{quote}{quote}"));
+    format!("{quote}{doubled}{quote}")
+}

@@ -1,0 +1,174 @@
+//! Ordinary sessions: SQL and COPY.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{self, SslMode, SslNegotiation};
+use tokio_postgres::{Client, Config};
+
+use super::choices::{ChannelBinding, SessionAttrs};
+use super::conninfo::Conninfo;
+use super::fault::{ServerFault, server_error};
+use super::hosts::Host;
+use super::login::{Failure, Login, log_in};
+use super::pinned::{self, quoted};
+use super::transport::{Finished, Transport};
+use crate::error::Result;
+
+/// A session with the pinned settings. It ends when it is dropped.
+pub struct Session {
+    client: Client,
+    /// Moves the bytes; ends by itself once the client is gone.
+    _driver: Arc<JoinHandle<()>>,
+    encoding: String,
+}
+
+/// Opens a session whose `client_encoding` is the server's own encoding, so that COPY passes bytes
+/// unconverted. In a database that is not UTF-8, text read with `query` would not decode: for the
+/// catalogs use [`Session::connect_utf8`].
+///
+/// `purpose` shows in `pg_stat_activity` as `backwhen PURPOSE`.
+///
+/// # Errors
+/// Unavailable, if no server could be reached; refused, if it does not let us in; usage, for TLS
+/// settings that cannot be used.
+pub async fn connect(info: &Conninfo, purpose: &str) -> Result<Session> {
+    log_in(info, &SessionLogin { purpose, encoding: Encoding::Servers }).await
+}
+
+impl Session {
+    /// Opens a session whose text is UTF-8, converted by the server. For catalogs and statements,
+    /// not for COPY: a SQL_ASCII database would hand over, or take, bytes that are no UTF-8.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn connect_utf8(info: &Conninfo, purpose: &str) -> Result<Session> {
+        log_in(info, &SessionLogin { purpose, encoding: Encoding::Utf8 }).await
+    }
+
+    /// The database's own encoding, by PostgreSQL's name (`UTF8`, `LATIN1`, `SQL_ASCII`).
+    pub fn server_encoding(&self) -> &str {
+        &self.encoding
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Encoding {
+    Servers,
+    Utf8,
+}
+
+struct SessionLogin<'a> {
+    purpose: &'a str,
+    encoding: Encoding,
+}
+
+impl Login for SessionLogin<'_> {
+    type Session = Session;
+
+    async fn login(&self, info: &Conninfo, host: &Host, transport: Transport) -> Result<Session, Failure> {
+        let (client, connection) =
+            self.config(info, host).connect_raw(transport, Finished).await.map_err(failure)?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                // Whoever uses the client gets an error too; this tells the reason.
+                let reason = server_error("a database session ended", error);
+                tracing::debug!("{reason}");
+            }
+        });
+        let session = Session { client, _driver: Arc::new(driver), encoding: String::new() };
+        self.settle(info, session).await
+    }
+}
+
+impl SessionLogin<'_> {
+    /// The transport is finished, with or without TLS, which `Direct` lets pass as it is.
+    fn config(&self, info: &Conninfo, host: &Host) -> Config {
+        let mut config = Config::new();
+        config
+            .user(info.user())
+            .dbname(info.dbname())
+            .application_name(format!("backwhen {}", self.purpose))
+            .ssl_mode(SslMode::Require)
+            .ssl_negotiation(SslNegotiation::Direct)
+            .channel_binding(match info.channel_binding() {
+                ChannelBinding::Disable => config::ChannelBinding::Disable,
+                ChannelBinding::Prefer => config::ChannelBinding::Prefer,
+                ChannelBinding::Require => config::ChannelBinding::Require,
+            });
+        if let Some(password) = info.password(host) {
+            config.password(password);
+        }
+        if let Some(options) = info.setting("options") {
+            config.options(options);
+        }
+        config
+    }
+
+    async fn settle(&self, info: &Conninfo, mut session: Session) -> Result<Session, Failure> {
+        let client = &session.client;
+        client.batch_execute(&pinned::set_statements()).await.map_err(failure)?;
+        client.simple_query(pinned::NEWER_TIMERS).await.map_err(failure)?;
+        let question = "SELECT pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(), \
+                        pg_catalog.current_setting('transaction_read_only')";
+        let row = client.query_one(question, &[]).await.map_err(failure)?;
+        let text = |column| row.try_get::<_, String>(column).map_err(failure);
+        suits(info.session_attrs(), row.try_get(1).map_err(failure)?, text(2)? == "on")?;
+        session.encoding = text(0)?;
+        if self.encoding == Encoding::Servers {
+            let set = format!("SET client_encoding = {}", quoted(&session.encoding, '\''));
+            session.client.batch_execute(&set).await.map_err(failure)?;
+        }
+        Ok(session)
+    }
+}
+
+/// Whether a server is of the kind that `target_session_attrs` wants.
+pub(crate) fn suits(wanted: SessionAttrs, in_recovery: bool, read_only: bool) -> Result<(), Failure> {
+    let fits = match wanted {
+        SessionAttrs::Any => true,
+        SessionAttrs::ReadWrite => !read_only,
+        SessionAttrs::ReadOnly => read_only,
+        SessionAttrs::Primary => !in_recovery,
+        SessionAttrs::Standby => in_recovery,
+    };
+    let word = || super::choices::SESSION_ATTRS.iter().find(|(_, attrs)| *attrs == wanted).map_or("", |(word, _)| word);
+    if fits { Ok(()) } else { Err(Failure::Login(format!("the server is not what target_session_attrs={} wants", word()))) }
+}
+
+/// Sorts an error during the login; the server's DETAIL and CONTEXT are left out.
+fn failure(error: tokio_postgres::Error) -> Failure {
+    if let Some(server) = error.as_db_error() {
+        return Failure::Server(ServerFault::from_db(server));
+    }
+    let text = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(cause) if !text.starts_with("authentication") => {
+            Failure::Unreachable(std::io::Error::new(cause.kind(), text))
+        }
+        _ if error.is_closed() => Failure::Unreachable(std::io::Error::other("the server closed the connection")),
+        _ if text.contains("password missing") => Failure::Login(NO_PASSWORD.to_owned()),
+        _ => Failure::Login(text),
+    }
+}
+
+pub(crate) const NO_PASSWORD: &str =
+    "the server asks for a password and none was found; give it in PGPASSWORD or ~/.pgpass";

@@ -1,0 +1,127 @@
+//! TLS as libpq understands it: the modes of `sslmode`, root and client certificates.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, version};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::certificate;
+use super::choices::SslMode;
+use super::conninfo::Conninfo;
+use super::verifier::{Proof, Verifier};
+use crate::error::{Context, Error, Kind, Result};
+
+/// Makes TLS handshakes for one connection string. Reading the certificates is done once.
+#[derive(Clone)]
+pub struct Tls {
+    connector: TlsConnector,
+}
+
+impl Tls {
+    /// # Errors
+    /// Usage, if a certificate file is missing or unreadable, or a mode that verifies has nothing
+    /// to verify with.
+    pub fn new(info: &Conninfo) -> Result<Tls> {
+        let provider = Arc::new(ring::default_provider());
+        let algorithms = provider.signature_verification_algorithms;
+        let versions: &[_] = match info.setting("ssl_min_protocol_version") {
+            Some("TLSv1.3") => &[&version::TLS13],
+            _ => &[&version::TLS13, &version::TLS12],
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .context(Kind::Internal, || "could not set up TLS".to_owned())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(proof(info)?, algorithms)));
+        let config = match client_certificate(info)? {
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain, key)
+                .context(Kind::Usage, || "the client certificate and its key (sslcert, sslkey) do not fit".to_owned())?,
+            None => builder.with_no_client_auth(),
+        };
+        Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// Makes the handshake; also gives the data for channel binding.
+    ///
+    /// # Errors
+    /// If the server's certificate does not do, or the server breaks off.
+    pub async fn handshake(&self, host: &str, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Option<Vec<u8>>)> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let stream = self.connector.connect(name, stream).await?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let binding = certificates.and_then(<[_]>::first).and_then(certificate::end_point_digest);
+        Ok((stream, binding))
+    }
+}
+
+/// What the server's certificate must prove. As in libpq, `require` with a root file at hand
+/// verifies the authority.
+fn proof(info: &Conninfo) -> Result<Proof> {
+    let mode = info.ssl_mode();
+    if info.setting("sslrootcert") == Some("system") {
+        return Ok(Proof::AuthorityAndName(system_roots()?, Vec::new()));
+    }
+    let file = info.setting("sslrootcert").map(PathBuf::from).or_else(|| info.home_file("root.crt"));
+    let file = file.filter(|file| file.exists());
+    match (mode, file) {
+        (SslMode::Disable | SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => Ok(Proof::Nothing),
+        (SslMode::VerifyCa | SslMode::VerifyFull, None) => Err(Error::usage(format!(
+            "sslmode={} needs the certificate of an authority; put it into ~/.postgresql/root.crt, name it in \
+             sslrootcert, or give sslrootcert=system to trust what this machine trusts",
+            if mode == SslMode::VerifyCa { "verify-ca" } else { "verify-full" }
+        ))),
+        (mode, Some(file)) => {
+            let certificates = certificates(&file, "sslrootcert")?;
+            let mut roots = RootCertStore::empty();
+            // One that is itself a server's certificate is no authority, but may be trusted as it is.
+            roots.add_parsable_certificates(certificates.iter().cloned());
+            Ok(match mode {
+                SslMode::VerifyFull => Proof::AuthorityAndName(roots, certificates),
+                _ => Proof::Authority(roots, certificates),
+            })
+        }
+    }
+}
+
+fn system_roots() -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(Error::usage(
+            "sslrootcert=system: this machine has no trusted authorities; install its ca-certificates package",
+        ));
+    }
+    Ok(roots)
+}
+
+type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn client_certificate(info: &Conninfo) -> Result<Option<ClientCertificate>> {
+    let named = info.setting("sslcert").map(PathBuf::from);
+    let default = || info.home_file("postgresql.crt").filter(|file| file.exists());
+    let Some(file) = named.or_else(default) else { return Ok(None) };
+    let key = info.setting("sslkey").map(PathBuf::from).or_else(|| info.home_file("postgresql.key"));
+    let key = key.ok_or_else(|| Error::usage("the client certificate in sslcert has no key; name it in sslkey"))?;
+    let chain = certificates(&file, "sslcert")?;
+    let key = PrivateKeyDer::from_pem_file(&key).context(Kind::Usage, || {
+        format!("could not read an unencrypted PEM key from {} (sslkey)", key.display())
+    })?;
+    Ok(Some((chain, key)))
+}
+
+fn certificates(file: &PathBuf, keyword: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let problem = || format!("could not read PEM certificates from {} ({keyword})", file.display());
+    let found: Vec<_> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .context(Kind::Usage, problem)?;
+    if found.is_empty() { Err(Error::usage(problem())) } else { Ok(found) }
+}
