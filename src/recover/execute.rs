@@ -1,0 +1,397 @@
+//! Carries out a plan: schema → fold and load → indexes → sequences → proof → valid.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::archive::{Archive, Selection as Entries};
+use super::plan::{Plan, PlannedMoment};
+use super::sink::{Contents, Definitions, Destination, Opening, Provenance, SequenceValue, Sink};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fold::{self, Folded, FoldedTable, Rows};
+use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::{Inexact, SequenceState};
+use crate::history::image::{BlockEntry, Blocks, RowsDigest};
+use crate::model::Table;
+use crate::pgtools::Tools;
+use crate::progress::{Progress, Unit};
+
+/// Memory for the deltas of a fold, in bytes.
+const FOLD_BUDGET: usize = 384 << 20;
+
+/// Rows are handed to the sink in pieces of about so many bytes.
+const PIECE: usize = 256 << 10;
+
+/// Pieces that may wait for the sink, a table.
+const PIECES_WAITING: usize = 8;
+
+/// How to carry out a plan.
+pub struct Execution<'a> {
+    pub history: &'a History,
+    pub catalog: Arc<Catalog>,
+    pub tools: Tools,
+    pub destination: Destination,
+    pub create: bool,
+    pub jobs: usize,
+    pub progress: Arc<dyn Progress>,
+}
+
+/// What a recovery did: its JSON is a contract, see `docs/JSON.md`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub moment: PlannedMoment,
+    pub checkpoint: String,
+    pub segments: u64,
+    pub transactions_folded: u64,
+    pub tables: u64,
+    pub rows: u64,
+    pub seconds: f64,
+    pub phases: Vec<Phase>,
+    pub inexact: Vec<Inexact>,
+    pub notes: Vec<String>,
+    /// The digests of what was loaded agree with those of the history.
+    pub proved: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Phase {
+    pub name: &'static str,
+    pub seconds: f64,
+}
+
+/// Recovers what the plan says, all or nothing.
+///
+/// # Errors
+/// `Refused` if the destination does not suit, `Damaged` if the history is, `Unavailable` if a
+/// server or disk fails, `Interrupted`; then nothing is left that could be taken for a database.
+pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
+    let started = Instant::now();
+    let mut phases = Phases { started, all: Vec::new() };
+    execution.progress.phase("preparing", 0, Unit::Tables);
+    let (sink, left_out) = open(&plan, &execution).await?;
+    let sink = Arc::new(sink);
+    phases.end("prepare");
+    let filled = tokio::select! {
+        filled = fill(&plan, &execution, &sink, &mut phases) => filled,
+        () = crate::ambient::interrupted() => Err(Error::interrupted()),
+    };
+    // Tasks that were told to end let go of the sink a little later.
+    while Arc::strong_count(&sink) > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let Ok(sink) = Arc::try_unwrap(sink) else {
+        return Err(Error::internal("a table is still being loaded"));
+    };
+    let filled = match filled {
+        Ok(filled) => filled,
+        Err(error) => {
+            let abandoned = sink.abandon().await;
+            return Err(match abandoned {
+                Ok(()) => error,
+                Err(left) => Error::new(error.kind(), format!("{error}; moreover, {left}")),
+            });
+        }
+    };
+    let mut notes = plan.notes.clone();
+    notes.extend(left_out);
+    notes.extend(sink.notes().iter().cloned());
+    notes.extend(sink.make_valid().await?);
+    phases.end("make valid");
+    Ok(Report {
+        moment: plan.moment,
+        checkpoint: plan.checkpoint,
+        segments: plan.segments,
+        transactions_folded: filled.transactions,
+        tables: filled.tables,
+        rows: filled.rows,
+        seconds: started.elapsed().as_secs_f64(),
+        phases: phases.all,
+        inexact: filled.inexact,
+        notes,
+        proved: filled.proved,
+    })
+}
+
+struct Phases {
+    started: Instant,
+    all: Vec<Phase>,
+}
+
+impl Phases {
+    fn end(&mut self, name: &'static str) {
+        self.all.push(Phase { name, seconds: self.started.elapsed().as_secs_f64() });
+        self.started = Instant::now();
+    }
+}
+
+struct Filled {
+    transactions: u64,
+    tables: u64,
+    rows: u64,
+    inexact: Vec<Inexact>,
+    proved: bool,
+}
+
+/// Opens the destination, which refuses what does not suit before anything else is done.
+async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<String>)> {
+    let schema = &plan.base.schema;
+    let path = execution.history.schemas_folder().join(format!("{}.dump", schema.archive));
+    check_archive(&path, &schema.archive)?;
+    let archive = Archive::open(&path)?;
+    let (entries, left_out) = match plan.partial {
+        false => (Entries::whole(&archive.toc), Vec::new()),
+        true => {
+            let entries = Entries::tables(&archive.toc, |schema, name| plan.selection.takes(schema, name));
+            let left_out = entries.left_out.clone();
+            (entries, left_out)
+        }
+    };
+    let tables: Vec<_> = wanted_tables(plan).cloned().collect();
+    let opening = Opening {
+        create: execution.create,
+        source: &schema.database,
+        definitions: Definitions::new(archive, entries)?,
+        tables: &tables,
+        provenance: Provenance {
+            moment: plan.moment.time.to_string(),
+            lsn: plan.moment.lsn.to_string(),
+            source: execution.history.identity().source.database.clone(),
+        },
+        tools: execution.tools.clone(),
+    };
+    Ok((Sink::open(&execution.destination, opening).await?, left_out))
+}
+
+/// The archive is what its name says.
+fn check_archive(path: &Path, digest: &str) -> Result<()> {
+    let bytes = std::fs::read(path).context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
+    match blake3::hash(&bytes).to_hex().as_str() == digest {
+        true => Ok(()),
+        false => Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display()))),
+    }
+}
+
+fn wanted_tables(plan: &Plan) -> impl Iterator<Item = &Table> {
+    let tables = plan.base.tables.iter().map(|entry| &entry.table);
+    tables.filter(|table| plan.selection.takes(&table.schema, &table.name))
+}
+
+async fn fill(plan: &Plan, execution: &Execution<'_>, sink: &Arc<Sink>, phases: &mut Phases) -> Result<Filled> {
+    // The server makes tables while the journal is read.
+    let (made, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
+    made?;
+    let folded = folded?;
+    phases.end("schema and fold");
+    let mut inexact = plan.inexact.clone();
+    for found in folded.inexact {
+        if !inexact.iter().any(|known| known.what == found.what && similar(&known.why, &found.why)) {
+            inexact.push(found);
+        }
+    }
+    let tables = folded.tables.len() as u64;
+    let sequences = sequence_values(plan, &folded.sequences, folded.sequences_sampled < plan.until);
+    let loaded = load_all(folded.tables, execution, sink).await?;
+    phases.end("load and prove");
+    if !plan.partial {
+        sink.large_objects().await?;
+    }
+    execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
+    sink.post_data(execution.jobs).await?;
+    phases.end("indexes and constraints");
+    sink.set_sequences(&sequences).await?;
+    if !plan.partial {
+        execution.progress.phase("refreshing materialised views", 0, Unit::Tables);
+        sink.refresh_materialized_views(&plan.base.schema.materialized_views).await?;
+    }
+    phases.end("sequences and views");
+    Ok(Filled { transactions: folded.transactions, tables, rows: loaded.rows, inexact, proved: loaded.proved })
+}
+
+/// The plan and the fold may both have noticed a table's change, in words of their own.
+fn similar(one: &str, other: &str) -> bool {
+    let first = |text: &str| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    one == other || first(one) == first(other)
+}
+
+async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
+    let (catalog, packs_folder) = (Arc::clone(&execution.catalog), execution.history.packs_folder());
+    let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
+    let (selection, progress) = (plan.selection.clone(), Arc::clone(&execution.progress));
+    let folded = tokio::task::spawn_blocking(move || {
+        fold::fold(&fold::Request {
+            catalog: &catalog,
+            packs_folder: &packs_folder,
+            base: &base,
+            until,
+            segments: &segments,
+            wanted: &|table| selection.takes(&table.schema, &table.name),
+            budget: FOLD_BUDGET,
+            scratch: &scratch(),
+            progress: &*progress,
+        })
+    });
+    folded.await.context(Kind::Internal, || "the folding thread failed".into())?
+}
+
+/// The history may be on a disk that cannot be written to.
+fn scratch() -> PathBuf {
+    std::env::temp_dir()
+}
+
+struct Loaded {
+    rows: u64,
+    proved: bool,
+}
+
+/// Loads tables, `jobs` at a time, the largest first, and reads each back.
+async fn load_all(mut tables: Vec<FoldedTable>, execution: &Execution<'_>, sink: &Arc<Sink>) -> Result<Loaded> {
+    tables.sort_by_key(|table| std::cmp::Reverse(table.size_hint().1));
+    let bytes = tables.iter().map(|table| table.size_hint().1).sum();
+    execution.progress.phase("loading", bytes, Unit::Bytes);
+    let free = Arc::new(Semaphore::new(execution.jobs.max(1)));
+    let mut loading = JoinSet::new();
+    for table in tables {
+        let (free, sink, progress) = (Arc::clone(&free), Arc::clone(sink), Arc::clone(&execution.progress));
+        loading.spawn(async move {
+            let _permit = free.acquire_owned().await.map_err(|_| Error::interrupted())?;
+            load(table, &sink, progress).await
+        });
+    }
+    let mut loaded = Loaded { rows: 0, proved: true };
+    while let Some(done) = loading.join_next().await {
+        let done = done.context(Kind::Internal, || "a loading task failed".into()).and_then(|done| done);
+        match done {
+            Ok((rows, proved)) => {
+                loaded.rows += rows;
+                loaded.proved &= proved;
+            }
+            Err(error) => {
+                // Nobody may hold the sink when it is abandoned.
+                loading.shutdown().await;
+                return Err(error);
+            }
+        }
+    }
+    Ok(loaded)
+}
+
+/// Loads one table and compares what the sink then holds with what was sent.
+async fn load(folded: FoldedTable, sink: &Sink, progress: Arc<dyn Progress>) -> Result<(u64, bool)> {
+    let table = folded.table.clone();
+    let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
+    let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &*progress));
+    let taken = sink.load(&table, receiver).await;
+    let fed = feeding.await.context(Kind::Internal, || "a feeding thread failed".into())?;
+    // When the sink fails first, the feeder only knows that nobody takes its rows any more.
+    let sent = match (taken, fed) {
+        (Ok(()), fed) => fed?,
+        (Err(_), Err(error)) if error.kind() != Kind::Interrupted => return Err(error),
+        (Err(error), _) => return Err(error),
+    };
+    let Some(Contents { rows, digest }) = sink.read_back(&table).await? else { return Ok((sent.rows, false)) };
+    if rows != sent.rows || digest.is_some_and(|digest| digest != sent.digest.0) {
+        return Err(Error::internal(format!(
+            "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",
+            table.display(),
+            sent.rows
+        )));
+    }
+    Ok((sent.rows, digest.is_some()))
+}
+
+#[derive(Default)]
+struct Sent {
+    rows: u64,
+    digest: RowsDigest,
+}
+
+fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn Progress) -> Result<Sent> {
+    let blocks = folded.blocks().clone();
+    let mut feeder = Feeder { pieces, blocks, piece: Vec::with_capacity(PIECE * 2), sent: Sent::default(), progress };
+    let fed = folded.emit(&mut feeder).and_then(|()| feeder.flush());
+    match fed {
+        Ok(()) => Ok(feeder.sent),
+        Err(error) => {
+            // The sink must see an error, or it would take what came so far for the whole.
+            let said = Error::new(error.kind(), error.to_string());
+            let _ = feeder.pieces.blocking_send(Err(said));
+            Err(error)
+        }
+    }
+}
+
+/// Rows on their way to a sink.
+struct Feeder<'a> {
+    pieces: mpsc::Sender<Result<Bytes>>,
+    blocks: Blocks,
+    piece: Vec<u8>,
+    sent: Sent,
+    progress: &'a dyn Progress,
+}
+
+impl Feeder<'_> {
+    fn flush(&mut self) -> Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE * 2));
+        self.send(piece)
+    }
+
+    fn send(&mut self, piece: Vec<u8>) -> Result<()> {
+        self.progress.advance(piece.len() as u64);
+        self.pieces.blocking_send(Ok(piece.into())).map_err(|_| Error::interrupted())
+    }
+}
+
+impl Rows for Feeder<'_> {
+    /// An untouched block goes from disk to COPY as it is.
+    fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
+        self.flush()?;
+        let raw = self.blocks.get(&entry.id)?;
+        self.sent.rows += entry.rows;
+        self.sent.digest.merge(entry.digest);
+        self.send(raw)?;
+        Ok(true)
+    }
+
+    fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
+        self.piece.extend_from_slice(line);
+        self.piece.push(b'\n');
+        self.sent.rows += 1;
+        self.sent.digest.add(line);
+        if self.piece.len() >= PIECE { self.flush() } else { Ok(()) }
+    }
+}
+
+/// What each sequence is set to. `unsampled`: no sample lies at or after the moment, so a value may
+/// have been handed out that no sample shows; the largest one in use is the least that will do.
+fn sequence_values(plan: &Plan, sequences: &[SequenceState], unsampled: bool) -> Vec<SequenceValue> {
+    let mut values = Vec::new();
+    for known in &plan.base.sequences {
+        let Some(state) = sequences.iter().find(|state| state.oid == known.oid) else { continue };
+        let owner = wanted_tables(plan).find_map(|table| {
+            let owned = table.sequences.iter().find(|owned| owned.oid == known.oid)?;
+            Some((table.quoted(), crate::model::schema::quote_ident(&table.columns[owned.column].name)))
+        });
+        if plan.partial && owner.is_none() {
+            continue;
+        }
+        values.push(SequenceValue {
+            // As the recovered schema has it.
+            schema: known.schema.clone(),
+            name: known.name.clone(),
+            last_value: state.last_value,
+            is_called: state.is_called,
+            at_least: owner.filter(|_| unsampled),
+            descending: state.increment < 0,
+        });
+    }
+    values
+}
