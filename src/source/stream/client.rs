@@ -1,0 +1,184 @@
+//! A replication connection that is not streaming: commands and plain queries.
+
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+
+use super::fault::{Doing, StreamFault};
+use super::login::ReplicationLogin;
+use super::receive::ReplicationStream;
+use super::wire::{Answer, Wire};
+use crate::connect::login::log_in;
+use crate::connect::{Conninfo, ServerFault, quoted};
+use crate::error::{Error, Result};
+use crate::model::Lsn;
+
+/// Rows as text, in the database's own encoding.
+pub(super) type Rows = Vec<Vec<Option<String>>>;
+
+/// What a server says of itself; it changes when another server answers under the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    pub system_identifier: String,
+    pub timeline: u32,
+    /// How far the server's own log is on its disk.
+    pub flushed: Lsn,
+}
+
+/// A connection in `replication=database` mode with the pinned settings.
+pub struct ReplicationClient {
+    pub(super) wire: Wire,
+    version: u32,
+    /// Host, port and database, for messages.
+    place: String,
+}
+
+impl ReplicationClient {
+    /// # Errors
+    /// As [`crate::connect::connect`]; refused also if the role lacks REPLICATION.
+    pub async fn connect(info: &Conninfo, application_name: &str) -> Result<ReplicationClient> {
+        log_in(info, &ReplicationLogin { application_name }).await
+    }
+
+    pub(super) fn new(wire: Wire, version: u32, place: String) -> ReplicationClient {
+        ReplicationClient { wire, version, place }
+    }
+
+    /// The server's major version.
+    pub fn server_version(&self) -> u32 {
+        self.version
+    }
+
+    /// # Errors
+    /// Unavailable, if the connection broke.
+    pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
+        let rows = self.query("IDENTIFY_SYSTEM").await?;
+        let row = rows.first().map(Vec::as_slice).unwrap_or_default();
+        match row {
+            [Some(identifier), Some(timeline), Some(flushed), ..] => Ok(SystemIdentity {
+                system_identifier: identifier.clone(),
+                timeline: timeline.parse().map_err(|_| self.odd_answer("IDENTIFY_SYSTEM"))?,
+                flushed: flushed.parse().map_err(|_| self.odd_answer("IDENTIFY_SYSTEM"))?,
+            }),
+            _ => Err(self.odd_answer("IDENTIFY_SYSTEM")),
+        }
+    }
+
+    /// Runs one statement by the simple protocol.
+    ///
+    /// # Errors
+    /// As the server says; refused, if a value is not UTF-8 (the connection hands bytes over in the
+    /// database's own encoding).
+    pub async fn query(&mut self, sql: &str) -> Result<Rows> {
+        self.command(sql, Doing::Query, None).await
+    }
+
+    pub(super) async fn command(&mut self, sql: &str, doing: Doing, slot: Option<&str>) -> Result<Rows> {
+        let outcome = self.ask(sql).await;
+        outcome.map_err(|fault| match fault {
+            StreamFault::Server(server) => StreamFault::sort(server, doing).explain(&self.place, slot),
+            other => other.explain(&self.place, slot),
+        })
+    }
+
+    /// The rows, or the plain fault.
+    pub(super) async fn ask(&mut self, sql: &str) -> Result<Rows, StreamFault> {
+        self.send(sql).await?;
+        let (mut rows, mut complaint) = (Rows::new(), None);
+        loop {
+            match self.wire.answer().await {
+                Ok(Answer::Message(Message::DataRow(body))) => match texts(&body) {
+                    Ok(row) => rows.push(row),
+                    Err(fault) => complaint = complaint.or(Some(fault)),
+                },
+                Ok(Answer::Message(Message::ErrorResponse(body))) => {
+                    complaint = Some(StreamFault::Server(ServerFault::from_response(&body)));
+                }
+                Ok(Answer::Message(Message::ReadyForQuery(_))) => return complaint.map_or(Ok(rows), Err),
+                Ok(_) => {}
+                // A fatal error comes before the end of the connection, and says why.
+                Err(error) => return Err(complaint.unwrap_or(StreamFault::Broken(error))),
+            }
+        }
+    }
+
+    async fn send(&mut self, sql: &str) -> Result<(), StreamFault> {
+        self.wire.queue(|out| frontend::query(sql, out)).map_err(StreamFault::Broken)?;
+        self.wire.flush().await.map_err(StreamFault::Broken)
+    }
+
+    /// Begins to stream from a slot. The server goes on from `from` or from what was last confirmed,
+    /// whichever is later; [`Lsn::ZERO`] means the latter.
+    ///
+    /// # Errors
+    /// With [`StreamFault`] as cause: locked, if another connection has the slot; refused, if it is
+    /// gone or cannot be streamed from.
+    pub async fn start(mut self, slot: &str, from: Lsn, options: &[(&str, &str)]) -> Result<ReplicationStream> {
+        let outcome = self.begin(&start_command(slot, from, options)).await;
+        match outcome {
+            Ok(()) => Ok(ReplicationStream::new(self.wire, self.place, slot.to_owned())),
+            Err(StreamFault::Server(server)) => {
+                Err(StreamFault::sort(server, Doing::Start).explain(&self.place, Some(slot)))
+            }
+            Err(fault) => Err(fault.explain(&self.place, Some(slot))),
+        }
+    }
+
+    async fn begin(&mut self, command: &str) -> Result<(), StreamFault> {
+        self.send(command).await?;
+        loop {
+            match self.wire.answer().await.map_err(StreamFault::Broken)? {
+                Answer::CopyBoth => return Ok(()),
+                Answer::Message(Message::ErrorResponse(body)) => {
+                    return Err(StreamFault::Server(ServerFault::from_response(&body)));
+                }
+                Answer::Message(Message::ReadyForQuery(_)) => return Err(StreamFault::Ended),
+                Answer::Message(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn odd_answer(&self, command: &str) -> Error {
+        Error::unavailable(format!(
+            "{} answered {command} in an unknown way; look at what runs between here and the server",
+            self.place
+        ))
+    }
+}
+
+fn start_command(slot: &str, from: Lsn, options: &[(&str, &str)]) -> String {
+    let options: Vec<_> =
+        options.iter().map(|(name, value)| format!("{} {}", quoted(name, '"'), quoted(value, '\''))).collect();
+    let list = if options.is_empty() { String::new() } else { format!(" ({})", options.join(", ")) };
+    format!("START_REPLICATION SLOT {} LOGICAL {from}{list}", quoted(slot, '"'))
+}
+
+fn texts(row: &DataRowBody) -> Result<Vec<Option<String>>, StreamFault> {
+    use fallible_iterator::FallibleIterator;
+    let not_text = || {
+        StreamFault::Server(ServerFault {
+            sqlstate: "22021".to_owned(),
+            message: "a value is not UTF-8; ask over a session that has client_encoding UTF8".to_owned(),
+            ..ServerFault::default()
+        })
+    };
+    let ranges: Vec<_> = row.ranges().collect().map_err(StreamFault::Broken)?;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| not_text());
+    ranges
+        .into_iter()
+        .map(|range| range.and_then(|range| row.buffer().get(range)).map(text).transpose())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_what_goes_into_the_command() {
+        assert_eq!(start_command("s", Lsn(0x1_0000_00FF), &[]), "START_REPLICATION SLOT \"s\" LOGICAL 1/FF");
+        assert_eq!(
+            start_command("s", Lsn::ZERO, &[("proto_version", "1"), ("publication_names", "\"it's\"")]),
+            "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (\"proto_version\" '1', \"publication_names\" '\"it''s\"')"
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! Startup and authentication of a replication connection.
+
+use std::io;
+
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::{md5_hash, sasl};
+use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
+use postgres_protocol::message::frontend;
+
+use super::client::ReplicationClient;
+use super::wire::{Answer, Wire};
+use crate::connect::choices::{ChannelBinding, SessionAttrs};
+use crate::connect::hosts::Host;
+use crate::connect::login::{Failure, Login};
+use crate::connect::session::{NO_PASSWORD, suits};
+use crate::connect::transport::Transport;
+use crate::connect::{Conninfo, NEWER_TIMERS, PINNED_SETTINGS, ServerFault, quoted};
+
+/// How long the server waits for feedback. Far above the feedback's own interval, so that a slow
+/// disk on our side does not end the stream.
+const WAL_SENDER_TIMEOUT: &str = "300s";
+
+pub struct ReplicationLogin<'a> {
+    pub application_name: &'a str,
+}
+
+impl Login for ReplicationLogin<'_> {
+    type Session = ReplicationClient;
+
+    async fn login(&self, info: &Conninfo, host: &Host, transport: Transport) -> Result<ReplicationClient, Failure> {
+        let mut wire = Wire::new(transport);
+        self.startup(info, &mut wire).await.map_err(Failure::Unreachable)?;
+        authenticate(info, info.password(host), &mut wire).await?;
+        let (version, encoding) = until_ready(&mut wire).await?;
+        let mut client = ReplicationClient::new(wire, version, format!("{host}/{}", info.dbname()));
+        let mut ask = async |sql: &str| client.ask(sql).await.map_err(|fault| Failure::Login(fault.to_string()));
+        // Bytes must pass as the database holds them.
+        ask(&format!("SET client_encoding = {}", quoted(&encoding, '\''))).await?;
+        ask(NEWER_TIMERS).await?;
+        if info.session_attrs() != SessionAttrs::Any {
+            let question = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
+            let rows = ask(question).await?;
+            let is = |column: usize, word: &str| {
+                rows.first().and_then(|row| row.get(column)).is_some_and(|value| value.as_deref() == Some(word))
+            };
+            suits(info.session_attrs(), is(0, "t"), is(1, "on"))?;
+        }
+        Ok(client)
+    }
+}
+
+impl ReplicationLogin<'_> {
+    async fn startup(&self, info: &Conninfo, wire: &mut Wire) -> io::Result<()> {
+        let mut parameters = vec![
+            ("user", info.user()),
+            ("database", info.dbname()),
+            ("replication", "database"),
+            ("application_name", self.application_name),
+            ("wal_sender_timeout", WAL_SENDER_TIMEOUT),
+        ];
+        parameters.extend(info.setting("options").map(|options| ("options", options)));
+        parameters.extend(PINNED_SETTINGS);
+        wire.queue(|out| frontend::startup_message(parameters, out))?;
+        wire.flush().await
+    }
+}
+
+/// The next message; a server's error becomes a failure.
+async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
+    loop {
+        match wire.answer().await.map_err(Failure::Unreachable)? {
+            Answer::Message(Message::ErrorResponse(body)) => {
+                return Err(Failure::Server(ServerFault::from_response(&body)));
+            }
+            Answer::Message(Message::NoticeResponse(_)) => {}
+            Answer::Message(message) => return Ok(message),
+            Answer::CopyBoth => return Err(out_of_order()),
+        }
+    }
+}
+
+async fn authenticate(info: &Conninfo, password: Option<&str>, wire: &mut Wire) -> Result<(), Failure> {
+    let password = || password.ok_or_else(|| Failure::Login(NO_PASSWORD.to_owned()));
+    match expect(wire).await? {
+        Message::AuthenticationOk => return without_binding(info),
+        Message::AuthenticationCleartextPassword => {
+            without_binding(info)?;
+            send(wire, |out| frontend::password_message(password()?.as_bytes(), out).map_err(Failure::Unreachable))
+                .await?;
+        }
+        Message::AuthenticationMd5Password(body) => {
+            without_binding(info)?;
+            let hash = md5_hash(info.user().as_bytes(), password()?.as_bytes(), body.salt());
+            send(wire, |out| frontend::password_message(hash.as_bytes(), out).map_err(Failure::Unreachable)).await?;
+        }
+        Message::AuthenticationSasl(body) => scram(info, password()?, &body, wire).await?,
+        _ => {
+            return Err(Failure::Login(
+                "the server asks for a kind of login that backwhen does not know (GSSAPI, SSPI, OAuth); let it in by \
+                 scram-sha-256 or a certificate in pg_hba.conf"
+                    .to_owned(),
+            ));
+        }
+    }
+    match expect(wire).await? {
+        Message::AuthenticationOk => Ok(()),
+        _ => Err(out_of_order()),
+    }
+}
+
+async fn send(
+    wire: &mut Wire,
+    write: impl FnOnce(&mut bytes::BytesMut) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut failure = None;
+    let queued = wire.queue(|out| {
+        write(out).map_err(|error| {
+            failure = Some(error);
+            io::Error::other("not written")
+        })
+    });
+    match (queued, failure) {
+        (Ok(()), _) => wire.flush().await.map_err(Failure::Unreachable),
+        (Err(_), Some(failure)) => Err(failure),
+        (Err(error), None) => Err(Failure::Unreachable(error)),
+    }
+}
+
+async fn scram(
+    info: &Conninfo,
+    password: &str,
+    offer: &AuthenticationSaslBody,
+    wire: &mut Wire,
+) -> Result<(), Failure> {
+    let mechanisms: Vec<String> =
+        offer.mechanisms().map(|name| Ok(name.to_owned())).collect().map_err(Failure::Unreachable)?;
+    let offers = |name: &str| mechanisms.iter().any(|offered| offered == name);
+    let wanted = info.channel_binding() != ChannelBinding::Disable;
+    let data = wire.transport().channel_binding().filter(|_| wanted).map(<[u8]>::to_vec);
+    let (binding, mechanism) = match data {
+        Some(data) if offers(sasl::SCRAM_SHA_256_PLUS) => {
+            (sasl::ChannelBinding::tls_server_end_point(data), sasl::SCRAM_SHA_256_PLUS)
+        }
+        // Says that we could have: a server that could too will know that somebody sits between.
+        Some(_) => (sasl::ChannelBinding::unrequested(), sasl::SCRAM_SHA_256),
+        None => (sasl::ChannelBinding::unsupported(), sasl::SCRAM_SHA_256),
+    };
+    if !offers(mechanism) {
+        return Err(Failure::Login("the server offers no SCRAM-SHA-256 login".to_owned()));
+    }
+    if mechanism != sasl::SCRAM_SHA_256_PLUS {
+        without_binding(info)?;
+    }
+    exchange(sasl::ScramSha256::new(password.as_bytes(), binding), mechanism, wire).await
+}
+
+async fn exchange(mut scram: sasl::ScramSha256, mechanism: &str, wire: &mut Wire) -> Result<(), Failure> {
+    let wrong = |error: io::Error| Failure::Login(format!("the SCRAM login failed: {error}"));
+    wire.queue(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).map_err(wrong)?;
+    wire.flush().await.map_err(Failure::Unreachable)?;
+    let Message::AuthenticationSaslContinue(body) = expect(wire).await? else { return Err(out_of_order()) };
+    scram.update(body.data()).map_err(wrong)?;
+    wire.queue(|out| frontend::sasl_response(scram.message(), out)).map_err(wrong)?;
+    wire.flush().await.map_err(Failure::Unreachable)?;
+    let Message::AuthenticationSaslFinal(body) = expect(wire).await? else { return Err(out_of_order()) };
+    scram.finish(body.data()).map_err(wrong)
+}
+
+fn without_binding(info: &Conninfo) -> Result<(), Failure> {
+    match info.channel_binding() {
+        ChannelBinding::Require => Err(Failure::Login(
+            "channel_binding=require, and the server asked for a login without; set scram-sha-256 in its pg_hba.conf"
+                .to_owned(),
+        )),
+        ChannelBinding::Disable | ChannelBinding::Prefer => Ok(()),
+    }
+}
+
+/// The server's major version and encoding, once it is ready.
+async fn until_ready(wire: &mut Wire) -> Result<(u32, String), Failure> {
+    let (mut version, mut encoding) = (0, "UTF8".to_owned());
+    loop {
+        match expect(wire).await? {
+            Message::ParameterStatus(body) => {
+                let (name, value) = (body.name().map_err(Failure::Unreachable)?, body.value());
+                match (name, value) {
+                    ("server_version", Ok(value)) => version = major(value),
+                    ("server_encoding", Ok(value)) => value.clone_into(&mut encoding),
+                    _ => {}
+                }
+            }
+            Message::ReadyForQuery(_) => return Ok((version, encoding)),
+            Message::BackendKeyData(_) => {}
+            _ => return Err(out_of_order()),
+        }
+    }
+}
+
+/// `15.14 (Debian …)`, `18beta1`.
+fn major(version: &str) -> u32 {
+    let digits = version.bytes().take_while(u8::is_ascii_digit).count();
+    version[..digits].parse().unwrap_or(0)
+}
+
+fn out_of_order() -> Failure {
+    Failure::Login("the server sent a message that does not belong into a login".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_major_version() {
+        for (text, expected) in [("15.14 (Debian 15.14-0)", 15), ("18beta1", 18), ("", 0), ("x", 0)] {
+            assert_eq!(major(text), expected);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The replication connection: slots, and the stream of changes that a slot gives.
+//!
+//! Written on `postgres-protocol`, since `tokio_postgres` knows neither the replication startup nor
+//! the both-ways copy mode. See PostgreSQL's "Streaming Replication Protocol".
+
+mod client;
+mod fault;
+mod login;
+mod receive;
+mod slot;
+mod wire;
+
+pub use client::{ReplicationClient, SystemIdentity};
+pub use fault::StreamFault;
+pub use receive::{ReplicationStream, StreamMessage};
+pub use slot::CreatedSlot;

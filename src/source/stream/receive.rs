@@ -1,0 +1,219 @@
+//! The stream itself: what the server sends, and what is said back to it.
+
+use std::time::Duration;
+
+use bytes::BufMut;
+use postgres_protocol::message::backend::{COPY_DATA_TAG, ERROR_RESPONSE_TAG, Message};
+use postgres_protocol::message::frontend;
+
+use super::fault::{Doing, StreamFault};
+use super::wire::Wire;
+use crate::connect::ServerFault;
+use crate::error::{Error, Result};
+use crate::model::{Lsn, PgTime};
+
+/// How long a server is listened to after it was told to stop.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// One message of the stream; its bytes lie in the read buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum StreamMessage<'a> {
+    /// Output of the plugin, at this position.
+    Data { start: Lsn, bytes: &'a [u8] },
+    /// The server is there and has sent everything up to `wal_end`.
+    Keepalive { wal_end: Lsn, time: PgTime, reply_requested: bool },
+}
+
+/// A slot's changes, from [`super::ReplicationClient::start`]. Take messages with
+/// [`ReplicationStream::next`] until there is none, then wait with [`ReplicationStream::fill`].
+/// Dropping it ends the connection.
+pub struct ReplicationStream {
+    wire: Wire,
+    place: String,
+    slot: String,
+}
+
+impl ReplicationStream {
+    pub(super) fn new(wire: Wire, place: String, slot: String) -> ReplicationStream {
+        ReplicationStream { wire, place, slot }
+    }
+
+    /// Waits until more bytes are here. Cancel-safe.
+    ///
+    /// # Errors
+    /// Unavailable, if the connection broke.
+    pub async fn fill(&mut self) -> Result<()> {
+        let outcome = self.wire.read().await;
+        outcome.map_err(|error| self.explain(StreamFault::Broken(error)))
+    }
+
+    /// Takes the next message that has come in whole, without waiting.
+    ///
+    /// # Errors
+    /// With [`StreamFault`] as cause: what the server complained of, or the end of the stream.
+    // Not an iterator: each message borrows the buffer.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<StreamMessage<'_>>> {
+        loop {
+            match self.wire.take() {
+                Ok(None) => return Ok(None),
+                Ok(Some(COPY_DATA_TAG)) => break,
+                Ok(Some(tag)) => self.aside(tag)?,
+                Err(error) => return Err(self.explain(StreamFault::Broken(error))),
+            }
+        }
+        match read_message(self.wire.body()) {
+            Some(message) => Ok(Some(message)),
+            None => Err(Error::unavailable(format!(
+                "{} sent a message in the stream that is none of the protocol's; look at what runs between",
+                self.place
+            ))),
+        }
+    }
+
+    /// Tells the server what has been received, and what is durable here and never needed again.
+    /// Cancel-safe: what was not sent yet goes first the next time.
+    ///
+    /// # Errors
+    /// Unavailable, if the connection broke.
+    pub async fn send_status(&mut self, received: Lsn, durable: Lsn) -> Result<()> {
+        // Only shown in pg_stat_replication; nothing is decided by it.
+        let now = PgTime::from_utc(chrono::Utc::now());
+        let outcome = async {
+            self.wire.queue(|out| {
+                let status = status_message(received, durable, now);
+                frontend::CopyData::new(&status[..]).map(|data| data.write(out))
+            })?;
+            self.wire.flush().await
+        };
+        let outcome = outcome.await;
+        outcome.map_err(|error| self.explain(StreamFault::Broken(error)))
+    }
+
+    /// Ends the stream in good order, so that the slot is free at once. What the server still sends
+    /// is not kept; it was not confirmed, and comes again.
+    ///
+    /// # Errors
+    /// Unavailable, if the connection was broken already.
+    pub async fn stop(mut self) -> Result<()> {
+        let outcome = async {
+            self.wire.queue(|out| {
+                frontend::copy_done(out);
+                Ok(())
+            })?;
+            self.wire.flush().await
+        };
+        let outcome = outcome.await;
+        outcome.map_err(|error| self.explain(StreamFault::Broken(error)))?;
+        // A server with much to send would go on for long; the end of the connection stops it too.
+        let _ = tokio::time::timeout(LAST_WORDS, self.drain()).await;
+        Ok(())
+    }
+
+    async fn drain(&mut self) {
+        loop {
+            match self.wire.take() {
+                Ok(Some(b'Z' | ERROR_RESPONSE_TAG)) | Err(_) => break,
+                Ok(Some(_)) => {}
+                Ok(None) if self.wire.read().await.is_err() => break,
+                Ok(None) => {}
+            }
+        }
+        let goodbye = self.wire.queue(|out| {
+            frontend::terminate(out);
+            Ok(())
+        });
+        if goodbye.is_ok() && self.wire.flush().await.is_ok() {
+            self.wire.close().await;
+        }
+    }
+
+    /// A message beside the data: the end, an error, or a notice.
+    fn aside(&self, tag: u8) -> Result<()> {
+        match tag {
+            ERROR_RESPONSE_TAG => Err(match self.wire.parse() {
+                Ok(Message::ErrorResponse(body)) => {
+                    self.explain(StreamFault::sort(ServerFault::from_response(&body), Doing::Stream))
+                }
+                Ok(_) => self.explain(StreamFault::Ended),
+                Err(error) => self.explain(StreamFault::Broken(error)),
+            }),
+            // Notices, changed settings and notifications.
+            b'N' | b'S' | b'A' => Ok(()),
+            _ => Err(self.explain(StreamFault::Ended)),
+        }
+    }
+
+    fn explain(&self, fault: StreamFault) -> Error {
+        fault.explain(&self.place, Some(&self.slot))
+    }
+}
+
+/// `XLogData` or `Primary keepalive message`.
+fn read_message(body: &[u8]) -> Option<StreamMessage<'_>> {
+    match body.split_first()? {
+        (b'w', rest) => {
+            let (start, rest) = take_number(rest)?;
+            let (_wal_end, rest) = take_number(rest)?;
+            let (_time, bytes) = take_number(rest)?;
+            Some(StreamMessage::Data { start: Lsn(start), bytes })
+        }
+        (b'k', rest) => {
+            let (wal_end, rest) = take_number(rest)?;
+            let (time, rest) = take_number(rest)?;
+            let reply_requested = *rest.first()? != 0;
+            Some(StreamMessage::Keepalive { wal_end: Lsn(wal_end), time: PgTime(time.cast_signed()), reply_requested })
+        }
+        _ => None,
+    }
+}
+
+fn take_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*number), rest))
+}
+
+/// `Standby status update`: written, flushed, applied, the time, and no answer wanted.
+fn status_message(received: Lsn, durable: Lsn, now: PgTime) -> [u8; 34] {
+    let mut message = [0; 34];
+    let mut out = &mut message[..];
+    out.put_u8(b'r');
+    out.put_u64(received.0);
+    out.put_u64(durable.0);
+    out.put_u64(durable.0);
+    out.put_i64(now.0);
+    out.put_u8(0);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_data_and_keepalives() {
+        let mut body = vec![b'w'];
+        body.extend([0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 1]);
+        body.extend(b"xyz");
+        assert_eq!(read_message(&body), Some(StreamMessage::Data { start: Lsn(9), bytes: b"xyz" }));
+        let keepalive = [b'k', 0, 0, 0, 0, 0, 0, 1, 0, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        let expected = StreamMessage::Keepalive { wal_end: Lsn(256), time: PgTime(-1), reply_requested: true };
+        assert_eq!(read_message(&keepalive), Some(expected));
+    }
+
+    #[test]
+    fn half_a_message_is_none() {
+        let keepalive = [b'k', 0, 0, 0, 0, 0, 0, 1, 0, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        for length in 0..keepalive.len() {
+            assert_eq!(read_message(&keepalive[..length]), None);
+        }
+        assert_eq!(read_message(b"?12345678"), None);
+    }
+
+    #[test]
+    fn confirms_only_what_is_durable() {
+        let message = status_message(Lsn(3), Lsn(2), PgTime(1));
+        assert_eq!(message[..25], [b'r', 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(message[33], 0);
+    }
+}
