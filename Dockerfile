@@ -1,0 +1,25 @@
+# backwhen beside a database: docker build -t backwhen .
+FROM rust:1-slim-trixie AS build
+WORKDIR /build
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+RUN cargo build --release --locked --bin backwhen
+
+FROM debian:trixie-slim
+# pg_dump must be as new as the newest server it meets: PostgreSQL's own package archive has it for Debian.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates postgresql-common \
+    && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
+    && apt-get install -y --no-install-recommends postgresql-client-18 tzdata \
+    && apt-get purge -y --auto-remove postgresql-common \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /history --shell /usr/sbin/nologin backwhen \
+    && install -d -o backwhen -g backwhen /history
+COPY --from=build /build/target/release/backwhen /usr/local/bin/backwhen
+USER 10001
+VOLUME /history
+ENV BACKWHEN_HISTORY=/history/main
+# Capture stops cleanly on either signal; this one is what Ctrl-C sends.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["backwhen"]
+CMD ["--help"]

@@ -1,0 +1,24 @@
+# What can be done here: make help
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test demo deny
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Find or install PostgreSQL 14 to 18 for the tests
+	@scripts/setup.sh --all-versions
+
+lint: ## Check the format and the lints
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+test: setup lint ## Set up, lint, and run every test against real servers
+	cargo test
+
+demo: ## Lose a shop's orders in mid-traffic and bring them back, on a throw-away server
+	@scripts/setup.sh
+	cargo build --release
+	@scripts/demo.sh
+
+deny: ## Check licences and advisories of the dependencies (needs cargo-deny)
+	cargo deny check

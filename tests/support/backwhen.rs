@@ -1,0 +1,173 @@
+//! The built program, as a user runs it.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::capture::Capture;
+use super::programs::clear_settings;
+use super::server::Server;
+
+/// No command of a test takes longer, unless it hangs.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// `backwhen` with a history folder of its own (not yet made) for one source database.
+pub struct Backwhen {
+    folder: TempDir,
+    server: Server,
+    database: String,
+    environment: Vec<(String, String)>,
+}
+
+pub struct Output {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Backwhen {
+    pub fn new(server: &Server, database: &str) -> Backwhen {
+        let folder = tempfile::Builder::new().prefix("backwhen-test-").tempdir().unwrap();
+        Backwhen { folder, server: server.clone(), database: database.to_owned(), environment: Vec::new() }
+    }
+
+    /// An environment variable for every command from now on.
+    pub fn with_env(mut self, name: &str, value: &str) -> Backwhen {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn history(&self) -> PathBuf {
+        self.folder.path().join("history")
+    }
+
+    /// A folder of this test, removed with it; for files to recover into.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    pub fn source(&self) -> String {
+        self.server.conninfo(&self.database)
+    }
+
+    /// `init --source` with the source database; returns its standard output.
+    pub fn init(&self) -> String {
+        self.ok(&["init", "--source", &self.source()])
+    }
+
+    /// Runs a command to its end, whatever that is.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        finish(child.expect("backwhen starts"), &arguments.join(" "))
+    }
+
+    /// Runs a command that must succeed; returns its standard output.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{}", output.describe(arguments));
+        output.stdout
+    }
+
+    /// Runs a command with `--output json`; returns the one object it prints.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let lines = self.json_lines(arguments);
+        assert_eq!(lines.len(), 1, "backwhen {}: not one JSON object: {lines:?}", arguments.join(" "));
+        lines.into_iter().next().expect("there is one")
+    }
+
+    /// Runs a command with `--output json`; returns the objects it prints, such as those of `list`.
+    pub fn json_lines(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let text = self.ok(&[arguments, &["--output", "json"]].concat());
+        let values = serde_json::Deserializer::from_str(&text).into_iter();
+        values.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("backwhen {arguments:?}: {e} in {text}"))
+    }
+
+    /// Runs a command that must exit with `code`; returns its standard error.
+    pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{}", output.describe(arguments));
+        output.stderr
+    }
+
+    /// Starts `backwhen capture` beside the test.
+    pub fn spawn_capture(&self) -> Capture<'_> {
+        self.spawn_capture_with(&[])
+    }
+
+    pub fn spawn_capture_with(&self, arguments: &[&str]) -> Capture<'_> {
+        Capture::start(self, self.command(&[&["capture"], arguments].concat()))
+    }
+
+    /// The command, with the history, the server's own client programs and nothing of the caller's.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backwhen"));
+        clear_settings(&mut command);
+        command.env("BACKWHEN_HISTORY", self.history()).env("HOME", self.folder.path());
+        command.env("PATH", search_path(self.server.bin()));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.current_dir(self.folder.path()).args(arguments);
+        command
+    }
+}
+
+impl Output {
+    fn describe(&self, arguments: &[&str]) -> String {
+        format!("backwhen {}: {}\n{}{}", arguments.join(" "), self.status, self.stdout, self.stderr)
+    }
+}
+
+fn search_path(first: Option<&Path>) -> OsString {
+    let rest = std::env::var_os("PATH").unwrap_or_default();
+    let folders = first.map(Path::to_owned).into_iter().chain(std::env::split_paths(&rest));
+    std::env::join_paths(folders).expect("no folder holds a colon")
+}
+
+fn finish(mut child: Child, what: &str) -> Output {
+    let stdout = read_all(child.stdout.take().expect("stdout is piped"));
+    let stderr = read_all(child.stderr.take().expect("stderr is piped"));
+    let status = wait(&mut child, LIMIT);
+    let text = |reader: JoinHandle<Vec<u8>>| String::from_utf8_lossy(&reader.join().unwrap()).into_owned();
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    let Some(status) = status else {
+        panic!("backwhen {what}: not done after {LIMIT:?} and killed\n{stdout}{stderr}");
+    };
+    Output { status, stdout, stderr }
+}
+
+/// Waits for the child's end; kills it after `limit` and then returns `None`.
+pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        if begun.elapsed() > limit {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("a pipe can be read");
+        bytes
+    })
+}

@@ -1,0 +1,25 @@
+//! Real PostgreSQL servers, the built `backwhen`, and the truth to compare with.
+//!
+//! `mod support;` in a test file brings all of it. Which server a test meets is chosen by
+//! `BACKWHEN_TEST_PG`: a local major (`15`), a folder of server programs (`/path/to/bin`), a container
+//! image (`docker:postgres:17`, needs the feature `docker-tests`), or nothing: the newest local one.
+
+// Every test file compiles this module for itself and uses only a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod backwhen;
+mod capture;
+#[cfg(feature = "docker-tests")]
+mod container;
+mod dump;
+mod engine;
+mod local;
+mod programs;
+mod server;
+
+pub use backwhen::{Backwhen, Output};
+pub use capture::Capture;
+pub use dump::{Difference, Dump, Part, assert_same, compare};
+pub use engine::Stop;
+pub use programs::{Installation, versions};
+pub use server::{Builder, Server, for_each_version};
