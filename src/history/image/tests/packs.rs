@@ -129,6 +129,18 @@ fn damage_names_the_pack_and_the_block() {
 }
 
 #[test]
+fn a_pack_under_another_name_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = packs(folder.path());
+    writer.put(BlockKind::Other, b"something").unwrap();
+    let name = writer.finish().unwrap().packs.remove(0);
+    let other = pack_path(folder.path(), &"0".repeat(32));
+    std::fs::rename(pack_path(folder.path(), &name), &other).unwrap();
+    assert_eq!(FolderDirectory::scan(folder.path()).err().unwrap().kind(), Kind::Damaged);
+    assert_eq!(verify_pack(&other).unwrap().faults.len(), 1);
+}
+
+#[test]
 fn a_folder_that_is_not_there_holds_no_blocks() {
     let folder = tempfile::tempdir().unwrap();
     assert!(FolderDirectory::scan(&folder.path().join("none")).unwrap().is_empty());
