@@ -6,7 +6,7 @@ use crate::error::Kind;
 fn table(keys: std::ops::Range<u32>) -> Table {
     let mut table = Table::new();
     keys.for_each(|key| {
-        put_row(&mut table, line(key, &format!("{:x}", u64::from(key) * 0x9e37_79b9_7f4a_7c15)))
+        put_row(&mut table, line(key, &format!("{:x}", u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15))))
     });
     table
 }
