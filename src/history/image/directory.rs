@@ -48,7 +48,9 @@ impl FolderDirectory {
     pub fn scan(folder: &Path) -> Result<FolderDirectory> {
         let mut directory = FolderDirectory::default();
         for path in pack_files(folder)? {
-            directory.add(&PackReader::open(&path)?);
+            let reader = PackReader::open(&path)?;
+            reader.check_name(&path)?;
+            directory.add(&reader);
         }
         Ok(directory)
     }

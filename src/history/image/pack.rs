@@ -199,6 +199,15 @@ impl PackReader {
         &self.name
     }
 
+    /// # Errors
+    /// `Damaged` if the pack at `path` has another name than its blocks give it.
+    pub fn check_name(&self, path: &Path) -> Result<()> {
+        if path.file_stem().is_some_and(|stem| stem == self.name.as_str()) {
+            return Ok(());
+        }
+        Err(damaged(path, &format!("its blocks give it the name {}", self.name)))
+    }
+
     /// The blocks in the order of the file.
     pub fn entries(&self) -> &[PackEntry] {
         &self.entries

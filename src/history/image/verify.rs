@@ -26,12 +26,7 @@ pub fn verify_pack(path: &Path) -> Result<PackCheck> {
     let Some(reader) = check.note(PackReader::open(path))? else {
         return Ok(check);
     };
-    if path.file_stem().is_none_or(|stem| stem != reader.name()) {
-        let name = reader.name();
-        check
-            .faults
-            .push(format!("pack {} does not have the name {name} that its blocks give it", path.display()));
-    }
+    check.note(reader.check_name(path))?;
     check.blocks = reader.entries().len() as u64;
     for entry in reader.entries() {
         if let Some(raw) = check.note(reader.read(entry))? {

@@ -56,7 +56,8 @@ struct State {
 
 impl Packs {
     /// Begins to write packs into `folder`, which holds nothing but packs and is made if need be.
-    /// Blocks in `known` are not stored again; it must only name blocks that lie in this folder.
+    /// Blocks in `known` are not stored again, so it must only name blocks that whoever reads these
+    /// packs can reach too: for a history's packs, those in the same folder.
     ///
     /// # Errors
     /// `Unavailable` if the folder cannot be made.

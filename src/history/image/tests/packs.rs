@@ -6,7 +6,7 @@ use crate::error::Kind;
 fn table(keys: std::ops::Range<u32>) -> Table {
     let mut table = Table::new();
     keys.for_each(|key| {
-        put_row(&mut table, line(key, &format!("{:x}", u64::from(key) * 0x9e37_79b9_7f4a_7c15)))
+        put_row(&mut table, line(key, &format!("{:x}", u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15))))
     });
     table
 }
@@ -126,6 +126,18 @@ fn damage_names_the_pack_and_the_block() {
     std::fs::remove_file(&path).unwrap();
     let gone = Blocks::new(folder.path(), directory(folder.path())).get(&id).unwrap_err();
     assert_eq!(gone.kind(), Kind::Damaged);
+}
+
+#[test]
+fn a_pack_under_another_name_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = packs(folder.path());
+    writer.put(BlockKind::Other, b"something").unwrap();
+    let name = writer.finish().unwrap().packs.remove(0);
+    let other = pack_path(folder.path(), &"0".repeat(32));
+    std::fs::rename(pack_path(folder.path(), &name), &other).unwrap();
+    assert_eq!(FolderDirectory::scan(folder.path()).err().unwrap().kind(), Kind::Damaged);
+    assert_eq!(verify_pack(&other).unwrap().faults.len(), 1);
 }
 
 #[test]
