@@ -1,1 +1,7 @@
-fn main() {}
+//! The `backwhen` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    backwhen::cli::main()
+}

@@ -221,3 +221,15 @@ impl Capture<'_> {
 fn epoch_of(history: &History) -> Result<crate::history::epoch::Epoch> {
     history.current_epoch()
 }
+
+/// Puts a named moment into the source's log, with a sample of the sequences.
+///
+/// # Errors
+/// `Unavailable` if the source fails.
+pub async fn mark(source: &Conninfo, name: &str) -> Result<Lsn> {
+    use crate::history::signal::{MARK, MarkSignal};
+    let content = serde_json::to_string(&MarkSignal { name: name.to_owned() });
+    let content = content.context(Kind::Internal, || "cannot write the mark".into())?;
+    let session = crate::connect::Session::connect_utf8(source, "mark").await?;
+    watch::signal_once(&session, MARK, &content).await
+}

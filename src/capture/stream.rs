@@ -100,6 +100,8 @@ impl<'a> Pump<'a> {
         let mut flush = ticker(FLUSH_EVERY);
         let mut confirm = ticker(CONFIRM_EVERY);
         let mut report = ticker(REPORT_EVERY);
+        // Of its own, so that a permit does not hold on to the rest.
+        let blocks = self.disk.blocks.clone();
         loop {
             let durable = *self.disk.durable.borrow_and_update();
             if until.is_some_and(|until| durable >= until) {
@@ -116,7 +118,7 @@ impl<'a> Pump<'a> {
                     self.note_rate();
                     self.report(false).await?;
                 }
-                permit = self.disk.blocks.reserve(), if !self.built.is_empty() => {
+                permit = blocks.reserve(), if !self.built.is_empty() => {
                     let Ok(permit) = permit else { continue };
                     if let Some(block) = self.built.pop_front() {
                         permit.send(block);

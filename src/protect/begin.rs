@@ -19,7 +19,7 @@ use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
 use crate::history::{FORMAT, History, Identity, Source, files, read_json, write_json};
-use crate::model::{PgTime, Selection};
+use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::snapshot::Snapshot;
@@ -126,7 +126,7 @@ pub async fn next_epoch(
 async fn create_publications(access: &Access<'_>, publications: &Publications, selection: &Selection) -> Result<()> {
     let session = Session::connect_utf8(access.source, "init").await?;
     let inventory = inspect::inventory(&session, selection).await?;
-    let facts = crate::pgtools::read_facts(&session).await?;
+    let facts = DatabaseFacts::read(&session).await?;
     let tables: Vec<_> = inventory.tables.iter().map(|found| &found.table).collect();
     publications.create(&session, &tables, facts.server_major).await
 }

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
 use crate::history::files;
 use crate::history::image::Packs;
-use crate::model::{Grade, Identity, Lsn, PgTime, Selection};
+use crate::model::{DatabaseFacts, Grade, Identity, Lsn, PgTime, Selection};
 use crate::pgtools::{self, Tools};
 use crate::source::inspect::{self, FoundTable, Inventory};
 use crate::source::publication::Publications;
@@ -126,7 +126,7 @@ async fn read_schema(
     time: PgTime,
 ) -> Result<SchemaFacts> {
     request.access.progress.phase("reading the schema", 0, crate::progress::Unit::Tables);
-    let database = pgtools::read_facts(holder).await?;
+    let database = DatabaseFacts::read(holder).await?;
     let version = holder.query_one("SELECT current_setting('server_version')", &[]).await;
     let version = version.map_err(|error| server_error("cannot read the version", error))?;
     let (roles, materialized_views, large_objects) = inspect::schema_extras(holder).await?;

@@ -5,7 +5,7 @@ use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use crate::connect::{Conninfo, Session, server_error};
+use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
 
@@ -62,7 +62,7 @@ impl Snapshot {
     /// `Unavailable` or `Refused` if the server cannot be reached or the snapshot is gone.
     pub async fn session(&self, source: &Conninfo, purpose: &str, exact_bytes: bool) -> Result<Session> {
         let session = match exact_bytes {
-            true => Session::connect(source, purpose).await?,
+            true => connect(source, purpose).await?,
             false => Session::connect_utf8(source, purpose).await?,
         };
         let begin = format!(

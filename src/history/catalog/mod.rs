@@ -172,7 +172,8 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
 
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let version = version as usize;
     if version > MIGRATIONS.len() {
         // A newer backwhen's. It will make its own again when it comes back.
         return Err(rusqlite::Error::InvalidQuery);
@@ -180,7 +181,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     for migration in &MIGRATIONS[version..] {
         transaction.execute_batch(migration)?;
     }
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
     transaction.commit()
 }
 

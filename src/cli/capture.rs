@@ -1,0 +1,51 @@
+//! `backwhen capture`
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{SourceOption, Surroundings, default_jobs, parse_duration};
+use crate::capture::{self, Options, Until};
+use crate::error::Result;
+use crate::model::Lsn;
+
+/// Follow the source until SIGINT or SIGTERM, or until a given point
+#[derive(Args)]
+pub struct Capture {
+    /// End by itself: `caught-up`, or an LSN
+    #[arg(long, env = "BACKWHEN_UNTIL", value_name = "POINT", value_parser = parse_until)]
+    until: Option<Until>,
+    /// Time between heartbeats; an idle database can be recovered up to the last one
+    #[arg(long, env = "BACKWHEN_HEARTBEAT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    heartbeat: Duration,
+    /// Sessions that read new tables at the same time
+    #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
+    jobs: usize,
+    #[command(flatten)]
+    source: SourceOption,
+}
+
+#[derive(Serialize)]
+struct Captured {
+    /// The end of what is durable.
+    lsn: Lsn,
+}
+
+fn parse_until(text: &str) -> Result<Until, String> {
+    match text {
+        "caught-up" => Ok(Until::CaughtUp),
+        text => text.parse().map(Until::Lsn).map_err(|_| "write caught-up, or an LSN such as 0/16B3748".to_owned()),
+    }
+}
+
+impl Capture {
+    pub async fn run(self, at: &Surroundings) -> Result<()> {
+        let history = at.history()?;
+        let source = self.source.of(&history)?;
+        let options =
+            Options { until: self.until.unwrap_or(Until::Stopped), heartbeat: self.heartbeat, jobs: self.jobs };
+        let lsn = capture::run(&history, &source, &at.tools()?, &options).await?;
+        at.ui.result(&Captured { lsn }, || format!("captured up to {lsn}"))
+    }
+}

@@ -1,0 +1,115 @@
+//! `backwhen checkpoint`
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{SourceOption, Surroundings, default_jobs, parse_duration, ui};
+use crate::ambient;
+use crate::error::{Context, Kind, Result};
+use crate::history::checkpoint::{Checkpoint as Manifest, Origin};
+use crate::model::{Lsn, PgTime};
+use crate::protect::{Access, checkpoint};
+
+/// Record a checkpoint: folded from the history, without asking the source
+#[derive(Args)]
+pub struct Checkpoint {
+    /// A name to remember it by
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+    /// Read it from the source instead, at an exact position
+    #[arg(long)]
+    from_source: bool,
+    /// Do nothing if the newest one is younger than this
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    if_older_than: Option<Duration>,
+    /// Sessions that read from the source at the same time
+    #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
+    jobs: usize,
+    #[command(flatten)]
+    source: SourceOption,
+}
+
+/// A checkpoint, as JSON shows it.
+#[derive(Serialize)]
+pub struct Shown {
+    pub id: String,
+    pub lsn: Lsn,
+    pub time: PgTime,
+    pub label: Option<String>,
+    pub origin: Origin,
+    pub rows: u64,
+    pub bytes_new: u64,
+    pub bytes_total: u64,
+}
+
+#[derive(Serialize)]
+struct Made {
+    #[serde(flatten)]
+    checkpoint: Shown,
+    /// Nothing was made: the newest one is young enough, or holds everything.
+    existing: bool,
+}
+
+impl Checkpoint {
+    pub async fn run(self, at: &Surroundings) -> Result<()> {
+        let history = at.history()?;
+        let catalog = at.catalog(&history)?;
+        let before: Vec<_> = catalog.checkpoints()?;
+        if let (Some(limit), Some(newest)) = (self.if_older_than, before.iter().max_by_key(|row| row.time)) {
+            let age = PgTime::from_utc(ambient::now()).seconds_since(newest.time);
+            if age < limit.as_secs_f64() {
+                let newest = history.read_checkpoint(&newest.id)?;
+                return show(at, newest, true);
+            }
+        }
+        let progress = at.ui.progress();
+        let made = if self.from_source {
+            let source = self.source.of(&history)?;
+            let tools = at.tools()?;
+            let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
+            checkpoint::from_source(&access, &history, &catalog, self.label.as_deref()).await?
+        } else {
+            let label = self.label.clone();
+            let folded = tokio::task::spawn_blocking(move || {
+                checkpoint::fold_newest(&history, &catalog, label.as_deref(), &*progress)
+            });
+            folded.await.context(Kind::Internal, || "the folding thread failed".into())??
+        };
+        let existing = before.iter().any(|row| row.id == made.id);
+        show(at, made, existing)
+    }
+}
+
+fn show(at: &Surroundings, made: Manifest, existing: bool) -> Result<()> {
+    let rows = made.rows();
+    let checkpoint = Shown {
+        id: made.id,
+        lsn: made.lsn,
+        time: made.time,
+        label: made.label,
+        origin: made.origin,
+        rows,
+        bytes_new: made.bytes_new,
+        bytes_total: made.bytes_total,
+    };
+    let shown = Made { checkpoint, existing };
+    at.ui.result(&shown, || {
+        let it = &shown.checkpoint;
+        let how = match (existing, it.origin) {
+            (true, _) => "nothing new: it is the newest already",
+            (false, Origin::Fold) => "folded from the history",
+            (false, Origin::Source) => "read from the source",
+        };
+        format!(
+            "checkpoint {}  {how}\n  at     {}  {}\n  rows   {}\n  stored {} new of {}",
+            it.id,
+            it.lsn,
+            ui::both_times(it.time),
+            it.rows,
+            ui::bytes(it.bytes_new),
+            ui::bytes(it.bytes_total)
+        )
+    })
+}

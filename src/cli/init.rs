@@ -1,0 +1,96 @@
+//! `backwhen init`
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Surroundings, check, default_jobs, ui};
+use crate::connect::Conninfo;
+use crate::error::{Error, Result};
+use crate::model::{Lsn, PgTime};
+use crate::protect::{Access, begin};
+
+/// Begin a new history: publication and slot on the source, and the first checkpoint
+#[derive(Args)]
+pub struct Init {
+    /// The database to protect: a libpq connection string or URI
+    #[arg(long, env = "BACKWHEN_SOURCE", value_name = "CONN", hide_env_values = true)]
+    source: Option<String>,
+    /// Protect only tables that match (schema.table, with * and ?); may be given again
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Leave out tables that match; may be given again
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Tables, or parts of large ones, that are read at the same time
+    #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
+    jobs: usize,
+}
+
+#[derive(Serialize)]
+struct Begun {
+    history: String,
+    checkpoint: String,
+    lsn: Lsn,
+    time: PgTime,
+    slot: String,
+    tables: usize,
+    rows: u64,
+    bytes: u64,
+    left_out: Vec<crate::history::checkpoint::LeftOut>,
+}
+
+/// The source that `--source` or libpq's own variables name.
+pub fn named_source(source: Option<&str>) -> Result<Conninfo> {
+    let named = ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE", "PGPORT"];
+    if source.is_none() && named.iter().all(|name| std::env::var_os(name).is_none()) {
+        return Err(Error::usage("no source is named; name it with --source 'host=... dbname=...', or BACKWHEN_SOURCE"));
+    }
+    Conninfo::parse(source.unwrap_or_default())
+}
+
+impl Init {
+    pub async fn run(self, at: &Surroundings) -> Result<()> {
+        let folder = at.history_folder()?;
+        let source = named_source(self.source.as_deref())?;
+        let tools = at.tools()?;
+        check::refuse_what_cannot_start(&source, &tools).await?;
+        let progress = at.ui.progress();
+        let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
+        let (history, checkpoint) = begin::init(&access, &folder, self.include, self.exclude).await?;
+        std::mem::drop(progress);
+        let begun = Begun {
+            history: history.root().display().to_string(),
+            lsn: checkpoint.lsn,
+            time: checkpoint.time,
+            slot: history.identity().slot(),
+            tables: checkpoint.tables.len(),
+            rows: checkpoint.rows(),
+            bytes: checkpoint.bytes_new,
+            left_out: checkpoint.schema.left_out.clone(),
+            checkpoint: checkpoint.id,
+        };
+        for left_out in &begun.left_out {
+            at.ui.say(&format!("not protected: {} ({})", left_out.table, left_out.reason));
+        }
+        for entry in checkpoint.tables.iter().filter(|entry| entry.table.is_insert_only()) {
+            let (name, quoted) = (entry.table.display(), entry.table.quoted());
+            at.ui.say(&format!(
+                "inserts only: {name} has no replica identity; to protect it whole: ALTER TABLE {quoted} REPLICA IDENTITY FULL;"
+            ));
+        }
+        at.ui.result(&begun, || {
+            format!(
+                "history      {}\ncheckpoint   {}\nwindow from  {}  {}\nslot         {}\ntables       {} with {} rows, {} stored\n\nNow run: backwhen capture --history {}",
+                begun.history,
+                begun.checkpoint,
+                begun.lsn,
+                ui::both_times(begun.time),
+                begun.slot,
+                begun.tables,
+                begun.rows,
+                ui::bytes(begun.bytes),
+                begun.history
+            )
+        })
+    }
+}

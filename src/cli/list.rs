@@ -1,0 +1,174 @@
+//! `backwhen list`
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::checkpoint::Shown;
+use super::{Surroundings, ui};
+use crate::error::Result;
+use crate::history::History;
+use crate::history::catalog::{Catalog, CheckpointRow};
+use crate::history::timeline::Timeline;
+use crate::model::{Grade, Lsn, PgTime};
+
+/// Show what the history holds
+#[derive(Args)]
+pub struct List {
+    #[arg(value_enum)]
+    what: What,
+    /// With checkpoints: the tables of the newest one
+    #[arg(long)]
+    tables: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    Checkpoints,
+    Segments,
+    Marks,
+    Gaps,
+}
+
+#[derive(Serialize)]
+struct SegmentShown {
+    epoch: u32,
+    start: Lsn,
+    end: Lsn,
+    sealed: bool,
+    transactions: u64,
+    bytes: u64,
+    raw_bytes: u64,
+    min_time: Option<PgTime>,
+    max_time: Option<PgTime>,
+    file: String,
+}
+
+#[derive(Serialize)]
+struct MarkShown {
+    name: String,
+    epoch: u32,
+    lsn: Lsn,
+    time: PgTime,
+    xid: u32,
+}
+
+#[derive(Serialize)]
+struct TableShown {
+    table: String,
+    rows: u64,
+    bytes: u64,
+    grade: Grade,
+}
+
+impl List {
+    pub async fn run(self, at: &Surroundings) -> Result<()> {
+        let history = at.history()?;
+        let catalog = at.catalog(&history)?;
+        match self.what {
+            What::Checkpoints if self.tables => tables(at, &history, &catalog),
+            What::Checkpoints => checkpoints(at, catalog.checkpoints()?),
+            What::Segments => segments(at, &Timeline::read(&history, &catalog)?),
+            What::Marks => marks(at, &Timeline::read(&history, &catalog)?),
+            What::Gaps => gaps(at, &Timeline::read(&history, &catalog)?),
+        }
+    }
+}
+
+fn checkpoints(at: &Surroundings, rows: Vec<CheckpointRow>) -> Result<()> {
+    let show = |row: CheckpointRow| Shown {
+        id: row.id,
+        lsn: row.lsn,
+        time: row.time,
+        label: row.label,
+        origin: row.origin,
+        rows: row.rows,
+        bytes_new: row.bytes_new,
+        bytes_total: row.bytes_total,
+    };
+    let shown: Vec<_> = rows.into_iter().map(show).collect();
+    at.ui.list(&shown, || {
+        let cells = |it: &Shown| {
+            let origin = format!("{:?}", it.origin).to_lowercase();
+            let label = it.label.clone().unwrap_or_default();
+            let (new, total) = (ui::bytes(it.bytes_new), ui::bytes(it.bytes_total));
+            vec![it.id.clone(), it.time.to_string(), it.lsn.to_string(), origin, it.rows.to_string(), new, total, label]
+        };
+        let rows: Vec<_> = shown.iter().map(cells).collect();
+        ui::table(&["id", "time", "lsn", "origin", "rows", "new", "total", "label"], &rows)
+    })
+}
+
+fn tables(at: &Surroundings, history: &History, catalog: &Catalog) -> Result<()> {
+    let Some(newest) = catalog.checkpoints()?.pop() else { return at.ui.list::<TableShown>(&[], String::new) };
+    let checkpoint = history.read_checkpoint(&newest.id)?;
+    let show = |entry: &crate::history::checkpoint::TableEntry| TableShown {
+        table: entry.table.display(),
+        rows: entry.image.rows,
+        bytes: entry.image.bytes,
+        grade: entry.table.grade,
+    };
+    let shown: Vec<_> = checkpoint.tables.iter().map(show).collect();
+    at.ui.list(&shown, || {
+        let grade = |grade: Grade| if grade == Grade::Exact { "exact" } else { "inserts only" };
+        let cells = |it: &TableShown| {
+            vec![it.table.clone(), it.rows.to_string(), ui::bytes(it.bytes), grade(it.grade).to_owned()]
+        };
+        let rows: Vec<_> = shown.iter().map(cells).collect();
+        ui::table(&["table", "rows", "bytes", "grade"], &rows)
+    })
+}
+
+fn segments(at: &Surroundings, timeline: &Timeline) -> Result<()> {
+    let views = timeline.stretches.iter().flat_map(|stretch| &stretch.segments);
+    let show = |view: &crate::history::timeline::SegmentView| SegmentShown {
+        epoch: view.file.epoch,
+        start: view.summary.start,
+        end: view.summary.end,
+        sealed: view.file.sealed,
+        transactions: view.summary.transactions,
+        bytes: view.bytes,
+        raw_bytes: view.summary.raw_bytes,
+        min_time: view.summary.min_time,
+        max_time: view.summary.max_time,
+        file: view.file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+    };
+    let shown: Vec<_> = views.map(show).collect();
+    at.ui.list(&shown, || {
+        let cells = |it: &SegmentShown| {
+            let state = if it.sealed { "sealed" } else { "open" };
+            let until = it.max_time.map_or_else(String::new, |time| time.to_string());
+            let transactions = it.transactions.to_string();
+            let (start, end) = (it.start.to_string(), it.end.to_string());
+            vec![it.epoch.to_string(), start, end, until, transactions, ui::bytes(it.bytes), state.to_owned()]
+        };
+        let rows: Vec<_> = shown.iter().map(cells).collect();
+        ui::table(&["epoch", "start", "end", "until", "transactions", "bytes", "state"], &rows)
+    })
+}
+
+fn marks(at: &Surroundings, timeline: &Timeline) -> Result<()> {
+    let marks = timeline.marks().map(|(epoch, mark)| MarkShown {
+        name: mark.name.clone(),
+        epoch,
+        lsn: mark.end_lsn,
+        time: mark.time,
+        xid: mark.xid,
+    });
+    let shown: Vec<_> = marks.collect();
+    at.ui.list(&shown, || {
+        let cells = |it: &MarkShown| vec![it.name.clone(), it.time.to_string(), it.lsn.to_string()];
+        let rows: Vec<_> = shown.iter().map(cells).collect();
+        ui::table(&["mark", "time", "lsn"], &rows)
+    })
+}
+
+fn gaps(at: &Surroundings, timeline: &Timeline) -> Result<()> {
+    let gaps = timeline.gaps();
+    at.ui.list(&gaps, || {
+        let edge = |edge: Option<crate::history::timeline::Edge>| {
+            edge.map_or_else(|| "?".to_owned(), |edge| format!("{} {}", edge.time, edge.lsn))
+        };
+        let rows: Vec<_> = gaps.iter().map(|gap| vec![edge(gap.from), edge(gap.to), gap.cause.clone()]).collect();
+        ui::table(&["from", "to", "cause"], &rows)
+    })
+}

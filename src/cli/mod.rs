@@ -1,0 +1,203 @@
+//! The command line: one file per command; `ui` alone talks to the terminal.
+
+mod capture;
+mod check;
+mod checkpoint;
+mod config;
+mod drop;
+mod init;
+mod list;
+mod mark;
+mod recover;
+mod status;
+mod ui;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::connect::Conninfo;
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::pgtools::Tools;
+use ui::Ui;
+
+/// Bring a PostgreSQL database back to when it was right.
+///
+/// backwhen follows a database's logical replication stream, keeps checkpoints and every
+/// transaction between them, and rebuilds the database as it was at any moment.
+#[derive(Parser)]
+#[command(name = "backwhen", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 2 usage, 10 unavailable (try again), 11 moment not held, \
+12 history damaged, 13 locked, 14 refused, 70 internal, 130 interrupted.\n\
+Every option can be given as BACKWHEN_<OPTION> or in backwhen.toml.")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// The history: a folder
+    #[arg(long, global = true, env = "BACKWHEN_HISTORY", value_name = "PATH")]
+    history: Option<String>,
+    /// A file with options [default: ./backwhen.toml, then /etc/backwhen.toml, if there]
+    #[arg(long, global = true, env = "BACKWHEN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How results are written to standard output
+    #[arg(long, global = true, env = "BACKWHEN_OUTPUT", value_enum, default_value = "text")]
+    output: Output,
+    /// Only results and errors
+    #[arg(long, global = true, env = "BACKWHEN_QUIET")]
+    quiet: bool,
+    /// More talk on standard error; twice for all of it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// No progress bars, also on a terminal
+    #[arg(long, global = true, env = "BACKWHEN_NO_PROGRESS")]
+    no_progress: bool,
+    /// A folder with PostgreSQL's client programs, before those on the PATH
+    #[arg(long, global = true, env = "BACKWHEN_PG_BIN", value_name = "FOLDER")]
+    pg_bin: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Check),
+    Init(init::Init),
+    Capture(capture::Capture),
+    Checkpoint(checkpoint::Checkpoint),
+    Mark(mark::Mark),
+    Status(status::Status),
+    List(list::List),
+    #[command(alias = "restore")]
+    Recover(recover::Recover),
+    Verify(verify::Verify),
+    Drop(drop::Drop),
+}
+
+/// What every command has at hand.
+struct Surroundings {
+    ui: Ui,
+    history: Option<String>,
+    pg_bin: Option<PathBuf>,
+}
+
+/// Runs the command line and returns the exit code, which is a contract.
+pub fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            eprintln!("backwhen: {error}");
+            return ExitCode::from(error.kind().exit_code());
+        }
+    };
+    let ui = Ui::new(&cli.global, matches!(cli.command, Command::Capture(_)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
+        let context = Surroundings { ui: ui.clone(), history: cli.global.history, pg_bin: cli.global.pg_bin };
+        let done = runtime.block_on(run(cli.command, &context));
+        // Threads that still read for a command that has failed are of no use.
+        runtime.shutdown_background();
+        done
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            ui.error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+/// Flags beat the environment, the environment beats the file.
+fn parse() -> Result<Cli> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let command = config::with_defaults(<Cli as clap::CommandFactory>::command(), &arguments)?;
+    let matches = command.get_matches_from(arguments);
+    Cli::from_arg_matches(&matches).map_err(|error| error.exit())
+}
+
+async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
+    let done = match command {
+        Command::Check(check) => return check.run(context).await,
+        Command::Status(status) => return status.run(context).await,
+        Command::Verify(verify) => return verify.run(context).await,
+        Command::Init(init) => init.run(context).await,
+        Command::Capture(capture) => capture.run(context).await,
+        Command::Checkpoint(checkpoint) => checkpoint.run(context).await,
+        Command::Mark(mark) => mark.run(context).await,
+        Command::List(list) => list.run(context).await,
+        Command::Recover(recover) => recover.run(context).await,
+        Command::Drop(drop) => drop.run(context).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+impl Surroundings {
+    /// Where the history is, or is to be.
+    fn history_folder(&self) -> Result<PathBuf> {
+        let history = self.history.as_deref().ok_or_else(|| {
+            Error::usage("no history is named; name its folder with --history or BACKWHEN_HISTORY")
+        })?;
+        if let Some(path) = history.strip_prefix("file://") {
+            return Ok(path.into());
+        }
+        match history.split_once("://") {
+            Some((scheme, _)) => Err(Error::usage(format!(
+                "histories in {scheme}:// stores are not supported yet; name a folder with --history"
+            ))),
+            None => Ok(history.into()),
+        }
+    }
+
+    fn history(&self) -> Result<History> {
+        History::open(&self.history_folder()?)
+    }
+
+    fn catalog(&self, history: &History) -> Result<Arc<Catalog>> {
+        Catalog::open(history).map(Arc::new)
+    }
+
+    fn tools(&self) -> Result<Tools> {
+        Tools::find(self.pg_bin.as_deref())
+    }
+}
+
+/// Options of commands that talk to the source of an existing history.
+#[derive(Args)]
+struct SourceOption {
+    /// The source, if not where `init` found it: a libpq connection string
+    #[arg(long, env = "BACKWHEN_SOURCE", value_name = "CONN", hide_env_values = true)]
+    source: Option<String>,
+}
+
+impl SourceOption {
+    /// The source given, or the one that the history remembers.
+    fn of(&self, history: &History) -> Result<Conninfo> {
+        Conninfo::parse(self.source.as_deref().unwrap_or(&history.identity().source.connection))
+    }
+}
+
+/// Sessions at the same time, unless said otherwise.
+fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}
+
+/// A length of time such as `90s`, `10 minutes` or `1d`.
+fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let duration = crate::model::moment::parse_duration(text).and_then(|duration| duration.to_std().ok());
+    duration.ok_or_else(|| "write a length of time such as 90s, 10m, 24h or 7d".to_owned())
+}

@@ -1,0 +1,128 @@
+//! `backwhen recover`
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Surroundings, default_jobs, ui};
+use crate::ambient;
+use crate::error::{Context, Kind, Result};
+use crate::history::timeline::Timeline;
+use crate::model::Moment;
+use crate::recover::execute::{Execution, Report, execute};
+use crate::recover::plan::{Plan, PlannedMoment, plan};
+use crate::recover::sink::Into as Target;
+
+/// Rebuild the database, or some tables, as of a moment
+#[derive(Args)]
+pub struct Recover {
+    /// A time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
+    to: String,
+    /// A connection string to an empty database, sqlite:FILE, sql:FILE or sql:- for standard output
+    #[arg(long, value_name = "TARGET", env = "BACKWHEN_INTO", required_unless_present = "dry_run", hide_env_values = true)]
+    into: Option<String>,
+    /// Make the database first
+    #[arg(long)]
+    create: bool,
+    /// With xid: or mark:, the instant just before it
+    #[arg(long)]
+    before: bool,
+    /// Only tables that match (schema.table, with * and ?); may be given again
+    #[arg(long, value_name = "PATTERN")]
+    table: Vec<String>,
+    /// Tables that are loaded, and indexes that are built, at the same time
+    #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
+    jobs: usize,
+    /// Show the plan, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Planned<'a> {
+    dry_run: bool,
+    #[serde(flatten)]
+    plan: &'a Plan,
+}
+
+impl Recover {
+    pub async fn run(self, at: &Surroundings) -> Result<()> {
+        let history = at.history()?;
+        let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
+        let destination = self.into.as_deref().map(Target::parse).transpose()?;
+        let catalog = at.catalog(&history)?;
+        let timeline = Timeline::read(&history, &catalog)?;
+        let plan = plan(&history, &timeline, &moment, self.before, &self.table)?;
+        let Some(destination) = destination.filter(|_| !self.dry_run) else {
+            return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
+        };
+        for inexact in &plan.inexact {
+            at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));
+        }
+        let progress = at.ui.progress();
+        let to_stdout = self.into.as_deref() == Some("sql:-");
+        let execution = Execution {
+            history: &history,
+            catalog,
+            tools: at.tools()?,
+            destination,
+            create: self.create,
+            jobs: self.jobs,
+            progress,
+        };
+        let report = execute(plan, execution).await?;
+        for note in &report.notes {
+            at.ui.say(&format!("note: {note}"));
+        }
+        if to_stdout {
+            // The rows are the result; what was done is talk.
+            at.ui.say(&describe(&report));
+            return Ok(());
+        }
+        at.ui.result(&report, || describe(&report))
+    }
+}
+
+fn describe_moment(moment: &PlannedMoment) -> String {
+    let xid = moment.xid.map_or_else(String::new, |xid| format!("  xid {xid}"));
+    let next = match &moment.next {
+        Some(next) => format!("next commit  {}  {}  xid {}", ui::both_times(next.time), next.lsn, next.xid),
+        None => "next commit  none is held".to_owned(),
+    };
+    format!("moment       {}  {}{xid}\n{next}", ui::both_times(moment.time), moment.lsn)
+}
+
+fn describe_plan(plan: &Plan) -> String {
+    let mut text = format!(
+        "{}\ncheckpoint   {} with {} rows in {} tables\njournal      {} transactions in {} segments",
+        describe_moment(&plan.moment),
+        plan.checkpoint,
+        plan.checkpoint_rows,
+        plan.tables,
+        plan.transactions,
+        plan.segments
+    );
+    for inexact in &plan.inexact {
+        text.push_str(&format!("\nnot exact    {}: {}", ui::printable(&inexact.what), ui::printable(&inexact.why)));
+    }
+    for note in &plan.notes {
+        text.push_str(&format!("\nnote         {}", ui::printable(note)));
+    }
+    text
+}
+
+fn describe(report: &Report) -> String {
+    let phases: Vec<_> =
+        report.phases.iter().map(|phase| format!("{} {:.2} s", phase.name, phase.seconds)).collect();
+    let proof = if report.proved { "proved: every table's digest agrees" } else { "not proved: this target cannot be read back" };
+    format!(
+        "{}\nfrom         checkpoint {} and {} transactions\nrecovered    {} rows in {} tables; {proof}\ntook         {:.2} s ({})",
+        describe_moment(&report.moment),
+        report.checkpoint,
+        report.transactions_folded,
+        report.rows,
+        report.tables,
+        report.seconds,
+        phases.join(", ")
+    )
+}
