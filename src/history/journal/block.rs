@@ -1,0 +1,175 @@
+//! Blocks: a checked header and a compressed run of records. See FORMAT.md.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+use super::fault::Fault;
+use crate::model::Lsn;
+
+pub(super) const HEADER_LEN: usize = 48;
+pub(super) const MAGIC: [u8; 4] = *b"BWjb";
+const VERSION: u8 = 1;
+
+pub(super) const STARTS_INSIDE: u8 = 1;
+pub(super) const ENDS_INSIDE: u8 = 2;
+
+/// Most bytes of records in a block: a single message can be 1 GiB, and comes after at most a
+/// block's worth of others.
+pub(super) const MAX_RAW: usize = (1 << 30) + (64 << 20);
+
+/// Up to here the length in a header is believed when memory is set aside.
+const BELIEVED: usize = 8 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockHeader {
+    pub(super) flags: u8,
+    pub(super) raw_len: u32,
+    pub(super) stored_len: u32,
+    pub(super) before: Lsn,
+    pub(super) after: Lsn,
+    /// Bytes of the file that were synced when this block was written.
+    pub(super) synced: u64,
+    pub(super) records: u32,
+    pub(super) crc: u32,
+}
+
+impl BlockHeader {
+    pub(super) fn starts_inside(&self) -> bool {
+        self.flags & STARTS_INSIDE != 0
+    }
+
+    pub(super) fn ends_inside(&self) -> bool {
+        self.flags & ENDS_INSIDE != 0
+    }
+
+    /// Header and payload together, in bytes.
+    pub(super) fn whole_len(&self) -> u64 {
+        HEADER_LEN as u64 + u64::from(self.stored_len)
+    }
+
+    fn checked_bytes(&self) -> [u8; HEADER_LEN - 4] {
+        let mut out = [0; HEADER_LEN - 4];
+        out[..4].copy_from_slice(&MAGIC);
+        out[4] = VERSION;
+        out[5] = self.flags;
+        out[8..12].copy_from_slice(&self.raw_len.to_le_bytes());
+        out[12..16].copy_from_slice(&self.stored_len.to_le_bytes());
+        out[16..24].copy_from_slice(&self.before.0.to_le_bytes());
+        out[24..32].copy_from_slice(&self.after.0.to_le_bytes());
+        out[32..40].copy_from_slice(&self.synced.to_le_bytes());
+        out[40..44].copy_from_slice(&self.records.to_le_bytes());
+        out
+    }
+
+    /// Sets the checksum over this header and `payload`, and returns the header's bytes.
+    pub(super) fn seal(&mut self, payload: &[u8]) -> [u8; HEADER_LEN] {
+        let checked = self.checked_bytes();
+        self.crc = crc32c::crc32c_append(crc32c::crc32c(&checked), payload);
+        let mut out = [0; HEADER_LEN];
+        out[..HEADER_LEN - 4].copy_from_slice(&checked);
+        out[HEADER_LEN - 4..].copy_from_slice(&self.crc.to_le_bytes());
+        out
+    }
+}
+
+/// A header as it lies in a file, its checksum not yet looked at.
+struct Unchecked {
+    bytes: [u8; HEADER_LEN],
+    header: BlockHeader,
+}
+
+impl Unchecked {
+    /// `room`: bytes from the block's start to the end of where blocks can lie.
+    fn read(file: &File, offset: u64, room: u64) -> Result<Unchecked, Fault> {
+        if room < HEADER_LEN as u64 {
+            return Err(Fault::bad("a block's header is cut short"));
+        }
+        let mut bytes = [0; HEADER_LEN];
+        read_exact(file, &mut bytes, offset)?;
+        if bytes[..4] != MAGIC {
+            return Err(Fault::bad("no block begins here"));
+        }
+        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let header = BlockHeader {
+            flags: bytes[5],
+            raw_len: u32_at(8),
+            stored_len: u32_at(12),
+            before: Lsn(u64_at(16)),
+            after: Lsn(u64_at(24)),
+            synced: u64_at(32),
+            records: u32_at(40),
+            crc: u32_at(44),
+        };
+        if header.whole_len() > room {
+            return Err(Fault::bad("a block is cut short"));
+        }
+        Ok(Unchecked { bytes, header })
+    }
+
+    /// `crc` is the checksum of the payload appended to that of the header.
+    fn check(self, crc: u32) -> Result<BlockHeader, Fault> {
+        if crc != self.header.crc {
+            return Err(Fault::bad("a block's checksum does not agree"));
+        }
+        if self.bytes[4] > VERSION {
+            return Err(Fault::Newer);
+        }
+        let sound = self.bytes[..HEADER_LEN - 4] == self.header.checked_bytes()
+            && self.header.flags <= STARTS_INSIDE | ENDS_INSIDE
+            && self.header.raw_len as usize <= MAX_RAW
+            && self.header.before <= self.header.after;
+        if sound { Ok(self.header) } else { Err(Fault::bad("a block's header holds impossible values")) }
+    }
+
+    fn header_crc(&self) -> u32 {
+        crc32c::crc32c(&self.bytes[..HEADER_LEN - 4])
+    }
+}
+
+/// Checks the block at `offset` without keeping its payload.
+pub(super) fn check(file: &File, offset: u64, room: u64) -> Result<BlockHeader, Fault> {
+    let unchecked = Unchecked::read(file, offset, room)?;
+    let mut crc = unchecked.header_crc();
+    let mut at = offset + HEADER_LEN as u64;
+    let end = offset + unchecked.header.whole_len();
+    let mut chunk = vec![0; (end - at).min(1 << 20) as usize];
+    while at < end {
+        let len = chunk.len().min((end - at) as usize);
+        read_exact(file, &mut chunk[..len], at)?;
+        crc = crc32c::crc32c_append(crc, &chunk[..len]);
+        at += len as u64;
+    }
+    unchecked.check(crc)
+}
+
+/// The block at `offset`: its header and its records, checked and decompressed.
+pub(super) fn read(file: &File, offset: u64, room: u64) -> Result<(BlockHeader, Vec<u8>), Fault> {
+    let unchecked = Unchecked::read(file, offset, room)?;
+    // No longer than the file itself: `read` has compared the length with the room.
+    let mut stored = vec![0; unchecked.header.stored_len as usize];
+    read_exact(file, &mut stored, offset + HEADER_LEN as u64)?;
+    let crc = crc32c::crc32c_append(unchecked.header_crc(), &stored);
+    let header = unchecked.check(crc)?;
+    let raw = decompress(&stored, header.raw_len as usize)?;
+    Ok((header, raw))
+}
+
+/// Exactly `raw_len` bytes; memory grows with what really comes out.
+pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
+    let bad = || Fault::bad("compressed bytes do not decompress to their length");
+    let raw = if raw_len <= BELIEVED {
+        zstd::bulk::decompress(stored, raw_len).map_err(|_| bad())?
+    } else {
+        let mut raw = Vec::with_capacity(BELIEVED);
+        let decoder = zstd::Decoder::new(stored).map_err(|_| bad())?;
+        decoder.take(raw_len as u64 + 1).read_to_end(&mut raw).map_err(|_| bad())?;
+        raw
+    };
+    if raw.len() == raw_len { Ok(raw) } else { Err(bad()) }
+}
+
+pub(super) fn read_exact(file: &File, into: &mut [u8], offset: u64) -> Result<(), Fault> {
+    file.read_exact_at(into, offset).map_err(|error| Fault::bad(format!("cannot be read ({error})")))
+}

@@ -1,0 +1,226 @@
+//! A sealed segment's footer and trailer. See FORMAT.md.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::block;
+use super::fault::Fault;
+use super::name::SegmentHeader;
+use super::record::Bytes;
+use super::sections::{
+    decode_blocks, decode_relation_messages, decode_relations, decode_transactions, encode_blocks,
+    encode_relation_messages, encode_relations, encode_transactions,
+};
+use super::summary::{SegmentSummary, TransactionEntry};
+use crate::error::{Context, Kind, Result};
+use crate::model::Lsn;
+
+pub(super) const TRAILER_LEN: usize = 64;
+const MAGIC: [u8; 8] = *b"bwjends\n";
+const VERSION: u32 = 1;
+const LEVEL: i32 = 9;
+/// Bytes of the trailer before the file's digest.
+const BEFORE_DIGEST: usize = 24;
+
+const SUMMARY: u32 = 1;
+const TRANSACTIONS: u32 = 2;
+const RELATIONS_AT_START: u32 = 3;
+const BLOCKS: u32 = 4;
+const RELATION_MESSAGES: u32 = 5;
+
+/// What a segment holds and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footer {
+    pub summary: SegmentSummary,
+    /// In commit order.
+    pub transactions: Vec<TransactionEntry>,
+    /// Relation messages in force at the start, raw.
+    pub relations_at_start: Vec<Vec<u8>>,
+    pub blocks: Vec<BlockEntry>,
+    /// Relation messages within, raw, each with the number of its block.
+    pub relation_messages: Vec<(u32, Vec<u8>)>,
+}
+
+/// Where a block lies and what it reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockEntry {
+    /// In bytes from the file's start.
+    pub offset: u64,
+    pub raw_len: u32,
+    pub stored_len: u32,
+    /// Positions of its first and last record; see FORMAT.md.
+    pub first: Lsn,
+    pub last: Lsn,
+}
+
+/// The trailer's pointers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trailer {
+    pub(super) footer_offset: u64,
+    footer_len: u64,
+    crc: u32,
+    pub(super) digest: [u8; 32],
+}
+
+/// A sealed segment's footer, without a look at its blocks.
+///
+/// # Errors
+/// `Damaged` if header, footer or trailer do not check, `Refused` if they are of a newer version,
+/// `Unavailable` if the file cannot be opened.
+pub fn read_footer(path: &Path) -> Result<Footer> {
+    let file = File::open(path).context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
+    SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
+    let len = file.metadata().context(Kind::Unavailable, || format!("cannot read {}", path.display()))?.len();
+    let (footer, _) = read(&file, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+    Ok(footer)
+}
+
+/// The footer of a file of `len` bytes, or the offset and nature of its fault.
+pub(super) fn read(file: &File, len: u64) -> Result<(Footer, Trailer), (u64, Fault)> {
+    let trailer_at = len.saturating_sub(TRAILER_LEN as u64);
+    let (trailer, head) = read_trailer(file, len).map_err(|fault| (trailer_at, fault))?;
+    let at = trailer.footer_offset;
+    // No longer than the file: `read_trailer` has compared.
+    let mut bytes = vec![0; trailer.footer_len as usize];
+    block::read_exact(file, &mut bytes, at).map_err(|fault| (at, fault))?;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), &head);
+    if crc != trailer.crc {
+        return Err((at, Fault::bad("the footer's checksum does not agree")));
+    }
+    let footer = Footer::decode(&bytes).map_err(|fault| (at, fault))?;
+    Ok((footer, trailer))
+}
+
+fn read_trailer(file: &File, len: u64) -> Result<(Trailer, [u8; 20]), Fault> {
+    let at =
+        len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| Fault::bad("too short for a sealed segment"))?;
+    let mut bytes = [0; TRAILER_LEN];
+    block::read_exact(file, &mut bytes, at)?;
+    if bytes[56..] != MAGIC {
+        return Err(Fault::bad("the end of a sealed segment is missing"));
+    }
+    let mut fields = Bytes::new(&bytes);
+    let trailer = (|| {
+        Some((
+            Trailer {
+                footer_offset: fields.u64()?,
+                footer_len: fields.u64()?,
+                crc: {
+                    fields.u32()?;
+                    fields.u32()?
+                },
+                digest: fields.take(32)?.try_into().ok()?,
+            },
+            bytes[..20].try_into().ok()?,
+        ))
+    })();
+    let (trailer, head): (Trailer, [u8; 20]) = trailer.expect("64 bytes hold the fields");
+    if trailer.footer_offset.checked_add(trailer.footer_len) != Some(at) {
+        return Err(Fault::bad("the trailer points outside the file"));
+    }
+    match u32::from_le_bytes(head[16..].try_into().expect("four bytes")) {
+        VERSION => Ok((trailer, head)),
+        0 => Err(Fault::bad("the trailer's version is 0")),
+        // Only the checksum in a layout that is not known here could tell damage from a newer one.
+        _ => Err(Fault::Newer),
+    }
+}
+
+/// The trailer's bytes before the digest, for a footer at `offset`.
+pub(super) fn trailer_head(offset: u64, footer: &[u8]) -> [u8; BEFORE_DIGEST] {
+    let mut out = [0; BEFORE_DIGEST];
+    out[..8].copy_from_slice(&offset.to_le_bytes());
+    out[8..16].copy_from_slice(&(footer.len() as u64).to_le_bytes());
+    out[16..20].copy_from_slice(&VERSION.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(footer), &out[..20]);
+    out[20..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The trailer's bytes from the digest on.
+pub(super) fn trailer_tail(digest: [u8; 32]) -> [u8; TRAILER_LEN - BEFORE_DIGEST] {
+    let mut out = [0; TRAILER_LEN - BEFORE_DIGEST];
+    out[..32].copy_from_slice(&digest);
+    out[32..].copy_from_slice(&MAGIC);
+    out
+}
+
+/// Bytes of a sealed file of `len` that its digest covers.
+pub(super) fn digested_len(len: u64) -> u64 {
+    len.saturating_sub((TRAILER_LEN - BEFORE_DIGEST) as u64)
+}
+
+impl Footer {
+    /// # Errors
+    /// `Internal` if zstd or JSON fail, which they have no reason to.
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+        let summary = serde_json::to_vec(&self.summary)
+            .context(Kind::Internal, || "cannot write a segment's summary".into())?;
+        let sections = [
+            (SUMMARY, summary),
+            (TRANSACTIONS, encode_transactions(self.summary.start, &self.transactions)),
+            (RELATIONS_AT_START, encode_relations(&self.relations_at_start)),
+            (BLOCKS, encode_blocks(&self.blocks)),
+            (RELATION_MESSAGES, encode_relation_messages(&self.relation_messages)),
+        ];
+        let mut out = (sections.len() as u32).to_le_bytes().to_vec();
+        let mut payloads = Vec::new();
+        for (id, raw) in &sections {
+            let stored = zstd::bulk::compress(raw, LEVEL)
+                .context(Kind::Internal, || "cannot compress a segment's footer".into())?;
+            out.extend(id.to_le_bytes());
+            out.extend((raw.len() as u64).to_le_bytes());
+            out.extend((stored.len() as u64).to_le_bytes());
+            payloads.extend(stored);
+        }
+        out.extend(payloads);
+        Ok(out)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Footer, Fault> {
+        let sections =
+            Sections::decode(bytes).ok_or_else(|| Fault::bad("the footer's table is cut short"))?;
+        let short = || Fault::bad("a section of the footer is cut short");
+        let summary: SegmentSummary = serde_json::from_slice(&sections.get(SUMMARY)?)
+            .map_err(|error| Fault::bad(format!("the summary is no SegmentSummary ({error})")))?;
+        let footer = Footer {
+            transactions: decode_transactions(summary.start, &sections.get(TRANSACTIONS)?)
+                .ok_or_else(short)?,
+            relations_at_start: decode_relations(&sections.get(RELATIONS_AT_START)?).ok_or_else(short)?,
+            blocks: decode_blocks(&sections.get(BLOCKS)?).ok_or_else(short)?,
+            relation_messages: decode_relation_messages(&sections.get(RELATION_MESSAGES)?)
+                .ok_or_else(short)?,
+            summary,
+        };
+        Ok(footer)
+    }
+}
+
+/// Id, raw length and stored bytes of each section.
+struct Sections<'a>(Vec<(u32, u64, &'a [u8])>);
+
+impl<'a> Sections<'a> {
+    fn decode(bytes: &'a [u8]) -> Option<Sections<'a>> {
+        let mut bytes = Bytes::new(bytes);
+        let count = bytes.u32()? as usize;
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            entries.push((bytes.u32()?, bytes.u64()?, usize::try_from(bytes.u64()?).ok()?));
+        }
+        let mut sections = Vec::new();
+        for (id, raw_len, stored_len) in entries {
+            sections.push((id, raw_len, bytes.take(stored_len)?));
+        }
+        bytes.is_empty().then_some(Sections(sections))
+    }
+
+    fn get(&self, id: u32) -> Result<Vec<u8>, Fault> {
+        let &(_, raw_len, stored) = self
+            .0
+            .iter()
+            .find(|section| section.0 == id)
+            .ok_or_else(|| Fault::bad(format!("section {id} of the footer is missing")))?;
+        let raw_len = usize::try_from(raw_len).map_err(|_| Fault::bad("a section's length is impossible"))?;
+        block::decompress(stored, raw_len)
+    }
+}

@@ -1,0 +1,262 @@
+//! Reads blocks in order and gathers what a footer says; checks the protocol on the way.
+
+use std::collections::BTreeMap;
+
+use super::block::BlockHeader;
+use super::fault::Fault;
+use super::footer::{BlockEntry, Footer};
+use super::peek::{MARK_PREFIX, Peek, SEQUENCES_PREFIX, peek};
+use super::record::{Record, Records, put_varint};
+use super::relations::{Relations, Told};
+use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
+use crate::model::{Lsn, PgTime};
+
+#[derive(Clone, Copy)]
+struct Current {
+    commit_lsn: Lsn,
+    time: PgTime,
+    xid: u32,
+    block: u32,
+    marks: usize,
+}
+
+/// The positions of a block's first and last record that have one.
+#[derive(Clone, Copy)]
+struct Span {
+    first: Option<Lsn>,
+    last: Lsn,
+}
+
+impl Span {
+    fn reach(&mut self, position: Lsn) {
+        self.first.get_or_insert(position);
+        self.last = position;
+    }
+}
+
+pub(super) struct Index {
+    summary: SegmentSummary,
+    counts: BTreeMap<u32, RelationCounts>,
+    transactions: Vec<TransactionEntry>,
+    relations_at_start: Vec<Vec<u8>>,
+    relation_messages: Vec<(u32, Vec<u8>)>,
+    blocks: Vec<BlockEntry>,
+    in_force: Relations,
+    current: Option<Current>,
+    digest: blake3::Hasher,
+    scratch: Vec<u8>,
+}
+
+impl Index {
+    pub(super) fn new(epoch: u32, start: Lsn) -> Index {
+        Index {
+            summary: SegmentSummary { epoch, start, end: start, ..SegmentSummary::default() },
+            counts: BTreeMap::new(),
+            transactions: Vec::new(),
+            relations_at_start: Vec::new(),
+            relation_messages: Vec::new(),
+            blocks: Vec::new(),
+            in_force: Relations::default(),
+            current: None,
+            digest: blake3::Hasher::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Takes a Relation message in force at the start; before any block.
+    pub(super) fn relation_at_start(&mut self, message: &[u8]) -> Result<(), Fault> {
+        self.in_force
+            .tell(message)
+            .ok_or_else(|| Fault::bad("a relation record without a Relation message"))?;
+        self.relations_at_start.push(message.to_vec());
+        Ok(())
+    }
+
+    /// Takes the next block, which lies at `offset` in its file.
+    pub(super) fn block(&mut self, offset: u64, header: &BlockHeader, raw: &[u8]) -> Result<(), Fault> {
+        if header.before != self.summary.end || header.starts_inside() != self.current.is_some() {
+            return Err(Fault::bad("the block does not go on where the one before it ended"));
+        }
+        let number = u32::try_from(self.blocks.len()).map_err(|_| Fault::bad("too many blocks"))?;
+        let mut span = Span { first: None, last: header.before };
+        if let Some(current) = self.current {
+            span.reach(current.commit_lsn);
+        }
+        let mut records = 0;
+        let mut only_relations = true;
+        for record in Records::new(raw) {
+            records += 1;
+            match record? {
+                Record::Relation(message) if number == 0 && only_relations => {
+                    self.relation_at_start(message)?
+                }
+                Record::Relation(_) => return Err(Fault::bad("a relation record behind other records")),
+                Record::Idle { lsn, time } => {
+                    only_relations = false;
+                    self.idle(lsn, time, &mut span)?;
+                }
+                Record::Message(message) => {
+                    only_relations = false;
+                    self.message(number, message, &mut span)?;
+                }
+            }
+        }
+        if records != header.records {
+            return Err(Fault::bad("the block does not hold as many records as its header says"));
+        }
+        if header.after != self.summary.end || header.ends_inside() != self.current.is_some() {
+            return Err(Fault::bad("the block does not end where its header says"));
+        }
+        if !(only_relations && number == 0) {
+            self.blocks.push(BlockEntry {
+                offset,
+                raw_len: header.raw_len,
+                stored_len: header.stored_len,
+                first: span.first.unwrap_or(span.last),
+                last: span.last,
+            });
+        }
+        Ok(())
+    }
+
+    /// The finished footer, and the relations in force at the end.
+    pub(super) fn finish(mut self) -> (Footer, Relations) {
+        self.summary.relations = self.counts.into_values().collect();
+        self.summary.content = self.digest.finalize().to_hex().to_string();
+        let footer = Footer {
+            summary: self.summary,
+            transactions: self.transactions,
+            relations_at_start: self.relations_at_start,
+            blocks: self.blocks,
+            relation_messages: self.relation_messages,
+        };
+        (footer, self.in_force)
+    }
+
+    fn idle(&mut self, lsn: Lsn, time: PgTime, span: &mut Span) -> Result<(), Fault> {
+        if self.current.is_some() || lsn < self.summary.end {
+            return Err(Fault::bad("an idle mark out of place"));
+        }
+        span.reach(lsn);
+        self.summary.end = lsn;
+        self.summary.last_idle = Some(IdleMark { lsn, time });
+        Ok(())
+    }
+
+    fn message(&mut self, number: u32, message: &[u8], span: &mut Span) -> Result<(), Fault> {
+        let peeked = peek(message).ok_or_else(|| Fault::bad("a message that pgoutput does not know"))?;
+        self.summary.messages += 1;
+        self.summary.raw_bytes += message.len() as u64;
+        self.scratch.clear();
+        put_varint(&mut self.scratch, message.len() as u64);
+        self.digest.update(&self.scratch);
+        self.digest.update(message);
+
+        match (peeked, self.current) {
+            (Peek::Begin { commit_lsn, time, xid }, None) if commit_lsn >= self.summary.end => {
+                span.reach(commit_lsn);
+                let marks = self.summary.marks.len();
+                self.current = Some(Current { commit_lsn, time, xid, block: number, marks });
+            }
+            (Peek::Commit { commit_lsn, end_lsn }, Some(current))
+                if commit_lsn == current.commit_lsn && end_lsn >= commit_lsn =>
+            {
+                self.commit(current, end_lsn);
+            }
+            (Peek::Begin { .. } | Peek::Commit { .. }, _) => {
+                return Err(Fault::bad("Begin and Commit do not pair or go back"));
+            }
+            (Peek::Logical { transactional: false, lsn, .. }, None) if lsn >= self.summary.end => {
+                span.reach(lsn);
+            }
+            (_, None) => return Err(Fault::bad("a change outside a transaction")),
+            (change, Some(current)) => self.change(number, current, message, change),
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, current: Current, end_lsn: Lsn) {
+        let Current { commit_lsn, time, xid, block, marks } = current;
+        self.current = None;
+        let summary = &mut self.summary;
+        summary.end = end_lsn;
+        summary.transactions += 1;
+        summary.first_commit.get_or_insert(commit_lsn);
+        summary.last_commit = Some(commit_lsn);
+        summary.min_time = Some(summary.min_time.map_or(time, |earliest| earliest.min(time)));
+        if let Some(latest) = summary.max_time.filter(|&latest| time < latest) {
+            summary.clock_steps.count += 1;
+            let step = latest.0.abs_diff(time.0);
+            summary.clock_steps.largest_micros = summary.clock_steps.largest_micros.max(step);
+        } else {
+            summary.max_time = Some(time);
+        }
+        for mark in &mut summary.marks[marks..] {
+            mark.end_lsn = end_lsn;
+        }
+        self.transactions.push(TransactionEntry { commit_lsn, end_lsn, xid, time, block });
+    }
+
+    fn change(&mut self, number: u32, current: Current, message: &[u8], change: Peek<'_>) {
+        match change {
+            Peek::Insert { oid } => self.counts(oid).inserts += 1,
+            Peek::Update { oid } => self.counts(oid).updates += 1,
+            Peek::Delete { oid } => self.counts(oid).deletes += 1,
+            Peek::Truncate { oids } => {
+                for oid in oids {
+                    self.counts(u32::from_be_bytes(*oid)).truncates += 1;
+                }
+            }
+            Peek::Relation { oid, schema, name } => {
+                let (schema, name) = (text(schema), text(name));
+                self.relation_messages.push((number, message.to_vec()));
+                if self.in_force.tell(message) == Some(Told::Changed) {
+                    let (schema, name, commit_lsn) = (schema.clone(), name.clone(), current.commit_lsn);
+                    self.summary.relation_changes.push(RelationChange { oid, schema, name, commit_lsn });
+                }
+                if let Some(counts) = self.counts.get_mut(&oid) {
+                    (counts.schema, counts.name) = (schema, name);
+                }
+            }
+            Peek::Logical { prefix, content, .. } => self.own_message(current, prefix, content),
+            Peek::Begin { .. } | Peek::Commit { .. } | Peek::Other => {}
+        }
+    }
+
+    fn own_message(&mut self, current: Current, prefix: &[u8], content: &[u8]) {
+        if prefix == MARK_PREFIX {
+            // Anybody may emit such a message; one that is no mark of ours names nothing.
+            if let Some(name) = mark_name(content) {
+                let Current { commit_lsn, time, xid, .. } = current;
+                self.summary.marks.push(Mark { name, lsn: commit_lsn, end_lsn: commit_lsn, time, xid });
+            }
+        } else if prefix == SEQUENCES_PREFIX {
+            self.summary.sequences.count += 1;
+            self.summary.sequences.last_lsn = Some(current.commit_lsn);
+            self.summary.sequences.last = String::from_utf8(content.to_vec()).ok();
+        }
+    }
+
+    fn counts(&mut self, oid: u32) -> &mut RelationCounts {
+        let in_force = &self.in_force;
+        self.counts.entry(oid).or_insert_with(|| {
+            let (schema, name) = match in_force.get(oid).and_then(peek) {
+                Some(Peek::Relation { schema, name, .. }) => (text(schema), text(name)),
+                _ => Default::default(),
+            };
+            RelationCounts { oid, schema, name, ..RelationCounts::default() }
+        })
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn mark_name(content: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
+    }
+    serde_json::from_slice::<Named>(content).ok().map(|named| named.name)
+}

@@ -1,0 +1,40 @@
+#![doc = include_str!("FORMAT.md")]
+
+mod block;
+mod builder;
+mod fault;
+mod footer;
+mod found;
+mod index;
+mod name;
+mod opening;
+mod peek;
+mod reading;
+mod record;
+mod recovery;
+mod relations;
+mod seal;
+mod sections;
+mod segment;
+mod summary;
+mod verify;
+mod walk;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use builder::{BlockBuilder, RawBlock};
+pub use footer::{BlockEntry, Footer, read_footer};
+pub use name::{SegmentFile, SegmentHeader, list};
+pub use opening::Recovered;
+pub use peek::{MARK_PREFIX, SEQUENCES_PREFIX};
+pub use reading::{Blocks, DecodedBlock, Event, Events};
+pub use seal::seal;
+pub use segment::Segment;
+pub use summary::{
+    ClockSteps, IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, SequenceSamples,
+    TransactionEntry,
+};
+pub use verify::{Report, verify_segment};
+pub use writer::{Durable, Writer};

@@ -1,0 +1,207 @@
+//! How a writer comes to its open segment: makes one, or mends and opens the one that is there.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::builder::RawBlock;
+use super::found::{self, Found, find};
+use super::name::{self, OPEN, SegmentHeader};
+use super::record;
+use super::recovery::{Action, decide};
+use super::relations::Relations;
+use super::seal;
+use super::segment::Segment;
+use super::writer::{Durable, LEVEL, ROLL_AT, Writer};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::files::{self, NewFile};
+use crate::model::Lsn;
+
+/// What the writer found when it opened the journal.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Where the journal stands, and a `BlockBuilder` starts.
+    pub frontier: Lsn,
+    pub durable: Durable,
+    /// Relation messages in force at the frontier, raw.
+    pub relations: Vec<Vec<u8>>,
+    /// Bytes cut off behind the last complete transaction.
+    pub truncated_bytes: u64,
+    /// What was done about an interruption, a sentence each, for the log.
+    pub repaired: Vec<String>,
+    /// Finished segments that wait for `seal`, oldest first.
+    pub unsealed: Vec<PathBuf>,
+}
+
+impl Writer {
+    /// Opens an epoch's journal for appending, after mending what a crash left; a journal without
+    /// a segment of this epoch gets one that starts at `frontier_if_new`.
+    ///
+    /// # Errors
+    /// `Damaged` if acknowledged bytes are bad, `Refused` if files are of a newer version or of
+    /// another history, `Unavailable` if the disk does not do its part.
+    pub fn open(
+        folder: &Path,
+        history: [u8; 16],
+        epoch: u32,
+        frontier_if_new: Lsn,
+    ) -> Result<(Writer, Recovered)> {
+        files::create_folder(folder)?;
+        found::remove_temporaries(folder);
+        let found = find(folder, history, epoch)?;
+        let case = decide(found.open, found.sealed);
+        let path = || found.open_path.as_deref().or(found.sealed_path.as_deref()).unwrap_or(folder);
+        let header = SegmentHeader { history, epoch, start: frontier_if_new };
+        let note = |what: &str| vec![format!("{} {what}: {}", path().display(), case.why)];
+        let (mut writer, mut repaired) = match case.action {
+            Action::Create => (Writer::create(folder, header, Relations::default())?, Vec::new()),
+            Action::ContinueSealed => (Writer::continue_sealed(folder, header, &found)?, note("continued")),
+            Action::RemoveOpen => {
+                if let Some(footer) = &found.footer {
+                    seal::must_cover(footer, path())?;
+                }
+                files::remove(path())?;
+                (Writer::continue_sealed(folder, header, &found)?, note("removed"))
+            }
+            Action::Append => (Writer::append(folder, &found)?, Vec::new()),
+            Action::Cut => (Writer::append(folder, &found)?, note("cut off")),
+            Action::RemoveSealed => {
+                if let Some(sealed) = &found.sealed_path {
+                    files::remove(sealed)?;
+                }
+                (Writer::append(folder, &found)?, note("taken instead of its sealed copy"))
+            }
+            Action::Damaged => {
+                let message = format!("cannot append to the journal: {}", case.why);
+                return Err(match found.fault {
+                    Some(fault) => Error::damaged(message).caused_by(fault),
+                    None => Error::damaged(format!("{message}; see {}", path().display())),
+                });
+            }
+            Action::Newer => return Err(super::fault::newer(path())),
+            Action::Foreign => return Err(found::foreign(path())),
+        };
+        let truncated_bytes = found.walk.as_ref().map_or(0, |walk| match case.action {
+            Action::Append | Action::Cut | Action::RemoveSealed => walk.len - walk.complete_len,
+            _ => 0,
+        });
+        if truncated_bytes > 0 {
+            repaired.push(format!("{truncated_bytes} bytes behind {} cut off", writer.frontier));
+        }
+        let recovered = Recovered {
+            frontier: writer.frontier,
+            durable: writer.sync()?,
+            relations: writer.relations.to_vec(),
+            truncated_bytes,
+            repaired,
+            unsealed: found.unsealed,
+        };
+        Ok((writer, recovered))
+    }
+
+    pub(super) fn create(folder: &Path, header: SegmentHeader, relations: Relations) -> Result<Writer> {
+        let path = name::path(folder, header.epoch, header.start, OPEN);
+        let mut compressor = seal::compressor(LEVEL)?;
+        let mut bytes = header.encode(false).to_vec();
+        let block = relations_block(header.start, &relations)?;
+        if let Some(block) = &block {
+            let stored = compressor
+                .compress(&block.raw)
+                .context(Kind::Internal, || "cannot compress a block".into())?;
+            bytes.extend(seal::header(block, &stored, 0)?.1);
+            bytes.extend(stored);
+        }
+        let mut file = NewFile::create(&path)?;
+        file.write_all(&bytes).context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+        file.publish()?;
+        let len = bytes.len() as u64;
+        Ok(Writer {
+            folder: folder.to_owned(),
+            file: reopen(&path)?,
+            path,
+            len,
+            complete_len: len,
+            synced: len,
+            raw: 0,
+            frontier: header.start,
+            header,
+            inside: false,
+            relations,
+            unfinished: Vec::new(),
+            roll_at: ROLL_AT,
+            compressor,
+            stored: Vec::new(),
+            broken: false,
+        })
+    }
+
+    fn continue_sealed(folder: &Path, header: SegmentHeader, found: &Found) -> Result<Writer> {
+        let path = found.sealed_path.as_deref().expect("the table asks for a sealed file");
+        let segment = Segment::open_sealed(path)?;
+        let start = segment.summary().end;
+        if start == segment.summary().start {
+            return Err(Error::internal(format!("{} is sealed, but holds nothing", path.display())));
+        }
+        Writer::create(folder, SegmentHeader { start, ..header }, segment.in_force_at_end().clone())
+    }
+
+    /// Opens the open segment that was found, without what follows its last complete transaction.
+    fn append(folder: &Path, found: &Found) -> Result<Writer> {
+        let (Some(path), Some(walk)) = (&found.open_path, &found.walk) else {
+            return Err(Error::internal("an open segment was decided on that was not walked"));
+        };
+        let segment = Segment::open_unsealed(path)?;
+        let file = reopen(path)?;
+        if walk.len > walk.complete_len {
+            file.set_len(walk.complete_len)
+                .context(Kind::Unavailable, || format!("cannot cut {}", path.display()))?;
+        }
+        // What a killed process wrote may not have reached the disk yet.
+        file.sync_all().context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
+        Ok(Writer {
+            folder: folder.to_owned(),
+            header: *segment.header(),
+            path: path.clone(),
+            file,
+            len: walk.complete_len,
+            complete_len: walk.complete_len,
+            synced: walk.complete_len,
+            raw: walk.blocks.iter().map(|(_, header)| u64::from(header.raw_len)).sum(),
+            frontier: walk.frontier,
+            inside: false,
+            relations: segment.in_force_at_end().clone(),
+            unfinished: Vec::new(),
+            roll_at: ROLL_AT,
+            compressor: seal::compressor(LEVEL)?,
+            stored: Vec::new(),
+            broken: false,
+        })
+    }
+}
+
+fn reopen(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.context(Kind::Unavailable, || format!("cannot open {}", path.display()))
+}
+
+/// The first block of a segment: the relations in force, so that it can be decoded alone.
+fn relations_block(start: Lsn, relations: &Relations) -> Result<Option<RawBlock>> {
+    if relations.len() == 0 {
+        return Ok(None);
+    }
+    let mut raw = Vec::new();
+    for message in relations.messages() {
+        record::put_relation(&mut raw, message);
+    }
+    let records = u32::try_from(relations.len()).context(Kind::Internal, || "too many relations".into())?;
+    let block = RawBlock {
+        flags: 0,
+        before: start,
+        after: start,
+        records,
+        raw,
+        relations: Vec::new(),
+        cuts_off: false,
+    };
+    Ok(Some(block))
+}

@@ -1,0 +1,148 @@
+//! A segment's blocks as they are read: decompressed one by one, then taken apart into events.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::block;
+use super::fault::Fault;
+use super::footer::BlockEntry;
+use super::peek::{Peek, peek};
+use super::record::{Record, Records};
+use crate::error::Result;
+use crate::model::{Lsn, PgTime};
+
+pub(super) fn read_entry(file: &File, path: &Path, entry: &BlockEntry) -> Result<Vec<u8>> {
+    // The footer's lengths are believed only as far as the file goes.
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    let room = len.saturating_sub(entry.offset).min(block::HEADER_LEN as u64 + u64::from(entry.stored_len));
+    let raw = block::read(file, entry.offset, room).and_then(|(header, raw)| {
+        let same = (header.raw_len, header.stored_len) == (entry.raw_len, entry.stored_len);
+        if same { Ok(raw) } else { Err(Fault::bad("another block than the footer says")) }
+    });
+    raw.map_err(|fault| fault.at(path, entry.offset))
+}
+
+/// See [`super::Segment::blocks`].
+#[derive(Debug)]
+pub struct Blocks {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    /// The made-up first block, until it was handed out.
+    pub(super) relations: Option<Vec<u8>>,
+    pub(super) entries: VecDeque<BlockEntry>,
+    pub(super) after: Lsn,
+    pub(super) until: Lsn,
+}
+
+impl Iterator for Blocks {
+    type Item = Result<DecodedBlock>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (after, until) = (self.after, self.until);
+        if let Some(raw) = self.relations.take() {
+            let path = self.path.clone();
+            return Some(Ok(DecodedBlock { path, offset: 0, first: Lsn::ZERO, raw, after, until }));
+        }
+        let entry = self.entries.pop_front()?;
+        let block = read_entry(&self.file, &self.path, &entry).map(|raw| DecodedBlock {
+            path: self.path.clone(),
+            offset: entry.offset,
+            first: entry.first,
+            raw,
+            after,
+            until,
+        });
+        if block.is_err() {
+            self.entries.clear();
+        }
+        Some(block)
+    }
+}
+
+/// A block's records, decompressed.
+#[derive(Debug)]
+pub struct DecodedBlock {
+    path: PathBuf,
+    offset: u64,
+    first: Lsn,
+    raw: Vec<u8>,
+    after: Lsn,
+    until: Lsn,
+}
+
+impl DecodedBlock {
+    /// Bytes of records, for whoever bounds a queue of blocks.
+    pub fn raw_len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// The records that were asked for, in order.
+    pub fn events(&self) -> Events<'_> {
+        // A part of a spanning transaction lies at that transaction's position.
+        let wanted = self.after <= self.first && self.first < self.until;
+        Events { block: self, records: Records::new(&self.raw), wanted, done: false }
+    }
+}
+
+/// One record, borrowed from its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A Relation message from before the transactions asked for: it is in force.
+    Relation(&'a [u8]),
+    /// A pgoutput message as received.
+    Message(&'a [u8]),
+    /// Nothing was committed up to `lsn`, as of the server's time `time`.
+    Idle { lsn: Lsn, time: PgTime },
+}
+
+/// See [`DecodedBlock::events`].
+pub struct Events<'a> {
+    block: &'a DecodedBlock,
+    records: Records<'a>,
+    wanted: bool,
+    done: bool,
+}
+
+impl<'a> Events<'a> {
+    fn message(&mut self, message: &'a [u8]) -> Option<Event<'a>> {
+        match message.first() {
+            // Only these can start something at a new position, or count when it is not wanted.
+            Some(b'B' | b'M' | b'R') => {}
+            _ => return self.wanted.then_some(Event::Message(message)),
+        }
+        match peek(message) {
+            Some(Peek::Begin { commit_lsn: position, .. })
+            | Some(Peek::Logical { transactional: false, lsn: position, .. }) => {
+                self.done = position >= self.block.until;
+                self.wanted = position >= self.block.after;
+            }
+            Some(Peek::Relation { .. }) if !self.wanted => return Some(Event::Relation(message)),
+            _ => {}
+        }
+        (self.wanted && !self.done).then_some(Event::Message(message))
+    }
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = Result<Event<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.done {
+            let event = match self.records.next()? {
+                Ok(Record::Relation(message)) => Some(Event::Relation(message)),
+                Ok(Record::Idle { lsn, time }) => {
+                    self.done = lsn >= self.block.until;
+                    (lsn >= self.block.after && !self.done).then_some(Event::Idle { lsn, time })
+                }
+                Ok(Record::Message(message)) => self.message(message),
+                Err(fault) => return Some(Err(fault.at(&self.block.path, self.block.offset))),
+            };
+            if let Some(event) = event {
+                return Some(Ok(event));
+            }
+        }
+        None
+    }
+}

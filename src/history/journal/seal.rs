@@ -1,0 +1,211 @@
+//! Rewrites a finished open segment as a sealed one: large, well-compressed blocks and a footer.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::block::BlockHeader;
+use super::builder::{BlockBuilder, RawBlock};
+use super::fault::Fault;
+use super::footer::{self, Footer};
+use super::index::Index;
+use super::name::{self, SEALED};
+use super::record::{Record, Records};
+use super::segment::Segment;
+use super::summary::SegmentSummary;
+use super::verify;
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::files::{self, NewFile};
+
+/// Bytes of records in a sealed block.
+const BLOCK: usize = 4 << 20;
+const LEVEL: i32 = 9;
+
+/// Seals a finished open segment, that is one with a later segment behind it or whose epoch is
+/// over, and removes the open file. An unfinished transaction at its end is left out. Sealing one
+/// that is sealed already, validly, only removes the open file; one that holds nothing stays as it is.
+///
+/// # Errors
+/// `Damaged` if the open segment is, or if it ends before the next one starts; then nothing is
+/// removed. `Unavailable` if the disk does not take the sealed file.
+pub fn seal(path: &Path) -> Result<SegmentSummary> {
+    let (Some(name), Some(folder)) = (name::parse(path).filter(|name| !name.sealed), path.parent()) else {
+        return Err(Error::internal(format!("{} is no open segment", path.display())));
+    };
+    let target = name::path(folder, name.epoch, name.start, SEALED);
+    if target.exists() {
+        match verify::check_digest(&target) {
+            Ok(footer) => {
+                must_cover(&footer, path)?;
+                files::remove(path)?;
+                return Ok(footer.summary);
+            }
+            // The open file still holds everything; the bad copy makes room for a good one.
+            Err(error) if error.kind() == Kind::Damaged && path.exists() => files::remove(&target)?,
+            Err(error) => return Err(error),
+        }
+    }
+    let segment = Segment::open_unsealed(path)?;
+    must_reach_the_next(folder, path, &segment.footer().summary)?;
+    if segment.summary().end == segment.summary().start {
+        return Ok(segment.summary().clone());
+    }
+    let summary = write(&segment, &target)?;
+    files::remove(path)?;
+    Ok(summary)
+}
+
+/// An open file may go only if the sealed one reaches as far. One that cannot be read is no
+/// witness.
+///
+/// # Errors
+/// `Internal` if the open file reaches further.
+pub(super) fn must_cover(sealed: &Footer, open: &Path) -> Result<()> {
+    match Segment::open_unsealed(open) {
+        Ok(segment) if segment.summary().end > sealed.summary.end => Err(Error::internal(format!(
+            "{} reaches further than its sealed copy; both are kept, please report this",
+            open.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Segments of an epoch join without a seam; a finished one that ends early has lost its end.
+fn must_reach_the_next(folder: &Path, path: &Path, summary: &SegmentSummary) -> Result<()> {
+    let next = name::list(folder)?
+        .into_iter()
+        .filter(|file| file.epoch == summary.epoch && file.start > summary.start)
+        .map(|file| file.start)
+        .min();
+    match next {
+        Some(next) if next != summary.end => Err(Error::damaged(format!(
+            "{} ends at {}, but the next segment starts at {next}: its end is missing; run `backwhen verify`",
+            path.display(),
+            summary.end
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn write(segment: &Segment, target: &Path) -> Result<SegmentSummary> {
+    let start = segment.header().start;
+    let mut out = Output::create(target)?;
+    out.write(&segment.header().encode(true))?;
+
+    let mut index = Index::new(segment.header().epoch, start);
+    for message in &segment.footer().relations_at_start {
+        index.relation_at_start(message).map_err(|fault| fault.at(segment.path(), 0))?;
+    }
+    let mut builder = BlockBuilder::with_size(start, BLOCK);
+    let mut compressor = compressor(LEVEL)?;
+    let bad = |offset: u64| move |fault: Fault| fault.at(segment.path(), offset);
+    for (number, entry) in segment.footer().blocks.iter().enumerate() {
+        let raw = segment.raw_block(number)?;
+        for record in Records::new(&raw) {
+            match record.map_err(bad(entry.offset))? {
+                Record::Message(message) => builder.push(message)?,
+                Record::Idle { lsn, time } => builder.push_idle(lsn, time)?,
+                Record::Relation(_) => {}
+            }
+            while let Some(block) = builder.take_full() {
+                put_block(&mut out, &mut compressor, &mut index, &block)?;
+            }
+        }
+    }
+    while let Some(block) = builder.take_complete() {
+        put_block(&mut out, &mut compressor, &mut index, &block)?;
+    }
+    let (footer, _) = index.finish();
+    must_equal(segment, &footer)?;
+    out.finish(&footer)?;
+    Ok(footer.summary)
+}
+
+fn put_block(
+    out: &mut Output,
+    compressor: &mut zstd::bulk::Compressor<'_>,
+    index: &mut Index,
+    block: &RawBlock,
+) -> Result<()> {
+    let stored =
+        compressor.compress(&block.raw).context(Kind::Internal, || "cannot compress a block".into())?;
+    let (header, bytes) = header(block, &stored, 0)?;
+    index.block(out.len, &header, &block.raw).map_err(|fault| fault.at(&out.path, out.len))?;
+    out.write(&bytes)?;
+    out.write(&stored)
+}
+
+pub(super) fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> {
+    zstd::bulk::Compressor::new(level).context(Kind::Internal, || "cannot set up compression".into())
+}
+
+/// A block's header, and the same as bytes.
+pub(super) fn header(
+    block: &RawBlock,
+    stored: &[u8],
+    synced: u64,
+) -> Result<(BlockHeader, [u8; super::block::HEADER_LEN])> {
+    let len = |bytes: &[u8]| {
+        u32::try_from(bytes.len()).context(Kind::Internal, || "a block is larger than blocks can be".into())
+    };
+    let mut header = BlockHeader {
+        flags: block.flags,
+        raw_len: len(&block.raw)?,
+        stored_len: len(stored)?,
+        before: block.before,
+        after: block.after,
+        synced,
+        records: block.records,
+        crc: 0,
+    };
+    let bytes = header.seal(stored);
+    Ok((header, bytes))
+}
+
+/// The open file is removed after this, so what was written must be what was read.
+fn must_equal(segment: &Segment, sealed: &Footer) -> Result<()> {
+    let of = |footer: &Footer| {
+        let summary = &footer.summary;
+        (summary.content.clone(), summary.end, summary.transactions, summary.last_idle)
+    };
+    if of(segment.footer()) == of(sealed) {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "sealing {} would change it; it is left open, please report this",
+        segment.path().display()
+    )))
+}
+
+/// The file being written, with its running length and digest.
+struct Output {
+    file: NewFile,
+    path: std::path::PathBuf,
+    len: u64,
+    digest: blake3::Hasher,
+}
+
+impl Output {
+    fn create(path: &Path) -> Result<Output> {
+        let file = NewFile::create(path)?;
+        Ok(Output { file, path: path.to_owned(), len: 0, digest: blake3::Hasher::new() })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .context(Kind::Unavailable, || format!("cannot write {}", self.path.display()))?;
+        self.len += bytes.len() as u64;
+        self.digest.update(bytes);
+        Ok(())
+    }
+
+    fn finish(mut self, footer: &Footer) -> Result<()> {
+        let bytes = footer.encode()?;
+        let head = footer::trailer_head(self.len, &bytes);
+        self.write(&bytes)?;
+        self.write(&head)?;
+        let digest = *self.digest.finalize().as_bytes();
+        self.write(&footer::trailer_tail(digest))?;
+        self.file.publish()
+    }
+}

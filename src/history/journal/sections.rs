@@ -1,0 +1,118 @@
+//! The tables in a segment's footer, as bytes. See FORMAT.md. Decoding gives `None` for bytes that
+//! are cut short or too many.
+
+use super::footer::BlockEntry;
+use super::record::{Bytes, put_varint};
+use super::summary::TransactionEntry;
+use crate::model::{Lsn, PgTime};
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
+}
+
+pub(super) fn encode_transactions(start: Lsn, transactions: &[TransactionEntry]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(transactions.len() * 12 + 10);
+    put_varint(&mut out, transactions.len() as u64);
+    let mut last = first_entry(start);
+    for entry in transactions {
+        put_varint(&mut out, entry.commit_lsn.0.wrapping_sub(last.end_lsn.0));
+        put_varint(&mut out, entry.end_lsn.0.wrapping_sub(entry.commit_lsn.0));
+        put_varint(&mut out, zigzag(i64::from(entry.xid) - i64::from(last.xid)));
+        put_varint(&mut out, zigzag(entry.time.0.wrapping_sub(last.time.0)));
+        put_varint(&mut out, u64::from(entry.block.wrapping_sub(last.block)));
+        last = *entry;
+    }
+    out
+}
+
+pub(super) fn decode_transactions(start: Lsn, bytes: &[u8]) -> Option<Vec<TransactionEntry>> {
+    let mut bytes = Bytes::new(bytes);
+    let count = usize::try_from(bytes.varint()?).ok()?;
+    let mut out = Vec::with_capacity(count.min(bytes.remaining() / 5));
+    let mut last = first_entry(start);
+    for _ in 0..count {
+        let commit_lsn = Lsn(last.end_lsn.0.wrapping_add(bytes.varint()?));
+        last = TransactionEntry {
+            commit_lsn,
+            end_lsn: Lsn(commit_lsn.0.wrapping_add(bytes.varint()?)),
+            xid: i64::from(last.xid).wrapping_add(unzigzag(bytes.varint()?)) as u32,
+            time: PgTime(last.time.0.wrapping_add(unzigzag(bytes.varint()?))),
+            block: last.block.wrapping_add(bytes.varint()? as u32),
+        };
+        out.push(last);
+    }
+    bytes.is_empty().then_some(out)
+}
+
+fn first_entry(start: Lsn) -> TransactionEntry {
+    TransactionEntry { commit_lsn: start, end_lsn: start, xid: 0, time: PgTime(0), block: 0 }
+}
+
+pub(super) fn encode_relations(messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, messages.len() as u64);
+    for message in messages {
+        put_varint(&mut out, message.len() as u64);
+        out.extend(message);
+    }
+    out
+}
+
+pub(super) fn decode_relations(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut bytes = Bytes::new(bytes);
+    let count = bytes.varint()?;
+    let messages = (0..count).map(|_| bytes.counted().map(<[u8]>::to_vec)).collect::<Option<_>>()?;
+    bytes.is_empty().then_some(messages)
+}
+
+pub(super) fn encode_blocks(blocks: &[BlockEntry]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, blocks.len() as u64);
+    for block in blocks {
+        out.extend(block.offset.to_le_bytes());
+        out.extend(block.raw_len.to_le_bytes());
+        out.extend(block.stored_len.to_le_bytes());
+        out.extend(block.first.0.to_le_bytes());
+        out.extend(block.last.0.to_le_bytes());
+    }
+    out
+}
+
+pub(super) fn decode_blocks(bytes: &[u8]) -> Option<Vec<BlockEntry>> {
+    let mut bytes = Bytes::new(bytes);
+    let count = bytes.varint()?;
+    let mut block = || {
+        Some(BlockEntry {
+            offset: bytes.u64()?,
+            raw_len: bytes.u32()?,
+            stored_len: bytes.u32()?,
+            first: Lsn(bytes.u64()?),
+            last: Lsn(bytes.u64()?),
+        })
+    };
+    let blocks = (0..count).map(|_| block()).collect::<Option<_>>()?;
+    bytes.is_empty().then_some(blocks)
+}
+
+pub(super) fn encode_relation_messages(messages: &[(u32, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, messages.len() as u64);
+    for (block, message) in messages {
+        put_varint(&mut out, u64::from(*block));
+        put_varint(&mut out, message.len() as u64);
+        out.extend(message);
+    }
+    out
+}
+
+pub(super) fn decode_relation_messages(bytes: &[u8]) -> Option<Vec<(u32, Vec<u8>)>> {
+    let mut bytes = Bytes::new(bytes);
+    let count = bytes.varint()?;
+    let mut message = || Some((u32::try_from(bytes.varint()?).ok()?, bytes.counted()?.to_vec()));
+    let messages = (0..count).map(|_| message()).collect::<Option<_>>()?;
+    bytes.is_empty().then_some(messages)
+}

@@ -1,0 +1,212 @@
+//! Reads a segment, open or sealed, while a writer may be appending to it or sealing it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::block;
+use super::fault::{self, Fault};
+use super::footer::{self, Footer};
+use super::index::Index;
+use super::name::{self, OPEN, SEALED, SegmentHeader};
+use super::reading::{Blocks, Event, read_entry};
+use super::record;
+use super::relations::Relations;
+use super::summary::{SegmentSummary, TransactionEntry};
+use super::walk::{Tail, walk};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::Lsn;
+
+/// How often a reader looks again at an open segment that seems damaged while it is written.
+const LOOKS: u32 = 3;
+
+/// A segment, as it was when it was opened: an open one up to its last complete transaction.
+#[derive(Debug)]
+pub struct Segment {
+    path: PathBuf,
+    file: Arc<File>,
+    sealed: bool,
+    header: SegmentHeader,
+    footer: Footer,
+    in_force_at_end: Relations,
+}
+
+impl Segment {
+    /// Opens either form by either form's path: the open one may be sealed at any moment.
+    ///
+    /// # Errors
+    /// `Damaged` if its bytes do not check, `Refused` if it is of a newer version, `Unavailable`
+    /// if it is not there or cannot be read.
+    pub fn open(path: &Path) -> Result<Segment> {
+        let Some(name) = name::parse(path) else {
+            return Err(Error::refused(format!("{} is no segment's name", path.display())));
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let open = name::path(folder, name.epoch, name.start, OPEN);
+        let sealed = name::path(folder, name.epoch, name.start, SEALED);
+        if sealed.exists() {
+            match Segment::open_sealed(&sealed) {
+                Err(error) if error.kind() == Kind::Damaged && open.exists() => {}
+                result => return result,
+            }
+        }
+        match Segment::open_unsealed(&open) {
+            // Sealed and removed since the look above.
+            Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {
+                Segment::open_sealed(&sealed)
+            }
+            result => result,
+        }
+    }
+
+    pub(super) fn open_sealed(path: &Path) -> Result<Segment> {
+        let (file, len) = open_file(path)?;
+        let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
+        let (footer, _) = footer::read(&file, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+        let mut in_force_at_end = Relations::default();
+        let within = footer.relation_messages.iter().map(|(_, message)| message);
+        for message in footer.relations_at_start.iter().chain(within) {
+            in_force_at_end.tell(message);
+        }
+        Ok(Segment { path: path.into(), file: Arc::new(file), sealed: true, header, footer, in_force_at_end })
+    }
+
+    pub(super) fn open_unsealed(path: &Path) -> Result<Segment> {
+        let mut looks = 1;
+        loop {
+            match Segment::scan(path) {
+                // The writer may have cut off an unfinished transaction under our eyes.
+                Err(error) if error.kind() == Kind::Damaged && looks < LOOKS => {
+                    thread::sleep(Duration::from_millis(20));
+                    looks += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn scan(path: &Path) -> Result<Segment> {
+        let (file, len) = open_file(path)?;
+        let header = SegmentHeader::read(&file, false).map_err(|fault| fault.at(path, 0))?;
+        let walk = walk(&file, header.start, len);
+        match walk.tail {
+            Tail::Whole | Tail::Incomplete | Tail::Torn => {}
+            Tail::Damaged { offset, what } => return Err(Fault::Bad(what).at(path, offset)),
+            Tail::Newer => return Err(fault::newer(path)),
+        }
+        let mut index = Index::new(header.epoch, header.start);
+        for (offset, _) in walk.blocks {
+            block::read(&file, offset, walk.complete_len - offset)
+                .and_then(|(header, raw)| index.block(offset, &header, &raw))
+                .map_err(|fault| fault.at(path, offset))?;
+        }
+        let (footer, in_force_at_end) = index.finish();
+        Ok(Segment {
+            path: path.into(),
+            file: Arc::new(file),
+            sealed: false,
+            header,
+            footer,
+            in_force_at_end,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    pub fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    pub fn summary(&self) -> &SegmentSummary {
+        &self.footer.summary
+    }
+
+    /// In commit order.
+    pub fn transactions(&self) -> &[TransactionEntry] {
+        &self.footer.transactions
+    }
+
+    /// What the footer says; for an open segment, what it would say.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// The Relation messages in force at its end, raw.
+    pub fn relations_at_end(&self) -> impl Iterator<Item = &[u8]> {
+        self.in_force_at_end.messages()
+    }
+
+    pub(super) fn in_force_at_end(&self) -> &Relations {
+        &self.in_force_at_end
+    }
+
+    /// The decompressed blocks that hold positions from `after` to before `until`, behind one made
+    /// up of the Relation messages in force before them. Blocks outside are not read. The iterator
+    /// owns what it needs, so it can work in another thread than the one that decodes.
+    pub fn blocks(&self, after: Lsn, until: Lsn) -> Blocks {
+        let blocks = &self.footer.blocks;
+        let from = blocks.partition_point(|block| block.last < after);
+        let to = blocks.partition_point(|block| block.first < until).max(from);
+        let entries = VecDeque::from(blocks[from..to].to_vec());
+        let mut relations = Vec::new();
+        let skipped = self.footer.relation_messages.iter().take_while(|(block, _)| (*block as usize) < from);
+        for message in self.footer.relations_at_start.iter().chain(skipped.map(|(_, message)| message)) {
+            record::put_relation(&mut relations, message);
+        }
+        Blocks {
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+            relations: Some(relations),
+            entries,
+            after,
+            until,
+        }
+    }
+
+    /// Hands over, in order, every record at positions from `after` to before `until`: the
+    /// transactions with such commit LSNs, whole, and idle marks. Every Relation message before
+    /// and between them comes too.
+    ///
+    /// # Errors
+    /// `Damaged` for a bad block; what the visitor returns.
+    pub fn read(
+        &self,
+        after: Lsn,
+        until: Lsn,
+        visitor: &mut dyn FnMut(Event<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        for block in self.blocks(after, until) {
+            let block = block?;
+            for event in block.events() {
+                if visitor(event?)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of one block.
+    pub(super) fn raw_block(&self, number: usize) -> Result<Vec<u8>> {
+        read_entry(&self.file, &self.path, &self.footer.blocks[number])
+    }
+}
+
+pub(super) fn open_file(path: &Path) -> Result<(File, u64)> {
+    let open = || {
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        Ok::<_, std::io::Error>((file, len))
+    };
+    open().context(Kind::Unavailable, || format!("cannot open segment {}", path.display()))
+}

@@ -1,0 +1,8 @@
+//! The journal as a whole; what one file does alone is tested in that file.
+
+mod capture;
+mod crash;
+mod damage;
+mod fixtures;
+mod round_trip;
+mod stream;

@@ -1,0 +1,189 @@
+//! Reads every byte of a segment and names what is wrong.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::block;
+use super::fault::{self, Fault};
+use super::footer::{self, Footer};
+use super::index::Index;
+use super::name::{self, HEADER_LEN, SegmentHeader};
+use super::segment::open_file;
+use super::summary::SegmentSummary;
+use super::walk::{Tail, walk};
+use crate::error::{Error, Result};
+
+/// What reading a whole segment showed.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub path: PathBuf,
+    pub sealed: bool,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// What it holds, if all of it could be read.
+    pub summary: Option<SegmentSummary>,
+    /// Bytes behind an open segment's last complete transaction: no fault, the next capture cuts
+    /// them off.
+    pub unfinished_bytes: u64,
+    /// A sentence each, with the offset in bytes; none means sound.
+    pub faults: Vec<String>,
+}
+
+impl Report {
+    fn fault(&mut self, offset: u64, fault: Fault) {
+        self.faults.push(match fault {
+            Fault::Bad(what) => format!("at byte {offset}: {what}"),
+            Fault::Newer => format!("at byte {offset}: written by a newer backwhen"),
+        });
+    }
+}
+
+/// Reads every byte of a segment of either form.
+///
+/// # Errors
+/// `Unavailable` if the file cannot be opened, `Refused` if it is of a newer version. Damage is no
+/// error here, but what the report tells.
+pub fn verify_segment(path: &Path) -> Result<Report> {
+    let Some(name) = name::parse(path) else {
+        return Err(Error::refused(format!("{} is no segment's name", path.display())));
+    };
+    let (file, bytes) = open_file(path)?;
+    let mut report = Report {
+        path: path.to_owned(),
+        sealed: name.sealed,
+        bytes,
+        summary: None,
+        unfinished_bytes: 0,
+        faults: Vec::new(),
+    };
+    match SegmentHeader::read(&file, name.sealed) {
+        Err(Fault::Newer) => return Err(fault::newer(path)),
+        Err(fault) => report.fault(0, fault),
+        Ok(header) => {
+            if !header.agrees_with(path) {
+                report.fault(0, Fault::bad("the header names another epoch or start than the file's name"));
+            }
+            if name.sealed {
+                verify_sealed(&file, &header, &mut report);
+            } else {
+                verify_open(&file, &header, &mut report);
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn verify_open(file: &File, header: &SegmentHeader, report: &mut Report) {
+    let walk = walk(file, header.start, report.bytes);
+    report.unfinished_bytes = walk.len - walk.complete_len;
+    match walk.tail {
+        Tail::Damaged { offset, what } => report.fault(offset, Fault::Bad(what)),
+        Tail::Newer => report.fault(walk.complete_len, Fault::Newer),
+        Tail::Whole | Tail::Incomplete | Tail::Torn => {}
+    }
+    let mut index = Index::new(header.epoch, header.start);
+    for (offset, _) in walk.blocks {
+        let read = block::read(file, offset, walk.complete_len - offset)
+            .and_then(|(header, raw)| index.block(offset, &header, &raw));
+        if let Err(fault) = read {
+            report.fault(offset, fault);
+            return;
+        }
+    }
+    report.summary = Some(index.finish().0.summary);
+}
+
+fn verify_sealed(file: &File, header: &SegmentHeader, report: &mut Report) {
+    let (footer, trailer) = match footer::read(file, report.bytes) {
+        Ok(found) => found,
+        Err((offset, fault)) => {
+            report.fault(offset, fault);
+            // Without a footer the blocks can still be walked, to say how far they are sound.
+            verify_blocks(file, header, report.bytes, None, report);
+            return;
+        }
+    };
+    if digest(file, report.bytes) != Ok(trailer.digest) {
+        report.fault(0, Fault::bad("the file's digest does not agree with its bytes"));
+    }
+    verify_blocks(file, header, trailer.footer_offset, Some(&footer), report);
+    report.summary = Some(footer.summary);
+}
+
+/// Reads the blocks one after the other, and compares what they hold with the footer.
+fn verify_blocks(
+    file: &File,
+    header: &SegmentHeader,
+    end: u64,
+    footer: Option<&Footer>,
+    report: &mut Report,
+) {
+    let mut index = Some(Index::new(header.epoch, header.start));
+    if let (Some(index), Some(footer)) = (&mut index, footer) {
+        for message in &footer.relations_at_start {
+            if let Err(fault) = index.relation_at_start(message) {
+                report.fault(end, fault);
+            }
+        }
+    }
+    let mut at = HEADER_LEN as u64;
+    while at < end {
+        let (next, fault) = match block::read(file, at, end - at) {
+            Ok((header, raw)) => {
+                let fault = index.as_mut().and_then(|index| index.block(at, &header, &raw).err());
+                (Some(at + header.whole_len()), fault)
+            }
+            Err(fault) => (next_block(footer, at), Some(fault)),
+        };
+        if let Some(fault) = fault {
+            report.fault(at, fault);
+            // From here on the blocks are only checked one by one.
+            index = None;
+        }
+        let Some(next) = next else { return };
+        at = next;
+    }
+    if let (Some(index), Some(footer)) = (index, footer)
+        && index.finish().0 != *footer
+    {
+        report.fault(end, Fault::bad("the footer does not agree with the blocks"));
+    }
+}
+
+fn next_block(footer: Option<&Footer>, after: u64) -> Option<u64> {
+    footer?.blocks.iter().map(|block| block.offset).find(|&offset| offset > after)
+}
+
+/// The digest of a sealed file of `len` bytes, as its trailer should have it.
+fn digest(file: &File, len: u64) -> Result<[u8; 32], Fault> {
+    let mut hasher = blake3::Hasher::new();
+    let end = footer::digested_len(len);
+    let mut chunk = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < end {
+        let size = chunk.len().min((end - at) as usize);
+        block::read_exact(file, &mut chunk[..size], at)?;
+        hasher.update(&chunk[..size]);
+        at += size as u64;
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// A sealed segment's footer, once every byte of the file agrees with its digest.
+///
+/// # Errors
+/// `Damaged` if one does not, `Refused` for a newer version, `Unavailable` if it is not there.
+pub(super) fn check_digest(path: &Path) -> Result<Footer> {
+    let (file, len) = open_file(path)?;
+    let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
+    let (footer, trailer) = footer::read(&file, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+    if !header.agrees_with(path)
+        || (footer.summary.epoch, footer.summary.start) != (header.epoch, header.start)
+    {
+        return Err(Fault::bad("it is another segment than its name says").at(path, 0));
+    }
+    if digest(&file, len).map_err(|fault| fault.at(path, 0))? != trailer.digest {
+        return Err(Fault::bad("the file's digest does not agree with its bytes").at(path, 0));
+    }
+    Ok(footer)
+}

@@ -1,0 +1,196 @@
+//! Appends blocks to the open segment, and is the only one who can call a position durable.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::block::HEADER_LEN as BLOCK_HEADER_LEN;
+use super::builder::RawBlock;
+use super::name::SegmentHeader;
+use super::relations::Relations;
+use super::seal;
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::Lsn;
+
+/// Bytes of records at which the open segment is finished.
+pub(super) const ROLL_AT: u64 = 64 << 20;
+pub(super) const LEVEL: i32 = 1;
+/// A compression buffer larger than this is given back after use.
+const KEPT: usize = 4 << 20;
+
+/// A position up to which the journal is on disk; the only thing that may be confirmed to the
+/// server. Only the journal makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Durable(Lsn);
+
+impl Durable {
+    pub fn lsn(self) -> Lsn {
+        self.0
+    }
+}
+
+/// The one writer of a journal; the caller holds the history's writing lock.
+pub struct Writer {
+    pub(super) folder: PathBuf,
+    pub(super) header: SegmentHeader,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) len: u64,
+    /// Bytes of the file up to the last complete transaction.
+    pub(super) complete_len: u64,
+    pub(super) synced: u64,
+    /// Bytes of records in this segment.
+    pub(super) raw: u64,
+    pub(super) frontier: Lsn,
+    /// The file ends inside a transaction.
+    pub(super) inside: bool,
+    pub(super) relations: Relations,
+    /// Relation messages of the transaction that the file ends inside.
+    pub(super) unfinished: Vec<Vec<u8>>,
+    pub(super) roll_at: u64,
+    pub(super) compressor: zstd::bulk::Compressor<'static>,
+    pub(super) stored: Vec<u8>,
+    /// A write or sync failed: what the file holds is not known until it is opened again.
+    pub(super) broken: bool,
+}
+
+impl Writer {
+    /// Sets the size, in bytes of records, at which `roll` finishes the open segment.
+    pub fn set_roll_at(&mut self, bytes: u64) {
+        self.roll_at = bytes;
+    }
+
+    /// The frontier written so far, durable or not.
+    pub fn frontier(&self) -> Lsn {
+        self.frontier
+    }
+
+    /// Compresses and appends a block. It is durable only after `sync`.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it; the writer must then be opened again.
+    /// `Internal` if blocks come out of order.
+    pub fn write(&mut self, block: RawBlock) -> Result<()> {
+        self.check()?;
+        if block.cuts_off {
+            self.cut()?;
+        }
+        let starts_inside = block.flags & super::block::STARTS_INSIDE != 0;
+        if block.before != self.frontier || starts_inside != self.inside {
+            return Err(Error::internal(format!(
+                "a block that starts at {} came when the journal stood at {}; please report this",
+                block.before, self.frontier
+            )));
+        }
+        self.stored.clear();
+        self.stored.reserve(zstd::zstd_safe::compress_bound(block.raw.len()));
+        self.compressor
+            .compress_to_buffer(&block.raw, &mut self.stored)
+            .context(Kind::Internal, || "cannot compress a block".into())?;
+        let (header, bytes) = seal::header(&block, &self.stored, self.synced)?;
+        let written = self
+            .file
+            .write_all_at(&bytes, self.len)
+            .and_then(|()| self.file.write_all_at(&self.stored, self.len + BLOCK_HEADER_LEN as u64));
+        self.done(written, "write")?;
+        if self.stored.capacity() > KEPT {
+            self.stored = Vec::new();
+        }
+        self.len += header.whole_len();
+        self.raw += block.raw.len() as u64;
+        self.note_relations(&block);
+        self.inside = header.ends_inside();
+        if !self.inside {
+            self.complete_len = self.len;
+            self.frontier = block.after;
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was written is on disk.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not say so; the writer must then be opened again, as what a
+    /// failed sync leaves behind is not known.
+    pub fn sync(&mut self) -> Result<Durable> {
+        self.check()?;
+        if self.synced < self.len {
+            let synced = self.file.sync_data();
+            self.done(synced, "sync")?;
+            self.synced = self.len;
+        }
+        Ok(Durable(self.frontier))
+    }
+
+    /// Once the open segment is large enough and no transaction is in it unfinished: finishes it,
+    /// starts the next, durable, and returns the finished one, to be sealed by `seal`, in another
+    /// thread if that suits.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not do its part.
+    pub fn roll(&mut self) -> Result<Option<PathBuf>> {
+        if self.raw < self.roll_at { Ok(None) } else { self.roll_now() }
+    }
+
+    /// Like `roll`, whatever the size; an open segment that holds nothing stays.
+    ///
+    /// # Errors
+    /// As `roll`.
+    pub fn roll_now(&mut self) -> Result<Option<PathBuf>> {
+        if self.inside || self.frontier == self.header.start {
+            return Ok(None);
+        }
+        self.sync()?;
+        let header = SegmentHeader { start: self.frontier, ..self.header };
+        let next = Writer::create(&self.folder, header, self.relations.clone())?;
+        let finished = std::mem::replace(self, Writer { roll_at: self.roll_at, ..next });
+        Ok(Some(finished.path))
+    }
+
+    /// Cuts off the parts of a transaction that will not go on.
+    fn cut(&mut self) -> Result<()> {
+        if !self.inside {
+            return Ok(());
+        }
+        // Synced, so that no crash can bring the old bytes back behind new ones.
+        let cut = self.file.set_len(self.complete_len).and_then(|()| self.file.sync_all());
+        self.done(cut, "cut")?;
+        self.len = self.complete_len;
+        self.synced = self.len;
+        self.inside = false;
+        self.unfinished.clear();
+        Ok(())
+    }
+
+    fn note_relations(&mut self, block: &RawBlock) {
+        let ends_inside = block.flags & super::block::ENDS_INSIDE != 0;
+        if !ends_inside {
+            for message in self.unfinished.drain(..) {
+                self.relations.tell(&message);
+            }
+        }
+        for range in &block.relations {
+            let message = &block.raw[range.clone()];
+            if ends_inside {
+                self.unfinished.push(message.to_vec());
+            } else {
+                self.relations.tell(message);
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.broken {
+            return Err(Error::unavailable(format!(
+                "an earlier write to {} failed; start capture again",
+                self.path.display()
+            )));
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, result: std::io::Result<()>, what: &str) -> Result<()> {
+        self.broken |= result.is_err();
+        result.context(Kind::Unavailable, || format!("cannot {what} {}", self.path.display()))
+    }
+}
