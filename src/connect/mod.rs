@@ -1,7 +1,7 @@
 //! STUB until the branch `connect` is merged.
 
-use std::ops::Deref;
 use crate::error::{Context, Error, Kind, Result};
+use std::ops::Deref;
 
 #[derive(Clone, Debug)]
 pub struct Conninfo {
@@ -13,7 +13,12 @@ pub struct Conninfo {
 
 impl Conninfo {
     pub fn parse(text: &str) -> Result<Conninfo> {
-        let mut c = Conninfo { host: "localhost".into(), port: 5432, user: "postgres".into(), dbname: "postgres".into() };
+        let mut c = Conninfo {
+            host: "localhost".into(),
+            port: 5432,
+            user: "postgres".into(),
+            dbname: "postgres".into(),
+        };
         for pair in text.split_whitespace() {
             let (k, v) = pair.split_once('=').ok_or_else(|| Error::usage("stub"))?;
             match k {
@@ -64,14 +69,21 @@ impl Deref for Session {
 
 async fn open(info: &Conninfo, utf8: bool) -> Result<Session> {
     let mut config = tokio_postgres::Config::new();
-    config.host(&info.host).port(info.port).user(&info.user).dbname(&info.dbname).application_name("backwhen");
-    let (client, connection) = config
-        .connect(tokio_postgres::NoTls)
-        .await
-        .map_err(|e| {
-            let kind = if e.as_db_error().is_some() { Kind::Refused } else { Kind::Unavailable };
-            Error::new(kind, format!("cannot connect to {info}")).caused_by(e)
-        })?;
+    config
+        .host(&info.host)
+        .port(info.port)
+        .user(&info.user)
+        .dbname(&info.dbname)
+        .application_name("backwhen");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(|e| {
+        let kind = if e.as_db_error().is_some() { Kind::Refused } else { Kind::Unavailable };
+        let fault = e.as_db_error().map(ServerFault::from_db);
+        let error = Error::new(kind, format!("cannot connect to {info}"));
+        match fault {
+            Some(f) => error.caused_by(f),
+            None => error.caused_by(e),
+        }
+    })?;
     tokio::spawn(connection);
     client
         .batch_execute("SET datestyle=ISO; SET intervalstyle=postgres; SET extra_float_digits=3; SET timezone='UTC'; SET bytea_output=hex; SET lc_monetary='C'; SET search_path=''; SET row_security=off")
@@ -86,18 +98,38 @@ async fn open(info: &Conninfo, utf8: bool) -> Result<Session> {
     Ok(Session { client })
 }
 
+pub async fn connect(info: &Conninfo, _purpose: &str) -> Result<Session> {
+    open(info, false).await
+}
+
 impl Session {
-    pub async fn connect(info: &Conninfo, _purpose: &str) -> Result<Session> {
-        open(info, false).await
-    }
     pub async fn connect_utf8(info: &Conninfo, _purpose: &str) -> Result<Session> {
         open(info, true).await
     }
 }
 
+#[derive(Debug)]
+pub struct ServerFault {
+    pub sqlstate: String,
+    pub message: String,
+}
+impl ServerFault {
+    pub fn of(error: &Error) -> Option<&ServerFault> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+    fn from_db(db: &tokio_postgres::error::DbError) -> ServerFault {
+        ServerFault { sqlstate: db.code().code().into(), message: db.message().into() }
+    }
+}
+impl std::fmt::Display for ServerFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the server says: {} ({})", self.message, self.sqlstate)
+    }
+}
+impl std::error::Error for ServerFault {}
 pub fn server_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
     match error.as_db_error() {
-        Some(db) => Error::new(Kind::Unavailable, format!("{}: {} ({})", context.into(), db.message(), db.code().code())),
+        Some(db) => Error::new(Kind::Refused, context).caused_by(ServerFault::from_db(db)),
         None => Error::new(Kind::Unavailable, context.into()).caused_by(error),
     }
 }
