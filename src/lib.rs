@@ -5,6 +5,7 @@
 
 pub mod ambient;
 pub mod capture;
+pub mod cli;
 pub mod codec;
 pub mod connect;
 pub mod error;
@@ -14,5 +15,7 @@ pub mod model;
 pub mod pgtools;
 pub mod progress;
 pub mod protect;
+pub mod prove;
 pub mod recover;
 pub mod source;
+pub mod verify;

@@ -84,7 +84,7 @@ impl<'a> Pump<'a> {
             }
             Err(error) => {
                 // What is whole is worth keeping; the disk may be what failed, so its word counts.
-                self.built.extend(self.builder.take_complete());
+                self.take_complete();
                 for block in self.built.drain(..) {
                     if self.disk.blocks.send(block).await.is_err() {
                         break;

@@ -65,7 +65,10 @@ impl NewFile {
         match fs::hard_link(&self.temporary, path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(Error::internal(format!("{} exists already; objects are written once", path.display())));
+                return Err(Error::internal(format!(
+                    "{} exists already; objects are written once",
+                    path.display()
+                )));
             }
             // Some file systems know no links.
             Err(_) => fs::rename(&self.temporary, path)

@@ -5,17 +5,44 @@ use super::{Lsn, PgTime};
 /// One pgoutput message (protocol 1 to 4 without streaming and two-phase).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    Begin { final_lsn: Lsn, commit_time: PgTime, xid: u32 },
-    Commit { commit_lsn: Lsn, end_lsn: Lsn, commit_time: PgTime },
+    Begin {
+        final_lsn: Lsn,
+        commit_time: PgTime,
+        xid: u32,
+    },
+    Commit {
+        commit_lsn: Lsn,
+        end_lsn: Lsn,
+        commit_time: PgTime,
+    },
     Origin,
     Relation(Relation),
     Type,
-    Insert { relation: u32, new: Tuple<'a> },
-    Update { relation: u32, old: Option<OldTuple<'a>>, new: Tuple<'a> },
-    Delete { relation: u32, old: OldTuple<'a> },
-    Truncate { relations: Vec<u32>, cascade: bool, restart_identity: bool },
+    Insert {
+        relation: u32,
+        new: Tuple<'a>,
+    },
+    Update {
+        relation: u32,
+        old: Option<OldTuple<'a>>,
+        new: Tuple<'a>,
+    },
+    Delete {
+        relation: u32,
+        old: OldTuple<'a>,
+    },
+    Truncate {
+        relations: Vec<u32>,
+        cascade: bool,
+        restart_identity: bool,
+    },
     /// `pg_logical_emit_message`.
-    Logical { transactional: bool, lsn: Lsn, prefix: &'a [u8], content: &'a [u8] },
+    Logical {
+        transactional: bool,
+        lsn: Lsn,
+        prefix: &'a [u8],
+        content: &'a [u8],
+    },
 }
 
 /// A table as the stream describes it before its first row.

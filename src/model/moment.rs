@@ -143,12 +143,8 @@ fn parse_zoned(text: &str) -> Option<DateTime<FixedOffset>> {
     {
         text.push_str(":00");
     }
-    const FORMATS: [&str; 4] = [
-        "%Y-%m-%dT%H:%M:%S%.f%#z",
-        "%Y-%m-%d %H:%M:%S%.f%#z",
-        "%Y-%m-%dT%H:%M%#z",
-        "%Y-%m-%d %H:%M%#z",
-    ];
+    const FORMATS: [&str; 4] =
+        ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z"];
     let zoned = match text.strip_suffix(['Z', 'z']) {
         Some(bare) => format!("{}+00:00", bare.trim_end()),
         None => text,

@@ -1,6 +1,7 @@
 //! Where changes come from: a PostgreSQL server, read through its catalogs, snapshots and stream.
 
 pub mod inspect;
+pub mod preflight;
 pub mod publication;
 pub mod sequences;
 pub mod snapshot;

@@ -1,0 +1,292 @@
+//! `backwhen status`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{SourceOption, Surroundings, ui};
+use crate::ambient;
+use crate::capture::live::{self, Live};
+use crate::capture::state::State;
+use crate::connect::{Conninfo, Session};
+use crate::error::Result;
+use crate::history::checkpoint::{Inexact, LeftOut};
+use crate::history::timeline::{Gap, Timeline, Window};
+use crate::model::{Grade, Lsn, PgTime};
+
+/// Show how protection stands and which moments can be recovered
+#[derive(Args)]
+pub struct Status {
+    /// One line and exit codes for monitoring: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    #[arg(long)]
+    nagios: bool,
+    /// Do not ask the source
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    source: SourceOption,
+}
+
+/// How long the source may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lag from which monitoring warns, and from which it is critical, in seconds.
+const WARN_LAG: f64 = 60.0;
+const CRITICAL_LAG: f64 = 600.0;
+
+#[derive(Serialize)]
+struct Shown {
+    state: State,
+    cause: String,
+    since: Option<PgTime>,
+    capture: CaptureShown,
+    window: Option<Window>,
+    gaps: Vec<Gap>,
+    lag: Lag,
+    slot: SlotShown,
+    size: Size,
+    rates: Rates,
+    checkpoints: usize,
+    segments: usize,
+    marks: usize,
+    epoch: u32,
+    tables: usize,
+    unprotected: Vec<LeftOut>,
+    inexact: Vec<Inexact>,
+    schema_changed: bool,
+    source: String,
+}
+
+#[derive(Serialize)]
+struct CaptureShown {
+    running: bool,
+    process: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Lag {
+    bytes: Option<u64>,
+    seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct SlotShown {
+    name: String,
+    retained_bytes: Option<u64>,
+    wal_status: Option<String>,
+    confirmed: Option<Lsn>,
+}
+
+#[derive(Serialize)]
+struct Size {
+    journal_bytes: u64,
+    checkpoint_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Rates {
+    bytes_per_second: f64,
+}
+
+/// What the source itself says now.
+struct Asked {
+    head: Lsn,
+    retained: Option<u64>,
+    wal_status: Option<String>,
+    confirmed: Option<Lsn>,
+    exists: bool,
+}
+
+impl Status {
+    pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        let shown = match self.gather(at).await {
+            Ok(shown) => shown,
+            Err(error) if self.nagios => {
+                println!("BACKWHEN UNKNOWN - {}", ui::printable(&error.to_string()));
+                return Ok(ExitCode::from(3));
+            }
+            Err(error) => return Err(error),
+        };
+        if self.nagios {
+            let (code, line) = nagios(&shown);
+            println!("{}", ui::printable(&line));
+            return Ok(ExitCode::from(code));
+        }
+        at.ui.result(&shown, || describe(&shown))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn gather(&self, at: &Surroundings) -> Result<Shown> {
+        let history = at.history()?;
+        let catalog = at.catalog(&history)?;
+        let timeline = Timeline::read(&history, &catalog)?;
+        let slot = history.identity().slot();
+        let asked = if self.offline { None } else { ask(&self.source.of(&history)?, &slot).await };
+        let live = live::read(&history.live_path());
+        let running = history.capture_is_running();
+        let current = timeline.current()?;
+        let newest = match current.checkpoints.last() {
+            Some(row) => Some(history.read_checkpoint(&row.id)?),
+            None => None,
+        };
+        let (state, cause) = standing(running, live.as_ref(), asked.as_ref(), &slot);
+        let frontier = current.frontier();
+        let window = timeline.window();
+        let mut inexact = newest.as_ref().map(|newest| newest.inexact.clone()).unwrap_or_default();
+        let tables = newest.as_ref().map(|newest| &newest.tables[..]).unwrap_or_default();
+        inexact.extend(tables.iter().filter(|entry| entry.table.grade == Grade::InsertOnly).map(|entry| Inexact {
+            what: entry.table.display(),
+            why: "inserts only: it has no replica identity".into(),
+        }));
+        let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
+        unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
+        Ok(Shown {
+            state,
+            cause,
+            since: live.as_ref().map(|live| live.since),
+            capture: CaptureShown {
+                running,
+                process: live.as_ref().filter(|_| running).map(|live| live.process),
+            },
+            gaps: timeline.gaps(),
+            lag: lag(frontier, window.as_ref(), asked.as_ref(), live.as_ref()),
+            slot: SlotShown {
+                name: slot,
+                retained_bytes: asked.as_ref().and_then(|asked| asked.retained),
+                wal_status: asked.as_ref().and_then(|asked| asked.wal_status.clone()),
+                confirmed: asked.as_ref().and_then(|asked| asked.confirmed),
+            },
+            size: Size {
+                journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),
+                checkpoint_bytes: catalog.pack_bytes()?,
+            },
+            rates: Rates {
+                bytes_per_second: live.as_ref().filter(|_| running).map_or(0.0, |live| live.bytes_per_second),
+            },
+            checkpoints: timeline.checkpoints().count(),
+            segments: timeline.stretches.iter().map(|stretch| stretch.segments.len()).sum(),
+            marks: timeline.marks().count(),
+            epoch: current.epoch.number,
+            tables: newest.as_ref().map_or(0, |newest| newest.tables.len()),
+            unprotected,
+            inexact,
+            schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
+            source: if asked.is_some() { "reachable".into() } else { "not asked, or not reachable".into() },
+            window,
+        })
+    }
+}
+
+fn standing(running: bool, live: Option<&Live>, asked: Option<&Asked>, slot: &str) -> (State, String) {
+    if let Some(asked) = asked {
+        if !asked.exists {
+            return (State::Lost, format!("replication slot {slot} is gone from the source"));
+        }
+        if asked.wal_status.as_deref() == Some("lost") {
+            return (State::Lost, format!("replication slot {slot} was invalidated"));
+        }
+    }
+    match (running, live) {
+        (true, Some(live)) => (live.state, live.cause.clone()),
+        (true, None) => (State::Blackout, "capture is starting".into()),
+        (false, Some(live)) if live.state == State::Lost => (State::Lost, live.cause.clone()),
+        (false, _) => (State::Blackout, "no capture is running; start it with: backwhen capture".into()),
+    }
+}
+
+fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&Asked>, live: Option<&Live>) -> Lag {
+    let head = asked.map(|asked| asked.head).or_else(|| live.and_then(|live| live.source_head));
+    let bytes = head.map(|head| head.bytes_since(frontier));
+    let behind = window.map(|window| PgTime::from_utc(ambient::now()).seconds_since(window.latest.time).max(0.0));
+    Lag { bytes, seconds: if bytes == Some(0) { Some(0.0) } else { behind } }
+}
+
+/// Asks the source, if it answers soon.
+async fn ask(source: &Conninfo, slot: &str) -> Option<Asked> {
+    let asking = async {
+        let session = Session::connect_utf8(source, "status").await.ok()?;
+        let query = "SELECT pg_catalog.pg_current_wal_lsn()::text, \
+                     pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::int8, \
+                     s.wal_status, s.confirmed_flush_lsn::text, s.slot_name IS NOT NULL \
+                     FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $1";
+        let row = session.query_one(query, &[&slot]).await.ok()?;
+        Some(Asked {
+            head: row.get::<_, String>(0).parse().ok()?,
+            retained: row.get::<_, Option<i64>>(1).map(|bytes| bytes.max(0) as u64),
+            wal_status: row.get(2),
+            confirmed: row.get::<_, Option<String>>(3).and_then(|text| text.parse().ok()),
+            exists: row.get(4),
+        })
+    };
+    tokio::time::timeout(PATIENCE, asking).await.ok().flatten()
+}
+
+fn nagios(shown: &Shown) -> (u8, String) {
+    let lag = shown.lag.seconds.unwrap_or(f64::INFINITY);
+    let (code, word) = match shown.state {
+        State::Lost => (2, "CRITICAL"),
+        _ if lag >= CRITICAL_LAG => (2, "CRITICAL"),
+        State::Blackout | State::Resyncing | State::Uploading => (1, "WARNING"),
+        State::Streaming if lag >= WARN_LAG || !shown.unprotected.is_empty() => (1, "WARNING"),
+        State::Streaming => (0, "OK"),
+    };
+    let state = format!("{:?}", shown.state).to_lowercase();
+    let retained = shown.slot.retained_bytes.unwrap_or(0);
+    let lag_bytes = shown.lag.bytes.unwrap_or(0);
+    let seconds = shown.lag.seconds.unwrap_or(-1.0);
+    (
+        code,
+        format!(
+            "BACKWHEN {word} - {state}: {} | lag_bytes={lag_bytes}B lag_seconds={seconds:.1}s retained_wal={retained}B gaps={}",
+            shown.cause,
+            shown.gaps.len()
+        ),
+    )
+}
+
+fn describe(shown: &Shown) -> String {
+    let mut text = format!("state        {}  ({})\n", format!("{:?}", shown.state).to_lowercase(), ui::printable(&shown.cause));
+    match &shown.window {
+        Some(window) => text.push_str(&format!(
+            "window from  {}  {}\n         to  {}  {}\n",
+            ui::both_times(window.earliest.time),
+            window.earliest.lsn,
+            ui::both_times(window.latest.time),
+            window.latest.lsn
+        )),
+        None => text.push_str("window       nothing can be recovered yet\n"),
+    }
+    for gap in &shown.gaps {
+        let edge = |edge: Option<crate::history::timeline::Edge>| {
+            edge.map_or_else(|| "?".to_owned(), |edge| format!("{} ({})", edge.time, edge.lsn))
+        };
+        text.push_str(&format!("gap          {} to {}: {}\n", edge(gap.from), edge(gap.to), ui::printable(&gap.cause)));
+    }
+    let lag_bytes = shown.lag.bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
+    let lag_seconds = shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
+    text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
+    let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
+    let wal_status = shown.slot.wal_status.as_deref().unwrap_or("unknown");
+    text.push_str(&format!("slot         {} keeps {retained} of log, {wal_status}\n", shown.slot.name));
+    text.push_str(&format!(
+        "holds        {} tables, {} checkpoints ({}), {} segments ({}), {} marks\n",
+        shown.tables,
+        shown.checkpoints,
+        ui::bytes(shown.size.checkpoint_bytes),
+        shown.segments,
+        ui::bytes(shown.size.journal_bytes),
+        shown.marks
+    ));
+    if shown.schema_changed {
+        text.push_str("schema       changed since the newest checkpoint; capture is taking one that knows it\n");
+    }
+    for left_out in &shown.unprotected {
+        text.push_str(&format!("unprotected  {}: {}\n", ui::printable(&left_out.table), ui::printable(&left_out.reason)));
+    }
+    for inexact in &shown.inexact {
+        text.push_str(&format!("not exact    {}: {}\n", ui::printable(&inexact.what), ui::printable(&inexact.why)));
+    }
+    text
+}

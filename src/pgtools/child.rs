@@ -1,0 +1,148 @@
+//! Running a client program: connection facts in its environment, its complaints in our error.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::process::Command;
+
+use crate::connect::Conninfo;
+use crate::error::{Context, Error, Kind, Result};
+
+/// The most that is kept of what a program prints on standard error.
+const COMPLAINT_LIMIT: u64 = 64 * 1024;
+
+/// A client program about to run; killed if the future that runs it is dropped.
+pub struct Child {
+    name: String,
+    command: Command,
+}
+
+impl Child {
+    /// A child that sees none of our own `PG*` variables: they are resolved already, and a stray
+    /// one would send it elsewhere.
+    pub fn new(program: PathBuf) -> Child {
+        let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut command = Command::new(program);
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("PG") {
+                command.env_remove(variable);
+            }
+        }
+        // Messages are read by us too, so they must be in one language.
+        command.env("LC_ALL", "C").env_remove("LANGUAGE").kill_on_drop(true).stdin(Stdio::null());
+        Child { name, command }
+    }
+
+    /// Where to connect to; never as an argument, which other users of the machine could read.
+    pub fn connects_to(mut self, info: &Conninfo) -> Child {
+        self.command.envs(info.child_environment());
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Child {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Child {
+        self.command.arg(argument);
+        self
+    }
+
+    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Child {
+        self.command.args(arguments);
+        self
+    }
+
+    /// Runs to the end; standard output is thrown away.
+    ///
+    /// # Errors
+    /// `Refused` if the program cannot be started, `Unavailable` with its own words if it fails.
+    pub async fn run(self) -> Result<()> {
+        let name = self.name.clone();
+        let (status, complaint) = self.finish().await?;
+        if status.success() { Ok(()) } else { Err(failure(&name, status, &complaint)) }
+    }
+
+    /// Like [`Child::run`], but how it ended is for the caller to judge: status and standard error.
+    ///
+    /// # Errors
+    /// `Refused` if the program cannot be started.
+    pub async fn finish(mut self) -> Result<(ExitStatus, String)> {
+        self.command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = self.spawn()?;
+        let complaint = read_complaint(child.stderr.take()).await;
+        let status =
+            child.wait().await.context(Kind::Unavailable, || format!("cannot wait for {}", self.name))?;
+        Ok((status, complaint))
+    }
+
+    /// Runs to the end and copies its standard output to `out`.
+    ///
+    /// # Errors
+    /// As [`Child::run`], and `Unavailable` if `out` does not take it.
+    pub async fn run_into(mut self, out: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawn()?;
+        let mut stdout = child.stdout.take().expect("piped above");
+        // The pipe moves in, to be closed as soon as `out` fails: the child must not wait on us.
+        let copy = async move { tokio::io::copy(&mut stdout, out).await };
+        let (complaint, copied) = tokio::join!(read_complaint(child.stderr.take()), copy);
+        let status =
+            child.wait().await.context(Kind::Unavailable, || format!("cannot wait for {}", self.name))?;
+        copied.context(Kind::Unavailable, || format!("cannot write the output of {}", self.name))?;
+        if status.success() { Ok(()) } else { Err(failure(&self.name, status, &complaint)) }
+    }
+
+    fn spawn(&mut self) -> Result<tokio::process::Child> {
+        let name = self.name.clone();
+        self.command
+            .spawn()
+            .context(Kind::Refused, || format!("cannot start {name}; is it installed and executable?"))
+    }
+}
+
+/// The error for a program that failed, in its own words.
+pub(crate) fn failure(name: &str, status: ExitStatus, complaint: &str) -> Error {
+    let complaint = complaint.trim();
+    let complaint = if complaint.is_empty() { status.to_string() } else { complaint.to_owned() };
+    Error::unavailable(format!("{name} failed: {complaint}"))
+}
+
+/// The first part of standard error; the rest is read and dropped, so that the child never stalls.
+async fn read_complaint(pipe: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut pipe) = pipe else { return String::new() };
+    let mut kept = Vec::new();
+    let _ = (&mut pipe).take(COMPLAINT_LIMIT).read_to_end(&mut kept).await;
+    let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_carries_the_programs_own_words() {
+        let child = Child::new("/bin/sh".into()).args(["-c", "echo no such thing >&2; exit 3"]);
+        let error = child.run().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.message().contains("no such thing"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_refused() {
+        let error = Child::new("/nowhere/pg_dump".into()).run().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+    }
+
+    #[tokio::test]
+    async fn output_is_copied_whole() {
+        let mut out = Vec::new();
+        let child = Child::new("/bin/sh".into()).args(["-c", "printf abc"]);
+        child.run_into(&mut out).await.unwrap();
+        assert_eq!(out, b"abc");
+    }
+}

@@ -1,0 +1,62 @@
+//! Taking the schema of a database, and the roles of its server.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::connect::Conninfo;
+use crate::error::{Context, Kind, Result};
+
+use super::child::Child;
+use super::install::Installation;
+
+/// Writes the archive of everything but tables' rows to `out`, durable: definitions, large objects
+/// (which are nowhere else), no sequence values, no rows of materialised views.
+///
+/// The archive is of pg_dump's custom format. `snapshot` is an exported snapshot of a transaction
+/// that stays open meanwhile.
+///
+/// # Errors
+/// `Unavailable` with pg_dump's own words.
+pub async fn dump_schema(
+    tool: &Installation,
+    info: &Conninfo,
+    snapshot: Option<&str>,
+    out: &Path,
+) -> Result<()> {
+    // The pattern covers tables, sequences, materialised views and foreign tables of every schema;
+    // --schema-only would leave the large objects out as well.
+    let mut child = Child::new(tool.program("pg_dump"))
+        .connects_to(info)
+        .args(["--format=custom", "--exclude-table-data=*.*", "--no-password", "--file"])
+        .arg(out);
+    if let Some(snapshot) = snapshot {
+        child = child.arg(format!("--snapshot={snapshot}"));
+    }
+    child.run().await?;
+    sync(out)
+}
+
+/// Writes the server's roles and tablespaces, without passwords, to `out` as SQL, durable.
+///
+/// # Errors
+/// `Unavailable` with pg_dumpall's own words.
+pub async fn dump_globals(tool: &Installation, info: &Conninfo, out: &Path) -> Result<()> {
+    // Without --database it would try the databases `postgres` and `template1`, which need not be
+    // open to us. It takes a connection string, so the name is quoted as one.
+    let name = info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
+    Child::new(tool.program("pg_dumpall"))
+        .connects_to(info)
+        .args(["--globals-only", "--no-role-passwords", "--no-password"])
+        .arg(format!("--database=dbname='{name}'"))
+        .arg("--file")
+        .arg(out)
+        .run()
+        .await?;
+    sync(out)
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .context(Kind::Unavailable, || format!("cannot sync {}", path.display()))
+}

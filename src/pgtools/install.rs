@@ -1,0 +1,200 @@
+//! Where the client programs are, and which of them to use.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Result};
+
+/// Names the one folder to take the programs from.
+pub const FOLDER_VARIABLE: &str = "BACKWHEN_PG_BIN";
+
+/// A folder with at least pg_dump and pg_restore, both of one major version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installation {
+    pub folder: PathBuf,
+    pub major: u32,
+}
+
+impl Installation {
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// The installations of this machine, one for each major, oldest first.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    installations: Vec<Installation>,
+    looked_in: Vec<PathBuf>,
+}
+
+impl Tools {
+    /// Looks in `folder` (or `BACKWHEN_PG_BIN`) and nowhere else if one is given; otherwise in `PATH`
+    /// and in the places where packages put PostgreSQL.
+    ///
+    /// # Errors
+    /// `Refused`, with what to install, if there is none.
+    pub fn find(folder: Option<&Path>) -> Result<Tools> {
+        let folders = match folder.map(Path::to_owned).or_else(folder_from_environment) {
+            Some(folder) => vec![folder],
+            None => usual_folders(),
+        };
+        let mut by_major = BTreeMap::new();
+        for folder in &folders {
+            if let Some(major) = major_in(folder) {
+                by_major.entry(major).or_insert_with(|| folder.clone());
+            }
+        }
+        let installations =
+            by_major.into_iter().map(|(major, folder)| Installation { folder, major }).collect();
+        let tools = Tools { installations, looked_in: folders };
+        if tools.installations.is_empty() {
+            Err(tools.missing("PostgreSQL's client programs", None))
+        } else {
+            Ok(tools)
+        }
+    }
+
+    pub fn installations(&self) -> &[Installation] {
+        &self.installations
+    }
+
+    /// What to dump a server of major version `server` with: the same major if there is one, else
+    /// the nearest newer one.
+    ///
+    /// # Errors
+    /// `Refused` if all are older than the server.
+    pub fn for_dump(&self, server: u32) -> Result<&Installation> {
+        self.installations
+            .iter()
+            .find(|tool| tool.major >= server)
+            .ok_or_else(|| self.missing(&format!("pg_dump {server} or newer"), Some(server)))
+    }
+
+    /// What to restore an archive that pg_dump `archive` wrote into a server of major `target` with:
+    /// the newest that is not newer than the target, so that it says nothing the target does not
+    /// know; else the nearest that can read the archive.
+    ///
+    /// # Errors
+    /// `Refused` if all are older than the archive.
+    pub fn for_restore(&self, archive: u32, target: u32) -> Result<&Installation> {
+        let able = || self.installations.iter().filter(|tool| tool.major >= archive);
+        able()
+            .rfind(|tool| tool.major <= target)
+            .or_else(|| able().next())
+            .ok_or_else(|| self.missing(&format!("pg_restore {archive} or newer"), Some(archive)))
+    }
+
+    fn missing(&self, what: &str, major: Option<u32>) -> Error {
+        let folders: Vec<_> = self.looked_in.iter().map(|folder| folder.display().to_string()).collect();
+        let found: Vec<_> = self.installations.iter().map(|tool| tool.major.to_string()).collect();
+        let found =
+            if found.is_empty() { String::new() } else { format!("; found only {}", found.join(", ")) };
+        let major = major.map_or(String::from("17"), |major| major.to_string());
+        Error::refused(format!(
+            "{what} not found (looked in {}{found}); install it (apt-get install postgresql-client-{major}, dnf \
+             install postgresql{major}, brew install postgresql@{major}) or name its folder with {FOLDER_VARIABLE}",
+            if folders.is_empty() { "no folder".into() } else { folders.join(", ") }
+        ))
+    }
+}
+
+fn folder_from_environment() -> Option<PathBuf> {
+    std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The folders of `PATH` that hold a pg_dump, then where packages put it, newest first.
+fn usual_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+    for (parent, prefix, suffix) in [
+        ("/usr/lib/postgresql", "", "bin"),
+        ("/usr", "pgsql-", "bin"),
+        ("/opt/homebrew/opt", "postgresql@", "bin"),
+        ("/usr/local/opt", "postgresql@", "bin"),
+    ] {
+        let children = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        let mut found: Vec<_> = children
+            .filter(|child| child.file_name().to_string_lossy().starts_with(prefix))
+            .map(|child| child.path().join(suffix))
+            .collect();
+        found.sort();
+        folders.extend(found.into_iter().rev());
+    }
+    folders.retain(|folder| folder.join("pg_dump").is_file());
+    folders
+}
+
+/// The major version of the programs in `folder`; `None` if pg_dump or pg_restore is missing, does
+/// not run, or they differ.
+fn major_in(folder: &Path) -> Option<u32> {
+    let dump = major_of(&folder.join("pg_dump"))?;
+    (major_of(&folder.join("pg_restore"))? == dump).then_some(dump)
+}
+
+fn major_of(program: &Path) -> Option<u32> {
+    let output =
+        Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    parse_major(std::str::from_utf8(&output.stdout).ok()?)
+}
+
+/// The major in `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, `… 18beta1` or `… 17devel`.
+fn parse_major(version: &str) -> Option<u32> {
+    let number = version.split(") ").nth(1)?;
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn tools(majors: &[u32]) -> Tools {
+        let installations = majors
+            .iter()
+            .map(|major| Installation { folder: format!("/{major}").into(), major: *major })
+            .collect();
+        Tools { installations, looked_in: vec!["/somewhere".into()] }
+    }
+
+    #[test]
+    fn reads_the_major_of_every_way_to_write_a_version() {
+        for (text, major) in [
+            ("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n", Some(15)),
+            ("pg_restore (PostgreSQL) 18beta1\n", Some(18)),
+            ("pg_dump (PostgreSQL) 17devel\n", Some(17)),
+            ("nonsense\n", None),
+        ] {
+            assert_eq!(parse_major(text), major, "{text}");
+        }
+    }
+
+    #[test]
+    fn dumps_with_the_same_major_or_the_nearest_newer_one() {
+        let tools = tools(&[14, 15, 17, 18]);
+        assert_eq!(tools.for_dump(15).unwrap().major, 15);
+        assert_eq!(tools.for_dump(16).unwrap().major, 17);
+        let error = tools.for_dump(19).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.message().contains("/somewhere") && error.message().contains("client-19"), "{error}");
+    }
+
+    #[test]
+    fn restores_with_what_reads_the_archive_and_suits_the_target() {
+        let tools = tools(&[14, 15, 17]);
+        assert_eq!(tools.for_restore(14, 16).unwrap().major, 15);
+        assert_eq!(tools.for_restore(15, 18).unwrap().major, 17);
+        assert_eq!(tools.for_restore(17, 15).unwrap().major, 17);
+        assert!(tools.for_restore(18, 18).is_err());
+    }
+
+    #[test]
+    fn a_named_folder_is_the_only_one_looked_in() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = Tools::find(Some(empty.path())).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.message().contains(&empty.path().display().to_string()), "{error}");
+    }
+}

@@ -1,0 +1,14 @@
+//! PostgreSQL's own client programs: they alone write and read schema archives.
+//!
+//! Several majors can be installed side by side. A dump needs the server's major or a newer one;
+//! the same one is best, because a newer one writes settings that an older server refuses.
+
+mod child;
+mod dump;
+mod facts;
+mod install;
+
+pub use child::Child;
+pub(crate) use child::failure;
+pub use dump::{dump_globals, dump_schema};
+pub use install::{FOLDER_VARIABLE, Installation, Tools};

@@ -1,0 +1,39 @@
+//! The schema archive: what pg_dump wrote, read for what it holds, and which of it to restore.
+
+mod roles;
+mod select;
+mod toc;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Kind, Result};
+
+pub use roles::Roles;
+pub use select::Selection;
+pub use toc::{Entry, Section, Toc};
+
+/// A table of contents beyond this is not one; real ones take about a kilobyte an object.
+const TOC_LIMIT: u64 = 2 << 30;
+
+/// A schema archive on disk, and its table of contents.
+#[derive(Debug)]
+pub struct Archive {
+    pub path: PathBuf,
+    pub toc: Toc,
+}
+
+impl Archive {
+    /// # Errors
+    /// `Unavailable` if the file cannot be read, `Damaged` if it is no archive.
+    pub fn open(path: &Path) -> Result<Archive> {
+        let file = std::fs::File::open(path)
+            .context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
+        let length =
+            file.metadata().context(Kind::Unavailable, || format!("cannot read {}", path.display()))?.len();
+        let reader = std::io::BufReader::new(std::io::Read::take(file, TOC_LIMIT.min(length)));
+        let toc = Toc::read(reader).map_err(|error| {
+            Error::damaged(format!("{} is no archive of pg_dump: {error}", path.display()))
+        })?;
+        Ok(Archive { path: path.to_owned(), toc })
+    }
+}

@@ -1,0 +1,202 @@
+//! The roles that an archive names, so that a target without them is noticed before it fails.
+
+use std::collections::BTreeSet;
+
+use super::select::Selection;
+use super::toc::{Entry, Toc};
+
+/// The roles that the kept entries of an archive name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// They own something.
+    pub owners: BTreeSet<String>,
+    /// They are granted something, or grant it.
+    pub granted: BTreeSet<String>,
+    /// Entries that cannot be made without certain roles, and are no owner or privilege: row
+    /// security policies and user mappings.
+    pub required_by: Vec<(i32, Vec<String>)>,
+}
+
+impl Roles {
+    pub fn of(toc: &Toc, selection: &Selection) -> Roles {
+        let mut roles = Roles::default();
+        for entry in selection.entries(toc) {
+            roles.owners.extend(entry.owner.clone());
+            match entry.kind.as_str() {
+                "ACL" | "DEFAULT ACL" => roles.granted.extend(granted(entry)),
+                "POLICY" => roles.required(entry, policy_roles(&entry.definition)),
+                "USER MAPPING" => roles.required(entry, after_keyword(&words(&entry.definition), "FOR")),
+                _ => {}
+            }
+        }
+        roles
+    }
+
+    fn required(&mut self, entry: &Entry, names: Vec<String>) {
+        if !names.is_empty() {
+            self.required_by.push((entry.id, names));
+        }
+    }
+
+    /// Every role named.
+    pub fn all(&self) -> BTreeSet<&str> {
+        let required = self.required_by.iter().flat_map(|(_, names)| names);
+        self.owners.iter().chain(&self.granted).chain(required).map(String::as_str).collect()
+    }
+}
+
+/// The roles in GRANT, REVOKE, ALTER DEFAULT PRIVILEGES and SET SESSION AUTHORIZATION statements.
+fn granted(entry: &Entry) -> Vec<String> {
+    let words = words(&entry.definition);
+    let mut names = Vec::new();
+    for statement in words.split(|word| word.is_sign(';')) {
+        for keyword in ["TO", "FROM", "ROLE", "AUTHORIZATION"] {
+            names.extend(after_keyword(statement, keyword));
+        }
+    }
+    names
+}
+
+/// The roles of `CREATE POLICY … TO a, b USING (…)`; none if it is for PUBLIC.
+fn policy_roles(definition: &str) -> Vec<String> {
+    let words = words(definition);
+    let head = words.split(|word| word.is_sign('(')).next().unwrap_or_default();
+    after_keyword(head, "TO")
+}
+
+/// The names, with commas between, after the last `keyword`; PUBLIC and DEFAULT are no names.
+fn after_keyword(words: &[Word], keyword: &str) -> Vec<String> {
+    let Some(at) = words.iter().rposition(|word| word.is(keyword)) else { return Vec::new() };
+    let mut names = Vec::new();
+    let mut rest = &words[at + 1..];
+    loop {
+        rest = match rest {
+            [group, tail @ ..] if group.is("GROUP") => tail,
+            _ => rest,
+        };
+        let [name, tail @ ..] = rest else { return names };
+        match name {
+            Word::Quoted(name) => names.push(name.clone()),
+            Word::Plain(name) if name == "PUBLIC" || name == "DEFAULT" => {}
+            Word::Plain(name) => names.push(name.clone()),
+            Word::Sign(_) => return names,
+        }
+        match tail {
+            [comma, tail @ ..] if comma.is_sign(',') => rest = tail,
+            _ => return names,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Word {
+    Plain(String),
+    Quoted(String),
+    Sign(char),
+}
+
+impl Word {
+    fn is(&self, keyword: &str) -> bool {
+        matches!(self, Word::Plain(text) if text == keyword)
+    }
+
+    fn is_sign(&self, sign: char) -> bool {
+        *self == Word::Sign(sign)
+    }
+}
+
+/// SQL as pg_dump writes it, in words; strings are skipped.
+fn words(sql: &str) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut letters = sql.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => words.push(Word::Quoted(quoted(&mut letters, '"'))),
+            '\'' => drop(quoted(&mut letters, '\'')),
+            letter if letter.is_whitespace() => {}
+            letter if is_in_name(letter) => {
+                let mut name = String::from(letter);
+                while let Some(letter) = letters.next_if(|letter| is_in_name(*letter)) {
+                    name.push(letter);
+                }
+                words.push(Word::Plain(name));
+            }
+            sign => words.push(Word::Sign(sign)),
+        }
+    }
+    words
+}
+
+fn is_in_name(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_' || letter == '$'
+}
+
+/// The rest of a quoted word whose first quote is read already.
+fn quoted(letters: &mut std::iter::Peekable<std::str::Chars<'_>>, quote: char) -> String {
+    let mut text = String::new();
+    while let Some(letter) = letters.next() {
+        if letter == quote && letters.next_if_eq(&quote).is_none() {
+            break;
+        }
+        text.push(letter);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::toc::Section;
+    use super::*;
+
+    fn roles(kind: &str, definition: &str) -> Vec<String> {
+        let entry = Entry {
+            id: 1,
+            kind: kind.into(),
+            tag: "x".into(),
+            schema: None,
+            owner: Some("own er".into()),
+            section: Section::PreData,
+            definition: definition.into(),
+            depends_on: vec![],
+        };
+        let toc = Toc { entries: vec![entry], database: "d".into(), server_major: 15, dump_major: 15 };
+        let roles = Roles::of(&toc, &Selection::whole(&toc));
+        assert!(roles.owners.contains("own er"));
+        let mut all: Vec<_> =
+            roles.all().into_iter().filter(|name| *name != "own er").map(str::to_owned).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn finds_the_roles_of_privileges_and_policies() {
+        for (kind, sql, names) in [
+            (
+                "ACL",
+                "REVOKE ALL ON TABLE a.b FROM PUBLIC;\nGRANT SELECT ON TABLE a.b TO reader;",
+                vec!["reader"],
+            ),
+            ("ACL", "GRANT ALL ON SCHEMA \"TO\" TO \"a \"\"b\" WITH GRANT OPTION;", vec!["a \"b"]),
+            (
+                "ACL",
+                "SET SESSION AUTHORIZATION g;\nGRANT ALL ON TABLE x TO y;\nRESET SESSION AUTHORIZATION;",
+                vec!["g", "y"],
+            ),
+            (
+                "DEFAULT ACL",
+                "ALTER DEFAULT PRIVILEGES FOR ROLE maker IN SCHEMA s GRANT SELECT ON TABLES  TO reader;",
+                vec!["maker", "reader"],
+            ),
+            (
+                "POLICY",
+                "CREATE POLICY p ON a.t FOR SELECT TO r1, r2 USING ((x = ANY(to_it)));",
+                vec!["r1", "r2"],
+            ),
+            ("POLICY", "CREATE POLICY \"TO\" ON a.t USING ((x TO y));", vec![]),
+            ("USER MAPPING", "CREATE USER MAPPING FOR web SERVER s OPTIONS (\"user\" 'FOR x');", vec!["web"]),
+            ("USER MAPPING", "CREATE USER MAPPING FOR PUBLIC SERVER s;", vec![]),
+        ] {
+            assert_eq!(roles(kind, sql), names, "{sql}");
+        }
+    }
+}

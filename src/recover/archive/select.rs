@@ -1,0 +1,246 @@
+//! Which entries of an archive are restored.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::error::{Context, Kind, Result};
+
+use super::toc::{Entry, Section, Toc};
+
+/// What the names of everything that belongs to backwhen itself begin with; its schema's whole name.
+const OURS: &str = "backwhen";
+
+/// Kinds that a person misses when they are left out; what hangs on them is not worth a line.
+const WORTH_SAYING: [&str; 15] = [
+    "TABLE",
+    "VIEW",
+    "MATERIALIZED VIEW",
+    "FOREIGN TABLE",
+    "TRIGGER",
+    "FK CONSTRAINT",
+    "RULE",
+    "POLICY",
+    "FUNCTION",
+    "PROCEDURE",
+    "AGGREGATE",
+    "TYPE",
+    "DOMAIN",
+    "TABLE ATTACH",
+    "EVENT TRIGGER",
+];
+
+/// Kinds that concern the whole database, not some of its tables.
+const DATABASE_WIDE: [&str; 10] = [
+    "PUBLICATION",
+    "PUBLICATION TABLE",
+    "PUBLICATION TABLES IN SCHEMA",
+    "SUBSCRIPTION",
+    "SUBSCRIPTION TABLE",
+    "EVENT TRIGGER",
+    "BLOB",
+    "BLOB METADATA",
+    "BLOBS",
+    "DATABASE",
+];
+
+/// The entries to restore, and what a person must be told about the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    kept: HashSet<i32>,
+    /// Objects that cannot be made because of what they refer to.
+    pub left_out: Vec<String>,
+    /// Tables (schema, name) that were not asked for but that a chosen one cannot do without: made
+    /// empty.
+    pub definition_only: Vec<(String, String)>,
+}
+
+impl Selection {
+    /// Everything but backwhen's own schema, publication and event triggers.
+    pub fn whole(toc: &Toc) -> Selection {
+        let kept = toc.entries.iter().filter(|entry| !is_ours(entry)).map(|entry| entry.id).collect();
+        let mut selection = Selection { kept, ..Selection::default() };
+        for entry in selection.settle(toc) {
+            let of_ours = entry.schema.as_deref() == Some(OURS);
+            if !of_ours && WORTH_SAYING.contains(&entry.kind.as_str()) {
+                selection.left_out.push(entry.display());
+            }
+        }
+        selection
+    }
+
+    /// The tables (schema, name) that `chosen` accepts with all that hangs on them, and the schemas,
+    /// types, functions and extensions of the database, which carry no rows.
+    ///
+    /// What refers to a table that is left out is left out too, and named in `left_out`.
+    pub fn tables(toc: &Toc, chosen: impl Fn(&str, &str) -> bool) -> Selection {
+        let is_chosen = |entry: &&Entry| {
+            is_relation_with_rows(entry)
+                && !is_ours(entry)
+                && chosen(entry.schema.as_deref().unwrap_or_default(), &entry.tag)
+        };
+        let wanted: HashSet<i32> = toc.entries.iter().filter(is_chosen).map(|entry| entry.id).collect();
+        let graph = Graph::of(toc);
+        let tables = graph.with_tables_below(&wanted);
+        let sequences = graph.sequences_of(toc, &tables);
+        let keep = |entry: &&Entry| match entry.kind.as_str() {
+            _ if is_ours(entry) => false,
+            "TABLE" | "FOREIGN TABLE" => tables.contains(&entry.id),
+            "SEQUENCE" => sequences.contains(&entry.id),
+            kind => !DATABASE_WIDE.contains(&kind),
+        };
+        let kept = toc.entries.iter().filter(keep).map(|entry| entry.id).collect();
+        let mut selection = Selection { kept, ..Selection::default() };
+        for entry in selection.settle(toc) {
+            let concerns_us = entry.depends_on.iter().any(|id| wanted.contains(id));
+            let stands_alone =
+                matches!(&*entry.kind, "FUNCTION" | "PROCEDURE" | "AGGREGATE" | "TYPE" | "DOMAIN");
+            if (concerns_us || stands_alone) && WORTH_SAYING.contains(&entry.kind.as_str()) {
+                selection.left_out.push(entry.display());
+            }
+        }
+        let only_defined =
+            toc.entries.iter().filter(|entry| tables.contains(&entry.id) && !wanted.contains(&entry.id));
+        selection.definition_only =
+            only_defined.map(|entry| (entry.schema.clone().unwrap_or_default(), entry.tag.clone())).collect();
+        selection
+    }
+
+    /// Leaves out one more entry and what hangs on it.
+    pub fn leave_out(&mut self, toc: &Toc, id: i32) {
+        self.kept.remove(&id);
+        self.settle(toc);
+    }
+
+    pub fn keeps(&self, entry: &Entry) -> bool {
+        self.kept.contains(&entry.id)
+    }
+
+    pub fn entries<'a>(&'a self, toc: &'a Toc) -> impl Iterator<Item = &'a Entry> {
+        toc.entries.iter().filter(|entry| self.keeps(entry))
+    }
+
+    /// How many large objects, or groups of them, are kept.
+    pub fn has_large_objects(&self, toc: &Toc) -> bool {
+        self.entries(toc).any(|entry| entry.kind == "BLOBS")
+    }
+
+    /// Whether anything of this section is kept.
+    pub fn has(&self, toc: &Toc, section: Section) -> bool {
+        self.entries(toc).any(|entry| entry.section == section)
+    }
+
+    /// Writes the list that `pg_restore --use-list` takes.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it.
+    pub fn write_list(&self, toc: &Toc, path: &Path) -> Result<()> {
+        let mut list = String::new();
+        for entry in self.entries(toc) {
+            // Only the number counts; the rest is for whoever looks at the file.
+            let name = entry.display().replace(['\n', '\r'], " ");
+            writeln!(list, "{}; {name}", entry.id).expect("a string takes everything");
+        }
+        std::fs::write(path, list).context(Kind::Unavailable, || format!("cannot write {}", path.display()))
+    }
+
+    /// Takes out what needs something that is not kept, until nothing does; returns what went.
+    fn settle<'a>(&mut self, toc: &'a Toc) -> Vec<&'a Entry> {
+        let graph = Graph::of(toc);
+        let mut gone = Vec::new();
+        loop {
+            let lost: Vec<&Entry> = toc
+                .entries
+                .iter()
+                .filter(|entry| self.keeps(entry) && !graph.is_whole(entry, &self.kept))
+                .collect();
+            if lost.is_empty() {
+                return gone;
+            }
+            for entry in lost {
+                self.kept.remove(&entry.id);
+                gone.push(entry);
+            }
+        }
+    }
+}
+
+fn is_relation_with_rows(entry: &Entry) -> bool {
+    matches!(&*entry.kind, "TABLE" | "FOREIGN TABLE")
+}
+
+fn is_ours(entry: &Entry) -> bool {
+    match entry.kind.as_str() {
+        "SCHEMA" => entry.tag == OURS,
+        "PUBLICATION" | "EVENT TRIGGER" => entry.tag.starts_with(OURS),
+        _ => entry.schema.as_deref() == Some(OURS),
+    }
+}
+
+/// The archive's entries by id, to follow dependencies.
+struct Graph<'a> {
+    by_id: HashMap<i32, &'a Entry>,
+}
+
+impl<'a> Graph<'a> {
+    fn of(toc: &'a Toc) -> Graph<'a> {
+        Graph { by_id: toc.entries.iter().map(|entry| (entry.id, entry)).collect() }
+    }
+
+    fn needs(&self, entry: &Entry) -> impl Iterator<Item = &'a Entry> {
+        // Ids without an entry are of objects that pg_dump knew but did not write.
+        entry.depends_on.iter().filter_map(|id| self.by_id.get(id).copied())
+    }
+
+    /// Whether all that `entry` needs is kept.
+    fn is_whole(&self, entry: &Entry, kept: &HashSet<i32>) -> bool {
+        let there = |needed: &Entry| kept.contains(&needed.id);
+        match entry.kind.as_str() {
+            // A plain sequence can be made without the table that owns it.
+            "SEQUENCE" if entry.definition.starts_with("CREATE") => {
+                self.needs(entry).all(|needed| needed.kind == "TABLE" || there(needed))
+            }
+            // The owning table is named only by the sequence.
+            "SEQUENCE OWNED BY" => {
+                self.needs(entry).all(|sequence| there(sequence) && self.needs(sequence).all(there))
+            }
+            _ => self.needs(entry).all(there),
+        }
+    }
+
+    /// `wanted` and the tables that they inherit from, are partitions of or use the row type of.
+    fn with_tables_below(&self, wanted: &HashSet<i32>) -> HashSet<i32> {
+        let mut tables = wanted.clone();
+        let mut open: Vec<i32> = wanted.iter().copied().collect();
+        while let Some(entry) = open.pop().and_then(|id| self.by_id.get(&id)) {
+            for needed in self.needs(entry).filter(|needed| is_relation_with_rows(needed)) {
+                if tables.insert(needed.id) {
+                    open.push(needed.id);
+                }
+            }
+        }
+        tables
+    }
+
+    /// Sequences that belong to one of `tables` or fill one of its columns.
+    fn sequences_of(&self, toc: &Toc, tables: &HashSet<i32>) -> HashSet<i32> {
+        let mut sequences = HashSet::new();
+        for entry in &toc.entries {
+            let on_table = || entry.depends_on.iter().any(|id| tables.contains(id));
+            match entry.kind.as_str() {
+                "SEQUENCE" if on_table() => {
+                    sequences.insert(entry.id);
+                }
+                "TABLE" if !tables.contains(&entry.id) => {}
+                "TABLE" => sequences.extend(self.sequences_needed(entry)),
+                "DEFAULT" if on_table() => sequences.extend(self.sequences_needed(entry)),
+                _ => {}
+            }
+        }
+        sequences
+    }
+
+    fn sequences_needed(&self, entry: &Entry) -> impl Iterator<Item = i32> {
+        self.needs(entry).filter(|needed| needed.kind == "SEQUENCE").map(|needed| needed.id)
+    }
+}

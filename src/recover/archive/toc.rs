@@ -1,0 +1,197 @@
+//! The table of contents of pg_dump's custom format.
+//!
+//! `pg_restore --list` would show it too, but its lines cannot be taken apart where a name holds a
+//! space, and they leave out dependencies and SQL. Layout: PostgreSQL's `pg_backup_archiver.c`,
+//! `WriteHead` and `WriteToc`, archive versions 1.14 (pg_dump 13 to 15), 1.15 (16), 1.16 (17, 18).
+
+use std::io::{self, Read};
+
+/// When an entry is restored, before the rows or after them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// Comments and privileges go with what they belong to.
+    None,
+    PreData,
+    Data,
+    PostData,
+}
+
+/// One object of the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Names the entry in this archive.
+    pub id: i32,
+    /// What it is, in pg_dump's words: `TABLE`, `FK CONSTRAINT`, `PUBLICATION TABLE`.
+    pub kind: String,
+    /// Its name; for kinds that belong to a table, the table's name first.
+    pub tag: String,
+    pub schema: Option<String>,
+    pub owner: Option<String>,
+    pub section: Section,
+    /// The SQL that makes it.
+    pub definition: String,
+    /// Entries that must be there before it.
+    pub depends_on: Vec<i32>,
+}
+
+impl Entry {
+    /// For people: `VIEW shop.totals`.
+    pub fn display(&self) -> String {
+        match &self.schema {
+            Some(schema) => format!("{} {schema}.{}", self.kind, self.tag),
+            None => format!("{} {}", self.kind, self.tag),
+        }
+    }
+}
+
+/// The table of contents, in the order in which pg_restore goes through it.
+#[derive(Clone, Debug)]
+pub struct Toc {
+    pub entries: Vec<Entry>,
+    /// The name of the database that was dumped.
+    pub database: String,
+    /// The major version of its server.
+    pub server_major: u32,
+    /// The major version of the pg_dump that wrote the archive.
+    pub dump_major: u32,
+}
+
+impl Toc {
+    /// # Errors
+    /// `InvalidData` if the bytes are no archive of a known version, `UnexpectedEof` if cut short.
+    pub fn read(reader: impl Read) -> io::Result<Toc> {
+        let mut head = Reader::start(reader)?;
+        let database = head.string()?.unwrap_or_default();
+        let server_major = major(head.string()?)?;
+        let dump_major = major(head.string()?)?;
+        let count = head.int()?;
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            entries.push(head.entry()?);
+        }
+        Ok(Toc { entries, database, server_major, dump_major })
+    }
+
+    /// Materialised views in an order in which each finds those it reads refreshed.
+    pub fn materialized_views(&self) -> impl Iterator<Item = (&str, &str)> {
+        // pg_dump sorts by dependency.
+        self.entries
+            .iter()
+            .filter(|entry| entry.kind == "MATERIALIZED VIEW")
+            .map(|entry| (entry.schema.as_deref().unwrap_or_default(), entry.tag.as_str()))
+    }
+}
+
+fn major(version: Option<String>) -> io::Result<u32> {
+    let version = version.unwrap_or_default();
+    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().map_err(|_| invalid("a version is no number"))
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+struct Reader<R> {
+    reader: R,
+    int_size: usize,
+    offset_size: usize,
+    /// Minor version of the format; the major is 1.
+    version: u8,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the head up to the name of the database.
+    fn start(mut reader: R) -> io::Result<Reader<R>> {
+        let mut head = [0; 11];
+        reader.read_exact(&mut head)?;
+        if &head[..5] != b"PGDMP" {
+            return Err(invalid("it does not begin with PGDMP"));
+        }
+        let [major, version, _, int_size, offset_size, format] =
+            [head[5], head[6], head[7], head[8], head[9], head[10]];
+        if major != 1 || version < 14 {
+            return Err(invalid("its version is not known"));
+        }
+        if !(4..=8).contains(&int_size) || !(4..=8).contains(&offset_size) || format != 1 {
+            return Err(invalid("it is not of the custom format"));
+        }
+        let mut reader =
+            Reader { reader, int_size: int_size.into(), offset_size: offset_size.into(), version };
+        // The compression, then the time of the dump in seven numbers.
+        if version >= 15 {
+            reader.skip(1)?;
+        } else {
+            reader.int()?;
+        }
+        for _ in 0..7 {
+            reader.int()?;
+        }
+        Ok(reader)
+    }
+
+    fn entry(&mut self) -> io::Result<Entry> {
+        let id = self.int()?;
+        self.int()?; // whether it holds data
+        self.string()?; // oid of its catalog
+        self.string()?; // its oid
+        let tag = self.string()?.unwrap_or_default();
+        let kind = self.string()?.unwrap_or_default();
+        let section = match self.int()? {
+            1 => Section::None,
+            2 => Section::PreData,
+            3 => Section::Data,
+            4 => Section::PostData,
+            _ => return Err(invalid("an entry is of no known section")),
+        };
+        let definition = self.string()?.unwrap_or_default();
+        self.string()?; // how to drop it
+        self.string()?; // how to copy it
+        let schema = self.string()?;
+        self.string()?; // tablespace
+        self.string()?; // access method
+        if self.version >= 16 {
+            self.int()?; // relkind
+        }
+        let owner = self.string()?.filter(|owner| !owner.is_empty());
+        self.string()?; // whether it has oids, as tables once had
+        let mut depends_on = Vec::new();
+        while let Some(text) = self.string()? {
+            depends_on.push(text.parse().map_err(|_| invalid("a dependency is no number"))?);
+        }
+        self.skip(1 + self.offset_size)?; // where its data is
+        Ok(Entry { id, kind, tag, schema, owner, section, definition, depends_on })
+    }
+
+    /// A sign byte, then the number, little-endian.
+    fn int(&mut self) -> io::Result<i32> {
+        let mut bytes = [0; 9];
+        self.reader.read_exact(&mut bytes[..=self.int_size])?;
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[1..]);
+        let number = i64::from_le_bytes(number);
+        let number = if bytes[0] == 0 { number } else { number.wrapping_neg() };
+        number.try_into().map_err(|_| invalid("a number is out of range"))
+    }
+
+    /// A length, negative for none, then the bytes. Names in other encodings than UTF-8 are read as
+    /// far as they are ASCII, which is all that choosing entries needs.
+    fn string(&mut self) -> io::Result<Option<String>> {
+        let Ok(length) = u64::try_from(self.int()?) else { return Ok(None) };
+        // Grows with what is really there, whatever the length claims.
+        let mut bytes = Vec::new();
+        (&mut self.reader).take(length).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Some(match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }))
+    }
+
+    fn skip(&mut self, bytes: usize) -> io::Result<()> {
+        let mut skipped = [0; 16];
+        self.reader.read_exact(&mut skipped[..bytes])
+    }
+}

@@ -1,0 +1,186 @@
+//! What a sink is to make before and after the rows: an archive, and which of its entries.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use crate::error::{Context, Kind, Result};
+use crate::pgtools::{Child, Installation, Tools};
+use crate::recover::archive::{Archive, Roles, Section, Selection};
+
+/// An archive, the entries chosen of it, and whether owners and privileges are restored.
+#[derive(Debug)]
+pub struct Definitions {
+    pub archive: Archive,
+    pub selection: Selection,
+    owners: bool,
+    privileges: bool,
+    /// Holds the list for pg_restore.
+    folder: TempDir,
+}
+
+impl Definitions {
+    /// # Errors
+    /// `Unavailable` if there is no room for a temporary folder.
+    pub fn new(archive: Archive, selection: Selection) -> Result<Definitions> {
+        let folder = tempfile::Builder::new()
+            .prefix("backwhen-")
+            .tempdir()
+            .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())?;
+        Ok(Definitions { archive, selection, owners: true, privileges: true, folder })
+    }
+
+    /// Adapts to a server that has only the roles that `has` accepts; returns what cannot be
+    /// restored for that.
+    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> Vec<String> {
+        let roles = Roles::of(&self.archive.toc, &self.selection);
+        let missing = |names: &BTreeSet<String>| -> Vec<String> {
+            names.iter().filter(|name| !has(name)).cloned().collect()
+        };
+        let mut notes = Vec::new();
+        let owners = missing(&roles.owners);
+        if !owners.is_empty() {
+            self.owners = false;
+            self.privileges = false;
+            notes.push(format!(
+                "owners and privileges are not restored: the target has no role {} that the recovering user can act for",
+                owners.join(", ")
+            ));
+        }
+        let granted = missing(&roles.granted);
+        if self.privileges && !granted.is_empty() {
+            self.privileges = false;
+            notes.push(format!("privileges are not restored: the target has no role {}", granted.join(", ")));
+        }
+        for (id, names) in roles.required_by {
+            let lost: Vec<_> = names.iter().filter(|name| !has(name)).cloned().collect();
+            let Some(entry) = self.archive.toc.entries.iter().find(|entry| entry.id == id) else { continue };
+            if !lost.is_empty() {
+                notes.push(format!(
+                    "{} is left out: the target has no role {}",
+                    entry.display(),
+                    lost.join(", ")
+                ));
+                self.selection.leave_out(&self.archive.toc, id);
+            }
+        }
+        notes
+    }
+
+    /// The pg_restore for a target of this major version.
+    ///
+    /// # Errors
+    /// `Refused` if none that can read the archive is installed.
+    pub(crate) fn tool<'a>(&self, tools: &'a Tools, target_major: u32) -> Result<&'a Installation> {
+        tools.for_restore(self.archive.toc.dump_major, target_major)
+    }
+
+    /// pg_restore with the chosen entries of one section, still without a destination.
+    ///
+    /// # Errors
+    /// `Unavailable` if the list cannot be written.
+    pub(crate) fn restore(&self, tool: &Installation, section: Section) -> Result<Child> {
+        let list = self.write_list()?;
+        let mut child =
+            Child::new(tool.program("pg_restore")).arg("--use-list").arg(list).arg(match section {
+                Section::PostData => "--section=post-data",
+                Section::Data => "--section=data",
+                Section::PreData | Section::None => "--section=pre-data",
+            });
+        if !self.owners {
+            child = child.arg("--no-owner");
+        }
+        if !self.privileges {
+            child = child.arg("--no-privileges");
+        }
+        Ok(child)
+    }
+
+    fn write_list(&self) -> Result<PathBuf> {
+        let list = self.folder.path().join("entries.list");
+        self.selection.write_list(&self.archive.toc, &list)?;
+        Ok(list)
+    }
+
+    /// The statements that give a database named `name` the source's own properties: settings,
+    /// connection limit, privileges if they are restored.
+    pub(crate) fn database_properties(&self, name: &str) -> Vec<String> {
+        let toc = &self.archive.toc;
+        let of_database = |kind: &str, tag: &str| match kind {
+            "DATABASE PROPERTIES" => true,
+            "ACL" => self.privileges && tag.starts_with("DATABASE "),
+            _ => false,
+        };
+        toc.entries
+            .iter()
+            .filter(|entry| of_database(&entry.kind, &entry.tag))
+            .flat_map(|entry| statements(&entry.definition))
+            .filter_map(|statement| renamed(&statement, &toc.database, name))
+            .collect()
+    }
+
+    /// The statement that gives a database the source's comment, or takes any away.
+    pub(crate) fn database_comment(&self, name: &str) -> Option<String> {
+        let toc = &self.archive.toc;
+        let entry =
+            toc.entries.iter().find(|entry| entry.kind == "COMMENT" && entry.tag.starts_with("DATABASE "))?;
+        renamed(entry.definition.trim_end().trim_end_matches(';'), &toc.database, name)
+    }
+}
+
+/// The statements of a definition, without their semicolons; strings may hold some.
+fn statements(sql: &str) -> Vec<String> {
+    let mut statements = vec![String::new()];
+    let mut quote = None;
+    for letter in sql.chars() {
+        match (quote, letter) {
+            (None, ';') => {
+                statements.push(String::new());
+                continue;
+            }
+            (None, '\'' | '"') => quote = Some(letter),
+            (Some(open), letter) if open == letter => quote = None,
+            _ => {}
+        }
+        if let Some(last) = statements.last_mut() {
+            last.push(letter);
+        }
+    }
+    statements.retain(|statement| !statement.trim().is_empty());
+    statements
+}
+
+/// `statement` about the database `old` as one about `new`; `None` if it is about something else.
+fn renamed(statement: &str, old: &str, new: &str) -> Option<String> {
+    use crate::model::schema::quote_ident;
+    let statement = statement.trim();
+    for old in [old.to_owned(), quote_ident(old)] {
+        let at = format!(" DATABASE {old} ");
+        if let Some((before, after)) = statement.split_once(&at)
+            && !before.contains('\'')
+        {
+            return Some(format!("{before} DATABASE {} {after}", quote_ident(new)));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_about_the_old_database_become_statements_about_the_new_one() {
+        let sql = "ALTER DATABASE src SET a TO 'x;y';\nALTER ROLE r IN DATABASE src SET b TO 'it''s DATABASE src';\n";
+        let renamed: Vec<_> =
+            statements(sql).iter().filter_map(|statement| renamed(statement, "src", "n w")).collect();
+        assert_eq!(
+            renamed,
+            [
+                "ALTER DATABASE \"n w\" SET a TO 'x;y'",
+                "ALTER ROLE r IN DATABASE \"n w\" SET b TO 'it''s DATABASE src'"
+            ]
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! What `--into` takes.
+
+use std::path::PathBuf;
+
+use crate::connect::Conninfo;
+use crate::error::{Error, Result};
+
+/// A place to recover into, as a person names it.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    Postgres(Conninfo),
+    Sqlite(PathBuf),
+    /// `None` is standard output.
+    Sql(Option<PathBuf>),
+}
+
+/// Reads `--into`.
+pub struct Into;
+
+impl Into {
+    /// # Errors
+    /// `Usage` if a file is not named or the connection string is wrong.
+    pub fn parse(text: &str) -> Result<Destination> {
+        let missing =
+            |kind: &str| Error::usage(format!("--into {kind}: needs a file, as in {kind}:backup.{kind}"));
+        match text.split_once(':') {
+            Some(("sqlite", "")) => Err(missing("sqlite")),
+            Some(("sqlite", file)) => Ok(Destination::Sqlite(file.into())),
+            Some(("sql", "")) => Err(missing("sql")),
+            Some(("sql", "-")) => Ok(Destination::Sql(None)),
+            Some(("sql", file)) => Ok(Destination::Sql(Some(file.into()))),
+            _ => Conninfo::parse(text).map(Destination::Postgres),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn reads_every_kind_of_destination() {
+        assert!(matches!(Into::parse("sql:-"), Ok(Destination::Sql(None))));
+        assert!(
+            matches!(Into::parse("sql:a b.sql"), Ok(Destination::Sql(Some(path))) if path.ends_with("a b.sql"))
+        );
+        assert!(
+            matches!(Into::parse("sqlite:x.db"), Ok(Destination::Sqlite(path)) if path.ends_with("x.db"))
+        );
+        assert!(matches!(Into::parse("dbname=x"), Ok(Destination::Postgres(_))));
+        for text in ["sql:", "sqlite:"] {
+            assert_eq!(Into::parse(text).unwrap_err().kind(), Kind::Usage);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Where recovered rows go. Whatever the place, nothing there can be taken for the database until
+//! the last step, [`Sink::make_valid`].
+
+mod definitions;
+mod digest;
+mod into;
+mod postgres;
+mod spelling;
+mod sql;
+mod sqlite;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::Receiver;
+
+use crate::error::Result;
+use crate::model::Table;
+use crate::model::DatabaseFacts;
+use crate::pgtools::Tools;
+
+pub use definitions::Definitions;
+pub use digest::RowDigest;
+pub use into::{Destination, Into};
+pub use postgres::Target;
+pub use sql::Script;
+pub use sqlite::SqliteFile;
+
+/// Whole lines of COPY text, or why there will be no more.
+pub type Rows = Receiver<Result<Bytes>>;
+
+/// What a sink holds of a table, read back from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    pub rows: u64,
+    /// The order-free digest of the rows as COPY text; `None` where the sink keeps another form.
+    pub digest: Option<u128>,
+}
+
+/// A sequence, and what it is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequenceValue {
+    pub schema: String,
+    pub name: String,
+    pub last_value: i64,
+    pub is_called: bool,
+    /// Quoted table and column whose largest value (smallest, if `descending`) it must reach, where
+    /// no sample of the sequence follows the moment.
+    pub at_least: Option<(String, String)>,
+    pub descending: bool,
+}
+
+impl SequenceValue {
+    /// The call that sets it.
+    pub(crate) fn statement(&self) -> String {
+        use crate::model::schema::{quote_ident, quote_literal};
+        let name = format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name));
+        let name = quote_literal(&name);
+        let Some((table, column)) = &self.at_least else {
+            return format!("SELECT pg_catalog.setval({name}, {}, {})", self.last_value, self.is_called);
+        };
+        let (furthest, reaches) = if self.descending { ("min", "<=") } else { ("max", ">=") };
+        format!(
+            "SELECT CASE WHEN used {reaches} {last} THEN pg_catalog.setval({name}, used, true) \
+             ELSE pg_catalog.setval({name}, {last}, {called}) END \
+             FROM (SELECT pg_catalog.{furthest}({column})::int8 AS used FROM ONLY {table}) AS furthest",
+            last = self.last_value,
+            called = self.is_called
+        )
+    }
+}
+
+/// What the recovery was of, for sinks that keep a note of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    pub moment: String,
+    pub lsn: String,
+    pub source: String,
+}
+
+/// What a sink needs to be opened.
+pub struct Opening<'a> {
+    /// Make the database; refuse one that is there.
+    pub create: bool,
+    /// The source at the moment.
+    pub source: &'a DatabaseFacts,
+    pub definitions: Definitions,
+    /// All tables that will be loaded.
+    pub tables: &'a [Table],
+    pub provenance: Provenance,
+    pub tools: Tools,
+}
+
+/// A place to recover into. The steps are called in the order in which they stand here; `load` of
+/// different tables may overlap.
+pub enum Sink {
+    Postgres(Box<Target>),
+    Sqlite(SqliteFile),
+    Sql(Script),
+}
+
+impl Sink {
+    /// # Errors
+    /// `Refused` if the place is taken, not empty or does not suit.
+    pub async fn open(destination: &Destination, opening: Opening<'_>) -> Result<Sink> {
+        Ok(match destination {
+            Destination::Postgres(info) => Sink::Postgres(Box::new(Target::prepare(info, opening).await?)),
+            Destination::Sqlite(path) => Sink::Sqlite(SqliteFile::create(path, opening)?),
+            Destination::Sql(path) => Sink::Sql(Script::create(path.as_deref(), opening)?),
+        })
+    }
+
+    /// What a person should know: what is not restored, and why.
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Sink::Postgres(target) => target.notes(),
+            Sink::Sqlite(file) => file.notes(),
+            Sink::Sql(script) => script.notes(),
+        }
+    }
+
+    /// Makes schemas, types, functions and tables without indexes.
+    ///
+    /// # Errors
+    /// `Refused`, with the server's words, if the sink does not take a definition.
+    pub async fn pre_data(&self) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.pre_data().await,
+            Sink::Sqlite(file) => file.make_tables(),
+            Sink::Sql(script) => script.pre_data().await,
+        }
+    }
+
+    /// Loads one table; all of its rows or, after an error, none.
+    ///
+    /// # Errors
+    /// What `rows` says, or what the sink does not take.
+    pub async fn load(&self, table: &Table, rows: Rows) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.load(table, rows).await,
+            Sink::Sqlite(file) => file.load(table, rows).await,
+            Sink::Sql(script) => script.load(table, rows).await,
+        }
+    }
+
+    /// Restores large objects from the archive; a SQLite file has no place for them.
+    ///
+    /// # Errors
+    /// As [`Sink::pre_data`].
+    pub async fn large_objects(&self) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.large_objects().await,
+            Sink::Sqlite(_) => Ok(()),
+            Sink::Sql(script) => script.large_objects().await,
+        }
+    }
+
+    /// Makes indexes, constraints, triggers and rules, `jobs` at a time.
+    ///
+    /// # Errors
+    /// As [`Sink::pre_data`].
+    pub async fn post_data(&self, jobs: usize) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.post_data(jobs).await,
+            Sink::Sqlite(_) => Ok(()),
+            Sink::Sql(script) => script.post_data().await,
+        }
+    }
+
+    /// # Errors
+    /// `Refused` if a sequence is not there or does not take the value.
+    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.set_sequences(values).await,
+            Sink::Sqlite(_) => Ok(()),
+            Sink::Sql(script) => script.set_sequences(values).await,
+        }
+    }
+
+    /// Fills materialised views (schema, name) in the order given.
+    ///
+    /// # Errors
+    /// `Refused` if the server fails to.
+    pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.refresh_materialized_views(views).await,
+            Sink::Sqlite(_) => Ok(()),
+            Sink::Sql(script) => script.refresh_materialized_views(views).await,
+        }
+    }
+
+    /// Collects planner statistics, where there is a planner.
+    ///
+    /// # Errors
+    /// `Refused` if the server fails to.
+    pub async fn analyze(&self) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.analyze().await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
+        }
+    }
+
+    /// What the sink holds of a table; `None` if it cannot be read back.
+    ///
+    /// # Errors
+    /// `Unavailable` if the sink fails to read.
+    pub async fn read_back(&self, table: &Table) -> Result<Option<Contents>> {
+        match self {
+            Sink::Postgres(target) => target.read_back(table).await.map(Some),
+            Sink::Sqlite(file) => file.read_back(table).map(Some),
+            Sink::Sql(_) => Ok(None),
+        }
+    }
+
+    /// The last step: from here on it is the database. Returns what to tell a person.
+    ///
+    /// # Errors
+    /// `Refused` or `Unavailable`; it then is not valid, and what is left is named.
+    pub async fn make_valid(self) -> Result<Vec<String>> {
+        match self {
+            Sink::Postgres(target) => target.make_valid().await,
+            Sink::Sqlite(file) => file.make_valid().map(|()| Vec::new()),
+            Sink::Sql(script) => script.make_valid().await.map(|()| Vec::new()),
+        }
+    }
+
+    /// Takes away what was begun.
+    ///
+    /// # Errors
+    /// Names what could not be taken away.
+    pub async fn abandon(self) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.abandon().await,
+            // Their temporary files go when they are dropped.
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
+        }
+    }
+}

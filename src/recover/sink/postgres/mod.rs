@@ -1,0 +1,151 @@
+//! Recovery into a PostgreSQL database.
+
+mod contents;
+mod place;
+mod properties;
+mod restore;
+mod rows;
+
+use std::sync::Mutex;
+
+use crate::connect::{Conninfo, Session, connect, server_error};
+use crate::error::{Error, Result};
+use crate::model::schema::quote_ident;
+use crate::model::DatabaseFacts;
+use crate::pgtools::Tools;
+
+use super::{Definitions, Opening};
+use place::Place;
+
+/// A database that is being rebuilt.
+pub struct Target {
+    /// Leads to the database under the name it has while it is being built.
+    info: Conninfo,
+    place: Place,
+    facts: DatabaseFacts,
+    definitions: Definitions,
+    tools: Tools,
+    /// Sessions for rows (in the server's encoding) that no load uses now.
+    idle: Mutex<Vec<Session>>,
+    /// For statements, in UTF-8. Also shows others that somebody is at work here.
+    session: Session,
+    notes: Vec<String>,
+}
+
+impl Target {
+    /// Makes or checks the database, and takes its name away until it is valid.
+    ///
+    /// # Errors
+    /// `Refused` if the server is older than the source, if the database's encoding differs, if it
+    /// is not empty, or if it is there although it is to be made. `Locked` if another recovery is
+    /// at work on it.
+    pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<Target> {
+        let Opening { create, source, mut definitions, tools, .. } = opening;
+        let mut notes = Vec::new();
+        // Before anything is changed: without the programs nothing can come of it.
+        definitions.tool(&tools, u32::MAX)?;
+        let place = Place::prepare(info, create, source, &mut notes).await?;
+        let info = info.with_dbname(place.name_while_building());
+        match Target::enter(&info, &place, source, &mut definitions, &mut notes).await {
+            Ok((session, facts)) => {
+                let idle = Mutex::default();
+                Ok(Target { info, place, facts, definitions, tools, idle, session, notes })
+            }
+            Err(error) => Err(give_up(place, error).await),
+        }
+    }
+
+    async fn enter(
+        info: &Conninfo,
+        place: &Place,
+        source: &DatabaseFacts,
+        definitions: &mut Definitions,
+        notes: &mut Vec<String>,
+    ) -> Result<(Session, DatabaseFacts)> {
+        let session = Session::connect_utf8(info, "recover").await?;
+        place.settle(&session).await?;
+        let facts = DatabaseFacts::read(&session).await?;
+        if !facts.same_locale(source) {
+            notes.push(format!(
+                "the target's locale is {}, the source's is {}: text may sort and compare differently",
+                facts.locale_name(),
+                source.locale_name()
+            ));
+        }
+        let roles = usable_roles(&session).await?;
+        notes.extend(definitions.adapt_to_roles(|name| roles.contains(name)));
+        Ok((session, facts))
+    }
+
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The name of the database that is being rebuilt, once it is valid.
+    pub fn final_name(&self) -> &str {
+        self.place.final_name()
+    }
+
+    /// The last step: gives the database its properties and its name. Returns what could not be set.
+    ///
+    /// # Errors
+    /// `Refused` or `Unavailable` with what is left under which name.
+    pub async fn make_valid(self) -> Result<Vec<String>> {
+        let Target { place, session, idle, definitions, .. } = self;
+        // A database with sessions cannot be renamed.
+        drop(idle);
+        place.make_valid(session, &definitions).await
+    }
+
+    /// Takes away what was begun: a made database goes, one that was there is empty again.
+    ///
+    /// # Errors
+    /// Names what is left.
+    pub async fn abandon(self) -> Result<()> {
+        let Target { place, session, idle, .. } = self;
+        drop((idle, session));
+        place.abandon().await
+    }
+
+    /// A session for rows: an idle one or a new one.
+    async fn row_session(&self) -> Result<Session> {
+        if let Some(session) = self.idle().pop() {
+            return Ok(session);
+        }
+        let session = connect(&self.info, "recover").await?;
+        self.place.settle(&session).await?;
+        Ok(session)
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn execute(&self, sql: &str, what: impl FnOnce() -> String) -> Result<()> {
+        self.session.batch_execute(sql).await.map_err(|error| server_error(what(), error))
+    }
+}
+
+/// Gives the place up for `error`; what cannot be taken away is added to it.
+async fn give_up(place: Place, error: Error) -> Error {
+    match place.abandon().await {
+        Ok(()) => error,
+        Err(left) => Error::new(error.kind(), format!("{error}; and {left}")),
+    }
+}
+
+/// The roles that the current user can make owners: itself and those it is a member of.
+async fn usable_roles(session: &Session) -> Result<std::collections::HashSet<String>> {
+    let sql = "SELECT rolname::text FROM pg_catalog.pg_roles \
+               WHERE pg_catalog.pg_has_role(current_user, oid, 'MEMBER')";
+    let rows = session
+        .query(sql, &[])
+        .await
+        .map_err(|error| server_error("cannot read the target's roles", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// `schema.name`, quoted.
+fn quoted(schema: &str, name: &str) -> String {
+    format!("{}.{}", quote_ident(schema), quote_ident(name))
+}

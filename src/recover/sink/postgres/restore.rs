@@ -1,0 +1,119 @@
+//! Definitions, sequences and views: what surrounds the rows.
+
+use crate::error::{Error, Kind, Result};
+use crate::pgtools::failure;
+use crate::recover::archive::Section;
+
+use super::super::SequenceValue;
+use super::{Target, quoted};
+
+/// The first major version of pg_restore that sets a parameter which older servers do not know.
+const SETS_TRANSACTION_TIMEOUT: u32 = 17;
+
+impl Target {
+    /// # Errors
+    /// `Refused` with pg_restore's own words.
+    pub async fn pre_data(&self) -> Result<()> {
+        self.restore(Section::PreData, 1).await
+    }
+
+    /// # Errors
+    /// As [`Target::pre_data`].
+    pub async fn post_data(&self, jobs: usize) -> Result<()> {
+        self.restore(Section::PostData, jobs).await
+    }
+
+    /// # Errors
+    /// As [`Target::pre_data`].
+    pub async fn large_objects(&self) -> Result<()> {
+        if !self.definitions.selection.has_large_objects(&self.definitions.archive.toc) {
+            return Ok(());
+        }
+        self.restore(Section::Data, 1).await
+    }
+
+    async fn restore(&self, section: Section, jobs: usize) -> Result<()> {
+        let tool = self.definitions.tool(&self.tools, self.facts.server_major)?;
+        let says_too_much =
+            tool.major >= SETS_TRANSACTION_TIMEOUT && self.facts.server_major < SETS_TRANSACTION_TIMEOUT;
+        let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
+        let mut child = self
+            .definitions
+            .restore(tool, section)?
+            .connects_to(&self.info)
+            .arg("--no-password")
+            .arg(format!("--dbname=dbname='{name}'"));
+        if let Some(options) = self.place.child_options(&self.info) {
+            child = child.env("PGOPTIONS", options);
+        }
+        if jobs > 1 {
+            child = child.arg(format!("--jobs={jobs}"));
+        }
+        if !says_too_much {
+            child = child.arg("--exit-on-error");
+        }
+        let (status, complaint) = child.arg(&self.definitions.archive.path).finish().await?;
+        if status.success() || (says_too_much && only_about_transaction_timeout(&complaint)) {
+            return Ok(());
+        }
+        let error = failure("pg_restore", status, &complaint);
+        let lost =
+            complaint.contains("connection to server") || complaint.contains("server closed the connection");
+        let kind = if lost { Kind::Unavailable } else { Kind::Refused };
+        Err(Error::new(kind, error.message()))
+    }
+
+    /// # Errors
+    /// `Refused` if a sequence is not there or does not take the value.
+    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
+        for value in values {
+            self.execute(&value.statement(), || {
+                format!("cannot set sequence {}.{}", value.schema, value.name)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Refused` if the server fails to fill one.
+    pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
+        for (schema, name) in views {
+            let sql = format!("REFRESH MATERIALIZED VIEW {}", quoted(schema, name));
+            self.execute(&sql, || format!("cannot refresh materialised view {schema}.{name}")).await?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Unavailable` if the server fails to.
+    pub async fn analyze(&self) -> Result<()> {
+        self.execute("ANALYZE", || "cannot analyze the database".into()).await
+    }
+}
+
+/// Whether every error that pg_restore went on after is about the parameter that an older server
+/// does not know; its value, 0, is what such a server does anyway.
+fn only_about_transaction_timeout(complaint: &str) -> bool {
+    let mut errors = complaint.lines().filter(|line| line.starts_with("pg_restore: error:")).peekable();
+    errors.peek().is_some()
+        && errors.all(|line| line.ends_with("unrecognized configuration parameter \"transaction_timeout\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_one_harmless_error_is_let_pass() {
+        let harmless = "pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter \
+                        \"transaction_timeout\"\nCommand was: SET transaction_timeout = 0;\npg_restore: warning: errors \
+                        ignored on restore: 1\n";
+        assert!(only_about_transaction_timeout(harmless));
+        let other = format!(
+            "{harmless}pg_restore: error: could not execute query: ERROR:  type \"x\" does not exist\n"
+        );
+        assert!(!only_about_transaction_timeout(&other));
+        assert!(!only_about_transaction_timeout(""));
+    }
+}

@@ -1,0 +1,273 @@
+//! Recovery into a script for psql: one transaction, so that a script cut short changes nothing.
+
+use std::path::{Path, PathBuf};
+
+use tokio::fs::File;
+use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::sync::Mutex;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::files;
+use crate::model::Table;
+use crate::model::schema::quote_ident;
+use crate::pgtools::{Installation, Tools};
+use crate::recover::archive::Section;
+
+use super::spelling::Spelled;
+use super::{Definitions, Opening, Rows, SequenceValue};
+
+type Out = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A script that is being written.
+pub struct Script {
+    definitions: Definitions,
+    tool: Installation,
+    notes: Vec<String>,
+    /// Of the rows, and of pg_restore's text.
+    encoding: String,
+    out: Mutex<Out>,
+    file: Option<Temporary>,
+}
+
+/// The file under its temporary name; goes when dropped.
+struct Temporary {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Gone already if it was renamed.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+impl Script {
+    /// `None` writes to standard output.
+    ///
+    /// # Errors
+    /// `Refused` if the file exists, `Unavailable` if it cannot be made.
+    pub fn create(path: Option<&Path>, opening: Opening<'_>) -> Result<Script> {
+        let Opening { definitions, tools, source, .. } = opening;
+        let tool = script_tool(&definitions, &tools, source.server_major)?;
+        let (out, file) = match path {
+            None => (standard_output()?, None),
+            Some(path) => {
+                let file =
+                    Temporary { temporary: super::sqlite::temporary_path(path)?, path: path.to_owned() };
+                let handle = std::fs::File::create_new(&file.temporary)
+                    .context(Kind::Unavailable, || format!("cannot create {}", file.temporary.display()))?;
+                (Box::new(BufWriter::with_capacity(1 << 18, File::from_std(handle))) as Out, Some(file))
+            }
+        };
+        Ok(Script {
+            definitions,
+            tool,
+            notes: Vec::new(),
+            encoding: source.encoding.clone(),
+            out: Mutex::new(out),
+            file,
+        })
+    }
+
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// # Errors
+    /// `Unavailable` with pg_restore's words, or if the output does not take it.
+    pub async fn pre_data(&self) -> Result<()> {
+        self.write("-- Written by backwhen. Apply with: psql --no-psqlrc --set ON_ERROR_STOP=1 --file FILE\nBEGIN;\n\n")
+            .await?;
+        self.section(Section::PreData).await
+    }
+
+    /// # Errors
+    /// What `rows` says; `Unavailable` if the output does not take it.
+    pub async fn load(&self, table: &Table, mut rows: Rows) -> Result<()> {
+        let mut out = self.out.lock().await;
+        let Spelled { table, columns } = Spelled::of(table, &self.encoding);
+        write(&mut out, format!("COPY {table}{columns} FROM stdin;\n").as_bytes()).await?;
+        while let Some(chunk) = rows.recv().await {
+            write(&mut out, &chunk?).await?;
+        }
+        write(&mut out, b"\\.\n\n").await
+    }
+
+    /// # Errors
+    /// As [`Script::pre_data`].
+    pub async fn large_objects(&self) -> Result<()> {
+        if !self.definitions.selection.has_large_objects(&self.definitions.archive.toc) {
+            return Ok(());
+        }
+        self.section(Section::Data).await
+    }
+
+    /// # Errors
+    /// As [`Script::pre_data`].
+    pub async fn post_data(&self) -> Result<()> {
+        self.section(Section::PostData).await
+    }
+
+    /// # Errors
+    /// `Unavailable` if the output does not take it.
+    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
+        for value in values {
+            self.write(&format!("{};\n", value.statement())).await?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Unavailable` if the output does not take it.
+    pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
+        for (schema, name) in views {
+            self.write(&format!(
+                "REFRESH MATERIALIZED VIEW {}.{};\n",
+                quote_ident(schema),
+                quote_ident(name)
+            ))
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the transaction; a file gets its name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the output does not take it, `Refused` if the file's name was taken meanwhile.
+    pub async fn make_valid(self) -> Result<()> {
+        let mut out = self.out.into_inner();
+        write(&mut out, b"\nCOMMIT;\n").await?;
+        let flushed = async {
+            out.flush().await?;
+            out.shutdown().await
+        };
+        flushed.await.context(Kind::Unavailable, || "cannot write the script".into())?;
+        drop(out);
+        match &self.file {
+            Some(file) => publish(&file.temporary, &file.path),
+            None => Ok(()),
+        }
+    }
+
+    async fn section(&self, section: Section) -> Result<()> {
+        // Definitions are small next to rows, except for large objects; those too fit a pipe, but
+        // the lines must be looked at, so they pass through memory one by one.
+        let (mut writer, reader) = tokio::io::duplex(1 << 16);
+        let child = self
+            .definitions
+            .restore(&self.tool, section)?
+            .arg("--file=-")
+            .arg(&self.definitions.archive.path);
+        let run = async move {
+            let result = child.run_into(&mut writer).await;
+            drop(writer);
+            result
+        };
+        let mut out = self.out.lock().await;
+        let (ran, copied) = tokio::join!(run, copy_lines(reader, &mut out, section));
+        ran.and(copied)
+    }
+
+    async fn write(&self, text: &str) -> Result<()> {
+        write(&mut *self.out.lock().await, text.as_bytes()).await
+    }
+}
+
+/// Standard output without the lock and the buffer of `std`.
+fn standard_output() -> Result<Out> {
+    use std::os::fd::AsFd;
+    let file = std::io::stdout().as_fd().try_clone_to_owned();
+    let file =
+        std::fs::File::from(file.context(Kind::Unavailable, || "cannot write to standard output".into())?);
+    Ok(Box::new(BufWriter::with_capacity(1 << 18, File::from_std(file))))
+}
+
+async fn write(out: &mut Out, bytes: &[u8]) -> Result<()> {
+    out.write_all(bytes)
+        .await
+        .context(Kind::Unavailable, || "cannot write the script; is the disk full?".into())
+}
+
+/// The oldest pg_restore that can read the archive says least that an older psql or server refuses.
+fn script_tool(definitions: &Definitions, tools: &Tools, source_major: u32) -> Result<Installation> {
+    definitions.tool(tools, source_major).cloned()
+}
+
+/// Copies what pg_restore writes, without what would end or break the one transaction.
+async fn copy_lines(
+    reader: impl tokio::io::AsyncRead + Unpin,
+    out: &mut Out,
+    section: Section,
+) -> Result<()> {
+    use tokio::io::AsyncBufReadExt;
+    let mut reader = tokio::io::BufReader::new(reader);
+    let mut line = Vec::new();
+    let mut filter = Filter { in_string: false, large_objects: section == Section::Data };
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).await;
+        if read.context(Kind::Unavailable, || "cannot read what pg_restore writes".into())? == 0 {
+            return Ok(());
+        }
+        if filter.keeps(&line) {
+            write(out, &line).await?;
+        }
+    }
+}
+
+struct Filter {
+    in_string: bool,
+    large_objects: bool,
+}
+
+impl Filter {
+    fn keeps(&mut self, line: &[u8]) -> bool {
+        // Servers before 17 do not know it, and its value is what they do anyway.
+        if line == b"SET transaction_timeout = 0;\n" {
+            return false;
+        }
+        if !self.large_objects {
+            return true;
+        }
+        // pg_restore wraps large objects in transactions of their own. No other text of many lines
+        // is in this section but comments, which are strings.
+        if !self.in_string && (line == b"BEGIN;\n" || line == b"COMMIT;\n") {
+            return false;
+        }
+        if self.in_string || !line.starts_with(b"--") {
+            self.in_string ^= line.iter().filter(|byte| **byte == b'\'').count() % 2 == 1;
+        }
+        true
+    }
+}
+
+/// Syncs a file and gives it its name; a file of that name is never overwritten.
+pub(super) fn publish(temporary: &Path, path: &Path) -> Result<()> {
+    std::fs::File::open(temporary)
+        .and_then(|file| file.sync_all())
+        .context(Kind::Unavailable, || format!("cannot sync {}", temporary.display()))?;
+    if path.exists() {
+        return Err(Error::refused(format!("{} appeared meanwhile; it is left as it is", path.display())));
+    }
+    std::fs::rename(temporary, path)
+        .context(Kind::Unavailable, || format!("cannot rename to {}", path.display()))?;
+    files::sync_parent(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_transactions_around_large_objects_are_cut_out() {
+        let mut filter = Filter { in_string: false, large_objects: true };
+        let text = "-- Owner: o'brien\nBEGIN;\nSELECT 1;\nCOMMIT;\nCOMMENT ON LARGE OBJECT 1 IS 'it''s\nCOMMIT;\n';\nBEGIN;\n";
+        let kept: Vec<_> = text.split_inclusive('\n').filter(|line| filter.keeps(line.as_bytes())).collect();
+        assert_eq!(
+            kept.concat(),
+            "-- Owner: o'brien\nSELECT 1;\nCOMMENT ON LARGE OBJECT 1 IS 'it''s\nCOMMIT;\n';\n"
+        );
+    }
+}

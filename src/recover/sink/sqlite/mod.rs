@@ -1,0 +1,235 @@
+//! Recovery into a SQLite file: the rows as a file that everything can read. Definitions beyond
+//! tables, columns and primary keys have no counterpart there.
+
+mod names;
+mod value;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rusqlite::{Connection, Statement, params};
+
+use crate::codec::copy_text;
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::{Identity, Table};
+
+use super::{Contents, Opening, Rows};
+use names::Names;
+use value::Form;
+
+/// A file that is being written.
+pub struct SqliteFile {
+    file: Arc<Mutex<File>>,
+    tables: Vec<Table>,
+    names: Names,
+    notes: Vec<String>,
+}
+
+struct File {
+    /// `None` once closed.
+    connection: Option<Connection>,
+    temporary: PathBuf,
+    path: PathBuf,
+    /// A load failed, so that the file lacks rows.
+    incomplete: bool,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        drop(self.connection.take());
+        // Gone already if it was renamed.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+impl SqliteFile {
+    /// Begins a file under a temporary name beside `path`.
+    ///
+    /// # Errors
+    /// `Refused` if `path` exists, `Unavailable` if the folder does not take a file.
+    pub fn create(path: &Path, opening: Opening<'_>) -> Result<SqliteFile> {
+        let temporary = temporary_path(path)?;
+        let connection = Connection::open(&temporary).map_err(|error| fault("create", path, error))?;
+        let file = File { connection: Some(connection), temporary, path: path.to_owned(), incomplete: false };
+        // Until it has its name nobody reads it, and it is synced as a whole before that.
+        file.batch(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; BEGIN",
+        )?;
+        file.batch(
+            "CREATE TABLE backwhen_recovery (moment TEXT, lsn TEXT, source TEXT, recovered_at TEXT, tool_version TEXT)",
+        )?;
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let of = &opening.provenance;
+        file.connection()?
+            .execute(
+                "INSERT INTO backwhen_recovery VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![of.moment, of.lsn, of.source, now, env!("CARGO_PKG_VERSION")],
+            )
+            .map_err(|error| fault("write", path, error))?;
+        let names = Names::of(opening.tables);
+        let mut notes = names.notes(opening.tables);
+        if !matches!(opening.source.encoding.as_str(), "UTF8" | "SQL_ASCII") {
+            notes.push(format!(
+                "text is kept in the source's encoding, {}: SQLite shows it as BLOB where it is not UTF-8",
+                opening.source.encoding
+            ));
+        }
+        Ok(SqliteFile { file: Arc::new(Mutex::new(file)), tables: opening.tables.to_vec(), names, notes })
+    }
+
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// # Errors
+    /// `Refused` if SQLite does not take a table.
+    pub fn make_tables(&self) -> Result<()> {
+        let file = lock(&self.file);
+        self.tables.iter().try_for_each(|table| file.batch(&self.definition(table)))
+    }
+
+    fn definition(&self, table: &Table) -> String {
+        let columns = self.names.columns(table);
+        let mut parts: Vec<_> = table
+            .columns
+            .iter()
+            .zip(&columns)
+            .map(|(column, name)| format!("{name} {}", Form::of(column).affinity()))
+            .collect();
+        if parts.is_empty() {
+            // SQLite knows no table without columns.
+            parts.push("no_columns TEXT".into());
+        }
+        if let Identity::Key(key) = &table.identity {
+            let key: Vec<_> =
+                key.iter().filter_map(|index| columns.get(*index)).map(String::as_str).collect();
+            parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        }
+        format!("CREATE TABLE {} ({})", self.names.table(table), parts.join(", "))
+    }
+
+    /// Loads one table. After an error the file cannot be made valid.
+    ///
+    /// # Errors
+    /// What `rows` says; `Unavailable` if the disk does not take it.
+    pub async fn load(&self, table: &Table, mut rows: Rows) -> Result<()> {
+        let marks = vec!["?"; table.columns.len().max(1)].join(", ");
+        let insert = format!("INSERT INTO {} VALUES ({marks})", self.names.table(table));
+        let forms: Vec<_> = table.columns.iter().map(Form::of).collect();
+        let (file, display) = (Arc::clone(&self.file), table.display());
+        let load = move || {
+            let mut file = lock(&file);
+            let loaded = file.load(&insert, &forms, &display, &mut rows);
+            file.incomplete |= loaded.is_err();
+            loaded
+        };
+        tokio::task::spawn_blocking(load).await.context(Kind::Internal, || "the load stopped".into())?
+    }
+
+    /// # Errors
+    /// `Unavailable` if the file cannot be read.
+    pub fn read_back(&self, table: &Table) -> Result<Contents> {
+        let file = lock(&self.file);
+        let sql = format!("SELECT count(*) FROM {}", self.names.table(table));
+        let count = file.connection()?.query_row(&sql, [], |row| row.get::<_, i64>(0));
+        let count = count.map_err(|error| fault("read", &file.path, error))?;
+        Ok(Contents { rows: count.try_into().unwrap_or_default(), digest: None })
+    }
+
+    /// Syncs the file and gives it its name.
+    ///
+    /// # Errors
+    /// `Refused` if a load failed or the name was taken meanwhile; `Unavailable` if the disk fails.
+    pub fn make_valid(self) -> Result<()> {
+        let mut file = lock(&self.file);
+        if file.incomplete {
+            return Err(Error::refused(format!(
+                "{} lacks rows, since a load failed; recover again",
+                file.path.display()
+            )));
+        }
+        file.batch("COMMIT")?;
+        let connection = file.connection.take();
+        if let Some(Err((_, error))) = connection.map(Connection::close) {
+            return Err(fault("close", &file.path, error));
+        }
+        super::sql::publish(&file.temporary, &file.path)
+    }
+}
+
+impl File {
+    fn connection(&self) -> Result<&Connection> {
+        self.connection.as_ref().ok_or_else(|| Error::internal("the SQLite file is closed already"))
+    }
+
+    fn batch(&self, sql: &str) -> Result<()> {
+        self.connection()?.execute_batch(sql).map_err(|error| fault("write", &self.path, error))
+    }
+
+    fn load(&mut self, insert: &str, forms: &[Form], table: &str, rows: &mut Rows) -> Result<()> {
+        let mut insert =
+            self.connection()?.prepare(insert).map_err(|error| fault("write", &self.path, error))?;
+        while let Some(chunk) = rows.blocking_recv() {
+            insert_chunk(&mut insert, forms, table, &chunk?)?;
+        }
+        Ok(())
+    }
+}
+
+fn insert_chunk(insert: &mut Statement<'_>, forms: &[Form], table: &str, chunk: &Bytes) -> Result<()> {
+    let lines = chunk.strip_suffix(b"\n").unwrap_or(chunk);
+    if chunk.is_empty() {
+        return Ok(());
+    }
+    for line in lines.split(|byte| *byte == b'\n') {
+        let columns: Vec<&[u8]> = copy_text::columns(line).collect();
+        if columns.len() != forms.len().max(1) {
+            return Err(Error::internal(format!(
+                "a row of {table} has {} columns, the table has {}",
+                columns.len(),
+                forms.len()
+            )));
+        }
+        let bind = |insert: &mut Statement<'_>| -> rusqlite::Result<usize> {
+            for (index, form) in forms.iter().enumerate() {
+                insert.raw_bind_parameter(index + 1, form.value(columns[index]))?;
+            }
+            insert.raw_execute()
+        };
+        bind(insert).map_err(|error| {
+            Error::unavailable(format!("SQLite did not take a row of {table}: {}", code(&error)))
+        })?;
+    }
+    Ok(())
+}
+
+/// What SQLite says, without its message, which may quote values.
+fn code(error: &rusqlite::Error) -> String {
+    error.sqlite_error().map_or_else(|| "the row does not fit".into(), |error| error.to_string())
+}
+
+fn fault(doing: &str, path: &Path, error: rusqlite::Error) -> Error {
+    Error::unavailable(format!("cannot {doing} {}", path.display())).caused_by(error)
+}
+
+fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a file is written before it has its name; a leftover of a killed run is taken away.
+///
+/// # Errors
+/// `Refused` if `path` exists.
+pub(super) fn temporary_path(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        return Err(Error::refused(format!(
+            "{} exists already; name another file or remove it",
+            path.display()
+        )));
+    }
+    let name = path.file_name().ok_or_else(|| Error::usage(format!("{} names no file", path.display())))?;
+    let temporary = path.with_file_name(format!("{}.partial-{}", name.to_string_lossy(), std::process::id()));
+    let _ = std::fs::remove_file(&temporary);
+    Ok(temporary)
+}

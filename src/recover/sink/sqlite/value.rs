@@ -1,0 +1,116 @@
+//! PostgreSQL's texts as SQLite's values: exact, or left as text.
+
+use std::borrow::Cow;
+
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+
+use crate::codec::copy_text;
+use crate::model::Column;
+
+/// What a column's values become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Integer,
+    /// 0 or 1.
+    Bool,
+    Real,
+    /// Whatever must not be converted: numeric too, whose digits SQLite would round.
+    Text,
+    Blob,
+}
+
+impl Form {
+    /// By the type's oid; those of built-in types are fixed (`pg_type.dat`).
+    pub fn of(column: &Column) -> Form {
+        match column.type_oid {
+            20 | 21 | 23 | 26 => Form::Integer,
+            16 => Form::Bool,
+            700 | 701 => Form::Real,
+            17 => Form::Blob,
+            _ => Form::Text,
+        }
+    }
+
+    /// The declared type. A TEXT column never turns text into numbers.
+    pub fn affinity(self) -> &'static str {
+        match self {
+            Form::Integer | Form::Bool => "INTEGER",
+            Form::Real => "REAL",
+            Form::Text => "TEXT",
+            Form::Blob => "BLOB",
+        }
+    }
+
+    /// The value behind a column of a COPY line.
+    pub fn value(self, column: &[u8]) -> SqliteValue<'_> {
+        let Some(text) = copy_text::unescape(column) else { return SqliteValue::Own(Value::Null) };
+        let plain = std::str::from_utf8(&text).ok();
+        let own = match self {
+            Form::Integer => plain.and_then(|text| text.parse().ok()).map(Value::Integer),
+            Form::Bool => plain.map(|text| Value::Integer((text == "t").into())),
+            // NaN and the infinities stay text: SQLite would make NaN a NULL.
+            Form::Real => plain
+                .and_then(|text| text.parse().ok())
+                .filter(|number: &f64| number.is_finite())
+                .map(Value::Real),
+            Form::Blob => hex(&text).map(Value::Blob),
+            Form::Text => None,
+        };
+        own.map_or(SqliteValue::Text(text), SqliteValue::Own)
+    }
+}
+
+/// A value to bind.
+pub(super) enum SqliteValue<'a> {
+    Own(Value),
+    /// Text, or a BLOB if it is no UTF-8.
+    Text(Cow<'a, [u8]>),
+}
+
+impl ToSql for SqliteValue<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            SqliteValue::Own(value) => value.into(),
+            SqliteValue::Text(text) if std::str::from_utf8(text).is_ok() => ValueRef::Text(text),
+            SqliteValue::Text(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+/// The bytes behind bytea's hex output.
+fn hex(text: &[u8]) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix(b"\\x")?;
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+        _ => None,
+    };
+    digits.chunks(2).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(form: Form, column: &[u8]) -> Option<Value> {
+        match form.value(column) {
+            SqliteValue::Own(value) => Some(value),
+            SqliteValue::Text(_) => None,
+        }
+    }
+
+    #[test]
+    fn values_are_exact_or_text() {
+        assert_eq!(own(Form::Integer, b"-9223372036854775808"), Some(Value::Integer(i64::MIN)));
+        assert_eq!(own(Form::Bool, b"t"), Some(Value::Integer(1)));
+        assert_eq!(own(Form::Bool, b"f"), Some(Value::Integer(0)));
+        assert_eq!(own(Form::Real, b"1.5e300"), Some(Value::Real(1.5e300)));
+        for text in [&b"NaN"[..], b"Infinity", b"-Infinity"] {
+            assert_eq!(own(Form::Real, text), None);
+        }
+        assert_eq!(own(Form::Blob, b"\\\\x00ff"), Some(Value::Blob(vec![0, 255])));
+        assert_eq!(own(Form::Text, b"1.10"), None);
+        assert_eq!(own(Form::Text, b"\\N"), Some(Value::Null));
+    }
+}

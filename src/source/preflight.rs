@@ -1,0 +1,217 @@
+//! Looks whether a database can be protected, without changing anything.
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use super::inspect;
+use crate::connect::{Conninfo, Session, server_error};
+use crate::error::{Error, Result};
+use crate::model::schema::quote_ident;
+use crate::model::{Grade, Selection};
+use crate::pgtools::Tools;
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Preflight {
+    pub server_version: String,
+    pub findings: Vec<Finding>,
+    pub tables: Vec<TableGrade>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Capture could not start.
+    pub fatal: bool,
+    pub what: String,
+    /// The command or setting that mends it.
+    pub mend: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct TableGrade {
+    pub table: String,
+    /// `exact`, `insert-only` or `left out`.
+    pub grade: &'static str,
+    pub why: String,
+    pub mend: String,
+}
+
+impl Preflight {
+    pub fn is_ready(&self) -> bool {
+        self.findings.iter().all(|finding| !finding.fatal)
+    }
+}
+
+/// The oldest server that is supported: earlier ones cannot scan ranges of a table's pages, and
+/// their pgoutput carries no messages.
+const OLDEST_MAJOR: i32 = 14;
+
+/// Looks at the source.
+///
+/// # Errors
+/// `Unavailable` or `Refused` if it cannot be reached or does not let us in.
+pub async fn look(
+    source: &Conninfo,
+    tools: std::result::Result<&Tools, &Error>,
+    selection: &Selection,
+) -> Result<Preflight> {
+    let session = Session::connect_utf8(source, "check").await?;
+    let settings = Settings::read(&session).await?;
+    let mut findings = settings.findings();
+    match tools.map(|tools| tools.for_dump(settings.version as u32 / 10_000)) {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => findings.push(fatal(error.to_string(), "install PostgreSQL's client programs of that version")),
+        Err(error) => findings.push(fatal(error.to_string(), "install PostgreSQL's client programs")),
+    }
+    let inventory = inspect::inventory(&session, selection).await?;
+    findings.extend(not_owned(&session, &settings, &inventory).await?);
+    let mut tables: Vec<_> = inventory.tables.iter().map(grade).collect();
+    tables.extend(inventory.left_out.iter().map(|left_out| TableGrade {
+        table: left_out.table.clone(),
+        grade: "left out",
+        why: left_out.reason.clone(),
+        mend: String::new(),
+    }));
+    Ok(Preflight { server_version: settings.server_version, findings, tables })
+}
+
+fn grade(found: &inspect::FoundTable) -> TableGrade {
+    let advice = found.advice.clone();
+    let (why, mend) = advice.map_or_else(Default::default, |advice| (advice.why, advice.command));
+    let grade = match found.table.grade {
+        Grade::Exact => "exact",
+        Grade::InsertOnly => "insert-only",
+    };
+    TableGrade { table: found.table.display(), grade, why, mend }
+}
+
+fn fatal(what: impl Into<String>, mend: impl Into<String>) -> Finding {
+    Finding { fatal: true, what: what.into(), mend: mend.into() }
+}
+
+struct Settings {
+    server_version: String,
+    version: i32,
+    wal_level: String,
+    in_recovery: bool,
+    slots_free: i64,
+    senders_free: i64,
+    may_replicate: bool,
+    may_create: bool,
+    is_superuser: bool,
+    user: String,
+    database: String,
+    slot_limit: String,
+}
+
+/// `rds_replication` is how one managed service hands out the right.
+const SETTINGS: &str = "
+SELECT current_setting('server_version'), current_setting('server_version_num')::int4,
+       current_setting('wal_level'), pg_catalog.pg_is_in_recovery(),
+       current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_catalog.pg_replication_slots),
+       current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_catalog.pg_stat_replication),
+       r.rolreplication OR r.rolsuper OR EXISTS (
+           SELECT FROM pg_catalog.pg_roles g WHERE g.rolname IN ('rds_replication', 'cloudsqlreplica')
+              AND pg_catalog.pg_has_role(current_user, g.oid, 'MEMBER')),
+       pg_catalog.has_database_privilege(current_database(), 'CREATE'), r.rolsuper,
+       current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size')
+  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+
+impl Settings {
+    async fn read(client: &Client) -> Result<Settings> {
+        let row = client.query_one(SETTINGS, &[]).await;
+        let row = row.map_err(|error| server_error("cannot read the source's settings", error))?;
+        Ok(Settings {
+            server_version: row.get(0),
+            version: row.get(1),
+            wal_level: row.get(2),
+            in_recovery: row.get(3),
+            slots_free: row.get(4),
+            senders_free: row.get(5),
+            may_replicate: row.get(6),
+            may_create: row.get(7),
+            is_superuser: row.get(8),
+            user: row.get(9),
+            database: row.get(10),
+            slot_limit: row.get(11),
+        })
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if self.version / 10_000 < OLDEST_MAJOR {
+            found.push(fatal(
+                format!("PostgreSQL {} is older than {OLDEST_MAJOR}", self.server_version),
+                "upgrade the server",
+            ));
+        }
+        if self.in_recovery {
+            found.push(fatal("the server is a standby", "name its primary with --source"));
+        }
+        if self.wal_level != "logical" {
+            found.push(fatal(
+                format!("wal_level is {}, not logical", self.wal_level),
+                "ALTER SYSTEM SET wal_level = logical; then restart the server",
+            ));
+        }
+        if self.slots_free < 1 {
+            found.push(fatal(
+                "no replication slot is free",
+                "ALTER SYSTEM SET max_replication_slots = ...; then restart the server (or drop a slot that nobody uses)",
+            ));
+        } else if self.slots_free < 2 {
+            found.push(advice(
+                "only one replication slot is free; images of later tables need a second one for a moment",
+                "ALTER SYSTEM SET max_replication_slots = ...; then restart the server",
+            ));
+        }
+        if self.senders_free < 1 {
+            found.push(fatal(
+                "no walsender is free",
+                "ALTER SYSTEM SET max_wal_senders = ...; then restart the server",
+            ));
+        }
+        let user = quote_ident(&self.user);
+        if !self.may_replicate {
+            found.push(fatal(format!("{} may not replicate", self.user), format!("ALTER ROLE {user} REPLICATION;")));
+        }
+        if !self.may_create {
+            found.push(fatal(
+                format!("{} may not create publications in {}", self.user, self.database),
+                format!("GRANT CREATE ON DATABASE {} TO {user};", quote_ident(&self.database)),
+            ));
+        }
+        if self.slot_limit == "-1" {
+            found.push(advice(
+                "max_slot_wal_keep_size is unlimited: if capture stays away, the slot keeps log until the disk is full",
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '...'; SELECT pg_reload_conf();",
+            ));
+        }
+        found
+    }
+}
+
+fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
+    Finding { fatal: false, what: what.into(), mend: mend.into() }
+}
+
+/// Only its owner can put a table into a publication.
+async fn not_owned(client: &Client, settings: &Settings, inventory: &inspect::Inventory) -> Result<Option<Finding>> {
+    if settings.is_superuser {
+        return Ok(None);
+    }
+    let oids: Vec<u32> = inventory.tables.iter().map(|found| found.table.oid).collect();
+    let query = "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) \
+                 AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')";
+    let rows = client.query(query, &[&oids]).await;
+    let rows = rows.map_err(|error| server_error("cannot read who owns the tables", error))?;
+    let foreign: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
+    let named = inventory.tables.iter().filter(|found| foreign.contains(&found.table.oid));
+    let names: Vec<_> = named.map(|found| found.table.display()).take(5).collect();
+    Ok((!names.is_empty()).then(|| {
+        fatal(
+            format!("{} does not own {} tables, such as {}", settings.user, foreign.len(), names.join(", ")),
+            format!("GRANT the owner's role TO {};, or leave them out with --exclude", quote_ident(&settings.user)),
+        )
+    }))
+}
