@@ -1,0 +1,71 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::history::image::{BlockKind, Packs};
+use crate::history::{FORMAT, Identity, Source};
+
+fn history() -> (tempfile::TempDir, History) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("history");
+    History::prepare(&root).unwrap();
+    let identity = Identity {
+        format: FORMAT,
+        id: "0123456789abcdef0123456789abcdef".into(),
+        created: PgTime(0),
+        backwhen: "test".into(),
+        source: Source { connection: String::new(), system_identifier: "1".into(), database: "d".into() },
+        include: Vec::new(),
+        exclude: Vec::new(),
+    };
+    let history = History::found(&root, identity).unwrap();
+    (folder, history)
+}
+
+fn store(history: &History, catalog: &Arc<Catalog>, raw: &[u8]) -> BlockId {
+    let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>).unwrap();
+    let id = packs.put(BlockKind::Other, raw).unwrap();
+    packs.finish().unwrap();
+    catalog.synchronise(history).unwrap();
+    id
+}
+
+#[test]
+fn it_is_made_anew_when_it_is_gone_stale_or_damaged() {
+    let (_folder, history) = history();
+    let catalog = Arc::new(Catalog::open(&history).unwrap());
+    let id = store(&history, &catalog, b"rows");
+    let place = catalog.locate(&id).unwrap();
+    assert!(place.is_some());
+    drop(catalog);
+    let path = history.root().join(FILE);
+    for content in [None, Some(&b"this is no database at all, not even a bad one"[..]), Some(b"")] {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+        }
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        assert_eq!(Catalog::open(&history).unwrap().locate(&id).unwrap(), place, "{content:?}");
+    }
+}
+
+#[test]
+fn it_forgets_what_is_gone_and_finds_what_lies_in_another_pack_too() {
+    let (_folder, history) = history();
+    let catalog = Arc::new(Catalog::open(&history).unwrap());
+    let id = store(&history, &catalog, b"rows");
+    let place = catalog.locate(&id).unwrap().unwrap();
+    std::fs::remove_file(history.packs_folder().join(format!("{}.pack", place.pack))).unwrap();
+    catalog.synchronise(&history).unwrap();
+    assert_eq!(catalog.locate(&id).unwrap(), None);
+}
+
+#[test]
+fn a_newer_catalog_is_put_away() {
+    let (_folder, history) = history();
+    drop(Catalog::open(&history).unwrap());
+    let newer = Connection::open(history.root().join(FILE)).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    drop(newer);
+    assert!(Catalog::open(&history).unwrap().checkpoints().unwrap().is_empty());
+}
