@@ -73,7 +73,9 @@ impl ServerFault {
             "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => {
                 Kind::Unavailable
             }
-            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("58") => Kind::Unavailable,
+            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("58") => {
+                Kind::Unavailable
+            }
             _ => Kind::Refused,
         }
     }

@@ -162,7 +162,11 @@ fn read_message(body: &[u8]) -> Option<StreamMessage<'_>> {
             let (wal_end, rest) = take_number(rest)?;
             let (time, rest) = take_number(rest)?;
             let reply_requested = *rest.first()? != 0;
-            Some(StreamMessage::Keepalive { wal_end: Lsn(wal_end), time: PgTime(time.cast_signed()), reply_requested })
+            Some(StreamMessage::Keepalive {
+                wal_end: Lsn(wal_end),
+                time: PgTime(time.cast_signed()),
+                reply_requested,
+            })
         }
         _ => None,
     }
@@ -197,7 +201,8 @@ mod tests {
         body.extend(b"xyz");
         assert_eq!(read_message(&body), Some(StreamMessage::Data { start: Lsn(9), bytes: b"xyz" }));
         let keepalive = [b'k', 0, 0, 0, 0, 0, 0, 1, 0, 255, 255, 255, 255, 255, 255, 255, 255, 1];
-        let expected = StreamMessage::Keepalive { wal_end: Lsn(256), time: PgTime(-1), reply_requested: true };
+        let expected =
+            StreamMessage::Keepalive { wal_end: Lsn(256), time: PgTime(-1), reply_requested: true };
         assert_eq!(read_message(&keepalive), Some(expected));
     }
 
@@ -213,7 +218,10 @@ mod tests {
     #[test]
     fn confirms_only_what_is_durable() {
         let message = status_message(Lsn(3), Lsn(2), PgTime(1));
-        assert_eq!(message[..25], [b'r', 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(
+            message[..25],
+            [b'r', 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2]
+        );
         assert_eq!(message[33], 0);
     }
 }
