@@ -34,6 +34,14 @@ pub async fn connect(info: &Conninfo, purpose: &str) -> Result<Session> {
 }
 
 impl Session {
+    /// As [`connect`].
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn connect(info: &Conninfo, purpose: &str) -> Result<Session> {
+        connect(info, purpose).await
+    }
+
     /// Opens a session whose text is UTF-8, converted by the server. For catalogs and statements,
     /// not for COPY: a SQL_ASCII database would hand over, or take, bytes that are no UTF-8.
     ///

@@ -92,7 +92,7 @@ impl ReplicationClient {
                     Err(fault) => complaint = complaint.or(Some(fault)),
                 },
                 Ok(Answer::Message(Message::ErrorResponse(body))) => {
-                    complaint = Some(StreamFault::Server(ServerFault::from_response(&body)));
+                    complaint = Some(StreamFault::Server(ServerFault::from_fields(body.fields())));
                 }
                 Ok(Answer::Message(Message::ReadyForQuery(_))) => return complaint.map_or(Ok(rows), Err),
                 Ok(_) => {}
@@ -135,7 +135,7 @@ impl ReplicationClient {
             match self.wire.answer().await.map_err(StreamFault::Broken)? {
                 Answer::CopyBoth => return Ok(()),
                 Answer::Message(Message::ErrorResponse(body)) => {
-                    return Err(StreamFault::Server(ServerFault::from_response(&body)));
+                    return Err(StreamFault::Server(ServerFault::from_fields(body.fields())));
                 }
                 Answer::Message(Message::ReadyForQuery(_)) => return Err(StreamFault::Ended),
                 Answer::Message(_) => {}

@@ -19,6 +19,8 @@ pub enum StreamFault {
     /// database: a gap. `pg_replication_slots.wal_status` tells more.
     SlotUnusable(ServerFault),
     SlotExists(ServerFault),
+    /// A publication did not exist at this point of the log. Up to version 17 the server ends the
+    /// stream with an error, later it warns and leaves changes out.
     PublicationMissing(ServerFault),
     /// Creating a slot waits for all running transactions; one of them took too long.
     LockTimeout(ServerFault),

@@ -66,6 +66,8 @@ impl ReplicationLogin<'_> {
             ("replication", "database"),
             ("application_name", self.application_name),
             ("wal_sender_timeout", WAL_SENDER_TIMEOUT),
+            // A stream's warnings matter; see `ReplicationStream::next`.
+            ("client_min_messages", "warning"),
         ];
         parameters.extend(info.setting("options").map(|options| ("options", options)));
         parameters.extend(PINNED_SETTINGS);
@@ -79,7 +81,7 @@ async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
     loop {
         match wire.answer().await.map_err(Failure::Unreachable)? {
             Answer::Message(Message::ErrorResponse(body)) => {
-                return Err(Failure::Server(ServerFault::from_response(&body)));
+                return Err(Failure::Server(ServerFault::from_fields(body.fields())));
             }
             Answer::Message(Message::NoticeResponse(_)) => {}
             Answer::Message(message) => return Ok(message),
