@@ -20,8 +20,12 @@ pub fn end_point_digest(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
         | rfc5912::SHA_1_WITH_RSA_ENCRYPTION
         | rfc5912::SHA_256_WITH_RSA_ENCRYPTION
         | rfc5912::ECDSA_WITH_SHA_256 => Some(Sha256::digest(der).to_vec()),
-        rfc5912::SHA_384_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_384 => Some(Sha384::digest(der).to_vec()),
-        rfc5912::SHA_512_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_512 => Some(Sha512::digest(der).to_vec()),
+        rfc5912::SHA_384_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_384 => {
+            Some(Sha384::digest(der).to_vec())
+        }
+        rfc5912::SHA_512_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_512 => {
+            Some(Sha512::digest(der).to_vec())
+        }
         _ => None,
     }
 }
@@ -73,9 +77,9 @@ fn common_name_oid() -> ObjectIdentifier {
 /// Letter case aside; `*.` at the front stands for one label of a name.
 fn name_matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {
-        Some(domain) if host.parse::<IpAddr>().is_err() => {
-            host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(domain))
-        }
+        Some(domain) if host.parse::<IpAddr>().is_err() => host
+            .split_once('.')
+            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(domain)),
         Some(_) => false,
         None => pattern.eq_ignore_ascii_case(host),
     }

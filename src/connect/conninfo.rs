@@ -67,8 +67,10 @@ impl Conninfo {
             })?,
         };
         let home = lookup("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-        let passfile_path =
-            settings.get("passfile").map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".pgpass")));
+        let passfile_path = settings
+            .get("passfile")
+            .map(PathBuf::from)
+            .or_else(|| home.as_ref().map(|home| home.join(".pgpass")));
         Ok(Conninfo {
             hosts: hosts::from_settings(&settings)?,
             dbname: settings.get("dbname").unwrap_or(&user).to_owned(),
@@ -76,8 +78,18 @@ impl Conninfo {
             passfile: Arc::new(passfile_path.as_deref().map(Passfile::read).unwrap_or_default()),
             passfile_path,
             ssl_mode: ssl_mode(&settings)?,
-            channel_binding: choice(&settings, "channel_binding", choices::CHANNEL_BINDINGS, ChannelBinding::Prefer)?,
-            session_attrs: choice(&settings, "target_session_attrs", choices::SESSION_ATTRS, SessionAttrs::Any)?,
+            channel_binding: choice(
+                &settings,
+                "channel_binding",
+                choices::CHANNEL_BINDINGS,
+                ChannelBinding::Prefer,
+            )?,
+            session_attrs: choice(
+                &settings,
+                "target_session_attrs",
+                choices::SESSION_ATTRS,
+                SessionAttrs::Any,
+            )?,
             timeout: timeout(&settings)?,
             home,
             settings,
@@ -219,7 +231,9 @@ fn ssl_mode(settings: &Settings) -> Result<SslMode> {
     }
     match choice(settings, "sslmode", choices::SSL_MODES, SslMode::VerifyFull)? {
         SslMode::VerifyFull => Ok(SslMode::VerifyFull),
-        _ => Err(Error::usage("sslrootcert=system needs sslmode=verify-full; a weaker mode would prove nothing")),
+        _ => Err(Error::usage(
+            "sslrootcert=system needs sslmode=verify-full; a weaker mode would prove nothing",
+        )),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::message::backend::ErrorResponseBody;
+use postgres_protocol::message::backend::ErrorFields;
 use tokio_postgres::error::DbError;
 
 use crate::error::{Error, Kind};
@@ -25,10 +25,10 @@ impl ServerFault {
         std::error::Error::source(error)?.downcast_ref()
     }
 
-    pub(crate) fn from_response(body: &ErrorResponseBody) -> ServerFault {
+    /// Takes the fields of an error or a notice.
+    pub(crate) fn from_fields(mut fields: ErrorFields<'_>) -> ServerFault {
         let mut fault = ServerFault::default();
         let (mut schema, mut table) = (None, None);
-        let mut fields = body.fields();
         // A field that cannot be read ends the list; what came before it still tells most.
         while let Ok(Some(field)) = fields.next() {
             let text = || String::from_utf8_lossy(field.value_bytes()).into_owned();
@@ -73,7 +73,9 @@ impl ServerFault {
             "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => {
                 Kind::Unavailable
             }
-            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("58") => Kind::Unavailable,
+            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("58") => {
+                Kind::Unavailable
+            }
             _ => Kind::Refused,
         }
     }

@@ -50,7 +50,9 @@ impl fmt::Display for Host {
 /// # Errors
 /// Usage, if the lists do not fit together or an address or port is none.
 pub fn from_settings(settings: &Settings) -> Result<Vec<Host>> {
-    let list = |keyword| -> Vec<&str> { settings.get(keyword).map(|list| list.split(',').collect()).unwrap_or_default() };
+    let list = |keyword| -> Vec<&str> {
+        settings.get(keyword).map(|list| list.split(',').collect()).unwrap_or_default()
+    };
     let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
     let count = names.len().max(addresses.len()).max(1);
     let fits = |list: &[&str]| list.is_empty() || list.len() == count;
@@ -62,7 +64,8 @@ pub fn from_settings(settings: &Settings) -> Result<Vec<Host>> {
             ports.len()
         )));
     }
-    let at = |list: &[&str], index: usize| list.get(index).map(|item| item.trim().to_owned()).unwrap_or_default();
+    let at =
+        |list: &[&str], index: usize| list.get(index).map(|item| item.trim().to_owned()).unwrap_or_default();
     (0..count)
         .map(|index| {
             let port = if ports.len() == 1 { at(&ports, 0) } else { at(&ports, index) };

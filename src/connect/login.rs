@@ -90,7 +90,10 @@ async fn try_address<L: Login>(
         Err(failure) if encryption == SslMode::Allow && no_entry(&failure) => {
             try_once(info, login, host, address, second, encryption).await.map_err(|_| failure)
         }
-        Err(failure) if encryption == SslMode::Prefer && (no_entry(&failure) || matches!(failure, Failure::Tls(_))) => {
+        Err(failure)
+            if encryption == SslMode::Prefer
+                && (no_entry(&failure) || matches!(failure, Failure::Tls(_))) =>
+        {
             try_once(info, login, host, address, None, encryption).await.map_err(|_| failure)
         }
         outcome => outcome,
@@ -133,7 +136,12 @@ async fn try_once<L: Login>(
     }
 }
 
-async fn encrypt(transport: Transport, tls: &Tls, host: &Host, encryption: SslMode) -> Result<Transport, Failure> {
+async fn encrypt(
+    transport: Transport,
+    tls: &Tls,
+    host: &Host,
+    encryption: SslMode,
+) -> Result<Transport, Failure> {
     let Transport::Tcp(mut stream) = transport else { return Ok(transport) };
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
@@ -142,8 +150,16 @@ async fn encrypt(transport: Transport, tls: &Tls, host: &Host, encryption: SslMo
     match stream.read_u8().await.map_err(Failure::Unreachable)? {
         b'S' => {}
         b'N' if encryption < SslMode::Require => return Ok(Transport::Tcp(stream)),
-        b'N' => return Err(Failure::Tls("the server offers no TLS; set ssl=on there or lower sslmode".to_owned())),
-        _ => return Err(Failure::Login("what answers there is not PostgreSQL; look at host and port".to_owned())),
+        b'N' => {
+            return Err(Failure::Tls(
+                "the server offers no TLS; set ssl=on there or lower sslmode".to_owned(),
+            ));
+        }
+        _ => {
+            return Err(Failure::Login(
+                "what answers there is not PostgreSQL; look at host and port".to_owned(),
+            ));
+        }
     }
     let (stream, binding) =
         tls.handshake(&host.name, stream).await.map_err(|error| Failure::Tls(error.to_string()))?;

@@ -27,7 +27,9 @@ impl Passfile {
         }
         if metadata.permissions().mode() & 0o077 != 0 {
             let path = path.display();
-            tracing::warn!("the password file {path} was not used, since others may read it: chmod 0600 {path}");
+            tracing::warn!(
+                "the password file {path} was not used, since others may read it: chmod 0600 {path}"
+            );
             return Passfile::default();
         }
         match std::fs::read_to_string(path) {
@@ -49,7 +51,10 @@ impl Passfile {
         let port = port.to_string();
         let wanted = [host, port.as_str(), dbname, user];
         let matches = |line: &&Line| {
-            line.fields.iter().zip(wanted).all(|(field, wanted)| field.as_ref().is_none_or(|field| field == wanted))
+            line.fields
+                .iter()
+                .zip(wanted)
+                .all(|(field, wanted)| field.as_ref().is_none_or(|field| field == wanted))
         };
         self.lines.iter().find(matches).map(|line| line.password.as_str())
     }
@@ -68,7 +73,10 @@ fn parse_line(line: &str) -> Option<Line> {
     }
     let [host, port, dbname, user, password] = <[String; 5]>::try_from(parts).ok()?;
     let field = |text: String| (text != "*").then(|| unescape(&text));
-    Some(Line { fields: [field(host), field(port), field(dbname), field(user)], password: unescape(&password) })
+    Some(Line {
+        fields: [field(host), field(port), field(dbname), field(user)],
+        password: unescape(&password),
+    })
 }
 
 fn unescape(text: &str) -> String {
@@ -106,7 +114,8 @@ mod tests {
     fn passes_over_a_file_that_others_may_read() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "*:*:*:*:pw\n").unwrap();
-        let mode = |mode| std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let mode =
+            |mode| std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
         mode(0o600);
         assert_eq!(Passfile::read(file.path()).password("h", 1, "d", "u"), Some("pw"));
         mode(0o640);

@@ -4,7 +4,7 @@
 /// are found only by their full path. `row_security=off` makes a read that a policy would thin out
 /// an error instead of a silent loss.
 pub const PINNED_SETTINGS: &[(&str, &str)] = &[
-    ("datestyle", "ISO"),
+    ("datestyle", "ISO, MDY"),
     ("intervalstyle", "postgres"),
     ("extra_float_digits", "3"),
     ("timezone", "UTC"),

@@ -18,7 +18,8 @@ pub fn fill(settings: &mut Settings, lookup: Lookup<'_>) -> Result<()> {
         return Ok(());
     };
     settings.replace("service", name.clone());
-    let own = settings.get("servicefile").map(PathBuf::from).or_else(|| lookup("PGSERVICEFILE").map(PathBuf::from));
+    let own =
+        settings.get("servicefile").map(PathBuf::from).or_else(|| lookup("PGSERVICEFILE").map(PathBuf::from));
     let named = own.is_some();
     let home = lookup("HOME").map(|home| PathBuf::from(home).join(".pg_service.conf"));
     let mut files: Vec<PathBuf> = own.or(home).into_iter().collect();
@@ -27,7 +28,9 @@ pub fn fill(settings: &mut Settings, lookup: Lookup<'_>) -> Result<()> {
     }
     match lookup("PGSYSCONFDIR") {
         Some(folder) => files.push(PathBuf::from(folder).join("pg_service.conf")),
-        None => files.extend(SYSTEM_FOLDERS.iter().map(|folder| PathBuf::from(folder).join("pg_service.conf"))),
+        None => {
+            files.extend(SYSTEM_FOLDERS.iter().map(|folder| PathBuf::from(folder).join("pg_service.conf")))
+        }
     }
     for file in files.iter().filter(|file| file.exists()) {
         let text = std::fs::read_to_string(file)
@@ -54,9 +57,9 @@ fn fill_from_text(text: &str, name: &str, place: &str, settings: &mut Settings) 
             }
             found = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) == Some(name);
         } else if found {
-            let (keyword, value) = line
-                .split_once('=')
-                .ok_or_else(|| Error::usage(format!("{place}:{number}: a line of a service is keyword=value")))?;
+            let (keyword, value) = line.split_once('=').ok_or_else(|| {
+                Error::usage(format!("{place}:{number}: a line of a service is keyword=value"))
+            })?;
             if keyword.trim() == "service" {
                 return Err(Error::usage(format!("{place}:{number}: a service cannot name another service")));
             }
@@ -70,7 +73,8 @@ fn fill_from_text(text: &str, name: &str, place: &str, settings: &mut Settings) 
 mod tests {
     use super::*;
 
-    const FILE: &str = "# ours\n[other]\nhost=wrong\n\n[prod]\nhost=db\nport = 77\npassword=x\n[late]\nhost=no\n";
+    const FILE: &str =
+        "# ours\n[other]\nhost=wrong\n\n[prod]\nhost=db\nport = 77\npassword=x\n[late]\nhost=no\n";
 
     #[test]
     fn fills_only_what_was_not_said() {

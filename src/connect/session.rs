@@ -1,9 +1,7 @@
 //! Ordinary sessions: SQL and COPY.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 
-use tokio::task::JoinHandle;
 use tokio_postgres::config::{self, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 
@@ -19,8 +17,6 @@ use crate::error::Result;
 /// A session with the pinned settings. It ends when it is dropped.
 pub struct Session {
     client: Client,
-    /// Moves the bytes; ends by itself once the client is gone.
-    _driver: Arc<JoinHandle<()>>,
     encoding: String,
 }
 
@@ -38,6 +34,14 @@ pub async fn connect(info: &Conninfo, purpose: &str) -> Result<Session> {
 }
 
 impl Session {
+    /// As [`connect`].
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn connect(info: &Conninfo, purpose: &str) -> Result<Session> {
+        connect(info, purpose).await
+    }
+
     /// Opens a session whose text is UTF-8, converted by the server. For catalogs and statements,
     /// not for COPY: a SQL_ASCII database would hand over, or take, bytes that are no UTF-8.
     ///
@@ -84,14 +88,15 @@ impl Login for SessionLogin<'_> {
     async fn login(&self, info: &Conninfo, host: &Host, transport: Transport) -> Result<Session, Failure> {
         let (client, connection) =
             self.config(info, host).connect_raw(transport, Finished).await.map_err(failure)?;
-        let driver = tokio::spawn(async move {
+        // Moves the bytes; ends by itself once the client is gone.
+        tokio::spawn(async move {
             if let Err(error) = connection.await {
                 // Whoever uses the client gets an error too; this tells the reason.
                 let reason = server_error("a database session ended", error);
                 tracing::debug!("{reason}");
             }
         });
-        let session = Session { client, _driver: Arc::new(driver), encoding: String::new() };
+        let session = Session { client, encoding: String::new() };
         self.settle(info, session).await
     }
 }
@@ -147,8 +152,14 @@ pub(crate) fn suits(wanted: SessionAttrs, in_recovery: bool, read_only: bool) ->
         SessionAttrs::Primary => !in_recovery,
         SessionAttrs::Standby => in_recovery,
     };
-    let word = || super::choices::SESSION_ATTRS.iter().find(|(_, attrs)| *attrs == wanted).map_or("", |(word, _)| word);
-    if fits { Ok(()) } else { Err(Failure::Login(format!("the server is not what target_session_attrs={} wants", word()))) }
+    let word = || {
+        super::choices::SESSION_ATTRS.iter().find(|(_, attrs)| *attrs == wanted).map_or("", |(word, _)| word)
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(Failure::Login(format!("the server is not what target_session_attrs={} wants", word())))
+    }
 }
 
 /// Sorts an error during the login; the server's DETAIL and CONTEXT are left out.
@@ -164,7 +175,9 @@ fn failure(error: tokio_postgres::Error) -> Failure {
         Some(cause) if !text.starts_with("authentication") => {
             Failure::Unreachable(std::io::Error::new(cause.kind(), text))
         }
-        _ if error.is_closed() => Failure::Unreachable(std::io::Error::other("the server closed the connection")),
+        _ if error.is_closed() => {
+            Failure::Unreachable(std::io::Error::other("the server closed the connection"))
+        }
         _ if text.contains("password missing") => Failure::Login(NO_PASSWORD.to_owned()),
         _ => Failure::Login(text),
     }

@@ -126,9 +126,10 @@ impl Settings {
 
     /// The settings with their environment variables.
     pub fn with_variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        KEYWORDS.iter().filter(|(_, variable, _)| !variable.is_empty()).filter_map(|(keyword, variable, _)| {
-            self.get(keyword).map(|value| (*variable, value))
-        })
+        KEYWORDS
+            .iter()
+            .filter(|(_, variable, _)| !variable.is_empty())
+            .filter_map(|(keyword, variable, _)| self.get(keyword).map(|value| (*variable, value)))
     }
 
     /// Keywords and values in a fixed order.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, version};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, version};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -41,9 +42,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier::new(proof(info)?, algorithms)));
         let config = match client_certificate(info)? {
-            Some((chain, key)) => builder
-                .with_client_auth_cert(chain, key)
-                .context(Kind::Usage, || "the client certificate and its key (sslcert, sslkey) do not fit".to_owned())?,
+            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
             None => builder.with_no_client_auth(),
         };
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
@@ -53,7 +52,11 @@ impl Tls {
     ///
     /// # Errors
     /// If the server's certificate does not do, or the server breaks off.
-    pub async fn handshake(&self, host: &str, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Option<Vec<u8>>)> {
+    pub async fn handshake(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, Option<Vec<u8>>)> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let stream = self.connector.connect(name, stream).await?;
@@ -73,7 +76,9 @@ fn proof(info: &Conninfo) -> Result<Proof> {
     let file = info.setting("sslrootcert").map(PathBuf::from).or_else(|| info.home_file("root.crt"));
     let file = file.filter(|file| file.exists());
     match (mode, file) {
-        (SslMode::Disable | SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => Ok(Proof::Nothing),
+        (SslMode::Disable | SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => {
+            Ok(Proof::Nothing)
+        }
         (SslMode::VerifyCa | SslMode::VerifyFull, None) => Err(Error::usage(format!(
             "sslmode={} needs the certificate of an authority; put it into ~/.postgresql/root.crt, name it in \
              sslrootcert, or give sslrootcert=system to trust what this machine trusts",
@@ -103,25 +108,29 @@ fn system_roots() -> Result<RootCertStore> {
     Ok(roots)
 }
 
-type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn client_certificate(info: &Conninfo) -> Result<Option<ClientCertificate>> {
+fn client_certificate(info: &Conninfo) -> Result<Option<CertifiedKey>> {
     let named = info.setting("sslcert").map(PathBuf::from);
     let default = || info.home_file("postgresql.crt").filter(|file| file.exists());
     let Some(file) = named.or_else(default) else { return Ok(None) };
     let key = info.setting("sslkey").map(PathBuf::from).or_else(|| info.home_file("postgresql.key"));
-    let key = key.ok_or_else(|| Error::usage("the client certificate in sslcert has no key; name it in sslkey"))?;
+    let key =
+        key.ok_or_else(|| Error::usage("the client certificate in sslcert has no key; name it in sslkey"))?;
     let chain = certificates(&file, "sslcert")?;
-    let key = PrivateKeyDer::from_pem_file(&key).context(Kind::Usage, || {
-        format!("could not read an unencrypted PEM key from {} (sslkey)", key.display())
-    })?;
-    Ok(Some((chain, key)))
+    let problem = || format!("could not read an unencrypted PEM key from {} (sslkey)", key.display());
+    let secret = PrivateKeyDer::from_pem_file(&key).context(Kind::Usage, problem)?;
+    let secret =
+        ring::default_provider().key_provider.load_private_key(secret).context(Kind::Usage, problem)?;
+    let own = CertifiedKey::new(chain, secret);
+    // Other errors only say that rustls cannot read the certificate, which the server may well do.
+    if matches!(own.keys_match(), Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch))) {
+        return Err(Error::usage(format!("the key {} does not belong to {}", key.display(), file.display())));
+    }
+    Ok(Some(own))
 }
 
 fn certificates(file: &PathBuf, keyword: &str) -> Result<Vec<CertificateDer<'static>>> {
     let problem = || format!("could not read PEM certificates from {} ({keyword})", file.display());
-    let found: Vec<_> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .context(Kind::Usage, problem)?;
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).context(Kind::Usage, problem)?;
     if found.is_empty() { Err(Error::usage(problem())) } else { Ok(found) }
 }

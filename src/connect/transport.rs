@@ -87,7 +87,8 @@ async fn open_socket(path: &Path) -> io::Result<UnixStream> {
 /// A server that vanished without a word is noticed after about two minutes, not two hours.
 fn keep_alive(stream: &TcpStream, info: &Conninfo) -> io::Result<()> {
     let number = |keyword| info.setting(keyword).and_then(|text| text.trim().parse::<u32>().ok());
-    let seconds = |keyword, default| Duration::from_secs(number(keyword).filter(|n| *n > 0).unwrap_or(default).into());
+    let seconds =
+        |keyword, default| Duration::from_secs(number(keyword).filter(|n| *n > 0).unwrap_or(default).into());
     let socket = SockRef::from(stream);
     if number("keepalives") != Some(0) {
         let keepalive = TcpKeepalive::new()

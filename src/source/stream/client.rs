@@ -24,7 +24,8 @@ pub struct SystemIdentity {
     pub flushed: Lsn,
 }
 
-/// A connection in `replication=database` mode with the pinned settings.
+/// A connection in `replication=database` mode with the pinned settings. A call that is dropped
+/// before it is done leaves an answer under way; then drop the client too.
 pub struct ReplicationClient {
     pub(super) wire: Wire,
     version: u32,
@@ -91,7 +92,7 @@ impl ReplicationClient {
                     Err(fault) => complaint = complaint.or(Some(fault)),
                 },
                 Ok(Answer::Message(Message::ErrorResponse(body))) => {
-                    complaint = Some(StreamFault::Server(ServerFault::from_response(&body)));
+                    complaint = Some(StreamFault::Server(ServerFault::from_fields(body.fields())));
                 }
                 Ok(Answer::Message(Message::ReadyForQuery(_))) => return complaint.map_or(Ok(rows), Err),
                 Ok(_) => {}
@@ -112,7 +113,12 @@ impl ReplicationClient {
     /// # Errors
     /// With [`StreamFault`] as cause: locked, if another connection has the slot; refused, if it is
     /// gone or cannot be streamed from.
-    pub async fn start(mut self, slot: &str, from: Lsn, options: &[(&str, &str)]) -> Result<ReplicationStream> {
+    pub async fn start(
+        mut self,
+        slot: &str,
+        from: Lsn,
+        options: &[(&str, &str)],
+    ) -> Result<ReplicationStream> {
         let outcome = self.begin(&start_command(slot, from, options)).await;
         match outcome {
             Ok(()) => Ok(ReplicationStream::new(self.wire, self.place, slot.to_owned())),
@@ -129,7 +135,7 @@ impl ReplicationClient {
             match self.wire.answer().await.map_err(StreamFault::Broken)? {
                 Answer::CopyBoth => return Ok(()),
                 Answer::Message(Message::ErrorResponse(body)) => {
-                    return Err(StreamFault::Server(ServerFault::from_response(&body)));
+                    return Err(StreamFault::Server(ServerFault::from_fields(body.fields())));
                 }
                 Answer::Message(Message::ReadyForQuery(_)) => return Err(StreamFault::Ended),
                 Answer::Message(_) => {}
@@ -146,8 +152,10 @@ impl ReplicationClient {
 }
 
 fn start_command(slot: &str, from: Lsn, options: &[(&str, &str)]) -> String {
-    let options: Vec<_> =
-        options.iter().map(|(name, value)| format!("{} {}", quoted(name, '"'), quoted(value, '\''))).collect();
+    let options: Vec<_> = options
+        .iter()
+        .map(|(name, value)| format!("{} {}", quoted(name, '"'), quoted(value, '\'')))
+        .collect();
     let list = if options.is_empty() { String::new() } else { format!(" ({})", options.join(", ")) };
     format!("START_REPLICATION SLOT {} LOGICAL {from}{list}", quoted(slot, '"'))
 }

@@ -9,13 +9,18 @@ use crate::error::{Error, Kind};
 #[derive(Debug)]
 pub enum StreamFault {
     /// Another connection streams from the slot: wait for it.
-    SlotActive { pid: Option<u32>, server: ServerFault },
+    SlotActive {
+        pid: Option<u32>,
+        server: ServerFault,
+    },
     /// There is no such slot: a gap.
     SlotMissing(ServerFault),
     /// The slot exists and cannot be streamed from, for it was invalidated, or belongs to another
     /// database: a gap. `pg_replication_slots.wal_status` tells more.
     SlotUnusable(ServerFault),
     SlotExists(ServerFault),
+    /// A publication did not exist at this point of the log. Up to version 17 the server ends the
+    /// stream with an error, later it warns and leaves changes out.
     PublicationMissing(ServerFault),
     /// Creating a slot waits for all running transactions; one of them took too long.
     LockTimeout(ServerFault),
@@ -90,7 +95,9 @@ impl StreamFault {
             }
             StreamFault::SlotMissing(_) => (
                 Kind::Refused,
-                format!("the slot {slot:?} is gone from {place}; what happened since is a gap in the history"),
+                format!(
+                    "the slot {slot:?} is gone from {place}; what happened since is a gap in the history"
+                ),
             ),
             StreamFault::SlotUnusable(_) => (
                 Kind::Refused,
@@ -105,7 +112,9 @@ impl StreamFault {
             ),
             StreamFault::PublicationMissing(_) => (
                 Kind::Refused,
-                format!("a publication that the slot {slot:?} at {place} is to stream does not exist; create it first"),
+                format!(
+                    "a publication that the slot {slot:?} at {place} is to stream does not exist; create it first"
+                ),
             ),
             StreamFault::LockTimeout(_) => (
                 Kind::Unavailable,
@@ -114,13 +123,16 @@ impl StreamFault {
                      oldest xact_start in pg_stat_activity, and try again once it has ended"
                 ),
             ),
-            StreamFault::Server(server) => (server.kind(), format!("the replication connection to {place} failed")),
+            StreamFault::Server(server) => {
+                (server.kind(), format!("the replication connection to {place} failed"))
+            }
             StreamFault::Broken(_) => {
                 (Kind::Unavailable, format!("the replication connection to {place} broke; connect again"))
             }
-            StreamFault::Ended => {
-                (Kind::Unavailable, format!("{place} ended the stream, as a server does that shuts down; connect again"))
-            }
+            StreamFault::Ended => (
+                Kind::Unavailable,
+                format!("{place} ended the stream, as a server does that shuts down; connect again"),
+            ),
         };
         Error::new(kind, message).caused_by(self)
     }

@@ -27,21 +27,30 @@ pub struct ReplicationLogin<'a> {
 impl Login for ReplicationLogin<'_> {
     type Session = ReplicationClient;
 
-    async fn login(&self, info: &Conninfo, host: &Host, transport: Transport) -> Result<ReplicationClient, Failure> {
+    async fn login(
+        &self,
+        info: &Conninfo,
+        host: &Host,
+        transport: Transport,
+    ) -> Result<ReplicationClient, Failure> {
         let mut wire = Wire::new(transport);
         self.startup(info, &mut wire).await.map_err(Failure::Unreachable)?;
         authenticate(info, info.password(host), &mut wire).await?;
         let (version, encoding) = until_ready(&mut wire).await?;
         let mut client = ReplicationClient::new(wire, version, format!("{host}/{}", info.dbname()));
-        let mut ask = async |sql: &str| client.ask(sql).await.map_err(|fault| Failure::Login(fault.to_string()));
+        let mut ask =
+            async |sql: &str| client.ask(sql).await.map_err(|fault| Failure::Login(fault.to_string()));
         // Bytes must pass as the database holds them.
         ask(&format!("SET client_encoding = {}", quoted(&encoding, '\''))).await?;
         ask(NEWER_TIMERS).await?;
         if info.session_attrs() != SessionAttrs::Any {
-            let question = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
+            let question =
+                "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
             let rows = ask(question).await?;
             let is = |column: usize, word: &str| {
-                rows.first().and_then(|row| row.get(column)).is_some_and(|value| value.as_deref() == Some(word))
+                rows.first()
+                    .and_then(|row| row.get(column))
+                    .is_some_and(|value| value.as_deref() == Some(word))
             };
             suits(info.session_attrs(), is(0, "t"), is(1, "on"))?;
         }
@@ -57,6 +66,8 @@ impl ReplicationLogin<'_> {
             ("replication", "database"),
             ("application_name", self.application_name),
             ("wal_sender_timeout", WAL_SENDER_TIMEOUT),
+            // A stream's warnings matter; see `ReplicationStream::next`.
+            ("client_min_messages", "warning"),
         ];
         parameters.extend(info.setting("options").map(|options| ("options", options)));
         parameters.extend(PINNED_SETTINGS);
@@ -70,7 +81,7 @@ async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
     loop {
         match wire.answer().await.map_err(Failure::Unreachable)? {
             Answer::Message(Message::ErrorResponse(body)) => {
-                return Err(Failure::Server(ServerFault::from_response(&body)));
+                return Err(Failure::Server(ServerFault::from_fields(body.fields())));
             }
             Answer::Message(Message::NoticeResponse(_)) => {}
             Answer::Message(message) => return Ok(message),
@@ -85,13 +96,16 @@ async fn authenticate(info: &Conninfo, password: Option<&str>, wire: &mut Wire) 
         Message::AuthenticationOk => return without_binding(info),
         Message::AuthenticationCleartextPassword => {
             without_binding(info)?;
-            send(wire, |out| frontend::password_message(password()?.as_bytes(), out).map_err(Failure::Unreachable))
-                .await?;
+            send(wire, |out| {
+                frontend::password_message(password()?.as_bytes(), out).map_err(Failure::Unreachable)
+            })
+            .await?;
         }
         Message::AuthenticationMd5Password(body) => {
             without_binding(info)?;
             let hash = md5_hash(info.user().as_bytes(), password()?.as_bytes(), body.salt());
-            send(wire, |out| frontend::password_message(hash.as_bytes(), out).map_err(Failure::Unreachable)).await?;
+            send(wire, |out| frontend::password_message(hash.as_bytes(), out).map_err(Failure::Unreachable))
+                .await?;
         }
         Message::AuthenticationSasl(body) => scram(info, password()?, &body, wire).await?,
         _ => {

@@ -26,7 +26,12 @@ impl ReplicationClient {
     /// # Errors
     /// With [`super::StreamFault`] as cause: unavailable after `lock_timeout`, refused if a slot of
     /// this name exists or the server takes no more slots.
-    pub async fn create_slot(&mut self, name: &str, failover: bool, lock_timeout: Duration) -> Result<CreatedSlot> {
+    pub async fn create_slot(
+        &mut self,
+        name: &str,
+        failover: bool,
+        lock_timeout: Duration,
+    ) -> Result<CreatedSlot> {
         let command = create_command(name, self.server_version(), false, failover);
         self.create(name, &command, lock_timeout).await
     }
@@ -83,7 +88,12 @@ mod tests {
             (12, false, true, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput EXPORT_SNAPSHOT"),
             (14, true, false, "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"),
             (16, false, true, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'export')"),
-            (17, false, true, "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)"),
+            (
+                17,
+                false,
+                true,
+                "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)",
+            ),
         ] {
             assert_eq!(create_command("s", version, temporary, failover), expected);
         }

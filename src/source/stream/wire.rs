@@ -51,6 +51,10 @@ impl Wire {
     /// `UnexpectedEof`, if the server has closed the connection.
     pub async fn read(&mut self) -> io::Result<()> {
         self.drop_current();
+        if self.input.is_empty() && self.input.capacity() > LARGEST_RESERVE {
+            // One huge value should not hold its memory for the rest of the stream.
+            self.input = BytesMut::new();
+        }
         if self.input.capacity() - self.input.len() < LOW {
             let missing = self.header()?.map_or(0, |(_, length)| length.saturating_sub(self.input.len()));
             self.input.reserve(missing.clamp(RESERVE, LARGEST_RESERVE));
@@ -87,7 +91,8 @@ impl Wire {
     /// `InvalidData`, if it is none.
     pub fn parse(&self) -> io::Result<Message> {
         let mut frame = BytesMut::from(&self.input[..self.current]);
-        Message::parse(&mut frame)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "half a message"))
+        Message::parse(&mut frame)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "half a message"))
     }
 
     /// Waits for the next message.
@@ -141,7 +146,10 @@ impl Wire {
         let Some(header) = Header::parse(&self.input)? else { return Ok(None) };
         let length = usize::try_from(header.len()).unwrap_or(usize::MAX).saturating_add(1);
         if length > LARGEST_FRAME {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is longer than any that PostgreSQL sends"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a message is longer than any that PostgreSQL sends",
+            ));
         }
         Ok(Some((header.tag(), length)))
     }
