@@ -66,10 +66,10 @@ start_server() {
     as_server initdb -D "$WORK/server/data" -U postgres -A trust -E UTF8 --no-sync >"$WORK/server.log"
     # shellcheck disable=SC2046,SC2086  # one word, one setting
     as_server postgres -D "$WORK/server/data" $(printf -- '-c %s ' $settings) >>"$WORK/server.log" 2>&1 </dev/null &
-    SERVER=$!
     for _ in $(seq 100); do
+        # The server's own number, not that of the shell around it.
+        SERVER=$(head -n 1 "$WORK/server/data/postmaster.pid" 2>/dev/null || true)
         pg_isready -q && return 0
-        kill -0 "$SERVER" 2>/dev/null || break
         sleep 0.1
     done
     cat "$WORK/server.log" >&2
@@ -132,7 +132,8 @@ start_traffic() {
 }
 
 stop_traffic() {
-    kill -INT "$TRAFFIC" 2>/dev/null || true
+    # Not SIGINT: a shell without job control lets its background processes ignore that.
+    kill -TERM "$TRAFFIC" 2>/dev/null || true
     wait "$TRAFFIC" 2>/dev/null || true
     TRAFFIC=""
     ! grep -i error "$WORK/traffic.log" || die "the traffic met an error"
@@ -147,7 +148,7 @@ start_capture() {
 }
 
 stop_capture() {
-    kill -INT "$CAPTURE"
+    kill -TERM "$CAPTURE"
     wait "$CAPTURE" || die "capture did not end cleanly: $(cat "$WORK/capture.log")"
     CAPTURE=""
 }
