@@ -83,7 +83,8 @@ fn segments(history: &History, progress: &dyn Progress, verified: &mut Verified)
 fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
     progress.phase("reading schemas", 0, Unit::Bytes);
     let folder = history.schemas_folder();
-    let entries = fs::read_dir(&folder).context(Kind::Unavailable, || format!("cannot read {}", folder.display()))?;
+    let entries =
+        fs::read_dir(&folder).context(Kind::Unavailable, || format!("cannot read {}", folder.display()))?;
     for path in entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()) {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if !matches!(extension, Some("dump" | "sql")) {
@@ -106,7 +107,8 @@ fn is_named_for_its_bytes(path: &Path) -> bool {
 /// Manifests, and that all they name is there.
 fn manifests(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
     let folder = history.root().join("checkpoints");
-    let entries = fs::read_dir(&folder).context(Kind::Unavailable, || format!("cannot read {}", folder.display()))?;
+    let entries =
+        fs::read_dir(&folder).context(Kind::Unavailable, || format!("cannot read {}", folder.display()))?;
     let mut paths: Vec<_> = entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     paths.sort();
@@ -153,13 +155,19 @@ fn links(
                 continue;
             }
         };
-        let missing = index.iter().filter(|block| !matches!(directory.locate(&block.id), Ok(Some(_)))).count();
+        let missing =
+            index.iter().filter(|block| !matches!(directory.locate(&block.id), Ok(Some(_)))).count();
         if missing > 0 {
-            verified.faults.push(format!("checkpoint {}: {missing} blocks of {name} are missing", checkpoint.id));
+            verified
+                .faults
+                .push(format!("checkpoint {}: {missing} blocks of {name} are missing", checkpoint.id));
         }
         let rows: u64 = index.iter().map(|block| block.rows).sum();
         if rows != entry.image.rows {
-            verified.faults.push(format!("checkpoint {}: the index of {name} has another number of rows", checkpoint.id));
+            verified.faults.push(format!(
+                "checkpoint {}: the index of {name} has another number of rows",
+                checkpoint.id
+            ));
         }
     }
 }

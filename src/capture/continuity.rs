@@ -46,7 +46,12 @@ pub async fn check(
     let server = client.identify_system().await?;
     inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
     if server.timeline != epoch.timeline {
-        tracing::warn!("the source is on timeline {}; epoch {} began on {}", server.timeline, epoch.number, epoch.timeline);
+        tracing::warn!(
+            "the source is on timeline {}; epoch {} began on {}",
+            server.timeline,
+            epoch.number,
+            epoch.timeline
+        );
     }
     let session = Session::connect_utf8(source, "capture").await?;
     let failed = |error| server_error("cannot look at the replication slot", error);
@@ -112,7 +117,10 @@ mod tests {
     fn each_fault_is_a_loss_and_nothing_else_is() {
         assert_eq!(decide(&healthy(), "s"), Continuity::Whole);
         assert_eq!(decide(&Facts { confirmed: Some(Lsn(90)), ..healthy() }, "s"), Continuity::Whole);
-        assert_eq!(decide(&Facts { wal_status: Some("unreserved".into()), ..healthy() }, "s"), Continuity::Whole);
+        assert_eq!(
+            decide(&Facts { wal_status: Some("unreserved".into()), ..healthy() }, "s"),
+            Continuity::Whole
+        );
         let faults = [
             Facts { slot_exists: false, ..healthy() },
             Facts { wal_status: Some("lost".into()), ..healthy() },

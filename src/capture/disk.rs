@@ -23,7 +23,11 @@ pub struct Disk {
 
 impl Disk {
     /// Starts the thread; it ends when `blocks` is dropped, or with the first error.
-    pub fn start(writer: Writer, durable: &Arc<watch::Sender<Lsn>>, sealer: mpsc::UnboundedSender<PathBuf>) -> Disk {
+    pub fn start(
+        writer: Writer,
+        durable: &Arc<watch::Sender<Lsn>>,
+        sealer: mpsc::UnboundedSender<PathBuf>,
+    ) -> Disk {
         let (blocks, receiver) = mpsc::channel(BLOCKS_WAITING);
         let news = Arc::clone(durable);
         let thread = tokio::task::spawn_blocking(move || write(writer, receiver, &news, &sealer));

@@ -84,7 +84,9 @@ impl Board {
         self.update(|live| {
             let before = live.state;
             let Some(after) = before.after(event) else {
-                stepped = Err(Error::internal(format!("{event:?} cannot happen while {before:?}; please report this")));
+                stepped = Err(Error::internal(format!(
+                    "{event:?} cannot happen while {before:?}; please report this"
+                )));
                 return;
             };
             if after != before {

@@ -16,11 +16,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch as news};
+use tokio::sync::{mpsc, oneshot, watch as news};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Conninfo;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::epoch::GapStart;
 use crate::history::journal::Writer;
@@ -31,7 +31,7 @@ use crate::pgtools::Tools;
 use crate::progress::Silent;
 use crate::protect::{Access, begin};
 use crate::source::publication::Publications;
-use crate::source::stream::ReplicationClient;
+use crate::source::stream::{ReplicationClient, ReplicationStream};
 use continuity::Continuity;
 use disk::Disk;
 use live::Board;
@@ -142,35 +142,55 @@ impl Capture<'_> {
 
     /// One connection, from finding the journal's end to the end of the stream.
     async fn once(&mut self, streamed: &mut bool) -> Result<Ended> {
-        let epoch = self.history.current_epoch()?;
-        let (folder, id) = (self.history.journal_folder(), self.history.identity().id_bytes()?);
-        let opened = tokio::task::spawn_blocking(move || Writer::open(&folder, id, epoch.number, epoch.start)).await;
-        let (writer, recovered) = opened.context(Kind::Internal, || "the writing thread failed".into())??;
-        recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
-        let _ = recovered.unsealed.into_iter().try_for_each(|path| self.sealer.send(path));
-        let frontier = recovered.frontier;
-
-        let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
-        let continuity = continuity::check(self.history, &epoch_of(self.history)?, self.source, &mut client, frontier).await?;
-        let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
-        let board = self.board.get_or_insert(first).clone();
-        if let Continuity::Lost(cause) = continuity {
-            drop(writer);
-            self.begin_again(&board, cause).await?;
-            return Err(Error::unavailable("a new epoch was begun; connecting to its slot"));
-        }
-        let until = self.until().await?;
-        let slot = self.history.identity().slot();
-        let names = Publications::of_slot(&slot).option();
-        let options = [("proto_version", "1"), ("publication_names", names.as_str()), ("messages", "true")];
-        let stream = client.start(&slot, frontier, &options).await?;
-        board.step(Event::StreamOpened, format!("streaming from {frontier}"))?;
+        let stop = self.stop.clone();
+        let opened = tokio::select! {
+            opened = self.open() => opened?,
+            () = stop.cancelled() => return Ok(Ended::Stopped),
+        };
         *streamed = true;
+        self.follow(opened).await
+    }
 
-        let (durable, _) = news::channel(frontier);
-        let durable = Arc::new(durable);
+    /// Opens the journal and the stream at its end; after a loss, behind a new image.
+    async fn open(&mut self) -> Result<Opened> {
+        loop {
+            let epoch = self.history.current_epoch()?;
+            let (folder, id) = (self.history.journal_folder(), self.history.identity().id_bytes()?);
+            let (number, start) = (epoch.number, epoch.start);
+            let opened = tokio::task::spawn_blocking(move || Writer::open(&folder, id, number, start)).await;
+            let (writer, recovered) =
+                opened.context(Kind::Internal, || "the writing thread failed".into())??;
+            recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
+            let _ = recovered.unsealed.into_iter().try_for_each(|path| self.sealer.send(path));
+            let frontier = recovered.frontier;
+
+            let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
+            let continuity =
+                continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
+            let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
+            let board = self.board.get_or_insert(first).clone();
+            if let Continuity::Lost(cause) = continuity {
+                drop(writer);
+                self.begin_again(&board, cause).await?;
+                continue;
+            }
+            let slot = self.history.identity().slot();
+            let names = Publications::of_slot(&slot).option();
+            let options =
+                [("proto_version", "1"), ("publication_names", names.as_str()), ("messages", "true")];
+            let stream = client.start(&slot, frontier, &options).await?;
+            board.step(Event::StreamOpened, format!("streaming from {frontier}"))?;
+            return Ok(Opened { stream, writer, frontier, board });
+        }
+    }
+
+    /// Pumps, while the watcher keeps the source company.
+    async fn follow(&self, opened: Opened) -> Result<Ended> {
+        let Opened { stream, writer, frontier, board } = opened;
+        let durable = Arc::new(news::channel(frontier).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
+        let (first_beat, beaten) = oneshot::channel();
         let watcher = watch::Watcher {
             history: self.history.clone(),
             source: self.source.clone(),
@@ -180,36 +200,37 @@ impl Capture<'_> {
             heartbeat: self.options.heartbeat,
             jobs: self.options.jobs,
         };
-        let watcher = tokio::spawn(watcher.run(watching.clone()));
-        let ended = Pump::new(stream, frontier, disk, &board).run(until, &self.stop).await;
+        let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
+        let (until, known) = news::channel(None);
+        let deciding = tokio::spawn(decide_until(self.options.until, self.source.clone(), beaten, until));
+        let ended = Pump::new(stream, frontier, disk, &board).run(known, &self.stop).await;
         watching.cancel();
+        deciding.abort();
         let _ = watcher.await;
         ended
     }
 
-    /// Where this run ends, as a position. To be caught up, a heartbeat is written: it commits
-    /// after everything that had committed, so it also decides every time up to now.
-    async fn until(&self) -> Result<stream::Until> {
-        match self.options.until {
-            Until::Stopped => Ok(None),
-            Until::Lsn(lsn) => Ok(Some(lsn)),
-            Until::CaughtUp => watch::beat_once(self.source).await.map(|lsn| Some(Lsn(lsn.0 + 1))),
-        }
-    }
-
     /// Records the gap and begins a new epoch behind it.
     async fn begin_again(&self, board: &Board, cause: String) -> Result<()> {
-        tracing::error!("continuity is lost: {cause}; a new image of the source is taken, and the gap is recorded");
-        board.step(Event::ContinuityLost, cause.clone())?;
+        tracing::error!(
+            "continuity is lost: {cause}; a new image of the source is taken, and the gap is recorded"
+        );
+        if board.read().is_none_or(|live| live.state != State::Lost) {
+            board.step(Event::ContinuityLost, cause.clone())?;
+        }
         let catalog = Arc::new(Catalog::open(self.history)?);
         let timeline = Timeline::read(self.history, &catalog)?;
         let stretch = timeline.current()?;
         let time = stretch.window().map(|window| window.latest.time);
         let after = GapStart { epoch: stretch.epoch.number, lsn: stretch.frontier(), time };
         board.step(Event::ResyncBegun, cause.clone())?;
-        let access = Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };
+        let access =
+            Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };
         let checkpoint = begin::next_epoch(&access, self.history, catalog, cause, after).await?;
-        board.step(Event::ImageDone, format!("checkpoint {} begins epoch {}", checkpoint.id, checkpoint.epoch))?;
+        board.step(
+            Event::ImageDone,
+            format!("checkpoint {} begins epoch {}", checkpoint.id, checkpoint.epoch),
+        )?;
         Ok(())
     }
 
@@ -218,8 +239,40 @@ impl Capture<'_> {
     }
 }
 
-fn epoch_of(history: &History) -> Result<crate::history::epoch::Epoch> {
-    history.current_epoch()
+/// A stream at the journal's end.
+struct Opened {
+    stream: ReplicationStream,
+    writer: Writer,
+    frontier: Lsn,
+    board: Board,
+}
+
+/// Says where this run ends, once that is known. To be caught up is to hold everything that had
+/// committed, and to protect every table that there is: so the watcher looks once at the source's
+/// tables, and then a heartbeat is written, which commits after all that and so also decides every
+/// time up to now.
+async fn decide_until(
+    wanted: Until,
+    source: Conninfo,
+    beaten: oneshot::Receiver<()>,
+    until: news::Sender<Option<Lsn>>,
+) {
+    match wanted {
+        Until::Stopped => {}
+        Until::Lsn(lsn) => {
+            until.send_replace(Some(lsn));
+        }
+        Until::CaughtUp => {
+            let _ = beaten.await;
+            loop {
+                match watch::beat_once(&source).await {
+                    Ok(lsn) => break until.send_replace(Some(Lsn(lsn.0 + 1))),
+                    Err(error) => tracing::info!("the last heartbeat failed and is tried again: {error}"),
+                }
+                tokio::time::sleep(SHORTEST_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Puts a named moment into the source's log, with a sample of the sequences.
@@ -231,5 +284,5 @@ pub async fn mark(source: &Conninfo, name: &str) -> Result<Lsn> {
     let content = serde_json::to_string(&MarkSignal { name: name.to_owned() });
     let content = content.context(Kind::Internal, || "cannot write the mark".into())?;
     let session = crate::connect::Session::connect_utf8(source, "mark").await?;
-    watch::signal_once(&session, MARK, &content).await
+    watch::signal_once(&session, Some((MARK, &content))).await
 }

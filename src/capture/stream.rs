@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +40,8 @@ pub enum Ended {
     Reached,
 }
 
-/// Where to stop, if anywhere.
-pub type Until = Option<Lsn>;
+/// Where to stop, once that is known, if anywhere.
+pub type Until = watch::Receiver<Option<Lsn>>;
 
 pub struct Pump<'a> {
     stream: ReplicationStream,
@@ -104,7 +105,7 @@ impl<'a> Pump<'a> {
         let blocks = self.disk.blocks.clone();
         loop {
             let durable = *self.disk.durable.borrow_and_update();
-            if until.is_some_and(|until| durable >= until) {
+            if until.borrow().is_some_and(|until| durable >= until) {
                 return Ok(Ended::Reached);
             }
             if self.disk.blocks.is_closed() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{LeftOut, SequenceState};
-use crate::history::signal::{self, SequenceSample};
+use crate::history::signal::{self, HeartbeatSignal, SequenceSample};
 use crate::model::{Grade, Lsn, PgTime, Selection, Table};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
@@ -52,8 +52,10 @@ struct Memory {
 
 impl Watcher {
     /// Beats until cancelled. A failure costs a beat, never the capture.
-    pub async fn run(self, cancelled: CancellationToken) {
+    /// Says once that the first one is done, however it went.
+    pub async fn run(self, cancelled: CancellationToken, first: oneshot::Sender<()>) {
         let mut memory = Memory::default();
+        let mut first = Some(first);
         let mut session = None;
         loop {
             let beat = async {
@@ -72,6 +74,9 @@ impl Watcher {
                 },
                 () = cancelled.cancelled() => return,
             }
+            if let Some(first) = first.take() {
+                let _ = first.send(());
+            }
             tokio::select! {
                 () = tokio::time::sleep(self.heartbeat) => {}
                 () = cancelled.cancelled() => return,
@@ -80,17 +85,26 @@ impl Watcher {
     }
 
     async fn beat(&self, session: &Session, memory: &mut Memory) -> Result<()> {
-        let head = heartbeat(session, &mut memory.sequences).await?;
+        let due = memory.next_digest.is_none_or(|next| Instant::now() >= next);
+        let started = Instant::now();
+        let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
+        if due {
+            memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
+        }
+        let head = heartbeat(session, now.clone(), &mut memory.sequences).await?;
         self.board.update(|live| {
             live.source_head = Some(head);
             live.source_asked = Some(PgTime::from_utc(ambient::now()));
         });
-        if memory.next_digest.is_some_and(|next| Instant::now() < next) {
-            return Ok(());
+        match now {
+            Some(now) => self.follow_schema(session, memory, now).await,
+            None => Ok(()),
         }
-        let started = Instant::now();
-        let now = inspect::fingerprint(session).await?;
-        memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
+    }
+
+    /// Where the definitions are not those that the newest checkpoint knows: protects what is new,
+    /// and takes a checkpoint that knows them.
+    async fn follow_schema(&self, session: &Session, memory: &mut Memory, now: String) -> Result<()> {
         if memory.known.is_none() {
             memory.known = Some(self.newest_fingerprint().await?);
         }
@@ -172,7 +186,12 @@ impl Watcher {
     }
 }
 
-async fn publish(session: &Session, publications: &Publications, table: &Table, moved: Option<Grade>) -> Result<()> {
+async fn publish(
+    session: &Session,
+    publications: &Publications,
+    table: &Table,
+    moved: Option<Grade>,
+) -> Result<()> {
     if let Some(grade) = moved {
         publications.remove(session, table, grade).await?;
     }
@@ -181,7 +200,11 @@ async fn publish(session: &Session, publications: &Publications, table: &Table, 
 
 /// Writes a heartbeat, with what changed of the sequences since the last one; returns the end of
 /// the server's log.
-async fn heartbeat(session: &Session, before: &mut Option<BTreeMap<u32, SequenceState>>) -> Result<Lsn> {
+async fn heartbeat(
+    session: &Session,
+    fingerprint: Option<String>,
+    before: &mut Option<BTreeMap<u32, SequenceState>>,
+) -> Result<Lsn> {
     let sample = sequences::sample(session).await?;
     let now: BTreeMap<_, _> = sample.sequences.into_iter().map(|state| (state.oid, state)).collect();
     let changed = match &before {
@@ -198,7 +221,7 @@ async fn heartbeat(session: &Session, before: &mut Option<BTreeMap<u32, Sequence
             dropped: before.keys().filter(|oid| !now.contains_key(oid)).copied().collect(),
         },
     };
-    emit(session, signal::HEARTBEAT, "{}", &changed).await?;
+    emit(session, None, fingerprint, &changed).await?;
     *before = Some(now);
     head(session).await
 }
@@ -210,14 +233,16 @@ async fn heartbeat(session: &Session, before: &mut Option<BTreeMap<u32, Sequence
 /// `Unavailable` if the source fails.
 pub async fn beat_once(source: &Conninfo) -> Result<Lsn> {
     let session = Session::connect_utf8(source, "capture").await?;
-    signal_once(&session, signal::HEARTBEAT, "{}").await
+    signal_once(&session, None).await
 }
 
-/// Writes a message of ours with a whole sample of the sequences, in one transaction.
+/// Writes a heartbeat with all that it can hold, behind a message (prefix and content) if one is
+/// given, in one transaction.
 ///
 /// # Errors
 /// `Unavailable` if the source fails.
-pub async fn signal_once(session: &Session, prefix: &str, content: &str) -> Result<Lsn> {
+pub async fn signal_once(session: &Session, message: Option<(&str, &str)>) -> Result<Lsn> {
+    let fingerprint = inspect::fingerprint(session).await?;
     let sample = sequences::sample(session).await?;
     let sample = SequenceSample {
         sampled: sample.sampled,
@@ -225,17 +250,29 @@ pub async fn signal_once(session: &Session, prefix: &str, content: &str) -> Resu
         sequences: sample.sequences,
         dropped: Vec::new(),
     };
-    emit(session, prefix, content, &sample).await
+    emit(session, message, Some(fingerprint), &sample).await
 }
 
-async fn emit(session: &Session, prefix: &str, content: &str, sample: &SequenceSample) -> Result<Lsn> {
-    let sequences = serde_json::to_string(sample).context(Kind::Internal, || "cannot write a sample".into())?;
-    // One statement is one transaction. The sample goes first: whoever sees the signal has it.
-    let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)::text, \
-                            pg_catalog.pg_logical_emit_message(true, $3, $4)::text";
-    let row = session.query_one(statement, &[&signal::SEQUENCES, &sequences, &prefix, &content]).await;
+async fn emit(
+    session: &Session,
+    message: Option<(&str, &str)>,
+    fingerprint: Option<String>,
+    sample: &SequenceSample,
+) -> Result<Lsn> {
+    let unwritable = || "cannot write a heartbeat".to_owned();
+    let heartbeat =
+        serde_json::to_string(&HeartbeatSignal { fingerprint }).context(Kind::Internal, unwritable)?;
+    let sequences = serde_json::to_string(sample).context(Kind::Internal, unwritable)?;
+    let (prefix, content) = message.unwrap_or((signal::HEARTBEAT, &heartbeat));
+    // One statement is one transaction.
+    let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2), \
+                            pg_catalog.pg_logical_emit_message(true, $3, $4), \
+                            pg_catalog.pg_logical_emit_message(true, $5, $6)::text";
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&prefix, &content, &signal::HEARTBEAT, &heartbeat, &signal::SEQUENCES, &sequences];
+    let row = session.query_one(statement, &parameters).await;
     let row = row.map_err(|error| server_error("cannot write a heartbeat into the source's log", error))?;
-    parse_lsn(row.get(1))
+    parse_lsn(row.get(2))
 }
 
 async fn head(session: &Session) -> Result<Lsn> {

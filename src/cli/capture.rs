@@ -35,7 +35,10 @@ struct Captured {
 fn parse_until(text: &str) -> Result<Until, String> {
     match text {
         "caught-up" => Ok(Until::CaughtUp),
-        text => text.parse().map(Until::Lsn).map_err(|_| "write caught-up, or an LSN such as 0/16B3748".to_owned()),
+        text => text
+            .parse()
+            .map(Until::Lsn)
+            .map_err(|_| "write caught-up, or an LSN such as 0/16B3748".to_owned()),
     }
 }
 
@@ -43,8 +46,11 @@ impl Capture {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
         let source = self.source.of(&history)?;
-        let options =
-            Options { until: self.until.unwrap_or(Until::Stopped), heartbeat: self.heartbeat, jobs: self.jobs };
+        let options = Options {
+            until: self.until.unwrap_or(Until::Stopped),
+            heartbeat: self.heartbeat,
+            jobs: self.jobs,
+        };
         let lsn = capture::run(&history, &source, &at.tools()?, &options).await?;
         at.ui.result(&Captured { lsn }, || format!("captured up to {lsn}"))
     }

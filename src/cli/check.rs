@@ -55,7 +55,8 @@ pub async fn refuse_what_cannot_start(source: &Conninfo, tools: &Tools) -> Resul
         return Ok(());
     }
     let fatal = preflight.findings.iter().filter(|finding| finding.fatal);
-    let faults: Vec<_> = fatal.map(|finding| format!("{}; to mend: {}", finding.what, finding.mend)).collect();
+    let faults: Vec<_> =
+        fatal.map(|finding| format!("{}; to mend: {}", finding.what, finding.mend)).collect();
     Err(Error::refused(format!("the source is not ready:\n  - {}", faults.join("\n  - "))))
 }
 
@@ -64,7 +65,11 @@ fn describe(checked: &Checked) -> String {
     let mut text = format!("server   PostgreSQL {}\n", ui::printable(&preflight.server_version));
     for finding in &preflight.findings {
         let weight = if finding.fatal { "FAULT  " } else { "advice " };
-        text.push_str(&format!("{weight}  {}\n         to mend: {}\n", ui::printable(&finding.what), finding.mend));
+        text.push_str(&format!(
+            "{weight}  {}\n         to mend: {}\n",
+            ui::printable(&finding.what),
+            finding.mend
+        ));
     }
     let rows: Vec<_> = preflight
         .tables
@@ -73,6 +78,10 @@ fn describe(checked: &Checked) -> String {
         .collect();
     text.push('\n');
     text.push_str(&ui::table(&["table", "grade", "why", "to mend"], &rows));
-    text.push_str(if checked.ready { "\n\nready: capture could start" } else { "\n\nnot ready: capture could not start" });
+    text.push_str(if checked.ready {
+        "\n\nready: capture could start"
+    } else {
+        "\n\nnot ready: capture could not start"
+    });
     text
 }

@@ -43,7 +43,8 @@ fn file(arguments: &[OsString]) -> Result<Option<PathBuf>> {
 }
 
 fn read(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).context(Kind::Usage, || format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).context(Kind::Usage, || format!("cannot read {}", path.display()))?;
     text.parse().context(Kind::Usage, || format!("{} is not TOML", path.display()))
 }
 
@@ -113,9 +114,8 @@ mod tests {
     #[test]
     fn the_file_fills_in_what_the_command_line_leaves_out() {
         let command = applied("history = '/srv/shop'\n[recover]\njobs = 3\n").unwrap();
-        let matches = command
-            .try_get_matches_from(["backwhen", "recover", "--to", "latest", "--into", "x"])
-            .unwrap();
+        let matches =
+            command.try_get_matches_from(["backwhen", "recover", "--to", "latest", "--into", "x"]).unwrap();
         let (_, recover) = matches.subcommand().unwrap();
         assert_eq!(recover.get_one::<String>("history").map(String::as_str), Some("/srv/shop"));
         assert_eq!(recover.get_one::<usize>("jobs"), Some(&3));

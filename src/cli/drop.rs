@@ -24,7 +24,8 @@ impl Drop {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
         begin::leave(&history, &self.source.of(&history)?).await?;
-        let dropped = Dropped { slot: history.identity().slot(), history: history.root().display().to_string() };
+        let dropped =
+            Dropped { slot: history.identity().slot(), history: history.root().display().to_string() };
         at.ui.result(&dropped, || {
             format!(
                 "took slot and publications {} off the source; the history in {} is kept",

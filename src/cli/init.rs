@@ -43,7 +43,9 @@ struct Begun {
 pub fn named_source(source: Option<&str>) -> Result<Conninfo> {
     let named = ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE", "PGPORT"];
     if source.is_none() && named.iter().all(|name| std::env::var_os(name).is_none()) {
-        return Err(Error::usage("no source is named; name it with --source 'host=... dbname=...', or BACKWHEN_SOURCE"));
+        return Err(Error::usage(
+            "no source is named; name it with --source 'host=... dbname=...', or BACKWHEN_SOURCE",
+        ));
     }
     Conninfo::parse(source.unwrap_or_default())
 }

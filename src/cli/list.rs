@@ -91,7 +91,16 @@ fn checkpoints(at: &Surroundings, rows: Vec<CheckpointRow>) -> Result<()> {
             let origin = format!("{:?}", it.origin).to_lowercase();
             let label = it.label.clone().unwrap_or_default();
             let (new, total) = (ui::bytes(it.bytes_new), ui::bytes(it.bytes_total));
-            vec![it.id.clone(), it.time.to_string(), it.lsn.to_string(), origin, it.rows.to_string(), new, total, label]
+            vec![
+                it.id.clone(),
+                it.time.to_string(),
+                it.lsn.to_string(),
+                origin,
+                it.rows.to_string(),
+                new,
+                total,
+                label,
+            ]
         };
         let rows: Vec<_> = shown.iter().map(cells).collect();
         ui::table(&["id", "time", "lsn", "origin", "rows", "new", "total", "label"], &rows)
@@ -99,7 +108,9 @@ fn checkpoints(at: &Surroundings, rows: Vec<CheckpointRow>) -> Result<()> {
 }
 
 fn tables(at: &Surroundings, history: &History, catalog: &Catalog) -> Result<()> {
-    let Some(newest) = catalog.checkpoints()?.pop() else { return at.ui.list::<TableShown>(&[], String::new) };
+    let Some(newest) = catalog.checkpoints()?.pop() else {
+        return at.ui.list::<TableShown>(&[], String::new);
+    };
     let checkpoint = history.read_checkpoint(&newest.id)?;
     let show = |entry: &crate::history::checkpoint::TableEntry| TableShown {
         table: entry.table.display(),
@@ -168,7 +179,8 @@ fn gaps(at: &Surroundings, timeline: &Timeline) -> Result<()> {
         let edge = |edge: Option<crate::history::timeline::Edge>| {
             edge.map_or_else(|| "?".to_owned(), |edge| format!("{} {}", edge.time, edge.lsn))
         };
-        let rows: Vec<_> = gaps.iter().map(|gap| vec![edge(gap.from), edge(gap.to), gap.cause.clone()]).collect();
+        let rows: Vec<_> =
+            gaps.iter().map(|gap| vec![edge(gap.from), edge(gap.to), gap.cause.clone()]).collect();
         ui::table(&["from", "to", "cause"], &rows)
     })
 }

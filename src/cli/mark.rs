@@ -42,8 +42,15 @@ impl Mark {
         let lsn = capture::mark(&self.source.of(&history)?, &self.name).await?;
         let marked = Marked { name: self.name, lsn, captured: history.capture_is_running() };
         if !marked.captured {
-            at.ui.say("no capture is running: the mark is in the source's log and comes in with the next capture");
+            at.ui.say(
+                "no capture is running: the mark is in the source's log and comes in with the next capture",
+            );
         }
-        at.ui.result(&marked, || format!("mark {:?} set after {}; recover to it with --to 'mark:{}'", marked.name, marked.lsn, marked.name))
+        at.ui.result(&marked, || {
+            format!(
+                "mark {:?} set after {}; recover to it with --to 'mark:{}'",
+                marked.name, marked.lsn, marked.name
+            )
+        })
     }
 }

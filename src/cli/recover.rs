@@ -19,7 +19,13 @@ pub struct Recover {
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
     to: String,
     /// A connection string to an empty database, sqlite:FILE, sql:FILE or sql:- for standard output
-    #[arg(long, value_name = "TARGET", env = "BACKWHEN_INTO", required_unless_present = "dry_run", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TARGET",
+        env = "BACKWHEN_INTO",
+        required_unless_present = "dry_run",
+        hide_env_values = true
+    )]
     into: Option<String>,
     /// Make the database first
     #[arg(long)]
@@ -103,7 +109,11 @@ fn describe_plan(plan: &Plan) -> String {
         plan.segments
     );
     for inexact in &plan.inexact {
-        text.push_str(&format!("\nnot exact    {}: {}", ui::printable(&inexact.what), ui::printable(&inexact.why)));
+        text.push_str(&format!(
+            "\nnot exact    {}: {}",
+            ui::printable(&inexact.what),
+            ui::printable(&inexact.why)
+        ));
     }
     for note in &plan.notes {
         text.push_str(&format!("\nnote         {}", ui::printable(note)));
@@ -114,7 +124,11 @@ fn describe_plan(plan: &Plan) -> String {
 fn describe(report: &Report) -> String {
     let phases: Vec<_> =
         report.phases.iter().map(|phase| format!("{} {:.2} s", phase.name, phase.seconds)).collect();
-    let proof = if report.proved { "proved: every table's digest agrees" } else { "not proved: this target cannot be read back" };
+    let proof = if report.proved {
+        "proved: every table's digest agrees"
+    } else {
+        "not proved: this target cannot be read back"
+    };
     format!(
         "{}\nfrom         checkpoint {} and {} transactions\nrecovered    {} rows in {} tables; {proof}\ntook         {:.2} s ({})",
         describe_moment(&report.moment),

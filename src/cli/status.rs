@@ -136,9 +136,8 @@ impl Status {
         let window = timeline.window();
         let mut inexact = newest.as_ref().map(|newest| newest.inexact.clone()).unwrap_or_default();
         let tables = newest.as_ref().map(|newest| &newest.tables[..]).unwrap_or_default();
-        inexact.extend(tables.iter().filter(|entry| entry.table.grade == Grade::InsertOnly).map(|entry| Inexact {
-            what: entry.table.display(),
-            why: "inserts only: it has no replica identity".into(),
+        inexact.extend(tables.iter().filter(|entry| entry.table.grade == Grade::InsertOnly).map(|entry| {
+            Inexact { what: entry.table.display(), why: "inserts only: it has no replica identity".into() }
         }));
         let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
         unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
@@ -199,7 +198,8 @@ fn standing(running: bool, live: Option<&Live>, asked: Option<&Asked>, slot: &st
 fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&Asked>, live: Option<&Live>) -> Lag {
     let head = asked.map(|asked| asked.head).or_else(|| live.and_then(|live| live.source_head));
     let bytes = head.map(|head| head.bytes_since(frontier));
-    let behind = window.map(|window| PgTime::from_utc(ambient::now()).seconds_since(window.latest.time).max(0.0));
+    let behind =
+        window.map(|window| PgTime::from_utc(ambient::now()).seconds_since(window.latest.time).max(0.0));
     Lag { bytes, seconds: if bytes == Some(0) { Some(0.0) } else { behind } }
 }
 
@@ -247,7 +247,11 @@ fn nagios(shown: &Shown) -> (u8, String) {
 }
 
 fn describe(shown: &Shown) -> String {
-    let mut text = format!("state        {}  ({})\n", format!("{:?}", shown.state).to_lowercase(), ui::printable(&shown.cause));
+    let mut text = format!(
+        "state        {}  ({})\n",
+        format!("{:?}", shown.state).to_lowercase(),
+        ui::printable(&shown.cause)
+    );
     match &shown.window {
         Some(window) => text.push_str(&format!(
             "window from  {}  {}\n         to  {}  {}\n",
@@ -262,10 +266,16 @@ fn describe(shown: &Shown) -> String {
         let edge = |edge: Option<crate::history::timeline::Edge>| {
             edge.map_or_else(|| "?".to_owned(), |edge| format!("{} ({})", edge.time, edge.lsn))
         };
-        text.push_str(&format!("gap          {} to {}: {}\n", edge(gap.from), edge(gap.to), ui::printable(&gap.cause)));
+        text.push_str(&format!(
+            "gap          {} to {}: {}\n",
+            edge(gap.from),
+            edge(gap.to),
+            ui::printable(&gap.cause)
+        ));
     }
     let lag_bytes = shown.lag.bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
-    let lag_seconds = shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
+    let lag_seconds =
+        shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
     text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
     let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
     let wal_status = shown.slot.wal_status.as_deref().unwrap_or("unknown");
@@ -280,13 +290,23 @@ fn describe(shown: &Shown) -> String {
         shown.marks
     ));
     if shown.schema_changed {
-        text.push_str("schema       changed since the newest checkpoint; capture is taking one that knows it\n");
+        text.push_str(
+            "schema       changed since the newest checkpoint; capture is taking one that knows it\n",
+        );
     }
     for left_out in &shown.unprotected {
-        text.push_str(&format!("unprotected  {}: {}\n", ui::printable(&left_out.table), ui::printable(&left_out.reason)));
+        text.push_str(&format!(
+            "unprotected  {}: {}\n",
+            ui::printable(&left_out.table),
+            ui::printable(&left_out.reason)
+        ));
     }
     for inexact in &shown.inexact {
-        text.push_str(&format!("not exact    {}: {}\n", ui::printable(&inexact.what), ui::printable(&inexact.why)));
+        text.push_str(&format!(
+            "not exact    {}: {}\n",
+            ui::printable(&inexact.what),
+            ui::printable(&inexact.why)
+        ));
     }
     text
 }

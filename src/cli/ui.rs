@@ -33,7 +33,8 @@ impl Ui {
             (false, 1, true) | (false, _, false) => "debug",
             _ => "trace",
         };
-        let filter = EnvFilter::try_from_env("BACKWHEN_LOG").unwrap_or_else(|_| EnvFilter::new(format!("backwhen={level}")));
+        let filter = EnvFilter::try_from_env("BACKWHEN_LOG")
+            .unwrap_or_else(|_| EnvFilter::new(format!("backwhen={level}")));
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(Talk);
         let started = match std::io::stderr().is_terminal() {
             true => log.without_time().try_init(),
@@ -140,14 +141,16 @@ pub fn bytes(count: u64) -> String {
 
 /// Rows under a head, in columns.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([head[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..head.len()).map(width).collect();
     let line = |cells: &[String]| {
-        let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<_> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         padded.join("  ").trim_end().to_owned()
     };
     let head: Vec<_> = head.iter().map(|cell| cell.to_uppercase()).collect();

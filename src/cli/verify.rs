@@ -39,7 +39,8 @@ impl Verify {
             };
             Ok::<_, crate::error::Error>((verified, proofs))
         });
-        let (verified, proofs) = work.await.context(Kind::Internal, || "the verifying thread failed".into())??;
+        let (verified, proofs) =
+            work.await.context(Kind::Internal, || "the verifying thread failed".into())??;
         let ok = verified.faults.is_empty() && proofs.iter().all(|proof| proof.differences.is_empty());
         let shown = Shown { ok, verified, proofs };
         at.ui.result(&shown, || describe(&shown))?;
@@ -77,6 +78,10 @@ fn describe(shown: &Shown) -> String {
             text.push_str(&format!("skipped   {}\n", ui::printable(skipped)));
         }
     }
-    text.push_str(if shown.ok { "all is well" } else { "the history is damaged; what is not named above is whole" });
+    text.push_str(if shown.ok {
+        "all is well"
+    } else {
+        "the history is damaged; what is not named above is whole"
+    });
     text
 }

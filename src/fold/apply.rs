@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::history::checkpoint::{Inexact, SequenceState};
 use crate::history::image::Blocks;
 use crate::history::journal::Event;
-use crate::history::signal::{self, SequenceSample};
+use crate::history::signal::{self, HeartbeatSignal, SequenceSample};
 use crate::model::change::OldTuple;
 use crate::model::{Lsn, Message, Relation, Table, Tuple};
 
@@ -30,7 +30,7 @@ pub(super) struct Applier {
     places: HashMap<u32, usize>,
     described: HashMap<u32, Described>,
     sequences: BTreeMap<u32, SequenceState>,
-    pub sampled: Lsn,
+    sampled: Lsn,
     pub transactions: u64,
     changes: u64,
     /// The transaction that is being applied, for messages.
@@ -38,6 +38,15 @@ pub(super) struct Applier {
     /// What, and why: a map so that each is said once.
     inexact: BTreeMap<(String, String), ()>,
     unwanted: Vec<u32>,
+    until: Lsn,
+    /// The definitions that the base knows.
+    fingerprint: String,
+    /// The last transaction that saw those definitions unchanged.
+    schema_known_at: Lsn,
+    /// The first one after it that saw others.
+    schema_changed_at: Option<Lsn>,
+    /// The last transaction that told a fingerprint.
+    schema_seen_at: Lsn,
     scratch: Option<Arc<TempDir>>,
     line: Vec<u8>,
     old_line: Vec<u8>,
@@ -64,6 +73,11 @@ impl Applier {
             current: request.base.lsn,
             inexact,
             unwanted: unwanted.iter().map(|entry| entry.table.oid).collect(),
+            until: request.until,
+            fingerprint: request.base.schema.fingerprint.clone(),
+            schema_known_at: request.base.schema.lsn,
+            schema_changed_at: None,
+            schema_seen_at: request.base.schema.lsn,
             scratch: None,
             line: Vec::new(),
             old_line: Vec::new(),
@@ -86,31 +100,39 @@ impl Applier {
             Message::Update { relation, old, new } => self.update(relation, old.as_ref(), &new)?,
             Message::Delete { relation, old } => self.delete(relation, &old)?,
             Message::Truncate { relations, .. } => self.truncate(&relations),
-            Message::Logical { prefix, content, .. } => {
-                self.logical(prefix, content)?;
-            }
+            Message::Logical { prefix, content, .. } => self.logical(prefix, content),
         }
         Ok(())
     }
 
-    /// Looks only for a sample of the sequences; says whether this was one.
-    pub fn sample_after(&mut self, event: Event<'_>) -> Result<bool> {
-        let Event::Message(bytes @ [b'M', ..]) = event else { return Ok(false) };
-        match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
-            Message::Logical { prefix, content, .. } => self.logical(prefix, content),
-            _ => Ok(false),
+    /// Looks only for what heartbeats tell.
+    pub fn look_after(&mut self, event: Event<'_>) -> Result<()> {
+        let Event::Message(bytes @ [b'M', ..]) = event else { return Ok(()) };
+        let message = pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))?;
+        if let Message::Logical { prefix, content, lsn, .. } = message {
+            self.current = lsn;
+            self.logical(prefix, content);
         }
+        Ok(())
     }
 
-    fn logical(&mut self, prefix: &[u8], content: &[u8]) -> Result<bool> {
+    /// Sequences and definitions were looked at after this position.
+    pub fn knows_at(&self, position: Lsn) -> bool {
+        self.sampled >= position && self.schema_seen_at >= position
+    }
+
+    fn logical(&mut self, prefix: &[u8], content: &[u8]) {
+        if prefix == signal::HEARTBEAT.as_bytes() {
+            self.heartbeat(content);
+        }
         if prefix != signal::SEQUENCES.as_bytes() {
-            return Ok(false);
+            return;
         }
         // Anybody may write such a message; one that is not ours tells nothing.
-        let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return Ok(false) };
+        let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return };
         // Two sessions may commit their samples in another order than they read them.
         if sample.sampled < self.sampled {
-            return Ok(false);
+            return;
         }
         if sample.complete {
             self.sequences.clear();
@@ -120,7 +142,17 @@ impl Applier {
             self.sequences.remove(gone);
         }
         self.sampled = sample.sampled;
-        Ok(true)
+    }
+
+    /// Notes whether the source's definitions were still those of the base.
+    fn heartbeat(&mut self, content: &[u8]) {
+        let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) else { return };
+        self.schema_seen_at = self.current;
+        if self.schema_changed_at.is_none() && seen == self.fingerprint {
+            self.schema_known_at = self.current;
+        } else if self.schema_changed_at.is_none() {
+            self.schema_changed_at = Some(self.current);
+        }
     }
 
     fn relation(&mut self, relation: &Relation) {
@@ -139,7 +171,10 @@ impl Applier {
     /// The table that a row belongs to; `None` if it does not matter.
     fn table(&mut self, relation: u32) -> Result<Option<(&mut FoldedTable, &Mapping)>> {
         let Some(described) = self.described.get_mut(&relation) else {
-            return Err(undecodable(format!("relation {relation} was not described before its row"), self.current));
+            return Err(undecodable(
+                format!("relation {relation} was not described before its row"),
+                self.current,
+            ));
         };
         self.inexact.extend(described.to_say.drain(..).map(|it| (it, ())));
         let (Some(mapping), Some(place)) = (&described.mapping, self.places.get(&relation)) else {
@@ -152,7 +187,8 @@ impl Applier {
     }
 
     fn insert(&mut self, relation: u32, new: &Tuple<'_>) -> Result<()> {
-        let (mut line, mut key, current) = (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
+        let (mut line, mut key, current) =
+            (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
         line.clear();
         if let Some((table, mapping)) = self.table(relation)? {
             mapping.push_line(new, &mut line).map_err(|error| undecodable(error, current))?;
@@ -198,7 +234,8 @@ impl Applier {
     }
 
     fn delete(&mut self, relation: u32, old: &OldTuple<'_>) -> Result<()> {
-        let (mut line, mut key, current) = (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
+        let (mut line, mut key, current) =
+            (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
         let (OldTuple::Key(tuple) | OldTuple::Full(tuple)) = old;
         line.clear();
         if let Some((table, mapping)) = self.table(relation)? {
@@ -236,13 +273,21 @@ impl Applier {
     }
 
     pub fn finish(self) -> Folded {
-        let inexact = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();
+        let mut inexact: Vec<_> = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();
+        if let Some(changed) = self.schema_changed_at {
+            let why = format!(
+                "definitions changed between {} and {changed}; they are recovered as they were at the former",
+                self.schema_known_at
+            );
+            inexact.push(Inexact { what: "schema".into(), why });
+        }
         Folded {
             tables: self.tables,
             sequences: self.sequences.into_values().collect(),
             sequences_sampled: self.sampled,
             transactions: self.transactions,
             changes: self.changes,
+            schema_unchanged: self.schema_changed_at.is_none() && self.schema_known_at >= self.until,
             inexact,
             _scratch: self.scratch,
         }
@@ -258,7 +303,9 @@ fn describe(table: &Table, relation: &Relation, at: Lsn) -> Described {
     let mut to_say: Vec<_> = mapping.differences.iter().map(schema).collect();
     let fits = identity_fits(table, relation);
     if !fits {
-        let why = format!("changed its replica identity (seen at {at}); its rows are recovered as they were before");
+        let why = format!(
+            "changed its replica identity (seen at {at}); its rows are recovered as they were before"
+        );
         to_say.push((what, why));
     }
     Described { mapping: fits.then_some(mapping), to_say }

@@ -23,7 +23,10 @@ pub enum Latest {
     Gone,
     /// A row whose holes are filled from the image's row under `origin`: the key itself if `None`,
     /// another one if the key changed since.
-    Patch { line: Bytes, origin: Option<Bytes> },
+    Patch {
+        line: Bytes,
+        origin: Option<Bytes>,
+    },
 }
 
 /// Rows that are told apart by a key.

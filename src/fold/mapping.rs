@@ -43,7 +43,12 @@ impl Mapping {
         self.push(new, old, line)
     }
 
-    fn push(&self, new: &Tuple<'_>, old: Option<&OldTuple<'_>>, line: &mut Vec<u8>) -> Result<(), WidthDiffers> {
+    fn push(
+        &self,
+        new: &Tuple<'_>,
+        old: Option<&OldTuple<'_>>,
+        line: &mut Vec<u8>,
+    ) -> Result<(), WidthDiffers> {
         let old = match old {
             Some(OldTuple::Key(tuple)) => Some((tuple, false)),
             Some(OldTuple::Full(tuple)) => Some((tuple, true)),

@@ -6,7 +6,7 @@ use super::delta::{BagDelta, Count, KeyedDelta, Latest};
 use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
-use crate::history::image::{BlockEntry, Blocks};
+use crate::history::image::{self, BlockEntry, Blocks};
 
 /// Takes a table's rows in key order.
 pub trait Rows {
@@ -108,20 +108,23 @@ impl Base<'_> {
         wanted.sort_unstable();
         let mut wanted = wanted.into_iter().peekable();
         while let Some((first, _)) = wanted.peek() {
-            let number = self.block_of(first).ok_or_else(|| self.contradiction("a moved row is not in the image"))?;
+            let number =
+                self.block_of(first).ok_or_else(|| self.contradiction("a moved row is not in the image"))?;
             let bound = self.index.get(number + 1).map(|after| after.first_key.clone());
             self.each_row(number, &mut |key, line| {
                 while let Some((_, at)) = wanted.next_if(|(origin, _)| **origin == *key) {
                     if let Latest::Patch { line: new, .. } = &delta[at].1 {
-                        let filled = copy_text::fill_holes(new, line)
-                            .ok_or_else(|| self.contradiction("a moved row's earlier version has other columns"))?;
+                        let filled = copy_text::fill_holes(new, line).ok_or_else(|| {
+                            self.contradiction("a moved row's earlier version has other columns")
+                        })?;
                         delta[at].1 = Latest::Row(filled.into());
                     }
                 }
                 Ok(())
             })?;
             // Whoever is still here and belongs to this block was not in it.
-            if wanted.peek().is_some_and(|(origin, _)| bound.as_ref().is_none_or(|bound| **origin < **bound)) {
+            if wanted.peek().is_some_and(|(origin, _)| bound.as_ref().is_none_or(|bound| **origin < **bound))
+            {
                 return Err(self.contradiction("a moved row is not in the image"));
             }
         }
@@ -151,12 +154,15 @@ impl Base<'_> {
     }
 
     fn each_row(&self, number: usize, row: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-        let raw = self.blocks.get(&self.index[number].id)?;
+        let raw = image::read_rows(self.blocks, &self.index[number])?;
         let mut key = Vec::new();
-        for line in lines(&raw) {
+        for line in image::lines(&raw) {
             key.clear();
             self.shape.push_key(line, &mut key).ok_or_else(|| {
-                Error::damaged(format!("a row of {} in block {} has no key", self.table, self.index[number].id))
+                Error::damaged(format!(
+                    "a row of {} in block {} has no key",
+                    self.table, self.index[number].id
+                ))
             })?;
             row(&key, line)?;
         }
@@ -170,11 +176,6 @@ impl Base<'_> {
             self.table
         ))
     }
-}
-
-/// The lines of a block, each ended by a newline in it.
-pub fn lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
-    raw.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
 }
 
 /// Walks a bag's delta along the image. Equal rows may fill the end of one block and the start of
@@ -215,7 +216,8 @@ impl BagWalk<'_> {
                 return Err(self.base.contradiction("a deleted row is not in the image"));
             }
             for _ in 0..count.change {
-                let line = count.line.as_deref().ok_or_else(|| Error::internal("an added row has no bytes"))?;
+                let line =
+                    count.line.as_deref().ok_or_else(|| Error::internal("an added row has no bytes"))?;
                 rows.row(key, line)?;
             }
             self.at += 1;

@@ -23,7 +23,7 @@ use crate::codec::key::KeyShape;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry};
-use crate::history::image::{self, Blocks, TableImage};
+use crate::history::image::{self, BlockEntry, Blocks, TableImage};
 use crate::history::journal::{DecodedBlock, Segment};
 use crate::model::{Lsn, Table};
 use crate::progress::{Progress, Unit};
@@ -61,6 +61,8 @@ pub struct Folded {
     pub transactions: u64,
     /// Rows inserted, updated or deleted by those transactions.
     pub changes: u64,
+    /// A heartbeat after the moment still saw the definitions of the base.
+    pub schema_unchanged: bool,
     pub inexact: Vec<Inexact>,
     /// Holds the intermediate images until the rows are read.
     _scratch: Option<Arc<TempDir>>,
@@ -102,17 +104,13 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
         applier.keep_within_budget(request)?;
         Ok(true)
     })?;
-    if applier.sampled < until {
-        // A sequence is known at a moment by its first sample after it.
-        each_block(request.segments, until, Lsn::MAX, &mut |block| {
-            for event in block.events() {
-                if applier.sample_after(event?)? && applier.sampled >= until {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })?;
-    }
+    // A sequence is known at a moment by its first sample after it, and so are the definitions.
+    each_block(request.segments, until, Lsn::MAX, &mut |block| {
+        for event in block.events() {
+            applier.look_after(event?)?;
+        }
+        Ok(!applier.knows_at(until))
+    })?;
     Ok(applier.finish())
 }
 
@@ -171,15 +169,23 @@ impl FoldedTable {
         &self.blocks
     }
 
+    /// The blocks of the image, as far as they still count.
+    ///
+    /// # Errors
+    /// `Damaged` if the index is.
+    pub fn index(&self) -> Result<Vec<BlockEntry>> {
+        match self.cleared {
+            true => Ok(Vec::new()),
+            false => image::read_index(&self.blocks, &self.image.index),
+        }
+    }
+
     /// Hands on the table's rows in key order.
     ///
     /// # Errors
     /// `Damaged` if a block is, or if the journal contradicts the image; the receiver's own.
     pub fn emit(self, rows: &mut dyn Rows) -> Result<()> {
-        let index = match self.cleared {
-            true => Vec::new(),
-            false => image::read_index(&self.blocks, &self.image.index)?,
-        };
+        let index = self.index()?;
         let name = self.table.display();
         let base = Base { table: &name, shape: &self.shape, index: &index, blocks: &self.blocks };
         match self.delta {
@@ -196,7 +202,7 @@ impl FoldedTable {
         };
         FoldedTable {
             table: entry.table.clone(),
-            image: entry.image.clone(),
+            image: entry.image,
             blocks: blocks.clone(),
             shape,
             delta,

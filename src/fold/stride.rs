@@ -14,7 +14,11 @@ use crate::history::image::{
 /// Merges a table's delta into an intermediate image under `scratch`, and empties it.
 ///
 /// Blocks that the delta does not touch are not copied: the image names them where they are.
-pub(super) fn merge_delta(table: &mut FoldedTable, scratch: &Path, history: &Arc<impl BlockDirectory + 'static>) -> Result<()> {
+pub(super) fn merge_delta(
+    table: &mut FoldedTable,
+    scratch: &Path,
+    history: &Arc<impl BlockDirectory + 'static>,
+) -> Result<()> {
     let empty = match &table.delta {
         Delta::Keyed(_) => Delta::Keyed(KeyedDelta::default()),
         Delta::Bag(_) => Delta::Bag(BagDelta::default()),
@@ -23,7 +27,7 @@ pub(super) fn merge_delta(table: &mut FoldedTable, scratch: &Path, history: &Arc
     let packs = Packs::create(scratch, Arc::new(known))?;
     let full = FoldedTable {
         table: table.table.clone(),
-        image: table.image.clone(),
+        image: table.image,
         blocks: table.blocks.clone(),
         shape: table.shape.clone(),
         delta: std::mem::replace(&mut table.delta, empty),

@@ -37,7 +37,14 @@ pub struct GapStart {
 }
 
 impl Epoch {
-    pub fn new(number: u32, start: Lsn, started: PgTime, timeline: u32, slot: String, cause: String) -> Epoch {
+    pub fn new(
+        number: u32,
+        start: Lsn,
+        started: PgTime,
+        timeline: u32,
+        slot: String,
+        cause: String,
+    ) -> Epoch {
         Epoch { format: FORMAT, number, start, started, timeline, slot, cause, after: None }
     }
 }

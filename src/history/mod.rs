@@ -210,7 +210,9 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(Kind::Unavailable, || format!("cannot read {}", path.display())),
+        Err(error) => {
+            return Err(error).context(Kind::Unavailable, || format!("cannot read {}", path.display()));
+        }
     };
     #[derive(Deserialize)]
     struct Versioned {

@@ -7,7 +7,8 @@ use crate::model::Lsn;
 
 /// Prefix of a named moment; its content is a [`MarkSignal`].
 pub const MARK: &str = "backwhen.mark";
-/// Prefix of a sign of life, which ties the server's clock to its log.
+/// Prefix of a sign of life, which ties the server's clock to its log; its content is a
+/// [`HeartbeatSignal`].
 pub const HEARTBEAT: &str = "backwhen.heartbeat";
 /// Prefix of a [`SequenceSample`].
 pub const SEQUENCES: &str = "backwhen.sequences";
@@ -15,6 +16,14 @@ pub const SEQUENCES: &str = "backwhen.sequences";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkSignal {
     pub name: String,
+}
+
+/// The content of a heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatSignal {
+    /// The digest of the source's definitions, read before this was written.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
 }
 
 /// Sequences that changed since the sample before.

@@ -20,7 +20,8 @@ impl Selection {
     /// # Errors
     /// `Usage` for an empty pattern.
     pub fn parse(include: &[String], exclude: &[String]) -> Result<Selection> {
-        let parse = |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>>>();
+        let parse =
+            |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>>>();
         Ok(Selection { include: parse(include)?, exclude: parse(exclude)? })
     }
 

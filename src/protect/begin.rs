@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Access;
 use super::checkpoint::{Draft, SLOT_WAIT, manifest, unshared};
 use super::snapshot::{self, Request};
-use super::Access;
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
@@ -123,7 +123,11 @@ pub async fn next_epoch(
     begin_epoch(access, history.root(), &slot, &selection, client, known, start).await
 }
 
-async fn create_publications(access: &Access<'_>, publications: &Publications, selection: &Selection) -> Result<()> {
+async fn create_publications(
+    access: &Access<'_>,
+    publications: &Publications,
+    selection: &Selection,
+) -> Result<()> {
     let session = Session::connect_utf8(access.source, "init").await?;
     let inventory = inspect::inventory(&session, selection).await?;
     let facts = DatabaseFacts::read(&session).await?;
@@ -158,8 +162,14 @@ async fn begin_epoch(
     };
     let taken = snapshot::take(&request).await?;
     let stats = unshared(packs)?.finish()?;
-    let mut epoch =
-        Epoch::new(start.number, created.consistent_point, taken.time, start.timeline, slot.to_owned(), start.cause);
+    let mut epoch = Epoch::new(
+        start.number,
+        created.consistent_point,
+        taken.time,
+        start.timeline,
+        slot.to_owned(),
+        start.cause,
+    );
     epoch.after = start.after;
     let draft = Draft {
         epoch: epoch.number,
@@ -195,13 +205,16 @@ async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
     loop {
         match session.execute(query, &[&slot]).await {
             Ok(_) => return Ok(()),
-            Err(error) if tries < 50 && error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) => {
+            Err(error)
+                if tries < 50 && error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) =>
+            {
                 tries += 1;
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
             }
             Err(error) => {
                 let in_use = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE);
-                let error = crate::connect::server_error(&format!("cannot drop replication slot {slot}"), error);
+                let error =
+                    crate::connect::server_error(format!("cannot drop replication slot {slot}"), error);
                 return Err(if in_use { Error::locked(error.to_string()) } else { error });
             }
         }
@@ -241,7 +254,8 @@ fn remove_folders(root: &Path) {
 pub async fn leave(history: &History, source: &Conninfo) -> Result<()> {
     let _lock = history.lock_capture()?;
     let mut client = ReplicationClient::connect(source, "backwhen drop").await?;
-    let server = client.identify_system().await.context(Kind::Unavailable, || "cannot identify the source".into())?;
+    let server =
+        client.identify_system().await.context(Kind::Unavailable, || "cannot identify the source".into())?;
     inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
     drop(client);
     undo(source, &history.identity().slot()).await

@@ -41,7 +41,9 @@ pub fn fold_newest(
     let timeline = Timeline::read(history, catalog)?;
     let stretch = timeline.current()?;
     let newest = stretch.checkpoints.last().ok_or_else(|| {
-        Error::refused("there is no checkpoint to fold from; take one with: backwhen checkpoint --from-source")
+        Error::refused(
+            "there is no checkpoint to fold from; take one with: backwhen checkpoint --from-source",
+        )
     })?;
     let base = history.read_checkpoint(&newest.id)?;
     let until = stretch.frontier();
@@ -58,7 +60,14 @@ pub fn fold_newest(
         .filter_map(|segment| segment.summary.max_time)
         .max()
         .map_or(base.time, |time| time.max(base.time));
-    let draft = Draft { epoch: base.epoch, lsn: until.max(base.lsn), time, label, base: Some(&base), origin: Origin::Fold };
+    let draft = Draft {
+        epoch: base.epoch,
+        lsn: until.max(base.lsn),
+        time,
+        label,
+        base: Some(&base),
+        origin: Origin::Fold,
+    };
     publish(history, catalog, draft, tables, base.schema.clone(), sequences, inexact, packs.finish()?)
 }
 
@@ -100,7 +109,10 @@ fn images(tables: Vec<FoldedTable>, packs: &Packs, progress: &dyn Progress) -> R
         while let Some(folded) = next() {
             let table = folded.table.clone();
             let image = match folded.untouched() {
-                Some(image) => image.clone(),
+                Some(image) => {
+                    count_shared(&folded, packs)?;
+                    *image
+                }
                 None => {
                     let mut rows = ImageRows(ImageBuilder::new(packs));
                     folded.emit(&mut rows)?;
@@ -122,6 +134,20 @@ fn images(tables: Vec<FoldedTable>, packs: &Packs, progress: &dyn Progress) -> R
     })?;
     entries.sort_by_key(|entry| entry.table.oid);
     Ok(entries)
+}
+
+/// Counts an untouched table's blocks as used once more.
+fn count_shared(folded: &FoldedTable, packs: &Packs) -> Result<()> {
+    for block in folded.index()? {
+        if !packs.share(&block.id)? {
+            return Err(Error::damaged(format!(
+                "block {} of {} is missing",
+                block.id,
+                folded.table.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What a checkpoint is, apart from what it holds.
@@ -205,7 +231,8 @@ pub async fn from_source(
     let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
     // The snapshot was needed until here.
     drop(client);
-    let draft = Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };
+    let draft =
+        Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };
     let stats = unshared(packs)?.finish()?;
     let sequences = (taken.sequences.sequences, taken.sequences.sampled);
     publish(history, catalog, draft, taken.tables, taken.schema, sequences, Vec::new(), stats)
@@ -292,10 +319,16 @@ async fn take(
 
 /// A snapshot whose position is known exactly, because a slot began there. The slot goes with the
 /// connection.
-async fn temporary_snapshot(access: &Access<'_>, history: &History) -> Result<(ReplicationClient, Snapshot, Lsn)> {
+async fn temporary_snapshot(
+    access: &Access<'_>,
+    history: &History,
+) -> Result<(ReplicationClient, Snapshot, Lsn)> {
     let mut client = ReplicationClient::connect(access.source, "backwhen checkpoint").await?;
     let identity = client.identify_system().await?;
-    crate::source::inspect::same_cluster(&history.identity().source.system_identifier, &identity.system_identifier)?;
+    crate::source::inspect::same_cluster(
+        &history.identity().source.system_identifier,
+        &identity.system_identifier,
+    )?;
     let name = format!("{}_snapshot", history.identity().slot());
     let slot = client.create_temporary_slot(&name, SLOT_WAIT).await?;
     Ok((client, Snapshot { name: slot.snapshot }, slot.consistent_point))

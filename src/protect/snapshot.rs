@@ -115,7 +115,8 @@ fn split_by_membership(
 /// `Unavailable` if the server fails.
 pub async fn clock(client: &Client) -> Result<PgTime> {
     let query = "SELECT ((extract(epoch FROM pg_catalog.clock_timestamp()) - 946684800) * 1000000)::int8";
-    let row = client.query_one(query, &[]).await.map_err(|error| server_error("cannot read the clock", error))?;
+    let row =
+        client.query_one(query, &[]).await.map_err(|error| server_error("cannot read the clock", error))?;
     Ok(PgTime(row.get(0)))
 }
 
@@ -171,7 +172,8 @@ impl Unnamed {
     }
 
     fn publish(self, folder: &Path, extension: &str) -> Result<String> {
-        let bytes = fs::read(&self.0).context(Kind::Unavailable, || format!("cannot read {}", self.0.display()))?;
+        let bytes =
+            fs::read(&self.0).context(Kind::Unavailable, || format!("cannot read {}", self.0.display()))?;
         let digest = blake3::hash(&bytes).to_hex().to_string();
         let path = folder.join(format!("{digest}.{extension}"));
         if !path.exists() {

@@ -47,7 +47,10 @@ pub async fn read_tables(reading: &Reading<'_>, tables: &[&FoundTable]) -> Resul
     reading.progress.phase("reading tables", tables.len() as u64, Unit::Tables);
     let jobs = reading.jobs.max(1);
     let queue = Arc::new(Queue {
-        waiting: Mutex::new(State { tables: tables.iter().map(|found| (*found).clone()).collect(), current: None }),
+        waiting: Mutex::new(State {
+            tables: tables.iter().map(|found| (*found).clone()).collect(),
+            current: None,
+        }),
         packs: Arc::clone(reading.packs),
         scratch: reading.scratch.to_owned(),
         budget: SORT_BUDGET / (jobs + 1),

@@ -182,13 +182,22 @@ fn wanted_tables(plan: &Plan) -> impl Iterator<Item = &Table> {
     tables.filter(|table| plan.selection.takes(&table.schema, &table.name))
 }
 
-async fn fill(plan: &Plan, execution: &Execution<'_>, sink: &Arc<Sink>, phases: &mut Phases) -> Result<Filled> {
+async fn fill(
+    plan: &Plan,
+    execution: &Execution<'_>,
+    sink: &Arc<Sink>,
+    phases: &mut Phases,
+) -> Result<Filled> {
     // The server makes tables while the journal is read.
     let (made, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
     made?;
     let folded = folded?;
     phases.end("schema and fold");
     let mut inexact = plan.inexact.clone();
+    if folded.schema_unchanged {
+        // The plan only saw that the next checkpoint knows other definitions.
+        inexact.retain(|known| !plan.perhaps.contains(known));
+    }
     for found in folded.inexact {
         if !inexact.iter().any(|known| known.what == found.what && similar(&known.why, &found.why)) {
             inexact.push(found);
@@ -210,7 +219,13 @@ async fn fill(plan: &Plan, execution: &Execution<'_>, sink: &Arc<Sink>, phases: 
         sink.refresh_materialized_views(&plan.base.schema.materialized_views).await?;
     }
     phases.end("sequences and views");
-    Ok(Filled { transactions: folded.transactions, tables, rows: loaded.rows, inexact, proved: loaded.proved })
+    Ok(Filled {
+        transactions: folded.transactions,
+        tables,
+        rows: loaded.rows,
+        inexact,
+        proved: loaded.proved,
+    })
 }
 
 /// The plan and the fold may both have noticed a table's change, in words of their own.
@@ -250,7 +265,11 @@ struct Loaded {
 }
 
 /// Loads tables, `jobs` at a time, the largest first, and reads each back.
-async fn load_all(mut tables: Vec<FoldedTable>, execution: &Execution<'_>, sink: &Arc<Sink>) -> Result<Loaded> {
+async fn load_all(
+    mut tables: Vec<FoldedTable>,
+    execution: &Execution<'_>,
+    sink: &Arc<Sink>,
+) -> Result<Loaded> {
     tables.sort_by_key(|table| std::cmp::Reverse(table.size_hint().1));
     let bytes = tables.iter().map(|table| table.size_hint().1).sum();
     execution.progress.phase("loading", bytes, Unit::Bytes);
@@ -294,7 +313,9 @@ async fn load(folded: FoldedTable, sink: &Sink, progress: Arc<dyn Progress>) -> 
         (Err(_), Err(error)) if error.kind() != Kind::Interrupted => return Err(error),
         (Err(error), _) => return Err(error),
     };
-    let Some(Contents { rows, digest }) = sink.read_back(&table).await? else { return Ok((sent.rows, false)) };
+    let Some(Contents { rows, digest }) = sink.read_back(&table).await? else {
+        return Ok((sent.rows, false));
+    };
     if rows != sent.rows || digest.is_some_and(|digest| digest != sent.digest.0) {
         return Err(Error::internal(format!(
             "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",
@@ -313,7 +334,8 @@ struct Sent {
 
 fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn Progress) -> Result<Sent> {
     let blocks = folded.blocks().clone();
-    let mut feeder = Feeder { pieces, blocks, piece: Vec::with_capacity(PIECE * 2), sent: Sent::default(), progress };
+    let mut feeder =
+        Feeder { pieces, blocks, piece: Vec::with_capacity(PIECE * 2), sent: Sent::default(), progress };
     let fed = folded.emit(&mut feeder).and_then(|()| feeder.flush());
     match fed {
         Ok(()) => Ok(feeder.sent),

@@ -39,6 +39,9 @@ pub struct Plan {
     /// What will not be exact, by name.
     pub inexact: Vec<Inexact>,
     pub notes: Vec<String>,
+    /// Those of `inexact` that the fold may find not to be so.
+    #[serde(skip)]
+    pub perhaps: Vec<Inexact>,
     #[serde(skip)]
     pub base: Checkpoint,
     #[serde(skip)]
@@ -81,6 +84,8 @@ pub fn plan(
     let needed: Vec<_> = stretch.segments_between(base.lsn, resolved.until).collect();
     let mut inexact = known_inexact(&base, &selection, !tables.is_empty());
     inexact.extend(changed_tables(&needed, &base, resolved.until, &selection)?);
+    let perhaps = schema_drift(history, stretch, &base, resolved.until)?;
+    inexact.extend(perhaps.iter().cloned());
     let after = stretch.segments.iter().filter(|segment| segment.summary.end > base.lsn);
     Ok(Plan {
         moment: planned(&resolved, &base),
@@ -93,6 +98,7 @@ pub fn plan(
         tables: wanted.len() as u64,
         checkpoint_rows: wanted.iter().map(|entry| entry.image.rows).sum(),
         inexact,
+        perhaps,
         notes: resolved.notes,
         selection,
         partial: !tables.is_empty(),
@@ -135,7 +141,9 @@ fn known_inexact(base: &Checkpoint, selection: &Selection, partial: bool) -> Vec
     let mut inexact = base.inexact.clone();
     for entry in &base.tables {
         if entry.table.grade == Grade::InsertOnly && selection.takes(&entry.table.schema, &entry.table.name) {
-            let why = "has no replica identity: updates and deletes since the checkpoint are not in the history".to_owned();
+            let why =
+                "has no replica identity: updates and deletes since the checkpoint are not in the history"
+                    .to_owned();
             inexact.push(Inexact { what: entry.table.display(), why });
         }
     }
@@ -156,6 +164,28 @@ fn known_inexact(base: &Checkpoint, selection: &Selection, partial: bool) -> Vec
         tracing::debug!("the schema of checkpoint {} was read at {}", base.id, base.schema.lsn);
     }
     inexact
+}
+
+/// Definitions that changed between the base and the next checkpoint that read them, and tables that
+/// only the latter knows.
+fn schema_drift(history: &History, stretch: &Stretch, base: &Checkpoint, until: Lsn) -> Result<Vec<Inexact>> {
+    let next = stretch.checkpoints.iter().find(|row| row.lsn > until && row.origin == Origin::Source);
+    let Some(row) = next else { return Ok(Vec::new()) };
+    let next = history.read_checkpoint(&row.id)?;
+    if next.schema.fingerprint == base.schema.fingerprint {
+        return Ok(Vec::new());
+    }
+    let why = format!(
+        "definitions changed somewhere between {} ({}) and {} ({}); they are recovered as they were at the former",
+        base.schema.lsn, base.schema.time, next.schema.lsn, next.schema.time
+    );
+    let mut found = vec![Inexact { what: "schema".into(), why }];
+    for entry in next.tables.iter().filter(|entry| base.table(entry.table.oid).is_none()) {
+        let why =
+            format!("is protected from {} ({}) on, and is left out of this recovery", next.lsn, next.time);
+        found.push(Inexact { what: entry.table.display(), why });
+    }
+    Ok(found)
 }
 
 /// Tables that the stream describes otherwise than the checkpoint before the moment.
@@ -185,7 +215,10 @@ fn changed_tables(
             for difference in fold::differences(&entry.table, &relation) {
                 let inexact = Inexact {
                     what: entry.table.display(),
-                    why: format!("{difference} since checkpoint {}; its schema is recovered as it was there", base.id),
+                    why: format!(
+                        "{difference} since checkpoint {}; its schema is recovered as it was there",
+                        base.id
+                    ),
                 };
                 if !found.contains(&inexact) {
                     found.push(inexact);

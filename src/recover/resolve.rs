@@ -91,7 +91,8 @@ fn gap_of(
     inside: impl Fn(crate::history::timeline::Edge, crate::history::timeline::Edge) -> bool,
 ) -> Option<String> {
     let gaps = timeline.gaps();
-    let gap = gaps.iter().find(|gap| matches!((gap.from, gap.to), (Some(from), Some(to)) if inside(from, to)))?;
+    let gap =
+        gaps.iter().find(|gap| matches!((gap.from, gap.to), (Some(from), Some(to)) if inside(from, to)))?;
     Some(gap.cause.clone())
 }
 
@@ -129,7 +130,9 @@ fn clock_note(stretch: &Stretch, until: Lsn, time: PgTime) -> Result<Option<Stri
     let mut count = 0;
     for segment in &stretch.segments {
         let summary = &segment.summary;
-        if summary.last_commit.is_none_or(|last| last < until) || summary.min_time.is_none_or(|min| min > time) {
+        if summary.last_commit.is_none_or(|last| last < until)
+            || summary.min_time.is_none_or(|min| min > time)
+        {
             continue;
         }
         let segment = Segment::open(&segment.file.path)?;
@@ -155,7 +158,9 @@ fn by_xid(timeline: &Timeline, xid: u32, before: bool) -> Result<(&Stretch, Lsn)
     }
     Err(outside(
         timeline,
-        &format!("transaction {xid} is not in the journal (it may have changed nothing, or be a subtransaction)"),
+        &format!(
+            "transaction {xid} is not in the journal (it may have changed nothing, or be a subtransaction)"
+        ),
     ))
 }
 
@@ -178,14 +183,17 @@ fn by_mark<'a>(timeline: &'a Timeline, name: &str, before: bool) -> Result<(&'a 
 }
 
 fn by_checkpoint<'a>(timeline: &'a Timeline, id: &str) -> Result<(&'a Stretch, Lsn)> {
-    let exact: Vec<_> = timeline.checkpoints().filter(|row| row.id == id || row.label.as_deref() == Some(id)).collect();
+    let exact: Vec<_> =
+        timeline.checkpoints().filter(|row| row.id == id || row.label.as_deref() == Some(id)).collect();
     let found = match exact.is_empty() {
         false => exact,
         true => timeline.checkpoints().filter(|row| row.id.starts_with(id)).collect(),
     };
     match found[..] {
         [row] => Ok((stretch(timeline, row.epoch)?, row.lsn)),
-        [] => Err(outside(timeline, &format!("there is no checkpoint {id:?}; see: backwhen list checkpoints"))),
+        [] => {
+            Err(outside(timeline, &format!("there is no checkpoint {id:?}; see: backwhen list checkpoints")))
+        }
         _ => Err(Error::usage(format!("several checkpoints fit {id:?}; see: backwhen list checkpoints"))),
     }
 }
@@ -203,11 +211,13 @@ fn around(stretch: &Stretch, until: Lsn) -> Result<Resolved> {
     let after = |segment: &&SegmentView| segment.summary.last_commit.is_some_and(|last| last >= until);
     if let Some(segment) = stretch.segments.iter().rev().find(before) {
         let segment = Segment::open(&segment.file.path)?;
-        resolved.last = segment.transactions().iter().rev().find(|entry| entry.commit_lsn < until).map(Commit::from);
+        resolved.last =
+            segment.transactions().iter().rev().find(|entry| entry.commit_lsn < until).map(Commit::from);
     }
     if let Some(segment) = stretch.segments.iter().find(after) {
         let segment = Segment::open(&segment.file.path)?;
-        resolved.next = segment.transactions().iter().find(|entry| entry.commit_lsn >= until).map(Commit::from);
+        resolved.next =
+            segment.transactions().iter().find(|entry| entry.commit_lsn >= until).map(Commit::from);
     }
     Ok(resolved)
 }

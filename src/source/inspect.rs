@@ -158,7 +158,9 @@ impl RawTable {
             (b'f', _) => Some("foreign table: only its definition is kept"),
             (_, b'u') => Some("unlogged table: only its definition is kept"),
             _ if self.of_extension => Some("belongs to an extension, which fills it when it is created"),
-            _ if !selection.takes(&self.schema, &self.name) => Some("not selected by --include and --exclude"),
+            _ if !selection.takes(&self.schema, &self.name) => {
+                Some("not selected by --include and --exclude")
+            }
             _ => None,
         }
     }
@@ -168,7 +170,8 @@ impl RawTable {
         let position = |number: i16| stored.iter().position(|column| column.number == number);
         let width = self.identity_width.unwrap_or(0).max(0) as usize;
         let key = self.identity.as_ref().and_then(|numbers| {
-            let mut key = numbers.iter().take(width).map(|number| position(*number)).collect::<Option<Vec<_>>>()?;
+            let mut key =
+                numbers.iter().take(width).map(|number| position(*number)).collect::<Option<Vec<_>>>()?;
             key.sort_unstable();
             Some(key).filter(|key| !key.is_empty())
         });

@@ -60,7 +60,9 @@ pub async fn look(
     let mut findings = settings.findings();
     match tools.map(|tools| tools.for_dump(settings.version as u32 / 10_000)) {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => findings.push(fatal(error.to_string(), "install PostgreSQL's client programs of that version")),
+        Ok(Err(error)) => {
+            findings.push(fatal(error.to_string(), "install PostgreSQL's client programs of that version"))
+        }
         Err(error) => findings.push(fatal(error.to_string(), "install PostgreSQL's client programs")),
     }
     let inventory = inspect::inventory(&session, selection).await?;
@@ -173,7 +175,10 @@ impl Settings {
         }
         let user = quote_ident(&self.user);
         if !self.may_replicate {
-            found.push(fatal(format!("{} may not replicate", self.user), format!("ALTER ROLE {user} REPLICATION;")));
+            found.push(fatal(
+                format!("{} may not replicate", self.user),
+                format!("ALTER ROLE {user} REPLICATION;"),
+            ));
         }
         if !self.may_create {
             found.push(fatal(
@@ -196,7 +201,11 @@ fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
 }
 
 /// Only its owner can put a table into a publication.
-async fn not_owned(client: &Client, settings: &Settings, inventory: &inspect::Inventory) -> Result<Option<Finding>> {
+async fn not_owned(
+    client: &Client,
+    settings: &Settings,
+    inventory: &inspect::Inventory,
+) -> Result<Option<Finding>> {
     if settings.is_superuser {
         return Ok(None);
     }
@@ -211,7 +220,10 @@ async fn not_owned(client: &Client, settings: &Settings, inventory: &inspect::In
     Ok((!names.is_empty()).then(|| {
         fatal(
             format!("{} does not own {} tables, such as {}", settings.user, foreign.len(), names.join(", ")),
-            format!("GRANT the owner's role TO {};, or leave them out with --exclude", quote_ident(&settings.user)),
+            format!(
+                "GRANT the owner's role TO {};, or leave them out with --exclude",
+                quote_ident(&settings.user)
+            ),
         )
     }))
 }

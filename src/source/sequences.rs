@@ -36,7 +36,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement,
 /// `Unavailable` if the server fails; a sequence dropped in between makes the caller try again.
 pub async fn sample(client: &Client) -> Result<Sample> {
     let failed = |error| server_error("cannot read the source's sequences", error);
-    let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await.map_err(failed)?;
+    let row =
+        client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await.map_err(failed)?;
     let sampled = parse_lsn(row.get(0))?;
     let rows = client.query(SEQUENCES, &[]).await.map_err(failed)?;
     let readable: Vec<_> = rows.iter().filter(|row| row.get::<_, bool>(4)).collect();
@@ -45,7 +46,11 @@ pub async fn sample(client: &Client) -> Result<Sample> {
         let select = |row: &&tokio_postgres::Row| {
             let (schema, name): (String, String) = (row.get(1), row.get(2));
             let oid: u32 = row.get(0);
-            format!("SELECT {oid}::oid, last_value, is_called FROM {}.{}", quote_ident(&schema), quote_ident(&name))
+            format!(
+                "SELECT {oid}::oid, last_value, is_called FROM {}.{}",
+                quote_ident(&schema),
+                quote_ident(&name)
+            )
         };
         let statement: Vec<_> = batch.iter().map(select).collect();
         let values = client.query(&statement.join(" UNION ALL "), &[]).await.map_err(failed)?;

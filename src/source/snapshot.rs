@@ -84,7 +84,10 @@ pub async fn lock_tables(client: &Client, tables: &[&Table]) -> Result<()> {
     for batch in tables.chunks(LOCK_BATCH) {
         let names: Vec<_> = batch.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
         let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
-        client.batch_execute(&lock).await.map_err(|error| server_error("cannot lock the tables to be read", error))?;
+        client
+            .batch_execute(&lock)
+            .await
+            .map_err(|error| server_error("cannot lock the tables to be read", error))?;
     }
     Ok(())
 }
@@ -110,7 +113,7 @@ pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Resul
 /// # Errors
 /// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
 pub async fn copy(client: &Client, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
-    let failed = |error| server_error(&format!("cannot read table {}", table.display()), error);
+    let failed = |error| server_error(format!("cannot read table {}", table.display()), error);
     let statement = format!(
         "COPY (SELECT {} FROM ONLY {}{}) TO STDOUT",
         table.quoted_columns(),

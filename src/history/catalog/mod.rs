@@ -157,7 +157,9 @@ impl BlockDirectory for Catalog {
 }
 
 fn failed() -> String {
-    format!("the catalog failed; delete {FILE} in the history and try again, it is made anew from the objects")
+    format!(
+        "the catalog failed; delete {FILE} in the history and try again, it is made anew from the objects"
+    )
 }
 
 fn open_file(path: &Path) -> rusqlite::Result<Connection> {

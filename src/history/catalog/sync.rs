@@ -54,7 +54,9 @@ fn checkpoints(connection: &Connection, history: &History) -> Result<()> {
     let found = checkpoint_ids(history)?;
     let known = names(connection, "SELECT id FROM checkpoints")?;
     for gone in known.difference(&found) {
-        connection.execute("DELETE FROM checkpoints WHERE id = ?1", [gone]).context(Kind::Internal, failed)?;
+        connection
+            .execute("DELETE FROM checkpoints WHERE id = ?1", [gone])
+            .context(Kind::Internal, failed)?;
     }
     for id in found.difference(&known) {
         let checkpoint = history.read_checkpoint(id)?;
@@ -83,7 +85,8 @@ fn checkpoints(connection: &Connection, history: &History) -> Result<()> {
 
 fn packs(connection: &Connection, history: &History) -> Result<()> {
     let paths = image::pack_files(&history.packs_folder())?;
-    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem =
+        |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let found: BTreeMap<String, _> = paths.into_iter().map(|path| (stem(&path), path)).collect();
     let mut known = names(connection, "SELECT name FROM packs")?;
     if known.iter().any(|name| !found.contains_key(name)) {
@@ -99,6 +102,7 @@ fn packs(connection: &Connection, history: &History) -> Result<()> {
 
 fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
     let reader = PackReader::open(path)?;
+    reader.check_name(path)?;
     let bytes = file_bytes(path)? as i64;
     connection
         .execute("INSERT INTO packs (name, bytes) VALUES (?1, ?2)", params![name, bytes])
@@ -118,7 +122,8 @@ fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
 /// The names of all manifests.
 fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
     let folder = history.root().join("checkpoints");
-    let entries = fs::read_dir(&folder).context(Kind::Damaged, || format!("cannot read {}", folder.display()))?;
+    let entries =
+        fs::read_dir(&folder).context(Kind::Damaged, || format!("cannot read {}", folder.display()))?;
     let mut ids = BTreeSet::new();
     for entry in entries {
         let path = entry.context(Kind::Unavailable, || format!("cannot read {}", folder.display()))?.path();
@@ -142,6 +147,7 @@ fn file_name(path: &Path) -> String {
 }
 
 fn file_bytes(path: &Path) -> Result<u64> {
-    let metadata = fs::metadata(path).context(Kind::Unavailable, || format!("cannot read {}", path.display()))?;
+    let metadata =
+        fs::metadata(path).context(Kind::Unavailable, || format!("cannot read {}", path.display()))?;
     Ok(metadata.len())
 }

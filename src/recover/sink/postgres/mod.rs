@@ -10,8 +10,8 @@ use std::sync::Mutex;
 
 use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
-use crate::model::schema::quote_ident;
 use crate::model::DatabaseFacts;
+use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 
 use super::{Definitions, Opening};

@@ -6,8 +6,8 @@
 
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Result};
-use crate::model::schema::{quote_ident, quote_literal};
 use crate::model::DatabaseFacts;
+use crate::model::schema::{quote_ident, quote_literal};
 
 use super::super::Definitions;
 use super::contents::require_empty;
@@ -23,6 +23,7 @@ const COMMENT: &str = "backwhen: an unfinished recovery, not a database to use";
 const NAME_LIMIT: usize = 63;
 
 /// Where the database is being built.
+#[allow(clippy::large_enum_variant)] // There is one of it.
 pub(super) enum Place {
     /// Under another name.
     Aside(Aside),
