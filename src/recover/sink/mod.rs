@@ -13,8 +13,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::Result;
-use crate::model::Table;
-use crate::model::DatabaseFacts;
+use crate::model::{DatabaseFacts, Table};
 use crate::pgtools::Tools;
 
 pub use definitions::Definitions;
@@ -94,7 +93,7 @@ pub struct Opening<'a> {
 pub enum Sink {
     Postgres(Box<Target>),
     Sqlite(SqliteFile),
-    Sql(Script),
+    Sql(Box<Script>),
 }
 
 impl Sink {
@@ -104,7 +103,7 @@ impl Sink {
         Ok(match destination {
             Destination::Postgres(info) => Sink::Postgres(Box::new(Target::prepare(info, opening).await?)),
             Destination::Sqlite(path) => Sink::Sqlite(SqliteFile::create(path, opening)?),
-            Destination::Sql(path) => Sink::Sql(Script::create(path.as_deref(), opening)?),
+            Destination::Sql(path) => Sink::Sql(Box::new(Script::create(path.as_deref(), opening)?)),
         })
     }
 

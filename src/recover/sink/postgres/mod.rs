@@ -1,6 +1,8 @@
 //! Recovery into a PostgreSQL database.
 
 mod contents;
+mod maintenance;
+mod marker;
 mod place;
 mod properties;
 mod restore;
@@ -10,8 +12,8 @@ use std::sync::Mutex;
 
 use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
-use crate::model::schema::quote_ident;
 use crate::model::DatabaseFacts;
+use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 
 use super::{Definitions, Opening};

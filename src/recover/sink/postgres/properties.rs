@@ -2,8 +2,8 @@
 
 use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
-use crate::model::schema::{quote_ident, quote_literal};
 use crate::model::DatabaseFacts;
+use crate::model::schema::{quote_ident, quote_literal};
 
 /// Settings whose value is a list of quoted names, which another pair of quotes would spoil.
 const LISTS: [&str; 6] = [
