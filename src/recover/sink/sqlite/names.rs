@@ -88,6 +88,7 @@ mod tests {
             schema: schema.into(),
             name: name.into(),
             columns: columns.iter().map(column).collect(),
+            generated: vec![],
             identity: Identity::WholeRow,
             grade: Grade::Exact,
             sequences: vec![],
