@@ -266,7 +266,10 @@ async fn decide_until(
             let _ = beaten.await;
             loop {
                 match watch::beat_once(&source).await {
-                    Ok(lsn) => break until.send_replace(Some(Lsn(lsn.0 + 1))),
+                    Ok(lsn) => {
+                        until.send_replace(Some(Lsn(lsn.0 + 1)));
+                        return;
+                    }
                     Err(error) => tracing::info!("the last heartbeat failed and is tried again: {error}"),
                 }
                 tokio::time::sleep(SHORTEST_PAUSE).await;

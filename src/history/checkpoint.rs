@@ -95,6 +95,16 @@ pub struct SequenceState {
     pub is_called: bool,
     /// Negative for a sequence that counts down.
     pub increment: i64,
+    /// The column that it fills (`serial`, identity), if any.
+    #[serde(default)]
+    pub owner: Option<SequenceOwner>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceOwner {
+    pub schema: String,
+    pub table: String,
+    pub column: String,
 }
 
 /// Something that cannot be brought back exactly, said by name.

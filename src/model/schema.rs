@@ -19,17 +19,6 @@ pub struct Table {
     pub generated: Vec<String>,
     pub identity: Identity,
     pub grade: Grade,
-    /// Sequences that fill a column of this table (`serial`, identity): oid of the sequence and
-    /// index of the column.
-    #[serde(default)]
-    pub sequences: Vec<OwnedSequence>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnedSequence {
-    pub oid: u32,
-    /// Index into [`Table::columns`].
-    pub column: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

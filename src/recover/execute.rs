@@ -16,9 +16,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, Rows};
 use crate::history::History;
 use crate::history::catalog::Catalog;
-use crate::history::checkpoint::{Inexact, SequenceState};
+use crate::history::checkpoint::{Inexact, SequenceOwner, SequenceState};
 use crate::history::image::{BlockEntry, Blocks, RowsDigest};
 use crate::model::Table;
+use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 use crate::progress::{Progress, Unit};
 
@@ -398,20 +399,21 @@ fn sequence_values(plan: &Plan, sequences: &[SequenceState], unsampled: bool) ->
     let mut values = Vec::new();
     for known in &plan.base.sequences {
         let Some(state) = sequences.iter().find(|state| state.oid == known.oid) else { continue };
-        let owner = wanted_tables(plan).find_map(|table| {
-            let owned = table.sequences.iter().find(|owned| owned.oid == known.oid)?;
-            Some((table.quoted(), crate::model::schema::quote_ident(&table.columns[owned.column].name)))
-        });
-        if plan.partial && owner.is_none() {
+        let owner = known.owner.as_ref();
+        if plan.partial && owner.is_none_or(|owner| !plan.selection.takes(&owner.schema, &owner.table)) {
             continue;
         }
+        let quoted = |owner: &SequenceOwner| {
+            let table = format!("{}.{}", quote_ident(&owner.schema), quote_ident(&owner.table));
+            (table, quote_ident(&owner.column))
+        };
         values.push(SequenceValue {
             // As the recovered schema has it.
             schema: known.schema.clone(),
             name: known.name.clone(),
             last_value: state.last_value,
             is_called: state.is_called,
-            at_least: owner.filter(|_| unsampled),
+            at_least: owner.filter(|_| unsampled).map(quoted),
             descending: state.increment < 0,
         });
     }

@@ -5,7 +5,6 @@ use tokio_postgres::Client;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
-use crate::model::schema::OwnedSequence;
 use crate::model::{Column, Grade, Identity, Selection, Table};
 
 /// The tables of a database as one snapshot of its catalogs shows them.
@@ -66,15 +65,6 @@ SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
  ORDER BY a.attrelid, a.attnum";
 
-/// Sequences that belong to a column: of `serial` ('a') and of identity columns ('i').
-const OWNED_SEQUENCES: &str = "
-SELECT d.refobjid, d.refobjsubid::int2, d.objid
-  FROM pg_catalog.pg_depend d
-  JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
- WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
-   AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
- ORDER BY 1, 2";
-
 /// Reads the tables of the connected database.
 ///
 /// # Errors
@@ -83,7 +73,6 @@ pub async fn inventory(client: &Client, selection: &Selection) -> Result<Invento
     let failed = |error| server_error("cannot read the source's tables", error);
     let rows = client.query(TABLES, &[]).await.map_err(failed)?;
     let columns = read_columns(client).await?;
-    let sequences = client.query(OWNED_SEQUENCES, &[]).await.map_err(failed)?;
     let mut inventory = Inventory::default();
     for row in rows {
         let raw = RawTable {
@@ -104,10 +93,10 @@ pub async fn inventory(client: &Client, selection: &Selection) -> Result<Invento
                 .left_out
                 .push(LeftOut { table: format!("{}.{}", raw.schema, raw.name), reason: reason.to_owned() }),
             None => {
-                let own = columns.iter().filter(|column| column.table == raw.oid).collect::<Vec<_>>();
-                let owned = sequences.iter().filter(|sequence| sequence.get::<_, u32>(0) == raw.oid);
-                let owned = owned.map(|sequence| (sequence.get(1), sequence.get(2))).collect::<Vec<_>>();
-                inventory.tables.push(raw.grade(&own, &owned));
+                let first = columns.partition_point(|column| column.table < raw.oid);
+                let own: Vec<_> =
+                    columns[first..].iter().take_while(|column| column.table == raw.oid).collect();
+                inventory.tables.push(raw.grade(&own));
             }
         }
     }
@@ -165,7 +154,7 @@ impl RawTable {
         }
     }
 
-    fn grade(self, columns: &[&RawColumn], sequences: &[(i16, u32)]) -> FoundTable {
+    fn grade(self, columns: &[&RawColumn]) -> FoundTable {
         let stored: Vec<_> = columns.iter().filter(|column| !column.generated).collect();
         let position = |number: i16| stored.iter().position(|column| column.number == number);
         let width = self.identity_width.unwrap_or(0).max(0) as usize;
@@ -180,10 +169,6 @@ impl RawTable {
             (b'd' | b'i', Some(key)) => (Identity::Key(key), Grade::Exact),
             _ => (Identity::WholeRow, Grade::InsertOnly),
         };
-        let sequences = sequences
-            .iter()
-            .filter_map(|(number, oid)| position(*number).map(|column| OwnedSequence { oid: *oid, column }))
-            .collect();
         let generated = columns.iter().filter(|column| column.generated);
         let table = Table {
             oid: self.oid,
@@ -193,7 +178,6 @@ impl RawTable {
             name: self.name,
             identity,
             grade,
-            sequences,
         };
         let advice = (grade == Grade::InsertOnly).then(|| advice(&table, self.replica_identity));
         FoundTable { advice, table, pages: self.pages, filenode: self.filenode }

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use crate::connect::server_error;
 use crate::error::Result;
-use crate::history::checkpoint::SequenceState;
+use crate::history::checkpoint::{SequenceOwner, SequenceState};
 use crate::model::Lsn;
 use crate::model::schema::quote_ident;
 
@@ -20,10 +20,20 @@ const BATCH: usize = 200;
 
 const SEQUENCES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement,
-       pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+       pg_catalog.has_sequence_privilege(c.oid, 'SELECT'),
+       o.nspname::text, o.relname::text, o.attname::text
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
+  LEFT JOIN LATERAL (
+       SELECT tn.nspname, t.relname, a.attname
+         FROM pg_catalog.pg_depend d
+         JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+         JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
+          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjsubid > 0
+        LIMIT 1) o ON true
  WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
  ORDER BY c.oid";
 
@@ -64,10 +74,19 @@ pub async fn sample(client: &Client) -> Result<Sample> {
                 last_value: value.get(1),
                 is_called: value.get(2),
                 increment: row.get(3),
+                owner: owner(row),
             });
         }
     }
     Ok(Sample { sampled, sequences })
+}
+
+fn owner(row: &tokio_postgres::Row) -> Option<SequenceOwner> {
+    Some(SequenceOwner {
+        schema: row.get::<_, Option<String>>(5)?,
+        table: row.get::<_, Option<String>>(6)?,
+        column: row.get::<_, Option<String>>(7)?,
+    })
 }
 
 /// Reads a position that the server wrote.

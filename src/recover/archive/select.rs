@@ -244,3 +244,54 @@ impl<'a> Graph<'a> {
         self.needs(entry).filter(|needed| needed.kind == "SEQUENCE").map(|needed| needed.id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toc() -> Toc {
+        Toc::read(&include_bytes!("../../../fixtures/formats/archive/pg_dump-18.dump")[..]).unwrap()
+    }
+
+    fn kept(toc: &Toc, selection: &Selection) -> Vec<String> {
+        let shown = |entry: &&Entry| entry.section != Section::None && !entry.definition.starts_with("SET");
+        selection.entries(toc).filter(shown).map(Entry::display).collect()
+    }
+
+    #[test]
+    fn a_table_comes_with_what_hangs_on_it() {
+        let toc = toc();
+        let selection = Selection::tables(&toc, |schema, name| (schema, name) == ("a b", "c d"));
+        let kept = kept(&toc, &selection);
+        for name in [
+            "SCHEMA a b",
+            "TABLE a b.c d",
+            "SEQUENCE a b.c d_id_seq",
+            "DEFAULT a b.c d id",
+            "CONSTRAINT a b.c d c d_pkey",
+        ] {
+            assert!(kept.iter().any(|entry| entry == name), "{name} is not in {kept:?}");
+        }
+        assert!(kept.iter().all(|entry| !entry.contains("other") && !entry.starts_with("BLOB")), "{kept:?}");
+        assert!(kept.iter().any(|entry| entry == "VIEW public.v"));
+        assert_eq!(selection.left_out, ["FK CONSTRAINT public.other other_id_fkey"]);
+    }
+
+    #[test]
+    fn what_refers_to_a_table_that_is_left_out_is_named() {
+        let toc = toc();
+        let selection = Selection::tables(&toc, |_, name| name == "other");
+        assert_eq!(selection.left_out, ["FK CONSTRAINT public.other other_id_fkey"]);
+        assert!(
+            kept(&toc, &selection).iter().all(|entry| !entry.contains("c d") && !entry.starts_with("VIEW"))
+        );
+    }
+
+    #[test]
+    fn the_whole_is_everything() {
+        let toc = toc();
+        let selection = Selection::whole(&toc);
+        assert_eq!(selection.entries(&toc).count(), toc.entries.len());
+        assert!(selection.has_large_objects(&toc) && selection.left_out.is_empty());
+    }
+}

@@ -195,3 +195,52 @@ impl<R: Read> Reader<R> {
         self.reader.read_exact(&mut skipped[..bytes])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One database, dumped by pg_dump 14, 16 and 18: archive versions 1.14, 1.15 and 1.16.
+    const ARCHIVES: [&[u8]; 3] = [
+        include_bytes!("../../../fixtures/formats/archive/pg_dump-14.dump"),
+        include_bytes!("../../../fixtures/formats/archive/pg_dump-16.dump"),
+        include_bytes!("../../../fixtures/formats/archive/pg_dump-18.dump"),
+    ];
+
+    #[test]
+    fn every_version_of_the_archive_is_read() {
+        for (archive, dump_major) in ARCHIVES.into_iter().zip([14, 16, 18]) {
+            let toc = Toc::read(archive).unwrap();
+            assert_eq!((toc.database.as_str(), toc.server_major, toc.dump_major), ("tiny", 14, dump_major));
+            let find = |kind: &str, tag: &str| {
+                let mut entries = toc.entries.iter();
+                entries
+                    .find(|entry| entry.kind == kind && entry.tag == tag)
+                    .unwrap_or_else(|| panic!("no {kind} {tag}"))
+            };
+            let table = find("TABLE", "c d");
+            assert_eq!((table.schema.as_deref(), table.owner.as_deref()), (Some("a b"), Some("postgres")));
+            assert!(table.definition.starts_with("CREATE TABLE \"a b\".\"c d\""), "{}", table.definition);
+            assert!(find("VIEW", "v").depends_on.contains(&table.id));
+            let key = find("FK CONSTRAINT", "other other_id_fkey");
+            assert_eq!(key.section, Section::PostData);
+            assert!(key.depends_on.contains(&table.id));
+            assert_eq!(find("BLOBS", if dump_major < 17 { "BLOBS" } else { "42" }).section, Section::Data);
+        }
+    }
+
+    #[test]
+    fn damaged_archives_are_refused_not_trusted() {
+        for archive in ARCHIVES {
+            // The last entries are far from the end: rows of large objects follow.
+            for length in 0..archive.len() / 2 {
+                assert!(Toc::read(&archive[..length]).is_err(), "{length} bytes were taken for an archive");
+            }
+            for at in 0..archive.len() {
+                let mut damaged = archive.to_vec();
+                damaged[at] ^= 0x80;
+                let _ = Toc::read(&damaged[..]);
+            }
+        }
+    }
+}

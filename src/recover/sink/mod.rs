@@ -13,8 +13,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::Result;
-use crate::model::DatabaseFacts;
-use crate::model::Table;
+use crate::model::{DatabaseFacts, Table};
 use crate::pgtools::Tools;
 
 pub use definitions::Definitions;
@@ -61,7 +60,7 @@ impl SequenceValue {
         format!(
             "SELECT CASE WHEN used {reaches} {last} THEN pg_catalog.setval({name}, used, true) \
              ELSE pg_catalog.setval({name}, {last}, {called}) END \
-             FROM (SELECT pg_catalog.{furthest}({column})::int8 AS used FROM ONLY {table}) AS furthest",
+             FROM (SELECT pg_catalog.{furthest}({column})::int8 AS used FROM {table}) AS furthest",
             last = self.last_value,
             called = self.is_called
         )

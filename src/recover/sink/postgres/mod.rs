@@ -1,6 +1,8 @@
 //! Recovery into a PostgreSQL database.
 
 mod contents;
+mod maintenance;
+mod marker;
 mod place;
 mod properties;
 mod restore;

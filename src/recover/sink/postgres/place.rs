@@ -7,26 +7,21 @@
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
-use crate::model::schema::{quote_ident, quote_literal};
+use crate::model::schema::quote_ident;
 
 use super::super::Definitions;
 use super::contents::require_empty;
+use super::maintenance::{
+    COMMENT, EXISTED, comment_of, comment_on, drop_leftover, exists, lock, maintenance, move_aside,
+    temporary_name,
+};
+use super::marker::{MARKER, mark, unmark};
 use super::properties::{Properties, create_like};
 
-/// How the name of a database that is being built ends.
-const UNFINISHED: &str = ".backwhen-unfinished";
-/// The schema that marks a database which could not be renamed.
-const MARKER: &str = "backwhen_unfinished";
-/// How the comment on an unfinished database begins.
-const COMMENT: &str = "backwhen: an unfinished recovery, not a database to use";
-/// The most bytes of a name.
-const NAME_LIMIT: usize = 63;
-
 /// Where the database is being built.
-#[allow(clippy::large_enum_variant)] // There is one of it.
 pub(super) enum Place {
     /// Under another name.
-    Aside(Aside),
+    Aside(Box<Aside>),
     /// Under its own name, marked.
     Marked { name: String, read_only: bool },
 }
@@ -48,19 +43,19 @@ impl Place {
         notes: &mut Vec<String>,
     ) -> Result<Place> {
         if create {
-            return create_aside(info, source, notes).await.map(Place::Aside);
+            return create_aside(info, source, notes).await.map(|aside| Place::Aside(Box::new(aside)));
         }
         let session = match Session::connect_utf8(info, "recover").await {
             Ok(session) => session,
             Err(error) if sqlstate(&error) == Some("3D000") => {
-                return resume(info, source, error, notes).await.map(Place::Aside);
+                return resume(info, source, error, notes).await.map(|aside| Place::Aside(Box::new(aside)));
             }
             Err(error) => return Err(error),
         };
         let facts = suits(&session, info.dbname(), source).await?;
         let maintenance = match maintenance(info).await {
             Ok(maintenance) => maintenance,
-            Err(_) => return mark(&session, info.dbname()).await,
+            Err(_) => return Place::marked(&session, info.dbname()).await,
         };
         lock(&maintenance, info.dbname()).await?;
         drop_leftover(&maintenance, info.dbname(), notes).await?;
@@ -68,15 +63,18 @@ impl Place {
         // A database with sessions cannot be renamed.
         drop(session);
         match move_aside(&maintenance, info.dbname(), &properties).await {
-            Ok(temporary) => Ok(Place::Aside(Aside {
+            Ok(temporary) => Ok(Place::Aside(Box::new(Aside {
                 maintenance,
                 name: info.dbname().to_owned(),
                 temporary,
                 existed: Some(properties),
-            })),
+            }))),
             Err(error) => match sqlstate(&error) {
                 // Not the owner, or an owner who may not create databases.
-                Some("42501") => mark(&Session::connect_utf8(info, "recover").await?, info.dbname()).await,
+                Some("42501") => {
+                    let session = Session::connect_utf8(info, "recover").await?;
+                    Place::marked(&session, info.dbname()).await
+                }
                 Some("55006") => Err(Error::refused(format!(
                     "somebody is connected to database {}; end those sessions, then recover again",
                     info.dbname()
@@ -84,6 +82,11 @@ impl Place {
                 _ => Err(error),
             },
         }
+    }
+
+    async fn marked(session: &Session, name: &str) -> Result<Place> {
+        let read_only = mark(session, name).await?;
+        Ok(Place::Marked { name: name.to_owned(), read_only })
     }
 
     pub fn name_while_building(&self) -> &str {
@@ -95,7 +98,8 @@ impl Place {
 
     pub fn final_name(&self) -> &str {
         match self {
-            Place::Aside(Aside { name, .. }) | Place::Marked { name, .. } => name,
+            Place::Aside(aside) => &aside.name,
+            Place::Marked { name, .. } => name,
         }
     }
 
@@ -192,55 +196,8 @@ impl Aside {
     }
 }
 
-fn sqlstate(error: &Error) -> Option<&str> {
+pub(super) fn sqlstate(error: &Error) -> Option<&str> {
     ServerFault::of(error).map(|fault| fault.sqlstate.as_str())
-}
-
-fn comment_on(name: &str, comment: Option<&str>) -> String {
-    let comment = comment.map_or("NULL".into(), quote_literal);
-    format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(name))
-}
-
-/// The name of `name` while it is being built.
-fn temporary_name(name: &str) -> String {
-    if name.len() + UNFINISHED.len() <= NAME_LIMIT {
-        return format!("{name}{UNFINISHED}");
-    }
-    // Cut, with a hash of the whole, so that two long names do not meet.
-    let hash = format!(".{:08x}", twox_hash::XxHash3_64::oneshot(name.as_bytes()) as u32);
-    let mut end = NAME_LIMIT - UNFINISHED.len() - hash.len();
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{hash}{UNFINISHED}", &name[..end])
-}
-
-/// A session in another database of the same server.
-async fn maintenance(info: &Conninfo) -> Result<Session> {
-    let mut first = None;
-    for name in ["postgres", "template1"].into_iter().filter(|name| *name != info.dbname()) {
-        match Session::connect_utf8(&info.with_dbname(name), "recover").await {
-            Ok(session) => return Ok(session),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    Err(first.unwrap_or_else(|| Error::internal("no maintenance database to try")))
-}
-
-/// Locks the name for as long as the session lives.
-async fn lock(maintenance: &Session, name: &str) -> Result<()> {
-    let key = twox_hash::XxHash3_64::oneshot(format!("backwhen recover {name}").as_bytes()) as i64;
-    let row = maintenance
-        .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])
-        .await
-        .map_err(|error| server_error("cannot lock the target's name", error))?;
-    if row.get(0) {
-        Ok(())
-    } else {
-        Err(Error::locked(format!(
-            "another recovery into database {name} is running; wait for it, or stop it"
-        )))
-    }
 }
 
 /// Checks that the server and the database can take the source's rows, and that it is empty.
@@ -312,9 +269,7 @@ async fn resume(
     lock(&maintenance, info.dbname()).await?;
     let temporary = temporary_name(info.dbname());
     let Some(comment) = comment_of(&maintenance, &temporary).await? else { return Err(refuse()) };
-    let Some(original) =
-        comment.strip_prefix(COMMENT).and_then(|rest| rest.strip_prefix("; it was there before\n"))
-    else {
+    let Some(original) = comment.strip_prefix(COMMENT).and_then(|rest| rest.strip_prefix(EXISTED)) else {
         return Err(refuse());
     };
     let session = Session::connect_utf8(&info.with_dbname(&temporary), "recover").await?;
@@ -329,100 +284,4 @@ async fn resume(
     drop(session);
     let temporary = move_aside(&maintenance, info.dbname(), &properties).await?;
     Ok(Aside { maintenance, name: info.dbname().to_owned(), temporary, existed: Some(properties) })
-}
-
-async fn exists(maintenance: &Session, name: &str) -> Result<bool> {
-    let sql = "SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1::text";
-    let rows = maintenance.query(sql, &[&name]).await;
-    Ok(!rows.map_err(|error| server_error("cannot list databases", error))?.is_empty())
-}
-
-/// The comment on a database; `None` if there is no such database.
-async fn comment_of(maintenance: &Session, name: &str) -> Result<Option<String>> {
-    let sql = "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') \
-               FROM pg_catalog.pg_database WHERE datname = $1::text";
-    let row = maintenance.query_opt(sql, &[&name]).await;
-    Ok(row.map_err(|error| server_error("cannot read a database's comment", error))?.map(|row| row.get(0)))
-}
-
-/// Drops what a killed run left under the temporary name.
-///
-/// # Errors
-/// `Locked` if somebody is connected to it, `Refused` if it is not ours.
-async fn drop_leftover(maintenance: &Session, name: &str, notes: &mut Vec<String>) -> Result<()> {
-    let temporary = temporary_name(name);
-    let Some(comment) = comment_of(maintenance, &temporary).await? else { return Ok(()) };
-    if !comment.starts_with(COMMENT) {
-        return Err(Error::refused(format!(
-            "database {temporary} is in the way and does not say that backwhen made it; drop or rename it"
-        )));
-    }
-    // Without FORCE: a session means that it is being worked on.
-    let sql = format!("DROP DATABASE {}", quote_ident(&temporary));
-    maintenance.batch_execute(&sql).await.map_err(|error| {
-        let error = server_error(format!("cannot drop {temporary}, which an earlier recovery left"), error);
-        if sqlstate(&error) == Some("55006") {
-            return Error::locked(format!(
-                "another recovery into database {name} is running: somebody is connected to {temporary}"
-            ));
-        }
-        error
-    })?;
-    notes.push(format!("dropped {temporary}, which an earlier recovery left unfinished"));
-    Ok(())
-}
-
-/// Renames an existing empty database and says in its comment what it is, both or neither.
-async fn move_aside(maintenance: &Session, name: &str, properties: &Properties) -> Result<String> {
-    let temporary = temporary_name(name);
-    let comment =
-        format!("{COMMENT}; it was there before\n{}", properties.comment.as_deref().unwrap_or_default());
-    let sql = format!(
-        "BEGIN; {}; ALTER DATABASE {} RENAME TO {}; COMMIT",
-        comment_on(name, Some(&comment)),
-        quote_ident(name),
-        quote_ident(&temporary)
-    );
-    if let Err(error) = maintenance.batch_execute(&sql).await {
-        let error = server_error(format!("cannot rename database {name} while it is rebuilt"), error);
-        let _ = maintenance.batch_execute("ROLLBACK").await;
-        return Err(error);
-    }
-    Ok(temporary)
-}
-
-/// Marks a database that cannot be renamed, and makes everybody else's sessions read-only if that
-/// is permitted.
-async fn mark(session: &Session, name: &str) -> Result<Place> {
-    let marker = format!("CREATE SCHEMA {MARKER}; COMMENT ON SCHEMA {MARKER} IS {}", quote_literal(COMMENT));
-    session
-        .batch_execute(&marker)
-        .await
-        .map_err(|error| server_error(format!("cannot mark database {name} as unfinished"), error))?;
-    let sql = format!("ALTER DATABASE {} SET default_transaction_read_only = on", quote_ident(name));
-    let read_only = session.batch_execute(&sql).await.is_ok();
-    Ok(Place::Marked { name: name.to_owned(), read_only })
-}
-
-async fn unmark(session: &Session, name: &str, read_only: bool) -> Result<()> {
-    let reset = format!("ALTER DATABASE {} RESET default_transaction_read_only;", quote_ident(name));
-    let sql = format!("BEGIN; {} DROP SCHEMA {MARKER}; COMMIT", if read_only { &reset } else { "" });
-    session
-        .batch_execute(&sql)
-        .await
-        .map_err(|error| server_error(format!("cannot take the mark {MARKER} off database {name}"), error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn temporary_names_fit_and_differ() {
-        assert_eq!(temporary_name("shop"), "shop.backwhen-unfinished");
-        let long = |last: &str| temporary_name(&format!("{}{last}", "ä".repeat(31)));
-        assert!(long("x").len() <= NAME_LIMIT);
-        assert!(long("x").ends_with(UNFINISHED));
-        assert_ne!(long("x"), long("y"));
-    }
 }

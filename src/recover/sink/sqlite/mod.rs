@@ -59,7 +59,7 @@ impl SqliteFile {
         file.batch(
             "CREATE TABLE backwhen_recovery (moment TEXT, lsn TEXT, source TEXT, recovered_at TEXT, tool_version TEXT)",
         )?;
-        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let now = crate::ambient::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         let of = &opening.provenance;
         file.connection()?
             .execute(

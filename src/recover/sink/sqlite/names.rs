@@ -91,7 +91,6 @@ mod tests {
             generated: vec![],
             identity: Identity::WholeRow,
             grade: Grade::Exact,
-            sequences: vec![],
         }
     }
 

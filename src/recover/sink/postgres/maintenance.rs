@@ -1,0 +1,138 @@
+//! What is done to a database from another one of its server: locking its name, moving it aside,
+//! clearing what a killed run left.
+
+use crate::connect::{Conninfo, Session, server_error};
+use crate::error::{Error, Result};
+use crate::model::schema::{quote_ident, quote_literal};
+
+use super::place::sqlstate;
+use super::properties::Properties;
+
+/// How the name of a database that is being built ends.
+const UNFINISHED: &str = ".backwhen-unfinished";
+/// How the comment on an unfinished database begins.
+pub(super) const COMMENT: &str = "backwhen: an unfinished recovery, not a database to use";
+/// How it goes on if the database was not made by the recovery; its own comment follows.
+pub(super) const EXISTED: &str = "; it was there before\n";
+/// The most bytes of a name.
+const NAME_LIMIT: usize = 63;
+
+pub(super) fn comment_on(name: &str, comment: Option<&str>) -> String {
+    let comment = comment.map_or("NULL".into(), quote_literal);
+    format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(name))
+}
+
+/// The name of `name` while it is being built.
+pub(super) fn temporary_name(name: &str) -> String {
+    if name.len() + UNFINISHED.len() <= NAME_LIMIT {
+        return format!("{name}{UNFINISHED}");
+    }
+    // Cut, with a hash of the whole, so that two long names do not meet.
+    let hash = format!(".{:08x}", twox_hash::XxHash3_64::oneshot(name.as_bytes()) as u32);
+    let mut end = NAME_LIMIT - UNFINISHED.len() - hash.len();
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{hash}{UNFINISHED}", &name[..end])
+}
+
+/// A session in another database of the same server.
+pub(super) async fn maintenance(info: &Conninfo) -> Result<Session> {
+    let mut first = None;
+    for name in ["postgres", "template1"].into_iter().filter(|name| *name != info.dbname()) {
+        match Session::connect_utf8(&info.with_dbname(name), "recover").await {
+            Ok(session) => return Ok(session),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::internal("no maintenance database to try")))
+}
+
+/// Locks the name for as long as the session lives.
+pub(super) async fn lock(maintenance: &Session, name: &str) -> Result<()> {
+    let key = twox_hash::XxHash3_64::oneshot(format!("backwhen recover {name}").as_bytes()) as i64;
+    let row = maintenance
+        .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])
+        .await
+        .map_err(|error| server_error("cannot lock the target's name", error))?;
+    if row.get(0) {
+        Ok(())
+    } else {
+        Err(Error::locked(format!(
+            "another recovery into database {name} is running; wait for it, or stop it"
+        )))
+    }
+}
+
+pub(super) async fn exists(maintenance: &Session, name: &str) -> Result<bool> {
+    let sql = "SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1::text";
+    let rows = maintenance.query(sql, &[&name]).await;
+    Ok(!rows.map_err(|error| server_error("cannot list databases", error))?.is_empty())
+}
+
+/// The comment on a database; `None` if there is no such database.
+pub(super) async fn comment_of(maintenance: &Session, name: &str) -> Result<Option<String>> {
+    let sql = "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') \
+               FROM pg_catalog.pg_database WHERE datname = $1::text";
+    let row = maintenance.query_opt(sql, &[&name]).await;
+    Ok(row.map_err(|error| server_error("cannot read a database's comment", error))?.map(|row| row.get(0)))
+}
+
+/// Drops what a killed run left under the temporary name.
+///
+/// # Errors
+/// `Locked` if somebody is connected to it, `Refused` if it is not ours.
+pub(super) async fn drop_leftover(maintenance: &Session, name: &str, notes: &mut Vec<String>) -> Result<()> {
+    let temporary = temporary_name(name);
+    let Some(comment) = comment_of(maintenance, &temporary).await? else { return Ok(()) };
+    if !comment.starts_with(COMMENT) {
+        return Err(Error::refused(format!(
+            "database {temporary} is in the way and does not say that backwhen made it; drop or rename it"
+        )));
+    }
+    // Without FORCE: a session means that it is being worked on.
+    let sql = format!("DROP DATABASE {}", quote_ident(&temporary));
+    maintenance.batch_execute(&sql).await.map_err(|error| {
+        let error = server_error(format!("cannot drop {temporary}, which an earlier recovery left"), error);
+        if sqlstate(&error) == Some("55006") {
+            return Error::locked(format!(
+                "another recovery into database {name} is running: somebody is connected to {temporary}"
+            ));
+        }
+        error
+    })?;
+    notes.push(format!("dropped {temporary}, which an earlier recovery left unfinished"));
+    Ok(())
+}
+
+/// Renames an existing empty database and says in its comment what it is, both or neither.
+pub(super) async fn move_aside(maintenance: &Session, name: &str, properties: &Properties) -> Result<String> {
+    let temporary = temporary_name(name);
+    let comment = format!("{COMMENT}{EXISTED}{}", properties.comment.as_deref().unwrap_or_default());
+    let sql = format!(
+        "BEGIN; {}; ALTER DATABASE {} RENAME TO {}; COMMIT",
+        comment_on(name, Some(&comment)),
+        quote_ident(name),
+        quote_ident(&temporary)
+    );
+    if let Err(error) = maintenance.batch_execute(&sql).await {
+        let error = server_error(format!("cannot rename database {name} while it is rebuilt"), error);
+        let _ = maintenance.batch_execute("ROLLBACK").await;
+        return Err(error);
+    }
+    Ok(temporary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temporary_names_fit_and_differ() {
+        assert_eq!(temporary_name("shop"), "shop.backwhen-unfinished");
+        let long = |last: &str| temporary_name(&format!("{}{last}", "ä".repeat(31)));
+        assert!(long("x").len() <= NAME_LIMIT);
+        assert!(long("x").ends_with(UNFINISHED));
+        assert_ne!(long("x"), long("y"));
+    }
+}
