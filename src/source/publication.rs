@@ -119,9 +119,9 @@ impl Publications {
 }
 
 fn list(tables: &[&Table]) -> String {
-    let members: Vec<_> = tables.iter().map(|table| format!("TABLE ONLY {}", table.quoted())).collect();
-    // The keyword TABLE may be left out after the first member; with it, no name can be misread.
-    members.join(", ")
+    // Version 14 takes the keyword TABLE only once; later ones read on with the first member's kind.
+    let members: Vec<_> = tables.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
+    format!("TABLE {}", members.join(", "))
 }
 
 async fn run(client: &Client, statement: &str) -> Result<()> {
