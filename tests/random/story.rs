@@ -1,0 +1,186 @@
+//! A database that lives through a seeded load and a tormented capture, and the moments of it that
+//! are remembered.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::Runtime;
+use tokio_postgres::{Client, NoTls};
+
+use crate::support::{Backwhen, Capture, Dump, Server};
+use crate::workload::Workload;
+
+const SCHEMA: &str = include_str!("schema.sql");
+const CLIENTS: u64 = 3;
+/// Each client's, between two moments.
+const TRANSACTIONS: usize = 40;
+
+/// An instant at which nothing was under way, and what the database held.
+pub struct Remembered {
+    pub time: String,
+    pub lsn: String,
+    /// The last transaction before it.
+    pub xid: String,
+    pub mark: String,
+    pub truth: Dump,
+}
+
+pub struct Story {
+    pub backwhen: Backwhen,
+    pub remembered: Vec<Remembered>,
+}
+
+impl Story {
+    /// Lets the load run for some rounds, with a moment remembered after each.
+    pub fn tell(seed: u64, rounds: usize) -> Story {
+        let server = Server::shared(None);
+        let database = server.fresh_database("random");
+        server.psql(&database, SCHEMA);
+        let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_HEARTBEAT", "1s");
+        let remembered = live(&backwhen, seed, rounds);
+        Story { backwhen, remembered }
+    }
+
+    /// Recovers into a database of its own; returns the report and what the database then held.
+    pub fn recover(&self, to: &[&str]) -> (serde_json::Value, Dump) {
+        let server = self.backwhen.server();
+        let database = server.fresh_database("recovered");
+        server.psql("postgres", &format!("DROP DATABASE {database}"));
+        let target = server.conninfo(&database);
+        let arguments = [&["recover", "--create", "--into", &target], to].concat();
+        let report = self.backwhen.json(&arguments);
+        let dump = Dump::of(server, &database);
+        server.psql("postgres", &format!("DROP DATABASE {database}"));
+        (report, dump)
+    }
+}
+
+fn live(backwhen: &Backwhen, seed: u64, rounds: usize) -> Vec<Remembered> {
+    let mut random = StdRng::seed_from_u64(seed);
+    // A history that begins with an empty database tests less than one that begins in the middle.
+    load(backwhen, seed, 0, 20);
+    backwhen.init();
+    let mut remembered = Vec::new();
+    let mut capture = Some(spawn(backwhen));
+    for round in 1..=rounds {
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(|| load(backwhen, seed, round, TRANSACTIONS));
+            while !loading.is_finished() {
+                sleep(Duration::from_millis(random.random_range(20..500)));
+                torment(backwhen, &mut capture, &mut random);
+            }
+        });
+        remembered.push(remember(backwhen, round));
+    }
+    if let Some(capture) = capture {
+        capture.stop();
+    }
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    remembered
+}
+
+fn spawn(backwhen: &Backwhen) -> Capture<'_> {
+    let mut capture = backwhen.spawn_capture();
+    // The server may not have noticed yet that the one before was killed.
+    capture.allow("trying again");
+    capture
+}
+
+/// Some trouble, or some work, while the load runs.
+fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random: &mut StdRng) {
+    match random.random_range(0..10) {
+        0..=3 => {
+            if let Some(capture) = capture.take() {
+                capture.kill();
+            }
+            sleep(Duration::from_millis(random.random_range(0..300)));
+            *capture = Some(spawn(backwhen));
+        }
+        4 => {
+            if let Some(capture) = capture.take() {
+                capture.stop();
+            }
+        }
+        5 | 6 => checkpoint(backwhen, &[]),
+        7 => checkpoint(backwhen, &["--from-source"]),
+        _ => {}
+    }
+    if capture.is_none() {
+        *capture = Some(spawn(backwhen));
+    }
+}
+
+/// One that finds a table truncated under its hands says so, and is to be tried again.
+fn checkpoint(backwhen: &Backwhen, arguments: &[&str]) {
+    let output = backwhen.run(&[&["checkpoint"], arguments].concat());
+    let again = output.status.code() == Some(10) && output.stderr.contains("truncated or rewritten");
+    assert!(output.status.success() || again, "checkpoint {arguments:?}: {}", output.stderr);
+}
+
+/// Nothing writes to the database now, so that its dump is the truth of this instant.
+fn remember(backwhen: &Backwhen, round: usize) -> Remembered {
+    let (server, database) = (backwhen.server(), backwhen.database());
+    let last = "UPDATE tally SET n = n + 1 RETURNING pg_current_xact_id()::xid";
+    let xid = server.psql(database, last);
+    let now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
+                      pg_current_wal_insert_lsn()";
+    let now = server.psql(database, now);
+    let (time, lsn) = now.split_once('|').expect("two columns");
+    let truth = Dump::of(server, database);
+    let mark = format!("round {round}");
+    backwhen.ok(&["mark", &mark]);
+    Remembered { time: time.to_owned(), lsn: lsn.to_owned(), xid, mark, truth }
+}
+
+/// Several clients at once, until each is through with its transactions.
+fn load(backwhen: &Backwhen, seed: u64, round: usize, transactions: usize) {
+    let conninfo = backwhen.source();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let mut workload = Workload::new(seed, round as u64 * CLIENTS + client);
+            let conninfo = &conninfo;
+            scope.spawn(move || {
+                let session = Session::connect(conninfo);
+                for _ in 0..transactions {
+                    session.run(workload.transaction());
+                }
+            });
+        }
+    });
+}
+
+struct Session {
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Session {
+    fn connect(conninfo: &str) -> Session {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (client, connection) = runtime.block_on(tokio_postgres::connect(conninfo, NoTls)).unwrap();
+        runtime.spawn(connection);
+        let session = Session { runtime, client };
+        session.send("SET deadlock_timeout = '20ms'; SET lock_timeout = '2s'").unwrap();
+        session
+    }
+
+    /// What the server refuses is part of the load: locks, deadlocks, constraints.
+    fn run(&self, transaction: Vec<String>) {
+        for piece in transaction {
+            if let Err(error) = self.send(&piece) {
+                let error = error.as_db_error().unwrap_or_else(|| panic!("the connection broke: {error}"));
+                let class = &error.code().code()[..2];
+                // Mistakes in the workload itself must not pass for conflicts.
+                assert!(["23", "40", "55"].contains(&class), "{error} ({}) in {piece}", error.code().code());
+                self.send("ROLLBACK").unwrap();
+                return;
+            }
+        }
+    }
+
+    fn send(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        self.runtime.block_on(self.client.batch_execute(sql))
+    }
+}
