@@ -149,8 +149,8 @@ async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<Strin
         false => (Entries::whole(&archive.toc), Vec::new()),
         true => {
             let entries = Entries::tables(&archive.toc, |schema, name| plan.selection.takes(schema, name));
-            let left_out = entries.left_out.clone();
-            (entries, left_out)
+            let notes = partial_notes(&entries);
+            (entries, notes)
         }
     };
     let tables: Vec<_> = wanted_tables(plan).cloned().collect();
@@ -167,6 +167,18 @@ async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<Strin
         tools: execution.tools.clone(),
     };
     Ok((Sink::open(&execution.destination, opening).await?, left_out))
+}
+
+/// What recovering only some tables leaves out, or takes in beyond them.
+fn partial_notes(entries: &Entries) -> Vec<String> {
+    let left_out = entries
+        .left_out
+        .iter()
+        .map(|what| format!("left out, as it refers to what is not recovered: {what}"));
+    let empty = entries.definition_only.iter();
+    let empty = empty
+        .map(|(schema, name)| format!("made without rows, as a recovered table needs it: {schema}.{name}"));
+    left_out.chain(empty).collect()
 }
 
 /// The archive is what its name says.

@@ -48,7 +48,9 @@ fn a_damaged_byte_and_a_missing_transaction_are_seen() {
 
     let (_, without_the_last) = story.recover(&["--to", &format!("xid:{}", moment.xid), "--before"]);
     let differences = compare(&moment.truth, &without_the_last);
-    let [difference] = &differences[..] else { panic!("one transaction changed one table: {differences:#?}") };
+    let [difference] = &differences[..] else {
+        panic!("one transaction changed one table: {differences:#?}")
+    };
     assert_eq!(difference.object, "public.tally (id, n)");
 }
 
