@@ -63,7 +63,9 @@ impl Recover {
             return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
         for inexact in &plan.inexact {
-            at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));
+            let perhaps = plan.perhaps.tables.contains(inexact) || plan.perhaps.schema.contains(inexact);
+            let certainty = if perhaps { "perhaps not exact" } else { "not exact" };
+            at.ui.say(&format!("{certainty}: {}: {}", inexact.what, inexact.why));
         }
         let progress = at.ui.progress();
         let to_stdout = self.into.as_deref() == Some("sql:-");
@@ -129,7 +131,7 @@ fn describe(report: &Report) -> String {
     } else {
         "not proved: this target cannot be read back"
     };
-    format!(
+    let mut text = format!(
         "{}\nfrom         checkpoint {} and {} transactions\nrecovered    {} rows in {} tables; {proof}\ntook         {:.2} s ({})",
         describe_moment(&report.moment),
         report.checkpoint,
@@ -138,5 +140,13 @@ fn describe(report: &Report) -> String {
         report.tables,
         report.seconds,
         phases.join(", ")
-    )
+    );
+    for inexact in &report.inexact {
+        text.push_str(&format!(
+            "\nnot exact    {}: {}",
+            ui::printable(&inexact.what),
+            ui::printable(&inexact.why)
+        ));
+    }
+    text
 }

@@ -206,16 +206,7 @@ async fn fill(
     made?;
     let folded = folded?;
     phases.end("schema and fold");
-    let mut inexact = plan.inexact.clone();
-    if folded.schema_unchanged {
-        // The plan only saw that the next checkpoint knows other definitions.
-        inexact.retain(|known| !plan.perhaps.contains(known));
-    }
-    for found in folded.inexact {
-        if !inexact.iter().any(|known| known.what == found.what && similar(&known.why, &found.why)) {
-            inexact.push(found);
-        }
-    }
+    let inexact = inexact(plan, &folded);
     let tables = folded.tables.len() as u64;
     let sequences = sequence_values(plan, &folded.sequences, folded.sequences_sampled < plan.until);
     let loaded = load_all(folded.tables, execution, sink).await?;
@@ -241,10 +232,15 @@ async fn fill(
     })
 }
 
-/// The plan and the fold may both have noticed a table's change, in words of their own.
-fn similar(one: &str, other: &str) -> bool {
-    let first = |text: &str| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    one == other || first(one) == first(other)
+/// What the plan knows for certain, and what the fold has seen.
+fn inexact(plan: &Plan, folded: &Folded) -> Vec<Inexact> {
+    let schema_is_told = folded.schema_unchanged || folded.inexact.iter().any(|found| found.what == "schema");
+    let surpassed = |known: &&Inexact| {
+        plan.perhaps.tables.contains(known) || (schema_is_told && plan.perhaps.schema.contains(known))
+    };
+    let certain: Vec<_> = plan.inexact.iter().filter(|known| !surpassed(known)).cloned().collect();
+    let new = folded.inexact.iter().filter(|found| !certain.contains(found)).cloned();
+    certain.iter().cloned().chain(new).collect()
 }
 
 async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {

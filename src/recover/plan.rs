@@ -39,15 +39,25 @@ pub struct Plan {
     /// What will not be exact, by name.
     pub inexact: Vec<Inexact>,
     pub notes: Vec<String>,
-    /// Those of `inexact` that the fold may find not to be so.
+    /// Those of `inexact` that are only known to within a block of the journal or a checkpoint; the
+    /// fold, which reads every message, tells exactly.
     #[serde(skip)]
-    pub perhaps: Vec<Inexact>,
+    pub perhaps: Perhaps,
     #[serde(skip)]
     pub base: Checkpoint,
     #[serde(skip)]
     pub selection: Selection,
     /// Only some tables are wanted.
     pub partial: bool,
+}
+
+/// What may turn out not to concern the moment.
+#[derive(Clone, Debug, Default)]
+pub struct Perhaps {
+    /// Tables that the stream describes otherwise.
+    pub tables: Vec<Inexact>,
+    /// Definitions that the next checkpoint knows otherwise.
+    pub schema: Vec<Inexact>,
 }
 
 /// The moment that a request resolved to.
@@ -83,9 +93,11 @@ pub fn plan(
         base.tables.iter().filter(|entry| selection.takes(&entry.table.schema, &entry.table.name)).collect();
     let needed: Vec<_> = stretch.segments_between(base.lsn, resolved.until).collect();
     let mut inexact = known_inexact(&base, &selection, !tables.is_empty());
-    inexact.extend(changed_tables(&needed, &base, resolved.until, &selection)?);
-    let perhaps = schema_drift(history, stretch, &base, resolved.until)?;
-    inexact.extend(perhaps.iter().cloned());
+    let perhaps = Perhaps {
+        tables: changed_tables(&needed, &base, resolved.until, &selection)?,
+        schema: schema_drift(history, stretch, &base, resolved.until)?,
+    };
+    inexact.extend(perhaps.tables.iter().chain(&perhaps.schema).cloned());
     let after = stretch.segments.iter().filter(|segment| segment.summary.end > base.lsn);
     Ok(Plan {
         moment: planned(&resolved, &base),
