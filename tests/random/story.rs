@@ -158,7 +158,8 @@ struct Session {
 
 impl Session {
     fn connect(conninfo: &str) -> Session {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (client, connection) = runtime.block_on(tokio_postgres::connect(conninfo, NoTls)).unwrap();
         runtime.spawn(connection);
         let session = Session { runtime, client };

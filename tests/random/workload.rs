@@ -98,7 +98,9 @@ impl Workload {
             }
             2 => format!("UPDATE person SET seen = 'infinity' WHERE name = '{name}'"),
             3 => format!("UPDATE person SET name = '{other}' WHERE name = '{name}'"),
-            4 => format!("UPDATE person SET name = name || '!', note = {} WHERE name = '{name}'", self.text()),
+            4 => {
+                format!("UPDATE person SET name = name || '!', note = {} WHERE name = '{name}'", self.text())
+            }
             _ => format!("DELETE FROM person WHERE name = '{name}'"),
         }
     }
@@ -121,7 +123,9 @@ impl Workload {
         match self.below(8) {
             0..=2 => {
                 let body = self.text();
-                format!("INSERT INTO document VALUES ({id}, 'new', {body}, '{{}}') ON CONFLICT (id) DO NOTHING")
+                format!(
+                    "INSERT INTO document VALUES ({id}, 'new', {body}, '{{}}') ON CONFLICT (id) DO NOTHING"
+                )
             }
             3 => format!("UPDATE document SET title = 'title {}' WHERE id = {id}", self.below(100)),
             4 => format!("UPDATE document SET id = {other} WHERE id = {id}"),
@@ -140,9 +144,7 @@ impl Workload {
         match self.below(5) {
             0 | 1 => format!("INSERT INTO bag SELECT {a}, nullif('b{b}', 'b0') FROM generate_series(0, {b})"),
             2 => format!("DELETE FROM bag WHERE ctid = (SELECT ctid FROM bag WHERE a = {a} LIMIT 1)"),
-            3 => format!(
-                "UPDATE bag SET a = {b} WHERE ctid = (SELECT ctid FROM bag WHERE a = {a} LIMIT 1)"
-            ),
+            3 => format!("UPDATE bag SET a = {b} WHERE ctid = (SELECT ctid FROM bag WHERE a = {a} LIMIT 1)"),
             _ => format!("DELETE FROM bag WHERE a = {a} AND b IS NOT DISTINCT FROM 'b{b}'"),
         }
     }
@@ -152,7 +154,9 @@ impl Workload {
         match self.below(5) {
             0 | 1 => {
                 let body = self.text();
-                format!("INSERT INTO bag_of_texts SELECT {a}, {body}, '{{\"a\":  1.0}}' FROM generate_series(1, 2)")
+                format!(
+                    "INSERT INTO bag_of_texts SELECT {a}, {body}, '{{\"a\":  1.0}}' FROM generate_series(1, 2)"
+                )
             }
             2 => format!("UPDATE bag_of_texts SET a = {} WHERE a = {a}", self.below(8)),
             3 => format!("UPDATE bag_of_texts SET rest = '[1, 1.0 , \"{a}\\\\\"]' WHERE a = {a}"),
@@ -178,7 +182,9 @@ impl Workload {
         let (a, b, c) = (self.below(10), self.below(30), self.below(60));
         match self.below(8) {
             0 | 1 => format!("INSERT INTO parent VALUES ({a}, 'parent') ON CONFLICT DO NOTHING"),
-            2 | 3 => format!("INSERT INTO child SELECT {b}, id, 'c' FROM parent LIMIT 1 ON CONFLICT DO NOTHING"),
+            2 | 3 => {
+                format!("INSERT INTO child SELECT {b}, id, 'c' FROM parent LIMIT 1 ON CONFLICT DO NOTHING")
+            }
             4 => format!(
                 "INSERT INTO grandchild SELECT {c}, child.id, child.parent FROM child LIMIT 1 ON CONFLICT DO NOTHING"
             ),
@@ -203,7 +209,9 @@ impl Workload {
     fn measure(&mut self) -> String {
         let n = self.below(50);
         match self.below(4) {
-            0 | 1 => format!("INSERT INTO measure (width, height, mood) VALUES ({n}, 3, 'so so'), (1, {n}, NULL)"),
+            0 | 1 => {
+                format!("INSERT INTO measure (width, height, mood) VALUES ({n}, 3, 'so so'), (1, {n}, NULL)")
+            }
             2 => format!("UPDATE measure SET width = width + 1, mood = 'sad' WHERE id % 7 = {}", n % 7),
             _ => format!("DELETE FROM measure WHERE width = {n}"),
         }
@@ -239,7 +247,9 @@ impl Workload {
     fn many(&mut self) -> String {
         let n = self.below(7);
         match self.below(6) {
-            0 | 1 => format!("INSERT INTO ledger (amount) SELECT g FROM generate_series(1, {}) g", 500 * (n + 1)),
+            0 | 1 => {
+                format!("INSERT INTO ledger (amount) SELECT g FROM generate_series(1, {}) g", 500 * (n + 1))
+            }
             2 => format!("DELETE FROM ledger WHERE id % 3 = {}", n % 3),
             3 => format!("UPDATE ledger SET amount = amount + 1 WHERE id % 7 = {n}"),
             4 => "UPDATE document SET title = title || '.'".to_owned(),
@@ -249,7 +259,8 @@ impl Workload {
 
     /// An expression for a text that is short, compressed, or out of line.
     fn text(&mut self) -> String {
-        let (client, count, pieces) = (self.client, self.count, [0, 1, 3, 80, 300, 1200][self.below(6) as usize]);
+        let (client, count, pieces) =
+            (self.client, self.count, [0, 1, 3, 80, 300, 1200][self.below(6) as usize]);
         format!(
             "(SELECT coalesce(string_agg(md5('{client}/{count}/' || g), ''), 'short') FROM generate_series(1, {pieces}) g)"
         )
