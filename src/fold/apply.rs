@@ -1,6 +1,6 @@
 //! Applies the journal's messages to the tables' deltas.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -31,6 +31,8 @@ pub(super) struct Applier {
     described: HashMap<u32, Described>,
     sequences: BTreeMap<u32, SequenceState>,
     sampled: Lsn,
+    /// By oid: those that were set back after the moment, before a sample told how they stood.
+    set_back: BTreeSet<u32>,
     pub transactions: u64,
     changes: u64,
     /// The transaction that is being applied, for messages.
@@ -68,6 +70,7 @@ impl Applier {
             described: HashMap::new(),
             sequences,
             sampled: request.base.sequences_sampled,
+            set_back: BTreeSet::new(),
             transactions: 0,
             changes: 0,
             current: request.base.lsn,
@@ -105,15 +108,49 @@ impl Applier {
         Ok(())
     }
 
-    /// Looks only for what heartbeats tell.
+    /// Looks only for what heartbeats tell, and for what makes them tell less.
     pub fn look_after(&mut self, event: Event<'_>) -> Result<()> {
-        let Event::Message(bytes @ [b'M', ..]) = event else { return Ok(()) };
-        let message = pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))?;
-        if let Message::Logical { prefix, content, lsn, .. } = message {
-            self.current = lsn;
-            self.logical(prefix, content);
+        let Event::Message(bytes @ [b'M' | b'T', ..]) = event else { return Ok(()) };
+        match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
+            Message::Logical { prefix, content, lsn, .. } => {
+                self.current = lsn;
+                if prefix != signal::SEQUENCES.as_bytes() {
+                    self.logical(prefix, content);
+                } else if self.sampled < self.until {
+                    let before = self.sequences.clone();
+                    self.logical(prefix, content);
+                    self.keep_furthest(&before);
+                }
+            }
+            Message::Truncate { relations, restart_identity: true, .. } if self.sampled < self.until => {
+                let tables = relations.iter().filter_map(|oid| self.places.get(oid));
+                let names: Vec<_> = tables.map(|place| &self.tables[*place].table).collect();
+                let owned = self.sequences.values().filter(|state| {
+                    state.owner.as_ref().is_some_and(|owner| {
+                        names.iter().any(|table| table.schema == owner.schema && table.name == owner.table)
+                    })
+                });
+                self.set_back.extend(owned.map(|state| state.oid));
+            }
+            _ => {}
         }
         Ok(())
+    }
+
+    /// The first sample after the moment is no bound for a sequence that was set back in between
+    /// (`TRUNCATE … RESTART IDENTITY`, `setval`): the one before the moment may be the nearer.
+    fn keep_furthest(&mut self, before: &BTreeMap<u32, SequenceState>) {
+        for (oid, state) in &mut self.sequences {
+            let Some(earlier) = before.get(oid) else { continue };
+            let went_back = match state.increment < 0 {
+                true => state.last_value > earlier.last_value,
+                false => state.last_value < earlier.last_value,
+            };
+            if went_back {
+                self.set_back.insert(*oid);
+                (state.last_value, state.is_called) = (earlier.last_value, earlier.is_called);
+            }
+        }
     }
 
     /// Sequences and definitions were looked at after this position.
@@ -272,7 +309,13 @@ impl Applier {
         Ok(())
     }
 
-    pub fn finish(self) -> Folded {
+    pub fn finish(mut self) -> Folded {
+        for state in self.set_back.iter().filter_map(|oid| self.sequences.get(oid)) {
+            let what = format!("sequence {}.{}", state.schema, state.name);
+            let why = "was set back after this moment, before it was sampled; it is set beyond its last sample \
+                       and every value in use";
+            self.inexact.insert((what, why.to_owned()), ());
+        }
         let mut inexact: Vec<_> = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();
         if let Some(changed) = self.schema_changed_at {
             let why = format!(
@@ -285,6 +328,7 @@ impl Applier {
             tables: self.tables,
             sequences: self.sequences.into_values().collect(),
             sequences_sampled: self.sampled,
+            sequences_set_back: self.set_back,
             transactions: self.transactions,
             changes: self.changes,
             schema_unchanged: self.schema_changed_at.is_none() && self.schema_known_at >= self.until,

@@ -11,6 +11,7 @@ mod mapping;
 mod merge;
 mod stride;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,6 +59,8 @@ pub struct Folded {
     pub sequences: Vec<SequenceState>,
     /// The sequences were read no earlier than this; before `until` if no sample follows it.
     pub sequences_sampled: Lsn,
+    /// By oid: those that were set back between the moment and that sample.
+    pub sequences_set_back: BTreeSet<u32>,
     pub transactions: u64,
     /// Rows inserted, updated or deleted by those transactions.
     pub changes: u64,

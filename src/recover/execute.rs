@@ -208,7 +208,9 @@ async fn fill(
     phases.end("schema and fold");
     let inexact = inexact(plan, &folded);
     let tables = folded.tables.len() as u64;
-    let sequences = sequence_values(plan, &folded.sequences, folded.sequences_sampled < plan.until);
+    let sequences = sequence_values(plan, &folded.sequences, |oid| {
+        folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid)
+    });
     let loaded = load_all(folded.tables, execution, sink).await?;
     phases.end("load and prove");
     if !plan.partial {
@@ -401,9 +403,13 @@ impl Rows for Feeder<'_> {
     }
 }
 
-/// What each sequence is set to. `unsampled`: no sample lies at or after the moment, so a value may
-/// have been handed out that no sample shows; the largest one in use is the least that will do.
-fn sequence_values(plan: &Plan, sequences: &[SequenceState], unsampled: bool) -> Vec<SequenceValue> {
+/// What each sequence is set to. `unsampled`: no sample at or after the moment tells how it stood, so
+/// a value may have been handed out that no sample shows; the largest in use is the least that will do.
+fn sequence_values(
+    plan: &Plan,
+    sequences: &[SequenceState],
+    unsampled: impl Fn(u32) -> bool,
+) -> Vec<SequenceValue> {
     let mut values = Vec::new();
     for known in &plan.base.sequences {
         let Some(state) = sequences.iter().find(|state| state.oid == known.oid) else { continue };
@@ -421,7 +427,7 @@ fn sequence_values(plan: &Plan, sequences: &[SequenceState], unsampled: bool) ->
             name: known.name.clone(),
             last_value: state.last_value,
             is_called: state.is_called,
-            at_least: owner.filter(|_| unsampled).map(quoted),
+            at_least: owner.filter(|_| unsampled(known.oid)).map(quoted),
             descending: state.increment < 0,
         });
     }

@@ -13,12 +13,12 @@ use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use story::{Remembered, Story};
-use support::{assert_same, compare};
+use support::{Part, assert_same, compare};
 
 const ROUNDS: usize = 8;
 
 /// Seeds that once found a fault.
-const REGRESSIONS: &[u64] = &[];
+const REGRESSIONS: &[u64] = &[1];
 
 #[test]
 fn every_remembered_moment_comes_back() {
@@ -30,7 +30,7 @@ fn every_remembered_moment_comes_back() {
 #[test]
 fn seeds_that_once_found_a_fault_find_none() {
     for seed in REGRESSIONS {
-        live_and_recover(*seed, 2);
+        live_and_recover(*seed, 3);
     }
 }
 
@@ -84,15 +84,22 @@ fn assert_comes_back(story: &Story, number: usize, moment: &Remembered) {
     }
     for name in names {
         let (report, recovered) = story.recover(&["--to", &name]);
-        assert_exact(&report, &name);
-        let same = std::panic::catch_unwind(|| assert_same(&moment.truth, &recovered));
-        assert!(same.is_ok(), "moment {} by {name}: {report}", number + 1);
+        assert_eq!(report["proved"], true, "{name}: {report}");
+        let inexact = said_to_be_inexact(&report);
+        let mut differences = compare(&moment.truth, &recovered);
+        differences
+            .retain(|it| it.part != Part::Sequence || !inexact.contains(&format!("sequence {}", it.object)));
+        assert_eq!(differences, [], "moment {} by {name}: {report}", number + 1);
     }
 }
 
-fn assert_exact(report: &serde_json::Value, name: &str) {
-    assert_eq!(report["proved"], true, "{name}: {report}");
-    assert_eq!(report["inexact"], serde_json::json!([]), "{name}: {report}");
+/// Only a sequence that the load restarts may be anything but exact, and then by its name.
+fn said_to_be_inexact(report: &serde_json::Value) -> Vec<String> {
+    let inexact = report["inexact"].as_array().expect("a list").iter();
+    let named: Vec<_> = inexact.map(|it| it["what"].as_str().expect("a name").to_owned()).collect();
+    let restarted = ["sequence public.queue_id_seq", "sequence public.queue_note_id_seq"];
+    assert!(named.iter().all(|name| restarted.contains(&name.as_str())), "{report}");
+    named
 }
 
 fn number_from(variable: &str) -> Option<u64> {
