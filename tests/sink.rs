@@ -167,6 +167,7 @@ async fn read_tables(session: &Session) -> Vec<Table> {
             columns: names.into_iter().zip(types).map(column).collect(),
             identity: Identity::WholeRow,
             grade: Grade::Exact,
+            in_stream: None,
             generated: Default::default(),
         }
     };

@@ -28,6 +28,15 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     }
 }
 
+/// A name from bytes in the server's encoding. Where they are not UTF-8, each byte stands for the
+/// letter of that number: not what a person would write, but different for different names.
+pub fn stream_name(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(name) => name.to_owned(),
+        Err(_) => bytes.iter().map(|byte| char::from(*byte)).collect(),
+    }
+}
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -83,10 +92,8 @@ impl<'a> Reader<'a> {
         Ok(&rest[..end])
     }
 
-    /// A name. In a database whose encoding is not UTF-8 it is kept readable, not exact; names are
-    /// only compared with names read the same way.
     fn name(&mut self) -> Result<String, DecodeError> {
-        Ok(String::from_utf8_lossy(self.c_bytes()?).into_owned())
+        self.c_bytes().map(stream_name)
     }
 
     fn message(&mut self) -> Result<Message<'a>, DecodeError> {

@@ -24,7 +24,8 @@ pub struct WidthDiffers;
 impl Mapping {
     pub fn of(table: &Table, relation: &Relation) -> Mapping {
         let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
-        let places: Vec<_> = table.columns.iter().map(|column| place(&column.name)).collect();
+        let places: Vec<_> =
+            (0..table.columns.len()).map(|number| place(table.stream_column(number))).collect();
         Mapping { differences: differences(table, relation, &places), places, width: relation.columns.len() }
     }
 
@@ -83,7 +84,7 @@ impl Mapping {
 /// The differences that a person should know of; none, if the stream fits the image exactly.
 fn differences(table: &Table, relation: &Relation, places: &[Option<usize>]) -> Vec<String> {
     let mut found = Vec::new();
-    if table.schema != relation.schema || table.name != relation.name {
+    if table.stream_name() != (&relation.schema, &relation.name) {
         found.push(format!("renamed to {}.{}", relation.schema, relation.name));
     }
     for (column, place) in table.columns.iter().zip(places) {
@@ -95,7 +96,7 @@ fn differences(table: &Table, relation: &Relation, places: &[Option<usize>]) -> 
             Some(_) => {}
         }
     }
-    let known = |name: &str| table.columns.iter().any(|column| column.name == name);
+    let known = |name: &str| (0..table.columns.len()).any(|number| table.stream_column(number) == name);
     for column in &relation.columns {
         // A published generated column is computed again on recovery.
         if !known(&column.name) && !table.generated.contains(&column.name) {
@@ -110,8 +111,8 @@ pub fn identity_fits(table: &Table, relation: &Relation) -> bool {
     match &table.identity {
         Identity::WholeRow => relation.replica_identity == b'f' || table.is_insert_only(),
         Identity::Key(columns) => columns.iter().all(|column| {
-            let name = &table.columns[*column].name;
-            relation.columns.iter().any(|column| column.name == *name && column.in_identity)
+            let name = table.stream_column(*column);
+            relation.columns.iter().any(|column| column.name == name && column.in_identity)
         }),
     }
 }

@@ -6,6 +6,7 @@ pub mod lsn;
 pub mod moment;
 pub mod pattern;
 pub mod schema;
+pub mod spelling;
 
 pub use change::{Message, Relation, RelationColumn, Tuple, Value};
 pub use database::DatabaseFacts;

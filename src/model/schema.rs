@@ -19,6 +19,19 @@ pub struct Table {
     pub generated: Vec<String>,
     pub identity: Identity,
     pub grade: Grade,
+    /// The names as the stream spells them, where the database's encoding makes that another
+    /// spelling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_stream: Option<StreamNames>,
+}
+
+/// See [`Table::in_stream`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamNames {
+    pub schema: String,
+    pub name: String,
+    /// As many as [`Table::columns`].
+    pub columns: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +69,22 @@ pub enum Grade {
 impl Table {
     pub fn is_insert_only(&self) -> bool {
         self.grade == Grade::InsertOnly
+    }
+
+    /// Schema and name as a Relation message has them.
+    pub fn stream_name(&self) -> (&str, &str) {
+        match &self.in_stream {
+            Some(names) => (&names.schema, &names.name),
+            None => (&self.schema, &self.name),
+        }
+    }
+
+    /// A column's name as a Relation message has it.
+    pub fn stream_column(&self, number: usize) -> &str {
+        match self.in_stream.as_ref().and_then(|names| names.columns.get(number)) {
+            Some(name) => name,
+            None => &self.columns[number].name,
+        }
     }
 
     /// `schema.name`, quoted as SQL needs it.

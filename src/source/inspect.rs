@@ -2,9 +2,11 @@
 
 use tokio_postgres::Client;
 
+use crate::codec::pgoutput::stream_name;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
+use crate::model::schema::StreamNames;
 use crate::model::{Column, Grade, Identity, Selection, Table};
 
 /// The tables of a database as one snapshot of its catalogs shows them.
@@ -47,7 +49,9 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
           FROM pg_catalog.pg_index i
          WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid
            AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
-         LIMIT 1) AS identity_width
+         LIMIT 1) AS identity_width,
+       pg_catalog.convert_to(n.nspname::text, pg_catalog.getdatabaseencoding()),
+       pg_catalog.convert_to(c.relname::text, pg_catalog.getdatabaseencoding())
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'f') AND c.relpersistence <> 't'
@@ -56,7 +60,8 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
 
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
-       pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> ''
+       pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> '',
+       pg_catalog.convert_to(a.attname::text, pg_catalog.getdatabaseencoding())
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -87,6 +92,8 @@ pub async fn inventory(client: &Client, selection: &Selection) -> Result<Invento
             of_extension: row.get(8),
             identity: row.get::<_, Option<Vec<i16>>>(9),
             identity_width: row.get::<_, Option<i16>>(10),
+            schema_in_stream: stream_name(row.get(11)),
+            name_in_stream: stream_name(row.get(12)),
         };
         match raw.reason_to_leave_out(selection) {
             Some(reason) => inventory
@@ -115,12 +122,15 @@ struct RawTable {
     of_extension: bool,
     identity: Option<Vec<i16>>,
     identity_width: Option<i16>,
+    schema_in_stream: String,
+    name_in_stream: String,
 }
 
 struct RawColumn {
     table: u32,
     number: i16,
     generated: bool,
+    name_in_stream: String,
     column: Column,
 }
 
@@ -131,6 +141,7 @@ async fn read_columns(client: &Client) -> Result<Vec<RawColumn>> {
         table: row.get(0),
         number: row.get(1),
         generated: row.get(6),
+        name_in_stream: stream_name(row.get(7)),
         column: Column {
             name: row.get(2),
             type_oid: row.get(3),
@@ -170,6 +181,14 @@ impl RawTable {
             _ => (Identity::WholeRow, Grade::InsertOnly),
         };
         let generated = columns.iter().filter(|column| column.generated);
+        let in_stream = StreamNames {
+            schema: self.schema_in_stream,
+            name: self.name_in_stream,
+            columns: stored.iter().map(|column| column.name_in_stream.clone()).collect(),
+        };
+        let same = in_stream.schema == self.schema
+            && in_stream.name == self.name
+            && stored.iter().all(|column| column.name_in_stream == column.column.name);
         let table = Table {
             oid: self.oid,
             columns: stored.iter().map(|column| column.column.clone()).collect(),
@@ -178,6 +197,7 @@ impl RawTable {
             name: self.name,
             identity,
             grade,
+            in_stream: (!same).then_some(in_stream),
         };
         let advice = (grade == Grade::InsertOnly).then(|| advice(&table, self.replica_identity));
         FoundTable { advice, table, pages: self.pages, filenode: self.filenode }

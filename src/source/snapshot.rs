@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
+use crate::model::spelling::Spelled;
 
 /// Rows are handed on in pieces of about so many bytes.
 const PIECE: usize = 256 * 1024;
@@ -112,15 +113,12 @@ pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Resul
 ///
 /// # Errors
 /// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
-pub async fn copy(client: &Client, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
+pub async fn copy(session: &Session, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
+    let spelled = Spelled::of(table, session.server_encoding());
     let failed = |error| server_error(format!("cannot read table {}", table.display()), error);
-    let statement = format!(
-        "COPY (SELECT {} FROM ONLY {}{}) TO STDOUT",
-        table.quoted_columns(),
-        table.quoted(),
-        pages.condition()
-    );
-    let lines = client.copy_out(&statement).await.map_err(failed)?;
+    let statement =
+        format!("COPY (SELECT {} FROM ONLY {}{}) TO STDOUT", spelled.list, spelled.table, pages.condition());
+    let lines = session.copy_out(&statement).await.map_err(failed)?;
     pin_mut!(lines);
     let mut piece = Vec::with_capacity(PIECE + PIECE / 8);
     while let Some(line) = lines.try_next().await.map_err(failed)? {

@@ -5,7 +5,6 @@ mod definitions;
 mod digest;
 mod into;
 mod postgres;
-mod spelling;
 mod sql;
 mod sqlite;
 

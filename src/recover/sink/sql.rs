@@ -13,8 +13,8 @@ use crate::model::schema::quote_ident;
 use crate::pgtools::{Installation, Tools};
 use crate::recover::archive::Section;
 
-use super::spelling::Spelled;
 use super::{Definitions, Opening, Rows, SequenceValue};
+use crate::model::spelling::Spelled;
 
 type Out = Box<dyn AsyncWrite + Send + Unpin>;
 

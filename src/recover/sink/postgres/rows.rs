@@ -7,9 +7,9 @@ use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::model::Table;
 
-use super::super::spelling::Spelled;
 use super::super::{Contents, RowDigest, Rows};
 use super::Target;
+use crate::model::spelling::Spelled;
 
 impl Target {
     /// Loads one table in one transaction: all of its rows or none.

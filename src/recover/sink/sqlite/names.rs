@@ -91,6 +91,7 @@ mod tests {
             generated: vec![],
             identity: Identity::WholeRow,
             grade: Grade::Exact,
+            in_stream: None,
         }
     }
 

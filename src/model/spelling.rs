@@ -1,13 +1,15 @@
 //! Identifiers for statements among rows that are not in UTF-8.
 
-use crate::model::Table;
-use crate::model::schema::quote_ident;
+use super::Table;
+use super::schema::quote_ident;
 
 /// A table's names as SQL, in ASCII where the database's encoding is another than the statement's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Spelled {
+pub struct Spelled {
     /// `schema.name`.
     pub table: String,
+    /// `a, b`, for SELECT.
+    pub list: String,
     /// `(a, b)` after a space. Empty for a table without stored columns: COPY then takes and gives
     /// an empty line for a row, and leaves generated columns out by itself.
     pub columns: String,
@@ -22,6 +24,7 @@ impl Spelled {
         let columns: Vec<_> = table.columns.iter().map(|column| spell(&column.name)).collect();
         Spelled {
             table: format!("{}.{}", spell(&table.schema), spell(&table.name)),
+            list: columns.join(", "),
             columns: if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) },
         }
     }
