@@ -86,7 +86,7 @@ impl Script {
     /// What `rows` says; `Unavailable` if the output does not take it.
     pub async fn load(&self, table: &Table, mut rows: Rows) -> Result<()> {
         let mut out = self.out.lock().await;
-        let Spelled { table, columns } = Spelled::of(table, &self.encoding);
+        let Spelled { table, columns, .. } = Spelled::of(table, &self.encoding);
         write(&mut out, format!("COPY {table}{columns} FROM stdin;\n").as_bytes()).await?;
         while let Some(chunk) = rows.recv().await {
             write(&mut out, &chunk?).await?;
