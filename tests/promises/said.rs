@@ -1,0 +1,130 @@
+//! 6. What cannot be recovered exactly is said, before and after, by name: never a silent fallback to
+//!    another moment.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::support::{Backwhen, Server};
+use crate::{head, now, recovered};
+
+fn protected(name: &str, schema: &str) -> (Server, Backwhen) {
+    let server = Server::shared(None);
+    let database = server.fresh_database(name);
+    server.psql(&database, schema);
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    (server, backwhen)
+}
+
+/// What the plan and the report say of it, which must agree on the names.
+fn inexact(backwhen: &Backwhen, to: &str) -> Vec<(String, String)> {
+    let read = |report: &serde_json::Value| -> Vec<(String, String)> {
+        let list = report["inexact"].as_array().unwrap_or_else(|| panic!("no list: {report}")).iter();
+        let text = |it: &serde_json::Value, key: &str| it[key].as_str().expect("a text").to_owned();
+        list.map(|it| (text(it, "what"), text(it, "why"))).collect()
+    };
+    let into = backwhen.server().fresh_database("said");
+    let target = backwhen.server().conninfo(&into);
+    let planned = read(&backwhen.json(&["recover", "--dry-run", "--to", to, "--into", &target]));
+    let done = read(&backwhen.json(&["recover", "--to", to, "--into", &target]));
+    for (what, why) in &planned {
+        assert!(done.iter().any(|(name, _)| name == what), "planned, not reported: {what}: {why}");
+    }
+    done
+}
+
+#[track_caller]
+fn assert_says(said: &[(String, String)], what: &str, why: &str) {
+    let found = said.iter().any(|(name, text)| name == what && text.contains(why));
+    assert!(found, "nothing says of {what} that … {why} …: {said:#?}");
+}
+
+#[test]
+fn a_schema_that_changed_since_its_checkpoint_is_named() {
+    let schema =
+        "CREATE TABLE added (id int PRIMARY KEY); CREATE TABLE dropped (id int PRIMARY KEY, old text);
+        CREATE TABLE renamed (id int PRIMARY KEY); CREATE TABLE retyped (id int PRIMARY KEY, n int);
+        CREATE TABLE same (id int PRIMARY KEY)";
+    let (server, backwhen) = protected("changed", schema);
+    let database = backwhen.database();
+    server.psql(
+        database,
+        "ALTER TABLE added ADD COLUMN extra text; INSERT INTO added VALUES (1, 'x');
+         ALTER TABLE dropped DROP COLUMN old; INSERT INTO dropped VALUES (1);
+         ALTER TABLE renamed RENAME TO other; INSERT INTO other VALUES (1);
+         ALTER TABLE retyped ALTER n TYPE bigint; INSERT INTO retyped VALUES (1, 1);
+         INSERT INTO same VALUES (1)",
+    );
+    // Before anything of ours could look at the new schema.
+    let then = head(&server);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let said = inexact(&backwhen, &then);
+    assert_says(&said, "public.added", "column extra added");
+    assert_says(&said, "public.dropped", "column old dropped");
+    assert_says(&said, "public.renamed", "renamed to public.other");
+    assert_says(&said, "public.retyped", "column n changed its type");
+    assert!(said.iter().all(|(what, _)| what != "public.same"), "{said:#?}");
+    assert_eq!(inexact(&backwhen, "latest"), [], "capture takes the new schema in");
+}
+
+#[test]
+fn what_the_stream_does_not_carry_is_named() {
+    let schema = "CREATE TABLE keyless (n int); CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
+        CREATE TABLE exact (id int PRIMARY KEY); SELECT lo_from_bytea(0, 'large')";
+    let (server, backwhen) = protected("carried", schema);
+    server.psql(backwhen.database(), "INSERT INTO keyless VALUES (1); INSERT INTO exact VALUES (1)");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let said = inexact(&backwhen, "latest");
+    assert_says(&said, "public.keyless", "updates and deletes");
+    assert_says(&said, "public.unlogged", "only its definition");
+    assert_says(&said, "large objects", "as of");
+    assert_eq!(said.len(), 3, "{said:#?}");
+}
+
+#[test]
+fn a_moment_that_is_not_held_is_refused_with_the_window() {
+    let server = Server::shared(None);
+    let too_early = now(&server);
+    let (server, backwhen) = protected("outside", "CREATE TABLE t (id int PRIMARY KEY)");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let window = backwhen.json(&["status"])["window"].clone();
+    let earliest = window["earliest"]["time"].as_str().unwrap().to_owned();
+    let too_late = now(&server);
+    let moments =
+        [&too_early, &too_late, "2100-01-01T00:00:00Z", "0/1", "FFFF/0", "xid:3", "mark:no", "checkpoint:no"];
+    for moment in moments {
+        let message = backwhen.fails(11, &["recover", "--to", moment, "--into", "sqlite:never"]);
+        assert!(message.contains(&earliest), "{moment}: the window is not named: {message}");
+    }
+    assert!(!backwhen.folder().join("never").exists());
+}
+
+#[test]
+fn a_gap_is_recorded_and_refused_and_both_sides_of_it_come_back() {
+    let (server, backwhen) =
+        protected("gap", "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let database = backwhen.database();
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let before = backwhen.json(&["status"])["window"]["latest"]["time"].as_str().unwrap().to_owned();
+    sleep(Duration::from_millis(20));
+    server.psql(database, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()");
+    server.psql(database, "INSERT INTO t VALUES (2); INSERT INTO t VALUES (3)");
+    let (inside, inside_lsn) = (now(&server), head(&server));
+    server.psql(database, "INSERT INTO t VALUES (4)");
+
+    let mut capture = backwhen.spawn_capture();
+    capture.allow("continuity is lost").allow("a new epoch was begun");
+    capture.wait_for_line("begins epoch 2");
+    capture.wait_caught_up();
+    capture.stop();
+    let gaps = backwhen.json_lines(&["list", "gaps"]);
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert!(gaps[0]["cause"].as_str().unwrap().contains("is gone from the source"), "{gaps:?}");
+    assert_eq!(backwhen.json(&["status"])["gaps"].as_array().unwrap().len(), 1);
+    for moment in [&inside, &inside_lsn] {
+        let message = backwhen.fails(11, &["recover", "--to", moment, "--into", "sqlite:never"]);
+        assert!(message.contains("gap") && message.contains(&before), "{message}");
+    }
+    assert_eq!(recovered(&backwhen, &server, &["--to", &before]).1.row_count(), 1);
+    assert_eq!(recovered(&backwhen, &server, &["--to", "latest"]).1.row_count(), 4);
+}

@@ -1,0 +1,246 @@
+//! The repository keeps its own rules: who imports whom, the size and names of files, no test that
+//! nobody runs, no link that leads nowhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The most lines of a file in `src`.
+const LONGEST: usize = 500;
+
+/// Each module with all the others that it may import. `error`, `ambient` and `progress` are open to
+/// everybody but `model`, which knows nobody.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("model", &["error"]),
+    ("error", &[]),
+    ("ambient", &["error"]),
+    ("progress", &[]),
+    ("codec", &["model"]),
+    ("connect", &["error"]),
+    ("pgtools", &["error", "connect", "model"]),
+    ("history", &["error", "model"]),
+    ("source", &["error", "model", "codec", "connect", "history", "pgtools"]),
+    ("fold", &["error", "progress", "model", "codec", "history"]),
+    ("prove", &["error", "progress", "model", "codec", "history", "fold"]),
+    ("verify", &["error", "progress", "model", "codec", "history", "fold", "prove"]),
+    ("recover", &["error", "ambient", "progress", "model", "codec", "history", "fold", "connect", "pgtools"]),
+];
+
+/// What reads and writes servers; the history and all below it do without.
+const SERVERS: &[&str] = &["tokio", "tokio_postgres", "postgres_protocol", "crate::connect"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// `model` for `src/model/lsn.rs` as for `src/model.rs`.
+fn module_of(path: &Path) -> String {
+    let inside = path.strip_prefix(root().join("src")).expect("it lies in src");
+    let first = inside.components().next().expect("it has a name").as_os_str();
+    Path::new(first).file_stem().expect("it has a name").to_string_lossy().into_owned()
+}
+
+/// Modules named in paths that begin with `crate::`, also in `use crate::{a, b::c}`.
+fn imported(text: &str) -> BTreeSet<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code: String = code.collect::<Vec<_>>().join("\n");
+    let mut found = BTreeSet::new();
+    for (at, path) in code.match_indices("crate::") {
+        let rest = &code[at + path.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => found.extend(top_level(list).into_iter().map(|item| first_word(&item))),
+            None => {
+                found.insert(first_word(rest));
+            }
+        }
+    }
+    // Items of the crate's root, such as macros.
+    found.retain(|name| !name.is_empty() && name.starts_with(|c: char| c.is_ascii_lowercase()));
+    found
+}
+
+/// The items of a list of imports, without those in braces inside it.
+fn top_level(list: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut depth = 0;
+    for c in list.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => items.push(String::new()),
+            _ if depth == 0 => items.last_mut().expect("there is one").push(c),
+            _ => {}
+        }
+    }
+    items
+}
+
+fn first_word(text: &str) -> String {
+    text.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn modules_import_only_what_the_design_lets_them() {
+    let mut faults = Vec::new();
+    for path in files("src", "rs") {
+        let module = module_of(&path);
+        let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else { continue };
+        for other in imported(&fs::read_to_string(&path).unwrap()) {
+            if other != module && !allowed.contains(&other.as_str()) {
+                faults.push(format!("{} imports crate::{other}", name(&path)));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn the_history_and_what_lies_below_it_know_no_server() {
+    for path in files("src", "rs") {
+        if !["model", "codec", "history", "fold"].contains(&module_of(&path).as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for server in SERVERS {
+            let known = code.iter().find(|line| line.contains(&format!("{server}::")));
+            assert!(known.is_none(), "{}: {}", name(&path), known.unwrap_or(&""));
+        }
+    }
+}
+
+#[test]
+fn imports_are_recognised() {
+    let text =
+        "use crate::{error::{Error, Kind}, model};\n// use crate::source;\ncrate::fold::fold(); crate::Thing";
+    let expected = ["error", "fold", "model"].map(str::to_owned);
+    assert_eq!(imported(text), BTreeSet::from(expected));
+}
+
+#[test]
+fn files_are_short_and_named_for_what_they_are_about() {
+    for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        let in_src = path.starts_with(root().join("src"));
+        assert!(
+            !in_src || lines <= LONGEST,
+            "{} has {lines} lines; cut it where its subjects part",
+            name(&path)
+        );
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let nameless =
+            ["utils", "util", "common", "types", "manager", "helpers", "misc"].contains(&stem.as_str());
+        assert!(!nameless, "{} is named for nothing", name(&path));
+    }
+}
+
+/// A module that nobody declares is never compiled, and its tests never fail.
+#[test]
+fn every_file_is_a_module_of_something() {
+    for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let parent = path.parent().unwrap();
+        let is_root = ["main", "lib"].contains(&stem.as_str()) || parent == root().join("tests");
+        if is_root {
+            continue;
+        }
+        // `a/mod.rs` and `a.rs` are declared as `a`.
+        let (module, folder) = match stem.as_str() {
+            "mod" => (parent.file_name().unwrap().to_string_lossy().into_owned(), parent.parent().unwrap()),
+            _ => (stem, parent),
+        };
+        let by_folder = folder.with_extension("rs");
+        let declarers = ["mod.rs", "lib.rs", "main.rs"].map(|file| folder.join(file));
+        // `#[cfg(test)] mod x_tests` and a file beside `x.rs` are declared by their siblings.
+        let siblings = files_in(folder);
+        let declared =
+            declarers.iter().chain([&by_folder]).chain(&siblings).any(|file| declares(file, &module));
+        assert!(declared, "no file declares mod {module}: {}", name(&path));
+    }
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect()
+}
+
+fn declares(file: &Path, module: &str) -> bool {
+    let Ok(text) = fs::read_to_string(file) else { return false };
+    text.lines().any(|line| {
+        line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ") == format!("mod {module};")
+    })
+}
+
+#[test]
+fn every_link_in_the_documents_leads_somewhere() {
+    let mut documents = files("docs", "md");
+    documents.extend(files("src", "md"));
+    documents.extend(["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|file| root().join(file)));
+    for document in documents.iter().filter(|document| document.exists()) {
+        let text = fs::read_to_string(document).unwrap();
+        for target in links(&text) {
+            let outside = target.contains("://") || target.starts_with("mailto:");
+            let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let path = match file.is_empty() {
+                true => document.clone(),
+                false => document.parent().unwrap().join(file),
+            };
+            assert!(outside || path.exists(), "{} links to {target}, which is not there", name(document));
+            if !outside && !anchor.is_empty() && path.extension().is_some_and(|it| it == "md") {
+                let headings = headings(&fs::read_to_string(&path).unwrap());
+                assert!(headings.contains(anchor), "{} links to {target}: no such heading", name(document));
+            }
+        }
+    }
+}
+
+/// The targets of `[text](target)`, outside of code.
+fn links(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut in_code = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        let pieces = if in_code { "" } else { line };
+        for (at, mark) in pieces.match_indices("](") {
+            let rest = &pieces[at + mark.len()..];
+            let target = rest.split([')', ' ']).next().unwrap_or_default();
+            found.push(target.to_owned());
+        }
+    }
+    found
+}
+
+/// Anchors as GitHub makes them.
+fn headings(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |line: &str| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
+    };
+    headings.map(anchor).collect()
+}
