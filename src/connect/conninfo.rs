@@ -250,5 +250,4 @@ fn timeout(settings: &Settings) -> Result<Duration> {
 }
 
 #[cfg(test)]
-#[path = "conninfo_tests.rs"]
 mod tests;
