@@ -233,15 +233,25 @@ fn a_publication_that_somebody_changes_costs_no_row_in_silence() {
     let mut capture = spawn(&backwhen);
     capture.allow("continuity is lost");
     capture.wait_caught_up();
+    let before = server.psql(backwhen.database(), "SELECT pg_current_wal_insert_lsn()");
+    // Long enough for two beats, which know that until here all is well.
+    sleep(Duration::from_secs(1));
     let emptied = format!("ALTER PUBLICATION {} DROP TABLE t", slot(&backwhen));
     server.psql(backwhen.database(), &emptied);
     insert(&backwhen, "unseen");
+    let after = server.psql(backwhen.database(), "SELECT pg_current_wal_insert_lsn()");
     capture.wait_for_line("begins epoch 2");
     insert(&backwhen, "seen");
     capture.wait_caught_up();
     capture.stop();
     assert_eq!(gaps(&backwhen).len(), 1);
     assert_latest_is_exact(&backwhen);
+    assert_eq!(recover(&backwhen, &before).1, Vec::<String>::new());
+    // Where the end of the epoch before holds this moment at all, it says what it may lack.
+    let output =
+        backwhen.run(&["recover", "--dry-run", "--output", "json", "--to", &after, "--into", "sqlite:no"]);
+    let said = output.status.code() == Some(11) || output.stdout.contains("may lack changes since");
+    assert!(said, "{}{}", output.stdout, output.stderr);
 }
 
 #[test]

@@ -172,11 +172,13 @@ fn every_file_is_a_module_of_something() {
             _ => (stem, parent),
         };
         let by_folder = folder.with_extension("rs");
-        let declarers = ["mod.rs", "lib.rs", "main.rs"].map(|file| folder.join(file));
-        // `#[cfg(test)] mod x_tests` and a file beside `x.rs` are declared by their siblings.
-        let siblings = files_in(folder);
-        let declared =
-            declarers.iter().chain([&by_folder]).chain(&siblings).any(|file| declares(file, &module));
+        let mut declarers = ["mod.rs", "lib.rs", "main.rs"].map(|file| folder.join(file)).to_vec();
+        declarers.push(by_folder);
+        if folder == root().join("tests") {
+            declarers.extend(files_in(folder));
+        }
+        let declared = declarers.iter().any(|file| has_line(file, &format!("mod {module};")))
+            || files_in(folder).iter().any(|file| has_line(file, &format!("#[path = \"{module}.rs\"]")));
         assert!(declared, "no file declares mod {module}: {}", name(&path));
     }
 }
@@ -186,11 +188,13 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect()
 }
 
-fn declares(file: &Path, module: &str) -> bool {
+/// Whether a line is this one, whoever may see it.
+fn has_line(file: &Path, wanted: &str) -> bool {
     let Ok(text) = fs::read_to_string(file) else { return false };
-    text.lines().any(|line| {
-        line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ") == format!("mod {module};")
-    })
+    let bare = |line: &str| {
+        ["pub(crate) ", "pub(super) ", "pub "].iter().find_map(|it| line.strip_prefix(it)).map(str::to_owned)
+    };
+    text.lines().map(str::trim).any(|line| bare(line).as_deref().unwrap_or(line) == wanted)
 }
 
 #[test]

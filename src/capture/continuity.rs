@@ -1,8 +1,10 @@
 //! Whether the source can still give everything that comes after the journal's frontier.
 
 use crate::connect::{Conninfo, Session, server_error};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::Checkpoint;
 use crate::history::epoch::Epoch;
 use crate::model::Lsn;
 use crate::source::inspect;
@@ -14,8 +16,15 @@ use crate::source::stream::ReplicationClient;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Continuity {
     Whole,
-    /// Something between the frontier and the next change cannot be had: why.
-    Lost(String),
+    /// Something between the frontier and the next change cannot be had.
+    Lost(Loss),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    pub why: String,
+    /// Tables that the stream did not carry for a while already.
+    pub unpublished: Vec<String>,
 }
 
 /// The facts that decide, as the server tells them.
@@ -26,6 +35,8 @@ struct Facts {
     wal_status: Option<String>,
     confirmed: Option<Lsn>,
     publications: i64,
+    /// Protected tables that are in neither publication.
+    unpublished: Vec<String>,
     /// The end of the server's log.
     head: Lsn,
     /// The frontier of the history.
@@ -54,6 +65,8 @@ pub async fn check(
         );
     }
     let session = Session::connect_utf8(source, "capture").await?;
+    let publications = Publications::of_slot(&epoch.slot);
+    let protected = Newest::read(history).await?.tables;
     let failed = |error| server_error("cannot look at the replication slot", error);
     let recovering = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.map_err(failed)?;
     if recovering.get(0) {
@@ -67,11 +80,43 @@ pub async fn check(
         slot_exists: row.is_some(),
         wal_status: row.as_ref().and_then(|row| row.get(0)),
         confirmed: confirmed.map(|text| parse_lsn(&text)).transpose()?,
-        publications: Publications::of_slot(&epoch.slot).count(&session).await?,
+        publications: publications.count(&session).await?,
+        unpublished: publications.lacking(&session, &protected).await?,
         head: server.flushed,
         frontier,
     };
     Ok(decide(&facts, &epoch.slot))
+}
+
+/// What the newest checkpoint of the current epoch knows of the source.
+#[derive(Clone, Debug, Default)]
+pub struct Newest {
+    /// Of the definitions; empty if there is no checkpoint.
+    pub fingerprint: String,
+    /// The protected tables, by oid.
+    pub tables: Vec<u32>,
+}
+
+impl Newest {
+    /// # Errors
+    /// `Damaged` if the checkpoint's manifest is.
+    pub async fn read(history: &History) -> Result<Newest> {
+        let history = history.clone();
+        let newest = tokio::task::spawn_blocking(move || {
+            let catalog = Catalog::open(&history)?;
+            let epoch = history.current_epoch()?.number;
+            let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch);
+            newest.map_or(Ok(Newest::default()), |row| Ok(history.read_checkpoint(&row.id)?.into()))
+        });
+        newest.await.context(Kind::Internal, || "a reading thread failed".into())?
+    }
+}
+
+impl From<Checkpoint> for Newest {
+    fn from(checkpoint: Checkpoint) -> Newest {
+        let tables = checkpoint.tables.iter().map(|entry| entry.table.oid).collect();
+        Newest { fingerprint: checkpoint.schema.fingerprint, tables }
+    }
 }
 
 fn decide(facts: &Facts, slot: &str) -> Continuity {
@@ -92,10 +137,12 @@ fn decide(facts: &Facts, slot: &str) -> Continuity {
         )
     } else if facts.publications < 2 {
         "backwhen's publications are gone from the source".to_owned()
+    } else if !facts.unpublished.is_empty() {
+        format!("somebody took {} out of backwhen's publications", facts.unpublished.join(", "))
     } else {
         return Continuity::Whole;
     };
-    Continuity::Lost(cause)
+    Continuity::Lost(Loss { why: cause, unpublished: facts.unpublished.clone() })
 }
 
 #[cfg(test)]
@@ -108,6 +155,7 @@ mod tests {
             wal_status: Some("reserved".into()),
             confirmed: Some(Lsn(100)),
             publications: 2,
+            unpublished: Vec::new(),
             head: Lsn(200),
             frontier: Lsn(100),
         }
@@ -128,6 +176,7 @@ mod tests {
             Facts { confirmed: Some(Lsn(101)), ..healthy() },
             Facts { head: Lsn(99), ..healthy() },
             Facts { publications: 1, ..healthy() },
+            Facts { unpublished: vec!["public.t".into()], ..healthy() },
         ];
         for facts in faults {
             assert!(matches!(decide(&facts, "s"), Continuity::Lost(_)), "{facts:?}");

@@ -28,6 +28,9 @@ pub struct Live {
     /// The end of what the server has written, when it was last asked.
     pub source_head: Option<Lsn>,
     pub source_asked: Option<PgTime>,
+    /// Up to here the stream is known to carry all protected tables.
+    #[serde(default)]
+    pub published_until: Option<Lsn>,
     /// Commit time of the last durable transaction.
     pub durable_time: Option<PgTime>,
     /// Received since capture was started.
@@ -58,6 +61,7 @@ impl Board {
             durable,
             source_head: None,
             source_asked: None,
+            published_until: read(path).and_then(|before| before.published_until),
             durable_time: None,
             bytes: 0,
             bytes_per_second: 0.0,

@@ -20,9 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch as news};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Conninfo;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Catalog;
-use crate::history::epoch::GapStart;
+use crate::history::epoch::{Doubt, GapStart};
 use crate::history::journal::Writer;
 use crate::history::timeline::Timeline;
 use crate::history::{History, files};
@@ -32,7 +32,7 @@ use crate::progress::Silent;
 use crate::protect::{Access, begin};
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream};
-use continuity::Continuity;
+use continuity::{Continuity, Loss};
 use disk::Disk;
 use live::Board;
 use state::{Event, State};
@@ -169,11 +169,12 @@ impl Capture<'_> {
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
             let board = self.board.get_or_insert(first).clone();
-            if let Continuity::Lost(cause) = continuity {
+            if let Continuity::Lost(loss) = continuity {
                 drop(writer);
-                self.begin_again(&board, cause).await?;
+                self.begin_again(&board, loss).await?;
                 continue;
             }
+            board.update(|live| live.published_until = Some(frontier));
             let slot = self.history.identity().slot();
             let names = Publications::of_slot(&slot).option();
             let options =
@@ -190,6 +191,7 @@ impl Capture<'_> {
         let durable = Arc::new(news::channel(frontier).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
+        let broken = self.stop.child_token();
         let (first_beat, beaten) = oneshot::channel();
         let watcher = watch::Watcher {
             history: self.history.clone(),
@@ -199,19 +201,26 @@ impl Capture<'_> {
             durable: durable.subscribe(),
             heartbeat: self.options.heartbeat,
             jobs: self.options.jobs,
+            broken: broken.clone(),
         };
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
         let (until, known) = news::channel(None);
         let deciding = tokio::spawn(decide_until(self.options.until, self.source.clone(), beaten, until));
-        let ended = Pump::new(stream, frontier, disk, &board).run(known, &self.stop).await;
+        let ended = Pump::new(stream, frontier, disk, &board).run(known, &broken).await;
         watching.cancel();
         deciding.abort();
         let _ = watcher.await;
-        ended
+        match ended {
+            Ok(Ended::Stopped) if !self.stop.is_cancelled() => Err(Error::unavailable(
+                "a protected table is in none of backwhen's publications any more; looking what is lost",
+            )),
+            ended => ended,
+        }
     }
 
     /// Records the gap and begins a new epoch behind it.
-    async fn begin_again(&self, board: &Board, cause: String) -> Result<()> {
+    async fn begin_again(&self, board: &Board, loss: Loss) -> Result<()> {
+        let Loss { why: cause, unpublished } = loss;
         tracing::error!(
             "continuity is lost: {cause}; a new image of the source is taken, and the gap is recorded"
         );
@@ -222,7 +231,14 @@ impl Capture<'_> {
         let timeline = Timeline::read(self.history, &catalog)?;
         let stretch = timeline.current()?;
         let time = stretch.window().map(|window| window.latest.time);
-        let after = GapStart { epoch: stretch.epoch.number, lsn: stretch.frontier(), time };
+        let lsn = stretch.frontier();
+        let from = board.read().and_then(|live| live.published_until).unwrap_or(stretch.epoch.start);
+        let doubt = (!unpublished.is_empty() && from < lsn).then(|| Doubt {
+            from,
+            tables: unpublished,
+            why: cause.clone(),
+        });
+        let after = GapStart { epoch: stretch.epoch.number, lsn, time, doubt };
         board.step(Event::ResyncBegun, cause.clone())?;
         let access =
             Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };

@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::continuity::Newest;
 use super::live::Board;
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
@@ -16,7 +17,7 @@ use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{LeftOut, SequenceState};
 use crate::history::signal::{self, HeartbeatSignal, SequenceSample};
-use crate::model::{Grade, Lsn, PgTime, Selection, Table};
+use crate::model::{Grade, Lsn, PgTime, Selection};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
 use crate::protect::{Access, checkpoint};
@@ -38,6 +39,8 @@ pub struct Watcher {
     pub durable: watch::Receiver<Lsn>,
     pub heartbeat: Duration,
     pub jobs: usize,
+    /// Told when the stream lacks what it should carry, and so must be looked at anew.
+    pub broken: CancellationToken,
 }
 
 /// What the watcher remembers from beat to beat.
@@ -46,8 +49,7 @@ struct Memory {
     sequences: Option<BTreeMap<u32, SequenceState>>,
     next_digest: Option<Instant>,
     next_refresh: Option<Instant>,
-    /// The definitions that the newest checkpoint knows.
-    known: Option<String>,
+    known: Option<Newest>,
 }
 
 impl Watcher {
@@ -88,6 +90,7 @@ impl Watcher {
         let due = memory.next_digest.is_none_or(|next| Instant::now() >= next);
         let started = Instant::now();
         let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
+        self.check_publications(session, memory).await?;
         if due {
             memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
         }
@@ -105,10 +108,7 @@ impl Watcher {
     /// Where the definitions are not those that the newest checkpoint knows: protects what is new,
     /// and takes a checkpoint that knows them.
     async fn follow_schema(&self, session: &Session, memory: &mut Memory, now: String) -> Result<()> {
-        if memory.known.is_none() {
-            memory.known = Some(self.newest_fingerprint().await?);
-        }
-        let changed = memory.known.as_deref() != Some(&now);
+        let changed = memory.known.as_ref().is_none_or(|known| known.fingerprint != now);
         self.board.update(|live| live.schema_changed = changed);
         if !changed {
             return Ok(());
@@ -118,22 +118,28 @@ impl Watcher {
             let started = Instant::now();
             let done = self.refresh().await;
             memory.next_refresh = Some(Instant::now() + REFRESH_PAUSE.max(started.elapsed() * 2));
-            let fingerprint = done?;
-            self.board.update(|live| live.schema_changed = fingerprint != now);
-            memory.known = Some(fingerprint);
+            let newest = done?;
+            self.board.update(|live| live.schema_changed = newest.fingerprint != now);
+            memory.known = Some(newest);
         }
         Ok(())
     }
 
-    async fn newest_fingerprint(&self) -> Result<String> {
-        let history = self.history.clone();
-        let newest = tokio::task::spawn_blocking(move || {
-            let catalog = Catalog::open(&history)?;
-            let epoch = history.current_epoch()?.number;
-            let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch);
-            newest.map_or(Ok(String::new()), |row| Ok(history.read_checkpoint(&row.id)?.schema.fingerprint))
-        });
-        newest.await.context(Kind::Internal, || "a reading thread failed".into())?
+    /// A table that somebody takes out of the publications is lost to the stream without a sign.
+    async fn check_publications(&self, session: &Session, memory: &mut Memory) -> Result<()> {
+        let known = match &mut memory.known {
+            Some(known) => known,
+            none => none.insert(Newest::read(&self.history).await?),
+        };
+        let publications = Publications::of_slot(&self.history.identity().slot());
+        let lacking = publications.lacking(session, &known.tables).await?;
+        if lacking.is_empty() {
+            // Where the source stood at the beat before: surely earlier than what was just looked at.
+            self.board.update(|live| live.published_until = live.published_until.max(live.source_head));
+            return Ok(());
+        }
+        self.broken.cancel();
+        Err(Error::unavailable(format!("{} is in none of backwhen's publications", lacking.join(", "))))
     }
 
     /// Puts every table that is wanted into the publication that fits it.
@@ -150,9 +156,11 @@ impl Watcher {
             if members.contains(&(table.oid, exact)) {
                 continue;
             }
-            let other = if exact { Grade::InsertOnly } else { Grade::Exact };
-            let moved = members.contains(&(table.oid, !exact)).then_some(other);
-            if let Err(error) = publish(session, &publications, table, moved).await {
+            let published = match members.contains(&(table.oid, !exact)) {
+                true => publications.move_here(session, table).await,
+                false => publications.add(session, &[table]).await,
+            };
+            if let Err(error) = published {
                 tracing::warn!("{} is not protected: {error}", table.display());
                 unprotected.push(LeftOut { table: table.display(), reason: error.to_string() });
             } else {
@@ -167,7 +175,7 @@ impl Watcher {
     }
 
     /// A checkpoint with images of what is new, at the first position where all of it is known.
-    async fn refresh(&self) -> Result<String> {
+    async fn refresh(&self) -> Result<Newest> {
         let history = self.history.clone();
         let catalog = tokio::task::spawn_blocking(move || Catalog::open(&history)).await;
         let catalog = Arc::new(catalog.context(Kind::Internal, || "a reading thread failed".into())??);
@@ -182,20 +190,8 @@ impl Watcher {
         };
         let made = checkpoint::refresh(&access, &self.history, &catalog, reached).await?;
         tracing::info!("checkpoint {} has the schema as it is now", made.id);
-        Ok(made.schema.fingerprint)
+        Ok(made.into())
     }
-}
-
-async fn publish(
-    session: &Session,
-    publications: &Publications,
-    table: &Table,
-    moved: Option<Grade>,
-) -> Result<()> {
-    if let Some(grade) = moved {
-        publications.remove(session, table, grade).await?;
-    }
-    publications.add(session, &[table]).await
 }
 
 /// Writes a heartbeat, with what changed of the sequences since the last one; returns the end of

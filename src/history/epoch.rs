@@ -34,6 +34,18 @@ pub struct GapStart {
     pub lsn: Lsn,
     /// The last moment before the gap that can be recovered.
     pub time: Option<PgTime>,
+    /// What the epoch before may lack at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
+}
+
+/// Changes that may be missing without a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// What committed before this position is all there.
+    pub from: Lsn,
+    pub tables: Vec<String>,
+    pub why: String,
 }
 
 impl Epoch {

@@ -93,6 +93,7 @@ pub fn plan(
         base.tables.iter().filter(|entry| selection.takes(&entry.table.schema, &entry.table.name)).collect();
     let needed: Vec<_> = stretch.segments_between(base.lsn, resolved.until).collect();
     let mut inexact = known_inexact(&base, &selection, !tables.is_empty());
+    inexact.extend(doubts(timeline, &resolved, &selection));
     let perhaps = Perhaps {
         tables: changed_tables(&needed, &base, resolved.until, &selection)?,
         schema: schema_drift(history, stretch, &base, resolved.until)?,
@@ -123,6 +124,20 @@ fn base(history: &History, stretch: &Stretch, until: Lsn) -> Result<Checkpoint> 
     let row = stretch.checkpoints.iter().rev().find(|row| row.lsn <= until);
     let row = row.ok_or_else(|| Error::outside_window(format!("no checkpoint lies at or before {until}")))?;
     history.read_checkpoint(&row.id)
+}
+
+/// What the end of an epoch may lack, as the next one recorded.
+fn doubts(timeline: &Timeline, resolved: &Resolved, selection: &Selection) -> Vec<Inexact> {
+    let after = timeline.stretches.iter().filter_map(|stretch| stretch.epoch.after.as_ref());
+    let doubt = after.filter(|after| after.epoch == resolved.epoch).find_map(|after| after.doubt.as_ref());
+    let Some(doubt) = doubt.filter(|doubt| doubt.from < resolved.until) else { return Vec::new() };
+    let takes =
+        |table: &&String| table.split_once('.').is_none_or(|(schema, name)| selection.takes(schema, name));
+    let inexact = |table: &String| Inexact {
+        what: table.clone(),
+        why: format!("may lack changes since {}: {}", doubt.from, doubt.why),
+    };
+    doubt.tables.iter().filter(takes).map(inexact).collect()
 }
 
 fn check_patterns(selection: &Selection, base: &Checkpoint) -> Result<()> {

@@ -77,15 +77,6 @@ impl Publications {
         Ok(())
     }
 
-    /// Takes a table out of the publication of `grade`.
-    ///
-    /// # Errors
-    /// As [`Publications::create`].
-    pub async fn remove(&self, client: &Client, table: &Table, grade: Grade) -> Result<()> {
-        let name = quote_ident(self.name(grade));
-        run(client, &format!("ALTER PUBLICATION {name} DROP TABLE ONLY {}", table.quoted())).await
-    }
-
     /// The members by oid and grade, as the catalogs have them now.
     ///
     /// # Errors
@@ -96,6 +87,48 @@ impl Publications {
         let rows = client.query(query, &[&self.exact, &self.inserts]).await;
         let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Which of these tables exist and are in neither publication: somebody took them out.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn lacking(&self, client: &Client, tables: &[u32]) -> Result<Vec<String>> {
+        let query = "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) \
+                       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                      WHERE c.oid = ANY ($3) AND NOT EXISTS ( \
+                            SELECT FROM pg_catalog.pg_publication_rel pr \
+                              JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
+                             WHERE pr.prrelid = c.oid AND p.pubname IN ($1, $2)) \
+                      ORDER BY 1";
+        let rows = client.query(query, &[&self.exact, &self.inserts, &tables]).await;
+        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Moves a table from the other publication to that of its grade, at one stroke: a table in
+    /// neither would look as if somebody had taken it out.
+    ///
+    /// # Errors
+    /// As [`Publications::create`].
+    pub async fn move_here(&self, client: &Client, table: &Table) -> Result<()> {
+        let (here, other) = match table.grade {
+            Grade::Exact => (&self.exact, &self.inserts),
+            Grade::InsertOnly => (&self.inserts, &self.exact),
+        };
+        let statement = format!(
+            "BEGIN; ALTER PUBLICATION {} DROP TABLE ONLY {}; ALTER PUBLICATION {} ADD {}; COMMIT",
+            quote_ident(other),
+            table.quoted(),
+            quote_ident(here),
+            list(&[table])
+        );
+        let moved = run(client, &statement).await;
+        if moved.is_err() {
+            // The session is used again.
+            let _ = client.batch_execute("ROLLBACK").await;
+        }
+        moved
     }
 
     /// How many of the two exist.

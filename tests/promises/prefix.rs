@@ -111,7 +111,7 @@ fn a_clock_that_steps_back_does_not_reorder_and_is_not_hidden() {
     assert_eq!(xid(&at(3_999_999)), Some(6));
     // One of the very same time as the last may still come.
     assert!(resolve(&timeline, &Moment::Time(PgTime(4_000_000)), false).is_err());
-    let clock = timeline.stretches[0].segments[0].summary.clock_steps;
+    let clock = &timeline.stretches[0].segments[0].summary.clock_steps;
     assert_eq!((clock.count, clock.largest_micros), (2, 60_000_000));
 }
 
