@@ -18,4 +18,3 @@ pub mod protect;
 pub mod prove;
 pub mod recover;
 pub mod source;
-pub mod verify;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Surroundings, init, ui};
+use super::{Surroundings, named_source, ui};
 use crate::connect::Conninfo;
 use crate::error::{Error, Kind, Result};
 use crate::model::Selection;
@@ -36,7 +36,7 @@ struct Checked {
 
 impl Check {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let source = init::named_source(self.source.as_deref())?;
+        let source = named_source(self.source.as_deref())?;
         let selection = Selection::parse(&self.include, &self.exclude)?;
         let preflight = preflight::look(&source, at.tools().as_ref(), &selection).await?;
         let checked = Checked { ready: preflight.is_ready(), preflight };

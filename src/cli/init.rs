@@ -3,9 +3,8 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Surroundings, check, default_jobs, ui};
-use crate::connect::Conninfo;
-use crate::error::{Error, Result};
+use super::{Surroundings, check, default_jobs, named_source, ui};
+use crate::error::Result;
 use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, begin};
 
@@ -37,17 +36,6 @@ struct Begun {
     rows: u64,
     bytes: u64,
     left_out: Vec<crate::history::checkpoint::LeftOut>,
-}
-
-/// The source that `--source` or libpq's own variables name.
-pub fn named_source(source: Option<&str>) -> Result<Conninfo> {
-    let named = ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE", "PGPORT"];
-    if source.is_none() && named.iter().all(|name| std::env::var_os(name).is_none()) {
-        return Err(Error::usage(
-            "no source is named; name it with --source 'host=... dbname=...', or BACKWHEN_SOURCE",
-        ));
-    }
-    Conninfo::parse(source.unwrap_or_default())
 }
 
 impl Init {

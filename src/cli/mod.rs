@@ -191,6 +191,17 @@ impl SourceOption {
     }
 }
 
+/// The source that `--source` or libpq's own variables name.
+fn named_source(source: Option<&str>) -> Result<Conninfo> {
+    let named = ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE", "PGPORT"];
+    if source.is_none() && named.iter().all(|name| std::env::var_os(name).is_none()) {
+        return Err(Error::usage(
+            "no source is named; name it with --source 'host=... dbname=...', or BACKWHEN_SOURCE",
+        ));
+    }
+    Conninfo::parse(source.unwrap_or_default())
+}
+
 /// Sessions at the same time, unless said otherwise.
 fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{Surroundings, ui};
 use crate::error::{Context, Kind, Result};
+use crate::history::verify::{self, Verified};
 use crate::prove::{self, Proof};
-use crate::verify::{self, Verified};
 
 /// Read every object of the history and check every digest
 #[derive(Args)]

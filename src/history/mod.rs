@@ -19,6 +19,7 @@ pub mod image;
 pub mod journal;
 pub mod signal;
 pub mod timeline;
+pub mod verify;
 
 use std::fs;
 use std::io::ErrorKind;
