@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Access;
-use super::checkpoint::{Draft, SLOT_WAIT, manifest, unshared};
+use super::checkpoint::{Content, Draft, SLOT_WAIT, manifest, unshared};
 use super::snapshot::{self, Request};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
@@ -180,8 +180,7 @@ async fn begin_epoch(
         origin: Origin::Source,
     };
     let id = checkpoint_id(epoch.number, created.consistent_point);
-    let sequences = (taken.sequences.sequences, taken.sequences.sampled);
-    let checkpoint = manifest(id, draft, taken.tables, taken.schema, sequences, Vec::new(), &stats);
+    let checkpoint = manifest(id, draft, Content::of(taken, stats));
     epoch::begin(root, &epoch)?;
     checkpoint::publish(root, &checkpoint)?;
     Ok(checkpoint)

@@ -8,13 +8,14 @@ use super::{Access, scratch};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
-use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, TableEntry};
+use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts, TableEntry};
 use crate::history::image::{ImageBuilder, PackStats, Packs};
 use crate::history::timeline::{Stretch, Timeline};
 use crate::history::{FORMAT, History};
 use crate::model::{Lsn, PgTime, Selection, Table};
 use crate::progress::{Progress, Unit};
 use crate::source::publication::Publications;
+use crate::source::sequences::Sample;
 use crate::source::snapshot::Snapshot;
 use crate::source::stream::ReplicationClient;
 
@@ -52,8 +53,8 @@ pub fn fold_newest(
     }
     let folded = fold_to(history, catalog, stretch, &base, until, &|_| true, progress)?;
     let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
-    let sequences = (folded.sequences.clone(), folded.sequences_sampled);
-    let inexact = folded.inexact.clone();
+    let sequences = Sample { sampled: folded.sequences_sampled, sequences: folded.sequences };
+    let inexact = folded.inexact;
     let tables = images(folded.tables, &packs, progress)?;
     let time = stretch
         .segments_between(base.lsn, until)
@@ -68,7 +69,8 @@ pub fn fold_newest(
         base: Some(&base),
         origin: Origin::Fold,
     };
-    publish(history, catalog, draft, tables, base.schema.clone(), sequences, inexact, packs.finish()?)
+    let content = Content { tables, schema: base.schema.clone(), sequences, inexact, stats: packs.finish()? };
+    publish(history, catalog, draft, content)
 }
 
 fn fold_to(
@@ -160,33 +162,32 @@ pub(super) struct Draft<'a> {
     pub origin: Origin,
 }
 
-#[allow(clippy::too_many_arguments)]
-fn publish(
-    history: &History,
-    catalog: &Catalog,
-    draft: Draft<'_>,
-    tables: Vec<TableEntry>,
-    schema: checkpoint::SchemaFacts,
-    sequences: (Vec<checkpoint::SequenceState>, Lsn),
-    inexact: Vec<Inexact>,
-    stats: PackStats,
-) -> Result<Checkpoint> {
+/// What it holds.
+pub(super) struct Content {
+    pub tables: Vec<TableEntry>,
+    pub schema: SchemaFacts,
+    pub sequences: Sample,
+    pub inexact: Vec<Inexact>,
+    pub stats: PackStats,
+}
+
+impl Content {
+    /// All that a snapshot showed.
+    pub(super) fn of(taken: Taken, stats: PackStats) -> Content {
+        let Taken { tables, schema, sequences, .. } = taken;
+        Content { tables, schema, sequences, inexact: Vec::new(), stats }
+    }
+}
+
+fn publish(history: &History, catalog: &Catalog, draft: Draft<'_>, content: Content) -> Result<Checkpoint> {
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
-    let checkpoint = manifest(id, draft, tables, schema, sequences, inexact, &stats);
+    let checkpoint = manifest(id, draft, content);
     checkpoint::publish(history.root(), &checkpoint)?;
     catalog.synchronise(history)?;
     Ok(checkpoint)
 }
 
-pub(super) fn manifest(
-    id: String,
-    draft: Draft<'_>,
-    tables: Vec<TableEntry>,
-    schema: checkpoint::SchemaFacts,
-    (sequences, sequences_sampled): (Vec<checkpoint::SequenceState>, Lsn),
-    inexact: Vec<Inexact>,
-    stats: &PackStats,
-) -> Checkpoint {
+pub(super) fn manifest(id: String, draft: Draft<'_>, content: Content) -> Checkpoint {
     Checkpoint {
         format: FORMAT,
         id,
@@ -196,21 +197,14 @@ pub(super) fn manifest(
         label: draft.label.map(str::to_owned),
         origin: draft.origin,
         base: draft.base.map(|base| base.id.clone()),
-        tables,
-        schema,
-        sequences,
-        sequences_sampled,
-        bytes_new: stats.bytes_new,
-        bytes_total: stats.bytes_new + stats.bytes_shared,
-        inexact,
+        tables: content.tables,
+        schema: content.schema,
+        sequences: content.sequences.sequences,
+        sequences_sampled: content.sequences.sampled,
+        bytes_new: content.stats.bytes_new,
+        bytes_total: content.stats.bytes_new + content.stats.bytes_shared,
+        inexact: content.inexact,
     }
-}
-
-/// Which tables a checkpoint reads from the source; the others are folded.
-pub enum Read<'a> {
-    All,
-    /// Tables that are new or changed since this checkpoint.
-    ChangedSince(&'a Checkpoint),
 }
 
 /// Takes a checkpoint from the source, at the exact position of a snapshot, through a temporary
@@ -233,9 +227,8 @@ pub async fn from_source(
     drop(client);
     let draft =
         Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };
-    let stats = unshared(packs)?.finish()?;
-    let sequences = (taken.sequences.sequences, taken.sequences.sampled);
-    publish(history, catalog, draft, taken.tables, taken.schema, sequences, Vec::new(), stats)
+    let content = Content::of(taken, unshared(packs)?.finish()?);
+    publish(history, catalog, draft, content)
 }
 
 /// Takes a checkpoint that reads from the source only what is new or has changed its shape, and
@@ -286,8 +279,7 @@ pub async fn refresh(
     let draft =
         Draft { epoch: epoch.number, lsn, time, label: None, base: Some(&base), origin: Origin::Source };
     let stats = unshared(packs)?.finish()?;
-    let sequences = (sequences.sequences, sequences.sampled);
-    publish(history, catalog, draft, tables, schema, sequences, Vec::new(), stats)
+    publish(history, catalog, draft, Content { tables, schema, sequences, inexact: Vec::new(), stats })
 }
 
 /// Whether rows of one are rows of the other: then an image can be carried on.
