@@ -96,7 +96,7 @@ impl Source {
         };
         let (loaded, ()) = tokio::join!(sink.load(table, receiver), feed);
         loaded?;
-        if let Some(contents) = sink.read_back(table).await? {
+        if let Some(contents) = sink.read_back(table, 2).await? {
             let (rows, sum) = digest.finish();
             assert_eq!(contents.rows, rows, "{}", table.display());
             assert!(contents.digest.is_none_or(|found| found == sum), "{}", table.display());
@@ -354,7 +354,7 @@ async fn a_failed_load_leaves_no_row() {
             assert!(tokio::time::timeout(std::time::Duration::from_millis(300), load).await.is_err());
             drop(sender);
         }
-        assert_eq!(sink.read_back(table).await.unwrap().unwrap().rows, 0, "cut: {cut}");
+        assert_eq!(sink.read_back(table, 2).await.unwrap().unwrap().rows, 0, "cut: {cut}");
     }
     source.load(&sink, table).await.unwrap();
     sink.abandon().await.unwrap();
@@ -533,7 +533,7 @@ async fn other_encodings_pass_unconverted() {
         sender.send(Ok(vec![b'a', byte, b'\n'].into())).await.unwrap();
         drop(sender);
         sink.load(&source.tables[0], receiver).await.unwrap();
-        assert_eq!(sink.read_back(&source.tables[0]).await.unwrap().unwrap().rows, 1);
+        assert_eq!(sink.read_back(&source.tables[0], 1).await.unwrap().unwrap().rows, 1);
         sink.post_data(1).await.unwrap();
         sink.make_valid().await.unwrap();
         assert_same(&Dump::of(&server, &admin), &Dump::of(&server, &copy));

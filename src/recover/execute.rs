@@ -289,8 +289,8 @@ async fn load_all(
     for table in tables {
         let (free, sink, progress) = (Arc::clone(&free), Arc::clone(sink), Arc::clone(&execution.progress));
         loading.spawn(async move {
-            let _permit = free.acquire_owned().await.map_err(|_| Error::interrupted())?;
-            load(table, &sink, progress).await
+            let _permit = Arc::clone(&free).acquire_owned().await.map_err(|_| Error::interrupted())?;
+            load(table, &sink, progress, &free).await
         });
     }
     let mut loaded = Loaded { rows: 0, proved: true };
@@ -312,7 +312,12 @@ async fn load_all(
 }
 
 /// Loads one table and compares what the sink then holds with what was sent.
-async fn load(folded: FoldedTable, sink: &Sink, progress: Arc<dyn Progress>) -> Result<(u64, bool)> {
+async fn load(
+    folded: FoldedTable,
+    sink: &Sink,
+    progress: Arc<dyn Progress>,
+    free: &Arc<Semaphore>,
+) -> Result<(u64, bool)> {
     let table = folded.table.clone();
     let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
     let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &*progress));
@@ -324,9 +329,11 @@ async fn load(folded: FoldedTable, sink: &Sink, progress: Arc<dyn Progress>) -> 
         (Err(_), Err(error)) if error.kind() != Kind::Interrupted => return Err(error),
         (Err(error), _) => return Err(error),
     };
-    let Some(Contents { rows, digest }) = sink.read_back(&table).await? else {
-        return Ok((sent.rows, false));
-    };
+    // Permits are free only when no table waits for one: then they help with this one.
+    let helping: Vec<_> = std::iter::from_fn(|| Arc::clone(free).try_acquire_owned().ok()).collect();
+    let held = sink.read_back(&table, 1 + helping.len()).await?;
+    drop(helping);
+    let Some(Contents { rows, digest }) = held else { return Ok((sent.rows, false)) };
     if rows != sent.rows || digest.is_some_and(|digest| digest != sent.digest.0) {
         return Err(Error::internal(format!(
             "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",

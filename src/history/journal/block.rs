@@ -4,15 +4,19 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
+use super::columns;
 use super::fault::Fault;
 use crate::model::Lsn;
 
 pub(super) const HEADER_LEN: usize = 48;
 pub(super) const MAGIC: [u8; 4] = *b"BWjb";
-const VERSION: u8 = 1;
+/// Blocks whose records are turned came with version 2; all others are as in version 1.
+const VERSION: u8 = 2;
 
 pub(super) const STARTS_INSIDE: u8 = 1;
 pub(super) const ENDS_INSIDE: u8 = 2;
+/// The payload is what `columns::turn` made of the records.
+pub(super) const TURNED: u8 = 4;
 
 /// Most bytes of records in a block: a single message can be 1 GiB, and comes after at most a
 /// block's worth of others.
@@ -43,6 +47,10 @@ impl BlockHeader {
         self.flags & ENDS_INSIDE != 0
     }
 
+    pub(super) fn turned(&self) -> bool {
+        self.flags & TURNED != 0
+    }
+
     /// Header and payload together, in bytes.
     pub(super) fn whole_len(&self) -> u64 {
         HEADER_LEN as u64 + u64::from(self.stored_len)
@@ -51,7 +59,7 @@ impl BlockHeader {
     fn checked_bytes(&self) -> [u8; HEADER_LEN - 4] {
         let mut out = [0; HEADER_LEN - 4];
         out[..4].copy_from_slice(&MAGIC);
-        out[4] = VERSION;
+        out[4] = if self.turned() { VERSION } else { 1 };
         out[5] = self.flags;
         out[8..12].copy_from_slice(&self.raw_len.to_le_bytes());
         out[12..16].copy_from_slice(&self.stored_len.to_le_bytes());
@@ -117,7 +125,7 @@ impl Unchecked {
             return Err(Fault::Newer);
         }
         let sound = self.bytes[..HEADER_LEN - 4] == self.header.checked_bytes()
-            && self.header.flags <= STARTS_INSIDE | ENDS_INSIDE
+            && self.header.flags <= STARTS_INSIDE | ENDS_INSIDE | TURNED
             && self.header.raw_len as usize <= MAX_RAW
             && self.header.before <= self.header.after;
         if sound { Ok(self.header) } else { Err(Fault::bad("a block's header holds impossible values")) }
@@ -152,8 +160,21 @@ pub(super) fn read(file: &File, offset: u64, room: u64) -> Result<(BlockHeader, 
     read_exact(file, &mut stored, offset + HEADER_LEN as u64)?;
     let crc = crc32c::crc32c_append(unchecked.header_crc(), &stored);
     let header = unchecked.check(crc)?;
-    let raw = decompress(&stored, header.raw_len as usize)?;
+    let raw_len = header.raw_len as usize;
+    let raw = match header.turned() {
+        true => turned_back(&stored, raw_len)?,
+        false => decompress(&stored, raw_len)?,
+    };
     Ok((header, raw))
+}
+
+fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
+    let bad = || Fault::bad("turned records do not turn back");
+    if raw_len > columns::LARGEST {
+        return Err(bad());
+    }
+    let turned = zstd::bulk::decompress(stored, raw_len + columns::EXCESS).map_err(|_| bad())?;
+    columns::turn_back(&turned, raw_len).ok_or_else(bad)
 }
 
 /// Exactly `raw_len` bytes; memory grows with what really comes out.

@@ -2,6 +2,7 @@
 
 mod block;
 mod builder;
+mod columns;
 mod fault;
 mod footer;
 mod found;

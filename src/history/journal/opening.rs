@@ -108,7 +108,7 @@ impl Writer {
             let stored = compressor
                 .compress(&block.raw)
                 .context(Kind::Internal, || "cannot compress a block".into())?;
-            bytes.extend(seal::header(block, &stored, 0)?.1);
+            bytes.extend(seal::header(block, block.flags, &stored, 0)?.1);
             bytes.extend(stored);
         }
         let mut file = NewFile::create(&path)?;

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::block::BlockHeader;
+use super::block::{BlockHeader, TURNED};
 use super::builder::{BlockBuilder, RawBlock};
+use super::columns;
 use super::fault::Fault;
 use super::footer::{self, Footer};
 use super::index::Index;
@@ -18,7 +19,7 @@ use crate::history::files::{self, NewFile};
 
 /// Bytes of records in a sealed block.
 const BLOCK: usize = 4 << 20;
-const LEVEL: i32 = 9;
+const LEVEL: i32 = 6;
 
 /// Seals a finished open segment, that is one with a later segment behind it or whose epoch is
 /// over, and removes the open file. An unfinished transaction at its end is left out. Sealing one
@@ -126,9 +127,11 @@ fn put_block(
     index: &mut Index,
     block: &RawBlock,
 ) -> Result<()> {
-    let stored =
-        compressor.compress(&block.raw).context(Kind::Internal, || "cannot compress a block".into())?;
-    let (header, bytes) = header(block, &stored, 0)?;
+    let turned = columns::turn(&block.raw);
+    let flags = block.flags | if turned.is_some() { TURNED } else { 0 };
+    let payload = turned.as_ref().unwrap_or(&block.raw);
+    let stored = compressor.compress(payload).context(Kind::Internal, || "cannot compress a block".into())?;
+    let (header, bytes) = header(block, flags, &stored, 0)?;
     index.block(out.len, &header, &block.raw).map_err(|fault| fault.at(&out.path, out.len))?;
     out.write(&bytes)?;
     out.write(&stored)
@@ -141,6 +144,7 @@ pub(super) fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> 
 /// A block's header, and the same as bytes.
 pub(super) fn header(
     block: &RawBlock,
+    flags: u8,
     stored: &[u8],
     synced: u64,
 ) -> Result<(BlockHeader, [u8; super::block::HEADER_LEN])> {
@@ -148,7 +152,7 @@ pub(super) fn header(
         u32::try_from(bytes.len()).context(Kind::Internal, || "a block is larger than blocks can be".into())
     };
     let mut header = BlockHeader {
-        flags: block.flags,
+        flags,
         raw_len: len(&block.raw)?,
         stored_len: len(stored)?,
         before: block.before,

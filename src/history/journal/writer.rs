@@ -87,7 +87,7 @@ impl Writer {
         self.compressor
             .compress_to_buffer(&block.raw, &mut self.stored)
             .context(Kind::Internal, || "cannot compress a block".into())?;
-        let (header, bytes) = seal::header(&block, &self.stored, self.synced)?;
+        let (header, bytes) = seal::header(&block, block.flags, &self.stored, self.synced)?;
         let written = self
             .file
             .write_all_at(&bytes, self.len)

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::Result;
-use crate::model::{DatabaseFacts, Table};
+use crate::model::DatabaseFacts;
+use crate::model::Table;
 use crate::pgtools::Tools;
 
 pub use definitions::Definitions;
@@ -196,13 +197,13 @@ impl Sink {
         }
     }
 
-    /// What the sink holds of a table; `None` if it cannot be read back.
+    /// What the sink holds of a table, read over up to `sessions`; `None` if it cannot be read back.
     ///
     /// # Errors
     /// `Unavailable` if the sink fails to read.
-    pub async fn read_back(&self, table: &Table) -> Result<Option<Contents>> {
+    pub async fn read_back(&self, table: &Table, sessions: usize) -> Result<Option<Contents>> {
         match self {
-            Sink::Postgres(target) => target.read_back(table).await.map(Some),
+            Sink::Postgres(target) => target.read_back(table, sessions).await.map(Some),
             Sink::Sqlite(file) => file.read_back(table).map(Some),
             Sink::Sql(_) => Ok(None),
         }

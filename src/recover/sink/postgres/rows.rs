@@ -1,6 +1,7 @@
 //! Rows in, and rows read back.
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use futures_util::{SinkExt, StreamExt};
 
 use crate::connect::{Session, server_error};
@@ -10,6 +11,9 @@ use crate::model::Table;
 use super::super::{Contents, RowDigest, Rows};
 use super::Target;
 use crate::model::spelling::Spelled;
+
+/// Pages below which a further session is not worth its while.
+const WORTH_A_SESSION: i64 = 4096;
 
 impl Target {
     /// Loads one table in one transaction: all of its rows or none.
@@ -25,24 +29,54 @@ impl Target {
         Ok(())
     }
 
-    /// Counts and digests the rows of a table, in the server's encoding.
+    /// Counts and digests the rows of a table, in the server's encoding; a large one over several
+    /// `sessions` at once, as the server copies on one core a session.
     ///
     /// # Errors
     /// `Refused` or `Unavailable` with the server's words.
-    pub async fn read_back(&self, table: &Table) -> Result<Contents> {
+    pub async fn read_back(&self, table: &Table, sessions: usize) -> Result<Contents> {
+        let statements = self.copies_out(table, sessions).await?;
+        let parts = try_join_all(statements.iter().map(|copy| self.digest(table, copy))).await?;
+        let mut whole = Contents { rows: 0, digest: Some(0) };
+        for (rows, digest) in parts {
+            whole.rows += rows;
+            whole.digest = whole.digest.map(|sum| sum.wrapping_add(digest));
+        }
+        Ok(whole)
+    }
+
+    /// Statements that give all rows together, in as many shares of pages as `sessions`.
+    async fn copies_out(&self, table: &Table, sessions: usize) -> Result<Vec<String>> {
+        let spelled = Spelled::of(table, &self.facts.encoding);
+        let whole = format!("COPY {}{} TO STDOUT", spelled.table, spelled.columns);
+        if sessions < 2 || table.columns.is_empty() {
+            return Ok(vec![whole]);
+        }
+        let size = "SELECT pg_catalog.pg_relation_size($1::text::pg_catalog.regclass) \
+                    / pg_catalog.current_setting('block_size')::int8";
+        let row = self.session.query_one(size, &[&table.quoted()]).await;
+        let fail = |error| server_error(format!("cannot ask for the size of {}", table.display()), error);
+        let pages: i64 = row.map_err(fail)?.get(0);
+        let columns = spelled.columns.trim_start_matches(" (").trim_end_matches(')');
+        let select =
+            |share| format!("COPY (SELECT {columns} FROM ONLY {} WHERE {share}) TO STDOUT", spelled.table);
+        match shares(pages, sessions) {
+            shares if shares.len() < 2 => Ok(vec![whole]),
+            shares => Ok(shares.into_iter().map(select).collect()),
+        }
+    }
+
+    async fn digest(&self, table: &Table, copy: &str) -> Result<(u64, u128)> {
         let session = self.row_session().await?;
         let fail = |error| server_error(format!("cannot read back {}", table.display()), error);
-        let spelled = Spelled::of(table, &self.facts.encoding);
-        let copy = format!("COPY {}{} TO STDOUT", spelled.table, spelled.columns);
-        let mut stream = Box::pin(session.copy_out(&copy).await.map_err(fail)?);
+        let mut stream = Box::pin(session.copy_out(copy).await.map_err(fail)?);
         let mut digest = RowDigest::default();
         while let Some(bytes) = stream.next().await {
             digest.update(&bytes.map_err(fail)?);
         }
         drop(stream);
         self.idle().push(session);
-        let (rows, digest) = digest.finish();
-        Ok(Contents { rows, digest: Some(digest) })
+        Ok(digest.finish())
     }
 }
 
@@ -60,4 +94,29 @@ async fn copy_in(session: &Session, table: &Table, encoding: &str, mut rows: Row
     }
     sink.as_mut().finish().await.map_err(fail)?;
     session.batch_execute("COMMIT").await.map_err(fail)
+}
+
+/// Conditions that share out a table's pages, each page to one of them.
+fn shares(pages: i64, sessions: usize) -> Vec<String> {
+    let count = (pages / WORTH_A_SESSION).clamp(1, sessions as i64);
+    let start = |number: i64| pages / count * number;
+    let share = |number| match number + 1 == count {
+        // The last has no end, so that no page can be missed.
+        true => format!("ctid >= '({},0)'", start(number)),
+        false => format!("ctid >= '({},0)' AND ctid < '({},0)'", start(number), start(number + 1)),
+    };
+    (0..count).map(share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_in_one_share_and_small_tables_are_not_shared_out() {
+        assert_eq!(shares(0, 2).len(), 1);
+        assert_eq!(shares(2 * WORTH_A_SESSION - 1, 2).len(), 1);
+        assert_eq!(shares(12_289, 2), ["ctid >= '(0,0)' AND ctid < '(6144,0)'", "ctid >= '(6144,0)'"]);
+        assert_eq!(shares(12_289, 9).len(), 3);
+    }
 }

@@ -1,0 +1,76 @@
+"""Runs a program and says how long it took and how much memory it held at its peak."""
+
+import os
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Run:
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+def run(command, environment=None):
+    """The peak is VmHWM of the process itself, as the kernel reports it when the process ends."""
+    started = time.monotonic()
+    environment = {**os.environ, **(environment or {})}
+    child = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd="/"
+    )
+    peak = 0
+    while True:
+        peak = max(peak, high_water(child.pid))
+        try:
+            output, errors = child.communicate(timeout=0.05)
+            break
+        except subprocess.TimeoutExpired:
+            pass
+    seconds = time.monotonic() - started
+    if child.returncode != 0:
+        raise SystemExit(f"bench: {command[0]} failed ({child.returncode}): {errors.decode()[-2000:]}")
+    return Run(seconds, peak, output.decode(errors="replace"))
+
+
+def high_water(pid):
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0
+
+
+@dataclass
+class Series:
+    """The runs of one thing, interleaved with those of what it is compared with."""
+
+    name: str
+    runs: list = field(default_factory=list)
+
+    def add(self, result):
+        self.runs.append(result)
+        print(f"  {self.name}: {result.seconds:.2f} s, {result.peak_bytes >> 20} MiB", flush=True)
+        return result
+
+    @property
+    def seconds(self):
+        return [run.seconds for run in self.runs]
+
+    @property
+    def median(self):
+        return statistics.median(self.seconds)
+
+    @property
+    def peak(self):
+        return max(run.peak_bytes for run in self.runs)
+
+
+def ratio(one, other):
+    """The median of the quotients of runs that followed each other: load that comes and goes cancels."""
+    return statistics.median(a / b for a, b in zip(one.seconds, other.seconds))
