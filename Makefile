@@ -1,6 +1,6 @@
 # What can be done here: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo deny
+.PHONY: help setup lint test soak demo deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ lint: ## Check the format and the lints
 
 test: setup lint ## Set up, lint, and run every test against real servers
 	cargo test
+
+soak: ## Recover from random loads with new seeds, for MINUTES (60)
+	@scripts/setup.sh
+	@scripts/soak.sh $(or $(MINUTES),60)
 
 demo: ## Lose a shop's orders in mid-traffic and bring them back, on a throw-away server
 	@scripts/setup.sh

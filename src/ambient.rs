@@ -1,6 +1,10 @@
 //! The one door for the clock and for randomness.
 
+use std::sync::OnceLock;
+
 use chrono::{DateTime, Utc};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::error::{Context, Kind, Result};
 
@@ -20,14 +24,31 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// From here on Ctrl-C and SIGTERM do not end the process by themselves: [`interrupted`] tells of
+/// them, also of one that came before it was asked. Call it before anything is begun that must be
+/// undone.
+pub fn heed_signals() -> watch::Receiver<bool> {
+    static CAME: OnceLock<watch::Receiver<bool>> = OnceLock::new();
+    let begin = || {
+        let (tell, came) = watch::channel(false);
+        // Registered here and now, not when the task first runs.
+        let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+        tokio::spawn(async move {
+            let [Ok(mut interrupted), Ok(mut terminated)] = signals else { return };
+            tokio::select! {
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+            }
+            tell.send_replace(true);
+        });
+        came
+    };
+    CAME.get_or_init(begin).clone()
+}
+
 /// Waits for Ctrl-C or SIGTERM.
 pub async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated.recv() => {}
+    if heed_signals().wait_for(|came| *came).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

@@ -70,6 +70,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// `Locked` if another capture runs; `Unavailable` if the source cannot be reached at the start;
 /// `Damaged` or `Refused` if the history or the source cannot be gone on with.
 pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &Options) -> Result<Lsn> {
+    crate::ambient::heed_signals();
     let _lock = history.lock_capture()?;
     let _ = files::remove(&history.root().join("init.json"));
     let stop = CancellationToken::new();

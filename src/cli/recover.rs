@@ -62,6 +62,8 @@ impl Recover {
         let Some(destination) = destination.filter(|_| !self.dry_run) else {
             return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
+        // What is begun from here on is undone when it is interrupted.
+        ambient::heed_signals();
         for inexact in &plan.inexact {
             let perhaps = plan.perhaps.tables.contains(inexact) || plan.perhaps.schema.contains(inexact);
             let certainty = if perhaps { "perhaps not exact" } else { "not exact" };

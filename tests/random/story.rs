@@ -74,7 +74,8 @@ fn live(backwhen: &Backwhen, seed: u64, rounds: usize) -> Vec<Remembered> {
         });
         remembered.push(remember(backwhen, round));
     }
-    if let Some(capture) = capture {
+    if let Some(mut capture) = capture {
+        capture.wait_for_line("Streaming");
         capture.stop();
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
@@ -99,7 +100,9 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
             *capture = Some(spawn(backwhen));
         }
         4 => {
-            if let Some(capture) = capture.take() {
+            if let Some(mut capture) = capture.take() {
+                // One that has hardly begun knows no clean stop.
+                capture.wait_for_line("Streaming");
                 capture.stop();
             }
         }
