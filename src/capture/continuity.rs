@@ -41,6 +41,8 @@ struct Facts {
     head: Lsn,
     /// The frontier of the history.
     frontier: Lsn,
+    /// The image that the epoch begins with was finished.
+    has_image: bool,
 }
 
 /// Asks the source.
@@ -66,7 +68,7 @@ pub async fn check(
     }
     let session = Session::connect_utf8(source, "capture").await?;
     let publications = Publications::of_slot(&epoch.slot);
-    let protected = Newest::read(history).await?.tables;
+    let newest = Newest::read(history).await?;
     let failed = |error| server_error("cannot look at the replication slot", error);
     let recovering = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.map_err(failed)?;
     if recovering.get(0) {
@@ -81,9 +83,10 @@ pub async fn check(
         wal_status: row.as_ref().and_then(|row| row.get(0)),
         confirmed: confirmed.map(|text| parse_lsn(&text)).transpose()?,
         publications: publications.count(&session).await?,
-        unpublished: publications.lacking(&session, &protected).await?,
+        unpublished: publications.lacking(&session, &newest.tables).await?,
         head: server.flushed,
         frontier,
+        has_image: newest.exists,
     };
     Ok(decide(&facts, &epoch.slot))
 }
@@ -91,6 +94,7 @@ pub async fn check(
 /// What the newest checkpoint of the current epoch knows of the source.
 #[derive(Clone, Debug, Default)]
 pub struct Newest {
+    pub exists: bool,
     /// Of the definitions; empty if there is no checkpoint.
     pub fingerprint: String,
     /// The protected tables, by oid.
@@ -115,7 +119,7 @@ impl Newest {
 impl From<Checkpoint> for Newest {
     fn from(checkpoint: Checkpoint) -> Newest {
         let tables = checkpoint.tables.iter().map(|entry| entry.table.oid).collect();
-        Newest { fingerprint: checkpoint.schema.fingerprint, tables }
+        Newest { exists: true, fingerprint: checkpoint.schema.fingerprint, tables }
     }
 }
 
@@ -137,6 +141,9 @@ fn decide(facts: &Facts, slot: &str) -> Continuity {
         )
     } else if facts.publications < 2 {
         "backwhen's publications are gone from the source".to_owned()
+    } else if !facts.has_image {
+        // Killed between the epoch's file and its manifest: no moment of the stream could come back.
+        "the image that this epoch was to begin with was never finished".to_owned()
     } else if !facts.unpublished.is_empty() {
         format!("somebody took {} out of backwhen's publications", facts.unpublished.join(", "))
     } else {
@@ -158,6 +165,7 @@ mod tests {
             unpublished: Vec::new(),
             head: Lsn(200),
             frontier: Lsn(100),
+            has_image: true,
         }
     }
 
@@ -176,6 +184,7 @@ mod tests {
             Facts { confirmed: Some(Lsn(101)), ..healthy() },
             Facts { head: Lsn(99), ..healthy() },
             Facts { publications: 1, ..healthy() },
+            Facts { has_image: false, ..healthy() },
             Facts { unpublished: vec!["public.t".into()], ..healthy() },
         ];
         for facts in faults {
