@@ -54,6 +54,9 @@ struct Shown {
     epoch: u32,
     tables: usize,
     unprotected: Vec<LeftOut>,
+    /// Some of them ought to be protected, and could not be.
+    #[serde(skip)]
+    refused: bool,
     inexact: Vec<Inexact>,
     schema_changed: bool,
     source: String,
@@ -140,6 +143,7 @@ impl Status {
             Inexact { what: entry.table.display(), why: "inserts only: it has no replica identity".into() }
         }));
         let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
+        let refused = !unprotected.is_empty();
         unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
         Ok(Shown {
             state,
@@ -170,6 +174,7 @@ impl Status {
             epoch: current.epoch.number,
             tables: newest.as_ref().map_or(0, |newest| newest.tables.len()),
             unprotected,
+            refused,
             inexact,
             schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
             source: if asked.is_some() { "reachable".into() } else { "not asked, or not reachable".into() },
@@ -229,7 +234,8 @@ fn nagios(shown: &Shown) -> (u8, String) {
         State::Lost => (2, "CRITICAL"),
         _ if lag >= CRITICAL_LAG => (2, "CRITICAL"),
         State::Blackout | State::Resyncing | State::Uploading => (1, "WARNING"),
-        State::Streaming if lag >= WARN_LAG || !shown.unprotected.is_empty() => (1, "WARNING"),
+        // Not for tables that are left out on purpose or by their kind: that alarm would never end.
+        State::Streaming if lag >= WARN_LAG || shown.refused => (1, "WARNING"),
         State::Streaming => (0, "OK"),
     };
     let state = format!("{:?}", shown.state).to_lowercase();
