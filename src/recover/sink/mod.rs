@@ -57,10 +57,15 @@ impl SequenceValue {
             return format!("SELECT pg_catalog.setval({name}, {}, {})", self.last_value, self.is_called);
         };
         let (furthest, reaches) = if self.descending { ("min", "<=") } else { ("max", ">=") };
+        let (within, bound) = if self.descending { (">=", "seqmin") } else { ("<=", "seqmax") };
+        // The column may be no number, and may hold what the sequence can never hand out.
         format!(
-            "SELECT CASE WHEN used {reaches} {last} THEN pg_catalog.setval({name}, used, true) \
+            "SELECT CASE WHEN used {reaches} {last} AND used {within} (SELECT {bound} \
+             FROM pg_catalog.pg_sequence WHERE seqrelid = {name}::pg_catalog.regclass) \
+             THEN pg_catalog.setval({name}, used::int8, true) \
              ELSE pg_catalog.setval({name}, {last}, {called}) END \
-             FROM (SELECT pg_catalog.{furthest}({column})::int8 AS used FROM {table}) AS furthest",
+             FROM (SELECT CASE WHEN pg_catalog.{furthest}({column})::text ~ '^-?[0-9]{{1,19}}$' \
+             THEN pg_catalog.{furthest}({column})::text::numeric END AS used FROM {table}) AS furthest",
             last = self.last_value,
             called = self.is_called
         )
