@@ -249,6 +249,22 @@ pub async fn signal_once(session: &Session, message: Option<(&str, &str)>) -> Re
     emit(session, message, Some(fingerprint), &sample).await
 }
 
+/// JSON in ASCII. The server stores a message in the database's encoding, and it is read back
+/// without knowing which that is.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter.is_ascii() {
+            true => text.push(letter),
+            // Beyond ASCII there are only letters of strings.
+            false => {
+                letter.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
+}
+
 async fn emit(
     session: &Session,
     message: Option<(&str, &str)>,
@@ -260,6 +276,7 @@ async fn emit(
         serde_json::to_string(&HeartbeatSignal { fingerprint }).context(Kind::Internal, unwritable)?;
     let sequences = serde_json::to_string(sample).context(Kind::Internal, unwritable)?;
     let (prefix, content) = message.unwrap_or((signal::HEARTBEAT, &heartbeat));
+    let (sequences, content) = (ascii(&sequences), ascii(content));
     // One statement is one transaction.
     let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2), \
                             pg_catalog.pg_logical_emit_message(true, $3, $4), \
