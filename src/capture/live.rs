@@ -23,6 +23,9 @@ pub struct Live {
     /// When this was written, by this machine's clock.
     pub written: PgTime,
     pub process: u32,
+    /// The epoch that `durable` is a position of; 0 until the stream is open.
+    #[serde(default)]
+    pub epoch: u32,
     /// The end of what is durable in the history.
     pub durable: Lsn,
     /// The end of what the server has written, when it was last asked.
@@ -58,6 +61,7 @@ impl Board {
             since: now,
             written: now,
             process: std::process::id(),
+            epoch: 0,
             durable,
             source_head: None,
             source_asked: None,

@@ -44,6 +44,8 @@ pub struct Options {
     pub until: Until,
     /// Time between heartbeats; an idle database can be recovered up to the last one.
     pub heartbeat: Duration,
+    /// How long a capture with an end of its own keeps trying while something fails.
+    pub patience: Duration,
     pub jobs: usize,
 }
 
@@ -57,9 +59,6 @@ pub enum Until {
     /// Everything before this position is durable.
     Lsn(Lsn),
 }
-
-/// How long a capture with an end of its own keeps trying to connect again.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -119,7 +118,7 @@ impl Capture<'_> {
             let since = *failing_since.get_or_insert(started);
             let may_pass = matches!(error.kind(), Kind::Unavailable | Kind::Locked);
             let first_time = self.board.is_none();
-            let patient = self.options.until == Until::Stopped || since.elapsed() < PATIENCE;
+            let patient = self.options.until == Until::Stopped || since.elapsed() < self.options.patience;
             if !may_pass || first_time || !patient {
                 return Err(error);
             }
@@ -181,6 +180,7 @@ impl Capture<'_> {
             let options =
                 [("proto_version", "1"), ("publication_names", names.as_str()), ("messages", "true")];
             let stream = client.start(&slot, frontier, &options).await?;
+            board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, format!("streaming from {frontier}"))?;
             return Ok(Opened { stream, writer, frontier, board });
         }

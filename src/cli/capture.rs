@@ -19,6 +19,9 @@ pub struct Capture {
     /// Time between heartbeats; an idle database can be recovered up to the last one
     #[arg(long, env = "BACKWHEN_HEARTBEAT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     heartbeat: Duration,
+    /// With --until: how long to keep trying while the source or the disk fails
+    #[arg(long, env = "BACKWHEN_PATIENCE", value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    patience: Duration,
     /// Sessions that read new tables at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -49,6 +52,7 @@ impl Capture {
         let options = Options {
             until: self.until.unwrap_or(Until::Stopped),
             heartbeat: self.heartbeat,
+            patience: self.patience,
             jobs: self.jobs,
         };
         let lsn = capture::run(&history, &source, &at.tools()?, &options).await?;

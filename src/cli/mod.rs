@@ -42,28 +42,31 @@ struct Cli {
     command: Command,
 }
 
+/// Where the help lists what every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
 #[derive(Args)]
 struct Global {
     /// The history: a folder
-    #[arg(long, global = true, env = "BACKWHEN_HISTORY", value_name = "PATH")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH")]
     history: Option<String>,
     /// A file with options [default: ./backwhen.toml, then /etc/backwhen.toml, if there]
-    #[arg(long, global = true, env = "BACKWHEN_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// How results are written to standard output
-    #[arg(long, global = true, env = "BACKWHEN_OUTPUT", value_enum, default_value = "text")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_OUTPUT", value_enum, default_value = "text")]
     output: Output,
     /// Only results and errors
-    #[arg(long, global = true, env = "BACKWHEN_QUIET")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_QUIET")]
     quiet: bool,
     /// More talk on standard error; twice for all of it
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, action = clap::ArgAction::Count)]
     verbose: u8,
     /// No progress bars, also on a terminal
-    #[arg(long, global = true, env = "BACKWHEN_NO_PROGRESS")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_NO_PROGRESS")]
     no_progress: bool,
     /// A folder with PostgreSQL's client programs, before those on the PATH
-    #[arg(long, global = true, env = "BACKWHEN_PG_BIN", value_name = "FOLDER")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_PG_BIN", value_name = "FOLDER")]
     pg_bin: Option<PathBuf>,
 }
 

@@ -86,8 +86,7 @@ impl Recover {
         }
         if to_stdout {
             // The rows are the result; what was done is talk.
-            at.ui.say(&describe(&report));
-            return Ok(());
+            return at.ui.result_beside(&report, || describe(&report));
         }
         at.ui.result(&report, || describe(&report))
     }

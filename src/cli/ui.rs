@@ -61,6 +61,18 @@ impl Ui {
         }
     }
 
+    /// Writes a result to standard error, where standard output carries something else.
+    ///
+    /// # Errors
+    /// `Internal` if it cannot be written as JSON.
+    pub fn result_beside(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        match self.output {
+            Output::Json => eprintln!("{}", to_json(value)?),
+            Output::Text => self.say(text().trim_end()),
+        }
+        Ok(())
+    }
+
     /// Writes a list: one JSON object a line, or as text.
     ///
     /// # Errors

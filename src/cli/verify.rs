@@ -6,8 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Surroundings, ui};
+use crate::capture::live;
 use crate::error::{Context, Kind, Result};
-use crate::history::verify::{self, Verified};
+use crate::history::verify::{self, Acknowledged, Verified};
 use crate::prove::{self, Proof};
 
 /// Read every object of the history and check every digest
@@ -32,7 +33,9 @@ impl Verify {
         let progress = at.ui.progress();
         let prove = self.prove;
         let work = tokio::task::spawn_blocking(move || {
-            let verified = verify::verify(&history, &*progress)?;
+            let live = live::read(&history.live_path());
+            let acknowledged = live.map(|live| Acknowledged { epoch: live.epoch, durable: live.durable });
+            let verified = verify::verify(&history, acknowledged, &*progress)?;
             let proofs = match prove && verified.faults.is_empty() {
                 true => prove::prove_all(&history, &*progress)?,
                 false => Vec::new(),

@@ -52,6 +52,8 @@ impl Conninfo {
         match uri::body(text.trim()) {
             Some(body) => uri::parse(body, &mut settings)?,
             None if text.contains('=') => keyword::parse(text, &mut settings)?,
+            // Nothing at all leaves the name to PGDATABASE, which an empty one would hide.
+            None if text.trim().is_empty() => {}
             None => settings.set("dbname", text.trim())?,
         }
         service::fill(&mut settings, lookup)?;

@@ -44,6 +44,11 @@ impl NewFile {
         Ok(NewFile { file: Some(file), temporary, path: path.to_owned() })
     }
 
+    /// Where it is until then.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub mod epoch;
 pub mod files;
 pub mod image;
 pub mod journal;
+mod object;
 pub mod signal;
 pub mod timeline;
 pub mod verify;
@@ -25,11 +26,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
+pub use object::{read_json, write_json};
 
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
 pub const FORMAT: u32 = 1;
@@ -201,43 +202,4 @@ fn first_stranger(root: &Path) -> Result<Option<String>> {
         }
     }
     Ok(None)
-}
-
-/// Reads an object of the history; `None` if there is none.
-///
-/// # Errors
-/// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(error).context(Kind::Unavailable, || format!("cannot read {}", path.display()));
-        }
-    };
-    #[derive(Deserialize)]
-    struct Versioned {
-        format: u32,
-    }
-    let damaged = || format!("{} is damaged", path.display());
-    let versioned: Versioned = serde_json::from_slice(&bytes).context(Kind::Damaged, damaged)?;
-    if versioned.format > FORMAT {
-        return Err(Error::refused(format!(
-            "{} has format {}, this backwhen knows up to {FORMAT}; update backwhen",
-            path.display(),
-            versioned.format
-        )));
-    }
-    serde_json::from_slice(&bytes).map(Some).context(Kind::Damaged, damaged)
-}
-
-/// Writes an object of the history, durable.
-///
-/// # Errors
-/// `Unavailable` if the disk does not take it.
-pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value)
-        .context(Kind::Internal, || format!("cannot write {}", path.display()))?;
-    bytes.push(b'\n');
-    files::write_new(path, &bytes)
 }

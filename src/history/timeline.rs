@@ -84,7 +84,12 @@ impl Timeline {
             let checkpoints = checkpoints.extract_if(.., |row| row.epoch == number).collect();
             stretches.push(Stretch { epoch, segments, checkpoints });
         }
-        Ok(Timeline { stretches })
+        let known = stretches.len() as u32;
+        let orphans = files.iter().map(|file| file.epoch).chain(checkpoints.iter().map(|row| row.epoch));
+        match orphans.filter(|&number| number > known).min() {
+            Some(number) => Err(missing_epoch(history, number)),
+            None => Ok(Timeline { stretches }),
+        }
     }
 
     /// The epoch that is being written.
@@ -173,6 +178,12 @@ impl Stretch {
     pub fn journal_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
+}
+
+/// Objects of an epoch are there, and what says where it began is not.
+pub fn missing_epoch(history: &History, number: u32) -> Error {
+    let path = history.root().join(format!("epochs/{number:04}.json"));
+    Error::damaged(format!("{} is missing; bring it back from a copy of the history", path.display()))
 }
 
 fn scan(file: &SegmentFile) -> Result<SegmentView> {

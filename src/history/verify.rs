@@ -9,8 +9,11 @@ use serde::Serialize;
 use crate::error::{Context, Kind, Result};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
+use crate::history::epoch::Epoch;
 use crate::history::image::{self, Blocks, FolderDirectory, PackReader};
-use crate::history::journal;
+use crate::history::journal::{self, SegmentFile};
+use crate::history::timeline;
+use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
 
 /// What was read, and what is wrong with it.
@@ -25,14 +28,27 @@ pub struct Verified {
     pub faults: Vec<String>,
 }
 
-/// Reads everything. Faults of objects are found, not returned as errors.
+/// What a capture once said to be durable. The end of an open segment that was cut off looks like
+/// one that was never written; only this tells them apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged {
+    pub epoch: u32,
+    pub durable: Lsn,
+}
+
+/// Reads everything. Faults of objects are found, not returned as errors. `acknowledged`, if known,
+/// was read before this is called: a capture that runs makes more durable meanwhile.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not list what is there.
-pub fn verify(history: &History, progress: &dyn Progress) -> Result<Verified> {
+pub fn verify(
+    history: &History,
+    acknowledged: Option<Acknowledged>,
+    progress: &dyn Progress,
+) -> Result<Verified> {
     let mut verified = Verified::default();
     packs(history, progress, &mut verified)?;
-    segments(history, progress, &mut verified)?;
+    segments(history, acknowledged, progress, &mut verified)?;
     schemas(history, progress, &mut verified)?;
     manifests(history, progress, &mut verified)?;
     Ok(verified)
@@ -53,7 +69,12 @@ fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) ->
     Ok(())
 }
 
-fn segments(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+fn segments(
+    history: &History,
+    acknowledged: Option<Acknowledged>,
+    progress: &dyn Progress,
+    verified: &mut Verified,
+) -> Result<()> {
     let files = journal::list(&history.journal_folder())?;
     progress.phase("reading segments", files.iter().map(|file| size(&file.path)).sum(), Unit::Bytes);
     let mut ends = Vec::new();
@@ -61,23 +82,63 @@ fn segments(history: &History, progress: &dyn Progress, verified: &mut Verified)
         verified.segments += 1;
         verified.bytes += size(&file.path);
         match journal::verify_segment(&file.path) {
-            Ok(report) => verified.faults.extend(report.faults),
+            Ok(report) => {
+                let place = file.path.display();
+                verified.faults.extend(report.faults.iter().map(|fault| format!("{place}: {fault}")));
+            }
             Err(error) => verified.faults.push(error.to_string()),
         }
-        if let Ok(segment) = journal::Segment::open(&file.path) {
-            ends.push((file.epoch, segment.summary().start, segment.summary().end, file.path.clone()));
-        }
+        let segment = journal::Segment::open(&file.path).ok();
+        let range = segment.map(|segment| (segment.summary().start, segment.summary().end));
+        ends.push((file, range));
         progress.advance(size(&file.path));
     }
-    // What one segment ends with the next begins with, or something between them is missing.
-    let mut expected: std::collections::BTreeMap<u32, _> =
-        history.epochs()?.into_iter().map(|epoch| (epoch.number, epoch.start)).collect();
-    for (epoch, start, end, path) in ends {
-        if expected.insert(epoch, end) != Some(start) {
-            verified.faults.push(format!("{}: the segment before it is missing", path.display()));
+    match history.epochs() {
+        Ok(epochs) => {
+            let known = epochs.len() as u32;
+            if let Some(orphan) = files.iter().map(|file| file.epoch).filter(|&number| number > known).min() {
+                verified.faults.push(timeline::missing_epoch(history, orphan).to_string());
+            }
+            joints(epochs, &ends, acknowledged, verified);
         }
+        Err(error) => verified.faults.push(error.to_string()),
     }
     Ok(())
+}
+
+/// What one segment ends with the next begins with, and the last one with what was durable; or
+/// something is missing. `ends`: start and end of each segment that could be read.
+fn joints(
+    epochs: Vec<Epoch>,
+    ends: &[(&SegmentFile, Option<(Lsn, Lsn)>)],
+    acknowledged: Option<Acknowledged>,
+    verified: &mut Verified,
+) {
+    for epoch in epochs {
+        // None after a segment that cannot be read: it is named, what follows it is not to blame.
+        let mut reached = Some(epoch.start);
+        let mut last = format!("the journal of epoch {}", epoch.number);
+        for (file, range) in ends.iter().filter(|(file, _)| file.epoch == epoch.number) {
+            let place = file.path.display();
+            if let (Some((start, _)), Some(expected)) = (range, reached)
+                && *start != expected
+            {
+                verified
+                    .faults
+                    .push(format!("{place}: the segment before it is missing, from {expected} to {start}"));
+            }
+            reached = range.map(|(_, end)| end);
+            last = place.to_string();
+        }
+        let durable = acknowledged.filter(|it| it.epoch == epoch.number).map(|it| it.durable);
+        if let (Some(durable), Some(end)) = (durable, reached)
+            && end < durable
+        {
+            verified
+                .faults
+                .push(format!("{last}: ends at {end}, but everything up to {durable} had been durable"));
+        }
+    }
 }
 
 fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {

@@ -210,20 +210,21 @@ async fn not_owned(
         return Ok(None);
     }
     let oids: Vec<u32> = inventory.tables.iter().map(|found| found.table.oid).collect();
-    let query = "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) \
-                 AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')";
+    let query = "SELECT c.oid, pg_catalog.pg_get_userbyid(c.relowner)::text FROM pg_catalog.pg_class c \
+                 WHERE c.oid = ANY ($1) AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')";
     let rows = client.query(query, &[&oids]).await;
     let rows = rows.map_err(|error| server_error("cannot read who owns the tables", error))?;
     let foreign: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
     let named = inventory.tables.iter().filter(|found| foreign.contains(&found.table.oid));
     let names: Vec<_> = named.map(|found| found.table.display()).take(5).collect();
+    let owners: std::collections::BTreeSet<String> = rows.iter().map(|row| row.get(1)).collect();
+    let user = quote_ident(&settings.user);
+    let grants: Vec<_> =
+        owners.iter().map(|owner| format!("GRANT {} TO {user};", quote_ident(owner))).collect();
     Ok((!names.is_empty()).then(|| {
         fatal(
             format!("{} does not own {} tables, such as {}", settings.user, foreign.len(), names.join(", ")),
-            format!(
-                "GRANT the owner's role TO {};, or leave them out with --exclude",
-                quote_ident(&settings.user)
-            ),
+            format!("{} (or leave the tables out with --exclude)", grants.join(" ")),
         )
     }))
 }

@@ -16,6 +16,7 @@ mod engine;
 mod local;
 mod programs;
 mod server;
+pub mod shop;
 
 pub use backwhen::{Backwhen, Output};
 pub use capture::Capture;

@@ -64,8 +64,16 @@ impl Catalog {
         let path = history.root().join(FILE);
         let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
         let catalog = Catalog { connection: Mutex::new(connection) };
-        catalog.synchronise(history)?;
-        Ok(catalog)
+        match catalog.synchronise(history) {
+            // Its first page is sound, others are not.
+            Err(error) if error.kind() == Kind::Internal => {
+                drop(catalog);
+                let catalog = Catalog { connection: Mutex::new(start_over(&path, &error)?) };
+                catalog.synchronise(history)?;
+                Ok(catalog)
+            }
+            done => done.map(|()| catalog),
+        }
     }
 
     /// All checkpoints, by epoch and position.
@@ -188,7 +196,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// A catalog that cannot be used is put away; on a disk that cannot be written, one in memory does.
-fn start_over(path: &Path, cause: &rusqlite::Error) -> Result<Connection> {
+fn start_over(path: &Path, cause: &dyn std::fmt::Display) -> Result<Connection> {
     tracing::info!("making the catalog anew: {cause}");
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();

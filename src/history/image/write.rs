@@ -211,5 +211,8 @@ impl OpenPack {
 }
 
 fn write(file: &mut NewFile, bytes: &[u8]) -> Result<()> {
-    file.write_all(bytes).context(Kind::Unavailable, || "cannot write a pack; is the disk full?".into())
+    let written = file.write_all(bytes);
+    written.context(Kind::Unavailable, || {
+        format!("cannot write {}; is the disk full?", file.temporary().display())
+    })
 }

@@ -29,5 +29,5 @@ impl Fault {
 }
 
 pub(super) fn newer(path: &Path) -> Error {
-    Error::refused(format!("{} was written by a newer backwhen; update this one", path.display()))
+    Error::refused(format!("{} was written by a newer backwhen; update backwhen", path.display()))
 }

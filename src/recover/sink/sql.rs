@@ -1,5 +1,6 @@
 //! Recovery into a script for psql: one transaction, so that a script cut short changes nothing.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tokio::fs::File;
@@ -143,7 +144,7 @@ impl Script {
             out.flush().await?;
             out.shutdown().await
         };
-        flushed.await.context(Kind::Unavailable, || "cannot write the script".into())?;
+        flushed.await.map_err(unwritten)?;
         drop(out);
         match &self.file {
             Some(file) => publish(&file.temporary, &file.path),
@@ -185,9 +186,16 @@ fn standard_output() -> Result<Out> {
 }
 
 async fn write(out: &mut Out, bytes: &[u8]) -> Result<()> {
-    out.write_all(bytes)
-        .await
-        .context(Kind::Unavailable, || "cannot write the script; is the disk full?".into())
+    out.write_all(bytes).await.map_err(unwritten)
+}
+
+fn unwritten(error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => {
+            Error::unavailable("the reader of standard output went away; what it has is not the whole script")
+        }
+        _ => Error::unavailable("cannot write the script; is the disk full?").caused_by(error),
+    }
 }
 
 /// The oldest pg_restore that can read the archive says least that an older psql or server refuses.

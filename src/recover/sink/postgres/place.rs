@@ -221,7 +221,8 @@ fn new_enough(major: u32, source: &DatabaseFacts) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused(format!(
-        "the target is PostgreSQL {major}, the source was {}; recover into {} or newer",
+        "the target is PostgreSQL {major}, older than the source, which was {}; recover into a server of \
+         version {} or newer",
         source.server_major, source.server_major
     )))
 }

@@ -1,0 +1,10 @@
+//! The command line as a contract: its help, its exit codes, its JSON, its settings, its targets.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod help;
+mod json;
+mod recover;
+mod settings;
+mod versions;

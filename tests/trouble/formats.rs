@@ -1,0 +1,60 @@
+//! Histories that a newer backwhen wrote.
+
+use std::path::Path;
+
+use crate::exit;
+use crate::support::shop::{assert_says, captured_shop};
+use crate::support::{Backwhen, Server};
+
+fn edit_format(path: &Path) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains("\"format\": 1,"), "{text}");
+    std::fs::write(path, text.replacen("\"format\": 1,", "\"format\": 2,", 1)).unwrap();
+}
+
+fn every_command_is_refused(backwhen: &Backwhen) {
+    for arguments in [
+        &["status"][..],
+        &["list", "segments"],
+        &["checkpoint", "--label", "x"],
+        &["capture", "--until", "caught-up"],
+        &["recover", "--to", "latest", "--dry-run"],
+    ] {
+        let message = backwhen.fails(exit::REFUSED, arguments);
+        assert_says(&message, &["format 2", "update backwhen"]);
+    }
+}
+
+#[test]
+fn a_newer_history_is_refused() {
+    let backwhen = captured_shop(&Server::shared(None));
+    edit_format(&backwhen.history().join("history.json"));
+    every_command_is_refused(&backwhen);
+    backwhen.fails(exit::REFUSED, &["verify"]);
+    backwhen.fails(exit::REFUSED, &["drop"]);
+}
+
+#[test]
+fn a_newer_epoch_is_refused() {
+    let backwhen = captured_shop(&Server::shared(None));
+    edit_format(&backwhen.history().join("epochs/0001.json"));
+    every_command_is_refused(&backwhen);
+}
+
+#[test]
+fn a_newer_segment_is_refused_and_left_alone() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let mut entries = std::fs::read_dir(backwhen.history().join("journal")).unwrap();
+    let segment = entries.next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    // The version behind the magic, and the header's checksum at its end.
+    bytes[8] = 2;
+    let checksum = crc32c::crc32c(&bytes[..40]);
+    bytes[40..44].copy_from_slice(&checksum.to_le_bytes());
+    std::fs::write(&segment, &bytes).unwrap();
+    for arguments in [&["capture", "--until", "caught-up"][..], &["recover", "--to", "latest", "--dry-run"]] {
+        let message = backwhen.fails(exit::REFUSED, arguments);
+        assert_says(&message, &[segment.file_name().unwrap().to_str().unwrap(), "newer", "update backwhen"]);
+    }
+    assert_eq!(std::fs::read(&segment).unwrap(), bytes, "the segment was changed");
+}

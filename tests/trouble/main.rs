@@ -1,0 +1,28 @@
+//! Bad input, servers that are not ready, full disks and damaged files: each ends with the right exit
+//! code and a message that says what, where and what to type next; nothing is lost, and nothing is
+//! left behind.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod capture;
+mod damage;
+mod disk;
+mod formats;
+mod init;
+mod login;
+mod moments;
+mod readiness;
+mod target;
+mod tools;
+
+/// Exit codes; they are a contract.
+mod exit {
+    pub const USAGE: i32 = 2;
+    pub const UNAVAILABLE: i32 = 10;
+    pub const OUTSIDE_WINDOW: i32 = 11;
+    pub const DAMAGED: i32 = 12;
+    pub const LOCKED: i32 = 13;
+    pub const REFUSED: i32 = 14;
+    pub const INTERRUPTED: i32 = 130;
+}
