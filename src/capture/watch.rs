@@ -23,7 +23,7 @@ use crate::progress::Silent;
 use crate::protect::{Access, checkpoint};
 use crate::source::inspect;
 use crate::source::publication::Publications;
-use crate::source::sequences::{self, parse_lsn};
+use crate::source::sequences::{self, Sample, parse_lsn};
 
 /// The definitions are digested at most this share of the time, however large the schema is.
 const DIGEST_SHARE: u32 = 50;
@@ -88,13 +88,14 @@ impl Watcher {
 
     async fn beat(&self, session: &Session, memory: &mut Memory) -> Result<()> {
         let due = memory.next_digest.is_none_or(|next| Instant::now() >= next);
+        let sample = sequences::sample(session).await?;
         let started = Instant::now();
         let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
         self.check_publications(session, memory).await?;
         if due {
             memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
         }
-        let head = heartbeat(session, now.clone(), &mut memory.sequences).await?;
+        let head = heartbeat(session, sample, now.clone(), &mut memory.sequences).await?;
         self.board.update(|live| {
             live.source_head = Some(head);
             live.source_asked = Some(PgTime::from_utc(ambient::now()));
@@ -198,10 +199,10 @@ impl Watcher {
 /// the server's log.
 async fn heartbeat(
     session: &Session,
+    sample: Sample,
     fingerprint: Option<String>,
     before: &mut Option<BTreeMap<u32, SequenceState>>,
 ) -> Result<Lsn> {
-    let sample = sequences::sample(session).await?;
     let now: BTreeMap<_, _> = sample.sequences.into_iter().map(|state| (state.oid, state)).collect();
     let changed = match &before {
         None => SequenceSample {
@@ -238,8 +239,9 @@ pub async fn beat_once(source: &Conninfo) -> Result<Lsn> {
 /// # Errors
 /// `Unavailable` if the source fails.
 pub async fn signal_once(session: &Session, message: Option<(&str, &str)>) -> Result<Lsn> {
-    let fingerprint = inspect::fingerprint(session).await?;
+    // In this order, the sample's position is before both.
     let sample = sequences::sample(session).await?;
+    let fingerprint = inspect::fingerprint(session).await?;
     let sample = SequenceSample {
         sampled: sample.sampled,
         complete: true,
@@ -272,8 +274,8 @@ async fn emit(
     sample: &SequenceSample,
 ) -> Result<Lsn> {
     let unwritable = || "cannot write a heartbeat".to_owned();
-    let heartbeat =
-        serde_json::to_string(&HeartbeatSignal { fingerprint }).context(Kind::Internal, unwritable)?;
+    let heartbeat = serde_json::to_string(&HeartbeatSignal { fingerprint, looked: Some(sample.sampled) })
+        .context(Kind::Internal, unwritable)?;
     let sequences = serde_json::to_string(sample).context(Kind::Internal, unwritable)?;
     let (prefix, content) = message.unwrap_or((signal::HEARTBEAT, &heartbeat));
     let (sequences, content) = (ascii(&sequences), ascii(content));

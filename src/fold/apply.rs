@@ -43,11 +43,11 @@ pub(super) struct Applier {
     until: Lsn,
     /// The definitions that the base knows.
     fingerprint: String,
-    /// The last transaction that saw those definitions unchanged.
+    /// Up to here those definitions were unchanged.
     schema_known_at: Lsn,
     /// The first one after it that saw others.
     schema_changed_at: Option<Lsn>,
-    /// The last transaction that told a fingerprint.
+    /// Up to here a fingerprint tells of them.
     schema_seen_at: Lsn,
     scratch: Option<Arc<TempDir>>,
     line: Vec<u8>,
@@ -183,10 +183,13 @@ impl Applier {
 
     /// Notes whether the source's definitions were still those of the base.
     fn heartbeat(&mut self, content: &[u8]) {
-        let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) else { return };
-        self.schema_seen_at = self.current;
+        let Ok(HeartbeatSignal { fingerprint: Some(seen), looked }) = serde_json::from_slice(content) else {
+            return;
+        };
+        let looked = looked.unwrap_or(self.current);
+        self.schema_seen_at = self.schema_seen_at.max(looked);
         if self.schema_changed_at.is_none() && seen == self.fingerprint {
-            self.schema_known_at = self.current;
+            self.schema_known_at = self.schema_known_at.max(looked);
         } else if self.schema_changed_at.is_none() {
             self.schema_changed_at = Some(self.current);
         }

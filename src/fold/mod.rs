@@ -109,10 +109,17 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
     })?;
     // A sequence is known at a moment by its first sample after it, and so are the definitions.
     each_block(request.segments, until, Lsn::MAX, &mut |block| {
+        if applier.knows_at(until) {
+            return Ok(false);
+        }
         for event in block.events() {
             applier.look_after(event?)?;
+            // What comes later is no news of this moment.
+            if applier.knows_at(until) {
+                return Ok(false);
+            }
         }
-        Ok(!applier.knows_at(until))
+        Ok(true)
     })?;
     Ok(applier.finish())
 }

@@ -65,6 +65,9 @@ fn live(backwhen: &Backwhen, seed: u64, rounds: usize) -> Vec<Remembered> {
     let mut remembered = Vec::new();
     let mut capture = Some(spawn(backwhen));
     for round in 1..=rounds {
+        if random.random_bool(0.4) {
+            capture = Some(change_schema(backwhen, capture, &mut random, round));
+        }
         std::thread::scope(|scope| {
             let loading = scope.spawn(|| load(backwhen, seed, round, TRANSACTIONS));
             while !loading.is_finished() {
@@ -89,6 +92,50 @@ fn spawn(backwhen: &Backwhen) -> Capture<'_> {
     capture
 }
 
+/// Changes some definitions; the load then goes on with the new ones. A moment between a change and
+/// the capture's notice of it would not be exact, so none is remembered there.
+fn change_schema<'a>(
+    backwhen: &'a Backwhen,
+    capture: Option<Capture<'a>>,
+    random: &mut StdRng,
+    round: usize,
+) -> Capture<'a> {
+    if let Some(mut capture) = capture {
+        if random.random_bool(0.5) {
+            capture.kill();
+        } else {
+            capture.wait_for_line("Streaming");
+            capture.stop();
+        }
+    }
+    for _ in 0..random.random_range(1..4) {
+        let number = format!("{round}_{}", random.random_range(0..1000));
+        let day = 100 + 1000 * round + random.random_range(0..1000);
+        let change = match random.random_range(0..9) {
+            0 => format!("ALTER TABLE account ADD COLUMN more_{number} text DEFAULT 'as it was'"),
+            1 => format!("ALTER TABLE stock ADD COLUMN filled_{number} timestamptz DEFAULT clock_timestamp()"),
+            2 => "ALTER TABLE ledger DROP COLUMN at, ADD COLUMN at timestamptz DEFAULT clock_timestamp()".to_owned(),
+            3 => format!(
+                "CREATE TABLE made_{number} AS SELECT g, md5(g::text) AS m FROM generate_series(1, 500) g; \
+                 ALTER TABLE made_{number} ADD PRIMARY KEY (g)"
+            ),
+            4 => "CREATE TABLE IF NOT EXISTS comes_and_goes (id serial PRIMARY KEY, v text); \
+                  INSERT INTO comes_and_goes (v) VALUES ('here')"
+                .to_owned(),
+            5 => "DROP TABLE IF EXISTS comes_and_goes".to_owned(),
+            6 => "ALTER TABLE coded ALTER rest TYPE varchar; ALTER TABLE ledger ALTER amount TYPE numeric(30, 3)".to_owned(),
+            7 => format!("CREATE TABLE event_{number} PARTITION OF event FOR VALUES FROM ({day}) TO ({})", day + 1),
+            _ => format!(
+                "CREATE INDEX ON person (seen, name); COMMENT ON TABLE queue IS '{number}'; \
+                 CREATE OR REPLACE VIEW poor AS SELECT id, owner, balance FROM account WHERE balance < {round}"
+            ),
+        };
+        backwhen.server().psql(backwhen.database(), &change);
+    }
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    spawn(backwhen)
+}
+
 /// Some trouble, or some work, while the load runs.
 fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random: &mut StdRng) {
     match random.random_range(0..10) {
@@ -108,6 +155,11 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
         }
         5 | 6 => checkpoint(backwhen, &[]),
         7 => checkpoint(backwhen, &["--from-source"]),
+        8 => {
+            let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                       WHERE database = current_database()";
+            backwhen.server().psql(backwhen.database(), end);
+        }
         _ => {}
     }
     if capture.is_none() {
