@@ -1,6 +1,6 @@
 # What can be done here: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test soak demo deny
+.PHONY: help setup lint test soak demo bench deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ demo: ## Lose a shop's orders in mid-traffic and bring them back, on a throw-awa
 	@scripts/setup.sh
 	cargo build --release
 	@scripts/demo.sh
+
+bench: ## Measure against pg_recvlogical, pgBackRest and pg_dump (SCALE=50 TRANSACTIONS=400000 RUNS=3)
+	cargo build --release
+	@python3 scripts/bench
 
 deny: ## Check licences and advisories of the dependencies (needs cargo-deny)
 	cargo deny check

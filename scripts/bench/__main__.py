@@ -18,7 +18,7 @@ from pathlib import Path
 
 import report
 from measure import Series, ratio, run
-from servers import PgBackRest, Server, account, find_bin, free_port, own_folder, size_of
+from servers import PgBackRest, Server, find_bin, own_folder, size_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCALE = int(os.environ.get("SCALE", 50))
@@ -153,6 +153,7 @@ class Bench:
             phases = json.loads(ours.runs[-1].output.splitlines()[-1])["phases"]
             figures = {**pair(ours, replay), "pg_restore": dump.seconds, "ratio_to_pg_restore": ratio(ours, dump)}
             self.figures[f"recover_{name}"] = {**figures, "phases": phases}
+            record(self)
         target.remove()
 
     def replay(self, name, rows):
@@ -205,6 +206,14 @@ class Bench:
         self.figures["big"] = {"rows": BIG, "seconds": done.seconds, "peak_bytes": done.peak}
 
 
+def record(bench):
+    facts = {"scale": SCALE, "transactions": TRANSACTIONS, "runs": RUNS, **report.machine(), **bench.figures}
+    (PROJECT / "target/bench.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if os.environ.get("RECORD", "1") == "1":
+        (PROJECT / "docs/PERFORMANCE.md").write_text(report.page(facts))
+    return facts
+
+
 def pair(ours, theirs):
     return {
         "backwhen": ours.seconds,
@@ -234,11 +243,8 @@ def main():
         bench.prepare()
         for name in STEPS:
             getattr(bench, name)()
-        facts = {"scale": SCALE, "transactions": TRANSACTIONS, "runs": RUNS, **report.machine(), **bench.figures}
-        target = PROJECT / "target/bench.json"
-        target.write_text(json.dumps(facts, indent=2) + "\n")
-        if os.environ.get("RECORD", "1") == "1":
-            (PROJECT / "docs/PERFORMANCE.md").write_text(report.page(facts))
+            # After each step, so that a run that is cut short leaves what it has measured.
+            facts = record(bench)
         print(report.table(facts))
     finally:
         for server in bench.servers:

@@ -108,7 +108,12 @@ pub fn main() -> ExitCode {
         }
     };
     let ui = Ui::new(&cli.global, matches!(cli.command, Command::Capture(_)));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = match &cli.command {
+        // It follows one connection; more threads would only pass on the news that bytes have come.
+        Command::Capture(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
         let context = Surroundings { ui: ui.clone(), history: cli.global.history, pg_bin: cli.global.pg_bin };
         let done = runtime.block_on(run(cli.command, &context));

@@ -69,13 +69,19 @@ pub fn unescape(column: &[u8]) -> Option<Cow<'_, [u8]>> {
 
 /// The columns of a line. A table without columns has lines with one empty column.
 pub fn columns(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|byte| *byte == b'\t')
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let end = memchr::memchr(b'\t', line).unwrap_or(line.len());
+        rest = line.get(end + 1..);
+        Some(&line[..end])
+    })
 }
 
 /// Whether some column of the line is a [`HOLE`].
 pub fn has_hole(line: &[u8]) -> bool {
     // A backslash before the H may itself be escaped, so look at whole columns.
-    line.windows(2).any(|pair| pair == HOLE) && columns(line).any(|column| column == HOLE)
+    memchr::memchr(b'\\', line).is_some() && columns(line).any(|column| column == HOLE)
 }
 
 /// `line` with each hole filled from the same column of `earlier`.

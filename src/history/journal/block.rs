@@ -1,5 +1,6 @@
 //! Blocks: a checked header and a compressed run of records. See FORMAT.md.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -24,6 +25,10 @@ pub(super) const MAX_RAW: usize = (1 << 30) + (64 << 20);
 
 /// Up to here the length in a header is believed when memory is set aside.
 const BELIEVED: usize = 8 << 20;
+
+thread_local! {
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockHeader {
@@ -173,7 +178,7 @@ fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
     if raw_len > columns::LARGEST {
         return Err(bad());
     }
-    let turned = zstd::bulk::decompress(stored, raw_len + columns::EXCESS).map_err(|_| bad())?;
+    let turned = decompress_at_once(stored, raw_len + columns::EXCESS).map_err(|_| bad())?;
     columns::turn_back(&turned, raw_len).ok_or_else(bad)
 }
 
@@ -181,7 +186,7 @@ fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
 pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
     let bad = || Fault::bad("compressed bytes do not decompress to their length");
     let raw = if raw_len <= BELIEVED {
-        zstd::bulk::decompress(stored, raw_len).map_err(|_| bad())?
+        decompress_at_once(stored, raw_len).map_err(|_| bad())?
     } else {
         let mut raw = Vec::with_capacity(BELIEVED);
         let decoder = zstd::Decoder::new(stored).map_err(|_| bad())?;
@@ -189,6 +194,16 @@ pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault
         raw
     };
     if raw.len() == raw_len { Ok(raw) } else { Err(bad()) }
+}
+
+/// A context is dear to make beside a small block's decompression, so each thread keeps one.
+fn decompress_at_once(stored: &[u8], most: usize) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Some(zstd::bulk::Decompressor::new()?);
+        }
+        slot.as_mut().expect("made above").decompress(stored, most)
+    })
 }
 
 pub(super) fn read_exact(file: &File, into: &mut [u8], offset: u64) -> Result<(), Fault> {

@@ -14,7 +14,7 @@ pub struct RowDigest {
 
 impl RowDigest {
     pub fn update(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
             if self.open.is_empty() {
                 self.line(&bytes[..end]);
             } else {
