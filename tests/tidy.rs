@@ -220,6 +220,28 @@ fn every_link_in_the_documents_leads_somewhere() {
     }
 }
 
+/// A promise is worth what its test is: one that is renamed or removed must not leave it behind.
+#[test]
+fn every_test_that_the_readme_names_for_a_promise_is_there() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, promises) = readme.split_once("## Promises").expect("the README has its promises");
+    let promises = promises.split("\n## ").next().unwrap_or_default();
+    let last_word = |code: &str| code.rsplit("::").next().unwrap_or_default().to_owned();
+    let mut named: Vec<String> = promises.split('`').skip(1).step_by(2).map(last_word).collect();
+    // Names of tests are sentences; shorter words in code are programs and settings.
+    named.retain(|name| name.matches('_').count() >= 3);
+    assert!(named.len() > 10, "the promises name their tests: {named:?}");
+    let code: Vec<String> = files("src", "rs").into_iter().chain(files("tests", "rs")).map(read).collect();
+    for name in named {
+        let function = format!("fn {name}(");
+        assert!(code.iter().any(|text| text.contains(&function)), "README.md names the test {name}");
+    }
+}
+
+fn read(path: PathBuf) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
 /// The targets of `[text](target)`, outside of code.
 fn links(text: &str) -> Vec<String> {
     let mut found = Vec::new();
