@@ -113,6 +113,7 @@ impl Script {
     /// # Errors
     /// `Unavailable` if the output does not take it.
     pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
+        self.say_utf8().await?;
         for value in values {
             self.write(&format!("{};\n", value.statement())).await?;
         }
@@ -122,6 +123,7 @@ impl Script {
     /// # Errors
     /// `Unavailable` if the output does not take it.
     pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
+        self.say_utf8().await?;
         for (schema, name) in views {
             self.write(&format!(
                 "REFRESH MATERIALIZED VIEW {}.{};\n",
@@ -169,6 +171,15 @@ impl Script {
         let mut out = self.out.lock().await;
         let (ran, copied) = tokio::join!(run, copy_lines(reader, &mut out, section));
         ran.and(copied)
+    }
+
+    /// What follows is our own text and no longer pg_restore's, which is in the source's encoding.
+    async fn say_utf8(&self) -> Result<()> {
+        match self.encoding.as_str() {
+            // There names are the bytes that were read as UTF-8, and nothing is converted.
+            "UTF8" | "SQL_ASCII" => Ok(()),
+            _ => self.write("SET client_encoding = 'UTF8';\n").await,
+        }
     }
 
     async fn write(&self, text: &str) -> Result<()> {
