@@ -14,6 +14,7 @@ CREATE SCHEMA "テスト能";
 CREATE TYPE "テスト能".kind AS ENUM ('表', '漢字');
 CREATE TABLE "テスト能".plain (id serial PRIMARY KEY, k "テスト能".kind);
 INSERT INTO "テスト能".plain (k) VALUES ('表'), ('漢字');
+CREATE MATERIALIZED VIEW "テスト能"."テスト能" AS SELECT * FROM bag;
 
 --- each
 UPDATE "表" SET "漢字" = 'テスト能' || "漢字" WHERE id % 7 = :step;

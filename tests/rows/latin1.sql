@@ -14,6 +14,7 @@ CREATE SCHEMA "é±ÿ ";
 CREATE TYPE "é±ÿ ".kind AS ENUM ('Größe', 'façade');
 CREATE TABLE "é±ÿ ".plain (id serial PRIMARY KEY, k "é±ÿ ".kind);
 INSERT INTO "é±ÿ ".plain (k) VALUES ('Größe'), ('façade');
+CREATE MATERIALIZED VIEW "é±ÿ "."é±ÿ " AS SELECT * FROM bag;
 
 --- each
 UPDATE "Größe" SET "façade" = 'é±ÿ ' || "façade" WHERE id % 7 = :step;

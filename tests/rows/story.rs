@@ -61,6 +61,8 @@ pub fn tell_in(server: &Server, database: &str, themes: &[&Theme], dump: &[&str]
     story.backwhen.ok(&["checkpoint"]);
     story.step(themes, 2);
     story.assert_recovers_exactly();
+    story.assert_script_recovers_exactly();
+    story.assert_source_proves_the_fold();
 }
 
 struct Story<'a> {
@@ -97,6 +99,29 @@ impl Story<'_> {
             sequences
         };
         assert_eq!(known(&truth), known(&found), "sequences stand elsewhere");
+    }
+
+    /// The same through a script that psql runs.
+    fn assert_script_recovers_exactly(&self) {
+        let (_, truth) = self.now();
+        let (server, backwhen) = (self.backwhen.server(), &self.backwhen);
+        let file = backwhen.folder().join("script.sql").display().to_string();
+        backwhen.ok(&["recover", "--to", "latest", "--into", &format!("sql:{file}")]);
+        let target = format!("{}_script", backwhen.database());
+        let encoding = server.psql(backwhen.database(), "SHOW server_encoding");
+        let create = format!("CREATE DATABASE {target} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
+        server.psql("postgres", &create);
+        let output = server.client("psql", &target, &["-Xq", "-v", "ON_ERROR_STOP=1", "-f", &file], "");
+        assert!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr));
+        assert_same(&truth, &Dump::with(server, &target, self.dump));
+        server.psql("postgres", &format!("DROP DATABASE {target}"));
+    }
+
+    /// Every row as COPY gives it is, to the byte, the row that the fold made of the stream.
+    fn assert_source_proves_the_fold(&self) {
+        self.backwhen.ok(&["checkpoint", "--from-source"]);
+        self.backwhen.ok(&["capture", "--until", "caught-up"]);
+        self.backwhen.ok(&["verify", "--prove"]);
     }
 
     fn assert_recovers(&self, moment: &str, truth: &Dump) -> Dump {
