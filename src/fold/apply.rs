@@ -41,6 +41,7 @@ pub(super) struct Applier {
     inexact: BTreeMap<(String, String), ()>,
     unwanted: Vec<u32>,
     until: Lsn,
+    definitions_at: Lsn,
     /// The definitions that the base knows.
     fingerprint: String,
     /// Up to here those definitions were unchanged.
@@ -77,6 +78,7 @@ impl Applier {
             inexact,
             unwanted: unwanted.iter().map(|entry| entry.table.oid).collect(),
             until: request.until,
+            definitions_at: request.definitions_at,
             fingerprint: request.base.schema.fingerprint.clone(),
             schema_known_at: request.base.schema.lsn,
             schema_changed_at: None,
@@ -114,9 +116,10 @@ impl Applier {
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
             Message::Logical { prefix, content, lsn, .. } => {
                 self.current = lsn;
-                if prefix != signal::SEQUENCES.as_bytes() {
-                    self.logical(prefix, content);
-                } else if self.sampled < self.until {
+                if prefix == signal::HEARTBEAT.as_bytes() && self.schema_seen_at < self.definitions_at {
+                    self.heartbeat(content);
+                }
+                if prefix == signal::SEQUENCES.as_bytes() && self.sampled < self.until {
                     let before = self.sequences.clone();
                     self.logical(prefix, content);
                     self.keep_furthest(&before);
@@ -153,9 +156,9 @@ impl Applier {
         }
     }
 
-    /// Sequences and definitions were looked at after this position.
-    pub fn knows_at(&self, position: Lsn) -> bool {
-        self.sampled >= position && self.schema_seen_at >= position
+    /// Nothing that comes later is news of the moment.
+    pub fn knows_all(&self) -> bool {
+        self.sampled >= self.until && self.schema_seen_at >= self.definitions_at
     }
 
     fn logical(&mut self, prefix: &[u8], content: &[u8]) {
@@ -334,7 +337,7 @@ impl Applier {
             sequences_set_back: self.set_back,
             transactions: self.transactions,
             changes: self.changes,
-            schema_unchanged: self.schema_changed_at.is_none() && self.schema_known_at >= self.until,
+            schema_unchanged: self.schema_changed_at.is_none() && self.schema_known_at >= self.definitions_at,
             inexact,
             _scratch: self.scratch,
         }
