@@ -50,6 +50,8 @@ pub(super) struct Applier {
     schema_changed_at: Option<Lsn>,
     /// Up to here a fingerprint tells of them.
     schema_seen_at: Lsn,
+    /// What the transaction that is being read tells of them.
+    unchanged: Option<bool>,
     scratch: Option<Arc<TempDir>>,
     line: Vec<u8>,
     old_line: Vec<u8>,
@@ -83,6 +85,7 @@ impl Applier {
             schema_known_at: request.base.schema.lsn,
             schema_changed_at: None,
             schema_seen_at: request.base.schema.lsn,
+            unchanged: None,
             scratch: None,
             line: Vec::new(),
             old_line: Vec::new(),
@@ -98,7 +101,10 @@ impl Applier {
         };
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
             Message::Begin { final_lsn, .. } => self.current = final_lsn,
-            Message::Commit { .. } => self.transactions += 1,
+            Message::Commit { end_lsn, .. } => {
+                self.transactions += 1;
+                self.commit(end_lsn);
+            }
             Message::Origin | Message::Type => {}
             Message::Relation(relation) => self.relation(&relation),
             Message::Insert { relation, new } => self.insert(relation, &new)?,
@@ -112,7 +118,7 @@ impl Applier {
 
     /// Looks only for what heartbeats tell, and for what makes them tell less.
     pub fn look_after(&mut self, event: Event<'_>) -> Result<()> {
-        let Event::Message(bytes @ [b'M' | b'T', ..]) = event else { return Ok(()) };
+        let Event::Message(bytes @ [b'M' | b'T' | b'C', ..]) = event else { return Ok(()) };
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
             Message::Logical { prefix, content, lsn, .. } => {
                 self.current = lsn;
@@ -125,6 +131,7 @@ impl Applier {
                     self.keep_furthest(&before);
                 }
             }
+            Message::Commit { end_lsn, .. } => self.commit(end_lsn),
             Message::Truncate { relations, restart_identity: true, .. } if self.sampled < self.until => {
                 let tables = relations.iter().filter_map(|oid| self.places.get(oid));
                 let names: Vec<_> = tables.map(|place| &self.tables[*place].table).collect();
@@ -184,17 +191,21 @@ impl Applier {
         self.sampled = sample.sampled;
     }
 
-    /// Notes whether the source's definitions were still those of the base.
+    /// Whether the source's definitions were still those of the base; noted when the transaction ends,
+    /// so that a mark counts as its own witness.
     fn heartbeat(&mut self, content: &[u8]) {
-        let Ok(HeartbeatSignal { fingerprint: Some(seen), looked }) = serde_json::from_slice(content) else {
-            return;
-        };
-        let looked = looked.unwrap_or(self.current);
-        self.schema_seen_at = self.schema_seen_at.max(looked);
-        if self.schema_changed_at.is_none() && seen == self.fingerprint {
-            self.schema_known_at = self.schema_known_at.max(looked);
+        if let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) {
+            self.unchanged = Some(seen == self.fingerprint);
+        }
+    }
+
+    fn commit(&mut self, end: Lsn) {
+        let Some(unchanged) = self.unchanged.take() else { return };
+        self.schema_seen_at = end;
+        if self.schema_changed_at.is_none() && unchanged {
+            self.schema_known_at = end;
         } else if self.schema_changed_at.is_none() {
-            self.schema_changed_at = Some(self.current);
+            self.schema_changed_at = Some(end);
         }
     }
 

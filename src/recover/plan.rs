@@ -123,12 +123,12 @@ pub fn plan(
     })
 }
 
-/// A position is exact. A time lies somewhere between two commits, and the first one after it may be a
-/// heartbeat, whose own look at the definitions lies just before it.
+/// A position is exact. All else is the end of a transaction, and the first commit after it may be long
+/// after.
 fn definitions_at(moment: &Moment, resolved: &Resolved) -> Lsn {
     match (moment, resolved.last) {
-        (Moment::Time(_), Some(last)) => last.lsn,
-        _ => resolved.until,
+        (Moment::Lsn(_), _) | (_, None) => resolved.until,
+        (_, Some(last)) => last.lsn,
     }
 }
 
