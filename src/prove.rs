@@ -50,6 +50,7 @@ pub fn prove_all(history: &History, progress: &dyn Progress) -> Result<Vec<Proof
                 packs_folder: &history.packs_folder(),
                 base: &from,
                 until: to.lsn,
+                definitions_at: to.lsn,
                 segments: &segments,
                 wanted: &|_| true,
                 budget: FOLD_BUDGET,

@@ -274,8 +274,8 @@ async fn emit(
     sample: &SequenceSample,
 ) -> Result<Lsn> {
     let unwritable = || "cannot write a heartbeat".to_owned();
-    let heartbeat = serde_json::to_string(&HeartbeatSignal { fingerprint, looked: Some(sample.sampled) })
-        .context(Kind::Internal, unwritable)?;
+    let heartbeat =
+        serde_json::to_string(&HeartbeatSignal { fingerprint }).context(Kind::Internal, unwritable)?;
     let sequences = serde_json::to_string(sample).context(Kind::Internal, unwritable)?;
     let (prefix, content) = message.unwrap_or((signal::HEARTBEAT, &heartbeat));
     let (sequences, content) = (ascii(&sequences), ascii(content));

@@ -41,6 +41,7 @@ pub(super) struct Applier {
     inexact: BTreeMap<(String, String), ()>,
     unwanted: Vec<u32>,
     until: Lsn,
+    definitions_at: Lsn,
     /// The definitions that the base knows.
     fingerprint: String,
     /// Up to here those definitions were unchanged.
@@ -49,6 +50,8 @@ pub(super) struct Applier {
     schema_changed_at: Option<Lsn>,
     /// Up to here a fingerprint tells of them.
     schema_seen_at: Lsn,
+    /// What the transaction that is being read tells of them.
+    unchanged: Option<bool>,
     scratch: Option<Arc<TempDir>>,
     line: Vec<u8>,
     old_line: Vec<u8>,
@@ -77,10 +80,12 @@ impl Applier {
             inexact,
             unwanted: unwanted.iter().map(|entry| entry.table.oid).collect(),
             until: request.until,
+            definitions_at: request.definitions_at,
             fingerprint: request.base.schema.fingerprint.clone(),
             schema_known_at: request.base.schema.lsn,
             schema_changed_at: None,
             schema_seen_at: request.base.schema.lsn,
+            unchanged: None,
             scratch: None,
             line: Vec::new(),
             old_line: Vec::new(),
@@ -96,7 +101,10 @@ impl Applier {
         };
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
             Message::Begin { final_lsn, .. } => self.current = final_lsn,
-            Message::Commit { .. } => self.transactions += 1,
+            Message::Commit { end_lsn, .. } => {
+                self.transactions += 1;
+                self.commit(end_lsn);
+            }
             Message::Origin | Message::Type => {}
             Message::Relation(relation) => self.relation(&relation),
             Message::Insert { relation, new } => self.insert(relation, &new)?,
@@ -110,18 +118,20 @@ impl Applier {
 
     /// Looks only for what heartbeats tell, and for what makes them tell less.
     pub fn look_after(&mut self, event: Event<'_>) -> Result<()> {
-        let Event::Message(bytes @ [b'M' | b'T', ..]) = event else { return Ok(()) };
+        let Event::Message(bytes @ [b'M' | b'T' | b'C', ..]) = event else { return Ok(()) };
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
             Message::Logical { prefix, content, lsn, .. } => {
                 self.current = lsn;
-                if prefix != signal::SEQUENCES.as_bytes() {
-                    self.logical(prefix, content);
-                } else if self.sampled < self.until {
+                if prefix == signal::HEARTBEAT.as_bytes() && self.schema_seen_at < self.definitions_at {
+                    self.heartbeat(content);
+                }
+                if prefix == signal::SEQUENCES.as_bytes() && self.sampled < self.until {
                     let before = self.sequences.clone();
                     self.logical(prefix, content);
                     self.keep_furthest(&before);
                 }
             }
+            Message::Commit { end_lsn, .. } => self.commit(end_lsn),
             Message::Truncate { relations, restart_identity: true, .. } if self.sampled < self.until => {
                 let tables = relations.iter().filter_map(|oid| self.places.get(oid));
                 let names: Vec<_> = tables.map(|place| &self.tables[*place].table).collect();
@@ -153,9 +163,9 @@ impl Applier {
         }
     }
 
-    /// Sequences and definitions were looked at after this position.
-    pub fn knows_at(&self, position: Lsn) -> bool {
-        self.sampled >= position && self.schema_seen_at >= position
+    /// Nothing that comes later is news of the moment.
+    pub fn knows_all(&self) -> bool {
+        self.sampled >= self.until && self.schema_seen_at >= self.definitions_at
     }
 
     fn logical(&mut self, prefix: &[u8], content: &[u8]) {
@@ -181,17 +191,21 @@ impl Applier {
         self.sampled = sample.sampled;
     }
 
-    /// Notes whether the source's definitions were still those of the base.
+    /// Whether the source's definitions were still those of the base; noted when the transaction ends,
+    /// so that a mark counts as its own witness.
     fn heartbeat(&mut self, content: &[u8]) {
-        let Ok(HeartbeatSignal { fingerprint: Some(seen), looked }) = serde_json::from_slice(content) else {
-            return;
-        };
-        let looked = looked.unwrap_or(self.current);
-        self.schema_seen_at = self.schema_seen_at.max(looked);
-        if self.schema_changed_at.is_none() && seen == self.fingerprint {
-            self.schema_known_at = self.schema_known_at.max(looked);
+        if let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) {
+            self.unchanged = Some(seen == self.fingerprint);
+        }
+    }
+
+    fn commit(&mut self, end: Lsn) {
+        let Some(unchanged) = self.unchanged.take() else { return };
+        self.schema_seen_at = end;
+        if self.schema_changed_at.is_none() && unchanged {
+            self.schema_known_at = end;
         } else if self.schema_changed_at.is_none() {
-            self.schema_changed_at = Some(self.current);
+            self.schema_changed_at = Some(end);
         }
     }
 
@@ -334,7 +348,7 @@ impl Applier {
             sequences_set_back: self.set_back,
             transactions: self.transactions,
             changes: self.changes,
-            schema_unchanged: self.schema_changed_at.is_none() && self.schema_known_at >= self.until,
+            schema_unchanged: self.schema_changed_at.is_none() && self.schema_known_at >= self.definitions_at,
             inexact,
             _scratch: self.scratch,
         }

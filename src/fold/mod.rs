@@ -42,6 +42,8 @@ pub struct Request<'a> {
     pub base: &'a Checkpoint,
     /// The transactions that committed from the base's position to before this one.
     pub until: Lsn,
+    /// Where the definitions matter: before `until`, if that is only the first commit after a time.
+    pub definitions_at: Lsn,
     /// The segments that hold them, in order.
     pub segments: &'a [PathBuf],
     /// Tables that matter; the others are left out.
@@ -109,13 +111,13 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
     })?;
     // A sequence is known at a moment by its first sample after it, and so are the definitions.
     each_block(request.segments, until, Lsn::MAX, &mut |block| {
-        if applier.knows_at(until) {
+        if applier.knows_all() {
             return Ok(false);
         }
         for event in block.events() {
             applier.look_after(event?)?;
             // What comes later is no news of this moment.
-            if applier.knows_at(until) {
+            if applier.knows_all() {
                 return Ok(false);
             }
         }

@@ -24,10 +24,6 @@ pub struct HeartbeatSignal {
     /// The digest of the source's definitions, read before this was written.
     #[serde(default)]
     pub fingerprint: Option<String>,
-    /// They were read no earlier than this position: what was written while they were read may be
-    /// under others.
-    #[serde(default)]
-    pub looked: Option<Lsn>,
 }
 
 /// Sequences that changed since the sample before.

@@ -89,6 +89,7 @@ fn fold_to(
         packs_folder: &history.packs_folder(),
         base,
         until,
+        definitions_at: until,
         segments: &segments,
         wanted,
         budget: FOLD_BUDGET,

@@ -248,6 +248,7 @@ fn inexact(plan: &Plan, folded: &Folded) -> Vec<Inexact> {
 async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
     let (catalog, packs_folder) = (Arc::clone(&execution.catalog), execution.history.packs_folder());
     let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
+    let definitions_at = plan.definitions_at;
     let (selection, progress) = (plan.selection.clone(), Arc::clone(&execution.progress));
     let folded = tokio::task::spawn_blocking(move || {
         fold::fold(&fold::Request {
@@ -255,6 +256,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
             packs_folder: &packs_folder,
             base: &base,
             until,
+            definitions_at,
             segments: &segments,
             wanted: &|table| selection.takes(&table.schema, &table.name),
             budget: FOLD_BUDGET,

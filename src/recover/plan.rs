@@ -26,6 +26,9 @@ pub struct Plan {
     /// Exclusive end of the transactions that are folded.
     #[serde(skip)]
     pub until: Lsn,
+    /// Where the definitions matter.
+    #[serde(skip)]
+    pub definitions_at: Lsn,
     /// Segments that hold those transactions.
     pub segments: u64,
     /// The same, and those after them, in which samples of sequences are looked up.
@@ -105,6 +108,7 @@ pub fn plan(
         checkpoint: base.id.clone(),
         epoch: resolved.epoch,
         until: resolved.until,
+        definitions_at: definitions_at(moment, &resolved),
         segments: needed.len() as u64,
         segment_paths: after.map(|segment| segment.file.path.clone()).collect(),
         transactions: count_transactions(&needed, base.lsn, resolved.until)?,
@@ -117,6 +121,15 @@ pub fn plan(
         partial: !tables.is_empty(),
         base,
     })
+}
+
+/// A position is exact. All else is the end of a transaction, and the first commit after it may be long
+/// after.
+fn definitions_at(moment: &Moment, resolved: &Resolved) -> Lsn {
+    match (moment, resolved.last) {
+        (Moment::Lsn(_), _) | (_, None) => resolved.until,
+        (_, Some(last)) => last.lsn,
+    }
 }
 
 /// The newest checkpoint at or before the moment.
