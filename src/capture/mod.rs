@@ -31,7 +31,7 @@ use crate::pgtools::Tools;
 use crate::progress::Silent;
 use crate::protect::{Access, begin};
 use crate::source::publication::Publications;
-use crate::source::stream::{ReplicationClient, ReplicationStream};
+use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use continuity::{Continuity, Loss};
 use disk::Disk;
 use live::Board;
@@ -80,7 +80,7 @@ pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &
     });
     let (sealer, to_seal) = mpsc::unbounded_channel();
     let sealing = tokio::spawn(disk::seal_all(to_seal));
-    let mut capture = Capture { history, source, tools, options, stop, sealer, board: None };
+    let mut capture = Capture { history, source, tools, options, stop, sealer, board: None, loss: None };
     let end = capture.keep_going().await;
     drop(capture);
     let _ = sealing.await;
@@ -95,6 +95,8 @@ struct Capture<'a> {
     stop: CancellationToken,
     sealer: mpsc::UnboundedSender<PathBuf>,
     board: Option<Board>,
+    /// What the stream itself told of a loss, whatever the source says now.
+    loss: Option<String>,
 }
 
 impl Capture<'_> {
@@ -116,7 +118,12 @@ impl Capture<'_> {
                 (pause, failing_since) = (SHORTEST_PAUSE, None);
             }
             let since = *failing_since.get_or_insert(started);
-            let may_pass = matches!(error.kind(), Kind::Unavailable | Kind::Locked);
+            let gone = matches!(StreamFault::of(&error), Some(StreamFault::PublicationMissing(_)));
+            if gone {
+                // The log itself lacks what was changed while it was gone; looking again cannot help.
+                self.loss = Some("backwhen's publications were gone from the source".to_owned());
+            }
+            let may_pass = gone || matches!(error.kind(), Kind::Unavailable | Kind::Locked);
             let first_time = self.board.is_none();
             let patient = self.options.until == Until::Stopped || since.elapsed() < self.options.patience;
             if !may_pass || first_time || !patient {
@@ -169,7 +176,8 @@ impl Capture<'_> {
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
             let board = self.board.get_or_insert(first).clone();
-            if let Continuity::Lost(loss) = continuity {
+            let told = self.loss.take().map(|why| Continuity::Lost(Loss { why, unpublished: Vec::new() }));
+            if let Continuity::Lost(loss) = told.unwrap_or(continuity) {
                 drop(writer);
                 self.begin_again(&board, loss).await?;
                 continue;
