@@ -58,11 +58,11 @@ def rows(facts):
             ours, goal = times(recover["backwhen"]), "≤ 1" if name == "end" else ""
             yield (f"recovery to the {name}, against pgBackRest restore and replay", ours, times(recover["other"]), f"{recover['ratio']:.2f}", goal)
             yield (f"the same, against pg_restore -j2 of a dump of that state", ours, times(recover["pg_restore"]), f"{recover['ratio_to_pg_restore']:.2f}", "")
-    for name, what in [("checkpoint", "folded checkpoint, against pg_dump -Fd -j2"), ("checkpoint_few", "the same, 0.1 % of rows changed")]:
+    for name, what in [("checkpoint", "folded checkpoint, against pg_dump -Fd -j2"), ("checkpoint_few", "the same, 0.1 % of rows changed, evenly spread")]:
         if one := facts.get(name):
             yield (what, times(one["backwhen"]), times(one["other"]), f"{one['ratio']:.2f}", "")
     if few := facts.get("checkpoint_few"):
-        yield ("bytes that it adds, against the dump", mib(few["bytes"]), mib(facts["dump_bytes"]), f"{few['bytes'] / facts['dump_bytes']:.4f}", "")
+        yield ("bytes that it adds (every block has a changed row), against the dump", mib(few["bytes"]), mib(facts["dump_bytes"]), f"{few['bytes'] / facts['dump_bytes']:.4f}", "")
 
 
 def peaks(facts):
@@ -88,6 +88,7 @@ def table(facts):
 
 def page(facts):
     memory = facts["memory_bytes"] / (1 << 30)
+    backrest = facts["pgbackrest"]
     return f"""# Performance
 
 Measured on {facts['date']}, commit {facts['commit']}, by
@@ -98,14 +99,14 @@ on {facts['cores']} cores ({facts['cpu']}), {memory:.0f} GiB, load {facts['load'
 ratios, not the seconds. Each ratio is the median of the quotients of runs that followed each other directly,
 backwhen's time (or bytes) divided by the other's; only the drain's is given as speed.
 PostgreSQL 15 with its own defaults but `shared_buffers = 512MB` and `wal_level = logical`, fsync on;
-{facts['pgbackrest']} with `compress-type=zst`, `process-max=2`, on the same disk. The data is pgbench's, scale
+{backrest} with `compress-type=zst`, `process-max=2`, on the same disk. The data is pgbench's, scale
 {facts['scale']}; the changes are {facts['transactions']} transactions of TPC-B. Every recovered database was compared with its source.
 
 {table(facts)}
 
 The drain ends when everything is durable in the history. Recovery ends when the database can be used; that of
-backwhen includes reading every row back and comparing digests with the history. The last phases of a recovery to the
-end, in seconds: {phases(facts)}.
+backwhen includes reading every row back and comparing digests with the history. The phases of a recovery to the end, in
+seconds: {phases(facts)}.
 """
 
 

@@ -1,6 +1,6 @@
 //! Where the client programs are, and which of them to use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -41,8 +41,8 @@ impl Tools {
             None => usual_folders(),
         };
         let mut by_major = BTreeMap::new();
-        for folder in &folders {
-            if let Some(major) = major_in(folder) {
+        for (folder, major) in folders.iter().zip(majors_in(&folders)) {
+            if let Some(major) = major {
                 by_major.entry(major).or_insert_with(|| folder.clone());
             }
         }
@@ -122,8 +122,21 @@ fn usual_folders() -> Vec<PathBuf> {
         found.sort();
         folders.extend(found.into_iter().rev());
     }
-    folders.retain(|folder| folder.join("pg_dump").is_file());
+    // `/bin` is often `/usr/bin`.
+    let mut seen = HashSet::new();
+    folders.retain(|folder| {
+        folder.join("pg_dump").is_file() && folder.canonicalize().is_ok_and(|place| seen.insert(place))
+    });
     folders
+}
+
+/// Asked all at once: Debian's programs are scripts that take a tenth of a second to say a version, and
+/// every command that may need one waits for all of them.
+fn majors_in(folders: &[PathBuf]) -> Vec<Option<u32>> {
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = folders.iter().map(|folder| scope.spawn(|| major_in(folder))).collect();
+        asked.into_iter().map(|answer| answer.join().ok().flatten()).collect()
+    })
 }
 
 /// The major version of the programs in `folder`; `None` if pg_dump or pg_restore is missing, does
