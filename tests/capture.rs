@@ -271,3 +271,25 @@ fn publications_that_are_gone_are_a_gap() {
     assert!(matches!(&gaps[..], [cause] if cause.contains("publications are gone")), "{gaps:?}");
     assert_latest_is_exact(&backwhen);
 }
+
+/// Nothing of it is in the stream, and the columns look as before.
+#[test]
+fn rows_that_a_definition_rewrote_are_read_again() {
+    let server = Server::shared(None);
+    let schema = "CREATE TABLE t (id serial PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY, n int);
+        INSERT INTO t (v) VALUES ('first'); INSERT INTO u VALUES (1, 1), (2, 2)";
+    let backwhen = protected(&server, "rewritten", schema);
+    let database = backwhen.database();
+    let mut capture = spawn(&backwhen);
+    capture.wait_caught_up();
+    server.psql(database, "ALTER TABLE u ALTER n TYPE int USING n * 10");
+    wait_for_schemas(&mut capture, 1);
+    capture.wait_caught_up();
+    assert_latest_is_exact(&backwhen);
+    server.psql(database, "ALTER TABLE t DROP COLUMN v; ALTER TABLE t ADD COLUMN v text");
+    wait_for_schemas(&mut capture, 2);
+    capture.wait_caught_up();
+    capture.stop();
+    assert_latest_is_exact(&backwhen);
+    backwhen.ok(&["verify", "--prove"]);
+}

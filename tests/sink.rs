@@ -168,6 +168,7 @@ async fn read_tables(session: &Session) -> Vec<Table> {
             identity: Identity::WholeRow,
             grade: Grade::Exact,
             in_stream: None,
+            storage: Default::default(),
             generated: Default::default(),
         }
     };

@@ -13,4 +13,4 @@ pub use database::DatabaseFacts;
 pub use lsn::Lsn;
 pub use moment::{Moment, PgTime};
 pub use pattern::Selection;
-pub use schema::{Column, Grade, Identity, Table};
+pub use schema::{Column, Grade, Identity, Storage, Table};

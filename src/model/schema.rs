@@ -19,6 +19,8 @@ pub struct Table {
     pub generated: Vec<String>,
     pub identity: Identity,
     pub grade: Grade,
+    #[serde(default)]
+    pub storage: Storage,
     /// The names as the stream spells them, where the database's encoding makes that another
     /// spelling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,6 +34,26 @@ pub struct StreamNames {
     pub name: String,
     /// As many as [`Table::columns`].
     pub columns: Vec<String>,
+}
+
+/// How the server stored a table's rows. `ALTER TABLE` can give all of them other values, and nothing of
+/// that is in the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// `pg_class.relfilenode`: changes with every rewrite, also with those that keep the values.
+    pub file: u32,
+    /// `pg_attribute.attnum` of the columns: a column that is dropped and added again has another.
+    pub numbers: String,
+    /// `pg_attribute.xmin` of the columns: the transactions that last changed their definitions.
+    pub definers: String,
+}
+
+impl Storage {
+    /// Whether the rows may have been given other values in between. TRUNCATE, VACUUM FULL and CLUSTER
+    /// change the file alone; a new default changes the definition alone.
+    pub fn was_rewritten(&self, now: &Storage) -> bool {
+        self.numbers != now.numbers || (self.file != now.file && self.definers != now.definers)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -285,7 +285,10 @@ pub async fn refresh(
 
 /// Whether rows of one are rows of the other: then an image can be carried on.
 fn same_shape(before: &Table, now: &Table) -> bool {
-    before.columns == now.columns && before.identity == now.identity && before.grade == now.grade
+    before.columns == now.columns
+        && before.identity == now.identity
+        && before.grade == now.grade
+        && !before.storage.was_rewritten(&now.storage)
 }
 
 async fn take(

@@ -7,7 +7,7 @@ use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
 use crate::model::schema::StreamNames;
-use crate::model::{Column, Grade, Identity, Selection, Table};
+use crate::model::{Column, Grade, Identity, Selection, Storage, Table};
 
 /// The tables of a database as one snapshot of its catalogs shows them.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +51,11 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
            AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
          LIMIT 1) AS identity_width,
        pg_catalog.convert_to(n.nspname::text, pg_catalog.getdatabaseencoding()),
-       pg_catalog.convert_to(c.relname::text, pg_catalog.getdatabaseencoding())
+       pg_catalog.convert_to(c.relname::text, pg_catalog.getdatabaseencoding()),
+       (SELECT string_agg(a.attnum::text, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS numbers,
+       (SELECT string_agg(a.xmin::text, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS definers
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'f') AND c.relpersistence <> 't'
@@ -94,6 +98,11 @@ pub async fn inventory(client: &Client, selection: &Selection) -> Result<Invento
             identity_width: row.get::<_, Option<i16>>(10),
             schema_in_stream: stream_name(row.get(11)),
             name_in_stream: stream_name(row.get(12)),
+            storage: Storage {
+                file: row.get(7),
+                numbers: row.get::<_, Option<String>>(13).unwrap_or_default(),
+                definers: row.get::<_, Option<String>>(14).unwrap_or_default(),
+            },
         };
         match raw.reason_to_leave_out(selection) {
             Some(reason) => inventory
@@ -122,6 +131,7 @@ struct RawTable {
     of_extension: bool,
     identity: Option<Vec<i16>>,
     identity_width: Option<i16>,
+    storage: Storage,
     schema_in_stream: String,
     name_in_stream: String,
 }
@@ -197,6 +207,7 @@ impl RawTable {
             name: self.name,
             identity,
             grade,
+            storage: self.storage,
             in_stream: (!same).then_some(in_stream),
         };
         let advice = (grade == Grade::InsertOnly).then(|| advice(&table, self.replica_identity));
@@ -231,7 +242,7 @@ part AS (
                                 relrowsecurity, relforcerowsecurity, relispartition, reloptions, relacl,
                                 pg_get_expr(relpartbound, oid))::text, 1) AS h FROM rel
     UNION ALL
-    SELECT hashtextextended(ROW(attrelid, attnum, attname, atttypid, atttypmod, attnotnull, attisdropped,
+    SELECT hashtextextended(ROW(attrelid, xmin, attnum, attname, atttypid, atttypmod, attnotnull, attisdropped,
                                 attidentity, attgenerated, attcollation, attstorage, attacl, attoptions,
                                 attfdwoptions, attislocal, attinhcount)::text, 2)
       FROM pg_catalog.pg_attribute WHERE attnum > 0 AND attrelid IN (SELECT oid FROM rel)

@@ -92,6 +92,7 @@ mod tests {
             identity: Identity::WholeRow,
             grade: Grade::Exact,
             in_stream: None,
+            storage: Default::default(),
         }
     }
 
