@@ -1,4 +1,4 @@
-//! The one door for the clock and for randomness.
+//! The one door for the clock, for randomness, for signals and for the pauses that tests ask for.
 
 use std::sync::OnceLock;
 
@@ -22,6 +22,22 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).context(Kind::Internal, || "no randomness from the system".into())?;
     Ok(bytes)
+}
+
+/// Waits where a test asks for it, to widen an instant that is else too short to meet:
+/// `BACKWHEN_TEST_PAUSE=PLACE:MILLISECONDS`. Without that it does nothing.
+pub fn pause(place: &str) {
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    let wanted = WANTED.get_or_init(|| {
+        let wanted = std::env::var("BACKWHEN_TEST_PAUSE").ok()?;
+        let (place, millis) = wanted.split_once(':')?;
+        Some((place.to_owned(), millis.parse().ok()?))
+    });
+    if let Some((wanted, millis)) = wanted
+        && wanted == place
+    {
+        std::thread::sleep(std::time::Duration::from_millis(*millis));
+    }
 }
 
 /// From here on Ctrl-C and SIGTERM do not end the process by themselves: [`interrupted`] tells of

@@ -51,6 +51,7 @@ fn write(
     sealer: &mpsc::UnboundedSender<PathBuf>,
 ) -> Result<()> {
     while let Some(block) = blocks.blocking_recv() {
+        crate::ambient::pause("disk");
         writer.write(block)?;
         // What has come meanwhile shares the wait for the disk.
         while let Ok(block) = blocks.try_recv() {

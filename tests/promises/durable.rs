@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
@@ -65,6 +65,31 @@ fn a_capture_killed_again_and_again_loses_and_doubles_nothing() {
     }
     let expected = server.psql(&database, "SELECT client, count(*) FROM counted GROUP BY 1 ORDER BY 1");
     assert_eq!(assert_books_balance(&backwhen, "latest"), expected);
+}
+
+/// Everything is received, and the disk keeps it waiting for longer than the server goes without
+/// news from us.
+#[test]
+fn what_the_disk_has_not_taken_is_not_acknowledged() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("slow_disk");
+    server.psql(&database, "CREATE TABLE t (id int PRIMARY KEY)");
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "disk:25000");
+    capture.wait_for_line("streaming from");
+    server.psql(&database, "INSERT INTO t SELECT generate_series(1, 1000)");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(13) {
+        assert_confirmed_is_held(&backwhen);
+        sleep(Duration::from_millis(200));
+    }
+    assert_eq!(commits(&backwhen), [], "the disk was not slow, so this proves nothing");
+    capture.kill();
+    assert_confirmed_is_held(&backwhen);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo("slow_disk_past")]);
+    assert_eq!(server.psql("slow_disk_past", "SELECT count(*) FROM t").trim(), "1000");
 }
 
 fn kill_often(backwhen: &Backwhen) {

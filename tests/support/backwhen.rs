@@ -112,6 +112,13 @@ impl Backwhen {
         Capture::start(self, self.command(&[&["capture"], arguments].concat()))
     }
 
+    /// Starts a capture with one more environment variable than the other commands have.
+    pub fn spawn_capture_where(&self, name: &str, value: &str) -> Capture<'_> {
+        let mut command = self.command(&["capture"]);
+        command.env(name, value);
+        Capture::start(self, command)
+    }
+
     /// The command, with the history, the server's own client programs and nothing of the caller's.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backwhen"));
