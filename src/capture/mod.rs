@@ -121,7 +121,8 @@ impl Capture<'_> {
             let gone = matches!(StreamFault::of(&error), Some(StreamFault::PublicationMissing(_)));
             if gone {
                 // The log itself lacks what was changed while it was gone; looking again cannot help.
-                self.loss = Some("backwhen's publications were gone from the source".to_owned());
+                self.loss =
+                    Some("backwhen's publications are gone from the source, or were for a while".to_owned());
             }
             let may_pass = gone || matches!(error.kind(), Kind::Unavailable | Kind::Locked);
             let first_time = self.board.is_none();
