@@ -89,7 +89,15 @@ fn succeed(backwhen: &Backwhen, arguments: &[&str]) {
     }
 }
 
+/// A killed client's last statement may still be at work: the server finishes a RENAME by itself.
 fn exists(server: &Server, database: &str) -> bool {
+    let at_work = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND position('{database}' IN query) > 0"
+    );
+    let begun = Instant::now();
+    while server.psql("postgres", &at_work) != "0" && begun.elapsed() < Duration::from_secs(15) {
+        sleep(Duration::from_millis(50));
+    }
     let sql = format!("SELECT count(*) FROM pg_database WHERE datname = '{database}'");
     server.psql("postgres", &sql) == "1"
 }
