@@ -2,9 +2,10 @@
 //! clearing what a killed run left.
 
 use crate::connect::{Conninfo, Session, server_error};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::schema::{quote_ident, quote_literal};
 
+use super::contents::require_empty;
 use super::place::sqlstate;
 use super::properties::Properties;
 
@@ -82,10 +83,19 @@ pub(super) async fn comment_of(maintenance: &Session, name: &str) -> Result<Opti
 ///
 /// # Errors
 /// `Locked` if somebody is connected to it, `Refused` if it is not ours.
-pub(super) async fn drop_leftover(maintenance: &Session, name: &str, notes: &mut Vec<String>) -> Result<()> {
+pub(super) async fn drop_leftover(
+    maintenance: &Session,
+    info: &Conninfo,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let name = info.dbname();
     let temporary = temporary_name(name);
     let Some(comment) = comment_of(maintenance, &temporary).await? else { return Ok(()) };
-    if !comment.starts_with(COMMENT) {
+    // Making a database and commenting on it are two steps, and a kill may come between them. Then
+    // there is nothing in it yet: an empty one without a word is no loss to anybody.
+    let ours = comment.starts_with(COMMENT)
+        || comment.is_empty() && holds_nothing(&info.with_dbname(&temporary)).await?;
+    if !ours {
         return Err(Error::refused(format!(
             "database {temporary} is in the way and does not say that backwhen made it; drop or rename it"
         )));
@@ -103,6 +113,15 @@ pub(super) async fn drop_leftover(maintenance: &Session, name: &str, notes: &mut
     })?;
     notes.push(format!("dropped {temporary}, which an earlier recovery left unfinished"));
     Ok(())
+}
+
+async fn holds_nothing(info: &Conninfo) -> Result<bool> {
+    let session = Session::connect_utf8(info, "recover").await?;
+    match require_empty(&session, info.dbname()).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == Kind::Refused => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Renames an existing empty database and says in its comment what it is, both or neither.

@@ -58,7 +58,7 @@ impl Place {
             Err(_) => return Place::marked(&session, info.dbname()).await,
         };
         lock(&maintenance, info.dbname()).await?;
-        drop_leftover(&maintenance, info.dbname(), notes).await?;
+        drop_leftover(&maintenance, info, notes).await?;
         let properties = Properties::read(&maintenance, info.dbname(), &facts).await?;
         // A database with sessions cannot be renamed.
         drop(session);
@@ -237,7 +237,7 @@ async fn create_aside(info: &Conninfo, source: &DatabaseFacts, notes: &mut Vec<S
             "database {name} exists already; choose another name, or leave --create away if it is empty"
         )));
     }
-    drop_leftover(&maintenance, &name, notes).await?;
+    drop_leftover(&maintenance, info, notes).await?;
     let temporary = temporary_name(&name);
     create_like(&maintenance, &temporary, source).await?;
     let aside = Aside { maintenance, name, temporary, existed: None };
@@ -278,7 +278,7 @@ async fn resume(
     drop(session);
     let mut properties = Properties::read(&maintenance, &temporary, &facts).await?;
     properties.comment = Some(original.to_owned()).filter(|text| !text.is_empty());
-    drop_leftover(&maintenance, info.dbname(), notes).await?;
+    drop_leftover(&maintenance, info, notes).await?;
     properties.create(&maintenance, info.dbname()).await?;
     let session = Session::connect_utf8(info, "recover").await?;
     suits(&session, info.dbname(), source).await?;
