@@ -159,7 +159,8 @@ async fn read_tables(session: &Session) -> Vec<Table> {
     let rows = session.query(sql, &[]).await.unwrap();
     let table = |row: &tokio_postgres::Row| {
         let (names, types): (Vec<String>, Vec<u32>) = (row.get(3), row.get(4));
-        let column = |(name, type_oid)| Column { name, type_oid, type_modifier: -1, type_name: "?".into() };
+        let column =
+            |(name, type_oid)| Column { name, number: 0, type_oid, type_modifier: -1, type_name: "?".into() };
         Table {
             oid: row.get(0),
             schema: row.get(1),

@@ -49,6 +49,10 @@ pub struct Identity {
     /// Patterns of tables to protect; all, if empty.
     pub include: Vec<String>,
     pub exclude: Vec<String>,
+    /// What seals the messages of the source's event triggers, see [`signal::unsealed`]; 64 hexadecimal
+    /// digits. Empty in a history without them.
+    #[serde(default)]
+    pub secret: String,
 }
 
 /// Where the history comes from.

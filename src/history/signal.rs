@@ -1,9 +1,12 @@
 //! What backwhen writes into the source's log for itself, as logical messages.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::checkpoint::SequenceState;
-use crate::model::Lsn;
+use crate::model::{Lsn, TableFacts};
 
 /// Prefix of a named moment; its content is a [`MarkSignal`].
 pub const MARK: &str = "backwhen.mark";
@@ -12,6 +15,13 @@ pub const MARK: &str = "backwhen.mark";
 pub const HEARTBEAT: &str = "backwhen.heartbeat";
 /// Prefix of a [`SequenceSample`].
 pub const SEQUENCES: &str = "backwhen.sequences";
+/// Prefix of a statement that changed definitions; its content is a sealed [`DefinitionSignal`].
+pub const DEFINITION: &str = "backwhen.ddl";
+/// Prefix of rows that the stream does not carry; its content is a sealed [`RowsSignal`].
+pub const ROWS: &str = "backwhen.rows";
+
+/// Hexadecimal digits of a seal.
+const SEAL_LEN: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkSignal {
@@ -38,4 +48,138 @@ pub struct SequenceSample {
     /// By oid.
     #[serde(default)]
     pub dropped: Vec<u32>,
+}
+
+/// What one statement of the application changed of the database's definitions, as the event
+/// triggers saw it when it ended. It stands in its transaction, between the rows before and after.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionSignal {
+    /// As the server names the command, like `ALTER TABLE`.
+    pub tag: String,
+    pub statement: Statement,
+    /// What it made or changed, as far as the server says; nothing of what an extension's script did.
+    #[serde(default)]
+    pub objects: Vec<DefinedObject>,
+    /// The tables that it made or may have changed, as they stood just after it.
+    #[serde(default)]
+    pub tables: Vec<DefinedTable>,
+    /// By oid: the relations that it dropped.
+    #[serde(default)]
+    pub dropped: Vec<u32>,
+    /// What the triggers could not do, in the server's words.
+    #[serde(default)]
+    pub trouble: Option<String>,
+}
+
+/// Where a change of definitions came from, and under which settings it must be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// What the client sent: perhaps several statements, or a call of a function that ran this one.
+    pub query: String,
+    /// The server's context of the command, innermost first; empty if the client sent it itself.
+    #[serde(default)]
+    pub context: String,
+    /// When the client's message came, in microseconds since 1970: with the process, it tells apart
+    /// two messages of the same text.
+    pub started: i64,
+    pub process: i32,
+    /// The role that ran it (`current_user`), and the one that logged in (`session_user`).
+    pub role: String,
+    pub login: String,
+    /// `search_path` and other settings that decide what a statement means.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinedObject {
+    /// The catalog that it is in, like `pg_class`.
+    pub catalog: String,
+    pub oid: u32,
+    /// The command that the server credits with it, like `CREATE INDEX` within a `CREATE TABLE`.
+    pub tag: String,
+    /// Like `table`, `index`, `table constraint`.
+    pub kind: String,
+    /// Quoted as SQL needs it, with its schema.
+    #[serde(default)]
+    pub identity: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinedTable {
+    #[serde(flatten)]
+    pub facts: TableFacts,
+    /// From here on its changes are in the stream.
+    #[serde(default)]
+    pub published: bool,
+    /// All its rows follow as [`RowsSignal`]s, since the statement gave it rows or values that are
+    /// not in the stream.
+    #[serde(default)]
+    pub image: bool,
+}
+
+/// Some of a table's rows, as lines of COPY text with all stored columns in `attnum` order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsSignal<'a> {
+    pub table: u32,
+    /// These are the first: what the table held before does not count any more.
+    pub first: bool,
+    pub lines: &'a [u8],
+}
+
+impl<'a> RowsSignal<'a> {
+    /// `OID FIRST\n` with FIRST as `t` or `f`, then the lines.
+    pub fn decode(bytes: &'a [u8]) -> Option<RowsSignal<'a>> {
+        let end = memchr::memchr(b'\n', bytes)?;
+        let (table, first) = std::str::from_utf8(&bytes[..end]).ok()?.split_once(' ')?;
+        let first = match first {
+            "t" => true,
+            "f" => false,
+            _ => return None,
+        };
+        Some(RowsSignal { table: table.parse().ok()?, first, lines: &bytes[end + 1..] })
+    }
+}
+
+/// The body of a sealed message, if it bears our seal.
+///
+/// Anybody who may connect to the source may write logical messages. Those that later become SQL or
+/// rows therefore begin with 64 hexadecimal digits, SHA-256 of secret, body and secret, and a line end.
+pub fn unsealed<'a>(secret: &str, content: &'a [u8]) -> Option<&'a [u8]> {
+    let (seal, rest) = content.split_at_checked(SEAL_LEN)?;
+    let body = rest.strip_prefix(b"\n")?;
+    (seal == seal_of(secret, body).as_bytes()).then_some(body)
+}
+
+/// A message's body under our seal, as the source's triggers write it.
+pub fn sealed(secret: &str, body: &[u8]) -> Vec<u8> {
+    [seal_of(secret, body).as_bytes(), b"\n", body].concat()
+}
+
+fn seal_of(secret: &str, body: &[u8]) -> String {
+    let digest = Sha256::new().chain_update(secret).chain_update(body).chain_update(secret).finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_bears_our_seal_is_read() {
+        let sealed_body = sealed("secret", b"{}");
+        assert_eq!(unsealed("secret", &sealed_body), Some(&b"{}"[..]));
+        assert_eq!(unsealed("another", &sealed_body), None);
+        assert_eq!(unsealed("secret", b"{}"), None);
+        // As PostgreSQL computes it: encode(sha256('secret' || '{}' || 'secret'), 'hex').
+        assert!(sealed_body.starts_with(b"70e4560dc43d6b33"));
+    }
+
+    #[test]
+    fn rows_come_with_their_table() {
+        let rows = RowsSignal::decode(b"16400 t\n1\ta\n2\tb\n").unwrap();
+        assert_eq!((rows.table, rows.first, rows.lines), (16400, true, &b"1\ta\n2\tb\n"[..]));
+        assert_eq!(RowsSignal::decode(b"16400 x\n"), None);
+        assert_eq!(RowsSignal::decode(b"16400 t"), None);
+    }
 }

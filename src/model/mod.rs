@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod database;
+pub mod definition;
 pub mod lsn;
 pub mod moment;
 pub mod pattern;
@@ -10,6 +11,7 @@ pub mod spelling;
 
 pub use change::{Message, Relation, RelationColumn, Tuple, Value};
 pub use database::DatabaseFacts;
+pub use definition::{ColumnFacts, TableFacts};
 pub use lsn::Lsn;
 pub use moment::{Moment, PgTime};
 pub use pattern::Selection;

@@ -59,6 +59,10 @@ impl Storage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
+    /// `pg_attribute.attnum`: a column that is renamed keeps it, one that is dropped and added again does
+    /// not. 0 where a manifest of an early version does not tell.
+    #[serde(default)]
+    pub number: i16,
     /// `pg_attribute.atttypid`.
     pub type_oid: u32,
     /// `pg_attribute.atttypmod`.

@@ -64,6 +64,7 @@ pub async fn init(
         },
         include,
         exclude,
+        secret: ambient::random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
     let slot = identity.slot();
     let intent = Intent { format: FORMAT, slot: slot.clone(), source: access.source.without_password() };

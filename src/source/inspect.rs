@@ -1,13 +1,14 @@
 //! What the source's catalogs say: its settings, its tables, and how far each can be protected.
 
+use std::collections::BTreeMap;
+
 use tokio_postgres::Client;
 
 use crate::codec::pgoutput::stream_name;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
-use crate::model::schema::StreamNames;
-use crate::model::{Column, Grade, Identity, Selection, Storage, Table};
+use crate::model::{ColumnFacts, Grade, Selection, Table, TableFacts};
 
 /// The tables of a database as one snapshot of its catalogs shows them.
 #[derive(Clone, Debug, Default)]
@@ -51,11 +52,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
            AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
          LIMIT 1) AS identity_width,
        pg_catalog.convert_to(n.nspname::text, pg_catalog.getdatabaseencoding()),
-       pg_catalog.convert_to(c.relname::text, pg_catalog.getdatabaseencoding()),
-       (SELECT string_agg(a.attnum::text, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
-         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS numbers,
-       (SELECT string_agg(a.xmin::text, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
-         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS definers
+       pg_catalog.convert_to(c.relname::text, pg_catalog.getdatabaseencoding())
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'f') AND c.relpersistence <> 't'
@@ -65,7 +62,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
        pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> '',
-       pg_catalog.convert_to(a.attname::text, pg_catalog.getdatabaseencoding())
+       pg_catalog.convert_to(a.attname::text, pg_catalog.getdatabaseencoding()), a.xmin::text
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -81,144 +78,87 @@ SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
 pub async fn inventory(client: &Client, selection: &Selection) -> Result<Inventory> {
     let failed = |error| server_error("cannot read the source's tables", error);
     let rows = client.query(TABLES, &[]).await.map_err(failed)?;
-    let columns = read_columns(client).await?;
+    let mut columns = read_columns(client).await?;
     let mut inventory = Inventory::default();
     for row in rows {
-        let raw = RawTable {
-            oid: row.get(0),
-            schema: row.get(1),
-            name: row.get(2),
-            kind: row.get::<_, i8>(3) as u8,
-            persistence: row.get::<_, i8>(4) as u8,
-            replica_identity: row.get::<_, i8>(5) as u8,
-            pages: row.get::<_, i32>(6).max(0) as u32,
-            filenode: row.get(7),
-            of_extension: row.get(8),
-            identity: row.get::<_, Option<Vec<i16>>>(9),
-            identity_width: row.get::<_, Option<i16>>(10),
-            schema_in_stream: stream_name(row.get(11)),
-            name_in_stream: stream_name(row.get(12)),
-            storage: Storage {
-                file: row.get(7),
-                numbers: row.get::<_, Option<String>>(13).unwrap_or_default(),
-                definers: row.get::<_, Option<String>>(14).unwrap_or_default(),
-            },
-        };
-        match raw.reason_to_leave_out(selection) {
-            Some(reason) => inventory
-                .left_out
-                .push(LeftOut { table: format!("{}.{}", raw.schema, raw.name), reason: reason.to_owned() }),
-            None => {
-                let first = columns.partition_point(|column| column.table < raw.oid);
-                let own: Vec<_> =
-                    columns[first..].iter().take_while(|column| column.table == raw.oid).collect();
-                inventory.tables.push(raw.grade(&own));
-            }
+        let kind = row.get::<_, i8>(3) as u8;
+        let pages = row.get::<_, i32>(6).max(0) as u32;
+        let facts = table_facts(&row, &mut columns);
+        match reason_to_leave_out(kind, &facts, selection) {
+            Some(reason) => inventory.left_out.push(LeftOut {
+                table: format!("{}.{}", facts.schema, facts.name),
+                reason: reason.to_owned(),
+            }),
+            None => inventory.tables.push(grade(&facts, pages)),
         }
     }
     Ok(inventory)
 }
 
-struct RawTable {
-    oid: u32,
-    schema: String,
-    name: String,
-    kind: u8,
-    persistence: u8,
-    replica_identity: u8,
-    pages: u32,
-    filenode: u32,
-    of_extension: bool,
-    identity: Option<Vec<i16>>,
-    identity_width: Option<i16>,
-    storage: Storage,
-    schema_in_stream: String,
-    name_in_stream: String,
+fn table_facts(row: &tokio_postgres::Row, columns: &mut BTreeMap<u32, Vec<ColumnFacts>>) -> TableFacts {
+    let oid = row.get(0);
+    let letter = |number| char::from(row.get::<_, i8>(number) as u8);
+    let width = row.get::<_, Option<i16>>(10).unwrap_or(0).max(0) as usize;
+    let identity = row.get::<_, Option<Vec<i16>>>(9);
+    TableFacts {
+        oid,
+        schema: row.get(1),
+        name: row.get(2),
+        persistence: letter(4),
+        replica_identity: letter(5),
+        file: row.get(7),
+        identity: identity.map(|numbers| numbers.into_iter().take(width).collect()),
+        of_extension: row.get(8),
+        columns: columns.remove(&oid).unwrap_or_default(),
+        raw_names: Some((hex(row.get(11)), hex(row.get(12)))),
+    }
 }
 
-struct RawColumn {
-    table: u32,
-    number: i16,
-    generated: bool,
-    name_in_stream: String,
-    column: Column,
-}
-
-async fn read_columns(client: &Client) -> Result<Vec<RawColumn>> {
+/// By table.
+async fn read_columns(client: &Client) -> Result<BTreeMap<u32, Vec<ColumnFacts>>> {
     let failed = |error| server_error("cannot read the source's columns", error);
-    let rows = client.query(COLUMNS, &[]).await.map_err(failed)?;
-    let column = |row: &tokio_postgres::Row| RawColumn {
-        table: row.get(0),
-        number: row.get(1),
-        generated: row.get(6),
-        name_in_stream: stream_name(row.get(7)),
-        column: Column {
+    let mut tables: BTreeMap<u32, Vec<ColumnFacts>> = BTreeMap::new();
+    for row in client.query(COLUMNS, &[]).await.map_err(failed)? {
+        tables.entry(row.get(0)).or_default().push(ColumnFacts {
+            number: row.get(1),
             name: row.get(2),
             type_oid: row.get(3),
-            type_modifier: row.get(4),
+            modifier: row.get(4),
             type_name: row.get(5),
-        },
-    };
-    Ok(rows.iter().map(column).collect())
-}
-
-impl RawTable {
-    fn reason_to_leave_out(&self, selection: &Selection) -> Option<&'static str> {
-        match (self.kind, self.persistence) {
-            (b'f', _) => Some("foreign table: only its definition is kept"),
-            (_, b'u') => Some("unlogged table: only its definition is kept"),
-            _ if self.of_extension => Some("belongs to an extension, which fills it when it is created"),
-            _ if !selection.takes(&self.schema, &self.name) => {
-                Some("not selected by --include and --exclude")
-            }
-            _ => None,
-        }
-    }
-
-    fn grade(self, columns: &[&RawColumn]) -> FoundTable {
-        let stored: Vec<_> = columns.iter().filter(|column| !column.generated).collect();
-        let position = |number: i16| stored.iter().position(|column| column.number == number);
-        let width = self.identity_width.unwrap_or(0).max(0) as usize;
-        let key = self.identity.as_ref().and_then(|numbers| {
-            let mut key =
-                numbers.iter().take(width).map(|number| position(*number)).collect::<Option<Vec<_>>>()?;
-            key.sort_unstable();
-            Some(key).filter(|key| !key.is_empty())
+            generated: row.get(6),
+            missing: None,
+            definer: row.get(8),
+            raw_name: Some(hex(row.get(7))),
         });
-        let (identity, grade) = match (self.replica_identity, key) {
-            (b'f', _) => (Identity::WholeRow, Grade::Exact),
-            (b'd' | b'i', Some(key)) => (Identity::Key(key), Grade::Exact),
-            _ => (Identity::WholeRow, Grade::InsertOnly),
-        };
-        let generated = columns.iter().filter(|column| column.generated);
-        let in_stream = StreamNames {
-            schema: self.schema_in_stream,
-            name: self.name_in_stream,
-            columns: stored.iter().map(|column| column.name_in_stream.clone()).collect(),
-        };
-        let same = in_stream.schema == self.schema
-            && in_stream.name == self.name
-            && stored.iter().all(|column| column.name_in_stream == column.column.name);
-        let table = Table {
-            oid: self.oid,
-            columns: stored.iter().map(|column| column.column.clone()).collect(),
-            generated: generated.map(|column| column.column.name.clone()).collect(),
-            schema: self.schema,
-            name: self.name,
-            identity,
-            grade,
-            storage: self.storage,
-            in_stream: (!same).then_some(in_stream),
-        };
-        let advice = (grade == Grade::InsertOnly).then(|| advice(&table, self.replica_identity));
-        FoundTable { advice, table, pages: self.pages, filenode: self.filenode }
+    }
+    Ok(tables)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn reason_to_leave_out(kind: u8, facts: &TableFacts, selection: &Selection) -> Option<&'static str> {
+    match (kind, facts.persistence) {
+        (b'f', _) => Some("foreign table: only its definition is kept"),
+        (_, 'u') => Some("unlogged table: only its definition is kept"),
+        _ if facts.of_extension => Some("belongs to an extension, which fills it when it is created"),
+        _ if !selection.takes(&facts.schema, &facts.name) => Some("not selected by --include and --exclude"),
+        _ => None,
     }
 }
 
-fn advice(table: &Table, replica_identity: u8) -> Advice {
+fn grade(facts: &TableFacts, pages: u32) -> FoundTable {
+    let table = facts.table(stream_name);
+    let insert_only = table.grade == Grade::InsertOnly;
+    let advice = insert_only.then(|| advice(&table, facts.replica_identity));
+    FoundTable { advice, table, pages, filenode: facts.file }
+}
+
+fn advice(table: &Table, replica_identity: char) -> Advice {
     let why = match replica_identity {
-        b'n' => "its replica identity is NOTHING",
-        b'i' => "the index of its replica identity is gone, or covers a generated column",
+        'n' => "its replica identity is NOTHING",
+        'i' => "the index of its replica identity is gone, or covers a generated column",
         _ => "it has no primary key that the stream can use",
     };
     Advice {

@@ -16,6 +16,7 @@ fn history() -> (tempfile::TempDir, History) {
         source: Source { connection: String::new(), system_identifier: "1".into(), database: "d".into() },
         include: Vec::new(),
         exclude: Vec::new(),
+        secret: String::new(),
     };
     let history = History::found(&root, identity).unwrap();
     (folder, history)

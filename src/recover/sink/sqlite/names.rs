@@ -79,6 +79,7 @@ mod tests {
     fn table(oid: u32, schema: &str, name: &str, columns: &[&str]) -> Table {
         let column = |name: &&str| Column {
             name: (*name).into(),
+            number: 0,
             type_oid: 25,
             type_modifier: -1,
             type_name: "text".into(),
