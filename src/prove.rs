@@ -52,6 +52,7 @@ pub fn prove_all(history: &History, progress: &dyn Progress) -> Result<Vec<Proof
                 until: to.lsn,
                 definitions_at: to.lsn,
                 segments: &segments,
+                secret: &history.identity().secret,
                 wanted: &|_| true,
                 budget: FOLD_BUDGET,
                 scratch: &std::env::temp_dir(),

@@ -1,23 +1,32 @@
 //! Applies the journal's messages to the tables' deltas.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::definitions::Definitions;
 use super::mapping::{Mapping, identity_fits, key_of};
 use super::{Delta, Folded, FoldedTable, Request, stride, undecodable};
 use crate::codec::pgoutput;
 use crate::error::{Error, Result};
+use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, SequenceState};
 use crate::history::image::Blocks;
 use crate::history::journal::Event;
-use crate::history::signal::{self, HeartbeatSignal, SequenceSample};
+use crate::history::signal::{self, SequenceSample};
 use crate::model::change::OldTuple;
 use crate::model::{Lsn, Message, Relation, Table, Tuple};
 
+const DEFINITION: &[u8] = signal::DEFINITION.as_bytes();
+const ROWS: &[u8] = signal::ROWS.as_bytes();
+
 /// A relation as the stream last described it.
-struct Described {
+pub(super) struct Described {
+    relation: Relation,
+    /// `None` for a table that does not matter, or is gone.
+    pub(super) place: Option<usize>,
     /// `None` for one that the base does not hold, that nobody wants, or that cannot be mapped.
     mapping: Option<Mapping>,
     /// What is inexact about its rows; said when the first one comes, because a description alone
@@ -25,10 +34,14 @@ struct Described {
     to_say: Vec<(String, String)>,
 }
 
-pub(super) struct Applier {
-    tables: Vec<FoldedTable>,
-    places: HashMap<u32, usize>,
-    described: HashMap<u32, Described>,
+pub(super) struct Applier<'a> {
+    pub(super) tables: Vec<FoldedTable>,
+    pub(super) places: HashMap<u32, usize>,
+    pub(super) wanted: &'a dyn Fn(&Table) -> bool,
+    pub(super) blocks: Blocks,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) definitions: Definitions,
+    pub(super) described: HashMap<u32, Described>,
     sequences: BTreeMap<u32, SequenceState>,
     sampled: Lsn,
     /// By oid: those that were set back after the moment, before a sample told how they stood.
@@ -36,22 +49,13 @@ pub(super) struct Applier {
     pub transactions: u64,
     changes: u64,
     /// The transaction that is being applied, for messages.
-    current: Lsn,
+    pub(super) current: Lsn,
     /// What, and why: a map so that each is said once.
     inexact: BTreeMap<(String, String), ()>,
-    unwanted: Vec<u32>,
+    pub(super) unwanted: Vec<u32>,
     until: Lsn,
     definitions_at: Lsn,
-    /// The definitions that the base knows.
-    fingerprint: String,
-    /// Up to here those definitions were unchanged.
-    schema_known_at: Lsn,
-    /// The first one after it that saw others.
-    schema_changed_at: Option<Lsn>,
-    /// Up to here a fingerprint tells of them.
-    schema_seen_at: Lsn,
-    /// What the transaction that is being read tells of them.
-    unchanged: Option<bool>,
+    scratch_parent: PathBuf,
     scratch: Option<Arc<TempDir>>,
     line: Vec<u8>,
     old_line: Vec<u8>,
@@ -59,8 +63,8 @@ pub(super) struct Applier {
     old_key: Vec<u8>,
 }
 
-impl Applier {
-    pub fn new(request: &Request<'_>, blocks: &Blocks) -> Applier {
+impl<'a> Applier<'a> {
+    pub fn new(request: &Request<'a>, blocks: &Blocks) -> Applier<'a> {
         let (wanted, unwanted): (Vec<_>, Vec<_>) =
             request.base.tables.iter().partition(|entry| (request.wanted)(&entry.table));
         let tables: Vec<_> = wanted.iter().map(|entry| FoldedTable::new(entry, blocks)).collect();
@@ -70,6 +74,10 @@ impl Applier {
         Applier {
             tables,
             places,
+            wanted: request.wanted,
+            blocks: blocks.clone(),
+            catalog: Arc::clone(request.catalog),
+            definitions: Definitions::new(request),
             described: HashMap::new(),
             sequences,
             sampled: request.base.sequences_sampled,
@@ -81,11 +89,7 @@ impl Applier {
             unwanted: unwanted.iter().map(|entry| entry.table.oid).collect(),
             until: request.until,
             definitions_at: request.definitions_at,
-            fingerprint: request.base.schema.fingerprint.clone(),
-            schema_known_at: request.base.schema.lsn,
-            schema_changed_at: None,
-            schema_seen_at: request.base.schema.lsn,
-            unchanged: None,
+            scratch_parent: request.scratch.to_owned(),
             scratch: None,
             line: Vec::new(),
             old_line: Vec::new(),
@@ -100,18 +104,25 @@ impl Applier {
             Event::Idle { .. } => return Ok(()),
         };
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
-            Message::Begin { final_lsn, .. } => self.current = final_lsn,
+            Message::Begin { final_lsn, commit_time, xid } => {
+                self.current = final_lsn;
+                self.definitions.begin(final_lsn, commit_time, xid);
+            }
             Message::Commit { end_lsn, .. } => {
                 self.transactions += 1;
-                self.commit(end_lsn);
+                self.definitions.commit(end_lsn, true);
             }
             Message::Origin | Message::Type => {}
-            Message::Relation(relation) => self.relation(&relation),
+            Message::Relation(relation) => self.relation(relation),
             Message::Insert { relation, new } => self.insert(relation, &new)?,
             Message::Update { relation, old, new } => self.update(relation, old.as_ref(), &new)?,
             Message::Delete { relation, old } => self.delete(relation, &old)?,
             Message::Truncate { relations, .. } => self.truncate(&relations),
-            Message::Logical { prefix, content, .. } => self.logical(prefix, content),
+            Message::Logical { prefix, content, transactional, .. } => match prefix {
+                DEFINITION if transactional => self.definition(content)?,
+                ROWS if transactional => self.given_rows(content)?,
+                _ => self.logical(prefix, content),
+            },
         }
         Ok(())
     }
@@ -122,16 +133,21 @@ impl Applier {
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
             Message::Logical { prefix, content, lsn, .. } => {
                 self.current = lsn;
-                if prefix == signal::HEARTBEAT.as_bytes() && self.schema_seen_at < self.definitions_at {
-                    self.heartbeat(content);
-                }
-                if prefix == signal::SEQUENCES.as_bytes() && self.sampled < self.until {
-                    let before = self.sequences.clone();
-                    self.logical(prefix, content);
-                    self.keep_furthest(&before);
+                if prefix == DEFINITION {
+                    if let Some(signal) = self.definitions.signal(content) {
+                        self.definitions.note_later(signal);
+                    }
+                } else if prefix == signal::HEARTBEAT.as_bytes() {
+                    self.definitions.heartbeat(content);
+                } else if prefix == signal::SEQUENCES.as_bytes() {
+                    let before = (self.sampled < self.until).then(|| self.sequences.clone());
+                    self.sequences(content, before.is_some());
+                    if let Some(before) = before {
+                        self.keep_furthest(&before);
+                    }
                 }
             }
-            Message::Commit { end_lsn, .. } => self.commit(end_lsn),
+            Message::Commit { end_lsn, .. } => self.definitions.commit(end_lsn, false),
             Message::Truncate { relations, restart_identity: true, .. } if self.sampled < self.until => {
                 let tables = relations.iter().filter_map(|oid| self.places.get(oid));
                 let names: Vec<_> = tables.map(|place| &self.tables[*place].table).collect();
@@ -165,20 +181,23 @@ impl Applier {
 
     /// Nothing that comes later is news of the moment.
     pub fn knows_all(&self) -> bool {
-        self.sampled >= self.until && self.schema_seen_at >= self.definitions_at
+        self.sampled >= self.until && self.definitions.seen_at >= self.definitions_at
     }
 
     fn logical(&mut self, prefix: &[u8], content: &[u8]) {
         if prefix == signal::HEARTBEAT.as_bytes() {
-            self.heartbeat(content);
+            self.definitions.heartbeat(content);
+        } else if prefix == signal::SEQUENCES.as_bytes() {
+            self.sequences(content, true);
         }
-        if prefix != signal::SEQUENCES.as_bytes() {
-            return;
-        }
+    }
+
+    fn sequences(&mut self, content: &[u8], counts: bool) {
         // Anybody may write such a message; one that is not ours tells nothing.
         let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return };
+        self.definitions.looked(sample.sampled);
         // Two sessions may commit their samples in another order than they read them.
-        if sample.sampled < self.sampled {
+        if !counts || sample.sampled < self.sampled {
             return;
         }
         if sample.complete {
@@ -191,35 +210,27 @@ impl Applier {
         self.sampled = sample.sampled;
     }
 
-    /// Whether the source's definitions were still those of the base; noted when the transaction ends,
-    /// so that a mark counts as its own witness.
-    fn heartbeat(&mut self, content: &[u8]) {
-        if let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) {
-            self.unchanged = Some(seen == self.fingerprint);
-        }
-    }
-
-    fn commit(&mut self, end: Lsn) {
-        let Some(unchanged) = self.unchanged.take() else { return };
-        self.schema_seen_at = end;
-        if self.schema_changed_at.is_none() && unchanged {
-            self.schema_known_at = end;
-        } else if self.schema_changed_at.is_none() {
-            self.schema_changed_at = Some(end);
-        }
-    }
-
-    fn relation(&mut self, relation: &Relation) {
-        let described = match self.places.get(&relation.oid) {
-            Some(place) => describe(&self.tables[*place].table, relation, self.current),
-            None => {
-                let what = format!("{}.{}", relation.schema, relation.name);
-                let why = "was not protected yet at the checkpoint that the recovery starts from".into();
-                let unwanted = self.unwanted.contains(&relation.oid);
-                Described { mapping: None, to_say: if unwanted { vec![] } else { vec![(what, why)] } }
-            }
-        };
+    fn relation(&mut self, relation: Relation) {
+        let described = self.described_as(&relation);
         self.described.insert(relation.oid, described);
+    }
+
+    /// The table is another now than when the stream described it.
+    pub(super) fn redescribe(&mut self, oid: u32) {
+        if let Some(known) = self.described.remove(&oid) {
+            self.relation(known.relation);
+        }
+    }
+
+    fn described_as(&self, relation: &Relation) -> Described {
+        let Some(place) = self.places.get(&relation.oid) else {
+            let what = format!("{}.{}", relation.schema, relation.name);
+            let why = "was not protected yet at the checkpoint that the recovery starts from".into();
+            let to_say = if self.unwanted.contains(&relation.oid) { vec![] } else { vec![(what, why)] };
+            return Described { relation: relation.clone(), place: None, mapping: None, to_say };
+        };
+        let (mapping, to_say) = describe(&self.tables[*place].table, relation, self.current);
+        Described { relation: relation.clone(), place: Some(*place), mapping, to_say }
     }
 
     /// The table that a row belongs to; `None` if it does not matter.
@@ -231,13 +242,30 @@ impl Applier {
             ));
         };
         self.inexact.extend(described.to_say.drain(..).map(|it| (it, ())));
-        let (Some(mapping), Some(place)) = (&described.mapping, self.places.get(&relation)) else {
+        let Some(place) = self.places.get(&relation).copied() else { return Ok(None) };
+        self.settle(place)?;
+        let Some(mapping) = self.described.get(&relation).and_then(|described| described.mapping.as_ref())
+        else {
             return Ok(None);
         };
         self.changes += 1;
-        let table = &mut self.tables[*place];
+        let table = &mut self.tables[place];
         table.touched = true;
         Ok(Some((table, mapping)))
+    }
+
+    pub(super) fn say(&mut self, what: String, why: String) {
+        self.inexact.insert((what, why), ());
+    }
+
+    /// The folder for intermediate images, made when it is first needed.
+    pub(super) fn scratch(&mut self) -> Result<Arc<TempDir>> {
+        if let Some(scratch) = &self.scratch {
+            return Ok(Arc::clone(scratch));
+        }
+        let made = Arc::new(super::scratch_folder(&self.scratch_parent)?);
+        self.scratch = Some(Arc::clone(&made));
+        Ok(made)
     }
 
     fn insert(&mut self, relation: u32, new: &Tuple<'_>) -> Result<()> {
@@ -315,18 +343,18 @@ impl Applier {
     /// Merges the largest deltas into intermediate images while all together are too large.
     pub fn keep_within_budget(&mut self, request: &Request<'_>) -> Result<()> {
         while self.tables.iter().map(FoldedTable::delta_bytes).sum::<usize>() > request.budget {
-            let largest = self.tables.iter_mut().max_by_key(|table| table.delta_bytes());
+            let largest = self.tables.iter().max_by_key(|table| table.delta_bytes());
             let Some(table) = largest.filter(|table| table.delta_bytes() > 0) else { return Ok(()) };
-            if self.scratch.is_none() {
-                self.scratch = Some(Arc::new(super::scratch_folder(request.scratch)?));
-            }
-            let Some(scratch) = &self.scratch else { return Ok(()) };
-            stride::merge_delta(table, scratch.path(), request.catalog)?;
+            let place = self.places.get(&table.table.oid).copied();
+            let Some(place) = place else { return Ok(()) };
+            let scratch = self.scratch()?;
+            stride::merge_delta(&mut self.tables[place], scratch.path(), &self.catalog)?;
         }
         Ok(())
     }
 
-    pub fn finish(mut self) -> Folded {
+    pub fn finish(mut self) -> Result<Folded> {
+        self.settle_keys()?;
         for state in self.set_back.iter().filter_map(|oid| self.sequences.get(oid)) {
             let what = format!("sequence {}.{}", state.schema, state.name);
             let why = "was set back after this moment, before it was sampled; it is set beyond its last sample \
@@ -334,28 +362,32 @@ impl Applier {
             self.inexact.insert((what, why.to_owned()), ());
         }
         let mut inexact: Vec<_> = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();
-        if let Some(changed) = self.schema_changed_at {
+        let definitions = self.definitions;
+        if let Some(changed) = definitions.changed_at {
             let why = format!(
                 "definitions changed between {} and {changed}; they are recovered as they were at the former",
-                self.schema_known_at
+                definitions.known_at
             );
             inexact.push(Inexact { what: "schema".into(), why });
         }
-        Folded {
+        self.tables.retain(|table| !table.dropped);
+        Ok(Folded {
             tables: self.tables,
             sequences: self.sequences.into_values().collect(),
             sequences_sampled: self.sampled,
             sequences_set_back: self.set_back,
             transactions: self.transactions,
             changes: self.changes,
-            schema_unchanged: self.schema_changed_at.is_none() && self.schema_known_at >= self.definitions_at,
+            definitions_known: definitions.changed_at.is_none()
+                && definitions.known_at >= self.definitions_at,
+            definition_changes: definitions.changes,
             inexact,
             _scratch: self.scratch,
-        }
+        })
     }
 }
 
-fn describe(table: &Table, relation: &Relation, at: Lsn) -> Described {
+fn describe(table: &Table, relation: &Relation, at: Lsn) -> (Option<Mapping>, Vec<(String, String)>) {
     let mapping = Mapping::of(table, relation);
     let what = table.display();
     let schema = |difference: &String| {
@@ -369,7 +401,7 @@ fn describe(table: &Table, relation: &Relation, at: Lsn) -> Described {
         );
         to_say.push((what, why));
     }
-    Described { mapping: fits.then_some(mapping), to_say }
+    (fits.then_some(mapping), to_say)
 }
 
 fn no_key(table: &FoldedTable, at: Lsn) -> Error {

@@ -66,10 +66,6 @@ impl KeyedDelta {
         self.bytes
     }
 
-    pub fn clear(&mut self) {
-        *self = KeyedDelta::default();
-    }
-
     pub fn insert(&mut self, key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
         if copy_text::has_hole(line) {
             return Err(Contradiction::InsertWithHole);
@@ -149,10 +145,6 @@ impl Latest {
 impl BagDelta {
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    pub fn clear(&mut self) {
-        *self = BagDelta::default();
     }
 
     pub fn insert(&mut self, key: &[u8], line: &[u8]) -> Result<(), Contradiction> {

@@ -6,9 +6,11 @@
 //! memory is bounded whatever the length of the journal.
 
 mod apply;
+mod definitions;
 mod delta;
 mod mapping;
 mod merge;
+mod reshape;
 mod stride;
 
 use std::collections::BTreeSet;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+pub use definitions::tables_after;
 pub use merge::Rows;
 pub use stride::Image as ImageRows;
 
@@ -26,11 +29,13 @@ use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry};
 use crate::history::image::{self, BlockEntry, Blocks, TableImage};
 use crate::history::journal::{DecodedBlock, Segment};
+use crate::history::signal::DefinitionChange;
 use crate::model::{Lsn, Table};
 use crate::progress::{Progress, Unit};
 use apply::Applier;
 use delta::{BagDelta, KeyedDelta};
 use merge::Base;
+use reshape::{Reshape, Reshaped};
 
 /// Decompressed blocks that may wait for the decoder.
 const BLOCKS_WAITING: usize = 4;
@@ -46,6 +51,8 @@ pub struct Request<'a> {
     pub definitions_at: Lsn,
     /// The segments that hold them, in order.
     pub segments: &'a [PathBuf],
+    /// What seals the messages of the source's triggers; empty, if it has none.
+    pub secret: &'a str,
     /// Tables that matter; the others are left out.
     pub wanted: &'a dyn Fn(&Table) -> bool,
     /// Bytes that all deltas together may take.
@@ -66,8 +73,10 @@ pub struct Folded {
     pub transactions: u64,
     /// Rows inserted, updated or deleted by those transactions.
     pub changes: u64,
-    /// A heartbeat after the moment still saw the definitions of the base.
-    pub schema_unchanged: bool,
+    /// All changes of definitions up to the moment are told: a heartbeat after it saw none that is not.
+    pub definitions_known: bool,
+    /// What the source's triggers told of them, between the base and the moment.
+    pub definition_changes: Vec<DefinitionChange>,
     pub inexact: Vec<Inexact>,
     /// Holds the intermediate images until the rows are read.
     _scratch: Option<Arc<TempDir>>,
@@ -79,11 +88,16 @@ pub struct FoldedTable {
     /// As the base, or a later intermediate image, has it.
     image: TableImage,
     blocks: Blocks,
+    /// Of the image and the delta; that of `table` once `reshape` is applied.
     shape: KeyShape,
     delta: Delta,
     /// Truncated since the image: nothing of it counts any more.
     cleared: bool,
     touched: bool,
+    /// From the lines of image and delta to those of `table`.
+    reshape: Option<Reshape>,
+    /// The table is gone by now.
+    dropped: bool,
 }
 
 enum Delta {
@@ -123,7 +137,7 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
         }
         Ok(true)
     })?;
-    Ok(applier.finish())
+    applier.finish()
 }
 
 /// Decompresses blocks in one thread while `visit` decodes them in this one; `visit` returns
@@ -165,7 +179,7 @@ fn each_block(
 impl FoldedTable {
     /// The image to take as it is, if nothing happened to the table.
     pub fn untouched(&self) -> Option<&TableImage> {
-        (!self.touched && !self.cleared).then_some(&self.image)
+        (!self.touched && !self.cleared && self.reshape.is_none()).then_some(&self.image)
     }
 
     /// Rows and bytes of the image: a guess at how much there is to hand on.
@@ -196,7 +210,18 @@ impl FoldedTable {
     ///
     /// # Errors
     /// `Damaged` if a block is, or if the journal contradicts the image; the receiver's own.
-    pub fn emit(self, rows: &mut dyn Rows) -> Result<()> {
+    pub fn emit(mut self, rows: &mut dyn Rows) -> Result<()> {
+        match self.reshape.take() {
+            None => self.emit_unshaped(rows),
+            Some(reshape) if reshape.keeps_keys => {
+                self.emit_unshaped(&mut Reshaped { reshape: &reshape, rows, line: Vec::new() })
+            }
+            Some(_) => Err(Error::internal("a table with another key was not sorted anew")),
+        }
+    }
+
+    /// Hands on the rows as image and delta have them.
+    fn emit_unshaped(self, rows: &mut dyn Rows) -> Result<()> {
         let index = self.index()?;
         let name = self.table.display();
         let base = Base { table: &name, shape: &self.shape, index: &index, blocks: &self.blocks };
@@ -208,19 +233,23 @@ impl FoldedTable {
 
     fn new(entry: &TableEntry, blocks: &Blocks) -> FoldedTable {
         let shape = KeyShape::of(&entry.table);
-        let delta = match shape {
-            KeyShape::Columns(_) => Delta::Keyed(KeyedDelta::default()),
-            KeyShape::WholeRow => Delta::Bag(BagDelta::default()),
-        };
         FoldedTable {
             table: entry.table.clone(),
             image: entry.image,
             blocks: blocks.clone(),
+            delta: Delta::of(&shape),
             shape,
-            delta,
             cleared: false,
             touched: false,
+            reshape: None,
+            dropped: false,
         }
+    }
+
+    /// A table that was made after the base, without rows yet.
+    fn made(table: Table, blocks: &Blocks) -> FoldedTable {
+        let image = TableImage::default();
+        FoldedTable { cleared: true, ..FoldedTable::new(&TableEntry { table, image }, blocks) }
     }
 
     fn delta_bytes(&self) -> usize {
@@ -230,11 +259,27 @@ impl FoldedTable {
         }
     }
 
+    /// Nothing that was there counts any more, so there is nothing to reshape either.
     fn truncate(&mut self) {
         self.cleared = true;
-        match &mut self.delta {
-            Delta::Keyed(delta) => delta.clear(),
-            Delta::Bag(delta) => delta.clear(),
+        self.reshape = None;
+        self.shape = KeyShape::of(&self.table);
+        self.delta = Delta::of(&self.shape);
+    }
+}
+
+impl Delta {
+    fn of(shape: &KeyShape) -> Delta {
+        match shape {
+            KeyShape::Columns(_) => Delta::Keyed(KeyedDelta::default()),
+            KeyShape::WholeRow => Delta::Bag(BagDelta::default()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Delta::Keyed(delta) => delta.bytes() == 0,
+            Delta::Bag(delta) => delta.bytes() == 0,
         }
     }
 }

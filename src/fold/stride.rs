@@ -3,15 +3,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::delta::{BagDelta, KeyedDelta};
+use super::reshape::Reshape;
 use super::{Delta, FoldedTable};
+use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
 use crate::fold::merge::Rows;
 use crate::history::image::{
-    BlockDirectory, BlockEntry, BlockId, Blocks, FolderDirectory, ImageBuilder, Location, Packs,
+    BlockDirectory, BlockEntry, BlockId, Blocks, FolderDirectory, ImageBuilder, Location, Packs, Sorter,
+    TableImage,
 };
 
-/// Merges a table's delta into an intermediate image under `scratch`, and empties it.
+/// Memory for rows that are sorted anew, in bytes.
+const SORT_BUDGET: usize = 64 << 20;
+
+/// Merges a table's delta into an intermediate image under `scratch`, in the table's present shape,
+/// and empties it.
 ///
 /// Blocks that the delta does not touch are not copied: the image names them where they are.
 pub(super) fn merge_delta(
@@ -19,29 +25,85 @@ pub(super) fn merge_delta(
     scratch: &Path,
     history: &Arc<impl BlockDirectory + 'static>,
 ) -> Result<()> {
-    let empty = match &table.delta {
-        Delta::Keyed(_) => Delta::Keyed(KeyedDelta::default()),
-        Delta::Bag(_) => Delta::Bag(BagDelta::default()),
-    };
     let known = Either(Arc::clone(history) as Arc<_>, Arc::new(FolderDirectory::scan(scratch)?));
     let packs = Packs::create(scratch, Arc::new(known))?;
+    let shape = KeyShape::of(&table.table);
+    let reshape = table.reshape.take();
     let full = FoldedTable {
         table: table.table.clone(),
         image: table.image,
         blocks: table.blocks.clone(),
-        shape: table.shape.clone(),
-        delta: std::mem::replace(&mut table.delta, empty),
+        shape: std::mem::replace(&mut table.shape, shape.clone()),
+        delta: std::mem::replace(&mut table.delta, Delta::of(&shape)),
         cleared: table.cleared,
         touched: true,
+        reshape: None,
+        dropped: false,
     };
-    let mut image = Image(ImageBuilder::new(&packs));
-    full.emit(&mut image)?;
-    table.image = image.0.finish()?;
+    table.image = match reshape {
+        Some(reshape) if !reshape.keeps_keys => sort_anew(full, &reshape, &shape, scratch, &packs)?,
+        reshape => {
+            let mut image = Image(ImageBuilder::new(&packs));
+            FoldedTable { reshape, ..full }.emit(&mut image)?;
+            image.0.finish()?
+        }
+    };
     packs.finish()?;
     let directory = Arc::new(FolderDirectory::scan(scratch)?);
     table.blocks = Blocks::layered(&Blocks::new(scratch, directory), &table.blocks);
     table.cleared = false;
     Ok(())
+}
+
+/// The image of a table whose rows have other keys now.
+fn sort_anew(
+    full: FoldedTable,
+    reshape: &Reshape,
+    shape: &KeyShape,
+    scratch: &Path,
+    packs: &Packs,
+) -> Result<TableImage> {
+    let name = full.table.display();
+    let mut sorting = Sorting {
+        reshape,
+        shape,
+        sorter: Sorter::new(scratch, SORT_BUDGET),
+        line: Vec::new(),
+        key: Vec::new(),
+    };
+    full.emit_unshaped(&mut sorting)?;
+    let mut sorted = sorting.sorter.finish()?;
+    let mut image = ImageBuilder::new(packs);
+    while let Some((key, line)) = sorted.next_row()? {
+        image.push(key, line)?;
+    }
+    image
+        .finish()
+        .map_err(|error| Error::new(error.kind(), format!("{name}, sorted by its new key: {error}")))
+}
+
+/// Rows on their way into the order of their new keys.
+struct Sorting<'a> {
+    reshape: &'a Reshape,
+    shape: &'a KeyShape,
+    sorter: Sorter,
+    line: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Rows for Sorting<'_> {
+    fn block(&mut self, _entry: &BlockEntry) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
+        self.line.clear();
+        self.key.clear();
+        self.reshape.push(line, &mut self.line)?;
+        let keyed = self.shape.push_key(&self.line, &mut self.key);
+        keyed.ok_or_else(|| Error::damaged("a row has no value in the key that its table was given"))?;
+        self.sorter.push(&self.key, &self.line)
+    }
 }
 
 /// Rows that become an image, sharing its untouched blocks.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::image::TableImage;
+use super::signal::DefinitionChange;
 use super::{FORMAT, History, read_json, write_json};
 use crate::error::{Error, Result};
 use crate::model::{DatabaseFacts, Lsn, PgTime, Table};
@@ -77,6 +78,9 @@ pub struct SchemaFacts {
     pub left_out: Vec<LeftOut>,
     /// A digest of the catalogs' definitions, to notice that they changed.
     pub fingerprint: String,
+    /// What the source's triggers told of changes between the archive and this checkpoint, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub since: Vec<DefinitionChange>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

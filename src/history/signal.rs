@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::SequenceState;
-use crate::model::{Lsn, TableFacts};
+use crate::model::{Lsn, PgTime, TableFacts};
 
 /// Prefix of a named moment; its content is a [`MarkSignal`].
 pub const MARK: &str = "backwhen.mark";
@@ -69,6 +69,18 @@ pub struct DefinitionSignal {
     /// What the triggers could not do, in the server's words.
     #[serde(default)]
     pub trouble: Option<String>,
+}
+
+/// A change of definitions with the transaction that made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionChange {
+    /// The transaction's commit LSN, and its end.
+    pub lsn: Lsn,
+    pub end_lsn: Lsn,
+    /// Its commit time.
+    pub time: PgTime,
+    pub xid: u32,
+    pub signal: DefinitionSignal,
 }
 
 /// Where a change of definitions came from, and under which settings it must be read.

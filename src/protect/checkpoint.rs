@@ -55,6 +55,8 @@ pub fn fold_newest(
     let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
     let sequences = Sample { sampled: folded.sequences_sampled, sequences: folded.sequences };
     let inexact = folded.inexact;
+    let mut schema = base.schema.clone();
+    schema.since.extend(folded.definition_changes);
     let tables = images(folded.tables, &packs, progress)?;
     let time = stretch
         .segments_between(base.lsn, until)
@@ -69,7 +71,7 @@ pub fn fold_newest(
         base: Some(&base),
         origin: Origin::Fold,
     };
-    let content = Content { tables, schema: base.schema.clone(), sequences, inexact, stats: packs.finish()? };
+    let content = Content { tables, schema, sequences, inexact, stats: packs.finish()? };
     publish(history, catalog, draft, content)
 }
 
@@ -91,6 +93,7 @@ fn fold_to(
         until,
         definitions_at: until,
         segments: &segments,
+        secret: &history.identity().secret,
         wanted,
         budget: FOLD_BUDGET,
         scratch: &scratch(history),

@@ -159,6 +159,7 @@ async fn read_schema(
         large_objects,
         left_out,
         fingerprint,
+        since: Vec::new(),
     })
 }
 

@@ -236,7 +236,8 @@ async fn fill(
 
 /// What the plan knows for certain, and what the fold has seen.
 fn inexact(plan: &Plan, folded: &Folded) -> Vec<Inexact> {
-    let schema_is_told = folded.schema_unchanged || folded.inexact.iter().any(|found| found.what == "schema");
+    let schema_is_told =
+        folded.definitions_known || folded.inexact.iter().any(|found| found.what == "schema");
     let surpassed = |known: &&Inexact| {
         plan.perhaps.tables.contains(known) || (schema_is_told && plan.perhaps.schema.contains(known))
     };
@@ -249,6 +250,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
     let (catalog, packs_folder) = (Arc::clone(&execution.catalog), execution.history.packs_folder());
     let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
     let definitions_at = plan.definitions_at;
+    let secret = execution.history.identity().secret.clone();
     let (selection, progress) = (plan.selection.clone(), Arc::clone(&execution.progress));
     let folded = tokio::task::spawn_blocking(move || {
         fold::fold(&fold::Request {
@@ -258,6 +260,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
             until,
             definitions_at,
             segments: &segments,
+            secret: &secret,
             wanted: &|table| selection.takes(&table.schema, &table.name),
             budget: FOLD_BUDGET,
             scratch: &scratch(),

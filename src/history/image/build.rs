@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub const MAX_LINE: usize = 1 << 30;
 
 /// A table as a checkpoint names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableImage {
     /// The block that lists the table's blocks.
     pub index: BlockId,

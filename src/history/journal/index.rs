@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::block::BlockHeader;
 use super::fault::Fault;
 use super::footer::{BlockEntry, Footer};
-use super::peek::{MARK_PREFIX, Peek, SEQUENCES_PREFIX, peek};
+use super::peek::{DEFINITION_PREFIX, MARK_PREFIX, Peek, SEQUENCES_PREFIX, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{Relations, Told};
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
@@ -234,6 +234,9 @@ impl Index {
             self.summary.sequences.count += 1;
             self.summary.sequences.last_lsn = Some(current.commit_lsn);
             self.summary.sequences.last = String::from_utf8(content.to_vec()).ok();
+        } else if prefix == DEFINITION_PREFIX && self.summary.definitions.last() != Some(&current.commit_lsn)
+        {
+            self.summary.definitions.push(current.commit_lsn);
         }
     }
 

@@ -29,7 +29,7 @@ pub use builder::{BlockBuilder, RawBlock};
 pub use footer::{BlockEntry, Footer, read_footer};
 pub use name::{SegmentFile, SegmentHeader, list};
 pub use opening::Recovered;
-pub use peek::{MARK_PREFIX, SEQUENCES_PREFIX};
+pub use peek::{DEFINITION_PREFIX, MARK_PREFIX, SEQUENCES_PREFIX};
 pub use reading::{Blocks, DecodedBlock, Event, Events};
 pub use seal::seal;
 pub use segment::Segment;

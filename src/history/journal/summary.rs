@@ -27,6 +27,9 @@ pub struct SegmentSummary {
     /// By table, in the order of their ids.
     pub relations: Vec<RelationCounts>,
     pub marks: Vec<Mark>,
+    /// The commit LSNs of transactions with messages of definition changes, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub definitions: Vec<Lsn>,
     pub sequences: SequenceSamples,
     pub clock_steps: ClockSteps,
     pub relation_changes: Vec<RelationChange>,

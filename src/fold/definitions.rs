@@ -1,0 +1,273 @@
+//! Follows the tables' shapes through the statements that changed them, as the source's triggers told.
+
+use super::apply::Applier;
+use super::reshape::Reshape;
+use super::{Delta, FoldedTable, stride, undecodable};
+use crate::codec::copy_text;
+use crate::codec::key::KeyShape;
+use crate::codec::pgoutput::stream_name;
+use crate::error::Result;
+use crate::history::signal::{
+    self, DefinedTable, DefinitionChange, DefinitionSignal, HeartbeatSignal, RowsSignal,
+};
+use crate::model::{Lsn, PgTime, Table};
+
+/// The tables that `before` became by `changes`, in oid order: those whose rows the stream carries.
+pub fn tables_after(before: &[Table], changes: &[DefinitionChange]) -> Vec<Table> {
+    let mut tables: std::collections::BTreeMap<u32, Table> =
+        before.iter().map(|table| (table.oid, table.clone())).collect();
+    for change in changes {
+        for defined in &change.signal.tables {
+            match carried(defined) {
+                true => tables.insert(defined.facts.oid, defined.facts.table(stream_name)),
+                false => tables.remove(&defined.facts.oid),
+            };
+        }
+        for oid in &change.signal.dropped {
+            tables.remove(oid);
+        }
+    }
+    tables.into_values().collect()
+}
+
+/// Whether the stream carries the table's rows from here on.
+fn carried(defined: &DefinedTable) -> bool {
+    defined.published && defined.facts.persistence == 'p'
+}
+
+/// What is known of the definitions at the point that is being read.
+pub(super) struct Definitions {
+    secret: String,
+    /// What the last heartbeat saw, or the base.
+    fingerprint: String,
+    /// The end of the last transaction that told of a change which no heartbeat has seen yet.
+    untold_since: Option<Lsn>,
+    /// Up to here all changes were told.
+    pub known_at: Lsn,
+    /// The first heartbeat after it that saw a change of which nothing had told.
+    pub changed_at: Option<Lsn>,
+    /// Up to here a heartbeat tells of them.
+    pub seen_at: Lsn,
+    /// What the transaction that is being read tells: the fingerprint, and where the log stood before
+    /// it was taken.
+    seen: Option<String>,
+    looked: Lsn,
+    /// What it changes.
+    open: Vec<DefinitionSignal>,
+    open_lsn: Lsn,
+    open_time: PgTime,
+    open_xid: u32,
+    pub changes: Vec<DefinitionChange>,
+}
+
+impl Definitions {
+    pub fn new(request: &super::Request<'_>) -> Definitions {
+        let schema = &request.base.schema;
+        Definitions {
+            secret: request.secret.to_owned(),
+            fingerprint: schema.fingerprint.clone(),
+            // A folded base has the fingerprint of its archive, which is older.
+            untold_since: (!schema.since.is_empty()).then_some(request.base.lsn),
+            known_at: schema.lsn,
+            changed_at: None,
+            seen_at: schema.lsn,
+            seen: None,
+            looked: Lsn::default(),
+            open: Vec::new(),
+            open_lsn: Lsn::default(),
+            open_time: PgTime::default(),
+            open_xid: 0,
+            changes: Vec::new(),
+        }
+    }
+
+    pub fn begin(&mut self, lsn: Lsn, time: PgTime, xid: u32) {
+        (self.open_lsn, self.open_time, self.open_xid) = (lsn, time, xid);
+        self.open.clear();
+    }
+
+    /// A heartbeat; it counts when its transaction ends, so that a mark is its own witness.
+    pub fn heartbeat(&mut self, content: &[u8]) {
+        if let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) {
+            self.seen = Some(seen);
+        }
+    }
+
+    /// The heartbeat's transaction looked no earlier than `at`.
+    pub fn looked(&mut self, at: Lsn) {
+        self.looked = at;
+    }
+
+    /// The triggers' message, if it is one of ours.
+    pub fn signal(&self, content: &[u8]) -> Option<DefinitionSignal> {
+        if self.secret.is_empty() {
+            return None;
+        }
+        let body = signal::unsealed(&self.secret, content)?;
+        serde_json::from_slice(&String::from_utf8_lossy(body).into_owned().into_bytes()).ok()
+    }
+
+    fn rows<'a>(&self, content: &'a [u8]) -> Option<RowsSignal<'a>> {
+        if self.secret.is_empty() {
+            return None;
+        }
+        RowsSignal::decode(signal::unsealed(&self.secret, content)?)
+    }
+
+    /// A change of definitions that the reader does not follow, as it lies after the moment.
+    pub fn note_later(&mut self, signal: DefinitionSignal) {
+        self.open.push(signal);
+    }
+
+    pub fn commit(&mut self, end: Lsn, within: bool) {
+        if !self.open.is_empty() {
+            self.untold_since = Some(end);
+            let open = std::mem::take(&mut self.open);
+            if within {
+                let (lsn, time, xid) = (self.open_lsn, self.open_time, self.open_xid);
+                let change = |signal| DefinitionChange { lsn, end_lsn: end, time, xid, signal };
+                self.changes.extend(open.into_iter().map(change));
+            }
+        }
+        let Some(seen) = self.seen.take() else { return };
+        self.seen_at = end;
+        let told = seen == self.fingerprint || self.untold_since.is_some();
+        // Seen after the change was committed, it cannot be seen anew by the next heartbeat.
+        if self.untold_since.is_some_and(|since| since <= self.looked) {
+            self.untold_since = None;
+        }
+        self.fingerprint = seen;
+        if self.changed_at.is_none() {
+            match told {
+                true => self.known_at = end,
+                false => self.changed_at = Some(end),
+            }
+        }
+    }
+}
+
+impl Applier<'_> {
+    /// A statement of the application that changed definitions.
+    pub(super) fn definition(&mut self, content: &[u8]) -> Result<()> {
+        let Some(signal) = self.definitions.signal(content) else { return Ok(()) };
+        for defined in &signal.tables {
+            self.define(defined)?;
+        }
+        for oid in &signal.dropped {
+            self.forget(*oid);
+        }
+        if let Some(trouble) = &signal.trouble {
+            let what = signal
+                .tables
+                .first()
+                .map_or("schema".to_owned(), |it| format!("{}.{}", it.facts.schema, it.facts.name));
+            let why = format!("{} at {} was not told in full: {trouble}", signal.tag, self.current);
+            self.say(what, why);
+        }
+        self.definitions.open.push(signal);
+        Ok(())
+    }
+
+    fn define(&mut self, defined: &DefinedTable) -> Result<()> {
+        let oid = defined.facts.oid;
+        if !carried(defined) {
+            self.forget(oid);
+            return Ok(());
+        }
+        let now = defined.facts.table(stream_name);
+        let Some(place) = self.places.get(&oid).copied() else {
+            if (self.wanted)(&now) {
+                self.places.insert(oid, self.tables.len());
+                self.tables.push(FoldedTable::made(now, &self.blocks));
+            } else {
+                self.unwanted.push(oid);
+            }
+            return Ok(());
+        };
+        let table = &mut self.tables[place];
+        table.become_(now, defined);
+        self.redescribe(oid);
+        Ok(())
+    }
+
+    fn forget(&mut self, oid: u32) {
+        if let Some(place) = self.places.remove(&oid) {
+            self.tables[place].truncate();
+            self.tables[place].dropped = true;
+        }
+        if let Some(described) = self.described.get_mut(&oid) {
+            described.place = None;
+        }
+    }
+
+    /// Rows that a statement gave a table and that the stream does not carry.
+    pub(super) fn given_rows(&mut self, content: &[u8]) -> Result<()> {
+        let Some(given) = self.definitions.rows(content) else { return Ok(()) };
+        let Some(place) = self.places.get(&given.table).copied() else { return Ok(()) };
+        let at = self.current;
+        let table = &mut self.tables[place];
+        if given.first {
+            table.truncate();
+        }
+        table.touched = true;
+        let width = table.table.columns.len().max(1);
+        let mut key = Vec::new();
+        for line in given.lines.split_inclusive(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let fits = copy_text::columns(line).count() == width;
+            key.clear();
+            if !fits || table.shape.push_key(line, &mut key).is_none() {
+                let what = format!("a row that was given to {} does not fit it", table.table.display());
+                return Err(undecodable(what, at));
+            }
+            match &mut table.delta {
+                Delta::Keyed(delta) => delta.insert(&key, line),
+                Delta::Bag(delta) => delta.insert(&key, line),
+            }
+            .map_err(|error| undecodable(error, at))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a table's rows in its present shape, if they are not in it yet.
+    pub(super) fn settle(&mut self, place: usize) -> Result<()> {
+        if self.tables[place].reshape.is_none() {
+            return Ok(());
+        }
+        let scratch = self.scratch()?;
+        stride::merge_delta(&mut self.tables[place], scratch.path(), &self.catalog)
+    }
+
+    /// Those tables that must be sorted before they can be handed on.
+    pub(super) fn settle_keys(&mut self) -> Result<()> {
+        for place in 0..self.tables.len() {
+            if self.tables[place].reshape.as_ref().is_some_and(|reshape| !reshape.keeps_keys) {
+                self.settle(place)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FoldedTable {
+    /// The table is from here on as the statement left it.
+    fn become_(&mut self, now: Table, defined: &DefinedTable) {
+        if defined.image {
+            self.table = now;
+            self.truncate();
+            return;
+        }
+        let reshape = Reshape::between(&self.table, &now, &defined.facts);
+        self.table = now;
+        if self.cleared && self.delta.is_empty() {
+            self.shape = KeyShape::of(&self.table);
+            self.delta = Delta::of(&self.shape);
+            self.reshape = None;
+            return;
+        }
+        self.reshape = match (self.reshape.take(), reshape) {
+            (Some(before), Some(now)) => Some(before.then(now)),
+            (before, now) => before.or(now),
+        };
+    }
+}

@@ -1,0 +1,220 @@
+//! From the lines of a table as it was to those of the table as it became.
+
+use super::merge::Rows;
+use crate::codec::copy_text::{self, NULL, push_escaped};
+use crate::codec::key::KeyShape;
+use crate::error::{Error, Result};
+use crate::history::image::BlockEntry;
+use crate::model::{Table, TableFacts};
+
+/// Where each column of the new lines comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reshape {
+    places: Vec<Place>,
+    /// Rows keep their keys, byte for byte, and so their order.
+    pub keeps_keys: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// A column of the old lines, by number.
+    Old(usize),
+    /// The same in every row, as COPY text: what older rows hold in a column that was added.
+    Added(Box<[u8]>),
+}
+
+impl Reshape {
+    /// `None` if the lines stay as they are.
+    pub fn between(before: &Table, now: &Table, facts: &TableFacts) -> Option<Reshape> {
+        let place = |number: usize| match old_place(before, now, number) {
+            Some(old) => Place::Old(old),
+            None => Place::Added(missing(facts, now.columns[number].number)),
+        };
+        let places: Vec<_> = (0..now.columns.len()).map(place).collect();
+        let same_keys = same_keys(&KeyShape::of(before), &KeyShape::of(now), &places);
+        let unmoved = places.len() == before.columns.len()
+            && places.iter().enumerate().all(|(number, place)| *place == Place::Old(number));
+        match (unmoved, KeyShape::of(before) == KeyShape::of(now)) {
+            (true, true) => None,
+            // A bag's rows are their own keys, so they keep them only if nothing changes.
+            (unmoved, _) => Some(Reshape { places, keeps_keys: same_keys && (unmoved || keyed(now)) }),
+        }
+    }
+
+    /// This one, then `next`.
+    pub fn then(self, next: Reshape) -> Reshape {
+        let place = |place| match place {
+            Place::Old(number) => self.places[number].clone(),
+            added @ Place::Added(_) => added,
+        };
+        Reshape {
+            keeps_keys: self.keeps_keys && next.keeps_keys,
+            places: next.places.into_iter().map(place).collect(),
+        }
+    }
+
+    /// Appends the new line of `old` to `line`.
+    ///
+    /// # Errors
+    /// `Damaged` if the old line has too few columns.
+    pub fn push(&self, old: &[u8], line: &mut Vec<u8>) -> Result<()> {
+        let columns: Vec<_> = copy_text::columns(old).collect();
+        for (number, place) in self.places.iter().enumerate() {
+            if number > 0 {
+                line.push(b'\t');
+            }
+            let column = match place {
+                Place::Added(text) => text,
+                Place::Old(at) => *columns
+                    .get(*at)
+                    .ok_or_else(|| Error::damaged("a row has fewer columns than its table had"))?,
+            };
+            line.extend_from_slice(column);
+        }
+        Ok(())
+    }
+}
+
+/// A column is known by its number; early manifests have none, and there the name must do.
+fn old_place(before: &Table, now: &Table, number: usize) -> Option<usize> {
+    let column = &now.columns[number];
+    let same = |old: &crate::model::Column| match old.number {
+        0 => old.name == column.name,
+        old => old == column.number,
+    };
+    before.columns.iter().position(same)
+}
+
+fn missing(facts: &TableFacts, number: i16) -> Box<[u8]> {
+    let column = facts.columns.iter().find(|column| column.number == number);
+    match column.and_then(|column| column.missing.as_ref()) {
+        None => NULL.into(),
+        Some(text) => {
+            let mut escaped = Vec::new();
+            push_escaped(&mut escaped, text.as_bytes());
+            escaped.into()
+        }
+    }
+}
+
+fn keyed(table: &Table) -> bool {
+    matches!(KeyShape::of(table), KeyShape::Columns(_))
+}
+
+fn same_keys(before: &KeyShape, now: &KeyShape, places: &[Place]) -> bool {
+    match (before, now) {
+        (KeyShape::WholeRow, KeyShape::WholeRow) => true,
+        (KeyShape::Columns(before), KeyShape::Columns(now)) => {
+            let from = |(column, kind): &(usize, _)| match places[*column] {
+                Place::Old(old) => Some((old, *kind)),
+                Place::Added(_) => None,
+            };
+            now.len() == before.len()
+                && now.iter().zip(before).all(|(now, before)| from(now) == Some(*before))
+        }
+        _ => false,
+    }
+}
+
+/// Hands rows on in their new shape, under their old keys.
+pub(super) struct Reshaped<'a> {
+    pub reshape: &'a Reshape,
+    pub rows: &'a mut dyn Rows,
+    pub line: Vec<u8>,
+}
+
+impl Rows for Reshaped<'_> {
+    fn block(&mut self, _entry: &BlockEntry) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn row(&mut self, key: &[u8], line: &[u8]) -> Result<()> {
+        self.line.clear();
+        self.reshape.push(line, &mut self.line)?;
+        self.rows.row(key, &self.line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ColumnFacts;
+
+    /// Columns as `number name`, types int4; the identity by numbers, `None` for the whole row.
+    fn facts(columns: &[(i16, &str)], identity: Option<&[i16]>) -> TableFacts {
+        let column = |(number, name): &(i16, &str)| ColumnFacts {
+            number: *number,
+            name: (*name).into(),
+            type_oid: 23,
+            ..ColumnFacts::default()
+        };
+        TableFacts {
+            replica_identity: if identity.is_some() { 'd' } else { 'f' },
+            identity: identity.map(<[i16]>::to_vec),
+            columns: columns.iter().map(column).collect(),
+            ..TableFacts::default()
+        }
+    }
+
+    fn between(before: &TableFacts, now: &TableFacts) -> Option<Reshape> {
+        let table = |facts: &TableFacts| facts.table(|_| String::new());
+        Reshape::between(&table(before), &table(now), now)
+    }
+
+    fn reshaped(reshape: &Reshape, line: &str) -> String {
+        let mut out = Vec::new();
+        reshape.push(line.as_bytes(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_renamed_column_is_the_same_and_changes_nothing() {
+        let key = Some(&[1_i16][..]);
+        assert_eq!(between(&facts(&[(1, "a"), (2, "b")], key), &facts(&[(1, "x"), (2, "y")], key)), None);
+    }
+
+    #[test]
+    fn a_column_dropped_and_added_again_is_another() {
+        let key = Some(&[1_i16][..]);
+        let before = facts(&[(1, "a"), (2, "b")], key);
+        let mut now = facts(&[(1, "a"), (3, "b")], key);
+        now.columns[1].missing = Some("tab\there".into());
+        let reshape = between(&before, &now).unwrap();
+        assert!(reshape.keeps_keys);
+        assert_eq!(reshaped(&reshape, "1\told"), "1\ttab\\there");
+        now.columns[1].missing = None;
+        assert_eq!(reshaped(&between(&before, &now).unwrap(), "1\told"), "1\t\\N");
+    }
+
+    #[test]
+    fn another_key_or_a_bags_other_columns_need_sorting() {
+        let columns = [(1, "a"), (2, "b")];
+        let by = |key: Option<&[i16]>| facts(&columns, key);
+        assert!(!between(&by(Some(&[1])), &by(Some(&[2]))).unwrap().keeps_keys);
+        assert!(!between(&by(Some(&[1])), &by(None)).unwrap().keeps_keys);
+        let wider = facts(&[(1, "a"), (2, "b"), (3, "c")], None);
+        assert!(!between(&by(None), &wider).unwrap().keeps_keys);
+        // The key's column moves up, and is the same all the same.
+        let narrower = facts(&[(2, "b")], Some(&[2]));
+        assert!(between(&by(Some(&[2])), &narrower).unwrap().keeps_keys);
+    }
+
+    #[test]
+    fn two_reshapes_are_one() {
+        let key = Some(&[2_i16][..]);
+        let first = facts(&[(1, "a"), (2, "b")], key);
+        let mut second = facts(&[(2, "b"), (3, "c")], key);
+        second.columns[1].missing = Some("7".into());
+        let third = facts(&[(2, "b"), (3, "c"), (4, "d")], key);
+        let both = between(&first, &second).unwrap().then(between(&second, &third).unwrap());
+        assert_eq!(reshaped(&both, "1\t2"), "2\t7\t\\N");
+    }
+
+    #[test]
+    fn a_table_may_lose_all_columns_and_gain_some() {
+        let none = facts(&[], None);
+        let one = facts(&[(2, "a")], None);
+        assert_eq!(reshaped(&between(&none, &one).unwrap(), ""), "\\N");
+        assert_eq!(reshaped(&between(&one, &none).unwrap(), "5"), "");
+    }
+}
