@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::SequenceState;
-use crate::model::{Lsn, TableFacts};
+use crate::model::{Lsn, PgTime, TableFacts};
 
 /// Prefix of a named moment; its content is a [`MarkSignal`].
 pub const MARK: &str = "backwhen.mark";
@@ -69,6 +69,18 @@ pub struct DefinitionSignal {
     /// What the triggers could not do, in the server's words.
     #[serde(default)]
     pub trouble: Option<String>,
+}
+
+/// A [`DefinitionSignal`] with the transaction that it stands in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionChange {
+    /// The commit LSN of its transaction.
+    pub lsn: Lsn,
+    /// Just after that transaction.
+    pub end_lsn: Lsn,
+    pub time: PgTime,
+    pub xid: u32,
+    pub signal: DefinitionSignal,
 }
 
 /// Where a change of definitions came from, and under which settings it must be read.
