@@ -13,6 +13,7 @@
 
 pub mod catalog;
 pub mod checkpoint;
+pub mod definitions;
 pub mod epoch;
 pub mod files;
 pub mod image;

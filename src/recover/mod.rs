@@ -4,4 +4,5 @@ pub mod archive;
 pub mod execute;
 pub mod plan;
 pub mod resolve;
+pub mod schema;
 pub mod sink;

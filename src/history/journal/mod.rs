@@ -7,6 +7,7 @@ mod fault;
 mod footer;
 mod found;
 mod index;
+mod logical;
 mod name;
 mod opening;
 mod peek;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use builder::{BlockBuilder, RawBlock};
 pub use footer::{BlockEntry, Footer, read_footer};
+pub use logical::LogicalMessage;
 pub use name::{SegmentFile, SegmentHeader, list};
 pub use opening::Recovered;
 pub use peek::{DEFINITION_PREFIX, MARK_PREFIX, SEQUENCES_PREFIX};

@@ -1,0 +1,3 @@
+//! The schema at a moment.
+mod lexer;
+mod statements;
