@@ -34,6 +34,9 @@ pub fn changes_in(stretch: &Stretch, secret: &str, after: Lsn, until: Lsn) -> Re
     }
     let mut changes = Vec::new();
     for view in stretch.segments_between(after, until) {
+        if !view.summary.definitions.iter().any(|lsn| (after..until).contains(lsn)) {
+            continue;
+        }
         let segment = Segment::open(&view.file.path)?;
         for message in segment.logical_messages(after, until, DEFINITION.as_bytes())? {
             changes.extend(change(secret, message)?);

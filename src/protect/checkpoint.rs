@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts, TableEntry};
+use crate::history::definitions::changes_in;
 use crate::history::image::{ImageBuilder, PackStats, Packs};
 use crate::history::timeline::{Stretch, Timeline};
 use crate::history::{FORMAT, History};
@@ -250,16 +251,18 @@ pub async fn refresh(
     let epoch = history.current_epoch()?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history).await?;
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    // The journal then tells what of the new shapes is known already.
+    reached(lsn).await?;
     catalog.synchronise(history)?;
     let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch.number && row.lsn <= lsn);
     let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to go on from"))?;
     let base = history.read_checkpoint(&newest.id)?;
+    let told = told_tables(history, catalog, &base, lsn)?;
     let changed = |found: &crate::source::inspect::FoundTable| {
-        base.table(found.table.oid).is_none_or(|entry| !same_shape(&entry.table, &found.table))
+        !told.iter().any(|table| table.oid == found.table.oid && same_shape(table, &found.table))
     };
     let taken = take(access, history, &snapshot, lsn, &packs, &changed).await?;
     drop(client);
-    reached(lsn).await?;
     let Taken { mut tables, protected, schema, sequences, time } = taken;
     let kept: Vec<u32> =
         protected.keys().copied().filter(|oid| !tables.iter().any(|entry| entry.table.oid == *oid)).collect();
@@ -284,6 +287,14 @@ pub async fn refresh(
         Draft { epoch: epoch.number, lsn, time, label: None, base: Some(&base), origin: Origin::Source };
     let stats = unshared(packs)?.finish()?;
     publish(history, catalog, draft, Content { tables, schema, sequences, inexact: Vec::new(), stats })
+}
+
+/// The tables as the base and the source's triggers describe them at a position.
+fn told_tables(history: &History, catalog: &Catalog, base: &Checkpoint, at: Lsn) -> Result<Vec<Table>> {
+    let timeline = Timeline::read(history, catalog)?;
+    let changes = changes_in(timeline.current()?, &history.identity().secret, base.lsn, at)?;
+    let before: Vec<_> = base.tables.iter().map(|entry| entry.table.clone()).collect();
+    Ok(fold::tables_after(&before, &changes))
 }
 
 /// Whether rows of one are rows of the other: then an image can be carried on.

@@ -1,5 +1,6 @@
 //! Carries out a plan: schema → fold and load → indexes → sequences → proof → valid.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -153,12 +154,11 @@ async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<Strin
             (entries, notes)
         }
     };
-    let tables: Vec<_> = wanted_tables(plan).cloned().collect();
     let opening = Opening {
         create: execution.create,
         source: &schema.database,
         definitions: Definitions::new(archive, entries)?,
-        tables: &tables,
+        tables: &plan.wanted,
         provenance: Provenance {
             moment: plan.moment.time.to_string(),
             lsn: plan.moment.lsn.to_string(),
@@ -188,11 +188,6 @@ fn check_archive(path: &Path, digest: &str) -> Result<()> {
         true => Ok(()),
         false => Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display()))),
     }
-}
-
-fn wanted_tables(plan: &Plan) -> impl Iterator<Item = &Table> {
-    let tables = plan.base.tables.iter().map(|entry| &entry.table);
-    tables.filter(|table| plan.selection.takes(&table.schema, &table.name))
 }
 
 async fn fill(
@@ -251,7 +246,8 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
     let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
     let definitions_at = plan.definitions_at;
     let secret = execution.history.identity().secret.clone();
-    let (selection, progress) = (plan.selection.clone(), Arc::clone(&execution.progress));
+    let wanted: BTreeSet<u32> = plan.wanted.iter().map(|table| table.oid).collect();
+    let progress = Arc::clone(&execution.progress);
     let folded = tokio::task::spawn_blocking(move || {
         fold::fold(&fold::Request {
             catalog: &catalog,
@@ -261,7 +257,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
             definitions_at,
             segments: &segments,
             secret: &secret,
-            wanted: &|table| selection.takes(&table.schema, &table.name),
+            wanted: &|table| wanted.contains(&table.oid),
             budget: FOLD_BUDGET,
             scratch: &scratch(),
             progress: &*progress,

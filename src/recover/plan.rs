@@ -2,6 +2,7 @@
 //!
 //! `--dry-run` prints the plan, the executor takes that same plan, the report shows it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -12,9 +13,11 @@ use crate::error::{Error, Result};
 use crate::fold;
 use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
+use crate::history::definitions::changes_in;
 use crate::history::journal::Segment;
+use crate::history::signal::DefinitionChange;
 use crate::history::timeline::{Stretch, Timeline};
-use crate::model::{Grade, Lsn, Message, Moment, PgTime, Selection};
+use crate::model::{Grade, Lsn, Message, Moment, PgTime, Selection, Table};
 
 /// What a recovery will do.
 #[derive(Clone, Debug, Serialize)]
@@ -48,6 +51,13 @@ pub struct Plan {
     pub perhaps: Perhaps,
     #[serde(skip)]
     pub base: Checkpoint,
+    /// What the source's triggers told of definitions between the checkpoint's schema archive and the
+    /// moment.
+    #[serde(skip)]
+    pub changes: Vec<DefinitionChange>,
+    /// The tables to recover, as they stood at the moment.
+    #[serde(skip)]
+    pub wanted: Vec<Table>,
     #[serde(skip)]
     pub selection: Selection,
     /// Only some tables are wanted.
@@ -91,16 +101,19 @@ pub fn plan(
     let stretch = stretch.ok_or_else(|| Error::internal("the moment's epoch is missing"))?;
     let base = base(history, stretch, resolved.until)?;
     let selection = Selection::parse(tables, &[])?;
-    check_patterns(&selection, &base)?;
-    let wanted: Vec<_> =
-        base.tables.iter().filter(|entry| selection.takes(&entry.table.schema, &entry.table.name)).collect();
+    let secret = &history.identity().secret;
+    let changes = changes_in(stretch, secret, base.lsn, resolved.until)?;
+    let wanted = wanted_tables(&base, &changes, &selection, &resolved)?;
     let needed: Vec<_> = stretch.segments_between(base.lsn, resolved.until).collect();
-    let mut inexact = known_inexact(&base, &selection, !tables.is_empty());
+    let mut inexact = known_inexact(&base, &wanted, !tables.is_empty());
     inexact.extend(doubts(timeline, &resolved, &selection));
+    let told: BTreeSet<u32> =
+        changes.iter().flat_map(|change| &change.signal.tables).map(|it| it.facts.oid).collect();
     let perhaps = Perhaps {
-        tables: changed_tables(&needed, &base, resolved.until, &selection)?,
+        tables: changed_tables(&needed, &base, resolved.until, &wanted, &told)?,
         schema: schema_drift(history, stretch, &base, resolved.until)?,
     };
+    inexact.extend(troubles(&changes));
     inexact.extend(perhaps.tables.iter().chain(&perhaps.schema).cloned());
     let after = stretch.segments.iter().filter(|segment| segment.summary.end > base.lsn);
     Ok(Plan {
@@ -113,12 +126,18 @@ pub fn plan(
         segment_paths: after.map(|segment| segment.file.path.clone()).collect(),
         transactions: count_transactions(&needed, base.lsn, resolved.until)?,
         tables: wanted.len() as u64,
-        checkpoint_rows: wanted.iter().map(|entry| entry.image.rows).sum(),
+        checkpoint_rows: wanted
+            .iter()
+            .filter_map(|table| base.table(table.oid))
+            .map(|it| it.image.rows)
+            .sum(),
         inexact,
         perhaps,
         notes: resolved.notes,
         selection,
         partial: !tables.is_empty(),
+        changes: base.schema.since.iter().cloned().chain(changes).collect(),
+        wanted,
         base,
     })
 }
@@ -153,18 +172,41 @@ fn doubts(timeline: &Timeline, resolved: &Resolved, selection: &Selection) -> Ve
     doubt.tables.iter().filter(takes).map(inexact).collect()
 }
 
-fn check_patterns(selection: &Selection, base: &Checkpoint) -> Result<()> {
-    let names = base.tables.iter().map(|entry| (entry.table.schema.as_str(), entry.table.name.as_str()));
-    match &selection.unmatched(names)[..] {
-        [] => Ok(()),
-        unmatched => {
-            let pattern = unmatched.join(", ");
-            Err(Error::usage(format!(
-                "no table matches {pattern} in checkpoint {}; see the tables with: backwhen list checkpoints --tables",
-                base.id
-            )))
-        }
+/// The tables as they stood at the moment, those of them that are selected.
+fn wanted_tables(
+    base: &Checkpoint,
+    changes: &[DefinitionChange],
+    selection: &Selection,
+    resolved: &Resolved,
+) -> Result<Vec<Table>> {
+    let before: Vec<_> = base.tables.iter().map(|entry| entry.table.clone()).collect();
+    let mut tables = fold::tables_after(&before, changes);
+    let names = tables.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
+    let unmatched = selection.unmatched(names);
+    if !unmatched.is_empty() {
+        return Err(Error::usage(format!(
+            "no table matches {} at {}; see the tables of the checkpoint before it with: backwhen list checkpoints \
+             --tables",
+            unmatched.join(", "),
+            resolved.until
+        )));
     }
+    tables.retain(|table| selection.takes(&table.schema, &table.name));
+    Ok(tables)
+}
+
+/// What the source's triggers could not tell in full.
+fn troubles(changes: &[DefinitionChange]) -> Vec<Inexact> {
+    let troubled = changes.iter().filter_map(|change| Some((change, change.signal.trouble.as_ref()?)));
+    let inexact = |(change, trouble): (&DefinitionChange, &String)| {
+        let table = change.signal.tables.first();
+        let what = table.map_or("schema".into(), |it| format!("{}.{}", it.facts.schema, it.facts.name));
+        Inexact {
+            what,
+            why: format!("{} at {} was not told in full: {trouble}", change.signal.tag, change.lsn),
+        }
+    };
+    troubled.map(inexact).collect()
 }
 
 fn planned(resolved: &Resolved, base: &Checkpoint) -> PlannedMoment {
@@ -177,15 +219,11 @@ fn planned(resolved: &Resolved, base: &Checkpoint) -> PlannedMoment {
 }
 
 /// What the checkpoint itself knows to be missing or inexact.
-fn known_inexact(base: &Checkpoint, selection: &Selection, partial: bool) -> Vec<Inexact> {
+fn known_inexact(base: &Checkpoint, wanted: &[Table], partial: bool) -> Vec<Inexact> {
     let mut inexact = base.inexact.clone();
-    for entry in &base.tables {
-        if entry.table.grade == Grade::InsertOnly && selection.takes(&entry.table.schema, &entry.table.name) {
-            let why =
-                "has no replica identity: updates and deletes since the checkpoint are not in the history"
-                    .to_owned();
-            inexact.push(Inexact { what: entry.table.display(), why });
-        }
+    for table in wanted.iter().filter(|table| table.grade == Grade::InsertOnly) {
+        let why = "has no replica identity: updates and deletes since the checkpoint are not in the history";
+        inexact.push(Inexact { what: table.display(), why: why.to_owned() });
     }
     if partial {
         return inexact;
@@ -215,6 +253,10 @@ fn schema_drift(history: &History, stretch: &Stretch, base: &Checkpoint, until: 
     if next.schema.fingerprint == base.schema.fingerprint {
         return Ok(Vec::new());
     }
+    // Told, one by one; whether there was one that was not is for the fold to see.
+    if !changes_in(stretch, &history.identity().secret, base.lsn, next.lsn)?.is_empty() {
+        return Ok(Vec::new());
+    }
     let why = format!(
         "definitions changed somewhere between {} ({}) and {} ({}); they are recovered as they were at the former",
         base.schema.lsn, base.schema.time, next.schema.lsn, next.schema.time
@@ -233,7 +275,8 @@ fn changed_tables(
     segments: &[&crate::history::timeline::SegmentView],
     base: &Checkpoint,
     until: Lsn,
-    selection: &Selection,
+    wanted: &[Table],
+    told: &BTreeSet<u32>,
 ) -> Result<Vec<Inexact>> {
     let mut found = Vec::new();
     for view in segments {
@@ -249,7 +292,8 @@ fn changed_tables(
             }
             let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { continue };
             let Some(entry) = base.table(relation.oid) else { continue };
-            if !selection.takes(&entry.table.schema, &entry.table.name) {
+            // What the triggers told needs no guess.
+            if told.contains(&relation.oid) || !wanted.iter().any(|table| table.oid == relation.oid) {
                 continue;
             }
             for difference in fold::differences(&entry.table, &relation) {
