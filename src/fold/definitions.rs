@@ -184,8 +184,16 @@ impl Applier<'_> {
             }
             return Ok(());
         };
-        let table = &mut self.tables[place];
-        table.become_(now, defined);
+        let unknown = if defined.image { Vec::new() } else { once_computed(&self.tables[place].table, &now) };
+        for column in unknown {
+            let why = format!(
+                "column {column} was computed until {}; what rows held then that did not change since is not in \
+                 the history",
+                self.current
+            );
+            self.say(now.display(), why);
+        }
+        self.tables[place].become_(now, defined);
         self.redescribe(oid);
         Ok(())
     }
@@ -247,6 +255,14 @@ impl Applier<'_> {
         }
         Ok(())
     }
+}
+
+/// Columns that are stored now and were generated before: those values never reached the history.
+fn once_computed(before: &Table, now: &Table) -> Vec<String> {
+    let numbers: Vec<_> = before.storage.numbers.split(',').filter_map(|it| it.parse::<i16>().ok()).collect();
+    let known = |number: i16| before.columns.iter().any(|column| column.number == number);
+    let once = now.columns.iter().filter(|column| numbers.contains(&column.number) && !known(column.number));
+    once.map(|column| column.name.clone()).collect()
 }
 
 impl FoldedTable {

@@ -19,7 +19,6 @@ use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, SequenceOwner, SequenceState};
 use crate::history::image::{BlockEntry, Blocks, RowsDigest};
-use crate::model::Table;
 use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 use crate::progress::{Progress, Unit};

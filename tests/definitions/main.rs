@@ -1,0 +1,60 @@
+//! A database whose definitions change under capture comes back, with its schema, as it was after any
+//! of those changes: between them, in bursts of them, and where capture was down when they were made.
+//!
+//! `BACKWHEN_TEST_SEED` replays a seed that a failure printed; `BACKWHEN_DEFINITION_STEPS` is the number
+//! of steps that are told, and so the length of the test.
+
+#[path = "../support/mod.rs"]
+mod support;
+mod telling;
+
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use support::{Part, compare};
+use telling::{Remembered, Telling};
+
+const STEPS: usize = 45;
+
+#[test]
+fn every_moment_between_two_changes_comes_back() {
+    let steps = number_from("BACKWHEN_DEFINITION_STEPS").unwrap_or(STEPS as u64) as usize;
+    let seed = number_from("BACKWHEN_TEST_SEED").unwrap_or_else(some_number);
+    let major = support::Server::shared(None).major();
+    eprintln!("PostgreSQL {major}; again with: BACKWHEN_TEST_SEED={seed} BACKWHEN_DEFINITION_STEPS={steps}");
+    let telling = Telling::tell(seed, steps);
+    let wanted = Mutex::new(telling.remembered.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let next = wanted.lock().unwrap().next();
+                    let Some(moment) = next else { return };
+                    assert_comes_back(&telling, moment);
+                }
+            });
+        }
+    });
+    telling.backwhen.ok(&["checkpoint"]);
+    telling.backwhen.ok(&["verify", "--prove"]);
+}
+
+fn assert_comes_back(telling: &Telling, moment: &Remembered) {
+    let (report, recovered) = telling.recover(&moment.lsn);
+    assert_eq!(report["proved"], true, "{}: {report}", moment.after);
+    assert_eq!(report["inexact"], serde_json::json!([]), "after {}", moment.after);
+    let mut differences = compare(&moment.truth, &recovered);
+    // Only a sample at the moment itself tells where a sequence stood.
+    differences.retain(|it| it.part != Part::Sequence || moment.marked);
+    assert_eq!(differences, [], "after {} at {}: {report}", moment.after, moment.lsn);
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+fn some_number() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_micros() as u64 % 1_000_000_000
+}
