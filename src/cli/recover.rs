@@ -30,6 +30,9 @@ pub struct Recover {
     /// Make the database first
     #[arg(long)]
     create: bool,
+    /// Make the roles that the target's server lacks, without passwords
+    #[arg(long)]
+    create_roles: bool,
     /// With xid: or mark:, the instant just before it
     #[arg(long)]
     before: bool,
@@ -77,6 +80,7 @@ impl Recover {
             tools: at.tools()?,
             destination,
             create: self.create,
+            create_roles: self.create_roles,
             jobs: self.jobs,
             progress,
         };

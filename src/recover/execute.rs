@@ -39,6 +39,8 @@ pub struct Execution<'a> {
     pub tools: Tools,
     pub destination: Destination,
     pub create: bool,
+    /// Make the roles that the target lacks.
+    pub create_roles: bool,
     pub jobs: usize,
     pub progress: Arc<dyn Progress>,
 }
@@ -75,6 +77,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     let started = Instant::now();
     let mut phases = Phases { started, all: Vec::new() };
     execution.progress.phase("preparing", 0, Unit::Tables);
+    let made = create_roles(&plan, &execution).await?;
     let (sink, left_out) = open(&plan, &execution).await?;
     let sink = Arc::new(sink);
     phases.end("prepare");
@@ -100,6 +103,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
         }
     };
     let mut notes = plan.notes.clone();
+    notes.extend(made);
     notes.extend(left_out);
     notes.extend(sink.notes().iter().cloned());
     notes.extend(sink.make_valid().await?);
@@ -166,6 +170,31 @@ async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<Strin
         tools: execution.tools.clone(),
     };
     Ok((Sink::open(&execution.destination, opening).await?, left_out))
+}
+
+/// Roles are the server's, not the database's: those that are made stay, whatever becomes of the rest.
+async fn create_roles(plan: &Plan, execution: &Execution<'_>) -> Result<Vec<String>> {
+    if !execution.create_roles {
+        return Ok(Vec::new());
+    }
+    let Destination::Postgres(info) = &execution.destination else {
+        return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
+    };
+    let schema = &plan.base.schema;
+    let globals = match &schema.globals {
+        Some(digest) => {
+            let path = execution.history.schemas_folder().join(format!("{digest}.sql"));
+            check_archive(&path, digest)?;
+            let text = std::fs::read(&path);
+            let text = text.context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
+            Some(String::from_utf8_lossy(&text).into_owned())
+        }
+        None => None,
+    };
+    // Roles that came since own or are granted something in a later statement.
+    let since = plan.changes.iter().map(|change| &change.signal.statement.role);
+    let wanted: Vec<_> = schema.roles.iter().chain(since).cloned().collect();
+    super::roles::create_missing(info, globals.as_deref(), &wanted).await
 }
 
 /// What recovering only some tables leaves out, or takes in beyond them.

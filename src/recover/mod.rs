@@ -4,5 +4,6 @@ pub mod archive;
 pub mod execute;
 pub mod plan;
 pub mod resolve;
+mod roles;
 pub mod schema;
 pub mod sink;

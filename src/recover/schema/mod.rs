@@ -1,3 +1,5 @@
 //! The schema at a moment.
 mod lexer;
 mod statements;
+
+pub use statements::{Sql, split};
