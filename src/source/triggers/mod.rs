@@ -79,7 +79,7 @@ impl Triggers {
         let pins = if superuser { format!("{PINS}{SUPERUSERS_PIN}") } else { PINS.to_owned() };
         let functions = [EVENTS, TELL, ROWS, DEFINITION, TRIGGERS].concat();
         Ok(format!(
-            "BEGIN; SET LOCAL backwhen.own = 'install'; SET LOCAL check_function_bodies = on; \
+            "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; SET LOCAL check_function_bodies = on; \
              CREATE SCHEMA IF NOT EXISTS backwhen; {}\n{}\n{} COMMIT",
             self.filled(TABLE),
             self.configuration(identity)?,
@@ -167,17 +167,15 @@ impl Triggers {
 /// # Errors
 /// `Unavailable` if the server fails.
 pub async fn refusal(client: &Client) -> Result<Option<String>> {
-    let trial = "BEGIN; SET LOCAL backwhen.own = 'install'; \
+    let trial = "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; \
          CREATE FUNCTION pg_temp.backwhen_trial() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
          CREATE EVENT TRIGGER \"!backwhen_trial\" ON table_rewrite EXECUTE FUNCTION pg_temp.backwhen_trial(); \
          ROLLBACK";
     let Err(error) = client.batch_execute(trial).await else { return Ok(None) };
     let _ = client.batch_execute("ROLLBACK").await;
     match error.as_db_error() {
-        Some(fault) if *fault.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
-            Ok(Some(fault.message().to_owned()))
-        }
-        _ => Err(server_error("cannot try to make an event trigger", error)),
+        Some(fault) => Ok(Some(fault.message().to_owned())),
+        None => Err(server_error("cannot try to make an event trigger", error)),
     }
 }
 
