@@ -43,6 +43,9 @@ pub struct Live {
     pub unprotected: Vec<LeftOut>,
     /// The source's definitions differ from those of the newest checkpoint.
     pub schema_changed: bool,
+    /// Why changes of the schema are not told by event triggers now, though they should be.
+    #[serde(default)]
+    pub triggers_fault: Option<String>,
 }
 
 /// The live state, shared by capture's tasks.
@@ -71,6 +74,7 @@ impl Board {
             bytes_per_second: 0.0,
             unprotected: Vec::new(),
             schema_changed: false,
+            triggers_fault: None,
         };
         Board { path: path.to_owned(), live: Arc::new(Mutex::new(live)) }
     }

@@ -24,6 +24,7 @@ use crate::protect::{Access, checkpoint};
 use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample, parse_lsn};
+use crate::source::triggers::{Installed, Triggers};
 
 /// The definitions are digested at most this share of the time, however large the schema is.
 const DIGEST_SHARE: u32 = 50;
@@ -92,6 +93,7 @@ impl Watcher {
         let started = Instant::now();
         let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
         self.check_publications(session, memory).await?;
+        self.check_triggers(session).await?;
         if due {
             memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
         }
@@ -143,6 +145,29 @@ impl Watcher {
         Err(Error::unavailable(format!("{} is in none of backwhen's publications", lacking.join(", "))))
     }
 
+    /// Somebody may have disabled or dropped them, or another version of backwhen installed them.
+    async fn check_triggers(&self, session: &Session) -> Result<()> {
+        let identity = self.history.identity();
+        if !identity.has_event_triggers() {
+            return Ok(());
+        }
+        let triggers = Triggers::of_slot(&identity.slot());
+        let mut fault = triggers.fault(session).await?;
+        if let Some(found) = &fault {
+            tracing::warn!("schema changes are no longer told by triggers: {found}");
+            match triggers.install(session, identity).await {
+                Ok(Installed::Yes) => {
+                    tracing::info!("the event triggers are installed again");
+                    fault = None;
+                }
+                Ok(Installed::NotAllowed(reason)) => fault = Some(format!("{found}; {reason}")),
+                Err(error) => fault = Some(format!("{found}; {error}")),
+            }
+        }
+        self.board.update(|live| live.triggers_fault = fault);
+        Ok(())
+    }
+
     /// Puts every table that is wanted into the publication that fits it.
     async fn publish_tables(&self, session: &Session) -> Result<()> {
         let identity = self.history.identity();
@@ -151,6 +176,9 @@ impl Watcher {
         let members = publications.members(session).await?;
         let inventory = inspect::inventory(session, &selection).await?;
         let mut unprotected = Vec::new();
+        let failed = |error| server_error("cannot set a session's timer", error);
+        // A migration that made tables holds the publications until it ends; the heart beats on.
+        session.batch_execute("SET lock_timeout = '2s'").await.map_err(failed)?;
         for found in &inventory.tables {
             let table = &found.table;
             let exact = table.grade == Grade::Exact;
@@ -171,6 +199,7 @@ impl Watcher {
                 }
             }
         }
+        session.batch_execute("SET lock_timeout = 0").await.map_err(failed)?;
         self.board.update(|live| live.unprotected = unprotected);
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::{SourceOption, Surroundings};
 use crate::error::Result;
 use crate::protect::begin;
 
-/// Take slot and publications off the source; the history stays and can be recovered from
+/// Take event triggers, slot and publications off the source; the history stays and can be recovered from
 #[derive(Args)]
 pub struct Drop {
     #[command(flatten)]
@@ -28,7 +28,7 @@ impl Drop {
             Dropped { slot: history.identity().slot(), history: history.root().display().to_string() };
         at.ui.result(&dropped, || {
             format!(
-                "took slot and publications {} off the source; the history in {} is kept",
+                "took event triggers, slot and publications {} off the source; the history in {} is kept",
                 dropped.slot, dropped.history
             )
         })

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, begin};
 
-/// Begin a new history: publication and slot on the source, and the first checkpoint
+/// Begin a new history: publications, event triggers and slot on the source, and the first checkpoint
 #[derive(Args)]
 pub struct Init {
     /// The database to protect: a libpq connection string or URI
@@ -23,6 +23,9 @@ pub struct Init {
     /// Tables, or parts of large ones, that are read at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
+    /// Install no event triggers: changes of the schema are then known only roughly
+    #[arg(long, env = "BACKWHEN_NO_EVENT_TRIGGERS")]
+    no_event_triggers: bool,
 }
 
 #[derive(Serialize)]
@@ -35,6 +38,7 @@ struct Begun {
     tables: usize,
     rows: u64,
     bytes: u64,
+    event_triggers: bool,
     left_out: Vec<crate::history::checkpoint::LeftOut>,
 }
 
@@ -46,13 +50,22 @@ impl Init {
         check::refuse_what_cannot_start(&source, &tools).await?;
         let progress = at.ui.progress();
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
-        let (history, checkpoint) = begin::init(&access, &folder, self.include, self.exclude).await?;
+        let begun =
+            begin::init(&access, &folder, self.include, self.exclude, !self.no_event_triggers).await?;
         std::mem::drop(progress);
+        let begin::Begun { history, checkpoint, without_triggers } = begun;
+        if let Some(reason) = without_triggers {
+            at.ui.say(&format!(
+                "no event triggers: {reason}; changes of the schema are then known only roughly. To have them, \
+                 begin the history as a role that may make them"
+            ));
+        }
         let begun = Begun {
             history: history.root().display().to_string(),
             lsn: checkpoint.lsn,
             time: checkpoint.time,
             slot: history.identity().slot(),
+            event_triggers: history.identity().has_event_triggers(),
             tables: checkpoint.tables.len(),
             rows: checkpoint.rows(),
             bytes: checkpoint.bytes_new,

@@ -59,7 +59,16 @@ struct Shown {
     refused: bool,
     inexact: Vec<Inexact>,
     schema_changed: bool,
+    event_triggers: EventTriggers,
     source: String,
+}
+
+#[derive(Serialize)]
+struct EventTriggers {
+    /// The history was begun with them.
+    wanted: bool,
+    /// Why they do not work now, as far as capture knows.
+    fault: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -177,6 +186,10 @@ impl Status {
             refused,
             inexact,
             schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
+            event_triggers: EventTriggers {
+                wanted: history.identity().has_event_triggers(),
+                fault: live.as_ref().and_then(|live| live.triggers_fault.clone()),
+            },
             source: if asked.is_some() { "reachable".into() } else { "not asked, or not reachable".into() },
             window,
         })
@@ -235,7 +248,9 @@ fn nagios(shown: &Shown) -> (u8, String) {
         _ if lag >= CRITICAL_LAG => (2, "CRITICAL"),
         State::Blackout | State::Resyncing | State::Uploading => (1, "WARNING"),
         // Not for tables that are left out on purpose or by their kind: that alarm would never end.
-        State::Streaming if lag >= WARN_LAG || shown.refused => (1, "WARNING"),
+        State::Streaming if lag >= WARN_LAG || shown.refused || shown.event_triggers.fault.is_some() => {
+            (1, "WARNING")
+        }
         State::Streaming => (0, "OK"),
     };
     let state = format!("{:?}", shown.state).to_lowercase();
@@ -299,6 +314,12 @@ fn describe(shown: &Shown) -> String {
         text.push_str(
             "schema       changed since the newest checkpoint; capture is taking one that knows it\n",
         );
+    }
+    if let Some(fault) = &shown.event_triggers.fault {
+        text.push_str(&format!(
+            "triggers     schema changes are no longer told by triggers: {}\n",
+            ui::printable(fault)
+        ));
     }
     for left_out in &shown.unprotected {
         text.push_str(&format!(

@@ -77,6 +77,11 @@ impl Identity {
         Ok(number.to_be_bytes())
     }
 
+    /// Whether the source tells changes of its definitions.
+    pub fn has_event_triggers(&self) -> bool {
+        !self.secret.is_empty()
+    }
+
     /// Slot and publications on the source carry the first digits of the id, so that several
     /// histories of one database do not meet.
     pub fn slot(&self) -> String {

@@ -31,6 +31,12 @@ impl Selection {
         (self.include.is_empty() || self.include.iter().any(matches)) && !self.exclude.iter().any(matches)
     }
 
+    /// The included and the excluded patterns for SQL's LIKE, each as schemas and names.
+    pub fn like_patterns(&self) -> ((Vec<String>, Vec<String>), (Vec<String>, Vec<String>)) {
+        let all = |patterns: &[Pattern]| patterns.iter().map(Pattern::like).unzip();
+        (all(&self.include), all(&self.exclude))
+    }
+
     /// The included patterns that none of `tables` (schema, name) matches.
     pub fn unmatched<'a>(&self, tables: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Vec<String> {
         let unused = |pattern: &&Pattern| !tables.clone().any(|(schema, name)| pattern.matches(schema, name));
@@ -54,6 +60,10 @@ impl Pattern {
         Ok(Pattern { schema, name: name.to_owned() })
     }
 
+    fn like(&self) -> (String, String) {
+        (self.schema.as_deref().map_or_else(|| "%".to_owned(), like), like(&self.name))
+    }
+
     pub fn matches(&self, schema: &str, name: &str) -> bool {
         self.schema.as_ref().is_none_or(|pattern| glob(pattern, schema)) && glob(&self.name, name)
     }
@@ -66,6 +76,19 @@ impl std::fmt::Display for Pattern {
             None => write!(f, "{}", self.name),
         }
     }
+}
+
+fn like(glob: &str) -> String {
+    let mut text = String::with_capacity(glob.len());
+    for letter in glob.chars() {
+        match letter {
+            '*' => text.push('%'),
+            '?' => text.push('_'),
+            '%' | '_' | '\\' => text.extend(['\\', letter]),
+            _ => text.push(letter),
+        }
+    }
+    text
 }
 
 /// `*` for any characters, `?` for one; in linear time for one star, quadratic at worst.
@@ -106,6 +129,15 @@ mod tests {
         assert!(Selection::default().takes("any", "thing"));
         assert_eq!(selection.unmatched([("shop", "orders")].into_iter()), ["audit_?"]);
         assert!(Pattern::parse("shop.").is_err());
+    }
+
+    #[test]
+    fn patterns_for_like_stand_for_the_same() {
+        let own = |text: &str| vec![text.to_owned()];
+        let selection = Selection::parse(&own("a_b.c*"), &own("x?%\\")).unwrap();
+        let (include, exclude) = selection.like_patterns();
+        assert_eq!(include, (own("a\\_b"), own("c%")));
+        assert_eq!(exclude, (own("%"), own("x_\\%\\\\")));
     }
 
     #[test]

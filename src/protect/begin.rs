@@ -1,8 +1,9 @@
-//! Begins a history, or a new epoch of one: publication, slot, first checkpoint.
+//! Begins a history, or a new epoch of one: publication, event triggers, slot, first checkpoint.
 //!
 //! The order matters. A publication younger than its slot cannot be decoded from the slot's start;
-//! a snapshot older than the slot leaves a hole. So: publications, then the slot with its snapshot,
-//! then the image under that snapshot.
+//! a snapshot older than the slot leaves a hole. A definition changed after
+//! the slot's start and before the triggers would be told by nobody. So: publications, triggers, then the
+//! slot with its snapshot, then the image under that snapshot.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::snapshot::Snapshot;
 use crate::source::stream::ReplicationClient;
+use crate::source::triggers::{Installed, Triggers};
 
 /// What `init` is about to make on the source; written before, so that a killed one can be cleaned
 /// up after.
@@ -44,7 +46,8 @@ pub async fn init(
     root: &Path,
     include: Vec<String>,
     exclude: Vec<String>,
-) -> Result<(History, Checkpoint)> {
+    event_triggers: bool,
+) -> Result<Begun> {
     let selection = Selection::parse(&include, &exclude)?;
     History::prepare(root)?;
     let _lock = files::Lock::take(&root.join("locks/capture.lock"), "init")?;
@@ -52,7 +55,7 @@ pub async fn init(
     let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
     let server = client.identify_system().await?;
     let now = PgTime::from_utc(ambient::now());
-    let identity = Identity {
+    let mut identity = Identity {
         format: FORMAT,
         id: ambient::random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
         created: now,
@@ -73,23 +76,45 @@ pub async fn init(
         begun = async {
             let publications = Publications::of_slot(&slot);
             create_publications(access, &publications, &selection).await?;
+            let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
             let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
             let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
-            begin_epoch(access, root, &slot, &selection, client, none, start).await
+            let checkpoint = begin_epoch(access, root, &slot, &selection, client, none, start).await?;
+            Ok((checkpoint, refused))
         } => begun,
         _ = ambient::interrupted() => Err(Error::interrupted()),
     };
-    let checkpoint = match begun {
-        Ok(checkpoint) => checkpoint,
+    let (checkpoint, without_triggers) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             undo(access.source, &slot).await?;
             remove_folders(root);
             return Err(error);
         }
     };
+    if !event_triggers || without_triggers.is_some() {
+        identity.secret.clear();
+    }
     let history = History::found(root, identity)?;
     files::remove(&root.join("init.json"))?;
-    Ok((history, checkpoint))
+    Ok(Begun { history, checkpoint, without_triggers })
+}
+
+/// A new history with its first checkpoint.
+pub struct Begun {
+    pub history: History,
+    pub checkpoint: Checkpoint,
+    /// Why the source refused event triggers, if they were wanted and it did.
+    pub without_triggers: Option<String>,
+}
+
+/// Before the slot: from its first position on, every change of definitions is told.
+async fn install_triggers(source: &Conninfo, identity: &Identity) -> Result<Option<String>> {
+    let session = Session::connect_utf8(source, "init").await?;
+    match Triggers::of_slot(&identity.slot()).install(&session, identity).await? {
+        Installed::Yes => Ok(None),
+        Installed::NotAllowed(reason) => Ok(Some(reason)),
+    }
 }
 
 /// What a new epoch follows.
@@ -114,11 +139,18 @@ pub async fn next_epoch(
     let identity = history.identity();
     let slot = identity.slot();
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
-    undo(access.source, &slot).await?;
+    let session = Session::connect_utf8(access.source, "resync").await?;
+    undo_stream(&session, &slot).await?;
+    drop(session);
     let mut client = ReplicationClient::connect(access.source, "backwhen resync").await?;
     let server = client.identify_system().await?;
     let publications = Publications::of_slot(&slot);
     create_publications(access, &publications, &selection).await?;
+    if identity.has_event_triggers()
+        && let Some(reason) = install_triggers(access.source, identity).await?
+    {
+        tracing::warn!("the event triggers cannot be installed again: {reason}");
+    }
     let number = after.epoch + 1;
     let start = Start { number, cause, after: Some(after), timeline: server.timeline };
     begin_epoch(access, history.root(), &slot, &selection, client, known, start).await
@@ -187,14 +219,21 @@ async fn begin_epoch(
     Ok(checkpoint)
 }
 
-/// Takes slot and publications off the source; those that are gone already are fine.
+/// Takes event triggers, slot and publications off the source; those that are gone already are fine.
 ///
 /// # Errors
 /// `Unavailable` if the source cannot be reached, `Locked` if the slot is in use.
 pub async fn undo(source: &Conninfo, slot: &str) -> Result<()> {
     let session = Session::connect_utf8(source, "drop").await?;
-    drop_slot(&session, slot).await?;
-    Publications::of_slot(slot).drop(&session).await
+    // First: they would look for the publications.
+    Triggers::of_slot(slot).remove(&session).await?;
+    undo_stream(&session, slot).await
+}
+
+/// As [`undo`], but leaves the event triggers.
+async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
+    drop_slot(session, slot).await?;
+    Publications::of_slot(slot).drop(session).await
 }
 
 /// A walsender that served the slot may need a moment to notice that its client went.
@@ -247,7 +286,7 @@ fn remove_folders(root: &Path) {
     }
 }
 
-/// Takes a history's slot and publications off its source, for good.
+/// Takes a history's event triggers, slot and publications off its source, for good.
 ///
 /// # Errors
 /// `Locked` if a capture runs, `Unavailable` if the source cannot be reached.

@@ -215,7 +215,7 @@ part AS (
     UNION ALL SELECT hashtextextended(ROW(inhrelid, inhparent, inhseqno)::text, 18) FROM pg_catalog.pg_inherits
                WHERE inhrelid IN (SELECT oid FROM rel)
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 19) FROM pg_catalog.pg_event_trigger
-               WHERE evtname !~ '^backwhen'
+               WHERE evtname !~ '^!?backwhen'
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 20) FROM pg_catalog.pg_cast WHERE oid >= 16384
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 21) FROM pg_catalog.pg_operator WHERE oid >= 16384
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 22) FROM pg_catalog.pg_collation WHERE oid >= 16384

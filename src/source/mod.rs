@@ -6,3 +6,4 @@ pub mod publication;
 pub mod sequences;
 pub mod snapshot;
 pub mod stream;
+pub mod triggers;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::inspect;
+use super::{inspect, triggers};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::schema::quote_ident;
@@ -67,6 +67,17 @@ pub async fn look(
     }
     let inventory = inspect::inventory(&session, selection).await?;
     findings.extend(not_owned(&session, &settings, &inventory).await?);
+    if let Some(reason) = triggers::refusal(&session).await? {
+        findings.push(advice(
+            format!(
+                "no event triggers can be made ({reason}): changes of the schema are then known only roughly"
+            ),
+            format!(
+                "ALTER ROLE {} SUPERUSER; or name a role that may, with --source",
+                quote_ident(&settings.user)
+            ),
+        ));
+    }
     let mut tables: Vec<_> = inventory.tables.iter().map(grade).collect();
     tables.extend(inventory.left_out.iter().map(|left_out| TableGrade {
         table: left_out.table.clone(),

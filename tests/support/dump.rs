@@ -183,7 +183,7 @@ impl Header {
     fn is_ours(&self) -> bool {
         let kinds = ["PUBLICATION", "SCHEMA", "EVENT TRIGGER"];
         let after_kind = kinds.iter().find_map(|kind| self.name.strip_prefix(&format!("{kind} ")));
-        let named = |name: &str| name.starts_with("backwhen");
+        let named = |name: &str| name.trim_start_matches(['!', '"']).starts_with("backwhen");
         let of_that_kind = kinds.iter().any(|kind| self.kind.starts_with(kind));
         self.schema == "backwhen" || (of_that_kind && named(&self.name)) || after_kind.is_some_and(named)
     }

@@ -172,7 +172,8 @@ fn is_relation_with_rows(entry: &Entry) -> bool {
 fn is_ours(entry: &Entry) -> bool {
     match entry.kind.as_str() {
         "SCHEMA" => entry.tag == OURS,
-        "PUBLICATION" | "EVENT TRIGGER" => entry.tag.starts_with(OURS),
+        "PUBLICATION" => entry.tag.starts_with(OURS),
+        "EVENT TRIGGER" => entry.tag.trim_start_matches('!').starts_with(OURS),
         _ => entry.schema.as_deref() == Some(OURS),
     }
 }

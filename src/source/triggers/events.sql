@@ -1,0 +1,82 @@
+-- What the event triggers call. Nothing here may depend on the application's search_path, and none of
+-- it may fail the application's statement.
+
+-- An extension's script is the extension's own affair.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql AS $body$
+BEGIN
+    PERFORM pg_catalog.set_config('backwhen.{slot}_extension', 'on', true);
+EXCEPTION WHEN OTHERS THEN
+    NULL;
+END
+$body$;
+
+-- Keeps for the end of the statement what it drops, which only this event tells.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    dropped text;
+BEGIN
+    SELECT json_build_object(
+               'relations', coalesce(json_agg(objid::int8) FILTER (
+                   WHERE classid = 'pg_class'::regclass AND objsubid = 0), '[]'),
+               'tables', coalesce(json_agg(DISTINCT objid::int8) FILTER (WHERE objsubid > 0), '[]'),
+               'keys', coalesce(bool_or(object_type IN ('index', 'table constraint')), false))
+      INTO dropped
+      FROM pg_event_trigger_dropped_objects()
+     WHERE NOT is_temporary AND schema_name IS DISTINCT FROM 'pg_toast' AND schema_name IS DISTINCT FROM 'backwhen'
+       AND NOT (object_type IN ('publication', 'publication relation', 'publication namespace')
+                AND object_identity ~ '(^|in publication )backwhen_')
+    HAVING count(*) > 0;
+    PERFORM set_config('backwhen.{slot}_dropped', coalesce(dropped, ''), true);
+EXCEPTION WHEN OTHERS THEN
+    NULL;
+END
+$body$;
+
+-- Keeps for the end of the statement which tables get other values: by a default (2) or a type (4).
+CREATE OR REPLACE FUNCTION backwhen.{slot}_rewrite() RETURNS event_trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    IF pg_event_trigger_table_rewrite_reason() & 6 <> 0 THEN
+        PERFORM set_config('backwhen.{slot}_rewritten',
+                           concat_ws(',', nullif(current_setting('backwhen.{slot}_rewritten', true), ''),
+                                     pg_event_trigger_table_rewrite_oid()), true);
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    NULL;
+END
+$body$;
+
+-- Runs as the application's role under its settings, which decide what the statement means: so every
+-- call here names its schema, and there is no operator.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_end() RETURNS event_trigger LANGUAGE plpgsql AS $body$
+DECLARE
+    settings pg_catalog.json;
+    told pg_catalog.bool;
+BEGIN
+    settings := pg_catalog.json_build_object(
+        'search_path', pg_catalog.current_setting('search_path'),
+        'check_function_bodies', pg_catalog.current_setting('check_function_bodies'),
+        'default_tablespace', pg_catalog.current_setting('default_tablespace'),
+        'default_table_access_method', pg_catalog.current_setting('default_table_access_method'),
+        'default_toast_compression', pg_catalog.current_setting('default_toast_compression'),
+        'standard_conforming_strings', pg_catalog.current_setting('standard_conforming_strings'),
+        'array_nulls', pg_catalog.current_setting('array_nulls'),
+        'transform_null_equals', pg_catalog.current_setting('transform_null_equals'),
+        'xmloption', pg_catalog.current_setting('xmloption'),
+        'datestyle', pg_catalog.current_setting('datestyle'),
+        'intervalstyle', pg_catalog.current_setting('intervalstyle'),
+        'timezone', pg_catalog.current_setting('timezone'),
+        'lc_monetary', pg_catalog.current_setting('lc_monetary'),
+        'bytea_output', pg_catalog.current_setting('bytea_output'),
+        'extra_float_digits', pg_catalog.current_setting('extra_float_digits'),
+        'backslash_quote', pg_catalog.current_setting('backslash_quote'));
+    told := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, settings);
+EXCEPTION WHEN OTHERS THEN
+    BEGIN
+        told := backwhen.{slot}_trouble(TG_TAG, CURRENT_USER, settings, SQLSTATE, SQLERRM);
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+END
+$body$;

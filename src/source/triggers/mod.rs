@@ -1,0 +1,193 @@
+//! Event triggers on the source: they tell each change of its definitions in the log, at its place
+//! between the rows, and put new tables into the publications.
+//!
+//! What they write is read by [`crate::history::signal`]. They live in the schema `backwhen`, named
+//! after the history's slot; several histories of one database share the schema.
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::publication::Publications;
+use crate::connect::server_error;
+use crate::error::Result;
+use crate::history::Identity;
+use crate::model::Selection;
+use crate::model::schema::quote_literal;
+
+const TABLE: &str = include_str!("table.sql");
+const EVENTS: &str = include_str!("events.sql");
+const TELL: &str = include_str!("tell.sql");
+const ROWS: &str = include_str!("rows.sql");
+const DEFINITION: &str = include_str!("definition.sql");
+const TRIGGERS: &str = include_str!("triggers.sql");
+const REMOVE: &str = include_str!("remove.sql");
+
+/// What the functions run under that read and write as their owner: values come out as they do in
+/// the stream, and names and rows are all found.
+const PINS: &str = "SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, MDY' \
+     SET intervalstyle = postgres SET extra_float_digits = 3 SET timezone = 'UTC' SET bytea_output = hex \
+     SET lc_monetary = 'C' SET row_security = off SET quote_all_identifiers = off SET jit = off";
+
+/// Only a superuser may set it; it keeps the words of a context from being translated.
+const SUPERUSERS_PIN: &str = " SET lc_messages = 'C'";
+
+/// How many of them make a whole.
+const EVENT_TRIGGERS: i64 = 4;
+
+/// A history's event triggers.
+pub struct Triggers {
+    slot: String,
+}
+
+/// What came of an attempt to install them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Installed {
+    Yes,
+    /// The role lacks the right, in the server's words.
+    NotAllowed(String),
+}
+
+impl Triggers {
+    pub fn of_slot(slot: &str) -> Triggers {
+        Triggers { slot: slot.to_owned() }
+    }
+
+    /// Installs them anew, in one transaction; those that are there already are replaced.
+    ///
+    /// # Errors
+    /// `Usage` if a pattern cannot be read; `Unavailable` or `Refused` if the server fails.
+    pub async fn install(&self, client: &Client, identity: &Identity) -> Result<Installed> {
+        let failed = |error| server_error("cannot install the event triggers on the source", error);
+        let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        let superuser = client.query_one(query, &[]).await.map_err(failed)?.get(0);
+        match client.batch_execute(&self.statements(identity, superuser)?).await {
+            Ok(()) => Ok(Installed::Yes),
+            Err(error) => {
+                // The session is used again.
+                let _ = client.batch_execute("ROLLBACK").await;
+                match error.as_db_error() {
+                    Some(fault) if *fault.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+                        Ok(Installed::NotAllowed(fault.message().to_owned()))
+                    }
+                    _ => Err(failed(error)),
+                }
+            }
+        }
+    }
+
+    fn statements(&self, identity: &Identity, superuser: bool) -> Result<String> {
+        let pins = if superuser { format!("{PINS}{SUPERUSERS_PIN}") } else { PINS.to_owned() };
+        let functions = [EVENTS, TELL, ROWS, DEFINITION, TRIGGERS].concat();
+        Ok(format!(
+            "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; SET LOCAL check_function_bodies = on; \
+             CREATE SCHEMA IF NOT EXISTS backwhen; {}\n{}\n{} COMMIT",
+            self.filled(TABLE),
+            self.configuration(identity)?,
+            self.filled(&functions).replace("{pins}", &pins)
+        ))
+    }
+
+    /// The one row of the table; a limit that somebody has set stays.
+    fn configuration(&self, identity: &Identity) -> Result<String> {
+        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+        let publications = Publications::of_slot(&self.slot);
+        let array = |texts: Vec<String>| {
+            let quoted: Vec<_> = texts.iter().map(|text| quote_literal(text)).collect();
+            format!("ARRAY[{}]::pg_catalog.text[]", quoted.join(", "))
+        };
+        let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
+        let set = [
+            ("secret", quote_literal(&identity.secret)),
+            ("exact", quote_literal(&publications.exact)),
+            ("inserts", quote_literal(&publications.inserts)),
+            ("include_schema", array(include_schema)),
+            ("include_name", array(include_name)),
+            ("exclude_schema", array(exclude_schema)),
+            ("exclude_name", array(exclude_name)),
+            ("version", quote_literal(&version())),
+        ];
+        let (names, values): (Vec<_>, Vec<_>) = set.into_iter().unzip();
+        let (names, values) = (names.join(", "), values.join(", "));
+        let table = self.filled("backwhen.{slot}_config");
+        Ok(format!(
+            "UPDATE {table} SET ({names}) = ROW({values}); \
+             INSERT INTO {table} ({names}) SELECT {values} WHERE NOT EXISTS (SELECT FROM {table});"
+        ))
+    }
+
+    /// What is wrong with them: gone, disabled, or of another version; `None` if nothing is.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn fault(&self, client: &Client) -> Result<Option<String>> {
+        let failed = |error| server_error("cannot look at the source's event triggers", error);
+        let query = "SELECT count(*) FILTER (WHERE e.evtenabled = 'A'), count(*), \
+                            pg_catalog.to_regclass($1) IS NOT NULL, \
+                            (SELECT count(*) FROM pg_catalog.pg_proc p \
+                               JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+                              WHERE n.nspname = 'backwhen' AND p.proname LIKE $2) \
+                       FROM pg_catalog.pg_event_trigger e WHERE e.evtname LIKE $3";
+        let table = self.filled("backwhen.{slot}_config");
+        let (functions, triggers) = (self.filled("{slot}\\_%"), self.filled("!{slot}\\_%"));
+        let row = client.query_one(query, &[&table, &functions, &triggers]).await.map_err(failed)?;
+        let (enabled, there): (i64, i64) = (row.get(0), row.get(1));
+        if there < EVENT_TRIGGERS {
+            return Ok(Some(format!(
+                "{} of {EVENT_TRIGGERS} event triggers are gone",
+                EVENT_TRIGGERS - there
+            )));
+        }
+        if enabled < EVENT_TRIGGERS {
+            return Ok(Some(format!("{} event triggers are disabled", there - enabled)));
+        }
+        if !row.get::<_, bool>(2) || row.get::<_, i64>(3) < functions_expected() {
+            return Ok(Some("functions or the table of the schema backwhen are gone".into()));
+        }
+        let rows = client.query(&format!("SELECT version FROM {table}"), &[]).await.map_err(failed)?;
+        let current = rows.first().is_some_and(|row| row.get::<_, String>(0) == version());
+        Ok((!current).then(|| "they are another version's".to_owned()))
+    }
+
+    /// Takes them off the source, and the schema if no other history lives in it.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Refused` if the server fails.
+    pub async fn remove(&self, client: &Client) -> Result<()> {
+        let removed = client.batch_execute(&self.filled(REMOVE)).await;
+        removed.map_err(|error| server_error("cannot take the event triggers off the source", error))
+    }
+
+    fn filled(&self, template: &str) -> String {
+        template.replace("{slot}", &self.slot)
+    }
+}
+
+/// Why the connected role may not install event triggers; `None` if it may. Nothing stays of the trial.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn refusal(client: &Client) -> Result<Option<String>> {
+    let trial = "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; \
+         CREATE FUNCTION pg_temp.backwhen_trial() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
+         CREATE EVENT TRIGGER \"!backwhen_trial\" ON table_rewrite EXECUTE FUNCTION pg_temp.backwhen_trial(); \
+         ROLLBACK";
+    let Err(error) = client.batch_execute(trial).await else { return Ok(None) };
+    let _ = client.batch_execute("ROLLBACK").await;
+    match error.as_db_error() {
+        Some(fault) => Ok(Some(fault.message().to_owned())),
+        None => Err(server_error("cannot try to make an event trigger", error)),
+    }
+}
+
+fn functions_expected() -> i64 {
+    [EVENTS, TELL, ROWS, DEFINITION]
+        .iter()
+        .map(|text| text.matches("CREATE OR REPLACE FUNCTION").count())
+        .sum::<usize>() as i64
+}
+
+/// Changes with the text of what is installed.
+fn version() -> String {
+    let text = [TABLE, EVENTS, TELL, ROWS, DEFINITION, TRIGGERS, PINS].concat();
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+}
