@@ -20,7 +20,7 @@ DECLARE
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
-    SELECT jsonb_agg(jsonb_build_object('catalog', classid::regclass::text, 'oid', objid::int8, 'tag', command_tag,
+    SELECT jsonb_agg(jsonb_build_object('catalog', coalesce(classid::regclass::text, ''), 'oid', coalesce(objid, 0)::int8, 'tag', command_tag,
                                         'kind', object_type, 'identity', coalesce(object_identity, '')))
       INTO objects FROM pg_event_trigger_ddl_commands() WHERE NOT in_extension;
     SELECT jsonb_agg(jsonb_build_object(
