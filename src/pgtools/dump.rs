@@ -36,6 +36,22 @@ pub async fn dump_schema(
     sync(out)
 }
 
+/// Writes the archive of the definitions alone to `out`: as [`dump_schema`], without large objects,
+/// and without the schema `except`.
+///
+/// # Errors
+/// `Unavailable` with pg_dump's own words.
+pub async fn dump_definitions(tool: &Installation, info: &Conninfo, except: &str, out: &Path) -> Result<()> {
+    Child::new(tool.program("pg_dump"))
+        .connects_to(info)
+        .args(["--format=custom", "--exclude-table-data=*.*", "--no-blobs", "--no-password"])
+        .arg(format!("--exclude-schema={except}"))
+        .arg("--file")
+        .arg(out)
+        .run()
+        .await
+}
+
 /// Writes the server's roles and tablespaces, without passwords, to `out` as SQL, durable.
 ///
 /// # Errors

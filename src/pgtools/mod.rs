@@ -5,10 +5,12 @@
 
 mod child;
 mod dump;
+mod extras;
 mod facts;
 mod install;
 
 pub use child::Child;
 pub(crate) use child::failure;
-pub use dump::{dump_globals, dump_schema};
+pub use dump::{dump_definitions, dump_globals, dump_schema};
+pub use extras::{MaterializedView, materialized_views, roles_used};
 pub use install::{FOLDER_VARIABLE, Installation, Tools};

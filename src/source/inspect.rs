@@ -9,6 +9,7 @@ use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
 use crate::model::{ColumnFacts, Grade, Selection, Table, TableFacts};
+use crate::pgtools;
 
 /// The tables of a database as one snapshot of its catalogs shows them.
 #[derive(Clone, Debug, Default)]
@@ -238,47 +239,18 @@ pub async fn fingerprint(client: &Client) -> Result<String> {
     Ok(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
 }
 
-/// Roles that own something in the connected database, or are granted something there.
-const ROLES: &str = "
-SELECT DISTINCT r.rolname::text
-  FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
- WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname !~ '^pg_'
-   AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
- UNION
-SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid >= 16384
- ORDER BY 1";
-
-/// Populated materialised views, each after those it reads, also through plain views.
-const MATERIALIZED_VIEWS: &str = "
-WITH RECURSIVE edge AS (
-    SELECT DISTINCT rw.ev_class AS reader, d.refobjid AS read
-      FROM pg_catalog.pg_depend d
-      JOIN pg_catalog.pg_rewrite rw ON rw.oid = d.objid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-      JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')
-     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> rw.ev_class),
-depth AS (
-    SELECT oid, 0 AS level FROM pg_catalog.pg_class WHERE relkind IN ('v', 'm') AND oid >= 16384
-    UNION
-    SELECT edge.reader, depth.level + 1 FROM depth JOIN edge ON edge.read = depth.oid)
-SELECT n.nspname::text, c.relname::text
-  FROM pg_catalog.pg_class c
-  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  JOIN (SELECT oid, max(level) AS level FROM depth GROUP BY oid) d ON d.oid = c.oid
- WHERE c.relkind = 'm' AND c.relispopulated
- ORDER BY d.level, c.oid";
-
 /// Roles, materialised views and the number of large objects, for a checkpoint's manifest.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
 pub async fn schema_extras(client: &Client) -> Result<(Vec<String>, Vec<(String, String)>, u64)> {
     let failed = |error| server_error("cannot read the source's catalogs", error);
-    let roles = client.query(ROLES, &[]).await.map_err(failed)?;
-    let views = client.query(MATERIALIZED_VIEWS, &[]).await.map_err(failed)?;
+    let roles = pgtools::roles_used(client).await?;
+    let views = pgtools::materialized_views(client).await?;
+    let views =
+        views.into_iter().filter(|view| view.populated).map(|view| (view.schema, view.name)).collect();
     let objects = client.query_one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[]).await;
     let objects: i64 = objects.map_err(failed)?.get(0);
-    let roles = roles.iter().map(|row| row.get(0)).collect();
-    let views = views.iter().map(|row| (row.get(0), row.get(1))).collect();
     Ok((roles, views, objects as u64))
 }
 

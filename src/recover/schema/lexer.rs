@@ -32,6 +32,10 @@ impl Word {
         self.kind == WordKind::Sign(sign)
     }
 
+    pub fn name_is_plain(&self) -> bool {
+        matches!(self.kind, WordKind::Plain(_))
+    }
+
     /// The name that it is, if it can be one.
     pub fn name(&self) -> Option<&str> {
         match &self.kind {

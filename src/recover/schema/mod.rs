@@ -1,5 +1,167 @@
-//! The schema at a moment.
+//! The schema at a moment: a checkpoint's archive is restored without rows into a scratch database,
+//! the statements since are replayed there, and what then stands there is dumped.
+
+mod acting;
+mod choose;
+mod context;
 mod lexer;
+mod replay;
+mod rewrite;
+mod scratch;
 mod statements;
+mod tables;
 
 pub use statements::{Sql, split};
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::archive::{Archive, Roles, Selection};
+use super::sink::Definitions;
+use super::sink::postgres::usable_roles;
+use crate::ambient;
+use crate::connect::{Conninfo, Session, server_error};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::checkpoint::{Inexact, SchemaFacts};
+use crate::history::signal::DefinitionChange;
+use crate::model::schema::quote_ident;
+use crate::pgtools::{self, Tools};
+use crate::progress::{Progress, Unit};
+use replay::{Replay, Rights};
+use scratch::{MARKER, Scratch};
+
+/// What to replay, and where.
+pub struct Request<'a> {
+    /// Leads to a server that takes a scratch database; which of its databases does not matter.
+    pub server: &'a Conninfo,
+    /// That server is there for this alone: missing roles are made on it.
+    pub ours: bool,
+    pub tools: &'a Tools,
+    /// What pg_dump wrote at `base`.
+    pub archive: &'a Path,
+    pub base: &'a SchemaFacts,
+    /// The statements since, in the order of their commits.
+    pub changes: &'a [DefinitionChange],
+    pub progress: &'a dyn Progress,
+}
+
+/// The schema after the last of the changes.
+#[derive(Debug)]
+pub struct ReplayedSchema {
+    /// As pg_dump writes it, without rows and without large objects: those are in the base's archive.
+    pub archive: PathBuf,
+    /// As the base's, but for what the statements changed. `left_out` and `large_objects` are the
+    /// base's; there is no fingerprint.
+    pub facts: SchemaFacts,
+    pub notes: Vec<String>,
+    pub inexact: Vec<Inexact>,
+    /// Holds the archive.
+    _folder: TempDir,
+}
+
+/// Replays the changes over the base.
+///
+/// It heeds Ctrl-C by itself; a caller that gives up on the future otherwise leaves a database that
+/// the next replay on that server drops.
+///
+/// # Errors
+/// `Refused` if the server does not suit, or does not take a statement; `Unavailable` if it fails;
+/// `Interrupted`. The scratch database is gone then too, or is named.
+pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
+    request.progress.phase("replaying definitions", request.changes.len() as u64, Unit::Statements);
+    let scratch = Scratch::create(request.server, &request.base.database).await?;
+    let replayed = tokio::select! {
+        replayed = in_scratch(request, &scratch) => replayed,
+        () = ambient::interrupted() => Err(Error::interrupted()),
+    };
+    let dropped = scratch.drop().await;
+    match (replayed, dropped) {
+        (Ok(replayed), dropped) => dropped.map(|()| replayed),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => Err(Error::new(error.kind(), format!("{error}; moreover, {left}"))),
+    }
+}
+
+async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<ReplayedSchema> {
+    let archive = Archive::open(request.archive)?;
+    let selection = Selection::whole(&archive.toc);
+    if request.ours {
+        make_roles(request, scratch, &Roles::of(&archive.toc, &selection)).await?;
+    }
+    let mut definitions = Definitions::new(archive, selection)?;
+    let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
+    let mut notes = definitions.adapt_to_roles(|name| roles.contains(name));
+    scratch.restore(&definitions, request.tools).await?;
+    let (owners, privileges) = definitions.owners_and_privileges();
+    let mut replay = Replay::open(&scratch.info, Rights { ours: request.ours, owners, privileges }).await?;
+    replay.filled = filled_at_base(&replay.observer, request.base).await?;
+    for change in request.changes {
+        replay.step(change).await?;
+        request.progress.advance(1);
+    }
+    notes.append(&mut replay.notes);
+    notes.extend(scratch.take_properties(&definitions).await);
+    finish(request, scratch, replay, notes).await
+}
+
+/// Dumps what now stands in the scratch database.
+async fn finish(
+    request: &Request<'_>,
+    scratch: &Scratch,
+    replay: Replay,
+    notes: Vec<String>,
+) -> Result<ReplayedSchema> {
+    let folder = tempfile::Builder::new()
+        .prefix("backwhen-schema-")
+        .tempdir()
+        .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())?;
+    let archive = folder.path().join("schema.dump");
+    let views = pgtools::materialized_views(&replay.observer).await?;
+    let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
+    let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
+    let roles = pgtools::roles_used(&replay.observer).await?;
+    let inexact = replay.inexact;
+    let tool = request.tools.for_dump(scratch.server_major)?;
+    pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
+    let bytes = std::fs::read(&archive)
+        .context(Kind::Unavailable, || format!("cannot read {}", archive.display()))?;
+    let last = request.changes.last();
+    let facts = SchemaFacts {
+        lsn: last.map_or(request.base.lsn, |change| change.end_lsn),
+        time: last.map_or(request.base.time, |change| change.time),
+        archive: blake3::hash(&bytes).to_hex().to_string(),
+        pg_dump_major: tool.major,
+        roles,
+        materialized_views,
+        fingerprint: String::new(),
+        ..request.base.clone()
+    };
+    Ok(ReplayedSchema { archive, facts, notes, inexact, _folder: folder })
+}
+
+/// Makes every role that is known to matter, without rights of its own.
+async fn make_roles(request: &Request<'_>, scratch: &Scratch, roles: &Roles) -> Result<()> {
+    let session = Session::connect_utf8(&scratch.info, "replay").await?;
+    let mut names: BTreeSet<&str> = roles.all();
+    names.extend(request.base.roles.iter().map(String::as_str));
+    for change in request.changes {
+        names.extend([change.signal.statement.role.as_str(), change.signal.statement.login.as_str()]);
+    }
+    let failed = |error| server_error("cannot make the source's roles on the scratch server", error);
+    let rows = session.query("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await.map_err(failed)?;
+    let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    let missing = names.iter().filter(|name| !name.is_empty() && !there.contains(**name));
+    let statements: Vec<_> = missing.map(|name| format!("CREATE ROLE {}", quote_ident(name))).collect();
+    session.batch_execute(&statements.join("; ")).await.map_err(failed)
+}
+
+/// The materialised views that held rows at the base.
+async fn filled_at_base(observer: &Session, base: &SchemaFacts) -> Result<BTreeSet<u32>> {
+    let views = pgtools::materialized_views(observer).await?;
+    let held = views.into_iter().filter(|view| {
+        base.materialized_views.iter().any(|(schema, name)| (schema, name) == (&view.schema, &view.name))
+    });
+    Ok(held.map(|view| view.oid).collect())
+}

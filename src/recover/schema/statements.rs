@@ -85,7 +85,6 @@ const LONG_TAGS: &[&str] = &[
     "REASSIGN OWNED",
     "REFRESH MATERIALIZED VIEW",
     "SECURITY LABEL",
-    "ROLLBACK TO",
     "ROLLBACK PREPARED",
     "PREPARE TRANSACTION",
     "START TRANSACTION",
@@ -129,6 +128,7 @@ impl Sql {
         let Some(first) = self.words.iter().find_map(|word| word.name()) else { return String::new() };
         match first {
             "create" | "alter" | "drop" => self.object_tag(first),
+            "rollback" if self.words.iter().any(|word| word.is("to")) => "ROLLBACK TO".into(),
             "select" | "with" | "table" | "values" if self.selects_into() => "SELECT INTO".into(),
             _ => {
                 let long = LONG_TAGS.iter().find(|tag| begins_with(&self.words, tag));
@@ -285,7 +285,7 @@ mod tests {
             ("refresh materialized view v", "REFRESH MATERIALIZED VIEW"),
             ("GRANT SELECT ON t TO x", "GRANT"),
             ("DO $$ begin end $$", "DO"),
-            ("ROLLBACK TO SAVEPOINT x", "ROLLBACK TO"),
+            ("ROLLBACK WORK TO SAVEPOINT x", "ROLLBACK TO"),
             ("(SELECT 1)", "SELECT"),
             ("CREATE SCHEMA s CREATE TABLE t (a int) CREATE VIEW v AS SELECT 1", "CREATE SCHEMA"),
         ] {

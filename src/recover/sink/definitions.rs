@@ -68,6 +68,11 @@ impl Definitions {
         notes
     }
 
+    /// Whether owners are restored, and whether privileges are.
+    pub(crate) fn owners_and_privileges(&self) -> (bool, bool) {
+        (self.owners, self.privileges)
+    }
+
     /// The pg_restore for a target of this major version.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 mod definitions;
 mod digest;
 mod into;
-mod postgres;
+pub(in crate::recover) mod postgres;
 mod sql;
 mod sqlite;
 

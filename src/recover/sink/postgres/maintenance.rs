@@ -38,7 +38,7 @@ pub(super) fn temporary_name(name: &str) -> String {
 }
 
 /// A session in another database of the same server.
-pub(super) async fn maintenance(info: &Conninfo) -> Result<Session> {
+pub(in crate::recover) async fn maintenance(info: &Conninfo) -> Result<Session> {
     let mut first = None;
     for name in ["postgres", "template1"].into_iter().filter(|name| *name != info.dbname()) {
         match Session::connect_utf8(&info.with_dbname(name), "recover").await {
@@ -115,7 +115,7 @@ pub(super) async fn drop_leftover(
     Ok(())
 }
 
-async fn holds_nothing(info: &Conninfo) -> Result<bool> {
+pub(in crate::recover) async fn holds_nothing(info: &Conninfo) -> Result<bool> {
     let session = Session::connect_utf8(info, "recover").await?;
     match require_empty(&session, info.dbname()).await {
         Ok(()) => Ok(true),

@@ -17,7 +17,10 @@ use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 
 use super::{Definitions, Opening};
+pub(in crate::recover) use maintenance::{holds_nothing, maintenance};
 use place::Place;
+pub(in crate::recover) use properties::create_like;
+pub(in crate::recover) use restore::Restoring;
 
 /// A database that is being rebuilt.
 pub struct Target {
@@ -137,7 +140,7 @@ async fn give_up(place: Place, error: Error) -> Error {
 }
 
 /// The roles that the current user can make owners: itself and those it is a member of.
-async fn usable_roles(session: &Session) -> Result<std::collections::HashSet<String>> {
+pub(in crate::recover) async fn usable_roles(session: &Session) -> Result<std::collections::HashSet<String>> {
     let sql = "SELECT rolname::text FROM pg_catalog.pg_roles \
                WHERE pg_catalog.pg_has_role(current_user, oid, 'MEMBER')";
     let rows = session

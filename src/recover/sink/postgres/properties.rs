@@ -120,7 +120,11 @@ impl Properties {
 ///
 /// # Errors
 /// `Refused` if the server does not offer the source's locale, or for its own reasons.
-pub(super) async fn create_like(session: &Session, name: &str, source: &DatabaseFacts) -> Result<()> {
+pub(in crate::recover) async fn create_like(
+    session: &Session,
+    name: &str,
+    source: &DatabaseFacts,
+) -> Result<()> {
     let Err(error) = session.batch_execute(&source.create_command(name)).await else { return Ok(()) };
     let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
     let error = server_error(format!("cannot create database {name}"), error);

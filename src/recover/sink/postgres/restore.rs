@@ -1,10 +1,11 @@
 //! Definitions, sequences and views: what surrounds the rows.
 
+use crate::connect::Conninfo;
 use crate::error::{Error, Kind, Result};
-use crate::pgtools::failure;
+use crate::pgtools::{Tools, failure};
 use crate::recover::archive::Section;
 
-use super::super::SequenceValue;
+use super::super::{Definitions, SequenceValue};
 use super::{Target, quoted};
 
 /// The first major version of pg_restore that sets a parameter which older servers do not know.
@@ -33,34 +34,15 @@ impl Target {
     }
 
     async fn restore(&self, section: Section, jobs: usize) -> Result<()> {
-        let tool = self.definitions.tool(&self.tools, self.facts.server_major)?;
-        let says_too_much =
-            tool.major >= SETS_TRANSACTION_TIMEOUT && self.facts.server_major < SETS_TRANSACTION_TIMEOUT;
-        let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
-        let mut child = self
-            .definitions
-            .restore(tool, section)?
-            .connects_to(&self.info)
-            .arg("--no-password")
-            .arg(format!("--dbname=dbname='{name}'"));
-        if let Some(options) = self.place.child_options(&self.info) {
-            child = child.env("PGOPTIONS", options);
-        }
-        if jobs > 1 {
-            child = child.arg(format!("--jobs={jobs}"));
-        }
-        if !says_too_much {
-            child = child.arg("--exit-on-error");
-        }
-        let (status, complaint) = child.arg(&self.definitions.archive.path).finish().await?;
-        if status.success() || (says_too_much && only_about_transaction_timeout(&complaint)) {
-            return Ok(());
-        }
-        let error = failure("pg_restore", status, &complaint);
-        let lost =
-            complaint.contains("connection to server") || complaint.contains("server closed the connection");
-        let kind = if lost { Kind::Unavailable } else { Kind::Refused };
-        Err(Error::new(kind, error.message()))
+        let restoring = Restoring {
+            definitions: &self.definitions,
+            tools: &self.tools,
+            info: &self.info,
+            server_major: self.facts.server_major,
+            options: self.place.child_options(&self.info),
+        };
+        let jobs = (jobs > 1).then(|| format!("--jobs={jobs}"));
+        restoring.run(section, jobs).await
     }
 
     /// # Errors
@@ -89,6 +71,51 @@ impl Target {
     /// `Unavailable` if the server fails to.
     pub async fn analyze(&self) -> Result<()> {
         self.execute("ANALYZE", || "cannot analyze the database".into()).await
+    }
+}
+
+/// How pg_restore reaches a database.
+pub(in crate::recover) struct Restoring<'a> {
+    pub definitions: &'a Definitions,
+    pub tools: &'a Tools,
+    pub info: &'a Conninfo,
+    pub server_major: u32,
+    /// `PGOPTIONS`, if not those of `info`.
+    pub options: Option<String>,
+}
+
+impl Restoring<'_> {
+    /// Restores the chosen entries of one section, with further arguments for pg_restore.
+    ///
+    /// # Errors
+    /// `Refused` with pg_restore's own words.
+    pub async fn run(&self, section: Section, arguments: impl IntoIterator<Item = String>) -> Result<()> {
+        let tool = self.definitions.tool(self.tools, self.server_major)?;
+        let says_too_much =
+            tool.major >= SETS_TRANSACTION_TIMEOUT && self.server_major < SETS_TRANSACTION_TIMEOUT;
+        let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
+        let mut child = self
+            .definitions
+            .restore(tool, section)?
+            .connects_to(self.info)
+            .arg("--no-password")
+            .arg(format!("--dbname=dbname='{name}'"))
+            .args(arguments);
+        if let Some(options) = &self.options {
+            child = child.env("PGOPTIONS", options);
+        }
+        if !says_too_much {
+            child = child.arg("--exit-on-error");
+        }
+        let (status, complaint) = child.arg(&self.definitions.archive.path).finish().await?;
+        if status.success() || (says_too_much && only_about_transaction_timeout(&complaint)) {
+            return Ok(());
+        }
+        let error = failure("pg_restore", status, &complaint);
+        let lost =
+            complaint.contains("connection to server") || complaint.contains("server closed the connection");
+        let kind = if lost { Kind::Unavailable } else { Kind::Refused };
+        Err(Error::new(kind, error.message()))
     }
 }
 

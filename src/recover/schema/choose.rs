@@ -1,0 +1,254 @@
+//! Which statement an event stands for.
+//!
+//! The server tells the whole text that the client or a function sent, not which of its statements
+//! fired the event. Events of one text come in the order of its statements, and what was rolled back
+//! to a savepoint never comes.
+
+use std::collections::HashMap;
+
+use super::context::{Frame, innermost};
+use super::statements::{Sql, split};
+use crate::history::signal::{DefinedObject, DefinitionSignal};
+
+/// What was found out about an event's statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    Statement(Sql),
+    /// Statement `number`, from 1, of the body of a function in SQL, which the text does not hold.
+    InFunction {
+        name: String,
+        number: usize,
+    },
+    Unknown {
+        why: String,
+    },
+}
+
+/// Chooses for one event after the other, in the order of commits.
+#[derive(Default)]
+pub struct Chooser {
+    texts: HashMap<Source, Cursor>,
+}
+
+/// A text as it was sent once; a function may run the same text again and again.
+#[derive(PartialEq, Eq, Hash)]
+struct Source {
+    process: i32,
+    started: i64,
+    query: String,
+    context: String,
+}
+
+struct Cursor {
+    statements: Vec<Sql>,
+    /// Those before it have had their event, or have none.
+    next: usize,
+}
+
+impl Chooser {
+    pub fn choose(&mut self, signal: &DefinitionSignal) -> Chosen {
+        let statement = &signal.statement;
+        let plain = plain_backslashes(signal);
+        let text = match innermost(&statement.context) {
+            Frame::Client => &statement.query,
+            Frame::Text(text) => text,
+            Frame::SqlFunction { name, number } => {
+                return Chosen::InFunction { name: name.to_owned(), number };
+            }
+            Frame::Other(frame) => {
+                let why = format!("{} ran inside of: {frame}", signal.tag);
+                return Chosen::Unknown { why };
+            }
+        };
+        let source = Source {
+            process: statement.process,
+            started: statement.started,
+            query: statement.query.clone(),
+            context: statement.context.clone(),
+        };
+        let repeats = !source.context.is_empty();
+        let cursor = self.texts.entry(source).or_insert_with(|| Cursor::of(text, plain));
+        cursor.choose(signal, repeats)
+    }
+}
+
+/// How the statement's strings are read.
+pub fn plain_backslashes(signal: &DefinitionSignal) -> bool {
+    signal.statement.settings.get("standard_conforming_strings").is_none_or(|value| value != "off")
+}
+
+impl Cursor {
+    fn of(text: &str, plain_backslashes: bool) -> Cursor {
+        Cursor { statements: without_rolled_back(split(text, plain_backslashes)), next: 0 }
+    }
+
+    fn choose(&mut self, signal: &DefinitionSignal, repeats: bool) -> Chosen {
+        if let [only] = &self.statements[..]
+            && only.tag == signal.tag
+        {
+            return Chosen::Statement(only.clone());
+        }
+        let found = self.find(signal, self.next).or_else(|| repeats.then(|| self.find(signal, 0)).flatten());
+        match found {
+            Some(number) => {
+                self.next = number + 1;
+                Chosen::Statement(self.statements[number].clone())
+            }
+            None => Chosen::Unknown {
+                why: format!("none of the {} statements sent is this {}", self.statements.len(), signal.tag),
+            },
+        }
+    }
+
+    /// The first statement of the right kind that names what the event made; else, as a name may be
+    /// made up by the server, the first of the right kind.
+    fn find(&self, signal: &DefinitionSignal, from: usize) -> Option<usize> {
+        let of_kind = || {
+            let rest = self.statements.iter().enumerate().skip(from);
+            rest.filter(|(_, statement)| statement.tag == signal.tag)
+        };
+        let names: Vec<_> = signal.objects.iter().filter_map(name_of).collect();
+        let named = of_kind().find(|(_, sql)| names.iter().any(|name| sql.names(name)));
+        named.or_else(|| of_kind().next()).map(|(number, _)| number)
+    }
+}
+
+/// Leaves out what the text itself takes back.
+fn without_rolled_back(statements: Vec<Sql>) -> Vec<Sql> {
+    let mut kept: Vec<Sql> = Vec::new();
+    let mut begun = 0;
+    let mut savepoints: Vec<(String, usize)> = Vec::new();
+    let last_name = |sql: &Sql| sql.words.last().and_then(|word| word.name()).unwrap_or_default().to_owned();
+    for statement in statements {
+        match statement.tag.as_str() {
+            "BEGIN" | "START TRANSACTION" | "COMMIT" | "END" => {
+                (begun, savepoints) = (kept.len(), Vec::new());
+            }
+            "SAVEPOINT" => savepoints.push((last_name(&statement), kept.len())),
+            "ROLLBACK TO" => {
+                let name = last_name(&statement);
+                if let Some(at) = savepoints.iter().rposition(|(savepoint, _)| *savepoint == name) {
+                    kept.truncate(savepoints[at].1);
+                    savepoints.truncate(at + 1);
+                }
+            }
+            "ROLLBACK" | "ABORT" => {
+                kept.truncate(begun);
+                savepoints.clear();
+            }
+            _ => kept.push(statement),
+        }
+    }
+    kept
+}
+
+/// The last part of an object's name, as the server would write it: `public."B c"`, `public.f(integer)`,
+/// `t on public.x`.
+pub fn name_of(object: &DefinedObject) -> Option<String> {
+    let parts = super::lexer::words(&object.identity, true);
+    let mut name = None;
+    let mut expected = true;
+    for part in &parts {
+        match part.name() {
+            Some(found) if expected => name = Some(found.to_owned()),
+            _ if part.is_sign('.') => {
+                expected = true;
+                continue;
+            }
+            _ => break,
+        }
+        expected = false;
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::signal::Statement;
+
+    fn signal(tag: &str, identity: &str, query: &str, context: &str) -> DefinitionSignal {
+        let object = DefinedObject { identity: identity.into(), ..DefinedObject::default() };
+        DefinitionSignal {
+            tag: tag.into(),
+            statement: Statement {
+                query: query.into(),
+                context: context.into(),
+                process: 1,
+                started: 1,
+                ..Statement::default()
+            },
+            objects: if identity.is_empty() { vec![] } else { vec![object] },
+            ..DefinitionSignal::default()
+        }
+    }
+
+    fn text(chosen: Chosen) -> String {
+        match chosen {
+            Chosen::Statement(sql) => sql.text,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn events_of_one_message_find_their_statements_in_order() {
+        let query = "BEGIN; CREATE TABLE a (x int); INSERT INTO a VALUES (1); CREATE INDEX ON a (x); \
+                     CREATE TABLE IF NOT EXISTS b (x int); ALTER TABLE a ADD y int; COMMIT";
+        let mut chooser = Chooser::default();
+        let mut choose = |tag, identity| text(chooser.choose(&signal(tag, identity, query, "")));
+        assert_eq!(choose("CREATE TABLE", "public.a"), "CREATE TABLE a (x int)");
+        assert_eq!(choose("CREATE INDEX", "public.a_x_idx"), "CREATE INDEX ON a (x)");
+        assert_eq!(choose("CREATE TABLE", "public.b"), "CREATE TABLE IF NOT EXISTS b (x int)");
+        assert_eq!(choose("ALTER TABLE", "public.a"), "ALTER TABLE a ADD y int");
+        assert!(choose("ALTER TABLE", "public.a").contains("none of the 5 statements sent"));
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_passed_over() {
+        let query = "BEGIN; SAVEPOINT s; CREATE TABLE t (a int); ROLLBACK TO s; CREATE TABLE t (b int); COMMIT; \
+                     BEGIN; CREATE TABLE u (a int); ROLLBACK; CREATE TABLE u (b int)";
+        let mut chooser = Chooser::default();
+        let mut choose = |identity| text(chooser.choose(&signal("CREATE TABLE", identity, query, "")));
+        assert_eq!(choose("public.t"), "CREATE TABLE t (b int)");
+        assert_eq!(choose("public.u"), "CREATE TABLE u (b int)");
+    }
+
+    #[test]
+    fn a_function_runs_its_texts_again() {
+        let context =
+            "SQL statement \"CREATE TABLE a (); DROP TABLE a\"\nPL/pgSQL function f() line 3 at EXECUTE";
+        let mut chooser = Chooser::default();
+        for _ in 0..2 {
+            for (tag, identity, expected) in
+                [("CREATE TABLE", "public.a", "CREATE TABLE a ()"), ("DROP TABLE", "", "DROP TABLE a")]
+            {
+                let event = signal(tag, identity, "SELECT f()", context);
+                assert_eq!(text(chooser.choose(&event)), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_text_does_not_hold_is_said() {
+        let mut chooser = Chooser::default();
+        let in_sql = signal("CREATE TABLE", "", "SELECT f()", "SQL function \"f\" statement 2");
+        assert_eq!(chooser.choose(&in_sql), Chosen::InFunction { name: "f".into(), number: 2 });
+        let lost = signal("CREATE TABLE", "", "SELECT f()", "");
+        assert!(matches!(chooser.choose(&lost), Chosen::Unknown { .. }));
+    }
+
+    #[test]
+    fn objects_are_named_by_the_last_part_of_their_identity() {
+        for (identity, name) in [
+            ("public.\"B c\"", Some("B c")),
+            ("public.f(integer, text)", Some("f")),
+            ("t on public.x", Some("t")),
+            ("public.t.col", Some("col")),
+            ("(integer AS text)", None),
+            ("", None),
+        ] {
+            let object = DefinedObject { identity: identity.into(), ..DefinedObject::default() };
+            assert_eq!(name_of(&object).as_deref(), name, "{identity}");
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Statement after statement, as the source ran them.
+
+use std::collections::BTreeSet;
+
+use super::acting::Acting;
+use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
+use super::rewrite::{Action, action};
+use super::statements::{Sql, split};
+use super::tables::{create_table, differences, quoted};
+use crate::connect::{Conninfo, ServerFault, Session, server_error};
+use crate::error::{Error, Result};
+use crate::history::checkpoint::Inexact;
+use crate::history::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
+use crate::model::schema::quote_ident;
+
+/// What the scratch server lets us do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rights {
+    /// The server is there for this alone: roles can be made there.
+    pub ours: bool,
+    /// All roles are there that own something.
+    pub owners: bool,
+    /// And all that are granted something.
+    pub privileges: bool,
+}
+
+pub(super) struct Replay {
+    acting: Acting,
+    /// Looks at what was done, with names in full.
+    pub observer: Session,
+    rights: Rights,
+    chooser: Chooser,
+    /// By their oids in the scratch database: materialised views that are to be filled.
+    pub filled: BTreeSet<u32>,
+    missing_roles: BTreeSet<String>,
+    pub notes: Vec<String>,
+    pub inexact: Vec<Inexact>,
+}
+
+/// How a statement ended that did not run.
+enum Failure {
+    /// It need not run here.
+    Passed,
+    Failed(tokio_postgres::Error),
+}
+
+impl Replay {
+    pub async fn open(info: &Conninfo, rights: Rights) -> Result<Replay> {
+        Ok(Replay {
+            acting: Acting::open(info).await?,
+            observer: Session::connect_utf8(info, "replay").await?,
+            rights,
+            chooser: Chooser::default(),
+            filled: BTreeSet::new(),
+            missing_roles: BTreeSet::new(),
+            notes: Vec::new(),
+            inexact: Vec::new(),
+        })
+    }
+
+    /// Replays one statement, and looks whether its tables are then what they were on the source.
+    ///
+    /// # Errors
+    /// `Refused` with the server's words if the server does not take it.
+    pub async fn step(&mut self, change: &DefinitionChange) -> Result<()> {
+        let signal = &change.signal;
+        if let Some(trouble) = &signal.trouble {
+            self.inexact(change, format!("the source's triggers met trouble: {trouble}"));
+        }
+        match self.statement(signal).await? {
+            Ok(sql) => self.act(change, &sql).await?,
+            Err(why) => self.unknown(change, why).await?,
+        }
+        let tables = signal.tables.iter().map(|table| &table.facts);
+        for (facts, how) in differences(&self.observer, tables).await? {
+            let what = format!("{}.{}", facts.schema, facts.name);
+            let why = format!("in the schema replayed up to {} ({}), {how}", change.lsn, change.time);
+            if !self.inexact.iter().any(|known| known.what == what) {
+                self.inexact.push(Inexact { what, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// The statement's text, or why it is not known.
+    async fn statement(&mut self, signal: &DefinitionSignal) -> Result<Result<Sql, String>> {
+        Ok(match self.chooser.choose(signal) {
+            Chosen::Statement(sql) => Ok(sql),
+            Chosen::Unknown { why } => Err(why),
+            Chosen::InFunction { name, number } => self.in_function(signal, &name, number).await?,
+        })
+    }
+
+    /// Statement `number` of a function in SQL, as the function stands now.
+    async fn in_function(
+        &self,
+        signal: &DefinitionSignal,
+        name: &str,
+        number: usize,
+    ) -> Result<Result<Sql, String>> {
+        let sql = "SELECT DISTINCT prosrc FROM pg_catalog.pg_proc p \
+                   JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+                   WHERE proname = $1::text AND lanname = 'sql' AND prosqlbody IS NULL";
+        let rows = self.observer.query(sql, &[&name]).await;
+        let rows = rows.map_err(|error| server_error("cannot read a function's body", error))?;
+        let bodies = rows.iter().map(|row| row.get::<_, String>(0));
+        let mut found: Vec<Sql> = bodies
+            .filter_map(|body| split(&body, plain_backslashes(signal)).into_iter().nth(number - 1))
+            .filter(|sql| sql.tag == signal.tag)
+            .collect();
+        let names: Vec<_> = signal.objects.iter().filter_map(name_of).collect();
+        if found.iter().any(|sql| names.iter().any(|name| sql.names(name))) {
+            found.retain(|sql| names.iter().any(|name| sql.names(name)));
+        }
+        found.dedup();
+        Ok(match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(format!("no function {name} has a {} as its statement {number}", signal.tag)),
+            _ => Err(format!("several functions {name} have a {} as their statement {number}", signal.tag)),
+        })
+    }
+
+    async fn act(&mut self, change: &DefinitionChange, sql: &Sql) -> Result<()> {
+        let signal = &change.signal;
+        // It was there already.
+        if signal.objects.is_empty() && sql.says(&["if", "not", "exists"]) && sql.tag != "CREATE EXTENSION" {
+            return Ok(());
+        }
+        if !self.rights.privileges && is_about_privileges(sql) {
+            return Ok(());
+        }
+        match action(sql, self.rights.ours) {
+            Action::Nothing => Ok(()),
+            Action::Refuse { why } => self.unknown(change, why.to_owned()).await,
+            Action::Run(text) => self.run(change, sql, &text).await,
+            Action::MakeTable(text) => self.make_table(change, sql, text).await,
+            Action::MakeView { sql: text, filled } => {
+                self.run(change, sql, &text).await?;
+                self.set_filled(signal, filled).await
+            }
+            Action::Refresh { filled } => self.set_filled(signal, filled).await,
+        }
+    }
+
+    async fn run(&mut self, change: &DefinitionChange, sql: &Sql, text: &str) -> Result<()> {
+        match self.try_run(change, sql, text).await? {
+            Ok(()) | Err(Failure::Passed) => Ok(()),
+            Err(Failure::Failed(error)) => Err(failed(change, error)),
+        }
+    }
+
+    /// The query may name variables of a function, or tables that are gone; the columns are known anyway.
+    async fn make_table(&mut self, change: &DefinitionChange, sql: &Sql, text: Option<String>) -> Result<()> {
+        let done = match text {
+            Some(text) => self.try_run(change, sql, &text).await?,
+            None => Err(Failure::Passed),
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(_) => self.make_tables_from_facts(change).await.map(drop),
+        }
+    }
+
+    /// Makes the tables that are not there; how many.
+    async fn make_tables_from_facts(&mut self, change: &DefinitionChange) -> Result<usize> {
+        let tables: Vec<_> = change.signal.tables.iter().map(|table| &table.facts).collect();
+        let mut made = 0;
+        for facts in tables {
+            let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+            let row = self.observer.query_one(there, &[&quoted(facts)]).await;
+            if row.map_err(|error| server_error("cannot look for a table", error))?.get(0) {
+                continue;
+            }
+            self.take_up(&change.signal).await?;
+            let sql = create_table(facts);
+            self.acting.session.batch_execute(&sql).await.map_err(|error| failed(change, error))?;
+            made += 1;
+        }
+        Ok(made)
+    }
+
+    /// The statement is not replayed: that is said, and new tables are made as far as they are known.
+    async fn unknown(&mut self, change: &DefinitionChange, why: String) -> Result<()> {
+        let creates = change.signal.tag.starts_with("CREATE TABLE") || change.signal.tag == "SELECT INTO";
+        if creates {
+            self.make_tables_from_facts(change).await?;
+        }
+        let why = format!("{} was not replayed: {why}", change.signal.tag);
+        self.inexact(change, why);
+        Ok(())
+    }
+
+    fn inexact(&mut self, change: &DefinitionChange, why: String) {
+        let named: Vec<_> = change
+            .signal
+            .objects
+            .iter()
+            .map(|object| object.identity.as_str())
+            .filter(|it| !it.is_empty())
+            .collect();
+        let what = if named.is_empty() { "schema".to_owned() } else { named.join(", ") };
+        let why = format!("{why}, at {} ({})", change.lsn, change.time);
+        self.inexact.push(Inexact { what, why });
+    }
+
+    /// Remembers whether a materialised view is to be filled in the end.
+    async fn set_filled(&mut self, signal: &DefinitionSignal, filled: bool) -> Result<()> {
+        for object in signal.objects.iter().filter(|object| object.kind == "materialized view") {
+            let sql = "SELECT oid FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relkind = 'm'";
+            let row = self.observer.query_opt(sql, &[&object.identity]).await;
+            let row = row.map_err(|error| server_error("cannot look for a materialised view", error))?;
+            match row.map(|row| row.get(0)) {
+                Some(oid) if filled => drop(self.filled.insert(oid)),
+                Some(oid) => drop(self.filled.remove(&oid)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up the settings and the role of a statement.
+    async fn take_up(&mut self, signal: &DefinitionSignal) -> Result<()> {
+        let statement = &signal.statement;
+        self.acting.take_settings(statement).await?;
+        let wanted = (self.rights.owners && !statement.role.is_empty()).then_some(statement.role.as_str());
+        if !self.acting.take_role(wanted).await?
+            && let Some(role) = wanted
+            && self.missing_roles.insert(role.to_owned())
+        {
+            self.notes.push(format!(
+                "statements of role {role} are replayed as the recovering user, which cannot act for it"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn try_run(
+        &mut self,
+        change: &DefinitionChange,
+        sql: &Sql,
+        text: &str,
+    ) -> Result<Result<(), Failure>> {
+        let signal = &change.signal;
+        self.take_up(signal).await?;
+        // Each turn makes one missing role, or acts for ourselves.
+        for _ in 0..20 {
+            let Err(error) = self.acting.session.batch_execute(text).await else {
+                return Ok(Ok(()));
+            };
+            let fault = match error.as_db_error() {
+                Some(fault) => ServerFault {
+                    sqlstate: fault.code().code().to_owned(),
+                    message: fault.message().to_owned(),
+                    ..ServerFault::default()
+                },
+                None => return Ok(Err(Failure::Failed(error))),
+            };
+            let missing_role = missing_role(&fault);
+            match (fault.sqlstate.as_str(), missing_role) {
+                ("42704", Some(role)) if self.rights.ours => self.make_role(role).await?,
+                ("42704", Some(role)) if is_about_privileges(sql) || names_roles(sql) => {
+                    self.notes
+                        .push(format!("a {} is left out: the scratch server has no role {role}", signal.tag));
+                    return Ok(Err(Failure::Passed));
+                }
+                // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
+                ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
+                    return Ok(Err(Failure::Passed));
+                }
+                ("42501", _) if self.acting.role().is_some() => {
+                    return self.run_as_ourselves(signal, text).await;
+                }
+                _ => return Ok(Err(Failure::Failed(error))),
+            }
+        }
+        Err(Error::internal("too many roles are missing"))
+    }
+
+    /// A role may have had rights on the source that come from other databases or memberships; what
+    /// it made is given to it afterwards.
+    async fn run_as_ourselves(
+        &mut self,
+        signal: &DefinitionSignal,
+        text: &str,
+    ) -> Result<Result<(), Failure>> {
+        self.acting.take_role(None).await?;
+        if let Err(error) = self.acting.session.batch_execute(text).await {
+            return Ok(Err(Failure::Failed(error)));
+        }
+        for object in signal.objects.iter().filter(|object| object.tag.starts_with("CREATE ")) {
+            if let Some(sql) = give_to(object, &signal.statement.role)
+                && let Err(error) = self.acting.session.batch_execute(&sql).await
+            {
+                let what = format!("{} keeps another owner", object.identity);
+                self.notes.push(server_error(what, error).to_string());
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn make_role(&mut self, role: &str) -> Result<()> {
+        self.acting.take_role(None).await?;
+        let sql = format!("CREATE ROLE {}", quote_ident(role));
+        self.acting
+            .session
+            .batch_execute(&sql)
+            .await
+            .map_err(|error| server_error(format!("cannot make role {role} on the scratch server"), error))
+    }
+}
+
+/// The statement that gives an object its owner; none for what has none or follows another.
+fn give_to(object: &DefinedObject, role: &str) -> Option<String> {
+    const OWNED: &[&str] = &[
+        "table",
+        "view",
+        "materialized view",
+        "foreign table",
+        "sequence",
+        "schema",
+        "function",
+        "procedure",
+        "aggregate",
+        "type",
+        "domain",
+        "collation",
+        "conversion",
+        "operator",
+        "operator class",
+        "operator family",
+        "text search configuration",
+        "text search dictionary",
+        "server",
+        "foreign-data wrapper",
+        "statistics object",
+        "publication",
+        "language",
+    ];
+    if !OWNED.contains(&object.kind.as_str()) || object.identity.is_empty() {
+        return None;
+    }
+    let kind = match object.kind.as_str() {
+        "statistics object" => "STATISTICS".to_owned(),
+        kind => kind.replace('-', " ").to_uppercase(),
+    };
+    Some(format!("ALTER {kind} {} OWNER TO {}", object.identity, quote_ident(role)))
+}
+
+fn is_about_privileges(sql: &Sql) -> bool {
+    matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
+}
+
+/// Without its role such a statement has nothing left to say.
+fn names_roles(sql: &Sql) -> bool {
+    matches!(
+        sql.tag.as_str(),
+        "CREATE POLICY" | "ALTER POLICY" | "CREATE USER MAPPING" | "ALTER USER MAPPING" | "DROP USER MAPPING"
+    ) || sql.says(&["owner", "to"])
+}
+
+/// The role that an error says is not there.
+fn missing_role(fault: &ServerFault) -> Option<&str> {
+    fault.message.strip_prefix("role \"")?.strip_suffix("\" does not exist")
+}
+
+fn failed(change: &DefinitionChange, error: tokio_postgres::Error) -> Error {
+    let DefinitionChange { lsn, time, xid, signal, .. } = change;
+    server_error(
+        format!(
+            "the {} of {time} (transaction {xid}, {lsn}) cannot be replayed in the scratch database",
+            signal.tag
+        ),
+        error,
+    )
+}

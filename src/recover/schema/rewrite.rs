@@ -1,0 +1,158 @@
+//! What a statement becomes on its way into the scratch database, where there are no rows and
+//! nothing outside may be touched.
+
+use super::statements::Sql;
+
+/// What to do for one statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Run(String),
+    /// The table is what counts, not the query that filled it: without a text, or if it does not run,
+    /// it is made from what the signal says of it.
+    MakeTable(Option<String>),
+    /// A materialised view, which stays empty here; whether it was filled.
+    MakeView {
+        sql: String,
+        filled: bool,
+    },
+    /// A materialised view was filled or emptied.
+    Refresh {
+        filled: bool,
+    },
+    /// It changes no definition.
+    Nothing,
+    Refuse {
+        why: &'static str,
+    },
+}
+
+const HOLDS_CONNECTION: &str = "a subscription connects to another server";
+const ASKS_OTHERS: &str = "what it imports is on another server";
+const REACHES_OUT: &str =
+    "it reaches beyond its database; it is replayed only on a server of our own (leave --scratch away)";
+
+/// `ours`: the server is there for this alone.
+pub fn action(sql: &Sql, ours: bool) -> Action {
+    let filled = || !sql.says(&["with", "no", "data"]);
+    match sql.tag.as_str() {
+        "CREATE TABLE AS" => Action::MakeTable((!executes(sql)).then(|| without_rows(sql))),
+        "SELECT INTO" => Action::MakeTable(select_into(sql)),
+        "CREATE MATERIALIZED VIEW" => Action::MakeView { sql: without_rows(sql), filled: filled() },
+        "REFRESH MATERIALIZED VIEW" => Action::Refresh { filled: filled() },
+        "REINDEX" | "ANALYZE" | "VACUUM" | "CHECKPOINT" => Action::Nothing,
+        "CREATE SUBSCRIPTION" => Action::Refuse { why: HOLDS_CONNECTION },
+        "ALTER SUBSCRIPTION" if switches(sql) => Action::Nothing,
+        "DROP SUBSCRIPTION" => Action::Run(drop_subscription(sql)),
+        "IMPORT FOREIGN SCHEMA" => Action::Refuse { why: ASKS_OTHERS },
+        "DROP OWNED" | "REASSIGN OWNED" if !ours => Action::Refuse { why: REACHES_OUT },
+        _ => Action::Run(body(sql).to_owned()),
+    }
+}
+
+/// `CREATE TABLE … AS EXECUTE …`: the prepared statement is gone.
+fn executes(sql: &Sql) -> bool {
+    sql.says(&["as", "execute"])
+}
+
+/// The text up to the end of the last word, so that no comment is in the way of what follows.
+fn body(sql: &Sql) -> &str {
+    sql.words.last().map_or("", |last| &sql.text[..last.at.end])
+}
+
+fn without_rows(sql: &Sql) -> String {
+    let body = body(sql);
+    if sql.says(&["with", "no", "data"]) {
+        return body.to_owned();
+    }
+    match &sql.words[..] {
+        [.., with, data] if with.is("with") && data.is("data") => {
+            format!("{}WITH NO DATA", &body[..with.at.start])
+        }
+        _ => format!("{body} WITH NO DATA"),
+    }
+}
+
+/// `SELECT a INTO [UNLOGGED] [TABLE] x FROM y` as `CREATE TABLE x AS SELECT a FROM y`.
+fn select_into(sql: &Sql) -> Option<String> {
+    let (into, _) = sql.outer().find(|(_, word)| word.is("into"))?;
+    let mut kind = "";
+    let mut at = into + 1;
+    loop {
+        let word = sql.words.get(at)?;
+        match word.name()? {
+            "temp" | "temporary" if word.name_is_plain() => kind = "TEMP ",
+            "unlogged" if word.name_is_plain() => kind = "UNLOGGED ",
+            "local" | "global" | "table" if word.name_is_plain() => {}
+            _ => break,
+        }
+        at += 1;
+    }
+    let start = sql.words.get(at)?.at.start;
+    while sql.words.get(at + 1).is_some_and(|word| word.is_sign('.')) {
+        at += 2;
+    }
+    let end = sql.words.get(at)?.at.end;
+    let (before, name, after) =
+        (&sql.text[..sql.words[into].at.start], &sql.text[start..end], &body(sql)[end..]);
+    Some(format!("CREATE {kind}TABLE {name} AS {before}{after} WITH NO DATA"))
+}
+
+/// Only starts or stops it, or asks the publisher.
+fn switches(sql: &Sql) -> bool {
+    ["enable", "disable", "refresh", "skip"].iter().any(|word| sql.words.get(3).is_some_and(|it| it.is(word)))
+        || ["add", "drop", "set"].iter().any(|word| sql.says(&[word, "publication"]))
+}
+
+/// Lets go of the slot first: it is the source's own, and must stay.
+fn drop_subscription(sql: &Sql) -> String {
+    let at = if sql.says(&["if", "exists"]) { 4 } else { 2 };
+    let Some(name) = sql.words.get(at) else { return body(sql).to_owned() };
+    let name = &sql.text[name.at.clone()];
+    format!(
+        "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE); {}",
+        body(sql)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::statements::split;
+    use super::*;
+
+    fn done(sql: &str) -> Action {
+        action(&split(sql, true)[0], false)
+    }
+
+    #[test]
+    fn queries_that_make_tables_give_no_rows() {
+        for (sql, expected) in [
+            ("CREATE TABLE t AS SELECT 1 -- x", "CREATE TABLE t AS SELECT 1 WITH NO DATA"),
+            ("CREATE TABLE t AS (SELECT 1) with data", "CREATE TABLE t AS (SELECT 1) WITH NO DATA"),
+            ("CREATE TABLE t AS SELECT 1 WITH NO DATA", "CREATE TABLE t AS SELECT 1 WITH NO DATA"),
+            (
+                "SELECT a INTO UNLOGGED TABLE s.\"X y\" FROM q WHERE b = 1",
+                "CREATE UNLOGGED TABLE s.\"X y\" AS SELECT a  FROM q WHERE b = 1 WITH NO DATA",
+            ),
+            ("SELECT 1 AS a INTO x", "CREATE TABLE x AS SELECT 1 AS a  WITH NO DATA"),
+        ] {
+            assert_eq!(done(sql), Action::MakeTable(Some(expected.into())), "{sql}");
+        }
+        assert_eq!(done("CREATE TABLE t AS EXECUTE p(1)"), Action::MakeTable(None));
+    }
+
+    #[test]
+    fn materialised_views_stay_empty_and_are_remembered() {
+        let view = "CREATE MATERIALIZED VIEW v AS SELECT 1";
+        assert_eq!(done(view), Action::MakeView { sql: format!("{view} WITH NO DATA"), filled: true });
+        assert_eq!(done("REFRESH MATERIALIZED VIEW v WITH NO DATA"), Action::Refresh { filled: false });
+    }
+
+    #[test]
+    fn nothing_reaches_beyond_the_scratch_database() {
+        assert!(matches!(done("REASSIGN OWNED BY a TO b"), Action::Refuse { .. }));
+        assert!(matches!(done("CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p"), Action::Refuse { .. }));
+        assert_eq!(done("ALTER SUBSCRIPTION s ENABLE"), Action::Nothing);
+        let Action::Run(dropped) = done("DROP SUBSCRIPTION IF EXISTS \"S\"") else { panic!() };
+        assert!(dropped.contains("ALTER SUBSCRIPTION \"S\" SET (slot_name = NONE)"), "{dropped}");
+    }
+}

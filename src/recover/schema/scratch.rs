@@ -1,0 +1,199 @@
+//! A throw-away database: definitions are replayed in it and dumped from it.
+
+use crate::ambient;
+use crate::connect::{Conninfo, Session, server_error};
+use crate::error::{Error, Kind, Result};
+use crate::model::DatabaseFacts;
+use crate::model::schema::{quote_ident, quote_literal};
+use crate::pgtools::Tools;
+use crate::recover::archive::Section;
+use crate::recover::sink::Definitions;
+use crate::recover::sink::postgres::{Restoring, create_like, holds_nothing, maintenance};
+
+/// How the name begins; 16 hexadecimal digits follow.
+const NAME: &str = "backwhen_scratch_";
+/// What the comment on it says, and that on the schema [`MARKER`] inside.
+const COMMENT: &str = "backwhen: a scratch database of a running recovery, not one to use";
+/// Stays when the database is given its source's own comment. pg_restore leaves this name out.
+pub(super) const MARKER: &str = "backwhen";
+
+/// Exists from `create` to `drop`; one that a killed process left goes with the next `create`.
+pub(super) struct Scratch {
+    /// In another database of the server; holds the lock on the name.
+    maintenance: Session,
+    name: String,
+    /// Leads to it.
+    pub info: Conninfo,
+    pub server_major: u32,
+}
+
+impl Scratch {
+    /// Makes an empty database in the encoding of the source.
+    ///
+    /// # Errors
+    /// `Refused` if the server is older than the source, or does not let us make a database.
+    pub async fn create(server: &Conninfo, source: &DatabaseFacts) -> Result<Scratch> {
+        let maintenance = maintenance(server).await?;
+        let server_major = DatabaseFacts::read(&maintenance).await?.server_major;
+        if server_major < source.server_major {
+            return Err(Error::refused(format!(
+                "the scratch server is PostgreSQL {server_major}, older than the source, which was {}; name another \
+                 with --scratch",
+                source.server_major
+            )));
+        }
+        drop_leftovers(&maintenance, server).await?;
+        let random = u64::from_ne_bytes(ambient::random::<8>()?);
+        let name = format!("{NAME}{random:016x}");
+        try_lock(&maintenance, &name).await?;
+        create_in_encoding(&maintenance, &name, source).await?;
+        let scratch = Scratch { info: server.with_dbname(&name), maintenance, name, server_major };
+        match scratch.mark().await {
+            Ok(()) => Ok(scratch),
+            Err(error) => {
+                scratch.drop().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn mark(&self) -> Result<()> {
+        let failed = |error| server_error("cannot mark the scratch database", error);
+        let comment = quote_literal(COMMENT);
+        let sql = format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(&self.name));
+        self.maintenance.batch_execute(&sql).await.map_err(failed)?;
+        let session = Session::connect_utf8(&self.info, "replay").await?;
+        let sql = format!("CREATE SCHEMA {MARKER}; COMMENT ON SCHEMA {MARKER} IS {comment}");
+        session.batch_execute(&sql).await.map_err(failed)
+    }
+
+    /// Restores definitions, without rows.
+    ///
+    /// # Errors
+    /// `Refused` with pg_restore's own words.
+    pub async fn restore(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
+        let restoring = Restoring {
+            definitions,
+            tools,
+            info: &self.info,
+            server_major: self.server_major,
+            options: Some(self.child_options()),
+        };
+        // Both sections in one go.
+        restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await
+    }
+
+    /// What is lost in a crash of the server is not worth a sync for each statement.
+    fn child_options(&self) -> String {
+        let given = self.info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
+        let given = given.map(|(_, options)| options).unwrap_or_default();
+        format!("{given} -c synchronous_commit=off").trim_start().to_owned()
+    }
+
+    /// Gives it the source's own settings, privileges and comment, which a dump then holds. Returns what
+    /// the server did not take.
+    pub async fn take_properties(&self, definitions: &Definitions) -> Vec<String> {
+        let comment = definitions.database_comment(&self.name);
+        let comment =
+            comment.unwrap_or_else(|| format!("COMMENT ON DATABASE {} IS NULL", quote_ident(&self.name)));
+        let mut notes = Vec::new();
+        for statement in definitions.database_properties(&self.name).iter().chain([&comment]) {
+            if let Err(error) = self.maintenance.batch_execute(statement).await {
+                notes.push(server_error("a property of the database could not be set", error).to_string());
+            }
+        }
+        notes
+    }
+
+    /// # Errors
+    /// Names the database that is left.
+    pub async fn drop(self) -> Result<()> {
+        let server = self.info.clone();
+        drop_database(&self.maintenance, &server, &self.name).await.map_err(|error| {
+            Error::new(error.kind(), format!("database {} is left; drop it: {error}", self.name))
+        })
+    }
+}
+
+/// Locales matter to rows and their order, not to definitions; so one that the server lacks is no hindrance.
+async fn create_in_encoding(maintenance: &Session, name: &str, source: &DatabaseFacts) -> Result<()> {
+    let Err(error) = create_like(maintenance, name, source).await else { return Ok(()) };
+    if error.kind() != Kind::Refused {
+        return Err(error);
+    }
+    let plain = format!(
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'",
+        quote_ident(name),
+        quote_literal(&source.encoding)
+    );
+    maintenance.batch_execute(&plain).await.map_err(|error| {
+        server_error(
+            "cannot make a scratch database; let the user create databases, or name a server with --scratch",
+            error,
+        )
+    })
+}
+
+/// A lock on the name for as long as the session lives; whether it could be had.
+async fn try_lock(maintenance: &Session, name: &str) -> Result<bool> {
+    let key = twox_hash::XxHash3_64::oneshot(name.as_bytes()) as i64;
+    let row = maintenance.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await;
+    Ok(row.map_err(|error| server_error("cannot lock the scratch database's name", error))?.get(0))
+}
+
+/// Drops what killed processes left: nobody holds the lock on its name, nobody is connected to it,
+/// and it says that it is ours.
+async fn drop_leftovers(maintenance: &Session, server: &Conninfo) -> Result<()> {
+    let sql = "SELECT datname::text, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), '') \
+               FROM pg_catalog.pg_database d WHERE datname ~ '^backwhen_scratch_[0-9a-f]{16}$' \
+               AND pg_catalog.pg_has_role(current_user, datdba, 'USAGE') \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid)";
+    let rows = maintenance.query(sql, &[]).await;
+    for row in rows.map_err(|error| server_error("cannot list databases", error))? {
+        let (name, comment): (String, String) = (row.get(0), row.get(1));
+        if !try_lock(maintenance, &name).await? {
+            continue;
+        }
+        let info = server.with_dbname(&name);
+        let ours = comment == COMMENT || is_marked(&info).await? || holds_nothing(&info).await?;
+        if ours && let Err(error) = drop_database(maintenance, &info, &name).await {
+            tracing::warn!("{name}, which an earlier recovery left, cannot be dropped: {error}");
+        }
+    }
+    Ok(())
+}
+
+async fn is_marked(info: &Conninfo) -> Result<bool> {
+    let session = Session::connect_utf8(info, "replay").await?;
+    let sql = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::text \
+               AND pg_catalog.obj_description(oid, 'pg_namespace') = $2";
+    let rows = session.query(sql, &[&MARKER, &COMMENT]).await;
+    Ok(!rows.map_err(|error| server_error("cannot look into a scratch database", error))?.is_empty())
+}
+
+async fn drop_database(maintenance: &Session, info: &Conninfo, name: &str) -> Result<()> {
+    drop_subscriptions(maintenance, info, name).await?;
+    // A killed pg_restore may leave a session behind for a while.
+    let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(name));
+    maintenance.batch_execute(&sql).await.map_err(|error| server_error("it cannot be dropped", error))
+}
+
+/// A database with subscriptions cannot be dropped; their slots are the source's own.
+async fn drop_subscriptions(maintenance: &Session, info: &Conninfo, name: &str) -> Result<()> {
+    let failed = |error| server_error("its subscriptions cannot be dropped", error);
+    let sql = "SELECT subname::text FROM pg_catalog.pg_subscription s \
+               JOIN pg_catalog.pg_database d ON d.oid = subdbid WHERE datname = $1::text";
+    let rows = maintenance.query(sql, &[&name]).await.map_err(failed)?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let session = Session::connect_utf8(info, "replay").await?;
+    for row in rows {
+        let name = quote_ident(row.get(0));
+        let sql = format!(
+            "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name}"
+        );
+        session.batch_execute(&sql).await.map_err(failed)?;
+    }
+    Ok(())
+}

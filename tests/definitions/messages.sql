@@ -1,0 +1,20 @@
+-- Several statements in one message, and transactions.
+CREATE TABLE m1 (a int)\; CREATE TABLE m2 (a int)\; INSERT INTO m1 VALUES (1)\; CREATE INDEX ON m2 (a)\; ALTER TABLE m1 ADD b text DEFAULT ';';
+BEGIN\; CREATE TABLE m3 (a int)\; SAVEPOINT s\; CREATE TABLE m4 (a int)\; ROLLBACK TO s\; CREATE TABLE m4 (b text)\; COMMIT;
+BEGIN\; CREATE TABLE m5 (a int)\; ROLLBACK\; CREATE TABLE m5 (b text);
+DO $$ BEGIN CREATE TABLE m6 (a int); END $$\; CREATE TABLE m7 (a int)\; SELECT app.add_table('m8')\; DROP TABLE m7\; CREATE TABLE m7 (b int);
+CREATE TABLE m9 (a int)\; CREATE TABLE IF NOT EXISTS m9 (b int)\; COMMENT ON TABLE m9 IS 'one'\; COMMENT ON TABLE m9 IS 'two';
+BEGIN;
+CREATE TABLE in_one (id int PRIMARY KEY);
+INSERT INTO in_one VALUES (1);
+ALTER TABLE in_one ADD COLUMN v text DEFAULT 'x';
+SAVEPOINT a;
+DROP TABLE in_one;
+CREATE TABLE in_one (id text);
+ROLLBACK TO a;
+DROP TABLE m1;
+CREATE TABLE m1 (c date);
+COMMIT;
+BEGIN;
+CREATE TABLE never (a int);
+ROLLBACK;
