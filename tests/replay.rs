@@ -111,6 +111,7 @@ async fn facts(info: &Conninfo) -> SchemaFacts {
         large_objects: 0,
         left_out: Vec::new(),
         fingerprint: String::new(),
+        since: Vec::new(),
     }
 }
 

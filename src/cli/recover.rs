@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Surroundings, default_jobs, ui};
 use crate::ambient;
+use crate::connect::Conninfo;
 use crate::error::{Context, Kind, Result};
 use crate::history::timeline::Timeline;
 use crate::model::Moment;
@@ -33,6 +34,10 @@ pub struct Recover {
     /// Make the roles that the target's server lacks, without passwords
     #[arg(long)]
     create_roles: bool,
+    /// A server for the scratch database in which statements that changed the schema are replayed; the
+    /// target's, if it is PostgreSQL
+    #[arg(long, value_name = "CONN", env = "BACKWHEN_SCRATCH", hide_env_values = true)]
+    scratch: Option<String>,
     /// With xid: or mark:, the instant just before it
     #[arg(long)]
     before: bool,
@@ -79,6 +84,7 @@ impl Recover {
             catalog,
             tools: at.tools()?,
             destination,
+            scratch: self.scratch.as_deref().map(Conninfo::parse).transpose()?,
             create: self.create,
             create_roles: self.create_roles,
             jobs: self.jobs,

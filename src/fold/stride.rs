@@ -52,6 +52,8 @@ pub(super) fn merge_delta(
     let directory = Arc::new(FolderDirectory::scan(scratch)?);
     table.blocks = Blocks::layered(&Blocks::new(scratch, directory), &table.blocks);
     table.cleared = false;
+    // The history's image is not this one.
+    table.touched = true;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Carries out a plan: schema → fold and load → indexes → sequences → proof → valid.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,8 +11,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::archive::{Archive, Selection as Entries};
+use super::definitions::{SchemaAt, Scratch, check_digest, schema_at};
 use super::plan::{Plan, PlannedMoment};
 use super::sink::{Contents, Definitions, Destination, Opening, Provenance, SequenceValue, Sink};
+use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, Rows};
 use crate::history::History;
@@ -38,6 +40,8 @@ pub struct Execution<'a> {
     pub catalog: Arc<Catalog>,
     pub tools: Tools,
     pub destination: Destination,
+    /// A server for the scratch database of a replay, if the target's is not to be used.
+    pub scratch: Option<Conninfo>,
     pub create: bool,
     /// Make the roles that the target lacks.
     pub create_roles: bool,
@@ -78,11 +82,12 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     let mut phases = Phases { started, all: Vec::new() };
     execution.progress.phase("preparing", 0, Unit::Tables);
     let made = create_roles(&plan, &execution).await?;
-    let (sink, left_out) = open(&plan, &execution).await?;
+    let schema = schema_of(&plan, &execution).await?;
+    let (sink, left_out, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
     phases.end("prepare");
     let filled = tokio::select! {
-        filled = fill(&plan, &execution, &sink, &mut phases) => filled,
+        filled = fill(&plan, &execution, &sink, &schema, &sequences, &mut phases) => filled,
         () = crate::ambient::interrupted() => Err(Error::interrupted()),
     };
     // Tasks that were told to end let go of the sink a little later.
@@ -104,6 +109,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     };
     let mut notes = plan.notes.clone();
     notes.extend(made);
+    notes.extend(schema.notes.iter().cloned());
     notes.extend(left_out);
     notes.extend(sink.notes().iter().cloned());
     notes.extend(sink.make_valid().await?);
@@ -143,12 +149,31 @@ struct Filled {
     proved: bool,
 }
 
-/// Opens the destination, which refuses what does not suit before anything else is done.
-async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<String>)> {
-    let schema = &plan.base.schema;
-    let path = execution.history.schemas_folder().join(format!("{}.dump", schema.archive));
-    check_archive(&path, &schema.archive)?;
-    let archive = Archive::open(&path)?;
+/// The definitions of the moment; a PostgreSQL target's own server may hold the scratch database.
+async fn schema_of(plan: &Plan, execution: &Execution<'_>) -> Result<SchemaAt> {
+    let target = match &execution.destination {
+        Destination::Postgres(info) => Some(info),
+        _ => None,
+    };
+    let scratch = Scratch {
+        server: execution.scratch.as_ref().or(target),
+        tools: &execution.tools,
+        progress: &*execution.progress,
+    };
+    schema_at(plan, execution.history, &scratch).await
+}
+
+/// A sequence as the archive has it: schema and name.
+type SequenceName = (String, String);
+
+/// Opens the destination, which refuses what does not suit before anything else is done. Returns what
+/// is left out, and the sequences that are made.
+async fn open(
+    plan: &Plan,
+    execution: &Execution<'_>,
+    schema: &SchemaAt,
+) -> Result<(Sink, Vec<String>, Vec<SequenceName>)> {
+    let archive = schema.open()?;
     let (entries, left_out) = match plan.partial {
         false => (Entries::whole(&archive.toc), Vec::new()),
         true => {
@@ -157,10 +182,19 @@ async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<Strin
             (entries, notes)
         }
     };
+    let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
+    let sequences =
+        sequences.map(|entry| (entry.schema.clone().unwrap_or_default(), entry.tag.clone())).collect();
+    let mut definitions = Definitions::new(archive, entries)?;
+    if let Some(base) = schema.base.as_ref().filter(|_| schema.facts.large_objects > 0) {
+        let base = Archive::open(base)?;
+        let objects = Entries::large_objects(&base.toc);
+        definitions.large_objects = Some(Box::new(Definitions::new(base, objects)?));
+    }
     let opening = Opening {
         create: execution.create,
-        source: &schema.database,
-        definitions: Definitions::new(archive, entries)?,
+        source: &schema.facts.database,
+        definitions,
         tables: &plan.wanted,
         provenance: Provenance {
             moment: plan.moment.time.to_string(),
@@ -169,7 +203,7 @@ async fn open(plan: &Plan, execution: &Execution<'_>) -> Result<(Sink, Vec<Strin
         },
         tools: execution.tools.clone(),
     };
-    Ok((Sink::open(&execution.destination, opening).await?, left_out))
+    Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
 }
 
 /// Roles are the server's, not the database's: those that are made stay, whatever becomes of the rest.
@@ -184,7 +218,7 @@ async fn create_roles(plan: &Plan, execution: &Execution<'_>) -> Result<Vec<Stri
     let globals = match &schema.globals {
         Some(digest) => {
             let path = execution.history.schemas_folder().join(format!("{digest}.sql"));
-            check_archive(&path, digest)?;
+            check_digest(&path, digest)?;
             let text = std::fs::read(&path);
             let text = text.context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
             Some(String::from_utf8_lossy(&text).into_owned())
@@ -209,31 +243,27 @@ fn partial_notes(entries: &Entries) -> Vec<String> {
     left_out.chain(empty).collect()
 }
 
-/// The archive is what its name says.
-fn check_archive(path: &Path, digest: &str) -> Result<()> {
-    let bytes = std::fs::read(path).context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
-    match blake3::hash(&bytes).to_hex().as_str() == digest {
-        true => Ok(()),
-        false => Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display()))),
-    }
-}
-
 async fn fill(
     plan: &Plan,
     execution: &Execution<'_>,
     sink: &Arc<Sink>,
+    schema: &SchemaAt,
+    made: &[SequenceName],
     phases: &mut Phases,
 ) -> Result<Filled> {
     // The server makes tables while the journal is read.
-    let (made, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
-    made?;
+    let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
+    defined?;
     let folded = folded?;
     phases.end("schema and fold");
-    let inexact = inexact(plan, &folded);
+    let mut inexact = inexact(plan, &folded);
+    inexact.extend(schema.inexact.iter().cloned());
     let tables = folded.tables.len() as u64;
-    let sequences = sequence_values(plan, &folded.sequences, |oid| {
-        folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid)
-    });
+    let unsampled = |oid| folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid);
+    let sequences = match plan.changes.is_empty() {
+        true => sequence_values(plan, &folded.sequences, unsampled),
+        false => made_sequences(plan, made, &folded.sequences, unsampled),
+    };
     let loaded = load_all(folded.tables, execution, sink).await?;
     phases.end("load and prove");
     if !plan.partial {
@@ -245,7 +275,7 @@ async fn fill(
     sink.set_sequences(&sequences).await?;
     if !plan.partial {
         execution.progress.phase("refreshing materialised views", 0, Unit::Tables);
-        sink.refresh_materialized_views(&plan.base.schema.materialized_views).await?;
+        sink.refresh_materialized_views(&schema.facts.materialized_views).await?;
     }
     phases.end("sequences and views");
     Ok(Filled {
@@ -453,19 +483,53 @@ fn sequence_values(
         if plan.partial && owner.is_none_or(|owner| !plan.selection.takes(&owner.schema, &owner.table)) {
             continue;
         }
-        let quoted = |owner: &SequenceOwner| {
-            let table = format!("{}.{}", quote_ident(&owner.schema), quote_ident(&owner.table));
-            (table, quote_ident(&owner.column))
-        };
-        values.push(SequenceValue {
-            // As the recovered schema has it.
-            schema: known.schema.clone(),
-            name: known.name.clone(),
-            last_value: state.last_value,
-            is_called: state.is_called,
-            at_least: owner.filter(|_| unsampled(known.oid)).map(quoted),
-            descending: state.increment < 0,
-        });
+        // Its name and owner as the recovered schema has them.
+        values.push(value_of(state, (&known.schema, &known.name), owner.filter(|_| unsampled(known.oid))));
     }
     values
+}
+
+/// As [`sequence_values`], where definitions changed since the checkpoint: for those sequences that the
+/// schema of the moment has. One that was renamed after the moment is known by its number.
+fn made_sequences(
+    plan: &Plan,
+    made: &[SequenceName],
+    sequences: &[SequenceState],
+    unsampled: impl Fn(u32) -> bool,
+) -> Vec<SequenceValue> {
+    let mut values = Vec::new();
+    for (schema, name) in made {
+        let named = |state: &&SequenceState| (&state.schema, &state.name) == (schema, name);
+        let earlier = || plan.base.sequences.iter().find(named);
+        let now = || sequences.iter().find(|state| earlier().is_some_and(|known| known.oid == state.oid));
+        let Some(state) = sequences.iter().find(named).or_else(now).or_else(earlier) else { continue };
+        let owner = state.owner.as_ref().filter(|owner| {
+            unsampled(state.oid)
+                && plan.wanted.iter().any(|table| {
+                    (&table.schema, &table.name) == (&owner.schema, &owner.table)
+                        && table.columns.iter().any(|column| column.name == owner.column)
+                })
+        });
+        values.push(value_of(state, (schema, name), owner));
+    }
+    values
+}
+
+fn value_of(
+    state: &SequenceState,
+    (schema, name): (&str, &str),
+    at_least: Option<&SequenceOwner>,
+) -> SequenceValue {
+    let quoted = |owner: &SequenceOwner| {
+        let table = format!("{}.{}", quote_ident(&owner.schema), quote_ident(&owner.table));
+        (table, quote_ident(&owner.column))
+    };
+    SequenceValue {
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        last_value: state.last_value,
+        is_called: state.is_called,
+        at_least: at_least.map(quoted),
+        descending: state.increment < 0,
+    }
 }

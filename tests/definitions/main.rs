@@ -42,7 +42,13 @@ fn every_moment_between_two_changes_comes_back() {
 fn assert_comes_back(telling: &Telling, moment: &Remembered) {
     let (report, recovered) = telling.recover(&moment.lsn);
     assert_eq!(report["proved"], true, "{}: {report}", moment.after);
-    assert_eq!(report["inexact"], serde_json::json!([]), "after {}", moment.after);
+    // Of a table without a key the stream tells only inserts, and the stories only insert.
+    let harmless = ["has no replica identity", "foreign table: only its definition is kept"];
+    let inexact = report["inexact"].as_array().expect("a list").iter();
+    let inexact: Vec<_> = inexact
+        .filter(|it| !harmless.iter().any(|why| it["why"].as_str().expect("a reason").starts_with(why)))
+        .collect();
+    assert!(inexact.is_empty(), "after {}: {inexact:?}", moment.after);
     let mut differences = compare(&moment.truth, &recovered);
     // Only a sample at the moment itself tells where a sequence stood.
     differences.retain(|it| it.part != Part::Sequence || moment.marked);

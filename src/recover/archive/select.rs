@@ -106,6 +106,13 @@ impl Selection {
         selection
     }
 
+    /// The large objects alone, with their owners, privileges and comments.
+    pub fn large_objects(toc: &Toc) -> Selection {
+        let of_one = |entry: &&Entry| entry.kind.starts_with("BLOB") || entry.tag.starts_with("LARGE OBJECT");
+        let kept = toc.entries.iter().filter(of_one).map(|entry| entry.id).collect();
+        Selection { kept, ..Selection::default() }
+    }
+
     /// Leaves out one more entry and what hangs on it.
     pub fn leave_out(&mut self, toc: &Toc, id: i32) {
         self.kept.remove(&id);

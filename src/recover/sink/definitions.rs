@@ -14,6 +14,8 @@ use crate::recover::archive::{Archive, Roles, Section, Selection};
 pub struct Definitions {
     pub archive: Archive,
     pub selection: Selection,
+    /// The archive that holds the large objects, if it is another one.
+    pub large_objects: Option<Box<Definitions>>,
     owners: bool,
     privileges: bool,
     /// Holds the list for pg_restore.
@@ -28,7 +30,7 @@ impl Definitions {
             .prefix("backwhen-")
             .tempdir()
             .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())?;
-        Ok(Definitions { archive, selection, owners: true, privileges: true, folder })
+        Ok(Definitions { archive, selection, large_objects: None, owners: true, privileges: true, folder })
     }
 
     /// Adapts to a server that has only the roles that `has` accepts; returns what cannot be
@@ -64,6 +66,9 @@ impl Definitions {
                 ));
                 self.selection.leave_out(&self.archive.toc, id);
             }
+        }
+        if let Some(objects) = &mut self.large_objects {
+            (objects.owners, objects.privileges) = (self.owners, self.privileges);
         }
         notes
     }

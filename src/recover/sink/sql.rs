@@ -98,6 +98,11 @@ impl Script {
     /// # Errors
     /// As [`Script::pre_data`].
     pub async fn large_objects(&self) -> Result<()> {
+        if let Some(apart) = &self.definitions.large_objects {
+            // Up to version 16 they are made before their data.
+            self.section_of(apart, Section::PreData).await?;
+            return self.section_of(apart, Section::Data).await;
+        }
         if !self.definitions.selection.has_large_objects(&self.definitions.archive.toc) {
             return Ok(());
         }
@@ -155,14 +160,14 @@ impl Script {
     }
 
     async fn section(&self, section: Section) -> Result<()> {
+        self.section_of(&self.definitions, section).await
+    }
+
+    async fn section_of(&self, definitions: &Definitions, section: Section) -> Result<()> {
         // Definitions are small next to rows, except for large objects; those too fit a pipe, but
         // the lines must be looked at, so they pass through memory one by one.
         let (mut writer, reader) = tokio::io::duplex(1 << 16);
-        let child = self
-            .definitions
-            .restore(&self.tool, section)?
-            .arg("--file=-")
-            .arg(&self.definitions.archive.path);
+        let child = definitions.restore(&self.tool, section)?.arg("--file=-").arg(&definitions.archive.path);
         let run = async move {
             let result = child.run_into(&mut writer).await;
             drop(writer);

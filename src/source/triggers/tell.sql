@@ -8,6 +8,10 @@ DECLARE
 BEGIN
     PERFORM pg_logical_emit_message(
         true, prefix, convert_to(encode(sha256(secret || body || secret), 'hex') || E'\n', 'UTF8') || body);
+    -- The server sorts a transaction's messages by the end of their records and its rows by the start of
+    -- theirs, so that of two subtransactions the row after a message may come first. With another record
+    -- between them it cannot.
+    PERFORM pg_logical_emit_message(true, 'backwhen.after', '');
 END
 $body$;
 

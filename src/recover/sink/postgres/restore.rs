@@ -27,6 +27,11 @@ impl Target {
     /// # Errors
     /// As [`Target::pre_data`].
     pub async fn large_objects(&self) -> Result<()> {
+        if let Some(apart) = &self.definitions.large_objects {
+            // Up to version 16 they are made before their data.
+            self.restore_from(apart, Section::PreData, 1).await?;
+            return self.restore_from(apart, Section::Data, 1).await;
+        }
         if !self.definitions.selection.has_large_objects(&self.definitions.archive.toc) {
             return Ok(());
         }
@@ -34,8 +39,12 @@ impl Target {
     }
 
     async fn restore(&self, section: Section, jobs: usize) -> Result<()> {
+        self.restore_from(&self.definitions, section, jobs).await
+    }
+
+    async fn restore_from(&self, definitions: &Definitions, section: Section, jobs: usize) -> Result<()> {
         let restoring = Restoring {
-            definitions: &self.definitions,
+            definitions,
             tools: &self.tools,
             info: &self.info,
             server_major: self.facts.server_major,
