@@ -1,5 +1,7 @@
 //! Follows the tables' shapes through the statements that changed them, as the source's triggers told.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::apply::Applier;
 use super::reshape::Reshape;
 use super::{Delta, FoldedTable, stride, undecodable};
@@ -14,8 +16,7 @@ use crate::model::{Lsn, PgTime, Table};
 
 /// The tables that `before` became by `changes`, in oid order: those whose rows the stream carries.
 pub fn tables_after(before: &[Table], changes: &[DefinitionChange]) -> Vec<Table> {
-    let mut tables: std::collections::BTreeMap<u32, Table> =
-        before.iter().map(|table| (table.oid, table.clone())).collect();
+    let mut tables: BTreeMap<u32, Table> = before.iter().map(|table| (table.oid, table.clone())).collect();
     for change in changes {
         for defined in &change.signal.tables {
             match carried(defined) {
@@ -28,6 +29,23 @@ pub fn tables_after(before: &[Table], changes: &[DefinitionChange]) -> Vec<Table
         }
     }
     tables.into_values().collect()
+}
+
+/// The tables, by oid, of which the changes do not tell all that the rows need.
+pub fn untold_tables(before: &[Table], changes: &[DefinitionChange]) -> BTreeSet<u32> {
+    let mut tables: BTreeMap<u32, Table> = before.iter().map(|table| (table.oid, table.clone())).collect();
+    let mut untold = BTreeSet::new();
+    for change in changes {
+        for defined in &change.signal.tables {
+            let now = defined.facts.table(stream_name);
+            let before = tables.insert(now.oid, now.clone());
+            let computed = before.is_some_and(|before| !once_computed(&before, &now).is_empty());
+            if change.signal.trouble.is_some() || (computed && !defined.image) {
+                untold.insert(now.oid);
+            }
+        }
+    }
+    untold
 }
 
 /// Whether the stream carries the table's rows from here on.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-pub use definitions::tables_after;
+pub use definitions::{tables_after, untold_tables};
 pub use merge::Rows;
 pub use stride::Image as ImageRows;
 

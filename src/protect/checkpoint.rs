@@ -289,12 +289,16 @@ pub async fn refresh(
     publish(history, catalog, draft, Content { tables, schema, sequences, inexact: Vec::new(), stats })
 }
 
-/// The tables as the base and the source's triggers describe them at a position.
+/// The tables as the base and the source's triggers describe them at a position; those of which
+/// they do not tell all are left out.
 fn told_tables(history: &History, catalog: &Catalog, base: &Checkpoint, at: Lsn) -> Result<Vec<Table>> {
     let timeline = Timeline::read(history, catalog)?;
     let changes = changes_in(timeline.current()?, &history.identity().secret, base.lsn, at)?;
     let before: Vec<_> = base.tables.iter().map(|entry| entry.table.clone()).collect();
-    Ok(fold::tables_after(&before, &changes))
+    let untold = fold::untold_tables(&before, &changes);
+    let mut tables = fold::tables_after(&before, &changes);
+    tables.retain(|table| !untold.contains(&table.oid));
+    Ok(tables)
 }
 
 /// Whether rows of one are rows of the other: then an image can be carried on.
