@@ -121,12 +121,12 @@ ALTER TABLE parted_{n}_a RENAME COLUMN vv TO v; ALTER TABLE parted_{n} ATTACH PA
 ALTER TABLE parted_{n} DROP COLUMN v; INSERT INTO parted_{n} VALUES ('2026-01-05', 900, 'end');
 
 -- story: heirs
-CREATE TABLE elder_{n} (id int PRIMARY KEY, v text); CREATE TABLE heir_{n} (extra int, PRIMARY KEY (id)) INHERITS (elder_{n});
-INSERT INTO elder_{n} VALUES (1, 'e'); INSERT INTO heir_{n} VALUES (2, 'h', 5);
+CREATE TABLE elder_{n} (id int PRIMARY KEY, v text); CREATE TABLE heir_{n} (PRIMARY KEY (id)) INHERITS (elder_{n});
+INSERT INTO elder_{n} VALUES (1, 'e'); INSERT INTO heir_{n} VALUES (2, 'h');
 -- then
 ALTER TABLE elder_{n} ADD COLUMN shared int DEFAULT 11;
 -- then
-UPDATE elder_{n} SET shared = 12; ALTER TABLE heir_{n} NO INHERIT elder_{n};
+UPDATE elder_{n} SET shared = 12; ALTER TABLE heir_{n} ADD COLUMN extra int DEFAULT 5; ALTER TABLE heir_{n} NO INHERIT elder_{n};
 -- then
 ALTER TABLE elder_{n} DROP COLUMN shared; UPDATE heir_{n} SET extra = 6;
 
