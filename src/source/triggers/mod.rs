@@ -18,6 +18,7 @@ const TABLE: &str = include_str!("table.sql");
 const EVENTS: &str = include_str!("events.sql");
 const TELL: &str = include_str!("tell.sql");
 const ROWS: &str = include_str!("rows.sql");
+const AFFECTED: &str = include_str!("affected.sql");
 const DEFINITION: &str = include_str!("definition.sql");
 const TRIGGERS: &str = include_str!("triggers.sql");
 const REMOVE: &str = include_str!("remove.sql");
@@ -26,7 +27,11 @@ const REMOVE: &str = include_str!("remove.sql");
 /// the stream, and names and rows are all found.
 const PINS: &str = "SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, MDY' \
      SET intervalstyle = postgres SET extra_float_digits = 3 SET timezone = 'UTC' SET bytea_output = hex \
-     SET lc_monetary = 'C' SET row_security = off SET quote_all_identifiers = off SET jit = off";
+     SET lc_monetary = 'C' SET row_security = off SET quote_all_identifiers = off";
+
+/// Of the catalogs, a statement concerns a few rows, which indexes find; planned once in a session.
+const PLANS: &str = " SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off \
+     SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off";
 
 /// Only a superuser may set it; it keeps the words of a context from being translated.
 const SUPERUSERS_PIN: &str = " SET lc_messages = 'C'";
@@ -76,8 +81,8 @@ impl Triggers {
     }
 
     fn statements(&self, identity: &Identity, superuser: bool) -> Result<String> {
-        let pins = if superuser { format!("{PINS}{SUPERUSERS_PIN}") } else { PINS.to_owned() };
-        let functions = [EVENTS, TELL, ROWS, DEFINITION, TRIGGERS].concat();
+        let pins = [PINS, PLANS, if superuser { SUPERUSERS_PIN } else { "" }].concat();
+        let functions = [EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS].concat();
         Ok(format!(
             "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; SET LOCAL check_function_bodies = on; \
              CREATE SCHEMA IF NOT EXISTS backwhen; {}\n{}\n{} COMMIT",
@@ -180,7 +185,7 @@ pub async fn refusal(client: &Client) -> Result<Option<String>> {
 }
 
 fn functions_expected() -> i64 {
-    [EVENTS, TELL, ROWS, DEFINITION]
+    [EVENTS, TELL, ROWS, AFFECTED, DEFINITION]
         .iter()
         .map(|text| text.matches("CREATE OR REPLACE FUNCTION").count())
         .sum::<usize>() as i64
@@ -188,6 +193,6 @@ fn functions_expected() -> i64 {
 
 /// Changes with the text of what is installed.
 fn version() -> String {
-    let text = [TABLE, EVENTS, TELL, ROWS, DEFINITION, TRIGGERS, PINS].concat();
+    let text = [TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS].concat();
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }

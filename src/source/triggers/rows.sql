@@ -23,34 +23,34 @@ END
 $body$;
 
 -- Writes all rows of a table, about 1 MiB in a message.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_rows(relation oid) RETURNS void LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_rows(config backwhen.{slot}_config, relation oid) RETURNS bool LANGUAGE plpgsql
+SET enable_seqscan = on AS $body$
 DECLARE
     line text;
     lines text[] := '{}';
     size int8 := 0;
-    first bool := true;
+    first text := 't';
+    written pg_lsn;
 BEGIN
     FOR line IN EXECUTE format('SELECT %s FROM ONLY %s', backwhen.{slot}_line(relation), relation::regclass) LOOP
-        lines := lines || line;
-        size := size + octet_length(line);
         IF size >= 1048576 THEN
-            PERFORM backwhen.{slot}_lines(relation, first, lines);
+            written := backwhen.{slot}_lines(config, relation, first, lines);
             lines := '{}';
             size := 0;
-            first := false;
+            first := 'f';
         END IF;
+        lines := array_append(lines, line);
+        size := size + octet_length(line);
     END LOOP;
-    IF first OR size > 0 THEN
-        PERFORM backwhen.{slot}_lines(relation, first, lines);
-    END IF;
+    written := backwhen.{slot}_lines(config, relation, first, lines);
+    RETURN true;
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_lines(relation oid, first bool, lines text[]) RETURNS void
-LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_lines(config backwhen.{slot}_config, relation oid, first text, lines text[])
+RETURNS pg_lsn LANGUAGE plpgsql AS $body$
 BEGIN
-    PERFORM backwhen.{slot}_emit('backwhen.rows', convert_to(
-        format(E'%s %s\n', relation, CASE WHEN first THEN 't' ELSE 'f' END) || array_to_string(lines, ''),
-        getdatabaseencoding()));
+    RETURN backwhen.{slot}_emit(config, 'backwhen.rows', convert_to(
+        format(E'%s %s\n', relation, first) || array_to_string(lines, ''), getdatabaseencoding()));
 END
 $body$;

@@ -2,11 +2,12 @@
 -- they do in the stream.
 
 -- A message under the history's seal.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_emit(prefix text, body bytea) RETURNS void LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_emit(config backwhen.{slot}_config, prefix text, body bytea) RETURNS pg_lsn
+LANGUAGE plpgsql AS $body$
 DECLARE
-    secret bytea := convert_to((SELECT c.secret FROM backwhen.{slot}_config c), 'UTF8');
+    secret bytea := convert_to(config.secret, 'UTF8');
 BEGIN
-    PERFORM pg_logical_emit_message(
+    RETURN pg_logical_emit_message(
         true, prefix, convert_to(encode(sha256(secret || body || secret), 'hex') || E'\n', 'UTF8') || body);
     -- The server sorts a transaction's messages by the end of their records and its rows by the start of
     -- theirs, so that of two subtransactions the row after a message may come first. With another record
@@ -38,7 +39,7 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_statement(who text, settings json, context text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION backwhen.{slot}_statement(who text, settings json, context text) RETURNS json
 LANGUAGE plpgsql AS $body$
 DECLARE
     query text := current_query();
@@ -51,7 +52,7 @@ BEGIN
         END IF;
         PERFORM set_config('backwhen.{slot}_query', message, true);
     END IF;
-    RETURN jsonb_build_object(
+    RETURN json_build_object(
         'query', query,
         -- Without our own two frames.
         'context', substr(context, length(split_part(context, E'\n', 1)) + length(split_part(context, E'\n', 2)) + 3),
@@ -65,64 +66,44 @@ $body$;
 
 -- Tables below these, by inheritance or as partitions, and these.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_below(relations oid[]) RETURNS oid[] LANGUAGE plpgsql AS $body$
+DECLARE
+    reached oid[];
 BEGIN
-    RETURN array(WITH RECURSIVE below(relation) AS (
+    WITH RECURSIVE below(relation) AS (
         SELECT unnest(relations)
         UNION
         SELECT i.inhrelid FROM below JOIN pg_inherits i ON i.inhparent = below.relation)
-    SELECT relation FROM below);
+    SELECT array_agg(relation) INTO reached FROM below;
+    RETURN reached;
 END
 $body$;
 
--- Tables with a column of one of these types, also inside of arrays, domains, ranges and composites.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_using(types oid[]) RETURNS oid[] LANGUAGE plpgsql AS $body$
+-- Tables with a column of one of these types or of these relations' row types, also inside of arrays,
+-- domains, ranges and composites; NULL if there are none.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_using(types oid[], relations oid[]) RETURNS oid[] LANGUAGE plpgsql AS $body$
+DECLARE
+    users oid[];
 BEGIN
-    RETURN array(WITH RECURSIVE used(type) AS (
-        SELECT unnest(types)
+    WITH RECURSIVE used(type) AS (
+        (SELECT unnest(types) UNION ALL SELECT c.reltype FROM pg_class c WHERE c.oid = ANY (relations))
         UNION
         SELECT CASE d.classid WHEN 'pg_type'::regclass THEN d.objid
                               ELSE (SELECT c.reltype FROM pg_class c WHERE c.oid = d.objid) END
           FROM used JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = used.type
          WHERE d.classid IN ('pg_type'::regclass, 'pg_class'::regclass))
-    SELECT DISTINCT d.objid
-      FROM used JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = used.type
-     WHERE d.classid = 'pg_class'::regclass AND d.objsubid > 0);
+    SELECT array_agg(DISTINCT u.objid) INTO users
+      FROM used CROSS JOIN LATERAL (
+           -- Read by its index, type by type.
+           SELECT d.objid FROM pg_depend d
+            WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = used.type
+              AND d.classid = 'pg_class'::regclass AND d.objsubid > 0
+           OFFSET 0) u;
+    RETURN users;
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_wants(space text, named text, config backwhen.{slot}_config) RETURNS bool
-LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN (cardinality(config.include_name) = 0 OR EXISTS (
-                SELECT FROM unnest(config.include_schema, config.include_name) p(s, n)
-                 WHERE space LIKE p.s AND named LIKE p.n))
-       AND NOT EXISTS (
-                SELECT FROM unnest(config.exclude_schema, config.exclude_name) p(s, n)
-                 WHERE space LIKE p.s AND named LIKE p.n);
-END
-$body$;
-
--- A table as the catalogs have it now, with its columns.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_columns(relation oid) RETURNS jsonb LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
-            'number', a.attnum,
-            'name', a.attname,
-            'type', a.atttypid::int8,
-            'modifier', a.atttypmod,
-            'type_name', format_type(a.atttypid, a.atttypmod),
-            'generated', a.attgenerated <> '',
-            'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END,
-            'definer', a.xmin::text,
-            'raw_name', CASE WHEN getdatabaseencoding() <> 'UTF8'
-                             THEN encode(convert_to(a.attname::text, getdatabaseencoding()), 'hex') END))
-            ORDER BY a.attnum), '[]')
-       FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped);
-END
-$body$;
-
--- Which of a history's publications a change is made to, without waiting long for whoever holds it.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_publish(statements text[]) RETURNS void LANGUAGE plpgsql
+-- Changes the publications, without waiting long for whoever holds them.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_publish(statements text[]) RETURNS bool LANGUAGE plpgsql
 SET lock_timeout = '200ms' AS $body$
 DECLARE
     statement text;
@@ -132,5 +113,47 @@ BEGIN
         EXECUTE statement;
     END LOOP;
     PERFORM set_config('backwhen.own', '', true);
+    RETURN true;
+END
+$body$;
+
+-- What the statement's other events kept for its end, given out once.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_take(key text) RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    value text := current_setting('backwhen.{slot}_' || key, true);
+    emptied text;
+BEGIN
+    IF value <> '' THEN
+        emptied := set_config('backwhen.{slot}_' || key, '', true);
+    END IF;
+    RETURN coalesce(value, '');
+END
+$body$;
+
+
+CREATE OR REPLACE FUNCTION backwhen.{slot}_write(
+    config backwhen.{slot}_config, tag text, statement json, objects json, tables json[], dropped int8[], trouble text)
+RETURNS bool LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN backwhen.{slot}_emit(config, 'backwhen.ddl', backwhen.{slot}_utf8(json_build_object(
+        'tag', tag, 'statement', statement, 'objects', coalesce(objects, '[]'), 'tables', array_to_json(tables),
+        'dropped', array_to_json(dropped), 'trouble', nullif(trouble, ''))::text)) IS NOT NULL;
+END
+$body$;
+
+-- A table as the message has it.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_table(found record, published bool, image bool) RETURNS json
+LANGUAGE plpgsql AS $body$
+DECLARE
+    encoding name := getdatabaseencoding();
+BEGIN
+    RETURN json_build_object(
+        'oid', found.oid::int8, 'schema', found.nspname, 'name', found.relname, 'persistence', found.relpersistence,
+        'replica_identity', found.relreplident, 'file', found.relfilenode, 'identity', to_json(found.key),
+        'of_extension', found.of_extension, 'columns', found.columns,
+        'raw_names', CASE WHEN encoding <> 'UTF8' THEN json_build_array(
+            encode(convert_to(found.nspname::text, encoding), 'hex'),
+            encode(convert_to(found.relname::text, encoding), 'hex')) END,
+        'published', published, 'image', image);
 END
 $body$;
