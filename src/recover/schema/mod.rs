@@ -8,6 +8,7 @@ mod lexer;
 mod replay;
 mod rewrite;
 mod scratch;
+mod server;
 mod statements;
 mod tables;
 
@@ -27,8 +28,10 @@ use crate::history::signal::DefinitionChange;
 use crate::model::schema::quote_ident;
 use crate::pgtools::{self, Tools};
 use crate::progress::{Progress, Unit};
+pub use choose::headlines;
 use replay::{Replay, Rights};
 use scratch::{MARKER, Scratch};
+pub use server::ScratchServer;
 
 /// What to replay, and where.
 pub struct Request<'a> {
@@ -111,10 +114,7 @@ async fn finish(
     replay: Replay,
     notes: Vec<String>,
 ) -> Result<ReplayedSchema> {
-    let folder = tempfile::Builder::new()
-        .prefix("backwhen-schema-")
-        .tempdir()
-        .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())?;
+    let folder = temporary_folder()?;
     let archive = folder.path().join("schema.dump");
     let views = pgtools::materialized_views(&replay.observer).await?;
     let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
@@ -137,6 +137,33 @@ async fn finish(
         ..request.base.clone()
     };
     Ok(ReplayedSchema { archive, facts, notes, inexact, _folder: folder })
+}
+
+/// An archive's definitions as SQL, without backwhen's own.
+///
+/// # Errors
+/// `Damaged` if it is no archive; `Unavailable` with pg_restore's own words.
+pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
+    let archive = Archive::open(archive)?;
+    let selection = Selection::whole(&archive.toc);
+    let tool = tools.for_restore(archive.toc.dump_major, archive.toc.server_major)?;
+    let folder = temporary_folder()?;
+    let list = folder.path().join("entries.list");
+    selection.write_list(&archive.toc, &list)?;
+    let mut sql = Vec::new();
+    pgtools::Child::new(tool.program("pg_restore"))
+        .args(["--schema-only", "--file=-", "--use-list"])
+        .args([&list, &archive.path])
+        .run_into(&mut sql)
+        .await?;
+    Ok(String::from_utf8_lossy(&sql).into_owned())
+}
+
+fn temporary_folder() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("backwhen-schema-")
+        .tempdir()
+        .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())
 }
 
 /// Makes every role that is known to matter, without rights of its own.
