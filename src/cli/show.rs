@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clap::{Args, Subcommand};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::{ScratchOption, Surroundings, ui};
@@ -17,21 +17,11 @@ use crate::pgtools::Tools;
 use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::schema::{ReplayedSchema, Request, schema_at, sql_of};
 
-/// Print what was there at a moment
+/// Print what was there at a moment: its definitions, as SQL in the form of pg_dump --schema-only
 #[derive(Args)]
 pub struct Show {
-    #[command(subcommand)]
+    #[arg(value_enum)]
     what: What,
-}
-
-#[derive(Subcommand)]
-enum What {
-    Schema(Schema),
-}
-
-/// Print the definitions of a moment as SQL, in the form of pg_dump --schema-only
-#[derive(Args)]
-struct Schema {
     /// A time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
     at: String,
@@ -40,6 +30,11 @@ struct Schema {
     before: bool,
     #[command(flatten)]
     scratch: ScratchOption,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    Schema,
 }
 
 #[derive(Serialize)]
@@ -55,13 +50,11 @@ struct Shown {
 impl Show {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         match self.what {
-            What::Schema(schema) => schema.run(at).await,
+            What::Schema => self.schema(at).await,
         }
     }
-}
 
-impl Schema {
-    async fn run(self, at: &Surroundings) -> Result<()> {
+    async fn schema(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
         let moment = Moment::parse(&self.at, ambient::now()).context(Kind::Usage, || "--at".into())?;
         let catalog = at.catalog(&history)?;

@@ -5,6 +5,7 @@ mod acting;
 mod choose;
 mod context;
 mod lexer;
+mod order;
 mod replay;
 mod rewrite;
 mod scratch;
@@ -18,8 +19,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::archive::{Archive, Roles, Selection};
-use super::sink::Definitions;
-use super::sink::postgres::usable_roles;
+use super::sink::{Definitions, usable_roles};
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
@@ -29,6 +29,7 @@ use crate::model::schema::quote_ident;
 use crate::pgtools::{self, Tools};
 use crate::progress::{Progress, Unit};
 pub use choose::headlines;
+use order::Order;
 use replay::{Replay, Rights};
 use scratch::{MARKER, Scratch};
 pub use server::ScratchServer;
@@ -98,8 +99,12 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     let (owners, privileges) = definitions.owners_and_privileges();
     let mut replay = Replay::open(&scratch.info, Rights { ours: request.ours, owners, privileges }).await?;
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
-    for change in request.changes {
-        replay.step(change).await?;
+    let mut order = Order::of(request.changes);
+    while let Some(change) = order.next() {
+        match replay.step(change).await {
+            Err(error) if error.kind() == Kind::Refused && order.put_off(change) => continue,
+            done => done?,
+        }
         request.progress.advance(1);
     }
     notes.append(&mut replay.notes);
@@ -120,7 +125,7 @@ async fn finish(
     let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
     let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
     let roles = pgtools::roles_used(&replay.observer).await?;
-    let inexact = replay.inexact;
+    let inexact = replay.inexact();
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
     let bytes = std::fs::read(&archive)

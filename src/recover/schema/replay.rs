@@ -1,10 +1,10 @@
 //! Statement after statement, as the source ran them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::acting::Acting;
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
-use super::rewrite::{Action, action};
+use super::rewrite::{Action, action, schema_without_roles};
 use super::statements::{Sql, split};
 use super::tables::{create_table, differences, quoted};
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
@@ -34,7 +34,9 @@ pub(super) struct Replay {
     pub filled: BTreeSet<u32>,
     missing_roles: BTreeSet<String>,
     pub notes: Vec<String>,
-    pub inexact: Vec<Inexact>,
+    inexact: Vec<Inexact>,
+    /// By oid: tables whose columns are not those of the source.
+    different: BTreeMap<u32, Inexact>,
 }
 
 /// How a statement ended that did not run.
@@ -55,6 +57,7 @@ impl Replay {
             missing_roles: BTreeSet::new(),
             notes: Vec::new(),
             inexact: Vec::new(),
+            different: BTreeMap::new(),
         })
     }
 
@@ -65,21 +68,41 @@ impl Replay {
     pub async fn step(&mut self, change: &DefinitionChange) -> Result<()> {
         let signal = &change.signal;
         if let Some(trouble) = &signal.trouble {
-            self.inexact(change, format!("the source's triggers met trouble: {trouble}"));
+            self.say_inexact(change, format!("the source's triggers met trouble: {trouble}"));
         }
         match self.statement(signal).await? {
             Ok(sql) => self.act(change, &sql).await?,
             Err(why) => self.unknown(change, why).await?,
         }
-        let tables = signal.tables.iter().map(|table| &table.facts);
-        for (facts, how) in differences(&self.observer, tables).await? {
+        self.compare(change).await
+    }
+
+    /// Compares the statement's tables with what they were on the source. What is later seen to be right
+    /// after all is forgotten.
+    async fn compare(&mut self, change: &DefinitionChange) -> Result<()> {
+        let signal = &change.signal;
+        let tables = || signal.tables.iter().map(|table| &table.facts);
+        for oid in signal.dropped.iter().copied().chain(tables().map(|facts| facts.oid)) {
+            self.different.remove(&oid);
+        }
+        for (facts, how) in differences(&self.observer, tables()).await? {
             let what = format!("{}.{}", facts.schema, facts.name);
-            let why = format!("in the schema replayed up to {} ({}), {how}", change.lsn, change.time);
-            if !self.inexact.iter().any(|known| known.what == what) {
-                self.inexact.push(Inexact { what, why });
-            }
+            let why = format!("as replayed up to {} ({}), {how}", change.lsn, change.time);
+            self.different.insert(facts.oid, Inexact { what, why });
         }
         Ok(())
+    }
+
+    /// What is not as it was on the source, by name.
+    pub fn inexact(&self) -> Vec<Inexact> {
+        let mut all = self.inexact.clone();
+        all.extend(
+            self.different
+                .values()
+                .filter(|it| !self.inexact.iter().any(|known| known.what == it.what))
+                .cloned(),
+        );
+        all
     }
 
     /// The statement's text, or why it is not known.
@@ -132,6 +155,9 @@ impl Replay {
         match action(sql, self.rights.ours) {
             Action::Nothing => Ok(()),
             Action::Refuse { why } => self.unknown(change, why.to_owned()).await,
+            Action::Run(_) if sql.tag == "CREATE SCHEMA" && !self.rights.privileges => {
+                self.run(change, sql, &schema_without_roles(sql)).await
+            }
             Action::Run(text) => self.run(change, sql, &text).await,
             Action::MakeTable(text) => self.make_table(change, sql, text).await,
             Action::MakeView { sql: text, filled } => {
@@ -186,11 +212,11 @@ impl Replay {
             self.make_tables_from_facts(change).await?;
         }
         let why = format!("{} was not replayed: {why}", change.signal.tag);
-        self.inexact(change, why);
+        self.say_inexact(change, why);
         Ok(())
     }
 
-    fn inexact(&mut self, change: &DefinitionChange, why: String) {
+    fn say_inexact(&mut self, change: &DefinitionChange, why: String) {
         let named: Vec<_> = change
             .signal
             .objects
@@ -265,6 +291,10 @@ impl Replay {
                 }
                 // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
                 ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
+                    return Ok(Err(Failure::Passed));
+                }
+                // Nor was it made, if its role is missing.
+                ("42704", None) if !self.rights.privileges && is_of_roles(sql) => {
                     return Ok(Err(Failure::Passed));
                 }
                 ("42501", _) if self.acting.role().is_some() => {
@@ -352,10 +382,12 @@ fn is_about_privileges(sql: &Sql) -> bool {
 
 /// Without its role such a statement has nothing left to say.
 fn names_roles(sql: &Sql) -> bool {
-    matches!(
-        sql.tag.as_str(),
-        "CREATE POLICY" | "ALTER POLICY" | "CREATE USER MAPPING" | "ALTER USER MAPPING" | "DROP USER MAPPING"
-    ) || sql.says(&["owner", "to"])
+    is_of_roles(sql) || sql.says(&["owner", "to"])
+}
+
+/// About what cannot be there without its roles.
+fn is_of_roles(sql: &Sql) -> bool {
+    sql.tag.ends_with(" POLICY") || sql.tag.ends_with(" USER MAPPING") || sql.says(&["on", "policy"])
 }
 
 /// The role that an error says is not there.

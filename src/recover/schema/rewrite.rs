@@ -59,6 +59,38 @@ fn body(sql: &Sql) -> &str {
     sql.words.last().map_or("", |last| &sql.text[..last.at.end])
 }
 
+/// `CREATE SCHEMA AUTHORIZATION a CREATE … GRANT …` without what needs a role.
+pub fn schema_without_roles(sql: &Sql) -> String {
+    let outer: Vec<_> = sql.outer().collect();
+    let text = |word: usize| &sql.text[sql.words[word].at.clone()];
+    let mut cut = Vec::new();
+    let mut named = String::new();
+    if let Some(at) = outer.iter().position(|(_, word)| word.is("authorization"))
+        && let Some((role, role_word)) = outer.get(at + 1)
+    {
+        cut.push((outer[at].1.at.start, role_word.at.end));
+        // Named for the role, if it has no name of its own.
+        if outer[at - 1].1.is("schema") || sql.says(&["exists", "authorization"]) {
+            named = text(*role).to_owned();
+        }
+    }
+    for (number, (_, word)) in outer.iter().enumerate().filter(|(_, (_, word))| word.is("grant")) {
+        let next = outer[number + 1..].iter().find(|(_, word)| word.is("create") || word.is("grant"));
+        cut.push((word.at.start, next.map_or(sql.text.len(), |(_, word)| word.at.start)));
+    }
+    let mut kept = String::new();
+    let mut at = 0;
+    for (number, (from, to)) in cut.into_iter().enumerate() {
+        kept.push_str(&sql.text[at..from]);
+        if number == 0 {
+            kept.push_str(&named);
+        }
+        at = to;
+    }
+    kept.push_str(&sql.text[at..]);
+    kept
+}
+
 fn without_rows(sql: &Sql) -> String {
     let body = body(sql);
     if sql.says(&["with", "no", "data"]) {
@@ -145,6 +177,20 @@ mod tests {
         let view = "CREATE MATERIALIZED VIEW v AS SELECT 1";
         assert_eq!(done(view), Action::MakeView { sql: format!("{view} WITH NO DATA"), filled: true });
         assert_eq!(done("REFRESH MATERIALIZED VIEW v WITH NO DATA"), Action::Refresh { filled: false });
+    }
+
+    #[test]
+    fn a_schema_can_be_made_without_its_roles() {
+        for (sql, expected) in [
+            ("CREATE SCHEMA AUTHORIZATION \"R\"", "CREATE SCHEMA \"R\""),
+            (
+                "CREATE SCHEMA s AUTHORIZATION r CREATE TABLE t (a int) GRANT ALL ON t TO x CREATE VIEW v AS TABLE t",
+                "CREATE SCHEMA s  CREATE TABLE t (a int) CREATE VIEW v AS TABLE t",
+            ),
+            ("CREATE SCHEMA IF NOT EXISTS s", "CREATE SCHEMA IF NOT EXISTS s"),
+        ] {
+            assert_eq!(schema_without_roles(&split(sql, true)[0]), expected);
+        }
     }
 
     #[test]
