@@ -9,10 +9,10 @@ use backwhen::error::{Kind, Result};
 use backwhen::history::checkpoint::SchemaFacts;
 use backwhen::history::signal::{DefinitionChange, DefinitionSignal};
 use backwhen::model::{DatabaseFacts, Lsn, PgTime};
-use backwhen::pgtools::{Tools, dump_schema, materialized_views};
+use backwhen::pgtools::{LocalServer, Tools, dump_schema, materialized_views};
 use backwhen::progress::Silent;
 use backwhen::recover::schema::{ReplayedSchema, Request, schema_at};
-use support::{Dump, Server, assert_same, for_each_version};
+use support::{Backwhen, Dump, Server, assert_same, for_each_version};
 
 const BEFORE: &str = include_str!("definitions/before.sql");
 const CHAPTERS: [&str; 5] = [
@@ -262,4 +262,91 @@ fn only_what_a_killed_run_left_is_cleared() {
         assert_eq!(scratch_databases(&server), format!("{held}\n{theirs}"));
         drop(inside);
     });
+}
+
+/// A history whose messages are sealed with `secret`, and its source.
+fn history(before: &str) -> (Backwhen, Server) {
+    let server = Server::shared(None);
+    let database = server.fresh_database("history");
+    server.psql(&database, before);
+    server.psql(&database, include_str!("support/recorder.sql"));
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let path = backwhen.history().join("history.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut identity: serde_json::Value = serde_json::from_str(&text).unwrap();
+    identity["secret"] = "secret".into();
+    std::fs::write(&path, identity.to_string()).unwrap();
+    (backwhen, server)
+}
+
+#[test]
+fn the_journal_holds_what_every_moment_is_made_of() {
+    let (backwhen, server) = history("CREATE TABLE t (a int PRIMARY KEY)");
+    let database = backwhen.database();
+    let truth = || Dump::with(&server, database, &["--schema-only"]);
+    let mut moments = vec![truth()];
+    server.psql(database, "ALTER TABLE t ADD b text DEFAULT 'a secret'; INSERT INTO t VALUES (1)");
+    moments.push(truth());
+    server.psql(
+        database,
+        "BEGIN; CREATE TABLE u (a int); DROP TABLE t; COMMIT; BEGIN; CREATE TABLE never (a int); ROLLBACK",
+    );
+    moments.push(truth());
+    // No checkpoint in between: all of it must come from the statements.
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let listed = backwhen.json_lines(&["list", "schemas"]);
+    let commands: Vec<_> = listed.iter().map(|it| it["tag"].as_str().unwrap()).collect();
+    assert_eq!(commands, ["ALTER TABLE", "CREATE TABLE", "DROP TABLE"]);
+    assert_eq!(listed[0]["statement"], "ALTER TABLE t ADD b text DEFAULT '…'");
+    assert_eq!(listed[1]["xid"], listed[2]["xid"]);
+    let text = backwhen.ok(&["list", "schemas"]);
+    assert!(text.contains("postgres") && !text.contains("a secret"), "{text}");
+
+    let scratch = server.conninfo("postgres");
+    let checkpoint = backwhen.json_lines(&["list", "checkpoints"]).remove(0);
+    let at = |lsn: &serde_json::Value| {
+        let shown = backwhen.json(&["show", "schema", "--at", lsn.as_str().unwrap(), "--scratch", &scratch]);
+        Dump::parse(shown["sql"].as_str().unwrap().as_bytes())
+    };
+    let lsns = [&checkpoint["lsn"], &listed[0]["lsn"], &listed[2]["lsn"]];
+    for (truth, lsn) in moments.iter().zip(lsns) {
+        assert_same(truth, &at(lsn));
+    }
+    assert_eq!(scratch_databases(&server), "");
+}
+
+#[test]
+fn a_server_of_our_own_comes_and_goes() {
+    const NAME: &str = "a_server_of_our_own_comes_and_goes";
+    let server = Server::shared(None);
+    let tools = Tools::find(server.bin()).unwrap();
+    let programs = tools.for_server(server.major()).expect("the tests' servers have programs").clone();
+    let started = block_on(async {
+        let server = match LocalServer::start(&programs).await {
+            Ok(server) => server,
+            Err(error) => return Err(error),
+        };
+        let session = Session::connect_utf8(server.info(), "test").await.unwrap();
+        let folder = session.query_one("SHOW data_directory", &[]).await.unwrap().get::<_, String>(0);
+        server.stop().await;
+        Ok(PathBuf::from(folder))
+    });
+    match started {
+        Ok(data) => assert!(!data.parent().unwrap().exists(), "{} is left", data.display()),
+        // PostgreSQL does not run as root: once more as somebody else.
+        Err(error) if std::env::var_os("BACKWHEN_TEST_AGAIN").is_none() => {
+            assert!(error.kind() == Kind::Refused && error.to_string().contains("--scratch"), "{error}");
+            let folder = tempfile::Builder::new().prefix("backwhen-test-").tempdir_in("/tmp").unwrap();
+            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(folder.path(), everybody).unwrap();
+            let copy = folder.path().join("again");
+            std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+            let mut command = std::process::Command::new(copy);
+            command.args(["--exact", NAME]).env("BACKWHEN_TEST_AGAIN", "1").current_dir("/");
+            let output = support::as_somebody(&mut command).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+        Err(error) => panic!("{error}"),
+    }
 }

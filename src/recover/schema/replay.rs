@@ -33,6 +33,7 @@ pub(super) struct Replay {
     /// By their oids in the scratch database: materialised views that are to be filled.
     pub filled: BTreeSet<u32>,
     missing_roles: BTreeSet<String>,
+    lacks_roles: bool,
     pub notes: Vec<String>,
     inexact: Vec<Inexact>,
     /// By oid: tables whose columns are not those of the source.
@@ -55,6 +56,7 @@ impl Replay {
             chooser: Chooser::default(),
             filled: BTreeSet::new(),
             missing_roles: BTreeSet::new(),
+            lacks_roles: !(rights.owners && rights.privileges),
             notes: Vec::new(),
             inexact: Vec::new(),
             different: BTreeMap::new(),
@@ -155,9 +157,6 @@ impl Replay {
         match action(sql, self.rights.ours) {
             Action::Nothing => Ok(()),
             Action::Refuse { why } => self.unknown(change, why.to_owned()).await,
-            Action::Run(_) if sql.tag == "CREATE SCHEMA" && !self.rights.privileges => {
-                self.run(change, sql, &schema_without_roles(sql)).await
-            }
             Action::Run(text) => self.run(change, sql, &text).await,
             Action::MakeTable(text) => self.make_table(change, sql, text).await,
             Action::MakeView { sql: text, filled } => {
@@ -268,9 +267,10 @@ impl Replay {
     ) -> Result<Result<(), Failure>> {
         let signal = &change.signal;
         self.take_up(signal).await?;
-        // Each turn makes one missing role, or acts for ourselves.
+        let mut text = text.to_owned();
+        // Each turn makes or passes over one missing role.
         for _ in 0..20 {
-            let Err(error) = self.acting.session.batch_execute(text).await else {
+            let Err(error) = self.acting.session.batch_execute(&text).await else {
                 return Ok(Ok(()));
             };
             let fault = match error.as_db_error() {
@@ -284,21 +284,31 @@ impl Replay {
             let missing_role = missing_role(&fault);
             match (fault.sqlstate.as_str(), missing_role) {
                 ("42704", Some(role)) if self.rights.ours => self.make_role(role).await?,
-                ("42704", Some(role)) if is_about_privileges(sql) || names_roles(sql) => {
-                    self.notes
-                        .push(format!("a {} is left out: the scratch server has no role {role}", signal.tag));
-                    return Ok(Err(Failure::Passed));
+                ("42704", Some(role)) => {
+                    let role = role.to_owned();
+                    let Some(rest) = without_role(sql).filter(|rest| *rest != text) else {
+                        return Ok(Err(Failure::Failed(error)));
+                    };
+                    self.lacks_roles = true;
+                    self.notes.push(format!(
+                        "a {} is left out or lacks a part: the server has no role {role}",
+                        signal.tag
+                    ));
+                    if rest.is_empty() {
+                        return Ok(Err(Failure::Passed));
+                    }
+                    text = rest;
                 }
                 // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
                 ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
                     return Ok(Err(Failure::Passed));
                 }
                 // Nor was it made, if its role is missing.
-                ("42704", None) if !self.rights.privileges && is_of_roles(sql) => {
+                ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
                     return Ok(Err(Failure::Passed));
                 }
                 ("42501", _) if self.acting.role().is_some() => {
-                    return self.run_as_ourselves(signal, text).await;
+                    return self.run_as_ourselves(signal, &text).await;
                 }
                 _ => return Ok(Err(Failure::Failed(error))),
             }
@@ -380,9 +390,15 @@ fn is_about_privileges(sql: &Sql) -> bool {
     matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
 }
 
-/// Without its role such a statement has nothing left to say.
-fn names_roles(sql: &Sql) -> bool {
-    is_of_roles(sql) || sql.says(&["owner", "to"])
+/// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
+fn without_role(sql: &Sql) -> Option<String> {
+    match sql.tag.as_str() {
+        "CREATE SCHEMA" => Some(schema_without_roles(sql)),
+        _ if is_about_privileges(sql) || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
+            Some(String::new())
+        }
+        _ => None,
+    }
 }
 
 /// About what cannot be there without its roles.
