@@ -40,6 +40,7 @@ pub fn action(sql: &Sql, ours: bool) -> Action {
         "CREATE MATERIALIZED VIEW" => Action::MakeView { sql: without_rows(sql), filled: filled() },
         "REFRESH MATERIALIZED VIEW" => Action::Refresh { filled: filled() },
         "REINDEX" | "ANALYZE" | "VACUUM" | "CHECKPOINT" => Action::Nothing,
+        "CREATE PUBLICATION" | "ALTER PUBLICATION" | "DROP PUBLICATION" if is_ours(sql) => Action::Nothing,
         "CREATE SUBSCRIPTION" => Action::Refuse { why: HOLDS_CONNECTION },
         "ALTER SUBSCRIPTION" if switches(sql) => Action::Nothing,
         "DROP SUBSCRIPTION" => Action::Run(drop_subscription(sql)),
@@ -129,6 +130,11 @@ fn select_into(sql: &Sql) -> Option<String> {
     Some(format!("CREATE {kind}TABLE {name} AS {before}{after} WITH NO DATA"))
 }
 
+/// About what backwhen itself made on the source: an archive is restored without it.
+fn is_ours(sql: &Sql) -> bool {
+    sql.words.iter().skip(2).take(3).any(|word| word.name().is_some_and(|name| name.starts_with("backwhen_")))
+}
+
 /// Only starts or stops it, or asks the publisher.
 fn switches(sql: &Sql) -> bool {
     ["enable", "disable", "refresh", "skip"].iter().any(|word| sql.words.get(3).is_some_and(|it| it.is(word)))
@@ -198,6 +204,7 @@ mod tests {
         assert!(matches!(done("REASSIGN OWNED BY a TO b"), Action::Refuse { .. }));
         assert!(matches!(done("CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p"), Action::Refuse { .. }));
         assert_eq!(done("ALTER SUBSCRIPTION s ENABLE"), Action::Nothing);
+        assert_eq!(done("ALTER PUBLICATION \"backwhen_1\" ADD TABLE t"), Action::Nothing);
         let Action::Run(dropped) = done("DROP SUBSCRIPTION IF EXISTS \"S\"") else { panic!() };
         assert!(dropped.contains("ALTER SUBSCRIPTION \"S\" SET (slot_name = NONE)"), "{dropped}");
     }
