@@ -5,14 +5,15 @@ mod support;
 use std::path::PathBuf;
 
 use backwhen::connect::{Conninfo, Session};
-use backwhen::error::Result;
+use backwhen::error::{Kind, Result};
 use backwhen::history::checkpoint::SchemaFacts;
 use backwhen::history::signal::{DefinitionChange, DefinitionSignal};
+use backwhen::history::{Identity, read_json, write_json};
 use backwhen::model::{DatabaseFacts, Lsn, PgTime};
-use backwhen::pgtools::{Tools, dump_schema, materialized_views};
+use backwhen::pgtools::{LocalServer, Tools, dump_schema, materialized_views};
 use backwhen::progress::Silent;
 use backwhen::recover::schema::{ReplayedSchema, Request, schema_at};
-use support::{Dump, Server, assert_same, for_each_version};
+use support::{Backwhen, Dump, Server, assert_same, for_each_version};
 
 const BEFORE: &str = include_str!("definitions/before.sql");
 const CHAPTERS: [&str; 5] = [
@@ -64,10 +65,15 @@ impl Source {
         self.folder.path().join("base.dump")
     }
 
-    async fn replay_on(&self, server: &Server, changes: &[DefinitionChange]) -> Result<ReplayedSchema> {
+    async fn replay_on(
+        &self,
+        server: &Server,
+        ours: bool,
+        changes: &[DefinitionChange],
+    ) -> Result<ReplayedSchema> {
         schema_at(&Request {
             server: &Conninfo::parse(&server.conninfo("postgres")).unwrap(),
-            ours: false,
+            ours,
             tools: &self.tools,
             archive: &self.archive(),
             base: &self.facts,
@@ -78,7 +84,7 @@ impl Source {
     }
 
     async fn replay(&self) -> ReplayedSchema {
-        self.replay_on(&self.server, &self.changes()).await.unwrap()
+        self.replay_on(&self.server, false, &self.changes()).await.unwrap()
     }
 
     fn dump(&self) -> Dump {
@@ -86,9 +92,18 @@ impl Source {
     }
 
     fn dump_of(&self, replayed: &ReplayedSchema) -> Dump {
+        self.dump_of_with(replayed, &[])
+    }
+
+    fn dump_of_with(&self, replayed: &ReplayedSchema, arguments: &[&str]) -> Dump {
         let tool = self.tools.for_dump(self.server.major()).unwrap();
         let mut command = std::process::Command::new(tool.program("pg_restore"));
-        let output = command.args(["--schema-only", "--file=-"]).arg(&replayed.archive).output().unwrap();
+        let output = command
+            .args(["--schema-only", "--file=-"])
+            .args(arguments)
+            .arg(&replayed.archive)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Dump::parse(&output.stdout)
     }
@@ -151,4 +166,190 @@ fn every_moment_between_the_chapters_comes_back() {
         }
         assert_eq!(scratch_databases(&source.server), "");
     });
+}
+
+#[test]
+fn an_event_trigger_of_the_application_is_heard_of_before_its_statement() {
+    block_on(async {
+        let server = Server::shared(None);
+        let source = Source::new(&server, include_str!("definitions/own_triggers.sql")).await;
+        source.run(
+            "CREATE TABLE a (x int)\\; CREATE TABLE b (x int)\\; ALTER TABLE a DROP COLUMN set_up_at; \
+             CREATE TABLE c (x int);",
+        );
+        let replayed = source.replay().await;
+        assert_same(&source.dump(), &source.dump_of(&replayed));
+        assert!(replayed.inexact.is_empty(), "{:?}", replayed.inexact);
+    });
+}
+
+#[test]
+fn a_server_without_the_roles_is_told_from_one_of_our_own() {
+    block_on(async {
+        let source = Source::new(&Server::shared(None), BEFORE).await;
+        CHAPTERS[..4].iter().for_each(|chapter| source.run(chapter));
+        let bare = Server::start(Some(source.server.major()));
+        let changes = source.changes();
+
+        let theirs = source.replay_on(&bare, false, &changes).await.unwrap();
+        assert!(theirs.notes.iter().any(|note| note.contains("ddl_owner")), "{:?}", theirs.notes);
+        let plain = ["--no-owner", "--no-privileges"];
+        let mut truth = Dump::with(&source.server, &source.database, &["--schema-only", plain[0], plain[1]]);
+        truth.schema.retain(|name, _| !name.starts_with("POLICY") && !name.starts_with("USER MAPPING"));
+        let mut replayed = source.dump_of_with(&theirs, &plain);
+        replayed.schema.retain(|name, _| !name.starts_with("POLICY") && !name.starts_with("USER MAPPING"));
+        assert_same(&truth, &replayed);
+        assert_eq!(bare.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'ddl%'"), "0");
+
+        let ours = source.replay_on(&bare, true, &changes).await.unwrap();
+        assert_same(&source.dump(), &source.dump_of(&ours));
+    });
+}
+
+#[test]
+fn a_statement_that_the_server_refuses_is_named_without_its_values() {
+    block_on(async {
+        let source = Source::new(&Server::shared(None), "CREATE TABLE t (a int)").await;
+        source.run("ALTER TABLE t ADD b text DEFAULT 'secret'");
+        let mut changes = source.changes();
+        changes[0].signal.statement.query = "ALTER TABLE gone ADD b text DEFAULT 'secret'".into();
+        let error = source.replay_on(&source.server, false, &changes).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        let said = error.to_string();
+        assert!(said.contains("the ALTER TABLE of 2000-01-01") && said.contains("0/1"), "{said}");
+        assert!(said.contains("relation \"gone\" does not exist") && !said.contains("secret"), "{said}");
+    });
+}
+
+#[test]
+fn what_cannot_be_replayed_is_named() {
+    block_on(async {
+        let source = Source::new(&Server::shared(None), "CREATE TABLE t (a int)").await;
+        source.run(
+            "ALTER TABLE t ADD b text; CREATE TABLE u (a int, b numeric(3, 1)); CREATE VIEW v AS TABLE t; \
+             ALTER TABLE t ADD c date",
+        );
+        let mut changes = source.changes();
+        for number in [0, 1, 2] {
+            changes[number].signal.statement.context = "a frame that nobody knows".into();
+        }
+        let replayed = source.replay_on(&source.server, false, &changes).await.unwrap();
+        let named: Vec<_> = replayed.inexact.iter().map(|it| it.what.as_str()).collect();
+        assert_eq!(named, ["public.t", "public.u", "public.v"], "{:?}", replayed.inexact);
+        assert!(replayed.inexact[0].why.contains("ALTER TABLE was not replayed"), "{:?}", replayed.inexact);
+        // What is known of a table's columns is there anyway.
+        let dump = source.dump_of(&replayed);
+        assert_eq!(dump.schema.get("TABLE public.u"), source.dump().schema.get("TABLE public.u"));
+    });
+}
+
+#[test]
+fn only_what_a_killed_run_left_is_cleared() {
+    block_on(async {
+        let server = Server::start(None);
+        let source = Source::new(&server, "CREATE TABLE t (a int)").await;
+        let [left, bare, held, theirs] =
+            ["0000000000000001", "0000000000000002", "0000000000000003", "0000000000000004"]
+                .map(|number| format!("backwhen_scratch_{number}"));
+        for name in [&left, &bare, &held, &theirs] {
+            server.create_database(name);
+        }
+        let comment = "backwhen: a scratch database of a running recovery, not one to use";
+        for name in [&left, &held] {
+            server.psql("postgres", &format!("COMMENT ON DATABASE {name} IS '{comment}'"));
+        }
+        server.psql(&theirs, "CREATE TABLE precious (a int)");
+        let inside = Session::connect_utf8(&Conninfo::parse(&server.conninfo(&held)).unwrap(), "test").await;
+        source.replay().await;
+        assert_eq!(scratch_databases(&server), format!("{held}\n{theirs}"));
+        drop(inside);
+    });
+}
+
+/// A history whose messages are sealed with `secret`, and its source.
+fn history(before: &str) -> (Backwhen, Server) {
+    let server = Server::shared(None);
+    let database = server.fresh_database("history");
+    server.psql(&database, before);
+    server.psql(&database, include_str!("support/recorder.sql"));
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let path = backwhen.history().join("history.json");
+    let mut identity: Identity = read_json(&path).unwrap().unwrap();
+    identity.secret = "secret".into();
+    std::fs::remove_file(&path).unwrap();
+    write_json(&path, &identity).unwrap();
+    (backwhen, server)
+}
+
+#[test]
+fn the_journal_holds_what_every_moment_is_made_of() {
+    let (backwhen, server) = history("CREATE TABLE t (a int PRIMARY KEY)");
+    let database = backwhen.database();
+    let truth = || Dump::with(&server, database, &["--schema-only"]);
+    let mut moments = vec![truth()];
+    server.psql(database, "ALTER TABLE t ADD b text DEFAULT 'a secret'; INSERT INTO t VALUES (1)");
+    moments.push(truth());
+    server.psql(
+        database,
+        "BEGIN; CREATE TABLE u (a int); DROP TABLE t; COMMIT; BEGIN; CREATE TABLE never (a int); ROLLBACK",
+    );
+    moments.push(truth());
+    // No checkpoint in between: all of it must come from the statements.
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let listed = backwhen.json_lines(&["list", "schemas"]);
+    let commands: Vec<_> = listed.iter().map(|it| it["tag"].as_str().unwrap()).collect();
+    // The last is what `capture` did for the new table.
+    assert_eq!(commands, ["ALTER TABLE", "CREATE TABLE", "DROP TABLE", "ALTER PUBLICATION"]);
+    assert_eq!(listed[0]["statement"], "ALTER TABLE t ADD b text DEFAULT '…'");
+    assert_eq!(listed[1]["xid"], listed[2]["xid"]);
+    let text = backwhen.ok(&["list", "schemas"]);
+    assert!(text.contains("postgres") && !text.contains("a secret"), "{text}");
+
+    let scratch = server.conninfo("postgres");
+    let checkpoint = backwhen.json_lines(&["list", "checkpoints"]).remove(0);
+    let at = |lsn: &serde_json::Value| {
+        let shown = backwhen.json(&["show", "schema", "--at", lsn.as_str().unwrap(), "--scratch", &scratch]);
+        Dump::parse(shown["sql"].as_str().unwrap().as_bytes())
+    };
+    let lsns = [&checkpoint["lsn"], &listed[0]["lsn"], &listed[2]["lsn"]];
+    for (truth, lsn) in moments.iter().zip(lsns) {
+        assert_same(truth, &at(lsn));
+    }
+    assert_eq!(scratch_databases(&server), "");
+}
+
+#[test]
+fn a_server_of_our_own_comes_and_goes() {
+    const NAME: &str = "a_server_of_our_own_comes_and_goes";
+    let server = Server::shared(None);
+    let tools = Tools::find(server.bin()).unwrap();
+    let programs = tools.for_server(server.major()).expect("the tests' servers have programs").clone();
+    let started = block_on(async {
+        let server = match LocalServer::start(&programs).await {
+            Ok(server) => server,
+            Err(error) => return Err(error),
+        };
+        let session = Session::connect_utf8(server.info(), "test").await.unwrap();
+        let folder = session.query_one("SHOW data_directory", &[]).await.unwrap().get::<_, String>(0);
+        server.stop().await;
+        Ok(PathBuf::from(folder))
+    });
+    match started {
+        Ok(data) => assert!(!data.parent().unwrap().exists(), "{} is left", data.display()),
+        // PostgreSQL does not run as root: once more as somebody else.
+        Err(error) if std::env::var_os("BACKWHEN_TEST_AGAIN").is_none() => {
+            assert!(error.kind() == Kind::Refused && error.to_string().contains("--scratch"), "{error}");
+            let folder = tempfile::Builder::new().prefix("backwhen-test-").tempdir_in("/tmp").unwrap();
+            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(folder.path(), everybody).unwrap();
+            let copy = folder.path().join("again");
+            std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+            let mut command = std::process::Command::new(copy);
+            command.args(["--exact", NAME]).env("BACKWHEN_TEST_AGAIN", "1").current_dir("/");
+            let output = support::as_somebody(&mut command).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+        Err(error) => panic!("{error}"),
+    }
 }

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::checkpoint::Shown;
-use super::{Surroundings, ui};
+use super::{Surroundings, schemas, ui};
 use crate::error::Result;
 use crate::history::History;
 use crate::history::catalog::{Catalog, CheckpointRow};
@@ -27,6 +27,7 @@ enum What {
     Segments,
     Marks,
     Gaps,
+    Schemas,
 }
 
 #[derive(Serialize)]
@@ -70,6 +71,7 @@ impl List {
             What::Segments => segments(at, &Timeline::read(&history, &catalog)?),
             What::Marks => marks(at, &Timeline::read(&history, &catalog)?),
             What::Gaps => gaps(at, &Timeline::read(&history, &catalog)?),
+            What::Schemas => schemas::list(at, &history, &Timeline::read(&history, &catalog)?),
         }
     }
 }

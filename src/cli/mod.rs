@@ -9,6 +9,8 @@ mod init;
 mod list;
 mod mark;
 mod recover;
+mod schemas;
+mod show;
 mod status;
 mod ui;
 mod verify;
@@ -23,7 +25,9 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
+use crate::model::DatabaseFacts;
 use crate::pgtools::Tools;
+use crate::recover::schema::ScratchServer;
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.
@@ -87,6 +91,7 @@ enum Command {
     List(list::List),
     #[command(alias = "restore")]
     Recover(recover::Recover),
+    Show(show::Show),
     Verify(verify::Verify),
     Drop(drop::Drop),
 }
@@ -149,6 +154,7 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Mark(mark) => mark.run(context).await,
         Command::List(list) => list.run(context).await,
         Command::Recover(recover) => recover.run(context).await,
+        Command::Show(show) => show.run(context).await,
         Command::Drop(drop) => drop.run(context).await,
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -196,6 +202,21 @@ impl SourceOption {
     /// The source given, or the one that the history remembers.
     fn of(&self, history: &History) -> Result<Conninfo> {
         Conninfo::parse(self.source.as_deref().unwrap_or(&history.identity().source.connection))
+    }
+}
+
+/// Where definitions are replayed.
+#[derive(Args)]
+struct ScratchOption {
+    /// A server to replay definitions on, in a database that is dropped again [default: one of our own]
+    #[arg(long, env = "BACKWHEN_SCRATCH", value_name = "CONN", hide_env_values = true)]
+    scratch: Option<String>,
+}
+
+impl ScratchOption {
+    async fn server(&self, tools: &Tools, source: &DatabaseFacts) -> Result<ScratchServer> {
+        let given = self.scratch.as_deref().map(Conninfo::parse).transpose()?;
+        ScratchServer::find(given, tools, source).await
     }
 }
 

@@ -133,6 +133,14 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
+/// A script for standard output: as it is for a file or another program, harmless for a terminal.
+pub fn script(text: &str) -> String {
+    match std::io::stdout().is_terminal() {
+        true => text.split('\t').map(printable).collect::<Vec<_>>().join("\t"),
+        false => text.to_owned(),
+    }
+}
+
 /// A time in UTC and in this machine's zone.
 pub fn both_times(time: PgTime) -> String {
     let local: DateTime<Local> = time.to_utc().into();

@@ -26,6 +26,8 @@ impl Installation {
 #[derive(Clone, Debug)]
 pub struct Tools {
     installations: Vec<Installation>,
+    /// Those that hold a server's programs too.
+    servers: Vec<Installation>,
     looked_in: Vec<PathBuf>,
 }
 
@@ -40,15 +42,13 @@ impl Tools {
             Some(folder) => vec![folder],
             None => usual_folders(),
         };
-        let mut by_major = BTreeMap::new();
-        for (folder, major) in folders.iter().zip(majors_in(&folders)) {
-            if let Some(major) = major {
-                by_major.entry(major).or_insert_with(|| folder.clone());
-            }
-        }
-        let installations =
-            by_major.into_iter().map(|(major, folder)| Installation { folder, major }).collect();
-        let tools = Tools { installations, looked_in: folders };
+        let majors = majors_in(&folders);
+        let found = || folders.iter().zip(&majors).filter_map(|(folder, major)| Some((folder, (*major)?)));
+        let holds_server =
+            |folder: &Path| ["postgres", "initdb"].iter().all(|program| folder.join(program).is_file());
+        let installations = first_of_each_major(found());
+        let servers = first_of_each_major(found().filter(|(folder, _)| holds_server(folder)));
+        let tools = Tools { installations, servers, looked_in: folders };
         if tools.installations.is_empty() {
             Err(tools.missing("PostgreSQL's client programs", None))
         } else {
@@ -86,6 +86,12 @@ impl Tools {
             .ok_or_else(|| self.missing(&format!("pg_restore {archive} or newer"), Some(archive)))
     }
 
+    /// What to run a server with that takes definitions of a server of major version `source`: the same
+    /// major if there is one, else the nearest newer one; `None` if no such programs are here.
+    pub fn for_server(&self, source: u32) -> Option<&Installation> {
+        self.servers.iter().find(|tool| tool.major >= source)
+    }
+
     fn missing(&self, what: &str, major: Option<u32>) -> Error {
         let folders: Vec<_> = self.looked_in.iter().map(|folder| folder.display().to_string()).collect();
         let found: Vec<_> = self.installations.iter().map(|tool| tool.major.to_string()).collect();
@@ -98,6 +104,14 @@ impl Tools {
             if folders.is_empty() { "no folder".into() } else { folders.join(", ") }
         ))
     }
+}
+
+fn first_of_each_major<'a>(found: impl Iterator<Item = (&'a PathBuf, u32)>) -> Vec<Installation> {
+    let mut by_major = BTreeMap::new();
+    for (folder, major) in found {
+        by_major.entry(major).or_insert_with(|| folder.clone());
+    }
+    by_major.into_iter().map(|(major, folder)| Installation { folder, major }).collect()
 }
 
 fn folder_from_environment() -> Option<PathBuf> {
@@ -169,7 +183,7 @@ mod tests {
             .iter()
             .map(|major| Installation { folder: format!("/{major}").into(), major: *major })
             .collect();
-        Tools { installations, looked_in: vec!["/somewhere".into()] }
+        Tools { installations, servers: Vec::new(), looked_in: vec!["/somewhere".into()] }
     }
 
     #[test]

@@ -69,6 +69,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--version",
         "--verbose",
         "--to",
+        "--at",
         "--create",
         "--before",
         "--table",

@@ -195,6 +195,11 @@ impl Account {
     }
 }
 
+/// Lets a command run as the user of the tests' servers.
+pub fn as_somebody(command: &mut Command) -> &mut Command {
+    as_account(command, Account::for_servers())
+}
+
 fn as_account(command: &mut Command, account: Option<Account>) -> &mut Command {
     match account {
         Some(Account { uid, gid }) => command.uid(uid).gid(gid),

@@ -22,5 +22,6 @@ pub use backwhen::{Backwhen, Output};
 pub use capture::Capture;
 pub use dump::{Difference, Dump, Part, assert_same, compare};
 pub use engine::Stop;
+pub use local::as_somebody;
 pub use programs::{Installation, versions};
 pub use server::{Builder, Server, for_each_version};

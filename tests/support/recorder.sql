@@ -17,6 +17,7 @@ DECLARE
     path text := pg_catalog.current_setting('search_path');
     objects pg_catalog.jsonb;
     tables pg_catalog.jsonb;
+    body text;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
@@ -35,12 +36,17 @@ BEGIN
       FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
      WHERE relkind IN ('r', 'f', 'p')
        AND c.oid IN (SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass);
-    INSERT INTO backwhen.log (signal) VALUES (jsonb_build_object(
+    body := jsonb_build_object(
         'tag', tg_tag, 'objects', coalesce(objects, '[]'), 'tables', coalesce(tables, '[]'),
         'statement', jsonb_build_object(
             'query', current_query(), 'context', regexp_replace(context, '^[^\n]*\n?', ''),
             'started', (extract(epoch FROM statement_timestamp()) * 1000000)::int8, 'process', pg_backend_pid(),
-            'role', current_user, 'login', session_user, 'settings', settings)));
+            'role', current_user, 'login', session_user, 'settings', settings));
+    INSERT INTO backwhen.log (signal) VALUES (body::jsonb);
+    PERFORM pg_logical_emit_message(true, 'backwhen.ddl',
+        encode(sha256(convert_to('secret' || body || 'secret', 'UTF8')), 'hex') || E'\n' || body);
+    -- Not under the seal, and so nobody's word.
+    PERFORM pg_logical_emit_message(true, 'backwhen.ddl', repeat('0', 64) || E'\n' || body);
     PERFORM set_config('search_path', path, true);
 END $$;
 CREATE EVENT TRIGGER backwhen_record ON ddl_command_end EXECUTE FUNCTION backwhen.record();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::context::{Frame, innermost};
 use super::statements::{Sql, split};
-use crate::history::signal::{DefinedObject, DefinitionSignal};
+use crate::history::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
 
 /// What was found out about an event's statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,17 @@ impl Chooser {
         let cursor = self.texts.entry(source).or_insert_with(|| Cursor::of(text, plain));
         cursor.choose(signal, repeats)
     }
+}
+
+/// The first line of each change's statement, without what its strings hold; empty where only a server
+/// could tell the statement.
+pub fn headlines(changes: &[DefinitionChange]) -> Vec<String> {
+    let mut chooser = Chooser::default();
+    let headline = |change: &DefinitionChange| match chooser.choose(&change.signal) {
+        Chosen::Statement(sql) => sql.headline(),
+        Chosen::InFunction { .. } | Chosen::Unknown { .. } => String::new(),
+    };
+    changes.iter().map(headline).collect()
 }
 
 /// How the statement's strings are read.

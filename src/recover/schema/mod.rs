@@ -5,9 +5,11 @@ mod acting;
 mod choose;
 mod context;
 mod lexer;
+mod order;
 mod replay;
 mod rewrite;
 mod scratch;
+mod server;
 mod statements;
 mod tables;
 
@@ -19,8 +21,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::archive::{Archive, Roles, Selection};
-use super::sink::Definitions;
-use super::sink::postgres::usable_roles;
+use super::sink::{Definitions, usable_roles};
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
@@ -29,8 +30,11 @@ use crate::history::signal::DefinitionChange;
 use crate::model::schema::quote_ident;
 use crate::pgtools::{self, Tools};
 use crate::progress::{Progress, Unit};
+pub use choose::headlines;
+use order::Order;
 use replay::{Replay, Rights};
 use scratch::{MARKER, Scratch};
+pub use server::ScratchServer;
 
 /// What to replay, and where.
 pub struct Request<'a> {
@@ -97,8 +101,12 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     let (owners, privileges) = definitions.owners_and_privileges();
     let mut replay = Replay::open(&scratch.info, Rights { ours: request.ours, owners, privileges }).await?;
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
-    for change in request.changes {
-        replay.step(change).await?;
+    let mut order = Order::of(request.changes);
+    while let Some(change) = order.next() {
+        match replay.step(change).await {
+            Err(error) if error.kind() == Kind::Refused && order.put_off(change) => continue,
+            done => done?,
+        }
         request.progress.advance(1);
     }
     notes.append(&mut replay.notes);
@@ -113,16 +121,13 @@ async fn finish(
     replay: Replay,
     notes: Vec<String>,
 ) -> Result<ReplayedSchema> {
-    let folder = tempfile::Builder::new()
-        .prefix("backwhen-schema-")
-        .tempdir()
-        .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())?;
+    let folder = temporary_folder()?;
     let archive = folder.path().join("schema.dump");
     let views = pgtools::materialized_views(&replay.observer).await?;
     let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
     let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
     let roles = pgtools::roles_used(&replay.observer).await?;
-    let inexact = replay.inexact;
+    let inexact = replay.inexact();
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
     let bytes = std::fs::read(&archive)
@@ -139,6 +144,33 @@ async fn finish(
         ..request.base.clone()
     };
     Ok(ReplayedSchema { archive, facts, notes, inexact, _folder: folder })
+}
+
+/// An archive's definitions as SQL, without backwhen's own.
+///
+/// # Errors
+/// `Damaged` if it is no archive; `Unavailable` with pg_restore's own words.
+pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
+    let archive = Archive::open(archive)?;
+    let selection = Selection::whole(&archive.toc);
+    let tool = tools.for_restore(archive.toc.dump_major, archive.toc.server_major)?;
+    let folder = temporary_folder()?;
+    let list = folder.path().join("entries.list");
+    selection.write_list(&archive.toc, &list)?;
+    let mut sql = Vec::new();
+    pgtools::Child::new(tool.program("pg_restore"))
+        .args(["--schema-only", "--file=-", "--use-list"])
+        .args([&list, &archive.path])
+        .run_into(&mut sql)
+        .await?;
+    Ok(String::from_utf8_lossy(&sql).into_owned())
+}
+
+fn temporary_folder() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("backwhen-schema-")
+        .tempdir()
+        .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())
 }
 
 /// Makes every role that is known to matter, without rights of its own.

@@ -1,10 +1,10 @@
 //! Statement after statement, as the source ran them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::acting::Acting;
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
-use super::rewrite::{Action, action};
+use super::rewrite::{Action, action, schema_without_roles};
 use super::statements::{Sql, split};
 use super::tables::{create_table, differences, quoted};
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
@@ -33,8 +33,11 @@ pub(super) struct Replay {
     /// By their oids in the scratch database: materialised views that are to be filled.
     pub filled: BTreeSet<u32>,
     missing_roles: BTreeSet<String>,
+    lacks_roles: bool,
     pub notes: Vec<String>,
-    pub inexact: Vec<Inexact>,
+    inexact: Vec<Inexact>,
+    /// By oid: tables whose columns are not those of the source.
+    different: BTreeMap<u32, Inexact>,
 }
 
 /// How a statement ended that did not run.
@@ -53,8 +56,10 @@ impl Replay {
             chooser: Chooser::default(),
             filled: BTreeSet::new(),
             missing_roles: BTreeSet::new(),
+            lacks_roles: !(rights.owners && rights.privileges),
             notes: Vec::new(),
             inexact: Vec::new(),
+            different: BTreeMap::new(),
         })
     }
 
@@ -65,21 +70,41 @@ impl Replay {
     pub async fn step(&mut self, change: &DefinitionChange) -> Result<()> {
         let signal = &change.signal;
         if let Some(trouble) = &signal.trouble {
-            self.inexact(change, format!("the source's triggers met trouble: {trouble}"));
+            self.say_inexact(change, format!("the source's triggers met trouble: {trouble}"));
         }
         match self.statement(signal).await? {
             Ok(sql) => self.act(change, &sql).await?,
             Err(why) => self.unknown(change, why).await?,
         }
-        let tables = signal.tables.iter().map(|table| &table.facts);
-        for (facts, how) in differences(&self.observer, tables).await? {
+        self.compare(change).await
+    }
+
+    /// Compares the statement's tables with what they were on the source. What is later seen to be right
+    /// after all is forgotten.
+    async fn compare(&mut self, change: &DefinitionChange) -> Result<()> {
+        let signal = &change.signal;
+        let tables = || signal.tables.iter().map(|table| &table.facts);
+        for oid in signal.dropped.iter().copied().chain(tables().map(|facts| facts.oid)) {
+            self.different.remove(&oid);
+        }
+        for (facts, how) in differences(&self.observer, tables()).await? {
             let what = format!("{}.{}", facts.schema, facts.name);
-            let why = format!("in the schema replayed up to {} ({}), {how}", change.lsn, change.time);
-            if !self.inexact.iter().any(|known| known.what == what) {
-                self.inexact.push(Inexact { what, why });
-            }
+            let why = format!("as replayed up to {} ({}), {how}", change.lsn, change.time);
+            self.different.insert(facts.oid, Inexact { what, why });
         }
         Ok(())
+    }
+
+    /// What is not as it was on the source, by name.
+    pub fn inexact(&self) -> Vec<Inexact> {
+        let mut all = self.inexact.clone();
+        all.extend(
+            self.different
+                .values()
+                .filter(|it| !self.inexact.iter().any(|known| known.what == it.what))
+                .cloned(),
+        );
+        all
     }
 
     /// The statement's text, or why it is not known.
@@ -186,11 +211,11 @@ impl Replay {
             self.make_tables_from_facts(change).await?;
         }
         let why = format!("{} was not replayed: {why}", change.signal.tag);
-        self.inexact(change, why);
+        self.say_inexact(change, why);
         Ok(())
     }
 
-    fn inexact(&mut self, change: &DefinitionChange, why: String) {
+    fn say_inexact(&mut self, change: &DefinitionChange, why: String) {
         let named: Vec<_> = change
             .signal
             .objects
@@ -242,9 +267,10 @@ impl Replay {
     ) -> Result<Result<(), Failure>> {
         let signal = &change.signal;
         self.take_up(signal).await?;
-        // Each turn makes one missing role, or acts for ourselves.
+        let mut text = text.to_owned();
+        // Each turn makes or passes over one missing role.
         for _ in 0..20 {
-            let Err(error) = self.acting.session.batch_execute(text).await else {
+            let Err(error) = self.acting.session.batch_execute(&text).await else {
                 return Ok(Ok(()));
             };
             let fault = match error.as_db_error() {
@@ -258,17 +284,31 @@ impl Replay {
             let missing_role = missing_role(&fault);
             match (fault.sqlstate.as_str(), missing_role) {
                 ("42704", Some(role)) if self.rights.ours => self.make_role(role).await?,
-                ("42704", Some(role)) if is_about_privileges(sql) || names_roles(sql) => {
-                    self.notes
-                        .push(format!("a {} is left out: the scratch server has no role {role}", signal.tag));
-                    return Ok(Err(Failure::Passed));
+                ("42704", Some(role)) => {
+                    let role = role.to_owned();
+                    let Some(rest) = without_role(sql).filter(|rest| *rest != text) else {
+                        return Ok(Err(Failure::Failed(error)));
+                    };
+                    self.lacks_roles = true;
+                    self.notes.push(format!(
+                        "a {} is left out or lacks a part: the server has no role {role}",
+                        signal.tag
+                    ));
+                    if rest.is_empty() {
+                        return Ok(Err(Failure::Passed));
+                    }
+                    text = rest;
                 }
                 // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
                 ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
                     return Ok(Err(Failure::Passed));
                 }
+                // Nor was it made, if its role is missing.
+                ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
+                    return Ok(Err(Failure::Passed));
+                }
                 ("42501", _) if self.acting.role().is_some() => {
-                    return self.run_as_ourselves(signal, text).await;
+                    return self.run_as_ourselves(signal, &text).await;
                 }
                 _ => return Ok(Err(Failure::Failed(error))),
             }
@@ -350,12 +390,20 @@ fn is_about_privileges(sql: &Sql) -> bool {
     matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
 }
 
-/// Without its role such a statement has nothing left to say.
-fn names_roles(sql: &Sql) -> bool {
-    matches!(
-        sql.tag.as_str(),
-        "CREATE POLICY" | "ALTER POLICY" | "CREATE USER MAPPING" | "ALTER USER MAPPING" | "DROP USER MAPPING"
-    ) || sql.says(&["owner", "to"])
+/// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
+fn without_role(sql: &Sql) -> Option<String> {
+    match sql.tag.as_str() {
+        "CREATE SCHEMA" => Some(schema_without_roles(sql)),
+        _ if is_about_privileges(sql) || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
+            Some(String::new())
+        }
+        _ => None,
+    }
+}
+
+/// About what cannot be there without its roles.
+fn is_of_roles(sql: &Sql) -> bool {
+    sql.tag.ends_with(" POLICY") || sql.tag.ends_with(" USER MAPPING") || sql.says(&["on", "policy"])
 }
 
 /// The role that an error says is not there.

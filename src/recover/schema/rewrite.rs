@@ -40,6 +40,7 @@ pub fn action(sql: &Sql, ours: bool) -> Action {
         "CREATE MATERIALIZED VIEW" => Action::MakeView { sql: without_rows(sql), filled: filled() },
         "REFRESH MATERIALIZED VIEW" => Action::Refresh { filled: filled() },
         "REINDEX" | "ANALYZE" | "VACUUM" | "CHECKPOINT" => Action::Nothing,
+        "CREATE PUBLICATION" | "ALTER PUBLICATION" | "DROP PUBLICATION" if is_ours(sql) => Action::Nothing,
         "CREATE SUBSCRIPTION" => Action::Refuse { why: HOLDS_CONNECTION },
         "ALTER SUBSCRIPTION" if switches(sql) => Action::Nothing,
         "DROP SUBSCRIPTION" => Action::Run(drop_subscription(sql)),
@@ -57,6 +58,38 @@ fn executes(sql: &Sql) -> bool {
 /// The text up to the end of the last word, so that no comment is in the way of what follows.
 fn body(sql: &Sql) -> &str {
     sql.words.last().map_or("", |last| &sql.text[..last.at.end])
+}
+
+/// `CREATE SCHEMA AUTHORIZATION a CREATE … GRANT …` without what needs a role.
+pub fn schema_without_roles(sql: &Sql) -> String {
+    let outer: Vec<_> = sql.outer().collect();
+    let text = |word: usize| &sql.text[sql.words[word].at.clone()];
+    let mut cut = Vec::new();
+    let mut named = String::new();
+    if let Some(at) = outer.iter().position(|(_, word)| word.is("authorization"))
+        && let Some((role, role_word)) = outer.get(at + 1)
+    {
+        cut.push((outer[at].1.at.start, role_word.at.end));
+        // Named for the role, if it has no name of its own.
+        if outer[at - 1].1.is("schema") || sql.says(&["exists", "authorization"]) {
+            named = text(*role).to_owned();
+        }
+    }
+    for (number, (_, word)) in outer.iter().enumerate().filter(|(_, (_, word))| word.is("grant")) {
+        let next = outer[number + 1..].iter().find(|(_, word)| word.is("create") || word.is("grant"));
+        cut.push((word.at.start, next.map_or(sql.text.len(), |(_, word)| word.at.start)));
+    }
+    let mut kept = String::new();
+    let mut at = 0;
+    for (number, (from, to)) in cut.into_iter().enumerate() {
+        kept.push_str(&sql.text[at..from]);
+        if number == 0 {
+            kept.push_str(&named);
+        }
+        at = to;
+    }
+    kept.push_str(&sql.text[at..]);
+    kept
 }
 
 fn without_rows(sql: &Sql) -> String {
@@ -95,6 +128,11 @@ fn select_into(sql: &Sql) -> Option<String> {
     let (before, name, after) =
         (&sql.text[..sql.words[into].at.start], &sql.text[start..end], &body(sql)[end..]);
     Some(format!("CREATE {kind}TABLE {name} AS {before}{after} WITH NO DATA"))
+}
+
+/// About what backwhen itself made on the source: an archive is restored without it.
+fn is_ours(sql: &Sql) -> bool {
+    sql.words.iter().skip(2).take(3).any(|word| word.name().is_some_and(|name| name.starts_with("backwhen_")))
 }
 
 /// Only starts or stops it, or asks the publisher.
@@ -148,10 +186,25 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_can_be_made_without_its_roles() {
+        for (sql, expected) in [
+            ("CREATE SCHEMA AUTHORIZATION \"R\"", "CREATE SCHEMA \"R\""),
+            (
+                "CREATE SCHEMA s AUTHORIZATION r CREATE TABLE t (a int) GRANT ALL ON t TO x CREATE VIEW v AS TABLE t",
+                "CREATE SCHEMA s  CREATE TABLE t (a int) CREATE VIEW v AS TABLE t",
+            ),
+            ("CREATE SCHEMA IF NOT EXISTS s", "CREATE SCHEMA IF NOT EXISTS s"),
+        ] {
+            assert_eq!(schema_without_roles(&split(sql, true)[0]), expected);
+        }
+    }
+
+    #[test]
     fn nothing_reaches_beyond_the_scratch_database() {
         assert!(matches!(done("REASSIGN OWNED BY a TO b"), Action::Refuse { .. }));
         assert!(matches!(done("CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p"), Action::Refuse { .. }));
         assert_eq!(done("ALTER SUBSCRIPTION s ENABLE"), Action::Nothing);
+        assert_eq!(done("ALTER PUBLICATION \"backwhen_1\" ADD TABLE t"), Action::Nothing);
         let Action::Run(dropped) = done("DROP SUBSCRIPTION IF EXISTS \"S\"") else { panic!() };
         assert!(dropped.contains("ALTER SUBSCRIPTION \"S\" SET (slot_name = NONE)"), "{dropped}");
     }

@@ -7,8 +7,7 @@ use crate::model::DatabaseFacts;
 use crate::model::schema::{quote_ident, quote_literal};
 use crate::pgtools::Tools;
 use crate::recover::archive::Section;
-use crate::recover::sink::Definitions;
-use crate::recover::sink::postgres::{Restoring, create_like, holds_nothing, maintenance};
+use crate::recover::sink::{Definitions, Restoring, create_like, holds_nothing, maintenance};
 
 /// How the name begins; 16 hexadecimal digits follow.
 const NAME: &str = "backwhen_scratch_";

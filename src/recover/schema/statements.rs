@@ -1,6 +1,6 @@
 //! The statements of a text, and what kind each is, in the words that the server uses for it.
 
-use super::lexer::{Word, words};
+use super::lexer::{Word, WordKind, words};
 
 /// One statement, without its semicolon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +91,19 @@ const LONG_TAGS: &[&str] = &[
 ];
 
 impl Sql {
+    /// The first line, with what its strings hold cut out: they may be values.
+    pub fn headline(&self) -> String {
+        let mut line = String::new();
+        let mut at = 0;
+        for word in self.words.iter().filter(|word| word.kind == WordKind::String) {
+            line.push_str(&self.text[at..word.at.start]);
+            line.push_str("'…'");
+            at = word.at.end;
+        }
+        line.push_str(&self.text[at..]);
+        line.lines().next().unwrap_or_default().trim_end().to_owned()
+    }
+
     /// Whether one of the words is this name.
     pub fn names(&self, name: &str) -> bool {
         self.words.iter().any(|word| word.name() == Some(name))
@@ -299,6 +312,12 @@ mod tests {
         let alter = &statements[1];
         assert!(alter.names("B c") && alter.names("d") && !alter.names("x"));
         assert_eq!(&alter.text[alter.words[4].at.clone()], "\"B c\"");
+        let headlines: Vec<_> =
+            split("COMMENT ON TABLE t IS 'a\nb' -- x\n; ALTER TABLE t\n ADD x int; DO $$ 'x\n$$", true)
+                .iter()
+                .map(Sql::headline)
+                .collect();
+        assert_eq!(headlines, ["COMMENT ON TABLE t IS '…' -- x", "ALTER TABLE t", "DO '…'"]);
         assert!(alter.says(&["rename", "to"]) && !alter.says(&["rename", "column"]));
     }
 }

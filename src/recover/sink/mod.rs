@@ -4,7 +4,7 @@
 mod definitions;
 mod digest;
 mod into;
-pub(in crate::recover) mod postgres;
+mod postgres;
 mod sql;
 mod sqlite;
 
@@ -20,6 +20,7 @@ pub use definitions::Definitions;
 pub use digest::RowDigest;
 pub use into::{Destination, Into};
 pub use postgres::Target;
+pub(in crate::recover) use postgres::{Restoring, create_like, holds_nothing, maintenance, usable_roles};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
