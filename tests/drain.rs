@@ -163,7 +163,7 @@ fn killed_between_what_is_durable_and_its_confirmation_it_doubles_nothing() {
     server.psql(backwhen.database(), CHANGES);
     let before = confirmed(&backwhen);
     // The batch is durable, and the slot is about to be told.
-    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "advance:60000");
+    let capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "advance:60000");
     let journal = backwhen.history().join("journal");
     let held = || -> u64 {
         std::fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
