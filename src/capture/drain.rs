@@ -8,7 +8,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
-use super::stream::{CONFIRM_EVERY, Ended, Until, ticker};
+use super::stream::{CONFIRM_EVERY, Until, ticker};
 use crate::ambient;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
@@ -36,10 +36,10 @@ const SHARE_AGAIN: u64 = 4;
 /// How a drain ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// The stream takes over at the frontier.
+    /// The stream takes over at the frontier, or ends there.
     Near,
-    /// The run ends here; the slot is confirmed, unless a batch was cut short.
-    Ended(Ended),
+    /// Told to stop, in a batch: the connection is of no use any more.
+    Stopped,
 }
 
 /// Whether a server's log that ends at `head` is so far ahead that draining pays.
@@ -94,14 +94,16 @@ impl Drain<'_, '_> {
         self.client.watch_connection().await?;
         let mut size = sizes().1;
         loop {
-            let place = self.settle().await?;
-            let (frontier, until) = (self.intake.received(), *until.borrow());
-            if until.is_some_and(|until| frontier >= until) {
-                return Ok(Drained::Ended(Ended::Reached));
+            let place = self.client.slot_position(self.slot).await?;
+            if !goes_on(&place, self.intake.received(), *until.borrow()) {
+                return Ok(Drained::Near);
             }
-            let Some(end) = end_of_batch(&place, frontier, until, size) else { return Ok(Drained::Near) };
+            let place = self.settle(place).await?;
+            let Some(end) = end_of_batch(&place, self.intake.received(), *until.borrow(), size) else {
+                return Ok(Drained::Near);
+            };
             let Some(bytes) = self.batch(end, place.time, stop).await? else {
-                return Ok(Drained::Ended(Ended::Stopped));
+                return Ok(Drained::Stopped);
             };
             size = next_size(size, bytes);
             tally.batches += 1;
@@ -111,9 +113,8 @@ impl Drain<'_, '_> {
 
     /// Advances the slot to what is durable, which is all that was received; so the next batch
     /// begins there.
-    async fn settle(&mut self) -> Result<SlotPosition> {
+    async fn settle(&mut self, place: SlotPosition) -> Result<SlotPosition> {
         let durable = self.intake.durable();
-        let place = self.client.slot_position(self.slot).await?;
         if place.confirmed >= durable {
             return Ok(place);
         }
@@ -180,17 +181,23 @@ fn refused_to_us_only(error: &Error) -> bool {
     }
 }
 
-/// Where the next batch ends; nothing if the stream is to go on.
+/// Whether a batch pays, or the run ends with one.
+fn goes_on(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> bool {
+    match until {
+        Some(until) if frontier >= until => false,
+        Some(until) if until <= place.flushed => true,
+        _ => pays(frontier, place.flushed),
+    }
+}
+
+/// Where the next batch ends; nothing if too much would be read again for it.
 fn end_of_batch(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>, size: u64) -> Option<Lsn> {
     let again = frontier.0.saturating_sub(place.restart.0);
-    let last = until.is_some_and(|until| until <= place.flushed);
-    if again > MOST_AGAIN || !(last || pays(frontier, place.flushed)) {
-        return None;
-    }
     let size = size.max(again / SHARE_AGAIN).min(LARGEST);
     let safe = Lsn(place.flushed.0.saturating_sub(MARGIN.min(sizes().0)));
-    let furthest = until.filter(|_| last).unwrap_or(safe);
-    Some(Lsn(frontier.0 + size).min(furthest))
+    let furthest = until.filter(|until| *until <= place.flushed).unwrap_or(safe);
+    let end = Lsn(frontier.0 + size).min(furthest);
+    (again <= MOST_AGAIN && end > frontier).then_some(end)
 }
 
 fn next_size(size: u64, bytes: u64) -> u64 {
@@ -219,9 +226,10 @@ mod tests {
 
     /// In mebibytes behind the frontier.
     fn end(restart: u64, flushed: u64, until: Option<u64>) -> Option<f64> {
-        let until = until.map(|until| Lsn(until * MIB));
-        let end = end_of_batch(&place(restart, flushed), Lsn(5000 * MIB), until, FIRST)?;
-        Some((end.0 - 5000 * MIB) as f64 / MIB as f64)
+        let (frontier, until) = (Lsn(5000 * MIB), until.map(|until| Lsn(until * MIB)));
+        let place = place(restart, flushed);
+        let end = end_of_batch(&place, frontier, until, FIRST).filter(|_| goes_on(&place, frontier, until))?;
+        Some((end.0 - frontier.0) as f64 / MIB as f64)
     }
 
     #[test]
@@ -239,7 +247,8 @@ mod tests {
     fn a_run_with_an_end_is_drained_up_to_it() {
         assert_eq!(end(5000, 6000, Some(5010)), Some(10.0));
         assert_eq!(end(5000, 5012, Some(5010)), Some(10.0), "near, but nothing comes after");
-        assert_eq!(end(5000, 5012, Some(5013)), None, "it was not yet there");
+        assert_eq!(end(5000, 6000, Some(5000)), None, "it is reached");
+        assert_eq!(end(5000, 5012, Some(5013)), None, "it is not yet there");
         assert_eq!(end(5000, 6000, Some(5900)), Some(64.0));
     }
 

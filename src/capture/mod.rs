@@ -264,7 +264,7 @@ impl Capture<'_> {
                         self.say(format!("streaming from {from}"));
                         self.start(client, from).await
                     }
-                    Ok(Drained::Ended(ended)) => return intake.finish().await.map(|_| ended),
+                    Ok(Drained::Stopped) => return intake.finish().await.map(|_| Ended::Stopped),
                     Err(error) => Err(error),
                 }
             }
