@@ -216,19 +216,15 @@ mod tests {
 
     fn place(restart: u64, flushed: u64) -> SlotPosition {
         let lsn = |mebibytes: u64| Lsn(mebibytes * MIB);
-        SlotPosition {
-            confirmed: lsn(5000),
-            restart: lsn(restart),
-            flushed: lsn(flushed),
-            time: PgTime(0),
-        }
+        SlotPosition { confirmed: lsn(5000), restart: lsn(restart), flushed: lsn(flushed), time: PgTime(0) }
     }
 
     /// In mebibytes behind the frontier.
     fn end(restart: u64, flushed: u64, until: Option<u64>) -> Option<f64> {
         let (frontier, until) = (Lsn(5000 * MIB), until.map(|until| Lsn(until * MIB)));
         let place = place(restart, flushed);
-        let end = end_of_batch(&place, frontier, until, FIRST).filter(|_| goes_on(&place, frontier, until))?;
+        let end =
+            end_of_batch(&place, frontier, until, FIRST).filter(|_| goes_on(&place, frontier, until))?;
         Some((end.0 - frontier.0) as f64 / MIB as f64)
     }
 

@@ -97,7 +97,7 @@ fn write(segment: &Segment, target: &Path) -> Result<SegmentSummary> {
         index.relation_at_start(message).map_err(|fault| fault.at(segment.path(), 0))?;
     }
     let mut builder = BlockBuilder::with_size(start, BLOCK);
-    let mut compressor = compressor(std::env::var("BW_LEVEL").ok().and_then(|l| l.parse().ok()).unwrap_or(LEVEL))?;
+    let mut compressor = compressor(LEVEL)?;
     let bad = |offset: u64| move |fault: Fault| fault.at(segment.path(), offset);
     for (number, entry) in segment.footer().blocks.iter().enumerate() {
         let raw = segment.raw_block(number)?;
