@@ -77,19 +77,16 @@ fn what_is_drained_is_byte_for_byte_what_is_streamed() {
         server.psql(&database, &format!("SET search_path = public; {TABLES}"));
         let streamed = Backwhen::new(server, &database);
         let drained = Backwhen::new(server, &database).with_env(SMALL_BATCHES.0, SMALL_BATCHES.1);
-        let at_once = Backwhen::new(server, &database).with_env(ONE_BATCH.0, ONE_BATCH.1);
-        let all = [&streamed, &drained, &at_once];
+        let all = [&streamed, &drained];
         all.iter().for_each(|backwhen| drop(backwhen.init()));
         server.psql(&database, &format!("SET search_path = public; {WORK}"));
 
         let said = all.map(capture_to_the_end);
         assert!(said[0].contains("streaming from") && !said[0].contains("draining"), "{}", said[0]);
         assert!(batches(&said[1]) > 5, "{}", said[1]);
-        assert!(batches(&said[2]) >= 1, "{}", said[2]);
-        let [streamed, drained, at_once] = all.map(work_as_recorded);
+        let [streamed, drained] = all.map(work_as_recorded);
         assert!(streamed.len() > 700, "only {} messages", streamed.len());
-        assert!(streamed == drained, "small batches give another history than the stream");
-        assert!(streamed == at_once, "one batch gives another history than the stream");
+        assert!(streamed == drained, "batches give another history than the stream");
     });
 }
 

@@ -94,21 +94,29 @@ impl Drain<'_, '_> {
         self.client.watch_connection().await?;
         let mut size = sizes().1;
         loop {
-            let place = self.client.slot_position(self.slot).await?;
-            if !goes_on(&place, self.intake.received(), *until.borrow()) {
-                return Ok(Drained::Near);
-            }
-            let place = self.settle(place).await?;
-            let Some(end) = end_of_batch(&place, self.intake.received(), *until.borrow(), size) else {
-                return Ok(Drained::Near);
+            let until = *until.borrow();
+            let Some(next) = stop.run_until_cancelled(self.next_batch(until, size)).await else {
+                return Ok(Drained::Stopped);
             };
-            let Some(bytes) = self.batch(end, place.time, stop).await? else {
+            let Some((end, time)) = next? else { return Ok(Drained::Near) };
+            let Some(bytes) = self.batch(end, time, stop).await? else {
                 return Ok(Drained::Stopped);
             };
             size = next_size(size, bytes);
             tally.batches += 1;
             tally.bytes += bytes;
         }
+    }
+
+    /// Where the next batch ends, and the server's time; nothing if there is to be none.
+    async fn next_batch(&mut self, until: Option<Lsn>, size: u64) -> Result<Option<(Lsn, PgTime)>> {
+        let frontier = self.intake.received();
+        let place = self.client.slot_position(self.slot).await?;
+        if !goes_on(&place, frontier, until) {
+            return Ok(None);
+        }
+        let place = self.settle(place).await?;
+        Ok(end_of_batch(&place, frontier, until, size).map(|end| (end, place.time)))
     }
 
     /// Advances the slot to what is durable, which is all that was received; so the next batch

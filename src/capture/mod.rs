@@ -262,7 +262,10 @@ impl Capture<'_> {
                     Ok(Drained::Near) => {
                         let from = intake.durable();
                         self.say(format!("streaming from {from}"));
-                        self.start(client, from).await
+                        match stop.run_until_cancelled(self.start(client, from)).await {
+                            Some(started) => started,
+                            None => return intake.finish().await.map(|_| Ended::Stopped),
+                        }
                     }
                     Ok(Drained::Stopped) => return intake.finish().await.map(|_| Ended::Stopped),
                     Err(error) => Err(error),

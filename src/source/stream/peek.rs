@@ -188,11 +188,8 @@ impl Batch<'_> {
             };
             match tag {
                 // After a complaint nothing that comes counts.
-                COPY_DATA_TAG if self.complaint.is_none() => {
-                    if !matches!(one_value(self.client.wire.body()), Some(None)) {
-                        break;
-                    }
-                }
+                COPY_DATA_TAG if self.complaint.is_some() || self.at_end_of_rows() => {}
+                COPY_DATA_TAG => break,
                 ERROR_RESPONSE_TAG | NOTICE_RESPONSE_TAG => self.listen()?,
                 READY_FOR_QUERY_TAG => {
                     self.ended = true;
@@ -208,6 +205,10 @@ impl Batch<'_> {
             Some(Some(message)) => Ok(Some(Fetched::Message(message))),
             _ => Err(self.client.odd_answer("COPY")),
         }
+    }
+
+    fn at_end_of_rows(&self) -> bool {
+        one_value(self.client.wire.body()) == Some(None)
     }
 
     fn listen(&mut self) -> Result<()> {
