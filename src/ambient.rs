@@ -1,4 +1,4 @@
-//! The one door for the clock, for randomness, for signals and for the pauses that tests ask for.
+//! The one door for the clock, for randomness, for signals and for what tests ask for.
 
 use std::sync::OnceLock;
 
@@ -38,6 +38,17 @@ pub fn pause(place: &str) {
     {
         std::thread::sleep(std::time::Duration::from_millis(*millis));
     }
+}
+
+/// From which backlog on a test wants it drained by SQL, and how much of the log is to be in the first
+/// batch, both in bytes of log: `BACKWHEN_TEST_DRAIN=BACKLOG:BATCH`.
+pub fn wanted_drain() -> Option<(u64, u64)> {
+    static WANTED: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    *WANTED.get_or_init(|| {
+        let wanted = std::env::var("BACKWHEN_TEST_DRAIN").ok()?;
+        let (backlog, batch) = wanted.split_once(':')?;
+        Some((backlog.parse().ok()?, batch.parse().ok()?))
+    })
 }
 
 /// From here on Ctrl-C and SIGTERM do not end the process by themselves: [`interrupted`] tells of

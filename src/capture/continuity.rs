@@ -45,7 +45,7 @@ struct Facts {
     has_image: bool,
 }
 
-/// Asks the source.
+/// Asks the source; also tells where its log ends.
 ///
 /// # Errors
 /// `Refused` if it is another cluster or cannot be captured from; `Unavailable` if it fails.
@@ -55,7 +55,7 @@ pub async fn check(
     source: &Conninfo,
     client: &mut ReplicationClient,
     frontier: Lsn,
-) -> Result<Continuity> {
+) -> Result<(Continuity, Lsn)> {
     let server = client.identify_system().await?;
     inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
     if server.timeline != epoch.timeline {
@@ -88,7 +88,7 @@ pub async fn check(
         frontier,
         has_image: newest.exists,
     };
-    Ok(decide(&facts, &epoch.slot))
+    Ok((decide(&facts, &epoch.slot), server.flushed))
 }
 
 /// What the newest checkpoint of the current epoch knows of the source.

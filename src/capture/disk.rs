@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Context, Kind, Result};
 use crate::history::journal::{self, RawBlock, Writer};
@@ -66,16 +66,28 @@ fn write(
     Ok(())
 }
 
-/// Seals finished segments, one after the other, until all senders are gone.
+/// Segments that are sealed at the same time: at the end of a drain nothing else is left to do.
+const SEALED_AT_ONCE: usize = 2;
+
+/// Seals finished segments until all senders are gone and all are done.
 pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<PathBuf>) {
+    let mut sealing = JoinSet::new();
     while let Some(path) = finished.recv().await {
-        let name = path.display().to_string();
-        let sealed = tokio::task::spawn_blocking(move || journal::seal(&path)).await;
-        match sealed {
-            Ok(Ok(summary)) => tracing::debug!("sealed {name}: {} transactions", summary.transactions),
-            // It stays readable as it is, and is sealed at the next start.
-            Ok(Err(error)) => tracing::warn!("cannot seal {name}: {error}"),
-            Err(error) => tracing::warn!("cannot seal {name}: {error}"),
+        if sealing.len() == SEALED_AT_ONCE {
+            sealing.join_next().await;
+        }
+        sealing.spawn_blocking(move || {
+            let name = path.display();
+            match journal::seal(&path) {
+                Ok(summary) => tracing::debug!("sealed {name}: {} transactions", summary.transactions),
+                // It stays readable as it is, and is sealed at the next start.
+                Err(error) => tracing::warn!("cannot seal {name}: {error}"),
+            }
+        });
+    }
+    while let Some(ended) = sealing.join_next().await {
+        if let Err(error) = ended {
+            tracing::warn!("a segment was not sealed, which is tried again at the next start: {error}");
         }
     }
 }

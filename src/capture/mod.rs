@@ -1,12 +1,14 @@
 //! The write half of backwhen on one screen: source → history → confirm.
 //!
-//! `stream` pumps one connection, `disk` writes and seals in threads of its own, `watch` keeps the
-//! source company over SQL (heartbeats, sequences, new tables), `state` says where protection
-//! stands. This file joins them, connects again when something breaks, and begins a new epoch when
+//! `drain` fetches a large backlog in batches, `stream` pumps one connection, `intake` gathers what
+//! either brings, `disk` writes and seals in threads of its own, `watch` keeps the source company over
+//! SQL (heartbeats, sequences, new tables), `state` says where protection stands. This file joins them, connects again when something breaks, and begins a new epoch when
 //! continuity is lost.
 
 mod continuity;
 mod disk;
+mod drain;
+mod intake;
 pub mod live;
 pub mod state;
 mod stream;
@@ -34,6 +36,8 @@ use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use continuity::{Continuity, Loss};
 use disk::Disk;
+use drain::{Drain, Drained};
+use intake::Intake;
 use live::Board;
 use state::{Event, State};
 use stream::{Ended, Pump};
@@ -159,7 +163,7 @@ impl Capture<'_> {
         self.follow(opened).await
     }
 
-    /// Opens the journal and the stream at its end; after a loss, behind a new image.
+    /// Opens the journal and the way to what comes after its end; after a loss, behind a new image.
     async fn open(&mut self) -> Result<Opened> {
         loop {
             let epoch = self.history.current_epoch()?;
@@ -173,7 +177,7 @@ impl Capture<'_> {
             let frontier = recovered.frontier;
 
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
-            let continuity =
+            let (continuity, head) =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
             let board = self.board.get_or_insert(first).clone();
@@ -184,20 +188,30 @@ impl Capture<'_> {
                 continue;
             }
             board.update(|live| live.published_until = Some(frontier));
-            let slot = self.history.identity().slot();
-            let names = Publications::of_slot(&slot).option();
-            let options =
-                [("proto_version", "1"), ("publication_names", names.as_str()), ("messages", "true")];
-            let stream = client.start(&slot, frontier, &options).await?;
+            let (link, cause) = match drain::pays(frontier, head) {
+                true => {
+                    // Asked for its own sake: whether somebody else has the slot.
+                    client.slot_position(&self.history.identity().slot()).await?;
+                    (Link::Far(client), format!("draining what was committed after {frontier}"))
+                }
+                false => {
+                    (Link::Near(self.start(client, frontier).await?), format!("streaming from {frontier}"))
+                }
+            };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
-            board.step(Event::StreamOpened, format!("streaming from {frontier}"))?;
-            return Ok(Opened { stream, writer, frontier, board });
+            board.step(Event::StreamOpened, cause)?;
+            return Ok(Opened { link, writer, frontier, board });
         }
     }
 
-    /// Pumps, while the watcher keeps the source company.
+    async fn start(&self, client: ReplicationClient, from: Lsn) -> Result<ReplicationStream> {
+        let slot = self.history.identity().slot();
+        client.start(&slot, from, &plugin_options(&Publications::of_slot(&slot).option())).await
+    }
+
+    /// Takes in what comes, while the watcher keeps the source company.
     async fn follow(&self, opened: Opened) -> Result<Ended> {
-        let Opened { stream, writer, frontier, board } = opened;
+        let Opened { link, writer, frontier, board } = opened;
         let durable = Arc::new(news::channel(frontier).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
@@ -216,7 +230,7 @@ impl Capture<'_> {
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
         let (until, known) = news::channel(None);
         let deciding = tokio::spawn(decide_until(self.options.until, self.source.clone(), beaten, until));
-        let ended = Pump::new(stream, frontier, disk, &board).run(known, &broken).await;
+        let ended = self.take_in(link, Intake::new(frontier, disk, &board), known, &broken).await;
         watching.cancel();
         deciding.abort();
         let _ = watcher.await;
@@ -225,6 +239,54 @@ impl Capture<'_> {
                 "a protected table is in none of backwhen's publications any more; looking what is lost",
             )),
             ended => ended,
+        }
+    }
+
+    /// Drains, if the source is far ahead, and then streams.
+    async fn take_in(
+        &self,
+        link: Link,
+        mut intake: Intake<'_>,
+        until: stream::Until,
+        stop: &CancellationToken,
+    ) -> Result<Ended> {
+        let stream = match link {
+            Link::Near(stream) => Ok(stream),
+            Link::Far(mut client) => {
+                let slot = self.history.identity().slot();
+                let names = Publications::of_slot(&slot).option();
+                let options = plugin_options(&names);
+                let mut drain =
+                    Drain { client: &mut client, intake: &mut intake, slot: &slot, options: &options };
+                match drain.run(&until, stop).await {
+                    Ok(Drained::Near) => {
+                        let from = intake.durable();
+                        self.say(format!("streaming from {from}"));
+                        match stop.run_until_cancelled(self.start(client, from)).await {
+                            Some(started) => started,
+                            None => return intake.finish().await.map(|_| Ended::Stopped),
+                        }
+                    }
+                    Ok(Drained::Stopped) => return intake.finish().await.map(|_| Ended::Stopped),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        match stream {
+            Ok(stream) => Pump::new(stream, intake).run(until, stop).await,
+            Err(error) => {
+                // What is whole is worth keeping; the disk may be what failed, so its word counts.
+                intake.finish().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes on in the same state for another cause.
+    fn say(&self, cause: String) {
+        tracing::info!("{cause}");
+        if let Some(board) = &self.board {
+            board.update(|live| live.cause = cause);
         }
     }
 
@@ -265,9 +327,21 @@ impl Capture<'_> {
     }
 }
 
-/// A stream at the journal's end.
+/// What pgoutput is asked for, however it is asked.
+fn plugin_options(publications: &str) -> [(&str, &str); 3] {
+    [("proto_version", "1"), ("publication_names", publications), ("messages", "true")]
+}
+
+/// How the source is reached at the journal's end.
+enum Link {
+    /// The stream is open.
+    Near(ReplicationStream),
+    /// The source is far ahead: first its backlog is drained.
+    Far(ReplicationClient),
+}
+
 struct Opened {
-    stream: ReplicationStream,
+    link: Link,
     writer: Writer,
     frontier: Lsn,
     board: Board,

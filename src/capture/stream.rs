@@ -1,16 +1,13 @@
 //! One connection's worth of capture: source → journal → confirm.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::disk::Disk;
-use super::live::Board;
+use super::intake::Intake;
 use crate::error::{Error, Result};
-use crate::history::journal::{BlockBuilder, RawBlock};
 use crate::model::Lsn;
 use crate::source::stream::{ReplicationStream, StreamMessage};
 
@@ -21,7 +18,7 @@ const FLUSH_EVERY: Duration = Duration::from_millis(20);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// How soon it hears of new durable positions.
-const CONFIRM_EVERY: Duration = Duration::from_millis(500);
+pub(super) const CONFIRM_EVERY: Duration = Duration::from_millis(500);
 
 /// Idle positions are noted at most so often: each costs a write.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
@@ -29,9 +26,6 @@ const IDLE_EVERY: Duration = Duration::from_secs(1);
 /// A server that says nothing for so long is not there any more: it would have sent a keepalive,
 /// asked for by our own reports.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// Blocks built and not yet handed to the disk, beyond which nothing more is read.
-const BLOCKS_BUILT: usize = 4;
 
 /// Why a stream ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,30 +39,16 @@ pub type Until = watch::Receiver<Option<Lsn>>;
 
 pub struct Pump<'a> {
     stream: ReplicationStream,
-    builder: BlockBuilder,
-    disk: Disk,
-    board: &'a Board,
-    built: VecDeque<RawBlock>,
+    intake: Intake<'a>,
     confirmed: Lsn,
     last_heard: Instant,
     last_idle: Instant,
-    bytes: u64,
 }
 
 impl<'a> Pump<'a> {
-    pub fn new(stream: ReplicationStream, frontier: Lsn, disk: Disk, board: &'a Board) -> Pump<'a> {
+    pub fn new(stream: ReplicationStream, intake: Intake<'a>) -> Pump<'a> {
         let now = Instant::now();
-        Pump {
-            stream,
-            builder: BlockBuilder::new(frontier),
-            disk,
-            board,
-            built: VecDeque::new(),
-            confirmed: Lsn::ZERO,
-            last_heard: now,
-            last_idle: now,
-            bytes: 0,
-        }
+        Pump { stream, intake, confirmed: Lsn::ZERO, last_heard: now, last_idle: now }
     }
 
     /// Pumps until told to stop, until `until` is durable, or until something fails. All that was
@@ -85,13 +65,7 @@ impl<'a> Pump<'a> {
             }
             Err(error) => {
                 // What is whole is worth keeping; the disk may be what failed, so its word counts.
-                self.take_complete();
-                for block in self.built.drain(..) {
-                    if self.disk.blocks.send(block).await.is_err() {
-                        break;
-                    }
-                }
-                self.disk.finish().await?;
+                self.intake.finish().await?;
                 Err(error)
             }
         }
@@ -101,37 +75,32 @@ impl<'a> Pump<'a> {
         let mut flush = ticker(FLUSH_EVERY);
         let mut confirm = ticker(CONFIRM_EVERY);
         let mut report = ticker(REPORT_EVERY);
-        // Of its own, so that a permit does not hold on to the rest.
-        let blocks = self.disk.blocks.clone();
+        let mut news = self.intake.news();
         loop {
-            let durable = *self.disk.durable.borrow_and_update();
+            let durable = *news.borrow_and_update();
             if until.borrow().is_some_and(|until| durable >= until) {
                 return Ok(Ended::Reached);
             }
-            if self.disk.blocks.is_closed() {
-                return Err(Error::unavailable("the disk does not take the journal"));
-            }
+            let queue = self.intake.queue()?;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 _ = report.tick() => self.report(true).await?,
                 _ = confirm.tick() => {
-                    self.note_rate();
+                    self.intake.note_rate(CONFIRM_EVERY.as_secs_f64());
                     self.report(false).await?;
                 }
-                permit = blocks.reserve(), if !self.built.is_empty() => {
-                    let Ok(permit) = permit else { continue };
-                    if let Some(block) = self.built.pop_front() {
-                        permit.send(block);
-                    }
+                place = queue.reserve(), if self.intake.waits() => {
+                    let Ok(place) = place else { continue };
+                    self.intake.pass_on(place);
                 }
-                _ = flush.tick(), if self.built.is_empty() => self.take_complete(),
-                filled = self.stream.fill(), if self.built.len() < BLOCKS_BUILT => {
+                _ = flush.tick(), if !self.intake.waits() => self.intake.take_complete(),
+                filled = self.stream.fill(), if self.intake.has_room() => {
                     filled?;
                     self.last_heard = Instant::now();
                     self.take_in().await?;
                 }
-                _ = self.disk.durable.changed() => {}
+                _ = news.changed() => {}
             }
         }
     }
@@ -141,17 +110,11 @@ impl<'a> Pump<'a> {
         let mut reply = false;
         while let Some(message) = self.stream.next()? {
             match message {
-                StreamMessage::Data { bytes, .. } => {
-                    self.bytes += bytes.len() as u64;
-                    self.builder.push(bytes)?;
-                    while let Some(block) = self.builder.take_full() {
-                        self.built.push_back(block);
-                    }
-                }
+                StreamMessage::Data { bytes, .. } => self.intake.push(bytes)?,
                 StreamMessage::Keepalive { wal_end, time, reply_requested } => {
                     reply |= reply_requested;
-                    if !self.builder.in_transaction() && self.last_idle.elapsed() >= IDLE_EVERY {
-                        self.builder.push_idle(wal_end, time)?;
+                    if !self.intake.in_transaction() && self.last_idle.elapsed() >= IDLE_EVERY {
+                        self.intake.push_idle(wal_end, time)?;
                         self.last_idle = Instant::now();
                     }
                 }
@@ -163,15 +126,9 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
-    fn take_complete(&mut self) {
-        while let Some(block) = self.builder.take_complete() {
-            self.built.push_back(block);
-        }
-    }
-
     /// Tells the server what is received and what is durable: never more than that.
     async fn report(&mut self, always: bool) -> Result<()> {
-        let durable = *self.disk.durable.borrow();
+        let durable = self.intake.durable();
         if always && self.last_heard.elapsed() > SILENCE {
             return Err(Error::unavailable(format!(
                 "the source has been silent for {} seconds; connecting again",
@@ -179,36 +136,15 @@ impl<'a> Pump<'a> {
             )));
         }
         if always || durable > self.confirmed {
-            self.stream.send_status(self.builder.received(), durable).await?;
+            self.stream.send_status(self.intake.received(), durable).await?;
             self.confirmed = durable;
         }
         Ok(())
     }
 
-    fn note_rate(&mut self) {
-        let (durable, bytes) = (*self.disk.durable.borrow(), std::mem::take(&mut self.bytes));
-        self.board.update(|live| {
-            live.durable = durable;
-            live.bytes += bytes;
-            let now = bytes as f64 / CONFIRM_EVERY.as_secs_f64();
-            // A moving average over some seconds.
-            live.bytes_per_second = live.bytes_per_second.mul_add(0.9, now * 0.1);
-        });
-        self.board.write();
-    }
-
     async fn finish(mut self) -> Result<()> {
-        self.builder.abandon_transaction();
-        self.take_complete();
-        let mut durable = self.disk.durable.clone();
-        for block in self.built.drain(..) {
-            if self.disk.blocks.send(block).await.is_err() {
-                break;
-            }
-        }
-        self.disk.finish().await?;
-        let frontier = *durable.borrow_and_update();
-        self.board.update(|live| live.durable = frontier);
+        self.intake.abandon_transaction();
+        let frontier = self.intake.finish().await?;
         // The history has it all; that the server cannot hear so now only means repeats later.
         if self.stream.send_status(frontier, frontier).await.is_ok() {
             let _ = self.stream.stop().await;
@@ -217,7 +153,7 @@ impl<'a> Pump<'a> {
     }
 }
 
-fn ticker(period: Duration) -> tokio::time::Interval {
+pub(super) fn ticker(period: Duration) -> tokio::time::Interval {
     let mut ticker = interval(period);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticker

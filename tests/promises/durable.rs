@@ -94,8 +94,10 @@ fn what_the_disk_has_not_taken_is_not_acknowledged() {
 
 fn kill_often(backwhen: &Backwhen) {
     let mut random = StdRng::seed_from_u64(1);
-    for _ in 0..KILLS {
-        let mut capture = backwhen.spawn_capture();
+    for kill in 0..KILLS {
+        // Every other one fetches what it missed in batches, of a few transactions each.
+        let backlog = if kill % 2 == 0 { "0:65536" } else { "" };
+        let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_DRAIN", backlog);
         capture.allow("trying again");
         // The first ones meet it while it starts, the later ones in the middle of work.
         sleep(Duration::from_millis(random.random_range(30..700)));

@@ -5,6 +5,7 @@
 //! those values. Nothing is interpreted beyond that, so what cannot be cut is kept as it is.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::record::{Bytes, Record, Records, put_idle, put_message, put_relation, put_varint};
 
@@ -43,8 +44,7 @@ impl Known {
     /// Takes a new shape; `None` if it is none.
     fn add(&mut self, shape: &[u8]) -> Option<()> {
         let mut streams = Vec::new();
-        let cut = Cut::of(shape, false)?;
-        for column in cut.columns {
+        for column in Cut::of_shape(shape)?.columns {
             let next = FIXED + 2 * self.columns.len();
             streams.push(*self.columns.entry(column).or_insert(next));
         }
@@ -57,46 +57,62 @@ impl Known {
     }
 }
 
-/// A row message, or a shape, taken apart.
+/// A row message, or a shape, taken apart. It is filled anew for each message, since memory of its
+/// own for every row would take longer than all the rest.
 #[derive(Default)]
-struct Cut<'a> {
+struct Cut {
     shape: Vec<u8>,
+    /// Where in the message each value lies; for a shape, nothing.
+    values: Vec<Range<usize>>,
     columns: Vec<(u32, u8, u16)>,
-    values: Vec<&'a [u8]>,
     /// Where in the shape each value belongs.
     gaps: Vec<usize>,
 }
 
-impl<'a> Cut<'a> {
+impl Cut {
+    /// A shape taken apart; `None` if it is none.
+    fn of_shape(shape: &[u8]) -> Option<Cut> {
+        let mut cut = Cut::default();
+        cut.fill(shape, false)?;
+        Some(cut)
+    }
+
     /// `None` for anything but an Insert, Update or Delete that ends where its last tuple does.
-    fn of(message: &'a [u8], with_values: bool) -> Option<Cut<'a>> {
+    fn fill(&mut self, message: &[u8], with_values: bool) -> Option<()> {
+        self.shape.clear();
+        self.values.clear();
+        self.columns.clear();
+        self.gaps.clear();
         let mut bytes = Bytes::new(message);
         let head = bytes.take(5)?;
         if !matches!(head[0], b'I' | b'U' | b'D') {
             return None;
         }
         let relation = u32::from_be_bytes(head[1..].try_into().ok()?);
-        let mut cut = Cut { shape: head.to_vec(), ..Cut::default() };
+        self.shape.extend_from_slice(head);
         for tuple in 0..2 {
             let start = bytes.take(3)?;
-            cut.shape.extend_from_slice(start);
+            self.shape.extend_from_slice(start);
             for column in 0..u16::from_be_bytes([start[1], start[2]]) {
                 let kind = bytes.take(1)?[0];
-                cut.shape.push(kind);
+                self.shape.push(kind);
                 match kind {
                     b'n' | b'u' => continue,
                     b't' | b'b' => {}
                     _ => return None,
                 }
-                cut.columns.push((relation, tuple, column));
-                cut.gaps.push(cut.shape.len());
                 if with_values {
                     let len = u32::from_be_bytes(bytes.take(4)?.try_into().ok()?);
-                    cut.values.push(bytes.take(len as usize)?);
+                    bytes.take(len as usize)?;
+                    let end = message.len() - bytes.remaining();
+                    self.values.push(end - len as usize..end);
+                } else {
+                    self.columns.push((relation, tuple, column));
+                    self.gaps.push(self.shape.len());
                 }
             }
             if bytes.is_empty() {
-                return Some(cut);
+                return Some(());
             }
         }
         None
@@ -126,6 +142,7 @@ struct Turner {
     streams: Vec<Vec<u8>>,
     known: Known,
     numbers: HashMap<Vec<u8>, usize>,
+    cut: Cut,
     last: Last,
 }
 
@@ -178,26 +195,27 @@ impl Turner {
     }
 
     fn row(&mut self, message: &[u8]) -> Option<()> {
-        let cut = Cut::of(message, true)?;
-        let shape = match self.numbers.get(&cut.shape) {
+        self.cut.fill(message, true)?;
+        let shape = match self.numbers.get(&self.cut.shape) {
             Some(number) => *number,
-            None => self.new_shape(&cut.shape)?,
+            None => self.new_shape()?,
         };
         put_varint(&mut self.streams[FORMS], ROW + shape as u64);
-        for (value, stream) in cut.values.iter().zip(&self.known.shapes[shape].1) {
+        for (value, stream) in self.cut.values.iter().zip(&self.known.shapes[shape].1) {
             put_varint(&mut self.streams[*stream], value.len() as u64);
-            self.streams[*stream + 1].extend_from_slice(value);
+            self.streams[*stream + 1].extend_from_slice(&message[value.clone()]);
         }
         Some(())
     }
 
-    fn new_shape(&mut self, shape: &[u8]) -> Option<usize> {
+    fn new_shape(&mut self) -> Option<usize> {
+        let shape = &self.cut.shape;
         let number = self.known.shapes.len();
         if number == MOST_SHAPES {
             return None;
         }
         self.known.add(shape)?;
-        self.numbers.insert(shape.to_vec(), number);
+        self.numbers.insert(shape.clone(), number);
         put_varint(&mut self.streams[SHAPES], shape.len() as u64);
         self.streams[SHAPES].extend_from_slice(shape);
         self.streams.resize_with(self.known.streams(), Vec::new);
@@ -303,7 +321,7 @@ impl<'a> TurnerBack<'a> {
         if number == self.known.shapes.len() && number < MOST_SHAPES {
             let shape = self.streams[SHAPES].counted()?;
             self.known.add(shape)?;
-            self.gaps.push(Cut::of(shape, false)?.gaps);
+            self.gaps.push(Cut::of_shape(shape)?.gaps);
             if self.known.streams() > self.streams.len() {
                 return None;
             }

@@ -30,7 +30,7 @@ pub struct ReplicationClient {
     pub(super) wire: Wire,
     version: u32,
     /// Host, port and database, for messages.
-    place: String,
+    pub(super) place: String,
 }
 
 impl ReplicationClient {

@@ -39,6 +39,8 @@ pub(super) enum Doing {
     DropSlot,
     Start,
     Stream,
+    /// What the stream would have done too comes again there, with its own meaning.
+    Peek,
     Query,
 }
 

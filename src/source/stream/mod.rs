@@ -6,11 +6,13 @@
 mod client;
 mod fault;
 mod login;
+mod peek;
 mod receive;
 mod slot;
 mod wire;
 
 pub use client::{ReplicationClient, SystemIdentity};
 pub use fault::StreamFault;
+pub use peek::{Batch, Fetched, SlotPosition};
 pub use receive::{ReplicationStream, StreamMessage};
 pub use slot::CreatedSlot;

@@ -154,9 +154,7 @@ impl ReplicationStream {
             Message::NoticeResponse(body) => {
                 let notice = ServerFault::from_fields(body.fields());
                 tracing::debug!("{} {:?}: {notice}", self.place, self.slot);
-                // From version 18 on the server passes over what a missing publication would have
-                // given, and only warns. That would be a hole in the history.
-                (notice.sqlstate == SKIPPED_PUBLICATION).then_some(StreamFault::PublicationMissing(notice))
+                skipped_publication(notice)
             }
             _ => None,
         }
@@ -165,6 +163,12 @@ impl ReplicationStream {
     fn explain(&self, fault: StreamFault) -> Error {
         fault.explain(&self.place, Some(&self.slot))
     }
+}
+
+/// From version 18 on the server passes over what a missing publication would have given, and only
+/// warns. That would be a hole in the history.
+pub(super) fn skipped_publication(notice: ServerFault) -> Option<StreamFault> {
+    (notice.sqlstate == SKIPPED_PUBLICATION).then_some(StreamFault::PublicationMissing(notice))
 }
 
 /// `XLogData` or `Primary keepalive message`.

@@ -1,0 +1,141 @@
+//! The way of messages from a connection to the disk, whichever way they came.
+
+use std::collections::VecDeque;
+
+use tokio::sync::mpsc::{Permit, Sender};
+use tokio::sync::watch::Receiver;
+
+use super::disk::Disk;
+use super::live::Board;
+use crate::error::{Error, Result};
+use crate::history::journal::{BlockBuilder, RawBlock};
+use crate::model::{Lsn, PgTime};
+
+/// Blocks built and not yet handed to the disk, beyond which nothing more is read.
+const BLOCKS_BUILT: usize = 4;
+
+pub struct Intake<'a> {
+    builder: BlockBuilder,
+    built: VecDeque<RawBlock>,
+    disk: Disk,
+    board: &'a Board,
+    /// Received since the rate was last noted.
+    bytes: u64,
+}
+
+impl<'a> Intake<'a> {
+    /// `frontier`: where the journal stands.
+    pub fn new(frontier: Lsn, disk: Disk, board: &'a Board) -> Intake<'a> {
+        Intake { builder: BlockBuilder::new(frontier), built: VecDeque::new(), disk, board, bytes: 0 }
+    }
+
+    /// Takes one pgoutput message.
+    ///
+    /// # Errors
+    /// `Internal` for what the protocol does not allow.
+    pub fn push(&mut self, message: &[u8]) -> Result<()> {
+        self.bytes += message.len() as u64;
+        self.builder.push(message)?;
+        while let Some(block) = self.builder.take_full() {
+            self.built.push_back(block);
+        }
+        Ok(())
+    }
+
+    /// Notes that nothing more was committed up to `lsn`.
+    ///
+    /// # Errors
+    /// `Internal` inside a transaction.
+    pub fn push_idle(&mut self, lsn: Lsn, time: PgTime) -> Result<()> {
+        self.builder.push_idle(lsn, time)
+    }
+
+    pub fn in_transaction(&self) -> bool {
+        self.builder.in_transaction()
+    }
+
+    /// Makes blocks of all transactions that came in whole.
+    pub fn take_complete(&mut self) {
+        while let Some(block) = self.builder.take_complete() {
+            self.built.push_back(block);
+        }
+    }
+
+    /// Forgets the transaction that is coming in; it comes again.
+    pub fn abandon_transaction(&mut self) {
+        self.builder.abandon_transaction();
+    }
+
+    /// Whether more may be read: so memory stays bounded when the disk is slow.
+    pub fn has_room(&self) -> bool {
+        self.built.len() < BLOCKS_BUILT
+    }
+
+    /// Whether blocks wait for [`Intake::pass_on`].
+    pub fn waits(&self) -> bool {
+        !self.built.is_empty()
+    }
+
+    /// The queue to the disk, to wait for a place in it. A handle of its own, so that waiting does
+    /// not hold on to the rest.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk has failed; [`Intake::finish`] tells how.
+    pub fn queue(&self) -> Result<Sender<RawBlock>> {
+        match self.disk.blocks.is_closed() {
+            true => Err(Error::unavailable("the disk does not take the journal")),
+            false => Ok(self.disk.blocks.clone()),
+        }
+    }
+
+    pub fn pass_on(&mut self, place: Permit<'_, RawBlock>) {
+        if let Some(block) = self.built.pop_front() {
+            place.send(block);
+        }
+    }
+
+    /// The highest position up to which everything was received whole.
+    pub fn received(&self) -> Lsn {
+        self.builder.received()
+    }
+
+    /// What is on disk, and may be confirmed to the server.
+    pub fn durable(&self) -> Lsn {
+        *self.disk.durable.borrow()
+    }
+
+    /// Tells of new durable positions.
+    pub fn news(&self) -> Receiver<Lsn> {
+        self.disk.durable.clone()
+    }
+
+    /// Shows how it goes; call it once in `period` seconds.
+    pub fn note_rate(&mut self, period: f64) {
+        let (durable, bytes) = (self.durable(), std::mem::take(&mut self.bytes));
+        self.board.update(|live| {
+            live.durable = durable;
+            live.bytes += bytes;
+            // A moving average over some seconds.
+            live.bytes_per_second = live.bytes_per_second.mul_add(0.9, bytes as f64 / period * 0.1);
+        });
+        self.board.write();
+    }
+
+    /// Waits until all that was received whole is durable; returns the frontier.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk did not take it.
+    pub async fn finish(mut self) -> Result<Lsn> {
+        self.take_complete();
+        let durable = self.disk.durable.clone();
+        for block in self.built.drain(..) {
+            if self.disk.blocks.send(block).await.is_err() {
+                break;
+            }
+        }
+        self.disk.finish().await?;
+        let frontier = *durable.borrow();
+        self.board.update(|live| live.durable = frontier);
+        Ok(frontier)
+    }
+}

@@ -1,0 +1,279 @@
+//! A slot's next changes in one piece, asked for by SQL on the same connection.
+//!
+//! A walsender sends every message by itself and is woken for each; the same messages as rows of one
+//! COPY come in a fraction of the time. It is the connection that will stream, so every setting that
+//! pgoutput's text hangs on is the same.
+
+use postgres_protocol::message::backend::{
+    COPY_DATA_TAG, ERROR_RESPONSE_TAG, Message, NOTICE_RESPONSE_TAG, READY_FOR_QUERY_TAG,
+};
+use postgres_protocol::message::frontend;
+
+use super::client::ReplicationClient;
+use super::fault::{Doing, StreamFault};
+use super::receive::skipped_publication;
+use crate::connect::{ServerFault, quoted};
+use crate::error::{Error, Result};
+use crate::model::{Lsn, PgTime};
+
+/// How often, in milliseconds, a server that is still decoding looks whether we are still there.
+/// Else a killed capture would hold its slot until the batch is done.
+const LOOK_AFTER_US: u32 = 500;
+
+/// The beginning of a binary COPY, before flags and an extension.
+const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
+const END_OF_ROWS: i16 = -1;
+
+/// Where a slot stands, and the server's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotPosition {
+    /// The slot gives what committed after this.
+    pub confirmed: Lsn,
+    /// Decoding has to begin here, every time.
+    pub restart: Lsn,
+    /// How far the server's log is on its disk.
+    pub flushed: Lsn,
+    /// The server's clock.
+    pub time: PgTime,
+}
+
+/// What comes of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fetched<'a> {
+    /// One message, as the stream would have sent it.
+    Message(&'a [u8]),
+    /// That was all; the connection takes commands again.
+    End,
+}
+
+impl ReplicationClient {
+    /// Lets the server notice soon if this connection goes while it decodes.
+    ///
+    /// # Errors
+    /// Unavailable, if the connection broke.
+    pub async fn watch_connection(&mut self) -> Result<()> {
+        let set = format!("SET client_connection_check_interval = {LOOK_AFTER_US}");
+        match self.ask(&set).await {
+            Ok(_) => Ok(()),
+            // Not every platform can look; then the server finds out when it sends.
+            Err(StreamFault::Server(server)) => {
+                tracing::debug!("{server}");
+                Ok(())
+            }
+            Err(fault) => Err(self.explain(fault, None)),
+        }
+    }
+
+    /// # Errors
+    /// With [`StreamFault`] as cause: locked, if another connection has the slot. Unavailable, if
+    /// there is no such slot any more, or none that can be read from.
+    pub async fn slot_position(&mut self, slot: &str) -> Result<SlotPosition> {
+        let question = format!(
+            "SELECT confirmed_flush_lsn, restart_lsn, pg_catalog.pg_current_wal_flush_lsn(), active_pid, \
+             ((extract(epoch FROM pg_catalog.clock_timestamp()) - 946684800) * 1000000)::int8 \
+             FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            quoted(slot, '\'')
+        );
+        let rows = self.query(&question).await?;
+        let odd = || self.odd_answer("the question where the slot stands");
+        let Some([Some(confirmed), Some(restart), Some(flushed), pid, Some(time)]) =
+            rows.first().map(Vec::as_slice)
+        else {
+            return Err(odd());
+        };
+        if let Some(pid) = pid {
+            let server = ServerFault {
+                sqlstate: "55006".to_owned(),
+                message: format!("replication slot {} is active for PID {pid}", quoted(slot, '"')),
+                ..ServerFault::default()
+            };
+            return Err(self.explain(StreamFault::sort(server, Doing::Peek), Some(slot)));
+        }
+        Ok(SlotPosition {
+            confirmed: confirmed.parse().map_err(|_| odd())?,
+            restart: restart.parse().map_err(|_| odd())?,
+            flushed: flushed.parse().map_err(|_| odd())?,
+            time: PgTime(time.parse().map_err(|_| odd())?),
+        })
+    }
+
+    /// Tells the server that everything before `to` is durable here and never needed again.
+    ///
+    /// # Errors
+    /// As [`Batch::next`].
+    pub async fn advance_slot(&mut self, slot: &str, to: Lsn) -> Result<()> {
+        let command =
+            format!("SELECT pg_catalog.pg_replication_slot_advance({}, '{to}')", quoted(slot, '\''));
+        self.command(&command, Doing::Peek, Some(slot)).await.map(|_| ())
+    }
+
+    /// Asks for every transaction that committed from the slot's confirmed position to before
+    /// `until`, which must not be past the end of the server's log. The slot stays where it is. The
+    /// server decodes it all before it sends the first byte, and keeps it in a temporary file if it
+    /// is large: so choose `until` near.
+    ///
+    /// # Errors
+    /// Unavailable, if the connection broke.
+    pub async fn peek<'a>(
+        &'a mut self,
+        slot: &'a str,
+        until: Lsn,
+        options: &[(&str, &str)],
+    ) -> Result<Batch<'a>> {
+        let command = peek_command(slot, until, options);
+        let sent = match self.wire.queue(|out| frontend::query(&command, out)) {
+            Ok(()) => self.wire.flush().await,
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| self.explain(StreamFault::Broken(error), Some(slot)))?;
+        Ok(Batch { client: self, slot, complaint: None, ended: false })
+    }
+
+    fn explain(&self, fault: StreamFault, slot: Option<&str>) -> Error {
+        fault.explain(&self.place, slot)
+    }
+}
+
+fn peek_command(slot: &str, until: Lsn, options: &[(&str, &str)]) -> String {
+    let options: String = options
+        .iter()
+        .map(|(name, value)| format!(", {}, {}", quoted(name, '\''), quoted(value, '\'')))
+        .collect();
+    format!(
+        "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, '{until}', NULL{options})) \
+         TO STDOUT (FORMAT binary)",
+        quoted(slot, '\'')
+    )
+}
+
+/// Changes under way. Take them with [`Batch::next`] until there is none, then wait with
+/// [`Batch::fill`]. If it is dropped before [`Fetched::End`], drop the client too.
+pub struct Batch<'a> {
+    client: &'a mut ReplicationClient,
+    slot: &'a str,
+    complaint: Option<StreamFault>,
+    ended: bool,
+}
+
+impl Batch<'_> {
+    /// Waits until more bytes are here. Cancel-safe.
+    ///
+    /// # Errors
+    /// With [`StreamFault`] as cause, if the connection broke.
+    pub async fn fill(&mut self) -> Result<()> {
+        match self.client.wire.read().await {
+            Ok(()) => Ok(()),
+            // A fatal error comes before the end of the connection, and says why.
+            Err(error) => {
+                let fault = self.complaint.take().unwrap_or(StreamFault::Broken(error));
+                Err(self.client.explain(fault, Some(self.slot)))
+            }
+        }
+    }
+
+    /// Takes the next message that has come in whole, without waiting.
+    ///
+    /// # Errors
+    /// With [`StreamFault`] as cause: what the server complained of. Unless that is
+    /// [`StreamFault::Broken`], the connection takes commands again.
+    // Not an iterator: each message borrows the buffer.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Fetched<'_>>> {
+        loop {
+            let tag = match self.client.wire.take() {
+                Ok(None) if self.ended => return Ok(Some(Fetched::End)),
+                Ok(None) => return Ok(None),
+                Ok(Some(tag)) => tag,
+                Err(error) => return Err(self.client.explain(StreamFault::Broken(error), Some(self.slot))),
+            };
+            match tag {
+                // After a complaint nothing that comes counts.
+                COPY_DATA_TAG if self.complaint.is_some() || self.at_end_of_rows() => {}
+                COPY_DATA_TAG => break,
+                ERROR_RESPONSE_TAG | NOTICE_RESPONSE_TAG => self.listen()?,
+                READY_FOR_QUERY_TAG => {
+                    self.ended = true;
+                    if let Some(fault) = self.complaint.take() {
+                        return Err(self.client.explain(fault, Some(self.slot)));
+                    }
+                    return Ok(Some(Fetched::End));
+                }
+                _ => {}
+            }
+        }
+        match one_value(self.client.wire.body()) {
+            Some(Some(message)) => Ok(Some(Fetched::Message(message))),
+            _ => Err(self.client.odd_answer("COPY")),
+        }
+    }
+
+    fn at_end_of_rows(&self) -> bool {
+        one_value(self.client.wire.body()) == Some(None)
+    }
+
+    fn listen(&mut self) -> Result<()> {
+        let parsed = self.client.wire.parse();
+        let message =
+            parsed.map_err(|error| self.client.explain(StreamFault::Broken(error), Some(self.slot)))?;
+        let complaint = match message {
+            Message::ErrorResponse(body) => {
+                Some(StreamFault::sort(ServerFault::from_fields(body.fields()), Doing::Peek))
+            }
+            Message::NoticeResponse(body) => skipped_publication(ServerFault::from_fields(body.fields())),
+            _ => None,
+        };
+        self.complaint = self.complaint.take().or(complaint);
+        Ok(())
+    }
+}
+
+/// The value in one frame of a binary COPY with one column; an inner `None` if the frame ends the
+/// rows, `None` for anything else.
+fn one_value(frame: &[u8]) -> Option<Option<&[u8]>> {
+    // The first frame begins with the signature, flags and the length of an extension that is empty.
+    let row = match frame.strip_prefix(SIGNATURE) {
+        Some(rest) => rest.strip_prefix(&[0; 8])?,
+        None => frame,
+    };
+    let (columns, rest) = row.split_first_chunk::<2>()?;
+    match i16::from_be_bytes(*columns) {
+        END_OF_ROWS if rest.is_empty() => Some(None),
+        1 => {
+            let (length, value) = rest.split_first_chunk::<4>()?;
+            (usize::try_from(i32::from_be_bytes(*length)) == Ok(value.len())).then_some(Some(value))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_quotes_what_goes_into_it() {
+        let options = [("proto_version", "1"), ("publication_names", "\"it's\"")];
+        assert_eq!(
+            peek_command("s", Lsn(0x1_0000_00FF), &options),
+            "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes('s', '1/FF', NULL, \
+             'proto_version', '1', 'publication_names', '\"it''s\"')) TO STDOUT (FORMAT binary)"
+        );
+    }
+
+    #[test]
+    fn reads_rows_and_refuses_what_is_none() {
+        let row = b"\0\x01\0\0\0\x02hi";
+        let first = [&SIGNATURE[..], &[0; 8], row].concat();
+        assert_eq!(one_value(row), Some(Some(&b"hi"[..])));
+        assert_eq!(one_value(&first), Some(Some(&b"hi"[..])));
+        assert_eq!(one_value(b"\0\x01\0\0\0\0"), Some(Some(&b""[..])));
+        assert_eq!(one_value(b"\xff\xff"), Some(None));
+        assert_eq!(one_value(&[&SIGNATURE[..], &[0; 8], b"\xff\xff"].concat()), Some(None));
+        for length in (0..row.len()).chain([row.len() + 1]) {
+            assert_eq!(one_value(&b"\0\x01\0\0\0\x02hi!"[..length]), None);
+        }
+        for frame in [&b"\0\x02\0\0\0\x02hi"[..], b"\0\x01\xff\xff\xff\xff", b"\xff\xff\0"] {
+            assert_eq!(one_value(frame), None);
+        }
+    }
+}
