@@ -7,6 +7,7 @@ pub enum Unit {
     Rows,
     Tables,
     Transactions,
+    Objects,
 }
 
 /// Hears of progress; only `cli::ui` shows it.

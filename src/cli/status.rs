@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::proof::ProofShown;
 use super::{SourceOption, Surroundings, ui};
 use crate::ambient;
 use crate::capture::live::{self, Live};
@@ -59,6 +60,7 @@ struct Shown {
     refused: bool,
     inexact: Vec<Inexact>,
     schema_changed: bool,
+    proof: Option<ProofShown>,
     source: String,
 }
 
@@ -176,6 +178,7 @@ impl Status {
             unprotected,
             refused,
             inexact,
+            proof: ProofShown::latest(&history.evidence()?),
             schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
             source: if asked.is_some() { "reachable".into() } else { "not asked, or not reachable".into() },
             window,
@@ -295,6 +298,10 @@ fn describe(shown: &Shown) -> String {
         ui::bytes(shown.size.journal_bytes),
         shown.marks
     ));
+    match &shown.proof {
+        Some(proof) => text.push_str(&format!("proof        {}\n", proof.describe())),
+        None => text.push_str("proof        none yet; see: backwhen verify --help\n"),
+    }
     if shown.schema_changed {
         text.push_str(
             "schema       changed since the newest checkpoint; capture is taking one that knows it\n",

@@ -10,6 +10,7 @@ mod delta;
 mod mapping;
 mod merge;
 mod stride;
+mod sum;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 
 pub use merge::Rows;
 pub use stride::Image as ImageRows;
+pub use sum::Sum;
 
 use crate::codec::key::KeyShape;
 use crate::error::{Context, Error, Kind, Result};

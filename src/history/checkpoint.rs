@@ -161,6 +161,13 @@ pub fn publish(root: &std::path::Path, checkpoint: &Checkpoint) -> Result<()> {
     write_json(&root.join("checkpoints").join(format!("{}.json", checkpoint.id)), checkpoint)
 }
 
+/// The epoch and position in a checkpoint's id.
+pub fn position_of(id: &str) -> Option<(u32, Lsn)> {
+    let mut parts = id.split('-');
+    let (epoch, lsn) = (parts.next()?.parse().ok()?, u64::from_str_radix(parts.next()?, 16).ok()?);
+    Some((epoch, Lsn(lsn)))
+}
+
 pub fn checkpoint_id(epoch: u32, lsn: Lsn) -> String {
     format!("{epoch:04}-{:016X}", lsn.0)
 }

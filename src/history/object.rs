@@ -37,7 +37,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     refuse_newer(path, &bytes)?;
     if !agrees_with_digest(&bytes) {
         return Err(Error::damaged(format!(
-            "{} is damaged: its digest does not agree with its bytes; bring it back from a copy of the history",
+            "{} is damaged: its digest does not agree with its bytes; bring it back from a copy of the history with `backwhen repair`",
             path.display()
         )));
     }

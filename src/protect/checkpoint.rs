@@ -73,7 +73,7 @@ pub fn fold_newest(
     publish(history, catalog, draft, content)
 }
 
-fn fold_to(
+pub(super) fn fold_to(
     history: &History,
     catalog: &Arc<Catalog>,
     stretch: &Stretch,
@@ -221,7 +221,7 @@ pub async fn from_source(
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
     let epoch = history.current_epoch()?;
-    let (client, snapshot, lsn) = temporary_snapshot(access, history).await?;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
     let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
     // The snapshot was needed until here.
@@ -245,7 +245,7 @@ pub async fn refresh(
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
     let epoch = history.current_epoch()?;
-    let (client, snapshot, lsn) = temporary_snapshot(access, history).await?;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
     catalog.synchronise(history)?;
     let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch.number && row.lsn <= lsn);
@@ -284,7 +284,7 @@ pub async fn refresh(
 }
 
 /// Whether rows of one are rows of the other: then an image can be carried on.
-fn same_shape(before: &Table, now: &Table) -> bool {
+pub(super) fn same_shape(before: &Table, now: &Table) -> bool {
     before.columns == now.columns
         && before.identity == now.identity
         && before.grade == now.grade
@@ -315,17 +315,18 @@ async fn take(
 
 /// A snapshot whose position is known exactly, because a slot began there. The slot goes with the
 /// connection.
-async fn temporary_snapshot(
+pub(super) async fn temporary_snapshot(
     access: &Access<'_>,
     history: &History,
+    purpose: &str,
 ) -> Result<(ReplicationClient, Snapshot, Lsn)> {
-    let mut client = ReplicationClient::connect(access.source, "backwhen checkpoint").await?;
+    let mut client = ReplicationClient::connect(access.source, &format!("backwhen {purpose}")).await?;
     let identity = client.identify_system().await?;
     crate::source::inspect::same_cluster(
         &history.identity().source.system_identifier,
         &identity.system_identifier,
     )?;
-    let name = format!("{}_snapshot", history.identity().slot());
+    let name = format!("{}_{purpose}", history.identity().slot());
     let slot = client.create_temporary_slot(&name, SLOT_WAIT).await?;
     Ok((client, Snapshot { name: slot.snapshot }, slot.consistent_point))
 }

@@ -17,6 +17,7 @@ use crate::fold::{self, Folded, FoldedTable, Rows};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, SequenceOwner, SequenceState};
+use crate::history::evidence::TableDigest;
 use crate::history::image::{BlockEntry, Blocks, RowsDigest};
 use crate::model::Table;
 use crate::model::schema::quote_ident;
@@ -58,6 +59,9 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The digests of what was loaded agree with those of the history.
     pub proved: bool,
+    /// What was loaded, by table.
+    #[serde(skip)]
+    pub digests: Vec<TableDigest>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -116,6 +120,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
         inexact: filled.inexact,
         notes,
         proved: filled.proved,
+        digests: filled.digests,
     })
 }
 
@@ -137,6 +142,7 @@ struct Filled {
     rows: u64,
     inexact: Vec<Inexact>,
     proved: bool,
+    digests: Vec<TableDigest>,
 }
 
 /// Opens the destination, which refuses what does not suit before anything else is done.
@@ -231,6 +237,7 @@ async fn fill(
         rows: loaded.rows,
         inexact,
         proved: loaded.proved,
+        digests: loaded.digests,
     })
 }
 
@@ -275,6 +282,7 @@ fn scratch() -> PathBuf {
 struct Loaded {
     rows: u64,
     proved: bool,
+    digests: Vec<TableDigest>,
 }
 
 /// Loads tables, `jobs` at a time, the largest first, and reads each back.
@@ -295,13 +303,14 @@ async fn load_all(
             load(table, &sink, progress, &free).await
         });
     }
-    let mut loaded = Loaded { rows: 0, proved: true };
+    let mut loaded = Loaded { rows: 0, proved: true, digests: Vec::new() };
     while let Some(done) = loading.join_next().await {
         let done = done.context(Kind::Internal, || "a loading task failed".into()).and_then(|done| done);
         match done {
-            Ok((rows, proved)) => {
-                loaded.rows += rows;
+            Ok((table, proved)) => {
+                loaded.rows += table.rows;
                 loaded.proved &= proved;
+                loaded.digests.push(table);
             }
             Err(error) => {
                 // Nobody may hold the sink when it is abandoned.
@@ -319,7 +328,7 @@ async fn load(
     sink: &Sink,
     progress: Arc<dyn Progress>,
     free: &Arc<Semaphore>,
-) -> Result<(u64, bool)> {
+) -> Result<(TableDigest, bool)> {
     let table = folded.table.clone();
     let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
     let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &*progress));
@@ -335,7 +344,8 @@ async fn load(
     let helping: Vec<_> = std::iter::from_fn(|| Arc::clone(free).try_acquire_owned().ok()).collect();
     let held = sink.read_back(&table, 1 + helping.len()).await?;
     drop(helping);
-    let Some(Contents { rows, digest }) = held else { return Ok((sent.rows, false)) };
+    let loaded = TableDigest { table: table.display(), rows: sent.rows, digest: sent.digest.to_string() };
+    let Some(Contents { rows, digest }) = held else { return Ok((loaded, false)) };
     if rows != sent.rows || digest.is_some_and(|digest| digest != sent.digest.0) {
         return Err(Error::internal(format!(
             "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",
@@ -343,7 +353,7 @@ async fn load(
             sent.rows
         )));
     }
-    Ok((sent.rows, digest.is_some()))
+    Ok((loaded, digest.is_some()))
 }
 
 #[derive(Default)]

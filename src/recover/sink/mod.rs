@@ -19,7 +19,7 @@ use crate::pgtools::Tools;
 pub use definitions::Definitions;
 pub use digest::RowDigest;
 pub use into::{Destination, Into};
-pub use postgres::Target;
+pub use postgres::{Target, drop_database};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 

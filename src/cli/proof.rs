@@ -1,0 +1,58 @@
+//! Evidence, as `list proofs` and `status` show it.
+
+use serde::Serialize;
+
+use crate::history::evidence::{Evidence, How};
+use crate::history::timeline::Edge;
+use crate::model::PgTime;
+
+#[derive(Clone, Serialize)]
+pub(super) struct ProofShown {
+    pub evidence: String,
+    pub how: How,
+    pub finished: PgTime,
+    pub up_to: Option<Edge>,
+    pub tables: usize,
+    pub rows: u64,
+    pub differences: Vec<String>,
+    pub faults: Vec<String>,
+}
+
+impl ProofShown {
+    pub fn of((name, evidence): &(String, Evidence)) -> ProofShown {
+        ProofShown {
+            evidence: name.clone(),
+            how: evidence.how,
+            finished: evidence.finished,
+            up_to: evidence.up_to,
+            tables: evidence.tables.len(),
+            rows: evidence.tables.iter().map(|table| table.rows).sum(),
+            differences: evidence.differences.clone(),
+            faults: evidence.faults.clone(),
+        }
+    }
+
+    /// The one that matters now: the newest, unless an earlier one says more and nothing was found
+    /// wrong since.
+    pub fn latest(all: &[(String, Evidence)]) -> Option<ProofShown> {
+        let newest = all.last()?;
+        let says_more = |(_, it): &&(String, Evidence)| it.how > How::Read && it.is_good();
+        let earlier = all.iter().rev().find(says_more).filter(|_| newest.1.is_good());
+        Some(ProofShown::of(earlier.unwrap_or(newest)))
+    }
+
+    pub fn describe(&self) -> String {
+        let up_to = self.up_to.map_or_else(|| "nothing".to_owned(), |edge| edge.time.to_string());
+        let by = format!("{}, {}", self.how.command(), self.finished);
+        match (self.faults.len(), self.how) {
+            (0, How::Read) => format!("every byte read up to {up_to}, 0 faults ({by})"),
+            (0, _) if self.differences.is_empty() => {
+                format!("proven up to {up_to}, {} tables, 0 differences ({by})", self.tables)
+            }
+            (faults, _) => {
+                let differences = self.differences.len();
+                format!("NOT PROVEN: {faults} faults, {differences} differences ({by})")
+            }
+        }
+    }
+}
