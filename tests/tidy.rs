@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LONGEST: usize = 500;
 
 /// Open to everybody but `model`, which only knows what an error is.
-const OPEN: &[&str] = &["error", "ambient", "progress"];
+const OPEN: &[&str] = &["error", "ambient", "progress", "hostile"];
 
 /// Each module with all the others that it may import.
 const IMPORTS: &[(&str, &[&str])] = &[

@@ -19,6 +19,8 @@ pub mod copy;
 pub mod epoch;
 pub mod evidence;
 pub mod files;
+#[cfg(test)]
+mod hostile;
 pub mod image;
 pub mod inventory;
 pub mod journal;
@@ -82,7 +84,7 @@ impl Identity {
     /// Slot and publications on the source carry the first digits of the id, so that several
     /// histories of one database do not meet.
     pub fn slot(&self) -> String {
-        format!("backwhen_{}", &self.id[..12.min(self.id.len())])
+        format!("backwhen_{}", self.id.chars().take(12).collect::<String>())
     }
 }
 
