@@ -183,6 +183,7 @@ impl Capture<'_> {
                 self.begin_again(&board, loss).await?;
                 continue;
             }
+            crate::ambient::pass("capture.opened")?;
             board.update(|live| live.published_until = Some(frontier));
             let slot = self.history.identity().slot();
             let names = Publications::of_slot(&slot).option();

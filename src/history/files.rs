@@ -5,11 +5,13 @@
 
 mod growing;
 mod lock;
+mod power;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::ambient::{pass, point};
 use crate::error::{Context, Error, Kind, Result};
 pub use growing::Growing;
 pub use lock::Lock;
@@ -61,6 +63,8 @@ impl NewFile {
             .truncate(true)
             .open(&temporary)
             .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
+        pass("file.create")?;
+        power::writing(&temporary, 0);
         Ok(NewFile { file: Some(file), temporary, path: path.to_owned() })
     }
 
@@ -84,8 +88,12 @@ impl NewFile {
     /// As [`NewFile::publish`].
     pub fn publish_as(mut self, path: &Path) -> Result<()> {
         let file = self.file.take().expect("published once");
-        file.sync_all().context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
+        let synced = point("file.sync").and_then(|()| file.sync_all());
+        synced.context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
+        power::synced(&self.temporary);
         drop(file);
+        pass("file.link")?;
+        power::linking(&self.temporary, path);
         // A link fails where the name is taken; a rename would overwrite.
         match fs::hard_link(&self.temporary, path) {
             Ok(()) => {}
@@ -100,12 +108,14 @@ impl NewFile {
                 .context(Kind::Unavailable, || format!("cannot rename to {}", path.display()))?,
         }
         let _ = fs::remove_file(&self.temporary);
+        pass("file.linked")?;
         sync_parent(path)
     }
 }
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        point("file.write")?;
         self.file.as_mut().expect("not yet published").write(bytes)
     }
 
@@ -127,9 +137,12 @@ impl Drop for NewFile {
 /// # Errors
 /// `Unavailable` if the folder cannot be opened or synced.
 pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
+    point("folder.sync")
+        .and_then(|()| File::open(folder))
         .and_then(|file| file.sync_all())
-        .context(Kind::Unavailable, || format!("cannot sync folder {}", folder.display()))
+        .context(Kind::Unavailable, || format!("cannot sync folder {}", folder.display()))?;
+    power::folder_synced(folder);
+    Ok(())
 }
 
 /// Syncs the folder that holds `path`.
@@ -158,7 +171,8 @@ pub fn create_folder(folder: &Path) -> Result<()> {
 /// # Errors
 /// `Unavailable` if the disk refuses.
 pub fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    power::removing(path);
+    match point("file.remove").and_then(|()| fs::remove_file(path)) {
         Ok(()) => sync_parent(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).context(Kind::Unavailable, || format!("cannot remove {}", path.display())),
@@ -176,8 +190,9 @@ pub fn set_aside(path: &Path, folder: &Path) -> Result<PathBuf> {
     let numbered = (2..).map(|number| format!("{name}.{number}"));
     let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !folder.join(name).exists());
     let target = folder.join(free.unwrap_or_default());
-    fs::rename(path, &target)
-        .context(Kind::Unavailable, || format!("cannot move {} to {}", path.display(), target.display()))?;
+    let moved = point("file.set-aside").and_then(|()| fs::rename(path, &target));
+    moved.context(Kind::Unavailable, || format!("cannot move {} to {}", path.display(), target.display()))?;
+    pass("file.set-aside-done")?;
     sync_folder(folder)?;
     sync_parent(path)?;
     Ok(target)

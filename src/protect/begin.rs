@@ -68,6 +68,7 @@ pub async fn init(
     let slot = identity.slot();
     let intent = Intent { format: FORMAT, slot: slot.clone(), source: access.source.without_password() };
     write_json(&root.join("init.json"), &intent)?;
+    ambient::pass("init.intent")?;
     let begun = tokio::select! {
         begun = async {
             let publications = Publications::of_slot(&slot);
@@ -87,6 +88,7 @@ pub async fn init(
         }
     };
     let history = History::found(root, identity)?;
+    ambient::pass("init.found")?;
     files::remove(&root.join("init.json"))?;
     Ok((history, checkpoint))
 }
@@ -113,6 +115,7 @@ pub async fn next_epoch(
     let identity = history.identity();
     let slot = identity.slot();
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
+    ambient::pass("resync.begin")?;
     undo(access.source, &slot).await?;
     let mut client = ReplicationClient::connect(access.source, "backwhen resync").await?;
     let server = client.identify_system().await?;
@@ -132,7 +135,8 @@ async fn create_publications(
     let inventory = inspect::inventory(&session, selection).await?;
     let facts = DatabaseFacts::read(&session).await?;
     let tables: Vec<_> = inventory.tables.iter().map(|found| &found.table).collect();
-    publications.create(&session, &tables, facts.server_major).await
+    publications.create(&session, &tables, facts.server_major).await?;
+    ambient::pass("init.publications")
 }
 
 async fn begin_epoch(
@@ -148,6 +152,7 @@ async fn begin_epoch(
     // Where failover is not set up, the option does no harm; below 17 it is not there.
     let failover = client.server_version() >= 17;
     let created = client.create_slot(slot, failover, SLOT_WAIT).await?;
+    ambient::pass("init.slot")?;
     let packs = Arc::new(Packs::create(&root.join("packs"), known)?);
     let snapshot = Snapshot { name: created.snapshot };
     let request = Request {
@@ -162,6 +167,7 @@ async fn begin_epoch(
     };
     let taken = snapshot::take(&request).await?;
     let stats = unshared(packs)?.finish()?;
+    ambient::pass("init.image")?;
     let mut epoch = Epoch::new(
         start.number,
         created.consistent_point,
@@ -182,7 +188,9 @@ async fn begin_epoch(
     let id = checkpoint_id(epoch.number, created.consistent_point);
     let checkpoint = manifest(id, draft, Content::of(taken, stats));
     epoch::begin(root, &epoch)?;
+    ambient::pass("init.epoch")?;
     checkpoint::publish(root, &checkpoint)?;
+    ambient::pass("init.manifest")?;
     Ok(checkpoint)
 }
 
@@ -193,6 +201,7 @@ async fn begin_epoch(
 pub async fn undo(source: &Conninfo, slot: &str) -> Result<()> {
     let session = Session::connect_utf8(source, "drop").await?;
     drop_slot(&session, slot).await?;
+    ambient::pass("drop.slot")?;
     Publications::of_slot(slot).drop(&session).await
 }
 
@@ -257,5 +266,6 @@ pub async fn leave(history: &History, source: &Conninfo) -> Result<()> {
         client.identify_system().await.context(Kind::Unavailable, || "cannot identify the source".into())?;
     inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
     drop(client);
-    undo(source, &history.identity().slot()).await
+    undo(source, &history.identity().slot()).await?;
+    ambient::pass("drop.done")
 }

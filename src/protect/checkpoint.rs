@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::snapshot::{self, Taken};
 use super::{Access, scratch};
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
@@ -56,6 +57,7 @@ pub fn fold_newest(
     let sequences = Sample { sampled: folded.sequences_sampled, sequences: folded.sequences };
     let inexact = folded.inexact;
     let tables = images(folded.tables, &packs, progress)?;
+    ambient::pass("checkpoint.image")?;
     let time = stretch
         .segments_between(base.lsn, until)
         .filter_map(|segment| segment.summary.max_time)
@@ -183,7 +185,9 @@ impl Content {
 fn publish(history: &History, catalog: &Catalog, draft: Draft<'_>, content: Content) -> Result<Checkpoint> {
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
     let checkpoint = manifest(id, draft, content);
+    ambient::pass("checkpoint.publish")?;
     checkpoint::publish(history.root(), &checkpoint)?;
+    ambient::pass("checkpoint.published")?;
     catalog.synchronise(history)?;
     Ok(checkpoint)
 }

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::archive::{Archive, Selection as Entries};
 use super::plan::{Plan, PlannedMoment};
 use super::sink::{Contents, Definitions, Destination, Opening, Provenance, SequenceValue, Sink};
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, Rows};
 use crate::history::History;
@@ -107,6 +108,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     notes.extend(left_out);
     notes.extend(sink.notes().iter().cloned());
     notes.extend(sink.make_valid().await?);
+    ambient::pass("recover.validated")?;
     phases.end("make valid");
     Ok(Report {
         moment: plan.moment,
@@ -207,6 +209,7 @@ async fn fill(
     sink: &Arc<Sink>,
     phases: &mut Phases,
 ) -> Result<Filled> {
+    ambient::pass("recover.opened")?;
     // The server makes tables while the journal is read.
     let (made, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
     made?;
@@ -218,12 +221,14 @@ async fn fill(
         folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid)
     });
     let loaded = load_all(folded.tables, execution, sink).await?;
+    ambient::pass("recover.loaded")?;
     phases.end("load and prove");
     if !plan.partial {
         sink.large_objects().await?;
     }
     execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
     sink.post_data(execution.jobs).await?;
+    ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
     sink.set_sequences(&sequences).await?;
     if !plan.partial {
@@ -231,6 +236,7 @@ async fn fill(
         sink.refresh_materialized_views(&plan.base.schema.materialized_views).await?;
     }
     phases.end("sequences and views");
+    ambient::pass("recover.valid")?;
     Ok(Filled {
         transactions: folded.transactions,
         tables,

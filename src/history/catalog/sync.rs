@@ -7,6 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, params};
 
 use super::{Catalog, Unusable, failed};
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::checkpoint::Origin;
@@ -26,7 +27,9 @@ impl Catalog {
         segments(&transaction, history)?;
         let mut unusable = checkpoints(&transaction, history)?;
         unusable.extend(packs(&transaction, history)?);
+        ambient::pass("catalog.update")?;
         transaction.commit().context(Kind::Internal, failed)?;
+        ambient::pass("catalog.updated")?;
         if let Ok(mut known) = self.unusable.lock() {
             for new in unusable.iter().filter(|new| !known.contains(new)) {
                 tracing::warn!("{}; it is passed over", new.why);

@@ -3,14 +3,17 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::power;
+use crate::ambient::point;
 use crate::error::{Context, Kind, Result};
 
 /// An open segment's file, for its one writer. What is written counts only once it is synced.
 #[derive(Debug)]
 pub struct Growing {
     file: File,
+    path: PathBuf,
 }
 
 impl Growing {
@@ -19,7 +22,7 @@ impl Growing {
     pub fn open(path: &Path) -> Result<Growing> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
-        Ok(Growing { file })
+        Ok(Growing { file, path: path.to_owned() })
     }
 
     /// Writes at `offset`, which is the end of all that was written before.
@@ -27,6 +30,8 @@ impl Growing {
     /// # Errors
     /// The disk's.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        point("journal.append")?;
+        power::writing(&self.path, offset);
         self.file.write_all_at(bytes, offset)
     }
 
@@ -35,7 +40,10 @@ impl Growing {
     /// # Errors
     /// The disk's; then nothing is known of what was written since the last sync.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        point("journal.sync")?;
+        self.file.sync_data()?;
+        power::synced(&self.path);
+        point("journal.synced")
     }
 
     /// Makes the file `len` bytes long, durable: no crash can bring the old end back behind a new one.
@@ -43,7 +51,10 @@ impl Growing {
     /// # Errors
     /// The disk's.
     pub fn cut(&self, len: u64) -> io::Result<()> {
+        point("journal.cut")?;
         self.file.set_len(len)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        power::synced(&self.path);
+        Ok(())
     }
 }

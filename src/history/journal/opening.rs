@@ -127,7 +127,7 @@ impl Writer {
             inside: false,
             relations,
             unfinished: Vec::new(),
-            roll_at: ROLL_AT,
+            roll_at: roll_at(),
             compressor,
             stored: Vec::new(),
             broken: false,
@@ -167,12 +167,17 @@ impl Writer {
             inside: false,
             relations: segment.in_force_at_end().clone(),
             unfinished: Vec::new(),
-            roll_at: ROLL_AT,
+            roll_at: roll_at(),
             compressor: seal::compressor(LEVEL)?,
             stored: Vec::new(),
             broken: false,
         })
     }
+}
+
+/// Bytes of records at which a segment is finished; a test may want more segments.
+fn roll_at() -> u64 {
+    crate::ambient::test_number("BACKWHEN_TEST_ROLL_AT").unwrap_or(ROLL_AT)
 }
 
 /// The first block of a segment: the relations in force, so that it can be decoded alone.

@@ -7,6 +7,7 @@ use super::builder::RawBlock;
 use super::name::SegmentHeader;
 use super::relations::Relations;
 use super::seal;
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::files::Growing;
 use crate::model::Lsn;
@@ -141,9 +142,11 @@ impl Writer {
             return Ok(None);
         }
         self.sync()?;
+        ambient::pass("journal.roll")?;
         let header = SegmentHeader { start: self.frontier, ..self.header };
         let next = Writer::create(&self.folder, header, self.relations.clone())?;
         let finished = std::mem::replace(self, Writer { roll_at: self.roll_at, ..next });
+        ambient::pass("journal.rolled")?;
         Ok(Some(finished.path))
     }
 
