@@ -192,7 +192,7 @@ fn gaps(at: &Surroundings, timeline: &Timeline) -> Result<()> {
 }
 
 fn proofs(at: &Surroundings, history: &History) -> Result<()> {
-    let shown: Vec<_> = history.evidence()?.iter().map(ProofShown::of).collect();
+    let shown: Vec<_> = history.evidence()?.map(|found| ProofShown::of(&found)).collect();
     at.ui.list(&shown, || {
         let cells = |it: &ProofShown| {
             let up_to = it.up_to.map_or_else(|| "?".to_owned(), |edge| edge.time.to_string());

@@ -11,6 +11,7 @@ pub(super) struct ProofShown {
     pub evidence: String,
     pub how: How,
     pub finished: PgTime,
+    pub from: Option<Edge>,
     pub up_to: Option<Edge>,
     pub tables: usize,
     pub rows: u64,
@@ -24,6 +25,7 @@ impl ProofShown {
             evidence: name.clone(),
             how: evidence.how,
             finished: evidence.finished,
+            from: evidence.from,
             up_to: evidence.up_to,
             tables: evidence.tables.len(),
             rows: evidence.tables.iter().map(|table| table.rows).sum(),
@@ -32,13 +34,16 @@ impl ProofShown {
         }
     }
 
-    /// The one that matters now: the newest, unless an earlier one says more and nothing was found
-    /// wrong since.
-    pub fn latest(all: &[(String, Evidence)]) -> Option<ProofShown> {
-        let newest = all.last()?;
-        let says_more = |(_, it): &&(String, Evidence)| it.how > How::Read && it.is_good();
-        let earlier = all.iter().rev().find(says_more).filter(|_| newest.1.is_good());
-        Some(ProofShown::of(earlier.unwrap_or(newest)))
+    /// The one that matters now, of all from the newest to the oldest: the newest, unless an earlier one
+    /// says more and nothing was found wrong since.
+    pub fn latest(mut all: impl Iterator<Item = (String, Evidence)>) -> Option<ProofShown> {
+        let says_more = |it: &Evidence| it.how > How::Read && it.is_good();
+        let newest = all.next()?;
+        if says_more(&newest.1) || !newest.1.is_good() {
+            return Some(ProofShown::of(&newest));
+        }
+        let earlier = all.find(|(_, it)| says_more(it));
+        Some(ProofShown::of(&earlier.unwrap_or(newest)))
     }
 
     pub fn describe(&self) -> String {

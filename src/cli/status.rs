@@ -178,7 +178,7 @@ impl Status {
             unprotected,
             refused,
             inexact,
-            proof: ProofShown::latest(&history.evidence()?),
+            proof: ProofShown::latest(history.evidence()?.rev()),
             schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
             source: if asked.is_some() { "reachable".into() } else { "not asked, or not reachable".into() },
             window,

@@ -14,7 +14,7 @@ use crate::error::{Context, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::evidence::{Evidence, How};
-use crate::history::timeline::{Edge, Timeline};
+use crate::history::timeline::{Edge, Timeline, Window};
 use crate::history::verify::{self, Acknowledged, Verified};
 use crate::model::PgTime;
 use crate::progress::Progress;
@@ -59,14 +59,16 @@ impl Verify {
         let progress = at.ui.progress();
         let (prove, history_) = (self.prove, history.clone());
         let work = tokio::task::spawn_blocking(move || read_and_prove(&history_, prove, &*progress));
-        let Read { verified, proofs, up_to } =
+        let Read { verified, proofs, window } =
             work.await.context(Kind::Internal, || "the verifying thread failed".into())??;
-        evidence.up_to = up_to;
+        evidence.from = window.as_ref().map(|window| window.earliest);
+        evidence.up_to = window.map(|window| window.latest);
         note(&mut evidence, &verified, &proofs);
         let restored = match target {
             Some(target) if evidence.is_good() => {
                 let done = restore::restore(at, &history, &target, &self.to, self.jobs).await?;
                 evidence.how = How::Restore;
+                evidence.from = None;
                 evidence.up_to = Some(Edge { lsn: done.moment.lsn, time: done.moment.time });
                 evidence.tables = done.digests.clone();
                 Some(done)
@@ -84,8 +86,8 @@ impl Verify {
 struct Read {
     verified: Verified,
     proofs: Vec<Proof>,
-    /// The end of the window, where it can be read.
-    up_to: Option<Edge>,
+    /// Where it can be read.
+    window: Option<Window>,
 }
 
 fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Read> {
@@ -97,8 +99,7 @@ fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Re
     let window = Catalog::open(history)
         .and_then(|catalog| Timeline::read(history, &catalog))
         .map(|timeline| timeline.window());
-    let up_to = window.ok().flatten().map(|window| window.latest);
-    Ok(Read { verified, proofs, up_to })
+    Ok(Read { verified, proofs, window: window.ok().flatten() })
 }
 
 /// What has been read and proved goes into the evidence.

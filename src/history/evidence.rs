@@ -21,6 +21,8 @@ pub struct Evidence {
     pub finished: PgTime,
     pub backwhen: String,
     pub how: How,
+    /// The first moment that it speaks of, if it is about all of a window and not about one moment.
+    pub from: Option<Edge>,
     /// The last moment that it speaks of; none if nothing could be recovered then.
     pub up_to: Option<Edge>,
     /// Tables whose rows were compared.
@@ -82,6 +84,7 @@ impl Evidence {
             finished: started,
             backwhen: env!("CARGO_PKG_VERSION").to_owned(),
             how,
+            from: None,
             up_to: None,
             tables: Vec::new(),
             differences: Vec::new(),
@@ -98,19 +101,18 @@ impl Evidence {
 }
 
 impl History {
-    /// All evidence that can be read, oldest first.
+    /// All evidence that can be read, with its name, oldest first from the front and newest first from
+    /// the back; each is read when it is asked for.
     ///
     /// # Errors
     /// `Unavailable` if the folder cannot be read.
-    pub fn evidence(&self) -> Result<Vec<(String, Evidence)>> {
-        let mut found = Vec::new();
-        for name in inventory::names(self.root(), FOLDER, &["json"])? {
+    pub fn evidence(&self) -> Result<impl DoubleEndedIterator<Item = (String, Evidence)>> {
+        let names = inventory::names(self.root(), FOLDER, &["json"])?;
+        Ok(names.into_iter().filter_map(|name| {
             // A damaged one is named by `verify`, and is no reason to keep the others back.
-            if let Ok(Some(evidence)) = read_json::<Evidence>(&self.root().join(&name)) {
-                found.push((name, evidence));
-            }
-        }
-        Ok(found)
+            let evidence = read_json::<Evidence>(&self.root().join(&name)).ok()??;
+            Some((name, evidence))
+        }))
     }
 
     /// Keeps evidence as an object of the history; returns its name.

@@ -1,7 +1,7 @@
 //! Segments, and that each goes on where the one before it ended.
 
 use super::{Acknowledged, Verified, size};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::history::epoch::Epoch;
 use crate::history::journal::{self, SegmentFile};
 use crate::history::{History, timeline};
@@ -22,7 +22,7 @@ pub(super) fn check(
     for file in &files {
         verified.segments += 1;
         verified.bytes += size(&file.path);
-        match journal::verify_segment(&file.path) {
+        match verify_segment(file) {
             Ok(report) => {
                 let place = file.path.display();
                 verified.faults.extend(report.faults.iter().map(|fault| format!("{place}: {fault}")));
@@ -50,6 +50,17 @@ pub(super) fn check(
             verified.faults.push(error.to_string());
             Ok(Vec::new())
         }
+    }
+}
+
+/// Reads a segment, which may have been sealed since the folder was listed.
+fn verify_segment(file: &SegmentFile) -> Result<journal::Report> {
+    let sealed = file.path.with_extension("seg");
+    match journal::verify_segment(&file.path) {
+        Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {
+            journal::verify_segment(&sealed)
+        }
+        read => read,
     }
 }
 
