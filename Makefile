@@ -1,6 +1,6 @@
 # What can be done here: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test soak demo bench deny
+.PHONY: help setup lint test soak fuzz demo bench deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,9 +15,13 @@ lint: ## Check the format and the lints
 test: setup lint ## Set up, lint, and run every test against real servers
 	cargo test
 
-soak: ## Recover from random loads with new seeds, for MINUTES (60)
+soak: ## Kill at random, cut the power, recover from random loads, for MINUTES (60)
 	@scripts/setup.sh
 	@scripts/soak.sh $(or $(MINUTES),60)
+
+fuzz: ## Throw hostile bytes at every decoder, MINUTES (1) each
+	CARGO_PROFILE_TEST_OPT_LEVEL=2 BACKWHEN_FUZZ_SECONDS=$$((60 * $(or $(MINUTES),1))) \
+	    cargo test --lib -- hostile any_bytes --nocapture
 
 demo: ## Lose a shop's orders in mid-traffic and bring them back, on a throw-away server
 	@scripts/setup.sh

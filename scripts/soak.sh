@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
-# Random loads, one seed after the other, for so many minutes. The first that fails ends it; its
-# seed is in the output.
+# For so many minutes, the first half of them: kill whatever is at work at random times and at
+# failpoints, cut the power, and compare with the truth. Then random loads, one seed after the other.
+# The first fault ends it; its seed is in the output. SEED replays one seed's kills.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 minutes=${1:-60}
 rounds=${BACKWHEN_RANDOM_ROUNDS:-20}
 ends=$(($(date +%s) + minutes * 60))
+seed=${SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 
-cargo test --test random --no-run
+cargo test --test crash --test random --no-run
+echo "seed $seed: random kills for $((minutes * 30)) seconds"
+BACKWHEN_TEST_SEED=$seed BACKWHEN_SOAK_SECONDS=$((minutes * 30)) \
+    cargo test --quiet --test crash -- --nocapture random_kills_lose_and_double_nothing
+
 count=0
 while [ "$(date +%s)" -lt "$ends" ]; do
     seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')

@@ -1,5 +1,7 @@
 //! The one door for the clock, for randomness, for signals and for what tests ask for.
 
+mod point;
+
 use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
@@ -7,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::{Context, Kind, Result};
+pub use point::{POINTS, point, test_number};
 
 /// This machine's clock. Moments come from the server's clock; this one only dates our own acts.
 #[allow(clippy::disallowed_methods)]
@@ -49,6 +52,14 @@ pub fn wanted_drain() -> Option<(u64, u64)> {
         let (backlog, batch) = wanted.split_once(':')?;
         Some((backlog.parse().ok()?, batch.parse().ok()?))
     })
+}
+
+/// Passes a failpoint where there is no other error of the system's to hand on.
+///
+/// # Errors
+/// `Unavailable`, if a test asked for one.
+pub fn pass(place: &'static str) -> Result<()> {
+    point(place).context(Kind::Unavailable, || format!("cannot go on at {place}"))
 }
 
 /// From here on Ctrl-C and SIGTERM do not end the process by themselves: [`interrupted`] tells of

@@ -11,6 +11,8 @@ pub mod connect;
 pub mod error;
 pub mod fold;
 pub mod history;
+#[cfg(test)]
+mod hostile;
 pub mod model;
 pub mod pgtools;
 pub mod progress;

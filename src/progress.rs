@@ -8,6 +8,7 @@ pub enum Unit {
     Tables,
     Transactions,
     Statements,
+    Objects,
 }
 
 /// Hears of progress; only `cli::ui` shows it.

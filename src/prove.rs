@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::fold::{self, FoldedTable, Rows};
+use crate::fold::{self, FoldedTable};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Checkpoint;
-use crate::history::image::{BlockEntry, RowsDigest};
-use crate::history::timeline::Timeline;
+use crate::history::evidence::TableDigest;
+use crate::history::timeline::{Edge, Timeline};
 use crate::progress::Progress;
 
 /// Memory for the deltas of a fold, in bytes.
@@ -24,6 +24,12 @@ pub struct Proof {
     pub transactions: u64,
     /// Tables that were compared.
     pub tables: usize,
+    /// The same tables, as the fold has them.
+    #[serde(skip)]
+    pub compared: Vec<TableDigest>,
+    /// The later checkpoint's moment.
+    #[serde(skip)]
+    pub up_to: Edge,
     /// Tables whose rows differ.
     pub differences: Vec<String>,
     /// Tables that could not be compared, and why.
@@ -70,6 +76,8 @@ fn compare(from: &Checkpoint, to: &Checkpoint, transactions: u64, tables: Vec<Fo
         to: to.id.clone(),
         transactions,
         tables: 0,
+        compared: Vec::new(),
+        up_to: Edge { lsn: to.lsn, time: to.time },
         differences: Vec::new(),
         not_compared: Vec::new(),
     };
@@ -96,14 +104,9 @@ fn compare(from: &Checkpoint, to: &Checkpoint, transactions: u64, tables: Vec<Fo
             proof.not_compared.push(format!("{name}: ALTER TABLE rewrote its rows before {}", to.id));
             continue;
         }
-        let sum = match folded.untouched() {
-            Some(image) => Sum { rows: image.rows, digest: image.digest },
-            None => {
-                let mut sum = Sum::default();
-                folded.emit(&mut sum)?;
-                sum
-            }
-        };
+        let sum = folded.sum()?;
+        let digest = sum.digest.to_string();
+        proof.compared.push(TableDigest { table: name.clone(), rows: sum.rows, digest });
         proof.tables += 1;
         if sum.rows != entry.image.rows || sum.digest != entry.image.digest {
             proof
@@ -112,24 +115,4 @@ fn compare(from: &Checkpoint, to: &Checkpoint, transactions: u64, tables: Vec<Fo
         }
     }
     Ok(proof)
-}
-
-#[derive(Default)]
-struct Sum {
-    rows: u64,
-    digest: RowsDigest,
-}
-
-impl Rows for Sum {
-    fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
-        self.rows += entry.rows;
-        self.digest.merge(entry.digest);
-        Ok(true)
-    }
-
-    fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
-        self.rows += 1;
-        self.digest.add(line);
-        Ok(())
-    }
 }

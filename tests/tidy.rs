@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LONGEST: usize = 500;
 
 /// Open to everybody but `model`, which only knows what an error is.
-const OPEN: &[&str] = &["error", "ambient", "progress"];
+const OPEN: &[&str] = &["error", "ambient", "progress", "hostile"];
 
 /// Each module with all the others that it may import.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -235,6 +235,21 @@ fn every_test_that_the_readme_names_for_a_promise_is_there() {
     for name in named {
         let function = format!("fn {name}(");
         assert!(code.iter().any(|text| text.contains(&function)), "README.md names the test {name}");
+    }
+}
+
+/// The same for every fault in RELIABILITY.md.
+#[test]
+fn every_test_that_shows_what_a_fault_does_is_there() {
+    let text = fs::read_to_string(root().join("docs/RELIABILITY.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let named: Vec<_> = rows.flat_map(|line| line.split('`').skip(1).step_by(2)).collect();
+    let code: Vec<String> = files("src", "rs").into_iter().chain(files("tests", "rs")).map(read).collect();
+    let tests: Vec<_> = named.into_iter().filter(|name| name.matches('_').count() >= 3).collect();
+    assert!(tests.len() > 40, "the faults name their tests: {tests:?}");
+    for name in tests {
+        let function = format!("fn {name}(");
+        assert!(code.iter().any(|text| text.contains(&function)), "RELIABILITY.md names the test {name}");
     }
 }
 

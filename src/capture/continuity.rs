@@ -4,7 +4,7 @@ use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
-use crate::history::checkpoint::Checkpoint;
+use crate::history::checkpoint::{self, Checkpoint};
 use crate::history::epoch::Epoch;
 use crate::model::Lsn;
 use crate::source::inspect;
@@ -109,6 +109,14 @@ impl Newest {
         let newest = tokio::task::spawn_blocking(move || {
             let catalog = Catalog::open(&history)?;
             let epoch = history.current_epoch()?.number;
+            let damaged = catalog
+                .unusable()
+                .into_iter()
+                .find(|it| checkpoint::position_of(&it.name).is_some_and(|(number, _)| number == epoch));
+            if let Some(damaged) = damaged {
+                // Taken for an image that was never finished, it would cost a gap.
+                return Err(Error::damaged(damaged.why));
+            }
             let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch);
             newest.map_or(Ok(Newest::default()), |row| Ok(history.read_checkpoint(&row.id)?.into()))
         });

@@ -187,6 +187,7 @@ impl Capture<'_> {
                 self.begin_again(&board, loss).await?;
                 continue;
             }
+            crate::ambient::pass("capture.opened")?;
             board.update(|live| live.published_until = Some(frontier));
             let (link, cause) = match drain::pays(frontier, head) {
                 true => {
@@ -376,6 +377,14 @@ async fn decide_until(
             }
         }
     }
+}
+
+/// Writes a heartbeat into the source's log, so that a capture gets beyond what is there now.
+///
+/// # Errors
+/// `Unavailable` if the source fails.
+pub async fn heartbeat(source: &Conninfo) -> Result<Lsn> {
+    watch::beat_once(source).await
 }
 
 /// Puts a named moment into the source's log, with a sample of the sequences.

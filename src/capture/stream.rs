@@ -136,6 +136,7 @@ impl<'a> Pump<'a> {
             )));
         }
         if always || durable > self.confirmed {
+            crate::ambient::pass("capture.confirm")?;
             self.stream.send_status(self.intake.received(), durable).await?;
             self.confirmed = durable;
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Surroundings, named_source, ui};
+use super::{Surroundings, against_source, default_jobs, named_source, ui};
 use crate::connect::Conninfo;
 use crate::error::{Error, Kind, Result};
 use crate::model::Selection;
@@ -24,6 +24,12 @@ pub struct Check {
     /// Leave out tables that match; may be given again
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
+    /// Compare the history's latest state with the source instead, table by table, at one snapshot
+    #[arg(long, conflicts_with_all = ["include", "exclude"])]
+    against_source: bool,
+    /// Sessions that read from the source at the same time
+    #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
+    jobs: usize,
 }
 
 #[derive(Serialize)]
@@ -36,6 +42,9 @@ struct Checked {
 
 impl Check {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        if self.against_source {
+            return against_source::run(at, self.source, self.jobs).await;
+        }
         let source = named_source(self.source.as_deref())?;
         let selection = Selection::parse(&self.include, &self.exclude)?;
         let preflight = preflight::look(&source, at.tools().as_ref(), &selection).await?;

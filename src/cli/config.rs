@@ -129,6 +129,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_any_bytes() {
+        let seeds = [
+            "history = '/srv/shop'\n[recover]\njobs = 3\ntable = ['a.*', 'b']\n",
+            "[copy]\nto = \"/mnt/copy\"\nquiet = true",
+            "source = 'host=x password=y'\nheartbeat = '5s'",
+        ];
+        let seeds = seeds.map(|text| text.as_bytes().to_vec()).to_vec();
+        crate::hostile::throw("configuration", seeds, |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return "no text".into() };
+            let Ok(table) = text.parse::<Table>() else { return "no TOML".into() };
+            match apply(Cli::command(), &table, Path::new("backwhen.toml")) {
+                Err(error) => format!("{:?}", error.kind()),
+                Ok(command) => {
+                    let arguments = ["backwhen", "recover", "--to", "latest", "--into", "x"];
+                    format!("{:?}", command.try_get_matches_from(arguments).map(drop).map_err(|it| it.kind()))
+                }
+            }
+        });
+    }
+
+    #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
     }

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::checkpoint::Shown;
+use super::proof::ProofShown;
 use super::{Surroundings, schemas, ui};
 use crate::error::Result;
 use crate::history::History;
@@ -28,6 +29,7 @@ enum What {
     Marks,
     Gaps,
     Schemas,
+    Proofs,
 }
 
 #[derive(Serialize)]
@@ -64,6 +66,9 @@ struct TableShown {
 impl List {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
+        if matches!(self.what, What::Proofs) {
+            return proofs(at, &history);
+        }
         let catalog = at.catalog(&history)?;
         match self.what {
             What::Checkpoints if self.tables => tables(at, &history, &catalog),
@@ -72,6 +77,7 @@ impl List {
             What::Marks => marks(at, &Timeline::read(&history, &catalog)?),
             What::Gaps => gaps(at, &Timeline::read(&history, &catalog)?),
             What::Schemas => schemas::list(at, &history, &Timeline::read(&history, &catalog)?),
+            What::Proofs => proofs(at, &history),
         }
     }
 }
@@ -184,5 +190,19 @@ fn gaps(at: &Surroundings, timeline: &Timeline) -> Result<()> {
         let rows: Vec<_> =
             gaps.iter().map(|gap| vec![edge(gap.from), edge(gap.to), gap.cause.clone()]).collect();
         ui::table(&["from", "to", "cause"], &rows)
+    })
+}
+
+fn proofs(at: &Surroundings, history: &History) -> Result<()> {
+    let shown: Vec<_> = history.evidence()?.map(|found| ProofShown::of(&found)).collect();
+    at.ui.list(&shown, || {
+        let cells = |it: &ProofShown| {
+            let up_to = it.up_to.map_or_else(|| "?".to_owned(), |edge| edge.time.to_string());
+            let (tables, differences) = (it.tables.to_string(), it.differences.len().to_string());
+            let faults = it.faults.len().to_string();
+            vec![it.finished.to_string(), it.how.command().to_owned(), up_to, tables, differences, faults]
+        };
+        let rows: Vec<_> = shown.iter().map(cells).collect();
+        ui::table(&["done", "by", "up to", "tables", "differences", "faults"], &rows)
     })
 }

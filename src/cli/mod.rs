@@ -1,14 +1,19 @@
 //! The command line: one file per command; `ui` alone talks to the terminal.
 
+mod against_source;
 mod capture;
 mod check;
 mod checkpoint;
 mod config;
+mod copy;
 mod drop;
 mod init;
 mod list;
 mod mark;
+mod proof;
 mod recover;
+mod repair;
+mod restore;
 mod schemas;
 mod show;
 mod status;
@@ -93,6 +98,8 @@ enum Command {
     Recover(recover::Recover),
     Show(show::Show),
     Verify(verify::Verify),
+    Copy(copy::Copy),
+    Repair(repair::Repair),
     Drop(drop::Drop),
 }
 
@@ -148,6 +155,8 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Check(check) => return check.run(context).await,
         Command::Status(status) => return status.run(context).await,
         Command::Verify(verify) => return verify.run(context).await,
+        Command::Copy(copy) => return copy.run(context).await,
+        Command::Repair(repair) => return repair.run(context).await,
         Command::Init(init) => init.run(context).await,
         Command::Capture(capture) => capture.run(context).await,
         Command::Checkpoint(checkpoint) => checkpoint.run(context).await,

@@ -1,13 +1,19 @@
 //! `backwhen recover`
 
+use std::sync::Arc;
+
 use clap::Args;
 use serde::Serialize;
 
+use super::verify::acknowledged;
 use super::{Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::connect::Conninfo;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
+use crate::history::catalog::Unusable;
 use crate::history::timeline::Timeline;
+use crate::history::verify::{self, Acknowledged};
 use crate::model::Moment;
 use crate::recover::execute::{Execution, Report, execute};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
@@ -65,32 +71,45 @@ impl Recover {
         let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         let destination = self.into.as_deref().map(Target::parse).transpose()?;
         let catalog = at.catalog(&history)?;
-        let timeline = Timeline::read(&history, &catalog)?;
-        let plan = plan(&history, &timeline, &moment, self.before, &self.table)?;
+        let acknowledged = acknowledged(history.root());
+        let mut timeline = Timeline::read(&history, &catalog)?;
+        if moment == Moment::Latest {
+            refuse_a_lost_end(&timeline, acknowledged)?;
+        }
+        let mut plan = plan(&history, &timeline, &moment, self.before, &self.table)?;
         let Some(destination) = destination.filter(|_| !self.dry_run) else {
             return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
         // What is begun from here on is undone when it is interrupted.
         ambient::heed_signals();
-        for inexact in &plan.inexact {
-            let perhaps = plan.perhaps.tables.contains(inexact) || plan.perhaps.schema.contains(inexact);
-            let certainty = if perhaps { "perhaps not exact" } else { "not exact" };
-            at.ui.say(&format!("{certainty}: {}: {}", inexact.what, inexact.why));
-        }
-        let progress = at.ui.progress();
         let to_stdout = self.into.as_deref() == Some("sql:-");
-        let execution = Execution {
-            history: &history,
-            catalog,
-            tools: at.tools()?,
-            destination,
-            scratch: self.scratch.as_deref().map(Conninfo::parse).transpose()?,
-            create: self.create,
-            create_roles: self.create_roles,
-            jobs: self.jobs,
-            progress,
+        let report = loop {
+            say_inexact(at, &plan);
+            let execution = Execution {
+                history: &history,
+                catalog: Arc::clone(&catalog),
+                tools: at.tools()?,
+                destination: destination.clone(),
+                scratch: self.scratch.as_deref().map(Conninfo::parse).transpose()?,
+                create: self.create,
+                create_roles: self.create_roles,
+                jobs: self.jobs,
+                progress: at.ui.progress(),
+            };
+            let error = match execute(plan.clone(), execution).await {
+                Ok(report) => break report,
+                // What is on standard output cannot be taken back.
+                Err(error) if error.kind() != Kind::Damaged || to_stdout => return Err(error),
+                Err(error) => error,
+            };
+            // Nothing of the attempt is left; another checkpoint may lead to the same moment.
+            let wanted = |timeline: &Timeline| {
+                crate::recover::plan::plan(&history, timeline, &moment, self.before, &self.table)
+            };
+            let Some(next) = another_way(&history, &mut timeline, plan, wanted)? else { return Err(error) };
+            at.ui.say(&format!("{error}; starting again from checkpoint {}", next.checkpoint));
+            plan = next;
         };
-        let report = execute(plan, execution).await?;
         for note in &report.notes {
             at.ui.say(&format!("note: {note}"));
         }
@@ -99,6 +118,56 @@ impl Recover {
             return at.ui.result_beside(&report, || describe(&report));
         }
         at.ui.result(&report, || describe(&report))
+    }
+}
+
+/// The end of a journal that was cut off looks like one that was never written. `latest` must not
+/// quietly mean an earlier moment then. `acknowledged` was read before the timeline.
+fn refuse_a_lost_end(timeline: &Timeline, acknowledged: Option<Acknowledged>) -> Result<()> {
+    let stretch = timeline.current()?;
+    let durable = acknowledged.filter(|it| it.epoch == stretch.epoch.number).map(|it| it.durable);
+    let (Some(durable), frontier) = (durable, stretch.frontier()) else { return Ok(()) };
+    if frontier >= durable {
+        return Ok(());
+    }
+    let last = stretch.segments.last().map(|segment| segment.file.path.display().to_string());
+    Err(Error::damaged(format!(
+        "{} ends at {frontier}, but everything up to {durable} had been durable; heal it with `backwhen repair`, \
+         or recover what is there with: --to {frontier}",
+        last.unwrap_or_else(|| "the journal".to_owned())
+    )))
+}
+
+fn say_inexact(at: &Surroundings, plan: &Plan) {
+    for inexact in &plan.inexact {
+        let perhaps = plan.perhaps.tables.contains(inexact) || plan.perhaps.schema.contains(inexact);
+        let certainty = if perhaps { "perhaps not exact" } else { "not exact" };
+        at.ui.say(&format!("{certainty}: {}: {}", inexact.what, inexact.why));
+    }
+}
+
+/// The next plan whose checkpoint is whole, if it was the image of the failed one that was damaged.
+fn another_way(
+    history: &History,
+    timeline: &mut Timeline,
+    failed: Plan,
+    wanted: impl Fn(&Timeline) -> Result<Plan>,
+) -> Result<Option<Plan>> {
+    let mut plan = failed;
+    let mut first = true;
+    loop {
+        match verify::image_fault(history, &plan.base)? {
+            Some(why) => timeline.unusable.push(Unusable { name: plan.checkpoint.clone(), why }),
+            // The journal is what is damaged, and any other checkpoint needs at least as much of it.
+            None if first => return Ok(None),
+            None => return Ok(Some(plan)),
+        }
+        first = false;
+        match wanted(timeline) {
+            Ok(next) => plan = next,
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::OutsideWindow) => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::proof::ProofShown;
 use super::{SourceOption, Surroundings, ui};
 use crate::ambient;
 use crate::capture::live::{self, Live};
@@ -60,6 +61,7 @@ struct Shown {
     inexact: Vec<Inexact>,
     schema_changed: bool,
     event_triggers: EventTriggers,
+    proof: Option<ProofShown>,
     source: String,
 }
 
@@ -185,6 +187,7 @@ impl Status {
             unprotected,
             refused,
             inexact,
+            proof: ProofShown::latest(history.evidence()?.rev()),
             schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
             event_triggers: EventTriggers {
                 wanted: history.identity().has_event_triggers(),
@@ -310,6 +313,10 @@ fn describe(shown: &Shown) -> String {
         ui::bytes(shown.size.journal_bytes),
         shown.marks
     ));
+    match &shown.proof {
+        Some(proof) => text.push_str(&format!("proof        {}\n", proof.describe())),
+        None => text.push_str("proof        none yet; see: backwhen verify --help\n"),
+    }
     if shown.schema_changed {
         text.push_str(
             "schema       changed since the newest checkpoint; capture is taking one that knows it\n",

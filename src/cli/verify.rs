@@ -1,22 +1,43 @@
 //! `backwhen verify`
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Surroundings, ui};
+use super::restore::{self, Restored};
+use super::{Surroundings, default_jobs, ui};
+use crate::ambient;
 use crate::capture::live;
 use crate::error::{Context, Kind, Result};
+use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::evidence::{Evidence, How};
+use crate::history::timeline::{Edge, Timeline, Window};
 use crate::history::verify::{self, Acknowledged, Verified};
+use crate::model::PgTime;
+use crate::progress::Progress;
 use crate::prove::{self, Proof};
 
-/// Read every object of the history and check every digest
+/// Read every object of the history and check every digest; keeps what it found as evidence
 #[derive(Args)]
 pub struct Verify {
     /// Fold each checkpoint forward too, and compare it with the next one
     #[arg(long)]
     prove: bool,
+    /// Recover into a throw-away database too, and compare digests
+    #[arg(long)]
+    restore: bool,
+    /// With --restore: a connection string to a server where databases may be created
+    #[arg(long, value_name = "CONN", env = "BACKWHEN_INTO", hide_env_values = true)]
+    into: Option<String>,
+    /// With --restore: the moment to recover
+    #[arg(long, value_name = "MOMENT", default_value = "latest", allow_hyphen_values = true)]
+    to: String,
+    /// With --restore: tables that are loaded at the same time
+    #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
+    jobs: usize,
 }
 
 #[derive(Serialize)]
@@ -25,30 +46,93 @@ struct Shown {
     #[serde(flatten)]
     verified: Verified,
     proofs: Vec<Proof>,
+    restored: Option<Restored>,
+    /// The object that tells of this later.
+    evidence: Option<String>,
 }
 
 impl Verify {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let history = at.history()?;
+        let target = if self.restore { Some(restore::target(&history, self.into.as_deref())?) } else { None };
+        let mut evidence = Evidence::begun(How::Read, PgTime::from_utc(ambient::now()));
         let progress = at.ui.progress();
-        let prove = self.prove;
-        let work = tokio::task::spawn_blocking(move || {
-            let live = live::read(&history.live_path());
-            let acknowledged = live.map(|live| Acknowledged { epoch: live.epoch, durable: live.durable });
-            let verified = verify::verify(&history, acknowledged, &*progress)?;
-            let proofs = match prove && verified.faults.is_empty() {
-                true => prove::prove_all(&history, &*progress)?,
-                false => Vec::new(),
-            };
-            Ok::<_, crate::error::Error>((verified, proofs))
-        });
-        let (verified, proofs) =
+        let (prove, history_) = (self.prove, history.clone());
+        let work = tokio::task::spawn_blocking(move || read_and_prove(&history_, prove, &*progress));
+        let Read { verified, proofs, window } =
             work.await.context(Kind::Internal, || "the verifying thread failed".into())??;
-        let ok = verified.faults.is_empty() && proofs.iter().all(|proof| proof.differences.is_empty());
-        let shown = Shown { ok, verified, proofs };
+        evidence.from = window.as_ref().map(|window| window.earliest);
+        evidence.up_to = window.map(|window| window.latest);
+        note(&mut evidence, &verified, &proofs);
+        let restored = match target {
+            Some(target) if evidence.is_good() => {
+                let done = restore::restore(at, &history, &target, &self.to, self.jobs).await?;
+                evidence.how = How::Restore;
+                evidence.from = None;
+                evidence.up_to = Some(Edge { lsn: done.moment.lsn, time: done.moment.time });
+                evidence.tables = done.digests.clone();
+                Some(done)
+            }
+            _ => None,
+        };
+        evidence.finished = PgTime::from_utc(ambient::now());
+        let ok = evidence.is_good();
+        let shown = Shown { ok, verified, proofs, restored, evidence: keep(&history, &evidence) };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }
+}
+
+struct Read {
+    verified: Verified,
+    proofs: Vec<Proof>,
+    /// Where it can be read.
+    window: Option<Window>,
+}
+
+fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Read> {
+    let verified = verify::verify(history, acknowledged(history.root()), progress)?;
+    let proofs = match prove && verified.faults.is_empty() {
+        true => prove::prove_all(history, progress)?,
+        false => Vec::new(),
+    };
+    let window = Catalog::open(history)
+        .and_then(|catalog| Timeline::read(history, &catalog))
+        .map(|timeline| timeline.window());
+    Ok(Read { verified, proofs, window: window.ok().flatten() })
+}
+
+/// What has been read and proved goes into the evidence.
+fn note(evidence: &mut Evidence, verified: &Verified, proofs: &[Proof]) {
+    evidence.faults.clone_from(&verified.faults);
+    evidence.checkpoints.clone_from(&verified.sound);
+    evidence.bytes = verified.bytes;
+    for proof in proofs {
+        evidence.differences.extend(proof.differences.iter().map(|what| format!("{}: {what}", proof.to)));
+        evidence.not_compared.extend(proof.not_compared.iter().cloned());
+    }
+    if let Some(last) = proofs.last() {
+        evidence.how = How::Prove;
+        evidence.up_to = Some(last.up_to);
+        evidence.tables.clone_from(&last.compared);
+    }
+}
+
+/// Keeps evidence. That it cannot be kept, as on a disk that is only read, is said and no failure.
+pub(super) fn keep(history: &History, evidence: &Evidence) -> Option<String> {
+    match history.keep_evidence(evidence) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            tracing::warn!("the evidence is not kept: {error}");
+            None
+        }
+    }
+}
+
+/// What the last capture on the history at `root` told the source to be durable.
+pub(super) fn acknowledged(root: &Path) -> Option<Acknowledged> {
+    let live = live::read(&root.join("live/capture.json"))?;
+    Some(Acknowledged { epoch: live.epoch, durable: live.durable })
 }
 
 fn describe(shown: &Shown) -> String {
@@ -65,21 +149,16 @@ fn describe(shown: &Shown) -> String {
         text.push_str(&format!("DAMAGED   {}\n", ui::printable(fault)));
     }
     for proof in &shown.proofs {
-        match proof.differences.is_empty() {
-            true => text.push_str(&format!(
-                "proved    {} + {} transactions = {}, {} tables\n",
-                proof.from, proof.transactions, proof.to, proof.tables
-            )),
-            false => text.push_str(&format!(
-                "DIFFERS   {} folded forward is not {}: {}\n",
-                proof.from,
-                proof.to,
-                ui::printable(&proof.differences.join(", "))
-            )),
-        }
-        for skipped in &proof.not_compared {
-            text.push_str(&format!("skipped   {}\n", ui::printable(skipped)));
-        }
+        describe_proof(proof, &mut text);
+    }
+    if let Some(restored) = &shown.restored {
+        text.push_str(&format!(
+            "restored  {} rows in {} tables as of {}, 0 differences, in {:.2} s\n",
+            restored.rows, restored.tables, restored.moment.time, restored.seconds
+        ));
+    }
+    if let Some(evidence) = &shown.evidence {
+        text.push_str(&format!("evidence  {evidence}\n"));
     }
     text.push_str(if shown.ok {
         "all is well"
@@ -87,4 +166,22 @@ fn describe(shown: &Shown) -> String {
         "the history is damaged; what is not named above is whole"
     });
     text
+}
+
+fn describe_proof(proof: &Proof, text: &mut String) {
+    match proof.differences.is_empty() {
+        true => text.push_str(&format!(
+            "proved    {} + {} transactions = {}, {} tables\n",
+            proof.from, proof.transactions, proof.to, proof.tables
+        )),
+        false => text.push_str(&format!(
+            "DIFFERS   {} folded forward is not {}: {}\n",
+            proof.from,
+            proof.to,
+            ui::printable(&proof.differences.join(", "))
+        )),
+    }
+    for skipped in &proof.not_compared {
+        text.push_str(&format!("skipped   {}\n", ui::printable(skipped)));
+    }
 }

@@ -3,3 +3,6 @@
 pub mod copy_text;
 pub mod key;
 pub mod pgoutput;
+
+#[cfg(test)]
+mod hostile;

@@ -12,6 +12,7 @@ mod mapping;
 mod merge;
 mod reshape;
 mod stride;
+mod sum;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 pub use definitions::{tables_after, untold_tables};
 pub use merge::Rows;
 pub use stride::Image as ImageRows;
+pub use sum::Sum;
 
 use crate::codec::key::KeyShape;
 use crate::error::{Context, Error, Kind, Result};

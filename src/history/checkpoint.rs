@@ -121,7 +121,17 @@ pub struct Inexact {
 
 impl Checkpoint {
     pub fn rows(&self) -> u64 {
-        self.tables.iter().map(|entry| entry.image.rows).sum()
+        self.tables.iter().fold(0, |rows, entry| rows.saturating_add(entry.image.rows))
+    }
+
+    /// Whether what refers to something inside it does: a digest only proves that these are the bytes
+    /// that somebody wrote. Names of files are digests, so no path can hide in them.
+    pub fn is_sound(&self) -> bool {
+        let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let schema = &self.schema;
+        is_digest(&schema.archive)
+            && schema.globals.as_deref().is_none_or(is_digest)
+            && self.tables.iter().all(|entry| entry.table.is_sound())
     }
 
     pub fn table(&self, oid: u32) -> Option<&TableEntry> {
@@ -144,10 +154,12 @@ impl History {
         let path = self.manifest_path(id);
         let missing = || Error::damaged(format!("checkpoint {id} is gone: {} is missing", path.display()));
         let checkpoint: Checkpoint = read_json(&path)?.ok_or_else(missing)?;
-        if checkpoint.id == id {
-            Ok(checkpoint)
-        } else {
-            Err(Error::damaged(format!("{} holds checkpoint {}", path.display(), checkpoint.id)))
+        if checkpoint.id != id {
+            return Err(Error::damaged(format!("{} holds checkpoint {}", path.display(), checkpoint.id)));
+        }
+        match checkpoint.is_sound() {
+            true => Ok(checkpoint),
+            false => Err(Error::damaged(format!("{} contradicts itself", path.display()))),
         }
     }
 
@@ -163,6 +175,13 @@ impl History {
 pub fn publish(root: &std::path::Path, checkpoint: &Checkpoint) -> Result<()> {
     debug_assert_eq!(checkpoint.format, FORMAT);
     write_json(&root.join("checkpoints").join(format!("{}.json", checkpoint.id)), checkpoint)
+}
+
+/// The epoch and position in a checkpoint's id.
+pub fn position_of(id: &str) -> Option<(u32, Lsn)> {
+    let mut parts = id.split('-');
+    let (epoch, lsn) = (parts.next()?.parse().ok()?, u64::from_str_radix(parts.next()?, 16).ok()?);
+    Some((epoch, Lsn(lsn)))
 }
 
 pub fn checkpoint_id(epoch: u32, lsn: Lsn) -> String {

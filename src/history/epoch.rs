@@ -87,7 +87,17 @@ impl History {
 
     fn epoch(&self, number: u32) -> Result<Epoch> {
         let path = self.root().join(format!("epochs/{number:04}.json"));
-        read_json(&path)?.ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
+        let missing = || Error::damaged(format!("{} is missing", path.display()));
+        let epoch: Epoch = read_json(&path)?.ok_or_else(missing)?;
+        if epoch.number != number || epoch.slot != self.identity().slot() {
+            return Err(Error::damaged(format!(
+                "{} is epoch {} of slot {}, not what its name says; bring it back with `backwhen repair`",
+                path.display(),
+                epoch.number,
+                epoch.slot
+            )));
+        }
+        Ok(epoch)
     }
 }
 

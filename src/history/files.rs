@@ -3,11 +3,18 @@
 //! A new object is written under a temporary name, synced, renamed, and its folder synced: it is
 //! there whole or not at all. Nothing here ever overwrites.
 
+mod growing;
+mod lock;
+mod power;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::ambient::{pass, point};
 use crate::error::{Context, Error, Kind, Result};
+pub use growing::Growing;
+pub use lock::Lock;
 
 /// The ending of files that are still being written; whoever holds the writing lock may delete them.
 pub const TEMPORARY: &str = "tmp";
@@ -20,6 +27,21 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = NewFile::create(path)?;
     file.write_all(bytes).context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
     file.publish()
+}
+
+/// Copies a file into a new object and returns its bytes, once it is durable.
+///
+/// # Errors
+/// As [`write_new`]; `Unavailable` as well if `from` cannot be read.
+pub fn copy_new(from: &Path, path: &Path) -> Result<u64> {
+    let mut source =
+        File::open(from).context(Kind::Unavailable, || format!("cannot read {}", from.display()))?;
+    let mut file = NewFile::create(path)?;
+    let copied = std::io::copy(&mut source, &mut file);
+    let bytes = copied
+        .context(Kind::Unavailable, || format!("cannot copy {} to {}", from.display(), path.display()))?;
+    file.publish()?;
+    Ok(bytes)
 }
 
 /// A file under a temporary name until [`NewFile::publish`] makes it valid; dropped before, it goes.
@@ -41,6 +63,8 @@ impl NewFile {
             .truncate(true)
             .open(&temporary)
             .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
+        pass("file.create")?;
+        power::writing(&temporary, 0);
         Ok(NewFile { file: Some(file), temporary, path: path.to_owned() })
     }
 
@@ -64,8 +88,12 @@ impl NewFile {
     /// As [`NewFile::publish`].
     pub fn publish_as(mut self, path: &Path) -> Result<()> {
         let file = self.file.take().expect("published once");
-        file.sync_all().context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
+        let synced = point("file.sync").and_then(|()| file.sync_all());
+        synced.context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
+        power::synced(&self.temporary);
         drop(file);
+        pass("file.link")?;
+        power::linking(&self.temporary, path);
         // A link fails where the name is taken; a rename would overwrite.
         match fs::hard_link(&self.temporary, path) {
             Ok(()) => {}
@@ -80,12 +108,14 @@ impl NewFile {
                 .context(Kind::Unavailable, || format!("cannot rename to {}", path.display()))?,
         }
         let _ = fs::remove_file(&self.temporary);
+        pass("file.linked")?;
         sync_parent(path)
     }
 }
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        point("file.write")?;
         self.file.as_mut().expect("not yet published").write(bytes)
     }
 
@@ -107,9 +137,12 @@ impl Drop for NewFile {
 /// # Errors
 /// `Unavailable` if the folder cannot be opened or synced.
 pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
+    point("folder.sync")
+        .and_then(|()| File::open(folder))
         .and_then(|file| file.sync_all())
-        .context(Kind::Unavailable, || format!("cannot sync folder {}", folder.display()))
+        .context(Kind::Unavailable, || format!("cannot sync folder {}", folder.display()))?;
+    power::folder_synced(folder);
+    Ok(())
 }
 
 /// Syncs the folder that holds `path`.
@@ -138,10 +171,44 @@ pub fn create_folder(folder: &Path) -> Result<()> {
 /// # Errors
 /// `Unavailable` if the disk refuses.
 pub fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    power::removing(path);
+    match point("file.remove").and_then(|()| fs::remove_file(path)) {
         Ok(()) => sync_parent(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).context(Kind::Unavailable, || format!("cannot remove {}", path.display())),
+    }
+}
+
+/// Moves a file into `folder`, durable, under its own name or, where that is taken, a numbered one.
+/// Returns where it lies now.
+///
+/// # Errors
+/// `Unavailable` if the disk refuses.
+pub fn set_aside(path: &Path, folder: &Path) -> Result<PathBuf> {
+    create_folder(folder)?;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("object");
+    let numbered = (2..).map(|number| format!("{name}.{number}"));
+    let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !folder.join(name).exists());
+    let target = folder.join(free.unwrap_or_default());
+    let moved = point("file.set-aside").and_then(|()| fs::rename(path, &target));
+    moved.context(Kind::Unavailable, || format!("cannot move {} to {}", path.display(), target.display()))?;
+    pass("file.set-aside-done")?;
+    sync_folder(folder)?;
+    sync_parent(path)?;
+    Ok(target)
+}
+
+/// Removes what a killed process left under temporary names. Only the holder of the lock under which
+/// they are written may. A file that does not go is no harm; one of this process is still written.
+pub fn remove_temporaries(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let (any, own) = (format!(".{TEMPORARY}"), format!(".{}.{TEMPORARY}", std::process::id()));
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(&any) && !name.ends_with(&own) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -155,54 +222,6 @@ pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, path))
         .context(Kind::Unavailable, || format!("cannot write {}", path.display()))
-}
-
-/// A lock on a file that the kernel lets go with the process, however it ends.
-pub struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    /// Takes the lock, or says at once who holds it.
-    ///
-    /// # Errors
-    /// `Locked` if another process holds it.
-    pub fn take(path: &Path, what: &str) -> Result<Lock> {
-        let file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(path)
-            .context(Kind::Unavailable, || format!("cannot open lock {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(path).unwrap_or_default();
-                let holder = holder.trim();
-                let holder = if holder.is_empty() { "another process" } else { holder };
-                return Err(Error::locked(format!(
-                    "{what} is already running on this history ({holder} holds {}); wait for it, or stop it",
-                    path.display()
-                )));
-            }
-            Err(fs::TryLockError::Error(error)) => {
-                return Err(error).context(Kind::Unavailable, || format!("cannot lock {}", path.display()));
-            }
-        }
-        let mut writer = &file;
-        let _ = file.set_len(0);
-        let _ = writer.write_all(format!("process {}\n", std::process::id()).as_bytes());
-        Ok(Lock { _file: file })
-    }
-
-    /// Whether some process holds the lock now.
-    pub fn is_held(path: &Path) -> bool {
-        match File::open(path) {
-            Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
-            Err(_) => false,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,18 +7,26 @@
 //! packs/                blocks of checkpoint images (see `image`)
 //! checkpoints/ID.json   a checkpoint's manifest
 //! schemas/DIGEST.dump   pg_dump archives, and DIGEST.sql the server's roles
+//! evidence/TIME.json    what each verify found
 //! catalog.sqlite        an index of all this; derived, may be deleted
 //! locks/ live/          who is at work now, and how it goes; not part of the history
+//! damaged/              what `repair` took out of the way; not part of the history
 //! ```
 
 pub mod catalog;
 pub mod checkpoint;
+pub mod copy;
 pub mod definitions;
 pub mod epoch;
+pub mod evidence;
 pub mod files;
+#[cfg(test)]
+mod hostile;
 pub mod image;
+pub mod inventory;
 pub mod journal;
 mod object;
+pub mod repair;
 pub mod signal;
 pub mod timeline;
 pub mod verify;
@@ -36,7 +44,8 @@ pub use object::{read_json, write_json};
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
 pub const FORMAT: u32 = 1;
 
-const FOLDERS: [&str; 7] = ["epochs", "journal", "packs", "checkpoints", "schemas", "locks", "live"];
+const FOLDERS: [&str; 8] =
+    ["epochs", "journal", "packs", "checkpoints", "schemas", evidence::FOLDER, "locks", "live"];
 
 /// A history's unchanging facts: the content of `history.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +94,7 @@ impl Identity {
     /// Slot and publications on the source carry the first digits of the id, so that several
     /// histories of one database do not meet.
     pub fn slot(&self) -> String {
-        format!("backwhen_{}", &self.id[..12.min(self.id.len())])
+        format!("backwhen_{}", self.id.chars().take(12).collect::<String>())
     }
 }
 
@@ -103,6 +112,13 @@ impl History {
         let path = root.join("history.json");
         let identity: Identity = match read_json(&path)? {
             Some(identity) => identity,
+            None if is_orphaned(root) => {
+                return Err(Error::damaged(format!(
+                    "{} is missing; bring it back from a copy of the history with: backwhen repair --history {} --from COPY",
+                    path.display(),
+                    root.display()
+                )));
+            }
             None => {
                 return Err(Error::refused(format!(
                     "{} holds no history; make one with: backwhen init --history {} --source CONN",
@@ -127,12 +143,22 @@ impl History {
                 root.display()
             )));
         }
+        if is_orphaned(root) {
+            return Err(Error::refused(format!(
+                "{} holds a history whose history.json is missing; heal it with `backwhen repair`, or name a new folder",
+                root.display()
+            )));
+        }
         if let Some(stranger) = first_stranger(root)? {
             return Err(Error::refused(format!(
                 "{} is not empty (it holds {stranger}); name a new folder for the history",
                 root.display()
             )));
         }
+        History::make_folders(root)
+    }
+
+    fn make_folders(root: &Path) -> Result<()> {
         FOLDERS.iter().try_for_each(|folder| files::create_folder(&root.join(folder)))
     }
 
@@ -193,6 +219,12 @@ impl History {
     pub fn live_path(&self) -> PathBuf {
         self.root.join("live/capture.json")
     }
+}
+
+/// An epoch begins only after `init.json` or `copy.json` was written, which go after `history.json` came.
+fn is_orphaned(root: &Path) -> bool {
+    let there = |name: &str| root.join(name).exists();
+    there("epochs/0001.json") && !there("init.json") && !there(copy::BEGUN)
 }
 
 /// What keeps a folder from becoming a history; leftovers of an `init` that was killed do not.

@@ -37,7 +37,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     refuse_newer(path, &bytes)?;
     if !agrees_with_digest(&bytes) {
         return Err(Error::damaged(format!(
-            "{} is damaged: its digest does not agree with its bytes; bring it back from a copy of the history",
+            "{} is damaged: its digest does not agree with its bytes; bring it back from a copy of the history with `backwhen repair`",
             path.display()
         )));
     }
@@ -84,8 +84,13 @@ fn encode<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
     // An object with at least one field is written as `{`, a line's end, and its fields.
     let mut content = pretty.strip_prefix(b"{\n").unwrap_or(&pretty).to_vec();
     content.push(b'\n');
-    let digest = blake3::hash(&content).to_hex();
-    Ok([BEFORE_DIGEST, digest.as_bytes(), AFTER_DIGEST, &content].concat())
+    Ok(with_digest(&content))
+}
+
+/// The whole object whose bytes behind the line of the digest are `content`.
+pub(super) fn with_digest(content: &[u8]) -> Vec<u8> {
+    let digest = blake3::hash(content).to_hex();
+    [BEFORE_DIGEST, digest.as_bytes(), AFTER_DIGEST, content].concat()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The history as a line in time: epochs, their segments and checkpoints, the window and the gaps.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::History;
-use super::catalog::{Catalog, CheckpointRow};
+use super::catalog::{Catalog, CheckpointRow, Unusable};
 use super::epoch::Epoch;
 use super::journal::{self, Mark, Segment, SegmentFile, SegmentSummary};
 use crate::error::{Error, Result};
@@ -14,6 +14,8 @@ use crate::model::{Lsn, PgTime};
 pub struct Timeline {
     /// Oldest first.
     pub stretches: Vec<Stretch>,
+    /// Checkpoints that are damaged, by id, and why.
+    pub unusable: Vec<Unusable>,
 }
 
 /// An epoch with what it holds.
@@ -35,7 +37,7 @@ pub struct SegmentView {
 }
 
 /// A position and the time that belongs to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edge {
     pub lsn: Lsn,
     pub time: PgTime,
@@ -88,7 +90,7 @@ impl Timeline {
         let orphans = files.iter().map(|file| file.epoch).chain(checkpoints.iter().map(|row| row.epoch));
         match orphans.filter(|&number| number > known).min() {
             Some(number) => Err(missing_epoch(history, number)),
-            None => Ok(Timeline { stretches }),
+            None => Ok(Timeline { stretches, unusable: catalog.unusable() }),
         }
     }
 

@@ -97,6 +97,16 @@ impl Table {
         self.grade == Grade::InsertOnly
     }
 
+    /// Whether its key's columns are there, and each column's name in the stream.
+    pub fn is_sound(&self) -> bool {
+        let key = match &self.identity {
+            Identity::Key(columns) => columns.iter().all(|column| *column < self.columns.len()),
+            Identity::WholeRow => true,
+        };
+        let named = |names: &StreamNames| names.columns.len() == self.columns.len();
+        key && self.in_stream.as_ref().is_none_or(named)
+    }
+
     /// Schema and name as a Relation message has them.
     pub fn stream_name(&self) -> (&str, &str) {
         match &self.in_stream {

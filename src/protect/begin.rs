@@ -72,6 +72,7 @@ pub async fn init(
     let slot = identity.slot();
     let intent = Intent { format: FORMAT, slot: slot.clone(), source: access.source.without_password() };
     write_json(&root.join("init.json"), &intent)?;
+    ambient::pass("init.intent")?;
     let begun = tokio::select! {
         begun = async {
             let publications = Publications::of_slot(&slot);
@@ -96,6 +97,7 @@ pub async fn init(
         identity.secret.clear();
     }
     let history = History::found(root, identity)?;
+    ambient::pass("init.found")?;
     files::remove(&root.join("init.json"))?;
     Ok(Begun { history, checkpoint, without_triggers })
 }
@@ -139,6 +141,7 @@ pub async fn next_epoch(
     let identity = history.identity();
     let slot = identity.slot();
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
+    ambient::pass("resync.begin")?;
     let session = Session::connect_utf8(access.source, "resync").await?;
     undo_stream(&session, &slot).await?;
     drop(session);
@@ -165,7 +168,8 @@ async fn create_publications(
     let inventory = inspect::inventory(&session, selection).await?;
     let facts = DatabaseFacts::read(&session).await?;
     let tables: Vec<_> = inventory.tables.iter().map(|found| &found.table).collect();
-    publications.create(&session, &tables, facts.server_major).await
+    publications.create(&session, &tables, facts.server_major).await?;
+    ambient::pass("init.publications")
 }
 
 async fn begin_epoch(
@@ -181,6 +185,7 @@ async fn begin_epoch(
     // Where failover is not set up, the option does no harm; below 17 it is not there.
     let failover = client.server_version() >= 17;
     let created = client.create_slot(slot, failover, SLOT_WAIT).await?;
+    ambient::pass("init.slot")?;
     let packs = Arc::new(Packs::create(&root.join("packs"), known)?);
     let snapshot = Snapshot { name: created.snapshot };
     let request = Request {
@@ -195,6 +200,7 @@ async fn begin_epoch(
     };
     let taken = snapshot::take(&request).await?;
     let stats = unshared(packs)?.finish()?;
+    ambient::pass("init.image")?;
     let mut epoch = Epoch::new(
         start.number,
         created.consistent_point,
@@ -215,7 +221,9 @@ async fn begin_epoch(
     let id = checkpoint_id(epoch.number, created.consistent_point);
     let checkpoint = manifest(id, draft, Content::of(taken, stats));
     epoch::begin(root, &epoch)?;
+    ambient::pass("init.epoch")?;
     checkpoint::publish(root, &checkpoint)?;
+    ambient::pass("init.manifest")?;
     Ok(checkpoint)
 }
 
@@ -233,6 +241,7 @@ pub async fn undo(source: &Conninfo, slot: &str) -> Result<()> {
 /// As [`undo`], but leaves the event triggers.
 async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
     drop_slot(session, slot).await?;
+    ambient::pass("drop.slot")?;
     Publications::of_slot(slot).drop(session).await
 }
 
@@ -297,5 +306,6 @@ pub async fn leave(history: &History, source: &Conninfo) -> Result<()> {
         client.identify_system().await.context(Kind::Unavailable, || "cannot identify the source".into())?;
     inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
     drop(client);
-    undo(source, &history.identity().slot()).await
+    undo(source, &history.identity().slot()).await?;
+    ambient::pass("drop.done")
 }

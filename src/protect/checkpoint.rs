@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::snapshot::{self, Taken};
 use super::{Access, scratch};
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
@@ -59,6 +60,7 @@ pub fn fold_newest(
     let mut schema = base.schema.clone();
     schema.since.extend(folded.definition_changes);
     let tables = images(folded.tables, &packs, progress)?;
+    ambient::pass("checkpoint.image")?;
     let time = stretch
         .segments_between(base.lsn, until)
         .filter_map(|segment| segment.summary.max_time)
@@ -76,7 +78,7 @@ pub fn fold_newest(
     publish(history, catalog, draft, content)
 }
 
-fn fold_to(
+pub(super) fn fold_to(
     history: &History,
     catalog: &Arc<Catalog>,
     stretch: &Stretch,
@@ -187,7 +189,9 @@ impl Content {
 fn publish(history: &History, catalog: &Catalog, draft: Draft<'_>, content: Content) -> Result<Checkpoint> {
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
     let checkpoint = manifest(id, draft, content);
+    ambient::pass("checkpoint.publish")?;
     checkpoint::publish(history.root(), &checkpoint)?;
+    ambient::pass("checkpoint.published")?;
     catalog.synchronise(history)?;
     Ok(checkpoint)
 }
@@ -225,7 +229,7 @@ pub async fn from_source(
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
     let epoch = history.current_epoch()?;
-    let (client, snapshot, lsn) = temporary_snapshot(access, history).await?;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
     let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
     // The snapshot was needed until here.
@@ -249,7 +253,7 @@ pub async fn refresh(
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
     let epoch = history.current_epoch()?;
-    let (client, snapshot, lsn) = temporary_snapshot(access, history).await?;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
     // The journal then tells what of the new shapes is known already.
     reached(lsn).await?;
@@ -302,7 +306,7 @@ fn told_tables(history: &History, catalog: &Catalog, base: &Checkpoint, at: Lsn)
 }
 
 /// Whether rows of one are rows of the other: then an image can be carried on.
-fn same_shape(before: &Table, now: &Table) -> bool {
+pub(super) fn same_shape(before: &Table, now: &Table) -> bool {
     before.columns == now.columns
         && before.identity == now.identity
         && before.grade == now.grade
@@ -333,17 +337,18 @@ async fn take(
 
 /// A snapshot whose position is known exactly, because a slot began there. The slot goes with the
 /// connection.
-async fn temporary_snapshot(
+pub(super) async fn temporary_snapshot(
     access: &Access<'_>,
     history: &History,
+    purpose: &str,
 ) -> Result<(ReplicationClient, Snapshot, Lsn)> {
-    let mut client = ReplicationClient::connect(access.source, "backwhen checkpoint").await?;
+    let mut client = ReplicationClient::connect(access.source, &format!("backwhen {purpose}")).await?;
     let identity = client.identify_system().await?;
     crate::source::inspect::same_cluster(
         &history.identity().source.system_identifier,
         &identity.system_identifier,
     )?;
-    let name = format!("{}_snapshot", history.identity().slot());
+    let name = format!("{}_{purpose}", history.identity().slot());
     let slot = client.create_temporary_slot(&name, SLOT_WAIT).await?;
     Ok((client, Snapshot { name: slot.snapshot }, slot.consistent_point))
 }

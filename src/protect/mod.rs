@@ -2,6 +2,7 @@
 
 pub mod begin;
 pub mod checkpoint;
+pub mod compare;
 pub mod snapshot;
 mod take;
 

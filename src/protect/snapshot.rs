@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::Access;
 use super::take::{Reading, read_tables};
-use crate::connect::server_error;
+use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
 use crate::history::files;
@@ -54,21 +54,8 @@ pub struct Taken {
 /// locked: then a new snapshot is needed.
 pub async fn take(request: &Request<'_>) -> Result<Taken> {
     let access = request.access;
-    let holder = request.snapshot.session(access.source, "checkpoint", false).await?;
-    let inventory = inspect::inventory(&holder, request.selection).await?;
-    let Inventory { tables, mut left_out } = inventory;
-    let members = request.publications.members(&holder).await?;
-    let (protected, unprotected) = split_by_membership(tables, &members);
-    left_out.extend(unprotected);
-    let locked: Vec<_> = protected.values().map(|found| &found.table).collect();
-    lock_tables(&holder, &locked).await?;
-    let changed = changed_since_snapshot(&holder, &locked).await?;
-    if !changed.is_empty() {
-        return Err(Error::unavailable(format!(
-            "{} was truncated or rewritten while its image was begun; try again",
-            changed.join(", ")
-        )));
-    }
+    let Held { holder, protected, left_out } =
+        hold(access, request.snapshot, request.publications, request.selection).await?;
     let time = clock(&holder).await?;
     let schema = read_schema(request, &holder, left_out, time).await?;
     let sequences = sequences::sample(&holder).await?;
@@ -84,6 +71,40 @@ pub async fn take(request: &Request<'_>) -> Result<Taken> {
     };
     let tables = read_tables(&reading, &wanted).await?;
     Ok(Taken { tables, protected, schema, sequences, time })
+}
+
+/// The protected tables, locked so that they can be read as the snapshot shows them.
+pub(super) struct Held {
+    /// Keeps the locks.
+    pub holder: Session,
+    /// By oid.
+    pub protected: BTreeMap<u32, FoundTable>,
+    pub left_out: Vec<LeftOut>,
+}
+
+/// # Errors
+/// As [`take`].
+pub(super) async fn hold(
+    access: &Access<'_>,
+    snapshot: &Snapshot,
+    publications: &Publications,
+    selection: &Selection,
+) -> Result<Held> {
+    let holder = snapshot.session(access.source, "checkpoint", false).await?;
+    let Inventory { tables, mut left_out } = inspect::inventory(&holder, selection).await?;
+    let members = publications.members(&holder).await?;
+    let (protected, unprotected) = split_by_membership(tables, &members);
+    left_out.extend(unprotected);
+    let locked: Vec<_> = protected.values().map(|found| &found.table).collect();
+    lock_tables(&holder, &locked).await?;
+    let changed = changed_since_snapshot(&holder, &locked).await?;
+    if !changed.is_empty() {
+        return Err(Error::unavailable(format!(
+            "{} was truncated or rewritten while its image was begun; try again",
+            changed.join(", ")
+        )));
+    }
+    Ok(Held { holder, protected, left_out })
 }
 
 /// A table's grade is what its publication streams; a table in neither is not protected yet.

@@ -14,12 +14,14 @@ use super::archive::{Archive, Selection as Entries};
 use super::definitions::{SchemaAt, Scratch, check_digest, schema_at};
 use super::plan::{Plan, PlannedMoment};
 use super::sink::{Contents, Definitions, Destination, Opening, Provenance, SequenceValue, Sink};
+use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{self, Folded, FoldedTable, Rows};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, SequenceOwner, SequenceState};
+use crate::history::evidence::TableDigest;
 use crate::history::image::{BlockEntry, Blocks, RowsDigest};
 use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
@@ -64,6 +66,9 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The digests of what was loaded agree with those of the history.
     pub proved: bool,
+    /// What was loaded, by table.
+    #[serde(skip)]
+    pub digests: Vec<TableDigest>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -113,6 +118,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     notes.extend(left_out);
     notes.extend(sink.notes().iter().cloned());
     notes.extend(sink.make_valid().await?);
+    ambient::pass("recover.validated")?;
     phases.end("make valid");
     Ok(Report {
         moment: plan.moment,
@@ -126,6 +132,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
         inexact: filled.inexact,
         notes,
         proved: filled.proved,
+        digests: filled.digests,
     })
 }
 
@@ -147,6 +154,7 @@ struct Filled {
     rows: u64,
     inexact: Vec<Inexact>,
     proved: bool,
+    digests: Vec<TableDigest>,
 }
 
 /// The definitions of the moment; a PostgreSQL target's own server may hold the scratch database.
@@ -251,6 +259,7 @@ async fn fill(
     made: &[SequenceName],
     phases: &mut Phases,
 ) -> Result<Filled> {
+    ambient::pass("recover.opened")?;
     // The server makes tables while the journal is read.
     let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
     defined?;
@@ -265,12 +274,14 @@ async fn fill(
         false => made_sequences(plan, made, &folded.sequences, unsampled),
     };
     let loaded = load_all(folded.tables, execution, sink).await?;
+    ambient::pass("recover.loaded")?;
     phases.end("load and prove");
     if !plan.partial {
         sink.large_objects().await?;
     }
     execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
     sink.post_data(execution.jobs).await?;
+    ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
     sink.set_sequences(&sequences).await?;
     if !plan.partial {
@@ -278,12 +289,14 @@ async fn fill(
         sink.refresh_materialized_views(&schema.facts.materialized_views).await?;
     }
     phases.end("sequences and views");
+    ambient::pass("recover.valid")?;
     Ok(Filled {
         transactions: folded.transactions,
         tables,
         rows: loaded.rows,
         inexact,
         proved: loaded.proved,
+        digests: loaded.digests,
     })
 }
 
@@ -332,6 +345,7 @@ fn scratch() -> PathBuf {
 struct Loaded {
     rows: u64,
     proved: bool,
+    digests: Vec<TableDigest>,
 }
 
 /// Loads tables, `jobs` at a time, the largest first, and reads each back.
@@ -352,13 +366,14 @@ async fn load_all(
             load(table, &sink, progress, &free).await
         });
     }
-    let mut loaded = Loaded { rows: 0, proved: true };
+    let mut loaded = Loaded { rows: 0, proved: true, digests: Vec::new() };
     while let Some(done) = loading.join_next().await {
         let done = done.context(Kind::Internal, || "a loading task failed".into()).and_then(|done| done);
         match done {
-            Ok((rows, proved)) => {
-                loaded.rows += rows;
+            Ok((table, proved)) => {
+                loaded.rows += table.rows;
                 loaded.proved &= proved;
+                loaded.digests.push(table);
             }
             Err(error) => {
                 // Nobody may hold the sink when it is abandoned.
@@ -376,7 +391,7 @@ async fn load(
     sink: &Sink,
     progress: Arc<dyn Progress>,
     free: &Arc<Semaphore>,
-) -> Result<(u64, bool)> {
+) -> Result<(TableDigest, bool)> {
     let table = folded.table.clone();
     let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
     let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &*progress));
@@ -392,7 +407,8 @@ async fn load(
     let helping: Vec<_> = std::iter::from_fn(|| Arc::clone(free).try_acquire_owned().ok()).collect();
     let held = sink.read_back(&table, 1 + helping.len()).await?;
     drop(helping);
-    let Some(Contents { rows, digest }) = held else { return Ok((sent.rows, false)) };
+    let loaded = TableDigest { table: table.display(), rows: sent.rows, digest: sent.digest.to_string() };
+    let Some(Contents { rows, digest }) = held else { return Ok((loaded, false)) };
     if rows != sent.rows || digest.is_some_and(|digest| digest != sent.digest.0) {
         return Err(Error::internal(format!(
             "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",
@@ -400,7 +416,7 @@ async fn load(
             sent.rows
         )));
     }
-    Ok((sent.rows, digest.is_some()))
+    Ok((loaded, digest.is_some()))
 }
 
 #[derive(Default)]

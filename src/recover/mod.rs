@@ -1,6 +1,7 @@
 //! The read half: from the history back to a database. Never asks the source.
 
 pub mod archive;
+mod base;
 pub mod definitions;
 pub mod execute;
 pub mod plan;

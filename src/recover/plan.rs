@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::base::base;
 use super::resolve::{Commit, Resolved, resolve};
 use crate::codec::pgoutput;
 use crate::error::{Error, Result};
@@ -99,7 +100,7 @@ pub fn plan(
     let resolved = resolve(timeline, moment, before)?;
     let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == resolved.epoch);
     let stretch = stretch.ok_or_else(|| Error::internal("the moment's epoch is missing"))?;
-    let base = base(history, stretch, resolved.until)?;
+    let (base, instead) = base(history, timeline, stretch, resolved.until)?;
     let selection = Selection::parse(tables, &[])?;
     let secret = &history.identity().secret;
     let changes = changes_in(stretch, secret, base.lsn, resolved.until)?;
@@ -133,7 +134,7 @@ pub fn plan(
             .sum(),
         inexact,
         perhaps,
-        notes: resolved.notes,
+        notes: [resolved.notes, instead].concat(),
         selection,
         partial: !tables.is_empty(),
         changes: base.schema.since.iter().cloned().chain(changes).collect(),
@@ -149,13 +150,6 @@ fn definitions_at(moment: &Moment, resolved: &Resolved) -> Lsn {
         (Moment::Lsn(_), _) | (_, None) => resolved.until,
         (_, Some(last)) => last.lsn,
     }
-}
-
-/// The newest checkpoint at or before the moment.
-fn base(history: &History, stretch: &Stretch, until: Lsn) -> Result<Checkpoint> {
-    let row = stretch.checkpoints.iter().rev().find(|row| row.lsn <= until);
-    let row = row.ok_or_else(|| Error::outside_window(format!("no checkpoint lies at or before {until}")))?;
-    history.read_checkpoint(&row.id)
 }
 
 /// What the end of an epoch may lack, as the next one recorded.

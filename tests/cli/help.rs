@@ -35,8 +35,20 @@ fn commands(help: &str) -> Vec<String> {
 fn the_reference_is_the_help() {
     let top = help(&[]);
     let commands = commands(&top);
-    let expected =
-        ["check", "init", "capture", "checkpoint", "mark", "status", "list", "recover", "verify", "drop"];
+    let expected = [
+        "check",
+        "init",
+        "capture",
+        "checkpoint",
+        "mark",
+        "status",
+        "list",
+        "recover",
+        "verify",
+        "copy",
+        "repair",
+        "drop",
+    ];
     assert!(expected.iter().all(|name| commands.iter().any(|command| command == name)), "{commands:?}");
     let mut reference =
         String::from("# The command line\n\nMade by `UPDATE_REFERENCE=1 cargo test --test cli help`.\n");
@@ -78,6 +90,9 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--exclude",
         "--label",
         "--from-source",
+        "--from",
+        "--against-source",
+        "--restore",
         "--if-older-than",
         "--nagios",
         "--offline",

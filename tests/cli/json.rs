@@ -62,10 +62,24 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     assert_eq!(note("recover --dry-run", &["recover", "--to", "mark:before", "--dry-run"]).len(), 1);
     let file = format!("sqlite:{}", backwhen.folder().join("shop.db").display());
     assert_eq!(note("recover", &["recover", "--to", "mark:before", "--into", &file]).len(), 1);
-    assert_eq!(note("verify", &["verify", "--prove"]).len(), 1);
+    let into = server.conninfo("postgres");
+    assert_eq!(
+        note("verify", &["verify", "--prove", "--restore", "--to", "mark:before", "--into", &into]).len(),
+        1
+    );
+    backwhen.ok(&["verify"]);
+    assert_eq!(note("list proofs", &["list", "proofs"]).len(), 2);
+    let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();
+    assert_eq!(note("copy", &["copy", "--to", &copy]).len(), 1);
+    assert_eq!(note("repair", &["repair", "--from", &copy]).len(), 1);
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_for_line("streaming from");
+    assert_eq!(note("check --against-source", &["check", "--against-source"]).len(), 1);
+    capture.stop();
     let slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
     server.psql(&database, slot);
     note("capture", &["capture", "--until", "caught-up"]);
+    backwhen.ok(&["verify", "--prove"]);
     assert_eq!(note("status", &["status"]).len(), 1);
     assert_eq!(note("list checkpoints", &["list", "checkpoints"]).len(), 3);
     assert_eq!(note("list checkpoints --tables", &["list", "checkpoints", "--tables"]).len(), 3);

@@ -148,7 +148,8 @@ fn made_up(folder: &std::path::Path) -> Timeline {
         bytes_new: 0,
         bytes_total: 0,
     };
-    Timeline { stretches: vec![Stretch { epoch, segments, checkpoints: vec![checkpoint] }] }
+    let stretches = vec![Stretch { epoch, segments, checkpoints: vec![checkpoint] }];
+    Timeline { stretches, unusable: Vec::new() }
 }
 
 fn view(file: SegmentFile) -> SegmentView {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{JoinHandle, sleep};
@@ -117,6 +118,16 @@ impl Backwhen {
         let mut command = self.command(&["capture"]);
         command.env(name, value);
         Capture::start(self, command)
+    }
+
+    /// Runs a command that dies at a failpoint (see `ambient::POINTS`).
+    pub fn dies(&self, point: &str, arguments: &[&str]) {
+        let mut command = self.command(arguments);
+        command.env("BACKWHEN_TEST_POINT", format!("{point}=kill"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let output = finish(child.expect("backwhen starts"), &arguments.join(" "));
+        let died = output.status.signal().is_some();
+        assert!(died, "it went on beyond {point}: {}", output.describe(arguments));
     }
 
     /// The command, with the history, the server's own client programs and nothing of the caller's.

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod backwhen;
+pub mod bank;
 mod capture;
 #[cfg(feature = "docker-tests")]
 mod container;
@@ -18,7 +19,7 @@ mod programs;
 mod server;
 pub mod shop;
 
-pub use backwhen::{Backwhen, Output};
+pub use backwhen::{Backwhen, Output, wait};
 pub use capture::Capture;
 pub use dump::{Difference, Dump, Part, assert_same, compare};
 pub use engine::Stop;

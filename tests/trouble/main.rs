@@ -6,12 +6,14 @@
 mod support;
 
 mod capture;
+mod copies;
 mod damage;
 mod disk;
 mod formats;
 mod init;
 mod login;
 mod moments;
+mod proof;
 mod readiness;
 mod target;
 mod tools;

@@ -4,6 +4,7 @@
 //! and manifests of the new ones and forgets those that are gone. There is no other way in, so a
 //! catalog that is missing, stale or damaged costs time, never an answer.
 
+mod check;
 mod sync;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,16 @@ const BUSY: Duration = Duration::from_secs(60);
 /// The history's index, as of its last synchronisation.
 pub struct Catalog {
     connection: Mutex<Connection>,
+    /// Manifests and packs that could not be read: passed over, and looked at again each time.
+    unusable: Mutex<Vec<Unusable>>,
+}
+
+/// An object that is damaged, so that nothing of it is in the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// A checkpoint's id, or a pack's name.
+    pub name: String,
+    pub why: String,
 }
 
 /// A checkpoint, without its tables.
@@ -57,23 +68,38 @@ pub struct SegmentRow {
 
 impl Catalog {
     /// Opens the catalog and brings it up to date; makes it anew if there is none that can be used.
+    /// A damaged manifest or pack is passed over: what does not need it can still be answered.
     ///
     /// # Errors
-    /// `Damaged` if an object's own index cannot be read.
+    /// `Damaged` if a segment's footer cannot be read.
     pub fn open(history: &History) -> Result<Catalog> {
         let path = history.root().join(FILE);
         let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
-        let catalog = Catalog { connection: Mutex::new(connection) };
+        let catalog = Catalog::of(connection);
         match catalog.synchronise(history) {
             // Its first page is sound, others are not.
             Err(error) if error.kind() == Kind::Internal => {
                 drop(catalog);
-                let catalog = Catalog { connection: Mutex::new(start_over(&path, &error)?) };
+                let catalog = Catalog::of(start_over(&path, &error)?);
                 catalog.synchronise(history)?;
                 Ok(catalog)
             }
             done => done.map(|()| catalog),
         }
+    }
+
+    fn of(connection: Connection) -> Catalog {
+        Catalog { connection: Mutex::new(connection), unusable: Mutex::default() }
+    }
+
+    /// What was damaged when the catalog was last brought up to date.
+    pub fn unusable(&self) -> Vec<Unusable> {
+        self.unusable.lock().map(|unusable| unusable.clone()).unwrap_or_default()
+    }
+
+    /// Throws the catalog of the history at `root` away; the next one to open it makes it anew.
+    pub fn forget(root: &Path) {
+        put_away(&root.join(FILE));
     }
 
     /// All checkpoints, by epoch and position.
@@ -198,12 +224,16 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 /// A catalog that cannot be used is put away; on a disk that cannot be written, one in memory does.
 fn start_over(path: &Path, cause: &dyn std::fmt::Display) -> Result<Connection> {
     tracing::info!("making the catalog anew: {cause}");
+    put_away(path);
+    open_file(path).or_else(|_| open_file(Path::new(":memory:"))).context(Kind::Unavailable, failed)
+}
+
+fn put_away(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         let _ = std::fs::remove_file(PathBuf::from(name));
     }
-    open_file(path).or_else(|_| open_file(Path::new(":memory:"))).context(Kind::Unavailable, failed)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
-use super::{Catalog, failed};
-use crate::error::{Context, Kind, Result};
+use super::{Catalog, Unusable, failed};
+use crate::ambient;
+use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::checkpoint::Origin;
 use crate::history::image::{self, PackReader};
@@ -17,17 +18,35 @@ impl Catalog {
     /// Indexes the objects that came, forgets those that went.
     ///
     /// # Errors
-    /// `Damaged` if an object's own index cannot be read, `Internal` if the catalog fails.
+    /// `Damaged` if a segment's footer cannot be read, `Internal` if the catalog fails.
     pub fn synchronise(&self, history: &History) -> Result<()> {
         let mut connection = self.connection()?;
         let transaction = connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .context(Kind::Internal, failed)?;
         segments(&transaction, history)?;
-        checkpoints(&transaction, history)?;
-        packs(&transaction, history)?;
-        transaction.commit().context(Kind::Internal, failed)
+        let mut unusable = checkpoints(&transaction, history)?;
+        unusable.extend(packs(&transaction, history)?);
+        ambient::pass("catalog.update")?;
+        transaction.commit().context(Kind::Internal, failed)?;
+        ambient::pass("catalog.updated")?;
+        if let Ok(mut known) = self.unusable.lock() {
+            for new in unusable.iter().filter(|new| !known.contains(new)) {
+                tracing::warn!("{}; it is passed over", new.why);
+            }
+            *known = unusable;
+        }
+        Ok(())
     }
+}
+
+/// Damage of one object keeps nobody from the others.
+fn pass_over(name: &str, error: Error, unusable: &mut Vec<Unusable>) -> Result<()> {
+    match error.kind() {
+        Kind::Damaged => unusable.push(Unusable { name: name.to_owned(), why: error.to_string() }),
+        _ => return Err(error),
+    }
+    Ok(())
 }
 
 fn segments(connection: &Connection, history: &History) -> Result<()> {
@@ -50,7 +69,8 @@ fn segments(connection: &Connection, history: &History) -> Result<()> {
     Ok(())
 }
 
-fn checkpoints(connection: &Connection, history: &History) -> Result<()> {
+fn checkpoints(connection: &Connection, history: &History) -> Result<Vec<Unusable>> {
+    let mut unusable = Vec::new();
     let found = checkpoint_ids(history)?;
     let known = names(connection, "SELECT id FROM checkpoints")?;
     for gone in known.difference(&found) {
@@ -59,7 +79,13 @@ fn checkpoints(connection: &Connection, history: &History) -> Result<()> {
             .context(Kind::Internal, failed)?;
     }
     for id in found.difference(&known) {
-        let checkpoint = history.read_checkpoint(id)?;
+        let checkpoint = match history.read_checkpoint(id) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                pass_over(id, error, &mut unusable)?;
+                continue;
+            }
+        };
         let origin = if checkpoint.origin == Origin::Fold { "fold" } else { "source" };
         let rows = checkpoint.rows() as i64;
         connection
@@ -80,10 +106,11 @@ fn checkpoints(connection: &Connection, history: &History) -> Result<()> {
             )
             .context(Kind::Internal, failed)?;
     }
-    Ok(())
+    Ok(unusable)
 }
 
-fn packs(connection: &Connection, history: &History) -> Result<()> {
+fn packs(connection: &Connection, history: &History) -> Result<Vec<Unusable>> {
+    let mut unusable = Vec::new();
     let paths = image::pack_files(&history.packs_folder())?;
     let stem =
         |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -95,9 +122,11 @@ fn packs(connection: &Connection, history: &History) -> Result<()> {
         known.clear();
     }
     for (name, path) in found.iter().filter(|(name, _)| !known.contains(*name)) {
-        index_pack(connection, name, path)?;
+        if let Err(error) = index_pack(connection, name, path) {
+            pass_over(name, error, &mut unusable)?;
+        }
     }
-    Ok(())
+    Ok(unusable)
 }
 
 fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
@@ -120,7 +149,7 @@ fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
 }
 
 /// The names of all manifests.
-fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
+pub(super) fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
     let folder = history.root().join("checkpoints");
     let entries =
         fs::read_dir(&folder).context(Kind::Damaged, || format!("cannot read {}", folder.display()))?;
@@ -136,13 +165,13 @@ fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
     Ok(ids)
 }
 
-fn names(connection: &Connection, query: &str) -> Result<BTreeSet<String>> {
+pub(super) fn names(connection: &Connection, query: &str) -> Result<BTreeSet<String>> {
     let mut statement = connection.prepare_cached(query).context(Kind::Internal, failed)?;
     let rows = statement.query_map([], |row| row.get(0));
     rows.and_then(Iterator::collect).context(Kind::Internal, failed)
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

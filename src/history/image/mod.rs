@@ -20,7 +20,7 @@ pub use digest::{BadRowsDigest, RowsDigest};
 pub use directory::{BlockDirectory, FolderDirectory, Location, pack_files};
 pub use id::{BadBlockId, BlockId, BlockKind};
 pub use index::BlockEntry;
-pub use pack::{PackEntry, PackReader, path as pack_path};
+pub use pack::{EXTENSION, PackEntry, PackReader, path as pack_path};
 pub use read::{Blocks, TableReader, lines, read_index, read_rows};
 pub use sort::{SortedRows, Sorter};
 pub use verify::{PackCheck, verify_pack};

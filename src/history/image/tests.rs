@@ -1,6 +1,7 @@
 //! Images as their users see them: sharing, packs, damage, and the bytes of version 1.
 
 mod fixture;
+mod hostile;
 mod packs;
 mod sharing;
 

@@ -190,7 +190,7 @@ pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault
     } else {
         let mut raw = Vec::with_capacity(BELIEVED);
         let decoder = zstd::Decoder::new(stored).map_err(|_| bad())?;
-        decoder.take(raw_len as u64 + 1).read_to_end(&mut raw).map_err(|_| bad())?;
+        decoder.take((raw_len as u64).saturating_add(1)).read_to_end(&mut raw).map_err(|_| bad())?;
         raw
     };
     if raw.len() == raw_len { Ok(raw) } else { Err(bad()) }

@@ -19,6 +19,8 @@ pub(super) const TRAILER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"bwjends\n";
 const VERSION: u32 = 1;
 const LEVEL: i32 = 9;
+/// Most bytes of a section: far beyond what the transactions of any segment need.
+const MOST_SECTION: usize = 256 << 20;
 /// Bytes of the trailer before the file's digest.
 const BEFORE_DIGEST: usize = 24;
 
@@ -177,7 +179,7 @@ impl Footer {
         Ok(out)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Footer, Fault> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Footer, Fault> {
         let sections =
             Sections::decode(bytes).ok_or_else(|| Fault::bad("the footer's table is cut short"))?;
         let short = || Fault::bad("a section of the footer is cut short");
@@ -220,7 +222,8 @@ impl<'a> Sections<'a> {
             .iter()
             .find(|section| section.0 == id)
             .ok_or_else(|| Fault::bad(format!("section {id} of the footer is missing")))?;
-        let raw_len = usize::try_from(raw_len).map_err(|_| Fault::bad("a section's length is impossible"))?;
+        let raw_len = usize::try_from(raw_len).ok().filter(|&len| len <= MOST_SECTION);
+        let raw_len = raw_len.ok_or_else(|| Fault::bad("a section's length is impossible"))?;
         block::decompress(stored, raw_len)
     }
 }

@@ -1,6 +1,5 @@
 //! Looks at what an epoch's newest segment consists of, before the writer decides.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::fault::Fault;
@@ -11,7 +10,6 @@ use super::segment::open_file;
 use super::verify;
 use super::walk::{Tail, Walk, walk};
 use crate::error::{Error, Kind, Result};
-use crate::history::files::TEMPORARY;
 
 /// The files of an epoch's newest segment, and the facts that the recovery table asks for.
 pub(super) struct Found {
@@ -123,18 +121,4 @@ impl Found {
 
 pub(super) fn foreign(path: &Path) -> Error {
     Error::refused(format!("{} belongs to another history; move it out of this one's folder", path.display()))
-}
-
-/// Removes what an interrupted seal or roll left under a temporary name. Only the holder of the
-/// writing lock may. A file that does not go is no harm; this process may still be sealing.
-pub(super) fn remove_temporaries(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let (any, own) = (format!(".{TEMPORARY}"), format!(".{}.{TEMPORARY}", std::process::id()));
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.ends_with(&any) && !name.ends_with(&own) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }

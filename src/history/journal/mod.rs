@@ -8,6 +8,7 @@ mod footer;
 mod found;
 mod index;
 mod logical;
+mod mirror;
 mod name;
 mod opening;
 mod peek;
@@ -29,7 +30,8 @@ mod tests;
 pub use builder::{BlockBuilder, RawBlock};
 pub use footer::{BlockEntry, Footer, read_footer};
 pub use logical::LogicalMessage;
-pub use name::{SegmentFile, SegmentHeader, list};
+pub use mirror::{Held, held, mirror};
+pub use name::{SegmentFile, SegmentHeader, history_of, list, list_all};
 pub use opening::Recovered;
 pub use peek::{DEFINITION_PREFIX, MARK_PREFIX, SEQUENCES_PREFIX};
 pub use reading::{Blocks, DecodedBlock, Event, Events};
@@ -39,5 +41,5 @@ pub use summary::{
     ClockSteps, IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, SequenceSamples,
     TransactionEntry,
 };
-pub use verify::{Report, verify_segment};
+pub use verify::{Report, check_digest, verify_segment};
 pub use writer::{Durable, Writer};

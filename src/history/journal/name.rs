@@ -39,7 +39,10 @@ pub fn list(folder: &Path) -> Result<Vec<SegmentFile>> {
 }
 
 /// Every segment file, also both forms of one; unsorted. Other names are passed over.
-pub(super) fn list_all(folder: &Path) -> Result<Vec<SegmentFile>> {
+///
+/// # Errors
+/// As [`list`].
+pub fn list_all(folder: &Path) -> Result<Vec<SegmentFile>> {
     let failed = || format!("cannot read folder {}", folder.display());
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -121,6 +124,12 @@ impl SegmentHeader {
     pub(super) fn agrees_with(&self, path: &Path) -> bool {
         parse(path).is_some_and(|name| (name.epoch, name.start) == (self.epoch, self.start))
     }
+}
+
+/// The id of the history that a segment's header names; none if the header does not check.
+pub fn history_of(path: &Path) -> Option<[u8; 16]> {
+    let sealed = parse(path)?.sealed;
+    SegmentHeader::read(&File::open(path).ok()?, sealed).ok().map(|header| header.history)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! How a writer comes to its open segment: makes one, or mends and opens the one that is there.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use super::seal;
 use super::segment::Segment;
 use super::writer::{Durable, LEVEL, ROLL_AT, Writer};
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files::{self, NewFile};
+use crate::history::files::{self, Growing, NewFile};
 use crate::model::Lsn;
 
 /// What the writer found when it opened the journal.
@@ -47,7 +46,7 @@ impl Writer {
         frontier_if_new: Lsn,
     ) -> Result<(Writer, Recovered)> {
         files::create_folder(folder)?;
-        found::remove_temporaries(folder);
+        files::remove_temporaries(folder);
         let found = find(folder, history, epoch)?;
         let case = decide(found.open, found.sealed);
         let path = || found.open_path.as_deref().or(found.sealed_path.as_deref()).unwrap_or(folder);
@@ -117,7 +116,7 @@ impl Writer {
         let len = bytes.len() as u64;
         Ok(Writer {
             folder: folder.to_owned(),
-            file: reopen(&path)?,
+            file: Growing::open(&path)?,
             path,
             len,
             complete_len: len,
@@ -128,7 +127,7 @@ impl Writer {
             inside: false,
             relations,
             unfinished: Vec::new(),
-            roll_at: ROLL_AT,
+            roll_at: roll_at(),
             compressor,
             stored: Vec::new(),
             broken: false,
@@ -151,13 +150,10 @@ impl Writer {
             return Err(Error::internal("an open segment was decided on that was not walked"));
         };
         let segment = Segment::open_unsealed(path)?;
-        let file = reopen(path)?;
-        if walk.len > walk.complete_len {
-            file.set_len(walk.complete_len)
-                .context(Kind::Unavailable, || format!("cannot cut {}", path.display()))?;
-        }
-        // What a killed process wrote may not have reached the disk yet.
-        file.sync_all().context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
+        let file = Growing::open(path)?;
+        // Also where nothing is cut: what a killed process wrote may not have reached the disk yet.
+        file.cut(walk.complete_len)
+            .context(Kind::Unavailable, || format!("cannot cut {}", path.display()))?;
         Ok(Writer {
             folder: folder.to_owned(),
             header: *segment.header(),
@@ -171,7 +167,7 @@ impl Writer {
             inside: false,
             relations: segment.in_force_at_end().clone(),
             unfinished: Vec::new(),
-            roll_at: ROLL_AT,
+            roll_at: roll_at(),
             compressor: seal::compressor(LEVEL)?,
             stored: Vec::new(),
             broken: false,
@@ -179,9 +175,9 @@ impl Writer {
     }
 }
 
-fn reopen(path: &Path) -> Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    file.context(Kind::Unavailable, || format!("cannot open {}", path.display()))
+/// Bytes of records at which a segment is finished; a test may want more segments.
+fn roll_at() -> u64 {
+    crate::ambient::test_number("BACKWHEN_TEST_ROLL_AT").unwrap_or(ROLL_AT)
 }
 
 /// The first block of a segment: the relations in force, so that it can be decoded alone.

@@ -14,6 +14,7 @@ use super::record::{Record, Records};
 use super::segment::Segment;
 use super::summary::SegmentSummary;
 use super::verify;
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::files::{self, NewFile};
 
@@ -50,7 +51,9 @@ pub fn seal(path: &Path) -> Result<SegmentSummary> {
     if segment.summary().end == segment.summary().start {
         return Ok(segment.summary().clone());
     }
+    ambient::pass("seal.write")?;
     let summary = write(&segment, &target)?;
+    ambient::pass("seal.written")?;
     files::remove(path)?;
     Ok(summary)
 }

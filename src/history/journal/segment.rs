@@ -89,7 +89,8 @@ impl Segment {
         }
     }
 
-    fn scan(path: &Path) -> Result<Segment> {
+    /// Looks once, whatever its writer does meanwhile.
+    pub(super) fn scan(path: &Path) -> Result<Segment> {
         let (file, len) = open_file(path)?;
         let header = SegmentHeader::read(&file, false).map_err(|fault| fault.at(path, 0))?;
         let walk = walk(&file, header.start, len);

@@ -173,7 +173,7 @@ fn digest(file: &File, len: u64) -> Result<[u8; 32], Fault> {
 ///
 /// # Errors
 /// `Damaged` if one does not, `Refused` for a newer version, `Unavailable` if it is not there.
-pub(super) fn check_digest(path: &Path) -> Result<Footer> {
+pub fn check_digest(path: &Path) -> Result<Footer> {
     let (file, len) = open_file(path)?;
     let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
     let (footer, trailer) = footer::read(&file, len).map_err(|(offset, fault)| fault.at(path, offset))?;

@@ -1,7 +1,5 @@
 //! Appends blocks to the open segment, and is the only one who can call a position durable.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::block::HEADER_LEN as BLOCK_HEADER_LEN;
@@ -9,7 +7,9 @@ use super::builder::RawBlock;
 use super::name::SegmentHeader;
 use super::relations::Relations;
 use super::seal;
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::files::Growing;
 use crate::model::Lsn;
 
 /// Bytes of records at which the open segment is finished: few, because an open segment takes twice the
@@ -35,7 +35,7 @@ pub struct Writer {
     pub(super) folder: PathBuf,
     pub(super) header: SegmentHeader,
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    pub(super) file: Growing,
     pub(super) len: u64,
     /// Bytes of the file up to the last complete transaction.
     pub(super) complete_len: u64,
@@ -91,8 +91,8 @@ impl Writer {
         let (header, bytes) = seal::header(&block, block.flags, &self.stored, self.synced)?;
         let written = self
             .file
-            .write_all_at(&bytes, self.len)
-            .and_then(|()| self.file.write_all_at(&self.stored, self.len + BLOCK_HEADER_LEN as u64));
+            .write_at(&bytes, self.len)
+            .and_then(|()| self.file.write_at(&self.stored, self.len + BLOCK_HEADER_LEN as u64));
         self.done(written, "write")?;
         if self.stored.capacity() > KEPT {
             self.stored = Vec::new();
@@ -116,7 +116,7 @@ impl Writer {
     pub fn sync(&mut self) -> Result<Durable> {
         self.check()?;
         if self.synced < self.len {
-            let synced = self.file.sync_data();
+            let synced = self.file.sync();
             self.done(synced, "sync")?;
             self.synced = self.len;
         }
@@ -142,9 +142,11 @@ impl Writer {
             return Ok(None);
         }
         self.sync()?;
+        ambient::pass("journal.roll")?;
         let header = SegmentHeader { start: self.frontier, ..self.header };
         let next = Writer::create(&self.folder, header, self.relations.clone())?;
         let finished = std::mem::replace(self, Writer { roll_at: self.roll_at, ..next });
+        ambient::pass("journal.rolled")?;
         Ok(Some(finished.path))
     }
 
@@ -154,7 +156,7 @@ impl Writer {
             return Ok(());
         }
         // Synced, so that no crash can bring the old bytes back behind new ones.
-        let cut = self.file.set_len(self.complete_len).and_then(|()| self.file.sync_all());
+        let cut = self.file.cut(self.complete_len);
         self.done(cut, "cut")?;
         self.len = self.complete_len;
         self.synced = self.len;

@@ -243,4 +243,15 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn an_archive_of_any_bytes() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/archive");
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let seeds = paths.map(|path| std::fs::read(path).unwrap()).collect();
+        crate::hostile::throw("archive", seeds, |bytes| match Toc::read(bytes) {
+            Ok(toc) => format!("{}", toc.materialized_views().count()),
+            Err(error) => error.to_string(),
+        });
+    }
 }

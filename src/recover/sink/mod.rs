@@ -19,8 +19,8 @@ use crate::pgtools::Tools;
 pub use definitions::Definitions;
 pub use digest::RowDigest;
 pub use into::{Destination, Into};
-pub use postgres::Target;
 pub(in crate::recover) use postgres::{Restoring, create_like, holds_nothing, maintenance, usable_roles};
+pub use postgres::{Target, drop_database};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 

@@ -4,5 +4,6 @@ mod capture;
 mod crash;
 mod damage;
 mod fixtures;
+mod hostile;
 mod round_trip;
 mod stream;

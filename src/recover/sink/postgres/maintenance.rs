@@ -115,6 +115,22 @@ pub(super) async fn drop_leftover(
     Ok(())
 }
 
+/// Drops the database that `info` names, if there is one.
+///
+/// # Errors
+/// `Locked` if somebody is connected to it, `Unavailable` if the server fails.
+pub async fn drop_database(info: &Conninfo) -> Result<()> {
+    let session = maintenance(info).await?;
+    let sql = format!("DROP DATABASE IF EXISTS {}", quote_ident(info.dbname()));
+    session.batch_execute(&sql).await.map_err(|error| {
+        let error = server_error(format!("cannot drop database {}", info.dbname()), error);
+        if sqlstate(&error) == Some("55006") {
+            return Error::locked(format!("somebody is connected to database {}", info.dbname()));
+        }
+        error
+    })
+}
+
 pub(in crate::recover) async fn holds_nothing(info: &Conninfo) -> Result<bool> {
     let session = Session::connect_utf8(info, "recover").await?;
     match require_empty(&session, info.dbname()).await {

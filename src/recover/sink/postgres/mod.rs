@@ -8,6 +8,8 @@ mod properties;
 mod restore;
 mod rows;
 
+pub use maintenance::drop_database;
+
 use std::sync::Mutex;
 
 use crate::connect::{Conninfo, Session, connect, server_error};

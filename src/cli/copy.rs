@@ -1,0 +1,58 @@
+//! `backwhen copy`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Surroundings, ui};
+use crate::error::{Context, Kind, Result};
+use crate::history::copy::{self, Copied};
+
+/// Mirror the history to a second folder, or bring such a copy up to date
+#[derive(Args)]
+pub struct Copy {
+    /// The folder of the copy; made if it is not there
+    #[arg(long, value_name = "PATH")]
+    to: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    ok: bool,
+    history: String,
+    to: String,
+    #[serde(flatten)]
+    copied: Copied,
+}
+
+impl Copy {
+    pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        let history = at.history()?;
+        let progress = at.ui.progress();
+        let (root, to) = (history.root().display().to_string(), self.to.display().to_string());
+        let work = tokio::task::spawn_blocking(move || copy::copy(&history, &self.to, &*progress));
+        let copied = work.await.context(Kind::Internal, || "the copying thread failed".into())??;
+        let shown = Shown { ok: copied.faults.is_empty(), history: root, to, copied };
+        at.ui.result(&shown, || describe(&shown))?;
+        Ok(if shown.ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
+    }
+}
+
+fn describe(shown: &Shown) -> String {
+    let it = &shown.copied;
+    let mut text = format!("copied    {} objects, {}, to {}\n", it.objects, ui::bytes(it.bytes), shown.to);
+    if let Some(end) = it.end {
+        text.push_str(&format!("ends      {end}\n"));
+    }
+    for fault in &it.faults {
+        text.push_str(&format!("DAMAGED   {}\n", ui::printable(fault)));
+    }
+    text.push_str(if shown.ok {
+        "the copy holds all that the history does"
+    } else {
+        "the copy lacks what is named above; what it has is whole"
+    });
+    text
+}

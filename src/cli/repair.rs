@@ -1,0 +1,73 @@
+//! `backwhen repair`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::verify::acknowledged;
+use super::{Surroundings, ui};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
+use crate::history::repair::{self, Repaired};
+use crate::history::verify;
+
+/// Heal damaged and missing objects of the history from a copy of it
+#[derive(Args)]
+pub struct Repair {
+    /// The other copy: a folder that `backwhen copy` made
+    #[arg(long, value_name = "PATH")]
+    from: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    ok: bool,
+    #[serde(flatten)]
+    repaired: Repaired,
+    faults: Vec<String>,
+}
+
+impl Repair {
+    pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        let root = at.history_folder()?;
+        let progress = at.ui.progress();
+        let work = tokio::task::spawn_blocking(move || {
+            let from = History::open(&self.from)?;
+            let acknowledged = acknowledged(&root);
+            let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
+            // Whatever was done, only reading all of it tells how it stands now.
+            let faults = match History::open(&root) {
+                Ok(history) => verify::verify(&history, acknowledged, &*progress)?.faults,
+                Err(error) => vec![error.to_string()],
+            };
+            Ok::<_, Error>((repaired, faults))
+        });
+        let (repaired, faults) =
+            work.await.context(Kind::Internal, || "the repairing thread failed".into())??;
+        let ok = faults.is_empty() && repaired.not_healed.is_empty();
+        let shown = Shown { ok, repaired, faults };
+        at.ui.result(&shown, || describe(&shown))?;
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
+    }
+}
+
+fn describe(shown: &Shown) -> String {
+    let mut text = String::new();
+    let mut lines = |head: &str, lines: &[String]| {
+        for line in lines {
+            text.push_str(&format!("{head}  {}\n", ui::printable(line)));
+        }
+    };
+    lines("healed    ", &shown.repaired.healed);
+    lines("set aside ", &shown.repaired.set_aside);
+    lines("NOT HEALED", &shown.repaired.not_healed);
+    lines("DAMAGED   ", &shown.faults);
+    text.push_str(match (shown.ok, shown.repaired.healed.is_empty()) {
+        (true, true) => "nothing was damaged",
+        (true, false) => "all is well again",
+        (false, _) => "the history is still damaged; what is not named above is whole",
+    });
+    text
+}

@@ -1,0 +1,88 @@
+//! `backwhen verify --restore`: a recovery whose only purpose is to see that it can be done.
+
+use serde::Serialize;
+
+use super::Surroundings;
+use crate::ambient;
+use crate::connect::Conninfo;
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
+use crate::history::evidence::TableDigest;
+use crate::history::timeline::Timeline;
+use crate::model::Moment;
+use crate::recover::execute::{Execution, execute};
+use crate::recover::plan::{PlannedMoment, plan};
+use crate::recover::sink::{Destination, drop_database};
+
+/// What was recovered, and is gone again.
+#[derive(Serialize)]
+pub(super) struct Restored {
+    pub moment: PlannedMoment,
+    pub checkpoint: String,
+    pub transactions_folded: u64,
+    pub tables: u64,
+    pub rows: u64,
+    pub seconds: f64,
+    #[serde(skip)]
+    pub digests: Vec<TableDigest>,
+}
+
+/// The throw-away database on the server that `--into` or libpq's own variables name.
+///
+/// # Errors
+/// `Usage` if none is named.
+pub(super) fn target(history: &History, into: Option<&str>) -> Result<Conninfo> {
+    let named = ["PGHOST", "PGHOSTADDR", "PGSERVICE", "PGPORT"];
+    if into.is_none() && named.iter().all(|name| std::env::var_os(name).is_none()) {
+        return Err(Error::usage(
+            "no server is named to recover into; name one with --into 'host=... user=...', or BACKWHEN_INTO",
+        ));
+    }
+    let id: String = history.identity().id.chars().take(12).collect();
+    Ok(Conninfo::parse(into.unwrap_or_default())?.with_dbname(&format!("backwhen_verify_{id}")))
+}
+
+/// Recovers the moment, which compares every table's digest with the fold's, and drops the database.
+///
+/// # Errors
+/// Those of a recovery; nothing is left then either.
+pub(super) async fn restore(
+    at: &Surroundings,
+    history: &History,
+    target: &Conninfo,
+    to: &str,
+    jobs: usize,
+) -> Result<Restored> {
+    let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
+    let catalog = at.catalog(history)?;
+    let timeline = Timeline::read(history, &catalog)?;
+    let plan = plan(history, &timeline, &moment, false, &[])?;
+    ambient::heed_signals();
+    // One that was killed may have left it.
+    drop_database(target).await?;
+    let execution = Execution {
+        scratch: None,
+        create_roles: false,
+        history,
+        catalog,
+        tools: at.tools()?,
+        destination: Destination::Postgres(target.clone()),
+        create: true,
+        jobs,
+        progress: at.ui.progress(),
+    };
+    let report = execute(plan, execution).await?;
+    drop_database(target).await?;
+    if !report.proved {
+        return Err(Error::internal("a recovered database was not read back; please report this"));
+    }
+    Ok(Restored {
+        moment: report.moment,
+        checkpoint: report.checkpoint,
+        transactions_folded: report.transactions_folded,
+        tables: report.tables,
+        rows: report.rows,
+        seconds: report.seconds,
+        digests: report.digests,
+    })
+}

@@ -1,0 +1,109 @@
+//! Hostile bytes for what the source sends, and for what a person types as a moment.
+
+use super::key::KeyShape;
+use super::{copy_text, pgoutput};
+use crate::hostile::throw;
+use crate::model::{Column, Grade, Identity, Moment, Storage, Table, moment};
+
+fn messages() -> Vec<Vec<u8>> {
+    let seeds: [&[u8]; 9] = [
+        b"B\0\0\0\0\x01\0\0\x10\0\0\0\0\0\0\0\x06\0\0\0\x07",
+        b"C\0\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x07",
+        b"R\0\0\x40\0public\0orders\0d\0\x02\x01id\0\0\0\0\x17\xff\xff\xff\xff\0note\0\0\0\0\x19\xff\xff\xff\xff",
+        b"I\0\0\x40\0N\0\x03t\0\0\0\x017nu",
+        b"U\0\0\x40\0K\0\x01t\0\0\0\x017N\0\x02t\0\0\0\x018t\0\0\0\x03new",
+        b"U\0\0\x40\0O\0\x02t\0\0\0\x017nN\0\x02t\0\0\0\x018u",
+        b"D\0\0\x40\0K\0\x01t\0\0\0\x017",
+        b"T\0\0\0\x02\x03\0\0\x40\0\0\0\x40\x01",
+        b"M\x01\0\0\0\0\0\0\0\x09backwhen.mark\0\0\0\0\x0d{\"name\":\"a\"}",
+    ];
+    seeds.map(<[u8]>::to_vec).to_vec()
+}
+
+#[test]
+fn pgoutput_of_any_bytes() {
+    throw("pgoutput", messages(), |bytes| {
+        let name = pgoutput::stream_name(bytes);
+        // Whatever a name holds, it is one piece of SQL.
+        let quoted = crate::model::schema::quote_ident(&name);
+        assert!(quoted.len() >= name.len());
+        match pgoutput::decode(bytes) {
+            Ok(message) => format!("{message:?}").chars().take(12).collect(),
+            Err(error) => error.to_string(),
+        }
+    });
+}
+
+fn table(identity: Identity) -> Table {
+    let column = |name: &str, type_oid| Column {
+        number: 0,
+        name: name.into(),
+        type_oid,
+        type_modifier: -1,
+        type_name: "x".into(),
+    };
+    Table {
+        oid: 16384,
+        schema: "public".into(),
+        name: "orders".into(),
+        columns: vec![column("id", 23), column("note", 25)],
+        identity,
+        grade: Grade::Exact,
+        storage: Storage::default(),
+        generated: Vec::new(),
+        in_stream: None,
+    }
+}
+
+#[test]
+fn copy_text_of_any_bytes() {
+    let seeds: [&[u8]; 5] =
+        [b"1\tone", b"-2147483648\t\\N", b"7\t\\H\ta\\\\b\\tc\\nd", b"\t\\", b"9223372036854775807\tx"];
+    let shapes = [KeyShape::of(&table(Identity::Key(vec![0, 1]))), KeyShape::of(&table(Identity::WholeRow))];
+    throw("copy-text", seeds.map(<[u8]>::to_vec).to_vec(), |bytes| {
+        let mut outcome = String::new();
+        for line in bytes.split(|byte| *byte == b'\n') {
+            for column in copy_text::columns(line) {
+                if let Some(value) = copy_text::unescape(column) {
+                    let mut escaped = Vec::new();
+                    copy_text::push_escaped(&mut escaped, &value);
+                    // What the server sends comes back to the byte; other bytes to the same value.
+                    assert_eq!(copy_text::unescape(&escaped).as_deref(), Some(&*value));
+                }
+            }
+            let filled = copy_text::fill_holes(line, b"0\told");
+            for shape in &shapes {
+                let mut key = Vec::new();
+                outcome += &format!("{:?}", shape.push_key(line, &mut key));
+            }
+            outcome += &format!("{} {}", copy_text::has_hole(line), filled.is_some());
+        }
+        outcome
+    });
+}
+
+#[test]
+fn a_moment_of_any_bytes() {
+    let seeds = [
+        "2026-11-22T10:00:00.123456Z",
+        "2026-11-22 10:00:00+01",
+        "10 minutes ago",
+        "-90s",
+        "0/16B3748",
+        "xid:77",
+        "mark:x",
+        "2026-11-22 10:00",
+        "1d 2h",
+    ];
+    let seeds = seeds.map(|text| text.as_bytes().to_vec()).to_vec();
+    throw("moment", seeds, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let duration = moment::parse_duration(&text).is_some();
+        match Moment::parse(&text, crate::ambient::now()) {
+            Ok(Moment::Time(time)) => format!("time {} {duration}", time.to_string().len()),
+            Ok(moment) => format!("{moment:?}").chars().take(5).collect(),
+            Err(moment::ParseMomentError::NoZone { .. }) => "no zone".into(),
+            Err(moment::ParseMomentError::Unknown(_)) => "unknown".into(),
+        }
+    });
+}

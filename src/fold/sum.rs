@@ -1,0 +1,41 @@
+//! A folded table as a number of rows and a digest.
+
+use super::{FoldedTable, Rows};
+use crate::error::Result;
+use crate::history::image::{BlockEntry, RowsDigest};
+
+/// Rows, counted and digested.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub rows: u64,
+    pub digest: RowsDigest,
+}
+
+impl FoldedTable {
+    /// How many rows the table has, and their digest.
+    ///
+    /// # Errors
+    /// As [`FoldedTable::emit`].
+    pub fn sum(self) -> Result<Sum> {
+        if let Some(image) = self.untouched() {
+            return Ok(Sum { rows: image.rows, digest: image.digest });
+        }
+        let mut sum = Sum::default();
+        self.emit(&mut sum)?;
+        Ok(sum)
+    }
+}
+
+impl Rows for Sum {
+    fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
+        self.rows += entry.rows;
+        self.digest.merge(entry.digest);
+        Ok(true)
+    }
+
+    fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
+        self.rows += 1;
+        self.digest.add(line);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Whether the catalog agrees with the objects. What it remembers of one that is gone is a witness; what
+//! it has otherwise than the object is a fault of its own, and reason to make it anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use rusqlite::params;
+
+use super::sync::{checkpoint_ids, names};
+use super::{Catalog, CheckpointRow, FILE, failed, open_file};
+use crate::error::{Context, Kind, Result};
+use crate::history::History;
+use crate::history::image::{self, PackReader};
+use crate::history::journal;
+
+impl Catalog {
+    /// Objects that the catalog has seen and that are gone, a sentence each; nothing if there is no
+    /// catalog. To be asked before anybody brings it up to date.
+    ///
+    /// # Errors
+    /// `Unavailable` if the folders cannot be read.
+    pub fn gone(history: &History) -> Result<Vec<String>> {
+        let path = history.root().join(FILE);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        // One that cannot be used is no witness.
+        let Ok(connection) = open_file(&path) else { return Ok(Vec::new()) };
+        let known = |query: &str| names(&connection, query).unwrap_or_default();
+        let mut gone = Vec::new();
+        for id in known("SELECT id FROM checkpoints").difference(&checkpoint_ids(history)?) {
+            gone.push(history.manifest_path(id));
+        }
+        let files = journal::list_all(&history.journal_folder())?;
+        let segments: BTreeSet<_> = files.iter().map(|file| super::sync::file_name(&file.path)).collect();
+        for name in known("SELECT path FROM segments").difference(&segments) {
+            gone.push(history.journal_folder().join(name));
+        }
+        let packs = image::pack_files(&history.packs_folder())?;
+        for name in known("SELECT name FROM packs") {
+            let path = image::pack_path(&history.packs_folder(), &name);
+            if !packs.contains(&path) {
+                gone.push(path);
+            }
+        }
+        Ok(gone.iter().map(|path| format!("{} is gone; the catalog has seen it", path.display())).collect())
+    }
+
+    /// Compares every row with its object. Where they differ the catalog is thrown away, so that the
+    /// next one to open it makes it anew, and that is said.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not read.
+    pub fn disagreement(history: &History) -> Result<Option<String>> {
+        if !history.root().join(FILE).exists() {
+            return Ok(None);
+        }
+        // Listed before, so that the catalog knows all of them.
+        let packs = image::pack_files(&history.packs_folder())?;
+        let differs = match Catalog::open(history) {
+            // What keeps it from being opened is an object's damage, and named as that.
+            Err(_) => return Ok(None),
+            Ok(catalog) => catalog.first_difference(history, packs)?,
+        };
+        Ok(differs.map(|what| {
+            Catalog::forget(history.root());
+            format!("{FILE} does not agree with {what}; it is thrown away, and made anew from the objects")
+        }))
+    }
+
+    fn first_difference(&self, history: &History, packs: Vec<PathBuf>) -> Result<Option<String>> {
+        for row in self.segments(history)? {
+            let footer = journal::read_footer(&row.file.path);
+            if footer.is_ok_and(|footer| footer.summary != row.summary) {
+                return Ok(Some(row.file.path.display().to_string()));
+            }
+        }
+        for row in self.checkpoints()? {
+            let read = history.read_checkpoint(&row.id);
+            if read.is_ok_and(|checkpoint| CheckpointRow::from(&checkpoint) != row) {
+                return Ok(Some(history.manifest_path(&row.id).display().to_string()));
+            }
+        }
+        for path in packs {
+            if let Ok(reader) = PackReader::open(&path)
+                && !self.knows_pack(&reader)?
+            {
+                return Ok(Some(path.display().to_string()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the pack's blocks are where the catalog has them, and none of them is unknown to it.
+    fn knows_pack(&self, reader: &PackReader) -> Result<bool> {
+        let connection = self.connection()?;
+        let query = "SELECT b.id, b.offset, b.stored FROM blocks b JOIN packs p ON p.number = b.pack WHERE p.name = ?1";
+        let mut statement = connection.prepare_cached(query).context(Kind::Internal, failed)?;
+        let rows = statement.query_map([reader.name()], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, (row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))
+        });
+        let rows: BTreeMap<_, _> = rows.and_then(Iterator::collect).context(Kind::Internal, failed)?;
+        let mut elsewhere = connection
+            .prepare_cached("SELECT 1 FROM blocks WHERE id = ?1")
+            .context(Kind::Internal, failed)?;
+        let mut own = 0;
+        for entry in reader.entries() {
+            let place = (entry.offset as i64, i64::from(entry.stored_len));
+            match rows.get(&entry.id.0[..]) {
+                Some(known) if *known == place => own += 1,
+                Some(_) => return Ok(false),
+                // Another pack holds the same block.
+                None if elsewhere.exists(params![&entry.id.0[..]]).context(Kind::Internal, failed)? => {}
+                None => return Ok(false),
+            }
+        }
+        Ok(own == rows.len())
+    }
+}
+
+impl From<&crate::history::checkpoint::Checkpoint> for CheckpointRow {
+    fn from(checkpoint: &crate::history::checkpoint::Checkpoint) -> CheckpointRow {
+        CheckpointRow {
+            id: checkpoint.id.clone(),
+            epoch: checkpoint.epoch,
+            lsn: checkpoint.lsn,
+            time: checkpoint.time,
+            label: checkpoint.label.clone(),
+            origin: checkpoint.origin,
+            rows: checkpoint.rows(),
+            bytes_new: checkpoint.bytes_new,
+            bytes_total: checkpoint.bytes_total,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Mirrors a history to a second folder and keeps it up to date.
+//!
+//! The copy is a valid history at every instant, whenever this is killed, and while the original is
+//! written: what an object names is copied before it; segments come in their order; `history.json`
+//! comes last. What is there already is never touched. Only the open segment grows, as it did in the
+//! original. An object that is damaged is not copied, nor what would lean on it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::{self, SegmentFile};
+use super::{FORMAT, History, Identity, evidence, files, inventory, read_json, write_json};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::Lsn;
+use crate::progress::{Progress, Unit};
+
+/// Says that a folder is becoming a copy, and of which history.
+pub(super) const BEGUN: &str = "copy.json";
+
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    format: u32,
+    history: String,
+}
+
+/// What a copy did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Copied {
+    /// Objects that were not there yet; an open segment that grew is one.
+    pub objects: u64,
+    /// Bytes that were written for them.
+    pub bytes: u64,
+    /// Where the copy's journal ends.
+    pub end: Option<Lsn>,
+    /// What could not be copied, and why, an object each.
+    pub faults: Vec<String>,
+}
+
+/// Copies what is not at `to` yet.
+///
+/// # Errors
+/// `Refused` if something else lies at `to`; `Locked` if a copy or a capture is at work there;
+/// `Unavailable` if a disk fails. Damage of single objects is no error, but told in the result.
+pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Copied> {
+    let _lock = begin(history, to)?;
+    let mut work = Work { from: history.root(), to, progress, copied: Copied::default() };
+    // Listed in this order, all that a manifest names is in the lists after it.
+    let manifests = work.list("checkpoints")?;
+    let epochs = work.list("epochs")?;
+    let (packs, schemas) = (work.list("packs")?, work.list("schemas")?);
+    progress.phase("copying images", (packs.len() + schemas.len()) as u64, Unit::Objects);
+    let leant_on = [packs, schemas].concat();
+    let whole = work.all(&leant_on)?;
+    progress.phase("copying journal and checkpoints", epochs.len() as u64, Unit::Objects);
+    for name in &epochs {
+        // What belongs to an epoch that cannot be read is of no use.
+        if !work.all(std::slice::from_ref(name))? {
+            break;
+        }
+        let number = epoch_of(name);
+        work.segments(number)?;
+        let own: Vec<_> = manifests.iter().filter(|name| epoch_of(name) == number).cloned().collect();
+        match whole {
+            true => drop(work.all(&own)?),
+            false => work.skip(&own),
+        }
+    }
+    work.all(&inventory::names(work.from, evidence::FOLDER, &["json"])?)?;
+    finish(work)
+}
+
+/// Makes the folders, unless something else lies there, and takes the copy's lock.
+fn begin(history: &History, to: &Path) -> Result<files::Lock> {
+    let same = |path: &Path| fs::canonicalize(path).ok();
+    if same(to).is_some() && same(to) == same(history.root()) {
+        return Err(Error::usage(format!("{} is the history itself; name another folder", to.display())));
+    }
+    let id = &history.identity().id;
+    let other = |found: &str| {
+        Error::refused(format!(
+            "{} holds a copy of another history ({found}, not {id}); name a new folder",
+            to.display()
+        ))
+    };
+    let begun = to.join(BEGUN);
+    if let Some(identity) = read_json::<Identity>(&to.join("history.json"))? {
+        if identity.id != *id {
+            return Err(other(&identity.id));
+        }
+    } else if let Some(earlier) = read_json::<Begun>(&begun)? {
+        if earlier.history != *id {
+            return Err(other(&earlier.history));
+        }
+    } else {
+        History::prepare(to)?;
+        write_json(&begun, &Begun { format: FORMAT, history: id.clone() })?;
+    }
+    History::make_folders(to)?;
+    let lock = files::Lock::take(&to.join("locks/capture.lock"), "copy")?;
+    for folder in super::FOLDERS {
+        files::remove_temporaries(&to.join(folder));
+    }
+    Ok(lock)
+}
+
+/// Makes the copy a history, if it is not one yet.
+fn finish(mut work: Work<'_>) -> Result<Copied> {
+    let name = "history.json".to_owned();
+    // Without its first image it would be a history of nothing.
+    let has_image = !inventory::names(work.to, "checkpoints", &["json"])?.is_empty();
+    if !work.to.join(&name).exists() && (work.copied.faults.is_empty() || has_image) {
+        work.all(&[name])?;
+    }
+    if work.to.join("history.json").exists() {
+        files::remove(&work.to.join(BEGUN))?;
+    }
+    Ok(work.copied)
+}
+
+/// `epochs/0002.json` and `checkpoints/0002-….json` are of epoch 2.
+fn epoch_of(name: &str) -> u32 {
+    let file = name.rsplit('/').next().unwrap_or_default();
+    let digits: String = file.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(0)
+}
+
+struct Work<'a> {
+    from: &'a Path,
+    to: &'a Path,
+    progress: &'a dyn Progress,
+    copied: Copied,
+}
+
+impl Work<'_> {
+    fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let endings = inventory::FOLDERS.iter().find(|(name, _)| *name == folder);
+        inventory::names(self.from, folder, endings.map_or(&[][..], |(_, endings)| endings))
+    }
+
+    /// Copies those that are not there; false if one could not be.
+    fn all(&mut self, names: &[String]) -> Result<bool> {
+        let mut whole = true;
+        for name in names {
+            crate::ambient::pause("copy");
+            self.progress.advance(1);
+            let target = self.to.join(name);
+            if target.exists() {
+                whole &= self.agrees(name, &target);
+                continue;
+            }
+            match inventory::check(self.from, name) {
+                Ok(()) => {
+                    let bytes = files::copy_new(&self.from.join(name), &target)?;
+                    self.count(bytes);
+                }
+                Err(error) => whole &= self.fault(error)?,
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Whether what is there may be the same; only `verify` reads all of it.
+    fn agrees(&mut self, name: &str, target: &Path) -> bool {
+        let size = |path: &Path| fs::metadata(path).map(|metadata| metadata.len()).ok();
+        let agrees = size(&self.from.join(name)).is_none_or(|len| size(target) == Some(len));
+        if !agrees {
+            let what = "has another length here than in the original; run `backwhen verify` on both, \
+                        then `backwhen repair`";
+            self.copied.faults.push(format!("{} {what}", target.display()));
+        }
+        agrees
+    }
+
+    fn skip(&mut self, names: &[String]) {
+        for target in names.iter().map(|name| self.to.join(name)).filter(|target| !target.exists()) {
+            let fault = format!("{} waits for what could not be copied", target.display());
+            self.copied.faults.push(fault);
+        }
+    }
+
+    /// Damage is told and gone on after; anything else ends the copy.
+    fn fault(&mut self, error: Error) -> Result<bool> {
+        match error.kind() {
+            Kind::Damaged => self.copied.faults.push(error.to_string()),
+            _ => return Err(error),
+        }
+        Ok(false)
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.copied.objects += 1;
+        self.copied.bytes += bytes;
+    }
+
+    /// The segments of one epoch in their order; behind one that is damaged, none, since there would
+    /// be a hole.
+    fn segments(&mut self, epoch: u32) -> Result<()> {
+        let folder = self.from.join("journal");
+        for segment in journal::list(&folder)?.into_iter().filter(|segment| segment.epoch == epoch) {
+            crate::ambient::pause("copy");
+            if let Err(error) = self.segment(&segment) {
+                self.fault(error)?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn segment(&mut self, segment: &SegmentFile) -> Result<()> {
+        let (open, sealed) = (segment.path.with_extension("open"), segment.path.with_extension("seg"));
+        let (open_there, sealed_there) = (self.counterpart(&open), self.counterpart(&sealed));
+        if !segment.sealed {
+            match journal::mirror(&open, &open_there) {
+                Ok(bytes) => {
+                    if bytes > 0 {
+                        self.count(bytes);
+                    }
+                    self.copied.end = Some(journal::held(&open_there)?.end);
+                    return Ok(());
+                }
+                // It was sealed since the folder was read.
+                Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !sealed_there.exists() {
+            journal::check_digest(&sealed)?;
+            let bytes = files::copy_new(&sealed, &sealed_there)?;
+            self.count(bytes);
+        }
+        self.copied.end = Some(journal::read_footer(&sealed_there)?.summary.end);
+        // As after sealing: the open file is the same segment once more.
+        match fs::metadata(&open_there) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            found => {
+                found.context(Kind::Unavailable, || format!("cannot read {}", open_there.display()))?;
+                files::remove(&open_there)
+            }
+        }
+    }
+
+    fn counterpart(&self, segment: &Path) -> PathBuf {
+        self.to.join("journal").join(segment.file_name().unwrap_or_default())
+    }
+}

@@ -1,0 +1,72 @@
+//! What a power cut would take: for tests, the door to the disk writes down what is not durable yet.
+//!
+//! With `BACKWHEN_TEST_POWER=FOLDER` every act is a line in `FOLDER/log`, its fields parted by tabs: what
+//! may be lost is written down before it is done, what makes it durable after. A removed file is kept in
+//! the folder, since a removal may be lost too. `tests/crash` takes away what the log says.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+struct Log {
+    folder: PathBuf,
+    file: Mutex<File>,
+}
+
+fn log() -> Option<&'static Log> {
+    static LOG: OnceLock<Option<Log>> = OnceLock::new();
+    let open = || {
+        let folder = PathBuf::from(std::env::var_os("BACKWHEN_TEST_POWER")?);
+        let file = OpenOptions::new().create(true).append(true).open(folder.join("log")).ok()?;
+        Some(Log { folder, file: Mutex::new(file) })
+    };
+    LOG.get_or_init(open).as_ref()
+}
+
+fn put(log: &Log, what: &str, path: &Path, rest: &str) {
+    if let Ok(mut file) = log.file.lock() {
+        let _ = file.write_all(format!("{what}\t{}\t{rest}\n", path.display()).as_bytes());
+    }
+}
+
+/// Bytes from `offset` on are about to be written.
+pub(super) fn writing(path: &Path, offset: u64) {
+    if let Some(log) = log() {
+        put(log, "write", path, &offset.to_string());
+    }
+}
+
+/// All bytes of the file are on disk.
+pub(super) fn synced(path: &Path) {
+    if let Some(log) = log() {
+        put(log, "sync", path, "");
+    }
+}
+
+/// `path` is about to become another name of the file at `temporary`.
+pub(super) fn linking(temporary: &Path, path: &Path) {
+    if let Some(log) = log() {
+        put(log, "link", path, &temporary.display().to_string());
+    }
+}
+
+/// `path` is about to go.
+pub(super) fn removing(path: &Path) {
+    if let Some(log) = log() {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let kept = log.folder.join(format!("removed-{}-{number}", std::process::id()));
+        if fs::hard_link(path, &kept).is_ok() {
+            put(log, "remove", path, &kept.display().to_string());
+        }
+    }
+}
+
+/// All names in the folder are on disk.
+pub(super) fn folder_synced(folder: &Path) {
+    if let Some(log) = log() {
+        put(log, "folder", folder, "");
+    }
+}

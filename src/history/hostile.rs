@@ -1,0 +1,72 @@
+//! Hostile bytes for the JSON of a history, and for what comes as signals in the stream.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use super::checkpoint::{Checkpoint, position_of};
+use super::epoch::Epoch;
+use super::evidence::Evidence;
+use super::signal::{HeartbeatSignal, MarkSignal, SequenceSample};
+use super::{Identity, object, read_json};
+use crate::hostile::throw;
+
+const MANIFEST: &str = include_str!("../../fixtures/damaged/seeds/checkpoint.json");
+const EPOCH: &str = include_str!("../../fixtures/damaged/seeds/epoch.json");
+const IDENTITY: &str = include_str!("../../fixtures/damaged/seeds/history.json");
+const EVIDENCE: &str = include_str!("../../fixtures/damaged/seeds/evidence.json");
+
+/// Reads the bytes as an object whose digest is made right.
+fn read<T: DeserializeOwned>(folder: &Path, bytes: &[u8]) -> Result<Option<T>, String> {
+    let path = folder.join("object.json");
+    std::fs::write(&path, object::with_digest(bytes)).unwrap();
+    read_json(&path).map_err(|error| error.to_string().replace(&folder.display().to_string(), ""))
+}
+
+/// An object's text without its digest, which is made right later.
+fn seed(text: &str) -> Vec<u8> {
+    text.split_once(",\n").unwrap().1.as_bytes().to_vec()
+}
+
+#[test]
+fn manifests_epochs_and_identities_of_any_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert!(read::<Checkpoint>(folder, &seed(MANIFEST)).unwrap().is_some());
+    assert!(read::<Epoch>(folder, &seed(EPOCH)).unwrap().is_some());
+    assert!(read::<Identity>(folder, &seed(IDENTITY)).unwrap().is_some());
+    assert!(read::<Evidence>(folder, &seed(EVIDENCE)).unwrap().is_some());
+    throw("manifest", vec![seed(MANIFEST)], |bytes| match read::<Checkpoint>(folder, bytes) {
+        Ok(Some(checkpoint)) => {
+            let rows = checkpoint.rows();
+            let sound = checkpoint.is_sound();
+            format!("{rows} {sound} {:?}", position_of(&checkpoint.id).is_some())
+        }
+        other => format!("{:?}", other.err()),
+    });
+    throw("epoch", vec![seed(EPOCH)], |bytes| format!("{:?}", read::<Epoch>(folder, bytes).err()));
+    throw("identity", vec![seed(IDENTITY)], |bytes| match read::<Identity>(folder, bytes) {
+        Ok(Some(identity)) => format!("{:?} {}", identity.id_bytes().is_ok(), identity.slot().len()),
+        other => format!("{:?}", other.err()),
+    });
+    throw("evidence", vec![seed(EVIDENCE)], |bytes| format!("{:?}", read::<Evidence>(folder, bytes).err()));
+}
+
+#[test]
+fn signals_of_any_bytes() {
+    let seeds = [
+        r#"{"name":"before \u00e9"}"#,
+        r#"{"fingerprint":"00ff"}"#,
+        r#"{"sampled":"0/16B3748","complete":true,"sequences":[{"oid":7,"schema":"s","name":"n","last_value":-1,"is_called":true,"increment":1,"owner":{"schema":"s","table":"t","column":"c"}}],"dropped":[1]}"#,
+    ];
+    let seeds = seeds.map(|text| text.as_bytes().to_vec()).to_vec();
+    throw("signal", seeds, |bytes| {
+        let error = |error: serde_json::Error| format!("{:?}", error.classify());
+        let outcomes = [
+            serde_json::from_slice::<MarkSignal>(bytes).map(drop).map_err(error),
+            serde_json::from_slice::<HeartbeatSignal>(bytes).map(drop).map_err(error),
+            serde_json::from_slice::<SequenceSample>(bytes).map(drop).map_err(error),
+        ];
+        format!("{outcomes:?}")
+    });
+}

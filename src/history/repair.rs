@@ -1,0 +1,347 @@
+//! Heals the damaged and missing objects of a history from another copy of it.
+//!
+//! Nothing is deleted: what is damaged is moved to `damaged/`, and only once a sound object of the
+//! same name has been found to take its place.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::catalog::Catalog;
+use super::epoch::Epoch;
+use super::verify::Acknowledged;
+use super::{History, Identity, evidence, files, inventory, journal, read_json};
+use crate::error::{Error, Kind, Result};
+use crate::model::Lsn;
+use crate::progress::{Progress, Unit};
+
+/// Where damaged objects are put, in the history's folder.
+pub const DAMAGED: &str = "damaged";
+
+/// What was done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Repaired {
+    /// Objects that were damaged or missing, and are sound now.
+    pub healed: Vec<String>,
+    /// Objects that stay as they are, and why.
+    pub not_healed: Vec<String>,
+    /// Where the damaged ones lie now.
+    pub set_aside: Vec<String>,
+}
+
+/// Heals what is damaged or missing in the history at `root` from another copy of it.
+///
+/// # Errors
+/// `Refused` if `from` is another history, or has gone its own way; `Locked` if a capture, copy or
+/// checkpoint is at work here; `Unavailable` if a disk fails.
+pub fn repair(
+    root: &Path,
+    from: &History,
+    acknowledged: Option<Acknowledged>,
+    progress: &dyn Progress,
+) -> Result<Repaired> {
+    let ours = own_id(root)?;
+    if ours != from.identity().id {
+        return Err(Error::refused(format!(
+            "{} is history {}, and {} is history {ours}; only a copy of the same history can heal it",
+            from.root().display(),
+            from.identity().id,
+            root.display()
+        )));
+    }
+    if fs::canonicalize(root).ok() == fs::canonicalize(from.root()).ok() {
+        return Err(Error::usage("--from is the history itself; name a copy of it"));
+    }
+    History::make_folders(root)?;
+    let _capture = files::Lock::take(&root.join("locks/capture.lock"), "repair")?;
+    let _checkpoint = files::Lock::take(&root.join("locks/checkpoint.lock"), "repair")?;
+    let mut work = Work { root, from, acknowledged, progress, done: Repaired::default() };
+    work.refuse_a_fork()?;
+    work.objects()?;
+    // What a catalog took from damaged objects is not to be believed.
+    if !work.done.healed.is_empty() {
+        Catalog::forget(root);
+    }
+    Ok(work.done)
+}
+
+/// The id of a history whose `history.json` may be what is damaged: segments and epochs tell it too.
+fn own_id(root: &Path) -> Result<String> {
+    match read_json::<Identity>(&root.join("history.json")) {
+        Ok(Some(identity)) => return Ok(identity.id),
+        Err(error) if error.kind() != Kind::Damaged => return Err(error),
+        Ok(None) | Err(_) => {}
+    }
+    let segments = journal::list_all(&root.join("journal"))?;
+    let told: BTreeSet<_> = segments.iter().filter_map(|file| journal::history_of(&file.path)).collect();
+    match told.first() {
+        Some(id) if told.len() == 1 => Ok(id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        _ => Err(Error::refused(format!(
+            "nothing in {} tells which history it is; make a copy of the other one with: backwhen copy",
+            root.display()
+        ))),
+    }
+}
+
+struct Work<'a> {
+    root: &'a Path,
+    from: &'a History,
+    acknowledged: Option<Acknowledged>,
+    progress: &'a dyn Progress,
+    done: Repaired,
+}
+
+impl Work<'_> {
+    /// Two copies that were both captured into have epochs of the same number that differ.
+    fn refuse_a_fork(&self) -> Result<()> {
+        for name in inventory::names(self.root, "epochs", &["json"])? {
+            let read = |root: &Path| read_json::<Epoch>(&root.join(&name)).ok().flatten();
+            if let (Some(ours), Some(theirs)) = (read(self.root), read(self.from.root()))
+                && ours.number == theirs.number
+                && ours != theirs
+                && inventory::check(self.root, &name).is_ok()
+                && ours.slot == self.from.identity().slot()
+            {
+                return Err(Error::refused(format!(
+                    "{name} of the two histories differ: they have gone separate ways, and neither can heal the other"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn objects(&mut self) -> Result<()> {
+        for (folder, endings) in inventory::FOLDERS.iter().filter(|(folder, _)| *folder != "checkpoints") {
+            self.folder(folder, endings)?;
+        }
+        let epochs = inventory::names(self.root, "epochs", &["json"])?;
+        for name in &epochs {
+            if let Ok(Some(epoch)) = read_json::<Epoch>(&self.root.join(name)) {
+                self.journal(&epoch)?;
+            }
+        }
+        self.folder("checkpoints", &["json"])?;
+        self.folder(evidence::FOLDER, &["json"])?;
+        self.object("history.json")
+    }
+
+    fn folder(&mut self, folder: &str, endings: &[&str]) -> Result<()> {
+        let mut names: BTreeSet<_> =
+            inventory::names(self.from.root(), folder, endings)?.into_iter().collect();
+        names.extend(inventory::names(self.root, folder, endings)?);
+        self.progress.phase(&format!("checking {folder}"), names.len() as u64, Unit::Objects);
+        let epochs = self.epochs_known()?;
+        for name in names {
+            // An epoch that began only in the other copy is none of this history's.
+            let foreign = matches!(folder, "epochs" | "checkpoints")
+                && !self.root.join(&name).exists()
+                && number_of(&name).is_none_or(|number| !epochs.contains(&number));
+            if !foreign {
+                self.object(&name)?;
+            }
+            self.progress.advance(1);
+        }
+        Ok(())
+    }
+
+    /// The epochs that something here shows to have been: files of them, of later ones, or what was
+    /// acknowledged.
+    fn epochs_known(&self) -> Result<BTreeSet<u32>> {
+        let mut names = inventory::names(self.root, "epochs", &["json"])?;
+        names.extend(inventory::names(self.root, "checkpoints", &["json"])?);
+        let segments = journal::list_all(&self.root.join("journal"))?;
+        let numbers = names.iter().filter_map(|name| number_of(name));
+        let newest = numbers
+            .chain(segments.iter().map(|file| file.epoch))
+            .chain(self.acknowledged.map(|it| it.epoch))
+            .max();
+        Ok((1..=newest.unwrap_or(1)).collect())
+    }
+
+    fn object(&mut self, name: &str) -> Result<()> {
+        crate::ambient::pause("repair");
+        let Err(fault) = inventory::check(self.root, name).and_then(|()| self.is_ours(name)) else {
+            return Ok(());
+        };
+        if fault.kind() != Kind::Damaged {
+            return Err(fault);
+        }
+        if let Err(theirs) = inventory::check(self.from.root(), name) {
+            self.done.not_healed.push(format!("{fault}; and in the copy: {theirs}"));
+            return Ok(());
+        }
+        self.set_aside(&self.root.join(name))?;
+        files::copy_new(&self.from.root().join(name), &self.root.join(name))?;
+        self.done.healed.push(name.to_owned());
+        Ok(())
+    }
+
+    /// A sound object may still be another history's.
+    fn is_ours(&self, name: &str) -> Result<()> {
+        let path = self.root.join(name);
+        let ours = match name.split_once('/').map(|(folder, _)| folder) {
+            Some("epochs") => {
+                read_json::<Epoch>(&path)?.is_some_and(|it| it.slot == self.from.identity().slot())
+            }
+            None => read_json::<Identity>(&path)?.is_some_and(|it| it.id == self.from.identity().id),
+            _ => true,
+        };
+        match ours {
+            true => Ok(()),
+            false => Err(Error::damaged(format!("{} is another history's", path.display()))),
+        }
+    }
+
+    fn set_aside(&mut self, path: &Path) -> Result<()> {
+        if path.exists() {
+            let target = files::set_aside(path, &self.root.join(DAMAGED))?;
+            self.done.set_aside.push(target.display().to_string());
+        }
+        Ok(())
+    }
+
+    /// Goes along an epoch's segments, each of which begins where the one before it ends.
+    fn journal(&mut self, epoch: &Epoch) -> Result<()> {
+        let mut at = epoch.start;
+        loop {
+            let key = Key { epoch: epoch.number, start: at };
+            let next = self.next_start(key)?;
+            let ours = Forms::look(&self.root.join("journal"), key, self.from)?;
+            let theirs = Forms::look(&self.from.journal_folder(), key, self.from)?.sound;
+            let end = match (&ours.sound, theirs) {
+                (Some(sound), theirs) => Some(self.keep(&ours, sound, theirs)?),
+                (None, Some(theirs)) if self.is_enough(key, &ours, &theirs, next) => {
+                    Some(self.bring(&ours, &theirs)?)
+                }
+                (None, theirs) => {
+                    self.cannot(key, &ours, theirs.as_ref(), next);
+                    next
+                }
+            };
+            match end {
+                Some(end) if end > at => at = end,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Where the next segment starts that is here, if one is.
+    fn next_start(&self, key: Key) -> Result<Option<Lsn>> {
+        let files = journal::list_all(&self.root.join("journal"))?;
+        let later = files.iter().filter(|file| file.epoch == key.epoch && file.start > key.start);
+        Ok(later.map(|file| file.start).min())
+    }
+
+    /// Keeps a sound segment; takes a damaged second form of it out of the way, and gives it back an
+    /// end that it has lost.
+    fn keep(&mut self, ours: &Forms, sound: &Sound, theirs: Option<Sound>) -> Result<Lsn> {
+        let name = file_name(&sound.path);
+        for bad in &ours.bad {
+            self.set_aside(bad)?;
+            self.done.healed.push(format!("journal/{} (by journal/{name})", file_name(bad)));
+        }
+        let Some(theirs) = theirs.filter(|theirs| !sound.sealed && theirs.end > sound.end) else {
+            return Ok(sound.end);
+        };
+        if theirs.sealed {
+            let target = self.root.join("journal").join(file_name(&theirs.path));
+            files::copy_new(&theirs.path, &target)?;
+            self.set_aside(&sound.path)?;
+        } else {
+            journal::mirror(&theirs.path, &sound.path)?;
+        }
+        self.done.healed.push(format!("journal/{name} (from {} to {})", sound.end, theirs.end));
+        Ok(theirs.end)
+    }
+
+    /// Whether the other's segment holds all that this one held, as far as that can be known.
+    fn is_enough(&self, key: Key, ours: &Forms, theirs: &Sound, next: Option<Lsn>) -> bool {
+        let durable = self.acknowledged.filter(|it| it.epoch == key.epoch).map(|it| it.durable);
+        match next {
+            Some(next) => theirs.end == next,
+            None => theirs.end >= ours.reached.max(durable.unwrap_or_default()),
+        }
+    }
+
+    fn bring(&mut self, ours: &Forms, theirs: &Sound) -> Result<Lsn> {
+        for bad in &ours.bad {
+            self.set_aside(bad)?;
+        }
+        let target = self.root.join("journal").join(file_name(&theirs.path));
+        match theirs.sealed {
+            true => files::copy_new(&theirs.path, &target)?,
+            false => journal::mirror(&theirs.path, &target)?,
+        };
+        self.done.healed.push(format!("journal/{}", file_name(&target)));
+        Ok(theirs.end)
+    }
+
+    fn cannot(&mut self, key: Key, ours: &Forms, theirs: Option<&Sound>, next: Option<Lsn>) {
+        let end = theirs.map(|theirs| format!("the copy's ends at {}, too early", theirs.end));
+        let why = end.unwrap_or_else(|| "the copy has no sound one".to_owned());
+        match ours.bad.first() {
+            Some(bad) => self.done.not_healed.push(format!("{} is damaged, and {why}", bad.display())),
+            // Behind the last segment there is nothing to miss.
+            None if next.is_none() => {}
+            None => self.done.not_healed.push(format!("the segment at {} is missing, and {why}", key.start)),
+        }
+    }
+}
+
+fn number_of(name: &str) -> Option<u32> {
+    let digits: String = file_name(Path::new(name)).chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[derive(Clone, Copy)]
+struct Key {
+    epoch: u32,
+    start: Lsn,
+}
+
+/// A segment as it lies in one folder.
+struct Forms {
+    sound: Option<Sound>,
+    bad: Vec<PathBuf>,
+    /// How far the bad ones can be read.
+    reached: Lsn,
+}
+
+struct Sound {
+    path: PathBuf,
+    sealed: bool,
+    end: Lsn,
+}
+
+impl Forms {
+    fn look(folder: &Path, key: Key, history: &History) -> Result<Forms> {
+        let id = history.identity().id_bytes()?;
+        let mut forms = Forms { sound: None, bad: Vec::new(), reached: Lsn::ZERO };
+        let mut files = journal::list_all(folder)?;
+        files.retain(|file| file.epoch == key.epoch && file.start == key.start);
+        // The sealed form, if sound, is the one that counts.
+        files.sort_by_key(|file| !file.sealed);
+        for file in files {
+            let report = journal::verify_segment(&file.path)?;
+            let ours = journal::history_of(&file.path) == Some(id);
+            let end = report.summary.as_ref().map(|summary| summary.end);
+            match end.filter(|_| ours && report.faults.is_empty()) {
+                None => {
+                    forms.reached = forms.reached.max(end.unwrap_or_default());
+                    forms.bad.push(file.path);
+                }
+                Some(end) if forms.sound.is_none() => {
+                    forms.sound = Some(Sound { path: file.path, sealed: file.sealed, end });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(forms)
+    }
+}

@@ -1,0 +1,112 @@
+//! Reads every object of a history and names every fault.
+
+mod checkpoints;
+mod segments;
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Kind, Result};
+use crate::history::catalog::Catalog;
+use crate::history::{History, evidence, image, inventory};
+use crate::model::Lsn;
+use crate::progress::{Progress, Unit};
+pub use checkpoints::image_fault;
+
+/// What was read, and what is wrong with it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    pub checkpoints: usize,
+    pub packs: usize,
+    pub segments: usize,
+    pub schemas: usize,
+    pub bytes: u64,
+    /// One line a fault, each naming the object.
+    pub faults: Vec<String>,
+    /// The checkpoints whose manifests are sound, each with the digest of the manifest.
+    #[serde(skip)]
+    pub sound: Vec<(String, String)>,
+}
+
+/// What a capture once said to be durable. The end of an open segment that was cut off looks like
+/// one that was never written; only this tells them apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged {
+    pub epoch: u32,
+    pub durable: Lsn,
+}
+
+/// Reads everything. Faults of objects are found, not returned as errors. `acknowledged`, if known,
+/// was read before this is called: a capture that runs makes more durable meanwhile.
+///
+/// # Errors
+/// `Unavailable` if the disk does not list what is there.
+pub fn verify(
+    history: &History,
+    acknowledged: Option<Acknowledged>,
+    progress: &dyn Progress,
+) -> Result<Verified> {
+    let mut verified = Verified::default();
+    // First, since whoever opens the catalog makes it forget what is gone.
+    verified.faults.extend(Catalog::gone(history)?);
+    packs(history, progress, &mut verified)?;
+    let epochs = segments::check(history, acknowledged, progress, &mut verified)?;
+    schemas(history, progress, &mut verified)?;
+    checkpoints::check(history, &epochs, progress, &mut verified)?;
+    other_objects(history, &mut verified)?;
+    verified.faults.extend(Catalog::disagreement(history)?);
+    Ok(verified)
+}
+
+fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+    let paths = image::pack_files(&history.packs_folder())?;
+    progress.phase("reading packs", paths.iter().map(|path| size(path)).sum(), Unit::Bytes);
+    for path in paths {
+        verified.packs += 1;
+        verified.bytes += size(&path);
+        match image::verify_pack(&path) {
+            Ok(check) => verified.faults.extend(check.faults),
+            Err(error) => verified.faults.push(error.to_string()),
+        }
+        progress.advance(size(&path));
+    }
+    Ok(())
+}
+
+fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+    progress.phase("reading schemas", 0, Unit::Bytes);
+    for name in inventory::names(history.root(), "schemas", &["dump", "sql"])? {
+        verified.schemas += 1;
+        verified.object(history, &name)?;
+    }
+    Ok(())
+}
+
+/// The identity was read when the history was opened; it may have been exchanged or spoilt since.
+fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
+    verified.object(history, "history.json")?;
+    for name in inventory::names(history.root(), evidence::FOLDER, &["json"])? {
+        verified.object(history, &name)?;
+    }
+    Ok(())
+}
+
+impl Verified {
+    /// Reads an object; damage is a fault, and no error.
+    fn object(&mut self, history: &History, name: &str) -> Result<()> {
+        self.bytes += size(&history.root().join(name));
+        match inventory::check(history.root(), name) {
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Refused) => {
+                self.faults.push(error.to_string());
+                Ok(())
+            }
+            checked => checked,
+        }
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}

@@ -1,0 +1,112 @@
+//! Segments, and that each goes on where the one before it ended.
+
+use super::{Acknowledged, Verified, size};
+use crate::error::{Kind, Result};
+use crate::history::epoch::Epoch;
+use crate::history::journal::{self, SegmentFile};
+use crate::history::{History, timeline};
+use crate::model::Lsn;
+use crate::progress::{Progress, Unit};
+
+/// Reads all segments, and returns the epochs that can be read.
+pub(super) fn check(
+    history: &History,
+    acknowledged: Option<Acknowledged>,
+    progress: &dyn Progress,
+    verified: &mut Verified,
+) -> Result<Vec<EpochSeen>> {
+    let id = history.identity().id_bytes()?;
+    let files = journal::list(&history.journal_folder())?;
+    progress.phase("reading segments", files.iter().map(|file| size(&file.path)).sum(), Unit::Bytes);
+    let mut ends = Vec::new();
+    for file in &files {
+        verified.segments += 1;
+        verified.bytes += size(&file.path);
+        match verify_segment(file) {
+            Ok(report) => {
+                let place = file.path.display();
+                verified.faults.extend(report.faults.iter().map(|fault| format!("{place}: {fault}")));
+            }
+            Err(error) => verified.faults.push(error.to_string()),
+        }
+        if journal::history_of(&file.path).is_some_and(|found| found != id) {
+            verified.faults.push(format!("{}: it belongs to another history", file.path.display()));
+        }
+        let segment = journal::Segment::open(&file.path).ok();
+        let range = segment.map(|segment| (segment.summary().start, segment.summary().end));
+        ends.push((file, range));
+        progress.advance(size(&file.path));
+    }
+    match history.epochs() {
+        Ok(epochs) => {
+            let known = epochs.len() as u32;
+            if let Some(orphan) = files.iter().map(|file| file.epoch).filter(|&number| number > known).min() {
+                verified.faults.push(timeline::missing_epoch(history, orphan).to_string());
+            }
+            joints(&epochs, &ends, acknowledged, verified);
+            Ok(epochs.into_iter().map(|epoch| seen(epoch, &ends)).collect())
+        }
+        Err(error) => {
+            verified.faults.push(error.to_string());
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Reads a segment, which may have been sealed since the folder was listed.
+fn verify_segment(file: &SegmentFile) -> Result<journal::Report> {
+    let sealed = file.path.with_extension("seg");
+    match journal::verify_segment(&file.path) {
+        Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {
+            journal::verify_segment(&sealed)
+        }
+        read => read,
+    }
+}
+
+/// An epoch, and whether its journal holds anything.
+pub(super) struct EpochSeen {
+    pub epoch: Epoch,
+    pub has_changes: bool,
+}
+
+fn seen(epoch: Epoch, ends: &[(&SegmentFile, Option<(Lsn, Lsn)>)]) -> EpochSeen {
+    let mut own = ends.iter().filter(|(file, _)| file.epoch == epoch.number);
+    let has_changes = own.any(|(_, range)| range.is_some_and(|(start, end)| end > start));
+    EpochSeen { epoch, has_changes }
+}
+
+/// What one segment ends with the next begins with, and the last one with what was durable; or
+/// something is missing. `ends`: start and end of each segment that could be read.
+fn joints(
+    epochs: &[Epoch],
+    ends: &[(&SegmentFile, Option<(Lsn, Lsn)>)],
+    acknowledged: Option<Acknowledged>,
+    verified: &mut Verified,
+) {
+    for epoch in epochs {
+        // None after a segment that cannot be read: it is named, what follows it is not to blame.
+        let mut reached = Some(epoch.start);
+        let mut last = format!("the journal of epoch {}", epoch.number);
+        for (file, range) in ends.iter().filter(|(file, _)| file.epoch == epoch.number) {
+            let place = file.path.display();
+            if let (Some((start, _)), Some(expected)) = (range, reached)
+                && *start != expected
+            {
+                verified
+                    .faults
+                    .push(format!("{place}: the segment before it is missing, from {expected} to {start}"));
+            }
+            reached = range.map(|(_, end)| end);
+            last = place.to_string();
+        }
+        let durable = acknowledged.filter(|it| it.epoch == epoch.number).map(|it| it.durable);
+        if let (Some(durable), Some(end)) = (durable, reached)
+            && end < durable
+        {
+            verified
+                .faults
+                .push(format!("{last}: ends at {end}, but everything up to {durable} had been durable"));
+        }
+    }
+}

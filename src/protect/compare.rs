@@ -1,0 +1,205 @@
+//! Compares the history with the live source, both at one position.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Access;
+use super::checkpoint::{fold_to, same_shape, temporary_snapshot};
+use super::snapshot::{Held, clock, hold};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fold::Sum;
+use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::Checkpoint;
+use crate::history::evidence::TableDigest;
+use crate::history::image::lines;
+use crate::history::timeline::{Edge, Timeline};
+use crate::model::{Lsn, Selection, Table};
+use crate::progress::{Silent, Unit};
+use crate::source::inspect::FoundTable;
+use crate::source::publication::Publications;
+use crate::source::snapshot::{Pages, Snapshot, copy};
+
+/// A table is read in ranges of so many pages (64 MiB), so that several sessions can share it.
+const RANGE_PAGES: u32 = 8192;
+
+/// Pieces of rows that may wait between a session and a digest.
+const PIECES_WAITING: usize = 8;
+
+/// What the history and the source have in common, and what not.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The snapshot's moment.
+    pub at: Edge,
+    /// Tables that were compared, as the source has them.
+    pub tables: Vec<TableDigest>,
+    /// Tables whose rows differ, with their numbers.
+    pub differences: Vec<String>,
+    /// Tables that could not be compared, and why.
+    pub not_compared: Vec<String>,
+}
+
+/// Reads every protected table of the source under one snapshot, and compares it with the fold of the
+/// history up to the snapshot's position. `reached` waits until the journal holds that position.
+///
+/// # Errors
+/// `Unavailable` if the source or the disk fails; `Damaged` if the history is; those of `reached`.
+pub async fn with_source(
+    access: &Access<'_>,
+    history: &History,
+    reached: impl AsyncFnOnce(Lsn) -> Result<()>,
+) -> Result<Comparison> {
+    let identity = history.identity();
+    let epoch = history.current_epoch()?.number;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history, "check").await?;
+    let selection = Selection::parse(&identity.include, &identity.exclude)?;
+    let publications = Publications::of_slot(&identity.slot());
+    let Held { holder, protected, .. } = hold(access, &snapshot, &publications, &selection).await?;
+    let time = clock(&holder).await?;
+    let read = read(access, &snapshot, protected.values().cloned().collect()).await?;
+    drop((holder, client));
+    reached(lsn).await?;
+    let history = history.clone();
+    let folding = tokio::task::spawn_blocking(move || fold_at(&history, epoch, lsn));
+    let (base, folded) = folding.await.context(Kind::Internal, || "the folding thread failed".into())??;
+    let mut comparison = Comparison {
+        at: Edge { lsn, time },
+        tables: Vec::new(),
+        differences: Vec::new(),
+        not_compared: Vec::new(),
+    };
+    comparison.fill(&base, &folded, &protected, &read);
+    Ok(comparison)
+}
+
+impl Comparison {
+    fn fill(
+        &mut self,
+        base: &Checkpoint,
+        folded: &BTreeMap<u32, Sum>,
+        protected: &BTreeMap<u32, FoundTable>,
+        read: &BTreeMap<u32, Sum>,
+    ) {
+        for (oid, found) in protected {
+            let name = found.table.display();
+            let source = read.get(oid).copied().unwrap_or_default();
+            if let Some(why) = incomparable(base, &found.table) {
+                self.not_compared.push(format!("{name}: {why}"));
+                continue;
+            }
+            let held = folded.get(oid).copied().unwrap_or_default();
+            let digest = source.digest.to_string();
+            self.tables.push(TableDigest { table: name.clone(), rows: source.rows, digest });
+            if held != source {
+                let rows = format!("{} rows in the history, {} in the source", held.rows, source.rows);
+                self.differences.push(format!("{name} ({rows})"));
+            }
+        }
+        for entry in base.tables.iter().filter(|entry| !protected.contains_key(&entry.table.oid)) {
+            self.not_compared.push(format!("{}: not in the source any more", entry.table.display()));
+        }
+    }
+}
+
+fn incomparable(base: &Checkpoint, table: &Table) -> Option<String> {
+    let Some(entry) = base.table(table.oid) else {
+        return Some(format!("not in checkpoint {} yet", base.id));
+    };
+    if table.is_insert_only() {
+        return Some("inserts only, so the journal does not tell all".to_owned());
+    }
+    let why = format!("its definition changed since checkpoint {}", base.id);
+    (!same_shape(&entry.table, table)).then_some(why)
+}
+
+/// Each table's rows at `lsn`, by oid, as the history has them.
+fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTreeMap<u32, Sum>)> {
+    let catalog = Arc::new(Catalog::open(history)?);
+    let timeline = Timeline::read(history, &catalog)?;
+    let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == epoch);
+    let stretch = stretch.ok_or_else(|| Error::internal("the epoch that is written is missing"))?;
+    let newest = stretch.checkpoints.iter().rfind(|row| row.lsn <= lsn);
+    let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to compare from"))?;
+    let base = history.read_checkpoint(&newest.id)?;
+    let folded = fold_to(history, &catalog, stretch, &base, lsn, &|_| true, &Silent)?;
+    let sums = folded.tables.into_iter().map(|table| Ok((table.table.oid, table.sum()?)));
+    let sums = sums.collect::<Result<_>>()?;
+    Ok((base, sums))
+}
+
+/// Ranges that are still to be read, and the sums of those that were.
+struct Reading {
+    ranges: Mutex<Vec<(FoundTable, Pages)>>,
+    sums: Mutex<BTreeMap<u32, Sum>>,
+}
+
+impl Reading {
+    fn next(&self) -> Option<(FoundTable, Pages)> {
+        self.ranges.lock().ok()?.pop()
+    }
+
+    fn add(&self, oid: u32, more: Sum) -> Result<()> {
+        let mut sums = self.sums.lock().map_err(|_| Error::internal("a reading task failed"))?;
+        let sum = sums.entry(oid).or_default();
+        sum.rows += more.rows;
+        sum.digest.merge(more.digest);
+        Ok(())
+    }
+}
+
+/// Each table's rows, by oid, as the snapshot shows them. The tables must be locked.
+async fn read(
+    access: &Access<'_>,
+    snapshot: &Snapshot,
+    tables: Vec<FoundTable>,
+) -> Result<BTreeMap<u32, Sum>> {
+    access.progress.phase("reading tables", tables.len() as u64, Unit::Tables);
+    let split = |found: FoundTable| {
+        let ranges = Pages::split(found.pages, RANGE_PAGES);
+        ranges.into_iter().map(move |pages| (found.clone(), pages))
+    };
+    let ranges: Vec<_> = tables.into_iter().flat_map(split).collect();
+    let jobs = access.jobs.clamp(1, ranges.len().max(1));
+    let reading = Arc::new(Reading { ranges: Mutex::new(ranges), sums: Mutex::default() });
+    let mut workers = JoinSet::new();
+    for _ in 0..jobs {
+        let session = snapshot.session(access.source, "check", true).await?;
+        let reading = Arc::clone(&reading);
+        workers.spawn(async move {
+            while let Some((found, pages)) = reading.next() {
+                let (pieces, rows) = mpsc::channel(PIECES_WAITING);
+                let (copied, sum) = tokio::join!(
+                    async {
+                        let copied = copy(&session, &found.table, pages, &pieces).await;
+                        drop(pieces);
+                        copied
+                    },
+                    digest(rows)
+                );
+                copied?;
+                reading.add(found.table.oid, sum)?;
+            }
+            Ok::<(), Error>(())
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker.context(Kind::Internal, || "a reading task failed".into())??;
+    }
+    let sums = reading.sums.lock().map_err(|_| Error::internal("a reading task failed"))?;
+    Ok(sums.clone())
+}
+
+async fn digest(mut rows: mpsc::Receiver<Bytes>) -> Sum {
+    let mut sum = Sum::default();
+    while let Some(piece) = rows.recv().await {
+        for line in lines(&piece) {
+            sum.rows += 1;
+            sum.digest.add(line);
+        }
+    }
+    sum
+}
