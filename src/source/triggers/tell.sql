@@ -31,7 +31,7 @@ $body$;
 -- that stands elsewhere could not begin with this schema's.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_trigger(context text) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN split_part(context, E'\n', 2) ~ '^[[:alpha:]/ -]* backwhen\.{slot}_end\(\) ';
+    RETURN split_part(context, E'\n', 2) ~ '^[[:alpha:]/ -]* (backwhen\.{slot}_end|"backwhen"\."{slot}_end")\(\) ';
 END
 $body$;
 
