@@ -154,7 +154,9 @@ impl Watcher {
         let triggers = Triggers::of_slot(&identity.slot());
         let mut fault = triggers.fault(session).await?;
         if let Some(found) = &fault {
-            tracing::warn!("schema changes are no longer told by triggers: {found}");
+            if self.board.read().is_none_or(|live| live.triggers_fault.is_none()) {
+                tracing::warn!("schema changes are no longer told by triggers: {found}");
+            }
             match triggers.install(session, identity).await {
                 Ok(Installed::Yes) => {
                     tracing::info!("the event triggers are installed again");

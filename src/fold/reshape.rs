@@ -87,11 +87,11 @@ fn old_place(before: &Table, now: &Table, number: usize) -> Option<usize> {
 
 fn missing(facts: &TableFacts, number: i16) -> Box<[u8]> {
     let column = facts.columns.iter().find(|column| column.number == number);
-    match column.and_then(|column| column.missing.as_ref()) {
+    match column.and_then(crate::model::ColumnFacts::missing_bytes) {
         None => NULL.into(),
         Some(text) => {
             let mut escaped = Vec::new();
-            push_escaped(&mut escaped, text.as_bytes());
+            push_escaped(&mut escaped, &text);
             escaped.into()
         }
     }

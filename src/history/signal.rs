@@ -87,6 +87,8 @@ pub struct DefinitionChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
     /// What the client sent: perhaps several statements, or a call of a function that ran this one.
+    /// Empty for a text of more than 64 Ki letters that an earlier signal of this transaction, of the same
+    /// `started` and `process`, already has; and if `role` is empty too, for want of trust in the caller.
     pub query: String,
     /// The server's context of the command, innermost first; empty if the client sent it itself.
     #[serde(default)]

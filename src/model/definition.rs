@@ -48,6 +48,9 @@ pub struct ColumnFacts {
     /// (`pg_attribute.attmissingval`); `None` for NULL.
     #[serde(default)]
     pub missing: Option<String>,
+    /// `missing` in the database's own encoding, in hexadecimal, where that is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_missing: Option<String>,
     /// `pg_attribute.xmin`: the transaction that last changed the definition.
     #[serde(default)]
     pub definer: String,
@@ -120,6 +123,12 @@ impl TableFacts {
 }
 
 impl ColumnFacts {
+    /// What rows hold that are older than the column, in the bytes of the database's encoding.
+    pub fn missing_bytes(&self) -> Option<Vec<u8>> {
+        let raw = self.raw_missing.as_deref().and_then(from_hex);
+        raw.or_else(|| self.missing.as_ref().map(|text| text.as_bytes().to_vec()))
+    }
+
     fn column(&self) -> Column {
         Column {
             name: self.name.clone(),

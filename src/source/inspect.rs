@@ -128,6 +128,7 @@ async fn read_columns(client: &Client) -> Result<BTreeMap<u32, Vec<ColumnFacts>>
             type_name: row.get(5),
             generated: row.get(6),
             missing: None,
+            raw_missing: None,
             definer: row.get(8),
             raw_name: Some(hex(row.get(7))),
         });

@@ -47,7 +47,8 @@ pub fn captured_shop(server: &Server) -> Backwhen {
 /// Asserts that the source holds nothing of backwhen's.
 pub fn assert_source_clean(server: &Server, database: &str) {
     let sql = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() \
-               UNION ALL SELECT pubname FROM pg_publication";
+               UNION ALL SELECT pubname FROM pg_publication UNION ALL SELECT evtname FROM pg_event_trigger \
+               UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'backwhen'";
     assert_eq!(server.psql(database, sql), "", "left on the source");
 }
 

@@ -40,6 +40,8 @@ BEGIN
                           'number', a.attnum, 'name', a.attname, 'type', a.atttypid::int8, 'modifier', a.atttypmod,
                           'type_name', format_type(a.atttypid, a.atttypmod), 'generated', a.attgenerated <> '',
                           'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END,
+                          'raw_missing', CASE WHEN NOT utf8 AND a.atthasmissing
+                              THEN encode(convert_to((a.attmissingval::text::text[])[1], encoding), 'hex') END,
                           'definer', a.xmin::text,
                           'raw_name', CASE WHEN NOT utf8 THEN encode(convert_to(a.attname::text, encoding), 'hex') END)
                           ORDER BY a.attnum), '[]') AS columns
@@ -206,6 +208,10 @@ BEGIN
         END IF;
     END IF;
     statement := backwhen.{slot}_statement(who, settings, context);
+    -- A column that is computed no more keeps values that the stream never carried.
+    IF tag = 'ALTER TABLE' AND (statement->>'query' ~* 'drop\s+expression' OR context ~* 'drop\s+expression') THEN
+        rewritten := rewritten || relations;
+    END IF;
     -- What these make changes nothing that a table's rows depend on.
     IF NOT of_tables OR tag IN ('COMMENT', 'SECURITY LABEL', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER STATISTICS',
                                 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE RULE',

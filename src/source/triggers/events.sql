@@ -23,10 +23,11 @@ BEGIN
                'keys', coalesce(bool_or(object_type IN ('index', 'table constraint')), false))
       INTO dropped
       FROM pg_event_trigger_dropped_objects()
-     WHERE NOT is_temporary AND schema_name IS DISTINCT FROM 'pg_toast' AND schema_name IS DISTINCT FROM 'backwhen'
+     WHERE NOT is_temporary AND object_identity NOT LIKE '% on pg\_temp%' AND schema_name IS DISTINCT FROM 'pg_toast' AND schema_name IS DISTINCT FROM 'backwhen'
        AND NOT (object_type IN ('publication', 'publication relation', 'publication namespace')
                 AND object_identity ~ '(^|in publication )backwhen_')
-    HAVING count(*) > 0;
+    -- What came along with a temporary thing does not always say that it is one.
+    HAVING bool_or(original);
     PERFORM set_config('backwhen.{slot}_dropped', coalesce(dropped, ''), true);
 EXCEPTION WHEN OTHERS THEN
     NULL;

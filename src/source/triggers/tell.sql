@@ -6,13 +6,15 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_emit(config backwhen.{slot}_config, p
 LANGUAGE plpgsql AS $body$
 DECLARE
     secret bytea := convert_to(config.secret, 'UTF8');
+    written pg_lsn;
 BEGIN
-    RETURN pg_logical_emit_message(
+    written := pg_logical_emit_message(
         true, prefix, convert_to(encode(sha256(secret || body || secret), 'hex') || E'\n', 'UTF8') || body);
     -- The server sorts a transaction's messages by the end of their records and its rows by the start of
     -- theirs, so that of two subtransactions the row after a message may come first. With another record
     -- between them it cannot.
     PERFORM pg_logical_emit_message(true, 'backwhen.after', '');
+    RETURN written;
 END
 $body$;
 
@@ -35,7 +37,7 @@ $body$;
 -- that stands elsewhere could not begin with this schema's.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_trigger(context text) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN split_part(context, E'\n', 2) ~ '^[[:alpha:]/ -]* backwhen\.{slot}_end\(\) ';
+    RETURN split_part(context, E'\n', 2) ~ '^[[:alpha:]/ -]* (backwhen\.{slot}_end|"backwhen"\."{slot}_end")\(\) ';
 END
 $body$;
 

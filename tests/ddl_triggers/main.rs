@@ -1,0 +1,10 @@
+//! What the event triggers on the source tell, and that they never stand in the application's way.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod harmless;
+mod installed;
+mod rows;
+mod statements;
+mod told;
