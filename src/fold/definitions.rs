@@ -39,8 +39,8 @@ pub fn untold_tables(before: &[Table], changes: &[DefinitionChange]) -> BTreeSet
         for defined in &change.signal.tables {
             let now = defined.facts.table(stream_name);
             let before = tables.insert(now.oid, now.clone());
-            let computed = before.is_some_and(|before| !once_computed(&before, &now).is_empty());
-            if change.signal.trouble.is_some() || (computed && !defined.image) {
+            let lacking = before.is_some_and(|before| !lacking(&before, &now, defined).is_empty());
+            if change.signal.trouble.is_some() || lacking {
                 untold.insert(now.oid);
             }
         }
@@ -202,11 +202,9 @@ impl Applier<'_> {
             }
             return Ok(());
         };
-        let unknown = if defined.image { Vec::new() } else { once_computed(&self.tables[place].table, &now) };
-        for column in unknown {
+        for what in lacking(&self.tables[place].table, &now, defined) {
             let why = format!(
-                "column {column} was computed until {}; what rows held then that did not change since is not in \
-                 the history",
+                "{what} at {}; what it held in rows that did not change since is not in the history",
                 self.current
             );
             self.say(now.display(), why);
@@ -275,12 +273,32 @@ impl Applier<'_> {
     }
 }
 
-/// Columns that are stored now and were generated before: those values never reached the history.
-fn once_computed(before: &Table, now: &Table) -> Vec<String> {
+/// What a statement did to columns without telling the values that rows then had.
+fn lacking(before: &Table, now: &Table, defined: &DefinedTable) -> Vec<String> {
+    if defined.image {
+        return Vec::new();
+    }
     let numbers: Vec<_> = before.storage.numbers.split(',').filter_map(|it| it.parse::<i16>().ok()).collect();
-    let known = |number: i16| before.columns.iter().any(|column| column.number == number);
-    let once = now.columns.iter().filter(|column| numbers.contains(&column.number) && !known(column.number));
-    once.map(|column| column.name.clone()).collect()
+    let mut found = Vec::new();
+    for column in &now.columns {
+        match before.columns.iter().find(|old| old.number == column.number) {
+            Some(old) if !same_text(old.type_oid, column.type_oid) => {
+                found.push(format!("column {} was given another type without a rewrite", column.name));
+            }
+            None if numbers.contains(&column.number) => {
+                found.push(format!("column {} was computed before, and is stored now,", column.name));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Whether a value of one type, taken as one of the other without a rewrite, is written alike.
+fn same_text(before: u32, now: u32) -> bool {
+    const TEXT: u32 = 25;
+    const VARCHAR: u32 = 1043;
+    before == now || ([TEXT, VARCHAR].contains(&before) && [TEXT, VARCHAR].contains(&now))
 }
 
 impl FoldedTable {

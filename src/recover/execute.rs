@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::archive::{Archive, Selection as Entries};
 use super::definitions::{SchemaAt, Scratch, check_digest, schema_at};
 use super::plan::{Plan, PlannedMoment};
+use super::sequences::{SequenceName, made_sequences, sequence_values};
 use super::sink::{Contents, Definitions, Destination, Opening, Provenance, SequenceValue, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
@@ -170,9 +171,6 @@ async fn schema_of(plan: &Plan, execution: &Execution<'_>) -> Result<SchemaAt> {
     };
     schema_at(plan, execution.history, &scratch).await
 }
-
-/// A sequence as the archive has it: schema and name.
-type SequenceName = (String, String);
 
 /// Opens the destination, which refuses what does not suit before anything else is done. Returns what
 /// is left out, and the sequences that are made.
@@ -482,70 +480,5 @@ impl Rows for Feeder<'_> {
         self.sent.rows += 1;
         self.sent.digest.add(line);
         if self.piece.len() >= PIECE { self.flush() } else { Ok(()) }
-    }
-}
-
-/// What each sequence is set to. `unsampled`: no sample at or after the moment tells how it stood, so
-/// a value may have been handed out that no sample shows; the largest in use is the least that will do.
-fn sequence_values(
-    plan: &Plan,
-    sequences: &[SequenceState],
-    unsampled: impl Fn(u32) -> bool,
-) -> Vec<SequenceValue> {
-    let mut values = Vec::new();
-    for known in &plan.base.sequences {
-        let Some(state) = sequences.iter().find(|state| state.oid == known.oid) else { continue };
-        let owner = known.owner.as_ref();
-        if plan.partial && owner.is_none_or(|owner| !plan.selection.takes(&owner.schema, &owner.table)) {
-            continue;
-        }
-        // Its name and owner as the recovered schema has them.
-        values.push(value_of(state, (&known.schema, &known.name), owner.filter(|_| unsampled(known.oid))));
-    }
-    values
-}
-
-/// As [`sequence_values`], where definitions changed since the checkpoint: for those sequences that the
-/// schema of the moment has. One that was renamed after the moment is known by its number.
-fn made_sequences(
-    plan: &Plan,
-    made: &[SequenceName],
-    sequences: &[SequenceState],
-    unsampled: impl Fn(u32) -> bool,
-) -> Vec<SequenceValue> {
-    let mut values = Vec::new();
-    for (schema, name) in made {
-        let named = |state: &&SequenceState| (&state.schema, &state.name) == (schema, name);
-        let earlier = || plan.base.sequences.iter().find(named);
-        let now = || sequences.iter().find(|state| earlier().is_some_and(|known| known.oid == state.oid));
-        let Some(state) = sequences.iter().find(named).or_else(now).or_else(earlier) else { continue };
-        let owner = state.owner.as_ref().filter(|owner| {
-            unsampled(state.oid)
-                && plan.wanted.iter().any(|table| {
-                    (&table.schema, &table.name) == (&owner.schema, &owner.table)
-                        && table.columns.iter().any(|column| column.name == owner.column)
-                })
-        });
-        values.push(value_of(state, (schema, name), owner));
-    }
-    values
-}
-
-fn value_of(
-    state: &SequenceState,
-    (schema, name): (&str, &str),
-    at_least: Option<&SequenceOwner>,
-) -> SequenceValue {
-    let quoted = |owner: &SequenceOwner| {
-        let table = format!("{}.{}", quote_ident(&owner.schema), quote_ident(&owner.table));
-        (table, quote_ident(&owner.column))
-    };
-    SequenceValue {
-        schema: schema.to_owned(),
-        name: name.to_owned(),
-        last_value: state.last_value,
-        is_called: state.is_called,
-        at_least: at_least.map(quoted),
-        descending: state.increment < 0,
     }
 }

@@ -8,4 +8,5 @@ pub mod plan;
 pub mod resolve;
 mod roles;
 pub mod schema;
+mod sequences;
 pub mod sink;

@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use support::{Part, compare};
 use telling::{Remembered, Telling};
 
-const STEPS: usize = 45;
+const STEPS: usize = 36;
 
 #[test]
 fn every_moment_between_two_changes_comes_back() {
