@@ -38,6 +38,8 @@ const SHARE_AGAIN: u64 = 4;
 pub enum Drained {
     /// The stream takes over at the frontier, or ends there.
     Near,
+    /// The same, on a new connection: in this one the server did not leave pgoutput in good order.
+    Refused,
     /// Told to stop, in a batch: the connection is of no use any more.
     Stopped,
 }
@@ -79,7 +81,7 @@ impl Drain<'_, '_> {
             Err(error) if refused_to_us_only(&error) => {
                 tracing::warn!("the backlog cannot be fetched in batches, so it is streamed: {error}");
                 self.intake.abandon_transaction();
-                Ok(Drained::Near)
+                Ok(Drained::Refused)
             }
             drained => drained,
         }

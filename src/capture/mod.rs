@@ -195,9 +195,10 @@ impl Capture<'_> {
                     client.slot_position(&self.history.identity().slot()).await?;
                     (Link::Far(client), format!("draining what was committed after {frontier}"))
                 }
-                false => {
-                    (Link::Near(self.start(client, frontier).await?), format!("streaming from {frontier}"))
-                }
+                false => (
+                    Link::Near(self.start(Some(client), frontier).await?),
+                    format!("streaming from {frontier}"),
+                ),
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
@@ -205,7 +206,12 @@ impl Capture<'_> {
         }
     }
 
-    async fn start(&self, client: ReplicationClient, from: Lsn) -> Result<ReplicationStream> {
+    /// Opens the stream, on a connection of its own if none is given.
+    async fn start(&self, client: Option<ReplicationClient>, from: Lsn) -> Result<ReplicationStream> {
+        let client = match client {
+            Some(client) => client,
+            None => ReplicationClient::connect(self.source, &self.application_name()).await?,
+        };
         let slot = self.history.identity().slot();
         client.start(&slot, from, &plugin_options(&Publications::of_slot(&slot).option())).await
     }
@@ -259,8 +265,10 @@ impl Capture<'_> {
                 let options = plugin_options(&names);
                 let mut drain =
                     Drain { client: &mut client, intake: &mut intake, slot: &slot, options: &options };
-                match drain.run(&until, stop).await {
-                    Ok(Drained::Near) => {
+                let drained = drain.run(&until, stop).await;
+                match drained {
+                    Ok(Drained::Near | Drained::Refused) => {
+                        let client = matches!(drained, Ok(Drained::Near)).then_some(client);
                         let from = intake.durable();
                         self.say(format!("streaming from {from}"));
                         match stop.run_until_cancelled(self.start(client, from)).await {
