@@ -62,6 +62,7 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     assert_eq!(note("recover --dry-run", &["recover", "--to", "mark:before", "--dry-run"]).len(), 1);
     let file = format!("sqlite:{}", backwhen.folder().join("shop.db").display());
     assert_eq!(note("recover", &["recover", "--to", "mark:before", "--into", &file]).len(), 1);
+    assert_eq!(note("show schema", &["show", "schema", "--at", "mark:before"]).len(), 1);
     assert_eq!(note("verify", &["verify", "--prove"]).len(), 1);
     let slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
     server.psql(&database, slot);
