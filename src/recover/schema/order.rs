@@ -72,7 +72,7 @@ mod tests {
         let mut order = Order::of(&changes);
         let mut done = Vec::new();
         while let Some(change) = order.next() {
-            let fails = change.signal.tag < *"c" && !done.contains(&"c");
+            let fails = change.signal.tag.as_str() < "c" && !done.contains(&"c");
             if !(fails && order.put_off(change)) {
                 done.push(change.signal.tag.as_str());
             }
