@@ -62,6 +62,7 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     assert_eq!(note("recover --dry-run", &["recover", "--to", "mark:before", "--dry-run"]).len(), 1);
     let file = format!("sqlite:{}", backwhen.folder().join("shop.db").display());
     assert_eq!(note("recover", &["recover", "--to", "mark:before", "--into", &file]).len(), 1);
+    assert_eq!(note("show schema", &["show", "schema", "--at", "mark:before"]).len(), 1);
     let into = server.conninfo("postgres");
     assert_eq!(
         note("verify", &["verify", "--prove", "--restore", "--to", "mark:before", "--into", &into]).len(),

@@ -100,6 +100,7 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     scratch.restore(&definitions, request.tools).await?;
     let (owners, privileges) = definitions.owners_and_privileges();
     let mut replay = Replay::open(&scratch.info, Rights { ours: request.ours, owners, privileges }).await?;
+    let silenced = silence_event_triggers(&replay.observer).await?;
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
     let mut order = Order::of(request.changes);
     while let Some(change) = order.next() {
@@ -108,6 +109,12 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
             done => done?,
         }
         request.progress.advance(1);
+    }
+    for statement in silenced {
+        // One whose function was dropped is gone as well.
+        if let Err(error) = replay.observer.batch_execute(&statement).await {
+            notes.push(server_error("an event trigger is not enabled as it was", error).to_string());
+        }
     }
     notes.append(&mut replay.notes);
     notes.extend(scratch.take_properties(&definitions).await);
@@ -187,6 +194,21 @@ async fn make_roles(request: &Request<'_>, scratch: &Scratch, roles: &Roles) -> 
     let missing = names.iter().filter(|name| !name.is_empty() && !there.contains(**name));
     let statements: Vec<_> = missing.map(|name| format!("CREATE ROLE {}", quote_ident(name))).collect();
     session.batch_execute(&statements.join("; ")).await.map_err(failed)
+}
+
+/// Disables the event triggers that fire in a replica too; returns the statements that enable them again.
+/// None of this is told by event triggers, so no statement of the source comes in between.
+async fn silence_event_triggers(session: &Session) -> Result<Vec<String>> {
+    let failed = |error| server_error("cannot disable the application's event triggers", error);
+    let sql = "SELECT evtname::text, CASE evtenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END \
+               FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('A', 'R')";
+    let mut again = Vec::new();
+    for row in session.query(sql, &[]).await.map_err(failed)? {
+        let (name, when) = (quote_ident(row.get(0)), row.get::<_, String>(1));
+        session.batch_execute(&format!("ALTER EVENT TRIGGER {name} DISABLE")).await.map_err(failed)?;
+        again.push(format!("ALTER EVENT TRIGGER {name} ENABLE {when}"));
+    }
+    Ok(again)
 }
 
 /// The materialised views that held rows at the base.
