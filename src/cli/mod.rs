@@ -30,9 +30,7 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
-use crate::model::DatabaseFacts;
 use crate::pgtools::Tools;
-use crate::recover::schema::ScratchServer;
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.
@@ -217,15 +215,15 @@ impl SourceOption {
 /// Where definitions are replayed.
 #[derive(Args)]
 struct ScratchOption {
-    /// A server to replay definitions on, in a database that is dropped again [default: one of our own]
+    /// A server to replay changed definitions on, in a database that is dropped again [default: the
+    /// target's, or one of our own]
     #[arg(long, env = "BACKWHEN_SCRATCH", value_name = "CONN", hide_env_values = true)]
     scratch: Option<String>,
 }
 
 impl ScratchOption {
-    async fn server(&self, tools: &Tools, source: &DatabaseFacts) -> Result<ScratchServer> {
-        let given = self.scratch.as_deref().map(Conninfo::parse).transpose()?;
-        ScratchServer::find(given, tools, source).await
+    fn conninfo(&self) -> Result<Option<Conninfo>> {
+        self.scratch.as_deref().map(Conninfo::parse).transpose()
     }
 }
 

@@ -6,9 +6,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::verify::acknowledged;
-use super::{Surroundings, default_jobs, ui};
+use super::{ScratchOption, Surroundings, default_jobs, ui};
 use crate::ambient;
-use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Unusable;
@@ -40,10 +39,11 @@ pub struct Recover {
     /// Make the roles that the target's server lacks, without passwords
     #[arg(long)]
     create_roles: bool,
-    /// A server for the scratch database in which statements that changed the schema are replayed; the
-    /// target's, if it is PostgreSQL
-    #[arg(long, value_name = "CONN", env = "BACKWHEN_SCRATCH", hide_env_values = true)]
-    scratch: Option<String>,
+    #[command(flatten)]
+    scratch: ScratchOption,
+    /// Definitions only, no rows
+    #[arg(long)]
+    schema_only: bool,
     /// With xid: or mark:, the instant just before it
     #[arg(long)]
     before: bool,
@@ -90,9 +90,10 @@ impl Recover {
                 catalog: Arc::clone(&catalog),
                 tools: at.tools()?,
                 destination: destination.clone(),
-                scratch: self.scratch.as_deref().map(Conninfo::parse).transpose()?,
+                scratch: self.scratch.conninfo()?,
                 create: self.create,
                 create_roles: self.create_roles,
+                schema_only: self.schema_only,
                 jobs: self.jobs,
                 progress: at.ui.progress(),
             };
@@ -206,10 +207,10 @@ fn describe_plan(plan: &Plan) -> String {
 fn describe(report: &Report) -> String {
     let phases: Vec<_> =
         report.phases.iter().map(|phase| format!("{} {:.2} s", phase.name, phase.seconds)).collect();
-    let proof = if report.proved {
-        "proved: every table's digest agrees"
-    } else {
-        "not proved: this target cannot be read back"
+    let proof = match (report.proved, report.tables) {
+        (true, _) => "proved: every table's digest agrees",
+        (false, 0) => "definitions only",
+        (false, _) => "not proved: this target cannot be read back",
     };
     let mut text = format!(
         "{}\nfrom         checkpoint {} and {} transactions\nrecovered    {} rows in {} tables; {proof}\ntook         {:.2} s ({})",

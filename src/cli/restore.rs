@@ -63,6 +63,7 @@ pub(super) async fn restore(
     let execution = Execution {
         scratch: None,
         create_roles: false,
+        schema_only: false,
         history,
         catalog,
         tools: at.tools()?,

@@ -1,21 +1,17 @@
 //! `backwhen show`
 
-use std::path::Path;
-
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::{ScratchOption, Surroundings, ui};
 use crate::ambient;
 use crate::error::{Context, Kind, Result};
-use crate::history::checkpoint::{Inexact, SchemaFacts};
-use crate::history::definitions::changes_between;
-use crate::history::signal::DefinitionChange;
+use crate::history::checkpoint::Inexact;
 use crate::history::timeline::Timeline;
 use crate::model::Moment;
-use crate::pgtools::Tools;
+use crate::recover::definitions::{Scratch, schema_at};
 use crate::recover::plan::{PlannedMoment, plan};
-use crate::recover::schema::{ReplayedSchema, Request, schema_at, sql_of};
+use crate::recover::schema::sql_of;
 
 /// Print what was there at a moment: its definitions, as SQL in the form of pg_dump --schema-only
 #[derive(Args)]
@@ -61,17 +57,18 @@ impl Show {
         let timeline = Timeline::read(&history, &catalog)?;
         let plan = plan(&history, &timeline, &moment, self.before, &[])?;
         let tools = at.tools()?;
-        let base = &plan.base.schema;
-        let changes = changes_between(&timeline, &history.identity().secret, &plan.base, plan.until)?;
-        let archive = history.schemas_folder().join(format!("{}.dump", base.archive));
-        let (sql, inexact, notes) = match changes.is_empty() {
-            true => (sql_of(&archive, &tools).await?, Vec::new(), Vec::new()),
-            false => {
-                let replayed = self.replay(at, &tools, &archive, base, &changes).await?;
-                (sql_of(&replayed.archive, &tools).await?, replayed.inexact, replayed.notes)
-            }
-        };
-        let shown = Shown { moment: plan.moment, statements: changes.len(), sql, inexact, notes };
+        let statements = plan.changes.len();
+        if statements > 0 {
+            // What is begun from here on is undone when it is interrupted.
+            ambient::heed_signals();
+        }
+        let given = self.scratch.conninfo()?;
+        let progress = at.ui.progress();
+        let scratch = Scratch { server: given.as_ref(), tools: &tools, progress: &*progress };
+        let schema = schema_at(&plan, &history, &scratch).await?;
+        let sql = sql_of(&schema.archive, &tools).await?;
+        let (inexact, notes) = (schema.inexact.clone(), schema.notes.clone());
+        let shown = Shown { moment: plan.moment, statements, sql, inexact, notes };
         if !at.ui.is_json() {
             for inexact in &shown.inexact {
                 at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));
@@ -81,30 +78,5 @@ impl Show {
             }
         }
         at.ui.result(&shown, || ui::script(&shown.sql))
-    }
-
-    async fn replay(
-        &self,
-        at: &Surroundings,
-        tools: &Tools,
-        archive: &Path,
-        base: &SchemaFacts,
-        changes: &[DefinitionChange],
-    ) -> Result<ReplayedSchema> {
-        // What is begun from here on is undone when it is interrupted.
-        ambient::heed_signals();
-        let server = self.scratch.server(tools, &base.database).await?;
-        let request = Request {
-            server: server.info(),
-            ours: server.is_ours(),
-            tools,
-            archive,
-            base,
-            changes,
-            progress: &*at.ui.progress(),
-        };
-        let replayed = schema_at(&request).await;
-        server.stop().await;
-        replayed
     }
 }

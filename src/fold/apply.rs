@@ -165,7 +165,15 @@ impl<'a> Applier<'a> {
 
     /// The first sample after the moment is no bound for a sequence that was set back in between
     /// (`TRUNCATE … RESTART IDENTITY`, `setval`): the one before the moment may be the nearer.
+    ///
+    /// Nor does it tell of one that was dropped in between.
     fn keep_furthest(&mut self, before: &BTreeMap<u32, SequenceState>) {
+        for (oid, state) in before {
+            if !self.sequences.contains_key(oid) {
+                self.sequences.insert(*oid, state.clone());
+                self.set_back.insert(*oid);
+            }
+        }
         for (oid, state) in &mut self.sequences {
             let Some(earlier) = before.get(oid) else { continue };
             let went_back = match state.increment < 0 {
@@ -357,8 +365,8 @@ impl<'a> Applier<'a> {
         self.settle_keys()?;
         for state in self.set_back.iter().filter_map(|oid| self.sequences.get(oid)) {
             let what = format!("sequence {}.{}", state.schema, state.name);
-            let why = "was set back after this moment, before it was sampled; it is set beyond its last sample \
-                       and every value in use";
+            let why = "was set back or dropped after this moment, before it was sampled; it is set beyond its last \
+                       sample and every value in use";
             self.inexact.insert((what, why.to_owned()), ());
         }
         let mut inexact: Vec<_> = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive::Archive;
 use super::plan::Plan;
-use super::schema::{self, ReplayedSchema};
+use super::schema::{self, ReplayedSchema, ScratchServer};
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -26,6 +26,7 @@ pub struct SchemaAt {
 
 /// Where a replay may make its scratch database.
 pub struct Scratch<'a> {
+    /// `None` for a server of our own, for that alone.
     pub server: Option<&'a Conninfo>,
     pub tools: &'a Tools,
     pub progress: &'a dyn Progress,
@@ -50,28 +51,23 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
             _replayed: None,
         });
     }
-    let Some(server) = scratch.server else {
-        return Err(Error::refused(format!(
-            "{} statements changed definitions between checkpoint {} and this moment, and are replayed in a scratch \
-             database: name a server of PostgreSQL {} or newer that may hold one, with --scratch CONN",
-            plan.changes.len(),
-            plan.base.id,
-            base.database.server_major
-        )));
-    };
-    let replayed = schema::schema_at(&schema::Request {
-        server,
-        ours: false,
+    let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database).await?;
+    let request = schema::Request {
+        server: server.info(),
+        ours: server.is_ours(),
         tools: scratch.tools,
         archive: &path,
         base,
         changes: &plan.changes,
         progress: scratch.progress,
-    })
-    .await?;
+    };
+    // It heeds Ctrl-C itself, and takes its database away.
+    let replayed = schema::schema_at(&request).await;
+    server.stop().await;
+    let replayed = replayed?;
     Ok(SchemaAt {
         archive: replayed.archive.clone(),
-        facts: replayed.facts.clone(),
+        facts: SchemaFacts { since: Vec::new(), ..replayed.facts.clone() },
         notes: replayed.notes.clone(),
         inexact: replayed.inexact.clone(),
         base: Some(path),

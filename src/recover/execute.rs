@@ -47,6 +47,8 @@ pub struct Execution<'a> {
     pub create: bool,
     /// Make the roles that the target lacks.
     pub create_roles: bool,
+    /// Leave the rows, and where sequences stood, away.
+    pub schema_only: bool,
     pub jobs: usize,
     pub progress: Arc<dyn Progress>,
 }
@@ -257,6 +259,9 @@ async fn fill(
     phases: &mut Phases,
 ) -> Result<Filled> {
     ambient::pass("recover.opened")?;
+    if execution.schema_only {
+        return define(plan, execution, sink, schema).await;
+    }
     // The server makes tables while the journal is read.
     let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
     defined?;
@@ -295,6 +300,20 @@ async fn fill(
         proved: loaded.proved,
         digests: loaded.digests,
     })
+}
+
+/// Makes the definitions and nothing else. There is nothing to prove by digests.
+async fn define(
+    plan: &Plan,
+    execution: &Execution<'_>,
+    sink: &Arc<Sink>,
+    schema: &SchemaAt,
+) -> Result<Filled> {
+    sink.pre_data().await?;
+    sink.post_data(execution.jobs).await?;
+    let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
+    let inexact = of_schema.chain(schema.inexact.iter().cloned()).collect();
+    Ok(Filled { transactions: 0, tables: 0, rows: 0, inexact, proved: false, digests: Vec::new() })
 }
 
 /// What the plan knows for certain, and what the fold has seen.
