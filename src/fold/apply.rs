@@ -42,7 +42,7 @@ pub(super) struct Applier<'a> {
     pub(super) catalog: Arc<Catalog>,
     pub(super) definitions: Definitions,
     pub(super) described: HashMap<u32, Described>,
-    sequences: BTreeMap<u32, SequenceState>,
+    pub(super) sequences: BTreeMap<u32, SequenceState>,
     sampled: Lsn,
     /// By oid: those that were set back after the moment, before a sample told how they stood.
     set_back: BTreeSet<u32>,

@@ -173,6 +173,7 @@ impl Applier<'_> {
         }
         for oid in &signal.dropped {
             self.forget(*oid);
+            self.sequences.remove(oid);
         }
         if let Some(trouble) = &signal.trouble {
             let what = signal
