@@ -93,6 +93,8 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--from",
         "--against-source",
         "--restore",
+        "--create-roles",
+        "--schema-only",
         "--if-older-than",
         "--nagios",
         "--offline",
