@@ -183,9 +183,9 @@ ALTER TABLE computed_{n} ALTER id SET GENERATED ALWAYS; ALTER SEQUENCE counter_{
 -- story: a schema of its own
 CREATE SCHEMA space_{n} CREATE TABLE t (id int PRIMARY KEY, v text) CREATE VIEW w AS SELECT id FROM t;
 -- then
-INSERT INTO space_{n}.t VALUES (1, 'x'); SET search_path = space_{n}, public; CREATE TABLE near (id int PRIMARY KEY); INSERT INTO near VALUES (5); CREATE FUNCTION t() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM t';
+INSERT INTO space_{n}.t VALUES (1, 'x'); SET search_path = space_{n}, public; CREATE TABLE near_{n} (id int PRIMARY KEY); INSERT INTO near_{n} VALUES (5); CREATE FUNCTION t() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM t';
 -- then
-ALTER TABLE space_{n}.near SET SCHEMA public; ALTER TABLE near RENAME TO near_{n}; UPDATE near_{n} SET id = 6;
+ALTER TABLE space_{n}.near_{n} SET SCHEMA public; ALTER TABLE near_{n} RENAME TO nearer_{n}; UPDATE nearer_{n} SET id = 6;
 -- then
 ALTER SCHEMA space_{n} RENAME TO room_{n}; INSERT INTO room_{n}.t VALUES (2, 'y');
 -- then
