@@ -111,3 +111,20 @@ impl Wanted {
 pub fn test_number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_begins_with_the_pass_that_it_names() {
+        let wanted = parse("file.sync=error@3").unwrap();
+        assert_eq!(wanted.place, "file.sync");
+        let passes: Vec<_> = (0..4).map(|_| wanted.met().is_ok()).collect();
+        assert_eq!(passes, [true, true, false, false]);
+        assert!(parse("file.sync=40").unwrap().met().is_ok());
+        for nonsense in ["file.sync", "file.sync=maybe", "file.sync=kill@0", "file.sync=kill@x"] {
+            assert!(parse(nonsense).is_none(), "{nonsense}");
+        }
+    }
+}

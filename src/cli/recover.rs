@@ -10,13 +10,13 @@ use super::{ScratchOption, Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::history::catalog::Unusable;
+use crate::history::catalog::{Catalog, Unusable};
 use crate::history::timeline::Timeline;
 use crate::history::verify::{self, Acknowledged};
 use crate::model::Moment;
 use crate::recover::execute::{Execution, Report, execute};
-use crate::recover::plan::{Plan, PlannedMoment, plan};
-use crate::recover::sink::Into as Target;
+use crate::recover::plan::{self, Plan, PlannedMoment};
+use crate::recover::sink::{Destination, Into as Target};
 
 /// Rebuild the database, or some tables, as of a moment
 #[derive(Args)]
@@ -72,22 +72,54 @@ impl Recover {
         let destination = self.into.as_deref().map(Target::parse).transpose()?;
         let catalog = at.catalog(&history)?;
         let acknowledged = acknowledged(history.root());
-        let mut timeline = Timeline::read(&history, &catalog)?;
+        let timeline = Timeline::read(&history, &catalog)?;
         if moment == Moment::Latest {
             refuse_a_lost_end(&timeline, acknowledged)?;
         }
-        let mut plan = plan(&history, &timeline, &moment, self.before, &self.table)?;
+        let plan = plan::plan(&history, &timeline, &moment, self.before, &self.table)?;
         let Some(destination) = destination.filter(|_| !self.dry_run) else {
             return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
         // What is begun from here on is undone when it is interrupted.
         ambient::heed_signals();
         let to_stdout = self.into.as_deref() == Some("sql:-");
-        let report = loop {
+        let held = Held { history, catalog, timeline };
+        let report = self.attempt(at, held, &moment, plan, destination).await?;
+        for note in &report.notes {
+            at.ui.say(&format!("note: {note}"));
+        }
+        if to_stdout {
+            // The rows are the result; what was done is talk.
+            return at.ui.result_beside(&report, || describe(&report));
+        }
+        at.ui.result(&report, || describe(&report))
+    }
+}
+
+/// What is recovered from.
+struct Held {
+    history: History,
+    catalog: Arc<Catalog>,
+    timeline: Timeline,
+}
+
+impl Recover {
+    /// Carries out the plan and, where it was the checkpoint that is damaged, another that leads to the
+    /// same moment: a failed attempt leaves nothing.
+    async fn attempt(
+        &self,
+        at: &Surroundings,
+        mut held: Held,
+        moment: &Moment,
+        mut plan: Plan,
+        destination: Destination,
+    ) -> Result<Report> {
+        let to_stdout = matches!(destination, Destination::Sql(None));
+        loop {
             say_inexact(at, &plan);
             let execution = Execution {
-                history: &history,
-                catalog: Arc::clone(&catalog),
+                history: &held.history,
+                catalog: Arc::clone(&held.catalog),
                 tools: at.tools()?,
                 destination: destination.clone(),
                 scratch: self.scratch.conninfo()?,
@@ -98,27 +130,19 @@ impl Recover {
                 progress: at.ui.progress(),
             };
             let error = match execute(plan.clone(), execution).await {
-                Ok(report) => break report,
+                Ok(report) => return Ok(report),
                 // What is on standard output cannot be taken back.
                 Err(error) if error.kind() != Kind::Damaged || to_stdout => return Err(error),
                 Err(error) => error,
             };
-            // Nothing of the attempt is left; another checkpoint may lead to the same moment.
-            let wanted = |timeline: &Timeline| {
-                crate::recover::plan::plan(&history, timeline, &moment, self.before, &self.table)
+            let history = &held.history;
+            let again = |timeline: &Timeline| plan::plan(history, timeline, moment, self.before, &self.table);
+            let Some(next) = another_way(history, &mut held.timeline, plan, again)? else {
+                return Err(error);
             };
-            let Some(next) = another_way(&history, &mut timeline, plan, wanted)? else { return Err(error) };
             at.ui.say(&format!("{error}; starting again from checkpoint {}", next.checkpoint));
             plan = next;
-        };
-        for note in &report.notes {
-            at.ui.say(&format!("note: {note}"));
         }
-        if to_stdout {
-            // The rows are the result; what was done is talk.
-            return at.ui.result_beside(&report, || describe(&report));
-        }
-        at.ui.result(&report, || describe(&report))
     }
 }
 

@@ -47,6 +47,8 @@ struct Shown {
     verified: Verified,
     proofs: Vec<Proof>,
     restored: Option<Restored>,
+    /// Why the recovery failed, if that is the history's fault.
+    not_restored: Option<String>,
     /// The object that tells of this later.
     evidence: Option<String>,
 }
@@ -66,18 +68,20 @@ impl Verify {
         note(&mut evidence, &verified, &proofs);
         let restored = match target {
             Some(target) if evidence.is_good() => {
-                let done = restore::restore(at, &history, &target, &self.to, self.jobs).await?;
+                let done = restore::restore(at, &history, &target, &self.to, self.jobs).await;
                 evidence.how = How::Restore;
-                evidence.from = None;
-                evidence.up_to = Some(Edge { lsn: done.moment.lsn, time: done.moment.time });
-                evidence.tables = done.digests.clone();
-                Some(done)
+                note_restored(&mut evidence, done)?
             }
             _ => None,
         };
         evidence.finished = PgTime::from_utc(ambient::now());
         let ok = evidence.is_good();
-        let shown = Shown { ok, verified, proofs, restored, evidence: keep(&history, &evidence) };
+        let not_restored = match (evidence.how, &restored) {
+            (How::Restore, None) => evidence.differences.last().cloned(),
+            _ => None,
+        };
+        let evidence = keep(&history, &evidence);
+        let shown = Shown { ok, verified, proofs, restored, not_restored, evidence };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }
@@ -115,6 +119,23 @@ fn note(evidence: &mut Evidence, verified: &Verified, proofs: &[Proof]) {
         evidence.how = How::Prove;
         evidence.up_to = Some(last.up_to);
         evidence.tables.clone_from(&last.compared);
+    }
+}
+
+/// A recovery that shows a fault of the history is what was looked for, and no failure of the command.
+fn note_restored(evidence: &mut Evidence, done: Result<Restored>) -> Result<Option<Restored>> {
+    match done {
+        Ok(done) => {
+            evidence.from = None;
+            evidence.up_to = Some(Edge { lsn: done.moment.lsn, time: done.moment.time });
+            evidence.tables.clone_from(&done.digests);
+            Ok(Some(done))
+        }
+        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Internal) => {
+            evidence.differences.push(error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -156,6 +177,9 @@ fn describe(shown: &Shown) -> String {
             "restored  {} rows in {} tables as of {}, 0 differences, in {:.2} s\n",
             restored.rows, restored.tables, restored.moment.time, restored.seconds
         ));
+    }
+    if let Some(why) = &shown.not_restored {
+        text.push_str(&format!("DIFFERS   {}\n", ui::printable(why)));
     }
     if let Some(evidence) = &shown.evidence {
         text.push_str(&format!("evidence  {evidence}\n"));

@@ -67,18 +67,18 @@ pub fn repair(
     Ok(work.done)
 }
 
-/// The id of a history whose `history.json` may be what is damaged: segments and epochs tell it too.
+/// The id of a history whose `history.json` may be what is damaged: segments tell it too.
 fn own_id(root: &Path) -> Result<String> {
-    match read_json::<Identity>(&root.join("history.json")) {
-        Ok(Some(identity)) => return Ok(identity.id),
-        Err(error) if error.kind() != Kind::Damaged => return Err(error),
-        Ok(None) | Err(_) => {}
-    }
     let segments = journal::list_all(&root.join("journal"))?;
     let told: BTreeSet<_> = segments.iter().filter_map(|file| journal::history_of(&file.path)).collect();
-    match told.first() {
-        Some(id) if told.len() == 1 => Ok(id.iter().map(|byte| format!("{byte:02x}")).collect()),
-        _ => Err(Error::refused(format!(
+    // Before `history.json`, which may be another history's.
+    if let Some(id) = told.first().filter(|_| told.len() == 1) {
+        return Ok(id.iter().map(|byte| format!("{byte:02x}")).collect());
+    }
+    match read_json::<Identity>(&root.join("history.json")) {
+        Ok(Some(identity)) => Ok(identity.id),
+        Err(error) if error.kind() != Kind::Damaged => Err(error),
+        Ok(None) | Err(_) => Err(Error::refused(format!(
             "nothing in {} tells which history it is; make a copy of the other one with: backwhen copy",
             root.display()
         ))),

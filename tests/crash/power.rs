@@ -45,6 +45,11 @@ impl Power {
         self.folder.path().to_str().unwrap()
     }
 
+    /// Bytes that were written down: they grow while somebody writes to the disk.
+    pub fn len(&self) -> u64 {
+        fs::metadata(self.folder.path().join("log")).map_or(0, |log| log.len())
+    }
+
     /// Cuts the power; all processes are dead.
     pub fn cut(&self, random: &mut StdRng) -> Cut {
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();

@@ -41,12 +41,17 @@ const PLACES: &[&str] = &[
     "catalog.updated",
 ];
 
+/// Where it may dawdle, so that more is at stake when it dies.
+const SLOW_PLACES: &[&str] =
+    &["journal.sync", "journal.sync", "journal.sync", "folder.sync", "file.linked", "seal.written"];
+
 #[derive(Default)]
 struct Count {
     kills: usize,
     at_points: usize,
     of_others: usize,
     power_cuts: usize,
+    at_stake: usize,
     taken: usize,
     audits: usize,
 }
@@ -78,12 +83,13 @@ fn random_kills_lose_and_double_nothing() {
         audit(&backwhen, &mut count);
     }
     println!(
-        "seed {seed}: {} kills ({} at failpoints, {} with another command at work), {} power cuts that took \
-         {} things, {} audits, {} trades: nothing lost, nothing twice",
+        "seed {seed}: {} kills ({} at failpoints, {} with another command at work), {} power cuts ({} with \
+         something at stake, {} that took some of it), {} audits, {} trades: nothing lost, nothing twice",
         count.kills,
         count.at_points,
         count.of_others,
         count.power_cuts,
+        count.at_stake,
         count.taken,
         count.audits,
         trades(&server, &database).replace('\n', " ")
@@ -97,12 +103,12 @@ fn number(variable: &str) -> Option<u64> {
 fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Count) {
     let mut command = backwhen.command(&["capture"]);
     command.env("BACKWHEN_TEST_POWER", power.folder());
-    if random.random_bool(0.4) {
-        let place = PLACES.choose(random).unwrap();
-        let pass = random.random_range(1..20);
-        command.env("BACKWHEN_TEST_POINT", format!("{place}=kill@{pass}"));
-        count.at_points += 1;
-    }
+    let dies_at_point = random.random_bool(0.4);
+    let point = match dies_at_point {
+        true => format!("{}=kill@{}", PLACES.choose(random).unwrap(), random.random_range(1..6)),
+        false => format!("{}={}", SLOW_PLACES.choose(random).unwrap(), random.random_range(0..80)),
+    };
+    command.env("BACKWHEN_TEST_POINT", point);
     let mut capture = start(command);
     let mut other = random.random_bool(0.3).then(|| {
         count.of_others += 1;
@@ -113,19 +119,31 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
         command.env("BACKWHEN_TEST_POWER", power.folder());
         start(command)
     });
-    let life = Duration::from_millis(random.random_range(30..1100));
-    let begun = Instant::now();
-    while begun.elapsed() < life && capture.try_wait().unwrap().is_none() {
-        sleep(Duration::from_millis(5));
+    // Some die before they have begun; the others after some time at work.
+    let starting = random.random_bool(0.2);
+    let life = Duration::from_millis(random.random_range(0..700));
+    let before = power.len();
+    let limit = Instant::now() + Duration::from_secs(10);
+    let alive = |capture: &mut Child| capture.try_wait().unwrap().is_none();
+    while !starting && power.len() == before && Instant::now() < limit && alive(&mut capture) {
+        sleep(Duration::from_millis(2));
     }
+    let begun = Instant::now();
+    while begun.elapsed() < life && alive(&mut capture) {
+        sleep(Duration::from_millis(2));
+    }
+    // One that met its point is dead already.
+    count.at_points += usize::from(dies_at_point && capture.try_wait().unwrap().is_some());
     for child in [Some(&mut capture), other.as_mut()].into_iter().flatten() {
         let _ = child.kill();
         child.wait().unwrap();
     }
     count.kills += 1;
-    if random.random_bool(0.5) {
+    if random.random_bool(0.7) {
+        let cut = power.cut(random);
         count.power_cuts += 1;
-        count.taken += power.cut(random).taken;
+        count.at_stake += usize::from(cut.at_stake > 0);
+        count.taken += usize::from(cut.taken > 0);
     }
     assert_confirmed_is_held(backwhen);
 }

@@ -53,6 +53,14 @@ fn a_throw_away_recovery_leaves_evidence_and_nothing_else() {
 #[test]
 fn a_checkpoint_that_vanished_is_missed_by_what_tells_of_it() {
     let backwhen = captured_shop(&Server::shared(None));
+    // Before anybody looked at it only the catalog has seen it.
+    let made = backwhen.json(&["checkpoint", "--label", "never looked at"]);
+    let path = backwhen.history().join(format!("checkpoints/{}.json", made["id"].as_str().unwrap()));
+    std::fs::remove_file(&path).unwrap();
+    let output = backwhen.run(&["verify"]);
+    assert_eq!(output.status.code(), Some(exit::DAMAGED));
+    assert_says(&output.stdout, &[path.file_name().unwrap().to_str().unwrap(), "the catalog has seen it"]);
+
     let made = backwhen.json(&["checkpoint", "--label", "soon gone"]);
     let id = made["id"].as_str().unwrap();
     backwhen.ok(&["verify"]);
