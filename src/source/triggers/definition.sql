@@ -7,8 +7,16 @@ LANGUAGE plpgsql AS $body$
 DECLARE
     encoding name := getdatabaseencoding();
     utf8 bool := encoding = 'UTF8';
+    exact_publication oid := (SELECT p.oid FROM pg_publication p WHERE p.pubname = config.exact);
+    inserts_publication oid := (SELECT p.oid FROM pg_publication p WHERE p.pubname = config.inserts);
     found record;
+    key int2[];
+    computed int2[];
+    missing text[];
+    columns json;
+    exact bool;
     refused text;
+    named text;
     published bool;
     image bool;
     described json;
@@ -17,46 +25,45 @@ BEGIN
     imageless := '{}';
     images := '{}';
     FOR found IN
-        SELECT c.oid, n.nspname, c.relname, format('%I.%I', n.nspname, c.relname) AS named, c.relpersistence::text,
-               c.relreplident::text, c.relfilenode::int8, e.of_extension, i.key, m.in_exact, m.in_inserts, a.columns,
-               c.relreplident = 'f' OR cardinality(i.key) > 0 AND NOT i.key && a.generated AS exact
-          FROM pg_class c
-          JOIN pg_namespace n ON n.oid = c.relnamespace
-          LEFT JOIN LATERAL (
-               SELECT (x.indkey::int2[])[0:x.indnkeyatts - 1] AS key FROM pg_index x
-                WHERE x.indrelid = c.oid AND x.indimmediate AND x.indisvalid
-                  AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END
-                LIMIT 1) i ON true
-         CROSS JOIN LATERAL (
-               SELECT coalesce(bool_or(d.deptype = 'e'), false) AS of_extension FROM pg_depend d
-                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid) e
-         CROSS JOIN LATERAL (
-               SELECT coalesce(bool_or(p.pubname = config.exact), false) AS in_exact,
-                      coalesce(bool_or(p.pubname = config.inserts), false) AS in_inserts
-                 FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid WHERE pr.prrelid = c.oid) m
-         CROSS JOIN LATERAL (
-               SELECT coalesce(array_agg(a.attnum) FILTER (WHERE a.attgenerated <> ''), '{}') AS generated,
-                      coalesce(json_agg(json_build_object(
-                          'number', a.attnum, 'name', a.attname, 'type', a.atttypid::int8, 'modifier', a.atttypmod,
-                          'type_name', format_type(a.atttypid, a.atttypmod), 'generated', a.attgenerated <> '',
-                          'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END,
-                          'raw_missing', CASE WHEN NOT utf8 AND a.atthasmissing
-                              THEN encode(convert_to((a.attmissingval::text::text[])[1], encoding), 'hex') END,
-                          'definer', a.xmin::text,
-                          'raw_name', CASE WHEN NOT utf8 THEN encode(convert_to(a.attname::text, encoding), 'hex') END)
-                          ORDER BY a.attnum), '[]') AS columns
-                 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) a
+        SELECT c.oid, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relfilenode::int8,
+               EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                          AND d.objsubid = 0 AND d.deptype = 'e') AS of_extension,
+               EXISTS (SELECT FROM pg_publication_rel pr
+                        WHERE pr.prrelid = c.oid AND pr.prpubid = exact_publication) AS in_exact,
+               EXISTS (SELECT FROM pg_publication_rel pr
+                        WHERE pr.prrelid = c.oid AND pr.prpubid = inserts_publication) AS in_inserts,
+               EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.atthasmissing) AS has_missing
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = ANY (relations) AND c.relkind = 'r' AND c.relpersistence <> 't'
-           AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
+           AND n.nspname NOT IN ('information_schema', 'backwhen') AND NOT starts_with(n.nspname::text, 'pg_')
     LOOP
+        key := (SELECT (x.indkey::int2[])[0:x.indnkeyatts - 1] FROM pg_index x
+                 WHERE x.indrelid = found.oid AND x.indimmediate AND x.indisvalid
+                   AND CASE found.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END
+                 LIMIT 1);
+        missing := CASE WHEN found.has_missing THEN backwhen.{slot}_missing(found.oid) END;
+        SELECT array_agg(a.attnum) FILTER (WHERE a.attgenerated <> ''),
+               coalesce(json_agg(json_build_object(
+                   'number', a.attnum, 'name', a.attname, 'type', a.atttypid::int8, 'modifier', a.atttypmod,
+                   'type_name', format_type(a.atttypid, a.atttypmod), 'generated', a.attgenerated <> '',
+                   'missing', missing[a.attnum],
+                   'raw_missing', CASE WHEN NOT utf8 THEN encode(convert_to(missing[a.attnum], encoding), 'hex') END,
+                   'definer', a.definer,
+                   'raw_name', CASE WHEN NOT utf8 THEN encode(convert_to(a.attname::text, encoding), 'hex') END)), '[]')
+          INTO computed, columns
+          FROM (SELECT k.attnum, k.attname, k.atttypid, k.atttypmod, k.attgenerated, k.xmin::text AS definer
+                  FROM pg_attribute k WHERE k.attrelid = found.oid AND k.attnum > 0 AND NOT k.attisdropped
+                 ORDER BY k.attnum) a;
+        exact := found.relreplident = 'f' OR cardinality(key) > 0 AND NOT key && coalesce(computed, '{}');
         published := found.in_exact OR found.in_inserts;
         image := found.oid = ANY (rewritten) OR NOT published AND pg_relation_size(found.oid) > 0;
         IF found.relpersistence = 'p' AND NOT found.of_extension
-           AND NOT (CASE WHEN found.exact THEN found.in_exact ELSE found.in_inserts END)
+           AND NOT (CASE WHEN exact THEN found.in_exact ELSE found.in_inserts END)
            AND backwhen.{slot}_wants(found.nspname, found.relname, config) THEN
-            refused := CASE WHEN found.exact
-                THEN backwhen.{slot}_join(found.named, config.exact, config.inserts, found.in_inserts)
-                ELSE backwhen.{slot}_join(found.named, config.inserts, config.exact, found.in_exact) END;
+            named := format('%I.%I', found.nspname, found.relname);
+            refused := CASE WHEN exact
+                THEN backwhen.{slot}_join(named, config.exact, config.inserts, found.in_inserts)
+                ELSE backwhen.{slot}_join(named, config.inserts, config.exact, found.in_exact) END;
             trouble := concat_ws('; ', trouble, refused);
             published := published OR refused IS NULL;
         END IF;
@@ -64,16 +71,24 @@ BEGIN
         IF image AND pg_table_size(found.oid) > config.image_limit THEN
             image := false;
             trouble := concat_ws('; ', trouble, format(
-                'the rows of %s are not written: it is larger than %s bytes', found.named, config.image_limit));
+                'the rows of %I.%I are not written: it is larger than %s bytes', found.nspname, found.relname, config.image_limit));
         END IF;
-        described := backwhen.{slot}_table(found, published, false);
+        described := backwhen.{slot}_table(found, key, columns, published, false);
         imageless := array_append(imageless, described);
         IF image THEN
             images := array_append(images, found.oid);
-            described := backwhen.{slot}_table(found, published, true);
+            described := backwhen.{slot}_table(found, key, columns, published, true);
         END IF;
         tables := array_append(tables, described);
     END LOOP;
+END
+$body$;
+
+-- What rows written before a column was added have in it, by the number of the column.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_missing(relation oid) RETURNS text[] LANGUAGE plpgsql {values} AS $body$
+BEGIN
+    RETURN (SELECT array_agg(CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END ORDER BY a.attnum)
+              FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0);
 END
 $body$;
 
@@ -156,26 +171,27 @@ DECLARE
     of_tables bool;
     drops json;
     dropped int8[] := '{}';
-    rewritten oid[];
+    rewritten oid[] := '{}';
     protected record;
     image oid;
     done bool;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
-    -- Our own doing.
-    CASE coalesce(current_setting('backwhen.own', true), '')
-        WHEN 'install' THEN RETURN false;
-        WHEN 'publish' THEN IF tag = 'ALTER PUBLICATION' THEN RETURN false; END IF;
-        ELSE NULL;
-    END CASE;
+    IF backwhen.{slot}_is_translated(context) THEN
+        context := backwhen.{slot}_context();
+    END IF;
     IF NOT backwhen.{slot}_is_trigger(context) THEN
         RAISE EXCEPTION 'this function belongs to an event trigger';
     END IF;
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         done := backwhen.{slot}_take('extension') = '';
     END IF;
-    drops := nullif(backwhen.{slot}_take('dropped'), '');
-    rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+    IF current_setting('backwhen.{slot}_dropped', true) <> '' THEN
+        drops := backwhen.{slot}_take('dropped');
+    END IF;
+    IF current_setting('backwhen.{slot}_rewritten', true) <> '' THEN
+        rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+    END IF;
     IF current_setting('backwhen.{slot}_extension', true) = 'on' OR tag = 'REINDEX' THEN
         RETURN false;
     END IF;
@@ -246,6 +262,9 @@ DECLARE
     statement json;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
+    IF backwhen.{slot}_is_translated(context) THEN
+        context := backwhen.{slot}_context();
+    END IF;
     SELECT * INTO config FROM backwhen.{slot}_config;
     PERFORM backwhen.{slot}_take('dropped'), backwhen.{slot}_take('rewritten');
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
