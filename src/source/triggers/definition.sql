@@ -7,14 +7,7 @@ LANGUAGE plpgsql AS $body$
 DECLARE
     encoding name := getdatabaseencoding();
     utf8 bool := encoding = 'UTF8';
-    exact_publication oid := (SELECT p.oid FROM pg_publication p WHERE p.pubname = config.exact);
-    inserts_publication oid := (SELECT p.oid FROM pg_publication p WHERE p.pubname = config.inserts);
     found record;
-    key int2[];
-    computed int2[];
-    missing text[];
-    columns json;
-    exact bool;
     refused text;
     named text;
     published bool;
@@ -25,43 +18,49 @@ BEGIN
     imageless := '{}';
     images := '{}';
     FOR found IN
-        SELECT c.oid, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relfilenode::int8,
-               EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                          AND d.objsubid = 0 AND d.deptype = 'e') AS of_extension,
-               EXISTS (SELECT FROM pg_publication_rel pr
-                        WHERE pr.prrelid = c.oid AND pr.prpubid = exact_publication) AS in_exact,
-               EXISTS (SELECT FROM pg_publication_rel pr
-                        WHERE pr.prrelid = c.oid AND pr.prpubid = inserts_publication) AS in_inserts,
-               EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.atthasmissing) AS has_missing
-          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        SELECT c.oid, n.nspname, c.relname, c.relpersistence::text,
+               c.relreplident::text, c.relfilenode::int8, e.of_extension, i.key, m.in_exact, m.in_inserts, a.columns,
+               c.relreplident = 'f' OR cardinality(i.key) > 0 AND NOT i.key && a.generated AS exact
+          FROM pg_class c
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+          LEFT JOIN LATERAL (
+               SELECT (x.indkey::int2[])[0:x.indnkeyatts - 1] AS key FROM pg_index x
+                WHERE x.indrelid = c.oid AND x.indimmediate AND x.indisvalid
+                  AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END
+                LIMIT 1) i ON true
+         CROSS JOIN LATERAL (
+               SELECT coalesce(bool_or(d.deptype = 'e'), false) AS of_extension FROM pg_depend d
+                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid) e
+         CROSS JOIN LATERAL (
+               SELECT coalesce(bool_or(p.pubname = config.exact), false) AS in_exact,
+                      coalesce(bool_or(p.pubname = config.inserts), false) AS in_inserts
+                 FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid WHERE pr.prrelid = c.oid) m
+         CROSS JOIN LATERAL (
+               SELECT CASE WHEN EXISTS (SELECT FROM pg_attribute h WHERE h.attrelid = c.oid AND h.atthasmissing)
+                           THEN backwhen.{slot}_missing(c.oid) END AS missing
+               OFFSET 0) old
+         CROSS JOIN LATERAL (
+               SELECT coalesce(array_agg(a.attnum) FILTER (WHERE a.attgenerated <> ''), '{}') AS generated,
+                      coalesce(json_agg(json_build_object(
+                          'number', a.attnum, 'name', a.attname, 'type', a.atttypid::int8, 'modifier', a.atttypmod,
+                          'type_name', format_type(a.atttypid, a.atttypmod), 'generated', a.attgenerated <> '',
+                          'missing', old.missing[a.attnum],
+                          'raw_missing', CASE WHEN NOT utf8
+                              THEN encode(convert_to(old.missing[a.attnum], encoding), 'hex') END,
+                          'definer', a.xmin::text,
+                          'raw_name', CASE WHEN NOT utf8 THEN encode(convert_to(a.attname::text, encoding), 'hex') END)
+                          ORDER BY a.attnum), '[]') AS columns
+                 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) a
          WHERE c.oid = ANY (relations) AND c.relkind = 'r' AND c.relpersistence <> 't'
-           AND n.nspname NOT IN ('information_schema', 'backwhen') AND NOT starts_with(n.nspname::text, 'pg_')
+           AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
     LOOP
-        key := (SELECT (x.indkey::int2[])[0:x.indnkeyatts - 1] FROM pg_index x
-                 WHERE x.indrelid = found.oid AND x.indimmediate AND x.indisvalid
-                   AND CASE found.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END
-                 LIMIT 1);
-        missing := CASE WHEN found.has_missing THEN backwhen.{slot}_missing(found.oid) END;
-        SELECT array_agg(a.attnum) FILTER (WHERE a.attgenerated <> ''),
-               coalesce(json_agg(json_build_object(
-                   'number', a.attnum, 'name', a.attname, 'type', a.atttypid::int8, 'modifier', a.atttypmod,
-                   'type_name', format_type(a.atttypid, a.atttypmod), 'generated', a.attgenerated <> '',
-                   'missing', missing[a.attnum],
-                   'raw_missing', CASE WHEN NOT utf8 THEN encode(convert_to(missing[a.attnum], encoding), 'hex') END,
-                   'definer', a.definer,
-                   'raw_name', CASE WHEN NOT utf8 THEN encode(convert_to(a.attname::text, encoding), 'hex') END)), '[]')
-          INTO computed, columns
-          FROM (SELECT k.attnum, k.attname, k.atttypid, k.atttypmod, k.attgenerated, k.xmin::text AS definer
-                  FROM pg_attribute k WHERE k.attrelid = found.oid AND k.attnum > 0 AND NOT k.attisdropped
-                 ORDER BY k.attnum) a;
-        exact := found.relreplident = 'f' OR cardinality(key) > 0 AND NOT key && coalesce(computed, '{}');
         published := found.in_exact OR found.in_inserts;
         image := found.oid = ANY (rewritten) OR NOT published AND pg_relation_size(found.oid) > 0;
         IF found.relpersistence = 'p' AND NOT found.of_extension
-           AND NOT (CASE WHEN exact THEN found.in_exact ELSE found.in_inserts END)
+           AND NOT (CASE WHEN found.exact THEN found.in_exact ELSE found.in_inserts END)
            AND backwhen.{slot}_wants(found.nspname, found.relname, config) THEN
             named := format('%I.%I', found.nspname, found.relname);
-            refused := CASE WHEN exact
+            refused := CASE WHEN found.exact
                 THEN backwhen.{slot}_join(named, config.exact, config.inserts, found.in_inserts)
                 ELSE backwhen.{slot}_join(named, config.inserts, config.exact, found.in_exact) END;
             trouble := concat_ws('; ', trouble, refused);
@@ -73,11 +72,11 @@ BEGIN
             trouble := concat_ws('; ', trouble, format(
                 'the rows of %I.%I are not written: it is larger than %s bytes', found.nspname, found.relname, config.image_limit));
         END IF;
-        described := backwhen.{slot}_table(found, key, columns, published, false);
+        described := backwhen.{slot}_table(found, published, false);
         imageless := array_append(imageless, described);
         IF image THEN
             images := array_append(images, found.oid);
-            described := backwhen.{slot}_table(found, key, columns, published, true);
+            described := backwhen.{slot}_table(found, published, true);
         END IF;
         tables := array_append(tables, described);
     END LOOP;

@@ -168,15 +168,15 @@ END
 $body$;
 
 -- A table as the message has it.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_table(found record, key int2[], columns json, published bool, image bool) RETURNS json
+CREATE OR REPLACE FUNCTION backwhen.{slot}_table(found record, published bool, image bool) RETURNS json
 LANGUAGE plpgsql AS $body$
 DECLARE
     encoding name := getdatabaseencoding();
 BEGIN
     RETURN json_build_object(
         'oid', found.oid::int8, 'schema', found.nspname, 'name', found.relname, 'persistence', found.relpersistence,
-        'replica_identity', found.relreplident, 'file', found.relfilenode, 'identity', to_json(key),
-        'of_extension', found.of_extension, 'columns', columns,
+        'replica_identity', found.relreplident, 'file', found.relfilenode, 'identity', to_json(found.key),
+        'of_extension', found.of_extension, 'columns', found.columns,
         'raw_names', CASE WHEN encoding <> 'UTF8' THEN json_build_array(
             encode(convert_to(found.nspname::text, encoding), 'hex'),
             encode(convert_to(found.relname::text, encoding), 'hex')) END,
