@@ -12,6 +12,14 @@ BEGIN
         types := types || array(SELECT t.oid FROM pg_type t
             WHERE t.oid >= 16384 AND (tag = 'ALTER EXTENSION' OR t.typnamespace = ANY (named)));
     END IF;
+    IF cardinality(types) = 0 AND NOT EXISTS (
+        -- The search below takes longer than most statements; few tables have children or lend others their type.
+        SELECT FROM pg_class c WHERE c.oid = ANY (relations)
+           AND (c.relhassubclass OR EXISTS (
+               SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.deptype <> 'i'
+                  AND d.refobjid IN (c.reltype, (SELECT t.typarray FROM pg_type t WHERE t.oid = c.reltype))))) THEN
+        RETURN relations;
+    END IF;
     IF cardinality(relations) > 0 THEN
         relations := backwhen.{slot}_below(relations);
     END IF;

@@ -9,6 +9,7 @@ DECLARE
     utf8 bool := encoding = 'UTF8';
     found record;
     refused text;
+    named text;
     published bool;
     image bool;
     described json;
@@ -17,7 +18,7 @@ BEGIN
     imageless := '{}';
     images := '{}';
     FOR found IN
-        SELECT c.oid, n.nspname, c.relname, format('%I.%I', n.nspname, c.relname) AS named, c.relpersistence::text,
+        SELECT c.oid, n.nspname, c.relname, c.relpersistence::text,
                c.relreplident::text, c.relfilenode::int8, e.of_extension, i.key, m.in_exact, m.in_inserts, a.columns,
                c.relreplident = 'f' OR cardinality(i.key) > 0 AND NOT i.key && a.generated AS exact
           FROM pg_class c
@@ -35,13 +36,17 @@ BEGIN
                       coalesce(bool_or(p.pubname = config.inserts), false) AS in_inserts
                  FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid WHERE pr.prrelid = c.oid) m
          CROSS JOIN LATERAL (
+               SELECT CASE WHEN EXISTS (SELECT FROM pg_attribute h WHERE h.attrelid = c.oid AND h.atthasmissing)
+                           THEN backwhen.{slot}_missing(c.oid) END AS missing
+               OFFSET 0) old
+         CROSS JOIN LATERAL (
                SELECT coalesce(array_agg(a.attnum) FILTER (WHERE a.attgenerated <> ''), '{}') AS generated,
                       coalesce(json_agg(json_build_object(
                           'number', a.attnum, 'name', a.attname, 'type', a.atttypid::int8, 'modifier', a.atttypmod,
                           'type_name', format_type(a.atttypid, a.atttypmod), 'generated', a.attgenerated <> '',
-                          'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END,
-                          'raw_missing', CASE WHEN NOT utf8 AND a.atthasmissing
-                              THEN encode(convert_to((a.attmissingval::text::text[])[1], encoding), 'hex') END,
+                          'missing', old.missing[a.attnum],
+                          'raw_missing', CASE WHEN NOT utf8
+                              THEN encode(convert_to(old.missing[a.attnum], encoding), 'hex') END,
                           'definer', a.xmin::text,
                           'raw_name', CASE WHEN NOT utf8 THEN encode(convert_to(a.attname::text, encoding), 'hex') END)
                           ORDER BY a.attnum), '[]') AS columns
@@ -54,9 +59,10 @@ BEGIN
         IF found.relpersistence = 'p' AND NOT found.of_extension
            AND NOT (CASE WHEN found.exact THEN found.in_exact ELSE found.in_inserts END)
            AND backwhen.{slot}_wants(found.nspname, found.relname, config) THEN
+            named := format('%I.%I', found.nspname, found.relname);
             refused := CASE WHEN found.exact
-                THEN backwhen.{slot}_join(found.named, config.exact, config.inserts, found.in_inserts)
-                ELSE backwhen.{slot}_join(found.named, config.inserts, config.exact, found.in_exact) END;
+                THEN backwhen.{slot}_join(named, config.exact, config.inserts, found.in_inserts)
+                ELSE backwhen.{slot}_join(named, config.inserts, config.exact, found.in_exact) END;
             trouble := concat_ws('; ', trouble, refused);
             published := published OR refused IS NULL;
         END IF;
@@ -64,7 +70,7 @@ BEGIN
         IF image AND pg_table_size(found.oid) > config.image_limit THEN
             image := false;
             trouble := concat_ws('; ', trouble, format(
-                'the rows of %s are not written: it is larger than %s bytes', found.named, config.image_limit));
+                'the rows of %I.%I are not written: it is larger than %s bytes', found.nspname, found.relname, config.image_limit));
         END IF;
         described := backwhen.{slot}_table(found, published, false);
         imageless := array_append(imageless, described);
@@ -74,6 +80,14 @@ BEGIN
         END IF;
         tables := array_append(tables, described);
     END LOOP;
+END
+$body$;
+
+-- What rows written before a column was added have in it, by the number of the column.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_missing(relation oid) RETURNS text[] LANGUAGE plpgsql {values} AS $body$
+BEGIN
+    RETURN (SELECT array_agg(CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END ORDER BY a.attnum)
+              FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0);
 END
 $body$;
 
@@ -156,26 +170,27 @@ DECLARE
     of_tables bool;
     drops json;
     dropped int8[] := '{}';
-    rewritten oid[];
+    rewritten oid[] := '{}';
     protected record;
     image oid;
     done bool;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
-    -- Our own doing.
-    CASE coalesce(current_setting('backwhen.own', true), '')
-        WHEN 'install' THEN RETURN false;
-        WHEN 'publish' THEN IF tag = 'ALTER PUBLICATION' THEN RETURN false; END IF;
-        ELSE NULL;
-    END CASE;
+    IF backwhen.{slot}_is_translated(context) THEN
+        context := backwhen.{slot}_context();
+    END IF;
     IF NOT backwhen.{slot}_is_trigger(context) THEN
         RAISE EXCEPTION 'this function belongs to an event trigger';
     END IF;
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         done := backwhen.{slot}_take('extension') = '';
     END IF;
-    drops := nullif(backwhen.{slot}_take('dropped'), '');
-    rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+    IF current_setting('backwhen.{slot}_dropped', true) <> '' THEN
+        drops := backwhen.{slot}_take('dropped');
+    END IF;
+    IF current_setting('backwhen.{slot}_rewritten', true) <> '' THEN
+        rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+    END IF;
     IF current_setting('backwhen.{slot}_extension', true) = 'on' OR tag = 'REINDEX' THEN
         RETURN false;
     END IF;
@@ -246,6 +261,9 @@ DECLARE
     statement json;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
+    IF backwhen.{slot}_is_translated(context) THEN
+        context := backwhen.{slot}_context();
+    END IF;
     SELECT * INTO config FROM backwhen.{slot}_config;
     PERFORM backwhen.{slot}_take('dropped'), backwhen.{slot}_take('rewritten');
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN

@@ -23,18 +23,20 @@ const DEFINITION: &str = include_str!("definition.sql");
 const TRIGGERS: &str = include_str!("triggers.sql");
 const REMOVE: &str = include_str!("remove.sql");
 
-/// What the functions run under that read and write as their owner: values come out as they do in
-/// the stream, and names and rows are all found.
-const PINS: &str = "SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, MDY' \
-     SET intervalstyle = postgres SET extra_float_digits = 3 SET timezone = 'UTC' SET bytea_output = hex \
-     SET lc_monetary = 'C' SET row_security = off SET quote_all_identifiers = off";
+/// What the functions run under that the event triggers call: names are all found. Each setting costs
+/// time at every statement, so what few need stands in [`VALUES`] and [`ENGLISH`].
+const PINS: &str = "SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off";
+
+/// What the functions run under that read values: they come out as they do in the stream.
+const VALUES: &str = "SET datestyle = 'ISO, MDY' SET intervalstyle = postgres SET extra_float_digits = 3 \
+     SET timezone = 'UTC' SET bytea_output = hex SET lc_monetary = 'C'";
 
 /// Of the catalogs, a statement concerns a few rows, which indexes find; planned once in a session.
 const PLANS: &str = " SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off \
      SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off";
 
 /// Only a superuser may set it; it keeps the words of a context from being translated.
-const SUPERUSERS_PIN: &str = " SET lc_messages = 'C'";
+const ENGLISH: &str = "SET lc_messages = 'C'";
 
 /// How many of them make a whole.
 const EVENT_TRIGGERS: i64 = 4;
@@ -81,14 +83,17 @@ impl Triggers {
     }
 
     fn statements(&self, identity: &Identity, superuser: bool) -> Result<String> {
-        let pins = [PINS, PLANS, if superuser { SUPERUSERS_PIN } else { "" }].concat();
+        let english = if superuser { ENGLISH } else { "" };
         let functions = [EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS].concat();
         Ok(format!(
             "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; SET LOCAL check_function_bodies = on; \
              CREATE SCHEMA IF NOT EXISTS backwhen; {}\n{}\n{} COMMIT",
             self.filled(TABLE),
             self.configuration(identity)?,
-            self.filled(&functions).replace("{pins}", &pins)
+            self.filled(&functions)
+                .replace("{pins}", &[PINS, PLANS].concat())
+                .replace("{values}", VALUES)
+                .replace("{english}", english)
         ))
     }
 
@@ -193,6 +198,6 @@ fn functions_expected() -> i64 {
 
 /// Changes with the text of what is installed.
 fn version() -> String {
-    let text = [TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS].concat();
+    let text = [TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH].concat();
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }

@@ -24,7 +24,7 @@ $body$;
 
 -- Writes all rows of a table, about 1 MiB in a message.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_rows(config backwhen.{slot}_config, relation oid) RETURNS bool LANGUAGE plpgsql
-SET enable_seqscan = on AS $body$
+{values} SET row_security = off SET enable_seqscan = on AS $body$
 DECLARE
     line text;
     lines text[] := '{}';

@@ -7,13 +7,14 @@ LANGUAGE plpgsql AS $body$
 DECLARE
     secret bytea := convert_to(config.secret, 'UTF8');
     written pg_lsn;
+    after pg_lsn;
 BEGIN
     written := pg_logical_emit_message(
         true, prefix, convert_to(encode(sha256(secret || body || secret), 'hex') || E'\n', 'UTF8') || body);
     -- The server sorts a transaction's messages by the end of their records and its rows by the start of
     -- theirs, so that of two subtransactions the row after a message may come first. With another record
     -- between them it cannot.
-    PERFORM pg_logical_emit_message(true, 'backwhen.after', '');
+    after := pg_logical_emit_message(true, 'backwhen.after', '');
     RETURN written;
 END
 $body$;
@@ -36,8 +37,30 @@ $body$;
 -- The caller is the event trigger's function, so its arguments can be believed. The name of a function
 -- that stands elsewhere could not begin with this schema's.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_trigger(context text) RETURNS bool LANGUAGE plpgsql AS $body$
+DECLARE
+    line text := split_part(context, E'\n', 2);
 BEGIN
-    RETURN split_part(context, E'\n', 2) ~ '^[[:alpha:]/ -]* (backwhen\.{slot}_end|"backwhen"\."{slot}_end")\(\) ';
+    -- As it nearly always is; the pattern takes ten times as long.
+    RETURN starts_with(line, 'PL/pgSQL function backwhen.{slot}_end() ')
+        OR line ~ '^[[:alpha:]/ -]* (backwhen\.{slot}_end|"backwhen"\."{slot}_end")\(\) ';
+END
+$body$;
+
+-- Whether the words of a context may be another language's, which a recovery could not read.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_is_translated(context text) RETURNS bool LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN NOT starts_with(context, 'PL/pgSQL function ')
+        OR current_setting('lc_messages') NOT IN ('C', 'POSIX') AND current_setting('lc_messages') NOT LIKE 'en\_%';
+END
+$body$;
+
+-- The caller's context once more, in English. To set the language at each statement would take longer.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_context() RETURNS text LANGUAGE plpgsql {english} AS $body$
+DECLARE
+    context text;
+BEGIN
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    RETURN substr(context, strpos(context, E'\n') + 1);
 END
 $body$;
 
@@ -45,10 +68,11 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_statement(who text, settings json, co
 LANGUAGE plpgsql AS $body$
 DECLARE
     query text := current_query();
-    message text := pg_backend_pid() || ' ' || statement_timestamp();
+    message text;
 BEGIN
     -- A long script is not written again for each of its statements.
     IF length(query) > 65536 THEN
+        message := pg_backend_pid() || ' ' || extract(epoch FROM statement_timestamp());
         IF current_setting('backwhen.{slot}_query', true) = message THEN
             query := '';
         END IF;
