@@ -2,6 +2,7 @@
 FROM rust:1-slim-trixie AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+COPY migrations migrations
 COPY src src
 RUN cargo build --release --locked --bin backwhen
 

@@ -168,12 +168,13 @@ fn killed_between_what_is_durable_and_its_confirmation_it_doubles_nothing() {
     let held = || -> u64 {
         std::fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
     };
+    // A segment that has only begun holds less than a block of changes, and a block comes at one stroke.
     let (empty, begun) = (held(), Instant::now());
-    while held() == empty {
+    while held() < empty + 2000 {
         assert!(begun.elapsed() < Duration::from_secs(30), "nothing comes in:\n{}", capture.printed());
         sleep(Duration::from_millis(10));
     }
-    sleep(Duration::from_millis(200));
+    sleep(Duration::from_millis(500));
     assert_eq!(confirmed(&backwhen), before);
     capture.kill();
     assert!(messages(&backwhen).len() > 10, "nothing is durable yet, so this proves little");

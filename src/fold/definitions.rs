@@ -205,7 +205,7 @@ impl Applier<'_> {
         };
         for what in lacking(&self.tables[place].table, &now, defined) {
             let why = format!(
-                "{what} at {}; what it held in rows that did not change since is not in the history",
+                "{what} at {}; what was in rows that did not change since is not in the history",
                 self.current
             );
             self.say(now.display(), why);
@@ -281,6 +281,9 @@ fn lacking(before: &Table, now: &Table, defined: &DefinedTable) -> Vec<String> {
     }
     let numbers: Vec<_> = before.storage.numbers.split(',').filter_map(|it| it.parse::<i16>().ok()).collect();
     let mut found = Vec::new();
+    if before.is_insert_only() && !now.is_insert_only() {
+        found.push("it was given a replica identity".to_owned());
+    }
     for column in &now.columns {
         match before.columns.iter().find(|old| old.number == column.number) {
             Some(old) if !same_text(old.type_oid, column.type_oid) => {

@@ -38,19 +38,12 @@ pub struct Scratch<'a> {
 /// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise as
 /// [`schema::schema_at`].
 pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) -> Result<SchemaAt> {
-    let base = &plan.base.schema;
-    let path = history.schemas_folder().join(format!("{}.dump", base.archive));
-    check_digest(&path, &base.archive)?;
+    let mut schema = base_schema(plan, history)?;
     if plan.changes.is_empty() {
-        return Ok(SchemaAt {
-            archive: path,
-            facts: base.clone(),
-            notes: Vec::new(),
-            inexact: Vec::new(),
-            base: None,
-            _replayed: None,
-        });
+        return Ok(schema);
     }
+    let base = &plan.base.schema;
+    let path = schema.archive.clone();
     let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database).await?;
     let request = schema::Request {
         server: server.info(),
@@ -65,14 +58,25 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
     let replayed = schema::schema_at(&request).await;
     server.stop().await;
     let replayed = replayed?;
-    Ok(SchemaAt {
-        archive: replayed.archive.clone(),
-        facts: SchemaFacts { since: Vec::new(), ..replayed.facts.clone() },
-        notes: replayed.notes.clone(),
-        inexact: replayed.inexact.clone(),
-        base: Some(path),
-        _replayed: Some(replayed),
-    })
+    schema.archive.clone_from(&replayed.archive);
+    schema.facts = SchemaFacts { since: Vec::new(), ..replayed.facts.clone() };
+    schema.notes.clone_from(&replayed.notes);
+    schema.inexact.clone_from(&replayed.inexact);
+    schema.base = Some(path);
+    schema._replayed = Some(replayed);
+    Ok(schema)
+}
+
+/// The archive of the plan's checkpoint.
+///
+/// # Errors
+/// `Damaged` if it is.
+pub fn base_schema(plan: &Plan, history: &History) -> Result<SchemaAt> {
+    let facts = plan.base.schema.clone();
+    let archive = history.schemas_folder().join(format!("{}.dump", facts.archive));
+    check_digest(&archive, &facts.archive)?;
+    let (notes, inexact) = (Vec::new(), Vec::new());
+    Ok(SchemaAt { archive, facts, notes, inexact, base: None, _replayed: None })
 }
 
 impl SchemaAt {

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::archive::{Archive, Selection as Entries};
-use super::definitions::{SchemaAt, Scratch, check_digest, schema_at};
+use super::definitions::{SchemaAt, Scratch, base_schema, check_digest, schema_at};
 use super::plan::{Plan, PlannedMoment};
 use super::sequences::{SequenceName, made_sequences, sequence_values};
 use super::sink::{Contents, Definitions, Destination, Opening, Provenance, Sink};
@@ -170,7 +170,11 @@ async fn schema_of(plan: &Plan, execution: &Execution<'_>) -> Result<SchemaAt> {
         tools: &execution.tools,
         progress: &*execution.progress,
     };
-    schema_at(plan, execution.history, &scratch).await
+    match &execution.destination {
+        // It takes tables and rows only, and those are the fold's.
+        Destination::Sqlite(_) => base_schema(plan, execution.history),
+        _ => schema_at(plan, execution.history, &scratch).await,
+    }
 }
 
 /// Opens the destination, which refuses what does not suit before anything else is done. Returns what

@@ -137,7 +137,7 @@ pub fn plan(
         notes: [resolved.notes, instead].concat(),
         selection,
         partial: !tables.is_empty(),
-        changes: base.schema.since.iter().cloned().chain(changes).collect(),
+        changes: base.schema.since.iter().chain(&changes).filter(|it| matters(it, &base)).cloned().collect(),
         wanted,
         base,
     })
@@ -187,6 +187,18 @@ fn wanted_tables(
     }
     tables.retain(|table| selection.takes(&table.schema, &table.name));
     Ok(tables)
+}
+
+/// Whether a statement may have changed what an archive says. Filling a view that was full does not.
+fn matters(change: &DefinitionChange, base: &Checkpoint) -> bool {
+    // The server quotes only where it must.
+    let bare = |name: &str| name.replace('"', "");
+    let full = |identity: &str| {
+        let mut views = base.schema.materialized_views.iter();
+        views.any(|(schema, name)| bare(identity) == bare(&format!("{schema}.{name}")))
+    };
+    let objects = &change.signal.objects;
+    change.signal.tag != "REFRESH MATERIALIZED VIEW" || !objects.iter().all(|object| full(&object.identity))
 }
 
 /// What the source's triggers could not tell in full.

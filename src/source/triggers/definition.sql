@@ -55,7 +55,9 @@ BEGIN
            AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
     LOOP
         published := found.in_exact OR found.in_inserts;
-        image := found.oid = ANY (rewritten) OR NOT published AND pg_relation_size(found.oid) > 0;
+        -- While it had no identity, its updates and deletes were not in the stream.
+        image := found.oid = ANY (rewritten) OR found.exact AND found.in_inserts
+            OR NOT published AND pg_relation_size(found.oid) > 0;
         IF found.relpersistence = 'p' AND NOT found.of_extension
            AND NOT (CASE WHEN found.exact THEN found.in_exact ELSE found.in_inserts END)
            AND backwhen.{slot}_wants(found.nspname, found.relname, config) THEN
