@@ -198,6 +198,7 @@ fn functions_expected() -> i64 {
 
 /// Changes with the text of what is installed.
 fn version() -> String {
-    let text = [TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH].concat();
+    let text =
+        [TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH].concat();
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }
