@@ -9,11 +9,16 @@ use crate::error::{Context, Kind, Result};
 use super::child::Child;
 use super::install::Installation;
 
+/// How long pg_dump waits for a table's lock, in milliseconds. A migration may itself wait for a table
+/// that we hold: then it is we who give way, well before the server's `deadlock_timeout` (1 s) ends one
+/// of the two.
+const LOCK_WAIT: u32 = 300;
+
 /// Writes the archive of everything but tables' rows to `out`, durable: definitions, large objects
 /// (which are nowhere else), no sequence values, no rows of materialised views.
 ///
 /// The archive is of pg_dump's custom format. `snapshot` is an exported snapshot of a transaction
-/// that stays open meanwhile.
+/// that stays open meanwhile; under one, pg_dump gives up soon where a table is locked.
 ///
 /// # Errors
 /// `Unavailable` with pg_dump's own words.
@@ -30,6 +35,7 @@ pub async fn dump_schema(
         .args(["--format=custom", "--exclude-table-data=*.*", "--no-password", "--file"])
         .arg(out);
     if let Some(snapshot) = snapshot {
+        child = child.arg(format!("--lock-wait-timeout={LOCK_WAIT}"));
         child = child.arg(format!("--snapshot={snapshot}"));
     }
     child.run().await?;

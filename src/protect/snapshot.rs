@@ -50,8 +50,8 @@ pub struct Taken {
 /// Reads what the request wants.
 ///
 /// # Errors
-/// `Unavailable` if the source fails, or if a table was truncated or rewritten before it could be
-/// locked: then a new snapshot is needed.
+/// `Unavailable` if the source fails, if a table was truncated or rewritten before it could be locked, or
+/// if definitions changed while they were read: then a new snapshot is needed.
 pub async fn take(request: &Request<'_>) -> Result<Taken> {
     let access = request.access;
     let Held { holder, protected, left_out } =
@@ -158,6 +158,7 @@ async fn read_schema(
     let folder = request.root.join("schemas");
     let archive = Unnamed::new(&folder, "dump");
     pgtools::dump_schema(tool, request.access.source, Some(&request.snapshot.name), &archive.0).await?;
+    assert_settled(request.access, &fingerprint).await?;
     let globals = Unnamed::new(&folder, "sql");
     let globals = match pgtools::dump_globals(tool, request.access.source, &globals.0).await {
         Ok(()) => Some(globals.publish(&folder, "sql")?),
@@ -182,6 +183,16 @@ async fn read_schema(
         fingerprint,
         since: Vec::new(),
     })
+}
+
+/// pg_dump asks the server for the texts of functions, views and the like, which the server tells as of
+/// now and not of the snapshot: after a change of definitions the archive is of no moment at all.
+async fn assert_settled(access: &Access<'_>, under_snapshot: &str) -> Result<()> {
+    let now = Session::connect_utf8(access.source, "checkpoint").await?;
+    if inspect::fingerprint(&now).await? == under_snapshot {
+        return Ok(());
+    }
+    Err(Error::unavailable("definitions were changed on the source while pg_dump read them; try again"))
 }
 
 /// A file that another program writes, before its content gives it its name; removed if it never

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 /// `None`, and a word on standard error, where setup has not put it.
 pub fn folder(name: &str) -> Option<PathBuf> {
-    let found = caches().into_iter().map(|cache| cache.join(name)).find(|it| it.join(".backwhen-version").is_file());
+    let found =
+        caches().into_iter().map(|cache| cache.join(name)).find(|it| it.join(".backwhen-version").is_file());
     if found.is_none() {
         eprintln!("SKIPPED: {name} is not on this machine: run scripts/setup.sh --all-versions");
     }
