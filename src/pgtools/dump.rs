@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::connect::Conninfo;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 use super::child::Child;
 use super::install::Installation;
@@ -38,8 +38,13 @@ pub async fn dump_schema(
         child = child.arg(format!("--lock-wait-timeout={LOCK_WAIT}"));
         child = child.arg(format!("--snapshot={snapshot}"));
     }
-    child.run().await?;
-    sync(out)
+    match child.run().await {
+        // pg_dump's message shows its statement; the server's own words are in the server's language.
+        Err(error) if error.to_string().contains("LOCK TABLE") => {
+            Err(Error::unavailable("pg_dump could not lock a table that is being altered; try again"))
+        }
+        done => done.and_then(|()| sync(out)),
+    }
 }
 
 /// Writes the archive of the definitions alone to `out`: as [`dump_schema`], without large objects,
