@@ -41,7 +41,7 @@ impl Source {
         let tools = Tools::find(server.bin()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let tool = tools.for_dump(server.major()).unwrap();
-        dump_schema(tool, &info, None, &folder.path().join("base.dump")).await.unwrap();
+        dump_schema(tool, &info, None, "pg_dump", &folder.path().join("base.dump")).await.unwrap();
         let facts = facts(&info).await;
         server.psql(&database, include_str!("support/recorder.sql"));
         Source { server: server.clone(), database, folder, tools, facts }

@@ -4,21 +4,16 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::connect::Conninfo;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 use super::child::Child;
 use super::install::Installation;
-
-/// How long pg_dump waits for a table's lock, in milliseconds. A migration may itself wait for a table
-/// that we hold: then it is we who give way, well before the server's `deadlock_timeout` (1 s) ends one
-/// of the two.
-const LOCK_WAIT: u32 = 300;
 
 /// Writes the archive of everything but tables' rows to `out`, durable: definitions, large objects
 /// (which are nowhere else), no sequence values, no rows of materialised views.
 ///
 /// The archive is of pg_dump's custom format. `snapshot` is an exported snapshot of a transaction
-/// that stays open meanwhile; under one, pg_dump gives up soon where a table is locked.
+/// that stays open meanwhile; `application` is what the server calls pg_dump's session.
 ///
 /// # Errors
 /// `Unavailable` with pg_dump's own words.
@@ -26,6 +21,7 @@ pub async fn dump_schema(
     tool: &Installation,
     info: &Conninfo,
     snapshot: Option<&str>,
+    application: &str,
     out: &Path,
 ) -> Result<()> {
     // The pattern covers tables, sequences, materialised views and foreign tables of every schema;
@@ -35,16 +31,10 @@ pub async fn dump_schema(
         .args(["--format=custom", "--exclude-table-data=*.*", "--no-password", "--file"])
         .arg(out);
     if let Some(snapshot) = snapshot {
-        child = child.arg(format!("--lock-wait-timeout={LOCK_WAIT}"));
         child = child.arg(format!("--snapshot={snapshot}"));
     }
-    match child.run().await {
-        // pg_dump's message shows its statement; the server's own words are in the server's language.
-        Err(error) if error.to_string().contains("LOCK TABLE") => {
-            Err(Error::unavailable("pg_dump could not lock a table that is being altered; try again"))
-        }
-        done => done.and_then(|()| sync(out)),
-    }
+    child.env("PGAPPNAME", application).run().await?;
+    sync(out)
 }
 
 /// Writes the archive of the definitions alone to `out`: as [`dump_schema`], without large objects,
