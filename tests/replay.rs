@@ -41,7 +41,7 @@ impl Source {
         let tools = Tools::find(server.bin()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let tool = tools.for_dump(server.major()).unwrap();
-        dump_schema(tool, &info, None, &folder.path().join("base.dump")).await.unwrap();
+        dump_schema(tool, &info, None, "pg_dump", &folder.path().join("base.dump")).await.unwrap();
         let facts = facts(&info).await;
         server.psql(&database, include_str!("support/recorder.sql"));
         Source { server: server.clone(), database, folder, tools, facts }
@@ -276,7 +276,7 @@ fn history(before: &str) -> (Backwhen, Server) {
     let database = server.fresh_database("history");
     server.psql(&database, before);
     server.psql(&database, include_str!("support/recorder.sql"));
-    let backwhen = Backwhen::new(&server, &database);
+    let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_NO_EVENT_TRIGGERS", "true");
     backwhen.init();
     let path = backwhen.history().join("history.json");
     let mut identity: Identity = read_json(&path).unwrap().unwrap();

@@ -34,7 +34,7 @@ impl Source {
         let facts = DatabaseFacts::read(&session).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let tool = tools.for_dump(facts.server_major).unwrap();
-        dump_schema(tool, &info, None, &folder.path().join("schema.dump")).await.unwrap();
+        dump_schema(tool, &info, None, "pg_dump", &folder.path().join("schema.dump")).await.unwrap();
         let tables = read_tables(&session).await;
         Source { server, database, folder, facts, tables, tools }
     }
@@ -525,7 +525,7 @@ async fn other_encodings_pass_unconverted() {
         let tables = read_tables(&session).await;
         let folder = tempfile::tempdir().unwrap();
         let tool = tools.for_dump(facts.server_major).unwrap();
-        dump_schema(tool, &info, None, &folder.path().join("schema.dump")).await.unwrap();
+        dump_schema(tool, &info, None, "pg_dump", &folder.path().join("schema.dump")).await.unwrap();
         let source = Source { server: server.clone(), database: admin.clone(), folder, facts, tables, tools };
         let copy = format!("{admin}_copy");
         let sink = source.open(&server.conninfo(&copy), true).await.unwrap();

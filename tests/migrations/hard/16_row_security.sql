@@ -1,0 +1,13 @@
+DO $$ BEGIN CREATE ROLE migrated_reader; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;
+ALTER TABLE customers ENABLE ROW LEVEL SECURITY;
+ALTER TABLE customers FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_rows ON customers USING (name = current_user) WITH CHECK (name <> '');
+CREATE POLICY reading ON customers AS RESTRICTIVE FOR SELECT TO migrated_reader USING (id > 0);
+ALTER POLICY reading ON customers USING (id > 10);
+ALTER POLICY own_rows ON customers RENAME TO own;
+GRANT USAGE ON SCHEMA trade TO migrated_reader;
+GRANT SELECT, UPDATE (name) ON customers TO migrated_reader;
+ALTER DEFAULT PRIVILEGES IN SCHEMA trade GRANT SELECT ON TABLES TO migrated_reader;
+CREATE TABLE trade.notes (id int PRIMARY KEY, note text);
+INSERT INTO trade.notes SELECT g, repeat('note ', g) FROM generate_series(1, 20) g;
+REVOKE SELECT ON trade.notes FROM migrated_reader;
