@@ -276,7 +276,7 @@ fn history(before: &str) -> (Backwhen, Server) {
     let database = server.fresh_database("history");
     server.psql(&database, before);
     server.psql(&database, include_str!("support/recorder.sql"));
-    let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_NO_EVENT_TRIGGERS", "true");
+    let backwhen = Backwhen::new(&server, &database);
     backwhen.init();
     let path = backwhen.history().join("history.json");
     let mut identity: Identity = read_json(&path).unwrap().unwrap();
@@ -301,10 +301,11 @@ fn the_journal_holds_what_every_moment_is_made_of() {
     moments.push(truth());
     // No checkpoint in between: all of it must come from the statements.
     backwhen.ok(&["capture", "--until", "caught-up"]);
-    let listed = backwhen.json_lines(&["list", "schemas"]);
+    let mut listed = backwhen.json_lines(&["list", "schemas"]);
+    // What the event triggers of `init` do for the new table, the recorder tells as well.
+    listed.retain(|it| it["tag"] != "ALTER PUBLICATION");
     let commands: Vec<_> = listed.iter().map(|it| it["tag"].as_str().unwrap()).collect();
-    // The last is what `capture` did for the new table.
-    assert_eq!(commands, ["ALTER TABLE", "CREATE TABLE", "DROP TABLE", "ALTER PUBLICATION"]);
+    assert_eq!(commands, ["ALTER TABLE", "CREATE TABLE", "DROP TABLE"]);
     assert_eq!(listed[0]["statement"], "ALTER TABLE t ADD b text DEFAULT '…'");
     assert_eq!(listed[1]["xid"], listed[2]["xid"]);
     let text = backwhen.ok(&["list", "schemas"]);

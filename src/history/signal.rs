@@ -66,6 +66,9 @@ pub struct DefinitionSignal {
     /// By oid: the relations that it dropped.
     #[serde(default)]
     pub dropped: Vec<u32>,
+    /// The bare names of what the statement itself named and dropped, of every kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped_names: Vec<String>,
     /// What the triggers could not do, in the server's words.
     #[serde(default)]
     pub trouble: Option<String>,

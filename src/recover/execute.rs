@@ -11,8 +11,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::archive::{Archive, Selection as Entries};
-use super::definitions::{SchemaAt, Scratch, base_schema, check_digest, schema_at};
+use super::definitions::{SchemaAt, Scratch, base_schema, schema_at};
 use super::plan::{Plan, PlannedMoment};
+use super::roles;
 use super::sequences::{SequenceName, made_sequences, sequence_values};
 use super::sink::{Contents, Definitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
@@ -88,7 +89,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     let started = Instant::now();
     let mut phases = Phases { started, all: Vec::new() };
     execution.progress.phase("preparing", 0, Unit::Tables);
-    let made = create_roles(&plan, &execution).await?;
+    let made = roles::create(&plan, &execution).await?;
     let schema = schema_of(&plan, &execution).await?;
     let (sink, left_out, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
@@ -215,31 +216,6 @@ async fn open(
         tools: execution.tools.clone(),
     };
     Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
-}
-
-/// Roles are the server's, not the database's: those that are made stay, whatever becomes of the rest.
-async fn create_roles(plan: &Plan, execution: &Execution<'_>) -> Result<Vec<String>> {
-    if !execution.create_roles {
-        return Ok(Vec::new());
-    }
-    let Destination::Postgres(info) = &execution.destination else {
-        return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
-    };
-    let schema = &plan.base.schema;
-    let globals = match &schema.globals {
-        Some(digest) => {
-            let path = execution.history.schemas_folder().join(format!("{digest}.sql"));
-            check_digest(&path, digest)?;
-            let text = std::fs::read(&path);
-            let text = text.context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
-            Some(String::from_utf8_lossy(&text).into_owned())
-        }
-        None => None,
-    };
-    // Roles that came since own or are granted something in a later statement.
-    let since = plan.changes.iter().map(|change| &change.signal.statement.role);
-    let wanted: Vec<_> = schema.roles.iter().chain(since).cloned().collect();
-    super::roles::create_missing(info, globals.as_deref(), &wanted).await
 }
 
 /// What recovering only some tables leaves out, or takes in beyond them.

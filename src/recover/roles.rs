@@ -2,10 +2,44 @@
 
 use std::collections::BTreeSet;
 
+use super::definitions::check_digest;
+use super::execute::Execution;
+use super::plan::Plan;
 use super::schema::{Sql, split};
+use super::sink::Destination;
 use crate::connect::{Conninfo, Session, server_error};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::model::schema::quote_ident;
+
+/// Makes the roles that the target lacks, if they are wanted. They are the server's, not the database's:
+/// those that are made stay, whatever becomes of the rest. Returns what a person should know.
+///
+/// # Errors
+/// `Usage` if the target is no server; `Damaged` if the history's roles are; otherwise as
+/// [`create_missing`].
+pub(super) async fn create(plan: &Plan, execution: &Execution<'_>) -> Result<Vec<String>> {
+    if !execution.create_roles {
+        return Ok(Vec::new());
+    }
+    let Destination::Postgres(info) = &execution.destination else {
+        return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
+    };
+    let schema = &plan.base.schema;
+    let globals = match &schema.globals {
+        Some(digest) => {
+            let path = execution.history.schemas_folder().join(format!("{digest}.sql"));
+            check_digest(&path, digest)?;
+            let text = std::fs::read(&path);
+            let text = text.context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
+            Some(String::from_utf8_lossy(&text).into_owned())
+        }
+        None => None,
+    };
+    // Roles that came since own or are granted something in a later statement.
+    let since = plan.changes.iter().map(|change| &change.signal.statement.role);
+    let wanted: Vec<_> = schema.roles.iter().chain(since).cloned().collect();
+    create_missing(info, globals.as_deref(), &wanted).await
+}
 
 /// Makes those of `wanted` that the server lacks: with the attributes, settings and memberships that
 /// `globals` (of pg_dumpall, no passwords) has for them; where it has nothing, as roles that cannot
@@ -13,11 +47,7 @@ use crate::model::schema::quote_ident;
 ///
 /// # Errors
 /// `Refused` if the server does not let us make roles; then none is made.
-pub async fn create_missing(
-    info: &Conninfo,
-    globals: Option<&str>,
-    wanted: &[String],
-) -> Result<Vec<String>> {
+async fn create_missing(info: &Conninfo, globals: Option<&str>, wanted: &[String]) -> Result<Vec<String>> {
     let session = maintenance(info).await?;
     let failed = |error| server_error("cannot read the target's roles", error);
     let rows = session.query("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await.map_err(failed)?;

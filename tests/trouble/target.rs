@@ -2,7 +2,7 @@
 
 use crate::exit;
 use crate::support::shop::{assert_says, captured_shop};
-use crate::support::{Dump, Server, versions};
+use crate::support::{Backwhen, Dump, Server, assert_same, versions};
 
 #[test]
 fn a_database_that_is_not_empty() {
@@ -78,4 +78,26 @@ fn a_server_older_than_the_source() {
     let left =
         older.psql("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'from_the_future%'");
     assert_eq!(left, "");
+}
+
+#[test]
+fn roles_that_the_target_lacks_are_made_on_request() {
+    let (server, other) = (Server::start(None), Server::start(None));
+    let database = server.fresh_database("owned");
+    server.psql(
+        &database,
+        "CREATE ROLE keeper LOGIN CONNECTION LIMIT 3 PASSWORD 'secret'; CREATE ROLE readers; GRANT readers TO keeper;
+         CREATE TABLE kept (id int PRIMARY KEY); ALTER TABLE kept OWNER TO keeper; GRANT SELECT ON kept TO readers",
+    );
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let into = other.conninfo("rescued");
+    let report = backwhen.json(&["recover", "--to", "latest", "--create", "--create-roles", "--into", &into]);
+    let notes = report["notes"].to_string();
+    assert!(notes.contains("made roles without passwords: keeper, readers"), "{notes}");
+    assert_same(&Dump::of(&server, &database), &Dump::of(&other, "rescued"));
+    let role =
+        "SELECT rolcanlogin, rolconnlimit, rolpassword IS NULL, pg_has_role('keeper', 'readers', 'MEMBER')
+                  FROM pg_authid WHERE rolname = 'keeper'";
+    assert_eq!(other.psql("postgres", role), "t|3|t|t");
 }

@@ -118,7 +118,10 @@ impl Cursor {
             let rest = self.statements.iter().enumerate().skip(from);
             rest.filter(|(_, statement)| statement.tag == signal.tag)
         };
-        let names: Vec<_> = signal.objects.iter().filter_map(name_of).collect();
+        let mut names: Vec<_> = signal.objects.iter().filter_map(name_of).collect();
+        // Some names come with their schema.
+        let bare = |name: &String| name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_owned();
+        names.extend(signal.dropped_names.iter().map(bare));
         let named = of_kind().find(|(_, sql)| names.iter().any(|name| sql.names(name)));
         named.or_else(|| of_kind().next()).map(|(number, _)| number)
     }

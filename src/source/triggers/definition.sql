@@ -215,6 +215,7 @@ BEGIN
     END IF;
     IF drops IS NOT NULL THEN
         of_tables := true;
+        PERFORM set_config('backwhen.{slot}_names', drops->>'names', true);
         relations := relations || array(SELECT json_array_elements_text(drops->'tables')::oid);
         -- Whatever somebody put there: what is still here is not dropped.
         dropped := array(SELECT d::int8 FROM json_array_elements_text(drops->'relations') d

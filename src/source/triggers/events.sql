@@ -20,7 +20,9 @@ BEGIN
                'relations', coalesce(json_agg(objid::int8) FILTER (
                    WHERE classid = 'pg_class'::regclass AND objsubid = 0), '[]'),
                'tables', coalesce(json_agg(DISTINCT objid::int8) FILTER (WHERE objsubid > 0), '[]'),
-               'keys', coalesce(bool_or(object_type IN ('index', 'table constraint')), false))
+               'keys', coalesce(bool_or(object_type IN ('index', 'table constraint')), false),
+               'names', coalesce(json_agg(address_names[cardinality(address_names)]) FILTER (
+                   WHERE original AND address_names IS NOT NULL), '[]'))
       INTO dropped
       FROM pg_event_trigger_dropped_objects()
      WHERE NOT is_temporary AND object_identity NOT LIKE '% on pg\_temp%' AND schema_name IS DISTINCT FROM 'pg_toast' AND schema_name IS DISTINCT FROM 'backwhen'

@@ -163,7 +163,8 @@ RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN backwhen.{slot}_emit(config, 'backwhen.ddl', backwhen.{slot}_utf8(json_build_object(
         'tag', tag, 'statement', statement, 'objects', coalesce(objects, '[]'), 'tables', array_to_json(tables),
-        'dropped', array_to_json(dropped), 'trouble', nullif(trouble, ''))::text)) IS NOT NULL;
+        'dropped', array_to_json(dropped),
+        'dropped_names', coalesce(nullif(backwhen.{slot}_take('names'), '')::json, '[]'), 'trouble', nullif(trouble, ''))::text)) IS NOT NULL;
 END
 $body$;
 
