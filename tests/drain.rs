@@ -155,11 +155,11 @@ fn confirmed(backwhen: &Backwhen) -> String {
 #[test]
 fn killed_between_what_is_durable_and_its_confirmation_it_doubles_nothing() {
     let server = Server::shared(None);
-    let backwhen = shop(&server).with_env("BACKWHEN_TEST_DRAIN", "0:200000");
+    let backwhen = shop(&server).with_env("BACKWHEN_TEST_DRAIN", "0:1000000");
     backwhen.init();
     // All of it in the first batch, and enough behind it for a second one.
     server.psql(backwhen.database(), CHANGES);
-    let rows = "INSERT INTO orders (customer, note) SELECT 1, md5(n::text) FROM generate_series(1, 10000) n";
+    let rows = "INSERT INTO orders (customer, note) SELECT 1, md5(n::text) FROM generate_series(1, 30000) n";
     server.psql(backwhen.database(), rows);
     let before = confirmed(&backwhen);
     // The batch is durable, and the slot is about to be told.
