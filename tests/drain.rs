@@ -154,7 +154,8 @@ fn confirmed(backwhen: &Backwhen) -> String {
 
 #[test]
 fn killed_between_what_is_durable_and_its_confirmation_it_doubles_nothing() {
-    let server = Server::shared(None);
+    // Of its own, as a batch is so much of the whole server's log.
+    let server = Server::start(None);
     let backwhen = shop(&server).with_env("BACKWHEN_TEST_DRAIN", "0:1000000");
     backwhen.init();
     // All of it in the first batch, and enough behind it for a second one.
