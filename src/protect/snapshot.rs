@@ -157,8 +157,10 @@ async fn read_schema(
     let tool = tools.for_dump(database.server_major)?;
     let folder = request.root.join("schemas");
     let archive = Unnamed::new(&folder, "dump");
-    dump_giving_way(request, tool, &archive.0).await?;
+    let dumped = dump_giving_way(request, tool, &archive.0).await;
+    // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
+    dumped?;
     let globals = Unnamed::new(&folder, "sql");
     let globals = match pgtools::dump_globals(tool, request.access.source, &globals.0).await {
         Ok(()) => Some(globals.publish(&folder, "sql")?),
@@ -213,11 +215,20 @@ async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, ou
     };
     tokio::pin!(dump);
     tokio::select! {
-        done = &mut dump => return done,
+        // It may end of being cancelled before we hear that it was.
+        done = &mut dump => return done.map_err(|error| if was_cancelled(&error) { gave_way() } else { error }),
         waited = waits => waited?,
     }
     // Its locks are gone only once it has ended.
-    dump.await.map_err(|_| Error::unavailable("pg_dump met a table that is being altered; try again"))
+    dump.await.map_err(|_| gave_way())
+}
+
+fn was_cancelled(error: &Error) -> bool {
+    error.message().contains("canceling statement due to user request")
+}
+
+fn gave_way() -> Error {
+    Error::unavailable("pg_dump met a table that is being altered; try again")
 }
 
 /// pg_dump asks the server for the texts of functions, views and the like, which the server tells as of
