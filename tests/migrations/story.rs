@@ -198,7 +198,7 @@ impl<'a> Story<'a> {
 fn spawn(backwhen: &Backwhen) -> Capture<'_> {
     let mut capture = backwhen.spawn_capture();
     // The server may not have noticed yet that the one before was killed.
-    capture.allow("trying again");
+    capture.allow("trying again").allow("the heartbeat failed and is tried again");
     capture
 }
 
