@@ -134,7 +134,7 @@ impl<'a> Applier<'a> {
             Message::Logical { prefix, content, lsn, .. } => {
                 self.current = lsn;
                 if prefix == DEFINITION {
-                    if let Some(signal) = self.definitions.signal(content) {
+                    if let Some(Ok(signal)) = self.definitions.signal(content) {
                         self.definitions.note_later(signal);
                     }
                 } else if prefix == signal::HEARTBEAT.as_bytes() {

@@ -117,18 +117,11 @@ impl Definitions {
     }
 
     /// The triggers' message, if it is one of ours.
-    pub fn signal(&self, content: &[u8]) -> Option<DefinitionSignal> {
-        if self.secret.is_empty() {
-            return None;
-        }
-        let body = signal::unsealed(&self.secret, content)?;
-        serde_json::from_slice(&String::from_utf8_lossy(body).into_owned().into_bytes()).ok()
+    pub fn signal(&self, content: &[u8]) -> Option<serde_json::Result<DefinitionSignal>> {
+        DefinitionSignal::read(&self.secret, content, self.open.iter().rev())
     }
 
     fn rows<'a>(&self, content: &'a [u8]) -> Option<RowsSignal<'a>> {
-        if self.secret.is_empty() {
-            return None;
-        }
         RowsSignal::decode(signal::unsealed(&self.secret, content)?)
     }
 
@@ -168,6 +161,7 @@ impl Applier<'_> {
     /// A statement of the application that changed definitions.
     pub(super) fn definition(&mut self, content: &[u8]) -> Result<()> {
         let Some(signal) = self.definitions.signal(content) else { return Ok(()) };
+        let signal = signal.map_err(|error| undecodable(error, self.current))?;
         for defined in &signal.tables {
             self.define(defined)?;
         }

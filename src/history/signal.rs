@@ -74,6 +74,37 @@ pub struct DefinitionSignal {
     pub trouble: Option<String>,
 }
 
+impl DefinitionSignal {
+    /// Reads a message of the source's triggers. `None` if it is not under our seal: anybody may write one.
+    ///
+    /// `earlier` are those before it in its transaction, the latest first: a long text is sent only once.
+    ///
+    /// # Errors
+    /// Of JSON, if it is ours and cannot be read.
+    pub fn read<'a>(
+        secret: &str,
+        content: &[u8],
+        mut earlier: impl Iterator<Item = &'a DefinitionSignal>,
+    ) -> Option<serde_json::Result<DefinitionSignal>> {
+        let body = unsealed(secret, content)?;
+        Some(serde_json::from_slice(body).map(|mut signal: DefinitionSignal| {
+            let statement = &mut signal.statement;
+            let same = |it: &&DefinitionSignal| {
+                let it = &it.statement;
+                (it.process, it.started) == (statement.process, statement.started) && !it.query.is_empty()
+            };
+            // Where the caller could not be trusted, neither text nor role is told.
+            if statement.query.is_empty()
+                && !statement.role.is_empty()
+                && let Some(first) = earlier.find(same)
+            {
+                statement.query.clone_from(&first.statement.query);
+            }
+            signal
+        }))
+    }
+}
+
 /// A change of definitions with the transaction that made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefinitionChange {
@@ -90,8 +121,9 @@ pub struct DefinitionChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
     /// What the client sent: perhaps several statements, or a call of a function that ran this one.
-    /// Empty for a text of more than 64 Ki letters that an earlier signal of this transaction, of the same
-    /// `started` and `process`, already has; and if `role` is empty too, for want of trust in the caller.
+    /// In the message, empty for a text of more than 64 Ki letters that an earlier one of this transaction,
+    /// of the same `started` and `process`, already has ([`DefinitionSignal::read`] fills it in); and if
+    /// `role` is empty too, for want of trust in the caller.
     pub query: String,
     /// The server's context of the command, innermost first; empty if the client sent it itself.
     #[serde(default)]
@@ -162,7 +194,12 @@ impl<'a> RowsSignal<'a> {
 ///
 /// Anybody who may connect to the source may write logical messages. Those that later become SQL or
 /// rows therefore begin with 64 hexadecimal digits, SHA-256 of secret, body and secret, and a line end.
+///
+/// An empty secret seals nothing: such a history has no triggers.
 pub fn unsealed<'a>(secret: &str, content: &'a [u8]) -> Option<&'a [u8]> {
+    if secret.is_empty() {
+        return None;
+    }
     let (seal, rest) = content.split_at_checked(SEAL_LEN)?;
     let body = rest.strip_prefix(b"\n")?;
     (seal == seal_of(secret, body).as_bytes()).then_some(body)
@@ -187,9 +224,35 @@ mod tests {
         let sealed_body = sealed("secret", b"{}");
         assert_eq!(unsealed("secret", &sealed_body), Some(&b"{}"[..]));
         assert_eq!(unsealed("another", &sealed_body), None);
+        assert_eq!(unsealed("", &sealed("", b"{}")), None);
         assert_eq!(unsealed("secret", b"{}"), None);
         // As PostgreSQL computes it: encode(sha256('secret' || '{}' || 'secret'), 'hex').
         assert!(sealed_body.starts_with(b"70e4560dc43d6b33"));
+    }
+
+    #[test]
+    fn a_long_text_that_is_sent_once_is_every_signals_own() {
+        let message = |started: i64, query: &str, role: &str| {
+            let statement =
+                Statement { started, query: query.into(), role: role.into(), ..Statement::default() };
+            let signal = DefinitionSignal { statement, ..DefinitionSignal::default() };
+            sealed("secret", &serde_json::to_vec(&signal).unwrap())
+        };
+        let mut read: Vec<DefinitionSignal> = Vec::new();
+        for (started, query, role) in [
+            (1, "long", "app"),
+            (1, "", "app"),
+            (2, "other", "app"),
+            (1, "", "app"),
+            (1, "", ""),
+            (3, "", "app"),
+        ] {
+            let content = message(started, query, role);
+            let signal = DefinitionSignal::read("secret", &content, read.iter().rev()).unwrap().unwrap();
+            read.push(signal);
+        }
+        let queries: Vec<_> = read.iter().map(|signal| signal.statement.query.as_str()).collect();
+        assert_eq!(queries, ["long", "long", "other", "long", "", ""]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod telling;
 
 use std::sync::Mutex;
 
-use support::{Part, compare};
+use support::{Backwhen, Dump, Part, Server, assert_same, compare};
 use telling::{Remembered, Telling};
 
 const STEPS: usize = 36;
@@ -38,6 +38,28 @@ fn every_moment_between_two_changes_comes_back() {
     });
     telling.backwhen.ok(&["checkpoint"]);
     telling.backwhen.ok(&["verify", "--prove"]);
+}
+
+/// The source tells a long text once, not with each of its statements.
+#[test]
+fn what_one_long_message_made_comes_back() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("long");
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let comment = "-- a comment that makes the message long\n".repeat(2000);
+    let script = format!(
+        "CREATE TABLE first (id int PRIMARY KEY); {comment}
+         CREATE INDEX ON first (id, id); INSERT INTO first VALUES (1); CREATE VIEW second AS SELECT id FROM first"
+    );
+    server.client("psql", &database, &["-qX", "-v", "ON_ERROR_STOP=1", "-c", &script], "");
+    let lsn = server.psql(&database, "SELECT pg_current_wal_insert_lsn()");
+    let truth = Dump::of(&server, &database);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let target = server.fresh_database("recovered");
+    let report = backwhen.json(&["recover", "--to", &lsn, "--into", &server.conninfo(&target)]);
+    assert_eq!(report["inexact"], serde_json::json!([]));
+    assert_same(&truth, &Dump::of(&server, &target));
 }
 
 fn assert_comes_back(telling: &Telling, moment: &Remembered) {
