@@ -23,7 +23,7 @@ pub struct Init {
     /// Tables, or parts of large ones, that are read at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
-    /// Install no event triggers: changes of the schema are then known only roughly
+    /// Install no event triggers: a change of the schema is then known only within two heartbeats
     #[arg(long, env = "BACKWHEN_NO_EVENT_TRIGGERS")]
     no_event_triggers: bool,
 }
@@ -56,7 +56,8 @@ impl Init {
         let begin::Begun { history, checkpoint, without_triggers } = begun;
         if let Some(reason) = without_triggers {
             at.ui.say(&format!(
-                "no event triggers: {reason}; changes of the schema are then known only roughly. To have them, \
+                "no event triggers: {reason}; capture then notices a change of the schema with its next heartbeat, and \
+                 what is recovered in between is graded \"schema known within [a, b]\". To have every moment exact, \
                  begin the history as a role that may make them"
             ));
         }

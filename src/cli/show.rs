@@ -7,6 +7,7 @@ use super::{ScratchOption, Surroundings, ui};
 use crate::ambient;
 use crate::error::{Context, Kind, Result};
 use crate::history::checkpoint::Inexact;
+use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::Timeline;
 use crate::model::Moment;
 use crate::recover::definitions::{Scratch, schema_at};
@@ -39,6 +40,7 @@ struct Shown {
     /// Statements replayed since the checkpoint's archive.
     statements: usize,
     sql: String,
+    schema: SchemaKnown,
     inexact: Vec<Inexact>,
     notes: Vec<String>,
 }
@@ -67,8 +69,10 @@ impl Show {
         let scratch = Scratch { server: given.as_ref(), tools: &tools, progress: &*progress };
         let schema = schema_at(&plan, &history, &scratch).await?;
         let sql = sql_of(&schema.archive, &tools).await?;
-        let (inexact, notes) = (schema.inexact.clone(), schema.notes.clone());
-        let shown = Shown { moment: plan.moment, statements, sql, inexact, notes };
+        let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();
+        inexact.extend(schema.inexact.iter().cloned());
+        let (known, notes) = (plan.schema, schema.notes.clone());
+        let shown = Shown { moment: plan.moment, statements, sql, schema: known, inexact, notes };
         if !at.ui.is_json() {
             for inexact in &shown.inexact {
                 at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));

@@ -14,8 +14,10 @@ use crate::capture::state::State;
 use crate::connect::{Conninfo, Session};
 use crate::error::Result;
 use crate::history::checkpoint::{Inexact, LeftOut};
+use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Timeline, Window};
 use crate::model::{Grade, Lsn, PgTime};
+use crate::recover::known;
 
 /// Show how protection stands and which moments can be recovered
 #[derive(Args)]
@@ -59,6 +61,8 @@ struct Shown {
     #[serde(skip)]
     refused: bool,
     inexact: Vec<Inexact>,
+    /// How well the definitions are known at the end of the window.
+    schema: Option<SchemaKnown>,
     schema_changed: bool,
     event_triggers: EventTriggers,
     proof: Option<ProofShown>,
@@ -188,6 +192,7 @@ impl Status {
             refused,
             inexact,
             proof: ProofShown::latest(history.evidence()?.rev()),
+            schema: newest.as_ref().map(|it| known::latest(&history, &timeline, it)).transpose()?.flatten(),
             schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
             event_triggers: EventTriggers {
                 wanted: history.identity().has_event_triggers(),
@@ -316,6 +321,9 @@ fn describe(shown: &Shown) -> String {
     match &shown.proof {
         Some(proof) => text.push_str(&format!("proof        {}\n", proof.describe())),
         None => text.push_str("proof        none yet; see: backwhen verify --help\n"),
+    }
+    if let Some(known) = &shown.schema {
+        text.push_str(&format!("schema       {}\n", known.to_string().trim_start_matches("schema ")));
     }
     if shown.schema_changed {
         text.push_str(

@@ -13,9 +13,11 @@ use crate::codec::pgoutput;
 use crate::error::{Error, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, SequenceState};
+use crate::history::definitions::SchemaKnown;
 use crate::history::image::Blocks;
 use crate::history::journal::Event;
 use crate::history::signal::{self, SequenceSample};
+use crate::history::timeline::Edge;
 use crate::model::change::OldTuple;
 use crate::model::{Lsn, Message, Relation, Table, Tuple};
 
@@ -108,9 +110,9 @@ impl<'a> Applier<'a> {
                 self.current = final_lsn;
                 self.definitions.begin(final_lsn, commit_time, xid);
             }
-            Message::Commit { end_lsn, .. } => {
+            Message::Commit { end_lsn, commit_time, .. } => {
                 self.transactions += 1;
-                self.definitions.commit(end_lsn, true);
+                self.definitions.commit(Edge { lsn: end_lsn, time: commit_time }, true);
             }
             Message::Origin | Message::Type => {}
             Message::Relation(relation) => self.relation(relation),
@@ -147,7 +149,9 @@ impl<'a> Applier<'a> {
                     }
                 }
             }
-            Message::Commit { end_lsn, .. } => self.definitions.commit(end_lsn, false),
+            Message::Commit { end_lsn, commit_time, .. } => {
+                self.definitions.commit(Edge { lsn: end_lsn, time: commit_time }, false);
+            }
             Message::Truncate { relations, restart_identity: true, .. } if self.sampled < self.until => {
                 let tables = relations.iter().filter_map(|oid| self.places.get(oid));
                 let names: Vec<_> = tables.map(|place| &self.tables[*place].table).collect();
@@ -369,15 +373,8 @@ impl<'a> Applier<'a> {
                        sample and every value in use";
             self.inexact.insert((what, why.to_owned()), ());
         }
-        let mut inexact: Vec<_> = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();
+        let inexact: Vec<_> = self.inexact.into_keys().map(|(what, why)| Inexact { what, why }).collect();
         let definitions = self.definitions;
-        if let Some(changed) = definitions.changed_at {
-            let why = format!(
-                "definitions changed between {} and {changed}; they are recovered as they were at the former",
-                definitions.known_at
-            );
-            inexact.push(Inexact { what: "schema".into(), why });
-        }
         self.tables.retain(|table| !table.dropped);
         Ok(Folded {
             tables: self.tables,
@@ -386,8 +383,10 @@ impl<'a> Applier<'a> {
             sequences_set_back: self.set_back,
             transactions: self.transactions,
             changes: self.changes,
-            definitions_known: definitions.changed_at.is_none()
-                && definitions.known_at >= self.definitions_at,
+            definitions: match definitions.changed_at {
+                None => SchemaKnown::Exactly,
+                to => SchemaKnown::Within { from: definitions.known_at, to },
+            },
             definition_changes: definitions.changes,
             inexact,
             _scratch: self.scratch,

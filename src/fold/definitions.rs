@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::history::signal::{
     self, DefinedTable, DefinitionChange, DefinitionSignal, HeartbeatSignal, RowsSignal,
 };
+use crate::history::timeline::Edge;
 use crate::model::{Lsn, PgTime, Table};
 
 /// The tables that `before` became by `changes`, in oid order: those whose rows the stream carries.
@@ -61,9 +62,9 @@ pub(super) struct Definitions {
     /// The end of the last transaction that told of a change which no heartbeat has seen yet.
     untold_since: Option<Lsn>,
     /// Up to here all changes were told.
-    pub known_at: Lsn,
+    pub known_at: Edge,
     /// The first heartbeat after it that saw a change of which nothing had told.
-    pub changed_at: Option<Lsn>,
+    pub changed_at: Option<Edge>,
     /// Up to here a heartbeat tells of them.
     pub seen_at: Lsn,
     /// What the transaction that is being read tells: the fingerprint, and where the log stood before
@@ -86,7 +87,7 @@ impl Definitions {
             fingerprint: schema.fingerprint.clone(),
             // A folded base has the fingerprint of its archive, which is older.
             untold_since: (!schema.since.is_empty()).then_some(request.base.lsn),
-            known_at: schema.lsn,
+            known_at: Edge { lsn: schema.lsn, time: schema.time },
             changed_at: None,
             seen_at: schema.lsn,
             seen: None,
@@ -130,18 +131,19 @@ impl Definitions {
         self.open.push(signal);
     }
 
-    pub fn commit(&mut self, end: Lsn, within: bool) {
+    /// The transaction ends at `end`, at that time; `within` the moment.
+    pub fn commit(&mut self, end: Edge, within: bool) {
         if !self.open.is_empty() {
-            self.untold_since = Some(end);
+            self.untold_since = Some(end.lsn);
             let open = std::mem::take(&mut self.open);
             if within {
                 let (lsn, time, xid) = (self.open_lsn, self.open_time, self.open_xid);
-                let change = |signal| DefinitionChange { lsn, end_lsn: end, time, xid, signal };
+                let change = |signal| DefinitionChange { lsn, end_lsn: end.lsn, time, xid, signal };
                 self.changes.extend(open.into_iter().map(change));
             }
         }
         let Some(seen) = self.seen.take() else { return };
-        self.seen_at = end;
+        self.seen_at = end.lsn;
         let told = seen == self.fingerprint || self.untold_since.is_some();
         // Seen after the change was committed, it cannot be seen anew by the next heartbeat.
         if self.untold_since.is_some_and(|since| since <= self.looked) {

@@ -29,6 +29,7 @@ use crate::codec::key::KeyShape;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry};
+use crate::history::definitions::SchemaKnown;
 use crate::history::image::{self, BlockEntry, Blocks, TableImage};
 use crate::history::journal::{DecodedBlock, Segment};
 use crate::history::signal::DefinitionChange;
@@ -75,8 +76,9 @@ pub struct Folded {
     pub transactions: u64,
     /// Rows inserted, updated or deleted by those transactions.
     pub changes: u64,
-    /// All changes of definitions up to the moment are told: a heartbeat after it saw none that is not.
-    pub definitions_known: bool,
+    /// Whether heartbeats, up to the first one after the moment, saw a change of definitions that nothing
+    /// had told of.
+    pub definitions: SchemaKnown,
     /// What the source's triggers told of them, between the base and the moment.
     pub definition_changes: Vec<DefinitionChange>,
     pub inexact: Vec<Inexact>,

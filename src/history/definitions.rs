@@ -1,10 +1,53 @@
 //! The statements that changed the source's definitions, as the journal holds them.
 
+use serde::Serialize;
+
+use super::checkpoint::Inexact;
 use super::journal::{LogicalMessage, Segment};
 use super::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
-use super::timeline::Stretch;
+use super::timeline::{Edge, Stretch};
 use crate::error::{Context, Kind, Result};
 use crate::model::Lsn;
+
+/// How well the definitions of a moment are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "known", rename_all = "lowercase")]
+pub enum SchemaKnown {
+    /// They are recovered as they were.
+    Exactly,
+    /// They are recovered as they were at `from`.
+    Within {
+        /// The last moment at which they were known to be as they are recovered.
+        from: Edge,
+        /// The first at which they were known to be others; `None` if nothing that is held tells.
+        to: Option<Edge>,
+    },
+}
+
+impl SchemaKnown {
+    /// What a recovery must say of it.
+    pub fn inexact(&self) -> Option<Inexact> {
+        let SchemaKnown::Within { to, .. } = self else { return None };
+        let why = match to {
+            Some(_) => format!(
+                "{self}: definitions changed in between, and are recovered as they were at the former"
+            ),
+            None => format!("{self}: nothing held tells whether definitions changed before this moment"),
+        };
+        Some(Inexact { what: "schema".into(), why })
+    }
+}
+
+impl std::fmt::Display for SchemaKnown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let SchemaKnown::Within { from, to } = self else { return f.write_str("schema known exactly") };
+        write!(f, "schema known within [{} ({}), ", from.lsn, from.time)?;
+        match to {
+            Some(to) => write!(f, "{} ({})]", to.lsn, to.time),
+            None => f.write_str("the end of the history]"),
+        }
+    }
+}
 
 /// The statements of one epoch, whose commits lie from `after` to before `until`.
 ///

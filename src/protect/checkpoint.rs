@@ -56,7 +56,8 @@ pub fn fold_newest(
     let folded = fold_to(history, catalog, stretch, &base, until, &|_| true, progress)?;
     let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
     let sequences = Sample { sampled: folded.sequences_sampled, sequences: folded.sequences };
-    let inexact = folded.inexact;
+    let mut inexact = folded.inexact;
+    inexact.extend(folded.definitions.inexact());
     let mut schema = base.schema.clone();
     schema.since.extend(folded.definition_changes);
     let tables = images(folded.tables, &packs, progress)?;

@@ -23,6 +23,7 @@ use crate::fold::{self, Folded, FoldedTable, Rows};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Inexact;
+use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
 use crate::history::image::{BlockEntry, Blocks, RowsDigest};
 use crate::pgtools::Tools;
@@ -65,6 +66,8 @@ pub struct Report {
     pub rows: u64,
     pub seconds: f64,
     pub phases: Vec<Phase>,
+    /// How well the definitions are known.
+    pub schema: SchemaKnown,
     pub inexact: Vec<Inexact>,
     pub notes: Vec<String>,
     /// The digests of what was loaded agree with those of the history.
@@ -132,6 +135,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
         rows: filled.rows,
         seconds: started.elapsed().as_secs_f64(),
         phases: phases.all,
+        schema: filled.schema,
         inexact: filled.inexact,
         notes,
         proved: filled.proved,
@@ -152,6 +156,7 @@ impl Phases {
 }
 
 struct Filled {
+    schema: SchemaKnown,
     transactions: u64,
     tables: u64,
     rows: u64,
@@ -247,7 +252,8 @@ async fn fill(
     defined?;
     let folded = folded?;
     phases.end("schema and fold");
-    let mut inexact = inexact(plan, &folded);
+    let known = schema_known(plan, &folded);
+    let mut inexact = inexact(plan, &folded, &known);
     inexact.extend(schema.inexact.iter().cloned());
     let tables = folded.tables.len() as u64;
     let unsampled = |oid| folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid);
@@ -273,6 +279,7 @@ async fn fill(
     phases.end("sequences and views");
     ambient::pass("recover.valid")?;
     Ok(Filled {
+        schema: known,
         transactions: folded.transactions,
         tables,
         rows: loaded.rows,
@@ -292,20 +299,27 @@ async fn define(
     sink.pre_data().await?;
     sink.post_data(execution.jobs).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
+    let (known, transactions, tables, rows) = (plan.schema, 0, 0, 0);
     let inexact = of_schema.chain(schema.inexact.iter().cloned()).collect();
-    Ok(Filled { transactions: 0, tables: 0, rows: 0, inexact, proved: false, digests: Vec::new() })
+    Ok(Filled { schema: known, transactions, tables, rows, inexact, proved: false, digests: Vec::new() })
+}
+
+/// Where changes of definitions were told, the fold sees whether there was one besides.
+fn schema_known(plan: &Plan, folded: &Folded) -> SchemaKnown {
+    match plan.schema {
+        SchemaKnown::Exactly if !plan.changes.is_empty() => folded.definitions,
+        planned => planned,
+    }
 }
 
 /// What the plan knows for certain, and what the fold has seen.
-fn inexact(plan: &Plan, folded: &Folded) -> Vec<Inexact> {
-    let schema_is_told =
-        folded.definitions_known || folded.inexact.iter().any(|found| found.what == "schema");
-    let surpassed = |known: &&Inexact| {
-        plan.perhaps.tables.contains(known) || (schema_is_told && plan.perhaps.schema.contains(known))
-    };
-    let certain: Vec<_> = plan.inexact.iter().filter(|known| !surpassed(known)).cloned().collect();
-    let new = folded.inexact.iter().filter(|found| !certain.contains(found)).cloned();
-    certain.iter().cloned().chain(new).collect()
+fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
+    let certain = plan.inexact.iter().filter(|known| !plan.perhaps.tables.contains(known));
+    let mut all: Vec<_> = certain.cloned().collect();
+    let new: Vec<_> =
+        folded.inexact.iter().cloned().chain(known.inexact()).filter(|found| !all.contains(found)).collect();
+    all.extend(new);
+    all
 }
 
 async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {

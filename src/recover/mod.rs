@@ -4,6 +4,7 @@ pub mod archive;
 mod base;
 pub mod definitions;
 pub mod execute;
+pub mod known;
 pub mod plan;
 pub mod resolve;
 mod roles;

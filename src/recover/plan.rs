@@ -8,16 +8,17 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::base::base;
+use super::known::Question;
 use super::resolve::{Commit, Resolved, resolve};
 use crate::codec::pgoutput;
 use crate::error::{Error, Result};
 use crate::fold;
 use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
-use crate::history::definitions::changes_in;
+use crate::history::definitions::{SchemaKnown, changes_in};
 use crate::history::journal::Segment;
 use crate::history::signal::DefinitionChange;
-use crate::history::timeline::{Stretch, Timeline};
+use crate::history::timeline::Timeline;
 use crate::model::{Grade, Lsn, Message, Moment, PgTime, Selection, Table};
 
 /// What a recovery will do.
@@ -43,6 +44,8 @@ pub struct Plan {
     pub tables: u64,
     /// Rows of the checkpoint's images of those tables.
     pub checkpoint_rows: u64,
+    /// How well the definitions are known.
+    pub schema: SchemaKnown,
     /// What will not be exact, by name.
     pub inexact: Vec<Inexact>,
     pub notes: Vec<String>,
@@ -70,7 +73,7 @@ pub struct Plan {
 pub struct Perhaps {
     /// Tables that the stream describes otherwise.
     pub tables: Vec<Inexact>,
-    /// Definitions that the next checkpoint knows otherwise.
+    /// Definitions, where they are not known exactly.
     pub schema: Vec<Inexact>,
 }
 
@@ -110,9 +113,14 @@ pub fn plan(
     inexact.extend(doubts(timeline, &resolved, &selection));
     let told: BTreeSet<u32> =
         changes.iter().flat_map(|change| &change.signal.tables).map(|it| it.facts.oid).collect();
+    let definitions_at = definitions_at(moment, &resolved);
+    // Without event triggers, a change of definitions between the last commit and the time is in no commit.
+    let asked_at = if matches!(moment, Moment::Time(_)) { resolved.until } else { definitions_at };
+    let question = Question { history, stretch, base: &base, at: asked_at };
+    let schema = question.answer()?;
     let perhaps = Perhaps {
         tables: changed_tables(&needed, &base, resolved.until, &wanted, &told)?,
-        schema: schema_drift(history, stretch, &base, resolved.until)?,
+        schema: question.unknown(&schema)?,
     };
     inexact.extend(troubles(&changes));
     inexact.extend(perhaps.tables.iter().chain(&perhaps.schema).cloned());
@@ -122,7 +130,8 @@ pub fn plan(
         checkpoint: base.id.clone(),
         epoch: resolved.epoch,
         until: resolved.until,
-        definitions_at: definitions_at(moment, &resolved),
+        definitions_at,
+        schema,
         segments: needed.len() as u64,
         segment_paths: after.map(|segment| segment.file.path.clone()).collect(),
         transactions: count_transactions(&needed, base.lsn, resolved.until)?,
@@ -248,32 +257,6 @@ fn known_inexact(base: &Checkpoint, wanted: &[Table], partial: bool) -> Vec<Inex
         tracing::debug!("the schema of checkpoint {} was read at {}", base.id, base.schema.lsn);
     }
     inexact
-}
-
-/// Definitions that changed between the base and the next checkpoint that read them, and tables that
-/// only the latter knows.
-fn schema_drift(history: &History, stretch: &Stretch, base: &Checkpoint, until: Lsn) -> Result<Vec<Inexact>> {
-    let next = stretch.checkpoints.iter().find(|row| row.lsn > until && row.origin == Origin::Source);
-    let Some(row) = next else { return Ok(Vec::new()) };
-    let next = history.read_checkpoint(&row.id)?;
-    if next.schema.fingerprint == base.schema.fingerprint {
-        return Ok(Vec::new());
-    }
-    // Told, one by one; whether there was one that was not is for the fold to see.
-    if !changes_in(stretch, &history.identity().secret, base.lsn, next.lsn)?.is_empty() {
-        return Ok(Vec::new());
-    }
-    let why = format!(
-        "definitions changed somewhere between {} ({}) and {} ({}); they are recovered as they were at the former",
-        base.schema.lsn, base.schema.time, next.schema.lsn, next.schema.time
-    );
-    let mut found = vec![Inexact { what: "schema".into(), why }];
-    for entry in next.tables.iter().filter(|entry| base.table(entry.table.oid).is_none()) {
-        let why =
-            format!("is protected from {} ({}) on, and is left out of this recovery", next.lsn, next.time);
-        found.push(Inexact { what: entry.table.display(), why });
-    }
-    Ok(found)
 }
 
 /// Tables that the stream describes otherwise than the checkpoint before the moment.

@@ -70,7 +70,8 @@ pub async fn look(
     if let Some(reason) = triggers::refusal(&session).await? {
         findings.push(advice(
             format!(
-                "no event triggers can be made ({reason}): changes of the schema are then known only roughly"
+                "no event triggers can be made ({reason}): a change of the schema is then known only within two \
+                 heartbeats"
             ),
             format!(
                 "ALTER ROLE {} SUPERUSER; or name a role that may, with --source",

@@ -2,6 +2,7 @@
 
 mod apart;
 mod durable;
+mod graded;
 mod once;
 mod prefix;
 mod said;

@@ -17,6 +17,15 @@ pub struct LogicalMessage {
     pub content: Vec<u8>,
 }
 
+/// What a transaction says beside its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said<'a> {
+    /// A Relation message, as received.
+    Relation(&'a [u8]),
+    /// A transactional logical message.
+    Logical { prefix: &'a [u8], content: &'a [u8] },
+}
+
 impl Segment {
     /// The transactional logical messages under `prefix` of the transactions whose commit lies from
     /// `after` to before `until`, in the stream's order.
@@ -25,30 +34,59 @@ impl Segment {
     /// `Damaged` for a bad block.
     pub fn logical_messages(&self, after: Lsn, until: Lsn, prefix: &[u8]) -> Result<Vec<LogicalMessage>> {
         let mut found = Vec::new();
+        self.each_said(after, until, &mut |entry, said| {
+            if let Said::Logical { prefix: it, content } = said
+                && it == prefix
+            {
+                found.push(LogicalMessage {
+                    commit_lsn: entry.commit_lsn,
+                    end_lsn: entry.end_lsn,
+                    time: entry.time,
+                    xid: entry.xid,
+                    content: content.to_vec(),
+                });
+            }
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// Visits what the transactions whose commit lies from `after` to before `until` say beside their
+    /// rows, in the stream's order, as long as `visit` wants more.
+    ///
+    /// # Errors
+    /// `Damaged` for a bad block.
+    pub fn each_said(
+        &self,
+        after: Lsn,
+        until: Lsn,
+        visit: &mut dyn FnMut(&TransactionEntry, Said<'_>) -> bool,
+    ) -> Result<()> {
         let mut transaction = None;
         for block in self.blocks(after, until) {
             let block = block?;
             for event in block.events() {
                 let Event::Message(message) = event? else { continue };
-                if !matches!(message.first(), Some(b'B' | b'M')) {
+                if !matches!(message.first(), Some(b'B' | b'M' | b'R')) {
                     continue;
                 }
-                match peek(message) {
-                    Some(Peek::Begin { commit_lsn, .. }) => transaction = self.transaction(commit_lsn),
-                    Some(Peek::Logical { transactional: true, prefix: it, content, .. }) if it == prefix => {
-                        found.extend(transaction.map(|entry: &TransactionEntry| LogicalMessage {
-                            commit_lsn: entry.commit_lsn,
-                            end_lsn: entry.end_lsn,
-                            time: entry.time,
-                            xid: entry.xid,
-                            content: content.to_vec(),
-                        }));
+                let said = match peek(message) {
+                    Some(Peek::Begin { commit_lsn, .. }) => {
+                        transaction = self.transaction(commit_lsn);
+                        continue;
                     }
-                    _ => {}
+                    Some(Peek::Logical { transactional: true, prefix, content, .. }) => {
+                        Said::Logical { prefix, content }
+                    }
+                    Some(Peek::Relation { .. }) => Said::Relation(message),
+                    _ => continue,
+                };
+                if transaction.is_some_and(|entry| !visit(entry, said)) {
+                    return Ok(());
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Only whole transactions are known.

@@ -29,7 +29,7 @@ mod tests;
 
 pub use builder::{BlockBuilder, RawBlock};
 pub use footer::{BlockEntry, Footer, read_footer};
-pub use logical::LogicalMessage;
+pub use logical::{LogicalMessage, Said};
 pub use mirror::{Held, held, mirror};
 pub use name::{SegmentFile, SegmentHeader, history_of, list, list_all};
 pub use opening::Recovered;

@@ -1,0 +1,212 @@
+//! How well the definitions of a moment are known, by what the journal holds of them.
+//!
+//! Each heartbeat carries a digest of the source's definitions, and so does each checkpoint that was
+//! read from the source. Relation messages tell of a table's columns before its next row. Event triggers
+//! tell every change; only where they did is anything known of it but that there was one.
+
+use super::resolve::resolve;
+use crate::codec::pgoutput;
+use crate::error::{Kind, Result};
+use crate::fold;
+use crate::history::History;
+use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
+use crate::history::definitions::{SchemaKnown, changes_in};
+use crate::history::journal::{Said, Segment};
+use crate::history::signal::{HEARTBEAT, HeartbeatSignal};
+use crate::history::timeline::{Edge, SegmentView, Stretch, Timeline};
+use crate::model::{Lsn, Message, Moment};
+
+/// What is known of the definitions at one position.
+#[derive(Clone, Debug)]
+struct Witness {
+    at: Edge,
+    same: bool,
+}
+
+/// Where definitions are asked for.
+pub struct Question<'a> {
+    pub history: &'a History,
+    pub stretch: &'a Stretch,
+    /// Its archive is what is recovered.
+    pub base: &'a Checkpoint,
+    pub at: Lsn,
+}
+
+impl Question<'_> {
+    /// How well they are known there.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal or a manifest is.
+    pub fn answer(&self) -> Result<SchemaKnown> {
+        let after = self.after()?;
+        if self.is_told(after.as_ref())? {
+            return Ok(SchemaKnown::Exactly);
+        }
+        let (from, to) = self.before()?;
+        let same = after.as_ref().is_some_and(|after| after.same);
+        if same && to.is_none() {
+            return Ok(SchemaKnown::Exactly);
+        }
+        let to = to.or(after.filter(|after| !after.same).map(|after| after.at));
+        Ok(SchemaKnown::Within { from, to: self.described(from, to)?.or(to) })
+    }
+
+    /// Event triggers tell every change, so that nothing told is nothing changed. Where something was
+    /// told, heartbeats prove nothing here; whether there was a change besides is for the fold to see.
+    fn is_told(&self, after: Option<&Witness>) -> Result<bool> {
+        let secret = &self.history.identity().secret;
+        if secret.is_empty() {
+            return Ok(false);
+        }
+        if after.is_none_or(|after| after.same) {
+            return Ok(true);
+        }
+        let end = after.map_or(Lsn::MAX, |after| after.at.lsn);
+        Ok(!changes_in(self.stretch, secret, self.base.schema.lsn, end)?.is_empty())
+    }
+
+    /// The first witness at the position or after it.
+    fn after(&self) -> Result<Option<Witness>> {
+        let read = self.read_after()?;
+        for view in self.stretch.segments.iter().filter(|view| view.summary.end >= self.at) {
+            if read.as_ref().is_some_and(|read| read.at.lsn < view.summary.start) {
+                break;
+            }
+            let segment = Segment::open(&view.file.path)?;
+            let Some(first) = segment.transactions().iter().find(|entry| entry.end_lsn >= self.at) else {
+                continue;
+            };
+            let mut found = None;
+            let start = first.commit_lsn;
+            self.heartbeats(&segment, (start, Lsn::MAX), &mut |witness| {
+                found = Some(witness);
+                false
+            })?;
+            let Some(found) = found else { continue };
+            return Ok(Some(match read {
+                Some(read) if read.at.lsn < found.at.lsn => read,
+                _ => found,
+            }));
+        }
+        Ok(read)
+    }
+
+    /// The next checkpoint that was read from the source.
+    fn read_after(&self) -> Result<Option<Witness>> {
+        let Some(next) = read_from_source_after(self.history, self.stretch, self.at)? else {
+            return Ok(None);
+        };
+        let at = Edge { lsn: next.schema.lsn, time: next.schema.time };
+        Ok(Some(Witness { at, same: next.schema.fingerprint == self.base.schema.fingerprint }))
+    }
+
+    /// The last witness before the position that they were as they are recovered, and the first one
+    /// since, still before it, that they were not.
+    fn before(&self) -> Result<(Edge, Option<Edge>)> {
+        let schema = &self.base.schema;
+        let mut differs = None;
+        let earlier = |view: &&SegmentView| view.summary.start < self.at && view.summary.end > schema.lsn;
+        for view in self.stretch.segments.iter().rev().filter(earlier) {
+            let mut witnesses = Vec::new();
+            let segment = Segment::open(&view.file.path)?;
+            self.heartbeats(&segment, (schema.lsn, self.at), &mut |witness| {
+                witnesses.push(witness);
+                true
+            })?;
+            let within = |it: &&Witness| it.at.lsn > schema.lsn && it.at.lsn < self.at;
+            for witness in witnesses.iter().rev().filter(within) {
+                if witness.same {
+                    return Ok((witness.at, differs));
+                }
+                differs = Some(witness.at);
+            }
+        }
+        Ok((Edge { lsn: schema.lsn, time: schema.time }, differs))
+    }
+
+    /// The heartbeats of a segment that looked at the definitions, as long as `visit` wants more.
+    fn heartbeats(
+        &self,
+        segment: &Segment,
+        (after, until): (Lsn, Lsn),
+        visit: &mut dyn FnMut(Witness) -> bool,
+    ) -> Result<()> {
+        segment.each_said(after, until, &mut |entry, said| {
+            let Said::Logical { prefix, content } = said else { return true };
+            if prefix != HEARTBEAT.as_bytes() {
+                return true;
+            }
+            // Anybody may write such a message; one that cannot be read tells nothing.
+            let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) else {
+                return true;
+            };
+            let same = seen == self.base.schema.fingerprint;
+            visit(Witness { at: Edge { lsn: entry.end_lsn, time: entry.time }, same })
+        })
+    }
+
+    /// The first transaction between the two in which the stream describes a table otherwise than the
+    /// base does: often sooner than the next heartbeat.
+    fn described(&self, from: Edge, to: Option<Edge>) -> Result<Option<Edge>> {
+        let (after, until) = (from.lsn, to.map_or(Lsn::MAX, |to| to.lsn));
+        let mut found = None;
+        for view in self.stretch.segments_between(after, until) {
+            if view.summary.relation_changes.is_empty() && view.summary.relations.is_empty() {
+                continue;
+            }
+            Segment::open(&view.file.path)?.each_said(after, until, &mut |entry, said| {
+                let Said::Relation(bytes) = said else { return true };
+                let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { return true };
+                let known = self.base.table(relation.oid);
+                let differs = known.is_some_and(|it| !fold::differences(&it.table, &relation).is_empty());
+                found = differs.then_some(Edge { lsn: entry.end_lsn, time: entry.time });
+                !differs
+            })?;
+            if found.is_some() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a plan must say, given the answer: also of tables that only the next checkpoint knows.
+    ///
+    /// # Errors
+    /// `Damaged` if a manifest is.
+    pub fn unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
+        let Some(inexact) = known.inexact() else { return Ok(Vec::new()) };
+        let mut unknown = vec![inexact];
+        let next = read_from_source_after(self.history, self.stretch, self.at)?;
+        let Some(next) = next else { return Ok(unknown) };
+        for entry in next.tables.iter().filter(|entry| self.base.table(entry.table.oid).is_none()) {
+            let why = format!(
+                "is protected from {} ({}) on, and is left out of this recovery",
+                next.lsn, next.time
+            );
+            unknown.push(Inexact { what: entry.table.display(), why });
+        }
+        Ok(unknown)
+    }
+}
+
+/// How well they are known at the end of what is held; `None` where nothing is, or where it cannot be read.
+///
+/// # Errors
+/// `Unavailable` if the disk fails.
+pub fn latest(history: &History, timeline: &Timeline, newest: &Checkpoint) -> Result<Option<SchemaKnown>> {
+    let look = || {
+        let resolved = resolve(timeline, &Moment::Latest, false)?;
+        let stretch = timeline.current()?;
+        let at = resolved.last.map_or(resolved.until, |last| last.lsn).max(newest.lsn);
+        Question { history, stretch, base: newest, at }.answer().map(Some)
+    };
+    match look() {
+        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::OutsideWindow) => Ok(None),
+        done => done,
+    }
+}
+
+fn read_from_source_after(history: &History, stretch: &Stretch, at: Lsn) -> Result<Option<Checkpoint>> {
+    let next = stretch.checkpoints.iter().find(|row| row.lsn >= at && row.origin == Origin::Source);
+    next.map(|row| history.read_checkpoint(&row.id)).transpose()
+}
