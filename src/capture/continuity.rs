@@ -34,8 +34,9 @@ struct Facts {
     /// `reserved`, `extended`, `unreserved` or `lost`.
     wal_status: Option<String>,
     confirmed: Option<Lsn>,
+    plugin: Option<String>,
     publications: i64,
-    /// Protected tables that are in neither publication.
+    /// Protected tables of which the publications do not carry everything.
     unpublished: Vec<String>,
     /// The end of the server's log.
     head: Lsn,
@@ -56,10 +57,25 @@ pub async fn check(
     client: &mut ReplicationClient,
     frontier: Lsn,
 ) -> Result<(Continuity, Lsn)> {
+    let newest = Newest::read(history).await?;
+    let asked = tokio::time::timeout(client.silence(), ask(history, epoch, source, client, &newest));
+    let silent = |_| Error::unavailable("the source does not answer; see what lies between here and there");
+    let facts = Facts { frontier, has_image: newest.exists, ..asked.await.map_err(silent)?? };
+    Ok((decide(&facts, &epoch.slot), facts.head))
+}
+
+/// What only the source knows.
+async fn ask(
+    history: &History,
+    epoch: &Epoch,
+    source: &Conninfo,
+    client: &mut ReplicationClient,
+    newest: &Newest,
+) -> Result<Facts> {
     let server = client.identify_system().await?;
     inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
     if server.timeline != epoch.timeline {
-        tracing::warn!(
+        tracing::info!(
             "the source is on timeline {}; epoch {} began on {}",
             server.timeline,
             epoch.number,
@@ -68,28 +84,39 @@ pub async fn check(
     }
     let session = Session::connect_utf8(source, "capture").await?;
     let publications = Publications::of_slot(&epoch.slot);
-    let newest = Newest::read(history).await?;
     let failed = |error| server_error("cannot look at the replication slot", error);
     let recovering = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.map_err(failed)?;
     if recovering.get(0) {
-        return Err(Error::refused("the source is a standby; name its primary with --source"));
+        return Err(Error::refused("the source is a standby; name its primary with --source")
+            .caused_by(StillAStandby));
     }
-    let query = "SELECT wal_status, confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots \
+    let query = "SELECT wal_status, confirmed_flush_lsn::text, plugin::text FROM pg_catalog.pg_replication_slots \
                  WHERE slot_name = $1 AND database = pg_catalog.current_database()";
     let row = session.query_opt(query, &[&epoch.slot]).await.map_err(failed)?;
-    let confirmed = row.as_ref().and_then(|row| row.get::<_, Option<String>>(1));
-    let facts = Facts {
+    let text = |column| row.as_ref().and_then(|row| row.get::<_, Option<String>>(column));
+    Ok(Facts {
         slot_exists: row.is_some(),
-        wal_status: row.as_ref().and_then(|row| row.get(0)),
-        confirmed: confirmed.map(|text| parse_lsn(&text)).transpose()?,
+        wal_status: text(0),
+        confirmed: text(1).map(|text| parse_lsn(&text)).transpose()?,
+        plugin: text(2),
         publications: publications.count(&session).await?,
         unpublished: publications.lacking(&session, &newest.tables).await?,
         head: server.flushed,
-        frontier,
-        has_image: newest.exists,
-    };
-    Ok((decide(&facts, &epoch.slot), server.flushed))
+        ..Facts::default()
+    })
 }
+
+/// The cause of a refusal that passes with the standby's promotion.
+#[derive(Debug)]
+pub struct StillAStandby;
+
+impl std::fmt::Display for StillAStandby {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it is in recovery")
+    }
+}
+
+impl std::error::Error for StillAStandby {}
 
 /// What the newest checkpoint of the current epoch knows of the source.
 #[derive(Clone, Debug, Default)]
@@ -136,6 +163,8 @@ fn decide(facts: &Facts, slot: &str) -> Continuity {
         format!("replication slot {slot} is gone from the source")
     } else if facts.wal_status.as_deref() == Some("lost") || facts.confirmed.is_none() {
         format!("replication slot {slot} was invalidated: the source has removed log that it needed")
+    } else if facts.plugin.as_deref() != Some("pgoutput") {
+        format!("somebody made a slot {slot} of another kind in the place of backwhen's")
     } else if facts.confirmed > Some(facts.frontier) {
         format!(
             "replication slot {slot} was moved on to {} by somebody else, or made anew; the history ends at {}",
@@ -153,7 +182,10 @@ fn decide(facts: &Facts, slot: &str) -> Continuity {
         // Killed between the epoch's file and its manifest: no moment of the stream could come back.
         "the image that this epoch was to begin with was never finished".to_owned()
     } else if !facts.unpublished.is_empty() {
-        format!("somebody took {} out of backwhen's publications", facts.unpublished.join(", "))
+        format!(
+            "somebody changed backwhen's publications: they do not carry all of {}",
+            facts.unpublished.join(", ")
+        )
     } else {
         return Continuity::Whole;
     };
@@ -169,6 +201,7 @@ mod tests {
             slot_exists: true,
             wal_status: Some("reserved".into()),
             confirmed: Some(Lsn(100)),
+            plugin: Some("pgoutput".into()),
             publications: 2,
             unpublished: Vec::new(),
             head: Lsn(200),
@@ -190,6 +223,7 @@ mod tests {
             Facts { wal_status: Some("lost".into()), ..healthy() },
             Facts { confirmed: None, ..healthy() },
             Facts { confirmed: Some(Lsn(101)), ..healthy() },
+            Facts { plugin: Some("test_decoding".into()), ..healthy() },
             Facts { head: Lsn(99), ..healthy() },
             Facts { publications: 1, ..healthy() },
             Facts { has_image: false, ..healthy() },

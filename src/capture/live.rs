@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
 use crate::history::files;
 use crate::model::{Lsn, PgTime};
+use crate::source::stream::Backend;
 
 /// The content of `live/capture.json`. It is not part of the history, and may be missing or old.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Live {
     /// Why changes of the schema are not told by event triggers now, though they should be.
     #[serde(default)]
     pub triggers_fault: Option<String>,
+    /// The server's process that streamed to us last: it may have the slot still.
+    #[serde(default)]
+    pub walsender: Option<Backend>,
 }
 
 /// The live state, shared by capture's tasks.
@@ -58,6 +62,7 @@ pub struct Board {
 impl Board {
     pub fn new(path: &Path, state: State, durable: Lsn) -> Board {
         let now = PgTime::from_utc(ambient::now());
+        let before = read(path);
         let live = Live {
             state,
             cause: "capture was started".into(),
@@ -68,13 +73,14 @@ impl Board {
             durable,
             source_head: None,
             source_asked: None,
-            published_until: read(path).and_then(|before| before.published_until),
+            published_until: before.as_ref().and_then(|before| before.published_until),
             durable_time: None,
             bytes: 0,
             bytes_per_second: 0.0,
             unprotected: Vec::new(),
             schema_changed: false,
             triggers_fault: None,
+            walsender: before.and_then(|before| before.walsender),
         };
         Board { path: path.to_owned(), live: Arc::new(Mutex::new(live)) }
     }

@@ -10,6 +10,7 @@ mod disk;
 mod drain;
 mod intake;
 pub mod live;
+mod orphan;
 pub mod state;
 mod stream;
 mod watch;
@@ -34,7 +35,7 @@ use crate::progress::Silent;
 use crate::protect::{Access, begin};
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
-use continuity::{Continuity, Loss};
+use continuity::{Continuity, Loss, StillAStandby};
 use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
@@ -128,7 +129,7 @@ impl Capture<'_> {
                 self.loss =
                     Some("backwhen's publications are gone from the source, or were for a while".to_owned());
             }
-            let may_pass = gone || matches!(error.kind(), Kind::Unavailable | Kind::Locked);
+            let may_pass = gone || may_pass(&error);
             let first_time = self.board.is_none();
             let patient = self.options.until == Until::Stopped || since.elapsed() < self.options.patience;
             if !may_pass || first_time || !patient {
@@ -138,11 +139,24 @@ impl Capture<'_> {
                 board.step(Event::Interrupted, error.to_string())?;
             }
             tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f64());
+            self.end_orphan(&error).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.cancelled() => return self.ended(),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// If it is our own former walsender that has the slot, it has nobody to send to any more.
+    async fn end_orphan(&self, error: &Error) {
+        let live = self.board.as_ref().and_then(Board::read);
+        let ours = live.as_ref().and_then(|live| live.walsender.as_ref());
+        let Some(orphan) = orphan::holds_slot(error, ours) else { return };
+        match orphan::end(self.source, orphan).await {
+            Ok(true) => tracing::info!("ended backwhen's own former walsender, process {}", orphan.pid),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 
@@ -193,6 +207,7 @@ impl Capture<'_> {
                 true => {
                     // Asked for its own sake: whether somebody else has the slot.
                     client.slot_position(&self.history.identity().slot()).await?;
+                    board.update(|live| live.walsender = Some(client.backend().clone()));
                     (Link::Far(client), format!("draining what was committed after {frontier}"))
                 }
                 false => (
@@ -212,8 +227,16 @@ impl Capture<'_> {
             Some(client) => client,
             None => ReplicationClient::connect(self.source, &self.application_name()).await?,
         };
-        let slot = self.history.identity().slot();
-        client.start(&slot, from, &plugin_options(&Publications::of_slot(&slot).option())).await
+        let (slot, serving, patience) =
+            (self.history.identity().slot(), client.backend().clone(), client.silence());
+        let options = Publications::of_slot(&slot).option();
+        let options = plugin_options(&options);
+        let started = tokio::time::timeout(patience, client.start(&slot, from, &options)).await;
+        let stream = started.map_err(|_| Error::unavailable("the source does not begin to stream"))??;
+        if let Some(board) = &self.board {
+            board.update(|live| live.walsender = Some(serving));
+        }
+        Ok(stream)
     }
 
     /// Takes in what comes, while the watcher keeps the source company.
@@ -243,7 +266,7 @@ impl Capture<'_> {
         let _ = watcher.await;
         match ended {
             Ok(Ended::Stopped) if !self.stop.is_cancelled() => Err(Error::unavailable(
-                "a protected table is in none of backwhen's publications any more; looking what is lost",
+                "backwhen's publications do not carry all of a protected table any more; looking what is lost",
             )),
             ended => ended,
         }
@@ -334,6 +357,16 @@ impl Capture<'_> {
     fn application_name(&self) -> String {
         format!("backwhen {}", self.history.identity().slot())
     }
+}
+
+/// Whether looking again may help. What the server says of the slot is for [`continuity`] to judge.
+fn may_pass(error: &Error) -> bool {
+    let promoted_later = std::error::Error::source(error).is_some_and(|cause| cause.is::<StillAStandby>());
+    let slot = matches!(
+        StreamFault::of(error),
+        Some(StreamFault::SlotMissing(_) | StreamFault::SlotUnusable(_))
+    );
+    promoted_later || slot || matches!(error.kind(), Kind::Unavailable | Kind::Locked)
 }
 
 /// What pgoutput is asked for, however it is asked.

@@ -16,16 +16,14 @@ const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
 /// How often the server hears how far we are, whatever else happens.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// And at least so often in the time after which it would give us up.
+const REPORTS_IN_SILENCE: u32 = 3;
 
 /// How soon it hears of new durable positions.
 pub(super) const CONFIRM_EVERY: Duration = Duration::from_millis(500);
 
 /// Idle positions are noted at most so often: each costs a write.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
-
-/// A server that says nothing for so long is not there any more: it would have sent a keepalive,
-/// asked for by our own reports.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// Why a stream ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +72,8 @@ impl<'a> Pump<'a> {
     async fn pump(&mut self, until: Until, stop: &CancellationToken) -> Result<Ended> {
         let mut flush = ticker(FLUSH_EVERY);
         let mut confirm = ticker(CONFIRM_EVERY);
-        let mut report = ticker(REPORT_EVERY);
+        let often = REPORT_EVERY.min(self.stream.silence() / REPORTS_IN_SILENCE);
+        let mut report = ticker(often);
         let mut news = self.intake.news();
         loop {
             let durable = *news.borrow_and_update();
@@ -82,6 +81,10 @@ impl<'a> Pump<'a> {
                 return Ok(Ended::Reached);
             }
             let queue = self.intake.queue()?;
+            if !self.intake.has_room() {
+                // It is we who do not listen.
+                self.last_heard = Instant::now();
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Ended::Stopped),
@@ -126,18 +129,22 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
-    /// Tells the server what is received and what is durable: never more than that.
+    /// Tells the server what is received and what is durable: never more than that. One that has
+    /// been silent for long is asked to answer; if it does not, it is not there any more, or what
+    /// lies between swallows what it says.
     async fn report(&mut self, always: bool) -> Result<()> {
         let durable = self.intake.durable();
-        if always && self.last_heard.elapsed() > SILENCE {
+        let (heard, limit) = (self.last_heard.elapsed(), self.stream.silence());
+        if always && heard > limit {
             return Err(Error::unavailable(format!(
                 "the source has been silent for {} seconds; connecting again",
-                self.last_heard.elapsed().as_secs()
+                heard.as_secs()
             )));
         }
         if always || durable > self.confirmed {
             crate::ambient::pass("capture.confirm")?;
-            self.stream.send_status(self.intake.received(), durable).await?;
+            let answer = heard > limit / (2 * REPORTS_IN_SILENCE);
+            self.stream.send_status(self.intake.received(), durable, answer).await?;
             self.confirmed = durable;
         }
         Ok(())
@@ -147,7 +154,7 @@ impl<'a> Pump<'a> {
         self.intake.abandon_transaction();
         let frontier = self.intake.finish().await?;
         // The history has it all; that the server cannot hear so now only means repeats later.
-        if self.stream.send_status(frontier, frontier).await.is_ok() {
+        if self.stream.send_status(frontier, frontier, false).await.is_ok() {
             let _ = self.stream.stop().await;
         }
         Ok(())

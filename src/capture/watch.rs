@@ -29,6 +29,9 @@ use crate::source::triggers::{Installed, Triggers};
 /// The definitions are digested at most this share of the time, however large the schema is.
 const DIGEST_SHARE: u32 = 50;
 
+/// A source that takes longer to answer than this is asked anew on another connection.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Images of new tables follow each other no faster than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(3);
 
@@ -88,6 +91,16 @@ impl Watcher {
     }
 
     async fn beat(&self, session: &Session, memory: &mut Memory) -> Result<()> {
+        let looked = tokio::time::timeout(PATIENCE, self.look(session, memory)).await;
+        match looked.map_err(|_| Error::unavailable("the source does not answer"))?? {
+            Some(now) => self.follow_schema(session, memory, now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at the source and writes the heartbeat; tells the definitions' fingerprint, if it was
+    /// time to ask for it.
+    async fn look(&self, session: &Session, memory: &mut Memory) -> Result<Option<String>> {
         let due = memory.next_digest.is_none_or(|next| Instant::now() >= next);
         let sample = sequences::sample(session).await?;
         let started = Instant::now();
@@ -102,10 +115,7 @@ impl Watcher {
             live.source_head = Some(head);
             live.source_asked = Some(PgTime::from_utc(ambient::now()));
         });
-        match now {
-            Some(now) => self.follow_schema(session, memory, now).await,
-            None => Ok(()),
-        }
+        Ok(now)
     }
 
     /// Where the definitions are not those that the newest checkpoint knows: protects what is new,
@@ -142,7 +152,7 @@ impl Watcher {
             return Ok(());
         }
         self.broken.cancel();
-        Err(Error::unavailable(format!("{} is in none of backwhen's publications", lacking.join(", "))))
+        Err(Error::unavailable(format!("backwhen's publications do not carry all of {}", lacking.join(", "))))
     }
 
     /// Somebody may have disabled or dropped them, or another version of backwhen installed them.

@@ -131,7 +131,7 @@ async fn settings_are_pinned_whatever_the_role_says() {
         assert!(none || session.eq_ignore_ascii_case(expected), "{name} of the session is {session}");
         assert!(none || client == session, "{name} of the replication connection is {client}");
     }
-    assert_eq!(client.query("SHOW wal_sender_timeout").await.unwrap()[0][0].as_deref(), Some("5min"));
+    assert_eq!(client.query("SHOW wal_sender_timeout").await.unwrap()[0][0].as_deref(), Some("2min"));
     let number: String = session.query_one("SHOW server_version_num", &[]).await.unwrap().get(0);
     assert_eq!(client.server_version(), number.parse::<u32>().unwrap() / 10000);
 }

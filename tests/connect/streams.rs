@@ -75,7 +75,7 @@ async fn a_slot_is_made_streamed_acknowledged_and_resumed() {
     let (ends, rows) = commits(&mut stream, 3).await;
     assert_eq!(rows, 1 + 1 + 20000);
     assert!(ends.is_sorted());
-    stream.send_status(ends[2], ends[1]).await.unwrap();
+    stream.send_status(ends[2], ends[1], false).await.unwrap();
     stream.stop().await.unwrap();
 
     let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE NOT active";

@@ -69,7 +69,7 @@ impl<'a> Capture<'a> {
         latest.parse().unwrap_or(Lsn::ZERO)
     }
 
-    fn wait_until(&mut self, what: &str, done: impl Fn(&Capture<'a>) -> bool) {
+    pub fn wait_until(&mut self, what: &str, done: impl Fn(&Capture<'a>) -> bool) {
         let begun = Instant::now();
         while !done(self) {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -16,6 +16,7 @@ mod dump;
 mod engine;
 mod local;
 mod programs;
+mod proxy;
 mod server;
 pub mod shop;
 
@@ -25,4 +26,5 @@ pub use dump::{Difference, Dump, Part, assert_same, compare};
 pub use engine::Stop;
 pub use local::as_somebody;
 pub use programs::{Installation, versions};
+pub use proxy::Proxy;
 pub use server::{Builder, Server, for_each_version};

@@ -73,6 +73,11 @@ impl Server {
         conninfo(self.engine.tcp_address(), database)
     }
 
+    /// Host and port on the loopback address.
+    pub fn tcp_address(&self) -> (String, u16) {
+        self.engine.tcp_address()
+    }
+
     /// The same as a `postgresql://` URI, over TCP.
     pub fn uri(&self, database: &str) -> String {
         let (host, port) = self.engine.tcp_address();

@@ -13,6 +13,7 @@ mod formats;
 mod init;
 mod login;
 mod moments;
+mod network;
 mod proof;
 mod readiness;
 mod target;

@@ -1,7 +1,10 @@
 //! A replication connection that is not streaming: commands and plain queries.
 
+use std::time::Duration;
+
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
+use serde::{Deserialize, Serialize};
 
 use super::fault::{Doing, StreamFault};
 use super::login::ReplicationLogin;
@@ -31,6 +34,16 @@ pub struct ReplicationClient {
     version: u32,
     /// Host, port and database, for messages.
     pub(super) place: String,
+    backend: Backend,
+    silence: Duration,
+}
+
+/// A process of the server; its number alone could be another's by now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    pub pid: i32,
+    /// `backend_start`, as the server writes it.
+    pub started: String,
 }
 
 impl ReplicationClient {
@@ -41,7 +54,22 @@ impl ReplicationClient {
     }
 
     pub(super) fn new(wire: Wire, version: u32, place: String) -> ReplicationClient {
-        ReplicationClient { wire, version, place }
+        ReplicationClient { wire, version, place, backend: Backend::default(), silence: Duration::ZERO }
+    }
+
+    pub(super) fn served_by(&mut self, backend: Backend, silence: Duration) {
+        (self.backend, self.silence) = (backend, silence);
+    }
+
+    /// The server's process at the other end.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// After so long without a word the server gives us up (its `wal_sender_timeout`), and we may
+    /// give it up.
+    pub fn silence(&self) -> Duration {
+        self.silence
     }
 
     /// The server's major version.
@@ -121,7 +149,9 @@ impl ReplicationClient {
     ) -> Result<ReplicationStream> {
         let outcome = self.begin(&start_command(slot, from, options)).await;
         match outcome {
-            Ok(()) => Ok(ReplicationStream::new(self.wire, self.place, slot.to_owned())),
+            Ok(()) => {
+                Ok(ReplicationStream::new(self.wire, self.place, slot.to_owned(), self.silence))
+            },
             Err(StreamFault::Server(server)) => {
                 Err(StreamFault::sort(server, Doing::Start).explain(&self.place, Some(slot)))
             }

@@ -1,13 +1,15 @@
 //! Startup and authentication of a replication connection.
 
 use std::io;
+use std::time::Duration;
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
-use super::client::ReplicationClient;
+use super::client::{Backend, ReplicationClient};
+use super::fault::StreamFault;
 use super::wire::{Answer, Wire};
 use crate::connect::choices::{ChannelBinding, SessionAttrs};
 use crate::connect::hosts::Host;
@@ -16,9 +18,16 @@ use crate::connect::session::{NO_PASSWORD, suits};
 use crate::connect::transport::Transport;
 use crate::connect::{Conninfo, NEWER_TIMERS, PINNED_SETTINGS, ServerFault, quoted};
 
-/// How long the server waits for feedback. Far above the feedback's own interval, so that a slow
-/// disk on our side does not end the stream.
-const WAL_SENDER_TIMEOUT: &str = "300s";
+/// How long either side bears the other's silence, unless the connection's `options` say otherwise.
+/// Far above the feedback's own interval, so that a busy machine does not end the stream; and a
+/// server that decodes a huge transaction without a change for us answers after half of it.
+const SILENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: &str = "wal_sender_timeout";
+
+/// Which server process serves the connection, and after how many milliseconds it gives us up.
+const WHO_SERVES: &str = "SELECT a.pid, a.backend_start, s.setting \
+     FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_settings s \
+     WHERE a.pid = pg_catalog.pg_backend_pid() AND s.name = 'wal_sender_timeout'";
 
 pub struct ReplicationLogin<'a> {
     pub application_name: &'a str,
@@ -38,11 +47,11 @@ impl Login for ReplicationLogin<'_> {
         authenticate(info, info.password(host), &mut wire).await?;
         let (version, encoding) = until_ready(&mut wire).await?;
         let mut client = ReplicationClient::new(wire, version, format!("{host}/{}", info.dbname()));
-        let mut ask =
-            async |sql: &str| client.ask(sql).await.map_err(|fault| Failure::Login(fault.to_string()));
+        let mut ask = async |sql: &str| client.ask(sql).await.map_err(told);
         // Bytes must pass as the database holds them.
         ask(&format!("SET client_encoding = {}", quoted(&encoding, '\''))).await?;
         ask(NEWER_TIMERS).await?;
+        let (backend, silence) = who_serves(&ask(WHO_SERVES).await?)?;
         if info.session_attrs() != SessionAttrs::Any {
             let question =
                 "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
@@ -54,6 +63,7 @@ impl Login for ReplicationLogin<'_> {
             };
             suits(info.session_attrs(), is(0, "t"), is(1, "on"))?;
         }
+        client.served_by(backend, silence);
         Ok(client)
     }
 }
@@ -65,15 +75,42 @@ impl ReplicationLogin<'_> {
             ("database", info.dbname()),
             ("replication", "database"),
             ("application_name", self.application_name),
-            ("wal_sender_timeout", WAL_SENDER_TIMEOUT),
             // A stream's warnings matter; see `ReplicationStream::next`.
             ("client_min_messages", "warning"),
         ];
-        parameters.extend(info.setting("options").map(|options| ("options", options)));
+        let options = info.setting("options");
+        let timeout = format!("{}s", SILENCE.as_secs());
+        if !options.is_some_and(|options| options.contains(TIMEOUT)) {
+            // Here it would win over the connection's own options.
+            parameters.push((TIMEOUT, &timeout));
+        }
+        parameters.extend(options.map(|options| ("options", options)));
         parameters.extend(PINNED_SETTINGS);
         wire.queue(|out| frontend::startup_message(parameters, out))?;
         wire.flush().await
     }
+}
+
+/// What a server says when it ends is not a refusal.
+fn told(fault: StreamFault) -> Failure {
+    match fault {
+        StreamFault::Server(server) => Failure::Server(server),
+        StreamFault::Broken(error) => Failure::Unreachable(error),
+        other => Failure::Login(other.to_string()),
+    }
+}
+
+fn who_serves(rows: &[Vec<Option<String>>]) -> Result<(Backend, Duration), Failure> {
+    let odd = || Failure::Login("the server does not say which of its processes serves us".to_owned());
+    let Some([Some(pid), Some(started), Some(timeout)]) = rows.first().map(Vec::as_slice) else {
+        return Err(odd());
+    };
+    let backend = Backend { pid: pid.parse().map_err(|_| odd())?, started: started.clone() };
+    let silence = match timeout.parse().map_err(|_| odd())? {
+        0 => SILENCE,
+        milliseconds => Duration::from_millis(milliseconds),
+    };
+    Ok((backend, silence))
 }
 
 /// The next message; a server's error becomes a failure.

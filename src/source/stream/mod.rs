@@ -11,7 +11,7 @@ mod receive;
 mod slot;
 mod wire;
 
-pub use client::{ReplicationClient, SystemIdentity};
+pub use client::{Backend, ReplicationClient, SystemIdentity};
 pub use fault::StreamFault;
 pub use peek::{Batch, Fetched, SlotPosition};
 pub use receive::{ReplicationStream, StreamMessage};

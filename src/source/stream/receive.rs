@@ -37,11 +37,17 @@ pub struct ReplicationStream {
     wire: Wire,
     place: String,
     slot: String,
+    silence: Duration,
 }
 
 impl ReplicationStream {
-    pub(super) fn new(wire: Wire, place: String, slot: String) -> ReplicationStream {
-        ReplicationStream { wire, place, slot }
+    pub(super) fn new(wire: Wire, place: String, slot: String, silence: Duration) -> ReplicationStream {
+        ReplicationStream { wire, place, slot, silence }
+    }
+
+    /// As [`super::ReplicationClient::silence`].
+    pub fn silence(&self) -> Duration {
+        self.silence
     }
 
     /// Waits until more bytes are here. Cancel-safe.
@@ -77,17 +83,17 @@ impl ReplicationStream {
         }
     }
 
-    /// Tells the server what has been received, and what is durable here and never needed again.
-    /// Cancel-safe: what was not sent yet goes first the next time.
+    /// Tells the server what has been received, and what is durable here and never needed again;
+    /// with `answer` it is to say that it is there. Cancel-safe: what was not sent yet goes first the next time.
     ///
     /// # Errors
     /// Unavailable, if the connection broke.
-    pub async fn send_status(&mut self, received: Lsn, durable: Lsn) -> Result<()> {
+    pub async fn send_status(&mut self, received: Lsn, durable: Lsn, answer: bool) -> Result<()> {
         // Only shown in pg_stat_replication; nothing is decided by it.
         let now = PgTime::from_utc(chrono::Utc::now());
         let outcome = async {
             self.wire.queue(|out| {
-                let status = status_message(received, durable, now);
+                let status = status_message(received, durable, now, answer);
                 frontend::CopyData::new(&status[..]).map(|data| data.write(out))
             })?;
             self.wire.flush().await
@@ -199,8 +205,8 @@ fn take_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_be_bytes(*number), rest))
 }
 
-/// `Standby status update`: written, flushed, applied, the time, and no answer wanted.
-fn status_message(received: Lsn, durable: Lsn, now: PgTime) -> [u8; 34] {
+/// `Standby status update`: written, flushed, applied, the time, and whether an answer is wanted.
+fn status_message(received: Lsn, durable: Lsn, now: PgTime, answer: bool) -> [u8; 34] {
     let mut message = [0; 34];
     let mut out = &mut message[..];
     out.put_u8(b'r');
@@ -208,7 +214,7 @@ fn status_message(received: Lsn, durable: Lsn, now: PgTime) -> [u8; 34] {
     out.put_u64(durable.0);
     out.put_u64(durable.0);
     out.put_i64(now.0);
-    out.put_u8(0);
+    out.put_u8(answer.into());
     message
 }
 
@@ -239,11 +245,12 @@ mod tests {
 
     #[test]
     fn confirms_only_what_is_durable() {
-        let message = status_message(Lsn(3), Lsn(2), PgTime(1));
+        let message = status_message(Lsn(3), Lsn(2), PgTime(1), false);
         assert_eq!(
             message[..25],
             [b'r', 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2]
         );
         assert_eq!(message[33], 0);
+        assert_eq!(status_message(Lsn(3), Lsn(2), PgTime(1), true)[33], 1);
     }
 }

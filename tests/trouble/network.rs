@@ -1,0 +1,134 @@
+//! Networks that break, fall silent and stall, and a server that gives us up: followed again, and
+//! nothing is lost.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::shop::{assert_says, shop};
+use crate::support::{Backwhen, Capture, Dump, Proxy, Server, assert_same};
+
+/// After so long either side gives up the other.
+const SILENCE: &str = "options='-c wal_sender_timeout=4s'";
+
+fn behind_a_proxy(server: &Server, options: &str) -> (Proxy, Backwhen) {
+    let proxy = Proxy::before(server);
+    let backwhen = shop(server).with_env("BACKWHEN_HEARTBEAT", "300ms");
+    let source = format!("{} {options}", proxy.conninfo(backwhen.database()));
+    backwhen.ok(&["init", "--source", &source]);
+    (proxy, backwhen)
+}
+
+fn capture(backwhen: &Backwhen) -> Capture<'_> {
+    let mut capture = backwhen.spawn_capture();
+    capture.allow("trying again");
+    capture.wait_caught_up();
+    capture
+}
+
+fn visit(backwhen: &Backwhen, page: &str) {
+    let sql = format!("INSERT INTO visits (page) SELECT '{page}' FROM generate_series(1, 100)");
+    backwhen.server().psql(backwhen.database(), &sql);
+}
+
+fn ends_well(backwhen: &Backwhen, mut capture: Capture<'_>) {
+    visit(backwhen, "/after");
+    capture.wait_caught_up();
+    capture.stop();
+    assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);
+    let into = format!("past_of_{}", backwhen.database());
+    let server = backwhen.server();
+    backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
+    assert_same(&Dump::of(server, backwhen.database()), &Dump::of(server, &into));
+}
+
+#[test]
+fn a_network_that_is_cut_is_waited_for() {
+    let server = Server::shared(None);
+    let (proxy, backwhen) = behind_a_proxy(&server, "");
+    let mut capture = capture(&backwhen);
+    for round in 1..=2 {
+        proxy.cut();
+        visit(&backwhen, "/meanwhile");
+        capture.wait_until("it to notice", |capture| {
+            capture.printed().matches("trying again").count() >= round
+        });
+        let status = backwhen.json(&["status", "--offline"]);
+        assert_eq!(status["state"], "blackout");
+        proxy.heal();
+        capture.wait_caught_up();
+    }
+    ends_well(&backwhen, capture);
+}
+
+/// Both ends believe in the connection, and nothing arrives.
+#[test]
+fn a_half_open_connection_is_given_up() {
+    let server = Server::shared(None);
+    let (proxy, backwhen) = behind_a_proxy(&server, SILENCE);
+    let mut capture = capture(&backwhen);
+    proxy.fall_silent();
+    visit(&backwhen, "/unheard");
+    let begun = Instant::now();
+    capture.wait_for_line("has been silent");
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    proxy.heal();
+    ends_well(&backwhen, capture);
+}
+
+/// The server believes in a capture that is gone, for much longer than anybody wants to wait.
+#[test]
+fn a_slot_that_our_own_former_walsender_holds_is_taken_back() {
+    let server = Server::shared(None);
+    let (proxy, backwhen) = behind_a_proxy(&server, "");
+    let first = capture(&backwhen);
+    proxy.fall_silent();
+    first.kill();
+    visit(&backwhen, "/meanwhile");
+    proxy.heal();
+    let begun = Instant::now();
+    let mut second = backwhen.spawn_capture();
+    second.allow("is in use");
+    second.wait_caught_up();
+    assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
+    assert_says(&second.printed(), &["ended backwhen's own former walsender"]);
+    ends_well(&backwhen, second);
+}
+
+/// Whoever reads slowly holds up the server, which keeps what it cannot send.
+#[test]
+fn a_stream_that_stalls_goes_on_where_it_stood() {
+    let server = Server::shared(None);
+    let (proxy, backwhen) = behind_a_proxy(&server, SILENCE);
+    let capture = capture(&backwhen);
+    proxy.stall();
+    // More than fits into the sockets between.
+    let sql = "INSERT INTO visits (page) SELECT repeat(md5(n::text), 30) FROM generate_series(1, 20000) n";
+    server.psql(backwhen.database(), sql);
+    let begun = Instant::now();
+    while !server.log().contains("terminating walsender process due to replication timeout")
+        && !capture.printed().contains("trying again")
+    {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody noticed");
+        sleep(Duration::from_millis(100));
+    }
+    proxy.heal();
+    ends_well(&backwhen, capture);
+}
+
+/// A machine that sleeps for longer than the server's `wal_sender_timeout`.
+#[test]
+fn a_capture_that_the_server_has_given_up_begins_anew() {
+    let server = Server::start(None);
+    let (_proxy, backwhen) = behind_a_proxy(&server, SILENCE);
+    let mut capture = capture(&backwhen);
+    capture.signal("STOP");
+    visit(&backwhen, "/meanwhile");
+    let begun = Instant::now();
+    while !server.log().contains("terminating walsender process due to replication timeout") {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", server.log());
+        sleep(Duration::from_millis(100));
+    }
+    capture.signal("CONT");
+    capture.wait_for_line("trying again");
+    ends_well(&backwhen, capture);
+}
