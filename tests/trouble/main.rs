@@ -12,6 +12,7 @@ mod disk;
 mod formats;
 mod init;
 mod login;
+mod losses;
 mod moments;
 mod network;
 mod proof;

@@ -5,10 +5,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::shop::{assert_says, shop};
-use crate::support::{Backwhen, Capture, Dump, Proxy, Server, assert_same};
+use crate::support::{Backwhen, Capture, Proxy, Server};
 
 /// After so long either side gives up the other.
-const SILENCE: &str = "options='-c wal_sender_timeout=4s'";
+const SILENCE: &str = "options='-c wal_sender_timeout=2s'";
 
 fn behind_a_proxy(server: &Server, options: &str) -> (Proxy, Backwhen) {
     let proxy = Proxy::before(server);
@@ -37,8 +37,10 @@ fn ends_well(backwhen: &Backwhen, mut capture: Capture<'_>) {
     assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);
     let into = format!("past_of_{}", backwhen.database());
     let server = backwhen.server();
-    backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
-    assert_same(&Dump::of(server, backwhen.database()), &Dump::of(server, &into));
+    let target = server.conninfo(&into);
+    backwhen.ok(&["recover", "--to", "latest", "--table", "public.visits", "--create", "--into", &target]);
+    let rows = "SELECT count(*), md5(string_agg(page, ',' ORDER BY page)) FROM visits";
+    assert_eq!(server.psql(&into, rows), server.psql(backwhen.database(), rows));
 }
 
 #[test]
@@ -102,7 +104,7 @@ fn a_stream_that_stalls_goes_on_where_it_stood() {
     let capture = capture(&backwhen);
     proxy.stall();
     // More than fits into the sockets between.
-    let sql = "INSERT INTO visits (page) SELECT repeat(md5(n::text), 30) FROM generate_series(1, 20000) n";
+    let sql = "INSERT INTO visits (page) SELECT repeat(md5(n::text), 30) FROM generate_series(1, 6000) n";
     server.psql(backwhen.database(), sql);
     let begun = Instant::now();
     while !server.log().contains("terminating walsender process due to replication timeout")
