@@ -362,10 +362,8 @@ impl Capture<'_> {
 /// Whether looking again may help. What the server says of the slot is for [`continuity`] to judge.
 fn may_pass(error: &Error) -> bool {
     let promoted_later = std::error::Error::source(error).is_some_and(|cause| cause.is::<StillAStandby>());
-    let slot = matches!(
-        StreamFault::of(error),
-        Some(StreamFault::SlotMissing(_) | StreamFault::SlotUnusable(_))
-    );
+    let slot =
+        matches!(StreamFault::of(error), Some(StreamFault::SlotMissing(_) | StreamFault::SlotUnusable(_)));
     promoted_later || slot || matches!(error.kind(), Kind::Unavailable | Kind::Locked)
 }
 

@@ -51,9 +51,8 @@ fn a_network_that_is_cut_is_waited_for() {
     for round in 1..=2 {
         proxy.cut();
         visit(&backwhen, "/meanwhile");
-        capture.wait_until("it to notice", |capture| {
-            capture.printed().matches("trying again").count() >= round
-        });
+        capture
+            .wait_until("it to notice", |capture| capture.printed().matches("trying again").count() >= round);
         let status = backwhen.json(&["status", "--offline"]);
         assert_eq!(status["state"], "blackout");
         proxy.heal();

@@ -149,9 +149,7 @@ impl ReplicationClient {
     ) -> Result<ReplicationStream> {
         let outcome = self.begin(&start_command(slot, from, options)).await;
         match outcome {
-            Ok(()) => {
-                Ok(ReplicationStream::new(self.wire, self.place, slot.to_owned(), self.silence))
-            },
+            Ok(()) => Ok(ReplicationStream::new(self.wire, self.place, slot.to_owned(), self.silence)),
             Err(StreamFault::Server(server)) => {
                 Err(StreamFault::sort(server, Doing::Start).explain(&self.place, Some(slot)))
             }
