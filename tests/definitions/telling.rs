@@ -68,7 +68,7 @@ impl Telling {
 
 fn live(backwhen: &Backwhen, random: &mut StdRng, plot: &mut Plot, steps: usize) -> Vec<Remembered> {
     let mut remembered = Vec::new();
-    let mut capture = Some(spawn(backwhen));
+    let mut capture = Some(backwhen.spawn_capture_in_trouble());
     for number in 0..steps {
         let step = plot.next(random);
         run(backwhen, &step, random);
@@ -83,13 +83,6 @@ fn live(backwhen: &Backwhen, random: &mut StdRng, plot: &mut Plot, steps: usize)
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
     remembered
-}
-
-fn spawn(backwhen: &Backwhen) -> Capture<'_> {
-    let mut capture = backwhen.spawn_capture();
-    // The server may not have noticed yet that the one before was killed.
-    capture.allow("trying again").allow("the heartbeat failed and is tried again");
-    capture
 }
 
 /// Half of the steps come in one message, half a statement at a time, as clients do either.
@@ -114,7 +107,7 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
         }
         3 => checkpoint(backwhen),
         4..7 => std::thread::sleep(Duration::from_millis(random.random_range(50..1500))),
-        7..13 if capture.is_none() => *capture = Some(spawn(backwhen)),
+        7..13 if capture.is_none() => *capture = Some(backwhen.spawn_capture_in_trouble()),
         _ => {}
     }
 }

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{Backwhen, Capture, Dump, Part, Server, compare};
+use crate::support::{Backwhen, Dump, Part, Server, compare};
 
 /// How many moments a history is recovered to, its end among them.
 /// One seed by default, so that a change is judged by what it changed; `make soak` runs new ones.
@@ -103,12 +103,12 @@ impl<'a> Story<'a> {
         let death = story.random.random_range(names.len() / 4..names.len() * 3 / 4);
         let life = death + story.random.random_range(1..4);
         let checkpoint = story.random.random_range(2..names.len());
-        let mut capture = Some(spawn(backwhen));
+        let mut capture = Some(backwhen.spawn_capture_in_trouble());
         for (number, name) in names.into_iter().enumerate() {
             if number == death {
                 capture.take().expect("it runs until now").kill();
             } else if number == life {
-                capture = Some(spawn(backwhen));
+                capture = Some(backwhen.spawn_capture_in_trouble());
             }
             if number == checkpoint {
                 // Capture may be taking one itself.
@@ -118,7 +118,7 @@ impl<'a> Story<'a> {
             migrations.apply(number, backwhen, &mut story.random);
             story.remember(name);
         }
-        let mut capture = capture.unwrap_or_else(|| spawn(backwhen));
+        let mut capture = capture.unwrap_or_else(|| backwhen.spawn_capture_in_trouble());
         capture.wait_caught_up();
         capture.stop();
         story
@@ -193,13 +193,6 @@ impl<'a> Story<'a> {
         server.psql("postgres", &format!("DROP DATABASE {database}"));
         Ok((report, dump))
     }
-}
-
-fn spawn(backwhen: &Backwhen) -> Capture<'_> {
-    let mut capture = backwhen.spawn_capture();
-    // The server may not have noticed yet that the one before was killed.
-    capture.allow("trying again").allow("the heartbeat failed and is tried again");
-    capture
 }
 
 /// What the report calls inexact, but for two things: of a table without a key the stream tells only

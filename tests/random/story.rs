@@ -63,7 +63,7 @@ fn live(backwhen: &Backwhen, seed: u64, rounds: usize) -> Vec<Remembered> {
     load(backwhen, seed, 0, 20);
     backwhen.init();
     let mut remembered = Vec::new();
-    let mut capture = Some(spawn(backwhen));
+    let mut capture = Some(backwhen.spawn_capture_in_trouble());
     for round in 1..=rounds {
         if random.random_bool(0.4) {
             capture = Some(change_schema(backwhen, capture, &mut random, round));
@@ -83,13 +83,6 @@ fn live(backwhen: &Backwhen, seed: u64, rounds: usize) -> Vec<Remembered> {
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
     remembered
-}
-
-fn spawn(backwhen: &Backwhen) -> Capture<'_> {
-    let mut capture = backwhen.spawn_capture();
-    // The server may not have noticed yet that the one before was killed.
-    capture.allow("trying again").allow("the heartbeat failed and is tried again");
-    capture
 }
 
 /// Changes some definitions; the load then goes on with the new ones. A moment between a change and
@@ -133,7 +126,7 @@ fn change_schema<'a>(
         backwhen.server().psql(backwhen.database(), &change);
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
-    spawn(backwhen)
+    backwhen.spawn_capture_in_trouble()
 }
 
 /// Some trouble, or some work, while the load runs.
@@ -144,7 +137,7 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
                 capture.kill();
             }
             sleep(Duration::from_millis(random.random_range(0..300)));
-            *capture = Some(spawn(backwhen));
+            *capture = Some(backwhen.spawn_capture_in_trouble());
         }
         4 => {
             if let Some(mut capture) = capture.take() {
@@ -163,7 +156,7 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
         _ => {}
     }
     if capture.is_none() {
-        *capture = Some(spawn(backwhen));
+        *capture = Some(backwhen.spawn_capture_in_trouble());
     }
 }
 

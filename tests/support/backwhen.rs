@@ -109,6 +109,14 @@ impl Backwhen {
         self.spawn_capture_with(&[])
     }
 
+    /// The same, while other captures are killed and definitions change.
+    pub fn spawn_capture_in_trouble(&self) -> Capture<'_> {
+        let mut capture = self.spawn_capture();
+        // The server may not have noticed yet that the one before was killed.
+        capture.allow("trying again").allow("the heartbeat failed and is tried again");
+        capture
+    }
+
     pub fn spawn_capture_with(&self, arguments: &[&str]) -> Capture<'_> {
         Capture::start(self, self.command(&[&["capture"], arguments].concat()))
     }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use super::block::BlockHeader;
 use super::fault::Fault;
 use super::footer::{BlockEntry, Footer};
-use super::peek::{DEFINITION_PREFIX, MARK_PREFIX, Peek, SEQUENCES_PREFIX, peek};
+use super::peek::{Peek, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{Relations, Told};
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
+use crate::history::signal::{DEFINITION, MARK, SEQUENCES};
 use crate::model::{Lsn, PgTime};
 
 #[derive(Clone, Copy)]
@@ -231,17 +232,18 @@ impl Index {
     }
 
     fn own_message(&mut self, current: Current, prefix: &[u8], content: &[u8]) {
-        if prefix == MARK_PREFIX {
+        if prefix == MARK.as_bytes() {
             // Anybody may emit such a message; one that is no mark of ours names nothing.
             if let Some(name) = mark_name(content) {
                 let Current { commit_lsn, time, xid, .. } = current;
                 self.summary.marks.push(Mark { name, lsn: commit_lsn, end_lsn: commit_lsn, time, xid });
             }
-        } else if prefix == SEQUENCES_PREFIX {
+        } else if prefix == SEQUENCES.as_bytes() {
             self.summary.sequences.count += 1;
             self.summary.sequences.last_lsn = Some(current.commit_lsn);
             self.summary.sequences.last = String::from_utf8(content.to_vec()).ok();
-        } else if prefix == DEFINITION_PREFIX && self.summary.definitions.last() != Some(&current.commit_lsn)
+        } else if prefix == DEFINITION.as_bytes()
+            && self.summary.definitions.last() != Some(&current.commit_lsn)
         {
             self.summary.definitions.push(current.commit_lsn);
         }

@@ -33,7 +33,6 @@ pub use logical::{LogicalMessage, Said};
 pub use mirror::{Held, held, mirror};
 pub use name::{SegmentFile, SegmentHeader, history_of, list, list_all};
 pub use opening::Recovered;
-pub use peek::{DEFINITION_PREFIX, MARK_PREFIX, SEQUENCES_PREFIX};
 pub use reading::{Blocks, DecodedBlock, Event, Events};
 pub use seal::seal;
 pub use segment::Segment;

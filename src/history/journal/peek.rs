@@ -3,13 +3,6 @@
 
 use crate::model::{Lsn, PgTime};
 
-/// Prefix of the logical messages that name a moment.
-pub const MARK_PREFIX: &[u8] = b"backwhen.mark";
-/// Prefix of the logical messages that carry sequence samples.
-pub const SEQUENCES_PREFIX: &[u8] = b"backwhen.sequences";
-/// Prefix of a message that tells of a change of definitions.
-pub const DEFINITION_PREFIX: &[u8] = b"backwhen.ddl";
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peek<'a> {
     Begin {
