@@ -1,9 +1,11 @@
 //! Catches up with a source that is far ahead, before the stream is opened: batch by batch, by SQL.
 //!
 //! The slot is advanced to what is durable, the next batch is asked for, written and synced, and so
-//! on until little is left. The server keeps a whole batch before it sends the first byte of it, and
-//! begins to read its log where the slot's oldest open transaction began, for every batch anew. Both
-//! are bounded; beyond the bound the stream, which keeps nothing and reads once, is the better way.
+//! on until little is left. The server keeps a whole batch before it sends the first byte of it. And
+//! after each it reads most of that batch's log twice more: once to advance the slot, once because it
+//! begins the next where the oldest open transaction began, some time before. So few large batches
+//! are better than many small ones, as far as that is fair: to a part of the log that it keeps for us
+//! anyway. Where an old transaction is open, the stream, which reads once, is the better way.
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,19 +21,19 @@ const NEAR: u64 = 16 << 20;
 /// No batch reaches so close to the end of the server's log, unless the run ends there: the end of
 /// what is flushed may lie within a record, and decoding would wait for the rest of it.
 const MARGIN: u64 = 64 << 10;
-/// Bytes of the server's log in one batch.
-const SMALLEST: u64 = 16 << 20;
-const FIRST: u64 = 64 << 20;
-const LARGEST: u64 = 256 << 20;
-/// A batch that brought fewer bytes lets the next one reach further.
-const FEW: u64 = 16 << 20;
-/// One that brought more lets it reach less far.
-const MANY: u64 = 64 << 20;
-/// Log that may be read again for each batch. So no transaction with more than this and a batch's
-/// worth of log is ever kept by the server for us.
-const MOST_AGAIN: u64 = 1 << 30;
-/// A batch reaches at least so far, in parts of what is read again for it.
-const SHARE_AGAIN: u64 = 4;
+/// No batch reaches further, whatever comes of it: the server is silent while it reads.
+const REACH: u64 = 4 << 30;
+/// Log that may be read again for each batch, if less than that is left.
+const AGAIN: u64 = 1 << 30;
+/// A batch is to bring one byte for so many of the log that is left, or read again for it.
+const SHARE: u64 = 4;
+/// Bytes that a batch is to bring at least, and at most.
+const SMALLEST: u64 = 64 << 20;
+const LARGEST: u64 = 1 << 30;
+/// Changes in the first batch, while their size is not known.
+const FIRST_CHANGES: u64 = 100_000;
+/// The most that PostgreSQL takes as a number of changes.
+const MOST_CHANGES: u64 = i32::MAX as u64;
 
 /// How a drain ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +51,28 @@ pub fn pays(frontier: Lsn, head: Lsn) -> bool {
     head.0.saturating_sub(frontier.0) > sizes().0
 }
 
-/// What counts as near, and how much of the log the first batch holds.
+/// What counts as near, and how far a batch reaches.
 fn sizes() -> (u64, u64) {
-    ambient::wanted_drain().unwrap_or((NEAR, FIRST))
+    ambient::wanted_drain().unwrap_or((NEAR, REACH))
 }
 
-#[derive(Default)]
+/// What came of one batch, or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     batches: u64,
+    changes: u64,
     bytes: u64,
+}
+
+/// What to ask for next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    /// Nothing that committed later.
+    end: Lsn,
+    /// No further transaction after so many changes.
+    changes: u64,
+    /// The server's clock.
+    time: PgTime,
 }
 
 pub struct Drain<'a, 'b> {
@@ -94,31 +109,41 @@ impl Drain<'_, '_> {
         tally: &mut Tally,
     ) -> Result<Drained> {
         self.client.watch_connection().await?;
-        let mut size = sizes().1;
+        let mut last = Tally::default();
         loop {
             let until = *until.borrow();
-            let Some(next) = stop.run_until_cancelled(self.next_batch(until, size)).await else {
+            let Some(next) = stop.run_until_cancelled(self.next_batch(until, last)).await else {
                 return Ok(Drained::Stopped);
             };
-            let Some((end, time)) = next? else { return Ok(Drained::Near) };
-            let Some(bytes) = self.batch(end, time, stop).await? else {
+            let Some(wanted) = next? else { return Ok(Drained::Near) };
+            let before = self.intake.received();
+            let Some(batch) = self.batch(wanted, stop).await? else {
                 return Ok(Drained::Stopped);
             };
-            size = next_size(size, bytes);
             tally.batches += 1;
-            tally.bytes += bytes;
+            tally.changes += batch.changes;
+            tally.bytes += batch.bytes;
+            // Full of messages outside of transactions: the next one would be the same.
+            if self.intake.received() == before {
+                return Ok(Drained::Near);
+            }
+            last = batch;
         }
     }
 
-    /// Where the next batch ends, and the server's time; nothing if there is to be none.
-    async fn next_batch(&mut self, until: Option<Lsn>, size: u64) -> Result<Option<(Lsn, PgTime)>> {
+    /// What the next batch is to be; nothing if there is to be none.
+    async fn next_batch(&mut self, until: Option<Lsn>, last: Tally) -> Result<Option<Wanted>> {
         let frontier = self.intake.received();
         let place = self.client.slot_position(self.slot).await?;
         if !goes_on(&place, frontier, until) {
             return Ok(None);
         }
         let place = self.settle(place).await?;
-        Ok(end_of_batch(&place, frontier, until, size).map(|end| (end, place.time)))
+        let again = frontier.0.saturating_sub(place.restart.0);
+        let left = place.flushed.0.saturating_sub(frontier.0);
+        let end = (again <= left.max(AGAIN)).then(|| end_of_batch(&place, frontier, until)).flatten();
+        let changes = next_changes(last, left.max(again));
+        Ok(end.map(|end| Wanted { end, changes, time: place.time }))
     }
 
     /// Advances the slot to what is durable, which is all that was received; so the next batch
@@ -133,17 +158,16 @@ impl Drain<'_, '_> {
         self.client.slot_position(self.slot).await
     }
 
-    /// Fetches what committed before `end` and waits until it is durable; returns how many bytes
-    /// that were, or nothing if told to stop.
-    async fn batch(&mut self, end: Lsn, time: PgTime, stop: &CancellationToken) -> Result<Option<u64>> {
+    /// Fetches what is wanted and waits until it is durable; nothing if told to stop.
+    async fn batch(&mut self, wanted: Wanted, stop: &CancellationToken) -> Result<Option<Tally>> {
         let mut note = ticker(CONFIRM_EVERY);
         let mut news = self.intake.news();
-        let mut batch = self.client.peek(self.slot, end, self.options).await?;
-        let (mut bytes, mut whole) = (0, false);
+        let mut batch = self.client.peek(self.slot, wanted.end, wanted.changes, self.options).await?;
+        let (mut tally, mut whole) = (Tally { batches: 1, ..Tally::default() }, false);
         loop {
             let durable = *news.borrow_and_update();
             if whole && durable >= self.intake.received() {
-                return Ok(Some(bytes));
+                return Ok(Some(tally));
             }
             let queue = self.intake.queue()?;
             tokio::select! {
@@ -162,7 +186,8 @@ impl Drain<'_, '_> {
                     while let Some(fetched) = batch.next()? {
                         match fetched {
                             Fetched::Message(message) => {
-                                bytes += message.len() as u64;
+                                tally.changes += 1;
+                                tally.bytes += message.len() as u64;
                                 self.intake.push(message)?;
                             }
                             Fetched::End => {
@@ -172,7 +197,10 @@ impl Drain<'_, '_> {
                         }
                     }
                     if whole {
-                        self.intake.push_idle(end, time)?;
+                        // Else the batch ended with the transaction that made it full.
+                        if tally.changes < wanted.changes {
+                            self.intake.push_idle(wanted.end, wanted.time)?;
+                        }
                         self.intake.take_complete();
                     }
                 }
@@ -200,22 +228,23 @@ fn goes_on(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> bool {
     }
 }
 
-/// Where the next batch ends; nothing if too much would be read again for it.
-fn end_of_batch(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>, size: u64) -> Option<Lsn> {
-    let again = frontier.0.saturating_sub(place.restart.0);
-    let size = size.max(again / SHARE_AGAIN).min(LARGEST);
-    let safe = Lsn(place.flushed.0.saturating_sub(MARGIN.min(sizes().0)));
+/// Where the next batch ends at the latest; nothing if that is no further.
+fn end_of_batch(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> Option<Lsn> {
+    let (near, reach) = sizes();
+    let safe = Lsn(place.flushed.0.saturating_sub(MARGIN.min(near)));
     let furthest = until.filter(|until| *until <= place.flushed).unwrap_or(safe);
-    let end = Lsn(frontier.0 + size).min(furthest);
-    (again <= MOST_AGAIN && end > frontier).then_some(end)
+    let end = Lsn(frontier.0 + reach).min(furthest);
+    (end > frontier).then_some(end)
 }
 
-fn next_size(size: u64, bytes: u64) -> u64 {
-    match bytes {
-        ..FEW => (size * 2).min(LARGEST),
-        FEW..=MANY => size,
-        _ => (size / 2).max(SMALLEST),
+/// As many changes as are worth so much `log`, if they are of the `last` batch's size.
+fn next_changes(last: Tally, log: u64) -> u64 {
+    if last.changes == 0 {
+        return FIRST_CHANGES;
     }
+    let bytes = (log / SHARE).clamp(SMALLEST, LARGEST);
+    let each = last.bytes.div_ceil(last.changes).max(1);
+    (bytes / each).clamp(1, MOST_CHANGES)
 }
 
 #[cfg(test)]
@@ -230,40 +259,38 @@ mod tests {
     }
 
     /// In mebibytes behind the frontier.
-    fn end(restart: u64, flushed: u64, until: Option<u64>) -> Option<f64> {
+    fn end(flushed: u64, until: Option<u64>) -> Option<f64> {
         let (frontier, until) = (Lsn(5000 * MIB), until.map(|until| Lsn(until * MIB)));
-        let place = place(restart, flushed);
-        let end =
-            end_of_batch(&place, frontier, until, FIRST).filter(|_| goes_on(&place, frontier, until))?;
+        let place = place(5000, flushed);
+        let end = end_of_batch(&place, frontier, until).filter(|_| goes_on(&place, frontier, until))?;
         Some((end.0 - frontier.0) as f64 / MIB as f64)
     }
 
     #[test]
-    fn a_batch_is_as_large_as_pays_and_as_is_left() {
-        assert_eq!(end(5000, 6000, None), Some(64.0));
-        assert_eq!(end(5000, 5016, None), None, "the stream is near enough");
-        assert_eq!(end(5000, 5017, None), Some(17.0 - 1.0 / 16.0));
-        // What is read again for each batch makes it larger, up to a bound.
-        assert_eq!(end(4600, 6000, None), Some(100.0));
-        assert_eq!(end(3976, 6000, None), Some(256.0));
-        assert_eq!(end(3975, 6000, None), None, "an old transaction is open, and may be huge");
+    fn a_batch_reaches_as_far_as_is_safe() {
+        assert_eq!(end(15000, None), Some(4096.0));
+        assert_eq!(end(6000, None), Some(1000.0 - 1.0 / 16.0));
+        assert_eq!(end(5016, None), None, "the stream is near enough");
+        assert_eq!(end(5017, None), Some(17.0 - 1.0 / 16.0));
     }
 
     #[test]
     fn a_run_with_an_end_is_drained_up_to_it() {
-        assert_eq!(end(5000, 6000, Some(5010)), Some(10.0));
-        assert_eq!(end(5000, 5012, Some(5010)), Some(10.0), "near, but nothing comes after");
-        assert_eq!(end(5000, 6000, Some(5000)), None, "it is reached");
-        assert_eq!(end(5000, 5012, Some(5013)), None, "it is not yet there");
-        assert_eq!(end(5000, 6000, Some(5900)), Some(64.0));
+        assert_eq!(end(6000, Some(5010)), Some(10.0));
+        assert_eq!(end(5012, Some(5010)), Some(10.0), "near, but nothing comes after");
+        assert_eq!(end(6000, Some(5000)), None, "it is reached");
+        assert_eq!(end(5012, Some(5013)), None, "it is not yet there");
+        assert_eq!(end(6000, Some(5900)), Some(900.0));
     }
 
     #[test]
-    fn batches_grow_where_little_comes_of_them_and_shrink_where_much_does() {
-        assert_eq!(next_size(64 * MIB, 1), 128 * MIB);
-        assert_eq!(next_size(LARGEST, 1), LARGEST);
-        assert_eq!(next_size(64 * MIB, 32 * MIB), 64 * MIB);
-        assert_eq!(next_size(64 * MIB, 300 * MIB), 32 * MIB);
-        assert_eq!(next_size(SMALLEST, 300 * MIB), SMALLEST);
+    fn a_batch_is_worth_the_log_that_is_read_for_it() {
+        let last = |changes, bytes| Tally { batches: 1, changes, bytes };
+        assert_eq!(next_changes(Tally::default(), 0), FIRST_CHANGES);
+        assert_eq!(next_changes(last(1000, 64_000), 100 * MIB), 1 << 20, "no smaller than 64 MiB");
+        assert_eq!(next_changes(last(1000, 64_000), 1024 * MIB), 4 << 20);
+        assert_eq!(next_changes(last(1000, 64_000), 99_000 * MIB), 16 << 20, "no larger than 1 GiB");
+        assert_eq!(next_changes(last(10, 20_000 * MIB), 0), 1, "at least one transaction");
+        assert_eq!(next_changes(last(3, 0), 1024 * MIB), 256 << 20);
     }
 }

@@ -107,10 +107,11 @@ impl ReplicationClient {
         self.command(&command, Doing::Peek, Some(slot)).await.map(|_| ())
     }
 
-    /// Asks for every transaction that committed from the slot's confirmed position to before
-    /// `until`, which must not be past the end of the server's log. The slot stays where it is. The
+    /// Asks for the transactions that committed from the slot's confirmed position to before `until`,
+    /// which must not be past the end of the server's log; and for none after that with which there
+    /// are `changes` of them, rows and messages counted, or more. The slot stays where it is. The
     /// server decodes it all before it sends the first byte, and keeps it in a temporary file if it
-    /// is large: so choose `until` near.
+    /// is large.
     ///
     /// # Errors
     /// Unavailable, if the connection broke.
@@ -118,9 +119,10 @@ impl ReplicationClient {
         &'a mut self,
         slot: &'a str,
         until: Lsn,
+        changes: u64,
         options: &[(&str, &str)],
     ) -> Result<Batch<'a>> {
-        let command = peek_command(slot, until, options);
+        let command = peek_command(slot, until, changes, options);
         let sent = match self.wire.queue(|out| frontend::query(&command, out)) {
             Ok(()) => self.wire.flush().await,
             Err(error) => Err(error),
@@ -134,13 +136,13 @@ impl ReplicationClient {
     }
 }
 
-fn peek_command(slot: &str, until: Lsn, options: &[(&str, &str)]) -> String {
+fn peek_command(slot: &str, until: Lsn, changes: u64, options: &[(&str, &str)]) -> String {
     let options: String = options
         .iter()
         .map(|(name, value)| format!(", {}, {}", quoted(name, '\''), quoted(value, '\'')))
         .collect();
     format!(
-        "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, '{until}', NULL{options})) \
+        "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, '{until}', {changes}{options})) \
          TO STDOUT (FORMAT binary)",
         quoted(slot, '\'')
     )
@@ -254,8 +256,8 @@ mod tests {
     fn the_command_quotes_what_goes_into_it() {
         let options = [("proto_version", "1"), ("publication_names", "\"it's\"")];
         assert_eq!(
-            peek_command("s", Lsn(0x1_0000_00FF), &options),
-            "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes('s', '1/FF', NULL, \
+            peek_command("s", Lsn(0x1_0000_00FF), 7, &options),
+            "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes('s', '1/FF', 7, \
              'proto_version', '1', 'publication_names', '\"it''s\"')) TO STDOUT (FORMAT binary)"
         );
     }
