@@ -46,7 +46,7 @@ struct Facts {
     has_image: bool,
 }
 
-/// Asks the source; also tells where its log ends.
+/// Asks the source.
 ///
 /// # Errors
 /// `Refused` if it is another cluster or cannot be captured from; `Unavailable` if it fails.
@@ -56,12 +56,22 @@ pub async fn check(
     source: &Conninfo,
     client: &mut ReplicationClient,
     frontier: Lsn,
-) -> Result<(Continuity, Lsn)> {
+) -> Result<Found> {
     let newest = Newest::read(history).await?;
     let asked = tokio::time::timeout(client.silence(), ask(history, epoch, source, client, &newest));
     let silent = |_| Error::unavailable("the source does not answer; see what lies between here and there");
     let facts = Facts { frontier, has_image: newest.exists, ..asked.await.map_err(silent)?? };
-    Ok((decide(&facts, &epoch.slot), facts.head))
+    let continuity = decide(&facts, &epoch.slot);
+    Ok(Found { continuity, head: facts.head, confirmed: facts.confirmed.unwrap_or_default() })
+}
+
+/// What the source says.
+pub struct Found {
+    pub continuity: Continuity,
+    /// The end of its log.
+    pub head: Lsn,
+    /// Where the slot stands.
+    pub confirmed: Lsn,
 }
 
 /// What only the source knows.

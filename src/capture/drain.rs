@@ -147,10 +147,10 @@ impl Drain<'_, '_> {
     }
 
     /// Advances the slot to what is durable, which is all that was received; so the next batch
-    /// begins there.
+    /// begins there. Not before the source has shown that its log is the history's.
     async fn settle(&mut self, place: SlotPosition) -> Result<SlotPosition> {
         let durable = self.intake.durable();
-        if place.confirmed >= durable {
+        if place.confirmed >= durable || self.intake.held_back().is_some() {
             return Ok(place);
         }
         ambient::pause("advance");

@@ -7,6 +7,7 @@ use tokio::sync::watch::Receiver;
 
 use super::disk::Disk;
 use super::live::Board;
+use super::seam::Seam;
 use crate::error::{Error, Result};
 use crate::history::journal::{BlockBuilder, RawBlock};
 use crate::model::{Lsn, PgTime};
@@ -18,6 +19,7 @@ pub struct Intake<'a> {
     builder: BlockBuilder,
     built: VecDeque<RawBlock>,
     disk: Disk,
+    seam: Seam,
     board: &'a Board,
     /// Received since the rate was last noted.
     bytes: u64,
@@ -25,15 +27,17 @@ pub struct Intake<'a> {
 
 impl<'a> Intake<'a> {
     /// `frontier`: where the journal stands.
-    pub fn new(frontier: Lsn, disk: Disk, board: &'a Board) -> Intake<'a> {
-        Intake { builder: BlockBuilder::new(frontier), built: VecDeque::new(), disk, board, bytes: 0 }
+    pub fn new(frontier: Lsn, disk: Disk, seam: Seam, board: &'a Board) -> Intake<'a> {
+        Intake { builder: BlockBuilder::new(frontier), built: VecDeque::new(), disk, seam, board, bytes: 0 }
     }
 
     /// Takes one pgoutput message.
     ///
     /// # Errors
-    /// `Internal` for what the protocol does not allow.
+    /// `Internal` for what the protocol does not allow; `Refused` if the source's log is not the
+    /// history's.
     pub fn push(&mut self, message: &[u8]) -> Result<()> {
+        self.seam.heed(message)?;
         self.bytes += message.len() as u64;
         self.builder.push(message)?;
         while let Some(block) = self.builder.take_full() {
@@ -45,8 +49,9 @@ impl<'a> Intake<'a> {
     /// Notes that nothing more was committed up to `lsn`.
     ///
     /// # Errors
-    /// `Internal` inside a transaction.
+    /// `Internal` inside a transaction; `Refused` as [`Intake::push`].
     pub fn push_idle(&mut self, lsn: Lsn, time: PgTime) -> Result<()> {
+        self.seam.passed(lsn)?;
         self.builder.push_idle(lsn, time)
     }
 
@@ -99,9 +104,24 @@ impl<'a> Intake<'a> {
         self.builder.received()
     }
 
-    /// What is on disk, and may be confirmed to the server.
+    /// What is on disk.
     pub fn durable(&self) -> Lsn {
         *self.disk.durable.borrow()
+    }
+
+    /// What is on disk, and may be confirmed to the server.
+    pub fn confirmable(&self) -> Lsn {
+        self.held_back().unwrap_or_else(|| self.durable())
+    }
+
+    /// Where the slot stays until the source has shown that its log is the history's.
+    pub fn held_back(&self) -> Option<Lsn> {
+        self.seam.holds_back()
+    }
+
+    /// Where the stream is to be asked for.
+    pub fn asks_from(&self) -> Lsn {
+        self.durable().min(self.seam.from())
     }
 
     /// Tells of new durable positions.

@@ -11,6 +11,7 @@ mod drain;
 mod intake;
 pub mod live;
 mod orphan;
+mod seam;
 pub mod state;
 mod stream;
 mod watch;
@@ -35,11 +36,12 @@ use crate::progress::Silent;
 use crate::protect::{Access, begin};
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
-use continuity::{Continuity, Loss, StillAStandby};
+use continuity::{Continuity, Found, Loss, StillAStandby};
 use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
 use live::Board;
+use seam::{Seam, Torn};
 use state::{Event, State};
 use stream::{Ended, Pump};
 
@@ -123,13 +125,9 @@ impl Capture<'_> {
                 (pause, failing_since) = (SHORTEST_PAUSE, None);
             }
             let since = *failing_since.get_or_insert(started);
-            let gone = matches!(StreamFault::of(&error), Some(StreamFault::PublicationMissing(_)));
-            if gone {
-                // The log itself lacks what was changed while it was gone; looking again cannot help.
-                self.loss =
-                    Some("backwhen's publications are gone from the source, or were for a while".to_owned());
-            }
-            let may_pass = gone || may_pass(&error);
+            let loss = told_loss(&error);
+            let may_pass = loss.is_some() || may_pass(&error);
+            self.loss = loss.or(self.loss.take());
             let first_time = self.board.is_none();
             let patient = self.options.until == Until::Stopped || since.elapsed() < self.options.patience;
             if !may_pass || first_time || !patient {
@@ -191,7 +189,7 @@ impl Capture<'_> {
             let frontier = recovered.frontier;
 
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
-            let (continuity, head) =
+            let Found { continuity, head, confirmed } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
             let board = self.board.get_or_insert(first).clone();
@@ -202,6 +200,9 @@ impl Capture<'_> {
                 continue;
             }
             crate::ambient::pass("capture.opened")?;
+            let journal = self.history.journal_folder();
+            let seam = tokio::task::spawn_blocking(move || Seam::new(&journal, number, frontier, confirmed));
+            let seam = seam.await.context(Kind::Internal, || "a reading thread failed".into())??;
             board.update(|live| live.published_until = Some(frontier));
             let (link, cause) = match drain::pays(frontier, head) {
                 true => {
@@ -211,13 +212,13 @@ impl Capture<'_> {
                     (Link::Far(client), format!("draining what was committed after {frontier}"))
                 }
                 false => (
-                    Link::Near(self.start(Some(client), frontier).await?),
+                    Link::Near(self.start(Some(client), seam.from()).await?),
                     format!("streaming from {frontier}"),
                 ),
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
-            return Ok(Opened { link, writer, frontier, board });
+            return Ok(Opened { link, writer, frontier, seam, board });
         }
     }
 
@@ -241,7 +242,7 @@ impl Capture<'_> {
 
     /// Takes in what comes, while the watcher keeps the source company.
     async fn follow(&self, opened: Opened) -> Result<Ended> {
-        let Opened { link, writer, frontier, board } = opened;
+        let Opened { link, writer, frontier, seam, board } = opened;
         let durable = Arc::new(news::channel(frontier).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
@@ -260,7 +261,7 @@ impl Capture<'_> {
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
         let (until, known) = news::channel(None);
         let deciding = tokio::spawn(decide_until(self.options.until, self.source.clone(), beaten, until));
-        let ended = self.take_in(link, Intake::new(frontier, disk, &board), known, &broken).await;
+        let ended = self.take_in(link, Intake::new(frontier, disk, seam, &board), known, &broken).await;
         watching.cancel();
         deciding.abort();
         let _ = watcher.await;
@@ -292,7 +293,7 @@ impl Capture<'_> {
                 match drained {
                     Ok(Drained::Near | Drained::Refused) => {
                         let client = matches!(drained, Ok(Drained::Near)).then_some(client);
-                        let from = intake.durable();
+                        let from = intake.asks_from();
                         self.say(format!("streaming from {from}"));
                         match stop.run_until_cancelled(self.start(client, from)).await {
                             Some(started) => started,
@@ -359,6 +360,16 @@ impl Capture<'_> {
     }
 }
 
+/// What the stream tells of a loss that looking again would not find.
+fn told_loss(error: &Error) -> Option<String> {
+    if std::error::Error::source(error).is_some_and(|cause| cause.is::<Torn>()) {
+        return Some(error.message().to_owned());
+    }
+    // The log itself lacks what was changed while it was gone.
+    let gone = matches!(StreamFault::of(error), Some(StreamFault::PublicationMissing(_)));
+    gone.then(|| "backwhen's publications are gone from the source, or were for a while".to_owned())
+}
+
 /// Whether looking again may help. What the server says of the slot is for [`continuity`] to judge.
 fn may_pass(error: &Error) -> bool {
     let promoted_later = std::error::Error::source(error).is_some_and(|cause| cause.is::<StillAStandby>());
@@ -384,6 +395,7 @@ struct Opened {
     link: Link,
     writer: Writer,
     frontier: Lsn,
+    seam: Seam,
     board: Board,
 }
 

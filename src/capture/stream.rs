@@ -133,7 +133,7 @@ impl<'a> Pump<'a> {
     /// been silent for long is asked to answer; if it does not, it is not there any more, or what
     /// lies between swallows what it says.
     async fn report(&mut self, always: bool) -> Result<()> {
-        let durable = self.intake.durable();
+        let durable = self.intake.confirmable();
         let (heard, limit) = (self.last_heard.elapsed(), self.stream.silence());
         if always && heard > limit {
             return Err(Error::unavailable(format!(
@@ -152,7 +152,9 @@ impl<'a> Pump<'a> {
 
     async fn finish(mut self) -> Result<()> {
         self.intake.abandon_transaction();
+        let held_back = self.intake.held_back();
         let frontier = self.intake.finish().await?;
+        let frontier = held_back.unwrap_or(frontier);
         // The history has it all; that the server cannot hear so now only means repeats later.
         if self.stream.send_status(frontier, frontier, false).await.is_ok() {
             let _ = self.stream.stop().await;

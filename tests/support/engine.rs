@@ -21,6 +21,8 @@ pub struct Wish {
     pub place: Place,
     pub settings: Vec<(String, String)>,
     pub encoding: String,
+    /// Host and port of the server whose standby it is to be.
+    pub primary: Option<(String, u16)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +128,24 @@ impl Engine {
             Engine::Local(local) => local.start_again(),
             #[cfg(feature = "docker-tests")]
             Engine::Container(container) => container.start_again(),
+        }
+    }
+
+    /// Keeps a copy of the data, as a snapshot of the disk would; the server is stopped.
+    pub fn keep_data(&self) {
+        match self {
+            Engine::Local(local) => local.keep_data(),
+            #[cfg(feature = "docker-tests")]
+            Engine::Container(_) => panic!("a container's data are out of reach"),
+        }
+    }
+
+    /// Puts that copy in the place of the data; the server is stopped.
+    pub fn bring_back_data(&self) {
+        match self {
+            Engine::Local(local) => local.bring_back_data(),
+            #[cfg(feature = "docker-tests")]
+            Engine::Container(_) => panic!("a container's data are out of reach"),
         }
     }
 

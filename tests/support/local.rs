@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use super::engine::{Stop, Wish};
 use super::programs::Installation;
 
+/// The primary's slot that keeps what its standby needs.
+pub const STANDBY_SLOT: &str = "standby";
+
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Orders, one a line: `start`, `INT` or `QUIT` (stop by that signal), `alive`. Each is answered by a line.
@@ -51,7 +54,7 @@ impl Local {
     pub fn start(installation: Installation, wish: &Wish) -> Local {
         let account = Account::for_servers();
         let folder = server_folder(account);
-        initialise(&installation, &folder, account, &wish.encoding);
+        initialise(&installation, &folder, account, wish);
         // Between finding a port and the server's taking it another process can be faster.
         for attempt in 1.. {
             let port = free_port();
@@ -80,6 +83,21 @@ impl Local {
 
     pub fn socket_folder(&self) -> String {
         self.folder.display().to_string()
+    }
+
+    pub fn keep_data(&self) {
+        self.copy("data", "kept");
+    }
+
+    pub fn bring_back_data(&self) {
+        self.copy("kept", "data");
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let (from, to) = (self.folder.join(from), self.folder.join(to));
+        let _ = std::fs::remove_dir_all(&to);
+        let copied = Command::new("cp").arg("-a").arg(&from).arg(&to).status();
+        assert!(copied.is_ok_and(|status| status.success()), "cannot copy {}", from.display());
     }
 
     pub fn port(&self) -> u16 {
@@ -216,14 +234,25 @@ fn server_folder(account: Option<Account>) -> PathBuf {
     folder
 }
 
-fn initialise(installation: &Installation, folder: &Path, account: Option<Account>, encoding: &str) {
-    let mut command = installation.command("initdb");
-    command.arg("-D").arg(folder.join("data")).args(["-U", "postgres", "-A", "trust", "--no-sync"]);
-    command.args(["-E", encoding, "--locale=C"]).current_dir(folder);
+fn initialise(installation: &Installation, folder: &Path, account: Option<Account>, wish: &Wish) {
+    let mut command = match &wish.primary {
+        None => {
+            let mut command = installation.command("initdb");
+            command.args(["-U", "postgres", "-A", "trust", "--no-sync", "--locale=C", "-E", &wish.encoding]);
+            command
+        }
+        Some((host, port)) => {
+            let mut command = installation.command("pg_basebackup");
+            command.args(["-h", host, "-p", &port.to_string(), "-U", "postgres"]);
+            command.args(["-R", "-C", "-S", STANDBY_SLOT, "-X", "stream", "-c", "fast", "--no-sync"]);
+            command
+        }
+    };
+    command.arg("-D").arg(folder.join("data")).current_dir(folder);
     let output = run(as_account(&mut command, account), "");
     if !output.status.success() {
         let _ = std::fs::remove_dir_all(folder);
-        panic!("initdb of PostgreSQL {}: {}", installation.major, String::from_utf8_lossy(&output.stderr));
+        panic!("PostgreSQL {}: no data: {}", installation.major, String::from_utf8_lossy(&output.stderr));
     }
 }
 

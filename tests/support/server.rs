@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::engine::{Engine, Place, Stop, Wish};
+use super::local::STANDBY_SLOT;
 use super::programs::versions;
 
 /// A handle; the server ends, and its folder goes, with the last one.
@@ -47,7 +48,23 @@ impl Server {
 
     pub fn builder_of(version: Option<u32>) -> Builder {
         let settings = SETTINGS.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        Builder { wish: Wish { place: Place::choose(version), settings, encoding: "UTF8".to_owned() } }
+        Builder {
+            wish: Wish { place: Place::choose(version), settings, encoding: "UTF8".to_owned(), primary: None },
+        }
+    }
+
+    /// A standby of this server, which can hold copies of its slots where the version knows how.
+    pub fn standby(&self) -> Server {
+        let (host, port) = self.engine.address();
+        let mut builder = Server::builder_of(Some(self.major))
+            .setting("hot_standby_feedback", "on")
+            .setting("primary_slot_name", STANDBY_SLOT)
+            .setting("primary_conninfo", &format!("host={host} port={port} user=postgres dbname=postgres"));
+        if self.major >= 17 {
+            builder = builder.setting("sync_replication_slots", "on");
+        }
+        builder.wish.primary = Some((host, port));
+        builder.start()
     }
 
     /// The server that the tests of this binary share; use a `fresh_database`, and neither stop nor
@@ -141,6 +158,16 @@ impl Server {
 
     pub fn start_again(&self) {
         self.engine.start_again();
+    }
+
+    /// Keeps a copy of a stopped server's data, as a snapshot of its disk would.
+    pub fn keep_data(&self) {
+        self.engine.keep_data();
+    }
+
+    /// Puts that copy in the place of a stopped server's data.
+    pub fn bring_back_data(&self) {
+        self.engine.bring_back_data();
     }
 
     pub fn log(&self) -> String {

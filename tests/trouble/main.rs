@@ -9,6 +9,7 @@ mod capture;
 mod copies;
 mod damage;
 mod disk;
+mod failover;
 mod formats;
 mod init;
 mod login;

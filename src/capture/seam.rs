@@ -1,0 +1,189 @@
+//! The seam between history and stream: the source's log must be the one that the history was read
+//! from.
+//!
+//! A source that was restored from a backup, or a standby that was promoted before it had all, may by
+//! now stand beyond the history's end, on a log of its own that differs before it. Its slot was set
+//! back with it, so it repeats what lies between. There the history's last transaction must be, with
+//! its number and its time, and nothing behind it that the history does not hold. Until that is seen,
+//! nothing is confirmed, since a slot that has moved on repeats nothing.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::history::journal::{self, Segment, TransactionEntry};
+use crate::model::{Lsn, PgTime};
+
+#[derive(Clone, Debug)]
+pub struct Seam {
+    /// The end of the history when the stream was asked for.
+    frontier: Lsn,
+    /// From here on the source repeats.
+    confirmed: Lsn,
+    last: Option<TransactionEntry>,
+    /// The last transaction has come again.
+    seen: bool,
+    joined: bool,
+}
+
+impl Seam {
+    /// `confirmed`: where the slot stands. The journal is read only if something will be repeated.
+    ///
+    /// # Errors
+    /// `Damaged` or `Unavailable` if the journal cannot be read.
+    pub fn new(journal: &Path, epoch: u32, frontier: Lsn, confirmed: Lsn) -> Result<Seam> {
+        let joined = confirmed >= frontier;
+        let last = if joined { None } else { last_transaction(journal, epoch)? };
+        Ok(Seam { frontier, confirmed, last, seen: false, joined })
+    }
+
+    /// From where the stream is to be asked for, so that what proves the seam is in it.
+    pub fn from(&self) -> Lsn {
+        match (self.joined, self.last) {
+            (true, _) => self.frontier,
+            (false, last) => last.map_or(Lsn::ZERO, |last| last.commit_lsn),
+        }
+    }
+
+    /// All that may be confirmed until the seam is seen.
+    pub fn holds_back(&self) -> Option<Lsn> {
+        (!self.joined).then_some(self.confirmed)
+    }
+
+    /// Looks at a pgoutput message before it is taken.
+    ///
+    /// # Errors
+    /// With [`Torn`] as cause.
+    pub fn heed(&mut self, message: &[u8]) -> Result<()> {
+        match begin(message) {
+            Some((lsn, time, xid)) if !self.joined => self.transaction(lsn, time, xid),
+            _ => Ok(()),
+        }
+    }
+
+    /// The source has told all that committed before `lsn`.
+    ///
+    /// # Errors
+    /// With [`Torn`] as cause.
+    pub fn passed(&mut self, lsn: Lsn) -> Result<()> {
+        if self.joined || lsn < self.frontier {
+            return Ok(());
+        }
+        match self.last {
+            Some(last) if !self.seen && last.commit_lsn >= self.confirmed => Err(self.torn(last.commit_lsn)),
+            _ => {
+                self.joined = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn transaction(&mut self, lsn: Lsn, time: PgTime, xid: u32) -> Result<()> {
+        match self.last {
+            _ if lsn >= self.frontier => self.passed(lsn),
+            Some(last) if lsn < last.commit_lsn => Ok(()),
+            Some(last) if (lsn, time, xid) == (last.commit_lsn, last.time, last.xid) => {
+                self.seen = true;
+                Ok(())
+            }
+            _ => Err(self.torn(lsn)),
+        }
+    }
+
+    fn torn(&self, at: Lsn) -> Error {
+        Error::refused(format!(
+            "the source's log differs from the history at {at}, before the history's end at {}: the source was \
+             restored from a backup, or a standby was promoted that lacked what had been committed",
+            self.frontier
+        ))
+        .caused_by(Torn)
+    }
+}
+
+/// The cause of the error that the source's log is not the history's.
+#[derive(Debug)]
+pub struct Torn;
+
+impl fmt::Display for Torn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("continuity is lost")
+    }
+}
+
+impl std::error::Error for Torn {}
+
+/// Begin, with its commit position, its time and its number.
+fn begin(message: &[u8]) -> Option<(Lsn, PgTime, u32)> {
+    let rest = message.strip_prefix(b"B")?;
+    let (lsn, rest) = rest.split_first_chunk()?;
+    let (time, rest) = rest.split_first_chunk()?;
+    let xid = rest.first_chunk()?;
+    let time = PgTime(i64::from_be_bytes(*time));
+    Some((Lsn(u64::from_be_bytes(*lsn)), time, u32::from_be_bytes(*xid)))
+}
+
+fn last_transaction(journal: &Path, epoch: u32) -> Result<Option<TransactionEntry>> {
+    let segments = journal::list(journal)?;
+    for file in segments.iter().rev().filter(|file| file.epoch == epoch) {
+        if let Some(last) = Segment::open(&file.path)?.transactions().last() {
+            return Ok(Some(*last));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The history's last transaction is at 100 and ends at 110; idle marks reach 120.
+    fn seam(confirmed: u64) -> Seam {
+        let last =
+            TransactionEntry { commit_lsn: Lsn(100), end_lsn: Lsn(110), xid: 7, time: PgTime(5), block: 0 };
+        let joined = confirmed >= 120;
+        Seam { frontier: Lsn(120), confirmed: Lsn(confirmed), last: Some(last), seen: false, joined }
+    }
+
+    fn message(lsn: u64, time: i64, xid: u32) -> Vec<u8> {
+        [&b"B"[..], &lsn.to_be_bytes(), &time.to_be_bytes(), &xid.to_be_bytes()].concat()
+    }
+
+    fn heeds(seam: &mut Seam, transactions: &[(u64, i64, u32)]) -> bool {
+        transactions.iter().all(|(lsn, time, xid)| seam.heed(&message(*lsn, *time, *xid)).is_ok())
+    }
+
+    #[test]
+    fn the_last_transaction_must_come_again_as_it_was() {
+        let mut whole = seam(50);
+        assert_eq!((whole.from(), whole.holds_back()), (Lsn(100), Some(Lsn(50))));
+        assert!(heeds(&mut whole, &[(60, 4, 6), (100, 5, 7)]));
+        assert_eq!(whole.holds_back(), Some(Lsn(50)), "nothing is confirmed before it is over");
+        assert!(heeds(&mut whole, &[(120, 6, 8)]));
+        assert_eq!(whole.holds_back(), None);
+        assert!(heeds(&mut whole, &[(130, 6, 9)]));
+
+        for other in [(100, 5, 8), (100, 6, 7), (101, 5, 7), (119, 9, 9), (120, 6, 8), (500, 6, 8)] {
+            assert!(!heeds(&mut seam(50), &[(60, 4, 6), other]), "{other:?}");
+        }
+        assert!(!heeds(&mut seam(50), &[(100, 5, 7), (110, 6, 8)]), "one behind it that is not held");
+    }
+
+    #[test]
+    fn a_keepalive_tells_as_much() {
+        let mut whole = seam(100);
+        assert!(whole.passed(Lsn(119)).is_ok(), "it is not there yet");
+        assert!(heeds(&mut whole, &[(100, 5, 7)]) && whole.passed(Lsn(120)).is_ok());
+        assert_eq!(whole.holds_back(), None);
+        assert!(seam(100).passed(Lsn(120)).is_err());
+    }
+
+    #[test]
+    fn what_was_confirmed_does_not_come_again() {
+        let mut beyond = seam(110);
+        assert!(beyond.passed(Lsn(120)).is_ok() && beyond.holds_back().is_none());
+        assert!(!heeds(&mut seam(110), &[(115, 6, 8)]));
+        let mut all = seam(120);
+        assert_eq!((all.from(), all.holds_back()), (Lsn(120), None));
+        assert!(heeds(&mut all, &[(120, 6, 8)]));
+    }
+}
