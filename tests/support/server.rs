@@ -49,7 +49,12 @@ impl Server {
     pub fn builder_of(version: Option<u32>) -> Builder {
         let settings = SETTINGS.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         Builder {
-            wish: Wish { place: Place::choose(version), settings, encoding: "UTF8".to_owned(), primary: None },
+            wish: Wish {
+                place: Place::choose(version),
+                settings,
+                encoding: "UTF8".to_owned(),
+                primary: None,
+            },
         }
     }
 

@@ -120,8 +120,9 @@ impl Pair {
 
     /// Returns once the history holds all that the former standby has.
     fn wait_caught_up(&self, capture: &mut Capture<'_>) {
-        let text =
-            self.standby.psql(self.database(), "SELECT pg_logical_emit_message(true, 'backwhen-test', 'there?')");
+        let text = self
+            .standby
+            .psql(self.database(), "SELECT pg_logical_emit_message(true, 'backwhen-test', 'there?')");
         let target: Lsn = text.parse().expect("a position");
         let begun = Instant::now();
         capture.wait_until(&format!("the history to reach {target}"), |capture| {
