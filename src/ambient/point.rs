@@ -42,6 +42,8 @@ pub const POINTS: &[&str] = &[
     "checkpoint.publish",
     "checkpoint.published",
     "resync.begin",
+    "resync.folded",
+    "resync.compared",
     "recover.opened",
     "recover.loaded",
     "recover.indexed",

@@ -327,7 +327,7 @@ impl Capture<'_> {
     async fn begin_again(&self, board: &Board, loss: Loss) -> Result<()> {
         let Loss { why: cause, unpublished } = loss;
         tracing::error!(
-            "continuity is lost: {cause}; a new image of the source is taken, and the gap is recorded"
+            "continuity is lost: {cause}; the source is compared with the history, and the gap is recorded"
         );
         if board.read().is_none_or(|live| live.state != State::Lost) {
             board.step(Event::ContinuityLost, cause.clone())?;
@@ -348,6 +348,9 @@ impl Capture<'_> {
         let access =
             Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };
         let checkpoint = begin::next_epoch(&access, self.history, catalog, cause, after).await?;
+        if let Some(resync) = &checkpoint.resync {
+            tracing::info!("{}", resync.summary());
+        }
         board.step(
             Event::ImageDone,
             format!("checkpoint {} begins epoch {}", checkpoint.id, checkpoint.epoch),

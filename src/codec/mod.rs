@@ -3,6 +3,7 @@
 pub mod copy_text;
 pub mod key;
 pub mod pgoutput;
+pub mod row_digest;
 
 #[cfg(test)]
 mod hostile;

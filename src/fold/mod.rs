@@ -250,6 +250,44 @@ impl FoldedTable {
         }
     }
 
+    /// The rows of an image without some and with others, given as lines.
+    ///
+    /// # Errors
+    /// `Internal` if a line is no row of the table.
+    pub fn replaced(
+        entry: &TableEntry,
+        blocks: &Blocks,
+        gone: &[Vec<u8>],
+        new: &[Vec<u8>],
+    ) -> Result<FoldedTable> {
+        let mut table = FoldedTable::new(entry, blocks);
+        let shape = table.shape.clone();
+        let key_of = |line: &[u8], key: &mut Vec<u8>| {
+            key.clear();
+            let keyed = shape.push_key(line, key);
+            keyed.ok_or_else(|| Error::internal(format!("a row of {} has no key", entry.table.display())))
+        };
+        let mut key = Vec::new();
+        // First all that goes: what comes may have the same key.
+        for line in gone {
+            key_of(line, &mut key)?;
+            match &mut table.delta {
+                Delta::Keyed(delta) => delta.delete(&key),
+                Delta::Bag(delta) => delta.delete(&key),
+            }
+        }
+        for line in new {
+            key_of(line, &mut key)?;
+            let inserted = match &mut table.delta {
+                Delta::Keyed(delta) => delta.insert(&key, line),
+                Delta::Bag(delta) => delta.insert(&key, line),
+            };
+            inserted.context(Kind::Internal, || format!("a row of {} is not whole", entry.table.display()))?;
+        }
+        table.touched = !gone.is_empty() || !new.is_empty();
+        Ok(table)
+    }
+
     /// A table that was made after the base, without rows yet.
     fn made(table: Table, blocks: &Blocks) -> FoldedTable {
         let image = TableImage::default();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::image::TableImage;
+use super::resync::Resync;
 use super::signal::DefinitionChange;
 use super::{FORMAT, History, read_json, write_json};
 use crate::error::{Error, Result};
@@ -35,6 +36,9 @@ pub struct Checkpoint {
     pub bytes_total: u64,
     /// What of this image is not exact, by name.
     pub inexact: Vec<Inexact>,
+    /// Where the source was compared with a state of the history and put it right: what was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<Resync>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

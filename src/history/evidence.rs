@@ -52,6 +52,8 @@ pub enum How {
     Restore,
     /// The moment was compared with the source itself.
     AgainstSource,
+    /// The same, range by range, and what differed was read.
+    Resync,
 }
 
 impl How {
@@ -62,6 +64,7 @@ impl How {
             How::Prove => "verify --prove",
             How::Restore => "verify --restore",
             How::AgainstSource => "check --against-source",
+            How::Resync => "resync",
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod inventory;
 pub mod journal;
 mod object;
 pub mod repair;
+pub mod resync;
 pub mod signal;
 pub mod timeline;
 pub mod verify;

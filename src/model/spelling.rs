@@ -10,6 +10,8 @@ pub struct Spelled {
     pub table: String,
     /// `a, b`, for SELECT.
     pub list: String,
+    /// The same, one by one.
+    pub each: Vec<String>,
     /// `(a, b)` after a space. Empty for a table without stored columns: COPY then takes and gives
     /// an empty line for a row, and leaves generated columns out by itself.
     pub columns: String,
@@ -26,6 +28,7 @@ impl Spelled {
             table: format!("{}.{}", spell(&table.schema), spell(&table.name)),
             list: columns.join(", "),
             columns: if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) },
+            each: columns,
         }
     }
 }

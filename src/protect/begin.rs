@@ -12,15 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use super::Access;
 use super::checkpoint::{Content, Draft, SLOT_WAIT, manifest, unshared};
-use super::snapshot::{self, Request};
+use super::earlier::{self, Earlier};
+use super::snapshot::{self, Held, Request, Taken};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
+use crate::history::resync::{self, Resync};
 use crate::history::{FORMAT, History, Identity, Source, files, read_json, write_json};
-use crate::model::{DatabaseFacts, PgTime, Selection};
+use crate::model::{DatabaseFacts, Lsn, PgTime, Selection};
 use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::snapshot::Snapshot;
@@ -80,7 +83,8 @@ pub async fn init(
             let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
             let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
             let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
-            let checkpoint = begin_epoch(access, root, &slot, &selection, client, none, start).await?;
+            let opened = open(access, &slot, selection, client).await?;
+            let checkpoint = begin_epoch(access, root, opened, none, start, Comparing::No).await?;
             Ok((checkpoint, refused))
         } => begun,
         _ = ambient::interrupted() => Err(Error::interrupted()),
@@ -127,21 +131,38 @@ pub struct Start {
     pub timeline: u32,
 }
 
-/// Goes on with a history whose continuity is lost: the gap is recorded with the new epoch.
+/// Goes on with a history whose continuity is lost: the gap is recorded with the new epoch. The source is
+/// compared with the latest state of the history, and only what differs is read.
 ///
 /// # Errors
-/// `Unavailable` if the source or the disk fails.
+/// `Unavailable` if the source or the disk fails; `Locked` if a checkpoint is being made.
 pub async fn next_epoch(
     access: &Access<'_>,
     history: &History,
-    known: Arc<dyn BlockDirectory>,
+    catalog: Arc<Catalog>,
     cause: String,
     after: GapStart,
 ) -> Result<Checkpoint> {
+    let begun = PgTime::from_utc(ambient::now());
+    ambient::pass("resync.begin")?;
+    // At once, since every transaction before the new slot lies in the gap.
+    let (opened, comparing) = tokio::join!(open_again(access, history), latest_state(history, &catalog));
+    let (opened, timeline) = opened?;
+    let start = Start { number: after.epoch + 1, cause, after: Some(after), timeline };
+    let checkpoint = begin_epoch(access, history.root(), opened, catalog, start, comparing?).await?;
+    if let Some(evidence) = resync::evidence(&checkpoint, begun)
+        && let Err(error) = history.keep_evidence(&evidence)
+    {
+        tracing::warn!("the evidence is not kept: {error}");
+    }
+    Ok(checkpoint)
+}
+
+/// Takes what is left of the slot off the source, and makes another; also tells the source's timeline.
+async fn open_again(access: &Access<'_>, history: &History) -> Result<(Opened, u32)> {
     let identity = history.identity();
     let slot = identity.slot();
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
-    ambient::pass("resync.begin")?;
     let session = Session::connect_utf8(access.source, "resync").await?;
     undo_stream(&session, &slot).await?;
     drop(session);
@@ -154,9 +175,29 @@ pub async fn next_epoch(
     {
         tracing::warn!("the event triggers cannot be installed again: {reason}");
     }
-    let number = after.epoch + 1;
-    let start = Start { number, cause, after: Some(after), timeline: server.timeline };
-    begin_epoch(access, history.root(), &slot, &selection, client, known, start).await
+    Ok((open(access, &slot, selection, client).await?, server.timeline))
+}
+
+/// What the source is compared with.
+enum Comparing {
+    /// All is read.
+    No,
+    /// All is read, since the history's state cannot be had.
+    Without(String),
+    With(Arc<Earlier>),
+}
+
+async fn latest_state(history: &History, catalog: &Arc<Catalog>) -> Result<Comparing> {
+    let (history, catalog) = (history.clone(), Arc::clone(catalog));
+    let state = tokio::task::spawn_blocking(move || earlier::latest(&history, &catalog)).await;
+    match state.context(Kind::Internal, || "the folding thread failed".into())? {
+        Ok(state) => Ok(Comparing::With(Arc::new(state))),
+        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Refused) => {
+            tracing::warn!("all of the source is read, since there is nothing to compare it with: {error}");
+            Ok(Comparing::Without(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn create_publications(
@@ -172,53 +213,87 @@ async fn create_publications(
     ambient::pass("init.publications")
 }
 
-async fn begin_epoch(
+/// A slot at its first position, and the source's tables, locked, as they were there.
+struct Opened {
+    slot: String,
+    selection: Selection,
+    publications: Publications,
+    snapshot: Snapshot,
+    lsn: Lsn,
+    held: Held,
+    /// Keeps the snapshot.
+    _client: ReplicationClient,
+}
+
+async fn open(
     access: &Access<'_>,
-    root: &Path,
     slot: &str,
-    selection: &Selection,
+    selection: Selection,
     mut client: ReplicationClient,
-    known: Arc<dyn BlockDirectory>,
-    start: Start,
-) -> Result<Checkpoint> {
+) -> Result<Opened> {
     access.progress.phase("creating the slot", 0, crate::progress::Unit::Tables);
     // Where failover is not set up, the option does no harm; below 17 it is not there.
     let failover = client.server_version() >= 17;
     let created = client.create_slot(slot, failover, SLOT_WAIT).await?;
     ambient::pass("init.slot")?;
+    let (snapshot, publications) = (Snapshot { name: created.snapshot }, Publications::of_slot(slot));
+    let held = snapshot::hold(access, &snapshot, &publications, &selection).await?;
+    let (slot, lsn) = (slot.to_owned(), created.consistent_point);
+    Ok(Opened { slot, selection, publications, snapshot, lsn, held, _client: client })
+}
+
+async fn begin_epoch(
+    access: &Access<'_>,
+    root: &Path,
+    opened: Opened,
+    known: Arc<dyn BlockDirectory>,
+    start: Start,
+    comparing: Comparing,
+) -> Result<Checkpoint> {
+    let Opened { slot, selection, publications, snapshot, lsn, held, _client } = opened;
     let packs = Arc::new(Packs::create(&root.join("packs"), known)?);
-    let snapshot = Snapshot { name: created.snapshot };
     let request = Request {
         access,
         snapshot: &snapshot,
-        lsn: created.consistent_point,
-        publications: &Publications::of_slot(slot),
-        selection,
+        lsn,
+        publications: &publications,
+        selection: &selection,
         read: &|_| true,
         root,
         packs: &packs,
     };
-    let taken = snapshot::take(&request).await?;
+    let (state, without) = match comparing {
+        Comparing::No => (None, None),
+        Comparing::Without(why) => (None, Some(why)),
+        Comparing::With(state) => (Some(state), None),
+    };
+    let described = snapshot::describe(&request, &held).await?;
+    let mut read = snapshot::read_rows(&request, &held, state.as_ref()).await?;
+    if without.is_some() {
+        read.resync = Some(Resync { without, ..Resync::default() });
+    }
+    let taken = Taken::of(held, described, read);
+    drop(state);
     let stats = unshared(packs)?.finish()?;
     ambient::pass("init.image")?;
     let mut epoch = Epoch::new(
         start.number,
-        created.consistent_point,
+        lsn,
         taken.time,
         start.timeline,
-        slot.to_owned(),
+        slot,
         start.cause,
     );
     epoch.after = start.after;
     let draft = Draft {
         epoch: epoch.number,
-        lsn: created.consistent_point,
+        lsn,
         time: taken.time,
         label: None,
         base: None,
         origin: Origin::Source,
     };
-    let id = checkpoint_id(epoch.number, created.consistent_point);
+    let id = checkpoint_id(epoch.number, lsn);
     let checkpoint = manifest(id, draft, Content::of(taken, stats));
     epoch::begin(root, &epoch)?;
     ambient::pass("init.epoch")?;

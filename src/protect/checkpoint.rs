@@ -11,7 +11,8 @@ use crate::fold::{self, Folded, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts, TableEntry};
 use crate::history::definitions::changes_in;
-use crate::history::image::{ImageBuilder, PackStats, Packs};
+use crate::history::image::{ImageBuilder, PackStats, Packs, TableImage};
+use crate::history::resync::Resync;
 use crate::history::timeline::{Stretch, Timeline};
 use crate::history::{FORMAT, History};
 use crate::model::{Lsn, PgTime, Selection, Table};
@@ -49,10 +50,22 @@ pub fn fold_newest(
         )
     })?;
     let base = history.read_checkpoint(&newest.id)?;
-    let until = stretch.frontier();
-    if until <= base.lsn && label.is_none() {
+    if stretch.frontier() <= base.lsn && label.is_none() {
         return Ok(base);
     }
+    fold_to_end(history, catalog, stretch, base, label, progress)
+}
+
+/// Folds a checkpoint with all of its epoch that comes after it into a new one. The checkpoints are locked.
+pub(super) fn fold_to_end(
+    history: &History,
+    catalog: &Arc<Catalog>,
+    stretch: &Stretch,
+    base: Checkpoint,
+    label: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<Checkpoint> {
+    let until = stretch.frontier();
     let folded = fold_to(history, catalog, stretch, &base, until, &|_| true, progress)?;
     let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
     let sequences = Sample { sampled: folded.sequences_sampled, sequences: folded.sequences };
@@ -75,7 +88,7 @@ pub fn fold_newest(
         base: Some(&base),
         origin: Origin::Fold,
     };
-    let content = Content { tables, schema, sequences, inexact, stats: packs.finish()? };
+    let content = Content { tables, schema, sequences, inexact, stats: packs.finish()?, resync: None };
     publish(history, catalog, draft, content)
 }
 
@@ -106,7 +119,11 @@ pub(super) fn fold_to(
 }
 
 /// Turns folded tables into images, a table a thread at a time.
-fn images(tables: Vec<FoldedTable>, packs: &Packs, progress: &dyn Progress) -> Result<Vec<TableEntry>> {
+pub(super) fn images(
+    tables: Vec<FoldedTable>,
+    packs: &Packs,
+    progress: &dyn Progress,
+) -> Result<Vec<TableEntry>> {
     progress.phase("writing images", tables.len() as u64, Unit::Tables);
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(tables.len().max(1));
     let mut tables = tables;
@@ -118,17 +135,7 @@ fn images(tables: Vec<FoldedTable>, packs: &Packs, progress: &dyn Progress) -> R
         let mut entries = Vec::new();
         while let Some(folded) = next() {
             let table = folded.table.clone();
-            let image = match folded.untouched() {
-                Some(image) => {
-                    count_shared(&folded, packs)?;
-                    *image
-                }
-                None => {
-                    let mut rows = ImageRows(ImageBuilder::new(packs));
-                    folded.emit(&mut rows)?;
-                    rows.0.finish()?
-                }
-            };
+            let image = image_of(folded, packs)?;
             progress.advance(1);
             entries.push(TableEntry { table, image });
         }
@@ -144,6 +151,17 @@ fn images(tables: Vec<FoldedTable>, packs: &Packs, progress: &dyn Progress) -> R
     })?;
     entries.sort_by_key(|entry| entry.table.oid);
     Ok(entries)
+}
+
+/// Turns a folded table into an image; one that nothing happened to is taken as it is.
+pub(super) fn image_of(folded: FoldedTable, packs: &Packs) -> Result<TableImage> {
+    if let Some(image) = folded.untouched() {
+        count_shared(&folded, packs)?;
+        return Ok(*image);
+    }
+    let mut rows = ImageRows(ImageBuilder::new(packs));
+    folded.emit(&mut rows)?;
+    rows.0.finish()
 }
 
 /// Counts an untouched table's blocks as used once more.
@@ -177,17 +195,23 @@ pub(super) struct Content {
     pub sequences: Sample,
     pub inexact: Vec<Inexact>,
     pub stats: PackStats,
+    pub resync: Option<Resync>,
 }
 
 impl Content {
     /// All that a snapshot showed.
     pub(super) fn of(taken: Taken, stats: PackStats) -> Content {
-        let Taken { tables, schema, sequences, .. } = taken;
-        Content { tables, schema, sequences, inexact: Vec::new(), stats }
+        let Taken { tables, schema, sequences, resync, .. } = taken;
+        Content { tables, schema, sequences, inexact: Vec::new(), stats, resync }
     }
 }
 
-fn publish(history: &History, catalog: &Catalog, draft: Draft<'_>, content: Content) -> Result<Checkpoint> {
+pub(super) fn publish(
+    history: &History,
+    catalog: &Catalog,
+    draft: Draft<'_>,
+    content: Content,
+) -> Result<Checkpoint> {
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
     let checkpoint = manifest(id, draft, content);
     ambient::pass("checkpoint.publish")?;
@@ -214,6 +238,7 @@ pub(super) fn manifest(id: String, draft: Draft<'_>, content: Content) -> Checkp
         bytes_new: content.stats.bytes_new,
         bytes_total: content.stats.bytes_new + content.stats.bytes_shared,
         inexact: content.inexact,
+        resync: content.resync,
     }
 }
 
@@ -268,7 +293,7 @@ pub async fn refresh(
     };
     let taken = take(access, history, &snapshot, lsn, &packs, &changed).await?;
     drop(client);
-    let Taken { mut tables, protected, schema, sequences, time } = taken;
+    let Taken { mut tables, protected, schema, sequences, time, .. } = taken;
     let kept: Vec<u32> =
         protected.keys().copied().filter(|oid| !tables.iter().any(|entry| entry.table.oid == *oid)).collect();
     let (history_, catalog_) = (history.clone(), Arc::clone(catalog));
@@ -291,7 +316,8 @@ pub async fn refresh(
     let draft =
         Draft { epoch: epoch.number, lsn, time, label: None, base: Some(&base), origin: Origin::Source };
     let stats = unshared(packs)?.finish()?;
-    publish(history, catalog, draft, Content { tables, schema, sequences, inexact: Vec::new(), stats })
+    let content = Content { tables, schema, sequences, inexact: Vec::new(), stats, resync: None };
+    publish(history, catalog, draft, content)
 }
 
 /// The tables as the base and the source's triggers describe them at a position; those of which

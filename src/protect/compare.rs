@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::Access;
 use super::checkpoint::{fold_to, same_shape, temporary_snapshot};
-use super::snapshot::{Held, clock, hold};
+use super::snapshot::{Held, hold};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Sum;
 use crate::history::History;
@@ -58,8 +58,7 @@ pub async fn with_source(
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "check").await?;
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
     let publications = Publications::of_slot(&identity.slot());
-    let Held { holder, protected, .. } = hold(access, &snapshot, &publications, &selection).await?;
-    let time = clock(&holder).await?;
+    let Held { holder, time, protected, .. } = hold(access, &snapshot, &publications, &selection).await?;
     let read = read(access, &snapshot, protected.values().cloned().collect()).await?;
     drop((holder, client));
     reached(lsn).await?;

@@ -3,6 +3,9 @@
 pub mod begin;
 pub mod checkpoint;
 pub mod compare;
+mod earlier;
+mod ranges;
+mod resync;
 pub mod snapshot;
 mod take;
 

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::Access;
+use super::earlier::Earlier;
+use super::resync;
 use super::take::{Reading, read_tables};
 use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
 use crate::history::files;
 use crate::history::image::Packs;
+use crate::history::resync::Resync;
 use crate::model::{DatabaseFacts, Grade, Identity, Lsn, PgTime, Selection};
 use crate::pgtools::{self, Tools};
 use crate::source::inspect::{self, FoundTable, Inventory};
@@ -45,6 +48,8 @@ pub struct Taken {
     pub schema: SchemaFacts,
     pub sequences: Sample,
     pub time: PgTime,
+    /// What came of the comparison, if there was one.
+    pub resync: Option<Resync>,
 }
 
 /// Reads what the request wants.
@@ -53,30 +58,74 @@ pub struct Taken {
 /// `Unavailable` if the source fails, if a table was truncated or rewritten before it could be locked, or
 /// if definitions changed while they were read: then a new snapshot is needed.
 pub async fn take(request: &Request<'_>) -> Result<Taken> {
-    let access = request.access;
-    let Held { holder, protected, left_out } =
-        hold(access, request.snapshot, request.publications, request.selection).await?;
-    let time = clock(&holder).await?;
-    let schema = read_schema(request, &holder, left_out, time).await?;
-    let sequences = sequences::sample(&holder).await?;
-    let wanted: Vec<_> = protected.values().filter(|found| (request.read)(found)).collect();
+    let held = hold(request.access, request.snapshot, request.publications, request.selection).await?;
+    let described = describe(request, &held).await?;
+    let read = read_rows(request, &held, None).await?;
+    Ok(Taken::of(held, described, read))
+}
+
+/// The rows of tables as the snapshot shows them.
+pub(super) struct Read {
+    pub tables: Vec<TableEntry>,
+    pub resync: Option<Resync>,
+}
+
+/// Reads the tables that the request wants; with an `earlier` state of the history only what differs from it.
+///
+/// # Errors
+/// As [`take`].
+pub(super) async fn read_rows(
+    request: &Request<'_>,
+    held: &Held,
+    earlier: Option<&Arc<Earlier>>,
+) -> Result<Read> {
     let scratch = request.root.join("live");
     let reading = Reading {
-        source: access.source,
+        source: request.access.source,
         snapshot: request.snapshot,
         packs: request.packs,
         scratch: &scratch,
-        jobs: access.jobs,
-        progress: access.progress,
+        jobs: request.access.jobs,
+        progress: request.access.progress,
     };
-    let tables = read_tables(&reading, &wanted).await?;
-    Ok(Taken { tables, protected, schema, sequences, time })
+    let wanted: Vec<_> = held.protected.values().filter(|found| (request.read)(found)).collect();
+    match earlier {
+        None => Ok(Read { tables: read_tables(&reading, &wanted).await?, resync: None }),
+        Some(earlier) => resync::read_differences(&reading, earlier, &wanted).await,
+    }
+}
+
+/// The definitions and sequences as the snapshot shows them.
+pub(super) struct Described {
+    schema: SchemaFacts,
+    sequences: Sample,
+}
+
+/// Better before the rows are read: a change of definitions in between makes it fail.
+///
+/// # Errors
+/// As [`take`].
+pub(super) async fn describe(request: &Request<'_>, held: &Held) -> Result<Described> {
+    let schema = read_schema(request, &held.holder, held.left_out.clone(), held.time).await?;
+    let sequences = sequences::sample(&held.holder).await?;
+    Ok(Described { schema, sequences })
+}
+
+impl Taken {
+    pub(super) fn of(held: Held, described: Described, read: Read) -> Taken {
+        let Held { time, protected, .. } = held;
+        let Described { schema, sequences } = described;
+        let Read { tables, resync } = read;
+        Taken { tables, protected, schema, sequences, time, resync }
+    }
 }
 
 /// The protected tables, locked so that they can be read as the snapshot shows them.
 pub(super) struct Held {
     /// Keeps the locks.
     pub holder: Session,
+    /// The server's clock.
+    pub time: PgTime,
     /// By oid.
     pub protected: BTreeMap<u32, FoundTable>,
     pub left_out: Vec<LeftOut>,
@@ -104,7 +153,8 @@ pub(super) async fn hold(
             changed.join(", ")
         )));
     }
-    Ok(Held { holder, protected, left_out })
+    let time = clock(&holder).await?;
+    Ok(Held { holder, time, protected, left_out })
 }
 
 /// A table's grade is what its publication streams; a table in neither is not protected yet.
@@ -130,11 +180,7 @@ fn split_by_membership(
     (protected, left_out)
 }
 
-/// The server's clock.
-///
-/// # Errors
-/// `Unavailable` if the server fails.
-pub async fn clock(client: &Client) -> Result<PgTime> {
+async fn clock(client: &Client) -> Result<PgTime> {
     let query = "SELECT ((extract(epoch FROM pg_catalog.clock_timestamp()) - 946684800) * 1000000)::int8";
     let row =
         client.query_one(query, &[]).await.map_err(|error| server_error("cannot read the clock", error))?;

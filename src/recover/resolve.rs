@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::history::journal::{Segment, TransactionEntry};
-use crate::history::timeline::{SegmentView, Stretch, Timeline};
+use crate::history::timeline::{Edge, Gap, SegmentView, Stretch, Timeline};
 use crate::model::{Lsn, Moment, PgTime};
 
 /// Exactly which transactions a moment holds: those that committed before `until`.
@@ -81,19 +81,30 @@ fn by_lsn(timeline: &Timeline, lsn: Lsn) -> Result<&Stretch> {
         return Ok(stretch);
     }
     Err(match gap_of(timeline, |before, after| before.lsn < lsn && after.lsn > lsn) {
-        Some(gap) => outside(timeline, &format!("{lsn} lies in a gap ({gap})")),
+        Some(gap) => in_gap(lsn, &gap),
         None => outside(timeline, &format!("{lsn} is outside the window")),
     })
 }
 
 fn gap_of(
     timeline: &Timeline,
-    inside: impl Fn(crate::history::timeline::Edge, crate::history::timeline::Edge) -> bool,
-) -> Option<String> {
-    let gaps = timeline.gaps();
-    let gap =
-        gaps.iter().find(|gap| matches!((gap.from, gap.to), (Some(from), Some(to)) if inside(from, to)))?;
-    Some(gap.cause.clone())
+    inside: impl Fn(Edge, Edge) -> bool,
+) -> Option<Gap> {
+    let holds = |gap: &Gap| matches!((gap.from, gap.to), (Some(from), Some(to)) if inside(from, to));
+    timeline.gaps().into_iter().find(holds)
+}
+
+/// Names the nearest moments on both sides.
+fn in_gap(moment: impl std::fmt::Display, gap: &Gap) -> Error {
+    let edge = |edge: Option<Edge>| {
+        edge.map_or_else(|| "none".to_owned(), |edge| format!("{} ({})", edge.time, edge.lsn))
+    };
+    Error::outside_window(format!(
+        "{moment} lies in a gap ({}); the nearest moments that can be recovered are {} before it and {} after it",
+        gap.cause,
+        edge(gap.from),
+        edge(gap.to)
+    ))
 }
 
 /// Every transaction before the first one that committed later than `time`, as the server's own
@@ -106,7 +117,7 @@ fn by_time(timeline: &Timeline, time: PgTime) -> Result<(&Stretch, Lsn)> {
     let window = stretch.window().ok_or_else(|| outside(timeline, "nothing is held"))?;
     if time > window.latest.time {
         return Err(match gap_of(timeline, |before, after| before.time < time && after.time > time) {
-            Some(gap) => outside(timeline, &format!("{time} lies in a gap ({gap})")),
+            Some(gap) => in_gap(time, &gap),
             None => outside(
                 timeline,
                 &format!("{time} is after the last moment that is known (is `backwhen capture` running?)"),

@@ -138,10 +138,20 @@ pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Resul
 /// # Errors
 /// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
 pub async fn copy(session: &Session, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
+    copy_statement(session, table, &pages.condition(), rows).await
+}
+
+/// As [`copy`], of the rows that meet a condition.
+pub(super) async fn copy_statement(
+    session: &Session,
+    table: &Table,
+    condition: &str,
+    rows: &mpsc::Sender<Bytes>,
+) -> Result<()> {
     let spelled = Spelled::of(table, session.server_encoding());
     let failed = |error| server_error(format!("cannot read table {}", table.display()), error);
     let statement =
-        format!("COPY (SELECT {} FROM ONLY {}{}) TO STDOUT", spelled.list, spelled.table, pages.condition());
+        format!("COPY (SELECT {} FROM ONLY {}{condition}) TO STDOUT", spelled.list, spelled.table);
     let lines = session.copy_out(&statement).await.map_err(failed)?;
     pin_mut!(lines);
     let mut piece = Vec::with_capacity(PIECE + PIECE / 8);

@@ -35,8 +35,16 @@ const CAPTURE: &[&str] = &[
     "catalog.update",
     "catalog.updated",
 ];
-const RESYNC: &[&str] =
-    &["resync.begin", "init.publications", "init.slot", "init.image", "init.epoch", "init.manifest"];
+const RESYNC: &[&str] = &[
+    "resync.begin",
+    "resync.folded",
+    "init.publications",
+    "init.slot",
+    "resync.compared",
+    "init.image",
+    "init.epoch",
+    "init.manifest",
+];
 const INIT: &[&str] =
     &["init.intent", "init.slot", "init.image", "init.epoch", "init.manifest", "init.found"];
 const CHECKPOINT: &[&str] = &["checkpoint.image", "checkpoint.publish", "checkpoint.published"];

@@ -127,9 +127,20 @@ fn a_gap_is_recorded_and_refused_and_both_sides_of_it_come_back() {
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert!(gaps[0]["cause"].as_str().unwrap().contains("is gone from the source"), "{gaps:?}");
     assert_eq!(backwhen.json(&["status"])["gaps"].as_array().unwrap().len(), 1);
+    let end = |side: &str, what: &str| gaps[0][side][what].as_str().unwrap().to_owned();
+    assert_eq!(end("from", "time"), before);
+    let sides = ["from", "to"].map(|side| format!("{} ({})", end(side, "time"), end(side, "lsn")));
+    let nearest = format!("recovered are {} before it and {} after it", sides[0], sides[1]);
     for moment in [&inside, &inside_lsn] {
         let message = backwhen.fails(11, &["recover", "--to", moment, "--into", "sqlite:never"]);
-        assert!(message.contains("gap") && message.contains(&before), "{message}");
+        assert!(message.contains("lies in a gap") && message.contains(&nearest), "{message}");
+    }
+    // Both ends themselves come back, by position and by time.
+    for (side, rows) in [("from", 1), ("to", 4)] {
+        for what in ["time", "lsn"] {
+            let dump = recovered(&backwhen, &server, &["--to", &end(side, what)]).1;
+            assert_eq!(dump.row_count(), rows, "{side} {what}");
+        }
     }
     assert_eq!(recovered(&backwhen, &server, &["--to", &before]).1.row_count(), 1);
     assert_eq!(recovered(&backwhen, &server, &["--to", "latest"]).1.row_count(), 4);

@@ -18,6 +18,7 @@ mod moments;
 mod network;
 mod proof;
 mod readiness;
+mod resync;
 mod target;
 mod tools;
 

@@ -1,0 +1,148 @@
+//! The source and the history are brought together again by digests: only what differs is read.
+
+use std::collections::BTreeMap;
+
+use backwhen::history::History;
+use backwhen::history::resync::{Resync, TableResync};
+
+use crate::support::bank::{assert_books_balance, bank, trades, while_trading};
+use crate::support::{Backwhen, Dump, Server, assert_same};
+
+/// Values whose text is easily got wrong, and tables of every kind.
+const SCHEMA: &str = r#"
+CREATE TYPE pair AS (a int, b text);
+CREATE TABLE "Odd ""values""" (id bigint PRIMARY KEY, "Näme" text, yes bool, padded char(9), address inet,
+    letter "char", two pair, raw bytea, f float8, n numeric(20, 5), list text[], doc json, at timestamptz,
+    span interval, length int GENERATED ALWAYS AS (octet_length("Näme")) STORED);
+INSERT INTO "Odd ""values""" SELECT n,
+    CASE n % 7 WHEN 0 THEN NULL WHEN 1 THEN '' WHEN 2 THEN E'it''s\t\\N\n' WHEN 3 THEN 'NULL' WHEN 4 THEN 'é,"' ELSE repeat('long ', n % 60) END,
+    n % 2 = 0, 'x', '10.0.0.1', 'c', CASE n % 3 WHEN 0 THEN ROW(NULL, NULL)::pair WHEN 1 THEN ROW(n, '')::pair END,
+    '\x00ff5c'::bytea, CASE n % 5 WHEN 0 THEN 'NaN' ELSE sqrt(n) END, n / 3.0, ARRAY['a', NULL, 'b"c'], '{"a" : 1}',
+    '2001-02-03 04:05:06.789+00'::timestamptz + n * interval '1 day', n * interval '1.5 hours'
+  FROM generate_series(1, 3000) n;
+CREATE TABLE bag (a int, b text);
+ALTER TABLE bag REPLICA IDENTITY FULL;
+INSERT INTO bag SELECT n % 50, 'same' FROM generate_series(1, 1000) n;
+CREATE TABLE keyless (n int); INSERT INTO keyless SELECT generate_series(1, 500);
+CREATE TABLE bare (); ALTER TABLE bare REPLICA IDENTITY FULL; INSERT INTO bare DEFAULT VALUES;
+CREATE TABLE empty (id uuid PRIMARY KEY);
+CREATE TABLE parted (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+CREATE TABLE part PARTITION OF parted FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO parted SELECT n, '2026-01-01'::date + n % 300 FROM generate_series(1, 2000) n;
+CREATE TABLE reshaped (id int PRIMARY KEY, v text); INSERT INTO reshaped SELECT n, 'v' FROM generate_series(1, 900) n;
+CREATE TABLE dropped (id int PRIMARY KEY);
+DO $$ BEGIN EXECUTE 'CREATE TABLE wide (id int PRIMARY KEY, ' ||
+    (SELECT string_agg('c' || n || ' int', ', ') FROM generate_series(1, 200) n) || ')'; END $$;
+INSERT INTO wide (id, c1, c95, c200) SELECT n, n, n, n FROM generate_series(1, 700) n;
+"#;
+
+/// In each table as many rows as `expected` says.
+const CHANGES: &str = r#"
+UPDATE "Odd ""values""" SET "Näme" = '' WHERE id IN (700, 1400);
+DELETE FROM "Odd ""values""" WHERE id = 17;
+INSERT INTO "Odd ""values""" (id) VALUES (100000);
+DELETE FROM bag WHERE ctid IN (SELECT ctid FROM bag WHERE a = 7 LIMIT 3);
+INSERT INTO bag VALUES (8, 'same'), (8, 'same'), (NULL, 'new');
+DELETE FROM keyless WHERE n = 250; UPDATE keyless SET n = -1 WHERE n = 1;
+INSERT INTO bare DEFAULT VALUES;
+INSERT INTO empty VALUES ('00000000-0000-0000-0000-000000000001');
+UPDATE parted SET day = day + 1 WHERE id = 1000;
+UPDATE wide SET c200 = 0 WHERE id = 350;
+ALTER TABLE reshaped ADD COLUMN more int;
+DROP TABLE dropped;
+CREATE TABLE made (id int PRIMARY KEY); INSERT INTO made SELECT generate_series(1, 300);
+"#;
+
+fn lose_the_slot(backwhen: &Backwhen) {
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+               WHERE database = current_database() AND NOT temporary";
+    backwhen.server().psql(backwhen.database(), sql);
+}
+
+/// What the newest epoch's first checkpoint was made of.
+fn resync(backwhen: &Backwhen) -> Resync {
+    let history = History::open(&backwhen.history()).unwrap();
+    let epoch = history.current_epoch().unwrap();
+    let id = backwhen::history::checkpoint::checkpoint_id(epoch.number, epoch.start);
+    history.read_checkpoint(&id).unwrap().resync.expect("the source was compared")
+}
+
+fn by_name(resync: &Resync) -> BTreeMap<&str, &TableResync> {
+    resync.tables.iter().map(|table| (table.table.as_str(), table)).collect()
+}
+
+fn assert_latest_is_exact(backwhen: &Backwhen) {
+    let server = backwhen.server();
+    let into = server.fresh_database("resynced");
+    backwhen.ok(&["recover", "--to", "latest", "--into", &server.conninfo(&into)]);
+    assert_same(&Dump::of(server, backwhen.database()), &Dump::of(server, &into));
+}
+
+#[test]
+fn only_rows_that_differ_are_read_after_a_loss() {
+    crate::support::for_each_version(|server| {
+        let database = server.fresh_database("differs");
+        server.psql(&database, SCHEMA);
+        let backwhen = Backwhen::new(server, &database);
+        backwhen.init();
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+        lose_the_slot(&backwhen);
+        server.psql(&database, CHANGES);
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+
+        let resync = resync(&backwhen);
+        let tables = by_name(&resync);
+        let expected = [
+            ("public.Odd \"values\"", 3, 3),
+            ("public.bag", 3, 3),
+            ("public.keyless", 2, 1),
+            ("public.bare", 0, 1),
+            ("public.empty", 0, 1),
+            ("public.part", 1, 1),
+            ("public.wide", 1, 1),
+        ];
+        for (name, gone, new) in expected {
+            let table = tables[name];
+            assert_eq!((table.rows_gone, table.rows_new, &table.read_whole), (gone, new, &None), "{table:?}");
+            assert!(table.differs && table.ranges_differed >= 1, "{table:?}");
+        }
+        let odd = tables["public.Odd \"values\""];
+        assert!(odd.bytes_read * 8 < odd.bytes, "{odd:?}");
+        for (name, why) in [("public.made", "does not have it"), ("public.reshaped", "its definition changed")] {
+            assert!(tables[name].read_whole.as_ref().unwrap().contains(why), "{:?}", tables[name]);
+        }
+        assert_eq!(resync.gone, ["public.dropped"]);
+        assert_latest_is_exact(&backwhen);
+        backwhen.ok(&["verify", "--prove"]);
+    });
+}
+
+/// The capture runs on, and so does the application.
+#[test]
+fn a_source_under_load_is_brought_together_again() {
+    let server = Server::shared(None);
+    let database = bank(&server);
+    let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_HEARTBEAT", "200ms");
+    backwhen.init();
+    let mut capture = backwhen.spawn_capture();
+    capture.allow("continuity is lost").allow("trying again").allow("is gone");
+    while_trading(&server, &database, || {
+        capture.wait_caught_up();
+        let end = "SELECT pg_terminate_backend(active_pid), pg_sleep(0.05) FROM pg_replication_slots \
+                   WHERE database = current_database() AND active";
+        server.psql(&database, end);
+        lose_the_slot(&backwhen);
+        capture.wait_for_line("begins epoch 2");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    });
+    capture.wait_caught_up();
+    capture.stop();
+    let gap = &backwhen.json_lines(&["list", "gaps"])[0];
+    for (side, what) in [("from", "lsn"), ("from", "time"), ("to", "lsn"), ("to", "time")] {
+        assert_books_balance(&backwhen, gap[side][what].as_str().unwrap());
+    }
+    assert_eq!(assert_books_balance(&backwhen, "latest"), trades(&server, &database));
+    let resync = resync(&backwhen);
+    assert!(resync.tables.iter().all(|table| table.read_whole.is_none()), "{resync:?}");
+    backwhen.ok(&["verify", "--prove"]);
+}
