@@ -73,7 +73,7 @@ fn not_captured(history: &History) -> Error {
 }
 
 /// Waits until a running capture has made everything before `lsn` durable.
-async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> Result<()> {
+pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> Result<()> {
     // An idle source would never get there by itself.
     capture::heartbeat(source).await?;
     let mut before = Lsn::ZERO;

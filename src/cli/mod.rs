@@ -14,6 +14,7 @@ mod proof;
 mod recover;
 mod repair;
 mod restore;
+mod resync;
 mod schemas;
 mod show;
 mod status;
@@ -96,6 +97,7 @@ enum Command {
     Recover(recover::Recover),
     Show(show::Show),
     Verify(verify::Verify),
+    Resync(resync::Resync),
     Copy(copy::Copy),
     Repair(repair::Repair),
     Drop(drop::Drop),
@@ -162,6 +164,7 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::List(list) => list.run(context).await,
         Command::Recover(recover) => recover.run(context).await,
         Command::Show(show) => show.run(context).await,
+        Command::Resync(resync) => resync.run(context).await,
         Command::Drop(drop) => drop.run(context).await,
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ pub struct Resync {
     /// The history's state that was compared; none where it could not be had, and all was read.
     pub with: Option<Compared>,
     /// Why it could not be had.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub without: Option<String>,
     /// By oid.
     pub tables: Vec<TableResync>,
@@ -36,6 +36,8 @@ pub struct TableResync {
     pub table: String,
     /// Of the source, at the snapshot.
     pub rows: u64,
+    /// Of those rows, as in [`TableDigest`].
+    pub digest: String,
     /// Ranges of hashes of rows that were compared by digest, and how many of them differed.
     pub ranges: u64,
     pub ranges_differed: u64,
@@ -49,7 +51,7 @@ pub struct TableResync {
     /// Bytes of all rows of the table as text: what reading it whole would have sent.
     pub bytes: u64,
     /// Why it was read whole; then no differing rows are counted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub read_whole: Option<String>,
 }
 
@@ -90,7 +92,8 @@ impl Resync {
     }
 }
 
-/// That a checkpoint is what the source was, as far as its tables were compared; none if none was.
+/// That an epoch's first checkpoint is what the source was, as far as its tables were compared; none if none
+/// was.
 pub fn evidence(checkpoint: &Checkpoint, started: PgTime) -> Option<Evidence> {
     let resync = checkpoint.resync.as_ref().filter(|resync| !resync.tables.is_empty())?;
     let mut evidence = Evidence::begun(How::Resync, started);
@@ -98,10 +101,10 @@ pub fn evidence(checkpoint: &Checkpoint, started: PgTime) -> Option<Evidence> {
     evidence.up_to = Some(Edge { lsn: checkpoint.lsn, time: checkpoint.time });
     for report in &resync.tables {
         match (&report.read_whole, checkpoint.table(report.oid)) {
-            (None, Some(entry)) => evidence.tables.push(TableDigest {
+            (None, Some(_)) => evidence.tables.push(TableDigest {
                 table: report.table.clone(),
-                rows: entry.image.rows,
-                digest: entry.image.digest.to_string(),
+                rows: report.rows,
+                digest: report.digest.clone(),
             }),
             (why, _) => {
                 let why = why.as_deref().unwrap_or("it was not read");

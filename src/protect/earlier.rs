@@ -62,14 +62,18 @@ pub(super) fn latest(history: &History, catalog: &Arc<Catalog>) -> Result<Earlie
     })
 }
 
-/// The current epoch as of a position that the journal holds. Only its blocks are kept.
+/// An epoch, which must be the current one, as of a position that the journal holds. Only its blocks are
+/// kept.
 ///
 /// # Errors
-/// As [`latest`].
-pub(super) fn at(history: &History, catalog: &Arc<Catalog>, lsn: Lsn) -> Result<Earlier> {
+/// As [`latest`]; `Unavailable` if another epoch was begun.
+pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn) -> Result<Earlier> {
     catalog.synchronise(history)?;
     let timeline = Timeline::read(history, catalog)?;
     let stretch = timeline.current()?;
+    if stretch.epoch.number != epoch {
+        return Err(Error::unavailable("continuity was lost meanwhile; see: backwhen list gaps"));
+    }
     let newest = stretch.checkpoints.iter().rfind(|row| row.lsn <= lsn);
     let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to compare from"))?;
     let base = history.read_checkpoint(&newest.id)?;

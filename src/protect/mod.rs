@@ -7,6 +7,7 @@ mod earlier;
 mod ranges;
 mod resync;
 pub mod snapshot;
+pub mod suspicion;
 mod take;
 
 use std::path::PathBuf;

@@ -66,7 +66,7 @@ pub(super) async fn read_differences(
             }
             None => whole_image(&read, &mut report, earlier)?,
         };
-        (report.rows, report.bytes) = (image.rows, image.bytes);
+        (report.rows, report.bytes, report.digest) = (image.rows, image.bytes, image.digest.to_string());
         reports.push(report);
     }
     read.sort_by_key(|entry| entry.table.oid);

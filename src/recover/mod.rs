@@ -3,6 +3,7 @@
 pub mod archive;
 mod base;
 pub mod definitions;
+mod doubt;
 pub mod execute;
 pub mod known;
 pub mod plan;

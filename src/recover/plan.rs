@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::base::base;
+use super::doubt::doubts;
 use super::known::Question;
 use super::resolve::{Commit, Resolved, resolve};
 use crate::codec::pgoutput;
@@ -110,7 +111,7 @@ pub fn plan(
     let wanted = wanted_tables(&base, &changes, &selection, &resolved)?;
     let needed: Vec<_> = stretch.segments_between(base.lsn, resolved.until).collect();
     let mut inexact = known_inexact(&base, &wanted, !tables.is_empty());
-    inexact.extend(doubts(timeline, &resolved, &selection));
+    inexact.extend(doubts(history, timeline, stretch, resolved.until, &selection)?);
     let told: BTreeSet<u32> =
         changes.iter().flat_map(|change| &change.signal.tables).map(|it| it.facts.oid).collect();
     let definitions_at = definitions_at(moment, &resolved);
@@ -159,20 +160,6 @@ fn definitions_at(moment: &Moment, resolved: &Resolved) -> Lsn {
         (Moment::Lsn(_), _) | (_, None) => resolved.until,
         (_, Some(last)) => last.lsn,
     }
-}
-
-/// What the end of an epoch may lack, as the next one recorded.
-fn doubts(timeline: &Timeline, resolved: &Resolved, selection: &Selection) -> Vec<Inexact> {
-    let after = timeline.stretches.iter().filter_map(|stretch| stretch.epoch.after.as_ref());
-    let doubt = after.filter(|after| after.epoch == resolved.epoch).find_map(|after| after.doubt.as_ref());
-    let Some(doubt) = doubt.filter(|doubt| doubt.from < resolved.until) else { return Vec::new() };
-    let takes =
-        |table: &&String| table.split_once('.').is_none_or(|(schema, name)| selection.takes(schema, name));
-    let inexact = |table: &String| Inexact {
-        what: table.clone(),
-        why: format!("may lack changes since {}: {}", doubt.from, doubt.why),
-    };
-    doubt.tables.iter().filter(takes).map(inexact).collect()
 }
 
 /// The tables as they stood at the moment, those of them that are selected.

@@ -76,13 +76,14 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     let mut capture = backwhen.spawn_capture();
     capture.wait_for_line("streaming from");
     assert_eq!(note("check --against-source", &["check", "--against-source"]).len(), 1);
+    assert_eq!(note("resync", &["resync"]).len(), 1);
     capture.stop();
     let slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
     server.psql(&database, slot);
-    note("capture", &["capture", "--until", "caught-up"]);
+    note("resync", &["resync"]);
     backwhen.ok(&["verify", "--prove"]);
     assert_eq!(note("status", &["status"]).len(), 1);
-    assert_eq!(note("list checkpoints", &["list", "checkpoints"]).len(), 3);
+    assert_eq!(note("list checkpoints", &["list", "checkpoints"]).len(), 4);
     assert_eq!(note("list checkpoints --tables", &["list", "checkpoints", "--tables"]).len(), 3);
     assert!(note("list segments", &["list", "segments"]).len() >= 2);
     assert_eq!(note("list marks", &["list", "marks"]).len(), 1);

@@ -6,6 +6,7 @@ use backwhen::history::History;
 use backwhen::history::resync::{Resync, TableResync};
 
 use crate::support::bank::{assert_books_balance, bank, trades, while_trading};
+use crate::support::shop::{CHANGES as SALES, assert_says, shop};
 use crate::support::{Backwhen, Dump, Server, assert_same};
 
 /// Values whose text is easily got wrong, and tables of every kind.
@@ -145,4 +146,97 @@ fn a_source_under_load_is_brought_together_again() {
     let resync = resync(&backwhen);
     assert!(resync.tables.iter().all(|table| table.read_whole.is_none()), "{resync:?}");
     backwhen.ok(&["verify", "--prove"]);
+}
+
+/// What the stream carries for a while is inserts only.
+fn change_unseen(backwhen: &Backwhen, sql: &str) {
+    let (server, database) = (backwhen.server(), backwhen.database());
+    let exact = server.psql(database, "SELECT quote_ident(pubname) FROM pg_publication WHERE pubupdate");
+    let publish = |what: &str| format!("ALTER PUBLICATION {exact} SET (publish = '{what}')");
+    let all = publish("insert, update, delete, truncate");
+    server.psql(database, &format!("{}; {sql}; {all}", publish("insert")));
+}
+
+#[test]
+fn on_suspicion_rows_that_were_lost_unnoticed_are_found_and_put_right() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server).with_env("BACKWHEN_HEARTBEAT", "200ms");
+    backwhen.init();
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_for_line("streaming from");
+    server.psql(backwhen.database(), SALES);
+    let resync = || backwhen.json(&["resync"]);
+    let whole = resync();
+    let none = serde_json::Value::Null;
+    assert_eq!((&whole["ok"], &whole["checkpoint"], &whole["gap"]), (&true.into(), &none, &none), "{whole}");
+    assert_says(&whole["not_compared"].to_string(), &["public.visits: inserts only"]);
+    assert_says(&backwhen.ok(&["status"]), &["proven up to", "(resync, "]);
+
+    change_unseen(&backwhen, "UPDATE customers SET name = 'unseen' WHERE id = 7; DELETE FROM orders WHERE id = 40");
+    server.psql(backwhen.database(), "INSERT INTO orders (customer) VALUES (1)");
+    let before = server.psql("postgres", "SELECT pg_current_wal_insert_lsn()");
+    let mended = resync();
+    assert_eq!((&mended["ok"], &mended["gap"]), (&false.into(), &none), "{mended}");
+    assert_eq!((&mended["rows_gone"], &mended["rows_new"]), (&2.into(), &1.into()), "{mended}");
+    assert!(mended["bytes_read"].as_u64() < mended["bytes"].as_u64().map(|bytes| bytes / 10), "{mended}");
+    server.psql(backwhen.database(), "INSERT INTO orders (customer) VALUES (2)");
+    assert_eq!(resync()["ok"], true);
+    capture.wait_caught_up();
+    capture.stop();
+
+    let mended = format!("checkpoint:{}", mended["checkpoint"].as_str().unwrap());
+    assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);
+    assert_latest_is_exact(&backwhen);
+    backwhen.ok(&["verify", "--prove"]);
+    let said = |to: &str| {
+        let plan = backwhen.json(&["recover", "--to", to, "--dry-run", "--into", "sqlite:no"]);
+        let list = plan["inexact"].as_array().unwrap().iter();
+        let lost = list.filter(|it| it["why"].as_str().unwrap().contains("may lack changes since"));
+        lost.map(|it| it["what"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&before), ["public.customers", "public.orders"]);
+    assert_eq!(said(&mended), Vec::<String>::new());
+    assert_eq!(said("latest"), Vec::<String>::new());
+}
+
+/// It brings the history up to now by itself.
+#[test]
+fn without_a_capture_too_and_after_a_loss_behind_a_gap() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    backwhen.init();
+    server.psql(backwhen.database(), SALES);
+    assert_says(&backwhen.ok(&["resync"]), &["the history is what the source is"]);
+    assert_latest_is_exact(&backwhen);
+    lose_the_slot(&backwhen);
+    server.psql(backwhen.database(), "UPDATE orders SET note = 'in the gap' WHERE id = 100");
+    let shown = backwhen.json(&["resync"]);
+    assert_eq!((&shown["ok"], &shown["epoch"]), (&true.into(), &2.into()), "{shown}");
+    assert_eq!((&shown["rows_gone"], &shown["rows_new"]), (&1.into(), &1.into()), "{shown}");
+    assert_eq!(shown["gap"], backwhen.json_lines(&["list", "gaps"])[0]);
+    assert!(shown["evidence"].is_string(), "{shown}");
+    assert_latest_is_exact(&backwhen);
+}
+
+/// The journal since the last checkpoint is spoilt, or all that there is to compare with.
+#[test]
+fn a_damaged_history_is_compared_as_far_as_it_can_be_read() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    backwhen.init();
+    server.psql(backwhen.database(), SALES);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    for pack in std::fs::read_dir(backwhen.history().join("packs")).unwrap() {
+        let path = pack.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    lose_the_slot(&backwhen);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let resync = resync(&backwhen);
+    let whole = resync.tables.iter().filter_map(|table| table.read_whole.as_ref());
+    assert!(whole.clone().any(|why| why.contains("the history's image is damaged")), "{resync:?}");
+    assert_latest_is_exact(&backwhen);
 }

@@ -1,0 +1,108 @@
+//! Compares the history with the source range by range, while capture goes on, and puts right what differs.
+
+use std::sync::Arc;
+
+use super::Access;
+use super::checkpoint::{Content, Draft, publish, temporary_snapshot, unshared};
+use super::earlier::{self, Earlier};
+use super::snapshot::{self, Held, Read, Request, Taken};
+use crate::error::{Context, Kind, Result};
+use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::{Checkpoint, Origin};
+use crate::history::image::Packs;
+use crate::history::resync::Resync;
+use crate::history::timeline::Edge;
+use crate::model::{Lsn, Selection, Table};
+use crate::source::publication::Publications;
+
+/// What was found.
+pub struct Found {
+    /// The snapshot's moment.
+    pub at: Edge,
+    pub epoch: u32,
+    pub resync: Resync,
+    /// Tables whose difference would say nothing, and why.
+    pub not_compared: Vec<String>,
+    /// The source as it was at that moment, where the history was something else.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Compares every protected table at one snapshot, and records a checkpoint if rows differ: from its position
+/// on, the history is what the source is. `reached` waits until the journal holds that position.
+///
+/// # Errors
+/// `Locked` if a checkpoint is being made; `Unavailable` if the source or the disk fails, or if another epoch
+/// was begun meanwhile; `Damaged` if the history is; those of `reached`.
+pub async fn compare_and_mend(
+    access: &Access<'_>,
+    history: &History,
+    catalog: &Arc<Catalog>,
+    reached: impl AsyncFnOnce(Lsn) -> Result<()>,
+) -> Result<Found> {
+    let _lock = history.lock_checkpoint()?;
+    let identity = history.identity();
+    let epoch = history.current_epoch()?.number;
+    let (client, snapshot, lsn) = temporary_snapshot(access, history, "resync").await?;
+    let selection = Selection::parse(&identity.include, &identity.exclude)?;
+    let publications = Publications::of_slot(&identity.slot());
+    let held = snapshot::hold(access, &snapshot, &publications, &selection).await?;
+    reached(lsn).await?;
+    let state = Arc::new(state_at(history, catalog, epoch, lsn).await?);
+    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    let request = Request {
+        access,
+        snapshot: &snapshot,
+        lsn,
+        publications: &publications,
+        selection: &selection,
+        read: &|_| true,
+        root: history.root(),
+        packs: &packs,
+    };
+    let mut read = snapshot::read_rows(&request, &held, Some(&state)).await?;
+    let not_compared = set_aside(&mut read, &held, &state);
+    let resync = read.resync.clone().unwrap_or_default();
+    let mut found =
+        Found { at: Edge { lsn, time: held.time }, epoch, resync, not_compared, checkpoint: None };
+    if found.resync.tables.iter().any(|table| table.differs || table.rows_gone + table.rows_new > 0) {
+        let described = snapshot::describe(&request, &held).await?;
+        let taken = Taken::of(held, described, read);
+        drop(client);
+        let draft = Draft { epoch, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
+        let content = Content::of(taken, unshared(packs)?.finish()?);
+        found.checkpoint = Some(publish(history, catalog, draft, content)?);
+    }
+    Ok(found)
+}
+
+async fn state_at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn) -> Result<Earlier> {
+    let (history, catalog) = (history.clone(), Arc::clone(catalog));
+    let folding = tokio::task::spawn_blocking(move || earlier::at(&history, &catalog, epoch, lsn));
+    folding.await.context(Kind::Internal, || "the folding thread failed".into())?
+}
+
+/// Names the tables that may differ without a fault. Where single rows of them do, they are put right too.
+fn set_aside(read: &mut Read, held: &Held, state: &Earlier) -> Vec<String> {
+    let mut named = Vec::new();
+    let Some(resync) = &mut read.resync else { return named };
+    for report in &mut resync.tables {
+        let Some(found) = held.protected.get(&report.oid) else { continue };
+        if let Some(why) = may_differ(&found.table, state) {
+            report.differs = false;
+            named.push(format!("{}: {why}", report.table));
+        }
+    }
+    named
+}
+
+fn may_differ(table: &Table, state: &Earlier) -> Option<&'static str> {
+    match state.table(table.oid) {
+        None => Some("not in the history yet"),
+        Some(entry) if !(state.comparable)(&entry.table, table) => {
+            Some("its definition changed, which capture has yet to take in")
+        }
+        Some(_) if table.is_insert_only() => Some("inserts only, so the journal does not tell all"),
+        Some(_) => None,
+    }
+}

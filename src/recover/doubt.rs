@@ -1,0 +1,67 @@
+//! What a moment may lack without a trace, as somebody found out later.
+
+use crate::error::Result;
+use crate::history::History;
+use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
+use crate::history::timeline::{Stretch, Timeline};
+use crate::model::{Lsn, Selection};
+
+/// What is known of all that came before `until` in its epoch, the stretch.
+///
+/// # Errors
+/// `Damaged` if a checkpoint's manifest is.
+pub(super) fn doubts(
+    history: &History,
+    timeline: &Timeline,
+    stretch: &Stretch,
+    until: Lsn,
+    selection: &Selection,
+) -> Result<Vec<Inexact>> {
+    let mut found = at_the_end(timeline, stretch.epoch.number, until);
+    found.extend(found_by_resync(history, stretch, until)?);
+    let takes =
+        |it: &Inexact| it.what.split_once('.').is_none_or(|(schema, name)| selection.takes(schema, name));
+    found.retain(takes);
+    Ok(found)
+}
+
+/// What the end of an epoch may lack, as the next one recorded.
+fn at_the_end(timeline: &Timeline, epoch: u32, until: Lsn) -> Vec<Inexact> {
+    let after = timeline.stretches.iter().filter_map(|stretch| stretch.epoch.after.as_ref());
+    let doubt = after.filter(|after| after.epoch == epoch).find_map(|after| after.doubt.as_ref());
+    let Some(doubt) = doubt.filter(|doubt| doubt.from < until) else { return Vec::new() };
+    let inexact = |table: &String| Inexact {
+        what: table.clone(),
+        why: format!("may lack changes since {}: {}", doubt.from, doubt.why),
+    };
+    doubt.tables.iter().map(inexact).collect()
+}
+
+/// Rows that differed from the source at the next checkpoint that was compared with it. They were lost
+/// somewhere after the last time that all of the source was read or compared.
+fn found_by_resync(history: &History, stretch: &Stretch, until: Lsn) -> Result<Vec<Inexact>> {
+    let mut since = stretch.epoch.start;
+    for row in stretch.checkpoints.iter().filter(|row| row.origin == Origin::Source) {
+        let checkpoint = history.read_checkpoint(&row.id)?;
+        // Only parts of it were read from the source.
+        if checkpoint.base.is_some() {
+            continue;
+        }
+        if row.lsn <= until {
+            since = row.lsn;
+            continue;
+        }
+        let lost = checkpoint.resync.iter().flat_map(|resync| resync.differing());
+        let lost = lost.map(|table| inexact(&table.table, since, &checkpoint));
+        return Ok(if since < until { lost.collect() } else { Vec::new() });
+    }
+    Ok(Vec::new())
+}
+
+fn inexact(table: &str, since: Lsn, checkpoint: &Checkpoint) -> Inexact {
+    let why = format!(
+        "may lack changes since {since}: at {} ({}) the source was found to have other rows",
+        checkpoint.lsn, checkpoint.time
+    );
+    Inexact { what: table.to_owned(), why }
+}
