@@ -18,8 +18,8 @@ use crate::history::resync::{Compared, Resync as Report, TableResync};
 use crate::history::timeline::{Edge, Gap, Timeline};
 use crate::model::PgTime;
 use crate::progress::Progress;
-use crate::protect::suspicion::{self, Found};
 use crate::protect::Access;
+use crate::protect::suspicion::{self, Found};
 
 /// Between heartbeats of a capture that runs only to bring the history up to now.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -184,12 +184,7 @@ fn describe(shown: &Shown) -> String {
     let mut text = match &shown.gap {
         Some(gap) => {
             let edge = |edge: Option<Edge>| edge.map_or_else(|| "?".to_owned(), |it| it.time.to_string());
-            format!(
-                "gap       {} to {}: {}\n",
-                edge(gap.from),
-                edge(gap.to),
-                ui::printable(&gap.cause)
-            )
+            format!("gap       {} to {}: {}\n", edge(gap.from), edge(gap.to), ui::printable(&gap.cause))
         }
         None => String::new(),
     };

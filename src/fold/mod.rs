@@ -282,7 +282,8 @@ impl FoldedTable {
                 Delta::Keyed(delta) => delta.insert(&key, line),
                 Delta::Bag(delta) => delta.insert(&key, line),
             };
-            inserted.context(Kind::Internal, || format!("a row of {} is not whole", entry.table.display()))?;
+            inserted
+                .context(Kind::Internal, || format!("a row of {} is not whole", entry.table.display()))?;
         }
         table.touched = !gone.is_empty() || !new.is_empty();
         Ok(table)

@@ -276,23 +276,10 @@ async fn begin_epoch(
     drop(state);
     let stats = unshared(packs)?.finish()?;
     ambient::pass("init.image")?;
-    let mut epoch = Epoch::new(
-        start.number,
-        lsn,
-        taken.time,
-        start.timeline,
-        slot,
-        start.cause,
-    );
+    let mut epoch = Epoch::new(start.number, lsn, taken.time, start.timeline, slot, start.cause);
     epoch.after = start.after;
-    let draft = Draft {
-        epoch: epoch.number,
-        lsn,
-        time: taken.time,
-        label: None,
-        base: None,
-        origin: Origin::Source,
-    };
+    let draft =
+        Draft { epoch: epoch.number, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
     let id = checkpoint_id(epoch.number, lsn);
     let checkpoint = manifest(id, draft, Content::of(taken, stats));
     epoch::begin(root, &epoch)?;

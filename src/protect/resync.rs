@@ -54,7 +54,8 @@ pub(super) async fn read_differences(
     tables: &[&FoundTable],
 ) -> Result<Read> {
     let compared = compare(reading, earlier, tables).await?;
-    let of = |compared: &Compared| tables.iter().copied().find(|found| found.table.oid == compared.report.oid);
+    let of =
+        |compared: &Compared| tables.iter().copied().find(|found| found.table.oid == compared.report.oid);
     let whole: Vec<_> = compared.iter().filter(|it| it.image.is_none()).filter_map(of).collect();
     let mut read = read_tables(reading, &whole).await?;
     let mut reports = Vec::new();

@@ -86,10 +86,7 @@ fn by_lsn(timeline: &Timeline, lsn: Lsn) -> Result<&Stretch> {
     })
 }
 
-fn gap_of(
-    timeline: &Timeline,
-    inside: impl Fn(Edge, Edge) -> bool,
-) -> Option<Gap> {
+fn gap_of(timeline: &Timeline, inside: impl Fn(Edge, Edge) -> bool) -> Option<Gap> {
     let holds = |gap: &Gap| matches!((gap.from, gap.to), (Some(from), Some(to)) if inside(from, to));
     timeline.gaps().into_iter().find(holds)
 }

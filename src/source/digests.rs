@@ -61,10 +61,14 @@ impl RangeDigests {
 /// `Unavailable` if the server fails.
 pub async fn prepare(session: &Session) -> Result<()> {
     let failed = |error| server_error("cannot prepare to compare tables", error);
-    session.batch_execute(&format!("SET LOCAL work_mem = '{WORK_MEM}'; SAVEPOINT digests")).await.map_err(failed)?;
+    session
+        .batch_execute(&format!("SET LOCAL work_mem = '{WORK_MEM}'; SAVEPOINT digests"))
+        .await
+        .map_err(failed)?;
     // Not every platform can look; there it finds out when it sends.
     let looks = format!("SET LOCAL client_connection_check_interval = {LOOK_AFTER_MS}");
-    let after = if session.batch_execute(&looks).await.is_ok() { "RELEASE digests" } else { "ROLLBACK TO digests" };
+    let after =
+        if session.batch_execute(&looks).await.is_ok() { "RELEASE digests" } else { "ROLLBACK TO digests" };
     session.batch_execute(after).await.map_err(failed)
 }
 

@@ -109,7 +109,9 @@ fn only_rows_that_differ_are_read_after_a_loss() {
         }
         let odd = tables["public.Odd \"values\""];
         assert!(odd.bytes_read * 8 < odd.bytes, "{odd:?}");
-        for (name, why) in [("public.made", "does not have it"), ("public.reshaped", "its definition changed")] {
+        for (name, why) in
+            [("public.made", "does not have it"), ("public.reshaped", "its definition changed")]
+        {
             assert!(tables[name].read_whole.as_ref().unwrap().contains(why), "{:?}", tables[name]);
         }
         assert_eq!(resync.gone, ["public.dropped"]);
@@ -172,7 +174,10 @@ fn on_suspicion_rows_that_were_lost_unnoticed_are_found_and_put_right() {
     assert_says(&whole["not_compared"].to_string(), &["public.visits: inserts only"]);
     assert_says(&backwhen.ok(&["status"]), &["proven up to", "(resync, "]);
 
-    change_unseen(&backwhen, "UPDATE customers SET name = 'unseen' WHERE id = 7; DELETE FROM orders WHERE id = 40");
+    change_unseen(
+        &backwhen,
+        "UPDATE customers SET name = 'unseen' WHERE id = 7; DELETE FROM orders WHERE id = 40",
+    );
     server.psql(backwhen.database(), "INSERT INTO orders (customer) VALUES (1)");
     let before = server.psql("postgres", "SELECT pg_current_wal_insert_lsn()");
     let mended = resync();
