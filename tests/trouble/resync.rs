@@ -81,7 +81,9 @@ fn assert_latest_is_exact(backwhen: &Backwhen) {
 
 #[test]
 fn only_rows_that_differ_are_read_after_a_loss() {
-    crate::support::for_each_version(|server| {
+    // The digests are the server's own work, so the oldest must do it too.
+    for version in [crate::support::versions().into_iter().min(), None] {
+        let server = &Server::shared(version);
         let database = server.fresh_database("differs");
         server.psql(&database, SCHEMA);
         let backwhen = Backwhen::new(server, &database);
@@ -117,7 +119,7 @@ fn only_rows_that_differ_are_read_after_a_loss() {
         assert_eq!(resync.gone, ["public.dropped"]);
         assert_latest_is_exact(&backwhen);
         backwhen.ok(&["verify", "--prove"]);
-    });
+    }
 }
 
 /// The capture runs on, and so does the application.
@@ -150,13 +152,13 @@ fn a_source_under_load_is_brought_together_again() {
     backwhen.ok(&["verify", "--prove"]);
 }
 
-/// What the stream carries for a while is inserts only.
+/// What the stream carries of this transaction is inserts only.
 fn change_unseen(backwhen: &Backwhen, sql: &str) {
     let (server, database) = (backwhen.server(), backwhen.database());
     let exact = server.psql(database, "SELECT quote_ident(pubname) FROM pg_publication WHERE pubupdate");
     let publish = |what: &str| format!("ALTER PUBLICATION {exact} SET (publish = '{what}')");
     let all = publish("insert, update, delete, truncate");
-    server.psql(database, &format!("{}; {sql}; {all}", publish("insert")));
+    server.psql(database, &format!("BEGIN; {}; {sql}; {all}; COMMIT", publish("insert")));
 }
 
 #[test]
