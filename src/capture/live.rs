@@ -50,7 +50,26 @@ pub struct Live {
     /// The server's process that streamed to us last: it may have the slot still.
     #[serde(default)]
     pub walsender: Option<Backend>,
+    /// How it came into this state, the newest last.
+    #[serde(default)]
+    pub transitions: Vec<Transition>,
+    /// Why the slot was given up, until a new epoch is begun.
+    #[serde(default)]
+    pub given_up: Option<String>,
 }
+
+/// A step of the protection cycle from one state to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// By this machine's clock.
+    pub at: PgTime,
+    pub from: State,
+    pub to: State,
+    pub cause: String,
+}
+
+/// So many of the newest are kept, also those of earlier captures.
+const TRANSITIONS: usize = 20;
 
 /// The live state, shared by capture's tasks.
 #[derive(Clone)]
@@ -60,13 +79,15 @@ pub struct Board {
 }
 
 impl Board {
-    pub fn new(path: &Path, state: State, durable: Lsn) -> Board {
+    /// Takes over what an earlier capture left.
+    pub fn new(path: &Path, durable: Lsn) -> Board {
         let now = PgTime::from_utc(ambient::now());
         let before = read(path);
+        let state = before.as_ref().map_or(State::Blackout, |before| before.state);
         let live = Live {
             state,
-            cause: "capture was started".into(),
-            since: now,
+            cause: before.as_ref().map_or_else(String::new, |before| before.cause.clone()),
+            since: before.as_ref().map_or(now, |before| before.since),
             written: now,
             process: std::process::id(),
             epoch: 0,
@@ -80,7 +101,9 @@ impl Board {
             unprotected: Vec::new(),
             schema_changed: false,
             triggers_fault: None,
-            walsender: before.and_then(|before| before.walsender),
+            walsender: before.as_ref().and_then(|before| before.walsender.clone()),
+            given_up: before.as_ref().and_then(|before| before.given_up.clone()),
+            transitions: before.map(|before| before.transitions).unwrap_or_default(),
         };
         Board { path: path.to_owned(), live: Arc::new(Mutex::new(live)) }
     }
@@ -110,6 +133,10 @@ impl Board {
             if after != before {
                 tracing::info!("{before:?} → {after:?}: {cause}");
                 live.since = PgTime::from_utc(ambient::now());
+                let cause = cause.clone();
+                live.transitions.push(Transition { at: live.since, from: before, to: after, cause });
+                let old = live.transitions.len().saturating_sub(TRANSITIONS);
+                live.transitions.drain(..old);
             }
             live.state = after;
             live.cause = cause;

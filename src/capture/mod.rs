@@ -5,11 +5,13 @@
 //! SQL (heartbeats, sequences, new tables), `state` says where protection stands. This file joins them, connects again when something breaks, and begins a new epoch when
 //! continuity is lost.
 
+mod budget;
 mod continuity;
 mod disk;
 mod drain;
 mod intake;
 pub mod live;
+mod loss;
 mod orphan;
 mod seam;
 pub mod state;
@@ -25,24 +27,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::catalog::Catalog;
-use crate::history::epoch::{Doubt, GapStart};
 use crate::history::journal::Writer;
-use crate::history::timeline::Timeline;
 use crate::history::{History, files};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
-use crate::progress::Silent;
-use crate::protect::{Access, begin};
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
+use budget::Budget;
 use continuity::{Continuity, Found, Loss, StillAStandby};
 use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
 use live::Board;
 use seam::{Seam, Torn};
-use state::{Event, State};
+use state::Event;
 use stream::{Ended, Pump};
 
 /// How to capture.
@@ -54,6 +52,8 @@ pub struct Options {
     /// How long a capture with an end of its own keeps trying while something fails.
     pub patience: Duration,
     pub jobs: usize,
+    /// How many bytes of its log the source may keep for us; none means that there is no limit.
+    pub max_retained_wal: Option<u64>,
 }
 
 /// When to end by itself.
@@ -79,6 +79,7 @@ pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &
     crate::ambient::heed_signals();
     let _lock = history.lock_capture()?;
     let _ = files::remove(&history.root().join("init.json"));
+    files::remove_temporaries(&history.root().join("live"));
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
     tokio::spawn(async move {
@@ -87,7 +88,9 @@ pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &
     });
     let (sealer, to_seal) = mpsc::unbounded_channel();
     let sealing = tokio::spawn(disk::seal_all(to_seal));
-    let mut capture = Capture { history, source, tools, options, stop, sealer, board: None, loss: None };
+    let budget = Budget::new(options.max_retained_wal, options.heartbeat);
+    let mut capture =
+        Capture { history, source, tools, options, stop, sealer, budget, board: None, loss: None };
     let end = capture.keep_going().await;
     drop(capture);
     let _ = sealing.await;
@@ -101,6 +104,7 @@ struct Capture<'a> {
     options: &'a Options,
     stop: CancellationToken,
     sealer: mpsc::UnboundedSender<PathBuf>,
+    budget: Budget,
     board: Option<Board>,
     /// What the stream itself told of a loss, whatever the source says now.
     loss: Option<String>,
@@ -138,23 +142,14 @@ impl Capture<'_> {
             }
             tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f64());
             self.end_orphan(&error).await;
+            if self.mind_budget().await? {
+                pause = SHORTEST_PAUSE;
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.cancelled() => return self.ended(),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// If it is our own former walsender that has the slot, it has nobody to send to any more.
-    async fn end_orphan(&self, error: &Error) {
-        let live = self.board.as_ref().and_then(Board::read);
-        let ours = live.as_ref().and_then(|live| live.walsender.as_ref());
-        let Some(orphan) = orphan::holds_slot(error, ours) else { return };
-        match orphan::end(self.source, orphan).await {
-            Ok(true) => tracing::info!("ended backwhen's own former walsender, process {}", orphan.pid),
-            Ok(false) => {}
-            Err(error) => tracing::warn!("{error}"),
         }
     }
 
@@ -191,12 +186,15 @@ impl Capture<'_> {
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
             let Found { continuity, head, confirmed } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
-            let first = Board::new(&self.history.live_path(), State::Blackout, frontier);
-            let board = self.board.get_or_insert(first).clone();
+            let board = self.board(frontier)?;
             let told = self.loss.take().map(|why| Continuity::Lost(Loss { why, unpublished: Vec::new() }));
-            if let Continuity::Lost(loss) = told.unwrap_or(continuity) {
+            if let Continuity::Lost(mut loss) = told.unwrap_or(continuity) {
                 drop(writer);
+                // That the slot is gone tells less than why we let it go.
+                loss.why = board.read().and_then(|live| live.given_up).unwrap_or(loss.why);
                 self.begin_again(&board, loss).await?;
+                board.update(|live| live.given_up = None);
+                self.budget.begin();
                 continue;
             }
             crate::ambient::pass("capture.opened")?;
@@ -220,6 +218,16 @@ impl Capture<'_> {
             board.step(Event::StreamOpened, cause)?;
             return Ok(Opened { link, writer, frontier, seam, board });
         }
+    }
+
+    /// The live state; the first time, what an earlier capture left is taken over.
+    fn board(&mut self, frontier: Lsn) -> Result<Board> {
+        if let Some(board) = &self.board {
+            return Ok(board.clone());
+        }
+        let board = Board::new(&self.history.live_path(), frontier);
+        board.step(Event::Started, "capture was started")?;
+        Ok(self.board.insert(board).clone())
     }
 
     /// Opens the stream, on a connection of its own if none is given.
@@ -255,6 +263,7 @@ impl Capture<'_> {
             board: board.clone(),
             durable: durable.subscribe(),
             heartbeat: self.options.heartbeat,
+            budget: self.budget.clone(),
             jobs: self.options.jobs,
             broken: broken.clone(),
         };
@@ -266,6 +275,9 @@ impl Capture<'_> {
         deciding.abort();
         let _ = watcher.await;
         match ended {
+            Ok(Ended::Stopped) if self.budget.is_given_up() => {
+                Err(Error::unavailable("the slot keeps more of the source's log than it may; giving it up"))
+            }
             Ok(Ended::Stopped) if !self.stop.is_cancelled() => Err(Error::unavailable(
                 "backwhen's publications do not carry all of a protected table any more; looking what is lost",
             )),
@@ -321,41 +333,6 @@ impl Capture<'_> {
         if let Some(board) = &self.board {
             board.update(|live| live.cause = cause);
         }
-    }
-
-    /// Records the gap and begins a new epoch behind it.
-    async fn begin_again(&self, board: &Board, loss: Loss) -> Result<()> {
-        let Loss { why: cause, unpublished } = loss;
-        tracing::error!(
-            "continuity is lost: {cause}; the source is compared with the history, and the gap is recorded"
-        );
-        if board.read().is_none_or(|live| live.state != State::Lost) {
-            board.step(Event::ContinuityLost, cause.clone())?;
-        }
-        let catalog = Arc::new(Catalog::open(self.history)?);
-        let timeline = Timeline::read(self.history, &catalog)?;
-        let stretch = timeline.current()?;
-        let time = stretch.window().map(|window| window.latest.time);
-        let lsn = stretch.frontier();
-        let from = board.read().and_then(|live| live.published_until).unwrap_or(stretch.epoch.start);
-        let doubt = (!unpublished.is_empty() && from < lsn).then(|| Doubt {
-            from,
-            tables: unpublished,
-            why: cause.clone(),
-        });
-        let after = GapStart { epoch: stretch.epoch.number, lsn, time, doubt };
-        board.step(Event::ResyncBegun, cause.clone())?;
-        let access =
-            Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };
-        let checkpoint = begin::next_epoch(&access, self.history, catalog, cause, after).await?;
-        if let Some(resync) = &checkpoint.resync {
-            tracing::info!("{}", resync.summary());
-        }
-        board.step(
-            Event::ImageDone,
-            format!("checkpoint {} begins epoch {}", checkpoint.id, checkpoint.epoch),
-        )?;
-        Ok(())
     }
 
     fn application_name(&self) -> String {

@@ -21,6 +21,8 @@ pub enum State {
 /// What moves the cycle on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// A capture begins, and looks anew at what an earlier one left.
+    Started,
     /// The image is complete and valid.
     ImageDone,
     /// The stream is open at the journal's frontier.
@@ -39,9 +41,10 @@ impl State {
 
     /// The state after `event`; `None` if the event cannot happen here.
     pub fn after(self, event: Event) -> Option<State> {
-        use Event::{ContinuityLost, ImageDone, Interrupted, ResyncBegun, StreamOpened};
+        use Event::{ContinuityLost, ImageDone, Interrupted, ResyncBegun, Started, StreamOpened};
         use State::{Blackout, Lost, Resyncing, Streaming, Uploading};
         match (self, event) {
+            (_, Started) => Some(Blackout),
             // The image is there; until the stream is open, nothing comes in.
             (Uploading | Resyncing, ImageDone) => Some(Blackout),
             (Blackout, StreamOpened) => Some(Streaming),
@@ -64,13 +67,14 @@ mod tests {
     fn every_cell_of_the_table() {
         use Event::*;
         use State::*;
-        let events = [ImageDone, StreamOpened, Interrupted, ContinuityLost, ResyncBegun];
-        let table: [(State, [Option<State>; 5]); 5] = [
-            (Uploading, [Some(Blackout), None, Some(Uploading), None, None]),
-            (Streaming, [None, None, Some(Blackout), Some(Lost), None]),
-            (Blackout, [None, Some(Streaming), Some(Blackout), Some(Lost), None]),
-            (Resyncing, [Some(Blackout), None, Some(Lost), Some(Lost), None]),
-            (Lost, [None, None, Some(Lost), None, Some(Resyncing)]),
+        let events = [Started, ImageDone, StreamOpened, Interrupted, ContinuityLost, ResyncBegun];
+        let anew = Some(Blackout);
+        let table: [(State, [Option<State>; 6]); 5] = [
+            (Uploading, [anew, Some(Blackout), None, Some(Uploading), None, None]),
+            (Streaming, [anew, None, None, Some(Blackout), Some(Lost), None]),
+            (Blackout, [anew, None, Some(Streaming), Some(Blackout), Some(Lost), None]),
+            (Resyncing, [anew, Some(Blackout), None, Some(Lost), Some(Lost), None]),
+            (Lost, [anew, None, None, Some(Lost), None, Some(Resyncing)]),
         ];
         assert_eq!(table.map(|(state, _)| state), State::ALL);
         for (state, row) in table {

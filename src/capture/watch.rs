@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::{self, Budget, Verdict};
 use super::continuity::Newest;
 use super::live::Board;
 use crate::ambient;
@@ -42,6 +43,7 @@ pub struct Watcher {
     pub board: Board,
     pub durable: watch::Receiver<Lsn>,
     pub heartbeat: Duration,
+    pub budget: Budget,
     pub jobs: usize,
     /// Told when the stream lacks what it should carry, and so must be looked at anew.
     pub broken: CancellationToken,
@@ -111,6 +113,7 @@ impl Watcher {
             memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
         }
         let head = heartbeat(session, sample, now.clone(), &mut memory.sequences).await?;
+        self.check_budget(session).await?;
         self.board.update(|live| {
             live.source_head = Some(head);
             live.source_asked = Some(PgTime::from_utc(ambient::now()));
@@ -134,6 +137,17 @@ impl Watcher {
             let newest = done?;
             self.board.update(|live| live.schema_changed = newest.fingerprint != now);
             memory.known = Some(newest);
+        }
+        Ok(())
+    }
+
+    /// What the slot keeps of the source's log fills production's disk.
+    async fn check_budget(&self, session: &Session) -> Result<()> {
+        let Some(kept) = budget::kept(session, &self.history.identity().slot()).await? else { return Ok(()) };
+        match self.budget.judge(kept) {
+            Verdict::Fine => {}
+            Verdict::Warn => tracing::warn!("{}", self.budget.describe(kept)),
+            Verdict::GiveUp => self.broken.cancel(),
         }
         Ok(())
     }

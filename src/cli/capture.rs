@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{SourceOption, Surroundings, default_jobs, parse_duration};
+use super::{BudgetOption, SourceOption, Surroundings, default_jobs, parse_duration};
 use crate::capture::{self, Options, Until};
 use crate::error::Result;
 use crate::model::Lsn;
@@ -25,6 +25,8 @@ pub struct Capture {
     /// Sessions that read new tables at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
+    #[command(flatten)]
+    budget: BudgetOption,
     #[command(flatten)]
     source: SourceOption,
 }
@@ -54,6 +56,7 @@ impl Capture {
             heartbeat: self.heartbeat,
             patience: self.patience,
             jobs: self.jobs,
+            max_retained_wal: self.budget.bytes(),
         };
         let lsn = capture::run(&history, &source, &at.tools()?, &options).await?;
         at.ui.result(&Captured { lsn }, || format!("captured up to {lsn}"))

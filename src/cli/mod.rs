@@ -215,6 +215,39 @@ impl SourceOption {
     }
 }
 
+/// How much of its log the source may keep for a history.
+#[derive(Args)]
+struct BudgetOption {
+    /// Log that the slot may keep on the source before it is given up, at the cost of a gap: 500MB,
+    /// 64GB, or `none`
+    #[arg(long, env = "BACKWHEN_MAX_RETAINED_WAL", value_name = "SIZE", default_value = "64GB", value_parser = parse_budget)]
+    max_retained_wal: Budget,
+}
+
+#[derive(Clone, Copy)]
+struct Budget(Option<u64>);
+
+impl BudgetOption {
+    /// None means that there is no limit.
+    fn bytes(&self) -> Option<u64> {
+        self.max_retained_wal.0
+    }
+}
+
+fn parse_budget(text: &str) -> Result<Budget, String> {
+    if text == "none" {
+        return Ok(Budget(None));
+    }
+    let wrong = || "write a size such as 500MB or 64GB, or none".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    // As PostgreSQL's own settings have them: a kilobyte is 1024 bytes.
+    let units = ["kB", "MB", "GB", "TB"];
+    let power = units.iter().position(|known| *known == unit.trim()).ok_or_else(wrong)?;
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1024 << (10 * power)));
+    bytes.filter(|bytes| *bytes > 0).map(|bytes| Budget(Some(bytes))).ok_or_else(wrong)
+}
+
 /// Where definitions are replayed.
 #[derive(Args)]
 struct ScratchOption {

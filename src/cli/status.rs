@@ -7,9 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::proof::ProofShown;
-use super::{SourceOption, Surroundings, ui};
+use super::{BudgetOption, SourceOption, Surroundings, ui};
 use crate::ambient;
-use crate::capture::live::{self, Live};
+use crate::capture::live::{self, Live, Transition};
 use crate::capture::state::State;
 use crate::connect::{Conninfo, Session};
 use crate::error::Result;
@@ -29,6 +29,8 @@ pub struct Status {
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
+    budget: BudgetOption,
+    #[command(flatten)]
     source: SourceOption,
 }
 
@@ -44,6 +46,7 @@ struct Shown {
     state: State,
     cause: String,
     since: Option<PgTime>,
+    transitions: Vec<Transition>,
     capture: CaptureShown,
     window: Option<Window>,
     gaps: Vec<Gap>,
@@ -93,6 +96,8 @@ struct Lag {
 struct SlotShown {
     name: String,
     retained_bytes: Option<u64>,
+    /// What it may keep before capture gives it up.
+    max_retained_bytes: Option<u64>,
     wal_status: Option<String>,
     confirmed: Option<Lsn>,
 }
@@ -115,6 +120,29 @@ struct Asked {
     wal_status: Option<String>,
     confirmed: Option<Lsn>,
     exists: bool,
+}
+
+impl SlotShown {
+    /// How much of what it may keep it keeps: 1 is all.
+    fn share(&self) -> f64 {
+        match (self.retained_bytes, self.max_retained_bytes) {
+            (Some(retained), Some(most)) => retained as f64 / most as f64,
+            _ => 0.0,
+        }
+    }
+
+    /// What to say where it keeps much.
+    fn warning(&self) -> Option<&'static str> {
+        match self.share() {
+            1.0.. => Some(
+                "the slot keeps more than --max-retained-wal; capture gives it up unless it becomes less, and where none runs the source's disk may fill",
+            ),
+            0.5.. => {
+                Some("the slot keeps more than half of --max-retained-wal, at which capture gives it up")
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Status {
@@ -164,6 +192,7 @@ impl Status {
             state,
             cause,
             since: live.as_ref().map(|live| live.since),
+            transitions: live.as_ref().map(|live| live.transitions.clone()).unwrap_or_default(),
             capture: CaptureShown {
                 running,
                 process: live.as_ref().filter(|_| running).map(|live| live.process),
@@ -173,6 +202,7 @@ impl Status {
             slot: SlotShown {
                 name: slot,
                 retained_bytes: asked.as_ref().and_then(|asked| asked.retained),
+                max_retained_bytes: self.budget.bytes(),
                 wal_status: asked.as_ref().and_then(|asked| asked.wal_status.clone()),
                 confirmed: asked.as_ref().and_then(|asked| asked.confirmed),
             },
@@ -253,10 +283,15 @@ fn nagios(shown: &Shown) -> (u8, String) {
     let lag = shown.lag.seconds.unwrap_or(f64::INFINITY);
     let (code, word) = match shown.state {
         State::Lost => (2, "CRITICAL"),
-        _ if lag >= CRITICAL_LAG => (2, "CRITICAL"),
+        _ if lag >= CRITICAL_LAG || shown.slot.share() >= 1.0 => (2, "CRITICAL"),
         State::Blackout | State::Resyncing | State::Uploading => (1, "WARNING"),
         // Not for tables that are left out on purpose or by their kind: that alarm would never end.
-        State::Streaming if lag >= WARN_LAG || shown.refused || shown.event_triggers.fault.is_some() => {
+        State::Streaming
+            if lag >= WARN_LAG
+                || shown.slot.share() >= 0.5
+                || shown.refused
+                || shown.event_triggers.fault.is_some() =>
+        {
             (1, "WARNING")
         }
         State::Streaming => (0, "OK"),
@@ -281,6 +316,16 @@ fn describe(shown: &Shown) -> String {
         format!("{:?}", shown.state).to_lowercase(),
         ui::printable(&shown.cause)
     );
+    if let Some(last) = shown.transitions.last() {
+        let word = |state: State| format!("{state:?}").to_lowercase();
+        text.push_str(&format!(
+            "changed      {}  {} to {}: {}\n",
+            ui::both_times(last.at),
+            word(last.from),
+            word(last.to),
+            ui::printable(&last.cause)
+        ));
+    }
     match &shown.window {
         Some(window) => text.push_str(&format!(
             "window from  {}  {}\n         to  {}  {}\n",
@@ -308,7 +353,14 @@ fn describe(shown: &Shown) -> String {
     text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
     let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
     let wal_status = shown.slot.wal_status.as_deref().unwrap_or("unknown");
-    text.push_str(&format!("slot         {} keeps {retained} of log, {wal_status}\n", shown.slot.name));
+    let most = shown
+        .slot
+        .max_retained_bytes
+        .map_or_else(String::new, |most| format!(" of at most {}", ui::bytes(most)));
+    text.push_str(&format!("slot         {} keeps {retained} of log{most}, {wal_status}\n", shown.slot.name));
+    if let Some(warning) = shown.slot.warning() {
+        text.push_str(&format!("warning      {warning}\n"));
+    }
     text.push_str(&format!(
         "holds        {} tables, {} checkpoints ({}), {} segments ({}), {} marks\n",
         shown.tables,

@@ -212,6 +212,16 @@ pub fn remove_temporaries(folder: &Path) {
     }
 }
 
+/// Tries whether the disk takes so many bytes, and gives them back.
+///
+/// # Errors
+/// `Unavailable` if it does not.
+pub fn find_room(folder: &Path, bytes: usize) -> Result<()> {
+    let mut trial = NewFile::create(&folder.join("room"))?;
+    let written = trial.write_all(&vec![0xA5; bytes]);
+    written.context(Kind::Unavailable, || format!("there is no room in {}", folder.display()))
+}
+
 /// Replaces a small file that is no object (live state for `status`): whole or not at all, but
 /// without waiting for the disk.
 ///

@@ -307,6 +307,14 @@ async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
     Publications::of_slot(slot).drop(session).await
 }
 
+/// Drops a history's slot and nothing else; one that is gone already is fine.
+///
+/// # Errors
+/// `Unavailable` if the source fails, `Locked` if the slot is in use.
+pub async fn give_up(session: &Session, slot: &str) -> Result<()> {
+    drop_slot(session, slot).await
+}
+
 /// A walsender that served the slot may need a moment to notice that its client went.
 async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
     let query = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \

@@ -8,13 +8,13 @@ use crate::support::shop::{assert_says, assert_source_clean, captured_shop, shop
 use crate::support::{Backwhen, Dump, Server, assert_same};
 
 /// A small file system in memory; goes with the value.
-struct Disk {
+pub struct Disk {
     folder: tempfile::TempDir,
 }
 
 impl Disk {
     /// `None`, with the reason on standard error, where this machine does not let us mount.
-    fn mount(size: &str) -> Option<Disk> {
+    pub fn mount(size: &str) -> Option<Disk> {
         let folder = tempfile::Builder::new().prefix("backwhen-disk-").tempdir().unwrap();
         let disk = Disk { folder };
         let output = disk.run(&format!("size={size}"), &["-t", "tmpfs", "tmpfs"]);
@@ -28,7 +28,7 @@ impl Disk {
         Some(disk)
     }
 
-    fn remount(&self, options: &str) {
+    pub fn remount(&self, options: &str) {
         let output = self.run(&format!("remount,{options}"), &[]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -63,7 +63,7 @@ fn files(folder: &Path, unfinished: bool) -> Vec<PathBuf> {
 }
 
 /// Rows that no compression makes small.
-fn random_rows(backwhen: &Backwhen, table: &str, kilobytes: usize) {
+pub fn random_rows(backwhen: &Backwhen, table: &str, kilobytes: usize) {
     let sql = format!(
         "INSERT INTO {table} SELECT n, (SELECT string_agg(md5(random()::text || n::text || part::text), '') FROM generate_series(1, 32) part) \
          FROM generate_series((SELECT coalesce(max(id), 0) + 1 FROM {table}), (SELECT coalesce(max(id), 0) + {kilobytes} FROM {table})) n"
@@ -71,7 +71,7 @@ fn random_rows(backwhen: &Backwhen, table: &str, kilobytes: usize) {
     backwhen.server().psql(backwhen.database(), &sql);
 }
 
-fn with_history(disk: &Disk, backwhen: Backwhen) -> Backwhen {
+pub fn with_history(disk: &Disk, backwhen: Backwhen) -> Backwhen {
     backwhen.with_env("BACKWHEN_HISTORY", disk.path("history").to_str().unwrap())
 }
 

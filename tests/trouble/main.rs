@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod budget;
 mod capture;
 mod copies;
 mod damage;
@@ -20,6 +21,7 @@ mod proof;
 mod readiness;
 mod resync;
 mod target;
+mod together;
 mod tools;
 
 /// Exit codes; they are a contract.

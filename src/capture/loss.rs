@@ -1,0 +1,134 @@
+//! What capture does where continuity is lost, and where it must be given up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::budget::{self, Verdict};
+use super::continuity::Loss;
+use super::live::Board;
+use super::state::{Event, State};
+use super::{Capture, LONGEST_PAUSE, orphan};
+use crate::connect::Session;
+use crate::error::{Error, Result};
+use crate::history::catalog::Catalog;
+use crate::history::epoch::{Doubt, GapStart};
+use crate::history::files;
+use crate::history::timeline::Timeline;
+use crate::progress::Silent;
+use crate::protect::{Access, begin};
+
+/// Between two images, if one fails.
+const LONGEST_REST: Duration = Duration::from_secs(600);
+/// The history's disk must take so many bytes before the source is read for a new image.
+const ROOM: usize = 4 << 20;
+
+impl Capture<'_> {
+    /// Records the gap and begins a new epoch behind it.
+    pub(super) async fn begin_again(&self, board: &Board, loss: Loss) -> Result<()> {
+        let Loss { why: cause, unpublished } = loss;
+        tracing::error!(
+            "continuity is lost: {cause}; the source is compared with the history, and the gap is recorded"
+        );
+        if board.read().is_none_or(|live| live.state != State::Lost) {
+            board.step(Event::ContinuityLost, cause.clone())?;
+        }
+        let catalog = Arc::new(Catalog::open(self.history)?);
+        let timeline = Timeline::read(self.history, &catalog)?;
+        let stretch = timeline.current()?;
+        let time = stretch.window().map(|window| window.latest.time);
+        let lsn = stretch.frontier();
+        let from = board.read().and_then(|live| live.published_until).unwrap_or(stretch.epoch.start);
+        let doubt = (!unpublished.is_empty() && from < lsn).then(|| Doubt {
+            from,
+            tables: unpublished,
+            why: cause.clone(),
+        });
+        files::find_room(&self.history.root().join("live"), ROOM)?;
+        let after = GapStart { epoch: stretch.epoch.number, lsn, time, doubt };
+        board.step(Event::ResyncBegun, cause.clone())?;
+        let access =
+            Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };
+        let begun = tokio::time::Instant::now();
+        let checkpoint = match begin::next_epoch(&access, self.history, catalog, cause, after).await {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                self.let_go(begun.elapsed()).await;
+                return Err(error);
+            }
+        };
+        if let Some(resync) = &checkpoint.resync {
+            tracing::info!("{}", resync.summary());
+        }
+        board.step(
+            Event::ImageDone,
+            format!("checkpoint {} begins epoch {}", checkpoint.id, checkpoint.epoch),
+        )?;
+        Ok(())
+    }
+
+    /// Also while nothing comes in, the source's log must not grow without bound for us. Returns
+    /// whether the slot was given up.
+    pub(super) async fn mind_budget(&mut self) -> Result<bool> {
+        let slot = self.history.identity().slot();
+        let look = async {
+            let session = Session::connect_utf8(self.source, "capture").await?;
+            let kept = budget::kept(&session, &slot).await?;
+            match kept.map(|kept| (self.budget.judge(kept), kept)) {
+                Some((Verdict::Warn, kept)) => tracing::warn!("{}", self.budget.describe(kept)),
+                Some((Verdict::GiveUp, _)) => {
+                    begin::give_up(&session, &slot).await?;
+                    return Ok(true);
+                }
+                _ => {}
+            }
+            Ok::<_, Error>(false)
+        };
+        match tokio::time::timeout(LONGEST_PAUSE, look).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) | Err(_) => return Ok(false),
+            Ok(Err(error)) => {
+                tracing::debug!("the slot was not looked at: {error}");
+                return Ok(false);
+            }
+        }
+        let cause = self.budget.cause();
+        tracing::error!("{cause}");
+        self.budget.begin();
+        if let Some(board) = &self.board {
+            board.update(|live| live.given_up = Some(cause.clone()));
+            if board.read().is_some_and(|live| live.state != State::Lost) {
+                board.step(Event::ContinuityLost, cause)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// If it is our own former walsender that has the slot, it has nobody to send to any more.
+    pub(super) async fn end_orphan(&self, error: &Error) {
+        let live = self.board.as_ref().and_then(Board::read);
+        let ours = live.as_ref().and_then(|live| live.walsender.as_ref());
+        let Some(orphan) = orphan::holds_slot(error, ours) else { return };
+        match orphan::end(self.source, orphan).await {
+            Ok(true) => tracing::info!("ended backwhen's own former walsender, process {}", orphan.pid),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    /// A slot without an image is of no use, and would keep the source's log until the next try. That
+    /// one may wait, so that a source is not read again and again for nothing.
+    async fn let_go(&self, tried: Duration) {
+        let letting_go = async {
+            let session = Session::connect_utf8(self.source, "capture").await?;
+            begin::give_up(&session, &self.history.identity().slot()).await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(LONGEST_PAUSE, letting_go).await {
+            tracing::warn!("the slot of the unfinished image stays until the next try: {error}");
+        }
+        let pause = (tried * 2).min(LONGEST_REST);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
