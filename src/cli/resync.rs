@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{SourceOption, Surroundings, against_source, default_jobs, ui};
+use super::{BudgetOption, SourceOption, Surroundings, against_source, default_jobs, ui};
 use crate::ambient;
 use crate::capture::{self, Options, Until};
 use crate::error::{Error, Result};
@@ -37,6 +37,8 @@ pub struct Resync {
     /// Sessions that compare tables at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
+    #[command(flatten)]
+    budget: BudgetOption,
     #[command(flatten)]
     source: SourceOption,
 }
@@ -92,7 +94,13 @@ impl Resync {
         let (source, tools) = (self.source.of(history)?, at.tools()?);
         let capturing = history.capture_is_running();
         let follow = async |until| {
-            let options = Options { until, heartbeat: HEARTBEAT, patience: PATIENCE, jobs: self.jobs };
+            let options = Options {
+                until,
+                heartbeat: HEARTBEAT,
+                patience: PATIENCE,
+                jobs: self.jobs,
+                max_retained_wal: self.budget.bytes(),
+            };
             capture::run(history, &source, &tools, &options).await
         };
         if !capturing {
