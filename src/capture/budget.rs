@@ -60,8 +60,8 @@ impl Budget {
 
     fn judge_at(&self, kept: Kept, now: Instant) -> Verdict {
         let (Some(most), Ok(mut memory)) = (self.most, self.memory.lock()) else { return Verdict::Fine };
-        let warns =
-            kept.retained >= most / 2 && !std::mem::replace(&mut memory.warned, kept.retained >= most / 2);
+        let much = kept.retained >= most / 2;
+        let warns = !std::mem::replace(&mut memory.warned, much) && much;
         memory.given_up = false;
         if kept.retained < most {
             memory.over = None;
