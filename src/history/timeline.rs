@@ -109,14 +109,25 @@ impl Timeline {
         Some(Window { earliest: first.earliest, latest: last.latest })
     }
 
+    /// An epoch whose first image was never finished holds no moment: it belongs to the gap around it, which
+    /// has the cause that it began with.
     pub fn gaps(&self) -> Vec<Gap> {
-        let pairs = self.stretches.windows(2);
-        let gap = |pair: &[Stretch]| Gap {
-            from: pair[0].window().map(|window| window.latest),
-            to: pair[1].window().map(|window| window.earliest),
-            cause: pair[1].epoch.cause.clone(),
-        };
-        pairs.map(gap).collect()
+        let mut gaps = Vec::new();
+        let mut open: Option<Gap> = None;
+        for pair in self.stretches.windows(2) {
+            let from = || Gap {
+                from: pair[0].window().map(|window| window.latest),
+                to: None,
+                cause: pair[1].epoch.cause.clone(),
+            };
+            let gap = open.take().unwrap_or_else(from);
+            match pair[1].window() {
+                Some(window) => gaps.push(Gap { to: Some(window.earliest), ..gap }),
+                None => open = Some(gap),
+            }
+        }
+        gaps.extend(open);
+        gaps
     }
 
     pub fn marks(&self) -> impl Iterator<Item = (u32, &Mark)> {

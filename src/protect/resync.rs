@@ -227,8 +227,10 @@ impl Side {
         places: &[Place],
         ranges: &mut Ranges,
     ) -> Result<Vec<Vec<u8>>, Stop> {
-        let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
+        let (sender, pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
         let taking = async {
+            // Taken along, so that the other side notices when this one has had enough.
+            let mut pieces = pieces;
             let mut hasher = RowHasher::new(table.columns.len());
             let (mut new, mut bytes) = (Vec::new(), 0);
             while let Some(piece) = pieces.recv().await {

@@ -139,6 +139,8 @@ fn a_resync_that_dies_at_any_step_is_begun_again() {
     server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/after')");
     backwhen.ok(&["capture", "--until", "caught-up"]);
     backwhen.ok(&["verify"]);
+    let gaps = backwhen.json_lines(&["list", "gaps"]);
+    assert!(gaps.iter().all(|gap| gap["from"].is_object() && gap["to"].is_object()), "{gaps:#?}");
     let into = format!("resynced_{}", backwhen.database());
     backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
     assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, &into));

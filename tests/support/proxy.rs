@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::Duration;
@@ -27,6 +27,7 @@ pub struct Proxy {
     pairs: Arc<Mutex<Vec<Pair>>>,
     barred: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -38,8 +39,10 @@ impl Proxy {
             pairs: Arc::default(),
             barred: Arc::default(),
             over: Arc::default(),
+            sent: Arc::default(),
         };
         let (pairs, barred, over) = (proxy.pairs.clone(), proxy.barred.clone(), proxy.over.clone());
+        let sent = proxy.sent.clone();
         let to = server.tcp_address();
         spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -50,7 +53,7 @@ impl Proxy {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect((to.0.as_str(), to.1)) else { continue };
-                pairs.lock().unwrap().push(join(client, server));
+                pairs.lock().unwrap().push(join(client, server, &sent));
             }
         });
         proxy
@@ -59,6 +62,11 @@ impl Proxy {
     /// What a user would give as `--source`, through here.
     pub fn conninfo(&self, database: &str) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port)
+    }
+
+    /// Bytes that the server has sent through here.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// Connections end, and none can be made.
@@ -119,16 +127,16 @@ impl Drop for Proxy {
     }
 }
 
-fn join(client: TcpStream, server: TcpStream) -> Pair {
+fn join(client: TcpStream, server: TcpStream, sent: &Arc<AtomicU64>) -> Pair {
     let state = Arc::new(AtomicU8::new(FLOWS));
-    for (from, to) in [(&client, &server), (&server, &client)] {
+    for (from, to, counter) in [(&client, &server, Arc::default()), (&server, &client, sent.clone())] {
         let (from, to, state) = (from.try_clone().unwrap(), to.try_clone().unwrap(), state.clone());
-        spawn(move || carry(from, to, &state));
+        spawn(move || carry(from, to, &state, &counter));
     }
     Pair { state, ends: [client, server] }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8) {
+fn carry(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, counter: &AtomicU64) {
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         while state.load(Ordering::SeqCst) == STALLS {
@@ -137,6 +145,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8) {
         if state.load(Ordering::SeqCst) == IS_DEAD {
             continue;
         }
+        counter.fetch_add(count as u64, Ordering::SeqCst);
         if to.write_all(&bytes[..count]).is_err() {
             break;
         }

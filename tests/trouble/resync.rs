@@ -7,7 +7,7 @@ use backwhen::history::resync::{Resync, TableResync};
 
 use crate::support::bank::{assert_books_balance, bank, trades, while_trading};
 use crate::support::shop::{CHANGES as SALES, assert_says, shop};
-use crate::support::{Backwhen, Dump, Server, assert_same};
+use crate::support::{Backwhen, Dump, Proxy, Server, assert_same};
 
 /// Values whose text is easily got wrong, and tables of every kind.
 const SCHEMA: &str = r#"
@@ -246,4 +246,24 @@ fn a_damaged_history_is_compared_as_far_as_it_can_be_read() {
     let whole = resync.tables.iter().filter_map(|table| table.read_whole.as_ref());
     assert!(whole.clone().any(|why| why.contains("the history's image is damaged")), "{resync:?}");
     assert_latest_is_exact(&backwhen);
+}
+
+/// One row in ten thousand, as in a table of 10 million rows of which 1000 differ.
+#[test]
+fn a_large_table_with_few_differing_rows_sends_a_hundredth_of_itself() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("large");
+    let rows = "SELECT n, repeat(md5(n::text), 3) FROM generate_series(1, 100000) n";
+    server.psql(&database, &format!("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t {rows}"));
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    change_unseen(&backwhen, "UPDATE t SET v = 'new' WHERE id % 10000 = 77");
+    let proxy = Proxy::before(&server);
+    let shown = backwhen.json(&["resync", "--source", &proxy.conninfo(&database)]);
+    assert_eq!((&shown["rows_gone"], &shown["rows_new"]), (&10.into(), &10.into()), "{shown}");
+    let (read, bytes) = (shown["bytes_read"].as_u64().unwrap(), shown["bytes"].as_u64().unwrap());
+    assert!(read * 100 <= bytes, "{read} of {bytes} bytes were sent");
+    // All else, catalogs and pg_dump's questions, does not grow with the table.
+    let sent = proxy.sent();
+    assert!((read..read + 1_000_000).contains(&sent), "{sent} bytes came from the server, {read} are told");
 }
