@@ -153,7 +153,7 @@ fn assert_adds_up(backwhen: &Backwhen, to: &str) {
                 (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(delta) FROM pgbench_history)";
     let sums = server.psql(&into, sums);
     let each: Vec<_> = sums.split('|').collect();
-    assert!(each[0] != "" && each.iter().all(|sum| *sum == each[0]), "at {to}: {sums}");
+    assert!(!each[0].is_empty() && each.iter().all(|sum| *sum == each[0]), "at {to}: {sums}");
 }
 
 /// The capture runs on, and so does the application.
