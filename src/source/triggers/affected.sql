@@ -1,24 +1,24 @@
--- Which relations a statement may have changed, of whatever kind, beside those that it names.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_affected(tag text, relations oid[], types oid[], objects json) RETURNS oid[]
+-- Which relations a statement may have changed, of whatever kind, beside those that it names; NULL if none.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_affected(tag text, relations oid[], types oid[]) RETURNS oid[]
 LANGUAGE plpgsql AS $body$
 DECLARE
     named oid[];
 BEGIN
     IF tag IN ('ALTER SCHEMA', 'ALTER EXTENSION') THEN
         -- A new name of the schema is one of all that is in it; what an extension let go is an orphan.
-        named := array(SELECT (o->>'oid')::oid FROM json_array_elements(objects) o);
+        named := array(SELECT o.objid FROM pg_event_trigger_ddl_commands() o);
         relations := relations || array(SELECT c.oid FROM pg_class c
             WHERE c.relkind = 'r' AND (tag = 'ALTER EXTENSION' OR c.relnamespace = ANY (named)));
         types := types || array(SELECT t.oid FROM pg_type t
             WHERE t.oid >= 16384 AND (tag = 'ALTER EXTENSION' OR t.typnamespace = ANY (named)));
-    END IF;
-    IF cardinality(types) = 0 AND NOT EXISTS (
+    ELSIF cardinality(types) = 0 AND NOT EXISTS (
         -- The search below takes longer than most statements; few tables have children or lend others their type.
-        SELECT FROM pg_class c WHERE c.oid = ANY (relations)
-           AND (c.relhassubclass OR EXISTS (
-               SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.deptype <> 'i'
-                  AND d.refobjid IN (c.reltype, (SELECT t.typarray FROM pg_type t WHERE t.oid = c.reltype))))) THEN
-        RETURN relations;
+        SELECT FROM pg_class c WHERE c.oid = ANY (relations) AND (c.relhassubclass OR EXISTS (
+            SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype
+               -- Of the type itself, or of the array type that comes with it.
+               AND (d.deptype <> 'i' OR EXISTS (
+                   SELECT FROM pg_depend e WHERE e.refclassid = 'pg_type'::regclass AND e.refobjid = d.objid))))) THEN
+        RETURN NULL;
     END IF;
     IF cardinality(relations) > 0 THEN
         relations := backwhen.{slot}_below(relations);
@@ -62,7 +62,7 @@ END
 $body$;
 
 -- Puts a table into the publication that fits it; what kept it from that is the answer.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here name, other name, is_in_other bool) RETURNS text
+CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here text, other text, is_in_other bool) RETURNS text
 LANGUAGE plpgsql AS $body$
 DECLARE
     done bool;

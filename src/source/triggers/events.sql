@@ -50,11 +50,10 @@ EXCEPTION WHEN OTHERS THEN
 END
 $body$;
 
--- Runs as the application's role under its settings, which decide what the statement means: so every
--- call and operator here names its schema.
+-- Runs as the application's role under its settings: so every call and operator here names its schema.
+-- What it calls has another search_path, and is told this one.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_end() RETURNS event_trigger LANGUAGE plpgsql AS $body$
 DECLARE
-    settings pg_catalog.json;
     told pg_catalog.bool;
 BEGIN
     -- Our own doing.
@@ -64,27 +63,11 @@ BEGIN
         RETURN;
     END IF;
     BEGIN
-        settings := pg_catalog.json_build_object(
-            'search_path', pg_catalog.current_setting('search_path'),
-            'check_function_bodies', pg_catalog.current_setting('check_function_bodies'),
-            'default_tablespace', pg_catalog.current_setting('default_tablespace'),
-            'default_table_access_method', pg_catalog.current_setting('default_table_access_method'),
-            'default_toast_compression', pg_catalog.current_setting('default_toast_compression'),
-            'standard_conforming_strings', pg_catalog.current_setting('standard_conforming_strings'),
-            'array_nulls', pg_catalog.current_setting('array_nulls'),
-            'transform_null_equals', pg_catalog.current_setting('transform_null_equals'),
-            'xmloption', pg_catalog.current_setting('xmloption'),
-            'datestyle', pg_catalog.current_setting('datestyle'),
-            'intervalstyle', pg_catalog.current_setting('intervalstyle'),
-            'timezone', pg_catalog.current_setting('timezone'),
-            'lc_monetary', pg_catalog.current_setting('lc_monetary'),
-            'bytea_output', pg_catalog.current_setting('bytea_output'),
-            'extra_float_digits', pg_catalog.current_setting('extra_float_digits'),
-            'backslash_quote', pg_catalog.current_setting('backslash_quote'));
-        told := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, settings);
+        told := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'));
     EXCEPTION WHEN OTHERS THEN
         BEGIN
-            told := backwhen.{slot}_trouble(TG_TAG, CURRENT_USER, settings, SQLSTATE, SQLERRM);
+            told := backwhen.{slot}_trouble(
+                TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'), SQLSTATE, SQLERRM);
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;

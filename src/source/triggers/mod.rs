@@ -14,6 +14,7 @@ use crate::history::Identity;
 use crate::model::Selection;
 use crate::model::schema::quote_literal;
 
+const CLEAR: &str = include_str!("clear.sql");
 const TABLE: &str = include_str!("table.sql");
 const EVENTS: &str = include_str!("events.sql");
 const TELL: &str = include_str!("tell.sql");
@@ -84,7 +85,7 @@ impl Triggers {
 
     fn statements(&self, identity: &Identity, superuser: bool) -> Result<String> {
         let english = if superuser { ENGLISH } else { "" };
-        let functions = [EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS].concat();
+        let functions = [CLEAR, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS].concat();
         Ok(format!(
             "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; SET LOCAL check_function_bodies = on; \
              CREATE SCHEMA IF NOT EXISTS backwhen; {}\n{}\n{} COMMIT",
@@ -163,7 +164,7 @@ impl Triggers {
     /// # Errors
     /// `Unavailable` or `Refused` if the server fails.
     pub async fn remove(&self, client: &Client) -> Result<()> {
-        let removed = client.batch_execute(&self.filled(REMOVE)).await;
+        let removed = client.batch_execute(&self.filled(&[CLEAR, REMOVE].concat())).await;
         removed.map_err(|error| server_error("cannot take the event triggers off the source", error))
     }
 
@@ -199,6 +200,6 @@ fn functions_expected() -> i64 {
 /// Changes with the text of what is installed.
 fn version() -> String {
     let text =
-        [TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH].concat();
+        [CLEAR, TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH].concat();
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }

@@ -2,15 +2,15 @@
 -- they do in the stream.
 
 -- A message under the history's seal.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_emit(config backwhen.{slot}_config, prefix text, body bytea) RETURNS pg_lsn
+CREATE OR REPLACE FUNCTION backwhen.{slot}_emit(secret text, prefix text, body bytea) RETURNS pg_lsn
 LANGUAGE plpgsql AS $body$
 DECLARE
-    secret bytea := convert_to(config.secret, 'UTF8');
+    seal bytea := convert_to(secret, 'UTF8');
     written pg_lsn;
     after pg_lsn;
 BEGIN
     written := pg_logical_emit_message(
-        true, prefix, convert_to(encode(sha256(secret || body || secret), 'hex') || E'\n', 'UTF8') || body);
+        true, prefix, convert_to(encode(sha256(seal || body || seal), 'hex') || E'\n', 'UTF8') || body);
     -- The server sorts a transaction's messages by the end of their records and its rows by the start of
     -- theirs, so that of two subtransactions the row after a message may come first. With another record
     -- between them it cannot.
@@ -64,10 +64,19 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_statement(who text, settings json, context text) RETURNS json
+-- A caller's context without our own two frames.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_outer(context text) RETURNS text LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN substr(context, length(split_part(context, E'\n', 1)) + length(split_part(context, E'\n', 2)) + 3);
+END
+$body$;
+
+-- Where a statement came from, as the message has it: JSON is put together from text here and below, as
+-- the functions that make objects of it look up the type of each value at each call.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_statement(who text, path text, context text) RETURNS text
 LANGUAGE plpgsql AS $body$
 DECLARE
-    query text := current_query();
+    query text := coalesce(current_query(), '');
     message text;
 BEGIN
     -- A long script is not written again for each of its statements.
@@ -78,15 +87,27 @@ BEGIN
         END IF;
         PERFORM set_config('backwhen.{slot}_query', message, true);
     END IF;
-    RETURN json_build_object(
-        'query', query,
-        -- Without our own two frames.
-        'context', substr(context, length(split_part(context, E'\n', 1)) + length(split_part(context, E'\n', 2)) + 3),
-        'started', (extract(epoch FROM statement_timestamp()) * 1000000)::int8,
-        'process', pg_backend_pid(),
-        'role', who,
-        'login', session_user::text,
-        'settings', settings);
+    RETURN concat(
+        '{"query":', to_json(query), ',"context":', to_json(context),
+        ',"started":', (extract(epoch FROM statement_timestamp()) * 1000000)::int8,
+        ',"process":', pg_backend_pid(), ',"role":', to_json(who), ',"login":', to_json(session_user::text),
+        ',"settings":', json_object(ARRAY[
+            'search_path', path,
+            'check_function_bodies', current_setting('check_function_bodies'),
+            'default_tablespace', current_setting('default_tablespace'),
+            'default_table_access_method', current_setting('default_table_access_method'),
+            'default_toast_compression', current_setting('default_toast_compression'),
+            'standard_conforming_strings', current_setting('standard_conforming_strings'),
+            'array_nulls', current_setting('array_nulls'),
+            'transform_null_equals', current_setting('transform_null_equals'),
+            'xmloption', current_setting('xmloption'),
+            'datestyle', current_setting('datestyle'),
+            'intervalstyle', current_setting('intervalstyle'),
+            'timezone', current_setting('timezone'),
+            'lc_monetary', current_setting('lc_monetary'),
+            'bytea_output', current_setting('bytea_output'),
+            'extra_float_digits', current_setting('extra_float_digits'),
+            'backslash_quote', current_setting('backslash_quote')]), '}');
 END
 $body$;
 
@@ -133,12 +154,13 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_publish(statements text[]) RETURNS bo
 SET lock_timeout = '200ms' AS $body$
 DECLARE
     statement text;
+    own text;
 BEGIN
-    PERFORM set_config('backwhen.own', 'publish', true);
+    own := set_config('backwhen.own', 'publish', true);
     FOREACH statement IN ARRAY statements LOOP
         EXECUTE statement;
     END LOOP;
-    PERFORM set_config('backwhen.own', '', true);
+    own := set_config('backwhen.own', '', true);
     RETURN true;
 END
 $body$;
@@ -156,31 +178,16 @@ BEGIN
 END
 $body$;
 
-
+-- A DefinitionSignal. `objects` and `tables` are the elements of lists, `gone` is members.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_write(
-    config backwhen.{slot}_config, tag text, statement json, objects json, tables json[], dropped int8[], trouble text)
+    secret text, tag text, statement text, objects text, tables text, gone text, trouble text)
 RETURNS bool LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN backwhen.{slot}_emit(config, 'backwhen.ddl', backwhen.{slot}_utf8(json_build_object(
-        'tag', tag, 'statement', statement, 'objects', coalesce(objects, '[]'), 'tables', array_to_json(tables),
-        'dropped', array_to_json(dropped),
-        'dropped_names', coalesce(nullif(backwhen.{slot}_take('names'), '')::json, '[]'), 'trouble', nullif(trouble, ''))::text)) IS NOT NULL;
-END
-$body$;
-
--- A table as the message has it.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_table(found record, published bool, image bool) RETURNS json
-LANGUAGE plpgsql AS $body$
 DECLARE
-    encoding name := getdatabaseencoding();
+    message text := concat(
+        '{"tag":', to_json(tag), ',"statement":', statement, ',"objects":[', objects, '],"tables":[', tables, ']',
+        ',"trouble":' || to_json(nullif(trouble, '')), gone, '}');
 BEGIN
-    RETURN json_build_object(
-        'oid', found.oid::int8, 'schema', found.nspname, 'name', found.relname, 'persistence', found.relpersistence,
-        'replica_identity', found.relreplident, 'file', found.relfilenode, 'identity', to_json(found.key),
-        'of_extension', found.of_extension, 'columns', found.columns,
-        'raw_names', CASE WHEN encoding <> 'UTF8' THEN json_build_array(
-            encode(convert_to(found.nspname::text, encoding), 'hex'),
-            encode(convert_to(found.relname::text, encoding), 'hex')) END,
-        'published', published, 'image', image);
+    RETURN backwhen.{slot}_emit(secret, 'backwhen.ddl', CASE getdatabaseencoding()
+        WHEN 'UTF8' THEN convert_to(message, 'UTF8') ELSE backwhen.{slot}_utf8(message) END) IS NOT NULL;
 END
 $body$;

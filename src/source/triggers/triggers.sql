@@ -1,9 +1,5 @@
 -- "!" comes before the names that people give: event triggers fire in order of name, and what
 -- another one does must be told after the statement that made it do so.
-DROP EVENT TRIGGER IF EXISTS "!{slot}_start";
-DROP EVENT TRIGGER IF EXISTS "!{slot}_drop";
-DROP EVENT TRIGGER IF EXISTS "!{slot}_rewrite";
-DROP EVENT TRIGGER IF EXISTS "!{slot}_end";
 CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION')
     EXECUTE FUNCTION backwhen.{slot}_start();
 CREATE EVENT TRIGGER "!{slot}_drop" ON sql_drop EXECUTE FUNCTION backwhen.{slot}_drop();
