@@ -25,7 +25,7 @@ use crate::protect::{Access, checkpoint};
 use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample, parse_lsn};
-use crate::source::triggers::{Installed, Triggers};
+use crate::source::triggers::{Fault, Installed, Triggers};
 
 /// The definitions are digested at most this share of the time, however large the schema is.
 const DIGEST_SHARE: u32 = 50;
@@ -176,21 +176,27 @@ impl Watcher {
             return Ok(());
         }
         let triggers = Triggers::of_slot(&identity.slot());
-        let mut fault = triggers.fault(session).await?;
-        if let Some(found) = &fault {
-            if self.board.read().is_none_or(|live| live.triggers_fault.is_none()) {
-                tracing::warn!("schema changes are no longer told by triggers: {found}");
+        let mut stays = None;
+        if let Some(fault) = triggers.fault(session).await? {
+            let first = self.board.read().is_none_or(|live| live.triggers_fault.is_none());
+            if first && fault != Fault::OtherVersion {
+                tracing::warn!("schema changes are no longer told by triggers: {fault}");
             }
-            match triggers.install(session, identity).await {
-                Ok(Installed::Yes) => {
-                    tracing::info!("the event triggers are installed again");
-                    fault = None;
+            let refused = match triggers.install(session, identity).await {
+                Ok(Installed::Yes) => None,
+                Ok(Installed::NotAllowed(reason)) => Some(reason),
+                Err(error) => Some(error.to_string()),
+            };
+            match &refused {
+                None => tracing::info!("the event triggers are installed again: {fault}"),
+                Some(reason) if first && fault == Fault::OtherVersion => {
+                    tracing::warn!("the event triggers cannot be replaced: {fault}; {reason}");
                 }
-                Ok(Installed::NotAllowed(reason)) => fault = Some(format!("{found}; {reason}")),
-                Err(error) => fault = Some(format!("{found}; {error}")),
+                Some(_) => {}
             }
+            stays = refused.map(|reason| format!("{fault}; {reason}"));
         }
-        self.board.update(|live| live.triggers_fault = fault);
+        self.board.update(|live| live.triggers_fault = stays);
         Ok(())
     }
 

@@ -100,3 +100,29 @@ fn capture_installs_again_what_somebody_took_away() {
     }
     capture.stop();
 }
+
+#[test]
+fn capture_replaces_what_another_version_installed() {
+    let server = Server::shared(None);
+    let source = Source::new(&server);
+    let slot = source.slot().to_owned();
+    // Nothing of it could be replaced in place.
+    source.psql(&format!(
+        "SET backwhen.own = 'install'; DROP FUNCTION backwhen.{slot}_utf8;
+         CREATE FUNCTION backwhen.{slot}_utf8(content text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION backwhen.{slot}_gone_since() RETURNS int LANGUAGE sql AS 'SELECT 1';
+         UPDATE backwhen.{slot}_config SET version = 'older', image_limit = 7"
+    ));
+    let capture = source.backwhen.spawn_capture_with(&["--heartbeat", "200ms"]);
+    let whole = format!(
+        "SELECT version <> 'older' AND image_limit = 7 AND to_regproc('backwhen.{slot}_gone_since') IS NULL
+            AND pg_get_function_result('backwhen.{slot}_utf8(text)'::regprocedure) = 'bytea' FROM backwhen.{slot}_config"
+    );
+    let began = std::time::Instant::now();
+    while source.psql(&whole) != "t" {
+        assert!(began.elapsed().as_secs() < 20, "not replaced");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    capture.stop();
+    assert_eq!(source.backwhen.json(&["status"])["event_triggers"]["fault"], serde_json::Value::Null);
+}

@@ -107,3 +107,23 @@ fn a_long_script_is_written_once_in_a_transaction() {
         (statements[1].started, statements[1].process)
     );
 }
+
+/// The server sorts a transaction's messages by where they end and its rows by where they begin: what it
+/// would sort alike, it sorts at random.
+#[test]
+fn a_row_stands_behind_the_statement_that_it_was_written_after() {
+    let source = Source::new(&Server::shared(None));
+    source.run("CREATE TABLE t (id int PRIMARY KEY)");
+    let steps: String = (1..20)
+        .map(|n| {
+            format!(
+                "INSERT INTO t VALUES ({n}); SAVEPOINT s; ALTER TABLE t ADD COLUMN c{n} int DEFAULT {n};
+                 INSERT INTO t VALUES (-{n}); RELEASE s; INSERT INTO t VALUES (100 + {n});"
+            )
+        })
+        .collect();
+    let told = source.run(&format!("BEGIN; {steps} COMMIT"));
+    told.assert_no_trouble();
+    assert_eq!((told.signals.len(), told.inserts), (19, 57));
+    assert_eq!(told.misplaced, 0);
+}

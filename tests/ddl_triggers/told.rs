@@ -22,6 +22,8 @@ pub struct Told {
     /// The lines of a table's last image.
     pub rows: BTreeMap<u32, Vec<u8>>,
     pub inserts: usize,
+    /// Of these, the ones of which the last signal before them says other columns.
+    pub misplaced: usize,
     pub unsealed: usize,
 }
 
@@ -74,7 +76,12 @@ impl Told {
     fn take(&mut self, secret: &str, message: Message<'_>) {
         let (prefix, content) = match message {
             Message::Logical { prefix, content, .. } => (prefix, content),
-            Message::Insert { .. } => return self.inserts += 1,
+            Message::Insert { relation, new } => {
+                let tables = self.signals.iter().rev().flat_map(|signal| &signal.tables);
+                let told = tables.into_iter().find(|table| table.facts.oid == relation);
+                self.misplaced += usize::from(told.is_some_and(|it| it.facts.columns.len() != new.0.len()));
+                return self.inserts += 1;
+            }
             _ => return,
         };
         // Stands after each of ours, only to keep its place.

@@ -16,13 +16,26 @@ use std::path::Path;
 
 use django::Project;
 use story::{Files, Story, begin};
+use support::{Server, versions};
+
+fn hard_cases() -> Files {
+    Files::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrations/hard"))
+}
 
 /// One whose files hold what is hard: see their names.
 #[test]
 fn a_history_of_hard_cases() {
-    let files = Files::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrations/hard"));
-    let backwhen = begin("hard");
-    Story::tell(&backwhen, files).assert_comes_back();
+    Story::tell(&begin(&Server::shared(None), "hard"), hard_cases()).assert_comes_back();
+}
+
+/// The same, where most is otherwise: on the oldest server of this machine.
+#[test]
+fn a_history_of_hard_cases_on_the_oldest_server() {
+    if std::env::var("BACKWHEN_TEST_PG").is_ok_and(|chosen| !chosen.is_empty()) {
+        return;
+    }
+    let oldest = Server::shared(versions().first().copied());
+    Story::tell(&begin(&oldest, "hard"), hard_cases()).assert_comes_back();
 }
 
 /// procrastinate, a task queue: its SQL from the first version to the newest, jobs coming in meanwhile.
@@ -36,7 +49,7 @@ fn the_history_of_a_task_queue() {
          UPDATE procrastinate_jobs SET attempts = attempts + 1 WHERE id % 3 = 0; \
          DELETE FROM procrastinate_jobs WHERE id % 11 = 0",
     );
-    let backwhen = begin("procrastinate");
+    let backwhen = begin(&Server::shared(None), "procrastinate");
     Story::tell(&backwhen, files).assert_comes_back();
 }
 
@@ -44,6 +57,6 @@ fn the_history_of_a_task_queue() {
 #[test]
 fn the_history_of_a_django_project() {
     let Some(folder) = installed::folder("django") else { return };
-    let backwhen = begin("django");
+    let backwhen = begin(&Server::shared(None), "django");
     Story::tell(&backwhen, Project::start(&folder, &backwhen)).assert_comes_back();
 }

@@ -85,10 +85,9 @@ pub struct Story<'a> {
 }
 
 /// An empty database and a history of it.
-pub fn begin(name: &str) -> Backwhen {
-    let server = Server::shared(None);
+pub fn begin(server: &Server, name: &str) -> Backwhen {
     let database = server.fresh_database(name);
-    let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_HEARTBEAT", "1s");
+    let backwhen = Backwhen::new(server, &database).with_env("BACKWHEN_HEARTBEAT", "1s");
     backwhen.init();
     backwhen
 }

@@ -257,7 +257,7 @@ BEGIN
                           CASE WHEN o.schema_name IS NULL OR o.classid = 'pg_constraint'::regclass
                                  OR o.object_type LIKE 'index%' AND tag NOT IN ('CREATE INDEX', 'CREATE TABLE')
                                THEN backwhen.{slot}_hangs_on(o.classid, o.objid)
-                               WHEN o.classid = 'pg_class'::regclass THEN o.objid END AS relation
+                               WHEN o.classid = 'pg_class'::regclass AND o.object_type <> 'sequence' THEN o.objid END AS relation
                      FROM pg_event_trigger_ddl_commands() o
                     WHERE (NOT o.in_extension OR o.classid = 'pg_extension'::regclass)
                       AND (o.schema_name IS NULL OR o.schema_name NOT IN ('pg_temp', 'pg_toast', 'pg_toast_temp', 'backwhen'))

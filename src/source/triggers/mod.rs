@@ -4,6 +4,8 @@
 //! What they write is read by [`crate::history::signal`]. They live in the schema `backwhen`, named
 //! after the history's slot; several histories of one database share the schema.
 
+use std::fmt;
+
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -53,6 +55,24 @@ pub enum Installed {
     Yes,
     /// The role lacks the right, in the server's words.
     NotAllowed(String),
+}
+
+/// What is wrong with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Schema changes are not told, or not all: in words, what is gone or disabled.
+    Broken(String),
+    /// Another version of backwhen installed them: they tell what that one could.
+    OtherVersion,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Broken(what) => f.write_str(what),
+            Fault::OtherVersion => f.write_str("another version of backwhen installed them"),
+        }
+    }
 }
 
 impl Triggers {
@@ -126,11 +146,11 @@ impl Triggers {
         ))
     }
 
-    /// What is wrong with them: gone, disabled, or of another version; `None` if nothing is.
+    /// What is wrong with them; `None` if nothing is.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
-    pub async fn fault(&self, client: &Client) -> Result<Option<String>> {
+    pub async fn fault(&self, client: &Client) -> Result<Option<Fault>> {
         let failed = |error| server_error("cannot look at the source's event triggers", error);
         let query = "SELECT count(*) FILTER (WHERE e.evtenabled = 'A'), count(*), \
                             pg_catalog.to_regclass($1) IS NOT NULL, \
@@ -143,20 +163,24 @@ impl Triggers {
         let row = client.query_one(query, &[&table, &functions, &triggers]).await.map_err(failed)?;
         let (enabled, there): (i64, i64) = (row.get(0), row.get(1));
         if there < EVENT_TRIGGERS {
-            return Ok(Some(format!(
-                "{} of {EVENT_TRIGGERS} event triggers are gone",
-                EVENT_TRIGGERS - there
-            )));
+            let gone = EVENT_TRIGGERS - there;
+            return Ok(Some(Fault::Broken(format!("{gone} of {EVENT_TRIGGERS} event triggers are gone"))));
         }
         if enabled < EVENT_TRIGGERS {
-            return Ok(Some(format!("{} event triggers are disabled", there - enabled)));
+            let disabled = there - enabled;
+            return Ok(Some(Fault::Broken(format!("{disabled} event triggers are disabled"))));
         }
-        if !row.get::<_, bool>(2) || row.get::<_, i64>(3) < functions_expected() {
-            return Ok(Some("functions or the table of the schema backwhen are gone".into()));
+        let lacking = Fault::Broken("functions or the table of the schema backwhen are gone".into());
+        if !row.get::<_, bool>(2) {
+            return Ok(Some(lacking));
         }
         let rows = client.query(&format!("SELECT version FROM {table}"), &[]).await.map_err(failed)?;
-        let current = rows.first().is_some_and(|row| row.get::<_, String>(0) == version());
-        Ok((!current).then(|| "they are another version's".to_owned()))
+        // How many functions another version has is not known here.
+        match rows.first().map(|row| row.get::<_, String>(0)) {
+            Some(installed) if installed != version() => Ok(Some(Fault::OtherVersion)),
+            Some(_) if row.get::<_, i64>(3) >= functions_expected() => Ok(None),
+            _ => Ok(Some(lacking)),
+        }
     }
 
     /// Takes them off the source, and the schema if no other history lives in it.
@@ -200,6 +224,7 @@ fn functions_expected() -> i64 {
 /// Changes with the text of what is installed.
 fn version() -> String {
     let text =
-        [CLEAR, TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH].concat();
+        [CLEAR, TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH]
+            .concat();
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }
