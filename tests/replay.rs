@@ -126,6 +126,7 @@ async fn facts(info: &Conninfo) -> SchemaFacts {
         large_objects: 0,
         left_out: Vec::new(),
         fingerprint: String::new(),
+        roles_digest: None,
         since: Vec::new(),
     }
 }

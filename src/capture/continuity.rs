@@ -4,7 +4,7 @@ use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
-use crate::history::checkpoint::{self, Checkpoint};
+use crate::history::checkpoint::{self, Checkpoint, SchemaFacts};
 use crate::history::epoch::Epoch;
 use crate::model::Lsn;
 use crate::source::inspect;
@@ -136,6 +136,8 @@ pub struct Newest {
     pub fingerprint: String,
     /// The protected tables, by oid.
     pub tables: Vec<u32>,
+    /// Of the server's roles.
+    pub roles_digest: Option<String>,
 }
 
 impl Newest {
@@ -164,7 +166,8 @@ impl Newest {
 impl From<Checkpoint> for Newest {
     fn from(checkpoint: Checkpoint) -> Newest {
         let tables = checkpoint.tables.iter().map(|entry| entry.table.oid).collect();
-        Newest { exists: true, fingerprint: checkpoint.schema.fingerprint, tables }
+        let SchemaFacts { fingerprint, roles_digest, .. } = checkpoint.schema;
+        Newest { exists: true, fingerprint, tables, roles_digest }
     }
 }
 

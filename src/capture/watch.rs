@@ -17,10 +17,12 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{LeftOut, SequenceState};
-use crate::history::signal::{self, HeartbeatSignal, SequenceSample};
-use crate::model::{Grade, Lsn, PgTime, Selection};
+use crate::history::roles;
+use crate::history::signal::{self, HeartbeatSignal, RolesSignal, SequenceSample};
+use crate::model::{DatabaseFacts, Grade, Lsn, PgTime, Selection};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
+use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint};
 use crate::source::inspect;
 use crate::source::publication::Publications;
@@ -35,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Images of new tables follow each other no faster than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(3);
+
+/// Lists of the server's roles follow each other no faster than this: some servers make roles all the time.
+const ROLES_PAUSE: Duration = Duration::from_secs(60);
 
 pub struct Watcher {
     pub history: History,
@@ -56,6 +61,9 @@ struct Memory {
     next_digest: Option<Instant>,
     next_refresh: Option<Instant>,
     known: Option<Newest>,
+    /// A digest of the roles that the history knows.
+    roles: Option<String>,
+    next_roles: Option<Instant>,
 }
 
 impl Watcher {
@@ -107,6 +115,9 @@ impl Watcher {
         let sample = sequences::sample(session).await?;
         let started = Instant::now();
         let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
+        if due {
+            self.follow_roles(session, memory).await?;
+        }
         self.check_publications(session, memory).await?;
         self.check_triggers(session).await?;
         if due {
@@ -119,6 +130,35 @@ impl Watcher {
             live.source_asked = Some(PgTime::from_utc(ambient::now()));
         });
         Ok(now)
+    }
+
+    /// No event trigger fires for roles: where they are others than the history knows, the list of them
+    /// is put into it, and a message says so at this place in the stream.
+    async fn follow_roles(&self, session: &Session, memory: &mut Memory) -> Result<()> {
+        let digest = inspect::roles_digest(session).await?;
+        if memory.roles.is_none() {
+            let history = self.history.clone();
+            let known = tokio::task::spawn_blocking(move || roles::last_known(&history)).await;
+            memory.roles = known.context(Kind::Internal, || "a reading thread failed".into())??;
+        }
+        let waits = memory.next_roles.is_some_and(|next| Instant::now() < next);
+        if memory.roles.as_ref() == Some(&digest) || waits {
+            return Ok(());
+        }
+        let access = Access { source: &self.source, tools: &self.tools, jobs: self.jobs, progress: &Silent };
+        let major = DatabaseFacts::read(session).await?.server_major;
+        if let Some(globals) = read_roles(&access, self.history.root(), major).await? {
+            let signal = RolesSignal { digest: digest.clone(), globals };
+            let content = signal.message(&self.history.identity().secret);
+            let content = content.context(Kind::Internal, || "cannot write of the roles".into())?;
+            let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)";
+            let told = session.query(statement, &[&signal::ROLES, &content]).await;
+            told.map_err(|error| server_error("cannot write of the roles into the source's log", error))?;
+            tracing::info!("the server's roles have changed, and are in the history as they are now");
+        }
+        memory.roles = Some(digest);
+        memory.next_roles = Some(Instant::now() + ROLES_PAUSE);
+        Ok(())
     }
 
     /// Where the definitions are not those that the newest checkpoint knows: protects what is new,
@@ -136,6 +176,7 @@ impl Watcher {
             memory.next_refresh = Some(Instant::now() + REFRESH_PAUSE.max(started.elapsed() * 2));
             let newest = done?;
             self.board.update(|live| live.schema_changed = newest.fingerprint != now);
+            memory.roles.clone_from(&newest.roles_digest);
             memory.known = Some(newest);
         }
         Ok(())

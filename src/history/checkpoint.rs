@@ -66,6 +66,9 @@ pub struct SchemaFacts {
     pub archive: String,
     /// `schemas/DIGEST.sql`: the server's roles, without passwords, where they could be read.
     pub globals: Option<String>,
+    /// A digest of the server's roles, read before `globals`, to notice that they changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles_digest: Option<String>,
     /// Major version of the pg_dump that wrote the archive.
     pub pg_dump_major: u32,
     /// As `server_version` says it.

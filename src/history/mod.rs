@@ -28,6 +28,7 @@ pub mod journal;
 mod object;
 pub mod repair;
 pub mod resync;
+pub mod roles;
 pub mod signal;
 pub mod timeline;
 pub mod verify;

@@ -19,6 +19,8 @@ pub const SEQUENCES: &str = "backwhen.sequences";
 pub const DEFINITION: &str = "backwhen.ddl";
 /// Prefix of rows that the stream does not carry; its content is a sealed [`RowsSignal`].
 pub const ROWS: &str = "backwhen.rows";
+/// Prefix of a [`RolesSignal`]; sealed where the history has event triggers.
+pub const ROLES: &str = "backwhen.roles";
 
 /// Hexadecimal digits of a seal.
 const SEAL_LEN: usize = 64;
@@ -34,6 +36,36 @@ pub struct HeartbeatSignal {
     /// The digest of the source's definitions, read before this was written.
     #[serde(default)]
     pub fingerprint: Option<String>,
+}
+
+/// The server's roles are others than before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolesSignal {
+    /// A digest of them as the catalogs had them, read before the list.
+    pub digest: String,
+    /// `schemas/DIGEST.sql` has them. It is in the history before this is written, so that whoever can
+    /// write messages but not into the history can name nothing but what the roles once were.
+    pub globals: String,
+}
+
+impl RolesSignal {
+    /// As a message, under our seal if there is one.
+    ///
+    /// # Errors
+    /// Of JSON.
+    pub fn message(&self, secret: &str) -> serde_json::Result<String> {
+        let body = serde_json::to_string(self)?;
+        Ok(match secret.is_empty() {
+            true => body,
+            false => String::from_utf8_lossy(&sealed(secret, body.as_bytes())).into_owned(),
+        })
+    }
+
+    /// `None` if it is none of ours.
+    pub fn read(secret: &str, content: &[u8]) -> Option<RolesSignal> {
+        let body = if secret.is_empty() { content } else { unsealed(secret, content)? };
+        serde_json::from_slice(body).ok()
+    }
 }
 
 /// Sequences that changed since the sample before.
@@ -228,6 +260,15 @@ mod tests {
         assert_eq!(unsealed("secret", b"{}"), None);
         // As PostgreSQL computes it: encode(sha256('secret' || '{}' || 'secret'), 'hex').
         assert!(sealed_body.starts_with(b"70e4560dc43d6b33"));
+    }
+
+    #[test]
+    fn roles_are_believed_under_the_seal_that_the_history_has() {
+        let signal = RolesSignal { digest: "1b".into(), globals: "0a".into() };
+        let (plain, under_seal) = (signal.message("").unwrap(), signal.message("secret").unwrap());
+        assert_eq!(RolesSignal::read("", plain.as_bytes()), Some(signal.clone()));
+        assert_eq!(RolesSignal::read("secret", under_seal.as_bytes()), Some(signal));
+        assert_eq!(RolesSignal::read("secret", plain.as_bytes()), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts,
 use crate::history::definitions::changes_in;
 use crate::history::image::{ImageBuilder, PackStats, Packs, TableImage};
 use crate::history::resync::Resync;
+use crate::history::roles;
 use crate::history::timeline::{Stretch, Timeline};
 use crate::history::{FORMAT, History};
 use crate::model::{Lsn, PgTime, Selection, Table};
@@ -73,6 +74,7 @@ pub(super) fn fold_to_end(
     inexact.extend(folded.definitions.inexact());
     let mut schema = base.schema.clone();
     schema.since.extend(folded.definition_changes);
+    schema.globals = roles::globals_at(history, stretch, &base, until.max(base.lsn))?;
     let tables = images(folded.tables, &packs, progress)?;
     ambient::pass("checkpoint.image")?;
     let time = stretch

@@ -207,20 +207,16 @@ async fn read_schema(
     // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
     dumped?;
-    let globals = Unnamed::new(&folder, "sql");
-    let globals = match pgtools::dump_globals(tool, request.access.source, &globals.0).await {
-        Ok(()) => Some(globals.publish(&folder, "sql")?),
-        Err(error) => {
-            // Managed services let nobody read all roles. The roles that matter are listed anyway.
-            tracing::info!("the server's roles cannot be read: {error}");
-            None
-        }
-    };
+    // What changes in between is in the list, and will be noticed by its digest.
+    let now = Session::connect_utf8(request.access.source, "checkpoint").await?;
+    let roles_digest = inspect::roles_digest(&now).await?;
+    let globals = read_roles(request.access, request.root, database.server_major).await?;
     Ok(SchemaFacts {
         lsn: request.lsn,
         time,
         archive: archive.publish(&folder, "dump")?,
         globals,
+        roles_digest: Some(roles_digest),
         pg_dump_major: tool.major,
         server_version: version.get(0),
         database,
@@ -231,6 +227,24 @@ async fn read_schema(
         fingerprint,
         since: Vec::new(),
     })
+}
+
+/// Puts the server's roles, as they are now, into the history; their digest. `None` if they cannot be read:
+/// managed services let nobody read all roles. The roles that matter are listed in manifests anyway.
+///
+/// # Errors
+/// `Refused` if the programs are missing; `Unavailable` if the disk fails.
+pub async fn read_roles(access: &Access<'_>, root: &Path, server_major: u32) -> Result<Option<String>> {
+    let tool = access.tools.for_dump(server_major)?;
+    let folder = root.join("schemas");
+    let globals = Unnamed::new(&folder, "sql");
+    match pgtools::dump_globals(tool, access.source, &globals.0).await {
+        Ok(()) => globals.publish(&folder, "sql").map(Some),
+        Err(error) => {
+            tracing::info!("the server's roles cannot be read: {error}");
+            Ok(None)
+        }
+    }
 }
 
 /// How long pg_dump may wait for a lock. A migration may itself wait for a table that we hold, and then

@@ -74,7 +74,7 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
 pub fn base_schema(plan: &Plan, history: &History) -> Result<SchemaAt> {
     let facts = plan.base.schema.clone();
     let archive = history.schemas_folder().join(format!("{}.dump", facts.archive));
-    check_digest(&archive, &facts.archive)?;
+    read_checked(&archive, &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
     Ok(SchemaAt { archive, facts, notes, inexact, base: None, _replayed: None })
 }
@@ -87,14 +87,14 @@ impl SchemaAt {
     }
 }
 
-/// The file is what its name says.
+/// The content of a file that bears its digest as its name.
 ///
 /// # Errors
-/// `Damaged` if it is not.
-pub fn check_digest(path: &Path, digest: &str) -> Result<()> {
+/// `Damaged` if it does not.
+pub(super) fn read_checked(path: &Path, digest: &str) -> Result<Vec<u8>> {
     let bytes = std::fs::read(path).context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
     match blake3::hash(&bytes).to_hex().as_str() == digest {
-        true => Ok(()),
+        true => Ok(bytes),
         false => Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display()))),
     }
 }

@@ -18,6 +18,7 @@ use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
 use crate::history::journal::Segment;
+use crate::history::roles;
 use crate::history::signal::DefinitionChange;
 use crate::history::timeline::Timeline;
 use crate::model::{Grade, Lsn, Message, Moment, PgTime, Selection, Table};
@@ -63,6 +64,9 @@ pub struct Plan {
     /// The tables to recover, as they stood at the moment.
     #[serde(skip)]
     pub wanted: Vec<Table>,
+    /// The list of the server's roles at the moment, by its digest.
+    #[serde(skip)]
+    pub globals: Option<String>,
     #[serde(skip)]
     pub selection: Selection,
     /// Only some tables are wanted.
@@ -148,6 +152,7 @@ pub fn plan(
         selection,
         partial: !tables.is_empty(),
         changes: base.schema.since.iter().chain(&changes).filter(|it| matters(it, &base)).cloned().collect(),
+        globals: roles::globals_at(history, stretch, &base, resolved.until)?,
         wanted,
         base,
     })

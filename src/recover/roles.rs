@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::definitions::check_digest;
+use super::definitions::read_checked;
 use super::execute::Execution;
 use super::plan::Plan;
 use super::schema::{Sql, split};
-use super::sink::Destination;
+use super::sink::{Destination, maintenance};
 use crate::connect::{Conninfo, Session, server_error};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
 
 /// Makes the roles that the target lacks, if they are wanted. They are the server's, not the database's:
@@ -24,21 +24,50 @@ pub(super) async fn create(plan: &Plan, execution: &Execution<'_>) -> Result<Vec
     let Destination::Postgres(info) = &execution.destination else {
         return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
     };
-    let schema = &plan.base.schema;
-    let globals = match &schema.globals {
+    let globals = match &plan.globals {
         Some(digest) => {
             let path = execution.history.schemas_folder().join(format!("{digest}.sql"));
-            check_digest(&path, digest)?;
-            let text = std::fs::read(&path);
-            let text = text.context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
-            Some(String::from_utf8_lossy(&text).into_owned())
+            String::from_utf8_lossy(&read_checked(&path, digest)?).into_owned()
         }
-        None => None,
+        None => String::new(),
     };
-    // Roles that came since own or are granted something in a later statement.
-    let since = plan.changes.iter().map(|change| &change.signal.statement.role);
-    let wanted: Vec<_> = schema.roles.iter().chain(since).cloned().collect();
-    create_missing(info, globals.as_deref(), &wanted).await
+    let globals = split(&globals, true);
+    create_missing(info, &globals, &wanted(plan, &globals)).await
+}
+
+/// The roles that the recovered database needs, and those that have rights in it by being their members.
+fn wanted(plan: &Plan, globals: &[Sql]) -> BTreeSet<String> {
+    let mut wanted: BTreeSet<_> = plan.base.schema.roles.iter().cloned().collect();
+    // Roles that own or are granted something since.
+    wanted.extend(plan.changes.iter().map(|change| change.signal.statement.role.clone()));
+    let texts: BTreeSet<_> = plan.changes.iter().map(|change| &change.signal.statement.query).collect();
+    let statements: Vec<_> = texts.into_iter().flat_map(|text| split(text, true)).collect();
+    let named = |role: &String| statements.iter().any(|sql| sql.names(role));
+    wanted.extend(made(globals).filter(named));
+    with_members(wanted, globals)
+}
+
+/// The roles that the list makes.
+fn made(globals: &[Sql]) -> impl Iterator<Item = String> {
+    globals.iter().filter(|sql| sql.tag == "CREATE ROLE").filter_map(|sql| name(sql, 2))
+}
+
+fn with_members(mut roles: BTreeSet<String>, globals: &[Sql]) -> BTreeSet<String> {
+    let grants = globals.iter().filter(|sql| sql.tag == "GRANT");
+    // GRANT role TO member …
+    let grants: Vec<_> = grants.filter_map(|sql| Some((name(sql, 1)?, name(sql, 3)?))).collect();
+    loop {
+        let before = roles.len();
+        let members: Vec<_> = grants
+            .iter()
+            .filter(|(role, _)| roles.contains(role))
+            .map(|(_, member)| member.clone())
+            .collect();
+        roles.extend(members);
+        if roles.len() == before {
+            return roles;
+        }
+    }
 }
 
 /// Makes those of `wanted` that the server lacks: with the attributes, settings and memberships that
@@ -47,17 +76,13 @@ pub(super) async fn create(plan: &Plan, execution: &Execution<'_>) -> Result<Vec
 ///
 /// # Errors
 /// `Refused` if the server does not let us make roles; then none is made.
-async fn create_missing(info: &Conninfo, globals: Option<&str>, wanted: &[String]) -> Result<Vec<String>> {
+async fn create_missing(info: &Conninfo, globals: &[Sql], wanted: &BTreeSet<String>) -> Result<Vec<String>> {
     let session = maintenance(info).await?;
-    let failed = |error| server_error("cannot read the target's roles", error);
-    let rows = session.query("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await.map_err(failed)?;
-    let known: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    let missing: BTreeSet<&str> =
-        wanted.iter().map(String::as_str).filter(|name| !known.contains(*name)).collect();
+    let missing = missing(&session, wanted.iter().map(String::as_str)).await?;
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    let (required, optional) = plan(globals.unwrap_or_default(), &missing);
+    let (required, optional) = statements(globals, &missing);
     let sql = format!("BEGIN; {}; COMMIT", required.join("; "));
     if let Err(error) = session.batch_execute(&sql).await {
         let error = server_error("the target's server does not let us make its missing roles", error);
@@ -77,21 +102,23 @@ async fn create_missing(info: &Conninfo, globals: Option<&str>, wanted: &[String
     Ok(notes)
 }
 
-/// A session in the target's database, or where that is not made yet, in another of its server.
-async fn maintenance(info: &Conninfo) -> Result<Session> {
-    match Session::connect_utf8(info, "recover").await {
-        Ok(session) => Ok(session),
-        Err(error) => {
-            let other = if info.dbname() == "postgres" { "template1" } else { "postgres" };
-            let session = Session::connect_utf8(&info.with_dbname(other), "recover").await;
-            session.map_err(|_| error)
-        }
-    }
+/// Those of the roles that the server lacks.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub(super) async fn missing<'a>(
+    session: &Session,
+    wanted: impl Iterator<Item = &'a str>,
+) -> Result<BTreeSet<&'a str>> {
+    let failed = |error| server_error("cannot read the server's roles", error);
+    let rows = session.query("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await.map_err(failed)?;
+    let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(wanted.filter(|name| !name.is_empty() && !there.contains(*name)).collect())
 }
 
 /// What makes the roles, and what may fail without harm: attributes that only a superuser may give,
 /// settings, memberships in roles that are not there.
-fn plan(globals: &str, missing: &BTreeSet<&str>) -> (Vec<String>, Vec<String>) {
+fn statements(globals: &[Sql], missing: &BTreeSet<&str>) -> (Vec<String>, Vec<String>) {
     let required = missing.iter().map(|name| format!("CREATE ROLE {}", quote_ident(name))).collect();
     let concerns = |sql: &&Sql| match sql.tag.as_str() {
         // ALTER ROLE name …
@@ -102,8 +129,7 @@ fn plan(globals: &str, missing: &BTreeSet<&str>) -> (Vec<String>, Vec<String>) {
         }
         _ => false,
     };
-    let all = split(globals, true);
-    let optional = all.iter().filter(concerns).map(without_grantor).collect();
+    let optional = globals.iter().filter(concerns).map(without_grantor).collect();
     (required, optional)
 }
 
@@ -129,12 +155,12 @@ mod tests {
         CREATE ROLE \"Odd; one\"; ALTER ROLE \"Odd; one\" WITH NOLOGIN;
         ALTER ROLE app SET work_mem TO '1MB';
         CREATE ROLE other; ALTER ROLE other WITH LOGIN;
-        GRANT \"Odd; one\" TO app WITH INHERIT TRUE GRANTED BY postgres;
+        GRANT \"Odd; one\" TO app WITH INHERIT TRUE GRANTED BY postgres; GRANT app TO leaf;
         GRANT other TO postgres GRANTED BY postgres;";
 
     #[test]
     fn only_what_is_missing_is_made_with_what_belongs_to_it() {
-        let (required, optional) = plan(GLOBALS, &BTreeSet::from(["Odd; one", "app"]));
+        let (required, optional) = statements(&split(GLOBALS, true), &BTreeSet::from(["Odd; one", "app"]));
         assert_eq!(required, ["CREATE ROLE \"Odd; one\"", "CREATE ROLE \"app\""]);
         assert_eq!(
             optional,
@@ -143,7 +169,15 @@ mod tests {
                 "ALTER ROLE \"Odd; one\" WITH NOLOGIN",
                 "ALTER ROLE app SET work_mem TO '1MB'",
                 "GRANT \"Odd; one\" TO app WITH INHERIT TRUE",
+                "GRANT app TO leaf",
             ]
         );
+    }
+
+    #[test]
+    fn who_is_a_member_of_a_needed_role_is_needed() {
+        let needed = |role: &str| with_members(BTreeSet::from([role.to_owned()]), &split(GLOBALS, true));
+        assert_eq!(Vec::from_iter(needed("Odd; one")), ["Odd; one", "app", "leaf"]);
+        assert_eq!(Vec::from_iter(needed("leaf")), ["leaf"]);
     }
 }

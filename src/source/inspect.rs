@@ -234,10 +234,30 @@ SELECT count(*)::text || '-' || coalesce(sum(h::numeric), 0)::text FROM part";
 /// # Errors
 /// `Unavailable` if the server fails.
 pub async fn fingerprint(client: &Client) -> Result<String> {
-    let row = client.query_one(FINGERPRINT, &[]).await;
+    digested(client, FINGERPRINT).await
+}
+
+async fn digested(client: &Client, query: &str) -> Result<String> {
+    let row = client.query_one(query, &[]).await;
     let row = row.map_err(|error| server_error("cannot read the source's definitions", error))?;
     let text: String = row.get(0);
     Ok(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
+}
+
+/// A digest that changes whenever a role or a membership may have changed; passwords are not looked at.
+const ROLES: &str = "
+WITH part AS (
+    SELECT hashtextextended(r::text, 1) AS h FROM pg_catalog.pg_roles r
+    UNION ALL SELECT hashtextextended(m::text, 2) FROM pg_catalog.pg_auth_members m
+)
+SELECT count(*)::text || '-' || coalesce(sum(h::numeric), 0)::text FROM part";
+
+/// Digests the server's roles.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn roles_digest(client: &Client) -> Result<String> {
+    digested(client, ROLES).await
 }
 
 /// Roles, materialised views and the number of large objects, for a checkpoint's manifest.

@@ -9,7 +9,7 @@ use super::peek::{Peek, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{Relations, Told};
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
-use crate::history::signal::{DEFINITION, MARK, SEQUENCES};
+use crate::history::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
 use crate::model::{Lsn, PgTime};
 
 #[derive(Clone, Copy)]
@@ -246,6 +246,8 @@ impl Index {
             && self.summary.definitions.last() != Some(&current.commit_lsn)
         {
             self.summary.definitions.push(current.commit_lsn);
+        } else if prefix == ROLES.as_bytes() {
+            self.summary.roles.push(current.commit_lsn);
         }
     }
 

@@ -30,6 +30,9 @@ pub struct SegmentSummary {
     /// The commit LSNs of transactions with messages of definition changes, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub definitions: Vec<Lsn>,
+    /// The same of transactions that tell of the server's roles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Lsn>,
     pub sequences: SequenceSamples,
     pub clock_steps: ClockSteps,
     pub relation_changes: Vec<RelationChange>,

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::archive::{Archive, Roles, Selection};
+use super::roles::missing;
 use super::sink::{Definitions, usable_roles};
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
@@ -188,11 +189,10 @@ async fn make_roles(request: &Request<'_>, scratch: &Scratch, roles: &Roles) -> 
     for change in request.changes {
         names.extend([change.signal.statement.role.as_str(), change.signal.statement.login.as_str()]);
     }
+    let missing = missing(&session, names.into_iter()).await?;
+    let statements: Vec<_> =
+        missing.iter().map(|name| format!("CREATE ROLE {}", quote_ident(name))).collect();
     let failed = |error| server_error("cannot make the source's roles on the scratch server", error);
-    let rows = session.query("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await.map_err(failed)?;
-    let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    let missing = names.iter().filter(|name| !name.is_empty() && !there.contains(**name));
-    let statements: Vec<_> = missing.map(|name| format!("CREATE ROLE {}", quote_ident(name))).collect();
     session.batch_execute(&statements.join("; ")).await.map_err(failed)
 }
 

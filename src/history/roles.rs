@@ -1,0 +1,62 @@
+//! The server's roles at a moment: no event trigger tells of them, so capture looks with its heartbeats.
+
+use super::History;
+use super::catalog::Catalog;
+use super::checkpoint::Checkpoint;
+use super::journal::Segment;
+use super::signal::{ROLES, RolesSignal};
+use super::timeline::{SegmentView, Stretch, Timeline};
+use crate::error::Result;
+use crate::model::Lsn;
+
+/// The newest list of roles (`schemas/DIGEST.sql`, by its digest) that tells how they were at `until`: the
+/// last one that capture wrote since the checkpoint, or the checkpoint's own.
+///
+/// # Errors
+/// `Damaged` if the journal is.
+pub fn globals_at(
+    history: &History,
+    stretch: &Stretch,
+    base: &Checkpoint,
+    until: Lsn,
+) -> Result<Option<String>> {
+    let told = last_told(history, stretch, base.lsn, until)?.map(|signal| signal.globals);
+    Ok(told.or_else(|| base.schema.globals.clone()))
+}
+
+/// The digest of the roles that the history knows last.
+///
+/// # Errors
+/// `Damaged` if the history is.
+pub fn last_known(history: &History) -> Result<Option<String>> {
+    let catalog = Catalog::open(history)?;
+    let timeline = Timeline::read(history, &catalog)?;
+    let stretch = timeline.current()?;
+    let Some(newest) = stretch.checkpoints.last() else { return Ok(None) };
+    let newest = history.read_checkpoint(&newest.id)?;
+    let told = last_told(history, stretch, newest.lsn, Lsn::MAX)?.map(|signal| signal.digest);
+    Ok(told.or(newest.schema.roles_digest))
+}
+
+/// What capture wrote last, in a transaction whose commit lies from `after` to before `until`.
+fn last_told(history: &History, stretch: &Stretch, after: Lsn, until: Lsn) -> Result<Option<RolesSignal>> {
+    let tells = |view: &&SegmentView| view.summary.roles.iter().any(|lsn| (after..until).contains(lsn));
+    for view in stretch.segments.iter().rev().filter(tells) {
+        let messages = Segment::open(&view.file.path)?.logical_messages(after, until, ROLES.as_bytes())?;
+        let secret = &history.identity().secret;
+        let mut ours = messages.iter().rev().filter_map(|it| RolesSignal::read(secret, &it.content));
+        if let Some(signal) = ours.find(|signal| is_held(history, signal)) {
+            return Ok(Some(signal));
+        }
+    }
+    Ok(None)
+}
+
+/// Where there is no seal, anybody may write such a message; one that names nothing tells nothing. No path
+/// can hide in a digest.
+fn is_held(history: &History, signal: &RolesSignal) -> bool {
+    let globals = &signal.globals;
+    globals.len() == 64
+        && globals.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && history.schemas_folder().join(format!("{globals}.sql")).exists()
+}
