@@ -71,7 +71,7 @@ impl Show {
         let sql = sql_of(&schema.archive, &tools).await?;
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();
         inexact.extend(schema.inexact.iter().cloned());
-        let (known, notes) = (plan.schema, schema.notes.clone());
+        let (known, notes) = (schema.known(plan.schema), schema.notes.clone());
         let shown = Shown { moment: plan.moment, statements, sql, schema: known, inexact, notes };
         if !at.ui.is_json() {
             for inexact in &shown.inexact {

@@ -9,6 +9,7 @@ use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
 use crate::codec::pgoutput::stream_name;
 use crate::error::Result;
+use crate::history::checkpoint::Inexact;
 use crate::history::signal::{
     self, DefinedTable, DefinitionChange, DefinitionSignal, HeartbeatSignal, RowsSignal,
 };
@@ -171,12 +172,7 @@ impl Applier<'_> {
             self.forget(*oid);
             self.sequences.remove(oid);
         }
-        if let Some(trouble) = &signal.trouble {
-            let what = signal
-                .tables
-                .first()
-                .map_or("schema".to_owned(), |it| format!("{}.{}", it.facts.schema, it.facts.name));
-            let why = format!("{} at {} was not told in full: {trouble}", signal.tag, self.current);
+        if let Some(Inexact { what, why }) = signal.untold(self.current) {
             self.say(what, why);
         }
         self.definitions.open.push(signal);

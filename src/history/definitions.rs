@@ -22,10 +22,17 @@ pub enum SchemaKnown {
         /// The first at which they were known to be others; `None` if nothing that is held tells.
         to: Option<Edge>,
     },
+    /// They are known, and some statements that led to them could not be replayed: each is named.
+    Except {
+        /// How many.
+        statements: usize,
+        /// The transaction of the first.
+        at: Edge,
+    },
 }
 
 impl SchemaKnown {
-    /// What a recovery must say of it.
+    /// What a recovery must say of it, besides naming statements.
     pub fn inexact(&self) -> Option<Inexact> {
         let SchemaKnown::Within { to, .. } = self else { return None };
         let why = match to {
@@ -40,12 +47,29 @@ impl SchemaKnown {
 
 impl std::fmt::Display for SchemaKnown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let SchemaKnown::Within { from, to } = self else { return f.write_str("schema known exactly") };
+        let (from, to) = match self {
+            SchemaKnown::Within { from, to } => (from, to),
+            SchemaKnown::Exactly => return f.write_str("schema known exactly"),
+            SchemaKnown::Except { statements, at: Edge { lsn, time } } => {
+                let but = "statements that could not be replayed, the first at";
+                return write!(f, "schema known exactly but for {statements} {but} {lsn} ({time})");
+            }
+        };
         write!(f, "schema known within [{} ({}), ", from.lsn, from.time)?;
         match to {
             Some(to) => write!(f, "{} ({})]", to.lsn, to.time),
             None => f.write_str("the end of the history]"),
         }
+    }
+}
+
+impl DefinitionSignal {
+    /// What the source's triggers could not tell in full of a statement in the transaction at `lsn`.
+    pub fn untold(&self, lsn: Lsn) -> Option<Inexact> {
+        let trouble = self.trouble.as_ref()?;
+        let table = self.tables.first();
+        let what = table.map_or("schema".into(), |it| format!("{}.{}", it.facts.schema, it.facts.name));
+        Some(Inexact { what, why: format!("{} at {lsn} was not told in full: {trouble}", self.tag) })
     }
 }
 

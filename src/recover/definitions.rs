@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::archive::Archive;
 use super::plan::Plan;
 use super::schema::{self, ReplayedSchema, ScratchServer};
@@ -9,6 +11,8 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::checkpoint::{Inexact, SchemaFacts};
+use crate::history::definitions::SchemaKnown;
+use crate::model::Table;
 use crate::pgtools::Tools;
 use crate::progress::Progress;
 
@@ -18,10 +22,14 @@ pub struct SchemaAt {
     pub facts: SchemaFacts,
     pub notes: Vec<String>,
     pub inexact: Vec<Inexact>,
+    /// Whether all statements since the checkpoint's archive were replayed.
+    pub grade: SchemaKnown,
+    /// Tables that cannot take their rows, and why.
+    pub unfit: Vec<Inexact>,
     /// The archive of the checkpoint, if that is another one: it holds the large objects.
     pub base: Option<PathBuf>,
     /// Holds the archive.
-    _replayed: Option<ReplayedSchema>,
+    _folder: Option<TempDir>,
 }
 
 /// Where a replay may make its scratch database.
@@ -38,12 +46,12 @@ pub struct Scratch<'a> {
 /// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise as
 /// [`schema::schema_at`].
 pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) -> Result<SchemaAt> {
-    let mut schema = base_schema(plan, history)?;
+    let schema = base_schema(plan, history)?;
     if plan.changes.is_empty() {
         return Ok(schema);
     }
     let base = &plan.base.schema;
-    let path = schema.archive.clone();
+    let path = schema.archive;
     let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database).await?;
     let request = schema::Request {
         server: server.info(),
@@ -58,13 +66,9 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
     let replayed = schema::schema_at(&request).await;
     server.stop().await;
     let replayed = replayed?;
-    schema.archive.clone_from(&replayed.archive);
-    schema.facts = SchemaFacts { since: Vec::new(), ..replayed.facts.clone() };
-    schema.notes.clone_from(&replayed.notes);
-    schema.inexact.clone_from(&replayed.inexact);
-    schema.base = Some(path);
-    schema._replayed = Some(replayed);
-    Ok(schema)
+    let ReplayedSchema { archive, facts, notes, inexact, grade, unfit, folder } = replayed;
+    let facts = SchemaFacts { since: Vec::new(), ..facts };
+    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base: Some(path), _folder: Some(folder) })
 }
 
 /// The archive of the plan's checkpoint.
@@ -76,10 +80,31 @@ pub fn base_schema(plan: &Plan, history: &History) -> Result<SchemaAt> {
     let archive = history.schemas_folder().join(format!("{}.dump", facts.archive));
     read_checked(&archive, &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
-    Ok(SchemaAt { archive, facts, notes, inexact, base: None, _replayed: None })
+    let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
+    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base: None, _folder: None })
 }
 
 impl SchemaAt {
+    /// How well the definitions are known and replayed.
+    pub fn known(&self, told: SchemaKnown) -> SchemaKnown {
+        if told == SchemaKnown::Exactly { self.grade } else { told }
+    }
+
+    /// All tables can take their rows.
+    ///
+    /// # Errors
+    /// `Refused`, with what to type, if one cannot.
+    pub fn require_fit(&self, tables: &[Table]) -> Result<()> {
+        let wanted = |it: &&Inexact| tables.iter().any(|table| table.display() == it.what);
+        let Some(Inexact { what, why }) = self.unfit.iter().find(wanted) else { return Ok(()) };
+        let cause = self.inexact.first().map_or(String::new(), |it| format!(" ({})", it.why));
+        Err(Error::refused(format!(
+            "{what} cannot take its rows: as its definitions are replayed, {why}{cause}; name a server that takes \
+             the statement with --scratch CONN, another moment (see: backwhen list schemas), or the other tables \
+             with --table"
+        )))
+    }
+
     /// # Errors
     /// `Damaged` if it is no archive.
     pub fn open(&self) -> Result<Archive> {

@@ -94,6 +94,9 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     execution.progress.phase("preparing", 0, Unit::Tables);
     let made = roles::create(&plan, &execution).await?;
     let schema = schema_of(&plan, &execution).await?;
+    if !execution.schema_only {
+        schema.require_fit(&plan.wanted)?;
+    }
     let (sink, left_out, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
     phases.end("prepare");
@@ -135,7 +138,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
         rows: filled.rows,
         seconds: started.elapsed().as_secs_f64(),
         phases: phases.all,
-        schema: filled.schema,
+        schema: schema.known(filled.schema),
         inexact: filled.inexact,
         notes,
         proved: filled.proved,
@@ -254,7 +257,8 @@ async fn fill(
     phases.end("schema and fold");
     let known = schema_known(plan, &folded);
     let mut inexact = inexact(plan, &folded, &known);
-    inexact.extend(schema.inexact.iter().cloned());
+    let replayed: Vec<_> = schema.inexact.iter().filter(|it| !inexact.contains(it)).cloned().collect();
+    inexact.extend(replayed);
     let tables = folded.tables.len() as u64;
     let unsampled = |oid| folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid);
     let sequences = match plan.changes.is_empty() {

@@ -127,7 +127,7 @@ pub fn plan(
         tables: changed_tables(&needed, &base, resolved.until, &wanted, &told)?,
         schema: question.unknown(&schema)?,
     };
-    inexact.extend(troubles(&changes));
+    inexact.extend(changes.iter().filter_map(|change| change.signal.untold(change.lsn)));
     inexact.extend(perhaps.tables.iter().chain(&perhaps.schema).cloned());
     let after = stretch.segments.iter().filter(|segment| segment.summary.end > base.lsn);
     Ok(Plan {
@@ -200,20 +200,6 @@ fn matters(change: &DefinitionChange, base: &Checkpoint) -> bool {
     };
     let objects = &change.signal.objects;
     change.signal.tag != "REFRESH MATERIALIZED VIEW" || !objects.iter().all(|object| full(&object.identity))
-}
-
-/// What the source's triggers could not tell in full.
-fn troubles(changes: &[DefinitionChange]) -> Vec<Inexact> {
-    let troubled = changes.iter().filter_map(|change| Some((change, change.signal.trouble.as_ref()?)));
-    let inexact = |(change, trouble): (&DefinitionChange, &String)| {
-        let table = change.signal.tables.first();
-        let what = table.map_or("schema".into(), |it| format!("{}.{}", it.facts.schema, it.facts.name));
-        Inexact {
-            what,
-            why: format!("{} at {} was not told in full: {trouble}", change.signal.tag, change.lsn),
-        }
-    };
-    troubled.map(inexact).collect()
 }
 
 fn planned(resolved: &Resolved, base: &Checkpoint) -> PlannedMoment {

@@ -5,6 +5,7 @@ mod durable;
 mod graded;
 mod once;
 mod prefix;
+mod refused;
 mod roles;
 mod said;
 #[path = "../support/mod.rs"]

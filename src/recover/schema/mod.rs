@@ -5,6 +5,7 @@ mod acting;
 mod choose;
 mod context;
 mod lexer;
+mod mend;
 mod order;
 mod replay;
 mod rewrite;
@@ -27,6 +28,7 @@ use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{Inexact, SchemaFacts};
+use crate::history::definitions::SchemaKnown;
 use crate::history::signal::DefinitionChange;
 use crate::model::schema::quote_ident;
 use crate::pgtools::{self, Tools};
@@ -62,8 +64,12 @@ pub struct ReplayedSchema {
     pub facts: SchemaFacts,
     pub notes: Vec<String>,
     pub inexact: Vec<Inexact>,
+    /// Whether all changes were replayed.
+    pub grade: SchemaKnown,
+    /// Tables that cannot take their rows, and why.
+    pub unfit: Vec<Inexact>,
     /// Holds the archive.
-    _folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 /// Replays the changes over the base.
@@ -72,8 +78,8 @@ pub struct ReplayedSchema {
 /// the next replay on that server drops.
 ///
 /// # Errors
-/// `Refused` if the server does not suit, or does not take a statement; `Unavailable` if it fails;
-/// `Interrupted`. The scratch database is gone then too, or is named.
+/// `Refused` if the server does not suit; `Unavailable` if it fails; `Interrupted`. A statement that it does
+/// not take is left out, and named. The scratch database is gone then too, or is named.
 pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
     request.progress.phase("replaying definitions", request.changes.len() as u64, Unit::Statements);
     let scratch = Scratch::create(request.server, &request.base.database).await?;
@@ -107,6 +113,7 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     while let Some(change) = order.next() {
         match replay.step(change).await {
             Err(error) if error.kind() == Kind::Refused && order.put_off(change) => continue,
+            Err(error) if error.kind() == Kind::Refused => replay.go_on_without(change, error).await?,
             done => done?,
         }
         request.progress.advance(1);
@@ -119,7 +126,8 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     }
     notes.append(&mut replay.notes);
     notes.extend(scratch.take_properties(&definitions).await);
-    finish(request, scratch, replay, notes).await
+    let unfit = replay.mend().await?;
+    finish(request, scratch, replay, notes, unfit).await
 }
 
 /// Dumps what now stands in the scratch database.
@@ -128,6 +136,7 @@ async fn finish(
     scratch: &Scratch,
     replay: Replay,
     notes: Vec<String>,
+    unfit: Vec<Inexact>,
 ) -> Result<ReplayedSchema> {
     let folder = temporary_folder()?;
     let archive = folder.path().join("schema.dump");
@@ -135,7 +144,7 @@ async fn finish(
     let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
     let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
     let roles = pgtools::roles_used(&replay.observer).await?;
-    let inexact = replay.inexact();
+    let (inexact, grade) = (replay.inexact(), replay.grade());
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
     let bytes = std::fs::read(&archive)
@@ -151,7 +160,7 @@ async fn finish(
         fingerprint: String::new(),
         ..request.base.clone()
     };
-    Ok(ReplayedSchema { archive, facts, notes, inexact, _folder: folder })
+    Ok(ReplayedSchema { archive, facts, notes, inexact, grade, unfit, folder })
 }
 
 /// An archive's definitions as SQL, without backwhen's own.

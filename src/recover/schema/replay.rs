@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::acting::Acting;
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
+use super::mend::mend;
 use super::rewrite::{Action, action, schema_without_roles};
 use super::statements::{Sql, split};
 use super::tables::{create_table, differences, quoted};
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::history::checkpoint::Inexact;
+use crate::history::definitions::SchemaKnown;
 use crate::history::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
+use crate::history::timeline::Edge;
+use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
 
 /// What the scratch server lets us do.
@@ -36,8 +40,17 @@ pub(super) struct Replay {
     lacks_roles: bool,
     pub notes: Vec<String>,
     inexact: Vec<Inexact>,
+    /// The transaction of the first statement that was not replayed, and how many there are.
+    left_out: Option<(Edge, usize)>,
     /// By oid: tables whose columns are not those of the source.
-    different: BTreeMap<u32, Inexact>,
+    different: BTreeMap<u32, Different>,
+}
+
+/// A table whose columns are not those of the source, since a statement.
+struct Different {
+    facts: TableFacts,
+    inexact: Inexact,
+    since: Edge,
 }
 
 /// How a statement ended that did not run.
@@ -59,6 +72,7 @@ impl Replay {
             lacks_roles: !(rights.owners && rights.privileges),
             notes: Vec::new(),
             inexact: Vec::new(),
+            left_out: None,
             different: BTreeMap::new(),
         })
     }
@@ -69,14 +83,13 @@ impl Replay {
     /// `Refused` with the server's words if the server does not take it.
     pub async fn step(&mut self, change: &DefinitionChange) -> Result<()> {
         let signal = &change.signal;
-        if let Some(trouble) = &signal.trouble {
-            self.say_inexact(change, format!("the source's triggers met trouble: {trouble}"));
-        }
+        self.inexact.extend(signal.untold(change.lsn));
         match self.statement(signal).await? {
             Ok(sql) => self.act(change, &sql).await?,
             Err(why) => self.unknown(change, why).await?,
         }
-        self.compare(change).await
+        self.compare(change).await?;
+        self.mend_after(change).await
     }
 
     /// Compares the statement's tables with what they were on the source. What is later seen to be right
@@ -90,7 +103,9 @@ impl Replay {
         for (facts, how) in differences(&self.observer, tables()).await? {
             let what = format!("{}.{}", facts.schema, facts.name);
             let why = format!("as replayed up to {} ({}), {how}", change.lsn, change.time);
-            self.different.insert(facts.oid, Inexact { what, why });
+            let since = Edge { lsn: change.lsn, time: change.time };
+            let different = Different { facts: facts.clone(), inexact: Inexact { what, why }, since };
+            self.different.insert(facts.oid, different);
         }
         Ok(())
     }
@@ -101,6 +116,7 @@ impl Replay {
         all.extend(
             self.different
                 .values()
+                .map(|it| &it.inexact)
                 .filter(|it| !self.inexact.iter().any(|known| known.what == it.what))
                 .cloned(),
         );
@@ -210,22 +226,67 @@ impl Replay {
         if creates {
             self.make_tables_from_facts(change).await?;
         }
-        let why = format!("{} was not replayed: {why}", change.signal.tag);
-        self.say_inexact(change, why);
+        let DefinitionChange { lsn, time, signal, .. } = change;
+        self.leave_out(change, format!("{} was not replayed: {why}, at {lsn} ({time})", signal.tag));
         Ok(())
     }
 
-    fn say_inexact(&mut self, change: &DefinitionChange, why: String) {
-        let named: Vec<_> = change
-            .signal
-            .objects
-            .iter()
-            .map(|object| object.identity.as_str())
-            .filter(|it| !it.is_empty())
-            .collect();
+    /// Goes on without a statement that the server refused: the rows are worth more than it is. It is named,
+    /// and its new tables are made as far as they are known.
+    pub async fn go_on_without(&mut self, change: &DefinitionChange, refused: Error) -> Result<()> {
+        if let Err(error) = self.make_tables_from_facts(change).await {
+            if error.kind() != Kind::Refused {
+                return Err(error);
+            }
+            tracing::debug!("{error}");
+        }
+        self.leave_out(change, format!("was not replayed: {refused}"));
+        self.compare(change).await?;
+        self.mend_after(change).await
+    }
+
+    /// Where the statement was left out, the next ones may need the columns that it gave.
+    async fn mend_after(&mut self, change: &DefinitionChange) -> Result<()> {
+        if self.left_out.is_none() {
+            return Ok(());
+        }
+        for Different { facts, since, .. } in self.different.values() {
+            if since.lsn == change.lsn {
+                mend(&self.observer, facts).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, change: &DefinitionChange, why: String) {
+        let (_, statements) = self.left_out.get_or_insert((Edge { lsn: change.lsn, time: change.time }, 0));
+        *statements += 1;
+        let objects = change.signal.objects.iter().map(|object| object.identity.as_str());
+        let named: Vec<_> = objects.filter(|it| !it.is_empty()).collect();
         let what = if named.is_empty() { "schema".to_owned() } else { named.join(", ") };
-        let why = format!("{why}, at {} ({})", change.lsn, change.time);
         self.inexact.push(Inexact { what, why });
+    }
+
+    /// How well the definitions are replayed: those that were not are named.
+    pub fn grade(&self) -> SchemaKnown {
+        let different = self.different.values().map(|it| it.since).min_by_key(|at| at.lsn);
+        match self.left_out.or(different.map(|at| (at, self.different.len()))) {
+            Some((at, statements)) => SchemaKnown::Except { statements, at },
+            None => SchemaKnown::Exactly,
+        }
+    }
+
+    /// Gives tables the columns that the source had, so that their rows fit; those to which that cannot
+    /// be done, and what they lack.
+    pub async fn mend(&mut self) -> Result<Vec<Inexact>> {
+        self.acting.take_role(None).await?;
+        let mut unfit = Vec::new();
+        for Different { facts, .. } in self.different.values() {
+            if let Some(lacks) = mend(&self.observer, facts).await? {
+                unfit.push(Inexact { what: format!("{}.{}", facts.schema, facts.name), why: lacks });
+            }
+        }
+        Ok(unfit)
     }
 
     /// Remembers whether a materialised view is to be filled in the end.
@@ -413,11 +474,10 @@ fn missing_role(fault: &ServerFault) -> Option<&str> {
 
 fn failed(change: &DefinitionChange, error: tokio_postgres::Error) -> Error {
     let DefinitionChange { lsn, time, xid, signal, .. } = change;
-    server_error(
-        format!(
-            "the {} of {time} (transaction {xid}, {lsn}) cannot be replayed in the scratch database",
-            signal.tag
-        ),
-        error,
-    )
+    let what =
+        format!("the {} of {time} (transaction {xid}, {lsn}) failed on the scratch server", signal.tag);
+    let missing_file = error.code().is_some_and(|code| code.code() == "58P01");
+    let error = server_error(what, error);
+    // A library that is not installed there comes by no retry.
+    if missing_file { Error::new(Kind::Refused, error.to_string()) } else { error }
 }

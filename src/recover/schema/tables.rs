@@ -8,7 +8,7 @@ use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
 
 /// A table's columns as they are to be compared: name, type, whether it is generated.
-type Columns = Vec<(String, String, bool)>;
+pub(super) type Columns = Vec<(String, String, bool)>;
 
 /// A table with these columns and nothing else.
 pub(super) fn create_table(facts: &TableFacts) -> String {
@@ -55,7 +55,10 @@ fn expected(facts: &TableFacts) -> Columns {
     facts.columns.iter().map(column).collect()
 }
 
-async fn columns(observer: &Session, tables: &[&TableFacts]) -> Result<BTreeMap<(String, String), Columns>> {
+pub(super) async fn columns(
+    observer: &Session,
+    tables: &[&TableFacts],
+) -> Result<BTreeMap<(String, String), Columns>> {
     let sql = "SELECT n.nspname::text, c.relname::text, a.attname::text, \
                pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> '' \
                FROM unnest($1::text[], $2::text[]) AS wanted (schema, name) \

@@ -1,0 +1,111 @@
+//! Gives a table of the scratch database the columns that the source had, where a statement that did so
+//! could not be replayed. Nothing else is known of them: no default, no constraint.
+
+use std::collections::BTreeMap;
+
+use super::tables::{columns, create_table, quoted};
+use crate::connect::{Session, server_error};
+use crate::error::Result;
+use crate::model::TableFacts;
+use crate::model::schema::quote_ident;
+
+/// A column as it was found: its type, and whether it is generated.
+type Found = BTreeMap<String, (String, bool)>;
+
+/// Mends the table; what it then still lacks to take its rows.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub(super) async fn mend(session: &Session, facts: &TableFacts) -> Result<Option<String>> {
+    let found = found(session, facts).await?;
+    for statement in statements(facts, found.as_ref()) {
+        if let Err(error) = session.batch_execute(&statement).await {
+            if error.is_closed() {
+                return Err(server_error("cannot mend a table in the scratch database", error));
+            }
+            tracing::debug!("{}", server_error(format!("not mended by {statement}"), error));
+        }
+    }
+    let Some(now) = self::found(session, facts).await? else { return Ok(Some("it is not there".into())) };
+    let stored = facts.columns.iter().filter(|column| !column.generated);
+    let lacking: Vec<_> = stored
+        .filter(|column| now.get(&column.name).is_none_or(|(_, generated)| *generated))
+        .map(|column| format!("{} {}", column.name, column.type_name))
+        .collect();
+    Ok((!lacking.is_empty()).then(|| format!("it lacks {}", lacking.join(", "))))
+}
+
+/// `None` if there is no such table.
+async fn found(session: &Session, facts: &TableFacts) -> Result<Option<Found>> {
+    let mut all = columns(session, &[facts]).await?;
+    let found = all.remove(&(facts.schema.clone(), facts.name.clone()));
+    Ok(found.map(|columns| {
+        columns.into_iter().map(|(name, kind, generated)| (name, (kind, generated))).collect()
+    }))
+}
+
+/// Each is worth a try by itself.
+fn statements(facts: &TableFacts, found: Option<&Found>) -> Vec<String> {
+    let Some(found) = found else { return vec![create_table(facts)] };
+    let alter = |what: String| format!("ALTER TABLE {} {what}", quoted(facts));
+    let mut statements = Vec::new();
+    for name in found.keys().filter(|name| !facts.columns.iter().any(|column| column.name == **name)) {
+        let name = quote_ident(name);
+        // Where something hangs on it, it stays empty.
+        statements.push(alter(format!("ALTER COLUMN {name} DROP NOT NULL")));
+        statements.push(alter(format!("DROP COLUMN {name}")));
+    }
+    for column in facts.columns.iter().filter(|column| !column.generated) {
+        let (name, kind) = (quote_ident(&column.name), &column.type_name);
+        match found.get(&column.name) {
+            None => statements.push(alter(format!("ADD COLUMN {name} {kind}"))),
+            Some((found, generated)) => {
+                if *generated {
+                    statements.push(alter(format!("ALTER COLUMN {name} DROP EXPRESSION")));
+                }
+                if found != kind {
+                    statements.push(alter(format!("ALTER COLUMN {name} DROP DEFAULT")));
+                    statements.push(alter(format!("ALTER COLUMN {name} TYPE {kind} USING NULL")));
+                }
+            }
+        }
+    }
+    statements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ColumnFacts;
+
+    #[test]
+    fn a_table_gets_what_it_lacks_and_loses_what_it_should_not_have() {
+        let column = |name: &str, generated| ColumnFacts {
+            name: name.into(),
+            type_name: "integer".into(),
+            generated,
+            ..ColumnFacts::default()
+        };
+        let columns =
+            vec![column("same", false), column("New", false), column("other", false), column("made", true)];
+        let facts = TableFacts { schema: "s".into(), name: "t".into(), columns, ..TableFacts::default() };
+        let found = [("same", "integer", false), ("other", "text", true), ("old", "integer", false)];
+        let found: Found = found
+            .into_iter()
+            .map(|(name, kind, generated)| (name.into(), (kind.into(), generated)))
+            .collect();
+        let alter = |what: &str| format!("ALTER TABLE \"s\".\"t\" {what}");
+        assert_eq!(
+            statements(&facts, Some(&found)),
+            [
+                alter("ALTER COLUMN \"old\" DROP NOT NULL"),
+                alter("DROP COLUMN \"old\""),
+                alter("ADD COLUMN \"New\" integer"),
+                alter("ALTER COLUMN \"other\" DROP EXPRESSION"),
+                alter("ALTER COLUMN \"other\" DROP DEFAULT"),
+                alter("ALTER COLUMN \"other\" TYPE integer USING NULL"),
+            ]
+        );
+        assert!(statements(&facts, None)[0].starts_with("CREATE TABLE"));
+    }
+}
