@@ -101,17 +101,22 @@ fn table_facts(row: &tokio_postgres::Row, columns: &mut BTreeMap<u32, Vec<Column
     let letter = |number| char::from(row.get::<_, i8>(number) as u8);
     let width = row.get::<_, Option<i16>>(10).unwrap_or(0).max(0) as usize;
     let identity = row.get::<_, Option<Vec<i16>>>(9);
+    let (schema, name): (String, String) = (row.get(1), row.get(2));
+    let raw_names = match (raw(&schema, row.get(11)), raw(&name, row.get(12))) {
+        (None, None) => None,
+        _ => Some((hex(row.get(11)), hex(row.get(12)))),
+    };
     TableFacts {
         oid,
-        schema: row.get(1),
-        name: row.get(2),
+        schema,
+        name,
         persistence: letter(4),
         replica_identity: letter(5),
         file: row.get(7),
         identity: identity.map(|numbers| numbers.into_iter().take(width).collect()),
         of_extension: row.get(8),
         columns: columns.remove(&oid).unwrap_or_default(),
-        raw_names: Some((hex(row.get(11)), hex(row.get(12)))),
+        raw_names,
     }
 }
 
@@ -120,9 +125,11 @@ async fn read_columns(client: &Client) -> Result<BTreeMap<u32, Vec<ColumnFacts>>
     let failed = |error| server_error("cannot read the source's columns", error);
     let mut tables: BTreeMap<u32, Vec<ColumnFacts>> = BTreeMap::new();
     for row in client.query(COLUMNS, &[]).await.map_err(failed)? {
+        let name: String = row.get(2);
+        let raw_name = raw(&name, row.get(7));
         tables.entry(row.get(0)).or_default().push(ColumnFacts {
             number: row.get(1),
-            name: row.get(2),
+            name,
             type_oid: row.get(3),
             modifier: row.get(4),
             type_name: row.get(5),
@@ -130,10 +137,15 @@ async fn read_columns(client: &Client) -> Result<BTreeMap<u32, Vec<ColumnFacts>>
             missing: None,
             raw_missing: None,
             definer: row.get(8),
-            raw_name: Some(hex(row.get(7))),
+            raw_name,
         });
     }
     Ok(tables)
+}
+
+/// A name's bytes in the database's encoding, where they are not those of UTF-8.
+fn raw(name: &str, bytes: &[u8]) -> Option<String> {
+    (name.as_bytes() != bytes).then(|| hex(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {
