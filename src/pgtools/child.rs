@@ -1,12 +1,13 @@
 //! Running a client program: connection facts in its environment, its complaints in our error.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::process::Command;
 
+use super::account::Account;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -43,6 +44,14 @@ impl Child {
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Child {
         self.command.env(name, value);
+        self
+    }
+
+    /// Runs as somebody else, with none of our groups, in a folder of his.
+    pub(super) fn as_account(mut self, account: Option<Account>, folder: &Path) -> Child {
+        if let Some(Account { uid, gid }) = account {
+            self.command.uid(uid).gid(gid).current_dir(folder);
+        }
         self
     }
 

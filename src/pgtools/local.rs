@@ -1,12 +1,12 @@
 //! A server of our own for a short while, in a temporary folder and on a socket there.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
+use super::account::{Account, shared_folder};
 use super::child::Child;
 use super::install::Installation;
 use crate::connect::{Conninfo, Session};
@@ -44,7 +44,8 @@ const SETTINGS: &[&str] = &[
     "lc_messages=C",
 ];
 
-/// A running server. Only this machine's user can reach it.
+/// A running server. Only whom it runs as can reach it, and root: it runs as we do, or as a user without
+/// rights if we are root.
 pub struct LocalServer {
     info: Conninfo,
     keeper: tokio::process::Child,
@@ -52,7 +53,7 @@ pub struct LocalServer {
 
 impl LocalServer {
     /// # Errors
-    /// `Refused` if we are root, as PostgreSQL's server does not run then, or if the programs fail.
+    /// `Refused` if we are root and there is nobody else to run it as, or if the programs fail.
     pub async fn start(programs: &Installation) -> Result<LocalServer> {
         let folder = folder()?;
         match LocalServer::start_in(programs, &folder).await {
@@ -65,13 +66,17 @@ impl LocalServer {
     }
 
     async fn start_in(programs: &Installation, folder: &Path) -> Result<LocalServer> {
-        refuse_root(folder)?;
+        let account = Account::in_place_of_root(folder)?;
+        if let Some(account) = account {
+            account.own(folder)?;
+        }
         Child::new(programs.program("initdb"))
+            .as_account(account, folder)
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
             .arg(folder.join("data"))
             .run()
             .await?;
-        let keeper = keep(programs, folder)?;
+        let keeper = keep(programs, folder, account)?;
         let server = LocalServer { info: conninfo(folder)?, keeper };
         match tokio::time::timeout(START_LIMIT, server.answers(folder)).await {
             Ok(done) => done.map(|()| server),
@@ -104,7 +109,7 @@ impl LocalServer {
     }
 }
 
-fn keep(programs: &Installation, folder: &Path) -> Result<tokio::process::Child> {
+fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Result<tokio::process::Child> {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", KEEPER, "backwhen-server"]).arg(folder).arg(programs.program("postgres"));
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", "5432"]);
@@ -113,6 +118,9 @@ fn keep(programs: &Installation, folder: &Path) -> Result<tokio::process::Child>
     }
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(variable);
+    }
+    if let Some(Account { uid, gid }) = account {
+        command.uid(uid).gid(gid).current_dir(folder);
     }
     // A group of its own: Ctrl-C at the terminal is for us, who then let go.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -123,22 +131,15 @@ fn keep(programs: &Installation, folder: &Path) -> Result<tokio::process::Child>
 fn folder() -> Result<PathBuf> {
     let make = |parent: &Path| tempfile::Builder::new().prefix("backwhen-pg-").tempdir_in(parent);
     let usual = std::env::temp_dir();
-    let parent = if usual.as_os_str().len() > FOLDER_LIMIT { Path::new("/tmp") } else { &usual };
-    let folder = make(parent)
-        .context(Kind::Unavailable, || format!("cannot make a temporary folder in {}", parent.display()))?;
-    Ok(folder.keep())
-}
-
-/// What we make belongs to whom we are.
-fn refuse_root(folder: &Path) -> Result<()> {
-    let owner = folder.metadata().context(Kind::Unavailable, || "cannot read a folder".into())?.uid();
-    if owner != 0 {
-        return Ok(());
+    let usual = if usual.as_os_str().len() > FOLDER_LIMIT { Path::new("/tmp") } else { &usual };
+    let failed = |parent: &Path| format!("cannot make a temporary folder in {}", parent.display());
+    let folder = make(usual).context(Kind::Unavailable, || failed(usual))?;
+    let shared = shared_folder(usual.to_owned());
+    if shared == usual || Account::in_place_of_root(folder.path())?.is_none() {
+        return Ok(folder.keep());
     }
-    Err(Error::refused(
-        "definitions are replayed in a server of their own, which PostgreSQL does not run as root; run backwhen as \
-         another user, or name a server that takes a scratch database with --scratch CONN",
-    ))
+    let folder = make(&shared).context(Kind::Unavailable, || failed(&shared))?;
+    Ok(folder.keep())
 }
 
 fn conninfo(folder: &Path) -> Result<Conninfo> {

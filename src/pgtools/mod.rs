@@ -3,6 +3,7 @@
 //! Several majors can be installed side by side. A dump needs the server's major or a newer one;
 //! the same one is best, because a newer one writes settings that an older server refuses.
 
+mod account;
 mod child;
 mod dump;
 mod extras;

@@ -17,7 +17,7 @@ impl ScratchServer {
     /// The given one, or one of our own from programs that are installed here.
     ///
     /// # Errors
-    /// `Refused`, with what to type, if there are none, or we are root.
+    /// `Refused`, with what to type, if there are none, or we are root and nobody else is there.
     pub async fn find(
         given: Option<Conninfo>,
         tools: &Tools,
