@@ -1,7 +1,9 @@
-//! The one door for the clock, for randomness, for signals and for what tests ask for.
+//! The one door for the clock, for randomness, for temporary folders, for signals and for what tests ask for.
 
 mod point;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
@@ -25,6 +27,15 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).context(Kind::Internal, || "no randomness from the system".into())?;
     Ok(bytes)
+}
+
+/// A temporary folder that nobody else can enter, whatever the umask: rows, definitions and sockets lie in it.
+///
+/// # Errors
+/// Of the system.
+pub fn private_folder(parent: &Path, prefix: &str) -> std::io::Result<tempfile::TempDir> {
+    let ours_alone = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix(prefix).permissions(ours_alone).tempdir_in(parent)
 }
 
 /// Waits where a test asks for it, to widen an instant that is else too short to meet:
@@ -88,5 +99,16 @@ pub fn heed_signals() -> watch::Receiver<bool> {
 pub async fn interrupted() {
     if heed_signals().wait_for(|came| *came).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_enters_a_temporary_folder() {
+        let folder = private_folder(&std::env::temp_dir(), "backwhen-").unwrap();
+        assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

@@ -328,9 +328,7 @@ impl Delta {
 }
 
 fn scratch_folder(parent: &Path) -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("backwhen-fold-")
-        .tempdir_in(parent)
+    crate::ambient::private_folder(parent, "backwhen-fold-")
         .context(Kind::Unavailable, || format!("cannot make a scratch folder in {}", parent.display()))
 }
 

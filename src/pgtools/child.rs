@@ -48,7 +48,7 @@ impl Child {
     }
 
     /// Runs as somebody else, with none of our groups, in a folder of his.
-    pub(super) fn as_account(mut self, account: Option<Account>, folder: &Path) -> Child {
+    pub(super) fn run_as(mut self, account: Option<Account>, folder: &Path) -> Child {
         if let Some(Account { uid, gid }) = account {
             self.command.uid(uid).gid(gid).current_dir(folder);
         }

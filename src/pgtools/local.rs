@@ -9,6 +9,7 @@ use tokio::process::Command;
 use super::account::{Account, shared_folder};
 use super::child::Child;
 use super::install::Installation;
+use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -71,7 +72,7 @@ impl LocalServer {
             account.own(folder)?;
         }
         Child::new(programs.program("initdb"))
-            .as_account(account, folder)
+            .run_as(account, folder)
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
             .arg(folder.join("data"))
             .run()
@@ -129,7 +130,7 @@ fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Res
 
 /// A folder that nobody else can enter; short, since a socket's path must be.
 fn folder() -> Result<PathBuf> {
-    let make = |parent: &Path| tempfile::Builder::new().prefix("backwhen-pg-").tempdir_in(parent);
+    let make = |parent: &Path| ambient::private_folder(parent, "backwhen-pg-");
     let usual = std::env::temp_dir();
     let usual = if usual.as_os_str().len() > FOLDER_LIMIT { Path::new("/tmp") } else { &usual };
     let failed = |parent: &Path| format!("cannot make a temporary folder in {}", parent.display());

@@ -184,9 +184,7 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
 }
 
 fn temporary_folder() -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("backwhen-schema-")
-        .tempdir()
+    ambient::private_folder(&std::env::temp_dir(), "backwhen-schema-")
         .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())
 }
 

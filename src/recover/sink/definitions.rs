@@ -26,9 +26,7 @@ impl Definitions {
     /// # Errors
     /// `Unavailable` if there is no room for a temporary folder.
     pub fn new(archive: Archive, selection: Selection) -> Result<Definitions> {
-        let folder = tempfile::Builder::new()
-            .prefix("backwhen-")
-            .tempdir()
+        let folder = crate::ambient::private_folder(&std::env::temp_dir(), "backwhen-")
             .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())?;
         Ok(Definitions { archive, selection, large_objects: None, owners: true, privileges: true, folder })
     }
