@@ -1,9 +1,12 @@
-"""Figures: backwhen against pg_recvlogical, pgBackRest, pg_dump and pg_restore, on one throw-away server.
+"""Figures: backwhen against pg_recvlogical, pgBackRest, pg_dump and pg_restore, on throw-away servers.
 
     make bench                     SCALE=50 TRANSACTIONS=400000 RUNS=3 by default
     SCALE=2 TRANSACTIONS=5000 RUNS=1 make bench
+    STEPS=live,hot make bench      only these steps
 
-Writes docs/PERFORMANCE.md and target/bench.json. With RECORD=0 only the latter.
+The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py. Writes
+docs/PERFORMANCE.md (what stands there below its marker stays) and target/bench.json; with RECORD=0
+only the latter. A step that fails is named and leaves the others their figures.
 """
 
 import json
@@ -14,18 +17,23 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
+import growth
+import hot
+import live
 import report
-from measure import Series, ratio, run
-from servers import PgBackRest, Server, find_bin, own_folder, size_of
+import volume
+from measure import Series, ratio, run, size_of, sizes, step
+from servers import PgBackRest, Server, find_bin, own_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
-SCALE = int(os.environ.get("SCALE", 50))
-TRANSACTIONS = int(os.environ.get("TRANSACTIONS", 400_000))
-RUNS = int(os.environ.get("RUNS", 3))
-BIG = int(os.environ.get("BIG", 2_000_000))
-STEPS = os.environ.get("STEPS", "drain,recover,checkpoint,big").split(",")
+SCALE = sizes("SCALE", 50)
+TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
+RUNS = sizes("RUNS", 3)
+ALL = "drain,recover,checkpoint,live,huge,filler,hot,growth"
+STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
 class Bench:
@@ -35,8 +43,10 @@ class Bench:
         self.history, self.figures = work / "history", {}
         self.source = Server(work / "source", self.bin)
         self.backrest = PgBackRest(work, self.source)
-        self.servers = [self.source]
-        self.slot = None
+        self.servers, self.children = [self.source], []
+        self.slot, self.restored = None, None
+        self.transactions = TRANSACTIONS
+        self.environment = {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}"}
 
     # ---- what is compared ------------------------------------------------------------------------------
     def prepare(self):
@@ -46,9 +56,7 @@ class Bench:
         self.source.init()
         self.source.start()
         self.source.sql("CREATE DATABASE bench")
-        pgbench = [self.bin / "pgbench", self.source.conninfo()]
-        subprocess.run([*pgbench, "-i", "-q", "-s", str(SCALE)], check=True, stderr=subprocess.DEVNULL)
-        self.source.sql("CREATE TABLE big (id bigint PRIMARY KEY, text text)", "bench")
+        self.make_accounts(self.source, SCALE)
         self.backrest.run("stanza-create")
         backup = run(self.backrest.command("backup", "--type=full"))
         init = self.run_backwhen("init", "--source", self.source.conninfo())
@@ -71,12 +79,16 @@ class Bench:
         self.end = self.source.fingerprint()
         self.figures["archive_bytes"] = self.backrest.archived() - archived
 
-    def traffic(self, transactions):
+    def make_accounts(self, server, scale):
+        command = [self.bin / "pgbench", "-i", "-q", "-s", str(scale), server.conninfo()]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+    def traffic(self, transactions, server=None):
         # Only the client's wait for the disk is left out; the log is the same.
         environment = {**os.environ, "PGOPTIONS": "-c synchronous_commit=off"}
         command = [self.bin / "pgbench", "-n", "-c", "4", "-j", "2", "-t", str(transactions // 4)]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([*command, self.source.conninfo()], check=True, env=environment, **quiet)
+        subprocess.run([*command, (server or self.source).conninfo()], check=True, env=environment, **quiet)
 
     def dump(self, name):
         target = self.work / f"dump.{name}"
@@ -84,35 +96,43 @@ class Bench:
         command = [self.bin / "pg_dump", "-Fd", "-j2", "-f", target, self.source.conninfo()]
         return run(command)
 
-    def run_backwhen(self, *arguments):
-        flags = ["--history", self.history, "--output", "json", "--no-progress"]
-        environment = {"PATH": f"{self.bin}:{os.environ['PATH']}"}
-        return run([self.backwhen, *arguments, *flags], environment)
+    def command(self, *arguments, history=None):
+        flags = ["--history", history or self.history, "--output", "json", "--no-progress"]
+        return [str(part) for part in [self.backwhen, *arguments, *flags]]
+
+    def run_backwhen(self, *arguments, history=None):
+        return run(self.command(*arguments, history=history), self.environment)
 
     # ---- (a) drain, (b) size ---------------------------------------------------------------------------
-    def rewind_slot(self):
+    def rewind_slot(self, history="history.fresh"):
         """The history and the slot as they were before the backlog."""
         shutil.rmtree(self.history)
-        shutil.copytree(self.work / "history.fresh", self.history)
+        shutil.copytree(self.work / history, self.history)
         self.copy_slot("backlog", self.slot)
 
     def copy_slot(self, old, new):
         self.source.wait_until("SELECT NOT bool_or(active) FROM pg_replication_slots")
-        drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{}'"
-        self.source.sql(drop.format(new))
+        self.drop_slot(new)
         self.source.sql(f"SELECT pg_copy_logical_replication_slot('{old}', '{new}')", "bench")
+
+    def drop_slot(self, name):
+        drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{}'"
+        self.source.sql(drop.format(name))
 
     def capture(self, way="unix"):
         return self.run_backwhen("capture", "--until", "caught-up", "--source", self.source.conninfo(way=way))
 
     def receive(self, way):
         self.copy_slot("backlog", "reference")
+        return run([*self.receiver("reference", self.source.conninfo(way=way)), "--endpos", self.end_lsn])
+
+    def receiver(self, slot, conninfo):
         options = {"proto_version": "1", "publication_names": self.publications(), "messages": "true"}
-        command = [self.bin / "pg_recvlogical", "--start", "-f", "/dev/null", "--no-loop", "--slot", "reference"]
-        command += ["--endpos", self.end_lsn, "-d", self.source.conninfo(way=way)]
+        command = [self.bin / "pg_recvlogical", "--start", "-f", "/dev/null", "--no-loop", "--slot", slot]
+        command += ["-d", conninfo]
         for name, value in options.items():
             command += ["-o", f"{name}={value}"]
-        return run(command)
+        return command
 
     def publications(self):
         return self.source.sql("SELECT string_agg(quote_ident(pubname), ',') FROM pg_publication", "bench")
@@ -130,87 +150,112 @@ class Bench:
 
     # ---- (c) recovery ----------------------------------------------------------------------------------
     def recover(self):
-        target = Server(self.work / "target", self.bin, {"wal_level": "replica"})
-        self.servers.append(target)
-        target.init()
-        target.start()
+        target = self.target()
         for name, moment, rows in [("end", "latest", self.end), ("middle", "mark:middle", self.middle)]:
             step(f"recovery to the {name}, alternating")
             if name == "end":
                 self.dump("end")
             ours, replay, dump = (Series(f"{who} ({name})") for who in ["backwhen recover", "pgBackRest", "pg_restore -j2"])
+            to = ["--type=name", "--target=middle", "--target-action=promote"] if name == "middle" else ["--type=default"]
             for _ in range(RUNS):
-                into = target.conninfo("back")
-                ours.add(self.run_backwhen("recover", "--to", moment, "--into", into, "--create", "--jobs", "2"))
-                same(target.fingerprint("back"), rows, ours.name)
-                target.sql("DROP DATABASE back")
-                replay.add(self.replay(name, rows))
-                target.sql("CREATE DATABASE dumped")
-                restore = [self.bin / "pg_restore", "-j2", "-d", target.conninfo("dumped"), self.work / f"dump.{name}"]
-                dump.add(run(restore))
-                same(target.fingerprint("dumped"), rows, dump.name)
-                target.sql("DROP DATABASE dumped")
-            phases = json.loads(ours.runs[-1].output.splitlines()[-1])["phases"]
+                ours.add(self.recover_into(target, moment, rows))
+                dump.add(self.restore_into(target, name, rows))
+                replay.add(self.replay(self.backrest, to, rows))
             figures = {**pair(ours, replay), "pg_restore": dump.seconds, "ratio_to_pg_restore": ratio(ours, dump)}
-            self.figures[f"recover_{name}"] = {**figures, "phases": phases}
+            self.figures[f"recover_{name}"] = {**figures, "phases": self.phases_of(ours)}
             record(self)
-        target.remove()
 
-    def replay(self, name, rows):
+    def target(self):
+        """A server to recover into, started when it is first needed."""
+        if not self.restored:
+            self.restored = Server(self.work / "target", self.bin, {"wal_level": "replica"})
+            self.servers.append(self.restored)
+            self.restored.init()
+            self.restored.start()
+        return self.restored
+
+    def recover_into(self, target, moment, rows, history=None):
+        into = ["--to", moment, "--into", target.conninfo("back"), "--create", "--jobs", "2"]
+        # What the run before left dirty is not this one's to write.
+        target.sql("CHECKPOINT")
+        done = self.run_backwhen("recover", *into, history=history)
+        same(target.fingerprint("back"), rows, "backwhen recover")
+        target.sql("DROP DATABASE back")
+        return done
+
+    def restore_into(self, target, name, rows):
+        target.sql("CREATE DATABASE dumped")
+        target.sql("CHECKPOINT")
+        done = run([self.bin / "pg_restore", "-j2", "-d", target.conninfo("dumped"), self.work / f"dump.{name}"])
+        same(target.fingerprint("dumped"), rows, "pg_restore")
+        target.sql("DROP DATABASE dumped")
+        return done
+
+    def phases_of(self, series):
+        return json.loads(series.runs[-1].output.splitlines()[-1])["phases"]
+
+    def replay(self, backrest, to, rows):
         """pgBackRest: the files back, and the log replayed, until the server takes writes."""
         restored = Server(self.work / "restored", self.bin, {"archive_mode": "off"})
         self.servers.append(restored)
         own_folder(restored.data)
-        to = ["--type=name", "--target=middle", "--target-action=promote"] if name == "middle" else ["--type=default"]
         started = time.monotonic()
-        self.backrest.run("restore", f"--pg1-path={restored.data}", *to)
+        backrest.run("restore", f"--pg1-path={restored.data}", *to)
         restored.start()
         seconds = time.monotonic() - started
-        same(restored.fingerprint(), rows, f"pgBackRest ({name})")
+        same(restored.fingerprint(), rows, "pgBackRest")
         restored.remove()
         return report.Seconds(seconds)
 
     # ---- (e) checkpoints -------------------------------------------------------------------------------
     def checkpoint(self):
         step("checkpoints, folded, against pg_dump")
-        shutil.copytree(self.history, self.work / "history.drained")
-        ours, dump = Series("backwhen checkpoint"), Series("pg_dump -Fd -j2")
+        ours, dump, full = self.checkpoints("backwhen checkpoint")
+        self.figures["checkpoint"] = {**pair(ours, dump), "bytes": full}
+        self.figures["dump_bytes"] = size_of(self.work / "dump.again")
+        # From here on each checkpoint has the one before as its base.
+        self.run_backwhen("checkpoint")
+        rows = SCALE * 100
+        for name, where, what in [
+            ("checkpoint_few", f"aid BETWEEN {SCALE * 50_000} AND {SCALE * 50_000 + rows - 1}", "in one key range"),
+            ("checkpoint_spread", "aid % 1000 = 0", "evenly spread"),
+        ]:
+            step(f"a checkpoint after 0.1 % of the accounts changed, {what}")
+            self.source.sql(f"UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE {where}", "bench")
+            self.capture()
+            few, dump, added = self.checkpoints(f"backwhen checkpoint, 0.1 % {what}")
+            few_of_full = few.median / ours.median
+            self.figures[name] = {**pair(few, dump), "bytes": added, "ratio_to_full": few_of_full}
+            self.run_backwhen("checkpoint")
+
+    def checkpoints(self, name):
+        """The same checkpoint, folded again and again, each time from the same history; and pg_dump."""
+        kept = self.work / "history.kept"
+        shutil.copytree(self.history, kept)
+        before = size_of(self.history / "packs")
+        ours, dump = Series(name), Series("pg_dump -Fd -j2")
         for _ in range(RUNS):
             shutil.rmtree(self.history)
-            shutil.copytree(self.work / "history.drained", self.history)
+            shutil.copytree(kept, self.history)
             ours.add(self.run_backwhen("checkpoint"))
             dump.add(self.dump("again"))
-        self.figures["checkpoint"] = pair(ours, dump)
-        self.source.sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 1000 = 0", "bench")
-        self.capture()
-        shutil.rmtree(self.work / "history.drained")
-        shutil.copytree(self.history, self.work / "history.drained")
-        few, dump = Series("backwhen checkpoint, 0.1 % changed"), Series("pg_dump -Fd -j2")
-        for _ in range(RUNS):
-            shutil.rmtree(self.history)
-            shutil.copytree(self.work / "history.drained", self.history)
-            before = size_of(self.history / "packs")
-            few.add(self.run_backwhen("checkpoint"))
-            dump.add(self.dump("again"))
         added = size_of(self.history / "packs") - before
-        self.figures["checkpoint_few"] = {**pair(few, dump), "bytes": added}
-        self.figures["dump_bytes"] = size_of(self.work / "dump.again")
+        shutil.rmtree(self.history)
+        kept.rename(self.history)
+        return ours, dump, added
 
-    # ---- (d) memory ------------------------------------------------------------------------------------
-    def big(self):
-        step(f"one transaction of {BIG} rows")
-        values = f"SELECT n, md5(n::text) FROM generate_series(1, {BIG}) n"
-        self.source.sql(f"INSERT INTO big {values}", "bench")
-        done = Series("backwhen capture, one large transaction")
-        done.add(self.capture())
-        self.figures["big"] = {"rows": BIG, "seconds": done.seconds, "peak_bytes": done.peak}
+    def pair(self, ours, theirs):
+        return pair(ours, theirs)
+
+    def record(self):
+        return record(self)
 
 
 def record(bench):
     facts = {"scale": SCALE, "transactions": TRANSACTIONS, "runs": RUNS, **report.machine(), **bench.figures}
     (PROJECT / "target/bench.json").write_text(json.dumps(facts, indent=2) + "\n")
     if os.environ.get("RECORD", "1") == "1":
-        (PROJECT / "docs/PERFORMANCE.md").write_text(report.page(facts))
+        report.write(PROJECT / "docs/PERFORMANCE.md", facts)
     return facts
 
 
@@ -228,8 +273,16 @@ def same(found, expected, who):
         raise SystemExit(f"bench: {who} did not give the rows back: {found} instead of {expected}")
 
 
-def step(text):
-    print(f"# {text}", flush=True)
+STEP = {
+    "drain": lambda bench: bench.drain(),
+    "recover": lambda bench: bench.recover(),
+    "checkpoint": lambda bench: bench.checkpoint(),
+    "live": lambda bench: live.live(bench, RUNS),
+    "huge": lambda bench: volume.huge(bench, RUNS),
+    "filler": lambda bench: volume.filler(bench, RUNS),
+    "hot": lambda bench: hot.hot(bench, RUNS),
+    "growth": lambda bench: growth.growth(bench, RUNS),
+}
 
 
 def main():
@@ -239,18 +292,38 @@ def main():
     work = Path(tempfile.mkdtemp(prefix="backwhen-bench.", dir=os.environ.get("BENCH_DIR", "/tmp")))
     work.chmod(0o755)
     bench = Bench(work)
+    failed = []
     try:
-        bench.prepare()
+        if unknown := [name for name in STEPS if name not in STEP]:
+            raise SystemExit(f"bench: there is no step {unknown[0]}; there are {ALL}")
+        if set(STEPS) - {"hot", "growth"}:
+            bench.prepare()
+        if {"recover", "checkpoint"} & set(STEPS) and "drain" not in STEPS:
+            bench.capture()
         for name in STEPS:
-            getattr(bench, name)()
+            try:
+                STEP[name](bench)
+            except (Exception, SystemExit) as error:
+                if not isinstance(error, SystemExit) or error.code == 143:
+                    traceback.print_exc()
+                if isinstance(error, SystemExit) and error.code == 143:
+                    raise
+                print(f"bench: step {name} failed: {error}", file=sys.stderr, flush=True)
+                failed.append(name)
             # After each step, so that a run that is cut short leaves what it has measured.
+            bench.figures["failed"] = failed
             facts = record(bench)
         print(report.table(facts))
     finally:
+        for child in bench.children:
+            if child.poll() is None:
+                child.kill()
         for server in bench.servers:
             server.stop(signal.SIGQUIT)
         if os.environ.get("KEEP") != "1":
             shutil.rmtree(work, ignore_errors=True)
+    if failed:
+        raise SystemExit(f"bench: failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,22 @@ import time
 from dataclasses import dataclass, field
 
 
+def sizes(name, default):
+    """A size, by variable; 0 counts as not given."""
+    return int(os.environ.get(name) or 0) or default
+
+
+def step(text):
+    print(f"# {text}", flush=True)
+
+
+def size_of(path):
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
 @dataclass
 class Run:
     seconds: float
@@ -44,6 +60,16 @@ def high_water(pid):
     except (FileNotFoundError, ProcessLookupError):
         pass
     return 0
+
+
+@dataclass
+class Peak:
+    """The peak of a process that runs on; looked at before it ends."""
+
+    pid: int
+
+    def look(self):
+        return high_water(self.pid)
 
 
 @dataclass

@@ -41,72 +41,173 @@ def times(seconds):
     return " / ".join(f"{one:.1f}" for one in seconds) + " s"
 
 
+def one(ratio):
+    return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
+
+
+@dataclass
+class Row:
+    """One comparison: what must and what should be, and what was reached."""
+
+    what: str
+    ours: str
+    other: str
+    ratio: float
+    must: float | None = None
+    aim: float | None = None
+    # Whether more is better, as for speeds.
+    more: bool = False
+
+    def cells(self):
+        sign = "≥" if self.more else "≤"
+        bound = lambda limit: "" if limit is None else f"{sign} {limit:g}"
+        return [self.what, self.ours, self.other, one(self.ratio), bound(self.must), bound(self.aim), self.reached()]
+
+    def reached(self):
+        meets = lambda limit: limit is not None and (self.ratio >= limit if self.more else self.ratio <= limit)
+        if self.must is None:
+            return ""
+        if not meets(self.must):
+            return "missed"
+        if self.aim is None or meets(self.aim):
+            return "aim" if self.aim is not None else "must"
+        return f"must; {abs(self.ratio / self.aim - 1):.0%} off the aim"
+
+
 def rows(facts):
-    """What, backwhen's figure, the other's, the ratio, the goal."""
-    for way in ["unix", "tcp"]:
+    for way, must, aim in [("unix", 1.0, 2.2), ("tcp", 2.0, 6.0)]:
         if drain := facts.get(f"drain_{way}"):
-            speed = f"{1 / drain['ratio']:.2f} of its speed"
-            yield (f"drain by {way} socket, against pg_recvlogical", times(drain["backwhen"]), times(drain["other"]), speed, "≥ 0.9")
+            what = f"drain by {way} socket: speed against pg_recvlogical"
+            yield Row(what, times(drain["backwhen"]), times(drain["other"]), 1 / drain["ratio"], must, aim, True)
+    if live := facts.get("live"):
+        what = "16 clients at full load: transactions a second, against those with pg_recvlogical attached"
+        tps = lambda rates: " / ".join(f"{rate:.0f}" for rate in rates)
+        yield Row(what, tps(live["backwhen"]), tps(live["other"]), live["ratio"], 0.97, 1.0, True)
+    if lag := facts.get("lag"):
+        what = f"durable lag at {lag['tps']:.0f} transactions a second, p99 in seconds"
+        yield Row(what, f"median {lag['p50'] * 1000:.0f} ms, at most {lag['max'] * 1000:.0f} ms", "", lag["p99"], 0.25, 0.1)
+    if huge := facts.get("huge"):
+        what = f"one transaction of {huge['rows']} updates: speed against pg_recvlogical, proto 1"
+        yield Row(what, times(huge["backwhen"]), times(huge["other"]), 1 / huge["ratio"], 1.0, 1.7, True)
+    yield from sizes(facts)
+    yield from recoveries(facts)
+    yield from checkpoints(facts)
+
+
+def sizes(facts):
     if "journal_bytes" in facts:
         journal, archive = facts["journal_bytes"], facts["archive_bytes"]
-        checkpoint, backup = facts["init"]["bytes"], facts["backup"]["bytes"]
-        yield ("journal, against pgBackRest's archive (zstd)", mib(journal), mib(archive), f"{journal / archive:.3f}", "≤ 0.15")
-        both, theirs = journal + checkpoint, archive + backup
-        yield ("journal and first checkpoint, against archive and backup", mib(both), mib(theirs), f"{both / theirs:.3f}", "≤ 0.2")
-    for name in ["end", "middle"]:
+        yield Row("journal, against pgBackRest's archive (zstd)", mib(journal), mib(archive), journal / archive, 0.1, 0.05)
+        both, theirs = journal + facts["init"]["bytes"], archive + facts["backup"]["bytes"]
+        yield Row("journal and first checkpoint, against archive and backup", mib(both), mib(theirs), both / theirs)
+    if filler := facts.get("filler"):
+        journal, archive = filler["journal_bytes"], filler["archive_bytes"]
+        what = f"journal of {filler['transactions']} transactions with random filler, against the archive"
+        yield Row(what, mib(journal), mib(archive), journal / archive, 0.04, 0.03)
+
+
+def recoveries(facts):
+    for name, must, aim in [("middle", 0.8, 0.6), ("end", 0.6, 0.45)]:
         if recover := facts.get(f"recover_{name}"):
-            ours, goal = times(recover["backwhen"]), "≤ 1" if name == "end" else ""
-            yield (f"recovery to the {name}, against pgBackRest restore and replay", ours, times(recover["other"]), f"{recover['ratio']:.2f}", goal)
-            yield (f"the same, against pg_restore -j2 of a dump of that state", ours, times(recover["pg_restore"]), f"{recover['ratio_to_pg_restore']:.2f}", "")
-    for name, what in [("checkpoint", "folded checkpoint, against pg_dump -Fd -j2"), ("checkpoint_few", "the same, 0.1 % of rows changed, evenly spread")]:
-        if one := facts.get(name):
-            yield (what, times(one["backwhen"]), times(one["other"]), f"{one['ratio']:.2f}", "")
+            ours = times(recover["backwhen"])
+            what = f"recovery to the {name}, against pgBackRest restore and replay"
+            yield Row(what, ours, times(recover["other"]), recover["ratio"], must, aim)
+            what = f"recovery to the {name}, against pg_restore -j2 of a dump of that state"
+            yield Row(what, ours, times(recover["pg_restore"]), recover["ratio_to_pg_restore"], 1.2, 1.05)
+    for name, aim in [("hot", None), ("hot_long", 0.1)]:
+        if hot := facts.get(name):
+            what = f"{hot['updates']} updates of 1,000 rows: recovery to the end, against pgBackRest"
+            yield Row(what, times(hot["backwhen"]), times(hot["other"]), hot["ratio"], 0.5, aim)
+
+
+def checkpoints(facts):
+    if full := facts.get("checkpoint"):
+        what = "folded checkpoint after all transactions, against pg_dump -Fd -j2"
+        yield Row(what, times(full["backwhen"]), times(full["other"]), full["ratio"], 1.5, 1.0)
     if few := facts.get("checkpoint_few"):
-        yield ("bytes that it adds (every block has a changed row), against the dump", mib(few["bytes"]), mib(facts["dump_bytes"]), f"{few['bytes'] / facts['dump_bytes']:.4f}", "")
+        what = "folded checkpoint, 0.1 % of rows changed in one key range, against the one before"
+        yield Row(what, times(few["backwhen"]), times(full["backwhen"]), few["ratio_to_full"], 0.1)
+        what = "bytes that it adds, against the dump"
+        yield Row(what, mib(few["bytes"]), mib(facts["dump_bytes"]), few["bytes"] / facts["dump_bytes"])
+    if spread := facts.get("checkpoint_spread"):
+        what = "folded checkpoint, 0.1 % of rows changed, evenly spread (in nearly every block), against pg_dump -Fd -j2"
+        yield Row(what, times(spread["backwhen"]), times(spread["other"]), spread["ratio"])
 
 
 def peaks(facts):
     """What, the peak, the limit."""
     for key, what, limit in [
         ("drain_unix", "capture, draining", "256 MiB"),
-        ("big", "capture, one transaction of {rows} rows", "256 MiB"),
+        ("live", "capture, 16 clients at full load", "256 MiB"),
+        ("huge", "capture, one transaction of {rows} updates", "256 MiB"),
         ("recover_end", "recover", "1 GiB"),
+        ("hot_long", "recover, {updates} updates of 1,000 rows", "1 GiB"),
         ("checkpoint", "checkpoint", "1 GiB"),
         ("init", "init", ""),
     ]:
         if key in facts:
-            yield (what.format(**facts[key]), mib(facts[key]["peak_bytes"]), limit)
+            yield [what.format(**facts[key]), mib(facts[key]["peak_bytes"]), limit]
+
+
+def growths(facts):
+    """What grew, the command, small and large in seconds, the quotient, the peaks."""
+    for name in ["database", "journal", "tables"]:
+        grown = facts.get(f"growth_{name}")
+        for command in grown["small"] if grown else []:
+            small, large = grown["small"][command], grown["large"][command]
+            seconds = [f"{run['seconds']:.2f} s" for run in (small, large)]
+            factor = f"{large['seconds'] / small['seconds']:.1f}"
+            yield [grown["what"], f"× {grown['factor']}", command, *seconds, factor, mib(small["peak_bytes"]), mib(large["peak_bytes"])]
+
+
+def lines(header, body):
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    yield from ("| " + " | ".join(cells) + " |" for cells in body)
+    yield ""
 
 
 def table(facts):
-    lines = ["| what | backwhen | the other | ratio | goal |", "|---|---|---|---|---|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(facts)]
-    lines += ["", "| peak memory (VmHWM) | | limit |", "|---|---|---|"]
-    lines += ["| " + " | ".join(row) + " |" for row in peaks(facts)]
-    return "\n".join(lines)
+    text = list(lines(["what", "backwhen", "the other", "ratio", "must", "aim", "reached"], [row.cells() for row in rows(facts)]))
+    text += lines(["peak memory (VmHWM)", "", "limit"], peaks(facts))
+    if grown := list(growths(facts)):
+        text += ["What grows, by how much, and how much longer each command then takes:", ""]
+        text += lines(["what", "by", "command", "small", "large", "factor", "peak, small", "peak, large"], grown)
+    return "\n".join(text)
+
+
+# What is below it in docs/PERFORMANCE.md is written by people, and stays.
+MARKER = "<!-- above: written by make bench; below: by hand -->"
+
+
+def write(path, facts):
+    before = path.read_text() if path.exists() else ""
+    _, _, kept = before.partition(MARKER)
+    path.write_text(page(facts) + "\n" + MARKER + (kept or "\n"))
 
 
 def page(facts):
     memory = facts["memory_bytes"] / (1 << 30)
     backrest = facts["pgbackrest"]
+    failed = f"\n**Failed steps: {', '.join(facts['failed'])}.**\n" if facts.get("failed") else ""
     return f"""# Performance
 
 Measured on {facts['date']}, commit {facts['commit']}, by
 
     SCALE={facts['scale']} TRANSACTIONS={facts['transactions']} RUNS={facts['runs']} make bench
 
-on {facts['cores']} cores ({facts['cpu']}), {memory:.0f} GiB, load {facts['load']:.1f}: the machine was shared, so read the
+on {facts['cores']} cores ({facts['cpu']}), {memory:.0f} GiB, load {facts['load']:.1f}: a shared machine, so read the
 ratios, not the seconds. Each ratio is the median of the quotients of runs that followed each other directly,
-backwhen's time (or bytes) divided by the other's; only the drain's is given as speed.
+backwhen's time (or bytes) divided by the other's; of speeds and rates it is the other way round, and more is better.
 PostgreSQL 15 with its own defaults but `shared_buffers = 512MB` and `wal_level = logical`, fsync on;
 {backrest} with `compress-type=zst`, `process-max=2`, on the same disk. The data is pgbench's, scale
 {facts['scale']}; the changes are {facts['transactions']} transactions of TPC-B. Every recovered database was compared with its source.
-
+{failed}
 {table(facts)}
-
-The drain ends when everything is durable in the history. Recovery ends when the database can be used; that of
-backwhen includes reading every row back and comparing digests with the history. The phases of a recovery to the end, in
-seconds: {phases(facts)}.
+The drain ends when everything is durable in the history; pg_recvlogical writes to /dev/null. Recovery ends when the
+database can be used; that of backwhen includes reading every row back and comparing digests with the history. The
+phases of a recovery to the end, in seconds: {phases(facts)}. The durable lag is the time from a moment
+at which the server's clock and the end of its log were read to the sync that made the history hold all of it.
 """
 
 

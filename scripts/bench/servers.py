@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from measure import size_of
+
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "shared_buffers": "512MB",
@@ -113,10 +115,12 @@ class Server:
         host = self.sockets if way == "unix" else "127.0.0.1"
         return f"host={host} port={self.port} user=postgres dbname={database}"
 
-    def sql(self, statement, database="postgres", quiet=False):
+    def sql(self, statement, database="postgres", quiet=False, options=""):
         command = [self.bin / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement, self.conninfo(database)]
-        errors = subprocess.DEVNULL if quiet else None
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=errors, text=True)
+        errors, environment = subprocess.DEVNULL if quiet else None, {**os.environ, "PGOPTIONS": options}
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
         return done.stdout.strip()
 
     def fingerprint(self, database="bench"):
@@ -157,9 +161,3 @@ class PgBackRest:
         self.server.wait_until(f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver")
         return size_of(self.repository / "archive")
 
-
-def size_of(path):
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
