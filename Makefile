@@ -1,9 +1,9 @@
 # What can be done here: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test soak fuzz demo bench deny
+.PHONY: help setup lint test soak fuzz demo bench bench-micro deny
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Find or install PostgreSQL 14 to 18 for the tests
 	@scripts/setup.sh --all-versions
@@ -31,6 +31,9 @@ demo: ## Lose a shop's orders in mid-traffic and bring them back, on a throw-awa
 bench: ## Measure against pg_recvlogical, pgBackRest and pg_dump (SCALE=50 TRANSACTIONS=400000 RUNS=3)
 	cargo build --release
 	@python3 scripts/bench
+
+bench-micro: ## Measure codec, blocks, key index and fold by themselves
+	cargo bench --bench parts
 
 deny: ## Check licences and advisories of the dependencies (needs cargo-deny)
 	cargo deny check

@@ -16,6 +16,21 @@ CREATE TABLE shop.orders (
     twice numeric GENERATED ALWAYS AS (amount * 2) STORED,
     qty positive
 );
+-- Only types that go in as binary COPY; from the row on that cannot, the rest goes as text.
+CREATE TABLE plain_types (
+    i2 smallint, i4 int, i8 bigint, n numeric, n2 numeric(10, 2), f4 real, f8 double precision, ok bool, t text,
+    c char(5), v varchar(5), b bytea, d date, ts timestamp, tz timestamptz, u uuid, j json, jb jsonb
+);
+INSERT INTO plain_types VALUES
+    (-32768, -2147483648, -9223372036854775808, 12345678.000123400, -0.5, '1e-45', '5e-324', true, '', '', '', '',
+     '0001-01-01', '0001-01-01', '0001-01-01+00', '00000000-0000-0000-0000-000000000000', ' {"a": 1}', '{"b": [1.50]}'),
+    (32767, 2147483647, 9223372036854775807, '-1e1000', 99999999.99, '3.4028235e38', '-Infinity', false,
+     E'tab\tline\nback\\ \x01', 'ab', 'ab   ', '\x00ff5c0a09', '9999-12-31', '1999-12-31 23:59:59.999999',
+     '2000-01-01 00:00:00.1+00', 'ffffffff-ffff-ffff-ffff-ffffffffffff', '"x"', 'null'),
+    (0, 0, 0, '1e-16383', 0, '-0', 'NaN', NULL, '\N', NULL, NULL, NULL, '2024-02-29', '2024-02-29 12:00:00.5', NULL, NULL, NULL, NULL),
+    (0, 0, 0, 0.0000, 10000, 'NaN', '-0', NULL, '\.', NULL, NULL, NULL, '1970-01-01', '1858-11-17', NULL, NULL, NULL, NULL);
+CREATE TABLE not_all_binary (n int, d date, x numeric);
+INSERT INTO not_all_binary VALUES (1, '2020-01-01', 1), (2, 'infinity', 'NaN'), (3, '4714-11-24 BC', 3), (4, '2020-01-01', 4);
 CREATE VIEW shop.v AS SELECT * FROM shop.orders;
 CREATE VIEW shop.joined AS SELECT o.id, c.name FROM shop.orders o JOIN shop.customer c ON c.id = o.customer;
 CREATE MATERIALIZED VIEW shop.mv AS SELECT customer, sum(amount) AS sum FROM shop.orders GROUP BY 1;

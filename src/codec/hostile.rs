@@ -1,5 +1,6 @@
 //! Hostile bytes for what the source sends, and for what a person types as a moment.
 
+use super::copy_binary::BinaryRows;
 use super::key::KeyShape;
 use super::{copy_text, pgoutput};
 use crate::hostile::throw;
@@ -79,6 +80,24 @@ fn copy_text_of_any_bytes() {
             outcome += &format!("{} {}", copy_text::has_hole(line), filled.is_some());
         }
         outcome
+    });
+}
+
+#[test]
+fn a_row_to_be_binary_of_any_bytes() {
+    let types = [16, 17, 20, 25, 701, 1082, 1114, 1184, 1700, 2950, 3802];
+    let column = |type_oid| Column { type_oid, ..table(Identity::WholeRow).columns[0].clone() };
+    let rows = BinaryRows::of(&types.map(column)).unwrap();
+    let seeds: [&[u8]; 2] = [
+        b"t\t\\\\x0aff\t-7\ta\\tb\t1e-5\t2024-02-29\t2024-02-29 12:00:00.5\t1999-12-31 23:59:59+00\t-12345.6\t\
+          00112233-4455-6677-8899-aabbccddeeff\t{}",
+        b"\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t0.00\t\\N\t\\N",
+    ];
+    throw("copy-binary", seeds.map(<[u8]>::to_vec).to_vec(), |line| {
+        let mut row = b"rows before".to_vec();
+        let pushed = rows.push_row(line, &mut row).is_some();
+        assert_eq!(pushed, row != b"rows before");
+        format!("{pushed} {}", row.len())
     });
 }
 

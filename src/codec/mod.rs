@@ -1,5 +1,6 @@
 //! Bytes to model and back: pure, and never panicking on any input.
 
+pub mod copy_binary;
 pub mod copy_text;
 pub mod key;
 pub mod pgoutput;

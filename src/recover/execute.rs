@@ -480,7 +480,7 @@ impl Feeder<'_> {
 }
 
 impl Rows for Feeder<'_> {
-    /// An untouched block goes from disk to COPY as it is.
+    /// An untouched block goes from disk to the sink as it is.
     fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
         self.flush()?;
         let raw = self.blocks.get(&entry.id)?;

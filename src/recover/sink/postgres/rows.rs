@@ -1,11 +1,15 @@
 //! Rows in, and rows read back.
 
+use std::pin::Pin;
+
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::{SinkExt, StreamExt};
+use tokio_postgres::CopyInSink;
 
+use crate::codec::copy_binary::{self, BinaryRows};
 use crate::connect::{Session, server_error};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Table;
 
 use super::super::{Contents, RowDigest, Rows};
@@ -80,20 +84,87 @@ impl Target {
     }
 }
 
-async fn copy_in(session: &Session, table: &Table, encoding: &str, mut rows: Rows) -> Result<()> {
+async fn copy_in(session: &Session, table: &Table, encoding: &str, rows: Rows) -> Result<()> {
     let fail = |error| server_error(format!("cannot load {}", table.display()), error);
     let spelled = Spelled::of(table, encoding);
     // Emptied in the same transaction, so that FREEZE is allowed (rows need no later vacuum) and
     // rows that an extension's script put there do not stay.
     let begin = format!("BEGIN; TRUNCATE ONLY {}", spelled.table);
     session.batch_execute(&begin).await.map_err(fail)?;
-    let copy = format!("COPY {}{} FROM STDIN (FREEZE)", spelled.table, spelled.columns);
-    let mut sink = Box::pin(session.copy_in::<_, Bytes>(&copy).await.map_err(fail)?);
-    while let Some(chunk) = rows.recv().await {
-        sink.feed(chunk?).await.map_err(fail)?;
+    let mut copying =
+        Copying { session, table, copy: format!("COPY {}{}", spelled.table, spelled.columns), rows };
+    let rest = match BinaryRows::of(&table.columns) {
+        Some(binary) => copying.binary(&binary).await?,
+        None => Some(Bytes::new()),
+    };
+    if let Some(first) = rest {
+        copying.text(first).await?;
     }
-    sink.as_mut().finish().await.map_err(fail)?;
     session.batch_execute("COMMIT").await.map_err(fail)
+}
+
+/// Rows on their way into one table.
+struct Copying<'a> {
+    session: &'a Session,
+    table: &'a Table,
+    /// The statement up to the columns.
+    copy: String,
+    rows: Rows,
+}
+
+type CopySink = Pin<Box<CopyInSink<Bytes>>>;
+
+impl Copying<'_> {
+    async fn begin(&self, format: &str) -> Result<CopySink> {
+        let copy = format!("{} FROM STDIN (FREEZE, FORMAT {format})", self.copy);
+        self.session.copy_in(&copy).await.map(Box::pin).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: tokio_postgres::Error) -> Error {
+        server_error(format!("cannot load {}", self.table.display()), error)
+    }
+
+    /// Sends rows in binary form up to the first that has none. Returns what is left from there on of
+    /// its piece, for a second COPY as text; the rows are read back as text in any case.
+    async fn binary(&mut self, form: &BinaryRows) -> Result<Option<Bytes>> {
+        let mut sink = self.begin("binary").await?;
+        let mut piece = copy_binary::HEADER.to_vec();
+        let mut rest = None;
+        while rest.is_none()
+            && let Some(chunk) = self.rows.recv().await
+        {
+            let chunk = chunk?;
+            rest = converted(form, &chunk, &mut piece).map(|taken| chunk.slice(taken..));
+            let full = std::mem::replace(&mut piece, Vec::with_capacity(chunk.len() * 5 / 4));
+            sink.feed(full.into()).await.map_err(|error| self.failed(error))?;
+        }
+        piece.extend_from_slice(copy_binary::TRAILER);
+        sink.feed(piece.into()).await.map_err(|error| self.failed(error))?;
+        sink.as_mut().finish().await.map_err(|error| self.failed(error))?;
+        Ok(rest)
+    }
+
+    async fn text(&mut self, first: Bytes) -> Result<()> {
+        let mut sink = self.begin("text").await?;
+        sink.feed(first).await.map_err(|error| self.failed(error))?;
+        while let Some(chunk) = self.rows.recv().await {
+            sink.feed(chunk?).await.map_err(|error| self.failed(error))?;
+        }
+        sink.as_mut().finish().await.map(drop).map_err(|error| self.failed(error))
+    }
+}
+
+/// Appends the rows of whole `lines`; where one has no binary form, stops and says at which byte.
+fn converted(form: &BinaryRows, lines: &[u8], rows: &mut Vec<u8>) -> Option<usize> {
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', lines) {
+        if form.push_row(&lines[start..end], rows).is_none() {
+            return Some(start);
+        }
+        start = end + 1;
+    }
+    // A line without an end is no row: the server says what is wrong with it.
+    (start < lines.len()).then_some(start)
 }
 
 /// Conditions that share out a table's pages, each page to one of them.
