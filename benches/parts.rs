@@ -11,15 +11,16 @@ use backwhen::codec::key::KeyShape;
 use backwhen::codec::{copy_text, pgoutput};
 use backwhen::fold;
 use backwhen::history::catalog::Catalog;
-use backwhen::history::checkpoint::{Checkpoint, Origin, SchemaFacts, TableEntry};
+use backwhen::history::checkpoint::{Checkpoint, TableEntry};
 use backwhen::history::image::{
     BlockEntry, Blocks, FolderDirectory, ImageBuilder, Packs, TableImage, index, lines, read_index, read_rows,
 };
 use backwhen::history::journal::{BlockBuilder, Segment, Writer, seal};
 use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
-use backwhen::model::{Column, DatabaseFacts, Grade, Identity, Lsn, PgTime, Storage, Table};
+use backwhen::model::{Column, Grade, Identity, Lsn, PgTime, Storage, Table};
 use backwhen::progress::Silent;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use serde_json::json;
 use tempfile::TempDir;
 
 const OID: u32 = 16_384;
@@ -199,48 +200,21 @@ fn identity() -> HistoryIdentity {
     }
 }
 
+/// As its manifest would have it, so that a field that is added later is not missed here.
 fn checkpoint(image: TableImage) -> Checkpoint {
-    let database = DatabaseFacts {
-        server_major: 15,
-        encoding: "UTF8".into(),
-        collate: "C".into(),
-        ctype: "C".into(),
-        provider: "c".into(),
-        locale: None,
-        icu_rules: None,
-    };
-    let schema = SchemaFacts {
-        lsn: Lsn(1),
-        time: PgTime(0),
-        archive: "0".repeat(64),
-        globals: None,
-        pg_dump_major: 15,
-        server_version: "15".into(),
-        database,
-        roles: Vec::new(),
-        materialized_views: Vec::new(),
-        large_objects: 0,
-        left_out: Vec::new(),
-        fingerprint: String::new(),
-        since: Vec::new(),
-    };
-    Checkpoint {
-        format: FORMAT,
-        id: "0001-0000000000000001".into(),
-        epoch: 1,
-        lsn: Lsn(1),
-        time: PgTime(0),
-        label: None,
-        origin: Origin::Source,
-        base: None,
-        tables: vec![TableEntry { table: accounts(), image }],
-        schema,
-        sequences: Vec::new(),
-        sequences_sampled: Lsn(1),
-        bytes_new: 0,
-        bytes_total: 0,
-        inexact: Vec::new(),
-    }
+    let database =
+        json!({"server_major": 15, "encoding": "UTF8", "collate": "C", "ctype": "C", "provider": "c"});
+    let schema = json!({
+        "lsn": Lsn(1), "time": PgTime(0), "archive": "0".repeat(64), "globals": null, "pg_dump_major": 15,
+        "server_version": "15", "database": database, "roles": [], "materialized_views": [], "large_objects": 0,
+        "left_out": [], "fingerprint": ""
+    });
+    let manifest = json!({
+        "format": FORMAT, "id": "bench", "epoch": 1, "lsn": Lsn(1), "time": PgTime(0), "label": null,
+        "origin": "source", "base": null, "tables": [TableEntry { table: accounts(), image }], "schema": schema,
+        "sequences": [], "sequences_sampled": Lsn(1), "bytes_new": 0, "bytes_total": 0, "inexact": []
+    });
+    serde_json::from_value(manifest).unwrap()
 }
 
 fn codec(criterion: &mut Criterion) {
