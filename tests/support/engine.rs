@@ -21,6 +21,8 @@ pub struct Wish {
     pub place: Place,
     pub settings: Vec<(String, String)>,
     pub encoding: String,
+    /// Variables that the server finds in its environment.
+    pub environment: Vec<(String, String)>,
     /// Host and port of the server whose standby it is to be.
     pub primary: Option<(String, u16)>,
 }

@@ -58,7 +58,7 @@ impl Local {
         // Between finding a port and the server's taking it another process can be faster.
         for attempt in 1.. {
             let port = free_port();
-            let keeper = Keeper::start(&installation, &folder, port, &wish.settings, account);
+            let keeper = Keeper::start(&installation, &folder, port, wish, account);
             let local = Local { installation: installation.clone(), folder: folder.clone(), port, keeper };
             match local.wait_until_ready() {
                 Ok(()) => return local,
@@ -150,7 +150,7 @@ impl Keeper {
         installation: &Installation,
         folder: &Path,
         port: u16,
-        settings: &[(String, String)],
+        wish: &Wish,
         account: Option<Account>,
     ) -> Mutex<Keeper> {
         let postgres = installation.command("postgres");
@@ -159,7 +159,8 @@ impl Keeper {
         inherit_environment(&mut command, &postgres);
         command.arg("-D").arg(folder.join("data")).args(["-p", &port.to_string()]);
         command.arg("-k").arg(folder).args(["-h", "127.0.0.1"]);
-        for (name, value) in settings {
+        command.envs(wish.environment.iter().map(|(name, value)| (name, value)));
+        for (name, value) in &wish.settings {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         // A group of its own: Ctrl-C at the terminal reaches the tests, and through them the shell.

@@ -53,6 +53,7 @@ impl Server {
                 place: Place::choose(version),
                 settings,
                 encoding: "UTF8".to_owned(),
+                environment: Vec::new(),
                 primary: None,
             },
         }
@@ -189,6 +190,12 @@ impl Builder {
     /// Adds or replaces a setting, such as `("track_commit_timestamp", "on")`.
     pub fn setting(mut self, name: &str, value: &str) -> Builder {
         self.wish.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A variable in the server's environment; of servers of this machine only.
+    pub fn env(mut self, name: &str, value: &str) -> Builder {
+        self.wish.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 

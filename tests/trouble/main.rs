@@ -7,6 +7,7 @@ mod support;
 
 mod budget;
 mod capture;
+mod clock;
 mod copies;
 mod damage;
 mod disk;
