@@ -44,6 +44,21 @@ pub fn captured_shop(server: &Server) -> Backwhen {
     backwhen
 }
 
+/// Asserts that the history's latest moment has the pages visited that this server has.
+pub fn assert_visits_are_held(backwhen: &Backwhen, server: &Server) {
+    let file = backwhen.folder().join("visits.sqlite");
+    let _ = std::fs::remove_file(&file);
+    let into = format!("sqlite:{}", file.display());
+    backwhen.ok(&["recover", "--to", "latest", "--table", "public.visits", "--into", &into]);
+    let held = rusqlite::Connection::open(&file).unwrap();
+    let mut held = held.prepare("SELECT page, count(*) FROM visits GROUP BY page ORDER BY page").unwrap();
+    let held =
+        held.query_map([], |row| Ok(format!("{}|{}", row.get::<_, String>(0)?, row.get::<_, i64>(1)?)));
+    let held: Vec<_> = held.unwrap().map(Result::unwrap).collect();
+    let truth = "SELECT page, count(*) FROM visits GROUP BY page ORDER BY page COLLATE \"C\"";
+    assert_eq!(server.psql(backwhen.database(), truth), held.join("\n"));
+}
+
 /// Asserts that the source holds nothing of backwhen's.
 pub fn assert_source_clean(server: &Server, database: &str) {
     let sql = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() \
