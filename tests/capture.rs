@@ -240,6 +240,8 @@ fn a_publication_that_somebody_changes_costs_no_row_in_silence() {
     server.psql(backwhen.database(), &emptied);
     insert(&backwhen, "unseen");
     let after = server.psql(backwhen.database(), "SELECT pg_current_wal_insert_lsn()");
+    // So that the new image cannot be of that very moment.
+    insert(&backwhen, "unseen too");
     capture.wait_for_line("begins epoch 2");
     insert(&backwhen, "seen");
     capture.wait_caught_up();

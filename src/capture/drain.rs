@@ -109,7 +109,7 @@ impl Drain<'_, '_> {
         tally: &mut Tally,
     ) -> Result<Drained> {
         self.client.watch_connection().await?;
-        let mut last = Tally::default();
+        let (mut last, mut stood) = (Tally::default(), false);
         loop {
             let until = *until.borrow();
             let Some(next) = stop.run_until_cancelled(self.next_batch(until, last)).await else {
@@ -123,11 +123,13 @@ impl Drain<'_, '_> {
             tally.batches += 1;
             tally.changes += batch.changes;
             tally.bytes += batch.bytes;
-            // Full of messages outside of transactions: the next one would be the same.
-            if self.intake.received() == before {
+            // It was full of what is here already, which is to be passed, or of messages outside of
+            // transactions, which cannot be.
+            let stands = self.intake.received() == before;
+            if stands && stood {
                 return Ok(Drained::Near);
             }
-            last = batch;
+            (last, stood) = (batch, stands);
         }
     }
 
