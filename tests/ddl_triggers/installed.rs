@@ -106,6 +106,9 @@ fn capture_replaces_what_another_version_installed() {
     let server = Server::shared(None);
     let source = Source::new(&server);
     let slot = source.slot().to_owned();
+    // Whoever ends a statement while they are replaced may still call this one.
+    let end = format!("SELECT 'backwhen.{slot}_end'::regproc::oid");
+    let called = source.psql(&end);
     // Nothing of it could be replaced in place.
     source.psql(&format!(
         "SET backwhen.own = 'install'; DROP FUNCTION backwhen.{slot}_utf8;
@@ -124,5 +127,6 @@ fn capture_replaces_what_another_version_installed() {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     capture.stop();
+    assert_eq!(source.psql(&end), called);
     assert_eq!(source.backwhen.json(&["status"])["event_triggers"]["fault"], serde_json::Value::Null);
 }

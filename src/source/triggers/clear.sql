@@ -1,5 +1,6 @@
--- What an installation puts on the source, but for the table and the schema: a newer one of another shape
--- could not replace it in place.
+-- What an installation puts on the source and a newer one of another shape could not replace in place. The
+-- event triggers' own functions stay: a statement that is at its end may still call them, and without
+-- them it would fail.
 DO $do$
 DECLARE
     statement text;
@@ -12,6 +13,7 @@ BEGIN
         SELECT pg_catalog.format('DROP FUNCTION %s CASCADE', p.oid::pg_catalog.regprocedure) FROM pg_catalog.pg_proc p
           JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
          WHERE n.nspname = 'backwhen' AND p.proname LIKE '{slot}\_%'
+           AND p.prorettype <> 'pg_catalog.event_trigger'::pg_catalog.regtype
     LOOP
         EXECUTE statement;
     END LOOP;

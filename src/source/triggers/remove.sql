@@ -1,7 +1,16 @@
--- The rest, once the triggers and their functions are gone.
+-- The rest, once the triggers and what they call are gone.
 DO $do$
+DECLARE
+    statement text;
 BEGIN
     PERFORM pg_catalog.set_config('backwhen.own', 'install', true);
+    FOR statement IN
+        SELECT pg_catalog.format('DROP FUNCTION %s', p.oid::pg_catalog.regprocedure) FROM pg_catalog.pg_proc p
+          JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.nspname = 'backwhen' AND p.proname LIKE '{slot}\_%'
+    LOOP
+        EXECUTE statement;
+    END LOOP;
     DROP TABLE IF EXISTS backwhen.{slot}_config;
     -- Another history may live in it.
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'backwhen')
