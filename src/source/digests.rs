@@ -55,14 +55,15 @@ impl RangeDigests {
     }
 }
 
-/// Prepares a session under a snapshot for what follows.
+/// Prepares a session under a snapshot for what follows. It works alone: how much of the server's processor
+/// the comparison takes is the number of sessions, and nothing else.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
 pub async fn prepare(session: &Session) -> Result<()> {
     let failed = |error| server_error("cannot prepare to compare tables", error);
     session
-        .batch_execute(&format!("SET LOCAL work_mem = '{WORK_MEM}'; SAVEPOINT digests"))
+        .batch_execute(&format!("SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL max_parallel_workers_per_gather = 0; SAVEPOINT digests"))
         .await
         .map_err(failed)?;
     // Not every platform can look; there it finds out when it sends.
