@@ -2,8 +2,8 @@
 //!
 //! `drain` fetches a large backlog in batches, `stream` pumps one connection, `intake` gathers what
 //! either brings, `disk` writes and seals in threads of its own, `watch` keeps the source company over
-//! SQL (heartbeats, sequences, new tables), `state` says where protection stands. This file joins them, connects again when something breaks, and begins a new epoch when
-//! continuity is lost.
+//! SQL (heartbeats, sequences, new tables), `state` says where protection stands. This file joins them,
+//! connects again when something breaks, and begins a new epoch when continuity is lost.
 
 mod budget;
 mod continuity;

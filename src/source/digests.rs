@@ -62,10 +62,10 @@ impl RangeDigests {
 /// `Unavailable` if the server fails.
 pub async fn prepare(session: &Session) -> Result<()> {
     let failed = |error| server_error("cannot prepare to compare tables", error);
-    session
-        .batch_execute(&format!("SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL max_parallel_workers_per_gather = 0; SAVEPOINT digests"))
-        .await
-        .map_err(failed)?;
+    let alone = format!(
+        "SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL max_parallel_workers_per_gather = 0; SAVEPOINT digests"
+    );
+    session.batch_execute(&alone).await.map_err(failed)?;
     // Not every platform can look; there it finds out when it sends.
     let looks = format!("SET LOCAL client_connection_check_interval = {LOOK_AFTER_MS}");
     let after =
