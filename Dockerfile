@@ -4,7 +4,7 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY migrations migrations
 COPY src src
-RUN cargo build --release --locked --bin backwhen
+RUN CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bin backwhen
 
 FROM debian:trixie-slim
 # pg_dump must be as new as the newest server it meets: PostgreSQL's own package archive has it for Debian.

@@ -5,8 +5,8 @@
 
 use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Output};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,14 @@ use super::engine::{Stop, Wish};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// Takes the container away once its input ends: servers that tests share outlive them all, and a
+/// killed test takes nothing away.
+const KEEPER: &str = "cat >/dev/null; docker rm -fv \"$1\" || podman rm -fv \"$1\"";
+
 pub struct Container {
     running: Running<GenericImage>,
     port: u16,
+    _keeper: Child,
 }
 
 impl Container {
@@ -37,7 +42,10 @@ impl Container {
             .with_env_var("POSTGRES_INITDB_ARGS", format!("-E {} --locale=C", wish.encoding))
             .with_cmd(std::iter::once("postgres".to_owned()).chain(settings));
         let running = request.start().unwrap_or_else(|e| panic!("container {image}: {e}"));
-        let container = Container { running, port };
+        let mut keeper = Command::new("/bin/sh");
+        keeper.args(["-c", KEEPER, "backwhen-test-server", running.id()]).process_group(0);
+        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let container = Container { running, port, _keeper: keeper.spawn().expect("/bin/sh starts") };
         container.wait_until_ready();
         container
     }

@@ -75,7 +75,7 @@ impl Place {
 pub enum Engine {
     Local(Local),
     #[cfg(feature = "docker-tests")]
-    Container(super::container::Container),
+    Container(Box<super::container::Container>),
 }
 
 impl Engine {
@@ -83,7 +83,9 @@ impl Engine {
         match &wish.place {
             Place::Local(installation) => Engine::Local(Local::start(installation.clone(), wish)),
             #[cfg(feature = "docker-tests")]
-            Place::Container { image } => Engine::Container(super::container::Container::start(image, wish)),
+            Place::Container { image } => {
+                Engine::Container(Box::new(super::container::Container::start(image, wish)))
+            }
             #[cfg(not(feature = "docker-tests"))]
             Place::Container { image } => {
                 panic!("docker:{image} needs the feature: cargo test --features docker-tests")
