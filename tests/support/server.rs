@@ -29,7 +29,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("shared_buffers", "16MB"),
     ("max_connections", "100"),
     ("max_wal_senders", "50"),
-    ("max_replication_slots", "50"),
+    ("max_replication_slots", "200"),
     ("max_worker_processes", "8"),
     ("max_prepared_transactions", "10"),
     ("jit", "off"),
