@@ -54,14 +54,24 @@ pub fn pause(place: &str) {
     }
 }
 
-/// From which backlog on a test wants it drained by SQL, and how much of the log is to be in the first
-/// batch, both in bytes of log: `BACKWHEN_TEST_DRAIN=BACKLOG:BATCH`.
-pub fn wanted_drain() -> Option<(u64, u64)> {
-    static WANTED: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+/// How a test wants a backlog drained by SQL: `BACKWHEN_TEST_DRAIN=BACKLOG:REACH:CHANGES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedDrain {
+    /// From how many bytes of log on.
+    pub backlog: u64,
+    /// Over how many bytes of log one batch reaches at most.
+    pub reach: u64,
+    /// How many changes one batch is to bring; as it pays, if none are named.
+    pub changes: Option<u64>,
+}
+
+pub fn wanted_drain() -> Option<WantedDrain> {
+    static WANTED: OnceLock<Option<WantedDrain>> = OnceLock::new();
     *WANTED.get_or_init(|| {
         let wanted = std::env::var("BACKWHEN_TEST_DRAIN").ok()?;
-        let (backlog, batch) = wanted.split_once(':')?;
-        Some((backlog.parse().ok()?, batch.parse().ok()?))
+        let mut numbers = wanted.split(':').map(str::parse);
+        let (backlog, reach) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        Some(WantedDrain { backlog, reach, changes: numbers.next().transpose().ok()? })
     })
 }
 

@@ -18,6 +18,8 @@ use support::{Backwhen, Dump, Server, assert_same, for_each_version};
 
 /// Drained whatever there is, in batches that hold a few transactions.
 const SMALL_BATCHES: (&str, &str) = ("BACKWHEN_TEST_DRAIN", "0:32768");
+/// Each full long before it has reached as far as it may.
+const FULL_BATCHES: (&str, &str) = ("BACKWHEN_TEST_DRAIN", "0:1000000000:100");
 const ONE_BATCH: (&str, &str) = ("BACKWHEN_TEST_DRAIN", "0:1000000000");
 
 /// The text of every value hangs on a setting that is set otherwise for the whole database.
@@ -77,16 +79,22 @@ fn what_is_drained_is_byte_for_byte_what_is_streamed() {
         server.psql(&database, &format!("SET search_path = public; {TABLES}"));
         let streamed = Backwhen::new(server, &database);
         let drained = Backwhen::new(server, &database).with_env(SMALL_BATCHES.0, SMALL_BATCHES.1);
-        let all = [&streamed, &drained];
+        let filled = Backwhen::new(server, &database).with_env(FULL_BATCHES.0, FULL_BATCHES.1);
+        let all = [&streamed, &drained, &filled];
         all.iter().for_each(|backwhen| drop(backwhen.init()));
         server.psql(&database, &format!("SET search_path = public; {WORK}"));
 
         let said = all.map(capture_to_the_end);
         assert!(said[0].contains("streaming from") && !said[0].contains("draining"), "{}", said[0]);
         assert!(batches(&said[1]) > 5, "{}", said[1]);
-        let [streamed, drained] = all.map(work_as_recorded);
+        assert!(batches(&said[2]) > 5, "{}", said[2]);
+        let [streamed, drained, filled] = all.map(work_as_recorded);
         assert!(streamed.len() > 700, "only {} messages", streamed.len());
         assert!(streamed == drained, "batches give another history than the stream");
+        assert!(
+            streamed == filled,
+            "batches that end when they are full give another history than the stream"
+        );
     });
 }
 

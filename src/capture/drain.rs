@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
 use super::stream::{CONFIRM_EVERY, Until, ticker};
-use crate::ambient;
+use crate::ambient::{self, WantedDrain};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 use crate::source::stream::{Fetched, ReplicationClient, SlotPosition, StreamFault};
@@ -48,12 +48,11 @@ pub enum Drained {
 
 /// Whether a server's log that ends at `head` is so far ahead that draining pays.
 pub fn pays(frontier: Lsn, head: Lsn) -> bool {
-    head.0.saturating_sub(frontier.0) > sizes().0
+    head.0.saturating_sub(frontier.0) > sizes().backlog
 }
 
-/// What counts as near, and how far a batch reaches.
-fn sizes() -> (u64, u64) {
-    ambient::wanted_drain().unwrap_or((NEAR, REACH))
+fn sizes() -> WantedDrain {
+    ambient::wanted_drain().unwrap_or(WantedDrain { backlog: NEAR, reach: REACH, changes: None })
 }
 
 /// What came of one batch, or of all.
@@ -144,7 +143,7 @@ impl Drain<'_, '_> {
         let again = frontier.0.saturating_sub(place.restart.0);
         let left = place.flushed.0.saturating_sub(frontier.0);
         let end = (again <= left.max(AGAIN)).then(|| end_of_batch(&place, frontier, until)).flatten();
-        let changes = next_changes(last, left.max(again));
+        let changes = sizes().changes.unwrap_or_else(|| next_changes(last, left.max(again)));
         Ok(end.map(|end| Wanted { end, changes, time: place.time }))
     }
 
@@ -232,8 +231,8 @@ fn goes_on(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> bool {
 
 /// Where the next batch ends at the latest; nothing if that is no further.
 fn end_of_batch(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> Option<Lsn> {
-    let (near, reach) = sizes();
-    let safe = Lsn(place.flushed.0.saturating_sub(MARGIN.min(near)));
+    let WantedDrain { backlog, reach, .. } = sizes();
+    let safe = Lsn(place.flushed.0.saturating_sub(MARGIN.min(backlog)));
     let furthest = until.filter(|until| *until <= place.flushed).unwrap_or(safe);
     let end = Lsn(frontier.0 + reach).min(furthest);
     (end > frontier).then_some(end)
