@@ -30,8 +30,9 @@ const SHARE: u64 = 4;
 /// Bytes that a batch is to bring at least, and at most.
 const SMALLEST: u64 = 64 << 20;
 const LARGEST: u64 = 1 << 30;
-/// Changes in the first batch, while their size is not known.
-const FIRST_CHANGES: u64 = 100_000;
+/// Bytes of a change, while none has been seen. Few are smaller; many small transactions behind a huge one that
+/// filled the batch alone would cost that one's decoding again.
+const SMALL_CHANGE: u64 = 64;
 /// The most that PostgreSQL takes as a number of changes.
 const MOST_CHANGES: u64 = i32::MAX as u64;
 
@@ -240,11 +241,11 @@ fn end_of_batch(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> Opti
 
 /// As many changes as are worth so much `log`, if they are of the `last` batch's size.
 fn next_changes(last: Tally, log: u64) -> u64 {
-    if last.changes == 0 {
-        return FIRST_CHANGES;
-    }
     let bytes = (log / SHARE).clamp(SMALLEST, LARGEST);
-    let each = last.bytes.div_ceil(last.changes).max(1);
+    let each = match last.changes {
+        0 => SMALL_CHANGE,
+        changes => last.bytes.div_ceil(changes).max(1),
+    };
     (bytes / each).clamp(1, MOST_CHANGES)
 }
 
@@ -287,7 +288,7 @@ mod tests {
     #[test]
     fn a_batch_is_worth_the_log_that_is_read_for_it() {
         let last = |changes, bytes| Tally { batches: 1, changes, bytes };
-        assert_eq!(next_changes(Tally::default(), 0), FIRST_CHANGES);
+        assert_eq!(next_changes(Tally::default(), 0), 1 << 20, "none seen yet");
         assert_eq!(next_changes(last(1000, 64_000), 100 * MIB), 1 << 20, "no smaller than 64 MiB");
         assert_eq!(next_changes(last(1000, 64_000), 1024 * MIB), 4 << 20);
         assert_eq!(next_changes(last(1000, 64_000), 99_000 * MIB), 16 << 20, "no larger than 1 GiB");

@@ -69,6 +69,8 @@ pub enum Until {
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a drain may wait to be told where it ends.
+const END_WAIT: Duration = Duration::from_secs(2);
 
 /// Tails the source until told to stop, or until `options.until`.
 ///
@@ -290,12 +292,13 @@ impl Capture<'_> {
         &self,
         link: Link,
         mut intake: Intake<'_>,
-        until: stream::Until,
+        mut until: stream::Until,
         stop: &CancellationToken,
     ) -> Result<Ended> {
         let stream = match link {
             Link::Near(stream) => Ok(stream),
             Link::Far(mut client) => {
+                await_end(&mut until, stop).await;
                 let slot = self.history.identity().slot();
                 let names = Publications::of_slot(&slot).option();
                 let options = plugin_options(&names);
@@ -377,6 +380,13 @@ struct Opened {
     frontier: Lsn,
     seam: Seam,
     board: Board,
+}
+
+/// Waits a little until it is known where this run ends, if anywhere. A batch that ended just before would have the
+/// server read all its log once more for the little that is left.
+async fn await_end(until: &mut stream::Until, stop: &CancellationToken) {
+    let known = tokio::time::timeout(END_WAIT, until.wait_for(Option::is_some));
+    let _ = stop.run_until_cancelled(known).await;
 }
 
 /// Says where this run ends, once that is known. To be caught up is to hold everything that had
