@@ -76,7 +76,7 @@ impl Capture<'_> {
             match kept.map(|kept| (self.budget.judge(kept), kept)) {
                 Some((Verdict::Warn, kept)) => tracing::warn!("{}", self.budget.describe(kept)),
                 Some((Verdict::GiveUp, _)) => {
-                    begin::give_up(&session, &slot).await?;
+                    begin::drop_slot(&session, &slot).await?;
                     return Ok(true);
                 }
                 _ => {}
@@ -120,7 +120,7 @@ impl Capture<'_> {
     async fn let_go(&self, tried: Duration) {
         let letting_go = async {
             let session = Session::connect_utf8(self.source, "capture").await?;
-            begin::give_up(&session, &self.history.identity().slot()).await
+            begin::drop_slot(&session, &self.history.identity().slot()).await
         };
         if let Ok(Err(error)) = tokio::time::timeout(LONGEST_PAUSE, letting_go).await {
             tracing::warn!("the slot of the unfinished image stays until the next try: {error}");

@@ -11,7 +11,6 @@ use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::{Catalog, Unusable};
-use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::Timeline;
 use crate::history::verify::{self, Acknowledged};
 use crate::model::Moment;
@@ -206,11 +205,6 @@ fn describe_moment(moment: &PlannedMoment) -> String {
     format!("moment       {}  {}{xid}\n{next}", ui::both_times(moment.time), moment.lsn)
 }
 
-/// For a line that begins with the word itself.
-fn grade(known: &SchemaKnown) -> String {
-    known.to_string().trim_start_matches("schema ").to_owned()
-}
-
 fn describe_plan(plan: &Plan) -> String {
     let mut text = format!(
         "{}\ncheckpoint   {} with {} rows in {} tables\njournal      {} transactions in {} segments",
@@ -221,7 +215,7 @@ fn describe_plan(plan: &Plan) -> String {
         plan.transactions,
         plan.segments
     );
-    text.push_str(&format!("\nschema       {}", grade(&plan.schema)));
+    text.push_str(&format!("\nschema       {}", plan.schema));
     for inexact in &plan.inexact {
         text.push_str(&format!(
             "\nnot exact    {}: {}",
@@ -246,7 +240,7 @@ fn describe(report: &Report) -> String {
     let mut text = format!(
         "{}\nschema       {}\nfrom         checkpoint {} and {} transactions\nrecovered    {} rows in {} tables; {proof}\ntook         {:.2} s ({})",
         describe_moment(&report.moment),
-        grade(&report.schema),
+        report.schema,
         report.checkpoint,
         report.transactions_folded,
         report.rows,

@@ -125,25 +125,20 @@ fn shown_after_comparing(history: &History, found: Found, begun: PgTime) -> Show
     let mut evidence = Evidence::begun(How::Resync, begun);
     evidence.finished = PgTime::from_utc(ambient::now());
     evidence.up_to = Some(at);
-    evidence.not_compared = not_compared.clone();
-    for table in resync.tables.iter().filter(|table| !not_compared.iter().any(|it| names(it, table))) {
-        evidence.tables.push(TableDigest {
-            table: table.table.clone(),
-            rows: table.rows,
-            digest: table.digest.clone(),
-        });
+    for table in &resync.tables {
+        if let Some(why) = not_compared.get(&table.oid) {
+            evidence.not_compared.push(format!("{}: {why}", table.table));
+            continue;
+        }
+        evidence.tables.push(TableDigest::from(table));
         if table.differs {
             evidence.differences.push(format!("{} ({})", table.table, difference(table)));
         }
     }
     let kept = super::verify::keep(history, &evidence);
     let id = checkpoint.map(|checkpoint| checkpoint.id);
-    Shown { not_compared, evidence: kept, ..Shown::of(at, epoch, evidence.is_good(), id, resync) }
-}
-
-/// A line of what was not compared begins with the table's name.
-fn names(line: &str, table: &TableResync) -> bool {
-    line.strip_prefix(&table.table).is_some_and(|rest| rest.starts_with(": "))
+    let shown = Shown::of(at, epoch, evidence.is_good(), id, resync);
+    Shown { not_compared: evidence.not_compared, evidence: kept, ..shown }
 }
 
 fn shown_after_loss(history: &History) -> Result<Shown> {

@@ -288,7 +288,7 @@ fn nagios(shown: &Shown) -> (u8, String) {
         // Not for tables that are left out on purpose or by their kind: that alarm would never end.
         State::Streaming
             if lag >= WARN_LAG
-                || shown.slot.share() >= 0.5
+                || shown.slot.warning().is_some()
                 || shown.refused
                 || shown.event_triggers.fault.is_some() =>
         {
@@ -375,7 +375,7 @@ fn describe(shown: &Shown) -> String {
         None => text.push_str("proof        none yet; see: backwhen verify --help\n"),
     }
     if let Some(known) = &shown.schema {
-        text.push_str(&format!("schema       {}\n", known.to_string().trim_start_matches("schema ")));
+        text.push_str(&format!("schema       {}\n", known));
     }
     if shown.schema_changed {
         text.push_str(

@@ -55,6 +55,12 @@ pub struct TableResync {
     pub read_whole: Option<String>,
 }
 
+impl From<&TableResync> for TableDigest {
+    fn from(it: &TableResync) -> TableDigest {
+        TableDigest { table: it.table.clone(), rows: it.rows, digest: it.digest.clone() }
+    }
+}
+
 impl Resync {
     pub fn bytes_read(&self) -> u64 {
         self.tables.iter().map(|table| table.bytes_read).fold(0, u64::saturating_add)
@@ -101,11 +107,7 @@ pub fn evidence(checkpoint: &Checkpoint, started: PgTime) -> Option<Evidence> {
     evidence.up_to = Some(Edge { lsn: checkpoint.lsn, time: checkpoint.time });
     for report in &resync.tables {
         match (&report.read_whole, checkpoint.table(report.oid)) {
-            (None, Some(_)) => evidence.tables.push(TableDigest {
-                table: report.table.clone(),
-                rows: report.rows,
-                digest: report.digest.clone(),
-            }),
+            (None, Some(_)) => evidence.tables.push(TableDigest::from(report)),
             (why, _) => {
                 let why = why.as_deref().unwrap_or("it was not read");
                 evidence.not_compared.push(format!("{}: read whole, as {why}", report.table));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Access;
 use super::checkpoint::{Content, Draft, SLOT_WAIT, manifest, unshared};
 use super::earlier::{self, Earlier};
-use super::snapshot::{self, Held, Request, Taken};
+use super::snapshot::{self, Opened, Taken};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
@@ -23,7 +23,7 @@ use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
 use crate::history::resync::{self, Resync};
 use crate::history::{FORMAT, History, Identity, Source, files, read_json, write_json};
-use crate::model::{DatabaseFacts, Lsn, PgTime, Selection};
+use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::snapshot::Snapshot;
@@ -213,18 +213,6 @@ async fn create_publications(
     ambient::pass("init.publications")
 }
 
-/// A slot at its first position, and the source's tables, locked, as they were there.
-struct Opened {
-    slot: String,
-    selection: Selection,
-    publications: Publications,
-    snapshot: Snapshot,
-    lsn: Lsn,
-    held: Held,
-    /// Keeps the snapshot.
-    _client: ReplicationClient,
-}
-
 async fn open(
     access: &Access<'_>,
     slot: &str,
@@ -236,10 +224,8 @@ async fn open(
     let failover = client.server_version() >= 17;
     let created = client.create_slot(slot, failover, SLOT_WAIT).await?;
     ambient::pass("init.slot")?;
-    let (snapshot, publications) = (Snapshot { name: created.snapshot }, Publications::of_slot(slot));
-    let held = snapshot::hold(access, &snapshot, &publications, &selection).await?;
-    let (slot, lsn) = (slot.to_owned(), created.consistent_point);
-    Ok(Opened { slot, selection, publications, snapshot, lsn, held, _client: client })
+    let snapshot = Snapshot { name: created.snapshot };
+    Opened::hold(access, slot, selection, (client, snapshot, created.consistent_point)).await
 }
 
 async fn begin_epoch(
@@ -250,29 +236,20 @@ async fn begin_epoch(
     start: Start,
     comparing: Comparing,
 ) -> Result<Checkpoint> {
-    let Opened { slot, selection, publications, snapshot, lsn, held, _client } = opened;
     let packs = Arc::new(Packs::create(&root.join("packs"), known)?);
-    let request = Request {
-        access,
-        snapshot: &snapshot,
-        lsn,
-        publications: &publications,
-        selection: &selection,
-        read: &|_| true,
-        root,
-        packs: &packs,
-    };
+    let request = opened.request(access, root, &packs);
     let (state, without) = match comparing {
         Comparing::No => (None, None),
         Comparing::Without(why) => (None, Some(why)),
         Comparing::With(state) => (Some(state), None),
     };
-    let described = snapshot::describe(&request, &held).await?;
-    let mut read = snapshot::read_rows(&request, &held, state.as_ref()).await?;
+    let described = snapshot::describe(&request, &opened.held).await?;
+    let mut read = snapshot::read_rows(&request, &opened.held, state.as_ref()).await?;
     if without.is_some() {
         read.resync = Some(Resync { without, ..Resync::default() });
     }
-    let taken = Taken::of(held, described, read);
+    let (lsn, slot) = (opened.lsn, opened.slot);
+    let taken = Taken::of(opened.held, described, read);
     drop(state);
     let stats = unshared(packs)?.finish()?;
     ambient::pass("init.image")?;
@@ -307,16 +284,12 @@ async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
     Publications::of_slot(slot).drop(session).await
 }
 
-/// Drops a history's slot and nothing else; one that is gone already is fine.
+/// Drops a history's slot and nothing else; one that is gone already is fine. A walsender that served it may
+/// need a moment to notice that its client went.
 ///
 /// # Errors
 /// `Unavailable` if the source fails, `Locked` if the slot is in use.
-pub async fn give_up(session: &Session, slot: &str) -> Result<()> {
-    drop_slot(session, slot).await
-}
-
-/// A walsender that served the slot may need a moment to notice that its client went.
-async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
+pub async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
     let query = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
                  WHERE slot_name = $1";
     let mut tries = 0;

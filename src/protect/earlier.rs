@@ -75,7 +75,11 @@ pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn
         return Err(Error::unavailable("continuity was lost meanwhile; see: backwhen list gaps"));
     }
     let newest = stretch.checkpoints.iter().rfind(|row| row.lsn <= lsn);
-    let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to compare from"))?;
+    let newest = newest.ok_or_else(|| {
+        Error::refused(
+            "there is no checkpoint to compare with; take one with: backwhen checkpoint --from-source",
+        )
+    })?;
     let base = history.read_checkpoint(&newest.id)?;
     let folded = fold_to(history, catalog, stretch, &base, lsn, &|_| true, &Silent)?;
     let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;

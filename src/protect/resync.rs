@@ -26,11 +26,8 @@ use crate::history::image::{Packs, TableImage, lines};
 use crate::history::resync::{Resync, TableResync};
 use crate::model::Table;
 use crate::progress::Unit;
-use crate::source::digests::{self, Place, RangeDigests};
+use crate::source::digests::{self, PLACED, Place, RangeDigests};
 use crate::source::inspect::FoundTable;
-
-/// Bytes of a place and its hash.
-const PLACED: u64 = 14;
 
 /// A table of so few bytes is not worth a thought about what is cheaper.
 const SMALL: u64 = 1 << 20;
@@ -115,25 +112,32 @@ async fn compare(
         packs: Arc::clone(reading.packs),
         waiting: Mutex::new(waiting),
     });
+    let (done, mut news) = mpsc::unbounded_channel();
     let mut workers = JoinSet::new();
     for _ in 0..reading.jobs.clamp(1, tables.len().max(1)) {
         let session = reading.snapshot.session(reading.source, "resync", true).await?;
         digests::prepare(&session).await?;
-        let side = Arc::clone(&side);
+        let (side, done) = (Arc::clone(&side), done.clone());
         workers.spawn(async move {
-            let mut done = Vec::new();
             while let Some(table) = side.next() {
-                done.push(side.compare(&session, table).await?);
+                let compared = side.compare(&session, table).await;
+                // Nobody listens any more after another's error.
+                if done.send(compared).is_err() {
+                    return;
+                }
             }
-            Ok::<_, Error>(done)
         });
     }
-    let mut compared = Vec::new();
-    while let Some(worker) = workers.join_next().await {
-        compared.extend(worker.context(Kind::Internal, || "a comparing task failed".into())??);
+    drop(done);
+    let mut all = Vec::new();
+    while let Some(compared) = news.recv().await {
+        all.push(compared?);
         reading.progress.advance(1);
     }
-    Ok(compared)
+    while let Some(worker) = workers.join_next().await {
+        worker.context(Kind::Internal, || "a comparing task failed".into())?;
+    }
+    Ok(all)
 }
 
 /// Why a comparison came to no end.
@@ -303,7 +307,8 @@ fn pays(
         0 => 0,
         rows => u128::from(image.bytes) * u128::from(source.rows) / u128::from(rows),
     };
-    if places > MOST_PLACES || (u128::from(places * PLACED) > bytes / 2 && places * PLACED > SMALL) {
+    let to_read = places.saturating_mul(PLACED as u64);
+    if places > MOST_PLACES || (u128::from(to_read) > bytes / 2 && to_read > SMALL) {
         return Err(format!("{} of its {} ranges differ", differing.len(), ranges.len()));
     }
     Ok(())

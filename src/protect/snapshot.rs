@@ -23,6 +23,7 @@ use crate::source::inspect::{self, FoundTable, Inventory};
 use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample};
 use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables};
+use crate::source::stream::ReplicationClient;
 
 /// What to read under a snapshot.
 pub struct Request<'a> {
@@ -37,6 +38,53 @@ pub struct Request<'a> {
     /// The history's folder.
     pub root: &'a Path,
     pub packs: &'a Arc<Packs>,
+}
+
+/// The source at a slot's first position: its tables are locked, as they were there.
+pub(super) struct Opened {
+    /// The history's own.
+    pub slot: String,
+    pub selection: Selection,
+    pub publications: Publications,
+    pub snapshot: Snapshot,
+    pub lsn: Lsn,
+    pub held: Held,
+    /// Keeps the snapshot.
+    pub client: ReplicationClient,
+}
+
+impl Opened {
+    /// # Errors
+    /// As [`take`].
+    pub async fn hold(
+        access: &Access<'_>,
+        slot: &str,
+        selection: Selection,
+        (client, snapshot, lsn): (ReplicationClient, Snapshot, Lsn),
+    ) -> Result<Opened> {
+        let publications = Publications::of_slot(slot);
+        let held = hold(access, &snapshot, &publications, &selection).await?;
+        Ok(Opened { slot: slot.to_owned(), selection, publications, snapshot, lsn, held, client })
+    }
+
+    /// All protected tables, into `packs`.
+    pub fn request<'a>(
+        &'a self,
+        access: &'a Access<'a>,
+        root: &'a Path,
+        packs: &'a Arc<Packs>,
+    ) -> Request<'a> {
+        Request {
+            access,
+            snapshot: &self.snapshot,
+            lsn: self.lsn,
+            publications: &self.publications,
+            selection: &self.selection,
+            read: &|_| true,
+            root,
+            packs,
+        }
+    }
 }
 
 /// The source as of one position.

@@ -1,11 +1,12 @@
 //! Compares the history with the source range by range, while capture goes on, and puts right what differs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Access;
 use super::checkpoint::{Content, Draft, publish, temporary_snapshot, unshared};
 use super::earlier::{self, Earlier};
-use super::snapshot::{self, Held, Read, Request, Taken};
+use super::snapshot::{self, Held, Opened, Read, Taken};
 use crate::error::{Context, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
@@ -14,7 +15,6 @@ use crate::history::image::Packs;
 use crate::history::resync::Resync;
 use crate::history::timeline::Edge;
 use crate::model::{Lsn, Selection, Table};
-use crate::source::publication::Publications;
 
 /// What was found.
 pub struct Found {
@@ -22,8 +22,8 @@ pub struct Found {
     pub at: Edge,
     pub epoch: u32,
     pub resync: Resync,
-    /// Tables whose difference would say nothing, and why.
-    pub not_compared: Vec<String>,
+    /// Tables whose difference would say nothing, by oid, and why.
+    pub not_compared: BTreeMap<u32, &'static str>,
     /// The source as it was at that moment, where the history was something else.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -43,32 +43,23 @@ pub async fn compare_and_mend(
     let _lock = history.lock_checkpoint()?;
     let identity = history.identity();
     let epoch = history.current_epoch()?.number;
-    let (client, snapshot, lsn) = temporary_snapshot(access, history, "resync").await?;
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
-    let publications = Publications::of_slot(&identity.slot());
-    let held = snapshot::hold(access, &snapshot, &publications, &selection).await?;
+    let at_slot = temporary_snapshot(access, history, "resync").await?;
+    let opened = Opened::hold(access, &identity.slot(), selection, at_slot).await?;
+    let lsn = opened.lsn;
     reached(lsn).await?;
     let state = Arc::new(state_at(history, catalog, epoch, lsn).await?);
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
-    let request = Request {
-        access,
-        snapshot: &snapshot,
-        lsn,
-        publications: &publications,
-        selection: &selection,
-        read: &|_| true,
-        root: history.root(),
-        packs: &packs,
-    };
-    let mut read = snapshot::read_rows(&request, &held, Some(&state)).await?;
-    let not_compared = set_aside(&mut read, &held, &state);
+    let request = opened.request(access, history.root(), &packs);
+    let mut read = snapshot::read_rows(&request, &opened.held, Some(&state)).await?;
+    let not_compared = set_aside(&mut read, &opened.held, &state);
     let resync = read.resync.clone().unwrap_or_default();
-    let mut found =
-        Found { at: Edge { lsn, time: held.time }, epoch, resync, not_compared, checkpoint: None };
+    let at = Edge { lsn, time: opened.held.time };
+    let mut found = Found { at, epoch, resync, not_compared, checkpoint: None };
     if found.resync.tables.iter().any(|table| table.differs || table.rows_gone + table.rows_new > 0) {
-        let described = snapshot::describe(&request, &held).await?;
-        let taken = Taken::of(held, described, read);
-        drop(client);
+        let described = snapshot::describe(&request, &opened.held).await?;
+        let taken = Taken::of(opened.held, described, read);
+        drop(opened.client);
         let draft = Draft { epoch, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
         let content = Content::of(taken, unshared(packs)?.finish()?);
         found.checkpoint = Some(publish(history, catalog, draft, content)?);
@@ -83,14 +74,14 @@ async fn state_at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Ls
 }
 
 /// Names the tables that may differ without a fault. Where single rows of them do, they are put right too.
-fn set_aside(read: &mut Read, held: &Held, state: &Earlier) -> Vec<String> {
-    let mut named = Vec::new();
+fn set_aside(read: &mut Read, held: &Held, state: &Earlier) -> BTreeMap<u32, &'static str> {
+    let mut named = BTreeMap::new();
     let Some(resync) = &mut read.resync else { return named };
     for report in &mut resync.tables {
         let Some(found) = held.protected.get(&report.oid) else { continue };
         if let Some(why) = may_differ(&found.table, state) {
             report.differs = false;
-            named.push(format!("{}: {why}", report.table));
+            named.insert(report.oid, why);
         }
     }
     named

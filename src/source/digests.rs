@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::LOOK_AFTER_MS;
 use super::snapshot::copy_statement;
 use crate::codec::row_digest::DIGEST;
 use crate::connect::{Session, server_error};
@@ -15,18 +16,16 @@ use crate::model::spelling::Spelled;
 /// A function takes at most 100 arguments; one of `format`'s is the pattern.
 const COLUMNS_AT_ONCE: usize = 90;
 
-/// Where a row lies, as the server's `tidsend` says it, and the first 64 bits of its hash.
+/// Bytes of where a row lies, as the server's `tidsend` says it.
 const PLACE: usize = 6;
-const PLACED: usize = PLACE + 8;
+/// Bytes of that and of the first number of the row's hash.
+pub const PLACED: usize = PLACE + 8;
 
 /// Rows that are asked for by their places in one statement.
 const PLACES_AT_ONCE: usize = 2000;
 
 /// Memory that the server may use for one table's digests; by its default it would spill them to disk.
 const WORK_MEM: &str = "64MB";
-
-/// The server looks so often, in milliseconds, whether anybody still waits for its answer.
-const LOOK_AFTER_MS: u32 = 500;
 
 /// Where a row lies in its table, for as long as the snapshot is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

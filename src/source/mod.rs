@@ -8,3 +8,7 @@ pub mod sequences;
 pub mod snapshot;
 pub mod stream;
 pub mod triggers;
+
+/// How often, in milliseconds, a server at work looks whether anybody still waits for its answer; else what was
+/// killed here would go on there.
+const LOOK_AFTER_MS: u32 = 500;

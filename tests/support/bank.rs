@@ -1,15 +1,13 @@
 //! A bank under load, and an auditor: what money there is never changes, and every client counts its
 //! trades without a hole. So a transaction that is missing, torn or there twice cannot hide.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
 use backwhen::history::journal::Segment;
 use backwhen::history::timeline::Timeline;
 use backwhen::model::Lsn;
 
-use super::{Backwhen, Server};
+use super::{Backwhen, Server, meanwhile};
 
 const ACCOUNTS: u32 = 20;
 const CLIENTS: u32 = 2;
@@ -41,26 +39,8 @@ pub fn bank(server: &Server) -> String {
 
 /// Trades in the background for as long as `work` takes; all of it is committed when this returns.
 pub fn while_trading<T>(server: &Server, database: &str, work: impl FnOnce() -> T) -> T {
-    let done = AtomicBool::new(false);
-    /// Ends the trading also when the work fails.
-    struct Ends<'a>(&'a AtomicBool);
-    impl Drop for Ends<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    std::thread::scope(|scope| {
-        for client in 1..=CLIENTS {
-            let done = &done;
-            scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    server.psql(database, &format!("CALL trade({client}, 40)"));
-                }
-            });
-        }
-        let _ends = Ends(&done);
-        work()
-    })
+    let trade = |client| drop(server.psql(database, &format!("CALL trade({client}, 40)")));
+    meanwhile(CLIENTS, trade, work)
 }
 
 /// How often each client has traded, as the source knows.

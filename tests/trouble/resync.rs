@@ -1,13 +1,12 @@
 //! The source and the history are brought together again by digests: only what differs is read.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use backwhen::history::History;
 use backwhen::history::resync::{Resync, TableResync};
 
 use crate::support::shop::{CHANGES as SALES, assert_says, shop};
-use crate::support::{Backwhen, Dump, Proxy, Server, assert_same};
+use crate::support::{Backwhen, Dump, Proxy, Server, assert_same, meanwhile};
 
 /// Values whose text is easily got wrong, and tables of every kind.
 const SCHEMA: &str = r#"
@@ -124,23 +123,11 @@ fn only_rows_that_differ_are_read_after_a_loss() {
 
 /// Runs pgbench's bank in the background for as long as `work` takes.
 fn under_pgbench(server: &Server, database: &str, work: impl FnOnce()) {
-    let done = AtomicBool::new(false);
-    struct Ends<'a>(&'a AtomicBool);
-    impl Drop for Ends<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                let output = server.client("pgbench", database, &["-n", "-c", "2", "-T", "1"], "");
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            }
-        });
-        let _ends = Ends(&done);
-        work();
-    });
+    let trade = |_| {
+        let output = server.client("pgbench", database, &["-n", "-c", "2", "-T", "1"], "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    meanwhile(1, trade, work);
 }
 
 /// Every transaction of pgbench's adds one number to an account, a teller, a branch and to what is noted of

@@ -15,10 +15,7 @@ use super::receive::skipped_publication;
 use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
-
-/// How often, in milliseconds, a server that is still decoding looks whether we are still there.
-/// Else a killed capture would hold its slot until the batch is done.
-const LOOK_AFTER_US: u32 = 500;
+use crate::source::LOOK_AFTER_MS;
 
 /// The beginning of a binary COPY, before flags and an extension.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
@@ -47,12 +44,13 @@ pub enum Fetched<'a> {
 }
 
 impl ReplicationClient {
-    /// Lets the server notice soon if this connection goes while it decodes.
+    /// Lets the server notice soon if this connection goes while it decodes: else a killed capture would hold
+    /// its slot until the batch is done.
     ///
     /// # Errors
     /// Unavailable, if the connection broke.
     pub async fn watch_connection(&mut self) -> Result<()> {
-        let set = format!("SET client_connection_check_interval = {LOOK_AFTER_US}");
+        let set = format!("SET client_connection_check_interval = {LOOK_AFTER_MS}");
         match self.ask(&set).await {
             Ok(_) => Ok(()),
             // Not every platform can look; then the server finds out when it sends.
