@@ -38,6 +38,15 @@ pub fn private_folder(parent: &Path, prefix: &str) -> std::io::Result<tempfile::
     tempfile::Builder::new().prefix(prefix).permissions(ours_alone).tempdir_in(parent)
 }
 
+/// The same, where the system puts temporary files.
+///
+/// # Errors
+/// `Unavailable` if there is no room.
+pub fn temporary_folder() -> Result<tempfile::TempDir> {
+    private_folder(&std::env::temp_dir(), "backwhen-")
+        .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())
+}
+
 /// Waits where a test asks for it, to widen an instant that is else too short to meet:
 /// `BACKWHEN_TEST_PAUSE=PLACE:MILLISECONDS`. Without that it does nothing.
 pub fn pause(place: &str) {

@@ -37,25 +37,28 @@ impl SchemaKnown {
         let SchemaKnown::Within { to, .. } = self else { return None };
         let why = match to {
             Some(_) => format!(
-                "{self}: definitions changed in between, and are recovered as they were at the former"
+                "schema {self}: definitions changed in between, and are recovered as they were at the former"
             ),
-            None => format!("{self}: nothing held tells whether definitions changed before this moment"),
+            None => {
+                format!("schema {self}: nothing held tells whether definitions changed before this moment")
+            }
         };
         Some(Inexact { what: "schema".into(), why })
     }
 }
 
+/// To be read after the word "schema".
 impl std::fmt::Display for SchemaKnown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (from, to) = match self {
             SchemaKnown::Within { from, to } => (from, to),
-            SchemaKnown::Exactly => return f.write_str("schema known exactly"),
+            SchemaKnown::Exactly => return f.write_str("known exactly"),
             SchemaKnown::Except { statements, at: Edge { lsn, time } } => {
                 let but = "statements that could not be replayed, the first at";
-                return write!(f, "schema known exactly but for {statements} {but} {lsn} ({time})");
+                return write!(f, "known exactly but for {statements} {but} {lsn} ({time})");
             }
         };
-        write!(f, "schema known within [{} ({}), ", from.lsn, from.time)?;
+        write!(f, "known within [{} ({}), ", from.lsn, from.time)?;
         match to {
             Some(to) => write!(f, "{} ({})]", to.lsn, to.time),
             None => f.write_str("the end of the history]"),

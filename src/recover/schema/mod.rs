@@ -138,7 +138,7 @@ async fn finish(
     notes: Vec<String>,
     unfit: Vec<Inexact>,
 ) -> Result<ReplayedSchema> {
-    let folder = temporary_folder()?;
+    let folder = ambient::temporary_folder()?;
     let archive = folder.path().join("schema.dump");
     let views = pgtools::materialized_views(&replay.observer).await?;
     let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
@@ -171,7 +171,7 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
     let archive = Archive::open(archive)?;
     let selection = Selection::whole(&archive.toc);
     let tool = tools.for_restore(archive.toc.dump_major, archive.toc.server_major)?;
-    let folder = temporary_folder()?;
+    let folder = ambient::temporary_folder()?;
     let list = folder.path().join("entries.list");
     selection.write_list(&archive.toc, &list)?;
     let mut sql = Vec::new();
@@ -181,11 +181,6 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
         .run_into(&mut sql)
         .await?;
     Ok(String::from_utf8_lossy(&sql).into_owned())
-}
-
-fn temporary_folder() -> Result<TempDir> {
-    ambient::private_folder(&std::env::temp_dir(), "backwhen-schema-")
-        .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())
 }
 
 /// Makes every role that is known to matter, without rights of its own.

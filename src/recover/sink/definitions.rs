@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
 use crate::recover::archive::{Archive, Roles, Section, Selection};
 
@@ -26,8 +26,7 @@ impl Definitions {
     /// # Errors
     /// `Unavailable` if there is no room for a temporary folder.
     pub fn new(archive: Archive, selection: Selection) -> Result<Definitions> {
-        let folder = crate::ambient::private_folder(&std::env::temp_dir(), "backwhen-")
-            .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())?;
+        let folder = crate::ambient::temporary_folder()?;
         Ok(Definitions { archive, selection, large_objects: None, owners: true, privileges: true, folder })
     }
 
