@@ -23,7 +23,7 @@ use crate::model::{DatabaseFacts, Grade, Lsn, PgTime, Selection};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
-use crate::protect::{Access, checkpoint};
+use crate::protect::{Access, checkpoint, hold_objects};
 use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample, parse_lsn};
@@ -147,6 +147,8 @@ impl Watcher {
         }
         let access = Access { source: &self.source, tools: &self.tools, jobs: self.jobs, progress: &Silent };
         let major = DatabaseFacts::read(session).await?.server_major;
+        // A list that was there already must not go just now.
+        let _objects = hold_objects(&self.history).await?;
         if let Some(globals) = read_roles(&access, self.history.root(), major).await? {
             let signal = RolesSignal { digest: digest.clone(), globals };
             let content = signal.message(&self.history.identity().secret);

@@ -35,7 +35,7 @@ struct Shown {
 }
 
 pub(super) async fn run(at: &Surroundings, source: Option<String>, jobs: usize) -> Result<ExitCode> {
-    let history = at.history()?;
+    let (history, _objects) = at.history_held()?;
     if !history.capture_is_running() {
         return Err(not_captured(&history));
     }

@@ -7,6 +7,7 @@ mod checkpoint;
 mod config;
 mod copy;
 mod drop;
+mod expire;
 mod init;
 mod list;
 mod mark;
@@ -31,6 +32,7 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
+use crate::history::files::Lock;
 use crate::pgtools::Tools;
 use ui::Ui;
 
@@ -100,6 +102,7 @@ enum Command {
     Resync(resync::Resync),
     Copy(copy::Copy),
     Repair(repair::Repair),
+    Expire(expire::Expire),
     Drop(drop::Drop),
 }
 
@@ -165,6 +168,7 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Recover(recover) => recover.run(context).await,
         Command::Show(show) => show.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
+        Command::Expire(expire) => expire.run(context).await,
         Command::Drop(drop) => drop.run(context).await,
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -189,6 +193,14 @@ impl Surroundings {
 
     fn history(&self) -> Result<History> {
         History::open(&self.history_folder()?)
+    }
+
+    /// The same for work that reads or uses its objects for a while: nothing is expired as long as the lock
+    /// lives.
+    fn history_held(&self) -> Result<(History, Option<Lock>)> {
+        let history = self.history()?;
+        let lock = history.hold_objects()?;
+        Ok((history, lock))
     }
 
     fn catalog(&self, history: &History) -> Result<Arc<Catalog>> {

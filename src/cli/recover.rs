@@ -67,7 +67,7 @@ struct Planned<'a> {
 
 impl Recover {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let history = at.history()?;
+        let (history, _objects) = at.history_held()?;
         let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         let destination = self.into.as_deref().map(Target::parse).transpose()?;
         let catalog = at.catalog(&history)?;

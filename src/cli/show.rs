@@ -53,7 +53,7 @@ impl Show {
     }
 
     async fn schema(self, at: &Surroundings) -> Result<()> {
-        let history = at.history()?;
+        let (history, _objects) = at.history_held()?;
         let moment = Moment::parse(&self.at, ambient::now()).context(Kind::Usage, || "--at".into())?;
         let catalog = at.catalog(&history)?;
         let timeline = Timeline::read(&history, &catalog)?;

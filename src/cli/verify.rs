@@ -55,7 +55,7 @@ struct Shown {
 
 impl Verify {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let history = at.history()?;
+        let (history, _objects) = at.history_held()?;
         let target = if self.restore { Some(restore::target(&history, self.into.as_deref())?) } else { None };
         let mut evidence = Evidence::begun(How::Read, PgTime::from_utc(ambient::now()));
         let progress = at.ui.progress();

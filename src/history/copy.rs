@@ -3,7 +3,8 @@
 //! The copy is a valid history at every instant, whenever this is killed, and while the original is
 //! written: what an object names is copied before it; segments come in their order; `history.json`
 //! comes last. What is there already is never touched. Only the open segment grows, as it did in the
-//! original. An object that is damaged is not copied, nor what would lean on it.
+//! original. An object that is damaged is not copied, nor what would lean on it. What the original has
+//! let go stays in the copy, until `expire` is run there too.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::journal::{self, SegmentFile};
-use super::{FORMAT, History, Identity, evidence, files, inventory, read_json, write_json};
+use super::{FORMAT, History, Identity, evidence, expiry, files, inventory, read_json, write_json};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
@@ -45,12 +46,19 @@ pub struct Copied {
 /// `Refused` if something else lies at `to`; `Locked` if a copy or a capture is at work there;
 /// `Unavailable` if a disk fails. Damage of single objects is no error, but told in the result.
 pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Copied> {
+    let _objects = history.hold_objects()?;
     let _lock = begin(history, to)?;
+    // What is copied may be named by nothing there yet.
+    let _objects_there = files::Lock::share(&to.join(super::OBJECTS_LOCK), super::PATIENCE)?;
     let mut work = Work { from: history.root(), to, progress, copied: Copied::default() };
     // Listed in this order, all that a manifest names is in the lists after it.
     let manifests = work.list("checkpoints")?;
     let epochs = work.list("epochs")?;
     let (packs, schemas) = (work.list("packs")?, work.list("schemas")?);
+    // Before a journal that does not begin where its epoch does.
+    if !work.all(&inventory::names(work.from, expiry::FOLDER, &["json"])?)? {
+        return finish(work);
+    }
     progress.phase("copying images", (packs.len() + schemas.len()) as u64, Unit::Objects);
     let leant_on = [packs, schemas].concat();
     let whole = work.all(&leant_on)?;

@@ -179,6 +179,34 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Dates a file as of now; its bytes stay as they are.
+///
+/// # Errors
+/// `Unavailable` if the disk refuses.
+pub fn touch(path: &Path) -> Result<()> {
+    let now = std::time::SystemTime::from(crate::ambient::now());
+    let touched = OpenOptions::new().write(true).open(path).and_then(|file| file.set_modified(now));
+    touched.context(Kind::Unavailable, || format!("cannot date {}", path.display()))
+}
+
+/// Deletes files that lie in `folder`, durable once it returns; those that are already gone are fine. Cut
+/// short, any of them may be left.
+///
+/// # Errors
+/// `Unavailable` if the disk refuses.
+pub fn remove_all(folder: &Path, paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        power::removing(path);
+        match point("file.remove").and_then(|()| fs::remove_file(path)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).context(Kind::Unavailable, || format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    if paths.is_empty() { Ok(()) } else { sync_folder(folder) }
+}
+
 /// Moves a file into `folder`, durable, under its own name or, where that is taken, a numbered one.
 /// Returns where it lies now.
 ///

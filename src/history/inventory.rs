@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::checkpoint::Checkpoint;
 use super::epoch::Epoch;
-use super::{Identity, evidence, image, read_json};
+use super::{Identity, evidence, expiry, image, read_json};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Folders of objects that are written once under their final name, with the endings of their names.
@@ -61,6 +61,7 @@ pub fn check(root: &Path, name: &str) -> Result<()> {
             is_named(&path, checkpoint.id == stem)
         }
         Some(evidence::FOLDER) => evidence::check(&path),
+        Some(expiry::FOLDER) => expiry::check(&path),
         _ => {
             let identity: Identity = there(&path, read_json(&path)?)?;
             identity.id_bytes().map(drop)

@@ -8,6 +8,7 @@
 //! checkpoints/ID.json   a checkpoint's manifest
 //! schemas/DIGEST.dump   pg_dump archives, and DIGEST.sql the server's roles
 //! evidence/TIME.json    what each verify found
+//! expired/TIME.json     what was let go, and so may be missing
 //! catalog.sqlite        an index of all this; derived, may be deleted
 //! locks/ live/          who is at work now, and how it goes; not part of the history
 //! damaged/              what `repair` took out of the way; not part of the history
@@ -19,6 +20,8 @@ pub mod copy;
 pub mod definitions;
 pub mod epoch;
 pub mod evidence;
+pub mod expire;
+pub mod expiry;
 pub mod files;
 #[cfg(test)]
 mod hostile;
@@ -36,6 +39,7 @@ pub mod verify;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +50,23 @@ pub use object::{read_json, write_json};
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
 pub const FORMAT: u32 = 1;
 
-const FOLDERS: [&str; 8] =
-    ["epochs", "journal", "packs", "checkpoints", "schemas", evidence::FOLDER, "locks", "live"];
+const FOLDERS: [&str; 9] = [
+    "epochs",
+    "journal",
+    "packs",
+    "checkpoints",
+    "schemas",
+    evidence::FOLDER,
+    expiry::FOLDER,
+    "locks",
+    "live",
+];
+
+/// Shared by whoever uses objects.
+const OBJECTS_LOCK: &str = "locks/objects.lock";
+
+/// How long work waits for an `expire` to end, which takes objects away.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A history's unchanging facts: the content of `history.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,12 +220,31 @@ impl History {
         files::Lock::take(&self.capture_lock_path(), "capture")
     }
 
-    /// Held while a checkpoint is made.
+    /// Held while a checkpoint is made, with what [`History::hold_objects`] holds.
     ///
     /// # Errors
-    /// `Locked` if another process holds it.
-    pub fn lock_checkpoint(&self) -> Result<files::Lock> {
-        files::Lock::take(&self.root.join("locks/checkpoint.lock"), "checkpoint")
+    /// `Locked` if another process makes one, or takes objects away.
+    pub fn lock_checkpoint(&self) -> Result<(files::Lock, Option<files::Lock>)> {
+        Ok((self.lock_checkpoint_alone()?, self.hold_objects()?))
+    }
+
+    fn lock_checkpoint_alone(&self) -> Result<files::Lock> {
+        files::Lock::take(&self.root.join("locks/checkpoint.lock"), "a checkpoint or expire")
+    }
+
+    /// Shared by all who read objects for longer than an instant, or build on them: nothing is expired
+    /// meanwhile. Waits for an `expire` that is at work.
+    ///
+    /// # Errors
+    /// `Locked` if that takes longer than a minute.
+    pub fn hold_objects(&self) -> Result<Option<files::Lock>> {
+        files::Lock::share(&self.root.join(OBJECTS_LOCK), PATIENCE)
+    }
+
+    fn lock_objects_alone(&self) -> Result<files::Lock> {
+        let busy = "somebody recovers from this history, verifies, copies or compares it; expire is not done beside \
+                    that: try again later";
+        files::Lock::take_alone(&self.root.join(OBJECTS_LOCK), busy)
     }
 
     pub fn capture_is_running(&self) -> bool {

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use super::catalog::Catalog;
 use super::epoch::Epoch;
+use super::expire::{References, needed_by_the_rest};
+use super::expiry::{self, Expiry};
 use super::verify::Acknowledged;
 use super::{History, Identity, evidence, files, inventory, journal, read_json};
 use crate::error::{Error, Kind, Result};
@@ -57,7 +59,8 @@ pub fn repair(
     History::make_folders(root)?;
     let _capture = files::Lock::take(&root.join("locks/capture.lock"), "repair")?;
     let _checkpoint = files::Lock::take(&root.join("locks/checkpoint.lock"), "repair")?;
-    let mut work = Work { root, from, acknowledged, progress, done: Repaired::default() };
+    let _objects = from.hold_objects()?;
+    let mut work = Work { root, from, acknowledged, progress, expired: None, done: Repaired::default() };
     work.refuse_a_fork()?;
     work.objects()?;
     // What a catalog took from damaged objects is not to be believed.
@@ -90,6 +93,8 @@ struct Work<'a> {
     from: &'a History,
     acknowledged: Option<Acknowledged>,
     progress: &'a dyn Progress,
+    /// What went by itself, and is not to come back.
+    expired: Option<Expired>,
     done: Repaired,
 }
 
@@ -113,6 +118,11 @@ impl Work<'_> {
     }
 
     fn objects(&mut self) -> Result<()> {
+        // Those of the copy alone are about the copy.
+        for name in inventory::names(self.root, expiry::FOLDER, &["json"])? {
+            self.object(&name)?;
+        }
+        self.expired = Expired::of(self.root, self.from)?;
         for (folder, endings) in inventory::FOLDERS.iter().filter(|(folder, _)| *folder != "checkpoints") {
             self.folder(folder, endings)?;
         }
@@ -138,12 +148,16 @@ impl Work<'_> {
             let foreign = matches!(folder, "epochs" | "checkpoints")
                 && !self.root.join(&name).exists()
                 && number_of(&name).is_none_or(|number| !epochs.contains(&number));
-            if !foreign {
+            if !foreign && (self.root.join(&name).exists() || !self.is_expired(&name)) {
                 self.object(&name)?;
             }
             self.progress.advance(1);
         }
         Ok(())
+    }
+
+    fn is_expired(&self, name: &str) -> bool {
+        self.expired.as_ref().is_some_and(|expired| expired.covers(self.from.root(), name))
     }
 
     /// The epochs that something here shows to have been: files of them, of later ones, or what was
@@ -204,7 +218,9 @@ impl Work<'_> {
 
     /// Goes along an epoch's segments, each of which begins where the one before it ends.
     fn journal(&mut self, epoch: &Epoch) -> Result<()> {
-        let mut at = epoch.start;
+        let expired = self.expired.as_ref();
+        let from = expired.map_or(Some(epoch.start), |it| it.expiry.must_hold_from(epoch));
+        let Some(mut at) = from else { return Ok(()) };
         loop {
             let key = Key { epoch: epoch.number, start: at };
             let next = self.next_start(key)?;
@@ -297,6 +313,42 @@ fn number_of(name: &str) -> Option<u32> {
 
 fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// What was expired here, and what of it may be needed still.
+struct Expired {
+    expiry: Expiry,
+    /// As far as the copy tells; if it does not, all may be.
+    needed: Option<References>,
+}
+
+impl Expired {
+    fn of(root: &Path, from: &History) -> Result<Option<Expired>> {
+        let expiry = match expiry::expiry_at(root) {
+            // It is named already.
+            Err(error) if error.kind() == Kind::Damaged => None,
+            read => read?,
+        };
+        Ok(expiry.map(|expiry| {
+            let needed = needed_by_the_rest(from, &expiry).ok();
+            Expired { expiry, needed }
+        }))
+    }
+
+    fn covers(&self, from: &Path, name: &str) -> bool {
+        let (folder, file) = name.split_once('/').unwrap_or_default();
+        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+        let unneeded = |needs: fn(&References) -> &BTreeSet<String>, name: &str| {
+            self.needed.as_ref().is_some_and(|needed| !needs(needed).contains(name))
+        };
+        match folder {
+            "checkpoints" => self.expiry.covers_checkpoint(stem),
+            "packs" => unneeded(|needed| &needed.packs, stem),
+            "schemas" => unneeded(|needed| &needed.schemas, file),
+            evidence::FOLDER => self.expiry.covers_evidence(&from.join(name)),
+            _ => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]

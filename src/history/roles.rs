@@ -38,6 +38,25 @@ pub fn last_known(history: &History) -> Result<Option<String>> {
     Ok(told.or(newest.schema.roles_digest))
 }
 
+/// The digests of all lists of roles that these segments name.
+///
+/// # Errors
+/// `Damaged` if one of them is.
+pub fn told_in<'a>(
+    history: &History,
+    segments: impl Iterator<Item = &'a SegmentView>,
+) -> Result<Vec<String>> {
+    let secret = &history.identity().secret;
+    let mut lists = Vec::new();
+    for view in segments.filter(|view| !view.summary.roles.is_empty()) {
+        let messages =
+            Segment::open(&view.file.path)?.logical_messages(Lsn::ZERO, Lsn::MAX, ROLES.as_bytes())?;
+        let signals = messages.iter().filter_map(|it| RolesSignal::read(secret, &it.content));
+        lists.extend(signals.map(|signal| signal.globals));
+    }
+    Ok(lists)
+}
+
 /// What capture wrote last, in a transaction whose commit lies from `after` to before `until`.
 fn last_told(history: &History, stretch: &Stretch, after: Lsn, until: Lsn) -> Result<Option<RolesSignal>> {
     let tells = |view: &&SegmentView| view.summary.roles.iter().any(|lsn| (after..until).contains(lsn));

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::History;
 use super::catalog::{Catalog, CheckpointRow, Unusable};
 use super::epoch::Epoch;
+use super::expiry::Expiry;
 use super::journal::{self, Mark, Segment, SegmentFile, SegmentSummary};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
@@ -16,12 +17,16 @@ pub struct Timeline {
     pub stretches: Vec<Stretch>,
     /// Checkpoints that are damaged, by id, and why.
     pub unusable: Vec<Unusable>,
+    /// What may be missing, if anything was let go.
+    pub expired: Option<Expiry>,
 }
 
 /// An epoch with what it holds.
 #[derive(Clone, Debug)]
 pub struct Stretch {
     pub epoch: Epoch,
+    /// Where the journal begins, or what of it is left.
+    pub held_from: Lsn,
     /// In order; the last one may still be written to.
     pub segments: Vec<SegmentView>,
     /// By position.
@@ -69,6 +74,7 @@ impl Timeline {
         let mut sealed = catalog.segments(history)?;
         let mut checkpoints = catalog.checkpoints()?;
         let files = journal::list(&history.journal_folder())?;
+        let expired = history.expiry()?;
         let mut stretches = Vec::new();
         for epoch in history.epochs()? {
             let number = epoch.number;
@@ -82,15 +88,21 @@ impl Timeline {
                 }
             }
             segments.sort_by_key(|segment| segment.file.start);
-            check_contiguous(&epoch, &segments)?;
-            let checkpoints = checkpoints.extract_if(.., |row| row.epoch == number).collect();
-            stretches.push(Stretch { epoch, segments, checkpoints });
+            let held_from = join(&epoch, expired.as_ref(), &mut segments)?;
+            let of_epoch = checkpoints.extract_if(.., |row| row.epoch == number);
+            let checkpoints = of_epoch.filter(|row| row.lsn >= held_from).collect();
+            stretches.push(Stretch { epoch, held_from, segments, checkpoints });
         }
         let known = stretches.len() as u32;
         let orphans = files.iter().map(|file| file.epoch).chain(checkpoints.iter().map(|row| row.epoch));
         match orphans.filter(|&number| number > known).min() {
             Some(number) => Err(missing_epoch(history, number)),
-            None => Ok(Timeline { stretches, unusable: catalog.unusable() }),
+            None => {
+                // One that only took what no checkpoint names let no moment go.
+                let expired =
+                    expired.filter(|it| stretches.first().is_some_and(|first| it.let_go(&first.epoch)));
+                Ok(Timeline { stretches, unusable: catalog.unusable(), expired })
+            }
         }
     }
 
@@ -127,6 +139,8 @@ impl Timeline {
             }
         }
         gaps.extend(open);
+        // Before the window there is no gap.
+        gaps.retain(|gap| gap.from.is_some() || self.expired.is_none());
         gaps
     }
 
@@ -154,15 +168,24 @@ impl Timeline {
         let windows: Vec<_> = windows.map(describe).collect();
         match windows.is_empty() {
             true => "there is no checkpoint yet, so nothing can be recovered".to_owned(),
-            false => format!("what can be recovered is {}", windows.join(", and ")),
+            false => {
+                format!("what can be recovered is {}{}", windows.join(", and "), self.describe_expired())
+            }
         }
+    }
+}
+
+impl Timeline {
+    fn describe_expired(&self) -> String {
+        let expired = self.expired.as_ref();
+        expired.map_or_else(String::new, |it| format!("; what came before was expired at {}", it.at))
     }
 }
 
 impl Stretch {
     /// The end of what is durable.
     pub fn frontier(&self) -> Lsn {
-        self.segments.last().map_or(self.epoch.start, |segment| segment.summary.end)
+        self.segments.last().map_or(self.held_from, |segment| segment.summary.end)
     }
 
     /// The moments of this epoch that can be recovered.
@@ -206,8 +229,28 @@ fn scan(file: &SegmentFile) -> Result<SegmentView> {
     Ok(SegmentView { file, bytes, summary: segment.summary().clone() })
 }
 
-fn check_contiguous(epoch: &Epoch, segments: &[SegmentView]) -> Result<()> {
-    let mut expected = epoch.start;
+/// Drops the segments that an expiry has left without those behind them, and returns where the journal then
+/// begins. What must be held has to hang together.
+fn join(epoch: &Epoch, expired: Option<&Expiry>, segments: &mut Vec<SegmentView>) -> Result<Lsn> {
+    let must_hold_from = expired.map_or(Some(epoch.start), |it| it.must_hold_from(epoch));
+    let kept = must_hold_from
+        .map_or(segments.len(), |from| segments.partition_point(|segment| segment.file.start < from));
+    if let Some(from) = must_hold_from {
+        check_contiguous(from, &segments[kept..])?;
+    }
+    let end = segments.last().map_or(epoch.start, |segment| segment.summary.end);
+    let mut begins = must_hold_from.unwrap_or(end);
+    let mut first = kept;
+    while first > 0 && segments[first - 1].summary.end == begins {
+        first -= 1;
+        begins = segments[first].summary.start;
+    }
+    segments.drain(..first);
+    Ok(begins)
+}
+
+fn check_contiguous(from: Lsn, segments: &[SegmentView]) -> Result<()> {
+    let mut expected = from;
     for segment in segments {
         if segment.summary.start != expected {
             return Err(Error::damaged(format!(

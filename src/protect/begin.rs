@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Access;
 use super::checkpoint::{Content, Draft, SLOT_WAIT, manifest, unshared};
 use super::earlier::{self, Earlier};
 use super::snapshot::{self, Opened, Taken};
+use super::{Access, hold_objects};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
@@ -144,6 +144,8 @@ pub async fn next_epoch(
     after: GapStart,
 ) -> Result<Checkpoint> {
     let begun = PgTime::from_utc(ambient::now());
+    let _objects = hold_objects(history).await?;
+    catalog.synchronise(history)?;
     ambient::pass("resync.begin")?;
     // At once, since every transaction before the new slot lies in the gap.
     let (opened, comparing) = tokio::join!(open_again(access, history), latest_state(history, &catalog));

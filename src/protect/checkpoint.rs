@@ -256,6 +256,7 @@ pub async fn from_source(
     label: Option<&str>,
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
+    catalog.synchronise(history)?;
     let epoch = history.current_epoch()?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
@@ -280,6 +281,7 @@ pub async fn refresh(
     reached: impl AsyncFnOnce(Lsn) -> Result<()>,
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
+    catalog.synchronise(history)?;
     let epoch = history.current_epoch()?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);

@@ -13,6 +13,9 @@ mod take;
 use std::path::PathBuf;
 
 use crate::connect::Conninfo;
+use crate::error::{Context, Kind, Result};
+use crate::history::History;
+use crate::history::files::Lock;
 use crate::pgtools::Tools;
 use crate::progress::Progress;
 
@@ -25,8 +28,15 @@ pub struct Access<'a> {
     pub progress: &'a dyn Progress,
 }
 
+/// Keeps an `expire` from what is built on, and waits for one that is at work without holding up others.
+pub(crate) async fn hold_objects(history: &History) -> Result<Option<Lock>> {
+    let history = history.clone();
+    let held = tokio::task::spawn_blocking(move || history.hold_objects()).await;
+    held.context(Kind::Internal, || "a waiting thread failed".into())?
+}
+
 /// Where what does not fit into memory is spilled: in the history's own folder, whose disk has room
 /// for an image if any has.
-pub(crate) fn scratch(history: &crate::history::History) -> PathBuf {
+pub(crate) fn scratch(history: &History) -> PathBuf {
     history.root().join("live")
 }

@@ -363,8 +363,10 @@ impl Unnamed {
             fs::read(&self.0).context(Kind::Unavailable, || format!("cannot read {}", self.0.display()))?;
         let digest = blake3::hash(&bytes).to_hex().to_string();
         let path = folder.join(format!("{digest}.{extension}"));
-        if !path.exists() {
-            files::write_new(&path, &bytes)?;
+        match path.exists() {
+            // Named anew: `expire` counts its age from here.
+            true => files::touch(&path)?,
+            false => files::write_new(&path, &bytes)?,
         }
         Ok(digest)
     }

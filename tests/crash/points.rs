@@ -51,13 +51,14 @@ const CHECKPOINT: &[&str] = &["checkpoint.image", "checkpoint.publish", "checkpo
 const RECOVER: &[&str] =
     &["recover.opened", "recover.loaded", "recover.indexed", "recover.valid", "recover.validated"];
 const REPAIR: &[&str] = &["file.set-aside", "file.set-aside-done"];
+const EXPIRE: &[&str] = &["expire.record", "expire.recorded", "expire.removed"];
 const DROP: &[&str] = &["drop.slot", "drop.done"];
 
 #[test]
 fn every_point_is_in_the_table_and_met_by_a_test() {
     let table: BTreeSet<_> = POINTS.iter().copied().collect();
     assert_eq!(table.len(), POINTS.len(), "one is there twice");
-    let tested = [CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, REPAIR, DROP].concat();
+    let tested = [CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, REPAIR, EXPIRE, DROP].concat();
     assert_eq!(table, tested.into_iter().collect(), "the table, and what is tested");
     let mut code = String::new();
     read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
@@ -204,4 +205,44 @@ fn a_checkpoint_recovery_or_repair_that_dies_at_any_step_is_done_by_the_next() {
         assert_same(&truth, &Dump::of(&server, &name));
         server.psql("postgres", &format!("DROP DATABASE {name}"));
     }
+}
+
+/// With the power cut each time: after every step the history opens, verifies and recovers.
+#[test]
+fn an_expiry_that_dies_at_any_step_leaves_a_history_and_is_finished_by_the_next() {
+    let server = Server::shared(None);
+    let database = shop(&server).database().to_owned();
+    let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_TEST_ROLL_AT", "20000");
+    backwhen.init();
+    let power = Power::new();
+    let mut random = StdRng::seed_from_u64(5);
+    let expire = ["expire", "--keep-last", "2", "--apply"];
+    // Manifests, segments, packs and the rest are removed one folder after the other.
+    let removals = (1..=4).map(|number| format!("expire.removed=kill@{number}"));
+    let files = [1, 2, 4].map(|number| format!("file.remove=kill@{number}"));
+    let others = EXPIRE[..2].iter().map(|point| format!("{point}=kill"));
+    server.psql(&database, "UPDATE orders SET note = md5(note || id)");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["checkpoint"]);
+    for death in others.chain(removals).chain(files) {
+        server.psql(&database, "UPDATE orders SET note = md5(note || id)");
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+        backwhen.ok(&["checkpoint"]);
+        let mut command = backwhen.command(&expire);
+        command.env("BACKWHEN_TEST_POINT", &death).env("BACKWHEN_TEST_POWER", power.folder());
+        dies(command, &death);
+        power.cut(&mut random);
+        backwhen.ok(&["verify"]);
+        let held = backwhen.json_lines(&["list", "checkpoints"]);
+        assert!(held.len() >= 2, "{death}: {held:?}");
+        let oldest = format!("checkpoint:{}", held[0]["id"].as_str().unwrap());
+        backwhen.ok(&["recover", "--to", &oldest, "--into", "sql:-"]);
+        backwhen.ok(&expire);
+        assert_eq!(backwhen.json_lines(&["list", "checkpoints"]).len(), 2, "{death}");
+        assert_eq!(backwhen.json(&expire)["applied"], false, "{death}: something was left");
+    }
+    backwhen.ok(&["verify", "--prove"]);
+    let into = format!("expired_{database}");
+    backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
+    assert_same(&Dump::of(&server, &database), &Dump::of(&server, &into));
 }

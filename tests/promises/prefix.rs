@@ -148,8 +148,8 @@ fn made_up(folder: &std::path::Path) -> Timeline {
         bytes_new: 0,
         bytes_total: 0,
     };
-    let stretches = vec![Stretch { epoch, segments, checkpoints: vec![checkpoint] }];
-    Timeline { stretches, unusable: Vec::new() }
+    let stretches = vec![Stretch { epoch, held_from: start, segments, checkpoints: vec![checkpoint] }];
+    Timeline { stretches, unusable: Vec::new(), expired: None }
 }
 
 fn view(file: SegmentFile) -> SegmentView {

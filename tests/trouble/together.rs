@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::exit;
-use crate::support::shop::{assert_says, captured_shop, shop};
+use crate::support::shop::{assert_says, assert_visits_are_held, captured_shop, shop};
 use crate::support::{Backwhen, Server};
 
 /// A command that has come to a failpoint and dawdles there.
@@ -18,6 +18,18 @@ impl Dawdler {
         command.env("BACKWHEN_TEST_POINT", format!("{point}=60000"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Dawdler(child.expect("backwhen starts"))
+    }
+
+    /// Returns once somebody shares a lock.
+    fn sharing(mut self, lock: &std::path::Path) -> Dawdler {
+        let begun = Instant::now();
+        let is_shared = || std::fs::File::open(lock).is_ok_and(|file| file.try_lock().is_err());
+        while !is_shared() {
+            assert!(self.0.try_wait().unwrap().is_none(), "it ended");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{} was not shared", lock.display());
+            sleep(Duration::from_millis(10));
+        }
+        self
     }
 
     /// Returns once it holds a lock.
@@ -106,4 +118,54 @@ fn beside_a_capture_a_copy_or_an_init_no_second_one_runs() {
     drop(copying);
     backwhen.ok(&["copy", "--to", &copy]);
     backwhen.ok(&["repair", "--from", &copy]);
+}
+
+#[test]
+fn beside_an_expiry_nobody_reads_and_beside_a_reader_nothing_is_expired() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    backwhen.ok(&["checkpoint"]);
+    let expire = ["expire", "--keep-last", "1", "--apply"];
+    let database = format!("together_{}", backwhen.database());
+    let into = server.conninfo(&database);
+    let recover = ["recover", "--to", "latest", "--create", "--into", &into];
+    let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();
+    let readers = [
+        ("recover.opened", &recover[..]),
+        ("file.sync", &["copy", "--to", &copy]),
+        ("file.create", &["verify"]),
+    ];
+    for (point, reader) in readers {
+        let shared = backwhen.history().join("locks/objects.lock");
+        let reading = Dawdler::at(&backwhen, point, reader).sharing(&shared);
+        assert_says(&backwhen.fails(exit::LOCKED, &expire), &["expire is not done beside that"]);
+        backwhen.ok(&["status"]);
+        drop(reading);
+    }
+    let lock = backwhen.history().join("locks/checkpoint.lock");
+    let expiring = Dawdler::at(&backwhen, "expire.recorded", &expire).holding(lock);
+    refused(&backwhen, "checkpoint", &expiring, &["checkpoint"]);
+    refused(&backwhen, "checkpoint", &expiring, &expire);
+    // Shows how it stands, and whoever wants to read waits for it to end.
+    backwhen.ok(&["status"]);
+    let recovering = backwhen.command(&recover).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut recovering = recovering.unwrap();
+    sleep(Duration::from_millis(500));
+    assert!(recovering.try_wait().unwrap().is_none(), "it did not wait");
+    drop(expiring);
+    assert!(recovering.wait().unwrap().success());
+    backwhen.ok(&expire);
+    backwhen.ok(&["verify"]);
+
+    // A capture goes on, whatever goes behind it.
+    let mut capture = backwhen.spawn_capture();
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/beside')");
+    capture.wait_caught_up();
+    backwhen.ok(&["checkpoint"]);
+    backwhen.ok(&expire);
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/after')");
+    capture.wait_caught_up();
+    capture.stop();
+    assert_visits_are_held(&backwhen, &server);
+    backwhen.ok(&["verify", "--prove"]);
 }

@@ -10,6 +10,7 @@ use super::sync::{checkpoint_ids, names};
 use super::{Catalog, CheckpointRow, FILE, failed, open_file};
 use crate::error::{Context, Kind, Result};
 use crate::history::History;
+use crate::history::expiry::Expiry;
 use crate::history::image::{self, PackReader};
 use crate::history::journal;
 
@@ -27,19 +28,28 @@ impl Catalog {
         // One that cannot be used is no witness.
         let Ok(connection) = open_file(&path) else { return Ok(Vec::new()) };
         let known = |query: &str| names(&connection, query).unwrap_or_default();
+        // What may be missing is; a record that cannot be read is named elsewhere.
+        let expired = history.expiry().ok().flatten();
+        let may_miss = |covers: &dyn Fn(&Expiry) -> bool| expired.as_ref().is_some_and(covers);
         let mut gone = Vec::new();
         for id in known("SELECT id FROM checkpoints").difference(&checkpoint_ids(history)?) {
-            gone.push(history.manifest_path(id));
+            if !may_miss(&|it| it.covers_checkpoint(id)) {
+                gone.push(history.manifest_path(id));
+            }
         }
         let files = journal::list_all(&history.journal_folder())?;
         let segments: BTreeSet<_> = files.iter().map(|file| super::sync::file_name(&file.path)).collect();
         for name in known("SELECT path FROM segments").difference(&segments) {
-            gone.push(history.journal_folder().join(name));
+            let path = history.journal_folder().join(name);
+            let file = journal::named(&path);
+            if !may_miss(&|it| file.as_ref().is_some_and(|file| it.covers_segment(file))) {
+                gone.push(path);
+            }
         }
         let packs = image::pack_files(&history.packs_folder())?;
         for name in known("SELECT name FROM packs") {
             let path = image::pack_path(&history.packs_folder(), &name);
-            if !packs.contains(&path) {
+            if !packs.contains(&path) && !may_miss(&|it| it.packs.contains(&name)) {
                 gone.push(path);
             }
         }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -43,6 +44,45 @@ impl Lock {
         let _ = file.set_len(0);
         let _ = writer.write_all(format!("process {}\n", std::process::id()).as_bytes());
         Ok(Lock { _file: file })
+    }
+
+    /// Takes a lock that others share as long as they are at work.
+    ///
+    /// # Errors
+    /// `Locked` if another process shares it or has it alone.
+    pub fn take_alone(path: &Path, busy: &str) -> Result<Lock> {
+        Lock::take(path, "it").map_err(|error| match error.kind() {
+            Kind::Locked => Error::locked(busy),
+            _ => error,
+        })
+    }
+
+    /// Shares the lock with others that share it; waits for somebody who has it alone. None where there can
+    /// be no lock, as on a disk that is only read: reading never fails for its sake.
+    ///
+    /// # Errors
+    /// `Locked` if it is still held alone after so long.
+    pub fn share(path: &Path, patience: Duration) -> Result<Option<Lock>> {
+        let create = || OpenOptions::new().create(true).append(true).open(path);
+        let Ok(file) = File::open(path).or_else(|_| create()) else { return Ok(None) };
+        let until = Instant::now() + patience;
+        loop {
+            match file.try_lock_shared() {
+                Ok(()) => return Ok(Some(Lock { _file: file })),
+                Err(fs::TryLockError::Error(_)) => return Ok(None),
+                Err(fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(fs::TryLockError::WouldBlock) => {
+                    let holder = fs::read_to_string(path).unwrap_or_default();
+                    return Err(Error::locked(format!(
+                        "`backwhen expire` is at work on this history ({} holds {}); try again when it has ended",
+                        holder.trim(),
+                        path.display()
+                    )));
+                }
+            }
+        }
     }
 
     /// Whether some process holds the lock now.

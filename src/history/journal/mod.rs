@@ -31,7 +31,7 @@ pub use builder::{BlockBuilder, RawBlock};
 pub use footer::{BlockEntry, Footer, read_footer};
 pub use logical::{LogicalMessage, Said};
 pub use mirror::{Held, held, mirror};
-pub use name::{SegmentFile, SegmentHeader, history_of, list, list_all};
+pub use name::{SegmentFile, SegmentHeader, history_of, list, list_all, parse as named};
 pub use opening::Recovered;
 pub use reading::{Blocks, DecodedBlock, Event, Events};
 pub use seal::seal;

@@ -57,7 +57,7 @@ pub fn list_all(folder: &Path) -> Result<Vec<SegmentFile>> {
 }
 
 /// What a path's name says, if it is a segment's.
-pub(super) fn parse(path: &Path) -> Option<SegmentFile> {
+pub fn parse(path: &Path) -> Option<SegmentFile> {
     let (stem, ending) = path.file_name()?.to_str()?.split_once('.')?;
     let sealed = match ending {
         SEALED => true,

@@ -113,6 +113,9 @@ fn missing(
             told.entry(id).or_insert_with(|| format!("{evidence} tells of it"));
         }
     }
+    // One that cannot be read is named already.
+    let expired = history.expiry().ok().flatten();
+    told.retain(|id, _| !expired.as_ref().is_some_and(|it| it.covers_checkpoint(id)));
     for (id, how) in told.into_iter().filter(|(id, _)| !there.contains(id)) {
         let path = history.manifest_path(&id);
         verified.faults.push(format!("checkpoint {id}: {} is missing, and {how}", path.display()));

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Kind, Result};
 use crate::history::catalog::Catalog;
-use crate::history::{History, evidence, image, inventory};
+use crate::history::{History, evidence, expiry, image, inventory};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
 pub use checkpoints::image_fault;
@@ -87,8 +87,10 @@ fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) 
 /// The identity was read when the history was opened; it may have been exchanged or spoilt since.
 fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
     verified.object(history, "history.json")?;
-    for name in inventory::names(history.root(), evidence::FOLDER, &["json"])? {
-        verified.object(history, &name)?;
+    for folder in [evidence::FOLDER, expiry::FOLDER] {
+        for name in inventory::names(history.root(), folder, &["json"])? {
+            verified.object(history, &name)?;
+        }
     }
     Ok(())
 }

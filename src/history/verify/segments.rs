@@ -3,6 +3,7 @@
 use super::{Acknowledged, Verified, size};
 use crate::error::{Kind, Result};
 use crate::history::epoch::Epoch;
+use crate::history::expiry::Expiry;
 use crate::history::journal::{self, SegmentFile};
 use crate::history::{History, timeline};
 use crate::model::Lsn;
@@ -43,7 +44,9 @@ pub(super) fn check(
             if let Some(orphan) = files.iter().map(|file| file.epoch).filter(|&number| number > known).min() {
                 verified.faults.push(timeline::missing_epoch(history, orphan).to_string());
             }
-            joints(&epochs, &ends, acknowledged, verified);
+            // One that cannot be read is named with the other objects.
+            let expired = history.expiry().ok().flatten();
+            joints(&epochs, &ends, expired.as_ref(), acknowledged, verified);
             Ok(epochs.into_iter().map(|epoch| seen(epoch, &ends)).collect())
         }
         Err(error) => {
@@ -81,14 +84,18 @@ fn seen(epoch: Epoch, ends: &[(&SegmentFile, Option<(Lsn, Lsn)>)]) -> EpochSeen 
 fn joints(
     epochs: &[Epoch],
     ends: &[(&SegmentFile, Option<(Lsn, Lsn)>)],
+    expired: Option<&Expiry>,
     acknowledged: Option<Acknowledged>,
     verified: &mut Verified,
 ) {
     for epoch in epochs {
+        // What an expiry has left, if anything, need not hang together.
+        let Some(from) = expired.map_or(Some(epoch.start), |it| it.must_hold_from(epoch)) else { continue };
         // None after a segment that cannot be read: it is named, what follows it is not to blame.
-        let mut reached = Some(epoch.start);
+        let mut reached = Some(from);
         let mut last = format!("the journal of epoch {}", epoch.number);
-        for (file, range) in ends.iter().filter(|(file, _)| file.epoch == epoch.number) {
+        let held = |file: &SegmentFile| file.epoch == epoch.number && file.start >= from;
+        for (file, range) in ends.iter().filter(|(file, _)| held(file)) {
             let place = file.path.display();
             if let (Some((start, _)), Some(expected)) = (range, reached)
                 && *start != expected

@@ -1,0 +1,84 @@
+//! `backwhen expire`
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Surroundings, parse_duration, ui};
+use crate::error::{Context, Kind, Result};
+use crate::history::expire::{self, Fate, Plan, Rules, Tally};
+
+/// Let go of what is older than is to be kept; shows it first, and removes it with --apply
+///
+/// Every rule keeps a stretch that ends now, and the longest of them stays: its oldest checkpoint, all later
+/// ones, and the journal behind it, so that every moment in it can be recovered.
+#[derive(Args)]
+pub struct Expire {
+    /// Every moment within so long before the newest one that is held, such as 7d or 48h
+    #[arg(long, env = "BACKWHEN_KEEP_WITHIN", value_name = "TIME", value_parser = parse_duration)]
+    keep_within: Option<Duration>,
+    /// So many of the newest checkpoints, and every moment from the oldest of them on
+    #[arg(long, env = "BACKWHEN_KEEP_LAST", value_name = "N")]
+    keep_last: Option<usize>,
+    /// Remove it; without this nothing is changed
+    #[arg(long)]
+    apply: bool,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    applied: bool,
+    #[serde(flatten)]
+    plan: Plan,
+}
+
+impl Expire {
+    pub async fn run(self, at: &Surroundings) -> Result<()> {
+        let rules = Rules { last: self.keep_last, within: self.keep_within };
+        rules.check()?;
+        let history = at.history()?;
+        let progress = at.ui.progress();
+        let apply = self.apply;
+        let work = tokio::task::spawn_blocking(move || match apply {
+            true => expire::expire(&history, &rules, &*progress),
+            false => expire::look(&history, &rules),
+        });
+        let plan = work.await.context(Kind::Internal, || "the expiring thread failed".into())??;
+        let shown = Shown { applied: apply && !plan.is_empty(), plan };
+        at.ui.result(&shown, || describe(&shown))
+    }
+}
+
+fn describe(shown: &Shown) -> String {
+    let plan = &shown.plan;
+    let gone = if shown.applied { "gone" } else { "goes" };
+    let fate = |it: &Fate| {
+        let fate = if it.stays { "stays" } else { gone };
+        let label = it.label.clone().unwrap_or_default();
+        vec![fate.to_owned(), it.id.clone(), it.time.to_string(), it.lsn.to_string(), label]
+    };
+    let checkpoints: Vec<_> = plan.checkpoints.iter().map(fate).collect();
+    let mut text = ui::table(&["", "checkpoint", "time", "lsn", "label"], &checkpoints);
+    let tally = |it: &Tally| {
+        let (stay, go) = (it.stay.to_string(), it.go.to_string());
+        vec![it.kind.to_owned(), stay, ui::bytes(it.bytes_stay), go, ui::bytes(it.bytes_go)]
+    };
+    let objects: Vec<_> = plan.objects.iter().map(tally).collect();
+    text.push_str("\n\n");
+    text.push_str(&ui::table(&["objects", "stay", "bytes", gone, "bytes"], &objects));
+    text.push_str(&format!("\n\nkept      {}\n", plan.rules.join(" ")));
+    text.push_str(&format!(
+        "oldest    {}  {}\n",
+        plan.earliest_then.lsn,
+        ui::both_times(plan.earliest_then.time)
+    ));
+    text.push_str(&match (plan.is_empty(), shown.applied) {
+        (true, _) => "nothing is older than that; nothing goes".to_owned(),
+        (false, true) => format!("removed   {}", ui::bytes(plan.bytes_freed)),
+        (false, false) => {
+            format!("to remove {}: nothing was changed; do it with --apply", ui::bytes(plan.bytes_freed))
+        }
+    });
+    text
+}

@@ -1,0 +1,145 @@
+//! Retention: lets go of what no rule keeps.
+//!
+//! What stays is all that leads to the moments from one checkpoint on: that checkpoint, every later one, the
+//! journal behind it, and what these name. The rest goes, in an order in which a kill at any instant leaves
+//! a history that opens: first the record that it may be missing, then manifests, then segments, then what
+//! only those named.
+
+mod references;
+mod remove;
+mod rules;
+mod sweep;
+
+use serde::Serialize;
+
+use super::catalog::{Catalog, CheckpointRow};
+use super::expiry::Expiry;
+use super::timeline::{Edge, Stretch, Timeline};
+use super::{FORMAT, History};
+use crate::ambient;
+use crate::error::{Error, Result};
+use crate::model::{Lsn, PgTime};
+pub use references::References;
+pub use remove::{expire, look};
+pub use rules::Rules;
+use sweep::Objects;
+pub use sweep::{Tally, needed_by_the_rest};
+
+/// What goes and what stays.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub rules: Vec<String>,
+    /// The oldest moment that can be recovered now.
+    pub earliest: Edge,
+    /// And afterwards.
+    pub earliest_then: Edge,
+    pub checkpoints: Vec<Fate>,
+    pub objects: Vec<Tally>,
+    /// Of the files that go.
+    pub bytes_freed: u64,
+    #[serde(skip)]
+    objects_to_go: Objects,
+    #[serde(skip)]
+    record: Expiry,
+}
+
+/// What becomes of a checkpoint.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fate {
+    pub id: String,
+    pub lsn: Lsn,
+    pub time: PgTime,
+    pub label: Option<String>,
+    pub stays: bool,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.objects_to_go.is_empty()
+    }
+}
+
+/// What would go by these rules. Changes nothing.
+///
+/// # Errors
+/// `Usage` if there is no rule; `Refused` if there is no checkpoint; `Damaged` if anything that is looked
+/// at is: from a damaged history nothing goes.
+pub fn plan(history: &History, catalog: &Catalog, rules: &Rules) -> Result<Plan> {
+    rules.check()?;
+    if let Some(unusable) = catalog.unusable().first() {
+        return Err(Error::damaged(format!(
+            "{}; nothing is expired from a damaged history, as what is old may be needed to mend it: see what is \
+             wrong with `backwhen verify`, heal it with `backwhen repair`",
+            unusable.why
+        )));
+    }
+    let timeline = Timeline::read(history, catalog)?;
+    let rows: Vec<_> = timeline.checkpoints().cloned().collect();
+    let window =
+        timeline.window().ok_or_else(|| Error::refused("there is no checkpoint, so nothing is old"))?;
+    let mut oldest = rules.oldest(&rows, window.latest.time);
+    // Those at one position stay or go together, as a record names positions.
+    while oldest > 0 && position(&rows[oldest - 1]) == position(&rows[oldest]) {
+        oldest -= 1;
+    }
+    let base = &rows[oldest];
+    let record = record(history, &timeline, rules, base)?;
+    let objects = Objects::sort(history, &timeline, &rows[oldest..], &record)?;
+    let fate = |(number, row): (usize, &CheckpointRow)| Fate {
+        id: row.id.clone(),
+        lsn: row.lsn,
+        time: row.time,
+        label: row.label.clone(),
+        stays: number >= oldest,
+    };
+    Ok(Plan {
+        rules: rules.describe(),
+        earliest: window.earliest,
+        earliest_then: Edge { lsn: base.lsn, time: base.time },
+        checkpoints: rows.iter().enumerate().map(fate).collect(),
+        bytes_freed: objects.bytes(),
+        objects: objects.tallies(),
+        record: Expiry { packs: objects.packs(), schemas: objects.schemas(), ..record },
+        objects_to_go: objects,
+    })
+}
+
+fn position(row: &CheckpointRow) -> (u32, Lsn) {
+    (row.epoch, row.lsn)
+}
+
+fn record(history: &History, timeline: &Timeline, rules: &Rules, base: &CheckpointRow) -> Result<Expiry> {
+    let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == base.epoch);
+    let stretch = stretch.ok_or_else(|| Error::internal("a checkpoint's epoch is missing"))?;
+    let is_current = timeline.current()?.epoch.number == base.epoch;
+    Ok(Expiry {
+        format: FORMAT,
+        at: PgTime::from_utc(ambient::now()),
+        backwhen: env!("CARGO_PKG_VERSION").to_owned(),
+        rules: rules.describe(),
+        checkpoint: base.id.clone(),
+        epoch: base.epoch,
+        lsn: base.lsn,
+        time: base.time,
+        journal_from: journal_from(history, stretch, base.lsn, is_current),
+        packs: Vec::new(),
+        schemas: Vec::new(),
+    })
+}
+
+/// Where the first segment begins that stays: it reaches beyond the checkpoint. In the epoch that is written
+/// the last transaction stays too, as the stream must join on to it; and so does what is not sealed yet.
+fn journal_from(history: &History, stretch: &Stretch, base: Lsn, is_current: bool) -> Lsn {
+    let holds_last = |segments: &[super::timeline::SegmentView]| {
+        let with_changes = segments.iter().rposition(|segment| segment.summary.last_commit.is_some());
+        with_changes.unwrap_or(0).min(segments.len().saturating_sub(1))
+    };
+    let segments = &stretch.segments;
+    let beyond = segments.iter().position(|segment| {
+        let open = segment.file.path.with_extension("open");
+        segment.summary.end > base || !segment.file.sealed || history.journal_folder().join(open).exists()
+    });
+    let first = beyond.unwrap_or(segments.len());
+    let first = if is_current { first.min(holds_last(segments)) } else { first };
+    segments.get(first).map_or_else(|| stretch.frontier(), |segment| segment.summary.start)
+}

@@ -1,0 +1,45 @@
+//! Carries a plan out.
+
+use super::{Plan, Rules, plan};
+use crate::ambient;
+use crate::error::Result;
+use crate::history::catalog::Catalog;
+use crate::history::{History, files};
+use crate::progress::{Progress, Unit};
+
+/// What [`expire`] would do.
+///
+/// # Errors
+/// As [`plan`]'s.
+pub fn look(history: &History, rules: &Rules) -> Result<Plan> {
+    let _objects = history.hold_objects()?;
+    plan(history, &Catalog::open(history)?, rules)
+}
+
+/// Removes what no rule keeps, and returns what that was. Nobody else may be at work with the objects.
+///
+/// # Errors
+/// `Locked` if somebody recovers, verifies, copies or makes a checkpoint; `Unavailable` if the disk fails;
+/// otherwise as [`plan`].
+pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Result<Plan> {
+    rules.check()?;
+    let _checkpoint = history.lock_checkpoint_alone()?;
+    let _objects = history.lock_objects_alone()?;
+    // What is referred to is counted now, under the locks.
+    let plan = plan(history, &Catalog::open(history)?, rules)?;
+    if plan.is_empty() {
+        return Ok(plan);
+    }
+    ambient::pass("expire.record")?;
+    history.record_expiry(&plan.record)?;
+    ambient::pass("expire.recorded")?;
+    let count = plan.objects_to_go.0.iter().map(|sorted| sorted.go.len() as u64).sum();
+    progress.phase("removing what is not kept", count, Unit::Objects);
+    for sorted in &plan.objects_to_go.0 {
+        files::remove_all(&history.root().join(sorted.folder), &sorted.go)?;
+        progress.advance(sorted.go.len() as u64);
+        ambient::pass("expire.removed")?;
+    }
+    Catalog::open(history)?;
+    Ok(plan)
+}

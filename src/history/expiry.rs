@@ -1,0 +1,127 @@
+//! What was let go for good: the record that says which objects may be missing.
+//!
+//! `expire` makes it durable before it removes anything. It permits, and does not forbid: what lies before
+//! it and still hangs together, as in a copy, can be recovered as ever.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::position_of;
+use super::epoch::Epoch;
+use super::evidence::Evidence;
+use super::journal::SegmentFile;
+use super::{History, files, inventory, read_json, write_json};
+use crate::error::{Error, Kind, Result};
+use crate::model::{Lsn, PgTime};
+
+/// Where the records lie in a history.
+pub const FOLDER: &str = "expired";
+
+/// The content of `expired/TIME.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    pub format: u32,
+    /// By the clock of the machine that did it.
+    pub at: PgTime,
+    pub backwhen: String,
+    /// What was asked for, as typed.
+    pub rules: Vec<String>,
+    /// The oldest checkpoint that stayed, and its place: every one before it may be missing.
+    pub checkpoint: String,
+    pub epoch: u32,
+    pub lsn: Lsn,
+    pub time: PgTime,
+    /// Of that epoch, the segments from here on stayed; of those before it, none.
+    pub journal_from: Lsn,
+    /// Names of the packs, archives and lists of roles that went.
+    pub packs: Vec<String>,
+    pub schemas: Vec<String>,
+}
+
+impl Expiry {
+    /// Whether moments went, and not only what no checkpoint named.
+    pub fn let_go(&self, first: &Epoch) -> bool {
+        (self.epoch, self.lsn) > (first.number, first.start)
+    }
+
+    pub fn covers_checkpoint(&self, id: &str) -> bool {
+        position_of(id).is_some_and(|position| position < (self.epoch, self.lsn))
+    }
+
+    pub fn covers_segment(&self, file: &SegmentFile) -> bool {
+        (file.epoch, file.start) < (self.epoch, self.journal_from)
+    }
+
+    /// Whether evidence speaks of nothing that stayed. What cannot be read is left for `verify` to name.
+    pub fn covers_evidence(&self, path: &Path) -> bool {
+        let evidence = read_json::<Evidence>(path).ok().flatten();
+        evidence.is_some_and(|it| it.up_to.is_some_and(|up_to| up_to.time < self.time))
+    }
+
+    /// From where on nothing of an epoch's journal may be missing; none if all of it may be.
+    pub fn must_hold_from(&self, epoch: &Epoch) -> Option<Lsn> {
+        match epoch.number.cmp(&self.epoch) {
+            std::cmp::Ordering::Less => None,
+            std::cmp::Ordering::Equal => Some(self.journal_from.max(epoch.start)),
+            std::cmp::Ordering::Greater => Some(epoch.start),
+        }
+    }
+}
+
+impl History {
+    /// The furthest record, with the names of what all records let go.
+    ///
+    /// # Errors
+    /// `Damaged` if one cannot be read.
+    pub fn expiry(&self) -> Result<Option<Expiry>> {
+        expiry_at(self.root())
+    }
+
+    /// Makes a record durable; returns its name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it.
+    pub(super) fn record_expiry(&self, expiry: &Expiry) -> Result<String> {
+        files::create_folder(&self.root().join(FOLDER))?;
+        let stem = expiry.at.to_utc().format("%Y%m%dT%H%M%S%6fZ").to_string();
+        let numbered = (2..).map(|number| format!("{stem}-{number}"));
+        for stem in std::iter::once(stem.clone()).chain(numbered) {
+            let name = format!("{FOLDER}/{stem}.json");
+            let path = self.root().join(&name);
+            match write_json(&path, expiry) {
+                Err(error) if error.kind() == Kind::Internal && path.exists() => {}
+                written => return written.map(|()| name),
+            }
+        }
+        Err(Error::internal("numbers have an end"))
+    }
+}
+
+/// As [`History::expiry`], of the history at `root`.
+///
+/// # Errors
+/// `Damaged` if a record cannot be read.
+pub fn expiry_at(root: &Path) -> Result<Option<Expiry>> {
+    let mut furthest: Option<Expiry> = None;
+    let (mut packs, mut schemas) = (Vec::new(), Vec::new());
+    for name in inventory::names(root, FOLDER, &["json"])? {
+        let Some(mut expiry) = read_json::<Expiry>(&root.join(&name))? else { continue };
+        packs.append(&mut expiry.packs);
+        schemas.append(&mut expiry.schemas);
+        let further = |known: &Expiry| (known.epoch, known.lsn) <= (expiry.epoch, expiry.lsn);
+        if furthest.as_ref().is_none_or(further) {
+            furthest = Some(expiry);
+        }
+    }
+    Ok(furthest.map(|expiry| Expiry { packs, schemas, ..expiry }))
+}
+
+/// Reads one record.
+///
+/// # Errors
+/// `Damaged` if it is or is not there.
+pub fn check(path: &Path) -> Result<()> {
+    let found: Option<Expiry> = read_json(path)?;
+    found.map(drop).ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
+}
