@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::checkpoint::{Checkpoint, position_of};
 use super::epoch::Epoch;
 use super::evidence::Evidence;
+use super::expiry::Expiry;
 use super::signal::{HeartbeatSignal, MarkSignal, SequenceSample};
 use super::{Identity, object, read_json};
 use crate::hostile::throw;
@@ -15,6 +16,7 @@ const MANIFEST: &str = include_str!("../../fixtures/damaged/seeds/checkpoint.jso
 const EPOCH: &str = include_str!("../../fixtures/damaged/seeds/epoch.json");
 const IDENTITY: &str = include_str!("../../fixtures/damaged/seeds/history.json");
 const EVIDENCE: &str = include_str!("../../fixtures/damaged/seeds/evidence.json");
+const EXPIRY: &str = include_str!("../../fixtures/damaged/seeds/expiry.json");
 
 /// Reads the bytes as an object whose digest is made right.
 fn read<T: DeserializeOwned>(folder: &Path, bytes: &[u8]) -> Result<Option<T>, String> {
@@ -47,6 +49,11 @@ fn manifests_epochs_and_identities_of_any_bytes() {
     throw("epoch", vec![seed(EPOCH)], |bytes| format!("{:?}", read::<Epoch>(folder, bytes).err()));
     throw("identity", vec![seed(IDENTITY)], |bytes| match read::<Identity>(folder, bytes) {
         Ok(Some(identity)) => format!("{:?} {}", identity.id_bytes().is_ok(), identity.slot().len()),
+        other => format!("{:?}", other.err()),
+    });
+    assert!(read::<Expiry>(folder, &seed(EXPIRY)).unwrap().is_some());
+    throw("expiry", vec![seed(EXPIRY)], |bytes| match read::<Expiry>(folder, bytes) {
+        Ok(Some(expiry)) => format!("{}", expiry.covers_checkpoint(&expiry.checkpoint)),
         other => format!("{:?}", other.err()),
     });
     throw("evidence", vec![seed(EVIDENCE)], |bytes| format!("{:?}", read::<Evidence>(folder, bytes).err()));

@@ -88,6 +88,7 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     assert!(note("list segments", &["list", "segments"]).len() >= 2);
     assert_eq!(note("list marks", &["list", "marks"]).len(), 1);
     assert_eq!(note("list gaps", &["list", "gaps"]).len(), 1);
+    assert_eq!(note("expire", &["expire", "--keep-last", "1"]).len(), 1);
     note("drop", &["drop"]);
     let failed = backwhen.run(&["recover", "--to", "0/1", "--dry-run", "--output", "json"]);
     assert_eq!((failed.status.code(), failed.stdout.as_str()), (Some(11), ""));
