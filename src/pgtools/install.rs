@@ -139,13 +139,20 @@ fn usual_folders() -> Vec<PathBuf> {
     // `/bin` is often `/usr/bin`.
     let mut seen = HashSet::new();
     folders.retain(|folder| {
-        folder.join("pg_dump").is_file() && folder.canonicalize().is_ok_and(|place| seen.insert(place))
+        folder.join("pg_dump").is_file()
+            && !is_wrapped(folder)
+            && folder.canonicalize().is_ok_and(|place| seen.insert(place))
     });
     folders
 }
 
-/// Asked all at once: Debian's programs are scripts that take a tenth of a second to say a version, and
-/// every command that may need one waits for all of them.
+/// Debian's `/usr/bin` has a script under each name that looks for a cluster and then runs what lies in
+/// `/usr/lib/postgresql`. There it is found too, without the tenth of a second that the script takes each time.
+fn is_wrapped(folder: &Path) -> bool {
+    folder.join("pg_dump").canonicalize().is_ok_and(|program| program.ends_with("pg_wrapper"))
+}
+
+/// Asked all at once, as every command that may need one waits for all of them.
 fn majors_in(folders: &[PathBuf]) -> Vec<Option<u32>> {
     std::thread::scope(|scope| {
         let asked: Vec<_> = folders.iter().map(|folder| scope.spawn(|| major_in(folder))).collect();
@@ -215,6 +222,19 @@ mod tests {
         assert_eq!(tools.for_restore(15, 18).unwrap().major, 17);
         assert_eq!(tools.for_restore(17, 15).unwrap().major, 17);
         assert!(tools.for_restore(18, 18).is_err());
+    }
+
+    #[test]
+    fn debians_wrappers_are_passed_by() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pg_wrapper"), "").unwrap();
+        std::fs::write(folder.path().join("psql"), "").unwrap();
+        assert!(!is_wrapped(folder.path()));
+        std::os::unix::fs::symlink("psql", folder.path().join("pg_dump")).unwrap();
+        assert!(!is_wrapped(folder.path()));
+        std::fs::remove_file(folder.path().join("pg_dump")).unwrap();
+        std::os::unix::fs::symlink("pg_wrapper", folder.path().join("pg_dump")).unwrap();
+        assert!(is_wrapped(folder.path()));
     }
 
     #[test]
