@@ -1,10 +1,12 @@
 //! `backwhen capture`
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::metrics::{self, Subject};
 use super::{BudgetOption, SourceOption, Surroundings, default_jobs, parse_duration};
 use crate::capture::{self, Options, Until};
 use crate::error::Result;
@@ -25,6 +27,9 @@ pub struct Capture {
     /// Sessions that read new tables at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
+    /// Answer GET /metrics, for Prometheus, at this port of this machine's own, or at ADDR:PORT
+    #[arg(long, env = "BACKWHEN_METRICS_LISTEN", value_name = "[ADDR:]PORT", value_parser = metrics::parse_address)]
+    metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     budget: BudgetOption,
     #[command(flatten)]
@@ -58,6 +63,10 @@ impl Capture {
             jobs: self.jobs,
             max_retained_wal: self.budget.bytes(),
         };
+        if let Some(address) = self.metrics_listen {
+            let (history, source) = (history.clone(), source.clone());
+            metrics::serve(address, Subject { history, source, budget: self.budget.bytes() })?;
+        }
         let lsn = capture::run(&history, &source, &at.tools()?, &options).await?;
         at.ui.result(&Captured { lsn }, || format!("captured up to {lsn}"))
     }

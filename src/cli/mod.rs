@@ -11,6 +11,7 @@ mod expire;
 mod init;
 mod list;
 mod mark;
+mod metrics;
 mod proof;
 mod recover;
 mod repair;
@@ -63,7 +64,7 @@ struct Global {
     /// A file with options [default: ./backwhen.toml, then /etc/backwhen.toml, if there]
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How results are written to standard output
+    /// How results are written to standard output; prometheus goes with status
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_OUTPUT", value_enum, default_value = "text")]
     output: Output,
     /// Only results and errors
@@ -84,6 +85,7 @@ struct Global {
 enum Output {
     Text,
     Json,
+    Prometheus,
 }
 
 #[derive(Subcommand)]
@@ -122,6 +124,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(error.kind().exit_code());
         }
     };
+    if cli.global.output == Output::Prometheus && !matches!(cli.command, Command::Status(_)) {
+        let error = Error::usage("--output prometheus goes with status; choose text or json");
+        eprintln!("backwhen: {error}");
+        return ExitCode::from(error.kind().exit_code());
+    }
     let ui = Ui::new(&cli.global, matches!(cli.command, Command::Capture(_)));
     let mut runtime = match &cli.command {
         // It follows one connection; more threads would only pass on the news that bytes have come.

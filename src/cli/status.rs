@@ -1,5 +1,7 @@
 //! `backwhen status`
 
+pub(super) mod prometheus;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use crate::capture::live::{self, Live, Transition};
 use crate::capture::state::State;
 use crate::connect::{Conninfo, Session};
 use crate::error::Result;
+use crate::history::History;
+use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, LeftOut};
 use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Timeline, Window};
@@ -41,8 +45,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const WARN_LAG: f64 = 60.0;
 const CRITICAL_LAG: f64 = 600.0;
 
+/// Where the source answered.
+const REACHABLE: &str = "reachable";
+
 #[derive(Serialize)]
-struct Shown {
+pub(super) struct Shown {
     state: State,
     cause: String,
     since: Option<PgTime>,
@@ -70,6 +77,14 @@ struct Shown {
     event_triggers: EventTriggers,
     proof: Option<ProofShown>,
     source: String,
+    #[serde(skip)]
+    database: String,
+    /// The newest checkpoint's moment.
+    #[serde(skip)]
+    newest: Option<PgTime>,
+    /// By this machine's clock.
+    #[serde(skip)]
+    now: PgTime,
 }
 
 #[derive(Serialize)]
@@ -160,78 +175,100 @@ impl Status {
             println!("{}", ui::printable(&line));
             return Ok(ExitCode::from(code));
         }
-        at.ui.result(&shown, || describe(&shown))?;
+        match at.ui.is_prometheus() {
+            true => at.ui.print(&prometheus::exposition(&shown))?,
+            false => at.ui.result(&shown, || describe(&shown))?,
+        }
         Ok(ExitCode::SUCCESS)
     }
 
     async fn gather(&self, at: &Surroundings) -> Result<Shown> {
         let history = at.history()?;
-        let catalog = at.catalog(&history)?;
-        let timeline = Timeline::read(&history, &catalog)?;
-        let slot = history.identity().slot();
-        let asked = if self.offline { None } else { ask(&self.source.of(&history)?, &slot).await };
-        let live = live::read(&history.live_path());
-        let running = history.capture_is_running();
-        let current = timeline.current()?;
-        let newest = match current.checkpoints.last() {
-            Some(row) => Some(history.read_checkpoint(&row.id)?),
-            None => None,
-        };
-        let (state, cause) = standing(running, live.as_ref(), asked.as_ref(), &slot);
-        let frontier = current.frontier();
-        let window = timeline.window();
-        let mut inexact = newest.as_ref().map(|newest| newest.inexact.clone()).unwrap_or_default();
-        let tables = newest.as_ref().map(|newest| &newest.tables[..]).unwrap_or_default();
-        inexact.extend(tables.iter().filter(|entry| entry.table.grade == Grade::InsertOnly).map(|entry| {
-            Inexact { what: entry.table.display(), why: "inserts only: it has no replica identity".into() }
-        }));
-        let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
-        let refused = !unprotected.is_empty();
-        unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
-        Ok(Shown {
-            state,
-            cause,
-            since: live.as_ref().map(|live| live.since),
-            transitions: live.as_ref().map(|live| live.transitions.clone()).unwrap_or_default(),
-            capture: CaptureShown {
-                running,
-                process: live.as_ref().filter(|_| running).map(|live| live.process),
-            },
-            gaps: timeline.gaps(),
-            lag: lag(frontier, window.as_ref(), asked.as_ref(), live.as_ref()),
-            slot: SlotShown {
-                name: slot,
-                retained_bytes: asked.as_ref().and_then(|asked| asked.retained),
-                max_retained_bytes: self.budget.bytes(),
-                wal_status: asked.as_ref().and_then(|asked| asked.wal_status.clone()),
-                confirmed: asked.as_ref().and_then(|asked| asked.confirmed),
-            },
-            size: Size {
-                journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),
-                checkpoint_bytes: catalog.pack_bytes()?,
-            },
-            rates: Rates {
-                bytes_per_second: live.as_ref().filter(|_| running).map_or(0.0, |live| live.bytes_per_second),
-            },
-            checkpoints: timeline.checkpoints().count(),
-            segments: timeline.stretches.iter().map(|stretch| stretch.segments.len()).sum(),
-            marks: timeline.marks().count(),
-            epoch: current.epoch.number,
-            tables: newest.as_ref().map_or(0, |newest| newest.tables.len()),
-            unprotected,
-            refused,
-            inexact,
-            proof: ProofShown::latest(history.evidence()?.rev()),
-            schema: newest.as_ref().map(|it| known::latest(&history, &timeline, it)).transpose()?.flatten(),
-            schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
-            event_triggers: EventTriggers {
-                wanted: history.identity().has_event_triggers(),
-                fault: live.as_ref().and_then(|live| live.triggers_fault.clone()),
-            },
-            source: if asked.is_some() { "reachable".into() } else { "not asked, or not reachable".into() },
-            window,
-        })
+        let source = if self.offline { None } else { Some(self.source.of(&history)?) };
+        gather(&history, source.as_ref(), self.budget.bytes()).await
     }
+}
+
+/// All figures; `source` is asked if it is named, and `budget` is what its slot may keep.
+///
+/// # Errors
+/// `Damaged` if the history is.
+pub(super) async fn gather(
+    history: &History,
+    source: Option<&Conninfo>,
+    budget: Option<u64>,
+) -> Result<Shown> {
+    let catalog = Catalog::open(history)?;
+    let timeline = Timeline::read(history, &catalog)?;
+    let slot = history.identity().slot();
+    let asked = match source {
+        Some(source) => ask(source, &slot).await,
+        None => None,
+    };
+    let live = live::read(&history.live_path());
+    let running = history.capture_is_running();
+    let current = timeline.current()?;
+    let newest = match current.checkpoints.last() {
+        Some(row) => Some(history.read_checkpoint(&row.id)?),
+        None => None,
+    };
+    let (state, cause) = standing(running, live.as_ref(), asked.as_ref(), &slot);
+    let frontier = current.frontier();
+    let window = timeline.window();
+    let mut inexact = newest.as_ref().map(|newest| newest.inexact.clone()).unwrap_or_default();
+    let tables = newest.as_ref().map(|newest| &newest.tables[..]).unwrap_or_default();
+    inexact.extend(tables.iter().filter(|entry| entry.table.grade == Grade::InsertOnly).map(|entry| {
+        Inexact { what: entry.table.display(), why: "inserts only: it has no replica identity".into() }
+    }));
+    let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
+    let refused = !unprotected.is_empty();
+    unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
+    Ok(Shown {
+        state,
+        cause,
+        since: live.as_ref().map(|live| live.since),
+        transitions: live.as_ref().map(|live| live.transitions.clone()).unwrap_or_default(),
+        capture: CaptureShown {
+            running,
+            process: live.as_ref().filter(|_| running).map(|live| live.process),
+        },
+        gaps: timeline.gaps(),
+        lag: lag(frontier, window.as_ref(), asked.as_ref(), live.as_ref()),
+        slot: SlotShown {
+            name: slot,
+            retained_bytes: asked.as_ref().and_then(|asked| asked.retained),
+            max_retained_bytes: budget,
+            wal_status: asked.as_ref().and_then(|asked| asked.wal_status.clone()),
+            confirmed: asked.as_ref().and_then(|asked| asked.confirmed),
+        },
+        size: Size {
+            journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),
+            checkpoint_bytes: catalog.pack_bytes()?,
+        },
+        rates: Rates {
+            bytes_per_second: live.as_ref().filter(|_| running).map_or(0.0, |live| live.bytes_per_second),
+        },
+        checkpoints: timeline.checkpoints().count(),
+        segments: timeline.stretches.iter().map(|stretch| stretch.segments.len()).sum(),
+        marks: timeline.marks().count(),
+        epoch: current.epoch.number,
+        tables: newest.as_ref().map_or(0, |newest| newest.tables.len()),
+        unprotected,
+        refused,
+        inexact,
+        proof: ProofShown::latest(history.evidence()?.rev()),
+        schema: newest.as_ref().map(|it| known::latest(history, &timeline, it)).transpose()?.flatten(),
+        schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
+        event_triggers: EventTriggers {
+            wanted: history.identity().has_event_triggers(),
+            fault: live.as_ref().and_then(|live| live.triggers_fault.clone()),
+        },
+        source: if asked.is_some() { REACHABLE.into() } else { "not asked, or not reachable".into() },
+        window,
+        database: history.identity().source.database.clone(),
+        newest: newest.as_ref().map(|newest| newest.time),
+        now: PgTime::from_utc(ambient::now()),
+    })
 }
 
 fn standing(running: bool, live: Option<&Live>, asked: Option<&Asked>, slot: &str) -> (State, String) {
@@ -279,9 +316,10 @@ async fn ask(source: &Conninfo, slot: &str) -> Option<Asked> {
     tokio::time::timeout(PATIENCE, asking).await.ok().flatten()
 }
 
-fn nagios(shown: &Shown) -> (u8, String) {
+/// The exit code for monitoring, and its word.
+fn grade(shown: &Shown) -> (u8, &'static str) {
     let lag = shown.lag.seconds.unwrap_or(f64::INFINITY);
-    let (code, word) = match shown.state {
+    match shown.state {
         State::Lost => (2, "CRITICAL"),
         _ if lag >= CRITICAL_LAG || shown.slot.share() >= 1.0 => (2, "CRITICAL"),
         State::Blackout | State::Resyncing | State::Uploading => (1, "WARNING"),
@@ -295,7 +333,11 @@ fn nagios(shown: &Shown) -> (u8, String) {
             (1, "WARNING")
         }
         State::Streaming => (0, "OK"),
-    };
+    }
+}
+
+fn nagios(shown: &Shown) -> (u8, String) {
+    let (code, word) = grade(shown);
     let state = format!("{:?}", shown.state).to_lowercase();
     let retained = shown.slot.retained_bytes.unwrap_or(0);
     let lag_bytes = shown.lag.bytes.unwrap_or(0);

@@ -50,6 +50,18 @@ impl Ui {
         self.output == Output::Json
     }
 
+    pub fn is_prometheus(&self) -> bool {
+        self.output == Output::Prometheus
+    }
+
+    /// Writes text that is a format of its own.
+    ///
+    /// # Errors
+    /// `Unavailable` if standard output does not take it.
+    pub fn print(&self, text: &str) -> Result<()> {
+        self.write(text.trim_end())
+    }
+
     /// Writes the result, as one JSON object or as text for people.
     ///
     /// # Errors
@@ -57,7 +69,7 @@ impl Ui {
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
             Output::Json => self.write(&to_json(value)?),
-            Output::Text => self.write(text().trim_end()),
+            Output::Text | Output::Prometheus => self.write(text().trim_end()),
         }
     }
 
@@ -68,7 +80,7 @@ impl Ui {
     pub fn result_beside(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
             Output::Json => eprintln!("{}", to_json(value)?),
-            Output::Text => self.say(text().trim_end()),
+            Output::Text | Output::Prometheus => self.say(text().trim_end()),
         }
         Ok(())
     }
@@ -80,7 +92,7 @@ impl Ui {
     pub fn list<T: Serialize>(&self, values: &[T], text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
             Output::Json => values.iter().try_for_each(|value| self.write(&to_json(value)?)),
-            Output::Text => self.write(text().trim_end()),
+            Output::Text | Output::Prometheus => self.write(text().trim_end()),
         }
     }
 

@@ -1,0 +1,205 @@
+//! `status` in Prometheus' text format: for a textfile collector, and for capture's own address.
+
+use super::{REACHABLE, Shown, WARN_LAG, grade};
+use crate::capture::state::State;
+use crate::model::PgTime;
+
+/// The content type of what [`exposition`] writes.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A label's name and its value.
+type Label<'a> = (&'a str, &'a str);
+
+/// All metrics, in the order of their meaning. One that is not known now is left out.
+pub fn exposition(shown: &Shown) -> String {
+    let mut text = Text::of(shown);
+    standing(&mut text, shown);
+    behind(&mut text, shown);
+    held(&mut text, shown);
+    proved(&mut text, shown);
+    text.out
+}
+
+fn standing(text: &mut Text, shown: &Shown) {
+    text.labelled(
+        "backwhen_build_info",
+        "1; the version is a label.",
+        &[(&[("version", env!("CARGO_PKG_VERSION"))], Some(1.0))],
+    );
+    let (level, _) = grade(shown);
+    text.one("backwhen_level", "What status --nagios says: 0 OK, 1 WARNING, 2 CRITICAL.", f64::from(level));
+    let slow = shown.lag.seconds.is_none_or(|seconds| seconds >= WARN_LAG);
+    let warnings = [
+        ("state", shown.state != State::Streaming),
+        ("lag", slow),
+        ("retained_wal", shown.slot.warning().is_some()),
+        ("tables", shown.refused),
+        ("event_triggers", shown.event_triggers.fault.is_some()),
+    ];
+    let warnings = warnings.map(|(reason, warns)| ([("reason", reason)], Some(f64::from(u8::from(warns)))));
+    let warnings: Vec<_> = warnings.iter().map(|(label, value)| (&label[..], *value)).collect();
+    text.labelled("backwhen_warning", "1 for each reason to warn that holds now.", &warnings);
+    let names = State::ALL.map(|state| (format!("{state:?}").to_lowercase(), state == shown.state));
+    let states = names.each_ref().map(|(name, is)| ([("state", name.as_str())], f64::from(u8::from(*is))));
+    let states: Vec<_> = states.iter().map(|(label, value)| (&label[..], Some(*value))).collect();
+    text.labelled("backwhen_state", "1 for the state of the protection cycle, 0 for the others.", &states);
+    text.maybe(
+        "backwhen_state_since_timestamp_seconds",
+        "When it came into that state.",
+        shown.since.map(unix_seconds),
+    );
+    text.flag("backwhen_capture_running", "A capture runs on the history.", shown.capture.running);
+    text.flag("backwhen_source_reachable", "The source answered just now.", shown.source == REACHABLE);
+}
+
+fn behind(text: &mut Text, shown: &Shown) {
+    text.maybe(
+        "backwhen_frontier_age_seconds",
+        "From the last moment that is held until now; 0 if the source has nothing newer.",
+        shown.lag.seconds,
+    );
+    text.maybe(
+        "backwhen_frontier_lag_bytes",
+        "Log of the source that is not in the history yet.",
+        shown.lag.bytes.map(|bytes| bytes as f64),
+    );
+    let slot = &shown.slot;
+    text.maybe(
+        "backwhen_retained_wal_bytes",
+        "Log that the slot keeps on the source.",
+        slot.retained_bytes.map(|bytes| bytes as f64),
+    );
+    text.maybe(
+        "backwhen_retained_wal_limit_bytes",
+        "What it may keep, --max-retained-wal.",
+        slot.max_retained_bytes.map(|bytes| bytes as f64),
+    );
+    let share = slot.retained_bytes.and(slot.max_retained_bytes).map(|_| slot.share());
+    text.maybe("backwhen_retained_wal_ratio", "The one by the other: from 0.5 on it warns.", share);
+    text.one(
+        "backwhen_received_bytes_per_second",
+        "What capture received lately.",
+        shown.rates.bytes_per_second,
+    );
+}
+
+fn held(text: &mut Text, shown: &Shown) {
+    let window = shown.window.as_ref();
+    text.maybe(
+        "backwhen_window_earliest_timestamp_seconds",
+        "The oldest moment that can be recovered.",
+        window.map(|window| unix_seconds(window.earliest.time)),
+    );
+    text.maybe(
+        "backwhen_window_latest_timestamp_seconds",
+        "The newest.",
+        window.map(|window| unix_seconds(window.latest.time)),
+    );
+    text.one("backwhen_gaps", "Stretches in between that cannot be recovered.", shown.gaps.len() as f64);
+    text.one("backwhen_checkpoints", "Checkpoints.", shown.checkpoints as f64);
+    text.dated("backwhen_checkpoint", "The newest checkpoint's moment.", shown.newest, shown.now);
+    let bytes = [("journal", shown.size.journal_bytes), ("checkpoints", shown.size.checkpoint_bytes)];
+    let bytes = bytes.map(|(kind, bytes)| ([("kind", kind)], Some(bytes as f64)));
+    let bytes: Vec<_> = bytes.iter().map(|(label, value)| (&label[..], *value)).collect();
+    text.labelled("backwhen_history_bytes", "Bytes of the history's files.", &bytes);
+    text.one("backwhen_segments", "Segments of the journal.", shown.segments as f64);
+    text.one("backwhen_tables", "Tables whose rows are protected.", shown.tables as f64);
+    text.one(
+        "backwhen_unprotected_tables",
+        "Tables whose rows are not, by their kind or for a fault.",
+        shown.unprotected.len() as f64,
+    );
+}
+
+fn proved(text: &mut Text, shown: &Shown) {
+    let proof = shown.proof.as_ref();
+    text.dated("backwhen_proof", "When the history was last proved.", proof.map(|it| it.finished), shown.now);
+    text.maybe(
+        "backwhen_proof_differences",
+        "Tables that differed then.",
+        proof.map(|it| it.differences.len() as f64),
+    );
+    text.maybe(
+        "backwhen_proof_faults",
+        "Objects that were damaged or missing then.",
+        proof.map(|it| it.faults.len() as f64),
+    );
+}
+
+fn unix_seconds(time: PgTime) -> f64 {
+    time.to_utc().timestamp_micros() as f64 / 1e6
+}
+
+/// The text so far, and the labels that every sample bears: several histories may be on one machine.
+struct Text {
+    out: String,
+    labels: String,
+}
+
+impl Text {
+    fn of(shown: &Shown) -> Text {
+        let labels = format!(
+            "database=\"{}\",slot=\"{}\"",
+            escape_label(&shown.database),
+            escape_label(&shown.slot.name)
+        );
+        Text { out: String::new(), labels }
+    }
+
+    fn one(&mut self, name: &str, help: &str, value: f64) {
+        self.labelled(name, help, &[(&[], Some(value))]);
+    }
+
+    fn maybe(&mut self, name: &str, help: &str, value: Option<f64>) {
+        self.labelled(name, help, &[(&[], value)]);
+    }
+
+    fn flag(&mut self, name: &str, help: &str, value: bool) {
+        self.one(name, help, f64::from(u8::from(value)));
+    }
+
+    /// When, and how long ago: the one stays right in a file that is written seldom.
+    fn dated(&mut self, stem: &str, help: &str, when: Option<PgTime>, now: PgTime) {
+        self.maybe(&format!("{stem}_timestamp_seconds"), help, when.map(unix_seconds));
+        let age = when.map(|when| now.seconds_since(when).max(0.0));
+        self.maybe(&format!("{stem}_age_seconds"), "Seconds since then.", age);
+    }
+
+    /// A metric with all its samples. All are gauges: what is counted here may become less.
+    fn labelled(&mut self, name: &str, help: &str, samples: &[(&[Label<'_>], Option<f64>)]) {
+        if samples.iter().all(|(_, value)| value.is_none()) {
+            return;
+        }
+        self.out.push_str(&format!("# HELP {name} {}\n# TYPE {name} gauge\n", escape_help(help)));
+        for (labels, value) in samples {
+            let Some(value) = value else { continue };
+            let own: String =
+                labels.iter().map(|(name, value)| format!(",{name}=\"{}\"", escape_label(value))).collect();
+            self.out.push_str(&format!("{name}{{{}{own}}} {value}\n", self.labels));
+        }
+    }
+}
+
+fn escape_label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn escape_help(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_holds_any_name() {
+        let mut text =
+            Text { out: String::new(), labels: format!("database=\"{}\"", escape_label("a\"b\\c\nd")) };
+        text.one("backwhen_gaps", "Gaps.", 3.0);
+        text.maybe("backwhen_unknown", "Not known.", None);
+        let expected = "# HELP backwhen_gaps Gaps.\n# TYPE backwhen_gaps gauge\n\
+                        backwhen_gaps{database=\"a\\\"b\\\\c\\nd\"} 3\n";
+        assert_eq!(text.out, expected);
+    }
+}
