@@ -1,6 +1,8 @@
 //! What is done to a database from another one of its server: locking its name, moving it aside,
 //! clearing what a killed run left.
 
+use std::time::Duration;
+
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::model::schema::{quote_ident, quote_literal};
@@ -17,6 +19,9 @@ pub(super) const COMMENT: &str = "backwhen: an unfinished recovery, not a databa
 pub(super) const EXISTED: &str = "; it was there before\n";
 /// The most bytes of a name.
 const NAME_LIMIT: usize = 63;
+/// How often, and how long after each other, sessions that ought to end are looked for.
+const SESSIONS_LOOKS: u32 = 25;
+const SESSIONS_PAUSE: Duration = Duration::from_millis(2);
 
 pub(super) fn comment_on(name: &str, comment: Option<&str>) -> String {
     let comment = comment.map_or("NULL".into(), quote_literal);
@@ -140,6 +145,18 @@ pub(in crate::recover) async fn holds_nothing(info: &Conninfo) -> Result<bool> {
     }
 }
 
+/// Waits a little for sessions of `database` that were closed just now. While one has yet to end, the server lets
+/// a renaming wait for a tenth of a second; whoever stays makes it fail.
+pub(super) async fn let_sessions_end(maintenance: &Session, database: &str) {
+    let query = "SELECT FROM pg_catalog.pg_stat_activity WHERE datname = $1";
+    for _ in 0..SESSIONS_LOOKS {
+        match maintenance.query(query, &[&database]).await {
+            Ok(sessions) if !sessions.is_empty() => tokio::time::sleep(SESSIONS_PAUSE).await,
+            _ => return,
+        }
+    }
+}
+
 /// Renames an existing empty database and says in its comment what it is, both or neither.
 pub(super) async fn move_aside(maintenance: &Session, name: &str, properties: &Properties) -> Result<String> {
     let temporary = temporary_name(name);
@@ -150,6 +167,7 @@ pub(super) async fn move_aside(maintenance: &Session, name: &str, properties: &P
         quote_ident(name),
         quote_ident(&temporary)
     );
+    let_sessions_end(maintenance, name).await;
     if let Err(error) = maintenance.batch_execute(&sql).await {
         let error = server_error(format!("cannot rename database {name} while it is rebuilt"), error);
         let _ = maintenance.batch_execute("ROLLBACK").await;

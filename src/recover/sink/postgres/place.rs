@@ -12,8 +12,8 @@ use crate::model::schema::quote_ident;
 use super::super::Definitions;
 use super::contents::require_empty;
 use super::maintenance::{
-    COMMENT, EXISTED, comment_of, comment_on, drop_leftover, exists, lock, maintenance, move_aside,
-    temporary_name,
+    COMMENT, EXISTED, comment_of, comment_on, drop_leftover, exists, let_sessions_end, lock, maintenance,
+    move_aside, temporary_name,
 };
 use super::marker::{MARKER, mark, unmark};
 use super::properties::{Properties, create_like};
@@ -172,6 +172,7 @@ impl Aside {
             quote_ident(&self.temporary),
             quote_ident(&self.name)
         );
+        let_sessions_end(&self.maintenance, &self.temporary).await;
         self.maintenance.batch_execute(&sql).await.map_err(|error| {
             let what = format!("cannot rename database {} to {}, its last step", self.temporary, self.name);
             server_error(what, error)
