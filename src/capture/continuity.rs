@@ -1,5 +1,7 @@
 //! Whether the source can still give everything that comes after the journal's frontier.
 
+use super::live;
+use super::published::{self, Look};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -38,6 +40,8 @@ struct Facts {
     publications: i64,
     /// Protected tables of which the publications do not carry everything.
     unpublished: Vec<String>,
+    /// Those of which they did not for a while since they were last looked at, perhaps.
+    altered: Vec<String>,
     /// The end of the server's log.
     head: Lsn,
     /// The frontier of the history.
@@ -104,6 +108,8 @@ async fn ask(
                  WHERE slot_name = $1 AND database = pg_catalog.current_database()";
     let row = session.query_opt(query, &[&epoch.slot]).await.map_err(failed)?;
     let text = |column| row.as_ref().and_then(|row| row.get::<_, Option<String>>(column));
+    let look = Look::at(&session, &publications, newest).await?;
+    let last = live::read(&history.live_path()).and_then(|live| live.published);
     Ok(Facts {
         slot_exists: row.is_some(),
         wal_status: text(0),
@@ -111,6 +117,7 @@ async fn ask(
         plugin: text(2),
         publications: publications.count(&session).await?,
         unpublished: publications.lacking(&session, &newest.tables).await?,
+        altered: look.altered(epoch.number, last.as_ref(), None),
         head: server.flushed,
         ..Facts::default()
     })
@@ -136,6 +143,8 @@ pub struct Newest {
     pub fingerprint: String,
     /// The protected tables, by oid.
     pub tables: Vec<u32>,
+    /// Those of them whose every change is in the stream.
+    pub exact: Vec<u32>,
     /// Of the server's roles.
     pub roles_digest: Option<String>,
 }
@@ -166,8 +175,10 @@ impl Newest {
 impl From<Checkpoint> for Newest {
     fn from(checkpoint: Checkpoint) -> Newest {
         let tables = checkpoint.tables.iter().map(|entry| entry.table.oid).collect();
+        let exact = checkpoint.tables.iter().filter(|entry| !entry.table.is_insert_only());
+        let exact = exact.map(|entry| entry.table.oid).collect();
         let SchemaFacts { fingerprint, roles_digest, .. } = checkpoint.schema;
-        Newest { exists: true, fingerprint, tables, roles_digest }
+        Newest { exists: true, fingerprint, tables, exact, roles_digest }
     }
 }
 
@@ -199,10 +210,13 @@ fn decide(facts: &Facts, slot: &str) -> Continuity {
             "somebody changed backwhen's publications: they do not carry all of {}",
             facts.unpublished.join(", ")
         )
+    } else if !facts.altered.is_empty() {
+        published::message(&facts.altered)
     } else {
         return Continuity::Whole;
     };
-    Continuity::Lost(Loss { why: cause, unpublished: facts.unpublished.clone() })
+    let unpublished = facts.unpublished.iter().chain(&facts.altered).cloned().collect();
+    Continuity::Lost(Loss { why: cause, unpublished })
 }
 
 #[cfg(test)]
@@ -217,6 +231,7 @@ mod tests {
             plugin: Some("pgoutput".into()),
             publications: 2,
             unpublished: Vec::new(),
+            altered: Vec::new(),
             head: Lsn(200),
             frontier: Lsn(100),
             has_image: true,
@@ -241,6 +256,7 @@ mod tests {
             Facts { publications: 1, ..healthy() },
             Facts { has_image: false, ..healthy() },
             Facts { unpublished: vec!["public.t".into()], ..healthy() },
+            Facts { altered: vec!["public.t".into()], ..healthy() },
         ];
         for facts in faults {
             assert!(matches!(decide(&facts, "s"), Continuity::Lost(_)), "{facts:?}");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use super::published::Imprint;
 use super::state::{Event, State};
 use crate::ambient;
 use crate::error::{Error, Result};
@@ -53,6 +54,9 @@ pub struct Live {
     /// How it came into this state, the newest last.
     #[serde(default)]
     pub transitions: Vec<Transition>,
+    /// The publications as they were last found.
+    #[serde(default)]
+    pub published: Option<Imprint>,
     /// Why the slot was given up, until a new epoch is begun.
     #[serde(default)]
     pub given_up: Option<String>,
@@ -102,6 +106,7 @@ impl Board {
             schema_changed: false,
             triggers_fault: None,
             walsender: before.as_ref().and_then(|before| before.walsender.clone()),
+            published: before.as_ref().and_then(|before| before.published.clone()),
             given_up: before.as_ref().and_then(|before| before.given_up.clone()),
             transitions: before.map(|before| before.transitions).unwrap_or_default(),
         };

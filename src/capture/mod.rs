@@ -13,6 +13,7 @@ mod intake;
 pub mod live;
 mod loss;
 mod orphan;
+mod published;
 mod seam;
 pub mod state;
 mod stream;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::{self, Budget, Verdict};
 use super::continuity::Newest;
 use super::live::Board;
+use super::published::{self, Look};
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
@@ -25,7 +26,7 @@ use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
 use crate::source::inspect;
-use crate::source::publication::Publications;
+use crate::source::publication::{Memberships, Publications};
 use crate::source::sequences::{self, Sample, parse_lsn};
 use crate::source::triggers::{Fault, Installed, Triggers};
 
@@ -61,6 +62,8 @@ struct Memory {
     next_digest: Option<Instant>,
     next_refresh: Option<Instant>,
     known: Option<Newest>,
+    /// The publications' members when they were last looked at, if only we change them.
+    members: Option<Memberships>,
     /// A digest of the roles that the history knows.
     roles: Option<String>,
     next_roles: Option<Instant>,
@@ -118,7 +121,7 @@ impl Watcher {
         if due {
             self.follow_roles(session, memory).await?;
         }
-        self.check_publications(session, memory).await?;
+        self.check_publications(session, memory, now.as_ref()).await?;
         self.check_triggers(session).await?;
         if due {
             memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
@@ -171,6 +174,8 @@ impl Watcher {
         if !changed {
             return Ok(());
         }
+        // What moves now is our own doing.
+        memory.members = None;
         self.publish_tables(session).await?;
         if memory.next_refresh.is_none_or(|next| Instant::now() >= next) {
             let started = Instant::now();
@@ -196,7 +201,12 @@ impl Watcher {
     }
 
     /// A table that somebody takes out of the publications is lost to the stream without a sign.
-    async fn check_publications(&self, session: &Session, memory: &mut Memory) -> Result<()> {
+    async fn check_publications(
+        &self,
+        session: &Session,
+        memory: &mut Memory,
+        now: Option<&String>,
+    ) -> Result<()> {
         let known = match &mut memory.known {
             Some(known) => known,
             none => none.insert(Newest::read(&self.history).await?),
@@ -204,12 +214,36 @@ impl Watcher {
         let publications = Publications::of_slot(&self.history.identity().slot());
         let lacking = publications.lacking(session, &known.tables).await?;
         if lacking.is_empty() {
+            let look = Look::at(session, &publications, known).await?;
+            // Where definitions changed, tables move for that.
+            let moved = match now == Some(&known.fingerprint) {
+                true => publications.moved(session, &known.exact).await?,
+                false => Vec::new(),
+            };
+            self.check_imprint(look, moved, memory)?;
             // Where the source stood at the beat before: surely earlier than what was just looked at.
             self.board.update(|live| live.published_until = live.published_until.max(live.source_head));
             return Ok(());
         }
         self.broken.cancel();
         Err(Error::unavailable(format!("backwhen's publications do not carry all of {}", lacking.join(", "))))
+    }
+
+    /// They may have been altered, and put back, since the last look. `moved`: what has not been put back.
+    fn check_imprint(&self, look: Look, moved: Vec<String>, memory: &mut Memory) -> Result<()> {
+        let epoch = self.history.current_epoch()?.number;
+        let last = self.board.read().and_then(|live| live.published);
+        let mut altered = look.altered(epoch, last.as_ref(), memory.members.as_ref());
+        altered.extend(moved);
+        self.board.update(|live| live.published = Some(look.imprint(epoch, altered.clone())));
+        if !altered.is_empty() {
+            self.board.write();
+            self.broken.cancel();
+            return Err(Error::unavailable(published::message(&altered)));
+        }
+        // With event triggers, tables move between the publications in the application's own transactions.
+        memory.members = (!self.history.identity().has_event_triggers()).then(|| look.into_members());
+        Ok(())
     }
 
     /// Somebody may have disabled or dropped them, or another version of backwhen installed them.

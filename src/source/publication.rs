@@ -4,9 +4,10 @@
 //! application's own updates fail: one for tables whose every change is wanted, one for those of
 //! which the stream can only tell inserts and truncates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::Client;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, Row};
 
 use crate::connect::server_error;
 use crate::error::Result;
@@ -18,6 +19,25 @@ use crate::model::{Grade, Table};
 pub struct Publications {
     pub exact: String,
     pub inserts: String,
+}
+
+/// By table and whether the publication is that of exact tables: the membership, and the table's name.
+pub type Memberships = BTreeMap<(u32, bool), (u32, String)>;
+
+/// A publication's row in the catalogs, by what changes whenever somebody alters it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    oid: u32,
+    /// The transaction.
+    by: String,
+    owner: u32,
+}
+
+impl Written {
+    /// Whether something else than its owner may have been altered between the two.
+    pub fn was_altered(&self, now: &Written) -> bool {
+        self.oid != now.oid || (self.by != now.by && self.owner == now.owner)
+    }
 }
 
 impl Publications {
@@ -110,6 +130,58 @@ impl Publications {
         let rows = client.query(query, &[&self.exact, &self.inserts, &tables]).await;
         let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Which of these tables are in the publication of inserts alone, though their identity would serve for the
+    /// other one, in which they were.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn moved(&self, client: &Client, exact: &[u32]) -> Result<Vec<String>> {
+        let query = "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) \
+                       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                      WHERE c.oid = ANY ($3) \
+                        AND (SELECT pg_catalog.array_agg(p.pubname::text) FROM pg_catalog.pg_publication_rel pr \
+                               JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
+                              WHERE pr.prrelid = c.oid AND p.pubname IN ($1, $2)) = ARRAY[$2::text] \
+                        AND (c.relreplident = 'f' OR EXISTS ( \
+                             SELECT FROM pg_catalog.pg_index i \
+                              WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
+                                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END \
+                                AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid \
+                                                   AND a.attnum = ANY (i.indkey) AND a.attgenerated <> '')))";
+        let rows = client.query(query, &[&self.exact, &self.inserts, &exact]).await;
+        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Who wrote the publications' own rows last.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn written(&self, client: &Client) -> Result<Vec<Written>> {
+        let query = "SELECT oid, xmin::text, pubowner FROM pg_catalog.pg_publication WHERE pubname IN ($1, $2) ORDER BY pubname";
+        let rows = client.query(query, &[&self.exact, &self.inserts]).await;
+        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        let written = |row: &Row| Written { oid: row.get(0), by: row.get(1), owner: row.get(2) };
+        Ok(rows.iter().map(written).collect())
+    }
+
+    /// By table and publication (whether it is that of exact tables), the membership's own oid and the
+    /// table's name: taken out and put back, a table has another.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn memberships(&self, client: &Client, tables: &[u32]) -> Result<Memberships> {
+        let query = "SELECT pr.prrelid, p.pubname = $1, pr.oid, pg_catalog.format('%s.%s', n.nspname, c.relname) \
+                       FROM pg_catalog.pg_publication_rel pr \
+                       JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
+                       JOIN pg_catalog.pg_class c ON c.oid = pr.prrelid \
+                       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                      WHERE p.pubname IN ($1, $2) AND c.oid = ANY ($3)";
+        let rows = client.query(query, &[&self.exact, &self.inserts, &tables]).await;
+        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3)))).collect())
     }
 
     /// Moves a table from the other publication to that of its grade, at one stroke: a table in

@@ -136,3 +136,64 @@ fn a_publication_that_carries_less_than_it_should_is_a_gap() {
     }
     story.ends_well();
 }
+
+/// Between two looks everything is as it should be again, and what came meanwhile is lost all the same.
+#[test]
+fn a_publication_that_was_altered_and_put_back_is_a_gap() {
+    let server = Server::shared(None);
+    let backwhen = protected(&server);
+    let mut story = Story::of(&backwhen);
+    let slot = story.slot();
+    let kinds = |kinds: &str| format!("ALTER PUBLICATION {slot} SET (publish = '{kinds}')");
+    let sabotage = |story: &Story| {
+        story.psql(&kinds("insert"));
+        story.psql("UPDATE customers SET name = name || '?' WHERE id < 10");
+        story.psql(&kinds("insert, update, delete, truncate"));
+    };
+    story.asleep(sabotage, "somebody altered backwhen's publications");
+
+    // While nobody captures.
+    let Story { capture, losses, .. } = story;
+    capture.stop();
+    server.psql(backwhen.database(), &kinds("insert"));
+    server.psql(backwhen.database(), "DELETE FROM orders WHERE id % 100 = 3");
+    server.psql(backwhen.database(), &kinds("insert, update, delete, truncate"));
+    let mut story = Story { losses, ..Story::of(&backwhen) };
+    story.is_lost("for a while they may not have carried all of public.customers, public.orders");
+
+    // Still wrong, in a way that no update fails by.
+    story.psql(&format!(
+        "BEGIN; ALTER PUBLICATION {slot} DROP TABLE customers; ALTER PUBLICATION {slot}_inserts ADD TABLE ONLY customers; COMMIT"
+    ));
+    story.psql("UPDATE customers SET name = name || '!'");
+    story.is_lost("carried all of public.customers");
+
+    // Who owns them does not matter.
+    story.psql(&format!(
+        "CREATE ROLE owner_of_{slot} SUPERUSER; ALTER PUBLICATION {slot} OWNER TO owner_of_{slot}"
+    ));
+    story.capture.wait_caught_up();
+    story.psql(&format!("ALTER PUBLICATION {slot} OWNER TO postgres; DROP ROLE owner_of_{slot}"));
+    story.ends_well();
+}
+
+/// Where no event trigger moves tables from one publication to the other.
+#[test]
+fn a_table_that_was_taken_out_and_put_back_is_a_gap() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server).with_env("BACKWHEN_HEARTBEAT", "200ms");
+    backwhen.ok(&["init", "--no-event-triggers", "--source", &backwhen.source()]);
+    let mut story = Story::of(&backwhen);
+    let slot = story.slot();
+    let sabotage = |story: &Story| {
+        story.psql(&format!("ALTER PUBLICATION {slot} DROP TABLE orders"));
+        story.psql("DELETE FROM orders WHERE id % 100 = 2");
+        story.psql(&format!("ALTER PUBLICATION {slot} ADD TABLE ONLY orders"));
+    };
+    story.asleep(sabotage, "carried all of public.orders");
+    // A table that comes is nobody's sabotage.
+    story.psql("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)");
+    story.capture.wait_for_line("has the schema as it is now");
+    story.capture.wait_caught_up();
+    story.ends_well();
+}
