@@ -41,6 +41,8 @@ enum Form {
     Int8,
     Jsonb,
     Numeric,
+    /// char(n), which the server fills up with blanks again. Sent with them, it would count their letters.
+    Padded,
     /// What follows the seconds: nothing, or the time zone that every session has.
     Timestamp(&'static [u8]),
     Text,
@@ -50,7 +52,8 @@ enum Form {
 impl BinaryRows {
     /// `None` if a column's type has no form here.
     pub fn of(columns: &[Column]) -> Option<BinaryRows> {
-        let forms: Option<Vec<_>> = columns.iter().map(|column| form_of(column.type_oid)).collect();
+        let forms: Option<Vec<_>> =
+            columns.iter().map(|column| form_of(column.type_oid, column.type_modifier)).collect();
         forms.filter(|forms| !forms.is_empty()).map(|forms| BinaryRows { forms })
     }
 
@@ -84,15 +87,16 @@ impl BinaryRows {
     }
 }
 
-/// By `pg_type.oid`.
-fn form_of(type_oid: u32) -> Option<Form> {
+/// By `pg_type.oid` and, as `char` without a length keeps its blanks, the modifier.
+fn form_of(type_oid: u32, type_modifier: i32) -> Option<Form> {
     Some(match type_oid {
         16 => Form::Bool,
         17 => Form::Bytea,
         20 => Form::Int8,
         21 => Form::Int2,
         23 => Form::Int4,
-        // text, json, char(n), varchar(n)
+        1042 if type_modifier > 0 => Form::Padded,
+        // text, json, char without a length, varchar(n)
         25 | 114 | 1042 | 1043 => Form::Text,
         700 => Form::Float4,
         701 => Form::Float8,
@@ -110,6 +114,7 @@ impl Form {
     fn push(self, value: &[u8], row: &mut Vec<u8>) -> Option<()> {
         match self {
             Form::Text => row.extend_from_slice(value),
+            Form::Padded => row.extend_from_slice(without_padding(value)),
             Form::Int4 => row.extend_from_slice(&parsed::<i32>(value)?.to_be_bytes()),
             Form::Int8 => row.extend_from_slice(&parsed::<i64>(value)?.to_be_bytes()),
             Form::Int2 => row.extend_from_slice(&parsed::<i16>(value)?.to_be_bytes()),
@@ -137,6 +142,15 @@ impl Form {
         }
         Some(())
     }
+}
+
+/// `value` without the blanks at its end, taken off a word at a time.
+fn without_padding(value: &[u8]) -> &[u8] {
+    let (_, words) = value.as_rchunks::<8>();
+    let blank = words.iter().rev().take_while(|word| **word == [b' '; 8]).count();
+    let value = &value[..value.len() - 8 * blank];
+    let blank = value.iter().rev().take_while(|byte| **byte == b' ').count();
+    &value[..value.len() - blank]
 }
 
 fn parsed<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
@@ -222,7 +236,11 @@ mod tests {
 
     /// The bytes of one value of a type; `None` if it is left to the server.
     fn value(type_oid: u32, text: &[u8]) -> Option<Vec<u8>> {
-        let rows = BinaryRows { forms: vec![form_of(type_oid)?] };
+        of_length(type_oid, -1, text)
+    }
+
+    fn of_length(type_oid: u32, type_modifier: i32, text: &[u8]) -> Option<Vec<u8>> {
+        let rows = BinaryRows { forms: vec![form_of(type_oid, type_modifier)?] };
         let mut row = b"before".to_vec();
         let pushed = rows.push_row(text, &mut row);
         assert!(pushed.is_some() || row == b"before");
@@ -283,6 +301,18 @@ mod tests {
         assert_eq!(value(701, b"0.1").unwrap(), 0.1_f64.to_be_bytes());
         assert_eq!(value(701, b"-Infinity").unwrap(), f64::NEG_INFINITY.to_be_bytes());
         assert_eq!(value(20, b"9223372036854775808"), None);
+    }
+
+    #[test]
+    fn padding_is_left_to_the_server_but_blanks_of_a_char_without_length_stay() {
+        for (text, sent) in
+            [("ab", "ab"), ("a b  ", "a b"), ("", ""), ("          x         ", "          x")]
+        {
+            assert_eq!(of_length(1042, 4 + 20, text.as_bytes()).unwrap(), sent.as_bytes());
+        }
+        assert_eq!(of_length(1042, 4 + 84, &[b' '; 84]).unwrap(), b"");
+        assert_eq!(of_length(1042, -1, b"a ").unwrap(), b"a ");
+        assert_eq!(of_length(1043, 4 + 20, b"a ").unwrap(), b"a ");
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Scratch {
             tools,
             info: &self.info,
             server_major: self.server_major,
-            options: Some(self.child_options()),
+            options: self.child_options(),
         };
         // Both sections in one go.
         restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await

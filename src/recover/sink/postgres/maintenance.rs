@@ -120,6 +120,15 @@ pub(super) async fn drop_leftover(
     Ok(())
 }
 
+/// Makes the commits of a session, and with them all that was committed before them, survive a crash of
+/// the server, if it was told otherwise.
+pub(super) async fn durable(session: &Session) -> Result<()> {
+    let sql = "RESET synchronous_commit; SELECT pg_catalog.set_config('synchronous_commit', 'local', false) \
+               WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
+    let set = session.simple_query(sql).await;
+    set.map(drop).map_err(|error| server_error("cannot make the last step wait for the disk", error))
+}
+
 /// Drops the database that `info` names, if there is one.
 ///
 /// # Errors

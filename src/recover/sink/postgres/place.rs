@@ -12,8 +12,8 @@ use crate::model::schema::quote_ident;
 use super::super::Definitions;
 use super::contents::require_empty;
 use super::maintenance::{
-    COMMENT, EXISTED, comment_of, comment_on, drop_leftover, exists, let_sessions_end, lock, maintenance,
-    move_aside, temporary_name,
+    COMMENT, EXISTED, comment_of, comment_on, drop_leftover, durable, exists, let_sessions_end, lock,
+    maintenance, move_aside, temporary_name,
 };
 use super::marker::{MARKER, mark, unmark};
 use super::properties::{Properties, create_like};
@@ -103,26 +103,33 @@ impl Place {
         }
     }
 
-    /// Lets one of our own sessions write.
-    pub async fn settle(&self, session: &Session) -> Result<()> {
-        if matches!(self, Place::Marked { read_only: true, .. }) {
-            let sql = "SET default_transaction_read_only = off";
-            session
-                .batch_execute(sql)
-                .await
-                .map_err(|error| server_error("cannot make a session writable", error))?;
+    /// What our own sessions need to build: to write, and to write on without waiting for the disk. The
+    /// last step waits for all that was written before it.
+    fn settings(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Place::Marked { read_only: true, .. } => {
+                &[("synchronous_commit", "off"), ("default_transaction_read_only", "off")]
+            }
+            _ => &[("synchronous_commit", "off")],
         }
-        Ok(())
     }
 
-    /// `PGOPTIONS` that let one of our own child processes write.
-    pub fn child_options(&self, info: &Conninfo) -> Option<String> {
-        if !matches!(self, Place::Marked { read_only: true, .. }) {
-            return None;
-        }
+    /// Prepares one of our own sessions.
+    pub async fn settle(&self, session: &Session) -> Result<()> {
+        let sql: String =
+            self.settings().iter().map(|(name, value)| format!("SET {name} = {value}; ")).collect();
+        let set = session.batch_execute(&sql).await;
+        set.map_err(|error| server_error("cannot prepare a session to write", error))
+    }
+
+    /// `PGOPTIONS` that prepare one of our own child processes.
+    pub fn child_options(&self, info: &Conninfo) -> String {
         let given = info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
-        let given = given.map(|(_, options)| options).unwrap_or_default();
-        Some(format!("{given} -c default_transaction_read_only=off").trim_start().to_owned())
+        let mut options = given.map(|(_, options)| options).unwrap_or_default();
+        for (name, value) in self.settings() {
+            options.push_str(&format!(" -c {name}={value}"));
+        }
+        options
     }
 
     pub async fn make_valid(self, session: Session, definitions: &Definitions) -> Result<Vec<String>> {
@@ -132,6 +139,7 @@ impl Place {
                 aside.make_valid(definitions).await
             }
             Place::Marked { name, read_only } => {
+                durable(&session).await?;
                 unmark(&session, &name, read_only).await.map(|()| Vec::new())
             }
         }
@@ -167,6 +175,7 @@ impl Aside {
             }
         };
         let comment = comment.unwrap_or_else(|| comment_on(&self.temporary, None));
+        durable(&self.maintenance).await?;
         let sql = format!(
             "BEGIN; {comment}; ALTER DATABASE {} RENAME TO {}; COMMIT",
             quote_ident(&self.temporary),

@@ -89,8 +89,8 @@ pub(in crate::recover) struct Restoring<'a> {
     pub tools: &'a Tools,
     pub info: &'a Conninfo,
     pub server_major: u32,
-    /// `PGOPTIONS`, if not those of `info`.
-    pub options: Option<String>,
+    /// `PGOPTIONS`.
+    pub options: String,
 }
 
 impl Restoring<'_> {
@@ -109,10 +109,8 @@ impl Restoring<'_> {
             .connects_to(self.info)
             .arg("--no-password")
             .arg(format!("--dbname=dbname='{name}'"))
+            .env("PGOPTIONS", &self.options)
             .args(arguments);
-        if let Some(options) = &self.options {
-            child = child.env("PGOPTIONS", options);
-        }
         if !says_too_much {
             child = child.arg("--exit-on-error");
         }

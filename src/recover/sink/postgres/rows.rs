@@ -1,5 +1,6 @@
 //! Rows in, and rows read back.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -87,36 +88,64 @@ impl Target {
 async fn copy_in(session: &Session, table: &Table, encoding: &str, rows: Rows) -> Result<()> {
     let fail = |error| server_error(format!("cannot load {}", table.display()), error);
     let spelled = Spelled::of(table, encoding);
-    // Emptied in the same transaction, so that FREEZE is allowed (rows need no later vacuum) and
-    // rows that an extension's script put there do not stay.
-    let begin = format!("BEGIN; TRUNCATE ONLY {}", spelled.table);
-    session.batch_execute(&begin).await.map_err(fail)?;
-    let mut copying =
-        Copying { session, table, copy: format!("COPY {}{}", spelled.table, spelled.columns), rows };
-    let rest = match BinaryRows::of(&table.columns) {
+    let mut rows = Pieces { first: VecDeque::new(), rest: rows };
+    let small = rows.are_few().await?;
+    // Rows that an extension's script put there do not stay. Emptied by TRUNCATE in the same transaction,
+    // a table can be loaded with FREEZE: its rows need no later vacuum. But for the files that go with
+    // that, the server syncs its log at the commit, whatever it was told.
+    let empty = if small { "DELETE FROM" } else { "TRUNCATE" };
+    session.batch_execute(&format!("BEGIN; {empty} ONLY {}", spelled.table)).await.map_err(fail)?;
+    let copy = format!("COPY {}{} FROM STDIN", spelled.table, spelled.columns);
+    let options = if small { "" } else { "FREEZE, " };
+    let mut copying = Copying { session, table, copy, options, rows };
+    match BinaryRows::of(&table.columns) {
         Some(binary) => copying.binary(&binary).await?,
-        None => Some(Bytes::new()),
-    };
-    if let Some(first) = rest {
-        copying.text(first).await?;
+        None => copying.text().await?,
     }
     session.batch_execute("COMMIT").await.map_err(fail)
+}
+
+/// Rows as they come, some of which have been looked at.
+struct Pieces {
+    first: VecDeque<Bytes>,
+    rest: Rows,
+}
+
+impl Pieces {
+    /// Whether one piece is all there is.
+    async fn are_few(&mut self) -> Result<bool> {
+        for _ in 0..2 {
+            match self.rest.recv().await.transpose()? {
+                Some(piece) => self.first.push_back(piece),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.first.pop_front() {
+            Some(piece) => Ok(Some(piece)),
+            None => self.rest.recv().await.transpose(),
+        }
+    }
 }
 
 /// Rows on their way into one table.
 struct Copying<'a> {
     session: &'a Session,
     table: &'a Table,
-    /// The statement up to the columns.
+    /// The statement up to its options.
     copy: String,
-    rows: Rows,
+    options: &'static str,
+    rows: Pieces,
 }
 
 type CopySink = Pin<Box<CopyInSink<Bytes>>>;
 
 impl Copying<'_> {
     async fn begin(&self, format: &str) -> Result<CopySink> {
-        let copy = format!("{} FROM STDIN (FREEZE, FORMAT {format})", self.copy);
+        let copy = format!("{} ({}FORMAT {format})", self.copy, self.options);
         self.session.copy_in(&copy).await.map(Box::pin).map_err(|error| self.failed(error))
     }
 
@@ -124,16 +153,15 @@ impl Copying<'_> {
         server_error(format!("cannot load {}", self.table.display()), error)
     }
 
-    /// Sends rows in binary form up to the first that has none. Returns what is left from there on of
-    /// its piece, for a second COPY as text; the rows are read back as text in any case.
-    async fn binary(&mut self, form: &BinaryRows) -> Result<Option<Bytes>> {
+    /// Sends rows in binary form up to the first that has none, and from there on as text; the rows are
+    /// read back as text in any case.
+    async fn binary(&mut self, form: &BinaryRows) -> Result<()> {
         let mut sink = self.begin("binary").await?;
         let mut piece = copy_binary::HEADER.to_vec();
         let mut rest = None;
         while rest.is_none()
-            && let Some(chunk) = self.rows.recv().await
+            && let Some(chunk) = self.rows.next().await?
         {
-            let chunk = chunk?;
             rest = converted(form, &chunk, &mut piece).map(|taken| chunk.slice(taken..));
             let full = std::mem::replace(&mut piece, Vec::with_capacity(chunk.len() * 5 / 4));
             sink.feed(full.into()).await.map_err(|error| self.failed(error))?;
@@ -141,14 +169,15 @@ impl Copying<'_> {
         piece.extend_from_slice(copy_binary::TRAILER);
         sink.feed(piece.into()).await.map_err(|error| self.failed(error))?;
         sink.as_mut().finish().await.map_err(|error| self.failed(error))?;
-        Ok(rest)
+        let Some(rest) = rest else { return Ok(()) };
+        self.rows.first.push_front(rest);
+        self.text().await
     }
 
-    async fn text(&mut self, first: Bytes) -> Result<()> {
+    async fn text(&mut self) -> Result<()> {
         let mut sink = self.begin("text").await?;
-        sink.feed(first).await.map_err(|error| self.failed(error))?;
-        while let Some(chunk) = self.rows.recv().await {
-            sink.feed(chunk?).await.map_err(|error| self.failed(error))?;
+        while let Some(chunk) = self.rows.next().await? {
+            sink.feed(chunk).await.map_err(|error| self.failed(error))?;
         }
         sink.as_mut().finish().await.map(drop).map_err(|error| self.failed(error))
     }
