@@ -4,9 +4,12 @@
 //! Only types of PostgreSQL's own whose binary form has been the same in all versions. Source:
 //! PostgreSQL documentation, COPY, "Binary Format", and the `…_recv` functions of the types.
 
+use std::borrow::Cow;
+
 use chrono::{Datelike, NaiveDate};
 
 use super::copy_text;
+use super::key::parse_integer;
 use crate::model::Column;
 
 /// What comes before the first row.
@@ -72,8 +75,12 @@ impl BinaryRows {
     fn push_columns(&self, line: &[u8], row: &mut Vec<u8>) -> Option<()> {
         row.extend_from_slice(&(self.forms.len() as i16).to_be_bytes());
         let mut columns = copy_text::columns(line);
+        // Without a backslash there is neither NULL nor anything to unescape.
+        let plain = memchr::memchr(b'\\', line).is_none();
         for form in &self.forms {
-            let Some(value) = copy_text::unescape(columns.next()?) else {
+            let column = columns.next()?;
+            let value = if plain { Some(Cow::Borrowed(column)) } else { copy_text::unescape(column) };
+            let Some(value) = value else {
                 row.extend_from_slice(&NULL.to_be_bytes());
                 continue;
             };
@@ -115,9 +122,9 @@ impl Form {
         match self {
             Form::Text => row.extend_from_slice(value),
             Form::Padded => row.extend_from_slice(without_padding(value)),
-            Form::Int4 => row.extend_from_slice(&parsed::<i32>(value)?.to_be_bytes()),
-            Form::Int8 => row.extend_from_slice(&parsed::<i64>(value)?.to_be_bytes()),
-            Form::Int2 => row.extend_from_slice(&parsed::<i16>(value)?.to_be_bytes()),
+            Form::Int4 => row.extend_from_slice(&integer::<i32>(value)?.to_be_bytes()),
+            Form::Int8 => row.extend_from_slice(&integer::<i64>(value)?.to_be_bytes()),
+            Form::Int2 => row.extend_from_slice(&integer::<i16>(value)?.to_be_bytes()),
             Form::Float4 => row.extend_from_slice(&parsed::<f32>(value)?.to_be_bytes()),
             Form::Float8 => row.extend_from_slice(&parsed::<f64>(value)?.to_be_bytes()),
             Form::Bool => row.push(match value {
@@ -151,6 +158,10 @@ fn without_padding(value: &[u8]) -> &[u8] {
     let value = &value[..value.len() - 8 * blank];
     let blank = value.iter().rev().take_while(|byte| **byte == b' ').count();
     &value[..value.len() - blank]
+}
+
+fn integer<T: TryFrom<i64>>(value: &[u8]) -> Option<T> {
+    T::try_from(parse_integer(value)?).ok()
 }
 
 fn parsed<T: std::str::FromStr>(value: &[u8]) -> Option<T> {

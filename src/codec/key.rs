@@ -93,7 +93,8 @@ fn push_column(column: &[u8], kind: KeyKind, key: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-fn parse_integer(text: &[u8]) -> Option<i64> {
+/// The number that a text is, in the one spelling that the server has for it.
+pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

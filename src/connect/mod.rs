@@ -12,6 +12,7 @@ mod pinned;
 mod service;
 pub(crate) mod session;
 mod settings;
+mod tap;
 mod tls;
 pub(crate) mod transport;
 mod uri;

@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
+use futures_util::TryStreamExt;
 use tokio_postgres::config::{self, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 
@@ -11,6 +12,7 @@ use super::fault::{ServerFault, server_error};
 use super::hosts::Host;
 use super::login::{Failure, Login, log_in};
 use super::pinned::{self, quoted};
+use super::tap::{Tap, Tapped};
 use super::transport::{Finished, Transport};
 use crate::error::Result;
 
@@ -18,6 +20,7 @@ use crate::error::Result;
 pub struct Session {
     client: Client,
     encoding: String,
+    tap: Tap,
 }
 
 /// Opens a session whose `client_encoding` is the server's own encoding, so that COPY passes bytes
@@ -49,6 +52,20 @@ impl Session {
     /// As [`connect`].
     pub async fn connect_utf8(info: &Conninfo, purpose: &str) -> Result<Session> {
         log_in(info, &SessionLogin { purpose, encoding: Encoding::Utf8 }).await
+    }
+
+    /// Runs a COPY … TO STDOUT and gives `take` what comes, in pieces cut anywhere.
+    ///
+    /// # Errors
+    /// The server's, or the connection's.
+    pub async fn copy_out_into(
+        &self,
+        copy: &str,
+        take: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<(), tokio_postgres::Error> {
+        let _taking = self.tap.open(take);
+        // All rows are taken, so nothing is left in the stream but its end.
+        self.client.copy_out(copy).await?.try_for_each(|_| std::future::ready(Ok(()))).await
     }
 
     /// The database's own encoding, by PostgreSQL's name (`UTF8`, `LATIN1`, `SQL_ASCII`).
@@ -86,6 +103,8 @@ impl Login for SessionLogin<'_> {
     type Session = Session;
 
     async fn login(&self, info: &Conninfo, host: &Host, transport: Transport) -> Result<Session, Failure> {
+        let tap = Tap::default();
+        let transport = Tapped::new(transport, tap.clone());
         let (client, connection) =
             self.config(info, host).connect_raw(transport, Finished).await.map_err(failure)?;
         // Moves the bytes; ends by itself once the client is gone.
@@ -96,7 +115,7 @@ impl Login for SessionLogin<'_> {
                 tracing::debug!("{reason}");
             }
         });
-        let session = Session { client, encoding: String::new() };
+        let session = Session { client, encoding: String::new(), tap };
         self.settle(info, session).await
     }
 }

@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::conninfo::Conninfo;
 use super::hosts::Host;
+use super::tap::Tapped;
 
 /// One place to connect to; a host name may stand for several.
 #[derive(Clone, Debug)]
@@ -141,9 +142,9 @@ impl AsyncWrite for Transport {
     }
 }
 
-impl tls::TlsStream for Transport {
+impl tls::TlsStream for Tapped<Transport> {
     fn channel_binding(&self) -> tls::ChannelBinding {
-        match Transport::channel_binding(self) {
+        match self.inner().channel_binding() {
             Some(data) => tls::ChannelBinding::tls_server_end_point(data.to_vec()),
             None => tls::ChannelBinding::none(),
         }
@@ -153,12 +154,12 @@ impl tls::TlsStream for Transport {
 /// Hands a finished [`Transport`] to `tokio_postgres`, which would else make the TLS handshake itself.
 pub struct Finished;
 
-impl tls::TlsConnect<Transport> for Finished {
-    type Stream = Transport;
+impl tls::TlsConnect<Tapped<Transport>> for Finished {
+    type Stream = Tapped<Transport>;
     type Error = io::Error;
-    type Future = std::future::Ready<io::Result<Transport>>;
+    type Future = std::future::Ready<io::Result<Tapped<Transport>>>;
 
-    fn connect(self, transport: Transport) -> Self::Future {
+    fn connect(self, transport: Tapped<Transport>) -> Self::Future {
         std::future::ready(Ok(transport))
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A block in whose range no key was touched is handed on whole, without being read.
 
+use std::cmp::Ordering;
+use std::ops::Range;
+
 use super::delta::{BagDelta, Count, KeyedDelta, Latest};
 use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
@@ -19,6 +22,65 @@ pub trait Rows {
     /// # Errors
     /// The receiver's own.
     fn row(&mut self, key: &[u8], line: &[u8]) -> Result<()>;
+
+    /// Announces a block of which some rows are gone or replaced. On `true` the block's rows count as
+    /// handed on, and what follows is what [`kept`](Rows::kept) and [`gone`](Rows::gone) tell of them, with
+    /// the new ones by [`row`](Rows::row) in between; on `false`, all come one by one.
+    fn changed_block(&mut self, _entry: &BlockEntry) -> bool {
+        false
+    }
+
+    /// Whole lines, each with its newline, of the announced block, which stay as they were.
+    ///
+    /// # Errors
+    /// The receiver's own.
+    fn kept(&mut self, _lines: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    /// A row of the announced block that is no more.
+    fn gone(&mut self, _line: &[u8]) {}
+}
+
+/// The rows of one block on their way, some of which are touched.
+struct Sifting<'a> {
+    rows: &'a mut dyn Rows,
+    raw: &'a [u8],
+    /// Where the untouched rows begin that were not handed on yet, if they go as a whole.
+    kept: Option<usize>,
+}
+
+impl<'a> Sifting<'a> {
+    fn new(rows: &'a mut dyn Rows, entry: &BlockEntry, raw: &'a [u8]) -> Sifting<'a> {
+        let kept = rows.changed_block(entry).then_some(0);
+        Sifting { rows, raw, kept }
+    }
+
+    /// The line at `at` stays.
+    fn keep(&mut self, key: &[u8], at: &Range<usize>) -> Result<()> {
+        match self.kept {
+            Some(_) => Ok(()),
+            None => self.rows.row(key, &self.raw[at.clone()]),
+        }
+    }
+
+    /// The line at `at` goes.
+    fn leave_out(&mut self, at: &Range<usize>) -> Result<()> {
+        self.hand_on(at.start)?;
+        if let Some(kept) = &mut self.kept {
+            // Behind its newline.
+            *kept = at.end + 1;
+            self.rows.gone(&self.raw[at.clone()]);
+        }
+        Ok(())
+    }
+
+    /// What was kept up to `end` goes before what comes next.
+    fn hand_on(&mut self, end: usize) -> Result<()> {
+        let Some(start) = self.kept else { return Ok(()) };
+        self.kept = Some(end);
+        if start < end { self.rows.kept(&self.raw[start..end]) } else { Ok(()) }
+    }
 }
 
 /// A table's image, ready to be read.
@@ -68,23 +130,42 @@ impl Base<'_> {
     }
 
     fn join_keyed(&self, number: usize, delta: &[(Box<[u8]>, Latest)], rows: &mut dyn Rows) -> Result<()> {
+        let raw = image::read_rows(self.blocks, &self.index[number])?;
+        let mut sifting = Sifting::new(rows, &self.index[number], &raw);
         let mut delta = delta.iter().peekable();
-        self.each_row(number, &mut |key, line| {
-            while let Some((new, latest)) = delta.next_if(|(new, _)| **new < *key) {
-                self.emit(new, latest, rows)?;
-            }
-            match delta.next_if(|(touched, _)| **touched == *key) {
-                None => rows.row(key, line),
-                Some((_, Latest::Gone)) => Ok(()),
-                Some((_, Latest::Row(new))) => rows.row(key, new),
-                Some((_, Latest::Patch { line: new, .. })) => {
-                    let filled = copy_text::fill_holes(new, line)
-                        .ok_or_else(|| self.contradiction("a row's earlier version has other columns"))?;
-                    rows.row(key, &filled)
+        self.each_line(number, &raw, &mut |key, at| {
+            loop {
+                let Some((touched, latest)) = delta.peek() else { return sifting.keep(key, &at) };
+                match (**touched).cmp(key) {
+                    Ordering::Greater => return sifting.keep(key, &at),
+                    Ordering::Equal => {
+                        delta.next();
+                        sifting.leave_out(&at)?;
+                        return self.replace(key, &raw[at], latest, sifting.rows);
+                    }
+                    Ordering::Less => {
+                        delta.next();
+                        sifting.hand_on(at.start)?;
+                        self.emit(touched, latest, sifting.rows)?;
+                    }
                 }
             }
         })?;
+        sifting.hand_on(raw.len())?;
         delta.try_for_each(|(key, latest)| self.emit(key, latest, rows))
+    }
+
+    /// A touched key under which the image holds `line`.
+    fn replace(&self, key: &[u8], line: &[u8], latest: &Latest, rows: &mut dyn Rows) -> Result<()> {
+        match latest {
+            Latest::Gone => Ok(()),
+            Latest::Row(new) => rows.row(key, new),
+            Latest::Patch { line: new, .. } => {
+                let filled = copy_text::fill_holes(new, line)
+                    .ok_or_else(|| self.contradiction("a row's earlier version has other columns"))?;
+                rows.row(key, &filled)
+            }
+        }
     }
 
     /// A touched key that the image does not hold.
@@ -155,8 +236,21 @@ impl Base<'_> {
 
     fn each_row(&self, number: usize, row: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let raw = image::read_rows(self.blocks, &self.index[number])?;
+        self.each_line(number, &raw, &mut |key, at| row(key, &raw[at]))
+    }
+
+    /// The keys of a block's rows, and where in `raw` their lines are.
+    fn each_line(
+        &self,
+        number: usize,
+        raw: &[u8],
+        row: &mut dyn FnMut(&[u8], Range<usize>) -> Result<()>,
+    ) -> Result<()> {
         let mut key = Vec::new();
-        for line in image::lines(&raw) {
+        let mut start = 0;
+        for line in image::lines(raw) {
+            let at = start..start + line.len();
+            start = at.end + 1;
             key.clear();
             self.shape.push_key(line, &mut key).ok_or_else(|| {
                 Error::damaged(format!(
@@ -164,7 +258,7 @@ impl Base<'_> {
                     self.table, self.index[number].id
                 ))
             })?;
-            row(&key, line)?;
+            row(&key, at)?;
         }
         Ok(())
     }

@@ -28,15 +28,24 @@ impl FoldedTable {
 
 impl Rows for Sum {
     fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
-        // A hostile index may claim any number.
-        self.rows = self.rows.saturating_add(entry.rows);
-        self.digest.merge(entry.digest);
-        Ok(true)
+        Ok(self.changed_block(entry))
     }
 
     fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
         self.rows += 1;
         self.digest.add(line);
         Ok(())
+    }
+
+    fn changed_block(&mut self, entry: &BlockEntry) -> bool {
+        // A hostile index may claim any number.
+        self.rows = self.rows.saturating_add(entry.rows);
+        self.digest.merge(entry.digest);
+        true
+    }
+
+    fn gone(&mut self, line: &[u8]) {
+        self.rows = self.rows.saturating_sub(1);
+        self.digest.remove(line);
     }
 }

@@ -5,38 +5,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
 
 use super::archive::{Archive, Selection as Entries};
 use super::definitions::{SchemaAt, Scratch, base_schema, schema_at};
+use super::load::load_all;
 use super::plan::{Plan, PlannedMoment};
 use super::roles;
 use super::sequences::{SequenceName, made_sequences, sequence_values};
-use super::sink::{Contents, Definitions, Destination, Opening, Provenance, Sink};
+use super::sink::{Definitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::fold::{self, Folded, FoldedTable, Rows};
+use crate::fold::{self, Folded};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
-use crate::history::image::{BlockEntry, Blocks, RowsDigest};
 use crate::pgtools::Tools;
 use crate::progress::{Progress, Unit};
 
 /// Memory for the deltas of a fold, in bytes.
 const FOLD_BUDGET: usize = 384 << 20;
-
-/// Rows are handed to the sink in pieces of about so many bytes.
-const PIECE: usize = 256 << 10;
-
-/// Pieces that may wait for the sink, a table.
-const PIECES_WAITING: usize = 8;
 
 /// How to carry out a plan.
 pub struct Execution<'a> {
@@ -265,7 +256,7 @@ async fn fill(
         true => sequence_values(plan, &folded.sequences, unsampled),
         false => made_sequences(plan, made, &folded.sequences, unsampled),
     };
-    let loaded = load_all(folded.tables, execution, sink).await?;
+    let loaded = load_all(folded.tables, execution.jobs, &execution.progress, sink).await?;
     ambient::pass("recover.loaded")?;
     phases.end("load and prove");
     if !plan.partial {
@@ -354,147 +345,4 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
 /// The history may be on a disk that cannot be written to.
 fn scratch() -> PathBuf {
     std::env::temp_dir()
-}
-
-struct Loaded {
-    rows: u64,
-    proved: bool,
-    digests: Vec<TableDigest>,
-}
-
-/// Loads tables, `jobs` at a time, the largest first, and reads each back.
-async fn load_all(
-    mut tables: Vec<FoldedTable>,
-    execution: &Execution<'_>,
-    sink: &Arc<Sink>,
-) -> Result<Loaded> {
-    tables.sort_by_key(|table| std::cmp::Reverse(table.size_hint().1));
-    let bytes = tables.iter().map(|table| table.size_hint().1).sum();
-    execution.progress.phase("loading", bytes, Unit::Bytes);
-    let free = Arc::new(Semaphore::new(execution.jobs.max(1)));
-    let mut loading = JoinSet::new();
-    for table in tables {
-        let (free, sink, progress) = (Arc::clone(&free), Arc::clone(sink), Arc::clone(&execution.progress));
-        loading.spawn(async move {
-            let _permit = Arc::clone(&free).acquire_owned().await.map_err(|_| Error::interrupted())?;
-            load(table, &sink, progress, &free).await
-        });
-    }
-    let mut loaded = Loaded { rows: 0, proved: true, digests: Vec::new() };
-    while let Some(done) = loading.join_next().await {
-        let done = done.context(Kind::Internal, || "a loading task failed".into()).and_then(|done| done);
-        match done {
-            Ok((table, proved)) => {
-                loaded.rows += table.rows;
-                loaded.proved &= proved;
-                loaded.digests.push(table);
-            }
-            Err(error) => {
-                // Nobody may hold the sink when it is abandoned.
-                loading.shutdown().await;
-                return Err(error);
-            }
-        }
-    }
-    Ok(loaded)
-}
-
-/// Loads one table and compares what the sink then holds with what was sent.
-async fn load(
-    folded: FoldedTable,
-    sink: &Sink,
-    progress: Arc<dyn Progress>,
-    free: &Arc<Semaphore>,
-) -> Result<(TableDigest, bool)> {
-    let table = folded.table.clone();
-    let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
-    let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &*progress));
-    let taken = sink.load(&table, receiver).await;
-    let fed = feeding.await.context(Kind::Internal, || "a feeding thread failed".into())?;
-    // When the sink fails first, the feeder only knows that nobody takes its rows any more.
-    let sent = match (taken, fed) {
-        (Ok(()), fed) => fed?,
-        (Err(_), Err(error)) if error.kind() != Kind::Interrupted => return Err(error),
-        (Err(error), _) => return Err(error),
-    };
-    // Permits are free only when no table waits for one: then they help with this one.
-    let helping: Vec<_> = std::iter::from_fn(|| Arc::clone(free).try_acquire_owned().ok()).collect();
-    let held = sink.read_back(&table, 1 + helping.len()).await?;
-    drop(helping);
-    let loaded = TableDigest { table: table.display(), rows: sent.rows, digest: sent.digest.to_string() };
-    let Some(Contents { rows, digest }) = held else { return Ok((loaded, false)) };
-    if rows != sent.rows || digest.is_some_and(|digest| digest != sent.digest.0) {
-        return Err(Error::internal(format!(
-            "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",
-            table.display(),
-            sent.rows
-        )));
-    }
-    Ok((loaded, digest.is_some()))
-}
-
-#[derive(Default)]
-struct Sent {
-    rows: u64,
-    digest: RowsDigest,
-}
-
-fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn Progress) -> Result<Sent> {
-    let blocks = folded.blocks().clone();
-    let mut feeder =
-        Feeder { pieces, blocks, piece: Vec::with_capacity(PIECE * 2), sent: Sent::default(), progress };
-    let fed = folded.emit(&mut feeder).and_then(|()| feeder.flush());
-    match fed {
-        Ok(()) => Ok(feeder.sent),
-        Err(error) => {
-            // The sink must see an error, or it would take what came so far for the whole.
-            let said = Error::new(error.kind(), error.to_string());
-            let _ = feeder.pieces.blocking_send(Err(said));
-            Err(error)
-        }
-    }
-}
-
-/// Rows on their way to a sink.
-struct Feeder<'a> {
-    pieces: mpsc::Sender<Result<Bytes>>,
-    blocks: Blocks,
-    piece: Vec<u8>,
-    sent: Sent,
-    progress: &'a dyn Progress,
-}
-
-impl Feeder<'_> {
-    fn flush(&mut self) -> Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE * 2));
-        self.send(piece)
-    }
-
-    fn send(&mut self, piece: Vec<u8>) -> Result<()> {
-        self.progress.advance(piece.len() as u64);
-        self.pieces.blocking_send(Ok(piece.into())).map_err(|_| Error::interrupted())
-    }
-}
-
-impl Rows for Feeder<'_> {
-    /// An untouched block goes from disk to the sink as it is.
-    fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
-        self.flush()?;
-        let raw = self.blocks.get(&entry.id)?;
-        self.sent.rows += entry.rows;
-        self.sent.digest.merge(entry.digest);
-        self.send(raw)?;
-        Ok(true)
-    }
-
-    fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
-        self.piece.extend_from_slice(line);
-        self.piece.push(b'\n');
-        self.sent.rows += 1;
-        self.sent.digest.add(line);
-        if self.piece.len() >= PIECE { self.flush() } else { Ok(()) }
-    }
 }

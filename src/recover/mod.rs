@@ -6,6 +6,7 @@ pub mod definitions;
 mod doubt;
 pub mod execute;
 pub mod known;
+mod load;
 pub mod plan;
 pub mod resolve;
 mod roles;

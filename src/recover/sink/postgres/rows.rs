@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::SinkExt;
 use futures_util::future::try_join_all;
-use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::CopyInSink;
 
 use crate::codec::copy_binary::{self, BinaryRows};
@@ -74,13 +75,14 @@ impl Target {
     async fn digest(&self, table: &Table, copy: &str) -> Result<(u64, u128)> {
         let session = self.row_session().await?;
         let fail = |error| server_error(format!("cannot read back {}", table.display()), error);
-        let mut stream = Box::pin(session.copy_out(copy).await.map_err(fail)?);
-        let mut digest = RowDigest::default();
-        while let Some(bytes) = stream.next().await {
-            digest.update(&bytes.map_err(fail)?);
-        }
-        drop(stream);
+        let digest = Arc::new(Mutex::new(RowDigest::default()));
+        let taking = Arc::clone(&digest);
+        let take = move |bytes: &[u8]| {
+            taking.lock().unwrap_or_else(PoisonError::into_inner).update(bytes);
+        };
+        session.copy_out_into(copy, take).await.map_err(fail)?;
         self.idle().push(session);
+        let digest = std::mem::take(&mut *digest.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(digest.finish())
     }
 }
