@@ -191,10 +191,19 @@ impl BagDelta {
     }
 }
 
+/// Compares what lies side by side, the beginnings, before the keys behind their pointers.
 fn sorted<V>(rows: Map<V>) -> Vec<(Bytes, V)> {
-    let mut rows: Vec<_> = rows.into_iter().collect();
-    rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    rows
+    let mut rows: Vec<_> = rows.into_iter().map(|(key, value)| (beginning(&key), key, value)).collect();
+    rows.sort_unstable_by(|(a, a_key, _), (b, b_key, _)| a.cmp(b).then_with(|| a_key.cmp(b_key)));
+    rows.into_iter().map(|(_, key, value)| (key, value)).collect()
+}
+
+/// The first eight bytes as a number, which orders keys as their bytes do where it differs.
+fn beginning(key: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let length = key.len().min(first.len());
+    first[..length].copy_from_slice(&key[..length]);
+    u64::from_be_bytes(first)
 }
 
 /// Hashes a key in one go; the standard hasher's guard against chosen keys costs more than the
@@ -222,6 +231,28 @@ mod tests {
 
     fn row(text: &str) -> Latest {
         Latest::Row(text.as_bytes().into())
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_their_bytes() {
+        let mut keys = [
+            &b""[..],
+            b"\0",
+            b"\0\0",
+            b"a",
+            b"a\0",
+            b"a\0b",
+            b"aaaaaaaa",
+            b"aaaaaaaaa",
+            b"aaaaaaaab",
+            b"\xff",
+        ];
+        keys.reverse();
+        let mut delta = KeyedDelta::default();
+        keys.iter().for_each(|key| delta.delete(key));
+        keys.reverse();
+        let sorted: Vec<_> = delta.into_sorted().into_iter().map(|(key, _)| key).collect();
+        assert!(sorted.iter().map(|key| &key[..]).eq(keys));
     }
 
     #[test]
