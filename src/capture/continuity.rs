@@ -1,7 +1,7 @@
 //! Whether the source can still give everything that comes after the journal's frontier.
 
 use super::live;
-use super::published::{self, Look};
+use super::published::{self, Imprint, Look};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -10,7 +10,7 @@ use crate::history::checkpoint::{self, Checkpoint, SchemaFacts};
 use crate::history::epoch::Epoch;
 use crate::model::Lsn;
 use crate::source::inspect;
-use crate::source::publication::Publications;
+use crate::source::publication::{Memberships, Publications};
 use crate::source::sequences::parse_lsn;
 use crate::source::stream::ReplicationClient;
 
@@ -42,6 +42,8 @@ struct Facts {
     unpublished: Vec<String>,
     /// Those of which they did not for a while since they were last looked at, perhaps.
     altered: Vec<String>,
+    published: Imprint,
+    members: Memberships,
     /// The end of the server's log.
     head: Lsn,
     /// The frontier of the history.
@@ -66,7 +68,9 @@ pub async fn check(
     let silent = |_| Error::unavailable("the source does not answer; see what lies between here and there");
     let facts = Facts { frontier, has_image: newest.exists, ..asked.await.map_err(silent)?? };
     let continuity = decide(&facts, &epoch.slot);
-    Ok(Found { continuity, head: facts.head, confirmed: facts.confirmed.unwrap_or_default() })
+    let confirmed = facts.confirmed.unwrap_or_default();
+    let Facts { head, published, members, .. } = facts;
+    Ok(Found { continuity, head, confirmed, published, members })
 }
 
 /// What the source says.
@@ -76,6 +80,9 @@ pub struct Found {
     pub head: Lsn,
     /// Where the slot stands.
     pub confirmed: Lsn,
+    /// For later looks at the publications.
+    pub published: Imprint,
+    pub members: Memberships,
 }
 
 /// What only the source knows.
@@ -118,6 +125,8 @@ async fn ask(
         publications: publications.count(&session).await?,
         unpublished: publications.lacking(&session, &newest.tables).await?,
         altered: look.altered(epoch.number, last.as_ref(), None),
+        published: look.imprint(epoch.number, Vec::new()),
+        members: look.into_members(),
         head: server.flushed,
         ..Facts::default()
     })
@@ -232,6 +241,8 @@ mod tests {
             publications: 2,
             unpublished: Vec::new(),
             altered: Vec::new(),
+            published: Imprint::default(),
+            members: Memberships::new(),
             head: Lsn(200),
             frontier: Lsn(100),
             has_image: true,

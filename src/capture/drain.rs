@@ -10,8 +10,10 @@
 use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
+use super::liveness::Liveness;
 use super::stream::{CONFIRM_EVERY, Until, ticker};
 use crate::ambient::{self, WantedDrain};
+use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 use crate::source::stream::{Fetched, ReplicationClient, SlotPosition, StreamFault};
@@ -79,6 +81,7 @@ pub struct Drain<'a, 'b> {
     pub client: &'a mut ReplicationClient,
     pub intake: &'a mut Intake<'b>,
     pub slot: &'a str,
+    pub source: &'a Conninfo,
     pub options: &'a [(&'a str, &'a str)],
 }
 
@@ -112,7 +115,9 @@ impl Drain<'_, '_> {
         let (mut last, mut stood) = (Tally::default(), false);
         loop {
             let until = *until.borrow();
-            let Some(next) = stop.run_until_cancelled(self.next_batch(until, last)).await else {
+            let liveness = Liveness::of(self.client, self.source);
+            let next = stop.run_until_cancelled(liveness.guard(self.next_batch(until, last))).await;
+            let Some(next) = next.transpose()? else {
                 return Ok(Drained::Stopped);
             };
             let Some(wanted) = next? else { return Ok(Drained::Near) };
@@ -164,6 +169,9 @@ impl Drain<'_, '_> {
     async fn batch(&mut self, wanted: Wanted, stop: &CancellationToken) -> Result<Option<Tally>> {
         let mut note = ticker(CONFIRM_EVERY);
         let mut news = self.intake.news();
+        let liveness = Liveness::of(self.client, self.source);
+        let gone = liveness.gone();
+        tokio::pin!(gone);
         let mut batch = self.client.peek(self.slot, wanted.end, wanted.changes, self.options).await?;
         let (mut tally, mut whole) = (Tally { batches: 1, ..Tally::default() }, false);
         loop {
@@ -172,6 +180,10 @@ impl Drain<'_, '_> {
                 return Ok(Some(tally));
             }
             let queue = self.intake.queue()?;
+            let waits = !whole && self.intake.has_room();
+            if !waits {
+                liveness.heard();
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -183,8 +195,10 @@ impl Drain<'_, '_> {
                     let Ok(place) = place else { continue };
                     self.intake.pass_on(place);
                 }
-                filled = batch.fill(), if !whole && self.intake.has_room() => {
+                error = &mut gone, if waits => return Err(error),
+                filled = batch.fill(), if waits => {
                     filled?;
+                    liveness.heard();
                     while let Some(fetched) = batch.next()? {
                         match fetched {
                             Fetched::Message(message) => {

@@ -11,6 +11,7 @@ mod disk;
 mod drain;
 mod intake;
 pub mod live;
+mod liveness;
 mod loss;
 mod orphan;
 mod published;
@@ -32,7 +33,7 @@ use crate::history::journal::Writer;
 use crate::history::{History, files};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
-use crate::source::publication::Publications;
+use crate::source::publication::{Memberships, Publications};
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use budget::Budget;
 use continuity::{Continuity, Found, Loss, StillAStandby};
@@ -187,7 +188,7 @@ impl Capture<'_> {
             let frontier = recovered.frontier;
 
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
-            let Found { continuity, head, confirmed } =
+            let Found { continuity, head, confirmed, published, members } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let board = self.board(frontier)?;
             let told = self.loss.take().map(|why| Continuity::Lost(Loss { why, unpublished: Vec::new() }));
@@ -204,7 +205,10 @@ impl Capture<'_> {
             let journal = self.history.journal_folder();
             let seam = tokio::task::spawn_blocking(move || Seam::new(&journal, number, frontier, confirmed));
             let seam = seam.await.context(Kind::Internal, || "a reading thread failed".into())??;
-            board.update(|live| live.published_until = Some(frontier));
+            board.update(|live| {
+                live.published_until = Some(frontier);
+                live.published = Some(published);
+            });
             let (link, cause) = match drain::pays(frontier, head) {
                 true => {
                     // Asked for its own sake: whether somebody else has the slot.
@@ -219,7 +223,7 @@ impl Capture<'_> {
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
-            return Ok(Opened { link, writer, frontier, seam, board });
+            return Ok(Opened { link, writer, frontier, seam, board, members });
         }
     }
 
@@ -253,7 +257,7 @@ impl Capture<'_> {
 
     /// Takes in what comes, while the watcher keeps the source company.
     async fn follow(&self, opened: Opened) -> Result<Ended> {
-        let Opened { link, writer, frontier, seam, board } = opened;
+        let Opened { link, writer, frontier, seam, board, members } = opened;
         let durable = Arc::new(news::channel(frontier).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
@@ -269,6 +273,7 @@ impl Capture<'_> {
             budget: self.budget.clone(),
             jobs: self.options.jobs,
             broken: broken.clone(),
+            members,
         };
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
         let (until, known) = news::channel(None);
@@ -303,8 +308,13 @@ impl Capture<'_> {
                 let slot = self.history.identity().slot();
                 let names = Publications::of_slot(&slot).option();
                 let options = plugin_options(&names);
-                let mut drain =
-                    Drain { client: &mut client, intake: &mut intake, slot: &slot, options: &options };
+                let mut drain = Drain {
+                    client: &mut client,
+                    intake: &mut intake,
+                    slot: &slot,
+                    source: self.source,
+                    options: &options,
+                };
                 let drained = drain.run(&until, stop).await;
                 match drained {
                     Ok(Drained::Near | Drained::Refused) => {
@@ -381,6 +391,8 @@ struct Opened {
     frontier: Lsn,
     seam: Seam,
     board: Board,
+    /// The publications' members.
+    members: Memberships,
 }
 
 /// Waits a little until it is known where this run ends, if anywhere. A batch that ended just before would have the

@@ -53,6 +53,8 @@ pub struct Watcher {
     pub jobs: usize,
     /// Told when the stream lacks what it should carry, and so must be looked at anew.
     pub broken: CancellationToken,
+    /// The publications' members when the stream was opened.
+    pub members: Memberships,
 }
 
 /// What the watcher remembers from beat to beat.
@@ -74,6 +76,7 @@ impl Watcher {
     /// Says once that the first one is done, however it went.
     pub async fn run(self, cancelled: CancellationToken, first: oneshot::Sender<()>) {
         let mut memory = Memory::default();
+        self.remember(&mut memory, self.members.clone());
         let mut first = Some(first);
         let mut session = None;
         loop {
@@ -241,9 +244,13 @@ impl Watcher {
             self.broken.cancel();
             return Err(Error::unavailable(published::message(&altered)));
         }
-        // With event triggers, tables move between the publications in the application's own transactions.
-        memory.members = (!self.history.identity().has_event_triggers()).then(|| look.into_members());
+        self.remember(memory, look.into_members());
         Ok(())
+    }
+
+    /// With event triggers, tables move between the publications in the application's own transactions.
+    fn remember(&self, memory: &mut Memory, members: Memberships) {
+        memory.members = (!self.history.identity().has_event_triggers()).then_some(members);
     }
 
     /// Somebody may have disabled or dropped them, or another version of backwhen installed them.

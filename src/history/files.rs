@@ -250,15 +250,25 @@ pub fn find_room(folder: &Path, bytes: usize) -> Result<()> {
     written.context(Kind::Unavailable, || format!("there is no room in {}", folder.display()))
 }
 
-/// Replaces a small file that is no object (live state for `status`): whole or not at all, but
-/// without waiting for the disk.
+/// A volatile file is as long as a multiple of this.
+const VOLATILE: usize = 16 << 10;
+
+/// Replaces a small text that is no object (live state for `status`): whole or not at all, but without waiting
+/// for the disk. Blanks are put behind it, so that on a full disk, where it is worth most, the next one fits in
+/// the place of this one; a reader may then meet a part of it.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it.
 pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut text = bytes.to_vec();
+    text.resize(bytes.len().next_multiple_of(VOLATILE), b' ');
     let temporary = path.with_extension(format!("{}.{TEMPORARY}", std::process::id()));
-    fs::write(&temporary, bytes)
+    fs::write(&temporary, &text)
         .and_then(|()| fs::rename(&temporary, path))
+        .or_else(|_| {
+            let _ = fs::remove_file(&temporary);
+            OpenOptions::new().write(true).open(path)?.write_all(&text)
+        })
         .context(Kind::Unavailable, || format!("cannot write {}", path.display()))
 }
 

@@ -71,6 +71,24 @@ fn a_half_open_connection_is_given_up() {
     ends_well(&backwhen, capture);
 }
 
+/// The same while a backlog is drained, when the server is silent for long of itself.
+#[test]
+fn a_half_open_connection_in_a_drain_is_given_up() {
+    let server = Server::shared(None);
+    let (proxy, backwhen) = behind_a_proxy(&server, SILENCE);
+    let rows = "INSERT INTO visits (page) SELECT repeat(md5(n::text), 200) FROM generate_series(1, 6000) n";
+    server.psql(backwhen.database(), rows);
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_DRAIN", "0:1000000000");
+    capture.allow("trying again").allow("is in use");
+    capture.wait_for_line("draining what was committed");
+    proxy.fall_silent();
+    let begun = Instant::now();
+    capture.wait_for_line("does not work for this connection");
+    assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
+    proxy.heal();
+    ends_well(&backwhen, capture);
+}
+
 /// The server believes in a capture that is gone, for much longer than anybody wants to wait.
 #[test]
 fn a_slot_that_our_own_former_walsender_holds_is_taken_back() {
