@@ -111,7 +111,7 @@ impl Drain<'_, '_> {
         stop: &CancellationToken,
         tally: &mut Tally,
     ) -> Result<Drained> {
-        self.client.watch_connection().await?;
+        Liveness::of(self.client, self.source).guard(self.client.watch_connection()).await??;
         let (mut last, mut stood) = (Tally::default(), false);
         loop {
             let until = *until.borrow();
