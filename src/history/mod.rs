@@ -28,6 +28,7 @@ mod hostile;
 pub mod image;
 pub mod inventory;
 pub mod journal;
+mod message;
 mod object;
 pub mod repair;
 pub mod resync;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::SequenceState;
+use super::message;
 use crate::model::{Lsn, PgTime, TableFacts};
 
 /// Prefix of a named moment; its content is a [`MarkSignal`].
@@ -119,7 +120,7 @@ impl DefinitionSignal {
         mut earlier: impl Iterator<Item = &'a DefinitionSignal>,
     ) -> Option<serde_json::Result<DefinitionSignal>> {
         let body = unsealed(secret, content)?;
-        Some(serde_json::from_slice(body).map(|mut signal: DefinitionSignal| {
+        Some(message::decode(body).map(|mut signal| {
             let statement = &mut signal.statement;
             let same = |it: &&DefinitionSignal| {
                 let it = &it.statement;
@@ -153,7 +154,7 @@ pub struct DefinitionChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
     /// What the client sent: perhaps several statements, or a call of a function that ran this one.
-    /// In the message, empty for a text of more than 64 Ki letters that an earlier one of this transaction,
+    /// In the message, empty for a long text that an earlier one of this transaction,
     /// of the same `started` and `process`, already has ([`DefinitionSignal::read`] fills it in); and if
     /// `role` is empty too, for want of trust in the caller.
     pub query: String,
@@ -174,7 +175,7 @@ pub struct Statement {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefinedObject {
-    /// The catalog that it is in, like `pg_class`.
+    /// The catalog that it is in: `pg_class` in messages of version 1, its oid from version 2 on.
     pub catalog: String,
     pub oid: u32,
     /// The command that the server credits with it, like `CREATE INDEX` within a `CREATE TABLE`.

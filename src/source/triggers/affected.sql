@@ -32,7 +32,7 @@ $body$;
 CREATE OR REPLACE FUNCTION backwhen.{slot}_retold(relations oid[], types oid[], context text) RETURNS oid[]
 LANGUAGE plpgsql AS $body$
 DECLARE
-    words text := lower(current_query() || context);
+    words text := lower(concat(current_query(), context));
     changed oid[] := array(
         SELECT c.reltype FROM pg_class c WHERE c.oid = ANY (relations) AND c.reltype <> 0
            AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND age(a.xmin) <= 0));

@@ -1,91 +1,133 @@
--- Describes the tables among some relations, after it has published those that should be: as the
--- catalogs have them now, and the tables whose rows must follow.
+-- Describes the tables among some relations, after it has published those that should be: as the catalogs
+-- have them now, and the tables whose rows must follow. `reaching`: so too those that change with the only
+-- relation among them, below it or with columns of its row type. Plans and what expressions need are
+-- kept for each expression here, and the server looks through all of them at each change of definitions: so
+-- there are few, and what is rare stands in functions of its own.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_protect(
-    exact text, inserts text, relations oid[], rewritten oid[],
-    OUT tables text[], OUT images oid[], OUT trouble text)
-LANGUAGE plpgsql AS $body$
+    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], reaching bool)
+RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
-    encoding name := getdatabaseencoding();
+    told text[];
     relation oid;
     space text;
     called text;
-    persistence "char";
-    identity "char";
+    kind text;
+    persistence text;
+    identity text;
     file oid;
+    reached bool;
     key int2[];
-    publications text[];
+    publications oid[];
     columns text[];
-    described text;
-    fitting text;
-    placed record;
-    published bool;
-    image bool;
+    rare record;
 BEGIN
-    tables := '{}';
-    images := '{}';
     FOREACH relation IN ARRAY relations LOOP
         -- A function that asks the server's cache costs less than one more table in the query, and a list
         -- less than an aggregate.
-        SELECT (parse_ident(c.relnamespace::regnamespace::text))[1], c.relname, c.relpersistence, c.relreplident, c.relfilenode,
+        SELECT c.relnamespace::regnamespace::text, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, c.relfilenode,
+               reaching AND (c.relhassubclass OR EXISTS (
+                   SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype
+                      -- Of the type itself, or of the array type that comes with it.
+                      AND (d.deptype <> 'i' OR EXISTS (
+                          SELECT FROM pg_depend e WHERE e.refclassid = 'pg_type'::regclass AND e.refobjid = d.objid)))),
                (SELECT (x.indkey::int2[])[0:x.indnkeyatts - 1] FROM pg_index x
                  WHERE x.indrelid = c.oid AND x.indimmediate AND x.indisvalid
                    AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END LIMIT 1),
-               ARRAY(SELECT (pg_identify_object('pg_publication'::regclass, r.prpubid, 0)).identity
-                       FROM pg_publication_rel r WHERE r.prrelid = c.oid),
-               ARRAY(SELECT CASE WHEN a.atthasmissing OR a.attgenerated <> '' THEN NULL
-                            ELSE concat('{"number":', a.attnum, ',"name":', to_json(a.attname), ',"type":', a.atttypid,
-                                        ',"modifier":', a.atttypmod, ',"type_name":', to_json(format_type(a.atttypid, a.atttypmod)),
-                                        ',"definer":"', a.xmin, '"}') END
+               ARRAY(SELECT r.prpubid FROM pg_publication_rel r WHERE r.prrelid = c.oid),
+               -- With what rows have in it that are older than it, if no setting can change how that is written.
+               ARRAY(SELECT CASE WHEN a.attgenerated <> '' THEN NULL
+                            WHEN NOT a.atthasmissing THEN concat(a.attnum, ' ', a.atttypid::int8, ' ', a.atttypmod, ' ', a.xmin, ' ',
+                                octet_length(a.attname::text), ' ', a.attname, ' ', format_type(a.atttypid, a.atttypmod))
+                            WHEN a.atttypid IN (16, 20, 21, 23, 25, 114, 1042, 1043, 1700, 2950, 3802)
+                            THEN concat('=', a.attnum, ' ', a.atttypid, ' ', a.atttypmod, ' ', a.xmin, ' ', octet_length(a.attname::text),
+                                ' ', a.attname, ' ', format_type(a.atttypid, a.atttypmod), E'\n', (a.attmissingval::text::text[])[1]) END
                        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                       ORDER BY a.attnum)
-          INTO space, called, persistence, identity, file, key, publications, columns
-          FROM pg_class c
-         WHERE c.oid = relation AND c.relkind = 'r' AND c.relpersistence <> 't';
-        CONTINUE WHEN NOT FOUND OR space = 'information_schema' OR starts_with(space, 'pg_') OR space = 'backwhen';
-        described := concat('{"oid":', relation, ',"schema":', to_json(space), ',"name":', to_json(called),
-            ',"persistence":"', persistence, '","replica_identity":"', identity, '","file":', file, ',"identity":' || to_json(key));
-        IF encoding <> 'UTF8' OR array_position(columns, NULL) IS NOT NULL THEN
-            columns := backwhen.{slot}_columns(relation, encoding);
-            described := described || backwhen.{slot}_raw_names(space, called, encoding);
-            key := backwhen.{slot}_stored(relation, key);
+          INTO space, called, kind, persistence, identity, file, reached, key, publications, columns
+          FROM pg_class c WHERE c.oid = relation;
+        IF reached THEN
+            told := backwhen.{slot}_reach(tag, caller, exact_id, inserts_id, relations, rewritten);
         END IF;
-        fitting := CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact ELSE inserts END;
-        IF publications = ARRAY[fitting] AND persistence = 'p' AND relation <> ALL (rewritten) THEN
-            published := true;
-            image := false;
+        CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR starts_with(space, 'pg_')
+            OR kind IS NULL;
+        -- As it nearly always is: where it should be, and with nothing odd about its columns or names.
+        IF (persistence = 'p' AND relation <> ALL (rewritten) AND array_position(columns, NULL) IS NULL
+            AND CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_id = ANY (publications) AND inserts_id <> ALL (publications)
+                     ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END
+            AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8') IS NOT TRUE THEN
+            rare := backwhen.{slot}_rare(relation, space, called, persistence = 'p', identity = 'f',
+                key, columns, publications, (relation = ANY (rewritten)) IS TRUE);
+            told := backwhen.{slot}_joined(told, ARRAY[
+                concat('[', to_json(ARRAY[relation::text, rare.space, called, persistence, identity, file::text, rare.kept_key::text,
+                    rare.published::text] || rare.raw_names), ',', to_json(rare.described), ']'),
+                CASE WHEN rare.image THEN relation::text END, rare.trouble]);
         ELSE
-            placed := backwhen.{slot}_place(relation, space, called, persistence = 'p', fitting = ANY (publications),
-                CASE fitting WHEN exact THEN inserts ELSE exact END = ANY (publications), fitting = exact, relation = ANY (rewritten));
-            published := placed.published;
-            image := placed.image;
-            trouble := concat_ws('; ', trouble, placed.trouble);
-            IF image THEN
-                images := array_append(images, relation);
-            END IF;
+            told := ARRAY[concat_ws(',', told[1], concat('[', to_json(ARRAY[relation::text, space, called, persistence, identity,
+                file::text, key::text, 'true']), ',', to_json(columns), ']')), told[2], told[3]];
         END IF;
-        tables := array_append(tables, concat(described, ',"columns":[', array_to_string(columns, ','),
-            '],"published":', published::text, ',"image":', image::text, '}'));
     END LOOP;
+    RETURN told;
 END
 $body$;
 
--- Puts a table into the publication that fits it, and not into the other, if it is wanted in one.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_place(
-    relation oid, space text, called text, permanent bool, in_fitting bool, in_other bool, exactly bool, rewritten bool,
+-- What is told of some tables (the elements of a list, the oids of those whose rows follow, and what could
+-- not be done) and what is told of others.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_joined(told text[], also text[]) RETURNS text[] LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN ARRAY[nullif(concat_ws(',', told[1], also[1]), ''), nullif(concat_ws(',', told[2], also[2]), ''),
+                 nullif(concat_ws('; ', told[3], also[3]), '')];
+END
+$body$;
+
+-- The tables that change with a relation, described: without the relation itself.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_reach(
+    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[])
+RETURNS text[] LANGUAGE plpgsql AS $body$
+DECLARE
+    more oid[] := backwhen.{slot}_affected(tag, relations, '{}');
+BEGIN
+    RETURN backwhen.{slot}_protect(tag, caller, exact_id, inserts_id,
+        array(SELECT m FROM unnest(more) m EXCEPT SELECT r FROM unnest(relations) r ORDER BY 1),
+        rewritten || backwhen.{slot}_retold(relations || more, '{}', caller), false);
+END
+$body$;
+
+-- A table that is not yet where it should be, or of which something is odd.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_rare(
+    relation oid, quoted text, called text, permanent bool, whole bool, key int2[], columns text[], publications oid[], rewritten bool,
+    OUT space text, OUT kept_key int2[], OUT described text[], OUT raw_names text[],
     OUT published bool, OUT image bool, OUT trouble text)
 LANGUAGE plpgsql AS $body$
 DECLARE
+    encoding name := getdatabaseencoding();
     config backwhen.{slot}_config;
+    names text[];
+    of_extension bool;
+    fitting text;
+    other text;
 BEGIN
-    SELECT * INTO config FROM backwhen.{slot}_config;
-    published := in_fitting OR in_other;
+    space := CASE WHEN starts_with(quoted, '"') THEN (parse_ident(quoted))[1] ELSE quoted END;
+    kept_key := key;
+    described := columns;
+    IF encoding <> 'UTF8' OR array_position(columns, NULL) IS NOT NULL THEN
+        described := backwhen.{slot}_columns(relation, encoding);
+        raw_names := backwhen.{slot}_raw_names(space, called, encoding);
+        kept_key := backwhen.{slot}_stored(relation, key);
+    END IF;
+    SELECT f.exact, f.inserts, f.image_limit, f.include_schema, f.include_name, f.exclude_schema, f.exclude_name,
+           ARRAY(SELECT p.pubname FROM pg_publication p WHERE p.oid = ANY (publications)),
+           EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = relation AND d.deptype = 'e')
+      INTO config.exact, config.inserts, config.image_limit, config.include_schema, config.include_name,
+           config.exclude_schema, config.exclude_name, names, of_extension
+      FROM backwhen.{slot}_config f;
+    fitting := CASE WHEN kept_key IS NOT NULL OR whole THEN config.exact ELSE config.inserts END;
+    other := CASE WHEN fitting = config.exact THEN config.inserts ELSE config.exact END;
+    published := fitting = ANY (names) OR other = ANY (names);
     -- While it had no identity, its updates and deletes were not in the stream.
-    image := rewritten OR exactly AND in_other OR NOT published AND pg_relation_size(relation) > 0;
-    IF permanent AND NOT in_fitting AND backwhen.{slot}_wants(space, called, config)
-       AND NOT backwhen.{slot}_is_of_extension(relation) THEN
-        trouble := backwhen.{slot}_join(
-            format('%I.%I', space, called), CASE WHEN exactly THEN config.exact ELSE config.inserts END,
-            CASE WHEN exactly THEN config.inserts ELSE config.exact END, in_other);
+    image := rewritten OR fitting = config.exact AND other = ANY (names) OR NOT published AND pg_relation_size(relation) > 0;
+    IF permanent AND NOT of_extension AND fitting <> ALL (names)
+       AND (concat(config.include_name, config.exclude_name) = '{}{}' OR backwhen.{slot}_wants(space, called, config)) THEN
+        trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, other = ANY (names));
         published := published OR trouble IS NULL;
     END IF;
     image := image AND published;
@@ -108,47 +150,37 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_is_of_extension(relation oid) RETURNS bool LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN EXISTS (SELECT FROM pg_depend d
-        WHERE d.classid = 'pg_class'::regclass AND d.objid = relation AND d.deptype = 'e');
-END
-$body$;
-
--- The columns of a table of which some are computed or were added to rows, or have names in another encoding.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_columns(relation oid, encoding name) RETURNS text[] LANGUAGE plpgsql AS $body$
+-- The columns of a table of which some are computed or were added to rows, or have names in another encoding:
+-- with what rows have in one that were written before it was added.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_columns(relation oid, encoding name) RETURNS text[] LANGUAGE plpgsql {values} AS $body$
 DECLARE
     utf8 bool := encoding = 'UTF8';
-    missing text[] := backwhen.{slot}_missing(relation);
 BEGIN
-    RETURN ARRAY(SELECT json_build_object(
-               'number', a.attnum, 'name', a.attname, 'type', a.atttypid::int8, 'modifier', a.atttypmod,
-               'type_name', format_type(a.atttypid, a.atttypmod), 'generated', a.attgenerated <> '',
-               'missing', missing[a.attnum], 'definer', a.xmin::text,
-               'raw_missing', CASE WHEN NOT utf8 THEN encode(convert_to(missing[a.attnum], encoding), 'hex') END,
-               'raw_name', CASE WHEN NOT utf8 THEN encode(convert_to(a.attname::text, encoding), 'hex') END)::text
-              FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+    RETURN ARRAY(SELECT CASE WHEN utf8 AND NOT a.atthasmissing AND a.attgenerated = ''
+               THEN concat(a.attnum, ' ', a.atttypid, ' ', a.atttypmod, ' ', a.xmin, ' ',
+                   octet_length(a.attname::text), ' ', a.attname, ' ', format_type(a.atttypid, a.atttypmod))
+               ELSE concat('{"number":', a.attnum, ',"name":', to_json(a.attname), ',"type":', a.atttypid,
+                   ',"modifier":', a.atttypmod, ',"type_name":', to_json(format_type(a.atttypid, a.atttypmod)),
+                   ',"generated":', (a.attgenerated <> '')::text, ',"definer":"', a.xmin, '"',
+                   ',"missing":' || to_json(m.missing),
+                   CASE WHEN NOT utf8 THEN ',"raw_missing":"' || encode(convert_to(m.missing, encoding), 'hex') || '"' END,
+                   CASE WHEN NOT utf8 THEN concat(',"raw_name":"', encode(convert_to(a.attname::text, encoding), 'hex'), '"') END, '}')
+               END
+              FROM pg_attribute a
+             CROSS JOIN LATERAL (SELECT CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END AS missing OFFSET 0) m
+             WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
              ORDER BY a.attnum);
 END
 $body$;
 
 -- Schema and name of a table as the database has them, where that is not UTF-8.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_raw_names(space text, called text, encoding name) RETURNS text
+CREATE OR REPLACE FUNCTION backwhen.{slot}_raw_names(space text, called text, encoding name) RETURNS text[]
 LANGUAGE plpgsql AS $body$
 BEGIN
     IF encoding = 'UTF8' THEN
-        RETURN '';
+        RETURN NULL;
     END IF;
-    RETURN ',"raw_names":' || json_build_array(
-        encode(convert_to(space, encoding), 'hex'), encode(convert_to(called, encoding), 'hex'));
-END
-$body$;
-
--- What rows written before a column was added have in it, by the number of the column.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_missing(relation oid) RETURNS text[] LANGUAGE plpgsql {values} AS $body$
-BEGIN
-    RETURN (SELECT array_agg(CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END ORDER BY a.attnum)
-              FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0);
+    RETURN ARRAY[encode(convert_to(space, encoding), 'hex'), encode(convert_to(called, encoding), 'hex')];
 END
 $body$;
 
@@ -192,140 +224,202 @@ BEGIN
 END
 $body$;
 
+-- What a statement made or changed outside of extensions, temporary schemas and our own things: each with the
+-- relation that it is or hangs on.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_objects(tag text) RETURNS text[] LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN ARRAY(SELECT ARRAY[o.classid::text, o.objid::text, o.command_tag, o.object_type, o.object_identity, o.relation::text]
+        FROM (SELECT o.classid, o.objid, o.command_tag, o.object_type, o.object_identity,
+                     CASE WHEN o.schema_name IS NULL OR o.classid = 'pg_constraint'::regclass
+                            OR o.object_type LIKE 'index%' AND tag NOT IN ('CREATE INDEX', 'CREATE TABLE')
+                          THEN backwhen.{slot}_hangs_on(o.classid, o.objid)
+                          WHEN o.classid = 'pg_class'::regclass AND o.object_type <> 'sequence' THEN o.objid END AS relation
+                FROM pg_event_trigger_ddl_commands() o
+               WHERE (NOT o.in_extension OR o.classid = 'pg_extension'::regclass)
+                 AND (o.schema_name IS NULL OR o.schema_name NOT IN ('pg_temp', 'pg_toast', 'pg_toast_temp', 'backwhen'))
+                 AND NOT (o.object_type LIKE 'publication%' AND o.object_identity ~ '(^|in publication )backwhen_')
+              OFFSET 0) o
+       WHERE o.relation IS DISTINCT FROM 0);
+END
+$body$;
+
 -- The end of a statement: whether there was something to tell. What the application does within a
 -- transaction without that passes through here, so what is rare is asked for only where it can matter.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
 DECLARE
     context text;
+    caller text;
     secret text;
-    exact text;
-    inserts text;
-    objects text;
+    exact_id oid;
+    inserts_id oid;
+    objects text[];
     relations oid[];
     types oid[];
     of_tables bool;
-    more oid[];
-    drops json;
+    reaching bool;
+    drops text[];
+    rewritten oid[];
+    gathered record;
     gone text;
-    rewritten oid[] := '{}';
-    statement text;
-    protected record;
-    image oid;
-    done bool;
+    told text[];
+    message text;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
-    context := substr(context, strpos(context, E'\n') + 1);
-    IF starts_with(context, 'PL/pgSQL function backwhen.{slot}_end() ') AND strpos(context, E'\n') = 0 THEN
-        -- The client sent it itself, as it nearly always does.
-        context := '';
-    ELSE
-        GET DIAGNOSTICS context = PG_CONTEXT;
+    -- Nearly always the client sent it itself, and no other event of the statement kept anything for its end.
+    IF split_part(context, E'\n', 3) <> ''
+       OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ')
+       OR concat(current_setting('backwhen.{slot}_dropped', true), current_setting('backwhen.{slot}_rewritten', true),
+                 current_setting('backwhen.{slot}_extension', true)) <> '' OR tag = 'REINDEX' THEN
         IF backwhen.{slot}_is_translated(context) THEN
             context := backwhen.{slot}_context();
         END IF;
         IF NOT backwhen.{slot}_is_trigger(context) THEN
             RAISE EXCEPTION 'this function belongs to an event trigger';
         END IF;
-        context := backwhen.{slot}_outer(context);
-    END IF;
-    -- What the statement's other events kept for its end.
-    IF concat(current_setting('backwhen.{slot}_dropped', true), current_setting('backwhen.{slot}_rewritten', true),
-              current_setting('backwhen.{slot}_extension', true)) <> '' OR tag = 'REINDEX' THEN
-        drops := nullif(backwhen.{slot}_take('dropped'), '');
+        caller := backwhen.{slot}_outer(context);
+        drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
         rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
-        IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
-            done := backwhen.{slot}_take('extension') = '';
-        END IF;
-        IF current_setting('backwhen.{slot}_extension', true) = 'on' OR tag = 'REINDEX' THEN
+        IF backwhen.{slot}_is_silent(tag) THEN
             RETURN false;
         END IF;
     END IF;
 
-    -- What the statement made or changed outside of extensions, temporary schemas and our own things; with
-    -- the relations that these are or hang on, and the types that they are.
-    SELECT f.secret, f.exact, f.inserts, m.objects, coalesce(m.relations, '{}'), coalesce(m.types, '{}'), m.of_tables
-      INTO secret, exact, inserts, objects, relations, types, of_tables
-      FROM backwhen.{slot}_config f
-     CROSS JOIN (
-           SELECT string_agg(concat('{"catalog":"', o.classid::regclass, '","oid":', coalesce(o.objid, 0), ',"tag":"', o.command_tag,
-                                    '","kind":"', o.object_type, '","identity":', to_json(coalesce(o.object_identity, '')), '}'), ',') AS objects,
-                  array_agg(o.relation) FILTER (WHERE o.relation IS NOT NULL) AS relations,
-                  array_agg(o.objid) FILTER (WHERE o.classid = 'pg_type'::regclass) AS types,
-                  bool_or(o.relation IS NOT NULL AND (o.object_type LIKE 'table%' OR o.object_type LIKE 'index%')) AS of_tables
-             FROM (SELECT o.classid, o.objid, o.command_tag, o.object_type, o.object_identity,
-                          CASE WHEN o.schema_name IS NULL OR o.classid = 'pg_constraint'::regclass
-                                 OR o.object_type LIKE 'index%' AND tag NOT IN ('CREATE INDEX', 'CREATE TABLE')
-                               THEN backwhen.{slot}_hangs_on(o.classid, o.objid)
-                               WHEN o.classid = 'pg_class'::regclass AND o.object_type <> 'sequence' THEN o.objid END AS relation
-                     FROM pg_event_trigger_ddl_commands() o
-                    WHERE (NOT o.in_extension OR o.classid = 'pg_extension'::regclass)
-                      AND (o.schema_name IS NULL OR o.schema_name NOT IN ('pg_temp', 'pg_toast', 'pg_toast_temp', 'backwhen'))
-                      AND NOT (o.object_type LIKE 'publication%' AND o.object_identity ~ '(^|in publication )backwhen_')
-                   OFFSET 0) o
-            WHERE o.relation IS DISTINCT FROM 0) m;
-    IF objects IS NULL AND drops IS NULL AND tag <> 'DROP OWNED' THEN
+    -- What the statement made or changed, each with the relation that it is. Where something may be temporary, an
+    -- extension's or our own, or hang on what is, it is looked at more closely.
+    SELECT f.secret, f.exact_id, f.inserts_id,
+           ARRAY(SELECT ARRAY[o.classid::text, o.objid::text, o.command_tag, o.object_type, o.object_identity,
+                     CASE WHEN o.classid = 'pg_class'::regclass AND o.object_type NOT IN ('sequence', 'index') THEN o.objid::text END,
+                     coalesce(o.schema_name, '')]
+                   FROM pg_event_trigger_ddl_commands() o WHERE NOT o.in_extension)
+      INTO secret, exact_id, inserts_id, objects
+      FROM backwhen.{slot}_config f;
+    IF objects && '{"",pg_temp,pg_toast,pg_toast_temp,backwhen,table constraint}'
+       OR tag IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'ALTER INDEX') THEN
+        objects := backwhen.{slot}_objects(tag);
+    END IF;
+    IF secret IS NULL OR cardinality(objects) = 0 AND drops IS NULL AND tag <> 'DROP OWNED' THEN
         RETURN false;
     END IF;
 
-    IF (tag LIKE 'ALTER %' OR tag = 'CREATE VIEW')
-       AND (cardinality(relations) > 0 OR cardinality(types) > 0 OR tag IN ('ALTER SCHEMA', 'ALTER EXTENSION')) THEN
-        more := backwhen.{slot}_affected(tag, relations, types);
-        IF more IS NOT NULL THEN
-            of_tables := true;
-            relations := relations || more;
-            rewritten := rewritten || backwhen.{slot}_retold(relations, types, context);
-        END IF;
-    END IF;
-    IF drops IS NOT NULL THEN
-        of_tables := true;
-        relations := relations || array(SELECT json_array_elements_text(drops->'tables')::oid);
-        -- Whatever somebody put there: what is still here is not dropped.
-        gone := concat(',"dropped":', array_to_json(array(
-            SELECT d::int8 FROM json_array_elements_text(drops->'relations') d
-             WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = d::oid))),
-            ',"dropped_names":' || (drops->'names')::text);
-        IF (drops->>'keys')::bool THEN
-            relations := relations
-                || backwhen.{slot}_keyless(exact, tag NOT IN ('DROP TABLE', 'DROP INDEX', 'ALTER TABLE'));
-        END IF;
-    END IF;
-    statement := backwhen.{slot}_statement(who, path, context);
-    -- A column that is computed no more keeps values that the stream never carried.
-    IF tag = 'ALTER TABLE' AND concat(current_query(), context) ~* 'drop\s+expression' THEN
-        rewritten := rewritten || relations;
-    END IF;
     -- What these make changes nothing that a table's rows depend on.
-    IF of_tables IS NOT TRUE OR cardinality(relations) = 0
-       OR tag IN ('COMMENT', 'SECURITY LABEL', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER STATISTICS',
-                  'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE RULE', 'ALTER RULE') THEN
-        RETURN backwhen.{slot}_write(secret, tag, statement, objects, '', gone, NULL);
-    END IF;
-    IF cardinality(relations) > 1 THEN
-        relations := array(SELECT DISTINCT r FROM unnest(relations) r ORDER BY r);
-    END IF;
-    protected := backwhen.{slot}_protect(exact, inserts, relations, rewritten);
-    IF cardinality(protected.images) = 0 THEN
-        RETURN backwhen.{slot}_write(
-            secret, tag, statement, objects, array_to_string(protected.tables, ','), gone, protected.trouble);
-    END IF;
-    BEGIN
-        done := backwhen.{slot}_write(
-            secret, tag, statement, objects, array_to_string(protected.tables, ','), gone, protected.trouble);
-        FOREACH image IN ARRAY protected.images LOOP
-            done := backwhen.{slot}_rows(secret, image);
+    IF tag NOT IN ('COMMENT', 'SECURITY LABEL', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER STATISTICS', 'CREATE FUNCTION',
+                   'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE RULE', 'ALTER RULE') THEN
+        FOR i IN 1..coalesce(array_length(objects, 1), 0) LOOP
+            IF objects[i][6] IS NOT NULL THEN
+                of_tables := of_tables IS TRUE OR objects[i][4] LIKE 'table%' OR objects[i][4] LIKE 'index%';
+                relations := array_append(array_remove(relations, objects[i][6]::oid), objects[i][6]::oid);
+            ELSIF objects[i][1] = '1247' THEN
+                types := array_append(types, objects[i][2]::oid);
+            END IF;
         END LOOP;
-    EXCEPTION WHEN OTHERS THEN
-        done := backwhen.{slot}_write(secret, tag, statement, objects, backwhen.{slot}_without_images(protected.tables), gone,
-            concat_ws('; ', protected.trouble, format('rows cannot be read: %s: %s', SQLSTATE, SQLERRM)));
-    END;
-    RETURN true;
+        reaching := tag LIKE 'ALTER %' OR tag = 'CREATE VIEW' AND (caller <> '' OR current_query() ~* 'replace');
+        -- A column that is computed no more keeps values that the stream never carried.
+        IF tag = 'ALTER TABLE' AND concat(current_query(), caller) ~* 'drop\s+expression' THEN
+            rewritten := rewritten || relations;
+        END IF;
+        IF drops IS NOT NULL OR types IS NOT NULL OR reaching AND cardinality(relations) IS DISTINCT FROM 1 THEN
+            gathered := backwhen.{slot}_gather(tag, caller, relations, types, rewritten, reaching, drops);
+            of_tables := of_tables IS TRUE OR gathered.concerned;
+            reaching := false;
+            relations := gathered.found_relations;
+            rewritten := gathered.found_rewritten;
+            gone := gathered.gone;
+        END IF;
+        IF (of_tables OR reaching) AND relations IS NOT NULL THEN
+            told := backwhen.{slot}_protect(tag, caller, exact_id, inserts_id, relations, coalesce(rewritten, '{}'), reaching);
+        END IF;
+    END IF;
+    message := backwhen.{slot}_message(tag, who, path, caller, objects, told[1], told[3], gone);
+    IF told[2] IS NOT NULL THEN
+        RETURN backwhen.{slot}_with_rows(secret, message, told[2]);
+    END IF;
+    RETURN backwhen.{slot}_write(secret, message);
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_without_images(tables text[]) RETURNS text LANGUAGE plpgsql AS $body$
+-- Whether a statement is one that is not told: within an extension's script, or that changes no definition.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_is_silent(tag text) RETURNS bool LANGUAGE plpgsql AS $body$
+DECLARE
+    done bool;
 BEGIN
-    RETURN (SELECT string_agg(regexp_replace(t, ',"image":true}$', ',"image":false}'), ',') FROM unnest(tables) t);
+    IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        done := backwhen.{slot}_take('extension') = '';
+    END IF;
+    RETURN current_setting('backwhen.{slot}_extension', true) = 'on' OR tag = 'REINDEX';
+END
+$body$;
+
+-- All relations that a statement concerns, where it is more than one table: found by what it dropped or what
+-- its types and relations reach, and what is gone, as the message has it.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_gather(
+    tag text, caller text, relations oid[], types oid[], rewritten oid[], reaching bool, drops text[],
+    OUT found_relations oid[], OUT found_rewritten oid[], OUT concerned bool, OUT gone text)
+LANGUAGE plpgsql AS $body$
+DECLARE
+    more oid[];
+    dropped int8[];
+    names text[];
+    keys bool;
+BEGIN
+    concerned := drops IS NOT NULL;
+    found_rewritten := rewritten;
+    found_relations := coalesce(relations, '{}');
+    IF reaching AND (relations IS NOT NULL OR types IS NOT NULL OR tag IN ('ALTER SCHEMA', 'ALTER EXTENSION')) THEN
+        more := backwhen.{slot}_affected(tag, found_relations, coalesce(types, '{}'));
+        IF more IS NOT NULL THEN
+            concerned := true;
+            found_relations := found_relations || more;
+            found_rewritten := found_rewritten || backwhen.{slot}_retold(found_relations, types, caller);
+        END IF;
+    END IF;
+    FOR i IN 1..coalesce(array_length(drops, 1), 0) LOOP
+        IF drops[i][3] <> '0' THEN
+            found_relations := array_append(found_relations, drops[i][2]::oid);
+        ELSIF drops[i][1] = '1259' THEN
+            dropped := array_append(dropped, drops[i][2]::int8);
+        END IF;
+        IF drops[i][4] IN ('index', 'table constraint') THEN
+            keys := true;
+        END IF;
+        IF drops[i][5] <> '' AND drops[i][6] IS NOT NULL THEN
+            names := array_append(names, drops[i][6]);
+        END IF;
+    END LOOP;
+    IF drops IS NOT NULL THEN
+        -- Whatever somebody put there: what is still here is not dropped.
+        IF dropped IS NOT NULL THEN
+            dropped := array(SELECT d FROM unnest(dropped) d WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = d::oid));
+        END IF;
+        gone := concat(',"dropped":', to_json(coalesce(dropped, '{}')), ',"dropped_names":', to_json(coalesce(names, '{}')));
+        IF keys THEN
+            found_relations := found_relations || backwhen.{slot}_keyless(
+                (SELECT f.exact FROM backwhen.{slot}_config f), tag NOT IN ('DROP TABLE', 'DROP INDEX', 'ALTER TABLE'));
+        END IF;
+    END IF;
+    IF cardinality(found_relations) < 2 THEN
+        found_relations := nullif(found_relations, '{}');
+        RETURN;
+    END IF;
+    found_relations := array(SELECT DISTINCT r FROM unnest(found_relations) r ORDER BY r);
+END
+$body$;
+
+-- A message and the rows of the tables of which it speaks; where they cannot be read it says so.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(secret text, message text, images text) RETURNS bool LANGUAGE plpgsql AS $body$
+DECLARE
+    opened text := left(message, -2);
+    done bool;
+    image oid;
+BEGIN
+    done := backwhen.{slot}_write(secret, concat(opened, ',"images":[', images, ']}]'));
+    FOREACH image IN ARRAY string_to_array(images, ',')::oid[] LOOP
+        done := backwhen.{slot}_rows(secret, image);
+    END LOOP;
+    RETURN done;
+EXCEPTION WHEN OTHERS THEN
+    RETURN backwhen.{slot}_write(secret, concat(opened, ',"rows_trouble":',
+        to_json(format('rows cannot be read: %s: %s', SQLSTATE, SQLERRM)), '}]'));
 END
 $body$;
 
@@ -335,7 +429,6 @@ RETURNS bool LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
 DECLARE
     secret text;
     context text;
-    statement text;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     IF backwhen.{slot}_is_translated(context) THEN
@@ -346,13 +439,11 @@ BEGIN
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         PERFORM backwhen.{slot}_take('extension');
     END IF;
-    IF backwhen.{slot}_is_trigger(context) THEN
-        statement := backwhen.{slot}_statement(who, path, backwhen.{slot}_outer(context));
-    ELSE
-        -- Somebody may have called this by hand, or have our schema in their search_path.
-        statement := json_build_object(
-            'query', '', 'started', 0, 'process', pg_backend_pid(), 'role', '', 'login', session_user::text);
-    END IF;
-    RETURN backwhen.{slot}_write(secret, tag, statement, '', '', '', format('%s: %s', code, message));
+    message := format('%s: %s', code, message);
+    -- Somebody may have called this by hand, or have our schema in their search_path.
+    RETURN backwhen.{slot}_write(secret, CASE WHEN backwhen.{slot}_is_trigger(context)
+        THEN backwhen.{slot}_message(tag, who, path, backwhen.{slot}_outer(context), '{}', '', message, '')
+        ELSE concat('{"tag":', to_json(tag), ',"statement":{"query":"","started":0,"process":', pg_backend_pid(),
+            ',"role":"","login":', to_json(session_user::text), '},"trouble":', to_json(message), '}') END);
 END
 $body$;

@@ -14,23 +14,20 @@ $body$;
 CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
-    dropped text;
+    dropped text[];
 BEGIN
-    SELECT json_build_object(
-               'relations', coalesce(json_agg(objid::int8) FILTER (
-                   WHERE classid = 'pg_class'::regclass AND objsubid = 0), '[]'),
-               'tables', coalesce(json_agg(DISTINCT objid::int8) FILTER (WHERE objsubid > 0), '[]'),
-               'keys', coalesce(bool_or(object_type IN ('index', 'table constraint')), false),
-               'names', coalesce(json_agg(address_names[cardinality(address_names)]) FILTER (
-                   WHERE original AND address_names IS NOT NULL), '[]'))
-      INTO dropped
-      FROM pg_event_trigger_dropped_objects()
-     WHERE NOT is_temporary AND object_identity NOT LIKE '% on pg\_temp%' AND schema_name IS DISTINCT FROM 'pg_toast' AND schema_name IS DISTINCT FROM 'backwhen'
-       AND NOT (object_type IN ('publication', 'publication relation', 'publication namespace')
-                AND object_identity ~ '(^|in publication )backwhen_')
+    dropped := ARRAY(
+        SELECT ARRAY[d.classid::text, d.objid::text, d.objsubid::text, d.object_type, CASE WHEN d.original THEN '!original' ELSE '' END,
+                     CASE WHEN d.original THEN d.address_names[cardinality(d.address_names)] END]
+          FROM pg_event_trigger_dropped_objects() d
+         WHERE NOT d.is_temporary AND d.object_identity NOT LIKE '% on pg\_temp%'
+           AND d.schema_name IS DISTINCT FROM 'pg_toast' AND d.schema_name IS DISTINCT FROM 'backwhen'
+           AND NOT (d.object_type IN ('publication', 'publication relation', 'publication namespace')
+                    AND d.object_identity ~ '(^|in publication )backwhen_'));
     -- What came along with a temporary thing does not always say that it is one.
-    HAVING bool_or(original);
-    PERFORM set_config('backwhen.{slot}_dropped', coalesce(dropped, ''), true);
+    IF dropped && '{!original}' THEN
+        PERFORM set_config('backwhen.{slot}_dropped', dropped::text, true);
+    END IF;
 EXCEPTION WHEN OTHERS THEN
     NULL;
 END

@@ -36,7 +36,7 @@ const VALUES: &str = "SET datestyle = 'ISO, MDY' SET intervalstyle = postgres SE
 
 /// Of the catalogs, a statement concerns a few rows, which indexes find; planned once in a session.
 const PLANS: &str = " SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off \
-     SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off";
+     SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off SET enable_bitmapscan = off";
 
 /// Only a superuser may set it; it keeps the words of a context from being translated.
 const ENGLISH: &str = "SET lc_messages = 'C'";
@@ -126,6 +126,10 @@ impl Triggers {
             let quoted: Vec<_> = texts.iter().map(|text| quote_literal(text)).collect();
             format!("ARRAY[{}]::pg_catalog.text[]", quoted.join(", "))
         };
+        let published = |name: &str| {
+            let name = quote_literal(name);
+            format!("(SELECT oid FROM pg_catalog.pg_publication WHERE pubname = {name})")
+        };
         let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
         let set = [
             ("secret", quote_literal(&identity.secret)),
@@ -136,6 +140,8 @@ impl Triggers {
             ("exclude_schema", array(exclude_schema)),
             ("exclude_name", array(exclude_name)),
             ("version", quote_literal(&version())),
+            ("exact_id", published(&publications.exact)),
+            ("inserts_id", published(&publications.inserts)),
         ];
         let (names, values): (Vec<_>, Vec<_>) = set.into_iter().unzip();
         let (names, values) = (names.join(", "), values.join(", "));

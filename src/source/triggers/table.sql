@@ -10,8 +10,13 @@ CREATE TABLE IF NOT EXISTS backwhen.{slot}_config (
     exclude_name text[] NOT NULL,
     -- Of larger tables (pg_table_size, in bytes) no rows are written.
     image_limit int8 NOT NULL DEFAULT 1073741824,
-    version text NOT NULL
+    version text NOT NULL,
+    -- The publications' oids.
+    exact_id oid,
+    inserts_id oid
 );
+-- One that an older version made.
+ALTER TABLE backwhen.{slot}_config ADD COLUMN IF NOT EXISTS exact_id oid, ADD COLUMN IF NOT EXISTS inserts_id oid;
 
 -- ALTER DEFAULT PRIVILEGES may have given it away.
 DO $do$

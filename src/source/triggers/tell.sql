@@ -71,43 +71,34 @@ BEGIN
 END
 $body$;
 
--- Where a statement came from, as the message has it: JSON is put together from text here and below, as
--- the functions that make objects of it look up the type of each value at each call.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_statement(who text, path text, context text) RETURNS text
-LANGUAGE plpgsql AS $body$
-DECLARE
-    query text := coalesce(current_query(), '');
-    message text;
+-- A DefinitionSignal of version 2. JSON is put together from text and lists, as the functions that make objects
+-- of it look up the type of each value at each call. `objects` has a row for each, `tables` is the elements of a
+-- list, `gone` is members.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_message(
+    tag text, who text, path text, context text, objects text[], tables text, trouble text, gone text)
+RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
-    -- A long script is not written again for each of its statements.
-    IF length(query) > 65536 THEN
-        message := pg_backend_pid() || ' ' || extract(epoch FROM statement_timestamp());
-        IF current_setting('backwhen.{slot}_query', true) = message THEN
-            query := '';
-        END IF;
-        PERFORM set_config('backwhen.{slot}_query', message, true);
-    END IF;
-    RETURN concat(
-        '{"query":', to_json(query), ',"context":', to_json(context),
-        ',"started":', (extract(epoch FROM statement_timestamp()) * 1000000)::int8,
-        ',"process":', pg_backend_pid(), ',"role":', to_json(who), ',"login":', to_json(session_user::text),
-        ',"settings":', json_object(ARRAY[
-            'search_path', path,
-            'check_function_bodies', current_setting('check_function_bodies'),
-            'default_tablespace', current_setting('default_tablespace'),
-            'default_table_access_method', current_setting('default_table_access_method'),
-            'default_toast_compression', current_setting('default_toast_compression'),
-            'standard_conforming_strings', current_setting('standard_conforming_strings'),
-            'array_nulls', current_setting('array_nulls'),
-            'transform_null_equals', current_setting('transform_null_equals'),
-            'xmloption', current_setting('xmloption'),
-            'datestyle', current_setting('datestyle'),
-            'intervalstyle', current_setting('intervalstyle'),
-            'timezone', current_setting('timezone'),
-            'lc_monetary', current_setting('lc_monetary'),
-            'bytea_output', current_setting('bytea_output'),
-            'extra_float_digits', current_setting('extra_float_digits'),
-            'backslash_quote', current_setting('backslash_quote')]), '}');
+    RETURN concat('[2,', to_json(ARRAY[tag, CASE WHEN octet_length(current_query()) > 4096 THEN backwhen.{slot}_query() ELSE current_query() END,
+            coalesce(context, ''), who, session_user, path,
+            current_setting('check_function_bodies'), current_setting('default_tablespace'),
+            current_setting('default_table_access_method'), current_setting('default_toast_compression'),
+            current_setting('standard_conforming_strings'), current_setting('array_nulls'),
+            current_setting('transform_null_equals'), current_setting('xmloption'), current_setting('datestyle'),
+            current_setting('intervalstyle'), current_setting('timezone'), current_setting('lc_monetary'),
+            current_setting('bytea_output'), current_setting('extra_float_digits'), current_setting('backslash_quote')]),
+        ',', (date_part('epoch', statement_timestamp()) * 1000000)::int8, ',', pg_backend_pid(), ',', to_json(objects),
+        ',[', tables, '],{"trouble":', coalesce(to_json(trouble), 'null'), gone, '}]');
+END
+$body$;
+
+-- A long script is not written again for each of its statements.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_query() RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    message text := concat(pg_backend_pid(), ' ', extract(epoch FROM statement_timestamp()));
+    written bool := coalesce(current_setting('backwhen.{slot}_query', true), '') = message;
+BEGIN
+    PERFORM set_config('backwhen.{slot}_query', message, true);
+    RETURN CASE WHEN written THEN '' ELSE current_query() END;
 END
 $body$;
 
@@ -151,16 +142,13 @@ $body$;
 
 -- Changes the publications, without waiting long for whoever holds them.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_publish(statements text[]) RETURNS bool LANGUAGE plpgsql
-SET lock_timeout = '200ms' AS $body$
+SET lock_timeout = '200ms' SET backwhen.own = 'publish' AS $body$
 DECLARE
     statement text;
-    own text;
 BEGIN
-    own := set_config('backwhen.own', 'publish', true);
     FOREACH statement IN ARRAY statements LOOP
         EXECUTE statement;
     END LOOP;
-    own := set_config('backwhen.own', '', true);
     RETURN true;
 END
 $body$;
@@ -178,16 +166,14 @@ BEGIN
 END
 $body$;
 
--- A DefinitionSignal. `objects` and `tables` are the elements of lists, `gone` is members.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_write(
-    secret text, tag text, statement text, objects text, tables text, gone text, trouble text)
-RETURNS bool LANGUAGE plpgsql AS $body$
-DECLARE
-    message text := concat(
-        '{"tag":', to_json(tag), ',"statement":', statement, ',"objects":[', objects, '],"tables":[', tables, ']',
-        ',"trouble":' || to_json(nullif(trouble, '')), gone, '}');
+-- A message under the history's seal.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_write(secret text, message text) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN backwhen.{slot}_emit(secret, 'backwhen.ddl', CASE getdatabaseencoding()
-        WHEN 'UTF8' THEN convert_to(message, 'UTF8') ELSE backwhen.{slot}_utf8(message) END) IS NOT NULL;
+    IF getdatabaseencoding() <> 'UTF8' THEN
+        RETURN backwhen.{slot}_emit(secret, 'backwhen.ddl', backwhen.{slot}_utf8(message)) IS NOT NULL;
+    END IF;
+    RETURN pg_logical_emit_message(true, 'backwhen.ddl', concat(encode(sha256(convert_to(
+            concat(secret, message, secret), 'UTF8')), 'hex'), E'\n', message))
+        < pg_logical_emit_message(true, 'backwhen.after', '');
 END
 $body$;

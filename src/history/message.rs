@@ -1,0 +1,239 @@
+//! The body of a message of the event triggers, from version 2 on: lists of text, which cost the source
+//! less than objects. Version 1, an object, is [`DefinitionSignal`] as JSON.
+//!
+//! A body of version 2 is the list `[2, statement, started, process, objects, tables, rest]`:
+//! - `statement`: texts; the tag, query, context, role, login and search path, then the settings of
+//!   [`SETTINGS`] in their order;
+//! - `started`, `process`: numbers, as in [`Statement`];
+//! - `objects`: for each its catalog's oid, its oid, the command's tag, its kind and identity, null where
+//!   the server says nothing; what follows is the triggers' own;
+//! - `tables`: for each a list of texts and a list of columns. The texts: oid, schema, name, persistence,
+//!   replica identity, file, identity (`{1,2}`, or null), published (`true`); in a database of another
+//!   encoding than UTF-8 also the schema's and the table's name in it, in hexadecimal.
+//!   A column: number, type, modifier, definer, the name's bytes, the name and the type's name with a
+//!   space between each; with `=` before it and a line end and what older rows have in it behind it, if
+//!   they have something; or, if it begins with `{`, [`ColumnFacts`] as JSON;
+//! - `rest`: an object with `trouble`, and if there are any `dropped` and `dropped_names` as in
+//!   [`DefinitionSignal`], `images` (the oids of the tables whose rows follow) or `rows_trouble`.
+
+use serde::Deserialize;
+use serde::de::Error as _;
+
+use super::signal::{DefinedObject, DefinedTable, DefinitionSignal, Statement};
+use crate::model::{ColumnFacts, TableFacts};
+
+/// The settings that decide what a statement means, besides its search path.
+const SETTINGS: [&str; 15] = [
+    "check_function_bodies",
+    "default_tablespace",
+    "default_table_access_method",
+    "default_toast_compression",
+    "standard_conforming_strings",
+    "array_nulls",
+    "transform_null_equals",
+    "xmloption",
+    "datestyle",
+    "intervalstyle",
+    "timezone",
+    "lc_monetary",
+    "bytea_output",
+    "extra_float_digits",
+    "backslash_quote",
+];
+
+/// Texts of the statement before its settings.
+const BEFORE_SETTINGS: usize = 6;
+
+type Texts = Vec<Option<String>>;
+type Body = (u32, Vec<String>, i64, i32, Vec<Texts>, Vec<(Texts, Vec<String>)>, Rest);
+
+#[derive(Deserialize)]
+struct Rest {
+    trouble: Option<String>,
+    #[serde(default)]
+    dropped: Vec<u32>,
+    #[serde(default)]
+    dropped_names: Vec<String>,
+    #[serde(default)]
+    images: Vec<u32>,
+    rows_trouble: Option<String>,
+}
+
+/// Reads a body of any version.
+///
+/// # Errors
+/// Of JSON, or if it is none of those.
+pub(super) fn decode(body: &[u8]) -> serde_json::Result<DefinitionSignal> {
+    if !body.starts_with(b"[") {
+        return serde_json::from_slice(body);
+    }
+    let (version, statement, started, process, objects, tables, rest): Body = serde_json::from_slice(body)?;
+    if version != 2 {
+        return Err(serde_json::Error::custom(format!("version {version} is not known here")));
+    }
+    let (tag, statement) = statement_of(statement, started, process)?;
+    let tables = tables.into_iter().map(|(texts, columns)| table(texts, &columns, &rest.images));
+    let troubles: Vec<_> = [rest.trouble.clone(), rest.rows_trouble.clone()].into_iter().flatten().collect();
+    Ok(DefinitionSignal {
+        tag,
+        statement,
+        objects: objects.into_iter().map(object).collect::<Result<_, _>>()?,
+        tables: tables.collect::<Result<_, _>>()?,
+        dropped: rest.dropped,
+        dropped_names: rest.dropped_names,
+        trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
+    })
+}
+
+fn lacking(what: &str) -> serde_json::Error {
+    serde_json::Error::custom(format!("{what} is lacking or is not what it should be"))
+}
+
+fn statement_of(
+    texts: Vec<String>,
+    started: i64,
+    process: i32,
+) -> serde_json::Result<(String, Statement)> {
+    if texts.len() != BEFORE_SETTINGS + SETTINGS.len() {
+        return Err(lacking("a setting of the statement"));
+    }
+    let mut texts = texts.into_iter();
+    let mut next = || texts.next().unwrap_or_default();
+    let tag = next();
+    let mut statement = Statement {
+        query: next(),
+        context: next(),
+        role: next(),
+        login: next(),
+        started,
+        process,
+        ..Statement::default()
+    };
+    for setting in ["search_path"].iter().chain(&SETTINGS) {
+        statement.settings.insert((*setting).to_owned(), next());
+    }
+    Ok((tag, statement))
+}
+
+fn object(texts: Texts) -> serde_json::Result<DefinedObject> {
+    let text = |at: usize| texts.get(at).cloned().flatten().unwrap_or_default();
+    Ok(DefinedObject {
+        catalog: text(0),
+        oid: match &*text(1) {
+            "" => 0,
+            oid => oid.parse().map_err(|_| lacking("the oid of an object"))?,
+        },
+        tag: text(2),
+        kind: text(3),
+        identity: text(4),
+    })
+}
+
+fn table(texts: Texts, columns: &[String], images: &[u32]) -> serde_json::Result<DefinedTable> {
+    let text = |at: usize, what| texts.get(at).and_then(|it| it.as_deref()).ok_or_else(|| lacking(what));
+    let letter = |at| text(at, "a letter of a table").map(|it| it.chars().next().unwrap_or_default());
+    let oid = text(0, "the oid of a table")?.parse().map_err(|_| lacking("the oid of a table"))?;
+    let raw_names = match (text(8, ""), text(9, "")) {
+        (Ok(schema), Ok(name)) => Some((schema.to_owned(), name.to_owned())),
+        _ => None,
+    };
+    Ok(DefinedTable {
+        facts: TableFacts {
+            oid,
+            schema: text(1, "the schema of a table")?.to_owned(),
+            name: text(2, "the name of a table")?.to_owned(),
+            persistence: letter(3)?,
+            replica_identity: letter(4)?,
+            file: text(5, "the file of a table")?.parse().map_err(|_| lacking("the file of a table"))?,
+            identity: text(6, "").ok().map(numbers).transpose()?,
+            of_extension: false,
+            columns: columns.iter().map(|column| self::column(column)).collect::<Result<_, _>>()?,
+            raw_names,
+        },
+        published: text(7, "whether a table is published")? == "true",
+        image: images.contains(&oid),
+    })
+}
+
+/// `{1,2}`.
+fn numbers(list: &str) -> serde_json::Result<Vec<i16>> {
+    let wrong = || lacking("the identity of a table");
+    let inner = list.strip_prefix('{').and_then(|it| it.strip_suffix('}')).ok_or_else(wrong)?;
+    let each = inner.split(',').filter(|number| !number.is_empty());
+    each.map(|number| number.parse().map_err(|_| wrong())).collect()
+}
+
+fn column(text: &str) -> serde_json::Result<ColumnFacts> {
+    if text.starts_with('{') {
+        return serde_json::from_str(text);
+    }
+    plain_column(text).ok_or_else(|| lacking("a fact of a column"))
+}
+
+fn plain_column(text: &str) -> Option<ColumnFacts> {
+    let (older, text) = match text.strip_prefix('=') {
+        Some(text) => (true, text),
+        None => (false, text),
+    };
+    let mut parts = text.splitn(6, ' ');
+    let mut next = || parts.next();
+    let (number, type_oid, modifier) = (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
+    let (definer, length, rest) = (next()?.to_owned(), next()?.parse().ok()?, next()?);
+    let (name, rest) = rest.split_at_checked(length)?;
+    let rest = rest.strip_prefix(' ')?;
+    // Only of types whose names have no line end.
+    let (type_name, missing) = match rest.split_once('\n') {
+        Some((type_name, missing)) if older => (type_name, Some(missing.to_owned())),
+        _ => (rest, None),
+    };
+    Some(ColumnFacts {
+        number,
+        name: name.to_owned(),
+        type_oid,
+        modifier,
+        type_name: type_name.to_owned(),
+        missing,
+        definer,
+        ..ColumnFacts::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v1.json");
+    const NEW: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2.json");
+    const ODD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-odd.json");
+
+    #[test]
+    fn both_versions_tell_the_same_statement_alike() {
+        let (old, new) = (decode(OLD).unwrap(), decode(NEW).unwrap());
+        assert_eq!(old.tables[0].facts.columns[9].missing.as_deref(), Some("a\nb"));
+        assert_eq!((&old.tables, &old.statement.settings), (&new.tables, &new.statement.settings));
+        assert_eq!((&old.tag, &old.statement.query), (&new.tag, &new.statement.query));
+        assert_eq!(old.objects[0].identity, new.objects[0].identity);
+    }
+
+    #[test]
+    fn odd_names_and_columns_come_as_they_are() {
+        let signal = decode(ODD).unwrap();
+        let facts = &signal.tables[0].facts;
+        assert_eq!((&*facts.schema, &*facts.name), ("od d", "B b"));
+        let names: Vec<_> = facts.columns.iter().map(|it| (&*it.name, &*it.type_name)).collect();
+        assert_eq!(names, [("a\nb c", "\"od d\".\"n\nm\""), ("ä 1", "integer"), ("g", "integer"), ("d", "date")]);
+        assert!(facts.columns[2].generated);
+        assert_eq!(facts.columns[3].missing.as_deref(), Some("2020-02-01"));
+        assert!(signal.tables[0].image && signal.tables[0].published);
+        assert_eq!(facts.identity, Some(vec![2, 1]));
+    }
+
+    #[test]
+    fn what_is_damaged_is_an_error() {
+        assert!(decode(b"[3,[],1,2,[],[],{}]").is_err());
+        assert!(decode(b"[2,[],1,2,[],[],{}]").is_err());
+        for text in ["", "1 23 -1 7 9 id integer", "1 23 -1 7 2 idinteger", "x 23 -1 7 2 id integer"] {
+            assert!(column(text).is_err(), "{text}");
+        }
+    }
+}
