@@ -35,12 +35,11 @@ BEGIN
                    AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END LIMIT 1),
                ARRAY(SELECT r.prpubid FROM pg_publication_rel r WHERE r.prrelid = c.oid),
                -- With what rows have in it that are older than it, if no setting can change how that is written.
-               ARRAY(SELECT CASE WHEN a.attgenerated <> '' THEN NULL
-                            WHEN NOT a.atthasmissing THEN concat(a.attnum, ' ', a.atttypid::int8, ' ', a.atttypmod, ' ', a.xmin, ' ',
-                                octet_length(a.attname::text), ' ', a.attname, ' ', format_type(a.atttypid, a.atttypmod))
-                            WHEN a.atttypid IN (16, 20, 21, 23, 25, 114, 1042, 1043, 1700, 2950, 3802)
-                            THEN concat('=', a.attnum, ' ', a.atttypid, ' ', a.atttypmod, ' ', a.xmin, ' ', octet_length(a.attname::text),
-                                ' ', a.attname, ' ', format_type(a.atttypid, a.atttypmod), E'\n', (a.attmissingval::text::text[])[1]) END
+               ARRAY(SELECT CASE WHEN a.attgenerated = ''
+                             AND (NOT a.atthasmissing OR a.atttypid IN (16, 20, 21, 23, 25, 114, 1042, 1043, 1700, 2950, 3802))
+                            THEN concat(CASE WHEN a.atthasmissing THEN '=' END, a.attnum, ' ', a.atttypid::int8, ' ', a.atttypmod, ' ',
+                                a.xmin, ' ', octet_length(a.attname::text), ' ', a.attname, ' ', format_type(a.atttypid, a.atttypmod),
+                                CASE WHEN a.atthasmissing THEN E'\n' || (a.attmissingval::text::text[])[1] END) END
                        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                       ORDER BY a.attnum)
           INTO space, called, kind, persistence, identity, file, reached, key, publications, columns
@@ -271,16 +270,19 @@ BEGIN
        OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ')
        OR concat(current_setting('backwhen.{slot}_dropped', true), current_setting('backwhen.{slot}_rewritten', true),
                  current_setting('backwhen.{slot}_extension', true)) <> '' OR tag = 'REINDEX' THEN
-        IF backwhen.{slot}_is_translated(context) THEN
-            context := backwhen.{slot}_context();
+        IF split_part(context, E'\n', 3) <> ''
+           OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ') THEN
+            IF backwhen.{slot}_is_translated(context) THEN
+                context := backwhen.{slot}_context();
+            END IF;
+            IF NOT backwhen.{slot}_is_trigger(context) THEN
+                RAISE EXCEPTION 'this function belongs to an event trigger';
+            END IF;
+            caller := backwhen.{slot}_outer(context);
         END IF;
-        IF NOT backwhen.{slot}_is_trigger(context) THEN
-            RAISE EXCEPTION 'this function belongs to an event trigger';
-        END IF;
-        caller := backwhen.{slot}_outer(context);
         drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
         rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
-        IF backwhen.{slot}_is_silent(tag) THEN
+        IF (tag = 'REINDEX' OR current_setting('backwhen.{slot}_extension', true) <> '') AND backwhen.{slot}_is_silent(tag) THEN
             RETURN false;
         END IF;
     END IF;
@@ -303,8 +305,9 @@ BEGIN
     END IF;
 
     -- What these make changes nothing that a table's rows depend on.
-    IF tag NOT IN ('COMMENT', 'SECURITY LABEL', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER STATISTICS', 'CREATE FUNCTION',
-                   'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE RULE', 'ALTER RULE') THEN
+    IF drops IS NOT NULL
+       OR tag NOT IN ('COMMENT', 'SECURITY LABEL', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER STATISTICS', 'CREATE FUNCTION',
+                      'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE RULE', 'ALTER RULE') THEN
         FOR i IN 1..coalesce(array_length(objects, 1), 0) LOOP
             IF objects[i][6] IS NOT NULL THEN
                 of_tables := of_tables IS TRUE OR objects[i][4] LIKE 'table%' OR objects[i][4] LIKE 'index%';

@@ -15,8 +15,15 @@ CREATE TABLE IF NOT EXISTS backwhen.{slot}_config (
     exact_id oid,
     inserts_id oid
 );
--- One that an older version made.
-ALTER TABLE backwhen.{slot}_config ADD COLUMN IF NOT EXISTS exact_id oid, ADD COLUMN IF NOT EXISTS inserts_id oid;
+-- One that an older version made. Only then, as whoever is in the midst of a migration reads it.
+DO $do$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = 'backwhen.{slot}_config'::pg_catalog.regclass AND a.attname = 'inserts_id') THEN
+        ALTER TABLE backwhen.{slot}_config ADD COLUMN exact_id oid, ADD COLUMN inserts_id oid;
+    END IF;
+END
+$do$;
 
 -- ALTER DEFAULT PRIVILEGES may have given it away.
 DO $do$
