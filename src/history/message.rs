@@ -89,11 +89,7 @@ fn lacking(what: &str) -> serde_json::Error {
     serde_json::Error::custom(format!("{what} is lacking or is not what it should be"))
 }
 
-fn statement_of(
-    texts: Vec<String>,
-    started: i64,
-    process: i32,
-) -> serde_json::Result<(String, Statement)> {
+fn statement_of(texts: Vec<String>, started: i64, process: i32) -> serde_json::Result<(String, Statement)> {
     if texts.len() != BEFORE_SETTINGS + SETTINGS.len() {
         return Err(lacking("a setting of the statement"));
     }
@@ -221,7 +217,10 @@ mod tests {
         let facts = &signal.tables[0].facts;
         assert_eq!((&*facts.schema, &*facts.name), ("od d", "B b"));
         let names: Vec<_> = facts.columns.iter().map(|it| (&*it.name, &*it.type_name)).collect();
-        assert_eq!(names, [("a\nb c", "\"od d\".\"n\nm\""), ("ä 1", "integer"), ("g", "integer"), ("d", "date")]);
+        assert_eq!(
+            names,
+            [("a\nb c", "\"od d\".\"n\nm\""), ("ä 1", "integer"), ("g", "integer"), ("d", "date")]
+        );
         assert!(facts.columns[2].generated);
         assert_eq!(facts.columns[3].missing.as_deref(), Some("2020-02-01"));
         assert!(signal.tables[0].image && signal.tables[0].published);
