@@ -48,6 +48,9 @@ pub(super) struct Applier<'a> {
     sampled: Lsn,
     /// By oid: those that were set back after the moment, before a sample told how they stood.
     set_back: BTreeSet<u32>,
+    /// Where the first sample after the moment lies, and whether a later one was met.
+    bounded_at: Option<Lsn>,
+    bounded_again: bool,
     pub transactions: u64,
     changes: u64,
     /// The transaction that is being applied, for messages.
@@ -84,6 +87,9 @@ impl<'a> Applier<'a> {
             sequences,
             sampled: request.base.sequences_sampled,
             set_back: BTreeSet::new(),
+            // Its list is the snapshot's, and its position later.
+            bounded_at: Some(request.base.sequences_sampled).filter(|sampled| *sampled >= request.until),
+            bounded_again: false,
             transactions: 0,
             changes: 0,
             current: request.base.lsn,
@@ -144,8 +150,12 @@ impl<'a> Applier<'a> {
                 } else if prefix == signal::SEQUENCES.as_bytes() {
                     let before = (self.sampled < self.until).then(|| self.sequences.clone());
                     self.sequences(content, before.is_some());
-                    if let Some(before) = before {
-                        self.keep_furthest(&before);
+                    match before {
+                        Some(before) => {
+                            self.keep_furthest(&before);
+                            self.bounded_at = Some(lsn).filter(|_| self.sampled >= self.until);
+                        }
+                        None => self.add_unseen(content),
                     }
                 }
             }
@@ -191,9 +201,27 @@ impl<'a> Applier<'a> {
         }
     }
 
+    /// A commit is in the log a while before others see what it did. So the first sample after a moment may lack
+    /// a sequence that was made just before it; the next one has it.
+    fn add_unseen(&mut self, content: &[u8]) {
+        let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return };
+        if self.bounded_at.is_none_or(|first| sample.sampled < first) {
+            return;
+        }
+        self.bounded_again = true;
+        for state in sample.sequences {
+            let named = |it: &SequenceState| (&it.schema, &it.name) == (&state.schema, &state.name);
+            if !self.sequences.contains_key(&state.oid) && !self.sequences.values().any(named) {
+                self.sequences.insert(state.oid, state);
+            }
+        }
+    }
+
     /// Nothing that comes later is news of the moment.
     pub fn knows_all(&self) -> bool {
-        self.sampled >= self.until && self.definitions.seen_at >= self.definitions_at
+        let sequences =
+            self.sampled >= self.until && (self.definitions.changes.is_empty() || self.bounded_again);
+        sequences && self.definitions.seen_at >= self.definitions_at
     }
 
     fn logical(&mut self, prefix: &[u8], content: &[u8]) {

@@ -256,6 +256,15 @@ async fn fill(
         true => sequence_values(plan, &folded.sequences, unsampled),
         false => made_sequences(plan, made, &folded.sequences, unsampled),
     };
+    if !plan.changes.is_empty() {
+        let set = |(schema, name): &SequenceName| {
+            sequences.iter().any(|it| (&it.schema, &it.name) == (schema, name))
+        };
+        inexact.extend(made.iter().filter(|made| !set(made)).map(|(schema, name)| Inexact {
+            what: format!("sequence {schema}.{name}"),
+            why: "no sample of it is held, so it stands at its start, and may hand out values in use".into(),
+        }));
+    }
     let loaded = load_all(folded.tables, execution.jobs, &execution.progress, sink).await?;
     ambient::pass("recover.loaded")?;
     phases.end("load and prove");

@@ -183,7 +183,8 @@ fn advice(table: &Table, replica_identity: char) -> Advice {
 
 /// A digest that changes whenever a definition that pg_dump writes may have changed.
 ///
-/// Rewrites, statistics, TRUNCATE and temporary objects leave it as it is.
+/// Rewrites, statistics, TRUNCATE and temporary objects leave it as it is. It takes no lock on what it looks at, as
+/// `pg_get_expr` would: an ALTER TABLE may wait for a table that we hold, and we must not wait for it.
 const FINGERPRINT: &str = "
 WITH space AS (
     SELECT oid, nspname FROM pg_catalog.pg_namespace
@@ -194,7 +195,7 @@ rel AS (
 part AS (
     SELECT hashtextextended(ROW(oid, relname, relnamespace, relkind, relowner, relpersistence, relreplident,
                                 relrowsecurity, relforcerowsecurity, relispartition, reloptions, relacl,
-                                pg_get_expr(relpartbound, oid))::text, 1) AS h FROM rel
+                                relpartbound)::text, 1) AS h FROM rel
     UNION ALL
     SELECT hashtextextended(ROW(attrelid, xmin, attnum, attname, atttypid, atttypmod, attnotnull, attisdropped,
                                 attidentity, attgenerated, attcollation, attstorage, attacl, attoptions,
