@@ -24,6 +24,10 @@ use crate::model::{Lsn, Message, Relation, Table, Tuple};
 const DEFINITION: &[u8] = signal::DEFINITION.as_bytes();
 const ROWS: &[u8] = signal::ROWS.as_bytes();
 
+/// In so many samples a sequence is looked for that the first lacks: some minutes of heartbeats. Who made it may
+/// wait so long for a standby; one that the role may not read never comes.
+const SAMPLES_AFTER: u32 = 100;
+
 /// A relation as the stream last described it.
 pub(super) struct Described {
     relation: Relation,
@@ -48,9 +52,10 @@ pub(super) struct Applier<'a> {
     sampled: Lsn,
     /// By oid: those that were set back after the moment, before a sample told how they stood.
     set_back: BTreeSet<u32>,
-    /// Where the first sample after the moment lies, and whether a later one was met.
-    bounded_at: Option<Lsn>,
-    bounded_again: bool,
+    /// By oid: the sequences that were made since the base and not dropped again.
+    pub(super) made: BTreeSet<u32>,
+    /// Samples that were met after the first one that bounds the moment.
+    samples_after: u32,
     pub transactions: u64,
     changes: u64,
     /// The transaction that is being applied, for messages.
@@ -87,9 +92,8 @@ impl<'a> Applier<'a> {
             sequences,
             sampled: request.base.sequences_sampled,
             set_back: BTreeSet::new(),
-            // Its list is the snapshot's, and its position later.
-            bounded_at: Some(request.base.sequences_sampled).filter(|sampled| *sampled >= request.until),
-            bounded_again: false,
+            made: BTreeSet::new(),
+            samples_after: 0,
             transactions: 0,
             changes: 0,
             current: request.base.lsn,
@@ -143,6 +147,7 @@ impl<'a> Applier<'a> {
                 self.current = lsn;
                 if prefix == DEFINITION {
                     if let Some(Ok(signal)) = self.definitions.signal(content) {
+                        self.made.retain(|oid| !signal.dropped.contains(oid));
                         self.definitions.note_later(signal);
                     }
                 } else if prefix == signal::HEARTBEAT.as_bytes() {
@@ -151,10 +156,7 @@ impl<'a> Applier<'a> {
                     let before = (self.sampled < self.until).then(|| self.sequences.clone());
                     self.sequences(content, before.is_some());
                     match before {
-                        Some(before) => {
-                            self.keep_furthest(&before);
-                            self.bounded_at = Some(lsn).filter(|_| self.sampled >= self.until);
-                        }
+                        Some(before) => self.keep_furthest(&before),
                         None => self.add_unseen(content),
                     }
                 }
@@ -202,26 +204,21 @@ impl<'a> Applier<'a> {
     }
 
     /// A commit is in the log a while before others see what it did. So the first sample after a moment may lack
-    /// a sequence that was made just before it; the next one has it.
+    /// a sequence that was made just before it; a later one has it.
     fn add_unseen(&mut self, content: &[u8]) {
         let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return };
-        if self.bounded_at.is_none_or(|first| sample.sampled < first) {
-            return;
-        }
-        self.bounded_again = true;
-        for state in sample.sequences {
-            let named = |it: &SequenceState| (&it.schema, &it.name) == (&state.schema, &state.name);
-            if !self.sequences.contains_key(&state.oid) && !self.sequences.values().any(named) {
-                self.sequences.insert(state.oid, state);
-            }
+        self.samples_after += 1;
+        for state in sample.sequences.into_iter().filter(|state| self.made.contains(&state.oid)) {
+            self.sequences.entry(state.oid).or_insert(state);
         }
     }
 
     /// Nothing that comes later is news of the moment.
     pub fn knows_all(&self) -> bool {
-        let sequences =
-            self.sampled >= self.until && (self.definitions.changes.is_empty() || self.bounded_again);
-        sequences && self.definitions.seen_at >= self.definitions_at
+        let unseen = self.made.iter().any(|oid| !self.sequences.contains_key(oid));
+        self.sampled >= self.until
+            && (!unseen || self.samples_after >= SAMPLES_AFTER)
+            && self.definitions.seen_at >= self.definitions_at
     }
 
     fn logical(&mut self, prefix: &[u8], content: &[u8]) {

@@ -168,9 +168,11 @@ impl Applier<'_> {
         for defined in &signal.tables {
             self.define(defined)?;
         }
+        self.made.extend(signal.objects.iter().filter(|it| it.kind == "sequence").map(|it| it.oid));
         for oid in &signal.dropped {
             self.forget(*oid);
             self.sequences.remove(oid);
+            self.made.remove(oid);
         }
         if let Some(Inexact { what, why }) = signal.untold(self.current) {
             self.say(what, why);
