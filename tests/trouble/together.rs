@@ -169,3 +169,33 @@ fn beside_an_expiry_nobody_reads_and_beside_a_reader_nothing_is_expired() {
     assert_visits_are_held(&backwhen, &server);
     backwhen.ok(&["verify", "--prove"]);
 }
+
+/// A migration may wait, with a partition locked, for a table that a checkpoint holds: nothing that capture and
+/// checkpoints ask may wait for that partition.
+#[test]
+fn a_locked_partition_holds_up_neither_marks_nor_heartbeats() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("partition");
+    let schema = "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+                  CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10);";
+    server.psql(&database, schema);
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let locked = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+                  WHERE c.relname = 'part' AND l.mode = 'AccessExclusiveLock' AND l.granted";
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            drop(server.try_psql(&database, "BEGIN; LOCK TABLE part; SELECT pg_sleep(60); COMMIT"))
+        });
+        while server.psql(&database, locked) != "1" {
+            sleep(Duration::from_millis(20));
+        }
+        let begun = Instant::now();
+        backwhen.ok(&["mark", "meanwhile"]);
+        let took = begun.elapsed();
+        let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                      WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_sleep(60)%'";
+        server.psql(&database, cancel);
+        assert!(took < Duration::from_secs(20), "it waited: {took:?}");
+    });
+}
