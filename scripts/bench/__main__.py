@@ -20,6 +20,7 @@ import time
 import traceback
 from pathlib import Path
 
+import apply
 import growth
 import hot
 import live
@@ -32,7 +33,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCALE = sizes("SCALE", 50)
 TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
 RUNS = sizes("RUNS", 3)
-ALL = "drain,recover,checkpoint,live,huge,filler,hot,growth"
+ALL = "drain,recover,apply,checkpoint,live,huge,filler,hot,growth"
 STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
@@ -247,6 +248,14 @@ class Bench:
     def pair(self, ours, theirs):
         return pair(ours, theirs)
 
+    def same(self, found, expected, who):
+        same(found, expected, who)
+
+    def history_checkpoints(self):
+        """Their names, the oldest first."""
+        lines = self.run_backwhen("list", "checkpoints").output.splitlines()
+        return [json.loads(line)["id"] for line in lines]
+
     def record(self):
         return record(self)
 
@@ -276,6 +285,7 @@ def same(found, expected, who):
 STEP = {
     "drain": lambda bench: bench.drain(),
     "recover": lambda bench: bench.recover(),
+    "apply": lambda bench: apply.apply(bench, RUNS),
     "checkpoint": lambda bench: bench.checkpoint(),
     "live": lambda bench: live.live(bench, RUNS),
     "huge": lambda bench: volume.huge(bench, RUNS),
@@ -298,7 +308,7 @@ def main():
             raise SystemExit(f"bench: there is no step {unknown[0]}; there are {ALL}")
         if set(STEPS) - {"hot", "growth"}:
             bench.prepare()
-        if {"recover", "checkpoint"} & set(STEPS) and "drain" not in STEPS:
+        if {"recover", "apply", "checkpoint"} & set(STEPS) and "drain" not in STEPS:
             bench.capture()
         for name in STEPS:
             try:

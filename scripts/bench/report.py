@@ -114,6 +114,9 @@ def recoveries(facts):
             yield Row(what, ours, times(recover["other"]), recover["ratio"], must, aim)
             what = f"recovery to the {name}, against pg_restore -j2 of a dump of that state"
             yield Row(what, ours, times(recover["pg_restore"]), recover["ratio_to_pg_restore"], 1.2, 1.05)
+    if apply := facts.get("apply"):
+        what = "recovery to the end, against PostgreSQL's own logical apply from the first checkpoint's state on"
+        yield Row(what, times(apply["backwhen"]), times(apply["other"]), apply["ratio"])
     for name, aim in [("hot", None), ("hot_long", 0.1)]:
         if hot := facts.get(name):
             what = f"{hot['updates']} updates of 1,000 rows: recovery to the end, against pgBackRest"
