@@ -198,7 +198,8 @@ impl<'a> Applier<'a> {
             };
             if went_back {
                 self.set_back.insert(*oid);
-                (state.last_value, state.is_called) = (earlier.last_value, earlier.is_called);
+                // With its names: those of the moment.
+                *state = earlier.clone();
             }
         }
     }

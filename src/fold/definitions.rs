@@ -204,9 +204,24 @@ impl Applier<'_> {
             );
             self.say(now.display(), why);
         }
+        self.rename_owner(place, &now);
         self.tables[place].become_(now, defined);
         self.redescribe(oid);
         Ok(())
+    }
+
+    /// What was sampled before a rename is known by its owner's names at the moment.
+    fn rename_owner(&mut self, place: usize, now: &Table) {
+        let before = &self.tables[place].table;
+        let owners = self.sequences.values_mut().filter_map(|state| state.owner.as_mut());
+        for owner in owners.filter(|it| (&it.schema, &it.table) == (&before.schema, &before.name)) {
+            let column = before.columns.iter().find(|column| column.name == owner.column);
+            let column = column.and_then(|old| now.columns.iter().find(|it| it.number == old.number));
+            (owner.schema, owner.table) = (now.schema.clone(), now.name.clone());
+            if let Some(column) = column {
+                owner.column.clone_from(&column.name);
+            }
+        }
     }
 
     fn forget(&mut self, oid: u32) {

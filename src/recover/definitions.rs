@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::archive::Archive;
 use super::plan::Plan;
-use super::schema::{self, ReplayedSchema, ScratchServer};
+use super::schema::{self, ReplayedSchema, ScratchServer, SourceOids};
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -28,6 +28,8 @@ pub struct SchemaAt {
     pub unfit: Vec<Inexact>,
     /// The archive of the checkpoint, if that is another one: it holds the large objects.
     pub base: Option<PathBuf>,
+    /// The sequences, as the source numbers them.
+    pub sequences: SourceOids,
     /// Holds the archive.
     _folder: Option<TempDir>,
 }
@@ -66,9 +68,10 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
     let replayed = schema::schema_at(&request).await;
     server.stop().await;
     let replayed = replayed?;
-    let ReplayedSchema { archive, facts, notes, inexact, grade, unfit, folder } = replayed;
+    let ReplayedSchema { archive, facts, notes, inexact, grade, unfit, sequences, folder } = replayed;
     let facts = SchemaFacts { since: Vec::new(), ..facts };
-    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base: Some(path), _folder: Some(folder) })
+    let (base, _folder) = (Some(path), Some(folder));
+    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _folder })
 }
 
 /// The archive of the plan's checkpoint.
@@ -81,7 +84,8 @@ pub fn base_schema(plan: &Plan, history: &History) -> Result<SchemaAt> {
     read_checked(&archive, &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
     let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
-    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base: None, _folder: None })
+    let sequences = schema::source_oids(&Archive::open(&archive)?.toc);
+    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base: None, sequences, _folder: None })
 }
 
 impl SchemaAt {

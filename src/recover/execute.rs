@@ -12,7 +12,7 @@ use super::definitions::{SchemaAt, Scratch, base_schema, schema_at};
 use super::load::load_all;
 use super::plan::{Plan, PlannedMoment};
 use super::roles;
-use super::sequences::{SequenceName, made_sequences, sequence_values};
+use super::sequences::{MadeSequence, sequence_values};
 use super::sink::{Definitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
@@ -183,7 +183,7 @@ async fn open(
     plan: &Plan,
     execution: &Execution<'_>,
     schema: &SchemaAt,
-) -> Result<(Sink, Vec<String>, Vec<SequenceName>)> {
+) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
     let archive = schema.open()?;
     let (entries, left_out) = match plan.partial {
         false => (Entries::whole(&archive.toc), Vec::new()),
@@ -193,9 +193,12 @@ async fn open(
             (entries, notes)
         }
     };
-    let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
-    let sequences =
-        sequences.map(|entry| (entry.schema.clone().unwrap_or_default(), entry.tag.clone())).collect();
+    let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE").map(|entry| {
+        let (schema_name, name) = (entry.schema.clone().unwrap_or_default(), entry.tag.clone());
+        let oid = schema.sequences.get(&(schema_name.clone(), name.clone())).copied();
+        MadeSequence { schema: schema_name, name, oid }
+    });
+    let sequences = sequences.collect();
     let mut definitions = Definitions::new(archive, entries)?;
     if let Some(base) = schema.base.as_ref().filter(|_| schema.facts.large_objects > 0) {
         let base = Archive::open(base)?;
@@ -234,7 +237,7 @@ async fn fill(
     execution: &Execution<'_>,
     sink: &Arc<Sink>,
     schema: &SchemaAt,
-    made: &[SequenceName],
+    made: &[MadeSequence],
     phases: &mut Phases,
 ) -> Result<Filled> {
     ambient::pass("recover.opened")?;
@@ -252,19 +255,8 @@ async fn fill(
     inexact.extend(replayed);
     let tables = folded.tables.len() as u64;
     let unsampled = |oid| folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid);
-    let sequences = match plan.changes.is_empty() {
-        true => sequence_values(plan, &folded.sequences, unsampled),
-        false => made_sequences(plan, made, &folded.sequences, unsampled),
-    };
-    if !plan.changes.is_empty() {
-        let set = |(schema, name): &SequenceName| {
-            sequences.iter().any(|it| (&it.schema, &it.name) == (schema, name))
-        };
-        inexact.extend(made.iter().filter(|made| !set(made)).map(|(schema, name)| Inexact {
-            what: format!("sequence {schema}.{name}"),
-            why: "no sample of it is held, so it stands at its start, and may hand out values in use".into(),
-        }));
-    }
+    let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
+    inexact.extend(unknown);
     let loaded = load_all(folded.tables, execution.jobs, &execution.progress, sink).await?;
     ambient::pass("recover.loaded")?;
     phases.end("load and prove");

@@ -10,9 +10,9 @@ use rand::{Rng, SeedableRng};
 
 use crate::support::{Backwhen, Dump, Part, Server, compare};
 
-/// How many moments a history is recovered to, its end among them.
 /// One seed by default, so that a change is judged by what it changed; `make soak` runs new ones.
 const SEED: u64 = 234_703_573;
+/// How many moments a history is recovered to, its end among them.
 const MOMENTS: usize = 6;
 
 /// A history of migrations for an empty database.

@@ -189,3 +189,37 @@ fn a_sequence_that_nobody_saw_yet_is_found_in_a_later_sample() {
     let sql = "SELECT (SELECT count(*) FROM made), nextval('made_id_seq') > 16";
     assert_eq!(server.psql(&into, sql), "3|t");
 }
+
+/// All samples are later than the renames, and tell of the sequences under names that they did not have yet.
+#[test]
+fn a_sequence_comes_back_under_the_name_that_it_had() {
+    let (server, backwhen) = protected("named", "CREATE TABLE old (id serial PRIMARY KEY, x int)");
+    let database = backwhen.database();
+    server.psql(
+        database,
+        "CREATE TABLE young (id serial PRIMARY KEY, x int); CREATE SEQUENCE alone;
+         INSERT INTO old (x) SELECT generate_series(1, 16); DELETE FROM old WHERE id > 3;
+         INSERT INTO young (x) SELECT generate_series(1, 16); DELETE FROM young WHERE id > 3;
+         SELECT nextval('alone') FROM generate_series(1, 16)",
+    );
+    let moment = head(&server);
+    server.psql(
+        database,
+        "ALTER TABLE old RENAME TO ancient; ALTER SEQUENCE old_id_seq RENAME TO ancient_id_seq;
+         CREATE SCHEMA other; ALTER TABLE young SET SCHEMA other; ALTER SEQUENCE alone SET SCHEMA other;
+         ALTER SCHEMA other RENAME TO another",
+    );
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_caught_up();
+    capture.stop();
+    assert_eq!(inexact(&backwhen, &moment), []);
+    let into = server.fresh_database("named_again");
+    backwhen.ok(&["recover", "--to", &moment, "--into", &server.conninfo(&into)]);
+    let next = "SELECT nextval('old_id_seq') > 16, nextval('young_id_seq') > 16, nextval('alone') > 16";
+    assert_eq!(server.psql(&into, next), "t|t|t");
+
+    // So it is from a folded checkpoint, whose definitions are still those of the first and the statements since.
+    backwhen.ok(&["checkpoint"]);
+    let (report, _) = recovered(&backwhen, &server, &["--to", "latest"]);
+    assert_eq!(report["inexact"], serde_json::json!([]), "{report}");
+}

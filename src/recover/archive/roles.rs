@@ -151,6 +151,7 @@ mod tests {
     fn roles(kind: &str, definition: &str) -> Vec<String> {
         let entry = Entry {
             id: 1,
+            oid: 0,
             kind: kind.into(),
             tag: "x".into(),
             schema: None,

@@ -21,6 +21,8 @@ pub enum Section {
 pub struct Entry {
     /// Names the entry in this archive.
     pub id: i32,
+    /// The object's own in the database that was dumped; 0 for what has none.
+    pub oid: u32,
     /// What it is, in pg_dump's words: `TABLE`, `FK CONSTRAINT`, `PUBLICATION TABLE`.
     pub kind: String,
     /// Its name; for kinds that belong to a table, the table's name first.
@@ -134,7 +136,8 @@ impl<R: Read> Reader<R> {
         let id = self.int()?;
         self.int()?; // whether it holds data
         self.string()?; // oid of its catalog
-        self.string()?; // its oid
+        let oid = self.string()?.unwrap_or_default();
+        let oid = oid.parse().map_err(|_| invalid("an oid is no number"))?;
         let tag = self.string()?.unwrap_or_default();
         let kind = self.string()?.unwrap_or_default();
         let section = match self.int()? {
@@ -160,7 +163,7 @@ impl<R: Read> Reader<R> {
             depends_on.push(text.parse().map_err(|_| invalid("a dependency is no number"))?);
         }
         self.skip(1 + self.offset_size)?; // where its data is
-        Ok(Entry { id, kind, tag, schema, owner, section, definition, depends_on })
+        Ok(Entry { id, oid, kind, tag, schema, owner, section, definition, depends_on })
     }
 
     /// A sign byte, then the number, little-endian.
@@ -222,6 +225,7 @@ mod tests {
             assert_eq!((table.schema.as_deref(), table.owner.as_deref()), (Some("a b"), Some("postgres")));
             assert!(table.definition.starts_with("CREATE TABLE \"a b\".\"c d\""), "{}", table.definition);
             assert!(find("VIEW", "v").depends_on.contains(&table.id));
+            assert_ne!(table.oid, 0);
             let key = find("FK CONSTRAINT", "other other_id_fkey");
             assert_eq!(key.section, Section::PostData);
             assert!(key.depends_on.contains(&table.id));

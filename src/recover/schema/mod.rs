@@ -10,10 +10,12 @@ mod order;
 mod replay;
 mod rewrite;
 mod scratch;
+mod sequences;
 mod server;
 mod statements;
 mod tables;
 
+pub use sequences::{SourceOids, source_oids};
 pub use statements::{Sql, split};
 
 use std::collections::BTreeSet;
@@ -37,6 +39,7 @@ pub use choose::headlines;
 use order::Order;
 use replay::{Replay, Rights};
 use scratch::{MARKER, Scratch};
+use sequences::Sequences;
 pub use server::ScratchServer;
 
 /// What to replay, and where.
@@ -68,6 +71,7 @@ pub struct ReplayedSchema {
     pub grade: SchemaKnown,
     /// Tables that cannot take their rows, and why.
     pub unfit: Vec<Inexact>,
+    pub sequences: SourceOids,
     /// Holds the archive.
     pub(super) folder: TempDir,
 }
@@ -101,6 +105,7 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     if request.ours {
         make_roles(request, scratch, &Roles::of(&archive.toc, &selection)).await?;
     }
+    let sequences = source_oids(&archive.toc);
     let mut definitions = Definitions::new(archive, selection)?;
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
     let mut notes = definitions.adapt_to_roles(|name| roles.contains(name));
@@ -109,6 +114,7 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     let mut replay = Replay::open(&scratch.info, Rights { ours: request.ours, owners, privileges }).await?;
     let silenced = silence_event_triggers(&replay.observer).await?;
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
+    replay.sequences = Sequences::restored(&replay.observer, &sequences).await?;
     let mut order = Order::of(request.changes);
     while let Some(change) = order.next() {
         match replay.step(change).await {
@@ -144,6 +150,7 @@ async fn finish(
     let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
     let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
     let roles = pgtools::roles_used(&replay.observer).await?;
+    let sequences = replay.sequences.by_name(&replay.observer).await?;
     let (inexact, grade) = (replay.inexact(), replay.grade());
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
@@ -160,7 +167,7 @@ async fn finish(
         fingerprint: String::new(),
         ..request.base.clone()
     };
-    Ok(ReplayedSchema { archive, facts, notes, inexact, grade, unfit, folder })
+    Ok(ReplayedSchema { archive, facts, notes, inexact, grade, unfit, sequences, folder })
 }
 
 /// An archive's definitions as SQL, without backwhen's own.

@@ -6,6 +6,7 @@ use super::acting::Acting;
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
 use super::mend::mend;
 use super::rewrite::{Action, action, schema_without_roles};
+use super::sequences::Sequences;
 use super::statements::{Sql, split};
 use super::tables::{create_table, differences, quoted};
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
@@ -36,6 +37,7 @@ pub(super) struct Replay {
     chooser: Chooser,
     /// By their oids in the scratch database: materialised views that are to be filled.
     pub filled: BTreeSet<u32>,
+    pub sequences: Sequences,
     missing_roles: BTreeSet<String>,
     lacks_roles: bool,
     pub notes: Vec<String>,
@@ -68,6 +70,7 @@ impl Replay {
             rights,
             chooser: Chooser::default(),
             filled: BTreeSet::new(),
+            sequences: Sequences::default(),
             missing_roles: BTreeSet::new(),
             lacks_roles: !(rights.owners && rights.privileges),
             notes: Vec::new(),
@@ -88,6 +91,7 @@ impl Replay {
             Ok(sql) => self.act(change, &sql).await?,
             Err(why) => self.unknown(change, why).await?,
         }
+        self.sequences.learn(&self.observer, signal).await?;
         self.compare(change).await?;
         self.mend_after(change).await
     }
