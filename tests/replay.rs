@@ -80,6 +80,7 @@ impl Source {
             tools: &self.tools,
             archive: &self.archive(),
             base: &self.facts,
+            sequences: &std::collections::BTreeMap::new(),
             changes,
             progress: &Silent,
         })

@@ -1,12 +1,14 @@
 //! The schema archive of a moment: the checkpoint's, or one replayed up to the moment.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::archive::Archive;
 use super::plan::Plan;
-use super::schema::{self, ReplayedSchema, ScratchServer, SourceOids};
+use super::schema::{self, ReplayedSchema, ScratchServer};
+use super::sequences::{MadeSequence, made_by_source};
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -28,8 +30,8 @@ pub struct SchemaAt {
     pub unfit: Vec<Inexact>,
     /// The archive of the checkpoint, if that is another one: it holds the large objects.
     pub base: Option<PathBuf>,
-    /// The sequences, as the source numbers them.
-    pub sequences: SourceOids,
+    /// The sequences, by their oids in the archive.
+    pub sequences: BTreeMap<u32, MadeSequence>,
     /// Holds the archive.
     _folder: Option<TempDir>,
 }
@@ -53,7 +55,7 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
         return Ok(schema);
     }
     let base = &plan.base.schema;
-    let path = schema.archive;
+    let path = schema.archive.clone();
     let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database).await?;
     let request = schema::Request {
         server: server.info(),
@@ -61,6 +63,7 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
         tools: scratch.tools,
         archive: &path,
         base,
+        sequences: &schema.sequences,
         changes: &plan.changes,
         progress: scratch.progress,
     };
@@ -84,7 +87,7 @@ pub fn base_schema(plan: &Plan, history: &History) -> Result<SchemaAt> {
     read_checked(&archive, &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
     let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
-    let sequences = schema::source_oids(&Archive::open(&archive)?.toc);
+    let sequences = made_by_source(&Archive::open(&archive)?.toc, &plan.base.sequences);
     Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base: None, sequences, _folder: None })
 }
 

@@ -193,12 +193,8 @@ async fn open(
             (entries, notes)
         }
     };
-    let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE").map(|entry| {
-        let (schema_name, name) = (entry.schema.clone().unwrap_or_default(), entry.tag.clone());
-        let oid = schema.sequences.get(&(schema_name.clone(), name.clone())).copied();
-        MadeSequence { schema: schema_name, name, oid }
-    });
-    let sequences = sequences.collect();
+    let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
+    let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();
     let mut definitions = Definitions::new(archive, entries)?;
     if let Some(base) = schema.base.as_ref().filter(|_| schema.facts.large_objects > 0) {
         let base = Archive::open(base)?;

@@ -1,5 +1,8 @@
 //! What each sequence is set to at a moment.
 
+use std::collections::BTreeMap;
+
+use super::archive::{Entry, Toc};
 use super::plan::Plan;
 use super::sink::SequenceValue;
 use crate::history::checkpoint::{Inexact, SequenceOwner, SequenceState};
@@ -12,6 +15,21 @@ pub struct MadeSequence {
     pub name: String,
     /// The source's, by which samples under another name are known; `None` if only its name is.
     pub oid: Option<u32>,
+}
+
+/// The sequences of an archive that was made of the source, by their oids. `known`: as the checkpoint knows them,
+/// since an archive in another encoding than UTF-8 is not read for its names.
+pub fn made_by_source(toc: &Toc, known: &[SequenceState]) -> BTreeMap<u32, MadeSequence> {
+    let made = |entry: &Entry| {
+        let (schema, name) = (entry.schema.clone().unwrap_or_default(), entry.tag.clone());
+        let unread = [&schema, &name].iter().any(|it| it.contains(char::REPLACEMENT_CHARACTER));
+        let (schema, name) = match known.iter().find(|state| unread && state.oid == entry.oid) {
+            Some(state) => (state.schema.clone(), state.name.clone()),
+            None => (schema, name),
+        };
+        (entry.oid, MadeSequence { schema, name, oid: Some(entry.oid) })
+    };
+    toc.entries.iter().filter(|entry| entry.kind == "SEQUENCE").map(made).collect()
 }
 
 /// What each sequence is set to, and those of which no sample tells.

@@ -15,16 +15,16 @@ mod server;
 mod statements;
 mod tables;
 
-pub use sequences::{SourceOids, source_oids};
 pub use statements::{Sql, split};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::archive::{Archive, Roles, Selection};
 use super::roles::missing;
+use super::sequences::MadeSequence;
 use super::sink::{Definitions, usable_roles};
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
@@ -52,6 +52,8 @@ pub struct Request<'a> {
     /// What pg_dump wrote at `base`.
     pub archive: &'a Path,
     pub base: &'a SchemaFacts,
+    /// The sequences of the archive, by their oids.
+    pub sequences: &'a BTreeMap<u32, MadeSequence>,
     /// The statements since, in the order of their commits.
     pub changes: &'a [DefinitionChange],
     pub progress: &'a dyn Progress,
@@ -71,7 +73,8 @@ pub struct ReplayedSchema {
     pub grade: SchemaKnown,
     /// Tables that cannot take their rows, and why.
     pub unfit: Vec<Inexact>,
-    pub sequences: SourceOids,
+    /// Its sequences, by their oids in the archive.
+    pub sequences: BTreeMap<u32, MadeSequence>,
     /// Holds the archive.
     pub(super) folder: TempDir,
 }
@@ -105,7 +108,6 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     if request.ours {
         make_roles(request, scratch, &Roles::of(&archive.toc, &selection)).await?;
     }
-    let sequences = source_oids(&archive.toc);
     let mut definitions = Definitions::new(archive, selection)?;
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
     let mut notes = definitions.adapt_to_roles(|name| roles.contains(name));
@@ -114,7 +116,7 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     let mut replay = Replay::open(&scratch.info, Rights { ours: request.ours, owners, privileges }).await?;
     let silenced = silence_event_triggers(&replay.observer).await?;
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
-    replay.sequences = Sequences::restored(&replay.observer, &sequences).await?;
+    replay.sequences = Sequences::restored(&replay.observer, request.sequences.values()).await?;
     let mut order = Order::of(request.changes);
     while let Some(change) = order.next() {
         match replay.step(change).await {
@@ -150,7 +152,7 @@ async fn finish(
     let filled = views.into_iter().filter(|view| replay.filled.contains(&view.oid));
     let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
     let roles = pgtools::roles_used(&replay.observer).await?;
-    let sequences = replay.sequences.by_name(&replay.observer).await?;
+    let sequences = replay.sequences.made(&replay.observer).await?;
     let (inexact, grade) = (replay.inexact(), replay.grade());
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;

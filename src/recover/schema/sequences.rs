@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::super::archive::Toc;
+use super::super::sequences::MadeSequence;
 use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::history::signal::DefinitionSignal;
-
-/// By schema and name: the oid on the source.
-pub type SourceOids = BTreeMap<(String, String), u32>;
 
 /// The source's oid of each sequence in the scratch database, by its oid there. Names are no way to tell: a sample
 /// of a sequence may be older or younger than a rename of it, of its schema or of the table that it belongs to.
@@ -18,14 +15,18 @@ pub(super) struct Sequences {
 }
 
 impl Sequences {
-    /// Those of an archive that was just restored.
+    /// Those of an archive of the source that was just restored.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
-    pub async fn restored(observer: &Session, toc: &SourceOids) -> Result<Sequences> {
+    pub async fn restored<'a>(
+        observer: &Session,
+        archived: impl IntoIterator<Item = &'a MadeSequence>,
+    ) -> Result<Sequences> {
         let there = named(observer).await?;
-        let pairs = there.into_iter().filter_map(|(name, oid)| toc.get(&name).map(|source| (oid, *source)));
-        Ok(Sequences { known: pairs.collect() })
+        let oids: BTreeMap<_, _> = there.into_iter().map(|(oid, name)| (name, oid)).collect();
+        let pair = |it: &MadeSequence| Some((*oids.get(&(it.schema.clone(), it.name.clone()))?, it.oid?));
+        Ok(Sequences { known: archived.into_iter().filter_map(pair).collect() })
     }
 
     /// Those that a statement made, as it was just replayed.
@@ -41,27 +42,24 @@ impl Sequences {
         Ok(())
     }
 
-    /// As they are called now.
+    /// All that are there, by their oids there.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
-    pub async fn by_name(&self, observer: &Session) -> Result<SourceOids> {
-        let there = named(observer).await?.into_iter();
-        Ok(there.filter_map(|(name, oid)| self.known.get(&oid).map(|source| (name, *source))).collect())
+    pub async fn made(&self, observer: &Session) -> Result<BTreeMap<u32, MadeSequence>> {
+        let made = |(oid, (schema, name))| {
+            let source = self.known.get(&oid).copied();
+            (oid, MadeSequence { schema, name, oid: source })
+        };
+        Ok(named(observer).await?.into_iter().map(made).collect())
     }
 }
 
-/// The sequences of an archive that pg_dump made of the source.
-pub fn source_oids(toc: &Toc) -> SourceOids {
-    let sequences = toc.entries.iter().filter(|entry| entry.kind == "SEQUENCE");
-    sequences.map(|it| ((it.schema.clone().unwrap_or_default(), it.tag.clone()), it.oid)).collect()
-}
-
-async fn named(observer: &Session) -> Result<SourceOids> {
-    let sql = "SELECT n.nspname::text, c.relname::text, c.oid FROM pg_catalog.pg_class c \
+async fn named(observer: &Session) -> Result<Vec<(u32, (String, String))>> {
+    let sql = "SELECT c.oid, n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'S'";
     let rows = observer.query(sql, &[]).await.map_err(failed)?;
-    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+    Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
 }
 
 fn failed(error: tokio_postgres::Error) -> crate::error::Error {
