@@ -316,23 +316,26 @@ async fn ask(source: &Conninfo, slot: &str) -> Option<Asked> {
     tokio::time::timeout(PATIENCE, asking).await.ok().flatten()
 }
 
+/// Each reason to warn, and whether it holds.
+fn warnings(shown: &Shown) -> [(&'static str, bool); 5] {
+    [
+        ("state", shown.state != State::Streaming),
+        ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= WARN_LAG)),
+        ("retained_wal", shown.slot.warning().is_some()),
+        // Not for tables that are left out on purpose or by their kind: that alarm would never end.
+        ("tables", shown.refused),
+        ("event_triggers", shown.event_triggers.fault.is_some()),
+    ]
+}
+
 /// The exit code for monitoring, and its word.
 fn grade(shown: &Shown) -> (u8, &'static str) {
-    let lag = shown.lag.seconds.unwrap_or(f64::INFINITY);
+    let late = shown.lag.seconds.is_none_or(|seconds| seconds >= CRITICAL_LAG);
     match shown.state {
         State::Lost => (2, "CRITICAL"),
-        _ if lag >= CRITICAL_LAG || shown.slot.share() >= 1.0 => (2, "CRITICAL"),
-        State::Blackout | State::Resyncing | State::Uploading => (1, "WARNING"),
-        // Not for tables that are left out on purpose or by their kind: that alarm would never end.
-        State::Streaming
-            if lag >= WARN_LAG
-                || shown.slot.warning().is_some()
-                || shown.refused
-                || shown.event_triggers.fault.is_some() =>
-        {
-            (1, "WARNING")
-        }
-        State::Streaming => (0, "OK"),
+        _ if late || shown.slot.share() >= 1.0 => (2, "CRITICAL"),
+        _ if warnings(shown).iter().any(|(_, holds)| *holds) => (1, "WARNING"),
+        _ => (0, "OK"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `status` in Prometheus' text format: for a textfile collector, and for capture's own address.
 
-use super::{REACHABLE, Shown, WARN_LAG, grade};
+use super::{REACHABLE, Shown, grade, warnings};
 use crate::capture::state::State;
 use crate::model::PgTime;
 
@@ -28,15 +28,8 @@ fn standing(text: &mut Text, shown: &Shown) {
     );
     let (level, _) = grade(shown);
     text.one("backwhen_level", "What status --nagios says: 0 OK, 1 WARNING, 2 CRITICAL.", f64::from(level));
-    let slow = shown.lag.seconds.is_none_or(|seconds| seconds >= WARN_LAG);
-    let warnings = [
-        ("state", shown.state != State::Streaming),
-        ("lag", slow),
-        ("retained_wal", shown.slot.warning().is_some()),
-        ("tables", shown.refused),
-        ("event_triggers", shown.event_triggers.fault.is_some()),
-    ];
-    let warnings = warnings.map(|(reason, warns)| ([("reason", reason)], Some(f64::from(u8::from(warns)))));
+    let warnings = warnings(shown);
+    let warnings = warnings.map(|(reason, holds)| ([("reason", reason)], Some(f64::from(u8::from(holds)))));
     let warnings: Vec<_> = warnings.iter().map(|(label, value)| (&label[..], *value)).collect();
     text.labelled("backwhen_warning", "1 for each reason to warn that holds now.", &warnings);
     let names = State::ALL.map(|state| (format!("{state:?}").to_lowercase(), state == shown.state));
