@@ -115,7 +115,7 @@ async fn ask(
                  WHERE slot_name = $1 AND database = pg_catalog.current_database()";
     let row = session.query_opt(query, &[&epoch.slot]).await.map_err(failed)?;
     let text = |column| row.as_ref().and_then(|row| row.get::<_, Option<String>>(column));
-    let look = Look::at(&session, &publications, newest).await?;
+    let look = Look::at(&session, &epoch.slot, newest).await?;
     let last = live::read(&history.live_path()).and_then(|live| live.published);
     Ok(Facts {
         slot_exists: row.is_some(),

@@ -7,6 +7,7 @@ use super::continuity::Newest;
 use crate::connect::Session;
 use crate::error::Result;
 use crate::source::publication::{Memberships, Publications, Written};
+use crate::source::triggers::Triggers;
 
 /// What the last look found, kept with the live state, so that a later capture knows it too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct Imprint {
     /// A new epoch has new publications.
     pub epoch: u32,
     pub rows: Vec<Written>,
+    /// How often somebody took a table out, as the event triggers have it.
+    #[serde(default)]
+    pub taken_out: i64,
     /// Tables that were found to have been taken out and put back.
     #[serde(default)]
     pub altered: Vec<String>,
@@ -22,15 +26,18 @@ pub struct Imprint {
 /// What a look finds.
 pub struct Look {
     rows: Vec<Written>,
+    taken_out: i64,
     members: Memberships,
 }
 
 impl Look {
     /// # Errors
     /// `Unavailable` if the source fails.
-    pub async fn at(session: &Session, publications: &Publications, newest: &Newest) -> Result<Look> {
+    pub async fn at(session: &Session, slot: &str, newest: &Newest) -> Result<Look> {
+        let publications = Publications::of_slot(slot);
         let rows = publications.written(session).await?;
-        Ok(Look { rows, members: publications.memberships(session, &newest.tables).await? })
+        let taken_out = Triggers::of_slot(slot).taken_out(session).await?;
+        Ok(Look { rows, taken_out, members: publications.memberships(session, &newest.tables).await? })
     }
 
     /// The tables of which changes may be missing since the last look in this epoch. `members`: what that one
@@ -39,8 +46,10 @@ impl Look {
         let last = last.filter(|last| last.epoch == epoch);
         let known = last.iter().flat_map(|last| last.altered.clone());
         let mut altered: Vec<_> = known.collect();
-        let rows = last.iter().flat_map(|last| last.rows.iter().zip(&self.rows));
-        if rows.into_iter().any(|(before, now)| before.was_altered(now)) {
+        let mut rows = last.iter().flat_map(|last| last.rows.iter().zip(&self.rows));
+        if rows.any(|(before, now)| before.was_altered(now))
+            || last.is_some_and(|last| last.taken_out < self.taken_out)
+        {
             altered.extend(self.members.values().map(|(_, name)| name.clone()));
         }
         for (place, (before, _)) in members.into_iter().flatten() {
@@ -55,7 +64,7 @@ impl Look {
 
     /// To be kept: what was found altered stays so until a new epoch has begun.
     pub fn imprint(&self, epoch: u32, altered: Vec<String>) -> Imprint {
-        Imprint { epoch, rows: self.rows.clone(), altered }
+        Imprint { epoch, rows: self.rows.clone(), taken_out: self.taken_out, altered }
     }
 
     pub fn into_members(self) -> Memberships {

@@ -217,7 +217,7 @@ impl Watcher {
         let publications = Publications::of_slot(&self.history.identity().slot());
         let lacking = publications.lacking(session, &known.tables).await?;
         if lacking.is_empty() {
-            let look = Look::at(session, &publications, known).await?;
+            let look = Look::at(session, &self.history.identity().slot(), known).await?;
             // Where definitions changed, tables move for that.
             let moved = match now == Some(&known.fingerprint) {
                 true => publications.moved(session, &known.exact).await?,

@@ -10,8 +10,8 @@
 //! - `tables`: for each a list of texts and a list of columns. The texts: oid, schema, name, persistence,
 //!   replica identity, file, identity (`{1,2}`, or null), published (`true`); in a database of another
 //!   encoding than UTF-8 also the schema's and the table's name in it, in hexadecimal.
-//!   A column: number, type, modifier, definer, the name's bytes, the name and the type's name with a
-//!   space between each; with `=` before it and a line end and what older rows have in it behind it, if
+//!   A column: number, type, modifier, definer, the name's bytes, the name and the type's name (empty for those
+//!   of [`COMMON_TYPES`]) with a space between each; with `=` before it and a line end and what older rows have in it behind it, if
 //!   they have something; or, if it begins with `{`, [`ColumnFacts`] as JSON;
 //! - `rest`: an object with `trouble`, and if there are any `dropped` and `dropped_names` as in
 //!   [`DefinitionSignal`], `images` (the oids of the tables whose rows follow) or `rows_trouble`.
@@ -39,6 +39,18 @@ const SETTINGS: [&str; 15] = [
     "bytea_output",
     "extra_float_digits",
     "backslash_quote",
+];
+
+/// The types whose names are not told: their oids, and how the server writes them. They take no modifier.
+const COMMON_TYPES: [(u32, &str); 8] = [
+    (16, "boolean"),
+    (20, "bigint"),
+    (23, "integer"),
+    (25, "text"),
+    (1082, "date"),
+    (1184, "timestamp with time zone"),
+    (2950, "uuid"),
+    (3802, "jsonb"),
 ];
 
 /// Texts of the statement before its settings.
@@ -182,6 +194,10 @@ fn plain_column(text: &str) -> Option<ColumnFacts> {
         Some((type_name, missing)) if older => (type_name, Some(missing.to_owned())),
         _ => (rest, None),
     };
+    let type_name = match type_name {
+        "" => COMMON_TYPES.iter().find(|(oid, _)| *oid == type_oid)?.1,
+        type_name => type_name,
+    };
     Some(ColumnFacts {
         number,
         name: name.to_owned(),
@@ -200,6 +216,7 @@ mod tests {
 
     const OLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v1.json");
     const NEW: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2.json");
+    const SHORT: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-short.json");
     const ODD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-odd.json");
 
     #[test]
@@ -209,6 +226,12 @@ mod tests {
         assert_eq!((&old.tables, &old.statement.settings), (&new.tables, &new.statement.settings));
         assert_eq!((&old.tag, &old.statement.query), (&new.tag, &new.statement.query));
         assert_eq!(old.objects[0].identity, new.objects[0].identity);
+    }
+
+    #[test]
+    fn common_types_are_known_by_their_numbers() {
+        assert_eq!(decode(SHORT).unwrap(), decode(NEW).unwrap());
+        assert!(column("1 24 -1 7 2 id ").is_err());
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Publications {
             Grade::InsertOnly => (&self.inserts, &self.exact),
         };
         let statement = format!(
-            "BEGIN; ALTER PUBLICATION {} DROP TABLE ONLY {}; ALTER PUBLICATION {} ADD {}; COMMIT",
+            "BEGIN; SET LOCAL backwhen.own = 'publish'; ALTER PUBLICATION {} DROP TABLE ONLY {}; ALTER PUBLICATION {} ADD {}; COMMIT",
             quote_ident(other),
             table.quoted(),
             quote_ident(here),

@@ -177,20 +177,50 @@ fn a_publication_that_was_altered_and_put_back_is_a_gap() {
     story.ends_well();
 }
 
-/// Where no event trigger moves tables from one publication to the other.
+/// With event triggers tables move from one publication to the other by themselves, and only they see who did it.
 #[test]
 fn a_table_that_was_taken_out_and_put_back_is_a_gap() {
     let server = Server::shared(None);
+    let backwhen = protected(&server);
+    taken_out_and_put_back(&backwhen, "carried all of public.customers, public.orders");
+
+    // While nobody captures.
+    let slot = backwhen.json(&["status", "--offline"])["slot"]["name"].as_str().expect("a name").to_owned();
+    let sql = format!(
+        "ALTER PUBLICATION {slot} DROP TABLE orders; DELETE FROM orders WHERE id % 100 = 4;
+         ALTER PUBLICATION {slot} ADD TABLE ONLY orders"
+    );
+    server.psql(backwhen.database(), &sql);
+    let mut story = Story { losses: 1, ..Story::of(&backwhen) };
+    story.is_lost("carried all of public.customers, public.late, public.orders");
+
+    // Whose identity changes is moved by the triggers or by capture, and that is nobody's sabotage.
+    story.psql(
+        "ALTER TABLE visits REPLICA IDENTITY FULL; UPDATE visits SET page = page || '!';
+         ALTER TABLE orders DROP CONSTRAINT orders_pkey",
+    );
+    story.capture.wait_for_line("has the schema as it is now");
+    story.capture.wait_caught_up();
+    assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 2);
+}
+
+#[test]
+fn without_event_triggers_a_table_that_was_taken_out_and_put_back_is_a_gap() {
+    let server = Server::shared(None);
     let backwhen = shop(&server).with_env("BACKWHEN_HEARTBEAT", "200ms");
     backwhen.ok(&["init", "--no-event-triggers", "--source", &backwhen.source()]);
-    let mut story = Story::of(&backwhen);
+    taken_out_and_put_back(&backwhen, "carried all of public.orders");
+}
+
+fn taken_out_and_put_back(backwhen: &Backwhen, cause: &str) {
+    let mut story = Story::of(backwhen);
     let slot = story.slot();
     let sabotage = |story: &Story| {
         story.psql(&format!("ALTER PUBLICATION {slot} DROP TABLE orders"));
         story.psql("DELETE FROM orders WHERE id % 100 = 2");
         story.psql(&format!("ALTER PUBLICATION {slot} ADD TABLE ONLY orders"));
     };
-    story.asleep(sabotage, "carried all of public.orders");
+    story.asleep(sabotage, cause);
     // A table that comes is nobody's sabotage.
     story.psql("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)");
     story.capture.wait_for_line("has the schema as it is now");

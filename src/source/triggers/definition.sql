@@ -38,7 +38,10 @@ BEGIN
                ARRAY(SELECT CASE WHEN a.attgenerated = ''
                              AND (NOT a.atthasmissing OR a.atttypid IN (16, 20, 21, 23, 25, 114, 1042, 1043, 1700, 2950, 3802))
                             THEN concat(CASE WHEN a.atthasmissing THEN '=' END, a.attnum, ' ', a.atttypid::int8, ' ', a.atttypmod, ' ',
-                                a.xmin, ' ', octet_length(a.attname::text), ' ', a.attname, ' ', format_type(a.atttypid, a.atttypmod),
+                                a.xmin, ' ', octet_length(a.attname::text), ' ', a.attname, ' ',
+                                -- The commonest are known by their numbers.
+                                CASE WHEN a.atttypmod >= 0 OR a.atttypid NOT IN (16, 20, 23, 25, 1082, 1184, 2950, 3802)
+                                     THEN format_type(a.atttypid, a.atttypmod) END,
                                 CASE WHEN a.atthasmissing THEN E'\n' || (a.attmissingval::text::text[])[1] END) END
                        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                       ORDER BY a.attnum)
@@ -47,13 +50,13 @@ BEGIN
         IF reached THEN
             told := backwhen.{slot}_reach(tag, caller, exact_id, inserts_id, relations, rewritten);
         END IF;
-        CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR starts_with(space, 'pg_')
+        CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR left(space, 3) = 'pg_'
             OR kind IS NULL;
         -- As it nearly always is: where it should be, and with nothing odd about its columns or names.
         IF (persistence = 'p' AND relation <> ALL (rewritten) AND array_position(columns, NULL) IS NULL
             AND CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_id = ANY (publications) AND inserts_id <> ALL (publications)
                      ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END
-            AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8') IS NOT TRUE THEN
+            AND left(space, 1) <> '"' AND getdatabaseencoding() = 'UTF8') IS NOT TRUE THEN
             rare := backwhen.{slot}_rare(relation, space, called, persistence = 'p', identity = 'f',
                 key, columns, publications, (relation = ANY (rewritten)) IS TRUE);
             told := backwhen.{slot}_joined(told, ARRAY[
@@ -81,7 +84,7 @@ $body$;
 -- The tables that change with a relation, described: without the relation itself.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_reach(
     tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[])
-RETURNS text[] LANGUAGE plpgsql AS $body$
+RETURNS text[] LANGUAGE plpgsql {joins} AS $body$
 DECLARE
     more oid[] := backwhen.{slot}_affected(tag, relations, '{}');
 BEGIN
@@ -242,9 +245,9 @@ BEGIN
 END
 $body$;
 
--- The end of a statement: whether there was something to tell. What the application does within a
+-- The end of a statement: the message to write, if there is something to tell. What the application does within a
 -- transaction without that passes through here, so what is rare is asked for only where it can matter.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text) RETURNS bool
+CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
 DECLARE
     context text;
@@ -267,11 +270,11 @@ BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     -- Nearly always the client sent it itself, and no other event of the statement kept anything for its end.
     IF split_part(context, E'\n', 3) <> ''
-       OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ')
-       OR concat(current_setting('backwhen.{slot}_dropped', true), current_setting('backwhen.{slot}_rewritten', true),
-                 current_setting('backwhen.{slot}_extension', true)) <> '' OR tag = 'REINDEX' THEN
+       OR left(split_part(context, E'\n', 2), length('PL/pgSQL function backwhen.{slot}_end() ')) <> 'PL/pgSQL function backwhen.{slot}_end() '
+       OR current_setting('backwhen.{slot}_dropped', true) <> '' OR current_setting('backwhen.{slot}_rewritten', true) <> ''
+       OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag = 'REINDEX' THEN
         IF split_part(context, E'\n', 3) <> ''
-           OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ') THEN
+           OR left(split_part(context, E'\n', 2), length('PL/pgSQL function backwhen.{slot}_end() ')) <> 'PL/pgSQL function backwhen.{slot}_end() ' THEN
             IF backwhen.{slot}_is_translated(context) THEN
                 context := backwhen.{slot}_context();
             END IF;
@@ -283,7 +286,7 @@ BEGIN
         drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
         rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
         IF (tag = 'REINDEX' OR current_setting('backwhen.{slot}_extension', true) <> '') AND backwhen.{slot}_is_silent(tag) THEN
-            RETURN false;
+            RETURN NULL;
         END IF;
     END IF;
 
@@ -292,16 +295,17 @@ BEGIN
     SELECT f.secret, f.exact_id, f.inserts_id,
            ARRAY(SELECT ARRAY[o.classid::text, o.objid::text, o.command_tag, o.object_type, o.object_identity,
                      CASE WHEN o.classid = 'pg_class'::regclass AND o.object_type NOT IN ('sequence', 'index') THEN o.objid::text END,
-                     coalesce(o.schema_name, '')]
+                     CASE WHEN o.schema_name IS NULL OR o.schema_name IN ('pg_temp', 'pg_toast', 'pg_toast_temp', 'backwhen')
+                            OR o.object_type = 'table constraint' THEN '!' END]
                    FROM pg_event_trigger_ddl_commands() o WHERE NOT o.in_extension)
       INTO secret, exact_id, inserts_id, objects
       FROM backwhen.{slot}_config f;
-    IF objects && '{"",pg_temp,pg_toast,pg_toast_temp,backwhen,table constraint}'
+    IF objects && '{!}'
        OR tag IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'ALTER INDEX') THEN
         objects := backwhen.{slot}_objects(tag);
     END IF;
     IF secret IS NULL OR cardinality(objects) = 0 AND drops IS NULL AND tag <> 'DROP OWNED' THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
 
     -- What these make changes nothing that a table's rows depend on.
@@ -318,7 +322,7 @@ BEGIN
         END LOOP;
         reaching := tag LIKE 'ALTER %' OR tag = 'CREATE VIEW' AND (caller <> '' OR current_query() ~* 'replace');
         -- A column that is computed no more keeps values that the stream never carried.
-        IF tag = 'ALTER TABLE' AND concat(current_query(), caller) ~* 'drop\s+expression' THEN
+        IF tag = 'ALTER TABLE' AND lower(concat(current_query(), caller) COLLATE "C") LIKE '%drop%expression%' THEN
             rewritten := rewritten || relations;
         END IF;
         IF drops IS NOT NULL OR types IS NOT NULL OR reaching AND cardinality(relations) IS DISTINCT FROM 1 THEN
@@ -335,9 +339,9 @@ BEGIN
     END IF;
     message := backwhen.{slot}_message(tag, who, path, caller, objects, told[1], told[3], gone);
     IF told[2] IS NOT NULL THEN
-        RETURN backwhen.{slot}_with_rows(secret, message, told[2]);
+        RETURN backwhen.{slot}_with_rows(secret, who, message, told[2]);
     END IF;
-    RETURN backwhen.{slot}_write(secret, message);
+    RETURN backwhen.{slot}_sealed(secret, who, message);
 END
 $body$;
 
@@ -358,7 +362,7 @@ $body$;
 CREATE OR REPLACE FUNCTION backwhen.{slot}_gather(
     tag text, caller text, relations oid[], types oid[], rewritten oid[], reaching bool, drops text[],
     OUT found_relations oid[], OUT found_rewritten oid[], OUT concerned bool, OUT gone text)
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql {joins} AS $body$
 DECLARE
     more oid[];
     dropped int8[];
@@ -408,30 +412,32 @@ BEGIN
 END
 $body$;
 
--- A message and the rows of the tables of which it speaks; where they cannot be read it says so.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(secret text, message text, images text) RETURNS bool LANGUAGE plpgsql AS $body$
+-- A message and the rows of the tables of which it speaks, written; where they cannot be read it is one that says so.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(secret text, who text, message text, images text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     opened text := left(message, -2);
+    written pg_lsn;
     done bool;
     image oid;
 BEGIN
-    done := backwhen.{slot}_write(secret, concat(opened, ',"images":[', images, ']}]'));
+    written := backwhen.{slot}_emit(secret, 'backwhen.ddl', backwhen.{slot}_utf8(concat(opened, ',"images":[', images, ']}]')));
     FOREACH image IN ARRAY string_to_array(images, ',')::oid[] LOOP
         done := backwhen.{slot}_rows(secret, image);
     END LOOP;
-    RETURN done;
+    RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RETURN backwhen.{slot}_write(secret, concat(opened, ',"rows_trouble":',
+    RETURN backwhen.{slot}_sealed(secret, who, concat(opened, ',"rows_trouble":',
         to_json(format('rows cannot be read: %s: %s', SQLSTATE, SQLERRM)), '}]'));
 END
 $body$;
 
 -- The end of a statement that could not be told: that much is said at least.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, who text, path text, code text, message text)
-RETURNS bool LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
+RETURNS text LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
 DECLARE
     secret text;
     context text;
+    written pg_lsn;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     IF backwhen.{slot}_is_translated(context) THEN
@@ -443,10 +449,14 @@ BEGIN
         PERFORM backwhen.{slot}_take('extension');
     END IF;
     message := format('%s: %s', code, message);
-    -- Somebody may have called this by hand, or have our schema in their search_path.
-    RETURN backwhen.{slot}_write(secret, CASE WHEN backwhen.{slot}_is_trigger(context)
-        THEN backwhen.{slot}_message(tag, who, path, backwhen.{slot}_outer(context), '{}', '', message, '')
-        ELSE concat('{"tag":', to_json(tag), ',"statement":{"query":"","started":0,"process":', pg_backend_pid(),
-            ',"role":"","login":', to_json(session_user::text), '},"trouble":', to_json(message), '}') END);
+    IF backwhen.{slot}_is_trigger(context) THEN
+        RETURN backwhen.{slot}_sealed(
+            secret, who, backwhen.{slot}_message(tag, who, path, backwhen.{slot}_outer(context), '{}', '', message, ''));
+    END IF;
+    -- Somebody may have called this by hand, or have our schema in their search_path. They are not given a sealed message.
+    written := backwhen.{slot}_emit(secret, 'backwhen.ddl', backwhen.{slot}_utf8(
+        concat('{"tag":', to_json(tag), ',"statement":{"query":"","started":0,"process":', pg_backend_pid(),
+            ',"role":"","login":', to_json(session_user::text), '},"trouble":', to_json(message), '}')));
+    RETURN NULL;
 END
 $body$;

@@ -15,7 +15,16 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
     dropped text[];
+    counted bool;
 BEGIN
+    IF TG_TAG = 'ALTER PUBLICATION' THEN
+        IF coalesce(current_setting('backwhen.own', true), '') <> 'publish'
+           AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
+                        WHERE d.object_type = 'publication relation' AND d.object_identity ~ ' in publication {slot}(_inserts)?$') THEN
+            -- Not by PERFORM, which puts a line of its own into the context.
+            counted := backwhen.{slot}_taken_out();
+        END IF;
+    END IF;
     dropped := ARRAY(
         SELECT ARRAY[d.classid::text, d.objid::text, d.objsubid::text, d.object_type, CASE WHEN d.original THEN '!original' ELSE '' END,
                      CASE WHEN d.original THEN d.address_names[cardinality(d.address_names)] END]
@@ -30,6 +39,21 @@ BEGIN
     END IF;
 EXCEPTION WHEN OTHERS THEN
     NULL;
+END
+$body$;
+
+-- Remembers that a table was taken out of our publications by somebody else, who may put it back before anybody
+-- looks. Event triggers' functions cannot be called by hand, so the caller can be believed.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_taken_out() RETURNS bool LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    context text;
+BEGIN
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    IF context ~ E'^[^\n]*\n[[:alpha:]/ -]* (backwhen\\.{slot}_drop|"backwhen"\\."{slot}_drop")\\(\\) ' THEN
+        UPDATE backwhen.{slot}_config SET taken_out = taken_out + 1;
+    END IF;
+    RETURN FOUND;
 END
 $body$;
 
@@ -51,23 +75,29 @@ $body$;
 -- What it calls has another search_path, and is told this one.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_end() RETURNS event_trigger LANGUAGE plpgsql AS $body$
 DECLARE
-    told pg_catalog.bool;
+    message pg_catalog.text;
 BEGIN
     -- Our own doing.
-    IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'install'
-       OR pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'publish'
-          AND TG_TAG OPERATOR(pg_catalog.=) 'ALTER PUBLICATION' THEN
+    IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.<>) ''
+       AND (pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'install'
+            OR pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'publish'
+               AND TG_TAG OPERATOR(pg_catalog.=) 'ALTER PUBLICATION') THEN
         RETURN;
     END IF;
     BEGIN
-        told := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'));
+        message := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'));
     EXCEPTION WHEN OTHERS THEN
         BEGIN
-            told := backwhen.{slot}_trouble(
+            message := backwhen.{slot}_trouble(
                 TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'), SQLSTATE, SQLERRM);
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;
     END;
+    -- Not within the block above, whose subtransaction would then need a number of its own for each statement.
+    IF message IS NOT NULL AND pg_catalog.pg_logical_emit_message(true, 'backwhen.ddl', message)
+        OPERATOR(pg_catalog.>) pg_catalog.pg_logical_emit_message(true, 'backwhen.after', '') THEN
+        NULL;
+    END IF;
 END
 $body$;

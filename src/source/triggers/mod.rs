@@ -36,7 +36,10 @@ const VALUES: &str = "SET datestyle = 'ISO, MDY' SET intervalstyle = postgres SE
 
 /// Of the catalogs, a statement concerns a few rows, which indexes find; planned once in a session.
 const PLANS: &str = " SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off \
-     SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off SET enable_bitmapscan = off";
+     SET enable_bitmapscan = off";
+
+/// As [`PLANS`], for the functions that join.
+const JOINS: &str = "SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off";
 
 /// Only a superuser may set it; it keeps the words of a context from being translated.
 const ENGLISH: &str = "SET lc_messages = 'C'";
@@ -113,6 +116,7 @@ impl Triggers {
             self.configuration(identity)?,
             self.filled(&functions)
                 .replace("{pins}", &[PINS, PLANS].concat())
+                .replace("{joins}", JOINS)
                 .replace("{values}", VALUES)
                 .replace("{english}", english)
         ))
@@ -189,6 +193,25 @@ impl Triggers {
         }
     }
 
+    /// How often somebody else has taken a table out of the publications, as far as the triggers were there to see
+    /// it; 0 without them.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn taken_out(&self, client: &Client) -> Result<i64> {
+        let failed = |error| server_error("cannot look at what the event triggers remember", error);
+        // An older version's table lacks the column.
+        let query = "SELECT count(*) FROM pg_catalog.pg_attribute \
+                      WHERE attrelid = pg_catalog.to_regclass($1) AND attname = 'taken_out'";
+        let table = self.filled("backwhen.{slot}_config");
+        let known: i64 = client.query_one(query, &[&table]).await.map_err(failed)?.get(0);
+        if known == 0 {
+            return Ok(0);
+        }
+        let rows = client.query(&format!("SELECT taken_out FROM {table}"), &[]).await.map_err(failed)?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    }
+
     /// Takes them off the source, and the schema if no other history lives in it.
     ///
     /// # Errors
@@ -229,8 +252,9 @@ fn functions_expected() -> i64 {
 
 /// Changes with the text of what is installed.
 fn version() -> String {
-    let text =
-        [CLEAR, TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, VALUES, ENGLISH]
-            .concat();
+    let text = [
+        CLEAR, TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, JOINS, VALUES, ENGLISH,
+    ]
+    .concat();
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }

@@ -13,14 +13,17 @@ CREATE TABLE IF NOT EXISTS backwhen.{slot}_config (
     version text NOT NULL,
     -- The publications' oids.
     exact_id oid,
-    inserts_id oid
+    inserts_id oid,
+    -- How often somebody else took a table out of them.
+    taken_out int8 NOT NULL DEFAULT 0
 );
 -- One that an older version made. Only then, as whoever is in the midst of a migration reads it.
 DO $do$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = 'backwhen.{slot}_config'::pg_catalog.regclass AND a.attname = 'inserts_id') THEN
-        ALTER TABLE backwhen.{slot}_config ADD COLUMN exact_id oid, ADD COLUMN inserts_id oid;
+                    WHERE a.attrelid = 'backwhen.{slot}_config'::pg_catalog.regclass AND a.attname = 'taken_out') THEN
+        ALTER TABLE backwhen.{slot}_config ADD COLUMN IF NOT EXISTS exact_id oid, ADD COLUMN IF NOT EXISTS inserts_id oid,
+            ADD COLUMN taken_out int8 NOT NULL DEFAULT 0;
     END IF;
 END
 $do$;

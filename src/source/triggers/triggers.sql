@@ -16,7 +16,7 @@ GRANT USAGE ON SCHEMA backwhen TO PUBLIC;
 DO $do$
 DECLARE
     routine record;
-    callable text[] := '{{slot}_tell,{slot}_trouble}';
+    callable text[] := '{{slot}_tell,{slot}_trouble,{slot}_taken_out}';
 BEGIN
     FOR routine IN
         SELECT p.oid::pg_catalog.regprocedure AS signature, p.proname = ANY (callable) AS callable FROM pg_catalog.pg_proc p
