@@ -18,6 +18,13 @@ pub enum State {
     Lost,
 }
 
+impl State {
+    /// Until a new epoch has begun.
+    pub fn is_lost(self) -> bool {
+        matches!(self, State::Lost | State::Resyncing)
+    }
+}
+
 /// What moves the cycle on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -17,7 +17,7 @@ use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, compare};
 
 /// How often to look how far the history has come.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// So long it may stand still.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -73,15 +73,25 @@ fn not_captured(history: &History) -> Error {
 }
 
 /// Waits until a running capture has made everything before `lsn` durable.
+///
+/// # Errors
+/// `Unavailable` if it finds that continuity is lost, or comes no further; `Refused` if none runs.
 pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> Result<()> {
     // An idle source would never get there by itself.
     capture::heartbeat(source).await?;
     let mut before = Lsn::ZERO;
     let mut moved = tokio::time::Instant::now();
     loop {
-        let durable = live::read(&history.live_path()).map_or(Lsn::ZERO, |live| live.durable);
+        let live = live::read(&history.live_path());
+        let durable = live.as_ref().map_or(Lsn::ZERO, |live| live.durable);
         if durable >= lsn {
             return Ok(());
+        }
+        if live.is_some_and(|live| live.state.is_lost()) {
+            return Err(Error::unavailable(
+                "continuity was lost, and capture brings source and history together again; try again when \
+                 `backwhen status` says streaming",
+            ));
         }
         if !history.capture_is_running() {
             return Err(not_captured(history));

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{BudgetOption, SourceOption, Surroundings, against_source, default_jobs, ui};
 use crate::ambient;
-use crate::capture::{self, Options, Until};
+use crate::capture::{self, Options, Until, live};
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
@@ -78,7 +78,7 @@ impl Resync {
             Ok(Some(found)) => shown_after_comparing(&history, found, begun),
             // Continuity was lost, which is a resynchronisation of its own.
             Ok(None) => shown_after_loss(&history)?,
-            Err(_) if history.current_epoch()?.number > epoch => shown_after_loss(&history)?,
+            Err(_) if capture_resynced(&history, epoch).await? => shown_after_loss(&history)?,
             Err(error) => return Err(error),
         };
         at.ui.result(&shown, || describe(&shown))
@@ -118,6 +118,20 @@ impl Resync {
         };
         suspicion::compare_and_mend(&access, history, &catalog, reached).await.map(Some)
     }
+}
+
+/// Whether a new epoch was begun since that one. A capture that is about to do so is waited for: it needs the
+/// locks that we held until now.
+async fn capture_resynced(history: &History, epoch: u32) -> Result<bool> {
+    while history.capture_is_running()
+        && live::read(&history.live_path()).is_some_and(|live| live.state.is_lost())
+    {
+        tokio::select! {
+            () = tokio::time::sleep(against_source::LOOK_EVERY) => {}
+            () = ambient::interrupted() => return Err(Error::interrupted()),
+        }
+    }
+    Ok(history.current_epoch()?.number > epoch)
 }
 
 fn shown_after_comparing(history: &History, found: Found, begun: PgTime) -> Shown {

@@ -178,12 +178,20 @@ fn a_source_under_load_is_brought_together_again() {
     assert_latest_is_exact(&backwhen);
 }
 
-/// The stream carries nothing of what this transaction does to the tables.
+/// The stream carries nothing of what this transaction does to the tables, and the event triggers take it for
+/// our own doing.
 fn change_unseen(backwhen: &Backwhen, tables: &str, sql: &str) {
     let (server, database) = (backwhen.server(), backwhen.database());
     let exact = server.psql(database, "SELECT quote_ident(pubname) FROM pg_publication WHERE pubupdate");
     let publish = |how: &str| format!("ALTER PUBLICATION {exact} {how} TABLE {tables}");
-    server.psql(database, &format!("BEGIN; {}; {sql}; {}; COMMIT", publish("DROP"), publish("ADD")));
+    server.psql(
+        database,
+        &format!(
+            "BEGIN; SET LOCAL backwhen.own = 'publish'; {}; {sql}; {}; COMMIT",
+            publish("DROP"),
+            publish("ADD")
+        ),
+    );
 }
 
 #[test]
@@ -230,6 +238,47 @@ fn on_suspicion_rows_that_were_lost_unnoticed_are_found_and_put_right() {
     assert_eq!(said(&before), ["public.customers", "public.orders"]);
     assert_eq!(said(&mended), Vec::<String>::new());
     assert_eq!(said("latest"), Vec::<String>::new());
+}
+
+/// The command has the lock that capture needs to begin a new epoch, and capture was to bring the history to where
+/// the command compares.
+#[test]
+fn it_steps_aside_for_a_capture_that_finds_a_loss() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server).with_env("BACKWHEN_HEARTBEAT", "200ms");
+    backwhen.init();
+    let mut capture = backwhen.spawn_capture();
+    capture.allow("trying again").allow("continuity is lost");
+    capture.wait_caught_up();
+    capture.signal("STOP");
+    let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+               WHERE active AND NOT temporary AND database = current_database()";
+    server.psql(backwhen.database(), end);
+    let slots = |condition: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND {condition}"
+        );
+        server.psql(backwhen.database(), &sql)
+    };
+    let wait_for = |condition: &str, count: &str| {
+        while slots(condition) != count {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    wait_for("active", "0");
+    lose_the_slot(&backwhen);
+    server.psql(backwhen.database(), "UPDATE orders SET note = 'in the gap' WHERE id = 100");
+    std::thread::scope(|scope| {
+        let resyncing = scope.spawn(|| backwhen.json(&["resync"]));
+        wait_for("temporary", "1");
+        capture.signal("CONT");
+        let shown = resyncing.join().expect("it succeeds");
+        assert_eq!((&shown["ok"], &shown["epoch"]), (&true.into(), &2.into()), "{shown}");
+        assert_eq!((&shown["rows_gone"], &shown["rows_new"]), (&1.into(), &1.into()), "{shown}");
+    });
+    capture.wait_caught_up();
+    capture.stop();
+    assert_latest_is_exact(&backwhen);
 }
 
 /// It brings the history up to now by itself.
