@@ -109,6 +109,12 @@ fn publications_in_use_are_left_alone() {
     let told =
         source.run("BEGIN; CREATE TABLE a (i int PRIMARY KEY); CREATE TABLE b (i int PRIMARY KEY); COMMIT");
     assert!(began.elapsed().as_secs() < 3);
+    if server.major() < 15 {
+        // There, who alters a publication is in nobody's way.
+        told.assert_no_trouble();
+        assert!(told.table("a").published && told.table("b").published);
+        return;
+    }
     for name in ["a", "b"] {
         assert!(!told.table(name).published);
     }
