@@ -10,12 +10,12 @@
 use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
-use super::liveness::Liveness;
 use super::stream::{CONFIRM_EVERY, Until, ticker};
 use crate::ambient::{self, WantedDrain};
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
+use crate::source::liveness::Liveness;
 use crate::source::stream::{Fetched, ReplicationClient, SlotPosition, StreamFault};
 
 /// Bytes of the server's log that the stream is left to catch up with.

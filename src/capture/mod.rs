@@ -11,7 +11,6 @@ mod disk;
 mod drain;
 mod intake;
 pub mod live;
-mod liveness;
 mod loss;
 mod orphan;
 mod published;

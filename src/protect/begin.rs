@@ -92,7 +92,12 @@ pub async fn init(
     let (checkpoint, without_triggers) = match begun {
         Ok(begun) => begun,
         Err(error) => {
-            undo(access.source, &slot).await?;
+            if let Err(left) = undo(access.source, &slot).await {
+                let message = format!(
+                    "{error}; moreover, slot {slot} stays on the source until init is run again: {left}"
+                );
+                return Err(Error::new(error.kind(), message));
+            }
             remove_folders(root);
             return Err(error);
         }

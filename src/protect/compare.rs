@@ -166,14 +166,14 @@ async fn read(
     let reading = Arc::new(Reading { ranges: Mutex::new(ranges), sums: Mutex::default() });
     let mut workers = JoinSet::new();
     for _ in 0..jobs {
-        let session = snapshot.session(access.source, "check", true).await?;
+        let reader = snapshot.reader(access.source, "check").await?;
         let reading = Arc::clone(&reading);
         workers.spawn(async move {
             while let Some((found, pages)) = reading.next() {
                 let (pieces, rows) = mpsc::channel(PIECES_WAITING);
                 let (copied, sum) = tokio::join!(
                     async {
-                        let copied = copy(&session, &found.table, pages, &pieces).await;
+                        let copied = copy(&reader, &found.table, pages, &pieces).await;
                         drop(pieces);
                         copied
                     },

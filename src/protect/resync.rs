@@ -18,7 +18,6 @@ use super::snapshot::Read;
 use super::take::{Reading, read_tables};
 use crate::ambient;
 use crate::codec::row_digest::RowHasher;
-use crate::connect::Session;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::FoldedTable;
 use crate::history::checkpoint::TableEntry;
@@ -28,6 +27,7 @@ use crate::model::Table;
 use crate::progress::Unit;
 use crate::source::digests::{self, PLACED, Place, RangeDigests};
 use crate::source::inspect::FoundTable;
+use crate::source::snapshot::Reader;
 
 /// A table of so few bytes is not worth a thought about what is cheaper.
 const SMALL: u64 = 1 << 20;
@@ -115,12 +115,12 @@ async fn compare(
     let (done, mut news) = mpsc::unbounded_channel();
     let mut workers = JoinSet::new();
     for _ in 0..reading.jobs.clamp(1, tables.len().max(1)) {
-        let session = reading.snapshot.session(reading.source, "resync", true).await?;
-        digests::prepare(&session).await?;
+        let reader = reading.snapshot.reader(reading.source, "resync").await?;
+        digests::prepare(&reader).await?;
         let (side, done) = (Arc::clone(&side), done.clone());
         workers.spawn(async move {
             while let Some(table) = side.next() {
-                let compared = side.compare(&session, table).await;
+                let compared = side.compare(&reader, table).await;
                 // Nobody listens any more after another's error.
                 if done.send(compared).is_err() {
                     return;
@@ -152,9 +152,9 @@ impl Side {
         self.waiting.lock().ok()?.pop()
     }
 
-    async fn compare(self: &Arc<Self>, session: &Session, table: Table) -> Result<Compared> {
+    async fn compare(self: &Arc<Self>, reader: &Reader, table: Table) -> Result<Compared> {
         let mut report = TableResync { oid: table.oid, table: table.display(), ..TableResync::default() };
-        let image = match self.bring_together(session, &table, &mut report).await {
+        let image = match self.bring_together(reader, &table, &mut report).await {
             Ok(image) => Some(image),
             Err(Stop::Whole(why)) => {
                 tracing::info!("{} is read whole: {why}", table.display());
@@ -171,14 +171,14 @@ impl Side {
     /// The image of the table as the source has it, made of what the history has and the rows that differ.
     async fn bring_together(
         self: &Arc<Self>,
-        session: &Session,
+        reader: &Reader,
         table: &Table,
         report: &mut TableResync,
     ) -> Result<TableImage, Stop> {
         let entry = self.entry(table).map_err(Stop::Whole)?;
         let bits = super::ranges::bits_for(entry.image.rows);
         let summing = self.in_thread(&entry, |side, entry| Ranges::of(&side.earlier, entry));
-        let (source, ranges) = tokio::join!(digests::of_ranges(session, table, bits), summing);
+        let (source, ranges) = tokio::join!(digests::of_ranges(reader, table, bits), summing);
         let (source, ranges) = (asked(source)?, ranges?);
         let differing = ranges.differing(&source);
         (report.ranges, report.ranges_differed) = (ranges.len(), differing.len() as u64);
@@ -187,10 +187,10 @@ impl Side {
             return self.replace(&entry, Differing::default(), Vec::new()).await;
         }
         pays(&ranges, &differing, &source, &entry.image).map_err(Stop::Whole)?;
-        let (placed, bytes) = asked(digests::of_rows(session, table, bits, &differing).await)?;
+        let (placed, bytes) = asked(digests::of_rows(reader, table, bits, &differing).await)?;
         report.bytes_read += bytes;
         let (mut ranges, found) = self.split(&entry, ranges, differing.clone(), placed).await?;
-        let new = self.fetch(session, table, &found.places, &mut ranges).await?;
+        let new = self.fetch(reader, table, &found.places, &mut ranges).await?;
         report.bytes_read += new.iter().map(|line| line.len() as u64 + 1).sum::<u64>();
         if !ranges.differing(&source).is_empty() {
             return Err(Stop::Whole("the digests did not add up with the rows that were read".into()));
@@ -226,7 +226,7 @@ impl Side {
     /// The rows at those places, which the ranges take in.
     async fn fetch(
         &self,
-        session: &Session,
+        reader: &Reader,
         table: &Table,
         places: &[Place],
         ranges: &mut Ranges,
@@ -250,7 +250,7 @@ impl Side {
             Some(new)
         };
         let copying = async {
-            let copied = digests::copy_places(session, table, places, &sender).await;
+            let copied = digests::copy_places(reader, table, places, &sender).await;
             drop(sender);
             copied
         };

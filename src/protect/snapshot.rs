@@ -187,7 +187,7 @@ pub(super) async fn hold(
     publications: &Publications,
     selection: &Selection,
 ) -> Result<Held> {
-    let holder = snapshot.session(access.source, "checkpoint", false).await?;
+    let holder = snapshot.session(access.source, "checkpoint").await?;
     let Inventory { tables, mut left_out } = inspect::inventory(&holder, selection).await?;
     let members = publications.members(&holder).await?;
     let (protected, unprotected) = split_by_membership(tables, &members);

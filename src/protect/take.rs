@@ -58,11 +58,11 @@ pub async fn read_tables(reading: &Reading<'_>, tables: &[&FoundTable]) -> Resul
     });
     let mut workers = JoinSet::new();
     for _ in 0..jobs.min(total_ranges(tables)) {
-        let session = reading.snapshot.session(reading.source, "checkpoint", true).await?;
+        let reader = reading.snapshot.reader(reading.source, "checkpoint").await?;
         let queue = Arc::clone(&queue);
         workers.spawn(async move {
             while let Some(range) = queue.next()? {
-                copy(&session, &range.table, range.pages, &range.rows).await?;
+                copy(&reader, &range.table, range.pages, &range.rows).await?;
             }
             Ok::<(), Error>(())
         });

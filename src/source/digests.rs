@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::LOOK_AFTER_MS;
-use super::snapshot::copy_statement;
+use super::snapshot::{Reader, copy_statement};
 use crate::codec::row_digest::DIGEST;
 use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
@@ -76,7 +76,7 @@ pub async fn prepare(session: &Session) -> Result<()> {
 ///
 /// # Errors
 /// `Unavailable` if the server fails; then the session is where it was before.
-pub async fn of_ranges(session: &Session, table: &Table, bits: u32) -> Result<RangeDigests> {
+pub async fn of_ranges(reader: &Reader, table: &Table, bits: u32) -> Result<RangeDigests> {
     let last = (1u64 << bits) - 1;
     let statement = format!(
         "SELECT coalesce(sum(counted), 0)::int8, \
@@ -87,9 +87,9 @@ pub async fn of_ranges(session: &Session, table: &Table, bits: u32) -> Result<Ra
                                                     sum(low)::text)), 1, {DIGEST}) AS digest \
                         FROM ({}) AS hashed GROUP BY range) AS summed ON range = number",
         "00".repeat(DIGEST),
-        hashed(session, table, bits)
+        hashed(reader, table, bits)
     );
-    let row = undone_on_failure(session, table, session.query_one(&statement, &[])).await?;
+    let row = undone_on_failure(reader, table, reader.query_one(&statement, &[])).await?;
     let found = RangeDigests { rows: row.get::<_, i64>(0).max(0) as u64, digests: row.get(1) };
     if found.digests.len() as u64 != (last + 1) * DIGEST as u64 {
         return Err(Error::internal(format!("the server digested other ranges of {}", table.display())));
@@ -103,7 +103,7 @@ pub async fn of_ranges(session: &Session, table: &Table, bits: u32) -> Result<Ra
 /// # Errors
 /// As [`of_ranges`].
 pub async fn of_rows(
-    session: &Session,
+    reader: &Reader,
     table: &Table,
     bits: u32,
     ranges: &[usize],
@@ -111,10 +111,10 @@ pub async fn of_rows(
     let statement = format!(
         "SELECT coalesce(string_agg(tidsend(at) || int8send(high), ''::bytea), ''::bytea) \
            FROM ({}) AS hashed WHERE range = ANY ($1)",
-        hashed(session, table, bits)
+        hashed(reader, table, bits)
     );
     let ranges: Vec<i64> = ranges.iter().map(|range| *range as i64).collect();
-    let row = undone_on_failure(session, table, session.query_one(&statement, &[&ranges])).await?;
+    let row = undone_on_failure(reader, table, reader.query_one(&statement, &[&ranges])).await?;
     let bytes: &[u8] = row.get(0);
     let rows = bytes.chunks_exact(PLACED).map(placed).collect();
     Ok((rows, bytes.len() as u64))
@@ -133,7 +133,7 @@ fn placed(bytes: &[u8]) -> (i64, Place) {
 /// # Errors
 /// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
 pub async fn copy_places(
-    session: &Session,
+    reader: &Reader,
     table: &Table,
     places: &[Place],
     rows: &mpsc::Sender<Bytes>,
@@ -141,7 +141,7 @@ pub async fn copy_places(
     for places in places.chunks(PLACES_AT_ONCE) {
         let list: Vec<_> = places.iter().map(|place| format!("\"{place}\"")).collect();
         let condition = format!(" WHERE ctid = ANY ('{{{}}}'::tid[])", list.join(","));
-        copy_statement(session, table, &condition, rows).await?;
+        copy_statement(reader, table, &condition, rows).await?;
     }
     Ok(())
 }
@@ -184,15 +184,15 @@ fn form(columns: &[String]) -> String {
 
 /// A failed statement would end the transaction, and the snapshot with it.
 async fn undone_on_failure<T>(
-    session: &Session,
+    reader: &Reader,
     table: &Table,
     asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> Result<T> {
     let failed =
         |error| server_error(format!("the server cannot digest the rows of {}", table.display()), error);
-    session.batch_execute("SAVEPOINT digests").await.map_err(failed)?;
-    let answer = asked.await;
+    reader.batch_execute("SAVEPOINT digests").await.map_err(failed)?;
+    let answer = reader.guard(asked).await?;
     let after = if answer.is_ok() { "RELEASE digests" } else { "ROLLBACK TO digests" };
-    session.batch_execute(after).await.map_err(failed)?;
+    reader.batch_execute(after).await.map_err(failed)?;
     answer.map_err(failed)
 }

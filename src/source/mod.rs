@@ -2,6 +2,7 @@
 
 pub mod digests;
 pub mod inspect;
+pub mod liveness;
 pub mod preflight;
 pub mod publication;
 pub mod sequences;

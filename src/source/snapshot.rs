@@ -1,5 +1,6 @@
 //! Reads tables as an exported snapshot shows them.
 
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::liveness::Liveness;
 use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
@@ -15,6 +17,9 @@ use crate::model::spelling::Spelled;
 
 /// Rows are handed on in pieces of about so many bytes.
 const PIECE: usize = 256 * 1024;
+
+/// As many lines as are there already are taken at once, up to these.
+const LINES_AT_ONCE: usize = 256;
 
 /// How long to wait for locks behind a migration before giving up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -65,17 +70,25 @@ impl Pages {
 }
 
 impl Snapshot {
-    /// Opens a session that sees the source as the snapshot does, for `purpose`.
-    ///
-    /// `exact_bytes` keeps the database's own encoding, for rows; otherwise texts arrive as UTF-8.
+    /// Opens a session that sees the source as the snapshot does, for `purpose`. Texts arrive as UTF-8.
     ///
     /// # Errors
     /// `Unavailable` or `Refused` if the server cannot be reached or the snapshot is gone.
-    pub async fn session(&self, source: &Conninfo, purpose: &str, exact_bytes: bool) -> Result<Session> {
-        let session = match exact_bytes {
-            true => connect(source, purpose).await?,
-            false => Session::connect_utf8(source, purpose).await?,
-        };
+    pub async fn session(&self, source: &Conninfo, purpose: &str) -> Result<Session> {
+        self.seen_by(Session::connect_utf8(source, purpose).await?).await
+    }
+
+    /// Opens a session that reads rows as the snapshot shows them, in the database's own encoding.
+    ///
+    /// # Errors
+    /// As [`Snapshot::session`].
+    pub async fn reader(&self, source: &Conninfo, purpose: &str) -> Result<Reader> {
+        let session = self.seen_by(connect(source, purpose).await?).await?;
+        let liveness = Liveness::of_session(&session, source).await?;
+        Ok(Reader { session, liveness })
+    }
+
+    async fn seen_by(&self, session: Session) -> Result<Session> {
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; \
              SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
@@ -84,6 +97,30 @@ impl Snapshot {
         let begun = session.batch_execute(&begin).await;
         begun.map_err(|error| server_error("cannot use the slot's snapshot", error))?;
         Ok(session)
+    }
+}
+
+/// A session that reads rows, and gives up once the server does not work for it any more.
+pub struct Reader {
+    session: Session,
+    liveness: Liveness,
+}
+
+impl Reader {
+    /// Waits for what the server is to answer.
+    ///
+    /// # Errors
+    /// `Unavailable` if it has been silent for too long, and does not work for this session.
+    pub async fn guard<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
+        self.liveness.guard(answer).await
+    }
+}
+
+impl Deref for Reader {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
     }
 }
 
@@ -137,29 +174,32 @@ pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Resul
 ///
 /// # Errors
 /// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
-pub async fn copy(session: &Session, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
-    copy_statement(session, table, &pages.condition(), rows).await
+pub async fn copy(reader: &Reader, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
+    copy_statement(reader, table, &pages.condition(), rows).await
 }
 
 /// As [`copy`], of the rows that meet a condition.
 pub(super) async fn copy_statement(
-    session: &Session,
+    reader: &Reader,
     table: &Table,
     condition: &str,
     rows: &mpsc::Sender<Bytes>,
 ) -> Result<()> {
-    let spelled = Spelled::of(table, session.server_encoding());
+    let spelled = Spelled::of(table, reader.server_encoding());
     let failed = |error| server_error(format!("cannot read table {}", table.display()), error);
     let statement =
         format!("COPY (SELECT {} FROM ONLY {}{condition}) TO STDOUT", spelled.list, spelled.table);
-    let lines = session.copy_out(&statement).await.map_err(failed)?;
-    pin_mut!(lines);
+    let lines = reader.guard(reader.copy_out(&statement)).await?.map_err(failed)?;
+    let ready = lines.try_ready_chunks(LINES_AT_ONCE);
+    pin_mut!(ready);
     let mut piece = Vec::with_capacity(PIECE + PIECE / 8);
-    while let Some(line) = lines.try_next().await.map_err(failed)? {
-        piece.extend_from_slice(&line);
-        if piece.len() >= PIECE {
-            let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE + PIECE / 8));
-            rows.send(full.into()).await.map_err(|_| Error::interrupted())?;
+    while let Some(lines) = reader.guard(ready.try_next()).await?.map_err(|error| failed(error.1))? {
+        for line in lines {
+            piece.extend_from_slice(&line);
+            if piece.len() >= PIECE {
+                let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE + PIECE / 8));
+                rows.send(full.into()).await.map_err(|_| Error::interrupted())?;
+            }
         }
     }
     if !piece.is_empty() {

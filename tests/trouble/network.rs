@@ -89,6 +89,29 @@ fn a_half_open_connection_in_a_drain_is_given_up() {
     ends_well(&backwhen, capture);
 }
 
+/// The same while an image is read: the server is asked whether it still works for each session.
+#[test]
+fn a_half_open_connection_in_an_image_is_given_up() {
+    let server = Server::shared(None);
+    let (proxy, backwhen) = (Proxy::before(&server), shop(&server));
+    let rows = "INSERT INTO visits (page) SELECT repeat(md5(n::text), 200) FROM generate_series(1, 15000) n";
+    server.psql(backwhen.database(), rows);
+    let source = format!("{} {SILENCE}", proxy.conninfo(backwhen.database()));
+    std::thread::scope(|scope| {
+        let init = scope.spawn(|| backwhen.fails(10, &["init", "--jobs", "1", "--source", &source]));
+        while proxy.sent() < 20 << 20 {
+            std::thread::yield_now();
+        }
+        proxy.fall_silent();
+        let begun = Instant::now();
+        assert_says(&init.join().expect("it fails"), &["does not work for this connection"]);
+        assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
+    });
+    proxy.heal();
+    backwhen.ok(&["init", "--source", &source]);
+    ends_well(&backwhen, capture(&backwhen));
+}
+
 /// The server believes in a capture that is gone, for much longer than anybody wants to wait.
 #[test]
 fn a_slot_that_our_own_former_walsender_holds_is_taken_back() {

@@ -21,7 +21,7 @@ use crate::connect::{Conninfo, NEWER_TIMERS, PINNED_SETTINGS, ServerFault, quote
 /// How long either side bears the other's silence, unless the connection's `options` say otherwise.
 /// Far above the feedback's own interval, so that a busy machine does not end the stream; and a
 /// server that decodes a huge transaction without a change for us answers after half of it.
-const SILENCE: Duration = Duration::from_secs(120);
+pub(in crate::source) const SILENCE: Duration = Duration::from_secs(120);
 const TIMEOUT: &str = "wal_sender_timeout";
 
 /// Which server process serves the connection, and after how many milliseconds it gives us up.

@@ -13,6 +13,7 @@ mod wire;
 
 pub use client::{Backend, ReplicationClient, SystemIdentity};
 pub use fault::StreamFault;
+pub(in crate::source) use login::SILENCE;
 pub use peek::{Batch, Fetched, SlotPosition};
 pub use receive::{ReplicationStream, StreamMessage};
 pub use slot::CreatedSlot;

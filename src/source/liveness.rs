@@ -1,35 +1,57 @@
 //! Whether the server still works for a connection on which nothing comes.
 //!
-//! While it reads the log for a batch it says nothing, for minutes perhaps, so silence alone tells nothing. It
-//! is asked on another connection: whether the process at the other end is at work, and not waiting for us to
+//! While it reads the log for a batch, or digests a table, it says nothing, for minutes perhaps, so silence alone
+//! tells nothing. It is asked on another connection: whether the process at the other end is at work, and not waiting for us to
 //! take what it sends.
 
-use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::stream::{Backend, ReplicationClient, SILENCE};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
-use crate::source::stream::{Backend, ReplicationClient};
 
 pub struct Liveness {
     source: Conninfo,
     backend: Backend,
     /// So long it may be silent without being at work.
     patience: Duration,
-    heard: Cell<Instant>,
+    heard: Mutex<Instant>,
 }
 
 impl Liveness {
     pub fn of(client: &ReplicationClient, source: &Conninfo) -> Liveness {
         let (backend, patience) = (client.backend().clone(), client.silence());
-        Liveness { source: source.clone(), backend, patience, heard: Cell::new(Instant::now()) }
+        Liveness { source: source.clone(), backend, patience, heard: Mutex::new(Instant::now()) }
+    }
+
+    /// Of a session that was just opened. It is given up after as long a silence as a replication connection.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn of_session(session: &Session, source: &Conninfo) -> Result<Liveness> {
+        let query = "SELECT a.pid, a.backend_start::text, s.setting::int8 \
+                     FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_settings s \
+                     WHERE a.pid = pg_catalog.pg_backend_pid() AND s.name = 'wal_sender_timeout'";
+        let row = session.query_one(query, &[]).await;
+        let row = row.map_err(|error| server_error("cannot ask which process serves us", error))?;
+        let backend = Backend { pid: row.get(0), started: row.get(1) };
+        let patience = match row.get::<_, i64>(2) {
+            ..=0 => SILENCE,
+            milliseconds => Duration::from_millis(milliseconds as u64),
+        };
+        Ok(Liveness { source: source.clone(), backend, patience, heard: Mutex::new(Instant::now()) })
     }
 
     /// Something came, or nothing was waited for.
     pub fn heard(&self) {
-        self.heard.set(Instant::now());
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Waits for what the server is to answer.
@@ -50,7 +72,7 @@ impl Liveness {
         let step = self.patience / 6;
         loop {
             tokio::time::sleep(step).await;
-            if self.heard.get().elapsed() < step {
+            if self.silent_for() < step {
                 continue;
             }
             match tokio::time::timeout(self.patience / 2, self.is_served()).await {
@@ -59,7 +81,7 @@ impl Liveness {
                 Ok(Err(error)) => tracing::debug!("nobody tells whether the source works for us: {error}"),
                 Err(_) => tracing::debug!("the source does not say whether it works for us"),
             }
-            let silent = self.heard.get().elapsed();
+            let silent = self.silent_for();
             if silent >= self.patience {
                 return Error::unavailable(format!(
                     "the source has been silent for {:.0} s and does not work for this connection",
@@ -70,7 +92,7 @@ impl Liveness {
     }
 
     async fn is_served(&self) -> Result<bool> {
-        let session = Session::connect_utf8(&self.source, "capture").await?;
+        let session = Session::connect_utf8(&self.source, "liveness").await?;
         // As text, in the zone that the replication connection was told it in.
         let query = "SELECT state = 'active' AND wait_event IS DISTINCT FROM 'ClientWrite' \
                      FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
