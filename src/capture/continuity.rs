@@ -10,7 +10,7 @@ use crate::history::checkpoint::{self, Checkpoint, SchemaFacts};
 use crate::history::epoch::Epoch;
 use crate::model::Lsn;
 use crate::source::inspect;
-use crate::source::publication::{Memberships, Publications};
+use crate::source::publication::Publications;
 use crate::source::sequences::parse_lsn;
 use crate::source::stream::ReplicationClient;
 
@@ -43,7 +43,6 @@ struct Facts {
     /// Those of which they did not for a while since they were last looked at, perhaps.
     altered: Vec<String>,
     published: Imprint,
-    members: Memberships,
     /// The end of the server's log.
     head: Lsn,
     /// The frontier of the history.
@@ -69,8 +68,8 @@ pub async fn check(
     let facts = Facts { frontier, has_image: newest.exists, ..asked.await.map_err(silent)?? };
     let continuity = decide(&facts, &epoch.slot);
     let confirmed = facts.confirmed.unwrap_or_default();
-    let Facts { head, published, members, .. } = facts;
-    Ok(Found { continuity, head, confirmed, published, members })
+    let Facts { head, published, .. } = facts;
+    Ok(Found { continuity, head, confirmed, published })
 }
 
 /// What the source says.
@@ -82,7 +81,6 @@ pub struct Found {
     pub confirmed: Lsn,
     /// For later looks at the publications.
     pub published: Imprint,
-    pub members: Memberships,
 }
 
 /// What only the source knows.
@@ -115,7 +113,7 @@ async fn ask(
                  WHERE slot_name = $1 AND database = pg_catalog.current_database()";
     let row = session.query_opt(query, &[&epoch.slot]).await.map_err(failed)?;
     let text = |column| row.as_ref().and_then(|row| row.get::<_, Option<String>>(column));
-    let look = Look::at(&session, &epoch.slot, newest).await?;
+    let look = Look::at(&session, history.identity(), newest).await?;
     let last = live::read(&history.live_path()).and_then(|live| live.published);
     Ok(Facts {
         slot_exists: row.is_some(),
@@ -124,9 +122,8 @@ async fn ask(
         plugin: text(2),
         publications: publications.count(&session).await?,
         unpublished: publications.lacking(&session, &newest.tables).await?,
-        altered: look.altered(epoch.number, last.as_ref(), None),
+        altered: look.altered(epoch.number, last.as_ref()),
         published: look.imprint(epoch.number, Vec::new()),
-        members: look.into_members(),
         head: server.flushed,
         ..Facts::default()
     })
@@ -242,7 +239,6 @@ mod tests {
             unpublished: Vec::new(),
             altered: Vec::new(),
             published: Imprint::default(),
-            members: Memberships::new(),
             head: Lsn(200),
             frontier: Lsn(100),
             has_image: true,

@@ -32,7 +32,7 @@ use crate::history::journal::Writer;
 use crate::history::{History, files};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
-use crate::source::publication::{Memberships, Publications};
+use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use budget::Budget;
 use continuity::{Continuity, Found, Loss, StillAStandby};
@@ -187,7 +187,7 @@ impl Capture<'_> {
             let frontier = recovered.frontier;
 
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
-            let Found { continuity, head, confirmed, published, members } =
+            let Found { continuity, head, confirmed, published } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let board = self.board(frontier)?;
             let told = self.loss.take().map(|why| Continuity::Lost(Loss { why, unpublished: Vec::new() }));
@@ -222,7 +222,7 @@ impl Capture<'_> {
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
-            return Ok(Opened { link, writer, frontier, seam, board, members });
+            return Ok(Opened { link, writer, frontier, seam, board });
         }
     }
 
@@ -256,7 +256,7 @@ impl Capture<'_> {
 
     /// Takes in what comes, while the watcher keeps the source company.
     async fn follow(&self, opened: Opened) -> Result<Ended> {
-        let Opened { link, writer, frontier, seam, board, members } = opened;
+        let Opened { link, writer, frontier, seam, board } = opened;
         let durable = Arc::new(news::channel(frontier).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
@@ -272,7 +272,6 @@ impl Capture<'_> {
             budget: self.budget.clone(),
             jobs: self.options.jobs,
             broken: broken.clone(),
-            members,
         };
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
         let (until, known) = news::channel(None);
@@ -390,8 +389,6 @@ struct Opened {
     frontier: Lsn,
     seam: Seam,
     board: Board,
-    /// The publications' members.
-    members: Memberships,
 }
 
 /// Waits a little until it is known where this run ends, if anywhere. A batch that ended just before would have the

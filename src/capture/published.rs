@@ -1,11 +1,14 @@
 //! Whether somebody altered the publications between two looks, though they are as they should be again: what
 //! was changed meanwhile, the stream did not carry.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::continuity::Newest;
 use crate::connect::Session;
 use crate::error::Result;
+use crate::history::Identity;
 use crate::source::publication::{Memberships, Publications, Written};
 use crate::source::triggers::Triggers;
 
@@ -18,6 +21,10 @@ pub struct Imprint {
     /// How often somebody took a table out, as the event triggers have it.
     #[serde(default)]
     pub taken_out: i64,
+    /// The tables by their memberships' oids, if nobody but capture has a reason to change them: with event triggers,
+    /// tables move from one publication to the other in the application's own transactions.
+    #[serde(default)]
+    pub members: BTreeMap<u32, u32>,
     /// Tables that were found to have been taken out and put back.
     #[serde(default)]
     pub altered: Vec<String>,
@@ -28,21 +35,25 @@ pub struct Look {
     rows: Vec<Written>,
     taken_out: i64,
     members: Memberships,
+    has_event_triggers: bool,
 }
 
 impl Look {
     /// # Errors
     /// `Unavailable` if the source fails.
-    pub async fn at(session: &Session, slot: &str, newest: &Newest) -> Result<Look> {
-        let publications = Publications::of_slot(slot);
-        let rows = publications.written(session).await?;
-        let taken_out = Triggers::of_slot(slot).taken_out(session).await?;
-        Ok(Look { rows, taken_out, members: publications.memberships(session, &newest.tables).await? })
+    pub async fn at(session: &Session, identity: &Identity, newest: &Newest) -> Result<Look> {
+        let slot = identity.slot();
+        let publications = Publications::of_slot(&slot);
+        Ok(Look {
+            rows: publications.written(session).await?,
+            taken_out: Triggers::of_slot(&slot).taken_out(session).await?,
+            members: publications.memberships(session, &newest.tables).await?,
+            has_event_triggers: identity.has_event_triggers(),
+        })
     }
 
-    /// The tables of which changes may be missing since the last look in this epoch. `members`: what that one
-    /// found, if memberships come and go by nobody's doing but our own.
-    pub fn altered(&self, epoch: u32, last: Option<&Imprint>, members: Option<&Memberships>) -> Vec<String> {
+    /// The tables of which changes may be missing since the last look in this epoch.
+    pub fn altered(&self, epoch: u32, last: Option<&Imprint>) -> Vec<String> {
         let last = last.filter(|last| last.epoch == epoch);
         let known = last.iter().flat_map(|last| last.altered.clone());
         let mut altered: Vec<_> = known.collect();
@@ -52,10 +63,10 @@ impl Look {
         {
             altered.extend(self.members.values().map(|(_, name)| name.clone()));
         }
-        for (place, (before, _)) in members.into_iter().flatten() {
-            altered.extend(
-                self.members.get(place).filter(|(now, _)| now != before).map(|(_, name)| name.clone()),
-            );
+        let memberships = last.iter().flat_map(|last| &last.members);
+        for (_, table) in memberships.filter(|(membership, _)| !self.members.contains_key(membership)) {
+            altered
+                .extend(self.members.values().filter(|(now, _)| now == table).map(|(_, name)| name.clone()));
         }
         altered.sort();
         altered.dedup();
@@ -64,11 +75,9 @@ impl Look {
 
     /// To be kept: what was found altered stays so until a new epoch has begun.
     pub fn imprint(&self, epoch: u32, altered: Vec<String>) -> Imprint {
-        Imprint { epoch, rows: self.rows.clone(), taken_out: self.taken_out, altered }
-    }
-
-    pub fn into_members(self) -> Memberships {
-        self.members
+        let members = self.members.iter().map(|(membership, (table, _))| (*membership, *table));
+        let members = members.filter(|_| !self.has_event_triggers).collect();
+        Imprint { epoch, rows: self.rows.clone(), taken_out: self.taken_out, members, altered }
     }
 }
 

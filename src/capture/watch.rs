@@ -26,7 +26,7 @@ use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
 use crate::source::inspect;
-use crate::source::publication::{Memberships, Publications};
+use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample, parse_lsn};
 use crate::source::triggers::{Fault, Installed, Triggers};
 
@@ -53,8 +53,6 @@ pub struct Watcher {
     pub jobs: usize,
     /// Told when the stream lacks what it should carry, and so must be looked at anew.
     pub broken: CancellationToken,
-    /// The publications' members when the stream was opened.
-    pub members: Memberships,
 }
 
 /// What the watcher remembers from beat to beat.
@@ -64,8 +62,6 @@ struct Memory {
     next_digest: Option<Instant>,
     next_refresh: Option<Instant>,
     known: Option<Newest>,
-    /// The publications' members when they were last looked at, if only we change them.
-    members: Option<Memberships>,
     /// A digest of the roles that the history knows.
     roles: Option<String>,
     next_roles: Option<Instant>,
@@ -76,7 +72,6 @@ impl Watcher {
     /// Says once that the first one is done, however it went.
     pub async fn run(self, cancelled: CancellationToken, first: oneshot::Sender<()>) {
         let mut memory = Memory::default();
-        self.remember(&mut memory, self.members.clone());
         let mut first = Some(first);
         let mut session = None;
         loop {
@@ -177,9 +172,11 @@ impl Watcher {
         if !changed {
             return Ok(());
         }
-        // What moves now is our own doing.
-        memory.members = None;
+        // What moves now is our own doing, also if this process does not live to say so.
+        self.board.update(|live| live.published.iter_mut().for_each(|last| last.members.clear()));
+        self.board.write();
         self.publish_tables(session).await?;
+        self.look_again(session, memory).await?;
         if memory.next_refresh.is_none_or(|next| Instant::now() >= next) {
             let started = Instant::now();
             let done = self.refresh().await;
@@ -188,8 +185,16 @@ impl Watcher {
             self.board.update(|live| live.schema_changed = newest.fingerprint != now);
             memory.roles.clone_from(&newest.roles_digest);
             memory.known = Some(newest);
+            self.look_again(session, memory).await?;
         }
         Ok(())
+    }
+
+    /// At the publications, once tables have moved: this run may end before the next beat.
+    async fn look_again(&self, session: &Session, memory: &Memory) -> Result<()> {
+        let Some(known) = &memory.known else { return Ok(()) };
+        let look = Look::at(session, self.history.identity(), known).await?;
+        self.check_imprint(&look, Vec::new())
     }
 
     /// What the slot keeps of the source's log fills production's disk.
@@ -214,16 +219,17 @@ impl Watcher {
             Some(known) => known,
             none => none.insert(Newest::read(&self.history).await?),
         };
-        let publications = Publications::of_slot(&self.history.identity().slot());
+        let identity = self.history.identity();
+        let publications = Publications::of_slot(&identity.slot());
         let lacking = publications.lacking(session, &known.tables).await?;
         if lacking.is_empty() {
-            let look = Look::at(session, &self.history.identity().slot(), known).await?;
+            let look = Look::at(session, identity, known).await?;
             // Where definitions changed, tables move for that.
             let moved = match now == Some(&known.fingerprint) {
                 true => publications.moved(session, &known.exact).await?,
                 false => Vec::new(),
             };
-            self.check_imprint(look, moved, memory)?;
+            self.check_imprint(&look, moved)?;
             // Where the source stood at the beat before: surely earlier than what was just looked at.
             self.board.update(|live| live.published_until = live.published_until.max(live.source_head));
             return Ok(());
@@ -233,10 +239,10 @@ impl Watcher {
     }
 
     /// They may have been altered, and put back, since the last look. `moved`: what has not been put back.
-    fn check_imprint(&self, look: Look, moved: Vec<String>, memory: &mut Memory) -> Result<()> {
+    fn check_imprint(&self, look: &Look, moved: Vec<String>) -> Result<()> {
         let epoch = self.history.current_epoch()?.number;
         let last = self.board.read().and_then(|live| live.published);
-        let mut altered = look.altered(epoch, last.as_ref(), memory.members.as_ref());
+        let mut altered = look.altered(epoch, last.as_ref());
         altered.extend(moved);
         self.board.update(|live| live.published = Some(look.imprint(epoch, altered.clone())));
         if !altered.is_empty() {
@@ -244,13 +250,7 @@ impl Watcher {
             self.broken.cancel();
             return Err(Error::unavailable(published::message(&altered)));
         }
-        self.remember(memory, look.into_members());
         Ok(())
-    }
-
-    /// With event triggers, tables move between the publications in the application's own transactions.
-    fn remember(&self, memory: &mut Memory, members: Memberships) {
-        memory.members = (!self.history.identity().has_event_triggers()).then_some(members);
     }
 
     /// Somebody may have disabled or dropped them, or another version of backwhen installed them.

@@ -21,8 +21,8 @@ pub struct Publications {
     pub inserts: String,
 }
 
-/// By table and whether the publication is that of exact tables: the membership, and the table's name.
-pub type Memberships = BTreeMap<(u32, bool), (u32, String)>;
+/// By a membership's own oid, its table's oid and name: taken out and put back, a table has another one.
+pub type Memberships = BTreeMap<u32, (u32, String)>;
 
 /// A publication's row in the catalogs, by what changes whenever somebody alters it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,13 +167,12 @@ impl Publications {
         Ok(rows.iter().map(written).collect())
     }
 
-    /// By table and publication (whether it is that of exact tables), the membership's own oid and the
-    /// table's name: taken out and put back, a table has another.
+    /// The memberships of these tables in both publications.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn memberships(&self, client: &Client, tables: &[u32]) -> Result<Memberships> {
-        let query = "SELECT pr.prrelid, p.pubname = $1, pr.oid, pg_catalog.format('%s.%s', n.nspname, c.relname) \
+        let query = "SELECT pr.oid, c.oid, pg_catalog.format('%s.%s', n.nspname, c.relname) \
                        FROM pg_catalog.pg_publication_rel pr \
                        JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
                        JOIN pg_catalog.pg_class c ON c.oid = pr.prrelid \
@@ -181,7 +180,7 @@ impl Publications {
                       WHERE p.pubname IN ($1, $2) AND c.oid = ANY ($3)";
         let rows = client.query(query, &[&self.exact, &self.inserts, &tables]).await;
         let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
-        Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3)))).collect())
+        Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
     }
 
     /// Moves a table from the other publication to that of its grade, at one stroke: a table in
@@ -195,7 +194,8 @@ impl Publications {
             Grade::InsertOnly => (&self.inserts, &self.exact),
         };
         let statement = format!(
-            "BEGIN; SET LOCAL backwhen.own = 'publish'; ALTER PUBLICATION {} DROP TABLE ONLY {}; ALTER PUBLICATION {} ADD {}; COMMIT",
+            "BEGIN; SET LOCAL backwhen.own = 'publish'; ALTER PUBLICATION {} DROP TABLE ONLY {}; \
+             ALTER PUBLICATION {} ADD {}; COMMIT",
             quote_ident(other),
             table.quoted(),
             quote_ident(here),
