@@ -156,6 +156,9 @@ class Bench:
             step(f"recovery to the {name}, alternating")
             if name == "end":
                 self.dump("end")
+                # Once for nothing: a new server's log has no files yet, which whoever comes first would have to make.
+                self.restore_into(target, name, rows)
+                self.source.sql("CHECKPOINT")
             ours, replay, dump = (Series(f"{who} ({name})") for who in ["backwhen recover", "pgBackRest", "pg_restore -j2"])
             to = ["--type=name", "--target=middle", "--target-action=promote"] if name == "middle" else ["--type=default"]
             for _ in range(RUNS):
@@ -177,7 +180,6 @@ class Bench:
 
     def recover_into(self, target, moment, rows, history=None):
         into = ["--to", moment, "--into", target.conninfo("back"), "--create", "--jobs", "2"]
-        # What the run before left dirty is not this one's to write.
         target.sql("CHECKPOINT")
         done = self.run_backwhen("recover", *into, history=history)
         same(target.fingerprint("back"), rows, "backwhen recover")
@@ -200,6 +202,7 @@ class Bench:
         restored = Server(self.work / "restored", self.bin, {"archive_mode": "off"})
         self.servers.append(restored)
         own_folder(restored.data)
+        os.sync()
         started = time.monotonic()
         backrest.run("restore", f"--pg1-path={restored.data}", *to)
         restored.start()
@@ -262,6 +265,7 @@ class Bench:
 
 def record(bench):
     facts = {"scale": SCALE, "transactions": TRANSACTIONS, "runs": RUNS, **report.machine(), **bench.figures}
+    (PROJECT / "target").mkdir(exist_ok=True)
     (PROJECT / "target/bench.json").write_text(json.dumps(facts, indent=2) + "\n")
     if os.environ.get("RECORD", "1") == "1":
         report.write(PROJECT / "docs/PERFORMANCE.md", facts)
