@@ -87,14 +87,14 @@ pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> 
         if durable >= lsn {
             return Ok(());
         }
+        if !history.capture_is_running() {
+            return Err(not_captured(history));
+        }
         if live.is_some_and(|live| live.state.is_lost()) {
             return Err(Error::unavailable(
                 "continuity was lost, and capture brings source and history together again; try again when \
                  `backwhen status` says streaming",
             ));
-        }
-        if !history.capture_is_running() {
-            return Err(not_captured(history));
         }
         if durable > before {
             (before, moved) = (durable, tokio::time::Instant::now());

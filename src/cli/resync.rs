@@ -17,7 +17,7 @@ use crate::history::evidence::{Evidence, How, TableDigest};
 use crate::history::resync::{Compared, Resync as Report, TableResync};
 use crate::history::timeline::{Edge, Gap, Timeline};
 use crate::model::PgTime;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::protect::Access;
 use crate::protect::suspicion::{self, Found};
 
@@ -72,14 +72,15 @@ impl Resync {
         let epoch = history.current_epoch()?.number;
         let begun = PgTime::from_utc(ambient::now());
         let progress = at.ui.progress();
-        let found = self.resync(at, &history, &*progress).await;
+        let found = match self.resync(at, &history, &*progress).await {
+            // Continuity was lost, which is a resynchronisation of its own.
+            Err(_) if capture_resynced(&history, epoch, &*progress).await? => None,
+            found => found?,
+        };
         drop(progress);
         let shown = match found {
-            Ok(Some(found)) => shown_after_comparing(&history, found, begun),
-            // Continuity was lost, which is a resynchronisation of its own.
-            Ok(None) => shown_after_loss(&history)?,
-            Err(_) if capture_resynced(&history, epoch).await? => shown_after_loss(&history)?,
-            Err(error) => return Err(error),
+            Some(found) => shown_after_comparing(&history, found, begun),
+            None => shown_after_loss(&history)?,
         };
         at.ui.result(&shown, || describe(&shown))
     }
@@ -122,10 +123,18 @@ impl Resync {
 
 /// Whether a new epoch was begun since that one. A capture that is about to do so is waited for: it needs the
 /// locks that we held until now.
-async fn capture_resynced(history: &History, epoch: u32) -> Result<bool> {
-    while history.capture_is_running()
-        && live::read(&history.live_path()).is_some_and(|live| live.state.is_lost())
-    {
+async fn capture_resynced(history: &History, epoch: u32, progress: &dyn Progress) -> Result<bool> {
+    let is_about_to = || {
+        history.capture_is_running()
+            && live::read(&history.live_path()).is_some_and(|live| live.state.is_lost())
+    };
+    if is_about_to() {
+        progress.phase("waiting for the new epoch that capture begins", 0, Unit::Tables);
+        tracing::warn!(
+            "continuity is lost; waiting for the new epoch that capture begins (see: backwhen status)"
+        );
+    }
+    while is_about_to() {
         tokio::select! {
             () = tokio::time::sleep(against_source::LOOK_EVERY) => {}
             () = ambient::interrupted() => return Err(Error::interrupted()),

@@ -42,7 +42,7 @@ const SETTINGS: [&str; 15] = [
 ];
 
 /// The types whose names are not told: their oids, and how the server writes them. They take no modifier.
-const COMMON_TYPES: [(u32, &str); 8] = [
+pub const COMMON_TYPES: [(u32, &str); 8] = [
     (16, "boolean"),
     (20, "bigint"),
     (23, "integer"),

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::checkpoint::SequenceState;
 use super::message;
+pub use super::message::COMMON_TYPES;
 use crate::model::{Lsn, PgTime, TableFacts};
 
 /// Prefix of a named moment; its content is a [`MarkSignal`].

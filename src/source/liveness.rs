@@ -1,15 +1,16 @@
 //! Whether the server still works for a connection on which nothing comes.
 //!
 //! While it reads the log for a batch, or digests a table, it says nothing, for minutes perhaps, so silence alone
-//! tells nothing. It is asked on another connection: whether the process at the other end is at work, and not waiting for us to
-//! take what it sends.
+//! tells nothing. It is asked on another connection: whether the process at the other end is at work, and not waiting
+//! for us to take what it sends.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_postgres::SimpleQueryMessage;
 
-use super::stream::{Backend, ReplicationClient, SILENCE};
+use super::stream::{Backend, ReplicationClient, WHO_SERVES, who_serves};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 
@@ -23,7 +24,10 @@ pub struct Liveness {
 
 impl Liveness {
     pub fn of(client: &ReplicationClient, source: &Conninfo) -> Liveness {
-        let (backend, patience) = (client.backend().clone(), client.silence());
+        Liveness::new(source, client.backend().clone(), client.silence())
+    }
+
+    fn new(source: &Conninfo, backend: Backend, patience: Duration) -> Liveness {
         Liveness { source: source.clone(), backend, patience, heard: Mutex::new(Instant::now()) }
     }
 
@@ -32,17 +36,15 @@ impl Liveness {
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn of_session(session: &Session, source: &Conninfo) -> Result<Liveness> {
-        let query = "SELECT a.pid, a.backend_start::text, s.setting::int8 \
-                     FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_settings s \
-                     WHERE a.pid = pg_catalog.pg_backend_pid() AND s.name = 'wal_sender_timeout'";
-        let row = session.query_one(query, &[]).await;
-        let row = row.map_err(|error| server_error("cannot ask which process serves us", error))?;
-        let backend = Backend { pid: row.get(0), started: row.get(1) };
-        let patience = match row.get::<_, i64>(2) {
-            ..=0 => SILENCE,
-            milliseconds => Duration::from_millis(milliseconds as u64),
-        };
-        Ok(Liveness { source: source.clone(), backend, patience, heard: Mutex::new(Instant::now()) })
+        let answer = session.simple_query(WHO_SERVES).await;
+        let answer = answer.map_err(|error| server_error("cannot ask which process serves us", error))?;
+        let served = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => who_serves((0..row.len()).map(|column| row.get(column))),
+            _ => None,
+        });
+        let untold = || Error::unavailable("the server does not say which of its processes serves us");
+        let (backend, patience) = served.ok_or_else(untold)?;
+        Ok(Liveness::new(source, backend, patience))
     }
 
     /// Something came, or nothing was waited for.

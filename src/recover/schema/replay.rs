@@ -8,7 +8,7 @@ use super::mend::mend;
 use super::rewrite::{Action, action, schema_without_roles};
 use super::sequences::Sequences;
 use super::statements::{Sql, split};
-use super::tables::{create_table, differences, quoted};
+use super::tables::{create_table, differences, quoted, relation};
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::history::checkpoint::Inexact;
@@ -296,10 +296,7 @@ impl Replay {
     /// Remembers whether a materialised view is to be filled in the end.
     async fn set_filled(&mut self, signal: &DefinitionSignal, filled: bool) -> Result<()> {
         for object in signal.objects.iter().filter(|object| object.kind == "materialized view") {
-            let sql = "SELECT oid FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relkind = 'm'";
-            let row = self.observer.query_opt(sql, &[&object.identity]).await;
-            let row = row.map_err(|error| server_error("cannot look for a materialised view", error))?;
-            match row.map(|row| row.get(0)) {
+            match relation(&self.observer, &object.identity, 'm').await? {
                 Some(oid) if filled => drop(self.filled.insert(oid)),
                 Some(oid) => drop(self.filled.remove(&oid)),
                 None => {}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::sequences::MadeSequence;
+use super::tables::relation;
 use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::history::signal::DefinitionSignal;
@@ -35,9 +36,8 @@ impl Sequences {
     /// `Unavailable` if the server fails.
     pub async fn learn(&mut self, observer: &Session, signal: &DefinitionSignal) -> Result<()> {
         for object in signal.objects.iter().filter(|object| object.kind == "sequence") {
-            let sql = "SELECT oid FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relkind = 'S'";
-            let row = observer.query_opt(sql, &[&object.identity]).await.map_err(failed)?;
-            self.known.extend(row.map(|row| (row.get(0), object.oid)));
+            let made = relation(observer, &object.identity, 'S').await?;
+            self.known.extend(made.map(|made| (made, object.oid)));
         }
         Ok(())
     }

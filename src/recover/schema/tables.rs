@@ -25,6 +25,18 @@ pub(super) fn quoted(facts: &TableFacts) -> String {
     format!("{}.{}", quote_ident(&facts.schema), quote_ident(&facts.name))
 }
 
+/// The oid of a relation of this kind (as in `pg_class.relkind`) by its identity, as the replay made it.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub(super) async fn relation(observer: &Session, identity: &str, kind: char) -> Result<Option<u32>> {
+    let sql =
+        "SELECT oid FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relkind::text = $2";
+    let row = observer.query_opt(sql, &[&identity, &kind.to_string()]).await;
+    let row = row.map_err(|error| server_error("cannot look for a relation that was made", error))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
 /// Tables whose columns are not those that the source had, and how they differ.
 ///
 /// # Errors

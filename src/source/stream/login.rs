@@ -21,11 +21,11 @@ use crate::connect::{Conninfo, NEWER_TIMERS, PINNED_SETTINGS, ServerFault, quote
 /// How long either side bears the other's silence, unless the connection's `options` say otherwise.
 /// Far above the feedback's own interval, so that a busy machine does not end the stream; and a
 /// server that decodes a huge transaction without a change for us answers after half of it.
-pub(in crate::source) const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(120);
 const TIMEOUT: &str = "wal_sender_timeout";
 
 /// Which server process serves the connection, and after how many milliseconds it gives us up.
-const WHO_SERVES: &str = "SELECT a.pid, a.backend_start, s.setting \
+pub(in crate::source) const WHO_SERVES: &str = "SELECT a.pid, a.backend_start, s.setting \
      FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_settings s \
      WHERE a.pid = pg_catalog.pg_backend_pid() AND s.name = 'wal_sender_timeout'";
 
@@ -51,7 +51,10 @@ impl Login for ReplicationLogin<'_> {
         // Bytes must pass as the database holds them.
         ask(&format!("SET client_encoding = {}", quoted(&encoding, '\''))).await?;
         ask(NEWER_TIMERS).await?;
-        let (backend, silence) = who_serves(&ask(WHO_SERVES).await?)?;
+        let served = ask(WHO_SERVES).await?;
+        let served = served.first().and_then(|row| who_serves(row.iter().map(Option::as_deref)));
+        let untold = || Failure::Login("the server does not say which of its processes serves us".to_owned());
+        let (backend, silence) = served.ok_or_else(untold)?;
         if info.session_attrs() != SessionAttrs::Any {
             let question =
                 "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
@@ -100,17 +103,18 @@ fn told(fault: StreamFault) -> Failure {
     }
 }
 
-fn who_serves(rows: &[Vec<Option<String>>]) -> Result<(Backend, Duration), Failure> {
-    let odd = || Failure::Login("the server does not say which of its processes serves us".to_owned());
-    let Some([Some(pid), Some(started), Some(timeout)]) = rows.first().map(Vec::as_slice) else {
-        return Err(odd());
-    };
-    let backend = Backend { pid: pid.parse().map_err(|_| odd())?, started: started.clone() };
-    let silence = match timeout.parse().map_err(|_| odd())? {
+/// Reads the row that answers [`WHO_SERVES`]: the process, and how long either side may be silent.
+pub(in crate::source) fn who_serves<'a>(
+    row: impl IntoIterator<Item = Option<&'a str>>,
+) -> Option<(Backend, Duration)> {
+    let mut texts = row.into_iter().flatten();
+    let (pid, started, timeout) = (texts.next()?, texts.next()?, texts.next()?);
+    let backend = Backend { pid: pid.parse().ok()?, started: started.to_owned() };
+    let silence = match timeout.parse().ok()? {
         0 => SILENCE,
         milliseconds => Duration::from_millis(milliseconds),
     };
-    Ok((backend, silence))
+    Some((backend, silence))
 }
 
 /// The next message; a server's error becomes a failure.

@@ -13,7 +13,7 @@ mod wire;
 
 pub use client::{Backend, ReplicationClient, SystemIdentity};
 pub use fault::StreamFault;
-pub(in crate::source) use login::SILENCE;
+pub(in crate::source) use login::{WHO_SERVES, who_serves};
 pub use peek::{Batch, Fetched, SlotPosition};
 pub use receive::{ReplicationStream, StreamMessage};
 pub use slot::CreatedSlot;

@@ -40,7 +40,7 @@ BEGIN
                             THEN concat(CASE WHEN a.atthasmissing THEN '=' END, a.attnum, ' ', a.atttypid::int8, ' ', a.atttypmod, ' ',
                                 a.xmin, ' ', octet_length(a.attname::text), ' ', a.attname, ' ',
                                 -- The commonest are known by their numbers.
-                                CASE WHEN a.atttypmod >= 0 OR a.atttypid NOT IN (16, 20, 23, 25, 1082, 1184, 2950, 3802)
+                                CASE WHEN a.atttypmod >= 0 OR a.atttypid NOT IN ({common_types})
                                      THEN format_type(a.atttypid, a.atttypmod) END,
                                 CASE WHEN a.atthasmissing THEN E'\n' || (a.attmissingval::text::text[])[1] END) END
                        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -50,13 +50,13 @@ BEGIN
         IF reached THEN
             told := backwhen.{slot}_reach(tag, caller, exact_id, inserts_id, relations, rewritten);
         END IF;
-        CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR left(space, 3) = 'pg_'
+        CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR starts_with(space, 'pg_')
             OR kind IS NULL;
         -- As it nearly always is: where it should be, and with nothing odd about its columns or names.
         IF (persistence = 'p' AND relation <> ALL (rewritten) AND array_position(columns, NULL) IS NULL
             AND CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_id = ANY (publications) AND inserts_id <> ALL (publications)
                      ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END
-            AND left(space, 1) <> '"' AND getdatabaseencoding() = 'UTF8') IS NOT TRUE THEN
+            AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8') IS NOT TRUE THEN
             rare := backwhen.{slot}_rare(relation, space, called, persistence = 'p', identity = 'f',
                 key, columns, publications, (relation = ANY (rewritten)) IS TRUE);
             told := backwhen.{slot}_joined(told, ARRAY[
@@ -270,15 +270,15 @@ BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     -- Nearly always the client sent it itself, and no other event of the statement kept anything for its end.
     IF split_part(context, E'\n', 3) <> ''
-       OR left(split_part(context, E'\n', 2), length('PL/pgSQL function backwhen.{slot}_end() ')) <> 'PL/pgSQL function backwhen.{slot}_end() '
+       OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ')
        OR current_setting('backwhen.{slot}_dropped', true) <> '' OR current_setting('backwhen.{slot}_rewritten', true) <> ''
        OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag = 'REINDEX' THEN
         IF split_part(context, E'\n', 3) <> ''
-           OR left(split_part(context, E'\n', 2), length('PL/pgSQL function backwhen.{slot}_end() ')) <> 'PL/pgSQL function backwhen.{slot}_end() ' THEN
+           OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ') THEN
             IF backwhen.{slot}_is_translated(context) THEN
                 context := backwhen.{slot}_context();
             END IF;
-            IF NOT backwhen.{slot}_is_trigger(context) THEN
+            IF NOT backwhen.{slot}_is_trigger('{slot}_end', context) THEN
                 RAISE EXCEPTION 'this function belongs to an event trigger';
             END IF;
             caller := backwhen.{slot}_outer(context);
@@ -449,7 +449,7 @@ BEGIN
         PERFORM backwhen.{slot}_take('extension');
     END IF;
     message := format('%s: %s', code, message);
-    IF backwhen.{slot}_is_trigger(context) THEN
+    IF backwhen.{slot}_is_trigger('{slot}_end', context) THEN
         RETURN backwhen.{slot}_sealed(
             secret, who, backwhen.{slot}_message(tag, who, path, backwhen.{slot}_outer(context), '{}', '', message, ''));
     END IF;

@@ -43,14 +43,17 @@ END
 $body$;
 
 -- Remembers that a table was taken out of our publications by somebody else, who may put it back before anybody
--- looks. Event triggers' functions cannot be called by hand, so the caller can be believed.
+-- looks.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_taken_out() RETURNS bool LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
     context text;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
-    IF context ~ E'^[^\n]*\n[[:alpha:]/ -]* (backwhen\\.{slot}_drop|"backwhen"\\."{slot}_drop")\\(\\) ' THEN
+    IF backwhen.{slot}_is_translated(context) THEN
+        context := backwhen.{slot}_context();
+    END IF;
+    IF backwhen.{slot}_is_trigger('{slot}_drop', context) THEN
         UPDATE backwhen.{slot}_config SET taken_out = taken_out + 1;
     END IF;
     RETURN FOUND;

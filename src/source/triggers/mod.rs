@@ -13,6 +13,7 @@ use super::publication::Publications;
 use crate::connect::server_error;
 use crate::error::Result;
 use crate::history::Identity;
+use crate::history::signal::COMMON_TYPES;
 use crate::model::Selection;
 use crate::model::schema::quote_literal;
 
@@ -117,6 +118,7 @@ impl Triggers {
             self.filled(&functions)
                 .replace("{pins}", &[PINS, PLANS].concat())
                 .replace("{joins}", JOINS)
+                .replace("{common_types}", &common_types())
                 .replace("{values}", VALUES)
                 .replace("{english}", english)
         ))
@@ -250,10 +252,29 @@ fn functions_expected() -> i64 {
         .sum::<usize>() as i64
 }
 
+/// The oids of the types whose names the reader knows.
+fn common_types() -> String {
+    let oids: Vec<_> = COMMON_TYPES.iter().map(|(oid, _)| oid.to_string()).collect();
+    oids.join(", ")
+}
+
 /// Changes with the text of what is installed.
 fn version() -> String {
     let text = [
-        CLEAR, TABLE, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS, PINS, PLANS, JOINS, VALUES, ENGLISH,
+        CLEAR,
+        TABLE,
+        EVENTS,
+        TELL,
+        ROWS,
+        AFFECTED,
+        DEFINITION,
+        TRIGGERS,
+        PINS,
+        PLANS,
+        JOINS,
+        VALUES,
+        ENGLISH,
+        &common_types(),
     ]
     .concat();
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()

@@ -34,22 +34,22 @@ BEGIN
 END
 $body$;
 
--- The caller is the event trigger's function, so its arguments can be believed. The name of a function
--- that stands elsewhere could not begin with this schema's.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_is_trigger(context text) RETURNS bool LANGUAGE plpgsql AS $body$
+-- Whether the caller is this function of an event trigger, so that its arguments can be believed: nobody can call
+-- one by hand. The name of a function that stands elsewhere could not begin with this schema's.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_is_trigger(called text, context text) RETURNS bool LANGUAGE plpgsql AS $body$
 DECLARE
     line text := split_part(context, E'\n', 2);
 BEGIN
     -- As it nearly always is; the pattern takes ten times as long.
-    RETURN starts_with(line, 'PL/pgSQL function backwhen.{slot}_end() ')
-        OR line ~ '^[[:alpha:]/ -]* (backwhen\.{slot}_end|"backwhen"\."{slot}_end")\(\) ';
+    RETURN starts_with(line, concat('PL/pgSQL function backwhen.', called, '() '))
+        OR line ~ format('^[[:alpha:]/ -]* (backwhen\.%1$s|"backwhen"\."%1$s")\(\) ', called);
 END
 $body$;
 
 -- Whether the words of a context may be another language's, which a recovery could not read.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_translated(context text) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN left(context, 18) <> 'PL/pgSQL function '
+    RETURN NOT starts_with(context, 'PL/pgSQL function ')
         OR current_setting('lc_messages') NOT IN ('C', 'POSIX') AND current_setting('lc_messages') NOT LIKE 'en\_%';
 END
 $body$;
