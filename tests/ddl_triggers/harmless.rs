@@ -48,7 +48,9 @@ fn a_role_without_rights_is_told_of_and_can_forge_nothing() {
         refused(&format!("SELECT backwhen.{slot}_emit(NULL, 'backwhen.ddl', '')"))
             .contains("permission denied")
     );
-    assert!(refused(&format!("SELECT backwhen.{slot}_publish('{{}}')")).contains("permission denied"));
+    assert!(
+        refused(&format!("SELECT backwhen.{slot}_join('', '', '', false, '')")).contains("permission denied")
+    );
     assert!(
         refused(&format!("SELECT backwhen.{slot}_tell('DROP TABLE', 'postgres', '{{}}')"))
             .contains("event trigger")

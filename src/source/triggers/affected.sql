@@ -62,18 +62,22 @@ END
 $body$;
 
 -- Puts a table into the publication that fits it; what kept it from that is the answer.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here text, other text, is_in_other bool) RETURNS text
-LANGUAGE plpgsql AS $body$
+-- The event trigger, which this fires, then finds the search path that its expressions are planned for; the
+-- statements name their schemas.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here text, other text, is_in_other bool, path text) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' SET backwhen.own = 'publish' AS $body$
 DECLARE
-    done bool;
+    statement text;
 BEGIN
     IF current_setting('backwhen.{slot}_locked', true) = 'on' THEN
         RETURN format('%s is not published yet: the publications are in use', named);
     END IF;
-    done := backwhen.{slot}_publish(
-        CASE WHEN is_in_other THEN ARRAY[format('ALTER PUBLICATION %I DROP TABLE ONLY %s', other, named)]
-             ELSE '{}'::text[] END
-        || format('ALTER PUBLICATION %I ADD TABLE ONLY %s', here, named));
+    FOREACH statement IN ARRAY
+        CASE WHEN is_in_other THEN ARRAY[format('ALTER PUBLICATION %I DROP TABLE ONLY %s', other, named)] END
+        || format('ALTER PUBLICATION %I ADD TABLE ONLY %s', here, named) LOOP
+        path := pg_catalog.set_config('search_path', path, true);
+        EXECUTE statement;
+    END LOOP;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     IF SQLSTATE = '55P03' THEN

@@ -4,7 +4,7 @@
 -- kept for each expression here, and the server looks through all of them at each change of definitions: so
 -- there are few, and what is rare stands in functions of its own.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_protect(
-    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], reaching bool)
+    tag text, caller text, path text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], reaching bool)
 RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     told text[];
@@ -37,36 +37,37 @@ BEGIN
                -- With what rows have in it that are older than it, if no setting can change how that is written.
                ARRAY(SELECT CASE WHEN a.attgenerated = ''
                              AND (NOT a.atthasmissing OR a.atttypid IN (16, 20, 21, 23, 25, 114, 1042, 1043, 1700, 2950, 3802))
-                            THEN concat(CASE WHEN a.atthasmissing THEN '=' END, a.attnum, ' ', a.atttypid::int8, ' ', a.atttypmod, ' ',
-                                a.xmin, ' ', octet_length(a.attname::text), ' ', a.attname, ' ',
-                                -- The commonest are known by their numbers.
-                                CASE WHEN a.atttypmod >= 0 OR a.atttypid NOT IN ({common_types})
-                                     THEN format_type(a.atttypid, a.atttypmod) END,
-                                CASE WHEN a.atthasmissing THEN E'\n' || (a.attmissingval::text::text[])[1] END) END
+                            THEN concat_ws(' ', CASE WHEN a.atthasmissing THEN '=' || a.attnum ELSE a.attnum::text END, a.atttypid::int8,
+                                a.atttypmod, a.xmin, octet_length(a.attname::text), a.attname,
+                                CASE WHEN a.atthasmissing THEN
+                                          concat(format_type(a.atttypid, a.atttypmod), E'\n', (a.attmissingval::text::text[])[1])
+                                     -- The commonest are known by their numbers.
+                                     WHEN a.atttypmod >= 0 OR a.atttypid NOT IN ({common_types})
+                                     THEN format_type(a.atttypid, a.atttypmod) ELSE '' END) END
                        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                       ORDER BY a.attnum)
           INTO space, called, kind, persistence, identity, file, reached, key, publications, columns
           FROM pg_class c WHERE c.oid = relation;
+        -- As it nearly always is: a table where it should be, with nothing odd about its columns or names.
+        IF kind = 'r' AND NOT reached AND persistence = 'p' AND relation <> ALL (rewritten) AND array_position(columns, NULL) IS NULL
+            AND (CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_id = ANY (publications) AND inserts_id <> ALL (publications)
+                      ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END)
+            AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8' THEN
+            told := ARRAY[concat_ws(',', told[1], concat('[', to_json(ARRAY[relation::text, space, called, persistence, identity,
+                file::text, key::text, 'true']), ',', to_json(columns), ']')), told[2], told[3]];
+            CONTINUE;
+        END IF;
         IF reached THEN
-            told := backwhen.{slot}_reach(tag, caller, exact_id, inserts_id, relations, rewritten);
+            told := backwhen.{slot}_reach(tag, caller, path, exact_id, inserts_id, relations, rewritten);
         END IF;
         CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR starts_with(space, 'pg_')
             OR kind IS NULL;
-        -- As it nearly always is: where it should be, and with nothing odd about its columns or names.
-        IF (persistence = 'p' AND relation <> ALL (rewritten) AND array_position(columns, NULL) IS NULL
-            AND CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_id = ANY (publications) AND inserts_id <> ALL (publications)
-                     ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END
-            AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8') IS NOT TRUE THEN
-            rare := backwhen.{slot}_rare(relation, space, called, persistence = 'p', identity = 'f',
-                key, columns, publications, (relation = ANY (rewritten)) IS TRUE);
-            told := backwhen.{slot}_joined(told, ARRAY[
-                concat('[', to_json(ARRAY[relation::text, rare.space, called, persistence, identity, file::text, rare.kept_key::text,
-                    rare.published::text] || rare.raw_names), ',', to_json(rare.described), ']'),
-                CASE WHEN rare.image THEN relation::text END, rare.trouble]);
-        ELSE
-            told := ARRAY[concat_ws(',', told[1], concat('[', to_json(ARRAY[relation::text, space, called, persistence, identity,
-                file::text, key::text, 'true']), ',', to_json(columns), ']')), told[2], told[3]];
-        END IF;
+        rare := backwhen.{slot}_rare(relation, space, called, persistence = 'p', identity = 'f',
+            key, columns, publications, (relation = ANY (rewritten)) IS TRUE, path);
+        told := backwhen.{slot}_joined(told, ARRAY[
+            concat('[', to_json(ARRAY[relation::text, rare.space, called, persistence, identity, file::text, rare.kept_key::text,
+                rare.published::text] || rare.raw_names), ',', to_json(rare.described), ']'),
+            CASE WHEN rare.image THEN relation::text END, rare.trouble]);
     END LOOP;
     RETURN told;
 END
@@ -83,12 +84,12 @@ $body$;
 
 -- The tables that change with a relation, described: without the relation itself.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_reach(
-    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[])
+    tag text, caller text, path text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[])
 RETURNS text[] LANGUAGE plpgsql {joins} AS $body$
 DECLARE
     more oid[] := backwhen.{slot}_affected(tag, relations, '{}');
 BEGIN
-    RETURN backwhen.{slot}_protect(tag, caller, exact_id, inserts_id,
+    RETURN backwhen.{slot}_protect(tag, caller, path, exact_id, inserts_id,
         array(SELECT m FROM unnest(more) m EXCEPT SELECT r FROM unnest(relations) r ORDER BY 1),
         rewritten || backwhen.{slot}_retold(relations || more, '{}', caller), false);
 END
@@ -96,47 +97,49 @@ $body$;
 
 -- A table that is not yet where it should be, or of which something is odd.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_rare(
-    relation oid, quoted text, called text, permanent bool, whole bool, key int2[], columns text[], publications oid[], rewritten bool,
+    relation oid, quoted text, called text, permanent bool, whole bool, key int2[], columns text[], publications oid[], rewritten bool, path text,
     OUT space text, OUT kept_key int2[], OUT described text[], OUT raw_names text[],
     OUT published bool, OUT image bool, OUT trouble text)
 LANGUAGE plpgsql AS $body$
 DECLARE
-    encoding name := getdatabaseencoding();
-    config backwhen.{slot}_config;
-    names text[];
-    of_extension bool;
+    is_exact bool;
     fitting text;
     other text;
+    size_limit int8;
+    picky bool;
+    of_extension bool;
+    is_there bool;
+    is_in_other bool;
+    joins bool;
 BEGIN
     space := CASE WHEN starts_with(quoted, '"') THEN (parse_ident(quoted))[1] ELSE quoted END;
-    kept_key := key;
-    described := columns;
-    IF encoding <> 'UTF8' OR array_position(columns, NULL) IS NOT NULL THEN
-        described := backwhen.{slot}_columns(relation, encoding);
-        raw_names := backwhen.{slot}_raw_names(space, called, encoding);
-        kept_key := backwhen.{slot}_stored(relation, key);
+    IF getdatabaseencoding() <> 'UTF8' OR array_position(columns, NULL) IS NOT NULL THEN
+        described := backwhen.{slot}_columns(relation, getdatabaseencoding());
+        raw_names := backwhen.{slot}_raw_names(space, called, getdatabaseencoding());
+        key := backwhen.{slot}_stored(relation, key);
     END IF;
-    SELECT f.exact, f.inserts, f.image_limit, f.include_schema, f.include_name, f.exclude_schema, f.exclude_name,
-           ARRAY(SELECT p.pubname FROM pg_publication p WHERE p.oid = ANY (publications)),
+    SELECT key, coalesce(described, columns),
+           f.is_exact, f.fitting, f.other, f.image_limit, f.picky, f.fitting = ANY (f.names), f.other = ANY (f.names),
            EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = relation AND d.deptype = 'e')
-      INTO config.exact, config.inserts, config.image_limit, config.include_schema, config.include_name,
-           config.exclude_schema, config.exclude_name, names, of_extension
-      FROM backwhen.{slot}_config f;
-    fitting := CASE WHEN kept_key IS NOT NULL OR whole THEN config.exact ELSE config.inserts END;
-    other := CASE WHEN fitting = config.exact THEN config.inserts ELSE config.exact END;
-    published := fitting = ANY (names) OR other = ANY (names);
-    -- While it had no identity, its updates and deletes were not in the stream.
-    image := rewritten OR fitting = config.exact AND other = ANY (names) OR NOT published AND pg_relation_size(relation) > 0;
-    IF permanent AND NOT of_extension AND fitting <> ALL (names)
-       AND (concat(config.include_name, config.exclude_name) = '{}{}' OR backwhen.{slot}_wants(space, called, config)) THEN
-        trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, other = ANY (names));
-        published := published OR trouble IS NULL;
+      INTO kept_key, described, is_exact, fitting, other, size_limit, picky, is_there, is_in_other, of_extension
+      FROM (SELECT e.is_exact, CASE WHEN e.is_exact THEN e.exact ELSE e.inserts END AS fitting,
+                   CASE WHEN e.is_exact THEN e.inserts ELSE e.exact END AS other, e.image_limit, e.picky,
+                   ARRAY(SELECT p.pubname FROM pg_publication p WHERE p.oid = ANY (publications)) AS names
+              FROM (SELECT c.exact, c.inserts, c.image_limit, key IS NOT NULL OR whole AS is_exact,
+                           c.include_name <> '{}' OR c.exclude_name <> '{}' AS picky
+                      FROM backwhen.{slot}_config c) e OFFSET 0) f;
+    IF permanent AND NOT is_there AND NOT of_extension AND (NOT picky OR backwhen.{slot}_wants(space, called)) THEN
+        trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, is_in_other, path);
+        joins := trouble IS NULL;
     END IF;
-    image := image AND published;
-    IF image AND pg_table_size(relation) > config.image_limit THEN
+    published := is_there OR is_in_other OR joins IS TRUE;
+    -- While it had no identity, its updates and deletes were not in the stream.
+    image := published AND (rewritten OR is_exact AND is_in_other
+        OR NOT is_there AND NOT is_in_other AND pg_relation_size(relation) > 0);
+    IF image AND pg_table_size(relation) > size_limit THEN
         image := false;
         trouble := concat_ws('; ', trouble, format(
-            'the rows of %I.%I are not written: it is larger than %s bytes', space, called, config.image_limit));
+            'the rows of %I.%I are not written: it is larger than %s bytes', space, called, size_limit));
     END IF;
 END
 $body$;
@@ -186,13 +189,11 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_wants(space text, called text, config backwhen.{slot}_config) RETURNS bool
-LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_wants(space text, called text) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN (cardinality(config.include_name) = 0
-            OR backwhen.{slot}_fits(space, called, config.include_schema, config.include_name))
-       AND (cardinality(config.exclude_name) = 0
-            OR NOT backwhen.{slot}_fits(space, called, config.exclude_schema, config.exclude_name));
+    RETURN (SELECT (cardinality(c.include_name) = 0 OR backwhen.{slot}_fits(space, called, c.include_schema, c.include_name))
+               AND (cardinality(c.exclude_name) = 0 OR NOT backwhen.{slot}_fits(space, called, c.exclude_schema, c.exclude_name))
+              FROM backwhen.{slot}_config c);
 END
 $body$;
 
@@ -256,16 +257,16 @@ DECLARE
     exact_id oid;
     inserts_id oid;
     objects text[];
+    object text[];
     relations oid[];
     types oid[];
-    of_tables bool;
     reaching bool;
     drops text[];
     rewritten oid[];
+    emptied text;
     gathered record;
     gone text;
     told text[];
-    message text;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     -- Nearly always the client sent it itself, and no other event of the statement kept anything for its end.
@@ -283,8 +284,9 @@ BEGIN
             END IF;
             caller := backwhen.{slot}_outer(context);
         END IF;
-        drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
-        rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+        drops := nullif(current_setting('backwhen.{slot}_dropped', true), '')::text[];
+        rewritten := string_to_array(current_setting('backwhen.{slot}_rewritten', true), ',');
+        emptied := concat(set_config('backwhen.{slot}_dropped', '', true), set_config('backwhen.{slot}_rewritten', '', true));
         IF (tag = 'REINDEX' OR current_setting('backwhen.{slot}_extension', true) <> '') AND backwhen.{slot}_is_silent(tag) THEN
             RETURN NULL;
         END IF;
@@ -312,36 +314,31 @@ BEGIN
     IF drops IS NOT NULL
        OR tag NOT IN ('COMMENT', 'SECURITY LABEL', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER STATISTICS', 'CREATE FUNCTION',
                       'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE RULE', 'ALTER RULE') THEN
-        FOR i IN 1..coalesce(array_length(objects, 1), 0) LOOP
-            IF objects[i][6] IS NOT NULL THEN
-                of_tables := of_tables IS TRUE OR objects[i][4] LIKE 'table%' OR objects[i][4] LIKE 'index%';
-                relations := array_append(array_remove(relations, objects[i][6]::oid), objects[i][6]::oid);
-            ELSIF objects[i][1] = '1247' THEN
-                types := array_append(types, objects[i][2]::oid);
+        reaching := tag LIKE 'ALTER %' OR tag = 'CREATE VIEW' AND (caller <> '' OR current_query() ~* 'replace');
+        -- An empty list has no slices.
+        FOREACH object SLICE 1 IN ARRAY CASE cardinality(objects) WHEN 0 THEN '{{NULL}}' ELSE objects END LOOP
+            IF object[6] IS NOT NULL AND (reaching OR object[4] LIKE 'table%' OR object[4] LIKE 'index%') THEN
+                relations := array_append(array_remove(relations, object[6]::oid), object[6]::oid);
+            ELSIF object[1] = '1247' THEN
+                types := array_append(types, object[2]::oid);
             END IF;
         END LOOP;
-        reaching := tag LIKE 'ALTER %' OR tag = 'CREATE VIEW' AND (caller <> '' OR current_query() ~* 'replace');
         -- A column that is computed no more keeps values that the stream never carried.
         IF tag = 'ALTER TABLE' AND lower(concat(current_query(), caller) COLLATE "C") LIKE '%drop%expression%' THEN
             rewritten := rewritten || relations;
         END IF;
         IF drops IS NOT NULL OR types IS NOT NULL OR reaching AND cardinality(relations) IS DISTINCT FROM 1 THEN
             gathered := backwhen.{slot}_gather(tag, caller, relations, types, rewritten, reaching, drops);
-            of_tables := of_tables IS TRUE OR gathered.concerned;
             reaching := false;
-            relations := gathered.found_relations;
-            rewritten := gathered.found_rewritten;
+            relations := gathered.relations;
+            rewritten := gathered.rewritten;
             gone := gathered.gone;
         END IF;
-        IF (of_tables OR reaching) AND relations IS NOT NULL THEN
-            told := backwhen.{slot}_protect(tag, caller, exact_id, inserts_id, relations, coalesce(rewritten, '{}'), reaching);
+        IF relations IS NOT NULL THEN
+            told := backwhen.{slot}_protect(tag, caller, path, exact_id, inserts_id, relations, coalesce(rewritten, '{}'), reaching);
         END IF;
     END IF;
-    message := backwhen.{slot}_message(tag, who, path, caller, objects, told[1], told[3], gone);
-    IF told[2] IS NOT NULL THEN
-        RETURN backwhen.{slot}_with_rows(secret, who, message, told[2]);
-    END IF;
-    RETURN backwhen.{slot}_sealed(secret, who, message);
+    RETURN backwhen.{slot}_message(secret, tag, who, path, caller, objects, told, gone);
 END
 $body$;
 
@@ -360,60 +357,55 @@ $body$;
 -- All relations that a statement concerns, where it is more than one table: found by what it dropped or what
 -- its types and relations reach, and what is gone, as the message has it.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_gather(
-    tag text, caller text, relations oid[], types oid[], rewritten oid[], reaching bool, drops text[],
-    OUT found_relations oid[], OUT found_rewritten oid[], OUT concerned bool, OUT gone text)
+    tag text, caller text, INOUT relations oid[], types oid[], INOUT rewritten oid[], reaching bool, drops text[],
+    OUT gone text)
 LANGUAGE plpgsql {joins} AS $body$
 DECLARE
     more oid[];
+    drop text[];
     dropped int8[];
     names text[];
     keys bool;
 BEGIN
-    concerned := drops IS NOT NULL;
-    found_rewritten := rewritten;
-    found_relations := coalesce(relations, '{}');
     IF reaching AND (relations IS NOT NULL OR types IS NOT NULL OR tag IN ('ALTER SCHEMA', 'ALTER EXTENSION')) THEN
-        more := backwhen.{slot}_affected(tag, found_relations, coalesce(types, '{}'));
+        more := backwhen.{slot}_affected(tag, coalesce(relations, '{}'), coalesce(types, '{}'));
         IF more IS NOT NULL THEN
-            concerned := true;
-            found_relations := found_relations || more;
-            found_rewritten := found_rewritten || backwhen.{slot}_retold(found_relations, types, caller);
+            relations := relations || more;
+            rewritten := rewritten || backwhen.{slot}_retold(relations, types, caller);
         END IF;
     END IF;
-    FOR i IN 1..coalesce(array_length(drops, 1), 0) LOOP
-        IF drops[i][3] <> '0' THEN
-            found_relations := array_append(found_relations, drops[i][2]::oid);
-        ELSIF drops[i][1] = '1259' THEN
-            dropped := array_append(dropped, drops[i][2]::int8);
-        END IF;
-        IF drops[i][4] IN ('index', 'table constraint') THEN
-            keys := true;
-        END IF;
-        IF drops[i][5] <> '' AND drops[i][6] IS NOT NULL THEN
-            names := array_append(names, drops[i][6]);
-        END IF;
-    END LOOP;
     IF drops IS NOT NULL THEN
+        FOREACH drop SLICE 1 IN ARRAY drops LOOP
+            IF drop[3] <> '0' THEN
+                relations := array_append(relations, drop[2]::oid);
+            ELSIF drop[1] = '1259' THEN
+                dropped := array_append(dropped, drop[2]::int8);
+            END IF;
+            IF drop[4] IN ('index', 'table constraint') THEN
+                keys := true;
+            END IF;
+            IF drop[5] <> '' AND drop[6] IS NOT NULL THEN
+                names := array_append(names, drop[6]);
+            END IF;
+        END LOOP;
         -- Whatever somebody put there: what is still here is not dropped.
         IF dropped IS NOT NULL THEN
             dropped := array(SELECT d FROM unnest(dropped) d WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = d::oid));
         END IF;
         gone := concat(',"dropped":', to_json(coalesce(dropped, '{}')), ',"dropped_names":', to_json(coalesce(names, '{}')));
         IF keys THEN
-            found_relations := found_relations || backwhen.{slot}_keyless(
+            relations := relations || backwhen.{slot}_keyless(
                 (SELECT f.exact FROM backwhen.{slot}_config f), tag NOT IN ('DROP TABLE', 'DROP INDEX', 'ALTER TABLE'));
         END IF;
     END IF;
-    IF cardinality(found_relations) < 2 THEN
-        found_relations := nullif(found_relations, '{}');
-        RETURN;
+    IF cardinality(relations) > 1 THEN
+        relations := array(SELECT DISTINCT r FROM unnest(relations) r ORDER BY r);
     END IF;
-    found_relations := array(SELECT DISTINCT r FROM unnest(found_relations) r ORDER BY r);
 END
 $body$;
 
 -- A message and the rows of the tables of which it speaks, written; where they cannot be read it is one that says so.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(secret text, who text, message text, images text) RETURNS text LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(secret text, message text, images text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     opened text := left(message, -2);
     written pg_lsn;
@@ -426,7 +418,7 @@ BEGIN
     END LOOP;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RETURN backwhen.{slot}_sealed(secret, who, concat(opened, ',"rows_trouble":',
+    RETURN backwhen.{slot}_written(secret, concat(opened, ',"rows_trouble":',
         to_json(format('rows cannot be read: %s: %s', SQLSTATE, SQLERRM)), '}]'));
 END
 $body$;
@@ -450,8 +442,8 @@ BEGIN
     END IF;
     message := format('%s: %s', code, message);
     IF backwhen.{slot}_is_trigger('{slot}_end', context) THEN
-        RETURN backwhen.{slot}_sealed(
-            secret, who, backwhen.{slot}_message(tag, who, path, backwhen.{slot}_outer(context), '{}', '', message, ''));
+        RETURN backwhen.{slot}_message(
+            secret, tag, who, path, backwhen.{slot}_outer(context), '{}', ARRAY[NULL, NULL, message], '');
     END IF;
     -- Somebody may have called this by hand, or have our schema in their search_path. They are not given a sealed message.
     written := backwhen.{slot}_emit(secret, 'backwhen.ddl', backwhen.{slot}_utf8(

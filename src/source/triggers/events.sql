@@ -15,6 +15,7 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
     dropped text[];
+    kept text;
     counted bool;
 BEGIN
     IF TG_TAG = 'ALTER PUBLICATION' THEN
@@ -35,7 +36,7 @@ BEGIN
                     AND d.object_identity ~ '(^|in publication )backwhen_'));
     -- What came along with a temporary thing does not always say that it is one.
     IF dropped && '{!original}' THEN
-        PERFORM set_config('backwhen.{slot}_dropped', dropped::text, true);
+        kept := set_config('backwhen.{slot}_dropped', dropped::text, true);
     END IF;
 EXCEPTION WHEN OTHERS THEN
     NULL;
@@ -81,11 +82,12 @@ DECLARE
     message pg_catalog.text;
 BEGIN
     -- Our own doing.
-    IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.<>) ''
-       AND (pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'install'
-            OR pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'publish'
-               AND TG_TAG OPERATOR(pg_catalog.=) 'ALTER PUBLICATION') THEN
-        RETURN;
+    IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.<>) '' THEN
+        IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'install'
+           OR pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'publish'
+              AND TG_TAG OPERATOR(pg_catalog.=) 'ALTER PUBLICATION' THEN
+            RETURN;
+        END IF;
     END IF;
     BEGIN
         message := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'));

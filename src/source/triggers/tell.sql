@@ -71,24 +71,32 @@ BEGIN
 END
 $body$;
 
--- A DefinitionSignal of version 2. JSON is put together from text and lists, as the functions that make objects
--- of it look up the type of each value at each call. `objects` has a row for each, `tables` is the elements of a
--- list, `gone` is members.
+-- A DefinitionSignal of version 2, under the history's seal, for the event trigger to write: NULL if it was written
+-- here, since rows follow it or the trigger's role might not do it. JSON is put together from text and lists, as the
+-- functions that make objects of it look up the type of each value at each call. `objects` has a row for each, `told`
+-- is what is told of tables: the elements of a list, the oids of those whose rows follow, and what could not be done;
+-- `gone` is members.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_message(
-    tag text, who text, path text, context text, objects text[], tables text, trouble text, gone text)
+    secret text, tag text, who text, path text, context text, objects text[], told text[], gone text)
 RETURNS text LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN '[2,' || to_json(ARRAY[tag, CASE WHEN octet_length(current_query()) > 4096 THEN backwhen.{slot}_query() ELSE current_query() END,
+DECLARE
+    message text := concat('[2,', to_json(ARRAY[tag, CASE WHEN octet_length(current_query()) > 4096 THEN backwhen.{slot}_query() ELSE current_query() END,
             coalesce(context, ''), who, session_user, path,
             current_setting('check_function_bodies'), current_setting('default_tablespace'),
             current_setting('default_table_access_method'), current_setting('default_toast_compression'),
             current_setting('standard_conforming_strings'), current_setting('array_nulls'),
             current_setting('transform_null_equals'), current_setting('xmloption'), current_setting('datestyle'),
             current_setting('intervalstyle'), current_setting('timezone'), current_setting('lc_monetary'),
-            current_setting('bytea_output'), current_setting('extra_float_digits'), current_setting('backslash_quote')])::text
-        || ',' || (date_part('epoch', statement_timestamp()) * 1000000)::int8 || ',' || pg_backend_pid()
-        || ',' || to_json(objects)::text || ',[' || coalesce(tables, '') || '],{"trouble":'
-        || coalesce(to_json(trouble)::text, 'null') || coalesce(gone, '') || '}]';
+            current_setting('bytea_output'), current_setting('extra_float_digits'), current_setting('backslash_quote')]),
+        ',', (date_part('epoch', statement_timestamp()) * 1000000)::int8, ',', pg_backend_pid(), ',', to_json(objects), ',[', told[1],
+        '],{"trouble":', coalesce(to_json(told[3])::text, 'null'), gone, '}]');
+BEGIN
+    RETURN CASE WHEN told[2] IS NULL AND getdatabaseencoding() = 'UTF8' AND octet_length(message) < 67108864
+             -- pg_logical_emit_message with a text, whose arguments are others in each version.
+             AND has_function_privilege(who::name, 3577::oid, 'EXECUTE')
+        THEN concat(encode(sha256(convert_to(concat(secret, message, secret), 'UTF8')), 'hex'), E'\n', message)
+        WHEN told[2] IS NULL THEN backwhen.{slot}_written(secret, message)
+        ELSE backwhen.{slot}_with_rows(secret, message, told[2]) END;
 END
 $body$;
 
@@ -141,19 +149,6 @@ BEGIN
 END
 $body$;
 
--- Changes the publications, without waiting long for whoever holds them.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_publish(statements text[]) RETURNS bool LANGUAGE plpgsql
-SET lock_timeout = '200ms' SET backwhen.own = 'publish' AS $body$
-DECLARE
-    statement text;
-BEGIN
-    FOREACH statement IN ARRAY statements LOOP
-        EXECUTE statement;
-    END LOOP;
-    RETURN true;
-END
-$body$;
-
 -- What the statement's other events kept for its end, given out once.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_take(key text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
@@ -167,18 +162,7 @@ BEGIN
 END
 $body$;
 
--- A message under the history's seal, for the event trigger to write: NULL if it was written here, since the
--- trigger's role might not do it.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_sealed(secret text, who text, message text) RETURNS text LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN CASE WHEN getdatabaseencoding() = 'UTF8' AND octet_length(message) < 67108864
-             -- pg_logical_emit_message with a text, whose arguments are others in each version.
-             AND has_function_privilege(who::name, 3577::oid, 'EXECUTE')
-        THEN encode(sha256(convert_to(secret || message || secret, 'UTF8')), 'hex') || E'\n' || message
-        ELSE backwhen.{slot}_written(secret, message) END;
-END
-$body$;
-
+-- Writes a message by itself.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_written(secret text, message text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     written pg_lsn;
