@@ -26,7 +26,7 @@ import hot
 import live
 import report
 import volume
-from measure import Series, ratio, run, size_of, sizes, step
+from measure import Series, ratio, run, size_of, sizes, start, step
 from servers import PgBackRest, Server, find_bin, own_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -202,8 +202,7 @@ class Bench:
         restored = Server(self.work / "restored", self.bin, {"archive_mode": "off"})
         self.servers.append(restored)
         own_folder(restored.data)
-        os.sync()
-        started = time.monotonic()
+        started = start()
         backrest.run("restore", f"--pg1-path={restored.data}", *to)
         restored.start()
         seconds = time.monotonic() - started

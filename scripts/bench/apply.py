@@ -2,7 +2,7 @@
 
 import time
 
-from measure import Series, ratio, step
+from measure import Series, ratio, start, step
 from report import Seconds
 
 RECEIVED = "SELECT coalesce(bool_or(received_lsn >= '{}'), false) FROM pg_stat_subscription WHERE subname = 'apply'"
@@ -24,7 +24,7 @@ def subscribed(bench, target, first):
     bench.run_backwhen("recover", "--to", f"checkpoint:{first}", "--into", target.conninfo("applied"), "--create")
     bench.copy_slot("backlog", "apply")
     target.sql("CHECKPOINT")
-    started = time.monotonic()
+    started = start()
     source = bench.source.conninfo().replace("'", "''")
     target.sql(
         f"CREATE SUBSCRIPTION apply CONNECTION '{source}' PUBLICATION {bench.publications()} "

@@ -30,11 +30,15 @@ class Run:
     output: str
 
 
+def start():
+    """The time at which a measurement starts: what others have left dirty is not its to write."""
+    os.sync()
+    return time.monotonic()
+
+
 def run(command, environment=None):
     """The peak is VmHWM of the process itself, as the kernel reports it when the process ends."""
-    # What others have left dirty is not this one's to write.
-    os.sync()
-    started = time.monotonic()
+    started = start()
     environment = {**os.environ, **(environment or {})}
     child = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd="/"

@@ -10,9 +10,9 @@
 //! - `tables`: for each a list of texts and a list of columns. The texts: oid, schema, name, persistence,
 //!   replica identity, file, identity (`{1,2}`, or null), published (`true`); in a database of another
 //!   encoding than UTF-8 also the schema's and the table's name in it, in hexadecimal.
-//!   A column: number, type, modifier, definer, the name's bytes, the name and the type's name (empty for those
-//!   of [`COMMON_TYPES`]) with a space between each; with `=` before it and a line end and what older rows have in it behind it, if
-//!   they have something; or, if it begins with `{`, [`ColumnFacts`] as JSON;
+//!   A column: number, type, modifier, definer, the name's bytes, the name and the type's name (it may be
+//!   empty for those of [`COMMON_TYPES`]) with a space between each; with `=` before it and a line end and what older
+//!   rows have in it behind it, if they have something; or, if it begins with `{`, [`ColumnFacts`] as JSON;
 //! - `rest`: an object with `trouble`, and if there are any `dropped` and `dropped_names` as in
 //!   [`DefinitionSignal`], `images` (the oids of the tables whose rows follow) or `rows_trouble`.
 

@@ -110,7 +110,6 @@ DECLARE
     of_extension bool;
     is_there bool;
     is_in_other bool;
-    joins bool;
 BEGIN
     space := CASE WHEN starts_with(quoted, '"') THEN (parse_ident(quoted))[1] ELSE quoted END;
     IF getdatabaseencoding() <> 'UTF8' OR array_position(columns, NULL) IS NOT NULL THEN
@@ -118,21 +117,20 @@ BEGIN
         raw_names := backwhen.{slot}_raw_names(space, called, getdatabaseencoding());
         key := backwhen.{slot}_stored(relation, key);
     END IF;
-    SELECT key, coalesce(described, columns),
-           f.is_exact, f.fitting, f.other, f.image_limit, f.picky, f.fitting = ANY (f.names), f.other = ANY (f.names),
+    is_exact := key IS NOT NULL OR whole;
+    SELECT key, coalesce(described, columns), f.fitting, f.other, f.image_limit, f.picky, f.fitting = ANY (f.names), f.other = ANY (f.names),
            EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = relation AND d.deptype = 'e')
-      INTO kept_key, described, is_exact, fitting, other, size_limit, picky, is_there, is_in_other, of_extension
-      FROM (SELECT e.is_exact, CASE WHEN e.is_exact THEN e.exact ELSE e.inserts END AS fitting,
-                   CASE WHEN e.is_exact THEN e.inserts ELSE e.exact END AS other, e.image_limit, e.picky,
+      INTO kept_key, described, fitting, other, size_limit, picky, is_there, is_in_other, of_extension
+      FROM (SELECT CASE WHEN is_exact THEN c.exact ELSE c.inserts END AS fitting,
+                   CASE WHEN is_exact THEN c.inserts ELSE c.exact END AS other, c.image_limit,
+                   c.include_name <> '{}' OR c.exclude_name <> '{}' AS picky,
                    ARRAY(SELECT p.pubname FROM pg_publication p WHERE p.oid = ANY (publications)) AS names
-              FROM (SELECT c.exact, c.inserts, c.image_limit, key IS NOT NULL OR whole AS is_exact,
-                           c.include_name <> '{}' OR c.exclude_name <> '{}' AS picky
-                      FROM backwhen.{slot}_config c) e OFFSET 0) f;
+              FROM backwhen.{slot}_config c OFFSET 0) f;
+    published := is_there OR is_in_other;
     IF permanent AND NOT is_there AND NOT of_extension AND (NOT picky OR backwhen.{slot}_wants(space, called)) THEN
         trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, is_in_other, path);
-        joins := trouble IS NULL;
+        published := published OR trouble IS NULL;
     END IF;
-    published := is_there OR is_in_other OR joins IS TRUE;
     -- While it had no identity, its updates and deletes were not in the stream.
     image := published AND (rewritten OR is_exact AND is_in_other
         OR NOT is_there AND NOT is_in_other AND pg_relation_size(relation) > 0);
@@ -263,7 +261,6 @@ DECLARE
     reaching bool;
     drops text[];
     rewritten oid[];
-    emptied text;
     gathered record;
     gone text;
     told text[];
@@ -284,9 +281,8 @@ BEGIN
             END IF;
             caller := backwhen.{slot}_outer(context);
         END IF;
-        drops := nullif(current_setting('backwhen.{slot}_dropped', true), '')::text[];
-        rewritten := string_to_array(current_setting('backwhen.{slot}_rewritten', true), ',');
-        emptied := concat(set_config('backwhen.{slot}_dropped', '', true), set_config('backwhen.{slot}_rewritten', '', true));
+        drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
+        rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
         IF (tag = 'REINDEX' OR current_setting('backwhen.{slot}_extension', true) <> '') AND backwhen.{slot}_is_silent(tag) THEN
             RETURN NULL;
         END IF;

@@ -82,12 +82,11 @@ DECLARE
     message pg_catalog.text;
 BEGIN
     -- Our own doing.
-    IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.<>) '' THEN
-        IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'install'
-           OR pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'publish'
-              AND TG_TAG OPERATOR(pg_catalog.=) 'ALTER PUBLICATION' THEN
-            RETURN;
-        END IF;
+    IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.<>) ''
+       AND (pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'install'
+            OR pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'publish'
+               AND TG_TAG OPERATOR(pg_catalog.=) 'ALTER PUBLICATION') THEN
+        RETURN;
     END IF;
     BEGIN
         message := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'));
