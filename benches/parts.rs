@@ -16,6 +16,7 @@ use backwhen::history::image::{
     BlockEntry, Blocks, FolderDirectory, ImageBuilder, Packs, TableImage, index, lines, read_index, read_rows,
 };
 use backwhen::history::journal::{BlockBuilder, Segment, Writer, seal};
+use backwhen::history::message_key::MessageKey;
 use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
 use backwhen::model::{Column, Grade, Identity, Lsn, PgTime, Storage, Table};
 use backwhen::progress::Silent;
@@ -156,7 +157,7 @@ impl Fixture {
             until: Lsn::MAX,
             definitions_at: Lsn(0),
             segments: &self.segments,
-            secret: "",
+            key: &MessageKey::new("", 0),
             wanted: &|_| true,
             budget: 256 << 20,
             scratch: self.folder.path(),
@@ -197,6 +198,8 @@ fn identity() -> HistoryIdentity {
         include: Vec::new(),
         exclude: Vec::new(),
         secret: String::new(),
+        messages: 0,
+        event_triggers: None,
     }
 }
 

@@ -58,7 +58,7 @@ pub fn prove_all(history: &History, progress: &dyn Progress) -> Result<Vec<Proof
                 until: to.lsn,
                 definitions_at: to.lsn,
                 segments: &segments,
-                secret: &history.identity().secret,
+                key: &history.identity().message_key(),
                 wanted: &|_| true,
                 budget: FOLD_BUDGET,
                 scratch: &std::env::temp_dir(),

@@ -287,7 +287,7 @@ fn only_what_a_killed_run_left_is_cleared() {
     });
 }
 
-/// A history whose messages are sealed with `secret`, and its source.
+/// A history whose messages are sealed with `secret`, as older versions did, and its source.
 fn history(before: &str) -> (Backwhen, Server) {
     let server = Server::shared(None);
     let database = server.fresh_database("history");
@@ -297,7 +297,8 @@ fn history(before: &str) -> (Backwhen, Server) {
     backwhen.init();
     let path = backwhen.history().join("history.json");
     let mut identity: Identity = read_json(&path).unwrap().unwrap();
-    identity.secret = "secret".into();
+    // As it was before messages were signed.
+    (identity.secret, identity.messages, identity.event_triggers) = ("secret".into(), 0, None);
     std::fs::remove_file(&path).unwrap();
     write_json(&path, &identity).unwrap();
     (backwhen, server)

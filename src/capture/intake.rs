@@ -9,13 +9,14 @@ use super::disk::Disk;
 use super::live::Board;
 use super::seam::Seam;
 use crate::error::{Error, Result};
-use crate::history::journal::{BlockBuilder, RawBlock};
+use crate::history::journal::{Admission, BlockBuilder, RawBlock};
 use crate::model::{Lsn, PgTime};
 
 /// Blocks built and not yet handed to the disk, beyond which nothing more is read.
 const BLOCKS_BUILT: usize = 4;
 
 pub struct Intake<'a> {
+    admission: Admission,
     builder: BlockBuilder,
     built: VecDeque<RawBlock>,
     disk: Disk,
@@ -27,8 +28,9 @@ pub struct Intake<'a> {
 
 impl<'a> Intake<'a> {
     /// `frontier`: where the journal stands.
-    pub fn new(frontier: Lsn, disk: Disk, seam: Seam, board: &'a Board) -> Intake<'a> {
-        Intake { builder: BlockBuilder::new(frontier), built: VecDeque::new(), disk, seam, board, bytes: 0 }
+    pub fn new(admission: Admission, frontier: Lsn, disk: Disk, seam: Seam, board: &'a Board) -> Intake<'a> {
+        let (builder, built) = (BlockBuilder::new(frontier), VecDeque::new());
+        Intake { admission, builder, built, disk, seam, board, bytes: 0 }
     }
 
     /// Takes one pgoutput message.
@@ -38,6 +40,9 @@ impl<'a> Intake<'a> {
     /// history's.
     pub fn push(&mut self, message: &[u8]) -> Result<()> {
         self.seam.heed(message)?;
+        if !self.admission.admits(message) {
+            return Ok(());
+        }
         self.bytes += message.len() as u64;
         self.builder.push(message)?;
         while let Some(block) = self.builder.take_full() {

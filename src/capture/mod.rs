@@ -5,6 +5,7 @@
 //! SQL (heartbeats, sequences, new tables), `state` says where protection stands. This file joins them,
 //! connects again when something breaks, and begins a new epoch when continuity is lost.
 
+mod beat;
 mod budget;
 mod continuity;
 mod disk;
@@ -28,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::journal::Writer;
+use crate::history::journal::{Admission, Writer};
+use crate::history::message_key::MessageKey;
 use crate::history::{History, files};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
@@ -275,8 +277,11 @@ impl Capture<'_> {
         };
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
         let (until, known) = news::channel(None);
-        let deciding = tokio::spawn(decide_until(self.options.until, self.source.clone(), beaten, until));
-        let ended = self.take_in(link, Intake::new(frontier, disk, seam, &board), known, &broken).await;
+        let key = self.history.identity().message_key();
+        let deciding =
+            tokio::spawn(decide_until(self.options.until, self.source.clone(), key.clone(), beaten, until));
+        let intake = Intake::new(Admission::new(key), frontier, disk, seam, &board);
+        let ended = self.take_in(link, intake, known, &broken).await;
         watching.cancel();
         deciding.abort();
         let _ = watcher.await;
@@ -405,6 +410,7 @@ async fn await_end(until: &mut stream::Until, stop: &CancellationToken) {
 async fn decide_until(
     wanted: Until,
     source: Conninfo,
+    key: MessageKey,
     beaten: oneshot::Receiver<()>,
     until: news::Sender<Option<Lsn>>,
 ) {
@@ -416,7 +422,7 @@ async fn decide_until(
         Until::CaughtUp => {
             let _ = beaten.await;
             loop {
-                match watch::beat_once(&source).await {
+                match beat::beat_once(&source, &key).await {
                     Ok(lsn) => {
                         until.send_replace(Some(Lsn(lsn.0 + 1)));
                         return;
@@ -433,18 +439,18 @@ async fn decide_until(
 ///
 /// # Errors
 /// `Unavailable` if the source fails.
-pub async fn heartbeat(source: &Conninfo) -> Result<Lsn> {
-    watch::beat_once(source).await
+pub async fn heartbeat(history: &History, source: &Conninfo) -> Result<Lsn> {
+    beat::beat_once(source, &history.identity().message_key()).await
 }
 
 /// Puts a named moment into the source's log, with a sample of the sequences.
 ///
 /// # Errors
 /// `Unavailable` if the source fails.
-pub async fn mark(source: &Conninfo, name: &str) -> Result<Lsn> {
+pub async fn mark(history: &History, source: &Conninfo, name: &str) -> Result<Lsn> {
     use crate::history::signal::{MARK, MarkSignal};
     let content = serde_json::to_string(&MarkSignal { name: name.to_owned() });
     let content = content.context(Kind::Internal, || "cannot write the mark".into())?;
     let session = crate::connect::Session::connect_utf8(source, "mark").await?;
-    watch::signal_once(&session, Some((MARK, &content))).await
+    beat::signal_once(&session, &history.identity().message_key(), Some((MARK, &content))).await
 }

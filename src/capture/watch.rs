@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::beat::{beat_once, heartbeat};
 use super::budget::{self, Budget, Verdict};
 use super::continuity::Newest;
 use super::live::Board;
@@ -19,15 +20,16 @@ use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{LeftOut, SequenceState};
 use crate::history::roles;
-use crate::history::signal::{self, HeartbeatSignal, RolesSignal, SequenceSample};
+use crate::history::signal::{self, RolesSignal};
 use crate::model::{DatabaseFacts, Grade, Lsn, PgTime, Selection};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
 use crate::source::inspect;
+use crate::source::messages::write;
 use crate::source::publication::Publications;
-use crate::source::sequences::{self, Sample, parse_lsn};
+use crate::source::sequences;
 use crate::source::triggers::{Fault, Installed, Triggers};
 
 /// The definitions are digested at most this share of the time, however large the schema is.
@@ -124,7 +126,14 @@ impl Watcher {
         if due {
             memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
         }
-        let head = heartbeat(session, sample, now.clone(), &mut memory.sequences).await?;
+        let head = heartbeat(
+            session,
+            &self.history.identity().message_key(),
+            sample,
+            now.clone(),
+            &mut memory.sequences,
+        )
+        .await?;
         self.check_budget(session).await?;
         self.board.update(|live| {
             live.source_head = Some(head);
@@ -152,11 +161,9 @@ impl Watcher {
         let _objects = hold_objects(&self.history).await?;
         if let Some(globals) = read_roles(&access, self.history.root(), major).await? {
             let signal = RolesSignal { digest: digest.clone(), globals };
-            let content = signal.message(&self.history.identity().secret);
-            let content = content.context(Kind::Internal, || "cannot write of the roles".into())?;
-            let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)";
-            let told = session.query(statement, &[&signal::ROLES, &content]).await;
-            told.map_err(|error| server_error("cannot write of the roles into the source's log", error))?;
+            let body = serde_json::to_string(&signal);
+            let body = body.context(Kind::Internal, || "cannot write of the roles".into())?;
+            write(session, &self.history.identity().message_key(), &[(signal::ROLES, &body)]).await?;
             tracing::info!("the server's roles have changed, and are in the history as they are now");
         }
         memory.roles = Some(digest);
@@ -327,10 +334,10 @@ impl Watcher {
         let catalog = Arc::new(catalog.context(Kind::Internal, || "a reading thread failed".into())??);
         let access = Access { source: &self.source, tools: &self.tools, jobs: self.jobs, progress: &Silent };
         let mut durable = self.durable.clone();
-        let source = self.source.clone();
+        let (source, key) = (self.source.clone(), self.history.identity().message_key());
         let reached = async |lsn: Lsn| {
             // An idle source would never get there by itself.
-            beat_once(&source).await?;
+            beat_once(&source, &key).await?;
             let reached = durable.wait_for(|durable| *durable >= lsn).await;
             reached.map(|_| ()).map_err(|_| Error::interrupted())
         };
@@ -338,104 +345,4 @@ impl Watcher {
         tracing::info!("checkpoint {} has the schema as it is now", made.id);
         Ok(made.into())
     }
-}
-
-/// Writes a heartbeat, with what changed of the sequences since the last one; returns the end of
-/// the server's log.
-async fn heartbeat(
-    session: &Session,
-    sample: Sample,
-    fingerprint: Option<String>,
-    before: &mut Option<BTreeMap<u32, SequenceState>>,
-) -> Result<Lsn> {
-    let now: BTreeMap<_, _> = sample.sequences.into_iter().map(|state| (state.oid, state)).collect();
-    let changed = match &before {
-        None => SequenceSample {
-            sampled: sample.sampled,
-            complete: true,
-            sequences: now.values().cloned().collect(),
-            dropped: Vec::new(),
-        },
-        Some(before) => SequenceSample {
-            sampled: sample.sampled,
-            complete: false,
-            sequences: now.values().filter(|state| before.get(&state.oid) != Some(*state)).cloned().collect(),
-            dropped: before.keys().filter(|oid| !now.contains_key(oid)).copied().collect(),
-        },
-    };
-    emit(session, None, fingerprint, &changed).await?;
-    *before = Some(now);
-    head(session).await
-}
-
-/// Writes a heartbeat with a whole sample of the sequences over a session of its own; returns a
-/// position that its commit lies after, and everything that had committed before it.
-///
-/// # Errors
-/// `Unavailable` if the source fails.
-pub async fn beat_once(source: &Conninfo) -> Result<Lsn> {
-    let session = Session::connect_utf8(source, "capture").await?;
-    signal_once(&session, None).await
-}
-
-/// Writes a heartbeat with all that it can hold, behind a message (prefix and content) if one is
-/// given, in one transaction.
-///
-/// # Errors
-/// `Unavailable` if the source fails.
-pub async fn signal_once(session: &Session, message: Option<(&str, &str)>) -> Result<Lsn> {
-    // In this order, the sample's position is before both.
-    let sample = sequences::sample(session).await?;
-    let fingerprint = inspect::fingerprint(session).await?;
-    let sample = SequenceSample {
-        sampled: sample.sampled,
-        complete: true,
-        sequences: sample.sequences,
-        dropped: Vec::new(),
-    };
-    emit(session, message, Some(fingerprint), &sample).await
-}
-
-/// JSON in ASCII. The server stores a message in the database's encoding, and it is read back
-/// without knowing which that is.
-fn ascii(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for letter in json.chars() {
-        match letter.is_ascii() {
-            true => text.push(letter),
-            // Beyond ASCII there are only letters of strings.
-            false => {
-                letter.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
-            }
-        }
-    }
-    text
-}
-
-async fn emit(
-    session: &Session,
-    message: Option<(&str, &str)>,
-    fingerprint: Option<String>,
-    sample: &SequenceSample,
-) -> Result<Lsn> {
-    let unwritable = || "cannot write a heartbeat".to_owned();
-    let heartbeat =
-        serde_json::to_string(&HeartbeatSignal { fingerprint }).context(Kind::Internal, unwritable)?;
-    let sequences = serde_json::to_string(sample).context(Kind::Internal, unwritable)?;
-    let (prefix, content) = message.unwrap_or((signal::HEARTBEAT, &heartbeat));
-    let (sequences, content) = (ascii(&sequences), ascii(content));
-    // One statement is one transaction.
-    let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2), \
-                            pg_catalog.pg_logical_emit_message(true, $3, $4), \
-                            pg_catalog.pg_logical_emit_message(true, $5, $6)::text";
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-        [&prefix, &content, &signal::HEARTBEAT, &heartbeat, &signal::SEQUENCES, &sequences];
-    let row = session.query_one(statement, &parameters).await;
-    let row = row.map_err(|error| server_error("cannot write a heartbeat into the source's log", error))?;
-    parse_lsn(row.get(2))
-}
-
-async fn head(session: &Session) -> Result<Lsn> {
-    let row = session.query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[]).await;
-    parse_lsn(row.map_err(|error| server_error("cannot ask for the end of the log", error))?.get(0))
 }

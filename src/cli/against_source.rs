@@ -78,7 +78,7 @@ fn not_captured(history: &History) -> Error {
 /// `Unavailable` if it finds that continuity is lost, or comes no further; `Refused` if none runs.
 pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> Result<()> {
     // An idle source would never get there by itself.
-    capture::heartbeat(source).await?;
+    capture::heartbeat(history, source).await?;
     let mut before = Lsn::ZERO;
     let mut moved = tokio::time::Instant::now();
     loop {

@@ -39,7 +39,7 @@ impl Mark {
                 self.name
             )));
         }
-        let lsn = capture::mark(&self.source.of(&history)?, &self.name).await?;
+        let lsn = capture::mark(&history, &self.source.of(&history)?, &self.name).await?;
         let marked = Marked { name: self.name, lsn, captured: history.capture_is_running() };
         if !marked.captured {
             at.ui.say(

@@ -36,10 +36,10 @@ struct ObjectShown {
 }
 
 pub fn list(at: &Surroundings, history: &History, timeline: &Timeline) -> Result<()> {
-    let secret = &history.identity().secret;
+    let key = history.identity().message_key();
     let mut shown = Vec::new();
     for stretch in &timeline.stretches {
-        let changes = changes_in(stretch, secret, Lsn::ZERO, Lsn::MAX)?;
+        let changes = changes_in(stretch, &key, Lsn::ZERO, Lsn::MAX)?;
         let headlines = headlines(&changes);
         let epoch = stretch.epoch.number;
         shown.extend(changes.into_iter().zip(headlines).map(|(change, line)| show(epoch, change, line)));

@@ -141,12 +141,15 @@ impl<'a> Applier<'a> {
 
     /// Looks only for what heartbeats tell, and for what makes them tell less.
     pub fn look_after(&mut self, event: Event<'_>) -> Result<()> {
-        let Event::Message(bytes @ [b'M' | b'T' | b'C', ..]) = event else { return Ok(()) };
+        let Event::Message(bytes @ [b'B' | b'M' | b'T' | b'C', ..]) = event else { return Ok(()) };
         match pgoutput::decode(bytes).map_err(|error| undecodable(error, self.current))? {
+            Message::Begin { final_lsn, commit_time, xid } => {
+                self.definitions.begin(final_lsn, commit_time, xid)
+            }
             Message::Logical { prefix, content, lsn, .. } => {
                 self.current = lsn;
                 if prefix == DEFINITION {
-                    if let Some(Ok(signal)) = self.definitions.signal(content) {
+                    if let Some(signal) = self.definitions.signal(content) {
                         self.made.retain(|oid| !signal.dropped.contains(oid));
                         self.definitions.note_later(signal);
                     }
@@ -207,7 +210,7 @@ impl<'a> Applier<'a> {
     /// A commit is in the log a while before others see what it did. So the first sample after a moment may lack
     /// a sequence that was made just before it; a later one has it.
     fn add_unseen(&mut self, content: &[u8]) {
-        let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return };
+        let Some(sample) = self.sample(content) else { return };
         self.samples_after += 1;
         for state in sample.sequences.into_iter().filter(|state| self.made.contains(&state.oid)) {
             self.sequences.entry(state.oid).or_insert(state);
@@ -231,8 +234,7 @@ impl<'a> Applier<'a> {
     }
 
     fn sequences(&mut self, content: &[u8], counts: bool) {
-        // Anybody may write such a message; one that is not ours tells nothing.
-        let Ok(sample) = serde_json::from_slice::<SequenceSample>(content) else { return };
+        let Some(sample) = self.sample(content) else { return };
         self.definitions.looked(sample.sampled);
         // Two sessions may commit their samples in another order than they read them.
         if !counts || sample.sampled < self.sampled {
@@ -246,6 +248,14 @@ impl<'a> Applier<'a> {
             self.sequences.remove(gone);
         }
         self.sampled = sample.sampled;
+    }
+
+    /// A sample of ours. One from a position that its own transaction does not reach tells nothing: what is read
+    /// cannot be younger than what says so.
+    fn sample(&self, content: &[u8]) -> Option<SequenceSample> {
+        let body = self.definitions.own(signal::SEQUENCES, content)?;
+        let sample: SequenceSample = serde_json::from_slice(body).ok()?;
+        (sample.sampled <= self.definitions.open_lsn).then_some(sample)
     }
 
     fn relation(&mut self, relation: Relation) {

@@ -10,6 +10,7 @@ use crate::codec::key::KeyShape;
 use crate::codec::pgoutput::stream_name;
 use crate::error::Result;
 use crate::history::checkpoint::Inexact;
+use crate::history::message_key::MessageKey;
 use crate::history::signal::{
     self, DefinedTable, DefinitionChange, DefinitionSignal, HeartbeatSignal, RowsSignal,
 };
@@ -57,7 +58,7 @@ fn carried(defined: &DefinedTable) -> bool {
 
 /// What is known of the definitions at the point that is being read.
 pub(super) struct Definitions {
-    secret: String,
+    key: MessageKey,
     /// What the last heartbeat saw, or the base.
     fingerprint: String,
     /// The end of the last transaction that told of a change which no heartbeat has seen yet.
@@ -74,7 +75,7 @@ pub(super) struct Definitions {
     looked: Lsn,
     /// What it changes.
     open: Vec<DefinitionSignal>,
-    open_lsn: Lsn,
+    pub open_lsn: Lsn,
     open_time: PgTime,
     open_xid: u32,
     pub changes: Vec<DefinitionChange>,
@@ -84,7 +85,7 @@ impl Definitions {
     pub fn new(request: &super::Request<'_>) -> Definitions {
         let schema = &request.base.schema;
         Definitions {
-            secret: request.secret.to_owned(),
+            key: request.key.clone(),
             fingerprint: schema.fingerprint.clone(),
             // A folded base has the fingerprint of its archive, which is older.
             untold_since: (!schema.since.is_empty()).then_some(request.base.lsn),
@@ -106,9 +107,15 @@ impl Definitions {
         self.open.clear();
     }
 
+    /// The body of a message in the transaction that is being read, if backwhen wrote it there.
+    pub fn own<'a>(&self, prefix: &str, content: &'a [u8]) -> Option<&'a [u8]> {
+        self.key.verified(prefix.as_bytes(), self.open_xid, content)
+    }
+
     /// A heartbeat; it counts when its transaction ends, so that a mark is its own witness.
     pub fn heartbeat(&mut self, content: &[u8]) {
-        if let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) {
+        let Some(body) = self.own(signal::HEARTBEAT, content) else { return };
+        if let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(body) {
             self.seen = Some(seen);
         }
     }
@@ -119,12 +126,12 @@ impl Definitions {
     }
 
     /// The triggers' message, if it is one of ours.
-    pub fn signal(&self, content: &[u8]) -> Option<serde_json::Result<DefinitionSignal>> {
-        DefinitionSignal::read(&self.secret, content, self.open.iter().rev())
+    pub fn signal(&self, content: &[u8]) -> Option<DefinitionSignal> {
+        DefinitionSignal::read(&self.key, self.open_xid, content, self.open.iter().rev())
     }
 
     fn rows<'a>(&self, content: &'a [u8]) -> Option<RowsSignal<'a>> {
-        RowsSignal::decode(signal::unsealed(&self.secret, content)?)
+        RowsSignal::decode(self.own(signal::ROWS, content)?)
     }
 
     /// A change of definitions that the reader does not follow, as it lies after the moment.
@@ -164,7 +171,6 @@ impl Applier<'_> {
     /// A statement of the application that changed definitions.
     pub(super) fn definition(&mut self, content: &[u8]) -> Result<()> {
         let Some(signal) = self.definitions.signal(content) else { return Ok(()) };
-        let signal = signal.map_err(|error| undecodable(error, self.current))?;
         for defined in &signal.tables {
             self.define(defined)?;
         }

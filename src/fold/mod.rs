@@ -32,6 +32,7 @@ use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry}
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::{self, BlockEntry, Blocks, TableImage};
 use crate::history::journal::{DecodedBlock, Segment};
+use crate::history::message_key::MessageKey;
 use crate::history::signal::DefinitionChange;
 use crate::model::{Lsn, Table};
 use crate::progress::{Progress, Unit};
@@ -54,8 +55,8 @@ pub struct Request<'a> {
     pub definitions_at: Lsn,
     /// The segments that hold them, in order.
     pub segments: &'a [PathBuf],
-    /// What seals the messages of the source's triggers; empty, if it has none.
-    pub secret: &'a str,
+    /// Tells our own messages in the journal from others.
+    pub key: &'a MessageKey,
     /// Tables that matter; the others are left out.
     pub wanted: &'a dyn Fn(&Table) -> bool,
     /// Bytes that all deltas together may take.

@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use super::checkpoint::Inexact;
 use super::journal::{LogicalMessage, Segment};
+use super::message_key::MessageKey;
 use super::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 use super::timeline::{Edge, Stretch};
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::model::Lsn;
 
 /// How well the definitions of a moment are known.
@@ -79,8 +80,13 @@ impl DefinitionSignal {
 /// The statements of one epoch, whose commits lie from `after` to before `until`.
 ///
 /// # Errors
-/// `Damaged` if the journal is, or if a message under our seal cannot be read.
-pub fn changes_in(stretch: &Stretch, secret: &str, after: Lsn, until: Lsn) -> Result<Vec<DefinitionChange>> {
+/// `Damaged` if the journal is.
+pub fn changes_in(
+    stretch: &Stretch,
+    key: &MessageKey,
+    after: Lsn,
+    until: Lsn,
+) -> Result<Vec<DefinitionChange>> {
     let mut changes: Vec<DefinitionChange> = Vec::new();
     for view in stretch.segments_between(after, until) {
         if !view.summary.definitions.iter().any(|lsn| (after..until).contains(lsn)) {
@@ -91,10 +97,7 @@ pub fn changes_in(stretch: &Stretch, secret: &str, after: Lsn, until: Lsn) -> Re
             let LogicalMessage { commit_lsn: lsn, end_lsn, time, xid, content } = message;
             let of_transaction = changes.iter().rev().take_while(|it: &&DefinitionChange| it.lsn == lsn);
             let earlier = of_transaction.map(|change| &change.signal);
-            let Some(signal) = DefinitionSignal::read(secret, &content, earlier) else { continue };
-            let signal = signal.context(Kind::Damaged, || {
-                format!("a definition in the transaction at {lsn} cannot be read")
-            })?;
+            let Some(signal) = DefinitionSignal::read(key, xid, &content, earlier) else { continue };
             changes.push(DefinitionChange { lsn, end_lsn, time, xid, signal });
         }
     }

@@ -29,6 +29,7 @@ pub mod image;
 pub mod inventory;
 pub mod journal;
 mod message;
+pub mod message_key;
 mod object;
 pub mod repair;
 pub mod resync;
@@ -46,10 +47,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
+use message_key::MessageKey;
 pub use object::{read_json, write_json};
 
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
-pub const FORMAT: u32 = 1;
+///
+/// From 2 on our messages in the source's log are signed.
+pub const FORMAT: u32 = 2;
 
 const FOLDERS: [&str; 9] = [
     "epochs",
@@ -81,10 +85,16 @@ pub struct Identity {
     /// Patterns of tables to protect; all, if empty.
     pub include: Vec<String>,
     pub exclude: Vec<String>,
-    /// What seals the messages of the source's event triggers, see [`signal::unsealed`]; 64 hexadecimal
-    /// digits. Empty in a history without them.
+    /// What signs our messages in the source's log, see [`message_key`]; 64 hexadecimal digits. Empty in histories
+    /// without event triggers that were begun before messages were signed.
     #[serde(default)]
     pub secret: String,
+    /// Which messages are believed: [`message_key::SIGNED`], or 0 in a history that was begun before.
+    #[serde(default)]
+    pub messages: u32,
+    /// Whether the source has event triggers; in histories begun before messages were signed, the secret tells.
+    #[serde(default)]
+    pub event_triggers: Option<bool>,
 }
 
 /// Where the history comes from.
@@ -110,7 +120,12 @@ impl Identity {
 
     /// Whether the source tells changes of its definitions.
     pub fn has_event_triggers(&self) -> bool {
-        !self.secret.is_empty()
+        self.event_triggers.unwrap_or(!self.secret.is_empty())
+    }
+
+    /// Tells our own messages in the source's log from others.
+    pub fn message_key(&self) -> MessageKey {
+        MessageKey::new(&self.secret, self.messages)
     }
 
     /// Slot and publications on the source carry the first digits of the id, so that several

@@ -46,12 +46,12 @@ pub fn told_in<'a>(
     history: &History,
     segments: impl Iterator<Item = &'a SegmentView>,
 ) -> Result<Vec<String>> {
-    let secret = &history.identity().secret;
+    let key = history.identity().message_key();
     let mut lists = Vec::new();
     for view in segments.filter(|view| !view.summary.roles.is_empty()) {
         let messages =
             Segment::open(&view.file.path)?.logical_messages(Lsn::ZERO, Lsn::MAX, ROLES.as_bytes())?;
-        let signals = messages.iter().filter_map(|it| RolesSignal::read(secret, &it.content));
+        let signals = messages.iter().filter_map(|it| RolesSignal::read(&key, it.xid, &it.content));
         lists.extend(signals.map(|signal| signal.globals));
     }
     Ok(lists)
@@ -62,8 +62,8 @@ fn last_told(history: &History, stretch: &Stretch, after: Lsn, until: Lsn) -> Re
     let tells = |view: &&SegmentView| view.summary.roles.iter().any(|lsn| (after..until).contains(lsn));
     for view in stretch.segments.iter().rev().filter(tells) {
         let messages = Segment::open(&view.file.path)?.logical_messages(after, until, ROLES.as_bytes())?;
-        let secret = &history.identity().secret;
-        let mut ours = messages.iter().rev().filter_map(|it| RolesSignal::read(secret, &it.content));
+        let key = history.identity().message_key();
+        let mut ours = messages.iter().rev().filter_map(|it| RolesSignal::read(&key, it.xid, &it.content));
         if let Some(signal) = ours.find(|signal| is_held(history, signal)) {
             return Ok(Some(signal));
         }
@@ -71,8 +71,8 @@ fn last_told(history: &History, stretch: &Stretch, after: Lsn, until: Lsn) -> Re
     Ok(None)
 }
 
-/// Where there is no seal, anybody may write such a message; one that names nothing tells nothing. No path
-/// can hide in a digest.
+/// In older histories without event triggers anybody may have written such a message; one that names nothing tells
+/// nothing. No path can hide in a digest.
 fn is_held(history: &History, signal: &RolesSignal) -> bool {
     let globals = &signal.globals;
     globals.len() == 64

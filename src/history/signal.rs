@@ -3,29 +3,29 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::checkpoint::SequenceState;
 use super::message;
 pub use super::message::COMMON_TYPES;
+use super::message_key::MessageKey;
 use crate::model::{Lsn, PgTime, TableFacts};
 
-/// Prefix of a named moment; its content is a [`MarkSignal`].
+// The content of each is signed, see [`super::message_key`]. What is said of it here is its body.
+
+/// Prefix of a named moment: a [`MarkSignal`].
 pub const MARK: &str = "backwhen.mark";
-/// Prefix of a sign of life, which ties the server's clock to its log; its content is a
-/// [`HeartbeatSignal`].
+/// Prefix of a sign of life, which ties the server's clock to its log: a [`HeartbeatSignal`].
 pub const HEARTBEAT: &str = "backwhen.heartbeat";
 /// Prefix of a [`SequenceSample`].
 pub const SEQUENCES: &str = "backwhen.sequences";
-/// Prefix of a statement that changed definitions; its content is a sealed [`DefinitionSignal`].
+/// Prefix of a statement that changed definitions: a [`DefinitionSignal`].
 pub const DEFINITION: &str = "backwhen.ddl";
-/// Prefix of rows that the stream does not carry; its content is a sealed [`RowsSignal`].
+/// Prefix of rows that the stream does not carry: a [`RowsSignal`].
 pub const ROWS: &str = "backwhen.rows";
-/// Prefix of a [`RolesSignal`]; sealed where the history has event triggers.
+/// Prefix of a [`RolesSignal`].
 pub const ROLES: &str = "backwhen.roles";
-
-/// Hexadecimal digits of a seal.
-const SEAL_LEN: usize = 64;
+/// Prefix of what stands behind a message of the triggers, and only keeps that in its place.
+pub const AFTER: &str = "backwhen.after";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkSignal {
@@ -51,22 +51,9 @@ pub struct RolesSignal {
 }
 
 impl RolesSignal {
-    /// As a message, under our seal if there is one.
-    ///
-    /// # Errors
-    /// Of JSON.
-    pub fn message(&self, secret: &str) -> serde_json::Result<String> {
-        let body = serde_json::to_string(self)?;
-        Ok(match secret.is_empty() {
-            true => body,
-            false => String::from_utf8_lossy(&sealed(secret, body.as_bytes())).into_owned(),
-        })
-    }
-
-    /// `None` if it is none of ours.
-    pub fn read(secret: &str, content: &[u8]) -> Option<RolesSignal> {
-        let body = if secret.is_empty() { content } else { unsealed(secret, content)? };
-        serde_json::from_slice(body).ok()
+    /// Reads a message of transaction `xid`; `None` if it is none of ours.
+    pub fn read(key: &MessageKey, xid: u32, content: &[u8]) -> Option<RolesSignal> {
+        serde_json::from_slice(key.verified(ROLES.as_bytes(), xid, content)?).ok()
     }
 }
 
@@ -108,34 +95,39 @@ pub struct DefinitionSignal {
     pub trouble: Option<String>,
 }
 
+/// The tag of a message that the triggers wrote and that cannot be read here.
+const UNREADABLE: &str = "a statement that cannot be read";
+
 impl DefinitionSignal {
-    /// Reads a message of the source's triggers. `None` if it is not under our seal: anybody may write one.
+    /// Reads a message of the source's triggers in transaction `xid`. `None` if it is none of ours: anybody may write
+    /// one. One of ours that cannot be read says so as `trouble`; it costs no more than its own statement.
     ///
     /// `earlier` are those before it in its transaction, the latest first: a long text is sent only once.
-    ///
-    /// # Errors
-    /// Of JSON, if it is ours and cannot be read.
     pub fn read<'a>(
-        secret: &str,
+        key: &MessageKey,
+        xid: u32,
         content: &[u8],
         mut earlier: impl Iterator<Item = &'a DefinitionSignal>,
-    ) -> Option<serde_json::Result<DefinitionSignal>> {
-        let body = unsealed(secret, content)?;
-        Some(message::decode(body).map(|mut signal| {
-            let statement = &mut signal.statement;
-            let same = |it: &&DefinitionSignal| {
-                let it = &it.statement;
-                (it.process, it.started) == (statement.process, statement.started) && !it.query.is_empty()
-            };
-            // Where the caller could not be trusted, neither text nor role is told.
-            if statement.query.is_empty()
-                && !statement.role.is_empty()
-                && let Some(first) = earlier.find(same)
-            {
-                statement.query.clone_from(&first.statement.query);
-            }
-            signal
-        }))
+    ) -> Option<DefinitionSignal> {
+        let body = key.verified(DEFINITION.as_bytes(), xid, content)?;
+        let mut signal = message::decode(body).unwrap_or_else(|error| DefinitionSignal {
+            tag: UNREADABLE.into(),
+            trouble: Some(format!("the triggers' message cannot be read: {error}")),
+            ..DefinitionSignal::default()
+        });
+        let statement = &mut signal.statement;
+        let same = |it: &&DefinitionSignal| {
+            let it = &it.statement;
+            (it.process, it.started) == (statement.process, statement.started) && !it.query.is_empty()
+        };
+        // Where the caller could not be trusted, older versions told neither text nor role.
+        if statement.query.is_empty()
+            && !statement.role.is_empty()
+            && let Some(first) = earlier.find(same)
+        {
+            statement.query.clone_from(&first.statement.query);
+        }
+        Some(signal)
     }
 }
 
@@ -224,53 +216,31 @@ impl<'a> RowsSignal<'a> {
     }
 }
 
-/// The body of a sealed message, if it bears our seal.
-///
-/// Anybody who may connect to the source may write logical messages. Those that later become SQL or
-/// rows therefore begin with 64 hexadecimal digits, SHA-256 of secret, body and secret, and a line end.
-///
-/// An empty secret seals nothing: such a history has no triggers.
-pub fn unsealed<'a>(secret: &str, content: &'a [u8]) -> Option<&'a [u8]> {
-    if secret.is_empty() {
-        return None;
-    }
-    let (seal, rest) = content.split_at_checked(SEAL_LEN)?;
-    let body = rest.strip_prefix(b"\n")?;
-    (seal == seal_of(secret, body).as_bytes()).then_some(body)
-}
-
-/// A message's body under our seal, as the source's triggers write it.
-pub fn sealed(secret: &str, body: &[u8]) -> Vec<u8> {
-    [seal_of(secret, body).as_bytes(), b"\n", body].concat()
-}
-
-fn seal_of(secret: &str, body: &[u8]) -> String {
-    let digest = Sha256::new().chain_update(secret).chain_update(body).chain_update(secret).finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_what_bears_our_seal_is_read() {
-        let sealed_body = sealed("secret", b"{}");
-        assert_eq!(unsealed("secret", &sealed_body), Some(&b"{}"[..]));
-        assert_eq!(unsealed("another", &sealed_body), None);
-        assert_eq!(unsealed("", &sealed("", b"{}")), None);
-        assert_eq!(unsealed("secret", b"{}"), None);
-        // As PostgreSQL computes it: encode(sha256('secret' || '{}' || 'secret'), 'hex').
-        assert!(sealed_body.starts_with(b"70e4560dc43d6b33"));
+    fn key() -> MessageKey {
+        MessageKey::new("secret", super::super::message_key::SIGNED)
     }
 
     #[test]
-    fn roles_are_believed_under_the_seal_that_the_history_has() {
+    fn roles_are_believed_if_they_are_signed() {
         let signal = RolesSignal { digest: "1b".into(), globals: "0a".into() };
-        let (plain, under_seal) = (signal.message("").unwrap(), signal.message("secret").unwrap());
-        assert_eq!(RolesSignal::read("", plain.as_bytes()), Some(signal.clone()));
-        assert_eq!(RolesSignal::read("secret", under_seal.as_bytes()), Some(signal));
-        assert_eq!(RolesSignal::read("secret", plain.as_bytes()), None);
+        let body = serde_json::to_vec(&signal).unwrap();
+        assert_eq!(RolesSignal::read(&key(), 3, &key().sign(ROLES, 3, &body)), Some(signal.clone()));
+        assert_eq!(RolesSignal::read(&key(), 3, &body), None);
+        assert_eq!(RolesSignal::read(&MessageKey::new("", 0), 3, &body), Some(signal));
+    }
+
+    #[test]
+    fn a_message_of_ours_that_cannot_be_read_says_so() {
+        for body in [&b"{\"tag\":,}"[..], b"", b"[3]", b"\xff", b"[2,[],1,2,[],[],{}]"] {
+            let content = key().sign(DEFINITION, 3, body);
+            let signal = DefinitionSignal::read(&key(), 3, &content, std::iter::empty()).unwrap();
+            assert!(signal.trouble.unwrap().contains("cannot be read"));
+            assert_eq!(signal.tag, UNREADABLE);
+        }
     }
 
     #[test]
@@ -279,7 +249,7 @@ mod tests {
             let statement =
                 Statement { started, query: query.into(), role: role.into(), ..Statement::default() };
             let signal = DefinitionSignal { statement, ..DefinitionSignal::default() };
-            sealed("secret", &serde_json::to_vec(&signal).unwrap())
+            key().sign(DEFINITION, 3, &serde_json::to_vec(&signal).unwrap())
         };
         let mut read: Vec<DefinitionSignal> = Vec::new();
         for (started, query, role) in [
@@ -291,7 +261,7 @@ mod tests {
             (3, "", "app"),
         ] {
             let content = message(started, query, role);
-            let signal = DefinitionSignal::read("secret", &content, read.iter().rev()).unwrap().unwrap();
+            let signal = DefinitionSignal::read(&key(), 3, &content, read.iter().rev()).unwrap();
             read.push(signal);
         }
         let queries: Vec<_> = read.iter().map(|signal| signal.statement.query.as_str()).collect();

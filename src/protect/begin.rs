@@ -21,6 +21,7 @@ use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
+use crate::history::message_key::SIGNED;
 use crate::history::resync::{self, Resync};
 use crate::history::{FORMAT, History, Identity, Source, files, read_json, write_json};
 use crate::model::{DatabaseFacts, PgTime, Selection};
@@ -71,6 +72,8 @@ pub async fn init(
         include,
         exclude,
         secret: ambient::random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        messages: SIGNED,
+        event_triggers: Some(false),
     };
     let slot = identity.slot();
     let intent = Intent { format: FORMAT, slot: slot.clone(), source: access.source.without_password() };
@@ -102,9 +105,7 @@ pub async fn init(
             return Err(error);
         }
     };
-    if !event_triggers || without_triggers.is_some() {
-        identity.secret.clear();
-    }
+    identity.event_triggers = Some(event_triggers && without_triggers.is_none());
     let history = History::found(root, identity)?;
     ambient::pass("init.found")?;
     files::remove(&root.join("init.json"))?;

@@ -112,7 +112,7 @@ pub(super) fn fold_to(
         until,
         definitions_at: until,
         segments: &segments,
-        secret: &history.identity().secret,
+        key: &history.identity().message_key(),
         wanted,
         budget: FOLD_BUDGET,
         scratch: &scratch(history),
@@ -328,7 +328,7 @@ pub async fn refresh(
 /// they do not tell all are left out.
 fn told_tables(history: &History, catalog: &Catalog, base: &Checkpoint, at: Lsn) -> Result<Vec<Table>> {
     let timeline = Timeline::read(history, catalog)?;
-    let changes = changes_in(timeline.current()?, &history.identity().secret, base.lsn, at)?;
+    let changes = changes_in(timeline.current()?, &history.identity().message_key(), base.lsn, at)?;
     let before: Vec<_> = base.tables.iter().map(|entry| entry.table.clone()).collect();
     let untold = fold::untold_tables(&before, &changes);
     let mut tables = fold::tables_after(&before, &changes);

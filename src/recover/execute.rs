@@ -318,7 +318,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
     let (catalog, packs_folder) = (Arc::clone(&execution.catalog), execution.history.packs_folder());
     let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
     let definitions_at = plan.definitions_at;
-    let secret = execution.history.identity().secret.clone();
+    let key = execution.history.identity().message_key();
     let wanted: BTreeSet<u32> = plan.wanted.iter().map(|table| table.oid).collect();
     let progress = Arc::clone(&execution.progress);
     let folded = tokio::task::spawn_blocking(move || {
@@ -329,7 +329,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
             until,
             definitions_at,
             segments: &segments,
-            secret: &secret,
+            key: &key,
             wanted: &|table| wanted.contains(&table.oid),
             budget: FOLD_BUDGET,
             scratch: &scratch(),

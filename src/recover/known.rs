@@ -54,8 +54,8 @@ impl Question<'_> {
     /// Event triggers tell every change, so that nothing told is nothing changed. Where something was
     /// told, heartbeats prove nothing here; whether there was a change besides is for the fold to see.
     fn is_told(&self, after: Option<&Witness>) -> Result<bool> {
-        let secret = &self.history.identity().secret;
-        if secret.is_empty() {
+        let identity = self.history.identity();
+        if !identity.has_event_triggers() {
             return Ok(false);
         }
         if after.is_none_or(|after| after.same) {
@@ -64,7 +64,7 @@ impl Question<'_> {
         let end = after.map_or(Lsn::MAX, |after| after.at.lsn);
         // The journal between archive and checkpoint may have been expired.
         let told = !self.base.schema.since.is_empty();
-        Ok(told || !changes_in(self.stretch, secret, self.base.lsn, end)?.is_empty())
+        Ok(told || !changes_in(self.stretch, &identity.message_key(), self.base.lsn, end)?.is_empty())
     }
 
     /// The first witness at the position or after it.
@@ -133,13 +133,15 @@ impl Question<'_> {
         (after, until): (Lsn, Lsn),
         visit: &mut dyn FnMut(Witness) -> bool,
     ) -> Result<()> {
+        let key = self.history.identity().message_key();
         segment.each_said(after, until, &mut |entry, said| {
             let Said::Logical { prefix, content } = said else { return true };
             if prefix != HEARTBEAT.as_bytes() {
                 return true;
             }
-            // Anybody may write such a message; one that cannot be read tells nothing.
-            let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(content) else {
+            // Anybody may write such a message; one that is not ours tells nothing.
+            let Some(body) = key.verified(prefix, entry.xid, content) else { return true };
+            let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(body) else {
                 return true;
             };
             let same = seen == self.base.schema.fingerprint;

@@ -110,8 +110,8 @@ pub fn plan(
     let stretch = stretch.ok_or_else(|| Error::internal("the moment's epoch is missing"))?;
     let (base, instead) = base(history, timeline, stretch, resolved.until)?;
     let selection = Selection::parse(tables, &[])?;
-    let secret = &history.identity().secret;
-    let changes = changes_in(stretch, secret, base.lsn, resolved.until)?;
+    let key = history.identity().message_key();
+    let changes = changes_in(stretch, &key, base.lsn, resolved.until)?;
     let wanted = wanted_tables(&base, &changes, &selection, &resolved)?;
     let needed: Vec<_> = stretch.segments_between(base.lsn, resolved.until).collect();
     let mut inexact = known_inexact(&base, &wanted, !tables.is_empty());

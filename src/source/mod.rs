@@ -3,6 +3,7 @@
 pub mod digests;
 pub mod inspect;
 pub mod liveness;
+pub mod messages;
 pub mod preflight;
 pub mod publication;
 pub mod sequences;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Row};
 
+use super::triggers;
 use crate::connect::server_error;
 use crate::error::Result;
 use crate::model::schema::{quote_ident, quote_literal};
@@ -194,8 +195,8 @@ impl Publications {
             Grade::InsertOnly => (&self.inserts, &self.exact),
         };
         let statement = format!(
-            "BEGIN; SET LOCAL backwhen.own = 'publish'; ALTER PUBLICATION {} DROP TABLE ONLY {}; \
-             ALTER PUBLICATION {} ADD {}; COMMIT",
+            "BEGIN; {} ALTER PUBLICATION {} DROP TABLE ONLY {}; ALTER PUBLICATION {} ADD {}; COMMIT",
+            triggers::own("publish"),
             quote_ident(other),
             table.quoted(),
             quote_ident(here),

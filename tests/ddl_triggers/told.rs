@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use backwhen::codec::pgoutput;
+use backwhen::history::message_key::MessageKey;
 use backwhen::history::signal::{self, DefinedTable, DefinitionSignal, RowsSignal};
 use backwhen::model::Message;
 
@@ -11,7 +12,7 @@ use crate::support::{Backwhen, Server};
 /// A history of an empty database; no capture reads its slot.
 pub struct Source {
     pub backwhen: Backwhen,
-    secret: String,
+    key: MessageKey,
     slot: String,
 }
 
@@ -24,7 +25,7 @@ pub struct Told {
     pub inserts: usize,
     /// Of these, the ones of which the last signal before them says other columns.
     pub misplaced: usize,
-    pub unsealed: usize,
+    pub unsigned: usize,
 }
 
 impl Source {
@@ -37,7 +38,7 @@ impl Source {
         backwhen.ok(&[&["init", "--source", &backwhen.source()], arguments].concat());
         let identity = std::fs::read(backwhen.history().join("history.json")).unwrap();
         let identity: backwhen::history::Identity = serde_json::from_slice(&identity).unwrap();
-        Source { backwhen, slot: identity.slot(), secret: identity.secret }
+        Source { backwhen, slot: identity.slot(), key: identity.message_key() }
     }
 
     pub fn slot(&self) -> &str {
@@ -62,18 +63,23 @@ impl Source {
                     'publication_names', '{slot},{slot}_inserts', 'messages', 'true')"
         );
         let mut told = Told::default();
+        let mut xid = 0;
         for line in self.psql(&query).lines() {
             let bytes = line.strip_prefix("\\x").expect("bytes in hexadecimal");
             let byte = |at| u8::from_str_radix(&bytes[at..at + 2], 16).unwrap();
             let bytes: Vec<u8> = (0..bytes.len()).step_by(2).map(byte).collect();
-            told.take(&self.secret, pgoutput::decode(&bytes).unwrap());
+            let message = pgoutput::decode(&bytes).unwrap();
+            if let Message::Begin { xid: begun, .. } = message {
+                xid = begun;
+            }
+            told.take(&self.key, xid, message);
         }
         told
     }
 }
 
 impl Told {
-    fn take(&mut self, secret: &str, message: Message<'_>) {
+    fn take(&mut self, key: &MessageKey, xid: u32, message: Message<'_>) {
         let (prefix, content) = match message {
             Message::Logical { prefix, content, .. } => (prefix, content),
             Message::Insert { relation, new } => {
@@ -88,11 +94,12 @@ impl Told {
         if prefix == b"backwhen.after" {
             return assert!(content.is_empty());
         }
-        let Some(body) = signal::unsealed(secret, content) else { return self.unsealed += 1 };
+        let Some(body) = key.verified(prefix, xid, content) else { return self.unsigned += 1 };
         if prefix == signal::DEFINITION.as_bytes() {
             let text = String::from_utf8_lossy(body);
-            let read = DefinitionSignal::read(secret, content, std::iter::empty()).expect("it is ours");
-            self.signals.push(read.unwrap_or_else(|e| panic!("{e}: {text}")));
+            let read = DefinitionSignal::read(key, xid, content, std::iter::empty()).expect("it is ours");
+            assert!(!read.trouble.as_deref().unwrap_or_default().contains("cannot be read"), "{text}");
+            self.signals.push(read);
         } else {
             assert_eq!(prefix, signal::ROWS.as_bytes());
             let rows = RowsSignal::decode(body).expect("rows are well formed");
@@ -124,6 +131,6 @@ impl Told {
         for signal in &self.signals {
             assert_eq!(signal.trouble, None, "{signal:?}");
         }
-        assert_eq!(self.unsealed, 0);
+        assert_eq!(self.unsigned, 0);
     }
 }

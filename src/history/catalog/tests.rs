@@ -17,6 +17,8 @@ fn history() -> (tempfile::TempDir, History) {
         include: Vec::new(),
         exclude: Vec::new(),
         secret: String::new(),
+        messages: 0,
+        event_triggers: None,
     };
     let history = History::found(&root, identity).unwrap();
     (folder, history)

@@ -9,6 +9,7 @@ use super::peek::{Peek, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{Relations, Told};
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
+use crate::history::message_key::body_of;
 use crate::history::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
 use crate::model::{Lsn, PgTime};
 
@@ -233,15 +234,15 @@ impl Index {
 
     fn own_message(&mut self, current: Current, prefix: &[u8], content: &[u8]) {
         if prefix == MARK.as_bytes() {
-            // Anybody may emit such a message; one that is no mark of ours names nothing.
-            if let Some(name) = mark_name(content) {
+            // One that is no mark of ours names nothing.
+            if let Some(name) = mark_name(body_of(content)) {
                 let Current { commit_lsn, time, xid, .. } = current;
                 self.summary.marks.push(Mark { name, lsn: commit_lsn, end_lsn: commit_lsn, time, xid });
             }
         } else if prefix == SEQUENCES.as_bytes() {
             self.summary.sequences.count += 1;
             self.summary.sequences.last_lsn = Some(current.commit_lsn);
-            self.summary.sequences.last = String::from_utf8(content.to_vec()).ok();
+            self.summary.sequences.last = String::from_utf8(body_of(content).to_vec()).ok();
         } else if prefix == DEFINITION.as_bytes()
             && self.summary.definitions.last() != Some(&current.commit_lsn)
         {

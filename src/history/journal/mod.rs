@@ -1,5 +1,6 @@
 #![doc = include_str!("FORMAT.md")]
 
+mod admission;
 mod block;
 mod builder;
 mod columns;
@@ -27,6 +28,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use admission::Admission;
 pub use builder::{BlockBuilder, RawBlock};
 pub use footer::{BlockEntry, Footer, read_footer};
 pub use logical::{LogicalMessage, Said};

@@ -61,30 +61,83 @@ BEGIN
 END
 $body$;
 
--- Puts a table into the publication that fits it; what kept it from that is the answer.
--- The event trigger, which this fires, then finds the search path that its expressions are planned for; the
--- statements name their schemas.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here text, other text, is_in_other bool, path text) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' SET backwhen.own = 'publish' AS $body$
+-- Puts a table into the publication that fits it; what kept it from that is the answer. An ALTER PUBLICATION fires the
+-- event triggers of others, whose functions would run with our rights here, on a search path that they were not
+-- written for: they are kept from firing, or the table is left to the capture.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here text, other text, is_in_other bool) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $body$
 DECLARE
     statement text;
+    silenced text[];
+    kept text;
 BEGIN
-    IF current_setting('backwhen.{slot}_locked', true) = 'on' THEN
+    IF backwhen.{slot}_kept('locked') = 'on' THEN
         RETURN format('%s is not published yet: the publications are in use', named);
     END IF;
+    silenced := backwhen.{slot}_silenced();
+    kept := backwhen.{slot}_keep('joining', 'on');
     FOREACH statement IN ARRAY
         CASE WHEN is_in_other THEN ARRAY[format('ALTER PUBLICATION %I DROP TABLE ONLY %s', other, named)] END
         || format('ALTER PUBLICATION %I ADD TABLE ONLY %s', here, named) LOOP
-        path := pg_catalog.set_config('search_path', path, true);
         EXECUTE statement;
     END LOOP;
+    kept := set_config('backwhen.{slot}_joining', '', true);
+    IF silenced IS NOT NULL THEN
+        kept := set_config(silenced[1], silenced[2], true);
+    END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     IF SQLSTATE = '55P03' THEN
         -- Who holds them may hold them long. Waited once, the others are left to the capture.
-        PERFORM set_config('backwhen.{slot}_locked', 'on', true);
+        kept := backwhen.{slot}_keep('locked', 'on');
     END IF;
     RETURN format('%s is not published yet: %s', named, SQLERRM);
 END
 $body$;
 
+-- Keeps other people's event triggers from firing: the setting that was changed for it, and what it was before; NULL if
+-- there are none to fire. From version 17 on there is a setting for all event triggers; before, replication's role
+-- silences those that are neither for replicas nor for always, at the cost of planning the session's statements anew.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_silenced() RETURNS text[] LANGUAGE plpgsql AS $body$
+DECLARE
+    before text := current_setting('session_replication_role');
+    others text[];
+    changed text;
+BEGIN
+    IF current_setting('server_version_num')::int >= 170000 THEN
+        IF has_parameter_privilege('event_triggers', 'SET') THEN
+            before := current_setting('event_triggers');
+            changed := set_config('event_triggers', 'off', true);
+            RETURN ARRAY['event_triggers', before];
+        END IF;
+    END IF;
+    others := array(SELECT e.evtenabled::text FROM pg_event_trigger e
+        WHERE e.evtevent IN ('ddl_command_start', 'ddl_command_end', 'sql_drop') AND e.evtenabled <> 'D'
+          AND (e.evttags IS NULL OR 'ALTER PUBLICATION' = ANY (e.evttags))
+          AND e.evtfoid NOT IN (SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'backwhen'::regnamespace));
+    IF others && '{A,R}' THEN
+        RAISE EXCEPTION 'another event trigger, enabled for replicas, would run as %', current_user;
+    ELSIF cardinality(others) = 0 OR before = 'replica' THEN
+        RETURN NULL;
+    END IF;
+    changed := set_config('session_replication_role', 'replica', true);
+    RETURN ARRAY['session_replication_role', before];
+END
+$body$;
+
+-- Why the rows of a table must not be read here; NULL if they may. What others write between this statement and the end
+-- of its transaction would be lost, so only where a lock keeps them from writing. A snapshot that is older
+-- than the lock has not what they wrote before; `fresh` says that this transaction itself wrote all rows.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_unreadable(relation oid, fresh bool) RETURNS text LANGUAGE plpgsql AS $body$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = $1
+                      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                      AND l.pid = pg_backend_pid() AND l.granted
+                      AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')) THEN
+        RETURN 'others may write it meanwhile';
+    ELSIF NOT fresh AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RETURN 'the transaction''s snapshot may be older than they are';
+    END IF;
+    RETURN NULL;
+END
+$body$;

@@ -5,7 +5,6 @@ DO $do$
 DECLARE
     statement text;
 BEGIN
-    PERFORM pg_catalog.set_config('backwhen.own', 'install', true);
     FOR statement IN
         SELECT pg_catalog.format('DROP EVENT TRIGGER %I', e.evtname) FROM pg_catalog.pg_event_trigger e
          WHERE e.evtname LIKE '!{slot}\_%'

@@ -4,7 +4,7 @@
 -- kept for each expression here, and the server looks through all of them at each change of definitions: so
 -- there are few, and what is rare stands in functions of its own.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_protect(
-    tag text, caller text, path text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], reaching bool)
+    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], fresh oid[], reaching bool)
 RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     told text[];
@@ -58,12 +58,12 @@ BEGIN
             CONTINUE;
         END IF;
         IF reached THEN
-            told := backwhen.{slot}_reach(tag, caller, path, exact_id, inserts_id, relations, rewritten);
+            told := backwhen.{slot}_reach(tag, caller, exact_id, inserts_id, relations, rewritten, fresh);
         END IF;
         CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR starts_with(space, 'pg_')
             OR kind IS NULL;
         rare := backwhen.{slot}_rare(relation, space, called, persistence = 'p', identity = 'f',
-            key, columns, publications, (relation = ANY (rewritten)) IS TRUE, path);
+            key, columns, publications, (relation = ANY (rewritten)) IS TRUE, (relation = ANY (fresh)) IS TRUE);
         told := backwhen.{slot}_joined(told, ARRAY[
             concat('[', to_json(ARRAY[relation::text, rare.space, called, persistence, identity, file::text, rare.kept_key::text,
                 rare.published::text] || rare.raw_names), ',', to_json(rare.described), ']'),
@@ -84,20 +84,20 @@ $body$;
 
 -- The tables that change with a relation, described: without the relation itself.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_reach(
-    tag text, caller text, path text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[])
+    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], fresh oid[])
 RETURNS text[] LANGUAGE plpgsql {joins} AS $body$
 DECLARE
     more oid[] := backwhen.{slot}_affected(tag, relations, '{}');
 BEGIN
-    RETURN backwhen.{slot}_protect(tag, caller, path, exact_id, inserts_id,
+    RETURN backwhen.{slot}_protect(tag, caller, exact_id, inserts_id,
         array(SELECT m FROM unnest(more) m EXCEPT SELECT r FROM unnest(relations) r ORDER BY 1),
-        rewritten || backwhen.{slot}_retold(relations || more, '{}', caller), false);
+        rewritten || backwhen.{slot}_retold(relations || more, '{}', caller), fresh, false);
 END
 $body$;
 
 -- A table that is not yet where it should be, or of which something is odd.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_rare(
-    relation oid, quoted text, called text, permanent bool, whole bool, key int2[], columns text[], publications oid[], rewritten bool, path text,
+    relation oid, quoted text, called text, permanent bool, whole bool, key int2[], columns text[], publications oid[], rewritten bool, fresh bool,
     OUT space text, OUT kept_key int2[], OUT described text[], OUT raw_names text[],
     OUT published bool, OUT image bool, OUT trouble text)
 LANGUAGE plpgsql AS $body$
@@ -128,13 +128,17 @@ BEGIN
               FROM backwhen.{slot}_config c OFFSET 0) f;
     published := is_there OR is_in_other;
     IF permanent AND NOT is_there AND NOT of_extension AND (NOT picky OR backwhen.{slot}_wants(space, called)) THEN
-        trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, is_in_other, path);
+        trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, is_in_other);
         published := published OR trouble IS NULL;
     END IF;
     -- While it had no identity, its updates and deletes were not in the stream.
     image := published AND (rewritten OR is_exact AND is_in_other
         OR NOT is_there AND NOT is_in_other AND pg_relation_size(relation) > 0);
-    IF image AND pg_table_size(relation) > size_limit THEN
+    IF image AND backwhen.{slot}_unreadable(relation, fresh) IS NOT NULL THEN
+        image := false;
+        trouble := concat_ws('; ', trouble, format(
+            'the rows of %I.%I are not written: %s', space, called, backwhen.{slot}_unreadable(relation, fresh)));
+    ELSIF image AND pg_table_size(relation) > size_limit THEN
         image := false;
         trouble := concat_ws('; ', trouble, format(
             'the rows of %I.%I are not written: it is larger than %s bytes', space, called, size_limit));
@@ -246,12 +250,13 @@ $body$;
 
 -- The end of a statement: the message to write, if there is something to tell. What the application does within a
 -- transaction without that passes through here, so what is rare is asked for only where it can matter.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text, context text) RETURNS text
+LANGUAGE plpgsql AS $body$
 DECLARE
-    context text;
     caller text;
-    secret text;
+    inner_key bytea;
+    outer_key bytea;
+    is_own bool;
     exact_id oid;
     inserts_id oid;
     objects text[];
@@ -260,29 +265,29 @@ DECLARE
     types oid[];
     reaching bool;
     drops text[];
+    rewrites text[];
     rewritten oid[];
+    fresh oid[];
     gathered record;
     gone text;
     told text[];
 BEGIN
-    GET DIAGNOSTICS context = PG_CONTEXT;
-    -- Nearly always the client sent it itself, and no other event of the statement kept anything for its end.
-    IF split_part(context, E'\n', 3) <> ''
-       OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ')
+    -- Nearly always the client sent the statement itself, and no other event of the statement kept anything for its end.
+    IF split_part(context, E'\n', 2) <> ''
        OR current_setting('backwhen.{slot}_dropped', true) <> '' OR current_setting('backwhen.{slot}_rewritten', true) <> ''
-       OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag = 'REINDEX' THEN
-        IF split_part(context, E'\n', 3) <> ''
-           OR NOT starts_with(split_part(context, E'\n', 2), 'PL/pgSQL function backwhen.{slot}_end() ') THEN
-            IF backwhen.{slot}_is_translated(context) THEN
-                context := backwhen.{slot}_context();
-            END IF;
-            IF NOT backwhen.{slot}_is_trigger('{slot}_end', context) THEN
-                RAISE EXCEPTION 'this function belongs to an event trigger';
-            END IF;
-            caller := backwhen.{slot}_outer(context);
+       OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag IN ('REINDEX', 'ALTER PUBLICATION') THEN
+        IF tag = 'ALTER PUBLICATION' AND backwhen.{slot}_is_own() THEN
+            RETURN NULL;
+        END IF;
+        IF split_part(context, E'\n', 2) <> '' THEN
+            caller := backwhen.{slot}_caller(context);
         END IF;
         drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
-        rewritten := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+        rewrites := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+        IF rewrites IS NOT NULL THEN
+            fresh := array(SELECT split_part(r, '/', 1)::oid FROM unnest(rewrites) r);
+            rewritten := array(SELECT split_part(r, '/', 1)::oid FROM unnest(rewrites) r WHERE split_part(r, '/', 2)::int & 6 <> 0);
+        END IF;
         IF (tag = 'REINDEX' OR current_setting('backwhen.{slot}_extension', true) <> '') AND backwhen.{slot}_is_silent(tag) THEN
             RETURN NULL;
         END IF;
@@ -290,19 +295,19 @@ BEGIN
 
     -- What the statement made or changed, each with the relation that it is. Where something may be temporary, an
     -- extension's or our own, or hang on what is, it is looked at more closely.
-    SELECT f.secret, f.exact_id, f.inserts_id,
+    SELECT f.inner_key, f.outer_key, f.own = pg_current_xact_id(), f.exact_id, f.inserts_id,
            ARRAY(SELECT ARRAY[o.classid::text, o.objid::text, o.command_tag, o.object_type, o.object_identity,
                      CASE WHEN o.classid = 'pg_class'::regclass AND o.object_type NOT IN ('sequence', 'index') THEN o.objid::text END,
                      CASE WHEN o.schema_name IS NULL OR o.schema_name IN ('pg_temp', 'pg_toast', 'pg_toast_temp', 'backwhen')
                             OR o.object_type = 'table constraint' THEN '!' END]
                    FROM pg_event_trigger_ddl_commands() o WHERE NOT o.in_extension)
-      INTO secret, exact_id, inserts_id, objects
+      INTO inner_key, outer_key, is_own, exact_id, inserts_id, objects
       FROM backwhen.{slot}_config f;
     IF objects && '{!}'
        OR tag IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'ALTER INDEX') THEN
         objects := backwhen.{slot}_objects(tag);
     END IF;
-    IF secret IS NULL OR cardinality(objects) = 0 AND drops IS NULL AND tag <> 'DROP OWNED' THEN
+    IF is_own OR inner_key IS NULL OR cardinality(objects) = 0 AND drops IS NULL AND tag <> 'DROP OWNED' THEN
         RETURN NULL;
     END IF;
 
@@ -315,6 +320,10 @@ BEGIN
         FOREACH object SLICE 1 IN ARRAY CASE cardinality(objects) WHEN 0 THEN '{{NULL}}' ELSE objects END LOOP
             IF object[6] IS NOT NULL AND (reaching OR object[4] LIKE 'table%' OR object[4] LIKE 'index%') THEN
                 relations := array_append(array_remove(relations, object[6]::oid), object[6]::oid);
+                -- Nobody else has seen it yet.
+                IF object[3] IN ('CREATE TABLE AS', 'SELECT INTO') THEN
+                    fresh := array_append(fresh, object[6]::oid);
+                END IF;
             ELSIF object[1] = '1247' THEN
                 types := array_append(types, object[2]::oid);
             END IF;
@@ -331,10 +340,11 @@ BEGIN
             gone := gathered.gone;
         END IF;
         IF relations IS NOT NULL THEN
-            told := backwhen.{slot}_protect(tag, caller, path, exact_id, inserts_id, relations, coalesce(rewritten, '{}'), reaching);
+            told := backwhen.{slot}_protect(tag, caller, exact_id, inserts_id, relations,
+                coalesce(rewritten, '{}'), coalesce(fresh, '{}'), reaching);
         END IF;
     END IF;
-    RETURN backwhen.{slot}_message(secret, tag, who, path, caller, objects, told, gone);
+    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, who, path, caller, objects, told, gone);
 END
 $body$;
 
@@ -346,7 +356,7 @@ BEGIN
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         done := backwhen.{slot}_take('extension') = '';
     END IF;
-    RETURN current_setting('backwhen.{slot}_extension', true) = 'on' OR tag = 'REINDEX';
+    RETURN backwhen.{slot}_kept('extension') = 'on' OR tag = 'REINDEX';
 END
 $body$;
 
@@ -401,50 +411,37 @@ END
 $body$;
 
 -- A message and the rows of the tables of which it speaks, written; where they cannot be read it is one that says so.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(secret text, message text, images text) RETURNS text LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(message text, images text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     opened text := left(message, -2);
     written pg_lsn;
     done bool;
     image oid;
 BEGIN
-    written := backwhen.{slot}_emit(secret, 'backwhen.ddl', backwhen.{slot}_utf8(concat(opened, ',"images":[', images, ']}]')));
+    written := backwhen.{slot}_emit('backwhen.ddl', backwhen.{slot}_utf8(concat(opened, ',"images":[', images, ']}]')));
     FOREACH image IN ARRAY string_to_array(images, ',')::oid[] LOOP
-        done := backwhen.{slot}_rows(secret, image);
+        done := backwhen.{slot}_rows(image);
     END LOOP;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RETURN backwhen.{slot}_written(secret, concat(opened, ',"rows_trouble":',
+    RETURN backwhen.{slot}_written(concat(opened, ',"rows_trouble":',
         to_json(format('rows cannot be read: %s: %s', SQLSTATE, SQLERRM)), '}]'));
 END
 $body$;
 
 -- The end of a statement that could not be told: that much is said at least.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, who text, path text, code text, message text)
-RETURNS text LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, who text, path text, context text, code text, message text)
+RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
-    secret text;
-    context text;
-    written pg_lsn;
+    inner_key bytea;
+    outer_key bytea;
 BEGIN
-    GET DIAGNOSTICS context = PG_CONTEXT;
-    IF backwhen.{slot}_is_translated(context) THEN
-        context := backwhen.{slot}_context();
-    END IF;
-    SELECT c.secret INTO secret FROM backwhen.{slot}_config c;
+    SELECT f.inner_key, f.outer_key INTO inner_key, outer_key FROM backwhen.{slot}_config f;
     PERFORM backwhen.{slot}_take('dropped'), backwhen.{slot}_take('rewritten');
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         PERFORM backwhen.{slot}_take('extension');
     END IF;
-    message := format('%s: %s', code, message);
-    IF backwhen.{slot}_is_trigger('{slot}_end', context) THEN
-        RETURN backwhen.{slot}_message(
-            secret, tag, who, path, backwhen.{slot}_outer(context), '{}', ARRAY[NULL, NULL, message], '');
-    END IF;
-    -- Somebody may have called this by hand, or have our schema in their search_path. They are not given a sealed message.
-    written := backwhen.{slot}_emit(secret, 'backwhen.ddl', backwhen.{slot}_utf8(
-        concat('{"tag":', to_json(tag), ',"statement":{"query":"","started":0,"process":', pg_backend_pid(),
-            ',"role":"","login":', to_json(session_user::text), '},"trouble":', to_json(message), '}')));
-    RETURN NULL;
+    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, who, path, backwhen.{slot}_caller(context), '{}',
+        ARRAY[NULL, NULL, format('%s: %s', code, message)], '');
 END
 $body$;

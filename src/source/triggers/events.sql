@@ -1,29 +1,44 @@
--- What the event triggers call. Nothing here may depend on the application's search_path, and none of
--- it may fail the application's statement.
+-- The functions of the event triggers. Nobody can call a function that returns event_trigger: the server alone does,
+-- when the event is there. So those here that run as their owner need not ask who calls them, and nothing else in this
+-- schema runs as its owner.
 
--- An extension's script is the extension's own affair.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql AS $body$
+-- Runs as the application's role, to note which role that is, and its search path: a function that runs as its owner
+-- cannot know. The event trigger that tells the statement follows at once, so no session can put other values
+-- in between. Every name here has its schema, as the search path is the session's.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_who() RETURNS event_trigger LANGUAGE plpgsql AS $body$
+DECLARE
+    noted pg_catalog.text;
 BEGIN
-    PERFORM pg_catalog.set_config('backwhen.{slot}_extension', 'on', true);
+    noted := pg_catalog.set_config('backwhen.{slot}_role', CURRENT_USER::pg_catalog.text, true);
+    noted := pg_catalog.set_config('backwhen.{slot}_path', pg_catalog.current_setting('search_path'), true);
+END
+$body$;
+
+-- Before a statement: an extension's script is the extension's own affair.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    kept text;
+BEGIN
+    kept := backwhen.{slot}_keep('extension', 'on');
 EXCEPTION WHEN OTHERS THEN
     NULL;
 END
 $body$;
 
 -- Keeps for the end of the statement what it drops, which only this event tells.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
     dropped text[];
     kept text;
-    counted bool;
 BEGIN
+    -- A table that somebody else takes out of our publications may be put back before anybody looks.
     IF TG_TAG = 'ALTER PUBLICATION' THEN
-        IF coalesce(current_setting('backwhen.own', true), '') <> 'publish'
-           AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
-                        WHERE d.object_type = 'publication relation' AND d.object_identity ~ ' in publication {slot}(_inserts)?$') THEN
-            -- Not by PERFORM, which puts a line of its own into the context.
-            counted := backwhen.{slot}_taken_out();
+        IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
+                    WHERE d.object_type = 'publication relation' AND d.object_identity ~ ' in publication {slot}(_inserts)?$')
+           AND NOT backwhen.{slot}_is_own() THEN
+            UPDATE backwhen.{slot}_config SET taken_out = taken_out + 1;
         END IF;
     END IF;
     dropped := ARRAY(
@@ -36,71 +51,48 @@ BEGIN
                     AND d.object_identity ~ '(^|in publication )backwhen_'));
     -- What came along with a temporary thing does not always say that it is one.
     IF dropped && '{!original}' THEN
-        kept := set_config('backwhen.{slot}_dropped', dropped::text, true);
+        kept := backwhen.{slot}_keep('dropped', dropped::text);
     END IF;
 EXCEPTION WHEN OTHERS THEN
     NULL;
 END
 $body$;
 
--- Remembers that a table was taken out of our publications by somebody else, who may put it back before anybody
--- looks.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_taken_out() RETURNS bool LANGUAGE plpgsql SECURITY DEFINER
+-- Keeps for the end of the statement which tables are written anew, and why: with other values for a default (2) or
+-- a type (4).
+CREATE OR REPLACE FUNCTION backwhen.{slot}_rewrite() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    kept text;
+BEGIN
+    kept := backwhen.{slot}_keep('rewritten', concat_ws(',', nullif(backwhen.{slot}_kept('rewritten'), ''),
+        concat(pg_event_trigger_table_rewrite_oid(), '/', pg_event_trigger_table_rewrite_reason())));
+EXCEPTION WHEN OTHERS THEN
+    NULL;
+END
+$body$;
+
+-- The end of a statement. Whatever goes wrong here, the statement succeeds.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_end() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
 DECLARE
     context text;
+    message text;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
-    IF backwhen.{slot}_is_translated(context) THEN
-        context := backwhen.{slot}_context();
-    END IF;
-    IF backwhen.{slot}_is_trigger('{slot}_drop', context) THEN
-        UPDATE backwhen.{slot}_config SET taken_out = taken_out + 1;
-    END IF;
-    RETURN FOUND;
-END
-$body$;
-
--- Keeps for the end of the statement which tables get other values: by a default (2) or a type (4).
-CREATE OR REPLACE FUNCTION backwhen.{slot}_rewrite() RETURNS event_trigger LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp AS $body$
-BEGIN
-    IF pg_event_trigger_table_rewrite_reason() & 6 <> 0 THEN
-        PERFORM set_config('backwhen.{slot}_rewritten',
-                           concat_ws(',', nullif(current_setting('backwhen.{slot}_rewritten', true), ''),
-                                     pg_event_trigger_table_rewrite_oid()), true);
-    END IF;
-EXCEPTION WHEN OTHERS THEN
-    NULL;
-END
-$body$;
-
--- Runs as the application's role under its settings: so every call and operator here names its schema.
--- What it calls has another search_path, and is told this one.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_end() RETURNS event_trigger LANGUAGE plpgsql AS $body$
-DECLARE
-    message pg_catalog.text;
-BEGIN
-    -- Our own doing.
-    IF pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.<>) ''
-       AND (pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'install'
-            OR pg_catalog.current_setting('backwhen.own', true) OPERATOR(pg_catalog.=) 'publish'
-               AND TG_TAG OPERATOR(pg_catalog.=) 'ALTER PUBLICATION') THEN
-        RETURN;
-    END IF;
     BEGIN
-        message := backwhen.{slot}_tell(TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'));
+        message := backwhen.{slot}_tell(
+            TG_TAG, current_setting('backwhen.{slot}_role', true), current_setting('backwhen.{slot}_path', true), context);
     EXCEPTION WHEN OTHERS THEN
         BEGIN
-            message := backwhen.{slot}_trouble(
-                TG_TAG, CURRENT_USER, pg_catalog.current_setting('search_path'), SQLSTATE, SQLERRM);
+            message := backwhen.{slot}_trouble(TG_TAG, current_setting('backwhen.{slot}_role', true),
+                current_setting('backwhen.{slot}_path', true), context, SQLSTATE, SQLERRM);
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;
     END;
     -- Not within the block above, whose subtransaction would then need a number of its own for each statement.
-    IF message IS NOT NULL AND pg_catalog.pg_logical_emit_message(true, 'backwhen.ddl', message)
-        OPERATOR(pg_catalog.>) pg_catalog.pg_logical_emit_message(true, 'backwhen.after', '') THEN
+    IF message IS NOT NULL AND pg_logical_emit_message(true, 'backwhen.ddl', message)
+        > pg_logical_emit_message(true, 'backwhen.after', '') THEN
         NULL;
     END IF;
 END

@@ -4,19 +4,19 @@
 //! What they write is read by [`crate::history::signal`]. They live in the schema `backwhen`, named
 //! after the history's slot; several histories of one database share the schema.
 
+mod install;
+mod schema;
+
 use std::fmt;
 
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
-use super::publication::Publications;
 use crate::connect::server_error;
-use crate::error::Result;
-use crate::history::Identity;
+use crate::error::{Error, Result};
 use crate::history::signal::COMMON_TYPES;
-use crate::model::Selection;
-use crate::model::schema::quote_literal;
 
+const OWN: &str = include_str!("own.sql");
+const OLDER: &str = include_str!("older.sql");
 const CLEAR: &str = include_str!("clear.sql");
 const TABLE: &str = include_str!("table.sql");
 const EVENTS: &str = include_str!("events.sql");
@@ -45,8 +45,15 @@ const JOINS: &str = "SET enable_hashjoin = off SET enable_mergejoin = off SET en
 /// Only a superuser may set it; it keeps the words of a context from being translated.
 const ENGLISH: &str = "SET lc_messages = 'C'";
 
+/// A digest of a history's functions: of all that the server has to say of them.
+const FUNCTIONS: &str = "SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws('|', p.proname, \
+     pg_catalog.pg_get_function_identity_arguments(p.oid), p.prorettype::pg_catalog.regtype, p.proowner, p.prolang, \
+     p.prosecdef, p.proconfig, p.prosrc), E'\\n' ORDER BY p.proname, p.proargtypes::text)) FROM pg_catalog.pg_proc p \
+     WHERE p.pronamespace = (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'backwhen') \
+       AND p.proname LIKE '{slot}\\_%'";
+
 /// How many of them make a whole.
-const EVENT_TRIGGERS: i64 = 4;
+const EVENT_TRIGGERS: i64 = 5;
 
 /// A history's event triggers.
 pub struct Triggers {
@@ -84,115 +91,65 @@ impl Triggers {
         Triggers { slot: slot.to_owned() }
     }
 
-    /// Installs them anew, in one transaction; those that are there already are replaced.
-    ///
-    /// # Errors
-    /// `Usage` if a pattern cannot be read; `Unavailable` or `Refused` if the server fails.
-    pub async fn install(&self, client: &Client, identity: &Identity) -> Result<Installed> {
-        let failed = |error| server_error("cannot install the event triggers on the source", error);
-        let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
-        let superuser = client.query_one(query, &[]).await.map_err(failed)?.get(0);
-        match client.batch_execute(&self.statements(identity, superuser)?).await {
-            Ok(()) => Ok(Installed::Yes),
-            Err(error) => {
-                // The session is used again.
-                let _ = client.batch_execute("ROLLBACK").await;
-                match error.as_db_error() {
-                    Some(fault) if *fault.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
-                        Ok(Installed::NotAllowed(fault.message().to_owned()))
-                    }
-                    _ => Err(failed(error)),
-                }
-            }
-        }
-    }
-
-    fn statements(&self, identity: &Identity, superuser: bool) -> Result<String> {
-        let english = if superuser { ENGLISH } else { "" };
-        let functions = [CLEAR, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS].concat();
-        Ok(format!(
-            "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; SET LOCAL check_function_bodies = on; \
-             CREATE SCHEMA IF NOT EXISTS backwhen; {}\n{}\n{} COMMIT",
-            self.filled(TABLE),
-            self.configuration(identity)?,
-            self.filled(&functions)
-                .replace("{pins}", &[PINS, PLANS].concat())
-                .replace("{joins}", JOINS)
-                .replace("{common_types}", &common_types())
-                .replace("{values}", VALUES)
-                .replace("{english}", english)
-        ))
-    }
-
-    /// The one row of the table; a limit that somebody has set stays.
-    fn configuration(&self, identity: &Identity) -> Result<String> {
-        let selection = Selection::parse(&identity.include, &identity.exclude)?;
-        let publications = Publications::of_slot(&self.slot);
-        let array = |texts: Vec<String>| {
-            let quoted: Vec<_> = texts.iter().map(|text| quote_literal(text)).collect();
-            format!("ARRAY[{}]::pg_catalog.text[]", quoted.join(", "))
-        };
-        let published = |name: &str| {
-            let name = quote_literal(name);
-            format!("(SELECT oid FROM pg_catalog.pg_publication WHERE pubname = {name})")
-        };
-        let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
-        let set = [
-            ("secret", quote_literal(&identity.secret)),
-            ("exact", quote_literal(&publications.exact)),
-            ("inserts", quote_literal(&publications.inserts)),
-            ("include_schema", array(include_schema)),
-            ("include_name", array(include_name)),
-            ("exclude_schema", array(exclude_schema)),
-            ("exclude_name", array(exclude_name)),
-            ("version", quote_literal(&version())),
-            ("exact_id", published(&publications.exact)),
-            ("inserts_id", published(&publications.inserts)),
-        ];
-        let (names, values): (Vec<_>, Vec<_>) = set.into_iter().unzip();
-        let (names, values) = (names.join(", "), values.join(", "));
-        let table = self.filled("backwhen.{slot}_config");
-        Ok(format!(
-            "UPDATE {table} SET ({names}) = ROW({values}); \
-             INSERT INTO {table} ({names}) SELECT {values} WHERE NOT EXISTS (SELECT FROM {table});"
-        ))
-    }
-
     /// What is wrong with them; `None` if nothing is.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn fault(&self, client: &Client) -> Result<Option<Fault>> {
-        let failed = |error| server_error("cannot look at the source's event triggers", error);
-        let query = "SELECT count(*) FILTER (WHERE e.evtenabled = 'A'), count(*), \
-                            pg_catalog.to_regclass($1) IS NOT NULL, \
-                            (SELECT count(*) FROM pg_catalog.pg_proc p \
-                               JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
-                              WHERE n.nspname = 'backwhen' AND p.proname LIKE $2) \
-                       FROM pg_catalog.pg_event_trigger e WHERE e.evtname LIKE $3";
-        let table = self.filled("backwhen.{slot}_config");
-        let (functions, triggers) = (self.filled("{slot}\\_%"), self.filled("!{slot}\\_%"));
-        let row = client.query_one(query, &[&table, &functions, &triggers]).await.map_err(failed)?;
+        if let Some(fault) = schema::fault(client).await? {
+            return Ok(Some(Fault::Broken(fault.to_string())));
+        }
+        if let Some(fault) = self.triggers_fault(client).await? {
+            return Ok(Some(fault));
+        }
+        self.functions_fault(client).await
+    }
+
+    async fn triggers_fault(&self, client: &Client) -> Result<Option<Fault>> {
+        let query = "SELECT count(*) FILTER (WHERE e.evtenabled = 'A' AND p.pronamespace = n.oid), count(*) \
+                       FROM pg_catalog.pg_event_trigger e \
+                       LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'backwhen' \
+                       LEFT JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid WHERE e.evtname LIKE $1";
+        let row = client.query_one(query, &[&self.filled("!{slot}\\_%")]).await.map_err(not_looked)?;
         let (enabled, there): (i64, i64) = (row.get(0), row.get(1));
-        if there < EVENT_TRIGGERS {
+        // An older version had one less; what is installed tells its version.
+        if there < EVENT_TRIGGERS - 1 {
             let gone = EVENT_TRIGGERS - there;
             return Ok(Some(Fault::Broken(format!("{gone} of {EVENT_TRIGGERS} event triggers are gone"))));
         }
-        if enabled < EVENT_TRIGGERS {
+        if enabled < there {
             let disabled = there - enabled;
             return Ok(Some(Fault::Broken(format!("{disabled} event triggers are disabled"))));
         }
-        let lacking = Fault::Broken("functions or the table of the schema backwhen are gone".into());
-        if !row.get::<_, bool>(2) {
+        Ok(None)
+    }
+
+    /// The functions must be those that were installed, and no other of a like name may be there: one that fits a
+    /// call better would be called.
+    async fn functions_fault(&self, client: &Client) -> Result<Option<Fault>> {
+        let table = self.filled("backwhen.{slot}_config");
+        let query = "SELECT version, pg_catalog.to_jsonb(c)->>'functions' FROM {table} c";
+        let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+        let lacking =
+            Fault::Broken("functions or the table of the schema backwhen are gone or are others".into());
+        if !client.query_one(there, &[&table]).await.map_err(not_looked)?.get::<_, bool>(0) {
             return Ok(Some(lacking));
         }
-        let rows = client.query(&format!("SELECT version FROM {table}"), &[]).await.map_err(failed)?;
-        // How many functions another version has is not known here.
-        match rows.first().map(|row| row.get::<_, String>(0)) {
-            Some(installed) if installed != version() => Ok(Some(Fault::OtherVersion)),
-            Some(_) if row.get::<_, i64>(3) >= functions_expected() => Ok(None),
-            _ => Ok(Some(lacking)),
+        let rows = client.query(&query.replace("{table}", &table), &[]).await.map_err(not_looked)?;
+        let Some(row) = rows.first() else { return Ok(Some(lacking)) };
+        if row.get::<_, &str>(0) != version() {
+            return Ok(Some(Fault::OtherVersion));
         }
+        let now: Option<String> =
+            client.query_one(&self.filled(FUNCTIONS), &[]).await.map_err(not_looked)?.get(0);
+        let same = now.is_some() && now == row.get::<_, Option<String>>(1);
+        let whole = self.triggers_count(client).await? == EVENT_TRIGGERS;
+        Ok((!same || !whole).then_some(lacking))
+    }
+
+    async fn triggers_count(&self, client: &Client) -> Result<i64> {
+        let query = "SELECT count(*) FROM pg_catalog.pg_event_trigger e WHERE e.evtname LIKE $1";
+        Ok(client.query_one(query, &[&self.filled("!{slot}\\_%")]).await.map_err(not_looked)?.get(0))
     }
 
     /// How often somebody else has taken a table out of the publications, as far as the triggers were there to see
@@ -219,7 +176,12 @@ impl Triggers {
     /// # Errors
     /// `Unavailable` or `Refused` if the server fails.
     pub async fn remove(&self, client: &Client) -> Result<()> {
-        let removed = client.batch_execute(&self.filled(&[CLEAR, REMOVE].concat())).await;
+        let sql = format!("BEGIN READ WRITE; {} COMMIT", [&own("install"), CLEAR, REMOVE].concat());
+        let removed = client.batch_execute(&self.filled(&sql)).await;
+        if removed.is_err() {
+            // The session is used again.
+            let _ = client.batch_execute("ROLLBACK").await;
+        }
         removed.map_err(|error| server_error("cannot take the event triggers off the source", error))
     }
 
@@ -233,11 +195,12 @@ impl Triggers {
 /// # Errors
 /// `Unavailable` if the server fails.
 pub async fn refusal(client: &Client) -> Result<Option<String>> {
-    let trial = "BEGIN READ WRITE; SET LOCAL backwhen.own = 'install'; \
+    let trial = "BEGIN READ WRITE; \
          CREATE FUNCTION pg_temp.backwhen_trial() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
          CREATE EVENT TRIGGER \"!backwhen_trial\" ON table_rewrite EXECUTE FUNCTION pg_temp.backwhen_trial(); \
          ROLLBACK";
-    let Err(error) = client.batch_execute(trial).await else { return Ok(None) };
+    let trial = trial.replacen("; ", &format!("; {}", own("install")), 1);
+    let Err(error) = client.batch_execute(&trial).await else { return Ok(None) };
     let _ = client.batch_execute("ROLLBACK").await;
     match error.as_db_error() {
         Some(fault) => Ok(Some(fault.message().to_owned())),
@@ -245,11 +208,13 @@ pub async fn refusal(client: &Client) -> Result<Option<String>> {
     }
 }
 
-fn functions_expected() -> i64 {
-    [EVENTS, TELL, ROWS, AFFECTED, DEFINITION]
-        .iter()
-        .map(|text| text.matches("CREATE OR REPLACE FUNCTION").count())
-        .sum::<usize>() as i64
+fn not_looked(error: tokio_postgres::Error) -> Error {
+    server_error("cannot look at the source's event triggers", error)
+}
+
+/// SQL that makes what follows it in its transaction backwhen's own doing, which no event trigger of ours tells.
+pub(super) fn own(what: &str) -> String {
+    OWN.replace("{own}", what)
 }
 
 /// The oids of the types whose names the reader knows.
@@ -261,6 +226,8 @@ fn common_types() -> String {
 /// Changes with the text of what is installed.
 fn version() -> String {
     let text = [
+        OWN,
+        OLDER,
         CLEAR,
         TABLE,
         EVENTS,
@@ -274,6 +241,7 @@ fn version() -> String {
         JOINS,
         VALUES,
         ENGLISH,
+        FUNCTIONS,
         &common_types(),
     ]
     .concat();

@@ -3,7 +3,6 @@ DO $do$
 DECLARE
     statement text;
 BEGIN
-    PERFORM pg_catalog.set_config('backwhen.own', 'install', true);
     FOR statement IN
         SELECT pg_catalog.format('DROP FUNCTION %s', p.oid::pg_catalog.regprocedure) FROM pg_catalog.pg_proc p
           JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace

@@ -23,7 +23,7 @@ END
 $body$;
 
 -- Writes all rows of a table, about 1 MiB in a message.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_rows(secret text, relation oid) RETURNS bool LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION backwhen.{slot}_rows(relation oid) RETURNS bool LANGUAGE plpgsql
 {values} SET row_security = off SET enable_seqscan = on AS $body$
 DECLARE
     line text;
@@ -34,7 +34,7 @@ DECLARE
 BEGIN
     FOR line IN EXECUTE format('SELECT %s FROM ONLY %s', backwhen.{slot}_line(relation), relation::regclass) LOOP
         IF size >= 1048576 THEN
-            written := backwhen.{slot}_lines(secret, relation, first, lines);
+            written := backwhen.{slot}_lines(relation, first, lines);
             lines := '{}';
             size := 0;
             first := 'f';
@@ -42,15 +42,15 @@ BEGIN
         lines := array_append(lines, line);
         size := size + octet_length(line);
     END LOOP;
-    written := backwhen.{slot}_lines(secret, relation, first, lines);
+    written := backwhen.{slot}_lines(relation, first, lines);
     RETURN true;
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_lines(secret text, relation oid, first text, lines text[])
+CREATE OR REPLACE FUNCTION backwhen.{slot}_lines(relation oid, first text, lines text[])
 RETURNS pg_lsn LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN backwhen.{slot}_emit(secret, 'backwhen.rows', convert_to(
+    RETURN backwhen.{slot}_emit('backwhen.rows', convert_to(
         format(E'%s %s\n', relation, first) || array_to_string(lines, ''), getdatabaseencoding()));
 END
 $body$;

@@ -1,6 +1,8 @@
 -- What the triggers know of their history. One row.
 CREATE TABLE IF NOT EXISTS backwhen.{slot}_config (
-    secret text NOT NULL,
+    -- The two keys of HMAC-SHA256, derived from the history's secret: with them the triggers sign what they write.
+    inner_key bytea NOT NULL,
+    outer_key bytea NOT NULL,
     exact name NOT NULL,
     inserts name NOT NULL,
     -- For LIKE: schema and name of what is wanted, and of what is not.
@@ -14,21 +16,16 @@ CREATE TABLE IF NOT EXISTS backwhen.{slot}_config (
     -- The publications' oids.
     exact_id oid,
     inserts_id oid,
-    -- How often somebody else took a table out of them.
-    taken_out int8 NOT NULL DEFAULT 0
+    -- How often somebody else took a table out of the publications.
+    taken_out int8 NOT NULL DEFAULT 0,
+    -- The last transaction that backwhen itself ran here: its statements are not told. Who may write this row is
+    -- backwhen; a setting of the session could be anybody's.
+    own xid8,
+    -- A digest of the functions, as they were installed.
+    functions text
 );
--- One that an older version made. Only then, as whoever is in the midst of a migration reads it.
-DO $do$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = 'backwhen.{slot}_config'::pg_catalog.regclass AND a.attname = 'taken_out') THEN
-        ALTER TABLE backwhen.{slot}_config ADD COLUMN IF NOT EXISTS exact_id oid, ADD COLUMN IF NOT EXISTS inserts_id oid,
-            ADD COLUMN taken_out int8 NOT NULL DEFAULT 0;
-    END IF;
-END
-$do$;
 
--- ALTER DEFAULT PRIVILEGES may have given it away.
+-- ALTER DEFAULT PRIVILEGES may have given the table away.
 DO $do$
 DECLARE
     grantee text;
@@ -39,6 +36,14 @@ BEGIN
          WHERE c.oid = 'backwhen.{slot}_config'::pg_catalog.regclass AND acl.grantee <> c.relowner
     LOOP
         EXECUTE 'REVOKE ALL ON backwhen.{slot}_config FROM ' || grantee;
+    END LOOP;
+    -- Nobody but the owner has any business in the schema: event triggers find their functions without rights.
+    FOR grantee IN
+        SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)) END
+          FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) acl
+         WHERE n.nspname = 'backwhen' AND acl.grantee <> n.nspowner
+    LOOP
+        EXECUTE 'REVOKE ALL ON SCHEMA backwhen FROM ' || grantee;
     END LOOP;
 END
 $do$;

@@ -1,21 +1,75 @@
 -- What writes the messages, as the role that installed it. Names are safe here, and values come out as
 -- they do in the stream.
 
--- A message under the history's seal.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_emit(secret text, prefix text, body bytea) RETURNS pg_lsn
-LANGUAGE plpgsql AS $body$
+-- A body under the history's signature, which holds for this transaction alone: HMAC-SHA256 of prefix, transaction and
+-- body. The message begins with "2 ", the digest, the transaction and a line end.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_signed(prefix text, body bytea) RETURNS bytea LANGUAGE plpgsql AS $body$
 DECLARE
-    seal bytea := convert_to(secret, 'UTF8');
+    inner_key bytea;
+    outer_key bytea;
+    transaction text := pg_current_xact_id()::text;
+BEGIN
+    SELECT f.inner_key, f.outer_key INTO inner_key, outer_key FROM backwhen.{slot}_config f;
+    RETURN convert_to(concat('2 ', encode(sha256(outer_key || sha256(
+        inner_key || convert_to(concat(prefix, E'\n', transaction, E'\n'), 'UTF8') || body)), 'hex'), ' ', transaction, E'\n'), 'UTF8') || body;
+END
+$body$;
+
+-- Writes a signed message.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_emit(prefix text, body bytea) RETURNS pg_lsn LANGUAGE plpgsql AS $body$
+DECLARE
     written pg_lsn;
     after pg_lsn;
 BEGIN
-    written := pg_logical_emit_message(
-        true, prefix, convert_to(encode(sha256(seal || body || seal), 'hex') || E'\n', 'UTF8') || body);
+    written := pg_logical_emit_message(true, prefix, backwhen.{slot}_signed(prefix, body));
     -- The server sorts a transaction's messages by the end of their records and its rows by the start of
     -- theirs, so that of two subtransactions the row after a message may come first. With another record
     -- between them it cannot.
     after := pg_logical_emit_message(true, 'backwhen.after', '');
     RETURN written;
+END
+$body$;
+
+-- Keeps a text for a later event of this transaction, in a setting. Any session may set it too, so it is signed; in
+-- hexadecimal, so that nothing in it can be refused.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_keep(key text, content text) RETURNS text LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN set_config('backwhen.{slot}_' || key, convert_from(backwhen.{slot}_signed(
+        'backwhen.' || key, convert_to(encode(convert_to(content, 'SQL_ASCII'), 'hex'), 'SQL_ASCII')), 'SQL_ASCII'), true);
+END
+$body$;
+
+-- What an earlier event of this transaction kept; empty if nothing was, or if somebody else set it.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_kept(key text) RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    kept text := current_setting('backwhen.{slot}_' || key, true);
+    content text;
+BEGIN
+    IF kept <> '' THEN
+        content := substr(kept, strpos(kept, E'\n') + 1);
+        IF convert_to(kept, 'SQL_ASCII') = backwhen.{slot}_signed('backwhen.' || key, convert_to(content, 'SQL_ASCII')) THEN
+            RETURN convert_from(decode(content, 'hex'), getdatabaseencoding());
+        END IF;
+    END IF;
+    RETURN '';
+END
+$body$;
+
+-- The same, given out once.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_take(key text) RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    content text := backwhen.{slot}_kept(key);
+    emptied text := set_config('backwhen.{slot}_' || key, '', true);
+BEGIN
+    RETURN content;
+END
+$body$;
+
+-- Whether it is backwhen that runs the statement: one of its sessions, or a function of its triggers.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_is_own() RETURNS bool LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN backwhen.{slot}_kept('joining') = 'on'
+        OR EXISTS (SELECT FROM backwhen.{slot}_config f WHERE f.own = pg_current_xact_id());
 END
 $body$;
 
@@ -34,54 +88,41 @@ BEGIN
 END
 $body$;
 
--- Whether the caller is this function of an event trigger, so that its arguments can be believed: nobody can call
--- one by hand. The name of a function that stands elsewhere could not begin with this schema's.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_is_trigger(called text, context text) RETURNS bool LANGUAGE plpgsql AS $body$
-DECLARE
-    line text := split_part(context, E'\n', 2);
+-- The context of the event trigger's function without its own line. The words of the server may be another
+-- language's, which a recovery could not read; to set the language at each statement would take longer.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_caller(context text) RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
-    -- As it nearly always is; the pattern takes ten times as long.
-    RETURN starts_with(line, concat('PL/pgSQL function backwhen.', called, '() '))
-        OR line ~ format('^[[:alpha:]/ -]* (backwhen\.%1$s|"backwhen"\."%1$s")\(\) ', called);
+    IF current_setting('lc_messages') NOT IN ('C', 'POSIX') AND current_setting('lc_messages') NOT LIKE 'en\_%' THEN
+        context := backwhen.{slot}_context();
+        -- Its own two lines, and the caller's.
+        FOR line IN 1..3 LOOP
+            context := substr(context, strpos(context, E'\n') + 1);
+        END LOOP;
+    END IF;
+    RETURN substr(context, length(split_part(context, E'\n', 1)) + 2);
 END
 $body$;
 
--- Whether the words of a context may be another language's, which a recovery could not read.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_is_translated(context text) RETURNS bool LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN NOT starts_with(context, 'PL/pgSQL function ')
-        OR current_setting('lc_messages') NOT IN ('C', 'POSIX') AND current_setting('lc_messages') NOT LIKE 'en\_%';
-END
-$body$;
-
--- The caller's context once more, in English. To set the language at each statement would take longer.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_context() RETURNS text LANGUAGE plpgsql {english} AS $body$
 DECLARE
     context text;
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
-    RETURN substr(context, strpos(context, E'\n') + 1);
+    RETURN context;
 END
 $body$;
 
--- A caller's context without our own two frames.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_outer(context text) RETURNS text LANGUAGE plpgsql AS $body$
-BEGIN
-    RETURN substr(context, length(split_part(context, E'\n', 1)) + length(split_part(context, E'\n', 2)) + 3);
-END
-$body$;
-
--- A DefinitionSignal of version 2, under the history's seal, for the event trigger to write: NULL if it was written
--- here, since rows follow it or the trigger's role might not do it. JSON is put together from text and lists, as the
+-- A DefinitionSignal of version 2, signed, for the event trigger to write: NULL if it was written
+-- here, since rows follow it. JSON is put together from text and lists, as the
 -- functions that make objects of it look up the type of each value at each call. `objects` has a row for each, `told`
 -- is what is told of tables: the elements of a list, the oids of those whose rows follow, and what could not be done;
 -- `gone` is members.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_message(
-    secret text, tag text, who text, path text, context text, objects text[], told text[], gone text)
+    inner_key bytea, outer_key bytea, tag text, who text, path text, context text, objects text[], told text[], gone text)
 RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     message text := concat('[2,', to_json(ARRAY[tag, CASE WHEN octet_length(current_query()) > 4096 THEN backwhen.{slot}_query() ELSE current_query() END,
-            coalesce(context, ''), who, session_user, path,
+            coalesce(context, ''), coalesce(who, ''), session_user, coalesce(path, ''),
             current_setting('check_function_bodies'), current_setting('default_tablespace'),
             current_setting('default_table_access_method'), current_setting('default_toast_compression'),
             current_setting('standard_conforming_strings'), current_setting('array_nulls'),
@@ -92,11 +133,10 @@ DECLARE
         '],{"trouble":', coalesce(to_json(told[3])::text, 'null'), gone, '}]');
 BEGIN
     RETURN CASE WHEN told[2] IS NULL AND getdatabaseencoding() = 'UTF8' AND octet_length(message) < 67108864
-             -- pg_logical_emit_message with a text, whose arguments are others in each version.
-             AND has_function_privilege(who::name, 3577::oid, 'EXECUTE')
-        THEN concat(encode(sha256(convert_to(concat(secret, message, secret), 'UTF8')), 'hex'), E'\n', message)
-        WHEN told[2] IS NULL THEN backwhen.{slot}_written(secret, message)
-        ELSE backwhen.{slot}_with_rows(secret, message, told[2]) END;
+        THEN concat('2 ', encode(sha256(outer_key || sha256(inner_key || convert_to(
+                concat('backwhen.ddl', E'\n', pg_current_xact_id(), E'\n', message), 'UTF8'))), 'hex'), ' ', pg_current_xact_id(), E'\n', message)
+        WHEN told[2] IS NULL THEN backwhen.{slot}_written(message)
+        ELSE backwhen.{slot}_with_rows(message, told[2]) END;
 END
 $body$;
 
@@ -149,25 +189,12 @@ BEGIN
 END
 $body$;
 
--- What the statement's other events kept for its end, given out once.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_take(key text) RETURNS text LANGUAGE plpgsql AS $body$
-DECLARE
-    value text := current_setting('backwhen.{slot}_' || key, true);
-    emptied text;
-BEGIN
-    IF value <> '' THEN
-        emptied := set_config('backwhen.{slot}_' || key, '', true);
-    END IF;
-    RETURN coalesce(value, '');
-END
-$body$;
-
 -- Writes a message by itself.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_written(secret text, message text) RETURNS text LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_written(message text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     written pg_lsn;
 BEGIN
-    written := backwhen.{slot}_emit(secret, 'backwhen.ddl', backwhen.{slot}_utf8(message));
+    written := backwhen.{slot}_emit('backwhen.ddl', backwhen.{slot}_utf8(message));
     RETURN NULL;
 END
 $body$;

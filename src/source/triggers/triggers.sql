@@ -1,31 +1,30 @@
 -- "!" comes before the names that people give: event triggers fire in order of name, and what
--- another one does must be told after the statement that made it do so.
+-- another one does must be told after the statement that made it do so. "_by" comes right before "_end".
 CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION')
     EXECUTE FUNCTION backwhen.{slot}_start();
 CREATE EVENT TRIGGER "!{slot}_drop" ON sql_drop EXECUTE FUNCTION backwhen.{slot}_drop();
 CREATE EVENT TRIGGER "!{slot}_rewrite" ON table_rewrite EXECUTE FUNCTION backwhen.{slot}_rewrite();
+CREATE EVENT TRIGGER "!{slot}_by" ON ddl_command_end EXECUTE FUNCTION backwhen.{slot}_who();
 CREATE EVENT TRIGGER "!{slot}_end" ON ddl_command_end EXECUTE FUNCTION backwhen.{slot}_end();
 -- Also where a session replays another server's changes.
 ALTER EVENT TRIGGER "!{slot}_start" ENABLE ALWAYS;
 ALTER EVENT TRIGGER "!{slot}_drop" ENABLE ALWAYS;
 ALTER EVENT TRIGGER "!{slot}_rewrite" ENABLE ALWAYS;
+ALTER EVENT TRIGGER "!{slot}_by" ENABLE ALWAYS;
 ALTER EVENT TRIGGER "!{slot}_end" ENABLE ALWAYS;
 
--- Of the application's roles, all may call what its event triggers call as them, and nothing else.
-GRANT USAGE ON SCHEMA backwhen TO PUBLIC;
+-- Each of them runs as whoever calls it, but for the event triggers' own, which nobody can call. Even so nobody else
+-- may call any.
 DO $do$
 DECLARE
-    routine record;
-    callable text[] := '{{slot}_tell,{slot}_trouble,{slot}_taken_out}';
+    routine text;
 BEGIN
     FOR routine IN
-        SELECT p.oid::pg_catalog.regprocedure AS signature, p.proname = ANY (callable) AS callable FROM pg_catalog.pg_proc p
+        SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p
          WHERE p.pronamespace = 'backwhen'::pg_catalog.regnamespace AND p.proname LIKE '{slot}\_%'
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', routine.signature);
-        IF routine.callable THEN
-            EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', routine.signature);
-        END IF;
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', routine);
     END LOOP;
 END
 $do$;
+UPDATE backwhen.{slot}_config SET functions = ({functions});

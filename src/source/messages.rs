@@ -1,0 +1,55 @@
+//! Writes backwhen's own messages into the source's WAL.
+
+use crate::connect::{Session, server_error};
+use crate::error::{Context, Kind, Result};
+use crate::history::message_key::MessageKey;
+use crate::model::Lsn;
+
+use super::sequences::parse_lsn;
+
+/// Writes messages (prefix and JSON) in one transaction, signed for it; returns the position of the last.
+///
+/// # Errors
+/// `Unavailable` if the source fails; the session is of no further use then.
+pub async fn write(session: &Session, key: &MessageKey, messages: &[(&str, &str)]) -> Result<Lsn> {
+    let failed = |error| server_error("cannot write a heartbeat into the source's WAL", error);
+    session.batch_execute("BEGIN READ WRITE").await.map_err(failed)?;
+    let number = session.query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[]).await;
+    let number: String = number.map_err(failed)?.get(0);
+    let number: u64 =
+        number.parse().context(Kind::Internal, || "the server numbered a transaction oddly".into())?;
+    let mut last = Lsn::ZERO;
+    for (prefix, json) in messages {
+        let content = key.sign(prefix, number, ascii(json).as_bytes());
+        let content = String::from_utf8_lossy(&content).into_owned();
+        let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)::text";
+        last = parse_lsn(session.query_one(statement, &[prefix, &content]).await.map_err(failed)?.get(0))?;
+    }
+    session.batch_execute("COMMIT").await.map_err(failed)?;
+    Ok(last)
+}
+
+/// The end of the source's WAL.
+///
+/// # Errors
+/// `Unavailable` if the source fails.
+pub async fn wal_end(session: &Session) -> Result<Lsn> {
+    let row = session.query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[]).await;
+    parse_lsn(row.map_err(|error| server_error("cannot ask for the end of the log", error))?.get(0))
+}
+
+/// JSON in ASCII. The server stores a message in the database's encoding, and it is read back
+/// without knowing which that is.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter.is_ascii() {
+            true => text.push(letter),
+            // Beyond ASCII there are only letters of strings.
+            false => {
+                letter.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
+}

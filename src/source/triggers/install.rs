@@ -1,0 +1,172 @@
+//! Installs a history's event triggers, in one transaction.
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error as ServerError};
+
+use super::{
+    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, Installed, JOINS, OLDER, PINS, PLANS, ROWS,
+    TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
+};
+use crate::codec::copy_text::push_escaped;
+use crate::connect::server_error;
+use crate::error::{Error, Result};
+use crate::history::Identity;
+use crate::model::Selection;
+use crate::model::schema::quote_literal;
+use crate::source::publication::Publications;
+
+/// The columns that are written anew with each installation.
+const COLUMNS: &str = "inner_key, outer_key, exact, inserts, include_schema, include_name, exclude_schema, exclude_name, \
+                       image_limit, taken_out, version";
+
+/// What an earlier installation leaves to the next: bytes, and a count.
+type Kept = (i64, i64);
+
+impl Triggers {
+    /// Installs them anew; those that are there already are replaced.
+    ///
+    /// # Errors
+    /// `Usage` if a pattern cannot be read; `Refused` if the schema backwhen is somebody else's; `Unavailable` or
+    /// `Refused` if the server fails.
+    pub async fn install(&self, client: &Client, identity: &Identity) -> Result<Installed> {
+        let row = self.row(identity)?;
+        let installed = self.install_in_transaction(client, identity, &row).await;
+        if !matches!(installed, Ok(Ok(None))) {
+            // The session is used again.
+            let _ = client.batch_execute("ROLLBACK").await;
+        }
+        match installed? {
+            Ok(None) => Ok(Installed::Yes),
+            Ok(Some(stranger)) => Err(Error::refused(format!(
+                "{stranger}: the event triggers would run what that role puts there; drop or rename that schema on the \
+                 source (ALTER SCHEMA backwhen RENAME TO …), then try again"
+            ))),
+            Err(error) => match error.as_db_error() {
+                Some(fault) if *fault.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+                    Ok(Installed::NotAllowed(fault.message().to_owned()))
+                }
+                _ => Err(server_error("cannot install the event triggers on the source", error)),
+            },
+        }
+    }
+
+    async fn install_in_transaction(
+        &self,
+        client: &Client,
+        identity: &Identity,
+        row: &(dyn Fn(Kept) -> Bytes + Sync),
+    ) -> Result<Result<Option<schema::Stranger>, ServerError>> {
+        let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        let superuser = match client.query_one(query, &[]).await {
+            Ok(row) => row.get(0),
+            Err(error) => return Ok(Err(error)),
+        };
+        // A migration that is at work reads the table until it ends: it goes first, and this is tried again.
+        let begin = format!(
+            "BEGIN READ WRITE; SET LOCAL lock_timeout = '5s'; SET LOCAL check_function_bodies = on; {} \
+             CREATE SCHEMA IF NOT EXISTS backwhen; {}",
+            own("install"),
+            self.filled(OLDER),
+        );
+        if let Err(error) = client.batch_execute(&begin).await {
+            return Ok(Err(error));
+        }
+        // Here, as somebody may have made it in between.
+        if let Some(stranger) = schema::fault(client).await? {
+            return Ok(Ok(Some(stranger)));
+        }
+        Ok(self.fill(client, identity, superuser, row).await.map(|()| None))
+    }
+
+    async fn fill(
+        &self,
+        client: &Client,
+        identity: &Identity,
+        superuser: bool,
+        row: &(dyn Fn(Kept) -> Bytes + Sync),
+    ) -> Result<(), ServerError> {
+        client.batch_execute(&self.filled(TABLE)).await?;
+        let table = self.filled("backwhen.{slot}_config");
+        let kept = client.query_opt(&format!("SELECT image_limit, taken_out FROM {table}"), &[]).await?;
+        let kept = kept.map_or((1 << 30, 0), |row| (row.get(0), row.get(1)));
+        client.batch_execute(&format!("DELETE FROM {table}")).await?;
+        // By COPY: data of a COPY are in no log of statements, and the keys are in this row.
+        let mut sink = std::pin::pin!(client.copy_in(&format!("COPY {table} ({COLUMNS}) FROM STDIN")).await?);
+        sink.send(row(kept)).await?;
+        sink.finish().await?;
+        client.batch_execute(&self.statements(identity, superuser)).await
+    }
+
+    fn statements(&self, identity: &Identity, superuser: bool) -> String {
+        let english = if superuser { ENGLISH } else { "" };
+        let publications = Publications::of_slot(&identity.slot());
+        let published = |name: &str| {
+            format!("(SELECT oid FROM pg_catalog.pg_publication WHERE pubname = {})", quote_literal(name))
+        };
+        let (exact, inserts) = (published(&publications.exact), published(&publications.inserts));
+        let ids = format!(
+            "UPDATE {} SET exact_id = {exact}, inserts_id = {inserts}, own = pg_catalog.pg_current_xact_id();",
+            self.filled("backwhen.{slot}_config")
+        );
+        let functions = [CLEAR, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS].concat();
+        let functions = functions
+            .replace("{functions}", FUNCTIONS)
+            .replace("{pins}", &[PINS, PLANS].concat())
+            .replace("{joins}", JOINS)
+            .replace("{common_types}", &common_types())
+            .replace("{values}", VALUES)
+            .replace("{english}", english);
+        format!("{ids}\n{}\nCOMMIT", self.filled(&functions))
+    }
+
+    /// The row of the table as a line of COPY; a limit that somebody has set stays.
+    fn row(&self, identity: &Identity) -> Result<impl Fn(Kept) -> Bytes + use<>> {
+        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+        let publications = Publications::of_slot(&self.slot);
+        let (inner, outer) = identity.message_key().halves();
+        let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
+        let before = [
+            hexadecimal(&inner),
+            hexadecimal(&outer),
+            publications.exact,
+            publications.inserts,
+            array(&include_schema),
+            array(&include_name),
+            array(&exclude_schema),
+            array(&exclude_name),
+        ];
+        Ok(move |(image_limit, taken_out): Kept| {
+            let mut line = Vec::new();
+            for value in &before {
+                push_escaped(&mut line, value.as_bytes());
+                line.push(b'\t');
+            }
+            line.extend_from_slice(format!("{image_limit}\t{taken_out}\t{}\n", version()).as_bytes());
+            Bytes::from(line)
+        })
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\\x{digits}")
+}
+
+/// An array of text as the server reads it.
+fn array(texts: &[String]) -> String {
+    let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    format!("{{{}}}", texts.iter().map(quoted).collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_are_quoted() {
+        assert_eq!(array(&[]), "{}");
+        assert_eq!(array(&["a".into(), r#"\_"%"#.into()]), r#"{"a","\\_\"%"}"#);
+    }
+}

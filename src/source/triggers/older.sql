@@ -1,0 +1,11 @@
+-- A table that an older version made has other columns; what was set in it by hand stays.
+DO $do$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = pg_catalog.to_regclass('backwhen.{slot}_config') AND a.attname = 'secret') THEN
+        ALTER TABLE backwhen.{slot}_config DROP COLUMN secret, ADD COLUMN inner_key bytea, ADD COLUMN outer_key bytea,
+            ADD COLUMN IF NOT EXISTS exact_id oid, ADD COLUMN IF NOT EXISTS inserts_id oid,
+            ADD COLUMN IF NOT EXISTS taken_out int8 NOT NULL DEFAULT 0, ADD COLUMN own xid8, ADD COLUMN functions text;
+    END IF;
+END
+$do$;
