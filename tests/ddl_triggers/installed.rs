@@ -91,7 +91,7 @@ fn capture_installs_again_what_somebody_took_away() {
     ] {
         source.psql(&harm);
         let whole =
-            format!("SELECT ({states}) = 4 AND EXISTS (SELECT FROM pg_proc WHERE proname = '{slot}_wants')");
+            format!("SELECT ({states}) = 5 AND EXISTS (SELECT FROM pg_proc WHERE proname = '{slot}_wants')");
         let began = std::time::Instant::now();
         while source.psql(&whole) != "t" {
             assert!(began.elapsed().as_secs() < 20, "not mended: {harm}");

@@ -28,11 +28,13 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// Whoever is neither superuser nor the connected role is a stranger; so is a role that may create in the schema.
+/// Whoever is neither a superuser nor the connected role is a stranger, and so is a role that may create in the schema. A
+/// superuser is a member of every role, which says nothing; for others a role that they can act for is no stranger.
 const STRANGERS: &str = "
     WITH space AS (SELECT n.oid, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n WHERE n.nspname = 'backwhen'),
          trusted AS (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolsuper OR r.rolname = current_user
-                     UNION SELECT s.nspowner FROM space s WHERE pg_catalog.pg_has_role(current_user, s.nspowner, 'USAGE'))
+                     UNION SELECT s.nspowner FROM space s JOIN pg_catalog.pg_roles me ON me.rolname = current_user
+                      WHERE NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, s.nspowner, 'USAGE'))
     SELECT 'owner', '', pg_catalog.pg_get_userbyid(s.nspowner)::text FROM space s
      WHERE s.nspowner NOT IN (SELECT oid FROM trusted)
     UNION ALL
