@@ -26,6 +26,7 @@ use crate::pgtools::Tools;
 use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
+use crate::source::blocker::while_waiting;
 use crate::source::inspect;
 use crate::source::messages::write;
 use crate::source::publication::Publications;
@@ -176,14 +177,21 @@ impl Watcher {
     async fn follow_schema(&self, session: &Session, memory: &mut Memory, now: String) -> Result<()> {
         let changed = memory.known.as_ref().is_none_or(|known| known.fingerprint != now);
         self.board.update(|live| live.schema_changed = changed);
-        if !changed {
+        // A table whose publication somebody kept locked is tried again, whatever a checkpoint knows of it.
+        let left = self.board.read().is_some_and(|live| !live.unprotected.is_empty());
+        let waits = memory.next_refresh.is_some_and(|next| Instant::now() < next);
+        if !changed && (!left || waits) {
             return Ok(());
         }
         // What moves now is our own doing, also if this process does not live to say so.
         self.board.update(|live| live.published.iter_mut().for_each(|last| last.members.clear()));
         self.board.write();
-        self.publish_tables(session).await?;
+        let published = self.publish_tables(session).await?;
         self.look_again(session, memory).await?;
+        if !changed && !published {
+            memory.next_refresh = Some(Instant::now() + REFRESH_PAUSE);
+            return Ok(());
+        }
         if memory.next_refresh.is_none_or(|next| Instant::now() >= next) {
             let started = Instant::now();
             let done = self.refresh().await;
@@ -291,14 +299,15 @@ impl Watcher {
         Ok(())
     }
 
-    /// Puts every table that is wanted into the publication that fits it.
-    async fn publish_tables(&self, session: &Session) -> Result<()> {
+    /// Puts every table that is wanted into the publication that fits it; whether one was put there.
+    async fn publish_tables(&self, session: &Session) -> Result<bool> {
         let identity = self.history.identity();
         let selection = Selection::parse(&identity.include, &identity.exclude)?;
         let publications = Publications::of_slot(&identity.slot());
         let members = publications.members(session).await?;
         let inventory = inspect::inventory(session, &selection).await?;
-        let mut unprotected = Vec::new();
+        let before = self.board.read().map_or(Vec::new(), |live| live.unprotected);
+        let (mut unprotected, mut any) = (Vec::new(), false);
         let failed = |error| server_error("cannot set a session's timer", error);
         // A migration that made tables holds the publications until it ends; the heart beats on.
         session.batch_execute("SET lock_timeout = '2s'").await.map_err(failed)?;
@@ -308,14 +317,21 @@ impl Watcher {
             if members.contains(&(table.oid, exact)) {
                 continue;
             }
-            let published = match members.contains(&(table.oid, !exact)) {
-                true => publications.move_here(session, table).await,
-                false => publications.add(session, &[table]).await,
+            let publishing = async {
+                match members.contains(&(table.oid, !exact)) {
+                    true => publications.move_here(session, table).await,
+                    false => publications.add(session, &[table]).await,
+                }
             };
+            let (published, blocker) = while_waiting(&self.source, session, publishing).await?;
             if let Err(error) = published {
-                tracing::warn!("{} is not protected: {error}", table.display());
-                unprotected.push(LeftOut { table: table.display(), reason: error.to_string() });
+                let reason = blocker.map_or(error.to_string(), |blocker| format!("{error}; {blocker}"));
+                if !before.iter().any(|left| left.table == table.display()) {
+                    tracing::warn!("{} is not protected: {reason}", table.display());
+                }
+                unprotected.push(LeftOut { table: table.display(), reason });
             } else {
+                any = true;
                 tracing::info!("{} is published; its image follows", table.display());
                 if let Some(advice) = &found.advice {
                     tracing::info!("{}: {}; to mend: {}", table.display(), advice.why, advice.command);
@@ -324,7 +340,7 @@ impl Watcher {
         }
         session.batch_execute("SET lock_timeout = 0").await.map_err(failed)?;
         self.board.update(|live| live.unprotected = unprotected);
-        Ok(())
+        Ok(any)
     }
 
     /// A checkpoint with images of what is new, at the first position where all of it is known.

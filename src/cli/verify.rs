@@ -169,6 +169,9 @@ fn describe(shown: &Shown) -> String {
     for fault in &it.faults {
         text.push_str(&format!("DAMAGED   {}\n", ui::printable(fault)));
     }
+    for note in &it.notes {
+        text.push_str(&format!("note      {}\n", ui::printable(note)));
+    }
     for proof in &shown.proofs {
         describe_proof(proof, &mut text);
     }

@@ -129,6 +129,11 @@ impl DefinitionSignal {
         }
         Some(signal)
     }
+
+    /// Whether this stands for a message that could not be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.tag == UNREADABLE
+    }
 }
 
 /// A change of definitions with the transaction that made it.

@@ -263,7 +263,7 @@ async fn fill(
     sink.post_data(execution.jobs).await?;
     ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
-    sink.set_sequences(&sequences).await?;
+    inexact.extend(sink.set_sequences(&sequences).await?);
     if !plan.partial {
         execution.progress.phase("refreshing materialised views", 0, Unit::Tables);
         sink.refresh_materialized_views(&schema.facts.materialized_views).await?;

@@ -1,5 +1,6 @@
 //! Where changes come from: a PostgreSQL server, read through its catalogs, snapshots and stream.
 
+pub mod blocker;
 pub mod digests;
 pub mod inspect;
 pub mod liveness;

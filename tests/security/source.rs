@@ -213,3 +213,27 @@ fn what_a_session_sets_decides_nothing() {
         scene.assert_exact();
     });
 }
+
+#[test]
+fn who_keeps_the_publications_locked_is_named() {
+    use crate::support::{Server, shop::OpenSession};
+    let server = Server::shared(None);
+    let scene = Scene::protected(&server, "GRANT CREATE ON SCHEMA public TO mallory");
+    let slot = scene.slot();
+    let mut holder = OpenSession::new(&server, &scene.backwhen.source());
+    holder.run(&format!("BEGIN; ALTER PUBLICATION {slot} SET (publish_via_partition_root = false);"));
+    let pid = scene.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()");
+    scene.as_mallory("CREATE TABLE t (a int PRIMARY KEY)").unwrap();
+    let mut capture = scene.backwhen.spawn_capture_with(&["--heartbeat", "200ms"]);
+    capture.allow("is not protected");
+    capture.wait_until("the session is named", |_| {
+        let status = scene.backwhen.json(&["status"]).to_string();
+        status.contains(&format!("session {pid} of role postgres"))
+    });
+    holder.run("ROLLBACK;");
+    capture.wait_until("the table is protected", |_| {
+        scene.backwhen.json(&["status"])["unprotected"].as_array().is_none_or(Vec::is_empty)
+    });
+    capture.stop();
+    scene.assert_exact();
+}

@@ -25,6 +25,8 @@ pub struct Verified {
     pub bytes: u64,
     /// One line a fault, each naming the object.
     pub faults: Vec<String>,
+    /// What is whole, and yet will make a recovery less exact.
+    pub notes: Vec<String>,
     /// The checkpoints whose manifests are sound, each with the digest of the manifest.
     #[serde(skip)]
     pub sound: Vec<(String, String)>,

@@ -5,6 +5,7 @@ use crate::error::{Kind, Result};
 use crate::history::epoch::Epoch;
 use crate::history::expiry::Expiry;
 use crate::history::journal::{self, SegmentFile};
+use crate::history::signal::{DEFINITION, DefinitionSignal};
 use crate::history::{History, timeline};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
@@ -34,6 +35,7 @@ pub(super) fn check(
             verified.faults.push(format!("{}: it belongs to another history", file.path.display()));
         }
         let segment = journal::Segment::open(&file.path).ok();
+        verified.notes.extend(segment.as_ref().map_or(Vec::new(), |segment| unreadable(history, segment)));
         let range = segment.map(|segment| (segment.summary().start, segment.summary().end));
         ends.push((file, range));
         progress.advance(size(&file.path));
@@ -54,6 +56,21 @@ pub(super) fn check(
             Ok(Vec::new())
         }
     }
+}
+
+/// The schema changes that a segment tells and that cannot be read, by their transactions.
+fn unreadable(history: &History, segment: &journal::Segment) -> Vec<String> {
+    let key = history.identity().message_key();
+    // Damage is a fault of the segment, and named as that.
+    let messages = segment.logical_messages(Lsn::ZERO, Lsn::MAX, DEFINITION.as_bytes()).unwrap_or_default();
+    let told = messages.iter().filter_map(|message| {
+        let signal = DefinitionSignal::read(&key, message.xid, &message.content, std::iter::empty())?;
+        signal.is_unreadable().then(|| {
+            let why = signal.trouble.unwrap_or_default();
+            format!("a schema change in the transaction at {} is not known: {why}", message.commit_lsn)
+        })
+    });
+    told.collect()
 }
 
 /// Reads a segment, which may have been sealed since the folder was listed.

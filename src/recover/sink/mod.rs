@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::Result;
+use crate::history::checkpoint::Inexact;
 use crate::model::DatabaseFacts;
 use crate::model::Table;
 use crate::pgtools::Tools;
@@ -170,13 +171,15 @@ impl Sink {
         }
     }
 
+    /// Returns the sequences that do not take their value, which stand where their definitions put them.
+    ///
     /// # Errors
-    /// `Refused` if a sequence is not there or does not take the value.
-    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
+    /// `Unavailable` if the server or the output fails.
+    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<Vec<Inexact>> {
         match self {
             Sink::Postgres(target) => target.set_sequences(values).await,
-            Sink::Sqlite(_) => Ok(()),
-            Sink::Sql(script) => script.set_sequences(values).await,
+            Sink::Sqlite(_) => Ok(Vec::new()),
+            Sink::Sql(script) => script.set_sequences(values).await.map(|()| Vec::new()),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Definitions, sequences and views: what surrounds the rows.
 
-use crate::connect::Conninfo;
+use crate::connect::{Conninfo, server_error};
 use crate::error::{Error, Kind, Result};
+use crate::history::checkpoint::Inexact;
 use crate::pgtools::{Tools, failure};
 use crate::recover::archive::Section;
 
@@ -56,14 +57,18 @@ impl Target {
 
     /// # Errors
     /// `Refused` if a sequence is not there or does not take the value.
-    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
+    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<Vec<Inexact>> {
+        let mut refused = Vec::new();
         for value in values {
-            self.execute(&value.statement(), || {
-                format!("cannot set sequence {}.{}", value.schema, value.name)
-            })
-            .await?;
+            let Err(error) = self.session.batch_execute(&value.statement()).await else { continue };
+            let what = format!("sequence {}.{}", value.schema, value.name);
+            if error.as_db_error().is_none() {
+                return Err(server_error(format!("cannot set {what}"), error));
+            }
+            let why = server_error("it stands at its start, since the target does not take its value", error);
+            refused.push(Inexact { what, why: why.to_string() });
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// # Errors
