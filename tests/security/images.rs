@@ -57,6 +57,24 @@ fn an_older_snapshot_costs_no_rows() {
 }
 
 #[test]
+fn a_table_of_the_transactions_own_is_told_in_any_isolation() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::protected(server, "");
+        scene.run(
+            "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1;
+             CREATE TABLE one (id int); INSERT INTO one SELECT generate_series(1, 10); ALTER TABLE one ADD PRIMARY KEY (id);
+             SAVEPOINT s; CREATE TABLE two AS SELECT 1 AS id; ALTER TABLE two ADD PRIMARY KEY (id); RELEASE s;
+             ALTER TABLE two REPLICA IDENTITY FULL; DELETE FROM one WHERE id = 3; COMMIT",
+        );
+        let moment = scene.lsn();
+        scene.backwhen.ok(&["capture", "--until", &moment]);
+        let (target, said) = scene.recover(&moment);
+        assert_eq!(said["inexact"].as_array().unwrap().len(), 0, "{said}");
+        assert_eq!(scene.server.psql(&target, "SELECT count(*), sum(one.id) FROM one, two"), "9|52");
+    });
+}
+
+#[test]
 fn a_table_that_others_may_write_is_not_read() {
     on_oldest_and_newest(|server| {
         let scene = Scene::protected(server, "");

@@ -182,6 +182,35 @@ fn nothing_of_ours_can_be_called_by_others() {
 }
 
 #[test]
+fn names_that_look_like_ours_make_no_gap_and_hide_nothing_of_ours() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::protected(
+            server,
+            "GRANT CREATE ON SCHEMA public TO mallory; GRANT CREATE ON DATABASE app TO mallory",
+        );
+        let slot = scene.slot();
+        let counted = format!("SELECT taken_out FROM backwhen.{slot}_config");
+        scene
+            .as_mallory(&format!(
+                "CREATE TABLE t (a int PRIMARY KEY);
+                 CREATE PUBLICATION \"x in publication {slot}\" FOR TABLE t;
+                 ALTER PUBLICATION \"x in publication {slot}\" DROP TABLE t;
+                 CREATE PUBLICATION backwhen_0123456789ab FOR TABLE t;
+                 ALTER PUBLICATION backwhen_0123456789ab DROP TABLE t;
+                 CREATE TABLE \"x on pg_temp\" (a int PRIMARY KEY); DROP TABLE \"x on pg_temp\""
+            ))
+            .unwrap();
+        assert_eq!(scene.run(&counted), "0");
+        scene.capture();
+        assert_eq!(scene.backwhen.json_lines(&["list", "gaps"]).len(), 0);
+        let told = scene.backwhen.json_lines(&["list", "schemas"]);
+        let tags: Vec<_> = told.iter().map(|it| it["tag"].as_str().unwrap()).collect();
+        assert!(tags.contains(&"CREATE PUBLICATION") && tags.contains(&"DROP TABLE"), "{tags:?}");
+        assert!(tags.contains(&"ALTER PUBLICATION"), "{tags:?}");
+    });
+}
+
+#[test]
 fn what_a_session_sets_decides_nothing() {
     on_oldest_and_newest(|server| {
         let scene = Scene::protected(server, "CREATE SCHEMA own AUTHORIZATION mallory");

@@ -135,7 +135,11 @@ BEGIN
                       AND l.pid = pg_backend_pid() AND l.granted
                       AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')) THEN
         RETURN 'others may write it meanwhile';
-    ELSIF NOT fresh AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    ELSIF NOT fresh AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
+        -- One that this transaction made: its rows are all its own. Each of its subtransactions holds a lock on its number.
+        AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_locks l ON l.transactionid = a.xmin
+                         WHERE a.attrelid = $1 AND a.attnum = -1 AND l.locktype = 'transactionid'
+                           AND l.pid = pg_backend_pid() AND l.mode = 'ExclusiveLock') THEN
         RETURN 'the transaction''s snapshot may be older than they are';
     END IF;
     RETURN NULL;

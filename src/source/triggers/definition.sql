@@ -229,6 +229,16 @@ BEGIN
 END
 $body$;
 
+-- Whether a publication, or a membership in one, is backwhen's: by its name and by who owns it.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_is_ours(catalog oid, object oid) RETURNS bool LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_publication p JOIN pg_roles r ON r.oid = p.pubowner
+        WHERE p.oid = CASE WHEN catalog = 'pg_publication'::regclass THEN object
+                      ELSE (SELECT m.prpubid FROM pg_publication_rel m WHERE m.oid = object) END
+          AND p.pubname ~ '^backwhen_[0-9a-f]{12}(_inserts)?$' AND (r.rolsuper OR r.rolname = current_user));
+END
+$body$;
+
 -- What a statement made or changed outside of extensions, temporary schemas and our own things: each with the
 -- relation that it is or hangs on.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_objects(tag text) RETURNS text[] LANGUAGE plpgsql AS $body$
@@ -242,7 +252,7 @@ BEGIN
                 FROM pg_event_trigger_ddl_commands() o
                WHERE (NOT o.in_extension OR o.classid = 'pg_extension'::regclass)
                  AND (o.schema_name IS NULL OR o.schema_name NOT IN ('pg_temp', 'pg_toast', 'pg_toast_temp', 'backwhen'))
-                 AND NOT (o.object_type LIKE 'publication%' AND o.object_identity ~ '(^|in publication )backwhen_')
+                 AND NOT (o.object_type LIKE 'publication%' AND backwhen.{slot}_is_ours(o.classid, o.objid))
               OFFSET 0) o
        WHERE o.relation IS DISTINCT FROM 0);
 END

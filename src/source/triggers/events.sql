@@ -36,7 +36,7 @@ BEGIN
     -- A table that somebody else takes out of our publications may be put back before anybody looks.
     IF TG_TAG = 'ALTER PUBLICATION' THEN
         IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
-                    WHERE d.object_type = 'publication relation' AND d.object_identity ~ ' in publication {slot}(_inserts)?$')
+                    WHERE d.object_type = 'publication relation' AND d.address_args[1] IN ('{slot}', '{slot}_inserts'))
            AND NOT backwhen.{slot}_is_own() THEN
             UPDATE backwhen.{slot}_config SET taken_out = taken_out + 1;
         END IF;
@@ -45,10 +45,10 @@ BEGIN
         SELECT ARRAY[d.classid::text, d.objid::text, d.objsubid::text, d.object_type, CASE WHEN d.original THEN '!original' ELSE '' END,
                      CASE WHEN d.original THEN d.address_names[cardinality(d.address_names)] END]
           FROM pg_event_trigger_dropped_objects() d
-         WHERE NOT d.is_temporary AND d.object_identity NOT LIKE '% on pg\_temp%'
+         WHERE NOT d.is_temporary AND d.address_names[1] IS DISTINCT FROM 'pg_temp'
            AND d.schema_name IS DISTINCT FROM 'pg_toast' AND d.schema_name IS DISTINCT FROM 'backwhen'
-           AND NOT (d.object_type IN ('publication', 'publication relation', 'publication namespace')
-                    AND d.object_identity ~ '(^|in publication )backwhen_'));
+           AND NOT (d.object_type = 'publication' AND d.address_names[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?$'
+                    OR d.object_type = 'publication relation' AND d.address_args[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?$'));
     -- What came along with a temporary thing does not always say that it is one.
     IF dropped && '{!original}' THEN
         kept := backwhen.{slot}_keep('dropped', dropped::text);

@@ -144,10 +144,12 @@ $body$;
 CREATE OR REPLACE FUNCTION backwhen.{slot}_query() RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     message text := concat(pg_backend_pid(), ' ', extract(epoch FROM statement_timestamp()));
-    written bool := coalesce(current_setting('backwhen.{slot}_query', true), '') = message;
 BEGIN
-    PERFORM set_config('backwhen.{slot}_query', message, true);
-    RETURN CASE WHEN written THEN '' ELSE current_query() END;
+    IF backwhen.{slot}_kept('query') = message THEN
+        RETURN '';
+    END IF;
+    message := backwhen.{slot}_keep('query', message);
+    RETURN current_query();
 END
 $body$;
 
