@@ -4,6 +4,7 @@
 mod support;
 
 mod images;
+mod load;
 mod mallory;
 mod messages;
 mod source;

@@ -1,6 +1,7 @@
 //! Recovery into a PostgreSQL database.
 
 mod contents;
+mod guard;
 mod maintenance;
 mod marker;
 mod place;
@@ -19,6 +20,7 @@ use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 
 use super::{Definitions, Opening};
+use guard::Guard;
 pub(in crate::recover) use maintenance::{holds_nothing, maintenance};
 use place::Place;
 pub(in crate::recover) use properties::create_like;
@@ -36,6 +38,8 @@ pub struct Target {
     idle: Mutex<Vec<Session>>,
     /// For statements, in UTF-8. Also shows others that somebody is at work here.
     session: Session,
+    /// Where a superuser recovers.
+    guard: Option<Guard>,
     notes: Vec<String>,
 }
 
@@ -54,9 +58,9 @@ impl Target {
         let place = Place::prepare(info, create, source, &mut notes).await?;
         let info = info.with_dbname(place.name_while_building());
         match Target::enter(&info, &place, source, &mut definitions, &mut notes).await {
-            Ok((session, facts)) => {
+            Ok((session, facts, guard)) => {
                 let idle = Mutex::default();
-                Ok(Target { info, place, facts, definitions, tools, idle, session, notes })
+                Ok(Target { info, place, facts, definitions, tools, idle, session, guard, notes })
             }
             Err(error) => Err(give_up(place, error).await),
         }
@@ -68,7 +72,7 @@ impl Target {
         source: &DatabaseFacts,
         definitions: &mut Definitions,
         notes: &mut Vec<String>,
-    ) -> Result<(Session, DatabaseFacts)> {
+    ) -> Result<(Session, DatabaseFacts, Option<Guard>)> {
         let session = Session::connect_utf8(info, "recover").await?;
         place.settle(&session).await?;
         let facts = DatabaseFacts::read(&session).await?;
@@ -81,7 +85,10 @@ impl Target {
         }
         let roles = usable_roles(&session).await?;
         notes.extend(definitions.adapt_to_roles(|name| roles.contains(name)));
-        Ok((session, facts))
+        let (owners, _) = definitions.owners_and_privileges();
+        let guard = Guard::set(&session, place.final_name(), owners).await?;
+        notes.extend(guard.as_ref().and_then(Guard::note));
+        Ok((session, facts, guard))
     }
 
     pub fn notes(&self) -> &[String] {
@@ -98,7 +105,10 @@ impl Target {
     /// # Errors
     /// `Refused` or `Unavailable` with what is left under which name.
     pub async fn make_valid(self) -> Result<Vec<String>> {
-        let Target { place, session, idle, definitions, .. } = self;
+        let Target { place, session, idle, definitions, guard, .. } = self;
+        if let Some(guard) = guard {
+            guard.lift(&session).await?;
+        }
         // A database with sessions cannot be renamed.
         drop(idle);
         place.make_valid(session, &definitions).await

@@ -164,6 +164,13 @@ impl Aside {
                 properties.comment.as_deref().map(|comment| comment_on(&self.temporary, Some(comment)))
             }
             None => {
+                let public = format!(
+                    "GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC",
+                    quote_ident(&self.temporary)
+                );
+                self.maintenance.batch_execute(&public).await.map_err(|error| {
+                    server_error(format!("cannot open database {} to its users", self.temporary), error)
+                })?;
                 for statement in definitions.database_properties(&self.temporary) {
                     if let Err(error) = self.maintenance.batch_execute(&statement).await {
                         unset.push(
@@ -251,8 +258,13 @@ async fn create_aside(info: &Conninfo, source: &DatabaseFacts, notes: &mut Vec<S
     let temporary = temporary_name(&name);
     create_like(&maintenance, &temporary, source).await?;
     let aside = Aside { maintenance, name, temporary, existed: None };
-    let comment = comment_on(&aside.temporary, Some(COMMENT));
-    match aside.maintenance.batch_execute(&comment).await {
+    // While it is built, it is nobody's business: what others put into it would become part of it.
+    let mark = format!(
+        "{}; REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC",
+        comment_on(&aside.temporary, Some(COMMENT)),
+        quote_ident(&aside.temporary)
+    );
+    match aside.maintenance.batch_execute(&mark).await {
         Ok(()) => Ok(aside),
         Err(error) => {
             let error = server_error("cannot mark the new database as unfinished", error);

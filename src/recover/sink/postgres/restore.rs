@@ -16,7 +16,11 @@ impl Target {
     /// # Errors
     /// `Refused` with pg_restore's own words.
     pub async fn pre_data(&self) -> Result<()> {
-        self.restore(Section::PreData, 1).await
+        self.restore(Section::PreData, 1).await?;
+        match &self.guard {
+            Some(guard) => guard.give_owners(&self.session).await,
+            None => Ok(()),
+        }
     }
 
     /// # Errors

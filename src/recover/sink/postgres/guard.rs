@@ -1,0 +1,94 @@
+//! While a superuser recovers, the application's functions run with their owners' rights, not with the superuser's.
+//!
+//! A CHECK, a domain, a computed column, a partition key or an index may call functions that any role of the source
+//! wrote, and the server calls them while definitions are made and rows are loaded: as whoever does that. So as long as a
+//! superuser builds the database, each of those functions is SECURITY DEFINER from the moment that it is made. Inside of
+//! such a function nobody can take up another role, not even the session's own. In the end each is what it was.
+
+use crate::connect::{Session, server_error};
+use crate::error::Result;
+use crate::model::schema::{quote_ident, quote_literal};
+
+/// Where an owner is missing, a role of this name and the database's owns the objects.
+const OWNER: &str = "backwhen_owner_of_";
+/// The most bytes of a role's name.
+const NAME_LIMIT: usize = 63;
+
+const SET: &str = include_str!("guard_set.sql");
+const GIVE: &str = include_str!("guard_give.sql");
+const LIFT: &str = include_str!("guard_lift.sql");
+
+/// Stands in the database until it is lifted.
+pub(super) struct Guard {
+    /// Owns what nobody else could; it has no right beyond that.
+    owner: Option<String>,
+}
+
+impl Guard {
+    /// Guards the database that the session is in, if its user is a superuser. `owners`: all owners are there.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Refused` if the server fails.
+    pub async fn set(session: &Session, database: &str, owners: bool) -> Result<Option<Guard>> {
+        let failed =
+            |error| server_error("cannot guard the target against the application's functions", error);
+        let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        if !session.query_one(query, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+            return Ok(None);
+        }
+        let owner = if owners { None } else { Some(make_owner(session, database).await?) };
+        let owner_literal = owner.as_deref().map_or("NULL".into(), quote_literal);
+        session.batch_execute(&SET.replace("{owner}", &owner_literal)).await.map_err(failed)?;
+        Ok(Some(Guard { owner }))
+    }
+
+    /// What a person should know of it.
+    pub fn note(&self) -> Option<String> {
+        let owner = self.owner.as_ref()?;
+        Some(format!(
+            "what has no owner here belongs to role {owner}, which was made for it and has no other right; give it away \
+             with: REASSIGN OWNED BY {} TO …",
+            quote_ident(owner)
+        ))
+    }
+
+    /// Once the tables and types are made: gives those whose owner is missing to a role without rights, since indexes and
+    /// materialised views are made with their table's owner's.
+    ///
+    /// # Errors
+    /// As [`Guard::set`].
+    pub async fn give_owners(&self, session: &Session) -> Result<()> {
+        let Some(owner) = &self.owner else { return Ok(()) };
+        let sql = GIVE.replace("{owner}", &quote_literal(owner));
+        let given = session.batch_execute(&sql).await;
+        given
+            .map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
+    }
+
+    /// Takes the guard away: every function is again what the source had.
+    ///
+    /// # Errors
+    /// As [`Guard::set`].
+    pub async fn lift(self, session: &Session) -> Result<()> {
+        let lifted = session.batch_execute(LIFT).await;
+        lifted.map_err(|error| {
+            server_error("cannot give the application's functions their own rights back", error)
+        })
+    }
+}
+
+/// A role that cannot log in and is in no other; one of an earlier recovery is taken if it still is that.
+async fn make_owner(session: &Session, database: &str) -> Result<String> {
+    let mut name = format!("{OWNER}{database}");
+    while name.len() > NAME_LIMIT {
+        name.pop();
+    }
+    let failed = |error| server_error(format!("cannot make role {name}, which is to own the objects"), error);
+    let query = "SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text AND NOT (r.rolsuper OR r.rolcreaterole \
+                 OR r.rolcreatedb OR r.rolcanlogin OR r.rolreplication OR r.rolbypassrls) \
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)";
+    if session.query_opt(query, &[&name]).await.map_err(failed)?.is_none() {
+        session.batch_execute(&format!("CREATE ROLE {}", quote_ident(&name))).await.map_err(failed)?;
+    }
+    Ok(name)
+}
