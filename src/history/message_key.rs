@@ -13,7 +13,7 @@ use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::signal::{AFTER, DEFINITION, HEARTBEAT, MARK, ROLES, ROWS, SEQUENCES};
+use super::signal::{DEFINITION, HEARTBEAT, MARK, ROLES, ROWS, SEQUENCES};
 
 /// Which messages a history believes, by the number in its `history.json`: those of its own transactions that are
 /// signed, and nothing else.
@@ -153,11 +153,6 @@ fn bytes_of_hex(digits: &[u8]) -> Option<Vec<u8>> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-/// Whether the stream's message keeps another one in its place, and says nothing.
-pub fn is_filler(prefix: &[u8]) -> bool {
-    prefix == AFTER.as_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +216,7 @@ mod tests {
         assert!(!key.admits(
             DEFINITION.as_bytes(),
             Some(3),
-            &signed(DEFINITION, &vec![b'r'; MESSAGE_LIMIT + 1])
+            &signed(DEFINITION, &vec![b'r'; MESSAGE_LIMIT + HEADER_LIMIT])
         ));
     }
 

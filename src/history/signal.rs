@@ -24,8 +24,6 @@ pub const DEFINITION: &str = "backwhen.ddl";
 pub const ROWS: &str = "backwhen.rows";
 /// Prefix of a [`RolesSignal`].
 pub const ROLES: &str = "backwhen.roles";
-/// Prefix of what stands behind a message of the triggers, and only keeps that in its place.
-pub const AFTER: &str = "backwhen.after";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkSignal {
