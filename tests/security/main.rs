@@ -1,0 +1,11 @@
+//! The attacks of a review, run against the built program: none of them gains anything.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod links;
+mod outlets;
+mod passwords;
+mod scripts;
+mod shell;
