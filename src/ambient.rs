@@ -1,4 +1,5 @@
-//! The one door for the clock, for randomness, for temporary folders, for signals and for what tests ask for.
+//! The one door for the clock, for randomness, for temporary folders, for the process's umask, for signals and
+//! for what tests ask for.
 
 mod point;
 
@@ -27,6 +28,12 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).context(Kind::Internal, || "no randomness from the system".into())?;
     Ok(bytes)
+}
+
+/// From here on no file or folder that this process or its children make can be read by others, whatever the
+/// umask was: neither those that SQLite and pg_dump make, nor those made for a moment.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
 /// A temporary folder that nobody else can enter, whatever the umask: rows, definitions and sockets lie in it.

@@ -1,6 +1,10 @@
 //! What can go wrong, sorted by what the caller should do about it.
 
+mod one_line;
+
 use std::fmt;
+
+pub use one_line::{is_hazard, one_line};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -97,6 +101,10 @@ impl fmt::Display for Error {
         f.write_str(&self.message)?;
         let mut cause = self.source.as_deref().map(|source| source as &dyn std::error::Error);
         while let Some(error) = cause {
+            if error.downcast_ref().is_some_and(tokio::task::JoinError::is_panic) {
+                // What a panic says may hold a row's values; where it happened was printed then.
+                return f.write_str(": it panicked; please report this");
+            }
             write!(f, ": {error}")?;
             // A server's error says all in its own Display; its sources would repeat it.
             cause = if error.is::<Error>() { None } else { error.source() };

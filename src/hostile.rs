@@ -6,6 +6,8 @@
 //! `BACKWHEN_FUZZ_SECONDS` each runs a fixed number of inputs, the same every time. What once broke a
 //! decoder lies in `fixtures/damaged/TARGET/`, and comes first.
 
+#![allow(clippy::print_stderr)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::HashSet;

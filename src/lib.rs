@@ -3,6 +3,9 @@
 //! Changes come in (`source`), are kept (`history`), come back (`recover`). See
 //! `docs/ARCHITECTURE.md`.
 
+// `println!` and its like panic where the reader is gone or the disk is full; `cli::ui` writes what is printed.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod ambient;
 pub mod capture;
 pub mod cli;

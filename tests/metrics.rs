@@ -215,3 +215,32 @@ fn a_hostile_request_neither_ends_nor_holds_up_a_capture() {
     assert_says(&second.stderr, &["cannot listen", "--metrics-listen"]);
     capture.stop();
 }
+
+/// Whoever reaches the port learns that there are no figures; why is for those who read the log.
+#[test]
+fn an_answer_without_figures_names_no_server_and_no_path() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let mut capture = backwhen.spawn_capture_with(&["--metrics-listen", "0"]);
+    capture.allow("no figures for metrics");
+    let address = address(&mut capture);
+    capture.wait_caught_up();
+    let folder = backwhen.history().join("evidence");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "no folder").unwrap();
+    let begun = Instant::now();
+    let answer = loop {
+        let answer = ask(&address, b"GET /metrics HTTP/1.1\r\n\r\n");
+        if !answer.contains("200 OK") {
+            break answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{answer}");
+    };
+    assert_says(&answer, &["HTTP/1.1 503 Service Unavailable\r\n", "no figures now; see the log of capture"]);
+    let history = backwhen.history().display().to_string();
+    for named in [history.as_str(), "evidence", "host", "postgres"] {
+        assert!(!answer.contains(named), "{answer}");
+    }
+    capture.wait_for_line("no figures for metrics");
+    assert_says(&capture.printed(), &["cannot read", &history]);
+    capture.stop();
+}

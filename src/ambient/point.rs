@@ -1,7 +1,7 @@
 //! Failpoints: named places at which a test has a process wait, fail or die.
 //!
 //! `BACKWHEN_TEST_POINT=PLACE=ACTION`, or `PLACE=ACTION@N` for the N-th time it is passed; ACTION is
-//! `kill`, `error` or a number of milliseconds to wait. Without it nothing happens.
+//! `kill`, `error`, `panic` or a number of milliseconds to wait. Without it nothing happens.
 
 use std::io;
 use std::sync::OnceLock;
@@ -66,6 +66,7 @@ struct Wanted {
 enum Action {
     Kill,
     Error,
+    Panic,
     Wait(Duration),
 }
 
@@ -89,6 +90,7 @@ fn parse(text: &str) -> Option<Wanted> {
     let action = match action {
         "kill" => Action::Kill,
         "error" => Action::Error,
+        "panic" => Action::Panic,
         millis => Action::Wait(Duration::from_millis(millis.parse().ok()?)),
     };
     let left = number.parse::<u64>().ok()?.checked_sub(1)?;
@@ -104,6 +106,7 @@ impl Wanted {
             // On the spot, as with kill -9: nothing is flushed, no destructor runs.
             Action::Kill => std::process::abort(),
             Action::Error => Err(io::Error::other(format!("a test asked for an error at {}", self.place))),
+            Action::Panic => panic!("a test asked for a panic at {}", self.place),
             Action::Wait(time) => {
                 std::thread::sleep(time);
                 Ok(())

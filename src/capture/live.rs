@@ -72,6 +72,9 @@ pub struct Transition {
     pub cause: String,
 }
 
+/// A file that is longer is not ours, in bytes.
+const LONGEST: u64 = 64 << 20;
+
 /// So many of the newest are kept, also those of earlier captures.
 const TRANSITIONS: usize = 20;
 
@@ -168,5 +171,5 @@ impl Board {
 
 /// Reads what the last capture wrote.
 pub fn read(path: &Path) -> Option<Live> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    serde_json::from_slice(&files::read_unfollowed(path, LONGEST).ok()?).ok()
 }

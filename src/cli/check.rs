@@ -15,7 +15,8 @@ use crate::source::preflight::{self, Preflight};
 /// Look whether a database can be protected, and how well; changes nothing
 #[derive(Args)]
 pub struct Check {
-    /// The database to look at: a libpq connection string or URI
+    /// The database to look at: a libpq connection string or URI. Others can see arguments:
+    /// keep the password in ~/.pgpass
     #[arg(long, env = "BACKWHEN_SOURCE", value_name = "CONN", hide_env_values = true)]
     source: Option<String>,
     /// Look only at tables that match; may be given again

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::mark::refuse_unprintable;
 use super::{SourceOption, Surroundings, default_jobs, parse_duration, ui};
 use crate::ambient;
 use crate::error::{Context, Kind, Result};
@@ -15,7 +16,7 @@ use crate::protect::{Access, checkpoint};
 /// Record a checkpoint: folded from the history, without asking the source
 #[derive(Args)]
 pub struct Checkpoint {
-    /// A name to remember it by
+    /// A name to remember it by, of at most 1024 bytes
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
     /// Read it from the source instead, at an exact position
@@ -54,6 +55,9 @@ struct Made {
 
 impl Checkpoint {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
+        if let Some(label) = &self.label {
+            refuse_unprintable("a label", label)?;
+        }
         let history = at.history()?;
         let catalog = at.catalog(&history)?;
         let before: Vec<_> = catalog.checkpoints()?;

@@ -7,11 +7,13 @@ use super::{Surroundings, check, default_jobs, named_source, ui};
 use crate::error::Result;
 use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, begin};
+use crate::source::preflight;
 
 /// Begin a new history: publications, event triggers and slot on the source, and the first checkpoint
 #[derive(Args)]
 pub struct Init {
-    /// The database to protect: a libpq connection string or URI
+    /// The database to protect: a libpq connection string or URI. Others can see arguments:
+    /// keep the password in ~/.pgpass
     #[arg(long, env = "BACKWHEN_SOURCE", value_name = "CONN", hide_env_values = true)]
     source: Option<String>,
     /// Protect only tables that match (schema.table, with * and ?); may be given again
@@ -48,6 +50,9 @@ impl Init {
         let source = named_source(self.source.as_deref())?;
         let tools = at.tools()?;
         check::refuse_what_cannot_start(&source, &tools).await?;
+        if let Some(finding) = preflight::unproven_server(&source) {
+            at.ui.say(&format!("advice: {}; to mend: {}", finding.what, finding.mend));
+        }
         let progress = at.ui.progress();
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
         let begun =

@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use super::{SourceOption, Surroundings};
 use crate::capture;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_hazard};
 use crate::history::timeline::Timeline;
 use crate::model::Lsn;
 
 /// Put a named moment into the stream
 #[derive(Args)]
 pub struct Mark {
-    /// Any text that is not a mark's name yet
+    /// Any text of at most 1024 bytes that is not a mark's name yet
     name: String,
     #[command(flatten)]
     source: SourceOption,
@@ -26,11 +26,28 @@ struct Marked {
     captured: bool,
 }
 
+/// The longest name of a mark and the longest label of a checkpoint, in bytes: they are in every list, and in
+/// what a capture keeps in memory.
+const LONGEST: usize = 1 << 10;
+
+/// # Errors
+/// Usage, if the name could not be shown on a line of its own.
+pub(super) fn refuse_unprintable(what: &str, name: &str) -> Result<()> {
+    if name.trim().is_empty() || name.contains(is_hazard) {
+        return Err(Error::usage(format!("{what} is made of printable characters, and of at least one")));
+    }
+    if name.len() > LONGEST {
+        return Err(Error::usage(format!(
+            "{what} may have {LONGEST} bytes at the most; this one has {}",
+            name.len()
+        )));
+    }
+    Ok(())
+}
+
 impl Mark {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        if self.name.trim().is_empty() || self.name.contains(char::is_control) {
-            return Err(Error::usage("a mark needs a name of printable characters"));
-        }
+        refuse_unprintable("a mark's name", &self.name)?;
         let history = at.history()?;
         let timeline = Timeline::read(&history, &*at.catalog(&history)?)?;
         if timeline.marks().any(|(_, mark)| mark.name == self.name) {

@@ -67,17 +67,30 @@ pub(super) fn serve(address: SocketAddr, subject: Subject) -> Result<()> {
     thread.map(drop).context(Kind::Internal, || "cannot start a thread".into())
 }
 
+/// Says nothing of the reason, which may name servers, roles and paths: the log of capture does.
+const UNAVAILABLE: &str = "no figures now; see the log of capture\n";
+
+/// The figures could not be had; the log says why.
+#[derive(Clone, Copy)]
+struct NoFigures;
+
+type Figures = Result<Arc<str>, NoFigures>;
+
 /// Where an answer's text is to go; none if there is none.
-type Asked = oneshot::Sender<Result<Arc<str>, String>>;
+type Asked = oneshot::Sender<Figures>;
 
 async fn answer_all(listener: TcpListener, subject: Subject) -> Result<()> {
     let (ask, mut asked) = mpsc::channel::<Asked>(CONNECTIONS);
     tokio::spawn(accept(listener, ask));
-    let mut known: Option<(Instant, Result<Arc<str>, String>)> = None;
+    let mut known: Option<(Instant, Figures)> = None;
+    let mut said = String::new();
     while let Some(asked) = asked.recv().await {
         let text = match &known {
             Some((at, text)) if at.elapsed() < FRESH => text.clone(),
-            _ => figures(&subject).await.map_err(|error| error.to_string()),
+            _ => figures(&subject).await.map_err(|error| {
+                log_once(&mut said, error.to_string());
+                NoFigures
+            }),
         };
         if known.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
             known = Some((Instant::now(), text.clone()));
@@ -86,6 +99,14 @@ async fn answer_all(listener: TcpListener, subject: Subject) -> Result<()> {
         let _ = asked.send(text);
     }
     Err(Error::internal("nobody listens"))
+}
+
+/// Logs a reason unless it is the same as the last one: somebody asks every few seconds.
+fn log_once(said: &mut String, why: String) {
+    if *said != why {
+        tracing::warn!("no figures for metrics: {why}");
+        *said = why;
+    }
 }
 
 async fn figures(subject: &Subject) -> Result<Arc<str>> {
@@ -125,7 +146,9 @@ async fn answer(mut stream: TcpStream, ask: mpsc::Sender<Asked>) -> std::io::Res
             let _ = ask.send(asked).await;
             match text.await {
                 Ok(Ok(text)) => response("200 OK", "", prometheus::CONTENT_TYPE, &text),
-                Ok(Err(why)) => response("503 Service Unavailable", "", "text/plain; charset=utf-8", &why),
+                Ok(Err(NoFigures)) => {
+                    response("503 Service Unavailable", "", "text/plain; charset=utf-8", UNAVAILABLE)
+                }
                 Err(_) => return Ok(()),
             }
         }

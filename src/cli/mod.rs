@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -117,16 +118,23 @@ struct Surroundings {
 
 /// Runs the command line and returns the exit code, which is a contract.
 pub fn main() -> ExitCode {
+    ambient::keep_files_private();
+    ui::explain_panics();
+    // The hook has told of the panic; what is left is the exit code.
+    std::panic::catch_unwind(run_command_line).unwrap_or(ExitCode::from(Kind::Internal.exit_code()))
+}
+
+fn run_command_line() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
-            eprintln!("backwhen: {error}");
+            ui::explain(&error);
             return ExitCode::from(error.kind().exit_code());
         }
     };
     if cli.global.output == Output::Prometheus && !matches!(cli.command, Command::Status(_)) {
         let error = Error::usage("--output prometheus goes with status; choose text or json");
-        eprintln!("backwhen: {error}");
+        ui::explain(&error);
         return ExitCode::from(error.kind().exit_code());
     }
     let ui = Ui::new(&cli.global, matches!(cli.command, Command::Capture(_)));
@@ -222,7 +230,8 @@ impl Surroundings {
 /// Options of commands that talk to the source of an existing history.
 #[derive(Args)]
 struct SourceOption {
-    /// The source, if not where `init` found it: a libpq connection string
+    /// The source, if not where `init` found it: a libpq connection string. Others can see arguments: keep
+    /// the password in ~/.pgpass
     #[arg(long, env = "BACKWHEN_SOURCE", value_name = "CONN", hide_env_values = true)]
     source: Option<String>,
 }

@@ -24,7 +24,8 @@ pub struct Recover {
     /// A time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
     to: String,
-    /// A connection string to an empty database, sqlite:FILE, sql:FILE or sql:- for standard output
+    /// A connection string to an empty database, sqlite:FILE, sql:FILE or sql:- for standard output. Others can
+    /// see arguments: keep a password in ~/.pgpass
     #[arg(
         long,
         value_name = "TARGET",

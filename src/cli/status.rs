@@ -76,6 +76,10 @@ pub(super) struct Shown {
     schema_changed: bool,
     event_triggers: EventTriggers,
     proof: Option<ProofShown>,
+    /// Others on this machine may read or change the history.
+    open_to_others: bool,
+    #[serde(skip)]
+    root: std::path::PathBuf,
     source: String,
     #[serde(skip)]
     database: String,
@@ -165,14 +169,14 @@ impl Status {
         let shown = match self.gather(at).await {
             Ok(shown) => shown,
             Err(error) if self.nagios => {
-                println!("BACKWHEN UNKNOWN - {}", ui::printable(&error.to_string()));
+                at.ui.print(&format!("BACKWHEN UNKNOWN - {}", ui::printable(&error.to_string())))?;
                 return Ok(ExitCode::from(3));
             }
             Err(error) => return Err(error),
         };
         if self.nagios {
             let (code, line) = nagios(&shown);
-            println!("{}", ui::printable(&line));
+            at.ui.print(&ui::printable(&line))?;
             return Ok(ExitCode::from(code));
         }
         match at.ui.is_prometheus() {
@@ -264,6 +268,8 @@ pub(super) async fn gather(
             fault: live.as_ref().and_then(|live| live.triggers_fault.clone()),
         },
         source: if asked.is_some() { REACHABLE.into() } else { "not asked, or not reachable".into() },
+        open_to_others: history.is_open_to_others(),
+        root: history.root().to_owned(),
         window,
         database: history.identity().source.database.clone(),
         newest: newest.as_ref().map(|newest| newest.time),
@@ -432,6 +438,9 @@ fn describe(shown: &Shown) -> String {
             "triggers     schema changes are no longer told by triggers: {}\n",
             ui::printable(fault)
         ));
+    }
+    if shown.open_to_others {
+        text.push_str(&format!("access       {}\n", ui::open_to_others(&shown.root)));
     }
     for left_out in &shown.unprotected {
         text.push_str(&format!(

@@ -1,7 +1,11 @@
 //! The only place that talks to the terminal: results on standard output, talk and progress on
 //! standard error.
 
-use std::io::{IsTerminal, Write};
+mod streams;
+mod table;
+
+use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,12 +13,15 @@ use chrono::{DateTime, Local};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Global, Output};
-use crate::error::{Context, Error, Kind, Result};
+pub use crate::error::one_line as printable;
+use crate::error::{Context, Error, Kind, Result, is_hazard};
 use crate::model::PgTime;
 use crate::progress::{Progress, Silent, Unit};
+pub use streams::explain_panics;
+use streams::{LogWriter, write_aside, write_line};
+pub use table::table;
 
 #[derive(Clone)]
 pub struct Ui {
@@ -35,11 +42,11 @@ impl Ui {
         };
         let filter = EnvFilter::try_from_env("BACKWHEN_LOG")
             .unwrap_or_else(|_| EnvFilter::new(format!("backwhen={level}")));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(Talk);
-        let started = match std::io::stderr().is_terminal() {
-            true => log.without_time().try_init(),
-            false => log.with_ansi(false).try_init(),
-        };
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+        // Colours would be taken for commands of others to the terminal, and an error of the writer panics.
+        let log = log.with_ansi(false).log_internal_errors(false).with_writer(LogWriter);
+        let started =
+            if std::io::stderr().is_terminal() { log.without_time().try_init() } else { log.try_init() };
         // A second time only in tests, where the first one serves.
         drop(started);
         let bars = std::io::stderr().is_terminal() && !global.no_progress && !global.quiet;
@@ -59,7 +66,7 @@ impl Ui {
     /// # Errors
     /// `Unavailable` if standard output does not take it.
     pub fn print(&self, text: &str) -> Result<()> {
-        self.write(text.trim_end())
+        write_line(text.trim_end())
     }
 
     /// Writes the result, as one JSON object or as text for people.
@@ -68,8 +75,8 @@ impl Ui {
     /// `Unavailable` if standard output does not take it.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
-            Output::Json => self.write(&to_json(value)?),
-            Output::Text | Output::Prometheus => self.write(text().trim_end()),
+            Output::Json => write_line(&to_json(value)?),
+            Output::Text | Output::Prometheus => write_line(text().trim_end()),
         }
     }
 
@@ -79,8 +86,9 @@ impl Ui {
     /// `Internal` if it cannot be written as JSON.
     pub fn result_beside(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
-            Output::Json => eprintln!("{}", to_json(value)?),
-            Output::Text | Output::Prometheus => self.say(text().trim_end()),
+            Output::Json => write_aside(&to_json(value)?),
+            Output::Text | Output::Prometheus if self.quiet => {}
+            Output::Text | Output::Prometheus => write_aside(&printable_lines(text().trim_end())),
         }
         Ok(())
     }
@@ -91,21 +99,15 @@ impl Ui {
     /// As [`Ui::result`].
     pub fn list<T: Serialize>(&self, values: &[T], text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
-            Output::Json => values.iter().try_for_each(|value| self.write(&to_json(value)?)),
-            Output::Text | Output::Prometheus => self.write(text().trim_end()),
+            Output::Json => values.iter().try_for_each(|value| write_line(&to_json(value)?)),
+            Output::Text | Output::Prometheus => write_line(text().trim_end()),
         }
-    }
-
-    fn write(&self, text: &str) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        let written = writeln!(out, "{text}").and_then(|()| out.flush());
-        written.context(Kind::Unavailable, || "cannot write to standard output".into())
     }
 
     /// Says something beside the result.
     pub fn say(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{}", printable(text));
+            write_aside(&printable(text));
         }
     }
 
@@ -124,9 +126,9 @@ impl Ui {
                 exit_code: error.kind().exit_code(),
                 message: error.message(),
             };
-            eprintln!("{}", serde_json::to_string(&said).unwrap_or_default());
+            write_aside(&to_json(&said).unwrap_or_default());
         } else {
-            eprintln!("backwhen: {}", printable(&error.to_string()));
+            explain(error);
         }
     }
 
@@ -136,27 +138,59 @@ impl Ui {
     }
 }
 
-fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).context(Kind::Internal, || "cannot write the result as JSON".into())
+/// Writes an error to standard error, for people.
+pub fn explain(error: &Error) {
+    write_aside(&format!("backwhen: {}", indented(&error.to_string())));
 }
 
-/// Text that cannot command the terminal: names from the source may hold anything.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+/// JSON in which no character commands the terminal either: inside of strings, where all of them are, it
+/// has an escape for each.
+fn to_json(value: &impl Serialize) -> Result<String> {
+    let text =
+        serde_json::to_string(value).context(Kind::Internal, || "cannot write the result as JSON".into())?;
+    if !text.contains(is_hazard) {
+        return Ok(text);
+    }
+    let escaped = |c| if is_hazard(c) { format!("\\u{:04x}", u32::from(c)) } else { String::from(c) };
+    Ok(text.chars().map(escaped).collect())
+}
+
+/// Text of several lines, each as [`printable`] makes it.
+fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// The same with all lines but the first indented: none of them can be taken for a message of its own.
+fn indented(text: &str) -> String {
+    let mut lines = text.split('\n').map(printable);
+    let first = lines.next().unwrap_or_default();
+    lines.fold(first, |text, line| {
+        let indent = if line.is_empty() || line.starts_with(' ') { "" } else { "  " };
+        text + "\n" + indent + &line
+    })
 }
 
 /// A script for standard output: as it is for a file or another program, harmless for a terminal.
 pub fn script(text: &str) -> String {
-    match std::io::stdout().is_terminal() {
-        true => text.split('\t').map(printable).collect::<Vec<_>>().join("\t"),
-        false => text.to_owned(),
+    if !std::io::stdout().is_terminal() {
+        return text.to_owned();
     }
+    text.split('\t').map(printable_lines).collect::<Vec<_>>().join("\t")
 }
 
 /// A time in UTC and in this machine's zone.
 pub fn both_times(time: PgTime) -> String {
     let local: DateTime<Local> = time.to_utc().into();
     format!("{time} ({} local)", local.format("%Y-%m-%d %H:%M:%S%.6f %:z"))
+}
+
+/// What to say of a history at `root` that is not its owner's alone.
+pub fn open_to_others(root: &Path) -> String {
+    let root = root.display().to_string();
+    format!(
+        "other users of this machine may read the history or change it; shut them out with: chmod -R go= {}",
+        printable(&root)
+    )
 }
 
 /// Bytes for people.
@@ -169,36 +203,6 @@ pub fn bytes(count: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{count} B") } else { format!("{amount:.1} {}", UNITS[unit]) }
-}
-
-/// Rows under a head, in columns.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let padded: Vec<_> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    let head: Vec<_> = head.iter().map(|cell| cell.to_uppercase()).collect();
-    let lines = std::iter::once(line(&head)).chain(rows.iter().map(|row| line(row)));
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// Standard error for the log, without what could command a terminal.
-struct Talk;
-
-impl<'a> MakeWriter<'a> for Talk {
-    type Writer = std::io::Stderr;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        std::io::stderr()
-    }
 }
 
 #[derive(Default)]
@@ -220,7 +224,7 @@ impl Progress for Bar {
         if let Ok(style) = ProgressStyle::with_template(&format!("{{spinner}} {{msg}} {count}")) {
             bar.set_style(style);
         }
-        bar.set_message(name.to_owned());
+        bar.set_message(printable(name));
         bar.enable_steady_tick(Duration::from_millis(120));
         *current = Some(bar);
     }
@@ -252,6 +256,20 @@ mod tests {
     fn names_cannot_command_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\r"), "a\u{fffd}[2Jb\u{fffd}");
         assert!(!table(&["name"], &[vec!["x\u{7}".into()]]).contains('\u{7}'));
+    }
+
+    #[test]
+    fn a_second_line_is_never_taken_for_a_message() {
+        let text = "pg_dump failed: no\nbackwhen: all is well\n\n  - ours\r";
+        assert_eq!(indented(text), "pg_dump failed: no\n  backwhen: all is well\n\n  - ours\u{fffd}");
+    }
+
+    #[test]
+    fn json_is_whole_and_commands_no_terminal() {
+        let name = "a\n\u{1b}\u{7f}\u{9b}0m\u{202e}\"\\ü";
+        let text = to_json(&name).unwrap();
+        assert!(!text.contains(is_hazard), "{text:?}");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), name);
     }
 
     #[test]

@@ -49,6 +49,10 @@ struct Shown {
     restored: Option<Restored>,
     /// Why the recovery failed, if that is the history's fault.
     not_restored: Option<String>,
+    /// Others on this machine may read or change the history.
+    open_to_others: bool,
+    #[serde(skip)]
+    root: std::path::PathBuf,
     /// The object that tells of this later.
     evidence: Option<String>,
 }
@@ -81,7 +85,8 @@ impl Verify {
             _ => None,
         };
         let evidence = keep(&history, &evidence);
-        let shown = Shown { ok, verified, proofs, restored, not_restored, evidence };
+        let (open_to_others, root) = (history.is_open_to_others(), history.root().to_owned());
+        let shown = Shown { ok, verified, proofs, restored, not_restored, open_to_others, root, evidence };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }
@@ -183,6 +188,9 @@ fn describe(shown: &Shown) -> String {
     }
     if let Some(why) = &shown.not_restored {
         text.push_str(&format!("DIFFERS   {}\n", ui::printable(why)));
+    }
+    if shown.open_to_others {
+        text.push_str(&format!("access    {}\n", ui::open_to_others(&shown.root)));
     }
     if let Some(evidence) = &shown.evidence {
         text.push_str(&format!("evidence  {evidence}\n"));

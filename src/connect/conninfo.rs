@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::choices::{self, ChannelBinding, SessionAttrs, SslMode, choose};
 use super::hosts::{self, Host};
 use super::passfile::Passfile;
+use super::require_auth::RequireAuth;
 use super::settings::{self, Lookup, Settings};
 use super::{keyword, service, uri};
 use crate::error::{Error, Result};
@@ -30,6 +31,7 @@ pub struct Conninfo {
     ssl_mode: SslMode,
     channel_binding: ChannelBinding,
     session_attrs: SessionAttrs,
+    require_auth: Arc<RequireAuth>,
     timeout: Duration,
 }
 
@@ -92,6 +94,7 @@ impl Conninfo {
                 choices::SESSION_ATTRS,
                 SessionAttrs::Any,
             )?,
+            require_auth: Arc::new(RequireAuth::parse(settings.get("require_auth"))?),
             timeout: timeout(&settings)?,
             home,
             settings,
@@ -129,12 +132,12 @@ impl Conninfo {
         pairs.join(" ")
     }
 
-    /// The variables that make a child such as `pg_dump` connect as backwhen does, so that nothing
-    /// secret is in its arguments. A child that inherits the environment must first lose
+    /// The variables that make a child such as `pg_dump` connect as backwhen does. Nothing secret is in them:
+    /// see [`Conninfo::password_line`]. A child that inherits the environment must first lose
     /// [`Conninfo::variables_to_remove`]: an inherited `PGSERVICE` would count more than these.
     pub fn child_environment(&self) -> Vec<(&'static str, String)> {
         let mut settings = self.settings.clone();
-        for keyword in ["service", "servicefile", "passfile"] {
+        for keyword in ["service", "servicefile", "passfile", "password"] {
             settings.remove(keyword);
         }
         settings.replace("user", &self.user);
@@ -157,12 +160,20 @@ impl Conninfo {
         settings::variables()
     }
 
-    /// Sets a child up to connect as backwhen does: removes and adds the variables.
-    pub fn prepare_child(&self, command: &mut std::process::Command) {
-        for variable in Conninfo::variables_to_remove() {
-            command.env_remove(variable);
+    /// The password as a password file for a child has it, if it is in none: an environment could be read.
+    ///
+    /// # Errors
+    /// Usage, if no password file can hold it.
+    pub fn password_line(&self) -> Result<Option<String>> {
+        let Some(password) = self.settings.get("password") else { return Ok(None) };
+        if password.contains(['\n', '\r', '\0']) {
+            return Err(Error::usage(
+                "the password has a line end in it, which no password file can hold, so that pg_dump and pg_restore \
+                 cannot be given it; give the role another password",
+            ));
         }
-        command.envs(self.child_environment());
+        let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
+        Ok(Some(format!("*:*:*:*:{escaped}\n")))
     }
 
     /// The lists of hosts and ports, with what was found by default written out.
@@ -190,6 +201,18 @@ impl Conninfo {
 
     pub(crate) fn session_attrs(&self) -> SessionAttrs {
         self.session_attrs
+    }
+
+    pub(crate) fn require_auth(&self) -> &RequireAuth {
+        &self.require_auth
+    }
+
+    /// A server on another machine that need not prove who it is, and the `sslmode` that lets it be so.
+    pub fn unproven_server(&self) -> Option<(String, &'static str)> {
+        let mode =
+            choices::SSL_MODES.iter().find(|(_, mode)| *mode == self.ssl_mode).map_or("", |(word, _)| word);
+        let remote = self.hosts.iter().find(|host| host.socket().is_none() && !host.is_this_machine())?;
+        (self.ssl_mode < SslMode::VerifyFull).then(|| (remote.to_string(), mode))
     }
 
     /// How long one address may take until the login is through.

@@ -6,7 +6,7 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use tokio_postgres::error::DbError;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, one_line};
 
 /// A server's error. Its DETAIL and CONTEXT are never taken, since they hold row values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,15 +81,17 @@ impl ServerFault {
     }
 }
 
+/// On one line, whatever the server sent: a second one could be taken for a line of ours.
 impl fmt::Display for ServerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server says: {} (SQLSTATE {}", self.message, self.sqlstate)?;
+        let (message, sqlstate) = (one_line(&self.message), one_line(&self.sqlstate));
+        write!(f, "the server says: {message} (SQLSTATE {sqlstate}")?;
         if let Some(table) = &self.table {
-            write!(f, ", table {table}")?;
+            write!(f, ", table {}", one_line(table))?;
         }
         f.write_str(")")?;
         match &self.hint {
-            Some(hint) => write!(f, "; its hint: {hint}"),
+            Some(hint) => write!(f, "; its hint: {}", one_line(hint)),
             None => Ok(()),
         }
     }
@@ -128,5 +130,16 @@ mod tests {
         );
         assert_eq!(fault("22003", r#"value "9" is out of range"#), r#"value "…" is out of range"#);
         assert_eq!(fault("42P01", r#"relation "x" does not exist"#), r#"relation "x" does not exist"#);
+    }
+
+    #[test]
+    fn what_a_server_says_is_one_line() {
+        let fault = ServerFault {
+            sqlstate: "28P01\n".into(),
+            message: "\u{1b}[2Jno\nbackwhen: all is well".into(),
+            hint: Some("a\r\nb".into()),
+            table: Some("public.x\ny".into()),
+        };
+        assert!(!fault.to_string().contains(char::is_control), "{fault}");
     }
 }

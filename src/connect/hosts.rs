@@ -28,6 +28,15 @@ impl Host {
         local.then(|| Path::new(&self.name).join(format!(".s.PGSQL.{}", self.port)))
     }
 
+    /// Whether the way there does not leave this machine, as far as the name or address tells.
+    pub fn is_this_machine(&self) -> bool {
+        let address = self.address.or_else(|| self.name.parse().ok());
+        match address {
+            Some(address) => address.is_loopback(),
+            None => self.name == "localhost" || self.name.ends_with(".localhost"),
+        }
+    }
+
     /// The name under which the password file knows this server.
     pub fn passfile_name(&self) -> &str {
         if SOCKET_FOLDERS.contains(&self.name.as_str()) { "localhost" } else { &self.name }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::choices::{ChannelBinding, SslMode};
 use super::conninfo::Conninfo;
 use super::fault::ServerFault;
+use super::guard::LoginRefusal;
 use super::hosts::Host;
 use super::tls::Tls;
 use super::transport::{Address, Transport};
@@ -26,6 +27,16 @@ pub enum Failure {
     Server(ServerFault),
     /// We said no: what the server asked for or offered does not do.
     Login(String),
+}
+
+impl Failure {
+    /// An error of the way there, or of the guard on it.
+    pub fn of_io(error: io::Error) -> Failure {
+        match LoginRefusal::of(&error) {
+            Some(LoginRefusal(text)) => Failure::Login(text.clone()),
+            None => Failure::Unreachable(error),
+        }
+    }
 }
 
 /// Logs in over an open transport: an ordinary session, or a replication connection.

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Config};
 use super::choices::{ChannelBinding, SessionAttrs};
 use super::conninfo::Conninfo;
 use super::fault::{ServerFault, server_error};
+use super::guard::{LoginRefusal, LoginWatch};
 use super::hosts::Host;
 use super::login::{Failure, Login, log_in};
 use super::pinned::{self, quoted};
@@ -104,7 +105,7 @@ impl Login for SessionLogin<'_> {
 
     async fn login(&self, info: &Conninfo, host: &Host, transport: Transport) -> Result<Session, Failure> {
         let tap = Tap::default();
-        let transport = Tapped::new(transport, tap.clone());
+        let transport = Tapped::guarded(transport, tap.clone(), LoginWatch::new(info.require_auth().clone()));
         let (client, connection) =
             self.config(info, host).connect_raw(transport, Finished).await.map_err(failure)?;
         // Moves the bytes; ends by itself once the client is gone.
@@ -191,6 +192,7 @@ fn failure(error: tokio_postgres::Error) -> Failure {
         None => error.to_string(),
     };
     match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(cause) if LoginRefusal::of(cause).is_some() => Failure::Login(cause.to_string()),
         Some(cause) if !text.starts_with("authentication") => {
             Failure::Unreachable(std::io::Error::new(cause.kind(), text))
         }

@@ -45,7 +45,7 @@ const KEYWORDS: &[(&str, &str, Handling)] = &[
     ("password", "PGPASSWORD", Used),
     ("port", "PGPORT", Used),
     ("replication", "", Refused("false")),
-    ("require_auth", "PGREQUIREAUTH", Refused("")),
+    ("require_auth", "PGREQUIREAUTH", Used),
     ("requirepeer", "PGREQUIREPEER", Refused("")),
     ("service", "PGSERVICE", Used),
     ("servicefile", "PGSERVICEFILE", Used),

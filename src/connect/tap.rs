@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::guard::LoginWatch;
+
 /// Bytes that are read at a time.
 const BUFFER: usize = 64 << 10;
 
@@ -51,6 +53,8 @@ pub struct Tapped<S> {
     stream: S,
     tap: Tap,
     messages: Messages,
+    /// Until the login is through.
+    watch: Option<LoginWatch>,
     buffer: Box<[u8]>,
     /// What of the buffer was read and not looked at yet.
     from: usize,
@@ -61,7 +65,12 @@ impl<S> Tapped<S> {
     /// `stream` is at the beginning of a message of the server.
     pub fn new(stream: S, tap: Tap) -> Tapped<S> {
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Tapped { stream, tap, messages: Messages::default(), buffer, from: 0, to: 0 }
+        Tapped { stream, tap, messages: Messages::default(), watch: None, buffer, from: 0, to: 0 }
+    }
+
+    /// The same, with a login to come that `watch` may break off.
+    pub fn guarded(stream: S, tap: Tap, watch: LoginWatch) -> Tapped<S> {
+        Tapped { watch: Some(watch), ..Tapped::new(stream, tap) }
     }
 
     pub fn inner(&self) -> &S {
@@ -140,6 +149,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tapped<S> {
             (this.from, this.to) = (0, read.filled().len());
             if this.to == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(watch) = &mut this.watch
+                && watch.look(&this.buffer[..this.to])?
+            {
+                this.watch = None;
             }
         }
     }

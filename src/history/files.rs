@@ -1,13 +1,15 @@
 //! The one door to the disk for everything that must survive a crash.
 //!
 //! A new object is written under a temporary name, synced, renamed, and its folder synced: it is
-//! there whole or not at all. Nothing here ever overwrites.
+//! there whole or not at all. Nothing here ever overwrites. What is made is its owner's alone, and no symbolic
+//! link is followed to what is written.
 
 mod growing;
 mod lock;
 mod power;
+mod private;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,8 @@ use crate::ambient::{pass, point};
 use crate::error::{Context, Error, Kind, Result};
 pub use growing::Growing;
 pub use lock::Lock;
+use private::{create_folders, create_temporary};
+pub use private::{create_private, is_link, is_open_to_others, read_unfollowed, real_place, unfollowed};
 
 /// The ending of files that are still being written; whoever holds the writing lock may delete them.
 pub const TEMPORARY: &str = "tmp";
@@ -57,11 +61,7 @@ impl NewFile {
     pub fn create(path: &Path) -> Result<NewFile> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("object");
         let temporary = path.with_file_name(format!("{name}.{}.{TEMPORARY}", std::process::id()));
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(&temporary)
+        let file = create_temporary(&temporary)
             .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
         pass("file.create")?;
         power::writing(&temporary, 0);
@@ -156,12 +156,12 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes a folder and its parents, durable.
+/// Makes a folder and its parents, durable, for their owner alone.
 ///
 /// # Errors
 /// `Unavailable` if it cannot be made.
 pub fn create_folder(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)
+    create_folders(folder)
         .context(Kind::Unavailable, || format!("cannot create folder {}", folder.display()))?;
     sync_parent(folder)
 }
@@ -185,7 +185,7 @@ pub fn remove(path: &Path) -> Result<()> {
 /// `Unavailable` if the disk refuses.
 pub fn touch(path: &Path) -> Result<()> {
     let now = std::time::SystemTime::from(crate::ambient::now());
-    let touched = OpenOptions::new().write(true).open(path).and_then(|file| file.set_modified(now));
+    let touched = unfollowed().write(true).open(path).and_then(|file| file.set_modified(now));
     touched.context(Kind::Unavailable, || format!("cannot date {}", path.display()))
 }
 
@@ -263,11 +263,12 @@ pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut text = bytes.to_vec();
     text.resize(bytes.len().next_multiple_of(VOLATILE), b' ');
     let temporary = path.with_extension(format!("{}.{TEMPORARY}", std::process::id()));
-    fs::write(&temporary, &text)
+    create_temporary(&temporary)
+        .and_then(|mut file| file.write_all(&text))
         .and_then(|()| fs::rename(&temporary, path))
         .or_else(|_| {
             let _ = fs::remove_file(&temporary);
-            OpenOptions::new().write(true).open(path)?.write_all(&text)
+            unfollowed().write(true).open(path)?.write_all(&text)
         })
         .context(Kind::Unavailable, || format!("cannot write {}", path.display()))
 }

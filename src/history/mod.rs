@@ -263,6 +263,14 @@ impl History {
         files::Lock::take_alone(&self.root.join(OBJECTS_LOCK), busy)
     }
 
+    /// Whether others than its owner may read or change what the history holds, as was so for all that
+    /// earlier versions made under the usual umask.
+    pub fn is_open_to_others(&self) -> bool {
+        let mut inside = FOLDERS.iter().copied().chain(["history.json"]);
+        files::is_open_to_others(&self.root)
+            && inside.any(|name| files::is_open_to_others(&self.root.join(name)))
+    }
+
     pub fn capture_is_running(&self) -> bool {
         files::Lock::is_held(&self.capture_lock_path())
     }
@@ -295,7 +303,9 @@ fn first_stranger(root: &Path) -> Result<Option<String>> {
     for entry in entries {
         let entry = entry.context(Kind::Unavailable, || format!("cannot read {}", root.display()))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !FOLDERS.contains(&name.as_str()) && name != "init.json" && name != "lost+found" {
+        // A link in its place would have us read another's file as what an earlier `init` left.
+        let intent = name == "init.json" && !files::is_link(&entry.path());
+        if !FOLDERS.contains(&name.as_str()) && !intent && name != "lost+found" {
             return Ok(Some(name));
         }
     }

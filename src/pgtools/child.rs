@@ -1,6 +1,9 @@
 //! Running a client program: connection facts in its environment, its complaints in our error.
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -14,10 +17,15 @@ use crate::error::{Context, Error, Kind, Result};
 /// The most that is kept of what a program prints on standard error.
 const COMPLAINT_LIMIT: u64 = 64 * 1024;
 
+/// What a child opens to read its standard input from the start.
+const STANDARD_INPUT: &str = "/dev/stdin";
+
 /// A client program about to run; killed if the future that runs it is dropped.
 pub struct Child {
     name: String,
     command: Command,
+    /// Whom it connects to, if the password for that is in no file yet.
+    login: Option<Conninfo>,
 }
 
 impl Child {
@@ -33,12 +41,14 @@ impl Child {
         }
         // Messages are read by us too, so they must be in one language.
         command.env("LC_ALL", "C").env_remove("LANGUAGE").kill_on_drop(true).stdin(Stdio::null());
-        Child { name, command }
+        Child { name, command, login: None }
     }
 
-    /// Where to connect to; never as an argument, which other users of the machine could read.
+    /// Where to connect to; never as an argument, which other users of the machine could read. Nor is a
+    /// password in its environment: see [`password_file`].
     pub fn connects_to(mut self, info: &Conninfo) -> Child {
         self.command.envs(info.child_environment());
+        self.login = Some(info.clone());
         self
     }
 
@@ -107,10 +117,25 @@ impl Child {
 
     fn spawn(&mut self) -> Result<tokio::process::Child> {
         let name = self.name.clone();
+        if let Some(line) = self.login.as_ref().map_or(Ok(None), Conninfo::password_line)? {
+            self.command.stdin(password_file(&line)?).env("PGPASSFILE", STANDARD_INPUT);
+        }
         self.command
             .spawn()
             .context(Kind::Refused, || format!("cannot start {name}; is it installed and executable?"))
     }
+}
+
+/// A password file for a child as its standard input. It never has a name, so that nothing of it is left
+/// however we end, and only its owner may read it, as libpq demands.
+fn password_file(line: &str) -> Result<Stdio> {
+    let written = tempfile::tempfile().and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(line.as_bytes())?;
+        Ok(file)
+    });
+    let failed = || "cannot write a temporary file; is TMPDIR full?".into();
+    written.map(Stdio::from).context(Kind::Unavailable, failed)
 }
 
 /// The error for a program that failed, in its own words.
@@ -139,6 +164,20 @@ mod tests {
         let error = child.run().await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable);
         assert!(error.message().contains("no such thing"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_password_is_in_neither_environment_nor_arguments() {
+        let info = Conninfo::parse_in("host=h user=u dbname=d password='s3:c\\\\hush'", &|_| None).unwrap();
+        let script = "env; cat /proc/$$/cmdline; test ! -t 0; stat -L -c %a \"$PGPASSFILE\"; cat \"$PGPASSFILE\" \"$PGPASSFILE\"";
+        let mut out = Vec::new();
+        let child = Child::new("/bin/sh".into()).connects_to(&info).args(["-c", script]);
+        child.run_into(&mut out).await.unwrap();
+        let out = String::from_utf8(out).unwrap();
+        // Each process that opens it reads it from the start, as each connection of pg_restore --jobs does.
+        let line = "*:*:*:*:s3\\:c\\\\hush\n";
+        assert!(out.ends_with(&format!("600\n{line}{line}")), "{out}");
+        assert!(!out.strip_suffix(&line.repeat(2)).unwrap().contains("hush"), "{out}");
     }
 
     #[tokio::test]

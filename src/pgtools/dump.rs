@@ -24,6 +24,7 @@ pub async fn dump_schema(
     application: &str,
     out: &Path,
 ) -> Result<()> {
+    tool.keeps_require_auth(info)?;
     // The pattern covers tables, sequences, materialised views and foreign tables of every schema;
     // --schema-only would leave the large objects out as well.
     let mut child = Child::new(tool.program("pg_dump"))
@@ -43,6 +44,7 @@ pub async fn dump_schema(
 /// # Errors
 /// `Unavailable` with pg_dump's own words.
 pub async fn dump_definitions(tool: &Installation, info: &Conninfo, except: &str, out: &Path) -> Result<()> {
+    tool.keeps_require_auth(info)?;
     Child::new(tool.program("pg_dump"))
         .connects_to(info)
         .args(["--format=custom", "--exclude-table-data=*.*", "--no-blobs", "--no-password"])
@@ -58,6 +60,7 @@ pub async fn dump_definitions(tool: &Installation, info: &Conninfo, except: &str
 /// # Errors
 /// `Unavailable` with pg_dumpall's own words.
 pub async fn dump_globals(tool: &Installation, info: &Conninfo, out: &Path) -> Result<()> {
+    tool.keeps_require_auth(info)?;
     // Without --database it would try the databases `postgres` and `template1`, which need not be
     // open to us. It takes a connection string, so the name is quoted as one.
     let name = info.dbname().replace('\\', "\\\\").replace('\'', "\\'");

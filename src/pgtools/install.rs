@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 
 /// Names the one folder to take the programs from.
 pub const FOLDER_VARIABLE: &str = "BACKWHEN_PG_BIN";
+
+/// The first major version whose programs know `require_auth`.
+const KNOWS_REQUIRE_AUTH: u32 = 16;
 
 /// A folder with at least pg_dump and pg_restore, both of one major version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +23,23 @@ pub struct Installation {
 impl Installation {
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Whether its programs keep to the connection's `require_auth`; older ones would pass over it in silence,
+    /// and give a server what it forbids.
+    ///
+    /// # Errors
+    /// `Refused` if they do not.
+    pub fn keeps_require_auth(&self, info: &Conninfo) -> Result<()> {
+        if info.setting("require_auth").is_none() || self.major >= KNOWS_REQUIRE_AUTH {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "pg_dump and pg_restore {} do not know require_auth; install the client programs of PostgreSQL \
+             {KNOWS_REQUIRE_AUTH} or later, or take require_auth out of the connection string and use \
+             channel_binding=require",
+            self.major
+        )))
     }
 }
 
@@ -191,6 +212,16 @@ mod tests {
             .map(|major| Installation { folder: format!("/{major}").into(), major: *major })
             .collect();
         Tools { installations, servers: Vec::new(), looked_in: vec!["/somewhere".into()] }
+    }
+
+    #[test]
+    fn programs_that_would_pass_over_require_auth_are_refused() {
+        let info = |text: &str| Conninfo::parse_in(text, &|_| None).unwrap();
+        let strict = info("host=h user=u require_auth=scram-sha-256");
+        let tool = |major| Installation { folder: "/nowhere".into(), major };
+        assert!(tool(15).keeps_require_auth(&strict).is_err());
+        assert!(tool(16).keeps_require_auth(&strict).is_ok());
+        assert!(tool(14).keeps_require_auth(&info("host=h user=u")).is_ok());
     }
 
     #[test]

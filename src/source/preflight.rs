@@ -58,6 +58,7 @@ pub async fn look(
     let session = Session::connect_utf8(source, "check").await?;
     let settings = Settings::read(&session).await?;
     let mut findings = settings.findings();
+    findings.extend(unproven_server(source));
     match tools.map(|tools| tools.for_dump(settings.version as u32 / 10_000)) {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
@@ -206,6 +207,19 @@ impl Settings {
         }
         found
     }
+}
+
+/// What to say where the source is reached over a network and need not prove who it is.
+pub fn unproven_server(source: &Conninfo) -> Option<Finding> {
+    let (host, mode) = source.unproven_server()?;
+    Some(advice(
+        format!(
+            "sslmode={mode} does not make {host} prove that it is the source: whoever sits between can read the \
+             password and every row"
+        ),
+        "add sslmode=verify-full to the connection string, and sslrootcert=FILE where the system does not know the \
+         authority that signed the server's certificate",
+    ))
 }
 
 fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {

@@ -2,6 +2,7 @@
 //! The support here is its own, so that it stands alone.
 
 mod encodings;
+mod hostile;
 mod logins;
 mod server;
 mod streams;

@@ -3,8 +3,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod images;
+mod links;
 mod load;
 mod mallory;
 mod messages;
+mod outlets;
+mod passwords;
+mod scripts;
+mod shell;
 mod source;

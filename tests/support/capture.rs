@@ -24,7 +24,7 @@ pub struct Capture<'a> {
 }
 
 impl<'a> Capture<'a> {
-    pub(super) fn start(backwhen: &'a Backwhen, mut command: Command) -> Capture<'a> {
+    pub fn start(backwhen: &'a Backwhen, mut command: Command) -> Capture<'a> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("backwhen starts");
         let lines = Arc::new(Mutex::new(Vec::new()));

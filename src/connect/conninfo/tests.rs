@@ -79,13 +79,40 @@ fn a_child_is_told_everything() {
         ("PGPORT", "1,2"),
         ("PGUSER", "u"),
         ("PGDATABASE", "x"),
-        ("PGPASSWORD", "hush"),
         ("PGSSLMODE", "require"),
         ("PGOPTIONS", "-c a=b"),
     ] {
         assert_eq!(child[variable], value, "{variable}");
     }
+    assert!(child.values().all(|value| !value.contains("hush")), "{child:?}");
+    assert_eq!(info.password_line().unwrap().as_deref(), Some("*:*:*:*:hush\n"));
     assert!(Conninfo::variables_to_remove().any(|variable| variable == "PGSERVICE"));
+}
+
+#[test]
+fn a_password_that_no_file_can_hold_is_refused_for_children() {
+    let info = read("postgres://u:a%0Ab@h/x", &[]).unwrap();
+    let error = info.password_line().unwrap_err();
+    assert!(error.message().contains("line end") && !error.message().contains("a\nb"), "{error}");
+}
+
+#[test]
+fn a_server_elsewhere_that_proves_nothing_is_known() {
+    for (text, unproven) in [
+        ("host=db.example", Some("prefer")),
+        ("host=db.example sslmode=verify-ca", Some("verify-ca")),
+        ("host=db.example sslmode=verify-full", None),
+        ("host=localhost,10.1.2.3", Some("prefer")),
+        ("host=db.example hostaddr=127.0.0.1", None),
+        ("host=127.0.0.2 sslmode=disable", None),
+        ("host=::1", None),
+        ("host=2001:db8::1 sslmode=require", Some("require")),
+        ("host=localhost", None),
+        ("host=/tmp", None),
+    ] {
+        let info = read(text, &[("PGUSER", "u")]).unwrap();
+        assert_eq!(info.unproven_server().map(|(_, mode)| mode), unproven, "{text}");
+    }
 }
 
 #[test]

@@ -5,11 +5,11 @@
 //! catalog that is missing, stale or damaged costs time, never an answer.
 
 mod check;
+mod opening;
 mod sync;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -19,14 +19,9 @@ use super::image::{BlockDirectory, BlockId, Location};
 use super::journal::{SegmentFile, SegmentSummary};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, PgTime};
+use opening::{open_file, put_away, start_over};
 
 const FILE: &str = "catalog.sqlite";
-
-/// The catalog's schema, by version; never edited once released.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_catalog.sql")];
-
-/// How long to wait for another process that is bringing the catalog up to date.
-const BUSY: Duration = Duration::from_secs(60);
 
 /// The history's index, as of its last synchronisation.
 pub struct Catalog {
@@ -194,46 +189,6 @@ fn failed() -> String {
     format!(
         "the catalog failed; delete {FILE} in the history and try again, it is made anew from the objects"
     )
-}
-
-fn open_file(path: &Path) -> rusqlite::Result<Connection> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY)?;
-    // Nothing is lost with the catalog, so it need not wait for the disk.
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "OFF")?;
-    migrate(&mut connection)?;
-    Ok(connection)
-}
-
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let version = version as usize;
-    if version > MIGRATIONS.len() {
-        // A newer backwhen's. It will make its own again when it comes back.
-        return Err(rusqlite::Error::InvalidQuery);
-    }
-    for migration in &MIGRATIONS[version..] {
-        transaction.execute_batch(migration)?;
-    }
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
-    transaction.commit()
-}
-
-/// A catalog that cannot be used is put away; on a disk that cannot be written, one in memory does.
-fn start_over(path: &Path, cause: &dyn std::fmt::Display) -> Result<Connection> {
-    tracing::info!("making the catalog anew: {cause}");
-    put_away(path);
-    open_file(path).or_else(|_| open_file(Path::new(":memory:"))).context(Kind::Unavailable, failed)
-}
-
-fn put_away(path: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let _ = std::fs::remove_file(PathBuf::from(name));
-    }
 }
 
 #[cfg(test)]

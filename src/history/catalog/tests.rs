@@ -72,3 +72,50 @@ fn a_newer_catalog_is_put_away() {
     drop(newer);
     assert!(Catalog::open(&history).unwrap().checkpoints().unwrap().is_empty());
 }
+
+#[test]
+fn a_link_in_its_place_is_not_followed() {
+    let (folder, history) = history();
+    let (path, victim) = (history.root().join(FILE), folder.path().join("victim"));
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        for content in [None, Some("somebody's letter")] {
+            let link = format!("{}{suffix}", path.display());
+            let _ = std::fs::remove_file(&link);
+            let _ = std::fs::remove_file(&victim);
+            if let Some(content) = content {
+                std::fs::write(&victim, content).unwrap();
+            }
+            std::os::unix::fs::symlink(&victim, &link).unwrap();
+            let catalog = Catalog::open(&history).unwrap();
+            let id = store(&history, &Arc::new(catalog), link.as_bytes());
+            assert!(Catalog::open(&history).unwrap().locate(&id).unwrap().is_some());
+            assert_eq!(std::fs::read_to_string(&victim).ok().as_deref(), content, "{suffix}");
+            assert!(!path.symlink_metadata().unwrap().is_symlink());
+        }
+    }
+}
+
+#[test]
+fn one_with_another_schema_is_made_anew() {
+    let (_folder, history) = history();
+    let catalog = Arc::new(Catalog::open(&history).unwrap());
+    let id = store(&history, &catalog, b"rows");
+    drop(catalog);
+    for hostile in [
+        "CREATE TRIGGER lose AFTER INSERT ON blocks BEGIN DELETE FROM blocks; END",
+        "CREATE VIEW more AS SELECT load_extension('x')",
+        "CREATE TABLE more (n)",
+        "CREATE INDEX more ON packs (abs(number))",
+        "ALTER TABLE segments ADD COLUMN more TEXT DEFAULT 'x'",
+        "ALTER TABLE segments RENAME TO other; CREATE VIEW segments AS SELECT * FROM other",
+        "PRAGMA user_version = -1",
+    ] {
+        Connection::open(history.root().join(FILE)).unwrap().execute_batch(hostile).unwrap();
+        let catalog = Catalog::open(&history).unwrap();
+        assert!(catalog.locate(&id).unwrap().is_some() && catalog.segments(&history).unwrap().is_empty());
+        let others =
+            "SELECT count(*) FROM sqlite_schema WHERE name IN ('lose', 'more', 'other') OR type = 'view'";
+        let connection = catalog.connection().unwrap();
+        assert_eq!(connection.query_row(others, [], |row| row.get::<_, i64>(0)).unwrap(), 0, "{hostile}");
+    }
+}

@@ -1,11 +1,11 @@
 //! A file that is appended to: the open segment.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::power;
+use super::{power, unfollowed};
 use crate::ambient::point;
 use crate::error::{Context, Kind, Result};
 
@@ -20,7 +20,7 @@ impl Growing {
     /// # Errors
     /// `Unavailable` if it cannot be opened.
     pub fn open(path: &Path) -> Result<Growing> {
-        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = unfollowed().read(true).write(true).open(path);
         let file = file.context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
         Ok(Growing { file, path: path.to_owned() })
     }

@@ -1,11 +1,18 @@
 //! Locks that end with the process.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::error::{Context, Error, Kind, Result};
+use super::{is_link, read_unfollowed, unfollowed};
+use crate::error::{Context, Error, Kind, Result, one_line};
+
+/// What a holder writes into the file, with its number behind it.
+const HOLDER: &str = "process ";
+/// A lock file is read no further than this, in bytes.
+const LONGEST: u64 = 64;
 
 /// A lock on a file that the kernel lets go with the process, however it ends.
 pub struct Lock {
@@ -16,21 +23,13 @@ impl Lock {
     /// Takes the lock, or says at once who holds it.
     ///
     /// # Errors
-    /// `Locked` if another process holds it.
+    /// `Locked` if another process holds it, `Refused` if a link lies in its place.
     pub fn take(path: &Path, what: &str) -> Result<Lock> {
-        let file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(path)
-            .context(Kind::Unavailable, || format!("cannot open lock {}", path.display()))?;
+        let file = open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(path).unwrap_or_default();
-                let holder = holder.trim();
-                let holder = if holder.is_empty() { "another process" } else { holder };
+                let holder = holder(path);
                 return Err(Error::locked(format!(
                     "{what} is already running on this history ({holder} holds {}); wait for it, or stop it",
                     path.display()
@@ -40,9 +39,7 @@ impl Lock {
                 return Err(error).context(Kind::Unavailable, || format!("cannot lock {}", path.display()));
             }
         }
-        let mut writer = &file;
-        let _ = file.set_len(0);
-        let _ = writer.write_all(format!("process {}\n", std::process::id()).as_bytes());
+        write_holder(&file);
         Ok(Lock { _file: file })
     }
 
@@ -63,8 +60,8 @@ impl Lock {
     /// # Errors
     /// `Locked` if it is still held alone after so long.
     pub fn share(path: &Path, patience: Duration) -> Result<Option<Lock>> {
-        let create = || OpenOptions::new().create(true).append(true).open(path);
-        let Ok(file) = File::open(path).or_else(|_| create()) else { return Ok(None) };
+        let create = || unfollowed().create(true).append(true).open(path);
+        let Ok(file) = unfollowed().read(true).open(path).or_else(|_| create()) else { return Ok(None) };
         let until = Instant::now() + patience;
         loop {
             match file.try_lock_shared() {
@@ -74,10 +71,10 @@ impl Lock {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(fs::TryLockError::WouldBlock) => {
-                    let holder = fs::read_to_string(path).unwrap_or_default();
+                    let holder = holder(path);
                     return Err(Error::locked(format!(
                         "`backwhen expire` is at work on this history ({} holds {}); try again when it has ended",
-                        holder.trim(),
+                        holder,
                         path.display()
                     )));
                 }
@@ -87,9 +84,80 @@ impl Lock {
 
     /// Whether some process holds the lock now.
     pub fn is_held(path: &Path) -> bool {
-        match File::open(path) {
+        match unfollowed().read(true).open(path) {
             Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
             Err(_) => false,
         }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    unfollowed().create(true).read(true).write(true).open(path).map_err(|error| {
+        if is_link(path) {
+            return Error::refused(format!(
+                "{} is a symbolic link, which no lock follows; see who put it there, and remove it",
+                path.display()
+            ));
+        }
+        Error::unavailable(format!("cannot open lock {}", path.display())).caused_by(error)
+    })
+}
+
+/// Who holds the lock, for a message.
+fn holder(path: &Path) -> String {
+    let text = read_unfollowed(path, LONGEST).unwrap_or_default();
+    let text = one_line(String::from_utf8_lossy(&text).trim());
+    if text.is_empty() { "another process".to_owned() } else { text }
+}
+
+/// Says in the file who holds it; one that holds something else, such as another name of somebody's file, is
+/// left as it is.
+fn write_holder(file: &File) {
+    let mut before = String::new();
+    let read = file.take(LONGEST).read_to_string(&mut before);
+    if read.is_ok() && (before.is_empty() || names_a_holder(&before)) {
+        let _ = file.set_len(0);
+        let _ = file.write_all_at(format!("{HOLDER}{}\n", std::process::id()).as_bytes(), 0);
+    }
+}
+
+fn names_a_holder(text: &str) -> bool {
+    let number = text.strip_prefix(HOLDER).and_then(|rest| rest.strip_suffix('\n'));
+    number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_link_in_place_of_a_lock_is_refused_and_what_it_leads_to_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("victim"), "process of a letter\n").unwrap();
+        symlink(at("victim"), at("lock")).unwrap();
+        symlink(at("nowhere"), at("dangling")).unwrap();
+        for name in ["lock", "dangling"] {
+            let error = Lock::take(&at(name), "capture").err().unwrap();
+            assert_eq!(error.kind(), Kind::Refused, "{error}");
+            assert!(Lock::share(&at(name), Duration::ZERO).unwrap().is_none());
+            assert!(!Lock::is_held(&at(name)));
+        }
+        fs::hard_link(at("victim"), at("hard")).unwrap();
+        drop(Lock::take(&at("hard"), "capture").unwrap());
+        assert_eq!(fs::read_to_string(at("victim")).unwrap(), "process of a letter\n");
+        assert!(!at("nowhere").exists());
+    }
+
+    #[test]
+    fn a_lock_names_its_holder_also_over_an_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        std::fs::write(&path, "process 123456789\n").unwrap();
+        let _lock = Lock::take(&path, "capture").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("process {}\n", std::process::id()));
+        let error = Lock::take(&path, "capture").err().unwrap();
+        assert!(error.message().contains(&format!("(process {} holds", std::process::id())), "{error}");
     }
 }

@@ -17,6 +17,11 @@ use crate::recover::archive::Section;
 use super::{Definitions, Opening, Rows, SequenceValue};
 use crate::model::spelling::Spelled;
 
+/// Without the setting psql would go on after an error, and take the rows of a COPY that failed for statements.
+/// It comes before all that can fail, and before any `\restrict`, which would refuse it.
+const BEGINNING: &str =
+    "-- Written by backwhen. Apply with: psql --no-psqlrc --file FILE\n\\set ON_ERROR_STOP on\nBEGIN;\n\n";
+
 type Out = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// A script that is being written.
@@ -56,7 +61,7 @@ impl Script {
             Some(path) => {
                 let file =
                     Temporary { temporary: super::sqlite::temporary_path(path)?, path: path.to_owned() };
-                let handle = std::fs::File::create_new(&file.temporary)
+                let handle = files::create_private(&file.temporary)
                     .context(Kind::Unavailable, || format!("cannot create {}", file.temporary.display()))?;
                 (Box::new(BufWriter::with_capacity(1 << 18, File::from_std(handle))) as Out, Some(file))
             }
@@ -78,8 +83,7 @@ impl Script {
     /// # Errors
     /// `Unavailable` with pg_restore's words, or if the output does not take it.
     pub async fn pre_data(&self) -> Result<()> {
-        self.write("-- Written by backwhen. Apply with: psql --no-psqlrc --set ON_ERROR_STOP=1 --file FILE\nBEGIN;\n\n")
-            .await?;
+        self.write(BEGINNING).await?;
         self.section(Section::PreData).await
     }
 
@@ -272,7 +276,7 @@ pub(super) fn publish(temporary: &Path, path: &Path) -> Result<()> {
     std::fs::File::open(temporary)
         .and_then(|file| file.sync_all())
         .context(Kind::Unavailable, || format!("cannot sync {}", temporary.display()))?;
-    if path.exists() {
+    if path.symlink_metadata().is_ok() {
         return Err(Error::refused(format!("{} appeared meanwhile; it is left as it is", path.display())));
     }
     std::fs::rename(temporary, path)

@@ -14,6 +14,7 @@ use super::wire::{Answer, Wire};
 use crate::connect::choices::{ChannelBinding, SessionAttrs};
 use crate::connect::hosts::Host;
 use crate::connect::login::{Failure, Login};
+use crate::connect::require_auth::Method;
 use crate::connect::session::{NO_PASSWORD, suits};
 use crate::connect::transport::Transport;
 use crate::connect::{Conninfo, NEWER_TIMERS, PINNED_SETTINGS, ServerFault, quoted};
@@ -120,7 +121,7 @@ pub(in crate::source) fn who_serves<'a>(
 /// The next message; a server's error becomes a failure.
 async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
     loop {
-        match wire.answer().await.map_err(Failure::Unreachable)? {
+        match wire.answer().await.map_err(Failure::of_io)? {
             Answer::Message(Message::ErrorResponse(body)) => {
                 return Err(Failure::Server(ServerFault::from_fields(body.fields())));
             }
@@ -133,7 +134,11 @@ async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
 
 async fn authenticate(info: &Conninfo, password: Option<&str>, wire: &mut Wire) -> Result<(), Failure> {
     let password = || password.ok_or_else(|| Failure::Login(NO_PASSWORD.to_owned()));
-    match expect(wire).await? {
+    let request = expect(wire).await?;
+    if let Some(method) = method(&request) {
+        info.require_auth().allow(method).map_err(Failure::Login)?;
+    }
+    match request {
         Message::AuthenticationOk => return without_binding(info),
         Message::AuthenticationCleartextPassword => {
             without_binding(info)?;
@@ -160,6 +165,18 @@ async fn authenticate(info: &Conninfo, password: Option<&str>, wire: &mut Wire) 
     match expect(wire).await? {
         Message::AuthenticationOk => Ok(()),
         _ => Err(out_of_order()),
+    }
+}
+
+fn method(request: &Message) -> Option<Method> {
+    match request {
+        Message::AuthenticationOk => Some(Method::None),
+        Message::AuthenticationCleartextPassword => Some(Method::Password),
+        Message::AuthenticationMd5Password(_) => Some(Method::Md5),
+        Message::AuthenticationSasl(_) => Some(Method::Scram),
+        Message::AuthenticationGss => Some(Method::Gss),
+        Message::AuthenticationSspi => Some(Method::Sspi),
+        _ => None,
     }
 }
 
@@ -244,7 +261,10 @@ async fn until_ready(wire: &mut Wire) -> Result<(u32, String), Failure> {
                     _ => {}
                 }
             }
-            Message::ReadyForQuery(_) => return Ok((version, encoding)),
+            Message::ReadyForQuery(_) => {
+                wire.logged_in();
+                return Ok((version, encoding));
+            }
             Message::BackendKeyData(_) => {}
             _ => return Err(out_of_order()),
         }

@@ -6,6 +6,7 @@ use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::connect::guard::LoginBudget;
 use crate::connect::transport::Transport;
 
 /// Room made for one read.
@@ -34,11 +35,25 @@ pub struct Wire {
     output: BytesMut,
     /// Bytes at the front of `input` that the current frame takes; dropped when the next is taken.
     current: usize,
+    /// Until the login is through.
+    login: Option<LoginBudget>,
 }
 
 impl Wire {
+    /// The login is yet to come.
     pub fn new(transport: Transport) -> Wire {
-        Wire { transport, input: BytesMut::new(), output: BytesMut::new(), current: 0 }
+        Wire {
+            transport,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            current: 0,
+            login: Some(LoginBudget::default()),
+        }
+    }
+
+    /// From here on the server is believed, and may send messages of any length.
+    pub fn logged_in(&mut self) {
+        self.login = None;
     }
 
     pub fn transport(&self) -> &Transport {
@@ -74,6 +89,9 @@ impl Wire {
         match self.header()? {
             Some((tag, length)) if self.input.len() >= length => {
                 self.current = length;
+                if let Some(budget) = &mut self.login {
+                    budget.spend(length);
+                }
                 Ok(Some(tag))
             }
             _ => Ok(None),
@@ -150,6 +168,9 @@ impl Wire {
                 io::ErrorKind::InvalidData,
                 "a message is longer than any that PostgreSQL sends",
             ));
+        }
+        if let Some(budget) = &self.login {
+            budget.admit(length)?;
         }
         Ok(Some((header.tag(), length)))
     }

@@ -109,6 +109,7 @@ impl Restoring<'_> {
     /// `Refused` with pg_restore's own words.
     pub async fn run(&self, section: Section, arguments: impl IntoIterator<Item = String>) -> Result<()> {
         let tool = self.definitions.tool(self.tools, self.server_major)?;
+        tool.keeps_require_auth(self.info)?;
         let says_too_much =
             tool.major >= SETS_TRANSACTION_TIMEOUT && self.server_major < SETS_TRANSACTION_TIMEOUT;
         let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use rusqlite::{Connection, Statement, params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, Statement, params};
 
 use crate::codec::copy_text;
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::files;
 use crate::model::{Identity, Table};
 
 use super::{Contents, Opening, Rows};
@@ -50,12 +52,14 @@ impl SqliteFile {
     /// `Refused` if `path` exists, `Unavailable` if the folder does not take a file.
     pub fn create(path: &Path, opening: Opening<'_>) -> Result<SqliteFile> {
         let temporary = temporary_path(path)?;
-        let connection = Connection::open(&temporary).map_err(|error| fault("create", path, error))?;
+        refuse_leftovers(path)?;
+        let connection = open(&temporary, path)?;
         let file = File { connection: Some(connection), temporary, path: path.to_owned(), incomplete: false };
         // Until it has its name nobody reads it, and it is synced as a whole before that.
         file.batch(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; BEGIN",
         )?;
+        file.distrust()?;
         file.batch(
             "CREATE TABLE backwhen_recovery (moment TEXT, lsn TEXT, source TEXT, recovered_at TEXT, tool_version TEXT)",
         )?;
@@ -167,6 +171,17 @@ impl File {
         self.connection()?.execute_batch(sql).map_err(|error| fault("write", &self.path, error))
     }
 
+    /// Nothing of the application's names or values can make SQLite run anything.
+    fn distrust(&self) -> Result<()> {
+        let connection = self.connection()?;
+        let set = [
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map(drop),
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).map(drop),
+            connection.pragma_update(None, "cell_size_check", true),
+        ];
+        set.into_iter().collect::<rusqlite::Result<()>>().map_err(|error| fault("write", &self.path, error))
+    }
+
     fn load(&mut self, insert: &str, forms: &[Form], table: &str, rows: &mut Rows) -> Result<()> {
         let mut insert =
             self.connection()?.prepare(insert).map_err(|error| fault("write", &self.path, error))?;
@@ -175,6 +190,33 @@ impl File {
         }
         Ok(())
     }
+}
+
+/// Makes the file under its temporary name, for its owner alone.
+fn open(temporary: &Path, path: &Path) -> Result<Connection> {
+    files::create_private(temporary)
+        .context(Kind::Unavailable, || format!("cannot create {}", path.display()))?;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    Connection::open_with_flags(files::real_place(temporary), flags)
+        .map_err(|error| fault("create", path, error))
+}
+
+/// Whoever opens the finished file would have SQLite apply what an earlier database of its name left.
+fn refuse_leftovers(path: &Path) -> Result<()> {
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        let beside = PathBuf::from(beside);
+        if beside.symlink_metadata().is_ok() {
+            return Err(Error::refused(format!(
+                "{} is left of another SQLite database and would be taken for a part of this one; remove it, or name \
+                 another file",
+                beside.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn insert_chunk(insert: &mut Statement<'_>, forms: &[Form], table: &str, chunk: &Bytes) -> Result<()> {
@@ -222,7 +264,8 @@ fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
 /// # Errors
 /// `Refused` if `path` exists.
 pub(super) fn temporary_path(path: &Path) -> Result<PathBuf> {
-    if path.exists() {
+    // A link that leads nowhere is in the way too.
+    if path.symlink_metadata().is_ok() {
         return Err(Error::refused(format!(
             "{} exists already; name another file or remove it",
             path.display()

@@ -1,0 +1,119 @@
+//! Opening the catalog's file, which is believed only as far as a cache may be.
+//!
+//! Whoever may write into the history's folder may have put another file in its place: a link, or a database with
+//! triggers, views or tables of its own. A link is not followed, the schema must be the one that the migrations
+//! make, and anything else is put away and made anew.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::failed;
+use crate::error::{Context, Kind, Result};
+use crate::history::files;
+
+/// The catalog's schema, by version; never edited once released.
+const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_catalog.sql")];
+
+/// How long to wait for another process that is bringing the catalog up to date.
+const BUSY: Duration = Duration::from_secs(60);
+
+/// What SQLite keeps beside a database's file.
+const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+/// Opens the file, or makes it.
+///
+/// # Errors
+/// SQLite's, also if the file is no catalog that this version makes.
+pub(super) fn open_file(path: &Path) -> rusqlite::Result<Connection> {
+    for beside in beside(path).filter(|beside| files::is_link(beside)) {
+        // The link itself; what it leads to is not ours.
+        let _ = std::fs::remove_file(beside);
+    }
+    match files::create_private(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            tracing::debug!("the catalog cannot be made: {error}");
+        }
+        _ => {}
+    }
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    prepare(Connection::open_with_flags(files::real_place(path), flags)?)
+}
+
+fn prepare(mut connection: Connection) -> rusqlite::Result<Connection> {
+    distrust(&connection)?;
+    connection.busy_timeout(BUSY)?;
+    // Nothing is lost with the catalog, so it need not wait for the disk.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    migrate(&mut connection)?;
+    if schema(&connection)? != expected_schema()? {
+        tracing::warn!("the catalog's schema is not what backwhen makes; it is made anew");
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    Ok(connection)
+}
+
+/// Nothing in the file runs, and its cells are checked as they are read.
+fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    connection.pragma_update(None, "cell_size_check", true)
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // A newer backwhen's is refused; that one will make its own again when it comes back.
+    let done = usize::try_from(version).ok().filter(|done| *done <= MIGRATIONS.len());
+    let done = done.ok_or(rusqlite::Error::InvalidQuery)?;
+    for migration in &MIGRATIONS[done..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
+    transaction.commit()
+}
+
+/// Every object of a database, with the statement that made it.
+type Schema = Vec<(String, String, String, Option<String>)>;
+
+fn schema(connection: &Connection) -> rusqlite::Result<Schema> {
+    let query = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name";
+    let mut statement = connection.prepare(query)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    rows.collect()
+}
+
+fn expected_schema() -> rusqlite::Result<Schema> {
+    let mut connection = Connection::open_in_memory()?;
+    migrate(&mut connection)?;
+    schema(&connection)
+}
+
+/// A catalog that cannot be used is put away; on a disk that cannot be written, one in memory does.
+pub(super) fn start_over(path: &Path, cause: &dyn std::fmt::Display) -> Result<Connection> {
+    tracing::info!("making the catalog anew: {cause}");
+    put_away(path);
+    let in_memory = || Connection::open_in_memory().and_then(prepare);
+    open_file(path).or_else(|_| in_memory()).context(Kind::Unavailable, failed)
+}
+
+pub(super) fn put_away(path: &Path) {
+    for beside in beside(path) {
+        let _ = std::fs::remove_file(beside);
+    }
+}
+
+fn beside(path: &Path) -> impl Iterator<Item = PathBuf> {
+    SUFFIXES.into_iter().map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
