@@ -51,9 +51,10 @@ use message_key::MessageKey;
 pub use object::{read_json, write_json};
 
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
-///
-/// From 2 on our messages in the source's log are signed.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 1;
+
+/// The version of `history.json` where messages are signed: a backwhen that reads sealed ones alone would miss them.
+pub const SIGNED_FORMAT: u32 = 2;
 
 const FOLDERS: [&str; 9] = [
     "epochs",

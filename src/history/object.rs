@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, files};
+use super::{SIGNED_FORMAT, files};
 use crate::error::{Context, Error, Kind, Result};
 
 const BEFORE_DIGEST: &[u8] = b"{\n  \"digest\": \"";
@@ -52,8 +52,8 @@ fn refuse_newer(path: &Path, bytes: &[u8]) -> Result<()> {
         format: u32,
     }
     match serde_json::from_slice(bytes) {
-        Ok(Versioned { format }) if format > FORMAT => Err(Error::refused(format!(
-            "{} has format {format}, this backwhen knows up to {FORMAT}; update backwhen",
+        Ok(Versioned { format }) if format > SIGNED_FORMAT => Err(Error::refused(format!(
+            "{} has format {format}, this backwhen knows up to {SIGNED_FORMAT}; update backwhen",
             path.display()
         ))),
         // What is no JSON at all has no digest that agrees either.
@@ -95,6 +95,7 @@ pub(super) fn with_digest(content: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::FORMAT;
     use super::*;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
 use crate::history::message_key::SIGNED;
 use crate::history::resync::{self, Resync};
-use crate::history::{FORMAT, History, Identity, Source, files, read_json, write_json};
+use crate::history::{FORMAT, History, Identity, SIGNED_FORMAT, Source, files, read_json, write_json};
 use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::source::inspect;
 use crate::source::publication::Publications;
@@ -60,7 +60,7 @@ pub async fn init(
     let server = client.identify_system().await?;
     let now = PgTime::from_utc(ambient::now());
     let mut identity = Identity {
-        format: FORMAT,
+        format: SIGNED_FORMAT,
         id: ambient::random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
         created: now,
         backwhen: env!("CARGO_PKG_VERSION").to_owned(),

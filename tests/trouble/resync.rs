@@ -187,7 +187,7 @@ fn change_unseen(backwhen: &Backwhen, tables: &str, sql: &str) {
     server.psql(
         database,
         &format!(
-            "BEGIN; SET LOCAL backwhen.own = 'publish'; {}; {sql}; {}; COMMIT",
+            "BEGIN; UPDATE backwhen.{exact}_config SET own = pg_current_xact_id(); {}; {sql}; {}; COMMIT",
             publish("DROP"),
             publish("ADD")
         ),
