@@ -16,6 +16,7 @@ use backwhen::history::image::{
     BlockEntry, Blocks, FolderDirectory, ImageBuilder, Packs, TableImage, index, lines, read_index, read_rows,
 };
 use backwhen::history::journal::{BlockBuilder, Segment, Writer, seal};
+use backwhen::history::key::Authorship;
 use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
 use backwhen::model::{Column, Grade, Identity, Lsn, PgTime, Storage, Table};
 use backwhen::progress::Silent;
@@ -129,7 +130,7 @@ impl Fixture {
         History::prepare(&root).unwrap();
         let image = image(&root.join("packs"));
         let journal = root.join("journal");
-        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
+        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1), &Authorship::Unkeyed).unwrap();
         let mut builder = BlockBuilder::new(Lsn(1));
         for message in messages() {
             builder.push(&message).unwrap();
@@ -140,9 +141,9 @@ impl Fixture {
         writer.write(builder.take_complete().unwrap()).unwrap();
         writer.sync().unwrap();
         let finished = writer.roll_now().unwrap().unwrap();
-        seal(&finished).unwrap();
+        seal(&finished, &Authorship::Unkeyed).unwrap();
         let base = checkpoint(image);
-        let history = History::found(&root, identity()).unwrap();
+        let history = History::found(&root, identity(), Authorship::Unkeyed).unwrap();
         let catalog = Arc::new(Catalog::open(&history).unwrap());
         Fixture { segments: vec![finished.with_extension("seg")], history, catalog, base, folder }
     }
@@ -156,6 +157,7 @@ impl Fixture {
             until: Lsn::MAX,
             definitions_at: Lsn(0),
             segments: &self.segments,
+            authorship: &Authorship::Unkeyed,
             secret: "",
             wanted: &|_| true,
             budget: 256 << 20,
@@ -197,6 +199,7 @@ fn identity() -> HistoryIdentity {
         include: Vec::new(),
         exclude: Vec::new(),
         secret: String::new(),
+        key: None,
     }
 }
 
@@ -293,7 +296,7 @@ fn folding(criterion: &mut Criterion) {
     group.sample_size(10);
     group.throughput(Throughput::Elements(UPDATES));
     group.bench_function("journal decoded", |bencher| {
-        let segment = Segment::open(&fixture.segments[0]).unwrap();
+        let segment = Segment::open(&fixture.segments[0], &Authorship::Unkeyed).unwrap();
         bencher.iter(|| {
             let blocks = segment.blocks(Lsn(1), Lsn::MAX);
             blocks.map(|block| block.unwrap().events().count()).sum::<usize>()

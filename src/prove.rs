@@ -58,6 +58,7 @@ pub fn prove_all(history: &History, progress: &dyn Progress) -> Result<Vec<Proof
                 until: to.lsn,
                 definitions_at: to.lsn,
                 segments: &segments,
+                authorship: history.authorship(),
                 secret: &history.identity().secret,
                 wanted: &|_| true,
                 budget: FOLD_BUDGET,

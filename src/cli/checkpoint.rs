@@ -54,7 +54,7 @@ struct Made {
 
 impl Checkpoint {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let history = at.history()?;
+        let history = at.history_to_write()?;
         let catalog = at.catalog(&history)?;
         let before: Vec<_> = catalog.checkpoints()?;
         if let (Some(limit), Some(newest)) = (self.if_older_than, before.iter().max_by_key(|row| row.time)) {

@@ -50,8 +50,15 @@ impl Init {
         check::refuse_what_cannot_start(&source, &tools).await?;
         let progress = at.ui.progress();
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
-        let begun =
-            begin::init(&access, &folder, self.include, self.exclude, !self.no_event_triggers).await?;
+        let begun = begin::init(
+            &access,
+            &folder,
+            self.include,
+            self.exclude,
+            !self.no_event_triggers,
+            at.key_file.as_deref(),
+        )
+        .await?;
         std::mem::drop(progress);
         let begin::Begun { history, checkpoint, without_triggers } = begun;
         if let Some(reason) = without_triggers {

@@ -32,6 +32,7 @@ use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry}
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::{self, BlockEntry, Blocks, TableImage};
 use crate::history::journal::{DecodedBlock, Segment};
+use crate::history::key::Authorship;
 use crate::history::signal::DefinitionChange;
 use crate::model::{Lsn, Table};
 use crate::progress::{Progress, Unit};
@@ -54,6 +55,8 @@ pub struct Request<'a> {
     pub definitions_at: Lsn,
     /// The segments that hold them, in order.
     pub segments: &'a [PathBuf],
+    /// What the segments are checked with.
+    pub authorship: &'a Authorship,
     /// What seals the messages of the source's triggers; empty, if it has none.
     pub secret: &'a str,
     /// Tables that matter; the others are left out.
@@ -118,7 +121,7 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
     let mut applier = Applier::new(request, &blocks);
     request.progress.phase("folding", 0, Unit::Transactions);
     let (after, until) = (request.base.lsn, request.until);
-    each_block(request.segments, after, until, &mut |block| {
+    each_block(request, after, until, &mut |block| {
         let before = applier.transactions;
         for event in block.events() {
             applier.event(event?)?;
@@ -128,7 +131,7 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
         Ok(true)
     })?;
     // A sequence is known at a moment by its first sample after it, and so are the definitions.
-    each_block(request.segments, until, Lsn::MAX, &mut |block| {
+    each_block(request, until, Lsn::MAX, &mut |block| {
         if applier.knows_all() {
             return Ok(false);
         }
@@ -147,16 +150,17 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
 /// Decompresses blocks in one thread while `visit` decodes them in this one; `visit` returns
 /// whether to go on.
 fn each_block(
-    segments: &[PathBuf],
+    request: &Request<'_>,
     after: Lsn,
     until: Lsn,
     visit: &mut dyn FnMut(DecodedBlock) -> Result<bool>,
 ) -> Result<()> {
+    let (segments, authorship) = (request.segments, request.authorship);
     let (sender, receiver) = std::sync::mpsc::sync_channel(BLOCKS_WAITING);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for path in segments {
-                let blocks = match Segment::open(path) {
+                let blocks = match Segment::open(path, authorship) {
                     Ok(segment) => segment.blocks(after, until),
                     Err(error) => return drop(sender.send(Err(error))),
                 };

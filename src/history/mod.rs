@@ -28,6 +28,7 @@ mod hostile;
 pub mod image;
 pub mod inventory;
 pub mod journal;
+pub mod key;
 mod message;
 mod object;
 pub mod repair;
@@ -46,10 +47,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
-pub use object::{read_json, write_json};
+use key::{Authorship, Key};
+pub use object::{read_json, read_object, write_json, write_object};
 
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
 pub const FORMAT: u32 = 1;
+
+/// The version of `history.json` in a history with a key: a backwhen that knows no keys would write objects
+/// without tags, and must not.
+pub const KEYED_FORMAT: u32 = 2;
+
+/// Where a history's [`Identity`] lies.
+const IDENTITY_FILE: &str = "history.json";
 
 const FOLDERS: [&str; 9] = [
     "epochs",
@@ -85,6 +94,16 @@ pub struct Identity {
     /// digits. Empty in a history without them.
     #[serde(default)]
     pub secret: String,
+    /// What shows who wrote the objects; none in a history that was begun without `--key-file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyRecord>,
+}
+
+/// Which key a history's objects are tagged with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// See [`Key::id`].
+    pub id: String,
 }
 
 /// Where the history comes from.
@@ -108,6 +127,32 @@ impl Identity {
         Ok(number.to_be_bytes())
     }
 
+    /// Whether objects of the history at `root` are checked with `key`.
+    ///
+    /// # Errors
+    /// `Refused` if `key` is not the history's key, or the history has none; `Damaged` if its id is no id.
+    fn authorship(&self, root: &Path, key: Option<&Key>) -> Result<Authorship> {
+        let id = self.id_bytes()?;
+        match (&self.key, key) {
+            (None, None) => Ok(Authorship::Unkeyed),
+            (Some(_), None) => Ok(Authorship::Unchecked),
+            (Some(record), Some(key)) if record.id == key.id() => Ok(key.authorship(id)),
+            (Some(record), Some(key)) => Err(Error::refused(format!(
+                "{} holds key {}, but the history {} names key {}; name the right file with --key-file",
+                key.file().display(),
+                key.id(),
+                root.display(),
+                record.id
+            ))),
+            (None, Some(key)) => Err(Error::refused(format!(
+                "{} names no key, so it cannot be checked with {}: either the history was begun without --key-file, or \
+                 somebody has tampered with it; leave --key-file away only if you trust all who can write there",
+                root.join(IDENTITY_FILE).display(),
+                key.file().display()
+            ))),
+        }
+    }
+
     /// Whether the source tells changes of its definitions.
     pub fn has_event_triggers(&self) -> bool {
         !self.secret.is_empty()
@@ -125,13 +170,17 @@ impl Identity {
 pub struct History {
     root: PathBuf,
     identity: Identity,
+    authorship: Authorship,
 }
 
 impl History {
+    /// Opens a history. With its key, nothing in it is believed that no holder of the key wrote.
+    ///
     /// # Errors
-    /// `Refused` if there is none, or a newer backwhen wrote it; `Damaged` if `history.json` is.
-    pub fn open(root: &Path) -> Result<History> {
-        let path = root.join("history.json");
+    /// `Refused` if there is none, a newer backwhen wrote it, or `key` is not its key; `Damaged` if
+    /// `history.json` is.
+    pub fn open(root: &Path, key: Option<&Key>) -> Result<History> {
+        let path = root.join(IDENTITY_FILE);
         let identity: Identity = match read_json(&path)? {
             Some(identity) => identity,
             None if is_orphaned(root) => {
@@ -149,8 +198,12 @@ impl History {
                 )));
             }
         };
-        identity.id_bytes()?;
-        Ok(History { root: root.to_owned(), identity })
+        let authorship = identity.authorship(root, key)?;
+        // Once more, now that it is known which tag `history.json` must bear.
+        if authorship.is_checked() && read_object(&path, &authorship)?.as_ref() != Some(&identity) {
+            return Err(Error::damaged(format!("{} changed while it was read", path.display())));
+        }
+        Ok(History { root: root.to_owned(), identity, authorship })
     }
 
     /// Makes the folders of a history that will exist once [`History::found`] ends well.
@@ -188,9 +241,14 @@ impl History {
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take it.
-    pub fn found(root: &Path, identity: Identity) -> Result<History> {
-        write_json(&root.join("history.json"), &identity)?;
-        Ok(History { root: root.to_owned(), identity })
+    pub fn found(root: &Path, identity: Identity, authorship: Authorship) -> Result<History> {
+        write_object(&root.join(IDENTITY_FILE), &identity, &authorship)?;
+        Ok(History { root: root.to_owned(), identity, authorship })
+    }
+
+    /// Whether it is checked who wrote the objects.
+    pub fn authorship(&self) -> &Authorship {
+        &self.authorship
     }
 
     pub fn root(&self) -> &Path {

@@ -319,6 +319,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
     let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
     let definitions_at = plan.definitions_at;
     let secret = execution.history.identity().secret.clone();
+    let authorship = execution.history.authorship().clone();
     let wanted: BTreeSet<u32> = plan.wanted.iter().map(|table| table.oid).collect();
     let progress = Arc::clone(&execution.progress);
     let folded = tokio::task::spawn_blocking(move || {
@@ -329,6 +330,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
             until,
             definitions_at,
             segments: &segments,
+            authorship: &authorship,
             secret: &secret,
             wanted: &|table| wanted.contains(&table.oid),
             budget: FOLD_BUDGET,

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::history::image::{BlockKind, Packs};
+use crate::history::key::Authorship;
 use crate::history::{FORMAT, Identity, Source};
 
 fn history() -> (tempfile::TempDir, History) {
@@ -17,8 +18,9 @@ fn history() -> (tempfile::TempDir, History) {
         include: Vec::new(),
         exclude: Vec::new(),
         secret: String::new(),
+        key: None,
     };
-    let history = History::found(&root, identity).unwrap();
+    let history = History::found(&root, identity, Authorship::Unkeyed).unwrap();
     (folder, history)
 }
 
