@@ -25,6 +25,11 @@ impl Key {
         Key { secret, file: file.into() }
     }
 
+    #[cfg(test)]
+    pub(super) fn of_byte(byte: u8) -> Key {
+        Key::new([byte; 32], PathBuf::from("test.key"))
+    }
+
     /// A public name of the key: 16 hexadecimal digits, from which nothing of the key can be learnt.
     pub fn id(&self) -> String {
         let digest = blake3::keyed_hash(&self.secret, b"backwhen key id");

@@ -13,7 +13,7 @@ fn folder() -> PathBuf {
 }
 
 /// Two transactions and an idle mark for each segment.
-fn stream(at: u64) -> Vec<Item> {
+pub(super) fn stream(at: u64) -> Vec<Item> {
     let first = vec![
         begin(at, 794_000_000_000_000, 741),
         relation(16_384, 0),

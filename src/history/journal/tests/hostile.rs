@@ -63,7 +63,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 /// Makes every checksum right again: the header's, each block's as far as blocks can be found, and for
 /// a sealed file the footer's and the digest.
-fn resealed(bytes: &[u8], sealed: bool) -> Vec<u8> {
+pub(super) fn resealed(bytes: &[u8], sealed: bool) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if bytes.len() < HEADER_LEN {
         return bytes;
@@ -72,7 +72,8 @@ fn resealed(bytes: &[u8], sealed: bool) -> Vec<u8> {
     bytes[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
     let mut at = HEADER_LEN;
     while at + BLOCK_HEADER <= bytes.len() && bytes[at..at + 4] == block::MAGIC {
-        let end = at + BLOCK_HEADER + u32_at(&bytes, at + 12) as usize;
+        let tag = if bytes[at + 5] & block::TAGGED != 0 { 32 } else { 0 };
+        let end = at + BLOCK_HEADER + u32_at(&bytes, at + 12) as usize + tag;
         if end > bytes.len() {
             break;
         }
