@@ -68,6 +68,13 @@ impl Init {
                  begin the history as a role that may make them"
             ));
         }
+        if let Some(file) = &at.key_file {
+            at.ui.say(&format!(
+                "the history's key is in {}: keep a copy of it, away from the history; without it nothing can be \
+                 written to the history any more, and nothing shows who wrote it",
+                file.display()
+            ));
+        }
         let begun = Begun {
             history: history.root().display().to_string(),
             lsn: checkpoint.lsn,

@@ -141,7 +141,7 @@ pub(super) fn segments(folder: &Path) -> Vec<PathBuf> {
 /// What one segment gives back between two positions, and the Relation messages in force, by
 /// reading as recovery does.
 pub(super) fn read(path: &Path, after: Lsn, until: Lsn) -> (Vec<Item>, Vec<Vec<u8>>) {
-    let segment = Segment::open(&path, &Authorship::Unkeyed).unwrap();
+    let segment = Segment::open(path, &Authorship::Unkeyed).unwrap();
     let mut items = Vec::new();
     let mut relations = Vec::new();
     let mut messages: Vec<Vec<u8>> = Vec::new();
