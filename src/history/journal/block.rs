@@ -178,7 +178,7 @@ impl Unchecked {
 
 /// Checks the block at `offset` without keeping its payload.
 pub(super) fn check(file: &File, offset: u64, room: u64) -> Result<BlockHeader, Fault> {
-    checked(file, offset, room, |_| {}).map(|(header, _)| header)
+    checked(Unchecked::read(file, offset, room)?, file, offset, |_| {}).map(|(header, _)| header)
 }
 
 /// What shows who wrote a block.
@@ -188,22 +188,22 @@ pub(super) struct Proof {
     pub(super) tag: Option<Tag>,
 }
 
-/// As [`check`], and what a key can be asked about.
+/// As [`check`], and what a key can be asked about: of the very bytes that the header was read from.
 pub(super) fn check_with_proof(file: &File, offset: u64, room: u64) -> Result<(BlockHeader, Proof), Fault> {
-    let mut hasher = Unchecked::read(file, offset, room)?.header.hasher();
-    let (header, tag) = checked(file, offset, room, |payload| {
+    let unchecked = Unchecked::read(file, offset, room)?;
+    let mut hasher = unchecked.header.hasher();
+    let (header, tag) = checked(unchecked, file, offset, |payload| {
         hasher.update(payload);
     })?;
     Ok((header, Proof { digest: hasher.finalize(), tag }))
 }
 
 fn checked(
+    unchecked: Unchecked,
     file: &File,
     offset: u64,
-    room: u64,
     mut see: impl FnMut(&[u8]),
 ) -> Result<(BlockHeader, Option<Tag>), Fault> {
-    let unchecked = Unchecked::read(file, offset, room)?;
     let mut crc = unchecked.header_crc();
     let mut at = offset + HEADER_LEN as u64;
     let end = at + u64::from(unchecked.header.stored_len);

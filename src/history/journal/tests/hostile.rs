@@ -20,10 +20,12 @@ use crate::history::key::Authorship;
 use crate::hostile::throw;
 use crate::model::Lsn;
 
-/// The files of version 1 and those of a small random stream: sealed ones, and open ones.
+/// The files of version 1, with a key and without, and those of a small random stream: sealed ones, and open
+/// ones.
 fn files(ending: &str) -> Vec<Vec<u8>> {
-    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/journal-v1");
-    let mut paths: Vec<_> = fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats");
+    let folders = ["journal-v1", "keyed-v1/journal"].map(|name| fs::read_dir(fixtures.join(name)).unwrap());
+    let mut paths: Vec<_> = folders.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, recovered) = open(folder.path());
     let mut builder = BlockBuilder::with_size(recovered.frontier, 500);
