@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::key::{Authorship, HistoryKey, Tag};
-use super::{IDENTITY_FILE, KEYED_FORMAT, files};
+use super::{FORMAT, IDENTITY_FILE, KEYED_FORMAT, files};
 use crate::error::{Context, Error, Kind, Result};
 
 const BEFORE_DIGEST: &[u8] = b"{\n  \"digest\": \"";
@@ -71,9 +71,11 @@ fn refuse_newer(path: &Path, bytes: &[u8]) -> Result<()> {
     struct Versioned {
         format: u32,
     }
+    // A key changes the format of `history.json` alone.
+    let known = if name_of(path) == IDENTITY_FILE { KEYED_FORMAT } else { FORMAT };
     match serde_json::from_slice(bytes) {
-        Ok(Versioned { format }) if format > KEYED_FORMAT => Err(Error::refused(format!(
-            "{} has format {format}, this backwhen knows up to {KEYED_FORMAT}; update backwhen",
+        Ok(Versioned { format }) if format > known => Err(Error::refused(format!(
+            "{} has format {format}, this backwhen knows up to {known}; update backwhen",
             path.display()
         ))),
         // What is no JSON at all has no digest that agrees either.
@@ -150,7 +152,6 @@ pub(super) fn with_digest(content: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::FORMAT;
     use crate::history::key::Key;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
