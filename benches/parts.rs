@@ -16,6 +16,7 @@ use backwhen::history::image::{
     BlockEntry, Blocks, FolderDirectory, ImageBuilder, Packs, TableImage, index, lines, read_index, read_rows,
 };
 use backwhen::history::journal::{BlockBuilder, Segment, Writer, seal};
+use backwhen::history::key::Authorship;
 use backwhen::history::message_key::MessageKey;
 use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
 use backwhen::model::{Column, Grade, Identity, Lsn, PgTime, Storage, Table};
@@ -130,7 +131,7 @@ impl Fixture {
         History::prepare(&root).unwrap();
         let image = image(&root.join("packs"));
         let journal = root.join("journal");
-        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
+        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1), &Authorship::Unkeyed).unwrap();
         let mut builder = BlockBuilder::new(Lsn(1));
         for message in messages() {
             builder.push(&message).unwrap();
@@ -141,9 +142,9 @@ impl Fixture {
         writer.write(builder.take_complete().unwrap()).unwrap();
         writer.sync().unwrap();
         let finished = writer.roll_now().unwrap().unwrap();
-        seal(&finished).unwrap();
+        seal(&finished, &Authorship::Unkeyed).unwrap();
         let base = checkpoint(image);
-        let history = History::found(&root, identity()).unwrap();
+        let history = History::found(&root, identity(), Authorship::Unkeyed).unwrap();
         let catalog = Arc::new(Catalog::open(&history).unwrap());
         Fixture { segments: vec![finished.with_extension("seg")], history, catalog, base, folder }
     }
@@ -158,6 +159,7 @@ impl Fixture {
             definitions_at: Lsn(0),
             segments: &self.segments,
             key: &MessageKey::new("", 0),
+            authorship: &Authorship::Unkeyed,
             wanted: &|_| true,
             budget: 256 << 20,
             scratch: self.folder.path(),
@@ -200,6 +202,7 @@ fn identity() -> HistoryIdentity {
         secret: String::new(),
         messages: 0,
         event_triggers: None,
+        key: None,
     }
 }
 
@@ -296,7 +299,7 @@ fn folding(criterion: &mut Criterion) {
     group.sample_size(10);
     group.throughput(Throughput::Elements(UPDATES));
     group.bench_function("journal decoded", |bencher| {
-        let segment = Segment::open(&fixture.segments[0]).unwrap();
+        let segment = Segment::open(&fixture.segments[0], &Authorship::Unkeyed).unwrap();
         bencher.iter(|| {
             let blocks = segment.blocks(Lsn(1), Lsn::MAX);
             blocks.map(|block| block.unwrap().events().count()).sum::<usize>()

@@ -59,6 +59,7 @@ pub fn prove_all(history: &History, progress: &dyn Progress) -> Result<Vec<Proof
                 definitions_at: to.lsn,
                 segments: &segments,
                 key: &history.identity().message_key(),
+                authorship: history.authorship(),
                 wanted: &|_| true,
                 budget: FOLD_BUDGET,
                 scratch: &std::env::temp_dir(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use backwhen::codec::pgoutput;
 use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
-use backwhen::history::journal::{Event, Segment};
+use backwhen::history::journal::Event;
 use backwhen::history::message_key::body_of;
 use backwhen::history::timeline::Timeline;
 use backwhen::model::{Lsn, Message};
@@ -135,11 +135,11 @@ fn without_signature(message: &[u8]) -> Vec<u8> {
 }
 
 fn messages(backwhen: &Backwhen) -> Vec<Vec<u8>> {
-    let history = History::open(&backwhen.history()).unwrap();
+    let history = History::open(&backwhen.history(), None).unwrap();
     let timeline = Timeline::read(&history, &Catalog::open(&history).unwrap()).unwrap();
     let mut found = Vec::new();
     for view in &timeline.current().unwrap().segments {
-        let segment = Segment::open(&view.file.path).unwrap();
+        let segment = view.open().unwrap();
         let mut visit = |event: Event<'_>| {
             if let Event::Message(message) = event {
                 found.push(message.to_vec());

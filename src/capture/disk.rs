@@ -8,6 +8,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Context, Kind, Result};
 use crate::history::journal::{self, RawBlock, Writer};
+use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 /// Blocks that may wait for the disk. Each holds half a mebibyte, or one larger message.
@@ -72,15 +73,16 @@ fn write(
 const SEALED_AT_ONCE: usize = 2;
 
 /// Seals finished segments until all senders are gone and all are done.
-pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<PathBuf>) {
+pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<PathBuf>, authorship: Authorship) {
     let mut sealing = JoinSet::new();
     while let Some(path) = finished.recv().await {
         if sealing.len() == SEALED_AT_ONCE {
             sealing.join_next().await;
         }
+        let authorship = authorship.clone();
         sealing.spawn_blocking(move || {
             let name = path.display();
-            match journal::seal(&path) {
+            match journal::seal(&path, &authorship) {
                 Ok(summary) => tracing::debug!("sealed {name}: {} transactions", summary.transactions),
                 // It stays readable as it is, and is sealed at the next start.
                 Err(error) => tracing::warn!("cannot seal {name}: {error}"),

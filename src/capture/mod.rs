@@ -92,7 +92,7 @@ pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &
         on_signal.cancel();
     });
     let (sealer, to_seal) = mpsc::unbounded_channel();
-    let sealing = tokio::spawn(disk::seal_all(to_seal));
+    let sealing = tokio::spawn(disk::seal_all(to_seal, history.authorship().clone()));
     let budget = Budget::new(options.max_retained_wal, options.heartbeat);
     let mut capture =
         Capture { history, source, tools, options, stop, sealer, budget, board: None, loss: None };
@@ -181,7 +181,9 @@ impl Capture<'_> {
             let epoch = self.history.current_epoch()?;
             let (folder, id) = (self.history.journal_folder(), self.history.identity().id_bytes()?);
             let (number, start) = (epoch.number, epoch.start);
-            let opened = tokio::task::spawn_blocking(move || Writer::open(&folder, id, number, start)).await;
+            let authorship = self.history.authorship().clone();
+            let open = move || Writer::open(&folder, id, number, start, &authorship);
+            let opened = tokio::task::spawn_blocking(open).await;
             let (writer, recovered) =
                 opened.context(Kind::Internal, || "the writing thread failed".into())??;
             recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
@@ -203,8 +205,8 @@ impl Capture<'_> {
                 continue;
             }
             crate::ambient::pass("capture.opened")?;
-            let journal = self.history.journal_folder();
-            let seam = tokio::task::spawn_blocking(move || Seam::new(&journal, number, frontier, confirmed));
+            let history = self.history.clone();
+            let seam = tokio::task::spawn_blocking(move || Seam::new(&history, number, frontier, confirmed));
             let seam = seam.await.context(Kind::Internal, || "a reading thread failed".into())??;
             board.update(|live| {
                 live.published_until = Some(frontier);

@@ -8,9 +8,9 @@
 //! nothing is confirmed, since a slot that has moved on repeats nothing.
 
 use std::fmt;
-use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::history::History;
 use crate::history::journal::{self, Segment, TransactionEntry};
 use crate::model::{Lsn, PgTime};
 
@@ -31,9 +31,9 @@ impl Seam {
     ///
     /// # Errors
     /// `Damaged` or `Unavailable` if the journal cannot be read.
-    pub fn new(journal: &Path, epoch: u32, frontier: Lsn, confirmed: Lsn) -> Result<Seam> {
+    pub fn new(history: &History, epoch: u32, frontier: Lsn, confirmed: Lsn) -> Result<Seam> {
         let joined = confirmed >= frontier;
-        let last = if joined { None } else { last_transaction(journal, epoch)? };
+        let last = if joined { None } else { last_transaction(history, epoch)? };
         Ok(Seam { frontier, confirmed, last, seen: false, joined })
     }
 
@@ -122,10 +122,10 @@ fn begin(message: &[u8]) -> Option<(Lsn, PgTime, u32)> {
     Some((Lsn(u64::from_be_bytes(*lsn)), time, u32::from_be_bytes(*xid)))
 }
 
-fn last_transaction(journal: &Path, epoch: u32) -> Result<Option<TransactionEntry>> {
-    let segments = journal::list(journal)?;
+fn last_transaction(history: &History, epoch: u32) -> Result<Option<TransactionEntry>> {
+    let segments = journal::list(&history.journal_folder())?;
     for file in segments.iter().rev().filter(|file| file.epoch == epoch) {
-        if let Some(last) = Segment::open(&file.path)?.transactions().last() {
+        if let Some(last) = Segment::open(&file.path, history.authorship())?.transactions().last() {
             return Ok(Some(*last));
         }
     }

@@ -54,7 +54,7 @@ fn parse_until(text: &str) -> Result<Until, String> {
 
 impl Capture {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let history = at.history()?;
+        let history = at.history_to_write()?;
         let source = self.source.of(&history)?;
         let options = Options {
             until: self.until.unwrap_or(Until::Stopped),

@@ -29,7 +29,7 @@ struct Shown {
 
 impl Copy {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let history = at.history()?;
+        let history = at.history_to_write()?;
         let progress = at.ui.progress();
         let (root, to) = (history.root().display().to_string(), self.to.display().to_string());
         let work = tokio::task::spawn_blocking(move || copy::copy(&history, &self.to, &*progress));

@@ -55,8 +55,15 @@ impl Init {
         }
         let progress = at.ui.progress();
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
-        let begun =
-            begin::init(&access, &folder, self.include, self.exclude, !self.no_event_triggers).await?;
+        let begun = begin::init(
+            &access,
+            &folder,
+            self.include,
+            self.exclude,
+            !self.no_event_triggers,
+            at.key_file.as_deref(),
+        )
+        .await?;
         std::mem::drop(progress);
         let begin::Begun { history, checkpoint, without_triggers } = begun;
         if let Some(reason) = without_triggers {
@@ -64,6 +71,13 @@ impl Init {
                 "no event triggers: {reason}; capture then notices a change of the schema with its next heartbeat, and \
                  what is recovered in between is graded \"schema known within [a, b]\". To have every moment exact, \
                  begin the history as a role that may make them"
+            ));
+        }
+        if let Some(file) = &at.key_file {
+            at.ui.say(&format!(
+                "the history's key is in {}: keep a copy of it, away from the history; without it nothing can be \
+                 written to the history any more, and nothing shows who wrote it",
+                file.display()
             ));
         }
         let begun = Begun {

@@ -35,6 +35,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::files::Lock;
+use crate::history::key::Key;
 use crate::pgtools::Tools;
 use ui::Ui;
 
@@ -62,6 +63,9 @@ struct Global {
     /// The history: a folder
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH")]
     history: Option<String>,
+    /// The file with the history's key, outside the history: what its holder did not write is not believed
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// A file with options [default: ./backwhen.toml, then /etc/backwhen.toml, if there]
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -113,6 +117,7 @@ enum Command {
 struct Surroundings {
     ui: Ui,
     history: Option<String>,
+    key_file: Option<PathBuf>,
     pg_bin: Option<PathBuf>,
 }
 
@@ -145,7 +150,8 @@ fn run_command_line() -> ExitCode {
     };
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
-        let context = Surroundings { ui: ui.clone(), history: cli.global.history, pg_bin: cli.global.pg_bin };
+        let Global { history, key_file, pg_bin, .. } = cli.global;
+        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin };
         let done = runtime.block_on(run(cli.command, &context));
         // Threads that still read for a command that has failed are of no use.
         runtime.shutdown_background();
@@ -206,8 +212,26 @@ impl Surroundings {
         }
     }
 
+    fn key(&self) -> Result<Option<Key>> {
+        self.key_file.as_deref().map(Key::read).transpose()
+    }
+
     fn history(&self) -> Result<History> {
-        History::open(&self.history_folder()?)
+        let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
+        if history.identity().key.is_some() && !history.authorship().is_checked() {
+            self.ui.say(
+                "it is not checked who wrote this history: name the file with its key with --key-file, unless you \
+                 trust all who can write to its folder",
+            );
+        }
+        Ok(history)
+    }
+
+    /// For work that adds to the history: what is written must bear tags, if the history has a key.
+    fn history_to_write(&self) -> Result<History> {
+        let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
+        history.authorship().check_may_write(history.root())?;
+        Ok(history)
     }
 
     /// The same for work that reads or uses its objects for a while: nothing is expired as long as the lock

@@ -32,13 +32,13 @@ struct Shown {
 impl Repair {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let root = at.history_folder()?;
-        let progress = at.ui.progress();
+        let (progress, key) = (at.ui.progress(), at.key()?);
         let work = tokio::task::spawn_blocking(move || {
-            let from = History::open(&self.from)?;
+            let from = History::open(&self.from, key.as_ref())?;
             let acknowledged = acknowledged(&root);
             let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
             // Whatever was done, only reading all of it tells how it stands now.
-            let faults = match History::open(&root) {
+            let faults = match History::open(&root, key.as_ref()) {
                 Ok(history) => verify::verify(&history, acknowledged, &*progress)?.faults,
                 Err(error) => vec![error.to_string()],
             };

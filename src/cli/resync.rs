@@ -68,7 +68,7 @@ struct Shown {
 
 impl Resync {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let history = at.history()?;
+        let history = at.history_to_write()?;
         let epoch = history.current_epoch()?.number;
         let begun = PgTime::from_utc(ambient::now());
         let progress = at.ui.progress();

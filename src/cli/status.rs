@@ -80,6 +80,7 @@ pub(super) struct Shown {
     open_to_others: bool,
     #[serde(skip)]
     root: std::path::PathBuf,
+    key: Option<KeyShown>,
     source: String,
     #[serde(skip)]
     database: String,
@@ -89,6 +90,21 @@ pub(super) struct Shown {
     /// By this machine's clock.
     #[serde(skip)]
     now: PgTime,
+}
+
+/// What shows who wrote the history.
+#[derive(Serialize)]
+struct KeyShown {
+    id: String,
+    /// The key was given, and all that was read is its holder's.
+    checked: bool,
+}
+
+impl KeyShown {
+    fn of(history: &History) -> Option<KeyShown> {
+        let record = history.identity().key.as_ref()?;
+        Some(KeyShown { id: record.id.clone(), checked: history.authorship().is_checked() })
+    }
 }
 
 #[derive(Serialize)]
@@ -261,6 +277,7 @@ pub(super) async fn gather(
         refused,
         inexact,
         proof: ProofShown::latest(history.evidence()?.rev()),
+        key: KeyShown::of(history),
         schema: newest.as_ref().map(|it| known::latest(history, &timeline, it)).transpose()?.flatten(),
         schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
         event_triggers: EventTriggers {

@@ -32,6 +32,7 @@ use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry}
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::{self, BlockEntry, Blocks, TableImage};
 use crate::history::journal::{DecodedBlock, Segment};
+use crate::history::key::Authorship;
 use crate::history::message_key::MessageKey;
 use crate::history::signal::DefinitionChange;
 use crate::model::{Lsn, Table};
@@ -57,6 +58,8 @@ pub struct Request<'a> {
     pub segments: &'a [PathBuf],
     /// Tells our own messages in the journal from others.
     pub key: &'a MessageKey,
+    /// What the segments are checked with.
+    pub authorship: &'a Authorship,
     /// Tables that matter; the others are left out.
     pub wanted: &'a dyn Fn(&Table) -> bool,
     /// Bytes that all deltas together may take.
@@ -119,7 +122,7 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
     let mut applier = Applier::new(request, &blocks);
     request.progress.phase("folding", 0, Unit::Transactions);
     let (after, until) = (request.base.lsn, request.until);
-    each_block(request.segments, after, until, &mut |block| {
+    each_block(request, after, until, &mut |block| {
         let before = applier.transactions;
         for event in block.events() {
             applier.event(event?)?;
@@ -129,7 +132,7 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
         Ok(true)
     })?;
     // A sequence is known at a moment by its first sample after it, and so are the definitions.
-    each_block(request.segments, until, Lsn::MAX, &mut |block| {
+    each_block(request, until, Lsn::MAX, &mut |block| {
         if applier.knows_all() {
             return Ok(false);
         }
@@ -148,16 +151,17 @@ pub fn fold(request: &Request<'_>) -> Result<Folded> {
 /// Decompresses blocks in one thread while `visit` decodes them in this one; `visit` returns
 /// whether to go on.
 fn each_block(
-    segments: &[PathBuf],
+    request: &Request<'_>,
     after: Lsn,
     until: Lsn,
     visit: &mut dyn FnMut(DecodedBlock) -> Result<bool>,
 ) -> Result<()> {
+    let (segments, authorship) = (request.segments, request.authorship);
     let (sender, receiver) = std::sync::mpsc::sync_channel(BLOCKS_WAITING);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for path in segments {
-                let blocks = match Segment::open(path) {
+                let blocks = match Segment::open(path, authorship) {
                     Ok(segment) => segment.blocks(after, until),
                     Err(error) => return drop(sender.send(Err(error))),
                 };

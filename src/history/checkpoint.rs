@@ -1,13 +1,14 @@
 //! Manifests: what a checkpoint consists of.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::image::TableImage;
+use super::key::Authorship;
 use super::resync::Resync;
 use super::signal::DefinitionChange;
-use super::{FORMAT, History, read_json, write_json};
+use super::{FORMAT, History, read_object, write_object};
 use crate::error::{Error, Result};
 use crate::model::{DatabaseFacts, Lsn, PgTime, Table};
 
@@ -160,7 +161,7 @@ impl History {
     pub fn read_checkpoint(&self, id: &str) -> Result<Checkpoint> {
         let path = self.manifest_path(id);
         let missing = || Error::damaged(format!("checkpoint {id} is gone: {} is missing", path.display()));
-        let checkpoint: Checkpoint = read_json(&path)?.ok_or_else(missing)?;
+        let checkpoint: Checkpoint = read_object(&path, self.authorship())?.ok_or_else(missing)?;
         if checkpoint.id != id {
             return Err(Error::damaged(format!("{} holds checkpoint {}", path.display(), checkpoint.id)));
         }
@@ -178,10 +179,10 @@ impl History {
 /// Makes a checkpoint valid: everything that it names must be durable before.
 ///
 /// # Errors
-/// `Unavailable` if the disk does not take it.
-pub fn publish(root: &std::path::Path, checkpoint: &Checkpoint) -> Result<()> {
+/// `Unavailable` if the disk does not take it, `Refused` if the history's key was not given.
+pub fn publish(root: &Path, checkpoint: &Checkpoint, authorship: &Authorship) -> Result<()> {
     debug_assert_eq!(checkpoint.format, FORMAT);
-    write_json(&root.join("checkpoints").join(format!("{}.json", checkpoint.id)), checkpoint)
+    write_object(&root.join("checkpoints").join(format!("{}.json", checkpoint.id)), checkpoint, authorship)
 }
 
 /// The epoch and position in a checkpoint's id.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::journal::{self, SegmentFile};
+use super::key::Authorship;
 use super::{FORMAT, History, Identity, evidence, expiry, files, inventory, read_json, write_json};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
@@ -43,14 +44,16 @@ pub struct Copied {
 /// Copies what is not at `to` yet.
 ///
 /// # Errors
-/// `Refused` if something else lies at `to`; `Locked` if a copy or a capture is at work there;
+/// `Refused` if something else lies at `to`, or the history's key was not given; `Locked` if a copy or a capture is at work there;
 /// `Unavailable` if a disk fails. Damage of single objects is no error, but told in the result.
 pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Copied> {
+    history.authorship().check_may_write(to)?;
     let _objects = history.hold_objects()?;
     let _lock = begin(history, to)?;
     // What is copied may be named by nothing there yet.
     let _objects_there = files::Lock::share(&to.join(super::OBJECTS_LOCK), super::PATIENCE)?;
-    let mut work = Work { from: history.root(), to, progress, copied: Copied::default() };
+    let (from, authorship) = (history.root(), history.authorship());
+    let mut work = Work { from, to, authorship, progress, copied: Copied::default() };
     // Listed in this order, all that a manifest names is in the lists after it.
     let manifests = work.list("checkpoints")?;
     let epochs = work.list("epochs")?;
@@ -138,6 +141,7 @@ fn epoch_of(name: &str) -> u32 {
 struct Work<'a> {
     from: &'a Path,
     to: &'a Path,
+    authorship: &'a Authorship,
     progress: &'a dyn Progress,
     copied: Copied,
 }
@@ -159,7 +163,7 @@ impl Work<'_> {
                 whole &= self.agrees(name, &target);
                 continue;
             }
-            match inventory::check(self.from, name) {
+            match inventory::check(self.from, name, self.authorship) {
                 Ok(()) => {
                     let bytes = files::copy_new(&self.from.join(name), &target)?;
                     self.count(bytes);
@@ -221,12 +225,12 @@ impl Work<'_> {
         let (open, sealed) = (segment.path.with_extension("open"), segment.path.with_extension("seg"));
         let (open_there, sealed_there) = (self.counterpart(&open), self.counterpart(&sealed));
         if !segment.sealed {
-            match journal::mirror(&open, &open_there) {
+            match journal::mirror(&open, &open_there, self.authorship) {
                 Ok(bytes) => {
                     if bytes > 0 {
                         self.count(bytes);
                     }
-                    self.copied.end = Some(journal::held(&open_there)?.end);
+                    self.copied.end = Some(journal::held(&open_there, self.authorship)?.end);
                     return Ok(());
                 }
                 // It was sealed since the folder was read.
@@ -235,11 +239,11 @@ impl Work<'_> {
             }
         }
         if !sealed_there.exists() {
-            journal::check_digest(&sealed)?;
+            journal::check_digest(&sealed, self.authorship)?;
             let bytes = files::copy_new(&sealed, &sealed_there)?;
             self.count(bytes);
         }
-        self.copied.end = Some(journal::read_footer(&sealed_there)?.summary.end);
+        self.copied.end = Some(journal::read_footer(&sealed_there, self.authorship)?.summary.end);
         // As after sealing: the open file is the same segment once more.
         match fs::metadata(&open_there) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::checkpoint::Inexact;
-use super::journal::{LogicalMessage, Segment};
+use super::journal::LogicalMessage;
 use super::message_key::MessageKey;
 use super::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 use super::timeline::{Edge, Stretch};
@@ -92,7 +92,7 @@ pub fn changes_in(
         if !view.summary.definitions.iter().any(|lsn| (after..until).contains(lsn)) {
             continue;
         }
-        let segment = Segment::open(&view.file.path)?;
+        let segment = view.open()?;
         for message in segment.logical_messages(after, until, DEFINITION.as_bytes())? {
             let LogicalMessage { commit_lsn: lsn, end_lsn, time, xid, content } = message;
             let of_transaction = changes.iter().rev().take_while(|it: &&DefinitionChange| it.lsn == lsn);

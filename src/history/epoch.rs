@@ -4,10 +4,12 @@
 //! positions a second time. Everything that has a position therefore names its epoch too.
 
 use std::fs;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, History, read_json, write_json};
+use super::key::Authorship;
+use super::{FORMAT, History, read_object, write_object};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, PgTime};
 
@@ -88,7 +90,7 @@ impl History {
     fn epoch(&self, number: u32) -> Result<Epoch> {
         let path = self.root().join(format!("epochs/{number:04}.json"));
         let missing = || Error::damaged(format!("{} is missing", path.display()));
-        let epoch: Epoch = read_json(&path)?.ok_or_else(missing)?;
+        let epoch: Epoch = read_object(&path, self.authorship())?.ok_or_else(missing)?;
         if epoch.number != number || epoch.slot != self.identity().slot() {
             return Err(Error::damaged(format!(
                 "{} is epoch {} of slot {}, not what its name says; bring it back with `backwhen repair`",
@@ -104,7 +106,7 @@ impl History {
 /// Makes an epoch part of the history under `root`.
 ///
 /// # Errors
-/// `Unavailable` if the disk does not take it.
-pub fn begin(root: &std::path::Path, epoch: &Epoch) -> Result<()> {
-    write_json(&root.join(format!("epochs/{:04}.json", epoch.number)), epoch)
+/// `Unavailable` if the disk does not take it, `Refused` if the history's key was not given.
+pub fn begin(root: &Path, epoch: &Epoch, authorship: &Authorship) -> Result<()> {
+    write_object(&root.join(format!("epochs/{:04}.json", epoch.number)), epoch, authorship)
 }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::key::Authorship;
 use super::timeline::Edge;
-use super::{FORMAT, History, inventory, read_json, write_json};
+use super::{FORMAT, History, inventory, read_object, write_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::PgTime;
 
@@ -113,7 +114,7 @@ impl History {
         let names = inventory::names(self.root(), FOLDER, &["json"])?;
         Ok(names.into_iter().filter_map(|name| {
             // A damaged one is named by `verify`, and is no reason to keep the others back.
-            let evidence = read_json::<Evidence>(&self.root().join(&name)).ok()??;
+            let evidence = read_object::<Evidence>(&self.root().join(&name), self.authorship()).ok()??;
             Some((name, evidence))
         }))
     }
@@ -129,7 +130,7 @@ impl History {
         for stem in std::iter::once(stem.clone()).chain(numbered) {
             let name = format!("{FOLDER}/{stem}.json");
             let path = self.root().join(&name);
-            match write_json(&path, evidence) {
+            match write_object(&path, evidence, self.authorship()) {
                 Err(error) if error.kind() == Kind::Internal && path.exists() => {}
                 written => return written.map(|()| name),
             }
@@ -142,7 +143,7 @@ impl History {
 ///
 /// # Errors
 /// `Damaged` if it is or is not there.
-pub fn check(path: &Path) -> Result<()> {
-    let found: Option<Evidence> = read_json(path)?;
+pub fn check(path: &Path, authorship: &Authorship) -> Result<()> {
+    let found: Option<Evidence> = read_object(path, authorship)?;
     found.map(drop).ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
 }

@@ -11,7 +11,8 @@ use super::checkpoint::position_of;
 use super::epoch::Epoch;
 use super::evidence::Evidence;
 use super::journal::SegmentFile;
-use super::{History, files, inventory, read_json, write_json};
+use super::key::Authorship;
+use super::{History, files, inventory, read_object, write_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Lsn, PgTime};
 
@@ -54,8 +55,8 @@ impl Expiry {
     }
 
     /// Whether evidence speaks of nothing that stayed. What cannot be read is left for `verify` to name.
-    pub fn covers_evidence(&self, path: &Path) -> bool {
-        let evidence = read_json::<Evidence>(path).ok().flatten();
+    pub fn covers_evidence(&self, path: &Path, authorship: &Authorship) -> bool {
+        let evidence = read_object::<Evidence>(path, authorship).ok().flatten();
         evidence.is_some_and(|it| it.up_to.is_some_and(|up_to| up_to.time < self.time))
     }
 
@@ -75,7 +76,7 @@ impl History {
     /// # Errors
     /// `Damaged` if one cannot be read.
     pub fn expiry(&self) -> Result<Option<Expiry>> {
-        expiry_at(self.root())
+        expiry_at(self.root(), self.authorship())
     }
 
     /// Makes a record durable; returns its name.
@@ -89,7 +90,7 @@ impl History {
         for stem in std::iter::once(stem.clone()).chain(numbered) {
             let name = format!("{FOLDER}/{stem}.json");
             let path = self.root().join(&name);
-            match write_json(&path, expiry) {
+            match write_object(&path, expiry, self.authorship()) {
                 Err(error) if error.kind() == Kind::Internal && path.exists() => {}
                 written => return written.map(|()| name),
             }
@@ -102,11 +103,11 @@ impl History {
 ///
 /// # Errors
 /// `Damaged` if a record cannot be read.
-pub fn expiry_at(root: &Path) -> Result<Option<Expiry>> {
+pub fn expiry_at(root: &Path, authorship: &Authorship) -> Result<Option<Expiry>> {
     let mut furthest: Option<Expiry> = None;
     let (mut packs, mut schemas) = (Vec::new(), Vec::new());
     for name in inventory::names(root, FOLDER, &["json"])? {
-        let Some(mut expiry) = read_json::<Expiry>(&root.join(&name))? else { continue };
+        let Some(mut expiry) = read_object::<Expiry>(&root.join(&name), authorship)? else { continue };
         packs.append(&mut expiry.packs);
         schemas.append(&mut expiry.schemas);
         let further = |known: &Expiry| (known.epoch, known.lsn) <= (expiry.epoch, expiry.lsn);
@@ -121,7 +122,7 @@ pub fn expiry_at(root: &Path) -> Result<Option<Expiry>> {
 ///
 /// # Errors
 /// `Damaged` if it is or is not there.
-pub fn check(path: &Path) -> Result<()> {
-    let found: Option<Expiry> = read_json(path)?;
+pub fn check(path: &Path, authorship: &Authorship) -> Result<()> {
+    let found: Option<Expiry> = read_object(path, authorship)?;
     found.map(drop).ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
 }

@@ -8,8 +8,9 @@ use super::checkpoint::{Checkpoint, position_of};
 use super::epoch::Epoch;
 use super::evidence::Evidence;
 use super::expiry::Expiry;
+use super::key::Key;
 use super::signal::{HeartbeatSignal, MarkSignal, SequenceSample};
-use super::{Identity, object, read_json};
+use super::{Identity, object, read_json, read_object};
 use crate::hostile::throw;
 
 const MANIFEST: &str = include_str!("../../fixtures/damaged/seeds/checkpoint.json");
@@ -57,6 +58,27 @@ fn manifests_epochs_and_identities_of_any_bytes() {
         other => format!("{:?}", other.err()),
     });
     throw("evidence", vec![seed(EVIDENCE)], |bytes| format!("{:?}", read::<Evidence>(folder, bytes).err()));
+}
+
+#[test]
+fn keys_and_tagged_objects_of_any_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    let key = include_bytes!("../../fixtures/formats/keyed-v1/key").to_vec();
+    throw("key file", vec![key.clone()], |bytes| {
+        std::fs::write(&file, bytes).unwrap();
+        Key::read(&file).map_or_else(|error| format!("{:?}", error.kind()), |key| key.id())
+    });
+    std::fs::write(&file, key).unwrap();
+    let authorship = Key::read(&file).unwrap().authorship(*b"history-for-test");
+    let path = folder.path().join("history.json");
+    let whole = seed(include_str!("../../fixtures/formats/keyed-v1/history.json"));
+    throw("tagged object", vec![whole.clone()], |bytes| {
+        std::fs::write(&path, object::with_digest(bytes)).unwrap();
+        let read = read_object::<Identity>(&path, &authorship);
+        assert!(read.is_err() || bytes == whole, "it was believed");
+        format!("{:?}", read.map_err(|error| error.kind()).is_ok())
+    });
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::checkpoint::Checkpoint;
 use super::epoch::Epoch;
-use super::{Identity, evidence, expiry, image, read_json};
+use super::key::Authorship;
+use super::{Identity, evidence, expiry, image, read_object};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Folders of objects that are written once under their final name, with the endings of their names.
@@ -44,26 +45,26 @@ pub fn names(root: &Path, folder: &str, endings: &[&str]) -> Result<Vec<String>>
 /// Reads every byte of the object `name` of the history at `root`.
 ///
 /// # Errors
-/// `Damaged`, naming it, if it is not what it should be or not there; `Refused` if a newer backwhen
+/// `Damaged`, naming it, if it is not what it should be, not written by a holder of the key, or not there; `Refused` if a newer backwhen
 /// wrote it; `Unavailable` if the disk does not read.
-pub fn check(root: &Path, name: &str) -> Result<()> {
+pub fn check(root: &Path, name: &str, authorship: &Authorship) -> Result<()> {
     let path = root.join(name);
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     match name.split_once('/').map(|(folder, _)| folder) {
         Some("packs") => check_pack(&path),
         Some("schemas") => check_named_by_digest(&path, stem),
         Some("epochs") => {
-            let epoch: Epoch = there(&path, read_json(&path)?)?;
+            let epoch: Epoch = there(&path, read_object(&path, authorship)?)?;
             is_named(&path, format!("{:04}", epoch.number) == stem)
         }
         Some("checkpoints") => {
-            let checkpoint: Checkpoint = there(&path, read_json(&path)?)?;
+            let checkpoint: Checkpoint = there(&path, read_object(&path, authorship)?)?;
             is_named(&path, checkpoint.id == stem)
         }
-        Some(evidence::FOLDER) => evidence::check(&path),
-        Some(expiry::FOLDER) => expiry::check(&path),
+        Some(evidence::FOLDER) => evidence::check(&path, authorship),
+        Some(expiry::FOLDER) => expiry::check(&path, authorship),
         _ => {
-            let identity: Identity = there(&path, read_json(&path)?)?;
+            let identity: Identity = there(&path, read_object(&path, authorship)?)?;
             identity.id_bytes().map(drop)
         }
     }

@@ -28,6 +28,7 @@ mod hostile;
 pub mod image;
 pub mod inventory;
 pub mod journal;
+pub mod key;
 mod message;
 pub mod message_key;
 mod object;
@@ -47,14 +48,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
+use key::{Authorship, Key};
 use message_key::MessageKey;
-pub use object::{read_json, write_json};
+pub use object::{read_json, read_object, write_json, write_object};
 
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
 pub const FORMAT: u32 = 1;
 
 /// The version of `history.json` where messages are signed: a backwhen that reads sealed ones alone would miss them.
 pub const SIGNED_FORMAT: u32 = 2;
+
+/// The version of `history.json` in a history with a key: a backwhen that knows no keys would write objects
+/// without tags, and must not.
+pub const KEYED_FORMAT: u32 = 3;
+
+/// Where a history's [`Identity`] lies.
+const IDENTITY_FILE: &str = "history.json";
 
 const FOLDERS: [&str; 9] = [
     "epochs",
@@ -96,6 +105,16 @@ pub struct Identity {
     /// Whether the source has event triggers; in histories begun before messages were signed, the secret tells.
     #[serde(default)]
     pub event_triggers: Option<bool>,
+    /// What shows who wrote the objects; none in a history that was begun without `--key-file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyRecord>,
+}
+
+/// Which key a history's objects are tagged with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// See [`Key::id`].
+    pub id: String,
 }
 
 /// Where the history comes from.
@@ -117,6 +136,32 @@ impl Identity {
         let number = u128::from_str_radix(&self.id, 16)
             .context(Kind::Damaged, || "history.json: id is not 32 hexadecimal digits".into())?;
         Ok(number.to_be_bytes())
+    }
+
+    /// Whether objects of the history at `root` are checked with `key`.
+    ///
+    /// # Errors
+    /// `Refused` if `key` is not the history's key, or the history has none; `Damaged` if its id is no id.
+    fn authorship(&self, root: &Path, key: Option<&Key>) -> Result<Authorship> {
+        let id = self.id_bytes()?;
+        match (&self.key, key) {
+            (None, None) => Ok(Authorship::Unkeyed),
+            (Some(_), None) => Ok(Authorship::Unchecked),
+            (Some(record), Some(key)) if record.id == key.id() => Ok(key.authorship(id)),
+            (Some(record), Some(key)) => Err(Error::refused(format!(
+                "{} holds key {}, but the history {} names key {}; name the right file with --key-file",
+                key.file().display(),
+                key.id(),
+                root.display(),
+                record.id
+            ))),
+            (None, Some(key)) => Err(Error::refused(format!(
+                "{} names no key, so it cannot be checked with {}: either the history was begun without --key-file, or \
+                 somebody has tampered with it; leave --key-file away only if you trust all who can write there",
+                root.join(IDENTITY_FILE).display(),
+                key.file().display()
+            ))),
+        }
     }
 
     /// Whether the source tells changes of its definitions.
@@ -141,13 +186,17 @@ impl Identity {
 pub struct History {
     root: PathBuf,
     identity: Identity,
+    authorship: Authorship,
 }
 
 impl History {
+    /// Opens a history. With its key, nothing in it is believed that no holder of the key wrote.
+    ///
     /// # Errors
-    /// `Refused` if there is none, or a newer backwhen wrote it; `Damaged` if `history.json` is.
-    pub fn open(root: &Path) -> Result<History> {
-        let path = root.join("history.json");
+    /// `Refused` if there is none, a newer backwhen wrote it, or `key` is not its key; `Damaged` if
+    /// `history.json` is.
+    pub fn open(root: &Path, key: Option<&Key>) -> Result<History> {
+        let path = root.join(IDENTITY_FILE);
         let identity: Identity = match read_json(&path)? {
             Some(identity) => identity,
             None if is_orphaned(root) => {
@@ -165,8 +214,12 @@ impl History {
                 )));
             }
         };
-        identity.id_bytes()?;
-        Ok(History { root: root.to_owned(), identity })
+        let authorship = identity.authorship(root, key)?;
+        // Once more, now that it is known which tag `history.json` must bear.
+        if authorship.is_checked() && read_object(&path, &authorship)?.as_ref() != Some(&identity) {
+            return Err(Error::damaged(format!("{} changed while it was read", path.display())));
+        }
+        Ok(History { root: root.to_owned(), identity, authorship })
     }
 
     /// Makes the folders of a history that will exist once [`History::found`] ends well.
@@ -204,9 +257,14 @@ impl History {
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take it.
-    pub fn found(root: &Path, identity: Identity) -> Result<History> {
-        write_json(&root.join("history.json"), &identity)?;
-        Ok(History { root: root.to_owned(), identity })
+    pub fn found(root: &Path, identity: Identity, authorship: Authorship) -> Result<History> {
+        write_object(&root.join(IDENTITY_FILE), &identity, &authorship)?;
+        Ok(History { root: root.to_owned(), identity, authorship })
+    }
+
+    /// Whether it is checked who wrote the objects.
+    pub fn authorship(&self) -> &Authorship {
+        &self.authorship
     }
 
     pub fn root(&self) -> &Path {

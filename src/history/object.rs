@@ -4,6 +4,7 @@
 //! ```text
 //! {
 //!   "digest": "64 hexadecimal digits: BLAKE3 of all bytes after this line",
+//!   "tag": "in a history with a key: its tag for the object's name and all bytes after this line",
 //!   "format": 1,
 //!   ...
 //! ```
@@ -15,17 +16,28 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{SIGNED_FORMAT, files};
+use super::key::{Authorship, HistoryKey, Tag};
+use super::{FORMAT, IDENTITY_FILE, KEYED_FORMAT, files};
 use crate::error::{Context, Error, Kind, Result};
 
 const BEFORE_DIGEST: &[u8] = b"{\n  \"digest\": \"";
 const AFTER_DIGEST: &[u8] = b"\",\n";
+const BEFORE_TAG: &[u8] = b"  \"tag\": \"";
 
-/// Reads an object of the history; `None` if there is none.
+/// Reads an object whoever wrote it; `None` if there is none.
 ///
 /// # Errors
 /// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    read_object(path, &Authorship::Unkeyed)
+}
+
+/// Reads an object of the history; `None` if there is none.
+///
+/// # Errors
+/// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be, or if
+/// a key was given and the object was not written by a holder of it.
+pub fn read_object<T: DeserializeOwned>(path: &Path, authorship: &Authorship) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -41,6 +53,14 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
             path.display()
         )));
     }
+    if let Some(key) = authorship.key()
+        && !is_tagged(&bytes, path, key)
+    {
+        return Err(Error::damaged(format!(
+            "{} was not written by a holder of the key {key}; bring it back from a copy of the history with `backwhen repair`",
+            path.display()
+        )));
+    }
     serde_json::from_slice(&bytes)
         .map(Some)
         .context(Kind::Damaged, || format!("{} is damaged", path.display()))
@@ -51,9 +71,11 @@ fn refuse_newer(path: &Path, bytes: &[u8]) -> Result<()> {
     struct Versioned {
         format: u32,
     }
+    // A key, and signed messages, change the format of `history.json` alone.
+    let known = if name_of(path) == IDENTITY_FILE { KEYED_FORMAT } else { FORMAT };
     match serde_json::from_slice(bytes) {
-        Ok(Versioned { format }) if format > SIGNED_FORMAT => Err(Error::refused(format!(
-            "{} has format {format}, this backwhen knows up to {SIGNED_FORMAT}; update backwhen",
+        Ok(Versioned { format }) if format > known => Err(Error::refused(format!(
+            "{} has format {format}, this backwhen knows up to {known}; update backwhen",
             path.display()
         ))),
         // What is no JSON at all has no digest that agrees either.
@@ -68,15 +90,44 @@ fn agrees_with_digest(bytes: &[u8]) -> bool {
     content.is_some_and(|content| blake3::hash(content).to_hex().as_bytes() == digest)
 }
 
-/// Writes an object of the history, durable.
+/// Whether an object of these bytes, under this name, bears the tag that only a holder of the key can make.
+fn is_tagged(bytes: &[u8], path: &Path, key: &HistoryKey) -> bool {
+    let before = BEFORE_DIGEST.len() + 64 + AFTER_DIGEST.len();
+    let parts = bytes.get(before..).and_then(|rest| rest.strip_prefix(BEFORE_TAG));
+    let Some((tag, rest)) = parts.and_then(|rest| rest.split_at_checked(64)) else { return false };
+    let Some(content) = rest.strip_prefix(AFTER_DIGEST) else { return false };
+    Tag::from_hex(tag).is_ok_and(|tag| tag == key.object_tag(&name_of(path), &blake3::hash(content)))
+}
+
+/// An object's name within its history: `epochs/0001.json`, or `history.json`.
+fn name_of(path: &Path) -> String {
+    let part = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let name = part(path.file_name());
+    if name == IDENTITY_FILE {
+        return name;
+    }
+    format!("{}/{name}", part(path.parent().and_then(Path::file_name)))
+}
+
+/// Writes an object without a tag, durable.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    files::write_new(
-        path,
-        &encode(value).context(Kind::Internal, || format!("cannot write {}", path.display()))?,
-    )
+    write_object(path, value, &Authorship::Unkeyed)
+}
+
+/// Writes an object of the history, durable.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it, `Refused` if the history has a key and it was not given.
+pub fn write_object<T: Serialize>(path: &Path, value: &T, authorship: &Authorship) -> Result<()> {
+    authorship.check_may_write(path)?;
+    let content = encode(value).context(Kind::Internal, || format!("cannot write {}", path.display()))?;
+    match authorship.key() {
+        None => files::write_new(path, &with_digest(&content)),
+        Some(key) => files::write_new(path, &with_digest(&with_tag(&content, path, key))),
+    }
 }
 
 fn encode<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
@@ -84,7 +135,12 @@ fn encode<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
     // An object with at least one field is written as `{`, a line's end, and its fields.
     let mut content = pretty.strip_prefix(b"{\n").unwrap_or(&pretty).to_vec();
     content.push(b'\n');
-    Ok(with_digest(&content))
+    Ok(content)
+}
+
+fn with_tag(content: &[u8], path: &Path, key: &HistoryKey) -> Vec<u8> {
+    let tag = key.object_tag(&name_of(path), &blake3::hash(content)).to_hex();
+    [BEFORE_TAG, tag.as_bytes(), AFTER_DIGEST, content].concat()
 }
 
 /// The whole object whose bytes behind the line of the digest are `content`.
@@ -95,8 +151,8 @@ pub(super) fn with_digest(content: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::FORMAT;
     use super::*;
+    use crate::history::key::Key;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Example {
@@ -131,5 +187,62 @@ mod tests {
         let error = read_json::<Example>(&path).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.message().contains("update backwhen"), "{error}");
+    }
+    fn key(folder: &Path, name: &str) -> Key {
+        Key::for_new_history(&folder.join(name), &folder.join("history")).unwrap()
+    }
+
+    #[test]
+    fn a_tag_is_for_one_key_one_history_and_one_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("history");
+        fs::create_dir_all(root.join("epochs")).unwrap();
+        fs::create_dir_all(root.join("expired")).unwrap();
+        let (ours, foreign) = (key(folder.path(), "key"), key(folder.path(), "foreign"));
+        let authorship = ours.authorship([1; 16]);
+        let path = root.join("epochs/0001.json");
+        let example = Example { format: FORMAT, rows: 12 };
+        write_object(&path, &example, &authorship).unwrap();
+        let read = |path: &Path, authorship: &Authorship| read_object::<Example>(path, authorship);
+        assert_eq!(read(&path, &authorship).unwrap().unwrap(), example);
+        assert_eq!(read(&path, &Authorship::Unchecked).unwrap().unwrap(), example, "readable without a key");
+        for other in [foreign.authorship([1; 16]), ours.authorship([2; 16])] {
+            assert_eq!(read(&path, &other).unwrap_err().kind(), Kind::Damaged);
+        }
+        for name in ["epochs/0002.json", "expired/0001.json", "history.json"] {
+            fs::copy(&path, root.join(name)).unwrap();
+            let error = read(&root.join(name), &authorship).unwrap_err();
+            assert!(error.message().contains("not written by a holder of the key"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_digest_made_anew_replaces_the_tag() {
+        let folder = tempfile::tempdir().unwrap();
+        let authorship = key(folder.path(), "key").authorship([1; 16]);
+        let path = folder.path().join("object.json");
+        write_object(&path, &Example { format: FORMAT, rows: 12 }, &authorship).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let content = &whole[BEFORE_DIGEST.len() + 64 + AFTER_DIGEST.len()..];
+        let untagged = &content[BEFORE_TAG.len() + 64 + AFTER_DIGEST.len()..];
+        for at in 0..content.len() {
+            let mut changed = content.to_vec();
+            changed[at] ^= 1;
+            fs::write(&path, with_digest(&changed)).unwrap();
+            let kind = read_object::<Example>(&path, &authorship).unwrap_err().kind();
+            assert!(matches!(kind, Kind::Damaged | Kind::Refused), "byte {at}: {kind:?}");
+        }
+        fs::write(&path, with_digest(untagged)).unwrap();
+        assert!(read_json::<Example>(&path).is_ok());
+        assert_eq!(read_object::<Example>(&path, &authorship).unwrap_err().kind(), Kind::Damaged);
+    }
+
+    #[test]
+    fn nothing_is_written_to_a_history_whose_key_is_not_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("object.json");
+        let written = write_object(&path, &Example { format: FORMAT, rows: 1 }, &Authorship::Unchecked);
+        assert_eq!(written.unwrap_err().kind(), Kind::Refused);
+        assert!(!path.exists());
     }
 }

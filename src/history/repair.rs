@@ -13,8 +13,9 @@ use super::catalog::Catalog;
 use super::epoch::Epoch;
 use super::expire::{References, needed_by_the_rest};
 use super::expiry::{self, Expiry};
+use super::key::Authorship;
 use super::verify::Acknowledged;
-use super::{History, Identity, evidence, files, inventory, journal, read_json};
+use super::{History, Identity, evidence, files, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
@@ -36,7 +37,7 @@ pub struct Repaired {
 /// Heals what is damaged or missing in the history at `root` from another copy of it.
 ///
 /// # Errors
-/// `Refused` if `from` is another history, or has gone its own way; `Locked` if a capture, copy or
+/// `Refused` if `from` is another history, has gone its own way, or its key was not given; `Locked` if a capture, copy or
 /// checkpoint is at work here; `Unavailable` if a disk fails.
 pub fn repair(
     root: &Path,
@@ -44,6 +45,8 @@ pub fn repair(
     acknowledged: Option<Acknowledged>,
     progress: &dyn Progress,
 ) -> Result<Repaired> {
+    // Without the key, a forged object of the copy would pass for a sound one.
+    from.authorship().check_may_write(root)?;
     let ours = own_id(root)?;
     if ours != from.identity().id {
         return Err(Error::refused(format!(
@@ -99,14 +102,19 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    fn authorship(&self) -> &Authorship {
+        self.from.authorship()
+    }
+
     /// Two copies that were both captured into have epochs of the same number that differ.
     fn refuse_a_fork(&self) -> Result<()> {
         for name in inventory::names(self.root, "epochs", &["json"])? {
-            let read = |root: &Path| read_json::<Epoch>(&root.join(&name)).ok().flatten();
+            let read =
+                |root: &Path| read_object::<Epoch>(&root.join(&name), self.authorship()).ok().flatten();
             if let (Some(ours), Some(theirs)) = (read(self.root), read(self.from.root()))
                 && ours.number == theirs.number
                 && ours != theirs
-                && inventory::check(self.root, &name).is_ok()
+                && inventory::check(self.root, &name, self.authorship()).is_ok()
                 && ours.slot == self.from.identity().slot()
             {
                 return Err(Error::refused(format!(
@@ -128,7 +136,7 @@ impl Work<'_> {
         }
         let epochs = inventory::names(self.root, "epochs", &["json"])?;
         for name in &epochs {
-            if let Ok(Some(epoch)) = read_json::<Epoch>(&self.root.join(name)) {
+            if let Ok(Some(epoch)) = read_object::<Epoch>(&self.root.join(name), self.authorship()) {
                 self.journal(&epoch)?;
             }
         }
@@ -157,7 +165,7 @@ impl Work<'_> {
     }
 
     fn is_expired(&self, name: &str) -> bool {
-        self.expired.as_ref().is_some_and(|expired| expired.covers(self.from.root(), name))
+        self.expired.as_ref().is_some_and(|expired| expired.covers(self.from, name))
     }
 
     /// The epochs that something here shows to have been: files of them, of later ones, or what was
@@ -176,13 +184,14 @@ impl Work<'_> {
 
     fn object(&mut self, name: &str) -> Result<()> {
         crate::ambient::pause("repair");
-        let Err(fault) = inventory::check(self.root, name).and_then(|()| self.is_ours(name)) else {
+        let checked = inventory::check(self.root, name, self.authorship());
+        let Err(fault) = checked.and_then(|()| self.is_ours(name)) else {
             return Ok(());
         };
         if fault.kind() != Kind::Damaged {
             return Err(fault);
         }
-        if let Err(theirs) = inventory::check(self.from.root(), name) {
+        if let Err(theirs) = inventory::check(self.from.root(), name, self.authorship()) {
             self.done.not_healed.push(format!("{fault}; and in the copy: {theirs}"));
             return Ok(());
         }
@@ -196,10 +205,10 @@ impl Work<'_> {
     fn is_ours(&self, name: &str) -> Result<()> {
         let path = self.root.join(name);
         let ours = match name.split_once('/').map(|(folder, _)| folder) {
-            Some("epochs") => {
-                read_json::<Epoch>(&path)?.is_some_and(|it| it.slot == self.from.identity().slot())
-            }
-            None => read_json::<Identity>(&path)?.is_some_and(|it| it.id == self.from.identity().id),
+            Some("epochs") => read_object::<Epoch>(&path, self.authorship())?
+                .is_some_and(|it| it.slot == self.from.identity().slot()),
+            None => read_object::<Identity>(&path, self.authorship())?
+                .is_some_and(|it| it.id == self.from.identity().id),
             _ => true,
         };
         match ours {
@@ -266,7 +275,7 @@ impl Work<'_> {
             files::copy_new(&theirs.path, &target)?;
             self.set_aside(&sound.path)?;
         } else {
-            journal::mirror(&theirs.path, &sound.path)?;
+            journal::mirror(&theirs.path, &sound.path, self.authorship())?;
         }
         self.done.healed.push(format!("journal/{name} (from {} to {})", sound.end, theirs.end));
         Ok(theirs.end)
@@ -288,7 +297,7 @@ impl Work<'_> {
         let target = self.root.join("journal").join(file_name(&theirs.path));
         match theirs.sealed {
             true => files::copy_new(&theirs.path, &target)?,
-            false => journal::mirror(&theirs.path, &target)?,
+            false => journal::mirror(&theirs.path, &target, self.authorship())?,
         };
         self.done.healed.push(format!("journal/{}", file_name(&target)));
         Ok(theirs.end)
@@ -324,7 +333,7 @@ struct Expired {
 
 impl Expired {
     fn of(root: &Path, from: &History) -> Result<Option<Expired>> {
-        let expiry = match expiry::expiry_at(root) {
+        let expiry = match expiry::expiry_at(root, from.authorship()) {
             // It is named already.
             Err(error) if error.kind() == Kind::Damaged => None,
             read => read?,
@@ -335,7 +344,7 @@ impl Expired {
         }))
     }
 
-    fn covers(&self, from: &Path, name: &str) -> bool {
+    fn covers(&self, from: &History, name: &str) -> bool {
         let (folder, file) = name.split_once('/').unwrap_or_default();
         let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
         let unneeded = |needs: fn(&References) -> &BTreeSet<String>, name: &str| {
@@ -345,7 +354,7 @@ impl Expired {
             "checkpoints" => self.expiry.covers_checkpoint(stem),
             "packs" => unneeded(|needed| &needed.packs, stem),
             "schemas" => unneeded(|needed| &needed.schemas, file),
-            evidence::FOLDER => self.expiry.covers_evidence(&from.join(name)),
+            evidence::FOLDER => self.expiry.covers_evidence(&from.root().join(name), from.authorship()),
             _ => false,
         }
     }
@@ -380,7 +389,7 @@ impl Forms {
         // The sealed form, if sound, is the one that counts.
         files.sort_by_key(|file| !file.sealed);
         for file in files {
-            let report = journal::verify_segment(&file.path)?;
+            let report = journal::verify_segment(&file.path, history.authorship())?;
             let ours = journal::history_of(&file.path) == Some(id);
             let end = report.summary.as_ref().map(|summary| summary.end);
             match end.filter(|_| ours && report.faults.is_empty()) {

@@ -3,7 +3,6 @@
 use super::History;
 use super::catalog::Catalog;
 use super::checkpoint::Checkpoint;
-use super::journal::Segment;
 use super::signal::{ROLES, RolesSignal};
 use super::timeline::{SegmentView, Stretch, Timeline};
 use crate::error::Result;
@@ -49,8 +48,7 @@ pub fn told_in<'a>(
     let key = history.identity().message_key();
     let mut lists = Vec::new();
     for view in segments.filter(|view| !view.summary.roles.is_empty()) {
-        let messages =
-            Segment::open(&view.file.path)?.logical_messages(Lsn::ZERO, Lsn::MAX, ROLES.as_bytes())?;
+        let messages = view.open()?.logical_messages(Lsn::ZERO, Lsn::MAX, ROLES.as_bytes())?;
         let signals = messages.iter().filter_map(|it| RolesSignal::read(&key, it.xid, &it.content));
         lists.extend(signals.map(|signal| signal.globals));
     }
@@ -61,7 +59,7 @@ pub fn told_in<'a>(
 fn last_told(history: &History, stretch: &Stretch, after: Lsn, until: Lsn) -> Result<Option<RolesSignal>> {
     let tells = |view: &&SegmentView| view.summary.roles.iter().any(|lsn| (after..until).contains(lsn));
     for view in stretch.segments.iter().rev().filter(tells) {
-        let messages = Segment::open(&view.file.path)?.logical_messages(after, until, ROLES.as_bytes())?;
+        let messages = view.open()?.logical_messages(after, until, ROLES.as_bytes())?;
         let key = history.identity().message_key();
         let mut ours = messages.iter().rev().filter_map(|it| RolesSignal::read(&key, it.xid, &it.content));
         if let Some(signal) = ours.find(|signal| is_held(history, signal)) {

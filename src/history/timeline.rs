@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::History;
-use super::catalog::{Catalog, CheckpointRow, Unusable};
+use super::catalog::{Catalog, CheckpointRow, SegmentRow, Unusable};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
 use super::journal::{self, Mark, Segment, SegmentFile, SegmentSummary};
+use super::key::Authorship;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 
@@ -39,6 +40,21 @@ pub struct SegmentView {
     /// Bytes of the file.
     pub bytes: u64,
     pub summary: SegmentSummary,
+    /// What it is checked with when it is opened.
+    pub authorship: Authorship,
+}
+
+impl SegmentView {
+    fn of(history: &History, row: SegmentRow) -> SegmentView {
+        let authorship = history.authorship().clone();
+        SegmentView { file: row.file, bytes: row.bytes, summary: row.summary, authorship }
+    }
+
+    /// # Errors
+    /// As [`Segment::open`].
+    pub fn open(&self) -> Result<Segment> {
+        Segment::open(&self.file.path, &self.authorship)
+    }
 }
 
 /// A position and the time that belongs to it.
@@ -80,11 +96,11 @@ impl Timeline {
             let number = epoch.number;
             let mut segments: Vec<_> = sealed
                 .extract_if(.., |row| row.file.epoch == number)
-                .map(|row| SegmentView { file: row.file, bytes: row.bytes, summary: row.summary })
+                .map(|row| SegmentView::of(history, row))
                 .collect();
             for file in files.iter().filter(|file| file.epoch == number) {
                 if !segments.iter().any(|known| known.file.start == file.start) {
-                    segments.push(scan(file)?);
+                    segments.push(scan(history, file)?);
                 }
             }
             segments.sort_by_key(|segment| segment.file.start);
@@ -222,11 +238,16 @@ pub fn missing_epoch(history: &History, number: u32) -> Error {
     Error::damaged(format!("{} is missing; bring it back from a copy of the history", path.display()))
 }
 
-fn scan(file: &SegmentFile) -> Result<SegmentView> {
-    let segment = Segment::open(&file.path)?;
+fn scan(history: &History, file: &SegmentFile) -> Result<SegmentView> {
+    let segment = Segment::open(&file.path, history.authorship())?;
     let bytes = std::fs::metadata(segment.path()).map_or(0, |metadata| metadata.len());
     let file = SegmentFile { path: segment.path().to_owned(), sealed: segment.is_sealed(), ..file.clone() };
-    Ok(SegmentView { file, bytes, summary: segment.summary().clone() })
+    Ok(SegmentView {
+        file,
+        bytes,
+        summary: segment.summary().clone(),
+        authorship: history.authorship().clone(),
+    })
 }
 
 /// Drops the segments that an expiry has left without those behind them, and returns where the journal then

@@ -21,9 +21,12 @@ use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
+use crate::history::key::{Authorship, Key};
 use crate::history::message_key::SIGNED;
 use crate::history::resync::{self, Resync};
-use crate::history::{FORMAT, History, Identity, SIGNED_FORMAT, Source, files, read_json, write_json};
+use crate::history::{
+    FORMAT, History, Identity, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, files, read_json, write_json,
+};
 use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::source::inspect;
 use crate::source::publication::Publications;
@@ -51,16 +54,18 @@ pub async fn init(
     include: Vec<String>,
     exclude: Vec<String>,
     event_triggers: bool,
+    key_file: Option<&Path>,
 ) -> Result<Begun> {
     let selection = Selection::parse(&include, &exclude)?;
     History::prepare(root)?;
+    let key = key_file.map(|file| Key::for_new_history(file, root)).transpose()?;
     let _lock = files::Lock::take(&root.join("locks/capture.lock"), "init")?;
     undo_killed_init(access.source, root).await?;
     let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
     let server = client.identify_system().await?;
     let now = PgTime::from_utc(ambient::now());
     let mut identity = Identity {
-        format: SIGNED_FORMAT,
+        format: if key.is_some() { KEYED_FORMAT } else { SIGNED_FORMAT },
         id: ambient::random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
         created: now,
         backwhen: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,7 +79,10 @@ pub async fn init(
         secret: ambient::random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
         messages: SIGNED,
         event_triggers: Some(false),
+        key: key.as_ref().map(|key| KeyRecord { id: key.id() }),
     };
+    let id = identity.id_bytes()?;
+    let authorship = key.map_or(Authorship::Unkeyed, |key| key.authorship(id));
     let slot = identity.slot();
     let intent = Intent { format: FORMAT, slot: slot.clone(), source: access.source.without_password() };
     write_json(&root.join("init.json"), &intent)?;
@@ -87,7 +95,7 @@ pub async fn init(
             let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
             let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
             let opened = open(access, &slot, selection, client).await?;
-            let checkpoint = begin_epoch(access, root, opened, none, start, Comparing::No).await?;
+            let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
             Ok((checkpoint, refused))
         } => begun,
         _ = ambient::interrupted() => Err(Error::interrupted()),
@@ -106,7 +114,7 @@ pub async fn init(
         }
     };
     identity.event_triggers = Some(event_triggers && without_triggers.is_none());
-    let history = History::found(root, identity)?;
+    let history = History::found(root, identity, authorship)?;
     ambient::pass("init.found")?;
     files::remove(&root.join("init.json"))?;
     Ok(Begun { history, checkpoint, without_triggers })
@@ -157,7 +165,9 @@ pub async fn next_epoch(
     let (opened, comparing) = tokio::join!(open_again(access, history), latest_state(history, &catalog));
     let (opened, timeline) = opened?;
     let start = Start { number: after.epoch + 1, cause, after: Some(after), timeline };
-    let checkpoint = begin_epoch(access, history.root(), opened, catalog, start, comparing?).await?;
+    let checkpoint =
+        begin_epoch(access, (history.root(), history.authorship()), opened, catalog, start, comparing?)
+            .await?;
     if let Some(evidence) = resync::evidence(&checkpoint, begun)
         && let Err(error) = history.keep_evidence(&evidence)
     {
@@ -238,7 +248,7 @@ async fn open(
 
 async fn begin_epoch(
     access: &Access<'_>,
-    root: &Path,
+    (root, authorship): (&Path, &Authorship),
     opened: Opened,
     known: Arc<dyn BlockDirectory>,
     start: Start,
@@ -267,9 +277,9 @@ async fn begin_epoch(
         Draft { epoch: epoch.number, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
     let id = checkpoint_id(epoch.number, lsn);
     let checkpoint = manifest(id, draft, Content::of(taken, stats));
-    epoch::begin(root, &epoch)?;
+    epoch::begin(root, &epoch, authorship)?;
     ambient::pass("init.epoch")?;
-    checkpoint::publish(root, &checkpoint)?;
+    checkpoint::publish(root, &checkpoint, authorship)?;
     ambient::pass("init.manifest")?;
     Ok(checkpoint)
 }

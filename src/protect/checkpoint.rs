@@ -113,6 +113,7 @@ pub(super) fn fold_to(
         definitions_at: until,
         segments: &segments,
         key: &history.identity().message_key(),
+        authorship: history.authorship(),
         wanted,
         budget: FOLD_BUDGET,
         scratch: &scratch(history),
@@ -217,7 +218,7 @@ pub(super) fn publish(
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
     let checkpoint = manifest(id, draft, content);
     ambient::pass("checkpoint.publish")?;
-    checkpoint::publish(history.root(), &checkpoint)?;
+    checkpoint::publish(history.root(), &checkpoint, history.authorship())?;
     ambient::pass("checkpoint.published")?;
     catalog.synchronise(history)?;
     Ok(checkpoint)

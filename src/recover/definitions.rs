@@ -9,6 +9,7 @@ use super::archive::Archive;
 use super::plan::Plan;
 use super::schema::{self, ReplayedSchema, ScratchServer};
 use super::sequences::{MadeSequence, made_by_source};
+use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -32,8 +33,8 @@ pub struct SchemaAt {
     pub base: Option<PathBuf>,
     /// The sequences, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
-    /// Holds the archive.
-    _folder: Option<TempDir>,
+    /// Hold the archives.
+    _folders: Vec<TempDir>,
 }
 
 /// Where a replay may make its scratch database.
@@ -73,8 +74,9 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
     let replayed = replayed?;
     let ReplayedSchema { archive, facts, notes, inexact, grade, unfit, sequences, folder } = replayed;
     let facts = SchemaFacts { since: Vec::new(), ..facts };
-    let (base, _folder) = (Some(path), Some(folder));
-    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _folder })
+    let base = Some(path);
+    let _folders = schema._folders.into_iter().chain([folder]).collect();
+    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _folders })
 }
 
 /// The archive of the plan's checkpoint.
@@ -83,12 +85,36 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
 /// `Damaged` if it is.
 pub fn base_schema(plan: &Plan, history: &History) -> Result<SchemaAt> {
     let facts = plan.base.schema.clone();
-    let archive = history.schemas_folder().join(format!("{}.dump", facts.archive));
-    read_checked(&archive, &facts.archive)?;
+    let (archive, folder) = checked_archive(history, &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
     let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
     let sequences = made_by_source(&Archive::open(&archive)?.toc, &plan.base.sequences);
-    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base: None, sequences, _folder: None })
+    Ok(SchemaAt {
+        archive,
+        facts,
+        notes,
+        inexact,
+        grade,
+        unfit,
+        base: None,
+        sequences,
+        _folders: folder.into_iter().collect(),
+    })
+}
+
+/// The archive's path, once its bytes agree with its name. With a key, that of a copy in a folder of our own,
+/// since whoever can write to the history could exchange the file before pg_restore reads it.
+fn checked_archive(history: &History, digest: &str) -> Result<(PathBuf, Option<TempDir>)> {
+    let archive = history.schemas_folder().join(format!("{digest}.dump"));
+    let bytes = read_checked(&archive, digest)?;
+    if !history.authorship().is_checked() {
+        return Ok((archive, None));
+    }
+    let folder = ambient::temporary_folder()?;
+    let copy = folder.path().join("schema.dump");
+    std::fs::write(&copy, bytes)
+        .context(Kind::Unavailable, || format!("cannot write {}; is TMPDIR full?", copy.display()))?;
+    Ok((copy, Some(folder)))
 }
 
 impl SchemaAt {

@@ -319,6 +319,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
     let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
     let definitions_at = plan.definitions_at;
     let key = execution.history.identity().message_key();
+    let authorship = execution.history.authorship().clone();
     let wanted: BTreeSet<u32> = plan.wanted.iter().map(|table| table.oid).collect();
     let progress = Arc::clone(&execution.progress);
     let folded = tokio::task::spawn_blocking(move || {
@@ -330,6 +331,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
             definitions_at,
             segments: &segments,
             key: &key,
+            authorship: &authorship,
             wanted: &|table| wanted.contains(&table.oid),
             budget: FOLD_BUDGET,
             scratch: &scratch(),

@@ -74,7 +74,7 @@ impl Question<'_> {
             if read.as_ref().is_some_and(|read| read.at.lsn < view.summary.start) {
                 break;
             }
-            let segment = Segment::open(&view.file.path)?;
+            let segment = view.open()?;
             let Some(first) = segment.transactions().iter().find(|entry| entry.end_lsn >= self.at) else {
                 continue;
             };
@@ -110,7 +110,7 @@ impl Question<'_> {
         let earlier = |view: &&SegmentView| view.summary.start < self.at && view.summary.end > schema.lsn;
         for view in self.stretch.segments.iter().rev().filter(earlier) {
             let mut witnesses = Vec::new();
-            let segment = Segment::open(&view.file.path)?;
+            let segment = view.open()?;
             self.heartbeats(&segment, (schema.lsn, self.at), &mut |witness| {
                 witnesses.push(witness);
                 true
@@ -158,7 +158,7 @@ impl Question<'_> {
             if view.summary.relation_changes.is_empty() && view.summary.relations.is_empty() {
                 continue;
             }
-            Segment::open(&view.file.path)?.each_said(after, until, &mut |entry, said| {
+            view.open()?.each_said(after, until, &mut |entry, said| {
                 let Said::Relation(bytes) = said else { return true };
                 let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { return true };
                 let known = self.base.table(relation.oid);

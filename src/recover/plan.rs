@@ -17,7 +17,6 @@ use crate::fold;
 use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
-use crate::history::journal::Segment;
 use crate::history::roles;
 use crate::history::signal::DefinitionChange;
 use crate::history::timeline::Timeline;
@@ -250,7 +249,7 @@ fn changed_tables(
         if view.summary.relation_changes.is_empty() && view.summary.relations.is_empty() {
             continue;
         }
-        let segment = Segment::open(&view.file.path)?;
+        let segment = view.open()?;
         let footer = segment.footer();
         for (block, bytes) in &footer.relation_messages {
             let place = footer.blocks.get(*block as usize);
@@ -294,7 +293,7 @@ fn count_transactions(
             count += summary.transactions;
             continue;
         }
-        let segment = Segment::open(&view.file.path)?;
+        let segment = view.open()?;
         let within = |entry: &&crate::history::journal::TransactionEntry| {
             entry.commit_lsn >= after && entry.commit_lsn < until
         };

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::history::journal::{Segment, TransactionEntry};
+use crate::history::journal::TransactionEntry;
 use crate::history::timeline::{Edge, Gap, SegmentView, Stretch, Timeline};
 use crate::model::{Lsn, Moment, PgTime};
 
@@ -123,7 +123,7 @@ fn by_time(timeline: &Timeline, time: PgTime) -> Result<(&Stretch, Lsn)> {
     }
     let later = |segment: &&SegmentView| segment.summary.max_time.is_some_and(|max| max > time);
     for segment in stretch.segments.iter().filter(later) {
-        let segment = Segment::open(&segment.file.path)?;
+        let segment = segment.open()?;
         let first = segment.transactions().iter().find(|entry| entry.time > time);
         if let Some(entry) = first {
             // A clock that stepped back may date a commit before the checkpoint that holds it.
@@ -143,7 +143,7 @@ fn clock_note(stretch: &Stretch, until: Lsn, time: PgTime) -> Result<Option<Stri
         {
             continue;
         }
-        let segment = Segment::open(&segment.file.path)?;
+        let segment = segment.open()?;
         let earlier = |entry: &&TransactionEntry| entry.commit_lsn >= until && entry.time <= time;
         count += segment.transactions().iter().filter(earlier).count();
     }
@@ -158,7 +158,7 @@ fn clock_note(stretch: &Stretch, until: Lsn, time: PgTime) -> Result<Option<Stri
 fn by_xid(timeline: &Timeline, xid: u32, before: bool) -> Result<(&Stretch, Lsn)> {
     for stretch in timeline.stretches.iter().rev() {
         for segment in stretch.segments.iter().rev() {
-            let segment = Segment::open(&segment.file.path)?;
+            let segment = segment.open()?;
             if let Some(entry) = segment.transactions().iter().rev().find(|entry| entry.xid == xid) {
                 return Ok((stretch, if before { entry.commit_lsn } else { entry.end_lsn }));
             }
@@ -218,12 +218,12 @@ fn around(stretch: &Stretch, until: Lsn) -> Result<Resolved> {
     let before = |segment: &&SegmentView| segment.summary.first_commit.is_some_and(|first| first < until);
     let after = |segment: &&SegmentView| segment.summary.last_commit.is_some_and(|last| last >= until);
     if let Some(segment) = stretch.segments.iter().rev().find(before) {
-        let segment = Segment::open(&segment.file.path)?;
+        let segment = segment.open()?;
         resolved.last =
             segment.transactions().iter().rev().find(|entry| entry.commit_lsn < until).map(Commit::from);
     }
     if let Some(segment) = stretch.segments.iter().find(after) {
-        let segment = Segment::open(&segment.file.path)?;
+        let segment = segment.open()?;
         resolved.next =
             segment.transactions().iter().find(|entry| entry.commit_lsn >= until).map(Commit::from);
     }

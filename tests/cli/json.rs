@@ -43,6 +43,8 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
 fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     let server = Server::shared(None);
     let backwhen = shop(&server);
+    let key = backwhen.folder().join("shop.key").to_str().unwrap().to_owned();
+    let backwhen = backwhen.with_env("BACKWHEN_KEY_FILE", &key);
     let database = backwhen.database().to_owned();
     server.psql(&database, "CREATE UNLOGGED TABLE scratch (n int)");
     let source = backwhen.source();

@@ -10,6 +10,7 @@ use backwhen::history::catalog::CheckpointRow;
 use backwhen::history::checkpoint::Origin;
 use backwhen::history::epoch::Epoch;
 use backwhen::history::journal::{self, BlockBuilder, Segment, SegmentFile, Writer};
+use backwhen::history::key::Authorship;
 use backwhen::history::timeline::{SegmentView, Stretch, Timeline};
 use backwhen::model::{Lsn, Moment, PgTime};
 use backwhen::recover::resolve::{Resolved, resolve};
@@ -118,7 +119,7 @@ fn a_clock_that_steps_back_does_not_reorder_and_is_not_hidden() {
 /// A history of these commits, without a server.
 fn made_up(folder: &std::path::Path) -> Timeline {
     let start = Lsn(0x100);
-    let (mut writer, _) = Writer::open(folder, *b"history-for-test", 1, start).unwrap();
+    let (mut writer, _) = Writer::open(folder, *b"history-for-test", 1, start, &Authorship::Unkeyed).unwrap();
     let mut builder = BlockBuilder::new(start);
     for (number, (lsn, time)) in COMMITS.iter().enumerate() {
         let xid = number as u32 + 1;
@@ -153,6 +154,6 @@ fn made_up(folder: &std::path::Path) -> Timeline {
 }
 
 fn view(file: SegmentFile) -> SegmentView {
-    let segment = Segment::open(&file.path).unwrap();
-    SegmentView { bytes: 0, summary: segment.summary().clone(), file }
+    let segment = Segment::open(&file.path, &Authorship::Unkeyed).unwrap();
+    SegmentView { bytes: 0, summary: segment.summary().clone(), file, authorship: Authorship::Unkeyed }
 }

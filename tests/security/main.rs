@@ -4,7 +4,9 @@
 mod support;
 
 mod access;
+mod forgery;
 mod images;
+mod keyed;
 mod links;
 mod load;
 mod mallory;

@@ -59,7 +59,7 @@ pub fn assert_confirmed_is_held(backwhen: &Backwhen) {
 
 /// Reads the objects as a process does that comes fresh to them.
 pub fn timeline(backwhen: &Backwhen) -> Timeline {
-    let history = History::open(&backwhen.history()).unwrap();
+    let history = History::open(&backwhen.history(), None).unwrap();
     Timeline::read(&history, &Catalog::open(&history).unwrap()).unwrap()
 }
 
@@ -67,7 +67,7 @@ pub fn timeline(backwhen: &Backwhen) -> Timeline {
 pub fn commits(backwhen: &Backwhen) -> Vec<Lsn> {
     let timeline = timeline(backwhen);
     let segments = timeline.current().unwrap().segments.iter();
-    let segments = segments.map(|view| Segment::open(&view.file.path).unwrap());
+    let segments = segments.map(|view| view.open().unwrap());
     let commits: Vec<_> = segments
         .flat_map(|segment| segment.transactions().iter().map(|it| it.end_lsn).collect::<Vec<_>>())
         .collect();

@@ -6,13 +6,13 @@ use crate::exit;
 use crate::support::shop::{assert_says, captured_shop};
 use crate::support::{Backwhen, Server};
 
-fn edit_format(path: &Path) {
+fn edit_format(path: &Path, newer: u32) {
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.contains("\"format\": 1,"), "{text}");
-    std::fs::write(path, text.replacen("\"format\": 1,", "\"format\": 2,", 1)).unwrap();
+    std::fs::write(path, text.replacen("\"format\": 1,", &format!("\"format\": {newer},"), 1)).unwrap();
 }
 
-fn every_command_is_refused(backwhen: &Backwhen) {
+fn every_command_is_refused(backwhen: &Backwhen, newer: u32) {
     for arguments in [
         &["status"][..],
         &["list", "segments"],
@@ -21,15 +21,16 @@ fn every_command_is_refused(backwhen: &Backwhen) {
         &["recover", "--to", "latest", "--dry-run"],
     ] {
         let message = backwhen.fails(exit::REFUSED, arguments);
-        assert_says(&message, &["format 2", "update backwhen"]);
+        assert_says(&message, &[&format!("format {newer}"), "update backwhen"]);
     }
 }
 
 #[test]
 fn a_newer_history_is_refused() {
     let backwhen = captured_shop(&Server::shared(None));
-    edit_format(&backwhen.history().join("history.json"));
-    every_command_is_refused(&backwhen);
+    // 2 is the format of a history with a key.
+    edit_format(&backwhen.history().join("history.json"), 3);
+    every_command_is_refused(&backwhen, 3);
     backwhen.fails(exit::REFUSED, &["verify"]);
     backwhen.fails(exit::REFUSED, &["drop"]);
 }
@@ -37,8 +38,8 @@ fn a_newer_history_is_refused() {
 #[test]
 fn a_newer_epoch_is_refused() {
     let backwhen = captured_shop(&Server::shared(None));
-    edit_format(&backwhen.history().join("epochs/0001.json"));
-    every_command_is_refused(&backwhen);
+    edit_format(&backwhen.history().join("epochs/0001.json"), 2);
+    every_command_is_refused(&backwhen, 2);
 }
 
 #[test]

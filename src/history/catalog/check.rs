@@ -80,7 +80,7 @@ impl Catalog {
 
     fn first_difference(&self, history: &History, packs: Vec<PathBuf>) -> Result<Option<String>> {
         for row in self.segments(history)? {
-            let footer = journal::read_footer(&row.file.path);
+            let footer = journal::read_footer(&row.file.path, history.authorship());
             if footer.is_ok_and(|footer| footer.summary != row.summary) {
                 return Ok(Some(row.file.path.display().to_string()));
             }

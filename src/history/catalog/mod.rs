@@ -6,17 +6,20 @@
 
 mod check;
 mod opening;
+mod rows;
 mod sync;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
 
 use super::History;
 use super::checkpoint::Origin;
 use super::image::{BlockDirectory, BlockId, Location};
 use super::journal::{SegmentFile, SegmentSummary};
+use super::key::Authorship;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, PgTime};
 use opening::{open_file, put_away, start_over};
@@ -26,6 +29,9 @@ const FILE: &str = "catalog.sqlite";
 /// The history's index, as of its last synchronisation.
 pub struct Catalog {
     connection: Mutex<Connection>,
+    /// With a key, a row is believed only if it bears the key's tag: whoever can write to the history can
+    /// write to its catalog too. Places of blocks need none, as a block is checked against its name.
+    authorship: Authorship,
     /// Manifests and packs that could not be read: passed over, and looked at again each time.
     unusable: Mutex<Vec<Unusable>>,
 }
@@ -39,7 +45,7 @@ pub struct Unusable {
 }
 
 /// A checkpoint, without its tables.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckpointRow {
     pub id: String,
     pub epoch: u32,
@@ -70,12 +76,12 @@ impl Catalog {
     pub fn open(history: &History) -> Result<Catalog> {
         let path = history.root().join(FILE);
         let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
-        let catalog = Catalog::of(connection);
+        let catalog = Catalog::of(history, connection);
         match catalog.synchronise(history) {
             // Its first page is sound, others are not.
             Err(error) if error.kind() == Kind::Internal => {
                 drop(catalog);
-                let catalog = Catalog::of(start_over(&path, &error)?);
+                let catalog = Catalog::of(history, start_over(&path, &error)?);
                 catalog.synchronise(history)?;
                 Ok(catalog)
             }
@@ -83,8 +89,9 @@ impl Catalog {
         }
     }
 
-    fn of(connection: Connection) -> Catalog {
-        Catalog { connection: Mutex::new(connection), unusable: Mutex::default() }
+    fn of(history: &History, connection: Connection) -> Catalog {
+        let authorship = history.authorship().clone();
+        Catalog { connection: Mutex::new(connection), authorship, unusable: Mutex::default() }
     }
 
     /// What was damaged when the catalog was last brought up to date.
@@ -95,60 +102,6 @@ impl Catalog {
     /// Throws the catalog of the history at `root` away; the next one to open it makes it anew.
     pub fn forget(root: &Path) {
         put_away(&root.join(FILE));
-    }
-
-    /// All checkpoints, by epoch and position.
-    ///
-    /// # Errors
-    /// `Internal` if the catalog fails.
-    pub fn checkpoints(&self) -> Result<Vec<CheckpointRow>> {
-        let connection = self.connection()?;
-        let mut statement = connection
-            .prepare_cached(
-                "SELECT id, epoch, lsn, time, label, origin, rows, bytes_new, bytes_total \
-                 FROM checkpoints ORDER BY epoch, lsn, id",
-            )
-            .context(Kind::Internal, failed)?;
-        let rows = statement.query_map([], |row| {
-            Ok(CheckpointRow {
-                id: row.get(0)?,
-                epoch: row.get(1)?,
-                lsn: Lsn(row.get::<_, i64>(2)? as u64),
-                time: PgTime(row.get(3)?),
-                label: row.get(4)?,
-                origin: if row.get::<_, String>(5)? == "fold" { Origin::Fold } else { Origin::Source },
-                rows: row.get::<_, i64>(6)? as u64,
-                bytes_new: row.get::<_, i64>(7)? as u64,
-                bytes_total: row.get::<_, i64>(8)? as u64,
-            })
-        });
-        rows.and_then(Iterator::collect).context(Kind::Internal, failed)
-    }
-
-    /// All sealed segments, by epoch and start.
-    ///
-    /// # Errors
-    /// `Internal` if the catalog fails.
-    pub fn segments(&self, history: &History) -> Result<Vec<SegmentRow>> {
-        let connection = self.connection()?;
-        let mut statement = connection
-            .prepare_cached("SELECT epoch, start, path, bytes, summary FROM segments ORDER BY epoch, start")
-            .context(Kind::Internal, failed)?;
-        let rows = statement.query_map([], |row| {
-            let file = SegmentFile {
-                epoch: row.get(0)?,
-                start: Lsn(row.get::<_, i64>(1)? as u64),
-                path: history.journal_folder().join(row.get::<_, String>(2)?),
-                sealed: true,
-            };
-            Ok((file, row.get::<_, i64>(3)? as u64, row.get::<_, String>(4)?))
-        });
-        let rows: Vec<_> = rows.and_then(Iterator::collect).context(Kind::Internal, failed)?;
-        let parse = |(file, bytes, summary): (SegmentFile, u64, String)| {
-            let summary = serde_json::from_str(&summary).context(Kind::Internal, failed)?;
-            Ok(SegmentRow { file, bytes, summary })
-        };
-        rows.into_iter().map(parse).collect()
     }
 
     /// Bytes of all packs.

@@ -16,7 +16,8 @@ use crate::error::{Context, Kind, Result};
 use crate::history::files;
 
 /// The catalog's schema, by version; never edited once released.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_catalog.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../../../migrations/0001_catalog.sql"), include_str!("../../../migrations/0002_tags.sql")];
 
 /// How long to wait for another process that is bringing the catalog up to date.
 const BUSY: Duration = Duration::from_secs(60);

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
-use super::{Catalog, Unusable, failed};
+use super::rows::{self, SegmentText};
+use super::{Catalog, CheckpointRow, Unusable, failed};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::history::checkpoint::Origin;
 use crate::history::image::{self, PackReader};
 use crate::history::journal::{self, SegmentFile};
 
@@ -52,19 +52,24 @@ fn pass_over(name: &str, error: Error, unusable: &mut Vec<Unusable>) -> Result<(
 fn segments(connection: &Connection, history: &History) -> Result<()> {
     let sealed = journal::list(&history.journal_folder())?.into_iter().filter(|file| file.sealed);
     let found: BTreeMap<String, SegmentFile> = sealed.map(|file| (file_name(&file.path), file)).collect();
-    let known = names(connection, "SELECT path FROM segments")?;
-    for gone in known.iter().filter(|name| !found.contains_key(*name)) {
-        connection.execute("DELETE FROM segments WHERE path = ?1", [gone]).context(Kind::Internal, failed)?;
+    let believed = rows::believed_segments(connection, history.authorship())?;
+    for name in names(connection, "SELECT path FROM segments")? {
+        if !found.contains_key(&name) || !believed.contains(&name) {
+            connection
+                .execute("DELETE FROM segments WHERE path = ?1", [name])
+                .context(Kind::Internal, failed)?;
+        }
     }
-    for (name, file) in found.iter().filter(|(name, _)| !known.contains(*name)) {
-        let footer = journal::read_footer(&file.path)?;
-        let summary = serde_json::to_string(&footer.summary).context(Kind::Internal, failed)?;
-        connection
-            .execute(
-                "INSERT OR REPLACE INTO segments (epoch, start, path, bytes, summary) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![file.epoch, file.start.0 as i64, name, file_bytes(&file.path)? as i64, summary],
-            )
-            .context(Kind::Internal, failed)?;
+    for (name, file) in found.iter().filter(|(name, _)| !believed.contains(*name)) {
+        let footer = journal::read_footer(&file.path, history.authorship())?;
+        let row = SegmentText {
+            epoch: file.epoch,
+            start: file.start,
+            name: name.clone(),
+            bytes: file_bytes(&file.path)?,
+            summary: serde_json::to_string(&footer.summary).context(Kind::Internal, failed)?,
+        };
+        rows::put_segment(connection, &row, history.authorship())?;
     }
     Ok(())
 }
@@ -72,39 +77,22 @@ fn segments(connection: &Connection, history: &History) -> Result<()> {
 fn checkpoints(connection: &Connection, history: &History) -> Result<Vec<Unusable>> {
     let mut unusable = Vec::new();
     let found = checkpoint_ids(history)?;
-    let known = names(connection, "SELECT id FROM checkpoints")?;
-    for gone in known.difference(&found) {
-        connection
-            .execute("DELETE FROM checkpoints WHERE id = ?1", [gone])
-            .context(Kind::Internal, failed)?;
+    let believed = rows::believed_checkpoints(connection, history.authorship())?;
+    for id in names(connection, "SELECT id FROM checkpoints")? {
+        if !found.contains(&id) || !believed.contains(&id) {
+            connection
+                .execute("DELETE FROM checkpoints WHERE id = ?1", [id])
+                .context(Kind::Internal, failed)?;
+        }
     }
-    for id in found.difference(&known) {
-        let checkpoint = match history.read_checkpoint(id) {
-            Ok(checkpoint) => checkpoint,
-            Err(error) => {
-                pass_over(id, error, &mut unusable)?;
-                continue;
+    for id in found.difference(&believed) {
+        match history.read_checkpoint(id) {
+            Ok(checkpoint) => {
+                let row = CheckpointRow::from(&checkpoint);
+                rows::put_checkpoint(connection, &row, history.authorship())?;
             }
-        };
-        let origin = if checkpoint.origin == Origin::Fold { "fold" } else { "source" };
-        let rows = checkpoint.rows() as i64;
-        connection
-            .execute(
-                "INSERT INTO checkpoints (id, epoch, lsn, time, label, origin, rows, bytes_new, bytes_total) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                params![
-                    id,
-                    checkpoint.epoch,
-                    checkpoint.lsn.0 as i64,
-                    checkpoint.time.0,
-                    checkpoint.label,
-                    origin,
-                    rows,
-                    checkpoint.bytes_new as i64,
-                    checkpoint.bytes_total as i64
-                ],
-            )
-            .context(Kind::Internal, failed)?;
+            Err(error) => pass_over(id, error, &mut unusable)?,
+        }
     }
     Ok(unusable)
 }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::history::image::{BlockKind, Packs};
+use crate::history::key::Authorship;
 use crate::history::{FORMAT, Identity, Source};
 
 fn history() -> (tempfile::TempDir, History) {
@@ -19,8 +20,9 @@ fn history() -> (tempfile::TempDir, History) {
         secret: String::new(),
         messages: 0,
         event_triggers: None,
+        key: None,
     };
-    let history = History::found(&root, identity).unwrap();
+    let history = History::found(&root, identity, Authorship::Unkeyed).unwrap();
     (folder, history)
 }
 

@@ -19,10 +19,11 @@ pub fn look(history: &History, rules: &Rules) -> Result<Plan> {
 /// Removes what no rule keeps, and returns what that was. Nobody else may be at work with the objects.
 ///
 /// # Errors
-/// `Locked` if somebody recovers, verifies, copies or makes a checkpoint; `Unavailable` if the disk fails;
+/// `Refused` if the history's key was not given; `Locked` if somebody recovers, verifies, copies or makes a checkpoint; `Unavailable` if the disk fails;
 /// otherwise as [`plan`].
 pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Result<Plan> {
     rules.check()?;
+    history.authorship().check_may_write(history.root())?;
     let _checkpoint = history.lock_checkpoint_alone()?;
     let _objects = history.lock_objects_alone()?;
     // What is referred to is counted now, under the locks.

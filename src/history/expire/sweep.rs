@@ -16,7 +16,7 @@ use crate::history::evidence;
 use crate::history::expiry::{self, Expiry};
 use crate::history::image::{Blocks, FolderDirectory};
 use crate::history::timeline::Timeline;
-use crate::history::{History, inventory, journal, roles};
+use crate::history::{History, inventory, journal, read_object, roles};
 
 /// A list of roles is written before the stream tells of it; so long, at the most, nothing names it.
 const UNNAMED: Duration = Duration::from_secs(3600);
@@ -63,10 +63,10 @@ impl Objects {
             sort("packs", &["pack"], &|path| needed.packs.contains(&*stem(path)))?,
             sort("schemas", &["dump", "sql"], &|path| needed.schemas.contains(&*name(path)) || is_new(path))?,
             sort(evidence::FOLDER, &["json"], &|path| {
-                newest.contains(&*name(path)) || !record.covers_evidence(path)
+                newest.contains(&*name(path)) || !record.covers_evidence(path, history.authorship())
             })?,
             // What the new record says is more.
-            sort(expiry::FOLDER, &["json"], &|path| !is_covered(path, record))?,
+            sort(expiry::FOLDER, &["json"], &|path| !is_covered(history, path, record))?,
         ]))
     }
 
@@ -188,8 +188,8 @@ fn newest_evidence(history: &History) -> Result<BTreeSet<String>> {
     Ok(newest)
 }
 
-fn is_covered(path: &Path, record: &Expiry) -> bool {
-    let earlier = crate::history::read_json::<Expiry>(path).ok().flatten();
+fn is_covered(history: &History, path: &Path, record: &Expiry) -> bool {
+    let earlier = read_object::<Expiry>(path, history.authorship()).ok().flatten();
     earlier.is_some_and(|it| {
         (it.epoch, it.lsn, it.journal_from) <= (record.epoch, record.lsn, record.journal_from)
     })

@@ -7,17 +7,25 @@ use std::os::unix::fs::FileExt;
 
 use super::columns;
 use super::fault::Fault;
+use crate::history::key::{Digest, Tag};
 use crate::model::Lsn;
 
 pub(super) const HEADER_LEN: usize = 48;
 pub(super) const MAGIC: [u8; 4] = *b"BWjb";
-/// Blocks whose records are turned came with version 2; all others are as in version 1.
-const VERSION: u8 = 2;
+/// Blocks with a tag came with version 3, blocks whose records are turned with version 2; all others are as
+/// in version 1.
+const VERSION: u8 = 3;
+const TURNED_VERSION: u8 = 2;
 
 pub(super) const STARTS_INSIDE: u8 = 1;
 pub(super) const ENDS_INSIDE: u8 = 2;
 /// The payload is what `columns::turn` made of the records.
 pub(super) const TURNED: u8 = 4;
+/// A tag follows the payload: in the open segments of a history with a key.
+pub(super) const TAGGED: u8 = 8;
+const TAG_LEN: usize = 32;
+/// Most bytes of a block that are not its payload.
+pub(super) const LONGEST_FRAME: u64 = (HEADER_LEN + TAG_LEN) as u64;
 
 /// Most bytes of records in a block: a single message can be 1 GiB, and comes after at most a
 /// block's worth of others.
@@ -56,15 +64,38 @@ impl BlockHeader {
         self.flags & TURNED != 0
     }
 
-    /// Header and payload together, in bytes.
+    fn is_tagged(&self) -> bool {
+        self.flags & TAGGED != 0
+    }
+
+    fn tag_len(&self) -> usize {
+        if self.is_tagged() { TAG_LEN } else { 0 }
+    }
+
+    /// Header, payload and tag together, in bytes.
     pub(super) fn whole_len(&self) -> u64 {
-        HEADER_LEN as u64 + u64::from(self.stored_len)
+        HEADER_LEN as u64 + u64::from(self.stored_len) + self.tag_len() as u64
+    }
+
+    /// What a block's tag, or the footer of its segment, vouches for: the header and the payload.
+    pub(super) fn digest(&self, payload: &[u8]) -> Digest {
+        self.hasher().update(payload).finalize()
+    }
+
+    fn hasher(&self) -> blake3::Hasher {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.checked_bytes());
+        hasher
     }
 
     fn checked_bytes(&self) -> [u8; HEADER_LEN - 4] {
         let mut out = [0; HEADER_LEN - 4];
         out[..4].copy_from_slice(&MAGIC);
-        out[4] = if self.turned() { VERSION } else { 1 };
+        out[4] = match (self.is_tagged(), self.turned()) {
+            (true, _) => VERSION,
+            (false, true) => TURNED_VERSION,
+            (false, false) => 1,
+        };
         out[5] = self.flags;
         out[8..12].copy_from_slice(&self.raw_len.to_le_bytes());
         out[12..16].copy_from_slice(&self.stored_len.to_le_bytes());
@@ -75,10 +106,14 @@ impl BlockHeader {
         out
     }
 
-    /// Sets the checksum over this header and `payload`, and returns the header's bytes.
-    pub(super) fn seal(&mut self, payload: &[u8]) -> [u8; HEADER_LEN] {
+    /// Sets the checksum over this header, `payload` and the tag, if the header says that there is one, and
+    /// returns the header's bytes.
+    pub(super) fn seal(&mut self, payload: &[u8], tag: Option<&Tag>) -> [u8; HEADER_LEN] {
         let checked = self.checked_bytes();
         self.crc = crc32c::crc32c_append(crc32c::crc32c(&checked), payload);
+        if let Some(tag) = tag {
+            self.crc = crc32c::crc32c_append(self.crc, tag.as_bytes());
+        }
         let mut out = [0; HEADER_LEN];
         out[..HEADER_LEN - 4].copy_from_slice(&checked);
         out[HEADER_LEN - 4..].copy_from_slice(&self.crc.to_le_bytes());
@@ -130,7 +165,7 @@ impl Unchecked {
             return Err(Fault::Newer);
         }
         let sound = self.bytes[..HEADER_LEN - 4] == self.header.checked_bytes()
-            && self.header.flags <= STARTS_INSIDE | ENDS_INSIDE | TURNED
+            && self.header.flags <= STARTS_INSIDE | ENDS_INSIDE | TURNED | TAGGED
             && self.header.raw_len as usize <= MAX_RAW
             && self.header.before <= self.header.after;
         if sound { Ok(self.header) } else { Err(Fault::bad("a block's header holds impossible values")) }
@@ -143,34 +178,87 @@ impl Unchecked {
 
 /// Checks the block at `offset` without keeping its payload.
 pub(super) fn check(file: &File, offset: u64, room: u64) -> Result<BlockHeader, Fault> {
+    checked(Unchecked::read(file, offset, room)?, file, offset, |_| {}).map(|(header, _)| header)
+}
+
+/// What shows who wrote a block.
+pub(super) struct Proof {
+    pub(super) digest: Digest,
+    /// None in a block that bears no tag.
+    pub(super) tag: Option<Tag>,
+}
+
+/// As [`check`], and what a key can be asked about: of the very bytes that the header was read from.
+pub(super) fn check_with_proof(file: &File, offset: u64, room: u64) -> Result<(BlockHeader, Proof), Fault> {
     let unchecked = Unchecked::read(file, offset, room)?;
+    let mut hasher = unchecked.header.hasher();
+    let (header, tag) = checked(unchecked, file, offset, |payload| {
+        hasher.update(payload);
+    })?;
+    Ok((header, Proof { digest: hasher.finalize(), tag }))
+}
+
+fn checked(
+    unchecked: Unchecked,
+    file: &File,
+    offset: u64,
+    mut see: impl FnMut(&[u8]),
+) -> Result<(BlockHeader, Option<Tag>), Fault> {
     let mut crc = unchecked.header_crc();
     let mut at = offset + HEADER_LEN as u64;
-    let end = offset + unchecked.header.whole_len();
+    let end = at + u64::from(unchecked.header.stored_len);
     let mut chunk = vec![0; (end - at).min(1 << 20) as usize];
     while at < end {
         let len = chunk.len().min((end - at) as usize);
         read_exact(file, &mut chunk[..len], at)?;
         crc = crc32c::crc32c_append(crc, &chunk[..len]);
+        see(&chunk[..len]);
         at += len as u64;
     }
-    unchecked.check(crc)
+    let mut tag = [0; TAG_LEN];
+    let tag = &mut tag[..unchecked.header.tag_len()];
+    read_exact(file, tag, end)?;
+    let header = unchecked.check(crc32c::crc32c_append(crc, tag))?;
+    Ok((header, Tag::from_slice(tag).ok()))
 }
 
-/// The block at `offset`: its header and its records, checked and decompressed.
-pub(super) fn read(file: &File, offset: u64, room: u64) -> Result<(BlockHeader, Vec<u8>), Fault> {
+/// A block's header and its records, checked and decompressed.
+pub(super) struct ReadBlock {
+    pub(super) header: BlockHeader,
+    pub(super) raw: Vec<u8>,
+    stored: Vec<u8>,
+}
+
+impl ReadBlock {
+    /// See [`BlockHeader::digest`].
+    pub(super) fn digest(&self) -> Digest {
+        self.header.digest(&self.stored[..self.header.stored_len as usize])
+    }
+}
+
+/// The block at `offset`. Where `expected` is given, nothing is decompressed that has another digest.
+pub(super) fn read(
+    file: &File,
+    offset: u64,
+    room: u64,
+    expected: Option<&Digest>,
+) -> Result<ReadBlock, Fault> {
     let unchecked = Unchecked::read(file, offset, room)?;
     // No longer than the file itself: `read` has compared the length with the room.
-    let mut stored = vec![0; unchecked.header.stored_len as usize];
+    let mut stored = vec![0; unchecked.header.stored_len as usize + unchecked.header.tag_len()];
     read_exact(file, &mut stored, offset + HEADER_LEN as u64)?;
     let crc = crc32c::crc32c_append(unchecked.header_crc(), &stored);
-    let header = unchecked.check(crc)?;
-    let raw_len = header.raw_len as usize;
-    let raw = match header.turned() {
-        true => turned_back(&stored, raw_len)?,
-        false => decompress(&stored, raw_len)?,
+    let mut block = ReadBlock { header: unchecked.check(crc)?, raw: Vec::new(), stored };
+    if expected.is_some_and(|expected| *expected != block.digest()) {
+        return Err(Fault::bad("another block than its segment vouches for"));
+    }
+    let (payload, raw_len) =
+        (&block.stored[..block.header.stored_len as usize], block.header.raw_len as usize);
+    block.raw = match block.header.turned() {
+        true => turned_back(payload, raw_len)?,
+        false => decompress(payload, raw_len)?,
     };
-    Ok((header, raw))
+    Ok(block)
 }
 
 fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {

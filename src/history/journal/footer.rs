@@ -8,11 +8,12 @@ use super::fault::Fault;
 use super::name::SegmentHeader;
 use super::record::Bytes;
 use super::sections::{
-    decode_blocks, decode_relation_messages, decode_relations, decode_transactions, encode_blocks,
-    encode_relation_messages, encode_relations, encode_transactions,
+    decode_blocks, decode_digests, decode_relation_messages, decode_relations, decode_transactions,
+    encode_blocks, encode_digests, encode_relation_messages, encode_relations, encode_transactions,
 };
 use super::summary::{SegmentSummary, TransactionEntry};
 use crate::error::{Context, Kind, Result};
+use crate::history::key::{Authorship, Digest, SegmentKey, Tag};
 use crate::model::Lsn;
 
 pub(super) const TRAILER_LEN: usize = 64;
@@ -29,6 +30,10 @@ const TRANSACTIONS: u32 = 2;
 const RELATIONS_AT_START: u32 = 3;
 const BLOCKS: u32 = 4;
 const RELATION_MESSAGES: u32 = 5;
+const DIGESTS: u32 = 6;
+const TAG: u32 = 7;
+/// The sections that the tag vouches for.
+const TAGGED: std::ops::RangeInclusive<u32> = SUMMARY..=DIGESTS;
 
 /// What a segment holds and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub struct BlockEntry {
     /// Positions of its first and last record; see FORMAT.md.
     pub first: Lsn,
     pub last: Lsn,
+    /// Of its header and payload, in a history with a key.
+    pub(super) digest: Option<Digest>,
 }
 
 /// The trailer's pointers.
@@ -67,18 +74,23 @@ pub(super) struct Trailer {
 /// A sealed segment's footer, without a look at its blocks.
 ///
 /// # Errors
-/// `Damaged` if header, footer or trailer do not check, `Refused` if they are of a newer version,
-/// `Unavailable` if the file cannot be opened.
-pub fn read_footer(path: &Path) -> Result<Footer> {
+/// `Damaged` if header, footer or trailer do not check, or no holder of the key wrote them, `Refused` if they
+/// are of a newer version, `Unavailable` if the file cannot be opened.
+pub fn read_footer(path: &Path, authorship: &Authorship) -> Result<Footer> {
     let file = File::open(path).context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
-    SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
+    let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
+    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
     let len = file.metadata().context(Kind::Unavailable, || format!("cannot read {}", path.display()))?.len();
-    let (footer, _) = read(&file, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+    let (footer, _) = read(&file, len, key.as_ref()).map_err(|(offset, fault)| fault.at(path, offset))?;
     Ok(footer)
 }
 
 /// The footer of a file of `len` bytes, or the offset and nature of its fault.
-pub(super) fn read(file: &File, len: u64) -> Result<(Footer, Trailer), (u64, Fault)> {
+pub(super) fn read(
+    file: &File,
+    len: u64,
+    key: Option<&SegmentKey>,
+) -> Result<(Footer, Trailer), (u64, Fault)> {
     let trailer_at = len.saturating_sub(TRAILER_LEN as u64);
     let (trailer, head) = read_trailer(file, len).map_err(|fault| (trailer_at, fault))?;
     let at = trailer.footer_offset;
@@ -89,7 +101,7 @@ pub(super) fn read(file: &File, len: u64) -> Result<(Footer, Trailer), (u64, Fau
     if crc != trailer.crc {
         return Err((at, Fault::bad("the footer's checksum does not agree")));
     }
-    let footer = Footer::decode(&bytes).map_err(|fault| (at, fault))?;
+    let footer = Footer::decode(&bytes, key).map_err(|fault| (at, fault))?;
     Ok((footer, trailer))
 }
 
@@ -155,16 +167,21 @@ pub(super) fn digested_len(len: u64) -> u64 {
 impl Footer {
     /// # Errors
     /// `Internal` if zstd or JSON fail, which they have no reason to.
-    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+    pub(super) fn encode(&self, key: Option<&SegmentKey>) -> Result<Vec<u8>> {
         let summary = serde_json::to_vec(&self.summary)
             .context(Kind::Internal, || "cannot write a segment's summary".into())?;
-        let sections = [
+        let mut sections = vec![
             (SUMMARY, summary),
             (TRANSACTIONS, encode_transactions(self.summary.start, &self.transactions)),
             (RELATIONS_AT_START, encode_relations(&self.relations_at_start)),
             (BLOCKS, encode_blocks(&self.blocks)),
             (RELATION_MESSAGES, encode_relation_messages(&self.relation_messages)),
         ];
+        if let Some(key) = key {
+            sections.push((DIGESTS, encode_digests(&self.blocks)));
+            let contents = sections.iter().map(|(_, raw)| raw.as_slice());
+            sections.push((TAG, footer_tag(key, contents).as_bytes().to_vec()));
+        }
         let mut out = (sections.len() as u32).to_le_bytes().to_vec();
         let mut payloads = Vec::new();
         for (id, raw) in &sections {
@@ -179,13 +196,17 @@ impl Footer {
         Ok(out)
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Footer, Fault> {
+    /// With a key, nothing is taken from a footer that no holder of the key wrote.
+    pub(super) fn decode(bytes: &[u8], key: Option<&SegmentKey>) -> Result<Footer, Fault> {
         let sections =
             Sections::decode(bytes).ok_or_else(|| Fault::bad("the footer's table is cut short"))?;
+        if let Some(key) = key {
+            sections.check_tag(key)?;
+        }
         let short = || Fault::bad("a section of the footer is cut short");
         let summary: SegmentSummary = serde_json::from_slice(&sections.get(SUMMARY)?)
             .map_err(|error| Fault::bad(format!("the summary is no SegmentSummary ({error})")))?;
-        let footer = Footer {
+        let mut footer = Footer {
             transactions: decode_transactions(summary.start, &sections.get(TRANSACTIONS)?)
                 .ok_or_else(short)?,
             relations_at_start: decode_relations(&sections.get(RELATIONS_AT_START)?).ok_or_else(short)?,
@@ -194,8 +215,21 @@ impl Footer {
                 .ok_or_else(short)?,
             summary,
         };
+        if sections.has(DIGESTS) {
+            decode_digests(&sections.get(DIGESTS)?, &mut footer.blocks).ok_or_else(short)?;
+        }
         Ok(footer)
     }
+}
+
+/// The tag over the contents of the sections before it, in the order of their ids.
+fn footer_tag<'a>(key: &SegmentKey, contents: impl Iterator<Item = &'a [u8]>) -> Tag {
+    let mut hasher = blake3::Hasher::new();
+    for content in contents {
+        // With its length, so that no byte can pass from one section to the next.
+        hasher.update(&(content.len() as u64).to_le_bytes()).update(content);
+    }
+    key.footer_tag(&hasher.finalize())
 }
 
 /// Id, raw length and stored bytes of each section.
@@ -214,6 +248,21 @@ impl<'a> Sections<'a> {
             sections.push((id, raw_len, bytes.take(stored_len)?));
         }
         bytes.is_empty().then_some(Sections(sections))
+    }
+
+    fn has(&self, id: u32) -> bool {
+        self.0.iter().any(|section| section.0 == id)
+    }
+
+    fn check_tag(&self, key: &SegmentKey) -> Result<(), Fault> {
+        let not_ours = || Fault::bad(key.not_ours());
+        if !self.has(TAG) || !self.has(DIGESTS) {
+            return Err(not_ours());
+        }
+        let contents: Vec<_> = TAGGED.map(|id| self.get(id)).collect::<Result<_, _>>()?;
+        let expected = footer_tag(key, contents.iter().map(Vec::as_slice));
+        let tag = Tag::from_slice(&self.get(TAG)?).map_err(|_| not_ours())?;
+        if tag == expected { Ok(()) } else { Err(not_ours()) }
     }
 
     fn get(&self, id: u32) -> Result<Vec<u8>, Fault> {

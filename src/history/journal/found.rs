@@ -10,6 +10,7 @@ use super::segment::open_file;
 use super::verify;
 use super::walk::{Tail, Walk, walk};
 use crate::error::{Error, Kind, Result};
+use crate::history::key::Authorship;
 
 /// The files of an epoch's newest segment, and the facts that the recovery table asks for.
 pub(super) struct Found {
@@ -28,7 +29,7 @@ pub(super) struct Found {
 /// # Errors
 /// `Unavailable` if a file cannot be read, `Refused` if a sealed one is of another history,
 /// `Internal` if a later epoch has begun.
-pub(super) fn find(folder: &Path, history: [u8; 16], epoch: u32) -> Result<Found> {
+pub(super) fn find(folder: &Path, history: [u8; 16], epoch: u32, authorship: &Authorship) -> Result<Found> {
     let mut files = name::list_all(folder)?;
     files.sort();
     if let Some(later) = files.iter().map(|file| file.epoch).max().filter(|&newest| newest > epoch) {
@@ -52,16 +53,16 @@ pub(super) fn find(folder: &Path, history: [u8; 16], epoch: u32) -> Result<Found
     };
     for file in newest {
         if file.sealed {
-            found.look_at_sealed(file, history)?;
+            found.look_at_sealed(file, history, authorship)?;
         } else {
-            found.look_at_open(file, history)?;
+            found.look_at_open(file, history, authorship)?;
         }
     }
     Ok(found)
 }
 
 impl Found {
-    fn look_at_open(&mut self, name: SegmentFile, history: [u8; 16]) -> Result<()> {
+    fn look_at_open(&mut self, name: SegmentFile, history: [u8; 16], authorship: &Authorship) -> Result<()> {
         let path = name.path;
         let (file, len) = open_file(&path)?;
         self.open = match SegmentHeader::read(&file, false) {
@@ -77,7 +78,8 @@ impl Found {
                 Open::Misnamed
             }
             Ok(header) => {
-                let walk = walk(&file, header.start, len);
+                let key = header.key(&path, authorship).map_err(|fault| fault.at(&path, 0))?;
+                let walk = walk(&file, header.start, len, key.as_ref());
                 let open = match &walk.tail {
                     Tail::Whole => Open::Whole,
                     Tail::Incomplete => Open::Incomplete,
@@ -96,13 +98,18 @@ impl Found {
         Ok(())
     }
 
-    fn look_at_sealed(&mut self, name: SegmentFile, history: [u8; 16]) -> Result<()> {
+    fn look_at_sealed(
+        &mut self,
+        name: SegmentFile,
+        history: [u8; 16],
+        authorship: &Authorship,
+    ) -> Result<()> {
         let path = name.path;
         let (file, _) = open_file(&path)?;
         if SegmentHeader::read(&file, true).is_ok_and(|header| header.history != history) {
             return Err(foreign(&path));
         }
-        self.sealed = match verify::check_digest(&path) {
+        self.sealed = match verify::check_digest(&path, authorship) {
             Ok(footer) => {
                 self.footer = Some(footer);
                 Sealed::Valid

@@ -9,6 +9,7 @@ use super::peek::{Peek, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{Relations, Told};
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
+use crate::history::key::Digest;
 use crate::history::message_key::body_of;
 use crate::history::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
 use crate::model::{Lsn, PgTime};
@@ -78,8 +79,14 @@ impl Index {
         Ok(())
     }
 
-    /// Takes the next block, which lies at `offset` in its file.
-    pub(super) fn block(&mut self, offset: u64, header: &BlockHeader, raw: &[u8]) -> Result<(), Fault> {
+    /// Takes the next block, which lies at `offset` in its file; its digest too, in a history with a key.
+    pub(super) fn block(
+        &mut self,
+        offset: u64,
+        header: &BlockHeader,
+        raw: &[u8],
+        digest: Option<Digest>,
+    ) -> Result<(), Fault> {
         if header.before != self.summary.end || header.starts_inside() != self.current.is_some() {
             return Err(Fault::bad("the block does not go on where the one before it ended"));
         }
@@ -120,6 +127,7 @@ impl Index {
                 stored_len: header.stored_len,
                 first: span.first.unwrap_or(span.last),
                 last: span.last,
+                digest,
             });
         }
         Ok(())

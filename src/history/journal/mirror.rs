@@ -7,9 +7,10 @@ use std::path::Path;
 use super::block;
 use super::name::SegmentHeader;
 use super::segment::open_file;
-use super::walk::{Tail, Walk, walk};
+use super::walk::{Tail, Walk, WalkedBlock, walk};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::files::{Growing, NewFile};
+use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 /// What an open segment holds up to its last complete transaction.
@@ -27,8 +28,8 @@ pub struct Held {
 /// # Errors
 /// `Damaged` if either is, `Refused` if the copy is not a beginning of the original, `Unavailable` if
 /// the original is not there (it may have been sealed just now) or the disk fails.
-pub fn mirror(original: &Path, copy: &Path) -> Result<u64> {
-    let (file, walked) = look(original)?;
+pub fn mirror(original: &Path, copy: &Path, authorship: &Authorship) -> Result<u64> {
+    let (file, walked) = look(original, authorship)?;
     // What is copied must not vanish from the original: a power cut could take what only its writer's
     // kernel has, and other bytes would then be written in its place.
     file.sync_all().context(Kind::Unavailable, || format!("cannot sync {}", original.display()))?;
@@ -39,7 +40,7 @@ pub fn mirror(original: &Path, copy: &Path) -> Result<u64> {
         new.publish()?;
         return Ok(walked.complete_len);
     }
-    let (held, known) = look(copy)?;
+    let (held, known) = look(copy, authorship)?;
     if known.complete_len > walked.complete_len || !same_beginning(&file, &held, known.complete_len)? {
         return Err(Error::refused(format!(
             "{} is not a beginning of {}: the two histories have gone separate ways; copy to a new folder",
@@ -55,14 +56,15 @@ pub fn mirror(original: &Path, copy: &Path) -> Result<u64> {
 ///
 /// # Errors
 /// `Damaged` if what had been synced is bad, `Unavailable` if it cannot be read.
-pub fn held(path: &Path) -> Result<Held> {
-    look(path).map(|(_, walk)| Held { bytes: walk.complete_len, end: walk.frontier })
+pub fn held(path: &Path, authorship: &Authorship) -> Result<Held> {
+    look(path, authorship).map(|(_, walk)| Held { bytes: walk.complete_len, end: walk.frontier })
 }
 
-fn look(path: &Path) -> Result<(File, Walk)> {
+fn look(path: &Path, authorship: &Authorship) -> Result<(File, Walk)> {
     let (file, len) = open_file(path)?;
     let header = SegmentHeader::read(&file, false).map_err(|fault| fault.at(path, 0))?;
-    let walk = walk(&file, header.start, len);
+    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
+    let walk = walk(&file, header.start, len, key.as_ref());
     match walk.tail {
         Tail::Whole | Tail::Incomplete | Tail::Torn => Ok((file, walk)),
         Tail::Damaged { offset, what } => Err(super::fault::Fault::Bad(what).at(path, offset)),
@@ -96,7 +98,8 @@ fn grow(file: &File, walked: &Walk, copy: &Path, known: &Walk) -> std::io::Resul
     }
     let mut synced = known.complete_len;
     let mut bytes = Vec::new();
-    for (offset, header) in walked.blocks.iter().filter(|(offset, _)| *offset >= known.complete_len) {
+    let missing = walked.blocks.iter().filter(|block| block.offset >= known.complete_len);
+    for WalkedBlock { offset, header, .. } in missing {
         if header.synced > synced {
             target.sync()?;
             synced = *offset;

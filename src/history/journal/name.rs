@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::block;
 use super::fault::Fault;
 use crate::error::{Context, Kind, Result};
+use crate::history::key::{Authorship, SegmentKey};
 use crate::model::Lsn;
 
 pub(super) const OPEN: &str = "open";
@@ -117,6 +118,19 @@ impl SegmentHeader {
             epoch: u32::from_le_bytes(bytes[28..32].try_into().expect("four bytes")),
             start: Lsn(u64::from_le_bytes(bytes[32..40].try_into().expect("eight bytes"))),
         })
+    }
+
+    /// What the segment's tags are checked with, if the key was given. A tag is bound to the history, the
+    /// epoch and the start, so that no segment can be put in another's place.
+    pub(super) fn key(&self, path: &Path, authorship: &Authorship) -> Result<Option<SegmentKey>, Fault> {
+        let Some(key) = authorship.key() else { return Ok(None) };
+        if !self.agrees_with(path) {
+            return Err(Fault::bad("the header names another epoch or start than the file's name"));
+        }
+        if self.history != key.history() {
+            return Err(Fault::bad("it belongs to another history"));
+        }
+        Ok(Some(key.segment(self.epoch, self.start)))
     }
 
     /// Whether the file's name says the same; a file by another name is taken at its header's word

@@ -11,9 +11,10 @@ use super::recovery::{Action, decide};
 use super::relations::Relations;
 use super::seal;
 use super::segment::Segment;
-use super::writer::{Durable, LEVEL, ROLL_AT, Writer};
+use super::writer::{Durable, LEVEL, ROLL_AT, TagChain, Writer};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::files::{self, Growing, NewFile};
+use crate::history::key::{Authorship, SegmentKey, Tag};
 use crate::model::Lsn;
 
 /// What the writer found when it opened the journal.
@@ -37,38 +38,42 @@ impl Writer {
     /// a segment of this epoch gets one that starts at `frontier_if_new`.
     ///
     /// # Errors
-    /// `Damaged` if acknowledged bytes are bad, `Refused` if files are of a newer version or of
+    /// `Damaged` if acknowledged bytes are bad or not the key's, `Refused` if the key was not given, or files are of a newer version or of
     /// another history, `Unavailable` if the disk does not do its part.
     pub fn open(
         folder: &Path,
         history: [u8; 16],
         epoch: u32,
         frontier_if_new: Lsn,
+        authorship: &Authorship,
     ) -> Result<(Writer, Recovered)> {
+        authorship.check_may_write(folder)?;
         files::create_folder(folder)?;
         files::remove_temporaries(folder);
-        let found = find(folder, history, epoch)?;
+        let found = find(folder, history, epoch, authorship)?;
         let case = decide(found.open, found.sealed);
         let path = || found.open_path.as_deref().or(found.sealed_path.as_deref()).unwrap_or(folder);
         let header = SegmentHeader { history, epoch, start: frontier_if_new };
         let note = |what: &str| vec![format!("{} {what}: {}", path().display(), case.why)];
         let (mut writer, mut repaired) = match case.action {
-            Action::Create => (Writer::create(folder, header, Relations::default())?, Vec::new()),
-            Action::ContinueSealed => (Writer::continue_sealed(folder, header, &found)?, note("continued")),
+            Action::Create => (Writer::create(folder, header, Relations::default(), authorship)?, Vec::new()),
+            Action::ContinueSealed => {
+                (Writer::continue_sealed(folder, header, &found, authorship)?, note("continued"))
+            }
             Action::RemoveOpen => {
                 if let Some(footer) = &found.footer {
-                    seal::must_cover(footer, path())?;
+                    seal::must_cover(footer, path(), authorship)?;
                 }
                 files::remove(path())?;
-                (Writer::continue_sealed(folder, header, &found)?, note("removed"))
+                (Writer::continue_sealed(folder, header, &found, authorship)?, note("removed"))
             }
-            Action::Append => (Writer::append(folder, &found)?, Vec::new()),
-            Action::Cut => (Writer::append(folder, &found)?, note("cut off")),
+            Action::Append => (Writer::append(folder, &found, authorship)?, Vec::new()),
+            Action::Cut => (Writer::append(folder, &found, authorship)?, note("cut off")),
             Action::RemoveSealed => {
                 if let Some(sealed) = &found.sealed_path {
                     files::remove(sealed)?;
                 }
-                (Writer::append(folder, &found)?, note("taken instead of its sealed copy"))
+                (Writer::append(folder, &found, authorship)?, note("taken instead of its sealed copy"))
             }
             Action::Damaged => {
                 let message = format!("cannot append to the journal: {}", case.why);
@@ -98,8 +103,14 @@ impl Writer {
         Ok((writer, recovered))
     }
 
-    pub(super) fn create(folder: &Path, header: SegmentHeader, relations: Relations) -> Result<Writer> {
+    pub(super) fn create(
+        folder: &Path,
+        header: SegmentHeader,
+        relations: Relations,
+        authorship: &Authorship,
+    ) -> Result<Writer> {
         let path = name::path(folder, header.epoch, header.start, OPEN);
+        let mut chain = chain(&header, &path, authorship, SegmentKey::no_block())?;
         let mut compressor = seal::compressor(LEVEL)?;
         let mut bytes = header.encode(false).to_vec();
         let block = relations_block(header.start, &relations)?;
@@ -107,8 +118,14 @@ impl Writer {
             let stored = compressor
                 .compress(&block.raw)
                 .context(Kind::Internal, || "cannot compress a block".into())?;
-            bytes.extend(seal::header(block, block.flags, &stored, 0)?.1);
+            let keyed = chain.as_ref().map(|chain| (&chain.key, &chain.last));
+            let frame = seal::frame(block, block.flags, &stored, 0, keyed)?;
+            bytes.extend(frame.bytes);
             bytes.extend(stored);
+            if let (Some(chain), Some(tag)) = (&mut chain, frame.tag) {
+                bytes.extend(tag.as_bytes());
+                *chain = TagChain::new(chain.key.clone(), tag);
+            }
         }
         let mut file = NewFile::create(&path)?;
         file.write_all(&bytes).context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
@@ -130,26 +147,34 @@ impl Writer {
             roll_at: roll_at(),
             compressor,
             stored: Vec::new(),
+            authorship: authorship.clone(),
+            chain,
             broken: false,
         })
     }
 
-    fn continue_sealed(folder: &Path, header: SegmentHeader, found: &Found) -> Result<Writer> {
+    fn continue_sealed(
+        folder: &Path,
+        header: SegmentHeader,
+        found: &Found,
+        authorship: &Authorship,
+    ) -> Result<Writer> {
         let path = found.sealed_path.as_deref().expect("the table asks for a sealed file");
-        let segment = Segment::open_sealed(path)?;
+        let segment = Segment::open_sealed(path, authorship)?;
         let start = segment.summary().end;
         if start == segment.summary().start {
             return Err(Error::internal(format!("{} is sealed, but holds nothing", path.display())));
         }
-        Writer::create(folder, SegmentHeader { start, ..header }, segment.in_force_at_end().clone())
+        let relations = segment.in_force_at_end().clone();
+        Writer::create(folder, SegmentHeader { start, ..header }, relations, authorship)
     }
 
     /// Opens the open segment that was found, without what follows its last complete transaction.
-    fn append(folder: &Path, found: &Found) -> Result<Writer> {
+    fn append(folder: &Path, found: &Found, authorship: &Authorship) -> Result<Writer> {
         let (Some(path), Some(walk)) = (&found.open_path, &found.walk) else {
             return Err(Error::internal("an open segment was decided on that was not walked"));
         };
-        let segment = Segment::open_unsealed(path)?;
+        let segment = Segment::open_unsealed(path, authorship)?;
         let file = Growing::open(path)?;
         // Also where nothing is cut: what a killed process wrote may not have reached the disk yet.
         file.cut(walk.complete_len)
@@ -162,7 +187,7 @@ impl Writer {
             len: walk.complete_len,
             complete_len: walk.complete_len,
             synced: walk.complete_len,
-            raw: walk.blocks.iter().map(|(_, header)| u64::from(header.raw_len)).sum(),
+            raw: walk.blocks.iter().map(|block| u64::from(block.header.raw_len)).sum(),
             frontier: walk.frontier,
             inside: false,
             relations: segment.in_force_at_end().clone(),
@@ -170,9 +195,21 @@ impl Writer {
             roll_at: roll_at(),
             compressor: seal::compressor(LEVEL)?,
             stored: Vec::new(),
+            authorship: authorship.clone(),
+            chain: chain(segment.header(), path, authorship, walk.last_tag())?,
             broken: false,
         })
     }
+}
+
+fn chain(
+    header: &SegmentHeader,
+    path: &Path,
+    authorship: &Authorship,
+    last: Tag,
+) -> Result<Option<TagChain>> {
+    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
+    Ok(key.map(|key| TagChain::new(key, last)))
 }
 
 /// Bytes of records at which a segment is finished; a test may want more segments.

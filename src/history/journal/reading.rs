@@ -16,10 +16,10 @@ use crate::model::{Lsn, PgTime};
 pub(super) fn read_entry(file: &File, path: &Path, entry: &BlockEntry) -> Result<Vec<u8>> {
     // The footer's lengths are believed only as far as the file goes.
     let len = file.metadata().map_or(0, |metadata| metadata.len());
-    let room = len.saturating_sub(entry.offset).min(block::HEADER_LEN as u64 + u64::from(entry.stored_len));
-    let raw = block::read(file, entry.offset, room).and_then(|(header, raw)| {
-        let same = (header.raw_len, header.stored_len) == (entry.raw_len, entry.stored_len);
-        if same { Ok(raw) } else { Err(Fault::bad("another block than the footer says")) }
+    let room = len.saturating_sub(entry.offset).min(block::LONGEST_FRAME + u64::from(entry.stored_len));
+    let raw = block::read(file, entry.offset, room, entry.digest.as_ref()).and_then(|read| {
+        let same = (read.header.raw_len, read.header.stored_len) == (entry.raw_len, entry.stored_len);
+        if same { Ok(read.raw) } else { Err(Fault::bad("another block than the footer says")) }
     });
     raw.map_err(|fault| fault.at(path, entry.offset))
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::block::{BlockHeader, TURNED};
+use super::block::{BlockHeader, TAGGED, TURNED};
 use super::builder::{BlockBuilder, RawBlock};
 use super::columns;
 use super::fault::Fault;
@@ -17,6 +17,7 @@ use super::verify;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::files::{self, NewFile};
+use crate::history::key::{Authorship, SegmentKey, Tag};
 
 /// Bytes of records in a sealed block.
 const BLOCK: usize = 4 << 20;
@@ -27,17 +28,18 @@ const LEVEL: i32 = 6;
 /// that is sealed already, validly, only removes the open file; one that holds nothing stays as it is.
 ///
 /// # Errors
-/// `Damaged` if the open segment is, or if it ends before the next one starts; then nothing is
+/// `Refused` if the history's key was not given. `Damaged` if the open segment is, or if it ends before the next one starts; then nothing is
 /// removed. `Unavailable` if the disk does not take the sealed file.
-pub fn seal(path: &Path) -> Result<SegmentSummary> {
+pub fn seal(path: &Path, authorship: &Authorship) -> Result<SegmentSummary> {
+    authorship.check_may_write(path)?;
     let (Some(name), Some(folder)) = (name::parse(path).filter(|name| !name.sealed), path.parent()) else {
         return Err(Error::internal(format!("{} is no open segment", path.display())));
     };
     let target = name::path(folder, name.epoch, name.start, SEALED);
     if target.exists() {
-        match verify::check_digest(&target) {
+        match verify::check_digest(&target, authorship) {
             Ok(footer) => {
-                must_cover(&footer, path)?;
+                must_cover(&footer, path, authorship)?;
                 files::remove(path)?;
                 return Ok(footer.summary);
             }
@@ -46,13 +48,13 @@ pub fn seal(path: &Path) -> Result<SegmentSummary> {
             Err(error) => return Err(error),
         }
     }
-    let segment = Segment::open_unsealed(path)?;
+    let segment = Segment::open_unsealed(path, authorship)?;
     must_reach_the_next(folder, path, &segment.footer().summary)?;
     if segment.summary().end == segment.summary().start {
         return Ok(segment.summary().clone());
     }
     ambient::pass("seal.write")?;
-    let summary = write(&segment, &target)?;
+    let summary = write(&segment, &target, authorship)?;
     ambient::pass("seal.written")?;
     files::remove(path)?;
     Ok(summary)
@@ -63,8 +65,8 @@ pub fn seal(path: &Path) -> Result<SegmentSummary> {
 ///
 /// # Errors
 /// `Internal` if the open file reaches further.
-pub(super) fn must_cover(sealed: &Footer, open: &Path) -> Result<()> {
-    match Segment::open_unsealed(open) {
+pub(super) fn must_cover(sealed: &Footer, open: &Path, authorship: &Authorship) -> Result<()> {
+    match Segment::open_unsealed(open, authorship) {
         Ok(segment) if segment.summary().end > sealed.summary.end => Err(Error::internal(format!(
             "{} reaches further than its sealed copy; both are kept, please report this",
             open.display()
@@ -90,9 +92,10 @@ fn must_reach_the_next(folder: &Path, path: &Path, summary: &SegmentSummary) -> 
     }
 }
 
-fn write(segment: &Segment, target: &Path) -> Result<SegmentSummary> {
+fn write(segment: &Segment, target: &Path, authorship: &Authorship) -> Result<SegmentSummary> {
     let start = segment.header().start;
-    let mut out = Output::create(target)?;
+    let key = segment.header().key(target, authorship).map_err(|fault| fault.at(target, 0))?;
+    let mut out = Output::create(target, key)?;
     out.write(&segment.header().encode(true))?;
 
     let mut index = Index::new(segment.header().epoch, start);
@@ -134,8 +137,9 @@ fn put_block(
     let flags = block.flags | if turned.is_some() { TURNED } else { 0 };
     let payload = turned.as_ref().unwrap_or(&block.raw);
     let stored = compressor.compress(payload).context(Kind::Internal, || "cannot compress a block".into())?;
-    let (header, bytes) = header(block, flags, &stored, 0)?;
-    index.block(out.len, &header, &block.raw).map_err(|fault| fault.at(&out.path, out.len))?;
+    let BlockFrame { header, bytes, .. } = frame(block, flags, &stored, 0, None)?;
+    let digest = out.key.is_some().then(|| header.digest(&stored));
+    index.block(out.len, &header, &block.raw, digest).map_err(|fault| fault.at(&out.path, out.len))?;
     out.write(&bytes)?;
     out.write(&stored)
 }
@@ -144,18 +148,29 @@ pub(super) fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> 
     zstd::bulk::Compressor::new(level).context(Kind::Internal, || "cannot set up compression".into())
 }
 
-/// A block's header, and the same as bytes.
-pub(super) fn header(
+/// What lies around a block's payload.
+pub(super) struct BlockFrame {
+    pub(super) header: BlockHeader,
+    /// The header's.
+    pub(super) bytes: [u8; super::block::HEADER_LEN],
+    /// What follows the payload.
+    pub(super) tag: Option<Tag>,
+}
+
+/// The frame of a block whose payload is `stored`; with a tag if `chain` is given: a key, and the tag of the
+/// block before.
+pub(super) fn frame(
     block: &RawBlock,
     flags: u8,
     stored: &[u8],
     synced: u64,
-) -> Result<(BlockHeader, [u8; super::block::HEADER_LEN])> {
+    chain: Option<(&SegmentKey, &Tag)>,
+) -> Result<BlockFrame> {
     let len = |bytes: &[u8]| {
         u32::try_from(bytes.len()).context(Kind::Internal, || "a block is larger than blocks can be".into())
     };
     let mut header = BlockHeader {
-        flags,
+        flags: if chain.is_some() { flags | TAGGED } else { flags },
         raw_len: len(&block.raw)?,
         stored_len: len(stored)?,
         before: block.before,
@@ -164,8 +179,9 @@ pub(super) fn header(
         records: block.records,
         crc: 0,
     };
-    let bytes = header.seal(stored);
-    Ok((header, bytes))
+    let tag = chain.map(|(key, previous)| key.block_tag(previous, &header.digest(stored)));
+    let bytes = header.seal(stored, tag.as_ref());
+    Ok(BlockFrame { header, bytes, tag })
 }
 
 /// The open file is removed after this, so what was written must be what was read.
@@ -189,12 +205,13 @@ struct Output {
     path: std::path::PathBuf,
     len: u64,
     digest: blake3::Hasher,
+    key: Option<SegmentKey>,
 }
 
 impl Output {
-    fn create(path: &Path) -> Result<Output> {
+    fn create(path: &Path, key: Option<SegmentKey>) -> Result<Output> {
         let file = NewFile::create(path)?;
-        Ok(Output { file, path: path.to_owned(), len: 0, digest: blake3::Hasher::new() })
+        Ok(Output { file, path: path.to_owned(), len: 0, digest: blake3::Hasher::new(), key })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -207,7 +224,7 @@ impl Output {
     }
 
     fn finish(mut self, footer: &Footer) -> Result<()> {
-        let bytes = footer.encode()?;
+        let bytes = footer.encode(self.key.as_ref())?;
         let head = footer::trailer_head(self.len, &bytes);
         self.write(&bytes)?;
         self.write(&head)?;

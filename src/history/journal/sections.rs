@@ -4,6 +4,7 @@
 use super::footer::BlockEntry;
 use super::record::{Bytes, put_varint};
 use super::summary::TransactionEntry;
+use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
 
 fn zigzag(value: i64) -> u64 {
@@ -92,10 +93,28 @@ pub(super) fn decode_blocks(bytes: &[u8]) -> Option<Vec<BlockEntry>> {
             stored_len: bytes.u32()?,
             first: Lsn(bytes.u64()?),
             last: Lsn(bytes.u64()?),
+            digest: None,
         })
     };
     let blocks = (0..count).map(|_| block()).collect::<Option<_>>()?;
     bytes.is_empty().then_some(blocks)
+}
+
+/// A digest for each block, in their order.
+pub(super) fn encode_digests(blocks: &[BlockEntry]) -> Vec<u8> {
+    blocks.iter().filter_map(|block| block.digest).flat_map(|digest| *digest.as_bytes()).collect()
+}
+
+/// Gives each block its digest.
+pub(super) fn decode_digests(bytes: &[u8], blocks: &mut [BlockEntry]) -> Option<()> {
+    let (digests, []) = bytes.as_chunks::<32>() else { return None };
+    if digests.len() != blocks.len() {
+        return None;
+    }
+    for (block, digest) in blocks.iter_mut().zip(digests) {
+        block.digest = Some(Digest::from_bytes(*digest));
+    }
+    Some(())
 }
 
 pub(super) fn encode_relation_messages(messages: &[(u32, Vec<u8>)]) -> Vec<u8> {

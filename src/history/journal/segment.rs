@@ -17,8 +17,9 @@ use super::reading::{Blocks, Event, read_entry};
 use super::record;
 use super::relations::Relations;
 use super::summary::{SegmentSummary, TransactionEntry};
-use super::walk::{Tail, walk};
+use super::walk::{Tail, WalkedBlock, walk};
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 /// How often a reader looks again at an open segment that seems damaged while it is written.
@@ -36,12 +37,13 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens either form by either form's path: the open one may be sealed at any moment.
+    /// Opens either form by either form's path: the open one may be sealed at any moment. With a key, it
+    /// holds nothing that no holder of the key wrote, also in what is read of it later.
     ///
     /// # Errors
-    /// `Damaged` if its bytes do not check, `Refused` if it is of a newer version, `Unavailable`
+    /// `Damaged` if its bytes or tags do not check, `Refused` if it is of a newer version, `Unavailable`
     /// if it is not there or cannot be read.
-    pub fn open(path: &Path) -> Result<Segment> {
+    pub fn open(path: &Path, authorship: &Authorship) -> Result<Segment> {
         let Some(name) = name::parse(path) else {
             return Err(Error::refused(format!("{} is no segment's name", path.display())));
         };
@@ -49,24 +51,26 @@ impl Segment {
         let open = name::path(folder, name.epoch, name.start, OPEN);
         let sealed = name::path(folder, name.epoch, name.start, SEALED);
         if sealed.exists() {
-            match Segment::open_sealed(&sealed) {
+            match Segment::open_sealed(&sealed, authorship) {
                 Err(error) if error.kind() == Kind::Damaged && open.exists() => {}
                 result => return result,
             }
         }
-        match Segment::open_unsealed(&open) {
+        match Segment::open_unsealed(&open, authorship) {
             // Sealed and removed since the look above.
             Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {
-                Segment::open_sealed(&sealed)
+                Segment::open_sealed(&sealed, authorship)
             }
             result => result,
         }
     }
 
-    pub(super) fn open_sealed(path: &Path) -> Result<Segment> {
+    pub(super) fn open_sealed(path: &Path, authorship: &Authorship) -> Result<Segment> {
         let (file, len) = open_file(path)?;
         let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
-        let (footer, _) = footer::read(&file, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+        let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
+        let (footer, _) =
+            footer::read(&file, len, key.as_ref()).map_err(|(offset, fault)| fault.at(path, offset))?;
         let mut in_force_at_end = Relations::default();
         let within = footer.relation_messages.iter().map(|(_, message)| message);
         for message in footer.relations_at_start.iter().chain(within) {
@@ -75,10 +79,10 @@ impl Segment {
         Ok(Segment { path: path.into(), file: Arc::new(file), sealed: true, header, footer, in_force_at_end })
     }
 
-    pub(super) fn open_unsealed(path: &Path) -> Result<Segment> {
+    pub(super) fn open_unsealed(path: &Path, authorship: &Authorship) -> Result<Segment> {
         let mut looks = 1;
         loop {
-            match Segment::scan(path) {
+            match Segment::scan(path, authorship) {
                 // The writer may have cut off an unfinished transaction under our eyes.
                 Err(error) if error.kind() == Kind::Damaged && looks < LOOKS => {
                     thread::sleep(Duration::from_millis(20));
@@ -90,19 +94,20 @@ impl Segment {
     }
 
     /// Looks once, whatever its writer does meanwhile.
-    pub(super) fn scan(path: &Path) -> Result<Segment> {
+    pub(super) fn scan(path: &Path, authorship: &Authorship) -> Result<Segment> {
         let (file, len) = open_file(path)?;
         let header = SegmentHeader::read(&file, false).map_err(|fault| fault.at(path, 0))?;
-        let walk = walk(&file, header.start, len);
+        let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
+        let walk = walk(&file, header.start, len, key.as_ref());
         match walk.tail {
             Tail::Whole | Tail::Incomplete | Tail::Torn => {}
             Tail::Damaged { offset, what } => return Err(Fault::Bad(what).at(path, offset)),
             Tail::Newer => return Err(fault::newer(path)),
         }
         let mut index = Index::new(header.epoch, header.start);
-        for (offset, _) in walk.blocks {
-            block::read(&file, offset, walk.complete_len - offset)
-                .and_then(|(header, raw)| index.block(offset, &header, &raw))
+        for WalkedBlock { offset, digest, .. } in walk.blocks {
+            block::read(&file, offset, walk.complete_len - offset, digest.as_ref())
+                .and_then(|read| index.block(offset, &read.header, &read.raw, digest))
                 .map_err(|fault| fault.at(path, offset))?;
         }
         let (footer, in_force_at_end) = index.finish();

@@ -10,8 +10,9 @@ use super::index::Index;
 use super::name::{self, HEADER_LEN, SegmentHeader};
 use super::segment::open_file;
 use super::summary::SegmentSummary;
-use super::walk::{Tail, walk};
+use super::walk::{Tail, WalkedBlock, walk};
 use crate::error::{Error, Result};
+use crate::history::key::{Authorship, SegmentKey};
 
 /// What reading a whole segment showed.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ impl Report {
 /// # Errors
 /// `Unavailable` if the file cannot be opened, `Refused` if it is of a newer version. Damage is no
 /// error here, but what the report tells.
-pub fn verify_segment(path: &Path) -> Result<Report> {
+pub fn verify_segment(path: &Path, authorship: &Authorship) -> Result<Report> {
     let Some(name) = name::parse(path) else {
         return Err(Error::refused(format!("{} is no segment's name", path.display())));
     };
@@ -63,18 +64,20 @@ pub fn verify_segment(path: &Path) -> Result<Report> {
             if !header.agrees_with(path) {
                 report.fault(0, Fault::bad("the header names another epoch or start than the file's name"));
             }
+            // A segment whose place is wrong is named above; its bytes are read all the same.
+            let key = header.key(path, authorship).ok().flatten();
             if name.sealed {
-                verify_sealed(&file, &header, &mut report);
+                verify_sealed(&file, &header, key.as_ref(), &mut report);
             } else {
-                verify_open(&file, &header, &mut report);
+                verify_open(&file, &header, key.as_ref(), &mut report);
             }
         }
     }
     Ok(report)
 }
 
-fn verify_open(file: &File, header: &SegmentHeader, report: &mut Report) {
-    let walk = walk(file, header.start, report.bytes);
+fn verify_open(file: &File, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+    let walk = walk(file, header.start, report.bytes, key);
     report.unfinished_bytes = walk.len - walk.complete_len;
     match walk.tail {
         Tail::Damaged { offset, what } => report.fault(offset, Fault::Bad(what)),
@@ -82,9 +85,9 @@ fn verify_open(file: &File, header: &SegmentHeader, report: &mut Report) {
         Tail::Whole | Tail::Incomplete | Tail::Torn => {}
     }
     let mut index = Index::new(header.epoch, header.start);
-    for (offset, _) in walk.blocks {
-        let read = block::read(file, offset, walk.complete_len - offset)
-            .and_then(|(header, raw)| index.block(offset, &header, &raw));
+    for WalkedBlock { offset, digest, .. } in walk.blocks {
+        let read = block::read(file, offset, walk.complete_len - offset, digest.as_ref())
+            .and_then(|read| index.block(offset, &read.header, &read.raw, digest));
         if let Err(fault) = read {
             report.fault(offset, fault);
             return;
@@ -93,8 +96,8 @@ fn verify_open(file: &File, header: &SegmentHeader, report: &mut Report) {
     report.summary = Some(index.finish().0.summary);
 }
 
-fn verify_sealed(file: &File, header: &SegmentHeader, report: &mut Report) {
-    let (footer, trailer) = match footer::read(file, report.bytes) {
+fn verify_sealed(file: &File, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+    let (footer, trailer) = match footer::read(file, report.bytes, key) {
         Ok(found) => found,
         Err((offset, fault)) => {
             report.fault(offset, fault);
@@ -126,12 +129,14 @@ fn verify_blocks(
             }
         }
     }
+    let has_digests = footer.is_some_and(|it| it.blocks.iter().any(|block| block.digest.is_some()));
     let mut at = HEADER_LEN as u64;
     while at < end {
-        let (next, fault) = match block::read(file, at, end - at) {
-            Ok((header, raw)) => {
-                let fault = index.as_mut().and_then(|index| index.block(at, &header, &raw).err());
-                (Some(at + header.whole_len()), fault)
+        let (next, fault) = match block::read(file, at, end - at, None) {
+            Ok(read) => {
+                let digest = has_digests.then(|| read.digest());
+                let take = |index: &mut Index| index.block(at, &read.header, &read.raw, digest).err();
+                (Some(at + read.header.whole_len()), index.as_mut().and_then(take))
             }
             Err(fault) => (next_block(footer, at), Some(fault)),
         };
@@ -169,14 +174,17 @@ fn digest(file: &File, len: u64) -> Result<[u8; 32], Fault> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// A sealed segment's footer, once every byte of the file agrees with its digest.
+/// A sealed segment's footer, once every byte of the file agrees with its digest and, with a key, with what
+/// a holder of the key wrote.
 ///
 /// # Errors
 /// `Damaged` if one does not, `Refused` for a newer version, `Unavailable` if it is not there.
-pub fn check_digest(path: &Path) -> Result<Footer> {
+pub fn check_digest(path: &Path, authorship: &Authorship) -> Result<Footer> {
     let (file, len) = open_file(path)?;
     let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
-    let (footer, trailer) = footer::read(&file, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
+    let (footer, trailer) =
+        footer::read(&file, len, key.as_ref()).map_err(|(offset, fault)| fault.at(path, offset))?;
     if !header.agrees_with(path)
         || (footer.summary.epoch, footer.summary.start) != (header.epoch, header.start)
     {
@@ -185,5 +193,21 @@ pub fn check_digest(path: &Path) -> Result<Footer> {
     if digest(&file, len).map_err(|fault| fault.at(path, 0))? != trailer.digest {
         return Err(Fault::bad("the file's digest does not agree with its bytes").at(path, 0));
     }
+    if key.is_some() {
+        check_blocks(&file, &footer, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+    }
     Ok(footer)
+}
+
+/// Whether the blocks are those that the footer, which a holder of the key wrote, vouches for.
+fn check_blocks(file: &File, footer: &Footer, len: u64) -> Result<(), (u64, Fault)> {
+    for entry in &footer.blocks {
+        let at = entry.offset;
+        let (_, proof) =
+            block::check_with_proof(file, at, len.saturating_sub(at)).map_err(|fault| (at, fault))?;
+        if Some(proof.digest) != entry.digest {
+            return Err((at, Fault::bad("another block than its segment vouches for")));
+        }
+    }
+    Ok(())
 }

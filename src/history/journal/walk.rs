@@ -5,6 +5,7 @@ use std::fs::File;
 use super::block::{self, BlockHeader};
 use super::fault::Fault;
 use super::name::HEADER_LEN;
+use crate::history::key::{Digest, SegmentKey, Tag};
 use crate::model::Lsn;
 
 /// How an open segment ends.
@@ -24,8 +25,8 @@ pub(super) enum Tail {
 
 #[derive(Debug)]
 pub(super) struct Walk {
-    /// Offsets and headers of the blocks up to the last complete transaction.
-    pub(super) blocks: Vec<(u64, BlockHeader)>,
+    /// The blocks up to the last complete transaction.
+    pub(super) blocks: Vec<WalkedBlock>,
     /// Bytes of the file up to there.
     pub(super) complete_len: u64,
     /// The frontier there.
@@ -35,15 +36,37 @@ pub(super) struct Walk {
     pub(super) tail: Tail,
 }
 
-/// Walks the first `len` bytes of a file whose header is sound.
-pub(super) fn walk(file: &File, start: Lsn, len: u64) -> Walk {
+#[derive(Debug)]
+pub(super) struct WalkedBlock {
+    pub(super) offset: u64,
+    pub(super) header: BlockHeader,
+    /// What a holder of the key vouches for, if the walk had the key.
+    pub(super) digest: Option<Digest>,
+    tag: Option<Tag>,
+}
+
+impl Walk {
+    /// The tag of the last block up to the last complete transaction.
+    pub(super) fn last_tag(&self) -> Tag {
+        self.blocks.last().and_then(|block| block.tag).unwrap_or_else(SegmentKey::no_block)
+    }
+}
+
+/// Walks the first `len` bytes of a file whose header is sound. With a key, a sound block without the key's
+/// tag is damage.
+pub(super) fn walk(file: &File, start: Lsn, len: u64, key: Option<&SegmentKey>) -> Walk {
     let mut walk =
         Walk { blocks: Vec::new(), complete_len: HEADER_LEN as u64, frontier: start, len, tail: Tail::Whole };
     let mut parts = Vec::new();
     let mut at = HEADER_LEN as u64;
+    let mut last_tag = SegmentKey::no_block();
     while at < len {
-        let header = match block::check(file, at, len - at) {
-            Ok(header) => header,
+        let block = match check(file, at, len, key, &mut last_tag) {
+            Ok(Ok(block)) => block,
+            Ok(Err(what)) => {
+                walk.tail = Tail::Damaged { offset: at, what };
+                return walk;
+            }
             Err(Fault::Newer) => {
                 walk.tail = Tail::Newer;
                 return walk;
@@ -54,12 +77,13 @@ pub(super) fn walk(file: &File, start: Lsn, len: u64) -> Walk {
             }
         };
         // A sound checksum is no torn write: such a block was written here, but not by these rules.
+        let header = block.header;
         if header.before != walk.frontier || header.starts_inside() == parts.is_empty() {
             let what = "a sound block that does not go on where the one before it ended".into();
             walk.tail = Tail::Damaged { offset: at, what };
             return walk;
         }
-        parts.push((at, header));
+        parts.push(block);
         at += header.whole_len();
         if !header.ends_inside() {
             walk.blocks.append(&mut parts);
@@ -71,6 +95,27 @@ pub(super) fn walk(file: &File, start: Lsn, len: u64) -> Walk {
         walk.tail = Tail::Incomplete;
     }
     walk
+}
+
+/// The block at `at`; or what is wrong with one whose bytes are sound, but that is not the key's.
+fn check(
+    file: &File,
+    at: u64,
+    len: u64,
+    key: Option<&SegmentKey>,
+    last_tag: &mut Tag,
+) -> Result<Result<WalkedBlock, String>, Fault> {
+    let Some(key) = key else {
+        let header = block::check(file, at, len - at)?;
+        return Ok(Ok(WalkedBlock { offset: at, header, digest: None, tag: None }));
+    };
+    let (header, proof) = block::check_with_proof(file, at, len - at)?;
+    let tag = key.block_tag(last_tag, &proof.digest);
+    if proof.tag != Some(tag) {
+        return Ok(Err(key.not_ours()));
+    }
+    *last_tag = tag;
+    Ok(Ok(WalkedBlock { offset: at, header, digest: Some(proof.digest), tag: Some(tag) }))
 }
 
 /// Whether the bad bytes at `bad` were once synced: a sound block behind them may tell.

@@ -6,10 +6,11 @@ use super::block::HEADER_LEN as BLOCK_HEADER_LEN;
 use super::builder::RawBlock;
 use super::name::SegmentHeader;
 use super::relations::Relations;
-use super::seal;
+use super::seal::{self, BlockFrame};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::files::Growing;
+use crate::history::key::{Authorship, SegmentKey, Tag};
 use crate::model::Lsn;
 
 /// Bytes of records at which the open segment is finished: few, because an open segment takes twice the
@@ -27,6 +28,20 @@ pub struct Durable(Lsn);
 impl Durable {
     pub fn lsn(self) -> Lsn {
         self.0
+    }
+}
+
+/// What the next block's tag is bound to.
+pub(super) struct TagChain {
+    pub(super) key: SegmentKey,
+    /// The tag of the file's last block, and of the last one up to the last complete transaction.
+    pub(super) last: Tag,
+    pub(super) complete: Tag,
+}
+
+impl TagChain {
+    pub(super) fn new(key: SegmentKey, last: Tag) -> TagChain {
+        TagChain { key, last, complete: last }
     }
 }
 
@@ -51,6 +66,9 @@ pub struct Writer {
     pub(super) roll_at: u64,
     pub(super) compressor: zstd::bulk::Compressor<'static>,
     pub(super) stored: Vec<u8>,
+    pub(super) authorship: Authorship,
+    /// In a history with a key.
+    pub(super) chain: Option<TagChain>,
     /// A write or sync failed: what the file holds is not known until it is opened again.
     pub(super) broken: bool,
 }
@@ -88,12 +106,20 @@ impl Writer {
         self.compressor
             .compress_to_buffer(&block.raw, &mut self.stored)
             .context(Kind::Internal, || "cannot compress a block".into())?;
-        let (header, bytes) = seal::header(&block, block.flags, &self.stored, self.synced)?;
+        let chain = self.chain.as_ref().map(|chain| (&chain.key, &chain.last));
+        let BlockFrame { header, bytes, tag } =
+            seal::frame(&block, block.flags, &self.stored, self.synced, chain)?;
+        if let Some(tag) = &tag {
+            self.stored.extend_from_slice(tag.as_bytes());
+        }
         let written = self
             .file
             .write_at(&bytes, self.len)
             .and_then(|()| self.file.write_at(&self.stored, self.len + BLOCK_HEADER_LEN as u64));
         self.done(written, "write")?;
+        if let (Some(chain), Some(tag)) = (&mut self.chain, tag) {
+            chain.last = tag;
+        }
         if self.stored.capacity() > KEPT {
             self.stored = Vec::new();
         }
@@ -104,6 +130,9 @@ impl Writer {
         if !self.inside {
             self.complete_len = self.len;
             self.frontier = block.after;
+            if let Some(chain) = &mut self.chain {
+                chain.complete = chain.last;
+            }
         }
         Ok(())
     }
@@ -144,7 +173,7 @@ impl Writer {
         self.sync()?;
         ambient::pass("journal.roll")?;
         let header = SegmentHeader { start: self.frontier, ..self.header };
-        let next = Writer::create(&self.folder, header, self.relations.clone())?;
+        let next = Writer::create(&self.folder, header, self.relations.clone(), &self.authorship)?;
         let finished = std::mem::replace(self, Writer { roll_at: self.roll_at, ..next });
         ambient::pass("journal.rolled")?;
         Ok(Some(finished.path))
@@ -162,6 +191,9 @@ impl Writer {
         self.synced = self.len;
         self.inside = false;
         self.unfinished.clear();
+        if let Some(chain) = &mut self.chain {
+            chain.last = chain.complete;
+        }
         Ok(())
     }
 

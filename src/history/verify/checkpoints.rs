@@ -133,7 +133,7 @@ fn missing(
 /// `Unavailable` if the disk does not list what is there.
 pub fn image_fault(history: &History, checkpoint: &Checkpoint) -> Result<Option<String>> {
     let archive = format!("schemas/{}.dump", checkpoint.schema.archive);
-    if let Err(error) = inventory::check(history.root(), &archive) {
+    if let Err(error) = inventory::check(history.root(), &archive, history.authorship()) {
         return Ok(Some(error.to_string()));
     }
     let blocks = Blocks::new(&history.packs_folder(), Arc::new(directory(history)?));

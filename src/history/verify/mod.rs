@@ -101,7 +101,7 @@ impl Verified {
     /// Reads an object; damage is a fault, and no error.
     fn object(&mut self, history: &History, name: &str) -> Result<()> {
         self.bytes += size(&history.root().join(name));
-        match inventory::check(history.root(), name) {
+        match inventory::check(history.root(), name, history.authorship()) {
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Refused) => {
                 self.faults.push(error.to_string());
                 Ok(())

@@ -24,7 +24,7 @@ pub(super) fn check(
     for file in &files {
         verified.segments += 1;
         verified.bytes += size(&file.path);
-        match verify_segment(file) {
+        match verify_segment(history, file) {
             Ok(report) => {
                 let place = file.path.display();
                 verified.faults.extend(report.faults.iter().map(|fault| format!("{place}: {fault}")));
@@ -34,7 +34,7 @@ pub(super) fn check(
         if journal::history_of(&file.path).is_some_and(|found| found != id) {
             verified.faults.push(format!("{}: it belongs to another history", file.path.display()));
         }
-        let segment = journal::Segment::open(&file.path).ok();
+        let segment = journal::Segment::open(&file.path, history.authorship()).ok();
         verified.notes.extend(segment.as_ref().map_or(Vec::new(), |segment| unreadable(history, segment)));
         let range = segment.map(|segment| (segment.summary().start, segment.summary().end));
         ends.push((file, range));
@@ -74,11 +74,11 @@ fn unreadable(history: &History, segment: &journal::Segment) -> Vec<String> {
 }
 
 /// Reads a segment, which may have been sealed since the folder was listed.
-fn verify_segment(file: &SegmentFile) -> Result<journal::Report> {
+fn verify_segment(history: &History, file: &SegmentFile) -> Result<journal::Report> {
     let sealed = file.path.with_extension("seg");
-    match journal::verify_segment(&file.path) {
+    match journal::verify_segment(&file.path, history.authorship()) {
         Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {
-            journal::verify_segment(&sealed)
+            journal::verify_segment(&sealed, history.authorship())
         }
         read => read,
     }

@@ -3,6 +3,7 @@
 use super::super::{BlockBuilder, seal};
 use super::stream::{Item, START, begin, change, commit, drain, logical, open, random, read_all, relation};
 use crate::error::Kind;
+use crate::history::key::Authorship;
 use crate::model::{Lsn, PgTime};
 
 #[test]
@@ -90,7 +91,7 @@ fn a_huge_transaction_is_handed_out_in_parts() {
     let huge = Item::Transaction { commit: at, end: at + 5, messages };
     assert_eq!(read_all(folder.path()), [huge.clone(), next.clone()]);
     let path = writer.roll_now().unwrap().unwrap();
-    seal(&path).unwrap();
+    seal(&path, &Authorship::Unkeyed).unwrap();
     assert_eq!(read_all(folder.path()), [huge, next]);
 }
 
@@ -130,7 +131,7 @@ fn messages_outside_transactions_are_kept_once() {
     builder.push(&lone).unwrap();
     drain(&mut builder, &mut writer);
     let path = writer.roll_now().unwrap().unwrap();
-    assert_eq!(seal(&path).unwrap().messages, 1);
+    assert_eq!(seal(&path, &Authorship::Unkeyed).unwrap().messages, 1);
 }
 
 #[test]
@@ -147,7 +148,7 @@ fn readers_see_a_prefix_while_the_writer_appends_rolls_and_seals() {
                 drain(&mut builder, &mut writer);
                 writer.sync().unwrap();
                 if let Some(finished) = writer.roll().unwrap() {
-                    seal(&finished).unwrap();
+                    seal(&finished, &Authorship::Unkeyed).unwrap();
                 }
             }
         });

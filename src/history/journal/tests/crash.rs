@@ -6,6 +6,7 @@ use std::path::Path;
 use super::super::{BlockBuilder, Segment, Writer, seal, verify_segment};
 use super::stream::{HISTORY, Item, START, drain, open, random, read_all, segments};
 use crate::error::Kind;
+use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 /// An open segment with small blocks, whole and spanning; the length of the file after each item
@@ -74,7 +75,7 @@ fn cut_at_every_length_the_complete_transactions_before_it_remain() {
 }
 
 fn error(folder: &Path) -> Kind {
-    Writer::open(folder, HISTORY, 1, START).err().expect("opened").kind()
+    Writer::open(folder, HISTORY, 1, START, &Authorship::Unkeyed).err().expect("opened").kind()
 }
 
 #[test]
@@ -89,8 +90,8 @@ fn a_bad_block_is_damage_if_a_later_one_shows_that_it_was_synced() {
         fs::write(&path, &bytes).unwrap();
         if sync {
             assert_eq!(error(folder.path()), Kind::Damaged);
-            assert_eq!(Segment::open(&path).unwrap_err().kind(), Kind::Damaged);
-            assert_eq!(verify_segment(&path).unwrap().faults.len(), 1);
+            assert_eq!(Segment::open(&path, &Authorship::Unkeyed).unwrap_err().kind(), Kind::Damaged);
+            assert_eq!(verify_segment(&path, &Authorship::Unkeyed).unwrap().faults.len(), 1);
             assert_eq!(fs::read(&path).unwrap(), bytes, "damaged files are left as they are");
         } else {
             // A disk may write a later block before an earlier one: neither was acknowledged.
@@ -127,11 +128,11 @@ fn a_roll_or_a_seal_can_stop_anywhere() {
     // Stopped before sealing: the finished file is named, to be sealed.
     assert_eq!(open(folder.path()).1.unsealed, [finished.as_path()]);
     // Stopped before the open file was removed: both are there.
-    let summary = seal(&finished).unwrap();
+    let summary = seal(&finished, &Authorship::Unkeyed).unwrap();
     fs::write(&finished, &unsealed).unwrap();
     assert_eq!(read_all(folder.path()), items);
     assert_eq!(open(folder.path()).1.unsealed, [finished.as_path()]);
-    assert_eq!(seal(&finished).unwrap(), summary);
+    assert_eq!(seal(&finished, &Authorship::Unkeyed).unwrap(), summary);
     assert!(!finished.exists());
     // The sealed copy is bad, the open file is still there: it is sealed again.
     let sealed = finished.with_extension("seg");
@@ -139,12 +140,12 @@ fn a_roll_or_a_seal_can_stop_anywhere() {
     bytes[70] ^= 1;
     fs::write(&sealed, &bytes).unwrap();
     fs::write(&finished, &unsealed).unwrap();
-    assert_eq!(seal(&finished).unwrap(), summary);
+    assert_eq!(seal(&finished, &Authorship::Unkeyed).unwrap(), summary);
     assert_eq!(read_all(folder.path()), items);
     // The finished file has lost its end: it must not be sealed as if it were whole.
     fs::remove_file(&sealed).unwrap();
     fs::write(&finished, &unsealed[..unsealed.len() - 1]).unwrap();
-    assert_eq!(seal(&finished).unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(seal(&finished, &Authorship::Unkeyed).unwrap_err().kind(), Kind::Damaged);
     assert!(finished.exists());
 }
 
@@ -156,7 +157,7 @@ fn the_newest_segment_may_be_found_sealed() {
     let path = segments(folder.path()).pop().unwrap();
     let unsealed = fs::read(&path).unwrap();
     let relations = open(folder.path()).1.relations;
-    seal(&path).unwrap();
+    seal(&path, &Authorship::Unkeyed).unwrap();
     fs::write(&path, &unsealed).unwrap();
     fs::write(path.with_extension("open.1.tmp"), b"half").unwrap();
     for removed in [true, false] {
@@ -180,17 +181,20 @@ fn foreign_newer_and_misnamed_files_are_left_alone() {
     let path = segments(folder.path()).pop().unwrap();
     let bytes = fs::read(&path).unwrap();
 
-    assert_eq!(Writer::open(folder.path(), [9; 16], 1, START).err().unwrap().kind(), Kind::Refused);
+    assert_eq!(
+        Writer::open(folder.path(), [9; 16], 1, START, &Authorship::Unkeyed).err().unwrap().kind(),
+        Kind::Refused
+    );
     let mut newer = bytes.clone();
     newer[8] = 2;
     let crc = crc32c::crc32c(&newer[..40]);
     newer[40..44].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &newer).unwrap();
     assert_eq!(error(folder.path()), Kind::Refused);
-    assert_eq!(Segment::open(&path).unwrap_err().kind(), Kind::Refused);
+    assert_eq!(Segment::open(&path, &Authorship::Unkeyed).unwrap_err().kind(), Kind::Refused);
     fs::remove_file(&path).unwrap();
     fs::write(folder.path().join("0001-00000000010000ff.open"), &bytes).unwrap();
     assert_eq!(error(folder.path()), Kind::Damaged);
     // A later epoch has begun.
-    assert!(Writer::open(folder.path(), HISTORY, 0, START).is_err());
+    assert!(Writer::open(folder.path(), HISTORY, 0, START, &Authorship::Unkeyed).is_err());
 }

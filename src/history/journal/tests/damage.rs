@@ -6,11 +6,12 @@ use std::ops::ControlFlow;
 use super::super::{BlockBuilder, Segment, read_footer, seal, verify_segment};
 use super::stream::{drain, open, random, segments};
 use crate::error::Kind;
+use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 fn read(path: &std::path::Path) -> crate::error::Result<u64> {
     let mut events = 0;
-    Segment::open(path)?.read(Lsn::ZERO, Lsn::MAX, &mut |_| {
+    Segment::open(path, &Authorship::Unkeyed)?.read(Lsn::ZERO, Lsn::MAX, &mut |_| {
         events += 1;
         Ok(ControlFlow::Continue(()))
     })?;
@@ -27,7 +28,7 @@ fn every_flipped_byte_of_a_sealed_segment_is_found() {
         drain(&mut builder, &mut writer);
     }
     let path = writer.roll_now().unwrap().unwrap();
-    seal(&path).unwrap();
+    seal(&path, &Authorship::Unkeyed).unwrap();
     let path = path.with_extension("seg");
     let bytes = fs::read(&path).unwrap();
     let events = read(&path).unwrap();
@@ -36,7 +37,7 @@ fn every_flipped_byte_of_a_sealed_segment_is_found() {
             let mut damaged = bytes.clone();
             damaged[at] ^= flip;
             fs::write(&path, &damaged).unwrap();
-            match verify_segment(&path) {
+            match verify_segment(&path, &Authorship::Unkeyed) {
                 Ok(report) => assert!(!report.faults.is_empty(), "damage at byte {at} was missed"),
                 Err(error) => assert_eq!(error.kind(), Kind::Refused, "{error}"),
             }
@@ -45,12 +46,12 @@ fn every_flipped_byte_of_a_sealed_segment_is_found() {
                 Ok(found) => assert_eq!(found, events),
                 Err(error) => assert!(matches!(error.kind(), Kind::Damaged | Kind::Refused), "{error}"),
             }
-            let _ = read_footer(&path);
+            let _ = read_footer(&path, &Authorship::Unkeyed);
         }
     }
     for len in 0..bytes.len() {
         fs::write(&path, &bytes[..len]).unwrap();
-        assert!(!verify_segment(&path).unwrap().faults.is_empty());
+        assert!(!verify_segment(&path, &Authorship::Unkeyed).unwrap().faults.is_empty());
         assert!(read(&path).is_err());
     }
 }
@@ -72,7 +73,7 @@ fn a_flipped_byte_of_an_open_segment_never_adds_anything() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
         fs::write(&path, &damaged).unwrap();
-        let report = verify_segment(&path).unwrap();
+        let report = verify_segment(&path, &Authorship::Unkeyed).unwrap();
         assert!(!report.faults.is_empty() || report.unfinished_bytes > 0, "damage at byte {at} was missed");
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::{BlockBuilder, Segment, Writer, read_footer, seal, verify_segment};
 use super::stream::{HISTORY, Item, START, begin, change, commit, drain, logical, relation};
 use super::stream::{read_all, segments, truncate};
+use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 fn folder() -> PathBuf {
@@ -12,7 +13,7 @@ fn folder() -> PathBuf {
 }
 
 /// Two transactions and an idle mark for each segment.
-fn stream(at: u64) -> Vec<Item> {
+pub(super) fn stream(at: u64) -> Vec<Item> {
     let first = vec![
         begin(at, 794_000_000_000_000, 741),
         relation(16_384, 0),
@@ -36,7 +37,7 @@ fn stream(at: u64) -> Vec<Item> {
 
 fn write() {
     assert!(segments(&folder()).is_empty(), "the files of version 1 exist, and stay as they are");
-    let (mut writer, recovered) = Writer::open(&folder(), HISTORY, 1, START).unwrap();
+    let (mut writer, recovered) = Writer::open(&folder(), HISTORY, 1, START, &Authorship::Unkeyed).unwrap();
     let mut builder = BlockBuilder::new(recovered.frontier);
     for at in [START.0, START.0 + 0x100] {
         for item in stream(at) {
@@ -45,7 +46,7 @@ fn write() {
             writer.sync().unwrap();
         }
         if at == START.0 {
-            seal(&writer.roll_now().unwrap().unwrap()).unwrap();
+            seal(&writer.roll_now().unwrap().unwrap(), &Authorship::Unkeyed).unwrap();
         }
     }
 }
@@ -58,12 +59,12 @@ fn version_1_opens() {
     let expected = [stream(START.0), stream(START.0 + 0x100)].concat();
     assert_eq!(read_all(&folder()), expected);
     let [sealed, open] = segments(&folder()).try_into().unwrap();
-    assert_eq!(read_footer(&sealed).unwrap().summary.marks[0].name, "before the fall");
+    assert_eq!(read_footer(&sealed, &Authorship::Unkeyed).unwrap().summary.marks[0].name, "before the fall");
     for path in [&sealed, &open] {
-        let report = verify_segment(path).unwrap();
+        let report = verify_segment(path, &Authorship::Unkeyed).unwrap();
         assert_eq!((report.faults, report.unfinished_bytes), (Vec::new(), 0));
     }
-    let open = Segment::open(&open).unwrap();
+    let open = Segment::open(&open, &Authorship::Unkeyed).unwrap();
     assert_eq!(open.header().history, HISTORY);
     assert_eq!(open.footer().relations_at_start, [relation(16_384, 1)]);
     assert_eq!(open.summary().end, Lsn(START.0 + 0x1f0));

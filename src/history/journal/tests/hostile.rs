@@ -16,13 +16,16 @@ use super::super::record::Records;
 use super::super::sections;
 use super::super::{BlockBuilder, Segment, held, seal, verify_segment};
 use super::stream::{drain, open, random, segments};
+use crate::history::key::Authorship;
 use crate::hostile::throw;
 use crate::model::Lsn;
 
-/// The files of version 1 and those of a small random stream: sealed ones, and open ones.
+/// The files of version 1, with a key and without, and those of a small random stream: sealed ones, and open
+/// ones.
 fn files(ending: &str) -> Vec<Vec<u8>> {
-    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/journal-v1");
-    let mut paths: Vec<_> = fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats");
+    let folders = ["journal-v1", "keyed-v1/journal"].map(|name| fs::read_dir(fixtures.join(name)).unwrap());
+    let mut paths: Vec<_> = folders.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, recovered) = open(folder.path());
     let mut builder = BlockBuilder::with_size(recovered.frontier, 500);
@@ -31,7 +34,7 @@ fn files(ending: &str) -> Vec<Vec<u8>> {
         drain(&mut builder, &mut writer);
         writer.sync().unwrap();
         if number == 20 {
-            seal(&writer.roll_now().unwrap().unwrap()).unwrap();
+            seal(&writer.roll_now().unwrap().unwrap(), &Authorship::Unkeyed).unwrap();
         }
     }
     paths.extend(segments(folder.path()));
@@ -48,9 +51,9 @@ fn raws() -> Vec<Vec<u8>> {
         fs::write(&path, &bytes).unwrap();
         let file = File::open(path).unwrap();
         let mut at = HEADER_LEN as u64;
-        while let Ok((header, raw)) = block::read(&file, at, bytes.len() as u64 - at) {
-            raws.push(raw);
-            at += header.whole_len();
+        while let Ok(read) = block::read(&file, at, bytes.len() as u64 - at, None) {
+            at += read.header.whole_len();
+            raws.push(read.raw);
         }
     }
     raws
@@ -62,7 +65,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 /// Makes every checksum right again: the header's, each block's as far as blocks can be found, and for
 /// a sealed file the footer's and the digest.
-fn resealed(bytes: &[u8], sealed: bool) -> Vec<u8> {
+pub(super) fn resealed(bytes: &[u8], sealed: bool) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if bytes.len() < HEADER_LEN {
         return bytes;
@@ -71,7 +74,8 @@ fn resealed(bytes: &[u8], sealed: bool) -> Vec<u8> {
     bytes[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
     let mut at = HEADER_LEN;
     while at + BLOCK_HEADER <= bytes.len() && bytes[at..at + 4] == block::MAGIC {
-        let end = at + BLOCK_HEADER + u32_at(&bytes, at + 12) as usize;
+        let tag = if bytes[at + 5] & block::TAGGED != 0 { 32 } else { 0 };
+        let end = at + BLOCK_HEADER + u32_at(&bytes, at + 12) as usize + tag;
         if end > bytes.len() {
             break;
         }
@@ -102,15 +106,19 @@ fn read_segment(bytes: &[u8], ending: &str) -> String {
     let epoch = bytes.get(28..32).map_or(1, |epoch| u32::from_le_bytes(epoch.try_into().unwrap()));
     let path = folder.path().join(format!("{epoch:04}-{start:016x}.{ending}"));
     File::create(&path).unwrap().write_all(bytes).unwrap();
-    let mut outcome = match verify_segment(&path) {
+    let mut outcome = match verify_segment(&path, &Authorship::Unkeyed) {
         Ok(report) => report.faults.join(", "),
         Err(error) => error.message().replace(&folder.path().display().to_string(), ""),
     };
     if ending == "open" {
-        outcome += &format!("{}", held(&path).is_ok());
+        outcome += &format!("{}", held(&path, &Authorship::Unkeyed).is_ok());
     }
     // Without the second look that a writer at work would deserve.
-    let opened = if ending == "open" { Segment::scan(&path) } else { Segment::open(&path) };
+    let opened = if ending == "open" {
+        Segment::scan(&path, &Authorship::Unkeyed)
+    } else {
+        Segment::open(&path, &Authorship::Unkeyed)
+    };
     match opened {
         Err(error) => outcome += &format!("{:?}", error.kind()),
         Ok(segment) => {
@@ -181,9 +189,9 @@ fn an_index_of_any_records() {
             crc: 0,
         };
         let mut index = Index::new(1, Lsn(0));
-        let outcome = index.block(0, &header, raw);
+        let outcome = index.block(0, &header, raw, None);
         let (footer, _) = index.finish();
-        format!("{outcome:?} {}", footer.encode().is_ok())
+        format!("{outcome:?} {}", footer.encode(None).is_ok())
     });
 }
 
@@ -197,10 +205,10 @@ fn footers() {
             bytes[offset..bytes.len() - TRAILER_LEN].to_vec()
         })
         .collect();
-    throw("footer", whole.clone(), |bytes| format!("{:?}", Footer::decode(bytes).map(|_| ())));
+    throw("footer", whole.clone(), |bytes| format!("{:?}", Footer::decode(bytes, None).map(|_| ())));
     let tables: Vec<_> = whole
         .iter()
-        .map(|bytes| Footer::decode(bytes).unwrap())
+        .map(|bytes| Footer::decode(bytes, None).unwrap())
         .flat_map(|footer| {
             [
                 sections::encode_transactions(Lsn(0), &footer.transactions),

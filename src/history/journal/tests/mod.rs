@@ -5,5 +5,6 @@ mod crash;
 mod damage;
 mod fixtures;
 mod hostile;
+mod keyed;
 mod round_trip;
 mod stream;

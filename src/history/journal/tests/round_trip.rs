@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use super::super::relations::Relations;
 use super::super::{BlockBuilder, Segment, seal, verify_segment};
 use super::stream::{Item, drain, open, random, read, read_all, segments};
+use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 /// Writes `items` with small blocks, taking them at random times, rolling and reopening often.
@@ -60,20 +61,20 @@ fn random_streams_come_back_before_and_after_sealing() {
         assert_eq!(read_all(folder.path()), items);
 
         for path in finished {
-            let open = Segment::open(&path).unwrap();
+            let open = Segment::open(&path, &Authorship::Unkeyed).unwrap();
             let before = read(&path, Lsn::ZERO, Lsn::MAX);
             let in_force: Vec<_> = open.relations_at_end().map(<[u8]>::to_vec).collect();
-            seal(&path).unwrap();
+            seal(&path, &Authorship::Unkeyed).unwrap();
             assert!(!path.exists());
             // The path of the open file leads to the sealed one.
-            let sealed = Segment::open(&path).unwrap();
+            let sealed = Segment::open(&path, &Authorship::Unkeyed).unwrap();
             assert!(sealed.is_sealed());
             assert_eq!(open.summary(), sealed.summary());
             assert_eq!(in_force, sealed.relations_at_end().map(<[u8]>::to_vec).collect::<Vec<_>>());
             assert_eq!(open.footer().relations_at_start, sealed.footer().relations_at_start);
             assert_eq!(before, read(sealed.path(), Lsn::ZERO, Lsn::MAX));
             // Segments join without a seam, and a reader that opened early reads on.
-            let report = verify_segment(sealed.path()).unwrap();
+            let report = verify_segment(sealed.path(), &Authorship::Unkeyed).unwrap();
             assert_eq!(report.faults, Vec::<String>::new());
             let mut seen = 0;
             open.read(Lsn::ZERO, Lsn::MAX, &mut |_| {
@@ -86,7 +87,7 @@ fn random_streams_come_back_before_and_after_sealing() {
         assert_eq!(read_all(folder.path()), items);
         let mut frontier = super::stream::START;
         for path in segments(folder.path()) {
-            let segment = Segment::open(&path).unwrap();
+            let segment = Segment::open(&path, &Authorship::Unkeyed).unwrap();
             assert_eq!(segment.summary().start, frontier);
             frontier = segment.summary().end;
         }
@@ -98,7 +99,7 @@ fn any_stretch_can_be_read_with_the_relations_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let items = random(77, 300, 300);
     for path in write(folder.path(), &items, 77).into_iter().skip(1).step_by(2) {
-        seal(&path).unwrap();
+        seal(&path, &Authorship::Unkeyed).unwrap();
     }
     let mut rng = StdRng::seed_from_u64(1);
     let last = items.last().unwrap().frontier() + 10;
@@ -165,7 +166,7 @@ fn the_summary_counts_what_is_there() {
     drain(&mut builder, &mut writer);
     let path = writer.roll_now().unwrap().unwrap();
     assert_eq!(writer.roll_now().unwrap(), None);
-    let summary = seal(&path).unwrap();
+    let summary = seal(&path, &Authorship::Unkeyed).unwrap();
 
     assert_eq!((summary.start.0, summary.end.0), (at, at + 50));
     assert_eq!((summary.transactions, summary.messages), (2, 13));

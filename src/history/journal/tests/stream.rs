@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::{BlockBuilder, Event, Segment, Writer, list};
+use crate::history::key::Authorship;
 use crate::model::{Lsn, PgTime};
 
 pub(super) const HISTORY: [u8; 16] = *b"history-for-test";
@@ -123,7 +124,7 @@ pub(super) fn random(seed: u64, count: usize, largest: usize) -> Vec<Item> {
 }
 
 pub(super) fn open(folder: &Path) -> (Writer, super::super::Recovered) {
-    Writer::open(folder, HISTORY, 1, START).unwrap()
+    Writer::open(folder, HISTORY, 1, START, &Authorship::Unkeyed).unwrap()
 }
 
 /// Takes everything that can be taken.
@@ -140,7 +141,7 @@ pub(super) fn segments(folder: &Path) -> Vec<PathBuf> {
 /// What one segment gives back between two positions, and the Relation messages in force, by
 /// reading as recovery does.
 pub(super) fn read(path: &Path, after: Lsn, until: Lsn) -> (Vec<Item>, Vec<Vec<u8>>) {
-    let segment = Segment::open(path).unwrap();
+    let segment = Segment::open(path, &Authorship::Unkeyed).unwrap();
     let mut items = Vec::new();
     let mut relations = Vec::new();
     let mut messages: Vec<Vec<u8>> = Vec::new();

@@ -1,0 +1,149 @@
+//! Tags, and whether they are checked.
+//!
+//! Every tag is a keyed BLAKE3 hash under a key that is bound to the history's id. What a tag is for comes
+//! first in its input: the kind of the object, then its name, then a digest of its content. So no object can
+//! be put in another's place, and no history's object into another history.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::model::Lsn;
+
+/// A keyed hash. Comparing two takes the same time wherever they differ.
+pub type Tag = blake3::Hash;
+/// A hash without a key, of what a tag vouches for.
+pub type Digest = blake3::Hash;
+
+/// Whether a history's objects prove who wrote them.
+#[derive(Clone, Debug)]
+pub enum Authorship {
+    /// The history has no key.
+    Unkeyed,
+    /// The history has a key, and it was not given: tags are not looked at, and nothing can be written.
+    Unchecked,
+    /// The key was given: every object is checked, and what is written is tagged.
+    Keyed(HistoryKey),
+}
+
+/// A key for the objects of one history.
+#[derive(Clone)]
+pub struct HistoryKey {
+    secret: [u8; 32],
+    history: [u8; 16],
+    file: Arc<Path>,
+}
+
+/// A key for one segment of the journal.
+#[derive(Clone)]
+pub struct SegmentKey {
+    secret: [u8; 32],
+    file: Arc<Path>,
+}
+
+impl Authorship {
+    pub(super) fn keyed(secret: [u8; 32], history: [u8; 16], file: Arc<Path>) -> Authorship {
+        Authorship::Keyed(HistoryKey { secret, history, file })
+    }
+
+    /// Whether a key was given, so that nothing is believed that its holder did not write.
+    pub fn is_checked(&self) -> bool {
+        matches!(self, Authorship::Keyed(_))
+    }
+
+    /// # Errors
+    /// `Refused` if what is written could not be tagged.
+    pub fn check_may_write(&self, path: &Path) -> Result<()> {
+        match self {
+            Authorship::Unchecked => Err(needs_key(&format!("cannot write {}", path.display()))),
+            Authorship::Unkeyed | Authorship::Keyed(_) => Ok(()),
+        }
+    }
+
+    pub(in crate::history) fn key(&self) -> Option<&HistoryKey> {
+        match self {
+            Authorship::Keyed(key) => Some(key),
+            Authorship::Unkeyed | Authorship::Unchecked => None,
+        }
+    }
+
+    /// The tag for a row of the catalog, if the catalog's rows need one.
+    pub(in crate::history) fn row_tag(&self, row: &[u8]) -> Option<Tag> {
+        self.key().map(|key| key.tag(b"catalog row\0", row))
+    }
+}
+
+/// The error of a command that would write to a history whose key it was not given.
+pub fn needs_key(what: &str) -> Error {
+    Error::refused(format!("{what}: this history has a key; name the key's file with --key-file"))
+}
+
+impl HistoryKey {
+    pub(in crate::history) fn history(&self) -> [u8; 16] {
+        self.history
+    }
+
+    /// The tag for the object `name` (`epochs/0001.json`), of whose content `digest` is the hash.
+    pub(in crate::history) fn object_tag(&self, name: &str, digest: &Digest) -> Tag {
+        self.tag(b"object\0", &[name.as_bytes(), b"\0", digest.as_bytes()].concat())
+    }
+
+    pub(in crate::history) fn segment(&self, epoch: u32, start: Lsn) -> SegmentKey {
+        let place = [&epoch.to_le_bytes()[..], &start.0.to_le_bytes()].concat();
+        let secret = *self.tag(b"segment\0", &place).as_bytes();
+        SegmentKey { secret, file: Arc::clone(&self.file) }
+    }
+
+    fn tag(&self, kind: &[u8], content: &[u8]) -> Tag {
+        tag(&self.secret, &[kind, content])
+    }
+}
+
+impl SegmentKey {
+    /// The tag for a block of an open segment, bound to all blocks before it by the last one's tag.
+    pub(in crate::history) fn block_tag(&self, previous: &Tag, digest: &Digest) -> Tag {
+        tag(&self.secret, &[b"block\0", previous.as_bytes(), digest.as_bytes()])
+    }
+
+    /// What the first block's tag is bound to.
+    pub(in crate::history) fn no_block() -> Tag {
+        Tag::from_bytes([0; 32])
+    }
+
+    /// The tag for a sealed segment's footer.
+    pub(in crate::history) fn footer_tag(&self, digest: &Digest) -> Tag {
+        tag(&self.secret, &[b"footer\0", digest.as_bytes()])
+    }
+
+    /// What is wrong with a thing whose tag is missing or false, for a sentence about the thing.
+    pub(in crate::history) fn not_ours(&self) -> String {
+        format!("it was not written by a holder of the key {}", self.file.display())
+    }
+}
+
+fn tag(secret: &[u8; 32], parts: &[&[u8]]) -> Tag {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+impl fmt::Debug for HistoryKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "HistoryKey({})", self.file.display())
+    }
+}
+
+impl fmt::Display for HistoryKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.file.display())
+    }
+}
+
+impl fmt::Debug for SegmentKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SegmentKey({})", self.file.display())
+    }
+}
