@@ -1,6 +1,6 @@
 //! Running a client program: connection facts in its environment, its complaints in our error.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -39,6 +39,12 @@ impl Child {
     /// Where to connect to; never as an argument, which other users of the machine could read.
     pub fn connects_to(mut self, info: &Conninfo) -> Child {
         self.command.envs(info.child_environment());
+        self
+    }
+
+    /// Nothing of our own environment but what is named here.
+    pub(super) fn only_env<'a>(mut self, variables: impl IntoIterator<Item = (&'a str, OsString)>) -> Child {
+        self.command.env_clear().envs(variables);
         self
     }
 

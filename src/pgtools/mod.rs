@@ -5,6 +5,7 @@
 
 mod account;
 mod child;
+mod confine;
 mod dump;
 mod extras;
 mod facts;

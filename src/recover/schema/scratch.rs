@@ -30,9 +30,13 @@ impl Scratch {
     /// Makes an empty database in the encoding of the source.
     ///
     /// # Errors
-    /// `Refused` if the server is older than the source, or does not let us make a database.
-    pub async fn create(server: &Conninfo, source: &DatabaseFacts) -> Result<Scratch> {
+    /// `Refused` if the server is older than the source or does not let us make a database, or if it is not ours and
+    /// our user there could do harm.
+    pub async fn create(server: &Conninfo, ours: bool, source: &DatabaseFacts) -> Result<Scratch> {
         let maintenance = maintenance(server).await?;
+        if !ours {
+            require_few_rights(&maintenance).await?;
+        }
         let server_major = DatabaseFacts::read(&maintenance).await?.server_major;
         if server_major < source.server_major {
             return Err(Error::refused(format!(
@@ -66,6 +70,28 @@ impl Scratch {
         session.batch_execute(&sql).await.map_err(failed)
     }
 
+    /// Gives it the source's owner, and the rights that roles had there to make something in it. Whoever ran a
+    /// statement can connect.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn belong_to_source(&self, definitions: &Definitions) -> Result<()> {
+        let failed = |error| server_error("cannot give the scratch database its owner", error);
+        let name = quote_ident(&self.name);
+        if let Some(owner) = definitions.database_owner() {
+            let sql = format!("ALTER DATABASE {name} OWNER TO {}", quote_ident(owner));
+            self.maintenance.batch_execute(&sql).await.map_err(failed)?;
+        }
+        for statement in definitions.database_properties(&self.name) {
+            if (statement.starts_with("GRANT") || statement.starts_with("REVOKE"))
+                && let Err(error) = self.maintenance.batch_execute(&statement).await
+            {
+                tracing::debug!("{}", server_error(format!("not done: {statement}"), error));
+            }
+        }
+        self.maintenance.batch_execute(&format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC")).await.map_err(failed)
+    }
+
     /// Restores definitions, without rows.
     ///
     /// # Errors
@@ -96,7 +122,9 @@ impl Scratch {
         let comment =
             comment.unwrap_or_else(|| format!("COMMENT ON DATABASE {} IS NULL", quote_ident(&self.name)));
         let mut notes = Vec::new();
-        for statement in definitions.database_properties(&self.name).iter().chain([&comment]) {
+        // What its owner may have set meanwhile would hold for the dump.
+        let reset = format!("ALTER DATABASE {} RESET ALL", quote_ident(&self.name));
+        for statement in [reset].iter().chain(&definitions.database_properties(&self.name)).chain([&comment]) {
             if let Err(error) = self.maintenance.batch_execute(statement).await {
                 notes.push(server_error("a property of the database could not be set", error).to_string());
             }
@@ -112,6 +140,25 @@ impl Scratch {
             Error::new(error.kind(), format!("database {} is left; drop it: {error}", self.name))
         })
     }
+}
+
+/// On a server that is somebody's, what the source's roles wrote runs as the user we were given.
+async fn require_few_rights(session: &Session) -> Result<()> {
+    let sql = "SELECT rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR EXISTS (\
+                 SELECT FROM pg_catalog.pg_roles p WHERE p.rolname IN ('pg_execute_server_program', \
+                   'pg_read_server_files', 'pg_write_server_files') AND pg_catalog.pg_has_role(r.oid, p.oid, 'MEMBER')) \
+               FROM pg_catalog.pg_roles r WHERE rolname = current_user";
+    let row = session.query_one(sql, &[]).await;
+    let powerful: bool = row.map_err(|error| server_error("cannot read the scratch server's roles", error))?.get(0);
+    if !powerful {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "the user of --scratch could do harm on that server: statements that ordinary roles of the source wrote are \
+         replayed there as this user, and it is a superuser or may make roles, read all rows or run programs; name \
+         one that may only make databases (CREATE ROLE replay LOGIN CREATEDB), or leave --scratch away to replay on \
+         a server of our own",
+    ))
 }
 
 /// Locales matter to rows and their order, not to definitions; so one that the server lacks is no hindrance.
