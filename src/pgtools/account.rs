@@ -106,8 +106,7 @@ impl Account {
 }
 
 /// How a file is opened whose owner may be hostile.
-const READ: OFlags =
-    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 fn not_given(folder: &Path) -> String {
     format!("cannot give {} to another user", folder.display())
@@ -163,8 +162,14 @@ mod tests {
     fn a_user_without_rights_is_found_and_neither_root_nor_one_that_owns_servers() {
         let users = "root:x:0:0::/root:/bin/sh\npostgres:x:101:104:::\nnobody:x:65534:65533:::\n";
         assert_eq!(named(users), Some(Account { uid: 65534, gid: 65533 }));
-        let others =
-            ["", "root:x:0:0:::", "postgres:x:101:104:::", "nobody:x:0:0", "nobody:x:1", "nobody:x:4294967295:1:::"];
+        let others = [
+            "",
+            "root:x:0:0:::",
+            "postgres:x:101:104:::",
+            "nobody:x:0:0",
+            "nobody:x:1",
+            "nobody:x:4294967295:1:::",
+        ];
         for users in others {
             assert_eq!(named(users), None, "{users}");
         }

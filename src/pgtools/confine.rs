@@ -69,8 +69,8 @@ fn restrict(confines: &Confines) -> Vec<&'static str> {
 #[cfg(target_os = "linux")]
 fn close_files(confines: &Confines) -> bool {
     use landlock::{
-        ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
-        Scope, path_beneath_rules,
+        ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+        RulesetStatus, Scope, path_beneath_rules,
     };
     // What a kernel does not know of this, it leaves open.
     let abi = ABI::V6;
@@ -128,7 +128,9 @@ fn close_calls() -> bool {
 
 #[cfg(target_os = "linux")]
 fn calls() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
-    use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+    use seccompiler::{
+        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    };
     let rule = |argument, operator, value: libc::c_int| {
         let value = value.unsigned_abs().into();
         SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
@@ -146,8 +148,12 @@ fn calls() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
     let others = [0].into_iter().chain(cfg!(target_arch = "x86_64").then_some(0x4000_0000));
     let all = calls.flat_map(|(call, rules)| others.clone().map(move |bit| (call | bit, rules.clone())));
     let forbidden = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter =
-        SeccompFilter::new(all.collect(), SeccompAction::Allow, forbidden, std::env::consts::ARCH.try_into()?)?;
+    let filter = SeccompFilter::new(
+        all.collect(),
+        SeccompAction::Allow,
+        forbidden,
+        std::env::consts::ARCH.try_into()?,
+    )?;
     filter.try_into()
 }
 

@@ -155,8 +155,7 @@ async fn initialise(
 
 /// All that the server and whatever it starts see of the environment: no secret of ours is in it.
 fn environment(programs: &Installation) -> Vec<(&'static str, OsString)> {
-    let mut variables =
-        vec![("PATH", "/usr/bin:/bin".into()), ("LC_ALL", "C".into()), ("TZ", "UTC".into())];
+    let mut variables = vec![("PATH", "/usr/bin:/bin".into()), ("LC_ALL", "C".into()), ("TZ", "UTC".into())];
     // Where an installation brings its own client library, its extensions find it only so.
     let library = programs.folder.join("../lib");
     if library.join("libpq.so.5").exists() {

@@ -90,7 +90,8 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
 /// Why much may be missing, where no list of roles tells who was a superuser.
 fn unlisted(roles: &SourceRoles, inexact: &[Inexact]) -> Option<String> {
     (!roles.are_known() && !inexact.is_empty()).then(|| {
-        "the history has no list of the source's roles, so no statement was replayed as a superuser".to_owned()
+        "the history has no list of the source's roles, so no statement was replayed as a superuser"
+            .to_owned()
     })
 }
 

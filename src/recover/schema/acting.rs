@@ -135,7 +135,8 @@ impl Sessions {
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn can_act_for(&self, observer: &Session, role: &str) -> Result<bool> {
-        let sql = "SELECT FROM pg_catalog.pg_roles WHERE rolname = $1 AND pg_catalog.pg_has_role(oid, 'MEMBER')";
+        let sql =
+            "SELECT FROM pg_catalog.pg_roles WHERE rolname = $1 AND pg_catalog.pg_has_role(oid, 'MEMBER')";
         let rows = observer.query(sql, &[&role]).await;
         Ok(!rows.map_err(|error| server_error("cannot read the server's roles", error))?.is_empty())
     }
@@ -212,7 +213,8 @@ impl Acting {
 /// Ends a session of the scratch database, and waits a while for its locks to go.
 async fn end(observer: &Session, process: i32) {
     let gone = async {
-        let ask = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+        let ask =
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = $1";
         while observer.query(ask, &[&process]).await.is_ok_and(|rows| !rows.is_empty()) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

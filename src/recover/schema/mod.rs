@@ -39,9 +39,9 @@ use crate::progress::{Progress, Unit};
 pub use choose::headlines;
 use order::Order;
 use replay::{Replay, Rights};
+pub use roles::SourceRoles;
 use scratch::{MARKER, Scratch};
 use sequences::Sequences;
-pub use roles::SourceRoles;
 pub use server::ScratchServer;
 
 /// What to replay, and where.
@@ -202,7 +202,12 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
 }
 
 /// Makes every role that the history lists, or that matters.
-async fn make_roles(request: &Request<'_>, scratch: &Scratch, roles: &Roles, owner: Option<&str>) -> Result<()> {
+async fn make_roles(
+    request: &Request<'_>,
+    scratch: &Scratch,
+    roles: &Roles,
+    owner: Option<&str>,
+) -> Result<()> {
     let session = Session::connect_utf8(&scratch.info, "replay").await?;
     let mut names: BTreeSet<&str> = roles.all();
     names.extend(owner);

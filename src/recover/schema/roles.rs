@@ -53,7 +53,8 @@ impl SourceRoles {
                 _ => {}
             }
         }
-        let memberships = statements.iter().filter(|sql| sql.tag == "GRANT").filter_map(Membership::of).collect();
+        let memberships =
+            statements.iter().filter(|sql| sql.tag == "GRANT").filter_map(Membership::of).collect();
         SourceRoles { listed: Some(listed), memberships }
     }
 
@@ -134,7 +135,11 @@ impl Membership {
             let value = sql.words.get(at + 5)?;
             (value.is("true") || value.is("false")).then(|| (keyword, value.is("true")))
         };
-        Some(Membership { role, member, options: ["inherit", "set"].into_iter().filter_map(option).collect() })
+        Some(Membership {
+            role,
+            member,
+            options: ["inherit", "set"].into_iter().filter_map(option).collect(),
+        })
     }
 
     fn statement(&self) -> String {
@@ -186,7 +191,8 @@ mod tests {
         let unknown = SourceRoles::read(None);
         assert!(!unknown.is_superuser("postgres") && !unknown.are_known());
         assert_eq!(unknown.bootstrap(), "backwhen_replay");
-        let managed = "CREATE ROLE postgres; ALTER ROLE postgres WITH NOSUPERUSER; CREATE ROLE backwhen_replay;";
+        let managed =
+            "CREATE ROLE postgres; ALTER ROLE postgres WITH NOSUPERUSER; CREATE ROLE backwhen_replay;";
         assert_eq!(SourceRoles::read(Some(managed)).bootstrap(), "backwhen_replay_");
         assert_eq!(SourceRoles::read(Some(GLOBALS)).bootstrap(), "postgres");
     }

@@ -89,7 +89,10 @@ impl Scratch {
                 tracing::debug!("{}", server_error(format!("not done: {statement}"), error));
             }
         }
-        self.maintenance.batch_execute(&format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC")).await.map_err(failed)
+        self.maintenance
+            .batch_execute(&format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC"))
+            .await
+            .map_err(failed)
     }
 
     /// Restores definitions, without rows.
@@ -124,7 +127,8 @@ impl Scratch {
         let mut notes = Vec::new();
         // What its owner may have set meanwhile would hold for the dump.
         let reset = format!("ALTER DATABASE {} RESET ALL", quote_ident(&self.name));
-        for statement in [reset].iter().chain(&definitions.database_properties(&self.name)).chain([&comment]) {
+        for statement in [reset].iter().chain(&definitions.database_properties(&self.name)).chain([&comment])
+        {
             if let Err(error) = self.maintenance.batch_execute(statement).await {
                 notes.push(server_error("a property of the database could not be set", error).to_string());
             }
@@ -149,7 +153,8 @@ async fn require_few_rights(session: &Session) -> Result<()> {
                    'pg_read_server_files', 'pg_write_server_files') AND pg_catalog.pg_has_role(r.oid, p.oid, 'MEMBER')) \
                FROM pg_catalog.pg_roles r WHERE rolname = current_user";
     let row = session.query_one(sql, &[]).await;
-    let powerful: bool = row.map_err(|error| server_error("cannot read the scratch server's roles", error))?.get(0);
+    let powerful: bool =
+        row.map_err(|error| server_error("cannot read the scratch server's roles", error))?.get(0);
     if !powerful {
         return Ok(());
     }
