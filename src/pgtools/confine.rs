@@ -193,7 +193,7 @@ mod tests {
         let path: &'static str = secret.display().to_string().leak();
         let (read, open) = run(folder.path(), format!("cat {path} || echo y > {path}").leak());
         let said = open.iter().any(|it| it.contains("Landlock"));
-        assert_ne!(read, said, "what is not closed is said: {open:?}");
+        assert_eq!(read, said, "what is not closed is said: {open:?}");
         let listed = std::fs::read_dir(other.path()).unwrap().count();
         assert_eq!(listed, 1, "this thread is not shut in");
     }

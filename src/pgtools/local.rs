@@ -1,6 +1,7 @@
 //! A server of our own for a short while, in a temporary folder and on a socket there.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::process::Command;
 
 use super::account::{Account, Accounts, shared_folder};
 use super::child::Child;
+use super::cluster::KeptCluster;
 use super::confine::{Confines, confined};
 use super::install::Installation;
 use crate::ambient;
@@ -107,7 +109,7 @@ impl LocalServer {
             if log.lines().any(fatal) {
                 return Err(does_not_start(folder));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -128,29 +130,48 @@ impl LocalServer {
     }
 }
 
-/// Makes the server's data. initdb asks the system who it is, and runs nothing of the application: so it is not
-/// shut in.
+/// Makes the server's data, or copies what was made once, and gives it to the server's account.
 async fn initialise(
     programs: &Installation,
     folder: &Path,
     accounts: Option<Accounts>,
     superuser: &str,
 ) -> Result<()> {
+    let data = folder.join("data");
+    let uid = folder.metadata().context(Kind::Unavailable, || "cannot read a folder".into())?.uid();
+    let kept = KeptCluster::of(programs, superuser, uid);
+    if kept.as_ref().is_some_and(|kept| kept.copy_to(&data)) {
+        let give = |accounts: Accounts| accounts.server.inherit(folder, Account { uid, gid: uid });
+        return accounts.map_or(Ok(()), give);
+    }
+    make(programs, folder, accounts.map(|accounts| accounts.initdb), superuser).await?;
     if let Some(accounts) = accounts {
-        accounts.initdb.own(folder)?;
+        accounts.server.inherit(folder, accounts.initdb)?;
+    }
+    if let Some(kept) = kept {
+        kept.keep(&data);
+    }
+    Ok(())
+}
+
+/// initdb asks the system who it is, and runs nothing of the application: so it is not shut in.
+async fn make(
+    programs: &Installation,
+    folder: &Path,
+    account: Option<Account>,
+    superuser: &str,
+) -> Result<()> {
+    if let Some(account) = account {
+        account.own(folder)?;
     }
     Child::new(programs.program("initdb"))
-        .run_as(accounts.map(|accounts| accounts.initdb), folder)
+        .run_as(account, folder)
         .only_env(environment(programs))
         .arg(format!("--username={superuser}"))
         .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--wal-segsize=1", "-D"])
         .arg(folder.join("data"))
         .run()
-        .await?;
-    match accounts {
-        Some(accounts) => accounts.server.inherit(folder, accounts.initdb),
-        None => Ok(()),
-    }
+        .await
 }
 
 /// All that the server and whatever it starts see of the environment: no secret of ours is in it.

@@ -5,6 +5,7 @@
 
 mod account;
 mod child;
+mod cluster;
 mod confine;
 mod dump;
 mod extras;

@@ -77,7 +77,8 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
     };
     // It heeds Ctrl-C itself, and takes its database away.
     let replayed = schema::schema_at(&request).await;
-    server.stop().await;
+    // The recovery need not wait for its end.
+    tokio::spawn(server.stop());
     let replayed = replayed?;
     let ReplayedSchema { archive, facts, mut notes, inexact, grade, unfit, sequences, folder } = replayed;
     notes.extend(said);

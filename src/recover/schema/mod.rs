@@ -2,6 +2,7 @@
 //! the statements since are replayed there, and what then stands there is dumped.
 
 mod acting;
+mod attempt;
 mod choose;
 mod context;
 mod lexer;
@@ -99,7 +100,8 @@ pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
         replayed = in_scratch(request, &scratch) => replayed,
         () = ambient::interrupted() => Err(Error::interrupted()),
     };
-    let dropped = scratch.drop().await;
+    // A server of our own goes as a whole.
+    let dropped = if request.ours { Ok(()) } else { scratch.drop().await };
     match (replayed, dropped) {
         (Ok(replayed), dropped) => dropped.map(|()| replayed),
         (Err(error), Ok(())) => Err(error),

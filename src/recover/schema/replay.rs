@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::acting::{Ended, Sessions};
+use super::attempt::{Failure, failed, is_about_privileges};
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
 use super::mend::{mend, owner, still_lacking};
-use super::rewrite::{Action, action, schema_without_roles};
+use super::rewrite::{Action, action};
 use super::roles::SourceRoles;
 use super::sequences::Sequences;
 use super::statements::{Sql, split};
@@ -19,6 +20,9 @@ use crate::history::signal::{DefinitionChange, DefinitionSignal, Statement};
 use crate::history::timeline::Edge;
 use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
+
+/// How long the observing session waits for a lock.
+const OBSERVER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the scratch server lets us do.
 #[derive(Clone, Copy, Debug)]
@@ -34,19 +38,19 @@ pub(super) struct Rights {
 }
 
 pub(super) struct Replay<'a> {
-    sessions: Sessions,
+    pub(super) sessions: Sessions,
     /// Looks at what was done, with names in full. Nothing of the application's runs in it.
     pub observer: Session,
-    rights: Rights,
-    roles: &'a SourceRoles,
-    database: String,
+    pub(super) rights: Rights,
+    pub(super) roles: &'a SourceRoles,
+    pub(super) database: String,
     chooser: Chooser,
     /// By their oids in the scratch database: materialised views that are to be filled.
     pub filled: BTreeSet<u32>,
     pub sequences: Sequences,
     /// Roles of statements, and whether they are acted for.
-    acted_for: BTreeMap<String, bool>,
-    lacks_roles: bool,
+    pub(super) acted_for: BTreeMap<String, bool>,
+    pub(super) lacks_roles: bool,
     pub notes: Vec<String>,
     inexact: Vec<Inexact>,
     /// The transaction of the first statement that was not replayed, and how many there are.
@@ -62,15 +66,6 @@ struct Different {
     since: Edge,
     /// The statement's role.
     role: String,
-}
-
-/// How a statement ended that did not run.
-enum Failure {
-    /// It need not run here.
-    Passed,
-    Failed(tokio_postgres::Error),
-    /// For a reason of ours.
-    Stopped(String),
 }
 
 impl<'a> Replay<'a> {
@@ -347,171 +342,10 @@ impl<'a> Replay<'a> {
         }
         Ok(())
     }
-
-    /// As whom a statement of a role is replayed; nobody in particular where the server has no such role that we
-    /// may act for.
-    async fn acting_role(&mut self, role: &str) -> Result<String> {
-        let nobody = String::new();
-        if self.rights.ours {
-            return Ok(role.to_owned());
-        }
-        if !self.rights.owners || role.is_empty() {
-            return Ok(nobody);
-        }
-        if let Some(acted_for) = self.acted_for.get(role) {
-            return Ok(if *acted_for { role.to_owned() } else { nobody });
-        }
-        let acted_for = self.sessions.can_act_for(&self.observer, role).await?;
-        self.acted_for.insert(role.to_owned(), acted_for);
-        if acted_for {
-            return Ok(role.to_owned());
-        }
-        self.notes.push(format!(
-            "statements of role {role} are replayed as the user of --scratch, which cannot act for it"
-        ));
-        Ok(nobody)
-    }
-
-    /// Runs a statement as its role. Where the role made a schema or the like on the source, it has the right to
-    /// do so in the scratch database too while that is made again: no event trigger tells who is granted something on
-    /// a database.
-    async fn try_run(
-        &mut self,
-        change: &DefinitionChange,
-        sql: &Sql,
-        text: &str,
-    ) -> Result<Result<(), Failure>> {
-        let role = change.signal.statement.role.clone();
-        if role.is_empty() && self.rights.ours {
-            return Ok(Err(Failure::Stopped("nobody told which role ran it".into())));
-        }
-        let ended = self.try_as_role(change, sql, text).await?;
-        let denied = matches!(&ended, Err(Failure::Failed(error)) if sqlstate(error) == "42501");
-        if !(denied && self.rights.ours && IN_DATABASE.contains(&sql.tag.as_str())) {
-            return Ok(ended);
-        }
-        let on = format!("CREATE ON DATABASE {}", quote_ident(&self.database));
-        let failed = |error| server_error("cannot change rights in the scratch database", error);
-        let role = quote_ident(&role);
-        self.observer.batch_execute(&format!("GRANT {on} TO {role}")).await.map_err(failed)?;
-        let ended = self.try_as_role(change, sql, text).await;
-        self.observer.batch_execute(&format!("REVOKE {on} FROM {role}")).await.map_err(failed)?;
-        ended
-    }
-
-    async fn try_as_role(
-        &mut self,
-        change: &DefinitionChange,
-        sql: &Sql,
-        text: &str,
-    ) -> Result<Result<(), Failure>> {
-        let signal = &change.signal;
-        let role = self.acting_role(&signal.statement.role).await?;
-        let mut text = text.to_owned();
-        // Each turn makes or passes over one missing role.
-        for _ in 0..20 {
-            let ended = self.sessions.run(&self.observer, &role, &signal.statement, &text).await?;
-            let Some(failure) = Failure::of(ended) else { return Ok(Ok(())) };
-            let Failure::Failed(error) = failure else { return Ok(Err(failure)) };
-            match (sqlstate(&error), missing_role(&error)) {
-                ("42704", Some(missing)) if self.rights.ours => {
-                    if self.observer.batch_execute(&self.roles.creation(missing)).await.is_err() {
-                        return Ok(Err(Failure::Failed(error)));
-                    }
-                }
-                ("42704", Some(missing)) => {
-                    let missing = missing.to_owned();
-                    let Some(rest) = without_role(sql).filter(|rest| *rest != text) else {
-                        return Ok(Err(Failure::Failed(error)));
-                    };
-                    self.lacks_roles = true;
-                    self.notes.push(format!(
-                        "a {} is left out or lacks a part: the server has no role {missing}",
-                        signal.tag
-                    ));
-                    if rest.is_empty() {
-                        return Ok(Err(Failure::Passed));
-                    }
-                    text = rest;
-                }
-                // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
-                ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
-                    return Ok(Err(Failure::Passed));
-                }
-                // Nor was it made, if its role is missing.
-                ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
-                    return Ok(Err(Failure::Passed));
-                }
-                _ => return Ok(Err(Failure::Failed(error))),
-            }
-        }
-        Ok(Err(Failure::Stopped("too many roles are missing".into())))
-    }
 }
 
 impl Different {
     fn table(&self) -> (TableFacts, String) {
         (self.facts.clone(), self.role.clone())
-    }
-}
-
-impl Failure {
-    fn of(ended: Ended) -> Option<Failure> {
-        match ended {
-            Ended::Done => None,
-            Ended::Failed(error) => Some(Failure::Failed(error)),
-            Ended::TooLong(limit) => Some(Failure::Stopped(format!(
-                "it was stopped after {:.1} s; --replay-timeout says how long a statement may take",
-                limit.as_secs_f64()
-            ))),
-            Ended::SessionLost => Some(Failure::Stopped("it ended its session".into())),
-        }
-    }
-}
-
-/// Statements that need a right on the database.
-const IN_DATABASE: &[&str] = &["CREATE SCHEMA", "ALTER SCHEMA", "CREATE EXTENSION", "CREATE PUBLICATION"];
-
-/// How long the observing session waits for a lock.
-const OBSERVER_PATIENCE: Duration = Duration::from_secs(10);
-
-fn sqlstate(error: &tokio_postgres::Error) -> &str {
-    error.code().map_or("", |code| code.code())
-}
-
-fn is_about_privileges(sql: &Sql) -> bool {
-    matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
-}
-
-/// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
-fn without_role(sql: &Sql) -> Option<String> {
-    match sql.tag.as_str() {
-        "CREATE SCHEMA" => Some(schema_without_roles(sql)),
-        _ if is_about_privileges(sql) || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
-            Some(String::new())
-        }
-        _ => None,
-    }
-}
-
-/// About what cannot be there without its roles.
-fn is_of_roles(sql: &Sql) -> bool {
-    sql.tag.ends_with(" POLICY") || sql.tag.ends_with(" USER MAPPING") || sql.says(&["on", "policy"])
-}
-
-/// The role that an error says is not there.
-fn missing_role(error: &tokio_postgres::Error) -> Option<&str> {
-    error.as_db_error()?.message().strip_prefix("role \"")?.strip_suffix("\" does not exist")
-}
-
-/// Whatever a statement says of itself is no fault of the server's: it is left out, and the rest goes on.
-fn failed(change: &DefinitionChange, failure: Failure) -> Error {
-    let DefinitionChange { lsn, time, xid, signal, .. } = change;
-    let what =
-        format!("the {} of {time} (transaction {xid}, {lsn}) failed on the scratch server", signal.tag);
-    match failure {
-        Failure::Failed(error) => Error::refused(server_error(what, error).to_string()),
-        Failure::Stopped(why) => Error::refused(format!("{what}: {why}")),
-        Failure::Passed => Error::refused(what),
     }
 }
