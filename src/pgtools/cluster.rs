@@ -7,9 +7,14 @@ use std::fs::{DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::install::Installation;
 use crate::ambient;
+
+/// How the name of one begins that is still being copied, and when nobody can be at it any more.
+const UNFINISHED: &str = "new-";
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// A place for one.
 pub(super) struct KeptCluster {
@@ -44,7 +49,8 @@ impl KeptCluster {
     pub fn keep(&self, data: &Path) {
         let kept = || -> io::Result<()> {
             let parent = self.folder.parent().unwrap_or(&self.folder);
-            let beside = ambient::private_folder(parent, "new-")?;
+            remove_leftovers(parent)?;
+            let beside = ambient::private_folder(parent, UNFINISHED)?;
             let whole = beside.path().join("data");
             copy(data, &whole)?;
             std::fs::rename(&whole, &self.folder)
@@ -53,6 +59,18 @@ impl KeptCluster {
             tracing::debug!("no cluster is kept in {}: {error}", self.folder.display());
         }
     }
+}
+
+/// What killed runs left half copied.
+fn remove_leftovers(parent: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(parent)? {
+        let entry = entry?;
+        let old = || entry.metadata()?.modified().map(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER_AGE));
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) && old()? {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn cache() -> Option<PathBuf> {

@@ -375,3 +375,19 @@ fn assert_named(report: &Value, what: &str, why: &str) {
     let inexact = report["inexact"].as_array().expect("a list");
     assert!(inexact.iter().any(|it| named(&it)), "{what}: {why} is not in {report}");
 }
+
+/// What an archive's definitions evaluate need not end either.
+#[test]
+fn a_checkpoint_that_cannot_be_restored_does_not_hang() {
+    let rig = Rig::new(
+        None,
+        "CREATE FUNCTION public.wait() RETURNS bool LANGUAGE plpgsql AS $f$
+         BEGIN IF current_database() <> '{source}' THEN PERFORM pg_sleep(1000); END IF; RETURN true; END $f$;
+         CREATE DOMAIN public.waits AS int CHECK (public.wait());
+         CREATE TABLE public.waiting (id int PRIMARY KEY, a public.waits[] DEFAULT '{1}')",
+    );
+    rig.run("CREATE TABLE public.honest (id int PRIMARY KEY)");
+    let message =
+        rig.backwhen.fails(10, &["show", "schema", "--at", &rig.captured(), "--replay-timeout", "1"]);
+    assert!(message.contains("pg_restore failed"), "{message}");
+}

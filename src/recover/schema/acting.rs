@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::connect::{Conninfo, Session, server_error};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::history::signal::Statement;
 use crate::model::schema::quote_ident;
 
@@ -39,7 +39,8 @@ const WANTED: &[&str] =
     &["SET check_function_bodies = off", "SET client_min_messages = error", "SET synchronous_commit = off"];
 
 /// What a statement may have left behind in its session.
-const AFTERWARDS: &str = "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ROLE";
+const AFTERWARDS: &str =
+    "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ROLE; SELECT pg_catalog.pg_advisory_unlock_all()";
 
 /// As many sessions are kept; the one that was not used for longest ends.
 const SESSIONS: usize = 12;
@@ -88,7 +89,7 @@ impl Sessions {
     /// what takes too long.
     ///
     /// # Errors
-    /// `Refused` or `Unavailable` if there can be no session for the role.
+    /// `Refused` if there can be no session for the role.
     pub async fn run(
         &mut self,
         observer: &Session,
@@ -127,7 +128,8 @@ impl Sessions {
             self.open.remove(0);
         }
         let info = if self.ours && !role.is_empty() { self.info.as_user(role) } else { self.info.clone() };
-        Acting::open(&info, role).await
+        // The database's owner may have closed it to others: the rest goes on.
+        Acting::open(&info, role).await.map_err(|error| Error::refused(error.to_string()))
     }
 
     /// Whether whom we log in as can act for a role.

@@ -99,6 +99,7 @@ pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
     let replayed = tokio::select! {
         replayed = in_scratch(request, &scratch) => replayed,
         () = ambient::interrupted() => Err(Error::interrupted()),
+        () = scratch.end_what_hangs(request.limit) => Err(Error::internal("looking for what hangs ended")),
     };
     // A server of our own goes as a whole.
     let dropped = if request.ours { Ok(()) } else { scratch.drop().await };

@@ -1,5 +1,7 @@
 //! A throw-away database: definitions are replayed in it and dumped from it.
 
+use std::time::Duration;
+
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
@@ -15,6 +17,10 @@ const NAME: &str = "backwhen_scratch_";
 const COMMENT: &str = "backwhen: a scratch database of a running recovery, not one to use";
 /// Stays when the database is given its source's own comment. pg_restore leaves this name out.
 pub(super) const MARKER: &str = "backwhen";
+
+/// How often what hangs is looked for, and how much longer than a statement of the source it may take.
+const LOOK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(5);
 
 /// Exists from `create` to `drop`; one that a killed process left goes with the next `create`.
 pub(super) struct Scratch {
@@ -108,7 +114,28 @@ impl Scratch {
             options: self.child_options(),
         };
         // Both sections in one go.
-        restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await
+        let restored = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await;
+        restored.map_err(|error| {
+            let lacks = ["extension", "could not access file"].iter().any(|it| error.message().contains(it));
+            let advice = "; what an extension needs must be installed on this machine too, or on a server that you \
+                          trust, named with --scratch CONN";
+            Error::new(error.kind(), format!("{error}{}", if lacks { advice } else { "" }))
+        })
+    }
+
+    /// Ends whatever runs in it for longer than any statement may, as long as this is polled: what an archive's
+    /// definitions evaluate need not end either.
+    pub async fn end_what_hangs(&self, limit: Duration) {
+        let sql = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+                   WHERE datname = $1 AND usesysid IS NOT NULL AND state = 'active' \
+                   AND pg_catalog.clock_timestamp() - query_start > $2::int4 * pg_catalog.make_interval(secs => 1)";
+        let seconds = i32::try_from((limit + SLACK).as_secs()).unwrap_or(i32::MAX);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = self.maintenance.query(sql, &[&self.name, &seconds]).await {
+                tracing::debug!("{}", server_error("cannot look for what hangs", error));
+            }
+        }
     }
 
     /// What is lost in a crash of the server is not worth a sync for each statement.
