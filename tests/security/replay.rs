@@ -376,16 +376,50 @@ fn assert_named(report: &Value, what: &str, why: &str) {
     assert!(inexact.iter().any(|it| named(&it)), "{what}: {why} is not in {report}");
 }
 
-/// What an archive's definitions evaluate need not end either.
+/// What a role made before the checkpoint is evaluated when its archive is restored.
+#[test]
+fn what_is_in_the_archive_gains_nothing_on_the_server_of_our_own() {
+    on_both_ends(|version| {
+        let rig = Rig::new(version, "");
+        rig.run(GAIN);
+        rig.run(CARRIERS);
+        rig.run(OTHER_CARRIERS);
+        rig.run(
+            "CREATE FUNCTION public.atomic(a int) RETURNS int BEGIN ATOMIC SELECT public.gain() + a; END;
+             CREATE FUNCTION public.of_set(OUT a int, OUT b text) RETURNS SETOF record LANGUAGE sql AS 'SELECT 1, NULL::text';
+             CREATE PROCEDURE public.act(INOUT x int) LANGUAGE plpgsql AS $$ BEGIN x := x + 1; END $$;
+             CREATE FUNCTION public.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+             CREATE TRIGGER fired BEFORE INSERT ON public.added FOR EACH ROW EXECUTE FUNCTION public.fired();
+             CREATE AGGREGATE public.total (int) (SFUNC = int4pl, STYPE = int, INITCOND = '0')",
+        );
+        rig.run_as(
+            "postgres",
+            "CREATE FUNCTION public.dba_only() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$",
+        );
+        rig.backwhen.ok(&["capture", "--until", "caught-up"]);
+        rig.backwhen.ok(&["checkpoint", "--from-source"]);
+        rig.run("CREATE TABLE public.afterwards (id int PRIMARY KEY)");
+        let shown = rig.backwhen.json(&["show", "schema", "--at", &rig.captured()]);
+        rig.assert_nothing_gained();
+        assert_eq!(shown["inexact"], serde_json::json!([]), "{shown}");
+        let truth = Dump::with(&rig.source, rig.backwhen.database(), &["--schema-only"]);
+        assert_same(&truth, &Dump::parse(shown["sql"].as_str().unwrap().as_bytes()));
+    });
+}
+
+/// Nor need what a superuser wrote end.
 #[test]
 fn a_checkpoint_that_cannot_be_restored_does_not_hang() {
-    let rig = Rig::new(
-        None,
+    let rig = Rig::new(None, "");
+    rig.run_as(
+        "postgres",
         "CREATE FUNCTION public.wait() RETURNS bool LANGUAGE plpgsql AS $f$
          BEGIN IF current_database() <> '{source}' THEN PERFORM pg_sleep(1000); END IF; RETURN true; END $f$;
          CREATE DOMAIN public.waits AS int CHECK (public.wait());
          CREATE TABLE public.waiting (id int PRIMARY KEY, a public.waits[] DEFAULT '{1}')",
     );
+    rig.captured();
+    rig.backwhen.ok(&["checkpoint", "--from-source"]);
     rig.run("CREATE TABLE public.honest (id int PRIMARY KEY)");
     let message =
         rig.backwhen.fails(10, &["show", "schema", "--at", &rig.captured(), "--replay-timeout", "1"]);

@@ -18,6 +18,12 @@ const COMMENT: &str = "backwhen: a scratch database of a running recovery, not o
 /// Stays when the database is given its source's own comment. pg_restore leaves this name out.
 pub(super) const MARKER: &str = "backwhen";
 
+const MUTED: &str = include_str!("muted.sql");
+const UNMUTED: &str = include_str!("unmuted.sql");
+
+/// From this major version on event triggers can be switched off, as on a server of our own.
+const SWITCHES_EVENT_TRIGGERS: u32 = 17;
+
 /// How often what hangs is looked for, and how much longer than a statement of the source it may take.
 const LOOK: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(5);
@@ -101,17 +107,34 @@ impl Scratch {
             .map_err(failed)
     }
 
+    /// Restores definitions, without rows, while functions of ordinary roles do nothing: on a server of our own, where
+    /// the restoring user is a superuser.
+    ///
+    /// # Errors
+    /// As [`Scratch::restore`].
+    pub async fn restore_muted(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
+        let session = Session::connect_utf8(&self.info, "replay").await?;
+        let failed = |error| server_error("cannot prepare the scratch database", error);
+        session.batch_execute(MUTED).await.map_err(failed)?;
+        self.run_restore(definitions, tools, true).await?;
+        session.batch_execute(UNMUTED).await.map_err(failed)
+    }
+
     /// Restores definitions, without rows.
     ///
     /// # Errors
     /// `Refused` with pg_restore's own words.
     pub async fn restore(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
+        self.run_restore(definitions, tools, false).await
+    }
+
+    async fn run_restore(&self, definitions: &Definitions, tools: &Tools, ours: bool) -> Result<()> {
         let restoring = Restoring {
             definitions,
             tools,
             info: &self.info,
             server_major: self.server_major,
-            options: self.child_options(),
+            options: self.child_options(ours),
         };
         // Both sections in one go.
         let restored = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await;
@@ -139,10 +162,12 @@ impl Scratch {
     }
 
     /// What is lost in a crash of the server is not worth a sync for each statement.
-    fn child_options(&self) -> String {
+    fn child_options(&self, ours: bool) -> String {
         let given = self.info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
         let given = given.map(|(_, options)| options).unwrap_or_default();
-        format!("{given} -c synchronous_commit=off").trim_start().to_owned()
+        let on =
+            if ours && self.server_major >= SWITCHES_EVENT_TRIGGERS { " -c event_triggers=on" } else { "" };
+        format!("{given} -c synchronous_commit=off{on}").trim_start().to_owned()
     }
 
     /// Gives it the source's own settings, privileges and comment, which a dump then holds. Returns what
