@@ -20,6 +20,11 @@ use crate::error::{Context, Error, Kind, Result};
 /// How long a server may take to start.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// A folder whose files are in memory, and how many bytes must be free there; a server of our own takes some fifty
+/// million.
+const MEMORY: &str = "/dev/shm";
+const MEMORY_ROOM: u64 = 4 << 30;
+
 /// The most bytes of a folder's path that leave room for a socket's name.
 const FOLDER_LIMIT: usize = 85;
 
@@ -202,9 +207,20 @@ fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Res
     command.current_dir(folder).spawn().context(Kind::Refused, || "cannot start /bin/sh".into())
 }
 
+/// Where files are in memory, unless somebody chose a place for temporary files, and if there is room: a thousand
+/// files are made for each server, which takes some disks longer than all else.
+fn in_memory() -> Option<&'static Path> {
+    let chosen = std::env::var_os("TMPDIR").is_some();
+    let found = rustix::fs::statvfs(MEMORY).ok().filter(|_| !chosen)?;
+    (found.f_bavail.saturating_mul(found.f_frsize) >= MEMORY_ROOM).then_some(Path::new(MEMORY))
+}
+
 /// A folder that nobody else can enter; short, since a socket's path must be.
 fn folder() -> Result<PathBuf> {
     let make = |parent: &Path| ambient::private_folder(parent, "backwhen-pg-");
+    if let Some(folder) = in_memory().and_then(|memory| make(memory).ok()) {
+        return Ok(folder.keep());
+    }
     let usual = std::env::temp_dir();
     let usual = if usual.as_os_str().len() > FOLDER_LIMIT { Path::new("/tmp") } else { &usual };
     let failed = |parent: &Path| format!("cannot make a temporary folder in {}", parent.display());
