@@ -425,3 +425,27 @@ fn a_checkpoint_that_cannot_be_restored_does_not_hang() {
         rig.backwhen.fails(10, &["show", "schema", "--at", &rig.captured(), "--replay-timeout", "1"]);
     assert!(message.contains("pg_restore failed"), "{message}");
 }
+
+/// Never on the target's server, whatever is missing here.
+#[test]
+fn without_server_programs_nothing_is_replayed_and_what_to_install_is_said() {
+    let rig = Rig::new(None, "");
+    let Some(bin) = rig.source.bin() else { return };
+    rig.run("CREATE TABLE public.later (id int PRIMARY KEY)");
+    let head = rig.captured();
+    let folder = rig.backwhen.folder().join("clients");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["pg_dump", "pg_restore", "pg_dumpall"] {
+        let script = format!("#!/bin/sh\nexec '{}' \"$@\"\n", bin.join(name).display());
+        std::fs::write(folder.join(name), script).unwrap();
+        std::fs::set_permissions(folder.join(name), Permissions::from_mode(0o755)).unwrap();
+    }
+    let (clients, into) = (folder.to_str().unwrap(), rig.target.conninfo("never_made"));
+    let arguments = ["recover", "--to", &head, "--create", "--into", &into, "--pg-bin", clients];
+    let message = rig.backwhen.fails(14, &arguments);
+    for piece in ["apt-get install postgresql-", "--scratch CONN"] {
+        assert!(message.contains(piece), "no {piece} in: {message}");
+    }
+    let made = "SELECT count(*) FROM pg_database WHERE datname LIKE 'never_made%'";
+    assert_eq!(rig.target.psql("postgres", made), "0");
+}
