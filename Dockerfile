@@ -7,12 +7,13 @@ COPY src src
 RUN CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bin backwhen
 
 FROM debian:trixie-slim
-# pg_dump must be as new as the newest server it meets: PostgreSQL's own package archive has it for Debian.
+# pg_dump must be as new as the newest server it meets, and a recovery replays schema changes on a server of its own:
+# PostgreSQL's own package archive has both for Debian.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates postgresql-common \
     && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
-    && apt-get install -y --no-install-recommends postgresql-client-18 tzdata \
-    && apt-get purge -y --auto-remove postgresql-common \
+    && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
+    && apt-get install -y --no-install-recommends postgresql-18 tzdata \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /history --shell /usr/sbin/nologin backwhen \
     && install -d -o backwhen -g backwhen /history

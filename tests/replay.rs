@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use backwhen::connect::{Conninfo, Session};
-use backwhen::error::Result;
+use backwhen::error::{Kind, Result};
 use backwhen::history::checkpoint::{Inexact, SchemaFacts};
 use backwhen::history::definitions::SchemaKnown;
 use backwhen::history::signal::{DefinitionChange, DefinitionSignal};
@@ -15,7 +17,7 @@ use backwhen::history::{Identity, read_json, write_json};
 use backwhen::model::{DatabaseFacts, Lsn, PgTime};
 use backwhen::pgtools::{LocalServer, Tools, dump_schema, materialized_views};
 use backwhen::progress::Silent;
-use backwhen::recover::schema::{ReplayedSchema, Request, schema_at};
+use backwhen::recover::schema::{ReplayedSchema, Request, ScratchServer, SourceRoles, schema_at};
 use support::{Backwhen, Dump, Server, assert_same, for_each_version};
 
 const BEFORE: &str = include_str!("definitions/before.sql");
@@ -31,7 +33,9 @@ const CHAPTERS: [&str; 5] = [
 struct Source {
     server: Server,
     database: String,
-    folder: tempfile::TempDir,
+    /// Holds the archive.
+    _folder: tempfile::TempDir,
+    archive: PathBuf,
     tools: Tools,
     facts: SchemaFacts,
 }
@@ -44,10 +48,11 @@ impl Source {
         let tools = Tools::find(server.bin()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let tool = tools.for_dump(server.major()).unwrap();
-        dump_schema(tool, &info, None, "pg_dump", &folder.path().join("base.dump")).await.unwrap();
+        let archive = folder.path().join("base.dump");
+        dump_schema(tool, &info, None, "pg_dump", &archive).await.unwrap();
         let facts = facts(&info).await;
         server.psql(&database, include_str!("support/recorder.sql"));
-        Source { server: server.clone(), database, folder, tools, facts }
+        Source { server: server.clone(), database, _folder: folder, archive, tools, facts }
     }
 
     fn run(&self, sql: &str) {
@@ -64,31 +69,50 @@ impl Source {
         log.lines().enumerate().map(change).collect()
     }
 
-    fn archive(&self) -> PathBuf {
-        self.folder.path().join("base.dump")
+    fn request<'a>(&'a self, server: &'a Conninfo, roles: &'a SourceRoles) -> Request<'a> {
+        Request {
+            server,
+            ours: true,
+            roles,
+            limit: Duration::from_secs(60),
+            tools: &self.tools,
+            archive: &self.archive,
+            base: &self.facts,
+            sequences: Box::leak(Box::new(BTreeMap::new())),
+            changes: &[],
+            progress: &Silent,
+        }
     }
 
-    async fn replay_on(
-        &self,
-        server: &Server,
-        ours: bool,
-        changes: &[DefinitionChange],
-    ) -> Result<ReplayedSchema> {
-        schema_at(&Request {
-            server: &Conninfo::parse(&server.conninfo("postgres")).unwrap(),
-            ours,
-            tools: &self.tools,
-            archive: &self.archive(),
-            base: &self.facts,
-            sequences: &std::collections::BTreeMap::new(),
-            changes,
-            progress: &Silent,
-        })
-        .await
+    /// On a server of our own, as a recovery does it.
+    async fn replay_changes(&self, changes: &[DefinitionChange]) -> ReplayedSchema {
+        let roles = SourceRoles::read(Some(&self.globals()));
+        let server = ScratchServer::find(None, &self.tools, &self.facts.database, &roles).await.unwrap();
+        assert_eq!(server.notes(), [""; 0], "everything is closed to it");
+        let replayed = schema_at(&Request { changes, ..self.request(server.info(), &roles) }).await.unwrap();
+        server.stop().await;
+        replayed
+    }
+
+    /// On a server that somebody named.
+    async fn replay_on(&self, server: &str, changes: &[DefinitionChange]) -> Result<ReplayedSchema> {
+        let (server, roles) = (Conninfo::parse(server).unwrap(), SourceRoles::read(None));
+        schema_at(&Request { ours: false, changes, ..self.request(&server, &roles) }).await
+    }
+
+    fn globals(&self) -> String {
+        let output = self.server.client(
+            "pg_dumpall",
+            "dbname=postgres",
+            &["--globals-only", "--no-role-passwords"],
+            "",
+        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     async fn replay(&self) -> ReplayedSchema {
-        self.replay_on(&self.server, false, &self.changes()).await.unwrap()
+        self.replay_changes(&self.changes()).await
     }
 
     fn dump(&self) -> Dump {
@@ -135,6 +159,12 @@ async fn facts(info: &Conninfo) -> SchemaFacts {
     }
 }
 
+/// Somebody who may make databases there, and nothing else.
+fn limited(server: &Server) -> String {
+    server.psql("postgres", "CREATE ROLE replaying LOGIN CREATEDB");
+    server.conninfo("postgres").replace("user=postgres", "user=replaying")
+}
+
 fn scratch_databases(server: &Server) -> String {
     server.psql("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'backwhen_scratch%'")
 }
@@ -152,9 +182,9 @@ fn every_kind_of_statement_comes_back() {
                 source.run(chapter);
             }
             let replayed = source.replay().await;
-            assert_same(&source.dump(), &source.dump_of(&replayed));
             assert!(replayed.inexact.is_empty(), "{:?}", replayed.inexact);
             assert!(replayed.notes.is_empty(), "{:?}", replayed.notes);
+            assert_same(&source.dump(), &source.dump_of(&replayed));
             let info = Conninfo::parse(&server.conninfo(&source.database)).unwrap();
             assert_eq!(replayed.facts.materialized_views, facts(&info).await.materialized_views);
         });
@@ -188,25 +218,42 @@ fn an_event_trigger_of_the_application_is_heard_of_before_its_statement() {
 }
 
 #[test]
-fn a_server_without_the_roles_is_told_from_one_of_our_own() {
+fn on_a_server_without_the_roles_nothing_is_done_as_them() {
     block_on(async {
         let source = Source::new(&Server::shared(None), BEFORE).await;
-        CHAPTERS[..4].iter().for_each(|chapter| source.run(chapter));
+        source.run(CHAPTERS[0]);
+        // Without what only a superuser makes.
+        let rights = CHAPTERS[3]
+            .split_inclusive('\n')
+            .filter(|line| !["away", "checked"].iter().any(|it| line.contains(it)));
+        source.run(&rights.collect::<String>());
         let bare = Server::start(Some(source.server.major()));
-        let changes = source.changes();
-
-        let theirs = source.replay_on(&bare, false, &changes).await.unwrap();
-        assert!(theirs.notes.iter().any(|note| note.contains("ddl_owner")), "{:?}", theirs.notes);
+        let replayed = source.replay_on(&limited(&bare), &source.changes()).await.unwrap();
+        assert!(replayed.inexact.is_empty(), "{:?}", replayed.inexact);
+        assert!(replayed.notes.iter().any(|note| note.contains("ddl_owner")), "{:?}", replayed.notes);
         let plain = ["--no-owner", "--no-privileges"];
         let mut truth = Dump::with(&source.server, &source.database, &["--schema-only", plain[0], plain[1]]);
-        truth.schema.retain(|name, _| !name.starts_with("POLICY") && !name.starts_with("USER MAPPING"));
-        let mut replayed = source.dump_of_with(&theirs, &plain);
-        replayed.schema.retain(|name, _| !name.starts_with("POLICY") && !name.starts_with("USER MAPPING"));
+        truth.schema.retain(|name, _| !name.starts_with("POLICY"));
+        let mut replayed = source.dump_of_with(&replayed, &plain);
+        replayed.schema.retain(|name, _| !name.starts_with("POLICY"));
         assert_same(&truth, &replayed);
         assert_eq!(bare.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'ddl%'"), "0");
+        assert_eq!(scratch_databases(&bare), "");
+    });
+}
 
-        let ours = source.replay_on(&bare, true, &changes).await.unwrap();
-        assert_same(&source.dump(), &source.dump_of(&ours));
+#[test]
+fn a_server_where_we_could_do_harm_is_refused() {
+    block_on(async {
+        let server = Server::shared(None);
+        let source = Source::new(&server, "CREATE TABLE t (a int)").await;
+        server.psql("postgres", "CREATE ROLE programs LOGIN CREATEDB IN ROLE pg_execute_server_program");
+        for user in ["postgres", "programs"] {
+            let info = server.conninfo("postgres").replace("user=postgres", &format!("user={user}"));
+            let error = source.replay_on(&info, &[]).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused);
+            assert!(error.message().contains("CREATE ROLE replay LOGIN CREATEDB"), "{error}");
+        }
     });
 }
 
@@ -217,7 +264,7 @@ fn a_statement_that_the_server_refuses_is_named_without_its_values() {
         source.run("ALTER TABLE t ADD b text DEFAULT 'secret'");
         let mut changes = source.changes();
         changes[0].signal.statement.query = "ALTER TABLE gone ADD b text DEFAULT 'secret'".into();
-        let replayed = source.replay_on(&source.server, false, &changes).await.unwrap();
+        let replayed = source.replay_changes(&changes).await;
         assert_eq!(replayed.inexact.len(), 1, "{:?}", replayed.inexact);
         let Inexact { what, why: said } = &replayed.inexact[0];
         assert_eq!(what, "public.t");
@@ -247,7 +294,7 @@ fn what_cannot_be_replayed_is_named() {
         for number in [0, 1, 2] {
             changes[number].signal.statement.context = "a frame that nobody knows".into();
         }
-        let replayed = source.replay_on(&source.server, false, &changes).await.unwrap();
+        let replayed = source.replay_changes(&changes).await;
         let named: Vec<_> = replayed.inexact.iter().map(|it| it.what.as_str()).collect();
         assert_eq!(named, ["public.t", "public.u", "public.v"], "{:?}", replayed.inexact);
         assert!(replayed.inexact[0].why.contains("ALTER TABLE was not replayed"), "{:?}", replayed.inexact);
@@ -274,13 +321,17 @@ fn only_what_a_killed_run_left_is_cleared() {
         }
         server.psql(&theirs, "CREATE TABLE precious (a int)");
         let inside = Session::connect_utf8(&Conninfo::parse(&server.conninfo(&held)).unwrap(), "test").await;
-        source.replay().await;
+        let info = limited(&server);
+        for name in [&left, &bare, &held, &theirs] {
+            server.psql("postgres", &format!("ALTER DATABASE {name} OWNER TO replaying"));
+        }
+        source.replay_on(&info, &[]).await.unwrap();
         assert_eq!(scratch_databases(&server), format!("{held}\n{theirs}"));
         source.run("CREATE TABLE u (a int)");
         let mut refused = source.changes();
         refused[0].signal.tables[0].facts.columns[0].type_name = "no_such_type".into();
         refused[0].signal.statement.query = "CREATE TABLE u (a no_such_type)".into();
-        let replayed = source.replay_on(&server, false, &refused).await.unwrap();
+        let replayed = source.replay_on(&info, &refused).await.unwrap();
         assert_eq!(replayed.unfit.len(), 1, "{:?}", replayed.unfit);
         assert_eq!(scratch_databases(&server), format!("{held}\n{theirs}"));
         drop(inside);
@@ -329,19 +380,24 @@ fn the_journal_holds_what_every_moment_is_made_of() {
     let text = backwhen.ok(&["list", "schemas"]);
     assert!(text.contains("postgres") && !text.contains("a secret"), "{text}");
 
-    let scratch = server.conninfo("postgres");
     let checkpoint = backwhen.json_lines(&["list", "checkpoints"]).remove(0);
     let at = |lsn: &serde_json::Value| {
-        let shown = backwhen.json(&["show", "schema", "--at", lsn.as_str().unwrap(), "--scratch", &scratch]);
+        let shown = backwhen.json(&["show", "schema", "--at", lsn.as_str().unwrap()]);
         Dump::parse(shown["sql"].as_str().unwrap().as_bytes())
     };
     let lsns = [&checkpoint["lsn"], &listed[0]["lsn"], &listed[2]["lsn"]];
     for (truth, lsn) in moments.iter().zip(lsns) {
         assert_same(truth, &at(lsn));
     }
-    // Without a server to name, on one of our own, whoever we are.
-    let shown = backwhen.json(&["show", "schema", "--at", lsns[2].as_str().unwrap()]);
-    assert_same(&moments[2], &Dump::parse(shown["sql"].as_str().unwrap().as_bytes()));
+    // On a server that is named, as somebody with few rights.
+    let role = format!("{database}_replaying");
+    server.psql("postgres", &format!("CREATE ROLE {role} LOGIN CREATEDB"));
+    let scratch = server.conninfo("postgres").replace("user=postgres", &format!("user={role}"));
+    let arguments = ["show", "schema", "--at", lsns[2].as_str().unwrap(), "--scratch", &scratch];
+    let shown = backwhen.json(&arguments);
+    assert!(shown["notes"].to_string().contains("is trusted with what"), "{shown}");
+    let sql = shown["sql"].as_str().unwrap().replace(&role, "postgres");
+    assert_same(&moments[2], &Dump::parse(sql.as_bytes()));
 }
 
 #[test]
@@ -351,7 +407,7 @@ fn a_server_of_our_own_comes_and_goes() {
     let tools = Tools::find(server.bin()).unwrap();
     let programs = tools.for_server(server.major()).expect("the tests' servers have programs").clone();
     let found = block_on(async {
-        let server = LocalServer::start(&programs).await.unwrap();
+        let server = LocalServer::start(&programs, "postgres").await.unwrap();
         let session = Session::connect_utf8(server.info(), "test").await.unwrap();
         let data = session.query_one("SHOW data_directory", &[]).await.unwrap().get::<_, String>(0);
         let folder = PathBuf::from(data).parent().unwrap().to_owned();

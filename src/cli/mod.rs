@@ -26,6 +26,7 @@ mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -300,18 +301,28 @@ fn parse_budget(text: &str) -> Result<Budget, String> {
     bytes.filter(|bytes| *bytes > 0).map(|bytes| Budget(Some(bytes))).ok_or_else(wrong)
 }
 
+/// How long a replayed statement may take, unless said otherwise.
+const REPLAY_LIMIT: Duration = Duration::from_secs(60);
+
 /// Where definitions are replayed.
 #[derive(Args)]
 struct ScratchOption {
-    /// A server to replay changed definitions on, in a database that is dropped again [default: the
-    /// target's, or one of our own]
+    /// A server to replay changed definitions on, that you trust with whatever the source's roles wrote: it runs
+    /// there as this user, who must be no superuser [default: a server of our own, shut in, for this alone]
     #[arg(long, env = "BACKWHEN_SCRATCH", value_name = "CONN", hide_env_values = true)]
     scratch: Option<String>,
+    /// How long one replayed statement may take; then it is left out and named
+    #[arg(long, env = "BACKWHEN_REPLAY_TIMEOUT", value_name = "SECONDS", default_value_t = REPLAY_LIMIT.as_secs())]
+    replay_timeout: u64,
 }
 
 impl ScratchOption {
     fn conninfo(&self) -> Result<Option<Conninfo>> {
         self.scratch.as_deref().map(Conninfo::parse).transpose()
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.replay_timeout.max(1))
     }
 }
 

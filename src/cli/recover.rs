@@ -124,6 +124,7 @@ impl Recover {
                 tools: at.tools()?,
                 destination: destination.clone(),
                 scratch: self.scratch.conninfo()?,
+                replay_limit: self.scratch.limit(),
                 create: self.create,
                 create_roles: self.create_roles,
                 schema_only: self.schema_only,

@@ -62,6 +62,7 @@ pub(super) async fn restore(
     drop_database(target).await?;
     let execution = Execution {
         scratch: None,
+        replay_limit: super::REPLAY_LIMIT,
         create_roles: false,
         schema_only: false,
         history,

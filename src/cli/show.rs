@@ -66,7 +66,8 @@ impl Show {
         }
         let given = self.scratch.conninfo()?;
         let progress = at.ui.progress();
-        let scratch = Scratch { server: given.as_ref(), tools: &tools, progress: &*progress };
+        let (server, limit) = (given.as_ref(), self.scratch.limit());
+        let scratch = Scratch { server, limit, tools: &tools, progress: &*progress };
         let schema = schema_at(&plan, &history, &scratch).await?;
         let sql = sql_of(&schema.archive, &tools).await?;
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();

@@ -117,6 +117,15 @@ impl Conninfo {
         other
     }
 
+    /// The same servers and database as another user, who needs no password.
+    pub fn as_user(&self, user: &str) -> Conninfo {
+        let mut other = self.clone();
+        other.settings.replace("user", user);
+        other.settings.remove("password");
+        user.clone_into(&mut other.user);
+        other
+    }
+
     /// A keyword string for keeping: [`Conninfo::parse`] reads it back, and finds the password again
     /// where it is kept now, if that is a password file, a service file or the environment.
     pub fn without_password(&self) -> String {

@@ -1,6 +1,6 @@
 //! Running a client program: connection facts in its environment, its complaints in our error.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -29,14 +29,15 @@ pub struct Child {
 }
 
 impl Child {
-    /// A child that sees none of our own `PG*` variables: they are resolved already, and a stray
-    /// one would send it elsewhere.
+    /// A child that sees none of our own `PG*` and `BACKWHEN*` variables: they are resolved already, a stray
+    /// one would send it elsewhere, and connection strings in them may hold passwords.
     pub fn new(program: PathBuf) -> Child {
         let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut command = Command::new(program);
         for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("PG") {
-                command.env_remove(variable);
+            let name = variable.to_string_lossy();
+            if name.starts_with("PG") || name.starts_with("BACKWHEN") {
+                command.env_remove(&variable);
             }
         }
         // Messages are read by us too, so they must be in one language.
@@ -49,6 +50,12 @@ impl Child {
     pub fn connects_to(mut self, info: &Conninfo) -> Child {
         self.command.envs(info.child_environment());
         self.login = Some(info.clone());
+        self
+    }
+
+    /// Nothing of our own environment but what is named here.
+    pub(super) fn only_env<'a>(mut self, variables: impl IntoIterator<Item = (&'a str, OsString)>) -> Child {
+        self.command.env_clear().envs(variables);
         self
     }
 

@@ -1,13 +1,17 @@
 //! A server of our own for a short while, in a temporary folder and on a socket there.
 
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::account::{Account, shared_folder};
+use super::account::{Account, Accounts, shared_folder};
 use super::child::Child;
+use super::cluster::KeptCluster;
+use super::confine::{Confines, confined};
 use super::install::Installation;
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
@@ -15,6 +19,11 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// How long a server may take to start.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A folder whose files are in memory, and how many bytes must be free there; a server of our own takes some fifty
+/// million.
+const MEMORY: &str = "/dev/shm";
+const MEMORY_ROOM: u64 = 4 << 30;
 
 /// The most bytes of a folder's path that leave room for a socket's name.
 const FOLDER_LIMIT: usize = 85;
@@ -31,33 +40,48 @@ wait "$server"
 rm -rf "$folder"
 "#;
 
-/// What the server need not do, since nothing in it is to last.
+/// What the server need not do, since nothing in it is to last, and must not: the application's own triggers
+/// and event triggers stay silent in each session, whoever logs in. Its log tells of no statement.
 const SETTINGS: &[&str] = &[
     "listen_addresses=",
     "fsync=off",
     "full_page_writes=off",
+    "synchronous_commit=off",
     "autovacuum=off",
     "wal_level=minimal",
     "max_wal_senders=0",
     "shared_buffers=32MB",
+    "max_connections=50",
+    "superuser_reserved_connections=10",
     "max_locks_per_transaction=256",
+    "max_worker_processes=0",
     "max_logical_replication_workers=0",
+    "dynamic_shared_memory_type=mmap",
+    "jit=off",
     "lc_messages=C",
+    "log_min_error_statement=panic",
+    "session_replication_role=replica",
 ];
 
-/// A running server. Only whom it runs as can reach it, and root: it runs as we do, or as a user without
-/// rights if we are root.
+/// Settings with the first major version that knows them.
+const NEWER_SETTINGS: &[(u32, &str)] = &[(17, "event_triggers=off"), (18, "io_method=sync")];
+
+/// A running server. Only whom it runs as can reach it, and root: it runs as we do, or as a user whom nobody
+/// else is if we are root.
 pub struct LocalServer {
     info: Conninfo,
     keeper: tokio::process::Child,
+    open: Vec<&'static str>,
 }
 
 impl LocalServer {
+    /// Starts a server with no role but a superuser of this name.
+    ///
     /// # Errors
     /// `Refused` if we are root and there is nobody else to run it as, or if the programs fail.
-    pub async fn start(programs: &Installation) -> Result<LocalServer> {
+    pub async fn start(programs: &Installation, superuser: &str) -> Result<LocalServer> {
         let folder = folder()?;
-        match LocalServer::start_in(programs, &folder).await {
+        match LocalServer::start_in(programs, &folder, superuser).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 let _ = std::fs::remove_dir_all(&folder);
@@ -66,19 +90,15 @@ impl LocalServer {
         }
     }
 
-    async fn start_in(programs: &Installation, folder: &Path) -> Result<LocalServer> {
-        let account = Account::in_place_of_root(folder)?;
-        if let Some(account) = account {
-            account.own(folder)?;
-        }
-        Child::new(programs.program("initdb"))
-            .run_as(account, folder)
-            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
-            .arg(folder.join("data"))
-            .run()
-            .await?;
-        let keeper = keep(programs, folder, account)?;
-        let server = LocalServer { info: conninfo(folder)?, keeper };
+    async fn start_in(programs: &Installation, folder: &Path, superuser: &str) -> Result<LocalServer> {
+        let bin = std::fs::canonicalize(&programs.folder).unwrap_or_else(|_| programs.folder.clone());
+        let confines = Confines { folder: folder.to_owned(), programs: bin };
+        let accounts = Accounts::in_place_of_root(folder)?;
+        initialise(programs, folder, accounts, superuser).await?;
+        let account = accounts.map(|accounts| accounts.server);
+        let (programs, inner) = (programs.clone(), folder.to_owned());
+        let (keeper, open) = confined(confines, async move { keep(&programs, &inner, account) }).await?;
+        let server = LocalServer { info: conninfo(folder, superuser)?, keeper: keeper?, open };
         match tokio::time::timeout(START_LIMIT, server.answers(folder)).await {
             Ok(done) => done.map(|()| server),
             Err(_) => Err(does_not_start(folder)),
@@ -94,11 +114,16 @@ impl LocalServer {
             if log.lines().any(fatal) {
                 return Err(does_not_start(folder));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Leads to it.
+    /// What of this machine is not closed to the server, in words.
+    pub fn open_to_it(&self) -> &[&'static str] {
+        &self.open
+    }
+
+    /// Leads to it, as its superuser.
     pub fn info(&self) -> &Conninfo {
         &self.info
     }
@@ -110,43 +135,108 @@ impl LocalServer {
     }
 }
 
+/// Makes the server's data, or copies what was made once, and gives it to the server's account.
+async fn initialise(
+    programs: &Installation,
+    folder: &Path,
+    accounts: Option<Accounts>,
+    superuser: &str,
+) -> Result<()> {
+    let data = folder.join("data");
+    let uid = folder.metadata().context(Kind::Unavailable, || "cannot read a folder".into())?.uid();
+    let kept = KeptCluster::of(programs, superuser, uid);
+    if kept.as_ref().is_some_and(|kept| kept.copy_to(&data)) {
+        let give = |accounts: Accounts| accounts.server.inherit(folder, Account { uid, gid: uid });
+        return accounts.map_or(Ok(()), give);
+    }
+    make(programs, folder, accounts.map(|accounts| accounts.initdb), superuser).await?;
+    if let Some(accounts) = accounts {
+        accounts.server.inherit(folder, accounts.initdb)?;
+    }
+    if let Some(kept) = kept {
+        kept.keep(&data);
+    }
+    Ok(())
+}
+
+/// initdb asks the system who it is, and runs nothing of the application: so it is not shut in.
+async fn make(
+    programs: &Installation,
+    folder: &Path,
+    account: Option<Account>,
+    superuser: &str,
+) -> Result<()> {
+    if let Some(account) = account {
+        account.own(folder)?;
+    }
+    Child::new(programs.program("initdb"))
+        .run_as(account, folder)
+        .only_env(environment(programs))
+        .arg(format!("--username={superuser}"))
+        .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--wal-segsize=1", "-D"])
+        .arg(folder.join("data"))
+        .run()
+        .await
+}
+
+/// All that the server and whatever it starts see of the environment: no secret of ours is in it.
+fn environment(programs: &Installation) -> Vec<(&'static str, OsString)> {
+    let mut variables = vec![("PATH", "/usr/bin:/bin".into()), ("LC_ALL", "C".into()), ("TZ", "UTC".into())];
+    // Where an installation brings its own client library, its extensions find it only so.
+    let library = programs.folder.join("../lib");
+    if library.join("libpq.so.5").exists() {
+        variables.push(("LD_LIBRARY_PATH", library.into()));
+    }
+    variables
+}
+
 fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Result<tokio::process::Child> {
     let mut command = Command::new("/bin/sh");
+    command.env_clear().envs(environment(programs));
     command.args(["-c", KEEPER, "backwhen-server"]).arg(folder).arg(programs.program("postgres"));
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", "5432"]);
-    for setting in SETTINGS {
+    let newer = NEWER_SETTINGS.iter().filter(|(since, _)| programs.major >= *since);
+    for setting in SETTINGS.iter().chain(newer.map(|(_, setting)| setting)) {
         command.args(["-c", setting]);
     }
-    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
-        command.env_remove(variable);
-    }
     if let Some(Account { uid, gid }) = account {
-        command.uid(uid).gid(gid).current_dir(folder);
+        command.uid(uid).gid(gid);
     }
     // A group of its own: Ctrl-C at the terminal is for us, who then let go.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().context(Kind::Refused, || "cannot start /bin/sh".into())
+    command.current_dir(folder).spawn().context(Kind::Refused, || "cannot start /bin/sh".into())
+}
+
+/// Where files are in memory, unless somebody chose a place for temporary files, and if there is room: a thousand
+/// files are made for each server, which takes some disks longer than all else.
+fn in_memory() -> Option<&'static Path> {
+    let chosen = std::env::var_os("TMPDIR").is_some();
+    let found = rustix::fs::statvfs(MEMORY).ok().filter(|_| !chosen)?;
+    (found.f_bavail.saturating_mul(found.f_frsize) >= MEMORY_ROOM).then_some(Path::new(MEMORY))
 }
 
 /// A folder that nobody else can enter; short, since a socket's path must be.
 fn folder() -> Result<PathBuf> {
     let make = |parent: &Path| ambient::private_folder(parent, "backwhen-pg-");
+    if let Some(folder) = in_memory().and_then(|memory| make(memory).ok()) {
+        return Ok(folder.keep());
+    }
     let usual = std::env::temp_dir();
     let usual = if usual.as_os_str().len() > FOLDER_LIMIT { Path::new("/tmp") } else { &usual };
     let failed = |parent: &Path| format!("cannot make a temporary folder in {}", parent.display());
     let folder = make(usual).context(Kind::Unavailable, || failed(usual))?;
     let shared = shared_folder(usual.to_owned());
-    if shared == usual || Account::in_place_of_root(folder.path())?.is_none() {
+    if shared == usual || Accounts::in_place_of_root(folder.path())?.is_none() {
         return Ok(folder.keep());
     }
     let folder = make(&shared).context(Kind::Unavailable, || failed(&shared))?;
     Ok(folder.keep())
 }
 
-fn conninfo(folder: &Path) -> Result<Conninfo> {
+fn conninfo(folder: &Path, superuser: &str) -> Result<Conninfo> {
     let folder = folder.to_string_lossy().replace('\\', "\\\\").replace('\'', "\\'");
     // The environment is about other servers.
-    let text = format!("host='{folder}' port=5432 user=postgres dbname=postgres");
+    let text = format!("host='{folder}' port=5432 user={superuser} dbname=postgres");
     Conninfo::parse_in(&text, &|name| (name == "HOME").then(String::new))
 }
 

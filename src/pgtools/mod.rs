@@ -5,6 +5,8 @@
 
 mod account;
 mod child;
+mod cluster;
+mod confine;
 mod dump;
 mod extras;
 mod facts;

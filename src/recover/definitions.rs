@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::archive::Archive;
 use super::plan::Plan;
-use super::schema::{self, ReplayedSchema, ScratchServer};
+use super::roles::globals;
+use super::schema::{self, ReplayedSchema, ScratchServer, SourceRoles};
 use super::sequences::{MadeSequence, made_by_source};
 use crate::ambient;
 use crate::connect::Conninfo;
@@ -39,8 +41,10 @@ pub struct SchemaAt {
 
 /// Where a replay may make its scratch database.
 pub struct Scratch<'a> {
-    /// `None` for a server of our own, for that alone.
+    /// One that somebody named and trusts; `None` for a server of our own, for that alone.
     pub server: Option<&'a Conninfo>,
+    /// How long one statement may take.
+    pub limit: Duration,
     pub tools: &'a Tools,
     pub progress: &'a dyn Progress,
 }
@@ -57,10 +61,14 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
     }
     let base = &plan.base.schema;
     let path = schema.archive.clone();
-    let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database).await?;
+    let roles = SourceRoles::read(globals(plan, history)?.as_deref());
+    let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database, &roles).await?;
+    let said = server.notes();
     let request = schema::Request {
         server: server.info(),
         ours: server.is_ours(),
+        roles: &roles,
+        limit: scratch.limit,
         tools: scratch.tools,
         archive: &path,
         base,
@@ -70,13 +78,24 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
     };
     // It heeds Ctrl-C itself, and takes its database away.
     let replayed = schema::schema_at(&request).await;
-    server.stop().await;
+    // The recovery need not wait for its end.
+    tokio::spawn(server.stop());
     let replayed = replayed?;
-    let ReplayedSchema { archive, facts, notes, inexact, grade, unfit, sequences, folder } = replayed;
+    let ReplayedSchema { archive, facts, mut notes, inexact, grade, unfit, sequences, folder } = replayed;
+    notes.extend(said);
+    notes.extend(unlisted(&roles, &inexact));
     let facts = SchemaFacts { since: Vec::new(), ..facts };
     let base = Some(path);
     let _folders = schema._folders.into_iter().chain([folder]).collect();
     Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _folders })
+}
+
+/// Why much may be missing, where no list of roles tells who was a superuser.
+fn unlisted(roles: &SourceRoles, inexact: &[Inexact]) -> Option<String> {
+    (!roles.are_known() && !inexact.is_empty()).then(|| {
+        "the history has no list of the source's roles, so no statement was replayed as a superuser"
+            .to_owned()
+    })
 }
 
 /// The archive of the plan's checkpoint.

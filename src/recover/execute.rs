@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -35,8 +35,10 @@ pub struct Execution<'a> {
     pub catalog: Arc<Catalog>,
     pub tools: Tools,
     pub destination: Destination,
-    /// A server for the scratch database of a replay, if the target's is not to be used.
+    /// A trusted server for the scratch database of a replay, if there is not to be one of our own.
     pub scratch: Option<Conninfo>,
+    /// How long a replayed statement may take.
+    pub replay_limit: Duration,
     pub create: bool,
     /// Make the roles that the target lacks.
     pub create_roles: bool,
@@ -159,14 +161,12 @@ struct Filled {
     digests: Vec<TableDigest>,
 }
 
-/// The definitions of the moment; a PostgreSQL target's own server may hold the scratch database.
+/// The definitions of the moment. They are never replayed in a session on the target's server: what roles of the
+/// source wrote would run there with the rights of whoever recovers.
 async fn schema_of(plan: &Plan, execution: &Execution<'_>) -> Result<SchemaAt> {
-    let target = match &execution.destination {
-        Destination::Postgres(info) => Some(info),
-        _ => None,
-    };
     let scratch = Scratch {
-        server: execution.scratch.as_ref().or(target),
+        server: execution.scratch.as_ref(),
+        limit: execution.replay_limit,
         tools: &execution.tools,
         progress: &*execution.progress,
     };

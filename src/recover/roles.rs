@@ -9,6 +9,7 @@ use super::schema::{Sql, split};
 use super::sink::{Destination, maintenance};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
+use crate::history::History;
 use crate::model::schema::quote_ident;
 
 /// Makes the roles that the target lacks, if they are wanted. They are the server's, not the database's:
@@ -24,15 +25,19 @@ pub(super) async fn create(plan: &Plan, execution: &Execution<'_>) -> Result<Vec
     let Destination::Postgres(info) = &execution.destination else {
         return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
     };
-    let globals = match &plan.globals {
-        Some(digest) => {
-            let path = execution.history.schemas_folder().join(format!("{digest}.sql"));
-            String::from_utf8_lossy(&read_checked(&path, digest)?).into_owned()
-        }
-        None => String::new(),
-    };
+    let globals = globals(plan, execution.history)?.unwrap_or_default();
     let globals = split(&globals, true);
     create_missing(info, &globals, &wanted(plan, &globals)).await
+}
+
+/// The list of the server's roles at a plan's moment, as pg_dumpall writes it.
+///
+/// # Errors
+/// `Damaged` if it is.
+pub(super) fn globals(plan: &Plan, history: &History) -> Result<Option<String>> {
+    let Some(digest) = &plan.globals else { return Ok(None) };
+    let path = history.schemas_folder().join(format!("{digest}.sql"));
+    Ok(Some(String::from_utf8_lossy(&read_checked(&path, digest)?).into_owned()))
 }
 
 /// The roles that the recovered database needs, and those that have rights in it by being their members.

@@ -44,8 +44,7 @@ fn a_statement_that_fails_without_rows_costs_no_row() {
     server.psql(&into, "ALTER TABLE t ALTER part SET DEFAULT share(), ALTER part SET NOT NULL");
     assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, &into));
 
-    let shown =
-        backwhen.json(&["show", "schema", "--at", &moment, "--scratch", &server.conninfo("postgres")]);
+    let shown = backwhen.json(&["show", "schema", "--at", &moment]);
     assert_eq!((&shown["schema"], &shown["inexact"]), (&report["schema"], &report["inexact"]));
     let only = server.fresh_database("refused_target");
     let arguments = ["recover", "--to", &moment, "--schema-only", "--into", &server.conninfo(&only)];

@@ -13,6 +13,7 @@ mod mallory;
 mod messages;
 mod outlets;
 mod passwords;
+mod replay;
 mod scripts;
 mod shell;
 mod source;

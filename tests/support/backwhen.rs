@@ -144,6 +144,8 @@ impl Backwhen {
         clear_settings(&mut command);
         command.env("BACKWHEN_HISTORY", self.history()).env("HOME", self.folder.path());
         command.env("PATH", search_path(self.server.bin()));
+        // What it keeps for the next run is the same for all tests.
+        command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.folder.path()).args(arguments);
         command

@@ -1,21 +1,17 @@
-//! A session that takes up the settings and the role under which each statement ran on the source.
+//! Sessions that take up the settings and the role under which each statement ran on the source.
+//!
+//! On a server of our own the role is who logs in: no statement can leave it for somebody with more rights. On
+//! a server that somebody named, the role is taken up by whom we log in as there, who has no great rights.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::connect::{Conninfo, Session, server_error};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::history::signal::Statement;
 use crate::model::schema::quote_ident;
-
-/// Wanted where they are permitted and known: the application's own triggers and event triggers stay
-/// silent, and nothing is checked or synced that need not be.
-const WANTED: &[&str] = &[
-    "SET session_replication_role = replica",
-    "SET event_triggers = off",
-    "SET synchronous_commit = off",
-    "SET client_min_messages = error",
-    "SET lc_messages = 'C'",
-];
 
 /// Ours to choose, whatever the source had.
 const OURS: &[&str] = &[
@@ -38,43 +34,161 @@ const OURS: &[&str] = &[
     "check_function_bodies",
 ];
 
-pub(super) struct Acting {
-    pub session: Session,
-    settings: BTreeMap<String, String>,
-    role: Option<String>,
+/// Of each session. A text in English is what errors are told by.
+const WANTED: &[&str] =
+    &["SET check_function_bodies = off", "SET client_min_messages = error", "SET synchronous_commit = off"];
+
+/// What a statement may have left behind in its session.
+const AFTERWARDS: &str =
+    "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ROLE; SELECT pg_catalog.pg_advisory_unlock_all()";
+
+/// As many sessions are kept; the one that was not used for longest ends.
+const SESSIONS: usize = 12;
+
+/// How long a session is waited for that was told to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// The least time that a statement has, however many of its role ran too long.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// How a statement ended.
+pub(super) enum Ended {
+    Done,
+    Failed(tokio_postgres::Error),
+    /// It was stopped after this time.
+    TooLong(Duration),
+    /// It ended its own session.
+    SessionLost,
 }
 
-impl Acting {
-    /// # Errors
-    /// `Unavailable` if the server cannot be reached.
-    pub async fn open(info: &Conninfo) -> Result<Acting> {
-        let session = Session::connect_utf8(info, "replay").await?;
-        for wanted in WANTED {
-            if let Err(error) = session.batch_execute(wanted).await {
-                tracing::debug!("{}", server_error(format!("{wanted} is not possible"), error));
-            }
-        }
-        session
-            .batch_execute("SET check_function_bodies = off")
-            .await
-            .map_err(|error| server_error("cannot prepare the replaying session", error))?;
-        Ok(Acting { session, settings: BTreeMap::new(), role: None })
+pub(super) struct Sessions {
+    /// Leads to the scratch database, as whom it was made by.
+    info: Conninfo,
+    ours: bool,
+    /// The latest used last.
+    open: Vec<Acting>,
+    limit: Duration,
+    /// What is left of it for roles whose statements ran too long.
+    limits: BTreeMap<String, Duration>,
+}
+
+struct Acting {
+    session: Session,
+    process: i32,
+    /// Empty for whom we log in as.
+    role: String,
+    settings: BTreeMap<String, String>,
+}
+
+impl Sessions {
+    pub fn new(info: &Conninfo, ours: bool, limit: Duration) -> Sessions {
+        Sessions { info: info.clone(), ours, open: Vec::new(), limit, limits: BTreeMap::new() }
     }
 
-    /// Takes up the statement's settings; those that this server does not know are left.
+    /// Runs a text as a role, which is there; with no role, as whom the database was made by. `observer` ends
+    /// what takes too long.
+    ///
+    /// # Errors
+    /// `Refused` if there can be no session for the role.
+    pub async fn run(
+        &mut self,
+        observer: &Session,
+        role: &str,
+        statement: &Statement,
+        text: &str,
+    ) -> Result<Ended> {
+        let limit = self.limits.get(role).copied().unwrap_or(self.limit);
+        let mut acting = self.take(role).await?;
+        let ended = match timeout(limit, acting.run(self.ours, statement, text)).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.limits.insert(role.to_owned(), (limit / 2).max(LEAST));
+                Ended::TooLong(limit)
+            }
+        };
+        // The next statements may need its locks.
+        let tidied = !matches!(ended, Ended::TooLong(_)) && acting.tidy().await;
+        if tidied {
+            self.open.push(acting);
+        } else {
+            end(observer, acting.process).await;
+        }
+        Ok(ended)
+    }
+
+    /// The session of a role, taken out of those that are kept.
+    async fn take(&mut self, role: &str) -> Result<Acting> {
+        if let Some(at) = self.open.iter().position(|acting| acting.role == role) {
+            let acting = self.open.remove(at);
+            if !acting.session.is_closed() {
+                return Ok(acting);
+            }
+        }
+        if self.open.len() >= SESSIONS {
+            self.open.remove(0);
+        }
+        let info = if self.ours && !role.is_empty() { self.info.as_user(role) } else { self.info.clone() };
+        // The database's owner may have closed it to others: the rest goes on.
+        Acting::open(&info, role).await.map_err(|error| Error::refused(error.to_string()))
+    }
+
+    /// Whether whom we log in as can act for a role.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
-    pub async fn take_settings(&mut self, statement: &Statement) -> Result<()> {
+    pub async fn can_act_for(&self, observer: &Session, role: &str) -> Result<bool> {
+        let sql =
+            "SELECT FROM pg_catalog.pg_roles WHERE rolname = $1 AND pg_catalog.pg_has_role(oid, 'MEMBER')";
+        let rows = observer.query(sql, &[&role]).await;
+        Ok(!rows.map_err(|error| server_error("cannot read the server's roles", error))?.is_empty())
+    }
+
+    /// Ends all of them, and waits until none of them holds a lock.
+    pub async fn close(&mut self, observer: &Session) {
+        for acting in self.open.drain(..) {
+            end(observer, acting.process).await;
+        }
+    }
+}
+
+impl Acting {
+    async fn open(info: &Conninfo, role: &str) -> Result<Acting> {
+        let session = Session::connect_utf8(info, "replay").await?;
+        let failed = |error| server_error("cannot prepare the replaying session", error);
+        session.batch_execute(&WANTED.join("; ")).await.map_err(failed)?;
+        let row = session.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await.map_err(failed)?;
+        Ok(Acting { session, process: row.get(0), role: role.to_owned(), settings: BTreeMap::new() })
+    }
+
+    async fn run(&mut self, ours: bool, statement: &Statement, text: &str) -> Ended {
+        let taken_up = self.take_settings(statement).await;
+        let done = match taken_up {
+            Ok(()) if !ours && !self.role.is_empty() => {
+                let role = format!("SET ROLE {}", quote_ident(&self.role));
+                match self.session.batch_execute(&role).await {
+                    Ok(()) => self.session.batch_execute(text).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Ok(()) => self.session.batch_execute(text).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => Ended::Done,
+            Err(error) if error.as_db_error().is_none() || self.session.is_closed() => Ended::SessionLost,
+            Err(error) => Ended::Failed(error),
+        }
+    }
+
+    /// Takes up the statement's settings; those that this server does not know, or has for a superuser only, are
+    /// left.
+    async fn take_settings(&mut self, statement: &Statement) -> Result<(), tokio_postgres::Error> {
         if statement.settings == self.settings {
             return Ok(());
         }
-        // Some settings are for a superuser only.
-        self.take_role(None).await?;
-        let gone: Vec<_> =
-            self.settings.keys().filter(|name| !statement.settings.contains_key(*name)).cloned().collect();
+        let gone = self.settings.keys().filter(|name| !statement.settings.contains_key(*name));
         for name in gone {
-            let _ = self.session.batch_execute(&format!("RESET {}", setting_name(&name))).await;
+            let _ = self.session.batch_execute(&format!("RESET {}", setting_name(name))).await;
         }
         for (name, value) in &statement.settings {
             if OURS.contains(&name.as_str()) || self.settings.get(name) == Some(value) {
@@ -83,7 +197,7 @@ impl Acting {
             let set = "SELECT pg_catalog.set_config($1, $2, false)";
             if let Err(error) = self.session.query(set, &[name, value]).await {
                 if error.is_closed() {
-                    return Err(server_error("cannot take up a statement's settings", error));
+                    return Err(error);
                 }
                 tracing::debug!("{}", server_error(format!("setting {name} is not taken up"), error));
             }
@@ -92,31 +206,23 @@ impl Acting {
         Ok(())
     }
 
-    /// Acts for a role, or as ourselves; whether that was permitted.
-    ///
-    /// # Errors
-    /// `Unavailable` if the server fails.
-    pub async fn take_role(&mut self, role: Option<&str>) -> Result<bool> {
-        if self.role.as_deref() == role {
-            return Ok(true);
-        }
-        let failed = |error| server_error("cannot change the role", error);
-        if self.role.take().is_some() {
-            self.session.batch_execute("RESET ROLE").await.map_err(failed)?;
-        }
-        let Some(role) = role else { return Ok(true) };
-        match self.session.batch_execute(&format!("SET ROLE {}", quote_ident(role))).await {
-            Ok(()) => {
-                self.role = Some(role.to_owned());
-                Ok(true)
-            }
-            Err(error) if error.is_closed() => Err(failed(error)),
-            Err(_) => Ok(false),
-        }
+    /// Whether the session can be used again.
+    async fn tidy(&self) -> bool {
+        timeout(END_LIMIT, self.session.batch_execute(AFTERWARDS)).await.is_ok_and(|done| done.is_ok())
     }
+}
 
-    pub fn role(&self) -> Option<&str> {
-        self.role.as_deref()
+/// Ends a session of the scratch database, and waits a while for its locks to go.
+async fn end(observer: &Session, process: i32) {
+    let gone = async {
+        let ask =
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+        while observer.query(ask, &[&process]).await.is_ok_and(|rows| !rows.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    if timeout(END_LIMIT, gone).await.is_err() {
+        tracing::warn!("a session of the scratch server does not end");
     }
 }
 

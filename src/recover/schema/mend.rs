@@ -12,27 +12,38 @@ use crate::model::schema::quote_ident;
 /// A column as it was found: its type, and whether it is generated.
 type Found = BTreeMap<String, (String, bool)>;
 
-/// Mends the table; what it then still lacks to take its rows.
+/// What mends the table, statement by statement; each is worth a try.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
-pub(super) async fn mend(session: &Session, facts: &TableFacts) -> Result<Option<String>> {
-    let found = found(session, facts).await?;
-    for statement in statements(facts, found.as_ref()) {
-        if let Err(error) = session.batch_execute(&statement).await {
-            if error.is_closed() {
-                return Err(server_error("cannot mend a table in the scratch database", error));
-            }
-            tracing::debug!("{}", server_error(format!("not mended by {statement}"), error));
-        }
-    }
-    let Some(now) = self::found(session, facts).await? else { return Ok(Some("it is not there".into())) };
+pub(super) async fn mend(observer: &Session, facts: &TableFacts) -> Result<Vec<String>> {
+    Ok(statements(facts, found(observer, facts).await?.as_ref()))
+}
+
+/// What the table lacks to take its rows.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub(super) async fn still_lacking(observer: &Session, facts: &TableFacts) -> Result<Option<String>> {
+    let Some(now) = found(observer, facts).await? else { return Ok(Some("it is not there".into())) };
     let stored = facts.columns.iter().filter(|column| !column.generated);
     let lacking: Vec<_> = stored
         .filter(|column| now.get(&column.name).is_none_or(|(_, generated)| *generated))
         .map(|column| format!("{} {}", column.name, column.type_name))
         .collect();
     Ok((!lacking.is_empty()).then(|| format!("it lacks {}", lacking.join(", "))))
+}
+
+/// Whose the table is; `None` if it is not there.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub(super) async fn owner(observer: &Session, facts: &TableFacts) -> Result<Option<String>> {
+    let sql = "SELECT pg_catalog.pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class \
+               WHERE oid = pg_catalog.to_regclass($1)";
+    let row = observer.query_opt(sql, &[&quoted(facts)]).await;
+    let row = row.map_err(|error| server_error("cannot see whose a table is", error))?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// `None` if there is no such table.
@@ -44,7 +55,6 @@ async fn found(session: &Session, facts: &TableFacts) -> Result<Option<Found>> {
     }))
 }
 
-/// Each is worth a try by itself.
 fn statements(facts: &TableFacts, found: Option<&Found>) -> Vec<String> {
     let Some(found) = found else { return vec![create_table(facts)] };
     let alter = |what: String| format!("ALTER TABLE {} {what}", quoted(facts));

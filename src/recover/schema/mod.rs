@@ -2,6 +2,7 @@
 //! the statements since are replayed there, and what then stands there is dumped.
 
 mod acting;
+mod attempt;
 mod choose;
 mod context;
 mod lexer;
@@ -9,6 +10,7 @@ mod mend;
 mod order;
 mod replay;
 mod rewrite;
+mod roles;
 mod scratch;
 mod sequences;
 mod server;
@@ -19,11 +21,11 @@ pub use statements::{Sql, split};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::archive::{Archive, Roles, Selection};
-use super::roles::missing;
 use super::sequences::MadeSequence;
 use super::sink::{Definitions, usable_roles};
 use crate::ambient;
@@ -38,6 +40,7 @@ use crate::progress::{Progress, Unit};
 pub use choose::headlines;
 use order::Order;
 use replay::{Replay, Rights};
+pub use roles::SourceRoles;
 use scratch::{MARKER, Scratch};
 use sequences::Sequences;
 pub use server::ScratchServer;
@@ -46,8 +49,11 @@ pub use server::ScratchServer;
 pub struct Request<'a> {
     /// Leads to a server that takes a scratch database; which of its databases does not matter.
     pub server: &'a Conninfo,
-    /// That server is there for this alone: missing roles are made on it.
+    /// That server is there for this alone: the source's roles are made on it, and log in.
     pub ours: bool,
+    pub roles: &'a SourceRoles,
+    /// How long one statement may take.
+    pub limit: Duration,
     pub tools: &'a Tools,
     /// What pg_dump wrote at `base`.
     pub archive: &'a Path,
@@ -89,12 +95,14 @@ pub struct ReplayedSchema {
 /// not take is left out, and named. The scratch database is gone then too, or is named.
 pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
     request.progress.phase("replaying definitions", request.changes.len() as u64, Unit::Statements);
-    let scratch = Scratch::create(request.server, &request.base.database).await?;
+    let scratch = Scratch::create(request.server, request.ours, &request.base.database).await?;
     let replayed = tokio::select! {
         replayed = in_scratch(request, &scratch) => replayed,
         () = ambient::interrupted() => Err(Error::interrupted()),
+        () = scratch.end_what_hangs(request.limit) => Err(Error::internal("looking for what hangs ended")),
     };
-    let dropped = scratch.drop().await;
+    // A server of our own goes as a whole.
+    let dropped = if request.ours { Ok(()) } else { scratch.drop().await };
     match (replayed, dropped) {
         (Ok(replayed), dropped) => dropped.map(|()| replayed),
         (Err(error), Ok(())) => Err(error),
@@ -105,15 +113,21 @@ pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
 async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<ReplayedSchema> {
     let archive = Archive::open(request.archive)?;
     let selection = Selection::whole(&archive.toc);
-    if request.ours {
-        make_roles(request, scratch, &Roles::of(&archive.toc, &selection)).await?;
-    }
+    let named = Roles::of(&archive.toc, &selection);
     let mut definitions = Definitions::new(archive, selection)?;
+    if request.ours {
+        make_roles(request, scratch, &named, definitions.database_owner()).await?;
+        scratch.belong_to_source(&definitions).await?;
+    }
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
     let mut notes = definitions.adapt_to_roles(|name| roles.contains(name));
-    scratch.restore(&definitions, request.tools).await?;
+    match request.ours {
+        true => scratch.restore_muted(&definitions, request.tools).await?,
+        false => scratch.restore(&definitions, request.tools).await?,
+    }
     let (owners, privileges) = definitions.owners_and_privileges();
-    let mut replay = Replay::open(&scratch.info, Rights { ours: request.ours, owners, privileges }).await?;
+    let rights = Rights { ours: request.ours, owners, privileges, limit: request.limit };
+    let mut replay = Replay::open(&scratch.info, rights, request.roles).await?;
     let silenced = silence_event_triggers(&replay.observer).await?;
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
     replay.sequences = Sequences::restored(&replay.observer, request.sequences.values()).await?;
@@ -126,6 +140,8 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
         }
         request.progress.advance(1);
     }
+    // No session of a role is left when the database is given its properties and dumped.
+    let unfit = replay.mend().await?;
     for statement in silenced {
         // One whose function was dropped is gone as well.
         if let Err(error) = replay.observer.batch_execute(&statement).await {
@@ -134,7 +150,6 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     }
     notes.append(&mut replay.notes);
     notes.extend(scratch.take_properties(&definitions).await);
-    let unfit = replay.mend().await?;
     finish(request, scratch, replay, notes, unfit).await
 }
 
@@ -142,7 +157,7 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
 async fn finish(
     request: &Request<'_>,
     scratch: &Scratch,
-    replay: Replay,
+    replay: Replay<'_>,
     notes: Vec<String>,
     unfit: Vec<Inexact>,
 ) -> Result<ReplayedSchema> {
@@ -192,19 +207,19 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
     Ok(String::from_utf8_lossy(&sql).into_owned())
 }
 
-/// Makes every role that is known to matter, without rights of its own.
-async fn make_roles(request: &Request<'_>, scratch: &Scratch, roles: &Roles) -> Result<()> {
+/// Makes every role that the history lists, or that matters.
+async fn make_roles(
+    request: &Request<'_>,
+    scratch: &Scratch,
+    roles: &Roles,
+    owner: Option<&str>,
+) -> Result<()> {
     let session = Session::connect_utf8(&scratch.info, "replay").await?;
     let mut names: BTreeSet<&str> = roles.all();
+    names.extend(owner);
     names.extend(request.base.roles.iter().map(String::as_str));
-    for change in request.changes {
-        names.extend([change.signal.statement.role.as_str(), change.signal.statement.login.as_str()]);
-    }
-    let missing = missing(&session, names.into_iter()).await?;
-    let statements: Vec<_> =
-        missing.iter().map(|name| format!("CREATE ROLE {}", quote_ident(name))).collect();
-    let failed = |error| server_error("cannot make the source's roles on the scratch server", error);
-    session.batch_execute(&statements.join("; ")).await.map_err(failed)
+    names.extend(request.changes.iter().map(|change| change.signal.statement.role.as_str()));
+    request.roles.create(&session, names).await
 }
 
 /// Disables the event triggers that fire in a replica too; returns the statements that enable them again.

@@ -1,45 +1,56 @@
 //! Statement after statement, as the source ran them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::acting::Acting;
+use super::acting::{Ended, Sessions};
+use super::attempt::{Failure, failed, is_about_privileges};
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
-use super::mend::mend;
-use super::rewrite::{Action, action, schema_without_roles};
+use super::mend::{mend, owner, still_lacking};
+use super::rewrite::{Action, action};
+use super::roles::SourceRoles;
 use super::sequences::Sequences;
 use super::statements::{Sql, split};
 use super::tables::{create_table, differences, quoted, relation};
-use crate::connect::{Conninfo, ServerFault, Session, server_error};
+use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
-use crate::history::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
+use crate::history::signal::{DefinitionChange, DefinitionSignal, Statement};
 use crate::history::timeline::Edge;
 use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
 
+/// How long the observing session waits for a lock.
+const OBSERVER_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What the scratch server lets us do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rights {
-    /// The server is there for this alone: roles can be made there.
+    /// The server is there for this alone: roles can be made there, and log in.
     pub ours: bool,
     /// All roles are there that own something.
     pub owners: bool,
     /// And all that are granted something.
     pub privileges: bool,
+    /// How long one statement may take.
+    pub limit: Duration,
 }
 
-pub(super) struct Replay {
-    acting: Acting,
-    /// Looks at what was done, with names in full.
+pub(super) struct Replay<'a> {
+    pub(super) sessions: Sessions,
+    /// Looks at what was done, with names in full. Nothing of the application's runs in it.
     pub observer: Session,
-    rights: Rights,
+    pub(super) rights: Rights,
+    pub(super) roles: &'a SourceRoles,
+    pub(super) database: String,
     chooser: Chooser,
     /// By their oids in the scratch database: materialised views that are to be filled.
     pub filled: BTreeSet<u32>,
     pub sequences: Sequences,
-    missing_roles: BTreeSet<String>,
-    lacks_roles: bool,
+    /// Roles of statements, and whether they are acted for.
+    pub(super) acted_for: BTreeMap<String, bool>,
+    pub(super) lacks_roles: bool,
     pub notes: Vec<String>,
     inexact: Vec<Inexact>,
     /// The transaction of the first statement that was not replayed, and how many there are.
@@ -53,25 +64,26 @@ struct Different {
     facts: TableFacts,
     inexact: Inexact,
     since: Edge,
+    /// The statement's role.
+    role: String,
 }
 
-/// How a statement ended that did not run.
-enum Failure {
-    /// It need not run here.
-    Passed,
-    Failed(tokio_postgres::Error),
-}
-
-impl Replay {
-    pub async fn open(info: &Conninfo, rights: Rights) -> Result<Replay> {
+impl<'a> Replay<'a> {
+    pub async fn open(info: &Conninfo, rights: Rights, roles: &'a SourceRoles) -> Result<Replay<'a>> {
+        let observer = Session::connect_utf8(info, "replay").await?;
+        let patience = format!("SET lock_timeout = '{} ms'", OBSERVER_PATIENCE.as_millis());
+        let failed = |error| server_error("cannot prepare the observing session", error);
+        observer.batch_execute(&patience).await.map_err(failed)?;
         Ok(Replay {
-            acting: Acting::open(info).await?,
-            observer: Session::connect_utf8(info, "replay").await?,
+            sessions: Sessions::new(info, rights.ours, rights.limit),
+            observer,
             rights,
+            roles,
+            database: info.dbname().to_owned(),
             chooser: Chooser::default(),
             filled: BTreeSet::new(),
             sequences: Sequences::default(),
-            missing_roles: BTreeSet::new(),
+            acted_for: BTreeMap::new(),
             lacks_roles: !(rights.owners && rights.privileges),
             notes: Vec::new(),
             inexact: Vec::new(),
@@ -108,7 +120,8 @@ impl Replay {
             let what = format!("{}.{}", facts.schema, facts.name);
             let why = format!("as replayed up to {} ({}), {how}", change.lsn, change.time);
             let since = Edge { lsn: change.lsn, time: change.time };
-            let different = Different { facts: facts.clone(), inexact: Inexact { what, why }, since };
+            let (inexact, role) = (Inexact { what, why }, signal.statement.role.clone());
+            let different = Different { facts: facts.clone(), inexact, since, role };
             self.different.insert(facts.oid, different);
         }
         Ok(())
@@ -190,7 +203,7 @@ impl Replay {
     async fn run(&mut self, change: &DefinitionChange, sql: &Sql, text: &str) -> Result<()> {
         match self.try_run(change, sql, text).await? {
             Ok(()) | Err(Failure::Passed) => Ok(()),
-            Err(Failure::Failed(error)) => Err(failed(change, error)),
+            Err(failure) => Err(failed(change, failure)),
         }
     }
 
@@ -216,9 +229,10 @@ impl Replay {
             if row.map_err(|error| server_error("cannot look for a table", error))?.get(0) {
                 continue;
             }
-            self.take_up(&change.signal).await?;
+            let role = self.acting_role(&change.signal.statement.role).await?;
             let sql = create_table(facts);
-            self.acting.session.batch_execute(&sql).await.map_err(|error| failed(change, error))?;
+            let ended = self.sessions.run(&self.observer, &role, &change.signal.statement, &sql).await?;
+            Failure::of(ended).map_or(Ok(()), |failure| Err(failed(change, failure)))?;
             made += 1;
         }
         Ok(made)
@@ -254,10 +268,10 @@ impl Replay {
         if self.left_out.is_none() {
             return Ok(());
         }
-        for Different { facts, since, .. } in self.different.values() {
-            if since.lsn == change.lsn {
-                mend(&self.observer, facts).await?;
-            }
+        let since = |it: &&Different| it.since.lsn == change.lsn;
+        let different: Vec<_> = self.different.values().filter(since).map(Different::table).collect();
+        for (facts, role) in different {
+            self.mend_table(&facts, &role).await?;
         }
         Ok(())
     }
@@ -281,16 +295,40 @@ impl Replay {
     }
 
     /// Gives tables the columns that the source had, so that their rows fit; those to which that cannot
-    /// be done, and what they lack.
+    /// be done, and what they lack. It is the last that is done as any role.
     pub async fn mend(&mut self) -> Result<Vec<Inexact>> {
-        self.acting.take_role(None).await?;
+        let different: Vec<_> = self.different.values().map(Different::table).collect();
         let mut unfit = Vec::new();
-        for Different { facts, .. } in self.different.values() {
-            if let Some(lacks) = mend(&self.observer, facts).await? {
+        for (facts, role) in different {
+            if let Some(lacks) = self.mend_table(&facts, &role).await? {
                 unfit.push(Inexact { what: format!("{}.{}", facts.schema, facts.name), why: lacks });
             }
         }
+        self.sessions.close(&self.observer).await;
         Ok(unfit)
+    }
+
+    /// A table that is there is altered by its owner: its constraints and types may call what the owner wrote.
+    async fn mend_table(&mut self, facts: &TableFacts, role: &str) -> Result<Option<String>> {
+        let nothing = Statement::default();
+        let owner = owner(&self.observer, facts).await?;
+        let who = match &owner {
+            Some(owner) => self.acting_role(owner).await?,
+            None => String::new(),
+        };
+        for statement in mend(&self.observer, facts).await? {
+            let ended = self.sessions.run(&self.observer, &who, &nothing, &statement).await;
+            if let Err(error) = ended {
+                tracing::debug!("not mended by {statement}: {error}");
+            } else if let Ok(Ended::Failed(error)) = ended {
+                tracing::debug!("{}", server_error(format!("not mended by {statement}"), error));
+            }
+        }
+        if owner.is_none() && !role.is_empty() && self.rights.ours {
+            let sql = format!("ALTER TABLE {} OWNER TO {}", quoted(facts), quote_ident(role));
+            let _ = self.observer.batch_execute(&sql).await;
+        }
+        still_lacking(&self.observer, facts).await
     }
 
     /// Remembers whether a materialised view is to be filled in the end.
@@ -304,181 +342,10 @@ impl Replay {
         }
         Ok(())
     }
-
-    /// Takes up the settings and the role of a statement.
-    async fn take_up(&mut self, signal: &DefinitionSignal) -> Result<()> {
-        let statement = &signal.statement;
-        self.acting.take_settings(statement).await?;
-        let wanted = (self.rights.owners && !statement.role.is_empty()).then_some(statement.role.as_str());
-        if !self.acting.take_role(wanted).await?
-            && let Some(role) = wanted
-            && self.missing_roles.insert(role.to_owned())
-        {
-            self.notes.push(format!(
-                "statements of role {role} are replayed as the recovering user, which cannot act for it"
-            ));
-        }
-        Ok(())
-    }
-
-    async fn try_run(
-        &mut self,
-        change: &DefinitionChange,
-        sql: &Sql,
-        text: &str,
-    ) -> Result<Result<(), Failure>> {
-        let signal = &change.signal;
-        self.take_up(signal).await?;
-        let mut text = text.to_owned();
-        // Each turn makes or passes over one missing role.
-        for _ in 0..20 {
-            let Err(error) = self.acting.session.batch_execute(&text).await else {
-                return Ok(Ok(()));
-            };
-            let fault = match error.as_db_error() {
-                Some(fault) => ServerFault {
-                    sqlstate: fault.code().code().to_owned(),
-                    message: fault.message().to_owned(),
-                    ..ServerFault::default()
-                },
-                None => return Ok(Err(Failure::Failed(error))),
-            };
-            let missing_role = missing_role(&fault);
-            match (fault.sqlstate.as_str(), missing_role) {
-                ("42704", Some(role)) if self.rights.ours => self.make_role(role).await?,
-                ("42704", Some(role)) => {
-                    let role = role.to_owned();
-                    let Some(rest) = without_role(sql).filter(|rest| *rest != text) else {
-                        return Ok(Err(Failure::Failed(error)));
-                    };
-                    self.lacks_roles = true;
-                    self.notes.push(format!(
-                        "a {} is left out or lacks a part: the server has no role {role}",
-                        signal.tag
-                    ));
-                    if rest.is_empty() {
-                        return Ok(Err(Failure::Passed));
-                    }
-                    text = rest;
-                }
-                // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
-                ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
-                    return Ok(Err(Failure::Passed));
-                }
-                // Nor was it made, if its role is missing.
-                ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
-                    return Ok(Err(Failure::Passed));
-                }
-                ("42501", _) if self.acting.role().is_some() => {
-                    return self.run_as_ourselves(signal, &text).await;
-                }
-                _ => return Ok(Err(Failure::Failed(error))),
-            }
-        }
-        Err(Error::internal("too many roles are missing"))
-    }
-
-    /// A role may have had rights on the source that come from other databases or memberships; what
-    /// it made is given to it afterwards.
-    async fn run_as_ourselves(
-        &mut self,
-        signal: &DefinitionSignal,
-        text: &str,
-    ) -> Result<Result<(), Failure>> {
-        self.acting.take_role(None).await?;
-        if let Err(error) = self.acting.session.batch_execute(text).await {
-            return Ok(Err(Failure::Failed(error)));
-        }
-        for object in signal.objects.iter().filter(|object| object.tag.starts_with("CREATE ")) {
-            if let Some(sql) = give_to(object, &signal.statement.role)
-                && let Err(error) = self.acting.session.batch_execute(&sql).await
-            {
-                let what = format!("{} keeps another owner", object.identity);
-                self.notes.push(server_error(what, error).to_string());
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    async fn make_role(&mut self, role: &str) -> Result<()> {
-        self.acting.take_role(None).await?;
-        let sql = format!("CREATE ROLE {}", quote_ident(role));
-        self.acting
-            .session
-            .batch_execute(&sql)
-            .await
-            .map_err(|error| server_error(format!("cannot make role {role} on the scratch server"), error))
-    }
 }
 
-/// The statement that gives an object its owner; none for what has none or follows another.
-fn give_to(object: &DefinedObject, role: &str) -> Option<String> {
-    const OWNED: &[&str] = &[
-        "table",
-        "view",
-        "materialized view",
-        "foreign table",
-        "sequence",
-        "schema",
-        "function",
-        "procedure",
-        "aggregate",
-        "type",
-        "domain",
-        "collation",
-        "conversion",
-        "operator",
-        "operator class",
-        "operator family",
-        "text search configuration",
-        "text search dictionary",
-        "server",
-        "foreign-data wrapper",
-        "statistics object",
-        "publication",
-        "language",
-    ];
-    if !OWNED.contains(&object.kind.as_str()) || object.identity.is_empty() {
-        return None;
+impl Different {
+    fn table(&self) -> (TableFacts, String) {
+        (self.facts.clone(), self.role.clone())
     }
-    let kind = match object.kind.as_str() {
-        "statistics object" => "STATISTICS".to_owned(),
-        kind => kind.replace('-', " ").to_uppercase(),
-    };
-    Some(format!("ALTER {kind} {} OWNER TO {}", object.identity, quote_ident(role)))
-}
-
-fn is_about_privileges(sql: &Sql) -> bool {
-    matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
-}
-
-/// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
-fn without_role(sql: &Sql) -> Option<String> {
-    match sql.tag.as_str() {
-        "CREATE SCHEMA" => Some(schema_without_roles(sql)),
-        _ if is_about_privileges(sql) || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
-            Some(String::new())
-        }
-        _ => None,
-    }
-}
-
-/// About what cannot be there without its roles.
-fn is_of_roles(sql: &Sql) -> bool {
-    sql.tag.ends_with(" POLICY") || sql.tag.ends_with(" USER MAPPING") || sql.says(&["on", "policy"])
-}
-
-/// The role that an error says is not there.
-fn missing_role(fault: &ServerFault) -> Option<&str> {
-    fault.message.strip_prefix("role \"")?.strip_suffix("\" does not exist")
-}
-
-fn failed(change: &DefinitionChange, error: tokio_postgres::Error) -> Error {
-    let DefinitionChange { lsn, time, xid, signal, .. } = change;
-    let what =
-        format!("the {} of {time} (transaction {xid}, {lsn}) failed on the scratch server", signal.tag);
-    let missing_file = error.code().is_some_and(|code| code.code() == "58P01");
-    let error = server_error(what, error);
-    // A library that is not installed there comes by no retry.
-    if missing_file { Error::new(Kind::Refused, error.to_string()) } else { error }
 }

@@ -1,5 +1,7 @@
 //! A throw-away database: definitions are replayed in it and dumped from it.
 
+use std::time::Duration;
+
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
@@ -16,6 +18,16 @@ const COMMENT: &str = "backwhen: a scratch database of a running recovery, not o
 /// Stays when the database is given its source's own comment. pg_restore leaves this name out.
 pub(super) const MARKER: &str = "backwhen";
 
+const MUTED: &str = include_str!("muted.sql");
+const UNMUTED: &str = include_str!("unmuted.sql");
+
+/// From this major version on event triggers can be switched off, as on a server of our own.
+const SWITCHES_EVENT_TRIGGERS: u32 = 17;
+
+/// How often what hangs is looked for, and how much longer than a statement of the source it may take.
+const LOOK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(5);
+
 /// Exists from `create` to `drop`; one that a killed process left goes with the next `create`.
 pub(super) struct Scratch {
     /// In another database of the server; holds the lock on the name.
@@ -30,9 +42,13 @@ impl Scratch {
     /// Makes an empty database in the encoding of the source.
     ///
     /// # Errors
-    /// `Refused` if the server is older than the source, or does not let us make a database.
-    pub async fn create(server: &Conninfo, source: &DatabaseFacts) -> Result<Scratch> {
+    /// `Refused` if the server is older than the source or does not let us make a database, or if it is not ours and
+    /// our user there could do harm.
+    pub async fn create(server: &Conninfo, ours: bool, source: &DatabaseFacts) -> Result<Scratch> {
         let maintenance = maintenance(server).await?;
+        if !ours {
+            require_few_rights(&maintenance).await?;
+        }
         let server_major = DatabaseFacts::read(&maintenance).await?.server_major;
         if server_major < source.server_major {
             return Err(Error::refused(format!(
@@ -66,27 +82,92 @@ impl Scratch {
         session.batch_execute(&sql).await.map_err(failed)
     }
 
+    /// Gives it the source's owner, and the rights that roles had there to make something in it. Whoever ran a
+    /// statement can connect.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn belong_to_source(&self, definitions: &Definitions) -> Result<()> {
+        let failed = |error| server_error("cannot give the scratch database its owner", error);
+        let name = quote_ident(&self.name);
+        if let Some(owner) = definitions.database_owner() {
+            let sql = format!("ALTER DATABASE {name} OWNER TO {}", quote_ident(owner));
+            self.maintenance.batch_execute(&sql).await.map_err(failed)?;
+        }
+        for statement in definitions.database_properties(&self.name) {
+            if (statement.starts_with("GRANT") || statement.starts_with("REVOKE"))
+                && let Err(error) = self.maintenance.batch_execute(&statement).await
+            {
+                tracing::debug!("{}", server_error(format!("not done: {statement}"), error));
+            }
+        }
+        self.maintenance
+            .batch_execute(&format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC"))
+            .await
+            .map_err(failed)
+    }
+
+    /// Restores definitions, without rows, while functions of ordinary roles do nothing: on a server of our own, where
+    /// the restoring user is a superuser.
+    ///
+    /// # Errors
+    /// As [`Scratch::restore`].
+    pub async fn restore_muted(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
+        let session = Session::connect_utf8(&self.info, "replay").await?;
+        let failed = |error| server_error("cannot prepare the scratch database", error);
+        session.batch_execute(MUTED).await.map_err(failed)?;
+        self.run_restore(definitions, tools, true).await?;
+        session.batch_execute(UNMUTED).await.map_err(failed)
+    }
+
     /// Restores definitions, without rows.
     ///
     /// # Errors
     /// `Refused` with pg_restore's own words.
     pub async fn restore(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
+        self.run_restore(definitions, tools, false).await
+    }
+
+    async fn run_restore(&self, definitions: &Definitions, tools: &Tools, ours: bool) -> Result<()> {
         let restoring = Restoring {
             definitions,
             tools,
             info: &self.info,
             server_major: self.server_major,
-            options: self.child_options(),
+            options: self.child_options(ours),
         };
         // Both sections in one go.
-        restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await
+        let restored = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await;
+        restored.map_err(|error| {
+            let lacks = ["extension", "could not access file"].iter().any(|it| error.message().contains(it));
+            let advice = "; what an extension needs must be installed on this machine too, or on a server that you \
+                          trust, named with --scratch CONN";
+            Error::new(error.kind(), format!("{error}{}", if lacks { advice } else { "" }))
+        })
+    }
+
+    /// Ends whatever runs in it for longer than any statement may, as long as this is polled: what an archive's
+    /// definitions evaluate need not end either.
+    pub async fn end_what_hangs(&self, limit: Duration) {
+        let sql = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+                   WHERE datname = $1 AND usesysid IS NOT NULL AND state = 'active' \
+                   AND pg_catalog.clock_timestamp() - query_start > $2::int4 * pg_catalog.make_interval(secs => 1)";
+        let seconds = i32::try_from((limit + SLACK).as_secs()).unwrap_or(i32::MAX);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = self.maintenance.query(sql, &[&self.name, &seconds]).await {
+                tracing::debug!("{}", server_error("cannot look for what hangs", error));
+            }
+        }
     }
 
     /// What is lost in a crash of the server is not worth a sync for each statement.
-    fn child_options(&self) -> String {
+    fn child_options(&self, ours: bool) -> String {
         let given = self.info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
         let given = given.map(|(_, options)| options).unwrap_or_default();
-        format!("{given} -c synchronous_commit=off").trim_start().to_owned()
+        let on =
+            if ours && self.server_major >= SWITCHES_EVENT_TRIGGERS { " -c event_triggers=on" } else { "" };
+        format!("{given} -c synchronous_commit=off{on}").trim_start().to_owned()
     }
 
     /// Gives it the source's own settings, privileges and comment, which a dump then holds. Returns what
@@ -96,7 +177,10 @@ impl Scratch {
         let comment =
             comment.unwrap_or_else(|| format!("COMMENT ON DATABASE {} IS NULL", quote_ident(&self.name)));
         let mut notes = Vec::new();
-        for statement in definitions.database_properties(&self.name).iter().chain([&comment]) {
+        // What its owner may have set meanwhile would hold for the dump.
+        let reset = format!("ALTER DATABASE {} RESET ALL", quote_ident(&self.name));
+        for statement in [reset].iter().chain(&definitions.database_properties(&self.name)).chain([&comment])
+        {
             if let Err(error) = self.maintenance.batch_execute(statement).await {
                 notes.push(server_error("a property of the database could not be set", error).to_string());
             }
@@ -112,6 +196,26 @@ impl Scratch {
             Error::new(error.kind(), format!("database {} is left; drop it: {error}", self.name))
         })
     }
+}
+
+/// On a server that is somebody's, what the source's roles wrote runs as the user we were given.
+async fn require_few_rights(session: &Session) -> Result<()> {
+    let sql = "SELECT rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR EXISTS (\
+                 SELECT FROM pg_catalog.pg_roles p WHERE p.rolname IN ('pg_execute_server_program', \
+                   'pg_read_server_files', 'pg_write_server_files') AND pg_catalog.pg_has_role(r.oid, p.oid, 'MEMBER')) \
+               FROM pg_catalog.pg_roles r WHERE rolname = current_user";
+    let row = session.query_one(sql, &[]).await;
+    let powerful: bool =
+        row.map_err(|error| server_error("cannot read the scratch server's roles", error))?.get(0);
+    if !powerful {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "the user of --scratch could do harm on that server: statements that ordinary roles of the source wrote are \
+         replayed there as this user, and it is a superuser or may make roles, read all rows or run programs; name \
+         one that may only make databases (CREATE ROLE replay LOGIN CREATEDB), or leave --scratch away to replay on \
+         a server of our own",
+    ))
 }
 
 /// Locales matter to rows and their order, not to definitions; so one that the server lacks is no hindrance.

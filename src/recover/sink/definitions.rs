@@ -127,6 +127,12 @@ impl Definitions {
             .collect()
     }
 
+    /// Whose the source's database was.
+    pub(crate) fn database_owner(&self) -> Option<&str> {
+        let entry = self.archive.toc.entries.iter().find(|entry| entry.kind == "DATABASE")?;
+        entry.owner.as_deref().filter(|owner| self.owners && !owner.is_empty())
+    }
+
     /// The statement that gives a database the source's comment, or takes any away.
     pub(crate) fn database_comment(&self, name: &str) -> Option<String> {
         let toc = &self.archive.toc;

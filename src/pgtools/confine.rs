@@ -1,0 +1,200 @@
+//! Shuts programs in: what a server of our own and whatever it starts may reach of this machine.
+//!
+//! Landlock and seccomp restrict a thread and the programs that it starts. So the programs are started
+//! from a thread of their own, which is restricted first and ends afterwards.
+
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::error::{Context, Kind, Result};
+
+/// Where programs and what they need are, besides PostgreSQL's own.
+#[cfg(target_os = "linux")]
+const READABLE: &[&str] = &[
+    "/usr",
+    "/bin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+    "/etc/ld.so.cache",
+    "/dev/urandom",
+    "/dev/random",
+    "/dev/zero",
+];
+
+/// What the programs may reach.
+#[derive(Clone, Debug)]
+pub(super) struct Confines {
+    /// Theirs to write.
+    pub folder: PathBuf,
+    /// PostgreSQL's.
+    pub programs: PathBuf,
+}
+
+/// Runs `work` on a thread that is shut in, as is each program that `work` starts. Returns what of this
+/// machine is not closed to them, in words.
+///
+/// # Errors
+/// `Internal` if there can be no thread.
+pub(super) async fn confined<T: Send + 'static>(
+    confines: Confines,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<(T, Vec<&'static str>)> {
+    let runtime = Handle::current();
+    let (tell, told) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("confined".into()).spawn(move || {
+        let open = restrict(&confines);
+        let _ = tell.send((runtime.block_on(work), open));
+    });
+    thread.context(Kind::Internal, || "cannot start a thread".into())?;
+    told.await.context(Kind::Internal, || "a thread failed".into())
+}
+
+/// Restricts this thread as far as the system allows; what stays open.
+fn restrict(confines: &Confines) -> Vec<&'static str> {
+    let mut open = Vec::new();
+    if !close_files(confines) {
+        open.push("files that its user may read or write (no Landlock)");
+    }
+    if !close_calls() {
+        open.push("the network and other servers' sockets (no seccomp)");
+    }
+    open
+}
+
+/// Nothing but the programs can be read, nothing but the folder written, and no process outside be signalled.
+#[cfg(target_os = "linux")]
+fn close_files(confines: &Confines) -> bool {
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+        RulesetStatus, Scope, path_beneath_rules,
+    };
+    // What a kernel does not know of this, it leaves open.
+    let abi = ABI::V6;
+    let readable = READABLE.iter().map(Path::new).chain([installation(&confines.programs)]);
+    let parent = confines.folder.parent();
+    let attempt = || -> Result<RulesetStatus, RulesetError> {
+        let ruleset = Ruleset::default()
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::from_all(abi))?
+            .scope(Scope::from_all(abi))?
+            .create()?
+            .add_rules(path_beneath_rules(readable, AccessFs::from_read(abi)))?
+            .add_rules(path_beneath_rules([&confines.folder], AccessFs::from_all(abi)))?
+            .add_rules(path_beneath_rules(["/dev/null"], AccessFs::from_all(abi)))?
+            // So that the folder itself can be taken away.
+            .add_rules(path_beneath_rules(parent, AccessFs::RemoveDir))?;
+        Ok(ruleset.restrict_self()?.ruleset)
+    };
+    attempt().is_ok_and(|status| status != RulesetStatus::NotEnforced)
+}
+
+/// `bin`, `lib` and `share` lie side by side, unless it is the system's own `bin`.
+#[cfg(target_os = "linux")]
+fn installation(programs: &Path) -> &Path {
+    programs.parent().filter(|folder| folder.parent().is_some()).unwrap_or(programs)
+}
+
+/// Calls that a server does without: those that reach other machines, servers and processes, or the kernel's
+/// less trodden parts.
+#[cfg(target_os = "linux")]
+const FORBIDDEN: &[i64] = &[
+    libc::SYS_connect,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_io_uring_setup,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+];
+
+#[cfg(target_os = "linux")]
+fn close_calls() -> bool {
+    calls().is_ok_and(|filter| seccompiler::apply_filter(&filter).is_ok())
+}
+
+#[cfg(target_os = "linux")]
+fn calls() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
+    use seccompiler::{
+        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    };
+    let rule = |argument, operator, value: libc::c_int| {
+        let value = value.unsigned_abs().into();
+        SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
+    };
+    let kind = SeccompCmpOp::MaskedEq(0xf);
+    // Its own socket is a stream in the file system.
+    let sockets = vec![
+        rule(0, SeccompCmpOp::Ne, libc::AF_UNIX)?,
+        rule(1, kind.clone(), libc::SOCK_DGRAM)?,
+        rule(1, kind, libc::SOCK_SEQPACKET)?,
+    ];
+    let calls = FORBIDDEN.iter().map(|call| (*call, Vec::new()));
+    let calls = calls.chain([(libc::SYS_socket, sockets)]);
+    // The same calls under their other numbers, where the kernel has the ABI that is called x32.
+    let others = [0].into_iter().chain(cfg!(target_arch = "x86_64").then_some(0x4000_0000));
+    let all = calls.flat_map(|(call, rules)| others.clone().map(move |bit| (call | bit, rules.clone())));
+    let forbidden = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(
+        all.collect(),
+        SeccompAction::Allow,
+        forbidden,
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    filter.try_into()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn close_files(_: &Confines) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+fn close_calls() -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn run(folder: &Path, script: &'static str) -> (bool, Vec<&'static str>) {
+        let confines = Confines { folder: folder.to_owned(), programs: "/usr/bin".into() };
+        let folder = folder.to_owned();
+        let work = async move {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", script, "sh"]).arg(folder).status().is_ok_and(|status| status.success())
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(confined(confines, work)).unwrap()
+    }
+
+    #[test]
+    fn a_program_that_is_shut_in_reaches_its_folder_and_nothing_else() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (done, _) = run(folder.path(), "echo x > \"$1/file\" && cat \"$1/file\" > /dev/null");
+        assert!(done, "its own folder is its own");
+        let secret = other.path().join("secret");
+        std::fs::write(&secret, "x").unwrap();
+        let path: &'static str = secret.display().to_string().leak();
+        let (read, open) = run(folder.path(), format!("cat {path} || echo y > {path}").leak());
+        let said = open.iter().any(|it| it.contains("Landlock"));
+        assert_eq!(read, said, "what is not closed is said: {open:?}");
+        let listed = std::fs::read_dir(other.path()).unwrap().count();
+        assert_eq!(listed, 1, "this thread is not shut in");
+    }
+}

@@ -1,0 +1,179 @@
+//! One try to run a statement as its role, and what to make of the server's answer.
+
+use super::acting::Ended;
+use super::replay::Replay;
+use super::rewrite::schema_without_roles;
+use super::statements::Sql;
+use crate::connect::server_error;
+use crate::error::{Error, Result};
+use crate::history::signal::DefinitionChange;
+use crate::model::schema::quote_ident;
+
+/// How a statement ended that did not run.
+pub(super) enum Failure {
+    /// It need not run here.
+    Passed,
+    Failed(tokio_postgres::Error),
+    /// For a reason of ours.
+    Stopped(String),
+}
+
+impl Replay<'_> {
+    /// As whom a statement of a role is replayed; nobody in particular where the server has no such role that we
+    /// may act for.
+    pub(super) async fn acting_role(&mut self, role: &str) -> Result<String> {
+        let nobody = String::new();
+        if self.rights.ours {
+            return Ok(role.to_owned());
+        }
+        if !self.rights.owners || role.is_empty() {
+            return Ok(nobody);
+        }
+        if let Some(acted_for) = self.acted_for.get(role) {
+            return Ok(if *acted_for { role.to_owned() } else { nobody });
+        }
+        let acted_for = self.sessions.can_act_for(&self.observer, role).await?;
+        self.acted_for.insert(role.to_owned(), acted_for);
+        if acted_for {
+            return Ok(role.to_owned());
+        }
+        self.notes.push(format!(
+            "statements of role {role} are replayed as the user of --scratch, which cannot act for it"
+        ));
+        Ok(nobody)
+    }
+
+    /// Runs a statement as its role. Where the role made a schema or the like on the source, it has the right to
+    /// do so in the scratch database too while that is made again: no event trigger tells who is granted something on
+    /// a database.
+    pub(super) async fn try_run(
+        &mut self,
+        change: &DefinitionChange,
+        sql: &Sql,
+        text: &str,
+    ) -> Result<Result<(), Failure>> {
+        let role = change.signal.statement.role.clone();
+        if role.is_empty() && self.rights.ours {
+            return Ok(Err(Failure::Stopped("nobody told which role ran it".into())));
+        }
+        let ended = self.try_as_role(change, sql, text).await?;
+        let denied = matches!(&ended, Err(Failure::Failed(error)) if sqlstate(error) == "42501");
+        if !(denied && self.rights.ours && IN_DATABASE.contains(&sql.tag.as_str())) {
+            return Ok(ended);
+        }
+        let on = format!("CREATE ON DATABASE {}", quote_ident(&self.database));
+        let failed = |error| server_error("cannot change rights in the scratch database", error);
+        let role = quote_ident(&role);
+        self.observer.batch_execute(&format!("GRANT {on} TO {role}")).await.map_err(failed)?;
+        let ended = self.try_as_role(change, sql, text).await;
+        self.observer.batch_execute(&format!("REVOKE {on} FROM {role}")).await.map_err(failed)?;
+        ended
+    }
+
+    async fn try_as_role(
+        &mut self,
+        change: &DefinitionChange,
+        sql: &Sql,
+        text: &str,
+    ) -> Result<Result<(), Failure>> {
+        let signal = &change.signal;
+        let role = self.acting_role(&signal.statement.role).await?;
+        let mut text = text.to_owned();
+        // Each turn makes or passes over one missing role.
+        for _ in 0..20 {
+            let ended = self.sessions.run(&self.observer, &role, &signal.statement, &text).await?;
+            let Some(failure) = Failure::of(ended) else { return Ok(Ok(())) };
+            let Failure::Failed(error) = failure else { return Ok(Err(failure)) };
+            match (sqlstate(&error), missing_role(&error)) {
+                ("42704", Some(missing)) if self.rights.ours => {
+                    if self.observer.batch_execute(&self.roles.creation(missing)).await.is_err() {
+                        return Ok(Err(Failure::Failed(error)));
+                    }
+                }
+                ("42704", Some(missing)) => {
+                    let missing = missing.to_owned();
+                    let Some(rest) = without_role(sql).filter(|rest| *rest != text) else {
+                        return Ok(Err(Failure::Failed(error)));
+                    };
+                    self.lacks_roles = true;
+                    self.notes.push(format!(
+                        "a {} is left out or lacks a part: the server has no role {missing}",
+                        signal.tag
+                    ));
+                    if rest.is_empty() {
+                        return Ok(Err(Failure::Passed));
+                    }
+                    text = rest;
+                }
+                // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
+                ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
+                    return Ok(Err(Failure::Passed));
+                }
+                // Nor was it made, if its role is missing.
+                ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
+                    return Ok(Err(Failure::Passed));
+                }
+                _ => return Ok(Err(Failure::Failed(error))),
+            }
+        }
+        Ok(Err(Failure::Stopped("too many roles are missing".into())))
+    }
+}
+
+impl Failure {
+    pub fn of(ended: Ended) -> Option<Failure> {
+        match ended {
+            Ended::Done => None,
+            Ended::Failed(error) => Some(Failure::Failed(error)),
+            Ended::TooLong(limit) => Some(Failure::Stopped(format!(
+                "it was stopped after {:.1} s; --replay-timeout says how long a statement may take",
+                limit.as_secs_f64()
+            ))),
+            Ended::SessionLost => Some(Failure::Stopped("it ended its session".into())),
+        }
+    }
+}
+
+/// Statements that need a right on the database.
+const IN_DATABASE: &[&str] = &["CREATE SCHEMA", "ALTER SCHEMA", "CREATE EXTENSION", "CREATE PUBLICATION"];
+
+fn sqlstate(error: &tokio_postgres::Error) -> &str {
+    error.code().map_or("", |code| code.code())
+}
+
+pub(super) fn is_about_privileges(sql: &Sql) -> bool {
+    matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
+}
+
+/// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
+fn without_role(sql: &Sql) -> Option<String> {
+    match sql.tag.as_str() {
+        "CREATE SCHEMA" => Some(schema_without_roles(sql)),
+        _ if is_about_privileges(sql) || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
+            Some(String::new())
+        }
+        _ => None,
+    }
+}
+
+/// About what cannot be there without its roles.
+fn is_of_roles(sql: &Sql) -> bool {
+    sql.tag.ends_with(" POLICY") || sql.tag.ends_with(" USER MAPPING") || sql.says(&["on", "policy"])
+}
+
+/// The role that an error says is not there.
+fn missing_role(error: &tokio_postgres::Error) -> Option<&str> {
+    error.as_db_error()?.message().strip_prefix("role \"")?.strip_suffix("\" does not exist")
+}
+
+/// Whatever a statement says of itself is no fault of the server's: it is left out, and the rest goes on.
+pub(super) fn failed(change: &DefinitionChange, failure: Failure) -> Error {
+    let DefinitionChange { lsn, time, xid, signal, .. } = change;
+    let what =
+        format!("the {} of {time} (transaction {xid}, {lsn}) failed on the scratch server", signal.tag);
+    match failure {
+        Failure::Failed(error) => Error::refused(server_error(what, error).to_string()),
+        Failure::Stopped(why) => Error::refused(format!("{what}: {why}")),
+        Failure::Passed => Error::refused(what),
+    }
+}

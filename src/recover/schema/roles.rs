@@ -1,0 +1,199 @@
+//! The source's roles on a server of our own: who was a superuser there is one here, and nobody else; the others
+//! have what counts within a database, and nothing that reaches beyond it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::statements::{Sql, split};
+use crate::connect::{Session, server_error};
+use crate::error::Result;
+use crate::model::schema::quote_ident;
+
+/// The superuser of our own server, where the source's superusers are not known to have one of this name.
+const USUAL: &str = "postgres";
+const OTHER: &str = "backwhen_replay";
+
+/// Predefined roles that give rights within databases only. No other is given to anybody: they reach files,
+/// programs, other sessions or the server as a whole.
+const WITHIN_DATABASES: &[&str] = &["pg_read_all_data", "pg_write_all_data"];
+
+/// What the history's list says of the source's roles.
+#[derive(Debug, Default)]
+pub struct SourceRoles {
+    /// `None` where the history has no list.
+    listed: Option<BTreeMap<String, Attributes>>,
+    memberships: Vec<Membership>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Attributes {
+    superuser: bool,
+    without_inheritance: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Membership {
+    role: String,
+    member: String,
+    /// What the list says of `INHERIT` and `SET`, from PostgreSQL 16 on.
+    options: Vec<(&'static str, bool)>,
+}
+
+impl SourceRoles {
+    /// Reads a list as pg_dumpall writes it.
+    pub fn read(globals: Option<&str>) -> SourceRoles {
+        let Some(globals) = globals else { return SourceRoles::default() };
+        let statements = split(globals, true);
+        let mut listed = BTreeMap::new();
+        for sql in &statements {
+            match (sql.tag.as_str(), name(sql, 2)) {
+                ("CREATE ROLE", Some(name)) => drop(listed.entry(name).or_insert(Attributes::default())),
+                ("ALTER ROLE", Some(name)) if sql.words.get(3).is_some_and(|word| word.is("with")) => {
+                    listed.insert(name, Attributes::of(sql));
+                }
+                _ => {}
+            }
+        }
+        let memberships =
+            statements.iter().filter(|sql| sql.tag == "GRANT").filter_map(Membership::of).collect();
+        SourceRoles { listed: Some(listed), memberships }
+    }
+
+    pub fn are_known(&self) -> bool {
+        self.listed.is_some()
+    }
+
+    /// Only the list tells.
+    pub fn is_superuser(&self, role: &str) -> bool {
+        self.attributes(role).superuser
+    }
+
+    fn attributes(&self, role: &str) -> Attributes {
+        self.listed.as_ref().and_then(|listed| listed.get(role)).copied().unwrap_or_default()
+    }
+
+    /// How the superuser of our own server is to be called: as one of the source's, or as nobody there.
+    pub fn bootstrap(&self) -> String {
+        if self.is_superuser(USUAL) {
+            return USUAL.to_owned();
+        }
+        let mut name = OTHER.to_owned();
+        while self.listed.as_ref().is_some_and(|listed| listed.contains_key(&name)) {
+            name.push('_');
+        }
+        name
+    }
+
+    /// Makes the roles of the list, and `further` ones that it does not have.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub(super) async fn create(&self, session: &Session, further: BTreeSet<&str>) -> Result<()> {
+        let failed = |error| server_error("cannot make the source's roles on a server of our own", error);
+        let listed = self.listed.iter().flat_map(|listed| listed.keys().map(String::as_str));
+        let names: BTreeSet<&str> = listed.chain(further).collect();
+        let missing = super::super::roles::missing(session, names.into_iter()).await?;
+        let statements: Vec<_> = missing.iter().map(|name| self.creation(name)).collect();
+        session.batch_execute(&statements.join("; ")).await.map_err(failed)?;
+        for membership in self.memberships.iter().filter(|it| self.is_harmless(it)) {
+            if let Err(error) = session.batch_execute(&membership.statement()).await {
+                let error = server_error(format!("not done: {}", membership.statement()), error);
+                tracing::debug!("{error}");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn creation(&self, name: &str) -> String {
+        let Attributes { superuser, without_inheritance } = self.attributes(name);
+        let superuser = if superuser { " SUPERUSER" } else { "" };
+        let inherit = if without_inheritance { " NOINHERIT" } else { "" };
+        format!("CREATE ROLE {} LOGIN{superuser}{inherit}", quote_ident(name))
+    }
+
+    fn is_harmless(&self, membership: &Membership) -> bool {
+        let role = membership.role.as_str();
+        let predefined = role.starts_with("pg_");
+        !self.is_superuser(role) && (!predefined || WITHIN_DATABASES.contains(&role))
+    }
+}
+
+impl Attributes {
+    /// `ALTER ROLE name WITH …`
+    fn of(sql: &Sql) -> Attributes {
+        let says = |keyword: &str| sql.words[4..].iter().any(|word| word.is(keyword));
+        Attributes { superuser: says("superuser"), without_inheritance: says("noinherit") }
+    }
+}
+
+impl Membership {
+    /// `GRANT role TO member …`
+    fn of(sql: &Sql) -> Option<Membership> {
+        sql.words.get(2).filter(|word| word.is("to"))?;
+        let (role, member) = (name(sql, 1)?, name(sql, 3)?);
+        let option = |keyword: &'static str| {
+            let at = sql.words.iter().skip(4).position(|word| word.is(keyword))?;
+            let value = sql.words.get(at + 5)?;
+            (value.is("true") || value.is("false")).then(|| (keyword, value.is("true")))
+        };
+        Some(Membership {
+            role,
+            member,
+            options: ["inherit", "set"].into_iter().filter_map(option).collect(),
+        })
+    }
+
+    fn statement(&self) -> String {
+        let option = |(keyword, value): &(&str, bool)| format!("{keyword} {value}");
+        let options: Vec<_> = self.options.iter().map(option).collect();
+        let with = if options.is_empty() { String::new() } else { format!(" WITH {}", options.join(", ")) };
+        format!("GRANT {} TO {}{with}", quote_ident(&self.role), quote_ident(&self.member))
+    }
+}
+
+fn name(sql: &Sql, at: usize) -> Option<String> {
+    Some(sql.words.get(at)?.name()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GLOBALS: &str = "
+        CREATE ROLE postgres; ALTER ROLE postgres WITH SUPERUSER INHERIT LOGIN;
+        CREATE ROLE \"Odd; one\"; ALTER ROLE \"Odd; one\" WITH NOSUPERUSER NOINHERIT CREATEROLE;
+        ALTER ROLE \"Odd; one\" SET x TO superuser; CREATE ROLE superuser;
+        ALTER ROLE superuser WITH NOSUPERUSER INHERIT REPLICATION;
+        GRANT \"Odd; one\" TO superuser WITH ADMIN OPTION, INHERIT FALSE, SET TRUE GRANTED BY postgres;
+        GRANT postgres TO superuser; GRANT pg_execute_server_program TO superuser;
+        GRANT pg_read_all_data TO superuser; GRANT superuser TO \"Odd; one\";";
+
+    #[test]
+    fn nobody_becomes_more_than_the_list_says() {
+        let roles = SourceRoles::read(Some(GLOBALS));
+        assert!(roles.is_superuser("postgres") && !roles.is_superuser("superuser"));
+        assert_eq!(roles.creation("Odd; one"), "CREATE ROLE \"Odd; one\" LOGIN NOINHERIT");
+        assert_eq!(roles.creation("superuser"), "CREATE ROLE \"superuser\" LOGIN");
+        assert_eq!(roles.creation("unknown"), "CREATE ROLE \"unknown\" LOGIN");
+        let granted: Vec<_> =
+            roles.memberships.iter().filter(|it| roles.is_harmless(it)).map(Membership::statement).collect();
+        assert_eq!(
+            granted,
+            [
+                "GRANT \"Odd; one\" TO \"superuser\" WITH inherit false, set true",
+                "GRANT \"pg_read_all_data\" TO \"superuser\"",
+                "GRANT \"superuser\" TO \"Odd; one\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_name_makes_nobody_a_superuser() {
+        let unknown = SourceRoles::read(None);
+        assert!(!unknown.is_superuser("postgres") && !unknown.are_known());
+        assert_eq!(unknown.bootstrap(), "backwhen_replay");
+        let managed =
+            "CREATE ROLE postgres; ALTER ROLE postgres WITH NOSUPERUSER; CREATE ROLE backwhen_replay;";
+        assert_eq!(SourceRoles::read(Some(managed)).bootstrap(), "backwhen_replay_");
+        assert_eq!(SourceRoles::read(Some(GLOBALS)).bootstrap(), "postgres");
+    }
+}
