@@ -2,6 +2,7 @@
 
 use super::copy_binary::BinaryRows;
 use super::key::KeyShape;
+use super::retell::{Attributes, Doubts, Label, Retelling, Shape};
 use super::{copy_text, pgoutput};
 use crate::hostile::throw;
 use crate::model::{Column, Grade, Identity, Moment, Storage, Table, moment};
@@ -98,6 +99,47 @@ fn a_row_to_be_binary_of_any_bytes() {
         let pushed = rows.push_row(line, &mut row).is_some();
         assert_eq!(pushed, row != b"rows before");
         format!("{pushed} {}", row.len())
+    });
+}
+
+#[test]
+fn values_that_read_otherwise_of_any_bytes() {
+    let label = |now: &str| Label { now: now.into(), doubtful: false };
+    let labels =
+        Shape::Labels([(b"sad".to_vec(), label("b \"l\" \\u")), (b"".to_vec(), label("NULL"))].into());
+    let both = Attributes { now: vec![(2, Some(1)), (3, Some(0)), (1, None)], doubtful: false };
+    let types = [
+        (1, labels),
+        (2, Shape::Array { element: 1, delimiter: b',' }),
+        (3, Shape::Range(1)),
+        (4, Shape::Multirange(3)),
+        (5, Shape::Composite([(2, both)].into())),
+        (6, Shape::Array { element: 5, delimiter: b';' }),
+        // In a circle, as no server has it.
+        (7, Shape::Array { element: 7, delimiter: b',' }),
+        (8, Shape::Domain(8)),
+    ];
+    let retelling = Retelling { types: types.into() };
+    let seeds: [&[u8]; 8] = [
+        b"sad",
+        b"{sad,NULL,\"\",\"a\\\"b\"}",
+        b"[0:1]={{a},{b}}",
+        b"[sad,\"a\"\"b\")",
+        b"empty",
+        b"{[a,b),(,sad]}",
+        b"(\"[sad,)\",\"{sad,NULL}\")",
+        b"{\"(\\\"[sad,)\\\",{})\";NULL}",
+    ];
+    throw("retell", seeds.map(<[u8]>::to_vec).to_vec(), |bytes| {
+        let mut outcome = String::new();
+        for type_oid in 1..=8 {
+            let mut doubts = Doubts::default();
+            let now = retelling.value(type_oid, bytes, &mut doubts);
+            // What cannot be read stays as it is.
+            assert!(!doubts.unreadable || *now == *bytes);
+            outcome += &format!("{}{} ", doubts.unreadable, *now == *bytes);
+        }
+        outcome
     });
 }
 

@@ -4,6 +4,7 @@ pub mod copy_binary;
 pub mod copy_text;
 pub mod key;
 pub mod pgoutput;
+pub mod retell;
 pub mod row_digest;
 
 #[cfg(test)]
