@@ -14,11 +14,13 @@
 //!   empty for those of [`COMMON_TYPES`]) with a space between each; with `=` before it and a line end and what older
 //!   rows have in it behind it, if they have something; or, if it begins with `{`, [`ColumnFacts`] as JSON;
 //! - `rest`: an object with `trouble`, and if there are any `dropped` and `dropped_names` as in
-//!   [`DefinitionSignal`], `images` (the oids of the tables whose rows follow) or `rows_trouble`.
+//!   [`DefinitionSignal`], `images` (the oids of the tables whose rows follow), `rows_trouble` or `retold`
+//!   ([`Retold`]).
 
 use serde::Deserialize;
 use serde::de::Error as _;
 
+use super::retold::Retold;
 use super::signal::{DefinedObject, DefinedTable, DefinitionSignal, Statement};
 use crate::model::{ColumnFacts, TableFacts};
 
@@ -69,6 +71,8 @@ struct Rest {
     #[serde(default)]
     images: Vec<u32>,
     rows_trouble: Option<String>,
+    #[serde(default)]
+    retold: Option<Retold>,
 }
 
 /// Reads a body of any version.
@@ -85,14 +89,17 @@ pub(super) fn decode(body: &[u8]) -> serde_json::Result<DefinitionSignal> {
     }
     let (tag, statement) = statement_of(statement, started, process)?;
     let tables = tables.into_iter().map(|(texts, columns)| table(texts, &columns, &rest.images));
-    let troubles: Vec<_> = [rest.trouble.clone(), rest.rows_trouble.clone()].into_iter().flatten().collect();
+    let tables = tables.collect::<Result<_, _>>()?;
+    let of_retold = rest.retold.as_ref().and_then(|it| it.trouble.clone());
+    let troubles: Vec<_> = [rest.trouble, rest.rows_trouble, of_retold].into_iter().flatten().collect();
     Ok(DefinitionSignal {
         tag,
         statement,
         objects: objects.into_iter().map(object).collect::<Result<_, _>>()?,
-        tables: tables.collect::<Result<_, _>>()?,
+        tables,
         dropped: rest.dropped,
         dropped_names: rest.dropped_names,
+        retold: rest.retold,
         trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
     })
 }
@@ -217,6 +224,7 @@ mod tests {
     const OLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v1.json");
     const NEW: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2.json");
     const SHORT: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-short.json");
+    const RETOLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-retold.json");
     const ODD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-odd.json");
 
     #[test]
@@ -248,6 +256,22 @@ mod tests {
         assert_eq!(facts.columns[3].missing.as_deref(), Some("2020-02-01"));
         assert!(signal.tables[0].image && signal.tables[0].published);
         assert_eq!(facts.identity, Some(vec![2, 1]));
+    }
+
+    #[test]
+    fn what_became_of_values_is_told_beside_the_tables() {
+        let signal = decode(RETOLD).unwrap();
+        let retold = signal.retold.as_ref().unwrap();
+        assert_eq!(retold.before.len(), 3);
+        let kinds = ["Enum", "Array", "Domain", "Range", "Multirange", "Composite"];
+        for kind in kinds {
+            assert!(retold.types.values().any(|facts| format!("{facts:?}").starts_with(kind)), "{kind}");
+        }
+        // A manifest holds it as JSON of its own.
+        let again: DefinitionSignal = serde_json::from_slice(&serde_json::to_vec(&signal).unwrap()).unwrap();
+        assert_eq!(again, signal);
+        assert!(decode(NEW).unwrap().retold.is_none());
+        assert!(!serde_json::to_string(&decode(NEW).unwrap()).unwrap().contains("retold"));
     }
 
     #[test]

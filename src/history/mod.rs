@@ -34,6 +34,7 @@ pub mod message_key;
 mod object;
 pub mod repair;
 pub mod resync;
+pub mod retold;
 pub mod roles;
 pub mod signal;
 pub mod timeline;

@@ -8,6 +8,7 @@ use super::checkpoint::SequenceState;
 use super::message;
 pub use super::message::COMMON_TYPES;
 use super::message_key::MessageKey;
+use super::retold::Retold;
 use crate::model::{Lsn, PgTime, TableFacts};
 
 // The content of each is signed, see [`super::message_key`]. What is said of it here is its body.
@@ -88,6 +89,9 @@ pub struct DefinitionSignal {
     /// The bare names of what the statement itself named and dropped, of every kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped_names: Vec<String>,
+    /// The values that read otherwise from here on, although no row was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retold: Option<Retold>,
     /// What the triggers could not do, in the server's words.
     #[serde(default)]
     pub trouble: Option<String>,
