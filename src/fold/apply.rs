@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::definitions::Definitions;
+use super::definitions::{self, Definitions};
 use super::mapping::{Mapping, identity_fits, key_of};
+use super::retelling::{Late, Retellings};
 use super::{Delta, Folded, FoldedTable, Request, stride, undecodable};
 use crate::codec::pgoutput;
+use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, SequenceState};
@@ -40,6 +42,20 @@ pub(super) struct Described {
     to_say: Vec<(String, String)>,
 }
 
+/// The lines of one change.
+struct Lines {
+    late: Option<Late>,
+    doubts: Doubts,
+}
+
+impl Lines {
+    fn correct(&mut self, line: &mut Vec<u8>) {
+        if let Some(late) = &self.late {
+            late.correct(line, &mut self.doubts);
+        }
+    }
+}
+
 pub(super) struct Applier<'a> {
     pub(super) tables: Vec<FoldedTable>,
     pub(super) places: HashMap<u32, usize>,
@@ -47,6 +63,7 @@ pub(super) struct Applier<'a> {
     pub(super) blocks: Blocks,
     pub(super) catalog: Arc<Catalog>,
     pub(super) definitions: Definitions,
+    pub(super) retellings: Retellings,
     pub(super) described: HashMap<u32, Described>,
     pub(super) sequences: BTreeMap<u32, SequenceState>,
     sampled: Lsn,
@@ -79,6 +96,7 @@ impl<'a> Applier<'a> {
             request.base.tables.iter().partition(|entry| (request.wanted)(&entry.table));
         let tables: Vec<_> = wanted.iter().map(|entry| FoldedTable::new(entry, blocks)).collect();
         let places = tables.iter().enumerate().map(|(place, table)| (table.table.oid, place)).collect();
+        let retellings = definitions::retellings(request, &tables);
         let sequences = request.base.sequences.iter().map(|state| (state.oid, state.clone())).collect();
         let inexact = request.base.inexact.iter().map(|it| ((it.what.clone(), it.why.clone()), ())).collect();
         Applier {
@@ -88,6 +106,7 @@ impl<'a> Applier<'a> {
             blocks: blocks.clone(),
             catalog: Arc::clone(request.catalog),
             definitions: Definitions::new(request),
+            retellings,
             described: HashMap::new(),
             sequences,
             sampled: request.base.sequences_sampled,
@@ -119,6 +138,7 @@ impl<'a> Applier<'a> {
             Message::Begin { final_lsn, commit_time, xid } => {
                 self.current = final_lsn;
                 self.definitions.begin(final_lsn, commit_time, xid);
+                self.retellings.begin();
             }
             Message::Commit { end_lsn, commit_time, .. } => {
                 self.transactions += 1;
@@ -236,6 +256,7 @@ impl<'a> Applier<'a> {
     fn sequences(&mut self, content: &[u8], counts: bool) {
         let Some(sample) = self.sample(content) else { return };
         self.definitions.looked(sample.sampled);
+        self.retellings.began(self.definitions.open_xid, sample.sampled);
         // Two sessions may commit their samples in another order than they read them.
         if !counts || sample.sampled < self.sampled {
             return;
@@ -302,6 +323,11 @@ impl<'a> Applier<'a> {
         Ok(Some((table, mapping)))
     }
 
+    /// What becomes of the relation's rows, if they are late.
+    fn late(&self, relation: u32) -> Lines {
+        Lines { late: self.retellings.late(relation), doubts: Doubts::default() }
+    }
+
     pub(super) fn say(&mut self, what: String, why: String) {
         self.inexact.insert((what, why), ());
     }
@@ -320,8 +346,10 @@ impl<'a> Applier<'a> {
         let (mut line, mut key, current) =
             (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
         line.clear();
+        let mut late = self.late(relation);
         if let Some((table, mapping)) = self.table(relation)? {
             mapping.push_line(new, &mut line).map_err(|error| undecodable(error, current))?;
+            late.correct(&mut line);
             let key = key_of(&table.shape, &line, &mut key).ok_or_else(|| no_key(table, current))?;
             let done = match &mut table.delta {
                 Delta::Keyed(delta) => delta.insert(key, &line),
@@ -329,6 +357,7 @@ impl<'a> Applier<'a> {
             };
             done.map_err(|error| undecodable(error, current))?;
         }
+        self.doubt(relation, &late.doubts);
         (self.line, self.key) = (line, key);
         Ok(())
     }
@@ -339,12 +368,15 @@ impl<'a> Applier<'a> {
         let current = self.current;
         line.clear();
         old_line.clear();
+        let mut late = self.late(relation);
         if let Some((table, mapping)) = self.table(relation)? {
             mapping.push_updated(new, old, &mut line).map_err(|error| undecodable(error, current))?;
+            late.correct(&mut line);
             let new_key = key_of(&table.shape, &line, &mut key).ok_or_else(|| no_key(table, current))?;
             let before = match old {
                 Some(OldTuple::Key(tuple) | OldTuple::Full(tuple)) => {
                     mapping.push_line(tuple, &mut old_line).map_err(|error| undecodable(error, current))?;
+                    late.correct(&mut old_line);
                     key_of(&table.shape, &old_line, &mut old_key).ok_or_else(|| no_key(table, current))?
                 }
                 None => new_key,
@@ -359,6 +391,7 @@ impl<'a> Applier<'a> {
             };
             done.map_err(|error| undecodable(error, current))?;
         }
+        self.doubt(relation, &late.doubts);
         (self.line, self.old_line, self.key, self.old_key) = (line, old_line, key, old_key);
         Ok(())
     }
@@ -368,14 +401,17 @@ impl<'a> Applier<'a> {
             (std::mem::take(&mut self.line), std::mem::take(&mut self.key), self.current);
         let (OldTuple::Key(tuple) | OldTuple::Full(tuple)) = old;
         line.clear();
+        let mut late = self.late(relation);
         if let Some((table, mapping)) = self.table(relation)? {
             mapping.push_line(tuple, &mut line).map_err(|error| undecodable(error, current))?;
+            late.correct(&mut line);
             let key = key_of(&table.shape, &line, &mut key).ok_or_else(|| no_key(table, current))?;
             match &mut table.delta {
                 Delta::Keyed(delta) => delta.delete(key),
                 Delta::Bag(delta) => delta.delete(key),
             }
         }
+        self.doubt(relation, &late.doubts);
         (self.line, self.key) = (line, key);
         Ok(())
     }

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::Applier;
 use super::reshape::Reshape;
+use super::retelling::{Late, Retellings, Step};
 use super::{Delta, FoldedTable, stride, undecodable};
 use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
 use crate::codec::pgoutput::stream_name;
+use crate::codec::retell::Doubts;
 use crate::error::Result;
 use crate::history::checkpoint::Inexact;
 use crate::history::message_key::MessageKey;
+use crate::history::retold::Retold;
 use crate::history::signal::{
     self, DefinedTable, DefinitionChange, DefinitionSignal, HeartbeatSignal, RowsSignal,
 };
@@ -77,7 +80,7 @@ pub(super) struct Definitions {
     open: Vec<DefinitionSignal>,
     pub open_lsn: Lsn,
     open_time: PgTime,
-    open_xid: u32,
+    pub(super) open_xid: u32,
     pub changes: Vec<DefinitionChange>,
 }
 
@@ -167,12 +170,28 @@ impl Definitions {
     }
 }
 
+/// What the statements since the base's archive told of types: rows may come late that are older than these.
+pub(super) fn retellings(request: &super::Request<'_>, tables: &[FoldedTable]) -> Retellings {
+    let mut retellings = Retellings::default();
+    for change in &request.base.schema.since {
+        if let Some(retold) = &change.signal.retold {
+            retellings.told(retold, change.lsn);
+        }
+    }
+    retellings.begin();
+    tables.iter().for_each(|table| retellings.define(&table.table));
+    retellings
+}
+
 impl Applier<'_> {
     /// A statement of the application that changed definitions.
     pub(super) fn definition(&mut self, content: &[u8]) -> Result<()> {
         let Some(signal) = self.definitions.signal(content) else { return Ok(()) };
         for defined in &signal.tables {
             self.define(defined)?;
+        }
+        if let Some(retold) = &signal.retold {
+            self.retell(retold);
         }
         self.made.extend(signal.objects.iter().filter(|it| it.kind == "sequence").map(|it| it.oid));
         for oid in &signal.dropped {
@@ -197,6 +216,7 @@ impl Applier<'_> {
         let Some(place) = self.places.get(&oid).copied() else {
             if (self.wanted)(&now) {
                 self.places.insert(oid, self.tables.len());
+                self.retellings.define(&now);
                 self.tables.push(FoldedTable::made(now, &self.blocks));
             } else {
                 self.unwanted.push(oid);
@@ -211,9 +231,23 @@ impl Applier<'_> {
             self.say(now.display(), why);
         }
         self.rename_owner(place, &now);
-        self.tables[place].become_(now, defined);
+        self.retellings.define(&now);
+        let late = self.retellings.late(oid);
+        self.tables[place].become_(now, defined, late.as_ref());
         self.redescribe(oid);
         Ok(())
+    }
+
+    /// Values read otherwise from here on in rows that nobody wrote.
+    fn retell(&mut self, retold: &Retold) {
+        let step = self.retellings.told(retold, self.current);
+        for place in self.places.values() {
+            let table = &mut self.tables[*place];
+            self.retellings.define(&table.table);
+            if let Some(step) = &step {
+                table.retell(&Step::of_table(step, &table.table));
+            }
+        }
     }
 
     /// What was sampled before a rename is known by its owner's names at the moment.
@@ -252,8 +286,16 @@ impl Applier<'_> {
         table.touched = true;
         let width = table.table.columns.len().max(1);
         let mut key = Vec::new();
+        let (late, mut doubts) = (self.retellings.late(given.table), Doubts::default());
+        let mut corrected = Vec::new();
         for line in given.lines.split_inclusive(|byte| *byte == b'\n') {
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let mut line = line.strip_suffix(b"\n").unwrap_or(line);
+            if let Some(late) = &late {
+                corrected.clear();
+                corrected.extend_from_slice(line);
+                late.correct(&mut corrected, &mut doubts);
+                line = &corrected;
+            }
             let fits = copy_text::columns(line).count() == width;
             key.clear();
             if !fits || table.shape.push_key(line, &mut key).is_none() {
@@ -266,6 +308,7 @@ impl Applier<'_> {
             }
             .map_err(|error| undecodable(error, at))?;
         }
+        self.doubt(given.table, &doubts);
         Ok(())
     }
 
@@ -278,14 +321,31 @@ impl Applier<'_> {
         stride::merge_delta(&mut self.tables[place], scratch.path(), &self.catalog)
     }
 
-    /// Those tables that must be sorted before they can be handed on.
+    /// Those tables that must be sorted before they can be handed on, or of which it must be known before whether
+    /// all values can be read.
     pub(super) fn settle_keys(&mut self) -> Result<()> {
         for place in 0..self.tables.len() {
-            if self.tables[place].reshape.as_ref().is_some_and(|reshape| !reshape.keeps_keys) {
+            if self.tables[place].reshape.as_ref().is_some_and(|it| !it.keeps_keys || it.retells()) {
                 self.settle(place)?;
+            }
+            if self.tables[place].unreadable {
+                let unreadable = Doubts { unreadable: true, ..Doubts::default() };
+                self.doubt(self.tables[place].table.oid, &unreadable);
             }
         }
         Ok(())
+    }
+
+    /// Says it if rows of the transaction may have to be read otherwise.
+    pub(super) fn doubt(&mut self, table: u32, doubts: &Doubts) {
+        if doubts.is_empty() {
+            return;
+        }
+        let why = self.retellings.doubt(table, doubts, self.definitions.open_xid);
+        let place = self.places.get(&table);
+        if let (Some(why), Some(place)) = (why, place) {
+            self.say(self.tables[*place].table.display(), why);
+        }
     }
 }
 
@@ -322,13 +382,16 @@ fn same_text(before: u32, now: u32) -> bool {
 
 impl FoldedTable {
     /// The table is from here on as the statement left it.
-    fn become_(&mut self, now: Table, defined: &DefinedTable) {
+    fn become_(&mut self, now: Table, defined: &DefinedTable, late: Option<&Late>) {
         if defined.image {
             self.table = now;
             self.truncate();
             return;
         }
-        let reshape = Reshape::between(&self.table, &now, &defined.facts);
+        let mut reshape = Reshape::between(&self.table, &now, &defined.facts);
+        if let (Some(reshape), Some(late)) = (&mut reshape, late) {
+            reshape.correct(late);
+        }
         self.table = now;
         if self.cleared && self.delta.is_empty() {
             self.shape = KeyShape::of(&self.table);
@@ -336,9 +399,22 @@ impl FoldedTable {
             self.reshape = None;
             return;
         }
+        self.reshape_by(reshape);
+    }
+
+    fn reshape_by(&mut self, reshape: Option<Reshape>) {
         self.reshape = match (self.reshape.take(), reshape) {
             (Some(before), Some(now)) => Some(before.then(now)),
             (before, now) => before.or(now),
         };
+    }
+
+    /// What becomes of the values of some columns.
+    fn retell(&mut self, columns: &[(usize, Step)]) {
+        let has_rows = !self.cleared || !self.delta.is_empty();
+        if has_rows && !columns.is_empty() {
+            let reshape = Reshape::retold(&self.table, columns);
+            self.reshape_by(Some(reshape));
+        }
     }
 }

@@ -11,6 +11,7 @@ mod delta;
 mod mapping;
 mod merge;
 mod reshape;
+mod retelling;
 mod stride;
 mod sum;
 
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 
 pub use definitions::{tables_after, untold_tables};
 pub use merge::Rows;
+pub use retelling::is_of_values;
 pub use stride::Image as ImageRows;
 pub use sum::Sum;
 
@@ -104,6 +106,8 @@ pub struct FoldedTable {
     touched: bool,
     /// From the lines of image and delta to those of `table`.
     reshape: Option<Reshape>,
+    /// On the way to `table`'s lines a value could not be read.
+    unreadable: bool,
     /// The table is gone by now.
     dropped: bool,
 }
@@ -222,9 +226,7 @@ impl FoldedTable {
     pub fn emit(mut self, rows: &mut dyn Rows) -> Result<()> {
         match self.reshape.take() {
             None => self.emit_unshaped(rows),
-            Some(reshape) if reshape.keeps_keys => {
-                self.emit_unshaped(&mut Reshaped { reshape: &reshape, rows, line: Vec::new() })
-            }
+            Some(reshape) if reshape.keeps_keys => self.emit_unshaped(&mut Reshaped::new(&reshape, rows)),
             Some(_) => Err(Error::internal("a table with another key was not sorted anew")),
         }
     }
@@ -251,6 +253,7 @@ impl FoldedTable {
             cleared: false,
             touched: false,
             reshape: None,
+            unreadable: false,
             dropped: false,
         }
     }
@@ -311,6 +314,7 @@ impl FoldedTable {
     fn truncate(&mut self) {
         self.cleared = true;
         self.reshape = None;
+        self.unreadable = false;
         self.shape = KeyShape::of(&self.table);
         self.delta = Delta::of(&self.shape);
     }

@@ -1,8 +1,10 @@
 //! From the lines of a table as it was to those of the table as it became.
 
 use super::merge::Rows;
+use super::retelling::{Late, Step, column};
 use crate::codec::copy_text::{self, NULL, push_escaped};
 use crate::codec::key::KeyShape;
+use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::history::image::BlockEntry;
 use crate::model::{Table, TableFacts};
@@ -19,6 +21,8 @@ pub(super) struct Reshape {
 enum Place {
     /// A column of the old lines, by number.
     Old(usize),
+    /// The same, and what becomes of its values.
+    Retold(usize, Vec<Step>),
     /// The same in every row, as COPY text: what older rows hold in a column that was added.
     Added(Box<[u8]>),
 }
@@ -41,10 +45,41 @@ impl Reshape {
         }
     }
 
+    /// The table's rows stay, but for the values of some columns.
+    pub fn retold(table: &Table, columns: &[(usize, Step)]) -> Reshape {
+        let place = |number| match columns.iter().find(|(at, _)| *at == number) {
+            Some((_, step)) => Place::Retold(number, vec![step.clone()]),
+            None => Place::Old(number),
+        };
+        let in_key = |number: &usize| match KeyShape::of(table) {
+            KeyShape::Columns(key) => key.iter().any(|(column, _)| column == number),
+            KeyShape::WholeRow => true,
+        };
+        Reshape {
+            places: (0..table.columns.len()).map(place).collect(),
+            keeps_keys: !columns.iter().any(|(number, _)| in_key(number)),
+        }
+    }
+
+    /// What older rows have in added columns was read before the statement's transaction ended.
+    pub fn correct(&mut self, late: &Late) {
+        for (number, step) in late.columns() {
+            if let Some(Place::Added(text)) = self.places.get_mut(*number) {
+                *text = column(std::slice::from_ref(step), text, &mut Doubts::default()).into();
+            }
+        }
+    }
+
+    /// Whether values of rows become others.
+    pub fn retells(&self) -> bool {
+        self.places.iter().any(|place| matches!(place, Place::Retold(..)))
+    }
+
     /// This one, then `next`.
     pub fn then(self, next: Reshape) -> Reshape {
         let place = |place| match place {
             Place::Old(number) => self.places[number].clone(),
+            Place::Retold(number, steps) => self.places[number].clone().then(steps),
             added @ Place::Added(_) => added,
         };
         Reshape {
@@ -57,21 +92,33 @@ impl Reshape {
     ///
     /// # Errors
     /// `Damaged` if the old line has too few columns.
-    pub fn push(&self, old: &[u8], line: &mut Vec<u8>) -> Result<()> {
+    pub fn push(&self, old: &[u8], line: &mut Vec<u8>, doubts: &mut Doubts) -> Result<()> {
         let columns: Vec<_> = copy_text::columns(old).collect();
+        let old = |at: usize| {
+            let column = columns.get(at).copied();
+            column.ok_or_else(|| Error::damaged("a row has fewer columns than its table had"))
+        };
         for (number, place) in self.places.iter().enumerate() {
             if number > 0 {
                 line.push(b'\t');
             }
-            let column = match place {
-                Place::Added(text) => text,
-                Place::Old(at) => *columns
-                    .get(*at)
-                    .ok_or_else(|| Error::damaged("a row has fewer columns than its table had"))?,
-            };
-            line.extend_from_slice(column);
+            match place {
+                Place::Added(text) => line.extend_from_slice(text),
+                Place::Old(at) => line.extend_from_slice(old(*at)?),
+                Place::Retold(at, steps) => line.extend_from_slice(&column(steps, old(*at)?, doubts)),
+            }
         }
         Ok(())
+    }
+}
+
+impl Place {
+    fn then(self, steps: Vec<Step>) -> Place {
+        match self {
+            Place::Old(number) => Place::Retold(number, steps),
+            Place::Retold(number, before) => Place::Retold(number, [before, steps].concat()),
+            Place::Added(text) => Place::Added(column(&steps, &text, &mut Doubts::default()).into()),
+        }
     }
 }
 
@@ -107,7 +154,7 @@ fn same_keys(before: &KeyShape, now: &KeyShape, places: &[Place]) -> bool {
         (KeyShape::Columns(before), KeyShape::Columns(now)) => {
             let from = |(column, kind): &(usize, _)| match places[*column] {
                 Place::Old(old) => Some((old, *kind)),
-                Place::Added(_) => None,
+                Place::Retold(..) | Place::Added(_) => None,
             };
             now.len() == before.len()
                 && now.iter().zip(before).all(|(now, before)| from(now) == Some(*before))
@@ -118,9 +165,16 @@ fn same_keys(before: &KeyShape, now: &KeyShape, places: &[Place]) -> bool {
 
 /// Hands rows on in their new shape, under their old keys.
 pub(super) struct Reshaped<'a> {
-    pub reshape: &'a Reshape,
-    pub rows: &'a mut dyn Rows,
-    pub line: Vec<u8>,
+    reshape: &'a Reshape,
+    rows: &'a mut dyn Rows,
+    line: Vec<u8>,
+    pub doubts: Doubts,
+}
+
+impl<'a> Reshaped<'a> {
+    pub fn new(reshape: &'a Reshape, rows: &'a mut dyn Rows) -> Reshaped<'a> {
+        Reshaped { reshape, rows, line: Vec::new(), doubts: Doubts::default() }
+    }
 }
 
 impl Rows for Reshaped<'_> {
@@ -130,7 +184,7 @@ impl Rows for Reshaped<'_> {
 
     fn row(&mut self, key: &[u8], line: &[u8]) -> Result<()> {
         self.line.clear();
-        self.reshape.push(line, &mut self.line)?;
+        self.reshape.push(line, &mut self.line, &mut self.doubts)?;
         self.rows.row(key, &self.line)
     }
 }
@@ -163,7 +217,7 @@ mod tests {
 
     fn reshaped(reshape: &Reshape, line: &str) -> String {
         let mut out = Vec::new();
-        reshape.push(line.as_bytes(), &mut out).unwrap();
+        reshape.push(line.as_bytes(), &mut out, &mut Doubts::default()).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::reshape::Reshape;
+use super::reshape::{Reshape, Reshaped};
 use super::{Delta, FoldedTable};
 use crate::codec::key::KeyShape;
+use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::fold::merge::Rows;
 use crate::history::image::{
@@ -38,16 +39,28 @@ pub(super) fn merge_delta(
         cleared: table.cleared,
         touched: true,
         reshape: None,
+        unreadable: false,
         dropped: false,
     };
+    let mut doubts = Doubts::default();
     table.image = match reshape {
-        Some(reshape) if !reshape.keeps_keys => sort_anew(full, &reshape, &shape, scratch, &packs)?,
+        Some(reshape) if !reshape.keeps_keys => {
+            sort_anew(full, &reshape, &shape, scratch, &packs, &mut doubts)?
+        }
         reshape => {
             let mut image = Image(ImageBuilder::new(&packs));
-            FoldedTable { reshape, ..full }.emit(&mut image)?;
+            match reshape {
+                Some(reshape) => {
+                    let mut reshaped = Reshaped::new(&reshape, &mut image);
+                    full.emit_unshaped(&mut reshaped)?;
+                    doubts = reshaped.doubts;
+                }
+                None => full.emit_unshaped(&mut image)?,
+            }
             image.0.finish()?
         }
     };
+    table.unreadable |= doubts.unreadable;
     packs.finish()?;
     let directory = Arc::new(FolderDirectory::scan(scratch)?);
     table.blocks = Blocks::layered(&Blocks::new(scratch, directory), &table.blocks);
@@ -64,6 +77,7 @@ fn sort_anew(
     shape: &KeyShape,
     scratch: &Path,
     packs: &Packs,
+    doubts: &mut Doubts,
 ) -> Result<TableImage> {
     let name = full.table.display();
     let mut sorting = Sorting {
@@ -72,6 +86,7 @@ fn sort_anew(
         sorter: Sorter::new(scratch, SORT_BUDGET),
         line: Vec::new(),
         key: Vec::new(),
+        doubts,
     };
     full.emit_unshaped(&mut sorting)?;
     let mut sorted = sorting.sorter.finish()?;
@@ -91,6 +106,7 @@ struct Sorting<'a> {
     sorter: Sorter,
     line: Vec<u8>,
     key: Vec<u8>,
+    doubts: &'a mut Doubts,
 }
 
 impl Rows for Sorting<'_> {
@@ -101,7 +117,7 @@ impl Rows for Sorting<'_> {
     fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
         self.line.clear();
         self.key.clear();
-        self.reshape.push(line, &mut self.line)?;
+        self.reshape.push(line, &mut self.line, self.doubts)?;
         let keyed = self.shape.push_key(&self.line, &mut self.key);
         keyed.ok_or_else(|| Error::damaged("a row has no value in the key that its table was given"))?;
         self.sorter.push(&self.key, &self.line)
