@@ -308,9 +308,14 @@ pub async fn refresh(
         let wanted = |table: &Table| kept.contains(&table.oid);
         let silent = crate::progress::Silent;
         let folded = fold_to(&history_, &catalog_, timeline.current()?, &base_, lsn, &wanted, &silent)?;
-        images(folded.tables, &packs_, &silent)
+        // All else, and the schema, was read just now.
+        let names: Vec<_> = folded.tables.iter().map(|it| it.table.display()).collect();
+        let mut inexact = folded.inexact;
+        inexact.retain(|it| fold::is_of_values(it) && names.contains(&it.what));
+        Ok::<_, Error>((images(folded.tables, &packs_, &silent)?, inexact))
     });
-    for mut entry in folded.await.context(Kind::Internal, || "the folding thread failed".into())?? {
+    let (folded, inexact) = folded.await.context(Kind::Internal, || "the folding thread failed".into())??;
+    for mut entry in folded {
         // Names may have changed; the shape has not.
         if let Some(found) = protected.get(&entry.table.oid) {
             entry.table = found.table.clone();
@@ -321,7 +326,7 @@ pub async fn refresh(
     let draft =
         Draft { epoch: epoch.number, lsn, time, label: None, base: Some(&base), origin: Origin::Source };
     let stats = unshared(packs)?.finish()?;
-    let content = Content { tables, schema, sequences, inexact: Vec::new(), stats, resync: None };
+    let content = Content { tables, schema, sequences, inexact, stats, resync: None };
     publish(history, catalog, draft, content)
 }
 
