@@ -1,0 +1,139 @@
+-- Types whose values read otherwise after a statement, although it writes no row: an enum's label has another name,
+-- or a composite type other attributes. The reader of the history rewrites the values that it holds; of the tables
+-- no row is read here, since what others commit before this transaction does would be missing.
+
+-- The labels of all enums and the attributes of all composite types, to be kept for the end of an ALTER TYPE.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_types_before() RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    facts text := concat('{"labels":',
+        coalesce((SELECT json_agg(json_build_array(e.enumtypid::int8, e.oid::int8, e.enumlabel)) FROM pg_enum e)::text, '[]'),
+        ',"attributes":',
+        coalesce((SELECT json_agg(json_build_array(c.reltype::int8, a.attnum))
+                    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+                   WHERE c.relkind = 'c' AND a.attnum > 0 AND NOT a.attisdropped)::text, '[]'), '}');
+BEGIN
+    RETURN CASE WHEN octet_length(facts) <= 1048576 THEN facts END;
+END
+$body$;
+
+-- What the statement did to values, as the message's member "retold" has it; NULL if it is nothing. `types` and
+-- `relations` are those that it altered; `before` is what was kept, NULL if it was too long, and '' if the statement
+-- alters no types.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_types_changed(before text, types oid[], relations oid[]) RETURNS text
+LANGUAGE plpgsql AS $body$
+DECLARE
+    told text;
+    changed oid[];
+    more record;
+BEGIN
+    -- The server names a composite type by its relation.
+    types := types || ARRAY(SELECT c.reltype FROM pg_class c WHERE c.oid = ANY (relations) AND c.relkind = 'c');
+    IF before IS NULL THEN
+        RETURN CASE WHEN EXISTS (SELECT FROM pg_type t WHERE t.oid = ANY (types) AND t.typtype IN ('c', 'e'))
+            THEN '{"trouble":"the database has too many types to tell which values read otherwise"}' END;
+    END IF;
+    IF before <> '' AND cardinality(types) > 0 THEN
+        SELECT string_agg(t.told, ','), array_agg(t.type) INTO told, changed
+          FROM backwhen.{slot}_altered(before::json, types, getdatabaseencoding()) t;
+    END IF;
+    IF cardinality(relations) > 0 THEN
+        SELECT string_agg(r.told, ',') AS told, array_agg(r.type) AS changed INTO more
+          FROM backwhen.{slot}_regrown(relations) r;
+        told := nullif(concat_ws(',', told, more.told), '');
+        changed := changed || more.changed;
+    END IF;
+    RETURN concat('{"before":{', told, '},"types":{', backwhen.{slot}_type_graph(changed, getdatabaseencoding()), '}',
+        CASE WHEN getdatabaseencoding() <> 'UTF8' THEN ',"hex":true' END, '}') FROM (SELECT WHERE told IS NOT NULL) s;
+END
+$body$;
+
+-- A label as it is told: in another encoding than UTF-8, by its bytes.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_label(label text, encoding name) RETURNS json LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN CASE WHEN encoding = 'UTF8' THEN to_json(label) ELSE to_json(encode(convert_to(label, encoding), 'hex')) END;
+END
+$body$;
+
+-- The enums and composite types among `types` that were others before, and what they were.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_altered(before json, types oid[], encoding name, OUT type oid, OUT told text)
+RETURNS SETOF record LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY
+    WITH was AS (
+        SELECT (l.value ->> 0)::oid AS enum, (l.value ->> 1)::oid AS label, l.value ->> 2 AS name
+          FROM json_array_elements(before -> 'labels') l WHERE (l.value ->> 0)::oid = ANY (types)),
+    had AS (
+        SELECT (a.value ->> 0)::oid AS composite, array_agg((a.value ->> 1)::int2 ORDER BY (a.value ->> 1)::int2) AS numbers
+          FROM json_array_elements(before -> 'attributes') a WHERE (a.value ->> 0)::oid = ANY (types) GROUP BY 1)
+    SELECT t.oid, concat(to_json(t.oid::text), ':{"enum":',
+               coalesce((SELECT json_agg(json_build_array(w.label::int8, backwhen.{slot}_label(w.name, encoding)) ORDER BY w.label)
+                           FROM was w WHERE w.enum = t.oid)::text, '[]'), '}')
+      FROM pg_type t
+     WHERE t.oid = ANY (types) AND t.typtype = 'e'
+       -- One that has no labels yet, or was made since, has none that read otherwise.
+       AND ARRAY(SELECT concat(w.label, ' ', w.name) FROM was w WHERE w.enum = t.oid ORDER BY w.label)
+           <> ARRAY(SELECT concat(e.oid, ' ', e.enumlabel) FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.oid)
+    UNION ALL
+    SELECT t.oid, concat(to_json(t.oid::text), ':{"composite":', to_json(coalesce(h.numbers, '{}')), '}')
+      FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid AND c.relkind = 'c' LEFT JOIN had h ON h.composite = t.oid
+     WHERE t.oid = ANY (types)
+       AND coalesce(h.numbers, '{}') <> ARRAY(SELECT a.attnum FROM pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
+END
+$body$;
+
+-- The row types, used by others, of those relations whose columns this transaction changed: which columns it dropped,
+-- and whether it may have added some.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_regrown(relations oid[], OUT type oid, OUT told text)
+RETURNS SETOF record LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY
+    SELECT c.reltype, concat(to_json(c.reltype::text), ':{"row":{"dropped":', to_json(f.dropped), ',"grown":', f.grown::text, '}}')
+      FROM pg_class c CROSS JOIN LATERAL (
+           SELECT ARRAY(SELECT a.attnum FROM pg_attribute a
+                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped AND age(a.xmin) <= 0 ORDER BY 1) AS dropped,
+                  coalesce((SELECT age(a.xmin) <= 0 FROM pg_attribute a
+                             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                             ORDER BY a.attnum DESC LIMIT 1), false) AS grown) f
+     WHERE c.oid = ANY (relations) AND c.reltype <> 0 AND c.relkind <> 'c' AND (f.grown OR f.dropped <> '{}')
+       AND backwhen.{slot}_is_used(c.reltype);
+END
+$body$;
+
+-- Whether something else is made of a row type, or of the array type that comes with it.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_is_used(type oid) RETURNS bool LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = type
+                      AND (d.deptype <> 'i' OR EXISTS (
+                          SELECT FROM pg_depend e WHERE e.refclassid = 'pg_type'::regclass AND e.refobjid = d.objid)));
+END
+$body$;
+
+-- These types and all that have one of them inside, as the members of an object: how their values are put together.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_type_graph(types oid[], encoding name) RETURNS text LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN (
+    WITH RECURSIVE used(type) AS (
+        SELECT unnest(types)
+        UNION
+        SELECT CASE d.classid WHEN 'pg_type'::regclass THEN d.objid
+                              -- Of tables, few lend others their row type.
+                              ELSE (SELECT c.reltype FROM pg_class c WHERE c.oid = d.objid AND d.objsubid > 0
+                                       AND (c.relkind = 'c' OR backwhen.{slot}_is_used(c.reltype))) END
+          FROM used JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = used.type
+         WHERE d.classid IN ('pg_type'::regclass, 'pg_class'::regclass))
+    SELECT string_agg(concat(to_json(t.oid::text), ':', CASE t.typtype
+               WHEN 'e' THEN concat('{"enum":', coalesce(
+                   (SELECT json_agg(json_build_array(e.oid::int8, backwhen.{slot}_label(e.enumlabel::text, encoding)) ORDER BY e.oid)
+                      FROM pg_enum e WHERE e.enumtypid = t.oid)::text, '[]'), '}')
+               WHEN 'd' THEN concat('{"domain":', t.typbasetype::int8, '}')
+               WHEN 'r' THEN concat('{"range":', (SELECT r.rngsubtype::int8 FROM pg_range r WHERE r.rngtypid = t.oid), '}')
+               WHEN 'm' THEN concat('{"multirange":', (SELECT r.rngtypid::int8 FROM pg_range r WHERE r.rngmultitypid = t.oid), '}')
+               WHEN 'c' THEN concat('{"composite":', coalesce(
+                   (SELECT json_agg(json_build_array(a.attnum, a.atttypid::int8) ORDER BY a.attnum)
+                      FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)::text, '[]'), '}')
+               ELSE concat('{"array":', json_build_array(t.typelem::int8, e.typdelim), '}') END), ',')
+      FROM used JOIN pg_type t ON t.oid = used.type LEFT JOIN pg_type e ON e.oid = t.typelem
+     WHERE t.typtype IN ('e', 'd', 'r', 'm', 'c') OR t.typcategory = 'A' AND t.typelem <> 0);
+END
+$body$;
