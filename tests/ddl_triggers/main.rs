@@ -5,6 +5,7 @@ mod support;
 
 mod harmless;
 mod installed;
+mod retold;
 mod rows;
 mod statements;
 mod told;

@@ -27,28 +27,6 @@ BEGIN
 END
 $body$;
 
--- Tables that read otherwise now although nobody wrote them: a type of theirs has other labels or
--- attributes. What this transaction made is not older than it.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_retold(relations oid[], types oid[], context text) RETURNS oid[]
-LANGUAGE plpgsql AS $body$
-DECLARE
-    words text := lower(concat(current_query(), context));
-    changed oid[] := array(
-        SELECT c.reltype FROM pg_class c WHERE c.oid = ANY (relations) AND c.reltype <> 0
-           AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND age(a.xmin) <= 0));
-BEGIN
-    -- A further label changes no value. Where neither word is to be seen, it may be a new name.
-    IF words LIKE '%rename%' OR words NOT LIKE '%add%' THEN
-        changed := changed || array(
-            SELECT e.enumtypid FROM pg_enum e WHERE e.enumtypid = ANY (types) AND age(e.xmin) <= 0);
-    END IF;
-    IF cardinality(changed) = 0 THEN
-        RETURN '{}';
-    END IF;
-    RETURN coalesce(backwhen.{slot}_using(changed, '{}'), '{}');
-END
-$body$;
-
 -- Tables that lost the index of their replica identity.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_keyless(exact name, cascaded bool) RETURNS oid[] LANGUAGE plpgsql AS $body$
 BEGIN

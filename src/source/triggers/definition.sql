@@ -54,7 +54,7 @@ BEGIN
                       ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END)
             AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8' THEN
             told := ARRAY[concat_ws(',', told[1], concat('[', to_json(ARRAY[relation::text, space, called, persistence, identity,
-                file::text, key::text, 'true']), ',', to_json(columns), ']')), told[2], told[3]];
+                file::text, key::text, 'true']), ',', to_json(columns), ']')), told[2], told[3], told[4]];
             CONTINUE;
         END IF;
         IF reached THEN
@@ -78,7 +78,7 @@ $body$;
 CREATE OR REPLACE FUNCTION backwhen.{slot}_joined(told text[], also text[]) RETURNS text[] LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN ARRAY[nullif(concat_ws(',', told[1], also[1]), ''), nullif(concat_ws(',', told[2], also[2]), ''),
-                 nullif(concat_ws('; ', told[3], also[3]), '')];
+                 nullif(concat_ws('; ', told[3], also[3]), ''), coalesce(also[4], told[4])];
 END
 $body$;
 
@@ -88,10 +88,11 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_reach(
 RETURNS text[] LANGUAGE plpgsql {joins} AS $body$
 DECLARE
     more oid[] := backwhen.{slot}_affected(tag, relations, '{}');
+    told text[] := backwhen.{slot}_protect(tag, caller, exact_id, inserts_id,
+        array(SELECT m FROM unnest(more) m EXCEPT SELECT r FROM unnest(relations) r ORDER BY 1), rewritten, fresh, false);
 BEGIN
-    RETURN backwhen.{slot}_protect(tag, caller, exact_id, inserts_id,
-        array(SELECT m FROM unnest(more) m EXCEPT SELECT r FROM unnest(relations) r ORDER BY 1),
-        rewritten || backwhen.{slot}_retold(relations || more, '{}', caller), fresh, false);
+    RETURN ARRAY[told[1], told[2], told[3], backwhen.{slot}_types_changed(
+        CASE WHEN tag = 'ALTER TYPE' THEN nullif(backwhen.{slot}_take('types'), '') ELSE '' END, '{}', relations || more)];
 END
 $body$;
 
@@ -382,13 +383,15 @@ DECLARE
     dropped int8[];
     names text[];
     keys bool;
+    retold text;
 BEGIN
     IF reaching AND (relations IS NOT NULL OR types IS NOT NULL OR tag IN ('ALTER SCHEMA', 'ALTER EXTENSION')) THEN
         more := backwhen.{slot}_affected(tag, coalesce(relations, '{}'), coalesce(types, '{}'));
         IF more IS NOT NULL THEN
             relations := relations || more;
-            rewritten := rewritten || backwhen.{slot}_retold(relations, types, caller);
         END IF;
+        retold := backwhen.{slot}_types_changed(
+            CASE WHEN tag = 'ALTER TYPE' THEN nullif(backwhen.{slot}_take('types'), '') ELSE '' END, types, relations);
     END IF;
     IF drops IS NOT NULL THEN
         FOREACH drop SLICE 1 IN ARRAY drops LOOP
@@ -417,6 +420,7 @@ BEGIN
     IF cardinality(relations) > 1 THEN
         relations := array(SELECT DISTINCT r FROM unnest(relations) r ORDER BY r);
     END IF;
+    gone := nullif(concat(gone, ',"retold":' || retold), '');
 END
 $body$;
 

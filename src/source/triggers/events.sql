@@ -14,12 +14,17 @@ BEGIN
 END
 $body$;
 
--- Before a statement: an extension's script is the extension's own affair.
+-- Before a statement: an extension's script is the extension's own affair, and what types were like must be known at
+-- the end.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
     kept text;
 BEGIN
+    IF TG_TAG = 'ALTER TYPE' THEN
+        kept := backwhen.{slot}_keep('types', coalesce(backwhen.{slot}_types_before(), ''));
+        RETURN;
+    END IF;
     kept := backwhen.{slot}_keep('extension', 'on');
 EXCEPTION WHEN OTHERS THEN
     NULL;

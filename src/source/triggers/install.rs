@@ -6,8 +6,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as ServerError};
 
 use super::{
-    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, Installed, JOINS, OLDER, PINS, PLANS, ROWS,
-    TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
+    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, Installed, JOINS, OLDER, PINS, PLANS, RETOLD,
+    ROWS, TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
 };
 use crate::codec::copy_text::push_escaped;
 use crate::connect::server_error;
@@ -110,7 +110,7 @@ impl Triggers {
             "UPDATE {} SET exact_id = {exact}, inserts_id = {inserts}, own = pg_catalog.pg_current_xact_id();",
             self.filled("backwhen.{slot}_config")
         );
-        let functions = [CLEAR, EVENTS, TELL, ROWS, AFFECTED, DEFINITION, TRIGGERS].concat();
+        let functions = [CLEAR, EVENTS, TELL, ROWS, RETOLD, AFFECTED, DEFINITION, TRIGGERS].concat();
         let functions = functions
             .replace("{functions}", FUNCTIONS)
             .replace("{pins}", &[PINS, PLANS].concat())

@@ -22,6 +22,7 @@ const TABLE: &str = include_str!("table.sql");
 const EVENTS: &str = include_str!("events.sql");
 const TELL: &str = include_str!("tell.sql");
 const ROWS: &str = include_str!("rows.sql");
+const RETOLD: &str = include_str!("retold.sql");
 const AFFECTED: &str = include_str!("affected.sql");
 const DEFINITION: &str = include_str!("definition.sql");
 const TRIGGERS: &str = include_str!("triggers.sql");
@@ -233,6 +234,7 @@ fn version() -> String {
         EVENTS,
         TELL,
         ROWS,
+        RETOLD,
         AFFECTED,
         DEFINITION,
         TRIGGERS,

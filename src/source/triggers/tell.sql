@@ -130,7 +130,7 @@ DECLARE
             current_setting('intervalstyle'), current_setting('timezone'), current_setting('lc_monetary'),
             current_setting('bytea_output'), current_setting('extra_float_digits'), current_setting('backslash_quote')]),
         ',', (date_part('epoch', statement_timestamp()) * 1000000)::int8, ',', pg_backend_pid(), ',', to_json(objects), ',[', told[1],
-        '],{"trouble":', coalesce(to_json(told[3])::text, 'null'), gone, '}]');
+        '],{"trouble":', coalesce(to_json(told[3])::text, 'null'), gone, ',"retold":' || told[4], '}]');
 BEGIN
     RETURN CASE WHEN told[2] IS NULL AND getdatabaseencoding() = 'UTF8' AND octet_length(message) < 67108864
         THEN concat('2 ', encode(sha256(outer_key || sha256(inner_key || convert_to(

@@ -1,6 +1,6 @@
 -- "!" comes before the names that people give: event triggers fire in order of name, and what
 -- another one does must be told after the statement that made it do so. "_by" comes right before "_end".
-CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION')
+CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'ALTER TYPE')
     EXECUTE FUNCTION backwhen.{slot}_start();
 CREATE EVENT TRIGGER "!{slot}_drop" ON sql_drop EXECUTE FUNCTION backwhen.{slot}_drop();
 CREATE EVENT TRIGGER "!{slot}_rewrite" ON table_rewrite EXECUTE FUNCTION backwhen.{slot}_rewrite();
