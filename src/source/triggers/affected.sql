@@ -53,13 +53,18 @@ BEGIN
         RETURN format('%s is not published yet: the publications are in use', named);
     END IF;
     silenced := backwhen.{slot}_silenced();
-    kept := backwhen.{slot}_keep('joining', 'on');
+    IF silenced[1] IS DISTINCT FROM 'event_triggers' THEN
+        -- Our own fire, then.
+        kept := backwhen.{slot}_keep('joining', 'on');
+    END IF;
     FOREACH statement IN ARRAY
         CASE WHEN is_in_other THEN ARRAY[format('ALTER PUBLICATION %I DROP TABLE ONLY %s', other, named)] END
         || format('ALTER PUBLICATION %I ADD TABLE ONLY %s', here, named) LOOP
         EXECUTE statement;
     END LOOP;
-    kept := set_config('backwhen.{slot}_joining', '', true);
+    IF kept IS NOT NULL THEN
+        kept := set_config('backwhen.{slot}_joining', '', true);
+    END IF;
     IF silenced IS NOT NULL THEN
         kept := set_config(silenced[1], silenced[2], true);
     END IF;

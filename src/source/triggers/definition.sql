@@ -261,7 +261,7 @@ $body$;
 
 -- The end of a statement: the message to write, if there is something to tell. What the application does within a
 -- transaction without that passes through here, so what is rare is asked for only where it can matter.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text, context text) RETURNS text
+CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, context text) RETURNS text
 LANGUAGE plpgsql AS $body$
 DECLARE
     caller text;
@@ -355,7 +355,7 @@ BEGIN
                 coalesce(rewritten, '{}'), coalesce(fresh, '{}'), reaching);
         END IF;
     END IF;
-    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, who, path, caller, objects, told, gone);
+    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, caller, objects, told, gone);
 END
 $body$;
 
@@ -444,7 +444,7 @@ END
 $body$;
 
 -- The end of a statement that could not be told: that much is said at least.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, who text, path text, context text, code text, message text)
+CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, context text, code text, message text)
 RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     inner_key bytea;
@@ -455,7 +455,7 @@ BEGIN
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         PERFORM backwhen.{slot}_take('extension');
     END IF;
-    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, who, path, backwhen.{slot}_caller(context), '{}',
+    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, backwhen.{slot}_caller(context), '{}',
         ARRAY[NULL, NULL, format('%s: %s', code, message)], '');
 END
 $body$;

@@ -85,12 +85,10 @@ DECLARE
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     BEGIN
-        message := backwhen.{slot}_tell(
-            TG_TAG, current_setting('backwhen.{slot}_role', true), current_setting('backwhen.{slot}_path', true), context);
+        message := backwhen.{slot}_tell(TG_TAG, context);
     EXCEPTION WHEN OTHERS THEN
         BEGIN
-            message := backwhen.{slot}_trouble(TG_TAG, current_setting('backwhen.{slot}_role', true),
-                current_setting('backwhen.{slot}_path', true), context, SQLSTATE, SQLERRM);
+            message := backwhen.{slot}_trouble(TG_TAG, context, SQLSTATE, SQLERRM);
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;

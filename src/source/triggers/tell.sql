@@ -118,11 +118,12 @@ $body$;
 -- is what is told of tables: the elements of a list, the oids of those whose rows follow, and what could not be done;
 -- `gone` is members.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_message(
-    inner_key bytea, outer_key bytea, tag text, who text, path text, context text, objects text[], told text[], gone text)
+    inner_key bytea, outer_key bytea, tag text, context text, objects text[], told text[], gone text)
 RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     message text := concat('[2,', to_json(ARRAY[tag, CASE WHEN octet_length(current_query()) > 4096 THEN backwhen.{slot}_query() ELSE current_query() END,
-            coalesce(context, ''), coalesce(who, ''), session_user, coalesce(path, ''),
+            coalesce(context, ''), coalesce(current_setting('backwhen.{slot}_role', true), ''), session_user,
+            coalesce(current_setting('backwhen.{slot}_path', true), ''),
             current_setting('check_function_bodies'), current_setting('default_tablespace'),
             current_setting('default_table_access_method'), current_setting('default_toast_compression'),
             current_setting('standard_conforming_strings'), current_setting('array_nulls'),
