@@ -242,13 +242,13 @@ async fn fill(
     }
     // The server makes tables while the journal is read.
     let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
-    defined?;
+    let set_aside = defined?;
     let folded = folded?;
     phases.end("schema and fold");
     let known = schema_known(plan, &folded);
     let mut inexact = inexact(plan, &folded, &known);
     let replayed: Vec<_> = schema.inexact.iter().filter(|it| !inexact.contains(it)).cloned().collect();
-    inexact.extend(replayed);
+    inexact.extend(replayed.into_iter().chain(set_aside));
     let tables = folded.tables.len() as u64;
     let unsampled = |oid| folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid);
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
@@ -288,11 +288,11 @@ async fn define(
     sink: &Arc<Sink>,
     schema: &SchemaAt,
 ) -> Result<Filled> {
-    sink.pre_data().await?;
+    let set_aside = sink.pre_data().await?;
     sink.post_data(execution.jobs).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
     let (known, transactions, tables, rows) = (plan.schema, 0, 0, 0);
-    let inexact = of_schema.chain(schema.inexact.iter().cloned()).collect();
+    let inexact = of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect();
     Ok(Filled { schema: known, transactions, tables, rows, inexact, proved: false, digests: Vec::new() })
 }
 

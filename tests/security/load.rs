@@ -120,3 +120,36 @@ fn a_role_that_may_create_databases_is_enough() {
         assert_eq!(scene.server.psql(&target, "SELECT sum(a) FROM chk"), "1");
     });
 }
+
+#[test]
+fn functions_of_the_server_in_checks_do_nothing_while_a_superuser_loads() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::new(server, "GRANT CREATE ON SCHEMA public TO mallory");
+        let file = std::env::temp_dir().join(format!("backwhen-{}-pwned", scene.backwhen.database()));
+        // On the source it is her, and nothing happens.
+        let call = format!(
+            "pg_catalog.query_to_xml(CASE WHEN current_user = 'mallory' THEN 'SELECT 1'
+                 ELSE $x$SELECT pg_catalog.lo_export(pg_catalog.lo_from_bytea(0, 'x'), '{}')$x$ END, true, false, '') IS NOT NULL",
+            file.display()
+        );
+        scene
+            .as_mallory(&format!(
+                "CREATE TABLE q (a int PRIMARY KEY, r float8 DEFAULT 0 CHECK (r <= 1 + random()), CONSTRAINT sly CHECK ({call}));
+                 INSERT INTO q VALUES (1, 0);
+                 CREATE DOMAIN e AS int CONSTRAINT sly_too CHECK ({call}); CREATE TABLE p (a int PRIMARY KEY, b e);
+                 INSERT INTO p VALUES (1, 2)"
+            ))
+            .unwrap();
+        scene.backwhen.init();
+        scene.capture();
+        let (target, said) = scene.recover("latest");
+        assert!(!file.exists(), "a file was written as the server's user");
+        assert_eq!(said["proved"], true, "{said}");
+        let named = said["inexact"].to_string();
+        assert!(named.contains("sly of table public.q") && named.contains("sly_too of domain public.e"), "{said}");
+        let checks =
+            "SELECT string_agg(conname || ' ' || convalidated, ',' ORDER BY conname) FROM pg_constraint
+                       WHERE contype = 'c' AND oid >= 16384";
+        assert_eq!(scene.server.psql(&target, checks), "q_r_check true,sly false,sly_too false");
+    });
+}

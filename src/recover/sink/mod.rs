@@ -123,15 +123,15 @@ impl Sink {
         }
     }
 
-    /// Makes schemas, types, functions and tables without indexes.
+    /// Makes schemas, types, functions and tables without indexes. Returns what is not as it was on the source.
     ///
     /// # Errors
     /// `Refused`, with the server's words, if the sink does not take a definition.
-    pub async fn pre_data(&self) -> Result<()> {
+    pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         match self {
             Sink::Postgres(target) => target.pre_data().await,
-            Sink::Sqlite(file) => file.make_tables(),
-            Sink::Sql(script) => script.pre_data().await,
+            Sink::Sqlite(file) => file.make_tables().map(|()| Vec::new()),
+            Sink::Sql(script) => script.pre_data().await.map(|()| Vec::new()),
         }
     }
 

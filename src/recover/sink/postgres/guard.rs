@@ -4,9 +4,13 @@
 //! wrote, and the server calls them while definitions are made and rows are loaded: as whoever does that. So as long as a
 //! superuser builds the database, each of those functions is SECURITY DEFINER from the moment that it is made. Inside of
 //! such a function nobody can take up another role, not even the session's own. In the end each is what it was.
+//!
+//! CHECKs can call functions of the server itself too, which no such mark reaches. Those that call a risky one are set
+//! aside while rows are loaded, and come back NOT VALID.
 
 use crate::connect::{Session, server_error};
 use crate::error::Result;
+use crate::history::checkpoint::Inexact;
 use crate::model::schema::{quote_ident, quote_literal};
 
 /// Where an owner is missing, a role of this name and the database's owns the objects.
@@ -15,6 +19,7 @@ const OWNER: &str = "backwhen_owner_of_";
 const NAME_LIMIT: usize = 63;
 
 const SET: &str = include_str!("guard_set.sql");
+const CHECKS: &str = include_str!("guard_checks.sql");
 const GIVE: &str = include_str!("guard_give.sql");
 const LIFT: &str = include_str!("guard_lift.sql");
 
@@ -52,17 +57,24 @@ impl Guard {
         ))
     }
 
-    /// Once the tables and types are made: gives those whose owner is missing to a role without rights, since indexes and
-    /// materialised views are made with their table's owner's.
+    /// Once the tables and types are made, and before they have rows. Returns the CHECKs that are set aside.
     ///
     /// # Errors
     /// As [`Guard::set`].
-    pub async fn give_owners(&self, session: &Session) -> Result<()> {
-        let Some(owner) = &self.owner else { return Ok(()) };
-        let sql = GIVE.replace("{owner}", &quote_literal(owner));
-        let given = session.batch_execute(&sql).await;
-        given
-            .map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
+    pub async fn before_rows(&self, session: &Session) -> Result<Vec<Inexact>> {
+        let failed = |error| server_error("cannot set risky CHECKs aside while rows are loaded", error);
+        session.batch_execute(CHECKS).await.map_err(failed)?;
+        let aside = "SELECT name FROM backwhen_guard.checks ORDER BY name";
+        let rows = session.query(aside, &[]).await.map_err(failed)?;
+        if let Some(owner) = &self.owner {
+            give_owners(session, owner).await?;
+        }
+        let why = "it calls a function of the server that only a superuser could misuse, so it was not checked and is NOT \
+                   VALID; validate it (VALIDATE CONSTRAINT) as a role without rights, or recover as one";
+        Ok(rows
+            .iter()
+            .map(|row| Inexact { what: format!("check {}", row.get::<_, &str>(0)), why: why.into() })
+            .collect())
     }
 
     /// Takes the guard away: every function is again what the source had.
@@ -75,6 +87,13 @@ impl Guard {
             server_error("cannot give the application's functions their own rights back", error)
         })
     }
+}
+
+/// Gives what has no owner here to a role without rights, since indexes and materialised views are made with their table's
+/// owner's.
+async fn give_owners(session: &Session, owner: &str) -> Result<()> {
+    let given = session.batch_execute(&GIVE.replace("{owner}", &quote_literal(owner))).await;
+    given.map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
 }
 
 /// A role that cannot log in and is in no other; one of an earlier recovery is taken if it still is that.

@@ -15,11 +15,11 @@ const SETS_TRANSACTION_TIMEOUT: u32 = 17;
 impl Target {
     /// # Errors
     /// `Refused` with pg_restore's own words.
-    pub async fn pre_data(&self) -> Result<()> {
+    pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         self.restore(Section::PreData, 1).await?;
         match &self.guard {
-            Some(guard) => guard.give_owners(&self.session).await,
-            None => Ok(()),
+            Some(guard) => guard.before_rows(&self.session).await,
+            None => Ok(Vec::new()),
         }
     }
 

@@ -1,0 +1,32 @@
+-- CHECKs that call functions of the server or of an extension directly, which may do what only a superuser may: read and
+-- write files, run SQL from a text, change settings. They come back NOT VALID in the end. Harmless ones stay.
+CREATE TABLE backwhen_guard.checks (name text, statement text);
+DO $do$
+DECLARE
+    risky oid[] := ARRAY(
+        SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+         WHERE l.lanname IN ('internal', 'c')
+           AND (p.provolatile = 'v' AND p.proname NOT IN ('random', 'clock_timestamp', 'timeofday', 'gen_random_uuid',
+                    'uuidv4', 'uuidv7', 'nextval', 'currval', 'lastval')
+                OR p.proname ~ '^(query|table|cursor|schema|database)_to_xml' OR p.proname IN ('ts_stat', 'ts_rewrite')));
+    found record;
+BEGIN
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    FOR found IN
+        SELECT k.conname, pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+               CASE WHEN k.contypid <> 0 THEN 'DOMAIN' ELSE 'TABLE' END AS kind,
+               CASE WHEN k.contypid <> 0 THEN k.contypid::pg_catalog.regtype::text ELSE k.conrelid::pg_catalog.regclass::text END AS of
+          FROM pg_catalog.pg_constraint k
+         WHERE k.contype = 'c' AND k.oid >= 16384 AND k.conislocal
+           AND EXISTS (SELECT FROM pg_catalog.regexp_matches(k.conbin::text, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)', 'g') m
+                        WHERE m[1]::oid = ANY (risky))
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.deptype = 'e'
+                              AND d.objid = CASE WHEN k.contypid <> 0 THEN k.contypid ELSE k.conrelid END)
+    LOOP
+        EXECUTE pg_catalog.format('ALTER %s %s DROP CONSTRAINT %I', found.kind, found.of, found.conname);
+        INSERT INTO backwhen_guard.checks VALUES (pg_catalog.format('%s of %s %s', found.conname, pg_catalog.lower(found.kind), found.of),
+            pg_catalog.format('ALTER %s %s ADD CONSTRAINT %I %s%s', found.kind, found.of, found.conname, found.definition,
+                CASE WHEN found.definition ~ 'NOT (VALID|ENFORCED)$' THEN '' ELSE ' NOT VALID' END));
+    END LOOP;
+END
+$do$;
