@@ -390,8 +390,10 @@ async fn without_the_roles_owners_and_privileges_are_left_out_and_said() {
     sink.make_valid().await.unwrap();
     assert_eq!(
         other.psql("copy", "SELECT tableowner FROM pg_tables WHERE tablename = 'customer'"),
-        "postgres"
+        "backwhen_owner_of_copy",
+        "a role without rights, not the superuser"
     );
+    assert!(notes.contains("backwhen_owner_of_copy"), "{notes}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

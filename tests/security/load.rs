@@ -96,7 +96,7 @@ fn where_the_owner_is_missing_a_role_without_rights_owns_it() {
             scene.server.psql(&target, &owned)
         );
         let powers = format!(
-            "SELECT rolsuper OR rolcanlogin OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = '{role}'"
+            "SELECT rolsuper OR rolcanlogin OR rolcreatedb OR rolcreaterole OR rolbypassrls FROM pg_roles WHERE rolname = '{role}'"
         );
         assert_eq!(scene.run(&powers), "f");
         // And what was not SECURITY DEFINER is not.
@@ -146,7 +146,10 @@ fn functions_of_the_server_in_checks_do_nothing_while_a_superuser_loads() {
         assert!(!file.exists(), "a file was written as the server's user");
         assert_eq!(said["proved"], true, "{said}");
         let named = said["inexact"].to_string();
-        assert!(named.contains("sly of table public.q") && named.contains("sly_too of domain public.e"), "{said}");
+        assert!(
+            named.contains("sly of table public.q") && named.contains("sly_too of domain public.e"),
+            "{said}"
+        );
         let checks =
             "SELECT string_agg(conname || ' ' || convalidated, ',' ORDER BY conname) FROM pg_constraint
                        WHERE contype = 'c' AND oid >= 16384";

@@ -6,10 +6,11 @@ use crate::exit;
 use crate::support::shop::{assert_says, captured_shop};
 use crate::support::{Backwhen, Server};
 
-fn edit_format(path: &Path, newer: u32) {
+fn edit_format(path: &Path, now: u32, newer: u32) {
     let text = std::fs::read_to_string(path).unwrap();
-    assert!(text.contains("\"format\": 1,"), "{text}");
-    std::fs::write(path, text.replacen("\"format\": 1,", &format!("\"format\": {newer},"), 1)).unwrap();
+    let line = format!("\"format\": {now},");
+    assert!(text.contains(&line), "{text}");
+    std::fs::write(path, text.replacen(&line, &format!("\"format\": {newer},"), 1)).unwrap();
 }
 
 fn every_command_is_refused(backwhen: &Backwhen, newer: u32) {
@@ -28,9 +29,9 @@ fn every_command_is_refused(backwhen: &Backwhen, newer: u32) {
 #[test]
 fn a_newer_history_is_refused() {
     let backwhen = captured_shop(&Server::shared(None));
-    // 2 is the format of a history with a key.
-    edit_format(&backwhen.history().join("history.json"), 3);
-    every_command_is_refused(&backwhen, 3);
+    // 2 is the format of a history with signed messages, 3 of one with a key.
+    edit_format(&backwhen.history().join("history.json"), 2, 4);
+    every_command_is_refused(&backwhen, 4);
     backwhen.fails(exit::REFUSED, &["verify"]);
     backwhen.fails(exit::REFUSED, &["drop"]);
 }
@@ -38,7 +39,7 @@ fn a_newer_history_is_refused() {
 #[test]
 fn a_newer_epoch_is_refused() {
     let backwhen = captured_shop(&Server::shared(None));
-    edit_format(&backwhen.history().join("epochs/0001.json"), 2);
+    edit_format(&backwhen.history().join("epochs/0001.json"), 1, 2);
     every_command_is_refused(&backwhen, 2);
 }
 

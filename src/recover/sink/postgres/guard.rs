@@ -82,7 +82,8 @@ impl Guard {
     /// # Errors
     /// As [`Guard::set`].
     pub async fn lift(self, session: &Session) -> Result<()> {
-        let lifted = session.batch_execute(LIFT).await;
+        let owner = self.owner.map(|owner| format!("ALTER ROLE {} NOBYPASSRLS;", quote_ident(&owner)));
+        let lifted = session.batch_execute(&format!("{} {LIFT}", owner.unwrap_or_default())).await;
         lifted.map_err(|error| {
             server_error("cannot give the application's functions their own rights back", error)
         })
@@ -96,7 +97,8 @@ async fn give_owners(session: &Session, owner: &str) -> Result<()> {
     given.map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
 }
 
-/// A role that cannot log in and is in no other; one of an earlier recovery is taken if it still is that.
+/// A role that cannot log in and is in no other; one of an earlier recovery is taken if it still is that. Until the guard is
+/// lifted, row security does not keep it from its own tables: materialised views are filled with all rows.
 async fn make_owner(session: &Session, database: &str) -> Result<String> {
     let mut name = format!("{OWNER}{database}");
     while name.len() > NAME_LIMIT {
@@ -104,10 +106,10 @@ async fn make_owner(session: &Session, database: &str) -> Result<String> {
     }
     let failed = |error| server_error(format!("cannot make role {name}, which is to own the objects"), error);
     let query = "SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text AND NOT (r.rolsuper OR r.rolcreaterole \
-                 OR r.rolcreatedb OR r.rolcanlogin OR r.rolreplication OR r.rolbypassrls) \
+                 OR r.rolcreatedb OR r.rolcanlogin OR r.rolreplication) \
                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)";
-    if session.query_opt(query, &[&name]).await.map_err(failed)?.is_none() {
-        session.batch_execute(&format!("CREATE ROLE {}", quote_ident(&name))).await.map_err(failed)?;
-    }
+    let verb =
+        if session.query_opt(query, &[&name]).await.map_err(failed)?.is_some() { "ALTER" } else { "CREATE" };
+    session.batch_execute(&format!("{verb} ROLE {} BYPASSRLS", quote_ident(&name))).await.map_err(failed)?;
     Ok(name)
 }

@@ -164,9 +164,12 @@ impl Aside {
                 properties.comment.as_deref().map(|comment| comment_on(&self.temporary, Some(comment)))
             }
             None => {
+                // In this order the privileges are written down as those of any new database.
+                let name = quote_ident(&self.temporary);
                 let public = format!(
-                    "GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC",
-                    quote_ident(&self.temporary)
+                    "REVOKE ALL ON DATABASE {name} FROM CURRENT_USER; \
+                     GRANT CONNECT, TEMPORARY ON DATABASE {name} TO PUBLIC; \
+                     GRANT ALL ON DATABASE {name} TO CURRENT_USER"
                 );
                 self.maintenance.batch_execute(&public).await.map_err(|error| {
                     server_error(format!("cannot open database {} to its users", self.temporary), error)
