@@ -92,7 +92,7 @@ $body$;
 -- language's, which a recovery could not read; to set the language at each statement would take longer.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_caller(context text) RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
-    IF current_setting('lc_messages') NOT IN ('C', 'POSIX') AND current_setting('lc_messages') NOT LIKE 'en\_%' THEN
+    IF current_setting('lc_messages') NOT IN ('C', 'POSIX') AND NOT starts_with(current_setting('lc_messages'), 'en_') THEN
         context := backwhen.{slot}_context();
         -- Its own two lines, and the caller's.
         FOR line IN 1..3 LOOP
