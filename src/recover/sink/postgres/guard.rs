@@ -5,9 +5,12 @@
 //! superuser builds the database, each of those functions is SECURITY DEFINER from the moment that it is made. Inside of
 //! such a function nobody can take up another role, not even the session's own. In the end each is what it was.
 
+use crate::ambient;
 use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::model::schema::{quote_ident, quote_literal};
+
+use super::marker::MARKER;
 
 /// Where an owner is missing, a role of this name and the database's owns the objects.
 const OWNER: &str = "backwhen_owner_of_";
@@ -22,6 +25,8 @@ const LIFT: &str = include_str!("guard_lift.sql");
 pub(super) struct Guard {
     /// Owns what nobody else could; it has no right beyond that.
     owner: Option<String>,
+    /// The schema in which it is, of a name that no schema of the source can have been given on purpose.
+    schema: String,
 }
 
 impl Guard {
@@ -38,8 +43,10 @@ impl Guard {
         }
         let owner = if owners { None } else { Some(make_owner(session, database).await?) };
         let owner_literal = owner.as_deref().map_or("NULL".into(), quote_literal);
-        session.batch_execute(&SET.replace("{owner}", &owner_literal)).await.map_err(failed)?;
-        Ok(Some(Guard { owner }))
+        let schema = free_name()?;
+        let set = SET.replace("{owner}", &owner_literal).replace("{guard}", &schema);
+        session.batch_execute(&set).await.map_err(failed)?;
+        Ok(Some(Guard { owner, schema }))
     }
 
     /// What a person should know of it.
@@ -59,7 +66,10 @@ impl Guard {
     /// As [`Guard::set`].
     pub async fn give_owners(&self, session: &Session) -> Result<()> {
         let Some(owner) = &self.owner else { return Ok(()) };
-        let sql = GIVE.replace("{owner}", &quote_literal(owner));
+        let sql = GIVE
+            .replace("{owner}", &quote_literal(owner))
+            .replace("{guard}", &self.schema)
+            .replace("{marker}", MARKER);
         let given = session.batch_execute(&sql).await;
         given
             .map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
@@ -70,11 +80,15 @@ impl Guard {
     /// # Errors
     /// As [`Guard::set`].
     pub async fn lift(self, session: &Session) -> Result<()> {
-        let lifted = session.batch_execute(LIFT).await;
+        let lifted = session.batch_execute(&LIFT.replace("{guard}", &self.schema)).await;
         lifted.map_err(|error| {
             server_error("cannot give the application's functions their own rights back", error)
         })
     }
+}
+
+fn free_name() -> Result<String> {
+    Ok(format!("backwhen_guard_{:016x}", u64::from_ne_bytes(ambient::random()?)))
 }
 
 /// A role that cannot log in and is in no other; one of an earlier recovery is taken if it still is that.
