@@ -48,11 +48,15 @@ fn a_role_without_rights_is_told_of_and_can_forge_nothing() {
         format!("SELECT backwhen.{slot}_emit('backwhen.ddl', '')"),
         format!("SELECT backwhen.{slot}_signed('backwhen.ddl', '')"),
         format!("SELECT backwhen.{slot}_join('', '', '', false)"),
-        format!("SELECT backwhen.{slot}_tell('DROP TABLE', '')"),
-        format!("SELECT backwhen.{slot}_trouble('DROP TABLE', '', 'x', 'y')"),
+        format!("SELECT backwhen.{slot}_tell('DROP TABLE', 'postgres', '{{}}', '')"),
+        format!("SELECT backwhen.{slot}_trouble('DROP TABLE', 'postgres', '{{}}', '', 'x', 'y')"),
         // While a statement runs, too.
-        format!("CREATE TABLE own.x AS SELECT backwhen.{slot}_tell('CREATE TABLE', '') AS told"),
-        format!("CREATE TABLE own.x AS SELECT backwhen.{slot}_trouble('DROP TABLE', '', 'x', 'y')"),
+        format!(
+            "CREATE TABLE own.x AS SELECT backwhen.{slot}_tell('CREATE TABLE', 'postgres', '{{}}', '') AS told"
+        ),
+        format!(
+            "CREATE TABLE own.x AS SELECT backwhen.{slot}_trouble('DROP TABLE', 'postgres', '{{}}', '', 'x', 'y')"
+        ),
     ] {
         assert!(refused(&call).contains("permission denied for schema backwhen"), "{call}");
     }

@@ -41,6 +41,34 @@ fn rows_are_told_as_copy_writes_them() {
     });
 }
 
+/// A function that a rewrite calls for each row may itself make, drop and rewrite.
+#[test]
+fn what_runs_within_a_rewrite_does_not_hide_it() {
+    for_each_version(|server| {
+        let source = Source::new(server);
+        source.run(
+            "CREATE FUNCTION busy(x int) RETURNS int LANGUAGE plpgsql AS $f$ BEGIN
+                 CREATE TEMP TABLE passing (a int); DROP TABLE passing;
+                 CREATE TABLE kept AS SELECT 1 AS a; ALTER TABLE kept ALTER a TYPE bigint USING a * 2; DROP TABLE kept;
+                 RETURN x + 1000; END $f$;
+             CREATE TABLE t (a int PRIMARY KEY, b int); INSERT INTO t VALUES (1, 1), (2, 2)",
+        );
+        let told = source.run("ALTER TABLE t ADD COLUMN c int DEFAULT busy(7)");
+        assert_told(&source, &told, "t");
+        let told = source.run("ALTER TABLE t ALTER b TYPE bigint USING busy(b)");
+        assert_told(&source, &told, "t");
+        let told = source.run(
+            "DO $$ BEGIN ALTER TABLE t ALTER b TYPE int USING busy(b::int); COMMENT ON TABLE t IS 'x';
+            ALTER TABLE t SET (fillfactor = 50); END $$",
+        );
+        // The rows are told once, and not again with what comes later in the same transaction.
+        let tables = told.signals.iter().flat_map(|signal| &signal.tables);
+        assert_eq!(tables.filter(|table| table.facts.name == "t" && table.image).count(), 1);
+        let lines = String::from_utf8(told.rows[&told.table("t").facts.oid].clone()).unwrap();
+        assert_eq!(lines.trim_end_matches('\n'), copied(&source, "t"));
+    });
+}
+
 #[test]
 fn a_table_that_was_not_in_the_stream_comes_with_its_rows() {
     let source = Source::new(&Server::shared(None));

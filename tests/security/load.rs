@@ -111,7 +111,7 @@ fn a_role_that_may_create_databases_is_enough() {
         scene.as_mallory(&format!("{}{TABLES}", functions())).unwrap();
         scene.backwhen.init();
         scene.capture();
-        scene.run("DO $$BEGIN CREATE ROLE recovering LOGIN CREATEDB; EXCEPTION WHEN duplicate_object THEN NULL; END$$");
+        scene.run("DO $$BEGIN CREATE ROLE recovering LOGIN CREATEDB; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END$$");
         let target = format!("by_{}", scene.backwhen.database());
         let into = scene.server.conninfo(&target).replace("user=postgres", "user=recovering");
         let said = scene.backwhen.json(&["recover", "--to", "latest", "--create", "--into", &into]);
@@ -154,5 +154,63 @@ fn functions_of_the_server_in_checks_do_nothing_while_a_superuser_loads() {
             "SELECT string_agg(conname || ' ' || convalidated, ',' ORDER BY conname) FROM pg_constraint
                        WHERE contype = 'c' AND oid >= 16384";
         assert_eq!(scene.server.psql(&target, checks), "q_r_check true,sly false,sly_too false");
+    });
+}
+
+/// What a function does as its owner reaches its owner's other functions.
+#[test]
+fn no_function_takes_the_guard_off_another() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::new(server, "GRANT CREATE ON SCHEMA public TO mallory");
+        let loosen = ["FUNCTION f_loose(int)", "ROUTINE f_loose(int)", "FUNCTION make_loose()"];
+        let loosen = loosen.map(|what| {
+            format!("BEGIN EXECUTE 'ALTER {} SECURITY INVOKER'; EXCEPTION WHEN OTHERS THEN NULL; END;", what)
+        });
+        let loosen =
+            loosen.concat().replace("f_loose", "public.f_chk").replace("make_loose", "public.make_chk");
+        scene
+            .as_mallory(&format!(
+                "{}
+                 CREATE FUNCTION public.loosen(x int) RETURNS int LANGUAGE plpgsql AS $f$
+                 BEGIN IF current_database() NOT LIKE 'attacked%' THEN {loosen} END IF; RETURN x; END $f$;
+                 CREATE TABLE loosened (a int PRIMARY KEY CHECK (public.loosen(a) = a), CHECK (public.f_chk(a) = a));
+                 INSERT INTO loosened VALUES (1), (2);
+                 CREATE TABLE chk (a int PRIMARY KEY CHECK (public.f_chk(a) = a)); INSERT INTO chk VALUES (1);",
+                functions()
+            ))
+            .unwrap();
+        scene.backwhen.init();
+        scene.assert_exact();
+        scene.assert_nothing_gained();
+    });
+}
+
+/// Names of ours are anybody's to take.
+#[test]
+fn a_schema_with_a_name_like_ours_is_like_any_other() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::new(server, "");
+        let owner = format!("gone_{}", scene.backwhen.database());
+        scene.run(&format!(
+            "CREATE ROLE {owner}; CREATE SCHEMA backwhen_guard AUTHORIZATION {owner};
+             CREATE SCHEMA backwhen_other AUTHORIZATION {owner}; SET ROLE {owner};
+             CREATE TABLE backwhen_guard.invokers (function oid PRIMARY KEY);
+             CREATE MATERIALIZED VIEW backwhen_other.view AS SELECT current_user::text AS who"
+        ));
+        scene.backwhen.init();
+        scene.capture();
+        scene
+            .run(&format!("REASSIGN OWNED BY {owner} TO postgres; DROP OWNED BY {owner}; DROP ROLE {owner}"));
+        let (target, said) = scene.recover("checkpoint:0001");
+        assert_eq!(said["proved"], true, "{said}");
+        let who = scene.server.psql(&target, "SELECT who FROM backwhen_other.view");
+        assert_eq!(who, format!("backwhen_owner_of_{target}"));
+        let owners =
+            "SELECT string_agg(nspname, ' ' ORDER BY nspname), string_agg(DISTINCT nspowner::regrole::text, ' ')
+                        FROM pg_namespace WHERE nspname LIKE 'backwhen%'";
+        assert_eq!(
+            scene.server.psql(&target, owners),
+            format!("backwhen_guard backwhen_other|backwhen_owner_of_{target}")
+        );
     });
 }

@@ -32,7 +32,7 @@ impl Scene {
         let database = server.fresh_database("attacked");
         let scene = Scene { server: server.clone(), backwhen: Backwhen::new(server, &database) };
         scene.run(
-            "DO $$BEGIN CREATE ROLE mallory LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END$$;
+            "DO $$BEGIN CREATE ROLE mallory LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END$$;
              REVOKE CREATE ON SCHEMA public FROM PUBLIC;
              CREATE TABLE orders (id int PRIMARY KEY, note text);
              INSERT INTO orders SELECT g, 'n' || g FROM generate_series(1, 100) g",

@@ -407,15 +407,60 @@ fn what_is_in_the_archive_gains_nothing_on_the_server_of_our_own() {
     });
 }
 
-/// Nor need what a superuser wrote end.
+/// What a superuser made for everybody runs whatever is given to it.
+#[test]
+fn a_helper_of_a_superuser_runs_nothing_for_others_while_the_archive_is_restored() {
+    on_both_ends(|version| {
+        let rig = Rig::new(version, "");
+        rig.run_as(
+            "postgres",
+            "CREATE FUNCTION public.run(what text) RETURNS int LANGUAGE plpgsql AS $f$ BEGIN EXECUTE what; RETURN 1; END $f$",
+        );
+        let planted = "CREATE OR REPLACE FUNCTION public.planted() RETURNS text LANGUAGE sql SECURITY DEFINER AS ''SELECT current_user::text''";
+        rig.run(&format!(
+            "CREATE DOMAIN public.plants AS int CHECK (current_database() = '{{source}}' OR public.run('{planted}') = 1);
+             CREATE TABLE public.planting (id int PRIMARY KEY, a public.plants[] DEFAULT '{{1}}')"
+        ));
+        rig.backwhen.ok(&["capture", "--until", "caught-up"]);
+        rig.backwhen.ok(&["checkpoint", "--from-source"]);
+        rig.run("CREATE TABLE public.afterwards (id int PRIMARY KEY)");
+        let shown = rig.backwhen.json(&["show", "schema", "--at", &rig.captured()]);
+        let truth = Dump::with(&rig.source, rig.backwhen.database(), &["--schema-only"]);
+        assert_same(&truth, &Dump::parse(shown["sql"].as_str().unwrap().as_bytes()));
+    });
+}
+
+/// The server names a function in SQL without its schema.
+#[test]
+fn another_roles_function_of_the_same_name_is_not_what_ran() {
+    on_both_ends(|version| {
+        let rig = Rig::new(version, "GRANT CREATE ON DATABASE {source} TO {mallory}");
+        rig.run_as(
+            "postgres",
+            "CREATE FUNCTION public.make_index() RETURNS void LANGUAGE sql AS 'CREATE INDEX ON public.orders (note)'",
+        );
+        rig.run(
+            "CREATE SCHEMA hers;
+             CREATE FUNCTION hers.mine(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $f$ BEGIN RETURN $1; END $f$;
+             CREATE FUNCTION hers.make_index() RETURNS void LANGUAGE sql AS
+                 'CREATE INDEX orders_note_idx ON public.orders (hers.mine(note))'",
+        );
+        rig.backwhen.ok(&["capture", "--until", "caught-up"]);
+        rig.backwhen.ok(&["checkpoint", "--from-source"]);
+        rig.run_as("postgres", "SELECT public.make_index()");
+        let shown = rig.backwhen.json(&["show", "schema", "--at", &rig.captured()]);
+        let truth = Dump::with(&rig.source, rig.backwhen.database(), &["--schema-only"]);
+        assert_same(&truth, &Dump::parse(shown["sql"].as_str().unwrap().as_bytes()));
+    });
+}
+
+/// Nor need what a role wrote end.
 #[test]
 fn a_checkpoint_that_cannot_be_restored_does_not_hang() {
     let rig = Rig::new(None, "");
     rig.run_as(
         "postgres",
-        "CREATE FUNCTION public.wait() RETURNS bool LANGUAGE plpgsql AS $f$
-         BEGIN IF current_database() <> '{source}' THEN PERFORM pg_sleep(1000); END IF; RETURN true; END $f$;
-         CREATE DOMAIN public.waits AS int CHECK (public.wait());
+        "CREATE DOMAIN public.waits AS int CHECK (current_database() = '{source}' OR pg_sleep(1000)::text = '');
          CREATE TABLE public.waiting (id int PRIMARY KEY, a public.waits[] DEFAULT '{1}')",
     );
     rig.captured();

@@ -1,17 +1,13 @@
--- While an archive is restored, a function that no superuser owns gives NULL and does nothing: types, constraints and
--- indexes evaluate some as they are made, and the restoring session is a superuser's.
+-- While an archive is restored, the application's functions give NULL and do nothing: types, constraints and indexes
+-- evaluate some as they are made, and the restoring session is a superuser's. Those of superusers too: anybody's
+-- domain may call one, with what its author likes.
 CREATE TABLE backwhen.muted (oid oid PRIMARY KEY, prolang oid, prosrc text, probin text, prosqlbody pg_node_tree);
 CREATE FUNCTION backwhen.mute() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $body$
 BEGIN
-    -- By its owner: the archive names it just after it makes the function.
-    UPDATE pg_proc p SET prolang = m.prolang, prosrc = m.prosrc, probin = m.probin, prosqlbody = m.prosqlbody
-      FROM backwhen.muted m, pg_event_trigger_ddl_commands() c
-     WHERE c.classid = 'pg_proc'::regclass AND c.objid = m.oid AND p.oid = m.oid
-       AND EXISTS (SELECT FROM pg_roles r WHERE r.oid = p.proowner AND r.rolsuper) AND TG_TAG LIKE 'ALTER %';
     INSERT INTO backwhen.muted
     SELECT p.oid, p.prolang, p.prosrc, p.probin, p.prosqlbody
       FROM pg_event_trigger_ddl_commands() c JOIN pg_proc p ON p.oid = c.objid JOIN pg_language l ON l.oid = p.prolang
-     WHERE c.classid = 'pg_proc'::regclass AND NOT c.in_extension AND TG_TAG LIKE 'CREATE %'
+     WHERE c.classid = 'pg_proc'::regclass AND NOT c.in_extension
        AND p.prokind IN ('f', 'p', 'w') AND l.lanname NOT IN ('c', 'internal')
        AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
     ON CONFLICT DO NOTHING;
@@ -19,10 +15,10 @@ BEGIN
            prosrc = 'SELECT NULL' || CASE (SELECT typtype FROM pg_type t WHERE t.oid = p.prorettype)
                     WHEN 'p' THEN '' ELSE '::' || format_type(p.prorettype, NULL) END
       FROM backwhen.muted m, pg_event_trigger_ddl_commands() c
-     WHERE c.classid = 'pg_proc'::regclass AND c.objid = m.oid AND p.oid = m.oid AND TG_TAG LIKE 'CREATE %';
+     WHERE c.classid = 'pg_proc'::regclass AND c.objid = m.oid AND p.oid = m.oid;
 END
 $body$;
 CREATE EVENT TRIGGER backwhen_mute ON ddl_command_end
-    WHEN TAG IN ('CREATE FUNCTION', 'CREATE PROCEDURE', 'ALTER FUNCTION', 'ALTER PROCEDURE')
+    WHEN TAG IN ('CREATE FUNCTION', 'CREATE PROCEDURE')
     EXECUTE FUNCTION backwhen.mute();
 ALTER EVENT TRIGGER backwhen_mute ENABLE ALWAYS;

@@ -149,17 +149,23 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Statement `number` of a function in SQL, as the function stands now.
+    /// Statement `number` of a function in SQL, as the function stands now. The server tells its name without schema, and
+    /// anybody may have made another of that name: where several roles have, it was one of the statement's role or of a
+    /// superuser.
     async fn in_function(
         &self,
         signal: &DefinitionSignal,
         name: &str,
         number: usize,
     ) -> Result<Result<Sql, String>> {
-        let sql = "SELECT DISTINCT prosrc FROM pg_catalog.pg_proc p \
-                   JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
-                   WHERE proname = $1::text AND lanname = 'sql' AND prosqlbody IS NULL";
-        let rows = self.observer.query(sql, &[&name]).await;
+        let sql = "WITH called AS ( \
+                     SELECT p.prosrc, r.rolname, r.rolsuper FROM pg_catalog.pg_proc p \
+                       JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+                       JOIN pg_catalog.pg_roles r ON r.oid = p.proowner \
+                      WHERE p.proname = $1::text AND l.lanname = 'sql' AND p.prosqlbody IS NULL) \
+                   SELECT DISTINCT prosrc FROM called WHERE rolsuper OR rolname = $2::text \
+                       OR (SELECT pg_catalog.count(DISTINCT rolname) FROM called) = 1";
+        let rows = self.observer.query(sql, &[&name, &signal.statement.role]).await;
         let rows = rows.map_err(|error| server_error("cannot read a function's body", error))?;
         let bodies = rows.iter().map(|row| row.get::<_, String>(0));
         let mut found: Vec<Sql> = bodies

@@ -261,7 +261,7 @@ $body$;
 
 -- The end of a statement: the message to write, if there is something to tell. What the application does within a
 -- transaction without that passes through here, so what is rare is asked for only where it can matter.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, context text) RETURNS text
+CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text, context text) RETURNS text
 LANGUAGE plpgsql AS $body$
 DECLARE
     caller text;
@@ -294,7 +294,10 @@ BEGIN
             caller := backwhen.{slot}_caller(context);
         END IF;
         drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
-        rewrites := string_to_array(backwhen.{slot}_take('rewritten'), ',');
+        -- A function that runs while rows are rewritten may make and drop things itself: what was kept for the statement
+        -- around it stays there.
+        rewrites := string_to_array(CASE WHEN caller IS NULL THEN backwhen.{slot}_take('rewritten')
+                                         ELSE backwhen.{slot}_kept('rewritten') END, ',');
         IF rewrites IS NOT NULL THEN
             fresh := array(SELECT split_part(r, '/', 1)::oid FROM unnest(rewrites) r);
             rewritten := array(SELECT split_part(r, '/', 1)::oid FROM unnest(rewrites) r WHERE split_part(r, '/', 2)::int & 6 <> 0);
@@ -351,11 +354,25 @@ BEGIN
             gone := gathered.gone;
         END IF;
         IF relations IS NOT NULL THEN
+            IF caller IS NOT NULL AND cardinality(rewrites) > 0 THEN
+                rewrites := backwhen.{slot}_leave(rewrites, relations);
+            END IF;
             told := backwhen.{slot}_protect(tag, caller, exact_id, inserts_id, relations,
                 coalesce(rewritten, '{}'), coalesce(fresh, '{}'), reaching);
         END IF;
     END IF;
-    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, caller, objects, told, gone);
+    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, who, path, caller, objects, told, gone);
+END
+$body$;
+
+-- Leaves to the statement around this one what is kept of rewritten tables that are none of these nor below them.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_leave(rewrites text[], relations oid[]) RETURNS text[] LANGUAGE plpgsql AS $body$
+DECLARE
+    mine oid[] := backwhen.{slot}_below(relations);
+    others text[] := array(SELECT r FROM unnest(rewrites) r WHERE split_part(r, '/', 1)::oid <> ALL (mine));
+    kept text := backwhen.{slot}_keep('rewritten', array_to_string(others, ','));
+BEGIN
+    RETURN others;
 END
 $body$;
 
@@ -444,18 +461,19 @@ END
 $body$;
 
 -- The end of a statement that could not be told: that much is said at least.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, context text, code text, message text)
+CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, who text, path text, context text, code text, message text)
 RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     inner_key bytea;
     outer_key bytea;
 BEGIN
     SELECT f.inner_key, f.outer_key INTO inner_key, outer_key FROM backwhen.{slot}_config f;
-    PERFORM backwhen.{slot}_take('dropped'), backwhen.{slot}_take('rewritten');
+    PERFORM backwhen.{slot}_take('dropped'),
+            CASE WHEN split_part(context, E'\n', 2) = '' THEN backwhen.{slot}_take('rewritten') END;
     IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         PERFORM backwhen.{slot}_take('extension');
     END IF;
-    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, backwhen.{slot}_caller(context), '{}',
+    RETURN backwhen.{slot}_message(inner_key, outer_key, tag, who, path, backwhen.{slot}_caller(context), '{}',
         ARRAY[NULL, NULL, format('%s: %s', code, message)], '');
 END
 $body$;

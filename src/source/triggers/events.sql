@@ -85,10 +85,14 @@ DECLARE
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     BEGIN
-        message := backwhen.{slot}_tell(TG_TAG, context);
+        -- At once: what this calls may fire the event that notes them again.
+        message := backwhen.{slot}_tell(
+            TG_TAG, current_setting('backwhen.{slot}_role', true), current_setting('backwhen.{slot}_path', true), context);
     EXCEPTION WHEN OTHERS THEN
         BEGIN
-            message := backwhen.{slot}_trouble(TG_TAG, context, SQLSTATE, SQLERRM);
+            -- What was noted meanwhile was rolled back with the rest.
+            message := backwhen.{slot}_trouble(TG_TAG, current_setting('backwhen.{slot}_role', true),
+                current_setting('backwhen.{slot}_path', true), context, SQLSTATE, SQLERRM);
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;

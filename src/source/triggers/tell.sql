@@ -92,7 +92,7 @@ $body$;
 -- language's, which a recovery could not read; to set the language at each statement would take longer.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_caller(context text) RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
-    IF current_setting('lc_messages') NOT IN ('C', 'POSIX') AND current_setting('lc_messages') NOT LIKE 'en\_%' THEN
+    IF current_setting('lc_messages') NOT IN ('C', 'POSIX') AND NOT starts_with(current_setting('lc_messages'), 'en_') THEN
         context := backwhen.{slot}_context();
         -- Its own two lines, and the caller's.
         FOR line IN 1..3 LOOP
@@ -118,12 +118,11 @@ $body$;
 -- is what is told of tables: the elements of a list, the oids of those whose rows follow, and what could not be done;
 -- `gone` is members.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_message(
-    inner_key bytea, outer_key bytea, tag text, context text, objects text[], told text[], gone text)
+    inner_key bytea, outer_key bytea, tag text, who text, path text, context text, objects text[], told text[], gone text)
 RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     message text := concat('[2,', to_json(ARRAY[tag, CASE WHEN octet_length(current_query()) > 4096 THEN backwhen.{slot}_query() ELSE current_query() END,
-            coalesce(context, ''), coalesce(current_setting('backwhen.{slot}_role', true), ''), session_user,
-            coalesce(current_setting('backwhen.{slot}_path', true), ''),
+            coalesce(context, ''), coalesce(who, ''), session_user, coalesce(path, ''),
             current_setting('check_function_bodies'), current_setting('default_tablespace'),
             current_setting('default_table_access_method'), current_setting('default_toast_compression'),
             current_setting('standard_conforming_strings'), current_setting('array_nulls'),

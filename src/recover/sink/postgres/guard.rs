@@ -8,10 +8,13 @@
 //! CHECKs can call functions of the server itself too, which no such mark reaches. Those that call a risky one are set
 //! aside while rows are loaded, and come back NOT VALID.
 
+use crate::ambient;
 use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::history::checkpoint::Inexact;
 use crate::model::schema::{quote_ident, quote_literal};
+
+use super::marker::MARKER;
 
 /// Where an owner is missing, a role of this name and the database's owns the objects.
 const OWNER: &str = "backwhen_owner_of_";
@@ -27,6 +30,8 @@ const LIFT: &str = include_str!("guard_lift.sql");
 pub(super) struct Guard {
     /// Owns what nobody else could; it has no right beyond that.
     owner: Option<String>,
+    /// The schema in which it is, of a name that no schema of the source can have been given on purpose.
+    schema: String,
 }
 
 impl Guard {
@@ -43,8 +48,10 @@ impl Guard {
         }
         let owner = if owners { None } else { Some(make_owner(session, database).await?) };
         let owner_literal = owner.as_deref().map_or("NULL".into(), quote_literal);
-        session.batch_execute(&SET.replace("{owner}", &owner_literal)).await.map_err(failed)?;
-        Ok(Some(Guard { owner }))
+        let schema = free_name()?;
+        let set = SET.replace("{owner}", &owner_literal).replace("{guard}", &schema);
+        session.batch_execute(&set).await.map_err(failed)?;
+        Ok(Some(Guard { owner, schema }))
     }
 
     /// What a person should know of it.
@@ -63,11 +70,11 @@ impl Guard {
     /// As [`Guard::set`].
     pub async fn before_rows(&self, session: &Session) -> Result<Vec<Inexact>> {
         let failed = |error| server_error("cannot set risky CHECKs aside while rows are loaded", error);
-        session.batch_execute(CHECKS).await.map_err(failed)?;
-        let aside = "SELECT name FROM backwhen_guard.checks ORDER BY name";
-        let rows = session.query(aside, &[]).await.map_err(failed)?;
+        session.batch_execute(&CHECKS.replace("{guard}", &self.schema)).await.map_err(failed)?;
+        let aside = format!("SELECT name FROM {}.checks ORDER BY name", self.schema);
+        let rows = session.query(&aside, &[]).await.map_err(failed)?;
         if let Some(owner) = &self.owner {
-            give_owners(session, owner).await?;
+            self.give_owners(session, owner).await?;
         }
         let why = "it calls a function of the server that only a superuser could misuse, so it was not checked and is NOT \
                    VALID; validate it (VALIDATE CONSTRAINT) as a role without rights, or recover as one";
@@ -77,24 +84,34 @@ impl Guard {
             .collect())
     }
 
+    /// Gives what has no owner here to a role without rights, since indexes and materialised views are made with their
+    /// table's owner's.
+    async fn give_owners(&self, session: &Session, owner: &str) -> Result<()> {
+        let sql = GIVE
+            .replace("{owner}", &quote_literal(owner))
+            .replace("{guard}", &self.schema)
+            .replace("{marker}", MARKER);
+        let given = session.batch_execute(&sql).await;
+        given
+            .map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
+    }
+
     /// Takes the guard away: every function is again what the source had.
     ///
     /// # Errors
     /// As [`Guard::set`].
     pub async fn lift(self, session: &Session) -> Result<()> {
         let owner = self.owner.map(|owner| format!("ALTER ROLE {} NOBYPASSRLS;", quote_ident(&owner)));
-        let lifted = session.batch_execute(&format!("{} {LIFT}", owner.unwrap_or_default())).await;
+        let sql = format!("{} {}", owner.unwrap_or_default(), LIFT.replace("{guard}", &self.schema));
+        let lifted = session.batch_execute(&sql).await;
         lifted.map_err(|error| {
             server_error("cannot give the application's functions their own rights back", error)
         })
     }
 }
 
-/// Gives what has no owner here to a role without rights, since indexes and materialised views are made with their table's
-/// owner's.
-async fn give_owners(session: &Session, owner: &str) -> Result<()> {
-    let given = session.batch_execute(&GIVE.replace("{owner}", &quote_literal(owner))).await;
-    given.map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
+fn free_name() -> Result<String> {
+    Ok(format!("backwhen_guard_{:016x}", u64::from_ne_bytes(ambient::random()?)))
 }
 
 /// A role that cannot log in and is in no other; one of an earlier recovery is taken if it still is that. Until the guard is

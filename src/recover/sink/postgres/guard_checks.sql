@@ -1,6 +1,6 @@
 -- CHECKs that call functions of the server or of an extension directly, which may do what only a superuser may: read and
 -- write files, run SQL from a text, change settings. They come back NOT VALID in the end. Harmless ones stay.
-CREATE TABLE backwhen_guard.checks (name text, statement text);
+CREATE TABLE {guard}.checks (name text, statement text);
 DO $do$
 DECLARE
     risky oid[] := ARRAY(
@@ -24,7 +24,7 @@ BEGIN
                               AND d.objid = CASE WHEN k.contypid <> 0 THEN k.contypid ELSE k.conrelid END)
     LOOP
         EXECUTE pg_catalog.format('ALTER %s %s DROP CONSTRAINT %I', found.kind, found.of, found.conname);
-        INSERT INTO backwhen_guard.checks VALUES (pg_catalog.format('%s of %s %s', found.conname, pg_catalog.lower(found.kind), found.of),
+        INSERT INTO {guard}.checks VALUES (pg_catalog.format('%s of %s %s', found.conname, pg_catalog.lower(found.kind), found.of),
             pg_catalog.format('ALTER %s %s ADD CONSTRAINT %I %s%s', found.kind, found.of, found.conname, found.definition,
                 CASE WHEN found.definition ~ 'NOT (VALID|ENFORCED)$' THEN '' ELSE ' NOT VALID' END));
     END LOOP;
