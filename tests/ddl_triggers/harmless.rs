@@ -174,3 +174,20 @@ fn names_in_other_encodings_come_twice() {
         }
     }
 }
+
+/// A session may recurse until its statement still fits the stack, and what tells it does not.
+#[test]
+fn no_depth_hides_a_statement() {
+    for_each_version(|server| {
+        let source = Source::new(server);
+        source.run("CREATE TYPE mood AS ENUM ('a')");
+        let told = source.run(
+            "CREATE FUNCTION deep() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
+                 BEGIN PERFORM deep(); RETURN; EXCEPTION WHEN statement_too_complex THEN NULL; END;
+                 EXECUTE 'ALTER TYPE mood RENAME VALUE ''a'' TO ''b'''; END $f$;
+             SELECT deep()",
+        );
+        assert!(source.psql("SELECT enum_range(NULL::mood)").contains("{b}"));
+        assert_eq!(told.tags(), ["CREATE FUNCTION", "ALTER TYPE"]);
+    });
+}

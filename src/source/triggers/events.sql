@@ -26,7 +26,9 @@ BEGIN
         RETURN;
     END IF;
     kept := backwhen.{slot}_keep('extension', 'on');
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN statement_too_complex THEN
+    RAISE;
+WHEN OTHERS THEN
     NULL;
 END
 $body$;
@@ -58,7 +60,9 @@ BEGIN
     IF dropped && '{!original}' THEN
         kept := backwhen.{slot}_keep('dropped', dropped::text);
     END IF;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN statement_too_complex THEN
+    RAISE;
+WHEN OTHERS THEN
     NULL;
 END
 $body$;
@@ -72,12 +76,15 @@ DECLARE
 BEGIN
     kept := backwhen.{slot}_keep('rewritten', concat_ws(',', nullif(backwhen.{slot}_kept('rewritten'), ''),
         concat(pg_event_trigger_table_rewrite_oid(), '/', pg_event_trigger_table_rewrite_reason())));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN statement_too_complex THEN
+    RAISE;
+WHEN OTHERS THEN
     NULL;
 END
 $body$;
 
--- The end of a statement. Whatever goes wrong here, the statement succeeds.
+-- The end of a statement. Whatever goes wrong here, the statement succeeds; only where the session's stack is full it
+-- fails, as it nearly did by itself: a session may recurse so deep that nothing but its statement fits.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_end() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
 DECLARE
     context text;
@@ -93,7 +100,9 @@ BEGIN
             -- What was noted meanwhile was rolled back with the rest.
             message := backwhen.{slot}_trouble(TG_TAG, current_setting('backwhen.{slot}_role', true),
                 current_setting('backwhen.{slot}_path', true), context, SQLSTATE, SQLERRM);
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN statement_too_complex THEN
+            RAISE;
+        WHEN OTHERS THEN
             NULL;
         END;
     END;
