@@ -351,7 +351,7 @@ BEGIN
             gone := gathered.gone;
         END IF;
         IF tag LIKE 'ALTER %' AND lower(concat(current_query(), caller) COLLATE "C")
-               LIKE CASE tag WHEN 'ALTER SCHEMA' THEN '%rename%' ELSE '%set%schema%' END THEN
+               LIKE (CASE tag WHEN 'ALTER SCHEMA' THEN '%rename%' ELSE '%set%schema%' END) THEN
             gone := nullif(concat(gone, backwhen.{slot}_moved(tag, relations)), '');
         END IF;
         IF relations IS NOT NULL THEN
