@@ -189,7 +189,7 @@ impl Applier<'_> {
     pub(super) fn definition(&mut self, content: &[u8]) -> Result<()> {
         let Some(mut signal) = self.definitions.signal(content) else { return Ok(()) };
         let renamed = self.names.told(&signal);
-        if self.has_values_of_names() {
+        if renamed.changes() && self.has_values_of_names() {
             renamed.add_to(&mut signal.retold);
         }
         for defined in &signal.tables {

@@ -188,11 +188,13 @@ impl Renamed {
         self.now.insert(oid, now);
     }
 
+    /// Whether values of `regclass` read otherwise, and it is known how.
+    pub fn changes(&self) -> bool {
+        !self.now.is_empty()
+    }
+
     /// Adds what became of the values of `regclass` to what the source told of other types.
     pub fn add_to(&self, retold: &mut Option<Retold>) {
-        if self.now.is_empty() {
-            return;
-        }
         let list = |names: &BTreeMap<u32, String>| names.iter().map(|(oid, it)| (*oid, it.clone())).collect();
         let retold = retold.get_or_insert_default();
         retold.before.insert(REGCLASS, TypeBefore::Names(list(&self.before)));
