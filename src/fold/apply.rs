@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::definitions::{self, Definitions};
 use super::mapping::{Mapping, identity_fits, key_of};
+use super::naming::{self, Names};
 use super::retelling::{Late, Retellings};
 use super::{Delta, Folded, FoldedTable, Request, stride, undecodable};
 use crate::codec::pgoutput;
@@ -64,6 +65,7 @@ pub(super) struct Applier<'a> {
     pub(super) catalog: Arc<Catalog>,
     pub(super) definitions: Definitions,
     pub(super) retellings: Retellings,
+    pub(super) names: Names,
     pub(super) described: HashMap<u32, Described>,
     pub(super) sequences: BTreeMap<u32, SequenceState>,
     sampled: Lsn,
@@ -107,6 +109,7 @@ impl<'a> Applier<'a> {
             catalog: Arc::clone(request.catalog),
             definitions: Definitions::new(request),
             retellings,
+            names: Names::of(request),
             described: HashMap::new(),
             sequences,
             sampled: request.base.sequences_sampled,
@@ -250,6 +253,9 @@ impl<'a> Applier<'a> {
             self.definitions.heartbeat(content);
         } else if prefix == signal::SEQUENCES.as_bytes() {
             self.sequences(content, true);
+        } else if prefix == signal::ROLES.as_bytes() && self.definitions.own(signal::ROLES, content).is_some()
+        {
+            self.say_renamed(&[naming::REGROLE].into(), "a role");
         }
     }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::Applier;
+use super::naming;
 use super::reshape::Reshape;
-use super::retelling::{Late, Retellings, Step};
+use super::retelling::{DOUBT, Late, Retellings, Step};
 use super::{Delta, FoldedTable, stride, undecodable};
 use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
@@ -186,7 +187,11 @@ pub(super) fn retellings(request: &super::Request<'_>, tables: &[FoldedTable]) -
 impl Applier<'_> {
     /// A statement of the application that changed definitions.
     pub(super) fn definition(&mut self, content: &[u8]) -> Result<()> {
-        let Some(signal) = self.definitions.signal(content) else { return Ok(()) };
+        let Some(mut signal) = self.definitions.signal(content) else { return Ok(()) };
+        let renamed = self.names.told(&signal);
+        if renamed.changes() && self.has_values_of_names() {
+            renamed.add_to(&mut signal.retold);
+        }
         for defined in &signal.tables {
             self.define(defined)?;
         }
@@ -199,6 +204,7 @@ impl Applier<'_> {
             self.sequences.remove(oid);
             self.made.remove(oid);
         }
+        self.say_renamed(&renamed.unknown, &signal.tag);
         if let Some(Inexact { what, why }) = signal.untold(self.current) {
             self.say(what, why);
         }
@@ -247,6 +253,30 @@ impl Applier<'_> {
             if let Some(step) = &step {
                 table.retell(&Step::of_table(step, &table.table));
             }
+        }
+    }
+
+    /// Whether a table has values that are written by the names of relations.
+    fn has_values_of_names(&self) -> bool {
+        let all = [naming::REGCLASS].into();
+        self.places.values().any(|place| !naming::columns_of(&self.tables[*place].table, &all).is_empty())
+    }
+
+    /// Says of which columns the values may read otherwise, if those of these types do.
+    pub(super) fn say_renamed(&mut self, types: &BTreeSet<u32>, by: &str) {
+        if types.is_empty() {
+            return;
+        }
+        let tables = self.places.values().map(|place| &self.tables[*place].table);
+        let found: Vec<_> = tables.map(|it| (it.display(), naming::columns_of(it, types))).collect();
+        for (what, columns) in found.into_iter().filter(|(_, columns)| !columns.is_empty()) {
+            let why = format!(
+                "{DOUBT}{}: {by} may have changed the name of what {} names; values are recovered as they were \
+                 written",
+                self.current,
+                columns.join(", ")
+            );
+            self.say(what, why);
         }
     }
 

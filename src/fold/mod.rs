@@ -10,6 +10,7 @@ mod definitions;
 mod delta;
 mod mapping;
 mod merge;
+mod naming;
 mod reshape;
 mod retelling;
 mod stride;

@@ -15,7 +15,7 @@ use crate::history::retold::{Retold, TypeBefore, TypeFacts};
 use crate::model::{Lsn, Table};
 
 /// How a reason begins for which values may be others than they were.
-const DOUBT: &str = "types changed without a change of rows at ";
+pub(super) const DOUBT: &str = "values read otherwise without a change of rows since ";
 
 /// Whether an image that is carried on, under whatever definitions, carries this on too.
 pub fn is_of_values(inexact: &Inexact) -> bool {
@@ -39,6 +39,8 @@ pub(super) struct Retellings {
     /// Those that were changed: what they were, the latest last.
     stages: BTreeMap<u32, Vec<Stage>>,
     types: BTreeMap<u32, TypeFacts>,
+    /// Relations that have, or had, another name than once, by oid: what `regclass` writes.
+    names: BTreeMap<u32, Vec<u8>>,
     late: Arc<Retelling>,
     /// By table: the columns that may come late.
     columns: HashMap<u32, Vec<(usize, u32)>>,
@@ -130,6 +132,10 @@ impl Retellings {
     pub fn told(&mut self, retold: &Retold, at: Lsn) -> Option<Arc<Retelling>> {
         let mut from = BTreeMap::new();
         for (oid, facts) in &retold.types {
+            if let TypeFacts::Names(now) = facts {
+                from.insert(*oid, self.renamed(*oid, retold.before.get(oid), now));
+                continue;
+            }
             let Some(now) = stage_of(facts, retold) else { continue };
             let stages = self.stages.get(oid);
             let last = stages.and_then(|stages| stages.last()).cloned();
@@ -148,6 +154,22 @@ impl Retellings {
         self.late = Arc::new(self.retelling(&|oid| self.stages.get(&oid).cloned(), retold));
         let step = self.retelling(&|oid| from.get(&oid).cloned().map(|stage| vec![stage]), retold);
         (!step.types.is_empty()).then(|| Arc::new(step))
+    }
+
+    /// Relations have other names; returns those that they had.
+    fn renamed(&mut self, oid: u32, before: Option<&TypeBefore>, now: &[(u32, String)]) -> Stage {
+        let stage = |names: &[(u32, String)]| {
+            names.iter().map(|(oid, text)| (*oid, text.as_bytes().to_vec())).collect::<BTreeMap<_, _>>()
+        };
+        let (before, now) = match before {
+            Some(TypeBefore::Names(before)) => (stage(before), stage(now)),
+            _ => (BTreeMap::new(), stage(now)),
+        };
+        self.names.extend(now.clone());
+        self.own.insert(oid);
+        let before = Stage::Labels(before);
+        self.stages.entry(oid).or_default().extend([before.clone(), Stage::Labels(now)]);
+        before
     }
 
     /// The table's columns are these from here on.
@@ -219,6 +241,7 @@ impl Retellings {
             TypeFacts::Range(subtype) => Shape::Range(*subtype),
             TypeFacts::Multirange(range) => Shape::Multirange(*range),
             TypeFacts::Composite(now) => Shape::Composite(attributes(stages, now)),
+            TypeFacts::Names(_) => Shape::Labels(labels(stages, &self.names)),
             TypeFacts::Enum(_) => {
                 let known = self.stages.get(&oid).and_then(|stages| stages.last()).cloned();
                 match known.or_else(|| stage_of(facts, retold))? {
@@ -254,6 +277,7 @@ fn stage_before(
 ) -> Option<Stage> {
     match before {
         TypeBefore::Enum(labels) => labels_of(labels, retold),
+        TypeBefore::Names(_) => None,
         TypeBefore::Composite(numbers) => Some(Stage::Attributes(numbers.clone())),
         TypeBefore::Row { dropped, grown } => {
             if let Some(last) = last {

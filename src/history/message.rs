@@ -14,7 +14,7 @@
 //!   empty for those of [`COMMON_TYPES`]) with a space between each; with `=` before it and a line end and what older
 //!   rows have in it behind it, if they have something; or, if it begins with `{`, [`ColumnFacts`] as JSON;
 //! - `rest`: an object with `trouble`, and if there are any `dropped` and `dropped_names` as in
-//!   [`DefinitionSignal`], `images` (the oids of the tables whose rows follow), `rows_trouble` or `retold`
+//!   [`DefinitionSignal`], `dropped_identities` and `moved` as there, `images` (the oids of the tables whose rows follow), `rows_trouble` or `retold`
 //!   ([`Retold`]).
 
 use serde::Deserialize;
@@ -69,6 +69,10 @@ struct Rest {
     #[serde(default)]
     dropped_names: Vec<String>,
     #[serde(default)]
+    dropped_identities: Vec<(String, Option<String>)>,
+    #[serde(default)]
+    moved: Vec<(u32, u32, String)>,
+    #[serde(default)]
     images: Vec<u32>,
     rows_trouble: Option<String>,
     #[serde(default)]
@@ -99,6 +103,8 @@ pub(super) fn decode(body: &[u8]) -> serde_json::Result<DefinitionSignal> {
         tables,
         dropped: rest.dropped,
         dropped_names: rest.dropped_names,
+        dropped_identities: rest.dropped_identities.into_iter().filter_map(identity).collect(),
+        moved: rest.moved,
         retold: rest.retold,
         trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
     })
@@ -142,6 +148,10 @@ fn object(texts: Texts) -> serde_json::Result<DefinedObject> {
         kind: text(3),
         identity: text(4),
     })
+}
+
+fn identity((oid, identity): (String, Option<String>)) -> Option<(u32, String)> {
+    Some((oid.parse().ok()?, identity?))
 }
 
 fn table(texts: Texts, columns: &[String], images: &[u32]) -> serde_json::Result<DefinedTable> {

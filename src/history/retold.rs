@@ -29,6 +29,9 @@ pub enum TypeBefore {
     Enum(Vec<(u32, String)>),
     /// Of a composite type: the numbers of its attributes.
     Composite(Vec<i16>),
+    /// Of `regclass`: the oids of the relations that read otherwise, and how each read. A reader of the history adds
+    /// this, as the source tells no old names.
+    Names(Vec<(u32, String)>),
     /// Of a relation's row type.
     Row {
         /// The numbers of the columns that the transaction dropped, up to the statement's end.
@@ -43,6 +46,8 @@ pub enum TypeBefore {
 #[serde(rename_all = "lowercase")]
 pub enum TypeFacts {
     Enum(Vec<(u32, String)>),
+    /// How values of `regclass` read that are these oids.
+    Names(Vec<(u32, String)>),
     /// Of these elements, with this letter between them.
     Array(u32, String),
     Domain(u32),

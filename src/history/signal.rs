@@ -89,6 +89,13 @@ pub struct DefinitionSignal {
     /// The bare names of what the statement itself named and dropped, of every kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped_names: Vec<String>,
+    /// The relations among `dropped`, with their schemas, quoted as SQL needs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped_identities: Vec<(u32, String)>,
+    /// Indexes, sequences and the like that went into another schema, or whose schema has another name: the relation
+    /// with which they went (0 for all that is in the schema), their oids and bare names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<(u32, u32, String)>,
     /// The values that read otherwise from here on, although no row was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retold: Option<Retold>,

@@ -8,6 +8,7 @@ pub mod moment;
 pub mod pattern;
 pub mod schema;
 pub mod spelling;
+pub mod written;
 
 pub use change::{Message, Relation, RelationColumn, Tuple, Value};
 pub use database::DatabaseFacts;

@@ -353,6 +353,10 @@ BEGIN
             rewritten := gathered.rewritten;
             gone := gathered.gone;
         END IF;
+        IF tag LIKE 'ALTER %' AND lower(concat(current_query(), caller) COLLATE "C")
+               LIKE (CASE tag WHEN 'ALTER SCHEMA' THEN '%rename%' ELSE '%set%schema%' END) THEN
+            gone := nullif(concat(gone, backwhen.{slot}_moved(tag, relations)), '');
+        END IF;
         IF relations IS NOT NULL THEN
             IF caller IS NOT NULL AND cardinality(rewrites) > 0 THEN
                 rewrites := backwhen.{slot}_leave(rewrites, relations);
@@ -398,6 +402,7 @@ DECLARE
     more oid[];
     drop text[];
     dropped int8[];
+    identities text[];
     names text[];
     keys bool;
     retold text;
@@ -416,6 +421,7 @@ BEGIN
                 relations := array_append(relations, drop[2]::oid);
             ELSIF drop[1] = '1259' THEN
                 dropped := array_append(dropped, drop[2]::int8);
+                identities := identities || ARRAY[ARRAY[drop[2], drop[7]]];
             END IF;
             IF drop[4] IN ('index', 'table constraint') THEN
                 keys := true;
@@ -428,7 +434,8 @@ BEGIN
         IF dropped IS NOT NULL THEN
             dropped := array(SELECT d FROM unnest(dropped) d WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = d::oid));
         END IF;
-        gone := concat(',"dropped":', to_json(coalesce(dropped, '{}')), ',"dropped_names":', to_json(coalesce(names, '{}')));
+        gone := concat(',"dropped":', to_json(coalesce(dropped, '{}')), ',"dropped_names":', to_json(coalesce(names, '{}')),
+            ',"dropped_identities":' || to_json(identities));
         IF keys THEN
             relations := relations || backwhen.{slot}_keyless(
                 (SELECT f.exact FROM backwhen.{slot}_config f), tag NOT IN ('DROP TABLE', 'DROP INDEX', 'ALTER TABLE'));
@@ -438,6 +445,25 @@ BEGIN
         relations := array(SELECT DISTINCT r FROM unnest(relations) r ORDER BY r);
     END IF;
     gone := nullif(concat(gone, ',"retold":' || retold), '');
+END
+$body$;
+
+-- What goes into another schema with a relation, or has a schema of another name, as the message has it: the relation
+-- (0 for what is in the schema), then the oid and name of what goes with it. The values of regclass name it otherwise then.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_moved(tag text, relations oid[]) RETURNS text LANGUAGE plpgsql {joins} AS $body$
+BEGIN
+    IF tag = 'ALTER SCHEMA' THEN
+        RETURN (SELECT ',"moved":' || json_agg(json_build_array(0, c.oid::int8, c.relname))
+                  FROM pg_event_trigger_ddl_commands() o JOIN pg_class c ON c.relnamespace = o.objid
+                 WHERE o.classid = 'pg_namespace'::regclass);
+    END IF;
+    RETURN (SELECT ',"moved":' || json_agg(json_build_array(m.relation::int8, c.oid::int8, c.relname))
+              FROM (SELECT i.indrelid AS relation, i.indexrelid AS oid FROM pg_index i WHERE i.indrelid = ANY (relations)
+                    UNION
+                    SELECT d.refobjid, d.objid FROM pg_depend d
+                     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (relations) AND d.refobjsubid > 0
+                       AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')) m
+              JOIN pg_class c ON c.oid = m.oid AND c.relkind IN ('i', 'I', 'S'));
 END
 $body$;
 

@@ -50,7 +50,8 @@ BEGIN
     END IF;
     dropped := ARRAY(
         SELECT ARRAY[d.classid::text, d.objid::text, d.objsubid::text, d.object_type, CASE WHEN d.original THEN '!original' ELSE '' END,
-                     CASE WHEN d.original THEN d.address_names[cardinality(d.address_names)] END]
+                     CASE WHEN d.original THEN d.address_names[cardinality(d.address_names)] END,
+                     CASE WHEN d.classid = 'pg_class'::regclass THEN d.object_identity END]
           FROM pg_event_trigger_dropped_objects() d
          WHERE NOT d.is_temporary AND d.address_names[1] IS DISTINCT FROM 'pg_temp'
            AND d.schema_name IS DISTINCT FROM 'pg_toast' AND d.schema_name IS DISTINCT FROM 'backwhen'

@@ -1,0 +1,261 @@
+//! Follows the names of relations, as values of `regclass` are written by them and not by what they hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Request;
+use crate::history::retold::{Retold, TypeBefore, TypeFacts};
+use crate::history::signal::{DefinedObject, DefinitionSignal};
+use crate::model::written::{written_ident, written_parts};
+use crate::model::{DatabaseFacts, Table};
+
+const REGPROC: u32 = 24;
+const REGPROCEDURE: u32 = 2202;
+const REGOPER: u32 = 2203;
+const REGOPERATOR: u32 = 2204;
+pub(super) const REGCLASS: u32 = 2205;
+const REGTYPE: u32 = 2206;
+const REGCONFIG: u32 = 3734;
+const REGDICTIONARY: u32 = 3769;
+const REGNAMESPACE: u32 = 4089;
+pub(super) const REGROLE: u32 = 4096;
+const REGCOLLATION: u32 = 4191;
+
+/// The types whose values are written by names that somebody else may change, and those of their arrays.
+const BY_NAME: [(u32, u32); 11] = [
+    (REGPROC, 1008),
+    (REGPROCEDURE, 2207),
+    (REGOPER, 2208),
+    (REGOPERATOR, 2209),
+    (REGCLASS, 2210),
+    (REGTYPE, 2211),
+    (REGCONFIG, 3735),
+    (REGDICTIONARY, 3770),
+    (REGNAMESPACE, 4090),
+    (REGROLE, 4097),
+    (REGCOLLATION, 4192),
+];
+
+/// The type by whose names a column's values are written, if it is one of these or an array of it.
+pub(super) fn by_name(type_oid: u32) -> Option<u32> {
+    BY_NAME.iter().find(|(oid, array)| [*oid, *array].contains(&type_oid)).map(|(oid, _)| *oid)
+}
+
+/// The relations whose names are known, as the server writes them.
+pub(super) struct Names {
+    database: DatabaseFacts,
+    /// Schema and name by oid.
+    known: BTreeMap<u32, (String, String)>,
+    /// What once was a name of something that is called otherwise now, or is gone.
+    left: BTreeSet<String>,
+}
+
+/// What a statement did to names.
+#[derive(Default)]
+pub(super) struct Renamed {
+    /// How values of `regclass` read before, and how they read now, by the relation's oid.
+    before: BTreeMap<u32, String>,
+    now: BTreeMap<u32, String>,
+    /// The types of which some values may read otherwise, and it is not known which.
+    pub unknown: BTreeSet<u32>,
+}
+
+impl Names {
+    pub fn of(request: &Request<'_>) -> Names {
+        let database = request.base.schema.database.clone();
+        let mut names = Names { database, known: BTreeMap::new(), left: BTreeSet::new() };
+        let tables = request.base.tables.iter().map(|it| (it.table.oid, &it.table.schema, &it.table.name));
+        let sequences = request.base.sequences.iter().map(|it| (it.oid, &it.schema, &it.name));
+        for (oid, schema, name) in tables.chain(sequences) {
+            if let Some(name) = names.written(schema, name) {
+                names.known.insert(oid, name);
+            }
+        }
+        let retold = request.base.schema.since.iter().filter_map(|change| change.signal.retold.as_ref());
+        for before in retold.filter_map(|it| it.before.get(&REGCLASS)) {
+            if let TypeBefore::Names(before) = before {
+                names.left.extend(before.iter().map(|(_, text)| text.clone()));
+            }
+        }
+        names
+    }
+
+    /// `None` if the database would write it with other bytes.
+    fn written(&self, schema: &str, name: &str) -> Option<(String, String)> {
+        let ident = |name| written_ident(name, self.database.server_major);
+        self.spelled(schema, name).then(|| (ident(schema), ident(name)))
+    }
+
+    fn spelled(&self, schema: &str, name: &str) -> bool {
+        self.database.encoding == "UTF8" || schema.is_ascii() && name.is_ascii()
+    }
+
+    fn identified(&self, identity: &str) -> Option<(String, String)> {
+        let (schema, name) = written_parts(identity)?;
+        self.spelled(schema, name).then(|| (schema.to_owned(), name.to_owned()))
+    }
+
+    /// Follows a statement.
+    pub fn told(&mut self, signal: &DefinitionSignal) -> Renamed {
+        let mut renamed = Renamed::default();
+        let may_rename = signal.tag.starts_with("ALTER ") && mentions(signal, &["rename", "schema"]);
+        let moves: Vec<_> =
+            signal.moved.iter().map(|(relation, ..)| self.schema_of(*relation, signal)).collect();
+        let mut other = false;
+        for (oid, name, made) in self.named(signal) {
+            let old = self.known.get(&oid);
+            let unknown = old.is_none() && !made && may_rename;
+            other |= unknown || old.is_some() && old != name.as_ref();
+            if unknown || name.is_none() {
+                renamed.unknown.insert(REGCLASS);
+            }
+            self.call(oid, name, &mut renamed);
+        }
+        for ((relation, oid, name), old) in signal.moved.iter().zip(moves) {
+            let now = match relation {
+                0 => new_schema(signal),
+                relation => self.known.get(relation).map(|(schema, _)| schema.clone()),
+            };
+            let (Some(old), Some(now), Some((_, name))) = (old, now, self.written("", name)) else {
+                renamed.unknown.insert(REGCLASS);
+                continue;
+            };
+            self.known.entry(*oid).or_insert((old, name.clone()));
+            self.call(*oid, Some((now, name)), &mut renamed);
+        }
+        self.drop_all(signal, &mut renamed);
+        let constraint = signal.objects.iter().any(|it| it.kind == "table constraint");
+        if signal.tag == "ALTER EXTENSION" || may_rename && constraint {
+            renamed.unknown.insert(REGCLASS);
+        }
+        renamed.unknown.extend(others(signal, may_rename, other));
+        renamed
+    }
+
+    /// The relations that the statement tells of, how they are called now, and whether it made them.
+    fn named(&self, signal: &DefinitionSignal) -> Vec<(u32, Option<(String, String)>, bool)> {
+        let is_made = |tag: &str| tag.starts_with("CREATE ") || tag == "SELECT INTO";
+        let tables = signal.tables.iter().map(|it| &it.facts);
+        let tables = tables.map(|it| (it.oid, self.written(&it.schema, &it.name), is_made(&signal.tag)));
+        let objects = signal.objects.iter().filter(|it| is_relation(it));
+        let objects = objects.map(|it| (it.oid, self.identified(&it.identity), is_made(&it.tag)));
+        objects.chain(tables).collect()
+    }
+
+    /// The schema, before the statement, of a relation that it moves, or of all that it moves.
+    fn schema_of(&self, relation: u32, signal: &DefinitionSignal) -> Option<String> {
+        let known = |oid: &u32| self.known.get(oid).map(|(schema, _)| schema.clone());
+        match relation {
+            0 => signal.moved.iter().find_map(|(_, oid, _)| known(oid)),
+            relation => known(&relation),
+        }
+    }
+
+    fn call(&mut self, oid: u32, name: Option<(String, String)>, renamed: &mut Renamed) {
+        let old = match &name {
+            Some(name) => self.known.insert(oid, name.clone()),
+            None => self.known.remove(&oid),
+        };
+        let text = |(schema, name): (String, String)| format!("{schema}.{name}");
+        let (old, Some(now)) = (old.map(text), name.map(text)) else { return };
+        match old {
+            Some(old) if old == now => {}
+            Some(old) => renamed.change(oid, old, now, &mut self.left),
+            // Another one's name before.
+            None if self.left.contains(&now) => drop(renamed.now.insert(oid, now)),
+            None => {}
+        }
+    }
+
+    /// What is gone is written as its number.
+    fn drop_all(&mut self, signal: &DefinitionSignal, renamed: &mut Renamed) {
+        for oid in &signal.dropped {
+            let told = signal.dropped_identities.iter().find(|(dropped, _)| dropped == oid);
+            let told = told.and_then(|(_, identity)| self.identified(identity));
+            match self.known.remove(oid).or(told) {
+                Some((schema, name)) => {
+                    renamed.change(*oid, format!("{schema}.{name}"), oid.to_string(), &mut self.left)
+                }
+                None => drop(renamed.unknown.insert(REGCLASS)),
+            }
+        }
+    }
+}
+
+impl Renamed {
+    fn change(&mut self, oid: u32, old: String, now: String, left: &mut BTreeSet<String>) {
+        left.insert(old.clone());
+        self.before.entry(oid).or_insert(old);
+        self.now.insert(oid, now);
+    }
+
+    /// Whether values of `regclass` read otherwise, and it is known how.
+    pub fn changes(&self) -> bool {
+        !self.now.is_empty()
+    }
+
+    /// Adds what became of the values of `regclass` to what the source told of other types.
+    pub fn add_to(&self, retold: &mut Option<Retold>) {
+        let list = |names: &BTreeMap<u32, String>| names.iter().map(|(oid, it)| (*oid, it.clone())).collect();
+        let retold = retold.get_or_insert_default();
+        retold.before.insert(REGCLASS, TypeBefore::Names(list(&self.before)));
+        retold.types.insert(REGCLASS, TypeFacts::Names(list(&self.now)));
+        let arrays = BY_NAME.iter().filter(|(oid, _)| *oid == REGCLASS).map(|(_, array)| *array);
+        retold.types.extend(arrays.map(|array| (array, TypeFacts::Array(REGCLASS, ",".into()))));
+    }
+}
+
+fn is_relation(object: &DefinedObject) -> bool {
+    const CATALOG: [&str; 2] = ["pg_class", "1259"];
+    // A column of one has its oid.
+    CATALOG.contains(&&*object.catalog) && !object.kind.ends_with("column") && object.oid != 0
+}
+
+/// How the schema that the statement names is called now.
+fn new_schema(signal: &DefinitionSignal) -> Option<String> {
+    signal.objects.iter().find(|it| it.kind == "schema").map(|it| it.identity.clone())
+}
+
+/// Whether one of these words may be in the statement's text.
+fn mentions(signal: &DefinitionSignal, words: &[&str]) -> bool {
+    let statement = &signal.statement;
+    let text = format!("{} {}", statement.query, statement.context).to_ascii_lowercase();
+    statement.query.is_empty() || words.iter().any(|word| text.contains(word))
+}
+
+/// The types other than `regclass` of which values may read otherwise after the statement. `relations` says that
+/// one of those may have another name.
+fn others(signal: &DefinitionSignal, may_rename: bool, relations: bool) -> Vec<u32> {
+    const ROUTINES: [u32; 5] = [REGPROC, REGPROCEDURE, REGOPER, REGOPERATOR, REGTYPE];
+    let Some((verb, object)) = signal.tag.split_once(' ') else { return Vec::new() };
+    let drops = verb == "DROP";
+    if !drops && !may_rename && signal.tag != "ALTER EXTENSION" {
+        return Vec::new();
+    }
+    match object {
+        "SCHEMA" | "EXTENSION" | "OWNED" => {
+            let all = BY_NAME.iter().map(|(oid, _)| *oid);
+            all.filter(|oid| ![REGROLE, REGCLASS].contains(oid)).collect()
+        }
+        "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" if drops || relations => {
+            match drops && mentions(signal, &["cascade"]) {
+                true => ROUTINES.to_vec(),
+                // Row types, and what takes them.
+                false => vec![REGTYPE, REGPROCEDURE, REGOPERATOR],
+            }
+        }
+        "TYPE" | "DOMAIN" | "FUNCTION" | "PROCEDURE" | "ROUTINE" | "AGGREGATE" | "OPERATOR" | "LANGUAGE" => {
+            ROUTINES.to_vec()
+        }
+        "TEXT SEARCH CONFIGURATION" => vec![REGCONFIG],
+        "TEXT SEARCH DICTIONARY" | "TEXT SEARCH TEMPLATE" => vec![REGDICTIONARY, REGCONFIG],
+        "COLLATION" => vec![REGCOLLATION],
+        _ => Vec::new(),
+    }
+}
+
+/// The columns of a table whose values are written by one of these types' names.
+pub(super) fn columns_of(table: &Table, types: &BTreeSet<u32>) -> Vec<String> {
+    let concerned = |type_oid| by_name(type_oid).is_some_and(|oid| types.contains(&oid));
+    let columns = table.columns.iter().filter(|column| concerned(column.type_oid));
+    columns.map(|column| format!("{} ({})", column.name, column.type_name)).collect()
+}
