@@ -59,7 +59,8 @@ impl Look {
         let mut altered: Vec<_> = known.collect();
         let mut rows = last.iter().flat_map(|last| last.rows.iter().zip(&self.rows));
         if rows.any(|(before, now)| before.was_altered(now))
-            || last.is_some_and(|last| last.taken_out < self.taken_out)
+            // Fewer than before: the count was lost in a crash, and what it would have shown with it.
+            || last.is_some_and(|last| last.taken_out != self.taken_out)
         {
             altered.extend(self.members.values().map(|(_, name)| name.clone()));
         }

@@ -214,3 +214,47 @@ fn a_schema_with_a_name_like_ours_is_like_any_other() {
         );
     });
 }
+
+/// A superuser's helper runs what it is given, as whoever calls it.
+#[test]
+fn a_superusers_function_lends_nobody_a_superusers_rights() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::new(server, "GRANT CREATE ON SCHEMA public TO mallory");
+        scene.run(
+            "CREATE FUNCTION public.exec(command text) RETURNS int LANGUAGE plpgsql AS
+                 $f$ BEGIN EXECUTE command; RETURN 1; END $f$;
+             CREATE TABLE public.dba (a int PRIMARY KEY CHECK (public.exec('SELECT 1') = a)); INSERT INTO dba VALUES (1)",
+        );
+        let call = |name: &str| {
+            format!("(current_user = 'mallory' OR public.exec('CREATE ROLE pwned_{name} SUPERUSER') = 1)")
+        };
+        scene
+            .as_mallory(&format!(
+                "CREATE FUNCTION public.through(x int) RETURNS int LANGUAGE plpgsql AS $f$ BEGIN
+                     IF current_database() NOT LIKE 'attacked%' THEN
+                         BEGIN PERFORM public.exec('CREATE ROLE pwned_through SUPERUSER'); EXCEPTION WHEN OTHERS THEN NULL; END;
+                         BEGIN EXECUTE 'ALTER TABLE public.late ADD CHECK (public.exec(''CREATE ROLE pwned_late SUPERUSER'') = 1)';
+                         EXCEPTION WHEN OTHERS THEN NULL; END;
+                     END IF; RETURN x; END $f$;
+                 CREATE TABLE late (a int PRIMARY KEY); INSERT INTO late VALUES (1);
+                 CREATE TABLE hers (a int PRIMARY KEY, CONSTRAINT sly CHECK {}, CHECK (public.through(a) = a));
+                 INSERT INTO hers SELECT generate_series(1, 200);
+                 CREATE DOMAIN d AS int CHECK {}; CREATE TABLE of_domain (a int PRIMARY KEY, b d[] DEFAULT '{{1}}');
+                 INSERT INTO of_domain VALUES (1)",
+                call("check"),
+                call("domain")
+            ))
+            .unwrap();
+        scene.backwhen.init();
+        scene.capture();
+        let (target, said) = scene.recover("latest");
+        scene.assert_nothing_gained();
+        assert_eq!(said["proved"], true, "{said}");
+        assert!(said["inexact"].to_string().contains("sly of table public.hers"), "{said}");
+        let kinds = "SELECT string_agg(proname || ' ' || prosecdef, ',' ORDER BY proname) FROM pg_proc
+                      WHERE pronamespace = 'public'::regnamespace";
+        assert_eq!(scene.server.psql(&target, kinds), "exec false,through false");
+        let own = "SELECT convalidated FROM pg_constraint WHERE conrelid = 'dba'::regclass AND contype = 'c'";
+        assert_eq!(scene.server.psql(&target, own), "t", "the DBA's own table is as it was");
+    });
+}

@@ -266,3 +266,30 @@ fn who_keeps_the_publications_locked_is_named() {
     capture.stop();
     scene.assert_exact();
 }
+
+#[test]
+fn our_table_is_in_no_publication_and_comes_back_after_a_crash() {
+    use crate::support::Server;
+    let server = Server::builder().setting("wal_level", "logical").start();
+    let scene = Scene::new(&server, "CREATE PUBLICATION everything FOR ALL TABLES");
+    scene.backwhen.init();
+    assert_eq!(scene.run("SELECT count(*) FROM pg_publication_tables WHERE schemaname = 'backwhen'"), "0");
+    // Installed anew, taken out and put back, all beside that publication.
+    let slot = scene.slot();
+    scene.run(&format!("DROP FUNCTION backwhen.{slot}_wants"));
+    scene.capture();
+    scene.run("CREATE TABLE one (a int PRIMARY KEY); INSERT INTO one VALUES (1)");
+    server.crash();
+    server.start_again();
+    let config = format!("SELECT count(*) FROM backwhen.{slot}_config");
+    assert_eq!(scene.run(&config), "0", "it is lost in a crash");
+    scene.run("CREATE TABLE unseen (a int PRIMARY KEY); INSERT INTO unseen VALUES (2)");
+    scene.capture();
+    assert_eq!(scene.run(&config), "1");
+    scene.run("CREATE TABLE two (a int PRIMARY KEY); INSERT INTO two VALUES (3)");
+    let told = || scene.backwhen.json_lines(&["list", "schemas"]).len();
+    let before = told();
+    scene.assert_exact();
+    assert_eq!(told(), before + 1);
+    scene.backwhen.ok(&["drop"]);
+}

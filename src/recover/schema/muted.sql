@@ -11,9 +11,11 @@ BEGIN
        AND p.prokind IN ('f', 'p', 'w') AND l.lanname NOT IN ('c', 'internal')
        AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
     ON CONFLICT DO NOTHING;
-    UPDATE pg_proc p SET prolang = (SELECT oid FROM pg_language WHERE lanname = 'sql'), probin = NULL, prosqlbody = NULL,
-           prosrc = 'SELECT NULL' || CASE (SELECT typtype FROM pg_type t WHERE t.oid = p.prorettype)
-                    WHEN 'p' THEN '' ELSE '::' || format_type(p.prorettype, NULL) END
+    -- In PL/pgSQL, as the server would put a function in SQL into the expression that calls it: a partition key must not
+    -- become a constant.
+    UPDATE pg_proc p SET prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql'), probin = NULL, prosqlbody = NULL,
+           prosrc = CASE WHEN p.proretset OR p.prokind = 'p' OR p.prorettype = 'void'::regtype OR p.proargmodes && '{o,b,t}'
+                    THEN 'BEGIN RETURN; END' ELSE 'BEGIN RETURN NULL; END' END
       FROM backwhen.muted m, pg_event_trigger_ddl_commands() c
      WHERE c.classid = 'pg_proc'::regclass AND c.objid = m.oid AND p.oid = m.oid;
 END

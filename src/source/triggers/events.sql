@@ -22,7 +22,15 @@ DECLARE
     kept text;
 BEGIN
     IF TG_TAG = 'ALTER TYPE' THEN
-        kept := backwhen.{slot}_keep('types', coalesce(backwhen.{slot}_types_before(), ''));
+        -- While another session alters a type, what it was like cannot be known before that session has ended: the
+        -- statement may wait for it. Then '' says that it is not known.
+        kept := backwhen.{slot}_keep('types', CASE WHEN EXISTS (
+            SELECT FROM pg_locks l WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+               AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+               AND l.mode IN ('ExclusiveLock', 'AccessExclusiveLock')
+               AND (l.classid = 'pg_type'::regclass
+                    OR l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relkind = 'c')))
+            THEN '' ELSE coalesce(backwhen.{slot}_types_before(), '') END);
         RETURN;
     END IF;
     kept := backwhen.{slot}_keep('extension', 'on');

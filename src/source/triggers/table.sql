@@ -1,5 +1,6 @@
--- What the triggers know of their history. One row.
-CREATE TABLE IF NOT EXISTS backwhen.{slot}_config (
+-- What the triggers know of their history. One row. Unlogged, since a publication FOR ALL TABLES would send it, keys and
+-- all, to subscribers that have no such table. After a crash it is empty, until capture looks at it again.
+CREATE UNLOGGED TABLE IF NOT EXISTS backwhen.{slot}_config (
     -- The two keys of HMAC-SHA256, derived from the history's secret: with them the triggers sign what they write.
     inner_key bytea NOT NULL,
     outer_key bytea NOT NULL,

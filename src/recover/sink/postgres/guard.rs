@@ -2,11 +2,12 @@
 //!
 //! A CHECK, a domain, a computed column, a partition key or an index may call functions that any role of the source
 //! wrote, and the server calls them while definitions are made and rows are loaded: as whoever does that. So as long as a
-//! superuser builds the database, each of those functions is SECURITY DEFINER from the moment that it is made. Inside of
-//! such a function nobody can take up another role, not even the session's own. In the end each is what it was.
+//! superuser builds the database, no function runs while definitions are made, and from then on the functions of ordinary roles
+//! are SECURITY DEFINER. Inside of such a function nobody can take up another role, not even the session's own. In the end
+//! each is what it was.
 //!
-//! CHECKs can call functions of the server itself too, which no such mark reaches. Those that call a risky one are set
-//! aside while rows are loaded, and come back NOT VALID.
+//! CHECKs can call functions of the server itself too, or a superuser's with their author's arguments. Those that call a
+//! risky one are set aside while rows are loaded, and come back NOT VALID.
 
 use crate::ambient;
 use crate::connect::{Session, server_error};
@@ -21,6 +22,9 @@ const OWNER: &str = "backwhen_owner_of_";
 /// The most bytes of a role's name.
 const NAME_LIMIT: usize = 63;
 
+/// As for the archive in a scratch database: no function runs while definitions are made.
+const MUTED: &str = include_str!("../../schema/muted.sql");
+const UNMUTED: &str = include_str!("../../schema/unmuted.sql");
 const SET: &str = include_str!("guard_set.sql");
 const CHECKS: &str = include_str!("guard_checks.sql");
 const GIVE: &str = include_str!("guard_give.sql");
@@ -47,10 +51,9 @@ impl Guard {
             return Ok(None);
         }
         let owner = if owners { None } else { Some(make_owner(session, database).await?) };
-        let owner_literal = owner.as_deref().map_or("NULL".into(), quote_literal);
         let schema = free_name()?;
-        let set = SET.replace("{owner}", &owner_literal).replace("{guard}", &schema);
-        session.batch_execute(&set).await.map_err(failed)?;
+        let muted = MUTED.replace("backwhen.", &format!("{schema}."));
+        session.batch_execute(&format!("CREATE SCHEMA {schema}; {muted}")).await.map_err(failed)?;
         Ok(Some(Guard { owner, schema }))
     }
 
@@ -69,15 +72,19 @@ impl Guard {
     /// # Errors
     /// As [`Guard::set`].
     pub async fn before_rows(&self, session: &Session) -> Result<Vec<Inexact>> {
-        let failed = |error| server_error("cannot set risky CHECKs aside while rows are loaded", error);
-        session.batch_execute(&CHECKS.replace("{guard}", &self.schema)).await.map_err(failed)?;
-        let aside = format!("SELECT name FROM {}.checks ORDER BY name", self.schema);
-        let rows = session.query(&aside, &[]).await.map_err(failed)?;
+        let failed =
+            |error| server_error("cannot guard the target against the application's functions", error);
+        let unmuted = UNMUTED.replace("backwhen.", &format!("{}.", self.schema));
+        session.batch_execute(&unmuted).await.map_err(failed)?;
         if let Some(owner) = &self.owner {
             self.give_owners(session, owner).await?;
         }
-        let why = "it calls a function of the server that only a superuser could misuse, so it was not checked and is NOT \
-                   VALID; validate it (VALIDATE CONSTRAINT) as a role without rights, or recover as one";
+        for sql in [CHECKS, SET] {
+            session.batch_execute(&sql.replace("{guard}", &self.schema)).await.map_err(failed)?;
+        }
+        let aside = format!("SELECT name FROM {}.checks ORDER BY name", self.schema);
+        let rows = session.query(&aside, &[]).await.map_err(failed)?;
+        let why = "it calls a function that could misuse a superuser's rights, so it was not checked and is NOT VALID; validate it (VALIDATE CONSTRAINT) as a role without rights, or recover as one";
         Ok(rows
             .iter()
             .map(|row| Inexact { what: format!("check {}", row.get::<_, &str>(0)), why: why.into() })
