@@ -87,7 +87,7 @@ pub struct SchemaFacts {
     /// A digest of the catalogs' definitions, to notice that they changed.
     pub fingerprint: String,
     /// What the source's triggers told of changes between the archive and this checkpoint, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(with = "super::since", default, skip_serializing_if = "Vec::is_empty")]
     pub since: Vec<DefinitionChange>,
 }
 

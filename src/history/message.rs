@@ -122,7 +122,7 @@ fn statement_of(texts: Vec<String>, started: i64, process: i32) -> serde_json::R
     let mut next = || texts.next().unwrap_or_default();
     let tag = next();
     let mut statement = Statement {
-        query: next(),
+        query: next().into(),
         context: next(),
         role: next(),
         login: next(),

@@ -37,6 +37,7 @@ pub mod resync;
 pub mod retold;
 pub mod roles;
 pub mod signal;
+mod since;
 pub mod timeline;
 pub mod verify;
 

@@ -1,6 +1,7 @@
 //! What backwhen writes into the source's log for itself, as logical messages.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -134,7 +135,7 @@ impl DefinitionSignal {
             && !statement.role.is_empty()
             && let Some(first) = earlier.find(same)
         {
-            statement.query.clone_from(&first.statement.query);
+            statement.query = Arc::clone(&first.statement.query);
         }
         Some(signal)
     }
@@ -164,7 +165,8 @@ pub struct Statement {
     /// In the message, empty for a long text that an earlier one of this transaction,
     /// of the same `started` and `process`, already has ([`DefinitionSignal::read`] fills it in); and if
     /// `role` is empty too, for want of trust in the caller.
-    pub query: String,
+    /// One text for all that were sent with it: there may be hundreds, and each of megabytes.
+    pub query: Arc<str>,
     /// The server's context of the command, innermost first; empty if the client sent it itself.
     #[serde(default)]
     pub context: String,
@@ -278,7 +280,7 @@ mod tests {
             let signal = DefinitionSignal::read(&key(), 3, &content, read.iter().rev()).unwrap();
             read.push(signal);
         }
-        let queries: Vec<_> = read.iter().map(|signal| signal.statement.query.as_str()).collect();
+        let queries: Vec<_> = read.iter().map(|signal| &*signal.statement.query).collect();
         assert_eq!(queries, ["long", "long", "other", "long", "", ""]);
     }
 

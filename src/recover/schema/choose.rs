@@ -5,6 +5,7 @@
 //! to a savepoint never comes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::context::{Frame, innermost};
 use super::statements::{Sql, split};
@@ -35,7 +36,7 @@ pub struct Chooser {
 struct Source {
     process: i32,
     started: i64,
-    query: String,
+    query: Arc<str>,
     context: String,
 }
 
@@ -63,7 +64,7 @@ impl Chooser {
         let source = Source {
             process: statement.process,
             started: statement.started,
-            query: statement.query.clone(),
+            query: Arc::clone(&statement.query),
             context: statement.context.clone(),
         };
         let repeats = !source.context.is_empty();
