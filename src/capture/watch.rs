@@ -278,7 +278,7 @@ impl Watcher {
         let mut stays = None;
         if let Some(fault) = triggers.fault(session).await? {
             let first = self.board.read().is_none_or(|live| live.triggers_fault.is_none());
-            if first && fault != Fault::OtherVersion {
+            if first && matches!(fault, Fault::Broken(_)) {
                 tracing::warn!("schema changes are no longer told by triggers: {fault}");
             }
             let refused = match triggers.install(session, identity).await {

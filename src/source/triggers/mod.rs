@@ -76,6 +76,8 @@ pub enum Fault {
     Broken(String),
     /// Another version of backwhen installed them: they tell what that one could.
     OtherVersion,
+    /// Their table is unlogged: a crash of the server emptied it, and they have told nothing since.
+    Emptied,
 }
 
 impl fmt::Display for Fault {
@@ -83,6 +85,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::Broken(what) => f.write_str(what),
             Fault::OtherVersion => f.write_str("another version of backwhen installed them"),
+            Fault::Emptied => f.write_str("a crash of the server emptied their table"),
         }
     }
 }
@@ -137,7 +140,7 @@ impl Triggers {
             return Ok(Some(lacking));
         }
         let rows = client.query(&query.replace("{table}", &table), &[]).await.map_err(not_looked)?;
-        let Some(row) = rows.first() else { return Ok(Some(lacking)) };
+        let Some(row) = rows.first() else { return Ok(Some(Fault::Emptied)) };
         if row.get::<_, &str>(0) != version() {
             return Ok(Some(Fault::OtherVersion));
         }
