@@ -102,7 +102,7 @@ impl fmt::Display for Error {
         let mut cause = self.source.as_deref().map(|source| source as &dyn std::error::Error);
         while let Some(error) = cause {
             if error.downcast_ref().is_some_and(tokio::task::JoinError::is_panic) {
-                // What a panic says may hold a row's values; where it happened was printed then.
+                // A panic's message may hold a row's values, so it is not repeated; its place was printed as it happened.
                 return f.write_str(": it panicked; please report this");
             }
             write!(f, ": {error}")?;

@@ -61,7 +61,7 @@ impl Reshape {
         }
     }
 
-    /// What older rows have in added columns was read before the statement's transaction ended.
+    /// Corrects what older rows have in added columns: it was read before the statement's transaction ended.
     pub fn correct(&mut self, late: &Late) {
         for (number, step) in late.columns() {
             if let Some(Place::Added(text)) = self.places.get_mut(*number) {

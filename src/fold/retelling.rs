@@ -36,7 +36,7 @@ enum Stage {
 /// All that statements told of types, since the base's schema was read.
 #[derive(Default)]
 pub(super) struct Retellings {
-    /// Those that were changed: what they were, the latest last.
+    /// The types that were changed, by oid: what each was before, the latest last.
     stages: BTreeMap<u32, Vec<Stage>>,
     types: BTreeMap<u32, TypeFacts>,
     /// Relations that have, or had, another name than once, by oid: what `regclass` writes.
@@ -281,7 +281,7 @@ fn stage_before(
         TypeBefore::Composite(numbers) => Some(Stage::Attributes(numbers.clone())),
         TypeBefore::Row { dropped, grown } => {
             if let Some(last) = last {
-                // What the transaction dropped before the statement is among what it tells.
+                // The message also names what the transaction dropped before the statement.
                 return Some(last.clone());
             }
             let TypeFacts::Composite(now) = now else { return None };
@@ -294,7 +294,7 @@ fn stage_before(
     }
 }
 
-/// What texts that were labels at one of the stages are now.
+/// Maps each text that was a label at one of the stages to what the label is now.
 fn labels(stages: &[Stage], now: &BTreeMap<u32, Vec<u8>>) -> BTreeMap<Vec<u8>, Label> {
     let mut found: BTreeMap<Vec<u8>, Label> = BTreeMap::new();
     for stage in stages {

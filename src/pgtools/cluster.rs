@@ -91,7 +91,7 @@ fn is_private(folder: &Path, uid: u32) -> bool {
     safe(&folder, 0o700) && folder.ancestors().skip(1).all(|path| safe(path, 0o755))
 }
 
-/// What tells these programs from those of another release.
+/// A hash that differs between these programs and those of another release.
 fn identity(programs: &Installation, superuser: &str) -> Option<u64> {
     let mut facts = format!("{superuser}\n{}", programs.folder.display());
     for program in ["postgres", "initdb"] {

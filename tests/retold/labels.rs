@@ -2,7 +2,7 @@
 
 use crate::{Scene, on_oldest_and_newest};
 
-/// What others commit while the statement's transaction is open is not lost.
+/// Other sessions commit while the statement's transaction is open, and nothing of theirs is lost.
 #[test]
 fn writers_do_not_wait_for_a_new_name_and_lose_nothing_by_it() {
     on_oldest_and_newest(|server| {

@@ -87,7 +87,7 @@ fn a_history_that_others_may_read_is_told_with_what_to_do() {
         }
     };
     told(false);
-    // As an earlier version made it.
+    // The folder is made as wide open as an earlier version left it.
     let widen = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };

@@ -77,7 +77,7 @@ impl<T: Content> Tagged<T> {
 pub(super) struct SegmentText {
     pub(super) epoch: u32,
     pub(super) start: Lsn,
-    /// Of the file, within `journal/`.
+    /// The file's name within `journal/`.
     pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) summary: String,

@@ -31,7 +31,7 @@ impl Durable {
     }
 }
 
-/// What the next block's tag is bound to.
+/// The key and the earlier tags that the next block's tag is computed from.
 pub(super) struct TagChain {
     pub(super) key: SegmentKey,
     /// The tag of the file's last block, and of the last one up to the last complete transaction.

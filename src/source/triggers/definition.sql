@@ -111,6 +111,7 @@ DECLARE
     of_extension bool;
     is_there bool;
     is_in_other bool;
+    unreadable text;
 BEGIN
     space := CASE WHEN starts_with(quoted, '"') THEN (parse_ident(quoted))[1] ELSE quoted END;
     IF getdatabaseencoding() <> 'UTF8' OR array_position(columns, NULL) IS NOT NULL THEN
@@ -135,10 +136,13 @@ BEGIN
     -- While it had no identity, its updates and deletes were not in the stream.
     image := published AND (rewritten OR is_exact AND is_in_other
         OR NOT is_there AND NOT is_in_other AND pg_relation_size(relation) > 0);
-    IF image AND backwhen.{slot}_unreadable(relation, fresh) IS NOT NULL THEN
+    IF image THEN
+        unreadable := backwhen.{slot}_unreadable(relation, fresh);
+    END IF;
+    IF unreadable IS NOT NULL THEN
         image := false;
         trouble := concat_ws('; ', trouble, format(
-            'the rows of %I.%I are not written: %s', space, called, backwhen.{slot}_unreadable(relation, fresh)));
+            'the rows of %I.%I are not written: %s', space, called, unreadable));
     ELSIF image AND pg_table_size(relation) > size_limit THEN
         image := false;
         trouble := concat_ws('; ', trouble, format(

@@ -101,7 +101,7 @@ DECLARE
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     BEGIN
-        -- At once: what this calls may fire the event that notes them again.
+        -- The role and the path are read as the arguments: what this call runs may fire the event that notes them again.
         message := backwhen.{slot}_tell(
             TG_TAG, current_setting('backwhen.{slot}_role', true), current_setting('backwhen.{slot}_path', true), context);
     EXCEPTION WHEN OTHERS THEN

@@ -39,7 +39,7 @@ BEGIN
 END
 $body$;
 
--- What an earlier event of this transaction kept; empty if nothing was, or if somebody else set it.
+-- Returns what an earlier event of this transaction kept; empty if nothing was, or if somebody else set it.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_kept(key text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     kept text := current_setting('backwhen.{slot}_' || key, true);

@@ -11,7 +11,7 @@
 
 use crate::ambient;
 use crate::connect::{Session, server_error};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::history::checkpoint::Inexact;
 use crate::model::schema::{quote_ident, quote_literal};
 
@@ -44,16 +44,14 @@ impl Guard {
     /// # Errors
     /// `Unavailable` or `Refused` if the server fails.
     pub async fn set(session: &Session, database: &str, owners: bool) -> Result<Option<Guard>> {
-        let failed =
-            |error| server_error("cannot guard the target against the application's functions", error);
         let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
-        if !session.query_one(query, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        if !session.query_one(query, &[]).await.map_err(not_guarded)?.get::<_, bool>(0) {
             return Ok(None);
         }
         let owner = if owners { None } else { Some(make_owner(session, database).await?) };
         let schema = free_name()?;
         let muted = MUTED.replace("backwhen.", &format!("{schema}."));
-        session.batch_execute(&format!("CREATE SCHEMA {schema}; {muted}")).await.map_err(failed)?;
+        session.batch_execute(&format!("CREATE SCHEMA {schema}; {muted}")).await.map_err(not_guarded)?;
         Ok(Some(Guard { owner, schema }))
     }
 
@@ -72,19 +70,18 @@ impl Guard {
     /// # Errors
     /// As [`Guard::set`].
     pub async fn before_rows(&self, session: &Session) -> Result<Vec<Inexact>> {
-        let failed =
-            |error| server_error("cannot guard the target against the application's functions", error);
         let unmuted = UNMUTED.replace("backwhen.", &format!("{}.", self.schema));
-        session.batch_execute(&unmuted).await.map_err(failed)?;
+        session.batch_execute(&unmuted).await.map_err(not_guarded)?;
         if let Some(owner) = &self.owner {
             self.give_owners(session, owner).await?;
         }
         for sql in [CHECKS, SET] {
-            session.batch_execute(&sql.replace("{guard}", &self.schema)).await.map_err(failed)?;
+            session.batch_execute(&sql.replace("{guard}", &self.schema)).await.map_err(not_guarded)?;
         }
         let aside = format!("SELECT name FROM {}.checks ORDER BY name", self.schema);
-        let rows = session.query(&aside, &[]).await.map_err(failed)?;
-        let why = "it calls a function that could misuse a superuser's rights, so it was not checked and is NOT VALID; validate it (VALIDATE CONSTRAINT) as a role without rights, or recover as one";
+        let rows = session.query(&aside, &[]).await.map_err(not_guarded)?;
+        let why = "it calls a function that could misuse a superuser's rights, so it was not checked and is NOT VALID; \
+                   validate it (VALIDATE CONSTRAINT) as a role without rights, or recover as one";
         Ok(rows
             .iter()
             .map(|row| Inexact { what: format!("check {}", row.get::<_, &str>(0)), why: why.into() })
@@ -115,6 +112,10 @@ impl Guard {
             server_error("cannot give the application's functions their own rights back", error)
         })
     }
+}
+
+fn not_guarded(error: tokio_postgres::Error) -> Error {
+    server_error("cannot guard the target against the application's functions", error)
 }
 
 fn free_name() -> Result<String> {
