@@ -258,8 +258,8 @@ impl Applier<'_> {
 
     /// Whether a table has values that are written by the names of relations.
     fn has_values_of_names(&self) -> bool {
-        let all = [naming::REGCLASS].into();
-        self.places.values().any(|place| !naming::columns_of(&self.tables[*place].table, &all).is_empty())
+        let mut columns = self.places.values().flat_map(|place| &self.tables[*place].table.columns);
+        columns.any(|column| naming::by_name(column.type_oid).is_some())
     }
 
     /// Says of which columns the values may read otherwise, if those of these types do.

@@ -47,6 +47,8 @@ pub(super) struct Names {
     known: BTreeMap<u32, (String, String)>,
     /// What once was a name of something that is called otherwise now, or is gone.
     left: BTreeSet<String>,
+    /// The same for values of the other types, by type: of routines with their arguments, if the type writes these.
+    left_by_others: BTreeMap<u32, BTreeSet<String>>,
 }
 
 /// What a statement did to names.
@@ -57,12 +59,15 @@ pub(super) struct Renamed {
     now: BTreeMap<u32, String>,
     /// The types of which some values may read otherwise, and it is not known which.
     pub unknown: BTreeSet<u32>,
+    /// By type other than `regclass`: new objects, by oid, that read as others once did.
+    taken: BTreeMap<u32, Vec<(u32, String)>>,
 }
 
 impl Names {
     pub fn of(request: &Request<'_>) -> Names {
         let database = request.base.schema.database.clone();
-        let mut names = Names { database, known: BTreeMap::new(), left: BTreeSet::new() };
+        let (known, left) = (BTreeMap::new(), BTreeSet::new());
+        let mut names = Names { database, known, left, left_by_others: BTreeMap::new() };
         let tables = request.base.tables.iter().map(|it| (it.table.oid, &it.table.schema, &it.table.name));
         let sequences = request.base.sequences.iter().map(|it| (it.oid, &it.schema, &it.name));
         for (oid, schema, name) in tables.chain(sequences) {
@@ -71,9 +76,13 @@ impl Names {
             }
         }
         let retold = request.base.schema.since.iter().filter_map(|change| change.signal.retold.as_ref());
-        for before in retold.filter_map(|it| it.before.get(&REGCLASS)) {
+        for (type_oid, before) in retold.flat_map(|it| &it.before) {
             if let TypeBefore::Names(before) = before {
-                names.left.extend(before.iter().map(|(_, text)| text.clone()));
+                let left = match *type_oid {
+                    REGCLASS => &mut names.left,
+                    other => names.left_by_others.entry(other).or_default(),
+                };
+                left.extend(before.iter().map(|(_, text)| text.clone()));
             }
         }
         names
@@ -128,7 +137,34 @@ impl Names {
             renamed.unknown.insert(REGCLASS);
         }
         renamed.unknown.extend(others(signal, may_rename, other));
+        self.told_of_others(signal, &mut renamed);
         renamed
+    }
+
+    /// What the message tells of the names of anything but relations, so that nothing of it is unknown.
+    fn told_of_others(&mut self, signal: &DefinitionSignal, renamed: &mut Renamed) {
+        if let Some(retold) = &signal.retold {
+            for (type_oid, facts) in &retold.before {
+                if let TypeBefore::Names(before) = facts {
+                    renamed.unknown.remove(type_oid);
+                    let left = self.left_by_others.entry(*type_oid).or_default();
+                    left.extend(before.iter().map(|(_, text)| text.clone()));
+                }
+            }
+        }
+        for (type_oid, left) in &self.left_by_others {
+            for object in signal.objects.iter().filter(|it| it.tag.starts_with("CREATE ")) {
+                let same =
+                    left.iter().filter(|text| without_arguments(text) == without_arguments(&object.identity));
+                let taken = same.map(|text| (object.oid, text.clone()));
+                renamed.taken.entry(*type_oid).or_default().extend(taken);
+            }
+            if signal.tag.ends_with(" EXTENSION") && !left.is_empty() {
+                // The objects of an extension are not told.
+                renamed.unknown.insert(*type_oid);
+            }
+        }
+        renamed.taken.retain(|_, taken| !taken.is_empty());
     }
 
     /// The relations that the statement tells of, how they are called now, and whether it made them.
@@ -190,18 +226,34 @@ impl Renamed {
 
     /// Whether values of `regclass` read otherwise, and it is known how.
     pub fn changes(&self) -> bool {
-        !self.now.is_empty()
+        !self.now.is_empty() || !self.taken.is_empty()
     }
 
     /// Adds what became of the values of `regclass` to what the source told of other types.
     pub fn add_to(&self, retold: &mut Option<Retold>) {
         let list = |names: &BTreeMap<u32, String>| names.iter().map(|(oid, it)| (*oid, it.clone())).collect();
         let retold = retold.get_or_insert_default();
+        for (type_oid, taken) in &self.taken {
+            retold.types.entry(*type_oid).or_insert_with(|| TypeFacts::Names(taken.clone()));
+            retold.types.extend(arrays_of(*type_oid));
+        }
+        if self.now.is_empty() {
+            return;
+        }
         retold.before.insert(REGCLASS, TypeBefore::Names(list(&self.before)));
         retold.types.insert(REGCLASS, TypeFacts::Names(list(&self.now)));
-        let arrays = BY_NAME.iter().filter(|(oid, _)| *oid == REGCLASS).map(|(_, array)| *array);
-        retold.types.extend(arrays.map(|array| (array, TypeFacts::Array(REGCLASS, ",".into()))));
+        retold.types.extend(arrays_of(REGCLASS));
     }
+}
+
+fn arrays_of(type_oid: u32) -> impl Iterator<Item = (u32, TypeFacts)> {
+    let arrays = BY_NAME.iter().filter(move |(oid, _)| *oid == type_oid).map(|(_, array)| *array);
+    arrays.map(move |array| (array, TypeFacts::Array(type_oid, ",".into())))
+}
+
+/// `public.f` of `public.f(integer)`.
+fn without_arguments(name: &str) -> &str {
+    name.split('(').next().unwrap_or(name)
 }
 
 fn is_relation(object: &DefinedObject) -> bool {

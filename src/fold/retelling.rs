@@ -39,8 +39,8 @@ pub(super) struct Retellings {
     /// The types that were changed, by oid: what each was before, the latest last.
     stages: BTreeMap<u32, Vec<Stage>>,
     types: BTreeMap<u32, TypeFacts>,
-    /// Relations that have, or had, another name than once, by oid: what `regclass` writes.
-    names: BTreeMap<u32, Vec<u8>>,
+    /// By type: what its values name that has, or had, another name than once, by oid: what the type writes.
+    names: BTreeMap<u32, BTreeMap<u32, Vec<u8>>>,
     late: Arc<Retelling>,
     /// By table: the columns that may come late.
     columns: HashMap<u32, Vec<(usize, u32)>>,
@@ -130,10 +130,15 @@ impl Retellings {
 
     /// The transaction at `at` changed types; returns what becomes of the rows before, unless they stay as they are.
     pub fn told(&mut self, retold: &Retold, at: Lsn) -> Option<Arc<Retelling>> {
+        if retold.changes_nothing() {
+            return None;
+        }
         let mut from = BTreeMap::new();
         for (oid, facts) in &retold.types {
             if let TypeFacts::Names(now) = facts {
-                from.insert(*oid, self.renamed(*oid, retold.before.get(oid), now));
+                if !now.is_empty() {
+                    from.insert(*oid, self.renamed(*oid, retold.before.get(oid), now));
+                }
                 continue;
             }
             let Some(now) = stage_of(facts, retold) else { continue };
@@ -156,19 +161,23 @@ impl Retellings {
         (!step.types.is_empty()).then(|| Arc::new(step))
     }
 
-    /// Relations have other names; returns those that they had.
-    fn renamed(&mut self, oid: u32, before: Option<&TypeBefore>, now: &[(u32, String)]) -> Stage {
-        let stage = |names: &[(u32, String)]| {
+    /// What values of this type name is called otherwise; returns what it was called.
+    fn renamed(&mut self, type_oid: u32, before: Option<&TypeBefore>, now: &[(u32, String)]) -> Stage {
+        let by_oid = |names: &[(u32, String)]| {
             names.iter().map(|(oid, text)| (*oid, text.as_bytes().to_vec())).collect::<BTreeMap<_, _>>()
         };
-        let (before, now) = match before {
-            Some(TypeBefore::Names(before)) => (stage(before), stage(now)),
-            _ => (BTreeMap::new(), stage(now)),
+        let told = match before {
+            Some(TypeBefore::Names(before)) => by_oid(before),
+            _ => BTreeMap::new(),
         };
-        self.names.extend(now.clone());
-        self.own.insert(oid);
-        let before = Stage::Labels(before);
-        self.stages.entry(oid).or_default().extend([before.clone(), Stage::Labels(now)]);
+        let known = self.names.entry(type_oid).or_default();
+        // Two sessions may have told what both of them saw: rows read as the first one left them.
+        let before = told.into_iter().map(|(oid, text)| (oid, known.get(&oid).cloned().unwrap_or(text)));
+        let before = Stage::Labels(before.collect());
+        known.extend(by_oid(now));
+        self.own.insert(type_oid);
+        let stages = self.stages.entry(type_oid).or_default();
+        stages.extend([before.clone(), Stage::Labels(by_oid(now))]);
         before
     }
 
@@ -241,7 +250,7 @@ impl Retellings {
             TypeFacts::Range(subtype) => Shape::Range(*subtype),
             TypeFacts::Multirange(range) => Shape::Multirange(*range),
             TypeFacts::Composite(now) => Shape::Composite(attributes(stages, now)),
-            TypeFacts::Names(_) => Shape::Labels(labels(stages, &self.names)),
+            TypeFacts::Names(_) => Shape::Labels(labels(stages, self.names.get(&oid)?)),
             TypeFacts::Enum(_) => {
                 let known = self.stages.get(&oid).and_then(|stages| stages.last()).cloned();
                 match known.or_else(|| stage_of(facts, retold))? {

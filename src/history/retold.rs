@@ -29,8 +29,9 @@ pub enum TypeBefore {
     Enum(Vec<(u32, String)>),
     /// Of a composite type: the numbers of its attributes.
     Composite(Vec<i16>),
-    /// Of `regclass`: the oids of the relations that read otherwise, and how each read. A reader of the history adds
-    /// this, as the source tells no old names.
+    /// Of a reg* type: the oids of the objects that read otherwise, and how each read. Of `regclass` the reader of the
+    /// history adds this, as the source tells no old names of relations. Those of other types are told, and empty
+    /// if all names are as they were.
     Names(Vec<(u32, String)>),
     /// Of a relation's row type.
     Row {
@@ -46,7 +47,7 @@ pub enum TypeBefore {
 #[serde(rename_all = "lowercase")]
 pub enum TypeFacts {
     Enum(Vec<(u32, String)>),
-    /// How values of `regclass` read that are these oids.
+    /// How values of a reg* type read that are these oids.
     Names(Vec<(u32, String)>),
     /// Of these elements, with this letter between them.
     Array(u32, String),
@@ -58,6 +59,18 @@ pub enum TypeFacts {
 }
 
 impl Retold {
+    /// Whether the message only says that the source knows the names which values are written by, and that all
+    /// of them are as they were.
+    pub fn changes_nothing(&self) -> bool {
+        let before =
+            self.before.values().all(|it| matches!(it, TypeBefore::Names(names) if names.is_empty()));
+        let now = self.types.values().all(|it| match it {
+            TypeFacts::Names(names) => names.is_empty(),
+            _ => true,
+        });
+        before && now
+    }
+
     /// The bytes of a label, in the database's encoding; `None` if it is told in no way that can be read.
     pub fn label_bytes(&self, label: &str) -> Option<Vec<u8>> {
         if !self.hex {

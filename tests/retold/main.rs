@@ -4,6 +4,7 @@
 mod attributes;
 mod labels;
 mod late;
+mod named;
 mod names;
 #[path = "../support/mod.rs"]
 mod support;

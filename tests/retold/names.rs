@@ -71,10 +71,9 @@ fn values_that_come_late_name_what_they_named() {
 fn columns_whose_values_may_read_otherwise_are_named() {
     on_oldest_and_newest(|server| {
         for (kind, value, change) in [
-            ("regproc", "public.fill", "ALTER FUNCTION fill() RENAME TO filled"),
             ("regclass", "public.seen", "ALTER VIEW seen RENAME TO looked"),
             ("regtype[]", "{public.target_a}", "ALTER TABLE target_a RENAME TO target_z"),
-            ("regnamespace", "app", "ALTER SCHEMA app RENAME TO other"),
+            ("regoperator[]", "{}", "ALTER TABLE target_a RENAME TO target_z"),
         ] {
             let mut scene = Scene::new(
                 server,

@@ -410,6 +410,7 @@ DECLARE
     names text[];
     keys bool;
     retold text;
+    kept text;
 BEGIN
     IF reaching AND (relations IS NOT NULL OR types IS NOT NULL OR tag IN ('ALTER SCHEMA', 'ALTER EXTENSION')) THEN
         more := backwhen.{slot}_affected(tag, coalesce(relations, '{}'), coalesce(types, '{}'));
@@ -447,6 +448,12 @@ BEGIN
     END IF;
     IF cardinality(relations) > 1 THEN
         relations := array(SELECT DISTINCT r FROM unnest(relations) r ORDER BY r);
+    END IF;
+    IF current_setting('backwhen.{slot}_names', true) <> '' THEN
+        kept := backwhen.{slot}_take('names');
+        IF kept <> '' THEN
+            retold := backwhen.{slot}_renamed(kept, retold);
+        END IF;
     END IF;
     gone := nullif(concat(gone, ',"retold":' || retold), '');
 END

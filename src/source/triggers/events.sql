@@ -14,26 +14,35 @@ BEGIN
 END
 $body$;
 
--- Before a statement: an extension's script is the extension's own affair, and what types were like must be known at
--- the end.
+-- Before a statement: an extension's script is the extension's own affair, and what types and names were like must be
+-- known at the end.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp AS $body$
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
     kept text;
+    kinds oid[];
+    settled bool;
 BEGIN
-    IF TG_TAG = 'ALTER TYPE' THEN
-        -- While another session alters a type, what it was like cannot be known before that session has ended: the
+    IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        kept := backwhen.{slot}_keep('extension', 'on');
+        RETURN;
+    END IF;
+    kinds := backwhen.{slot}_name_types();
+    IF TG_TAG = 'ALTER TYPE' OR kinds <> '{}' THEN
+        -- While another session alters such a thing, what it was like cannot be known before that session has ended: the
         -- statement may wait for it. Then '' says that it is not known.
-        kept := backwhen.{slot}_keep('types', CASE WHEN EXISTS (
+        settled := NOT EXISTS (
             SELECT FROM pg_locks l WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
                AND l.mode IN ('ExclusiveLock', 'AccessExclusiveLock')
-               AND (l.classid = 'pg_type'::regclass
-                    OR l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relkind = 'c')))
-            THEN '' ELSE coalesce(backwhen.{slot}_types_before(), '') END);
-        RETURN;
+               AND (l.classid IN ('pg_type'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_namespace'::regclass,
+                        'pg_collation'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass)
+                    OR l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relkind = 'c')));
+        IF TG_TAG = 'ALTER TYPE' THEN
+            kept := backwhen.{slot}_keep('types', CASE WHEN settled THEN coalesce(backwhen.{slot}_types_before(), '') ELSE '' END);
+        END IF;
+        kept := backwhen.{slot}_keep('names', CASE WHEN settled THEN coalesce(backwhen.{slot}_names(kinds), '') ELSE '' END);
     END IF;
-    kept := backwhen.{slot}_keep('extension', 'on');
 EXCEPTION WHEN statement_too_complex THEN
     RAISE;
 WHEN OTHERS THEN

@@ -137,3 +137,86 @@ BEGIN
      WHERE t.typtype IN ('e', 'd', 'r', 'm', 'c') OR t.typcategory = 'A' AND t.typelem <> 0);
 END
 $body$;
+
+-- How the objects read that values of these reg* types may name, as an object with a member for each type: the oids of
+-- what it may name, with their texts. NULL if there is nothing, or too much to keep.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_names(kinds oid[]) RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    facts text;
+BEGIN
+    SELECT json_object_agg(n.kind, n.names)::text INTO facts FROM (
+        SELECT 24 AS kind, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regproc::text)) FROM pg_proc o WHERE o.oid >= 16384) AS names
+         WHERE 24 = ANY (kinds)
+        UNION ALL
+        SELECT 2202, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regprocedure::text)) FROM pg_proc o WHERE o.oid >= 16384)
+         WHERE 2202 = ANY (kinds)
+        UNION ALL
+        SELECT 2203, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regoper::text)) FROM pg_operator o WHERE o.oid >= 16384)
+        UNION ALL
+        SELECT 2204, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regoperator::text)) FROM pg_operator o WHERE o.oid >= 16384)
+        UNION ALL
+        SELECT 2206, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regtype::text)) FROM pg_type o WHERE o.oid >= 16384)
+         WHERE 2206 = ANY (kinds)
+        UNION ALL
+        SELECT 3734, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regconfig::text)) FROM pg_ts_config o WHERE o.oid >= 16384)
+        UNION ALL
+        SELECT 3769, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regdictionary::text)) FROM pg_ts_dict o WHERE o.oid >= 16384)
+        UNION ALL
+        SELECT 4089, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regnamespace::text)) FROM pg_namespace o WHERE o.oid >= 16384)
+        UNION ALL
+        SELECT 4191, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regcollation::text)) FROM pg_collation o WHERE o.oid >= 16384)
+        ) n WHERE n.kind = ANY (kinds);
+    RETURN CASE WHEN octet_length(facts) <= 1048576 AND getdatabaseencoding() = 'UTF8' THEN facts END;
+END
+$body$;
+
+-- The reg* types that a column or a domain is of, also as arrays. Without regclass, as the reader of the history follows
+-- the names of relations by itself, and without regrole, as no event trigger fires for what roles are called.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_name_types() RETURNS oid[] LANGUAGE plpgsql AS $body$
+DECLARE
+    known oid[] := '{24,1008,2202,2207,2203,2208,2204,2209,2206,2211,3734,3735,3769,3770,4089,4090,4191,4192}';
+    used oid[] := ARRAY(
+        SELECT a.atttypid FROM pg_attribute a WHERE a.atttypid = ANY (known) AND a.attrelid >= 16384 AND NOT a.attisdropped
+        UNION
+        SELECT t.typbasetype FROM pg_type t WHERE t.typbasetype = ANY (known));
+BEGIN
+    RETURN ARRAY(SELECT t.oid FROM pg_type t WHERE t.oid = ANY (known) AND t.typcategory <> 'A' AND (t.oid = ANY (used) OR t.typarray = ANY (used)));
+END
+$body$;
+
+-- What the statement did to texts that `kept` has, from before it, added to what it did to those of types. A type is
+-- among them even if all its texts are the same still: so it is known.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_renamed(kept text, retold text) RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    kinds oid[] := ARRAY(SELECT k::oid FROM json_object_keys(kept::json) k);
+    graph text := backwhen.{slot}_type_graph(ARRAY(
+        SELECT t.oid FROM pg_type t WHERE t.typbasetype = ANY (kinds) OR t.typbasetype IN (SELECT k.typarray FROM pg_type k WHERE k.oid = ANY (kinds))
+        UNION
+        SELECT c.reltype FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND (c.relkind = 'c' OR backwhen.{slot}_is_used(c.reltype))
+         WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attrelid >= 16384
+           AND (a.atttypid = ANY (kinds) OR a.atttypid IN (SELECT k.typarray FROM pg_type k WHERE k.oid = ANY (kinds)))), 'UTF8');
+    told jsonb;
+BEGIN
+    WITH was AS (
+        SELECT k.key AS kind, (n.value ->> 0)::int8 AS object, n.value ->> 1 AS name
+          FROM json_each(kept::json) k CROSS JOIN LATERAL json_array_elements(k.value) n WHERE json_typeof(k.value) = 'array'),
+    reads AS (
+        SELECT k.key AS kind, (n.value ->> 0)::int8 AS object, n.value ->> 1 AS name
+          FROM json_each(backwhen.{slot}_names(kinds)::json) k CROSS JOIN LATERAL json_array_elements(k.value) n WHERE json_typeof(k.value) = 'array'),
+    changed AS (
+        -- What is gone is written as its number.
+        SELECT w.kind, w.object, w.name AS old, coalesce(r.name, w.object::text) AS new
+          FROM was w LEFT JOIN reads r ON r.kind = w.kind AND r.object = w.object WHERE w.name IS DISTINCT FROM r.name)
+    SELECT jsonb_build_object(
+               'before', jsonb_object_agg(k.oid::text, jsonb_build_object('names', coalesce(
+                   (SELECT jsonb_agg(jsonb_build_array(c.object, c.old)) FROM changed c WHERE c.kind = k.oid::text), '[]'))),
+               'types', jsonb_object_agg(k.oid::text, jsonb_build_object('names', coalesce(
+                   (SELECT jsonb_agg(jsonb_build_array(c.object, c.new)) FROM changed c WHERE c.kind = k.oid::text), '[]')))
+                 || jsonb_object_agg(k.typarray::text, jsonb_build_object('array', jsonb_build_array(k.oid::int8, ',')))
+                 || concat('{', graph, '}')::jsonb)
+      INTO told FROM pg_type k WHERE k.oid = ANY (kinds);
+    RETURN coalesce(retold::jsonb, '{}') || jsonb_build_object(
+        'before', coalesce(retold::jsonb -> 'before', '{}') || (told -> 'before'),
+        'types', (told -> 'types') || coalesce(retold::jsonb -> 'types', '{}'));
+END
+$body$;

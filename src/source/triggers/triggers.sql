@@ -1,6 +1,11 @@
 -- "!" comes before the names that people give: event triggers fire in order of name, and what
 -- another one does must be told after the statement that made it do so. "_by" comes right before "_end".
-CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'ALTER TYPE')
+CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN (
+        'CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'ALTER TYPE', 'DROP TYPE', 'ALTER DOMAIN', 'DROP DOMAIN',
+        'ALTER FUNCTION', 'DROP FUNCTION', 'ALTER PROCEDURE', 'DROP PROCEDURE', 'ALTER ROUTINE', 'DROP ROUTINE',
+        'ALTER AGGREGATE', 'DROP AGGREGATE', 'ALTER OPERATOR', 'DROP OPERATOR', 'ALTER SCHEMA', 'DROP SCHEMA', 'DROP OWNED',
+        'ALTER COLLATION', 'DROP COLLATION', 'ALTER TEXT SEARCH CONFIGURATION', 'DROP TEXT SEARCH CONFIGURATION',
+        'ALTER TEXT SEARCH DICTIONARY', 'DROP TEXT SEARCH DICTIONARY')
     EXECUTE FUNCTION backwhen.{slot}_start();
 CREATE EVENT TRIGGER "!{slot}_drop" ON sql_drop EXECUTE FUNCTION backwhen.{slot}_drop();
 CREATE EVENT TRIGGER "!{slot}_rewrite" ON table_rewrite EXECUTE FUNCTION backwhen.{slot}_rewrite();
