@@ -230,11 +230,13 @@ fn plain_column(text: &str) -> Option<ColumnFacts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::retold::{TypeBefore, TypeFacts};
 
     const OLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v1.json");
     const NEW: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2.json");
     const SHORT: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-short.json");
     const RETOLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-retold.json");
+    const NAMES: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-names.json");
     const ODD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-odd.json");
 
     #[test]
@@ -282,6 +284,16 @@ mod tests {
         assert_eq!(again, signal);
         assert!(decode(NEW).unwrap().retold.is_none());
         assert!(!serde_json::to_string(&decode(NEW).unwrap()).unwrap().contains("retold"));
+    }
+
+    #[test]
+    fn names_that_values_are_written_by_are_told_as_they_were_and_are() {
+        let retold = decode(NAMES).unwrap().retold.unwrap();
+        assert_eq!(retold.before[&24], TypeBefore::Names(vec![(16385, "public.f".into())]));
+        assert_eq!(retold.types[&24], TypeFacts::Names(vec![(16385, "public.\"G\"".into())]));
+        assert_eq!(retold.before[&2206], TypeBefore::Names(vec![]), "known, and as it was");
+        assert_eq!(retold.types[&16387], TypeFacts::Domain(24));
+        assert!(!retold.changes_nothing());
     }
 
     #[test]
