@@ -143,14 +143,18 @@ impl Names {
 
     /// What the message tells of the names of anything but relations, so that nothing of it is unknown.
     fn told_of_others(&mut self, signal: &DefinitionSignal, renamed: &mut Renamed) {
-        if let Some(retold) = &signal.retold {
-            for (type_oid, facts) in &retold.before {
-                if let TypeBefore::Names(before) = facts {
-                    renamed.unknown.remove(type_oid);
-                    let left = self.left_by_others.entry(*type_oid).or_default();
-                    left.extend(before.iter().map(|(_, text)| text.clone()));
-                }
+        let before_it: Vec<u32> = self.left_by_others.keys().copied().collect();
+        for (type_oid, facts) in signal.retold.iter().flat_map(|it| &it.before) {
+            let TypeBefore::Names(before) = facts else { continue };
+            renamed.unknown.remove(type_oid);
+            if !before.is_empty() {
+                let left = self.left_by_others.entry(*type_oid).or_default();
+                left.extend(before.iter().map(|(_, text)| text.clone()));
             }
+        }
+        if signal.tag.ends_with(" EXTENSION") {
+            // What an extension makes is not told, and may read as something did that had another name then.
+            renamed.unknown.extend(before_it);
         }
         for (type_oid, left) in &self.left_by_others {
             for object in signal.objects.iter().filter(|it| it.tag.starts_with("CREATE ")) {
@@ -158,10 +162,6 @@ impl Names {
                     left.iter().filter(|text| without_arguments(text) == without_arguments(&object.identity));
                 let taken = same.map(|text| (object.oid, text.clone()));
                 renamed.taken.entry(*type_oid).or_default().extend(taken);
-            }
-            if signal.tag.ends_with(" EXTENSION") && !left.is_empty() {
-                // The objects of an extension are not told.
-                renamed.unknown.insert(*type_oid);
             }
         }
         renamed.taken.retain(|_, taken| !taken.is_empty());

@@ -130,7 +130,9 @@ impl Retellings {
 
     /// The transaction at `at` changed types; returns what becomes of the rows before, unless they stay as they are.
     pub fn told(&mut self, retold: &Retold, at: Lsn) -> Option<Arc<Retelling>> {
+        self.types.extend(retold.types.iter().map(|(oid, facts)| (*oid, facts.clone())));
         if retold.changes_nothing() {
+            self.late = Arc::new(self.retelling(&|oid| self.stages.get(&oid).cloned(), retold));
             return None;
         }
         let mut from = BTreeMap::new();
@@ -154,7 +156,6 @@ impl Retellings {
             from.extend(before.or(last).map(|stage| (*oid, stage)));
             self.own.insert(*oid);
         }
-        self.types.extend(retold.types.iter().map(|(oid, facts)| (*oid, facts.clone())));
         (self.since, self.begun_after) = (at, None);
         self.late = Arc::new(self.retelling(&|oid| self.stages.get(&oid).cloned(), retold));
         let step = self.retelling(&|oid| from.get(&oid).cloned().map(|stage| vec![stage]), retold);

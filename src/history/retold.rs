@@ -59,16 +59,13 @@ pub enum TypeFacts {
 }
 
 impl Retold {
-    /// Whether the message only says that the source knows the names which values are written by, and that all
-    /// of them are as they were.
+    /// Whether the message tells nothing that became of values: only how new types are put together, or that the names
+    /// which values are written by are as they were.
     pub fn changes_nothing(&self) -> bool {
         let before =
             self.before.values().all(|it| matches!(it, TypeBefore::Names(names) if names.is_empty()));
-        let now = self.types.values().all(|it| match it {
-            TypeFacts::Names(names) => names.is_empty(),
-            _ => true,
-        });
-        before && now
+        let mut now = self.types.values();
+        before && now.all(|it| !matches!(it, TypeFacts::Names(names) if !names.is_empty()))
     }
 
     /// The bytes of a label, in the database's encoding; `None` if it is told in no way that can be read.

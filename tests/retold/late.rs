@@ -94,3 +94,22 @@ fn a_name_that_two_labels_had_is_said_where_it_comes_late() {
         }
     });
 }
+
+/// The types that an open transaction makes are in no other session's sight while it alters what they are made of.
+#[test]
+fn values_of_types_that_the_open_transaction_made_are_mapped_too() {
+    on_oldest_and_newest(|server| {
+        let mut scene = Scene::new(server, TABLES);
+        let mut late = scene.session();
+        late.run(
+            "BEGIN; CREATE TYPE outer_pair AS (p pair, m mood); CREATE DOMAIN some_mood AS mood; CREATE TYPE span AS RANGE (subtype = mood);
+             CREATE TABLE made (id int PRIMARY KEY, o outer_pair, os outer_pair[], d some_mood, ds some_mood[], s span);
+             INSERT INTO made VALUES (1, ROW(('sad', 1)::pair, 'sad'), ARRAY[ROW(('sad', 1)::pair, 'ok')::outer_pair], 'sad', '{sad,ok}', '[sad,ok]');",
+        );
+        scene.psql("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'");
+        late.run("INSERT INTO made SELECT 2, o, os, d, ds, s FROM made; COMMIT;");
+        scene.remember();
+        scene.psql("ALTER TYPE mood RENAME VALUE 'blue' TO 'navy'");
+        scene.assert_exact_and_proved();
+    });
+}

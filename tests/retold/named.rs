@@ -1,6 +1,8 @@
 //! Values of the types that are written by the names of functions, types, operators and others: the source tells how
 //! these read before a statement and after it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::json;
 
 use crate::{Scene, on_oldest_and_newest};
@@ -122,5 +124,72 @@ fn two_sessions_that_rename_at_once_are_told_or_named() {
         let (inexact, _) = scene.recovered(lsn, truth);
         let named: Vec<_> = inexact.as_array().expect("a list").iter().map(|it| it["what"].clone()).collect();
         assert!(named.contains(&json!("public.kinds")), "{inexact:?}");
+    });
+}
+
+/// An extension's own script and its place tell what became of the values that name what it has.
+#[test]
+fn what_an_extension_has_is_followed() {
+    on_oldest_and_newest(|server| {
+        let mut scene = Scene::new(
+            server,
+            "CREATE SCHEMA app; CREATE EXTENSION citext; CREATE TABLE kinds (id int PRIMARY KEY, f regprocedure, t regtype, n int);
+             INSERT INTO kinds SELECT row_number() OVER (), oid, prorettype, 1 FROM pg_proc WHERE proname = 'regexp_match'
+                AND oid >= 16384",
+        );
+        let mut migration = scene.session();
+        migration.run("BEGIN; ALTER EXTENSION citext SET SCHEMA app;");
+        scene.psql("UPDATE kinds SET n = 2 WHERE id = 1");
+        migration.run("UPDATE kinds SET n = n + 2; COMMIT;");
+        scene.psql("UPDATE kinds SET n = n + 4 WHERE id = 2");
+        scene.assert_exact_and_proved();
+    });
+}
+
+/// Only from version 18 on can an extension of the test's own be found.
+#[test]
+fn what_an_extensions_script_alters_is_followed() {
+    on_oldest_and_newest(|server| {
+        if server.major() < 18 {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let place = folder.path().join("extension");
+        std::fs::create_dir(&place).unwrap();
+        let script =
+            "ALTER TYPE odd_mood RENAME VALUE 'sad' TO 'blue'; ALTER TYPE odd_pair ADD ATTRIBUTE c int;
+                      ALTER FUNCTION odd_one(int) RENAME TO odd_two;";
+        let made = "CREATE TYPE odd_mood AS ENUM ('sad', 'ok'); CREATE TYPE odd_pair AS (m odd_mood, n int);
+                    CREATE FUNCTION odd_one(int) RETURNS int LANGUAGE sql AS 'SELECT 1';";
+        for (name, content) in [
+            ("odd.control", "default_version = '2'\nrelocatable = false\nschema = public\n"),
+            ("odd--1.sql", made),
+            ("odd--1--2.sql", script),
+        ] {
+            std::fs::write(place.join(name), content).unwrap();
+        }
+        let path = folder.path().display();
+        server.psql("postgres", &format!("ALTER SYSTEM SET extension_control_path = '$system:{path}'"));
+        server.psql("postgres", "SELECT pg_reload_conf()");
+        let scene = Scene::new(
+            server,
+            "CREATE EXTENSION odd VERSION '1'; CREATE TABLE t (id int PRIMARY KEY, m odd_mood, p odd_pair, f regproc);
+             INSERT INTO t SELECT g, 'sad', ROW('sad', g)::odd_pair, 'odd_one' FROM generate_series(1, 5) g",
+        );
+        let mut late = scene.session();
+        late.run("BEGIN; INSERT INTO t VALUES (10, 'sad', ROW('sad', 1), 'odd_one');");
+        let mut migration = scene.session();
+        migration.run("BEGIN; ALTER EXTENSION odd UPDATE;");
+        scene.psql("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (6, 'sad', NULL, 'odd_one')");
+        migration.run("UPDATE t SET id = 20 WHERE m = 'blue' AND id = 2; COMMIT;");
+        late.run("COMMIT;");
+        scene.drain();
+        // The server that replays statements has not this extension, so the rows are compared where they are.
+        let mut capture = scene.backwhen.spawn_capture();
+        capture.wait_caught_up();
+        scene.backwhen.ok(&["check", "--against-source"]);
+        capture.kill();
+        server.psql("postgres", "ALTER SYSTEM RESET extension_control_path");
     });
 }

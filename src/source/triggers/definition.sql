@@ -418,7 +418,11 @@ BEGIN
             relations := relations || more;
         END IF;
         retold := backwhen.{slot}_types_changed(
-            CASE WHEN tag = 'ALTER TYPE' THEN nullif(backwhen.{slot}_take('types'), '') ELSE '' END, types, relations);
+            CASE WHEN tag IN ('ALTER TYPE', 'ALTER EXTENSION') THEN nullif(backwhen.{slot}_take('types'), '') ELSE '' END,
+            CASE WHEN tag = 'ALTER EXTENSION' THEN array(SELECT t.oid FROM pg_type t WHERE t.typtype IN ('c', 'e')) ELSE types END,
+            relations);
+    ELSIF tag IN ('CREATE TYPE', 'CREATE DOMAIN') THEN
+        retold := backwhen.{slot}_types_made(types, relations);
     END IF;
     IF drops IS NOT NULL THEN
         FOREACH drop SLICE 1 IN ARRAY drops LOOP

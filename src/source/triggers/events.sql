@@ -25,10 +25,13 @@ DECLARE
 BEGIN
     IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         kept := backwhen.{slot}_keep('extension', 'on');
+    END IF;
+    -- What an extension's script alters is told with the statement that runs it.
+    IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
         RETURN;
     END IF;
     kinds := backwhen.{slot}_name_types();
-    IF TG_TAG = 'ALTER TYPE' OR kinds <> '{}' THEN
+    IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
         -- While another session alters such a thing, what it was like cannot be known before that session has ended: the
         -- statement may wait for it. Then '' says that it is not known.
         settled := NOT EXISTS (
@@ -38,7 +41,7 @@ BEGIN
                AND (l.classid IN ('pg_type'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_namespace'::regclass,
                         'pg_collation'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass)
                     OR l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relkind = 'c')));
-        IF TG_TAG = 'ALTER TYPE' THEN
+        IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') THEN
             kept := backwhen.{slot}_keep('types', CASE WHEN settled THEN coalesce(backwhen.{slot}_types_before(), '') ELSE '' END);
         END IF;
         kept := backwhen.{slot}_keep('names', CASE WHEN settled THEN coalesce(backwhen.{slot}_names(kinds), '') ELSE '' END);

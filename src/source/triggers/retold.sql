@@ -29,7 +29,7 @@ BEGIN
     -- The server names a composite type by its relation.
     types := types || ARRAY(SELECT c.reltype FROM pg_class c WHERE c.oid = ANY (relations) AND c.relkind = 'c');
     IF before IS NULL THEN
-        RETURN CASE WHEN EXISTS (SELECT FROM pg_type t WHERE t.oid = ANY (types) AND t.typtype IN ('c', 'e'))
+        RETURN CASE WHEN EXISTS (SELECT FROM pg_type t WHERE t.oid = ANY (types) AND t.typtype IN ('c', 'e') AND t.oid >= 16384)
             THEN '{"trouble":"the database has too many types to tell which values read otherwise"}' END;
     END IF;
     IF before <> '' AND cardinality(types) > 0 THEN
@@ -44,6 +44,17 @@ BEGIN
     END IF;
     RETURN concat('{"before":{', told, '},"types":{', backwhen.{slot}_type_graph(changed, getdatabaseencoding()), '}',
         CASE WHEN getdatabaseencoding() <> 'UTF8' THEN ',"hex":true' END, '}') FROM (SELECT WHERE told IS NOT NULL) s;
+END
+$body$;
+
+-- How values of new types are put together: something in them may have been altered since this transaction began. NULL if
+-- the statement made none that has others inside.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_types_made(types oid[], relations oid[]) RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    made oid[] := ARRAY(SELECT t.oid FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+        WHERE t.typtype IN ('c', 'd', 'r') AND (t.oid = ANY (types) OR c.oid = ANY (relations) AND c.relkind = 'c'));
+BEGIN
+    RETURN CASE WHEN made <> '{}' THEN concat('{"types":{', backwhen.{slot}_type_graph(made, getdatabaseencoding()), '}}') END;
 END
 $body$;
 
