@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
+use crate::support::Server;
 use crate::{Scene, on_oldest_and_newest};
 
 const SCHEMA: &str = r#"
@@ -153,6 +154,7 @@ fn what_an_extensions_script_alters_is_followed() {
         if server.major() < 18 {
             return;
         }
+        let server = &Server::start(Some(server.major()));
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let place = folder.path().join("extension");
@@ -190,6 +192,5 @@ fn what_an_extensions_script_alters_is_followed() {
         capture.wait_caught_up();
         scene.backwhen.ok(&["check", "--against-source"]);
         capture.kill();
-        server.psql("postgres", "ALTER SYSTEM RESET extension_control_path");
     });
 }
