@@ -10,19 +10,19 @@ rounds=${BACKWHEN_RANDOM_ROUNDS:-20}
 ends=$(($(date +%s) + minutes * 60))
 seed=${SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 
-cargo test --test crash --test random --test definitions --test migrations --no-run
+cargo test --test servers --no-run
 echo "seed $seed: random kills for $((minutes * 30)) seconds"
 BACKWHEN_TEST_SEED=$seed BACKWHEN_SOAK_SECONDS=$((minutes * 30)) \
-    cargo test --quiet --test crash -- --nocapture random_kills_lose_and_double_nothing
+    cargo test --quiet --test servers -- --nocapture random_kills_lose_and_double_nothing
 
 count=0
 while [ "$(date +%s)" -lt "$ends" ]; do
     seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
     echo "seed $seed, $rounds rounds"
     BACKWHEN_TEST_SEED=$seed BACKWHEN_RANDOM_ROUNDS=$rounds \
-        cargo test --quiet --test random -- every_remembered_moment_comes_back
-    BACKWHEN_TEST_SEED=$seed cargo test --quiet --test definitions
-    BACKWHEN_TEST_SEED=$seed cargo test --quiet --test migrations
+        cargo test --quiet --test servers -- every_remembered_moment_comes_back
+    BACKWHEN_TEST_SEED=$seed cargo test --quiet --test servers definitions::
+    BACKWHEN_TEST_SEED=$seed cargo test --quiet --test servers migrations::
     count=$((count + 1))
 done
 echo "$count seeds, no fault"

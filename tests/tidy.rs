@@ -174,9 +174,6 @@ fn every_file_is_a_module_of_something() {
         let by_folder = folder.with_extension("rs");
         let mut declarers = ["mod.rs", "lib.rs", "main.rs"].map(|file| folder.join(file)).to_vec();
         declarers.push(by_folder);
-        if folder == root().join("tests") {
-            declarers.extend(files_in(folder));
-        }
         let declared = declarers.iter().any(|file| has_line(file, &format!("mod {module};")))
             || files_in(folder).iter().any(|file| has_line(file, &format!("#[path = \"{module}.rs\"]")));
         assert!(declared, "no file declares mod {module}: {}", name(&path));

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Every place there is, in the order in which a history meets them. `tests/crash` dies at each.
+/// Every place there is, in the order in which a history meets them. `tests/servers/crash` dies at each.
 pub const POINTS: &[&str] = &[
     "file.create",
     "file.write",

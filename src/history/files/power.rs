@@ -2,7 +2,7 @@
 //!
 //! With `BACKWHEN_TEST_POWER=FOLDER` every act is a line in `FOLDER/log`, its fields parted by tabs: what
 //! may be lost is written down before it is done, what makes it durable after. A removed file is kept in
-//! the folder, since a removal may be lost too. `tests/crash` takes away what the log says.
+//! the folder, since a removal may be lost too. `tests/servers/crash` takes away what the log says.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

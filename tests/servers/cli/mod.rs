@@ -1,0 +1,7 @@
+//! The command line as a contract: its help, its exit codes, its JSON, its settings, its targets.
+
+mod help;
+mod json;
+mod recover;
+mod settings;
+mod versions;

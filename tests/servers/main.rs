@@ -1,0 +1,25 @@
+//! Behaviours of backwhen on real PostgreSQL servers, a folder or file for each subject. They are one program, so that what
+//! they share is compiled once: `cargo test --test servers` runs all, `cargo test --test servers expire::` one subject.
+
+mod capture;
+mod cli;
+mod connect;
+mod crash;
+mod ddl_triggers;
+mod definitions;
+mod drain;
+mod expire;
+mod journey;
+mod metrics;
+mod migrations;
+mod promises;
+mod random;
+mod replay;
+mod retold;
+mod rows;
+mod security;
+mod sink;
+mod support;
+mod support_dump;
+mod support_server;
+mod trouble;

@@ -1,0 +1,16 @@
+//! Attacks on the source, the history and the recovering machine: each is run, and nothing may be gained by it.
+
+mod access;
+mod forgery;
+mod images;
+mod keyed;
+mod links;
+mod load;
+mod mallory;
+mod messages;
+mod outlets;
+mod passwords;
+mod replay;
+mod scripts;
+mod shell;
+mod source;

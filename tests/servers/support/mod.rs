@@ -1,0 +1,29 @@
+//! Real PostgreSQL servers, the built `backwhen`, and the truth to compare with.
+//!
+//! `use crate::support::…` in a test file brings it. Which server a test meets is chosen by
+//! `BACKWHEN_TEST_PG`: a local major (`15`), a folder of server programs (`/path/to/bin`), a container
+//! image (`docker:postgres:17`, needs the feature `docker-tests`), or nothing: the newest local one.
+
+mod backwhen;
+pub mod bank;
+mod capture;
+#[cfg(feature = "docker-tests")]
+mod container;
+mod dump;
+mod engine;
+mod local;
+mod meanwhile;
+mod programs;
+mod proxy;
+mod server;
+pub mod shop;
+
+pub use backwhen::{Backwhen, Output, wait};
+pub use capture::Capture;
+pub use dump::{Difference, Dump, Part, assert_same, compare};
+pub use engine::Stop;
+pub use local::as_somebody;
+pub use meanwhile::meanwhile;
+pub use programs::versions;
+pub use proxy::Proxy;
+pub use server::{Server, for_each_version};

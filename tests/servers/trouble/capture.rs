@@ -1,0 +1,130 @@
+//! Capture: one at a time, one consumer a slot, and nothing received is lost when it is stopped.
+
+use std::process::{Command, Stdio};
+
+use crate::support::shop::{assert_says, captured_shop};
+use crate::support::{Backwhen, Server};
+use crate::trouble::exit;
+
+#[test]
+fn a_second_one_and_a_drop_beside_it_are_refused() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_for_line("streaming from");
+    for arguments in [&["capture"][..], &["capture", "--until", "caught-up"], &["drop"]] {
+        let message = backwhen.fails(exit::LOCKED, arguments);
+        assert_says(
+            &message,
+            &["already running", &format!("process {}", capture.pid()), "wait for it, or stop it"],
+        );
+    }
+    // What is made to run beside it does.
+    backwhen.ok(&["mark", "beside"]);
+    capture.wait_caught_up();
+    backwhen.ok(&["checkpoint"]);
+    backwhen.ok(&["verify"]);
+    capture.stop();
+}
+
+#[test]
+fn a_slot_that_another_consumer_has_is_waited_for() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    let slot = backwhen.json(&["status"])["slot"]["name"].as_str().unwrap().to_owned();
+    let mut thief = Command::new(server.bin().unwrap().join("pg_recvlogical"));
+    // It never reports, so the slot stays where it is.
+    thief.args(["--start", "--slot", &slot, "-f", "/dev/null", "--status-interval=0", "--fsync-interval=0"]);
+    thief.args(["-o", "proto_version=1", "-o", &format!("publication_names={slot}")]);
+    thief.args(["-d", &backwhen.source()]).stderr(Stdio::null());
+    let mut thief = thief.spawn().unwrap();
+    let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    while server.psql("postgres", &active) != "t" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+
+    let output = backwhen.run(&["capture", "--until", "caught-up", "--patience", "1s"]);
+    assert_eq!(output.status.code(), Some(exit::LOCKED), "{}", output.stderr);
+    assert_says(&output.stderr, &[&slot, "in use by the server process", "pg_terminate_backend"]);
+
+    let mut capture = backwhen.spawn_capture();
+    capture.allow("is in use").wait_for_line("trying again");
+    thief.kill().unwrap();
+    thief.wait().unwrap();
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/after')");
+    capture.wait_caught_up();
+    capture.stop();
+    assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);
+}
+
+/// Rows of `visits` in a recovery of the newest moment.
+fn recovered_visits(backwhen: &Backwhen, name: &str) -> String {
+    let server = backwhen.server();
+    let into = format!("{name}_of_{}", backwhen.database());
+    backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
+    server.psql(&into, "SELECT count(*) FROM visits")
+}
+
+#[test]
+fn stopped_by_a_signal_it_keeps_all_that_it_confirmed() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    for (round, name) in ["TERM", "INT"].into_iter().enumerate() {
+        let mut capture = backwhen.spawn_capture_with(&["--output", "json"]);
+        capture.wait_for_line("streaming from");
+        for _ in 0..5 {
+            server.psql(
+                backwhen.database(),
+                "INSERT INTO visits (page) SELECT '/busy' FROM generate_series(1, 100)",
+            );
+        }
+        capture.wait_caught_up();
+        capture.signal(name);
+        let status = capture.wait();
+        assert!(status.success(), "after SIG{name}: {status}");
+        let status = backwhen.json(&["status"]);
+        assert_eq!(status["state"], "blackout");
+        assert_says(status["cause"].as_str().unwrap(), &["backwhen capture"]);
+        // The server has heard of exactly what is durable.
+        assert_eq!(status["slot"]["confirmed"], status["window"]["latest"]["lsn"]);
+        let expected = server.psql(backwhen.database(), "SELECT count(*) FROM visits");
+        assert_eq!(recovered_visits(&backwhen, &format!("stopped_{round}")), expected);
+    }
+    backwhen.ok(&["verify"]);
+}
+
+#[test]
+fn a_source_that_goes_away_is_waited_for() {
+    let server = Server::start(None);
+    let backwhen = captured_shop(&server);
+    let mut capture = backwhen.spawn_capture();
+    capture.allow("WARN").wait_for_line("streaming from");
+    server.crash();
+    capture.wait_for_line("trying again");
+    let status = backwhen.json(&["status"]);
+    assert_eq!(status["source"], "not asked, or not reachable");
+    let message = backwhen.fails(exit::UNAVAILABLE, &["mark", "unreachable"]);
+    assert_says(&message, &["could not reach", "see that the server runs"]);
+    server.start_again();
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/back')");
+    capture.wait_caught_up();
+    capture.stop();
+    assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);
+    let expected = server.psql(backwhen.database(), "SELECT count(*) FROM visits");
+    assert_eq!(recovered_visits(&backwhen, "back"), expected);
+}
+
+#[test]
+fn another_cluster_is_refused() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let stranger = Server::start(None);
+    let source = stranger.conninfo("postgres");
+    for arguments in [
+        &["capture", "--until", "caught-up", "--source", &source][..],
+        &["checkpoint", "--from-source", "--source", &source],
+        &["drop", "--source", &source],
+    ] {
+        let message = backwhen.fails(exit::REFUSED, arguments);
+        assert_says(&message, &["system identifier"]);
+    }
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+}

@@ -1,0 +1,122 @@
+//! Sources that are not ready: `check` and `init` name the command that mends it.
+
+use crate::support::shop::{OpenSession, assert_says, assert_source_clean, shop};
+use crate::support::{Backwhen, Server};
+use crate::trouble::exit;
+
+/// `check` and `init` both refuse, with the same words; the source stays as it was.
+fn refused(backwhen: &Backwhen, source: &str, pieces: &[&str]) {
+    let checked = backwhen.run(&["check", "--source", source]);
+    assert_eq!(checked.status.code(), Some(exit::REFUSED), "{}{}", checked.stdout, checked.stderr);
+    assert_says(&checked.stdout, pieces);
+    assert_says(&checked.stdout, &["not ready"]);
+    assert_says(&backwhen.fails(exit::REFUSED, &["init", "--source", source]), pieces);
+    assert_source_clean(backwhen.server(), backwhen.database());
+    assert!(!backwhen.history().join("history.json").exists());
+}
+
+#[test]
+fn a_server_without_logical_log_slots_and_senders() {
+    let server = Server::builder()
+        .setting("wal_level", "minimal")
+        .setting("max_wal_senders", "0")
+        .setting("max_replication_slots", "0")
+        .start();
+    let backwhen = shop(&server);
+    refused(
+        &backwhen,
+        &backwhen.source(),
+        &[
+            "wal_level is minimal, not logical",
+            "ALTER SYSTEM SET wal_level = logical; then restart the server",
+            "no replication slot is free",
+            "ALTER SYSTEM SET max_replication_slots",
+            "no walsender is free",
+            "ALTER SYSTEM SET max_wal_senders",
+        ],
+    );
+}
+
+#[test]
+fn slots_and_senders_that_others_use() {
+    let server =
+        Server::builder().setting("max_wal_senders", "1").setting("max_replication_slots", "1").start();
+    let backwhen = shop(&server);
+    let source = backwhen.source();
+    server.psql("postgres", "SELECT pg_create_physical_replication_slot('taken')");
+    refused(&backwhen, &source, &["no replication slot is free", "drop a slot that nobody uses"]);
+    server.psql("postgres", "SELECT pg_drop_replication_slot('taken')");
+    let sender = OpenSession::new(&server, &format!("{source} replication=database"));
+    refused(&backwhen, &source, &["no walsender is free"]);
+    drop(sender);
+    backwhen.init();
+}
+
+#[test]
+fn a_role_without_rights_is_told_the_grant_for_each() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let database = backwhen.database();
+    let role = format!("limited_{database}");
+    let source = server.conninfo(database).replace("user=postgres", &format!("user={role}"));
+    server.psql(database, &format!("CREATE ROLE {role} LOGIN; CREATE ROLE owner_{database}"));
+    server.psql(database, &format!("ALTER TABLE orders OWNER TO owner_{database}"));
+    refused(
+        &backwhen,
+        &source,
+        &[
+            &format!("{role} may not replicate"),
+            &format!("ALTER ROLE \"{role}\" REPLICATION;"),
+            &format!("GRANT CREATE ON DATABASE \"{database}\" TO \"{role}\";"),
+            &format!("{role} does not own 3 tables"),
+            &format!("GRANT \"owner_{database}\" TO \"{role}\"; GRANT \"postgres\" TO \"{role}\";"),
+        ],
+    );
+    // The very commands that were named, and it is ready.
+    server.psql(
+        database,
+        &format!(
+            "ALTER ROLE {role} REPLICATION; GRANT CREATE ON DATABASE {database} TO {role};
+             GRANT owner_{database} TO {role}; GRANT USAGE ON SCHEMA public TO {role};
+             ALTER TABLE customers OWNER TO {role}; ALTER TABLE visits OWNER TO {role};
+             ALTER VIEW latest_orders OWNER TO {role}"
+        ),
+    );
+    backwhen.ok(&["init", "--source", &source]);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+}
+
+#[test]
+fn a_table_without_identity_is_graded_and_the_mend_mends_it() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let source = backwhen.source();
+    let mend = "ALTER TABLE \"public\".\"visits\" REPLICA IDENTITY FULL;";
+    let checked = backwhen.ok(&["check", "--source", &source]);
+    let line = checked.lines().find(|line| line.starts_with("public.visits")).unwrap();
+    assert_says(line, &["insert-only", "no primary key", mend]);
+    let begun = backwhen.run(&["init", "--source", &source]);
+    assert!(begun.status.success(), "{}", begun.stderr);
+    assert_says(&begun.stderr, &["inserts only: public.visits has no replica identity", mend]);
+
+    server.psql(backwhen.database(), mend);
+    let checked = backwhen.ok(&["check", "--source", &source]);
+    let line = checked.lines().find(|line| line.starts_with("public.visits")).unwrap();
+    assert_says(line, &["exact"]);
+}
+
+#[test]
+fn check_changes_nothing() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let before = server.pg_dump(backwhen.database(), &[]);
+    backwhen.ok(&["check", "--source", &backwhen.source()]);
+    assert_source_clean(&server, backwhen.database());
+    // Later versions put a random key into every dump.
+    let lines = |dump: &[u8]| {
+        let text = String::from_utf8_lossy(dump).into_owned();
+        text.lines().filter(|line| !line.contains("restrict")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&server.pg_dump(backwhen.database(), &[])), lines(&before));
+    assert!(!backwhen.history().exists());
+}

@@ -1,0 +1,201 @@
+//! One at a time: who would spoil another's work is refused, who would not is not; and what a killed
+//! process held is free at once.
+
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::shop::{assert_says, assert_visits_are_held, captured_shop, shop};
+use crate::support::{Backwhen, Server};
+use crate::trouble::exit;
+
+/// A command that has come to a failpoint and dawdles there.
+struct Dawdler(Child);
+
+impl Dawdler {
+    fn at(backwhen: &Backwhen, point: &str, arguments: &[&str]) -> Dawdler {
+        let mut command = backwhen.command(arguments);
+        command.env("BACKWHEN_TEST_POINT", format!("{point}=60000"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Dawdler(child.expect("backwhen starts"))
+    }
+
+    /// Returns once somebody shares a lock.
+    fn sharing(mut self, lock: &std::path::Path) -> Dawdler {
+        let begun = Instant::now();
+        let is_shared = || std::fs::File::open(lock).is_ok_and(|file| file.try_lock().is_err());
+        while !is_shared() {
+            assert!(self.0.try_wait().unwrap().is_none(), "it ended");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{} was not shared", lock.display());
+            sleep(Duration::from_millis(10));
+        }
+        self
+    }
+
+    /// Returns once it holds a lock.
+    fn holding(mut self, lock: std::path::PathBuf) -> Dawdler {
+        let begun = Instant::now();
+        let holder = format!("process {}", self.0.id());
+        while std::fs::read_to_string(&lock).unwrap_or_default().trim() != holder {
+            assert!(self.0.try_wait().unwrap().is_none(), "it ended");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{} was not taken", lock.display());
+            sleep(Duration::from_millis(10));
+        }
+        self
+    }
+}
+
+/// As `kill -9` does.
+impl Drop for Dawdler {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn refused(backwhen: &Backwhen, what: &str, holder: &Dawdler, arguments: &[&str]) {
+    let message = backwhen.fails(exit::LOCKED, arguments);
+    assert_says(&message, &[what, "already running", &format!("process {}", holder.0.id())]);
+}
+
+#[test]
+fn beside_a_checkpoint_others_read_and_no_second_one_is_made() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();
+    backwhen.ok(&["copy", "--to", &copy]);
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/more')");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let lock = backwhen.history().join("locks/checkpoint.lock");
+    let first = Dawdler::at(&backwhen, "checkpoint.image", &["checkpoint"]).holding(lock.clone());
+    for second in [&["checkpoint"][..], &["checkpoint", "--from-source"], &["repair", "--from", &copy]] {
+        refused(&backwhen, "checkpoint", &first, second);
+    }
+    // None of these waits for it or is in its way.
+    let into = format!("beside_of_{}", backwhen.database());
+    backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
+    assert_eq!(server.psql(&into, "SELECT count(*) FROM visits WHERE page = '/more'"), "1");
+    backwhen.ok(&["copy", "--to", &copy]);
+    backwhen.ok(&["verify", "--history", &copy]);
+    backwhen.ok(&["verify"]);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    drop(first);
+    // It was killed, and nobody has to clear anything away.
+    let second = Dawdler::at(&backwhen, "checkpoint.publish", &["checkpoint"]).holding(lock);
+    refused(&backwhen, "checkpoint", &second, &["checkpoint"]);
+    drop(second);
+    backwhen.ok(&["checkpoint"]);
+    backwhen.ok(&["verify", "--prove"]);
+}
+
+#[test]
+fn beside_a_capture_a_copy_or_an_init_no_second_one_runs() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let source = backwhen.source();
+    let init = ["init", "--source", &source];
+    let lock = backwhen.history().join("locks/capture.lock");
+    let first = Dawdler::at(&backwhen, "init.slot", &init).holding(lock.clone());
+    refused(&backwhen, "init", &first, &init);
+    drop(first);
+    backwhen.ok(&init);
+
+    let capture = Dawdler::at(&backwhen, "journal.sync", &["capture"]).holding(lock);
+    let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();
+    backwhen.ok(&["copy", "--to", &copy]);
+    for second in [&["capture", "--until", "caught-up"][..], &["repair", "--from", &copy], &["drop"]] {
+        refused(&backwhen, "capture", &capture, second);
+    }
+    drop(capture);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+
+    // Something to copy.
+    backwhen.ok(&["checkpoint", "--from-source"]);
+    let lock = backwhen.folder().join("copy/locks/capture.lock");
+    let copying = Dawdler::at(&backwhen, "file.sync", &["copy", "--to", &copy]).holding(lock);
+    let message = backwhen.fails(exit::LOCKED, &["copy", "--to", &copy]);
+    assert_says(&message, &[&format!("process {}", copying.0.id())]);
+    drop(copying);
+    backwhen.ok(&["copy", "--to", &copy]);
+    backwhen.ok(&["repair", "--from", &copy]);
+}
+
+#[test]
+fn beside_an_expiry_nobody_reads_and_beside_a_reader_nothing_is_expired() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    backwhen.ok(&["checkpoint"]);
+    let expire = ["expire", "--keep-last", "1", "--apply"];
+    let database = format!("together_{}", backwhen.database());
+    let into = server.conninfo(&database);
+    let recover = ["recover", "--to", "latest", "--create", "--into", &into];
+    let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();
+    let readers = [
+        ("recover.opened", &recover[..]),
+        ("file.sync", &["copy", "--to", &copy]),
+        ("file.create", &["verify"]),
+    ];
+    for (point, reader) in readers {
+        let shared = backwhen.history().join("locks/objects.lock");
+        let reading = Dawdler::at(&backwhen, point, reader).sharing(&shared);
+        assert_says(&backwhen.fails(exit::LOCKED, &expire), &["expire is not done beside that"]);
+        backwhen.ok(&["status"]);
+        drop(reading);
+    }
+    let lock = backwhen.history().join("locks/checkpoint.lock");
+    let expiring = Dawdler::at(&backwhen, "expire.recorded", &expire).holding(lock);
+    refused(&backwhen, "checkpoint", &expiring, &["checkpoint"]);
+    refused(&backwhen, "checkpoint", &expiring, &expire);
+    // Shows how it stands, and whoever wants to read waits for it to end.
+    backwhen.ok(&["status"]);
+    let recovering = backwhen.command(&recover).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut recovering = recovering.unwrap();
+    sleep(Duration::from_millis(500));
+    assert!(recovering.try_wait().unwrap().is_none(), "it did not wait");
+    drop(expiring);
+    assert!(recovering.wait().unwrap().success());
+    backwhen.ok(&expire);
+    backwhen.ok(&["verify"]);
+
+    // A capture goes on, whatever goes behind it.
+    let mut capture = backwhen.spawn_capture();
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/beside')");
+    capture.wait_caught_up();
+    backwhen.ok(&["checkpoint"]);
+    backwhen.ok(&expire);
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/after')");
+    capture.wait_caught_up();
+    capture.stop();
+    assert_visits_are_held(&backwhen, &server);
+    backwhen.ok(&["verify", "--prove"]);
+}
+
+/// A migration may wait, with a partition locked, for a table that a checkpoint holds: nothing that capture and
+/// checkpoints ask may wait for that partition.
+#[test]
+fn a_locked_partition_holds_up_neither_marks_nor_heartbeats() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("partition");
+    let schema = "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+                  CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10);";
+    server.psql(&database, schema);
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let locked = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+                  WHERE c.relname = 'part' AND l.mode = 'AccessExclusiveLock' AND l.granted";
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            drop(server.try_psql(&database, "BEGIN; LOCK TABLE part; SELECT pg_sleep(60); COMMIT"))
+        });
+        while server.psql(&database, locked) != "1" {
+            sleep(Duration::from_millis(20));
+        }
+        let begun = Instant::now();
+        backwhen.ok(&["mark", "meanwhile"]);
+        let took = begun.elapsed();
+        let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                      WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_sleep(60)%'";
+        server.psql(&database, cancel);
+        assert!(took < Duration::from_secs(20), "it waited: {took:?}");
+    });
+}
