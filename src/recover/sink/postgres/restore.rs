@@ -78,6 +78,9 @@ impl Target {
     /// # Errors
     /// `Refused` if the server fails to fill one.
     pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
+        if let Some(guard) = self.guard.as_ref().filter(|_| !views.is_empty()) {
+            guard.before_views(&self.session).await?;
+        }
         for (schema, name) in views {
             let sql = format!("REFRESH MATERIALIZED VIEW {}", quoted(schema, name));
             self.execute(&sql, || format!("cannot refresh materialised view {schema}.{name}")).await?;
