@@ -7,6 +7,7 @@ mod access;
 mod forgery;
 mod images;
 mod keyed;
+mod lending;
 mod links;
 mod load;
 mod mallory;

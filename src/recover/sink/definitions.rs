@@ -75,6 +75,15 @@ impl Definitions {
         (self.owners, self.privileges)
     }
 
+    /// Owners and definitions of what is made after the rows.
+    pub(crate) fn made_after_rows(&self) -> Vec<(&str, &str)> {
+        let entries = self.selection.entries(&self.archive.toc);
+        entries
+            .filter(|entry| self.owners && entry.section == Section::PostData)
+            .filter_map(|entry| Some((entry.owner.as_deref()?, entry.definition.as_str())))
+            .collect()
+    }
+
     /// The pg_restore for a target of this major version.
     ///
     /// # Errors

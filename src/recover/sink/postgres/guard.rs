@@ -27,6 +27,13 @@ const GIVE: &str = include_str!("guard_give.sql");
 const RETURN: &str = include_str!("guard_return.sql");
 const LIFT: &str = include_str!("guard_lift.sql");
 
+/// Matches names only, so that it finds more functions than are called.
+const LATER: &str = "INSERT INTO {guard}.later SELECT DISTINCT p.oid, r.oid
+    FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) l (owner, definition)
+    JOIN pg_catalog.pg_roles r ON r.rolname = l.owner AND NOT r.rolsuper
+    JOIN pg_catalog.pg_proc p ON p.oid >= 16384 AND pg_catalog.strpos(l.definition, p.proname) > 0
+    JOIN pg_catalog.pg_language g ON g.oid = p.prolang AND g.lanname NOT IN ('internal', 'c')";
+
 /// Whether there are ordinary roles of whom neither need have the other's rights.
 const SEVERAL_OWNERS: &str = "SELECT pg_catalog.count(DISTINCT o.owner) > 1 FROM (
     SELECT c.relowner AS owner FROM pg_catalog.pg_class c WHERE c.oid >= 16384
@@ -73,17 +80,19 @@ impl Guard {
         ))
     }
 
-    /// Once the tables and types are made, and before they have rows. Returns the CHECKs that are set aside.
+    /// Once the tables and types are made, and before they have rows. `later`: the owners and definitions of what is made after the
+    /// rows. Returns the CHECKs that are set aside.
     ///
     /// # Errors
     /// As [`Guard::set`].
-    pub async fn before_rows(&self, session: &Session) -> Result<Vec<Inexact>> {
+    pub async fn before_rows(&self, session: &Session, later: &[(&str, &str)]) -> Result<Vec<Inexact>> {
         let unmuted = UNMUTED.replace("backwhen.", &format!("{}.", self.schema));
         session.batch_execute(&unmuted).await.map_err(not_guarded)?;
         if let Some(owner) = &self.owner {
             self.give_owners(session, owner).await?;
         }
-        if session.query_one(SEVERAL_OWNERS, &[]).await.map_err(not_guarded)?.get(0) {
+        let several: bool = session.query_one(SEVERAL_OWNERS, &[]).await.map_err(not_guarded)?.get(0);
+        if several {
             owner_role::make(session, &self.database).await?;
         }
         let powerless = quote_literal(&owner_role::name(&self.database));
@@ -91,7 +100,19 @@ impl Guard {
             let sql = sql.replace("{guard}", &self.schema).replace("{powerless}", &powerless);
             session.batch_execute(&sql).await.map_err(not_guarded)?;
         }
+        if several {
+            self.know_later_callers(session, later).await?;
+        }
+        let lend = format!("SELECT {}.lend()", self.schema);
+        session.batch_execute(&lend).await.map_err(not_guarded)?;
         self.checks_set_aside(session).await
+    }
+
+    /// An index is made as the table's owner, who must be able to call its functions by then.
+    async fn know_later_callers(&self, session: &Session, later: &[(&str, &str)]) -> Result<()> {
+        let (owners, definitions): (Vec<&str>, Vec<&str>) = later.iter().copied().unzip();
+        let sql = LATER.replace("{guard}", &self.schema);
+        session.execute(&sql, &[&owners, &definitions]).await.map(drop).map_err(not_guarded)
     }
 
     async fn checks_set_aside(&self, session: &Session) -> Result<Vec<Inexact>> {

@@ -5,6 +5,8 @@
 -- the catalogs refers to: only other functions can call them, and they run as those do.
 CREATE TABLE {guard}.lent (function oid PRIMARY KEY, owner oid NOT NULL, acl aclitem[]);
 CREATE TABLE {guard}.borrowers (function oid, role oid NOT NULL);
+-- Functions whose names are in definitions that follow the rows, with the owners of those.
+CREATE TABLE {guard}.later (function oid, caller oid);
 
 -- Each of the application's functions with the owners of the objects whose expressions call it, through operators, casts,
 -- operator classes, domains and types that hold those, and defaults of arguments too.
@@ -54,6 +56,7 @@ SELECT u.function, o.owner FROM uses u CROSS JOIN LATERAL (
     UNION ALL SELECT p.proowner FROM pg_proc p
      WHERE u.class = 'pg_proc'::regclass AND p.oid = u.object AND u.object <> u.function
     UNION ALL SELECT s.stxowner FROM pg_statistic_ext s WHERE u.class = 'pg_statistic_ext'::regclass AND s.oid = u.object) o (owner)
+UNION SELECT l.function, l.caller FROM {guard}.later l WHERE l.function IN (SELECT u.function FROM uses u WHERE u.object <> u.function)
 -- Functions of event triggers are called by the server alone.
 UNION SELECT p.oid, p.proowner FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
  WHERE p.oid >= 16384 AND p.prorettype = 'event_trigger'::regtype AND NOT p.prosecdef AND l.lanname NOT IN ('internal', 'c')
@@ -89,7 +92,6 @@ BEGIN
      WHERE p.oid = b.function AND (p.proowner <> b.role OR NOT p.prosecdef);
 END
 $body$;
-SELECT {guard}.lend();
 
 -- Code of ordinary roles alters nothing here: neither a function nor a table whose rows are still to come.
 CREATE FUNCTION {guard}.refuse() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$

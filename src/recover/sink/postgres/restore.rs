@@ -18,7 +18,7 @@ impl Target {
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         self.restore(Section::PreData, 1).await?;
         match &self.guard {
-            Some(guard) => guard.before_rows(&self.session).await,
+            Some(guard) => guard.before_rows(&self.session, &self.definitions.made_after_rows()).await,
             None => Ok(Vec::new()),
         }
     }
