@@ -159,3 +159,47 @@ fn a_function_may_do_what_its_callers_may() {
         scene.assert_exact();
     });
 }
+
+/// The caller evaluates the defaults of a function's arguments, and the server's own functions can run SQL, too.
+#[test]
+fn a_default_that_could_misuse_a_superusers_rights_is_not_evaluated() {
+    on_oldest_and_newest(|server| {
+        for (place, table) in [
+            ("gen", "CREATE TABLE t (a int PRIMARY KEY, b int GENERATED ALWAYS AS (sly(a)) STORED)"),
+            ("chk", "CREATE TABLE t (a int PRIMARY KEY, CONSTRAINT sly CHECK (sly(a) = a))"),
+        ] {
+            let scene = Scene::new(server, "GRANT CREATE ON SCHEMA public TO mallory");
+            let file = std::env::temp_dir().join(format!("backwhen-{}-default", scene.backwhen.database()));
+            let define = |default: &str| {
+                format!(
+                    "CREATE OR REPLACE FUNCTION sly(a int, x xml DEFAULT {default}) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a';"
+                )
+            };
+            let call = format!(
+                "pg_catalog.query_to_xml(CASE WHEN current_user = 'mallory' THEN 'SELECT 1'
+                     ELSE $x$SELECT pg_catalog.lo_export(pg_catalog.lo_from_bytea(0, 'x'), '{}')$x$ END, true, false, '')",
+                file.display()
+            );
+            scene
+                .as_mallory(&format!(
+                    "{} {table}; {} INSERT INTO t VALUES (1)",
+                    define("NULL"),
+                    define(&call)
+                ))
+                .unwrap();
+            scene.backwhen.init();
+            scene.capture();
+            let into = format!("default_{}", scene.backwhen.database());
+            let recover = ["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)];
+            if place == "gen" {
+                // The server does not take it from a dump.
+                let refused = scene.backwhen.fails(14, &recover);
+                assert!(refused.contains("generation expression is not immutable"), "{refused}");
+            } else {
+                let said = scene.backwhen.json(&recover);
+                assert!(said["inexact"].to_string().contains("sly of table public.t"), "{said}");
+            }
+            assert!(!file.exists(), "{place}: a file was written as the server's user");
+        }
+    });
+}

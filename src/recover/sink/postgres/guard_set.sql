@@ -67,7 +67,7 @@ $body$;
 CREATE FUNCTION {guard}.lend() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
     -- Indexes are made in several sessions.
-    PERFORM pg_advisory_xact_lock('pg_proc'::regclass::oid::int8);
+    LOCK TABLE {guard}.lent IN EXCLUSIVE MODE;
     DELETE FROM {guard}.borrowers;
     INSERT INTO {guard}.borrowers
     WITH callers AS MATERIALIZED (SELECT * FROM {guard}.callers()),
