@@ -4,6 +4,7 @@ mod contents;
 mod guard;
 mod maintenance;
 mod marker;
+mod naming;
 mod owner_role;
 mod place;
 mod properties;
