@@ -7,6 +7,7 @@ mod access;
 mod forgery;
 mod images;
 mod keyed;
+mod leftover;
 mod lending;
 mod links;
 mod load;
