@@ -84,9 +84,17 @@ pub struct Phase {
 /// server or disk fails, `Interrupted`; then nothing is left that could be taken for a database.
 pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     let started = Instant::now();
-    let mut phases = Phases { started, all: Vec::new() };
     execution.progress.phase("preparing", 0, Unit::Tables);
     let made = roles::create(&plan, &execution).await?;
+    let recovered = recover(plan, execution, started, &made).await;
+    recovered.map_err(|error| match made.first() {
+        Some(made) => Error::new(error.kind(), format!("{error}; on the target's server stays: {made}")),
+        None => error,
+    })
+}
+
+async fn recover(plan: Plan, execution: Execution<'_>, started: Instant, made: &[String]) -> Result<Report> {
+    let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
     if !execution.schema_only {
         schema.require_fit(&plan.wanted)?;
@@ -116,7 +124,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
         }
     };
     let mut notes = plan.notes.clone();
-    notes.extend(made);
+    notes.extend(made.iter().cloned());
     notes.extend(schema.notes.iter().cloned());
     notes.extend(left_out);
     notes.extend(sink.notes().iter().cloned());

@@ -162,3 +162,17 @@ fn values_name_what_is_made_after_rows() {
         );
     });
 }
+
+/// The name of a table that is left out says nothing in the target.
+#[test]
+fn a_value_that_names_nothing_is_said_with_its_column() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::new(server, TABLES);
+        let into = server.conninfo(&format!("some_{}", scene.backwhen.database()));
+        let recover =
+            ["recover", "--to", "checkpoint:0001", "--table", "public.meta", "--create", "--into", &into];
+        let said = scene.backwhen.fails(14, &recover);
+        assert!(said.contains("cannot load public.meta: a value of column rel names an object"), "{said}");
+        assert!(!said.contains("target_a"), "{said}");
+    });
+}
