@@ -113,7 +113,15 @@ BEGIN
             UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index i WHERE i.indrelid = c.objid
             UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = c.objid AND k.contype = 'c') made (class, object)
           JOIN pg_depend d ON d.classid = made.class AND d.objid = made.object
-         WHERE d.refobjid >= 16384 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass, 'pg_type'::regclass))
+         WHERE d.refobjid >= 16384 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass, 'pg_type'::regclass)
+           -- An extension's own parts call nothing of the application's,
+           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e')
+           -- and a function may be lent already to a role that suits the table's owner, too.
+           AND NOT EXISTS (SELECT FROM {guard}.lent t JOIN pg_proc p ON p.oid = t.function JOIN pg_class r ON r.oid = made.object
+                            WHERE d.refclassid = 'pg_proc'::regclass AND t.function = d.refobjid AND made.class = 'pg_class'::regclass
+                              AND p.proargdefaults IS NULL AND p.prosqlbody IS NULL
+                              AND NOT EXISTS (SELECT FROM pg_roles u WHERE u.oid = r.relowner AND u.rolsuper)
+                              AND pg_has_role(r.relowner, p.proowner, 'USAGE')))
     THEN
         PERFORM {guard}.lend();
     END IF;
