@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::archive::{Archive, Selection as Entries};
+use super::archive::{AfterRows, Archive, Selection as Entries};
 use super::definitions::{SchemaAt, Scratch, base_schema, schema_at};
-use super::load::load_all;
+use super::load::{Loaded, load_all};
 use super::plan::{Plan, PlannedMoment};
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
@@ -17,12 +17,13 @@ use super::sink::{Definitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::fold::{self, Folded};
+use crate::fold::{self, Folded, FoldedTable};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
+use crate::model::Table;
 use crate::pgtools::Tools;
 use crate::progress::{Progress, Unit};
 
@@ -83,9 +84,17 @@ pub struct Phase {
 /// server or disk fails, `Interrupted`; then nothing is left that could be taken for a database.
 pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     let started = Instant::now();
-    let mut phases = Phases { started, all: Vec::new() };
     execution.progress.phase("preparing", 0, Unit::Tables);
     let made = roles::create(&plan, &execution).await?;
+    let recovered = recover(plan, execution, started, &made).await;
+    recovered.map_err(|error| match made.first() {
+        Some(made) => Error::new(error.kind(), format!("{error}; on the target's server stays: {made}")),
+        None => error,
+    })
+}
+
+async fn recover(plan: Plan, execution: Execution<'_>, started: Instant, made: &[String]) -> Result<Report> {
+    let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
     if !execution.schema_only {
         schema.require_fit(&plan.wanted)?;
@@ -115,7 +124,7 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
         }
     };
     let mut notes = plan.notes.clone();
-    notes.extend(made);
+    notes.extend(made.iter().cloned());
     notes.extend(schema.notes.iter().cloned());
     notes.extend(left_out);
     notes.extend(sink.notes().iter().cloned());
@@ -253,16 +262,7 @@ async fn fill(
     let unsampled = |oid| folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid);
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
-    let loaded = load_all(folded.tables, execution.jobs, &execution.progress, sink).await?;
-    ambient::pass("recover.loaded")?;
-    phases.end("load and prove");
-    if !plan.partial {
-        sink.large_objects().await?;
-    }
-    execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
-    sink.post_data(execution.jobs).await?;
-    ambient::pass("recover.indexed")?;
-    phases.end("indexes and constraints");
+    let loaded = load_and_index(plan, execution, sink, folded.tables, phases).await?;
     inexact.extend(sink.set_sequences(&sequences).await?);
     if !plan.partial {
         execution.progress.phase("refreshing materialised views", 0, Unit::Tables);
@@ -281,6 +281,39 @@ async fn fill(
     })
 }
 
+/// Loads the rows and makes what follows them. Tables whose values may name an index are loaded when there are indexes.
+async fn load_and_index(
+    plan: &Plan,
+    execution: &Execution<'_>,
+    sink: &Arc<Sink>,
+    tables: Vec<FoldedTable>,
+    phases: &mut Phases,
+) -> Result<Loaded> {
+    let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
+    let naming = sink.tables_that_name(&all).await?;
+    let (last, first): (Vec<_>, Vec<_>) =
+        tables.into_iter().partition(|folded| naming.contains(&folded.table.oid));
+    let mut loaded = load_all(first, execution.jobs, &execution.progress, sink).await?;
+    ambient::pass("recover.loaded")?;
+    phases.end("load and prove");
+    if !plan.partial {
+        sink.large_objects().await?;
+    }
+    let making = || execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
+    making();
+    if last.is_empty() {
+        sink.post_data(execution.jobs, AfterRows::Whole).await?;
+    } else {
+        sink.post_data(execution.jobs, AfterRows::Names).await?;
+        loaded.add(load_all(last, execution.jobs, &execution.progress, sink).await?);
+        making();
+        sink.post_data(execution.jobs, AfterRows::Remainder).await?;
+    }
+    ambient::pass("recover.indexed")?;
+    phases.end("indexes and constraints");
+    Ok(loaded)
+}
+
 /// Makes the definitions and nothing else. There is nothing to prove by digests.
 async fn define(
     plan: &Plan,
@@ -289,7 +322,7 @@ async fn define(
     schema: &SchemaAt,
 ) -> Result<Filled> {
     let set_aside = sink.pre_data().await?;
-    sink.post_data(execution.jobs).await?;
+    sink.post_data(execution.jobs, AfterRows::Whole).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
     let (known, transactions, tables, rows) = (plan.schema, 0, 0, 0);
     let inexact = of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect();

@@ -27,6 +27,14 @@ pub(super) struct Loaded {
     pub digests: Vec<TableDigest>,
 }
 
+impl Loaded {
+    pub fn add(&mut self, more: Loaded) {
+        self.rows += more.rows;
+        self.proved &= more.proved;
+        self.digests.extend(more.digests);
+    }
+}
+
 /// Loads tables, `jobs` at a time, the largest first, and reads each back.
 ///
 /// # Errors

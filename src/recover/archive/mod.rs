@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result};
 
 pub use roles::Roles;
-pub use select::Selection;
+pub use select::{AfterRows, Selection};
 pub use toc::{Entry, Section, Toc};
 
 /// A table of contents beyond this is not one; real ones take about a kilobyte an object.

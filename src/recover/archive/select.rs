@@ -44,6 +44,16 @@ const DATABASE_WIDE: [&str; 10] = [
     "DATABASE",
 ];
 
+/// What is made after rows, in one step or two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterRows {
+    Whole,
+    /// Whatever a value of `regclass` and the like can name, but nothing that looks at rows or acts on them.
+    Names,
+    /// All but that.
+    Remainder,
+}
+
 /// The entries to restore, and what a person must be told about the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
@@ -127,6 +137,28 @@ impl Selection {
         toc.entries.iter().filter(|entry| self.keeps(entry))
     }
 
+    /// The entries without what another step makes after the rows.
+    pub fn in_step(&self, toc: &Toc, step: AfterRows) -> Selection {
+        let mut selection = self.clone();
+        if step == AfterRows::Whole {
+            return selection;
+        }
+        let of_remainder: HashSet<i32> =
+            self.entries(toc).filter(|entry| is_of_remainder(entry)).map(|entry| entry.id).collect();
+        for entry in self.entries(toc) {
+            let remains = match entry.section {
+                Section::PostData => of_remainder.contains(&entry.id),
+                // Comments and privileges go with what they belong to.
+                Section::None => entry.depends_on.iter().any(|id| of_remainder.contains(id)),
+                Section::PreData | Section::Data => continue,
+            };
+            if remains != (step == AfterRows::Remainder) {
+                selection.kept.remove(&entry.id);
+            }
+        }
+        selection
+    }
+
     /// How many large objects, or groups of them, are kept.
     pub fn has_large_objects(&self, toc: &Toc) -> bool {
         self.entries(toc).any(|entry| entry.kind == "BLOBS")
@@ -170,6 +202,19 @@ impl Selection {
             }
         }
     }
+}
+
+/// Whether an entry that is made after rows can be named by no value of theirs.
+fn is_of_remainder(entry: &Entry) -> bool {
+    let named = match entry.kind.as_str() {
+        "INDEX" | "INDEX ATTACH" | "MATERIALIZED VIEW" | "VIEW" | "FUNCTION" | "PROCEDURE" | "AGGREGATE" => {
+            true
+        }
+        // Primary keys, UNIQUE and EXCLUDE; PostgreSQL 18 has NOT NULL NOT VALID too.
+        "CONSTRAINT" => !entry.definition.contains("NOT VALID"),
+        _ => false,
+    };
+    entry.section == Section::PostData && !named
 }
 
 fn is_relation_with_rows(entry: &Entry) -> bool {

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::DatabaseFacts;
 use crate::model::schema::{quote_ident, quote_literal};
 use crate::pgtools::Tools;
-use crate::recover::archive::Section;
+use crate::recover::archive::{AfterRows, Section};
 use crate::recover::sink::{Definitions, Restoring, create_like, holds_nothing, maintenance};
 
 /// How the name begins; 16 hexadecimal digits follow.
@@ -130,6 +130,7 @@ impl Scratch {
 
     async fn run_restore(&self, definitions: &Definitions, tools: &Tools, ours: bool) -> Result<()> {
         let restoring = Restoring {
+            step: AfterRows::Whole,
             definitions,
             tools,
             info: &self.info,

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
-use crate::recover::archive::{Archive, Roles, Section, Selection};
+use crate::recover::archive::{AfterRows, Archive, Roles, Section, Selection};
 
 /// An archive, the entries chosen of it, and whether owners and privileges are restored.
 #[derive(Debug)]
@@ -75,6 +75,15 @@ impl Definitions {
         (self.owners, self.privileges)
     }
 
+    /// Owners and definitions of what is made after the rows.
+    pub(crate) fn made_after_rows(&self) -> Vec<(&str, &str)> {
+        let entries = self.selection.entries(&self.archive.toc);
+        entries
+            .filter(|entry| self.owners && entry.section == Section::PostData)
+            .filter_map(|entry| Some((entry.owner.as_deref()?, entry.definition.as_str())))
+            .collect()
+    }
+
     /// The pg_restore for a target of this major version.
     ///
     /// # Errors
@@ -83,12 +92,12 @@ impl Definitions {
         tools.for_restore(self.archive.toc.dump_major, target_major)
     }
 
-    /// pg_restore with the chosen entries of one section, still without a destination.
+    /// pg_restore with the chosen entries of one section, or of one step of it, still without a destination.
     ///
     /// # Errors
     /// `Unavailable` if the list cannot be written.
-    pub(crate) fn restore(&self, tool: &Installation, section: Section) -> Result<Child> {
-        let list = self.write_list()?;
+    pub(crate) fn restore(&self, tool: &Installation, section: Section, step: AfterRows) -> Result<Child> {
+        let list = self.write_list(step)?;
         let mut child =
             Child::new(tool.program("pg_restore")).arg("--use-list").arg(list).arg(match section {
                 Section::PostData => "--section=post-data",
@@ -104,9 +113,10 @@ impl Definitions {
         Ok(child)
     }
 
-    fn write_list(&self) -> Result<PathBuf> {
+    fn write_list(&self, step: AfterRows) -> Result<PathBuf> {
         let list = self.folder.path().join("entries.list");
-        self.selection.write_list(&self.archive.toc, &list)?;
+        let toc = &self.archive.toc;
+        self.selection.in_step(toc, step).write_list(toc, &list)?;
         Ok(list)
     }
 

@@ -8,6 +8,8 @@ mod postgres;
 mod sql;
 mod sqlite;
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
@@ -16,6 +18,7 @@ use crate::history::checkpoint::Inexact;
 use crate::model::DatabaseFacts;
 use crate::model::Table;
 use crate::pgtools::Tools;
+use crate::recover::archive::AfterRows;
 
 pub use definitions::Definitions;
 pub use digest::RowDigest;
@@ -159,15 +162,27 @@ impl Sink {
         }
     }
 
-    /// Makes indexes, constraints, triggers and rules, `jobs` at a time.
+    /// Which of the tables, by oid, cannot be loaded before [`AfterRows::Names`]: their values may name an index, say.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn tables_that_name(&self, tables: &[&Table]) -> Result<HashSet<u32>> {
+        match self {
+            Sink::Postgres(target) => target.tables_that_name(tables).await,
+            Sink::Sqlite(_) => Ok(HashSet::new()),
+            Sink::Sql(script) => Ok(script.tables_that_name(tables)),
+        }
+    }
+
+    /// Makes indexes, constraints, triggers and rules, `jobs` at a time, in one step or two.
     ///
     /// # Errors
     /// As [`Sink::pre_data`].
-    pub async fn post_data(&self, jobs: usize) -> Result<()> {
+    pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
         match self {
-            Sink::Postgres(target) => target.post_data(jobs).await,
+            Sink::Postgres(target) => target.post_data(jobs, step).await,
             Sink::Sqlite(_) => Ok(()),
-            Sink::Sql(script) => script.post_data().await,
+            Sink::Sql(script) => script.post_data(step).await,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Recovery into a script for psql: one transaction, so that a script cut short changes nothing.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use crate::history::files;
 use crate::model::Table;
 use crate::model::schema::quote_ident;
 use crate::pgtools::{Installation, Tools};
-use crate::recover::archive::Section;
+use crate::recover::archive::{AfterRows, Section};
 
 use super::{Definitions, Opening, Rows, SequenceValue};
 use crate::model::spelling::Spelled;
@@ -21,6 +22,11 @@ use crate::model::spelling::Spelled;
 /// It comes before all that can fail, and before any `\restrict`, which would refuse it.
 const BEGINNING: &str =
     "-- Written by backwhen. Apply with: psql --no-psqlrc --file FILE\n\\set ON_ERROR_STOP on\nBEGIN;\n\n";
+
+/// Types whose values name what can be made after rows.
+const NAMING: [&str; 3] = ["regclass", "regtype", "regproc"];
+/// The server's own types have smaller oids.
+const FIRST_OF_APPLICATION: u32 = 16384;
 
 type Out = Box<dyn AsyncWrite + Send + Unpin>;
 
@@ -104,8 +110,8 @@ impl Script {
     pub async fn large_objects(&self) -> Result<()> {
         if let Some(apart) = &self.definitions.large_objects {
             // Up to version 16 they are made before their data.
-            self.section_of(apart, Section::PreData).await?;
-            return self.section_of(apart, Section::Data).await;
+            self.section_of(apart, Section::PreData, AfterRows::Whole).await?;
+            return self.section_of(apart, Section::Data, AfterRows::Whole).await;
         }
         if !self.definitions.selection.has_large_objects(&self.definitions.archive.toc) {
             return Ok(());
@@ -115,8 +121,21 @@ impl Script {
 
     /// # Errors
     /// As [`Script::pre_data`].
-    pub async fn post_data(&self) -> Result<()> {
-        self.section(Section::PostData).await
+    pub async fn post_data(&self, step: AfterRows) -> Result<()> {
+        self.section_of(&self.definitions, Section::PostData, step).await
+    }
+
+    /// Tables, by oid, whose values may name what is made after the rows. A type of the application's own may hold such values if
+    /// any does.
+    pub fn tables_that_name(&self, tables: &[&Table]) -> HashSet<u32> {
+        let names = |text: &str| NAMING.iter().any(|name| text.contains(name));
+        let toc = &self.definitions.archive.toc;
+        let types = ["TYPE", "DOMAIN", "TABLE"];
+        let held = toc.entries.iter().any(|it| types.contains(&&*it.kind) && names(&it.definition));
+        let may_name = |table: &&&Table| {
+            table.columns.iter().any(|it| names(&it.type_name) || held && it.type_oid >= FIRST_OF_APPLICATION)
+        };
+        tables.iter().filter(may_name).map(|table| table.oid).collect()
     }
 
     /// # Errors
@@ -164,14 +183,15 @@ impl Script {
     }
 
     async fn section(&self, section: Section) -> Result<()> {
-        self.section_of(&self.definitions, section).await
+        self.section_of(&self.definitions, section, AfterRows::Whole).await
     }
 
-    async fn section_of(&self, definitions: &Definitions, section: Section) -> Result<()> {
+    async fn section_of(&self, definitions: &Definitions, section: Section, step: AfterRows) -> Result<()> {
         // Definitions are small next to rows, except for large objects; those too fit a pipe, but
         // the lines must be looked at, so they pass through memory one by one.
         let (mut writer, reader) = tokio::io::duplex(1 << 16);
-        let child = definitions.restore(&self.tool, section)?.arg("--file=-").arg(&definitions.archive.path);
+        let child =
+            definitions.restore(&self.tool, section, step)?.arg("--file=-").arg(&definitions.archive.path);
         let run = async move {
             let result = child.run_into(&mut writer).await;
             drop(writer);

@@ -121,3 +121,57 @@ fn a_name_that_two_relations_had_is_said_where_it_comes_late() {
         );
     });
 }
+
+/// Indexes, and what needs a primary key, are made after rows in any other database.
+#[test]
+fn values_name_what_is_made_after_rows() {
+    on_oldest_and_newest(|server| {
+        let mut scene = Scene::new(
+            server,
+            "CREATE TABLE a_base (id serial PRIMARY KEY, n int, t text, EXCLUDE USING btree (n WITH =));
+             INSERT INTO a_base (n, t) VALUES (1, 'x'); CREATE INDEX a_index ON a_base (lower(t));
+             CREATE TABLE a_part (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE a_part_1 PARTITION OF a_part DEFAULT;
+             CREATE MATERIALIZED VIEW a_view AS SELECT id, t FROM a_base; CREATE INDEX a_view_index ON a_view (id);
+             CREATE MATERIALIZED VIEW a_late_view AS SELECT id, t FROM a_base GROUP BY id;
+             CREATE FUNCTION a_late() RETURNS SETOF text LANGUAGE sql BEGIN ATOMIC SELECT t FROM a_base GROUP BY id; END;
+             CREATE DOMAIN named AS regclass CHECK (VALUE IS NOT NULL); CREATE TYPE pair AS (n int, r named);
+             CREATE TABLE b_names (rel regclass PRIMARY KEY, self regclass, all_of regclass[], d named, p pair, ps pair[], f regprocedure,
+                 t regtype, refers int REFERENCES a_base);
+             CREATE INDEX b_names_index ON b_names (self) WHERE refers = 1;
+             CREATE TABLE c_refers (rel regclass REFERENCES b_names);
+             CREATE FUNCTION touched() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.self := NULL; RETURN NEW; END';
+             CREATE TRIGGER touched BEFORE INSERT ON b_names FOR EACH ROW EXECUTE FUNCTION touched();
+             ALTER TABLE b_names DISABLE TRIGGER touched;
+             INSERT INTO b_names SELECT oid, 'b_names_index', ARRAY[oid::regclass, 'a_base_id_seq', NULL], oid, ROW(1, oid::regclass)::pair, ARRAY[ROW(2, oid::regclass)::pair],
+                 'a_late()', 'a_late_view', 1 FROM pg_class WHERE relname ~ '^(a|b)_' AND relkind <> 'c';
+             INSERT INTO c_refers SELECT rel FROM b_names; ALTER TABLE b_names ENABLE TRIGGER touched;
+             COMMENT ON TRIGGER touched ON b_names IS 'on a trigger'; COMMENT ON INDEX a_index IS 'on an index';
+             COMMENT ON CONSTRAINT c_refers_rel_fkey ON c_refers IS 'on a key'; COMMENT ON MATERIALIZED VIEW a_late_view IS 'on a view'",
+        );
+        assert_eq!(scene.psql("SELECT count(*) > 12 FROM b_names"), "t");
+        scene.psql("UPDATE b_names SET self = 'a_base_pkey' WHERE rel = 'a_index'::regclass");
+        scene.assert_exact_and_proved();
+        let script = scene.backwhen.folder().join("names.sql");
+        scene.backwhen.ok(&["recover", "--to", "latest", "--into", "sql:names.sql"]);
+        let target = scene.backwhen.server().fresh_database("scripted");
+        scene.backwhen.server().psql(&target, &std::fs::read_to_string(script).unwrap());
+        assert_eq!(
+            scene.backwhen.server().psql(&target, "SELECT self FROM b_names WHERE rel = 'a_index'::regclass"),
+            "a_base_pkey"
+        );
+    });
+}
+
+/// The name of a table that is left out says nothing in the target.
+#[test]
+fn a_value_that_names_nothing_is_said_with_its_column() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::new(server, TABLES);
+        let into = server.conninfo(&format!("some_{}", scene.backwhen.database()));
+        let recover =
+            ["recover", "--to", "checkpoint:0001", "--table", "public.meta", "--create", "--into", &into];
+        let said = scene.backwhen.fails(14, &recover);
+        assert!(said.contains("cannot load public.meta: a value of column rel names an object"), "{said}");
+        assert!(!said.contains("target_a"), "{said}");
+    });
+}

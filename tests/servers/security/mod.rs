@@ -4,6 +4,8 @@ mod access;
 mod forgery;
 mod images;
 mod keyed;
+mod leftover;
+mod lending;
 mod links;
 mod load;
 mod mallory;

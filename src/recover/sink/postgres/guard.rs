@@ -1,10 +1,10 @@
-//! While a superuser recovers, the application's functions run with their owners' rights, not with the superuser's.
+//! While a superuser recovers, the application's code runs with no more rights than its authors had on the source.
 //!
-//! A CHECK, a domain, a computed column, a partition key or an index may call functions that any role of the source
-//! wrote, and the server calls them while definitions are made and rows are loaded: as whoever does that. So as long as a
-//! superuser builds the database, no function runs while definitions are made, and from then on the functions of ordinary roles
-//! are SECURITY DEFINER. Inside of such a function nobody can take up another role, not even the session's own. In the end
-//! each is what it was.
+//! A CHECK, a domain, a computed column, a partition key or an index may call functions, with arguments that its author chose,
+//! and the server calls them while definitions are made and rows are loaded: as whoever does that. So as long as a superuser
+//! builds the database, no function runs while definitions are made. From then on each function that the catalogs refer to is
+//! lent to a role: it runs as one that is no more than its owner and the owners of the objects that call it, as SECURITY DEFINER.
+//! Inside of such a function nobody can take up another role, not even the session's own. In the end each is what it was.
 //!
 //! CHECKs can call functions of the server itself too, or a superuser's with their author's arguments. Those that call a
 //! risky one are set aside while rows are loaded, and come back NOT VALID.
@@ -16,11 +16,7 @@ use crate::history::checkpoint::Inexact;
 use crate::model::schema::{quote_ident, quote_literal};
 
 use super::marker::MARKER;
-
-/// Where an owner is missing, a role of this name and the database's owns the objects.
-const OWNER: &str = "backwhen_owner_of_";
-/// The most bytes of a role's name.
-const NAME_LIMIT: usize = 63;
+use super::owner_role;
 
 /// As for the archive in a scratch database: no function runs while definitions are made.
 const MUTED: &str = include_str!("../../schema/muted.sql");
@@ -28,10 +24,28 @@ const UNMUTED: &str = include_str!("../../schema/unmuted.sql");
 const SET: &str = include_str!("guard_set.sql");
 const CHECKS: &str = include_str!("guard_checks.sql");
 const GIVE: &str = include_str!("guard_give.sql");
+const RETURN: &str = include_str!("guard_return.sql");
 const LIFT: &str = include_str!("guard_lift.sql");
+
+/// Matches names only, so that it finds more functions than are called.
+const LATER: &str = "INSERT INTO {guard}.later SELECT DISTINCT p.oid, r.oid
+    FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) l (owner, definition)
+    JOIN pg_catalog.pg_roles r ON r.rolname = l.owner AND NOT r.rolsuper
+    JOIN pg_catalog.pg_proc p ON p.oid >= 16384 AND pg_catalog.strpos(l.definition, p.proname) > 0
+    JOIN pg_catalog.pg_language g ON g.oid = p.prolang AND g.lanname NOT IN ('internal', 'c')";
+
+/// Whether there are ordinary roles of whom neither need have the other's rights.
+const SEVERAL_OWNERS: &str = "SELECT pg_catalog.count(DISTINCT o.owner) > 1 FROM (
+    SELECT c.relowner AS owner FROM pg_catalog.pg_class c WHERE c.oid >= 16384
+    UNION ALL SELECT t.typowner FROM pg_catalog.pg_type t WHERE t.oid >= 16384
+    UNION ALL SELECT p.proowner FROM pg_catalog.pg_proc p WHERE p.oid >= 16384
+    UNION ALL SELECT p.oprowner FROM pg_catalog.pg_operator p WHERE p.oid >= 16384) o
+    JOIN pg_catalog.pg_roles r ON r.oid = o.owner WHERE NOT r.rolsuper";
 
 /// Stands in the database until it is lifted.
 pub(super) struct Guard {
+    /// The database's name, once it is valid.
+    database: String,
     /// Owns what nobody else could; it has no right beyond that.
     owner: Option<String>,
     /// The schema in which it is, of a name that no schema of the source can have been given on purpose.
@@ -49,10 +63,11 @@ impl Guard {
             return Ok(None);
         }
         let owner = if owners { None } else { Some(make_owner(session, database).await?) };
+        let database = database.to_owned();
         let schema = free_name()?;
         let muted = MUTED.replace("backwhen.", &format!("{schema}."));
         session.batch_execute(&format!("CREATE SCHEMA {schema}; {muted}")).await.map_err(not_guarded)?;
-        Ok(Some(Guard { owner, schema }))
+        Ok(Some(Guard { database, owner, schema }))
     }
 
     /// What a person should know of it.
@@ -65,19 +80,42 @@ impl Guard {
         ))
     }
 
-    /// Once the tables and types are made, and before they have rows. Returns the CHECKs that are set aside.
+    /// Once the tables and types are made, and before they have rows. `later`: the owners and definitions of what is made after the
+    /// rows. Returns the CHECKs that are set aside.
     ///
     /// # Errors
     /// As [`Guard::set`].
-    pub async fn before_rows(&self, session: &Session) -> Result<Vec<Inexact>> {
+    pub async fn before_rows(&self, session: &Session, later: &[(&str, &str)]) -> Result<Vec<Inexact>> {
         let unmuted = UNMUTED.replace("backwhen.", &format!("{}.", self.schema));
         session.batch_execute(&unmuted).await.map_err(not_guarded)?;
         if let Some(owner) = &self.owner {
             self.give_owners(session, owner).await?;
         }
-        for sql in [CHECKS, SET] {
-            session.batch_execute(&sql.replace("{guard}", &self.schema)).await.map_err(not_guarded)?;
+        let several: bool = session.query_one(SEVERAL_OWNERS, &[]).await.map_err(not_guarded)?.get(0);
+        if several {
+            owner_role::make(session, &self.database).await?;
         }
+        let powerless = quote_literal(&owner_role::name(&self.database));
+        for sql in [CHECKS, SET] {
+            let sql = sql.replace("{guard}", &self.schema).replace("{powerless}", &powerless);
+            session.batch_execute(&sql).await.map_err(not_guarded)?;
+        }
+        if several {
+            self.know_later_callers(session, later).await?;
+        }
+        let lend = format!("SELECT {}.lend()", self.schema);
+        session.batch_execute(&lend).await.map_err(not_guarded)?;
+        self.checks_set_aside(session).await
+    }
+
+    /// An index is made as the table's owner, who must be able to call its functions by then.
+    async fn know_later_callers(&self, session: &Session, later: &[(&str, &str)]) -> Result<()> {
+        let (owners, definitions): (Vec<&str>, Vec<&str>) = later.iter().copied().unzip();
+        let sql = LATER.replace("{guard}", &self.schema);
+        session.execute(&sql, &[&owners, &definitions]).await.map(drop).map_err(not_guarded)
+    }
+
+    async fn checks_set_aside(&self, session: &Session) -> Result<Vec<Inexact>> {
         let aside = format!("SELECT name FROM {}.checks ORDER BY name", self.schema);
         let rows = session.query(&aside, &[]).await.map_err(not_guarded)?;
         let why = "it calls a function that could misuse a superuser's rights, so it was not checked and is NOT VALID; \
@@ -100,18 +138,29 @@ impl Guard {
             .map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
     }
 
+    /// Before materialised views are filled: the server does that as their owners, who need the functions as they are.
+    ///
+    /// # Errors
+    /// As [`Guard::set`].
+    pub async fn before_views(&self, session: &Session) -> Result<()> {
+        session.batch_execute(&RETURN.replace("{guard}", &self.schema)).await.map_err(not_lifted)
+    }
+
     /// Takes the guard away: every function is again what the source had.
     ///
     /// # Errors
     /// As [`Guard::set`].
     pub async fn lift(self, session: &Session) -> Result<()> {
-        let owner = self.owner.map(|owner| format!("ALTER ROLE {} NOBYPASSRLS;", quote_ident(&owner)));
-        let sql = format!("{} {}", owner.unwrap_or_default(), LIFT.replace("{guard}", &self.schema));
-        let lifted = session.batch_execute(&sql).await;
-        lifted.map_err(|error| {
-            server_error("cannot give the application's functions their own rights back", error)
-        })
+        session.batch_execute(&LIFT.replace("{guard}", &self.schema)).await.map_err(not_lifted)?;
+        if let Some(owner) = &self.owner {
+            owner_role::bypass_row_security(session, owner, false).await?;
+        }
+        owner_role::release(session, &self.database).await
     }
+}
+
+fn not_lifted(error: tokio_postgres::Error) -> Error {
+    server_error("cannot give the application's functions their own rights back", error)
 }
 
 fn not_guarded(error: tokio_postgres::Error) -> Error {
@@ -122,19 +171,9 @@ fn free_name() -> Result<String> {
     Ok(format!("backwhen_guard_{:016x}", u64::from_ne_bytes(ambient::random()?)))
 }
 
-/// A role that cannot log in and is in no other; one of an earlier recovery is taken if it still is that. Until the guard is
-/// lifted, row security does not keep it from its own tables: materialised views are filled with all rows.
+/// A role that owns objects while they are built, and past whose row security its own materialised views are filled.
 async fn make_owner(session: &Session, database: &str) -> Result<String> {
-    let mut name = format!("{OWNER}{database}");
-    while name.len() > NAME_LIMIT {
-        name.pop();
-    }
-    let failed = |error| server_error(format!("cannot make role {name}, which is to own the objects"), error);
-    let query = "SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text AND NOT (r.rolsuper OR r.rolcreaterole \
-                 OR r.rolcreatedb OR r.rolcanlogin OR r.rolreplication) \
-                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)";
-    let verb =
-        if session.query_opt(query, &[&name]).await.map_err(failed)?.is_some() { "ALTER" } else { "CREATE" };
-    session.batch_execute(&format!("{verb} ROLE {} BYPASSRLS", quote_ident(&name))).await.map_err(failed)?;
+    let name = owner_role::make(session, database).await?;
+    owner_role::bypass_row_security(session, &name, true).await?;
     Ok(name)
 }

@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::schema::{quote_ident, quote_literal};
 
 use super::contents::require_empty;
+use super::owner_role;
 use super::place::sqlstate;
 use super::properties::Properties;
 
@@ -30,16 +31,21 @@ pub(super) fn comment_on(name: &str, comment: Option<&str>) -> String {
 
 /// The name of `name` while it is being built.
 pub(super) fn temporary_name(name: &str) -> String {
-    if name.len() + UNFINISHED.len() <= NAME_LIMIT {
-        return format!("{name}{UNFINISHED}");
+    fitting("", name, UNFINISHED)
+}
+
+/// A name made of three parts. If it is too long for the server, the middle is cut and followed by a hash of the whole, so that
+/// two long names do not meet.
+pub(super) fn fitting(beginning: &str, name: &str, ending: &str) -> String {
+    if beginning.len() + name.len() + ending.len() <= NAME_LIMIT {
+        return format!("{beginning}{name}{ending}");
     }
-    // Cut, with a hash of the whole, so that two long names do not meet.
     let hash = format!(".{:08x}", twox_hash::XxHash3_64::oneshot(name.as_bytes()) as u32);
-    let mut end = NAME_LIMIT - UNFINISHED.len() - hash.len();
+    let mut end = NAME_LIMIT - beginning.len() - ending.len() - hash.len();
     while !name.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}{hash}{UNFINISHED}", &name[..end])
+    format!("{beginning}{}{hash}{ending}", &name[..end])
 }
 
 /// A session in another database of the same server.
@@ -84,7 +90,7 @@ pub(super) async fn comment_of(maintenance: &Session, name: &str) -> Result<Opti
     Ok(row.map_err(|error| server_error("cannot read a database's comment", error))?.map(|row| row.get(0)))
 }
 
-/// Drops what a killed run left under the temporary name.
+/// Drops what a killed run left: the database under the temporary name, and the role that was made for it.
 ///
 /// # Errors
 /// `Locked` if somebody is connected to it, `Refused` if it is not ours.
@@ -93,6 +99,11 @@ pub(super) async fn drop_leftover(
     info: &Conninfo,
     notes: &mut Vec<String>,
 ) -> Result<()> {
+    drop_unfinished(maintenance, info, notes).await?;
+    owner_role::release(maintenance, info.dbname()).await
+}
+
+async fn drop_unfinished(maintenance: &Session, info: &Conninfo, notes: &mut Vec<String>) -> Result<()> {
     let name = info.dbname();
     let temporary = temporary_name(name);
     let Some(comment) = comment_of(maintenance, &temporary).await? else { return Ok(()) };

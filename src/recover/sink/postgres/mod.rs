@@ -4,6 +4,8 @@ mod contents;
 mod guard;
 mod maintenance;
 mod marker;
+mod naming;
+mod owner_role;
 mod place;
 mod properties;
 mod restore;
@@ -62,7 +64,7 @@ impl Target {
                 let idle = Mutex::default();
                 Ok(Target { info, place, facts, definitions, tools, idle, session, guard, notes })
             }
-            Err(error) => Err(give_up(place, error).await),
+            Err(error) => Err(give_up(place, &info, error).await),
         }
     }
 
@@ -119,9 +121,9 @@ impl Target {
     /// # Errors
     /// Names what is left.
     pub async fn abandon(self) -> Result<()> {
-        let Target { place, session, idle, .. } = self;
+        let Target { info, place, session, idle, .. } = self;
         drop((idle, session));
-        place.abandon().await
+        place.abandon(&info).await
     }
 
     /// A session for rows: an idle one or a new one.
@@ -144,8 +146,8 @@ impl Target {
 }
 
 /// Gives the place up for `error`; what cannot be taken away is added to it.
-async fn give_up(place: Place, error: Error) -> Error {
-    match place.abandon().await {
+async fn give_up(place: Place, info: &Conninfo, error: Error) -> Error {
+    match place.abandon(info).await {
         Ok(()) => error,
         Err(left) => Error::new(error.kind(), format!("{error}; and {left}")),
     }

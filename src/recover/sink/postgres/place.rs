@@ -16,6 +16,7 @@ use super::maintenance::{
     maintenance, move_aside, temporary_name,
 };
 use super::marker::{MARKER, mark, unmark};
+use super::owner_role;
 use super::properties::{Properties, create_like};
 
 /// Where the database is being built.
@@ -145,13 +146,18 @@ impl Place {
         }
     }
 
-    pub async fn abandon(self) -> Result<()> {
+    /// `info` leads to the database that is being built.
+    pub async fn abandon(self, info: &Conninfo) -> Result<()> {
         match self {
             Place::Aside(aside) => aside.abandon().await,
-            Place::Marked { name, .. } => Err(Error::refused(format!(
-                "database {name} holds an unfinished recovery, marked by its schema {MARKER}; drop and create it before \
-                 you use it"
-            ))),
+            Place::Marked { name, .. } => {
+                let session = Session::connect_utf8(info, "recover").await?;
+                owner_role::release(&session, &name).await?;
+                Err(Error::refused(format!(
+                    "database {name} holds an unfinished recovery, marked by its schema {MARKER}; drop and create it \
+                     before you use it"
+                )))
+            }
         }
     }
 }
@@ -209,6 +215,7 @@ impl Aside {
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(&self.temporary));
         let dropped = self.maintenance.batch_execute(&sql).await;
         dropped.map_err(|error| left(server_error("it cannot be dropped", error)))?;
+        owner_role::release(&self.maintenance, &self.name).await?;
         match &self.existed {
             Some(properties) => properties.create(&self.maintenance, &self.name).await,
             None => Ok(()),

@@ -4,7 +4,7 @@ use crate::connect::{Conninfo, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::history::checkpoint::Inexact;
 use crate::pgtools::{Tools, failure};
-use crate::recover::archive::Section;
+use crate::recover::archive::{AfterRows, Section};
 
 use super::super::{Definitions, SequenceValue};
 use super::{Target, quoted};
@@ -16,17 +16,17 @@ impl Target {
     /// # Errors
     /// `Refused` with pg_restore's own words.
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
-        self.restore(Section::PreData, 1).await?;
+        self.restore_from(&self.definitions, Section::PreData, AfterRows::Whole, 1).await?;
         match &self.guard {
-            Some(guard) => guard.before_rows(&self.session).await,
+            Some(guard) => guard.before_rows(&self.session, &self.definitions.made_after_rows()).await,
             None => Ok(Vec::new()),
         }
     }
 
     /// # Errors
     /// As [`Target::pre_data`].
-    pub async fn post_data(&self, jobs: usize) -> Result<()> {
-        self.restore(Section::PostData, jobs).await
+    pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
+        self.restore_from(&self.definitions, Section::PostData, step, jobs).await
     }
 
     /// # Errors
@@ -34,22 +34,25 @@ impl Target {
     pub async fn large_objects(&self) -> Result<()> {
         if let Some(apart) = &self.definitions.large_objects {
             // Up to version 16 they are made before their data.
-            self.restore_from(apart, Section::PreData, 1).await?;
-            return self.restore_from(apart, Section::Data, 1).await;
+            self.restore_from(apart, Section::PreData, AfterRows::Whole, 1).await?;
+            return self.restore_from(apart, Section::Data, AfterRows::Whole, 1).await;
         }
         if !self.definitions.selection.has_large_objects(&self.definitions.archive.toc) {
             return Ok(());
         }
-        self.restore(Section::Data, 1).await
+        self.restore_from(&self.definitions, Section::Data, AfterRows::Whole, 1).await
     }
 
-    async fn restore(&self, section: Section, jobs: usize) -> Result<()> {
-        self.restore_from(&self.definitions, section, jobs).await
-    }
-
-    async fn restore_from(&self, definitions: &Definitions, section: Section, jobs: usize) -> Result<()> {
+    async fn restore_from(
+        &self,
+        definitions: &Definitions,
+        section: Section,
+        step: AfterRows,
+        jobs: usize,
+    ) -> Result<()> {
         let restoring = Restoring {
             definitions,
+            step,
             tools: &self.tools,
             info: &self.info,
             server_major: self.facts.server_major,
@@ -78,6 +81,9 @@ impl Target {
     /// # Errors
     /// `Refused` if the server fails to fill one.
     pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
+        if let Some(guard) = self.guard.as_ref().filter(|_| !views.is_empty()) {
+            guard.before_views(&self.session).await?;
+        }
         for (schema, name) in views {
             let sql = format!("REFRESH MATERIALIZED VIEW {}", quoted(schema, name));
             self.execute(&sql, || format!("cannot refresh materialised view {schema}.{name}")).await?;
@@ -95,6 +101,7 @@ impl Target {
 /// How pg_restore reaches a database.
 pub(in crate::recover) struct Restoring<'a> {
     pub definitions: &'a Definitions,
+    pub step: AfterRows,
     pub tools: &'a Tools,
     pub info: &'a Conninfo,
     pub server_major: u32,
@@ -115,7 +122,7 @@ impl Restoring<'_> {
         let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
         let mut child = self
             .definitions
-            .restore(tool, section)?
+            .restore(tool, section, self.step)?
             .connects_to(self.info)
             .arg("--no-password")
             .arg(format!("--dbname=dbname='{name}'"))

@@ -21,6 +21,9 @@ use crate::model::spelling::Spelled;
 /// Pages below which a further session is not worth its while.
 const WORTH_A_SESSION: i64 = 4096;
 
+/// SQLSTATEs of a name without a table, function or operator, type or role, or schema.
+const NO_SUCH_OBJECT: [&str; 4] = ["42P01", "42883", "42704", "3F000"];
+
 impl Target {
     /// Loads one table in one transaction: all of its rows or none.
     ///
@@ -152,7 +155,14 @@ impl Copying<'_> {
     }
 
     fn failed(&self, error: tokio_postgres::Error) -> Error {
-        server_error(format!("cannot load {}", self.table.display()), error)
+        match nameless(&error) {
+            Some(column) => Error::refused(format!(
+                "cannot load {}: a value of {column} names an object that the recovered database does not have; recover the \
+                 other tables with --table, or a moment at which the object was there",
+                self.table.display()
+            )),
+            None => server_error(format!("cannot load {}", self.table.display()), error),
+        }
     }
 
     /// Sends rows in binary form up to the first that has none, and from there on as text; the rows are
@@ -185,6 +195,20 @@ impl Copying<'_> {
     }
 }
 
+/// The column, if a value of `regclass` or the like names nothing. The server's message quotes the value, so it is not passed on.
+fn nameless(error: &tokio_postgres::Error) -> Option<String> {
+    let fault = error.as_db_error().filter(|fault| NO_SUCH_OBJECT.contains(&fault.code().code()))?;
+    let column = fault.where_().and_then(column_of)?;
+    Some(format!("column {column}"))
+}
+
+/// The column in the context of an error of COPY: `COPY t, line 1, column c: "value"`.
+fn column_of(context: &str) -> Option<&str> {
+    let copied = context.lines().find(|line| line.starts_with("COPY "))?;
+    let (_, column) = copied.split_once(", column ")?;
+    Some(column.split_once(": ").map_or(column, |(column, _)| column))
+}
+
 /// Appends the rows of whole `lines`; where one has no binary form, stops and says at which byte.
 fn converted(form: &BinaryRows, lines: &[u8], rows: &mut Vec<u8>) -> Option<usize> {
     let mut start = 0;
@@ -213,6 +237,13 @@ fn shares(pages: i64, sessions: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_column_is_read_from_the_context_without_its_value() {
+        assert_eq!(column_of("COPY t, line 1, column rel: \"x, column y: z\""), Some("rel"));
+        assert_eq!(column_of("PL/pgSQL function f()\nCOPY t, line 1, column rel"), Some("rel"));
+        assert_eq!(column_of("COPY t, line 1: \"1\""), None);
+    }
 
     #[test]
     fn every_page_is_in_one_share_and_small_tables_are_not_shared_out() {
