@@ -36,6 +36,7 @@ const CAPTURE: &[&str] = &[
     "catalog.updated",
 ];
 const RESYNC: &[&str] = &[
+    "resync.lost",
     "resync.begin",
     "resync.folded",
     "init.publications",
