@@ -1,11 +1,11 @@
 //! Failpoints: named places at which a test has a process wait, fail or die.
 //!
 //! `BACKWHEN_TEST_POINT=PLACE=ACTION`, or `PLACE=ACTION@N` for the N-th time it is passed; ACTION is
-//! `kill`, `error`, `panic` or a number of milliseconds to wait. Without it nothing happens.
+//! `kill`, `error`, `error-once`, `panic` or a number of milliseconds to wait. Without it nothing happens.
 
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Every place there is, in the order in which a history meets them. `tests/servers/crash` dies at each.
@@ -44,6 +44,7 @@ pub const POINTS: &[&str] = &[
     "expire.record",
     "expire.recorded",
     "expire.removed",
+    "resync.lost",
     "resync.begin",
     "resync.folded",
     "resync.compared",
@@ -61,11 +62,14 @@ struct Wanted {
     action: Action,
     /// Passes that are still to be let through.
     left: AtomicU64,
+    /// It was done already, of an action that is done once.
+    done: AtomicBool,
 }
 
 enum Action {
     Kill,
     Error,
+    ErrorOnce,
     Panic,
     Wait(Duration),
 }
@@ -90,11 +94,12 @@ fn parse(text: &str) -> Option<Wanted> {
     let action = match action {
         "kill" => Action::Kill,
         "error" => Action::Error,
+        "error-once" => Action::ErrorOnce,
         "panic" => Action::Panic,
         millis => Action::Wait(Duration::from_millis(millis.parse().ok()?)),
     };
     let left = number.parse::<u64>().ok()?.checked_sub(1)?;
-    Some(Wanted { place: place.to_owned(), action, left: AtomicU64::new(left) })
+    Some(Wanted { place: place.to_owned(), action, left: AtomicU64::new(left), done: AtomicBool::new(false) })
 }
 
 impl Wanted {
@@ -106,6 +111,10 @@ impl Wanted {
             // On the spot, as with kill -9: nothing is flushed, no destructor runs.
             Action::Kill => std::process::abort(),
             Action::Error => Err(io::Error::other(format!("a test asked for an error at {}", self.place))),
+            Action::ErrorOnce if self.done.swap(true, Ordering::Relaxed) => Ok(()),
+            Action::ErrorOnce => {
+                Err(io::Error::other(format!("a test asked for one error at {}", self.place)))
+            }
             Action::Panic => panic!("a test asked for a panic at {}", self.place),
             Action::Wait(time) => {
                 std::thread::sleep(time);
@@ -130,6 +139,9 @@ mod tests {
         assert_eq!(wanted.place, "file.sync");
         let passes: Vec<_> = (0..4).map(|_| wanted.met().is_ok()).collect();
         assert_eq!(passes, [true, true, false, false]);
+        let once = parse("file.sync=error-once@2").unwrap();
+        let passes: Vec<_> = (0..4).map(|_| once.met().is_ok()).collect();
+        assert_eq!(passes, [true, false, true, true]);
         assert!(parse("file.sync=40").unwrap().met().is_ok());
         for nonsense in ["file.sync", "file.sync=maybe", "file.sync=kill@0", "file.sync=kill@x"] {
             assert!(parse(nonsense).is_none(), "{nonsense}");

@@ -29,6 +29,22 @@ pub struct Loss {
     pub unpublished: Vec<String>,
 }
 
+impl Loss {
+    /// The loss that is to be made good: one of before, with the tables that a new look adds, or a new one.
+    pub fn remember(before: Option<Loss>, found: Continuity) -> Option<Loss> {
+        match (before, found) {
+            (before, Continuity::Whole) => before,
+            (None, Continuity::Lost(found)) => Some(found),
+            (Some(mut before), Continuity::Lost(found)) => {
+                let new = found.unpublished.into_iter().filter(|table| !before.unpublished.contains(table));
+                let new: Vec<_> = new.collect();
+                before.unpublished.extend(new);
+                Some(before)
+            }
+        }
+    }
+}
+
 /// The facts that decide, as the server tells them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Facts {
@@ -243,6 +259,20 @@ mod tests {
             frontier: Lsn(100),
             has_image: true,
         }
+    }
+
+    #[test]
+    fn a_loss_of_before_stands_until_it_is_made_good() {
+        let loss = |why: &str, tables: &[&str]| Loss {
+            why: why.to_owned(),
+            unpublished: tables.iter().map(|table| (*table).to_owned()).collect(),
+        };
+        let (before, found) = (loss("torn", &["public.a"]), loss("gone", &["public.a", "public.b"]));
+        assert_eq!(Loss::remember(None, Continuity::Whole), None);
+        assert_eq!(Loss::remember(Some(before.clone()), Continuity::Whole), Some(before.clone()));
+        assert_eq!(Loss::remember(None, Continuity::Lost(found.clone())), Some(found.clone()));
+        let both = loss("torn", &["public.a", "public.b"]);
+        assert_eq!(Loss::remember(Some(before), Continuity::Lost(found)), Some(both));
     }
 
     #[test]

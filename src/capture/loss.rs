@@ -8,6 +8,7 @@ use super::continuity::Loss;
 use super::live::Board;
 use super::state::{Event, State};
 use super::{Capture, LONGEST_PAUSE, orphan};
+use crate::ambient;
 use crate::connect::Session;
 use crate::error::{Error, Result};
 use crate::history::catalog::Catalog;
@@ -25,13 +26,16 @@ const ROOM: usize = 4 << 20;
 impl Capture<'_> {
     /// Records the gap and begins a new epoch behind it.
     pub(super) async fn begin_again(&self, board: &Board, loss: Loss) -> Result<()> {
-        let Loss { why: cause, unpublished } = loss;
+        let Loss { why, unpublished } = loss;
+        // That the slot is gone tells less than why we let it go.
+        let cause = board.read().and_then(|live| live.given_up).unwrap_or(why);
         tracing::error!(
             "continuity is lost: {cause}; the source is compared with the history, and the gap is recorded"
         );
         if board.read().is_none_or(|live| live.state != State::Lost) {
             board.step(Event::ContinuityLost, cause.clone())?;
         }
+        ambient::pass("resync.lost")?;
         let catalog = Arc::new(Catalog::open(self.history)?);
         let timeline = Timeline::read(self.history, &catalog)?;
         let stretch = timeline.current()?;

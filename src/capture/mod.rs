@@ -37,7 +37,7 @@ use crate::pgtools::Tools;
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use budget::Budget;
-use continuity::{Continuity, Found, Loss, StillAStandby};
+use continuity::{Found, Loss, StillAStandby};
 use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
@@ -111,8 +111,9 @@ struct Capture<'a> {
     sealer: mpsc::UnboundedSender<PathBuf>,
     budget: Budget,
     board: Option<Board>,
-    /// What the stream itself told of a loss, whatever the source says now.
-    loss: Option<String>,
+    /// A loss of continuity that no new epoch has made good yet, whatever the source says now: one that the stream
+    /// told of, or one that was found and whose new epoch could not be begun.
+    loss: Option<Loss>,
 }
 
 impl Capture<'_> {
@@ -136,7 +137,7 @@ impl Capture<'_> {
             let since = *failing_since.get_or_insert(started);
             let loss = told_loss(&error);
             let may_pass = loss.is_some() || may_pass(&error);
-            self.loss = loss.or(self.loss.take());
+            self.loss = loss.map(|why| Loss { why, unpublished: Vec::new() }).or(self.loss.take());
             let first_time = self.board.is_none();
             let patient = self.options.until == Until::Stopped || since.elapsed() < self.options.patience;
             if !may_pass || first_time || !patient {
@@ -194,12 +195,12 @@ impl Capture<'_> {
             let Found { continuity, head, confirmed, published } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let board = self.board(frontier)?;
-            let told = self.loss.take().map(|why| Continuity::Lost(Loss { why, unpublished: Vec::new() }));
-            if let Continuity::Lost(mut loss) = told.unwrap_or(continuity) {
+            if let Some(loss) = Loss::remember(self.loss.take(), continuity) {
                 drop(writer);
-                // That the slot is gone tells less than why we let it go.
-                loss.why = board.read().and_then(|live| live.given_up).unwrap_or(loss.why);
+                // If this fails before the slot is gone, the next look may find nothing wrong.
+                self.loss = Some(loss.clone());
                 self.begin_again(&board, loss).await?;
+                self.loss = None;
                 board.update(|live| live.given_up = None);
                 self.budget.begin();
                 continue;

@@ -97,20 +97,22 @@ fn begin(history: &History, to: &Path) -> Result<files::Lock> {
         ))
     };
     let begun = to.join(BEGUN);
-    if let Some(identity) = read_json::<Identity>(&to.join("history.json"))? {
-        if identity.id != *id {
-            return Err(other(&identity.id));
+    let earlier = match read_json::<Identity>(&to.join("history.json"))? {
+        Some(identity) => Some(identity.id),
+        None => read_json::<Begun>(&begun)?.map(|begun| begun.history),
+    };
+    let lock = match earlier {
+        Some(earlier) if earlier != *id => return Err(other(&earlier)),
+        Some(_) => {
+            History::make_folders(to)?;
+            files::Lock::take(&to.join(super::CAPTURE_LOCK), "copy")?
         }
-    } else if let Some(earlier) = read_json::<Begun>(&begun)? {
-        if earlier.history != *id {
-            return Err(other(&earlier.history));
+        None => {
+            let lock = History::prepare(to, "copy")?;
+            write_json(&begun, &Begun { format: FORMAT, history: id.clone() })?;
+            lock
         }
-    } else {
-        History::prepare(to)?;
-        write_json(&begun, &Begun { format: FORMAT, history: id.clone() })?;
-    }
-    History::make_folders(to)?;
-    let lock = files::Lock::take(&to.join("locks/capture.lock"), "copy")?;
+    };
     for folder in super::FOLDERS {
         files::remove_temporaries(&to.join(folder));
     }

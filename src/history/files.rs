@@ -1,11 +1,12 @@
 //! The one door to the disk for everything that must survive a crash.
 //!
-//! A new object is written under a temporary name, synced, renamed, and its folder synced: it is
-//! there whole or not at all. Nothing here ever overwrites. What is made is its owner's alone, and no symbolic
+//! A new object is written under a temporary name that no other process has, synced, given its own name, and its
+//! folder synced: it is there whole or not at all. Nothing here ever overwrites. What is made is its owner's alone, and no symbolic
 //! link is followed to what is written.
 
 mod growing;
 mod lock;
+mod naming;
 mod power;
 mod private;
 
@@ -14,10 +15,11 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::ambient::{pass, point};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 pub use growing::Growing;
 pub use lock::Lock;
-use private::{create_folders, create_temporary};
+pub use naming::{is_own_temporary, move_new, temporary_beside};
+use private::create_folder_alone;
 pub use private::{create_private, is_link, is_open_to_others, read_unfollowed, real_place, unfollowed};
 
 /// The ending of files that are still being written; whoever holds the writing lock may delete them.
@@ -59,9 +61,8 @@ impl NewFile {
     /// # Errors
     /// `Unavailable` if the folder does not take a file.
     pub fn create(path: &Path) -> Result<NewFile> {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("object");
-        let temporary = path.with_file_name(format!("{name}.{}.{TEMPORARY}", std::process::id()));
-        let file = create_temporary(&temporary)
+        let temporary = temporary_beside(path)?;
+        let file = create_private(&temporary)
             .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
         pass("file.create")?;
         power::writing(&temporary, 0);
@@ -94,20 +95,11 @@ impl NewFile {
         drop(file);
         pass("file.link")?;
         power::linking(&self.temporary, path);
-        // A link fails where the name is taken; a rename would overwrite.
-        match fs::hard_link(&self.temporary, path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(Error::internal(format!(
-                    "{} exists already; objects are written once",
-                    path.display()
-                )));
-            }
-            // Some file systems know no links.
-            Err(_) => fs::rename(&self.temporary, path)
-                .context(Kind::Unavailable, || format!("cannot rename to {}", path.display()))?,
+        let named = move_new(&self.temporary, path);
+        if named.is_err() {
+            let _ = fs::remove_file(&self.temporary);
         }
-        let _ = fs::remove_file(&self.temporary);
+        named?;
         pass("file.linked")?;
         sync_parent(path)
     }
@@ -156,14 +148,30 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes a folder and its parents, durable, for their owner alone.
+/// Makes a folder and the parents that are missing, for their owner alone. Once this returns, no power cut takes any
+/// of them away: each is made durable in its parent before the next is made in it.
 ///
 /// # Errors
 /// `Unavailable` if it cannot be made.
 pub fn create_folder(folder: &Path) -> Result<()> {
-    create_folders(folder)
-        .context(Kind::Unavailable, || format!("cannot create folder {}", folder.display()))?;
-    sync_parent(folder)
+    let mut missing: Vec<&Path> = folder.ancestors().take_while(|folder| !is_folder(folder)).collect();
+    if missing.is_empty() {
+        // A process that was killed may have made it and not come to this.
+        return sync_parent(folder);
+    }
+    missing.reverse();
+    for folder in missing {
+        power::making(folder);
+        create_folder_alone(folder)
+            .context(Kind::Unavailable, || format!("cannot create folder {}", folder.display()))?;
+        sync_parent(folder)?;
+    }
+    Ok(())
+}
+
+/// Whether it is there; the empty path is the folder that we are in.
+fn is_folder(folder: &Path) -> bool {
+    folder.as_os_str().is_empty() || folder.is_dir()
 }
 
 /// Deletes a file, durable; one that is already gone is fine.
@@ -218,8 +226,8 @@ pub fn set_aside(path: &Path, folder: &Path) -> Result<PathBuf> {
     let numbered = (2..).map(|number| format!("{name}.{number}"));
     let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !folder.join(name).exists());
     let target = folder.join(free.unwrap_or_default());
-    let moved = point("file.set-aside").and_then(|()| fs::rename(path, &target));
-    moved.context(Kind::Unavailable, || format!("cannot move {} to {}", path.display(), target.display()))?;
+    pass("file.set-aside")?;
+    move_new(path, &target)?;
     pass("file.set-aside-done")?;
     sync_folder(folder)?;
     sync_parent(path)?;
@@ -230,11 +238,11 @@ pub fn set_aside(path: &Path, folder: &Path) -> Result<PathBuf> {
 /// they are written may. A file that does not go is no harm; one of this process is still written.
 pub fn remove_temporaries(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    let (any, own) = (format!(".{TEMPORARY}"), format!(".{}.{TEMPORARY}", std::process::id()));
+    let ending = format!(".{TEMPORARY}");
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.ends_with(&any) && !name.ends_with(&own) {
+        if name.ends_with(&ending) && !is_own_temporary(&name) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -262,8 +270,8 @@ const VOLATILE: usize = 16 << 10;
 pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut text = bytes.to_vec();
     text.resize(bytes.len().next_multiple_of(VOLATILE), b' ');
-    let temporary = path.with_extension(format!("{}.{TEMPORARY}", std::process::id()));
-    create_temporary(&temporary)
+    let temporary = temporary_beside(path)?;
+    create_private(&temporary)
         .and_then(|mut file| file.write_all(&text))
         .and_then(|()| fs::rename(&temporary, path))
         .or_else(|_| {
@@ -274,32 +282,4 @@ pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_object_is_whole_or_not_there_and_never_overwritten() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object");
-        let mut unfinished = NewFile::create(&path).unwrap();
-        unfinished.write_all(b"half").unwrap();
-        drop(unfinished);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-
-        write_new(&path, b"first").unwrap();
-        assert_eq!(write_new(&path, b"second").unwrap_err().kind(), Kind::Internal);
-        assert_eq!(fs::read(&path).unwrap(), b"first");
-    }
-
-    #[test]
-    fn a_lock_is_held_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("capture.lock");
-        assert!(!Lock::is_held(&path));
-        let lock = Lock::take(&path, "capture").unwrap();
-        assert!(Lock::is_held(&path));
-        assert_eq!(Lock::take(&path, "capture").err().unwrap().kind(), Kind::Locked);
-        drop(lock);
-        assert!(Lock::take(&path, "capture").is_ok());
-    }
-}
+mod tests;

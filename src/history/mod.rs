@@ -79,6 +79,9 @@ const FOLDERS: [&str; 9] = [
     "live",
 ];
 
+/// Held by `capture`, `init` and `drop`, and by `copy` and `repair` on the folder that they write to.
+const CAPTURE_LOCK: &str = "locks/capture.lock";
+
 /// Shared by whoever uses objects.
 const OBJECTS_LOCK: &str = "locks/objects.lock";
 
@@ -224,12 +227,25 @@ impl History {
         Ok(History { root: root.to_owned(), identity, authorship })
     }
 
-    /// Makes the folders of a history that will exist once [`History::found`] ends well.
+    /// Takes the lock of a history that will exist once [`History::found`] ends well, and makes its folders. `what`
+    /// is the command that the lock names.
     ///
     /// # Errors
-    /// `Refused` if one exists there already, or other files lie there.
-    pub fn prepare(root: &Path) -> Result<()> {
-        if root.join("history.json").exists() {
+    /// `Refused` if a history exists there already, or other files lie there; `Locked` if another process is about
+    /// to make one.
+    pub fn prepare(root: &Path, what: &str) -> Result<files::Lock> {
+        History::refuse_taken(root)?;
+        files::create_folder(&root.join("locks"))?;
+        let lock = files::Lock::take(&root.join(CAPTURE_LOCK), what)?;
+        // Another process may have made one before the lock was taken.
+        History::refuse_taken(root)?;
+        files::remove_temporaries(root);
+        History::make_folders(root)?;
+        Ok(lock)
+    }
+
+    fn refuse_taken(root: &Path) -> Result<()> {
+        if root.join(IDENTITY_FILE).exists() {
             return Err(Error::refused(format!(
                 "{} is a history already; see it with: backwhen status --history {}",
                 root.display(),
@@ -242,16 +258,20 @@ impl History {
                 root.display()
             )));
         }
-        if let Some(stranger) = first_stranger(root)? {
-            return Err(Error::refused(format!(
+        match first_stranger(root)? {
+            Some(stranger) => Err(Error::refused(format!(
                 "{} is not empty (it holds {stranger}); name a new folder for the history",
                 root.display()
-            )));
+            ))),
+            None => Ok(()),
         }
-        History::make_folders(root)
     }
 
-    fn make_folders(root: &Path) -> Result<()> {
+    /// Makes the folders that a history consists of, durable; those that exist stay.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take them.
+    pub fn make_folders(root: &Path) -> Result<()> {
         FOLDERS.iter().try_for_each(|folder| files::create_folder(&root.join(folder)))
     }
 
@@ -262,6 +282,18 @@ impl History {
     pub fn found(root: &Path, identity: Identity, authorship: Authorship) -> Result<History> {
         write_object(&root.join(IDENTITY_FILE), &identity, &authorship)?;
         Ok(History { root: root.to_owned(), identity, authorship })
+    }
+
+    /// Undoes [`History::found`] as far as it came; a history.json with another `id` is not touched.
+    ///
+    /// # Errors
+    /// `Unavailable` if history.json cannot be removed.
+    pub fn withdraw(root: &Path, id: &str) -> Result<()> {
+        let path = root.join(IDENTITY_FILE);
+        match read_json::<Identity>(&path) {
+            Ok(Some(found)) if found.id == id => files::remove(&path),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it is checked who wrote the objects.
@@ -337,7 +369,7 @@ impl History {
     }
 
     fn capture_lock_path(&self) -> PathBuf {
-        self.root.join("locks/capture.lock")
+        self.root.join(CAPTURE_LOCK)
     }
 
     /// Where `capture` writes how it goes, for `status` to read.
@@ -366,9 +398,16 @@ fn first_stranger(root: &Path) -> Result<Option<String>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         // A link in its place would have us read another's file as what an earlier `init` left.
         let intent = name == "init.json" && !files::is_link(&entry.path());
-        if !FOLDERS.contains(&name.as_str()) && !intent && name != "lost+found" {
+        let known = FOLDERS.contains(&name.as_str()) || intent || name == "lost+found";
+        if !known && !is_unfinished(&name) {
             return Ok(Some(name));
         }
     }
     Ok(None)
+}
+
+/// Whether a process that was killed may have left this while it wrote one of the files in the root.
+fn is_unfinished(name: &str) -> bool {
+    let written = ["init.json.", IDENTITY_FILE, copy::BEGUN];
+    name.ends_with(&format!(".{}", files::TEMPORARY)) && written.iter().any(|file| name.starts_with(file))
 }

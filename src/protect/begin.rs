@@ -46,8 +46,8 @@ struct Intent {
 /// Begins a new history in `root`.
 ///
 /// # Errors
-/// `Refused` if there is one, or the source cannot be protected; then, as after an interruption,
-/// the source is left as it was found.
+/// `Refused` if there is one, or the source cannot be protected; `Locked` if another process begins one there; then,
+/// as after an interruption, the source is left as it was found.
 pub async fn init(
     access: &Access<'_>,
     root: &Path,
@@ -57,67 +57,88 @@ pub async fn init(
     key_file: Option<&Path>,
 ) -> Result<Begun> {
     let selection = Selection::parse(&include, &exclude)?;
-    History::prepare(root)?;
+    let _lock = History::prepare(root, "init")?;
     let key = key_file.map(|file| Key::for_new_history(file, root)).transpose()?;
-    let _lock = files::Lock::take(&root.join("locks/capture.lock"), "init")?;
     undo_killed_init(access.source, root).await?;
     let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
     let server = client.identify_system().await?;
-    let now = PgTime::from_utc(ambient::now());
-    let mut identity = Identity {
+    let identity = new_identity(access.source, server.system_identifier, (include, exclude), key.as_ref())?;
+    let id = identity.id_bytes()?;
+    let authorship = key.map_or(Authorship::Unkeyed, |key| key.authorship(id));
+    let intent = Intent { format: FORMAT, slot: identity.slot(), source: access.source.without_password() };
+    write_json(&root.join("init.json"), &intent)?;
+    ambient::pass("init.intent")?;
+    let begun = tokio::select! {
+        begun = async {
+            let publications = Publications::of_slot(&identity.slot());
+            create_publications(access, &publications, &selection).await?;
+            let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
+            let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
+            let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
+            let opened = open(access, &identity.slot(), selection, client).await?;
+            let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
+            let event_triggers = Some(event_triggers && refused.is_none());
+            let history = History::found(root, Identity { event_triggers, ..identity.clone() }, authorship)?;
+            Ok(Begun { history, checkpoint, without_triggers: refused })
+        } => begun,
+        _ = ambient::interrupted() => Err(Error::interrupted()),
+    };
+    match begun {
+        Ok(begun) => {
+            let forgotten = ambient::pass("init.found").and_then(|()| files::remove(&root.join("init.json")));
+            if let Err(error) = forgotten {
+                tracing::info!("init.json stays until capture is started: {error}");
+            }
+            Ok(begun)
+        }
+        Err(error) => Err(withdraw(access.source, root, &identity, error).await),
+    }
+}
+
+/// The identity of a history that begins now. Whether it has event triggers is known only once they are installed.
+fn new_identity(
+    source: &Conninfo,
+    system_identifier: String,
+    (include, exclude): (Vec<String>, Vec<String>),
+    key: Option<&Key>,
+) -> Result<Identity> {
+    Ok(Identity {
         format: if key.is_some() { KEYED_FORMAT } else { SIGNED_FORMAT },
         id: ambient::random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
-        created: now,
+        created: PgTime::from_utc(ambient::now()),
         backwhen: env!("CARGO_PKG_VERSION").to_owned(),
         source: Source {
-            connection: access.source.without_password(),
-            system_identifier: server.system_identifier,
-            database: access.source.dbname().to_owned(),
+            connection: source.without_password(),
+            system_identifier,
+            database: source.dbname().to_owned(),
         },
         include,
         exclude,
         secret: ambient::random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
         messages: SIGNED,
         event_triggers: Some(false),
-        key: key.as_ref().map(|key| KeyRecord { id: key.id() }),
-    };
-    let id = identity.id_bytes()?;
-    let authorship = key.map_or(Authorship::Unkeyed, |key| key.authorship(id));
-    let slot = identity.slot();
-    let intent = Intent { format: FORMAT, slot: slot.clone(), source: access.source.without_password() };
-    write_json(&root.join("init.json"), &intent)?;
-    ambient::pass("init.intent")?;
-    let begun = tokio::select! {
-        begun = async {
-            let publications = Publications::of_slot(&slot);
-            create_publications(access, &publications, &selection).await?;
-            let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
-            let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
-            let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
-            let opened = open(access, &slot, selection, client).await?;
-            let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
-            Ok((checkpoint, refused))
-        } => begun,
-        _ = ambient::interrupted() => Err(Error::interrupted()),
-    };
-    let (checkpoint, without_triggers) = match begun {
-        Ok(begun) => begun,
-        Err(error) => {
-            if let Err(left) = undo(access.source, &slot).await {
-                let message = format!(
-                    "{error}; moreover, slot {slot} stays on the source until init is run again: {left}"
-                );
-                return Err(Error::new(error.kind(), message));
-            }
-            remove_folders(root);
-            return Err(error);
-        }
-    };
-    identity.event_triggers = Some(event_triggers && without_triggers.is_none());
-    let history = History::found(root, identity, authorship)?;
-    ambient::pass("init.found")?;
-    files::remove(&root.join("init.json"))?;
-    Ok(Begun { history, checkpoint, without_triggers })
+        key: key.map(|key| KeyRecord { id: key.id() }),
+    })
+}
+
+/// Removes everything that a failed `init` has made, on the source and in the folder; returns the error to report.
+async fn withdraw(source: &Conninfo, root: &Path, identity: &Identity, error: Error) -> Error {
+    let moreover = |what: String| Error::new(error.kind(), format!("{error}; moreover, {what}"));
+    if let Err(left) = History::withdraw(root, &identity.id) {
+        return moreover(format!(
+            "history.json cannot be removed again, so the history {root} is valid and its slot stays; go on with: \
+             backwhen capture --history {root}, or take it off the source with: backwhen drop --history {root} ({left})",
+            root = root.display()
+        ));
+    }
+    if let Err(left) = undo(source, &identity.slot()).await {
+        return moreover(format!(
+            "slot {} stays on the source until init is run again: {left}",
+            identity.slot()
+        ));
+    }
+    remove_folders(root);
+    error
 }
 
 /// A new history with its first checkpoint.
@@ -341,18 +362,21 @@ async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
         undo(&earlier, &intent.slot).await?;
     }
     remove_folders(root);
-    History::prepare(root)?;
-    let _ = files::remove(&path);
-    Ok(())
+    History::make_folders(root)
 }
 
-/// Removes what an unfinished init made. Nothing here was ever part of a history.
+/// Removes the folders that an unfinished `init` made. Where history.json is, they are a history's, and stay.
 fn remove_folders(root: &Path) {
+    if root.join("history.json").symlink_metadata().is_ok() {
+        return;
+    }
     for folder in ["epochs", "journal", "packs", "checkpoints", "schemas", "live"] {
         let _ = std::fs::remove_dir_all(root.join(folder));
     }
-    for file in ["init.json", "catalog.sqlite"] {
-        let _ = std::fs::remove_file(root.join(file));
+    let _ = std::fs::remove_file(root.join("catalog.sqlite"));
+    // The intent goes last: an epoch without it would be taken for a history that has lost its history.json.
+    if files::sync_folder(root).is_ok() {
+        let _ = files::remove(&root.join("init.json"));
     }
 }
 

@@ -250,7 +250,7 @@ async fn read_schema(
     let tools: &Tools = request.access.tools;
     let tool = tools.for_dump(database.server_major)?;
     let folder = request.root.join("schemas");
-    let archive = Unnamed::new(&folder, "dump");
+    let archive = Unnamed::new(&folder, "dump")?;
     let dumped = dump_giving_way(request, tool, &archive.0).await;
     // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
@@ -285,7 +285,7 @@ async fn read_schema(
 pub async fn read_roles(access: &Access<'_>, root: &Path, server_major: u32) -> Result<Option<String>> {
     let tool = access.tools.for_dump(server_major)?;
     let folder = root.join("schemas");
-    let globals = Unnamed::new(&folder, "sql");
+    let globals = Unnamed::new(&folder, "sql")?;
     match pgtools::dump_globals(tool, access.source, &globals.0).await {
         Ok(()) => globals.publish(&folder, "sql").map(Some),
         Err(error) => {
@@ -354,8 +354,12 @@ async fn assert_settled(access: &Access<'_>, under_snapshot: &str) -> Result<()>
 struct Unnamed(PathBuf);
 
 impl Unnamed {
-    fn new(folder: &Path, extension: &str) -> Unnamed {
-        Unnamed(folder.join(format!("{}-{extension}.{}", std::process::id(), files::TEMPORARY)))
+    /// Makes the file, so that no other process writes to the same one.
+    fn new(folder: &Path, extension: &str) -> Result<Unnamed> {
+        let path = files::temporary_beside(&folder.join(extension))?;
+        files::create_private(&path)
+            .context(Kind::Unavailable, || format!("cannot create {}", path.display()))?;
+        Ok(Unnamed(path))
     }
 
     fn publish(self, folder: &Path, extension: &str) -> Result<String> {

@@ -229,3 +229,17 @@ fn whole_epochs_go_with_the_gaps_between_them() {
     rounds.more();
     rounds.backwhen.ok(&["verify", "--prove"]);
 }
+
+#[test]
+fn what_killed_writers_left_under_temporary_names_goes_too() {
+    let rounds = Rounds::of(&Server::shared(None), 1);
+    let history = rounds.backwhen.history();
+    let leftovers = ["packs/pack.0123456789abcdef-0.tmp", "packs/pack-0.1.tmp", "schemas/dump.00ff-1.tmp"];
+    let leftovers = leftovers.map(|name| history.join(name));
+    leftovers.iter().for_each(|path| fs::write(path, "half").unwrap());
+    rounds.backwhen.ok(&["expire", "--keep-last", "9"]);
+    assert!(leftovers.iter().all(|path| path.exists()), "it was only to say what it would do");
+    rounds.backwhen.ok(&["expire", "--keep-last", "9", "--apply"]);
+    assert!(leftovers.iter().all(|path| !path.exists()));
+    rounds.backwhen.ok(&["verify", "--prove"]);
+}

@@ -8,7 +8,7 @@ use crate::history::{FORMAT, Identity, Source};
 fn history() -> (tempfile::TempDir, History) {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("history");
-    History::prepare(&root).unwrap();
+    drop(History::prepare(&root, "init").unwrap());
     let identity = Identity {
         format: FORMAT,
         id: "0123456789abcdef0123456789abcdef".into(),

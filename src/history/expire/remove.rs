@@ -26,6 +26,10 @@ pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Resu
     history.authorship().check_may_write(history.root())?;
     let _checkpoint = history.lock_checkpoint_alone()?;
     let _objects = history.lock_objects_alone()?;
+    // All who write into these folders hold one of the two locks, so no living process writes these files.
+    for folder in ["packs", "schemas", "checkpoints"] {
+        files::remove_temporaries(&history.root().join(folder));
+    }
     // What is referred to is counted now, under the locks.
     let plan = plan(history, &Catalog::open(history)?, rules)?;
     if plan.is_empty() {

@@ -45,6 +45,13 @@ pub(super) fn synced(path: &Path) {
     }
 }
 
+/// `folder` is about to be made.
+pub(super) fn making(folder: &Path) {
+    if let Some(log) = log() {
+        put(log, "folder-made", folder, "");
+    }
+}
+
 /// `path` is about to become another name of the file at `temporary`.
 pub(super) fn linking(temporary: &Path, path: &Path) {
     if let Some(log) = log() {

@@ -30,23 +30,8 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     unfollowed().read(true).write(true).create_new(true).open(path)
 }
 
-/// The same under a temporary name: what a killed process left there goes first. A link goes itself, not
-/// what it leads to.
-///
-/// # Errors
-/// Of the disk.
-pub(super) fn create_temporary(path: &Path) -> io::Result<File> {
-    create_private(path).or_else(|error| {
-        if error.kind() != ErrorKind::AlreadyExists {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        create_private(path)
-    })
-}
-
-/// Makes a folder and its parents for their owner alone; those that are there stay as they are.
-pub(super) fn create_folders(folder: &Path) -> io::Result<()> {
+/// Makes one folder for its owner alone; one that another process has just made is as good.
+pub(super) fn create_folder_alone(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
 }
 
@@ -87,6 +72,7 @@ pub fn is_open_to_others(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::create_folder;
     use super::*;
     use std::os::unix::fs::symlink;
 
@@ -101,8 +87,7 @@ mod tests {
             assert_eq!(create_private(&at(name)).unwrap_err().kind(), ErrorKind::AlreadyExists);
             assert!(unfollowed().read(true).write(true).create(true).open(at(name)).is_err());
             assert!(read_unfollowed(&at(name), 100).is_err());
-            create_temporary(&at(name)).unwrap();
-            assert!(!is_link(&at(name)), "{name} is the file itself now");
+            assert!(is_link(&at(name)), "{name} is as it was");
         }
         assert_eq!(std::fs::read_to_string(at("victim")).unwrap(), "untouched");
         assert!(!at("nowhere").exists());
@@ -123,7 +108,7 @@ mod tests {
     fn folders_and_files_are_their_owners_alone() {
         let folder = tempfile::tempdir().unwrap();
         let (outer, inner) = (folder.path().join("a"), folder.path().join("a/b"));
-        create_folders(&inner).unwrap();
+        create_folder(&inner).unwrap();
         create_private(&inner.join("file")).unwrap();
         for path in [&outer, &inner, &inner.join("file")] {
             assert!(!is_open_to_others(path), "{}", path.display());

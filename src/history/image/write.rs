@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::block;
@@ -15,9 +14,6 @@ use crate::history::files::{self, NewFile};
 
 /// A pack that has so many bytes takes no more blocks.
 const FULL: u64 = 64 << 20;
-
-/// Tells apart the temporary packs of this process.
-static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 /// What has been written, and what did not have to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -177,8 +173,7 @@ struct OpenPack {
 
 impl OpenPack {
     fn create(folder: &Path) -> Result<OpenPack> {
-        let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
-        let mut file = NewFile::create(&folder.join(format!("pack-{number}")))?;
+        let mut file = NewFile::create(&folder.join("pack"))?;
         write(&mut file, &pack::HEAD)?;
         Ok(OpenPack { file, end: pack::HEAD.len() as u64, entries: Vec::new() })
     }

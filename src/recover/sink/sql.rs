@@ -296,11 +296,10 @@ pub(super) fn publish(temporary: &Path, path: &Path) -> Result<()> {
     std::fs::File::open(temporary)
         .and_then(|file| file.sync_all())
         .context(Kind::Unavailable, || format!("cannot sync {}", temporary.display()))?;
-    if path.symlink_metadata().is_ok() {
-        return Err(Error::refused(format!("{} appeared meanwhile; it is left as it is", path.display())));
-    }
-    std::fs::rename(temporary, path)
-        .context(Kind::Unavailable, || format!("cannot rename to {}", path.display()))?;
+    files::move_new(temporary, path).map_err(|error| match path.symlink_metadata() {
+        Ok(_) => Error::refused(format!("{} appeared meanwhile; it is left as it is", path.display())),
+        Err(_) => error,
+    })?;
     files::sync_parent(path)
 }
 

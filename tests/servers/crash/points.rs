@@ -36,6 +36,7 @@ const CAPTURE: &[&str] = &[
     "catalog.updated",
 ];
 const RESYNC: &[&str] = &[
+    "resync.lost",
     "resync.begin",
     "resync.folded",
     "init.publications",
@@ -170,6 +171,22 @@ fn an_init_or_drop_that_dies_at_any_step_is_cleaned_up_after() {
         backwhen.ok(&["drop"]);
         assert_source_clean(&server, backwhen.database());
     }
+}
+
+/// The folder's parents did not exist either: a power cut takes none of them away.
+#[test]
+fn a_history_that_init_has_made_in_new_folders_survives_a_power_cut() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let history = backwhen.folder().join("backups/of/the/shop");
+    let power = Power::new();
+    let mut command = backwhen.command(&["init", "--source", &backwhen.source()]);
+    command.args(["--history", history.to_str().unwrap()]).env("BACKWHEN_TEST_POWER", power.folder());
+    assert!(command.output().unwrap().status.success());
+    assert!(power.len() > 0, "nothing was written down");
+    let cut = power.cut(&mut StdRng::seed_from_u64(7));
+    assert_eq!((cut.at_stake, cut.taken), (0, 0), "not durable after init");
+    backwhen.ok(&["verify", "--history", history.to_str().unwrap()]);
 }
 
 #[test]

@@ -70,6 +70,7 @@ impl Power {
                     }
                     names.push(Name::Came(path));
                 }
+                "folder-made" => names.push(Name::Came(path)),
                 "remove" => names.push(Name::Went(path, rest.into())),
                 "folder" => names.retain(|name| name.folder() != path),
                 _ => panic!("an unknown line: {line}"),
@@ -115,6 +116,7 @@ fn tear(path: &Path, from: u64, random: &mut StdRng) -> bool {
 
 fn undo(name: &Name) -> bool {
     match name {
+        Name::Came(path) if path.is_dir() => fs::remove_dir_all(path).is_ok(),
         Name::Came(path) => fs::remove_file(path).is_ok(),
         Name::Went(path, kept) => !path.exists() && fs::hard_link(kept, path).is_ok(),
     }

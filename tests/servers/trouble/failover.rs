@@ -25,38 +25,68 @@ fn assert_holds(backwhen: &Backwhen, server: &Server, name: &str) {
     assert_same(&Dump::of(server, backwhen.database()), &Dump::of(server, &into));
 }
 
-/// The source is set back to a snapshot of its disk, and goes on from there beyond the history's end.
-#[test]
-fn a_source_that_was_restored_from_a_backup_is_a_gap() {
-    let server = Server::start(None);
-    let backwhen = shop(&server);
-    backwhen.init();
-    backwhen.ok(&["capture", "--until", "caught-up"]);
-    let database = backwhen.database();
-    server.stop(Stop::Fast);
-    server.keep_data();
-    server.start_again();
-    for page in ["/lost", "/lost as well"] {
-        visit(&server, database, page);
-    }
-    backwhen.ok(&["capture", "--until", "caught-up"]);
-    let lost = backwhen.json(&["status"])["window"]["latest"]["lsn"].as_str().unwrap().to_owned();
-    server.stop(Stop::Fast);
-    server.bring_back_data();
-    server.start_again();
-    let beyond = format!("SELECT pg_current_wal_flush_lsn() > '{lost}'::pg_lsn + 1000");
-    while server.psql(database, &beyond) != "t" {
-        visit(&server, database, "/another life");
+/// A history whose source was set back to a snapshot of its disk, and has since come beyond the history's end.
+struct Restored {
+    server: Server,
+    backwhen: Backwhen,
+    /// The end of the history, on the log that the source has lost.
+    lost: String,
+}
+
+impl Restored {
+    fn new() -> Restored {
+        let server = Server::start(None);
+        let backwhen = shop(&server);
+        backwhen.init();
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+        let database = backwhen.database();
+        server.stop(Stop::Fast);
+        server.keep_data();
+        server.start_again();
+        for page in ["/lost", "/lost as well"] {
+            visit(&server, database, page);
+        }
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+        let lost = backwhen.json(&["status"])["window"]["latest"]["lsn"].as_str().unwrap().to_owned();
+        server.stop(Stop::Fast);
+        server.bring_back_data();
+        server.start_again();
+        let beyond = format!("SELECT pg_current_wal_flush_lsn() > '{lost}'::pg_lsn + 1000");
+        while server.psql(database, &beyond) != "t" {
+            visit(&server, database, "/another life");
+        }
+        Restored { server, backwhen, lost }
     }
 
+    fn assert_one_gap(&self) {
+        let causes = gap_causes(&self.backwhen);
+        assert!(matches!(&causes[..], [cause] if cause.contains("restored from a backup")), "{causes:?}");
+        assert_holds(&self.backwhen, &self.server, "now");
+    }
+}
+
+#[test]
+fn a_source_that_was_restored_from_a_backup_is_a_gap() {
+    let restored = Restored::new();
+    let backwhen = &restored.backwhen;
     let output = backwhen.run(&["capture", "--until", "caught-up"]);
     assert!(output.status.success(), "{}", output.stderr);
-    let causes = gap_causes(&backwhen);
-    assert!(matches!(&causes[..], [cause] if cause.contains("restored from a backup")), "{causes:?}");
-    assert_holds(&backwhen, &server, "now");
+    restored.assert_one_gap();
     // What the source has lost is still there.
     let into = format!("sqlite:{}", backwhen.folder().join("lost").display());
-    backwhen.ok(&["recover", "--to", &lost, "--into", &into]);
+    backwhen.ok(&["recover", "--to", &restored.lost, "--into", &into]);
+}
+
+/// Only the stream shows the loss. The slot is as it was when the source is looked at again.
+#[test]
+fn a_loss_whose_new_epoch_cannot_be_begun_at_once_is_not_forgotten() {
+    let restored = Restored::new();
+    let mut command = restored.backwhen.command(&["capture", "--until", "caught-up"]);
+    let output = command.env("BACKWHEN_TEST_POINT", "resync.lost=error-once").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("a test asked for one error at resync.lost"), "{stderr}");
+    restored.assert_one_gap();
 }
 
 /// A primary with its standby, and a history whose source is whichever of them takes writes.

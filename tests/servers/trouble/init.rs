@@ -160,3 +160,57 @@ fn drop_leaves_nothing_on_the_source_and_the_history_whole() {
     assert_eq!(backwhen.ok(&["recover", "--to", "latest", "--dry-run", "--output", "json"]), plan);
     backwhen.ok(&["verify"]);
 }
+
+/// Two people make the same history at the same time: the slower one has looked into the folder before the faster
+/// one was done.
+#[test]
+fn of_two_in_one_folder_only_one_makes_the_history() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let mut slow = backwhen.command(&["init", "--source", &backwhen.source()]);
+    slow.env("BACKWHEN_TEST_POINT", "folder.sync=1500").stdout(Stdio::null()).stderr(Stdio::piped());
+    let slow = slow.spawn().unwrap();
+    let begun = Instant::now();
+    // It has looked, and waits until its first folder is durable.
+    while !backwhen.history().exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the slower init made no folder");
+        sleep(Duration::from_millis(5));
+    }
+    let fast = backwhen.run(&["init", "--source", &backwhen.source()]);
+    let output = slow.wait_with_output().unwrap();
+    let codes = [fast.status.code(), output.status.code()];
+    assert_eq!(codes.iter().filter(|code| **code == Some(0)).count(), 1, "{codes:?}");
+    let refused = |code: &&Option<i32>| matches!(code, Some(exit::REFUSED | exit::LOCKED));
+    assert_eq!(codes.iter().filter(refused).count(), 1, "{codes:?}");
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+    assert_eq!(server.psql(backwhen.database(), slots), "1");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["verify", "--prove"]);
+    let into = format!("two_inits_{}", backwhen.database());
+    backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
+}
+
+/// The disk fails at each of the files that it makes, before or after the file has its name; `history.json` is the last.
+#[test]
+fn that_fails_at_any_file_leaves_the_source_as_it_was() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    for point in ["file.link", "file.linked"] {
+        for number in 1.. {
+            let mut command = backwhen.command(&["init", "--source", &backwhen.source()]);
+            command.env("BACKWHEN_TEST_POINT", format!("{point}=error@{number}"));
+            let output = command.output().unwrap();
+            if output.status.success() {
+                assert!(number > 5, "init made only {number} files");
+                break;
+            }
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(exit::UNAVAILABLE), "{point} {number}: {stderr}");
+            assert_source_clean(&server, backwhen.database());
+            assert!(!backwhen.history().join("history.json").exists(), "{point} {number}: {stderr}");
+        }
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+        backwhen.ok(&["drop"]);
+        std::fs::remove_dir_all(backwhen.history()).unwrap();
+    }
+}

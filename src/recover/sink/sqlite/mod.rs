@@ -259,7 +259,7 @@ fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
     file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a file is written before it has its name; a leftover of a killed run is taken away.
+/// Where a file is written before it has its name: under one that no other recovery has, on this machine or another.
 ///
 /// # Errors
 /// `Refused` if `path` exists.
@@ -272,7 +272,5 @@ pub(super) fn temporary_path(path: &Path) -> Result<PathBuf> {
         )));
     }
     let name = path.file_name().ok_or_else(|| Error::usage(format!("{} names no file", path.display())))?;
-    let temporary = path.with_file_name(format!("{}.partial-{}", name.to_string_lossy(), std::process::id()));
-    let _ = std::fs::remove_file(&temporary);
-    Ok(temporary)
+    files::temporary_beside(&path.with_file_name(format!("{}.partial", name.to_string_lossy())))
 }

@@ -1,0 +1,56 @@
+use super::*;
+
+#[test]
+fn an_object_is_whole_or_not_there_and_never_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("object");
+    let mut unfinished = NewFile::create(&path).unwrap();
+    unfinished.write_all(b"half").unwrap();
+    drop(unfinished);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    write_new(&path, b"first").unwrap();
+    assert_eq!(write_new(&path, b"second").unwrap_err().kind(), Kind::Internal);
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left of the second one");
+}
+
+#[test]
+fn a_lock_is_held_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("capture.lock");
+    assert!(!Lock::is_held(&path));
+    let lock = Lock::take(&path, "capture").unwrap();
+    assert!(Lock::is_held(&path));
+    assert_eq!(Lock::take(&path, "capture").err().unwrap().kind(), Kind::Locked);
+    drop(lock);
+    assert!(Lock::take(&path, "capture").is_ok());
+}
+
+/// Two containers share a volume, and in each the process id is 1.
+#[test]
+fn what_another_process_with_the_same_process_id_writes_is_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let others = folder.path().join(format!("object.{}.{TEMPORARY}", std::process::id()));
+    fs::write(&others, "half of another object").unwrap();
+    let mut ours = NewFile::create(&folder.path().join("object")).unwrap();
+    ours.write_all(b"whole").unwrap();
+    ours.publish().unwrap();
+    assert_eq!(fs::read_to_string(&others).unwrap(), "half of another object");
+    assert_eq!(fs::read(folder.path().join("object")).unwrap(), b"whole");
+}
+
+#[test]
+fn leftovers_of_other_processes_go_and_our_own_files_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ours = NewFile::create(&folder.path().join("object")).unwrap();
+    ours.write_all(b"half").unwrap();
+    // By its process id, as earlier versions wrote them, and by its random digits.
+    for name in ["object.1.tmp", "object.0123456789abcdef-7.tmp"] {
+        fs::write(folder.path().join(name), "half").unwrap();
+    }
+    fs::write(folder.path().join(format!("object.{}.tmp", std::process::id())), "half").unwrap();
+    remove_temporaries(folder.path());
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [ours.temporary().to_owned()]);
+}
