@@ -5,6 +5,7 @@ mod support;
 
 mod help;
 mod json;
+mod opens;
 mod recover;
 mod settings;
 mod versions;
