@@ -3,7 +3,6 @@
 //! All on one table like pgbench's accounts: three integers and 84 characters.
 
 use std::hint::black_box;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use backwhen::codec::copy_binary::BinaryRows;
@@ -15,9 +14,11 @@ use backwhen::history::checkpoint::{Checkpoint, TableEntry};
 use backwhen::history::image::{
     BlockEntry, Blocks, FolderDirectory, ImageBuilder, Packs, TableImage, index, lines, read_index, read_rows,
 };
-use backwhen::history::journal::{BlockBuilder, Segment, Writer, seal};
+use backwhen::history::journal::{self, BlockBuilder, Segment, Writer, seal};
 use backwhen::history::key::Authorship;
 use backwhen::history::message_key::MessageKey;
+use backwhen::history::segments::Segments;
+use backwhen::history::timeline::SegmentView;
 use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
 use backwhen::model::{Column, Grade, Identity, Lsn, PgTime, Storage, Table};
 use backwhen::progress::Silent;
@@ -120,7 +121,7 @@ struct Fixture {
     history: History,
     catalog: Arc<Catalog>,
     base: Checkpoint,
-    segments: Vec<PathBuf>,
+    segments: Vec<SegmentView>,
     folder: TempDir,
 }
 
@@ -146,7 +147,11 @@ impl Fixture {
         let base = checkpoint(image);
         let history = History::found(&root, identity(), Authorship::Unkeyed).unwrap();
         let catalog = Arc::new(Catalog::open(&history).unwrap());
-        Fixture { segments: vec![finished.with_extension("seg")], history, catalog, base, folder }
+        let table = Arc::new(Segments::new(&Authorship::Unkeyed));
+        let files = journal::list(&journal).unwrap();
+        let sealed = files.iter().filter(|file| file.sealed);
+        let segments = sealed.map(|file| SegmentView::scan(file, &table).unwrap()).collect();
+        Fixture { segments, history, catalog, base, folder }
     }
 
     fn fold(&self) -> fold::Folded {
@@ -159,7 +164,6 @@ impl Fixture {
             definitions_at: Lsn(0),
             segments: &self.segments,
             key: &MessageKey::new("", 0),
-            authorship: &Authorship::Unkeyed,
             wanted: &|_| true,
             budget: 256 << 20,
             scratch: self.folder.path(),
@@ -299,7 +303,7 @@ fn folding(criterion: &mut Criterion) {
     group.sample_size(10);
     group.throughput(Throughput::Elements(UPDATES));
     group.bench_function("journal decoded", |bencher| {
-        let segment = Segment::open(&fixture.segments[0], &Authorship::Unkeyed).unwrap();
+        let segment = Segment::open(&fixture.segments[0].file.path, &Authorship::Unkeyed).unwrap();
         bencher.iter(|| {
             let blocks = segment.blocks(Lsn(1), Lsn::MAX);
             blocks.map(|block| block.unwrap().events().count()).sum::<usize>()

@@ -17,6 +17,7 @@ pub mod history;
 #[cfg(test)]
 mod hostile;
 pub mod model;
+pub mod past;
 pub mod pgtools;
 pub mod progress;
 pub mod protect;

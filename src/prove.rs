@@ -1,20 +1,14 @@
 //! Proves checkpoints: each one, folded forward, is the next.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::fold::{self, FoldedTable};
-use crate::history::History;
-use crate::history::catalog::Catalog;
+use crate::fold::FoldedTable;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::evidence::TableDigest;
-use crate::history::timeline::{Edge, Timeline};
+use crate::history::timeline::Edge;
+use crate::past::{PROOF_BUDGET, Reading};
 use crate::progress::Progress;
-
-/// Memory for the deltas of a fold, in bytes.
-const FOLD_BUDGET: usize = 320 << 20;
 
 /// One checkpoint folded forward and compared with the next.
 #[derive(Clone, Debug, Serialize)]
@@ -40,32 +34,18 @@ pub struct Proof {
 ///
 /// # Errors
 /// `Damaged` if the history is.
-pub fn prove_all(history: &History, progress: &dyn Progress) -> Result<Vec<Proof>> {
-    let catalog = Arc::new(Catalog::open(history)?);
-    let timeline = Timeline::read(history, &catalog)?;
+pub fn prove_all(reading: &Reading, progress: &dyn Progress) -> Result<Vec<Proof>> {
+    let history = reading.history();
     let mut proofs = Vec::new();
-    for stretch in &timeline.stretches {
+    for stretch in &reading.timeline().stretches {
         // A checkpoint read from the source may be ahead of the journal, which then cannot tell.
         let frontier = stretch.frontier();
         let reached: Vec<_> = stretch.checkpoints.iter().filter(|row| row.lsn <= frontier).collect();
-        let segments: Vec<_> = stretch.segments.iter().map(|segment| segment.file.path.clone()).collect();
         for pair in reached.windows(2) {
             let (from, to) = (history.read_checkpoint(&pair[0].id)?, history.read_checkpoint(&pair[1].id)?);
-            let folded = fold::fold(&fold::Request {
-                catalog: &catalog,
-                packs_folder: &history.packs_folder(),
-                base: &from,
-                until: to.lsn,
-                definitions_at: to.lsn,
-                segments: &segments,
-                key: &history.identity().message_key(),
-                authorship: history.authorship(),
-                wanted: &|_| true,
-                budget: FOLD_BUDGET,
-                scratch: &std::env::temp_dir(),
-                progress,
-            })?;
-            proofs.push(compare(&from, &to, folded.transactions, folded.tables)?);
+            let past = reading.forward(from, to.lsn)?;
+            let folded = past.fold(&|_| true, PROOF_BUDGET, &std::env::temp_dir(), progress)?;
+            proofs.push(compare(past.base(), &to, folded.transactions, folded.tables)?);
         }
     }
     Ok(proofs)

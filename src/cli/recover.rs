@@ -1,7 +1,5 @@
 //! `backwhen recover`
 
-use std::sync::Arc;
-
 use clap::Args;
 use serde::Serialize;
 
@@ -9,13 +7,13 @@ use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::History;
-use crate::history::catalog::{Catalog, Unusable};
+use crate::history::catalog::Unusable;
 use crate::history::timeline::Timeline;
 use crate::history::verify::{self, Acknowledged};
 use crate::model::Moment;
+use crate::past::Reading;
 use crate::recover::execute::{Execution, Report, execute};
-use crate::recover::plan::{self, Plan, PlannedMoment};
+use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::sink::{Destination, Into as Target};
 
 /// Rebuild the database, or some tables, as of a moment
@@ -68,24 +66,22 @@ struct Planned<'a> {
 
 impl Recover {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let (history, _objects) = at.history_held()?;
+        let history = at.history()?;
         let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         let destination = self.into.as_deref().map(Target::parse).transpose()?;
-        let catalog = at.catalog(&history)?;
         let acknowledged = acknowledged(history.root());
-        let timeline = Timeline::read(&history, &catalog)?;
+        let reading = Reading::open(&history)?;
         if moment == Moment::Latest {
-            refuse_a_lost_end(&timeline, acknowledged)?;
+            refuse_a_lost_end(reading.timeline(), acknowledged)?;
         }
-        let plan = plan::plan(&history, &timeline, &moment, self.before, &self.table)?;
+        let plan = self.plan(&reading, &moment)?;
         let Some(destination) = destination.filter(|_| !self.dry_run) else {
             return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
         // What is begun from here on is undone when it is interrupted.
         ambient::heed_signals();
         let to_stdout = self.into.as_deref() == Some("sql:-");
-        let held = Held { history, catalog, timeline };
-        let report = self.attempt(at, held, &moment, plan, destination).await?;
+        let report = self.attempt(at, &moment, plan, destination).await?;
         for note in &report.notes {
             at.ui.say(&format!("note: {note}"));
         }
@@ -97,20 +93,16 @@ impl Recover {
     }
 }
 
-/// What is recovered from.
-struct Held {
-    history: History,
-    catalog: Arc<Catalog>,
-    timeline: Timeline,
-}
-
 impl Recover {
+    fn plan(&self, reading: &Reading, moment: &Moment) -> Result<Plan> {
+        plan(reading, moment, self.before, &self.table)
+    }
+
     /// Carries out the plan and, where it was the checkpoint that is damaged, another that leads to the
     /// same moment: a failed attempt leaves nothing.
     async fn attempt(
         &self,
         at: &Surroundings,
-        mut held: Held,
         moment: &Moment,
         mut plan: Plan,
         destination: Destination,
@@ -119,8 +111,6 @@ impl Recover {
         loop {
             say_inexact(at, &plan);
             let execution = Execution {
-                history: &held.history,
-                catalog: Arc::clone(&held.catalog),
                 tools: at.tools()?,
                 destination: destination.clone(),
                 scratch: self.scratch.conninfo()?,
@@ -137,9 +127,7 @@ impl Recover {
                 Err(error) if error.kind() != Kind::Damaged || to_stdout => return Err(error),
                 Err(error) => error,
             };
-            let history = &held.history;
-            let again = |timeline: &Timeline| plan::plan(history, timeline, moment, self.before, &self.table);
-            let Some(next) = another_way(history, &mut held.timeline, plan, again)? else {
+            let Some(next) = another_way(plan, |reading| self.plan(reading, moment))? else {
                 return Err(error);
             };
             at.ui.say(&format!("{error}; starting again from checkpoint {}", next.checkpoint));
@@ -166,31 +154,26 @@ fn refuse_a_lost_end(timeline: &Timeline, acknowledged: Option<Acknowledged>) ->
 }
 
 fn say_inexact(at: &Surroundings, plan: &Plan) {
-    for inexact in &plan.inexact {
-        let perhaps = plan.perhaps.tables.contains(inexact) || plan.perhaps.schema.contains(inexact);
-        let certainty = if perhaps { "perhaps not exact" } else { "not exact" };
+    for inexact in plan.inexact.iter() {
+        let certainty = if plan.inexact.is_certain(inexact) { "not exact" } else { "perhaps not exact" };
         at.ui.say(&format!("{certainty}: {}: {}", inexact.what, inexact.why));
     }
 }
 
 /// The next plan whose checkpoint is whole, if it was the image of the failed one that was damaged.
-fn another_way(
-    history: &History,
-    timeline: &mut Timeline,
-    failed: Plan,
-    wanted: impl Fn(&Timeline) -> Result<Plan>,
-) -> Result<Option<Plan>> {
+fn another_way(failed: Plan, wanted: impl Fn(&Reading) -> Result<Plan>) -> Result<Option<Plan>> {
     let mut plan = failed;
     let mut first = true;
     loop {
-        match verify::image_fault(history, &plan.base)? {
-            Some(why) => timeline.unusable.push(Unusable { name: plan.checkpoint.clone(), why }),
+        let (past, name) = (&plan.past, plan.checkpoint.clone());
+        let reading = match verify::image_fault(past.history(), past.base())? {
+            Some(why) => past.reading().without(Unusable { name, why }),
             // The journal is what is damaged, and any other checkpoint needs at least as much of it.
             None if first => return Ok(None),
             None => return Ok(Some(plan)),
-        }
+        };
         first = false;
-        match wanted(timeline) {
+        match wanted(&reading) {
             Ok(next) => plan = next,
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::OutsideWindow) => return Ok(None),
             Err(error) => return Err(error),
@@ -218,7 +201,7 @@ fn describe_plan(plan: &Plan) -> String {
         plan.segments
     );
     text.push_str(&format!("\nschema       {}", plan.schema));
-    for inexact in &plan.inexact {
+    for inexact in plan.inexact.iter() {
         text.push_str(&format!(
             "\nnot exact    {}: {}",
             ui::printable(&inexact.what),

@@ -11,6 +11,7 @@ use super::{Surroundings, ui};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::repair::{self, Repaired};
+use crate::history::segments::Segments;
 use crate::history::verify;
 
 /// Heal damaged and missing objects of the history from a copy of it
@@ -39,7 +40,10 @@ impl Repair {
             let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
             // Whatever was done, only reading all of it tells how it stands now.
             let faults = match History::open(&root, key.as_ref()) {
-                Ok(history) => verify::verify(&history, acknowledged, &*progress)?.faults,
+                Ok(history) => {
+                    let segments = Segments::new(history.authorship());
+                    verify::verify(&history, &segments, acknowledged, &*progress)?.faults
+                }
                 Err(error) => vec![error.to_string()],
             };
             Ok::<_, Error>((repaired, faults))

@@ -8,8 +8,8 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::evidence::TableDigest;
-use crate::history::timeline::Timeline;
 use crate::model::Moment;
+use crate::past::Reading;
 use crate::recover::execute::{Execution, execute};
 use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::sink::{Destination, drop_database};
@@ -54,9 +54,8 @@ pub(super) async fn restore(
     jobs: usize,
 ) -> Result<Restored> {
     let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
-    let catalog = at.catalog(history)?;
-    let timeline = Timeline::read(history, &catalog)?;
-    let plan = plan(history, &timeline, &moment, false, &[])?;
+    // Verifying took its time: the moment may have come into the history meanwhile.
+    let plan = plan(&Reading::open(history)?, &moment, false, &[])?;
     ambient::heed_signals();
     // One that was killed may have left it.
     drop_database(target).await?;
@@ -65,8 +64,6 @@ pub(super) async fn restore(
         replay_limit: super::REPLAY_LIMIT,
         create_roles: false,
         schema_only: false,
-        history,
-        catalog,
         tools: at.tools()?,
         destination: Destination::Postgres(target.clone()),
         create: true,

@@ -8,8 +8,8 @@ use crate::ambient;
 use crate::error::{Context, Kind, Result};
 use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
-use crate::history::timeline::Timeline;
 use crate::model::Moment;
+use crate::past::Reading;
 use crate::recover::definitions::{Scratch, schema_at};
 use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::schema::sql_of;
@@ -53,13 +53,11 @@ impl Show {
     }
 
     async fn schema(self, at: &Surroundings) -> Result<()> {
-        let (history, _objects) = at.history_held()?;
+        let history = at.history()?;
         let moment = Moment::parse(&self.at, ambient::now()).context(Kind::Usage, || "--at".into())?;
-        let catalog = at.catalog(&history)?;
-        let timeline = Timeline::read(&history, &catalog)?;
-        let plan = plan(&history, &timeline, &moment, self.before, &[])?;
+        let plan = plan(&Reading::open(&history)?, &moment, self.before, &[])?;
         let tools = at.tools()?;
-        let statements = plan.changes.len();
+        let statements = plan.past.changes_since_archive()?.len();
         if statements > 0 {
             // What is begun from here on is undone when it is interrupted.
             ambient::heed_signals();
@@ -68,7 +66,7 @@ impl Show {
         let progress = at.ui.progress();
         let (server, limit) = (given.as_ref(), self.scratch.limit());
         let scratch = Scratch { server, limit, tools: &tools, progress: &*progress };
-        let schema = schema_at(&plan, &history, &scratch).await?;
+        let schema = schema_at(&plan.past, &scratch).await?;
         let sql = sql_of(&schema.archive, &tools).await?;
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();
         inexact.extend(schema.inexact.iter().cloned());

@@ -16,12 +16,11 @@ use crate::capture::state::State;
 use crate::connect::{Conninfo, Session};
 use crate::error::Result;
 use crate::history::History;
-use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Inexact, LeftOut};
 use crate::history::definitions::SchemaKnown;
-use crate::history::timeline::{Gap, Timeline, Window};
+use crate::history::timeline::{Gap, Window};
 use crate::model::{Grade, Lsn, PgTime};
-use crate::recover::known;
+use crate::past::Reading;
 
 /// Show how protection stands and which moments can be recovered
 #[derive(Args)]
@@ -218,8 +217,9 @@ pub(super) async fn gather(
     source: Option<&Conninfo>,
     budget: Option<u64>,
 ) -> Result<Shown> {
-    let catalog = Catalog::open(history)?;
-    let timeline = Timeline::read(history, &catalog)?;
+    // Who asks how things stand does not wait for an `expire`.
+    let reading = Reading::glance(history)?;
+    let timeline = reading.timeline();
     let slot = history.identity().slot();
     let asked = match source {
         Some(source) => ask(source, &slot).await,
@@ -263,7 +263,7 @@ pub(super) async fn gather(
         },
         size: Size {
             journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),
-            checkpoint_bytes: catalog.pack_bytes()?,
+            checkpoint_bytes: reading.catalog().pack_bytes()?,
         },
         rates: Rates {
             bytes_per_second: live.as_ref().filter(|_| running).map_or(0.0, |live| live.bytes_per_second),
@@ -278,7 +278,7 @@ pub(super) async fn gather(
         inexact,
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
-        schema: newest.as_ref().map(|it| known::latest(history, &timeline, it)).transpose()?.flatten(),
+        schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
         schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
         event_triggers: EventTriggers {
             wanted: history.identity().has_event_triggers(),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -12,11 +13,12 @@ use crate::ambient;
 use crate::capture::live;
 use crate::error::{Context, Kind, Result};
 use crate::history::History;
-use crate::history::catalog::Catalog;
 use crate::history::evidence::{Evidence, How};
-use crate::history::timeline::{Edge, Timeline, Window};
+use crate::history::segments::Segments;
+use crate::history::timeline::{Edge, Window};
 use crate::history::verify::{self, Acknowledged, Verified};
 use crate::model::PgTime;
+use crate::past::Reading;
 use crate::progress::Progress;
 use crate::prove::{self, Proof};
 
@@ -100,15 +102,17 @@ struct Read {
 }
 
 fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Read> {
-    let verified = verify::verify(history, acknowledged(history.root()), progress)?;
-    let proofs = match prove && verified.faults.is_empty() {
-        true => prove::prove_all(history, progress)?,
-        false => Vec::new(),
-    };
-    let window = Catalog::open(history)
-        .and_then(|catalog| Timeline::read(history, &catalog))
-        .map(|timeline| timeline.window());
-    Ok(Read { verified, proofs, window: window.ok().flatten() })
+    let segments = Arc::new(Segments::new(history.authorship()));
+    let verified = verify::verify(history, &segments, acknowledged(history.root()), progress)?;
+    let reading = Reading::open_with(history, &segments);
+    if !prove || !verified.faults.is_empty() {
+        // What keeps a damaged history from being opened is among the faults.
+        let window = reading.ok().and_then(|reading| reading.timeline().window());
+        return Ok(Read { verified, proofs: Vec::new(), window });
+    }
+    let reading = reading?;
+    let proofs = prove::prove_all(&reading, progress)?;
+    Ok(Read { verified, proofs, window: reading.timeline().window() })
 }
 
 /// What has been read and proved goes into the evidence.

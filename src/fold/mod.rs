@@ -17,7 +17,7 @@ mod stride;
 mod sum;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -34,10 +34,10 @@ use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Inexact, SequenceState, TableEntry};
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::{self, BlockEntry, Blocks, TableImage};
-use crate::history::journal::{DecodedBlock, Segment};
-use crate::history::key::Authorship;
+use crate::history::journal::DecodedBlock;
 use crate::history::message_key::MessageKey;
 use crate::history::signal::DefinitionChange;
+use crate::history::timeline::SegmentView;
 use crate::model::{Lsn, Table};
 use crate::progress::{Progress, Unit};
 use apply::Applier;
@@ -57,12 +57,10 @@ pub struct Request<'a> {
     pub until: Lsn,
     /// Where the definitions matter: before `until`, if that is only the first commit after a time.
     pub definitions_at: Lsn,
-    /// The segments that hold them, in order.
-    pub segments: &'a [PathBuf],
+    /// The segments that hold them and what comes after, in order.
+    pub segments: &'a [SegmentView],
     /// Tells our own messages in the journal from others.
     pub key: &'a MessageKey,
-    /// What the segments are checked with.
-    pub authorship: &'a Authorship,
     /// Tables that matter; the others are left out.
     pub wanted: &'a dyn Fn(&Table) -> bool,
     /// Bytes that all deltas together may take.
@@ -161,12 +159,14 @@ fn each_block(
     until: Lsn,
     visit: &mut dyn FnMut(DecodedBlock) -> Result<bool>,
 ) -> Result<()> {
-    let (segments, authorship) = (request.segments, request.authorship);
+    // The others hold no transaction between the two.
+    let holds = |view: &&SegmentView| view.summary.start < until && view.summary.end > after;
+    let segments = request.segments.iter().filter(holds);
     let (sender, receiver) = std::sync::mpsc::sync_channel(BLOCKS_WAITING);
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            for path in segments {
-                let blocks = match Segment::open(path, authorship) {
+            for view in segments {
+                let blocks = match view.open() {
                     Ok(segment) => segment.blocks(after, until),
                     Err(error) => return drop(sender.send(Err(error))),
                 };

@@ -36,6 +36,7 @@ pub mod repair;
 pub mod resync;
 pub mod retold;
 pub mod roles;
+pub mod segments;
 pub mod signal;
 mod since;
 pub mod timeline;

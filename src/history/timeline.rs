@@ -1,5 +1,7 @@
 //! The history as a line in time: epochs, their segments and checkpoints, the window and the gaps.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::History;
@@ -7,7 +9,7 @@ use super::catalog::{Catalog, CheckpointRow, SegmentRow, Unusable};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
 use super::journal::{self, Mark, Segment, SegmentFile, SegmentSummary};
-use super::key::Authorship;
+use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 
@@ -40,20 +42,34 @@ pub struct SegmentView {
     /// Bytes of the file.
     pub bytes: u64,
     pub summary: SegmentSummary,
-    /// What it is checked with when it is opened.
-    pub authorship: Authorship,
+    /// Where it is opened, once for all who ask.
+    segments: Arc<Segments>,
 }
 
 impl SegmentView {
-    fn of(history: &History, row: SegmentRow) -> SegmentView {
-        let authorship = history.authorship().clone();
-        SegmentView { file: row.file, bytes: row.bytes, summary: row.summary, authorship }
+    fn indexed(row: SegmentRow, segments: &Arc<Segments>) -> SegmentView {
+        let segments = Arc::clone(segments);
+        SegmentView { file: row.file, bytes: row.bytes, summary: row.summary, segments }
     }
 
+    /// A segment that no catalog knows, as it is now.
+    ///
     /// # Errors
     /// As [`Segment::open`].
-    pub fn open(&self) -> Result<Segment> {
-        Segment::open(&self.file.path, &self.authorship)
+    pub fn scan(file: &SegmentFile, segments: &Arc<Segments>) -> Result<SegmentView> {
+        let segment = segments.open(file)?;
+        let bytes = std::fs::metadata(segment.path()).map_or(0, |metadata| metadata.len());
+        let file =
+            SegmentFile { path: segment.path().to_owned(), sealed: segment.is_sealed(), ..file.clone() };
+        Ok(SegmentView { file, bytes, summary: segment.summary().clone(), segments: Arc::clone(segments) })
+    }
+
+    /// The segment itself, of which `summary` tells.
+    ///
+    /// # Errors
+    /// As [`Segment::open`].
+    pub fn open(&self) -> Result<Arc<Segment>> {
+        self.segments.open(&self.file)
     }
 }
 
@@ -87,6 +103,15 @@ impl Timeline {
     /// # Errors
     /// `Damaged` if an object that is needed cannot be read, or segments do not join.
     pub fn read(history: &History, catalog: &Catalog) -> Result<Timeline> {
+        Timeline::read_with(history, catalog, &Arc::new(Segments::new(history.authorship())))
+    }
+
+    /// Reads the history as it is now, but for segments that are open already: one that is still written to is
+    /// taken as it was when it was opened.
+    ///
+    /// # Errors
+    /// As [`Timeline::read`].
+    pub fn read_with(history: &History, catalog: &Catalog, table: &Arc<Segments>) -> Result<Timeline> {
         let mut sealed = catalog.segments(history)?;
         let mut checkpoints = catalog.checkpoints()?;
         let files = journal::list(&history.journal_folder())?;
@@ -96,11 +121,11 @@ impl Timeline {
             let number = epoch.number;
             let mut segments: Vec<_> = sealed
                 .extract_if(.., |row| row.file.epoch == number)
-                .map(|row| SegmentView::of(history, row))
+                .map(|row| SegmentView::indexed(row, table))
                 .collect();
             for file in files.iter().filter(|file| file.epoch == number) {
                 if !segments.iter().any(|known| known.file.start == file.start) {
-                    segments.push(scan(history, file)?);
+                    segments.push(SegmentView::scan(file, table)?);
                 }
             }
             segments.sort_by_key(|segment| segment.file.start);
@@ -236,18 +261,6 @@ impl Stretch {
 pub fn missing_epoch(history: &History, number: u32) -> Error {
     let path = history.root().join(format!("epochs/{number:04}.json"));
     Error::damaged(format!("{} is missing; bring it back from a copy of the history", path.display()))
-}
-
-fn scan(history: &History, file: &SegmentFile) -> Result<SegmentView> {
-    let segment = Segment::open(&file.path, history.authorship())?;
-    let bytes = std::fs::metadata(segment.path()).map_or(0, |metadata| metadata.len());
-    let file = SegmentFile { path: segment.path().to_owned(), sealed: segment.is_sealed(), ..file.clone() };
-    Ok(SegmentView {
-        file,
-        bytes,
-        summary: segment.summary().clone(),
-        authorship: history.authorship().clone(),
-    })
 }
 
 /// Drops the segments that an expiry has left without those behind them, and returns where the journal then

@@ -1,30 +1,24 @@
 //! Makes checkpoints: folded from the history, or read from the source.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::snapshot::{self, Taken};
 use super::{Access, scratch};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::fold::{self, Folded, FoldedTable, ImageRows};
+use crate::fold::{self, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts, TableEntry};
-use crate::history::definitions::changes_in;
 use crate::history::image::{ImageBuilder, PackStats, Packs, TableImage};
 use crate::history::resync::Resync;
-use crate::history::roles;
-use crate::history::timeline::{Stretch, Timeline};
 use crate::history::{FORMAT, History};
 use crate::model::{Lsn, PgTime, Selection, Table};
+use crate::past::{CHECKPOINT_BUDGET, Reading};
 use crate::progress::{Progress, Unit};
 use crate::source::publication::Publications;
 use crate::source::sequences::Sample;
 use crate::source::snapshot::Snapshot;
 use crate::source::stream::ReplicationClient;
-
-/// Memory for the deltas of a fold, in bytes.
-pub const FOLD_BUDGET: usize = 320 << 20;
 
 /// How long a slot may wait for running transactions to end.
 pub const SLOT_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -42,9 +36,8 @@ pub fn fold_newest(
     progress: &dyn Progress,
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
-    catalog.synchronise(history)?;
-    let timeline = Timeline::read(history, catalog)?;
-    let stretch = timeline.current()?;
+    let reading = Reading::by_catalog(history, catalog)?;
+    let stretch = reading.timeline().current()?;
     let newest = stretch.checkpoints.last().ok_or_else(|| {
         Error::refused(
             "there is no checkpoint to fold from; take one with: backwhen checkpoint --from-source",
@@ -54,71 +47,40 @@ pub fn fold_newest(
     if stretch.frontier() <= base.lsn && label.is_none() {
         return Ok(base);
     }
-    fold_to_end(history, catalog, stretch, base, label, progress)
+    fold_to_end(&reading, base, label, progress)
 }
 
 /// Folds a checkpoint with all of its epoch that comes after it into a new one. The checkpoints are locked.
 pub(super) fn fold_to_end(
-    history: &History,
-    catalog: &Arc<Catalog>,
-    stretch: &Stretch,
+    reading: &Reading,
     base: Checkpoint,
     label: Option<&str>,
     progress: &dyn Progress,
 ) -> Result<Checkpoint> {
-    let until = stretch.frontier();
-    let folded = fold_to(history, catalog, stretch, &base, until, &|_| true, progress)?;
+    let (history, catalog) = (reading.history(), reading.catalog());
+    let until = reading.stretch(base.epoch)?.frontier();
+    let past = reading.forward(base, until)?;
+    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &scratch(history), progress)?;
     let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
     let sequences = Sample { sampled: folded.sequences_sampled, sequences: folded.sequences };
     let mut inexact = folded.inexact;
     inexact.extend(folded.definitions.inexact());
+    let base = past.base();
     let mut schema = base.schema.clone();
     schema.since.extend(folded.definition_changes);
-    schema.globals = roles::globals_at(history, stretch, &base, until.max(base.lsn))?;
+    schema.globals = past.roles()?.map(str::to_owned);
     let tables = images(folded.tables, &packs, progress)?;
     ambient::pass("checkpoint.image")?;
-    let time = stretch
-        .segments_between(base.lsn, until)
-        .filter_map(|segment| segment.summary.max_time)
-        .max()
-        .map_or(base.time, |time| time.max(base.time));
     let draft = Draft {
         epoch: base.epoch,
         lsn: until.max(base.lsn),
-        time,
+        time: past.latest_time(),
         label,
-        base: Some(&base),
+        base: Some(base),
         origin: Origin::Fold,
     };
     let content = Content { tables, schema, sequences, inexact, stats: packs.finish()?, resync: None };
     publish(history, catalog, draft, content)
-}
-
-pub(super) fn fold_to(
-    history: &History,
-    catalog: &Arc<Catalog>,
-    stretch: &Stretch,
-    base: &Checkpoint,
-    until: Lsn,
-    wanted: &dyn Fn(&Table) -> bool,
-    progress: &dyn Progress,
-) -> Result<Folded> {
-    let after = stretch.segments.iter().filter(|segment| segment.summary.end > base.lsn);
-    let segments: Vec<PathBuf> = after.map(|segment| segment.file.path.clone()).collect();
-    fold::fold(&fold::Request {
-        catalog,
-        packs_folder: &history.packs_folder(),
-        base,
-        until,
-        definitions_at: until,
-        segments: &segments,
-        key: &history.identity().message_key(),
-        authorship: history.authorship(),
-        wanted,
-        budget: FOLD_BUDGET,
-        scratch: &scratch(history),
-        progress,
-    })
 }
 
 /// Turns folded tables into images, a table a thread at a time.
@@ -288,11 +250,12 @@ pub async fn refresh(
     let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
     // The journal then tells what of the new shapes is known already.
     reached(lsn).await?;
-    catalog.synchronise(history)?;
-    let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch.number && row.lsn <= lsn);
+    let reading = Reading::by_catalog(history, catalog)?;
+    let checkpoints = &reading.stretch(epoch.number)?.checkpoints;
+    let newest = checkpoints.iter().rfind(|row| row.lsn <= lsn);
     let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to go on from"))?;
-    let base = history.read_checkpoint(&newest.id)?;
-    let told = told_tables(history, catalog, &base, lsn)?;
+    let past = Arc::new(reading.forward(history.read_checkpoint(&newest.id)?, lsn)?);
+    let told = past.tables_told_in_full()?;
     let changed = |found: &crate::source::inspect::FoundTable| {
         !told.iter().any(|table| table.oid == found.table.oid && same_shape(table, &found.table))
     };
@@ -301,13 +264,11 @@ pub async fn refresh(
     let Taken { mut tables, protected, schema, sequences, time, .. } = taken;
     let kept: Vec<u32> =
         protected.keys().copied().filter(|oid| !tables.iter().any(|entry| entry.table.oid == *oid)).collect();
-    let (history_, catalog_) = (history.clone(), Arc::clone(catalog));
-    let (base_, packs_) = (base.clone(), Arc::clone(&packs));
+    let (past_, packs_) = (Arc::clone(&past), Arc::clone(&packs));
     let folded = tokio::task::spawn_blocking(move || {
-        let timeline = Timeline::read(&history_, &catalog_)?;
         let wanted = |table: &Table| kept.contains(&table.oid);
-        let silent = crate::progress::Silent;
-        let folded = fold_to(&history_, &catalog_, timeline.current()?, &base_, lsn, &wanted, &silent)?;
+        let (scratch, silent) = (scratch(past_.history()), crate::progress::Silent);
+        let folded = past_.fold(&wanted, CHECKPOINT_BUDGET, &scratch, &silent)?;
         // All else, and the schema, was read just now.
         let names: Vec<_> = folded.tables.iter().map(|it| it.table.display()).collect();
         let mut inexact = folded.inexact;
@@ -323,23 +284,17 @@ pub async fn refresh(
         tables.push(entry);
     }
     tables.sort_by_key(|entry| entry.table.oid);
-    let draft =
-        Draft { epoch: epoch.number, lsn, time, label: None, base: Some(&base), origin: Origin::Source };
+    let draft = Draft {
+        epoch: epoch.number,
+        lsn,
+        time,
+        label: None,
+        base: Some(past.base()),
+        origin: Origin::Source,
+    };
     let stats = unshared(packs)?.finish()?;
     let content = Content { tables, schema, sequences, inexact, stats, resync: None };
     publish(history, catalog, draft, content)
-}
-
-/// The tables as the base and the source's triggers describe them at a position; those of which
-/// they do not tell all are left out.
-fn told_tables(history: &History, catalog: &Catalog, base: &Checkpoint, at: Lsn) -> Result<Vec<Table>> {
-    let timeline = Timeline::read(history, catalog)?;
-    let changes = changes_in(timeline.current()?, &history.identity().message_key(), base.lsn, at)?;
-    let before: Vec<_> = base.tables.iter().map(|entry| entry.table.clone()).collect();
-    let untold = fold::untold_tables(&before, &changes);
-    let mut tables = fold::tables_after(&before, &changes);
-    tables.retain(|table| !untold.contains(&table.oid));
-    Ok(tables)
 }
 
 /// Whether rows of one are rows of the other: then an image can be carried on.

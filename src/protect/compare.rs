@@ -7,18 +7,18 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Access;
-use super::checkpoint::{fold_to, same_shape, temporary_snapshot};
+use super::checkpoint::{same_shape, temporary_snapshot};
 use super::snapshot::{Held, hold};
+use super::{Access, scratch};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Sum;
 use crate::history::History;
-use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::evidence::TableDigest;
 use crate::history::image::lines;
-use crate::history::timeline::{Edge, Timeline};
+use crate::history::timeline::Edge;
 use crate::model::{Lsn, Selection, Table};
+use crate::past::{CHECKPOINT_BUDGET, Reading};
 use crate::progress::{Silent, Unit};
 use crate::source::inspect::FoundTable;
 use crate::source::publication::Publications;
@@ -117,26 +117,23 @@ fn incomparable(base: &Checkpoint, table: &Table) -> Option<String> {
 
 /// Each table's rows at `lsn`, by oid, as the history has them.
 fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTreeMap<u32, Sum>)> {
-    let catalog = Arc::new(Catalog::open(history)?);
-    let timeline = Timeline::read(history, &catalog)?;
-    let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == epoch);
-    let stretch = stretch.ok_or_else(|| Error::internal("the epoch that is written is missing"))?;
-    let newest = stretch.checkpoints.iter().rfind(|row| row.lsn <= lsn);
+    let reading = Reading::open(history)?;
+    let newest = reading.stretch(epoch)?.checkpoints.iter().rfind(|row| row.lsn <= lsn);
     let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to compare from"))?;
-    let base = history.read_checkpoint(&newest.id)?;
-    let folded = fold_to(history, &catalog, stretch, &base, lsn, &|_| true, &Silent)?;
+    let past = reading.forward(history.read_checkpoint(&newest.id)?, lsn)?;
+    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &scratch(history), &Silent)?;
     let sums = folded.tables.into_iter().map(|table| Ok((table.table.oid, table.sum()?)));
     let sums = sums.collect::<Result<_>>()?;
-    Ok((base, sums))
+    Ok((past.base().clone(), sums))
 }
 
 /// Ranges that are still to be read, and the sums of those that were.
-struct Reading {
+struct SourceSums {
     ranges: Mutex<Vec<(FoundTable, Pages)>>,
     sums: Mutex<BTreeMap<u32, Sum>>,
 }
 
-impl Reading {
+impl SourceSums {
     fn next(&self) -> Option<(FoundTable, Pages)> {
         self.ranges.lock().ok()?.pop()
     }
@@ -163,7 +160,7 @@ async fn read(
     };
     let ranges: Vec<_> = tables.into_iter().flat_map(split).collect();
     let jobs = access.jobs.clamp(1, ranges.len().max(1));
-    let reading = Arc::new(Reading { ranges: Mutex::new(ranges), sums: Mutex::default() });
+    let reading = Arc::new(SourceSums { ranges: Mutex::new(ranges), sums: Mutex::default() });
     let mut workers = JoinSet::new();
     for _ in 0..jobs {
         let reader = snapshot.reader(access.source, "check").await?;

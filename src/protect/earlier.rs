@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::checkpoint::{fold_to, fold_to_end, images};
+use super::checkpoint::{fold_to_end, images};
+use super::scratch;
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 use crate::history::History;
@@ -10,8 +11,8 @@ use crate::history::catalog::Catalog;
 use crate::history::checkpoint::TableEntry;
 use crate::history::image::{Blocks, Packs};
 use crate::history::resync::Compared;
-use crate::history::timeline::Timeline;
 use crate::model::{Lsn, Table};
+use crate::past::{CHECKPOINT_BUDGET, Reading};
 use crate::progress::Silent;
 
 /// See the module.
@@ -37,15 +38,14 @@ impl Earlier {
 /// `Refused` if there is no checkpoint; `Locked` if one is being made; `Damaged` if the history is.
 pub(super) fn latest(history: &History, catalog: &Arc<Catalog>) -> Result<Earlier> {
     let _lock = history.lock_checkpoint()?;
-    catalog.synchronise(history)?;
-    let timeline = Timeline::read(history, catalog)?;
-    let stretch = timeline.stretches.iter().rfind(|stretch| !stretch.checkpoints.is_empty());
+    let reading = Reading::by_catalog(history, catalog)?;
+    let stretch = reading.timeline().stretches.iter().rfind(|stretch| !stretch.checkpoints.is_empty());
     let none = || Error::refused("the history has no checkpoint that can be read");
     let stretch = stretch.ok_or_else(none)?;
     let newest = stretch.checkpoints.last().ok_or_else(none)?;
     let mut state = history.read_checkpoint(&newest.id)?;
     if stretch.frontier() > state.lsn {
-        match fold_to_end(history, catalog, stretch, state.clone(), None, &Silent) {
+        match fold_to_end(&reading, state.clone(), None, &Silent) {
             Ok(folded) => state = folded,
             Err(error) if error.kind() == Kind::Damaged => {
                 tracing::warn!("the source is compared with checkpoint {}, as {error}", state.id);
@@ -57,7 +57,7 @@ pub(super) fn latest(history: &History, catalog: &Arc<Catalog>) -> Result<Earlie
     Ok(Earlier {
         at: Compared { epoch: state.epoch, lsn: state.lsn },
         tables: state.tables,
-        blocks: blocks(history, catalog),
+        blocks: reading.blocks(),
         comparable: same_lines,
     })
 }
@@ -68,9 +68,8 @@ pub(super) fn latest(history: &History, catalog: &Arc<Catalog>) -> Result<Earlie
 /// # Errors
 /// As [`latest`]; `Unavailable` if another epoch was begun.
 pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn) -> Result<Earlier> {
-    catalog.synchronise(history)?;
-    let timeline = Timeline::read(history, catalog)?;
-    let stretch = timeline.current()?;
+    let reading = Reading::by_catalog(history, catalog)?;
+    let stretch = reading.timeline().current()?;
     if stretch.epoch.number != epoch {
         return Err(Error::unavailable("continuity was lost meanwhile; see: backwhen list gaps"));
     }
@@ -80,8 +79,8 @@ pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn
             "there is no checkpoint to compare with; take one with: backwhen checkpoint --from-source",
         )
     })?;
-    let base = history.read_checkpoint(&newest.id)?;
-    let folded = fold_to(history, catalog, stretch, &base, lsn, &|_| true, &Silent)?;
+    let past = reading.forward(history.read_checkpoint(&newest.id)?, lsn)?;
+    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &scratch(history), &Silent)?;
     let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
     let tables = images(folded.tables, &packs, &Silent)?;
     packs.finish()?;
@@ -89,13 +88,9 @@ pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn
     Ok(Earlier {
         at: Compared { epoch: stretch.epoch.number, lsn },
         tables,
-        blocks: blocks(history, catalog),
+        blocks: reading.blocks(),
         comparable: super::checkpoint::same_shape,
     })
-}
-
-fn blocks(history: &History, catalog: &Arc<Catalog>) -> Blocks {
-    Blocks::new(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)
 }
 
 /// Rows are compared as lines, so it matters how many columns these have and where the key is, and nothing

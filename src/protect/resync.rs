@@ -15,7 +15,7 @@ use super::checkpoint::image_of;
 use super::earlier::Earlier;
 use super::ranges::{Differing, Ranges};
 use super::snapshot::Read;
-use super::take::{Reading, read_tables};
+use super::take::{SourceReading, read_tables};
 use crate::ambient;
 use crate::codec::row_digest::RowHasher;
 use crate::error::{Context, Error, Kind, Result};
@@ -46,7 +46,7 @@ const PIECES_WAITING: usize = 8;
 /// # Errors
 /// `Unavailable` if the source or the disk fails.
 pub(super) async fn read_differences(
-    reading: &Reading<'_>,
+    reading: &SourceReading<'_>,
     earlier: &Arc<Earlier>,
     tables: &[&FoundTable],
 ) -> Result<Read> {
@@ -101,7 +101,7 @@ struct Side {
 }
 
 async fn compare(
-    reading: &Reading<'_>,
+    reading: &SourceReading<'_>,
     earlier: &Arc<Earlier>,
     tables: &[&FoundTable],
 ) -> Result<Vec<Compared>> {

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::Access;
 use super::earlier::Earlier;
 use super::resync;
-use super::take::{Reading, read_tables};
+use super::take::{SourceReading, read_tables};
 use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
@@ -128,7 +128,7 @@ pub(super) async fn read_rows(
     earlier: Option<&Arc<Earlier>>,
 ) -> Result<Read> {
     let scratch = request.root.join("live");
-    let reading = Reading {
+    let reading = SourceReading {
         source: request.access.source,
         snapshot: request.snapshot,
         packs: request.packs,

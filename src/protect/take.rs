@@ -28,7 +28,7 @@ const SORT_BUDGET: usize = 256 << 20;
 const PIECES_WAITING: usize = 8;
 
 /// Where and how tables are read.
-pub struct Reading<'a> {
+pub struct SourceReading<'a> {
     pub source: &'a Conninfo,
     pub snapshot: &'a Snapshot,
     pub packs: &'a Arc<Packs>,
@@ -43,7 +43,7 @@ pub struct Reading<'a> {
 ///
 /// # Errors
 /// `Unavailable` if the source or the disk fails.
-pub async fn read_tables(reading: &Reading<'_>, tables: &[&FoundTable]) -> Result<Vec<TableEntry>> {
+pub async fn read_tables(reading: &SourceReading<'_>, tables: &[&FoundTable]) -> Result<Vec<TableEntry>> {
     reading.progress.phase("reading tables", tables.len() as u64, Unit::Tables);
     let jobs = reading.jobs.max(1);
     let queue = Arc::new(Queue {

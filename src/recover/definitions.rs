@@ -7,7 +7,6 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::archive::Archive;
-use super::plan::Plan;
 use super::roles::globals;
 use super::schema::{self, ReplayedSchema, ScratchServer, SourceRoles};
 use super::sequences::{MadeSequence, made_by_source};
@@ -18,10 +17,11 @@ use crate::history::History;
 use crate::history::checkpoint::{Inexact, SchemaFacts};
 use crate::history::definitions::SchemaKnown;
 use crate::model::Table;
+use crate::past::Past;
 use crate::pgtools::Tools;
 use crate::progress::Progress;
 
-/// The definitions at a plan's moment.
+/// The definitions at a moment.
 pub struct SchemaAt {
     pub archive: PathBuf,
     pub facts: SchemaFacts,
@@ -54,14 +54,15 @@ pub struct Scratch<'a> {
 /// # Errors
 /// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise as
 /// [`schema::schema_at`].
-pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) -> Result<SchemaAt> {
-    let schema = base_schema(plan, history)?;
-    if plan.changes.is_empty() {
+pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
+    let schema = base_schema(past)?;
+    let changes = past.changes_since_archive()?;
+    if changes.is_empty() {
         return Ok(schema);
     }
-    let base = &plan.base.schema;
+    let base = &past.base().schema;
     let path = schema.archive.clone();
-    let roles = SourceRoles::read(globals(plan, history)?.as_deref());
+    let roles = SourceRoles::read(globals(past)?.as_deref());
     let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database, &roles).await?;
     let said = server.notes();
     let request = schema::Request {
@@ -73,7 +74,7 @@ pub async fn schema_at(plan: &Plan, history: &History, scratch: &Scratch<'_>) ->
         archive: &path,
         base,
         sequences: &schema.sequences,
-        changes: &plan.changes,
+        changes: &changes,
         progress: scratch.progress,
     };
     // It heeds Ctrl-C itself, and takes its database away.
@@ -98,16 +99,16 @@ fn unlisted(roles: &SourceRoles, inexact: &[Inexact]) -> Option<String> {
     })
 }
 
-/// The archive of the plan's checkpoint.
+/// The archive of the checkpoint before the moment.
 ///
 /// # Errors
 /// `Damaged` if it is.
-pub fn base_schema(plan: &Plan, history: &History) -> Result<SchemaAt> {
-    let facts = plan.base.schema.clone();
-    let (archive, folder) = checked_archive(history, &facts.archive)?;
+pub fn base_schema(past: &Past) -> Result<SchemaAt> {
+    let facts = past.base().schema.clone();
+    let (archive, folder) = checked_archive(past.history(), &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
     let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
-    let sequences = made_by_source(&Archive::open(&archive)?.toc, &plan.base.sequences);
+    let sequences = made_by_source(&Archive::open(&archive)?.toc, &past.base().sequences);
     Ok(SchemaAt {
         archive,
         facts,

@@ -1,7 +1,6 @@
 //! Carries out a plan: schema → fold and load → indexes → sequences → proof → valid.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,23 +16,17 @@ use super::sink::{Definitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::fold::{self, Folded, FoldedTable};
-use crate::history::History;
-use crate::history::catalog::Catalog;
+use crate::fold::{Folded, FoldedTable};
 use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
 use crate::model::Table;
+use crate::past::RECOVERY_BUDGET;
 use crate::pgtools::Tools;
 use crate::progress::{Progress, Unit};
 
-/// Memory for the deltas of a fold, in bytes.
-const FOLD_BUDGET: usize = 384 << 20;
-
 /// How to carry out a plan.
-pub struct Execution<'a> {
-    pub history: &'a History,
-    pub catalog: Arc<Catalog>,
+pub struct Execution {
     pub tools: Tools,
     pub destination: Destination,
     /// A trusted server for the scratch database of a replay, if there is not to be one of our own.
@@ -82,7 +75,7 @@ pub struct Phase {
 /// # Errors
 /// `Refused` if the destination does not suit, `Damaged` if the history is, `Unavailable` if a
 /// server or disk fails, `Interrupted`; then nothing is left that could be taken for a database.
-pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
+pub async fn execute(plan: Plan, execution: Execution) -> Result<Report> {
     let started = Instant::now();
     execution.progress.phase("preparing", 0, Unit::Tables);
     let made = roles::create(&plan, &execution).await?;
@@ -93,11 +86,11 @@ pub async fn execute(plan: Plan, execution: Execution<'_>) -> Result<Report> {
     })
 }
 
-async fn recover(plan: Plan, execution: Execution<'_>, started: Instant, made: &[String]) -> Result<Report> {
+async fn recover(plan: Plan, execution: Execution, started: Instant, made: &[String]) -> Result<Report> {
     let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
     if !execution.schema_only {
-        schema.require_fit(&plan.wanted)?;
+        schema.require_fit(&plan.chosen.tables)?;
     }
     let (sink, left_out, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
@@ -172,7 +165,7 @@ struct Filled {
 
 /// The definitions of the moment. They are never replayed in a session on the target's server: what roles of the
 /// source wrote would run there with the rights of whoever recovers.
-async fn schema_of(plan: &Plan, execution: &Execution<'_>) -> Result<SchemaAt> {
+async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
     let scratch = Scratch {
         server: execution.scratch.as_ref(),
         limit: execution.replay_limit,
@@ -181,8 +174,8 @@ async fn schema_of(plan: &Plan, execution: &Execution<'_>) -> Result<SchemaAt> {
     };
     match &execution.destination {
         // It takes tables and rows only, and those are the fold's.
-        Destination::Sqlite(_) => base_schema(plan, execution.history),
-        _ => schema_at(plan, execution.history, &scratch).await,
+        Destination::Sqlite(_) => base_schema(&plan.past),
+        _ => schema_at(&plan.past, &scratch).await,
     }
 }
 
@@ -190,14 +183,15 @@ async fn schema_of(plan: &Plan, execution: &Execution<'_>) -> Result<SchemaAt> {
 /// is left out, and the sequences that are made.
 async fn open(
     plan: &Plan,
-    execution: &Execution<'_>,
+    execution: &Execution,
     schema: &SchemaAt,
 ) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
     let archive = schema.open()?;
     let (entries, left_out) = match plan.partial {
         false => (Entries::whole(&archive.toc), Vec::new()),
         true => {
-            let entries = Entries::tables(&archive.toc, |schema, name| plan.selection.takes(schema, name));
+            let entries =
+                Entries::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
             let notes = partial_notes(&entries);
             (entries, notes)
         }
@@ -214,11 +208,11 @@ async fn open(
         create: execution.create,
         source: &schema.facts.database,
         definitions,
-        tables: &plan.wanted,
+        tables: &plan.chosen.tables,
         provenance: Provenance {
             moment: plan.moment.time.to_string(),
             lsn: plan.moment.lsn.to_string(),
-            source: execution.history.identity().source.database.clone(),
+            source: plan.past.history().identity().source.database.clone(),
         },
         tools: execution.tools.clone(),
     };
@@ -239,7 +233,7 @@ fn partial_notes(entries: &Entries) -> Vec<String> {
 
 async fn fill(
     plan: &Plan,
-    execution: &Execution<'_>,
+    execution: &Execution,
     sink: &Arc<Sink>,
     schema: &SchemaAt,
     made: &[MadeSequence],
@@ -254,12 +248,13 @@ async fn fill(
     let set_aside = defined?;
     let folded = folded?;
     phases.end("schema and fold");
-    let known = schema_known(plan, &folded);
+    let known = schema_known(plan, &folded)?;
     let mut inexact = inexact(plan, &folded, &known);
     let replayed: Vec<_> = schema.inexact.iter().filter(|it| !inexact.contains(it)).cloned().collect();
     inexact.extend(replayed.into_iter().chain(set_aside));
     let tables = folded.tables.len() as u64;
-    let unsampled = |oid| folded.sequences_sampled < plan.until || folded.sequences_set_back.contains(&oid);
+    let unsampled =
+        |oid| folded.sequences_sampled < plan.past.until() || folded.sequences_set_back.contains(&oid);
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
     let loaded = load_and_index(plan, execution, sink, folded.tables, phases).await?;
@@ -284,7 +279,7 @@ async fn fill(
 /// Loads the rows and makes what follows them. Tables whose values may name an index are loaded when there are indexes.
 async fn load_and_index(
     plan: &Plan,
-    execution: &Execution<'_>,
+    execution: &Execution,
     sink: &Arc<Sink>,
     tables: Vec<FoldedTable>,
     phases: &mut Phases,
@@ -315,12 +310,7 @@ async fn load_and_index(
 }
 
 /// Makes the definitions and nothing else. There is nothing to prove by digests.
-async fn define(
-    plan: &Plan,
-    execution: &Execution<'_>,
-    sink: &Arc<Sink>,
-    schema: &SchemaAt,
-) -> Result<Filled> {
+async fn define(plan: &Plan, execution: &Execution, sink: &Arc<Sink>, schema: &SchemaAt) -> Result<Filled> {
     let set_aside = sink.pre_data().await?;
     sink.post_data(execution.jobs, AfterRows::Whole).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
@@ -330,51 +320,30 @@ async fn define(
 }
 
 /// Where changes of definitions were told, the fold sees whether there was one besides.
-fn schema_known(plan: &Plan, folded: &Folded) -> SchemaKnown {
-    match plan.schema {
-        SchemaKnown::Exactly if !plan.changes.is_empty() => folded.definitions,
+fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
+    Ok(match plan.schema {
+        SchemaKnown::Exactly if !plan.past.changes_since_archive()?.is_empty() => folded.definitions,
         planned => planned,
-    }
+    })
 }
 
 /// What the plan knows for certain, and what the fold has seen.
 fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
-    let certain = plan.inexact.iter().filter(|known| !plan.perhaps.tables.contains(known));
-    let mut all: Vec<_> = certain.cloned().collect();
+    let planned = plan.inexact.iter().filter(|it| !plan.inexact.perhaps_tables.contains(it));
+    let mut all: Vec<_> = planned.cloned().collect();
     let new: Vec<_> =
         folded.inexact.iter().cloned().chain(known.inexact()).filter(|found| !all.contains(found)).collect();
     all.extend(new);
     all
 }
 
-async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
-    let (catalog, packs_folder) = (Arc::clone(&execution.catalog), execution.history.packs_folder());
-    let (base, until, segments) = (plan.base.clone(), plan.until, plan.segment_paths.clone());
-    let definitions_at = plan.definitions_at;
-    let key = execution.history.identity().message_key();
-    let authorship = execution.history.authorship().clone();
-    let wanted: BTreeSet<u32> = plan.wanted.iter().map(|table| table.oid).collect();
-    let progress = Arc::clone(&execution.progress);
+async fn fold_plan(plan: &Plan, execution: &Execution) -> Result<Folded> {
+    let (past, progress) = (Arc::clone(&plan.past), Arc::clone(&execution.progress));
+    let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
     let folded = tokio::task::spawn_blocking(move || {
-        fold::fold(&fold::Request {
-            catalog: &catalog,
-            packs_folder: &packs_folder,
-            base: &base,
-            until,
-            definitions_at,
-            segments: &segments,
-            key: &key,
-            authorship: &authorship,
-            wanted: &|table| wanted.contains(&table.oid),
-            budget: FOLD_BUDGET,
-            scratch: &scratch(),
-            progress: &*progress,
-        })
+        let wanted = |table: &Table| wanted.contains(&table.oid);
+        // The history may be on a disk that cannot be written to.
+        past.fold(&wanted, RECOVERY_BUDGET, &std::env::temp_dir(), &*progress)
     });
     folded.await.context(Kind::Internal, || "the folding thread failed".into())?
-}
-
-/// The history may be on a disk that cannot be written to.
-fn scratch() -> PathBuf {
-    std::env::temp_dir()
 }

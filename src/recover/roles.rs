@@ -9,8 +9,8 @@ use super::schema::{Sql, split};
 use super::sink::{Destination, maintenance};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
-use crate::history::History;
 use crate::model::schema::quote_ident;
+use crate::past::Past;
 
 /// Makes the roles that the target lacks, if they are wanted. They are the server's, not the database's:
 /// those that are made stay, whatever becomes of the rest. Returns what a person should know.
@@ -18,38 +18,39 @@ use crate::model::schema::quote_ident;
 /// # Errors
 /// `Usage` if the target is no server; `Damaged` if the history's roles are; otherwise as
 /// [`create_missing`].
-pub(super) async fn create(plan: &Plan, execution: &Execution<'_>) -> Result<Vec<String>> {
+pub(super) async fn create(plan: &Plan, execution: &Execution) -> Result<Vec<String>> {
     if !execution.create_roles {
         return Ok(Vec::new());
     }
     let Destination::Postgres(info) = &execution.destination else {
         return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
     };
-    let globals = globals(plan, execution.history)?.unwrap_or_default();
+    let globals = globals(&plan.past)?.unwrap_or_default();
     let globals = split(&globals, true);
-    create_missing(info, &globals, &wanted(plan, &globals)).await
+    create_missing(info, &globals, &wanted(&plan.past, &globals)?).await
 }
 
-/// The list of the server's roles at a plan's moment, as pg_dumpall writes it.
+/// The list of the server's roles at a moment, as pg_dumpall writes it.
 ///
 /// # Errors
 /// `Damaged` if it is.
-pub(super) fn globals(plan: &Plan, history: &History) -> Result<Option<String>> {
-    let Some(digest) = &plan.globals else { return Ok(None) };
-    let path = history.schemas_folder().join(format!("{digest}.sql"));
+pub(super) fn globals(past: &Past) -> Result<Option<String>> {
+    let Some(digest) = past.roles()? else { return Ok(None) };
+    let path = past.history().schemas_folder().join(format!("{digest}.sql"));
     Ok(Some(String::from_utf8_lossy(&read_checked(&path, digest)?).into_owned()))
 }
 
 /// The roles that the recovered database needs, and those that have rights in it by being their members.
-fn wanted(plan: &Plan, globals: &[Sql]) -> BTreeSet<String> {
-    let mut wanted: BTreeSet<_> = plan.base.schema.roles.iter().cloned().collect();
+fn wanted(past: &Past, globals: &[Sql]) -> Result<BTreeSet<String>> {
+    let mut wanted: BTreeSet<_> = past.base().schema.roles.iter().cloned().collect();
+    let changes = past.changes_since_archive()?;
     // Roles that own or are granted something since.
-    wanted.extend(plan.changes.iter().map(|change| change.signal.statement.role.clone()));
-    let texts: BTreeSet<_> = plan.changes.iter().map(|change| &change.signal.statement.query).collect();
+    wanted.extend(changes.iter().map(|change| change.signal.statement.role.clone()));
+    let texts: BTreeSet<_> = changes.iter().map(|change| &change.signal.statement.query).collect();
     let statements: Vec<_> = texts.into_iter().flat_map(|text| split(text, true)).collect();
     let named = |role: &String| statements.iter().any(|sql| sql.names(role));
     wanted.extend(made(globals).filter(named));
-    with_members(wanted, globals)
+    Ok(with_members(wanted, globals))
 }
 
 /// The roles that the list makes.

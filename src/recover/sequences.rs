@@ -50,7 +50,8 @@ pub fn sequence_values(
             Some(oid) => state.oid == *oid,
             None => (&state.schema, &state.name) == (schema, name),
         };
-        let Some(state) = sampled.iter().find(is_it).or_else(|| plan.base.sequences.iter().find(is_it))
+        let Some(state) =
+            sampled.iter().find(is_it).or_else(|| plan.past.base().sequences.iter().find(is_it))
         else {
             unknown.push(Inexact {
                 what: format!("sequence {schema}.{name}"),
@@ -66,7 +67,7 @@ pub fn sequence_values(
 }
 
 fn is_wanted(plan: &Plan, owner: &SequenceOwner) -> bool {
-    plan.wanted.iter().any(|table| {
+    plan.chosen.tables.iter().any(|table| {
         (&table.schema, &table.name) == (&owner.schema, &owner.table)
             && table.columns.iter().any(|column| column.name == owner.column)
     })

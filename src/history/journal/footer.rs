@@ -48,6 +48,16 @@ pub struct Footer {
     pub relation_messages: Vec<(u32, Vec<u8>)>,
 }
 
+impl Footer {
+    /// About how many bytes it takes in memory.
+    pub fn memory(&self) -> usize {
+        let relations = self.relations_at_start.iter().chain(self.relation_messages.iter().map(|(_, it)| it));
+        size_of_val(&self.transactions[..])
+            + size_of_val(&self.blocks[..])
+            + relations.map(|message| message.len() + size_of::<Vec<u8>>()).sum::<usize>()
+    }
+}
+
 /// Where a block lies and what it reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockEntry {

@@ -44,6 +44,13 @@ impl Segment {
     /// `Damaged` if its bytes or tags do not check, `Refused` if it is of a newer version, `Unavailable`
     /// if it is not there or cannot be read.
     pub fn open(path: &Path, authorship: &Authorship) -> Result<Segment> {
+        let segment = Segment::open_either(path, authorship)?;
+        // Tests count these lines.
+        tracing::trace!("opened {}", segment.path.display());
+        Ok(segment)
+    }
+
+    fn open_either(path: &Path, authorship: &Authorship) -> Result<Segment> {
         let Some(name) = name::parse(path) else {
             return Err(Error::refused(format!("{} is no segment's name", path.display())));
         };

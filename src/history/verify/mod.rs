@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Kind, Result};
 use crate::history::catalog::Catalog;
+use crate::history::segments::Segments;
 use crate::history::{History, evidence, expiry, image, inventory};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
@@ -41,12 +42,14 @@ pub struct Acknowledged {
 }
 
 /// Reads everything. Faults of objects are found, not returned as errors. `acknowledged`, if known,
-/// was read before this is called: a capture that runs makes more durable meanwhile.
+/// was read before this is called: a capture that runs makes more durable meanwhile. Segments that are whole stay
+/// open in `table`.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not list what is there.
 pub fn verify(
     history: &History,
+    table: &Segments,
     acknowledged: Option<Acknowledged>,
     progress: &dyn Progress,
 ) -> Result<Verified> {
@@ -54,7 +57,7 @@ pub fn verify(
     // First, since whoever opens the catalog makes it forget what is gone.
     verified.faults.extend(Catalog::gone(history)?);
     packs(history, progress, &mut verified)?;
-    let epochs = segments::check(history, acknowledged, progress, &mut verified)?;
+    let epochs = segments::check(history, table, acknowledged, progress, &mut verified)?;
     schemas(history, progress, &mut verified)?;
     checkpoints::check(history, &epochs, progress, &mut verified)?;
     other_objects(history, &mut verified)?;

@@ -5,6 +5,7 @@ use crate::error::{Kind, Result};
 use crate::history::epoch::Epoch;
 use crate::history::expiry::Expiry;
 use crate::history::journal::{self, SegmentFile};
+use crate::history::segments::Segments;
 use crate::history::signal::{DEFINITION, DefinitionSignal};
 use crate::history::{History, timeline};
 use crate::model::Lsn;
@@ -13,6 +14,7 @@ use crate::progress::{Progress, Unit};
 /// Reads all segments, and returns the epochs that can be read.
 pub(super) fn check(
     history: &History,
+    table: &Segments,
     acknowledged: Option<Acknowledged>,
     progress: &dyn Progress,
     verified: &mut Verified,
@@ -34,8 +36,8 @@ pub(super) fn check(
         if journal::history_of(&file.path).is_some_and(|found| found != id) {
             verified.faults.push(format!("{}: it belongs to another history", file.path.display()));
         }
-        let segment = journal::Segment::open(&file.path, history.authorship()).ok();
-        verified.notes.extend(segment.as_ref().map_or(Vec::new(), |segment| unreadable(history, segment)));
+        let segment = table.open(file).ok();
+        verified.notes.extend(segment.as_deref().map_or(Vec::new(), |segment| unreadable(history, segment)));
         let range = segment.map(|segment| (segment.summary().start, segment.summary().end));
         ends.push((file, range));
         progress.advance(size(&file.path));

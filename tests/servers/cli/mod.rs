@@ -2,6 +2,7 @@
 
 mod help;
 mod json;
+mod opens;
 mod recover;
 mod settings;
 mod versions;

@@ -2,6 +2,7 @@
 //!    commit time is later than T. Clocks that step back are reported. An idle database can be
 //!    recovered to any T up to the last heartbeat.
 
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use backwhen::history::FORMAT;
 use backwhen::history::catalog::CheckpointRow;
 use backwhen::history::checkpoint::Origin;
 use backwhen::history::epoch::Epoch;
-use backwhen::history::journal::{self, BlockBuilder, Segment, SegmentFile, Writer};
+use backwhen::history::journal::{self, BlockBuilder, SegmentFile, Writer};
 use backwhen::history::key::Authorship;
+use backwhen::history::segments::Segments;
 use backwhen::history::timeline::{SegmentView, Stretch, Timeline};
 use backwhen::model::{Lsn, Moment, PgTime};
-use backwhen::recover::resolve::{Resolved, resolve};
+use backwhen::past::resolve::{Resolved, resolve};
 
 use crate::promises::{now, recovered};
 use crate::support::{Backwhen, Server};
@@ -133,7 +135,9 @@ fn made_up(folder: &std::path::Path) -> Timeline {
         writer.write(block).unwrap();
     }
     writer.sync().unwrap();
-    let segments = journal::list(folder).unwrap().into_iter().map(view).collect();
+    let table = Arc::new(Segments::new(&Authorship::Unkeyed));
+    let view = |file: &SegmentFile| SegmentView::scan(file, &table).unwrap();
+    let segments = journal::list(folder).unwrap().iter().map(view).collect();
     let epoch = Epoch {
         format: FORMAT,
         ..Epoch::new(1, start, PgTime(0), 1, "slot".to_owned(), "a test".to_owned())
@@ -151,9 +155,4 @@ fn made_up(folder: &std::path::Path) -> Timeline {
     };
     let stretches = vec![Stretch { epoch, held_from: start, segments, checkpoints: vec![checkpoint] }];
     Timeline { stretches, unusable: Vec::new(), expired: None }
-}
-
-fn view(file: SegmentFile) -> SegmentView {
-    let segment = Segment::open(&file.path, &Authorship::Unkeyed).unwrap();
-    SegmentView { bytes: 0, summary: segment.summary().clone(), file, authorship: Authorship::Unkeyed }
 }

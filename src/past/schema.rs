@@ -5,6 +5,7 @@
 //! tell every change; only where they did is anything known of it but that there was one.
 
 use super::resolve::resolve;
+use super::{Past, Reading};
 use crate::codec::pgoutput;
 use crate::error::{Kind, Result};
 use crate::fold;
@@ -12,9 +13,61 @@ use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
 use crate::history::journal::{Said, Segment};
-use crate::history::signal::{HEARTBEAT, HeartbeatSignal};
-use crate::history::timeline::{Edge, SegmentView, Stretch, Timeline};
+use crate::history::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
+use crate::history::timeline::{Edge, SegmentView, Stretch};
 use crate::model::{Lsn, Message, Moment};
+
+impl Past {
+    /// How well the definitions at the moment are known.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal or a manifest is.
+    pub fn schema_known(&self) -> Result<SchemaKnown> {
+        self.question().answer()
+    }
+
+    /// What a plan must say, given the answer: also of tables that only the next checkpoint knows.
+    pub(super) fn schema_unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
+        self.question().unknown(known)
+    }
+
+    fn question(&self) -> Question<'_> {
+        let (history, stretch, base) = (self.history(), self.stretch(), &self.base);
+        Question { history, stretch, base, at: self.witnessed_at }
+    }
+}
+
+impl Reading {
+    /// How well the definitions are known at the end of the history, whose newest checkpoint is given; `None` where
+    /// no moment is held, or where the history cannot be read.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn schema_known_at_end(&self, newest: &Checkpoint) -> Result<Option<SchemaKnown>> {
+        let look = || {
+            let end = resolve(self.timeline(), &Moment::Latest, false)?;
+            let at = end.last.map_or(end.until, |last| last.lsn).max(newest.lsn);
+            let stretch = self.timeline().current()?;
+            Question { history: self.history(), stretch, base: newest, at }.answer().map(Some)
+        };
+        match look() {
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::OutsideWindow) => Ok(None),
+            done => done,
+        }
+    }
+}
+
+/// Whether a statement may have changed what the archive of `base` says. Filling a view that was full does not.
+pub(super) fn changes_archive(change: &DefinitionChange, base: &Checkpoint) -> bool {
+    // The server quotes only where it must.
+    let bare = |name: &str| name.replace('"', "");
+    let full = |identity: &str| {
+        let mut views = base.schema.materialized_views.iter();
+        views.any(|(schema, name)| bare(identity) == bare(&format!("{schema}.{name}")))
+    };
+    let objects = &change.signal.objects;
+    change.signal.tag != "REFRESH MATERIALIZED VIEW" || !objects.iter().all(|object| full(&object.identity))
+}
 
 /// What is known of the definitions at one position.
 #[derive(Clone, Debug)]
@@ -24,20 +77,17 @@ struct Witness {
 }
 
 /// Where definitions are asked for.
-pub struct Question<'a> {
-    pub history: &'a History,
-    pub stretch: &'a Stretch,
+struct Question<'a> {
+    history: &'a History,
+    stretch: &'a Stretch,
     /// Its archive is what is recovered.
-    pub base: &'a Checkpoint,
-    pub at: Lsn,
+    base: &'a Checkpoint,
+    at: Lsn,
 }
 
 impl Question<'_> {
-    /// How well they are known there.
-    ///
-    /// # Errors
-    /// `Damaged` if the journal or a manifest is.
-    pub fn answer(&self) -> Result<SchemaKnown> {
+    /// How well the definitions are known there.
+    fn answer(&self) -> Result<SchemaKnown> {
         let after = self.after()?;
         if self.is_told(after.as_ref())? {
             return Ok(SchemaKnown::Exactly);
@@ -173,11 +223,8 @@ impl Question<'_> {
         Ok(found)
     }
 
-    /// What a plan must say, given the answer: also of tables that only the next checkpoint knows.
-    ///
-    /// # Errors
-    /// `Damaged` if a manifest is.
-    pub fn unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
+    /// See [`Past::schema_unknown`].
+    fn unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
         let Some(inexact) = known.inexact() else { return Ok(Vec::new()) };
         let mut unknown = vec![inexact];
         let next = read_from_source_after(self.history, self.stretch, self.at)?;
@@ -190,23 +237,6 @@ impl Question<'_> {
             unknown.push(Inexact { what: entry.table.display(), why });
         }
         Ok(unknown)
-    }
-}
-
-/// How well they are known at the end of what is held; `None` where nothing is, or where it cannot be read.
-///
-/// # Errors
-/// `Unavailable` if the disk fails.
-pub fn latest(history: &History, timeline: &Timeline, newest: &Checkpoint) -> Result<Option<SchemaKnown>> {
-    let look = || {
-        let resolved = resolve(timeline, &Moment::Latest, false)?;
-        let stretch = timeline.current()?;
-        let at = resolved.last.map_or(resolved.until, |last| last.lsn).max(newest.lsn);
-        Question { history, stretch, base: newest, at }.answer().map(Some)
-    };
-    match look() {
-        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::OutsideWindow) => Ok(None),
-        done => done,
     }
 }
 

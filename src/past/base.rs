@@ -1,7 +1,7 @@
 //! Which checkpoint a recovery starts from, and another one where that is damaged.
 
+use super::Reading;
 use crate::error::{Error, Kind, Result};
-use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, position_of};
 use crate::history::timeline::{Stretch, Timeline};
 use crate::model::Lsn;
@@ -11,19 +11,15 @@ use crate::model::Lsn;
 ///
 /// # Errors
 /// `OutsideWindow` if there is none, `Damaged` if none can be used.
-pub(super) fn base(
-    history: &History,
-    timeline: &Timeline,
-    stretch: &Stretch,
-    until: Lsn,
-) -> Result<(Checkpoint, Vec<String>)> {
+pub(super) fn base(reading: &Reading, stretch: &Stretch, until: Lsn) -> Result<(Checkpoint, Vec<String>)> {
+    let timeline = reading.timeline();
     let mut fault = None;
     let mut notes = Vec::new();
     for row in stretch.checkpoints.iter().rev().filter(|row| row.lsn <= until) {
         let known = timeline.unusable.iter().find(|it| it.name == row.id);
         let read = match known {
             Some(unusable) => Err(Error::damaged(unusable.why.clone())),
-            None => history.read_checkpoint(&row.id),
+            None => reading.history().read_checkpoint(&row.id),
         };
         match read {
             Ok(base) => {

@@ -1,5 +1,6 @@
 //! What a moment may lack without a trace, as somebody found out later.
 
+use super::Reading;
 use crate::error::Result;
 use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
@@ -11,14 +12,13 @@ use crate::model::{Lsn, Selection};
 /// # Errors
 /// `Damaged` if a checkpoint's manifest is.
 pub(super) fn doubts(
-    history: &History,
-    timeline: &Timeline,
+    reading: &Reading,
     stretch: &Stretch,
     until: Lsn,
     selection: &Selection,
 ) -> Result<Vec<Inexact>> {
-    let mut found = at_the_end(timeline, stretch.epoch.number, until);
-    found.extend(found_by_resync(history, stretch, until)?);
+    let mut found = at_the_end(reading.timeline(), stretch.epoch.number, until);
+    found.extend(found_by_resync(reading.history(), stretch, until)?);
     let takes =
         |it: &Inexact| it.what.split_once('.').is_none_or(|(schema, name)| selection.takes(schema, name));
     found.retain(takes);

@@ -1,0 +1,160 @@
+//! The segments that a reader of a history has open, each of which is opened once and then shared.
+//!
+//! To open a segment that is still written to means to read all of it: its blocks are checked, decompressed and
+//! digested. Whoever looks a second time must see the same transactions as before, or two answers about one moment
+//! would not agree. So a table of open segments belongs to one [`Timeline`](super::timeline::Timeline), which
+//! all who ask about its moments share.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::journal::{Segment, SegmentFile};
+use super::key::Authorship;
+use crate::error::Result;
+use crate::model::Lsn;
+
+/// With more sealed segments open than this, the one that was asked for longest ago is closed: each has a file
+/// descriptor, of which a process usually has 1024.
+const MOST_SEALED: usize = 64;
+
+/// With more bytes of footers in memory than this, sealed segments are closed likewise.
+const MOST_FOOTER_BYTES: usize = 64 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Segments {
+    authorship: Authorship,
+    /// The one that was asked for last stands last.
+    open: Mutex<VecDeque<OpenSegment>>,
+}
+
+#[derive(Debug)]
+struct OpenSegment {
+    epoch: u32,
+    start: Lsn,
+    /// Bytes of its footer in memory.
+    bytes: usize,
+    segment: Arc<Segment>,
+}
+
+impl Segments {
+    /// An empty table of a history whose segments are checked with `authorship`.
+    pub fn new(authorship: &Authorship) -> Segments {
+        Segments { authorship: authorship.clone(), open: Mutex::default() }
+    }
+
+    /// The segment, which is opened if it is not open yet. Other threads wait meanwhile, so that none opens it
+    /// twice.
+    ///
+    /// # Errors
+    /// As [`Segment::open`].
+    pub fn open(&self, file: &SegmentFile) -> Result<Arc<Segment>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = open.iter().position(|it| (it.epoch, it.start) == (file.epoch, file.start));
+        if let Some(known) = known.and_then(|at| open.remove(at)) {
+            // One that was still written to may lack the end of what is sealed by now.
+            if known.segment.is_sealed() || !file.sealed {
+                let segment = Arc::clone(&known.segment);
+                open.push_back(known);
+                return Ok(segment);
+            }
+        }
+        let segment = Arc::new(Segment::open(&file.path, &self.authorship)?);
+        let (epoch, start, bytes) = (file.epoch, file.start, segment.footer().memory());
+        open.push_back(OpenSegment { epoch, start, bytes, segment: Arc::clone(&segment) });
+        close_the_oldest(&mut open);
+        Ok(segment)
+    }
+}
+
+/// Closes sealed segments until the others are within bounds. A segment that is still written to stays, since
+/// opening it again would cost most and show more than before; so does the one that was asked for last.
+fn close_the_oldest(open: &mut VecDeque<OpenSegment>) {
+    loop {
+        let sealed = || open.iter().filter(|it| it.segment.is_sealed());
+        let bytes: usize = sealed().map(|it| it.bytes).sum();
+        if sealed().count() <= MOST_SEALED && bytes <= MOST_FOOTER_BYTES {
+            return;
+        }
+        let Some(oldest) = open.iter().position(|it| it.segment.is_sealed()) else { return };
+        if oldest + 1 == open.len() {
+            return;
+        }
+        open.remove(oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::journal::{self, BlockBuilder, Writer, seal};
+
+    const KEYLESS: Authorship = Authorship::Unkeyed;
+
+    fn transaction(commit: u64) -> [Vec<u8>; 2] {
+        let begin = [&b"B"[..], &commit.to_be_bytes(), &[0; 8], &[0, 0, 0, 1]].concat();
+        let end = [&b"C\0"[..], &commit.to_be_bytes(), &(commit + 1).to_be_bytes(), &[0; 8]].concat();
+        [begin, end]
+    }
+
+    fn append(writer: &mut Writer, from: u64, commit: u64) {
+        let mut builder = BlockBuilder::new(Lsn(from));
+        for message in transaction(commit) {
+            builder.push(&message).unwrap();
+        }
+        writer.write(builder.take_complete().unwrap()).unwrap();
+        writer.sync().unwrap();
+    }
+
+    fn commits(segment: &Segment) -> Vec<u64> {
+        segment.transactions().iter().map(|entry| entry.commit_lsn.0).collect()
+    }
+
+    #[test]
+    fn an_open_segment_stays_as_it_was_when_it_was_first_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, _) = Writer::open(folder.path(), [7; 16], 1, Lsn(1), &KEYLESS).unwrap();
+        append(&mut writer, 1, 10);
+        let segments = Segments::new(&KEYLESS);
+        let file = journal::list(folder.path()).unwrap().remove(0);
+        assert_eq!(commits(&segments.open(&file).unwrap()), [10]);
+        append(&mut writer, 11, 20);
+        assert_eq!(commits(&segments.open(&file).unwrap()), [10], "its other moments are resolved by this");
+        assert_eq!(commits(&Segments::new(&KEYLESS).open(&file).unwrap()), [10, 20]);
+
+        let finished = writer.roll_now().unwrap().unwrap();
+        seal(&finished, &KEYLESS).unwrap();
+        assert_eq!(commits(&segments.open(&file).unwrap()), [10], "who knows it as open");
+        let sealed = journal::list(folder.path()).unwrap().remove(0);
+        assert!(sealed.sealed);
+        assert_eq!(
+            commits(&segments.open(&sealed).unwrap()),
+            [10, 20],
+            "who knows where the sealed one ends"
+        );
+    }
+
+    #[test]
+    fn sealed_segments_are_open_once_and_not_without_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, _) = Writer::open(folder.path(), [7; 16], 1, Lsn(1), &KEYLESS).unwrap();
+        for number in 0..MOST_SEALED as u64 + 1 {
+            let from = if number == 0 { 1 } else { number * 10 + 1 };
+            append(&mut writer, from, number * 10 + 10);
+            let finished = writer.roll_now().unwrap().unwrap();
+            seal(&finished, &KEYLESS).unwrap();
+        }
+        let files = journal::list(folder.path()).unwrap();
+        let segments = Segments::new(&KEYLESS);
+        let first = segments.open(&files[0]).unwrap();
+        assert!(Arc::ptr_eq(&first, &segments.open(&files[0]).unwrap()));
+        let open = files.last().unwrap();
+        assert!(!open.sealed);
+        let last = segments.open(open).unwrap();
+        for file in files.iter().filter(|file| file.sealed) {
+            segments.open(file).unwrap();
+        }
+        assert!(!Arc::ptr_eq(&first, &segments.open(&files[0]).unwrap()), "it had to make room");
+        assert!(Arc::ptr_eq(&last, &segments.open(open).unwrap()));
+    }
+}

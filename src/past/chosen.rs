@@ -1,0 +1,37 @@
+//! The tables of a past that somebody wants.
+
+use super::Past;
+use crate::error::{Error, Result};
+use crate::model::{Selection, Table};
+
+/// Some tables, as they stood at a moment.
+#[derive(Clone, Debug)]
+pub struct ChosenTables {
+    pub tables: Vec<Table>,
+    pub selection: Selection,
+    /// Somebody named tables, and only these are wanted.
+    pub is_partial: bool,
+}
+
+impl Past {
+    /// The tables that match one of the patterns; without patterns, all.
+    ///
+    /// # Errors
+    /// `Usage` if a pattern matches no table; as [`Past::schema_changes`].
+    pub fn choose(&self, patterns: &[String]) -> Result<ChosenTables> {
+        let selection = Selection::parse(patterns, &[])?;
+        let mut tables = self.tables()?;
+        let names = tables.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
+        let unmatched = selection.unmatched(names);
+        if !unmatched.is_empty() {
+            return Err(Error::usage(format!(
+                "no table matches {} at {}; see the tables of the checkpoint before it with: backwhen list checkpoints \
+                 --tables",
+                unmatched.join(", "),
+                self.until
+            )));
+        }
+        tables.retain(|table| selection.takes(&table.schema, &table.name));
+        Ok(ChosenTables { tables, selection, is_partial: !patterns.is_empty() })
+    }
+}

@@ -1,0 +1,277 @@
+//! The past of a protected database, as its history holds it.
+//!
+//! [`Reading`] is a history that is open for reading: one command opens it once. [`Reading::at`] turns a moment, as
+//! a person names it, into a [`Past`], which answers questions about the database at that moment and folds its rows.
+//! Recovering, showing, proving, comparing and folding into checkpoints all begin here.
+
+mod base;
+mod chosen;
+mod doubt;
+mod inexact;
+mod reading;
+pub mod resolve;
+mod schema;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+pub use chosen::ChosenTables;
+pub use inexact::KnownInexact;
+pub use reading::Reading;
+pub use resolve::Commit;
+
+use crate::error::Result;
+use crate::fold::{self, Folded};
+use crate::history::History;
+use crate::history::checkpoint::Checkpoint;
+use crate::history::definitions::changes_in;
+use crate::history::journal::TransactionEntry;
+use crate::history::roles;
+use crate::history::signal::DefinitionChange;
+use crate::history::timeline::{SegmentView, Stretch};
+use crate::model::{Lsn, Moment, PgTime, Table};
+use crate::progress::Progress;
+use base::base;
+use resolve::resolve;
+
+/// Bytes of memory that the changes of a fold may take, beyond which they are merged into images on disk. A recovery
+/// usually has the machine to itself.
+pub const RECOVERY_BUDGET: usize = 384 << 20;
+
+/// The same for a fold on a machine where a capture is at work, and where images are written or compared with the
+/// source at the same time.
+pub const CHECKPOINT_BUDGET: usize = 320 << 20;
+
+/// The same for a proof, which folds one checkpoint after the other.
+pub const PROOF_BUDGET: usize = 320 << 20;
+
+/// The database at one moment: a checkpoint, and the transactions of its epoch from there up to the moment.
+///
+/// Nothing is read before it is asked for, and what two may ask for is read once.
+pub struct Past {
+    reading: Reading,
+    /// The place of the moment's epoch among the timeline's stretches.
+    place: usize,
+    base: Checkpoint,
+    until: Lsn,
+    definitions_at: Lsn,
+    /// Where it is asked how well the definitions are known.
+    witnessed_at: Lsn,
+    last: Option<Commit>,
+    next: Option<Commit>,
+    notes: Vec<String>,
+    changes: OnceLock<Vec<DefinitionChange>>,
+    roles: OnceLock<Option<String>>,
+}
+
+impl Reading {
+    /// The past at a moment; with `before`, at the instant just before a transaction or mark.
+    ///
+    /// # Errors
+    /// `OutsideWindow` if the history does not hold the moment, `Usage` if `before` does not fit it, `Damaged` if no
+    /// checkpoint before it can be used.
+    pub fn at(&self, moment: &Moment, before: bool) -> Result<Past> {
+        let resolved = resolve(self.timeline(), moment, before)?;
+        let place = self.place(resolved.epoch)?;
+        let (base, instead) = base(self, &self.timeline().stretches[place], resolved.until)?;
+        let mut past = self.past(place, base, resolved.until);
+        // A position is exact. All else is the end of a transaction, and the first commit after it may be long after.
+        if let (Some(last), false) = (resolved.last, matches!(moment, Moment::Lsn(_))) {
+            past.definitions_at = last.lsn;
+        }
+        // Without event triggers, a schema change between the last commit and the time is in no commit.
+        if !matches!(moment, Moment::Time(_)) {
+            past.witnessed_at = past.definitions_at;
+        }
+        (past.last, past.next) = (resolved.last, resolved.next);
+        past.notes = [resolved.notes, instead].concat();
+        Ok(past)
+    }
+
+    /// The past that `base` leads to by the transactions of its epoch that committed before `until`.
+    ///
+    /// # Errors
+    /// `Damaged` if the base's epoch is missing.
+    pub fn forward(&self, base: Checkpoint, until: Lsn) -> Result<Past> {
+        Ok(self.past(self.place(base.epoch)?, base, until))
+    }
+
+    fn past(&self, place: usize, base: Checkpoint, until: Lsn) -> Past {
+        Past {
+            reading: self.clone(),
+            place,
+            base,
+            until,
+            definitions_at: until,
+            witnessed_at: until,
+            last: None,
+            next: None,
+            notes: Vec::new(),
+            changes: OnceLock::new(),
+            roles: OnceLock::new(),
+        }
+    }
+}
+
+impl Past {
+    pub fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    pub fn history(&self) -> &History {
+        self.reading.history()
+    }
+
+    /// The moment's epoch, with what the history holds of it.
+    pub fn stretch(&self) -> &Stretch {
+        &self.reading.timeline().stretches[self.place]
+    }
+
+    /// The checkpoint before the moment from which its rows are folded.
+    pub fn base(&self) -> &Checkpoint {
+        &self.base
+    }
+
+    /// Exclusive: the commit position of the first transaction that is not in.
+    pub fn until(&self) -> Lsn {
+        self.until
+    }
+
+    /// The last transaction that is in, if the journal holds it.
+    pub fn last(&self) -> Option<Commit> {
+        self.last
+    }
+
+    /// The first transaction that is not in, if the journal holds it.
+    pub fn next(&self) -> Option<Commit> {
+        self.next
+    }
+
+    /// What a person should know about this moment.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The segments that hold transactions between the base and the moment.
+    pub fn segments(&self) -> impl Iterator<Item = &SegmentView> {
+        self.stretch().segments_between(self.base.lsn, self.until)
+    }
+
+    /// The number of transactions between the base and the moment.
+    ///
+    /// # Errors
+    /// `Damaged` if a segment is.
+    pub fn count_transactions(&self) -> Result<u64> {
+        let held = self.base.lsn..self.until;
+        let mut count = 0;
+        for view in self.segments() {
+            let summary = &view.summary;
+            let is_inside = [summary.first_commit, summary.last_commit]
+                .iter()
+                .all(|commit| commit.is_some_and(|it| held.contains(&it)));
+            count += if is_inside {
+                summary.transactions
+            } else {
+                let within = |entry: &&TransactionEntry| held.contains(&entry.commit_lsn);
+                view.open()?.transactions().iter().filter(within).count() as u64
+            };
+        }
+        Ok(count)
+    }
+
+    /// The time of the latest transaction between the base and the moment; the base's, if none is later.
+    pub fn latest_time(&self) -> PgTime {
+        let latest = self.segments().filter_map(|view| view.summary.max_time).max();
+        latest.map_or(self.base.time, |time| time.max(self.base.time))
+    }
+
+    /// The schema changes that the event triggers told of between the base and the moment.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn schema_changes(&self) -> Result<&[DefinitionChange]> {
+        let key = self.history().identity().message_key();
+        let read = || changes_in(self.stretch(), &key, self.base.lsn, self.until);
+        once(&self.changes, read).map(Vec::as_slice)
+    }
+
+    /// The schema changes since the base's archive was taken that may have changed what it says.
+    ///
+    /// # Errors
+    /// As [`Past::schema_changes`].
+    pub fn changes_since_archive(&self) -> Result<Vec<DefinitionChange>> {
+        let all = self.base.schema.since.iter().chain(self.schema_changes()?);
+        Ok(all.filter(|change| schema::changes_archive(change, &self.base)).cloned().collect())
+    }
+
+    /// The tables as they stood at the moment, by oid.
+    ///
+    /// # Errors
+    /// As [`Past::schema_changes`].
+    pub fn tables(&self) -> Result<Vec<Table>> {
+        Ok(fold::tables_after(&self.tables_of_base(), self.schema_changes()?))
+    }
+
+    /// The same without the tables of which the base and the event triggers do not tell all that their rows need.
+    ///
+    /// # Errors
+    /// As [`Past::schema_changes`].
+    pub fn tables_told_in_full(&self) -> Result<Vec<Table>> {
+        let untold = fold::untold_tables(&self.tables_of_base(), self.schema_changes()?);
+        let mut tables = self.tables()?;
+        tables.retain(|table| !untold.contains(&table.oid));
+        Ok(tables)
+    }
+
+    fn tables_of_base(&self) -> Vec<Table> {
+        self.base.tables.iter().map(|entry| entry.table.clone()).collect()
+    }
+
+    /// The list of the server's roles at the moment, by its digest.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn roles(&self) -> Result<Option<&str>> {
+        let read = || roles::globals_at(self.history(), self.stretch(), &self.base, self.until);
+        once(&self.roles, read).map(Option::as_deref)
+    }
+
+    /// The rows at the moment, of the tables that are `wanted`. This is the one place where a fold is put together.
+    /// `budget`: bytes of memory for the changes; beyond that they are merged into images in a folder under `scratch`.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal or an image is, or if they contradict each other.
+    pub fn fold(
+        &self,
+        wanted: &dyn Fn(&Table) -> bool,
+        budget: usize,
+        scratch: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Folded> {
+        let segments = &self.stretch().segments;
+        // Samples of sequences and heartbeats are looked up behind the moment too.
+        let first = segments.partition_point(|view| view.summary.end <= self.base.lsn);
+        fold::fold(&fold::Request {
+            catalog: self.reading.catalog(),
+            packs_folder: &self.history().packs_folder(),
+            base: &self.base,
+            until: self.until,
+            definitions_at: self.definitions_at,
+            segments: &segments[first..],
+            key: &self.history().identity().message_key(),
+            wanted,
+            budget,
+            scratch,
+            progress,
+        })
+    }
+}
+
+/// The content of a cell, found when it is first asked for.
+fn once<T>(cell: &OnceLock<T>, find: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(found) = cell.get() {
+        return Ok(found);
+    }
+    let found = find()?;
+    Ok(cell.get_or_init(|| found))
+}

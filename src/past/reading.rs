@@ -1,0 +1,118 @@
+//! A history that is open for reading.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::history::History;
+use crate::history::catalog::{Catalog, Unusable};
+use crate::history::files::Lock;
+use crate::history::image::Blocks;
+use crate::history::segments::Segments;
+use crate::history::timeline::{Stretch, Timeline};
+
+/// A history as it was at one instant: its catalog, its timeline, and the segments that have been opened so far.
+///
+/// A command that reads opens one of these, and asks it for everything. Clones share what is open.
+#[derive(Clone)]
+pub struct Reading {
+    opened: Arc<Opened>,
+    timeline: Arc<Timeline>,
+}
+
+struct Opened {
+    history: History,
+    catalog: Arc<Catalog>,
+    /// Keeps an `expire` from what is read.
+    _objects: Option<Lock>,
+}
+
+impl Reading {
+    /// Opens a history, and keeps every `expire` away as long as this or a clone lives. Waits for an `expire` that is
+    /// at work.
+    ///
+    /// # Errors
+    /// `Locked` if that takes longer than a minute; `Damaged` if an object that is needed cannot be read, or
+    /// segments do not join.
+    pub fn open(history: &History) -> Result<Reading> {
+        Reading::open_with(history, &Arc::new(Segments::new(history.authorship())))
+    }
+
+    /// The same, where some segments are open already: a segment that is still written to is taken as it was then.
+    ///
+    /// # Errors
+    /// As [`Reading::open`].
+    pub fn open_with(history: &History, segments: &Arc<Segments>) -> Result<Reading> {
+        let objects = history.hold_objects()?;
+        Reading::new(history, Arc::new(Catalog::open(history)?), segments, objects)
+    }
+
+    /// The same by a catalog that is open, and that is brought up to date.
+    ///
+    /// # Errors
+    /// As [`Reading::open`].
+    pub fn by_catalog(history: &History, catalog: &Arc<Catalog>) -> Result<Reading> {
+        let objects = history.hold_objects()?;
+        catalog.synchronise(history)?;
+        let segments = Arc::new(Segments::new(history.authorship()));
+        Reading::new(history, Arc::clone(catalog), &segments, objects)
+    }
+
+    /// The same for a look of an instant that must not wait for an `expire`: nothing is kept from one.
+    ///
+    /// # Errors
+    /// As [`Reading::open`], but never `Locked`.
+    pub fn glance(history: &History) -> Result<Reading> {
+        let segments = Arc::new(Segments::new(history.authorship()));
+        Reading::new(history, Arc::new(Catalog::open(history)?), &segments, None)
+    }
+
+    fn new(
+        history: &History,
+        catalog: Arc<Catalog>,
+        segments: &Arc<Segments>,
+        objects: Option<Lock>,
+    ) -> Result<Reading> {
+        let timeline = Arc::new(Timeline::read_with(history, &catalog, segments)?);
+        let opened = Opened { history: history.clone(), catalog, _objects: objects };
+        Ok(Reading { opened: Arc::new(opened), timeline })
+    }
+
+    pub fn history(&self) -> &History {
+        &self.opened.history
+    }
+
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.opened.catalog
+    }
+
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// Where the blocks of all images are found.
+    pub fn blocks(&self) -> Blocks {
+        Blocks::new(&self.history().packs_folder(), Arc::clone(self.catalog()) as Arc<_>)
+    }
+
+    /// The same history without a checkpoint that turned out to be damaged.
+    #[must_use]
+    pub fn without(&self, checkpoint: Unusable) -> Reading {
+        let mut timeline = Timeline::clone(&self.timeline);
+        timeline.unusable.push(checkpoint);
+        Reading { opened: Arc::clone(&self.opened), timeline: Arc::new(timeline) }
+    }
+
+    /// An epoch with what the history holds of it.
+    ///
+    /// # Errors
+    /// `Damaged` if the epoch is missing.
+    pub fn stretch(&self, epoch: u32) -> Result<&Stretch> {
+        Ok(&self.timeline.stretches[self.place(epoch)?])
+    }
+
+    /// An epoch's place among the timeline's stretches.
+    pub(super) fn place(&self, epoch: u32) -> Result<usize> {
+        let found = self.timeline.stretches.iter().position(|stretch| stretch.epoch.number == epoch);
+        found.ok_or_else(|| Error::damaged(format!("epoch {epoch} is missing")))
+    }
+}
