@@ -23,4 +23,5 @@ pub mod progress;
 pub mod protect;
 pub mod prove;
 pub mod recover;
+pub mod signal;
 pub mod source;

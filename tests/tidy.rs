@@ -15,14 +15,15 @@ const OPEN: &[&str] = &["error", "ambient", "progress", "hostile"];
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &["error"]),
     ("codec", &["model"]),
+    ("signal", &["model"]),
     ("connect", &[]),
     ("pgtools", &["connect", "model"]),
-    ("history", &["model"]),
-    ("source", &["model", "codec", "connect", "history", "pgtools"]),
-    ("fold", &["model", "codec", "history"]),
-    ("prove", &["model", "codec", "history", "fold"]),
-    ("verify", &["model", "codec", "history", "fold", "prove"]),
-    ("recover", &["model", "codec", "history", "fold", "connect", "pgtools"]),
+    ("history", &["model", "signal"]),
+    ("source", &["model", "codec", "connect", "history", "pgtools", "signal"]),
+    ("fold", &["model", "codec", "history", "signal"]),
+    ("past", &["model", "codec", "history", "fold", "signal"]),
+    ("prove", &["model", "codec", "history", "fold", "past"]),
+    ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools"]),
 ];
 
 /// What reads and writes servers; the history and all below it do without.

@@ -30,10 +30,10 @@ use tokio_util::sync::CancellationToken;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::journal::{Admission, Writer};
-use crate::history::message_key::MessageKey;
 use crate::history::{History, files};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
+use crate::signal::key::MessageKey;
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use budget::Budget;
@@ -451,7 +451,7 @@ pub async fn heartbeat(history: &History, source: &Conninfo) -> Result<Lsn> {
 /// # Errors
 /// `Unavailable` if the source fails.
 pub async fn mark(history: &History, source: &Conninfo, name: &str) -> Result<Lsn> {
-    use crate::history::signal::{MARK, MarkSignal};
+    use crate::signal::{MARK, MarkSignal};
     let content = serde_json::to_string(&MarkSignal { name: name.to_owned() });
     let content = content.context(Kind::Internal, || "cannot write the mark".into())?;
     let session = crate::connect::Session::connect_utf8(source, "mark").await?;

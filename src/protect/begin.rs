@@ -22,12 +22,12 @@ use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
 use crate::history::key::{Authorship, Key};
-use crate::history::message_key::SIGNED;
 use crate::history::resync::{self, Resync};
 use crate::history::{
     FORMAT, History, Identity, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, files, read_json, write_json,
 };
 use crate::model::{DatabaseFacts, PgTime, Selection};
+use crate::signal::key::SIGNED;
 use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::snapshot::Snapshot;

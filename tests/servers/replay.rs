@@ -10,13 +10,13 @@ use backwhen::connect::{Conninfo, Session};
 use backwhen::error::{Kind, Result};
 use backwhen::history::checkpoint::{Inexact, SchemaFacts};
 use backwhen::history::definitions::SchemaKnown;
-use backwhen::history::signal::{DefinitionChange, DefinitionSignal};
 use backwhen::history::timeline::Edge;
 use backwhen::history::{Identity, read_json, write_json};
 use backwhen::model::{DatabaseFacts, Lsn, PgTime};
 use backwhen::pgtools::{LocalServer, Tools, dump_schema, materialized_views};
 use backwhen::progress::Silent;
 use backwhen::recover::schema::{ReplayedSchema, Request, ScratchServer, SourceRoles, schema_at};
+use backwhen::signal::{DefinitionChange, DefinitionSignal};
 
 const BEFORE: &str = include_str!("definitions/before.sql");
 const CHAPTERS: [&str; 5] = [

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
-use crate::history::signal::Statement;
 use crate::model::schema::quote_ident;
+use crate::signal::Statement;
 
 /// Ours to choose, whatever the source had.
 const OURS: &[&str] = &[

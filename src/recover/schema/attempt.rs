@@ -6,8 +6,8 @@ use super::rewrite::schema_without_roles;
 use super::statements::Sql;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
-use crate::history::signal::DefinitionChange;
 use crate::model::schema::quote_ident;
+use crate::signal::DefinitionChange;
 
 /// How a statement ended that did not run.
 pub(super) enum Failure {
