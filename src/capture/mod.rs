@@ -15,7 +15,6 @@ pub mod live;
 mod loss;
 mod orphan;
 mod published;
-mod seam;
 pub mod state;
 mod stream;
 mod watch;
@@ -29,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::journal::{Admission, Writer};
+use crate::history::journal::{Admission, Durable, Seam, Torn, Writer};
 use crate::history::{History, files};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
@@ -42,7 +41,6 @@ use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
 use live::Board;
-use seam::{Seam, Torn};
 use state::Event;
 use stream::{Ended, Pump};
 
@@ -189,7 +187,8 @@ impl Capture<'_> {
                 opened.context(Kind::Internal, || "the writing thread failed".into())??;
             recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
             let _ = recovered.unsealed.into_iter().try_for_each(|path| self.sealer.send(path));
-            let frontier = recovered.frontier;
+            let durable = recovered.durable;
+            let frontier = durable.lsn();
 
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
             let Found { continuity, head, confirmed, published } =
@@ -207,7 +206,9 @@ impl Capture<'_> {
             }
             crate::ambient::pass("capture.opened")?;
             let history = self.history.clone();
-            let seam = tokio::task::spawn_blocking(move || Seam::new(&history, number, frontier, confirmed));
+            let seam = tokio::task::spawn_blocking(move || {
+                Seam::new(&history.journal_folder(), history.authorship(), number, durable, confirmed)
+            });
             let seam = seam.await.context(Kind::Internal, || "a reading thread failed".into())??;
             board.update(|live| {
                 live.published_until = Some(frontier);
@@ -227,7 +228,7 @@ impl Capture<'_> {
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
-            return Ok(Opened { link, writer, frontier, seam, board });
+            return Ok(Opened { link, writer, durable, seam, board });
         }
     }
 
@@ -261,8 +262,9 @@ impl Capture<'_> {
 
     /// Takes in what comes, while the watcher keeps the source company.
     async fn follow(&self, opened: Opened) -> Result<Ended> {
-        let Opened { link, writer, frontier, seam, board } = opened;
-        let durable = Arc::new(news::channel(frontier).0);
+        let Opened { link, writer, durable, seam, board } = opened;
+        let frontier = durable.lsn();
+        let durable = Arc::new(news::channel(durable).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
         let broken = self.stop.child_token();
@@ -394,7 +396,8 @@ enum Link {
 struct Opened {
     link: Link,
     writer: Writer,
-    frontier: Lsn,
+    /// Where the journal ends.
+    durable: Durable,
     seam: Seam,
     board: Board,
 }

@@ -19,6 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::LeftOut;
+use crate::history::journal::Durable;
 use crate::history::roles;
 use crate::model::SequenceState;
 use crate::model::{DatabaseFacts, Grade, Lsn, PgTime, Selection};
@@ -51,7 +52,7 @@ pub struct Watcher {
     pub source: Conninfo,
     pub tools: Tools,
     pub board: Board,
-    pub durable: watch::Receiver<Lsn>,
+    pub durable: watch::Receiver<Durable>,
     pub heartbeat: Duration,
     pub budget: Budget,
     pub jobs: usize,
@@ -355,7 +356,7 @@ impl Watcher {
         let reached = async |lsn: Lsn| {
             // An idle source would never get there by itself.
             beat_once(&source, &key).await?;
-            let reached = durable.wait_for(|durable| *durable >= lsn).await;
+            let reached = durable.wait_for(|durable| durable.lsn() >= lsn).await;
             reached.map(|_| ()).map_err(|_| Error::interrupted())
         };
         let made = checkpoint::refresh(&access, &self.history, &catalog, reached).await?;

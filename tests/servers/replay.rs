@@ -400,7 +400,7 @@ fn the_journal_holds_what_every_moment_is_made_of() {
 
 #[test]
 fn a_server_of_our_own_comes_and_goes() {
-    const NAME: &str = "a_server_of_our_own_comes_and_goes";
+    const NAME: &str = "replay::a_server_of_our_own_comes_and_goes";
     let server = Server::shared(None);
     let tools = Tools::find(server.bin()).unwrap();
     let programs = tools.for_server(server.major()).expect("the tests' servers have programs").clone();
@@ -427,5 +427,6 @@ fn a_server_of_our_own_comes_and_goes() {
     let mut command = std::process::Command::new(copy);
     command.args(["--exact", NAME]).current_dir("/");
     let output = crate::support::as_somebody(&mut command).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
