@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Content, Draft, SLOT_WAIT, manifest, unshared};
+use super::checkpoint::{Content, Draft, manifest, unshared};
 use super::earlier::{self, Earlier};
 use super::snapshot::{self, Opened, Taken};
-use super::{Access, hold_objects};
+use super::{Access, hold_objects, slot};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
@@ -30,7 +30,6 @@ use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::signal::key::SIGNED;
 use crate::source::inspect;
 use crate::source::publication::Publications;
-use crate::source::snapshot::Snapshot;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{Installed, Triggers};
 
@@ -259,12 +258,9 @@ async fn open(
     mut client: ReplicationClient,
 ) -> Result<Opened> {
     access.progress.phase("creating the slot", 0, crate::progress::Unit::Tables);
-    // Where failover is not set up, the option does no harm; below 17 it is not there.
-    let failover = client.server_version() >= 17;
-    let created = client.create_slot(slot, failover, SLOT_WAIT).await?;
+    let (snapshot, lsn) = slot::create(access.source, &mut client, slot, false).await?;
     ambient::pass("init.slot")?;
-    let snapshot = Snapshot { name: created.snapshot };
-    Opened::hold(access, slot, selection, (client, snapshot, created.consistent_point)).await
+    Opened::hold(access, slot, selection, (client, snapshot, lsn)).await
 }
 
 async fn begin_epoch(

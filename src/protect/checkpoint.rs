@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::slot::temporary_snapshot;
 use super::snapshot::{self, Taken};
 use super::{Access, scratch};
 use crate::ambient;
@@ -18,10 +19,6 @@ use crate::progress::{Progress, Unit};
 use crate::source::publication::Publications;
 use crate::source::sequences::Sample;
 use crate::source::snapshot::Snapshot;
-use crate::source::stream::ReplicationClient;
-
-/// How long a slot may wait for running transactions to end.
-pub const SLOT_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Folds the newest checkpoint and the journal after it into a new one. The source is not asked.
 ///
@@ -325,24 +322,6 @@ async fn take(
         packs,
     };
     snapshot::take(&request).await
-}
-
-/// A snapshot whose position is known exactly, because a slot began there. The slot goes with the
-/// connection.
-pub(super) async fn temporary_snapshot(
-    access: &Access<'_>,
-    history: &History,
-    purpose: &str,
-) -> Result<(ReplicationClient, Snapshot, Lsn)> {
-    let mut client = ReplicationClient::connect(access.source, &format!("backwhen {purpose}")).await?;
-    let identity = client.identify_system().await?;
-    crate::source::inspect::same_cluster(
-        &history.identity().source.system_identifier,
-        &identity.system_identifier,
-    )?;
-    let name = format!("{}_{purpose}", history.identity().slot());
-    let slot = client.create_temporary_slot(&name, SLOT_WAIT).await?;
-    Ok((client, Snapshot { name: slot.snapshot }, slot.consistent_point))
 }
 
 pub(super) fn unshared(packs: Arc<Packs>) -> Result<Packs> {

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::checkpoint::{same_shape, temporary_snapshot};
+use super::checkpoint::same_shape;
+use super::slot::temporary_snapshot;
 use super::snapshot::{Held, hold};
 use super::{Access, scratch};
 use crate::error::{Context, Error, Kind, Result};

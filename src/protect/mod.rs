@@ -6,6 +6,7 @@ pub mod compare;
 mod earlier;
 mod ranges;
 mod resync;
+mod slot;
 pub mod snapshot;
 pub mod suspicion;
 mod take;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Access;
-use super::checkpoint::{Content, Draft, publish, temporary_snapshot, unshared};
+use super::checkpoint::{Content, Draft, publish, unshared};
 use super::earlier::{self, Earlier};
+use super::slot::temporary_snapshot;
 use super::snapshot::{self, Held, Opened, Read, Taken};
 use crate::error::{Context, Kind, Result};
 use crate::history::History;
