@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::snapshot::{self, Taken};
-use super::{Access, scratch};
+use super::{Access, begin_checkpoint, create_packs, finish_packs, scratch};
 use crate::ambient;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fold::{self, Folded, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts, TableEntry};
@@ -86,8 +86,8 @@ pub(super) fn fold_to_end(
         epoch: base.epoch,
         lsn: until.max(base.lsn),
         time,
-        label,
-        base: Some(&base),
+        label: label.map(str::to_owned),
+        base: Some(base.id),
         origin: Origin::Fold,
     };
     let content = Content { tables, schema, sequences, inexact, stats: packs.finish()?, resync: None };
@@ -182,12 +182,13 @@ fn count_shared(folded: &FoldedTable, packs: &Packs) -> Result<()> {
 }
 
 /// What a checkpoint is, apart from what it holds.
-pub(super) struct Draft<'a> {
+pub(super) struct Draft {
     pub epoch: u32,
     pub lsn: Lsn,
     pub time: PgTime,
-    pub label: Option<&'a str>,
-    pub base: Option<&'a Checkpoint>,
+    pub label: Option<String>,
+    /// The id of the checkpoint that it was folded from.
+    pub base: Option<String>,
     pub origin: Origin,
 }
 
@@ -212,7 +213,7 @@ impl Content {
 pub(super) fn publish(
     history: &History,
     catalog: &Catalog,
-    draft: Draft<'_>,
+    draft: Draft,
     content: Content,
 ) -> Result<Checkpoint> {
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
@@ -224,16 +225,28 @@ pub(super) fn publish(
     Ok(checkpoint)
 }
 
-pub(super) fn manifest(id: String, draft: Draft<'_>, content: Content) -> Checkpoint {
+/// The same in a thread of its own, beside a stream.
+pub(super) async fn publish_beside(
+    history: &History,
+    catalog: &Arc<Catalog>,
+    draft: Draft,
+    content: Content,
+) -> Result<Checkpoint> {
+    let (history, catalog) = (history.clone(), Arc::clone(catalog));
+    let publishing = move || publish(&history, &catalog, draft, content);
+    ambient::blocking("publishing a checkpoint", publishing).await
+}
+
+pub(super) fn manifest(id: String, draft: Draft, content: Content) -> Checkpoint {
     Checkpoint {
         format: FORMAT,
         id,
         epoch: draft.epoch,
         lsn: draft.lsn,
         time: draft.time,
-        label: draft.label.map(str::to_owned),
+        label: draft.label,
         origin: draft.origin,
-        base: draft.base.map(|base| base.id.clone()),
+        base: draft.base,
         tables: content.tables,
         schema: content.schema,
         sequences: content.sequences.sequences,
@@ -256,18 +269,17 @@ pub async fn from_source(
     catalog: &Arc<Catalog>,
     label: Option<&str>,
 ) -> Result<Checkpoint> {
-    let _lock = history.lock_checkpoint()?;
-    catalog.synchronise(history)?;
-    let epoch = history.current_epoch()?;
+    let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
-    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    let packs = create_packs(history.root(), Arc::clone(catalog) as Arc<_>).await?;
     let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
     // The snapshot was needed until here.
     drop(client);
+    let label = label.map(str::to_owned);
     let draft =
         Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };
-    let content = Content::of(taken, unshared(packs)?.finish()?);
-    publish(history, catalog, draft, content)
+    let content = Content::of(taken, finish_packs(packs).await?);
+    publish_beside(history, catalog, draft, content).await
 }
 
 /// Takes a checkpoint that reads from the source only what is new or has changed its shape, and
@@ -281,18 +293,21 @@ pub async fn refresh(
     catalog: &Arc<Catalog>,
     reached: impl AsyncFnOnce(Lsn) -> Result<()>,
 ) -> Result<Checkpoint> {
-    let _lock = history.lock_checkpoint()?;
-    catalog.synchronise(history)?;
-    let epoch = history.current_epoch()?;
+    let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
-    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    let packs = create_packs(history.root(), Arc::clone(catalog) as Arc<_>).await?;
     // The journal then tells what of the new shapes is known already.
     reached(lsn).await?;
-    catalog.synchronise(history)?;
-    let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch.number && row.lsn <= lsn);
-    let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to go on from"))?;
-    let base = history.read_checkpoint(&newest.id)?;
-    let told = told_tables(history, catalog, &base, lsn)?;
+    let (history_, catalog_, number) = (history.clone(), Arc::clone(catalog), epoch.number);
+    let reading = ambient::blocking("reading the newest checkpoint", move || {
+        catalog_.synchronise(&history_)?;
+        let newest = catalog_.checkpoints()?.into_iter().rfind(|row| row.epoch == number && row.lsn <= lsn);
+        let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to go on from"))?;
+        let base = history_.read_checkpoint(&newest.id)?;
+        let told = told_tables(&history_, &catalog_, &base, lsn)?;
+        Ok((base, told))
+    });
+    let (base, told) = reading.await?;
     let changed = |found: &crate::source::inspect::FoundTable| {
         !told.iter().any(|table| table.oid == found.table.oid && same_shape(table, &found.table))
     };
@@ -303,7 +318,7 @@ pub async fn refresh(
         protected.keys().copied().filter(|oid| !tables.iter().any(|entry| entry.table.oid == *oid)).collect();
     let (history_, catalog_) = (history.clone(), Arc::clone(catalog));
     let (base_, packs_) = (base.clone(), Arc::clone(&packs));
-    let folded = tokio::task::spawn_blocking(move || {
+    let folding = ambient::blocking("folding the history", move || {
         let timeline = Timeline::read(&history_, &catalog_)?;
         let wanted = |table: &Table| kept.contains(&table.oid);
         let silent = crate::progress::Silent;
@@ -312,9 +327,9 @@ pub async fn refresh(
         let names: Vec<_> = folded.tables.iter().map(|it| it.table.display()).collect();
         let mut inexact = folded.inexact;
         inexact.retain(|it| fold::is_of_values(it) && names.contains(&it.what));
-        Ok::<_, Error>((images(folded.tables, &packs_, &silent)?, inexact))
+        Ok((images(folded.tables, &packs_, &silent)?, inexact))
     });
-    let (folded, inexact) = folded.await.context(Kind::Internal, || "the folding thread failed".into())??;
+    let (folded, inexact) = folding.await?;
     for mut entry in folded {
         // Names may have changed; the shape has not.
         if let Some(found) = protected.get(&entry.table.oid) {
@@ -324,10 +339,10 @@ pub async fn refresh(
     }
     tables.sort_by_key(|entry| entry.table.oid);
     let draft =
-        Draft { epoch: epoch.number, lsn, time, label: None, base: Some(&base), origin: Origin::Source };
-    let stats = unshared(packs)?.finish()?;
+        Draft { epoch: epoch.number, lsn, time, label: None, base: Some(base.id), origin: Origin::Source };
+    let stats = finish_packs(packs).await?;
     let content = Content { tables, schema, sequences, inexact, stats, resync: None };
-    publish(history, catalog, draft, content)
+    publish_beside(history, catalog, draft, content).await
 }
 
 /// The tables as the base and the source's triggers describe them at a position; those of which
@@ -388,8 +403,4 @@ pub(super) async fn temporary_snapshot(
     let name = format!("{}_{purpose}", history.identity().slot());
     let slot = client.create_temporary_slot(&name, SLOT_WAIT).await?;
     Ok((client, Snapshot { name: slot.snapshot }, slot.consistent_point))
-}
-
-pub(super) fn unshared(packs: Arc<Packs>) -> Result<Packs> {
-    Arc::try_unwrap(packs).map_err(|_| Error::internal("a thread still writes images"))
 }

@@ -16,7 +16,7 @@ use super::sequences::{MadeSequence, sequence_values};
 use super::sink::{Definitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fold::{self, Folded};
 use crate::history::History;
 use crate::history::catalog::Catalog;
@@ -322,7 +322,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
     let authorship = execution.history.authorship().clone();
     let wanted: BTreeSet<u32> = plan.wanted.iter().map(|table| table.oid).collect();
     let progress = Arc::clone(&execution.progress);
-    let folded = tokio::task::spawn_blocking(move || {
+    let folding = ambient::blocking("folding the history", move || {
         fold::fold(&fold::Request {
             catalog: &catalog,
             packs_folder: &packs_folder,
@@ -338,7 +338,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution<'_>) -> Result<Folded> {
             progress: &*progress,
         })
     });
-    folded.await.context(Kind::Internal, || "the folding thread failed".into())?
+    folding.await
 }
 
 /// The history may be on a disk that cannot be written to.
