@@ -132,6 +132,111 @@ fn the_history_and_what_lies_below_it_know_no_server() {
     }
 }
 
+/// Calls that wait for the history's disk.
+const WAITS_FOR_DISK: &[&str] = &[
+    "Catalog::open(",
+    ".synchronise(",
+    "Timeline::read(",
+    "Segment::open(",
+    "Writer::open(",
+    "Seam::new(",
+    "Packs::create(",
+    "packs.finish(",
+    ".read_checkpoint(",
+    ".current_epoch(",
+    ".keep_evidence(",
+    ".lock_checkpoint(",
+    "history.hold_objects(",
+    "live::read(",
+    "Board::new(",
+    "write_now(",
+    "files::",
+    "fs::",
+    "epoch::begin(",
+    "checkpoint::publish(",
+    " publish(history",
+    "fold_newest(",
+    "fold_to(",
+    "read_json",
+    "write_json",
+    "read_object",
+    "write_object",
+];
+
+/// Functions that run while no stream is open, so that there is nothing to confirm.
+const BEFORE_A_STREAM: &[&str] = &["init", "run", "undo_killed_init", "withdraw"];
+
+/// Name and body of each `async fn`.
+fn async_functions(text: &str) -> Vec<(String, String)> {
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let mut found = Vec::new();
+    for (at, keyword) in code.match_indices("async fn ") {
+        let rest = &code[at + keyword.len()..];
+        let Some((_, body)) = rest.split_once(" {\n") else { continue };
+        found.push((first_word(rest), inside(body, '{', '}').to_owned()));
+    }
+    found
+}
+
+/// What comes before the bracket that closes the one that `text` stands behind.
+fn inside(text: &str, open: char, close: char) -> &str {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if c == close && depth == 0 => return &text[..at],
+            _ if c == close => depth -= 1,
+            _ if c == open => depth += 1,
+            _ => {}
+        }
+    }
+    text
+}
+
+/// `body` without what it hands to `ambient::blocking`, or to a closure that is handed on under a name.
+fn on_its_own_thread(body: &str) -> String {
+    let mut left = body.to_owned();
+    while let Some((before, after)) = left.split_once("blocking(") {
+        left = format!("{before}{}", &after[inside(after, '(', ')').len()..]);
+    }
+    while let Some((before, after)) = left.split_once("move || ") {
+        let end = match after.strip_prefix('{') {
+            Some(block) => inside(block, '{', '}').len() + 1,
+            None => after.find(";\n").unwrap_or(after.len()),
+        };
+        left = format!("{before}{}", &after[end..]);
+    }
+    left
+}
+
+/// Capture confirms from one thread: what waits for a disk there, beside the stream, delays what the server hears.
+#[test]
+fn what_runs_beside_a_stream_waits_for_the_disk_in_other_threads() {
+    let mut faults = Vec::new();
+    for path in files("src", "rs") {
+        if !["capture", "protect"].contains(&module_of(&path).as_str()) {
+            continue;
+        }
+        for (function, body) in async_functions(&fs::read_to_string(&path).unwrap()) {
+            let body = on_its_own_thread(&body);
+            let waits = WAITS_FOR_DISK.iter().filter(|call| body.contains(**call));
+            let waits = waits.filter(|_| !BEFORE_A_STREAM.contains(&function.as_str()));
+            faults.extend(waits.map(|call| format!("{}: {function} calls {call}", name(&path))));
+        }
+    }
+    assert!(faults.is_empty(), "hand these to ambient::blocking: {faults:#?}");
+}
+
+#[test]
+fn calls_that_wait_are_recognised() {
+    let text = "impl A {\n    pub async fn a(&self) -> Result<()> {\n        let x = ambient::blocking(\"w\", move || {\n            Catalog::open(&h)\n        });\n        let y = move || Packs::create(&f);\n        x.await?;\n        history.current_epoch()?;\n    }\n    fn b() { Catalog::open(&h) }\n}";
+    let functions = async_functions(text);
+    let [(name, body)] = &functions[..] else { panic!("{functions:?}") };
+    let body = on_its_own_thread(body);
+    let waits: Vec<_> = WAITS_FOR_DISK.iter().filter(|call| body.contains(**call)).collect();
+    assert_eq!((name.as_str(), waits), ("a", vec![&".current_epoch("]));
+}
+
 #[test]
 fn imports_are_recognised() {
     let text =

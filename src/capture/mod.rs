@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch as news};
 use tokio_util::sync::CancellationToken;
 
+use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::journal::{Admission, Durable, Seam, Torn, Writer};
@@ -79,14 +80,14 @@ const END_WAIT: Duration = Duration::from_secs(2);
 /// `Locked` if another capture runs; `Unavailable` if the source cannot be reached at the start;
 /// `Damaged` or `Refused` if the history or the source cannot be gone on with.
 pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &Options) -> Result<Lsn> {
-    crate::ambient::heed_signals();
+    ambient::heed_signals();
     let _lock = history.lock_capture()?;
     let _ = files::remove(&history.root().join("init.json"));
     files::remove_temporaries(&history.root().join("live"));
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
     tokio::spawn(async move {
-        crate::ambient::interrupted().await;
+        ambient::interrupted().await;
         on_signal.cancel();
     });
     let (sealer, to_seal) = mpsc::unbounded_channel();
@@ -95,7 +96,11 @@ pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &
     let mut capture =
         Capture { history, source, tools, options, stop, sealer, budget, board: None, loss: None };
     let end = capture.keep_going().await;
+    let board = capture.board.take();
     drop(capture);
+    if let Some(board) = board {
+        board.written().await;
+    }
     let _ = sealing.await;
     end
 }
@@ -177,14 +182,15 @@ impl Capture<'_> {
     /// Opens the journal and the way to what comes after its end; after a loss, behind a new image.
     async fn open(&mut self) -> Result<Opened> {
         loop {
-            let epoch = self.history.current_epoch()?;
-            let (folder, id) = (self.history.journal_folder(), self.history.identity().id_bytes()?);
-            let (number, start) = (epoch.number, epoch.start);
-            let authorship = self.history.authorship().clone();
-            let open = move || Writer::open(&folder, id, number, start, &authorship);
-            let opened = tokio::task::spawn_blocking(open).await;
-            let (writer, recovered) =
-                opened.context(Kind::Internal, || "the writing thread failed".into())??;
+            let history = self.history.clone();
+            let opening = ambient::blocking("opening the journal", move || {
+                let (epoch, id) = (history.current_epoch()?, history.identity().id_bytes()?);
+                let folder = history.journal_folder();
+                let opened = Writer::open(&folder, id, epoch.number, epoch.start, history.authorship())?;
+                Ok((epoch, opened))
+            });
+            let (epoch, (writer, recovered)) = opening.await?;
+            let number = epoch.number;
             recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
             let _ = recovered.unsealed.into_iter().try_for_each(|path| self.sealer.send(path));
             let durable = recovered.durable;
@@ -193,7 +199,7 @@ impl Capture<'_> {
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
             let Found { continuity, head, confirmed, published } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
-            let board = self.board(frontier)?;
+            let board = self.board(frontier).await?;
             if let Some(loss) = Loss::remember(self.loss.take(), continuity) {
                 drop(writer);
                 // If this fails before the slot is gone, the next look may find nothing wrong.
@@ -204,12 +210,12 @@ impl Capture<'_> {
                 self.budget.begin();
                 continue;
             }
-            crate::ambient::pass("capture.opened")?;
+            ambient::pass("capture.opened")?;
             let history = self.history.clone();
-            let seam = tokio::task::spawn_blocking(move || {
+            let reading = ambient::blocking("reading the history's last transaction", move || {
                 Seam::new(&history.journal_folder(), history.authorship(), number, durable, confirmed)
             });
-            let seam = seam.await.context(Kind::Internal, || "a reading thread failed".into())??;
+            let seam = reading.await?;
             board.update(|live| {
                 live.published_until = Some(frontier);
                 live.published = Some(published);
@@ -233,11 +239,13 @@ impl Capture<'_> {
     }
 
     /// The live state; the first time, what an earlier capture left is taken over.
-    fn board(&mut self, frontier: Lsn) -> Result<Board> {
+    async fn board(&mut self, frontier: Lsn) -> Result<Board> {
         if let Some(board) = &self.board {
             return Ok(board.clone());
         }
-        let board = Board::new(&self.history.live_path(), frontier);
+        let path = self.history.live_path();
+        let reading = ambient::blocking("reading the live state", move || Ok(Board::new(&path, frontier)));
+        let board = reading.await?;
         board.step(Event::Started, "capture was started")?;
         Ok(self.board.insert(board).clone())
     }

@@ -10,17 +10,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Content, Draft, manifest, unshared};
+use super::checkpoint::{Content, Draft, manifest};
 use super::earlier::{self, Earlier};
 use super::snapshot::{self, Opened, Taken};
-use super::{Access, hold_objects, slot};
+use super::{Access, create_packs, finish_packs, hold_objects, slot};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
-use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
+use crate::history::image::{BlockDirectory, FolderDirectory};
 use crate::history::key::{Authorship, Key};
 use crate::history::resync::{self, Resync};
 use crate::history::{
@@ -179,7 +179,8 @@ pub async fn next_epoch(
 ) -> Result<Checkpoint> {
     let begun = PgTime::from_utc(ambient::now());
     let _objects = hold_objects(history).await?;
-    catalog.synchronise(history)?;
+    let (history_, catalog_) = (history.clone(), Arc::clone(&catalog));
+    ambient::blocking("bringing the catalog up to date", move || catalog_.synchronise(&history_)).await?;
     ambient::pass("resync.begin")?;
     // At once, since every transaction before the new slot lies in the gap.
     let (opened, comparing) = tokio::join!(open_again(access, history), latest_state(history, &catalog));
@@ -188,10 +189,12 @@ pub async fn next_epoch(
     let checkpoint =
         begin_epoch(access, (history.root(), history.authorship()), opened, catalog, start, comparing?)
             .await?;
-    if let Some(evidence) = resync::evidence(&checkpoint, begun)
-        && let Err(error) = history.keep_evidence(&evidence)
-    {
-        tracing::warn!("the evidence is not kept: {error}");
+    if let Some(evidence) = resync::evidence(&checkpoint, begun) {
+        let history = history.clone();
+        let keeping = ambient::blocking("keeping evidence", move || history.keep_evidence(&evidence));
+        if let Err(error) = keeping.await {
+            tracing::warn!("the evidence is not kept: {error}");
+        }
     }
     Ok(checkpoint)
 }
@@ -227,8 +230,7 @@ enum Comparing {
 
 async fn latest_state(history: &History, catalog: &Arc<Catalog>) -> Result<Comparing> {
     let (history, catalog) = (history.clone(), Arc::clone(catalog));
-    let state = tokio::task::spawn_blocking(move || earlier::latest(&history, &catalog)).await;
-    match state.context(Kind::Internal, || "the folding thread failed".into())? {
+    match ambient::blocking("folding the history", move || earlier::latest(&history, &catalog)).await {
         Ok(state) => Ok(Comparing::With(Arc::new(state))),
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Refused) => {
             tracing::warn!("all of the source is read, since there is nothing to compare it with: {error}");
@@ -271,7 +273,7 @@ async fn begin_epoch(
     start: Start,
     comparing: Comparing,
 ) -> Result<Checkpoint> {
-    let packs = Arc::new(Packs::create(&root.join("packs"), known)?);
+    let packs = create_packs(root, known).await?;
     let request = opened.request(access, root, &packs);
     let (state, without) = match comparing {
         Comparing::No => (None, None),
@@ -286,7 +288,7 @@ async fn begin_epoch(
     let (lsn, slot) = (opened.lsn, opened.slot);
     let taken = Taken::of(opened.held, described, read);
     drop(state);
-    let stats = unshared(packs)?.finish()?;
+    let stats = finish_packs(packs).await?;
     ambient::pass("init.image")?;
     let mut epoch = Epoch::new(start.number, lsn, taken.time, start.timeline, slot, start.cause);
     epoch.after = start.after;
@@ -294,11 +296,17 @@ async fn begin_epoch(
         Draft { epoch: epoch.number, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
     let id = checkpoint_id(epoch.number, lsn);
     let checkpoint = manifest(id, draft, Content::of(taken, stats));
-    epoch::begin(root, &epoch, authorship)?;
-    ambient::pass("init.epoch")?;
-    checkpoint::publish(root, &checkpoint, authorship)?;
-    ambient::pass("init.manifest")?;
+    publish(root, authorship, &epoch, &checkpoint)?;
     Ok(checkpoint)
+}
+
+/// On the caller's own thread: an interruption must not leave a thread behind that makes a history valid while it is
+/// taken back. No stream runs beside it.
+fn publish(root: &Path, authorship: &Authorship, epoch: &Epoch, checkpoint: &Checkpoint) -> Result<()> {
+    epoch::begin(root, epoch, authorship)?;
+    ambient::pass("init.epoch")?;
+    checkpoint::publish(root, checkpoint, authorship)?;
+    ambient::pass("init.manifest")
 }
 
 /// Takes event triggers, slot and publications off the source; those that are gone already are fine.

@@ -11,6 +11,7 @@ use super::Access;
 use super::earlier::Earlier;
 use super::resync;
 use super::take::{SourceReading, read_tables};
+use crate::ambient;
 use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
@@ -250,7 +251,7 @@ async fn read_schema(
     let tools: &Tools = request.access.tools;
     let tool = tools.for_dump(database.server_major)?;
     let folder = request.root.join("schemas");
-    let archive = Unnamed::new(&folder, "dump")?;
+    let archive = Unnamed::create(&folder, "dump").await?;
     let dumped = dump_giving_way(request, tool, &archive.0).await;
     // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
@@ -262,7 +263,7 @@ async fn read_schema(
     Ok(SchemaFacts {
         lsn: request.lsn,
         time,
-        archive: archive.publish(&folder, "dump")?,
+        archive: archive.publish_in(&folder, "dump").await?,
         globals,
         roles_digest: Some(roles_digest),
         pg_dump_major: tool.major,
@@ -285,9 +286,9 @@ async fn read_schema(
 pub async fn read_roles(access: &Access<'_>, root: &Path, server_major: u32) -> Result<Option<String>> {
     let tool = access.tools.for_dump(server_major)?;
     let folder = root.join("schemas");
-    let globals = Unnamed::new(&folder, "sql")?;
+    let globals = Unnamed::create(&folder, "sql").await?;
     match pgtools::dump_globals(tool, access.source, &globals.0).await {
-        Ok(()) => globals.publish(&folder, "sql").map(Some),
+        Ok(()) => globals.publish_in(&folder, "sql").await.map(Some),
         Err(error) => {
             tracing::info!("the server's roles cannot be read: {error}");
             Ok(None)
@@ -354,6 +355,16 @@ async fn assert_settled(access: &Access<'_>, under_snapshot: &str) -> Result<()>
 struct Unnamed(PathBuf);
 
 impl Unnamed {
+    async fn create(folder: &Path, extension: &'static str) -> Result<Unnamed> {
+        let folder = folder.to_owned();
+        ambient::blocking("making a file", move || Unnamed::new(&folder, extension)).await
+    }
+
+    async fn publish_in(self, folder: &Path, extension: &'static str) -> Result<String> {
+        let folder = folder.to_owned();
+        ambient::blocking("naming an archive", move || self.publish(&folder, extension)).await
+    }
+
     /// Makes the file, so that no other process writes to the same one.
     fn new(folder: &Path, extension: &str) -> Result<Unnamed> {
         let path = files::temporary_beside(&folder.join(extension))?;
