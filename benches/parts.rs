@@ -128,7 +128,7 @@ impl Fixture {
     fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("history");
-        History::prepare(&root).unwrap();
+        let _lock = History::prepare(&root, "init").unwrap();
         let image = image(&root.join("packs"));
         let journal = root.join("journal");
         let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1), &Authorship::Unkeyed).unwrap();

@@ -199,10 +199,9 @@ fn on_its_own_thread(body: &str) -> String {
         left = format!("{before}{}", &after[inside(after, '(', ')').len()..]);
     }
     while let Some((before, after)) = left.split_once("move || ") {
-        let end = if after.starts_with('{') {
-            inside(&after[1..], '{', '}').len() + 1
-        } else {
-            after.find(";\n").unwrap_or(after.len())
+        let end = match after.strip_prefix('{') {
+            Some(block) => inside(block, '{', '}').len() + 1,
+            None => after.find(";\n").unwrap_or(after.len()),
         };
         left = format!("{before}{}", &after[end..]);
     }
