@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_postgres::Client;
 
@@ -312,28 +313,33 @@ async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, ou
           WHERE application_name = $1 AND wait_event_type = 'Lock' \
             AND pg_catalog.clock_timestamp() - query_start > interval '{LOCK_WAIT}'"
     );
-    let waits = async {
+    let ended = AtomicBool::new(false);
+    // Whether it was cancelled.
+    let cancelling = async {
         loop {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            if ended.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             match watch.query_opt(&cancel, &[&application]).await {
                 Ok(None) => {}
-                Ok(Some(_)) => return Ok(()),
+                Ok(Some(_)) => return Ok(true),
                 Err(error) => return Err(server_error("cannot watch pg_dump", error)),
             }
         }
     };
-    tokio::pin!(dump);
+    tokio::pin!(dump, cancelling);
     tokio::select! {
-        // It may end of being cancelled before we hear that it was.
-        done = &mut dump => return done.map_err(|error| if was_cancelled(&error) { gave_way() } else { error }),
-        waited = waits => waited?,
+        done = &mut dump => {
+            let Err(error) = done else { return Ok(()) };
+            // It may end of being cancelled before we hear that it was.
+            ended.store(true, Ordering::Relaxed);
+            return Err(if matches!(cancelling.await, Ok(true)) { gave_way() } else { error });
+        }
+        cancelled = &mut cancelling => drop(cancelled?),
     }
     // Its locks are gone only once it has ended.
     dump.await.map_err(|_| gave_way())
-}
-
-fn was_cancelled(error: &Error) -> bool {
-    error.message().contains("canceling statement due to user request")
 }
 
 fn gave_way() -> Error {

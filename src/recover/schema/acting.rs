@@ -34,7 +34,7 @@ const OURS: &[&str] = &[
     "check_function_bodies",
 ];
 
-/// Of each session. A text in English is what errors are told by.
+/// Set in each session. The language of its messages does not matter: errors are told apart by SQLSTATE and routine.
 const WANTED: &[&str] =
     &["SET check_function_bodies = off", "SET client_min_messages = error", "SET synchronous_commit = off"];
 
