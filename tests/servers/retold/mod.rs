@@ -7,8 +7,6 @@ mod late;
 mod named;
 mod names;
 
-use std::sync::Mutex;
-
 use crate::support::shop::OpenSession;
 use crate::support::{Backwhen, Dump, Part, Server, compare, versions};
 use serde_json::{Value, json};
@@ -83,18 +81,16 @@ impl Scene {
     }
 }
 
-/// On the oldest and the newest server, or on the one that `BACKWHEN_TEST_PG` names. One test at a time: `init`
-/// waits for the open transactions of all the server's databases.
+/// On a new server of the oldest and of the newest version, or of the one that `BACKWHEN_TEST_PG` names. They share none:
+/// `init` waits for the open transactions of all of a server's databases.
 fn on_oldest_and_newest(test: impl Fn(&Server)) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if std::env::var("BACKWHEN_TEST_PG").is_ok_and(|text| !text.is_empty()) {
-        return test(&Server::shared(None));
+        return test(&Server::start(None));
     }
     let versions = versions();
     let ends = [versions.first(), versions.last()];
     for version in ends.into_iter().flatten() {
         eprintln!("--- PostgreSQL {version:?}");
-        test(&Server::shared(Some(*version)));
+        test(&Server::start(Some(*version)));
     }
 }

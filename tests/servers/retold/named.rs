@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::retold::{Scene, on_oldest_and_newest};
-use crate::support::Server;
 
 const SCHEMA: &str = r#"
 CREATE SCHEMA app; CREATE SCHEMA "Odd one";
@@ -154,7 +153,6 @@ fn what_an_extensions_script_alters_is_followed() {
         if server.major() < 18 {
             return;
         }
-        let server = &Server::start(Some(server.major()));
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let place = folder.path().join("extension");
