@@ -70,6 +70,20 @@ impl Scene {
         }
     }
 
+    /// While `late` is open all is exact; once it has committed, the table is named, since its values mean two things.
+    fn assert_said_once_it_comes(&mut self, mut late: OpenSession, table: &str) {
+        self.remember();
+        late.run("COMMIT;");
+        self.remember();
+        self.drain();
+        let [(before, truth_before), (lsn, truth)] = &self.moments[..] else { panic!("two") };
+        assert_eq!(self.recovered(before, truth_before), (json!([]), vec![]));
+        let (inexact, differences) = self.recovered(lsn, truth);
+        assert!(!differences.is_empty(), "if it is exact it need not be said");
+        let why = inexact[0]["why"].as_str().expect("a text");
+        assert!(inexact[0]["what"] == json!(table) && why.contains("read in two ways"), "{inexact:?}");
+    }
+
     /// Also from a checkpoint that was folded, which then has the new texts itself.
     fn assert_exact_and_proved(&mut self) {
         self.remember();

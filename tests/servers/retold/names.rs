@@ -107,19 +107,7 @@ fn a_name_that_two_relations_had_is_said_where_it_comes_late() {
         let mut late = scene.session();
         late.run("BEGIN; INSERT INTO meta VALUES ('target_a');");
         scene.psql("ALTER TABLE target_a RENAME TO target_z; CREATE TABLE target_a (id int PRIMARY KEY)");
-        scene.remember();
-        late.run("COMMIT;");
-        scene.remember();
-        scene.drain();
-        let [(before, truth_before), (lsn, truth)] = &scene.moments[..] else { panic!("two") };
-        assert_eq!(scene.recovered(before, truth_before), (json!([]), vec![]));
-        let (inexact, differences) = scene.recovered(lsn, truth);
-        assert!(!differences.is_empty(), "if it is exact it need not be said");
-        let why = inexact[0]["why"].as_str().expect("a text");
-        assert!(
-            inexact[0]["what"] == json!("public.meta") && why.contains("read in two ways"),
-            "{inexact:?}"
-        );
+        scene.assert_said_once_it_comes(late, "public.meta");
     });
 }
 
