@@ -24,3 +24,4 @@ pub mod protect;
 pub mod prove;
 pub mod recover;
 pub mod source;
+pub mod store;

@@ -29,13 +29,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
 use crate::history::journal::{Admission, Writer};
 use crate::history::message_key::MessageKey;
-use crate::history::{History, files};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
+use crate::store::files;
 use budget::Budget;
 use continuity::{Found, Loss, StillAStandby};
 use disk::Disk;

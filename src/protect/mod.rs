@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use crate::connect::Conninfo;
 use crate::error::{Context, Kind, Result};
 use crate::history::History;
-use crate::history::files::Lock;
 use crate::pgtools::Tools;
 use crate::progress::Progress;
+use crate::store::files::Lock;
 
 /// What every act on the source needs.
 pub struct Access<'a> {
