@@ -25,3 +25,4 @@ pub mod prove;
 pub mod recover;
 pub mod signal;
 pub mod source;
+pub mod store;

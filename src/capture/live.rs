@@ -11,9 +11,9 @@ use super::state::{Event, State};
 use crate::ambient;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
-use crate::history::files;
 use crate::model::{Lsn, PgTime};
 use crate::source::stream::Backend;
+use crate::store::files;
 
 /// The content of `live/capture.json`. It is not part of the history, and may be missing or old.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,10 +13,10 @@ use crate::connect::Session;
 use crate::error::{Error, Result};
 use crate::history::catalog::Catalog;
 use crate::history::epoch::{Doubt, GapStart};
-use crate::history::files;
 use crate::history::timeline::Timeline;
 use crate::progress::Silent;
 use crate::protect::{Access, begin};
+use crate::store::files;
 
 /// Between two images, if one fails.
 const LONGEST_REST: Duration = Duration::from_secs(600);

@@ -35,9 +35,9 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
-use crate::history::files::Lock;
 use crate::history::key::Key;
 use crate::pgtools::Tools;
+use crate::store::files::Lock;
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{self, SegmentFile};
 use super::key::Authorship;
-use super::{FORMAT, History, Identity, evidence, expiry, files, inventory, read_json, write_json};
+use super::{FORMAT, History, Identity, evidence, expiry, inventory, read_json, write_json};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
+use crate::store::files;
 
 /// Says that a folder is becoming a copy, and of which history.
 pub(super) const BEGUN: &str = "copy.json";

@@ -124,7 +124,7 @@ impl History {
     /// # Errors
     /// `Unavailable` if the disk does not take it.
     pub fn keep_evidence(&self, evidence: &Evidence) -> Result<String> {
-        super::files::create_folder(&self.root().join(FOLDER))?;
+        crate::store::files::create_folder(&self.root().join(FOLDER))?;
         let stem = evidence.finished.to_utc().format("%Y%m%dT%H%M%S%6fZ").to_string();
         let numbered = (2..).map(|number| format!("{stem}-{number}"));
         for stem in std::iter::once(stem.clone()).chain(numbered) {

@@ -12,9 +12,10 @@ use super::epoch::Epoch;
 use super::evidence::Evidence;
 use super::journal::SegmentFile;
 use super::key::Authorship;
-use super::{History, files, inventory, read_object, write_object};
+use super::{History, inventory, read_object, write_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Lsn, PgTime};
+use crate::store::files;
 
 /// Where the records lie in a history.
 pub const FOLDER: &str = "expired";

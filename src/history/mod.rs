@@ -22,7 +22,6 @@ pub mod epoch;
 pub mod evidence;
 pub mod expire;
 pub mod expiry;
-pub mod files;
 #[cfg(test)]
 mod hostile;
 pub mod image;
@@ -48,6 +47,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
+use crate::store::files;
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
 

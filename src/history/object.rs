@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::key::{Authorship, HistoryKey, Tag};
-use super::{FORMAT, IDENTITY_FILE, KEYED_FORMAT, files};
+use super::{FORMAT, IDENTITY_FILE, KEYED_FORMAT};
 use crate::error::{Context, Error, Kind, Result};
+use crate::store::files;
 
 const BEFORE_DIGEST: &[u8] = b"{\n  \"digest\": \"";
 const AFTER_DIGEST: &[u8] = b"\",\n";

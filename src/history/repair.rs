@@ -15,10 +15,11 @@ use super::expire::{References, needed_by_the_rest};
 use super::expiry::{self, Expiry};
 use super::key::Authorship;
 use super::verify::Acknowledged;
-use super::{History, Identity, evidence, files, inventory, journal, read_json, read_object};
+use super::{History, Identity, evidence, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
+use crate::store::files;
 
 /// Where damaged objects are put, in the history's folder.
 pub const DAMAGED: &str = "damaged";

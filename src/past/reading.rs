@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::{Catalog, Unusable};
-use crate::history::files::Lock;
 use crate::history::image::Blocks;
 use crate::history::segments::Segments;
 use crate::history::timeline::{Stretch, Timeline};
+use crate::store::files::Lock;
 
 /// A history as it was at one instant: its catalog, its timeline, and the segments that have been opened so far.
 ///

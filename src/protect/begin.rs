@@ -24,7 +24,7 @@ use crate::history::image::{BlockDirectory, FolderDirectory};
 use crate::history::key::{Authorship, Key};
 use crate::history::resync::{self, Resync};
 use crate::history::{
-    FORMAT, History, Identity, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, files, read_json, write_json,
+    FORMAT, History, Identity, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, read_json, write_json,
 };
 use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::signal::key::SIGNED;
@@ -32,6 +32,7 @@ use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{Installed, Triggers};
+use crate::store::files;
 
 /// What `init` is about to make on the source; written before, so that a killed one can be cleaned
 /// up after.

@@ -20,10 +20,10 @@ use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::epoch::Epoch;
-use crate::history::files::Lock;
 use crate::history::image::{BlockDirectory, PackStats, Packs};
 use crate::pgtools::Tools;
 use crate::progress::Progress;
+use crate::store::files::Lock;
 
 /// What every act on the source needs.
 pub struct Access<'a> {

@@ -16,7 +16,6 @@ use crate::ambient;
 use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
-use crate::history::files;
 use crate::history::image::Packs;
 use crate::history::resync::Resync;
 use crate::model::{DatabaseFacts, Grade, Identity, Lsn, PgTime, Selection};
@@ -26,6 +25,7 @@ use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample};
 use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables};
 use crate::source::stream::ReplicationClient;
+use crate::store::files;
 
 /// What to read under a snapshot.
 pub struct Request<'a> {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::failed;
 use crate::error::{Context, Kind, Result};
-use crate::history::files;
+use crate::store::files;
 
 /// The catalog's schema, by version; never edited once released.
 const MIGRATIONS: [&str; 2] =

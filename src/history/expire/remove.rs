@@ -3,9 +3,10 @@
 use super::{Plan, Rules, plan};
 use crate::ambient;
 use crate::error::Result;
+use crate::history::History;
 use crate::history::catalog::Catalog;
-use crate::history::{History, files};
 use crate::progress::{Progress, Unit};
+use crate::store::files;
 
 /// What [`expire`] would do.
 ///

@@ -10,7 +10,7 @@ use super::directory::BlockDirectory;
 use super::id::{BlockId, BlockKind};
 use super::pack::{self, PackEntry};
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files::{self, NewFile};
+use crate::store::files::{self, NewFile};
 
 /// A pack that has so many bytes takes no more blocks.
 const FULL: u64 = 64 << 20;

@@ -9,9 +9,9 @@ use super::name::SegmentHeader;
 use super::segment::open_file;
 use super::walk::{Tail, Walk, WalkedBlock, walk};
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files::{Growing, NewFile};
 use crate::history::key::Authorship;
 use crate::model::Lsn;
+use crate::store::files::{Growing, NewFile};
 
 /// What an open segment holds up to its last complete transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use super::seal;
 use super::segment::Segment;
 use super::writer::{Durable, LEVEL, ROLL_AT, TagChain, Writer};
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files::{self, Growing, NewFile};
 use crate::history::key::{Authorship, SegmentKey, Tag};
 use crate::model::Lsn;
+use crate::store::files::{self, Growing, NewFile};
 
 /// What the writer found when it opened the journal.
 #[derive(Clone, Debug)]

@@ -16,8 +16,8 @@ use super::summary::SegmentSummary;
 use super::verify;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files::{self, NewFile};
 use crate::history::key::{Authorship, SegmentKey, Tag};
+use crate::store::files::{self, NewFile};
 
 /// Bytes of records in a sealed block.
 const BLOCK: usize = 4 << 20;

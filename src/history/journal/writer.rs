@@ -9,9 +9,9 @@ use super::relations::Relations;
 use super::seal::{self, BlockFrame};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files::Growing;
 use crate::history::key::{Authorship, SegmentKey, Tag};
 use crate::model::Lsn;
+use crate::store::files::Growing;
 
 /// Bytes of records at which the open segment is finished: few, because an open segment takes twice the
 /// room of a sealed one and is read whole when it is opened.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Key;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files;
+use crate::store::files;
 
 const COMMENT: &str = "# Key of a backwhen history: keep it secret, and keep a copy away from the history.";
 /// A key file is not longer than this; a longer file is something else, named by mistake.

@@ -9,11 +9,11 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::Mutex;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files;
 use crate::model::Table;
 use crate::model::schema::quote_ident;
 use crate::pgtools::{Installation, Tools};
 use crate::recover::archive::{AfterRows, Section};
+use crate::store::files;
 
 use super::{Definitions, Opening, Rows, SequenceValue};
 use crate::model::spelling::Spelled;

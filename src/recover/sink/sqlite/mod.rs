@@ -13,8 +13,8 @@ use rusqlite::{Connection, OpenFlags, Statement, params};
 
 use crate::codec::copy_text;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::files;
 use crate::model::{Identity, Table};
+use crate::store::files;
 
 use super::{Contents, Opening, Rows};
 use names::Names;

@@ -1,0 +1,163 @@
+//! What every store must do, tried on each of them.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use super::{Fault, Folder, MemoryStore, ObjectKind, ObjectName, Role, Store};
+use crate::error::Kind;
+
+/// Calls `test` with an empty store of every sort.
+fn on_each_store(test: impl Fn(&dyn Store)) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["packs", "epochs", "schemas", "journal", "checkpoints", "locks"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    test(&Folder::new(folder.path()));
+    test(&MemoryStore::default());
+}
+
+fn pack(stem: &str) -> ObjectName {
+    ObjectName::new(ObjectKind::Pack, stem)
+}
+
+#[test]
+fn an_object_is_read_as_it_was_put_and_is_never_replaced() {
+    on_each_store(|store| {
+        for kind in ObjectKind::ALL {
+            let name = ObjectName::new(kind, kind.only_stem().unwrap_or("one"));
+            assert_eq!(store.read(&name).unwrap(), None, "{name}");
+            assert!(store.open(&name).unwrap().is_none() && store.lend(&name).unwrap().is_none());
+            store.put_new(&name, name.to_string().as_bytes()).unwrap();
+            assert_eq!(store.put_new(&name, b"another").unwrap_err().kind(), Kind::Internal);
+            assert_eq!(store.read(&name).unwrap().unwrap(), name.to_string().as_bytes());
+            assert_eq!(
+                store.list(kind).unwrap(),
+                std::slice::from_ref(&name),
+                "no other kind is listed with it"
+            );
+            assert!(store.locate(&name).ends_with(&name.to_string()));
+        }
+    });
+}
+
+#[test]
+fn what_is_listed_follows_puts_and_removals() {
+    on_each_store(|store| {
+        let names: Vec<_> = (0..20).map(|number| pack(&format!("{number:02}"))).collect();
+        assert_eq!(store.list(ObjectKind::Pack).unwrap(), []);
+        for name in names.iter().rev() {
+            store.put_new(name, b"x").unwrap();
+        }
+        assert_eq!(store.list_sorted(ObjectKind::Pack).unwrap(), names);
+        let epoch = ObjectName::epoch(1);
+        store.put_new(&epoch, b"y").unwrap();
+        store.remove(&[names[0].clone(), epoch.clone(), pack("never there"), names[1].clone()]).unwrap();
+        assert_eq!(store.list_sorted(ObjectKind::Pack).unwrap(), names[2..]);
+        assert!(!store.holds(&epoch).unwrap());
+        store.put_new(&names[0], b"again").unwrap();
+        assert_eq!(store.size(&names[0]).unwrap(), Some(5));
+    });
+}
+
+#[test]
+fn ranges_are_read_from_empty_and_from_large_objects() {
+    let large: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    on_each_store(|store| {
+        store.put_new(&pack("empty"), b"").unwrap();
+        store.put_new(&pack("large"), &large).unwrap();
+        let (empty, whole) =
+            (store.open(&pack("empty")).unwrap().unwrap(), store.open(&pack("large")).unwrap().unwrap());
+        assert_eq!((empty.size(), whole.size()), (0, large.len() as u64));
+        empty.read_exact_at(&mut [], 0).unwrap();
+        let mut range = vec![0; 70_001];
+        for offset in [0, 1, 4_194_303, large.len() - range.len()] {
+            whole.read_exact_at(&mut range, offset as u64).unwrap();
+            assert!(range == large[offset..offset + range.len()]);
+        }
+        for offset in [large.len() as u64 - 70_000, u64::MAX >> 1] {
+            let beyond = whole.read_exact_at(&mut range, offset).unwrap_err();
+            assert_eq!(beyond.kind(), ErrorKind::UnexpectedEof);
+        }
+        let lent = store.lend(&pack("large")).unwrap().unwrap();
+        assert!(std::fs::read(lent.path()).unwrap() == large);
+    });
+}
+
+#[test]
+fn odd_names_are_names_and_no_name_leads_out_of_the_history() {
+    on_each_store(|store| {
+        for stem in ["..", "a b", "ä", "a.pack", "-rf", "*", "line\nend", "Case", "case"] {
+            store.put_new(&pack(stem), stem.as_bytes()).unwrap();
+            assert_eq!(store.read(&pack(stem)).unwrap().unwrap(), stem.as_bytes());
+        }
+        assert_eq!(store.list(ObjectKind::Pack).unwrap().len(), 9);
+        for stem in ["", "../epochs/0001", "/etc/passwd", "a\0b"] {
+            assert_eq!(store.put_new(&pack(stem), b"x").unwrap_err().kind(), Kind::Damaged, "{stem:?}");
+            assert_eq!(store.read(&pack(stem)).unwrap_err().kind(), Kind::Damaged, "{stem:?}");
+        }
+        assert_eq!(store.read(&pack(&"x".repeat(5_000))).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_taken_name_gets_a_number() {
+    on_each_store(|store| {
+        let put = || store.put_numbered(ObjectKind::Evidence, "now", |name| store.put_new(name, b"x"));
+        let stems: Vec<_> = (0..3).map(|_| put().unwrap().stem().to_owned()).collect();
+        assert_eq!(stems, ["now", "now-2", "now-3"]);
+    });
+}
+
+#[test]
+fn a_role_is_had_alone_or_shared() {
+    on_each_store(|store| {
+        let alone = store.lease(Role::Objects, "expire").unwrap();
+        assert!(store.is_leased(Role::Objects) && !store.is_leased(Role::Capture));
+        assert_eq!(store.lease(Role::Objects, "expire").unwrap_err().kind(), Kind::Locked);
+        assert_eq!(store.share(Role::Objects, Duration::ZERO).unwrap_err().kind(), Kind::Locked);
+        drop(store.lease(Role::Capture, "capture").unwrap());
+        drop(alone);
+        let shared: Vec<_> = (0..2).map(|_| store.share(Role::Objects, Duration::ZERO).unwrap()).collect();
+        assert_eq!(store.lease(Role::Objects, "expire").unwrap_err().kind(), Kind::Locked);
+        drop(shared);
+        assert!(store.lease(Role::Objects, "expire").is_ok());
+    });
+}
+
+#[test]
+fn whoever_shares_a_role_waits_for_its_holder() {
+    on_each_store(|store| {
+        let alone = store.lease(Role::Objects, "expire").unwrap();
+        std::thread::scope(|scope| {
+            let waiting =
+                scope.spawn(|| store.share(Role::Objects, Duration::from_secs(60)).unwrap().is_some());
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!waiting.is_finished());
+            drop(alone);
+            assert!(waiting.join().unwrap());
+        });
+    });
+}
+
+#[test]
+fn a_put_that_is_cut_short_leaves_nothing_that_is_listed() {
+    let memory = MemoryStore::default();
+    let store: &dyn Store = &memory;
+    for fault in [Fault::Fail, Fault::Tear] {
+        memory.fail_at(0, fault);
+        assert_eq!(store.put_new(&pack("one"), b"whole").unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(
+            (store.list(ObjectKind::Pack).unwrap(), store.size(&pack("one")).unwrap()),
+            (vec![], None)
+        );
+    }
+    assert_eq!(memory.torn(), 2);
+    memory.fail_at(0, Fault::LoseAnswer);
+    assert_eq!(store.put_new(&pack("one"), b"whole").unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(store.read(&pack("one")).unwrap().unwrap(), b"whole", "the answer was lost, not the object");
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("packs")).unwrap();
+    std::fs::write(folder.path().join("packs/one.pack.0123456789abcdef-7.tmp"), "half").unwrap();
+    assert_eq!(Folder::new(folder.path()).list(ObjectKind::Pack).unwrap(), []);
+}

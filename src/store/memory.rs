@@ -1,0 +1,192 @@
+//! Objects in memory, with faults where a test asks for them.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store};
+use crate::ambient;
+use crate::error::{Context, Error, Kind, Result};
+
+/// What goes wrong in a [`MemoryStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The call fails and does nothing.
+    Fail,
+    /// A put fails after half of the bytes; another call does nothing.
+    Tear,
+    /// A put or removal is done in full, and yet its caller is told that it failed.
+    LoseAnswer,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    objects: BTreeMap<ObjectName, Arc<[u8]>>,
+    /// Halves of objects whose put was torn: they take room, and nobody sees them.
+    torn: Vec<Vec<u8>>,
+    calls: u64,
+    fault: Option<(u64, Fault)>,
+    /// How many share a role; `None` if somebody has the role alone.
+    leases: BTreeMap<Role, Option<u32>>,
+}
+
+/// A store that ends with its last clone.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    content: Arc<Mutex<Content>>,
+}
+
+impl MemoryStore {
+    /// The call with this number fails; the next call from now has number 0.
+    pub fn fail_at(&self, number: u64, fault: Fault) {
+        let mut content = self.content();
+        content.fault = Some((content.calls + number, fault));
+    }
+
+    /// Bytes that torn puts have left behind.
+    pub fn torn(&self) -> usize {
+        self.content().torn.iter().map(Vec::len).sum()
+    }
+
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call, and tells which fault it meets.
+    fn begin(&self, name: Option<&ObjectName>) -> Result<(MutexGuard<'_, Content>, Option<Fault>)> {
+        name.map_or(Ok(()), ObjectName::check)?;
+        let mut content = self.content();
+        let number = content.calls;
+        content.calls += 1;
+        match content.fault {
+            Some((at, Fault::Fail)) if at == number => Err(failed()),
+            Some((at, fault)) if at == number => Ok((content, Some(fault))),
+            _ => Ok((content, None)),
+        }
+    }
+
+    fn object(&self, name: &ObjectName) -> Result<Option<Arc<[u8]>>> {
+        Ok(self.begin(Some(name))?.0.objects.get(name).cloned())
+    }
+}
+
+fn failed() -> Error {
+    Error::unavailable("the memory failed, as a test wants")
+}
+
+impl Store for MemoryStore {
+    fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectName>> {
+        let (content, _) = self.begin(None)?;
+        let mut names: Vec<_> = content.objects.keys().filter(|name| name.kind() == kind).cloned().collect();
+        // An order that no caller can rely on.
+        for last in (1..names.len()).rev() {
+            let random = u64::from_le_bytes(ambient::random()?);
+            names.swap(last, (random % (last as u64 + 1)) as usize);
+        }
+        Ok(names)
+    }
+
+    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
+        Ok(self.object(name)?.map(|bytes| bytes.len() as u64))
+    }
+
+    fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
+        Ok(self.object(name)?.map(|bytes| Box::new(bytes) as Box<dyn Object>))
+    }
+
+    fn read(&self, name: &ObjectName) -> Result<Option<Vec<u8>>> {
+        Ok(self.object(name)?.map(|bytes| bytes.to_vec()))
+    }
+
+    fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        let (mut content, fault) = self.begin(Some(name))?;
+        if content.objects.contains_key(name) {
+            return Err(Error::internal(format!("{name} exists already; objects are written once")));
+        }
+        if fault == Some(Fault::Tear) {
+            content.torn.push(bytes[..bytes.len() / 2].to_vec());
+            return Err(failed());
+        }
+        content.objects.insert(name.clone(), bytes.into());
+        fault.map_or(Ok(()), |_| Err(failed()))
+    }
+
+    fn remove(&self, names: &[ObjectName]) -> Result<()> {
+        let (mut content, fault) = self.begin(None)?;
+        if fault != Some(Fault::Tear) {
+            content.objects.retain(|name, _| !names.contains(name));
+        }
+        fault.map_or(Ok(()), |_| Err(failed()))
+    }
+
+    fn lease(&self, role: Role, command: &str) -> Result<Lease> {
+        let (mut content, _) = self.begin(None)?;
+        if content.leases.contains_key(&role) {
+            return Err(Error::locked(format!("{command} is already running on this history")));
+        }
+        content.leases.insert(role, None);
+        Ok(Lease::new(Leased { role, memory: self.clone() }))
+    }
+
+    fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {
+        let (mut content, _) = self.begin(None)?;
+        match content.leases.entry(role).or_insert(Some(0)) {
+            Some(sharers) => *sharers += 1,
+            None if patience.is_zero() => {
+                return Err(Error::locked("`backwhen expire` is at work on this history"));
+            }
+            None => {
+                drop(content);
+                let wait = patience.min(Duration::from_millis(1));
+                std::thread::sleep(wait);
+                return self.share(role, patience.saturating_sub(wait));
+            }
+        }
+        Ok(Some(Lease::new(Leased { role, memory: self.clone() })))
+    }
+
+    fn is_leased(&self, role: Role) -> bool {
+        self.content().leases.contains_key(&role)
+    }
+
+    fn lend(&self, name: &ObjectName) -> Result<Option<LentFile>> {
+        let Some(bytes) = self.object(name)? else { return Ok(None) };
+        let folder = ambient::temporary_folder()?;
+        let path = folder.path().join(name.file_name());
+        let written = std::fs::write(&path, bytes);
+        written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+        Ok(Some(LentFile { path, _copy: Some(folder) }))
+    }
+
+    fn locate(&self, name: &ObjectName) -> String {
+        format!("memory:{name}")
+    }
+}
+
+impl Object for Arc<[u8]> {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.get(offset..).unwrap_or_default().read_exact(bytes)
+    }
+}
+
+/// One hold on a role.
+struct Leased {
+    role: Role,
+    memory: MemoryStore,
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        let mut content = self.memory.content();
+        match content.leases.get_mut(&self.role) {
+            Some(Some(sharers)) if *sharers > 1 => *sharers -= 1,
+            _ => drop(content.leases.remove(&self.role)),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Where the objects of a history lie, and the one way to them.
+//!
+//! An object is written once, whole, and never again; its name says of which kind it is. [`Store`] is what any place
+//! for objects must be able to do, and [`Folder`] is the place that every history has today. The catalog, the live
+//! state and the open segment are no objects. Every method blocks, so async code calls a store from a thread that may
+//! wait.
+
+#[cfg(test)]
+mod conformance;
+pub mod files;
+mod folder;
+#[cfg(test)]
+mod memory;
+mod name;
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Kind, Result};
+pub use folder::Folder;
+#[cfg(test)]
+pub use memory::{Fault, MemoryStore};
+pub use name::{ObjectKind, ObjectName};
+
+/// A place that holds the objects of one history.
+pub trait Store: Debug + Send + Sync {
+    /// Lists the objects of a kind, in no particular order. Unfinished objects are not listed.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place cannot be listed.
+    fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectName>>;
+
+    /// Tells how many bytes an object has; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn size(&self, name: &ObjectName) -> Result<Option<u64>>;
+
+    /// Opens an object, so that ranges of it can be read; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>>;
+
+    /// Reads a whole object; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn read(&self, name: &ObjectName) -> Result<Option<Vec<u8>>>;
+
+    /// Stores a new object and returns once it is durable. An object of that name is never replaced, and a put that
+    /// fails or is cut short leaves nothing that is listed.
+    ///
+    /// # Errors
+    /// `Internal` if the name is taken, `Unavailable` if the place does not take the object.
+    fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()>;
+
+    /// Removes objects, durable once this returns. Objects that are already gone are no error. A removal that is cut
+    /// short may leave any of them.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place refuses.
+    fn remove(&self, names: &[ObjectName]) -> Result<()>;
+
+    /// Takes a role for the caller alone. `command` is the command that another process is told to wait for.
+    ///
+    /// # Errors
+    /// `Locked` if another process has the role, alone or shared.
+    fn lease(&self, role: Role, command: &str) -> Result<Lease>;
+
+    /// Shares a role with others that share it, and waits as long as `patience` for a process that has the role alone.
+    /// `None` where there can be no lease, as on a disk that can only be read: reading never fails for want of one.
+    ///
+    /// # Errors
+    /// `Locked` if another process still has the role alone after that time.
+    fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>>;
+
+    /// Whether another lease of this role is in force.
+    fn is_leased(&self, role: Role) -> bool;
+
+    /// Lends an object as a local file, for programs that read nothing else; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer, or a local copy cannot be made.
+    fn lend(&self, name: &ObjectName) -> Result<Option<LentFile>>;
+
+    /// Says where an object lies, for messages.
+    fn locate(&self, name: &ObjectName) -> String;
+}
+
+impl dyn Store + '_ {
+    /// Lists the objects of a kind, sorted by name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place cannot be listed.
+    pub fn list_sorted(&self, kind: ObjectKind) -> Result<Vec<ObjectName>> {
+        let mut names = self.list(kind)?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether there is such an object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    pub fn holds(&self, name: &ObjectName) -> Result<bool> {
+        Ok(self.size(name)?.is_some())
+    }
+
+    /// Stores a new object under `stem` or, where that name is taken, under `stem-2`, `stem-3` and so on. `put` is
+    /// called with each name in turn. Returns the name that was free.
+    ///
+    /// # Errors
+    /// Fails if `put` fails for another reason than a taken name.
+    pub fn put_numbered(
+        &self,
+        kind: ObjectKind,
+        stem: &str,
+        put: impl Fn(&ObjectName) -> Result<()>,
+    ) -> Result<ObjectName> {
+        let mut name = ObjectName::new(kind, stem);
+        for number in 2.. {
+            match put(&name) {
+                Err(error) if error.kind() == Kind::Internal && self.holds(&name)? => {
+                    name = ObjectName::new(kind, format!("{stem}-{number}"));
+                }
+                done => return done.map(|()| name),
+            }
+        }
+        unreachable!("an object is found free before the numbers end")
+    }
+}
+
+/// An object that is open for reading.
+pub trait Object: Debug + Send + Sync {
+    /// How many bytes the object has.
+    fn size(&self) -> u64;
+
+    /// Fills `bytes` from the object, beginning at `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the object ends before; otherwise an error of the place.
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// What a process may do in a history while no other process does the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Write the journal. `copy` and `repair` take this role in the history that they write to.
+    Capture,
+    /// Make a checkpoint, or expire.
+    Checkpoint,
+    /// Use objects (shared), or remove objects (alone).
+    Objects,
+}
+
+/// A role that is taken until the value is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lease {
+    _hold: Box<dyn Any + Send + Sync>,
+}
+
+impl Lease {
+    /// Makes a lease that is in force as long as `hold` lives.
+    pub(in crate::store) fn new(hold: impl Any + Send + Sync) -> Lease {
+        Lease { _hold: Box::new(hold) }
+    }
+}
+
+/// A local file with the bytes of an object. A file that was made only for this goes with the value.
+#[derive(Debug)]
+pub struct LentFile {
+    path: PathBuf,
+    _copy: Option<tempfile::TempDir>,
+}
+
+impl LentFile {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
