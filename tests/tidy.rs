@@ -22,7 +22,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("history", &["model", "signal", "store"]),
     ("source", &["model", "codec", "connect", "history", "pgtools", "signal"]),
     ("fold", &["model", "codec", "history", "signal"]),
-    ("past", &["model", "codec", "history", "fold", "signal"]),
+    ("past", &["model", "codec", "history", "fold", "signal", "store"]),
     ("prove", &["model", "codec", "history", "fold", "past"]),
     ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
 ];
