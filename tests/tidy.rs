@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 /// The most lines of a file in `src`.
 const LONGEST: usize = 500;
 
-/// Open to everybody but `model`, which only knows what an error is.
-const OPEN: &[&str] = &["error", "ambient", "progress", "hostile"];
+/// Modules that everybody but `model` may import, and what they import themselves; `model` only knows what an error is.
+const OPEN: &[(&str, &[&str])] =
+    &[("error", &[]), ("ambient", &["error"]), ("progress", &[]), ("hostile", &["error"])];
 
-/// Each module with all the others that it may import.
+/// The crate's own roots, which import what they begin.
+const ROOTS: &[(&str, &[&str])] = &[("lib", &[]), ("main", &["cli"])];
+
+/// Each other module with all the others that it may import.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &["error"]),
     ("codec", &["model"]),
@@ -24,8 +28,23 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fold", &["model", "codec", "history", "signal"]),
     ("past", &["model", "codec", "history", "fold", "signal", "store"]),
     ("prove", &["model", "codec", "history", "fold", "past"]),
+    (
+        "protect",
+        &["model", "codec", "history", "fold", "past", "signal", "store", "connect", "pgtools", "source"],
+    ),
+    ("capture", &["model", "history", "signal", "store", "connect", "pgtools", "source", "protect"]),
     ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
+    (
+        "cli",
+        &[
+            "model", "history", "past", "prove", "signal", "store", "connect", "pgtools", "source",
+            "protect", "capture", "recover",
+        ],
+    ),
 ];
+
+/// Where segments of the journal may be opened besides in the journal itself: in the table that opens each once.
+const OPENERS: &[&str] = &["src/history/segments.rs"];
 
 /// What reads and writes servers; the history and all below it do without.
 const SERVERS: &[&str] = &["tokio", "tokio_postgres", "postgres_protocol", "crate::connect"];
@@ -107,9 +126,13 @@ fn modules_import_only_what_the_design_lets_them() {
     let mut faults = Vec::new();
     for path in files("src", "rs") {
         let module = module_of(&path);
-        let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else { continue };
+        let mut rows = IMPORTS.iter().chain(OPEN).chain(ROOTS);
+        let Some((_, allowed)) = rows.find(|(name, _)| *name == module) else {
+            faults.push(format!("{} belongs to a module without a row of imports", name(&path)));
+            continue;
+        };
         for other in imported(&fs::read_to_string(&path).unwrap()) {
-            let open = module != "model" && OPEN.contains(&other.as_str());
+            let open = module != "model" && OPEN.iter().any(|(name, _)| *name == other);
             if other != module && !open && !allowed.contains(&other.as_str()) {
                 faults.push(format!("{} imports crate::{other}", name(&path)));
             }
@@ -118,10 +141,52 @@ fn modules_import_only_what_the_design_lets_them() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// A row for a module that is gone would be free for the next one of that name.
+#[test]
+fn every_row_of_imports_is_about_a_module() {
+    let modules: BTreeSet<_> = files("src", "rs").iter().map(|path| module_of(path)).collect();
+    for (module, allowed) in IMPORTS.iter().chain(OPEN).chain(ROOTS) {
+        for name in std::iter::once(module).chain(*allowed) {
+            assert!(modules.contains(*name), "{name} in the row of {module} is no module");
+        }
+    }
+}
+
+/// Whoever opens a segment by itself reads again what others have read, and perhaps another state of it.
+#[test]
+fn segments_are_opened_in_one_place() {
+    for path in files("src", "rs") {
+        let place = name(&path);
+        if place.starts_with("src/history/journal/") || OPENERS.contains(&place.as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let opens =
+            text.lines().find(|line| !line.trim_start().starts_with("//") && line.contains("Segment::open("));
+        assert!(
+            opens.is_none(),
+            "{place}: {}; ask the timeline's view of it instead",
+            opens.unwrap_or_default()
+        );
+    }
+}
+
+/// A fold is put together where the past of a moment is known, so that nobody forgets a part of it.
+#[test]
+fn folds_begin_in_one_place() {
+    for path in
+        files("src", "rs").into_iter().filter(|path| !["fold", "past"].contains(&module_of(path).as_str()))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("fold::Request"), "{} puts together a fold; ask a Past instead", name(&path));
+    }
+}
+
 #[test]
 fn the_history_and_what_lies_below_it_know_no_server() {
     for path in files("src", "rs") {
-        if !["model", "codec", "store", "history", "fold"].contains(&module_of(&path).as_str()) {
+        let below = ["model", "codec", "signal", "store", "history", "fold", "past", "prove"];
+        if !below.contains(&module_of(&path).as_str()) {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
