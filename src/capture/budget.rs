@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::connect::{Session, server_error};
-use crate::error::Result;
+use crate::source::slot::SlotFacts;
 
 /// A backlog that becomes less within so many heartbeats is left to become less, also beyond the
 /// budget.
@@ -29,6 +28,13 @@ pub struct Kept {
     pub retained: u64,
     /// Of that, what the history does not hold.
     pub lag: u64,
+}
+
+impl Kept {
+    /// Nothing if there is no such slot, or one that retains no WAL any more.
+    pub fn of(slot: &SlotFacts) -> Option<Kept> {
+        slot.retained.map(|retained| Kept { retained, lag: slot.lag.unwrap_or(retained) })
+    }
 }
 
 /// Shared by all that look at the source.
@@ -107,21 +113,6 @@ impl Budget {
             self.most.unwrap_or_default() >> 20
         )
     }
-}
-
-/// Asks the source; nothing if there is no such slot, or one that keeps no log any more.
-///
-/// # Errors
-/// `Unavailable` if the source fails.
-pub async fn kept(session: &Session, slot: &str) -> Result<Option<Kept>> {
-    let query = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::int8, \
-                        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn)::int8 \
-                 FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-    let row = session.query_opt(query, &[&slot]).await;
-    let row = row.map_err(|error| server_error("cannot ask how much log the slot keeps", error))?;
-    let bytes = |column| row.as_ref().and_then(|row| row.get::<_, Option<i64>>(column));
-    let bytes = |column| bytes(column).map(|bytes| bytes.max(0).cast_unsigned());
-    Ok(bytes(0).map(|retained| Kept { retained, lag: bytes(1).unwrap_or(retained) }))
 }
 
 #[cfg(test)]

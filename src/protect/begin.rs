@@ -30,6 +30,7 @@ use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::signal::key::SIGNED;
 use crate::source::inspect;
 use crate::source::publication::Publications;
+use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{Installed, Triggers};
 
@@ -325,34 +326,6 @@ async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
     drop_slot(session, slot).await?;
     ambient::pass("drop.slot")?;
     Publications::of_slot(slot).drop(session).await
-}
-
-/// Drops a history's slot and nothing else; one that is gone already is fine. A walsender that served it may
-/// need a moment to notice that its client went.
-///
-/// # Errors
-/// `Unavailable` if the source fails, `Locked` if the slot is in use.
-pub async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
-    let query = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
-                 WHERE slot_name = $1";
-    let mut tries = 0;
-    loop {
-        match session.execute(query, &[&slot]).await {
-            Ok(_) => return Ok(()),
-            Err(error)
-                if tries < 50 && error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) =>
-            {
-                tries += 1;
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-            }
-            Err(error) => {
-                let in_use = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE);
-                let error =
-                    crate::connect::server_error(format!("cannot drop replication slot {slot}"), error);
-                return Err(if in_use { Error::locked(error.to_string()) } else { error });
-            }
-        }
-    }
 }
 
 async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
