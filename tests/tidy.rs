@@ -178,6 +178,20 @@ fn only_the_source_speaks_sql_to_the_protected_database() {
     assert!(faults.is_empty(), "move these into source: {faults:#?}");
 }
 
+/// The command line makes one token from the signals and passes it down; below, nobody listens to the process.
+#[test]
+fn only_the_command_line_hears_signals() {
+    let mut faults = Vec::new();
+    for path in files("src", "rs") {
+        let text = fs::read_to_string(&path).unwrap();
+        let hears = |line: &&str| line.contains("heed_signals") || line.contains("signal::unix");
+        let open = ["cli", "ambient"].contains(&module_of(&path).as_str());
+        let heard = code_lines(&text).into_iter().find(hears).filter(|_| !open);
+        faults.extend(heard.map(|line| format!("{}: {}", name(&path), line.trim())));
+    }
+    assert!(faults.is_empty(), "take a CancellationToken instead: {faults:#?}");
+}
+
 #[test]
 fn sql_is_recognised() {
     let text = "// SELECT 1\nlet row = client.query_one(QUERY, &[]).await;\nlet set = \"SET a = 1\";\n\

@@ -51,7 +51,6 @@ struct Memory {
     warned: bool,
     /// When it was found used up, or last found to become less, and the backlog then.
     over: Option<(Instant, u64)>,
-    given_up: bool,
 }
 
 impl Budget {
@@ -68,7 +67,6 @@ impl Budget {
         let (Some(most), Ok(mut memory)) = (self.most, self.memory.lock()) else { return Verdict::Fine };
         let much = kept.retained >= most / 2;
         let warns = !std::mem::replace(&mut memory.warned, much) && much;
-        memory.given_up = false;
         if kept.retained < most {
             memory.over = None;
             return if warns { Verdict::Warn } else { Verdict::Fine };
@@ -76,17 +74,11 @@ impl Budget {
         match memory.over {
             Some((since, _)) if now.duration_since(since) < self.grace => {}
             Some((_, before)) if kept.lag >= before => {
-                memory.given_up = true;
                 return Verdict::GiveUp;
             }
             _ => memory.over = Some((now, kept.lag)),
         }
         if warns { Verdict::Warn } else { Verdict::Fine }
-    }
-
-    /// The last verdict was to give the slot up.
-    pub fn is_given_up(&self) -> bool {
-        self.memory.lock().is_ok_and(|memory| memory.given_up)
     }
 
     /// A new slot begins with nothing.
@@ -134,7 +126,6 @@ mod tests {
         assert_eq!(at(13, 130, 119), Verdict::Fine, "and does");
         assert_eq!(at(22, 130, 119), Verdict::Fine);
         assert_eq!(at(23, 130, 119), Verdict::GiveUp);
-        assert!(budget.is_given_up());
         assert_eq!(at(24, 40, 40), Verdict::Fine);
         assert_eq!(at(25, 50, 50), Verdict::Warn);
         assert_eq!(at(26, 100, 90), Verdict::Fine);

@@ -13,6 +13,7 @@ use super::budget::{Budget, Kept, Verdict};
 use super::continuity::Newest;
 use super::live::Board;
 use super::published::{self, Look};
+use super::stop::{StopReason, StopSignal};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
@@ -60,8 +61,8 @@ pub struct Watcher {
     pub heartbeat: Duration,
     pub budget: Budget,
     pub jobs: usize,
-    /// Told when the stream lacks what it should carry, and so must be looked at anew.
-    pub broken: CancellationToken,
+    /// Told when the stream lacks what it should carry, or the slot retains too much.
+    pub stop: StopSignal,
 }
 
 /// What the watcher remembers from beat to beat.
@@ -225,7 +226,7 @@ impl Watcher {
         match self.budget.judge(kept) {
             Verdict::Fine => {}
             Verdict::Warn => tracing::warn!("{}", self.budget.describe(kept)),
-            Verdict::GiveUp => self.broken.cancel(),
+            Verdict::GiveUp => self.stop.tell(StopReason::BudgetSpent),
         }
         Ok(())
     }
@@ -256,7 +257,7 @@ impl Watcher {
             self.board.update(|live| live.published_until = live.published_until.max(live.source_head));
             return Ok(());
         }
-        self.broken.cancel();
+        self.stop.tell(StopReason::Unpublished);
         Err(Error::unavailable(format!("backwhen's publications do not carry all of {}", lacking.join(", "))))
     }
 
@@ -271,7 +272,7 @@ impl Watcher {
         self.board.update(|live| live.published = Some(look.imprint(epoch, altered.clone())));
         if !altered.is_empty() {
             self.board.written().await;
-            self.broken.cancel();
+            self.stop.tell(StopReason::Altered);
             return Err(Error::unavailable(published::message(&altered)));
         }
         Ok(())

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{Content, Draft, manifest};
 use super::earlier::{self, Earlier};
@@ -55,43 +56,57 @@ pub async fn init(
     exclude: Vec<String>,
     event_triggers: bool,
     key_file: Option<&Path>,
+    interrupt: &CancellationToken,
 ) -> Result<Begun> {
     let selection = Selection::parse(&include, &exclude)?;
     let _lock = History::prepare(root, "init")?;
     let key = key_file.map(|file| Key::for_new_history(file, root)).transpose()?;
-    undo_killed_init(access.source, root).await?;
-    let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
-    let server = client.identify_system().await?;
+    let connecting = async {
+        undo_killed_init(access.source, root).await?;
+        let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
+        let server = client.identify_system().await?;
+        Ok((client, server))
+    };
+    let (client, server) = unless_interrupted(interrupt, connecting).await?;
     let identity = new_identity(access.source, server.system_identifier, (include, exclude), key.as_ref())?;
     let id = identity.id_bytes()?;
     let authorship = key.map_or(Authorship::Unkeyed, |key| key.authorship(id));
     let intent = Intent { format: FORMAT, slot: identity.slot(), source: access.source.without_password() };
     write_json(&root.join("init.json"), &intent)?;
     ambient::pass("init.intent")?;
-    let begun = tokio::select! {
-        begun = async {
-            let publications = Publications::of_slot(&identity.slot());
-            create_publications(access, &publications, &selection).await?;
-            let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
-            let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
-            let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
-            let opened = open(access, &identity.slot(), selection, client).await?;
-            let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
-            let event_triggers = Some(event_triggers && refused.is_none());
-            let history = History::found(root, Identity { event_triggers, ..identity.clone() }, authorship)?;
-            Ok(Begun { history, checkpoint, without_triggers: refused })
-        } => begun,
-        _ = ambient::interrupted() => Err(Error::interrupted()),
+    let beginning = async {
+        let publications = Publications::of_slot(&identity.slot());
+        create_publications(access, &publications, &selection).await?;
+        let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
+        let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
+        let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
+        let opened = open(access, &identity.slot(), selection, client).await?;
+        let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
+        let event_triggers = Some(event_triggers && refused.is_none());
+        let history = History::found(root, Identity { event_triggers, ..identity.clone() }, authorship)?;
+        Ok(Begun { history, checkpoint, without_triggers: refused })
     };
-    match begun {
+    match unless_interrupted(interrupt, beginning).await {
         Ok(begun) => {
-            let forgotten = ambient::pass("init.found").and_then(|()| files::remove(&root.join("init.json")));
-            if let Err(error) = forgotten {
-                tracing::info!("init.json stays until capture is started: {error}");
-            }
+            forget_intent(root);
             Ok(begun)
         }
         Err(error) => Err(withdraw(access.source, root, &identity, error).await),
+    }
+}
+
+async fn unless_interrupted<T>(
+    interrupt: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    interrupt.run_until_cancelled(work).await.unwrap_or_else(|| Err(Error::interrupted()))
+}
+
+/// The history is valid from here on, whatever becomes of the intent.
+fn forget_intent(root: &Path) {
+    let forgotten = ambient::pass("init.found").and_then(|()| files::remove(&root.join("init.json")));
+    if let Err(error) = forgotten {
+        tracing::info!("init.json stays until capture is started: {error}");
     }
 }
 
