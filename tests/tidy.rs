@@ -444,10 +444,7 @@ fn every_link_in_the_documents_leads_somewhere() {
         for target in links(&text) {
             let outside = target.contains("://") || target.starts_with("mailto:");
             let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
-            let path = match file.is_empty() {
-                true => document.clone(),
-                false => document.parent().unwrap().join(file),
-            };
+            let path = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
             assert!(outside || path.exists(), "{} links to {target}, which is not there", name(document));
             if !outside && !anchor.is_empty() && path.extension().is_some_and(|it| it == "md") {
                 let headings = headings(&fs::read_to_string(&path).unwrap());

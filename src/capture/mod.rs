@@ -223,17 +223,16 @@ impl Capture<'_> {
                 live.published_until = Some(frontier);
                 live.published = Some(published);
             });
-            let (link, cause) = match drain::pays(frontier, head) {
-                true => {
-                    // Asked for its own sake: whether somebody else has the slot.
-                    client.slot_position(&self.history.identity().slot()).await?;
-                    board.update(|live| live.walsender = Some(client.backend().clone()));
-                    (Link::Far(client), format!("draining what was committed after {frontier}"))
-                }
-                false => (
+            let (link, cause) = if drain::pays(frontier, head) {
+                // Asked for its own sake: whether somebody else has the slot.
+                client.slot_position(&self.history.identity().slot()).await?;
+                board.update(|live| live.walsender = Some(client.backend().clone()));
+                (Link::Far(client), format!("draining what was committed after {frontier}"))
+            } else {
+                (
                     Link::Near(self.start(Some(client), seam.from()).await?),
                     format!("streaming from {frontier}"),
-                ),
+                )
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;

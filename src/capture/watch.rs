@@ -248,9 +248,10 @@ impl Watcher {
         if lacking.is_empty() {
             let look = Look::at(session, identity, known).await?;
             // Where definitions changed, tables move for that.
-            let moved = match now == Some(&known.fingerprint) {
-                true => publications.moved(session, &known.exact).await?,
-                false => Vec::new(),
+            let moved = if now == Some(&known.fingerprint) {
+                publications.moved(session, &known.exact).await?
+            } else {
+                Vec::new()
             };
             self.check_imprint(&look, moved).await?;
             // Where the source stood at the beat before: surely earlier than what was just looked at.
@@ -327,9 +328,10 @@ impl Watcher {
                 continue;
             }
             let publishing = async {
-                match members.contains(&(table.oid, !exact)) {
-                    true => publications.move_here(session, table).await,
-                    false => publications.add(session, &[table]).await,
+                if members.contains(&(table.oid, !exact)) {
+                    publications.move_here(session, table).await
+                } else {
+                    publications.add(session, &[table]).await
                 }
             };
             let (published, blocker) = while_waiting(&self.source, session, publishing).await?;

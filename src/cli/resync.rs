@@ -113,9 +113,12 @@ impl Resync {
         }
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress };
         let catalog = at.catalog(history)?;
-        let reached = async |lsn| match capturing {
-            true => against_source::wait_for(history, &source, lsn).await,
-            false => follow(Until::Lsn(lsn)).await.map(drop),
+        let reached = async |lsn| {
+            if capturing {
+                against_source::wait_for(history, &source, lsn).await
+            } else {
+                follow(Until::Lsn(lsn)).await.map(drop)
+            }
         };
         suspicion::compare_and_mend(&access, history, &catalog, reached).await.map(Some)
     }

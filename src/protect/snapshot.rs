@@ -369,10 +369,11 @@ impl Unnamed {
             fs::read(&self.0).context(Kind::Unavailable, || format!("cannot read {}", self.0.display()))?;
         let digest = blake3::hash(&bytes).to_hex().to_string();
         let path = folder.join(format!("{digest}.{extension}"));
-        match path.exists() {
+        if path.exists() {
             // Named anew: `expire` counts its age from here.
-            true => files::touch(&path)?,
-            false => files::write_new(&path, &bytes)?,
+            files::touch(&path)?;
+        } else {
+            files::write_new(&path, &bytes)?;
         }
         Ok(digest)
     }

@@ -175,8 +175,9 @@ impl SchemaAt {
 /// `Damaged` if it does not.
 pub(super) fn read_checked(path: &Path, digest: &str) -> Result<Vec<u8>> {
     let bytes = std::fs::read(path).context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
-    match blake3::hash(&bytes).to_hex().as_str() == digest {
-        true => Ok(bytes),
-        false => Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display()))),
+    if blake3::hash(&bytes).to_hex().as_str() == digest {
+        Ok(bytes)
+    } else {
+        Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display())))
     }
 }

@@ -191,14 +191,12 @@ async fn open(
     schema: &SchemaAt,
 ) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
     let archive = schema.open()?;
-    let (entries, left_out) = match plan.partial {
-        false => (Entries::whole(&archive.toc), Vec::new()),
-        true => {
-            let entries =
-                Entries::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
-            let notes = partial_notes(&entries);
-            (entries, notes)
-        }
+    let (entries, left_out) = if plan.partial {
+        let entries = Entries::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
+        let notes = partial_notes(&entries);
+        (entries, notes)
+    } else {
+        (Entries::whole(&archive.toc), Vec::new())
     };
     let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
     let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();

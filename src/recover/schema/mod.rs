@@ -124,9 +124,10 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     }
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
     let mut notes = definitions.adapt_to_roles(|name| roles.contains(name));
-    match request.ours {
-        true => scratch.restore_muted(&definitions, request.tools).await?,
-        false => scratch.restore(&definitions, request.tools).await?,
+    if request.ours {
+        scratch.restore_muted(&definitions, request.tools).await?
+    } else {
+        scratch.restore(&definitions, request.tools).await?
     }
     let (owners, privileges) = definitions.owners_and_privileges();
     let rights = Rights { ours: request.ours, owners, privileges, limit: request.limit };
