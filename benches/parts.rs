@@ -129,7 +129,7 @@ impl Fixture {
     fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("history");
-        History::prepare(&root).unwrap();
+        History::prepare(&root, "bench").unwrap();
         let image = image(&root.join("packs"));
         let journal = root.join("journal");
         let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1), &Authorship::Unkeyed).unwrap();
