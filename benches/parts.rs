@@ -16,12 +16,12 @@ use backwhen::history::image::{
 };
 use backwhen::history::journal::{self, BlockBuilder, Segment, Writer, seal};
 use backwhen::history::key::Authorship;
-use backwhen::history::message_key::MessageKey;
 use backwhen::history::segments::Segments;
 use backwhen::history::timeline::SegmentView;
 use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
 use backwhen::model::{Column, Grade, Identity, Lsn, PgTime, Storage, Table};
 use backwhen::progress::Silent;
+use backwhen::signal::key::MessageKey;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
 use tempfile::TempDir;
@@ -129,7 +129,7 @@ impl Fixture {
     fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("history");
-        History::prepare(&root, "bench").unwrap();
+        let _lock = History::prepare(&root, "a benchmark").unwrap();
         let image = image(&root.join("packs"));
         let journal = root.join("journal");
         let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1), &Authorship::Unkeyed).unwrap();

@@ -70,6 +70,19 @@ pub fn pause(place: &str) {
     }
 }
 
+/// Runs work that waits for the disk, or that computes for long, in a thread of its own: capture tells the server from
+/// its one thread what is durable, and nothing else may hold that up. `doing` completes "failed while …".
+///
+/// # Errors
+/// What the work returns; `Internal` if it panics.
+pub async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.context(Kind::Internal, || format!("a thread failed while {doing}"))?
+}
+
 /// How a test wants a backlog drained by SQL: `BACKWHEN_TEST_DRAIN=BACKLOG:REACH:CHANGES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedDrain {

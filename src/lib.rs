@@ -23,5 +23,6 @@ pub mod progress;
 pub mod protect;
 pub mod prove;
 pub mod recover;
+pub mod signal;
 pub mod source;
 pub mod store;

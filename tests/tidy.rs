@@ -8,23 +8,43 @@ use std::path::{Path, PathBuf};
 /// The most lines of a file in `src`.
 const LONGEST: usize = 500;
 
-/// Open to everybody but `model`, which only knows what an error is.
-const OPEN: &[&str] = &["error", "ambient", "progress", "hostile"];
+/// Modules that everybody but `model` may import, and what they import themselves; `model` only knows what an error is.
+const OPEN: &[(&str, &[&str])] =
+    &[("error", &[]), ("ambient", &["error"]), ("progress", &[]), ("hostile", &["error"])];
 
-/// Each module with all the others that it may import.
+/// The crate's own roots, which import what they begin.
+const ROOTS: &[(&str, &[&str])] = &[("lib", &[]), ("main", &["cli"])];
+
+/// Each other module with all the others that it may import.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &["error"]),
     ("codec", &["model"]),
+    ("signal", &["model"]),
     ("connect", &[]),
     ("pgtools", &["connect", "model"]),
     ("store", &["model"]),
-    ("history", &["model", "store"]),
-    ("source", &["model", "codec", "connect", "history", "pgtools"]),
-    ("fold", &["model", "codec", "history"]),
-    ("prove", &["model", "codec", "history", "fold"]),
-    ("verify", &["model", "codec", "history", "fold", "prove"]),
-    ("recover", &["model", "codec", "history", "fold", "connect", "pgtools", "store"]),
+    ("history", &["model", "signal", "store"]),
+    ("source", &["model", "codec", "connect", "history", "pgtools", "signal"]),
+    ("fold", &["model", "codec", "history", "signal"]),
+    ("past", &["model", "codec", "history", "fold", "signal", "store"]),
+    ("prove", &["model", "codec", "history", "fold", "past"]),
+    (
+        "protect",
+        &["model", "codec", "history", "fold", "past", "signal", "store", "connect", "pgtools", "source"],
+    ),
+    ("capture", &["model", "history", "signal", "store", "connect", "pgtools", "source", "protect"]),
+    ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
+    (
+        "cli",
+        &[
+            "model", "history", "past", "prove", "signal", "store", "connect", "pgtools", "source",
+            "protect", "capture", "recover",
+        ],
+    ),
 ];
+
+/// Where segments of the journal may be opened besides in the journal itself: in the table that opens each once.
+const OPENERS: &[&str] = &["src/history/segments.rs"];
 
 /// What reads and writes servers; the history and all below it do without.
 const SERVERS: &[&str] = &["tokio", "tokio_postgres", "postgres_protocol", "crate::connect"];
@@ -106,9 +126,13 @@ fn modules_import_only_what_the_design_lets_them() {
     let mut faults = Vec::new();
     for path in files("src", "rs") {
         let module = module_of(&path);
-        let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else { continue };
+        let mut rows = IMPORTS.iter().chain(OPEN).chain(ROOTS);
+        let Some((_, allowed)) = rows.find(|(name, _)| *name == module) else {
+            faults.push(format!("{} belongs to a module without a row of imports", name(&path)));
+            continue;
+        };
         for other in imported(&fs::read_to_string(&path).unwrap()) {
-            let open = module != "model" && OPEN.contains(&other.as_str());
+            let open = module != "model" && OPEN.iter().any(|(name, _)| *name == other);
             if other != module && !open && !allowed.contains(&other.as_str()) {
                 faults.push(format!("{} imports crate::{other}", name(&path)));
             }
@@ -117,10 +141,52 @@ fn modules_import_only_what_the_design_lets_them() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// A row for a module that is gone would be free for the next one of that name.
+#[test]
+fn every_row_of_imports_is_about_a_module() {
+    let modules: BTreeSet<_> = files("src", "rs").iter().map(|path| module_of(path)).collect();
+    for (module, allowed) in IMPORTS.iter().chain(OPEN).chain(ROOTS) {
+        for name in std::iter::once(module).chain(*allowed) {
+            assert!(modules.contains(*name), "{name} in the row of {module} is no module");
+        }
+    }
+}
+
+/// Whoever opens a segment by itself reads again what others have read, and perhaps another state of it.
+#[test]
+fn segments_are_opened_in_one_place() {
+    for path in files("src", "rs") {
+        let place = name(&path);
+        if place.starts_with("src/history/journal/") || OPENERS.contains(&place.as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let opens =
+            text.lines().find(|line| !line.trim_start().starts_with("//") && line.contains("Segment::open("));
+        assert!(
+            opens.is_none(),
+            "{place}: {}; ask the timeline's view of it instead",
+            opens.unwrap_or_default()
+        );
+    }
+}
+
+/// A fold is put together where the past of a moment is known, so that nobody forgets a part of it.
+#[test]
+fn folds_begin_in_one_place() {
+    for path in
+        files("src", "rs").into_iter().filter(|path| !["fold", "past"].contains(&module_of(path).as_str()))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("fold::Request"), "{} puts together a fold; ask a Past instead", name(&path));
+    }
+}
+
 #[test]
 fn the_history_and_what_lies_below_it_know_no_server() {
     for path in files("src", "rs") {
-        if !["model", "codec", "store", "history", "fold"].contains(&module_of(&path).as_str()) {
+        let below = ["model", "codec", "signal", "store", "history", "fold", "past", "prove"];
+        if !below.contains(&module_of(&path).as_str()) {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
@@ -130,6 +196,111 @@ fn the_history_and_what_lies_below_it_know_no_server() {
             assert!(known.is_none(), "{}: {}", name(&path), known.unwrap_or(&""));
         }
     }
+}
+
+/// Calls that wait for the history's disk.
+const WAITS_FOR_DISK: &[&str] = &[
+    "Catalog::open(",
+    ".synchronise(",
+    "Timeline::read(",
+    "Segment::open(",
+    "Writer::open(",
+    "Seam::new(",
+    "Packs::create(",
+    "packs.finish(",
+    ".read_checkpoint(",
+    ".current_epoch(",
+    ".keep_evidence(",
+    ".lock_checkpoint(",
+    "history.hold_objects(",
+    "live::read(",
+    "Board::new(",
+    "write_now(",
+    "files::",
+    "fs::",
+    "epoch::begin(",
+    "checkpoint::publish(",
+    " publish(history",
+    "fold_newest(",
+    "fold_to(",
+    "read_json",
+    "write_json",
+    "read_object",
+    "write_object",
+];
+
+/// Functions that run while no stream is open, so that there is nothing to confirm.
+const BEFORE_A_STREAM: &[&str] = &["init", "run", "undo_killed_init", "withdraw"];
+
+/// Name and body of each `async fn`.
+fn async_functions(text: &str) -> Vec<(String, String)> {
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let mut found = Vec::new();
+    for (at, keyword) in code.match_indices("async fn ") {
+        let rest = &code[at + keyword.len()..];
+        let Some((_, body)) = rest.split_once(" {\n") else { continue };
+        found.push((first_word(rest), inside(body, '{', '}').to_owned()));
+    }
+    found
+}
+
+/// What comes before the bracket that closes the one that `text` stands behind.
+fn inside(text: &str, open: char, close: char) -> &str {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if c == close && depth == 0 => return &text[..at],
+            _ if c == close => depth -= 1,
+            _ if c == open => depth += 1,
+            _ => {}
+        }
+    }
+    text
+}
+
+/// `body` without what it hands to `ambient::blocking`, or to a closure that is handed on under a name.
+fn on_its_own_thread(body: &str) -> String {
+    let mut left = body.to_owned();
+    while let Some((before, after)) = left.split_once("blocking(") {
+        left = format!("{before}{}", &after[inside(after, '(', ')').len()..]);
+    }
+    while let Some((before, after)) = left.split_once("move || ") {
+        let end = match after.strip_prefix('{') {
+            Some(block) => inside(block, '{', '}').len() + 1,
+            None => after.find(";\n").unwrap_or(after.len()),
+        };
+        left = format!("{before}{}", &after[end..]);
+    }
+    left
+}
+
+/// Capture confirms from one thread: what waits for a disk there, beside the stream, delays what the server hears.
+#[test]
+fn what_runs_beside_a_stream_waits_for_the_disk_in_other_threads() {
+    let mut faults = Vec::new();
+    for path in files("src", "rs") {
+        if !["capture", "protect"].contains(&module_of(&path).as_str()) {
+            continue;
+        }
+        for (function, body) in async_functions(&fs::read_to_string(&path).unwrap()) {
+            let body = on_its_own_thread(&body);
+            let waits = WAITS_FOR_DISK.iter().filter(|call| body.contains(**call));
+            let waits = waits.filter(|_| !BEFORE_A_STREAM.contains(&function.as_str()));
+            faults.extend(waits.map(|call| format!("{}: {function} calls {call}", name(&path))));
+        }
+    }
+    assert!(faults.is_empty(), "hand these to ambient::blocking: {faults:#?}");
+}
+
+#[test]
+fn calls_that_wait_are_recognised() {
+    let text = "impl A {\n    pub async fn a(&self) -> Result<()> {\n        let x = ambient::blocking(\"w\", move || {\n            Catalog::open(&h)\n        });\n        let y = move || Packs::create(&f);\n        x.await?;\n        history.current_epoch()?;\n    }\n    fn b() { Catalog::open(&h) }\n}";
+    let functions = async_functions(text);
+    let [(name, body)] = &functions[..] else { panic!("{functions:?}") };
+    let body = on_its_own_thread(body);
+    let waits: Vec<_> = WAITS_FOR_DISK.iter().filter(|call| body.contains(**call)).collect();
+    assert_eq!((name.as_str(), waits), ("a", vec![&".current_epoch("]));
 }
 
 #[test]

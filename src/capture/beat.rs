@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Kind, Result};
-use crate::history::checkpoint::SequenceState;
-use crate::history::message_key::MessageKey;
-use crate::history::signal::{self, HeartbeatSignal, SequenceSample};
 use crate::model::Lsn;
+use crate::model::SequenceState;
+use crate::signal::key::MessageKey;
+use crate::signal::{self, HeartbeatSignal, SequenceSample};
 use crate::source::inspect;
 use crate::source::messages::{wal_end, write};
 use crate::source::sequences::{self, Sample};

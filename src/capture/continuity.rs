@@ -2,8 +2,9 @@
 
 use super::live;
 use super::published::{self, Imprint, Look};
+use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, SchemaFacts};
@@ -130,7 +131,9 @@ async fn ask(
     let row = session.query_opt(query, &[&epoch.slot]).await.map_err(failed)?;
     let text = |column| row.as_ref().and_then(|row| row.get::<_, Option<String>>(column));
     let look = Look::at(&session, history.identity(), newest).await?;
-    let last = live::read(&history.live_path()).and_then(|live| live.published);
+    let path = history.live_path();
+    let last = ambient::blocking("reading the live state", move || Ok(live::read(&path))).await?;
+    let last = last.and_then(|live| live.published);
     Ok(Facts {
         slot_exists: row.is_some(),
         wal_status: text(0),
@@ -176,7 +179,7 @@ impl Newest {
     /// `Damaged` if the checkpoint's manifest is.
     pub async fn read(history: &History) -> Result<Newest> {
         let history = history.clone();
-        let newest = tokio::task::spawn_blocking(move || {
+        let reading = ambient::blocking("reading the newest checkpoint", move || {
             let catalog = Catalog::open(&history)?;
             let epoch = history.current_epoch()?.number;
             let damaged = catalog
@@ -190,7 +193,7 @@ impl Newest {
             let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch);
             newest.map_or(Ok(Newest::default()), |row| Ok(history.read_checkpoint(&row.id)?.into()))
         });
-        newest.await.context(Kind::Internal, || "a reading thread failed".into())?
+        reading.await
     }
 }
 

@@ -140,7 +140,7 @@ impl Drain<'_, '_> {
 
     /// What the next batch is to be; nothing if there is to be none.
     async fn next_batch(&mut self, until: Option<Lsn>, last: Tally) -> Result<Option<Wanted>> {
-        let frontier = self.intake.received();
+        let frontier = self.intake.received().lsn();
         let place = self.client.slot_position(self.slot).await?;
         if !goes_on(&place, frontier, until) {
             return Ok(None);
@@ -156,12 +156,12 @@ impl Drain<'_, '_> {
     /// Advances the slot to what is durable, which is all that was received; so the next batch
     /// begins there. Not before the source has shown that its log is the history's.
     async fn settle(&mut self, place: SlotPosition) -> Result<SlotPosition> {
-        let durable = self.intake.durable();
-        if place.confirmed >= durable || self.intake.held_back().is_some() {
+        let confirmable = self.intake.confirmable();
+        if place.confirmed >= confirmable.lsn() {
             return Ok(place);
         }
         ambient::pause("advance");
-        self.client.advance_slot(self.slot, durable).await?;
+        self.client.advance_slot(self.slot, confirmable).await?;
         self.client.slot_position(self.slot).await
     }
 
@@ -175,8 +175,8 @@ impl Drain<'_, '_> {
         let mut batch = self.client.peek(self.slot, wanted.end, wanted.changes, self.options).await?;
         let (mut tally, mut whole) = (Tally { batches: 1, ..Tally::default() }, false);
         loop {
-            let durable = *news.borrow_and_update();
-            if whole && durable >= self.intake.received() {
+            let durable = news.borrow_and_update().lsn();
+            if whole && durable >= self.intake.received().lsn() {
                 return Ok(Some(tally));
             }
             let queue = self.intake.queue()?;

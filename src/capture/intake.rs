@@ -7,9 +7,8 @@ use tokio::sync::watch::Receiver;
 
 use super::disk::Disk;
 use super::live::Board;
-use super::seam::Seam;
 use crate::error::{Error, Result};
-use crate::history::journal::{Admission, BlockBuilder, RawBlock};
+use crate::history::journal::{Admission, BlockBuilder, Confirmable, Durable, RawBlock, Received, Seam};
 use crate::model::{Lsn, PgTime};
 
 /// Blocks built and not yet handed to the disk, beyond which nothing more is read.
@@ -105,38 +104,33 @@ impl<'a> Intake<'a> {
     }
 
     /// The highest position up to which everything was received whole.
-    pub fn received(&self) -> Lsn {
+    pub fn received(&self) -> Received {
         self.builder.received()
     }
 
     /// What is on disk.
-    pub fn durable(&self) -> Lsn {
+    pub fn durable(&self) -> Durable {
         *self.disk.durable.borrow()
     }
 
     /// What is on disk, and may be confirmed to the server.
-    pub fn confirmable(&self) -> Lsn {
-        self.held_back().unwrap_or_else(|| self.durable())
-    }
-
-    /// Where the slot stays until the source has shown that its log is the history's.
-    pub fn held_back(&self) -> Option<Lsn> {
-        self.seam.holds_back()
+    pub fn confirmable(&self) -> Confirmable {
+        self.seam.confirmable(self.durable())
     }
 
     /// Where the stream is to be asked for.
     pub fn asks_from(&self) -> Lsn {
-        self.durable().min(self.seam.from())
+        self.durable().lsn().min(self.seam.from())
     }
 
     /// Tells of new durable positions.
-    pub fn news(&self) -> Receiver<Lsn> {
+    pub fn news(&self) -> Receiver<Durable> {
         self.disk.durable.clone()
     }
 
     /// Shows how it goes; call it once in `period` seconds.
     pub fn note_rate(&mut self, period: f64) {
-        let (durable, bytes) = (self.durable(), std::mem::take(&mut self.bytes));
+        let (durable, bytes) = (self.durable().lsn(), std::mem::take(&mut self.bytes));
         self.board.update(|live| {
             live.durable = durable;
             live.bytes += bytes;
@@ -146,11 +140,11 @@ impl<'a> Intake<'a> {
         self.board.write();
     }
 
-    /// Waits until all that was received whole is durable; returns the frontier.
+    /// Waits until all that was received whole is durable; returns what may then be confirmed.
     ///
     /// # Errors
     /// `Unavailable` if the disk did not take it.
-    pub async fn finish(mut self) -> Result<Lsn> {
+    pub async fn finish(mut self) -> Result<Confirmable> {
         self.take_complete();
         let durable = self.disk.durable.clone();
         for block in self.built.drain(..) {
@@ -159,8 +153,8 @@ impl<'a> Intake<'a> {
             }
         }
         self.disk.finish().await?;
-        let frontier = *durable.borrow();
-        self.board.update(|live| live.durable = frontier);
-        Ok(frontier)
+        let durable = *durable.borrow();
+        self.board.update(|live| live.durable = durable.lsn());
+        Ok(self.seam.confirmable(durable))
     }
 }

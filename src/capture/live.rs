@@ -1,6 +1,7 @@
 //! How capture goes, in a small file that `status` reads.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -81,8 +82,12 @@ const TRANSITIONS: usize = 20;
 /// The live state, shared by capture's tasks.
 #[derive(Clone)]
 pub struct Board {
-    path: PathBuf,
+    path: Arc<Path>,
     live: Arc<Mutex<Live>>,
+    /// Held while the file is written, so that the last one to write has the newest state.
+    file: Arc<Mutex<()>>,
+    /// A write was asked for and has not begun yet.
+    waiting: Arc<AtomicBool>,
 }
 
 impl Board {
@@ -113,7 +118,12 @@ impl Board {
             given_up: before.as_ref().and_then(|before| before.given_up.clone()),
             transitions: before.map(|before| before.transitions).unwrap_or_default(),
         };
-        Board { path: path.to_owned(), live: Arc::new(Mutex::new(live)) }
+        Board {
+            path: Arc::from(path),
+            live: Arc::new(Mutex::new(live)),
+            file: Arc::default(),
+            waiting: Arc::default(),
+        }
     }
 
     /// Changes what is known; written with the next [`Board::write`].
@@ -123,7 +133,7 @@ impl Board {
         }
     }
 
-    /// Moves the protection cycle on, logs it with its cause, and writes the file.
+    /// Moves the protection cycle on, logs it with its cause, and has the file written.
     ///
     /// # Errors
     /// `Internal` if the event cannot happen in this state.
@@ -154,12 +164,35 @@ impl Board {
         stepped
     }
 
-    /// Writes the file; that it cannot be written is no reason to stop.
+    /// Has the file written by another thread, and does not wait for it: a slow disk holds nobody up.
     pub fn write(&self) {
-        let Ok(mut live) = self.live.lock() else { return };
+        if !self.waiting.swap(true, Ordering::AcqRel) {
+            let board = self.clone();
+            drop(tokio::task::spawn_blocking(move || board.write_now()));
+        }
+    }
+
+    /// Returns once the file holds what is known now.
+    pub async fn written(&self) {
+        let board = self.clone();
+        let writing = ambient::blocking("writing the live state", move || {
+            board.write_now();
+            Ok(())
+        });
+        if let Err(error) = writing.await {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// That the file cannot be written is no reason to stop.
+    fn write_now(&self) {
+        let Ok(_file) = self.file.lock() else { return };
+        self.waiting.store(false, Ordering::Release);
+        ambient::pause("board");
         let now = PgTime::from_utc(ambient::now());
-        live.written = now;
-        if let Ok(bytes) = serde_json::to_vec_pretty(&*live) {
+        self.update(|live| live.written = now);
+        let Some(live) = self.read() else { return };
+        if let Ok(bytes) = serde_json::to_vec_pretty(&live) {
             let _ = files::replace_volatile(&self.path, &bytes);
         }
     }

@@ -36,19 +36,23 @@ impl Capture<'_> {
             board.step(Event::ContinuityLost, cause.clone())?;
         }
         ambient::pass("resync.lost")?;
-        let catalog = Arc::new(Catalog::open(self.history)?);
-        let timeline = Timeline::read(self.history, &catalog)?;
-        let stretch = timeline.current()?;
-        let time = stretch.window().map(|window| window.latest.time);
-        let lsn = stretch.frontier();
-        let from = board.read().and_then(|live| live.published_until).unwrap_or(stretch.epoch.start);
+        let history = self.history.clone();
+        let reading = ambient::blocking("reading where the history ends", move || {
+            let catalog = Arc::new(Catalog::open(&history)?);
+            let timeline = Timeline::read(&history, &catalog)?;
+            let stretch = timeline.current()?;
+            let time = stretch.window().map(|window| window.latest.time);
+            files::find_room(&history.root().join("live"), ROOM)?;
+            Ok((stretch.epoch.clone(), stretch.frontier(), time, catalog))
+        });
+        let (epoch, lsn, time, catalog) = reading.await?;
+        let from = board.read().and_then(|live| live.published_until).unwrap_or(epoch.start);
         let doubt = (!unpublished.is_empty() && from < lsn).then(|| Doubt {
             from,
             tables: unpublished,
             why: cause.clone(),
         });
-        files::find_room(&self.history.root().join("live"), ROOM)?;
-        let after = GapStart { epoch: stretch.epoch.number, lsn, time, doubt };
+        let after = GapStart { epoch: epoch.number, lsn, time, doubt };
         board.step(Event::ResyncBegun, cause.clone())?;
         let access =
             Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };

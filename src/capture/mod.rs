@@ -15,7 +15,6 @@ pub mod live;
 mod loss;
 mod orphan;
 mod published;
-mod seam;
 pub mod state;
 mod stream;
 mod watch;
@@ -27,13 +26,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch as news};
 use tokio_util::sync::CancellationToken;
 
+use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::history::journal::{Admission, Writer};
-use crate::history::message_key::MessageKey;
+use crate::history::journal::{Admission, Durable, Seam, Torn, Writer};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
+use crate::signal::key::MessageKey;
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use crate::store::files;
@@ -43,7 +43,6 @@ use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
 use live::Board;
-use seam::{Seam, Torn};
 use state::Event;
 use stream::{Ended, Pump};
 
@@ -82,14 +81,14 @@ const END_WAIT: Duration = Duration::from_secs(2);
 /// `Locked` if another capture runs; `Unavailable` if the source cannot be reached at the start;
 /// `Damaged` or `Refused` if the history or the source cannot be gone on with.
 pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &Options) -> Result<Lsn> {
-    crate::ambient::heed_signals();
+    ambient::heed_signals();
     let _lock = history.lock_capture()?;
     let _ = files::remove(&history.root().join("init.json"));
     files::remove_temporaries(&history.root().join("live"));
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
     tokio::spawn(async move {
-        crate::ambient::interrupted().await;
+        ambient::interrupted().await;
         on_signal.cancel();
     });
     let (sealer, to_seal) = mpsc::unbounded_channel();
@@ -98,7 +97,11 @@ pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &
     let mut capture =
         Capture { history, source, tools, options, stop, sealer, budget, board: None, loss: None };
     let end = capture.keep_going().await;
+    let board = capture.board.take();
     drop(capture);
+    if let Some(board) = board {
+        board.written().await;
+    }
     let _ = sealing.await;
     end
 }
@@ -180,22 +183,24 @@ impl Capture<'_> {
     /// Opens the journal and the way to what comes after its end; after a loss, behind a new image.
     async fn open(&mut self) -> Result<Opened> {
         loop {
-            let epoch = self.history.current_epoch()?;
-            let (folder, id) = (self.history.journal_folder(), self.history.identity().id_bytes()?);
-            let (number, start) = (epoch.number, epoch.start);
-            let authorship = self.history.authorship().clone();
-            let open = move || Writer::open(&folder, id, number, start, &authorship);
-            let opened = tokio::task::spawn_blocking(open).await;
-            let (writer, recovered) =
-                opened.context(Kind::Internal, || "the writing thread failed".into())??;
+            let history = self.history.clone();
+            let opening = ambient::blocking("opening the journal", move || {
+                let (epoch, id) = (history.current_epoch()?, history.identity().id_bytes()?);
+                let folder = history.journal_folder();
+                let opened = Writer::open(&folder, id, epoch.number, epoch.start, history.authorship())?;
+                Ok((epoch, opened))
+            });
+            let (epoch, (writer, recovered)) = opening.await?;
+            let number = epoch.number;
             recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
             let _ = recovered.unsealed.into_iter().try_for_each(|path| self.sealer.send(path));
-            let frontier = recovered.frontier;
+            let durable = recovered.durable;
+            let frontier = durable.lsn();
 
             let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
             let Found { continuity, head, confirmed, published } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
-            let board = self.board(frontier)?;
+            let board = self.board(frontier).await?;
             if let Some(loss) = Loss::remember(self.loss.take(), continuity) {
                 drop(writer);
                 // If this fails before the slot is gone, the next look may find nothing wrong.
@@ -206,10 +211,12 @@ impl Capture<'_> {
                 self.budget.begin();
                 continue;
             }
-            crate::ambient::pass("capture.opened")?;
+            ambient::pass("capture.opened")?;
             let history = self.history.clone();
-            let seam = tokio::task::spawn_blocking(move || Seam::new(&history, number, frontier, confirmed));
-            let seam = seam.await.context(Kind::Internal, || "a reading thread failed".into())??;
+            let reading = ambient::blocking("reading the history's last transaction", move || {
+                Seam::new(&history.journal_folder(), history.authorship(), number, durable, confirmed)
+            });
+            let seam = reading.await?;
             board.update(|live| {
                 live.published_until = Some(frontier);
                 live.published = Some(published);
@@ -228,16 +235,18 @@ impl Capture<'_> {
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
-            return Ok(Opened { link, writer, frontier, seam, board });
+            return Ok(Opened { link, writer, durable, seam, board });
         }
     }
 
     /// The live state; the first time, what an earlier capture left is taken over.
-    fn board(&mut self, frontier: Lsn) -> Result<Board> {
+    async fn board(&mut self, frontier: Lsn) -> Result<Board> {
         if let Some(board) = &self.board {
             return Ok(board.clone());
         }
-        let board = Board::new(&self.history.live_path(), frontier);
+        let path = self.history.live_path();
+        let reading = ambient::blocking("reading the live state", move || Ok(Board::new(&path, frontier)));
+        let board = reading.await?;
         board.step(Event::Started, "capture was started")?;
         Ok(self.board.insert(board).clone())
     }
@@ -262,8 +271,9 @@ impl Capture<'_> {
 
     /// Takes in what comes, while the watcher keeps the source company.
     async fn follow(&self, opened: Opened) -> Result<Ended> {
-        let Opened { link, writer, frontier, seam, board } = opened;
-        let durable = Arc::new(news::channel(frontier).0);
+        let Opened { link, writer, durable, seam, board } = opened;
+        let frontier = durable.lsn();
+        let durable = Arc::new(news::channel(durable).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
         let broken = self.stop.child_token();
@@ -395,7 +405,8 @@ enum Link {
 struct Opened {
     link: Link,
     writer: Writer,
-    frontier: Lsn,
+    /// Where the journal ends.
+    durable: Durable,
     seam: Seam,
     board: Board,
 }
@@ -452,7 +463,7 @@ pub async fn heartbeat(history: &History, source: &Conninfo) -> Result<Lsn> {
 /// # Errors
 /// `Unavailable` if the source fails.
 pub async fn mark(history: &History, source: &Conninfo, name: &str) -> Result<Lsn> {
-    use crate::history::signal::{MARK, MarkSignal};
+    use crate::signal::{MARK, MarkSignal};
     let content = serde_json::to_string(&MarkSignal { name: name.to_owned() });
     let content = content.context(Kind::Internal, || "cannot write the mark".into())?;
     let session = crate::connect::Session::connect_utf8(source, "mark").await?;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
 use crate::error::{Error, Result};
+use crate::history::journal::Confirmable;
 use crate::model::Lsn;
 use crate::source::stream::{ReplicationStream, StreamMessage};
 
@@ -38,7 +39,7 @@ pub type Until = watch::Receiver<Option<Lsn>>;
 pub struct Pump<'a> {
     stream: ReplicationStream,
     intake: Intake<'a>,
-    confirmed: Lsn,
+    confirmed: Option<Confirmable>,
     last_heard: Instant,
     last_idle: Instant,
 }
@@ -46,7 +47,7 @@ pub struct Pump<'a> {
 impl<'a> Pump<'a> {
     pub fn new(stream: ReplicationStream, intake: Intake<'a>) -> Pump<'a> {
         let now = Instant::now();
-        Pump { stream, intake, confirmed: Lsn::ZERO, last_heard: now, last_idle: now }
+        Pump { stream, intake, confirmed: None, last_heard: now, last_idle: now }
     }
 
     /// Pumps until told to stop, until `until` is durable, or until something fails. All that was
@@ -76,7 +77,7 @@ impl<'a> Pump<'a> {
         let mut report = ticker(often);
         let mut news = self.intake.news();
         loop {
-            let durable = *news.borrow_and_update();
+            let durable = news.borrow_and_update().lsn();
             if until.borrow().is_some_and(|until| durable >= until) {
                 return Ok(Ended::Reached);
             }
@@ -133,7 +134,7 @@ impl<'a> Pump<'a> {
     /// been silent for long is asked to answer; if it does not, it is not there any more, or what
     /// lies between swallows what it says.
     async fn report(&mut self, always: bool) -> Result<()> {
-        let durable = self.intake.confirmable();
+        let confirmable = self.intake.confirmable();
         let (heard, limit) = (self.last_heard.elapsed(), self.stream.silence());
         if always && heard > limit {
             return Err(Error::unavailable(format!(
@@ -141,22 +142,21 @@ impl<'a> Pump<'a> {
                 heard.as_secs()
             )));
         }
-        if always || durable > self.confirmed {
+        if always || Some(confirmable) > self.confirmed {
             crate::ambient::pass("capture.confirm")?;
             let answer = heard > limit / (2 * REPORTS_IN_SILENCE);
-            self.stream.send_status(self.intake.received(), durable, answer).await?;
-            self.confirmed = durable;
+            self.stream.send_status(self.intake.received(), confirmable, answer).await?;
+            self.confirmed = Some(confirmable);
         }
         Ok(())
     }
 
     async fn finish(mut self) -> Result<()> {
         self.intake.abandon_transaction();
-        let held_back = self.intake.held_back();
-        let frontier = self.intake.finish().await?;
-        let frontier = held_back.unwrap_or(frontier);
+        let received = self.intake.received();
+        let confirmable = self.intake.finish().await?;
         // The history has it all; that the server cannot hear so now only means repeats later.
-        if self.stream.send_status(frontier, frontier, false).await.is_ok() {
+        if self.stream.send_status(received, confirmable, false).await.is_ok() {
             let _ = self.stream.stop().await;
         }
         Ok(())

@@ -18,14 +18,16 @@ use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
-use crate::history::checkpoint::{LeftOut, SequenceState};
+use crate::history::checkpoint::LeftOut;
+use crate::history::journal::Durable;
 use crate::history::roles;
-use crate::history::signal::{self, RolesSignal};
+use crate::model::SequenceState;
 use crate::model::{DatabaseFacts, Grade, Lsn, PgTime, Selection};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
+use crate::signal::{self, RolesSignal};
 use crate::source::blocker::while_waiting;
 use crate::source::inspect;
 use crate::source::messages::write;
@@ -50,7 +52,7 @@ pub struct Watcher {
     pub source: Conninfo,
     pub tools: Tools,
     pub board: Board,
-    pub durable: watch::Receiver<Lsn>,
+    pub durable: watch::Receiver<Durable>,
     pub heartbeat: Duration,
     pub budget: Budget,
     pub jobs: usize,
@@ -149,8 +151,8 @@ impl Watcher {
         let digest = inspect::roles_digest(session).await?;
         if memory.roles.is_none() {
             let history = self.history.clone();
-            let known = tokio::task::spawn_blocking(move || roles::last_known(&history)).await;
-            memory.roles = known.context(Kind::Internal, || "a reading thread failed".into())??;
+            let reading = ambient::blocking("reading the roles", move || roles::last_known(&history));
+            memory.roles = reading.await?;
         }
         let waits = memory.next_roles.is_some_and(|next| Instant::now() < next);
         if memory.roles.as_ref() == Some(&digest) || waits {
@@ -185,7 +187,7 @@ impl Watcher {
         }
         // What moves now is our own doing, also if this process does not live to say so.
         self.board.update(|live| live.published.iter_mut().for_each(|last| last.members.clear()));
-        self.board.write();
+        self.board.written().await;
         let published = self.publish_tables(session).await?;
         self.look_again(session, memory).await?;
         if !changed && !published {
@@ -209,7 +211,7 @@ impl Watcher {
     async fn look_again(&self, session: &Session, memory: &Memory) -> Result<()> {
         let Some(known) = &memory.known else { return Ok(()) };
         let look = Look::at(session, self.history.identity(), known).await?;
-        self.check_imprint(&look, Vec::new())
+        self.check_imprint(&look, Vec::new()).await
     }
 
     /// What the slot keeps of the source's log fills production's disk.
@@ -244,7 +246,7 @@ impl Watcher {
                 true => publications.moved(session, &known.exact).await?,
                 false => Vec::new(),
             };
-            self.check_imprint(&look, moved)?;
+            self.check_imprint(&look, moved).await?;
             // Where the source stood at the beat before: surely earlier than what was just looked at.
             self.board.update(|live| live.published_until = live.published_until.max(live.source_head));
             return Ok(());
@@ -254,14 +256,16 @@ impl Watcher {
     }
 
     /// They may have been altered, and put back, since the last look. `moved`: what has not been put back.
-    fn check_imprint(&self, look: &Look, moved: Vec<String>) -> Result<()> {
-        let epoch = self.history.current_epoch()?.number;
+    async fn check_imprint(&self, look: &Look, moved: Vec<String>) -> Result<()> {
+        let history = self.history.clone();
+        let reading = ambient::blocking("reading the newest epoch", move || history.current_epoch());
+        let epoch = reading.await?.number;
         let last = self.board.read().and_then(|live| live.published);
         let mut altered = look.altered(epoch, last.as_ref());
         altered.extend(moved);
         self.board.update(|live| live.published = Some(look.imprint(epoch, altered.clone())));
         if !altered.is_empty() {
-            self.board.write();
+            self.board.written().await;
             self.broken.cancel();
             return Err(Error::unavailable(published::message(&altered)));
         }
@@ -346,15 +350,15 @@ impl Watcher {
     /// A checkpoint with images of what is new, at the first position where all of it is known.
     async fn refresh(&self) -> Result<Newest> {
         let history = self.history.clone();
-        let catalog = tokio::task::spawn_blocking(move || Catalog::open(&history)).await;
-        let catalog = Arc::new(catalog.context(Kind::Internal, || "a reading thread failed".into())??);
+        let opening = ambient::blocking("opening the catalog", move || Catalog::open(&history));
+        let catalog = Arc::new(opening.await?);
         let access = Access { source: &self.source, tools: &self.tools, jobs: self.jobs, progress: &Silent };
         let mut durable = self.durable.clone();
         let (source, key) = (self.source.clone(), self.history.identity().message_key());
         let reached = async |lsn: Lsn| {
             // An idle source would never get there by itself.
             beat_once(&source, &key).await?;
-            let reached = durable.wait_for(|durable| *durable >= lsn).await;
+            let reached = durable.wait_for(|durable| durable.lsn() >= lsn).await;
             reached.map(|_| ()).map_err(|_| Error::interrupted())
         };
         let made = checkpoint::refresh(&access, &self.history, &catalog, reached).await?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::mark::refuse_unprintable;
 use super::{SourceOption, Surroundings, default_jobs, parse_duration, ui};
 use crate::ambient;
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::history::checkpoint::{Checkpoint as Manifest, Origin};
 use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, checkpoint};
@@ -76,10 +76,10 @@ impl Checkpoint {
             checkpoint::from_source(&access, &history, &catalog, self.label.as_deref()).await?
         } else {
             let label = self.label.clone();
-            let folded = tokio::task::spawn_blocking(move || {
+            let folded = ambient::blocking("folding the history", move || {
                 checkpoint::fold_newest(&history, &catalog, label.as_deref(), &*progress)
             });
-            folded.await.context(Kind::Internal, || "the folding thread failed".into())??
+            folded.await?
         };
         let existing = before.iter().any(|row| row.id == made.id);
         show(at, made, existing)

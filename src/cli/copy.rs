@@ -7,7 +7,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Surroundings, ui};
-use crate::error::{Context, Kind, Result};
+use crate::ambient;
+use crate::error::{Kind, Result};
 use crate::history::copy::{self, Copied};
 
 /// Mirror the history to a second folder, or bring such a copy up to date
@@ -32,8 +33,8 @@ impl Copy {
         let history = at.history_to_write()?;
         let progress = at.ui.progress();
         let (root, to) = (history.root().display().to_string(), self.to.display().to_string());
-        let work = tokio::task::spawn_blocking(move || copy::copy(&history, &self.to, &*progress));
-        let copied = work.await.context(Kind::Internal, || "the copying thread failed".into())??;
+        let work = ambient::blocking("copying", move || copy::copy(&history, &self.to, &*progress));
+        let copied = work.await?;
         let shown = Shown { ok: copied.faults.is_empty(), history: root, to, copied };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if shown.ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })

@@ -6,7 +6,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Surroundings, parse_duration, ui};
-use crate::error::{Context, Kind, Result};
+use crate::ambient;
+use crate::error::Result;
 use crate::history::expire::{self, Fate, Plan, Rules, Tally};
 
 /// Let go of what is older than is to be kept; shows it first, and removes it with --apply
@@ -40,11 +41,11 @@ impl Expire {
         let history = at.history()?;
         let progress = at.ui.progress();
         let apply = self.apply;
-        let work = tokio::task::spawn_blocking(move || match apply {
+        let work = ambient::blocking("expiring", move || match apply {
             true => expire::expire(&history, &rules, &*progress),
             false => expire::look(&history, &rules),
         });
-        let plan = work.await.context(Kind::Internal, || "the expiring thread failed".into())??;
+        let plan = work.await?;
         let shown = Shown { applied: apply && !plan.is_empty(), plan };
         at.ui.result(&shown, || describe(&shown))
     }

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::verify::acknowledged;
 use super::{Surroundings, ui};
-use crate::error::{Context, Error, Kind, Result};
+use crate::ambient;
+use crate::error::{Kind, Result};
 use crate::history::History;
 use crate::history::repair::{self, Repaired};
 use crate::history::segments::Segments;
@@ -34,7 +35,7 @@ impl Repair {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let root = at.history_folder()?;
         let (progress, key) = (at.ui.progress(), at.key()?);
-        let work = tokio::task::spawn_blocking(move || {
+        let work = ambient::blocking("repairing", move || {
             let from = History::open(&self.from, key.as_ref())?;
             let acknowledged = acknowledged(&root);
             let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
@@ -46,10 +47,9 @@ impl Repair {
                 }
                 Err(error) => vec![error.to_string()],
             };
-            Ok::<_, Error>((repaired, faults))
+            Ok((repaired, faults))
         });
-        let (repaired, faults) =
-            work.await.context(Kind::Internal, || "the repairing thread failed".into())??;
+        let (repaired, faults) = work.await?;
         let ok = faults.is_empty() && repaired.not_healed.is_empty();
         let shown = Shown { ok, repaired, faults };
         at.ui.result(&shown, || describe(&shown))?;

@@ -6,10 +6,10 @@ use super::{Surroundings, ui};
 use crate::error::Result;
 use crate::history::History;
 use crate::history::definitions::changes_in;
-use crate::history::signal::{DefinedObject, DefinitionChange};
 use crate::history::timeline::Timeline;
 use crate::model::{Lsn, PgTime};
 use crate::recover::schema::headlines;
+use crate::signal::{DefinedObject, DefinitionChange};
 
 /// The schema from one statement on.
 #[derive(Serialize)]

@@ -11,7 +11,7 @@ use super::restore::{self, Restored};
 use super::{Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::capture::live;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::history::History;
 use crate::history::evidence::{Evidence, How};
 use crate::history::segments::Segments;
@@ -66,9 +66,8 @@ impl Verify {
         let mut evidence = Evidence::begun(How::Read, PgTime::from_utc(ambient::now()));
         let progress = at.ui.progress();
         let (prove, history_) = (self.prove, history.clone());
-        let work = tokio::task::spawn_blocking(move || read_and_prove(&history_, prove, &*progress));
-        let Read { verified, proofs, window } =
-            work.await.context(Kind::Internal, || "the verifying thread failed".into())??;
+        let work = ambient::blocking("verifying", move || read_and_prove(&history_, prove, &*progress));
+        let Read { verified, proofs, window } = work.await?;
         evidence.from = window.as_ref().map(|window| window.earliest);
         evidence.up_to = window.map(|window| window.latest);
         note(&mut evidence, &verified, &proofs);

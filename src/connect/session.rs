@@ -199,6 +199,7 @@ fn failure(error: tokio_postgres::Error) -> Failure {
         _ if error.is_closed() => {
             Failure::Unreachable(std::io::Error::other("the server closed the connection"))
         }
+        // The driver's own words, which no server changes.
         _ if text.contains("password missing") => Failure::Login(NO_PASSWORD.to_owned()),
         _ => Failure::Login(text),
     }

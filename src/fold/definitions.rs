@@ -13,13 +13,11 @@ use crate::codec::pgoutput::stream_name;
 use crate::codec::retell::Doubts;
 use crate::error::Result;
 use crate::history::checkpoint::Inexact;
-use crate::history::message_key::MessageKey;
-use crate::history::retold::Retold;
-use crate::history::signal::{
-    self, DefinedTable, DefinitionChange, DefinitionSignal, HeartbeatSignal, RowsSignal,
-};
 use crate::history::timeline::Edge;
 use crate::model::{Lsn, PgTime, Table};
+use crate::signal::key::MessageKey;
+use crate::signal::retold::Retold;
+use crate::signal::{self, DefinedTable, DefinitionChange, DefinitionSignal, HeartbeatSignal, RowsSignal};
 
 /// The tables that `before` became by `changes`, in oid order: those whose rows the stream carries.
 pub fn tables_after(before: &[Table], changes: &[DefinitionChange]) -> Vec<Table> {

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Request;
-use crate::history::retold::{Retold, TypeBefore, TypeFacts};
-use crate::history::signal::{DefinedObject, DefinitionSignal};
 use crate::model::written::{written_ident, written_parts};
 use crate::model::{DatabaseFacts, Table};
+use crate::signal::retold::{Retold, TypeBefore, TypeFacts};
+use crate::signal::{DefinedObject, DefinitionSignal};
 
 const REGPROC: u32 = 24;
 const REGPROCEDURE: u32 = 2202;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crate::codec::copy_text::{self, HOLE, NULL, push_escaped};
 use crate::codec::retell::{Attributes, Doubts, Label, Retelling, Shape};
 use crate::history::checkpoint::Inexact;
-use crate::history::retold::{Retold, TypeBefore, TypeFacts};
 use crate::model::{Lsn, Table};
+use crate::signal::retold::{Retold, TypeBefore, TypeFacts};
 
 /// How a reason begins for which values may be others than they were.
 pub(super) const DOUBT: &str = "values read otherwise without a change of rows since ";

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::image::TableImage;
 use super::key::Authorship;
 use super::resync::Resync;
-use super::signal::DefinitionChange;
 use super::{FORMAT, History, read_object, write_object};
 use crate::error::{Error, Result};
-use crate::model::{DatabaseFacts, Lsn, PgTime, Table};
+use crate::model::{DatabaseFacts, Lsn, PgTime, SequenceState, Table};
+use crate::signal::DefinitionChange;
 use crate::store::{ObjectKind, ObjectName, Store};
 
 /// The content of `checkpoints/ID.json`: a consistent image of the whole database at one position.
@@ -94,28 +94,6 @@ pub struct SchemaFacts {
 pub struct LeftOut {
     pub table: String,
     pub reason: String,
-}
-
-/// A sequence as it stood when it was sampled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SequenceState {
-    pub oid: u32,
-    pub schema: String,
-    pub name: String,
-    pub last_value: i64,
-    pub is_called: bool,
-    /// Negative for a sequence that counts down.
-    pub increment: i64,
-    /// The column that it fills (`serial`, identity), if any.
-    #[serde(default)]
-    pub owner: Option<SequenceOwner>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SequenceOwner {
-    pub schema: String,
-    pub table: String,
-    pub column: String,
 }
 
 /// Something that cannot be brought back exactly, said by name.

@@ -4,11 +4,11 @@ use serde::Serialize;
 
 use super::checkpoint::Inexact;
 use super::journal::LogicalMessage;
-use super::message_key::MessageKey;
-use super::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 use super::timeline::{Edge, Stretch};
 use crate::error::Result;
 use crate::model::Lsn;
+use crate::signal::key::MessageKey;
+use crate::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 
 /// How well the definitions of a moment are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

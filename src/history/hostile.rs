@@ -9,9 +9,9 @@ use super::epoch::Epoch;
 use super::evidence::Evidence;
 use super::expiry::Expiry;
 use super::key::Key;
-use super::signal::{HeartbeatSignal, MarkSignal, SequenceSample};
 use super::{Identity, object, read_json, read_object};
 use crate::hostile::throw;
+use crate::signal::{HeartbeatSignal, MarkSignal, SequenceSample};
 use crate::store::{Folder, ObjectKind, ObjectName};
 
 const MANIFEST: &str = include_str!("../../fixtures/damaged/seeds/checkpoint.json");

@@ -28,15 +28,11 @@ pub mod image;
 pub mod inventory;
 pub mod journal;
 pub mod key;
-mod message;
-pub mod message_key;
 mod object;
 pub mod repair;
 pub mod resync;
-pub mod retold;
 pub mod roles;
 pub mod segments;
-pub mod signal;
 mod since;
 pub mod timeline;
 pub mod verify;
@@ -51,9 +47,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
+use crate::signal::key::MessageKey;
 use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
 use key::{Authorship, Key};
-use message_key::MessageKey;
 pub use object::{read_json, read_object, write_json, write_object};
 
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.

@@ -3,10 +3,10 @@
 use super::History;
 use super::catalog::Catalog;
 use super::checkpoint::Checkpoint;
-use super::signal::{ROLES, RolesSignal};
 use super::timeline::{SegmentView, Stretch, Timeline};
 use crate::error::Result;
 use crate::model::Lsn;
+use crate::signal::{ROLES, RolesSignal};
 use crate::store::{ObjectKind, ObjectName};
 
 /// The newest list of roles (`schemas/DIGEST.sql`, by its digest) that tells how they were at `until`: the

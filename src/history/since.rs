@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::signal::{DefinitionChange, Statement};
+use crate::signal::{DefinitionChange, Statement};
 
 /// Texts of at most so many bytes are written with each statement.
 const SHORT: usize = 4096;
@@ -63,7 +63,7 @@ fn is_sent_with(before: &Statement, now: &Statement) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::signal::DefinitionSignal;
+    use crate::signal::DefinitionSignal;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Held(#[serde(with = "super")] Vec<DefinitionChange>);

@@ -7,6 +7,7 @@ pub mod lsn;
 pub mod moment;
 pub mod pattern;
 pub mod schema;
+pub mod sequence;
 pub mod spelling;
 pub mod written;
 
@@ -17,3 +18,4 @@ pub use lsn::Lsn;
 pub use moment::{Moment, PgTime};
 pub use pattern::Selection;
 pub use schema::{Column, Grade, Identity, Storage, Table};
+pub use sequence::{SequenceOwner, SequenceState};

@@ -27,10 +27,10 @@ use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
 use crate::history::journal::TransactionEntry;
 use crate::history::roles;
-use crate::history::signal::DefinitionChange;
 use crate::history::timeline::{SegmentView, Stretch};
 use crate::model::{Lsn, Moment, PgTime, Table};
 use crate::progress::Progress;
+use crate::signal::DefinitionChange;
 use base::base;
 use resolve::resolve;
 

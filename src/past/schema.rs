@@ -13,9 +13,9 @@ use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
 use crate::history::journal::{Said, Segment};
-use crate::history::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
 use crate::history::timeline::{Edge, SegmentView, Stretch};
 use crate::model::{Lsn, Message, Moment};
+use crate::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
 
 impl Past {
     /// How well the definitions at the moment are known.

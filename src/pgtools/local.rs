@@ -109,7 +109,7 @@ impl LocalServer {
         loop {
             let Err(_) = Session::connect_utf8(&self.info, "replay").await else { return Ok(()) };
             let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-            // Until it is ready it refuses sessions with a FATAL of its own.
+            // Until it is ready it refuses sessions with a FATAL of its own. Its messages are English: see `SETTINGS`.
             let fatal = |line: &str| line.contains("FATAL:") && !line.contains("starting up");
             if log.lines().any(fatal) {
                 return Err(does_not_start(folder));

@@ -10,27 +10,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Content, Draft, SLOT_WAIT, manifest, unshared};
+use super::checkpoint::{Content, Draft, manifest};
 use super::earlier::{self, Earlier};
 use super::snapshot::{self, Opened, Taken};
-use super::{Access, hold_objects};
+use super::{Access, create_packs, finish_packs, hold_objects, slot};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
-use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
+use crate::history::image::{BlockDirectory, FolderDirectory};
 use crate::history::key::{Authorship, Key};
-use crate::history::message_key::SIGNED;
 use crate::history::resync::{self, Resync};
 use crate::history::{
     FORMAT, History, Identity, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, read_json, write_json,
 };
 use crate::model::{DatabaseFacts, PgTime, Selection};
+use crate::signal::key::SIGNED;
 use crate::source::inspect;
 use crate::source::publication::Publications;
-use crate::source::snapshot::Snapshot;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{Installed, Triggers};
 use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
@@ -186,7 +185,8 @@ pub async fn next_epoch(
 ) -> Result<Checkpoint> {
     let begun = PgTime::from_utc(ambient::now());
     let _objects = hold_objects(history).await?;
-    catalog.synchronise(history)?;
+    let (history_, catalog_) = (history.clone(), Arc::clone(&catalog));
+    ambient::blocking("bringing the catalog up to date", move || catalog_.synchronise(&history_)).await?;
     ambient::pass("resync.begin")?;
     // At once, since every transaction before the new slot lies in the gap.
     let (opened, comparing) = tokio::join!(open_again(access, history), latest_state(history, &catalog));
@@ -195,10 +195,12 @@ pub async fn next_epoch(
     let checkpoint =
         begin_epoch(access, (history.root(), history.authorship()), opened, catalog, start, comparing?)
             .await?;
-    if let Some(evidence) = resync::evidence(&checkpoint, begun)
-        && let Err(error) = history.keep_evidence(&evidence)
-    {
-        tracing::warn!("the evidence is not kept: {error}");
+    if let Some(evidence) = resync::evidence(&checkpoint, begun) {
+        let history = history.clone();
+        let keeping = ambient::blocking("keeping evidence", move || history.keep_evidence(&evidence));
+        if let Err(error) = keeping.await {
+            tracing::warn!("the evidence is not kept: {error}");
+        }
     }
     Ok(checkpoint)
 }
@@ -234,8 +236,7 @@ enum Comparing {
 
 async fn latest_state(history: &History, catalog: &Arc<Catalog>) -> Result<Comparing> {
     let (history, catalog) = (history.clone(), Arc::clone(catalog));
-    let state = tokio::task::spawn_blocking(move || earlier::latest(&history, &catalog)).await;
-    match state.context(Kind::Internal, || "the folding thread failed".into())? {
+    match ambient::blocking("folding the history", move || earlier::latest(&history, &catalog)).await {
         Ok(state) => Ok(Comparing::With(Arc::new(state))),
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Refused) => {
             tracing::warn!("all of the source is read, since there is nothing to compare it with: {error}");
@@ -265,12 +266,9 @@ async fn open(
     mut client: ReplicationClient,
 ) -> Result<Opened> {
     access.progress.phase("creating the slot", 0, crate::progress::Unit::Tables);
-    // Where failover is not set up, the option does no harm; below 17 it is not there.
-    let failover = client.server_version() >= 17;
-    let created = client.create_slot(slot, failover, SLOT_WAIT).await?;
+    let (snapshot, lsn) = slot::create(access.source, &mut client, slot, false).await?;
     ambient::pass("init.slot")?;
-    let snapshot = Snapshot { name: created.snapshot };
-    Opened::hold(access, slot, selection, (client, snapshot, created.consistent_point)).await
+    Opened::hold(access, slot, selection, (client, snapshot, lsn)).await
 }
 
 async fn begin_epoch(
@@ -281,7 +279,7 @@ async fn begin_epoch(
     start: Start,
     comparing: Comparing,
 ) -> Result<Checkpoint> {
-    let packs = Arc::new(Packs::create(&root.join("packs"), known)?);
+    let packs = create_packs(root, known).await?;
     let request = opened.request(access, root, &packs);
     let (state, without) = match comparing {
         Comparing::No => (None, None),
@@ -296,7 +294,7 @@ async fn begin_epoch(
     let (lsn, slot) = (opened.lsn, opened.slot);
     let taken = Taken::of(opened.held, described, read);
     drop(state);
-    let stats = unshared(packs)?.finish()?;
+    let stats = finish_packs(packs).await?;
     ambient::pass("init.image")?;
     let mut epoch = Epoch::new(start.number, lsn, taken.time, start.timeline, slot, start.cause);
     epoch.after = start.after;
@@ -304,11 +302,17 @@ async fn begin_epoch(
         Draft { epoch: epoch.number, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
     let id = checkpoint_id(epoch.number, lsn);
     let checkpoint = manifest(id, draft, Content::of(taken, stats));
-    epoch::begin(&Folder::new(root), &epoch, authorship)?;
-    ambient::pass("init.epoch")?;
-    checkpoint::publish(&Folder::new(root), &checkpoint, authorship)?;
-    ambient::pass("init.manifest")?;
+    publish(root, authorship, &epoch, &checkpoint)?;
     Ok(checkpoint)
+}
+
+/// On the caller's own thread: an interruption must not leave a thread behind that makes a history valid while it is
+/// taken back. No stream runs beside it.
+fn publish(root: &Path, authorship: &Authorship, epoch: &Epoch, checkpoint: &Checkpoint) -> Result<()> {
+    epoch::begin(&Folder::new(root), epoch, authorship)?;
+    ambient::pass("init.epoch")?;
+    checkpoint::publish(&Folder::new(root), checkpoint, authorship)?;
+    ambient::pass("init.manifest")
 }
 
 /// Takes event triggers, slot and publications off the source; those that are gone already are fine.

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::slot::temporary_snapshot;
 use super::snapshot::{self, Taken};
-use super::{Access, scratch};
+use super::{Access, begin_checkpoint, create_packs, finish_packs, scratch};
 use crate::ambient;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fold::{self, FoldedTable, ImageRows};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts, TableEntry};
@@ -18,10 +19,6 @@ use crate::progress::{Progress, Unit};
 use crate::source::publication::Publications;
 use crate::source::sequences::Sample;
 use crate::source::snapshot::Snapshot;
-use crate::source::stream::ReplicationClient;
-
-/// How long a slot may wait for running transactions to end.
-pub const SLOT_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Folds the newest checkpoint and the journal after it into a new one. The source is not asked.
 ///
@@ -75,8 +72,8 @@ pub(super) fn fold_to_end(
         epoch: base.epoch,
         lsn: until.max(base.lsn),
         time: past.latest_time(),
-        label,
-        base: Some(base),
+        label: label.map(str::to_owned),
+        base: Some(base.id.clone()),
         origin: Origin::Fold,
     };
     let content = Content { tables, schema, sequences, inexact, stats: packs.finish()?, resync: None };
@@ -144,12 +141,13 @@ fn count_shared(folded: &FoldedTable, packs: &Packs) -> Result<()> {
 }
 
 /// What a checkpoint is, apart from what it holds.
-pub(super) struct Draft<'a> {
+pub(super) struct Draft {
     pub epoch: u32,
     pub lsn: Lsn,
     pub time: PgTime,
-    pub label: Option<&'a str>,
-    pub base: Option<&'a Checkpoint>,
+    pub label: Option<String>,
+    /// The id of the checkpoint that it was folded from.
+    pub base: Option<String>,
     pub origin: Origin,
 }
 
@@ -174,7 +172,7 @@ impl Content {
 pub(super) fn publish(
     history: &History,
     catalog: &Catalog,
-    draft: Draft<'_>,
+    draft: Draft,
     content: Content,
 ) -> Result<Checkpoint> {
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
@@ -186,16 +184,28 @@ pub(super) fn publish(
     Ok(checkpoint)
 }
 
-pub(super) fn manifest(id: String, draft: Draft<'_>, content: Content) -> Checkpoint {
+/// The same in a thread of its own, beside a stream.
+pub(super) async fn publish_beside(
+    history: &History,
+    catalog: &Arc<Catalog>,
+    draft: Draft,
+    content: Content,
+) -> Result<Checkpoint> {
+    let (history, catalog) = (history.clone(), Arc::clone(catalog));
+    let publishing = move || publish(&history, &catalog, draft, content);
+    ambient::blocking("publishing a checkpoint", publishing).await
+}
+
+pub(super) fn manifest(id: String, draft: Draft, content: Content) -> Checkpoint {
     Checkpoint {
         format: FORMAT,
         id,
         epoch: draft.epoch,
         lsn: draft.lsn,
         time: draft.time,
-        label: draft.label.map(str::to_owned),
+        label: draft.label,
         origin: draft.origin,
-        base: draft.base.map(|base| base.id.clone()),
+        base: draft.base,
         tables: content.tables,
         schema: content.schema,
         sequences: content.sequences.sequences,
@@ -218,18 +228,17 @@ pub async fn from_source(
     catalog: &Arc<Catalog>,
     label: Option<&str>,
 ) -> Result<Checkpoint> {
-    let _lock = history.lock_checkpoint()?;
-    catalog.synchronise(history)?;
-    let epoch = history.current_epoch()?;
+    let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
-    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    let packs = create_packs(history.root(), Arc::clone(catalog) as Arc<_>).await?;
     let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
     // The snapshot was needed until here.
     drop(client);
+    let label = label.map(str::to_owned);
     let draft =
         Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };
-    let content = Content::of(taken, unshared(packs)?.finish()?);
-    publish(history, catalog, draft, content)
+    let content = Content::of(taken, finish_packs(packs).await?);
+    publish_beside(history, catalog, draft, content).await
 }
 
 /// Takes a checkpoint that reads from the source only what is new or has changed its shape, and
@@ -243,19 +252,22 @@ pub async fn refresh(
     catalog: &Arc<Catalog>,
     reached: impl AsyncFnOnce(Lsn) -> Result<()>,
 ) -> Result<Checkpoint> {
-    let _lock = history.lock_checkpoint()?;
-    catalog.synchronise(history)?;
-    let epoch = history.current_epoch()?;
+    let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
-    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    let packs = create_packs(history.root(), Arc::clone(catalog) as Arc<_>).await?;
     // The journal then tells what of the new shapes is known already.
     reached(lsn).await?;
-    let reading = Reading::by_catalog(history, catalog)?;
-    let checkpoints = &reading.stretch(epoch.number)?.checkpoints;
-    let newest = checkpoints.iter().rfind(|row| row.lsn <= lsn);
-    let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to go on from"))?;
-    let past = Arc::new(reading.forward(history.read_checkpoint(&newest.id)?, lsn)?);
-    let told = past.tables_told_in_full()?;
+    let (history_, catalog_, number) = (history.clone(), Arc::clone(catalog), epoch.number);
+    let reading = ambient::blocking("reading the newest checkpoint", move || {
+        let reading = Reading::by_catalog(&history_, &catalog_)?;
+        let checkpoints = &reading.stretch(number)?.checkpoints;
+        let newest = checkpoints.iter().rfind(|row| row.lsn <= lsn);
+        let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to go on from"))?;
+        let past = reading.forward(history_.read_checkpoint(&newest.id)?, lsn)?;
+        let told = past.tables_told_in_full()?;
+        Ok((Arc::new(past), told))
+    });
+    let (past, told) = reading.await?;
     let changed = |found: &crate::source::inspect::FoundTable| {
         !told.iter().any(|table| table.oid == found.table.oid && same_shape(table, &found.table))
     };
@@ -265,7 +277,7 @@ pub async fn refresh(
     let kept: Vec<u32> =
         protected.keys().copied().filter(|oid| !tables.iter().any(|entry| entry.table.oid == *oid)).collect();
     let (past_, packs_) = (Arc::clone(&past), Arc::clone(&packs));
-    let folded = tokio::task::spawn_blocking(move || {
+    let folding = ambient::blocking("folding the history", move || {
         let wanted = |table: &Table| kept.contains(&table.oid);
         let (scratch, silent) = (scratch(past_.history()), crate::progress::Silent);
         let folded = past_.fold(&wanted, CHECKPOINT_BUDGET, &scratch, &silent)?;
@@ -273,9 +285,9 @@ pub async fn refresh(
         let names: Vec<_> = folded.tables.iter().map(|it| it.table.display()).collect();
         let mut inexact = folded.inexact;
         inexact.retain(|it| fold::is_of_values(it) && names.contains(&it.what));
-        Ok::<_, Error>((images(folded.tables, &packs_, &silent)?, inexact))
+        Ok((images(folded.tables, &packs_, &silent)?, inexact))
     });
-    let (folded, inexact) = folded.await.context(Kind::Internal, || "the folding thread failed".into())??;
+    let (folded, inexact) = folding.await?;
     for mut entry in folded {
         // Names may have changed; the shape has not.
         if let Some(found) = protected.get(&entry.table.oid) {
@@ -284,17 +296,11 @@ pub async fn refresh(
         tables.push(entry);
     }
     tables.sort_by_key(|entry| entry.table.oid);
-    let draft = Draft {
-        epoch: epoch.number,
-        lsn,
-        time,
-        label: None,
-        base: Some(past.base()),
-        origin: Origin::Source,
-    };
-    let stats = unshared(packs)?.finish()?;
+    let base = Some(past.base().id.clone());
+    let draft = Draft { epoch: epoch.number, lsn, time, label: None, base, origin: Origin::Source };
+    let stats = finish_packs(packs).await?;
     let content = Content { tables, schema, sequences, inexact, stats, resync: None };
-    publish(history, catalog, draft, content)
+    publish_beside(history, catalog, draft, content).await
 }
 
 /// Whether rows of one are rows of the other: then an image can be carried on.
@@ -325,26 +331,4 @@ async fn take(
         packs,
     };
     snapshot::take(&request).await
-}
-
-/// A snapshot whose position is known exactly, because a slot began there. The slot goes with the
-/// connection.
-pub(super) async fn temporary_snapshot(
-    access: &Access<'_>,
-    history: &History,
-    purpose: &str,
-) -> Result<(ReplicationClient, Snapshot, Lsn)> {
-    let mut client = ReplicationClient::connect(access.source, &format!("backwhen {purpose}")).await?;
-    let identity = client.identify_system().await?;
-    crate::source::inspect::same_cluster(
-        &history.identity().source.system_identifier,
-        &identity.system_identifier,
-    )?;
-    let name = format!("{}_{purpose}", history.identity().slot());
-    let slot = client.create_temporary_slot(&name, SLOT_WAIT).await?;
-    Ok((client, Snapshot { name: slot.snapshot }, slot.consistent_point))
-}
-
-pub(super) fn unshared(packs: Arc<Packs>) -> Result<Packs> {
-    Arc::try_unwrap(packs).map_err(|_| Error::internal("a thread still writes images"))
 }

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::checkpoint::{same_shape, temporary_snapshot};
+use super::checkpoint::same_shape;
+use super::slot::temporary_snapshot;
 use super::snapshot::{Held, hold};
 use super::{Access, scratch};
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Sum;
 use crate::history::History;
@@ -54,7 +56,9 @@ pub async fn with_source(
     reached: impl AsyncFnOnce(Lsn) -> Result<()>,
 ) -> Result<Comparison> {
     let identity = history.identity();
-    let epoch = history.current_epoch()?.number;
+    let history_ = history.clone();
+    let reading = ambient::blocking("reading the newest epoch", move || history_.current_epoch());
+    let epoch = reading.await?.number;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "check").await?;
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
     let publications = Publications::of_slot(&identity.slot());
@@ -63,8 +67,8 @@ pub async fn with_source(
     drop((holder, client));
     reached(lsn).await?;
     let history = history.clone();
-    let folding = tokio::task::spawn_blocking(move || fold_at(&history, epoch, lsn));
-    let (base, folded) = folding.await.context(Kind::Internal, || "the folding thread failed".into())??;
+    let folding = ambient::blocking("folding the history", move || fold_at(&history, epoch, lsn));
+    let (base, folded) = folding.await?;
     let mut comparison = Comparison {
         at: Edge { lsn, time },
         tables: Vec::new(),

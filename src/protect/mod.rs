@@ -6,15 +6,21 @@ pub mod compare;
 mod earlier;
 mod ranges;
 mod resync;
+mod slot;
 pub mod snapshot;
 pub mod suspicion;
 mod take;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::ambient;
 use crate::connect::Conninfo;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Error, Result};
 use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::epoch::Epoch;
+use crate::history::image::{BlockDirectory, PackStats, Packs};
 use crate::pgtools::Tools;
 use crate::progress::Progress;
 use crate::store::files::Lock;
@@ -31,8 +37,34 @@ pub struct Access<'a> {
 /// Keeps an `expire` from what is built on, and waits for one that is at work without holding up others.
 pub(crate) async fn hold_objects(history: &History) -> Result<Option<Lock>> {
     let history = history.clone();
-    let held = tokio::task::spawn_blocking(move || history.hold_objects()).await;
-    held.context(Kind::Internal, || "a waiting thread failed".into())?
+    ambient::blocking("waiting for an expire", move || history.hold_objects()).await
+}
+
+/// The locks under which a checkpoint is made, and the epoch that it is made in; the catalog is brought up to date.
+pub(crate) async fn begin_checkpoint(
+    history: &History,
+    catalog: &Arc<Catalog>,
+) -> Result<((Lock, Option<Lock>), Epoch)> {
+    let (history, catalog) = (history.clone(), Arc::clone(catalog));
+    let beginning = ambient::blocking("beginning a checkpoint", move || {
+        let locks = history.lock_checkpoint()?;
+        catalog.synchronise(&history)?;
+        Ok((locks, history.current_epoch()?))
+    });
+    beginning.await
+}
+
+/// Begins to write packs into a history; blocks that `known` names are not stored again.
+pub(crate) async fn create_packs(root: &Path, known: Arc<dyn BlockDirectory>) -> Result<Arc<Packs>> {
+    let folder = root.join("packs");
+    let creating = move || Ok(Arc::new(Packs::create(&folder, known)?));
+    ambient::blocking("beginning to write packs", creating).await
+}
+
+/// Makes all that was put into the packs durable. Nobody else may hold them any more.
+pub(crate) async fn finish_packs(packs: Arc<Packs>) -> Result<PackStats> {
+    let packs = Arc::try_unwrap(packs).map_err(|_| Error::internal("a thread still writes images"))?;
+    ambient::blocking("writing packs", move || packs.finish()).await
 }
 
 /// Where what does not fit into memory is spilled: in the history's own folder, whose disk has room

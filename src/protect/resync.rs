@@ -280,8 +280,7 @@ impl Side {
         work: impl FnOnce(&Side, &TableEntry) -> Result<T> + Send + 'static,
     ) -> Result<T, Stop> {
         let (side, entry) = (Arc::clone(self), entry.clone());
-        let done = tokio::task::spawn_blocking(move || work(&side, &entry)).await;
-        let done = done.context(Kind::Internal, || "a comparing thread failed".into()).and_then(|done| done);
+        let done = ambient::blocking("comparing a table", move || work(&side, &entry)).await;
         done.map_err(|error| match error.kind() {
             Kind::Damaged => Stop::Whole(format!("the history's image is damaged: {error}")),
             _ => Stop::Failed(error),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_postgres::Client;
 
@@ -11,6 +12,7 @@ use super::Access;
 use super::earlier::Earlier;
 use super::resync;
 use super::take::{SourceReading, read_tables};
+use crate::ambient;
 use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
@@ -250,7 +252,7 @@ async fn read_schema(
     let tools: &Tools = request.access.tools;
     let tool = tools.for_dump(database.server_major)?;
     let folder = request.root.join("schemas");
-    let archive = Unnamed::new(&folder, "dump")?;
+    let archive = Unnamed::create(&folder, "dump").await?;
     let dumped = dump_giving_way(request, tool, &archive.0).await;
     // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
@@ -262,7 +264,7 @@ async fn read_schema(
     Ok(SchemaFacts {
         lsn: request.lsn,
         time,
-        archive: archive.publish(&folder, "dump")?,
+        archive: archive.publish_in(&folder, "dump").await?,
         globals,
         roles_digest: Some(roles_digest),
         pg_dump_major: tool.major,
@@ -285,9 +287,9 @@ async fn read_schema(
 pub async fn read_roles(access: &Access<'_>, root: &Path, server_major: u32) -> Result<Option<String>> {
     let tool = access.tools.for_dump(server_major)?;
     let folder = root.join("schemas");
-    let globals = Unnamed::new(&folder, "sql")?;
+    let globals = Unnamed::create(&folder, "sql").await?;
     match pgtools::dump_globals(tool, access.source, &globals.0).await {
-        Ok(()) => globals.publish(&folder, "sql").map(Some),
+        Ok(()) => globals.publish_in(&folder, "sql").await.map(Some),
         Err(error) => {
             tracing::info!("the server's roles cannot be read: {error}");
             Ok(None)
@@ -311,28 +313,33 @@ async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, ou
           WHERE application_name = $1 AND wait_event_type = 'Lock' \
             AND pg_catalog.clock_timestamp() - query_start > interval '{LOCK_WAIT}'"
     );
-    let waits = async {
+    let ended = AtomicBool::new(false);
+    // Whether it was cancelled.
+    let cancelling = async {
         loop {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            if ended.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             match watch.query_opt(&cancel, &[&application]).await {
                 Ok(None) => {}
-                Ok(Some(_)) => return Ok(()),
+                Ok(Some(_)) => return Ok(true),
                 Err(error) => return Err(server_error("cannot watch pg_dump", error)),
             }
         }
     };
-    tokio::pin!(dump);
+    tokio::pin!(dump, cancelling);
     tokio::select! {
-        // It may end of being cancelled before we hear that it was.
-        done = &mut dump => return done.map_err(|error| if was_cancelled(&error) { gave_way() } else { error }),
-        waited = waits => waited?,
+        done = &mut dump => {
+            let Err(error) = done else { return Ok(()) };
+            // It may end of being cancelled before we hear that it was.
+            ended.store(true, Ordering::Relaxed);
+            return Err(if matches!(cancelling.await, Ok(true)) { gave_way() } else { error });
+        }
+        cancelled = &mut cancelling => drop(cancelled?),
     }
     // Its locks are gone only once it has ended.
     dump.await.map_err(|_| gave_way())
-}
-
-fn was_cancelled(error: &Error) -> bool {
-    error.message().contains("canceling statement due to user request")
 }
 
 fn gave_way() -> Error {
@@ -354,6 +361,16 @@ async fn assert_settled(access: &Access<'_>, under_snapshot: &str) -> Result<()>
 struct Unnamed(PathBuf);
 
 impl Unnamed {
+    async fn create(folder: &Path, extension: &'static str) -> Result<Unnamed> {
+        let folder = folder.to_owned();
+        ambient::blocking("making a file", move || Unnamed::new(&folder, extension)).await
+    }
+
+    async fn publish_in(self, folder: &Path, extension: &'static str) -> Result<String> {
+        let folder = folder.to_owned();
+        ambient::blocking("naming an archive", move || self.publish(&folder, extension)).await
+    }
+
     /// Makes the file, so that no other process writes to the same one.
     fn new(folder: &Path, extension: &str) -> Result<Unnamed> {
         let path = files::temporary_beside(&folder.join(extension))?;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Access;
-use super::checkpoint::{Content, Draft, publish, temporary_snapshot, unshared};
+use super::checkpoint::{Content, Draft, publish_beside};
 use super::earlier::{self, Earlier};
+use super::slot::temporary_snapshot;
 use super::snapshot::{self, Held, Opened, Read, Taken};
-use crate::error::{Context, Kind, Result};
+use super::{Access, begin_checkpoint, create_packs, finish_packs};
+use crate::ambient;
+use crate::error::Result;
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Origin};
-use crate::history::image::Packs;
 use crate::history::resync::Resync;
 use crate::history::timeline::Edge;
 use crate::model::{Lsn, Selection, Table};
@@ -40,16 +41,15 @@ pub async fn compare_and_mend(
     catalog: &Arc<Catalog>,
     reached: impl AsyncFnOnce(Lsn) -> Result<()>,
 ) -> Result<Found> {
-    let _lock = history.lock_checkpoint()?;
-    let identity = history.identity();
-    let epoch = history.current_epoch()?.number;
+    let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
+    let (identity, epoch) = (history.identity(), epoch.number);
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
     let at_slot = temporary_snapshot(access, history, "resync").await?;
     let opened = Opened::hold(access, &identity.slot(), selection, at_slot).await?;
     let lsn = opened.lsn;
     reached(lsn).await?;
     let state = Arc::new(state_at(history, catalog, epoch, lsn).await?);
-    let packs = Arc::new(Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?);
+    let packs = create_packs(history.root(), Arc::clone(catalog) as Arc<_>).await?;
     let request = opened.request(access, history.root(), &packs);
     let mut read = snapshot::read_rows(&request, &opened.held, Some(&state)).await?;
     let not_compared = set_aside(&mut read, &opened.held, &state);
@@ -61,16 +61,15 @@ pub async fn compare_and_mend(
         let taken = Taken::of(opened.held, described, read);
         drop(opened.client);
         let draft = Draft { epoch, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
-        let content = Content::of(taken, unshared(packs)?.finish()?);
-        found.checkpoint = Some(publish(history, catalog, draft, content)?);
+        let content = Content::of(taken, finish_packs(packs).await?);
+        found.checkpoint = Some(publish_beside(history, catalog, draft, content).await?);
     }
     Ok(found)
 }
 
 async fn state_at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn) -> Result<Earlier> {
     let (history, catalog) = (history.clone(), Arc::clone(catalog));
-    let folding = tokio::task::spawn_blocking(move || earlier::at(&history, &catalog, epoch, lsn));
-    folding.await.context(Kind::Internal, || "the folding thread failed".into())?
+    ambient::blocking("folding the history", move || earlier::at(&history, &catalog, epoch, lsn)).await
 }
 
 /// Names the tables that may differ without a fault. Where single rows of them do, they are put right too.

@@ -15,7 +15,7 @@ use super::sequences::{MadeSequence, sequence_values};
 use super::sink::{Definitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fold::{Folded, FoldedTable};
 use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
@@ -340,10 +340,10 @@ fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
 async fn fold_plan(plan: &Plan, execution: &Execution) -> Result<Folded> {
     let (past, progress) = (Arc::clone(&plan.past), Arc::clone(&execution.progress));
     let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
-    let folded = tokio::task::spawn_blocking(move || {
+    let folding = ambient::blocking("folding the history", move || {
         let wanted = |table: &Table| wanted.contains(&table.oid);
         // The history may be on a disk that cannot be written to.
         past.fold(&wanted, RECOVERY_BUDGET, &std::env::temp_dir(), &*progress)
     });
-    folded.await.context(Kind::Internal, || "the folding thread failed".into())?
+    folding.await
 }

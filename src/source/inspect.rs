@@ -250,6 +250,21 @@ pub async fn fingerprint(client: &Client) -> Result<String> {
     digested(client, FINGERPRINT).await
 }
 
+/// Labels of enums and attributes of composite types: the text of stored values follows them.
+const VALUE_SPELLING: &str = "
+SELECT pg_catalog.md5(pg_catalog.concat(
+    (SELECT pg_catalog.string_agg(pg_catalog.concat(e.oid, ' ', e.enumlabel), ',' ORDER BY e.oid) FROM pg_catalog.pg_enum e), ';',
+    (SELECT pg_catalog.string_agg(pg_catalog.concat(a.attrelid, ' ', a.attnum, ' ', a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid WHERE c.relkind = 'c')))";
+
+/// A digest that changes whenever stored values may read otherwise although nobody wrote them.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn value_spelling(client: &Client) -> Result<String> {
+    digested(client, VALUE_SPELLING).await
+}
+
 async fn digested(client: &Client, query: &str) -> Result<String> {
     let row = client.query_one(query, &[]).await;
     let row = row.map_err(|error| server_error("cannot read the source's definitions", error))?;

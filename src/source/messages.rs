@@ -2,8 +2,8 @@
 
 use crate::connect::{Session, server_error};
 use crate::error::{Context, Kind, Result};
-use crate::history::message_key::MessageKey;
 use crate::model::Lsn;
+use crate::signal::key::MessageKey;
 
 use super::sequences::parse_lsn;
 

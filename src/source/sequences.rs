@@ -4,9 +4,9 @@ use tokio_postgres::Client;
 
 use crate::connect::server_error;
 use crate::error::Result;
-use crate::history::checkpoint::{SequenceOwner, SequenceState};
 use crate::model::Lsn;
 use crate::model::schema::quote_ident;
+use crate::model::{SequenceOwner, SequenceState};
 
 /// The sequences at some instant no earlier than `sampled`.
 #[derive(Clone, Debug, PartialEq, Eq)]

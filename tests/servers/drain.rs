@@ -12,9 +12,9 @@ use backwhen::codec::pgoutput;
 use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
 use backwhen::history::journal::Event;
-use backwhen::history::message_key::body_of;
 use backwhen::history::timeline::Timeline;
 use backwhen::model::{Lsn, Message};
+use backwhen::signal::key::body_of;
 
 /// Drained whatever there is, in batches that hold a few transactions.
 const SMALL_BATCHES: (&str, &str) = ("BACKWHEN_TEST_DRAIN", "0:32768");

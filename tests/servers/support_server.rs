@@ -63,7 +63,7 @@ fn holds_a_server_until_killed() {
 #[test]
 fn a_server_ends_with_a_killed_test() {
     let mut test = Command::new(std::env::current_exe().unwrap());
-    test.args(["--ignored", "--exact", "--nocapture", "holds_a_server_until_killed"]);
+    test.args(["--ignored", "--exact", "--nocapture", "support_server::holds_a_server_until_killed"]);
     let mut child = test.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let folder = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("folder=")?.1.to_owned()));

@@ -1,7 +1,7 @@
 //! Which logical messages of the stream the journal takes.
 
 use super::peek::{Peek, peek};
-use crate::history::message_key::MessageKey;
+use crate::signal::key::MessageKey;
 
 /// Looks at the stream's messages in their order. Any role that may connect to the source can write logical messages, as
 /// many and as long as it likes; the journal takes those that backwhen wrote.
@@ -36,8 +36,8 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::message_key::SIGNED;
-    use crate::history::signal::MARK;
+    use crate::signal::MARK;
+    use crate::signal::key::SIGNED;
 
     fn logical(transactional: bool, prefix: &str, content: &[u8]) -> Vec<u8> {
         let length = u32::try_from(content.len()).unwrap().to_be_bytes();

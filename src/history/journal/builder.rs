@@ -38,6 +38,17 @@ impl RawBlock {
     }
 }
 
+/// A position up to which everything was received whole, and may not be durable yet: never beyond it may be reported
+/// to the server as written. Only a [`BlockBuilder`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Received(Lsn);
+
+impl Received {
+    pub fn lsn(self) -> Lsn {
+        self.0
+    }
+}
+
 /// A place in the waiting records at which they can be cut.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cut {
@@ -170,10 +181,9 @@ impl BlockBuilder {
         Ok(())
     }
 
-    /// The highest position up to which everything was received whole; never beyond it may be
-    /// reported to the server as written.
-    pub fn received(&self) -> Lsn {
-        self.complete.frontier
+    /// The highest position up to which everything was received whole.
+    pub fn received(&self) -> Received {
+        Received(self.complete.frontier)
     }
 
     /// Bytes of records that wait to be taken.

@@ -10,9 +10,9 @@ use super::record::{Record, Records, put_varint};
 use super::relations::{Relations, Told};
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
 use crate::history::key::Digest;
-use crate::history::message_key::body_of;
-use crate::history::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
 use crate::model::{Lsn, PgTime};
+use crate::signal::key::body_of;
+use crate::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
 
 #[derive(Clone, Copy)]
 struct Current {

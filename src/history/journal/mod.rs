@@ -18,6 +18,7 @@ mod record;
 mod recovery;
 mod relations;
 mod seal;
+mod seam;
 mod sections;
 mod segment;
 mod summary;
@@ -29,7 +30,7 @@ mod writer;
 mod tests;
 
 pub use admission::Admission;
-pub use builder::{BlockBuilder, RawBlock};
+pub use builder::{BlockBuilder, RawBlock, Received};
 pub use footer::{BlockEntry, Footer, read_footer};
 pub use logical::{LogicalMessage, Said};
 pub use mirror::{Held, held, mirror};
@@ -37,6 +38,7 @@ pub use name::{SegmentFile, SegmentHeader, history_of, list, list_all, parse as 
 pub use opening::Recovered;
 pub use reading::{Blocks, DecodedBlock, Event, Events};
 pub use seal::seal;
+pub use seam::{Confirmable, Seam, Torn};
 pub use segment::Segment;
 pub use summary::{
     ClockSteps, IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, SequenceSamples,

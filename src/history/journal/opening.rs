@@ -22,6 +22,7 @@ use crate::store::files::{self, Growing, NewFile};
 pub struct Recovered {
     /// Where the journal stands, and a `BlockBuilder` starts.
     pub frontier: Lsn,
+    /// The same position, now that all before it is on disk.
     pub durable: Durable,
     /// Relation messages in force at the frontier, raw.
     pub relations: Vec<Vec<u8>>,

@@ -20,14 +20,19 @@ pub(super) const LEVEL: i32 = 1;
 /// A compression buffer larger than this is given back after use.
 const KEPT: usize = 4 << 20;
 
-/// A position up to which the journal is on disk; the only thing that may be confirmed to the
-/// server. Only the journal makes one.
+/// A position up to which the journal is on disk. Only the journal's sync makes one; with the seam it becomes
+/// [`Confirmable`](super::Confirmable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Durable(Lsn);
 
 impl Durable {
     pub fn lsn(self) -> Lsn {
         self.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_test(lsn: Lsn) -> Durable {
+        Durable(lsn)
     }
 }
 

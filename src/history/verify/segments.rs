@@ -6,10 +6,10 @@ use crate::history::epoch::Epoch;
 use crate::history::expiry::Expiry;
 use crate::history::journal::{self, SegmentFile};
 use crate::history::segments::Segments;
-use crate::history::signal::{DEFINITION, DefinitionSignal};
 use crate::history::{History, timeline};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
+use crate::signal::{DEFINITION, DefinitionSignal};
 
 /// Reads all segments, and returns the epochs that can be read.
 pub(super) fn check(

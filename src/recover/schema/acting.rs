@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
-use crate::history::signal::Statement;
 use crate::model::schema::quote_ident;
+use crate::signal::Statement;
 
 /// Ours to choose, whatever the source had.
 const OURS: &[&str] = &[
@@ -34,7 +34,7 @@ const OURS: &[&str] = &[
     "check_function_bodies",
 ];
 
-/// Of each session. A text in English is what errors are told by.
+/// Set in each session. The language of its messages does not matter: errors are told apart by SQLSTATE and routine.
 const WANTED: &[&str] =
     &["SET check_function_bodies = off", "SET client_min_messages = error", "SET synchronous_commit = off"];
 

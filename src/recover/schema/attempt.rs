@@ -6,8 +6,8 @@ use super::rewrite::schema_without_roles;
 use super::statements::Sql;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
-use crate::history::signal::DefinitionChange;
 use crate::model::schema::quote_ident;
+use crate::signal::DefinitionChange;
 
 /// How a statement ended that did not run.
 pub(super) enum Failure {
@@ -161,9 +161,41 @@ fn is_of_roles(sql: &Sql) -> bool {
     sql.tag.ends_with(" POLICY") || sql.tag.ends_with(" USER MAPPING") || sql.says(&["on", "policy"])
 }
 
-/// The role that an error says is not there.
+/// The role that an error says is not there, in whatever language it says so.
 fn missing_role(error: &tokio_postgres::Error) -> Option<&str> {
-    error.as_db_error()?.message().strip_prefix("role \"")?.strip_suffix("\" does not exist")
+    let error = error.as_db_error()?;
+    role_in(error.code().code(), error.routine()?, error.message())
+}
+
+/// The quotes, opening and closing, in which PostgreSQL's translations name things.
+const QUOTES: &[(char, char)] = &[
+    ('"', '"'),
+    ('\'', '\''),
+    ('»', '«'),
+    ('«', '»'),
+    ('„', '“'),
+    ('„', '”'),
+    ('“', '”'),
+    ('”', '”'),
+    ('‘', '’'),
+    ('‚', '‘'),
+    ('「', '」'),
+    ('『', '』'),
+];
+
+/// The server's routine, which no language changes, tells that a role is missing; the message names it in quotes, which
+/// are other ones in each language.
+fn role_in<'a>(sqlstate: &str, routine: &str, message: &'a str) -> Option<&'a str> {
+    if sqlstate != "42704" || !routine.to_ascii_lowercase().contains("role") {
+        return None;
+    }
+    let (at, opening) = message.char_indices().find(|(_, c)| QUOTES.iter().any(|(open, _)| open == c))?;
+    let closes = |c: char| QUOTES.contains(&(opening, c));
+    let (name, _) = message[at + opening.len_utf8()..].rsplit_once(closes)?;
+    // French has a space, which may not break, on the inner side of each quote.
+    let space = |c| [' ', '\u{a0}', '\u{202f}'].contains(&c);
+    let name = if opening == '«' { name.trim_matches(space) } else { name };
+    (!name.is_empty()).then_some(name)
 }
 
 /// Whatever a statement says of itself is no fault of the server's: it is left out, and the rest goes on.
@@ -175,5 +207,31 @@ pub(super) fn failed(change: &DefinitionChange, failure: Failure) -> Error {
         Failure::Failed(error) => Error::refused(server_error(what, error).to_string()),
         Failure::Stopped(why) => Error::refused(format!("{what}: {why}")),
         Failure::Passed => Error::refused(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_role_is_known_in_every_language() {
+        for (message, role) in [
+            ("role \"app\" does not exist", "app"),
+            ("Rolle »app« existiert nicht", "app"),
+            ("le rôle « app owner » n'existe pas", "app owner"),
+            ("no existe el rol «app»", "app"),
+            ("ロール\"app\"は存在しません", "app"),
+            ("角色 \"app\" 不存在", "app"),
+            ("роль \"app\" не существует", "app"),
+            ("role „app“ neexistuje", "app"),
+            ("role \"it's \"quoted\"\" does not exist", "it's \"quoted\""),
+        ] {
+            assert_eq!(role_in("42704", "get_role_oid", message), Some(role), "{message}");
+        }
+        let message = "type \"app\" does not exist";
+        assert_eq!(role_in("42704", "typenameType", message), None);
+        assert_eq!(role_in("22023", "check_role", message), None);
+        assert_eq!(role_in("42704", "get_role_oid", "no name"), None);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::context::{Frame, innermost};
 use super::statements::{Sql, split};
-use crate::history::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
+use crate::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
 
 /// What was found out about an event's statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,7 +180,7 @@ pub fn name_of(object: &DefinedObject) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::signal::Statement;
+    use crate::signal::Statement;
 
     fn signal(tag: &str, identity: &str, query: &str, context: &str) -> DefinitionSignal {
         let object = DefinedObject { identity: identity.into(), ..DefinedObject::default() };

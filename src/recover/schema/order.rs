@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::history::signal::DefinitionChange;
+use crate::signal::DefinitionChange;
 
 pub(super) struct Order<'a> {
     waiting: VecDeque<&'a DefinitionChange>,
@@ -57,8 +57,8 @@ fn same_message(one: &DefinitionChange, other: &DefinitionChange) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::signal::{DefinitionSignal, Statement};
     use crate::model::{Lsn, PgTime};
+    use crate::signal::{DefinitionSignal, Statement};
 
     fn change(tag: &str, context: &str) -> DefinitionChange {
         let statement = Statement { context: context.into(), ..Statement::default() };

@@ -16,10 +16,10 @@ use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
-use crate::history::signal::{DefinitionChange, DefinitionSignal, Statement};
 use crate::history::timeline::Edge;
 use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
+use crate::signal::{DefinitionChange, DefinitionSignal, Statement};
 
 /// How long the observing session waits for a lock.
 const OBSERVER_PATIENCE: Duration = Duration::from_secs(10);

@@ -140,7 +140,8 @@ impl Scratch {
         // Both sections in one go.
         let restored = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await;
         restored.map_err(|error| {
-            let lacks = ["extension", "could not access file"].iter().any(|it| error.message().contains(it));
+            // What the server says may be in any language; the command that it was about is pg_dump's.
+            let lacks = ["CREATE EXTENSION", "LANGUAGE c"].iter().any(|it| error.message().contains(it));
             let advice = "; what an extension needs must be installed on this machine too, or on a server that you \
                           trust, named with --scratch CONN";
             Error::new(error.kind(), format!("{error}{}", if lacks { advice } else { "" }))

@@ -6,7 +6,7 @@ use super::super::sequences::MadeSequence;
 use super::tables::relation;
 use crate::connect::{Session, server_error};
 use crate::error::Result;
-use crate::history::signal::DefinitionSignal;
+use crate::signal::DefinitionSignal;
 
 /// The source's oid of each sequence in the scratch database, by its oid there. Names are no way to tell: a sample
 /// of a sequence may be older or younger than a rename of it, of its schema or of the table that it belongs to.

@@ -14,6 +14,7 @@ use super::fault::{Doing, StreamFault};
 use super::receive::skipped_publication;
 use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
+use crate::history::journal::Confirmable;
 use crate::model::{Lsn, PgTime};
 use crate::source::LOOK_AFTER_MS;
 
@@ -99,7 +100,8 @@ impl ReplicationClient {
     ///
     /// # Errors
     /// As [`Batch::next`].
-    pub async fn advance_slot(&mut self, slot: &str, to: Lsn) -> Result<()> {
+    pub async fn advance_slot(&mut self, slot: &str, to: Confirmable) -> Result<()> {
+        let to = to.lsn();
         let command =
             format!("SELECT pg_catalog.pg_replication_slot_advance({}, '{to}')", quoted(slot, '\''));
         self.command(&command, Doing::Peek, Some(slot)).await.map(|_| ())

@@ -13,6 +13,7 @@ use super::fault::{Doing, StreamFault};
 use super::wire::Wire;
 use crate::connect::ServerFault;
 use crate::error::{Error, Result};
+use crate::history::journal::{Confirmable, Received};
 use crate::model::{Lsn, PgTime};
 
 /// How long a server is listened to after it was told to stop.
@@ -83,17 +84,22 @@ impl ReplicationStream {
         }
     }
 
-    /// Tells the server what has been received, and what is durable here and never needed again;
+    /// Tells the server what has been received, and what is durable here and never needed from it again;
     /// with `answer` it is to say that it is there. Cancel-safe: what was not sent yet goes first the next time.
     ///
     /// # Errors
     /// Unavailable, if the connection broke.
-    pub async fn send_status(&mut self, received: Lsn, durable: Lsn, answer: bool) -> Result<()> {
+    pub async fn send_status(
+        &mut self,
+        received: Received,
+        confirmable: Confirmable,
+        answer: bool,
+    ) -> Result<()> {
         // Only shown in pg_stat_replication; nothing is decided by it.
         let now = PgTime::from_utc(chrono::Utc::now());
         let outcome = async {
             self.wire.queue(|out| {
-                let status = status_message(received, durable, now, answer);
+                let status = status_message(received.lsn(), confirmable.lsn(), now, answer);
                 frontend::CopyData::new(&status[..]).map(|data| data.write(out))
             })?;
             self.wire.flush().await

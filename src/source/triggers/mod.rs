@@ -1,7 +1,7 @@
 //! Event triggers on the source: they tell each change of its definitions in the log, at its place
 //! between the rows, and put new tables into the publications.
 //!
-//! What they write is read by [`crate::history::signal`]. They live in the schema `backwhen`, named
+//! What they write is read by [`crate::signal`]. They live in the schema `backwhen`, named
 //! after the history's slot; several histories of one database share the schema.
 
 mod install;
@@ -13,20 +13,10 @@ use tokio_postgres::Client;
 
 use crate::connect::server_error;
 use crate::error::{Error, Result};
-use crate::history::signal::COMMON_TYPES;
-
-const OWN: &str = include_str!("own.sql");
-const OLDER: &str = include_str!("older.sql");
-const CLEAR: &str = include_str!("clear.sql");
-const TABLE: &str = include_str!("table.sql");
-const EVENTS: &str = include_str!("events.sql");
-const TELL: &str = include_str!("tell.sql");
-const ROWS: &str = include_str!("rows.sql");
-const RETOLD: &str = include_str!("retold.sql");
-const AFFECTED: &str = include_str!("affected.sql");
-const DEFINITION: &str = include_str!("definition.sql");
-const TRIGGERS: &str = include_str!("triggers.sql");
-const REMOVE: &str = include_str!("remove.sql");
+use crate::signal::COMMON_TYPES;
+use crate::signal::sql::{
+    AFFECTED, CLEAR, DEFINITION, EVENTS, OLDER, OWN, REMOVE, RETOLD, ROWS, TABLE, TELL, TRIGGERS,
+};
 
 /// What the functions run under that the event triggers call: names are all found. Each setting costs
 /// time at every statement, so what few need stands in [`VALUES`] and [`ENGLISH`].

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use backwhen::connect::Session;
 use backwhen::error::Kind;
+use backwhen::history::journal::{BlockBuilder, Confirmable, Received, Seam, Writer};
+use backwhen::history::key::Authorship;
 use backwhen::model::Lsn;
 use backwhen::source::stream::{ReplicationClient, ReplicationStream, StreamFault, StreamMessage};
 
@@ -28,6 +30,14 @@ async fn commits(stream: &mut ReplicationStream, count: usize) -> (Vec<Lsn>, usi
         }
     }
     (ends, rows)
+}
+
+/// What a journal that ends at `durable` lets us confirm to a slot that stands there already, with more received.
+fn positions(received: Lsn, durable: Lsn) -> (Received, Confirmable) {
+    let folder = tempfile::tempdir().unwrap();
+    let (_writer, journal) = Writer::open(folder.path(), [7; 16], 1, durable, &Authorship::Unkeyed).unwrap();
+    let seam = Seam::new(folder.path(), &Authorship::Unkeyed, 1, journal.durable, durable).unwrap();
+    (BlockBuilder::new(received).received(), seam.confirmable(journal.durable))
 }
 
 async fn connect(server: &Server) -> ReplicationClient {
@@ -75,7 +85,8 @@ async fn a_slot_is_made_streamed_acknowledged_and_resumed() {
     let (ends, rows) = commits(&mut stream, 3).await;
     assert_eq!(rows, 1 + 1 + 20000);
     assert!(ends.is_sorted());
-    stream.send_status(ends[2], ends[1], false).await.unwrap();
+    let (received, confirmable) = positions(ends[2], ends[1]);
+    stream.send_status(received, confirmable, false).await.unwrap();
     stream.stop().await.unwrap();
 
     let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE NOT active";

@@ -14,7 +14,8 @@ use crate::support::bank::{
 use crate::support::shop::{CHANGES, assert_source_clean, shop};
 use crate::support::{Backwhen, Dump, Server, assert_same};
 
-const CAPTURE: &[&str] = &[
+/// Where a capture can die.
+pub const CAPTURE: &[&str] = &[
     "file.create",
     "file.write",
     "file.sync",

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::crash::points::CAPTURE;
 use crate::crash::power::Power;
 use crate::support::bank::{
     assert_books_balance, assert_confirmed_is_held, bank, commits, trades, while_trading,
@@ -18,28 +19,6 @@ use crate::support::{Backwhen, Server};
 const FEW: usize = 5;
 /// After so many kills the clients pause, and history and source are compared.
 const AUDIT_EVERY: usize = 25;
-
-/// Where a capture dies, beside anywhere.
-const PLACES: &[&str] = &[
-    "file.create",
-    "file.write",
-    "file.sync",
-    "file.link",
-    "file.linked",
-    "folder.sync",
-    "file.remove",
-    "capture.confirm",
-    "journal.append",
-    "journal.sync",
-    "journal.synced",
-    "journal.cut",
-    "journal.roll",
-    "journal.rolled",
-    "seal.write",
-    "seal.written",
-    "catalog.update",
-    "catalog.updated",
-];
 
 /// Where it may dawdle, so that more is at stake when it dies.
 const SLOW_PLACES: &[&str] =
@@ -105,7 +84,7 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
     command.env("BACKWHEN_TEST_POWER", power.folder());
     let dies_at_point = random.random_bool(0.4);
     let point = match dies_at_point {
-        true => format!("{}=kill@{}", PLACES.choose(random).unwrap(), random.random_range(1..6)),
+        true => format!("{}=kill@{}", CAPTURE.choose(random).unwrap(), random.random_range(1..6)),
         false => format!("{}={}", SLOW_PLACES.choose(random).unwrap(), random.random_range(0..80)),
     };
     command.env("BACKWHEN_TEST_POINT", point);

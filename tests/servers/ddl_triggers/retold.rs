@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use backwhen::history::retold::{Retold, TypeBefore, TypeFacts};
+use backwhen::signal::retold::{Retold, TypeBefore, TypeFacts};
 
 use crate::ddl_triggers::told::{Source, Told};
 use crate::support::{Server, for_each_version};

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use backwhen::codec::pgoutput;
-use backwhen::history::message_key::MessageKey;
-use backwhen::history::signal::{self, DefinedTable, DefinitionSignal, RowsSignal};
 use backwhen::model::Message;
+use backwhen::signal::key::MessageKey;
+use backwhen::signal::{self, DefinedTable, DefinitionSignal, RowsSignal};
 
 use crate::support::{Backwhen, Server};
 

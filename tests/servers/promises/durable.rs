@@ -56,6 +56,50 @@ fn what_the_disk_has_not_taken_is_not_acknowledged() {
     assert_eq!(server.psql("slow_disk_past", "SELECT count(*) FROM t").trim(), "1000");
 }
 
+/// Where the disk is slow for anything but the journal, the server hears all the same what is durable.
+#[test]
+fn work_beside_the_stream_does_not_delay_what_is_confirmed() {
+    let server = Server::shared(None);
+    // Writing the live state, and a checkpoint after a change of definitions.
+    let slow = [("BACKWHEN_TEST_PAUSE", "board:6000"), ("BACKWHEN_TEST_POINT", "checkpoint.publish=6000")];
+    for (name, value) in slow {
+        let database = server.fresh_database("slow_beside");
+        server.psql(&database, "CREATE TABLE t (id int PRIMARY KEY)");
+        let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_HEARTBEAT", "300ms");
+        backwhen.init();
+        let mut capture = backwhen.spawn_capture_where(name, value);
+        capture.wait_for_line("streaming from");
+        server.psql(&database, "CREATE TABLE late (id int PRIMARY KEY)");
+        let begun = Instant::now();
+        let mut slowest = Duration::ZERO;
+        for id in 1.. {
+            if begun.elapsed() > Duration::from_secs(9) {
+                break;
+            }
+            slowest = slowest.max(time_to_confirm(&server, &database, id));
+        }
+        assert!(slowest < Duration::from_secs(4), "{name}={value}: confirmed only after {slowest:?}");
+        capture.kill();
+        backwhen.ok(&["drop"]);
+    }
+}
+
+/// How long after its commit a transaction is confirmed.
+fn time_to_confirm(server: &Server, database: &str, id: i32) -> Duration {
+    let insert = format!("INSERT INTO t VALUES ({id}); SELECT pg_current_wal_insert_lsn()");
+    let lsn = server.psql(database, &insert);
+    let begun = Instant::now();
+    let confirmed = format!(
+        "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots \
+         WHERE database = current_database() AND NOT temporary"
+    );
+    while server.psql(database, &confirmed) != "t" {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never confirmed");
+        sleep(Duration::from_millis(50));
+    }
+    begun.elapsed()
+}
+
 fn kill_often(backwhen: &Backwhen) {
     let mut random = StdRng::seed_from_u64(1);
     for kill in 0..KILLS {

@@ -7,8 +7,6 @@ mod late;
 mod named;
 mod names;
 
-use std::sync::Mutex;
-
 use crate::support::shop::OpenSession;
 use crate::support::{Backwhen, Dump, Part, Server, compare, versions};
 use serde_json::{Value, json};
@@ -72,6 +70,20 @@ impl Scene {
         }
     }
 
+    /// While `late` is open all is exact; once it has committed, the table is named, since its values mean two things.
+    fn assert_said_once_it_comes(&mut self, mut late: OpenSession, table: &str) {
+        self.remember();
+        late.run("COMMIT;");
+        self.remember();
+        self.drain();
+        let [(before, truth_before), (lsn, truth)] = &self.moments[..] else { panic!("two") };
+        assert_eq!(self.recovered(before, truth_before), (json!([]), vec![]));
+        let (inexact, differences) = self.recovered(lsn, truth);
+        assert!(!differences.is_empty(), "if it is exact it need not be said");
+        let why = inexact[0]["why"].as_str().expect("a text");
+        assert!(inexact[0]["what"] == json!(table) && why.contains("read in two ways"), "{inexact:?}");
+    }
+
     /// Also from a checkpoint that was folded, which then has the new texts itself.
     fn assert_exact_and_proved(&mut self) {
         self.remember();
@@ -83,18 +95,16 @@ impl Scene {
     }
 }
 
-/// On the oldest and the newest server, or on the one that `BACKWHEN_TEST_PG` names. One test at a time: `init`
-/// waits for the open transactions of all the server's databases.
+/// On a new server of the oldest and of the newest version, or of the one that `BACKWHEN_TEST_PG` names. They share none:
+/// `init` waits for the open transactions of all of a server's databases.
 fn on_oldest_and_newest(test: impl Fn(&Server)) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if std::env::var("BACKWHEN_TEST_PG").is_ok_and(|text| !text.is_empty()) {
-        return test(&Server::shared(None));
+        return test(&Server::start(None));
     }
     let versions = versions();
     let ends = [versions.first(), versions.last()];
     for version in ends.into_iter().flatten() {
         eprintln!("--- PostgreSQL {version:?}");
-        test(&Server::shared(Some(*version)));
+        test(&Server::start(Some(*version)));
     }
 }

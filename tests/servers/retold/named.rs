@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::retold::{Scene, on_oldest_and_newest};
-use crate::support::Server;
 
 const SCHEMA: &str = r#"
 CREATE SCHEMA app; CREATE SCHEMA "Odd one";
@@ -92,19 +91,7 @@ fn a_name_that_two_functions_had_is_said_where_it_comes_late() {
         late.run("BEGIN; INSERT INTO kinds VALUES ('f(int)', 'f');");
         scene.psql("ALTER FUNCTION f(int) RENAME TO g");
         scene.psql("CREATE FUNCTION f(int) RETURNS int LANGUAGE sql AS 'SELECT 2'");
-        scene.remember();
-        late.run("COMMIT;");
-        scene.remember();
-        scene.drain();
-        let [(before, truth_before), (lsn, truth)] = &scene.moments[..] else { panic!("two") };
-        assert_eq!(scene.recovered(before, truth_before), (json!([]), vec![]));
-        let (inexact, differences) = scene.recovered(lsn, truth);
-        assert!(!differences.is_empty(), "if it is exact it need not be said");
-        let why = inexact[0]["why"].as_str().expect("a text");
-        assert!(
-            inexact[0]["what"] == json!("public.kinds") && why.contains("read in two ways"),
-            "{inexact:?}"
-        );
+        scene.assert_said_once_it_comes(late, "public.kinds");
     });
 }
 
@@ -154,7 +141,6 @@ fn what_an_extensions_script_alters_is_followed() {
         if server.major() < 18 {
             return;
         }
-        let server = &Server::start(Some(server.major()));
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let place = folder.path().join("extension");

@@ -78,7 +78,7 @@ fn a_huge_transaction_is_handed_out_in_parts() {
     for message in &messages {
         builder.push(message).unwrap();
         while let Some(block) = builder.take_full() {
-            assert_eq!(builder.received(), START);
+            assert_eq!(builder.received().lsn(), START);
             writer.write(block).unwrap();
         }
         assert!(builder.pending_bytes() < 512 << 10);
@@ -115,7 +115,7 @@ fn protocol_nonsense_is_an_internal_error_and_changes_nothing() {
     refused(&mut builder, b"S\0\0\0\x01\x01");
     assert_eq!(builder.push_idle(Lsn(at + 9), PgTime(0)).unwrap_err().kind(), Kind::Internal);
     builder.push(&commit(at, at + 1, 0)).unwrap();
-    assert_eq!(builder.received(), Lsn(at + 1));
+    assert_eq!(builder.received().lsn(), Lsn(at + 1));
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn write(folder: &std::path::Path, items: &[Item], seed: u64) -> Vec<std::path::
             }
             Item::Idle { .. } => item.push(&mut builder),
         }
-        assert_eq!(builder.received(), Lsn(item.frontier()));
+        assert_eq!(builder.received().lsn(), Lsn(item.frontier()));
         finished.extend(writer.roll().unwrap());
         if rng.random_bool(0.05) {
             drain(&mut builder, &mut writer);

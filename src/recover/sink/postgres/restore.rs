@@ -136,6 +136,7 @@ impl Restoring<'_> {
             return Ok(());
         }
         let error = failure("pg_restore", status, &complaint);
+        // libpq's own words, which are English: see `Child::new`.
         let lost =
             complaint.contains("connection to server") || complaint.contains("server closed the connection");
         let kind = if lost { Kind::Unavailable } else { Kind::Refused };
@@ -144,11 +145,16 @@ impl Restoring<'_> {
 }
 
 /// Whether every error that pg_restore went on after is about the parameter that an older server
-/// does not know; its value, 0, is what such a server does anyway.
+/// does not know; its value, 0, is what such a server does anyway. What the server says is in its own language, so it is
+/// pg_restore's words that tell, which are English: each error is followed by the command that it is about.
 fn only_about_transaction_timeout(complaint: &str) -> bool {
-    let mut errors = complaint.lines().filter(|line| line.starts_with("pg_restore: error:")).peekable();
-    errors.peek().is_some()
-        && errors.all(|line| line.ends_with("unrecognized configuration parameter \"transaction_timeout\""))
+    let told = |line: &&str| line.starts_with("pg_restore: error:") || line.starts_with("Command was: ");
+    let told: Vec<&str> = complaint.lines().filter(told).collect();
+    let harmless = |pair: &[&str]| {
+        matches!(pair, [error, "Command was: SET transaction_timeout = 0;"]
+            if error.starts_with("pg_restore: error:") && error.contains("transaction_timeout"))
+    };
+    !told.is_empty() && told.chunks(2).all(harmless)
 }
 
 #[cfg(test)]
@@ -161,6 +167,15 @@ mod tests {
                         \"transaction_timeout\"\nCommand was: SET transaction_timeout = 0;\npg_restore: warning: errors \
                         ignored on restore: 1\n";
         assert!(only_about_transaction_timeout(harmless));
+        let german = harmless
+            .replace(
+                "ERROR:  unrecognized configuration parameter",
+                "FEHLER:  unbekannter Konfigurationsparameter",
+            )
+            .replace("\"transaction_timeout\"", "»transaction_timeout«");
+        assert!(only_about_transaction_timeout(&german));
+        let other_command = harmless.replace("Command was: SET", "Command was: CREATE TABLE t (a x); SET");
+        assert!(!only_about_transaction_timeout(&other_command));
         let other = format!(
             "{harmless}pg_restore: error: could not execute query: ERROR:  type \"x\" does not exist\n"
         );

@@ -128,7 +128,7 @@ impl SqliteFile {
             file.incomplete |= loaded.is_err();
             loaded
         };
-        tokio::task::spawn_blocking(load).await.context(Kind::Internal, || "the load stopped".into())?
+        crate::ambient::blocking("loading a table", load).await
     }
 
     /// # Errors

@@ -8,12 +8,76 @@
 //! nothing is confirmed, since a slot that has moved on repeats nothing.
 
 use std::fmt;
+use std::path::Path;
 
+use super::peek::{Peek, peek};
+use super::{Durable, Segment, TransactionEntry, list};
 use crate::error::{Error, Result};
-use crate::history::History;
-use crate::history::journal::{self, Segment, TransactionEntry};
+use crate::history::key::Authorship;
 use crate::model::{Lsn, PgTime};
 
+/// A position that the server may be told is flushed, so that it removes the log before it. Nothing but
+/// [`Seam::confirmable`] makes one, out of what the journal's sync has returned:
+///
+/// ```
+/// # use backwhen::{error::Result, history::journal::{Durable, Received, Seam}, source::stream::ReplicationStream};
+/// async fn report(stream: &mut ReplicationStream, received: Received, durable: Durable, seam: &Seam) -> Result<()> {
+///     stream.send_status(received, seam.confirmable(durable), false).await
+/// }
+/// ```
+///
+/// What was only received cannot be confirmed,
+///
+/// ```compile_fail,E0308
+/// # use backwhen::{error::Result, history::journal::{Durable, Received, Seam}, source::stream::ReplicationStream};
+/// async fn report(stream: &mut ReplicationStream, received: Received, durable: Durable, seam: &Seam) -> Result<()> {
+///     stream.send_status(received, received, false).await
+/// }
+/// ```
+///
+/// nor what is durable while the source has not shown yet that its log is the history's,
+///
+/// ```compile_fail,E0308
+/// # use backwhen::{error::Result, history::journal::{Durable, Received, Seam}, source::stream::ReplicationStream};
+/// async fn report(stream: &mut ReplicationStream, received: Received, durable: Durable, seam: &Seam) -> Result<()> {
+///     stream.send_status(received, durable, false).await
+/// }
+/// ```
+///
+/// nor a position that came from elsewhere, in a report or by advancing the slot;
+///
+/// ```compile_fail,E0308
+/// # use backwhen::{error::Result, model::Lsn, source::stream::ReplicationClient};
+/// async fn advance(client: &mut ReplicationClient, to: Lsn) -> Result<()> {
+///     client.advance_slot("slot", to).await
+/// }
+/// ```
+///
+/// and no other code can make a position confirmable.
+///
+/// ```compile_fail,E0423
+/// # use backwhen::{history::journal::Confirmable, model::Lsn};
+/// fn confirmable(lsn: Lsn) -> Confirmable {
+///     Confirmable(lsn)
+/// }
+/// ```
+///
+/// ```compile_fail,E0423
+/// # use backwhen::{history::journal::Durable, model::Lsn};
+/// fn durable(lsn: Lsn) -> Durable {
+///     Durable(lsn)
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Confirmable(Lsn);
+
+impl Confirmable {
+    pub fn lsn(self) -> Lsn {
+        self.0
+    }
+}
+
+/// Whether the stream has joined on to the history, and so what may be confirmed of what is durable.
 #[derive(Clone, Debug)]
 pub struct Seam {
     /// The end of the history when the stream was asked for.
@@ -27,13 +91,21 @@ pub struct Seam {
 }
 
 impl Seam {
-    /// `confirmed`: where the slot stands. The journal is read only if something will be repeated.
+    /// `journal`: the folder. `frontier`: where the epoch's journal ends. `confirmed`: where the slot stands. The
+    /// journal is read only if the source will repeat something.
     ///
     /// # Errors
     /// `Damaged` or `Unavailable` if the journal cannot be read.
-    pub fn new(history: &History, epoch: u32, frontier: Lsn, confirmed: Lsn) -> Result<Seam> {
+    pub fn new(
+        journal: &Path,
+        authorship: &Authorship,
+        epoch: u32,
+        frontier: Durable,
+        confirmed: Lsn,
+    ) -> Result<Seam> {
+        let frontier = frontier.lsn();
         let joined = confirmed >= frontier;
-        let last = if joined { None } else { last_transaction(history, epoch)? };
+        let last = if joined { None } else { last_transaction(journal, authorship, epoch)? };
         Ok(Seam { frontier, confirmed, last, seen: false, joined })
     }
 
@@ -45,9 +117,11 @@ impl Seam {
         }
     }
 
-    /// All that may be confirmed until the seam is seen.
-    pub fn holds_back(&self) -> Option<Lsn> {
-        (!self.joined).then_some(self.confirmed)
+    /// What the server may be told is flushed: all that is durable, once the stream has joined on to the history;
+    /// until then no more than where the slot stands already.
+    pub fn confirmable(&self, durable: Durable) -> Confirmable {
+        let durable = durable.lsn();
+        Confirmable(if self.joined { durable } else { self.confirmed.min(durable) })
     }
 
     /// Looks at a pgoutput message before it is taken.
@@ -55,8 +129,10 @@ impl Seam {
     /// # Errors
     /// With [`Torn`] as cause.
     pub fn heed(&mut self, message: &[u8]) -> Result<()> {
-        match begin(message) {
-            Some((lsn, time, xid)) if !self.joined => self.transaction(lsn, time, xid),
+        match peek(message) {
+            Some(Peek::Begin { commit_lsn, time, xid }) if !self.joined => {
+                self.transaction(commit_lsn, time, xid)
+            }
             _ => Ok(()),
         }
     }
@@ -112,20 +188,10 @@ impl fmt::Display for Torn {
 
 impl std::error::Error for Torn {}
 
-/// Begin, with its commit position, its time and its number.
-fn begin(message: &[u8]) -> Option<(Lsn, PgTime, u32)> {
-    let rest = message.strip_prefix(b"B")?;
-    let (lsn, rest) = rest.split_first_chunk()?;
-    let (time, rest) = rest.split_first_chunk()?;
-    let xid = rest.first_chunk()?;
-    let time = PgTime(i64::from_be_bytes(*time));
-    Some((Lsn(u64::from_be_bytes(*lsn)), time, u32::from_be_bytes(*xid)))
-}
-
-fn last_transaction(history: &History, epoch: u32) -> Result<Option<TransactionEntry>> {
-    let segments = journal::list(&history.journal_folder())?;
+fn last_transaction(journal: &Path, authorship: &Authorship, epoch: u32) -> Result<Option<TransactionEntry>> {
+    let segments = list(journal)?;
     for file in segments.iter().rev().filter(|file| file.epoch == epoch) {
-        if let Some(last) = Segment::open(&file.path, history.authorship())?.transactions().last() {
+        if let Some(last) = Segment::open(&file.path, authorship)?.transactions().last() {
             return Ok(Some(*last));
         }
     }
@@ -148,6 +214,13 @@ mod tests {
         [&b"B"[..], &lsn.to_be_bytes(), &time.to_be_bytes(), &xid.to_be_bytes()].concat()
     }
 
+    /// What may be confirmed where all up to 1000 is durable; `None` if that is all of it.
+    fn holds_back(seam: &Seam) -> Option<Lsn> {
+        let durable = Durable::of_test(Lsn(1000));
+        let confirmable = seam.confirmable(durable).lsn();
+        (confirmable != durable.lsn()).then_some(confirmable)
+    }
+
     fn heeds(seam: &mut Seam, transactions: &[(u64, i64, u32)]) -> bool {
         transactions.iter().all(|(lsn, time, xid)| seam.heed(&message(*lsn, *time, *xid)).is_ok())
     }
@@ -155,11 +228,11 @@ mod tests {
     #[test]
     fn the_last_transaction_must_come_again_as_it_was() {
         let mut whole = seam(50);
-        assert_eq!((whole.from(), whole.holds_back()), (Lsn(100), Some(Lsn(50))));
+        assert_eq!((whole.from(), holds_back(&whole)), (Lsn(100), Some(Lsn(50))));
         assert!(heeds(&mut whole, &[(60, 4, 6), (100, 5, 7)]));
-        assert_eq!(whole.holds_back(), Some(Lsn(50)), "nothing is confirmed before it is over");
+        assert_eq!(holds_back(&whole), Some(Lsn(50)), "nothing is confirmed before it is over");
         assert!(heeds(&mut whole, &[(120, 6, 8)]));
-        assert_eq!(whole.holds_back(), None);
+        assert_eq!(holds_back(&whole), None);
         assert!(heeds(&mut whole, &[(130, 6, 9)]));
 
         for other in [(100, 5, 8), (100, 6, 7), (101, 5, 7), (119, 9, 9), (120, 6, 8), (500, 6, 8)] {
@@ -173,17 +246,23 @@ mod tests {
         let mut whole = seam(100);
         assert!(whole.passed(Lsn(119)).is_ok(), "it is not there yet");
         assert!(heeds(&mut whole, &[(100, 5, 7)]) && whole.passed(Lsn(120)).is_ok());
-        assert_eq!(whole.holds_back(), None);
+        assert_eq!(holds_back(&whole), None);
         assert!(seam(100).passed(Lsn(120)).is_err());
     }
 
     #[test]
     fn what_was_confirmed_does_not_come_again() {
         let mut beyond = seam(110);
-        assert!(beyond.passed(Lsn(120)).is_ok() && beyond.holds_back().is_none());
+        assert!(beyond.passed(Lsn(120)).is_ok() && holds_back(&beyond).is_none());
         assert!(!heeds(&mut seam(110), &[(115, 6, 8)]));
         let mut all = seam(120);
-        assert_eq!((all.from(), all.holds_back()), (Lsn(120), None));
+        assert_eq!((all.from(), holds_back(&all)), (Lsn(120), None));
         assert!(heeds(&mut all, &[(120, 6, 8)]));
+    }
+    #[test]
+    fn what_is_not_durable_is_not_confirmed_whatever_the_slot_says() {
+        let durable = Durable::of_test(Lsn(40));
+        assert_eq!(seam(50).confirmable(durable).lsn(), Lsn(40));
+        assert_eq!(seam(500).confirmable(durable).lsn(), Lsn(40));
     }
 }

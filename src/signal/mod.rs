@@ -1,18 +1,19 @@
-//! What backwhen writes into the source's log for itself, as logical messages.
+#![doc = include_str!("FORMAT.md")]
+
+pub mod key;
+mod message;
+pub mod retold;
+pub mod sql;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::SequenceState;
-use super::message;
-pub use super::message::COMMON_TYPES;
-use super::message_key::MessageKey;
-use super::retold::Retold;
-use crate::model::{Lsn, PgTime, TableFacts};
-
-// The content of each is signed, see [`super::message_key`]. What is said of it here is its body.
+use crate::model::{Lsn, PgTime, SequenceState, TableFacts};
+use key::MessageKey;
+pub use message::COMMON_TYPES;
+use retold::Retold;
 
 /// Prefix of a named moment: a [`MarkSignal`].
 pub const MARK: &str = "backwhen.mark";
@@ -237,7 +238,7 @@ mod tests {
     use super::*;
 
     fn key() -> MessageKey {
-        MessageKey::new("secret", super::super::message_key::SIGNED)
+        MessageKey::new("secret", super::key::SIGNED)
     }
 
     #[test]

@@ -1,19 +1,11 @@
 //! Whether backwhen wrote a logical message. Any role that may connect to the source may write messages of any
-//! prefix, so what decides a recovery is signed.
-//!
-//! A signed message begins with `2 DIGEST XID` and a line end; the body follows. DIGEST is HMAC-SHA256, in 64
-//! hexadecimal digits, under the history's secret, of the prefix, XID and the body with a line end behind each of the
-//! first two. XID is the writing transaction's 64-bit number: a message that somebody copies from a log holds in no
-//! other transaction.
-//!
-//! Histories that were begun before messages were signed hold sealed ones (SHA-256 of secret, body and secret, then a
-//! line end), and marks, heartbeats and samples as anybody might have written them. They are read as they were.
+//! prefix, so what decides a recovery is signed. See FORMAT.md.
 
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::signal::{DEFINITION, HEARTBEAT, MARK, ROLES, ROWS, SEQUENCES};
+use super::{DEFINITION, HEARTBEAT, MARK, ROLES, ROWS, SEQUENCES};
 
 /// Which messages a history believes, by the number in its `history.json`: those of its own transactions that are
 /// signed, and nothing else.

@@ -1,5 +1,5 @@
 //! What a statement did to the text of values that it did not write: the member `retold` of a
-//! [`DefinitionSignal`](super::signal::DefinitionSignal).
+//! [`DefinitionSignal`](super::DefinitionSignal).
 
 use std::collections::BTreeMap;
 

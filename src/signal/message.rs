@@ -1,27 +1,10 @@
-//! The body of a message of the event triggers, from version 2 on: lists of text, which cost the source
-//! less than objects. Version 1, an object, is [`DefinitionSignal`] as JSON.
-//!
-//! A body of version 2 is the list `[2, statement, started, process, objects, tables, rest]`:
-//! - `statement`: texts; the tag, query, context, role, login and search path, then the settings of
-//!   [`SETTINGS`] in their order;
-//! - `started`, `process`: numbers, as in [`Statement`];
-//! - `objects`: for each its catalog's oid, its oid, the command's tag, its kind and identity, null where
-//!   the server says nothing; what follows is the triggers' own;
-//! - `tables`: for each a list of texts and a list of columns. The texts: oid, schema, name, persistence,
-//!   replica identity, file, identity (`{1,2}`, or null), published (`true`); in a database of another
-//!   encoding than UTF-8 also the schema's and the table's name in it, in hexadecimal.
-//!   A column: number, type, modifier, definer, the name's bytes, the name and the type's name (it may be
-//!   empty for those of [`COMMON_TYPES`]) with a space between each; with `=` before it and a line end and what older
-//!   rows have in it behind it, if they have something; or, if it begins with `{`, [`ColumnFacts`] as JSON;
-//! - `rest`: an object with `trouble`, and if there are any `dropped` and `dropped_names` as in
-//!   [`DefinitionSignal`], `dropped_identities` and `moved` as there, `images` (the oids of the tables whose rows follow), `rows_trouble` or `retold`
-//!   ([`Retold`]).
+//! Reads the body of a message that the event triggers wrote of a statement. See FORMAT.md.
 
 use serde::Deserialize;
 use serde::de::Error as _;
 
 use super::retold::Retold;
-use super::signal::{DefinedObject, DefinedTable, DefinitionSignal, Statement};
+use super::{DefinedObject, DefinedTable, DefinitionSignal, Statement};
 use crate::model::{ColumnFacts, TableFacts};
 
 /// The settings that decide what a statement means, besides its search path.
@@ -230,14 +213,14 @@ fn plain_column(text: &str) -> Option<ColumnFacts> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::retold::{TypeBefore, TypeFacts};
+    use crate::signal::retold::{TypeBefore, TypeFacts};
 
-    const OLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v1.json");
-    const NEW: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2.json");
-    const SHORT: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-short.json");
-    const RETOLD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-retold.json");
-    const NAMES: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-names.json");
-    const ODD: &[u8] = include_bytes!("../../fixtures/formats/definition-messages/v2-odd.json");
+    const OLD: &[u8] = include_bytes!("fixtures/v1.json");
+    const NEW: &[u8] = include_bytes!("fixtures/v2.json");
+    const SHORT: &[u8] = include_bytes!("fixtures/v2-short.json");
+    const RETOLD: &[u8] = include_bytes!("fixtures/v2-retold.json");
+    const NAMES: &[u8] = include_bytes!("fixtures/v2-names.json");
+    const ODD: &[u8] = include_bytes!("fixtures/v2-odd.json");
 
     #[test]
     fn both_versions_tell_the_same_statement_alike() {

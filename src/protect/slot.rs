@@ -1,0 +1,74 @@
+//! Makes slots whose snapshots can be trusted with the text of stored values.
+//!
+//! A slot begins when all transactions have ended that ran while it was made. A transaction that begins late in that time may
+//! still be open then. If a type is altered in between (an enum's label is renamed, say), the snapshot shows the new text, and the
+//! stream brings that transaction's rows with the old text, of which nothing in the history after the snapshot tells. So a slot
+//! is only taken if no type was altered while it was made.
+
+use std::time::Duration;
+
+use super::Access;
+use crate::connect::{Conninfo, Session};
+use crate::error::{Error, Result};
+use crate::history::History;
+use crate::model::Lsn;
+use crate::source::inspect::{same_cluster, value_spelling};
+use crate::source::snapshot::Snapshot;
+use crate::source::stream::{CreatedSlot, ReplicationClient};
+
+/// How long a slot may wait for each running transaction to end.
+const SLOT_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a slot is made anew because somebody altered a type meanwhile.
+const ATTEMPTS: u32 = 5;
+
+/// Makes the history's slot, or a temporary one, and returns the snapshot where it begins.
+///
+/// # Errors
+/// `Unavailable` if transactions do not end, or types are altered all the time.
+pub(super) async fn create(
+    source: &Conninfo,
+    client: &mut ReplicationClient,
+    name: &str,
+    temporary: bool,
+) -> Result<(Snapshot, Lsn)> {
+    // Where failover is not set up, the option does no harm; below 17 it is not there.
+    let failover = client.server_version() >= 17;
+    for _ in 0..ATTEMPTS {
+        let session = Session::connect_utf8(source, "slot").await?;
+        let before = value_spelling(&session).await?;
+        let created: CreatedSlot = if temporary {
+            client.create_temporary_slot(name, SLOT_WAIT).await?
+        } else {
+            client.create_slot(name, failover, SLOT_WAIT).await?
+        };
+        let snapshot = Snapshot { name: created.snapshot };
+        let session = snapshot.session(source, "slot").await?;
+        if value_spelling(&session).await? == before {
+            return Ok((snapshot, created.consistent_point));
+        }
+        tracing::info!("a type was altered while slot {name} was made; it is made anew");
+        client.drop_slot(name).await?;
+    }
+    Err(Error::unavailable(format!(
+        "types of the source were altered each of {ATTEMPTS} times while slot {name} was made; try again when that migration has \
+         ended"
+    )))
+}
+
+/// A snapshot whose position is known exactly, because a slot began there. The slot goes with the connection.
+///
+/// # Errors
+/// As [`create`].
+pub(super) async fn temporary_snapshot(
+    access: &Access<'_>,
+    history: &History,
+    purpose: &str,
+) -> Result<(ReplicationClient, Snapshot, Lsn)> {
+    let mut client = ReplicationClient::connect(access.source, &format!("backwhen {purpose}")).await?;
+    let identity = client.identify_system().await?;
+    same_cluster(&history.identity().source.system_identifier, &identity.system_identifier)?;
+    let name = format!("{}_{purpose}", history.identity().slot());
+    let (snapshot, lsn) = create(access.source, &mut client, &name, true).await?;
+    Ok((client, snapshot, lsn))
+}
