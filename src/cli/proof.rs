@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::history::evidence::{Evidence, How};
 use crate::history::timeline::Edge;
 use crate::model::PgTime;
+use crate::store::ObjectName;
 
 #[derive(Clone, Serialize)]
 pub(super) struct ProofShown {
@@ -20,9 +21,9 @@ pub(super) struct ProofShown {
 }
 
 impl ProofShown {
-    pub fn of((name, evidence): &(String, Evidence)) -> ProofShown {
+    pub fn of((name, evidence): &(ObjectName, Evidence)) -> ProofShown {
         ProofShown {
-            evidence: name.clone(),
+            evidence: name.to_string(),
             how: evidence.how,
             finished: evidence.finished,
             from: evidence.from,
@@ -36,7 +37,7 @@ impl ProofShown {
 
     /// The one that matters now, of all from the newest to the oldest: the newest, unless an earlier one
     /// says more and nothing was found wrong since.
-    pub fn latest(mut all: impl Iterator<Item = (String, Evidence)>) -> Option<ProofShown> {
+    pub fn latest(mut all: impl Iterator<Item = (ObjectName, Evidence)>) -> Option<ProofShown> {
         let says_more = |it: &Evidence| it.how > How::Read && it.is_good();
         let newest = all.next()?;
         if says_more(&newest.1) || !newest.1.is_good() {

@@ -179,7 +179,7 @@ fn shown_after_loss(history: &History) -> Result<Shown> {
     let none = || Error::internal(format!("checkpoint {} tells of no resynchronisation", checkpoint.id));
     let resync = checkpoint.resync.clone().ok_or_else(none)?;
     let about = |it: &Evidence| it.how == How::Resync && it.up_to == Some(at);
-    let evidence = history.evidence()?.rfind(|(_, it)| about(it)).map(|(name, _)| name);
+    let evidence = history.evidence()?.rfind(|(_, it)| about(it)).map(|(name, _)| name.to_string());
     Ok(Shown { gap, evidence, ..Shown::of(at, epoch.number, true, Some(checkpoint.id), resync) })
 }
 

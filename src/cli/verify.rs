@@ -150,7 +150,7 @@ fn note_restored(evidence: &mut Evidence, done: Result<Restored>) -> Result<Opti
 /// Keeps evidence. That it cannot be kept, as on a disk that is only read, is said and no failure.
 pub(super) fn keep(history: &History, evidence: &Evidence) -> Option<String> {
     match history.keep_evidence(evidence) {
-        Ok(name) => Some(name),
+        Ok(name) => Some(name.to_string()),
         Err(error) => {
             tracing::warn!("the evidence is not kept: {error}");
             None

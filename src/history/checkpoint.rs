@@ -1,7 +1,5 @@
 //! Manifests: what a checkpoint consists of.
 
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
 
 use super::image::TableImage;
@@ -11,6 +9,7 @@ use super::{FORMAT, History, read_object, write_object};
 use crate::error::{Error, Result};
 use crate::model::{DatabaseFacts, Lsn, PgTime, SequenceState, Table};
 use crate::signal::DefinitionChange;
+use crate::store::{ObjectKind, ObjectName, Store};
 
 /// The content of `checkpoints/ID.json`: a consistent image of the whole database at one position.
 ///
@@ -129,7 +128,7 @@ impl History {
     /// A new checkpoint's name: its epoch and position, and a number where that is taken.
     pub fn free_checkpoint_id(&self, epoch: u32, lsn: Lsn) -> String {
         let stem = checkpoint_id(epoch, lsn);
-        let taken = |id: &String| self.manifest_path(id).exists();
+        let taken = |id: &String| self.store().holds(&manifest(id)).unwrap_or(false);
         let numbered = (2..).map(|number| format!("{stem}-{number}"));
         std::iter::once(stem.clone()).chain(numbered).find(|id| !taken(id)).unwrap_or(stem)
     }
@@ -137,30 +136,37 @@ impl History {
     /// # Errors
     /// `Damaged` if the manifest is missing or cannot be read.
     pub fn read_checkpoint(&self, id: &str) -> Result<Checkpoint> {
-        let path = self.manifest_path(id);
-        let missing = || Error::damaged(format!("checkpoint {id} is gone: {} is missing", path.display()));
-        let checkpoint: Checkpoint = read_object(&path, self.authorship())?.ok_or_else(missing)?;
+        let (name, place) = (manifest(id), self.locate_manifest(id));
+        let missing = || Error::damaged(format!("checkpoint {id} is gone: {place} is missing"));
+        let checkpoint: Checkpoint =
+            read_object(self.store(), &name, self.authorship())?.ok_or_else(missing)?;
         if checkpoint.id != id {
-            return Err(Error::damaged(format!("{} holds checkpoint {}", path.display(), checkpoint.id)));
+            return Err(Error::damaged(format!("{place} holds checkpoint {}", checkpoint.id)));
         }
         match checkpoint.is_sound() {
             true => Ok(checkpoint),
-            false => Err(Error::damaged(format!("{} contradicts itself", path.display()))),
+            false => Err(Error::damaged(format!("{place} contradicts itself"))),
         }
     }
 
-    pub fn manifest_path(&self, id: &str) -> PathBuf {
-        self.root().join("checkpoints").join(format!("{id}.json"))
+    /// Says where a checkpoint's manifest lies, for messages.
+    pub fn locate_manifest(&self, id: &str) -> String {
+        self.store().locate(&manifest(id))
     }
+}
+
+/// The name of a checkpoint's manifest.
+pub fn manifest(id: &str) -> ObjectName {
+    ObjectName::new(ObjectKind::Checkpoint, id)
 }
 
 /// Makes a checkpoint valid: everything that it names must be durable before.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it, `Refused` if the history's key was not given.
-pub fn publish(root: &Path, checkpoint: &Checkpoint, authorship: &Authorship) -> Result<()> {
+pub fn publish(store: &dyn Store, checkpoint: &Checkpoint, authorship: &Authorship) -> Result<()> {
     debug_assert_eq!(checkpoint.format, FORMAT);
-    write_object(&root.join("checkpoints").join(format!("{}.json", checkpoint.id)), checkpoint, authorship)
+    write_object(store, &manifest(&checkpoint.id), checkpoint, authorship)
 }
 
 /// The epoch and position in a checkpoint's id.

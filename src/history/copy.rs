@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{self, SegmentFile};
 use super::key::Authorship;
-use super::{FORMAT, History, Identity, evidence, expiry, inventory, read_json, write_json};
+use super::{FORMAT, History, Identity, inventory, read_json, write_json};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::files;
+use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
 
 /// Says that a folder is becoming a copy, and of which history.
 pub(super) const BEGUN: &str = "copy.json";
@@ -54,13 +54,15 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
     // What is copied may be named by nothing there yet.
     let _objects_there = files::Lock::share(&to.join(super::OBJECTS_LOCK), super::PATIENCE)?;
     let (from, authorship) = (history.root(), history.authorship());
-    let mut work = Work { from, to, authorship, progress, copied: Copied::default() };
+    let (from_store, to_store) = (history.store(), &Folder::new(to));
+    let mut work = Work { from, to, from_store, to_store, authorship, progress, copied: Copied::default() };
     // Listed in this order, all that a manifest names is in the lists after it.
-    let manifests = work.list("checkpoints")?;
-    let epochs = work.list("epochs")?;
-    let (packs, schemas) = (work.list("packs")?, work.list("schemas")?);
+    let manifests = work.list(&[ObjectKind::Checkpoint])?;
+    let epochs = work.list(&[ObjectKind::Epoch])?;
+    let (packs, schemas) =
+        (work.list(&[ObjectKind::Pack])?, work.list(&[ObjectKind::Archive, ObjectKind::Roles])?);
     // Before a journal that does not begin where its epoch does.
-    if !work.all(&inventory::names(work.from, expiry::FOLDER, &["json"])?)? {
+    if !work.all(&work.list(&[ObjectKind::Expiry])?)? {
         return finish(work);
     }
     progress.phase("copying images", (packs.len() + schemas.len()) as u64, Unit::Objects);
@@ -80,7 +82,7 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
             false => work.skip(&own),
         }
     }
-    work.all(&inventory::names(work.from, evidence::FOLDER, &["json"])?)?;
+    work.all(&work.list(&[ObjectKind::Evidence])?)?;
     finish(work)
 }
 
@@ -97,10 +99,10 @@ fn begin(history: &History, to: &Path) -> Result<files::Lock> {
             to.display()
         ))
     };
-    let begun = to.join(BEGUN);
-    let earlier = match read_json::<Identity>(&to.join("history.json"))? {
+    let (store, begun) = (Folder::new(to), ObjectName::only(ObjectKind::CopyIntent));
+    let earlier = match read_json::<Identity>(&store, &ObjectName::only(ObjectKind::Identity))? {
         Some(identity) => Some(identity.id),
-        None => read_json::<Begun>(&begun)?.map(|begun| begun.history),
+        None => read_json::<Begun>(&store, &begun)?.map(|begun| begun.history),
     };
     let lock = match earlier {
         Some(earlier) if earlier != *id => return Err(other(&earlier)),
@@ -110,7 +112,7 @@ fn begin(history: &History, to: &Path) -> Result<files::Lock> {
         }
         None => {
             let lock = History::prepare(to, "copy")?;
-            write_json(&begun, &Begun { format: FORMAT, history: id.clone() })?;
+            write_json(&store, &begun, &Begun { format: FORMAT, history: id.clone() })?;
             lock
         }
     };
@@ -122,53 +124,63 @@ fn begin(history: &History, to: &Path) -> Result<files::Lock> {
 
 /// Makes the copy a history, if it is not one yet.
 fn finish(mut work: Work<'_>) -> Result<Copied> {
-    let name = "history.json".to_owned();
+    let name = ObjectName::only(ObjectKind::Identity);
     // Without its first image it would be a history of nothing.
-    let has_image = !inventory::names(work.to, "checkpoints", &["json"])?.is_empty();
-    if !work.to.join(&name).exists() && (work.copied.faults.is_empty() || has_image) {
-        work.all(&[name])?;
+    let has_image = !work.to_store.list(ObjectKind::Checkpoint)?.is_empty();
+    if !work.to_store.holds(&name)? && (work.copied.faults.is_empty() || has_image) {
+        work.all(std::slice::from_ref(&name))?;
     }
-    if work.to.join("history.json").exists() {
-        files::remove(&work.to.join(BEGUN))?;
+    if work.to_store.holds(&name)? {
+        work.to_store.remove(&[ObjectName::only(ObjectKind::CopyIntent)])?;
     }
     Ok(work.copied)
 }
 
 /// `epochs/0002.json` and `checkpoints/0002-….json` are of epoch 2.
-fn epoch_of(name: &str) -> u32 {
-    let file = name.rsplit('/').next().unwrap_or_default();
-    let digits: String = file.chars().take_while(char::is_ascii_digit).collect();
+fn epoch_of(name: &ObjectName) -> u32 {
+    let digits: String = name.stem().chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or(0)
+}
+
+/// Copies an object between stores; returns how many bytes it has.
+///
+/// # Errors
+/// `Damaged` if the object is gone; otherwise as [`Store::copy_new`].
+pub(super) fn copy_object(from: &dyn Store, to: &dyn Store, name: &ObjectName) -> Result<u64> {
+    let object = from.open(name)?.ok_or_else(|| inventory::missing(from, name))?;
+    to.copy_new(name, &*object)
 }
 
 struct Work<'a> {
     from: &'a Path,
     to: &'a Path,
+    from_store: &'a dyn Store,
+    to_store: &'a dyn Store,
     authorship: &'a Authorship,
     progress: &'a dyn Progress,
     copied: Copied,
 }
 
 impl Work<'_> {
-    fn list(&self, folder: &str) -> Result<Vec<String>> {
-        let endings = inventory::FOLDERS.iter().find(|(name, _)| *name == folder);
-        inventory::names(self.from, folder, endings.map_or(&[][..], |(_, endings)| endings))
+    fn list(&self, kinds: &[ObjectKind]) -> Result<Vec<ObjectName>> {
+        let lists =
+            kinds.iter().map(|kind| self.from_store.list_sorted(*kind)).collect::<Result<Vec<_>>>()?;
+        Ok(lists.concat())
     }
 
     /// Copies those that are not there; false if one could not be.
-    fn all(&mut self, names: &[String]) -> Result<bool> {
+    fn all(&mut self, names: &[ObjectName]) -> Result<bool> {
         let mut whole = true;
         for name in names {
             crate::ambient::pause("copy");
             self.progress.advance(1);
-            let target = self.to.join(name);
-            if target.exists() {
-                whole &= self.agrees(name, &target);
+            if self.to_store.holds(name)? {
+                whole &= self.agrees(name)?;
                 continue;
             }
-            match inventory::check(self.from, name, self.authorship) {
+            match inventory::check(self.from_store, name, self.authorship) {
                 Ok(()) => {
-                    let bytes = files::copy_new(&self.from.join(name), &target)?;
+                    let bytes = copy_object(self.from_store, self.to_store, name)?;
                     self.count(bytes);
                 }
                 Err(error) => whole &= self.fault(error)?,
@@ -178,20 +190,20 @@ impl Work<'_> {
     }
 
     /// Whether what is there may be the same; only `verify` reads all of it.
-    fn agrees(&mut self, name: &str, target: &Path) -> bool {
-        let size = |path: &Path| fs::metadata(path).map(|metadata| metadata.len()).ok();
-        let agrees = size(&self.from.join(name)).is_none_or(|len| size(target) == Some(len));
+    fn agrees(&mut self, name: &ObjectName) -> Result<bool> {
+        let size = self.to_store.size(name)?;
+        let agrees = self.from_store.size(name)?.is_none_or(|len| size == Some(len));
         if !agrees {
             let what = "has another length here than in the original; run `backwhen verify` on both, \
                         then `backwhen repair`";
-            self.copied.faults.push(format!("{} {what}", target.display()));
+            self.copied.faults.push(format!("{} {what}", self.to_store.locate(name)));
         }
-        agrees
+        Ok(agrees)
     }
 
-    fn skip(&mut self, names: &[String]) {
-        for target in names.iter().map(|name| self.to.join(name)).filter(|target| !target.exists()) {
-            let fault = format!("{} waits for what could not be copied", target.display());
+    fn skip(&mut self, names: &[ObjectName]) {
+        for name in names.iter().filter(|name| !self.to_store.holds(name).unwrap_or(false)) {
+            let fault = format!("{} waits for what could not be copied", self.to_store.locate(name));
             self.copied.faults.push(fault);
         }
     }
@@ -225,8 +237,8 @@ impl Work<'_> {
     }
 
     fn segment(&mut self, segment: &SegmentFile) -> Result<()> {
-        let (open, sealed) = (segment.path.with_extension("open"), segment.path.with_extension("seg"));
-        let (open_there, sealed_there) = (self.counterpart(&open), self.counterpart(&sealed));
+        let (open, sealed) = (segment.path.with_extension("open"), segment.object());
+        let open_there = self.counterpart(&open);
         if !segment.sealed {
             match journal::mirror(&open, &open_there, self.authorship) {
                 Ok(bytes) => {
@@ -237,15 +249,16 @@ impl Work<'_> {
                     return Ok(());
                 }
                 // It was sealed since the folder was read.
-                Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {}
+                Err(error) if error.kind() == Kind::Unavailable && self.from_store.holds(&sealed)? => {}
                 Err(error) => return Err(error),
             }
         }
-        if !sealed_there.exists() {
-            journal::check_digest(&sealed, self.authorship)?;
-            let bytes = files::copy_new(&sealed, &sealed_there)?;
+        if !self.to_store.holds(&sealed)? {
+            inventory::check(self.from_store, &sealed, self.authorship)?;
+            let bytes = copy_object(self.from_store, self.to_store, &sealed)?;
             self.count(bytes);
         }
+        let sealed_there = open_there.with_extension("seg");
         self.copied.end = Some(journal::read_footer(&sealed_there, self.authorship)?.summary.end);
         // As after sealing: the open file is the same segment once more.
         match fs::metadata(&open_there) {

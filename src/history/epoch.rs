@@ -3,15 +3,13 @@
 //! Positions of two epochs are not comparable: a source restored from a backup writes the same
 //! positions a second time. Everything that has a position therefore names its epoch too.
 
-use std::fs;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::key::Authorship;
 use super::{FORMAT, History, read_object, write_object};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
+use crate::store::{ObjectKind, ObjectName, Store};
 
 /// The content of `epochs/NNNN.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,12 +67,7 @@ impl History {
     /// # Errors
     /// `Damaged` if one cannot be read or is missing in between.
     pub fn epochs(&self) -> Result<Vec<Epoch>> {
-        let folder = self.root().join("epochs");
-        let count = fs::read_dir(&folder)
-            .context(Kind::Damaged, || format!("cannot read {}", folder.display()))?
-            .filter_map(|entry| entry.ok())
-            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
-            .count();
+        let count = self.store().list(ObjectKind::Epoch)?.len();
         (1..=count as u32).map(|number| self.epoch(number)).collect()
     }
 
@@ -88,13 +81,13 @@ impl History {
     }
 
     fn epoch(&self, number: u32) -> Result<Epoch> {
-        let path = self.root().join(format!("epochs/{number:04}.json"));
-        let missing = || Error::damaged(format!("{} is missing", path.display()));
-        let epoch: Epoch = read_object(&path, self.authorship())?.ok_or_else(missing)?;
+        let name = ObjectName::epoch(number);
+        let missing = || Error::damaged(format!("{} is missing", self.store().locate(&name)));
+        let epoch: Epoch = read_object(self.store(), &name, self.authorship())?.ok_or_else(missing)?;
         if epoch.number != number || epoch.slot != self.identity().slot() {
             return Err(Error::damaged(format!(
                 "{} is epoch {} of slot {}, not what its name says; bring it back with `backwhen repair`",
-                path.display(),
+                self.store().locate(&name),
                 epoch.number,
                 epoch.slot
             )));
@@ -103,10 +96,10 @@ impl History {
     }
 }
 
-/// Makes an epoch part of the history under `root`.
+/// Makes an epoch part of the history in `store`.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it, `Refused` if the history's key was not given.
-pub fn begin(root: &Path, epoch: &Epoch, authorship: &Authorship) -> Result<()> {
-    write_object(&root.join(format!("epochs/{:04}.json", epoch.number)), epoch, authorship)
+pub fn begin(store: &dyn Store, epoch: &Epoch, authorship: &Authorship) -> Result<()> {
+    write_object(store, &ObjectName::epoch(epoch.number), epoch, authorship)
 }

@@ -1,17 +1,12 @@
 //! What each `verify` found: objects that are written once, for whoever asks later what was proved.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use super::key::Authorship;
 use super::timeline::Edge;
-use super::{FORMAT, History, inventory, read_object, write_object};
-use crate::error::{Error, Kind, Result};
+use super::{FORMAT, History, read_object, write_object};
+use crate::error::Result;
 use crate::model::PgTime;
-
-/// Where it lies in a history.
-pub const FOLDER: &str = "evidence";
+use crate::store::{ObjectKind, ObjectName};
 
 /// The content of `evidence/TIME.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,11 +105,11 @@ impl History {
     ///
     /// # Errors
     /// `Unavailable` if the folder cannot be read.
-    pub fn evidence(&self) -> Result<impl DoubleEndedIterator<Item = (String, Evidence)>> {
-        let names = inventory::names(self.root(), FOLDER, &["json"])?;
+    pub fn evidence(&self) -> Result<impl DoubleEndedIterator<Item = (ObjectName, Evidence)>> {
+        let names = self.store().list_sorted(ObjectKind::Evidence)?;
         Ok(names.into_iter().filter_map(|name| {
             // A damaged one is named by `verify`, and is no reason to keep the others back.
-            let evidence = read_object::<Evidence>(&self.root().join(&name), self.authorship()).ok()??;
+            let evidence = read_object::<Evidence>(self.store(), &name, self.authorship()).ok()??;
             Some((name, evidence))
         }))
     }
@@ -123,27 +118,10 @@ impl History {
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take it.
-    pub fn keep_evidence(&self, evidence: &Evidence) -> Result<String> {
-        crate::store::files::create_folder(&self.root().join(FOLDER))?;
+    pub fn keep_evidence(&self, evidence: &Evidence) -> Result<ObjectName> {
         let stem = evidence.finished.to_utc().format("%Y%m%dT%H%M%S%6fZ").to_string();
-        let numbered = (2..).map(|number| format!("{stem}-{number}"));
-        for stem in std::iter::once(stem.clone()).chain(numbered) {
-            let name = format!("{FOLDER}/{stem}.json");
-            let path = self.root().join(&name);
-            match write_object(&path, evidence, self.authorship()) {
-                Err(error) if error.kind() == Kind::Internal && path.exists() => {}
-                written => return written.map(|()| name),
-            }
-        }
-        Err(Error::internal("numbers have an end"))
+        self.store().put_numbered(ObjectKind::Evidence, &stem, |name| {
+            write_object(self.store(), name, evidence, self.authorship())
+        })
     }
-}
-
-/// Reads one piece of evidence.
-///
-/// # Errors
-/// `Damaged` if it is or is not there.
-pub fn check(path: &Path, authorship: &Authorship) -> Result<()> {
-    let found: Option<Evidence> = read_object(path, authorship)?;
-    found.map(drop).ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
 }

@@ -3,8 +3,6 @@
 //! `expire` makes it durable before it removes anything. It permits, and does not forbid: what lies before
 //! it and still hangs together, as in a copy, can be recovered as ever.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::position_of;
@@ -12,13 +10,10 @@ use super::epoch::Epoch;
 use super::evidence::Evidence;
 use super::journal::SegmentFile;
 use super::key::Authorship;
-use super::{History, inventory, read_object, write_object};
-use crate::error::{Error, Kind, Result};
+use super::{History, read_object, write_object};
+use crate::error::Result;
 use crate::model::{Lsn, PgTime};
-use crate::store::files;
-
-/// Where the records lie in a history.
-pub const FOLDER: &str = "expired";
+use crate::store::{ObjectKind, ObjectName, Store};
 
 /// The content of `expired/TIME.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +51,8 @@ impl Expiry {
     }
 
     /// Whether evidence speaks of nothing that stayed. What cannot be read is left for `verify` to name.
-    pub fn covers_evidence(&self, path: &Path, authorship: &Authorship) -> bool {
-        let evidence = read_object::<Evidence>(path, authorship).ok().flatten();
+    pub fn covers_evidence(&self, store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> bool {
+        let evidence = read_object::<Evidence>(store, name, authorship).ok().flatten();
         evidence.is_some_and(|it| it.up_to.is_some_and(|up_to| up_to.time < self.time))
     }
 
@@ -77,38 +72,30 @@ impl History {
     /// # Errors
     /// `Damaged` if one cannot be read.
     pub fn expiry(&self) -> Result<Option<Expiry>> {
-        expiry_at(self.root(), self.authorship())
+        expiry_in(self.store(), self.authorship())
     }
 
     /// Makes a record durable; returns its name.
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take it.
-    pub(super) fn record_expiry(&self, expiry: &Expiry) -> Result<String> {
-        files::create_folder(&self.root().join(FOLDER))?;
+    pub(super) fn record_expiry(&self, expiry: &Expiry) -> Result<ObjectName> {
         let stem = expiry.at.to_utc().format("%Y%m%dT%H%M%S%6fZ").to_string();
-        let numbered = (2..).map(|number| format!("{stem}-{number}"));
-        for stem in std::iter::once(stem.clone()).chain(numbered) {
-            let name = format!("{FOLDER}/{stem}.json");
-            let path = self.root().join(&name);
-            match write_object(&path, expiry, self.authorship()) {
-                Err(error) if error.kind() == Kind::Internal && path.exists() => {}
-                written => return written.map(|()| name),
-            }
-        }
-        Err(Error::internal("numbers have an end"))
+        self.store().put_numbered(ObjectKind::Expiry, &stem, |name| {
+            write_object(self.store(), name, expiry, self.authorship())
+        })
     }
 }
 
-/// As [`History::expiry`], of the history at `root`.
+/// The furthest record in a store, with the names of the objects that all records let go.
 ///
 /// # Errors
 /// `Damaged` if a record cannot be read.
-pub fn expiry_at(root: &Path, authorship: &Authorship) -> Result<Option<Expiry>> {
+pub fn expiry_in(store: &dyn Store, authorship: &Authorship) -> Result<Option<Expiry>> {
     let mut furthest: Option<Expiry> = None;
     let (mut packs, mut schemas) = (Vec::new(), Vec::new());
-    for name in inventory::names(root, FOLDER, &["json"])? {
-        let Some(mut expiry) = read_object::<Expiry>(&root.join(&name), authorship)? else { continue };
+    for name in store.list_sorted(ObjectKind::Expiry)? {
+        let Some(mut expiry) = read_object::<Expiry>(store, &name, authorship)? else { continue };
         packs.append(&mut expiry.packs);
         schemas.append(&mut expiry.schemas);
         let further = |known: &Expiry| (known.epoch, known.lsn) <= (expiry.epoch, expiry.lsn);
@@ -117,13 +104,4 @@ pub fn expiry_at(root: &Path, authorship: &Authorship) -> Result<Option<Expiry>>
         }
     }
     Ok(furthest.map(|expiry| Expiry { packs, schemas, ..expiry }))
-}
-
-/// Reads one record.
-///
-/// # Errors
-/// `Damaged` if it is or is not there.
-pub fn check(path: &Path, authorship: &Authorship) -> Result<()> {
-    let found: Option<Expiry> = read_object(path, authorship)?;
-    found.map(drop).ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
 }

@@ -12,6 +12,7 @@ use super::key::Key;
 use super::{Identity, object, read_json, read_object};
 use crate::hostile::throw;
 use crate::signal::{HeartbeatSignal, MarkSignal, SequenceSample};
+use crate::store::{Folder, ObjectKind, ObjectName};
 
 const MANIFEST: &str = include_str!("../../fixtures/damaged/seeds/checkpoint.json");
 const EPOCH: &str = include_str!("../../fixtures/damaged/seeds/epoch.json");
@@ -21,9 +22,9 @@ const EXPIRY: &str = include_str!("../../fixtures/damaged/seeds/expiry.json");
 
 /// Reads the bytes as an object whose digest is made right.
 fn read<T: DeserializeOwned>(folder: &Path, bytes: &[u8]) -> Result<Option<T>, String> {
-    let path = folder.join("object.json");
-    std::fs::write(&path, object::with_digest(bytes)).unwrap();
-    read_json(&path).map_err(|error| error.to_string().replace(&folder.display().to_string(), ""))
+    let (store, name) = (Folder::new(folder), ObjectName::only(ObjectKind::CopyIntent));
+    std::fs::write(folder.join("copy.json"), object::with_digest(bytes)).unwrap();
+    read_json(&store, &name).map_err(|error| error.to_string().replace(&folder.display().to_string(), ""))
 }
 
 /// An object's text without its digest, which is made right later.
@@ -71,11 +72,12 @@ fn keys_and_tagged_objects_of_any_bytes() {
     });
     std::fs::write(&file, key).unwrap();
     let authorship = Key::read(&file).unwrap().authorship(*b"history-for-test");
+    let (store, name) = (Folder::new(folder.path()), ObjectName::only(ObjectKind::Identity));
     let path = folder.path().join("history.json");
     let whole = seed(include_str!("../../fixtures/formats/keyed-v1/history.json"));
     throw("tagged object", vec![whole.clone()], |bytes| {
         std::fs::write(&path, object::with_digest(bytes)).unwrap();
-        let read = read_object::<Identity>(&path, &authorship);
+        let read = read_object::<Identity>(&store, &name, &authorship);
         assert!(read.is_err() || bytes == whole, "it was believed");
         format!("{:?}", read.map_err(|error| error.kind()).is_ok())
     });

@@ -1,104 +1,79 @@
-//! The objects of a history other than segments: which are there, and whether each is what it should be.
+//! Whether each object of a history is what it should be.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
+
+use serde::de::DeserializeOwned;
 
 use super::checkpoint::Checkpoint;
 use super::epoch::Epoch;
+use super::evidence::Evidence;
+use super::expiry::Expiry;
 use super::key::Authorship;
-use super::{Identity, evidence, expiry, image, read_object};
-use crate::error::{Context, Error, Kind, Result};
+use super::{Identity, image, journal, read_object};
+use crate::error::{Error, Result};
+use crate::store::{ObjectKind, ObjectName, Store};
 
-/// Folders of objects that are written once under their final name, with the endings of their names.
-/// In this order, whatever names an object comes after that object.
-pub const FOLDERS: [(&str, &[&str]); 4] = [
-    ("packs", &[image::EXTENSION]),
-    ("schemas", &["dump", "sql"]),
-    ("epochs", &["json"]),
-    ("checkpoints", &["json"]),
-];
-
-/// The names of the objects in one folder of the history at `root`, sorted, as `packs/NAME.pack`.
+/// Reads every byte of an object.
 ///
 /// # Errors
-/// `Unavailable` if the folder cannot be read; one that is not there holds nothing.
-pub fn names(root: &Path, folder: &str, endings: &[&str]) -> Result<Vec<String>> {
-    let path = root.join(folder);
-    let failed = || format!("cannot read folder {}", path.display());
-    let entries = match fs::read_dir(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context(Kind::Unavailable, failed)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.context(Kind::Unavailable, failed)?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if name.rsplit_once('.').is_some_and(|(_, ending)| endings.contains(&ending)) {
-            names.push(format!("{folder}/{name}"));
+/// `Damaged`, naming the object, if it is not what it should be, not written by a holder of the key, or not there;
+/// `Refused` if a newer backwhen wrote it; `Unavailable` if the store does not answer.
+pub fn check(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<()> {
+    match name.kind() {
+        ObjectKind::Pack => check_pack(store, name),
+        ObjectKind::Archive | ObjectKind::Roles => check_digest(store, name),
+        ObjectKind::Segment => lent(store, name, |path| journal::check_digest(path, authorship)).map(drop),
+        ObjectKind::Epoch => {
+            let epoch: Epoch = read(store, name, authorship)?;
+            check_is_named(store, name, format!("{:04}", epoch.number) == name.stem())
         }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// Reads every byte of the object `name` of the history at `root`.
-///
-/// # Errors
-/// `Damaged`, naming it, if it is not what it should be, not written by a holder of the key, or not there; `Refused` if a newer backwhen
-/// wrote it; `Unavailable` if the disk does not read.
-pub fn check(root: &Path, name: &str, authorship: &Authorship) -> Result<()> {
-    let path = root.join(name);
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    match name.split_once('/').map(|(folder, _)| folder) {
-        Some("packs") => check_pack(&path),
-        Some("schemas") => check_named_by_digest(&path, stem),
-        Some("epochs") => {
-            let epoch: Epoch = there(&path, read_object(&path, authorship)?)?;
-            is_named(&path, format!("{:04}", epoch.number) == stem)
+        ObjectKind::Checkpoint => {
+            let checkpoint: Checkpoint = read(store, name, authorship)?;
+            check_is_named(store, name, checkpoint.id == name.stem())
         }
-        Some("checkpoints") => {
-            let checkpoint: Checkpoint = there(&path, read_object(&path, authorship)?)?;
-            is_named(&path, checkpoint.id == stem)
-        }
-        Some(evidence::FOLDER) => evidence::check(&path, authorship),
-        Some(expiry::FOLDER) => expiry::check(&path, authorship),
-        _ => {
-            let identity: Identity = there(&path, read_object(&path, authorship)?)?;
-            identity.id_bytes().map(drop)
+        ObjectKind::Evidence => read::<Evidence>(store, name, authorship).map(drop),
+        ObjectKind::Expiry => read::<Expiry>(store, name, authorship).map(drop),
+        ObjectKind::Identity => read::<Identity>(store, name, authorship)?.id_bytes().map(drop),
+        ObjectKind::InitIntent | ObjectKind::CopyIntent => {
+            read::<serde_json::Value>(store, name, &Authorship::Unkeyed).map(drop)
         }
     }
 }
 
-fn there<T>(path: &Path, object: Option<T>) -> Result<T> {
-    object.ok_or_else(|| Error::damaged(format!("{} is missing", path.display())))
+fn read<T: DeserializeOwned>(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<T> {
+    read_object(store, name, authorship)?.ok_or_else(|| missing(store, name))
 }
 
-fn is_named(path: &Path, named: bool) -> Result<()> {
-    match named {
+/// The error for an object that is not there.
+pub fn missing(store: &dyn Store, name: &ObjectName) -> Error {
+    Error::damaged(format!("{} is missing", store.locate(name)))
+}
+
+fn check_is_named(store: &dyn Store, name: &ObjectName, is_named: bool) -> Result<()> {
+    match is_named {
         true => Ok(()),
-        false => Err(Error::damaged(format!("{} is another object than its name says", path.display()))),
+        false => Err(Error::damaged(format!("{} is another object than its name says", store.locate(name)))),
     }
 }
 
-fn check_pack(path: &Path) -> Result<()> {
-    match image::verify_pack(path)?.faults.into_iter().next() {
+fn check_pack(store: &dyn Store, name: &ObjectName) -> Result<()> {
+    match lent(store, name, image::verify_pack)?.faults.into_iter().next() {
         Some(fault) => Err(Error::damaged(fault)),
         None => Ok(()),
     }
 }
 
-/// Schema archives and lists of roles bear their own digest.
-///
-/// # Errors
-/// `Damaged` if the file is gone or its digest is not `stem`.
-pub fn check_named_by_digest(path: &Path, stem: &str) -> Result<()> {
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return there(path, None),
-        bytes => bytes.context(Kind::Unavailable, || format!("cannot read {}", path.display()))?,
-    };
-    match blake3::hash(&bytes).to_hex().as_str() == stem {
+/// Calls `check` with the object as a local file.
+fn lent<T>(store: &dyn Store, name: &ObjectName, check: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let file = store.lend(name)?.ok_or_else(|| missing(store, name))?;
+    check(file.path())
+}
+
+/// Schema archives and lists of roles are named by their own digest.
+fn check_digest(store: &dyn Store, name: &ObjectName) -> Result<()> {
+    let bytes = store.read(name)?.ok_or_else(|| missing(store, name))?;
+    match blake3::hash(&bytes).to_hex().as_str() == name.stem() {
         true => Ok(()),
-        false => Err(Error::damaged(format!("{}: its digest is not its name", path.display()))),
+        false => Err(Error::damaged(format!("{}: its digest is not its name", store.locate(name)))),
     }
 }

@@ -40,6 +40,7 @@ pub mod verify;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
-use crate::store::files;
+use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
 
@@ -64,17 +65,8 @@ pub const KEYED_FORMAT: u32 = 3;
 /// Where a history's [`Identity`] lies.
 const IDENTITY_FILE: &str = "history.json";
 
-const FOLDERS: [&str; 9] = [
-    "epochs",
-    "journal",
-    "packs",
-    "checkpoints",
-    "schemas",
-    evidence::FOLDER,
-    expiry::FOLDER,
-    "locks",
-    "live",
-];
+const FOLDERS: [&str; 9] =
+    ["epochs", "journal", "packs", "checkpoints", "schemas", "evidence", "expired", "locks", "live"];
 
 /// Held by `capture`, `init` and `drop`, and by `copy` and `repair` on the folder that they write to.
 const CAPTURE_LOCK: &str = "locks/capture.lock";
@@ -187,6 +179,7 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub struct History {
     root: PathBuf,
+    store: Arc<dyn Store>,
     identity: Identity,
     authorship: Authorship,
 }
@@ -198,8 +191,9 @@ impl History {
     /// `Refused` if there is none, a newer backwhen wrote it, or `key` is not its key; `Damaged` if
     /// `history.json` is.
     pub fn open(root: &Path, key: Option<&Key>) -> Result<History> {
-        let path = root.join(IDENTITY_FILE);
-        let identity: Identity = match read_json(&path)? {
+        let store = Folder::new(root);
+        let (name, path) = (ObjectName::only(ObjectKind::Identity), root.join(IDENTITY_FILE));
+        let identity: Identity = match read_json(&store, &name)? {
             Some(identity) => identity,
             None if is_orphaned(root) => {
                 return Err(Error::damaged(format!(
@@ -218,10 +212,10 @@ impl History {
         };
         let authorship = identity.authorship(root, key)?;
         // Once more, now that it is known which tag `history.json` must bear.
-        if authorship.is_checked() && read_object(&path, &authorship)?.as_ref() != Some(&identity) {
+        if authorship.is_checked() && read_object(&store, &name, &authorship)?.as_ref() != Some(&identity) {
             return Err(Error::damaged(format!("{} changed while it was read", path.display())));
         }
-        Ok(History { root: root.to_owned(), identity, authorship })
+        Ok(History { root: root.to_owned(), store: Arc::new(store), identity, authorship })
     }
 
     /// Takes the lock of a history that will exist once [`History::found`] ends well, and makes its folders. `what`
@@ -277,8 +271,9 @@ impl History {
     /// # Errors
     /// `Unavailable` if the disk does not take it.
     pub fn found(root: &Path, identity: Identity, authorship: Authorship) -> Result<History> {
-        write_object(&root.join(IDENTITY_FILE), &identity, &authorship)?;
-        Ok(History { root: root.to_owned(), identity, authorship })
+        let store = Folder::new(root);
+        write_object(&store, &ObjectName::only(ObjectKind::Identity), &identity, &authorship)?;
+        Ok(History { root: root.to_owned(), store: Arc::new(store), identity, authorship })
     }
 
     /// Undoes [`History::found`] as far as it came; a history.json with another `id` is not touched.
@@ -286,9 +281,9 @@ impl History {
     /// # Errors
     /// `Unavailable` if history.json cannot be removed.
     pub fn withdraw(root: &Path, id: &str) -> Result<()> {
-        let path = root.join(IDENTITY_FILE);
-        match read_json::<Identity>(&path) {
-            Ok(Some(found)) if found.id == id => files::remove(&path),
+        let (store, name) = (Folder::new(root), ObjectName::only(ObjectKind::Identity));
+        match read_json::<Identity>(&store, &name) {
+            Ok(Some(found)) if found.id == id => store.remove(&[name]),
             _ => Ok(()),
         }
     }
@@ -300,6 +295,11 @@ impl History {
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Where the history's objects lie.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     pub fn identity(&self) -> &Identity {

@@ -9,17 +9,13 @@
 //!   ...
 //! ```
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::key::{Authorship, HistoryKey, Tag};
-use super::{FORMAT, IDENTITY_FILE, KEYED_FORMAT};
+use super::{FORMAT, KEYED_FORMAT};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::files;
+use crate::store::{ObjectKind, ObjectName, Store};
 
 const BEFORE_DIGEST: &[u8] = b"{\n  \"digest\": \"";
 const AFTER_DIGEST: &[u8] = b"\",\n";
@@ -29,8 +25,8 @@ const BEFORE_TAG: &[u8] = b"  \"tag\": \"";
 ///
 /// # Errors
 /// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    read_object(path, &Authorship::Unkeyed)
+pub fn read_json<T: DeserializeOwned>(store: &dyn Store, name: &ObjectName) -> Result<Option<T>> {
+    read_object(store, name, &Authorship::Unkeyed)
 }
 
 /// Reads an object of the history; `None` if there is none.
@@ -38,46 +34,43 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// # Errors
 /// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be, or if
 /// a key was given and the object was not written by a holder of it.
-pub fn read_object<T: DeserializeOwned>(path: &Path, authorship: &Authorship) -> Result<Option<T>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(error).context(Kind::Unavailable, || format!("cannot read {}", path.display()));
-        }
-    };
+pub fn read_object<T: DeserializeOwned>(
+    store: &dyn Store,
+    name: &ObjectName,
+    authorship: &Authorship,
+) -> Result<Option<T>> {
+    let Some(bytes) = store.read(name)? else { return Ok(None) };
+    let place = || store.locate(name);
     // First of all, since a newer format may keep its digest elsewhere.
-    refuse_newer(path, &bytes)?;
+    refuse_newer(store, name, &bytes)?;
     if !agrees_with_digest(&bytes) {
         return Err(Error::damaged(format!(
             "{} is damaged: its digest does not agree with its bytes; bring it back from a copy of the history with `backwhen repair`",
-            path.display()
+            place()
         )));
     }
     if let Some(key) = authorship.key()
-        && !is_tagged(&bytes, path, key)
+        && !is_tagged(&bytes, name, key)
     {
         return Err(Error::damaged(format!(
             "{} was not written by a holder of the key {key}; bring it back from a copy of the history with `backwhen repair`",
-            path.display()
+            place()
         )));
     }
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .context(Kind::Damaged, || format!("{} is damaged", path.display()))
+    serde_json::from_slice(&bytes).map(Some).context(Kind::Damaged, || format!("{} is damaged", place()))
 }
 
-fn refuse_newer(path: &Path, bytes: &[u8]) -> Result<()> {
+fn refuse_newer(store: &dyn Store, name: &ObjectName, bytes: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
     struct Versioned {
         format: u32,
     }
     // A key, and signed messages, change the format of `history.json` alone.
-    let known = if name_of(path) == IDENTITY_FILE { KEYED_FORMAT } else { FORMAT };
+    let known = if name.kind() == ObjectKind::Identity { KEYED_FORMAT } else { FORMAT };
     match serde_json::from_slice(bytes) {
         Ok(Versioned { format }) if format > known => Err(Error::refused(format!(
             "{} has format {format}, this backwhen knows up to {known}; update backwhen",
-            path.display()
+            store.locate(name)
         ))),
         // What is no JSON at all has no digest that agrees either.
         _ => Ok(()),
@@ -92,42 +85,37 @@ fn agrees_with_digest(bytes: &[u8]) -> bool {
 }
 
 /// Whether an object of these bytes, under this name, bears the tag that only a holder of the key can make.
-fn is_tagged(bytes: &[u8], path: &Path, key: &HistoryKey) -> bool {
+fn is_tagged(bytes: &[u8], name: &ObjectName, key: &HistoryKey) -> bool {
     let before = BEFORE_DIGEST.len() + 64 + AFTER_DIGEST.len();
     let parts = bytes.get(before..).and_then(|rest| rest.strip_prefix(BEFORE_TAG));
     let Some((tag, rest)) = parts.and_then(|rest| rest.split_at_checked(64)) else { return false };
     let Some(content) = rest.strip_prefix(AFTER_DIGEST) else { return false };
-    Tag::from_hex(tag).is_ok_and(|tag| tag == key.object_tag(&name_of(path), &blake3::hash(content)))
-}
-
-/// An object's name within its history: `epochs/0001.json`, or `history.json`.
-fn name_of(path: &Path) -> String {
-    let part = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-    let name = part(path.file_name());
-    if name == IDENTITY_FILE {
-        return name;
-    }
-    format!("{}/{name}", part(path.parent().and_then(Path::file_name)))
+    Tag::from_hex(tag).is_ok_and(|tag| tag == key.object_tag(&name.to_string(), &blake3::hash(content)))
 }
 
 /// Writes an object without a tag, durable.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it.
-pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    write_object(path, value, &Authorship::Unkeyed)
+pub fn write_json<T: Serialize>(store: &dyn Store, name: &ObjectName, value: &T) -> Result<()> {
+    write_object(store, name, value, &Authorship::Unkeyed)
 }
 
 /// Writes an object of the history, durable.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it, `Refused` if the history has a key and it was not given.
-pub fn write_object<T: Serialize>(path: &Path, value: &T, authorship: &Authorship) -> Result<()> {
-    authorship.check_may_write(path)?;
-    let content = encode(value).context(Kind::Internal, || format!("cannot write {}", path.display()))?;
+pub fn write_object<T: Serialize>(
+    store: &dyn Store,
+    name: &ObjectName,
+    value: &T,
+    authorship: &Authorship,
+) -> Result<()> {
+    authorship.check_may_write(store.locate(name).as_ref())?;
+    let content = encode(value).context(Kind::Internal, || format!("cannot write {}", store.locate(name)))?;
     match authorship.key() {
-        None => files::write_new(path, &with_digest(&content)),
-        Some(key) => files::write_new(path, &with_digest(&with_tag(&content, path, key))),
+        None => store.put_new(name, &with_digest(&content)),
+        Some(key) => store.put_new(name, &with_digest(&with_tag(&content, name, key))),
     }
 }
 
@@ -139,8 +127,8 @@ fn encode<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn with_tag(content: &[u8], path: &Path, key: &HistoryKey) -> Vec<u8> {
-    let tag = key.object_tag(&name_of(path), &blake3::hash(content)).to_hex();
+fn with_tag(content: &[u8], name: &ObjectName, key: &HistoryKey) -> Vec<u8> {
+    let tag = key.object_tag(&name.to_string(), &blake3::hash(content)).to_hex();
     [BEFORE_TAG, tag.as_bytes(), AFTER_DIGEST, content].concat()
 }
 
@@ -152,8 +140,12 @@ pub(super) fn with_digest(content: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
     use crate::history::key::Key;
+    use crate::store::Folder;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Example {
@@ -164,17 +156,18 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_damage_or_a_newer_format() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object.json");
-        write_json(&path, &Example { format: FORMAT, rows: 12_345 }).unwrap();
+        let (store, name) = (Folder::new(folder.path()), ObjectName::only(ObjectKind::CopyIntent));
+        let path = folder.path().join("copy.json");
+        write_json(&store, &name, &Example { format: FORMAT, rows: 12_345 }).unwrap();
         let whole = fs::read(&path).unwrap();
-        assert_eq!(read_json(&path).unwrap(), Some(Example { format: FORMAT, rows: 12_345 }));
+        assert_eq!(read_json(&store, &name).unwrap(), Some(Example { format: FORMAT, rows: 12_345 }));
         assert!(serde_json::from_slice::<serde_json::Value>(&whole).is_ok(), "still plain JSON");
         for at in 0..whole.len() {
             for bit in 0..8 {
                 let mut bytes = whole.clone();
                 bytes[at] ^= 1 << bit;
                 fs::write(&path, bytes).unwrap();
-                let kind = read_json::<Example>(&path).unwrap_err().kind();
+                let kind = read_json::<Example>(&store, &name).unwrap_err().kind();
                 assert!(matches!(kind, Kind::Damaged | Kind::Refused), "byte {at}, bit {bit}: {kind:?}");
             }
         }
@@ -183,9 +176,10 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_before_its_digest_is_looked_at() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object.json");
+        let (store, name) = (Folder::new(folder.path()), ObjectName::only(ObjectKind::CopyIntent));
+        let path = folder.path().join("copy.json");
         fs::write(&path, b"{ \"format\": 99 }").unwrap();
-        let error = read_json::<Example>(&path).unwrap_err();
+        let error = read_json::<Example>(&store, &name).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.message().contains("update backwhen"), "{error}");
     }
@@ -201,18 +195,25 @@ mod tests {
         fs::create_dir_all(root.join("expired")).unwrap();
         let (ours, foreign) = (key(folder.path(), "key"), key(folder.path(), "foreign"));
         let authorship = ours.authorship([1; 16]);
-        let path = root.join("epochs/0001.json");
+        let (store, name) = (Folder::new(&root), ObjectName::epoch(1));
         let example = Example { format: FORMAT, rows: 12 };
-        write_object(&path, &example, &authorship).unwrap();
-        let read = |path: &Path, authorship: &Authorship| read_object::<Example>(path, authorship);
-        assert_eq!(read(&path, &authorship).unwrap().unwrap(), example);
-        assert_eq!(read(&path, &Authorship::Unchecked).unwrap().unwrap(), example, "readable without a key");
+        write_object(&store, &name, &example, &authorship).unwrap();
+        let read =
+            |name: &ObjectName, authorship: &Authorship| read_object::<Example>(&store, name, authorship);
+        assert_eq!(read(&name, &authorship).unwrap().unwrap(), example);
+        assert_eq!(read(&name, &Authorship::Unchecked).unwrap().unwrap(), example, "readable without a key");
         for other in [foreign.authorship([1; 16]), ours.authorship([2; 16])] {
-            assert_eq!(read(&path, &other).unwrap_err().kind(), Kind::Damaged);
+            assert_eq!(read(&name, &other).unwrap_err().kind(), Kind::Damaged);
         }
-        for name in ["epochs/0002.json", "expired/0001.json", "history.json"] {
-            fs::copy(&path, root.join(name)).unwrap();
-            let error = read(&root.join(name), &authorship).unwrap_err();
+        let bytes = store.read(&name).unwrap().unwrap();
+        let others = [
+            ObjectName::epoch(2),
+            ObjectName::new(ObjectKind::Expiry, "0001"),
+            ObjectName::only(ObjectKind::Identity),
+        ];
+        for name in others {
+            store.put_new(&name, &bytes).unwrap();
+            let error = read(&name, &authorship).unwrap_err();
             assert!(error.message().contains("not written by a holder of the key"), "{name}: {error}");
         }
     }
@@ -220,9 +221,10 @@ mod tests {
     #[test]
     fn no_digest_made_anew_replaces_the_tag() {
         let folder = tempfile::tempdir().unwrap();
+        let (store, name) = (Folder::new(folder.path()), ObjectName::only(ObjectKind::CopyIntent));
         let authorship = key(folder.path(), "key").authorship([1; 16]);
-        let path = folder.path().join("object.json");
-        write_object(&path, &Example { format: FORMAT, rows: 12 }, &authorship).unwrap();
+        let path = folder.path().join("copy.json");
+        write_object(&store, &name, &Example { format: FORMAT, rows: 12 }, &authorship).unwrap();
         let whole = fs::read(&path).unwrap();
         let content = &whole[BEFORE_DIGEST.len() + 64 + AFTER_DIGEST.len()..];
         let untagged = &content[BEFORE_TAG.len() + 64 + AFTER_DIGEST.len()..];
@@ -230,19 +232,21 @@ mod tests {
             let mut changed = content.to_vec();
             changed[at] ^= 1;
             fs::write(&path, with_digest(&changed)).unwrap();
-            let kind = read_object::<Example>(&path, &authorship).unwrap_err().kind();
+            let kind = read_object::<Example>(&store, &name, &authorship).unwrap_err().kind();
             assert!(matches!(kind, Kind::Damaged | Kind::Refused), "byte {at}: {kind:?}");
         }
         fs::write(&path, with_digest(untagged)).unwrap();
-        assert!(read_json::<Example>(&path).is_ok());
-        assert_eq!(read_object::<Example>(&path, &authorship).unwrap_err().kind(), Kind::Damaged);
+        assert!(read_json::<Example>(&store, &name).is_ok());
+        assert_eq!(read_object::<Example>(&store, &name, &authorship).unwrap_err().kind(), Kind::Damaged);
     }
 
     #[test]
     fn nothing_is_written_to_a_history_whose_key_is_not_given() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object.json");
-        let written = write_object(&path, &Example { format: FORMAT, rows: 1 }, &Authorship::Unchecked);
+        let (store, name) = (Folder::new(folder.path()), ObjectName::only(ObjectKind::CopyIntent));
+        let path = folder.path().join("copy.json");
+        let written =
+            write_object(&store, &name, &Example { format: FORMAT, rows: 1 }, &Authorship::Unchecked);
         assert_eq!(written.unwrap_err().kind(), Kind::Refused);
         assert!(!path.exists());
     }

@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::catalog::Catalog;
+use super::copy::copy_object;
 use super::epoch::Epoch;
 use super::expire::{References, needed_by_the_rest};
-use super::expiry::{self, Expiry};
+use super::expiry::{Expiry, expiry_in};
 use super::key::Authorship;
 use super::verify::Acknowledged;
-use super::{History, Identity, evidence, inventory, journal, read_json, read_object};
+use super::{History, Identity, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::files;
+use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
 
 /// Where damaged objects are put, in the history's folder.
 pub const DAMAGED: &str = "damaged";
@@ -64,7 +65,9 @@ pub fn repair(
     let _capture = files::Lock::take(&root.join("locks/capture.lock"), "repair")?;
     let _checkpoint = files::Lock::take(&root.join("locks/checkpoint.lock"), "repair")?;
     let _objects = from.hold_objects()?;
-    let mut work = Work { root, from, acknowledged, progress, expired: None, done: Repaired::default() };
+    let ours = &Folder::new(root);
+    let mut work =
+        Work { root, ours, from, acknowledged, progress, expired: None, done: Repaired::default() };
     work.refuse_a_fork()?;
     work.objects()?;
     // What a catalog took from damaged objects is not to be believed.
@@ -82,7 +85,7 @@ fn own_id(root: &Path) -> Result<String> {
     if let Some(id) = told.first().filter(|_| told.len() == 1) {
         return Ok(id.iter().map(|byte| format!("{byte:02x}")).collect());
     }
-    match read_json::<Identity>(&root.join("history.json")) {
+    match read_json::<Identity>(&Folder::new(root), &ObjectName::only(ObjectKind::Identity)) {
         Ok(Some(identity)) => Ok(identity.id),
         Err(error) if error.kind() != Kind::Damaged => Err(error),
         Ok(None) | Err(_) => Err(Error::refused(format!(
@@ -94,6 +97,7 @@ fn own_id(root: &Path) -> Result<String> {
 
 struct Work<'a> {
     root: &'a Path,
+    ours: &'a dyn Store,
     from: &'a History,
     acknowledged: Option<Acknowledged>,
     progress: &'a dyn Progress,
@@ -109,13 +113,13 @@ impl Work<'_> {
 
     /// Two copies that were both captured into have epochs of the same number that differ.
     fn refuse_a_fork(&self) -> Result<()> {
-        for name in inventory::names(self.root, "epochs", &["json"])? {
+        for name in self.ours.list_sorted(ObjectKind::Epoch)? {
             let read =
-                |root: &Path| read_object::<Epoch>(&root.join(&name), self.authorship()).ok().flatten();
-            if let (Some(ours), Some(theirs)) = (read(self.root), read(self.from.root()))
+                |store: &dyn Store| read_object::<Epoch>(store, &name, self.authorship()).ok().flatten();
+            if let (Some(ours), Some(theirs)) = (read(self.ours), read(self.from.store()))
                 && ours.number == theirs.number
                 && ours != theirs
-                && inventory::check(self.root, &name, self.authorship()).is_ok()
+                && inventory::check(self.ours, &name, self.authorship()).is_ok()
                 && ours.slot == self.from.identity().slot()
             {
                 return Err(Error::refused(format!(
@@ -128,36 +132,38 @@ impl Work<'_> {
 
     fn objects(&mut self) -> Result<()> {
         // Those of the copy alone are about the copy.
-        for name in inventory::names(self.root, expiry::FOLDER, &["json"])? {
+        for name in self.ours.list_sorted(ObjectKind::Expiry)? {
             self.object(&name)?;
         }
-        self.expired = Expired::of(self.root, self.from)?;
-        for (folder, endings) in inventory::FOLDERS.iter().filter(|(folder, _)| *folder != "checkpoints") {
-            self.folder(folder, endings)?;
-        }
-        let epochs = inventory::names(self.root, "epochs", &["json"])?;
-        for name in &epochs {
-            if let Ok(Some(epoch)) = read_object::<Epoch>(&self.root.join(name), self.authorship()) {
+        self.expired = Expired::of(self.ours, self.from)?;
+        self.kinds("packs", &[ObjectKind::Pack])?;
+        self.kinds("schemas", &[ObjectKind::Archive, ObjectKind::Roles])?;
+        self.kinds("epochs", &[ObjectKind::Epoch])?;
+        for name in self.ours.list_sorted(ObjectKind::Epoch)? {
+            if let Ok(Some(epoch)) = read_object::<Epoch>(self.ours, &name, self.authorship()) {
                 self.journal(&epoch)?;
             }
         }
-        self.folder("checkpoints", &["json"])?;
-        self.folder(evidence::FOLDER, &["json"])?;
-        self.object("history.json")
+        self.kinds("checkpoints", &[ObjectKind::Checkpoint])?;
+        self.kinds("evidence", &[ObjectKind::Evidence])?;
+        self.object(&ObjectName::only(ObjectKind::Identity))
     }
 
-    fn folder(&mut self, folder: &str, endings: &[&str]) -> Result<()> {
-        let mut names: BTreeSet<_> =
-            inventory::names(self.from.root(), folder, endings)?.into_iter().collect();
-        names.extend(inventory::names(self.root, folder, endings)?);
-        self.progress.phase(&format!("checking {folder}"), names.len() as u64, Unit::Objects);
+    fn kinds(&mut self, what: &str, kinds: &[ObjectKind]) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for kind in kinds {
+            names.extend(self.from.store().list(*kind)?);
+            names.extend(self.ours.list(*kind)?);
+        }
+        self.progress.phase(&format!("checking {what}"), names.len() as u64, Unit::Objects);
         let epochs = self.epochs_known()?;
         for name in names {
             // An epoch that began only in the other copy is none of this history's.
-            let foreign = matches!(folder, "epochs" | "checkpoints")
-                && !self.root.join(&name).exists()
+            let is_here = self.ours.holds(&name)?;
+            let foreign = matches!(name.kind(), ObjectKind::Epoch | ObjectKind::Checkpoint)
+                && !is_here
                 && number_of(&name).is_none_or(|number| !epochs.contains(&number));
-            if !foreign && (self.root.join(&name).exists() || !self.is_expired(&name)) {
+            if !foreign && (is_here || !self.is_expired(&name)) {
                 self.object(&name)?;
             }
             self.progress.advance(1);
@@ -165,17 +171,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn is_expired(&self, name: &str) -> bool {
+    fn is_expired(&self, name: &ObjectName) -> bool {
         self.expired.as_ref().is_some_and(|expired| expired.covers(self.from, name))
     }
 
     /// The epochs that something here shows to have been: files of them, of later ones, or what was
     /// acknowledged.
     fn epochs_known(&self) -> Result<BTreeSet<u32>> {
-        let mut names = inventory::names(self.root, "epochs", &["json"])?;
-        names.extend(inventory::names(self.root, "checkpoints", &["json"])?);
+        let mut names = self.ours.list(ObjectKind::Epoch)?;
+        names.extend(self.ours.list(ObjectKind::Checkpoint)?);
         let segments = journal::list_all(&self.root.join("journal"))?;
-        let numbers = names.iter().filter_map(|name| number_of(name));
+        let numbers = names.iter().filter_map(number_of);
         let newest = numbers
             .chain(segments.iter().map(|file| file.epoch))
             .chain(self.acknowledged.map(|it| it.epoch))
@@ -183,38 +189,37 @@ impl Work<'_> {
         Ok((1..=newest.unwrap_or(1)).collect())
     }
 
-    fn object(&mut self, name: &str) -> Result<()> {
+    fn object(&mut self, name: &ObjectName) -> Result<()> {
         crate::ambient::pause("repair");
-        let checked = inventory::check(self.root, name, self.authorship());
+        let checked = inventory::check(self.ours, name, self.authorship());
         let Err(fault) = checked.and_then(|()| self.is_ours(name)) else {
             return Ok(());
         };
         if fault.kind() != Kind::Damaged {
             return Err(fault);
         }
-        if let Err(theirs) = inventory::check(self.from.root(), name, self.authorship()) {
+        if let Err(theirs) = inventory::check(self.from.store(), name, self.authorship()) {
             self.done.not_healed.push(format!("{fault}; and in the copy: {theirs}"));
             return Ok(());
         }
-        self.set_aside(&self.root.join(name))?;
-        files::copy_new(&self.from.root().join(name), &self.root.join(name))?;
-        self.done.healed.push(name.to_owned());
+        self.set_aside(&self.root.join(name.to_string()))?;
+        copy_object(self.from.store(), self.ours, name)?;
+        self.done.healed.push(name.to_string());
         Ok(())
     }
 
     /// A sound object may still be another history's.
-    fn is_ours(&self, name: &str) -> Result<()> {
-        let path = self.root.join(name);
-        let ours = match name.split_once('/').map(|(folder, _)| folder) {
-            Some("epochs") => read_object::<Epoch>(&path, self.authorship())?
+    fn is_ours(&self, name: &ObjectName) -> Result<()> {
+        let ours = match name.kind() {
+            ObjectKind::Epoch => read_object::<Epoch>(self.ours, name, self.authorship())?
                 .is_some_and(|it| it.slot == self.from.identity().slot()),
-            None => read_object::<Identity>(&path, self.authorship())?
+            ObjectKind::Identity => read_object::<Identity>(self.ours, name, self.authorship())?
                 .is_some_and(|it| it.id == self.from.identity().id),
             _ => true,
         };
         match ours {
             true => Ok(()),
-            false => Err(Error::damaged(format!("{} is another history's", path.display()))),
+            false => Err(Error::damaged(format!("{} is another history's", self.ours.locate(name)))),
         }
     }
 
@@ -316,8 +321,8 @@ impl Work<'_> {
     }
 }
 
-fn number_of(name: &str) -> Option<u32> {
-    let digits: String = file_name(Path::new(name)).chars().take_while(char::is_ascii_digit).collect();
+fn number_of(name: &ObjectName) -> Option<u32> {
+    let digits: String = name.stem().chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 
@@ -333,8 +338,8 @@ struct Expired {
 }
 
 impl Expired {
-    fn of(root: &Path, from: &History) -> Result<Option<Expired>> {
-        let expiry = match expiry::expiry_at(root, from.authorship()) {
+    fn of(ours: &dyn Store, from: &History) -> Result<Option<Expired>> {
+        let expiry = match expiry_in(ours, from.authorship()) {
             // It is named already.
             Err(error) if error.kind() == Kind::Damaged => None,
             read => read?,
@@ -345,17 +350,15 @@ impl Expired {
         }))
     }
 
-    fn covers(&self, from: &History, name: &str) -> bool {
-        let (folder, file) = name.split_once('/').unwrap_or_default();
-        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    fn covers(&self, from: &History, name: &ObjectName) -> bool {
         let unneeded = |needs: fn(&References) -> &BTreeSet<String>, name: &str| {
             self.needed.as_ref().is_some_and(|needed| !needs(needed).contains(name))
         };
-        match folder {
-            "checkpoints" => self.expiry.covers_checkpoint(stem),
-            "packs" => unneeded(|needed| &needed.packs, stem),
-            "schemas" => unneeded(|needed| &needed.schemas, file),
-            evidence::FOLDER => self.expiry.covers_evidence(&from.root().join(name), from.authorship()),
+        match name.kind() {
+            ObjectKind::Checkpoint => self.expiry.covers_checkpoint(name.stem()),
+            ObjectKind::Pack => unneeded(|needed| &needed.packs, name.stem()),
+            ObjectKind::Archive | ObjectKind::Roles => unneeded(|needed| &needed.schemas, &name.file_name()),
+            ObjectKind::Evidence => self.expiry.covers_evidence(from.store(), name, from.authorship()),
             _ => false,
         }
     }

@@ -7,6 +7,7 @@ use super::timeline::{SegmentView, Stretch, Timeline};
 use crate::error::Result;
 use crate::model::Lsn;
 use crate::signal::{ROLES, RolesSignal};
+use crate::store::{ObjectKind, ObjectName};
 
 /// The newest list of roles (`schemas/DIGEST.sql`, by its digest) that tells how they were at `until`: the
 /// last one that capture wrote since the checkpoint, or the checkpoint's own.
@@ -75,5 +76,5 @@ fn is_held(history: &History, signal: &RolesSignal) -> bool {
     let globals = &signal.globals;
     globals.len() == 64
         && globals.bytes().all(|byte| byte.is_ascii_hexdigit())
-        && history.schemas_folder().join(format!("{globals}.sql")).exists()
+        && history.store().holds(&ObjectName::new(ObjectKind::Roles, globals)).unwrap_or(false)
 }

@@ -12,6 +12,7 @@ use super::journal::{self, Mark, Segment, SegmentFile, SegmentSummary};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
+use crate::store::ObjectName;
 
 /// Everything that a moment is looked up in, as of one instant.
 #[derive(Clone, Debug)]
@@ -259,8 +260,8 @@ impl Stretch {
 
 /// Objects of an epoch are there, and what says where it began is not.
 pub fn missing_epoch(history: &History, number: u32) -> Error {
-    let path = history.root().join(format!("epochs/{number:04}.json"));
-    Error::damaged(format!("{} is missing; bring it back from a copy of the history", path.display()))
+    let place = history.store().locate(&ObjectName::epoch(number));
+    Error::damaged(format!("{place} is missing; bring it back from a copy of the history"))
 }
 
 /// Drops the segments that an expiry has left without those behind them, and returns where the journal then

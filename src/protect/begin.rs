@@ -34,7 +34,7 @@ use crate::source::publication::Publications;
 use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{Installed, Triggers};
-use crate::store::files;
+use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
 
 /// What `init` is about to make on the source; written before, so that a killed one can be cleaned
 /// up after.
@@ -43,6 +43,10 @@ struct Intent {
     format: u32,
     slot: String,
     source: String,
+}
+
+fn intent_name() -> ObjectName {
+    ObjectName::only(ObjectKind::InitIntent)
 }
 
 /// Begins a new history in `root`.
@@ -73,7 +77,7 @@ pub async fn init(
     let id = identity.id_bytes()?;
     let authorship = key.map_or(Authorship::Unkeyed, |key| key.authorship(id));
     let intent = Intent { format: FORMAT, slot: identity.slot(), source: access.source.without_password() };
-    write_json(&root.join("init.json"), &intent)?;
+    write_json(&Folder::new(root), &intent_name(), &intent)?;
     ambient::pass("init.intent")?;
     let beginning = async {
         let publications = Publications::of_slot(&identity.slot());
@@ -105,7 +109,7 @@ async fn unless_interrupted<T>(
 
 /// The history is valid from here on, whatever becomes of the intent.
 fn forget_intent(root: &Path) {
-    let forgotten = ambient::pass("init.found").and_then(|()| files::remove(&root.join("init.json")));
+    let forgotten = ambient::pass("init.found").and_then(|()| Folder::new(root).remove(&[intent_name()]));
     if let Err(error) = forgotten {
         tracing::info!("init.json stays until capture is started: {error}");
     }
@@ -320,9 +324,9 @@ async fn begin_epoch(
 /// On the caller's own thread: an interruption must not leave a thread behind that makes a history valid while it is
 /// taken back. No stream runs beside it.
 fn publish(root: &Path, authorship: &Authorship, epoch: &Epoch, checkpoint: &Checkpoint) -> Result<()> {
-    epoch::begin(root, epoch, authorship)?;
+    epoch::begin(&Folder::new(root), epoch, authorship)?;
     ambient::pass("init.epoch")?;
-    checkpoint::publish(root, checkpoint, authorship)?;
+    checkpoint::publish(&Folder::new(root), checkpoint, authorship)?;
     ambient::pass("init.manifest")
 }
 
@@ -345,8 +349,7 @@ async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
 }
 
 async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
-    let path = root.join("init.json");
-    let Some(intent) = read_json::<Intent>(&path)? else { return Ok(()) };
+    let Some(intent) = read_json::<Intent>(&Folder::new(root), &intent_name())? else { return Ok(()) };
     let earlier = Conninfo::parse(&intent.source)?;
     tracing::info!("an earlier init was killed; taking its slot {} off the source", intent.slot);
     if earlier.without_password() == source.without_password() {
@@ -369,7 +372,7 @@ fn remove_folders(root: &Path) {
     let _ = std::fs::remove_file(root.join("catalog.sqlite"));
     // The intent goes last: an epoch without it would be taken for a history that has lost its history.json.
     if files::sync_folder(root).is_ok() {
-        let _ = files::remove(&root.join("init.json"));
+        let _ = Folder::new(root).remove(&[intent_name()]);
     }
 }
 

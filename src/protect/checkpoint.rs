@@ -178,7 +178,7 @@ pub(super) fn publish(
     let id = history.free_checkpoint_id(draft.epoch, draft.lsn);
     let checkpoint = manifest(id, draft, content);
     ambient::pass("checkpoint.publish")?;
-    checkpoint::publish(history.root(), &checkpoint, history.authorship())?;
+    checkpoint::publish(history.store(), &checkpoint, history.authorship())?;
     ambient::pass("checkpoint.published")?;
     catalog.synchronise(history)?;
     Ok(checkpoint)

@@ -84,6 +84,37 @@ fn ranges_are_read_from_empty_and_from_large_objects() {
 }
 
 #[test]
+fn an_object_is_copied_from_any_store_to_any_other() {
+    let large: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
+    on_each_store(|from| {
+        from.put_new(&pack("large"), &large).unwrap();
+        from.put_new(&ObjectName::epoch(1), b"").unwrap();
+        on_each_store(|to| {
+            for (name, size) in [(pack("large"), large.len() as u64), (ObjectName::epoch(1), 0)] {
+                let object = from.open(&name).unwrap().unwrap();
+                assert_eq!(to.copy_new(&name, &*object).unwrap(), size);
+                assert!(to.read(&name).unwrap() == from.read(&name).unwrap());
+                assert_eq!(to.copy_new(&name, &*object).unwrap_err().kind(), Kind::Internal);
+            }
+        });
+    });
+}
+
+#[test]
+fn an_object_is_as_old_as_its_put_or_its_renewal() {
+    on_each_store(|store| {
+        let name = pack("one");
+        assert_eq!((store.age(&name), store.renew(&name).unwrap_err().kind()), (None, Kind::Unavailable));
+        store.put_new(&name, b"x").unwrap();
+        std::thread::sleep(Duration::from_millis(40));
+        let age = store.age(&name).unwrap();
+        assert!(age >= Duration::from_millis(30) && age < Duration::from_secs(60), "{age:?}");
+        store.renew(&name).unwrap();
+        assert!(store.age(&name).unwrap() < age && store.read(&name).unwrap().unwrap() == b"x");
+    });
+}
+
+#[test]
 fn odd_names_are_names_and_no_name_leads_out_of_the_history() {
     on_each_store(|store| {
         for stem in ["..", "a b", "ä", "a.pack", "-rf", "*", "line\nend", "Case", "case"] {

@@ -1,14 +1,18 @@
 //! A history's objects in a local folder.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::files::{self, Lock};
+use super::files::{self, Lock, NewFile};
 use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store};
+use crate::ambient;
 use crate::error::{Context, Kind, Result};
+
+/// An object is copied in pieces of this many bytes.
+const PIECE: u64 = 1 << 20;
 
 /// The folder `root`, where each kind of object has a folder of its own.
 #[derive(Clone, Debug)]
@@ -73,6 +77,15 @@ impl Store for Folder {
         Ok(metadata.map(|metadata| metadata.len()))
     }
 
+    fn age(&self, name: &ObjectName) -> Option<Duration> {
+        let put = fs::metadata(self.path(name).ok()?).and_then(|metadata| metadata.modified()).ok()?;
+        SystemTime::from(ambient::now()).duration_since(put).ok()
+    }
+
+    fn renew(&self, name: &ObjectName) -> Result<()> {
+        files::touch(&self.path(name)?)
+    }
+
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
         let path = self.path(name)?;
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
@@ -90,6 +103,18 @@ impl Store for Folder {
             files::create_folder(&self.folder(name.kind()))?;
         }
         files::write_new(&self.path(name)?, bytes)
+    }
+
+    fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64> {
+        if may_lack_folder(name.kind()) {
+            files::create_folder(&self.folder(name.kind()))?;
+        }
+        let path = self.path(name)?;
+        let mut file = NewFile::create(&path)?;
+        let copied = write_pieces(&mut file, object);
+        copied.context(Kind::Unavailable, || format!("cannot copy an object to {}", path.display()))?;
+        file.publish()?;
+        Ok(object.size())
     }
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
@@ -129,6 +154,19 @@ fn if_there<T>(done: io::Result<T>, path: &Path) -> Result<Option<T>> {
         Err(error) if [ErrorKind::NotFound, ErrorKind::InvalidFilename].contains(&error.kind()) => Ok(None),
         done => done.map(Some).context(Kind::Unavailable, || format!("cannot read {}", path.display())),
     }
+}
+
+/// Copies an object without holding all of it in memory.
+fn write_pieces(file: &mut NewFile, object: &dyn Object) -> io::Result<()> {
+    let mut piece = vec![0; PIECE.min(object.size()) as usize];
+    let mut offset = 0;
+    while offset < object.size() {
+        piece.truncate((object.size() - offset).min(PIECE) as usize);
+        object.read_exact_at(&mut piece, offset)?;
+        file.write_all(&piece)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
 }
 
 #[derive(Debug)]

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
@@ -23,6 +25,8 @@ pub enum Fault {
 #[derive(Debug, Default)]
 struct Content {
     objects: BTreeMap<ObjectName, Arc<[u8]>>,
+    /// When each object was put or renewed.
+    put: BTreeMap<ObjectName, DateTime<Utc>>,
     /// Halves of objects whose put was torn: they take room, and nobody sees them.
     torn: Vec<Vec<u8>>,
     calls: u64,
@@ -91,6 +95,18 @@ impl Store for MemoryStore {
         Ok(self.object(name)?.map(|bytes| bytes.len() as u64))
     }
 
+    fn age(&self, name: &ObjectName) -> Option<Duration> {
+        let put = *self.content().put.get(name)?;
+        (ambient::now() - put).to_std().ok()
+    }
+
+    fn renew(&self, name: &ObjectName) -> Result<()> {
+        let (mut content, _) = self.begin(Some(name))?;
+        let put = content.put.get_mut(name).ok_or_else(failed)?;
+        *put = ambient::now();
+        Ok(())
+    }
+
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
         Ok(self.object(name)?.map(|bytes| Box::new(bytes) as Box<dyn Object>))
     }
@@ -109,13 +125,23 @@ impl Store for MemoryStore {
             return Err(failed());
         }
         content.objects.insert(name.clone(), bytes.into());
+        content.put.insert(name.clone(), ambient::now());
         fault.map_or(Ok(()), |_| Err(failed()))
+    }
+
+    fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64> {
+        let mut bytes = vec![0; object.size() as usize];
+        let read = object.read_exact_at(&mut bytes, 0);
+        read.context(Kind::Unavailable, || format!("cannot copy an object to {name}"))?;
+        self.put_new(name, &bytes)?;
+        Ok(object.size())
     }
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
         let (mut content, fault) = self.begin(None)?;
         if fault != Some(Fault::Tear) {
             content.objects.retain(|name, _| !names.contains(name));
+            content.put.retain(|name, _| !names.contains(name));
         }
         fault.map_or(Ok(()), |_| Err(failed()))
     }

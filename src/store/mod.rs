@@ -39,6 +39,16 @@ pub trait Store: Debug + Send + Sync {
     /// `Unavailable` if the place does not answer.
     fn size(&self, name: &ObjectName) -> Result<Option<u64>>;
 
+    /// Tells how long ago an object was put or renewed, by this machine's clock; `None` if there is no such object, or if
+    /// its age cannot be told.
+    fn age(&self, name: &ObjectName) -> Option<Duration>;
+
+    /// Makes an object as young as one that is put now; its bytes stay as they are.
+    ///
+    /// # Errors
+    /// `Unavailable` if there is no such object, or if the place refuses.
+    fn renew(&self, name: &ObjectName) -> Result<()>;
+
     /// Opens an object, so that ranges of it can be read; `None` if there is no such object.
     ///
     /// # Errors
@@ -57,6 +67,13 @@ pub trait Store: Debug + Send + Sync {
     /// # Errors
     /// `Internal` if the name is taken, `Unavailable` if the place does not take the object.
     fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()>;
+
+    /// Stores a new object with the bytes of one that is open, as [`Store::put_new`] does. Returns how many bytes there
+    /// were.
+    ///
+    /// # Errors
+    /// `Internal` if the name is taken, `Unavailable` if `object` cannot be read or the place does not take it.
+    fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64>;
 
     /// Removes objects, durable once this returns. Objects that are already gone are no error. A removal that is cut
     /// short may leave any of them.

@@ -19,6 +19,7 @@ use backwhen::pgtools::{LocalServer, Tools, dump_schema, materialized_views};
 use backwhen::progress::Silent;
 use backwhen::recover::schema::{ReplayedSchema, Request, ScratchServer, SourceRoles, schema_at};
 use backwhen::signal::{DefinitionChange, DefinitionSignal};
+use backwhen::store::{Folder, ObjectKind, ObjectName, Store};
 
 const BEFORE: &str = include_str!("definitions/before.sql");
 const CHAPTERS: [&str; 5] = [
@@ -347,12 +348,12 @@ fn history(before: &str) -> (Backwhen, Server) {
     server.psql(&database, include_str!("support/recorder.sql"));
     let backwhen = Backwhen::new(&server, &database);
     backwhen.init();
-    let path = backwhen.history().join("history.json");
-    let mut identity: Identity = read_json(&path).unwrap().unwrap();
+    let (store, name) = (Folder::new(&backwhen.history()), ObjectName::only(ObjectKind::Identity));
+    let mut identity: Identity = read_json(&store, &name).unwrap().unwrap();
     // As it was before messages were signed.
     (identity.secret, identity.messages, identity.event_triggers) = ("secret".into(), 0, None);
-    std::fs::remove_file(&path).unwrap();
-    write_json(&path, &identity).unwrap();
+    store.remove(std::slice::from_ref(&name)).unwrap();
+    write_json(&store, &name, &identity).unwrap();
     (backwhen, server)
 }
 

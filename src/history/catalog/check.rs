@@ -34,7 +34,7 @@ impl Catalog {
         let mut gone = Vec::new();
         for id in known("SELECT id FROM checkpoints").difference(&checkpoint_ids(history)?) {
             if !may_miss(&|it| it.covers_checkpoint(id)) {
-                gone.push(history.manifest_path(id));
+                gone.push(history.locate_manifest(id));
             }
         }
         let files = journal::list_all(&history.journal_folder())?;
@@ -43,17 +43,17 @@ impl Catalog {
             let path = history.journal_folder().join(name);
             let file = journal::named(&path);
             if !may_miss(&|it| file.as_ref().is_some_and(|file| it.covers_segment(file))) {
-                gone.push(path);
+                gone.push(path.display().to_string());
             }
         }
         let packs = image::pack_files(&history.packs_folder())?;
         for name in known("SELECT name FROM packs") {
             let path = image::pack_path(&history.packs_folder(), &name);
             if !packs.contains(&path) && !may_miss(&|it| it.packs.contains(&name)) {
-                gone.push(path);
+                gone.push(path.display().to_string());
             }
         }
-        Ok(gone.iter().map(|path| format!("{} is gone; the catalog has seen it", path.display())).collect())
+        Ok(gone.iter().map(|place| format!("{place} is gone; the catalog has seen it")).collect())
     }
 
     /// Compares every row with its object. Where they differ the catalog is thrown away, so that the
@@ -88,7 +88,7 @@ impl Catalog {
         for row in self.checkpoints()? {
             let read = history.read_checkpoint(&row.id);
             if read.is_ok_and(|checkpoint| CheckpointRow::from(&checkpoint) != row) {
-                return Ok(Some(history.manifest_path(&row.id).display().to_string()));
+                return Ok(Some(history.locate_manifest(&row.id)));
             }
         }
         for path in packs {

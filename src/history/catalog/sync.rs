@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::image::{self, PackReader};
 use crate::history::journal::{self, SegmentFile};
+use crate::store::ObjectKind;
 
 impl Catalog {
     /// Indexes the objects that came, forgets those that went.
@@ -138,19 +139,8 @@ fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
 
 /// The names of all manifests.
 pub(super) fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
-    let folder = history.root().join("checkpoints");
-    let entries =
-        fs::read_dir(&folder).context(Kind::Damaged, || format!("cannot read {}", folder.display()))?;
-    let mut ids = BTreeSet::new();
-    for entry in entries {
-        let path = entry.context(Kind::Unavailable, || format!("cannot read {}", folder.display()))?.path();
-        if path.extension().is_some_and(|extension| extension == "json")
-            && let Some(stem) = path.file_stem()
-        {
-            ids.insert(stem.to_string_lossy().into_owned());
-        }
-    }
-    Ok(ids)
+    let names = history.store().list(ObjectKind::Checkpoint)?;
+    Ok(names.iter().map(|name| name.stem().to_owned()).collect())
 }
 
 pub(super) fn names(connection: &Connection, query: &str) -> Result<BTreeSet<String>> {

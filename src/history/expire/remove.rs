@@ -39,11 +39,12 @@ pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Resu
     ambient::pass("expire.record")?;
     history.record_expiry(&plan.record)?;
     ambient::pass("expire.recorded")?;
-    let count = plan.objects_to_go.0.iter().map(|sorted| sorted.go.len() as u64).sum();
+    let count = plan.objects_to_go.0.iter().map(|sorted| sorted.count()).sum();
     progress.phase("removing what is not kept", count, Unit::Objects);
     for sorted in &plan.objects_to_go.0 {
-        files::remove_all(&history.root().join(sorted.folder), &sorted.go)?;
-        progress.advance(sorted.go.len() as u64);
+        history.store().remove(&sorted.go)?;
+        files::remove_all(&history.journal_folder(), &sorted.open)?;
+        progress.advance(sorted.count());
         ambient::pass("expire.removed")?;
     }
     Catalog::open(history)?;

@@ -2,21 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::References;
-use crate::ambient;
 use crate::error::Result;
 use crate::history::catalog::{Catalog, CheckpointRow};
-use crate::history::evidence;
-use crate::history::expiry::{self, Expiry};
+use crate::history::expiry::Expiry;
 use crate::history::image::{Blocks, FolderDirectory};
 use crate::history::timeline::Timeline;
-use crate::history::{History, inventory, journal, read_object, roles};
+use crate::history::{History, journal, read_object, roles};
+use crate::store::{ObjectKind, ObjectName, Store};
 
 /// A list of roles is written before the stream tells of it; so long, at the most, nothing names it.
 const UNNAMED: Duration = Duration::from_secs(3600);
@@ -31,17 +30,21 @@ pub struct Tally {
     pub bytes_go: u64,
 }
 
-/// Those of one folder that go, and how many of which size stay.
+/// The objects of one folder that go, and how many of which size stay.
 #[derive(Clone, Debug)]
 pub(super) struct Sorted {
-    pub folder: &'static str,
-    pub go: Vec<PathBuf>,
+    pub go: Vec<ObjectName>,
+    /// Open segments that go.
+    pub open: Vec<PathBuf>,
     tally: Tally,
 }
 
 /// In the order in which they go.
 #[derive(Clone, Debug)]
 pub(super) struct Objects(pub Vec<Sorted>);
+
+/// The name of the expiry records' tally, which no plan shows.
+const RECORDS: &str = "expired";
 
 impl Objects {
     /// `kept`: the checkpoints that stay. `record`: from where on journal and checkpoints stay.
@@ -53,25 +56,28 @@ impl Objects {
     ) -> Result<Objects> {
         let ids: BTreeSet<_> = kept.iter().map(|row| row.id.as_str()).collect();
         let needed = needed(history, timeline, kept, record)?;
-        let sort = |folder, endings: &[&str], stays: &dyn Fn(&Path) -> bool| {
-            Sorted::of(history.root(), folder, endings, stays)
+        let sort = |tally, kinds: &[ObjectKind], stays: &dyn Fn(&ObjectName) -> bool| {
+            Sorted::of(history.store(), tally, kinds, stays)
         };
         let newest = newest_evidence(history)?;
+        let is_needed = |name: &ObjectName| needed.schemas.contains(&name.file_name());
         Ok(Objects(vec![
-            sort("checkpoints", &["json"], &|path| ids.contains(&*stem(path)))?,
+            sort("checkpoints", &[ObjectKind::Checkpoint], &|name| ids.contains(name.stem()))?,
             segments(history, record)?,
-            sort("packs", &["pack"], &|path| needed.packs.contains(&*stem(path)))?,
-            sort("schemas", &["dump", "sql"], &|path| needed.schemas.contains(&*name(path)) || is_new(path))?,
-            sort(evidence::FOLDER, &["json"], &|path| {
-                newest.contains(&*name(path)) || !record.covers_evidence(path, history.authorship())
+            sort("packs", &[ObjectKind::Pack], &|name| needed.packs.contains(name.stem()))?,
+            sort("schemas", &[ObjectKind::Archive, ObjectKind::Roles], &|name| {
+                is_needed(name) || is_new(history, name)
             })?,
-            // What the new record says is more.
-            sort(expiry::FOLDER, &["json"], &|path| !is_covered(history, path, record))?,
+            sort("evidence", &[ObjectKind::Evidence], &|name| {
+                newest.contains(name) || !record.covers_evidence(history.store(), name, history.authorship())
+            })?,
+            // The new record says all that these say, and more.
+            sort(RECORDS, &[ObjectKind::Expiry], &|name| !is_covered(history, name, record))?,
         ]))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(|sorted| sorted.go.is_empty() || sorted.folder == expiry::FOLDER)
+        self.0.iter().all(|sorted| sorted.count() == 0 || sorted.tally.kind == RECORDS)
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -79,52 +85,61 @@ impl Objects {
     }
 
     pub(super) fn tallies(&self) -> Vec<Tally> {
-        let shown = self.0.iter().filter(|sorted| sorted.folder != expiry::FOLDER);
+        let shown = self.0.iter().filter(|sorted| sorted.tally.kind != RECORDS);
         shown.map(|sorted| sorted.tally.clone()).collect()
     }
 
     pub(super) fn packs(&self) -> Vec<String> {
-        self.going("packs").map(|path| stem(path)).collect()
+        let packs = self.going().filter(|name| name.kind() == ObjectKind::Pack);
+        packs.map(|name| name.stem().to_owned()).collect()
     }
 
     pub(super) fn schemas(&self) -> Vec<String> {
-        self.going("schemas").map(|path| name(path)).collect()
+        let is_schema = |name: &&ObjectName| matches!(name.kind(), ObjectKind::Archive | ObjectKind::Roles);
+        self.going().filter(is_schema).map(ObjectName::file_name).collect()
     }
 
-    fn going(&self, folder: &str) -> impl Iterator<Item = &PathBuf> {
-        self.0.iter().filter(move |sorted| sorted.folder == folder).flat_map(|sorted| &sorted.go)
+    fn going(&self) -> impl Iterator<Item = &ObjectName> {
+        self.0.iter().flat_map(|sorted| &sorted.go)
     }
 }
 
 impl Sorted {
-    fn of(
-        root: &Path,
-        folder: &'static str,
-        endings: &[&str],
-        stays: &dyn Fn(&Path) -> bool,
-    ) -> Result<Sorted> {
-        let names = inventory::names(root, folder, endings)?;
-        let paths = names.iter().map(|name| root.join(name));
-        Ok(Sorted::split(folder, paths, stays))
+    fn new(kind: &'static str) -> Sorted {
+        Sorted { go: Vec::new(), open: Vec::new(), tally: Tally { kind, ..Tally::default() } }
     }
 
-    fn split(
-        folder: &'static str,
-        paths: impl Iterator<Item = PathBuf>,
-        stays: &dyn Fn(&Path) -> bool,
-    ) -> Sorted {
-        let mut sorted = Sorted { folder, go: Vec::new(), tally: Tally { kind: folder, ..Tally::default() } };
-        for path in paths {
-            let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-            let tally = &mut sorted.tally;
-            if stays(&path) {
-                (tally.stay, tally.bytes_stay) = (tally.stay + 1, tally.bytes_stay + bytes);
-            } else {
-                (tally.go, tally.bytes_go) = (tally.go + 1, tally.bytes_go + bytes);
-                sorted.go.push(path);
+    fn of(
+        store: &dyn Store,
+        tally: &'static str,
+        kinds: &[ObjectKind],
+        stays: &dyn Fn(&ObjectName) -> bool,
+    ) -> Result<Sorted> {
+        let mut sorted = Sorted::new(tally);
+        for kind in kinds {
+            for name in store.list_sorted(*kind)? {
+                let stays = stays(&name);
+                sorted.count_in(stays, store.size(&name)?.unwrap_or(0));
+                if !stays {
+                    sorted.go.push(name);
+                }
             }
         }
-        sorted
+        Ok(sorted)
+    }
+
+    fn count_in(&mut self, stays: bool, bytes: u64) {
+        let tally = &mut self.tally;
+        if stays {
+            (tally.stay, tally.bytes_stay) = (tally.stay + 1, tally.bytes_stay + bytes);
+        } else {
+            (tally.go, tally.bytes_go) = (tally.go + 1, tally.bytes_go + bytes);
+        }
+    }
+
+    /// How many objects and open segments go.
+    pub(super) fn count(&self) -> u64 {
+        (self.go.len() + self.open.len()) as u64
     }
 }
 
@@ -132,10 +147,17 @@ impl Sorted {
 fn segments(history: &History, record: &Expiry) -> Result<Sorted> {
     let mut files = journal::list_all(&history.journal_folder())?;
     files.sort();
-    let gone: BTreeSet<_> =
-        files.iter().filter(|file| record.covers_segment(file)).map(|file| file.path.clone()).collect();
-    let paths = files.into_iter().map(|file| file.path);
-    Ok(Sorted::split("journal", paths, &|path| !gone.contains(path)))
+    let mut sorted = Sorted::new("journal");
+    for file in files {
+        let stays = !record.covers_segment(&file);
+        sorted.count_in(stays, fs::metadata(&file.path).map_or(0, |metadata| metadata.len()));
+        match (stays, file.sealed) {
+            (true, _) => {}
+            (false, true) => sorted.go.push(file.object()),
+            (false, false) => sorted.open.push(file.path),
+        }
+    }
+    Ok(sorted)
 }
 
 /// All that a history holds which an expiry, perhaps another copy's, does not cover.
@@ -170,35 +192,25 @@ fn needed(
 }
 
 /// Whether a list of roles may still be told of. One whose age cannot be told is new.
-fn is_new(path: &Path) -> bool {
-    let written = fs::metadata(path).and_then(|metadata| metadata.modified());
-    let age = written.ok().and_then(|written| SystemTime::from(ambient::now()).duration_since(written).ok());
-    path.extension().is_some_and(|ending| ending == "sql") && age.is_none_or(|age| age < UNNAMED)
+fn is_new(history: &History, name: &ObjectName) -> bool {
+    name.kind() == ObjectKind::Roles && history.store().age(name).is_none_or(|age| age < UNNAMED)
 }
 
 /// The newest evidence of each kind, by name.
-fn newest_evidence(history: &History) -> Result<BTreeSet<String>> {
+fn newest_evidence(history: &History) -> Result<BTreeSet<ObjectName>> {
     let mut kinds = BTreeSet::new();
     let mut newest = BTreeSet::new();
-    for (path, evidence) in history.evidence()?.rev() {
+    for (name, evidence) in history.evidence()?.rev() {
         if kinds.insert(evidence.how) {
-            newest.insert(name(Path::new(&path)));
+            newest.insert(name);
         }
     }
     Ok(newest)
 }
 
-fn is_covered(history: &History, path: &Path, record: &Expiry) -> bool {
-    let earlier = read_object::<Expiry>(path, history.authorship()).ok().flatten();
+fn is_covered(history: &History, name: &ObjectName, record: &Expiry) -> bool {
+    let earlier = read_object::<Expiry>(history.store(), name, history.authorship()).ok().flatten();
     earlier.is_some_and(|it| {
         (it.epoch, it.lsn, it.journal_from) <= (record.epoch, record.lsn, record.journal_from)
     })
-}
-
-fn stem(path: &Path) -> String {
-    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

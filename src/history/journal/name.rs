@@ -8,6 +8,7 @@ use super::fault::Fault;
 use crate::error::{Context, Kind, Result};
 use crate::history::key::{Authorship, SegmentKey};
 use crate::model::Lsn;
+use crate::store::{ObjectKind, ObjectName};
 
 pub(super) const OPEN: &str = "open";
 pub(super) const SEALED: &str = "seg";
@@ -25,6 +26,13 @@ pub struct SegmentFile {
     pub start: Lsn,
     pub path: PathBuf,
     pub sealed: bool,
+}
+
+impl SegmentFile {
+    /// The name of the segment as an object, which it is once it is sealed.
+    pub fn object(&self) -> ObjectName {
+        ObjectName::new(ObjectKind::Segment, stem(self.epoch, self.start))
+    }
 }
 
 /// The segments in a folder, by epoch and start; of a segment in both forms, the sealed one.

@@ -1,16 +1,16 @@
 //! Manifests, that all they name is there, and that none of them is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::sync::Arc;
 
+use super::Verified;
 use super::segments::EpochSeen;
-use super::{Verified, size};
 use crate::error::Result;
 use crate::history::checkpoint::{Checkpoint, checkpoint_id};
 use crate::history::image::{self, BlockDirectory, Blocks, FolderDirectory, PackReader, TableReader};
 use crate::history::{History, inventory};
 use crate::progress::{Progress, Unit};
+use crate::store::{ObjectKind, ObjectName};
 
 pub(super) fn check(
     history: &History,
@@ -18,22 +18,22 @@ pub(super) fn check(
     progress: &dyn Progress,
     verified: &mut Verified,
 ) -> Result<()> {
-    let names = inventory::names(history.root(), "checkpoints", &["json"])?;
+    let names = history.store().list_sorted(ObjectKind::Checkpoint)?;
     progress.phase("reading manifests", names.len() as u64, Unit::Tables);
     let directory: Arc<dyn BlockDirectory> = Arc::new(directory(history)?);
     let blocks = Blocks::new(&history.packs_folder(), Arc::clone(&directory));
     let mut there = BTreeSet::new();
     let mut bases = BTreeMap::new();
     for name in names {
-        let path = history.root().join(&name);
         verified.checkpoints += 1;
-        verified.bytes += size(&path);
-        let id = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        verified.bytes += history.store().size(&name)?.unwrap_or(0);
+        let id = name.stem().to_owned();
         there.insert(id.clone());
         match history.read_checkpoint(&id) {
             Ok(checkpoint) => {
                 links(history, &checkpoint, &blocks, &*directory, verified);
-                let digest = fs::read(&path).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
+                let bytes = history.store().read(&name).ok().flatten();
+                let digest = bytes.map(|bytes| blake3::hash(&bytes).to_hex().to_string());
                 verified.sound.push((id.clone(), digest.unwrap_or_default()));
                 bases.extend(checkpoint.base.map(|base| (base, id)));
             }
@@ -64,11 +64,12 @@ fn links(
     verified: &mut Verified,
 ) {
     let mut fault = |what: String| verified.faults.push(format!("checkpoint {}: {what}", checkpoint.id));
-    let archive = history.schemas_folder().join(format!("{}.dump", checkpoint.schema.archive));
-    let globals = checkpoint.schema.globals.as_ref();
-    let globals = globals.map(|globals| history.schemas_folder().join(format!("{globals}.sql")));
-    for path in std::iter::once(archive).chain(globals).filter(|path| !path.exists()) {
-        fault(format!("{} is missing", path.display()));
+    let archive = ObjectName::new(ObjectKind::Archive, &checkpoint.schema.archive);
+    let globals =
+        checkpoint.schema.globals.as_ref().map(|globals| ObjectName::new(ObjectKind::Roles, globals));
+    let is_missing = |name: &ObjectName| !history.store().holds(name).unwrap_or(false);
+    for name in std::iter::once(archive).chain(globals).filter(is_missing) {
+        fault(format!("{} is missing", history.store().locate(&name)));
     }
     for entry in &checkpoint.tables {
         let name = entry.table.display();
@@ -117,12 +118,12 @@ fn missing(
     let expired = history.expiry().ok().flatten();
     told.retain(|id, _| !expired.as_ref().is_some_and(|it| it.covers_checkpoint(id)));
     for (id, how) in told.into_iter().filter(|(id, _)| !there.contains(id)) {
-        let path = history.manifest_path(&id);
-        verified.faults.push(format!("checkpoint {id}: {} is missing, and {how}", path.display()));
+        let place = history.locate_manifest(&id);
+        verified.faults.push(format!("checkpoint {id}: {place} is missing, and {how}"));
     }
     for (id, evidence) in changed {
-        let path = history.manifest_path(&id);
-        verified.faults.push(format!("{}: it is another one than {evidence} tells of", path.display()));
+        let place = history.locate_manifest(&id);
+        verified.faults.push(format!("{place}: it is another one than {evidence} tells of"));
     }
     Ok(())
 }
@@ -132,8 +133,8 @@ fn missing(
 /// # Errors
 /// `Unavailable` if the disk does not list what is there.
 pub fn image_fault(history: &History, checkpoint: &Checkpoint) -> Result<Option<String>> {
-    let archive = format!("schemas/{}.dump", checkpoint.schema.archive);
-    if let Err(error) = inventory::check(history.root(), &archive, history.authorship()) {
+    let archive = ObjectName::new(ObjectKind::Archive, &checkpoint.schema.archive);
+    if let Err(error) = inventory::check(history.store(), &archive, history.authorship()) {
         return Ok(Some(error.to_string()));
     }
     let blocks = Blocks::new(&history.packs_folder(), Arc::new(directory(history)?));

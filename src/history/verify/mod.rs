@@ -11,9 +11,10 @@ use serde::Serialize;
 use crate::error::{Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::segments::Segments;
-use crate::history::{History, evidence, expiry, image, inventory};
+use crate::history::{History, image, inventory};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
+use crate::store::{ObjectKind, ObjectName};
 pub use checkpoints::image_fault;
 
 /// What was read, and what is wrong with it.
@@ -82,18 +83,20 @@ fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) ->
 
 fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
     progress.phase("reading schemas", 0, Unit::Bytes);
-    for name in inventory::names(history.root(), "schemas", &["dump", "sql"])? {
-        verified.schemas += 1;
-        verified.object(history, &name)?;
+    for kind in [ObjectKind::Archive, ObjectKind::Roles] {
+        for name in history.store().list_sorted(kind)? {
+            verified.schemas += 1;
+            verified.object(history, &name)?;
+        }
     }
     Ok(())
 }
 
 /// The identity was read when the history was opened; it may have been exchanged or spoilt since.
 fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
-    verified.object(history, "history.json")?;
-    for folder in [evidence::FOLDER, expiry::FOLDER] {
-        for name in inventory::names(history.root(), folder, &["json"])? {
+    verified.object(history, &ObjectName::only(ObjectKind::Identity))?;
+    for kind in [ObjectKind::Evidence, ObjectKind::Expiry] {
+        for name in history.store().list_sorted(kind)? {
             verified.object(history, &name)?;
         }
     }
@@ -102,9 +105,9 @@ fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
 
 impl Verified {
     /// Reads an object; damage is a fault, and no error.
-    fn object(&mut self, history: &History, name: &str) -> Result<()> {
-        self.bytes += size(&history.root().join(name));
-        match inventory::check(history.root(), name, history.authorship()) {
+    fn object(&mut self, history: &History, name: &ObjectName) -> Result<()> {
+        self.bytes += history.store().size(name)?.unwrap_or(0);
+        match inventory::check(history.store(), name, history.authorship()) {
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Refused) => {
                 self.faults.push(error.to_string());
                 Ok(())

@@ -12,6 +12,7 @@ use crate::error::{Kind, Result};
 use crate::history::key::{Authorship, Key};
 use crate::history::{Identity, read_object};
 use crate::model::Lsn;
+use crate::store::{Folder, ObjectKind, ObjectName};
 
 fn keyed() -> Authorship {
     Key::of_byte(7).authorship(HISTORY)
@@ -216,7 +217,10 @@ fn version_1_with_a_key_opens() {
         write_fixture(&key);
     }
     let authorship = key.authorship(HISTORY);
-    let identity: Identity = read_object(&fixture().join("history.json"), &authorship).unwrap().unwrap();
+    let identity: Identity =
+        read_object(&Folder::new(&fixture()), &ObjectName::only(ObjectKind::Identity), &authorship)
+            .unwrap()
+            .unwrap();
     assert_eq!(identity.key.unwrap().id, key.id());
     let [sealed, open] = segments(&fixture().join("journal")).try_into().unwrap();
     assert_eq!(check_digest(&sealed, &authorship).unwrap().summary.marks[0].name, "before the fall");
