@@ -21,10 +21,10 @@ use crate::progress::{Progress, Unit};
 use crate::protect::Access;
 use crate::protect::suspicion::{self, Found};
 
-/// Between heartbeats of a capture that runs only to bring the history up to now.
+/// The time between heartbeats of a capture that runs only to bring the history up to now.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// How long that one keeps trying.
+/// How long such a capture retries while the source or the disk fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Compare the history with the source by digests, and put right what differs
@@ -45,12 +45,12 @@ pub struct Resync {
 
 #[derive(Serialize)]
 struct Shown {
-    /// Nothing had been lost unnoticed.
+    /// The comparison found no loss that had gone unnoticed.
     ok: bool,
     #[serde(flatten)]
     at: Edge,
     epoch: u32,
-    /// The gap behind which a new epoch was begun.
+    /// The gap after which the new epoch began.
     gap: Option<Gap>,
     checkpoint: Option<String>,
     compared_with: Option<Compared>,
@@ -73,7 +73,7 @@ impl Resync {
         let begun = PgTime::from_utc(ambient::now());
         let progress = at.ui.progress();
         let found = match self.resync(at, &history, &*progress).await {
-            // Continuity was lost, which is a resynchronisation of its own.
+            // Continuity was lost, and the new epoch is a resynchronisation of its own.
             Err(_) if capture_resynced(&history, epoch, &*progress).await? => None,
             found => found?,
         };
@@ -85,7 +85,7 @@ impl Resync {
         at.ui.result(&shown, || describe(&shown))
     }
 
-    /// None if a new epoch was begun instead.
+    /// Returns `None` if a new epoch began instead.
     async fn resync(
         &self,
         at: &Surroundings,
@@ -113,16 +113,19 @@ impl Resync {
         }
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress };
         let catalog = at.catalog(history)?;
-        let reached = async |lsn| match capturing {
-            true => against_source::wait_for(history, &source, lsn).await,
-            false => follow(Until::Lsn(lsn)).await.map(drop),
+        let reached = async |lsn| {
+            if capturing {
+                against_source::wait_for(history, &source, lsn).await
+            } else {
+                follow(Until::Lsn(lsn)).await.map(drop)
+            }
         };
         suspicion::compare_and_mend(&access, history, &catalog, reached).await.map(Some)
     }
 }
 
-/// Whether a new epoch was begun since that one. A capture that is about to do so is waited for: it needs the
-/// locks that we held until now.
+/// Whether a new epoch began after the given one. If a capture is about to begin one, this waits for it: the capture
+/// needs the locks that we held until now.
 async fn capture_resynced(history: &History, epoch: u32, progress: &dyn Progress) -> Result<bool> {
     let is_about_to = || {
         history.capture_is_running()

@@ -37,7 +37,7 @@ enum What {
 #[derive(Serialize)]
 struct Shown {
     moment: PlannedMoment,
-    /// Statements replayed since the checkpoint's archive.
+    /// The number of statements replayed since the checkpoint's archive.
     statements: usize,
     sql: String,
     schema: SchemaKnown,
@@ -59,7 +59,7 @@ impl Show {
         let tools = at.tools()?;
         let statements = plan.past.changes_since_archive()?.len();
         if statements > 0 {
-            // What is begun from here on is undone when it is interrupted.
+            // Everything that starts from here on is undone if the command is interrupted.
             ambient::heed_signals();
         }
         let given = self.scratch.conninfo()?;

@@ -194,9 +194,10 @@ impl Status {
             at.ui.print(&ui::printable(&line))?;
             return Ok(ExitCode::from(code));
         }
-        match at.ui.is_prometheus() {
-            true => at.ui.print(&prometheus::exposition(&shown))?,
-            false => at.ui.result(&shown, || describe(&shown))?,
+        if at.ui.is_prometheus() {
+            at.ui.print(&prometheus::exposition(&shown))?;
+        } else {
+            at.ui.result(&shown, || describe(&shown))?;
         }
         Ok(ExitCode::SUCCESS)
     }
