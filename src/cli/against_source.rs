@@ -16,10 +16,10 @@ use crate::history::timeline::Edge;
 use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, compare};
 
-/// How often to look how far the history has come.
+/// How often to check how far the history has come.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// So long it may stand still.
+/// How long the history may make no progress; after that the wait fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Serialize)]
@@ -75,9 +75,10 @@ fn not_captured(history: &History) -> Error {
 /// Waits until a running capture has made everything before `lsn` durable.
 ///
 /// # Errors
-/// `Unavailable` if it finds that continuity is lost, or comes no further; `Refused` if none runs.
+/// Fails with `Unavailable` if the capture finds that continuity is lost, or makes no progress; with `Refused` if no
+/// capture runs.
 pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> Result<()> {
-    // An idle source would never get there by itself.
+    // An idle source would never write WAL up to that position by itself.
     capture::heartbeat(history, source).await?;
     let mut before = Lsn::ZERO;
     let mut moved = tokio::time::Instant::now();

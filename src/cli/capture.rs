@@ -38,7 +38,7 @@ pub struct Capture {
 
 #[derive(Serialize)]
 struct Captured {
-    /// The end of what is durable.
+    /// The end LSN of the durable transactions.
     lsn: Lsn,
 }
 

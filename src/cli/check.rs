@@ -35,7 +35,7 @@ pub struct Check {
 
 #[derive(Serialize)]
 struct Checked {
-    /// Capture could start.
+    /// Whether a capture could start.
     ready: bool,
     #[serde(flatten)]
     preflight: Preflight,
@@ -55,10 +55,10 @@ impl Check {
     }
 }
 
-/// What `init` asks before it changes anything.
+/// Checks the source before `init` changes anything.
 ///
 /// # Errors
-/// `Refused` with everything that is in the way.
+/// Fails with `Refused`, and lists every obstacle.
 pub async fn refuse_what_cannot_start(source: &Conninfo, tools: &Tools) -> Result<()> {
     let preflight = preflight::look(source, Ok(tools), &Selection::default()).await?;
     if preflight.is_ready() {

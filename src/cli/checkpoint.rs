@@ -32,7 +32,7 @@ pub struct Checkpoint {
     source: SourceOption,
 }
 
-/// A checkpoint, as JSON shows it.
+/// A checkpoint in the form of the JSON output.
 #[derive(Serialize)]
 pub struct Shown {
     pub id: String,
@@ -49,7 +49,7 @@ pub struct Shown {
 struct Made {
     #[serde(flatten)]
     checkpoint: Shown,
-    /// Nothing was made: the newest one is young enough, or holds everything.
+    /// Whether no checkpoint was recorded, because the newest one is young enough, or contains everything.
     existing: bool,
 }
 

@@ -1,7 +1,7 @@
 //! `backwhen.toml`: options for cron and services.
 //!
-//! A key is an option's long name; at the top it counts for every command that has the option, in
-//! a table named for a command only for that one.
+//! A key is an option's long name. At the top of the file it applies to every command with that option; in a table
+//! named after a command it applies only to that command.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use crate::error::{Context, Error, Kind, Result};
 
 const PLACES: [&str; 2] = ["backwhen.toml", "/etc/backwhen.toml"];
 
-/// Gives `command` the file's values as defaults, which flags and environment override.
+/// Makes the file's values the defaults of `command`, which flags and environment override.
 ///
 /// # Errors
-/// `Usage` if the file cannot be read, or holds a key that is no option.
+/// Fails with `Usage` if the file cannot be read, or contains a key that is not an option.
 pub fn with_defaults(command: Command, arguments: &[OsString]) -> Result<Command> {
     match file(arguments)? {
         Some(path) => apply(command, &read(&path)?, &path),

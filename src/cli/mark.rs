@@ -22,16 +22,16 @@ pub struct Mark {
 struct Marked {
     name: String,
     lsn: Lsn,
-    /// A capture is running, so the mark will be in the history in a moment.
+    /// Whether a capture is running, which brings the mark into the history within a moment.
     captured: bool,
 }
 
-/// The longest name of a mark and the longest label of a checkpoint, in bytes: they are in every list, and in
-/// what a capture keeps in memory.
+/// The greatest length of a mark's name and of a checkpoint's label, in bytes; a longer one is refused. Both stand in
+/// every list, and in the memory of a capture.
 const LONGEST: usize = 1 << 10;
 
 /// # Errors
-/// Usage, if the name could not be shown on a line of its own.
+/// Fails with usage if the name could not be shown on one line.
 pub(super) fn refuse_unprintable(what: &str, name: &str) -> Result<()> {
     if name.trim().is_empty() || name.contains(is_hazard) {
         return Err(Error::usage(format!("{what} is made of printable characters, and of at least one")));

@@ -1,6 +1,7 @@
 //! `capture --metrics-listen`: answers GET /metrics, and nothing else.
 //!
-//! It has a thread of its own, so that neither a slow reader nor what the figures cost holds the stream up.
+//! The server has a thread of its own, so that neither a slow client nor the work of collecting the figures delays
+//! the stream.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,35 +17,35 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 
-/// How long a request may take to come, and in all with its answer: the source may take its time.
+/// The time limits for a request to arrive, and for request and answer together; the source may take its time.
 const REQUEST: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Of a request's head, in bytes.
+/// The greatest length of a request's head, in bytes; a longer one is refused.
 const LONGEST: usize = 8 << 10;
-/// Connections at the same time; more are closed at once.
+/// The greatest number of concurrent connections; further ones are closed at once.
 const CONNECTIONS: usize = 16;
-/// Figures may be so old: however often somebody asks, the source is asked no oftener.
+/// The greatest age of the figures. However often clients ask, the source is queried no more often than this.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// `PORT`, which is this machine's alone, or `ADDR:PORT`.
+/// Parses `PORT`, which is reachable only from this machine, or `ADDR:PORT`.
 pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let port = || text.parse().ok().map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     let address = text.parse().ok().or_else(port);
     address.ok_or_else(|| "write a port such as 9187, or 10.0.0.5:9187, or [::1]:9187".to_owned())
 }
 
-/// What the figures are about.
+/// The subject of the figures.
 pub(super) struct Subject {
     pub history: History,
     pub source: Conninfo,
-    /// What the slot may keep, in bytes.
+    /// The most WAL that the slot may retain, in bytes.
     pub budget: Option<u64>,
 }
 
-/// Listens from now on, until the process ends.
+/// Starts to listen, until the process ends.
 ///
 /// # Errors
-/// `Unavailable` if the address cannot be had.
+/// Fails with `Unavailable` if the address cannot be used.
 pub(super) fn serve(address: SocketAddr, subject: Subject) -> Result<()> {
     let failed = move || format!("cannot listen on {address}; name another with --metrics-listen");
     let listener = std::net::TcpListener::bind(address).context(Kind::Unavailable, failed)?;
@@ -67,16 +68,16 @@ pub(super) fn serve(address: SocketAddr, subject: Subject) -> Result<()> {
     thread.map(drop).context(Kind::Internal, || "cannot start a thread".into())
 }
 
-/// Says nothing of the reason, which may name servers, roles and paths: the log of capture does.
+/// This answer leaves out the reason, which may name servers, roles and paths; the log of the capture has it.
 const UNAVAILABLE: &str = "no figures now; see the log of capture\n";
 
-/// The figures could not be had; the log says why.
+/// The figures could not be collected; the log has the reason.
 #[derive(Clone, Copy)]
 struct NoFigures;
 
 type Figures = Result<Arc<str>, NoFigures>;
 
-/// Where an answer's text is to go; none if there is none.
+/// The channel on which one client's answer is sent.
 type Asked = oneshot::Sender<Figures>;
 
 async fn answer_all(listener: TcpListener, subject: Subject) -> Result<()> {
@@ -95,13 +96,13 @@ async fn answer_all(listener: TcpListener, subject: Subject) -> Result<()> {
         if known.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
             known = Some((Instant::now(), text.clone()));
         }
-        // It may not have waited.
+        // The caller may have stopped waiting.
         let _ = asked.send(text);
     }
     Err(Error::internal("nobody listens"))
 }
 
-/// Logs a reason unless it is the same as the last one: somebody asks every few seconds.
+/// Logs a reason unless it is the same as the last one, as clients ask every few seconds.
 fn log_once(said: &mut String, why: String) {
     if *said != why {
         tracing::warn!("no figures for metrics: {why}");
@@ -123,11 +124,11 @@ async fn accept(listener: TcpListener, ask: mpsc::Sender<Asked>) {
                 let ask = ask.clone();
                 tokio::spawn(async move {
                     let _place = place;
-                    // Whoever asks in another way than this gets nothing more.
+                    // A request of any other form gets no further answer.
                     let _ = tokio::time::timeout(PATIENCE, answer(stream, ask)).await;
                 });
             }
-            // Out of descriptors, say: that passes, or the log of capture tells.
+            // The process may have run out of descriptors, for example: that passes, or the log of the capture tells.
             Err(error) => {
                 tracing::debug!("no connection for metrics: {error}");
                 tokio::time::sleep(FRESH).await;
@@ -157,7 +158,7 @@ async fn answer(mut stream: TcpStream, ask: mpsc::Sender<Asked>) -> std::io::Res
     stream.shutdown().await
 }
 
-/// What was sent up to the empty line, or as much of it as is read at all.
+/// Returns the part of a request up to the empty line, or as much of the request as is read at all.
 async fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut piece = [0; 1024];
@@ -170,7 +171,7 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What is wrong with a request, and a line for the answer's head.
+/// Checks a request; the error holds the answer's status and a line for the answer's head.
 fn judge(head: &[u8]) -> Result<(), (&'static str, &'static str)> {
     if !head.windows(4).any(|end| end == b"\r\n\r\n") {
         return Err(("400 Bad Request", ""));

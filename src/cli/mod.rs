@@ -57,7 +57,7 @@ struct Cli {
     command: Command,
 }
 
-/// Where the help lists what every command takes.
+/// The heading in the help above the options of every command.
 const EVERYWHERE: &str = "Options of every command";
 
 #[derive(Args)]
@@ -115,7 +115,7 @@ enum Command {
     Drop(drop::Drop),
 }
 
-/// What every command has at hand.
+/// The settings and the terminal that every command gets.
 struct Surroundings {
     ui: Ui,
     history: Option<String>,
@@ -129,7 +129,7 @@ struct Surroundings {
 pub fn main() -> ExitCode {
     ambient::keep_files_private();
     ui::explain_panics();
-    // The hook has told of the panic; what is left is the exit code.
+    // The panic hook has reported the panic; only the exit code remains to be returned.
     std::panic::catch_unwind(run_command_line).unwrap_or(ExitCode::from(Kind::Internal.exit_code()))
 }
 
@@ -148,7 +148,7 @@ fn run_command_line() -> ExitCode {
     }
     let ui = Ui::new(&cli.global, matches!(cli.command, Command::Capture(_)));
     let mut runtime = match &cli.command {
-        // It follows one connection; more threads would only pass on the news that bytes have come.
+        // The command follows one connection; more threads would only pass on the news that bytes have arrived.
         Command::Capture(_) => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
@@ -157,7 +157,7 @@ fn run_command_line() -> ExitCode {
         let Global { history, key_file, pg_bin, .. } = cli.global;
         let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, interrupt: OnceLock::new() };
         let done = runtime.block_on(run(cli.command, &context));
-        // Threads that still read for a command that has failed are of no use.
+        // Threads that still read for a command that has failed need not be waited for.
         runtime.shutdown_background();
         done
     });
@@ -170,7 +170,7 @@ fn run_command_line() -> ExitCode {
     }
 }
 
-/// Flags beat the environment, the environment beats the file.
+/// Flags override the environment, and the environment overrides the file.
 fn parse() -> Result<Cli> {
     let arguments: Vec<_> = std::env::args_os().collect();
     let command = config::with_defaults(<Cli as clap::CommandFactory>::command(), &arguments)?;
@@ -206,7 +206,7 @@ impl Surroundings {
         self.interrupt.get_or_init(ambient::heed_signals).clone()
     }
 
-    /// Where the history is, or is to be.
+    /// The folder of the history, whether or not it exists yet.
     fn history_folder(&self) -> Result<PathBuf> {
         let history = self.history.as_deref().ok_or_else(|| {
             Error::usage("no history is named; name its folder with --history or BACKWHEN_HISTORY")
@@ -237,14 +237,14 @@ impl Surroundings {
         Ok(history)
     }
 
-    /// For work that adds to the history: what is written must bear tags, if the history has a key.
+    /// Opens the history for work that adds to it: new objects must have tags, if the history has a key.
     fn history_to_write(&self) -> Result<History> {
         let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
         history.authorship().check_may_write(history.root())?;
         Ok(history)
     }
 
-    /// The same for work that reads or uses its objects for a while: nothing is expired as long as the lock
+    /// Opens the history for work that reads or uses its objects for a while: nothing is expired while the lock
     /// lives.
     fn history_held(&self) -> Result<(History, Option<Lock>)> {
         let history = self.history()?;
@@ -271,7 +271,7 @@ struct SourceOption {
 }
 
 impl SourceOption {
-    /// The source given, or the one that the history remembers.
+    /// Returns the given source, or the one that the history records.
     fn of(&self, history: &History) -> Result<Conninfo> {
         Conninfo::parse(self.source.as_deref().unwrap_or(&history.identity().source.connection))
     }
@@ -303,7 +303,7 @@ fn parse_budget(text: &str) -> Result<Budget, String> {
     let wrong = || "write a size such as 500MB or 64GB, or none".to_owned();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    // As PostgreSQL's own settings have them: a kilobyte is 1024 bytes.
+    // The units are those of PostgreSQL's own settings: a kilobyte is 1024 bytes.
     let units = ["kB", "MB", "GB", "TB"];
     let power = units.iter().position(|known| *known == unit.trim()).ok_or_else(wrong)?;
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1024 << (10 * power)));
@@ -335,7 +335,7 @@ impl ScratchOption {
     }
 }
 
-/// The source that `--source` or libpq's own variables name.
+/// Returns the source that `--source` or libpq's own variables name.
 fn named_source(source: Option<&str>) -> Result<Conninfo> {
     let named = ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE", "PGPORT"];
     if source.is_none() && named.iter().all(|name| std::env::var_os(name).is_none()) {
@@ -351,7 +351,7 @@ fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
 }
 
-/// A length of time such as `90s`, `10 minutes` or `1d`.
+/// Parses a length of time such as `90s`, `10 minutes` or `1d`.
 fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let duration = crate::model::moment::parse_duration(text).and_then(|duration| duration.to_std().ok());
     duration.ok_or_else(|| "write a length of time such as 90s, 10m, 24h or 7d".to_owned())

@@ -35,8 +35,8 @@ impl ProofShown {
         }
     }
 
-    /// The one that matters now, of all from the newest to the oldest: the newest, unless an earlier one
-    /// says more and nothing was found wrong since.
+    /// Returns the relevant one of all pieces of evidence, ordered from the newest to the oldest: the newest, unless
+    /// an earlier one covers more and nothing was found wrong since.
     pub fn latest(mut all: impl Iterator<Item = (ObjectName, Evidence)>) -> Option<ProofShown> {
         let says_more = |it: &Evidence| it.how > How::Read && it.is_good();
         let newest = all.next()?;

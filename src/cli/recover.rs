@@ -78,7 +78,7 @@ impl Recover {
         let Some(destination) = destination.filter(|_| !self.dry_run) else {
             return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
-        // What is begun from here on is undone when it is interrupted.
+        // Everything that starts from here on is undone if the command is interrupted.
         at.heed_signals();
         let to_stdout = self.into.as_deref() == Some("sql:-");
         let report = self.attempt(at, &moment, plan, destination).await?;
@@ -86,7 +86,7 @@ impl Recover {
             at.ui.say(&format!("note: {note}"));
         }
         if to_stdout {
-            // The rows are the result; what was done is talk.
+            // The rows are the result; the report of the recovery goes to standard error.
             return at.ui.result_beside(&report, || describe(&report));
         }
         at.ui.result(&report, || describe(&report))
@@ -98,8 +98,8 @@ impl Recover {
         plan(reading, moment, self.before, &self.table)
     }
 
-    /// Carries out the plan and, where it was the checkpoint that is damaged, another that leads to the
-    /// same moment: a failed attempt leaves nothing.
+    /// Executes the plan. If its checkpoint turns out to be damaged, executes another plan for the same moment: a
+    /// failed attempt leaves nothing behind.
     async fn attempt(
         &self,
         at: &Surroundings,
@@ -124,7 +124,7 @@ impl Recover {
             };
             let error = match execute(plan.clone(), execution).await {
                 Ok(report) => return Ok(report),
-                // What is on standard output cannot be taken back.
+                // Output that is already on standard output cannot be withdrawn.
                 Err(error) if error.kind() != Kind::Damaged || to_stdout => return Err(error),
                 Err(error) => error,
             };
@@ -137,8 +137,8 @@ impl Recover {
     }
 }
 
-/// The end of a journal that was cut off looks like one that was never written. `latest` must not
-/// quietly mean an earlier moment then. `acknowledged` was read before the timeline.
+/// A journal whose end was cut off looks like one that never had that end. `latest` must not silently mean an earlier
+/// moment then. `acknowledged` was read before the timeline.
 fn refuse_a_lost_end(timeline: &Timeline, acknowledged: Option<Acknowledged>) -> Result<()> {
     let stretch = timeline.current()?;
     let durable = acknowledged.filter(|it| it.epoch == stretch.epoch.number).map(|it| it.durable);
@@ -161,7 +161,7 @@ fn say_inexact(at: &Surroundings, plan: &Plan) {
     }
 }
 
-/// The next plan whose checkpoint is whole, if it was the image of the failed one that was damaged.
+/// Returns the next plan whose checkpoint is whole, if the failed plan's checkpoint image was damaged.
 fn another_way(failed: Plan, wanted: impl Fn(&Reading) -> Result<Plan>) -> Result<Option<Plan>> {
     let mut plan = failed;
     let mut first = true;
@@ -169,7 +169,7 @@ fn another_way(failed: Plan, wanted: impl Fn(&Reading) -> Result<Plan>) -> Resul
         let (past, name) = (&plan.past, plan.checkpoint.clone());
         let reading = match verify::image_fault(past.history(), past.base())? {
             Some(why) => past.reading().without(Unusable { name, why }),
-            // The journal is what is damaged, and any other checkpoint needs at least as much of it.
+            // If the journal is damaged, any other checkpoint needs at least as much of it.
             None if first => return Ok(None),
             None => return Ok(Some(plan)),
         };

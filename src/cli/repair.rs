@@ -39,7 +39,7 @@ impl Repair {
             let from = History::open(&self.from, key.as_ref())?;
             let acknowledged = acknowledged(&root);
             let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
-            // Whatever was done, only reading all of it tells how it stands now.
+            // Whatever was repaired, only reading every object shows the state of the history now.
             let faults = match History::open(&root, key.as_ref()) {
                 Ok(history) => {
                     let segments = Segments::new(history.authorship());

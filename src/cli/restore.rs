@@ -1,4 +1,4 @@
-//! `backwhen verify --restore`: a recovery whose only purpose is to see that it can be done.
+//! `backwhen verify --restore`: a recovery whose only purpose is to show that a recovery succeeds.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::recover::execute::{Execution, execute};
 use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::sink::{Destination, drop_database};
 
-/// What was recovered, and is gone again.
+/// The recovered database, which has been dropped again.
 #[derive(Serialize)]
 pub(super) struct Restored {
     pub moment: PlannedMoment,
@@ -27,10 +27,10 @@ pub(super) struct Restored {
     pub digests: Vec<TableDigest>,
 }
 
-/// The throw-away database on the server that `--into` or libpq's own variables name.
+/// Returns the temporary database on the server that `--into` or libpq's own variables name.
 ///
 /// # Errors
-/// `Usage` if none is named.
+/// Fails with `Usage` if no server is named.
 pub(super) fn target(history: &History, into: Option<&str>) -> Result<Conninfo> {
     let named = ["PGHOST", "PGHOSTADDR", "PGSERVICE", "PGPORT"];
     if into.is_none() && named.iter().all(|name| std::env::var_os(name).is_none()) {
@@ -45,7 +45,7 @@ pub(super) fn target(history: &History, into: Option<&str>) -> Result<Conninfo> 
 /// Recovers the moment, which compares every table's digest with the fold's, and drops the database.
 ///
 /// # Errors
-/// Those of a recovery; nothing is left then either.
+/// Fails when a recovery does; nothing is left then either.
 pub(super) async fn restore(
     at: &Surroundings,
     history: &History,
@@ -54,10 +54,10 @@ pub(super) async fn restore(
     jobs: usize,
 ) -> Result<Restored> {
     let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
-    // Verifying took its time: the moment may have come into the history meanwhile.
+    // Verifying took time: the history may have reached the moment meanwhile.
     let plan = plan(&Reading::open(history)?, &moment, false, &[])?;
     let interrupt = at.heed_signals();
-    // One that was killed may have left it.
+    // A run that was killed may have left the database.
     drop_database(target).await?;
     let execution = Execution {
         scratch: None,

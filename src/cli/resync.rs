@@ -21,10 +21,10 @@ use crate::progress::{Progress, Unit};
 use crate::protect::Access;
 use crate::protect::suspicion::{self, Found};
 
-/// Between heartbeats of a capture that runs only to bring the history up to now.
+/// The time between heartbeats of a capture that runs only to bring the history up to now.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// How long that one keeps trying.
+/// How long such a capture retries while the source or the disk fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Compare the history with the source by digests, and put right what differs
@@ -45,12 +45,12 @@ pub struct Resync {
 
 #[derive(Serialize)]
 struct Shown {
-    /// Nothing had been lost unnoticed.
+    /// The comparison found no loss that had gone unnoticed.
     ok: bool,
     #[serde(flatten)]
     at: Edge,
     epoch: u32,
-    /// The gap behind which a new epoch was begun.
+    /// The gap after which the new epoch began.
     gap: Option<Gap>,
     checkpoint: Option<String>,
     compared_with: Option<Compared>,
@@ -73,7 +73,7 @@ impl Resync {
         let begun = PgTime::from_utc(ambient::now());
         let progress = at.ui.progress();
         let found = match self.resync(at, &history, &*progress).await {
-            // Continuity was lost, which is a resynchronisation of its own.
+            // Continuity was lost, and the new epoch is a resynchronisation of its own.
             Err(_) if capture_resynced(at, &history, epoch, &*progress).await? => None,
             found => found?,
         };
@@ -85,7 +85,7 @@ impl Resync {
         at.ui.result(&shown, || describe(&shown))
     }
 
-    /// None if a new epoch was begun instead.
+    /// Returns `None` if a new epoch began instead.
     async fn resync(
         &self,
         at: &Surroundings,
@@ -124,8 +124,8 @@ impl Resync {
     }
 }
 
-/// Whether a new epoch was begun since that one. A capture that is about to do so is waited for: it needs the
-/// locks that we held until now.
+/// Whether a new epoch began after the given one. If a capture is about to begin one, this waits for it: the capture
+/// needs the locks that we held until now.
 async fn capture_resynced(
     at: &Surroundings,
     history: &History,

@@ -15,12 +15,13 @@ use crate::signal::{DefinedObject, DefinitionChange};
 #[derive(Serialize)]
 struct SchemaShown {
     epoch: u32,
-    /// Given to `--to` or `--at`, it means the state with this statement's transaction.
+    /// The argument for `--to` or `--at` that means the state just after this statement's transaction.
     lsn: Lsn,
     time: PgTime,
     xid: u32,
     tag: String,
-    /// Its first line, without what its strings hold; empty if it cannot be told from others.
+    /// The statement's first line, without the contents of its strings; empty if the statement cannot be told from
+    /// others.
     statement: String,
     role: String,
     login: String,

@@ -38,7 +38,7 @@ enum What {
 #[derive(Serialize)]
 struct Shown {
     moment: PlannedMoment,
-    /// Statements replayed since the checkpoint's archive.
+    /// The number of statements replayed since the checkpoint's archive.
     statements: usize,
     sql: String,
     schema: SchemaKnown,
@@ -59,7 +59,7 @@ impl Show {
         let plan = plan(&Reading::open(&history)?, &moment, self.before, &[])?;
         let tools = at.tools()?;
         let statements = plan.past.changes_since_archive()?.len();
-        // What a replay begins is undone when it is interrupted.
+        // Everything that starts from here on is undone if the command is interrupted.
         let interrupt = if statements > 0 { at.heed_signals() } else { CancellationToken::new() };
         let given = self.scratch.conninfo()?;
         let progress = at.ui.progress();

@@ -1,5 +1,4 @@
-//! The only place that talks to the terminal: results on standard output, talk and progress on
-//! standard error.
+//! The only module that writes to the terminal: results to standard output, messages and progress to standard error.
 
 mod streams;
 mod table;
@@ -31,7 +30,7 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// Sets up logging as well. `service`: the command runs on and tells what it does.
+    /// Also sets up logging. `service` says that the command keeps running and logs its progress.
     pub fn new(global: &Global, service: bool) -> Ui {
         let level = match (global.quiet, global.verbose, service) {
             (true, _, _) => "error",
@@ -43,11 +42,11 @@ impl Ui {
         let filter = EnvFilter::try_from_env("BACKWHEN_LOG")
             .unwrap_or_else(|_| EnvFilter::new(format!("backwhen={level}")));
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-        // Colours would be taken for commands of others to the terminal, and an error of the writer panics.
+        // Colours are escape sequences, which cannot be told from harmful ones, and an error of the writer panics.
         let log = log.with_ansi(false).log_internal_errors(false).with_writer(LogWriter);
         let started =
             if std::io::stderr().is_terminal() { log.without_time().try_init() } else { log.try_init() };
-        // A second time only in tests, where the first one serves.
+        // Logging is set up a second time only in tests, where the first set-up is enough.
         drop(started);
         let bars = std::io::stderr().is_terminal() && !global.no_progress && !global.quiet;
         Ui { output: global.output, bars, quiet: global.quiet }
@@ -61,10 +60,10 @@ impl Ui {
         self.output == Output::Prometheus
     }
 
-    /// Writes text that is a format of its own.
+    /// Writes text that has a format of its own.
     ///
     /// # Errors
-    /// `Unavailable` if standard output does not take it.
+    /// Fails with `Unavailable` if writing to standard output fails.
     pub fn print(&self, text: &str) -> Result<()> {
         write_line(text.trim_end())
     }
@@ -72,7 +71,7 @@ impl Ui {
     /// Writes the result, as one JSON object or as text for people.
     ///
     /// # Errors
-    /// `Unavailable` if standard output does not take it.
+    /// Fails with `Unavailable` if writing to standard output fails.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
             Output::Json => write_line(&to_json(value)?),
@@ -80,10 +79,10 @@ impl Ui {
         }
     }
 
-    /// Writes a result to standard error, where standard output carries something else.
+    /// Writes a result to standard error, for commands whose standard output carries something else.
     ///
     /// # Errors
-    /// `Internal` if it cannot be written as JSON.
+    /// Fails with `Internal` if the result cannot be written as JSON.
     pub fn result_beside(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
             Output::Json => write_aside(&to_json(value)?),
@@ -93,10 +92,10 @@ impl Ui {
         Ok(())
     }
 
-    /// Writes a list: one JSON object a line, or as text.
+    /// Writes a list, as one JSON object for each line or as text.
     ///
     /// # Errors
-    /// As [`Ui::result`].
+    /// Fails when [`Ui::result`] does.
     pub fn list<T: Serialize>(&self, values: &[T], text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
             Output::Json => values.iter().try_for_each(|value| write_line(&to_json(value)?)),
@@ -104,7 +103,7 @@ impl Ui {
         }
     }
 
-    /// Says something beside the result.
+    /// Writes a message beside the result.
     pub fn say(&self, text: &str) {
         if !self.quiet {
             write_aside(&printable(text));
@@ -132,7 +131,7 @@ impl Ui {
         }
     }
 
-    /// A progress bar on a terminal, nothing elsewhere.
+    /// Returns a progress bar on a terminal, and a silent one elsewhere.
     pub fn progress(&self) -> Arc<dyn Progress> {
         if self.bars { Arc::new(Bar::default()) } else { Arc::new(Silent) }
     }
@@ -143,8 +142,8 @@ pub fn explain(error: &Error) {
     write_aside(&format!("backwhen: {}", indented(&error.to_string())));
 }
 
-/// JSON in which no character commands the terminal either: inside of strings, where all of them are, it
-/// has an escape for each.
+/// Escapes JSON so that no character of it can control the terminal: such characters are only inside strings, where
+/// JSON has an escape for each.
 fn to_json(value: &impl Serialize) -> Result<String> {
     let text =
         serde_json::to_string(value).context(Kind::Internal, || "cannot write the result as JSON".into())?;
@@ -155,12 +154,12 @@ fn to_json(value: &impl Serialize) -> Result<String> {
     Ok(text.chars().map(escaped).collect())
 }
 
-/// Text of several lines, each as [`printable`] makes it.
+/// Makes each line of a text printable, as [`printable`] does.
 fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// The same with all lines but the first indented: none of them can be taken for a message of its own.
+/// Does the same and indents all lines but the first, so that none of them can be taken for a message of its own.
 fn indented(text: &str) -> String {
     let mut lines = text.split('\n').map(printable);
     let first = lines.next().unwrap_or_default();
@@ -170,7 +169,7 @@ fn indented(text: &str) -> String {
     })
 }
 
-/// A script for standard output: as it is for a file or another program, harmless for a terminal.
+/// Prepares a script for standard output: unchanged for a file or another program, harmless for a terminal.
 pub fn script(text: &str) -> String {
     if !std::io::stdout().is_terminal() {
         return text.to_owned();
@@ -178,13 +177,13 @@ pub fn script(text: &str) -> String {
     text.split('\t').map(printable_lines).collect::<Vec<_>>().join("\t")
 }
 
-/// A time in UTC and in this machine's zone.
+/// Formats a time in UTC and in this machine's zone.
 pub fn both_times(time: PgTime) -> String {
     let local: DateTime<Local> = time.to_utc().into();
     format!("{time} ({} local)", local.format("%Y-%m-%d %H:%M:%S%.6f %:z"))
 }
 
-/// What to say of a history at `root` that is not its owner's alone.
+/// Returns the warning for a history at `root` that other users can read or change.
 pub fn open_to_others(root: &Path) -> String {
     let root = root.display().to_string();
     format!(
@@ -193,7 +192,7 @@ pub fn open_to_others(root: &Path) -> String {
     )
 }
 
-/// Bytes for people.
+/// Formats a number of bytes for people.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut amount = count as f64;

@@ -49,13 +49,13 @@ struct Shown {
     verified: Verified,
     proofs: Vec<Proof>,
     restored: Option<Restored>,
-    /// Why the recovery failed, if that is the history's fault.
+    /// Why the recovery failed, if the history is at fault.
     not_restored: Option<String>,
-    /// Others on this machine may read or change the history.
+    /// Whether other users of this machine may read or change the history.
     open_to_others: bool,
     #[serde(skip)]
     root: std::path::PathBuf,
-    /// The object that tells of this later.
+    /// The name of the object that keeps this evidence.
     evidence: Option<String>,
 }
 
@@ -96,7 +96,7 @@ impl Verify {
 struct Read {
     verified: Verified,
     proofs: Vec<Proof>,
-    /// Where it can be read.
+    /// The path of that object.
     window: Option<Window>,
 }
 
@@ -105,7 +105,7 @@ fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Re
     let verified = verify::verify(history, &segments, acknowledged(history.root()), progress)?;
     let reading = Reading::open_with(history, &segments);
     if !prove || !verified.faults.is_empty() {
-        // What keeps a damaged history from being opened is among the faults.
+        // The fault that prevents a damaged history from being opened is among the listed faults.
         let window = reading.ok().and_then(|reading| reading.timeline().window());
         return Ok(Read { verified, proofs: Vec::new(), window });
     }
@@ -114,7 +114,7 @@ fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Re
     Ok(Read { verified, proofs, window: reading.timeline().window() })
 }
 
-/// What has been read and proved goes into the evidence.
+/// Adds the objects that were read and the checkpoints that were proved to the evidence.
 fn note(evidence: &mut Evidence, verified: &Verified, proofs: &[Proof]) {
     evidence.faults.clone_from(&verified.faults);
     evidence.checkpoints.clone_from(&verified.sound);
@@ -130,7 +130,7 @@ fn note(evidence: &mut Evidence, verified: &Verified, proofs: &[Proof]) {
     }
 }
 
-/// A recovery that shows a fault of the history is what was looked for, and no failure of the command.
+/// A recovery that reveals a fault of the history has served its purpose, so it is not a failure of the command.
 fn note_restored(evidence: &mut Evidence, done: Result<Restored>) -> Result<Option<Restored>> {
     match done {
         Ok(done) => {
@@ -147,7 +147,7 @@ fn note_restored(evidence: &mut Evidence, done: Result<Restored>) -> Result<Opti
     }
 }
 
-/// Keeps evidence. That it cannot be kept, as on a disk that is only read, is said and no failure.
+/// Stores the evidence. If that is impossible, as on a read-only disk, the command says so and does not fail.
 pub(super) fn keep(history: &History, evidence: &Evidence) -> Option<String> {
     match history.keep_evidence(evidence) {
         Ok(name) => Some(name.to_string()),
@@ -158,7 +158,7 @@ pub(super) fn keep(history: &History, evidence: &Evidence) -> Option<String> {
     }
 }
 
-/// What the last capture on the history at `root` told the source to be durable.
+/// Returns the LSN that the last capture on the history at `root` reported to the source as durable.
 pub(super) fn acknowledged(root: &Path) -> Option<Acknowledged> {
     let live = live::read(&root.join("live/capture.json"))?;
     Some(Acknowledged { epoch: live.epoch, durable: live.durable })

@@ -1,8 +1,8 @@
-//! Rows in COPY's binary format. A server takes them with a quarter less work than text, as it need
-//! not look for the ends of lines and values.
+//! Rows in COPY's binary format. A server loads them with a quarter less work than text, as it need not search for
+//! the ends of lines and values.
 //!
-//! Only types of PostgreSQL's own whose binary form has been the same in all versions. Source:
-//! PostgreSQL documentation, COPY, "Binary Format", and the `…_recv` functions of the types.
+//! Only built-in types of PostgreSQL whose binary form is the same in all versions are supported. Source: PostgreSQL
+//! documentation, COPY, "Binary Format", and the `…_recv` functions of the types.
 
 use std::borrow::Cow;
 
@@ -12,21 +12,21 @@ use super::copy_text;
 use super::key::parse_integer;
 use crate::model::Column;
 
-/// What comes before the first row.
+/// The bytes before the first row.
 pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// What comes after the last row.
+/// The bytes after the last row.
 pub const TRAILER: &[u8] = b"\xff\xff";
 
-/// The length that says NULL.
+/// The length that stands for NULL.
 const NULL: i32 = -1;
 
-/// 2000-01-01 as `chrono` counts days: the server's day 0.
+/// The server's day 0, 2000-01-01, in `chrono`'s count of days.
 const DAY_ZERO: i32 = 730_120;
 
 const MICROSECONDS_OF_DAY: i64 = 86_400_000_000;
 
-/// How to write the rows of one table.
+/// How the rows of one table are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BinaryRows {
     forms: Vec<Form>,
@@ -44,25 +44,26 @@ enum Form {
     Int8,
     Jsonb,
     Numeric,
-    /// char(n), which the server fills up with blanks again. Sent with them, it would count their letters.
+    /// char(n), without the blanks at its end. The server adds them again; if they were sent, it would count their
+    /// letters.
     Padded,
-    /// What follows the seconds: nothing, or the time zone that every session has.
+    /// A timestamp. The bytes are the suffix after the seconds: empty, or the time zone that every session uses.
     Timestamp(&'static [u8]),
     Text,
     Uuid,
 }
 
 impl BinaryRows {
-    /// `None` if a column's type has no form here.
+    /// Returns `None` if a column's type has no form here.
     pub fn of(columns: &[Column]) -> Option<BinaryRows> {
         let forms: Option<Vec<_>> =
             columns.iter().map(|column| form_of(column.type_oid, column.type_modifier)).collect();
         forms.filter(|forms| !forms.is_empty()).map(|forms| BinaryRows { forms })
     }
 
-    /// Appends the row of `line`, COPY text without its newline. `None`, with `row` as it was, if a
-    /// value is none of the common spellings of its type (`infinity`, years before Christ), or if the
-    /// line has other columns: then the server must read the text.
+    /// Appends the row of `line`, COPY text without its newline. Returns `None` and leaves `row` as it was if a value
+    /// is not in a common spelling of its type (`infinity`, years before Christ), or if the line has other columns:
+    /// then the server must parse the text.
     pub fn push_row(&self, line: &[u8], row: &mut Vec<u8>) -> Option<()> {
         let start = row.len();
         let pushed = self.push_columns(line, row);
@@ -75,7 +76,7 @@ impl BinaryRows {
     fn push_columns(&self, line: &[u8], row: &mut Vec<u8>) -> Option<()> {
         row.extend_from_slice(&(self.forms.len() as i16).to_be_bytes());
         let mut columns = copy_text::columns(line);
-        // Without a backslash there is neither NULL nor anything to unescape.
+        // Without a backslash the line contains neither NULL nor anything to unescape.
         let plain = memchr::memchr(b'\\', line).is_none();
         for form in &self.forms {
             let column = columns.next()?;
@@ -94,7 +95,7 @@ impl BinaryRows {
     }
 }
 
-/// By `pg_type.oid` and, as `char` without a length keeps its blanks, the modifier.
+/// Chooses by `pg_type.oid` and by the type modifier, since `char` without a length keeps its blanks.
 fn form_of(type_oid: u32, type_modifier: i32) -> Option<Form> {
     Some(match type_oid {
         16 => Form::Bool,
@@ -133,7 +134,7 @@ impl Form {
                 _ => return None,
             }),
             Form::Jsonb => {
-                // The version of the form.
+                // This byte is the version of jsonb's binary form.
                 row.push(1);
                 row.extend_from_slice(value);
             }
@@ -151,7 +152,7 @@ impl Form {
     }
 }
 
-/// `value` without the blanks at its end, taken off a word at a time.
+/// Returns `value` without the blanks at its end, which are removed a word at a time.
 fn without_padding(value: &[u8]) -> &[u8] {
     let (_, words) = value.as_rchunks::<8>();
     let blank = words.iter().rev().take_while(|word| **word == [b' '; 8]).count();
@@ -177,13 +178,13 @@ fn push_hex(digits: &[u8], row: &mut Vec<u8>) -> Option<()> {
     odd.is_empty().then_some(())
 }
 
-/// The number that `digits` are, and nothing else.
+/// Returns the number that `digits` spell, if they are nothing but digits.
 fn digits(digits: &[u8]) -> Option<u32> {
     digits.iter().all(u8::is_ascii_digit).then_some(())?;
     parsed(digits)
 }
 
-/// `YYYY-MM-DD` as days since 2000.
+/// Converts `YYYY-MM-DD` to days since 2000.
 fn day(value: &[u8]) -> Option<i32> {
     let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *value else { return None };
     let year = digits(&[y1, y2, y3, y4])?;
@@ -191,7 +192,7 @@ fn day(value: &[u8]) -> Option<i32> {
     Some(date.num_days_from_ce() - DAY_ZERO)
 }
 
-/// `YYYY-MM-DD HH:MM:SS.ffffff`, with up to six digits at the end, as microseconds since 2000.
+/// Converts `YYYY-MM-DD HH:MM:SS.ffffff`, with up to six digits at the end, to microseconds since 2000.
 fn timestamp(value: &[u8], zone: &[u8]) -> Option<i64> {
     let (date, time) = value.strip_suffix(zone)?.split_at_checked(10)?;
     let (time, fraction) = time.split_at_checked(9)?;
@@ -207,8 +208,8 @@ fn timestamp(value: &[u8], zone: &[u8]) -> Option<i64> {
     Some(i64::from(day(date)?) * MICROSECONDS_OF_DAY + i64::from(seconds) * 1_000_000 + i64::from(micros))
 }
 
-/// A number in groups of four decimal digits: how many groups, the place of the first, the sign, the
-/// number of digits after the point, the groups.
+/// Writes a number in groups of four decimal digits: the number of groups, the weight of the first group, the sign,
+/// the number of digits after the point, the groups.
 fn push_numeric(value: &[u8], row: &mut Vec<u8>) -> Option<()> {
     let (negative, value) = match value {
         [b'-', rest @ ..] => (true, rest),

@@ -1,16 +1,16 @@
-//! Rows as lines of COPY's text format, the one form in which rows are kept.
+//! Rows as lines of COPY's text format, the only form in which rows are stored.
 //!
-//! A line holds the columns' texts, escaped, with tabs between, without the newline. Because tab,
-//! newline and backslash inside a value are always escaped, a raw tab always ends a column.
-//! Source: PostgreSQL documentation, COPY, "Text Format".
+//! A line holds the columns' escaped texts, separated by tabs, without the newline. Because tab, newline and
+//! backslash inside a value are always escaped, a raw tab always ends a column. Source: PostgreSQL documentation,
+//! COPY, "Text Format".
 
 use std::borrow::Cow;
 
 /// How COPY writes NULL.
 pub const NULL: &[u8] = b"\\N";
 
-/// Stands for a value that the stream left out (unchanged, stored out of line) until the row's
-/// earlier version fills it. COPY itself never writes it.
+/// Stands for a value that the stream left out (unchanged, stored out of line) until the value is filled in from the
+/// row's earlier version. COPY itself never writes this text.
 pub const HOLE: &[u8] = b"\\H";
 
 /// Appends `value` to `line`, escaped exactly as the server's COPY TO escapes it.
@@ -38,7 +38,7 @@ fn escape_letter(byte: u8) -> Option<u8> {
     }
 }
 
-/// The value behind one column's text; `None` for NULL.
+/// Returns the value that one column's text stands for; `None` for NULL.
 pub fn unescape(column: &[u8]) -> Option<Cow<'_, [u8]>> {
     if column == NULL {
         return None;
@@ -67,7 +67,7 @@ pub fn unescape(column: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(value))
 }
 
-/// The columns of a line. A table without columns has lines with one empty column.
+/// Returns the columns of a line. A table without columns has lines with one empty column.
 pub fn columns(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
@@ -80,14 +80,14 @@ pub fn columns(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Whether some column of the line is a [`HOLE`].
 pub fn has_hole(line: &[u8]) -> bool {
-    // A backslash before the H may itself be escaped, so look at whole columns.
+    // A backslash before the H may itself be escaped, so whole columns are compared.
     memchr::memchr(b'\\', line).is_some() && columns(line).any(|column| column == HOLE)
 }
 
-/// `line` with each hole filled from the same column of `earlier`.
+/// Returns `line` with each hole filled from the same column of `earlier`.
 ///
-/// `None` if the lines have different numbers of columns, which means that the schema changed
-/// between the two.
+/// Returns `None` if the lines have different numbers of columns, which means that the schema changed between the
+/// two.
 pub fn fill_holes(line: &[u8], earlier: &[u8]) -> Option<Vec<u8>> {
     let mut filled = Vec::with_capacity(line.len().max(earlier.len()));
     let mut earlier = columns(earlier);

@@ -1,18 +1,18 @@
-//! Sort keys of rows: byte strings in which two rows are equal exactly when their identity is.
+//! Sort keys of rows: byte strings that are equal for two rows exactly when the rows' identities are equal.
 //!
-//! The order is only backwhen's own, but integers sort as numbers, so that a recovered primary key
-//! index is built from sorted input. Equality is that of the exact text, as in the stream: the
-//! server sends the old key whenever its bytes changed.
+//! The order of keys has a meaning only within backwhen, but integers sort as numbers, so that a recovered primary
+//! key index is built from sorted input. Equality compares the exact text, as the stream does: the server sends the
+//! old key whenever the key's bytes changed.
 
 use twox_hash::XxHash3_128;
 
 use super::copy_text;
 use crate::model::{Column, Identity, Table};
 
-/// A whole row up to this length is its own key; a longer one is cut and completed by its hash.
+/// A whole row up to this length is its own key; a longer row is cut to this length, and its hash is appended.
 const WHOLE_ROW_PREFIX: usize = 48;
 
-/// How to make the key of one table's rows.
+/// How the keys of one table's rows are built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyShape {
     /// The key columns, in column order, with their kinds.
@@ -26,7 +26,7 @@ pub enum KeyKind {
     Text,
 }
 
-/// `pg_type.oid` of int8, int2, int4 and oid: the types whose text is one integer in one spelling.
+/// `pg_type.oid` of int8, int2, int4 and oid: the types in which each value is one integer with one spelling.
 const INTEGER_TYPES: [u32; 4] = [20, 21, 23, 26];
 
 impl KeyShape {
@@ -40,7 +40,7 @@ impl KeyShape {
         }
     }
 
-    /// Appends the key of `line` to `key`. `None` if the line has no such column, or NULL in one.
+    /// Appends the key of `line` to `key`. Returns `None` if the line lacks a key column, or has NULL in one.
     pub fn push_key(&self, line: &[u8], key: &mut Vec<u8>) -> Option<()> {
         match self {
             KeyShape::WholeRow => {
@@ -75,7 +75,7 @@ fn push_whole_row(line: &[u8], key: &mut Vec<u8>) {
     }
 }
 
-/// A column's text is free of raw tabs, so a tab byte, lower than all it can hold, ends it.
+/// A column's escaped text contains no raw tab, and a tab byte sorts below all bytes of the text, so a tab ends it.
 fn push_column(column: &[u8], kind: KeyKind, key: &mut Vec<u8>) -> Option<()> {
     if column == copy_text::NULL || column == copy_text::HOLE {
         return None;
@@ -93,7 +93,7 @@ fn push_column(column: &[u8], kind: KeyKind, key: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// The number that a text is, in the one spelling that the server has for it.
+/// Returns the number that a text spells, if the text is the server's one spelling of that number.
 pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -106,7 +106,7 @@ pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
     for digit in digits {
         let digit = i64::from(digit.checked_sub(b'0').filter(|digit| *digit < 10)?);
         let shifted = number.checked_mul(10)?;
-        // Counted downwards for negatives, because i64::MIN has no positive twin.
+        // Negative numbers are counted downwards, because i64::MIN has no positive counterpart.
         number = if negative { shifted.checked_sub(digit)? } else { shifted.checked_add(digit)? };
     }
     Some(number)

@@ -1,4 +1,4 @@
-//! Bytes to model and back: pure, and never panicking on any input.
+//! Converts bytes to the types of the model and back: pure functions that never panic on any input.
 
 pub mod copy_binary;
 pub mod copy_text;

@@ -1,12 +1,12 @@
 //! Decodes the messages of the `pgoutput` plugin.
 //!
-//! Protocol versions 1 to 4 without `streaming` and `two_phase`, which backwhen never asks for.
+//! The decoder covers protocol versions 1 to 4 without `streaming` and `two_phase`, which backwhen never asks for.
 //! Source: PostgreSQL documentation, "Logical Replication Message Formats".
 
 use crate::model::change::OldTuple;
 use crate::model::{Lsn, Message, PgTime, Relation, RelationColumn, Tuple, Value};
 
-/// The bytes are no message of the protocol version that was asked for.
+/// The bytes are not a message of the requested protocol version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a pgoutput message: {what} at byte {at} of {length}")]
 pub struct DecodeError {
@@ -18,7 +18,7 @@ pub struct DecodeError {
 /// Decodes one message; the tuple values borrow from `bytes`.
 ///
 /// # Errors
-/// [`DecodeError`] on anything unknown, short or left over.
+/// [`DecodeError`] if the message has an unknown part, is too short, or has bytes left over.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     let mut reader = Reader { bytes, at: 0 };
     let message = reader.message()?;
@@ -28,8 +28,8 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     }
 }
 
-/// A name from bytes in the server's encoding. Where they are not UTF-8, each byte stands for the
-/// letter of that number: not what a person would write, but different for different names.
+/// Returns a name from bytes in the server's encoding. Where they are not UTF-8, each byte becomes the letter of that
+/// number: the name is not as a person would write it, but different names stay different.
 pub fn stream_name(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(name) => name.to_owned(),
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
 
     fn tuple(&mut self) -> Result<Tuple<'a>, DecodeError> {
         let count = usize::from(self.u16()?);
-        // Each value takes a byte at least, so a lying count cannot make this allocate much.
+        // Each value takes at least one byte, so a false count cannot make this allocate much.
         let mut values = Vec::with_capacity(count.min(self.bytes.len() - self.at));
         for _ in 0..count {
             values.push(match self.u8()? {

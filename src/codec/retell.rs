@@ -1,27 +1,28 @@
-//! Values whose text changes although nobody writes them: `ALTER TYPE … RENAME VALUE` gives a label of an enum
-//! another name, and an attribute that a composite type gains or loses is in its values from then on, or is not.
+//! Values whose text changes although no statement writes them: `ALTER TYPE … RENAME VALUE` renames a label of an
+//! enum, and adding or dropping an attribute of a composite type adds it to existing values or removes it from them.
 //!
-//! A value is taken apart as far as the change lies inside of it (arrays, composites, ranges and domains of all of
-//! them), and written again exactly as the server's output functions write it. What does not change is copied.
-//! Source: PostgreSQL documentation, "Array Input and Output Syntax", "Composite Type Input and Output Syntax"
-//! and "Range Types, Input/Output".
+//! A value is parsed as far as the change lies inside it (arrays, composites, ranges and domains of all of them), and
+//! written again exactly as the server's output functions write it. The parts that do not change are copied.
+//! Source: PostgreSQL documentation, "Array Input and Output Syntax", "Composite Type Input and Output Syntax" and
+//! "Range Types, Input/Output".
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Types inside of types; deeper ones are not followed, as a damaged message may lead in a circle.
+/// Types may nest this deep inside each other; deeper ones are not followed, as a damaged message may contain a
+/// cycle.
 const DEEPEST: usize = 64;
 
-/// What becomes of the values of some types, by the types' oids. Values of all other types stay as they are.
+/// How the values of some types change, by the types' oids. Values of all other types stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retelling {
     pub types: BTreeMap<u32, Shape>,
 }
 
-/// How values of a type are written.
+/// How values of a type are written, and how they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// An enum: those of its texts that become others.
+    /// An enum: the texts that change, each with its new text.
     Labels(BTreeMap<Vec<u8>, Label>),
     Array {
         element: u32,
@@ -33,23 +34,23 @@ pub enum Shape {
     Range(u32),
     /// A multirange of ranges of this type.
     Multirange(u32),
-    /// A composite type: what becomes of a value with that many attributes.
+    /// A composite type: how a value changes, by the number of attributes that the value has.
     Composite(BTreeMap<usize, Attributes>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     pub now: Vec<u8>,
-    /// The text was another label's too.
+    /// Whether the text has also been another label's, so that a value cannot tell which label it means.
     pub doubtful: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// For each attribute that the type has now, its type and which of the value's it is; `None` for one that
-    /// came later, and so is NULL.
+    /// For each attribute that the type has now: its type, and its position in the value; `None` for an attribute
+    /// that was added later, and so is NULL.
     pub now: Vec<(u32, Option<usize>)>,
-    /// The type had as many attributes at another time too, and not the same ones.
+    /// Whether the type has had this many attributes at another time too, and different ones.
     pub doubtful: bool,
 }
 
@@ -58,12 +59,12 @@ pub struct Attributes {
 #[error("a value is not written as values of its type are")]
 pub struct Unreadable;
 
-/// What went on beside, while values were written anew.
+/// The doubts that arose while values were rewritten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Doubts {
-    /// The types of those that may have to be read otherwise.
+    /// The types of values that may have to be read differently.
     pub types: BTreeSet<u32>,
-    /// A value could not be read, and stays as it was.
+    /// Whether a value could not be parsed, and so stayed as it was.
     pub unreadable: bool,
 }
 
@@ -76,7 +77,7 @@ impl Doubts {
 type Outcome<'a> = Result<Cow<'a, [u8]>, Unreadable>;
 
 impl Retelling {
-    /// The text that a value of the type has now.
+    /// Returns the text that a value of the type has now.
     pub fn value<'a>(&self, type_oid: u32, text: &'a [u8], doubts: &mut Doubts) -> Cow<'a, [u8]> {
         let mut found = Doubts::default();
         if let Ok(now) = self.inner(type_oid, text, DEEPEST, &mut found) {
@@ -130,7 +131,7 @@ impl Retelling {
     ) -> Result<Vec<u8>, Unreadable> {
         let fields = fields(text)?;
         let attributes = match (by_number.get(&fields.len()), by_number.get(&0)) {
-            // One that is NULL is written as none is.
+            // An attribute that is NULL is written as an empty field.
             (_, Some(none)) if fields.len() == 1 && fields[0].value.is_none() => none,
             (Some(attributes), _) => attributes,
             (None, _) => return Err(Unreadable),
@@ -156,14 +157,14 @@ impl Retelling {
     }
 }
 
-/// The part of a value that is a value itself, as it is written, and what it says; `None` for NULL.
+/// A value inside another: its text as written there, and the value that this text means; `None` for NULL.
 struct Field<'a> {
     raw: &'a [u8],
     value: Option<Cow<'a, [u8]>>,
 }
 
-/// The fields of a composite value: always at least one, as that of a type without attributes is written like
-/// one NULL.
+/// Returns the fields of a composite value. There is always at least one, as the value of a type without attributes
+/// is written like one NULL.
 fn fields(text: &[u8]) -> Result<Vec<Field<'_>>, Unreadable> {
     let mut rest = text.strip_prefix(b"(").ok_or(Unreadable)?;
     let mut found = Vec::new();
@@ -178,7 +179,8 @@ fn fields(text: &[u8]) -> Result<Vec<Field<'_>>, Unreadable> {
     }
 }
 
-/// A field that one of `ends` ends, and what follows it, which begins with that.
+/// Reads a field up to one of the bytes in `ends`, and returns it with the rest of the text, which begins with that
+/// byte.
 fn field<'a>(text: &'a [u8], ends: &[u8]) -> Result<(Field<'a>, &'a [u8]), Unreadable> {
     if text.first() != Some(&b'"') {
         let end = text.iter().position(|byte| ends.contains(byte)).ok_or(Unreadable)?;
@@ -211,7 +213,7 @@ fn field<'a>(text: &'a [u8], ends: &[u8]) -> Result<(Field<'a>, &'a [u8]), Unrea
     }
 }
 
-/// The array with each element as `each` has it.
+/// Returns the array with each element replaced by the result of `each`.
 fn array(
     text: &[u8],
     delimiter: u8,
@@ -220,12 +222,12 @@ fn array(
     let mut now = Vec::with_capacity(text.len());
     let mut at = 0;
     if text.first() == Some(&b'[') {
-        // The bounds of its dimensions.
+        // The array's text may begin with the bounds of its dimensions.
         at = text.iter().position(|byte| *byte == b'=').ok_or(Unreadable)? + 1;
         now.extend_from_slice(&text[..at]);
     }
     let mut depth = 0_usize;
-    // After `{` or a delimiter; then an element or a `{` is due.
+    // This is true after `{` or a delimiter: an element or a `{` must follow.
     let mut due = true;
     while let Some(byte) = text.get(at).copied() {
         match byte {
@@ -251,7 +253,7 @@ fn array(
     if depth == 0 && at == text.len() && !due { Ok(now) } else { Err(Unreadable) }
 }
 
-/// Pushes the element with which `text` begins, and returns how many bytes of `text` it took.
+/// Appends the element with which `text` begins, and returns how many bytes of `text` the element took.
 fn element(
     text: &[u8],
     delimiter: u8,
@@ -301,7 +303,8 @@ fn unquoted_element(text: &[u8]) -> Result<(Cow<'_, [u8]>, usize), Unreadable> {
     }
 }
 
-/// The range with which `text` begins, with each bound as `each` has it, and what follows.
+/// Returns the range with which `text` begins, with each bound replaced by the result of `each`, and the rest of the
+/// text.
 fn range<'a>(
     text: &'a [u8],
     each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, Unreadable>,
@@ -366,7 +369,8 @@ fn is_space(byte: u8) -> bool {
     byte == b' ' || (9..=13).contains(&byte)
 }
 
-/// As fields of composites and bounds of ranges are written: between quotes if one of `special` is in it.
+/// Writes a value as in the fields of composites and the bounds of ranges: in quotes if it contains a byte of
+/// `special`.
 fn push_doubled(now: &mut Vec<u8>, value: &[u8], special: &[u8]) {
     let odd = |byte: &u8| b"\"\\".contains(byte) || special.contains(byte) || is_space(*byte);
     if !value.is_empty() && !value.iter().any(odd) {

@@ -1,17 +1,17 @@
-//! Digests of rows that a PostgreSQL server can make as well, so that two sides can compare rows without
-//! sending them.
+//! Digests of rows that a PostgreSQL server can compute as well, so that two sides can compare rows without sending
+//! them.
 //!
-//! A row's **form** is its columns' texts as the server's `format('%L')` quotes them, with commas between:
-//! `'1','it''s',NULL`. No two rows share one. Its hash is the first half of the form's SHA-256, as two
-//! numbers of 64 bits. Rows fall into **ranges** of that hash; a range's digest is made of the number of
-//! its rows and the sums of both numbers, so the order does not matter and equal rows count.
-//! The same in SQL: `source::digests`.
+//! A row's **form** is its columns' texts as the server's `format('%L')` quotes them, separated by commas:
+//! `'1','it''s',NULL`. No two different rows have the same form. A row's hash is the first half of the form's
+//! SHA-256, as two numbers of 64 bits. Rows are divided into **ranges** by that hash; a range's digest is computed
+//! from the number of its rows and the sums of both numbers, so the order of rows does not matter and equal rows are
+//! counted. `source::digests` computes the same in SQL.
 
 use sha2::{Digest, Sha256};
 
 use super::copy_text;
 
-/// Bytes of a range's digest.
+/// The length of a range's digest in bytes.
 pub const DIGEST: usize = 16;
 
 /// The first 128 bits of the SHA-256 of a row's form, as two big-endian numbers.
@@ -21,7 +21,7 @@ pub struct RowHash {
     pub low: i64,
 }
 
-/// The sum of the rows of a range.
+/// The number of a range's rows and the sums of their hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RangeSum {
     pub rows: u64,
@@ -32,13 +32,13 @@ pub struct RangeSum {
 /// Hashes the rows of one table.
 #[derive(Debug)]
 pub struct RowHasher {
-    /// A table without columns has lines that look like one empty text.
+    /// Whether the table has no columns: its lines look like lines with one empty text.
     has_columns: bool,
     form: Vec<u8>,
 }
 
 impl RowHash {
-    /// Which of 2^`bits` ranges the row falls into; `bits` is 1 to 31.
+    /// Returns which of 2^`bits` ranges the row falls into; `bits` is 1 to 31.
     pub fn range(self, bits: u32) -> usize {
         (self.high as u64 >> (64 - bits)) as usize
     }
@@ -72,14 +72,14 @@ impl RangeSum {
         self.low += i128::from(row.low);
     }
 
-    /// Takes away a row that was counted.
+    /// Subtracts a row that was added.
     pub fn remove(&mut self, row: RowHash) {
         self.rows = self.rows.saturating_sub(1);
         self.high -= i128::from(row.high);
         self.low -= i128::from(row.low);
     }
 
-    /// The first half of the SHA-256 of `rows high low` in decimal; zeros if there is no row.
+    /// Returns the first half of the SHA-256 of `rows high low` in decimal, or zeros if the range has no rows.
     pub fn digest(&self) -> [u8; DIGEST] {
         let mut digest = [0; DIGEST];
         if self.rows > 0 {
@@ -102,7 +102,7 @@ fn push_form(line: &[u8], form: &mut Vec<u8>) {
     }
 }
 
-/// As the server's `quote_literal` does it.
+/// Quotes a value as the server's `quote_literal` does.
 fn push_quoted(value: &[u8], form: &mut Vec<u8>) {
     if memchr::memchr(b'\\', value).is_some() {
         form.push(b'E');

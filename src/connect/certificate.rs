@@ -1,4 +1,4 @@
-//! What must be read out of a server's certificate beside what rustls reads.
+//! Reads the parts of a server's certificate that rustls does not give.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use x509_cert::der::oid::db::{rfc4519, rfc5912};
 use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::SubjectAltName;
 
-/// The digest of RFC 5929 `tls-server-end-point`: made with the digest of the certificate's own
-/// signature, SHA-256 for the weaker ones. None where the signature has no such digest (Ed25519).
+/// Returns the digest of RFC 5929 `tls-server-end-point`. It uses the hash function of the certificate's own
+/// signature, and SHA-256 instead of weaker ones. `None` if the signature has no such hash function (Ed25519).
 pub fn end_point_digest(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let certificate = Certificate::from_der(der).ok()?;
     match certificate.signature_algorithm.oid {
@@ -30,13 +30,13 @@ pub fn end_point_digest(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// The public key, also of certificates of version 1, which rustls does not read.
+/// Returns the public key, also of a certificate of version 1, which rustls does not read.
 pub fn public_key(der: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let certificate = Certificate::from_der(der).ok()?;
     Some(SubjectPublicKeyInfoDer::from(certificate.tbs_certificate.subject_public_key_info.to_der().ok()?))
 }
 
-/// Whether `now` lies in the certificate's time.
+/// Whether `now` lies in the certificate's period of validity.
 pub fn is_in_its_time(der: &CertificateDer<'_>, now: UnixTime) -> bool {
     let Ok(certificate) = Certificate::from_der(der) else { return false };
     let validity = certificate.tbs_certificate.validity;
@@ -46,8 +46,8 @@ pub fn is_in_its_time(der: &CertificateDer<'_>, now: UnixTime) -> bool {
     (from..=until).contains(&seconds)
 }
 
-/// Whether a certificate without alternative names is made out to this host by its common name,
-/// as many made by hand are. libpq takes those too.
+/// Whether the common name of a certificate without alternative names matches this host. Many certificates made by
+/// hand have only a common name, and libpq accepts these too.
 pub fn common_name_matches(der: &CertificateDer<'_>, host: &ServerName<'_>) -> bool {
     let Ok(certificate) = Certificate::from_der(der) else { return false };
     let body = &certificate.tbs_certificate;
@@ -74,7 +74,7 @@ fn common_name_oid() -> ObjectIdentifier {
     rfc4519::COMMON_NAME
 }
 
-/// Letter case aside; `*.` at the front stands for one label of a name.
+/// Compares names without regard to letter case; `*.` at the front stands for one label of a name.
 fn name_matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {
         Some(domain) if host.parse::<IpAddr>().is_err() => host

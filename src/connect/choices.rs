@@ -1,19 +1,19 @@
-//! The connection settings that are one of a few words.
+//! The connection settings whose values are one of a few words.
 
 use crate::error::{Error, Result};
 
-/// How much encryption is asked for, weakest first.
+/// The degrees of encryption that `sslmode` asks for, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SslMode {
     Disable,
-    /// Without, unless the server insists.
+    /// No encryption, unless the server insists.
     Allow,
-    /// With, unless the server cannot.
+    /// Encryption, unless the server does not support it.
     Prefer,
     Require,
-    /// The certificate comes from a known authority.
+    /// Encryption, and the certificate comes from a known authority.
     VerifyCa,
-    /// And it is made out to the host that was asked for.
+    /// The same, and the certificate is made out to the host of the connection string.
     VerifyFull,
 }
 
@@ -25,7 +25,7 @@ pub enum ChannelBinding {
     Require,
 }
 
-/// Which of several servers will do.
+/// Which kind of server is acceptable, if there are several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionAttrs {
     Any,
@@ -38,7 +38,7 @@ pub enum SessionAttrs {
 /// Reads one of the words of `choices`.
 ///
 /// # Errors
-/// Usage, with the words that would do.
+/// Fails with usage, and lists the allowed words, for any other word.
 pub fn choose<T: Copy>(keyword: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
     if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == value) {
         return Ok(*choice);

@@ -1,4 +1,4 @@
-//! Where a database is and how to log in there, found as libpq finds it.
+//! The address of a database and the way to log in there, determined as libpq determines them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,11 +14,11 @@ use super::{keyword, service, uri};
 use crate::error::{Error, Result};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The shortest that libpq allows, for the same reason: the name look-up is in it.
+/// The shortest timeout, in seconds; a shorter setting is raised to it. libpq has the same limit, since the time
+/// includes the look-up of the name.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection string with everything that libpq would add to it. `Debug` and `Display` leave the
-/// password out.
+/// A connection string with everything that libpq would add to it. `Debug` and `Display` omit the password.
 #[derive(Clone)]
 pub struct Conninfo {
     settings: Settings,
@@ -36,25 +36,25 @@ pub struct Conninfo {
 }
 
 impl Conninfo {
-    /// Reads a URI, a keyword string or a bare database name, then adds what a service file, the
-    /// `PG*` variables, the defaults and the password file say.
+    /// Reads a URI, a keyword string or a bare database name, then adds values from a service file, the `PG*`
+    /// variables, the defaults and the password file.
     ///
     /// # Errors
-    /// Usage, if a part of it is malformed, unknown or cannot be honoured.
+    /// Fails with usage if a part of the text is malformed, unknown or cannot be honoured.
     pub fn parse(text: &str) -> Result<Conninfo> {
         Conninfo::parse_in(text, &|name| std::env::var(name).ok())
     }
 
-    /// As [`Conninfo::parse`], with the environment from outside.
+    /// Does the same as [`Conninfo::parse`], with the environment as an argument.
     ///
     /// # Errors
-    /// As [`Conninfo::parse`].
+    /// Fails when [`Conninfo::parse`] does.
     pub fn parse_in(text: &str, lookup: Lookup<'_>) -> Result<Conninfo> {
         let mut settings = Settings::default();
         match uri::body(text.trim()) {
             Some(body) => uri::parse(body, &mut settings)?,
             None if text.contains('=') => keyword::parse(text, &mut settings)?,
-            // Nothing at all leaves the name to PGDATABASE, which an empty one would hide.
+            // An empty text leaves the name to PGDATABASE, which an empty name would override.
             None if text.trim().is_empty() => {}
             None => settings.set("dbname", text.trim())?,
         }
@@ -109,7 +109,7 @@ impl Conninfo {
         &self.dbname
     }
 
-    /// The same servers and user, another database.
+    /// Returns the same servers and user with another database.
     pub fn with_dbname(&self, dbname: &str) -> Conninfo {
         let mut other = self.clone();
         other.settings.replace("dbname", dbname);
@@ -117,7 +117,7 @@ impl Conninfo {
         other
     }
 
-    /// The same servers and database as another user, who needs no password.
+    /// Returns the same servers and database with another user, who needs no password.
     pub fn as_user(&self, user: &str) -> Conninfo {
         let mut other = self.clone();
         other.settings.replace("user", user);
@@ -126,8 +126,8 @@ impl Conninfo {
         other
     }
 
-    /// A keyword string for keeping: [`Conninfo::parse`] reads it back, and finds the password again
-    /// where it is kept now, if that is a password file, a service file or the environment.
+    /// Returns a keyword string without the password, for storing: [`Conninfo::parse`] reads the string back, and
+    /// finds the password again if a password file, a service file or the environment has it.
     pub fn without_password(&self) -> String {
         let mut settings = self.settings.clone();
         settings.remove("password");
@@ -141,9 +141,9 @@ impl Conninfo {
         pairs.join(" ")
     }
 
-    /// The variables that make a child such as `pg_dump` connect as backwhen does. Nothing secret is in them:
+    /// Returns the variables that make a child such as `pg_dump` connect as backwhen does. They contain no secret:
     /// see [`Conninfo::password_line`]. A child that inherits the environment must first lose
-    /// [`Conninfo::variables_to_remove`]: an inherited `PGSERVICE` would count more than these.
+    /// [`Conninfo::variables_to_remove`]: an inherited `PGSERVICE` would override these variables.
     pub fn child_environment(&self) -> Vec<(&'static str, String)> {
         let mut settings = self.settings.clone();
         for keyword in ["service", "servicefile", "passfile", "password"] {
@@ -164,15 +164,16 @@ impl Conninfo {
         variables
     }
 
-    /// The variables that a child must not inherit beside [`Conninfo::child_environment`].
+    /// Returns the variables that a child must not inherit beside [`Conninfo::child_environment`].
     pub fn variables_to_remove() -> impl Iterator<Item = &'static str> {
         settings::variables()
     }
 
-    /// The password as a password file for a child has it, if it is in none: an environment could be read.
+    /// Returns the line of a password file for a child, if the password is in no file yet: other users could read an
+    /// environment.
     ///
     /// # Errors
-    /// Usage, if no password file can hold it.
+    /// Fails with usage if no password file can hold the password.
     pub fn password_line(&self) -> Result<Option<String>> {
         let Some(password) = self.settings.get("password") else { return Ok(None) };
         if password.contains(['\n', '\r', '\0']) {
@@ -185,7 +186,7 @@ impl Conninfo {
         Ok(Some(format!("*:*:*:*:{escaped}\n")))
     }
 
-    /// The lists of hosts and ports, with what was found by default written out.
+    /// Returns the lists of hosts and ports, with the defaults written out.
     fn places(&self) -> [(&'static str, String); 2] {
         let list = |of: fn(&Host) -> String| self.hosts.iter().map(of).collect::<Vec<_>>().join(",");
         [("host", list(|host| host.name.clone())), ("port", list(|host| host.port.to_string()))]
@@ -216,7 +217,7 @@ impl Conninfo {
         &self.require_auth
     }
 
-    /// A server on another machine that need not prove who it is, and the `sslmode` that lets it be so.
+    /// Returns a server on another machine that need not prove its identity, and the `sslmode` that permits this.
     pub fn unproven_server(&self) -> Option<(String, &'static str)> {
         let mode =
             choices::SSL_MODES.iter().find(|(_, mode)| *mode == self.ssl_mode).map_or("", |(word, _)| word);
@@ -224,7 +225,7 @@ impl Conninfo {
         (self.ssl_mode < SslMode::VerifyFull).then(|| (remote.to_string(), mode))
     }
 
-    /// How long one address may take until the login is through.
+    /// The time that one address may take until the login has succeeded.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -233,13 +234,13 @@ impl Conninfo {
         self.settings.get(keyword)
     }
 
-    /// The file in `~/.postgresql`, if there is a home.
+    /// Returns the path of the file in `~/.postgresql`, if there is a home folder.
     pub(crate) fn home_file(&self, name: &str) -> Option<PathBuf> {
         self.home.as_ref().map(|home| home.join(".postgresql").join(name))
     }
 }
 
-/// `host:port/dbname as user`.
+/// Formats the address as `host:port/dbname as user`.
 impl fmt::Display for Conninfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
@@ -257,8 +258,8 @@ fn choice<T: Copy>(settings: &Settings, keyword: &str, words: &[(&str, T)], defa
     settings.get(keyword).map_or(Ok(default), |value| choose(keyword, value, words))
 }
 
-/// The default is `prefer`, and `verify-full` where the system's authorities are trusted: anybody
-/// can have a certificate from those.
+/// The default is `prefer`, but `verify-full` where the system's authorities are trusted: anybody can obtain a
+/// certificate from those.
 fn ssl_mode(settings: &Settings) -> Result<SslMode> {
     if settings.get("sslrootcert") != Some("system") {
         return choice(settings, "sslmode", choices::SSL_MODES, SslMode::Prefer);
@@ -271,7 +272,7 @@ fn ssl_mode(settings: &Settings) -> Result<SslMode> {
     }
 }
 
-/// Zero and less mean the default here: a capture that waits for ever is no use.
+/// Zero and negative numbers mean the default here: a capture that waits for ever would be useless.
 fn timeout(settings: &Settings) -> Result<Duration> {
     let Some(text) = settings.get("connect_timeout") else { return Ok(DEFAULT_TIMEOUT) };
     let seconds: i32 = text.trim().parse().map_err(|_| {

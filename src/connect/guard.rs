@@ -1,22 +1,23 @@
-//! What a server may send before it has let us in. Until then nothing proves that it is the right one.
+//! Limits on the messages of a server before the login. Until then nothing proves that the server is the right one.
 
 use std::fmt;
 use std::io;
 
 use super::require_auth::{Method, RequireAuth};
 
-/// The longest message before the login is through, in bytes: a longer one than any that PostgreSQL sends
-/// then would only fill our memory.
+/// The longest message before the login has succeeded, in bytes. PostgreSQL sends no longer one by then, so a longer
+/// one would only fill our memory and ends the connection.
 const LONGEST_MESSAGE: usize = 64 << 10;
-/// The most bytes of all messages before it, notices and parameters among them.
+/// The most bytes of all messages before the login has succeeded, including notices and parameters. More end the
+/// connection.
 const MOST_BYTES: usize = 1 << 20;
 
 /// A message's type and its length.
 const HEAD: usize = 5;
-/// Bytes that tell the kind of an authentication request.
+/// The number of bytes that tell the kind of an authentication request.
 const CODE: usize = 4;
 
-/// Why we break off a login. It is the cause of an [`io::Error`].
+/// The reason for breaking off a login. It is the cause of an [`io::Error`].
 #[derive(Debug)]
 pub struct LoginRefusal(pub String);
 
@@ -29,13 +30,13 @@ impl fmt::Display for LoginRefusal {
 impl std::error::Error for LoginRefusal {}
 
 impl LoginRefusal {
-    /// The refusal that caused this error, if it was one.
+    /// Returns the refusal that caused this error, if one did.
     pub fn of(error: &io::Error) -> Option<&LoginRefusal> {
         error.get_ref()?.downcast_ref()
     }
 }
 
-/// Counts what comes before the login is through.
+/// Counts the bytes before the login has succeeded.
 #[derive(Debug)]
 pub struct LoginBudget {
     left: usize,
@@ -48,10 +49,10 @@ impl Default for LoginBudget {
 }
 
 impl LoginBudget {
-    /// Whether a message of `length` bytes may come, type and all.
+    /// Checks that a message of `length` bytes, its type included, is within the limits.
     ///
     /// # Errors
-    /// A [`LoginRefusal`], if it is too long.
+    /// Fails with a [`LoginRefusal`] if the message is too long.
     pub fn admit(&self, length: usize) -> io::Result<()> {
         if length <= LONGEST_MESSAGE.min(self.left) {
             return Ok(());
@@ -60,24 +61,24 @@ impl LoginBudget {
         Err(io::Error::other(LoginRefusal(text.to_owned())))
     }
 
-    /// It has come.
+    /// Counts a message that has arrived.
     pub fn spend(&mut self, length: usize) {
         self.left = self.left.saturating_sub(length);
     }
 }
 
-/// Follows the messages of a login that `tokio_postgres` makes, and breaks it off before that sees what it
-/// must not answer.
+/// Follows the messages of a login that `tokio_postgres` performs, and breaks the login off before `tokio_postgres`
+/// sees a message that it must not answer.
 pub struct LoginWatch {
     require_auth: RequireAuth,
     budget: LoginBudget,
-    /// The beginning of the present message, as far as it matters.
+    /// The beginning of the current message, as far as it matters.
     start: Vec<u8>,
-    /// Bytes of it that are still to come.
+    /// The number of bytes of the current message that are still to come.
     rest: usize,
-    /// The server has asked for a proof.
+    /// Whether the server has asked for a proof.
     asked: bool,
-    /// The server has said that we are in.
+    /// Whether the server has accepted the login.
     let_in: bool,
 }
 
@@ -87,10 +88,10 @@ impl LoginWatch {
         LoginWatch { require_auth, budget, start: Vec::new(), rest: 0, asked: false, let_in: false }
     }
 
-    /// Looks at what has come; true once the login is through.
+    /// Examines the bytes that have arrived; returns true once the login has succeeded.
     ///
     /// # Errors
-    /// A [`LoginRefusal`].
+    /// Fails with a [`LoginRefusal`] if the server sends a message that this login does not allow.
     pub fn look(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         while let Some((byte, later)) = bytes.split_first() {
             if self.start.len() >= HEAD && !self.wants_code() {
@@ -117,7 +118,7 @@ impl LoginWatch {
         self.start[0] == b'R' && self.start.len() < HEAD + CODE && self.rest > 0
     }
 
-    /// Deals with the byte that `start` has just got.
+    /// Handles the byte that was just added to `start`.
     fn take_start(&mut self) -> io::Result<()> {
         let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
         match self.start.len() {
@@ -138,7 +139,7 @@ impl LoginWatch {
         Ok(())
     }
 
-    /// An authentication request. What is not known here, `tokio_postgres` refuses.
+    /// Checks an authentication request. `tokio_postgres` refuses the kinds that are unknown here.
     fn judge(&mut self, code: usize) -> io::Result<()> {
         let method = match code {
             0 if self.asked => None,
@@ -165,7 +166,7 @@ mod tests {
         [&[kind], &(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
     }
 
-    /// Looks at the bytes, so many at a time.
+    /// Passes the bytes to the guard in pieces of the given size.
     fn look(require_auth: &str, bytes: &[u8], size: usize) -> io::Result<bool> {
         let required = Some(require_auth).filter(|text| !text.is_empty());
         let mut watch = LoginWatch::new(RequireAuth::parse(required).unwrap());

@@ -6,11 +6,12 @@ use std::str::Chars;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
-/// Reads `keyword = value` pairs. A value is bare or in single quotes; a backslash takes the next
-/// character as it is.
+/// Reads `keyword = value` pairs. A value is bare or in single quotes; a character after a backslash stands for
+/// itself.
 ///
 /// # Errors
-/// Usage; the message names keywords only, because any other word may be part of a password.
+/// Fails with usage if the string is malformed. The message shows only keywords, because any other word may be part
+/// of a password.
 pub fn parse(text: &str, settings: &mut Settings) -> Result<()> {
     let mut rest = text.chars().peekable();
     let mut previous = None;
@@ -31,7 +32,7 @@ pub fn parse(text: &str, settings: &mut Settings) -> Result<()> {
     }
 }
 
-/// A value as [`parse`] reads it back.
+/// Quotes a value so that [`parse`] reads it back.
 pub fn quote(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@+*[]".contains(c);
     if !value.is_empty() && value.chars().all(plain) {

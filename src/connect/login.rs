@@ -1,4 +1,4 @@
-//! The servers of a connection string, tried in order until one lets us in.
+//! Logs in to the servers of a connection string, in order, until one accepts.
 
 use std::future::Future;
 use std::io;
@@ -16,21 +16,21 @@ use super::tls::Tls;
 use super::transport::{Address, Transport};
 use crate::error::{Error, Result};
 
-/// Why one try did not succeed.
+/// The reason why one attempt to log in failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nobody there, or the way broke off.
+    /// No server answered, or the connection broke off.
     Unreachable(io::Error),
-    /// No encryption as it was asked for.
+    /// The encryption that the settings demand was not available.
     Tls(String),
-    /// The server said no.
+    /// The server rejected the login.
     Server(ServerFault),
-    /// We said no: what the server asked for or offered does not do.
+    /// The client rejected the server's request or offer.
     Login(String),
 }
 
 impl Failure {
-    /// An error of the way there, or of the guard on it.
+    /// Classifies an error of the transport, or of the guard on it.
     pub fn of_io(error: io::Error) -> Failure {
         match LoginRefusal::of(&error) {
             Some(LoginRefusal(text)) => Failure::Login(text.clone()),
@@ -51,11 +51,11 @@ pub trait Login: Sync {
     ) -> impl Future<Output = Result<Self::Session, Failure>> + Send;
 }
 
-/// Tries each address of each host, and with each what the `sslmode` allows.
+/// Tries each address of each host, and for each address the encryption modes that the `sslmode` allows.
 ///
 /// # Errors
-/// Of the last host that was reached, else of the last one tried: unavailable or refused, or usage
-/// if the TLS settings are wrong.
+/// Fails with the error of the last host that was reached, or else of the last one tried: unavailable or refused, or
+/// usage if the TLS settings are wrong.
 pub async fn log_in<L: Login>(info: &Conninfo, login: &L) -> Result<L::Session> {
     let mut told: Option<Error> = None;
     for host in info.hosts() {
@@ -97,7 +97,7 @@ async fn try_address<L: Login>(
         _ => (tls, None),
     };
     match try_once(info, login, host, address, first, encryption).await {
-        // libpq's rule: the other kind is tried if the server has no entry for this one.
+        // libpq's rule: the other mode is tried if the server has no entry for this one.
         Err(failure) if encryption == SslMode::Allow && no_entry(&failure) => {
             try_once(info, login, host, address, second, encryption).await.map_err(|_| failure)
         }
@@ -111,7 +111,7 @@ async fn try_address<L: Login>(
     }
 }
 
-/// SQLSTATE 28000 before any password was asked for: `pg_hba.conf` has no entry.
+/// Whether the error is SQLSTATE 28000 before any request for a password: `pg_hba.conf` has no entry.
 fn no_entry(failure: &Failure) -> bool {
     matches!(failure, Failure::Server(fault) if fault.sqlstate == "28000")
 }
@@ -157,7 +157,7 @@ async fn encrypt(
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await.map_err(Failure::Unreachable)?;
-    // Exactly one byte is read: what a man in the middle put behind it would be taken for encrypted.
+    // Exactly one byte is read: bytes that a man in the middle appended would be taken for encrypted ones.
     match stream.read_u8().await.map_err(Failure::Unreachable)? {
         b'S' => {}
         b'N' if encryption < SslMode::Require => return Ok(Transport::Tcp(stream)),
@@ -177,7 +177,7 @@ async fn encrypt(
     Ok(Transport::Tls(Box::new(stream), binding))
 }
 
-/// The failure as an error that names the place and the next thing to try.
+/// Returns the failure as an error that names the server and the next thing to try.
 fn explain(info: &Conninfo, host: &Host, failure: Failure) -> Error {
     let place = format!("database {:?} at {host} as user {:?}", info.dbname(), info.user());
     match failure {

@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL: where the server is, the way there, and the sessions.
+//! Connections to PostgreSQL: connection strings, transport, login and sessions.
 
 mod certificate;
 pub(crate) mod choices;

@@ -1,24 +1,24 @@
-//! The password file (`~/.pgpass`): `host:port:database:user:password`, first match counts.
+//! The password file (`~/.pgpass`): lines of `host:port:database:user:password`, of which the first match counts.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// One line, escapes taken out. `None` in a field is the wildcard `*`.
+/// One line, without escapes. `None` in a field is the wildcard `*`.
 #[derive(Clone, PartialEq, Eq)]
 struct Line {
     fields: [Option<String>; 4],
     password: String,
 }
 
-/// The lines of a password file. Has no `Debug`, since it is all secrets.
+/// The lines of a password file. The type has no `Debug`, since all of its content is secret.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Passfile {
     lines: Vec<Line>,
 }
 
 impl Passfile {
-    /// Reads the file. One that is absent has no lines; one that others may read is passed over
-    /// with a warning, as libpq does.
+    /// Reads the file. A missing file has no lines; a file that other users may read is ignored with a warning, as in
+    /// libpq.
     pub fn read(path: &Path) -> Passfile {
         let Ok(metadata) = std::fs::metadata(path) else { return Passfile::default() };
         if !metadata.is_file() {
@@ -46,7 +46,7 @@ impl Passfile {
         Passfile { lines: lines.filter_map(parse_line).collect() }
     }
 
-    /// The password for one server. `host` is `localhost` for a socket in the default folder.
+    /// Returns the password for one server. `host` is `localhost` for a socket in the default folder.
     pub fn password(&self, host: &str, port: u16, dbname: &str, user: &str) -> Option<&str> {
         let port = port.to_string();
         let wanted = [host, port.as_str(), dbname, user];
@@ -66,7 +66,7 @@ fn parse_line(line: &str) -> Option<Line> {
     while let Some(c) = rest.next() {
         match c {
             ':' if parts.len() < 5 => parts.push(String::new()),
-            // Left escaped here, so that `\*` is told apart from the wildcard.
+            // The fields stay escaped here, so that `\*` differs from the wildcard.
             '\\' => parts.last_mut()?.extend([Some('\\'), rest.next()].into_iter().flatten()),
             c => parts.last_mut()?.push(c),
         }

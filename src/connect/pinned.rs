@@ -1,8 +1,8 @@
-//! The settings that every session is given, whatever the server, database or role would set.
+//! The settings that every session gets, whatever the server, database or role would set.
 
-/// Values come out as text in one form everywhere, nothing waits or is cut off by a timer, and names
-/// are found only by their full path. `row_security=off` makes a read that a policy would thin out
-/// an error instead of a silent loss.
+/// These settings give values one text form everywhere, prevent waiting and timeouts, and make names resolve only by
+/// their full path. `row_security=off` turns a read that a policy would filter into an error instead of a silent
+/// loss.
 pub const PINNED_SETTINGS: &[(&str, &str)] = &[
     ("datestyle", "ISO, MDY"),
     ("intervalstyle", "postgres"),
@@ -20,8 +20,8 @@ pub const PINNED_SETTINGS: &[(&str, &str)] = &[
     ("row_security", "off"),
 ];
 
-/// Sets timers that only newer servers have (14 and 17) where they are there: an idle session holds
-/// a snapshot that the others copy from. A statement of its own, since it answers with rows.
+/// Sets the timeouts that only newer servers have (14 and 17), where they exist: an idle session may hold a snapshot
+/// from which other sessions copy. This is a statement of its own, since it returns rows.
 pub const NEWER_TIMERS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
      WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
@@ -30,7 +30,7 @@ pub fn set_statements() -> String {
     PINNED_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}'; ")).collect()
 }
 
-/// A name or a value between quotes of the given kind, which is doubled inside.
+/// Puts a name or a value between quotes of the given kind, and doubles these quotes inside.
 pub fn quoted(text: &str, quote: char) -> String {
     let doubled = text.replace(quote, &format!("{quote}{quote}"));
     format!("{quote}{doubled}{quote}")

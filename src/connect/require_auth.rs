@@ -1,13 +1,13 @@
-//! `require_auth`: by which methods a server may ask us to log in.
+//! `require_auth`: the authentication methods that a server may ask for.
 
 use crate::error::{Error, Result};
 
-/// How a server may have us prove who we are.
+/// A method by which a server may have the client authenticate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// The server lets us in without asking.
+    /// The server admits the client without asking for a proof.
     None,
-    /// The password itself.
+    /// The client sends the password itself.
     Password,
     Md5,
     Scram,
@@ -16,7 +16,7 @@ pub enum Method {
     OAuth,
 }
 
-/// Each method with its word, and with what a message calls it.
+/// Each method with its keyword, and with its name in messages.
 const METHODS: &[(&str, Method, &str)] = &[
     ("none", Method::None, "no proof at all"),
     ("password", Method::Password, "the password in clear text"),
@@ -27,7 +27,7 @@ const METHODS: &[(&str, Method, &str)] = &[
     ("oauth", Method::OAuth, "OAuth"),
 ];
 
-/// The methods that are allowed; all of them, unless the connection string says otherwise.
+/// The allowed methods; all methods, unless the connection string restricts them.
 #[derive(Clone, Debug)]
 pub struct RequireAuth {
     text: String,
@@ -35,10 +35,10 @@ pub struct RequireAuth {
 }
 
 impl RequireAuth {
-    /// Reads a list as libpq does: methods that are allowed, or with a `!` before each those that are not.
+    /// Reads a list as libpq does: the allowed methods, or, each after a `!`, the forbidden ones.
     ///
     /// # Errors
-    /// Usage, if a method is unknown, named twice, or only some have a `!`.
+    /// Fails with usage if a method is unknown, named twice, or only some have a `!`.
     pub fn parse(text: Option<&str>) -> Result<RequireAuth> {
         let all = || METHODS.iter().map(|(_, method, _)| *method);
         let Some(text) = text else {
@@ -63,10 +63,10 @@ impl RequireAuth {
         Ok(RequireAuth { text: text.to_owned(), allowed })
     }
 
-    /// Whether the server may ask for this.
+    /// Checks that the server may ask for this method.
     ///
     /// # Errors
-    /// What to tell the user, if it may not.
+    /// Fails with the message for the user if the method is not allowed.
     pub fn allow(&self, method: Method) -> Result<(), String> {
         if self.allowed.contains(&method) {
             return Ok(());

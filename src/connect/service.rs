@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use super::settings::{Lookup, Settings};
 use crate::error::{Context, Error, Kind, Result};
 
-/// Debian's packages and PostgreSQL's own default.
+/// The system's service files: of Debian's packages, and PostgreSQL's own default.
 const SYSTEM_FOLDERS: &[&str] = &["/etc/postgresql-common", "/usr/local/pgsql/etc"];
 
-/// If a service is named, fills in what it says. The user's file is asked first, then the system's.
+/// Fills in the values of the named service, if one is named. The user's file is searched first, then the system's.
 ///
 /// # Errors
-/// Usage, if the service is in no file or a file is not well formed; unavailable, if a file cannot
-/// be read.
+/// Fails with usage if no file has the service or a file is malformed, and with unavailable if a file cannot be read.
 pub fn fill(settings: &mut Settings, lookup: Lookup<'_>) -> Result<()> {
     let Some(name) = settings.get("service").map(str::to_owned).or_else(|| lookup("PGSERVICE")) else {
         return Ok(());
@@ -44,7 +43,7 @@ pub fn fill(settings: &mut Settings, lookup: Lookup<'_>) -> Result<()> {
     Err(Error::usage(format!("the service {name:?} is in none of {}; add it there", places.join(", "))))
 }
 
-/// Whether the text has the service; then its values are filled in.
+/// Fills in the service's values; returns whether the text has the service.
 fn fill_from_text(text: &str, name: &str, place: &str, settings: &mut Settings) -> Result<bool> {
     let mut found = false;
     for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {

@@ -24,52 +24,52 @@ pub struct Session {
     tap: Tap,
 }
 
-/// Opens a session whose `client_encoding` is the server's own encoding, so that COPY passes bytes
-/// unconverted. In a database that is not UTF-8, text read with `query` would not decode: for the
-/// catalogs use [`Session::connect_utf8`].
+/// Opens a session whose `client_encoding` is the server's own encoding, so that COPY passes bytes unconverted. In a
+/// database that is not UTF-8, text read with `query` would not decode: use [`Session::connect_utf8`] for the
+/// catalogs.
 ///
 /// `purpose` shows in `pg_stat_activity` as `backwhen PURPOSE`.
 ///
 /// # Errors
-/// Unavailable, if no server could be reached; refused, if it does not let us in; usage, for TLS
-/// settings that cannot be used.
+/// Fails with unavailable if no server could be reached, with refused if the server rejects the login, and with usage
+/// for TLS settings that cannot be used.
 pub async fn connect(info: &Conninfo, purpose: &str) -> Result<Session> {
     log_in(info, &SessionLogin { purpose, encoding: Encoding::Servers }).await
 }
 
 impl Session {
-    /// As [`connect`].
+    /// Opens a session as [`connect`] does.
     ///
     /// # Errors
-    /// As [`connect`].
+    /// Fails when [`connect`] does.
     pub async fn connect(info: &Conninfo, purpose: &str) -> Result<Session> {
         connect(info, purpose).await
     }
 
-    /// Opens a session whose text is UTF-8, converted by the server. For catalogs and statements,
-    /// not for COPY: a SQL_ASCII database would hand over, or take, bytes that are no UTF-8.
+    /// Opens a session whose text is UTF-8, converted by the server. Use it for catalogs and statements, not for
+    /// COPY: a SQL_ASCII database would send, or accept, bytes that are not UTF-8.
     ///
     /// # Errors
-    /// As [`connect`].
+    /// Fails when [`connect`] does.
     pub async fn connect_utf8(info: &Conninfo, purpose: &str) -> Result<Session> {
         log_in(info, &SessionLogin { purpose, encoding: Encoding::Utf8 }).await
     }
 
-    /// Runs a COPY … TO STDOUT and gives `take` what comes, in pieces cut anywhere.
+    /// Runs a COPY … TO STDOUT and passes its data to `take`, in pieces cut anywhere.
     ///
     /// # Errors
-    /// The server's, or the connection's.
+    /// Fails if the server reports an error or the connection breaks.
     pub async fn copy_out_into(
         &self,
         copy: &str,
         take: impl FnMut(&[u8]) + Send + 'static,
     ) -> Result<(), tokio_postgres::Error> {
         let _taking = self.tap.open(take);
-        // All rows are taken, so nothing is left in the stream but its end.
+        // The tap takes all rows, so only the end of the COPY is left in the stream.
         self.client.copy_out(copy).await?.try_for_each(|_| std::future::ready(Ok(()))).await
     }
 
-    /// The database's own encoding, by PostgreSQL's name (`UTF8`, `LATIN1`, `SQL_ASCII`).
+    /// Returns the database's own encoding, by PostgreSQL's name (`UTF8`, `LATIN1`, `SQL_ASCII`).
     pub fn server_encoding(&self) -> &str {
         &self.encoding
     }
@@ -108,10 +108,10 @@ impl Login for SessionLogin<'_> {
         let transport = Tapped::guarded(transport, tap.clone(), LoginWatch::new(info.require_auth().clone()));
         let (client, connection) =
             self.config(info, host).connect_raw(transport, Finished).await.map_err(failure)?;
-        // Moves the bytes; ends by itself once the client is gone.
+        // This task moves the bytes, and ends by itself once the client is gone.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                // Whoever uses the client gets an error too; this tells the reason.
+                // The client's user gets an error too; this line gives the reason.
                 let reason = server_error("a database session ended", error);
                 tracing::debug!("{reason}");
             }
@@ -122,7 +122,7 @@ impl Login for SessionLogin<'_> {
 }
 
 impl SessionLogin<'_> {
-    /// The transport is finished, with or without TLS, which `Direct` lets pass as it is.
+    /// The transport is already set up, with or without TLS, and `Direct` passes it on unchanged.
     fn config(&self, info: &Conninfo, host: &Host) -> Config {
         let mut config = Config::new();
         config
@@ -163,7 +163,7 @@ impl SessionLogin<'_> {
     }
 }
 
-/// Whether a server is of the kind that `target_session_attrs` wants.
+/// Whether a server is of the kind that `target_session_attrs` demands.
 pub(crate) fn suits(wanted: SessionAttrs, in_recovery: bool, read_only: bool) -> Result<(), Failure> {
     let fits = match wanted {
         SessionAttrs::Any => true,
@@ -182,7 +182,7 @@ pub(crate) fn suits(wanted: SessionAttrs, in_recovery: bool, read_only: bool) ->
     }
 }
 
-/// Sorts an error during the login; the server's DETAIL and CONTEXT are left out.
+/// Classifies an error during the login; the server's DETAIL and CONTEXT are left out.
 fn failure(error: tokio_postgres::Error) -> Failure {
     if let Some(server) = error.as_db_error() {
         return Failure::Server(ServerFault::from_db(server));
@@ -199,7 +199,7 @@ fn failure(error: tokio_postgres::Error) -> Failure {
         _ if error.is_closed() => {
             Failure::Unreachable(std::io::Error::other("the server closed the connection"))
         }
-        // The driver's own words, which no server changes.
+        // These are the driver's own words, which no server changes.
         _ if text.contains("password missing") => Failure::Login(NO_PASSWORD.to_owned()),
         _ => Failure::Login(text),
     }

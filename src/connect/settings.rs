@@ -4,22 +4,23 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 
-/// Looks up an environment variable. The only way in, so that a test needs no global state.
+/// Looks up an environment variable. All look-ups go through this type, so that a test needs no global state.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// What becomes of a keyword.
+/// How a keyword is handled.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Handling {
     Used,
-    /// Changes nothing that matters here.
+    /// The keyword has no effect that matters here.
     Ignored,
-    /// Ignoring it could weaken what the user asked for; only this value means nothing.
+    /// Ignoring the keyword could weaken the user's demand; only this value demands nothing.
     Refused(&'static str),
 }
 
 use Handling::{Ignored, Refused, Used};
 
-/// Keyword, environment variable, handling: libpq's own table (PostgreSQL 18, "Parameter Key Words").
+/// The keywords with their environment variables and handling, from libpq's own table (PostgreSQL 18, "Parameter Key
+/// Words").
 const KEYWORDS: &[(&str, &str, Handling)] = &[
     ("application_name", "PGAPPNAME", Ignored),
     ("channel_binding", "PGCHANNELBINDING", Used),
@@ -67,23 +68,23 @@ const KEYWORDS: &[(&str, &str, Handling)] = &[
     ("user", "PGUSER", Used),
 ];
 
-/// Every variable that could tell libpq something else than a [`Settings`] does.
+/// Returns every variable that could make libpq differ from a [`Settings`].
 pub fn variables() -> impl Iterator<Item = &'static str> {
     let extra = ["PGSYSCONFDIR", "PGSERVICEFILE", "PGDATESTYLE", "PGTZ", "PGGEQO", "PGSSLKEYLOGFILE"];
     KEYWORDS.iter().map(|(_, variable, _)| *variable).filter(|variable| !variable.is_empty()).chain(extra)
 }
 
-/// Values by keyword. What was set first stays, so sources are added strongest first.
+/// Values by keyword. The first value of a keyword stays, so sources are added strongest first.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     values: BTreeMap<&'static str, String>,
 }
 
 impl Settings {
-    /// Takes a value from the connection string itself, where the last one of a keyword counts.
+    /// Sets a value from the connection string itself, where the last value of a keyword counts.
     ///
     /// # Errors
-    /// Usage, if libpq has no such keyword, or backwhen cannot honour it.
+    /// Fails with usage if libpq has no such keyword, or if backwhen cannot honour it.
     pub fn set(&mut self, keyword: &str, value: &str) -> Result<()> {
         if let Some(keyword) = accept(keyword, value)? {
             self.values.insert(keyword, value.to_owned());
@@ -91,10 +92,10 @@ impl Settings {
         Ok(())
     }
 
-    /// Takes a value from a weaker source: it counts only where nothing was said before.
+    /// Sets a value from a weaker source: it counts only if the keyword has no value yet.
     ///
     /// # Errors
-    /// As [`Settings::set`].
+    /// Fails when [`Settings::set`] does.
     pub fn fill(&mut self, keyword: &str, value: &str) -> Result<()> {
         match accept(keyword, value)? {
             Some(keyword) if !self.values.contains_key(keyword) => {
@@ -105,10 +106,10 @@ impl Settings {
         }
     }
 
-    /// Takes what the environment says.
+    /// Adds the values from the environment.
     ///
     /// # Errors
-    /// As [`Settings::set`].
+    /// Fails when [`Settings::set`] does.
     pub fn fill_from_environment(&mut self, lookup: Lookup<'_>) -> Result<()> {
         for (keyword, variable, _) in KEYWORDS {
             match lookup(variable) {
@@ -119,12 +120,12 @@ impl Settings {
         Ok(())
     }
 
-    /// A value that says something; an empty one counts as not given, as in libpq.
+    /// Returns a value that is not empty; an empty value counts as missing, as in libpq.
     pub fn get(&self, keyword: &str) -> Option<&str> {
         self.values.get(keyword).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The settings with their environment variables.
+    /// Returns the settings with their environment variables.
     pub fn with_variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         KEYWORDS
             .iter()
@@ -132,12 +133,12 @@ impl Settings {
             .filter_map(|(keyword, variable, _)| self.get(keyword).map(|value| (*variable, value)))
     }
 
-    /// Keywords and values in a fixed order.
+    /// Returns keywords and values in a fixed order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.values.iter().map(|(keyword, value)| (*keyword, value.as_str()))
     }
 
-    /// Puts in a value that is known to be right.
+    /// Sets a value that is known to be valid.
     pub fn replace(&mut self, keyword: &'static str, value: impl Into<String>) {
         self.values.insert(keyword, value.into());
     }
@@ -147,7 +148,7 @@ impl Settings {
     }
 }
 
-/// The keyword in its lasting form, or nothing if it can be passed over.
+/// Returns the keyword's permanent name, or `None` if the keyword can be ignored.
 fn accept(keyword: &str, value: &str) -> Result<Option<&'static str>> {
     let Some((keyword, _, handling)) = KEYWORDS.iter().find(|(known, _, _)| *known == keyword) else {
         return Err(Error::usage(format!(

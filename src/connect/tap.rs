@@ -1,5 +1,5 @@
-//! Takes the rows of a COPY out of a session's bytes, before `tokio_postgres` would make a message of its
-//! own of each and hand it from task to task, which costs several times what is done with a row here.
+//! Takes the rows of a COPY out of a session's bytes before `tokio_postgres` sees them. It would build a message for
+//! each row and pass that message between tasks, which costs several times the work that backwhen does on a row.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::guard::LoginWatch;
 
-/// Bytes that are read at a time.
+/// The number of bytes that one read asks for.
 const BUFFER: usize = 64 << 10;
 
 /// The type of the message that holds a row, `CopyData`.
@@ -21,17 +21,17 @@ const HEAD: usize = 5;
 
 type Taker = Box<dyn FnMut(&[u8]) + Send>;
 
-/// Where the rows of a session go, while somebody wants them.
+/// The receiver of a session's rows, while there is one.
 #[derive(Clone, Default)]
 pub struct Tap {
     taker: Arc<Mutex<Option<Taker>>>,
 }
 
-/// Rows are taken for as long as this lives.
+/// Rows go to the receiver for as long as this value lives.
 pub struct Taking<'a>(&'a Tap);
 
 impl Tap {
-    /// Gives the rows that come from now on to `taker`, in pieces cut anywhere.
+    /// Passes the rows that arrive from now on to `taker`, in pieces cut anywhere.
     pub fn open(&self, taker: impl FnMut(&[u8]) + Send + 'static) -> Taking<'_> {
         *self.taker() = Some(Box::new(taker));
         Taking(self)
@@ -48,15 +48,15 @@ impl Drop for Taking<'_> {
     }
 }
 
-/// A transport that lets everything pass but the rows that are wanted.
+/// A transport that passes on everything except the rows that a receiver takes.
 pub struct Tapped<S> {
     stream: S,
     tap: Tap,
     messages: Messages,
-    /// Until the login is through.
+    /// Checks the server's messages until the login has succeeded.
     watch: Option<LoginWatch>,
     buffer: Box<[u8]>,
-    /// What of the buffer was read and not looked at yet.
+    /// The part of the buffer that was read but not examined yet.
     from: usize,
     to: usize,
 }
@@ -68,7 +68,7 @@ impl<S> Tapped<S> {
         Tapped { stream, tap, messages: Messages::default(), watch: None, buffer, from: 0, to: 0 }
     }
 
-    /// The same, with a login to come that `watch` may break off.
+    /// Wraps `stream` before a login, which `watch` may break off.
     pub fn guarded(stream: S, tap: Tap, watch: LoginWatch) -> Tapped<S> {
         Tapped { watch: Some(watch), ..Tapped::new(stream, tap) }
     }
@@ -81,17 +81,17 @@ impl<S> Tapped<S> {
 /// Follows the server's messages through a stream of bytes.
 #[derive(Default)]
 struct Messages {
-    /// How much of the present message's head there was.
+    /// The number of bytes of the current message's head that have arrived.
     head: usize,
     length: [u8; 4],
-    /// Bytes of its body that are still to come.
+    /// The number of bytes of the message's body that are still to come.
     body: usize,
-    /// It goes to the taker.
+    /// Whether the message's body goes to the receiver.
     taken: bool,
 }
 
 impl Messages {
-    /// Deals with the beginning of `bytes`, all of it if `out` has room; returns how much.
+    /// Processes the beginning of `bytes`, or all of them if `out` has room; returns how many it processed.
     fn sift(&mut self, bytes: &[u8], taker: &mut Option<Taker>, out: &mut ReadBuf<'_>) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -107,7 +107,7 @@ impl Messages {
             match (self.taken, taker.as_mut()) {
                 (false, _) => out.put_slice(some),
                 (true, Some(taker)) if self.head == HEAD => taker(some),
-                // Its head, or nobody wants it any more: the session is given up.
+                // These bytes are the head of a row's message, or the receiver is gone: the session is given up.
                 (true, _) => {}
             }
             self.pass(some);
@@ -182,7 +182,7 @@ mod tests {
         [&[kind], &(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
     }
 
-    /// Reads `bytes`, `size` at a time; what passed, what was taken.
+    /// Reads `bytes`, `size` at a time; returns the bytes that passed and the bytes that the receiver took.
     async fn read(bytes: &[u8], size: usize, wanted: bool) -> (Vec<u8>, Vec<u8>) {
         let (mut server, stream) = tokio::io::duplex(size);
         let (tap, taken) = (Tap::default(), Arc::new(Mutex::new(Vec::new())));

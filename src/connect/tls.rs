@@ -19,7 +19,7 @@ use super::conninfo::Conninfo;
 use super::verifier::{Proof, Verifier};
 use crate::error::{Context, Error, Kind, Result};
 
-/// Makes TLS handshakes for one connection string. Reading the certificates is done once.
+/// Performs TLS handshakes for one connection string. The certificates are read once.
 #[derive(Clone)]
 pub struct Tls {
     connector: TlsConnector,
@@ -27,8 +27,8 @@ pub struct Tls {
 
 impl Tls {
     /// # Errors
-    /// Usage, if a certificate file is missing or unreadable, or a mode that verifies has nothing
-    /// to verify with.
+    /// Fails with usage if a certificate file is missing or unreadable, or if a verifying mode has no authorities to
+    /// verify with.
     pub fn new(info: &Conninfo) -> Result<Tls> {
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
@@ -48,10 +48,10 @@ impl Tls {
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// Makes the handshake; also gives the data for channel binding.
+    /// Performs the handshake; also returns the data for channel binding.
     ///
     /// # Errors
-    /// If the server's certificate does not do, or the server breaks off.
+    /// Fails if the server's certificate does not satisfy the `sslmode`, or if the server breaks off.
     pub async fn handshake(
         &self,
         host: &str,
@@ -66,8 +66,8 @@ impl Tls {
     }
 }
 
-/// What the server's certificate must prove. As in libpq, `require` with a root file at hand
-/// verifies the authority.
+/// Decides which facts the server's certificate must prove. As in libpq, `require` verifies the authority if there is
+/// a root file.
 fn proof(info: &Conninfo) -> Result<Proof> {
     let mode = info.ssl_mode();
     if info.setting("sslrootcert") == Some("system") {
@@ -87,7 +87,7 @@ fn proof(info: &Conninfo) -> Result<Proof> {
         (mode, Some(file)) => {
             let certificates = certificates(&file, "sslrootcert")?;
             let mut roots = RootCertStore::empty();
-            // One that is itself a server's certificate is no authority, but may be trusted as it is.
+            // A certificate that belongs to a server is no authority, but may be trusted in itself.
             roots.add_parsable_certificates(certificates.iter().cloned());
             Ok(match mode {
                 SslMode::VerifyFull => Proof::AuthorityAndName(roots, certificates),
@@ -121,7 +121,7 @@ fn client_certificate(info: &Conninfo) -> Result<Option<CertifiedKey>> {
     let secret =
         ring::default_provider().key_provider.load_private_key(secret).context(Kind::Usage, problem)?;
     let own = CertifiedKey::new(chain, secret);
-    // Other errors only say that rustls cannot read the certificate, which the server may well do.
+    // Other errors only say that rustls cannot read the certificate, which the server may be able to read.
     if matches!(own.keys_match(), Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch))) {
         return Err(Error::usage(format!("the key {} does not belong to {}", key.display(), file.display())));
     }

@@ -1,4 +1,4 @@
-//! The way to a server: a TCP connection or a socket in the file system, with or without TLS.
+//! The connection to a server: TCP or a socket in the file system, with or without TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use super::conninfo::Conninfo;
 use super::hosts::Host;
 use super::tap::Tapped;
 
-/// One place to connect to; a host name may stand for several.
+/// One address to connect to; a host name may have several.
 #[derive(Clone, Debug)]
 pub enum Address {
     Tcp(SocketAddr),
@@ -26,7 +26,7 @@ pub enum Address {
 
 impl Address {
     /// # Errors
-    /// If the name is not known.
+    /// Fails if the name cannot be resolved.
     pub async fn find(host: &Host) -> io::Result<Vec<Address>> {
         if let Some(path) = host.socket() {
             return Ok(vec![Address::Socket(path)]);
@@ -39,17 +39,17 @@ impl Address {
     }
 }
 
-/// Bytes to and from a server.
+/// A stream of bytes to and from a server.
 pub enum Transport {
     Tcp(TcpStream),
     Socket(UnixStream),
-    /// With the data that ties a SCRAM exchange to this channel, where the certificate allows it.
+    /// TLS, with the data that binds a SCRAM exchange to this channel, where the certificate allows it.
     Tls(Box<TlsStream<TcpStream>>, Option<Vec<u8>>),
 }
 
 impl Transport {
     /// # Errors
-    /// If nobody listens there, or the way is barred.
+    /// Fails if no server listens there, or if the address cannot be reached.
     pub async fn open(address: &Address, info: &Conninfo) -> io::Result<Transport> {
         match address {
             Address::Tcp(address) => {
@@ -62,7 +62,7 @@ impl Transport {
         }
     }
 
-    /// The `tls-server-end-point` data of RFC 5929.
+    /// Returns the `tls-server-end-point` data of RFC 5929.
     pub fn channel_binding(&self) -> Option<&[u8]> {
         match self {
             Transport::Tls(_, binding) => binding.as_deref(),
@@ -73,7 +73,7 @@ impl Transport {
 
 async fn open_socket(path: &Path) -> io::Result<UnixStream> {
     match path.to_str().and_then(|path| path.strip_prefix('@')) {
-        // The kernel's own names, which are in no folder.
+        // An abstract socket's name belongs to the kernel and is in no folder.
         Some(name) => {
             use std::os::linux::net::SocketAddrExt;
             let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
@@ -85,7 +85,7 @@ async fn open_socket(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// A server that vanished without a word is noticed after about two minutes, not two hours.
+/// With these limits a server that vanished is noticed after about two minutes, not two hours.
 fn keep_alive(stream: &TcpStream, info: &Conninfo) -> io::Result<()> {
     let number = |keyword| info.setting(keyword).and_then(|text| text.trim().parse::<u32>().ok());
     let seconds =
@@ -151,7 +151,7 @@ impl tls::TlsStream for Tapped<Transport> {
     }
 }
 
-/// Hands a finished [`Transport`] to `tokio_postgres`, which would else make the TLS handshake itself.
+/// Passes a finished [`Transport`] to `tokio_postgres`, which would otherwise perform the TLS handshake itself.
 pub struct Finished;
 
 impl tls::TlsConnect<Tapped<Transport>> for Finished {

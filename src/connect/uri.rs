@@ -3,7 +3,7 @@
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
-/// What follows `postgresql://` or `postgres://`, if the text is such a URI.
+/// Returns the part after `postgresql://` or `postgres://`, if the text is such a URI.
 pub fn body(text: &str) -> Option<&str> {
     text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"))
 }
@@ -11,7 +11,8 @@ pub fn body(text: &str) -> Option<&str> {
 /// Reads the part after the scheme.
 ///
 /// # Errors
-/// Usage; the message shows no part of the URI but keywords, for the rest may be a password.
+/// Fails with usage if the URI is malformed. The message shows only the URI's keywords, for the rest may be a
+/// password.
 pub fn parse(body: &str, settings: &mut Settings) -> Result<()> {
     let (place, query) = body.split_once('?').unwrap_or((body, ""));
     let (authority, dbname) = place.split_once('/').unwrap_or((place, ""));
@@ -74,7 +75,7 @@ fn take_pair(pair: &str, settings: &mut Settings) -> Result<()> {
     })?;
     let keyword = decode("a keyword", keyword)?;
     let value = decode(&keyword, value)?;
-    // The form that JDBC uses, which libpq takes too.
+    // JDBC uses this form, and libpq accepts it too.
     match (keyword.as_str(), value.as_str()) {
         ("ssl", "true") => settings.set("sslmode", "require"),
         _ => settings.set(&keyword, &value),

@@ -1,4 +1,4 @@
-//! Whether a server's certificate proves what the `sslmode` asks for.
+//! Verifies that a server's certificate proves as much as the `sslmode` demands.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -12,8 +12,8 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 
 use super::certificate;
 
-/// What a certificate must prove. Beside the authorities stand the very certificates of the root
-/// file: a server's own self-signed one may lie there.
+/// The facts that a certificate must prove. The certificates of the root file are trusted in themselves, beside the
+/// authorities: a server's own self-signed certificate may be among them.
 #[derive(Debug)]
 pub enum Proof {
     Nothing,
@@ -21,8 +21,8 @@ pub enum Proof {
     AuthorityAndName(RootCertStore, Vec<CertificateDer<'static>>),
 }
 
-/// Verifies chain and name as far as asked for, and always that the server holds the certificate's
-/// key: without that, channel binding would prove nothing.
+/// Verifies the chain and the name as far as the mode demands, and always that the server holds the certificate's
+/// key: without the key, channel binding would prove nothing.
 #[derive(Debug)]
 pub struct Verifier {
     proof: Proof,
@@ -83,8 +83,8 @@ impl ServerCertVerifier for Verifier {
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
-    /// Certificates of version 1, which `openssl x509 -req` made for years, are not read by rustls;
-    /// their key can still be verified.
+    /// rustls does not read certificates of version 1, which `openssl x509 -req` produced for years; their key can
+    /// still be verified.
     fn verify_tls13_signature(
         &self,
         message: &[u8],

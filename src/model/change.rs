@@ -1,4 +1,4 @@
-//! What the stream says, borrowed from the bytes it was read from.
+//! The messages of the stream, borrowed from the bytes from which they were read.
 
 use super::{Lsn, PgTime};
 
@@ -36,7 +36,7 @@ pub enum Message<'a> {
         cascade: bool,
         restart_identity: bool,
     },
-    /// `pg_logical_emit_message`.
+    /// A message that `pg_logical_emit_message` wrote.
     Logical {
         transactional: bool,
         lsn: Lsn,
@@ -61,7 +61,7 @@ pub struct RelationColumn {
     pub name: String,
     pub type_oid: u32,
     pub type_modifier: i32,
-    /// Part of the replica identity; under FULL, every column is.
+    /// Whether the column is part of the replica identity; under FULL, every column is.
     pub in_identity: bool,
 }
 
@@ -72,17 +72,17 @@ pub struct Tuple<'a>(pub Vec<Value<'a>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     Null,
-    /// An out-of-line value that the statement did not touch: the stream leaves it out.
+    /// An out-of-line value that the statement did not change: the stream leaves it out.
     Unchanged,
-    /// The type's text output, in the server's encoding.
+    /// The text that the type's output function writes, in the server's encoding.
     Text(&'a [u8]),
 }
 
-/// What the stream tells of the row before the change.
+/// The row before the change, as far as the stream carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OldTuple<'a> {
-    /// Only the identity columns are filled; the others are NULL.
+    /// The key: only the identity columns are filled; the others are NULL.
     Key(Tuple<'a>),
-    /// REPLICA IDENTITY FULL.
+    /// The whole row, under REPLICA IDENTITY FULL.
     Full(Tuple<'a>),
 }

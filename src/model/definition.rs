@@ -1,10 +1,10 @@
-//! A table as the catalogs describe it, and what follows from that for protecting its rows.
+//! A table as the catalogs describe it, and how its rows can be protected accordingly.
 
 use serde::{Deserialize, Serialize};
 
 use super::schema::{Column, Grade, Identity, Storage, StreamNames, Table};
 
-/// What the catalogs say of one relation that stores rows.
+/// The catalogs' description of one relation that stores rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFacts {
     pub oid: u32,
@@ -16,16 +16,16 @@ pub struct TableFacts {
     pub replica_identity: char,
     /// `pg_class.relfilenode`.
     pub file: u32,
-    /// `attnum` of the columns of the index that the replica identity means, without those that it
-    /// only includes; `None` if there is no such index, or if it is not immediate and valid.
+    /// `attnum` of the key columns of the replica identity's index, without its included columns; `None` if there is
+    /// no such index, or if the index is not immediate and valid.
     #[serde(default)]
     pub identity: Option<Vec<i16>>,
-    /// The table belongs to an extension.
+    /// Whether the table belongs to an extension.
     #[serde(default)]
     pub of_extension: bool,
-    /// In `attnum` order, without dropped ones.
+    /// The columns in `attnum` order, without dropped ones.
     pub columns: Vec<ColumnFacts>,
-    /// `schema` and `name` in the database's own encoding, in hexadecimal, where that is not UTF-8.
+    /// `schema` and `name` in the database's own encoding, in hexadecimal, where they are not UTF-8.
     #[serde(default)]
     pub raw_names: Option<(String, String)>,
 }
@@ -40,29 +40,29 @@ pub struct ColumnFacts {
     pub type_oid: u32,
     /// `pg_attribute.atttypmod`.
     pub modifier: i32,
-    /// As `format_type` writes it.
+    /// The type as `format_type` writes it.
     pub type_name: String,
     #[serde(default)]
     pub generated: bool,
-    /// What rows hold that are older than the column, as its type's output writes it
+    /// The value that rows older than the column have in it, as its type's output function writes it
     /// (`pg_attribute.attmissingval`); `None` for NULL.
     #[serde(default)]
     pub missing: Option<String>,
-    /// `missing` in the database's own encoding, in hexadecimal, where that is not UTF-8.
+    /// `missing` in the database's own encoding, in hexadecimal, where it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw_missing: Option<String>,
     /// `pg_attribute.xmin`: the transaction that last changed the definition.
     #[serde(default)]
     pub definer: String,
-    /// `name` in the database's own encoding, in hexadecimal, where that is not UTF-8.
+    /// `name` in the database's own encoding, in hexadecimal, where it is not UTF-8.
     #[serde(default)]
     pub raw_name: Option<String>,
 }
 
 impl TableFacts {
-    /// The table as the history knows it, with the grade at which the stream can carry it.
+    /// Returns the table as the history records it, with the grade at which the stream can carry it.
     ///
-    /// `in_stream` spells a name from its bytes in the database's encoding, as the stream has it.
+    /// `in_stream` converts a name's bytes in the database's encoding to the spelling that the stream has.
     pub fn table(&self, in_stream: impl Fn(&[u8]) -> String) -> Table {
         let stored: Vec<_> = self.columns.iter().filter(|column| !column.generated).collect();
         let position = |number: &i16| stored.iter().position(|column| column.number == *number);
@@ -96,7 +96,7 @@ impl TableFacts {
         }
     }
 
-    /// `None` where the stream spells all names as we do.
+    /// Returns `None` if the stream spells all names as backwhen does.
     fn stream_names(
         &self,
         stored: &[&ColumnFacts],
@@ -123,7 +123,7 @@ impl TableFacts {
 }
 
 impl ColumnFacts {
-    /// What rows hold that are older than the column, in the bytes of the database's encoding.
+    /// Returns the value that rows older than the column have in it, in the bytes of the database's encoding.
     pub fn missing_bytes(&self) -> Option<Vec<u8>> {
         let raw = self.raw_missing.as_deref().and_then(from_hex);
         raw.or_else(|| self.missing.as_ref().map(|text| text.as_bytes().to_vec()))

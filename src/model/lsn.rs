@@ -7,17 +7,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A log sequence number: a byte position in the write-ahead log of one timeline.
 ///
-/// Written as PostgreSQL writes it, two hexadecimal halves around a slash (`16/B374D848`).
+/// An LSN is written as PostgreSQL writes it: two hexadecimal numbers around a slash (`16/B374D848`).
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
 impl Lsn {
     /// The invalid position, before every transaction.
     pub const ZERO: Lsn = Lsn(0);
-    /// After every transaction.
+    /// A position after every transaction.
     pub const MAX: Lsn = Lsn(u64::MAX);
 
-    /// Bytes of log between `earlier` and this position; 0 if `earlier` is later.
+    /// Returns the bytes of WAL between `earlier` and this position; 0 if `earlier` is later.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -29,7 +29,7 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// The text was not two hexadecimal numbers of at most eight digits around a slash.
+/// The text is not two hexadecimal numbers of at most eight digits around a slash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an LSN; an LSN looks like 0/16B3748")]
 pub struct ParseLsnError(String);

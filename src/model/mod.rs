@@ -1,4 +1,4 @@
-//! Plain data: positions, moments, tables and changes. Knows nobody.
+//! Plain data: positions, moments, tables and changes. The module depends only on `error`.
 
 pub mod change;
 pub mod database;

@@ -1,4 +1,4 @@
-//! Times, and what `--to` takes.
+//! Times, and the moments that `--to` accepts.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ impl PgTime {
     pub const MIN: PgTime = PgTime(i64::MIN);
     pub const MAX: PgTime = PgTime(i64::MAX);
 
-    /// Saturates far outside the years that PostgreSQL itself can commit in.
+    /// Returns the time in UTC. It saturates far outside the years in which PostgreSQL itself can commit.
     pub fn to_utc(self) -> DateTime<Utc> {
         let micros = self.0.saturating_add(PG_EPOCH_MICROS);
         Utc.timestamp_micros(micros).single().unwrap_or(if self.0 < 0 {
@@ -38,7 +38,7 @@ impl PgTime {
     }
 }
 
-/// RFC 3339 in UTC with microseconds.
+/// Formats the time as RFC 3339 in UTC with microseconds.
 impl fmt::Display for PgTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.to_utc().format("%Y-%m-%dT%H:%M:%S%.6fZ"))
@@ -62,15 +62,15 @@ impl<'de> Deserialize<'de> for PgTime {
 /// A point in a database's past, as a person names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// Every transaction before the first one that committed later than this.
+    /// The state after every transaction before the first one that committed later than this time.
     Time(PgTime),
-    /// Every transaction whose commit record lies before this position.
+    /// The state after every transaction whose commit record lies before this position.
     Lsn(Lsn),
-    /// Everything up to and with this transaction.
+    /// The state just after this transaction.
     Xid(u32),
     Mark(String),
     Checkpoint(String),
-    /// The last transaction that the history holds.
+    /// The state after the last transaction in the history.
     Latest,
 }
 
@@ -87,10 +87,10 @@ pub enum ParseMomentError {
 }
 
 impl Moment {
-    /// Reads what `--to` takes; `now` anchors relative times.
+    /// Parses the argument of `--to`; relative times count from `now`.
     ///
     /// # Errors
-    /// [`ParseMomentError::NoZone`] for a time that could be read in two ways.
+    /// Fails with [`ParseMomentError::NoZone`] for a time that could be read in two ways.
     pub fn parse(text: &str, now: DateTime<Utc>) -> Result<Moment, ParseMomentError> {
         let text = text.trim();
         let unknown = || ParseMomentError::Unknown(text.chars().take(80).collect());
@@ -131,7 +131,7 @@ fn no_zone(text: &str, naive: NaiveDateTime) -> ParseMomentError {
     ParseMomentError::NoZone { text: text.to_owned(), utc, local }
 }
 
-/// RFC 3339, and PostgreSQL's own output: a space for the `T`, a zone of hours alone.
+/// Parses RFC 3339, and PostgreSQL's own output: a space instead of the `T`, a zone of hours alone.
 fn parse_zoned(text: &str) -> Option<DateTime<FixedOffset>> {
     let mut text = text.to_owned();
     if let Some(bare) = text.strip_suffix(" UTC").or_else(|| text.strip_suffix(" GMT")) {
@@ -161,7 +161,7 @@ fn parse_naive(text: &str) -> Option<NaiveDateTime> {
     })
 }
 
-/// `-90s`, `10 minutes ago`, `1h30m ago`, `now`.
+/// Parses a relative time such as `-90s`, `10 minutes ago`, `1h30m ago`, `now`.
 fn parse_relative(text: &str) -> Option<TimeDelta> {
     if text == "now" {
         return Some(TimeDelta::zero());
@@ -170,7 +170,7 @@ fn parse_relative(text: &str) -> Option<TimeDelta> {
     parse_duration(amount)
 }
 
-/// A length of time such as `90s`, `10 minutes`, `1h 30m`, `2 days`.
+/// Parses a length of time such as `90s`, `10 minutes`, `1h 30m`, `2 days`.
 pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     let mut rest = text.trim();
     if rest.is_empty() {

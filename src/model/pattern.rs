@@ -2,14 +2,14 @@
 
 use crate::error::{Error, Result};
 
-/// Which tables a user wants.
+/// The tables that a user selected: the included and the excluded patterns.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
 }
 
-/// One pattern. Without a dot it stands for a table of that name in any schema.
+/// One pattern. A pattern without a dot matches tables of that name in any schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     schema: Option<String>,
@@ -18,26 +18,27 @@ pub struct Pattern {
 
 impl Selection {
     /// # Errors
-    /// `Usage` for an empty pattern.
+    /// Fails with `Usage` for an empty pattern.
     pub fn parse(include: &[String], exclude: &[String]) -> Result<Selection> {
         let parse =
             |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>>>();
         Ok(Selection { include: parse(include)?, exclude: parse(exclude)? })
     }
 
-    /// Whether the table is wanted: included (as all are, if nothing says what is), and not excluded.
+    /// Whether the table is selected: it is included (as every table is if no pattern includes any), and not
+    /// excluded.
     pub fn takes(&self, schema: &str, name: &str) -> bool {
         let matches = |pattern: &Pattern| pattern.matches(schema, name);
         (self.include.is_empty() || self.include.iter().any(matches)) && !self.exclude.iter().any(matches)
     }
 
-    /// The included and the excluded patterns for SQL's LIKE, each as schemas and names.
+    /// Returns the included and the excluded patterns for SQL's LIKE, each as schemas and names.
     pub fn like_patterns(&self) -> ((Vec<String>, Vec<String>), (Vec<String>, Vec<String>)) {
         let all = |patterns: &[Pattern]| patterns.iter().map(Pattern::like).unzip();
         (all(&self.include), all(&self.exclude))
     }
 
-    /// The included patterns that none of `tables` (schema, name) matches.
+    /// Returns the included patterns that match none of `tables` (schema, name).
     pub fn unmatched<'a>(&self, tables: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Vec<String> {
         let unused = |pattern: &&Pattern| !tables.clone().any(|(schema, name)| pattern.matches(schema, name));
         self.include.iter().filter(unused).map(Pattern::to_string).collect()
@@ -46,7 +47,7 @@ impl Selection {
 
 impl Pattern {
     /// # Errors
-    /// `Usage` for an empty pattern.
+    /// Fails with `Usage` for an empty pattern.
     pub fn parse(text: &str) -> Result<Pattern> {
         let (schema, name) = match text.split_once('.') {
             Some((schema, name)) => (Some(schema.to_owned()), name),
@@ -91,7 +92,7 @@ fn like(glob: &str) -> String {
     text
 }
 
-/// `*` for any characters, `?` for one; in linear time for one star, quadratic at worst.
+/// Matches `*` to any characters and `?` to one; in linear time for one star, quadratic at worst.
 fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);

@@ -1,56 +1,54 @@
-//! What a table is, as far as keeping and rebuilding its rows needs it.
+//! The properties of a table that keeping and rebuilding its rows needs.
 
 use serde::{Deserialize, Serialize};
 
-/// A table as it stood when an image of it was taken.
+/// A table as it stood when an image of it was read.
 ///
-/// Only columns that hold stored, not computed, values are listed: dropped and generated columns
-/// never reach the history.
+/// Only columns with stored values are listed: dropped and generated columns never reach the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// `pg_class.oid`; names a table in the stream, and survives renames.
+    /// `pg_class.oid`: identifies the table in the stream, and survives renames.
     pub oid: u32,
     pub schema: String,
     pub name: String,
-    /// In `attnum` order.
+    /// The columns in `attnum` order.
     pub columns: Vec<Column>,
-    /// Generated columns: computed again on recovery, never stored.
+    /// The names of generated columns, which are computed again on recovery and never stored.
     #[serde(default)]
     pub generated: Vec<String>,
     pub identity: Identity,
     pub grade: Grade,
     #[serde(default)]
     pub storage: Storage,
-    /// The names as the stream spells them, where the database's encoding makes that another
-    /// spelling.
+    /// The names as the stream spells them, if the database's encoding makes that spelling different.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_stream: Option<StreamNames>,
 }
 
-/// See [`Table::in_stream`].
+/// A table's names in the stream; see [`Table::in_stream`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamNames {
     pub schema: String,
     pub name: String,
-    /// As many as [`Table::columns`].
+    /// The columns' names, as many as [`Table::columns`].
     pub columns: Vec<String>,
 }
 
-/// How the server stored a table's rows. `ALTER TABLE` can give all of them other values, and nothing of
-/// that is in the stream.
+/// How the server stored a table's rows. `ALTER TABLE` can change values in all rows, and the stream carries nothing
+/// of that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Storage {
-    /// `pg_class.relfilenode`: changes with every rewrite, also with those that keep the values.
+    /// `pg_class.relfilenode`: changes with every rewrite, also with rewrites that keep the values.
     pub file: u32,
-    /// `pg_attribute.attnum` of the columns: a column that is dropped and added again has another.
+    /// `pg_attribute.attnum` of the columns: a column that is dropped and added again has another number.
     pub numbers: String,
     /// `pg_attribute.xmin` of the columns: the transactions that last changed their definitions.
     pub definers: String,
 }
 
 impl Storage {
-    /// Whether the rows may have been given other values in between. TRUNCATE, VACUUM FULL and CLUSTER
-    /// change the file alone; a new default changes the definition alone.
+    /// Whether the rows may have been given other values between this state and `now`. TRUNCATE, VACUUM FULL and
+    /// CLUSTER change only the file; a new default changes only the definition.
     pub fn was_rewritten(&self, now: &Storage) -> bool {
         self.numbers != now.numbers || (self.file != now.file && self.definers != now.definers)
     }
@@ -59,15 +57,15 @@ impl Storage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
-    /// `pg_attribute.attnum`: a column that is renamed keeps it, one that is dropped and added again does
-    /// not. 0 where a manifest of an early version does not tell.
+    /// `pg_attribute.attnum`: a renamed column keeps its number, a column that is dropped and added again does not. 0
+    /// where a manifest of an early version lacks the number.
     #[serde(default)]
     pub number: i16,
     /// `pg_attribute.atttypid`.
     pub type_oid: u32,
     /// `pg_attribute.atttypmod`.
     pub type_modifier: i32,
-    /// As `format_type` writes it, for people and for sinks with other types.
+    /// The type as `format_type` writes it, for people and for sinks with other types.
     pub type_name: String,
 }
 
@@ -82,13 +80,13 @@ pub enum Identity {
     WholeRow,
 }
 
-/// How much of a table's past can be brought back.
+/// How completely a table's past can be recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grade {
     /// Every change is in the stream.
     Exact,
-    /// Inserts and truncates only: the table has no replica identity.
+    /// The stream carries only inserts and truncates: the table has no replica identity.
     InsertOnly,
 }
 
@@ -97,7 +95,7 @@ impl Table {
         self.grade == Grade::InsertOnly
     }
 
-    /// Whether its key's columns are there, and each column's name in the stream.
+    /// Whether the key's columns exist, and each column has its name in the stream.
     pub fn is_sound(&self) -> bool {
         let key = match &self.identity {
             Identity::Key(columns) => columns.iter().all(|column| *column < self.columns.len()),
@@ -107,7 +105,7 @@ impl Table {
         key && self.in_stream.as_ref().is_none_or(named)
     }
 
-    /// Schema and name as a Relation message has them.
+    /// Returns schema and name as a Relation message spells them.
     pub fn stream_name(&self) -> (&str, &str) {
         match &self.in_stream {
             Some(names) => (&names.schema, &names.name),
@@ -115,7 +113,7 @@ impl Table {
         }
     }
 
-    /// A column's name as a Relation message has it.
+    /// Returns a column's name as a Relation message spells it.
     pub fn stream_column(&self, number: usize) -> &str {
         match self.in_stream.as_ref().and_then(|names| names.columns.get(number)) {
             Some(name) => name,
@@ -123,29 +121,29 @@ impl Table {
         }
     }
 
-    /// `schema.name`, quoted as SQL needs it.
+    /// Returns `schema.name`, quoted as SQL needs it.
     pub fn quoted(&self) -> String {
         format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name))
     }
 
-    /// `schema.name` for people; not safe in SQL.
+    /// Returns `schema.name` for people; it is not safe in SQL.
     pub fn display(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
 
-    /// `"a", "b"`: the columns as a COPY or SELECT list; empty for a table without columns.
+    /// Returns `"a", "b"`: the columns as a COPY or SELECT list; empty for a table without columns.
     pub fn quoted_columns(&self) -> String {
         let names: Vec<_> = self.columns.iter().map(|column| quote_ident(&column.name)).collect();
         names.join(", ")
     }
 }
 
-/// An identifier, always quoted.
+/// Quotes an identifier, always.
 pub fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A string literal that reads the same under either setting of `standard_conforming_strings`.
+/// Returns a string literal that reads the same under either setting of `standard_conforming_strings`.
 pub fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }

@@ -1,4 +1,4 @@
-//! Where sequences stand.
+//! The positions of sequences.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +10,9 @@ pub struct SequenceState {
     pub name: String,
     pub last_value: i64,
     pub is_called: bool,
-    /// Negative for a sequence that counts down.
+    /// The increment; negative for a sequence that counts down.
     pub increment: i64,
-    /// The column that it fills (`serial`, identity), if any.
+    /// The column that the sequence fills (`serial`, identity), if any.
     #[serde(default)]
     pub owner: Option<SequenceOwner>,
 }

@@ -1,26 +1,26 @@
-//! Identifiers for statements among rows that are not in UTF-8.
+//! Identifiers for statements that are sent along with rows that are not in UTF-8.
 
 use super::Table;
 use super::schema::quote_ident;
 
-/// A table's names as SQL, in ASCII where the database's encoding is another than the statement's.
+/// A table's names as SQL, in ASCII where the database's encoding is different from the statement's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spelled {
-    /// `schema.name`.
+    /// The table as `schema.name`.
     pub table: String,
-    /// `a, b`, for SELECT.
+    /// The columns as `a, b`, for SELECT.
     pub list: String,
-    /// The same, one by one.
+    /// The columns one by one.
     pub each: Vec<String>,
-    /// `(a, b)` after a space. Empty for a table without stored columns: COPY then takes and gives
-    /// an empty line for a row, and leaves generated columns out by itself.
+    /// The columns as `(a, b)` after a space, for COPY. Empty for a table without stored columns: COPY then reads and
+    /// writes an empty line for a row, and leaves generated columns out by itself.
     pub columns: String,
 }
 
 impl Spelled {
-    /// `encoding` is the database's, by PostgreSQL's name.
+    /// `encoding` is PostgreSQL's name of the database's encoding.
     pub fn of(table: &Table, encoding: &str) -> Spelled {
-        // In SQL_ASCII nothing is converted, so names are the bytes that were read as UTF-8.
+        // In SQL_ASCII the server converts nothing, so names are the bytes that were read as UTF-8.
         let escape = !matches!(encoding, "UTF8" | "SQL_ASCII");
         let spell = |name: &str| if escape { escaped_ident(name) } else { quote_ident(name) };
         let columns: Vec<_> = table.columns.iter().map(|column| spell(&column.name)).collect();
@@ -33,7 +33,7 @@ impl Spelled {
     }
 }
 
-/// A quoted identifier in ASCII, whatever letters it holds.
+/// Quotes an identifier in ASCII, whichever letters it contains.
 fn escaped_ident(name: &str) -> String {
     if name.is_ascii() {
         return quote_ident(name);

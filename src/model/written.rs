@@ -1,7 +1,7 @@
-//! Names as the server's own output functions write them: between quotes only where SQL needs it.
+//! Names as the server's own output functions write them: quoted only where SQL needs it.
 //! Source: PostgreSQL documentation, "SQL Key Words", and `pg_get_keywords()` of versions 14 to 18.
 
-/// All words that are no plain name in every version.
+/// All words that must be quoted as a name in every version.
 const KEYWORDS: &str = "\
     all analyse analyze and any array as asc asymmetric authorization between bigint binary bit boolean both \
     case cast char character check coalesce collate collation column concurrently constraint create cross \
@@ -16,15 +16,15 @@ const KEYWORDS: &str = "\
     xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize \
     xmltable";
 
-/// From 16 on also these.
+/// Words that must also be quoted from version 16 on.
 const SINCE_16: &str = "\
     json_array json_arrayagg json_object json_objectagg system_user";
 
-/// From 17 on also these.
+/// Words that must also be quoted from version 17 on.
 const SINCE_17: &str = "\
     json json_exists json_query json_scalar json_serialize json_table json_value merge_action";
 
-/// The name as `quote_ident` of a server of that version writes it.
+/// Returns the name as `quote_ident` of a server of that version writes it.
 pub fn written_ident(name: &str, server_major: u32) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     let safe =
@@ -38,7 +38,7 @@ pub fn written_ident(name: &str, server_major: u32) -> String {
     }
 }
 
-/// Schema and name, as they are written, of a relation that is written with its schema.
+/// Splits the written name of a relation into its schema and its name, as each is written; `None` without a schema.
 pub fn written_parts(identity: &str) -> Option<(&str, &str)> {
     let mut quoted = false;
     let dot = identity.bytes().position(|byte| {

@@ -1,4 +1,4 @@
-//! Whom a server of our own runs as: PostgreSQL's server does not run as root.
+//! The user that runs a server of our own, since PostgreSQL's server does not run as root.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -14,36 +14,36 @@ use crate::error::{Context, Error, Kind, Result};
 /// Ids that no distribution gives to a person or to a service for good.
 const UNUSED: RangeInclusive<u32> = 61_184..=65_519;
 
-/// Users without rights of their own that initdb runs as, the likeliest first. An account that owns other
-/// servers, such as `postgres`, is never one of them.
+/// Users without rights of their own that may run initdb, the likeliest first. An account that owns other servers,
+/// such as `postgres`, is never one of them.
 const NAMED: &[&str] = &["nobody", "daemon", "bin"];
 
-/// Where every user may make files, and nobody remove those of another.
+/// A folder where every user may create files, and nobody may remove the files of another user.
 const SHARED: &str = "/tmp";
 
-/// Another user than root.
+/// A user other than root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Account {
     pub uid: u32,
     pub gid: u32,
 }
 
-/// In place of root.
+/// The accounts that replace root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Accounts {
-    /// Runs the server: nobody else on this machine has its id.
+    /// The account that runs the server: nobody else on this machine has its id.
     pub server: Account,
-    /// Runs initdb, which wants a user that has a name. Nothing of the application runs as it.
+    /// The account that runs initdb, which demands a user with a name. Nothing of the application runs as this user.
     pub initdb: Account,
 }
 
 impl Accounts {
-    /// The accounts to use if we, who made `folder`, are root.
+    /// Chooses the accounts to use if we, the owner of `folder`, are root.
     ///
     /// # Errors
-    /// `Refused`, with what to do, if this machine has no user for initdb.
+    /// Fails with `Refused`, and says what to do, if this machine has no user for initdb.
     pub fn in_place_of_root(folder: &Path) -> Result<Option<Accounts>> {
-        // What we make belongs to whom we are.
+        // A folder that we create belongs to our user.
         let owner = folder.metadata().context(Kind::Unavailable, || "cannot read a folder".into())?.uid();
         if owner != 0 {
             return Ok(None);
@@ -62,19 +62,19 @@ impl Accounts {
 }
 
 impl Account {
-    /// Gives it the folder, which nobody else but root may enter.
+    /// Gives the folder to this account; no other user except root may enter it.
     ///
     /// # Errors
-    /// `Unavailable` if the system refuses.
+    /// Fails with `Unavailable` if the system refuses.
     pub fn own(self, folder: &Path) -> Result<()> {
         chown(folder, Some(self.uid), Some(self.gid)).context(Kind::Unavailable, || not_given(folder))
     }
 
-    /// Gives it all that `from` has in `folder`, and the folder. No link is followed, whatever `from` does
-    /// meanwhile.
+    /// Gives the folder, and everything in it that belongs to `from`, to this account. No link is followed, whatever
+    /// `from` does meanwhile.
     ///
     /// # Errors
-    /// `Unavailable` if the system refuses.
+    /// Fails with `Unavailable` if the system refuses.
     pub fn inherit(self, folder: &Path, from: Account) -> Result<()> {
         let opened = rustix::fs::open(folder, READ, Mode::empty());
         opened
@@ -105,27 +105,27 @@ impl Account {
     }
 }
 
-/// How a file is opened whose owner may be hostile.
+/// The flags for opening a file whose owner may be hostile.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 fn not_given(folder: &Path) -> String {
     format!("cannot give {} to another user", folder.display())
 }
 
-/// The first of [`NAMED`] in a text like that of `/etc/passwd`.
+/// Returns the first of [`NAMED`] in a text in the form of `/etc/passwd`.
 fn named(users: &str) -> Option<Account> {
     let find = |name: &&str| {
         let line = users.lines().find(|line| line.split(':').next() == Some(*name))?;
         let mut ids = line.split(':').skip(2);
         let account = Account { uid: ids.next()?.parse().ok()?, gid: ids.next()?.parse().ok()? };
-        // The kernel's "no change" for both would leave us root.
+        // The kernel's "no change" for both ids would leave us root.
         let plain = |id: u32| id != 0 && id != u32::MAX;
         (plain(account.uid) && plain(account.gid)).then_some(account)
     };
     NAMED.iter().find_map(find)
 }
 
-/// An id that no user, no group and no process has; `lists` are texts like that of `/etc/passwd`.
+/// Returns an id that no user, no group and no process has; `lists` are texts in the form of `/etc/passwd`.
 fn unused(lists: &[&str]) -> Result<Account> {
     let ids = |list: &&str| list.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect();
     let mut taken: BTreeSet<u32> = lists.iter().flat_map(|list| -> Vec<u32> { ids(list) }).collect();
@@ -144,7 +144,7 @@ fn owners_of_processes() -> Vec<u32> {
     processes.filter_map(|process| Some(process.metadata().ok()?.uid())).collect()
 }
 
-/// `usual`, or where every user can make a folder and take it away again.
+/// Returns `usual` if every user can create a folder there and remove it again, and otherwise a shared folder.
 pub(super) fn shared_folder(usual: PathBuf) -> PathBuf {
     let mode = |path: &Path| path.metadata().map_or(0, |metadata| metadata.mode());
     let writable = mode(&usual) & 0o003 == 0o003;

@@ -1,4 +1,4 @@
-//! Running a client program: connection facts in its environment, its complaints in our error.
+//! Runs a client program: its environment says how to connect, and its messages become part of our error.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
@@ -14,23 +14,23 @@ use super::account::Account;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 
-/// The most that is kept of what a program prints on standard error.
+/// The most bytes that are kept of a program's standard error; the rest is dropped.
 const COMPLAINT_LIMIT: u64 = 64 * 1024;
 
-/// What a child opens to read its standard input from the start.
+/// The path that a child opens to read its standard input from the start.
 const STANDARD_INPUT: &str = "/dev/stdin";
 
-/// A client program about to run; killed if the future that runs it is dropped.
+/// A client program that is about to run; it is killed if the future that runs it is dropped.
 pub struct Child {
     name: String,
     command: Command,
-    /// Whom it connects to, if the password for that is in no file yet.
+    /// The connection, if its password is in no file yet.
     login: Option<Conninfo>,
 }
 
 impl Child {
-    /// A child that sees none of our own `PG*` and `BACKWHEN*` variables: they are resolved already, a stray
-    /// one would send it elsewhere, and connection strings in them may hold passwords.
+    /// Creates a child that inherits none of our own `PG*` and `BACKWHEN*` variables. backwhen has resolved these
+    /// already: a leftover one would send the child elsewhere, and connection strings in them may contain passwords.
     pub fn new(program: PathBuf) -> Child {
         let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut command = Command::new(program);
@@ -40,20 +40,20 @@ impl Child {
                 command.env_remove(&variable);
             }
         }
-        // Messages are read by us too, so they must be in one language.
+        // backwhen also reads the messages, so they must be in one language.
         command.env("LC_ALL", "C").env_remove("LANGUAGE").kill_on_drop(true).stdin(Stdio::null());
         Child { name, command, login: None }
     }
 
-    /// Where to connect to; never as an argument, which other users of the machine could read. Nor is a
-    /// password in its environment: see [`password_file`].
+    /// Sets the database to connect to, never as an argument, which other users of the machine could read. The
+    /// environment contains no password either: see [`password_file`].
     pub fn connects_to(mut self, info: &Conninfo) -> Child {
         self.command.envs(info.child_environment());
         self.login = Some(info.clone());
         self
     }
 
-    /// Nothing of our own environment but what is named here.
+    /// Removes all of our environment except the variables that are named here.
     pub(super) fn only_env<'a>(mut self, variables: impl IntoIterator<Item = (&'a str, OsString)>) -> Child {
         self.command.env_clear().envs(variables);
         self
@@ -64,7 +64,7 @@ impl Child {
         self
     }
 
-    /// Runs as somebody else, with none of our groups, in a folder of his.
+    /// Runs the program as another user, with none of our groups, in a folder of that user.
     pub(super) fn run_as(mut self, account: Option<Account>, folder: &Path) -> Child {
         if let Some(Account { uid, gid }) = account {
             self.command.uid(uid).gid(gid).current_dir(folder);
@@ -82,20 +82,21 @@ impl Child {
         self
     }
 
-    /// Runs to the end; standard output is thrown away.
+    /// Runs the program to its end and discards its standard output.
     ///
     /// # Errors
-    /// `Refused` if the program cannot be started, `Unavailable` with its own words if it fails.
+    /// Fails with `Refused` if the program cannot be started, and with `Unavailable` and the program's own words if
+    /// it fails.
     pub async fn run(self) -> Result<()> {
         let name = self.name.clone();
         let (status, complaint) = self.finish().await?;
         if status.success() { Ok(()) } else { Err(failure(&name, status, &complaint)) }
     }
 
-    /// Like [`Child::run`], but how it ended is for the caller to judge: status and standard error.
+    /// Runs the program like [`Child::run`], but returns its status and standard error for the caller to judge.
     ///
     /// # Errors
-    /// `Refused` if the program cannot be started.
+    /// Fails with `Refused` if the program cannot be started.
     pub async fn finish(mut self) -> Result<(ExitStatus, String)> {
         self.command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = self.spawn()?;
@@ -105,15 +106,15 @@ impl Child {
         Ok((status, complaint))
     }
 
-    /// Runs to the end and copies its standard output to `out`.
+    /// Runs the program to its end and copies its standard output to `out`.
     ///
     /// # Errors
-    /// As [`Child::run`], and `Unavailable` if `out` does not take it.
+    /// Fails when [`Child::run`] does, and with `Unavailable` if writing to `out` fails.
     pub async fn run_into(mut self, out: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn()?;
         let mut stdout = child.stdout.take().expect("piped above");
-        // The pipe moves in, to be closed as soon as `out` fails: the child must not wait on us.
+        // The pipe is moved in, so that it is closed as soon as `out` fails: the child must not wait for us.
         let copy = async move { tokio::io::copy(&mut stdout, out).await };
         let (complaint, copied) = tokio::join!(read_complaint(child.stderr.take()), copy);
         let status =
@@ -133,8 +134,8 @@ impl Child {
     }
 }
 
-/// A password file for a child as its standard input. It never has a name, so that nothing of it is left
-/// however we end, and only its owner may read it, as libpq demands.
+/// Provides a password file to a child as its standard input. The file never has a name, so that nothing of it
+/// remains however backwhen ends, and only its owner may read it, as libpq demands.
 fn password_file(line: &str) -> Result<Stdio> {
     let written = tempfile::tempfile().and_then(|mut file| {
         file.set_permissions(Permissions::from_mode(0o600))?;
@@ -145,14 +146,14 @@ fn password_file(line: &str) -> Result<Stdio> {
     written.map(Stdio::from).context(Kind::Unavailable, failed)
 }
 
-/// The error for a program that failed, in its own words.
+/// Returns the error for a program that failed, in the program's own words.
 pub(crate) fn failure(name: &str, status: ExitStatus, complaint: &str) -> Error {
     let complaint = complaint.trim();
     let complaint = if complaint.is_empty() { status.to_string() } else { complaint.to_owned() };
     Error::unavailable(format!("{name} failed: {complaint}"))
 }
 
-/// The first part of standard error; the rest is read and dropped, so that the child never stalls.
+/// Returns the first part of standard error; the rest is read and dropped, so that the child never stalls.
 async fn read_complaint(pipe: Option<impl AsyncRead + Unpin>) -> String {
     let Some(mut pipe) = pipe else { return String::new() };
     let mut kept = Vec::new();
@@ -181,7 +182,7 @@ mod tests {
         let child = Child::new("/bin/sh".into()).connects_to(&info).args(["-c", script]);
         child.run_into(&mut out).await.unwrap();
         let out = String::from_utf8(out).unwrap();
-        // Each process that opens it reads it from the start, as each connection of pg_restore --jobs does.
+        // Each process that opens the file reads it from the start, as each connection of pg_restore --jobs does.
         let line = "*:*:*:*:s3\\:c\\\\hush\n";
         assert!(out.ends_with(&format!("600\n{line}{line}")), "{out}");
         assert!(!out.strip_suffix(&line.repeat(2)).unwrap().contains("hush"), "{out}");

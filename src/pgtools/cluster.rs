@@ -1,7 +1,8 @@
-//! Empty clusters as initdb made them, kept for the next server of our own: making one takes longer than all else.
+//! Empty clusters as initdb creates them, kept for the next short-lived server: initdb takes longer than everything
+//! else.
 //!
-//! They lie in the user's cache folder, and are used only where nobody else can have written there. No server ever
-//! runs in one: it runs in a copy.
+//! The clusters lie in the user's cache folder, and are used only where no other user can have written there. No
+//! server ever runs in one of them: a server runs in a copy.
 
 use std::fs::{DirBuilder, Metadata};
 use std::io;
@@ -12,18 +13,19 @@ use std::time::Duration;
 use super::install::Installation;
 use crate::ambient;
 
-/// How the name of one begins that is still being copied, and when nobody can be at it any more.
+/// The prefix of a cluster's name while it is being copied, and the age beyond which no process can still be copying
+/// it.
 const UNFINISHED: &str = "new-";
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
-/// A place for one.
+/// The place of one cached cluster.
 pub(super) struct KeptCluster {
     folder: PathBuf,
 }
 
 impl KeptCluster {
-    /// For these programs and a superuser of this name; `None` where there is no place that is ours alone. Whoever
-    /// `uid` is, is us.
+    /// Returns the place for these programs and a superuser of this name; `None` if there is no place that only user
+    /// `uid`, ourselves, can write.
     pub fn of(programs: &Installation, superuser: &str, uid: u32) -> Option<KeptCluster> {
         let parent = cache()?.join("backwhen");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&parent);
@@ -32,7 +34,7 @@ impl KeptCluster {
         Some(KeptCluster { folder: parent.join(name) })
     }
 
-    /// Copies it to `data`, which is not there yet; whether there was one.
+    /// Copies the cluster to `data`, which must not exist; returns whether there was a cluster.
     pub fn copy_to(&self, data: &Path) -> bool {
         if !self.folder.is_dir() {
             return false;
@@ -45,7 +47,7 @@ impl KeptCluster {
         copied.is_ok()
     }
 
-    /// Keeps a copy of `data`, as initdb left it, whole or not at all.
+    /// Keeps a copy of `data`, as initdb left it, either whole or not at all.
     pub fn keep(&self, data: &Path) {
         let kept = || -> io::Result<()> {
             let parent = self.folder.parent().unwrap_or(&self.folder);
@@ -61,7 +63,7 @@ impl KeptCluster {
     }
 }
 
-/// What killed runs left half copied.
+/// Removes the incomplete copies of runs that were killed.
 fn remove_leftovers(parent: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(parent)? {
         let entry = entry?;
@@ -78,12 +80,12 @@ fn cache() -> Option<PathBuf> {
     named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")))
 }
 
-/// Nobody else can read it, and nobody else can put another in its place.
+/// Whether no other user can read this path, or put another in its place.
 fn is_private(folder: &Path, uid: u32) -> bool {
     let Ok(folder) = folder.canonicalize() else { return false };
     let safe = |path: &Path, allowed: u32| {
         let owned = |it: &Metadata| it.uid() == uid || (it.uid() == 0 && allowed != 0o700);
-        // In a folder with the sticky bit everybody can make files, and move only their own.
+        // In a folder with the sticky bit everybody can create files, and move only their own.
         let closed =
             |it: &Metadata| it.mode() & 0o777 & !allowed == 0 || (it.mode() & 0o1000 != 0 && it.uid() == 0);
         path.symlink_metadata().is_ok_and(|it| owned(&it) && closed(&it))
@@ -91,7 +93,7 @@ fn is_private(folder: &Path, uid: u32) -> bool {
     safe(&folder, 0o700) && folder.ancestors().skip(1).all(|path| safe(path, 0o755))
 }
 
-/// A hash that differs between these programs and those of another release.
+/// Returns a hash that differs between these programs and those of another release.
 fn identity(programs: &Installation, superuser: &str) -> Option<u64> {
     let mut facts = format!("{superuser}\n{}", programs.folder.display());
     for program in ["postgres", "initdb"] {

@@ -1,7 +1,8 @@
-//! Shuts programs in: what a server of our own and whatever it starts may reach of this machine.
+//! Confines programs: limits the parts of this machine that a server of our own, and every program that it starts,
+//! can reach.
 //!
-//! Landlock and seccomp restrict a thread and the programs that it starts. So the programs are started
-//! from a thread of their own, which is restricted first and ends afterwards.
+//! Landlock and seccomp restrict a thread and the programs that the thread starts. So the programs are started from a
+//! thread of their own, which is restricted first and ends afterwards.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Context, Kind, Result};
 
-/// Where programs and what they need are, besides PostgreSQL's own.
+/// The folders of programs and of the files that programs need, besides PostgreSQL's own folders.
 #[cfg(target_os = "linux")]
 const READABLE: &[&str] = &[
     "/usr",
@@ -25,20 +26,20 @@ const READABLE: &[&str] = &[
     "/dev/zero",
 ];
 
-/// What the programs may reach.
+/// The folders that the programs may reach.
 #[derive(Clone, Debug)]
 pub(super) struct Confines {
-    /// Theirs to write.
+    /// The folder that the programs may write.
     pub folder: PathBuf,
-    /// PostgreSQL's.
+    /// The folder of PostgreSQL's programs.
     pub programs: PathBuf,
 }
 
-/// Runs `work` on a thread that is shut in, as is each program that `work` starts. Returns what of this
-/// machine is not closed to them, in words.
+/// Runs `work` on a confined thread; each program that `work` starts is confined too. Returns the parts of this
+/// machine that the programs can still reach, in words.
 ///
 /// # Errors
-/// `Internal` if there can be no thread.
+/// Fails with `Internal` if no thread can be started.
 pub(super) async fn confined<T: Send + 'static>(
     confines: Confines,
     work: impl Future<Output = T> + Send + 'static,
@@ -53,7 +54,7 @@ pub(super) async fn confined<T: Send + 'static>(
     told.await.context(Kind::Internal, || "a thread failed".into())
 }
 
-/// Restricts this thread as far as the system allows; what stays open.
+/// Restricts this thread as far as the system allows; returns the parts that stay open.
 fn restrict(confines: &Confines) -> Vec<&'static str> {
     let mut open = Vec::new();
     if !close_files(confines) {
@@ -65,14 +66,14 @@ fn restrict(confines: &Confines) -> Vec<&'static str> {
     open
 }
 
-/// Nothing but the programs can be read, nothing but the folder written, and no process outside be signalled.
+/// Allows reading only the programs and writing only the folder, and forbids signals to processes outside.
 #[cfg(target_os = "linux")]
 fn close_files(confines: &Confines) -> bool {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
         RulesetStatus, Scope, path_beneath_rules,
     };
-    // What a kernel does not know of this, it leaves open.
+    // A kernel leaves open the parts of this that it does not support.
     let abi = ABI::V6;
     let readable = READABLE.iter().map(Path::new).chain([installation(&confines.programs)]);
     let parent = confines.folder.parent();
@@ -85,21 +86,21 @@ fn close_files(confines: &Confines) -> bool {
             .add_rules(path_beneath_rules(readable, AccessFs::from_read(abi)))?
             .add_rules(path_beneath_rules([&confines.folder], AccessFs::from_all(abi)))?
             .add_rules(path_beneath_rules(["/dev/null"], AccessFs::from_all(abi)))?
-            // So that the folder itself can be taken away.
+            // This right lets the programs remove the folder itself.
             .add_rules(path_beneath_rules(parent, AccessFs::RemoveDir))?;
         Ok(ruleset.restrict_self()?.ruleset)
     };
     attempt().is_ok_and(|status| status != RulesetStatus::NotEnforced)
 }
 
-/// `bin`, `lib` and `share` lie side by side, unless it is the system's own `bin`.
+/// Returns the folder that holds `bin`, `lib` and `share`, unless `bin` is the system's own.
 #[cfg(target_os = "linux")]
 fn installation(programs: &Path) -> &Path {
     programs.parent().filter(|folder| folder.parent().is_some()).unwrap_or(programs)
 }
 
-/// Calls that a server does without: those that reach other machines, servers and processes, or the kernel's
-/// less trodden parts.
+/// System calls that a server does not need: they reach other machines, servers and processes, or rarely used parts
+/// of the kernel.
 #[cfg(target_os = "linux")]
 const FORBIDDEN: &[i64] = &[
     libc::SYS_connect,
@@ -136,7 +137,7 @@ fn calls() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
         SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
     };
     let kind = SeccompCmpOp::MaskedEq(0xf);
-    // Its own socket is a stream in the file system.
+    // The server's own socket is a stream in the file system.
     let sockets = vec![
         rule(0, SeccompCmpOp::Ne, libc::AF_UNIX)?,
         rule(1, kind.clone(), libc::SOCK_DGRAM)?,
@@ -144,7 +145,7 @@ fn calls() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
     ];
     let calls = FORBIDDEN.iter().map(|call| (*call, Vec::new()));
     let calls = calls.chain([(libc::SYS_socket, sockets)]);
-    // The same calls under their other numbers, where the kernel has the ABI that is called x32.
+    // These are the same calls under their numbers in the x32 ABI, where the kernel supports it.
     let others = [0].into_iter().chain(cfg!(target_arch = "x86_64").then_some(0x4000_0000));
     let all = calls.flat_map(|(call, rules)| others.clone().map(move |bit| (call | bit, rules.clone())));
     let forbidden = SeccompAction::Errno(libc::EPERM.unsigned_abs());

@@ -1,4 +1,4 @@
-//! Taking the schema of a database, and the roles of its server.
+//! Dumps the schema of a database, and the roles of its server.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,14 +9,14 @@ use crate::error::{Context, Kind, Result};
 use super::child::Child;
 use super::install::Installation;
 
-/// Writes the archive of everything but tables' rows to `out`, durable: definitions, large objects
-/// (which are nowhere else), no sequence values, no rows of materialised views.
+/// Writes the archive of everything but tables' rows to `out`, durably: definitions and large objects (which the
+/// history has nowhere else), but no sequence values and no rows of materialised views.
 ///
-/// The archive is of pg_dump's custom format. `snapshot` is an exported snapshot of a transaction
-/// that stays open meanwhile; `application` is what the server calls pg_dump's session.
+/// The archive has pg_dump's custom format. `snapshot` is an exported snapshot of a transaction that stays open
+/// meanwhile; `application` is the `application_name` of pg_dump's session.
 ///
 /// # Errors
-/// `Unavailable` with pg_dump's own words.
+/// Fails with `Unavailable` and pg_dump's own words.
 pub async fn dump_schema(
     tool: &Installation,
     info: &Conninfo,
@@ -38,11 +38,11 @@ pub async fn dump_schema(
     sync(out)
 }
 
-/// Writes the archive of the definitions alone to `out`: as [`dump_schema`], without large objects,
-/// and without the schema `except`.
+/// Writes the archive of the definitions alone to `out`: like [`dump_schema`], without large objects, and without the
+/// schema `except`.
 ///
 /// # Errors
-/// `Unavailable` with pg_dump's own words.
+/// Fails with `Unavailable` and pg_dump's own words.
 pub async fn dump_definitions(tool: &Installation, info: &Conninfo, except: &str, out: &Path) -> Result<()> {
     tool.keeps_require_auth(info)?;
     Child::new(tool.program("pg_dump"))
@@ -55,14 +55,14 @@ pub async fn dump_definitions(tool: &Installation, info: &Conninfo, except: &str
         .await
 }
 
-/// Writes the server's roles and tablespaces, without passwords, to `out` as SQL, durable.
+/// Writes the server's roles and tablespaces, without passwords, to `out` as SQL, durably.
 ///
 /// # Errors
-/// `Unavailable` with pg_dumpall's own words.
+/// Fails with `Unavailable` and pg_dumpall's own words.
 pub async fn dump_globals(tool: &Installation, info: &Conninfo, out: &Path) -> Result<()> {
     tool.keeps_require_auth(info)?;
-    // Without --database it would try the databases `postgres` and `template1`, which need not be
-    // open to us. It takes a connection string, so the name is quoted as one.
+    // Without --database, pg_dumpall would try the databases `postgres` and `template1`, which backwhen may not be
+    // allowed to connect to. The option takes a connection string, so the name is quoted as one.
     let name = info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
     Child::new(tool.program("pg_dumpall"))
         .connects_to(info)

@@ -1,11 +1,11 @@
-//! What a database's definitions need beyond what pg_dump writes.
+//! The roles and materialised views that a database's definitions need beyond the output of pg_dump.
 
 use tokio_postgres::Client;
 
 use crate::connect::server_error;
 use crate::error::Result;
 
-/// Roles that own something in the connected database, or are granted something there.
+/// Selects the roles that own an object in the connected database, or have privileges there.
 const ROLES: &str = "
 SELECT DISTINCT r.rolname::text
   FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
@@ -15,7 +15,7 @@ SELECT DISTINCT r.rolname::text
 SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid >= 16384
  ORDER BY 1";
 
-/// Materialised views, each after those it reads, also through plain views.
+/// Selects materialised views, each after the views that it reads, also through plain views.
 const MATERIALIZED_VIEWS: &str = "
 WITH RECURSIVE edge AS (
     SELECT DISTINCT rw.ev_class AS reader, d.refobjid AS read
@@ -40,24 +40,24 @@ pub struct MaterializedView {
     pub oid: u32,
     pub schema: String,
     pub name: String,
-    /// It holds rows, or would if its query found some.
+    /// Whether the view is populated, even if its query found no rows.
     pub populated: bool,
 }
 
-/// The roles that own something in the connected database, or are granted something there.
+/// Returns the roles that own an object in the connected database, or have privileges there.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
+/// Fails with `Unavailable` if the server fails.
 pub async fn roles_used(client: &Client) -> Result<Vec<String>> {
     let rows = client.query(ROLES, &[]).await;
     let rows = rows.map_err(|error| server_error("cannot read the roles of the database", error))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The materialised views of the connected database, each after those it reads.
+/// Returns the materialised views of the connected database, each after the views that it reads.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
+/// Fails with `Unavailable` if the server fails.
 pub async fn materialized_views(client: &Client) -> Result<Vec<MaterializedView>> {
     let rows = client.query(MATERIALIZED_VIEWS, &[]).await;
     let rows = rows.map_err(|error| server_error("cannot read the materialised views", error))?;

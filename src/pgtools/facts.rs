@@ -1,4 +1,4 @@
-//! Reads what a database is, apart from what it holds, and says how to make another like it.
+//! Reads a database's properties, apart from its contents, and tells how to create another database with them.
 
 use tokio_postgres::Client;
 
@@ -8,13 +8,13 @@ use crate::model::DatabaseFacts;
 use crate::model::schema::{quote_ident, quote_literal};
 
 impl DatabaseFacts {
-    /// Reads the facts of the database that `client` is connected to.
+    /// Reads the properties of the database that `client` is connected to.
     ///
     /// # Errors
-    /// `Unavailable` if the server does not answer.
+    /// Fails with `Unavailable` if the server does not answer.
     pub async fn read(client: &Client) -> Result<DatabaseFacts> {
         let server_major = server_major(client).await?;
-        // Columns that came with a later version are read as JSON keys: absent means NULL.
+        // Columns of later versions are read as JSON keys: a missing key means NULL.
         let sql = "SELECT pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text, \
                    coalesce(j->>'datlocprovider', 'c'), coalesce(j->>'datlocale', j->>'daticulocale'), \
                    j->>'daticurules' \
@@ -35,7 +35,7 @@ impl DatabaseFacts {
         })
     }
 
-    /// The options of CREATE DATABASE that give a database with these facts.
+    /// Returns the options of CREATE DATABASE that create a database with these properties.
     pub(crate) fn create_options(&self) -> String {
         let mut options = format!(
             "TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
@@ -47,7 +47,7 @@ impl DatabaseFacts {
         match self.provider.as_str() {
             "i" => options.push_str(&format!(" LOCALE_PROVIDER icu ICU_LOCALE {locale}")),
             "b" => options.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {locale}")),
-            // Named although it is the default: template0 may have another.
+            // The option is given although it names the default: template0 may have another value.
             _ if self.server_major >= 15 => options.push_str(" LOCALE_PROVIDER libc"),
             _ => {}
         }
@@ -57,27 +57,27 @@ impl DatabaseFacts {
         options
     }
 
-    /// Whether text sorts and compares alike in both; the names are compared, not the libraries.
+    /// Whether text sorts and compares alike in both databases; the names are compared, not the libraries.
     pub fn same_locale(&self, other: &DatabaseFacts) -> bool {
         (&self.collate, &self.ctype, &self.provider, &self.locale, &self.icu_rules)
             == (&other.collate, &other.ctype, &other.provider, &other.locale, &other.icu_rules)
     }
 
-    /// The locale for people.
+    /// Returns the locale in a form for people.
     pub fn locale_name(&self) -> &str {
         self.locale.as_deref().unwrap_or(&self.collate)
     }
 
-    /// The command that makes such a database by hand.
+    /// Returns the command that creates such a database by hand.
     pub fn create_command(&self, name: &str) -> String {
         format!("CREATE DATABASE {} {}", quote_ident(name), self.create_options())
     }
 }
 
-/// The server's major version.
+/// Returns the server's major version.
 ///
 /// # Errors
-/// `Unavailable` if the server does not answer.
+/// Fails with `Unavailable` if the server does not answer.
 pub(crate) async fn server_major(client: &Client) -> Result<u32> {
     let row = client
         .query_one("SELECT pg_catalog.current_setting('server_version_num')", &[])

@@ -1,4 +1,4 @@
-//! Where the client programs are, and which of them to use.
+//! Finds the client programs, and chooses which of them to use.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 
-/// Names the one folder to take the programs from.
+/// The variable that names the only folder from which programs are taken.
 pub const FOLDER_VARIABLE: &str = "BACKWHEN_PG_BIN";
 
-/// The first major version whose programs know `require_auth`.
+/// The first major version whose programs support `require_auth`.
 const KNOWS_REQUIRE_AUTH: u32 = 16;
 
 /// A folder with at least pg_dump and pg_restore, both of one major version.
@@ -25,11 +25,11 @@ impl Installation {
         self.folder.join(name)
     }
 
-    /// Whether its programs keep to the connection's `require_auth`; older ones would pass over it in silence,
-    /// and give a server what it forbids.
+    /// Checks that the programs honour the connection's `require_auth`; older ones would ignore it silently, and give
+    /// a server a proof that the setting forbids.
     ///
     /// # Errors
-    /// `Refused` if they do not.
+    /// Fails with `Refused` if the programs do not support it.
     pub fn keeps_require_auth(&self, info: &Conninfo) -> Result<()> {
         if info.setting("require_auth").is_none() || self.major >= KNOWS_REQUIRE_AUTH {
             return Ok(());
@@ -47,17 +47,17 @@ impl Installation {
 #[derive(Clone, Debug)]
 pub struct Tools {
     installations: Vec<Installation>,
-    /// Those that hold a server's programs too.
+    /// The installations that have a server's programs too.
     servers: Vec<Installation>,
     looked_in: Vec<PathBuf>,
 }
 
 impl Tools {
-    /// Looks in `folder` (or `BACKWHEN_PG_BIN`) and nowhere else if one is given; otherwise in `PATH`
-    /// and in the places where packages put PostgreSQL.
+    /// Searches only `folder` (or `BACKWHEN_PG_BIN`) if one is given; otherwise `PATH` and the folders where packages
+    /// install PostgreSQL.
     ///
     /// # Errors
-    /// `Refused`, with what to install, if there is none.
+    /// Fails with `Refused`, and says what to install, if no installation is found.
     pub fn find(folder: Option<&Path>) -> Result<Tools> {
         let folders = match folder.map(Path::to_owned).or_else(folder_from_environment) {
             Some(folder) => vec![folder],
@@ -81,11 +81,11 @@ impl Tools {
         &self.installations
     }
 
-    /// What to dump a server of major version `server` with: the same major if there is one, else
-    /// the nearest newer one.
+    /// Chooses the programs that dump a server of major version `server`: the same major if installed, else the
+    /// nearest newer one.
     ///
     /// # Errors
-    /// `Refused` if all are older than the server.
+    /// Fails with `Refused` if all are older than the server.
     pub fn for_dump(&self, server: u32) -> Result<&Installation> {
         self.installations
             .iter()
@@ -93,12 +93,12 @@ impl Tools {
             .ok_or_else(|| self.missing(&format!("pg_dump {server} or newer"), Some(server)))
     }
 
-    /// What to restore an archive that pg_dump `archive` wrote into a server of major `target` with:
-    /// the newest that is not newer than the target, so that it says nothing the target does not
-    /// know; else the nearest that can read the archive.
+    /// Chooses the programs that restore an archive of pg_dump `archive` into a server of major `target`: the newest
+    /// major that is not newer than the target, so that it sends nothing that the target does not support; else the
+    /// nearest that can read the archive.
     ///
     /// # Errors
-    /// `Refused` if all are older than the archive.
+    /// Fails with `Refused` if all are older than the archive.
     pub fn for_restore(&self, archive: u32, target: u32) -> Result<&Installation> {
         let able = || self.installations.iter().filter(|tool| tool.major >= archive);
         able()
@@ -107,8 +107,8 @@ impl Tools {
             .ok_or_else(|| self.missing(&format!("pg_restore {archive} or newer"), Some(archive)))
     }
 
-    /// What to run a server with that takes definitions of a server of major version `source`: the same
-    /// major if there is one, else the nearest newer one; `None` if no such programs are here.
+    /// Chooses the programs of a server that can execute definitions of a server of major version `source`: the same
+    /// major if installed, else the nearest newer one; `None` if no such programs are installed.
     pub fn for_server(&self, source: u32) -> Option<&Installation> {
         self.servers.iter().find(|tool| tool.major >= source)
     }
@@ -139,7 +139,7 @@ fn folder_from_environment() -> Option<PathBuf> {
     std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The folders of `PATH` that hold a pg_dump, then where packages put it, newest first.
+/// Returns the folders of `PATH` that contain a pg_dump, then the folders where packages install it, newest first.
 fn usual_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
@@ -167,13 +167,14 @@ fn usual_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// Debian's `/usr/bin` has a script under each name that looks for a cluster and then runs what lies in
-/// `/usr/lib/postgresql`. There it is found too, without the tenth of a second that the script takes each time.
+/// Debian's `/usr/bin` has a script under each name that searches for a cluster and then runs the program in
+/// `/usr/lib/postgresql`. The program is found there too, without the tenth of a second that the script takes each
+/// time.
 fn is_wrapped(folder: &Path) -> bool {
     folder.join("pg_dump").canonicalize().is_ok_and(|program| program.ends_with("pg_wrapper"))
 }
 
-/// Asked all at once, as every command that may need one waits for all of them.
+/// The versions are asked for concurrently, as every command that may need one waits for all of them.
 fn majors_in(folders: &[PathBuf]) -> Vec<Option<u32>> {
     std::thread::scope(|scope| {
         let asked: Vec<_> = folders.iter().map(|folder| scope.spawn(|| major_in(folder))).collect();
@@ -181,8 +182,8 @@ fn majors_in(folders: &[PathBuf]) -> Vec<Option<u32>> {
     })
 }
 
-/// The major version of the programs in `folder`; `None` if pg_dump or pg_restore is missing, does
-/// not run, or they differ.
+/// Returns the major version of the programs in `folder`; `None` if pg_dump or pg_restore is missing or does not run,
+/// or if they differ.
 fn major_in(folder: &Path) -> Option<u32> {
     let dump = major_of(&folder.join("pg_dump"))?;
     (major_of(&folder.join("pg_restore"))? == dump).then_some(dump)
@@ -194,7 +195,7 @@ fn major_of(program: &Path) -> Option<u32> {
     parse_major(std::str::from_utf8(&output.stdout).ok()?)
 }
 
-/// The major in `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, `… 18beta1` or `… 17devel`.
+/// Parses the major in `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, `… 18beta1` or `… 17devel`.
 fn parse_major(version: &str) -> Option<u32> {
     let number = version.split(") ").nth(1)?;
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();

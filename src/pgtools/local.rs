@@ -1,4 +1,4 @@
-//! A server of our own for a short while, in a temporary folder and on a socket there.
+//! A short-lived server of our own, in a temporary folder and on a socket there.
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
@@ -17,19 +17,19 @@ use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
 
-/// How long a server may take to start.
+/// The time that a server may take to start. Later the start has failed.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A folder whose files are in memory, and how many bytes must be free there; a server of our own takes some fifty
-/// million.
+/// A folder whose files are in memory, and the number of bytes that must be free there; one server takes about fifty
+/// million. With less space free, the usual folder is used.
 const MEMORY: &str = "/dev/shm";
 const MEMORY_ROOM: u64 = 4 << 30;
 
-/// The most bytes of a folder's path that leave room for a socket's name.
+/// The longest path of a folder, in bytes, that leaves room for a socket's name.
 const FOLDER_LIMIT: usize = 85;
 
-/// Runs the server until its standard input ends, be it that we let go or that we were killed; then
-/// takes the server and the folder away. So nothing stays behind.
+/// Runs the server until its standard input ends, because backwhen closed it or was killed; then stops the server and
+/// removes the folder. So nothing stays behind.
 const KEEPER: &str = r#"
 folder=$1; shift
 "$@" >"$folder/log" 2>&1 </dev/null &
@@ -40,8 +40,9 @@ wait "$server"
 rm -rf "$folder"
 "#;
 
-/// What the server need not do, since nothing in it is to last, and must not: the application's own triggers
-/// and event triggers stay silent in each session, whoever logs in. Its log tells of no statement.
+/// These settings switch off work that a server without lasting data does not need, and actions that it must not
+/// take: the application's own triggers and event triggers stay silent in each session, whoever logs in. The server's
+/// log contains no statements.
 const SETTINGS: &[&str] = &[
     "listen_addresses=",
     "fsync=off",
@@ -63,11 +64,11 @@ const SETTINGS: &[&str] = &[
     "session_replication_role=replica",
 ];
 
-/// Settings with the first major version that knows them.
+/// Settings with the first major version that has them.
 const NEWER_SETTINGS: &[(u32, &str)] = &[(17, "event_triggers=off"), (18, "io_method=sync")];
 
-/// A running server. Only whom it runs as can reach it, and root: it runs as we do, or as a user whom nobody
-/// else is if we are root.
+/// A running server. Only root and the server's own user can reach it: that is our user, or a user whom nobody else
+/// uses if we are root.
 pub struct LocalServer {
     info: Conninfo,
     keeper: tokio::process::Child,
@@ -75,10 +76,10 @@ pub struct LocalServer {
 }
 
 impl LocalServer {
-    /// Starts a server with no role but a superuser of this name.
+    /// Starts a server whose only role is a superuser of this name.
     ///
     /// # Errors
-    /// `Refused` if we are root and there is nobody else to run it as, or if the programs fail.
+    /// Fails with `Refused` if we are root and there is no other user to run the server, or if the programs fail.
     pub async fn start(programs: &Installation, superuser: &str) -> Result<LocalServer> {
         let folder = folder()?;
         match LocalServer::start_in(programs, &folder, superuser).await {
@@ -109,7 +110,8 @@ impl LocalServer {
         loop {
             let Err(_) = Session::connect_utf8(&self.info, "replay").await else { return Ok(()) };
             let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-            // Until it is ready it refuses sessions with a FATAL of its own. Its messages are English: see `SETTINGS`.
+            // Until the server is ready it refuses sessions with a FATAL error. Its messages are English: see
+            // `SETTINGS`.
             let fatal = |line: &str| line.contains("FATAL:") && !line.contains("starting up");
             if log.lines().any(fatal) {
                 return Err(does_not_start(folder));
@@ -118,24 +120,24 @@ impl LocalServer {
         }
     }
 
-    /// What of this machine is not closed to the server, in words.
+    /// The parts of this machine that the server can still reach, in words.
     pub fn open_to_it(&self) -> &[&'static str] {
         &self.open
     }
 
-    /// Leads to it, as its superuser.
+    /// Returns the connection to the server, as its superuser.
     pub fn info(&self) -> &Conninfo {
         &self.info
     }
 
-    /// Stops it and takes its folder away. Without this call both happen a little later.
+    /// Stops the server and removes its folder. Without this call both happen a little later.
     pub async fn stop(mut self) {
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait().await;
     }
 }
 
-/// Makes the server's data, or copies what was made once, and gives it to the server's account.
+/// Creates the server's data, or copies a cluster made earlier, and gives the data to the server's account.
 async fn initialise(
     programs: &Installation,
     folder: &Path,
@@ -159,7 +161,7 @@ async fn initialise(
     Ok(())
 }
 
-/// initdb asks the system who it is, and runs nothing of the application: so it is not shut in.
+/// initdb asks the system for its user's name, and runs nothing of the application, so it is not confined.
 async fn make(
     programs: &Installation,
     folder: &Path,
@@ -179,10 +181,10 @@ async fn make(
         .await
 }
 
-/// All that the server and whatever it starts see of the environment: no secret of ours is in it.
+/// The whole environment of the server and of every program that the server starts: it contains no secret of ours.
 fn environment(programs: &Installation) -> Vec<(&'static str, OsString)> {
     let mut variables = vec![("PATH", "/usr/bin:/bin".into()), ("LC_ALL", "C".into()), ("TZ", "UTC".into())];
-    // Where an installation brings its own client library, its extensions find it only so.
+    // Where an installation has its own client library, its extensions find the library only through this variable.
     let library = programs.folder.join("../lib");
     if library.join("libpq.so.5").exists() {
         variables.push(("LD_LIBRARY_PATH", library.into()));
@@ -202,20 +204,21 @@ fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Res
     if let Some(Account { uid, gid }) = account {
         command.uid(uid).gid(gid);
     }
-    // A group of its own: Ctrl-C at the terminal is for us, who then let go.
+    // The server has its own process group: Ctrl-C at the terminal reaches only backwhen, which then lets the server
+    // end.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     command.current_dir(folder).spawn().context(Kind::Refused, || "cannot start /bin/sh".into())
 }
 
-/// Where files are in memory, unless somebody chose a place for temporary files, and if there is room: a thousand
-/// files are made for each server, which takes some disks longer than all else.
+/// Uses a folder in memory if it has room, unless the user chose a place for temporary files: each server creates a
+/// thousand files, which takes longer than everything else on some disks.
 fn in_memory() -> Option<&'static Path> {
     let chosen = std::env::var_os("TMPDIR").is_some();
     let found = rustix::fs::statvfs(MEMORY).ok().filter(|_| !chosen)?;
     (found.f_bavail.saturating_mul(found.f_frsize) >= MEMORY_ROOM).then_some(Path::new(MEMORY))
 }
 
-/// A folder that nobody else can enter; short, since a socket's path must be.
+/// Creates a folder that no other user can enter; its path is short, since a socket's path must be.
 fn folder() -> Result<PathBuf> {
     let make = |parent: &Path| ambient::private_folder(parent, "backwhen-pg-");
     if let Some(folder) = in_memory().and_then(|memory| make(memory).ok()) {
@@ -235,7 +238,7 @@ fn folder() -> Result<PathBuf> {
 
 fn conninfo(folder: &Path, superuser: &str) -> Result<Conninfo> {
     let folder = folder.to_string_lossy().replace('\\', "\\\\").replace('\'', "\\'");
-    // The environment is about other servers.
+    // The variables of the environment are about other servers.
     let text = format!("host='{folder}' port=5432 user={superuser} dbname=postgres");
     Conninfo::parse_in(&text, &|name| (name == "HOME").then(String::new))
 }

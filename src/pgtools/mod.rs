@@ -1,7 +1,7 @@
-//! PostgreSQL's own client programs: they alone write and read schema archives.
+//! PostgreSQL's own client programs: only they write and read schema archives.
 //!
-//! Several majors can be installed side by side. A dump needs the server's major or a newer one;
-//! the same one is best, because a newer one writes settings that an older server refuses.
+//! Several majors can be installed side by side. A dump needs the server's major or a newer one; the same major is
+//! best, because a newer pg_dump writes settings that an older server refuses.
 
 mod account;
 mod child;

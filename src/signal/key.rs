@@ -1,5 +1,5 @@
-//! Whether backwhen wrote a logical message. Any role that may connect to the source may write messages of any
-//! prefix, so what decides a recovery is signed. See FORMAT.md.
+//! Decides whether backwhen wrote a logical message. Any role that may connect to the source may write messages with
+//! any prefix, so every message that decides a recovery is signed. See FORMAT.md.
 
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
@@ -7,29 +7,29 @@ use sha2::{Digest, Sha256};
 
 use super::{DEFINITION, HEARTBEAT, MARK, ROLES, ROWS, SEQUENCES};
 
-/// Which messages a history believes, by the number in its `history.json`: those of its own transactions that are
-/// signed, and nothing else.
+/// Which messages a history trusts, by the number in its `history.json`: with this number, only signed messages of
+/// the transaction that wrote them.
 pub const SIGNED: u32 = 2;
 
-/// How a signed message begins.
+/// The bytes with which a signed message begins.
 const SIGNED_HEAD: &[u8] = b"2 ";
-/// Hexadecimal digits of a SHA-256.
+/// The number of hexadecimal digits of a SHA-256.
 const DIGITS: usize = 64;
-/// The longest name of a mark, in bytes.
+/// The greatest length of a mark's name, in bytes. A longer name is refused.
 pub const MARK_LIMIT: usize = 1024;
-/// The most bytes of a message that are taken from the stream: the triggers write none that is longer.
+/// The greatest length of a message, in bytes. A longer one is ignored in the stream: the triggers write none.
 const MESSAGE_LIMIT: usize = 64 << 20;
-/// The longest header of a signed message, in bytes: the head, digest, transaction number and what separates them.
+/// The greatest length of a signed message's header, in bytes: the head, digest, transaction number and separators.
 const HEADER_LIMIT: usize = 128;
 
-/// Tells messages that backwhen wrote from others.
+/// Tells messages that backwhen wrote from other messages.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MessageKey {
     secret: String,
     signed_only: bool,
 }
 
-/// The secret is not for logs.
+/// The secret must not appear in logs.
 impl std::fmt::Debug for MessageKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MessageKey").field("signed_only", &self.signed_only).finish_non_exhaustive()
@@ -37,12 +37,13 @@ impl std::fmt::Debug for MessageKey {
 }
 
 impl MessageKey {
-    /// `messages`: the number in `history.json`.
+    /// Makes the key from a history's secret. `messages` is the number in `history.json`.
     pub fn new(secret: &str, messages: u32) -> MessageKey {
         MessageKey { secret: secret.to_owned(), signed_only: messages >= SIGNED }
     }
 
-    /// A message's body under our signature. `transaction`: the number of the transaction that writes it.
+    /// Returns a message's body with our signature before it. `transaction` is the number of the transaction that
+    /// writes it.
     pub fn sign(&self, prefix: &str, transaction: u64, body: &[u8]) -> Vec<u8> {
         let transaction = transaction.to_string();
         let digest = self.digest(prefix.as_bytes(), transaction.as_bytes(), body).finalize().into_bytes();
@@ -50,7 +51,7 @@ impl MessageKey {
         [SIGNED_HEAD, hex.as_bytes(), b" ", transaction.as_bytes(), b"\n", body].concat()
     }
 
-    /// The body of a message in transaction `xid`, if backwhen wrote it there.
+    /// Returns the body of a message in transaction `xid`, if backwhen wrote the message in that transaction.
     pub fn verified<'a>(&self, prefix: &[u8], xid: u32, content: &'a [u8]) -> Option<&'a [u8]> {
         if content.starts_with(SIGNED_HEAD) {
             return self.signed_body(prefix, xid, content);
@@ -58,7 +59,7 @@ impl MessageKey {
         if self.signed_only {
             return None;
         }
-        // As versions before wrote them.
+        // Earlier versions wrote messages in this form.
         let is_sealed = !self.secret.is_empty();
         match prefix {
             _ if prefix == DEFINITION.as_bytes() || prefix == ROWS.as_bytes() => self.sealed_body(content),
@@ -73,7 +74,7 @@ impl MessageKey {
         let (digits, transaction) = header.split_at_checked(DIGITS)?;
         let transaction = transaction.strip_prefix(b" ")?;
         let number: u64 = std::str::from_utf8(transaction).ok()?.parse().ok()?;
-        // The stream has the lower half.
+        // The stream carries only the lower half of the transaction number.
         if number as u32 != xid {
             return None;
         }
@@ -90,7 +91,7 @@ impl MessageKey {
         digest
     }
 
-    /// The body of a message as version 1 sealed it. An empty secret sealed nothing.
+    /// Returns the body of a message as version 1 sealed it. An empty secret seals nothing.
     fn sealed_body<'a>(&self, content: &'a [u8]) -> Option<&'a [u8]> {
         if self.secret.is_empty() {
             return None;
@@ -103,8 +104,8 @@ impl MessageKey {
         (seal == expected.as_bytes()).then_some(body)
     }
 
-    /// Whether the journal takes a message of the stream. Messages of others tell a recovery nothing, and whoever may
-    /// connect could fill the history with them.
+    /// Whether the journal keeps a message of the stream. Messages of other programs tell a recovery nothing, and any
+    /// role that may connect could fill the history with them.
     pub fn admits(&self, prefix: &[u8], transaction: Option<u32>, content: &[u8]) -> bool {
         let known = [MARK, HEARTBEAT, SEQUENCES, DEFINITION, ROWS, ROLES];
         let is_ours = known.iter().any(|it| it.as_bytes() == prefix);
@@ -112,7 +113,7 @@ impl MessageKey {
         let limit = if prefix == MARK.as_bytes() {
             HEADER_LIMIT + 8 * MARK_LIMIT
         } else if prefix == ROWS.as_bytes() {
-            // One row may be as long as the server permits.
+            // A message of one row may be as long as the server permits.
             usize::MAX
         } else {
             MESSAGE_LIMIT + HEADER_LIMIT
@@ -120,11 +121,11 @@ impl MessageKey {
         content.len() <= limit && self.verified(prefix, xid, content).is_some()
     }
 
-    /// The two keys that the source's triggers sign with: the secret, filled up with zeros, with each byte turned by
-    /// 0x36 and by 0x5c (RFC 2104).
+    /// The two keys that the source's triggers sign with: the secret, padded with zeros, with each byte XORed with
+    /// 0x36 and with 0x5c (RFC 2104).
     ///
     /// # Panics
-    /// If the secret is longer than a block of SHA-256; histories have 64 bytes.
+    /// If the secret is longer than a block of SHA-256; the secrets of histories have 64 bytes.
     pub fn halves(&self) -> ([u8; 64], [u8; 64]) {
         let mut block = [0; 64];
         block[..self.secret.len()].copy_from_slice(self.secret.as_bytes());
@@ -132,7 +133,8 @@ impl MessageKey {
     }
 }
 
-/// The body of a message that the journal has taken: what stands behind a signature, or all of it.
+/// Returns the body of a message that the journal has kept: the part after the signature, or the whole message if it
+/// has none.
 pub fn body_of(content: &[u8]) -> &[u8] {
     if !content.starts_with(SIGNED_HEAD) {
         return content;

@@ -1,4 +1,4 @@
-//! Reads the body of a message that the event triggers wrote of a statement. See FORMAT.md.
+//! Reads the body of a message in which the event triggers describe a statement. See FORMAT.md.
 
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -26,7 +26,8 @@ const SETTINGS: [&str; 15] = [
     "backslash_quote",
 ];
 
-/// The types whose names are not told: their oids, and how the server writes them. They take no modifier.
+/// The types whose names the message leaves out: their oids, and how the server writes them. These types take no
+/// modifier.
 pub const COMMON_TYPES: [(u32, &str); 8] = [
     (16, "boolean"),
     (20, "bigint"),
@@ -62,10 +63,10 @@ struct Rest {
     retold: Option<Retold>,
 }
 
-/// Reads a body of any version.
+/// Reads a message's body of any version.
 ///
 /// # Errors
-/// Of JSON, or if it is none of those.
+/// Fails if the body is neither valid JSON nor a message of a known version.
 pub(super) fn decode(body: &[u8]) -> serde_json::Result<DefinitionSignal> {
     if !body.starts_with(b"[") {
         return serde_json::from_slice(body);
@@ -163,7 +164,7 @@ fn table(texts: Texts, columns: &[String], images: &[u32]) -> serde_json::Result
     })
 }
 
-/// `{1,2}`.
+/// Parses an array of integers such as `{1,2}`.
 fn numbers(list: &str) -> serde_json::Result<Vec<i16>> {
     let wrong = || lacking("the identity of a table");
     let inner = list.strip_prefix('{').and_then(|it| it.strip_suffix('}')).ok_or_else(wrong)?;
@@ -189,7 +190,7 @@ fn plain_column(text: &str) -> Option<ColumnFacts> {
     let (definer, length, rest) = (next()?.to_owned(), next()?.parse().ok()?, next()?);
     let (name, rest) = rest.split_at_checked(length)?;
     let rest = rest.strip_prefix(' ')?;
-    // Only of types whose names have no line end.
+    // The list holds only types whose names contain no line end.
     let (type_name, missing) = match rest.split_once('\n') {
         Some((type_name, missing)) if older => (type_name, Some(missing.to_owned())),
         _ => (rest, None),
@@ -262,7 +263,7 @@ mod tests {
         for kind in kinds {
             assert!(retold.types.values().any(|facts| format!("{facts:?}").starts_with(kind)), "{kind}");
         }
-        // A manifest holds it as JSON of its own.
+        // A manifest stores the signal as JSON of its own.
         let again: DefinitionSignal = serde_json::from_slice(&serde_json::to_vec(&signal).unwrap()).unwrap();
         assert_eq!(again, signal);
         assert!(decode(NEW).unwrap().retold.is_none());

@@ -15,17 +15,17 @@ use key::MessageKey;
 pub use message::COMMON_TYPES;
 use retold::Retold;
 
-/// Prefix of a named moment: a [`MarkSignal`].
+/// The prefix of messages that name a moment: a [`MarkSignal`].
 pub const MARK: &str = "backwhen.mark";
-/// Prefix of a sign of life, which ties the server's clock to its log: a [`HeartbeatSignal`].
+/// The prefix of heartbeats, which tie the server's clock to its WAL: a [`HeartbeatSignal`].
 pub const HEARTBEAT: &str = "backwhen.heartbeat";
-/// Prefix of a [`SequenceSample`].
+/// The prefix of messages with a [`SequenceSample`].
 pub const SEQUENCES: &str = "backwhen.sequences";
-/// Prefix of a statement that changed definitions: a [`DefinitionSignal`].
+/// The prefix of messages about a schema change: a [`DefinitionSignal`].
 pub const DEFINITION: &str = "backwhen.ddl";
-/// Prefix of rows that the stream does not carry: a [`RowsSignal`].
+/// The prefix of messages with rows that the stream does not carry: a [`RowsSignal`].
 pub const ROWS: &str = "backwhen.rows";
-/// Prefix of a [`RolesSignal`].
+/// The prefix of messages with a [`RolesSignal`].
 pub const ROLES: &str = "backwhen.roles";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,69 +36,71 @@ pub struct MarkSignal {
 /// The content of a heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatSignal {
-    /// The digest of the source's definitions, read before this was written.
+    /// The digest of the source's definitions, read before this heartbeat was written.
     #[serde(default)]
     pub fingerprint: Option<String>,
 }
 
-/// The server's roles are others than before.
+/// Says that the server's roles have changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolesSignal {
-    /// A digest of them as the catalogs had them, read before the list.
+    /// A digest of the roles as the catalogs had them, read before the list of roles.
     pub digest: String,
-    /// `schemas/DIGEST.sql` has them. It is in the history before this is written, so that whoever can
-    /// write messages but not into the history can name nothing but what the roles once were.
+    /// The digest of the file `schemas/DIGEST.sql` that lists the roles. That file is in the history before this
+    /// message is written. So a role that can write messages but not into the history can only name a list that once
+    /// was true.
     pub globals: String,
 }
 
 impl RolesSignal {
-    /// Reads a message of transaction `xid`; `None` if it is none of ours.
+    /// Reads a message of transaction `xid`; `None` if backwhen did not write it.
     pub fn read(key: &MessageKey, xid: u32, content: &[u8]) -> Option<RolesSignal> {
         serde_json::from_slice(key.verified(ROLES.as_bytes(), xid, content)?).ok()
     }
 }
 
-/// Sequences that changed since the sample before.
+/// The sequences that changed since the previous sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceSample {
-    /// They were read no earlier than this position.
+    /// The sequences were read no earlier than this position.
     pub sampled: Lsn,
-    /// All sequences are here, and those that are not are gone.
+    /// Whether the sample is complete. Then a sequence that is missing from it no longer exists.
     #[serde(default)]
     pub complete: bool,
     pub sequences: Vec<SequenceState>,
-    /// By oid.
+    /// The state of each sequence, by oid.
     #[serde(default)]
     pub dropped: Vec<u32>,
 }
 
-/// What one statement of the application changed of the database's definitions, as the event
-/// triggers saw it when it ended. It stands in its transaction, between the rows before and after.
+/// How one statement of the application changed the database's schema, as the event triggers saw it when the
+/// statement ended. The signal lies in the statement's transaction, between the rows before and after the statement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefinitionSignal {
-    /// As the server names the command, like `ALTER TABLE`.
+    /// The server's name of the command, like `ALTER TABLE`.
     pub tag: String,
     pub statement: Statement,
-    /// What it made or changed, as far as the server says; nothing of what an extension's script did.
+    /// The objects that the statement made or changed, as far as the server lists them; the objects of an extension's
+    /// script are left out.
     #[serde(default)]
     pub objects: Vec<DefinedObject>,
-    /// The tables that it made or may have changed, as they stood just after it.
+    /// The tables that the statement made or may have changed, as they stood just after it.
     #[serde(default)]
     pub tables: Vec<DefinedTable>,
-    /// By oid: the relations that it dropped.
+    /// The oids of the relations that the statement dropped.
     #[serde(default)]
     pub dropped: Vec<u32>,
-    /// The bare names of what the statement itself named and dropped, of every kind.
+    /// The bare names of the objects of every kind that the statement itself named and dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped_names: Vec<String>,
     /// The relations among `dropped`, with their schemas, quoted as SQL needs it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped_identities: Vec<(u32, String)>,
-    /// Indexes, sequences and the like that went into another schema, or whose schema has another name: the relation
-    /// with which they went (0 for all that is in the schema), their oids and bare names.
+    /// Indexes, sequences and other objects that moved into another schema, or whose schema was renamed: the relation
+    /// with which they moved (0 for everything in the schema), their oids and bare names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<(u32, u32, String)>,
-    /// The values that read otherwise from here on, although no row was written.
+    /// The values that read differently from here on, although no row was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retold: Option<Retold>,
     /// What the triggers could not do, in the server's words.
@@ -106,14 +108,16 @@ pub struct DefinitionSignal {
     pub trouble: Option<String>,
 }
 
-/// The tag of a message that the triggers wrote and that cannot be read here.
+/// The tag of a message that the triggers wrote but that this version cannot read.
 const UNREADABLE: &str = "a statement that cannot be read";
 
 impl DefinitionSignal {
-    /// Reads a message of the source's triggers in transaction `xid`. `None` if it is none of ours: anybody may write
-    /// one. One of ours that cannot be read says so as `trouble`; it costs no more than its own statement.
+    /// Reads a message of the source's triggers in transaction `xid`. Returns `None` if the triggers did not write
+    /// it, since anybody may write a message. If they did but it cannot be read, the signal's `trouble` says so; this
+    /// affects no other statement.
     ///
-    /// `earlier` are those before it in its transaction, the latest first: a long text is sent only once.
+    /// `earlier` holds the messages before this one in its transaction, the latest first: a long text is sent only
+    /// once.
     pub fn read<'a>(
         key: &MessageKey,
         xid: u32,
@@ -131,7 +135,7 @@ impl DefinitionSignal {
             let it = &it.statement;
             (it.process, it.started) == (statement.process, statement.started) && !it.query.is_empty()
         };
-        // Where the caller could not be trusted, older versions told neither text nor role.
+        // Where the caller could not be trusted, older versions sent neither text nor role.
         if statement.query.is_empty()
             && !statement.role.is_empty()
             && let Some(first) = earlier.find(same)
@@ -141,41 +145,41 @@ impl DefinitionSignal {
         Some(signal)
     }
 
-    /// Whether this stands for a message that could not be read.
+    /// Whether this signal stands for a message that could not be read.
     pub fn is_unreadable(&self) -> bool {
         self.tag == UNREADABLE
     }
 }
 
-/// A change of definitions with the transaction that made it.
+/// A schema change with the transaction that made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefinitionChange {
-    /// The transaction's commit LSN, and its end.
+    /// The transaction's commit LSN, and its end LSN.
     pub lsn: Lsn,
     pub end_lsn: Lsn,
-    /// Its commit time.
+    /// The transaction's commit time.
     pub time: PgTime,
     pub xid: u32,
     pub signal: DefinitionSignal,
 }
 
-/// Where a change of definitions came from, and under which settings it must be read.
+/// Where a schema change came from, and the settings under which its statement must be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
-    /// What the client sent: perhaps several statements, or a call of a function that ran this one.
-    /// In the message, empty for a long text that an earlier one of this transaction,
-    /// of the same `started` and `process`, already has ([`DefinitionSignal::read`] fills it in); and if
-    /// `role` is empty too, for want of trust in the caller.
-    /// One text for all that were sent with it: there may be hundreds, and each of megabytes.
+    /// The text that the client sent: perhaps several statements, or a call of a function that ran this one. The
+    /// message leaves the text out if it is long and an earlier message of this transaction, with the same `started`
+    /// and `process`, already has it ([`DefinitionSignal::read`] fills it in). The text is also empty if `role` is,
+    /// because the caller could not be trusted. All signals of one text share it: there may be hundreds, and the text
+    /// may have megabytes.
     pub query: Arc<str>,
-    /// The server's context of the command, innermost first; empty if the client sent it itself.
+    /// The server's context of the command, innermost first; empty if the client sent the command itself.
     #[serde(default)]
     pub context: String,
-    /// When the client's message came, in microseconds since 1970: with the process, it tells apart
-    /// two messages of the same text.
+    /// When the client's message arrived, in microseconds since 1970. Together with the process, it tells apart two
+    /// client messages with the same text.
     pub started: i64,
     pub process: i32,
-    /// The role that ran it (`current_user`), and the one that logged in (`session_user`).
+    /// The role that ran the command (`current_user`), and the role that logged in (`session_user`).
     pub role: String,
     pub login: String,
     /// `search_path` and other settings that decide what a statement means.
@@ -185,14 +189,15 @@ pub struct Statement {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefinedObject {
-    /// The catalog that it is in: `pg_class` in messages of version 1, its oid from version 2 on.
+    /// The catalog that lists the object: by name such as `pg_class` in messages of version 1, by its oid from
+    /// version 2 on.
     pub catalog: String,
     pub oid: u32,
-    /// The command that the server credits with it, like `CREATE INDEX` within a `CREATE TABLE`.
+    /// The command to which the server attributes the object, like `CREATE INDEX` within a `CREATE TABLE`.
     pub tag: String,
-    /// Like `table`, `index`, `table constraint`.
+    /// The kind of object, like `table`, `index`, `table constraint`.
     pub kind: String,
-    /// Quoted as SQL needs it, with its schema.
+    /// The object's name with its schema, quoted as SQL needs it.
     #[serde(default)]
     pub identity: String,
 }
@@ -201,10 +206,10 @@ pub struct DefinedObject {
 pub struct DefinedTable {
     #[serde(flatten)]
     pub facts: TableFacts,
-    /// From here on its changes are in the stream.
+    /// Whether the table's changes are in the stream from here on.
     #[serde(default)]
     pub published: bool,
-    /// All its rows follow as [`RowsSignal`]s, since the statement gave it rows or values that are
+    /// Whether all of the table's rows follow as [`RowsSignal`]s, since the statement gave it rows or values that are
     /// not in the stream.
     #[serde(default)]
     pub image: bool,
@@ -214,13 +219,13 @@ pub struct DefinedTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowsSignal<'a> {
     pub table: u32,
-    /// These are the first: what the table held before does not count any more.
+    /// Whether these are the table's first rows: they replace everything that the table held before.
     pub first: bool,
     pub lines: &'a [u8],
 }
 
 impl<'a> RowsSignal<'a> {
-    /// `OID FIRST\n` with FIRST as `t` or `f`, then the lines.
+    /// Parses the body: `OID FIRST\n` with FIRST as `t` or `f`, then the lines.
     pub fn decode(bytes: &'a [u8]) -> Option<RowsSignal<'a>> {
         let end = memchr::memchr(b'\n', bytes)?;
         let (table, first) = std::str::from_utf8(&bytes[..end]).ok()?.split_once(' ')?;

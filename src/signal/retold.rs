@@ -1,23 +1,23 @@
-//! What a statement did to the text of values that it did not write: the member `retold` of a
+//! How a statement changed the text of values that it did not write: the member `retold` of a
 //! [`DefinitionSignal`](super::DefinitionSignal).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Types whose values read otherwise from the statement's transaction on, and all that are made of them.
+/// Types whose values read differently from the statement's transaction on, and all types that contain them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retold {
-    /// By oid: the types that the statement changed, as they were before it.
+    /// The types that the statement changed, as they were before the statement, by oid.
     #[serde(default)]
     pub before: BTreeMap<u32, TypeBefore>,
-    /// By oid: the same types as they are now, and the types through which they are in others.
+    /// The same types as they are now, and the types that contain them, by oid.
     #[serde(default)]
     pub types: BTreeMap<u32, TypeFacts>,
-    /// Labels are told as the hexadecimal digits of their bytes, since the database's encoding is not UTF-8.
+    /// Whether labels are the hexadecimal digits of their bytes, because the database's encoding is not UTF-8.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hex: bool,
-    /// What could not be told, in the source's words.
+    /// The changes that the triggers could not describe, in the source's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
@@ -25,20 +25,20 @@ pub struct Retold {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TypeBefore {
-    /// Of an enum: each label's oid, which a new name leaves alone, and its text.
+    /// An enum: each label's oid, which renaming the label does not change, and its text.
     Enum(Vec<(u32, String)>),
-    /// Of a composite type: the numbers of its attributes.
+    /// A composite type: the numbers of its attributes.
     Composite(Vec<i16>),
-    /// Of a reg* type: the oids of the objects that read otherwise, and how each read. Of `regclass` the reader of the
-    /// history adds this, as the source tells no old names of relations. Those of other types are told, and empty
-    /// if all names are as they were.
+    /// A reg* type: the oids of the objects that read differently, and how each of them read before. The reader of
+    /// the history adds the entry for `regclass`, as the source sends no old names of relations. The source sends the
+    /// other types; the map is empty if all names are unchanged.
     Names(Vec<(u32, String)>),
-    /// Of a relation's row type.
+    /// The row type of a relation.
     Row {
         /// The numbers of the columns that the transaction dropped, up to the statement's end.
         dropped: Vec<i16>,
-        /// It may have gained some. They are the last ones, so the number of a value's attributes tells which
-        /// it has.
+        /// Whether the transaction may have added columns. Added columns come last, so the number of a value's
+        /// attributes tells which of them the value has.
         grown: bool,
     },
 }
@@ -47,20 +47,20 @@ pub enum TypeBefore {
 #[serde(rename_all = "lowercase")]
 pub enum TypeFacts {
     Enum(Vec<(u32, String)>),
-    /// How values of a reg* type read that are these oids.
+    /// Values of a reg* type: each oid reads as this text.
     Names(Vec<(u32, String)>),
-    /// Of these elements, with this letter between them.
+    /// An array: the elements' type, and the delimiter between elements.
     Array(u32, String),
     Domain(u32),
     Range(u32),
     Multirange(u32),
-    /// Each attribute's number and type.
+    /// A composite type: each attribute's number and type.
     Composite(Vec<(i16, u32)>),
 }
 
 impl Retold {
-    /// Whether the message tells nothing that became of values: only how new types are put together, or that the names
-    /// which values are written by are as they were.
+    /// Whether the message changes no value: it says only how new types are composed, or that the names by which
+    /// values are written are unchanged.
     pub fn changes_nothing(&self) -> bool {
         let before =
             self.before.values().all(|it| matches!(it, TypeBefore::Names(names) if names.is_empty()));
@@ -68,7 +68,7 @@ impl Retold {
         before && now.all(|it| !matches!(it, TypeFacts::Names(names) if !names.is_empty()))
     }
 
-    /// The bytes of a label, in the database's encoding; `None` if it is told in no way that can be read.
+    /// Returns the bytes of a label in the database's encoding; `None` if they cannot be read.
     pub fn label_bytes(&self, label: &str) -> Option<Vec<u8>> {
         if !self.hex {
             return Some(label.as_bytes().to_vec());

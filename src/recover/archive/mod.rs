@@ -1,4 +1,4 @@
-//! The schema archive: what pg_dump wrote, read for what it holds, and which of it to restore.
+//! The schema archive that pg_dump wrote: its contents, and the choice of entries to restore.
 
 mod roles;
 mod select;
@@ -12,7 +12,8 @@ pub use roles::Roles;
 pub use select::{AfterRows, Selection};
 pub use toc::{Entry, Section, Toc};
 
-/// A table of contents beyond this is not one; real ones take about a kilobyte an object.
+/// The greatest size of a table of contents. A larger one is refused as damaged; a real one has about a kilobyte for
+/// each object.
 const TOC_LIMIT: u64 = 2 << 30;
 
 /// A schema archive on disk, and its table of contents.
@@ -24,7 +25,7 @@ pub struct Archive {
 
 impl Archive {
     /// # Errors
-    /// `Unavailable` if the file cannot be read, `Damaged` if it is no archive.
+    /// Fails with `Unavailable` if the file cannot be read, and with `Damaged` if it is not an archive.
     pub fn open(path: &Path) -> Result<Archive> {
         let file = std::fs::File::open(path)
             .context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! The roles that an archive names, so that a target without them is noticed before it fails.
+//! The roles that an archive names, so that their absence on a target is noticed before the restoration fails.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,12 @@ use super::toc::{Entry, Toc};
 /// The roles that the kept entries of an archive name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
-    /// They own something.
+    /// The roles that own an object.
     pub owners: BTreeSet<String>,
-    /// They are granted something, or grant it.
+    /// The roles that receive or grant a privilege.
     pub granted: BTreeSet<String>,
-    /// Entries that cannot be made without certain roles, and are no owner or privilege: row
-    /// security policies and user mappings.
+    /// The entries, beside owners and privileges, that cannot be created without certain roles: row security policies
+    /// and user mappings.
     pub required_by: Vec<(i32, Vec<String>)>,
 }
 
@@ -38,14 +38,14 @@ impl Roles {
         }
     }
 
-    /// Every role named.
+    /// Returns every role that is named.
     pub fn all(&self) -> BTreeSet<&str> {
         let required = self.required_by.iter().flat_map(|(_, names)| names);
         self.owners.iter().chain(&self.granted).chain(required).map(String::as_str).collect()
     }
 }
 
-/// The roles in GRANT, REVOKE, ALTER DEFAULT PRIVILEGES and SET SESSION AUTHORIZATION statements.
+/// Returns the roles in GRANT, REVOKE, ALTER DEFAULT PRIVILEGES and SET SESSION AUTHORIZATION statements.
 fn granted(entry: &Entry) -> Vec<String> {
     let words = words(&entry.definition);
     let mut names = Vec::new();
@@ -57,14 +57,14 @@ fn granted(entry: &Entry) -> Vec<String> {
     names
 }
 
-/// The roles of `CREATE POLICY … TO a, b USING (…)`; none if it is for PUBLIC.
+/// Returns the roles of `CREATE POLICY … TO a, b USING (…)`; none if the policy is for PUBLIC.
 fn policy_roles(definition: &str) -> Vec<String> {
     let words = words(definition);
     let head = words.split(|word| word.is_sign('(')).next().unwrap_or_default();
     after_keyword(head, "TO")
 }
 
-/// The names, with commas between, after the last `keyword`; PUBLIC and DEFAULT are no names.
+/// Returns the comma-separated names after the last `keyword`; PUBLIC and DEFAULT are not names.
 fn after_keyword(words: &[Word], keyword: &str) -> Vec<String> {
     let Some(at) = words.iter().rposition(|word| word.is(keyword)) else { return Vec::new() };
     let mut names = Vec::new();
@@ -105,7 +105,7 @@ impl Word {
     }
 }
 
-/// SQL as pg_dump writes it, in words; strings are skipped.
+/// Splits SQL in the form that pg_dump writes into words; strings are skipped.
 fn words(sql: &str) -> Vec<Word> {
     let mut words = Vec::new();
     let mut letters = sql.chars().peekable();
@@ -131,7 +131,7 @@ fn is_in_name(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_' || letter == '$'
 }
 
-/// The rest of a quoted word whose first quote is read already.
+/// Reads the rest of a quoted word after its first quote.
 fn quoted(letters: &mut std::iter::Peekable<std::str::Chars<'_>>, quote: char) -> String {
     let mut text = String::new();
     while let Some(letter) = letters.next() {

@@ -1,4 +1,4 @@
-//! Which entries of an archive are restored.
+//! Chooses the entries of an archive that are restored.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -8,10 +8,11 @@ use crate::error::{Context, Kind, Result};
 
 use super::toc::{Entry, Section, Toc};
 
-/// What the names of everything that belongs to backwhen itself begin with; its schema's whole name.
+/// The prefix of the names of all objects that belong to backwhen itself, and the whole name of its schema.
 const OURS: &str = "backwhen";
 
-/// Kinds that a person misses when they are left out; what hangs on them is not worth a line.
+/// The kinds of object that a person misses when they are left out; objects that depend on them need no line of their
+/// own.
 const WORTH_SAYING: [&str; 15] = [
     "TABLE",
     "VIEW",
@@ -30,7 +31,7 @@ const WORTH_SAYING: [&str; 15] = [
     "EVENT TRIGGER",
 ];
 
-/// Kinds that concern the whole database, not some of its tables.
+/// The kinds of entry that concern the whole database, not some of its tables.
 const DATABASE_WIDE: [&str; 10] = [
     "PUBLICATION",
     "PUBLICATION TABLE",
@@ -44,29 +45,29 @@ const DATABASE_WIDE: [&str; 10] = [
     "DATABASE",
 ];
 
-/// What is made after rows, in one step or two.
+/// The part of the entries after the rows, which are restored in one step or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterRows {
     Whole,
-    /// Whatever a value of `regclass` and the like can name, but nothing that looks at rows or acts on them.
+    /// The objects that a value of `regclass` and similar types can name, except those that look at rows or act on
+    /// them.
     Names,
-    /// All but that.
+    /// All other objects.
     Remainder,
 }
 
-/// The entries to restore, and what a person must be told about the others.
+/// The entries to restore, and the others that a person must be told about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     kept: HashSet<i32>,
-    /// Objects that cannot be made because of what they refer to.
+    /// The objects that cannot be created because an object to which they refer is left out.
     pub left_out: Vec<String>,
-    /// Tables (schema, name) that were not asked for but that a chosen one cannot do without: made
-    /// empty.
+    /// The tables (schema, name) that were not asked for, but that a chosen table needs: they are created empty.
     pub definition_only: Vec<(String, String)>,
 }
 
 impl Selection {
-    /// Everything but backwhen's own schema, publication and event triggers.
+    /// Selects everything except backwhen's own schema, publication and event triggers.
     pub fn whole(toc: &Toc) -> Selection {
         let kept = toc.entries.iter().filter(|entry| !is_ours(entry)).map(|entry| entry.id).collect();
         let mut selection = Selection { kept, ..Selection::default() };
@@ -79,10 +80,10 @@ impl Selection {
         selection
     }
 
-    /// The tables (schema, name) that `chosen` accepts with all that hangs on them, and the schemas,
-    /// types, functions and extensions of the database, which carry no rows.
+    /// Selects the tables (schema, name) that `chosen` accepts with everything that depends on them, and the
+    /// database's schemas, types, functions and extensions, which have no rows.
     ///
-    /// What refers to a table that is left out is left out too, and named in `left_out`.
+    /// An object that refers to a table that is left out is left out too, and named in `left_out`.
     pub fn tables(toc: &Toc, chosen: impl Fn(&str, &str) -> bool) -> Selection {
         let is_chosen = |entry: &&Entry| {
             is_relation_with_rows(entry)
@@ -116,14 +117,14 @@ impl Selection {
         selection
     }
 
-    /// The large objects alone, with their owners, privileges and comments.
+    /// Selects the large objects alone, with their owners, privileges and comments.
     pub fn large_objects(toc: &Toc) -> Selection {
         let of_one = |entry: &&Entry| entry.kind.starts_with("BLOB") || entry.tag.starts_with("LARGE OBJECT");
         let kept = toc.entries.iter().filter(of_one).map(|entry| entry.id).collect();
         Selection { kept, ..Selection::default() }
     }
 
-    /// Leaves out one more entry and what hangs on it.
+    /// Leaves out one more entry and every entry that depends on it.
     pub fn leave_out(&mut self, toc: &Toc, id: i32) {
         self.kept.remove(&id);
         self.settle(toc);
@@ -137,7 +138,7 @@ impl Selection {
         toc.entries.iter().filter(|entry| self.keeps(entry))
     }
 
-    /// The entries without what another step makes after the rows.
+    /// Returns the entries without those that another step restores after the rows.
     pub fn in_step(&self, toc: &Toc, step: AfterRows) -> Selection {
         let mut selection = self.clone();
         if step == AfterRows::Whole {
@@ -148,7 +149,7 @@ impl Selection {
         for entry in self.entries(toc) {
             let remains = match entry.section {
                 Section::PostData => of_remainder.contains(&entry.id),
-                // Comments and privileges go with what they belong to.
+                // Comments and privileges are restored along with their object.
                 Section::None => entry.depends_on.iter().any(|id| of_remainder.contains(id)),
                 Section::PreData | Section::Data => continue,
             };
@@ -159,31 +160,31 @@ impl Selection {
         selection
     }
 
-    /// How many large objects, or groups of them, are kept.
+    /// Returns how many large objects, or groups of them, are kept.
     pub fn has_large_objects(&self, toc: &Toc) -> bool {
         self.entries(toc).any(|entry| entry.kind == "BLOBS")
     }
 
-    /// Whether anything of this section is kept.
+    /// Whether an entry of this section is kept.
     pub fn has(&self, toc: &Toc, section: Section) -> bool {
         self.entries(toc).any(|entry| entry.section == section)
     }
 
-    /// Writes the list that `pg_restore --use-list` takes.
+    /// Writes the list for `pg_restore --use-list`.
     ///
     /// # Errors
-    /// `Unavailable` if the disk does not take it.
+    /// Fails with `Unavailable` if writing to the disk fails.
     pub fn write_list(&self, toc: &Toc, path: &Path) -> Result<()> {
         let mut list = String::new();
         for entry in self.entries(toc) {
-            // Only the number counts; the rest is for whoever looks at the file.
+            // pg_restore reads only the number; the rest is for a person who looks at the file.
             let name = entry.display().replace(['\n', '\r'], " ");
             writeln!(list, "{}; {name}", entry.id).expect("a string takes everything");
         }
         std::fs::write(path, list).context(Kind::Unavailable, || format!("cannot write {}", path.display()))
     }
 
-    /// Takes out what needs something that is not kept, until nothing does; returns what went.
+    /// Removes each entry that needs an entry which is not kept, until none is left; returns the removed entries.
     fn settle<'a>(&mut self, toc: &'a Toc) -> Vec<&'a Entry> {
         let graph = Graph::of(toc);
         let mut gone = Vec::new();
@@ -204,13 +205,13 @@ impl Selection {
     }
 }
 
-/// Whether an entry that is made after rows can be named by no value of theirs.
+/// Whether no value of a row can name the object of an entry that is restored after the rows.
 fn is_of_remainder(entry: &Entry) -> bool {
     let named = match entry.kind.as_str() {
         "INDEX" | "INDEX ATTACH" | "MATERIALIZED VIEW" | "VIEW" | "FUNCTION" | "PROCEDURE" | "AGGREGATE" => {
             true
         }
-        // Primary keys, UNIQUE and EXCLUDE; PostgreSQL 18 has NOT NULL NOT VALID too.
+        // These are primary keys, UNIQUE and EXCLUDE; PostgreSQL 18 has NOT NULL NOT VALID too.
         "CONSTRAINT" => !entry.definition.contains("NOT VALID"),
         _ => false,
     };
@@ -241,19 +242,19 @@ impl<'a> Graph<'a> {
     }
 
     fn needs(&self, entry: &Entry) -> impl Iterator<Item = &'a Entry> {
-        // Ids without an entry are of objects that pg_dump knew but did not write.
+        // An id without an entry belongs to an object that pg_dump knew but did not write.
         entry.depends_on.iter().filter_map(|id| self.by_id.get(id).copied())
     }
 
-    /// Whether all that `entry` needs is kept.
+    /// Whether every entry that `entry` needs is kept.
     fn is_whole(&self, entry: &Entry, kept: &HashSet<i32>) -> bool {
         let there = |needed: &Entry| kept.contains(&needed.id);
         match entry.kind.as_str() {
-            // A plain sequence can be made without the table that owns it.
+            // A plain sequence can be created without the table that owns it.
             "SEQUENCE" if entry.definition.starts_with("CREATE") => {
                 self.needs(entry).all(|needed| needed.kind == "TABLE" || there(needed))
             }
-            // The owning table is named only by the sequence.
+            // Only the sequence names its owning table.
             "SEQUENCE OWNED BY" => {
                 self.needs(entry).all(|sequence| there(sequence) && self.needs(sequence).all(there))
             }
@@ -261,7 +262,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// `wanted` and the tables that they inherit from, are partitions of or use the row type of.
+    /// Returns `wanted` and the tables that these inherit from, are partitions of or whose row type they use.
     fn with_tables_below(&self, wanted: &HashSet<i32>) -> HashSet<i32> {
         let mut tables = wanted.clone();
         let mut open: Vec<i32> = wanted.iter().copied().collect();
@@ -275,7 +276,7 @@ impl<'a> Graph<'a> {
         tables
     }
 
-    /// Sequences that belong to one of `tables` or fill one of its columns.
+    /// Returns the sequences that belong to one of `tables` or fill one of its columns.
     fn sequences_of(&self, toc: &Toc, tables: &HashSet<i32>) -> HashSet<i32> {
         let mut sequences = HashSet::new();
         for entry in &toc.entries {

@@ -1,15 +1,15 @@
 //! The table of contents of pg_dump's custom format.
 //!
-//! `pg_restore --list` would show it too, but its lines cannot be taken apart where a name holds a
-//! space, and they leave out dependencies and SQL. Layout: PostgreSQL's `pg_backup_archiver.c`,
-//! `WriteHead` and `WriteToc`, archive versions 1.14 (pg_dump 13 to 15), 1.15 (16), 1.16 (17, 18).
+//! `pg_restore --list` would print the table of contents too, but its lines cannot be parsed where a name contains a
+//! space, and they leave out dependencies and SQL. Layout: PostgreSQL's `pg_backup_archiver.c`, `WriteHead` and
+//! `WriteToc`, archive versions 1.14 (pg_dump 13 to 15), 1.15 (16), 1.16 (17, 18).
 
 use std::io::{self, Read};
 
-/// When an entry is restored, before the rows or after them.
+/// The stage in which an entry is restored, relative to the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
-    /// Comments and privileges go with what they belong to.
+    /// The entry is restored along with its object, as comments and privileges are.
     None,
     PreData,
     Data,
@@ -19,25 +19,25 @@ pub enum Section {
 /// One object of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Names the entry in this archive.
+    /// The number of the entry in this archive.
     pub id: i32,
-    /// The object's own in the database that was dumped; 0 for what has none.
+    /// The object's oid in the database that was dumped; 0 if the object has none.
     pub oid: u32,
-    /// What it is, in pg_dump's words: `TABLE`, `FK CONSTRAINT`, `PUBLICATION TABLE`.
+    /// The kind of object, in pg_dump's words: `TABLE`, `FK CONSTRAINT`, `PUBLICATION TABLE`.
     pub kind: String,
-    /// Its name; for kinds that belong to a table, the table's name first.
+    /// The object's name; for kinds that belong to a table, the table's name comes first.
     pub tag: String,
     pub schema: Option<String>,
     pub owner: Option<String>,
     pub section: Section,
-    /// The SQL that makes it.
+    /// The SQL that creates the object.
     pub definition: String,
-    /// Entries that must be there before it.
+    /// The entries that must be restored before this one.
     pub depends_on: Vec<i32>,
 }
 
 impl Entry {
-    /// For people: `VIEW shop.totals`.
+    /// Returns the object's kind and name for people: `VIEW shop.totals`.
     pub fn display(&self) -> String {
         match &self.schema {
             Some(schema) => format!("{} {schema}.{}", self.kind, self.tag),
@@ -46,13 +46,13 @@ impl Entry {
     }
 }
 
-/// The table of contents, in the order in which pg_restore goes through it.
+/// The table of contents, in the order in which pg_restore processes it.
 #[derive(Clone, Debug)]
 pub struct Toc {
     pub entries: Vec<Entry>,
     /// The name of the database that was dumped.
     pub database: String,
-    /// The major version of its server.
+    /// The major version of that database's server.
     pub server_major: u32,
     /// The major version of the pg_dump that wrote the archive.
     pub dump_major: u32,
@@ -60,7 +60,8 @@ pub struct Toc {
 
 impl Toc {
     /// # Errors
-    /// `InvalidData` if the bytes are no archive of a known version, `UnexpectedEof` if cut short.
+    /// Fails with `InvalidData` if the bytes are not an archive of a known version, and with `UnexpectedEof` if they
+    /// are cut short.
     pub fn read(reader: impl Read) -> io::Result<Toc> {
         let mut head = Reader::start(reader)?;
         let database = head.string()?.unwrap_or_default();
@@ -74,9 +75,9 @@ impl Toc {
         Ok(Toc { entries, database, server_major, dump_major })
     }
 
-    /// Materialised views in an order in which each finds those it reads refreshed.
+    /// Returns the materialised views in an order in which each view comes after the views that it reads.
     pub fn materialized_views(&self) -> impl Iterator<Item = (&str, &str)> {
-        // pg_dump sorts by dependency.
+        // pg_dump has sorted the entries by dependency.
         self.entries
             .iter()
             .filter(|entry| entry.kind == "MATERIALIZED VIEW")
@@ -98,12 +99,12 @@ struct Reader<R> {
     reader: R,
     int_size: usize,
     offset_size: usize,
-    /// Minor version of the format; the major is 1.
+    /// The minor version of the format; the major version is 1.
     version: u8,
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the head up to the name of the database.
+    /// Reads the header up to the name of the database.
     fn start(mut reader: R) -> io::Result<Reader<R>> {
         let mut head = [0; 11];
         reader.read_exact(&mut head)?;
@@ -120,7 +121,7 @@ impl<R: Read> Reader<R> {
         }
         let mut reader =
             Reader { reader, int_size: int_size.into(), offset_size: offset_size.into(), version };
-        // The compression, then the time of the dump in seven numbers.
+        // These fields are the compression, then the time of the dump in seven numbers.
         if version >= 15 {
             reader.skip(1)?;
         } else {
@@ -166,7 +167,7 @@ impl<R: Read> Reader<R> {
         Ok(Entry { id, oid, kind, tag, schema, owner, section, definition, depends_on })
     }
 
-    /// A sign byte, then the number, little-endian.
+    /// Reads a sign byte, then the number, little-endian.
     fn int(&mut self) -> io::Result<i32> {
         let mut bytes = [0; 9];
         self.reader.read_exact(&mut bytes[..=self.int_size])?;
@@ -177,11 +178,11 @@ impl<R: Read> Reader<R> {
         number.try_into().map_err(|_| invalid("a number is out of range"))
     }
 
-    /// A length, negative for none, then the bytes. Names in other encodings than UTF-8 are read as
-    /// far as they are ASCII, which is all that choosing entries needs.
+    /// Reads a length, negative for a missing text, then the bytes. Names in encodings other than UTF-8 are decoded
+    /// only where they are ASCII, which is enough for choosing entries.
     fn string(&mut self) -> io::Result<Option<String>> {
         let Ok(length) = u64::try_from(self.int()?) else { return Ok(None) };
-        // Grows with what is really there, whatever the length claims.
+        // The buffer grows only with the bytes that exist, whatever the length claims.
         let mut bytes = Vec::new();
         (&mut self.reader).take(length).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != length {
@@ -203,7 +204,7 @@ impl<R: Read> Reader<R> {
 mod tests {
     use super::*;
 
-    /// One database, dumped by pg_dump 14, 16 and 18: archive versions 1.14, 1.15 and 1.16.
+    /// The archives of one database, dumped by pg_dump 14, 16 and 18: archive versions 1.14, 1.15 and 1.16.
     const ARCHIVES: [&[u8]; 3] = [
         include_bytes!("../../../fixtures/formats/archive/pg_dump-14.dump"),
         include_bytes!("../../../fixtures/formats/archive/pg_dump-16.dump"),
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn damaged_archives_are_refused_not_trusted() {
         for archive in ARCHIVES {
-            // The last entries are far from the end: rows of large objects follow.
+            // The last entries are far from the end of the file: the rows of large objects follow.
             for length in 0..archive.len() / 2 {
                 assert!(Toc::read(&archive[..length]).is_err(), "{length} bytes were taken for an archive");
             }

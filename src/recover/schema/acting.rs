@@ -1,7 +1,7 @@
-//! Sessions that take up the settings and the role under which each statement ran on the source.
+//! Sessions that adopt the settings and the role with which each statement ran on the source.
 //!
-//! On a server of our own the role is who logs in: no statement can leave it for somebody with more rights. On
-//! a server that somebody named, the role is taken up by whom we log in as there, who has no great rights.
+//! On a server of our own the session logs in as the role, so no statement can leave the role for one with more
+//! rights. On a server that the user named, our login role, which has no great rights, switches to the role.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::schema::quote_ident;
 use crate::signal::Statement;
 
-/// Ours to choose, whatever the source had.
+/// The settings that backwhen chooses, whatever their values on the source.
 const OURS: &[&str] = &[
     "role",
     "session_authorization",
@@ -30,52 +30,53 @@ const OURS: &[&str] = &[
     "transaction_timeout",
     "default_transaction_read_only",
     "transaction_read_only",
-    // A body may name what came and went within its transaction.
+    // A function's body may name objects that were created and dropped within its transaction.
     "check_function_bodies",
 ];
 
-/// Set in each session. The language of its messages does not matter: errors are told apart by SQLSTATE and routine.
+/// The settings of each session. The language of its messages does not matter: errors are told apart by SQLSTATE and
+/// routine.
 const WANTED: &[&str] =
     &["SET check_function_bodies = off", "SET client_min_messages = error", "SET synchronous_commit = off"];
 
-/// What a statement may have left behind in its session.
+/// Resets the state that a statement may have left behind in its session.
 const AFTERWARDS: &str =
     "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ROLE; SELECT pg_catalog.pg_advisory_unlock_all()";
 
-/// As many sessions are kept; the one that was not used for longest ends.
+/// The greatest number of sessions that are kept; beyond it the least recently used one ends.
 const SESSIONS: usize = 12;
 
-/// How long a session is waited for that was told to end.
+/// How long to wait for a session that was told to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// The least time that a statement has, however many of its role ran too long.
+/// The least time for a statement, even if many statements of its role ran too long.
 const LEAST: Duration = Duration::from_millis(100);
 
 /// How a statement ended.
 pub(super) enum Ended {
     Done,
     Failed(tokio_postgres::Error),
-    /// It was stopped after this time.
+    /// The statement was stopped after this time.
     TooLong(Duration),
-    /// It ended its own session.
+    /// The statement ended its own session.
     SessionLost,
 }
 
 pub(super) struct Sessions {
-    /// Leads to the scratch database, as whom it was made by.
+    /// The connection to the scratch database, as the user that created it.
     info: Conninfo,
     ours: bool,
-    /// The latest used last.
+    /// The sessions, the most recently used one last.
     open: Vec<Acting>,
     limit: Duration,
-    /// What is left of it for roles whose statements ran too long.
+    /// The remaining time of roles whose statements ran too long.
     limits: BTreeMap<String, Duration>,
 }
 
 struct Acting {
     session: Session,
     process: i32,
-    /// Empty for whom we log in as.
+    /// The role's name; empty for our login role.
     role: String,
     settings: BTreeMap<String, String>,
 }
@@ -85,11 +86,11 @@ impl Sessions {
         Sessions { info: info.clone(), ours, open: Vec::new(), limit, limits: BTreeMap::new() }
     }
 
-    /// Runs a text as a role, which is there; with no role, as whom the database was made by. `observer` ends
-    /// what takes too long.
+    /// Runs a text as an existing role or, without a role, as the user that created the database. `observer` ends a
+    /// statement that takes too long.
     ///
     /// # Errors
-    /// `Refused` if there can be no session for the role.
+    /// Fails with `Refused` if no session can be opened for the role.
     pub async fn run(
         &mut self,
         observer: &Session,
@@ -106,7 +107,7 @@ impl Sessions {
                 Ended::TooLong(limit)
             }
         };
-        // The next statements may need its locks.
+        // The next statements may need this session's locks.
         let tidied = !matches!(ended, Ended::TooLong(_)) && acting.tidy().await;
         if tidied {
             self.open.push(acting);
@@ -116,7 +117,7 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// The session of a role, taken out of those that are kept.
+    /// Returns the session of a role, removed from the kept sessions.
     async fn take(&mut self, role: &str) -> Result<Acting> {
         if let Some(at) = self.open.iter().position(|acting| acting.role == role) {
             let acting = self.open.remove(at);
@@ -128,14 +129,14 @@ impl Sessions {
             self.open.remove(0);
         }
         let info = if self.ours && !role.is_empty() { self.info.as_user(role) } else { self.info.clone() };
-        // The database's owner may have closed it to others: the rest goes on.
+        // The database's owner may have closed it to other roles: the replay continues.
         Acting::open(&info, role).await.map_err(|error| Error::refused(error.to_string()))
     }
 
-    /// Whether whom we log in as can act for a role.
+    /// Whether our login role can act for a role.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub async fn can_act_for(&self, observer: &Session, role: &str) -> Result<bool> {
         let sql =
             "SELECT FROM pg_catalog.pg_roles WHERE rolname = $1 AND pg_catalog.pg_has_role(oid, 'MEMBER')";
@@ -143,7 +144,7 @@ impl Sessions {
         Ok(!rows.map_err(|error| server_error("cannot read the server's roles", error))?.is_empty())
     }
 
-    /// Ends all of them, and waits until none of them holds a lock.
+    /// Ends all sessions, and waits until none of them holds a lock.
     pub async fn close(&mut self, observer: &Session) {
         for acting in self.open.drain(..) {
             end(observer, acting.process).await;
@@ -180,8 +181,7 @@ impl Acting {
         }
     }
 
-    /// Takes up the statement's settings; those that this server does not know, or has for a superuser only, are
-    /// left.
+    /// Adopts the statement's settings, except those that this server does not have, or allows only to a superuser.
     async fn take_settings(&mut self, statement: &Statement) -> Result<(), tokio_postgres::Error> {
         if statement.settings == self.settings {
             return Ok(());
@@ -212,7 +212,7 @@ impl Acting {
     }
 }
 
-/// Ends a session of the scratch database, and waits a while for its locks to go.
+/// Ends a session of the scratch database, and waits a while until its locks are released.
 async fn end(observer: &Session, process: i32) {
     let gone = async {
         let ask =

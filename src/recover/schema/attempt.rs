@@ -1,4 +1,4 @@
-//! One try to run a statement as its role, and what to make of the server's answer.
+//! Tries once to run a statement as its role, and interprets the server's answer.
 
 use super::acting::Ended;
 use super::replay::Replay;
@@ -9,18 +9,17 @@ use crate::error::{Error, Result};
 use crate::model::schema::quote_ident;
 use crate::signal::DefinitionChange;
 
-/// How a statement ended that did not run.
+/// Why a statement did not run.
 pub(super) enum Failure {
-    /// It need not run here.
+    /// The statement need not run here.
     Passed,
     Failed(tokio_postgres::Error),
-    /// For a reason of ours.
+    /// backwhen itself has a reason not to run the statement.
     Stopped(String),
 }
 
 impl Replay<'_> {
-    /// As whom a statement of a role is replayed; nobody in particular where the server has no such role that we
-    /// may act for.
+    /// The role as which a role's statement is replayed; none if the server has no such role that we may act for.
     pub(super) async fn acting_role(&mut self, role: &str) -> Result<String> {
         let nobody = String::new();
         if self.rights.ours {
@@ -43,9 +42,9 @@ impl Replay<'_> {
         Ok(nobody)
     }
 
-    /// Runs a statement as its role. Where the role made a schema or the like on the source, it has the right to
-    /// do so in the scratch database too while that is made again: no event trigger tells who is granted something on
-    /// a database.
+    /// Runs a statement as its role. A role that created a schema or a similar object on the source has the right to
+    /// do so in the scratch database too, while the object is created again: no event trigger tells which privileges
+    /// on a database are granted.
     pub(super) async fn try_run(
         &mut self,
         change: &DefinitionChange,
@@ -79,7 +78,7 @@ impl Replay<'_> {
         let signal = &change.signal;
         let role = self.acting_role(&signal.statement.role).await?;
         let mut text = text.to_owned();
-        // Each turn makes or passes over one missing role.
+        // Each turn of the loop creates or skips one missing role.
         for _ in 0..20 {
             let ended = self.sessions.run(&self.observer, &role, &signal.statement, &text).await?;
             let Some(failure) = Failure::of(ended) else { return Ok(Ok(())) };
@@ -105,11 +104,11 @@ impl Replay<'_> {
                     }
                     text = rest;
                 }
-                // What was rolled back by an error, such as an index made CONCURRENTLY, told nobody.
+                // A statement that an error rolled back, such as CREATE INDEX CONCURRENTLY, fired no event.
                 ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
                     return Ok(Err(Failure::Passed));
                 }
-                // Nor was it made, if its role is missing.
+                // The object was not created either, if its role is missing.
                 ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
                     return Ok(Err(Failure::Passed));
                 }
@@ -134,7 +133,7 @@ impl Failure {
     }
 }
 
-/// Statements that need a right on the database.
+/// Statements that need a privilege on the database.
 const IN_DATABASE: &[&str] = &["CREATE SCHEMA", "ALTER SCHEMA", "CREATE EXTENSION", "CREATE PUBLICATION"];
 
 fn sqlstate(error: &tokio_postgres::Error) -> &str {
@@ -145,7 +144,8 @@ pub(super) fn is_about_privileges(sql: &Sql) -> bool {
     matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
 }
 
-/// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
+/// Returns the rest of a statement without its role, which may be empty; `None` if the statement makes no sense
+/// without the role.
 fn without_role(sql: &Sql) -> Option<String> {
     match sql.tag.as_str() {
         "CREATE SCHEMA" => Some(schema_without_roles(sql)),
@@ -156,18 +156,18 @@ fn without_role(sql: &Sql) -> Option<String> {
     }
 }
 
-/// About what cannot be there without its roles.
+/// Whether the statement concerns an object that cannot exist without its roles.
 fn is_of_roles(sql: &Sql) -> bool {
     sql.tag.ends_with(" POLICY") || sql.tag.ends_with(" USER MAPPING") || sql.says(&["on", "policy"])
 }
 
-/// The role that an error says is not there, in whatever language it says so.
+/// Returns the role that an error reports as missing, whatever the error's language.
 fn missing_role(error: &tokio_postgres::Error) -> Option<&str> {
     let error = error.as_db_error()?;
     role_in(error.code().code(), error.routine()?, error.message())
 }
 
-/// The quotes, opening and closing, in which PostgreSQL's translations name things.
+/// The quotes, opening and closing, that PostgreSQL's translations put around names.
 const QUOTES: &[(char, char)] = &[
     ('"', '"'),
     ('\'', '\''),
@@ -183,8 +183,8 @@ const QUOTES: &[(char, char)] = &[
     ('『', '』'),
 ];
 
-/// The server's routine, which no language changes, tells that a role is missing; the message names it in quotes, which
-/// are other ones in each language.
+/// The name of the server's routine, which no language changes, tells that a role is missing. The message names the
+/// role in quotes, which differ between languages.
 fn role_in<'a>(sqlstate: &str, routine: &str, message: &'a str) -> Option<&'a str> {
     if sqlstate != "42704" || !routine.to_ascii_lowercase().contains("role") {
         return None;
@@ -192,13 +192,13 @@ fn role_in<'a>(sqlstate: &str, routine: &str, message: &'a str) -> Option<&'a st
     let (at, opening) = message.char_indices().find(|(_, c)| QUOTES.iter().any(|(open, _)| open == c))?;
     let closes = |c: char| QUOTES.contains(&(opening, c));
     let (name, _) = message[at + opening.len_utf8()..].rsplit_once(closes)?;
-    // French has a space, which may not break, on the inner side of each quote.
+    // French puts a non-breaking space on the inner side of each quote.
     let space = |c| [' ', '\u{a0}', '\u{202f}'].contains(&c);
     let name = if opening == '«' { name.trim_matches(space) } else { name };
     (!name.is_empty()).then_some(name)
 }
 
-/// Whatever a statement says of itself is no fault of the server's: it is left out, and the rest goes on.
+/// A statement's failure is not taken for a fault of the server: the statement is left out, and the replay continues.
 pub(super) fn failed(change: &DefinitionChange, failure: Failure) -> Error {
     let DefinitionChange { lsn, time, xid, signal, .. } = change;
     let what =

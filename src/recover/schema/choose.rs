@@ -1,8 +1,8 @@
-//! Which statement an event stands for.
+//! Finds the statement that an event stands for.
 //!
-//! The server tells the whole text that the client or a function sent, not which of its statements
-//! fired the event. Events of one text come in the order of its statements, and what was rolled back
-//! to a savepoint never comes.
+//! The server reports the whole text that the client or a function sent, not which statement of the text fired the
+//! event. The events of one text come in the order of its statements, and statements that were rolled back to a
+//! savepoint have no event.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use super::context::{Frame, innermost};
 use super::statements::{Sql, split};
 use crate::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
 
-/// What was found out about an event's statement.
+/// The result of the search for an event's statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chosen {
     Statement(Sql),
-    /// Statement `number`, from 1, of the body of a function in SQL, which the text does not hold.
+    /// Statement `number`, from 1, of the body of an SQL function, which the text does not contain.
     InFunction {
         name: String,
         number: usize,
@@ -25,13 +25,13 @@ pub enum Chosen {
     },
 }
 
-/// Chooses for one event after the other, in the order of commits.
+/// Chooses the statement of one event after the other, in commit order.
 #[derive(Default)]
 pub struct Chooser {
     texts: HashMap<Source, Cursor>,
 }
 
-/// A text as it was sent once; a function may run the same text again and again.
+/// One sending of a text; a function may run the same text again and again.
 #[derive(PartialEq, Eq, Hash)]
 struct Source {
     process: i32,
@@ -42,7 +42,7 @@ struct Source {
 
 struct Cursor {
     statements: Vec<Sql>,
-    /// Those before it have had their event, or have none.
+    /// The statements before this number have had their event, or have none.
     next: usize,
 }
 
@@ -73,7 +73,7 @@ impl Chooser {
     }
 }
 
-/// The first line of each change's statement, without what its strings hold; empty where only a server
+/// Returns the first line of each change's statement, without the contents of its strings; empty where only a server
 /// could tell the statement.
 pub fn headlines(changes: &[DefinitionChange]) -> Vec<String> {
     let mut chooser = Chooser::default();
@@ -112,15 +112,15 @@ impl Cursor {
         }
     }
 
-    /// The first statement of the right kind that names what the event made; else, as a name may be
-    /// made up by the server, the first of the right kind.
+    /// Returns the first statement of the right kind that names the event's object; else the first of the right kind,
+    /// since the server may have made up the name.
     fn find(&self, signal: &DefinitionSignal, from: usize) -> Option<usize> {
         let of_kind = || {
             let rest = self.statements.iter().enumerate().skip(from);
             rest.filter(|(_, statement)| statement.tag == signal.tag)
         };
         let mut names: Vec<_> = signal.objects.iter().filter_map(name_of).collect();
-        // Some names come with their schema.
+        // Some names include their schema.
         let bare = |name: &String| name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_owned();
         names.extend(signal.dropped_names.iter().map(bare));
         let named = of_kind().find(|(_, sql)| names.iter().any(|name| sql.names(name)));
@@ -128,7 +128,7 @@ impl Cursor {
     }
 }
 
-/// Leaves out what the text itself takes back.
+/// Removes the statements that the text itself rolls back.
 fn without_rolled_back(statements: Vec<Sql>) -> Vec<Sql> {
     let mut kept: Vec<Sql> = Vec::new();
     let mut begun = 0;
@@ -157,8 +157,8 @@ fn without_rolled_back(statements: Vec<Sql>) -> Vec<Sql> {
     kept
 }
 
-/// The last part of an object's name, as the server would write it: `public."B c"`, `public.f(integer)`,
-/// `t on public.x`.
+/// Returns the last part of an object's name, as the server writes it: `public."B c"`, `public.f(integer)`, `t on
+/// public.x`.
 pub fn name_of(object: &DefinedObject) -> Option<String> {
     let parts = super::lexer::words(&object.identity, true);
     let mut name = None;

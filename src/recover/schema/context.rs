@@ -1,4 +1,4 @@
-//! The server's context of a command: who ran it, innermost first.
+//! Parses the server's context of a command: the frames that led to the command, innermost first.
 
 /// The innermost frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,11 +9,11 @@ pub enum Frame<'a> {
     Text(&'a str),
     /// Statement number `number`, from 1, of a function in SQL; its name is without schema.
     SqlFunction { name: &'a str, number: usize },
-    /// Anything else, in the server's words.
+    /// Any other frame, in the server's words.
     Other(&'a str),
 }
 
-/// How the frame after a text begins.
+/// The beginning of a frame that follows a text.
 const FRAMES: &[&str] = &[
     "PL/",
     "SQL statement \"",
@@ -32,7 +32,7 @@ const FRAMES: &[&str] = &[
     "processing ",
 ];
 
-/// Reads the innermost frame of a context.
+/// Parses the innermost frame of a context.
 pub fn innermost(context: &str) -> Frame<'_> {
     if context.trim().is_empty() {
         return Frame::Client;
@@ -43,7 +43,8 @@ pub fn innermost(context: &str) -> Frame<'_> {
     sql_function(context).unwrap_or(Frame::Other(first_line(context)))
 }
 
-/// The text up to the quote that ends it: quotes inside it are not doubled, so only what follows tells.
+/// Returns the text up to its closing quote. Quotes inside the text are not doubled, so only the text after a quote
+/// tells whether that quote closes.
 fn text(rest: &str) -> Option<&str> {
     let followed = rest.match_indices("\"\n").find(|(at, end)| {
         let after = &rest[at + end.len()..];

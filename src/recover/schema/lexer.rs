@@ -1,21 +1,21 @@
-//! SQL in words, as PostgreSQL's lexer would cut it: enough to find where a statement ends and what
-//! it is about.
+//! Splits SQL into words as PostgreSQL's lexer does, in enough detail to find where a statement ends and which
+//! objects it concerns.
 
 use std::ops::Range;
 
-/// One word of a statement; comments and white space are none.
+/// One word of a statement; comments and white space are not words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
     pub kind: WordKind,
-    /// Where it stands in the text, in bytes.
+    /// The word's position in the text, in bytes.
     pub at: Range<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WordKind {
-    /// Unquoted, in lower case: a keyword or a name.
+    /// A keyword or a name without quotes, in lower case.
     Plain(String),
-    /// A name in quotes, without them.
+    /// A name in quotes; the text is without them.
     Quoted(String),
     /// A string constant of any form.
     String,
@@ -36,7 +36,7 @@ impl Word {
         matches!(self.kind, WordKind::Plain(_))
     }
 
-    /// The name that it is, if it can be one.
+    /// Returns the word as a name, if it can be one.
     pub fn name(&self) -> Option<&str> {
         match &self.kind {
             WordKind::Plain(name) | WordKind::Quoted(name) => Some(name),
@@ -45,9 +45,9 @@ impl Word {
     }
 }
 
-/// Cuts `sql` into words. `plain_backslashes`: `standard_conforming_strings` is on.
+/// Splits `sql` into words. `plain_backslashes` says that `standard_conforming_strings` is on.
 ///
-/// What is not closed goes to the end of the text.
+/// A string, comment or quoted name that is not closed extends to the end of the text.
 pub fn words(sql: &str, plain_backslashes: bool) -> Vec<Word> {
     let mut lexer = Lexer { sql, bytes: sql.as_bytes(), at: 0, plain_backslashes };
     let mut words = Vec::new();
@@ -105,7 +105,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// Comments nest.
+    /// Skips a comment; comments nest.
     fn skip_comment(&mut self) {
         let mut depth = 0;
         loop {
@@ -121,7 +121,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// A string from its opening quote on.
+    /// Reads a string after its opening quote.
     fn string(&mut self, escapes: bool) -> WordKind {
         self.at += 1;
         while let Some(byte) = self.peek(0) {
@@ -137,7 +137,8 @@ impl Lexer<'_> {
         WordKind::String
     }
 
-    /// Two strings with a line end between are one, of the first one's form; then moves into the second.
+    /// Moves into the next string if only white space with a line end lies between: the two are then one string, of
+    /// the first one's form.
     fn goes_on(&mut self) -> bool {
         let begun = self.at;
         self.skip_blanks();
@@ -165,7 +166,7 @@ impl Lexer<'_> {
         WordKind::Quoted(String::from_utf8_lossy(&name).into_owned())
     }
 
-    /// `$1`, `$tag$…$tag$` or a sign.
+    /// Reads `$1`, `$tag$…$tag$` or a sign.
     fn dollar(&mut self) -> WordKind {
         if self.peek(1).is_some_and(|next| next.is_ascii_digit()) {
             self.at += 1;
@@ -199,7 +200,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// A name, or a string whose form a letter before it tells: `E''`, `B''`, `X''`, `N''`, `U&''`.
+    /// Reads a name, or a string whose form is given by a letter before it: `E''`, `B''`, `X''`, `N''`, `U&''`.
     fn name_or_prefix(&mut self) -> WordKind {
         match (self.bytes[self.at].to_ascii_lowercase(), self.peek(1), self.peek(2)) {
             (b'e', Some(b'\''), _) => {
@@ -226,7 +227,7 @@ impl Lexer<'_> {
         }
         let start = self.at;
         self.skip_while(goes_on_name);
-        // Only bytes above ASCII can stand at an odd place, and those all belong to the name.
+        // Only bytes above ASCII can stand in an unexpected place, and all of those belong to the name.
         let name = self.sql.get(start..self.at).unwrap_or_default();
         WordKind::Plain(name.to_ascii_lowercase())
     }

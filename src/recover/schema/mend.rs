@@ -1,5 +1,5 @@
-//! Gives a table of the scratch database the columns that the source had, where a statement that did so
-//! could not be replayed. Nothing else is known of them: no default, no constraint.
+//! Gives a table of the scratch database the columns that it had on the source, where the statement that added them
+//! could not be replayed. Only names and types of the columns are known: no default, no constraint.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use crate::error::Result;
 use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
 
-/// A column as it was found: its type, and whether it is generated.
+/// A column of the scratch database: its type, and whether it is generated.
 type Found = BTreeMap<String, (String, bool)>;
 
-/// What mends the table, statement by statement; each is worth a try.
+/// Returns the statements that mend the table; each of them may fail.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
+/// Fails with `Unavailable` if the server fails.
 pub(super) async fn mend(observer: &Session, facts: &TableFacts) -> Result<Vec<String>> {
     Ok(statements(facts, found(observer, facts).await?.as_ref()))
 }
 
-/// What the table lacks to take its rows.
+/// Returns the columns that the table lacks to hold its rows.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
+/// Fails with `Unavailable` if the server fails.
 pub(super) async fn still_lacking(observer: &Session, facts: &TableFacts) -> Result<Option<String>> {
     let Some(now) = found(observer, facts).await? else { return Ok(Some("it is not there".into())) };
     let stored = facts.columns.iter().filter(|column| !column.generated);
@@ -34,10 +34,10 @@ pub(super) async fn still_lacking(observer: &Session, facts: &TableFacts) -> Res
     Ok((!lacking.is_empty()).then(|| format!("it lacks {}", lacking.join(", "))))
 }
 
-/// Whose the table is; `None` if it is not there.
+/// Returns the owner of the table; `None` if the table does not exist.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
+/// Fails with `Unavailable` if the server fails.
 pub(super) async fn owner(observer: &Session, facts: &TableFacts) -> Result<Option<String>> {
     let sql = "SELECT pg_catalog.pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class \
                WHERE oid = pg_catalog.to_regclass($1)";
@@ -46,7 +46,7 @@ pub(super) async fn owner(observer: &Session, facts: &TableFacts) -> Result<Opti
     Ok(row.map(|row| row.get(0)))
 }
 
-/// `None` if there is no such table.
+/// Returns `None` if there is no such table.
 async fn found(session: &Session, facts: &TableFacts) -> Result<Option<Found>> {
     let mut all = columns(session, &[facts]).await?;
     let found = all.remove(&(facts.schema.clone(), facts.name.clone()));
@@ -61,7 +61,7 @@ fn statements(facts: &TableFacts, found: Option<&Found>) -> Vec<String> {
     let mut statements = Vec::new();
     for name in found.keys().filter(|name| !facts.columns.iter().any(|column| column.name == **name)) {
         let name = quote_ident(name);
-        // Where something hangs on it, it stays empty.
+        // A column on which other objects depend stays, empty.
         statements.push(alter(format!("ALTER COLUMN {name} DROP NOT NULL")));
         statements.push(alter(format!("DROP COLUMN {name}")));
     }

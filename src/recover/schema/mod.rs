@@ -1,5 +1,5 @@
-//! The schema at a moment: a checkpoint's archive is restored without rows into a scratch database,
-//! the statements since are replayed there, and what then stands there is dumped.
+//! Rebuilds the schema of a moment: a checkpoint's archive is restored without rows into a scratch database, the
+//! statements since the checkpoint are replayed there, and the result is dumped.
 
 mod acting;
 mod attempt;
@@ -46,22 +46,22 @@ use scratch::{MARKER, Scratch};
 use sequences::Sequences;
 pub use server::ScratchServer;
 
-/// What to replay, and where.
+/// The statements to replay, and the server to replay them on.
 pub struct Request<'a> {
-    /// Leads to a server that takes a scratch database; which of its databases does not matter.
+    /// The connection to a server for the scratch database; any database of the server will do.
     pub server: &'a Conninfo,
-    /// That server is there for this alone: the source's roles are made on it, and log in.
+    /// Whether that server exists only for this replay: the source's roles are then created on it, and log in.
     pub ours: bool,
     pub roles: &'a SourceRoles,
-    /// How long one statement may take.
+    /// The time limit for one statement.
     pub limit: Duration,
     pub tools: &'a Tools,
-    /// What pg_dump wrote at `base`.
+    /// The archive that pg_dump wrote at `base`.
     pub archive: &'a Path,
     pub base: &'a SchemaFacts,
     /// The sequences of the archive, by their oids.
     pub sequences: &'a BTreeMap<u32, MadeSequence>,
-    /// The statements since, in the order of their commits.
+    /// The statements since the base, in commit order.
     pub changes: &'a [DefinitionChange],
     pub progress: &'a dyn Progress,
     /// Cancelled to have the replay end early and drop the scratch database.
@@ -71,31 +71,32 @@ pub struct Request<'a> {
 /// The schema after the last of the changes.
 #[derive(Debug)]
 pub struct ReplayedSchema {
-    /// As pg_dump writes it, without rows and without large objects: those are in the base's archive.
+    /// The archive that pg_dump wrote, without rows and without large objects, which are in the base's archive.
     pub archive: PathBuf,
-    /// As the base's, but for what the statements changed. `left_out` and `large_objects` are the
-    /// base's; there is no fingerprint.
+    /// The base's facts with the changes of the statements. `left_out` and `large_objects` are the base's; there is
+    /// no fingerprint.
     pub facts: SchemaFacts,
     pub notes: Vec<String>,
     pub inexact: Vec<Inexact>,
     /// Whether all changes were replayed.
     pub grade: SchemaKnown,
-    /// Tables that cannot take their rows, and why.
+    /// The tables that cannot hold their rows, and the reasons.
     pub unfit: Vec<Inexact>,
-    /// Its sequences, by their oids in the archive.
+    /// The sequences of the schema, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
-    /// Holds the archive.
+    /// The temporary folder that holds the archive.
     pub(super) folder: TempDir,
 }
 
 /// Replays the changes over the base.
 ///
-/// A caller that wants to give up cancels `request.interrupt`; dropping the future instead leaves a database, which
-/// the next replay on that server drops.
+/// The replay handles Ctrl-C by itself. A caller that drops the future early leaves a database behind, which the next
+/// replay on that server drops.
 ///
 /// # Errors
-/// `Refused` if the server does not suit; `Unavailable` if it fails; `Interrupted`. A statement that it does
-/// not take is left out, and named. The scratch database is gone then too, or is named.
+/// Fails with `Refused` if the server is not suitable, with `Unavailable` if it fails, and with `Interrupted` after
+/// Ctrl-C. A statement that the server refuses is left out, and named. After an error the scratch database is gone
+/// too, or the error names it.
 pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
     request.progress.phase("replaying definitions", request.changes.len() as u64, Unit::Statements);
     let scratch = Scratch::create(request.server, request.ours, &request.base.database).await?;
@@ -104,7 +105,7 @@ pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
         () = request.interrupt.cancelled() => Err(Error::interrupted()),
         () = scratch.end_what_hangs(request.limit) => Err(Error::internal("looking for what hangs ended")),
     };
-    // A server of our own goes as a whole.
+    // A server of our own is removed as a whole.
     let dropped = if request.ours { Ok(()) } else { scratch.drop().await };
     match (replayed, dropped) {
         (Ok(replayed), dropped) => dropped.map(|()| replayed),
@@ -144,10 +145,10 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
         }
         request.progress.advance(1);
     }
-    // No session of a role is left when the database is given its properties and dumped.
+    // No role has a session when the database gets its properties and is dumped.
     let unfit = replay.mend().await?;
     for statement in silenced {
-        // One whose function was dropped is gone as well.
+        // An event trigger whose function was dropped is gone as well.
         if let Err(error) = replay.observer.batch_execute(&statement).await {
             notes.push(server_error("an event trigger is not enabled as it was", error).to_string());
         }
@@ -157,7 +158,7 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     finish(request, scratch, replay, notes, unfit).await
 }
 
-/// Dumps what now stands in the scratch database.
+/// Dumps the contents of the scratch database.
 async fn finish(
     request: &Request<'_>,
     scratch: &Scratch,
@@ -191,10 +192,10 @@ async fn finish(
     Ok(ReplayedSchema { archive, facts, notes, inexact, grade, unfit, sequences, folder })
 }
 
-/// An archive's definitions as SQL, without backwhen's own.
+/// Returns an archive's definitions as SQL, without backwhen's own.
 ///
 /// # Errors
-/// `Damaged` if it is no archive; `Unavailable` with pg_restore's own words.
+/// Fails with `Damaged` if the file is not an archive, and with `Unavailable` and pg_restore's own words.
 pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
     let archive = Archive::open(archive)?;
     let selection = Selection::whole(&archive.toc);
@@ -211,7 +212,7 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
     Ok(String::from_utf8_lossy(&sql).into_owned())
 }
 
-/// Makes every role that the history lists, or that matters.
+/// Creates every role that the history lists, or that the replay needs.
 async fn make_roles(
     request: &Request<'_>,
     scratch: &Scratch,
@@ -226,8 +227,8 @@ async fn make_roles(
     request.roles.create(&session, names).await
 }
 
-/// Disables the event triggers that fire in a replica too; returns the statements that enable them again.
-/// None of this is told by event triggers, so no statement of the source comes in between.
+/// Disables the event triggers that also fire in a replica; returns the statements that enable them again. No event
+/// trigger tells of such statements, so no statement of the source can come in between.
 async fn silence_event_triggers(session: &Session) -> Result<Vec<String>> {
     let failed = |error| server_error("cannot disable the application's event triggers", error);
     let sql = "SELECT evtname::text, CASE evtenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END \
@@ -241,7 +242,7 @@ async fn silence_event_triggers(session: &Session) -> Result<Vec<String>> {
     Ok(again)
 }
 
-/// The materialised views that held rows at the base.
+/// Returns the materialised views that held rows at the base.
 async fn filled_at_base(observer: &Session, base: &SchemaFacts) -> Result<BTreeSet<u32>> {
     let views = pgtools::materialized_views(observer).await?;
     let held = views.into_iter().filter(|view| {

@@ -1,8 +1,8 @@
-//! The order in which statements are replayed: that of their events, but for one case.
+//! The order in which statements are replayed: the order of their events, with one exception.
 //!
-//! An event trigger of the application may run statements of its own, for instance to set up each new
-//! table. If its name comes before ours, those tell of themselves before the statement that they
-//! belong to, without which they fail.
+//! An event trigger of the application may run statements of its own, for instance to set up each new table. If its
+//! name sorts before ours, the events of these inner statements come before the event of the outer statement, and the
+//! inner ones fail without the outer one.
 
 use std::collections::VecDeque;
 
@@ -10,9 +10,9 @@ use crate::signal::DefinitionChange;
 
 pub(super) struct Order<'a> {
     waiting: VecDeque<&'a DefinitionChange>,
-    /// Statements that ran inside another one, until that has run.
+    /// The statements that ran inside another statement, kept until that one has run.
     put_off: Vec<&'a DefinitionChange>,
-    /// Those that had their second try.
+    /// The statements that have been tried a second time.
     tried: Vec<&'a DefinitionChange>,
 }
 
@@ -23,7 +23,7 @@ impl<'a> Order<'a> {
 
     pub fn next(&mut self) -> Option<&'a DefinitionChange> {
         let next = self.waiting.pop_front()?;
-        // What it was waited for follows it.
+        // The statements that waited for this one follow it.
         if next.signal.statement.context.is_empty() {
             while let Some(at) = self.put_off.iter().rposition(|inner| same_message(inner, next)) {
                 let inner = self.put_off.remove(at);
@@ -34,8 +34,8 @@ impl<'a> Order<'a> {
         Some(next)
     }
 
-    /// Puts off a statement that failed until the next one that the client itself sent in the same
-    /// message; whether there is one.
+    /// Defers a failed statement until after the next statement that the client itself sent in the same message;
+    /// returns whether there is one.
     pub fn put_off(&mut self, failed: &'a DefinitionChange) -> bool {
         let inside = !failed.signal.statement.context.is_empty();
         let outer =

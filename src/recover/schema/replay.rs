@@ -1,4 +1,4 @@
-//! Statement after statement, as the source ran them.
+//! Replays one statement after the other, as the source ran them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,47 +24,47 @@ use crate::signal::{DefinitionChange, DefinitionSignal, Statement};
 /// How long the observing session waits for a lock.
 const OBSERVER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the scratch server lets us do.
+/// The rights that backwhen has on the scratch server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rights {
-    /// The server is there for this alone: roles can be made there, and log in.
+    /// Whether the server exists only for this replay: roles can then be created there, and log in.
     pub ours: bool,
-    /// All roles are there that own something.
+    /// Whether all roles exist that own an object.
     pub owners: bool,
-    /// And all that are granted something.
+    /// Whether all roles exist that have a privilege.
     pub privileges: bool,
-    /// How long one statement may take.
+    /// The time limit for one statement.
     pub limit: Duration,
 }
 
 pub(super) struct Replay<'a> {
     pub(super) sessions: Sessions,
-    /// Looks at what was done, with names in full. Nothing of the application's runs in it.
+    /// The session that examines the results, with names in full. No code of the application runs in it.
     pub observer: Session,
     pub(super) rights: Rights,
     pub(super) roles: &'a SourceRoles,
     pub(super) database: String,
     chooser: Chooser,
-    /// By their oids in the scratch database: materialised views that are to be filled.
+    /// The oids in the scratch database of the materialised views that are to be filled.
     pub filled: BTreeSet<u32>,
     pub sequences: Sequences,
-    /// Roles of statements, and whether they are acted for.
+    /// The roles of statements, and whether the replay acts for each of them.
     pub(super) acted_for: BTreeMap<String, bool>,
     pub(super) lacks_roles: bool,
     pub notes: Vec<String>,
     inexact: Vec<Inexact>,
-    /// The transaction of the first statement that was not replayed, and how many there are.
+    /// The transaction of the first statement that was not replayed, and the number of such statements.
     left_out: Option<(Edge, usize)>,
-    /// By oid: tables whose columns are not those of the source.
+    /// The tables whose columns differ from the source's, by oid.
     different: BTreeMap<u32, Different>,
 }
 
-/// A table whose columns are not those of the source, since a statement.
+/// A table whose columns differ from the source's since a statement.
 struct Different {
     facts: TableFacts,
     inexact: Inexact,
     since: Edge,
-    /// The statement's role.
+    /// The role of that statement.
     role: String,
 }
 
@@ -92,10 +92,10 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Replays one statement, and looks whether its tables are then what they were on the source.
+    /// Replays one statement, and checks whether its tables are then as they were on the source.
     ///
     /// # Errors
-    /// `Refused` with the server's words if the server does not take it.
+    /// Fails with `Refused` and the server's words if the server refuses the statement.
     pub async fn step(&mut self, change: &DefinitionChange) -> Result<()> {
         let signal = &change.signal;
         self.inexact.extend(signal.untold(change.lsn));
@@ -108,8 +108,8 @@ impl<'a> Replay<'a> {
         self.mend_after(change).await
     }
 
-    /// Compares the statement's tables with what they were on the source. What is later seen to be right
-    /// after all is forgotten.
+    /// Compares the statement's tables with their state on the source. A difference that a later statement resolves
+    /// is forgotten.
     async fn compare(&mut self, change: &DefinitionChange) -> Result<()> {
         let signal = &change.signal;
         let tables = || signal.tables.iter().map(|table| &table.facts);
@@ -127,7 +127,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// What is not as it was on the source, by name.
+    /// Returns the names of the objects that differ from the source's.
     pub fn inexact(&self) -> Vec<Inexact> {
         let mut all = self.inexact.clone();
         all.extend(
@@ -140,7 +140,7 @@ impl<'a> Replay<'a> {
         all
     }
 
-    /// The statement's text, or why it is not known.
+    /// Returns the statement's text, or why the text is not known.
     async fn statement(&mut self, signal: &DefinitionSignal) -> Result<Result<Sql, String>> {
         Ok(match self.chooser.choose(signal) {
             Chosen::Statement(sql) => Ok(sql),
@@ -149,9 +149,9 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Statement `number` of a function in SQL, as the function stands now. The server tells its name without schema, and
-    /// anybody may have made another of that name: where several roles have, it was one of the statement's role or of a
-    /// superuser.
+    /// Returns statement `number` of an SQL function, as the function is defined now. The server reports the
+    /// function's name without schema, and any role may have created another function of that name. If several roles
+    /// have, the function belonged to the statement's role or to a superuser.
     async fn in_function(
         &self,
         signal: &DefinitionSignal,
@@ -186,7 +186,7 @@ impl<'a> Replay<'a> {
 
     async fn act(&mut self, change: &DefinitionChange, sql: &Sql) -> Result<()> {
         let signal = &change.signal;
-        // It was there already.
+        // The object existed already.
         if signal.objects.is_empty() && sql.says(&["if", "not", "exists"]) && sql.tag != "CREATE EXTENSION" {
             return Ok(());
         }
@@ -213,7 +213,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The query may name variables of a function, or tables that are gone; the columns are known anyway.
+    /// The query may name variables of a function, or tables that no longer exist; the columns are known anyway.
     async fn make_table(&mut self, change: &DefinitionChange, sql: &Sql, text: Option<String>) -> Result<()> {
         let done = match text {
             Some(text) => self.try_run(change, sql, &text).await?,
@@ -225,7 +225,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Makes the tables that are not there; how many.
+    /// Creates the missing tables, and returns how many there were.
     async fn make_tables_from_facts(&mut self, change: &DefinitionChange) -> Result<usize> {
         let tables: Vec<_> = change.signal.tables.iter().map(|table| &table.facts).collect();
         let mut made = 0;
@@ -244,7 +244,7 @@ impl<'a> Replay<'a> {
         Ok(made)
     }
 
-    /// The statement is not replayed: that is said, and new tables are made as far as they are known.
+    /// Notes that the statement is not replayed, and creates its new tables as far as they are known.
     async fn unknown(&mut self, change: &DefinitionChange, why: String) -> Result<()> {
         let creates = change.signal.tag.starts_with("CREATE TABLE") || change.signal.tag == "SELECT INTO";
         if creates {
@@ -255,8 +255,8 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Goes on without a statement that the server refused: the rows are worth more than it is. It is named,
-    /// and its new tables are made as far as they are known.
+    /// Continues without a statement that the server refused, since the rows are worth more than the statement. The
+    /// statement is named, and its new tables are created as far as they are known.
     pub async fn go_on_without(&mut self, change: &DefinitionChange, refused: Error) -> Result<()> {
         if let Err(error) = self.make_tables_from_facts(change).await {
             if error.kind() != Kind::Refused {
@@ -269,7 +269,7 @@ impl<'a> Replay<'a> {
         self.mend_after(change).await
     }
 
-    /// Where the statement was left out, the next ones may need the columns that it gave.
+    /// Where the statement was left out, the next ones may need the columns that it added.
     async fn mend_after(&mut self, change: &DefinitionChange) -> Result<()> {
         if self.left_out.is_none() {
             return Ok(());
@@ -291,7 +291,7 @@ impl<'a> Replay<'a> {
         self.inexact.push(Inexact { what, why });
     }
 
-    /// How well the definitions are replayed: those that were not are named.
+    /// Returns how well the definitions are replayed, and names those that were not.
     pub fn grade(&self) -> SchemaKnown {
         let different = self.different.values().map(|it| it.since).min_by_key(|at| at.lsn);
         match self.left_out.or(different.map(|at| (at, self.different.len()))) {
@@ -300,8 +300,8 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Gives tables the columns that the source had, so that their rows fit; those to which that cannot
-    /// be done, and what they lack. It is the last that is done as any role.
+    /// Gives tables the columns that they had on the source, so that their rows fit. Returns the tables for which
+    /// this fails, and the columns that they lack. This is the last step that acts as any role.
     pub async fn mend(&mut self) -> Result<Vec<Inexact>> {
         let different: Vec<_> = self.different.values().map(Different::table).collect();
         let mut unfit = Vec::new();
@@ -314,7 +314,7 @@ impl<'a> Replay<'a> {
         Ok(unfit)
     }
 
-    /// A table that is there is altered by its owner: its constraints and types may call what the owner wrote.
+    /// A table is altered by its owner, as its constraints and types may call functions that the owner wrote.
     async fn mend_table(&mut self, facts: &TableFacts, role: &str) -> Result<Option<String>> {
         let nothing = Statement::default();
         let owner = owner(&self.observer, facts).await?;
@@ -337,7 +337,7 @@ impl<'a> Replay<'a> {
         still_lacking(&self.observer, facts).await
     }
 
-    /// Remembers whether a materialised view is to be filled in the end.
+    /// Records whether a materialised view is to be filled at the end.
     async fn set_filled(&mut self, signal: &DefinitionSignal, filled: bool) -> Result<()> {
         for object in signal.objects.iter().filter(|object| object.kind == "materialized view") {
             match relation(&self.observer, &object.identity, 'm').await? {

@@ -1,25 +1,24 @@
-//! What a statement becomes on its way into the scratch database, where there are no rows and
-//! nothing outside may be touched.
+//! Rewrites a statement for the scratch database, which has no rows and must not touch anything outside.
 
 use super::statements::Sql;
 
-/// What to do for one statement.
+/// How one statement is replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Run(String),
-    /// The table is what counts, not the query that filled it: without a text, or if it does not run,
-    /// it is made from what the signal says of it.
+    /// The statement creates a table from a query. The table matters, not the query that filled it: without a text,
+    /// or if the text does not run, the table is created from the signal's description.
     MakeTable(Option<String>),
-    /// A materialised view, which stays empty here; whether it was filled.
+    /// The statement creates a materialised view, which stays empty here; the Boolean says whether it was filled.
     MakeView {
         sql: String,
         filled: bool,
     },
-    /// A materialised view was filled or emptied.
+    /// The statement filled or emptied a materialised view.
     Refresh {
         filled: bool,
     },
-    /// It changes no definition.
+    /// The statement changes no definition.
     Nothing,
     Refuse {
         why: &'static str,
@@ -31,7 +30,7 @@ const ASKS_OTHERS: &str = "what it imports is on another server";
 const REACHES_OUT: &str =
     "it reaches beyond its database; it is replayed only on a server of our own (leave --scratch away)";
 
-/// `ours`: the server is there for this alone.
+/// `ours` says that the server exists only for this replay.
 pub fn action(sql: &Sql, ours: bool) -> Action {
     let filled = || !sql.says(&["with", "no", "data"]);
     match sql.tag.as_str() {
@@ -50,17 +49,17 @@ pub fn action(sql: &Sql, ours: bool) -> Action {
     }
 }
 
-/// `CREATE TABLE … AS EXECUTE …`: the prepared statement is gone.
+/// Handles `CREATE TABLE … AS EXECUTE …`, whose prepared statement no longer exists.
 fn executes(sql: &Sql) -> bool {
     sql.says(&["as", "execute"])
 }
 
-/// The text up to the end of the last word, so that no comment is in the way of what follows.
+/// Returns the text up to the end of the last word, so that no trailing comment swallows a text that is appended.
 fn body(sql: &Sql) -> &str {
     sql.words.last().map_or("", |last| &sql.text[..last.at.end])
 }
 
-/// `CREATE SCHEMA AUTHORIZATION a CREATE … GRANT …` without what needs a role.
+/// Returns `CREATE SCHEMA AUTHORIZATION a CREATE … GRANT …` without the parts that need a role.
 pub fn schema_without_roles(sql: &Sql) -> String {
     let outer: Vec<_> = sql.outer().collect();
     let text = |word: usize| &sql.text[sql.words[word].at.clone()];
@@ -70,7 +69,7 @@ pub fn schema_without_roles(sql: &Sql) -> String {
         && let Some((role, role_word)) = outer.get(at + 1)
     {
         cut.push((outer[at].1.at.start, role_word.at.end));
-        // Named for the role, if it has no name of its own.
+        // The schema has the role's name, if it has no name of its own.
         if outer[at - 1].1.is("schema") || sql.says(&["exists", "authorization"]) {
             named = text(*role).to_owned();
         }
@@ -105,7 +104,7 @@ fn without_rows(sql: &Sql) -> String {
     }
 }
 
-/// `SELECT a INTO [UNLOGGED] [TABLE] x FROM y` as `CREATE TABLE x AS SELECT a FROM y`.
+/// Rewrites `SELECT a INTO [UNLOGGED] [TABLE] x FROM y` to `CREATE TABLE x AS SELECT a FROM y`.
 fn select_into(sql: &Sql) -> Option<String> {
     let (into, _) = sql.outer().find(|(_, word)| word.is("into"))?;
     let mut kind = "";
@@ -130,18 +129,19 @@ fn select_into(sql: &Sql) -> Option<String> {
     Some(format!("CREATE {kind}TABLE {name} AS {before}{after} WITH NO DATA"))
 }
 
-/// About what backwhen itself made on the source: an archive is restored without it.
+/// Whether the statement concerns objects that backwhen itself created on the source: an archive is restored without
+/// these.
 fn is_ours(sql: &Sql) -> bool {
     sql.words.iter().skip(2).take(3).any(|word| word.name().is_some_and(|name| name.starts_with("backwhen_")))
 }
 
-/// Only starts or stops it, or asks the publisher.
+/// Whether the statement only starts or stops a subscription, or connects to its publisher.
 fn switches(sql: &Sql) -> bool {
     ["enable", "disable", "refresh", "skip"].iter().any(|word| sql.words.get(3).is_some_and(|it| it.is(word)))
         || ["add", "drop", "set"].iter().any(|word| sql.says(&[word, "publication"]))
 }
 
-/// Lets go of the slot first: it is the source's own, and must stay.
+/// Detaches the slot from the subscription first: the slot is the source's own, and must stay.
 fn drop_subscription(sql: &Sql) -> String {
     let at = if sql.says(&["if", "exists"]) { 4 } else { 2 };
     let Some(name) = sql.words.get(at) else { return body(sql).to_owned() };

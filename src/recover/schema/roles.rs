@@ -1,5 +1,5 @@
-//! The source's roles on a server of our own: who was a superuser there is one here, and nobody else; the others
-//! have what counts within a database, and nothing that reaches beyond it.
+//! The source's roles on a server of our own. A superuser of the source is a superuser here, and no other role is;
+//! the other roles have the rights that matter within a database, and none that reach beyond it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,18 +8,18 @@ use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::model::schema::quote_ident;
 
-/// The superuser of our own server, where the source's superusers are not known to have one of this name.
+/// The name of our own server's superuser, if no superuser of the source is known to have this name.
 const USUAL: &str = "postgres";
 const OTHER: &str = "backwhen_replay";
 
-/// Predefined roles that give rights within databases only. No other is given to anybody: they reach files,
-/// programs, other sessions or the server as a whole.
+/// The predefined roles that give rights only within databases. No other predefined role is granted: the others reach
+/// files, programs, other sessions or the server as a whole.
 const WITHIN_DATABASES: &[&str] = &["pg_read_all_data", "pg_write_all_data"];
 
-/// What the history's list says of the source's roles.
+/// The history's list of the source's roles.
 #[derive(Debug, Default)]
 pub struct SourceRoles {
-    /// `None` where the history has no list.
+    /// The roles of the list with their attributes; `None` if the history has no list.
     listed: Option<BTreeMap<String, Attributes>>,
     memberships: Vec<Membership>,
 }
@@ -34,12 +34,12 @@ struct Attributes {
 struct Membership {
     role: String,
     member: String,
-    /// What the list says of `INHERIT` and `SET`, from PostgreSQL 16 on.
+    /// The values of `INHERIT` and `SET` in the list, from PostgreSQL 16 on.
     options: Vec<(&'static str, bool)>,
 }
 
 impl SourceRoles {
-    /// Reads a list as pg_dumpall writes it.
+    /// Parses a list in the form that pg_dumpall writes.
     pub fn read(globals: Option<&str>) -> SourceRoles {
         let Some(globals) = globals else { return SourceRoles::default() };
         let statements = split(globals, true);
@@ -62,7 +62,7 @@ impl SourceRoles {
         self.listed.is_some()
     }
 
-    /// Only the list tells.
+    /// Only the list can tell.
     pub fn is_superuser(&self, role: &str) -> bool {
         self.attributes(role).superuser
     }
@@ -71,7 +71,8 @@ impl SourceRoles {
         self.listed.as_ref().and_then(|listed| listed.get(role)).copied().unwrap_or_default()
     }
 
-    /// How the superuser of our own server is to be called: as one of the source's, or as nobody there.
+    /// Chooses a name for the superuser of our own server: the name of one of the source's superusers, or a name that
+    /// no role there has.
     pub fn bootstrap(&self) -> String {
         if self.is_superuser(USUAL) {
             return USUAL.to_owned();
@@ -83,10 +84,10 @@ impl SourceRoles {
         name
     }
 
-    /// Makes the roles of the list, and `further` ones that it does not have.
+    /// Creates the roles of the list, and `further` ones that the list does not have.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub(super) async fn create(&self, session: &Session, further: BTreeSet<&str>) -> Result<()> {
         let failed = |error| server_error("cannot make the source's roles on a server of our own", error);
         let listed = self.listed.iter().flat_map(|listed| listed.keys().map(String::as_str));
@@ -118,7 +119,7 @@ impl SourceRoles {
 }
 
 impl Attributes {
-    /// `ALTER ROLE name WITH …`
+    /// Returns `ALTER ROLE name WITH …`.
     fn of(sql: &Sql) -> Attributes {
         let says = |keyword: &str| sql.words[4..].iter().any(|word| word.is(keyword));
         Attributes { superuser: says("superuser"), without_inheritance: says("noinherit") }
@@ -126,7 +127,7 @@ impl Attributes {
 }
 
 impl Membership {
-    /// `GRANT role TO member …`
+    /// Returns `GRANT role TO member …`.
     fn of(sql: &Sql) -> Option<Membership> {
         sql.words.get(2).filter(|word| word.is("to"))?;
         let (role, member) = (name(sql, 1)?, name(sql, 3)?);

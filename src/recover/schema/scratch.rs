@@ -1,4 +1,4 @@
-//! A throw-away database: definitions are replayed in it and dumped from it.
+//! A temporary database, in which definitions are replayed and from which they are dumped.
 
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use crate::pgtools::Tools;
 use crate::recover::archive::{AfterRows, Section};
 use crate::recover::sink::{Definitions, Restoring, create_like, holds_nothing, maintenance};
 
-/// How the name begins; 16 hexadecimal digits follow.
+/// The prefix of the database's name; 16 hexadecimal digits follow.
 const NAME: &str = "backwhen_scratch_";
-/// What the comment on it says, and that on the schema [`MARKER`] inside.
+/// The text of the comment on the database, and of the comment on the schema [`MARKER`] inside.
 const COMMENT: &str = "backwhen: a scratch database of a running recovery, not one to use";
-/// Stays when the database is given its source's own comment. pg_restore leaves this name out.
+/// This schema still marks the database when the database gets its source's own comment. pg_restore leaves this name
+/// out.
 pub(super) const MARKER: &str = "backwhen";
 
 const MUTED: &str = include_str!("muted.sql");
@@ -24,26 +25,27 @@ const UNMUTED: &str = include_str!("unmuted.sql");
 /// From this major version on event triggers can be switched off, as on a server of our own.
 const SWITCHES_EVENT_TRIGGERS: u32 = 17;
 
-/// How often what hangs is looked for, and how much longer than a statement of the source it may take.
+/// How often statements that hang are looked for, and how much longer than the limit of the source's statements one
+/// may take before it is ended.
 const LOOK: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Exists from `create` to `drop`; one that a killed process left goes with the next `create`.
+/// A scratch database, which exists from `create` to `drop`; the next `create` drops one that a killed process left.
 pub(super) struct Scratch {
-    /// In another database of the server; holds the lock on the name.
+    /// A session in another database of the server, which holds the lock on the name.
     maintenance: Session,
     name: String,
-    /// Leads to it.
+    /// The connection to the scratch database.
     pub info: Conninfo,
     pub server_major: u32,
 }
 
 impl Scratch {
-    /// Makes an empty database in the encoding of the source.
+    /// Creates an empty database in the encoding of the source.
     ///
     /// # Errors
-    /// `Refused` if the server is older than the source or does not let us make a database, or if it is not ours and
-    /// our user there could do harm.
+    /// Fails with `Refused` if the server is older than the source or does not let us create a database, or if the
+    /// server is not our own and our user there could do harm.
     pub async fn create(server: &Conninfo, ours: bool, source: &DatabaseFacts) -> Result<Scratch> {
         let maintenance = maintenance(server).await?;
         if !ours {
@@ -82,11 +84,11 @@ impl Scratch {
         session.batch_execute(&sql).await.map_err(failed)
     }
 
-    /// Gives it the source's owner, and the rights that roles had there to make something in it. Whoever ran a
-    /// statement can connect.
+    /// Gives the database the source's owner, and the privileges that roles had there to create objects in it. Every
+    /// role that ran a statement can connect.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub async fn belong_to_source(&self, definitions: &Definitions) -> Result<()> {
         let failed = |error| server_error("cannot give the scratch database its owner", error);
         let name = quote_ident(&self.name);
@@ -107,11 +109,11 @@ impl Scratch {
             .map_err(failed)
     }
 
-    /// Restores definitions, without rows, while functions of ordinary roles do nothing: on a server of our own, where
-    /// the restoring user is a superuser.
+    /// Restores definitions, without rows, while functions of ordinary roles do nothing. This is for a server of our
+    /// own, where the restoring user is a superuser.
     ///
     /// # Errors
-    /// As [`Scratch::restore`].
+    /// Fails when [`Scratch::restore`] does.
     pub async fn restore_muted(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
         let session = Session::connect_utf8(&self.info, "replay").await?;
         let failed = |error| server_error("cannot prepare the scratch database", error);
@@ -123,7 +125,7 @@ impl Scratch {
     /// Restores definitions, without rows.
     ///
     /// # Errors
-    /// `Refused` with pg_restore's own words.
+    /// Fails with `Refused` and pg_restore's own words.
     pub async fn restore(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
         self.run_restore(definitions, tools, false).await
     }
@@ -137,10 +139,10 @@ impl Scratch {
             server_major: self.server_major,
             options: self.child_options(ours),
         };
-        // Both sections in one go.
+        // pg_restore restores both sections in one run.
         let restored = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await;
         restored.map_err(|error| {
-            // What the server says may be in any language; the command that it was about is pg_dump's.
+            // The server's message may be in any language; the failed command that follows is in pg_dump's words.
             let lacks = ["CREATE EXTENSION", "LANGUAGE c"].iter().any(|it| error.message().contains(it));
             let advice = "; what an extension needs must be installed on this machine too, or on a server that you \
                           trust, named with --scratch CONN";
@@ -148,8 +150,8 @@ impl Scratch {
         })
     }
 
-    /// Ends whatever runs in it for longer than any statement may, as long as this is polled: what an archive's
-    /// definitions evaluate need not end either.
+    /// For as long as this future is polled, ends each statement in the database that runs longer than any statement
+    /// may: expressions in an archive's definitions need not terminate either.
     pub async fn end_what_hangs(&self, limit: Duration) {
         let sql = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
                    WHERE datname = $1 AND usesysid IS NOT NULL AND state = 'active' \
@@ -163,7 +165,8 @@ impl Scratch {
         }
     }
 
-    /// What is lost in a crash of the server is not worth a sync for each statement.
+    /// Losing the scratch database in a crash of the server does no harm, so it is not worth a sync for each
+    /// statement.
     fn child_options(&self, ours: bool) -> String {
         let given = self.info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
         let given = given.map(|(_, options)| options).unwrap_or_default();
@@ -172,14 +175,14 @@ impl Scratch {
         format!("{given} -c synchronous_commit=off{on}").trim_start().to_owned()
     }
 
-    /// Gives it the source's own settings, privileges and comment, which a dump then holds. Returns what
-    /// the server did not take.
+    /// Gives the database the source's own settings, privileges and comment, which a dump then contains. Returns
+    /// those that the server refused.
     pub async fn take_properties(&self, definitions: &Definitions) -> Vec<String> {
         let comment = definitions.database_comment(&self.name);
         let comment =
             comment.unwrap_or_else(|| format!("COMMENT ON DATABASE {} IS NULL", quote_ident(&self.name)));
         let mut notes = Vec::new();
-        // What its owner may have set meanwhile would hold for the dump.
+        // Settings that the database's owner may have made meanwhile would also affect the dump.
         let reset = format!("ALTER DATABASE {} RESET ALL", quote_ident(&self.name));
         for statement in [reset].iter().chain(&definitions.database_properties(&self.name)).chain([&comment])
         {
@@ -191,7 +194,7 @@ impl Scratch {
     }
 
     /// # Errors
-    /// Names the database that is left.
+    /// Fails with the name of the database that is left.
     pub async fn drop(self) -> Result<()> {
         let server = self.info.clone();
         drop_database(&self.maintenance, &server, &self.name).await.map_err(|error| {
@@ -200,7 +203,8 @@ impl Scratch {
     }
 }
 
-/// On a server that is somebody's, what the source's roles wrote runs as the user we were given.
+/// On a server that belongs to somebody else, statements that the source's roles wrote run as the user that we were
+/// given.
 async fn require_few_rights(session: &Session) -> Result<()> {
     let sql = "SELECT rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR EXISTS (\
                  SELECT FROM pg_catalog.pg_roles p WHERE p.rolname IN ('pg_execute_server_program', \
@@ -220,7 +224,8 @@ async fn require_few_rights(session: &Session) -> Result<()> {
     ))
 }
 
-/// Locales matter to rows and their order, not to definitions; so one that the server lacks is no hindrance.
+/// Locales matter to rows and their order, not to definitions; so a locale that the server lacks does not prevent the
+/// replay.
 async fn create_in_encoding(maintenance: &Session, name: &str, source: &DatabaseFacts) -> Result<()> {
     let Err(error) = create_like(maintenance, name, source).await else { return Ok(()) };
     if error.kind() != Kind::Refused {
@@ -239,15 +244,15 @@ async fn create_in_encoding(maintenance: &Session, name: &str, source: &Database
     })
 }
 
-/// A lock on the name for as long as the session lives; whether it could be had.
+/// Takes a lock on the name for as long as the session lives; returns whether the lock was free.
 async fn try_lock(maintenance: &Session, name: &str) -> Result<bool> {
     let key = twox_hash::XxHash3_64::oneshot(name.as_bytes()) as i64;
     let row = maintenance.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await;
     Ok(row.map_err(|error| server_error("cannot lock the scratch database's name", error))?.get(0))
 }
 
-/// Drops what killed processes left: nobody holds the lock on its name, nobody is connected to it,
-/// and it says that it is ours.
+/// Drops the databases that killed processes left: no session holds the lock on the name or is connected to the
+/// database, and the database is marked as ours.
 async fn drop_leftovers(maintenance: &Session, server: &Conninfo) -> Result<()> {
     let sql = "SELECT datname::text, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), '') \
                FROM pg_catalog.pg_database d WHERE datname ~ '^backwhen_scratch_[0-9a-f]{16}$' \
@@ -278,12 +283,12 @@ async fn is_marked(info: &Conninfo) -> Result<bool> {
 
 async fn drop_database(maintenance: &Session, info: &Conninfo, name: &str) -> Result<()> {
     drop_subscriptions(maintenance, info, name).await?;
-    // A killed pg_restore may leave a session behind for a while.
+    // The session of a killed pg_restore may last a little longer than the program.
     let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(name));
     maintenance.batch_execute(&sql).await.map_err(|error| server_error("it cannot be dropped", error))
 }
 
-/// A database with subscriptions cannot be dropped; their slots are the source's own.
+/// A database with subscriptions cannot be dropped. The subscriptions' slots are the source's own, and must stay.
 async fn drop_subscriptions(maintenance: &Session, info: &Conninfo, name: &str) -> Result<()> {
     let failed = |error| server_error("its subscriptions cannot be dropped", error);
     let sql = "SELECT subname::text FROM pg_catalog.pg_subscription s \

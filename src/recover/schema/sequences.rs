@@ -1,4 +1,4 @@
-//! Which sequence of the scratch database is which of the source's.
+//! Maps the sequences of the scratch database to those of the source.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::signal::DefinitionSignal;
 
-/// The source's oid of each sequence in the scratch database, by its oid there. Names are no way to tell: a sample
-/// of a sequence may be older or younger than a rename of it, of its schema or of the table that it belongs to.
+/// The source's oid of each sequence in the scratch database, by its oid there. Names cannot identify a sequence: a
+/// sample of a sequence may be older or newer than a rename of the sequence, of its schema or of its table.
 #[derive(Default)]
 pub(super) struct Sequences {
     known: BTreeMap<u32, u32>,
 }
 
 impl Sequences {
-    /// Those of an archive of the source that was just restored.
+    /// Records the sequences of a source's archive that was just restored.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub async fn restored<'a>(
         observer: &Session,
         archived: impl IntoIterator<Item = &'a MadeSequence>,
@@ -30,10 +30,10 @@ impl Sequences {
         Ok(Sequences { known: archived.into_iter().filter_map(pair).collect() })
     }
 
-    /// Those that a statement made, as it was just replayed.
+    /// Records the sequences that a statement created when it was replayed just now.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub async fn learn(&mut self, observer: &Session, signal: &DefinitionSignal) -> Result<()> {
         for object in signal.objects.iter().filter(|object| object.kind == "sequence") {
             let made = relation(observer, &object.identity, 'S').await?;
@@ -42,10 +42,10 @@ impl Sequences {
         Ok(())
     }
 
-    /// All that are there, by their oids there.
+    /// Returns all sequences of the scratch database, by their oids there.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub async fn made(&self, observer: &Session) -> Result<BTreeMap<u32, MadeSequence>> {
         let made = |(oid, (schema, name))| {
             let source = self.known.get(&oid).copied();

@@ -1,4 +1,4 @@
-//! Which server takes the scratch database.
+//! Chooses the server for the scratch database.
 
 use super::roles::SourceRoles;
 use crate::connect::Conninfo;
@@ -6,20 +6,21 @@ use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
 use crate::pgtools::{LocalServer, Tools};
 
-/// A server to replay on.
+/// A server on which statements are replayed.
 pub enum ScratchServer {
-    /// One that somebody named: it is somebody's, is trusted with what the source's roles wrote, and is left as it
-    /// was.
+    /// A server that the user named: it belongs to somebody, is trusted with statements that the source's roles
+    /// wrote, and is left as it was.
     Given(Conninfo),
-    /// One of our own, gone afterwards.
+    /// A short-lived server of our own.
     Ours(Box<LocalServer>),
 }
 
 impl ScratchServer {
-    /// The given one, or one of our own from programs that are installed here.
+    /// Returns the given server, or starts one from programs that are installed here.
     ///
     /// # Errors
-    /// `Refused`, with what to type, if there are none, or we are root and nobody else is there.
+    /// Fails with `Refused`, and says what to type, if no programs are installed, or if we are root and no other user
+    /// can run them.
     pub async fn find(
         given: Option<Conninfo>,
         tools: &Tools,
@@ -49,12 +50,12 @@ impl ScratchServer {
         }
     }
 
-    /// It is there for this alone.
+    /// Whether the server exists only for this replay.
     pub fn is_ours(&self) -> bool {
         matches!(self, ScratchServer::Ours(_))
     }
 
-    /// What a person should know of it.
+    /// Returns the note that a person should read.
     pub fn notes(&self) -> Vec<String> {
         match self {
             ScratchServer::Given(_) => vec![
@@ -70,7 +71,7 @@ impl ScratchServer {
         }
     }
 
-    /// Lets go of it.
+    /// Stops the server, if it is our own.
     pub async fn stop(self) {
         if let ScratchServer::Ours(server) = self {
             server.stop().await;

@@ -1,4 +1,4 @@
-//! The statements of a text, and what kind each is, in the words that the server uses for it.
+//! Splits a text into statements, and names the kind of each in the server's words.
 
 use super::lexer::{Word, WordKind, words};
 
@@ -6,13 +6,13 @@ use super::lexer::{Word, WordKind, words};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sql {
     pub text: String,
-    /// In positions of `text`.
+    /// The range of the statement's text within `text`.
     pub words: Vec<Word>,
-    /// The command tag, like `CREATE TABLE AS`; the first word for what changes no definition.
+    /// The command tag, like `CREATE TABLE AS`; for a statement that changes no definition, its first word.
     pub tag: String,
 }
 
-/// What can follow CREATE, ALTER, DROP; longer ones before their beginnings.
+/// The kinds that can follow CREATE, ALTER, DROP; a longer kind comes before its own beginning.
 const KINDS: &[&str] = &[
     "ACCESS METHOD",
     "AGGREGATE",
@@ -62,7 +62,7 @@ const KINDS: &[&str] = &[
     "VIEW",
 ];
 
-/// Words between CREATE, ALTER or DROP and the kind.
+/// Words that can stand between CREATE, ALTER or DROP and the kind.
 const BETWEEN: &[&str] = &[
     "or",
     "replace",
@@ -91,7 +91,7 @@ const LONG_TAGS: &[&str] = &[
 ];
 
 impl Sql {
-    /// The first line, with what its strings hold cut out: they may be values.
+    /// Returns the first line, without the contents of its strings, since they may be values.
     pub fn headline(&self) -> String {
         let mut line = String::new();
         let mut at = 0;
@@ -109,7 +109,7 @@ impl Sql {
         self.words.iter().any(|word| word.name() == Some(name))
     }
 
-    /// The words outside of all parentheses, with their numbers.
+    /// Returns the words outside all parentheses, with their numbers.
     pub fn outer(&self) -> impl Iterator<Item = (usize, &Word)> {
         let mut depth = 0_i32;
         self.words.iter().enumerate().filter(move |(_, word)| {
@@ -123,7 +123,7 @@ impl Sql {
         })
     }
 
-    /// Whether these words stand one after the other, outside of parentheses.
+    /// Whether these words stand one after the other, outside parentheses.
     pub fn says(&self, phrase: &[&str]) -> bool {
         let outer: Vec<_> = self.outer().map(|(_, word)| word).collect();
         outer.windows(phrase.len()).any(|some| some.iter().zip(phrase).all(|(word, wanted)| word.is(wanted)))
@@ -156,7 +156,7 @@ impl Sql {
         let mut from = 1;
         let kind = loop {
             match kind_at(from) {
-                // `DEFAULT` is the beginning of a kind, and stands before CONVERSION too.
+                // `DEFAULT` is the beginning of a kind, and can also stand before CONVERSION.
                 Some(kind) => break *kind,
                 None if self.words.get(from).is_some_and(between) => from += 1,
                 None => return verb.to_uppercase(),
@@ -179,7 +179,7 @@ impl Sql {
     }
 }
 
-/// Splits a text into its statements; empty ones are left out.
+/// Splits a text into its statements, and skips empty ones.
 pub fn split(text: &str, plain_backslashes: bool) -> Vec<Sql> {
     let all = words(text, plain_backslashes);
     let mut statements = Vec::new();
@@ -202,7 +202,7 @@ fn push(statements: &mut Vec<Sql>, text: &str, words: &[Word], end: usize) {
     statements.push(Sql::new(text[start..end].trim_end(), words, start));
 }
 
-/// How deep a place is in parentheses and in a body between BEGIN ATOMIC and END.
+/// The depth of a position in parentheses and in bodies between BEGIN ATOMIC and END.
 #[derive(Default)]
 struct Nesting {
     parentheses: i32,
@@ -210,7 +210,7 @@ struct Nesting {
 }
 
 impl Nesting {
-    /// Whether the word of this number is the semicolon after the statement.
+    /// Whether the word with this number is the semicolon that ends the statement.
     fn ends_at(&mut self, statement: &[Word], number: usize) -> bool {
         let word = &statement[number];
         match () {

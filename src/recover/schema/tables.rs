@@ -1,4 +1,4 @@
-//! Tables as the source told of them, beside those that the replay made.
+//! Compares the tables that the replay created with the source's description of them.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use crate::error::Result;
 use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
 
-/// A table's columns as they are to be compared: name, type, whether it is generated.
+/// A table's columns for the comparison: name, type, and whether the column is generated.
 pub(super) type Columns = Vec<(String, String, bool)>;
 
-/// A table with these columns and nothing else.
+/// Creates a table with these columns and nothing else.
 pub(super) fn create_table(facts: &TableFacts) -> String {
     let columns: Vec<_> = facts
         .columns
@@ -25,10 +25,10 @@ pub(super) fn quoted(facts: &TableFacts) -> String {
     format!("{}.{}", quote_ident(&facts.schema), quote_ident(&facts.name))
 }
 
-/// The oid of a relation of this kind (as in `pg_class.relkind`) by its identity, as the replay made it.
+/// Returns the oid that a relation of this kind (as in `pg_class.relkind`) has in the replay, by its identity.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
+/// Fails with `Unavailable` if the server fails.
 pub(super) async fn relation(observer: &Session, identity: &str, kind: char) -> Result<Option<u32>> {
     let sql =
         "SELECT oid FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1) AND relkind::text = $2";
@@ -37,10 +37,10 @@ pub(super) async fn relation(observer: &Session, identity: &str, kind: char) -> 
     Ok(row.map(|row| row.get(0)))
 }
 
-/// Tables whose columns are not those that the source had, and how they differ.
+/// Returns the tables whose columns differ from the source's, and how they differ.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
+/// Fails with `Unavailable` if the server fails.
 pub(super) async fn differences<'a>(
     observer: &Session,
     tables: impl IntoIterator<Item = &'a TableFacts>,
@@ -85,7 +85,7 @@ pub(super) async fn columns(
     let mut found: BTreeMap<_, Columns> = BTreeMap::new();
     for row in rows.map_err(|error| server_error("cannot read the replayed tables", error))? {
         let columns = found.entry((row.get(0), row.get(1))).or_default();
-        // A table without columns has one row, of NULLs.
+        // For a table without columns the query returns one row, of NULLs.
         if let Some(name) = row.get(2) {
             columns.push((name, row.get(3), row.get(4)));
         }

@@ -1,4 +1,4 @@
-//! What a sink is to make before and after the rows: an archive, and which of its entries.
+//! The definitions that a sink creates before and after the rows: an archive, and a choice of its entries.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,29 +9,29 @@ use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
 use crate::recover::archive::{AfterRows, Archive, Roles, Section, Selection};
 
-/// An archive, the entries chosen of it, and whether owners and privileges are restored.
+/// An archive, the entries chosen from it, and whether owners and privileges are restored.
 #[derive(Debug)]
 pub struct Definitions {
     pub archive: Archive,
     pub selection: Selection,
-    /// The archive that holds the large objects, if it is another one.
+    /// The archive that holds the large objects, if it is a different one.
     pub large_objects: Option<Box<Definitions>>,
     owners: bool,
     privileges: bool,
-    /// Holds the list for pg_restore.
+    /// The folder for the list that pg_restore reads.
     folder: TempDir,
 }
 
 impl Definitions {
     /// # Errors
-    /// `Unavailable` if there is no room for a temporary folder.
+    /// Fails with `Unavailable` if the temporary folder cannot be created.
     pub fn new(archive: Archive, selection: Selection) -> Result<Definitions> {
         let folder = crate::ambient::temporary_folder()?;
         Ok(Definitions { archive, selection, large_objects: None, owners: true, privileges: true, folder })
     }
 
-    /// Adapts to a server that has only the roles that `has` accepts; returns what cannot be
-    /// restored for that.
+    /// Adapts the choice to a server that has only the roles that `has` accepts; returns the entries that cannot be
+    /// restored for that reason.
     pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> Vec<String> {
         let roles = Roles::of(&self.archive.toc, &self.selection);
         let missing = |names: &BTreeSet<String>| -> Vec<String> {
@@ -75,7 +75,7 @@ impl Definitions {
         (self.owners, self.privileges)
     }
 
-    /// Owners and definitions of what is made after the rows.
+    /// Returns the owners and definitions of the objects that are created after the rows.
     pub(crate) fn made_after_rows(&self) -> Vec<(&str, &str)> {
         let entries = self.selection.entries(&self.archive.toc);
         entries
@@ -84,18 +84,19 @@ impl Definitions {
             .collect()
     }
 
-    /// The pg_restore for a target of this major version.
+    /// Returns the pg_restore for a target of this major version.
     ///
     /// # Errors
-    /// `Refused` if none that can read the archive is installed.
+    /// Fails with `Refused` if no installed pg_restore can read the archive.
     pub(crate) fn tool<'a>(&self, tools: &'a Tools, target_major: u32) -> Result<&'a Installation> {
         tools.for_restore(self.archive.toc.dump_major, target_major)
     }
 
-    /// pg_restore with the chosen entries of one section, or of one step of it, still without a destination.
+    /// Returns pg_restore with the chosen entries of one section, or of one step of a section, still without a
+    /// destination.
     ///
     /// # Errors
-    /// `Unavailable` if the list cannot be written.
+    /// Fails with `Unavailable` if the list cannot be written.
     pub(crate) fn restore(&self, tool: &Installation, section: Section, step: AfterRows) -> Result<Child> {
         let list = self.write_list(step)?;
         let mut child =
@@ -120,8 +121,8 @@ impl Definitions {
         Ok(list)
     }
 
-    /// The statements that give a database named `name` the source's own properties: settings,
-    /// connection limit, privileges if they are restored.
+    /// Returns the statements that give a database named `name` the source's own properties: settings, connection
+    /// limit, and privileges if they are restored.
     pub(crate) fn database_properties(&self, name: &str) -> Vec<String> {
         let toc = &self.archive.toc;
         let of_database = |kind: &str, tag: &str| match kind {
@@ -137,13 +138,14 @@ impl Definitions {
             .collect()
     }
 
-    /// Whose the source's database was.
+    /// Returns the owner of the source's database.
     pub(crate) fn database_owner(&self) -> Option<&str> {
         let entry = self.archive.toc.entries.iter().find(|entry| entry.kind == "DATABASE")?;
         entry.owner.as_deref().filter(|owner| self.owners && !owner.is_empty())
     }
 
-    /// The statement that gives a database the source's comment, or takes any away.
+    /// Returns the statement that gives a database the source's comment, or removes its comment if the source has
+    /// none.
     pub(crate) fn database_comment(&self, name: &str) -> Option<String> {
         let toc = &self.archive.toc;
         let entry =
@@ -152,7 +154,7 @@ impl Definitions {
     }
 }
 
-/// The statements of a definition, without their semicolons; strings may hold some.
+/// Splits a definition into statements without their semicolons; a string may contain semicolons.
 fn statements(sql: &str) -> Vec<String> {
     let mut statements = vec![String::new()];
     let mut quote = None;
@@ -174,7 +176,8 @@ fn statements(sql: &str) -> Vec<String> {
     statements
 }
 
-/// `statement` about the database `old` as one about `new`; `None` if it is about something else.
+/// Turns a `statement` about the database `old` into one about `new`; `None` if the statement is about another
+/// object.
 fn renamed(statement: &str, old: &str, new: &str) -> Option<String> {
     use crate::model::schema::quote_ident;
     let statement = statement.trim();

@@ -1,14 +1,14 @@
-//! The order-free digest of a table's rows.
+//! The digest of a table's rows, which does not depend on their order.
 
 use twox_hash::XxHash3_128;
 
-/// Counts lines of COPY text and sums their hashes modulo 2^128, so that the order of rows does not
-/// matter but their number does. Takes the text in pieces cut anywhere.
+/// Counts lines of COPY text and adds up their hashes modulo 2^128, so that the number of rows matters but their
+/// order does not. The text may come in pieces cut anywhere.
 #[derive(Clone, Debug, Default)]
 pub struct RowDigest {
     rows: u64,
     sum: u128,
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end has not arrived yet.
     open: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ impl RowDigest {
         self.sum = self.sum.wrapping_add(XxHash3_128::oneshot(line));
     }
 
-    /// The number of whole lines, and their digest.
+    /// Returns the number of whole lines, and their digest.
     pub fn finish(self) -> (u64, u128) {
         (self.rows, self.sum)
     }

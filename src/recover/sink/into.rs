@@ -1,25 +1,25 @@
-//! What `--into` takes.
+//! The destinations that `--into` accepts.
 
 use std::path::PathBuf;
 
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 
-/// A place to recover into, as a person names it.
+/// A destination of a recovery, as a person names it.
 #[derive(Clone, Debug)]
 pub enum Destination {
     Postgres(Conninfo),
     Sqlite(PathBuf),
-    /// `None` is standard output.
+    /// A script file; `None` is standard output.
     Sql(Option<PathBuf>),
 }
 
-/// Reads `--into`.
+/// Parses `--into`.
 pub struct Into;
 
 impl Into {
     /// # Errors
-    /// `Usage` if a file is not named or the connection string is wrong.
+    /// Fails with `Usage` if a file has no name or the connection string is wrong.
     pub fn parse(text: &str) -> Result<Destination> {
         let missing =
             |kind: &str| Error::usage(format!("--into {kind}: needs a file, as in {kind}:backup.{kind}"));

@@ -1,5 +1,5 @@
-//! Where recovered rows go. Whatever the place, nothing there can be taken for the database until
-//! the last step, [`Sink::make_valid`].
+//! The destinations of recovered rows. In every destination, nothing can be taken for the database until the last
+//! step, [`Sink::make_valid`].
 
 mod definitions;
 mod digest;
@@ -28,32 +28,32 @@ pub use postgres::{Target, drop_database};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
-/// Whole lines of COPY text, or why there will be no more.
+/// Whole lines of COPY text, or the error after which no more follow.
 pub type Rows = Receiver<Result<Bytes>>;
 
-/// What a sink holds of a table, read back from it.
+/// The contents of a table in a sink, read back from the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contents {
     pub rows: u64,
-    /// The order-free digest of the rows as COPY text; `None` where the sink keeps another form.
+    /// The order-free digest of the rows as COPY text; `None` if the sink stores rows in another form.
     pub digest: Option<u128>,
 }
 
-/// A sequence, and what it is set to.
+/// A sequence, and the value that it is set to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequenceValue {
     pub schema: String,
     pub name: String,
     pub last_value: i64,
     pub is_called: bool,
-    /// Quoted table and column whose largest value (smallest, if `descending`) it must reach, where
-    /// no sample of the sequence follows the moment.
+    /// The quoted table and column whose largest value (smallest, if `descending`) the sequence must reach, if no
+    /// sample of the sequence follows the moment.
     pub at_least: Option<(String, String)>,
     pub descending: bool,
 }
 
 impl SequenceValue {
-    /// The call that sets it.
+    /// Returns the call that sets the sequence.
     pub(crate) fn statement(&self) -> String {
         use crate::model::schema::{quote_ident, quote_literal};
         let name = format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name));
@@ -63,7 +63,7 @@ impl SequenceValue {
         };
         let (furthest, reaches) = if self.descending { ("min", "<=") } else { ("max", ">=") };
         let (within, bound) = if self.descending { (">=", "seqmin") } else { ("<=", "seqmax") };
-        // The column may be no number, and may hold what the sequence can never hand out.
+        // The column may not be a number, and may hold values that the sequence can never produce.
         format!(
             "SELECT CASE WHEN used {reaches} {last} AND used {within} (SELECT {bound} \
              FROM pg_catalog.pg_sequence WHERE seqrelid = {name}::pg_catalog.regclass) \
@@ -77,7 +77,7 @@ impl SequenceValue {
     }
 }
 
-/// What the recovery was of, for sinks that keep a note of it.
+/// The origin of the recovery, for sinks that record it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
     pub moment: String,
@@ -85,11 +85,11 @@ pub struct Provenance {
     pub source: String,
 }
 
-/// What a sink needs to be opened.
+/// The information that opening a sink needs.
 pub struct Opening<'a> {
-    /// Make the database; refuse one that is there.
+    /// Whether to create the database; then an existing one is refused.
     pub create: bool,
-    /// The source at the moment.
+    /// The properties of the source's database at the moment.
     pub source: &'a DatabaseFacts,
     pub definitions: Definitions,
     /// All tables that will be loaded.
@@ -98,8 +98,8 @@ pub struct Opening<'a> {
     pub tools: Tools,
 }
 
-/// A place to recover into. The steps are called in the order in which they stand here; `load` of
-/// different tables may overlap.
+/// A destination of a recovery. The steps are called in the order in which they stand here; `load` of different
+/// tables may overlap.
 pub enum Sink {
     Postgres(Box<Target>),
     Sqlite(SqliteFile),
@@ -108,7 +108,7 @@ pub enum Sink {
 
 impl Sink {
     /// # Errors
-    /// `Refused` if the place is taken, not empty or does not suit.
+    /// Fails with `Refused` if the destination exists already, is not empty or is not suitable.
     pub async fn open(destination: &Destination, opening: Opening<'_>) -> Result<Sink> {
         Ok(match destination {
             Destination::Postgres(info) => Sink::Postgres(Box::new(Target::prepare(info, opening).await?)),
@@ -117,7 +117,7 @@ impl Sink {
         })
     }
 
-    /// What a person should know: what is not restored, and why.
+    /// Returns notes for a person: the objects that are not restored, and why.
     pub fn notes(&self) -> &[String] {
         match self {
             Sink::Postgres(target) => target.notes(),
@@ -126,10 +126,11 @@ impl Sink {
         }
     }
 
-    /// Makes schemas, types, functions and tables without indexes. Returns what is not as it was on the source.
+    /// Creates schemas, types, functions and tables without indexes. Returns the objects that differ from the
+    /// source's.
     ///
     /// # Errors
-    /// `Refused`, with the server's words, if the sink does not take a definition.
+    /// Fails with `Refused`, with the server's words, if the sink refuses a definition.
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         match self {
             Sink::Postgres(target) => target.pre_data().await,
@@ -138,10 +139,10 @@ impl Sink {
         }
     }
 
-    /// Loads one table; all of its rows or, after an error, none.
+    /// Loads one table: all of its rows or, after an error, none.
     ///
     /// # Errors
-    /// What `rows` says, or what the sink does not take.
+    /// Fails with the error in `rows`, or if the sink refuses the rows.
     pub async fn load(&self, table: &Table, rows: Rows) -> Result<()> {
         match self {
             Sink::Postgres(target) => target.load(table, rows).await,
@@ -150,10 +151,10 @@ impl Sink {
         }
     }
 
-    /// Restores large objects from the archive; a SQLite file has no place for them.
+    /// Restores large objects from the archive; a SQLite file cannot hold them.
     ///
     /// # Errors
-    /// As [`Sink::pre_data`].
+    /// Fails when [`Sink::pre_data`] does.
     pub async fn large_objects(&self) -> Result<()> {
         match self {
             Sink::Postgres(target) => target.large_objects().await,
@@ -162,10 +163,11 @@ impl Sink {
         }
     }
 
-    /// Which of the tables, by oid, cannot be loaded before [`AfterRows::Names`]: their values may name an index, say.
+    /// Returns the oids of the tables that cannot be loaded before [`AfterRows::Names`], because their values may
+    /// name objects such as an index.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub async fn tables_that_name(&self, tables: &[&Table]) -> Result<HashSet<u32>> {
         match self {
             Sink::Postgres(target) => target.tables_that_name(tables).await,
@@ -174,10 +176,10 @@ impl Sink {
         }
     }
 
-    /// Makes indexes, constraints, triggers and rules, `jobs` at a time, in one step or two.
+    /// Creates indexes, constraints, triggers and rules, `jobs` at a time, in one step or two.
     ///
     /// # Errors
-    /// As [`Sink::pre_data`].
+    /// Fails when [`Sink::pre_data`] does.
     pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
         match self {
             Sink::Postgres(target) => target.post_data(jobs, step).await,
@@ -186,10 +188,10 @@ impl Sink {
         }
     }
 
-    /// Returns the sequences that do not take their value, which stand where their definitions put them.
+    /// Sets the sequences. Returns those that do not accept their value; they keep the position of their definitions.
     ///
     /// # Errors
-    /// `Unavailable` if the server or the output fails.
+    /// Fails with `Unavailable` if the server or the output fails.
     pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<Vec<Inexact>> {
         match self {
             Sink::Postgres(target) => target.set_sequences(values).await,
@@ -198,10 +200,10 @@ impl Sink {
         }
     }
 
-    /// Fills materialised views (schema, name) in the order given.
+    /// Fills materialised views (schema, name) in the given order.
     ///
     /// # Errors
-    /// `Refused` if the server fails to.
+    /// Fails with `Refused` if the server fails to fill a view.
     pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
         match self {
             Sink::Postgres(target) => target.refresh_materialized_views(views).await,
@@ -210,10 +212,10 @@ impl Sink {
         }
     }
 
-    /// Collects planner statistics, where there is a planner.
+    /// Collects planner statistics, if the sink has a planner.
     ///
     /// # Errors
-    /// `Refused` if the server fails to.
+    /// Fails with `Refused` if the server fails to collect them.
     pub async fn analyze(&self) -> Result<()> {
         match self {
             Sink::Postgres(target) => target.analyze().await,
@@ -221,10 +223,11 @@ impl Sink {
         }
     }
 
-    /// What the sink holds of a table, read over up to `sessions`; `None` if it cannot be read back.
+    /// Returns the contents of a table in the sink, read over up to `sessions`; `None` if the sink cannot be read
+    /// back.
     ///
     /// # Errors
-    /// `Unavailable` if the sink fails to read.
+    /// Fails with `Unavailable` if the sink cannot be read.
     pub async fn read_back(&self, table: &Table, sessions: usize) -> Result<Option<Contents>> {
         match self {
             Sink::Postgres(target) => target.read_back(table, sessions).await.map(Some),
@@ -233,10 +236,10 @@ impl Sink {
         }
     }
 
-    /// The last step: from here on it is the database. Returns what to tell a person.
+    /// The last step: from here on the destination is the database. Returns notes for a person.
     ///
     /// # Errors
-    /// `Refused` or `Unavailable`; it then is not valid, and what is left is named.
+    /// Fails with `Refused` or `Unavailable`; the destination is then not valid, and the error names what is left.
     pub async fn make_valid(self) -> Result<Vec<String>> {
         match self {
             Sink::Postgres(target) => target.make_valid().await,
@@ -245,14 +248,14 @@ impl Sink {
         }
     }
 
-    /// Takes away what was begun.
+    /// Removes an unfinished recovery.
     ///
     /// # Errors
-    /// Names what could not be taken away.
+    /// Fails with the names of the objects that could not be removed.
     pub async fn abandon(self) -> Result<()> {
         match self {
             Sink::Postgres(target) => target.abandon().await,
-            // Their temporary files go when they are dropped.
+            // Their temporary files are removed when the sinks are dropped.
             Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! Recovery into a script for psql: one transaction, so that a script cut short changes nothing.
+//! Recovery into a script for psql. The script is one transaction, so that a script cut short changes nothing.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -18,14 +18,14 @@ use crate::store::files;
 use super::{Definitions, Opening, Rows, SequenceValue};
 use crate::model::spelling::Spelled;
 
-/// Without the setting psql would go on after an error, and take the rows of a COPY that failed for statements.
-/// It comes before all that can fail, and before any `\restrict`, which would refuse it.
+/// Without this setting psql would continue after an error, and read the rows of a failed COPY as statements. The
+/// setting comes before every statement that can fail, and before any `\restrict`, which would refuse it.
 const BEGINNING: &str =
     "-- Written by backwhen. Apply with: psql --no-psqlrc --file FILE\n\\set ON_ERROR_STOP on\nBEGIN;\n\n";
 
-/// Types whose values name what can be made after rows.
+/// The types whose values can name objects that are created after the rows.
 const NAMING: [&str; 3] = ["regclass", "regtype", "regproc"];
-/// The server's own types have smaller oids.
+/// The first oid of a type that is not the server's own.
 const FIRST_OF_APPLICATION: u32 = 16384;
 
 type Out = Box<dyn AsyncWrite + Send + Unpin>;
@@ -35,13 +35,13 @@ pub struct Script {
     definitions: Definitions,
     tool: Installation,
     notes: Vec<String>,
-    /// Of the rows, and of pg_restore's text.
+    /// The encoding of the rows, and of pg_restore's text.
     encoding: String,
     out: Mutex<Out>,
     file: Option<Temporary>,
 }
 
-/// The file under its temporary name; goes when dropped.
+/// The file under its temporary name; it is removed when this value is dropped.
 struct Temporary {
     temporary: PathBuf,
     path: PathBuf,
@@ -49,16 +49,16 @@ struct Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Gone already if it was renamed.
+        // The temporary file no longer exists if it was renamed.
         let _ = std::fs::remove_file(&self.temporary);
     }
 }
 
 impl Script {
-    /// `None` writes to standard output.
+    /// Begins a script; `None` writes it to standard output.
     ///
     /// # Errors
-    /// `Refused` if the file exists, `Unavailable` if it cannot be made.
+    /// Fails with `Refused` if the file exists, and with `Unavailable` if it cannot be created.
     pub fn create(path: Option<&Path>, opening: Opening<'_>) -> Result<Script> {
         let Opening { definitions, tools, source, .. } = opening;
         let tool = script_tool(&definitions, &tools, source.server_major)?;
@@ -87,14 +87,14 @@ impl Script {
     }
 
     /// # Errors
-    /// `Unavailable` with pg_restore's words, or if the output does not take it.
+    /// Fails with `Unavailable` and pg_restore's words, or if writing to the output fails.
     pub async fn pre_data(&self) -> Result<()> {
         self.write(BEGINNING).await?;
         self.section(Section::PreData).await
     }
 
     /// # Errors
-    /// What `rows` says; `Unavailable` if the output does not take it.
+    /// Fails with the error in `rows`, and with `Unavailable` if writing to the output fails.
     pub async fn load(&self, table: &Table, mut rows: Rows) -> Result<()> {
         let mut out = self.out.lock().await;
         let Spelled { table, columns, .. } = Spelled::of(table, &self.encoding);
@@ -106,10 +106,10 @@ impl Script {
     }
 
     /// # Errors
-    /// As [`Script::pre_data`].
+    /// Fails when [`Script::pre_data`] does.
     pub async fn large_objects(&self) -> Result<()> {
         if let Some(apart) = &self.definitions.large_objects {
-            // Up to version 16 they are made before their data.
+            // Up to version 16 pg_restore creates large objects before their data.
             self.section_of(apart, Section::PreData, AfterRows::Whole).await?;
             return self.section_of(apart, Section::Data, AfterRows::Whole).await;
         }
@@ -120,13 +120,13 @@ impl Script {
     }
 
     /// # Errors
-    /// As [`Script::pre_data`].
+    /// Fails when [`Script::pre_data`] does.
     pub async fn post_data(&self, step: AfterRows) -> Result<()> {
         self.section_of(&self.definitions, Section::PostData, step).await
     }
 
-    /// Tables, by oid, whose values may name what is made after the rows. A type of the application's own may hold such values if
-    /// any does.
+    /// Returns the oids of the tables whose values may name objects that are created after the rows. If a type, domain or
+    /// table of the archive can hold such values, every type of the application is assumed to hold some.
     pub fn tables_that_name(&self, tables: &[&Table]) -> HashSet<u32> {
         let names = |text: &str| NAMING.iter().any(|name| text.contains(name));
         let toc = &self.definitions.archive.toc;
@@ -139,7 +139,7 @@ impl Script {
     }
 
     /// # Errors
-    /// `Unavailable` if the output does not take it.
+    /// Fails with `Unavailable` if writing to the output fails.
     pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
         self.say_utf8().await?;
         for value in values {
@@ -149,7 +149,7 @@ impl Script {
     }
 
     /// # Errors
-    /// `Unavailable` if the output does not take it.
+    /// Fails with `Unavailable` if writing to the output fails.
     pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
         self.say_utf8().await?;
         for (schema, name) in views {
@@ -163,10 +163,11 @@ impl Script {
         Ok(())
     }
 
-    /// Ends the transaction; a file gets its name.
+    /// Ends the transaction, and gives a file its name.
     ///
     /// # Errors
-    /// `Unavailable` if the output does not take it, `Refused` if the file's name was taken meanwhile.
+    /// Fails with `Unavailable` if writing to the output fails, and with `Refused` if another file has got the name
+    /// meanwhile.
     pub async fn make_valid(self) -> Result<()> {
         let mut out = self.out.into_inner();
         write(&mut out, b"\nCOMMIT;\n").await?;
@@ -187,8 +188,8 @@ impl Script {
     }
 
     async fn section_of(&self, definitions: &Definitions, section: Section, step: AfterRows) -> Result<()> {
-        // Definitions are small next to rows, except for large objects; those too fit a pipe, but
-        // the lines must be looked at, so they pass through memory one by one.
+        // Definitions are small next to rows, except for large objects. Both could go through a pipe unchanged, but
+        // the lines must be examined, so they pass through memory one by one.
         let (mut writer, reader) = tokio::io::duplex(1 << 16);
         let child =
             definitions.restore(&self.tool, section, step)?.arg("--file=-").arg(&definitions.archive.path);
@@ -202,10 +203,10 @@ impl Script {
         ran.and(copied)
     }
 
-    /// What follows is our own text and no longer pg_restore's, which is in the source's encoding.
+    /// Switches from pg_restore's text, which is in the source's encoding, to our own text, which is in UTF-8.
     async fn say_utf8(&self) -> Result<()> {
         match self.encoding.as_str() {
-            // There names are the bytes that were read as UTF-8, and nothing is converted.
+            // In SQL_ASCII names are the bytes that were read as UTF-8, and nothing is converted.
             "UTF8" | "SQL_ASCII" => Ok(()),
             _ => self.write("SET client_encoding = 'UTF8';\n").await,
         }
@@ -216,7 +217,7 @@ impl Script {
     }
 }
 
-/// Standard output without the lock and the buffer of `std`.
+/// Returns standard output without the lock and the buffer of `std`.
 fn standard_output() -> Result<Out> {
     use std::os::fd::AsFd;
     let file = std::io::stdout().as_fd().try_clone_to_owned();
@@ -238,12 +239,13 @@ fn unwritten(error: std::io::Error) -> Error {
     }
 }
 
-/// The oldest pg_restore that can read the archive says least that an older psql or server refuses.
+/// Chooses the oldest pg_restore that can read the archive: its output has the fewest statements that an older psql
+/// or server refuses.
 fn script_tool(definitions: &Definitions, tools: &Tools, source_major: u32) -> Result<Installation> {
     definitions.tool(tools, source_major).cloned()
 }
 
-/// Copies what pg_restore writes, without what would end or break the one transaction.
+/// Copies the output of pg_restore, without the statements that would end or break the script's one transaction.
 async fn copy_lines(
     reader: impl tokio::io::AsyncRead + Unpin,
     out: &mut Out,
@@ -272,15 +274,15 @@ struct Filter {
 
 impl Filter {
     fn keeps(&mut self, line: &[u8]) -> bool {
-        // Servers before 17 do not know it, and its value is what they do anyway.
+        // Servers before 17 do not have this parameter, and behave as its value says anyway.
         if line == b"SET transaction_timeout = 0;\n" {
             return false;
         }
         if !self.large_objects {
             return true;
         }
-        // pg_restore wraps large objects in transactions of their own. No other text of many lines
-        // is in this section but comments, which are strings.
+        // pg_restore wraps large objects in transactions of their own. The only other text of many lines in this
+        // section is in comments, which are strings.
         if !self.in_string && (line == b"BEGIN;\n" || line == b"COMMIT;\n") {
             return false;
         }
@@ -291,7 +293,7 @@ impl Filter {
     }
 }
 
-/// Syncs a file and gives it its name; a file of that name is never overwritten.
+/// Syncs a file and gives it its name; an existing file of that name is never overwritten.
 pub(super) fn publish(temporary: &Path, path: &Path) -> Result<()> {
     std::fs::File::open(temporary)
         .and_then(|file| file.sync_all())

@@ -1,21 +1,23 @@
--- Which relations a statement may have changed, of whatever kind, beside those that it names; NULL if none.
+-- Returns the relations of any kind that a statement may have changed, beside those that the statement names; NULL if
+-- there are none.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_affected(tag text, relations oid[], types oid[]) RETURNS oid[]
 LANGUAGE plpgsql AS $body$
 DECLARE
     named oid[];
 BEGIN
     IF tag IN ('ALTER SCHEMA', 'ALTER EXTENSION') THEN
-        -- A new name of the schema is one of all that is in it; what an extension let go is an orphan.
+        -- Renaming a schema renames all that is in it; an object that an extension released becomes an orphan.
         named := array(SELECT o.objid FROM pg_event_trigger_ddl_commands() o);
         relations := relations || array(SELECT c.oid FROM pg_class c
             WHERE c.relkind = 'r' AND (tag = 'ALTER EXTENSION' OR c.relnamespace = ANY (named)));
         types := types || array(SELECT t.oid FROM pg_type t
             WHERE t.oid >= 16384 AND (tag = 'ALTER EXTENSION' OR t.typnamespace = ANY (named)));
     ELSIF cardinality(types) = 0 AND NOT EXISTS (
-        -- The search below takes longer than most statements; few tables have children or lend others their type.
+        -- The search below takes longer than most statements; few tables have children or lend their row type to
+        -- others.
         SELECT FROM pg_class c WHERE c.oid = ANY (relations) AND (c.relhassubclass OR EXISTS (
             SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype
-               -- Of the type itself, or of the array type that comes with it.
+               -- The dependency is on the type itself, or on its array type.
                AND (d.deptype <> 'i' OR EXISTS (
                    SELECT FROM pg_depend e WHERE e.refclassid = 'pg_type'::regclass AND e.refobjid = d.objid))))) THEN
         RETURN NULL;
@@ -27,7 +29,7 @@ BEGIN
 END
 $body$;
 
--- Tables that lost the index of their replica identity.
+-- Returns the tables that lost the index of their replica identity.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_keyless(exact name, cascaded bool) RETURNS oid[] LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN array(SELECT c.oid FROM pg_publication p
@@ -39,9 +41,9 @@ BEGIN
 END
 $body$;
 
--- Puts a table into the publication that fits it; what kept it from that is the answer. An ALTER PUBLICATION fires the
--- event triggers of others, whose functions would run with our rights here, on a search path that they were not
--- written for: they are kept from firing, or the table is left to the capture.
+-- Puts a table into the publication that fits it, and returns the reason if that was not possible. An ALTER
+-- PUBLICATION fires other people's event triggers, whose functions would run with our rights here, on a search path
+-- that they were not written for. So either they are kept from firing, or the table is left to the capture.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here text, other text, is_in_other bool) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $body$
 DECLARE
@@ -54,7 +56,7 @@ BEGIN
     END IF;
     silenced := backwhen.{slot}_silenced();
     IF silenced[1] IS DISTINCT FROM 'event_triggers' THEN
-        -- Our own fire, then.
+        -- Now backwhen's own event triggers fire.
         kept := backwhen.{slot}_keep('joining', 'on');
     END IF;
     FOREACH statement IN ARRAY
@@ -71,16 +73,17 @@ BEGIN
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     IF SQLSTATE = '55P03' THEN
-        -- Who holds them may hold them long. Waited once, the others are left to the capture.
+        -- Another session may hold these locks for long. After one wait, the other tables are left to the capture.
         kept := backwhen.{slot}_keep('locked', 'on');
     END IF;
     RETURN format('%s is not published yet: %s', named, SQLERRM);
 END
 $body$;
 
--- Keeps other people's event triggers from firing: the setting that was changed for it, and what it was before; NULL if
--- there are none to fire. From version 17 on there is a setting for all event triggers; before, replication's role
--- silences those that are neither for replicas nor for always, at the cost of planning the session's statements anew.
+-- Keeps other people's event triggers from firing. Returns the setting that was changed for this, and its value
+-- before; NULL if no such trigger would fire. From version 17 on, one setting covers all event triggers. Before,
+-- session_replication_role silences those that are enabled neither for replicas nor always; changing it makes the
+-- session plan its statements anew.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_silenced() RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     before text := current_setting('session_replication_role');
@@ -108,9 +111,10 @@ BEGIN
 END
 $body$;
 
--- Why the rows of a table must not be read here; NULL if they may. What others write between this statement and the end
--- of its transaction would be lost, so only where a lock keeps them from writing. A snapshot that is older
--- than the lock has not what they wrote before; `fresh` says that this transaction itself wrote all rows.
+-- Returns why the rows of a table must not be read here; NULL if they may be read. Rows that others write between
+-- this statement and the end of its transaction would be lost, so rows are read only under a lock that prevents such
+-- writes. A snapshot older than the lock lacks the rows that others wrote before the lock; `fresh` says that this
+-- transaction itself wrote all rows.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_unreadable(relation oid, fresh bool) RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = $1
@@ -119,7 +123,8 @@ BEGIN
                       AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')) THEN
         RETURN 'others may write it meanwhile';
     ELSIF NOT fresh AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted')
-        -- One that this transaction made: its rows are all its own. Each of its subtransactions holds a lock on its number.
+        -- If this transaction made the table, all its rows are this transaction's. Each subtransaction holds a lock
+        -- on its own transaction number.
         AND NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_locks l ON l.transactionid = a.xmin
                          WHERE a.attrelid = $1 AND a.attnum = -1 AND l.locktype = 'transactionid'
                            AND l.pid = pg_backend_pid() AND l.mode = 'ExclusiveLock') THEN

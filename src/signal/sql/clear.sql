@@ -1,6 +1,5 @@
--- What an installation puts on the source and a newer one of another shape could not replace in place. The
--- event triggers' own functions stay: a statement that is at its end may still call them, and without
--- them it would fail.
+-- Drops the parts of an installation that a newer one of another shape could not replace in place. The event
+-- triggers' own functions stay: a statement that is about to end may still call them, and would fail without them.
 DO $do$
 DECLARE
     statement text;

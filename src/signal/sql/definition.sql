@@ -1,8 +1,8 @@
--- Describes the tables among some relations, after it has published those that should be: as the catalogs
--- have them now, and the tables whose rows must follow. `reaching`: so too those that change with the only
--- relation among them, below it or with columns of its row type. Plans and what expressions need are
--- kept for each expression here, and the server looks through all of them at each change of definitions: so
--- there are few, and what is rare stands in functions of its own.
+-- Publishes those of some relations that should be published, then describes the tables among them as the catalogs
+-- have them now, and lists the tables whose rows must follow. `reaching` extends this to the tables that change with
+-- the only relation among them: tables below it, or with columns of its row type. The server keeps a plan for each
+-- expression here, and looks through all of these plans at each schema change. So there are few expressions, and rare
+-- cases have functions of their own.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_protect(
     tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], fresh oid[], reaching bool)
 RETURNS text[] LANGUAGE plpgsql AS $body$
@@ -22,33 +22,35 @@ DECLARE
     rare record;
 BEGIN
     FOREACH relation IN ARRAY relations LOOP
-        -- A function that asks the server's cache costs less than one more table in the query, and a list
-        -- less than an aggregate.
+        -- A function that asks the server's cache costs less than one more table in the query, and a list costs less
+        -- than an aggregate.
         SELECT c.relnamespace::regnamespace::text, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, c.relfilenode,
                reaching AND (c.relhassubclass OR EXISTS (
                    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype
-                      -- Of the type itself, or of the array type that comes with it.
+                      -- The dependency is on the type itself, or on its array type.
                       AND (d.deptype <> 'i' OR EXISTS (
                           SELECT FROM pg_depend e WHERE e.refclassid = 'pg_type'::regclass AND e.refobjid = d.objid)))),
                (SELECT (x.indkey::int2[])[0:x.indnkeyatts - 1] FROM pg_index x
                  WHERE x.indrelid = c.oid AND x.indimmediate AND x.indisvalid
                    AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END LIMIT 1),
                ARRAY(SELECT r.prpubid FROM pg_publication_rel r WHERE r.prrelid = c.oid),
-               -- With what rows have in it that are older than it, if no setting can change how that is written.
+               -- This includes the value that rows older than the column have in it, if no setting can change how
+               -- that value is formatted.
                ARRAY(SELECT CASE WHEN a.attgenerated = ''
                              AND (NOT a.atthasmissing OR a.atttypid IN (16, 20, 21, 23, 25, 114, 1042, 1043, 1700, 2950, 3802))
                             THEN concat_ws(' ', CASE WHEN a.atthasmissing THEN '=' || a.attnum ELSE a.attnum::text END, a.atttypid::int8,
                                 a.atttypmod, a.xmin, octet_length(a.attname::text), a.attname,
                                 CASE WHEN a.atthasmissing THEN
                                           concat(format_type(a.atttypid, a.atttypmod), E'\n', (a.attmissingval::text::text[])[1])
-                                     -- The commonest are known by their numbers.
+                                     -- The commonest types are known by their numbers.
                                      WHEN a.atttypmod >= 0 OR a.atttypid NOT IN ({common_types})
                                      THEN format_type(a.atttypid, a.atttypmod) ELSE '' END) END
                        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                       ORDER BY a.attnum)
           INTO space, called, kind, persistence, identity, file, reached, key, publications, columns
           FROM pg_class c WHERE c.oid = relation;
-        -- As it nearly always is: a table where it should be, with nothing odd about its columns or names.
+        -- This is the usual case: the table is in the right publication, and neither its columns nor its names are
+        -- unusual.
         IF kind = 'r' AND NOT reached AND persistence = 'p' AND relation <> ALL (rewritten) AND array_position(columns, NULL) IS NULL
             AND (CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_id = ANY (publications) AND inserts_id <> ALL (publications)
                       ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END)
@@ -73,7 +75,7 @@ BEGIN
 END
 $body$;
 
--- What is told of some tables (the elements of a list, the oids of those whose rows follow, and what could
+-- Joins what is told of some tables (the elements of a list, the oids of the tables whose rows follow, and what could
 -- not be done) and what is told of others.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_joined(told text[], also text[]) RETURNS text[] LANGUAGE plpgsql AS $body$
 BEGIN
@@ -82,7 +84,7 @@ BEGIN
 END
 $body$;
 
--- The tables that change with a relation, described: without the relation itself.
+-- Describes the tables that change with a relation, without the relation itself.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_reach(
     tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], fresh oid[])
 RETURNS text[] LANGUAGE plpgsql {joins} AS $body$
@@ -96,7 +98,7 @@ BEGIN
 END
 $body$;
 
--- A table that is not yet where it should be, or of which something is odd.
+-- Describes a table that is not yet in the right publication, or that is unusual.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_rare(
     relation oid, quoted text, called text, permanent bool, whole bool, key int2[], columns text[], publications oid[], rewritten bool, fresh bool,
     OUT space text, OUT kept_key int2[], OUT described text[], OUT raw_names text[],
@@ -133,7 +135,7 @@ BEGIN
         trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, is_in_other);
         published := published OR trouble IS NULL;
     END IF;
-    -- While it had no identity, its updates and deletes were not in the stream.
+    -- While the table had no replica identity, its updates and deletes were not in the stream.
     image := published AND (rewritten OR is_exact AND is_in_other
         OR NOT is_there AND NOT is_in_other AND pg_relation_size(relation) > 0);
     IF image THEN
@@ -151,7 +153,7 @@ BEGIN
 END
 $body$;
 
--- A key, if the stream has it: of computed columns it has no old values.
+-- Returns a key that the stream carries: computed columns have no old values in it.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_stored(relation oid, key int2[]) RETURNS int2[] LANGUAGE plpgsql AS $body$
 BEGIN
     IF EXISTS (SELECT FROM pg_attribute a
@@ -162,8 +164,8 @@ BEGIN
 END
 $body$;
 
--- The columns of a table of which some are computed or were added to rows, or have names in another encoding:
--- with what rows have in one that were written before it was added.
+-- Describes the columns of a table if some are computed, were added to existing rows, or have names in another
+-- encoding. The description includes the value that older rows have in an added column.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_columns(relation oid, encoding name) RETURNS text[] LANGUAGE plpgsql {values} AS $body$
 DECLARE
     utf8 bool := encoding = 'UTF8';
@@ -185,7 +187,7 @@ BEGIN
 END
 $body$;
 
--- Schema and name of a table as the database has them, where that is not UTF-8.
+-- Returns the bytes of schema and name of a table as the database has them, where they are not UTF-8.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_raw_names(space text, called text, encoding name) RETURNS text[]
 LANGUAGE plpgsql AS $body$
 BEGIN
@@ -211,7 +213,8 @@ BEGIN
 END
 $body$;
 
--- The relation that something hangs on; NULL if it is none, and 0 if that one is temporary.
+-- Returns the relation that an object depends on; NULL if the object depends on none, and 0 if that relation is
+-- temporary.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_hangs_on(catalog oid, object oid) RETURNS oid LANGUAGE plpgsql AS $body$
 DECLARE
     relation oid;
@@ -234,7 +237,7 @@ BEGIN
 END
 $body$;
 
--- Whether a publication, or a membership in one, is backwhen's: by its name and by who owns it.
+-- Whether a publication, or a membership in one, is backwhen's: decided by its name and its owner.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_ours(catalog oid, object oid) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN EXISTS (SELECT FROM pg_publication p JOIN pg_roles r ON r.oid = p.pubowner
@@ -244,8 +247,8 @@ BEGIN
 END
 $body$;
 
--- What a statement made or changed outside of extensions, temporary schemas and our own things: each with the
--- relation that it is or hangs on.
+-- Returns the objects that a statement made or changed outside of extensions, temporary schemas and backwhen's own
+-- objects, each with the relation that the object is or depends on.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_objects(tag text) RETURNS text[] LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN ARRAY(SELECT ARRAY[o.classid::text, o.objid::text, o.command_tag, o.object_type, o.object_identity, o.relation::text]
@@ -263,8 +266,8 @@ BEGIN
 END
 $body$;
 
--- The end of a statement: the message to write, if there is something to tell. What the application does within a
--- transaction without that passes through here, so what is rare is asked for only where it can matter.
+-- Handles the end of a statement: returns the message to write, if there is something to tell. Every DDL statement of
+-- an application's transactions passes through here, so rare cases are checked only where they can matter.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_tell(tag text, who text, path text, context text) RETURNS text
 LANGUAGE plpgsql AS $body$
 DECLARE
@@ -287,7 +290,8 @@ DECLARE
     gone text;
     told text[];
 BEGIN
-    -- Nearly always the client sent the statement itself, and no other event of the statement kept anything for its end.
+    -- This is the usual case: the client sent the statement itself, and no other event of the statement kept anything
+    -- for its end.
     IF split_part(context, E'\n', 2) <> ''
        OR current_setting('backwhen.{slot}_dropped', true) <> '' OR current_setting('backwhen.{slot}_rewritten', true) <> ''
        OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag IN ('REINDEX', 'ALTER PUBLICATION') THEN
@@ -298,8 +302,8 @@ BEGIN
             caller := backwhen.{slot}_caller(context);
         END IF;
         drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
-        -- A function that runs while rows are rewritten may make and drop things itself: what was kept for the statement
-        -- around it stays there.
+        -- A function that runs while rows are rewritten may make and drop objects itself. The texts that were kept
+        -- for the statement around it stay in their settings.
         rewrites := string_to_array(CASE WHEN caller IS NULL THEN backwhen.{slot}_take('rewritten')
                                          ELSE backwhen.{slot}_kept('rewritten') END, ',');
         IF rewrites IS NOT NULL THEN
@@ -311,8 +315,8 @@ BEGIN
         END IF;
     END IF;
 
-    -- What the statement made or changed, each with the relation that it is. Where something may be temporary, an
-    -- extension's or our own, or hang on what is, it is looked at more closely.
+    -- List what the statement made or changed, each object with the relation that it is. Where an object may be
+    -- temporary, an extension's or backwhen's own, or may depend on such an object, it is examined more closely.
     SELECT f.inner_key, f.outer_key, f.own = pg_current_xact_id(), f.exact_id, f.inserts_id,
            ARRAY(SELECT ARRAY[o.classid::text, o.objid::text, o.command_tag, o.object_type, o.object_identity,
                      CASE WHEN o.classid = 'pg_class'::regclass AND o.object_type NOT IN ('sequence', 'index') THEN o.objid::text END,
@@ -329,7 +333,7 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    -- What these make changes nothing that a table's rows depend on.
+    -- The objects that these commands make change nothing that a table's rows depend on.
     IF drops IS NOT NULL
        OR tag NOT IN ('COMMENT', 'SECURITY LABEL', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER STATISTICS', 'CREATE FUNCTION',
                       'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE POLICY', 'ALTER POLICY', 'CREATE RULE', 'ALTER RULE') THEN
@@ -338,7 +342,7 @@ BEGIN
         FOREACH object SLICE 1 IN ARRAY CASE cardinality(objects) WHEN 0 THEN '{{NULL}}' ELSE objects END LOOP
             IF object[6] IS NOT NULL AND (reaching OR object[4] LIKE 'table%' OR object[4] LIKE 'index%') THEN
                 relations := array_append(array_remove(relations, object[6]::oid), object[6]::oid);
-                -- Nobody else has seen it yet.
+                -- No other transaction has seen the table yet.
                 IF object[3] IN ('CREATE TABLE AS', 'SELECT INTO') THEN
                     fresh := array_append(fresh, object[6]::oid);
                 END IF;
@@ -346,7 +350,7 @@ BEGIN
                 types := array_append(types, object[2]::oid);
             END IF;
         END LOOP;
-        -- A column that is computed no more keeps values that the stream never carried.
+        -- A column that is no longer computed keeps values that the stream never carried.
         IF tag = 'ALTER TABLE' AND lower(concat(current_query(), caller) COLLATE "C") LIKE '%drop%expression%' THEN
             rewritten := rewritten || relations;
         END IF;
@@ -373,7 +377,7 @@ BEGIN
 END
 $body$;
 
--- Leaves to the statement around this one what is kept of rewritten tables that are none of these nor below them.
+-- Leaves to the statement around this one the kept rewritten tables that are neither these relations nor below them.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_leave(rewrites text[], relations oid[]) RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     mine oid[] := backwhen.{slot}_below(relations);
@@ -384,7 +388,7 @@ BEGIN
 END
 $body$;
 
--- Whether a statement is one that is not told: within an extension's script, or that changes no definition.
+-- Whether a statement is not told, because it runs within an extension's script or changes no definition.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_silent(tag text) RETURNS bool LANGUAGE plpgsql AS $body$
 DECLARE
     done bool;
@@ -396,8 +400,9 @@ BEGIN
 END
 $body$;
 
--- All relations that a statement concerns, where it is more than one table: found by what it dropped or what
--- its types and relations reach, and what is gone, as the message has it.
+-- Returns all relations that a statement concerns, where it concerns more than one table. They are found by the
+-- objects that the statement dropped, or by what its types and relations reach. Also returns the dropped objects, in
+-- the message's form.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_gather(
     tag text, caller text, INOUT relations oid[], types oid[], INOUT rewritten oid[], reaching bool, drops text[],
     OUT gone text)
@@ -439,7 +444,7 @@ BEGIN
                 names := array_append(names, drop[6]);
             END IF;
         END LOOP;
-        -- Whatever somebody put there: what is still here is not dropped.
+        -- The setting may hold anything that somebody put there: an object that still exists is not dropped.
         IF dropped IS NOT NULL THEN
             dropped := array(SELECT d FROM unnest(dropped) d WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = d::oid));
         END IF;
@@ -463,8 +468,9 @@ BEGIN
 END
 $body$;
 
--- What goes into another schema with a relation, or has a schema of another name, as the message has it: the relation
--- (0 for what is in the schema), then the oid and name of what goes with it. The values of regclass name it otherwise then.
+-- Lists what moves into another schema with a relation, or whose schema was renamed, in the message's form: the
+-- relation (0 for everything in the schema), then the oid and name of each object that moves with it. After the move,
+-- values of regclass name these objects differently.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_moved(tag text, relations oid[]) RETURNS text LANGUAGE plpgsql {joins} AS $body$
 BEGIN
     IF tag = 'ALTER SCHEMA' THEN
@@ -482,7 +488,7 @@ BEGIN
 END
 $body$;
 
--- A message and the rows of the tables of which it speaks, written; where they cannot be read it is one that says so.
+-- Writes a message and the rows of the tables that it describes. Where the rows cannot be read, the message says so.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_with_rows(message text, images text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     opened text := left(message, -2);
@@ -501,7 +507,8 @@ EXCEPTION WHEN OTHERS THEN
 END
 $body$;
 
--- The end of a statement that could not be told: that much is said at least.
+-- Writes a message for the end of a statement that could not be described, so that the history at least knows of the
+-- statement.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_trouble(tag text, who text, path text, context text, code text, message text)
 RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE

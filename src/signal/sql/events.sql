@@ -1,10 +1,10 @@
--- The functions of the event triggers. Nobody can call a function that returns event_trigger: the server alone does,
--- when the event is there. So those here that run as their owner need not ask who calls them, and nothing else in this
--- schema runs as its owner.
+-- These are the functions of the event triggers. Nobody can call a function that returns event_trigger: only the
+-- server does, when the event occurs. So the functions here that run as their owner need not check their caller, and
+-- nothing else in this schema runs as its owner.
 
--- Runs as the application's role, to note which role that is, and its search path: a function that runs as its owner
--- cannot know. The event trigger that tells the statement follows at once, so no session can put other values
--- in between. Every name here has its schema, as the search path is the session's.
+-- Runs as the application's role and notes that role and its search path, which a function that runs as its owner
+-- cannot know. The event trigger that tells the statement follows at once, so no session can put other values in
+-- between. Every name here has its schema, as the search path is the session's.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_who() RETURNS event_trigger LANGUAGE plpgsql AS $body$
 DECLARE
     noted pg_catalog.text;
@@ -14,8 +14,8 @@ BEGIN
 END
 $body$;
 
--- Before a statement: an extension's script is the extension's own affair, and what types and names were like must be
--- known at the end.
+-- Runs before a statement. An extension's script is left to the extension, and the state of types and names before
+-- the statement must be known at its end.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
@@ -26,14 +26,14 @@ BEGIN
     IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         kept := backwhen.{slot}_keep('extension', 'on');
     END IF;
-    -- What an extension's script alters is told with the statement that runs it.
+    -- What an extension's script alters is told with the statement that runs the script.
     IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
         RETURN;
     END IF;
     kinds := backwhen.{slot}_name_types();
     IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
-        -- While another session alters such a thing, what it was like cannot be known before that session has ended: the
-        -- statement may wait for it. Then '' says that it is not known.
+        -- While another session alters such an object, the object's state before this statement cannot be known until
+        -- that session has ended: the statement may wait for it. Then '' says that the state is not known.
         settled := NOT EXISTS (
             SELECT FROM pg_locks l WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -53,14 +53,14 @@ WHEN OTHERS THEN
 END
 $body$;
 
--- Keeps for the end of the statement what it drops, which only this event tells.
+-- Keeps the objects that the statement drops for its end, since only this event lists them.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
     dropped text[];
     kept text;
 BEGIN
-    -- A table that somebody else takes out of our publications may be put back before anybody looks.
+    -- A table that somebody else takes out of our publications may be put back before the capture looks at it.
     IF TG_TAG = 'ALTER PUBLICATION' THEN
         IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
                     WHERE d.object_type = 'publication relation' AND d.address_args[1] IN ('{slot}', '{slot}_inserts'))
@@ -77,7 +77,7 @@ BEGIN
            AND d.schema_name IS DISTINCT FROM 'pg_toast' AND d.schema_name IS DISTINCT FROM 'backwhen'
            AND NOT (d.object_type = 'publication' AND d.address_names[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?$'
                     OR d.object_type = 'publication relation' AND d.address_args[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?$'));
-    -- What came along with a temporary thing does not always say that it is one.
+    -- The event does not always mark an object as temporary when it was dropped along with a temporary one.
     IF dropped && '{!original}' THEN
         kept := backwhen.{slot}_keep('dropped', dropped::text);
     END IF;
@@ -88,8 +88,8 @@ WHEN OTHERS THEN
 END
 $body$;
 
--- Keeps for the end of the statement which tables are written anew, and why: with other values for a default (2) or
--- a type (4).
+-- Keeps for the end of the statement which tables are rewritten, and why: with other values for a default (2) or a
+-- type (4).
 CREATE OR REPLACE FUNCTION backwhen.{slot}_rewrite() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
@@ -104,8 +104,9 @@ WHEN OTHERS THEN
 END
 $body$;
 
--- The end of a statement. Whatever goes wrong here, the statement succeeds; only where the session's stack is full it
--- fails, as it nearly did by itself: a session may recurse so deep that nothing but its statement fits.
+-- Runs at the end of a statement. If anything fails here, the statement still succeeds. The one exception is a
+-- session whose stack is full: it may have recursed so deep that only its statement fits, and then the statement
+-- fails.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_end() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER {pins} AS $body$
 DECLARE
     context text;
@@ -113,7 +114,8 @@ DECLARE
 BEGIN
     GET DIAGNOSTICS context = PG_CONTEXT;
     BEGIN
-        -- The role and the path are read as the arguments: what this call runs may fire the event that notes them again.
+        -- The role and the path are read as the arguments are evaluated: the statements of this call may fire the
+        -- event that notes them again.
         message := backwhen.{slot}_tell(
             TG_TAG, current_setting('backwhen.{slot}_role', true), current_setting('backwhen.{slot}_path', true), context);
     EXCEPTION WHEN OTHERS THEN
@@ -127,7 +129,8 @@ BEGIN
             NULL;
         END;
     END;
-    -- Not within the block above, whose subtransaction would then need a number of its own for each statement.
+    -- This call stands outside the block above, whose subtransaction would otherwise need a transaction number for
+    -- each statement.
     IF message IS NOT NULL AND pg_logical_emit_message(true, 'backwhen.ddl', message)
         > pg_logical_emit_message(true, 'backwhen.after', '') THEN
         NULL;

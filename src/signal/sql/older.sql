@@ -1,4 +1,4 @@
--- A table that an older version made has other columns; what was set in it by hand stays.
+-- The table of an older version has other columns; values that somebody set in it by hand stay.
 DO $do$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_attribute a

@@ -1,10 +1,10 @@
--- From here to the end of this transaction, what runs is backwhen's own doing, for the triggers of every history
--- in this database whose table this role may write.
+-- Marks the rest of this transaction as backwhen's own work, for the triggers of every history in this database whose
+-- table this role may write.
 DO $do$
 DECLARE
     config text;
 BEGIN
-    -- For triggers that an older version installed.
+    -- This setting is for triggers that an older version installed.
     PERFORM pg_catalog.set_config('backwhen.own', '{own}', true);
     FOR config IN
         SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c

@@ -1,4 +1,4 @@
--- The rest, once the triggers and what they call are gone.
+-- Drops the rest, once the triggers and the functions that they call are gone.
 DO $do$
 DECLARE
     statement text;
@@ -11,7 +11,7 @@ BEGIN
         EXECUTE statement;
     END LOOP;
     DROP TABLE IF EXISTS backwhen.{slot}_config;
-    -- Another history may live in it.
+    -- Another history may live in this schema.
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'backwhen')
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = pg_catalog.to_regnamespace('backwhen'))
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = pg_catalog.to_regnamespace('backwhen')) THEN

@@ -1,8 +1,8 @@
--- Types whose values read otherwise after a statement, although it writes no row: an enum's label has another name,
--- or a composite type other attributes. The reader of the history rewrites the values that it holds; of the tables
--- no row is read here, since what others commit before this transaction does would be missing.
+-- Finds types whose values read differently after a statement, although the statement writes no row: an enum's label
+-- was renamed, or a composite type's attributes changed. The reader of the history rewrites the values that it holds.
+-- No rows of the tables are read here, since rows that others commit before this transaction does would be missing.
 
--- The labels of all enums and the attributes of all composite types, to be kept for the end of an ALTER TYPE.
+-- Returns the labels of all enums and the attributes of all composite types, to be kept for the end of an ALTER TYPE.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_types_before() RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     facts text := concat('{"labels":',
@@ -16,9 +16,9 @@ BEGIN
 END
 $body$;
 
--- What the statement did to values, as the message's member "retold" has it; NULL if it is nothing. `types` and
--- `relations` are those that it altered; `before` is what was kept, NULL if it was too long, and '' if the statement
--- alters no types.
+-- Returns what the statement did to values, in the form of the message's member "retold"; NULL if it did nothing.
+-- `types` and `relations` are those that the statement altered. `before` is the kept text: NULL if it was too long,
+-- and '' if the statement alters no types.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_types_changed(before text, types oid[], relations oid[]) RETURNS text
 LANGUAGE plpgsql AS $body$
 DECLARE
@@ -47,8 +47,8 @@ BEGIN
 END
 $body$;
 
--- How values of new types are put together: something in them may have been altered since this transaction began. NULL if
--- the statement made none that has others inside.
+-- Describes how values of new types are composed, since a type inside them may have been altered since this
+-- transaction began. NULL if the statement made no type that contains others.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_types_made(types oid[], relations oid[]) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     made oid[] := ARRAY(SELECT t.oid FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
@@ -58,14 +58,14 @@ BEGIN
 END
 $body$;
 
--- A label as it is told: in another encoding than UTF-8, by its bytes.
+-- Formats a label for the message: in an encoding other than UTF-8, as its bytes.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_label(label text, encoding name) RETURNS json LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN CASE WHEN encoding = 'UTF8' THEN to_json(label) ELSE to_json(encode(convert_to(label, encoding), 'hex')) END;
 END
 $body$;
 
--- The enums and composite types among `types` that were others before, and what they were.
+-- Returns the enums and composite types among `types` that differed before, and how they differed.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_altered(before json, types oid[], encoding name, OUT type oid, OUT told text)
 RETURNS SETOF record LANGUAGE plpgsql AS $body$
 BEGIN
@@ -81,7 +81,7 @@ BEGIN
                            FROM was w WHERE w.enum = t.oid)::text, '[]'), '}')
       FROM pg_type t
      WHERE t.oid = ANY (types) AND t.typtype = 'e'
-       -- One that has no labels yet, or was made since, has none that read otherwise.
+       -- An enum that had no labels before, or that was made since, has no labels that read differently.
        AND ARRAY(SELECT concat(w.label, ' ', w.name) FROM was w WHERE w.enum = t.oid ORDER BY w.label)
            <> ARRAY(SELECT concat(e.oid, ' ', e.enumlabel) FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.oid)
     UNION ALL
@@ -93,8 +93,8 @@ BEGIN
 END
 $body$;
 
--- The row types, used by others, of those relations whose columns this transaction changed: which columns it dropped,
--- and whether it may have added some.
+-- Returns the row types, used by other types or tables, of those relations whose columns this transaction changed:
+-- which columns it dropped, and whether it may have added some.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_regrown(relations oid[], OUT type oid, OUT told text)
 RETURNS SETOF record LANGUAGE plpgsql AS $body$
 BEGIN
@@ -111,7 +111,7 @@ BEGIN
 END
 $body$;
 
--- Whether something else is made of a row type, or of the array type that comes with it.
+-- Whether another type or column uses a row type, or its array type.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_used(type oid) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = type
@@ -120,7 +120,8 @@ BEGIN
 END
 $body$;
 
--- These types and all that have one of them inside, as the members of an object: how their values are put together.
+-- Returns these types and all types that contain one of them, as the members of a JSON object that says how their
+-- values are composed.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_type_graph(types oid[], encoding name) RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN (
@@ -128,7 +129,7 @@ BEGIN
         SELECT unnest(types)
         UNION
         SELECT CASE d.classid WHEN 'pg_type'::regclass THEN d.objid
-                              -- Of tables, few lend others their row type.
+                              -- Few tables lend their row type to others.
                               ELSE (SELECT c.reltype FROM pg_class c WHERE c.oid = d.objid AND d.objsubid > 0
                                        AND (c.relkind = 'c' OR backwhen.{slot}_is_used(c.reltype))) END
           FROM used JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = used.type
@@ -149,8 +150,8 @@ BEGIN
 END
 $body$;
 
--- How the objects read that values of these reg* types may name, as an object with a member for each type: the oids of
--- what it may name, with their texts. NULL if there is nothing, or too much to keep.
+-- Returns how values of these reg* types read, as an object with a member for each type: the oids of the objects that
+-- such a value may name, with their texts. NULL if there is none, or too much to keep.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_names(kinds oid[]) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     facts text;
@@ -181,8 +182,9 @@ BEGIN
 END
 $body$;
 
--- The reg* types that a column or a domain is of, also as arrays. Without regclass, as the reader of the history follows
--- the names of relations by itself, and without regrole, as no event trigger fires for what roles are called.
+-- Returns the reg* types that columns and domains use, also as arrays. regclass is left out, as the reader of the
+-- history follows the names of relations by itself. regrole is left out, as no event trigger fires when a role is
+-- renamed.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_name_types() RETURNS oid[] LANGUAGE plpgsql AS $body$
 DECLARE
     known oid[] := '{24,1008,2202,2207,2203,2208,2204,2209,2206,2211,3734,3735,3769,3770,4089,4090,4191,4192}';
@@ -195,8 +197,8 @@ BEGIN
 END
 $body$;
 
--- What the statement did to texts that `kept` has, from before it, added to what it did to those of types. A type is
--- among them even if all its texts are the same still: so it is known.
+-- Compares the texts of reg* values with those in `kept`, from before the statement, and adds the differences to what
+-- the statement did to types. A type is listed even if all its texts are the same, so that the reader knows this.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_renamed(kept text, retold text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     kinds oid[] := ARRAY(SELECT k::oid FROM json_object_keys(kept::json) k);
@@ -215,7 +217,7 @@ BEGIN
         SELECT k.key AS kind, (n.value ->> 0)::int8 AS object, n.value ->> 1 AS name
           FROM json_each(backwhen.{slot}_names(kinds)::json) k CROSS JOIN LATERAL json_array_elements(k.value) n WHERE json_typeof(k.value) = 'array'),
     changed AS (
-        -- What is gone is written as its number.
+        -- An object that is gone is written as its number.
         SELECT w.kind, w.object, w.name AS old, coalesce(r.name, w.object::text) AS new
           FROM was w LEFT JOIN reads r ON r.kind = w.kind AND r.object = w.object WHERE w.name IS DISTINCT FROM r.name)
     SELECT jsonb_build_object(

@@ -1,9 +1,9 @@
--- A value as COPY writes it; NULL stays NULL.
+-- Formats a value as COPY writes it; NULL stays NULL.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_line(relation oid) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
-    -- Numbers, times and the like have nothing to escape.
+    -- Numbers, times and similar types have nothing to escape.
     plain oid[] := '{bool,int8,int2,int4,oid,float4,float8,numeric,date,time,timestamp,timestamptz,timetz,interval,uuid}'::regtype[]::oid[];
-    -- The escape itself comes first.
+    -- The backslash itself is escaped first.
     escapes text[] := ARRAY[E'\\', E'\\\\', E'\b', E'\\b', E'\f', E'\\f', E'\n', E'\\n', E'\r', E'\\r', E'\t', E'\\t', E'\x0b', E'\\v'];
     opened text := '';
     closed text := '';
@@ -22,7 +22,7 @@ BEGIN
 END
 $body$;
 
--- Writes all rows of a table, about 1 MiB in a message.
+-- Writes all rows of a table, in messages of about 1 MiB.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_rows(relation oid) RETURNS bool LANGUAGE plpgsql
 {values} SET row_security = off SET enable_seqscan = on AS $body$
 DECLARE

@@ -1,8 +1,8 @@
--- What writes the messages, as the role that installed it. Names are safe here, and values come out as
--- they do in the stream.
+-- These functions write the messages, as the role that installed them. Names are set to be safe here, and values are
+-- formatted as the stream formats them.
 
--- A body under the history's signature, which holds for this transaction alone: HMAC-SHA256 of prefix, transaction and
--- body. The message begins with "2 ", the digest, the transaction and a line end.
+-- Signs a body with the history's key. The signature holds for this transaction alone: HMAC-SHA256 of prefix,
+-- transaction and body. The message begins with "2 ", the digest, the transaction and a line end.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_signed(prefix text, body bytea) RETURNS bytea LANGUAGE plpgsql AS $body$
 DECLARE
     inner_key bytea;
@@ -22,16 +22,16 @@ DECLARE
     after pg_lsn;
 BEGIN
     written := pg_logical_emit_message(true, prefix, backwhen.{slot}_signed(prefix, body));
-    -- The server sorts a transaction's messages by the end of their records and its rows by the start of
-    -- theirs, so that of two subtransactions the row after a message may come first. With another record
-    -- between them it cannot.
+    -- The server sorts a transaction's messages by the end of their WAL records and its rows by the start of theirs,
+    -- so in two subtransactions the row after a message may be decoded first. Another record between message and row
+    -- prevents this.
     after := pg_logical_emit_message(true, 'backwhen.after', '');
     RETURN written;
 END
 $body$;
 
--- Keeps a text for a later event of this transaction, in a setting. Any session may set it too, so it is signed; in
--- hexadecimal, so that nothing in it can be refused.
+-- Keeps a text for a later event of this transaction, in a setting. Any session may set that setting too, so the text
+-- is signed; it is in hexadecimal, so that the server refuses no character of it.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_keep(key text, content text) RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN set_config('backwhen.{slot}_' || key, convert_from(backwhen.{slot}_signed(
@@ -39,7 +39,8 @@ BEGIN
 END
 $body$;
 
--- Returns what an earlier event of this transaction kept; empty if nothing was, or if somebody else set it.
+-- Returns the text that an earlier event of this transaction kept; empty if no event kept one, or if somebody else
+-- set the setting.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_kept(key text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     kept text := current_setting('backwhen.{slot}_' || key, true);
@@ -55,7 +56,7 @@ BEGIN
 END
 $body$;
 
--- The same, given out once.
+-- Returns the kept text, and clears it.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_take(key text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     content text := backwhen.{slot}_kept(key);
@@ -65,7 +66,7 @@ BEGIN
 END
 $body$;
 
--- Whether it is backwhen that runs the statement: one of its sessions, or a function of its triggers.
+-- Whether backwhen runs the statement: one of its sessions, or a function of its triggers.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_is_own() RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN backwhen.{slot}_kept('joining') = 'on'
@@ -73,8 +74,8 @@ BEGIN
 END
 $body$;
 
--- Text of the database as UTF-8. Where it knows no encoding and the bytes are no UTF-8, each stands
--- for the letter of that number.
+-- Converts text of the database to UTF-8. Where the database has no known encoding and the bytes are not UTF-8, each
+-- byte becomes the letter of that number.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_utf8(content text) RETURNS bytea LANGUAGE plpgsql AS $body$
 BEGIN
     IF getdatabaseencoding() = 'SQL_ASCII' THEN
@@ -88,13 +89,13 @@ BEGIN
 END
 $body$;
 
--- The context of the event trigger's function without its own line. The words of the server may be another
--- language's, which a recovery could not read; to set the language at each statement would take longer.
+-- The context of the event trigger's function without the function's own lines. The server's wording may be in
+-- another language, which a recovery could not read; setting the language at each statement would take longer.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_caller(context text) RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
     IF current_setting('lc_messages') NOT IN ('C', 'POSIX') AND NOT starts_with(current_setting('lc_messages'), 'en_') THEN
         context := backwhen.{slot}_context();
-        -- Its own two lines, and the caller's.
+        -- These are this function's own two lines, and the caller's.
         FOR line IN 1..3 LOOP
             context := substr(context, strpos(context, E'\n') + 1);
         END LOOP;
@@ -112,11 +113,11 @@ BEGIN
 END
 $body$;
 
--- A DefinitionSignal of version 2, signed, for the event trigger to write: NULL if it was written
--- here, since rows follow it. JSON is put together from text and lists, as the
--- functions that make objects of it look up the type of each value at each call. `objects` has a row for each, `told`
--- is what is told of tables: the elements of a list, the oids of those whose rows follow, and what could not be done;
--- `gone` is members.
+-- Builds a signed DefinitionSignal of version 2 for the event trigger to write. Returns NULL if this function has
+-- written the message itself, because rows follow it. The JSON is concatenated from text and lists, since the
+-- functions that build JSON objects look up the type of each value at each call. `objects` has one row for each
+-- object. `told` is what the message says of tables: the elements of a list, the oids of the tables whose rows
+-- follow, and what could not be done. `gone` holds members of the JSON object.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_message(
     inner_key bytea, outer_key bytea, tag text, who text, path text, context text, objects text[], told text[], gone text)
 RETURNS text LANGUAGE plpgsql AS $body$
@@ -140,7 +141,7 @@ BEGIN
 END
 $body$;
 
--- A long script is not written again for each of its statements.
+-- The text of a long script is sent once, not again for each of its statements.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_query() RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     message text := concat(pg_backend_pid(), ' ', extract(epoch FROM statement_timestamp()));
@@ -153,7 +154,7 @@ BEGIN
 END
 $body$;
 
--- Tables below these, by inheritance or as partitions, and these.
+-- Returns these tables and all tables below them, by inheritance or as partitions.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_below(relations oid[]) RETURNS oid[] LANGUAGE plpgsql AS $body$
 DECLARE
     reached oid[];
@@ -167,7 +168,7 @@ BEGIN
 END
 $body$;
 
--- Tables with a column of one of these types or of these relations' row types, also inside of arrays,
+-- Returns the tables with a column of one of these types or of these relations' row types, also inside arrays,
 -- domains, ranges and composites; NULL if there are none.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_using(types oid[], relations oid[]) RETURNS oid[] LANGUAGE plpgsql AS $body$
 DECLARE
@@ -182,7 +183,7 @@ BEGIN
          WHERE d.classid IN ('pg_type'::regclass, 'pg_class'::regclass))
     SELECT array_agg(DISTINCT u.objid) INTO users
       FROM used CROSS JOIN LATERAL (
-           -- Read by its index, type by type.
+           -- This subquery makes the server use the index, type by type.
            SELECT d.objid FROM pg_depend d
             WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = used.type
               AND d.classid = 'pg_class'::regclass AND d.objsubid > 0
@@ -191,7 +192,7 @@ BEGIN
 END
 $body$;
 
--- Writes a message by itself.
+-- Writes a message itself, where the event trigger is not to write it.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_written(message text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     written pg_lsn;

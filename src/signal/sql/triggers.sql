@@ -1,5 +1,5 @@
--- "!" comes before the names that people give: event triggers fire in order of name, and what
--- another one does must be told after the statement that made it do so. "_by" comes right before "_end".
+-- "!" sorts before the names that people give. Event triggers fire in order of name, and the work of another event
+-- trigger must be told after the statement that made it fire. "_by" sorts right before "_end".
 CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN (
         'CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'ALTER TYPE', 'DROP TYPE', 'ALTER DOMAIN', 'DROP DOMAIN',
         'ALTER FUNCTION', 'DROP FUNCTION', 'ALTER PROCEDURE', 'DROP PROCEDURE', 'ALTER ROUTINE', 'DROP ROUTINE',
@@ -11,15 +11,15 @@ CREATE EVENT TRIGGER "!{slot}_drop" ON sql_drop EXECUTE FUNCTION backwhen.{slot}
 CREATE EVENT TRIGGER "!{slot}_rewrite" ON table_rewrite EXECUTE FUNCTION backwhen.{slot}_rewrite();
 CREATE EVENT TRIGGER "!{slot}_by" ON ddl_command_end EXECUTE FUNCTION backwhen.{slot}_who();
 CREATE EVENT TRIGGER "!{slot}_end" ON ddl_command_end EXECUTE FUNCTION backwhen.{slot}_end();
--- Also where a session replays another server's changes.
+-- These triggers also fire where a session replays another server's changes.
 ALTER EVENT TRIGGER "!{slot}_start" ENABLE ALWAYS;
 ALTER EVENT TRIGGER "!{slot}_drop" ENABLE ALWAYS;
 ALTER EVENT TRIGGER "!{slot}_rewrite" ENABLE ALWAYS;
 ALTER EVENT TRIGGER "!{slot}_by" ENABLE ALWAYS;
 ALTER EVENT TRIGGER "!{slot}_end" ENABLE ALWAYS;
 
--- Each of them runs as whoever calls it, but for the event triggers' own, which nobody can call. Even so nobody else
--- may call any.
+-- Each of these functions runs with its caller's rights, except the event triggers' own functions, which nobody can
+-- call. Even so, nobody else may call any of them.
 DO $do$
 DECLARE
     routine text;

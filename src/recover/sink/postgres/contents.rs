@@ -3,8 +3,8 @@
 use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
 
-/// Everything in the database that initdb did not put there, a kind and a name a row. Objects that
-/// belong to another that is listed (a table's row type, all of an extension) are not repeated.
+/// Selects every object in the database that initdb did not create, with kind and name. Objects that belong to
+/// another listed object (a table's row type, everything in an extension) are not listed again.
 const FOREIGN_OBJECTS: &str = "
 WITH mine(kind, name, oid, catalog) AS (
   SELECT CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialised view' WHEN 'S' THEN 'sequence'
@@ -32,10 +32,10 @@ SELECT kind || ' ' || name, count(*) OVER () FROM mine
    AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = mine.oid AND d.classid = catalog AND d.deptype = 'e')
  ORDER BY kind = 'function', kind, name LIMIT 4";
 
-/// Refuses a database that holds something.
+/// Refuses a database that is not empty.
 ///
 /// # Errors
-/// `Refused`, naming a few of the things and what to type.
+/// Fails with `Refused`, and names a few of the objects and the command to type.
 pub(super) async fn require_empty(session: &Session, name: &str) -> Result<()> {
     // The session's search path is empty, so pg_catalog comes first all the same.
     let rows = session

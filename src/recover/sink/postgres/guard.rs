@@ -1,13 +1,16 @@
-//! While a superuser recovers, the application's code runs with no more rights than its authors had on the source.
+//! While a superuser recovers, the guard runs the application's code with no more rights than its authors had on the
+//! source.
 //!
-//! A CHECK, a domain, a computed column, a partition key or an index may call functions, with arguments that its author chose,
-//! and the server calls them while definitions are made and rows are loaded: as whoever does that. So as long as a superuser
-//! builds the database, no function runs while definitions are made. From then on each function that the catalogs refer to is
-//! lent to a role: it runs as one that is no more than its owner and the owners of the objects that call it, as SECURITY DEFINER.
-//! Inside of such a function nobody can take up another role, not even the session's own. In the end each is what it was.
+//! A CHECK, a domain, a computed column, a partition key or an index may call functions, with arguments that its
+//! author chose. The server calls these functions while definitions are created and rows are loaded, with the rights
+//! of the user who does that. So while a superuser builds the database, no function runs during the creation of
+//! definitions. After that, each function that the catalogs refer to is lent to a role: it runs as SECURITY DEFINER,
+//! as a role that has no more rights than its owner and the owners of the objects that call it. Inside such a
+//! function nobody can switch to another role, not even the session's own. At the end each function is as it was on
+//! the source.
 //!
-//! CHECKs can call functions of the server itself too, or a superuser's with their author's arguments. Those that call a
-//! risky one are set aside while rows are loaded, and come back NOT VALID.
+//! CHECKs can also call functions of the server itself, or a superuser's functions, with their author's arguments.
+//! CHECKs that call a risky function are removed while rows are loaded, and are added again as NOT VALID.
 
 use crate::ambient;
 use crate::connect::{Session, server_error};
@@ -18,7 +21,7 @@ use crate::model::schema::{quote_ident, quote_literal};
 use super::marker::MARKER;
 use super::owner_role;
 
-/// As for the archive in a scratch database: no function runs while definitions are made.
+/// As with the archive in a scratch database, no function runs while definitions are created.
 const MUTED: &str = include_str!("../../schema/muted.sql");
 const UNMUTED: &str = include_str!("../../schema/unmuted.sql");
 const SET: &str = include_str!("guard_set.sql");
@@ -27,14 +30,14 @@ const GIVE: &str = include_str!("guard_give.sql");
 const RETURN: &str = include_str!("guard_return.sql");
 const LIFT: &str = include_str!("guard_lift.sql");
 
-/// Matches names only, so that it finds more functions than are called.
+/// The query matches names only, so it finds more functions than are called.
 const LATER: &str = "INSERT INTO {guard}.later SELECT DISTINCT p.oid, r.oid
     FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) l (owner, definition)
     JOIN pg_catalog.pg_roles r ON r.rolname = l.owner AND NOT r.rolsuper
     JOIN pg_catalog.pg_proc p ON p.oid >= 16384 AND pg_catalog.strpos(l.definition, p.proname) > 0
     JOIN pg_catalog.pg_language g ON g.oid = p.prolang AND g.lanname NOT IN ('internal', 'c')";
 
-/// Whether there are ordinary roles of whom neither need have the other's rights.
+/// Whether there are ordinary roles of which neither has the other's rights.
 const SEVERAL_OWNERS: &str = "SELECT pg_catalog.count(DISTINCT o.owner) > 1 FROM (
     SELECT c.relowner AS owner FROM pg_catalog.pg_class c WHERE c.oid >= 16384
     UNION ALL SELECT t.typowner FROM pg_catalog.pg_type t WHERE t.oid >= 16384
@@ -42,21 +45,21 @@ const SEVERAL_OWNERS: &str = "SELECT pg_catalog.count(DISTINCT o.owner) > 1 FROM
     UNION ALL SELECT p.oprowner FROM pg_catalog.pg_operator p WHERE p.oid >= 16384) o
     JOIN pg_catalog.pg_roles r ON r.oid = o.owner WHERE NOT r.rolsuper";
 
-/// Stands in the database until it is lifted.
+/// The guard on a database until it is lifted.
 pub(super) struct Guard {
-    /// The database's name, once it is valid.
+    /// The name that the database has once it is valid.
     database: String,
-    /// Owns what nobody else could; it has no right beyond that.
+    /// The role that owns the objects whose owner does not exist here; it has no other right.
     owner: Option<String>,
-    /// The schema in which it is, of a name that no schema of the source can have been given on purpose.
+    /// The schema of the guard's own functions. No schema of the source can have been given its name on purpose.
     schema: String,
 }
 
 impl Guard {
-    /// Guards the database that the session is in, if its user is a superuser. `owners`: all owners are there.
+    /// Guards the database of the session, if the session's user is a superuser. `owners` says that all owners exist.
     ///
     /// # Errors
-    /// `Unavailable` or `Refused` if the server fails.
+    /// Fails with `Unavailable` or `Refused` if the server fails.
     pub async fn set(session: &Session, database: &str, owners: bool) -> Result<Option<Guard>> {
         let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
         if !session.query_one(query, &[]).await.map_err(not_guarded)?.get::<_, bool>(0) {
@@ -70,7 +73,7 @@ impl Guard {
         Ok(Some(Guard { database, owner, schema }))
     }
 
-    /// What a person should know of it.
+    /// Returns the notes that a person should read.
     pub fn note(&self) -> Option<String> {
         let owner = self.owner.as_ref()?;
         Some(format!(
@@ -80,11 +83,11 @@ impl Guard {
         ))
     }
 
-    /// Once the tables and types are made, and before they have rows. `later`: the owners and definitions of what is made after the
-    /// rows. Returns the CHECKs that are set aside.
+    /// Lends the functions, once the tables and types exist and before they have rows. `later` holds the owners and
+    /// definitions of the objects that are created after the rows. Returns the CHECKs that are removed meanwhile.
     ///
     /// # Errors
-    /// As [`Guard::set`].
+    /// Fails when [`Guard::set`] does.
     pub async fn before_rows(&self, session: &Session, later: &[(&str, &str)]) -> Result<Vec<Inexact>> {
         let unmuted = UNMUTED.replace("backwhen.", &format!("{}.", self.schema));
         session.batch_execute(&unmuted).await.map_err(not_guarded)?;
@@ -108,7 +111,7 @@ impl Guard {
         self.checks_set_aside(session).await
     }
 
-    /// An index is made as the table's owner, who must be able to call its functions by then.
+    /// The server builds an index as the table's owner, who must be able to call the index's functions by then.
     async fn know_later_callers(&self, session: &Session, later: &[(&str, &str)]) -> Result<()> {
         let (owners, definitions): (Vec<&str>, Vec<&str>) = later.iter().copied().unzip();
         let sql = LATER.replace("{guard}", &self.schema);
@@ -126,8 +129,8 @@ impl Guard {
             .collect())
     }
 
-    /// Gives what has no owner here to a role without rights, since indexes and materialised views are made with their
-    /// table's owner's.
+    /// Gives the objects whose owner does not exist here to a role without rights, since indexes and materialised
+    /// views are built with the rights of their table's owner.
     async fn give_owners(&self, session: &Session, owner: &str) -> Result<()> {
         let sql = GIVE
             .replace("{owner}", &quote_literal(owner))
@@ -138,18 +141,19 @@ impl Guard {
             .map_err(|error| server_error(format!("cannot give the target's objects to role {owner}"), error))
     }
 
-    /// Before materialised views are filled: the server does that as their owners, who need the functions as they are.
+    /// Prepares for filling materialised views: the server fills them as their owners, who need the functions in
+    /// their own form.
     ///
     /// # Errors
-    /// As [`Guard::set`].
+    /// Fails when [`Guard::set`] does.
     pub async fn before_views(&self, session: &Session) -> Result<()> {
         session.batch_execute(&RETURN.replace("{guard}", &self.schema)).await.map_err(not_lifted)
     }
 
-    /// Takes the guard away: every function is again what the source had.
+    /// Lifts the guard: every function is again as it was on the source.
     ///
     /// # Errors
-    /// As [`Guard::set`].
+    /// Fails when [`Guard::set`] does.
     pub async fn lift(self, session: &Session) -> Result<()> {
         session.batch_execute(&LIFT.replace("{guard}", &self.schema)).await.map_err(not_lifted)?;
         if let Some(owner) = &self.owner {
@@ -171,7 +175,8 @@ fn free_name() -> Result<String> {
     Ok(format!("backwhen_guard_{:016x}", u64::from_ne_bytes(ambient::random()?)))
 }
 
-/// A role that owns objects while they are built, and past whose row security its own materialised views are filled.
+/// A role that owns objects while they are built, and that bypasses row security while its own materialised views are
+/// filled.
 async fn make_owner(session: &Session, database: &str) -> Result<String> {
     let name = owner_role::make(session, database).await?;
     owner_role::bypass_row_security(session, &name, true).await?;

@@ -1,5 +1,5 @@
-//! What is done to a database from another one of its server: locking its name, moving it aside,
-//! clearing what a killed run left.
+//! Works on a database from another database of its server: locks its name, renames it, and removes the remains of a
+//! killed run.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use super::owner_role;
 use super::place::sqlstate;
 use super::properties::Properties;
 
-/// How the name of a database that is being built ends.
+/// The suffix of the name of a database that is being built.
 const UNFINISHED: &str = ".backwhen-unfinished";
-/// How the comment on an unfinished database begins.
+/// The prefix of the comment on an unfinished database.
 pub(super) const COMMENT: &str = "backwhen: an unfinished recovery, not a database to use";
-/// How it goes on if the database was not made by the recovery; its own comment follows.
+/// The next words of that comment if the recovery did not create the database; the database's own comment follows.
 pub(super) const EXISTED: &str = "; it was there before\n";
-/// The most bytes of a name.
+/// The server's limit on a name, in bytes. A longer name is cut.
 const NAME_LIMIT: usize = 63;
-/// How often, and how long after each other, sessions that ought to end are looked for.
+/// How often sessions that should have ended are looked for, and the pause between two looks.
 const SESSIONS_LOOKS: u32 = 25;
 const SESSIONS_PAUSE: Duration = Duration::from_millis(2);
 
@@ -29,13 +29,13 @@ pub(super) fn comment_on(name: &str, comment: Option<&str>) -> String {
     format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(name))
 }
 
-/// The name of `name` while it is being built.
+/// Returns the temporary name of the database `name` while it is being built.
 pub(super) fn temporary_name(name: &str) -> String {
     fitting("", name, UNFINISHED)
 }
 
-/// A name made of three parts. If it is too long for the server, the middle is cut and followed by a hash of the whole, so that
-/// two long names do not meet.
+/// Joins three parts to a name. If the name is too long for the server, the middle is cut and followed by a hash of
+/// the whole, so that two long names stay different.
 pub(super) fn fitting(beginning: &str, name: &str, ending: &str) -> String {
     if beginning.len() + name.len() + ending.len() <= NAME_LIMIT {
         return format!("{beginning}{name}{ending}");
@@ -48,7 +48,7 @@ pub(super) fn fitting(beginning: &str, name: &str, ending: &str) -> String {
     format!("{beginning}{}{hash}{ending}", &name[..end])
 }
 
-/// A session in another database of the same server.
+/// Opens a session in another database of the same server.
 pub(in crate::recover) async fn maintenance(info: &Conninfo) -> Result<Session> {
     let mut first = None;
     for name in ["postgres", "template1"].into_iter().filter(|name| *name != info.dbname()) {
@@ -82,7 +82,7 @@ pub(super) async fn exists(maintenance: &Session, name: &str) -> Result<bool> {
     Ok(!rows.map_err(|error| server_error("cannot list databases", error))?.is_empty())
 }
 
-/// The comment on a database; `None` if there is no such database.
+/// Returns the comment on a database; `None` if there is no such database.
 pub(super) async fn comment_of(maintenance: &Session, name: &str) -> Result<Option<String>> {
     let sql = "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') \
                FROM pg_catalog.pg_database WHERE datname = $1::text";
@@ -90,10 +90,10 @@ pub(super) async fn comment_of(maintenance: &Session, name: &str) -> Result<Opti
     Ok(row.map_err(|error| server_error("cannot read a database's comment", error))?.map(|row| row.get(0)))
 }
 
-/// Drops what a killed run left: the database under the temporary name, and the role that was made for it.
+/// Drops the remains of a killed run: the database under the temporary name, and the role that was created for it.
 ///
 /// # Errors
-/// `Locked` if somebody is connected to it, `Refused` if it is not ours.
+/// Fails with `Locked` if a session is connected to the database, and with `Refused` if the database is not ours.
 pub(super) async fn drop_leftover(
     maintenance: &Session,
     info: &Conninfo,
@@ -107,8 +107,8 @@ async fn drop_unfinished(maintenance: &Session, info: &Conninfo, notes: &mut Vec
     let name = info.dbname();
     let temporary = temporary_name(name);
     let Some(comment) = comment_of(maintenance, &temporary).await? else { return Ok(()) };
-    // Making a database and commenting on it are two steps, and a kill may come between them. Then
-    // there is nothing in it yet: an empty one without a word is no loss to anybody.
+    // Creating a database and commenting on it are two steps, and the run may have been killed between them. The
+    // database is still empty then, and dropping an empty database without a comment loses nothing.
     let ours = comment.starts_with(COMMENT)
         || comment.is_empty() && holds_nothing(&info.with_dbname(&temporary)).await?;
     if !ours {
@@ -116,7 +116,7 @@ async fn drop_unfinished(maintenance: &Session, info: &Conninfo, notes: &mut Vec
             "database {temporary} is in the way and does not say that backwhen made it; drop or rename it"
         )));
     }
-    // Without FORCE: a session means that it is being worked on.
+    // FORCE is not used: a session means that somebody is working in the database.
     let sql = format!("DROP DATABASE {}", quote_ident(&temporary));
     maintenance.batch_execute(&sql).await.map_err(|error| {
         let error = server_error(format!("cannot drop {temporary}, which an earlier recovery left"), error);
@@ -131,8 +131,8 @@ async fn drop_unfinished(maintenance: &Session, info: &Conninfo, notes: &mut Vec
     Ok(())
 }
 
-/// Makes the commits of a session, and with them all that was committed before them, survive a crash of
-/// the server, if it was told otherwise.
+/// Makes the commits of a session, and so everything that was committed before them, survive a crash of the server,
+/// even if an earlier setting did not wait for the disk.
 pub(super) async fn durable(session: &Session) -> Result<()> {
     let sql = "RESET synchronous_commit; SELECT pg_catalog.set_config('synchronous_commit', 'local', false) \
                WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
@@ -143,7 +143,7 @@ pub(super) async fn durable(session: &Session) -> Result<()> {
 /// Drops the database that `info` names, if there is one.
 ///
 /// # Errors
-/// `Locked` if somebody is connected to it, `Unavailable` if the server fails.
+/// Fails with `Locked` if a session is connected to the database, and with `Unavailable` if the server fails.
 pub async fn drop_database(info: &Conninfo) -> Result<()> {
     let session = maintenance(info).await?;
     let sql = format!("DROP DATABASE IF EXISTS {}", quote_ident(info.dbname()));
@@ -165,8 +165,8 @@ pub(in crate::recover) async fn holds_nothing(info: &Conninfo) -> Result<bool> {
     }
 }
 
-/// Waits a little for sessions of `database` that were closed just now. While one has yet to end, the server lets
-/// a renaming wait for a tenth of a second; whoever stays makes it fail.
+/// Waits a little for sessions of `database` that were closed just now. While a session has yet to end, each renaming
+/// waits in the server for a tenth of a second; a session that stays makes the renaming fail.
 pub(super) async fn let_sessions_end(maintenance: &Session, database: &str) {
     let query = "SELECT FROM pg_catalog.pg_stat_activity WHERE datname = $1";
     for _ in 0..SESSIONS_LOOKS {
@@ -177,7 +177,7 @@ pub(super) async fn let_sessions_end(maintenance: &Session, database: &str) {
     }
 }
 
-/// Renames an existing empty database and says in its comment what it is, both or neither.
+/// Renames an existing empty database and sets its comment to say what it is, either both or neither.
 pub(super) async fn move_aside(maintenance: &Session, name: &str, properties: &Properties) -> Result<String> {
     let temporary = temporary_name(name);
     let comment = format!("{COMMENT}{EXISTED}{}", properties.comment.as_deref().unwrap_or_default());

@@ -6,14 +6,14 @@ use crate::model::schema::{quote_ident, quote_literal};
 
 use super::maintenance::COMMENT;
 
-/// The schema that says so.
+/// The name of the schema that marks the database as unfinished.
 pub(super) const MARKER: &str = "backwhen_unfinished";
 
-/// Marks a database that cannot be renamed, and makes everybody else's sessions read-only if that
-/// is permitted, which is what it returns.
+/// Marks a database that cannot be renamed, and makes other users' sessions read-only if that is permitted. Returns
+/// whether it was.
 ///
 /// # Errors
-/// `Refused` with the server's words.
+/// Fails with `Refused` and the server's words.
 pub(super) async fn mark(session: &Session, name: &str) -> Result<bool> {
     let marker = format!("CREATE SCHEMA {MARKER}; COMMENT ON SCHEMA {MARKER} IS {}", quote_literal(COMMENT));
     session

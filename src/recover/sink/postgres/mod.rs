@@ -30,32 +30,32 @@ pub(in crate::recover) use restore::Restoring;
 
 /// A database that is being rebuilt.
 pub struct Target {
-    /// Leads to the database under the name it has while it is being built.
+    /// The connection to the database under its name while it is being built.
     info: Conninfo,
     place: Place,
     facts: DatabaseFacts,
     definitions: Definitions,
     tools: Tools,
-    /// Sessions for rows (in the server's encoding) that no load uses now.
+    /// Idle sessions for rows (in the server's encoding).
     idle: Mutex<Vec<Session>>,
-    /// For statements, in UTF-8. Also shows others that somebody is at work here.
+    /// The session for statements, in UTF-8. It also shows others that a recovery is working here.
     session: Session,
-    /// Where a superuser recovers.
+    /// The guard, if a superuser recovers.
     guard: Option<Guard>,
     notes: Vec<String>,
 }
 
 impl Target {
-    /// Makes or checks the database, and takes its name away until it is valid.
+    /// Creates or checks the database, and renames it until it is valid.
     ///
     /// # Errors
-    /// `Refused` if the server is older than the source, if the database's encoding differs, if it
-    /// is not empty, or if it is there although it is to be made. `Locked` if another recovery is
-    /// at work on it.
+    /// Fails with `Refused` if the server is older than the source, if the database's encoding differs, if the
+    /// database is not empty, or if it exists although it is to be created. Fails with `Locked` if another recovery
+    /// is working on it.
     pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<Target> {
         let Opening { create, source, mut definitions, tools, .. } = opening;
         let mut notes = Vec::new();
-        // Before anything is changed: without the programs nothing can come of it.
+        // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
         let place = Place::prepare(info, create, source, &mut notes).await?;
         let info = info.with_dbname(place.name_while_building());
@@ -97,15 +97,15 @@ impl Target {
         &self.notes
     }
 
-    /// The name of the database that is being rebuilt, once it is valid.
+    /// Returns the name that the database has once it is valid.
     pub fn final_name(&self) -> &str {
         self.place.final_name()
     }
 
-    /// The last step: gives the database its properties and its name. Returns what could not be set.
+    /// The last step: gives the database its properties and its name. Returns the properties that could not be set.
     ///
     /// # Errors
-    /// `Refused` or `Unavailable` with what is left under which name.
+    /// Fails with `Refused` or `Unavailable`, and says what is left under which name.
     pub async fn make_valid(self) -> Result<Vec<String>> {
         let Target { place, session, idle, definitions, guard, .. } = self;
         if let Some(guard) = guard {
@@ -116,17 +116,18 @@ impl Target {
         place.make_valid(session, &definitions).await
     }
 
-    /// Takes away what was begun: a made database goes, one that was there is empty again.
+    /// Undoes an unfinished recovery: drops a database that the recovery created, and empties one that existed
+    /// before.
     ///
     /// # Errors
-    /// Names what is left.
+    /// Fails with the name of what is left.
     pub async fn abandon(self) -> Result<()> {
         let Target { info, place, session, idle, .. } = self;
         drop((idle, session));
         place.abandon(&info).await
     }
 
-    /// A session for rows: an idle one or a new one.
+    /// Returns a session for rows: an idle one or a new one.
     async fn row_session(&self) -> Result<Session> {
         if let Some(session) = self.idle().pop() {
             return Ok(session);
@@ -145,7 +146,7 @@ impl Target {
     }
 }
 
-/// Gives the place up for `error`; what cannot be taken away is added to it.
+/// Abandons the place because of `error`, and adds to the error whatever cannot be removed.
 async fn give_up(place: Place, info: &Conninfo, error: Error) -> Error {
     match place.abandon(info).await {
         Ok(()) => error,
@@ -153,7 +154,7 @@ async fn give_up(place: Place, info: &Conninfo, error: Error) -> Error {
     }
 }
 
-/// The roles that the current user can make owners: itself and those it is a member of.
+/// Returns the roles that the current user can make owners: itself and the roles of which it is a member.
 pub(in crate::recover) async fn usable_roles(session: &Session) -> Result<std::collections::HashSet<String>> {
     let sql = "SELECT rolname::text FROM pg_catalog.pg_roles \
                WHERE pg_catalog.pg_has_role(current_user, oid, 'MEMBER')";
@@ -164,7 +165,7 @@ pub(in crate::recover) async fn usable_roles(session: &Session) -> Result<std::c
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// `schema.name`, quoted.
+/// Returns `schema.name`, quoted.
 fn quoted(schema: &str, name: &str) -> String {
     format!("{}.{}", quote_ident(schema), quote_ident(name))
 }

@@ -8,8 +8,8 @@ use crate::model::Table;
 
 use super::Target;
 
-/// Tables (schema, name) with a column of a type whose values name what can be made after rows: also in arrays, domains, ranges and
-/// row types.
+/// Selects the tables (schema, name) with a column of a type whose values can name objects that are created after the
+/// rows: also in arrays, domains, ranges and row types.
 const TABLES: &str = "
 WITH RECURSIVE holders (part, whole) AS MATERIALIZED (
     SELECT typbasetype, oid FROM pg_catalog.pg_type WHERE typbasetype <> 0
@@ -28,10 +28,10 @@ SELECT DISTINCT s.nspname::text, c.relname::text
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace";
 
 impl Target {
-    /// Which of the tables, by oid, have values that may name an index, say.
+    /// Returns the oids of the tables whose values may name objects such as an index.
     ///
     /// # Errors
-    /// `Unavailable` if the server fails.
+    /// Fails with `Unavailable` if the server fails.
     pub async fn tables_that_name(&self, tables: &[&Table]) -> Result<HashSet<u32>> {
         let rows = self.session.query(TABLES, &[]).await;
         let rows =

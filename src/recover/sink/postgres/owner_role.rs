@@ -1,4 +1,5 @@
-//! The role without rights that a superuser's recovery makes: it owns what has no owner here, and borrows functions.
+//! The role without rights that a superuser's recovery creates: it owns the objects whose owner does not exist on the
+//! target, and runs borrowed functions.
 
 use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
@@ -7,26 +8,26 @@ use crate::model::schema::quote_ident;
 use super::maintenance::fitting;
 use super::place::sqlstate;
 
-/// How the name of the role begins; the database's name follows.
+/// The prefix of the role's name; the database's name follows.
 const BEGINNING: &str = "backwhen_owner_of_";
 /// The SQLSTATE of a role that objects or privileges depend on.
 const STILL_NEEDED: &str = "2BP01";
 
-/// A role that cannot log in, may do nothing and is in no other.
+/// The attributes of a role that cannot log in, may do nothing and is a member of no other role.
 const POWERLESS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.roleid = r.oid) \
      FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text AND NOT (r.rolsuper OR r.rolcreaterole \
      OR r.rolcreatedb OR r.rolcanlogin OR r.rolreplication) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)";
 
-/// The name of the role for this database.
+/// Returns the name of the role for this database.
 pub(super) fn name(database: &str) -> String {
     fitting(BEGINNING, database, "")
 }
 
-/// Makes the role, or takes one of an earlier recovery if it still has no rights.
+/// Creates the role, or reuses one of an earlier recovery if that role still has no rights.
 ///
 /// # Errors
-/// `Refused` if a role of this name has rights, `Unavailable` if the server fails.
+/// Fails with `Refused` if a role of this name has rights, and with `Unavailable` if the server fails.
 pub(super) async fn make(session: &Session, database: &str) -> Result<String> {
     let name = name(database);
     let failed = |error| server_error(format!("cannot make role {name}, which is to have no rights"), error);
@@ -46,21 +47,22 @@ pub(super) async fn make(session: &Session, database: &str) -> Result<String> {
     Ok(name)
 }
 
-/// Lets the role read past row security, so that materialised views are filled with all rows of its tables, or no longer.
+/// Lets the role bypass row security, so that materialised views are filled with all rows of its tables, or ends
+/// that.
 ///
 /// # Errors
-/// `Unavailable` or `Refused` if the server fails.
+/// Fails with `Unavailable` or `Refused` if the server fails.
 pub(super) async fn bypass_row_security(session: &Session, role: &str, bypass: bool) -> Result<()> {
     let attribute = if bypass { "BYPASSRLS" } else { "NOBYPASSRLS" };
     let altered = session.batch_execute(&format!("ALTER ROLE {} {attribute}", quote_ident(role))).await;
     altered.map_err(|error| server_error(format!("cannot make role {role} {attribute}"), error))
 }
 
-/// Takes away the role that a recovery into `database` made: drops it if nothing depends on it, and takes its attribute in any case.
-/// Leaves roles alone that are not of this kind, and does nothing if the user is no superuser.
+/// Removes the role that a recovery into `database` created: drops it if nothing depends on it, and revokes its
+/// attribute in any case. Other roles are left alone, and nothing happens if the user is not a superuser.
 ///
 /// # Errors
-/// `Unavailable` or `Refused`, naming the role, if the server fails.
+/// Fails with `Unavailable` or `Refused`, and names the role, if the server fails.
 pub(super) async fn release(session: &Session, database: &str) -> Result<()> {
     let name = name(database);
     let failed = |error| {

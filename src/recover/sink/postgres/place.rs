@@ -1,8 +1,8 @@
-//! The database's name while it is being built, and how it gets its own.
+//! The name of the database while it is being built, and how the database gets its own name.
 //!
-//! It is built under another name in the same server and renamed when all is done, so that nothing
-//! under the right name can be taken for the database. Where renaming is not permitted, a marker
-//! schema inside the database and read-only sessions for everybody else take its place.
+//! The database is built under another name in the same server and renamed when everything is done, so that nothing
+//! under the right name can be taken for the database. Where renaming is not permitted, a marker schema inside the
+//! database and read-only sessions for other users replace it.
 
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Result};
@@ -21,18 +21,18 @@ use super::properties::{Properties, create_like};
 
 /// Where the database is being built.
 pub(super) enum Place {
-    /// Under another name.
+    /// The database has another name meanwhile.
     Aside(Box<Aside>),
-    /// Under its own name, marked.
+    /// The database has its own name, and a marker.
     Marked { name: String, read_only: bool },
 }
 
 pub(super) struct Aside {
-    /// In another database of the server; holds the lock on the name.
+    /// A session in another database of the server, which holds the lock on the name.
     maintenance: Session,
     name: String,
     temporary: String,
-    /// The database was there before, with these properties.
+    /// The properties of the database, if it existed before.
     existed: Option<Properties>,
 }
 
@@ -71,7 +71,7 @@ impl Place {
                 existed: Some(properties),
             }))),
             Err(error) => match sqlstate(&error) {
-                // Not the owner, or an owner who may not create databases.
+                // The user is not the owner, or is an owner who may not create databases.
                 Some("42501") => {
                     let session = Session::connect_utf8(info, "recover").await?;
                     Place::marked(&session, info.dbname()).await
@@ -104,8 +104,8 @@ impl Place {
         }
     }
 
-    /// What our own sessions need to build: to write, and to write on without waiting for the disk. The
-    /// last step waits for all that was written before it.
+    /// The settings that our own sessions need to build the database: to write, and to commit without waiting for the
+    /// disk. The last step waits until everything written before it is durable.
     fn settings(&self) -> &'static [(&'static str, &'static str)] {
         match self {
             Place::Marked { read_only: true, .. } => {
@@ -123,7 +123,7 @@ impl Place {
         set.map_err(|error| server_error("cannot prepare a session to write", error))
     }
 
-    /// `PGOPTIONS` that prepare one of our own child processes.
+    /// Returns the `PGOPTIONS` that prepare one of our own child processes.
     pub fn child_options(&self, info: &Conninfo) -> String {
         let given = info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
         let mut options = given.map(|(_, options)| options).unwrap_or_default();
@@ -170,7 +170,7 @@ impl Aside {
                 properties.comment.as_deref().map(|comment| comment_on(&self.temporary, Some(comment)))
             }
             None => {
-                // In this order the privileges are written down as those of any new database.
+                // In this order the privileges are recorded as those of any new database are.
                 let name = quote_ident(&self.temporary);
                 let public = format!(
                     "REVOKE ALL ON DATABASE {name} FROM CURRENT_USER; \
@@ -206,12 +206,12 @@ impl Aside {
     }
 
     /// # Errors
-    /// Names the database that is left.
+    /// Fails with the name of the database that is left.
     async fn abandon(self) -> Result<()> {
         let left = |error: Error| {
             Error::new(error.kind(), format!("database {} is left of it; drop it: {error}", self.temporary))
         };
-        // A killed pg_restore may leave a session behind for a while.
+        // The session of a killed pg_restore may last a little longer than the program.
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(&self.temporary));
         let dropped = self.maintenance.batch_execute(&sql).await;
         dropped.map_err(|error| left(server_error("it cannot be dropped", error)))?;
@@ -227,7 +227,7 @@ pub(super) fn sqlstate(error: &Error) -> Option<&str> {
     ServerFault::of(error).map(|fault| fault.sqlstate.as_str())
 }
 
-/// Checks that the server and the database can take the source's rows, and that it is empty.
+/// Checks that the server and the database can store the source's rows, and that the database is empty.
 async fn suits(session: &Session, name: &str, source: &DatabaseFacts) -> Result<DatabaseFacts> {
     let facts = DatabaseFacts::read(session).await?;
     new_enough(facts.server_major, source)?;
@@ -268,7 +268,8 @@ async fn create_aside(info: &Conninfo, source: &DatabaseFacts, notes: &mut Vec<S
     let temporary = temporary_name(&name);
     create_like(&maintenance, &temporary, source).await?;
     let aside = Aside { maintenance, name, temporary, existed: None };
-    // While it is built, it is nobody's business: what others put into it would become part of it.
+    // While the database is built, nobody else may connect: objects that others created in it would become part of
+    // the recovered database.
     let mark = format!(
         "{}; REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC",
         comment_on(&aside.temporary, Some(COMMENT)),
@@ -284,8 +285,8 @@ async fn create_aside(info: &Conninfo, source: &DatabaseFacts, notes: &mut Vec<S
     }
 }
 
-/// A database that is not there may have been moved aside by a run that was killed: it is made
-/// again, empty, and the recovery begins anew.
+/// A missing database may have been renamed by a run that was killed: the database is created again, empty, and the
+/// recovery starts afresh.
 async fn resume(
     info: &Conninfo,
     source: &DatabaseFacts,

@@ -1,11 +1,11 @@
-//! The properties of an existing database, to make it again as it was.
+//! Reads the properties of an existing database, so that it can be created again with the same ones.
 
 use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
 use crate::model::schema::{quote_ident, quote_literal};
 
-/// Settings whose value is a list of quoted names, which another pair of quotes would spoil.
+/// Settings whose value is a list of quoted names, which a second pair of quotes would spoil.
 const LISTS: [&str; 6] = [
     "search_path",
     "temp_tablespaces",
@@ -15,7 +15,7 @@ const LISTS: [&str; 6] = [
     "unix_socket_directories",
 ];
 
-/// What a database is, apart from what it holds.
+/// A database's properties, apart from its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Properties {
     options: String,
@@ -33,7 +33,7 @@ impl Properties {
     /// Reads the properties of database `name`, from any database of its server.
     ///
     /// # Errors
-    /// `Unavailable` if the server does not answer.
+    /// Fails with `Unavailable` if the server does not answer.
     pub async fn read(session: &Session, name: &str, facts: &DatabaseFacts) -> Result<Properties> {
         let fail = |error| server_error(format!("cannot read the properties of database {name}"), error);
         let sql = "SELECT pg_catalog.pg_get_userbyid(datdba)::text, spcname::text, datconnlimit, \
@@ -62,10 +62,10 @@ impl Properties {
         })
     }
 
-    /// Makes an empty database with these properties.
+    /// Creates an empty database with these properties.
     ///
     /// # Errors
-    /// `Refused` with the server's words.
+    /// Fails with `Refused` and the server's words.
     pub async fn create(&self, session: &Session, name: &str) -> Result<()> {
         for statement in self.statements(name) {
             session
@@ -116,10 +116,10 @@ impl Properties {
     }
 }
 
-/// Makes a database like the source's.
+/// Creates a database with the source's properties.
 ///
 /// # Errors
-/// `Refused` if the server does not offer the source's locale, or for its own reasons.
+/// Fails with `Refused` if the server does not offer the source's locale, or refuses for its own reasons.
 pub(in crate::recover) async fn create_like(
     session: &Session,
     name: &str,

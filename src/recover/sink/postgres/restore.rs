@@ -1,4 +1,4 @@
-//! Definitions, sequences and views: what surrounds the rows.
+//! Restores everything around the rows: definitions, sequences and views.
 
 use crate::connect::{Conninfo, server_error};
 use crate::error::{Error, Kind, Result};
@@ -9,12 +9,12 @@ use crate::recover::archive::{AfterRows, Section};
 use super::super::{Definitions, SequenceValue};
 use super::{Target, quoted};
 
-/// The first major version of pg_restore that sets a parameter which older servers do not know.
+/// The first major version of pg_restore that sets a parameter which older servers do not have.
 const SETS_TRANSACTION_TIMEOUT: u32 = 17;
 
 impl Target {
     /// # Errors
-    /// `Refused` with pg_restore's own words.
+    /// Fails with `Refused` and pg_restore's own words.
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         self.restore_from(&self.definitions, Section::PreData, AfterRows::Whole, 1).await?;
         match &self.guard {
@@ -24,16 +24,16 @@ impl Target {
     }
 
     /// # Errors
-    /// As [`Target::pre_data`].
+    /// Fails when [`Target::pre_data`] does.
     pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
         self.restore_from(&self.definitions, Section::PostData, step, jobs).await
     }
 
     /// # Errors
-    /// As [`Target::pre_data`].
+    /// Fails when [`Target::pre_data`] does.
     pub async fn large_objects(&self) -> Result<()> {
         if let Some(apart) = &self.definitions.large_objects {
-            // Up to version 16 they are made before their data.
+            // Up to version 16 pg_restore creates large objects before their data.
             self.restore_from(apart, Section::PreData, AfterRows::Whole, 1).await?;
             return self.restore_from(apart, Section::Data, AfterRows::Whole, 1).await;
         }
@@ -63,7 +63,7 @@ impl Target {
     }
 
     /// # Errors
-    /// `Refused` if a sequence is not there or does not take the value.
+    /// Fails with `Refused` if a sequence does not exist or does not accept its value.
     pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<Vec<Inexact>> {
         let mut refused = Vec::new();
         for value in values {
@@ -79,7 +79,7 @@ impl Target {
     }
 
     /// # Errors
-    /// `Refused` if the server fails to fill one.
+    /// Fails with `Refused` if the server fails to fill a view.
     pub async fn refresh_materialized_views(&self, views: &[(String, String)]) -> Result<()> {
         if let Some(guard) = self.guard.as_ref().filter(|_| !views.is_empty()) {
             guard.before_views(&self.session).await?;
@@ -92,20 +92,20 @@ impl Target {
     }
 
     /// # Errors
-    /// `Unavailable` if the server fails to.
+    /// Fails with `Unavailable` if the server fails to collect statistics.
     pub async fn analyze(&self) -> Result<()> {
         self.execute("ANALYZE", || "cannot analyze the database".into()).await
     }
 }
 
-/// How pg_restore reaches a database.
+/// How pg_restore connects to a database.
 pub(in crate::recover) struct Restoring<'a> {
     pub definitions: &'a Definitions,
     pub step: AfterRows,
     pub tools: &'a Tools,
     pub info: &'a Conninfo,
     pub server_major: u32,
-    /// `PGOPTIONS`.
+    /// The value of `PGOPTIONS`.
     pub options: String,
 }
 
@@ -113,7 +113,7 @@ impl Restoring<'_> {
     /// Restores the chosen entries of one section, with further arguments for pg_restore.
     ///
     /// # Errors
-    /// `Refused` with pg_restore's own words.
+    /// Fails with `Refused` and pg_restore's own words.
     pub async fn run(&self, section: Section, arguments: impl IntoIterator<Item = String>) -> Result<()> {
         let tool = self.definitions.tool(self.tools, self.server_major)?;
         tool.keeps_require_auth(self.info)?;
@@ -136,7 +136,7 @@ impl Restoring<'_> {
             return Ok(());
         }
         let error = failure("pg_restore", status, &complaint);
-        // libpq's own words, which are English: see `Child::new`.
+        // libpq's own words are English here: see `Child::new`.
         let lost =
             complaint.contains("connection to server") || complaint.contains("server closed the connection");
         let kind = if lost { Kind::Unavailable } else { Kind::Refused };
@@ -144,9 +144,9 @@ impl Restoring<'_> {
     }
 }
 
-/// Whether every error that pg_restore went on after is about the parameter that an older server
-/// does not know; its value, 0, is what such a server does anyway. What the server says is in its own language, so it is
-/// pg_restore's words that tell, which are English: each error is followed by the command that it is about.
+/// Whether every error that pg_restore ignored concerns the parameter that an older server does not have; such a
+/// server behaves as the value 0 says anyway. The server's messages are in its own language, so the decision rests on
+/// pg_restore's words, which are English: each error is followed by the command that failed.
 fn only_about_transaction_timeout(complaint: &str) -> bool {
     let told = |line: &&str| line.starts_with("pg_restore: error:") || line.starts_with("Command was: ");
     let told: Vec<&str> = complaint.lines().filter(told).collect();

@@ -1,4 +1,4 @@
-//! Rows in, and rows read back.
+//! Loads rows, and reads rows back.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -18,31 +18,30 @@ use super::super::{Contents, RowDigest, Rows};
 use super::Target;
 use crate::model::spelling::Spelled;
 
-/// Pages below which a further session is not worth its while.
+/// A table is read over one session for each of this many pages; one with fewer than twice as many is read over one.
 const WORTH_A_SESSION: i64 = 4096;
 
-/// SQLSTATEs of a name without a table, function or operator, type or role, or schema.
+/// SQLSTATEs of a name that belongs to no table, function or operator, type or role, or schema.
 const NO_SUCH_OBJECT: [&str; 4] = ["42P01", "42883", "42704", "3F000"];
 
 impl Target {
     /// Loads one table in one transaction: all of its rows or none.
     ///
     /// # Errors
-    /// What `rows` says; `Refused` or `Unavailable` with the server's words.
+    /// Fails with the error in `rows`, and with `Refused` or `Unavailable` and the server's words.
     pub async fn load(&self, table: &Table, rows: Rows) -> Result<()> {
-        // After an error or when this future is dropped the session goes, and takes the
-        // transaction with it.
+        // After an error, or when this future is dropped, the session ends, and its transaction is rolled back.
         let session = self.row_session().await?;
         copy_in(&session, table, &self.facts.encoding, rows).await?;
         self.idle().push(session);
         Ok(())
     }
 
-    /// Counts and digests the rows of a table, in the server's encoding; a large one over several
-    /// `sessions` at once, as the server copies on one core a session.
+    /// Counts and digests the rows of a table, in the server's encoding. A large table is read over several
+    /// `sessions` at once, as the server uses one core for each session's COPY.
     ///
     /// # Errors
-    /// `Refused` or `Unavailable` with the server's words.
+    /// Fails with `Refused` or `Unavailable` and the server's words.
     pub async fn read_back(&self, table: &Table, sessions: usize) -> Result<Contents> {
         let statements = self.copies_out(table, sessions).await?;
         let parts = try_join_all(statements.iter().map(|copy| self.digest(table, copy))).await?;
@@ -54,7 +53,7 @@ impl Target {
         Ok(whole)
     }
 
-    /// Statements that give all rows together, in as many shares of pages as `sessions`.
+    /// Returns statements that together select all rows, in as many shares of pages as there are `sessions`.
     async fn copies_out(&self, table: &Table, sessions: usize) -> Result<Vec<String>> {
         let spelled = Spelled::of(table, &self.facts.encoding);
         let whole = format!("COPY {}{} TO STDOUT", spelled.table, spelled.columns);
@@ -95,9 +94,9 @@ async fn copy_in(session: &Session, table: &Table, encoding: &str, rows: Rows) -
     let spelled = Spelled::of(table, encoding);
     let mut rows = Pieces { first: VecDeque::new(), rest: rows };
     let small = rows.are_few().await?;
-    // Rows that an extension's script put there do not stay. Emptied by TRUNCATE in the same transaction,
-    // a table can be loaded with FREEZE: its rows need no later vacuum. But for the files that go with
-    // that, the server syncs its log at the commit, whatever it was told.
+    // Rows that an extension's script inserted are removed. If TRUNCATE empties a table in the same transaction, the
+    // table can be loaded with FREEZE, and its rows need no later vacuum. But the new files make the server sync its
+    // WAL at the commit, whatever its settings.
     let empty = if small { "DELETE FROM" } else { "TRUNCATE" };
     session.batch_execute(&format!("BEGIN; {empty} ONLY {}", spelled.table)).await.map_err(fail)?;
     let copy = format!("COPY {}{} FROM STDIN", spelled.table, spelled.columns);
@@ -110,14 +109,14 @@ async fn copy_in(session: &Session, table: &Table, encoding: &str, rows: Rows) -
     session.batch_execute("COMMIT").await.map_err(fail)
 }
 
-/// Rows as they come, some of which have been looked at.
+/// Rows in order of arrival, the first of which have been examined already.
 struct Pieces {
     first: VecDeque<Bytes>,
     rest: Rows,
 }
 
 impl Pieces {
-    /// Whether one piece is all there is.
+    /// Whether all rows are in one piece.
     async fn are_few(&mut self) -> Result<bool> {
         for _ in 0..2 {
             match self.rest.recv().await.transpose()? {
@@ -136,7 +135,7 @@ impl Pieces {
     }
 }
 
-/// Rows on their way into one table.
+/// A COPY of rows into one table.
 struct Copying<'a> {
     session: &'a Session,
     table: &'a Table,
@@ -165,8 +164,8 @@ impl Copying<'_> {
         }
     }
 
-    /// Sends rows in binary form up to the first that has none, and from there on as text; the rows are
-    /// read back as text in any case.
+    /// Sends rows in binary form up to the first row that has none, and the rest as text; the rows are read back as
+    /// text in any case.
     async fn binary(&mut self, form: &BinaryRows) -> Result<()> {
         let mut sink = self.begin("binary").await?;
         let mut piece = copy_binary::HEADER.to_vec();
@@ -195,21 +194,23 @@ impl Copying<'_> {
     }
 }
 
-/// The column, if a value of `regclass` or the like names nothing. The server's message quotes the value, so it is not passed on.
+/// Returns the column, if a value of `regclass` or a similar type names no object. The server's message quotes the
+/// value, so the message is not passed on.
 fn nameless(error: &tokio_postgres::Error) -> Option<String> {
     let fault = error.as_db_error().filter(|fault| NO_SUCH_OBJECT.contains(&fault.code().code()))?;
     let column = fault.where_().and_then(column_of)?;
     Some(format!("column {column}"))
 }
 
-/// The column in the context of an error of COPY: `COPY t, line 1, column c: "value"`.
+/// Returns the column in the context of a COPY error: `COPY t, line 1, column c: "value"`.
 fn column_of(context: &str) -> Option<&str> {
     let copied = context.lines().find(|line| line.starts_with("COPY "))?;
     let (_, column) = copied.split_once(", column ")?;
     Some(column.split_once(": ").map_or(column, |(column, _)| column))
 }
 
-/// Appends the rows of whole `lines`; where one has no binary form, stops and says at which byte.
+/// Appends the rows of whole `lines`; at a line without a binary form, stops and returns the line's position in
+/// bytes.
 fn converted(form: &BinaryRows, lines: &[u8], rows: &mut Vec<u8>) -> Option<usize> {
     let mut start = 0;
     for end in memchr::memchr_iter(b'\n', lines) {
@@ -218,17 +219,17 @@ fn converted(form: &BinaryRows, lines: &[u8], rows: &mut Vec<u8>) -> Option<usiz
         }
         start = end + 1;
     }
-    // A line without an end is no row: the server says what is wrong with it.
+    // A line without an end is no row: it is left to the server, whose error says what is wrong with it.
     (start < lines.len()).then_some(start)
 }
 
-/// Conditions that share out a table's pages, each page to one of them.
+/// Returns conditions that divide a table's pages into shares, each page in exactly one share.
 fn shares(pages: i64, sessions: usize) -> Vec<String> {
     let count = (pages / WORTH_A_SESSION).clamp(1, sessions as i64);
     let start = |number: i64| pages / count * number;
     let share = |number| {
         if number + 1 == count {
-            // The last has no end, so that no page can be missed.
+            // The last share has no end, so that no page can be missed.
             format!("ctid >= '({},0)'", start(number))
         } else {
             format!("ctid >= '({},0)' AND ctid < '({},0)'", start(number), start(number + 1))

@@ -1,5 +1,5 @@
-//! Recovery into a SQLite file: the rows as a file that everything can read. Definitions beyond
-//! tables, columns and primary keys have no counterpart there.
+//! Recovery into a SQLite file, which many programs can read. Of the definitions, only tables, columns and primary
+//! keys have a counterpart in SQLite.
 
 mod names;
 mod value;
@@ -20,7 +20,7 @@ use super::{Contents, Opening, Rows};
 use names::Names;
 use value::Form;
 
-/// A file that is being written.
+/// A SQLite file that is being written.
 pub struct SqliteFile {
     file: Arc<Mutex<File>>,
     tables: Vec<Table>,
@@ -29,18 +29,18 @@ pub struct SqliteFile {
 }
 
 struct File {
-    /// `None` once closed.
+    /// The connection; `None` once it is closed.
     connection: Option<Connection>,
     temporary: PathBuf,
     path: PathBuf,
-    /// A load failed, so that the file lacks rows.
+    /// Whether a load failed, so that the file lacks rows.
     incomplete: bool,
 }
 
 impl Drop for File {
     fn drop(&mut self) {
         drop(self.connection.take());
-        // Gone already if it was renamed.
+        // The temporary file no longer exists if it was renamed.
         let _ = std::fs::remove_file(&self.temporary);
     }
 }
@@ -49,13 +49,13 @@ impl SqliteFile {
     /// Begins a file under a temporary name beside `path`.
     ///
     /// # Errors
-    /// `Refused` if `path` exists, `Unavailable` if the folder does not take a file.
+    /// Fails with `Refused` if `path` exists, and with `Unavailable` if the file cannot be created in its folder.
     pub fn create(path: &Path, opening: Opening<'_>) -> Result<SqliteFile> {
         let temporary = temporary_path(path)?;
         refuse_leftovers(path)?;
         let connection = open(&temporary, path)?;
         let file = File { connection: Some(connection), temporary, path: path.to_owned(), incomplete: false };
-        // Until it has its name nobody reads it, and it is synced as a whole before that.
+        // Nobody reads the file until it has its name, and it is synced as a whole before that.
         file.batch(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; BEGIN",
         )?;
@@ -87,7 +87,7 @@ impl SqliteFile {
     }
 
     /// # Errors
-    /// `Refused` if SQLite does not take a table.
+    /// Fails with `Refused` if SQLite refuses a table.
     pub fn make_tables(&self) -> Result<()> {
         let file = lock(&self.file);
         self.tables.iter().try_for_each(|table| file.batch(&self.definition(table)))
@@ -102,7 +102,7 @@ impl SqliteFile {
             .map(|(column, name)| format!("{name} {}", Form::of(column).affinity()))
             .collect();
         if parts.is_empty() {
-            // SQLite knows no table without columns.
+            // SQLite has no tables without columns.
             parts.push("no_columns TEXT".into());
         }
         if let Identity::Key(key) = &table.identity {
@@ -116,7 +116,7 @@ impl SqliteFile {
     /// Loads one table. After an error the file cannot be made valid.
     ///
     /// # Errors
-    /// What `rows` says; `Unavailable` if the disk does not take it.
+    /// Fails with the error in `rows`, and with `Unavailable` if writing to the disk fails.
     pub async fn load(&self, table: &Table, mut rows: Rows) -> Result<()> {
         let marks = vec!["?"; table.columns.len().max(1)].join(", ");
         let insert = format!("INSERT INTO {} VALUES ({marks})", self.names.table(table));
@@ -132,7 +132,7 @@ impl SqliteFile {
     }
 
     /// # Errors
-    /// `Unavailable` if the file cannot be read.
+    /// Fails with `Unavailable` if the file cannot be read.
     pub fn read_back(&self, table: &Table) -> Result<Contents> {
         let file = lock(&self.file);
         let sql = format!("SELECT count(*) FROM {}", self.names.table(table));
@@ -144,7 +144,8 @@ impl SqliteFile {
     /// Syncs the file and gives it its name.
     ///
     /// # Errors
-    /// `Refused` if a load failed or the name was taken meanwhile; `Unavailable` if the disk fails.
+    /// Fails with `Refused` if a load failed or another file has got the name meanwhile, and with `Unavailable` if
+    /// the disk fails.
     pub fn make_valid(self) -> Result<()> {
         let mut file = lock(&self.file);
         if file.incomplete {
@@ -171,7 +172,7 @@ impl File {
         self.connection()?.execute_batch(sql).map_err(|error| fault("write", &self.path, error))
     }
 
-    /// Nothing of the application's names or values can make SQLite run anything.
+    /// With these settings no name or value of the application can make SQLite execute anything.
     fn distrust(&self) -> Result<()> {
         let connection = self.connection()?;
         let set = [
@@ -192,7 +193,7 @@ impl File {
     }
 }
 
-/// Makes the file under its temporary name, for its owner alone.
+/// Creates the file under its temporary name, readable by its owner alone.
 fn open(temporary: &Path, path: &Path) -> Result<Connection> {
     files::create_private(temporary)
         .context(Kind::Unavailable, || format!("cannot create {}", path.display()))?;
@@ -202,7 +203,8 @@ fn open(temporary: &Path, path: &Path) -> Result<Connection> {
         .map_err(|error| fault("create", path, error))
 }
 
-/// Whoever opens the finished file would have SQLite apply what an earlier database of its name left.
+/// Refuses the leftover journals of an earlier database with this name: SQLite would apply them when the finished
+/// file is opened.
 fn refuse_leftovers(path: &Path) -> Result<()> {
     for suffix in ["-wal", "-shm", "-journal"] {
         let mut beside = path.as_os_str().to_owned();
@@ -246,7 +248,7 @@ fn insert_chunk(insert: &mut Statement<'_>, forms: &[Form], table: &str, chunk: 
     Ok(())
 }
 
-/// What SQLite says, without its message, which may quote values.
+/// Describes SQLite's error without its message, which may quote values.
 fn code(error: &rusqlite::Error) -> String {
     error.sqlite_error().map_or_else(|| "the row does not fit".into(), |error| error.to_string())
 }
@@ -259,12 +261,12 @@ fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
     file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a file is written before it has its name: under one that no other recovery has, on this machine or another.
+/// Returns the temporary name of a file, which no other recovery uses, on this machine or another.
 ///
 /// # Errors
-/// `Refused` if `path` exists.
+/// Fails with `Refused` if `path` exists.
 pub(super) fn temporary_path(path: &Path) -> Result<PathBuf> {
-    // A link that leads nowhere is in the way too.
+    // A link to a missing file also occupies the name.
     if path.symlink_metadata().is_ok() {
         return Err(Error::refused(format!(
             "{} exists already; name another file or remove it",

@@ -1,18 +1,18 @@
-//! Names in a SQLite file, where case does not count and schemas are missing.
+//! Chooses names in a SQLite file, where letter case does not matter and there are no schemas.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::model::Table;
 use crate::model::schema::quote_ident;
 
-/// The name of each table in the file, by oid.
+/// The names of tables in the file, by oid.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     tables: HashMap<u32, String>,
 }
 
 impl Names {
-    /// A table of schema `public` goes by its bare name if no other table claims it, all others by
+    /// Gives a table of schema `public` its bare name if no other table has that name, and all other tables
     /// `schema.table`.
     pub fn of(tables: &[Table]) -> Names {
         let mut taken = HashSet::from(["backwhen_recovery".to_owned()]);
@@ -27,18 +27,18 @@ impl Names {
         names
     }
 
-    /// The table's name, quoted.
+    /// Returns the table's name, quoted.
     pub fn table(&self, table: &Table) -> String {
         quote_ident(self.tables.get(&table.oid).unwrap_or(&table.name))
     }
 
-    /// The columns' names, quoted, in the table's order.
+    /// Returns the columns' names, quoted, in the table's order.
     pub fn columns(&self, table: &Table) -> Vec<String> {
         let mut taken = HashSet::new();
         table.columns.iter().map(|column| quote_ident(&unique(column.name.clone(), &mut taken))).collect()
     }
 
-    /// Names that had to change.
+    /// Returns the names that had to change.
     pub fn notes(&self, tables: &[Table]) -> Vec<String> {
         let mut notes = Vec::new();
         for table in tables {
@@ -60,7 +60,7 @@ impl Names {
     }
 }
 
-/// `name`, with a number if another has the same letters.
+/// Returns `name`, with a number if another name has the same letters.
 fn unique(name: String, taken: &mut HashSet<String>) -> String {
     let mut candidate = name.clone();
     let mut number = 2;

@@ -1,4 +1,4 @@
-//! PostgreSQL's texts as SQLite's values: exact, or left as text.
+//! Converts PostgreSQL's texts to SQLite's values exactly, or leaves them as text.
 
 use std::borrow::Cow;
 
@@ -8,20 +8,20 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use crate::codec::copy_text;
 use crate::model::Column;
 
-/// What a column's values become.
+/// The kind of SQLite value for a column's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Integer,
-    /// 0 or 1.
+    /// A Boolean as 0 or 1.
     Bool,
     Real,
-    /// Whatever must not be converted: numeric too, whose digits SQLite would round.
+    /// Text, for all values that must not be converted: also numeric, whose digits SQLite would round.
     Text,
     Blob,
 }
 
 impl Form {
-    /// By the type's oid; those of built-in types are fixed (`pg_type.dat`).
+    /// Chooses by the type's oid; the oids of built-in types are fixed (`pg_type.dat`).
     pub fn of(column: &Column) -> Form {
         match column.type_oid {
             20 | 21 | 23 | 26 => Form::Integer,
@@ -32,7 +32,7 @@ impl Form {
         }
     }
 
-    /// The declared type. A TEXT column never turns text into numbers.
+    /// Returns the declared type. A TEXT column never turns text into numbers.
     pub fn affinity(self) -> &'static str {
         match self {
             Form::Integer | Form::Bool => "INTEGER",
@@ -42,14 +42,14 @@ impl Form {
         }
     }
 
-    /// The value behind a column of a COPY line.
+    /// Returns the value of a column in a COPY line.
     pub fn value(self, column: &[u8]) -> SqliteValue<'_> {
         let Some(text) = copy_text::unescape(column) else { return SqliteValue::Own(Value::Null) };
         let plain = std::str::from_utf8(&text).ok();
         let own = match self {
             Form::Integer => plain.and_then(|text| text.parse().ok()).map(Value::Integer),
             Form::Bool => plain.map(|text| Value::Integer((text == "t").into())),
-            // NaN and the infinities stay text: SQLite would make NaN a NULL.
+            // NaN and the infinities stay text: SQLite would turn NaN into NULL.
             Form::Real => plain
                 .and_then(|text| text.parse().ok())
                 .filter(|number: &f64| number.is_finite())
@@ -78,7 +78,7 @@ impl ToSql for SqliteValue<'_> {
     }
 }
 
-/// The bytes behind bytea's hex output.
+/// Returns the bytes of bytea's hex output.
 fn hex(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text.strip_prefix(b"\\x")?;
     let digit = |byte: u8| char::from(byte).to_digit(16);
