@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Context, Kind, Result};
 pub use point::{POINTS, point, test_number};
@@ -112,33 +112,22 @@ pub fn pass(place: &'static str) -> Result<()> {
     point(place).context(Kind::Unavailable, || format!("cannot go on at {place}"))
 }
 
-/// From here on Ctrl-C and SIGTERM do not end the process by themselves: [`interrupted`] tells of
-/// them, also of one that came before it was asked. Call it before anything is begun that must be
-/// undone.
-pub fn heed_signals() -> watch::Receiver<bool> {
-    static CAME: OnceLock<watch::Receiver<bool>> = OnceLock::new();
-    let begin = || {
-        let (tell, came) = watch::channel(false);
-        // Registered here and now, not when the task first runs.
-        let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-        tokio::spawn(async move {
-            let [Ok(mut interrupted), Ok(mut terminated)] = signals else { return };
-            tokio::select! {
-                _ = interrupted.recv() => {}
-                _ = terminated.recv() => {}
-            }
-            tell.send_replace(true);
-        });
-        came
-    };
-    CAME.get_or_init(begin).clone()
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-pub async fn interrupted() {
-    if heed_signals().wait_for(|came| *came).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+/// From here on Ctrl-C and SIGTERM do not end the process by themselves, but cancel the token that is returned. Only
+/// the command line calls this, before it begins anything that must be undone, and passes the token down.
+pub fn heed_signals() -> CancellationToken {
+    let token = CancellationToken::new();
+    let came = token.clone();
+    // Registered here and now, not when the task first runs.
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    tokio::spawn(async move {
+        let [Ok(mut interrupted), Ok(mut terminated)] = signals else { return };
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+        came.cancel();
+    });
+    token
 }
 
 #[cfg(test)]

@@ -189,9 +189,10 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
 
 /// Writes an odd number over what stands there, in one of the ways in which numbers are written.
 fn put_number(input: &mut Vec<u8>, at: usize, rng: &mut StdRng) {
-    let number = match rng.random_bool(0.8) {
-        true => ODD[rng.random_range(0..ODD.len())],
-        false => (input.len() as u64).wrapping_add_signed(rng.random_range(-2..=2)),
+    let number = if rng.random_bool(0.8) {
+        ODD[rng.random_range(0..ODD.len())]
+    } else {
+        (input.len() as u64).wrapping_add_signed(rng.random_range(-2..=2))
     };
     let bytes = match rng.random_range(0..6) {
         0 => (number as u16).to_be_bytes().to_vec(),

@@ -198,6 +198,74 @@ fn the_history_and_what_lies_below_it_know_no_server() {
     }
 }
 
+/// Words that only SQL and its senders have.
+const SQL: &[&str] = &[
+    "SELECT ",
+    "INSERT INTO ",
+    "DELETE FROM ",
+    "LOCK TABLE ",
+    "\"BEGIN",
+    "\"COMMIT",
+    "\"SET ",
+    "\"SHOW ",
+    "pg_catalog.",
+    ".query(",
+    ".query_one(",
+    ".query_opt(",
+    ".query_raw(",
+    ".query_typed",
+    ".simple_query(",
+    ".batch_execute(",
+    ".execute(",
+    ".prepare(",
+    ".copy_in(",
+    ".copy_out(",
+    "tokio_postgres",
+];
+
+/// Lines of code before the tests of a file.
+fn code_lines(text: &str) -> Vec<&str> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect()
+}
+
+/// What is asked of the protected database is asked in `source`, by a named function with a named answer.
+#[test]
+fn only_the_source_speaks_sql_to_the_protected_database() {
+    let mut faults = Vec::new();
+    for path in files("src", "rs") {
+        if !["capture", "protect", "cli"].contains(&module_of(&path).as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let spoken = code_lines(&text).into_iter().filter(|line| SQL.iter().any(|word| line.contains(word)));
+        faults.extend(spoken.map(|line| format!("{}: {}", name(&path), line.trim())));
+    }
+    assert!(faults.is_empty(), "move these into source: {faults:#?}");
+}
+
+/// The command line makes one token from the signals and passes it down; below, nobody listens to the process.
+#[test]
+fn only_the_command_line_hears_signals() {
+    let mut faults = Vec::new();
+    for path in files("src", "rs") {
+        let text = fs::read_to_string(&path).unwrap();
+        let hears = |line: &&str| line.contains("heed_signals") || line.contains("signal::unix");
+        let open = ["cli", "ambient"].contains(&module_of(&path).as_str());
+        let heard = code_lines(&text).into_iter().find(hears).filter(|_| !open);
+        faults.extend(heard.map(|line| format!("{}: {}", name(&path), line.trim())));
+    }
+    assert!(faults.is_empty(), "take a CancellationToken instead: {faults:#?}");
+}
+
+#[test]
+fn sql_is_recognised() {
+    let text = "// SELECT 1\nlet row = client.query_one(QUERY, &[]).await;\nlet set = \"SET a = 1\";\n\
+                let fine = settings();\n#[cfg(test)]\nmod tests {\n    \"SELECT 1\"\n}";
+    let lines = code_lines(text).into_iter().filter(|line| SQL.iter().any(|word| line.contains(word)));
+    assert_eq!(lines.count(), 2);
+}
+
 /// Calls that wait for the history's disk.
 const WAITS_FOR_DISK: &[&str] = &[
     "Catalog::open(",
@@ -376,10 +444,7 @@ fn every_link_in_the_documents_leads_somewhere() {
         for target in links(&text) {
             let outside = target.contains("://") || target.starts_with("mailto:");
             let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
-            let path = match file.is_empty() {
-                true => document.clone(),
-                false => document.parent().unwrap().join(file),
-            };
+            let path = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
             assert!(outside || path.exists(), "{} links to {target}, which is not there", name(document));
             if !outside && !anchor.is_empty() && path.extension().is_some_and(|it| it == "md") {
                 let headings = headings(&fs::read_to_string(&path).unwrap());

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::connect::{Session, server_error};
-use crate::error::Result;
+use crate::source::slot::SlotFacts;
 
 /// A backlog that becomes less within so many heartbeats is left to become less, also beyond the
 /// budget.
@@ -31,6 +30,13 @@ pub struct Kept {
     pub lag: u64,
 }
 
+impl Kept {
+    /// Nothing if there is no such slot, or one that retains no WAL any more.
+    pub fn of(slot: &SlotFacts) -> Option<Kept> {
+        slot.retained.map(|retained| Kept { retained, lag: slot.lag.unwrap_or(retained) })
+    }
+}
+
 /// Shared by all that look at the source.
 #[derive(Clone)]
 pub struct Budget {
@@ -45,7 +51,6 @@ struct Memory {
     warned: bool,
     /// When it was found used up, or last found to become less, and the backlog then.
     over: Option<(Instant, u64)>,
-    given_up: bool,
 }
 
 impl Budget {
@@ -62,7 +67,6 @@ impl Budget {
         let (Some(most), Ok(mut memory)) = (self.most, self.memory.lock()) else { return Verdict::Fine };
         let much = kept.retained >= most / 2;
         let warns = !std::mem::replace(&mut memory.warned, much) && much;
-        memory.given_up = false;
         if kept.retained < most {
             memory.over = None;
             return if warns { Verdict::Warn } else { Verdict::Fine };
@@ -70,17 +74,11 @@ impl Budget {
         match memory.over {
             Some((since, _)) if now.duration_since(since) < self.grace => {}
             Some((_, before)) if kept.lag >= before => {
-                memory.given_up = true;
                 return Verdict::GiveUp;
             }
             _ => memory.over = Some((now, kept.lag)),
         }
         if warns { Verdict::Warn } else { Verdict::Fine }
-    }
-
-    /// The last verdict was to give the slot up.
-    pub fn is_given_up(&self) -> bool {
-        self.memory.lock().is_ok_and(|memory| memory.given_up)
     }
 
     /// A new slot begins with nothing.
@@ -109,21 +107,6 @@ impl Budget {
     }
 }
 
-/// Asks the source; nothing if there is no such slot, or one that keeps no log any more.
-///
-/// # Errors
-/// `Unavailable` if the source fails.
-pub async fn kept(session: &Session, slot: &str) -> Result<Option<Kept>> {
-    let query = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::int8, \
-                        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn)::int8 \
-                 FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-    let row = session.query_opt(query, &[&slot]).await;
-    let row = row.map_err(|error| server_error("cannot ask how much log the slot keeps", error))?;
-    let bytes = |column| row.as_ref().and_then(|row| row.get::<_, Option<i64>>(column));
-    let bytes = |column| bytes(column).map(|bytes| bytes.max(0).cast_unsigned());
-    Ok(bytes(0).map(|retained| Kept { retained, lag: bytes(1).unwrap_or(retained) }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,7 +126,6 @@ mod tests {
         assert_eq!(at(13, 130, 119), Verdict::Fine, "and does");
         assert_eq!(at(22, 130, 119), Verdict::Fine);
         assert_eq!(at(23, 130, 119), Verdict::GiveUp);
-        assert!(budget.is_given_up());
         assert_eq!(at(24, 40, 40), Verdict::Fine);
         assert_eq!(at(25, 50, 50), Verdict::Warn);
         assert_eq!(at(26, 100, 90), Verdict::Fine);

@@ -3,7 +3,7 @@
 use super::live;
 use super::published::{self, Imprint, Look};
 use crate::ambient;
-use crate::connect::{Conninfo, Session, server_error};
+use crate::connect::{Conninfo, Session};
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
@@ -12,7 +12,7 @@ use crate::history::epoch::Epoch;
 use crate::model::Lsn;
 use crate::source::inspect;
 use crate::source::publication::Publications;
-use crate::source::sequences::parse_lsn;
+use crate::source::slot::SlotFacts;
 use crate::source::stream::ReplicationClient;
 
 /// What was found.
@@ -120,25 +120,20 @@ async fn ask(
     }
     let session = Session::connect_utf8(source, "capture").await?;
     let publications = Publications::of_slot(&epoch.slot);
-    let failed = |error| server_error("cannot look at the replication slot", error);
-    let recovering = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.map_err(failed)?;
-    if recovering.get(0) {
+    let slot = SlotFacts::read(&session, &epoch.slot).await?;
+    if slot.is_standby {
         return Err(Error::refused("the source is a standby; name its primary with --source")
             .caused_by(StillAStandby));
     }
-    let query = "SELECT wal_status, confirmed_flush_lsn::text, plugin::text FROM pg_catalog.pg_replication_slots \
-                 WHERE slot_name = $1 AND database = pg_catalog.current_database()";
-    let row = session.query_opt(query, &[&epoch.slot]).await.map_err(failed)?;
-    let text = |column| row.as_ref().and_then(|row| row.get::<_, Option<String>>(column));
     let look = Look::at(&session, history.identity(), newest).await?;
     let path = history.live_path();
     let last = ambient::blocking("reading the live state", move || Ok(live::read(&path))).await?;
     let last = last.and_then(|live| live.published);
     Ok(Facts {
-        slot_exists: row.is_some(),
-        wal_status: text(0),
-        confirmed: text(1).map(|text| parse_lsn(&text)).transpose()?,
-        plugin: text(2),
+        slot_exists: slot.exists && slot.in_this_database,
+        wal_status: slot.wal_status,
+        confirmed: slot.confirmed,
+        plugin: slot.plugin,
         publications: publications.count(&session).await?,
         unpublished: publications.lacking(&session, &newest.tables).await?,
         altered: look.altered(epoch.number, last.as_ref()),

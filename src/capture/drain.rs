@@ -7,9 +7,8 @@
 //! are better than many small ones, as far as that is fair: to a part of the log that it keeps for us
 //! anyway. Where an old transaction is open, the stream, which reads once, is the better way.
 
-use tokio_util::sync::CancellationToken;
-
 use super::intake::Intake;
+use super::stop::{StopReason, StopSignal};
 use super::stream::{CONFIRM_EVERY, Until, ticker};
 use crate::ambient::{self, WantedDrain};
 use crate::connect::Conninfo;
@@ -46,7 +45,7 @@ pub enum Drained {
     /// The same, on a new connection: in this one the server did not leave pgoutput in good order.
     Refused,
     /// Told to stop, in a batch: the connection is of no use any more.
-    Stopped,
+    Stopped(StopReason),
 }
 
 /// Whether a server's log that ends at `head` is so far ahead that draining pays.
@@ -64,6 +63,13 @@ struct Tally {
     batches: u64,
     changes: u64,
     bytes: u64,
+}
+
+/// How one batch ended.
+enum BatchEnd {
+    /// All of the batch is in the history.
+    Durable(Tally),
+    Stopped(StopReason),
 }
 
 /// What to ask for next.
@@ -91,7 +97,7 @@ impl Drain<'_, '_> {
     /// # Errors
     /// As the stream: locked, if another connection has the slot; unavailable, if the connection or
     /// the disk fails.
-    pub async fn run(&mut self, until: &Until, stop: &CancellationToken) -> Result<Drained> {
+    pub async fn run(&mut self, until: &Until, stop: &StopSignal) -> Result<Drained> {
         let mut tally = Tally::default();
         let drained = self.batches(until, stop, &mut tally).await;
         tracing::info!("drained {} bytes of changes in {} batches", tally.bytes, tally.batches);
@@ -105,25 +111,21 @@ impl Drain<'_, '_> {
         }
     }
 
-    async fn batches(
-        &mut self,
-        until: &Until,
-        stop: &CancellationToken,
-        tally: &mut Tally,
-    ) -> Result<Drained> {
+    async fn batches(&mut self, until: &Until, stop: &StopSignal, tally: &mut Tally) -> Result<Drained> {
         Liveness::of(self.client, self.source).guard(self.client.watch_connection()).await??;
         let (mut last, mut stood) = (Tally::default(), false);
         loop {
             let until = *until.borrow();
             let liveness = Liveness::of(self.client, self.source);
-            let next = stop.run_until_cancelled(liveness.guard(self.next_batch(until, last))).await;
-            let Some(next) = next.transpose()? else {
-                return Ok(Drained::Stopped);
+            let wanted = match stop.unless_told(liveness.guard(self.next_batch(until, last))).await {
+                Ok(next) => next??,
+                Err(reason) => return Ok(Drained::Stopped(reason)),
             };
-            let Some(wanted) = next? else { return Ok(Drained::Near) };
+            let Some(wanted) = wanted else { return Ok(Drained::Near) };
             let before = self.intake.received();
-            let Some(batch) = self.batch(wanted, stop).await? else {
-                return Ok(Drained::Stopped);
+            let batch = match self.batch(wanted, stop).await? {
+                BatchEnd::Durable(batch) => batch,
+                BatchEnd::Stopped(reason) => return Ok(Drained::Stopped(reason)),
             };
             tally.batches += 1;
             tally.changes += batch.changes;
@@ -165,8 +167,8 @@ impl Drain<'_, '_> {
         self.client.slot_position(self.slot).await
     }
 
-    /// Fetches what is wanted and waits until it is durable; nothing if told to stop.
-    async fn batch(&mut self, wanted: Wanted, stop: &CancellationToken) -> Result<Option<Tally>> {
+    /// Fetches what is wanted and waits until it is durable; the reason, if told to stop before.
+    async fn batch(&mut self, wanted: Wanted, stop: &StopSignal) -> Result<BatchEnd> {
         let mut note = ticker(CONFIRM_EVERY);
         let mut news = self.intake.news();
         let liveness = Liveness::of(self.client, self.source);
@@ -177,7 +179,7 @@ impl Drain<'_, '_> {
         loop {
             let durable = news.borrow_and_update().lsn();
             if whole && durable >= self.intake.received().lsn() {
-                return Ok(Some(tally));
+                return Ok(BatchEnd::Durable(tally));
             }
             let queue = self.intake.queue()?;
             let waits = !whole && self.intake.has_room();
@@ -186,9 +188,9 @@ impl Drain<'_, '_> {
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
+                reason = stop.told() => {
                     self.intake.abandon_transaction();
-                    return Ok(None);
+                    return Ok(BatchEnd::Stopped(reason));
                 }
                 _ = note.tick() => self.intake.note_rate(CONFIRM_EVERY.as_secs_f64()),
                 place = queue.reserve(), if self.intake.waits() => {

@@ -91,9 +91,10 @@ impl<'a> Intake<'a> {
     /// # Errors
     /// `Unavailable` if the disk has failed; [`Intake::finish`] tells how.
     pub fn queue(&self) -> Result<Sender<RawBlock>> {
-        match self.disk.blocks.is_closed() {
-            true => Err(Error::unavailable("the disk does not take the journal")),
-            false => Ok(self.disk.blocks.clone()),
+        if self.disk.blocks.is_closed() {
+            Err(Error::unavailable("the disk does not take the journal"))
+        } else {
+            Ok(self.disk.blocks.clone())
         }
     }
 

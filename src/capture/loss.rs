@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::budget::{self, Verdict};
+use super::budget::{Kept, Verdict};
 use super::continuity::Loss;
 use super::live::Board;
 use super::state::{Event, State};
@@ -16,6 +16,7 @@ use crate::history::epoch::{Doubt, GapStart};
 use crate::history::timeline::Timeline;
 use crate::progress::Silent;
 use crate::protect::{Access, begin};
+use crate::source::slot::{SlotFacts, drop_slot};
 use crate::store::files;
 
 /// Between two images, if one fails.
@@ -80,11 +81,11 @@ impl Capture<'_> {
         let slot = self.history.identity().slot();
         let look = async {
             let session = Session::connect_utf8(self.source, "capture").await?;
-            let kept = budget::kept(&session, &slot).await?;
+            let kept = Kept::of(&SlotFacts::read(&session, &slot).await?);
             match kept.map(|kept| (self.budget.judge(kept), kept)) {
                 Some((Verdict::Warn, kept)) => tracing::warn!("{}", self.budget.describe(kept)),
                 Some((Verdict::GiveUp, _)) => {
-                    begin::drop_slot(&session, &slot).await?;
+                    drop_slot(&session, &slot).await?;
                     return Ok(true);
                 }
                 _ => {}
@@ -128,7 +129,7 @@ impl Capture<'_> {
     async fn let_go(&self, tried: Duration) {
         let letting_go = async {
             let session = Session::connect_utf8(self.source, "capture").await?;
-            begin::drop_slot(&session, &self.history.identity().slot()).await
+            drop_slot(&session, &self.history.identity().slot()).await
         };
         if let Ok(Err(error)) = tokio::time::timeout(LONGEST_PAUSE, letting_go).await {
             tracing::warn!("the slot of the unfinished image stays until the next try: {error}");

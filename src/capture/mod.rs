@@ -16,6 +16,7 @@ mod loss;
 mod orphan;
 mod published;
 pub mod state;
+mod stop;
 mod stream;
 mod watch;
 
@@ -44,6 +45,7 @@ use drain::{Drain, Drained};
 use intake::Intake;
 use live::Board;
 use state::Event;
+use stop::{StopReason, StopSignal};
 use stream::{Ended, Pump};
 
 /// How to capture.
@@ -75,22 +77,21 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a drain may wait to be told where it ends.
 const END_WAIT: Duration = Duration::from_secs(2);
 
-/// Tails the source until told to stop, or until `options.until`.
+/// Tails the source until `stop` is cancelled, or until `options.until`.
 ///
 /// # Errors
 /// `Locked` if another capture runs; `Unavailable` if the source cannot be reached at the start;
 /// `Damaged` or `Refused` if the history or the source cannot be gone on with.
-pub async fn run(history: &History, source: &Conninfo, tools: &Tools, options: &Options) -> Result<Lsn> {
-    ambient::heed_signals();
+pub async fn run(
+    history: &History,
+    source: &Conninfo,
+    tools: &Tools,
+    options: &Options,
+    stop: CancellationToken,
+) -> Result<Lsn> {
     let _lock = history.lock_capture()?;
     let _ = files::remove(&history.root().join("init.json"));
     files::remove_temporaries(&history.root().join("live"));
-    let stop = CancellationToken::new();
-    let on_signal = stop.clone();
-    tokio::spawn(async move {
-        ambient::interrupted().await;
-        on_signal.cancel();
-    });
     let (sealer, to_seal) = mpsc::unbounded_channel();
     let sealing = tokio::spawn(disk::seal_all(to_seal, history.authorship().clone()));
     let budget = Budget::new(options.max_retained_wal, options.heartbeat);
@@ -111,6 +112,7 @@ struct Capture<'a> {
     source: &'a Conninfo,
     tools: &'a Tools,
     options: &'a Options,
+    /// Cancelled when somebody asks the capture to end.
     stop: CancellationToken,
     sealer: mpsc::UnboundedSender<PathBuf>,
     budget: Budget,
@@ -129,7 +131,7 @@ impl Capture<'_> {
             let started = tokio::time::Instant::now();
             let mut streamed = false;
             let error = match self.once(&mut streamed).await {
-                Ok(Ended::Stopped | Ended::Reached) => return self.ended(),
+                Ok(Ended::Stopped(_) | Ended::Reached) => return self.ended(),
                 Err(error) => error,
             };
             if self.stop.is_cancelled() {
@@ -174,7 +176,7 @@ impl Capture<'_> {
         let stop = self.stop.clone();
         let opened = tokio::select! {
             opened = self.open() => opened?,
-            () = stop.cancelled() => return Ok(Ended::Stopped),
+            () = stop.cancelled() => return Ok(Ended::Stopped(StopReason::Asked)),
         };
         *streamed = true;
         self.follow(opened).await
@@ -221,17 +223,16 @@ impl Capture<'_> {
                 live.published_until = Some(frontier);
                 live.published = Some(published);
             });
-            let (link, cause) = match drain::pays(frontier, head) {
-                true => {
-                    // Asked for its own sake: whether somebody else has the slot.
-                    client.slot_position(&self.history.identity().slot()).await?;
-                    board.update(|live| live.walsender = Some(client.backend().clone()));
-                    (Link::Far(client), format!("draining what was committed after {frontier}"))
-                }
-                false => (
+            let (link, cause) = if drain::pays(frontier, head) {
+                // Asked for its own sake: whether somebody else has the slot.
+                client.slot_position(&self.history.identity().slot()).await?;
+                board.update(|live| live.walsender = Some(client.backend().clone()));
+                (Link::Far(client), format!("draining what was committed after {frontier}"))
+            } else {
+                (
                     Link::Near(self.start(Some(client), seam.from()).await?),
                     format!("streaming from {frontier}"),
-                ),
+                )
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
@@ -276,7 +277,7 @@ impl Capture<'_> {
         let durable = Arc::new(news::channel(durable).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
-        let broken = self.stop.child_token();
+        let stop = StopSignal::new(&self.stop);
         let (first_beat, beaten) = oneshot::channel();
         let watcher = watch::Watcher {
             history: self.history.clone(),
@@ -287,7 +288,7 @@ impl Capture<'_> {
             heartbeat: self.options.heartbeat,
             budget: self.budget.clone(),
             jobs: self.options.jobs,
-            broken: broken.clone(),
+            stop: stop.clone(),
         };
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
         let (until, known) = news::channel(None);
@@ -295,18 +296,13 @@ impl Capture<'_> {
         let deciding =
             tokio::spawn(decide_until(self.options.until, self.source.clone(), key.clone(), beaten, until));
         let intake = Intake::new(Admission::new(key), frontier, disk, seam, &board);
-        let ended = self.take_in(link, intake, known, &broken).await;
+        let ended = self.take_in(link, intake, known, &stop).await;
         watching.cancel();
         deciding.abort();
         let _ = watcher.await;
-        match ended {
-            Ok(Ended::Stopped) if self.budget.is_given_up() => {
-                Err(Error::unavailable("the slot keeps more of the source's log than it may; giving it up"))
-            }
-            Ok(Ended::Stopped) if !self.stop.is_cancelled() => Err(Error::unavailable(
-                "backwhen's publications do not carry all of a protected table any more; looking what is lost",
-            )),
-            ended => ended,
+        match ended? {
+            Ended::Stopped(reason) => reason.failure().map_or(Ok(Ended::Stopped(reason)), Err),
+            Ended::Reached => Ok(Ended::Reached),
         }
     }
 
@@ -316,7 +312,7 @@ impl Capture<'_> {
         link: Link,
         mut intake: Intake<'_>,
         mut until: stream::Until,
-        stop: &CancellationToken,
+        stop: &StopSignal,
     ) -> Result<Ended> {
         let stream = match link {
             Link::Near(stream) => Ok(stream),
@@ -338,12 +334,14 @@ impl Capture<'_> {
                         let client = matches!(drained, Ok(Drained::Near)).then_some(client);
                         let from = intake.asks_from();
                         self.say(format!("streaming from {from}"));
-                        match stop.run_until_cancelled(self.start(client, from)).await {
-                            Some(started) => started,
-                            None => return intake.finish().await.map(|_| Ended::Stopped),
+                        match stop.unless_told(self.start(client, from)).await {
+                            Ok(started) => started,
+                            Err(reason) => return intake.finish().await.map(|_| Ended::Stopped(reason)),
                         }
                     }
-                    Ok(Drained::Stopped) => return intake.finish().await.map(|_| Ended::Stopped),
+                    Ok(Drained::Stopped(reason)) => {
+                        return intake.finish().await.map(|_| Ended::Stopped(reason));
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -413,9 +411,9 @@ struct Opened {
 
 /// Waits a little until it is known where this run ends, if anywhere. A batch that ended just before would have the
 /// server read all its log once more for the little that is left.
-async fn await_end(until: &mut stream::Until, stop: &CancellationToken) {
+async fn await_end(until: &mut stream::Until, stop: &StopSignal) {
     let known = tokio::time::timeout(END_WAIT, until.wait_for(Option::is_some));
-    let _ = stop.run_until_cancelled(known).await;
+    let _ = stop.unless_told(known).await;
 }
 
 /// Says where this run ends, once that is known. To be caught up is to hold everything that had

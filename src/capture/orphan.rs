@@ -3,8 +3,9 @@
 //! Where the network swallowed our goodbye, the server believes in the connection until its own
 //! timeout, and until then nobody else gets the slot.
 
-use crate::connect::{Conninfo, Session, server_error};
+use crate::connect::{Conninfo, Session};
 use crate::error::{Error, Result};
+use crate::source::process;
 use crate::source::stream::{Backend, StreamFault};
 
 /// The process that has the slot, if that is why this failed and the process was ours.
@@ -23,10 +24,5 @@ pub fn holds_slot<'a>(error: &Error, ours: Option<&'a Backend>) -> Option<&'a Ba
 /// `Unavailable` if the source cannot be reached, `Refused` if it does not let us.
 pub async fn end(source: &Conninfo, orphan: &Backend) -> Result<bool> {
     let session = Session::connect_utf8(source, "capture").await?;
-    // As text, in the zone that the replication connection was told it in.
-    let query = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-                 WHERE pid = $1 AND backend_start::text = $2";
-    let ended = session.query(query, &[&orphan.pid, &orphan.started]).await;
-    let ended = ended.map_err(|error| server_error("cannot end backwhen's own former walsender", error))?;
-    Ok(ended.first().is_some_and(|row| row.get(0)))
+    process::terminate(&session, orphan).await
 }

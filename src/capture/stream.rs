@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
+use super::stop::{StopReason, StopSignal};
 use crate::error::{Error, Result};
 use crate::history::journal::Confirmable;
 use crate::model::Lsn;
@@ -29,7 +29,7 @@ const IDLE_EVERY: Duration = Duration::from_secs(1);
 /// Why a stream ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    Stopped,
+    Stopped(StopReason),
     Reached,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Pump<'a> {
     ///
     /// # Errors
     /// `Unavailable` if the connection, the server or the disk fails.
-    pub async fn run(mut self, until: Until, stop: &CancellationToken) -> Result<Ended> {
+    pub async fn run(mut self, until: Until, stop: &StopSignal) -> Result<Ended> {
         let ended = self.pump(until, stop).await;
         match ended {
             Ok(ended) => {
@@ -70,7 +70,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    async fn pump(&mut self, until: Until, stop: &CancellationToken) -> Result<Ended> {
+    async fn pump(&mut self, until: Until, stop: &StopSignal) -> Result<Ended> {
         let mut flush = ticker(FLUSH_EVERY);
         let mut confirm = ticker(CONFIRM_EVERY);
         let often = REPORT_EVERY.min(self.stream.silence() / REPORTS_IN_SILENCE);
@@ -88,7 +88,7 @@ impl<'a> Pump<'a> {
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(Ended::Stopped),
+                reason = stop.told() => return Ok(Ended::Stopped(reason)),
                 _ = report.tick() => self.report(true).await?,
                 _ = confirm.tick() => {
                     self.intake.note_rate(CONFIRM_EVERY.as_secs_f64());

@@ -9,12 +9,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::beat::{beat_once, heartbeat};
-use super::budget::{self, Budget, Verdict};
+use super::budget::{Budget, Kept, Verdict};
 use super::continuity::Newest;
 use super::live::Board;
 use super::published::{self, Look};
+use super::stop::{StopReason, StopSignal};
 use crate::ambient;
-use crate::connect::{Conninfo, Session, server_error};
+use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
@@ -31,8 +32,9 @@ use crate::signal::{self, RolesSignal};
 use crate::source::blocker::while_waiting;
 use crate::source::inspect;
 use crate::source::messages::write;
-use crate::source::publication::Publications;
+use crate::source::publication::{Publications, set_lock_timeout};
 use crate::source::sequences;
+use crate::source::slot::SlotFacts;
 use crate::source::triggers::{Fault, Installed, Triggers};
 
 /// The definitions are digested at most this share of the time, however large the schema is.
@@ -40,6 +42,9 @@ const DIGEST_SHARE: u32 = 50;
 
 /// A source that takes longer to answer than this is asked anew on another connection.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A publication that somebody keeps locked for longer than this is left for the next beat.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Images of new tables follow each other no faster than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(3);
@@ -56,8 +61,8 @@ pub struct Watcher {
     pub heartbeat: Duration,
     pub budget: Budget,
     pub jobs: usize,
-    /// Told when the stream lacks what it should carry, and so must be looked at anew.
-    pub broken: CancellationToken,
+    /// Told when the stream lacks what it should carry, or the slot retains too much.
+    pub stop: StopSignal,
 }
 
 /// What the watcher remembers from beat to beat.
@@ -216,11 +221,12 @@ impl Watcher {
 
     /// What the slot keeps of the source's log fills production's disk.
     async fn check_budget(&self, session: &Session) -> Result<()> {
-        let Some(kept) = budget::kept(session, &self.history.identity().slot()).await? else { return Ok(()) };
+        let slot = SlotFacts::read(session, &self.history.identity().slot()).await?;
+        let Some(kept) = Kept::of(&slot) else { return Ok(()) };
         match self.budget.judge(kept) {
             Verdict::Fine => {}
             Verdict::Warn => tracing::warn!("{}", self.budget.describe(kept)),
-            Verdict::GiveUp => self.broken.cancel(),
+            Verdict::GiveUp => self.stop.tell(StopReason::BudgetSpent),
         }
         Ok(())
     }
@@ -242,16 +248,17 @@ impl Watcher {
         if lacking.is_empty() {
             let look = Look::at(session, identity, known).await?;
             // Where definitions changed, tables move for that.
-            let moved = match now == Some(&known.fingerprint) {
-                true => publications.moved(session, &known.exact).await?,
-                false => Vec::new(),
+            let moved = if now == Some(&known.fingerprint) {
+                publications.moved(session, &known.exact).await?
+            } else {
+                Vec::new()
             };
             self.check_imprint(&look, moved).await?;
             // Where the source stood at the beat before: surely earlier than what was just looked at.
             self.board.update(|live| live.published_until = live.published_until.max(live.source_head));
             return Ok(());
         }
-        self.broken.cancel();
+        self.stop.tell(StopReason::Unpublished);
         Err(Error::unavailable(format!("backwhen's publications do not carry all of {}", lacking.join(", "))))
     }
 
@@ -266,7 +273,7 @@ impl Watcher {
         self.board.update(|live| live.published = Some(look.imprint(epoch, altered.clone())));
         if !altered.is_empty() {
             self.board.written().await;
-            self.broken.cancel();
+            self.stop.tell(StopReason::Altered);
             return Err(Error::unavailable(published::message(&altered)));
         }
         Ok(())
@@ -312,9 +319,8 @@ impl Watcher {
         let inventory = inspect::inventory(session, &selection).await?;
         let before = self.board.read().map_or(Vec::new(), |live| live.unprotected);
         let (mut unprotected, mut any) = (Vec::new(), false);
-        let failed = |error| server_error("cannot set a session's timer", error);
         // A migration that made tables holds the publications until it ends; the heart beats on.
-        session.batch_execute("SET lock_timeout = '2s'").await.map_err(failed)?;
+        set_lock_timeout(session, LOCK_PATIENCE).await?;
         for found in &inventory.tables {
             let table = &found.table;
             let exact = table.grade == Grade::Exact;
@@ -322,9 +328,10 @@ impl Watcher {
                 continue;
             }
             let publishing = async {
-                match members.contains(&(table.oid, !exact)) {
-                    true => publications.move_here(session, table).await,
-                    false => publications.add(session, &[table]).await,
+                if members.contains(&(table.oid, !exact)) {
+                    publications.move_here(session, table).await
+                } else {
+                    publications.add(session, &[table]).await
                 }
             };
             let (published, blocker) = while_waiting(&self.source, session, publishing).await?;
@@ -342,7 +349,7 @@ impl Watcher {
                 }
             }
         }
-        session.batch_execute("SET lock_timeout = 0").await.map_err(failed)?;
+        set_lock_timeout(session, Duration::ZERO).await?;
         self.board.update(|live| live.unprotected = unprotected);
         Ok(any)
     }

@@ -67,7 +67,7 @@ impl Capture {
             let (history, source) = (history.clone(), source.clone());
             metrics::serve(address, Subject { history, source, budget: self.budget.bytes() })?;
         }
-        let lsn = capture::run(&history, &source, &at.tools()?, &options).await?;
+        let lsn = capture::run(&history, &source, &at.tools()?, &options, at.heed_signals()).await?;
         at.ui.result(&Captured { lsn }, || format!("captured up to {lsn}"))
     }
 }

@@ -41,9 +41,8 @@ impl Expire {
         let history = at.history()?;
         let progress = at.ui.progress();
         let apply = self.apply;
-        let work = ambient::blocking("expiring", move || match apply {
-            true => expire::expire(&history, &rules, &*progress),
-            false => expire::look(&history, &rules),
+        let work = ambient::blocking("expiring", move || {
+            if apply { expire::expire(&history, &rules, &*progress) } else { expire::look(&history, &rules) }
         });
         let plan = work.await?;
         let shown = Shown { applied: apply && !plan.is_empty(), plan };

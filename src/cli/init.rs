@@ -62,6 +62,7 @@ impl Init {
             self.exclude,
             !self.no_event_triggers,
             at.key_file.as_deref(),
+            &at.heed_signals(),
         )
         .await?;
         std::mem::drop(progress);

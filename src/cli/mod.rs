@@ -25,10 +25,11 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
 
 use crate::ambient;
 use crate::connect::Conninfo;
@@ -120,6 +121,8 @@ struct Surroundings {
     history: Option<String>,
     key_file: Option<PathBuf>,
     pg_bin: Option<PathBuf>,
+    /// Cancelled by a signal, once signals are heeded.
+    interrupt: OnceLock<CancellationToken>,
 }
 
 /// Runs the command line and returns the exit code, which is a contract.
@@ -152,7 +155,7 @@ fn run_command_line() -> ExitCode {
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
         let Global { history, key_file, pg_bin, .. } = cli.global;
-        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin };
+        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, interrupt: OnceLock::new() };
         let done = runtime.block_on(run(cli.command, &context));
         // Threads that still read for a command that has failed are of no use.
         runtime.shutdown_background();
@@ -197,6 +200,12 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
 }
 
 impl Surroundings {
+    /// From here on Ctrl-C and SIGTERM cancel the token instead of ending the process: call it before anything is
+    /// begun that must be undone.
+    fn heed_signals(&self) -> CancellationToken {
+        self.interrupt.get_or_init(ambient::heed_signals).clone()
+    }
+
     /// Where the history is, or is to be.
     fn history_folder(&self) -> Result<PathBuf> {
         let history = self.history.as_deref().ok_or_else(|| {

@@ -79,7 +79,7 @@ impl Recover {
             return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
         // What is begun from here on is undone when it is interrupted.
-        ambient::heed_signals();
+        at.heed_signals();
         let to_stdout = self.into.as_deref() == Some("sql:-");
         let report = self.attempt(at, &moment, plan, destination).await?;
         for note in &report.notes {
@@ -120,6 +120,7 @@ impl Recover {
                 schema_only: self.schema_only,
                 jobs: self.jobs,
                 progress: at.ui.progress(),
+                interrupt: at.heed_signals(),
             };
             let error = match execute(plan.clone(), execution).await {
                 Ok(report) => return Ok(report),

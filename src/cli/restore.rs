@@ -56,7 +56,7 @@ pub(super) async fn restore(
     let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
     // Verifying took its time: the moment may have come into the history meanwhile.
     let plan = plan(&Reading::open(history)?, &moment, false, &[])?;
-    ambient::heed_signals();
+    let interrupt = at.heed_signals();
     // One that was killed may have left it.
     drop_database(target).await?;
     let execution = Execution {
@@ -69,6 +69,7 @@ pub(super) async fn restore(
         create: true,
         jobs,
         progress: at.ui.progress(),
+        interrupt,
     };
     let report = execute(plan, execution).await?;
     drop_database(target).await?;

@@ -74,7 +74,7 @@ impl Resync {
         let progress = at.ui.progress();
         let found = match self.resync(at, &history, &*progress).await {
             // Continuity was lost, which is a resynchronisation of its own.
-            Err(_) if capture_resynced(&history, epoch, &*progress).await? => None,
+            Err(_) if capture_resynced(at, &history, epoch, &*progress).await? => None,
             found => found?,
         };
         drop(progress);
@@ -102,7 +102,7 @@ impl Resync {
                 jobs: self.jobs,
                 max_retained_wal: self.budget.bytes(),
             };
-            capture::run(history, &source, &tools, &options).await
+            capture::run(history, &source, &tools, &options, at.heed_signals()).await
         };
         if !capturing {
             let epoch = history.current_epoch()?.number;
@@ -113,9 +113,12 @@ impl Resync {
         }
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress };
         let catalog = at.catalog(history)?;
-        let reached = async |lsn| match capturing {
-            true => against_source::wait_for(history, &source, lsn).await,
-            false => follow(Until::Lsn(lsn)).await.map(drop),
+        let reached = async |lsn| {
+            if capturing {
+                against_source::wait_for(history, &source, lsn).await
+            } else {
+                follow(Until::Lsn(lsn)).await.map(drop)
+            }
         };
         suspicion::compare_and_mend(&access, history, &catalog, reached).await.map(Some)
     }
@@ -123,7 +126,12 @@ impl Resync {
 
 /// Whether a new epoch was begun since that one. A capture that is about to do so is waited for: it needs the
 /// locks that we held until now.
-async fn capture_resynced(history: &History, epoch: u32, progress: &dyn Progress) -> Result<bool> {
+async fn capture_resynced(
+    at: &Surroundings,
+    history: &History,
+    epoch: u32,
+    progress: &dyn Progress,
+) -> Result<bool> {
     let is_about_to = || {
         history.capture_is_running()
             && live::read(&history.live_path()).is_some_and(|live| live.state.is_lost())
@@ -135,10 +143,8 @@ async fn capture_resynced(history: &History, epoch: u32, progress: &dyn Progress
         );
     }
     while is_about_to() {
-        tokio::select! {
-            () = tokio::time::sleep(against_source::LOOK_EVERY) => {}
-            () = ambient::interrupted() => return Err(Error::interrupted()),
-        }
+        let pause = tokio::time::sleep(against_source::LOOK_EVERY);
+        at.heed_signals().run_until_cancelled(pause).await.ok_or_else(Error::interrupted)?;
     }
     Ok(history.current_epoch()?.number > epoch)
 }

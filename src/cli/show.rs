@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::{ScratchOption, Surroundings, ui};
 use crate::ambient;
@@ -58,14 +59,12 @@ impl Show {
         let plan = plan(&Reading::open(&history)?, &moment, self.before, &[])?;
         let tools = at.tools()?;
         let statements = plan.past.changes_since_archive()?.len();
-        if statements > 0 {
-            // What is begun from here on is undone when it is interrupted.
-            ambient::heed_signals();
-        }
+        // What a replay begins is undone when it is interrupted.
+        let interrupt = if statements > 0 { at.heed_signals() } else { CancellationToken::new() };
         let given = self.scratch.conninfo()?;
         let progress = at.ui.progress();
         let (server, limit) = (given.as_ref(), self.scratch.limit());
-        let scratch = Scratch { server, limit, tools: &tools, progress: &*progress };
+        let scratch = Scratch { server, limit, tools: &tools, progress: &*progress, interrupt: &interrupt };
         let schema = schema_at(&plan.past, &scratch).await?;
         let sql = sql_of(&schema.archive, &tools).await?;
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();

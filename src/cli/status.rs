@@ -21,6 +21,7 @@ use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Window};
 use crate::model::{Grade, Lsn, PgTime};
 use crate::past::Reading;
+use crate::source::slot::SlotFacts;
 
 /// Show how protection stands and which moments can be recovered
 #[derive(Args)]
@@ -147,15 +148,6 @@ struct Rates {
     bytes_per_second: f64,
 }
 
-/// What the source itself says now.
-struct Asked {
-    head: Lsn,
-    retained: Option<u64>,
-    wal_status: Option<String>,
-    confirmed: Option<Lsn>,
-    exists: bool,
-}
-
 impl SlotShown {
     /// How much of what it may keep it keeps: 1 is all.
     fn share(&self) -> f64 {
@@ -194,9 +186,10 @@ impl Status {
             at.ui.print(&ui::printable(&line))?;
             return Ok(ExitCode::from(code));
         }
-        match at.ui.is_prometheus() {
-            true => at.ui.print(&prometheus::exposition(&shown))?,
-            false => at.ui.result(&shown, || describe(&shown))?,
+        if at.ui.is_prometheus() {
+            at.ui.print(&prometheus::exposition(&shown))?
+        } else {
+            at.ui.result(&shown, || describe(&shown))?
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -294,7 +287,7 @@ pub(super) async fn gather(
     })
 }
 
-fn standing(running: bool, live: Option<&Live>, asked: Option<&Asked>, slot: &str) -> (State, String) {
+fn standing(running: bool, live: Option<&Live>, asked: Option<&SlotFacts>, slot: &str) -> (State, String) {
     if let Some(asked) = asked {
         if !asked.exists {
             return (State::Lost, format!("replication slot {slot} is gone from the source"));
@@ -311,7 +304,7 @@ fn standing(running: bool, live: Option<&Live>, asked: Option<&Asked>, slot: &st
     }
 }
 
-fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&Asked>, live: Option<&Live>) -> Lag {
+fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&SlotFacts>, live: Option<&Live>) -> Lag {
     let head = asked.map(|asked| asked.head).or_else(|| live.and_then(|live| live.source_head));
     let bytes = head.map(|head| head.bytes_since(frontier));
     let behind =
@@ -320,21 +313,12 @@ fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&Asked>, live: Opti
 }
 
 /// Asks the source, if it answers soon.
-async fn ask(source: &Conninfo, slot: &str) -> Option<Asked> {
+async fn ask(source: &Conninfo, slot: &str) -> Option<SlotFacts> {
     let asking = async {
         let session = Session::connect_utf8(source, "status").await.ok()?;
-        let query = "SELECT pg_catalog.pg_current_wal_lsn()::text, \
-                     pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::int8, \
-                     s.wal_status, s.confirmed_flush_lsn::text, s.slot_name IS NOT NULL \
-                     FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $1";
-        let row = session.query_one(query, &[&slot]).await.ok()?;
-        Some(Asked {
-            head: row.get::<_, String>(0).parse().ok()?,
-            retained: row.get::<_, Option<i64>>(1).map(|bytes| bytes.max(0) as u64),
-            wal_status: row.get(2),
-            confirmed: row.get::<_, Option<String>>(3).and_then(|text| text.parse().ok()),
-            exists: row.get(4),
-        })
+        let facts = SlotFacts::read(&session, slot).await.ok()?;
+        // A standby cannot tell how far its primary is.
+        (!facts.is_standby).then_some(facts)
     };
     tokio::time::timeout(PATIENCE, asking).await.ok().flatten()
 }

@@ -207,17 +207,18 @@ fn describe(shown: &Shown) -> String {
 }
 
 fn describe_proof(proof: &Proof, text: &mut String) {
-    match proof.differences.is_empty() {
-        true => text.push_str(&format!(
+    if proof.differences.is_empty() {
+        text.push_str(&format!(
             "proved    {} + {} transactions = {}, {} tables\n",
             proof.from, proof.transactions, proof.to, proof.tables
-        )),
-        false => text.push_str(&format!(
+        ))
+    } else {
+        text.push_str(&format!(
             "DIFFERS   {} folded forward is not {}: {}\n",
             proof.from,
             proof.to,
             ui::printable(&proof.differences.join(", "))
-        )),
+        ))
     }
     for skipped in &proof.not_compared {
         text.push_str(&format!("skipped   {}\n", ui::printable(skipped)));

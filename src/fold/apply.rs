@@ -219,9 +219,10 @@ impl<'a> Applier<'a> {
         }
         for (oid, state) in &mut self.sequences {
             let Some(earlier) = before.get(oid) else { continue };
-            let went_back = match state.increment < 0 {
-                true => state.last_value > earlier.last_value,
-                false => state.last_value < earlier.last_value,
+            let went_back = if state.increment < 0 {
+                state.last_value > earlier.last_value
+            } else {
+                state.last_value < earlier.last_value
             };
             if went_back {
                 self.set_back.insert(*oid);

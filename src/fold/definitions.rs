@@ -24,9 +24,10 @@ pub fn tables_after(before: &[Table], changes: &[DefinitionChange]) -> Vec<Table
     let mut tables: BTreeMap<u32, Table> = before.iter().map(|table| (table.oid, table.clone())).collect();
     for change in changes {
         for defined in &change.signal.tables {
-            match carried(defined) {
-                true => tables.insert(defined.facts.oid, defined.facts.table(stream_name)),
-                false => tables.remove(&defined.facts.oid),
+            if carried(defined) {
+                tables.insert(defined.facts.oid, defined.facts.table(stream_name))
+            } else {
+                tables.remove(&defined.facts.oid)
             };
         }
         for oid in &change.signal.dropped {
@@ -161,10 +162,7 @@ impl Definitions {
         }
         self.fingerprint = seen;
         if self.changed_at.is_none() {
-            match told {
-                true => self.known_at = end,
-                false => self.changed_at = Some(end),
-            }
+            if told { self.known_at = end } else { self.changed_at = Some(end) }
         }
     }
 }

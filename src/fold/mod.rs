@@ -215,10 +215,7 @@ impl FoldedTable {
     /// # Errors
     /// `Damaged` if the index is.
     pub fn index(&self) -> Result<Vec<BlockEntry>> {
-        match self.cleared {
-            true => Ok(Vec::new()),
-            false => image::read_index(&self.blocks, &self.image.index),
-        }
+        if self.cleared { Ok(Vec::new()) } else { image::read_index(&self.blocks, &self.image.index) }
     }
 
     /// Hands on the table's rows in key order.

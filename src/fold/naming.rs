@@ -289,10 +289,11 @@ fn others(signal: &DefinitionSignal, may_rename: bool, relations: bool) -> Vec<u
             all.filter(|oid| ![REGROLE, REGCLASS].contains(oid)).collect()
         }
         "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" if drops || relations => {
-            match drops && mentions(signal, &["cascade"]) {
-                true => ROUTINES.to_vec(),
+            if drops && mentions(signal, &["cascade"]) {
+                ROUTINES.to_vec()
+            } else {
                 // Row types, and what takes them.
-                false => vec![REGTYPE, REGPROCEDURE, REGOPERATOR],
+                vec![REGTYPE, REGPROCEDURE, REGOPERATOR]
             }
         }
         "TYPE" | "DOMAIN" | "FUNCTION" | "PROCEDURE" | "ROUTINE" | "AGGREGATE" | "OPERATOR" | "LANGUAGE" => {

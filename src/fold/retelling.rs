@@ -185,9 +185,10 @@ impl Retellings {
     /// The table's columns are these from here on.
     pub fn define(&mut self, table: &Table) {
         let columns = concerned(&self.late, table);
-        match columns.is_empty() {
-            true => self.columns.remove(&table.oid),
-            false => self.columns.insert(table.oid, columns),
+        if columns.is_empty() {
+            self.columns.remove(&table.oid)
+        } else {
+            self.columns.insert(table.oid, columns)
         };
     }
 

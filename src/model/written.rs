@@ -31,9 +31,10 @@ pub fn written_ident(name: &str, server_major: u32) -> String {
         name.bytes().next().is_some_and(plain) && name.bytes().all(|it| plain(it) || it.is_ascii_digit());
     let lists = [(0, KEYWORDS), (16, SINCE_16), (17, SINCE_17)];
     let mut known = lists.iter().filter(|(since, _)| *since <= server_major);
-    match safe && !known.any(|(_, list)| list.split(' ').any(|word| word == name)) {
-        true => name.to_owned(),
-        false => super::schema::quote_ident(name),
+    if safe && !known.any(|(_, list)| list.split(' ').any(|word| word == name)) {
+        name.to_owned()
+    } else {
+        super::schema::quote_ident(name)
     }
 }
 

@@ -193,9 +193,10 @@ fn by_mark<'a>(timeline: &'a Timeline, name: &str, before: bool) -> Result<(&'a 
 fn by_checkpoint<'a>(timeline: &'a Timeline, id: &str) -> Result<(&'a Stretch, Lsn)> {
     let exact: Vec<_> =
         timeline.checkpoints().filter(|row| row.id == id || row.label.as_deref() == Some(id)).collect();
-    let found = match exact.is_empty() {
-        false => exact,
-        true => timeline.checkpoints().filter(|row| row.id.starts_with(id)).collect(),
+    let found = if exact.is_empty() {
+        timeline.checkpoints().filter(|row| row.id.starts_with(id)).collect()
+    } else {
+        exact
     };
     match found[..] {
         [row] => Ok((stretch(timeline, row.epoch)?, row.lsn)),

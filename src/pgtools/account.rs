@@ -148,10 +148,7 @@ fn owners_of_processes() -> Vec<u32> {
 pub(super) fn shared_folder(usual: PathBuf) -> PathBuf {
     let mode = |path: &Path| path.metadata().map_or(0, |metadata| metadata.mode());
     let writable = mode(&usual) & 0o003 == 0o003;
-    match writable && usual.ancestors().all(|folder| mode(folder) & 0o001 != 0) {
-        true => usual,
-        false => SHARED.into(),
-    }
+    if writable && usual.ancestors().all(|folder| mode(folder) & 0o001 != 0) { usual } else { SHARED.into() }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{Content, Draft, manifest};
 use super::earlier::{self, Earlier};
@@ -30,6 +31,7 @@ use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::signal::key::SIGNED;
 use crate::source::inspect;
 use crate::source::publication::Publications;
+use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{Installed, Triggers};
 use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
@@ -59,44 +61,57 @@ pub async fn init(
     exclude: Vec<String>,
     event_triggers: bool,
     key_file: Option<&Path>,
+    interrupt: &CancellationToken,
 ) -> Result<Begun> {
     let selection = Selection::parse(&include, &exclude)?;
     let _lock = History::prepare(root, "init")?;
     let key = key_file.map(|file| Key::for_new_history(file, root)).transpose()?;
-    undo_killed_init(access.source, root).await?;
-    let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
-    let server = client.identify_system().await?;
+    let connecting = async {
+        undo_killed_init(access.source, root).await?;
+        let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
+        let server = client.identify_system().await?;
+        Ok((client, server))
+    };
+    let (client, server) = unless_interrupted(interrupt, connecting).await?;
     let identity = new_identity(access.source, server.system_identifier, (include, exclude), key.as_ref())?;
     let id = identity.id_bytes()?;
     let authorship = key.map_or(Authorship::Unkeyed, |key| key.authorship(id));
     let intent = Intent { format: FORMAT, slot: identity.slot(), source: access.source.without_password() };
     write_json(&Folder::new(root), &intent_name(), &intent)?;
     ambient::pass("init.intent")?;
-    let begun = tokio::select! {
-        begun = async {
-            let publications = Publications::of_slot(&identity.slot());
-            create_publications(access, &publications, &selection).await?;
-            let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
-            let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
-            let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
-            let opened = open(access, &identity.slot(), selection, client).await?;
-            let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
-            let event_triggers = Some(event_triggers && refused.is_none());
-            let history = History::found(root, Identity { event_triggers, ..identity.clone() }, authorship)?;
-            Ok(Begun { history, checkpoint, without_triggers: refused })
-        } => begun,
-        _ = ambient::interrupted() => Err(Error::interrupted()),
+    let beginning = async {
+        let publications = Publications::of_slot(&identity.slot());
+        create_publications(access, &publications, &selection).await?;
+        let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
+        let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
+        let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
+        let opened = open(access, &identity.slot(), selection, client).await?;
+        let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
+        let event_triggers = Some(event_triggers && refused.is_none());
+        let history = History::found(root, Identity { event_triggers, ..identity.clone() }, authorship)?;
+        Ok(Begun { history, checkpoint, without_triggers: refused })
     };
-    match begun {
+    match unless_interrupted(interrupt, beginning).await {
         Ok(begun) => {
-            let forgotten =
-                ambient::pass("init.found").and_then(|()| Folder::new(root).remove(&[intent_name()]));
-            if let Err(error) = forgotten {
-                tracing::info!("init.json stays until capture is started: {error}");
-            }
+            forget_intent(root);
             Ok(begun)
         }
         Err(error) => Err(withdraw(access.source, root, &identity, error).await),
+    }
+}
+
+async fn unless_interrupted<T>(
+    interrupt: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    interrupt.run_until_cancelled(work).await.unwrap_or_else(|| Err(Error::interrupted()))
+}
+
+/// The history is valid from here on, whatever becomes of the intent.
+fn forget_intent(root: &Path) {
+    let forgotten = ambient::pass("init.found").and_then(|()| Folder::new(root).remove(&[intent_name()]));
+    if let Err(error) = forgotten {
+        tracing::info!("init.json stays until capture is started: {error}");
     }
 }
 
@@ -331,34 +346,6 @@ async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
     drop_slot(session, slot).await?;
     ambient::pass("drop.slot")?;
     Publications::of_slot(slot).drop(session).await
-}
-
-/// Drops a history's slot and nothing else; one that is gone already is fine. A walsender that served it may
-/// need a moment to notice that its client went.
-///
-/// # Errors
-/// `Unavailable` if the source fails, `Locked` if the slot is in use.
-pub async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
-    let query = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
-                 WHERE slot_name = $1";
-    let mut tries = 0;
-    loop {
-        match session.execute(query, &[&slot]).await {
-            Ok(_) => return Ok(()),
-            Err(error)
-                if tries < 50 && error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) =>
-            {
-                tries += 1;
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-            }
-            Err(error) => {
-                let in_use = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE);
-                let error =
-                    crate::connect::server_error(format!("cannot drop replication slot {slot}"), error);
-                return Err(if in_use { Error::locked(error.to_string()) } else { error });
-            }
-        }
-    }
 }
 
 async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {

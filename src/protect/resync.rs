@@ -202,9 +202,10 @@ impl Side {
     /// The table as the source describes it, with the rows that the history has.
     fn entry(&self, table: &Table) -> Result<TableEntry, String> {
         let known = self.earlier.table(table.oid).ok_or("the history does not have it yet")?;
-        match (self.earlier.comparable)(&known.table, table) {
-            true => Ok(TableEntry { table: table.clone(), image: known.image }),
-            false => Err("its definition changed".into()),
+        if (self.earlier.comparable)(&known.table, table) {
+            Ok(TableEntry { table: table.clone(), image: known.image })
+        } else {
+            Err("its definition changed".into())
         }
     }
 

@@ -5,15 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio_postgres::Client;
+use std::time::Duration;
 
 use super::Access;
 use super::earlier::Earlier;
 use super::resync;
 use super::take::{SourceReading, read_tables};
 use crate::ambient;
-use crate::connect::{Session, server_error};
+use crate::connect::Session;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
 use crate::history::image::Packs;
@@ -21,6 +20,7 @@ use crate::history::resync::Resync;
 use crate::model::{DatabaseFacts, Grade, Identity, Lsn, PgTime, Selection};
 use crate::pgtools::{self, Tools};
 use crate::source::inspect::{self, FoundTable, Inventory};
+use crate::source::process;
 use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample};
 use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables};
@@ -203,7 +203,7 @@ pub(super) async fn hold(
             changed.join(", ")
         )));
     }
-    let time = clock(&holder).await?;
+    let time = inspect::clock(&holder).await?;
     Ok(Held { holder, time, protected, left_out })
 }
 
@@ -230,23 +230,15 @@ fn split_by_membership(
     (protected, left_out)
 }
 
-async fn clock(client: &Client) -> Result<PgTime> {
-    let query = "SELECT ((extract(epoch FROM pg_catalog.clock_timestamp()) - 946684800) * 1000000)::int8";
-    let row =
-        client.query_one(query, &[]).await.map_err(|error| server_error("cannot read the clock", error))?;
-    Ok(PgTime(row.get(0)))
-}
-
 async fn read_schema(
     request: &Request<'_>,
-    holder: &Client,
+    holder: &Session,
     left_out: Vec<LeftOut>,
     time: PgTime,
 ) -> Result<SchemaFacts> {
     request.access.progress.phase("reading the schema", 0, crate::progress::Unit::Tables);
     let database = DatabaseFacts::read(holder).await?;
-    let version = holder.query_one("SELECT current_setting('server_version')", &[]).await;
-    let version = version.map_err(|error| server_error("cannot read the version", error))?;
+    let server_version = inspect::server_version(holder).await?;
     let (roles, materialized_views, large_objects) = inspect::schema_extras(holder).await?;
     let fingerprint = inspect::fingerprint(holder).await?;
     let tools: &Tools = request.access.tools;
@@ -268,7 +260,7 @@ async fn read_schema(
         globals,
         roles_digest: Some(roles_digest),
         pg_dump_major: tool.major,
-        server_version: version.get(0),
+        server_version,
         database,
         roles,
         materialized_views,
@@ -299,7 +291,7 @@ pub async fn read_roles(access: &Access<'_>, root: &Path, server_major: u32) -> 
 
 /// How long pg_dump may wait for a lock. A migration may itself wait for a table that we hold, and then
 /// it is we who give way, well before the server's `deadlock_timeout` (1 s) ends one of the two.
-const LOCK_WAIT: &str = "100 ms";
+const LOCK_WAIT: Duration = Duration::from_millis(100);
 
 /// Has pg_dump write the archive, and cancels it where it waits for a lock. Its own time-out knows only
 /// the locks of tables, not those that reading a view's text takes.
@@ -308,23 +300,16 @@ async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, ou
     let application = format!("backwhen pg_dump {}", request.snapshot.name);
     let dump = pgtools::dump_schema(tool, source, Some(&request.snapshot.name), &application, out);
     let watch = Session::connect_utf8(source, "checkpoint").await?;
-    let cancel = format!(
-        "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity \
-          WHERE application_name = $1 AND wait_event_type = 'Lock' \
-            AND pg_catalog.clock_timestamp() - query_start > interval '{LOCK_WAIT}'"
-    );
     let ended = AtomicBool::new(false);
     // Whether it was cancelled.
     let cancelling = async {
         loop {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             if ended.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            match watch.query_opt(&cancel, &[&application]).await {
-                Ok(None) => {}
-                Ok(Some(_)) => return Ok(true),
-                Err(error) => return Err(server_error("cannot watch pg_dump", error)),
+            if process::cancel_waiting(&watch, &application, LOCK_WAIT).await? {
+                return Ok::<_, Error>(true);
             }
         }
     };

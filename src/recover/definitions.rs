@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::archive::Archive;
 use super::roles::globals;
 use super::schema::{self, ReplayedSchema, ScratchServer, SourceRoles};
@@ -47,6 +49,8 @@ pub struct Scratch<'a> {
     pub limit: Duration,
     pub tools: &'a Tools,
     pub progress: &'a dyn Progress,
+    /// Cancelled to have a replay end early and take its database away.
+    pub interrupt: &'a CancellationToken,
 }
 
 /// Finds the archive, or makes it.
@@ -76,8 +80,9 @@ pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
         sequences: &schema.sequences,
         changes: &changes,
         progress: scratch.progress,
+        interrupt: scratch.interrupt,
     };
-    // It heeds Ctrl-C itself, and takes its database away.
+    // An interrupted replay takes its database away itself.
     let replayed = schema::schema_at(&request).await;
     // The recovery need not wait for its end.
     tokio::spawn(server.stop());

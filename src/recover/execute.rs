@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::archive::{AfterRows, Archive, Selection as Entries};
 use super::definitions::{SchemaAt, Scratch, base_schema, schema_at};
@@ -40,6 +41,8 @@ pub struct Execution {
     pub schema_only: bool,
     pub jobs: usize,
     pub progress: Arc<dyn Progress>,
+    /// Cancelled to have the recovery end early and leave nothing behind.
+    pub interrupt: CancellationToken,
 }
 
 /// What a recovery did: its JSON is a contract, see `docs/JSON.md`.
@@ -97,7 +100,7 @@ async fn recover(plan: Plan, execution: Execution, started: Instant, made: &[Str
     phases.end("prepare");
     let filled = tokio::select! {
         filled = fill(&plan, &execution, &sink, &schema, &sequences, &mut phases) => filled,
-        () = crate::ambient::interrupted() => Err(Error::interrupted()),
+        () = execution.interrupt.cancelled() => Err(Error::interrupted()),
     };
     // Tasks that were told to end let go of the sink a little later.
     while Arc::strong_count(&sink) > 1 {
@@ -171,6 +174,7 @@ async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
         limit: execution.replay_limit,
         tools: &execution.tools,
         progress: &*execution.progress,
+        interrupt: &execution.interrupt,
     };
     match &execution.destination {
         // It takes tables and rows only, and those are the fold's.
@@ -187,14 +191,12 @@ async fn open(
     schema: &SchemaAt,
 ) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
     let archive = schema.open()?;
-    let (entries, left_out) = match plan.partial {
-        false => (Entries::whole(&archive.toc), Vec::new()),
-        true => {
-            let entries =
-                Entries::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
-            let notes = partial_notes(&entries);
-            (entries, notes)
-        }
+    let (entries, left_out) = if plan.partial {
+        let entries = Entries::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
+        let notes = partial_notes(&entries);
+        (entries, notes)
+    } else {
+        (Entries::whole(&archive.toc), Vec::new())
     };
     let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
     let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();

@@ -109,11 +109,13 @@ impl MessageKey {
         let known = [MARK, HEARTBEAT, SEQUENCES, DEFINITION, ROWS, ROLES];
         let is_ours = known.iter().any(|it| it.as_bytes() == prefix);
         let Some(xid) = transaction.filter(|_| is_ours) else { return false };
-        let limit = match prefix == MARK.as_bytes() {
-            true => HEADER_LIMIT + 8 * MARK_LIMIT,
+        let limit = if prefix == MARK.as_bytes() {
+            HEADER_LIMIT + 8 * MARK_LIMIT
+        } else if prefix == ROWS.as_bytes() {
             // One row may be as long as the server permits.
-            false if prefix == ROWS.as_bytes() => usize::MAX,
-            false => MESSAGE_LIMIT + HEADER_LIMIT,
+            usize::MAX
+        } else {
+            MESSAGE_LIMIT + HEADER_LIMIT
         };
         content.len() <= limit && self.verified(prefix, xid, content).is_some()
     }

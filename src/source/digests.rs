@@ -176,9 +176,10 @@ fn form(columns: &[String]) -> String {
     let formatted = |columns: &[String]| {
         format!("format('{}', {})", vec!["%L"; columns.len()].join(","), columns.join(", "))
     };
-    match columns.is_empty() {
-        true => "''::text".to_owned(),
-        false => columns.chunks(COLUMNS_AT_ONCE).map(formatted).collect::<Vec<_>>().join(" || ',' || "),
+    if columns.is_empty() {
+        "''::text".to_owned()
+    } else {
+        columns.chunks(COLUMNS_AT_ONCE).map(formatted).collect::<Vec<_>>().join(" || ',' || ")
     }
 }
 

@@ -8,7 +8,7 @@ use crate::codec::pgoutput::stream_name;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::LeftOut;
-use crate::model::{ColumnFacts, Grade, Selection, Table, TableFacts};
+use crate::model::{ColumnFacts, Grade, PgTime, Selection, Table, TableFacts};
 use crate::pgtools;
 
 /// The tables of a database as one snapshot of its catalogs shows them.
@@ -301,6 +301,25 @@ pub async fn schema_extras(client: &Client) -> Result<(Vec<String>, Vec<(String,
     let objects = client.query_one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[]).await;
     let objects: i64 = objects.map_err(failed)?.get(0);
     Ok((roles, views, objects as u64))
+}
+
+/// The server's clock.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn clock(client: &Client) -> Result<PgTime> {
+    let query = "SELECT ((extract(epoch FROM pg_catalog.clock_timestamp()) - 946684800) * 1000000)::int8";
+    let row = client.query_one(query, &[]).await;
+    Ok(PgTime(row.map_err(|error| server_error("cannot read the clock", error))?.get(0)))
+}
+
+/// The server's version, in full.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn server_version(client: &Client) -> Result<String> {
+    let row = client.query_one("SELECT current_setting('server_version')", &[]).await;
+    Ok(row.map_err(|error| server_error("cannot read the version", error))?.get(0))
 }
 
 /// The source is what the history says it is.

@@ -43,12 +43,11 @@ pub async fn wal_end(session: &Session) -> Result<Lsn> {
 fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for letter in json.chars() {
-        match letter.is_ascii() {
-            true => text.push(letter),
+        if letter.is_ascii() {
+            text.push(letter);
+        } else {
             // Beyond ASCII there are only letters of strings.
-            false => {
-                letter.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
-            }
+            letter.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
         }
     }
     text

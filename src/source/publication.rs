@@ -5,6 +5,7 @@
 //! which the stream can only tell inserts and truncates.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Row};
@@ -239,4 +240,14 @@ fn list(tables: &[&Table]) -> String {
 async fn run(client: &Client, statement: &str) -> Result<()> {
     let done = client.batch_execute(statement).await;
     done.map_err(|error| server_error("the source refused to change backwhen's publications", error))
+}
+
+/// From here on no statement of the session waits longer than this for a lock; zero means that there is no limit.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn set_lock_timeout(client: &Client, patience: Duration) -> Result<()> {
+    let set = format!("SET lock_timeout = {}", patience.as_millis());
+    let done = client.batch_execute(&set).await;
+    done.map_err(|error| server_error("cannot set a session's timer", error))
 }

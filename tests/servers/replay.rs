@@ -5,6 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version, versions};
 use backwhen::connect::{Conninfo, Session};
 use backwhen::error::{Kind, Result};
@@ -80,6 +82,7 @@ impl Source {
             sequences: Box::leak(Box::new(BTreeMap::new())),
             changes: &[],
             progress: &Silent,
+            interrupt: Box::leak(Box::new(CancellationToken::new())),
         }
     }
 

@@ -196,9 +196,10 @@ impl Both {
 
 fn quoted(text: &str, special: &str, escape: fn(char) -> String) -> String {
     let odd = |it: char| special.contains(it) || "\"\\ \t\n\r\u{b}\u{c}".contains(it);
-    match text.is_empty() || text.contains(odd) {
-        true => format!("\"{}\"", text.chars().map(escape).collect::<String>()),
-        false => text.to_owned(),
+    if text.is_empty() || text.contains(odd) {
+        format!("\"{}\"", text.chars().map(escape).collect::<String>())
+    } else {
+        text.to_owned()
     }
 }
 

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::archive::{Archive, Roles, Selection};
 use super::sequences::MadeSequence;
@@ -63,6 +64,8 @@ pub struct Request<'a> {
     /// The statements since, in the order of their commits.
     pub changes: &'a [DefinitionChange],
     pub progress: &'a dyn Progress,
+    /// Cancelled to have the replay end early and drop the scratch database.
+    pub interrupt: &'a CancellationToken,
 }
 
 /// The schema after the last of the changes.
@@ -87,7 +90,7 @@ pub struct ReplayedSchema {
 
 /// Replays the changes over the base.
 ///
-/// It heeds Ctrl-C by itself; a caller that gives up on the future otherwise leaves a database that
+/// A caller that wants to give up cancels `request.interrupt`; dropping the future instead leaves a database, which
 /// the next replay on that server drops.
 ///
 /// # Errors
@@ -98,7 +101,7 @@ pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
     let scratch = Scratch::create(request.server, request.ours, &request.base.database).await?;
     let replayed = tokio::select! {
         replayed = in_scratch(request, &scratch) => replayed,
-        () = ambient::interrupted() => Err(Error::interrupted()),
+        () = request.interrupt.cancelled() => Err(Error::interrupted()),
         () = scratch.end_what_hangs(request.limit) => Err(Error::internal("looking for what hangs ended")),
     };
     // A server of our own goes as a whole.
@@ -121,9 +124,10 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
     }
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
     let mut notes = definitions.adapt_to_roles(|name| roles.contains(name));
-    match request.ours {
-        true => scratch.restore_muted(&definitions, request.tools).await?,
-        false => scratch.restore(&definitions, request.tools).await?,
+    if request.ours {
+        scratch.restore_muted(&definitions, request.tools).await?
+    } else {
+        scratch.restore(&definitions, request.tools).await?
     }
     let (owners, privileges) = definitions.owners_and_privileges();
     let rights = Rights { ours: request.ours, owners, privileges, limit: request.limit };

@@ -83,9 +83,10 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
     let mut command = backwhen.command(&["capture"]);
     command.env("BACKWHEN_TEST_POWER", power.folder());
     let dies_at_point = random.random_bool(0.4);
-    let point = match dies_at_point {
-        true => format!("{}=kill@{}", CAPTURE.choose(random).unwrap(), random.random_range(1..6)),
-        false => format!("{}={}", SLOW_PLACES.choose(random).unwrap(), random.random_range(0..80)),
+    let point = if dies_at_point {
+        format!("{}=kill@{}", CAPTURE.choose(random).unwrap(), random.random_range(1..6))
+    } else {
+        format!("{}={}", SLOW_PLACES.choose(random).unwrap(), random.random_range(0..80))
     };
     command.env("BACKWHEN_TEST_POINT", point);
     let mut capture = start(command);

@@ -88,9 +88,10 @@ fn live(backwhen: &Backwhen, random: &mut StdRng, plot: &mut Plot, steps: usize)
 /// Half of the steps come in one message, half a statement at a time, as clients do either.
 fn run(backwhen: &Backwhen, step: &Step, random: &mut StdRng) {
     let (server, database) = (backwhen.server(), backwhen.database());
-    let output = match random.random_bool(0.5) {
-        true => server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1", "-c", &step.sql], ""),
-        false => server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1"], &step.sql),
+    let output = if random.random_bool(0.5) {
+        server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1", "-c", &step.sql], "")
+    } else {
+        server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1"], &step.sql)
     };
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.success(), !step.fails, "{}: {complaint}", step.name);

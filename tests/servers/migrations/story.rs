@@ -59,9 +59,10 @@ impl Migrations for Files {
         let (server, database) = (backwhen.server(), backwhen.database());
         let (name, sql) = &self.all[number];
         let whole = random.random_bool(0.5) && !sql.contains("CONCURRENTLY");
-        let output = match whole {
-            true => server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1", "-c", sql], ""),
-            false => server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1"], sql),
+        let output = if whole {
+            server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1", "-c", sql], "")
+        } else {
+            server.client("psql", database, &["-qX", "-v", "ON_ERROR_STOP=1"], sql)
         };
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         server.psql(database, &self.then);

@@ -128,9 +128,10 @@ impl Server {
     pub fn try_psql(&self, database: &str, sql: &str) -> Result<String, String> {
         let arguments = ["-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-"];
         let output = self.engine.client("psql", database, &arguments, sql);
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
     }
 

@@ -226,10 +226,13 @@ fn converted(form: &BinaryRows, lines: &[u8], rows: &mut Vec<u8>) -> Option<usiz
 fn shares(pages: i64, sessions: usize) -> Vec<String> {
     let count = (pages / WORTH_A_SESSION).clamp(1, sessions as i64);
     let start = |number: i64| pages / count * number;
-    let share = |number| match number + 1 == count {
-        // The last has no end, so that no page can be missed.
-        true => format!("ctid >= '({},0)'", start(number)),
-        false => format!("ctid >= '({},0)' AND ctid < '({},0)'", start(number), start(number + 1)),
+    let share = |number| {
+        if number + 1 == count {
+            // The last has no end, so that no page can be missed.
+            format!("ctid >= '({},0)'", start(number))
+        } else {
+            format!("ctid >= '({},0)' AND ctid < '({},0)'", start(number), start(number + 1))
+        }
     };
     (0..count).map(share).collect()
 }

@@ -1,0 +1,36 @@
+//! Ends what the server's processes do for backwhen, where backwhen does not wait for it any more.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::stream::Backend;
+use crate::connect::server_error;
+use crate::error::Result;
+
+/// Ends a server process of backwhen's own, unless its number is another process's by now; returns whether there was
+/// one to end.
+///
+/// # Errors
+/// `Unavailable` if the server fails, `Refused` if it does not let us.
+pub async fn terminate(client: &Client, process: &Backend) -> Result<bool> {
+    // As text, in the zone that the replication connection was told it in.
+    let query = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+                 WHERE pid = $1 AND backend_start::text = $2";
+    let ended = client.query(query, &[&process.pid, &process.started]).await;
+    let ended = ended.map_err(|error| server_error("cannot end backwhen's own former walsender", error))?;
+    Ok(ended.first().is_some_and(|row| row.get(0)))
+}
+
+/// Cancels the statement of the session that calls itself `application`, if that statement has waited for a lock for
+/// longer than `patience`; returns whether one was cancelled.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn cancel_waiting(client: &Client, application: &str, patience: Duration) -> Result<bool> {
+    let query = "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity \
+                 WHERE application_name = $1 AND wait_event_type = 'Lock' \
+                   AND pg_catalog.clock_timestamp() - query_start > $2::float8 * interval '1 second'";
+    let cancelled = client.query_opt(query, &[&application, &patience.as_secs_f64()]).await;
+    Ok(cancelled.map_err(|error| server_error("cannot watch pg_dump", error))?.is_some())
+}
