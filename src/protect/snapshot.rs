@@ -25,7 +25,7 @@ use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample};
 use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables};
 use crate::source::stream::ReplicationClient;
-use crate::store::files;
+use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
 
 /// What to read under a snapshot.
 pub struct Request<'a> {
@@ -256,7 +256,7 @@ async fn read_schema(
     Ok(SchemaFacts {
         lsn: request.lsn,
         time,
-        archive: archive.publish_in(&folder, "dump").await?,
+        archive: archive.publish_in(request.root, ObjectKind::Archive).await?,
         globals,
         roles_digest: Some(roles_digest),
         pg_dump_major: tool.major,
@@ -281,7 +281,7 @@ pub async fn read_roles(access: &Access<'_>, root: &Path, server_major: u32) -> 
     let folder = root.join("schemas");
     let globals = Unnamed::create(&folder, "sql").await?;
     match pgtools::dump_globals(tool, access.source, &globals.0).await {
-        Ok(()) => globals.publish_in(&folder, "sql").await.map(Some),
+        Ok(()) => globals.publish_in(root, ObjectKind::Roles).await.map(Some),
         Err(error) => {
             tracing::info!("the server's roles cannot be read: {error}");
             Ok(None)
@@ -351,9 +351,9 @@ impl Unnamed {
         ambient::blocking("making a file", move || Unnamed::new(&folder, extension)).await
     }
 
-    async fn publish_in(self, folder: &Path, extension: &'static str) -> Result<String> {
-        let folder = folder.to_owned();
-        ambient::blocking("naming an archive", move || self.publish(&folder, extension)).await
+    async fn publish_in(self, root: &Path, kind: ObjectKind) -> Result<String> {
+        let store = Folder::new(root);
+        ambient::blocking("naming an archive", move || self.publish(&store, kind)).await
     }
 
     /// Makes the file, so that no other process writes to the same one.
@@ -364,16 +364,16 @@ impl Unnamed {
         Ok(Unnamed(path))
     }
 
-    fn publish(self, folder: &Path, extension: &str) -> Result<String> {
+    fn publish(self, store: &dyn Store, kind: ObjectKind) -> Result<String> {
         let bytes =
             fs::read(&self.0).context(Kind::Unavailable, || format!("cannot read {}", self.0.display()))?;
         let digest = blake3::hash(&bytes).to_hex().to_string();
-        let path = folder.join(format!("{digest}.{extension}"));
-        if path.exists() {
-            // Named anew: `expire` counts its age from here.
-            files::touch(&path)?;
+        let name = ObjectName::new(kind, &digest);
+        if store.holds(&name)? {
+            // `expire` counts the object's age from here.
+            store.renew(&name)?;
         } else {
-            files::write_new(&path, &bytes)?;
+            store.put_new(&name, &bytes)?;
         }
         Ok(digest)
     }

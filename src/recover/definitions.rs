@@ -1,10 +1,9 @@
 //! The schema archive of a moment: the checkpoint's, or one replayed up to the moment.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
@@ -17,10 +16,12 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::checkpoint::{Inexact, SchemaFacts};
 use crate::history::definitions::SchemaKnown;
+use crate::history::inventory::missing;
 use crate::model::Table;
 use crate::past::Past;
 use crate::pgtools::Tools;
 use crate::progress::Progress;
+use crate::store::{LentFile, ObjectKind, ObjectName};
 
 /// The definitions at a moment.
 pub struct SchemaAt {
@@ -37,7 +38,7 @@ pub struct SchemaAt {
     /// The sequences, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
     /// Hold the archives.
-    _folders: Vec<TempDir>,
+    _files: Vec<LentFile>,
 }
 
 /// Where a replay may make its scratch database.
@@ -91,8 +92,8 @@ pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
     notes.extend(unlisted(&roles, &inexact));
     let facts = SchemaFacts { since: Vec::new(), ..facts };
     let base = Some(path);
-    let _folders = schema._folders.into_iter().chain([folder]).collect();
-    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _folders })
+    let _files = schema._files.into_iter().chain([LentFile::in_scratch(archive.clone(), folder)]).collect();
+    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _files })
 }
 
 /// Why much may be missing, where no list of roles tells who was a superuser.
@@ -109,12 +110,12 @@ fn unlisted(roles: &SourceRoles, inexact: &[Inexact]) -> Option<String> {
 /// `Damaged` if it is.
 pub fn base_schema(past: &Past) -> Result<SchemaAt> {
     let facts = past.base().schema.clone();
-    let (archive, folder) = checked_archive(past.history(), &facts.archive)?;
+    let archive = checked_archive(past.history(), &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
     let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
-    let sequences = made_by_source(&Archive::open(&archive)?.toc, &past.base().sequences);
+    let sequences = made_by_source(&Archive::open(archive.path())?.toc, &past.base().sequences);
     Ok(SchemaAt {
-        archive,
+        archive: archive.path().to_owned(),
         facts,
         notes,
         inexact,
@@ -122,23 +123,23 @@ pub fn base_schema(past: &Past) -> Result<SchemaAt> {
         unfit,
         base: None,
         sequences,
-        _folders: folder.into_iter().collect(),
+        _files: vec![archive],
     })
 }
 
-/// The archive's path, once its bytes agree with its name. With a key, that of a copy in a folder of our own,
+/// Lends an archive, once its bytes agree with its name. With a key, the archive is copied into a folder of our own,
 /// since whoever can write to the history could exchange the file before pg_restore reads it.
-fn checked_archive(history: &History, digest: &str) -> Result<(PathBuf, Option<TempDir>)> {
-    let archive = history.schemas_folder().join(format!("{digest}.dump"));
-    let bytes = read_checked(&archive, digest)?;
+fn checked_archive(history: &History, digest: &str) -> Result<LentFile> {
+    let name = ObjectName::new(ObjectKind::Archive, digest);
+    let bytes = read_checked(history, &name)?;
     if !history.authorship().is_checked() {
-        return Ok((archive, None));
+        return history.store().lend(&name)?.ok_or_else(|| missing(history.store(), &name));
     }
     let folder = ambient::temporary_folder()?;
     let copy = folder.path().join("schema.dump");
     std::fs::write(&copy, bytes)
         .context(Kind::Unavailable, || format!("cannot write {}; is TMPDIR full?", copy.display()))?;
-    Ok((copy, Some(folder)))
+    Ok(LentFile::in_scratch(copy, folder))
 }
 
 impl SchemaAt {
@@ -169,15 +170,15 @@ impl SchemaAt {
     }
 }
 
-/// The content of a file that bears its digest as its name.
+/// Reads an object that is named by its own digest.
 ///
 /// # Errors
-/// `Damaged` if it does not.
-pub(super) fn read_checked(path: &Path, digest: &str) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(path).context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
-    if blake3::hash(&bytes).to_hex().as_str() == digest {
-        Ok(bytes)
-    } else {
-        Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display())))
+/// `Damaged` if the object is not there, or its digest is not its name.
+pub(super) fn read_checked(history: &History, name: &ObjectName) -> Result<Vec<u8>> {
+    let bytes = history.store().read(name)?.ok_or_else(|| missing(history.store(), name))?;
+    if blake3::hash(&bytes).to_hex().as_str() == name.stem() {
+        return Ok(bytes);
     }
+    let place = history.store().locate(name);
+    Err(Error::damaged(format!("{place} is damaged: its digest is not its name")))
 }

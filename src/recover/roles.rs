@@ -11,6 +11,7 @@ use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
 use crate::past::Past;
+use crate::store::{ObjectKind, ObjectName};
 
 /// Makes the roles that the target lacks, if they are wanted. They are the server's, not the database's:
 /// those that are made stay, whatever becomes of the rest. Returns what a person should know.
@@ -36,8 +37,8 @@ pub(super) async fn create(plan: &Plan, execution: &Execution) -> Result<Vec<Str
 /// `Damaged` if it is.
 pub(super) fn globals(past: &Past) -> Result<Option<String>> {
     let Some(digest) = past.roles()? else { return Ok(None) };
-    let path = past.history().schemas_folder().join(format!("{digest}.sql"));
-    Ok(Some(String::from_utf8_lossy(&read_checked(&path, digest)?).into_owned()))
+    let name = ObjectName::new(ObjectKind::Roles, digest);
+    Ok(Some(String::from_utf8_lossy(&read_checked(past.history(), &name)?).into_owned()))
 }
 
 /// The roles that the recovered database needs, and those that have rights in it by being their members.

@@ -182,7 +182,7 @@ impl Store for MemoryStore {
         let path = folder.path().join(name.file_name());
         let written = std::fs::write(&path, bytes);
         written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
-        Ok(Some(LentFile { path, _copy: Some(folder) }))
+        Ok(Some(LentFile::in_scratch(path, folder)))
     }
 
     fn locate(&self, name: &ObjectName) -> String {

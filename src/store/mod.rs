@@ -19,6 +19,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::error::{Kind, Result};
 pub use folder::Folder;
 #[cfg(test)]
@@ -191,10 +193,15 @@ impl Lease {
 #[derive(Debug)]
 pub struct LentFile {
     path: PathBuf,
-    _copy: Option<tempfile::TempDir>,
+    _copy: Option<TempDir>,
 }
 
 impl LentFile {
+    /// Makes a lent file of one that lies in a folder of its own; the folder goes with the value.
+    pub fn in_scratch(path: PathBuf, folder: TempDir) -> LentFile {
+        LentFile { path, _copy: Some(folder) }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
