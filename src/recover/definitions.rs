@@ -1,14 +1,14 @@
 //! The schema archive of a moment: the checkpoint's, or one replayed up to the moment.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
-use super::roles::globals;
+use super::objects::{globals, read_checked};
 use super::schema::{self, ReplayedSchema, ScratchServer, SourceRoles};
 use super::sequences::{MadeSequence, made_by_source};
 use crate::ambient;
@@ -166,17 +166,5 @@ impl SchemaAt {
     /// `Damaged` if it is no archive.
     pub fn open(&self) -> Result<Archive> {
         Archive::open(&self.archive)
-    }
-}
-
-/// The content of a file that bears its digest as its name.
-///
-/// # Errors
-/// `Damaged` if it does not.
-pub(super) fn read_checked(path: &Path, digest: &str) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(path).context(Kind::Damaged, || format!("cannot read {}", path.display()))?;
-    match blake3::hash(&bytes).to_hex().as_str() == digest {
-        true => Ok(bytes),
-        false => Err(Error::damaged(format!("{} is damaged: its digest is not its name", path.display()))),
     }
 }

@@ -1,22 +1,13 @@
 //! One try to run a statement as its role, and what to make of the server's answer.
 
-use super::acting::Ended;
+use super::failure::Failure;
 use super::replay::Replay;
 use super::rewrite::schema_without_roles;
 use super::statements::Sql;
 use crate::connect::server_error;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::schema::quote_ident;
 use crate::signal::DefinitionChange;
-
-/// How a statement ended that did not run.
-pub(super) enum Failure {
-    /// It need not run here.
-    Passed,
-    Failed(tokio_postgres::Error),
-    /// For a reason of ours.
-    Stopped(String),
-}
 
 impl Replay<'_> {
     /// As whom a statement of a role is replayed; nobody in particular where the server has no such role that we
@@ -120,20 +111,6 @@ impl Replay<'_> {
     }
 }
 
-impl Failure {
-    pub fn of(ended: Ended) -> Option<Failure> {
-        match ended {
-            Ended::Done => None,
-            Ended::Failed(error) => Some(Failure::Failed(error)),
-            Ended::TooLong(limit) => Some(Failure::Stopped(format!(
-                "it was stopped after {:.1} s; --replay-timeout says how long a statement may take",
-                limit.as_secs_f64()
-            ))),
-            Ended::SessionLost => Some(Failure::Stopped("it ended its session".into())),
-        }
-    }
-}
-
 /// Statements that need a right on the database.
 const IN_DATABASE: &[&str] = &["CREATE SCHEMA", "ALTER SCHEMA", "CREATE EXTENSION", "CREATE PUBLICATION"];
 
@@ -141,15 +118,11 @@ fn sqlstate(error: &tokio_postgres::Error) -> &str {
     error.code().map_or("", |code| code.code())
 }
 
-pub(super) fn is_about_privileges(sql: &Sql) -> bool {
-    matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
-}
-
 /// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
 fn without_role(sql: &Sql) -> Option<String> {
     match sql.tag.as_str() {
         "CREATE SCHEMA" => Some(schema_without_roles(sql)),
-        _ if is_about_privileges(sql) || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
+        _ if sql.is_about_privileges() || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
             Some(String::new())
         }
         _ => None,
@@ -196,18 +169,6 @@ fn role_in<'a>(sqlstate: &str, routine: &str, message: &'a str) -> Option<&'a st
     let space = |c| [' ', '\u{a0}', '\u{202f}'].contains(&c);
     let name = if opening == '«' { name.trim_matches(space) } else { name };
     (!name.is_empty()).then_some(name)
-}
-
-/// Whatever a statement says of itself is no fault of the server's: it is left out, and the rest goes on.
-pub(super) fn failed(change: &DefinitionChange, failure: Failure) -> Error {
-    let DefinitionChange { lsn, time, xid, signal, .. } = change;
-    let what =
-        format!("the {} of {time} (transaction {xid}, {lsn}) failed on the scratch server", signal.tag);
-    match failure {
-        Failure::Failed(error) => Error::refused(server_error(what, error).to_string()),
-        Failure::Stopped(why) => Error::refused(format!("{what}: {why}")),
-        Failure::Passed => Error::refused(what),
-    }
 }
 
 #[cfg(test)]

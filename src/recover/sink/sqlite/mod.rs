@@ -51,7 +51,7 @@ impl SqliteFile {
     /// # Errors
     /// `Refused` if `path` exists, `Unavailable` if the folder does not take a file.
     pub fn create(path: &Path, opening: Opening<'_>) -> Result<SqliteFile> {
-        let temporary = temporary_path(path)?;
+        let temporary = super::new_file::temporary_path(path)?;
         refuse_leftovers(path)?;
         let connection = open(&temporary, path)?;
         let file = File { connection: Some(connection), temporary, path: path.to_owned(), incomplete: false };
@@ -158,7 +158,7 @@ impl SqliteFile {
         if let Some(Err((_, error))) = connection.map(Connection::close) {
             return Err(fault("close", &file.path, error));
         }
-        super::sql::publish(&file.temporary, &file.path)
+        super::new_file::publish(&file.temporary, &file.path)
     }
 }
 
@@ -257,20 +257,4 @@ fn fault(doing: &str, path: &Path, error: rusqlite::Error) -> Error {
 
 fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
     file.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where a file is written before it has its name: under one that no other recovery has, on this machine or another.
-///
-/// # Errors
-/// `Refused` if `path` exists.
-pub(super) fn temporary_path(path: &Path) -> Result<PathBuf> {
-    // A link that leads nowhere is in the way too.
-    if path.symlink_metadata().is_ok() {
-        return Err(Error::refused(format!(
-            "{} exists already; name another file or remove it",
-            path.display()
-        )));
-    }
-    let name = path.file_name().ok_or_else(|| Error::usage(format!("{} names no file", path.display())))?;
-    files::temporary_beside(&path.with_file_name(format!("{}.partial", name.to_string_lossy())))
 }
