@@ -13,6 +13,7 @@ mod drain;
 mod intake;
 pub mod live;
 mod loss;
+mod newest;
 mod orphan;
 mod published;
 pub mod state;

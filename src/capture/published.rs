@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::continuity::Newest;
+use super::newest::Newest;
 use crate::connect::Session;
 use crate::error::Result;
 use crate::history::Identity;

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::beat::{beat_once, heartbeat};
 use super::budget::{Budget, Kept, Verdict};
-use super::continuity::Newest;
 use super::live::Board;
+use super::newest::Newest;
 use super::published::{self, Look};
 use super::stop::{StopReason, StopSignal};
 use crate::ambient;

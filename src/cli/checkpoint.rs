@@ -11,7 +11,7 @@ use crate::ambient;
 use crate::error::Result;
 use crate::history::checkpoint::{Checkpoint as Manifest, Origin};
 use crate::model::{Lsn, PgTime};
-use crate::protect::{Access, checkpoint};
+use crate::protect::{Access, checkpoint, forward};
 
 /// Record a checkpoint: folded from the history, without asking the source
 #[derive(Args)]
@@ -77,7 +77,7 @@ impl Checkpoint {
         } else {
             let label = self.label.clone();
             let folded = ambient::blocking("folding the history", move || {
-                checkpoint::fold_newest(&history, &catalog, label.as_deref(), &*progress)
+                forward::fold_newest(&history, &catalog, label.as_deref(), &*progress)
             });
             folded.await?
         };

@@ -25,6 +25,11 @@ impl ServerFault {
         std::error::Error::source(error)?.downcast_ref()
     }
 
+    /// The SQLSTATE of the fault that caused an error of ours.
+    pub fn sqlstate_of(error: &Error) -> Option<&str> {
+        ServerFault::of(error).map(|fault| fault.sqlstate.as_str())
+    }
+
     /// Takes the fields of an error or a notice.
     pub(crate) fn from_fields(mut fields: ErrorFields<'_>) -> ServerFault {
         let mut fault = ServerFault::default();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::checkpoint::{Content, Draft, manifest};
+use super::draft::{Draft, manifest};
 use super::earlier::{self, Earlier};
 use super::snapshot::{self, Opened, Taken};
 use super::{Access, create_packs, finish_packs, hold_objects, slot};
@@ -316,7 +316,7 @@ async fn begin_epoch(
     let draft =
         Draft { epoch: epoch.number, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
     let id = checkpoint_id(epoch.number, lsn);
-    let checkpoint = manifest(id, draft, Content::of(taken, stats));
+    let checkpoint = manifest(id, draft, taken.content(stats));
     publish(root, authorship, &epoch, &checkpoint)?;
     Ok(checkpoint)
 }

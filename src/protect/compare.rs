@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::checkpoint::same_shape;
+use super::images::same_shape;
 use super::slot::temporary_snapshot;
 use super::snapshot::{Held, hold};
 use super::{Access, scratch};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::checkpoint::{fold_to_end, images};
+use super::forward::fold_to_end;
+use super::images::{images, same_shape};
 use super::scratch;
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
@@ -89,7 +90,7 @@ pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn
         at: Compared { epoch: stretch.epoch.number, lsn },
         tables,
         blocks: reading.blocks(),
-        comparable: super::checkpoint::same_shape,
+        comparable: same_shape,
     })
 }
 

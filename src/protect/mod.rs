@@ -3,7 +3,10 @@
 pub mod begin;
 pub mod checkpoint;
 pub mod compare;
+mod draft;
 mod earlier;
+pub mod forward;
+mod images;
 mod ranges;
 mod resync;
 mod slot;

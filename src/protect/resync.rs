@@ -11,11 +11,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::checkpoint::image_of;
 use super::earlier::Earlier;
+use super::images::image_of;
 use super::ranges::{Differing, Ranges};
-use super::snapshot::Read;
-use super::take::{SourceReading, read_tables};
+use super::take::{Read, SourceReading, read_tables};
 use crate::ambient;
 use crate::codec::row_digest::RowHasher;
 use crate::error::{Context, Error, Kind, Result};

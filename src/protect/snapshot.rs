@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Access;
+use super::draft::Content;
 use super::earlier::Earlier;
 use super::resync;
-use super::take::{SourceReading, read_tables};
+use super::take::{Read, SourceReading, read_tables};
 use crate::ambient;
 use crate::connect::Session;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{LeftOut, SchemaFacts, TableEntry};
-use crate::history::image::Packs;
+use crate::history::image::{PackStats, Packs};
 use crate::history::resync::Resync;
 use crate::model::{DatabaseFacts, Grade, Identity, Lsn, PgTime, Selection};
 use crate::pgtools::{self, Tools};
@@ -114,12 +115,6 @@ pub async fn take(request: &Request<'_>) -> Result<Taken> {
     Ok(Taken::of(held, described, read))
 }
 
-/// The rows of tables as the snapshot shows them.
-pub(super) struct Read {
-    pub tables: Vec<TableEntry>,
-    pub resync: Option<Resync>,
-}
-
 /// Reads the tables that the request wants; with an `earlier` state of the history only what differs from it.
 ///
 /// # Errors
@@ -167,6 +162,12 @@ impl Taken {
         let Described { schema, sequences } = described;
         let Read { tables, resync } = read;
         Taken { tables, protected, schema, sequences, time, resync }
+    }
+
+    /// All that the snapshot showed, for a checkpoint.
+    pub(super) fn content(self, stats: PackStats) -> Content {
+        let Taken { tables, schema, sequences, resync, .. } = self;
+        Content { tables, schema, sequences, inexact: Vec::new(), stats, resync }
     }
 }
 

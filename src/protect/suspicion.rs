@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::checkpoint::{Content, Draft, publish_beside};
+use super::draft::{Draft, publish_beside};
 use super::earlier::{self, Earlier};
 use super::slot::temporary_snapshot;
-use super::snapshot::{self, Held, Opened, Read, Taken};
+use super::snapshot::{self, Held, Opened, Taken};
+use super::take::Read;
 use super::{Access, begin_checkpoint, create_packs, finish_packs};
 use crate::ambient;
 use crate::error::Result;
@@ -61,7 +62,7 @@ pub async fn compare_and_mend(
         let taken = Taken::of(opened.held, described, read);
         drop(opened.client);
         let draft = Draft { epoch, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
-        let content = Content::of(taken, finish_packs(packs).await?);
+        let content = taken.content(finish_packs(packs).await?);
         found.checkpoint = Some(publish_beside(history, catalog, draft, content).await?);
     }
     Ok(found)

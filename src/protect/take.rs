@@ -13,6 +13,7 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::TableEntry;
 use crate::history::image::{ImageBuilder, Packs, Sorter, TableImage, lines};
+use crate::history::resync::Resync;
 use crate::model::Table;
 use crate::progress::{Progress, Unit};
 use crate::source::inspect::FoundTable;
@@ -26,6 +27,12 @@ const SORT_BUDGET: usize = 256 << 20;
 
 /// Pieces of rows that may wait between a session and a sorter.
 const PIECES_WAITING: usize = 8;
+
+/// The rows of tables as the snapshot shows them.
+pub(super) struct Read {
+    pub tables: Vec<TableEntry>,
+    pub resync: Option<Resync>,
+}
 
 /// Where and how tables are read.
 pub struct SourceReading<'a> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
-use super::roles::globals;
+use super::objects::{globals, read_checked};
 use super::schema::{self, ReplayedSchema, ScratchServer, SourceRoles};
 use super::sequences::{MadeSequence, made_by_source};
 use crate::ambient;
@@ -168,17 +168,4 @@ impl SchemaAt {
     pub fn open(&self) -> Result<Archive> {
         Archive::open(&self.archive)
     }
-}
-
-/// Reads an object that is named by its own digest.
-///
-/// # Errors
-/// `Damaged` if the object is not there, or its digest is not its name.
-pub(super) fn read_checked(history: &History, name: &ObjectName) -> Result<Vec<u8>> {
-    let bytes = history.store().read(name)?.ok_or_else(|| missing(history.store(), name))?;
-    if blake3::hash(&bytes).to_hex().as_str() == name.stem() {
-        return Ok(bytes);
-    }
-    let place = history.store().locate(name);
-    Err(Error::damaged(format!("{place} is damaged: its digest is not its name")))
 }

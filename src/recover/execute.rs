@@ -81,7 +81,11 @@ pub struct Phase {
 pub async fn execute(plan: Plan, execution: Execution) -> Result<Report> {
     let started = Instant::now();
     execution.progress.phase("preparing", 0, Unit::Tables);
-    let made = roles::create(&plan, &execution).await?;
+    let made = if execution.create_roles {
+        roles::create(&plan.past, &execution.destination).await?
+    } else {
+        Vec::new()
+    };
     let recovered = recover(plan, execution, started, &made).await;
     recovered.map_err(|error| match made.first() {
         Some(made) => Error::new(error.kind(), format!("{error}; on the target's server stays: {made}")),

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod definitions;
 pub mod execute;
 mod load;
+mod objects;
 pub mod plan;
 mod roles;
 pub mod schema;

@@ -2,43 +2,27 @@
 
 use std::collections::BTreeSet;
 
-use super::definitions::read_checked;
-use super::execute::Execution;
-use super::plan::Plan;
-use super::schema::{Sql, split};
+use super::objects::globals;
+use super::schema::{Sql, missing, split};
 use super::sink::{Destination, maintenance};
-use crate::connect::{Conninfo, Session, server_error};
+use crate::connect::{Conninfo, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
 use crate::past::Past;
-use crate::store::{ObjectKind, ObjectName};
 
-/// Makes the roles that the target lacks, if they are wanted. They are the server's, not the database's:
+/// Makes the roles that the target lacks. They are the server's, not the database's:
 /// those that are made stay, whatever becomes of the rest. Returns what a person should know.
 ///
 /// # Errors
 /// `Usage` if the target is no server; `Damaged` if the history's roles are; otherwise as
 /// [`create_missing`].
-pub(super) async fn create(plan: &Plan, execution: &Execution) -> Result<Vec<String>> {
-    if !execution.create_roles {
-        return Ok(Vec::new());
-    }
-    let Destination::Postgres(info) = &execution.destination else {
+pub(super) async fn create(past: &Past, destination: &Destination) -> Result<Vec<String>> {
+    let Destination::Postgres(info) = destination else {
         return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
     };
-    let globals = globals(&plan.past)?.unwrap_or_default();
+    let globals = globals(past)?.unwrap_or_default();
     let globals = split(&globals, true);
-    create_missing(info, &globals, &wanted(&plan.past, &globals)?).await
-}
-
-/// The list of the server's roles at a moment, as pg_dumpall writes it.
-///
-/// # Errors
-/// `Damaged` if it is.
-pub(super) fn globals(past: &Past) -> Result<Option<String>> {
-    let Some(digest) = past.roles()? else { return Ok(None) };
-    let name = ObjectName::new(ObjectKind::Roles, digest);
-    Ok(Some(String::from_utf8_lossy(&read_checked(past.history(), &name)?).into_owned()))
+    create_missing(info, &globals, &wanted(past, &globals)?).await
 }
 
 /// The roles that the recovered database needs, and those that have rights in it by being their members.
@@ -107,20 +91,6 @@ async fn create_missing(info: &Conninfo, globals: &[Sql], wanted: &BTreeSet<Stri
         }
     }
     Ok(notes)
-}
-
-/// Those of the roles that the server lacks.
-///
-/// # Errors
-/// `Unavailable` if the server fails.
-pub(super) async fn missing<'a>(
-    session: &Session,
-    wanted: impl Iterator<Item = &'a str>,
-) -> Result<BTreeSet<&'a str>> {
-    let failed = |error| server_error("cannot read the server's roles", error);
-    let rows = session.query("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await.map_err(failed)?;
-    let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(wanted.filter(|name| !name.is_empty() && !there.contains(*name)).collect())
 }
 
 /// What makes the roles, and what may fail without harm: attributes that only a superuser may give,

@@ -1,22 +1,13 @@
 //! Tries once to run a statement as its role, and interprets the server's answer.
 
-use super::acting::Ended;
+use super::failure::Failure;
 use super::replay::Replay;
 use super::rewrite::schema_without_roles;
 use super::statements::Sql;
 use crate::connect::server_error;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::schema::quote_ident;
 use crate::signal::DefinitionChange;
-
-/// Why a statement did not run.
-pub(super) enum Failure {
-    /// The statement need not run here.
-    Passed,
-    Failed(tokio_postgres::Error),
-    /// backwhen itself has a reason not to run the statement.
-    Stopped(String),
-}
 
 impl Replay<'_> {
     /// The role as which a role's statement is replayed; none if the server has no such role that we may act for.
@@ -119,37 +110,18 @@ impl Replay<'_> {
     }
 }
 
-impl Failure {
-    pub fn of(ended: Ended) -> Option<Failure> {
-        match ended {
-            Ended::Done => None,
-            Ended::Failed(error) => Some(Failure::Failed(error)),
-            Ended::TooLong(limit) => Some(Failure::Stopped(format!(
-                "it was stopped after {:.1} s; --replay-timeout says how long a statement may take",
-                limit.as_secs_f64()
-            ))),
-            Ended::SessionLost => Some(Failure::Stopped("it ended its session".into())),
-        }
-    }
-}
-
-/// Statements that need a privilege on the database.
+/// Statements that need a right on the database.
 const IN_DATABASE: &[&str] = &["CREATE SCHEMA", "ALTER SCHEMA", "CREATE EXTENSION", "CREATE PUBLICATION"];
 
 fn sqlstate(error: &tokio_postgres::Error) -> &str {
     error.code().map_or("", |code| code.code())
 }
 
-pub(super) fn is_about_privileges(sql: &Sql) -> bool {
-    matches!(sql.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
-}
-
-/// Returns the rest of a statement without its role, which may be empty; `None` if the statement makes no sense
-/// without the role.
+/// What is left of a statement without its role, perhaps nothing; `None` if it makes no sense without.
 fn without_role(sql: &Sql) -> Option<String> {
     match sql.tag.as_str() {
         "CREATE SCHEMA" => Some(schema_without_roles(sql)),
-        _ if is_about_privileges(sql) || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
+        _ if sql.is_about_privileges() || is_of_roles(sql) || sql.says(&["owner", "to"]) => {
             Some(String::new())
         }
         _ => None,
@@ -196,18 +168,6 @@ fn role_in<'a>(sqlstate: &str, routine: &str, message: &'a str) -> Option<&'a st
     let space = |c| [' ', '\u{a0}', '\u{202f}'].contains(&c);
     let name = if opening == '«' { name.trim_matches(space) } else { name };
     (!name.is_empty()).then_some(name)
-}
-
-/// A statement's failure is not taken for a fault of the server: the statement is left out, and the replay continues.
-pub(super) fn failed(change: &DefinitionChange, failure: Failure) -> Error {
-    let DefinitionChange { lsn, time, xid, signal, .. } = change;
-    let what =
-        format!("the {} of {time} (transaction {xid}, {lsn}) failed on the scratch server", signal.tag);
-    match failure {
-        Failure::Failed(error) => Error::refused(server_error(what, error).to_string()),
-        Failure::Stopped(why) => Error::refused(format!("{what}: {why}")),
-        Failure::Passed => Error::refused(what),
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::acting::{Ended, Sessions};
-use super::attempt::{Failure, failed, is_about_privileges};
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
+use super::failure::{Failure, failed};
 use super::mend::{mend, owner, still_lacking};
 use super::rewrite::{Action, action};
 use super::roles::SourceRoles;
@@ -190,7 +190,7 @@ impl<'a> Replay<'a> {
         if signal.objects.is_empty() && sql.says(&["if", "not", "exists"]) && sql.tag != "CREATE EXTENSION" {
             return Ok(());
         }
-        if !self.rights.privileges && is_about_privileges(sql) {
+        if !self.rights.privileges && sql.is_about_privileges() {
             return Ok(());
         }
         match action(sql, self.rights.ours) {

@@ -92,7 +92,7 @@ impl SourceRoles {
         let failed = |error| server_error("cannot make the source's roles on a server of our own", error);
         let listed = self.listed.iter().flat_map(|listed| listed.keys().map(String::as_str));
         let names: BTreeSet<&str> = listed.chain(further).collect();
-        let missing = super::super::roles::missing(session, names.into_iter()).await?;
+        let missing = missing(session, names.into_iter()).await?;
         let statements: Vec<_> = missing.iter().map(|name| self.creation(name)).collect();
         session.batch_execute(&statements.join("; ")).await.map_err(failed)?;
         for membership in self.memberships.iter().filter(|it| self.is_harmless(it)) {
@@ -153,6 +153,20 @@ impl Membership {
 
 fn name(sql: &Sql, at: usize) -> Option<String> {
     Some(sql.words.get(at)?.name()?.to_owned())
+}
+
+/// Those of the roles that the server lacks.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub(in crate::recover) async fn missing<'a>(
+    session: &Session,
+    wanted: impl Iterator<Item = &'a str>,
+) -> Result<BTreeSet<&'a str>> {
+    let failed = |error| server_error("cannot read the server's roles", error);
+    let rows = session.query("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await.map_err(failed)?;
+    let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(wanted.filter(|name| !name.is_empty() && !there.contains(*name)).collect())
 }
 
 #[cfg(test)]

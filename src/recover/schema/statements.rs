@@ -123,7 +123,12 @@ impl Sql {
         })
     }
 
-    /// Whether these words stand one after the other, outside parentheses.
+    /// It changes who may do what.
+    pub(super) fn is_about_privileges(&self) -> bool {
+        matches!(self.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
+    }
+
+    /// Whether these words stand one after the other, outside of parentheses.
     pub fn says(&self, phrase: &[&str]) -> bool {
         let outer: Vec<_> = self.outer().map(|(_, word)| word).collect();
         outer.windows(phrase.len()).any(|some| some.iter().zip(phrase).all(|(word, wanted)| word.is(wanted)))

@@ -4,6 +4,7 @@
 mod definitions;
 mod digest;
 mod into;
+mod new_file;
 mod postgres;
 mod sql;
 mod sqlite;

@@ -66,7 +66,7 @@ impl Script {
             None => (standard_output()?, None),
             Some(path) => {
                 let file =
-                    Temporary { temporary: super::sqlite::temporary_path(path)?, path: path.to_owned() };
+                    Temporary { temporary: super::new_file::temporary_path(path)?, path: path.to_owned() };
                 let handle = files::create_private(&file.temporary)
                     .context(Kind::Unavailable, || format!("cannot create {}", file.temporary.display()))?;
                 (Box::new(BufWriter::with_capacity(1 << 18, File::from_std(handle))) as Out, Some(file))
@@ -178,7 +178,7 @@ impl Script {
         flushed.await.map_err(unwritten)?;
         drop(out);
         match &self.file {
-            Some(file) => publish(&file.temporary, &file.path),
+            Some(file) => super::new_file::publish(&file.temporary, &file.path),
             None => Ok(()),
         }
     }
@@ -291,18 +291,6 @@ impl Filter {
         }
         true
     }
-}
-
-/// Syncs a file and gives it its name; an existing file of that name is never overwritten.
-pub(super) fn publish(temporary: &Path, path: &Path) -> Result<()> {
-    std::fs::File::open(temporary)
-        .and_then(|file| file.sync_all())
-        .context(Kind::Unavailable, || format!("cannot sync {}", temporary.display()))?;
-    files::move_new(temporary, path).map_err(|error| match path.symlink_metadata() {
-        Ok(_) => Error::refused(format!("{} appeared meanwhile; it is left as it is", path.display())),
-        Err(_) => error,
-    })?;
-    files::sync_parent(path)
 }
 
 #[cfg(test)]

@@ -7,11 +7,9 @@ use postgres_protocol::message::frontend;
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Doing, StreamFault};
-use super::login::ReplicationLogin;
 use super::receive::ReplicationStream;
 use super::wire::{Answer, Wire};
-use crate::connect::login::log_in;
-use crate::connect::{Conninfo, ServerFault, quoted};
+use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 
@@ -47,12 +45,6 @@ pub struct Backend {
 }
 
 impl ReplicationClient {
-    /// # Errors
-    /// As [`crate::connect::connect`]; refused also if the role lacks REPLICATION.
-    pub async fn connect(info: &Conninfo, application_name: &str) -> Result<ReplicationClient> {
-        log_in(info, &ReplicationLogin { application_name }).await
-    }
-
     pub(super) fn new(wire: Wire, version: u32, place: String) -> ReplicationClient {
         ReplicationClient { wire, version, place, backend: Backend::default(), silence: Duration::ZERO }
     }

@@ -13,7 +13,7 @@ use super::fault::StreamFault;
 use super::wire::{Answer, Wire};
 use crate::connect::choices::{ChannelBinding, SessionAttrs};
 use crate::connect::hosts::Host;
-use crate::connect::login::{Failure, Login};
+use crate::connect::login::{Failure, Login, log_in};
 use crate::connect::require_auth::Method;
 use crate::connect::session::{NO_PASSWORD, suits};
 use crate::connect::transport::Transport;
@@ -32,6 +32,14 @@ pub(in crate::source) const WHO_SERVES: &str = "SELECT a.pid, a.backend_start, s
 
 pub struct ReplicationLogin<'a> {
     pub application_name: &'a str,
+}
+
+impl ReplicationClient {
+    /// # Errors
+    /// As [`crate::connect::connect`]; refused also if the role lacks REPLICATION.
+    pub async fn connect(info: &Conninfo, application_name: &str) -> crate::error::Result<ReplicationClient> {
+        log_in(info, &ReplicationLogin { application_name }).await
+    }
 }
 
 impl Login for ReplicationLogin<'_> {

@@ -3,24 +3,16 @@
 
 use std::time::Duration;
 
-use crate::connect::{Conninfo, Session, server_error};
+use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::model::schema::{quote_ident, quote_literal};
 
 use super::contents::require_empty;
 use super::owner_role;
-use super::place::sqlstate;
 use super::properties::Properties;
+use super::unfinished::{COMMENT, EXISTED, temporary_name};
 
-/// The suffix of the name of a database that is being built.
-const UNFINISHED: &str = ".backwhen-unfinished";
-/// The prefix of the comment on an unfinished database.
-pub(super) const COMMENT: &str = "backwhen: an unfinished recovery, not a database to use";
-/// The next words of that comment if the recovery did not create the database; the database's own comment follows.
-pub(super) const EXISTED: &str = "; it was there before\n";
-/// The server's limit on a name, in bytes. A longer name is cut.
-const NAME_LIMIT: usize = 63;
-/// How often sessions that should have ended are looked for, and the pause between two looks.
+/// How often, and how long after each other, sessions that ought to end are looked for.
 const SESSIONS_LOOKS: u32 = 25;
 const SESSIONS_PAUSE: Duration = Duration::from_millis(2);
 
@@ -29,26 +21,7 @@ pub(super) fn comment_on(name: &str, comment: Option<&str>) -> String {
     format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(name))
 }
 
-/// Returns the temporary name of the database `name` while it is being built.
-pub(super) fn temporary_name(name: &str) -> String {
-    fitting("", name, UNFINISHED)
-}
-
-/// Joins three parts to a name. If the name is too long for the server, the middle is cut and followed by a hash of
-/// the whole, so that two long names stay different.
-pub(super) fn fitting(beginning: &str, name: &str, ending: &str) -> String {
-    if beginning.len() + name.len() + ending.len() <= NAME_LIMIT {
-        return format!("{beginning}{name}{ending}");
-    }
-    let hash = format!(".{:08x}", twox_hash::XxHash3_64::oneshot(name.as_bytes()) as u32);
-    let mut end = NAME_LIMIT - beginning.len() - ending.len() - hash.len();
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{beginning}{}{hash}{ending}", &name[..end])
-}
-
-/// Opens a session in another database of the same server.
+/// A session in another database of the same server.
 pub(in crate::recover) async fn maintenance(info: &Conninfo) -> Result<Session> {
     let mut first = None;
     for name in ["postgres", "template1"].into_iter().filter(|name| *name != info.dbname()) {
@@ -120,7 +93,7 @@ async fn drop_unfinished(maintenance: &Session, info: &Conninfo, notes: &mut Vec
     let sql = format!("DROP DATABASE {}", quote_ident(&temporary));
     maintenance.batch_execute(&sql).await.map_err(|error| {
         let error = server_error(format!("cannot drop {temporary}, which an earlier recovery left"), error);
-        if sqlstate(&error) == Some("55006") {
+        if ServerFault::sqlstate_of(&error) == Some("55006") {
             return Error::locked(format!(
                 "another recovery into database {name} is running: somebody is connected to {temporary}"
             ));
@@ -149,7 +122,7 @@ pub async fn drop_database(info: &Conninfo) -> Result<()> {
     let sql = format!("DROP DATABASE IF EXISTS {}", quote_ident(info.dbname()));
     session.batch_execute(&sql).await.map_err(|error| {
         let error = server_error(format!("cannot drop database {}", info.dbname()), error);
-        if sqlstate(&error) == Some("55006") {
+        if ServerFault::sqlstate_of(&error) == Some("55006") {
             return Error::locked(format!("somebody is connected to database {}", info.dbname()));
         }
         error
@@ -194,18 +167,4 @@ pub(super) async fn move_aside(maintenance: &Session, name: &str, properties: &P
         return Err(error);
     }
     Ok(temporary)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn temporary_names_fit_and_differ() {
-        assert_eq!(temporary_name("shop"), "shop.backwhen-unfinished");
-        let long = |last: &str| temporary_name(&format!("{}{last}", "ä".repeat(31)));
-        assert!(long("x").len() <= NAME_LIMIT);
-        assert!(long("x").ends_with(UNFINISHED));
-        assert_ne!(long("x"), long("y"));
-    }
 }

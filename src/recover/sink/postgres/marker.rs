@@ -4,7 +4,7 @@ use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::model::schema::{quote_ident, quote_literal};
 
-use super::maintenance::COMMENT;
+use super::unfinished::COMMENT;
 
 /// The name of the schema that marks the database as unfinished.
 pub(super) const MARKER: &str = "backwhen_unfinished";

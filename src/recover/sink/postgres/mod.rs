@@ -10,6 +10,7 @@ mod place;
 mod properties;
 mod restore;
 mod rows;
+mod unfinished;
 
 pub use maintenance::drop_database;
 

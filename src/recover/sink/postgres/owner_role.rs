@@ -1,12 +1,11 @@
 //! The role without rights that a superuser's recovery creates: it owns the objects whose owner does not exist on the
 //! target, and runs borrowed functions.
 
-use crate::connect::{Session, server_error};
+use crate::connect::{ServerFault, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::schema::quote_ident;
 
-use super::maintenance::fitting;
-use super::place::sqlstate;
+use super::unfinished::fitting;
 
 /// The prefix of the role's name; the database's name follows.
 const BEGINNING: &str = "backwhen_owner_of_";
@@ -78,7 +77,7 @@ pub(super) async fn release(session: &Session, database: &str) -> Result<()> {
     }
     let dropped = session.batch_execute(&format!("DROP ROLE {}", quote_ident(&name))).await.map_err(failed);
     match dropped {
-        Err(error) if sqlstate(&error) == Some(STILL_NEEDED) => Ok(()),
+        Err(error) if ServerFault::sqlstate_of(&error) == Some(STILL_NEEDED) => Ok(()),
         dropped => dropped,
     }
 }

@@ -12,12 +12,12 @@ use crate::model::schema::quote_ident;
 use super::super::Definitions;
 use super::contents::require_empty;
 use super::maintenance::{
-    COMMENT, EXISTED, comment_of, comment_on, drop_leftover, durable, exists, let_sessions_end, lock,
-    maintenance, move_aside, temporary_name,
+    comment_of, comment_on, drop_leftover, durable, exists, let_sessions_end, lock, maintenance, move_aside,
 };
 use super::marker::{MARKER, mark, unmark};
 use super::owner_role;
 use super::properties::{Properties, create_like};
+use super::unfinished::{COMMENT, EXISTED, temporary_name};
 
 /// Where the database is being built.
 pub(super) enum Place {
@@ -48,7 +48,7 @@ impl Place {
         }
         let session = match Session::connect_utf8(info, "recover").await {
             Ok(session) => session,
-            Err(error) if sqlstate(&error) == Some("3D000") => {
+            Err(error) if ServerFault::sqlstate_of(&error) == Some("3D000") => {
                 return resume(info, source, error, notes).await.map(|aside| Place::Aside(Box::new(aside)));
             }
             Err(error) => return Err(error),
@@ -70,8 +70,8 @@ impl Place {
                 temporary,
                 existed: Some(properties),
             }))),
-            Err(error) => match sqlstate(&error) {
-                // The user is not the owner, or is an owner who may not create databases.
+            Err(error) => match ServerFault::sqlstate_of(&error) {
+                // Not the owner, or an owner who may not create databases.
                 Some("42501") => {
                     let session = Session::connect_utf8(info, "recover").await?;
                     Place::marked(&session, info.dbname()).await
@@ -223,11 +223,7 @@ impl Aside {
     }
 }
 
-pub(super) fn sqlstate(error: &Error) -> Option<&str> {
-    ServerFault::of(error).map(|fault| fault.sqlstate.as_str())
-}
-
-/// Checks that the server and the database can store the source's rows, and that the database is empty.
+/// Checks that the server and the database can take the source's rows, and that it is empty.
 async fn suits(session: &Session, name: &str, source: &DatabaseFacts) -> Result<DatabaseFacts> {
     let facts = DatabaseFacts::read(session).await?;
     new_enough(facts.server_major, source)?;

@@ -51,7 +51,7 @@ impl SqliteFile {
     /// # Errors
     /// Fails with `Refused` if `path` exists, and with `Unavailable` if the file cannot be created in its folder.
     pub fn create(path: &Path, opening: Opening<'_>) -> Result<SqliteFile> {
-        let temporary = temporary_path(path)?;
+        let temporary = super::new_file::temporary_path(path)?;
         refuse_leftovers(path)?;
         let connection = open(&temporary, path)?;
         let file = File { connection: Some(connection), temporary, path: path.to_owned(), incomplete: false };
@@ -159,7 +159,7 @@ impl SqliteFile {
         if let Some(Err((_, error))) = connection.map(Connection::close) {
             return Err(fault("close", &file.path, error));
         }
-        super::sql::publish(&file.temporary, &file.path)
+        super::new_file::publish(&file.temporary, &file.path)
     }
 }
 
@@ -259,20 +259,4 @@ fn fault(doing: &str, path: &Path, error: rusqlite::Error) -> Error {
 
 fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
     file.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns the temporary name of a file, which no other recovery uses, on this machine or another.
-///
-/// # Errors
-/// Fails with `Refused` if `path` exists.
-pub(super) fn temporary_path(path: &Path) -> Result<PathBuf> {
-    // A link to a missing file also occupies the name.
-    if path.symlink_metadata().is_ok() {
-        return Err(Error::refused(format!(
-            "{} exists already; name another file or remove it",
-            path.display()
-        )));
-    }
-    let name = path.file_name().ok_or_else(|| Error::usage(format!("{} names no file", path.display())))?;
-    files::temporary_beside(&path.with_file_name(format!("{}.partial", name.to_string_lossy())))
 }

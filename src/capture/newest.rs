@@ -1,0 +1,54 @@
+//! What the history's newest checkpoint knows of the source, to be compared with the source as it is now.
+
+use crate::ambient;
+use crate::error::{Error, Result};
+use crate::history::History;
+use crate::history::catalog::Catalog;
+use crate::history::checkpoint::{self, Checkpoint, SchemaFacts};
+
+/// What the newest checkpoint of the current epoch knows of the source.
+#[derive(Clone, Debug, Default)]
+pub struct Newest {
+    pub exists: bool,
+    /// Of the definitions; empty if there is no checkpoint.
+    pub fingerprint: String,
+    /// The protected tables, by oid.
+    pub tables: Vec<u32>,
+    /// Those of them whose every change is in the stream.
+    pub exact: Vec<u32>,
+    /// Of the server's roles.
+    pub roles_digest: Option<String>,
+}
+
+impl Newest {
+    /// # Errors
+    /// `Damaged` if the checkpoint's manifest is.
+    pub async fn read(history: &History) -> Result<Newest> {
+        let history = history.clone();
+        let reading = ambient::blocking("reading the newest checkpoint", move || {
+            let catalog = Catalog::open(&history)?;
+            let epoch = history.current_epoch()?.number;
+            let damaged = catalog
+                .unusable()
+                .into_iter()
+                .find(|it| checkpoint::position_of(&it.name).is_some_and(|(number, _)| number == epoch));
+            if let Some(damaged) = damaged {
+                // Taken for an image that was never finished, it would cost a gap.
+                return Err(Error::damaged(damaged.why));
+            }
+            let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch);
+            newest.map_or(Ok(Newest::default()), |row| Ok(history.read_checkpoint(&row.id)?.into()))
+        });
+        reading.await
+    }
+}
+
+impl From<Checkpoint> for Newest {
+    fn from(checkpoint: Checkpoint) -> Newest {
+        let tables = checkpoint.tables.iter().map(|entry| entry.table.oid).collect();
+        let exact = checkpoint.tables.iter().filter(|entry| !entry.table.is_insert_only());
+        let exact = exact.map(|entry| entry.table.oid).collect();
+        let SchemaFacts { fingerprint, roles_digest, .. } = checkpoint.schema;
+        Newest { exists: true, fingerprint, tables, exact, roles_digest }
+    }
+}
