@@ -48,7 +48,7 @@ const CRITICAL_LAG: f64 = 600.0;
 const REACHABLE: &str = "reachable";
 
 #[derive(Serialize)]
-pub(super) struct Shown {
+pub(super) struct StatusReport {
     state: State,
     cause: String,
     since: Option<PgTime>,
@@ -148,7 +148,7 @@ struct Rates {
 }
 
 /// What the source itself says now.
-struct Asked {
+struct SourceState {
     head: Lsn,
     retained: Option<u64>,
     wal_status: Option<String>,
@@ -202,7 +202,7 @@ impl Status {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn gather(&self, at: &Surroundings) -> Result<Shown> {
+    async fn gather(&self, at: &Surroundings) -> Result<StatusReport> {
         let history = at.history()?;
         let source = if self.offline { None } else { Some(self.source.of(&history)?) };
         gather(&history, source.as_ref(), self.budget.bytes()).await
@@ -217,7 +217,7 @@ pub(super) async fn gather(
     history: &History,
     source: Option<&Conninfo>,
     budget: Option<u64>,
-) -> Result<Shown> {
+) -> Result<StatusReport> {
     // Who asks how things stand does not wait for an `expire`.
     let reading = Reading::glance(history)?;
     let timeline = reading.timeline();
@@ -244,7 +244,7 @@ pub(super) async fn gather(
     let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
     let refused = !unprotected.is_empty();
     unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
-    Ok(Shown {
+    Ok(StatusReport {
         state,
         cause,
         since: live.as_ref().map(|live| live.since),
@@ -295,7 +295,7 @@ pub(super) async fn gather(
     })
 }
 
-fn standing(running: bool, live: Option<&Live>, asked: Option<&Asked>, slot: &str) -> (State, String) {
+fn standing(running: bool, live: Option<&Live>, asked: Option<&SourceState>, slot: &str) -> (State, String) {
     if let Some(asked) = asked {
         if !asked.exists {
             return (State::Lost, format!("replication slot {slot} is gone from the source"));
@@ -312,7 +312,7 @@ fn standing(running: bool, live: Option<&Live>, asked: Option<&Asked>, slot: &st
     }
 }
 
-fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&Asked>, live: Option<&Live>) -> Lag {
+fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&SourceState>, live: Option<&Live>) -> Lag {
     let head = asked.map(|asked| asked.head).or_else(|| live.and_then(|live| live.source_head));
     let bytes = head.map(|head| head.bytes_since(frontier));
     let behind =
@@ -321,7 +321,7 @@ fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&Asked>, live: Opti
 }
 
 /// Asks the source, if it answers soon.
-async fn ask(source: &Conninfo, slot: &str) -> Option<Asked> {
+async fn ask(source: &Conninfo, slot: &str) -> Option<SourceState> {
     let asking = async {
         let session = Session::connect_utf8(source, "status").await.ok()?;
         let query = "SELECT pg_catalog.pg_current_wal_lsn()::text, \
@@ -329,7 +329,7 @@ async fn ask(source: &Conninfo, slot: &str) -> Option<Asked> {
                      s.wal_status, s.confirmed_flush_lsn::text, s.slot_name IS NOT NULL \
                      FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $1";
         let row = session.query_one(query, &[&slot]).await.ok()?;
-        Some(Asked {
+        Some(SourceState {
             head: row.get::<_, String>(0).parse().ok()?,
             retained: row.get::<_, Option<i64>>(1).map(|bytes| bytes.max(0) as u64),
             wal_status: row.get(2),
@@ -341,7 +341,7 @@ async fn ask(source: &Conninfo, slot: &str) -> Option<Asked> {
 }
 
 /// Each reason to warn, and whether it holds.
-fn warnings(shown: &Shown) -> [(&'static str, bool); 5] {
+fn warnings(shown: &StatusReport) -> [(&'static str, bool); 5] {
     [
         ("state", shown.state != State::Streaming),
         ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= WARN_LAG)),
@@ -353,7 +353,7 @@ fn warnings(shown: &Shown) -> [(&'static str, bool); 5] {
 }
 
 /// The exit code for monitoring, and its word.
-fn grade(shown: &Shown) -> (u8, &'static str) {
+fn grade(shown: &StatusReport) -> (u8, &'static str) {
     let late = shown.lag.seconds.is_none_or(|seconds| seconds >= CRITICAL_LAG);
     match shown.state {
         State::Lost => (2, "CRITICAL"),
@@ -363,7 +363,7 @@ fn grade(shown: &Shown) -> (u8, &'static str) {
     }
 }
 
-fn nagios(shown: &Shown) -> (u8, String) {
+fn nagios(shown: &StatusReport) -> (u8, String) {
     let (code, word) = grade(shown);
     let state = format!("{:?}", shown.state).to_lowercase();
     let retained = shown.slot.retained_bytes.unwrap_or(0);
@@ -379,7 +379,7 @@ fn nagios(shown: &Shown) -> (u8, String) {
     )
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &StatusReport) -> String {
     let mut text = format!(
         "state        {}  ({})\n",
         format!("{:?}", shown.state).to_lowercase(),

@@ -1,6 +1,6 @@
 //! Tries once to run a statement as its role, and interprets the server's answer.
 
-use super::acting::Ended;
+use super::acting::RunOutcome;
 use super::replay::Replay;
 use super::rewrite::schema_without_roles;
 use super::statements::Sql;
@@ -10,7 +10,7 @@ use crate::model::schema::quote_ident;
 use crate::signal::DefinitionChange;
 
 /// Why a statement did not run.
-pub(super) enum Failure {
+pub(super) enum ReplayFailure {
     /// The statement need not run here.
     Passed,
     Failed(tokio_postgres::Error),
@@ -50,13 +50,13 @@ impl Replay<'_> {
         change: &DefinitionChange,
         sql: &Sql,
         text: &str,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<Result<(), ReplayFailure>> {
         let role = change.signal.statement.role.clone();
         if role.is_empty() && self.rights.ours {
-            return Ok(Err(Failure::Stopped("nobody told which role ran it".into())));
+            return Ok(Err(ReplayFailure::Stopped("nobody told which role ran it".into())));
         }
         let ended = self.try_as_role(change, sql, text).await?;
-        let denied = matches!(&ended, Err(Failure::Failed(error)) if sqlstate(error) == "42501");
+        let denied = matches!(&ended, Err(ReplayFailure::Failed(error)) if sqlstate(error) == "42501");
         if !(denied && self.rights.ours && IN_DATABASE.contains(&sql.tag.as_str())) {
             return Ok(ended);
         }
@@ -74,25 +74,25 @@ impl Replay<'_> {
         change: &DefinitionChange,
         sql: &Sql,
         text: &str,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<Result<(), ReplayFailure>> {
         let signal = &change.signal;
         let role = self.acting_role(&signal.statement.role).await?;
         let mut text = text.to_owned();
         // Each turn of the loop creates or skips one missing role.
         for _ in 0..20 {
             let ended = self.sessions.run(&self.observer, &role, &signal.statement, &text).await?;
-            let Some(failure) = Failure::of(ended) else { return Ok(Ok(())) };
-            let Failure::Failed(error) = failure else { return Ok(Err(failure)) };
+            let Some(failure) = ReplayFailure::of(ended) else { return Ok(Ok(())) };
+            let ReplayFailure::Failed(error) = failure else { return Ok(Err(failure)) };
             match (sqlstate(&error), missing_role(&error)) {
                 ("42704", Some(missing)) if self.rights.ours => {
                     if self.observer.batch_execute(&self.roles.creation(missing)).await.is_err() {
-                        return Ok(Err(Failure::Failed(error)));
+                        return Ok(Err(ReplayFailure::Failed(error)));
                     }
                 }
                 ("42704", Some(missing)) => {
                     let missing = missing.to_owned();
                     let Some(rest) = without_role(sql).filter(|rest| *rest != text) else {
-                        return Ok(Err(Failure::Failed(error)));
+                        return Ok(Err(ReplayFailure::Failed(error)));
                     };
                     self.lacks_roles = true;
                     self.notes.push(format!(
@@ -100,35 +100,35 @@ impl Replay<'_> {
                         signal.tag
                     ));
                     if rest.is_empty() {
-                        return Ok(Err(Failure::Passed));
+                        return Ok(Err(ReplayFailure::Passed));
                     }
                     text = rest;
                 }
                 // A statement that an error rolled back, such as CREATE INDEX CONCURRENTLY, fired no event.
                 ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
-                    return Ok(Err(Failure::Passed));
+                    return Ok(Err(ReplayFailure::Passed));
                 }
                 // The object was not created either, if its role is missing.
                 ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
-                    return Ok(Err(Failure::Passed));
+                    return Ok(Err(ReplayFailure::Passed));
                 }
-                _ => return Ok(Err(Failure::Failed(error))),
+                _ => return Ok(Err(ReplayFailure::Failed(error))),
             }
         }
-        Ok(Err(Failure::Stopped("too many roles are missing".into())))
+        Ok(Err(ReplayFailure::Stopped("too many roles are missing".into())))
     }
 }
 
-impl Failure {
-    pub fn of(ended: Ended) -> Option<Failure> {
+impl ReplayFailure {
+    pub fn of(ended: RunOutcome) -> Option<ReplayFailure> {
         match ended {
-            Ended::Done => None,
-            Ended::Failed(error) => Some(Failure::Failed(error)),
-            Ended::TooLong(limit) => Some(Failure::Stopped(format!(
+            RunOutcome::Done => None,
+            RunOutcome::Failed(error) => Some(ReplayFailure::Failed(error)),
+            RunOutcome::TooLong(limit) => Some(ReplayFailure::Stopped(format!(
                 "it was stopped after {:.1} s; --replay-timeout says how long a statement may take",
                 limit.as_secs_f64()
             ))),
-            Ended::SessionLost => Some(Failure::Stopped("it ended its session".into())),
+            RunOutcome::SessionLost => Some(ReplayFailure::Stopped("it ended its session".into())),
         }
     }
 }
@@ -199,14 +199,14 @@ fn role_in<'a>(sqlstate: &str, routine: &str, message: &'a str) -> Option<&'a st
 }
 
 /// A statement's failure is not taken for a fault of the server: the statement is left out, and the replay continues.
-pub(super) fn failed(change: &DefinitionChange, failure: Failure) -> Error {
+pub(super) fn failed(change: &DefinitionChange, failure: ReplayFailure) -> Error {
     let DefinitionChange { lsn, time, xid, signal, .. } = change;
     let what =
         format!("the {} of {time} (transaction {xid}, {lsn}) failed on the scratch server", signal.tag);
     match failure {
-        Failure::Failed(error) => Error::refused(server_error(what, error).to_string()),
-        Failure::Stopped(why) => Error::refused(format!("{what}: {why}")),
-        Failure::Passed => Error::refused(what),
+        ReplayFailure::Failed(error) => Error::refused(server_error(what, error).to_string()),
+        ReplayFailure::Stopped(why) => Error::refused(format!("{what}: {why}")),
+        ReplayFailure::Passed => Error::refused(what),
     }
 }
 
