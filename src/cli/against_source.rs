@@ -23,7 +23,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Serialize)]
-struct Shown {
+struct ComparisonReport {
     ok: bool,
     #[serde(flatten)]
     at: Edge,
@@ -51,7 +51,7 @@ pub(super) async fn run(at: &Surroundings, source: Option<String>, jobs: usize) 
     evidence.tables = compared.tables;
     evidence.differences = compared.differences;
     evidence.not_compared = compared.not_compared;
-    let shown = Shown {
+    let shown = ComparisonReport {
         ok: evidence.is_good(),
         at: compared.at,
         tables: evidence.tables.len(),
@@ -109,7 +109,7 @@ pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> 
     }
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &ComparisonReport) -> String {
     let mut text = format!(
         "compared  {} rows in {} tables at {}  {}\n",
         shown.rows,

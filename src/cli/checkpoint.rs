@@ -34,7 +34,7 @@ pub struct Checkpoint {
 
 /// A checkpoint in the form of the JSON output.
 #[derive(Serialize)]
-pub struct Shown {
+pub struct CheckpointReport {
     pub id: String,
     pub lsn: Lsn,
     pub time: PgTime,
@@ -48,7 +48,7 @@ pub struct Shown {
 #[derive(Serialize)]
 struct Made {
     #[serde(flatten)]
-    checkpoint: Shown,
+    checkpoint: CheckpointReport,
     /// Whether no checkpoint was recorded, because the newest one is young enough, or contains everything.
     existing: bool,
 }
@@ -88,7 +88,7 @@ impl Checkpoint {
 
 fn show(at: &Surroundings, made: Manifest, existing: bool) -> Result<()> {
     let rows = made.rows();
-    let checkpoint = Shown {
+    let checkpoint = CheckpointReport {
         id: made.id,
         lsn: made.lsn,
         time: made.time,

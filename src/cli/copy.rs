@@ -20,7 +20,7 @@ pub struct Copy {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct CopyReport {
     ok: bool,
     history: String,
     to: String,
@@ -35,13 +35,13 @@ impl Copy {
         let (root, to) = (history.root().display().to_string(), self.to.display().to_string());
         let work = ambient::blocking("copying", move || copy::copy(&history, &self.to, &*progress));
         let copied = work.await?;
-        let shown = Shown { ok: copied.faults.is_empty(), history: root, to, copied };
+        let shown = CopyReport { ok: copied.faults.is_empty(), history: root, to, copied };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if shown.ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &CopyReport) -> String {
     let it = &shown.copied;
     let mut text = format!("copied    {} objects, {}, to {}\n", it.objects, ui::bytes(it.bytes), shown.to);
     if let Some(end) = it.end {

@@ -28,7 +28,7 @@ pub struct Expire {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct ExpiryReport {
     applied: bool,
     #[serde(flatten)]
     plan: Plan,
@@ -45,12 +45,12 @@ impl Expire {
             if apply { expire::expire(&history, &rules, &*progress) } else { expire::look(&history, &rules) }
         });
         let plan = work.await?;
-        let shown = Shown { applied: apply && !plan.is_empty(), plan };
+        let shown = ExpiryReport { applied: apply && !plan.is_empty(), plan };
         at.ui.result(&shown, || describe(&shown))
     }
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &ExpiryReport) -> String {
     let plan = &shown.plan;
     let gone = if shown.applied { "gone" } else { "goes" };
     let fate = |it: &Fate| {

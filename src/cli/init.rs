@@ -31,7 +31,7 @@ pub struct Init {
 }
 
 #[derive(Serialize)]
-struct Begun {
+struct InitReport {
     history: String,
     checkpoint: String,
     lsn: Lsn,
@@ -81,7 +81,7 @@ impl Init {
                 file.display()
             ));
         }
-        let begun = Begun {
+        let begun = InitReport {
             history: history.root().display().to_string(),
             lsn: checkpoint.lsn,
             time: checkpoint.time,

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::checkpoint::Shown;
+use super::checkpoint::CheckpointReport;
 use super::proof::ProofShown;
 use super::{Surroundings, schemas, ui};
 use crate::error::Result;
@@ -16,14 +16,14 @@ use crate::model::{Grade, Lsn, PgTime};
 #[derive(Args)]
 pub struct List {
     #[arg(value_enum)]
-    what: What,
+    what: ListSubject,
     /// With checkpoints: the tables of the newest one
     #[arg(long)]
     tables: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum What {
+enum ListSubject {
     Checkpoints,
     Segments,
     Marks,
@@ -66,24 +66,24 @@ struct TableShown {
 impl List {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
-        if matches!(self.what, What::Proofs) {
+        if matches!(self.what, ListSubject::Proofs) {
             return proofs(at, &history);
         }
         let catalog = at.catalog(&history)?;
         match self.what {
-            What::Checkpoints if self.tables => tables(at, &history, &catalog),
-            What::Checkpoints => checkpoints(at, catalog.checkpoints()?),
-            What::Segments => segments(at, &Timeline::read(&history, &catalog)?),
-            What::Marks => marks(at, &Timeline::read(&history, &catalog)?),
-            What::Gaps => gaps(at, &Timeline::read(&history, &catalog)?),
-            What::Schemas => schemas::list(at, &history, &Timeline::read(&history, &catalog)?),
-            What::Proofs => proofs(at, &history),
+            ListSubject::Checkpoints if self.tables => tables(at, &history, &catalog),
+            ListSubject::Checkpoints => checkpoints(at, catalog.checkpoints()?),
+            ListSubject::Segments => segments(at, &Timeline::read(&history, &catalog)?),
+            ListSubject::Marks => marks(at, &Timeline::read(&history, &catalog)?),
+            ListSubject::Gaps => gaps(at, &Timeline::read(&history, &catalog)?),
+            ListSubject::Schemas => schemas::list(at, &history, &Timeline::read(&history, &catalog)?),
+            ListSubject::Proofs => proofs(at, &history),
         }
     }
 }
 
 fn checkpoints(at: &Surroundings, rows: Vec<CheckpointRow>) -> Result<()> {
-    let show = |row: CheckpointRow| Shown {
+    let show = |row: CheckpointRow| CheckpointReport {
         id: row.id,
         lsn: row.lsn,
         time: row.time,
@@ -95,7 +95,7 @@ fn checkpoints(at: &Surroundings, rows: Vec<CheckpointRow>) -> Result<()> {
     };
     let shown: Vec<_> = rows.into_iter().map(show).collect();
     at.ui.list(&shown, || {
-        let cells = |it: &Shown| {
+        let cells = |it: &CheckpointReport| {
             let origin = format!("{:?}", it.origin).to_lowercase();
             let label = it.label.clone().unwrap_or_default();
             let (new, total) = (ui::bytes(it.bytes_new), ui::bytes(it.bytes_total));

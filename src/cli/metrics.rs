@@ -78,10 +78,10 @@ struct NoFigures;
 type Figures = Result<Arc<str>, NoFigures>;
 
 /// The channel on which one client's answer is sent.
-type Asked = oneshot::Sender<Figures>;
+type FiguresRequest = oneshot::Sender<Figures>;
 
 async fn answer_all(listener: TcpListener, subject: Subject) -> Result<()> {
-    let (ask, mut asked) = mpsc::channel::<Asked>(CONNECTIONS);
+    let (ask, mut asked) = mpsc::channel::<FiguresRequest>(CONNECTIONS);
     tokio::spawn(accept(listener, ask));
     let mut known: Option<(Instant, Figures)> = None;
     let mut said = String::new();
@@ -115,7 +115,7 @@ async fn figures(subject: &Subject) -> Result<Arc<str>> {
     Ok(prometheus::exposition(&shown).into())
 }
 
-async fn accept(listener: TcpListener, ask: mpsc::Sender<Asked>) {
+async fn accept(listener: TcpListener, ask: mpsc::Sender<FiguresRequest>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         match listener.accept().await {
@@ -137,7 +137,7 @@ async fn accept(listener: TcpListener, ask: mpsc::Sender<Asked>) {
     }
 }
 
-async fn answer(mut stream: TcpStream, ask: mpsc::Sender<Asked>) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, ask: mpsc::Sender<FiguresRequest>) -> std::io::Result<()> {
     let head =
         tokio::time::timeout(REQUEST, read_head(&mut stream)).await.map_err(std::io::Error::other)??;
     let response = match judge(&head) {

@@ -24,7 +24,7 @@ pub struct Repair {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct RepairReport {
     ok: bool,
     #[serde(flatten)]
     repaired: Repaired,
@@ -51,13 +51,13 @@ impl Repair {
         });
         let (repaired, faults) = work.await?;
         let ok = faults.is_empty() && repaired.not_healed.is_empty();
-        let shown = Shown { ok, repaired, faults };
+        let shown = RepairReport { ok, repaired, faults };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &RepairReport) -> String {
     let mut text = String::new();
     let mut lines = |head: &str, lines: &[String]| {
         for line in lines {

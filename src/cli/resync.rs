@@ -44,7 +44,7 @@ pub struct Resync {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct ResyncReport {
     /// The comparison found no loss that had gone unnoticed.
     ok: bool,
     #[serde(flatten)]
@@ -149,7 +149,7 @@ async fn capture_resynced(
     Ok(history.current_epoch()?.number > epoch)
 }
 
-fn shown_after_comparing(history: &History, found: Found, begun: PgTime) -> Shown {
+fn shown_after_comparing(history: &History, found: Found, begun: PgTime) -> ResyncReport {
     let Found { at, epoch, resync, not_compared, checkpoint } = found;
     let mut evidence = Evidence::begun(How::Resync, begun);
     evidence.finished = PgTime::from_utc(ambient::now());
@@ -166,11 +166,11 @@ fn shown_after_comparing(history: &History, found: Found, begun: PgTime) -> Show
     }
     let kept = super::verify::keep(history, &evidence);
     let id = checkpoint.map(|checkpoint| checkpoint.id);
-    let shown = Shown::of(at, epoch, evidence.is_good(), id, resync);
-    Shown { not_compared: evidence.not_compared, evidence: kept, ..shown }
+    let shown = ResyncReport::of(at, epoch, evidence.is_good(), id, resync);
+    ResyncReport { not_compared: evidence.not_compared, evidence: kept, ..shown }
 }
 
-fn shown_after_loss(history: &History) -> Result<Shown> {
+fn shown_after_loss(history: &History) -> Result<ResyncReport> {
     let epoch = history.current_epoch()?;
     let checkpoint = history.read_checkpoint(&checkpoint_id(epoch.number, epoch.start))?;
     let catalog = Arc::new(Catalog::open(history)?);
@@ -180,12 +180,16 @@ fn shown_after_loss(history: &History) -> Result<Shown> {
     let resync = checkpoint.resync.clone().ok_or_else(none)?;
     let about = |it: &Evidence| it.how == How::Resync && it.up_to == Some(at);
     let evidence = history.evidence()?.rfind(|(_, it)| about(it)).map(|(name, _)| name.to_string());
-    Ok(Shown { gap, evidence, ..Shown::of(at, epoch.number, true, Some(checkpoint.id), resync) })
+    Ok(ResyncReport {
+        gap,
+        evidence,
+        ..ResyncReport::of(at, epoch.number, true, Some(checkpoint.id), resync)
+    })
 }
 
-impl Shown {
-    fn of(at: Edge, epoch: u32, ok: bool, checkpoint: Option<String>, resync: Report) -> Shown {
-        Shown {
+impl ResyncReport {
+    fn of(at: Edge, epoch: u32, ok: bool, checkpoint: Option<String>, resync: Report) -> ResyncReport {
+        ResyncReport {
             ok,
             at,
             epoch,
@@ -212,7 +216,7 @@ fn difference(table: &TableResync) -> String {
     }
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &ResyncReport) -> String {
     let mut text = match &shown.gap {
         Some(gap) => {
             let edge = |edge: Option<Edge>| edge.map_or_else(|| "?".to_owned(), |it| it.time.to_string());

@@ -19,7 +19,7 @@ use crate::recover::schema::sql_of;
 #[derive(Args)]
 pub struct Show {
     #[arg(value_enum)]
-    what: What,
+    what: ShowSubject,
     /// A time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
     at: String,
@@ -31,12 +31,12 @@ pub struct Show {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum What {
+enum ShowSubject {
     Schema,
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct SchemaReport {
     moment: PlannedMoment,
     /// The number of statements replayed since the checkpoint's archive.
     statements: usize,
@@ -49,7 +49,7 @@ struct Shown {
 impl Show {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         match self.what {
-            What::Schema => self.schema(at).await,
+            ShowSubject::Schema => self.schema(at).await,
         }
     }
 
@@ -70,7 +70,7 @@ impl Show {
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();
         inexact.extend(schema.inexact.iter().cloned());
         let (known, notes) = (schema.known(plan.schema), schema.notes.clone());
-        let shown = Shown { moment: plan.moment, statements, sql, schema: known, inexact, notes };
+        let shown = SchemaReport { moment: plan.moment, statements, sql, schema: known, inexact, notes };
         if !at.ui.is_json() {
             for inexact in &shown.inexact {
                 at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));

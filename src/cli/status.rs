@@ -49,7 +49,7 @@ const CRITICAL_LAG: f64 = 600.0;
 const REACHABLE: &str = "reachable";
 
 #[derive(Serialize)]
-pub(super) struct Shown {
+pub(super) struct StatusReport {
     state: State,
     cause: String,
     since: Option<PgTime>,
@@ -194,7 +194,7 @@ impl Status {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn gather(&self, at: &Surroundings) -> Result<Shown> {
+    async fn gather(&self, at: &Surroundings) -> Result<StatusReport> {
         let history = at.history()?;
         let source = if self.offline { None } else { Some(self.source.of(&history)?) };
         gather(&history, source.as_ref(), self.budget.bytes()).await
@@ -209,7 +209,7 @@ pub(super) async fn gather(
     history: &History,
     source: Option<&Conninfo>,
     budget: Option<u64>,
-) -> Result<Shown> {
+) -> Result<StatusReport> {
     // Who asks how things stand does not wait for an `expire`.
     let reading = Reading::glance(history)?;
     let timeline = reading.timeline();
@@ -236,7 +236,7 @@ pub(super) async fn gather(
     let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
     let refused = !unprotected.is_empty();
     unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
-    Ok(Shown {
+    Ok(StatusReport {
         state,
         cause,
         since: live.as_ref().map(|live| live.since),
@@ -324,7 +324,7 @@ async fn ask(source: &Conninfo, slot: &str) -> Option<SlotFacts> {
 }
 
 /// Each reason to warn, and whether it holds.
-fn warnings(shown: &Shown) -> [(&'static str, bool); 5] {
+fn warnings(shown: &StatusReport) -> [(&'static str, bool); 5] {
     [
         ("state", shown.state != State::Streaming),
         ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= WARN_LAG)),
@@ -336,7 +336,7 @@ fn warnings(shown: &Shown) -> [(&'static str, bool); 5] {
 }
 
 /// The exit code for monitoring, and its word.
-fn grade(shown: &Shown) -> (u8, &'static str) {
+fn grade(shown: &StatusReport) -> (u8, &'static str) {
     let late = shown.lag.seconds.is_none_or(|seconds| seconds >= CRITICAL_LAG);
     match shown.state {
         State::Lost => (2, "CRITICAL"),
@@ -346,7 +346,7 @@ fn grade(shown: &Shown) -> (u8, &'static str) {
     }
 }
 
-fn nagios(shown: &Shown) -> (u8, String) {
+fn nagios(shown: &StatusReport) -> (u8, String) {
     let (code, word) = grade(shown);
     let state = format!("{:?}", shown.state).to_lowercase();
     let retained = shown.slot.retained_bytes.unwrap_or(0);
@@ -362,7 +362,7 @@ fn nagios(shown: &Shown) -> (u8, String) {
     )
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &StatusReport) -> String {
     let mut text = format!(
         "state        {}  ({})\n",
         format!("{:?}", shown.state).to_lowercase(),

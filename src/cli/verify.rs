@@ -43,7 +43,7 @@ pub struct Verify {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct VerifyReport {
     ok: bool,
     #[serde(flatten)]
     verified: Verified,
@@ -67,7 +67,7 @@ impl Verify {
         let progress = at.ui.progress();
         let (prove, history_) = (self.prove, history.clone());
         let work = ambient::blocking("verifying", move || read_and_prove(&history_, prove, &*progress));
-        let Read { verified, proofs, window } = work.await?;
+        let Verification { verified, proofs, window } = work.await?;
         evidence.from = window.as_ref().map(|window| window.earliest);
         evidence.up_to = window.map(|window| window.latest);
         note(&mut evidence, &verified, &proofs);
@@ -87,31 +87,32 @@ impl Verify {
         };
         let evidence = keep(&history, &evidence);
         let (open_to_others, root) = (history.is_open_to_others(), history.root().to_owned());
-        let shown = Shown { ok, verified, proofs, restored, not_restored, open_to_others, root, evidence };
+        let shown =
+            VerifyReport { ok, verified, proofs, restored, not_restored, open_to_others, root, evidence };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }
 }
 
-struct Read {
+struct Verification {
     verified: Verified,
     proofs: Vec<Proof>,
     /// The path of that object.
     window: Option<Window>,
 }
 
-fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Read> {
+fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Verification> {
     let segments = Arc::new(Segments::new(history.authorship()));
     let verified = verify::verify(history, &segments, acknowledged(history.root()), progress)?;
     let reading = Reading::open_with(history, &segments);
     if !prove || !verified.faults.is_empty() {
         // The fault that prevents a damaged history from being opened is among the listed faults.
         let window = reading.ok().and_then(|reading| reading.timeline().window());
-        return Ok(Read { verified, proofs: Vec::new(), window });
+        return Ok(Verification { verified, proofs: Vec::new(), window });
     }
     let reading = reading?;
     let proofs = prove::prove_all(&reading, progress)?;
-    Ok(Read { verified, proofs, window: reading.timeline().window() })
+    Ok(Verification { verified, proofs, window: reading.timeline().window() })
 }
 
 /// Adds the objects that were read and the checkpoints that were proved to the evidence.
@@ -164,7 +165,7 @@ pub(super) fn acknowledged(root: &Path) -> Option<Acknowledged> {
     Some(Acknowledged { epoch: live.epoch, durable: live.durable })
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &VerifyReport) -> String {
     let it = &shown.verified;
     let mut text = format!(
         "read      {} checkpoints, {} packs, {} segments, {} schemas: {}\n",

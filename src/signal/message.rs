@@ -43,10 +43,10 @@ pub const COMMON_TYPES: [(u32, &str); 8] = [
 const BEFORE_SETTINGS: usize = 6;
 
 type Texts = Vec<Option<String>>;
-type Body = (u32, Vec<String>, i64, i32, Vec<Texts>, Vec<(Texts, Vec<String>)>, Rest);
+type Body = (u32, Vec<String>, i64, i32, Vec<Texts>, Vec<(Texts, Vec<String>)>, MessageRest);
 
 #[derive(Deserialize)]
-struct Rest {
+struct MessageRest {
     trouble: Option<String>,
     #[serde(default)]
     dropped: Vec<u32>,

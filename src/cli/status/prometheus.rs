@@ -1,6 +1,6 @@
 //! `status` in Prometheus' text format: for a textfile collector, and for capture's own address.
 
-use super::{REACHABLE, Shown, grade, warnings};
+use super::{REACHABLE, StatusReport, grade, warnings};
 use crate::capture::state::State;
 use crate::model::PgTime;
 
@@ -11,7 +11,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 type Label<'a> = (&'a str, &'a str);
 
 /// All metrics, in the order of their meaning. One that is not known now is left out.
-pub fn exposition(shown: &Shown) -> String {
+pub fn exposition(shown: &StatusReport) -> String {
     let mut text = Text::of(shown);
     standing(&mut text, shown);
     behind(&mut text, shown);
@@ -20,7 +20,7 @@ pub fn exposition(shown: &Shown) -> String {
     text.out
 }
 
-fn standing(text: &mut Text, shown: &Shown) {
+fn standing(text: &mut Text, shown: &StatusReport) {
     text.labelled(
         "backwhen_build_info",
         "1; the version is a label.",
@@ -45,7 +45,7 @@ fn standing(text: &mut Text, shown: &Shown) {
     text.flag("backwhen_source_reachable", "The source answered just now.", shown.source == REACHABLE);
 }
 
-fn behind(text: &mut Text, shown: &Shown) {
+fn behind(text: &mut Text, shown: &StatusReport) {
     text.maybe(
         "backwhen_frontier_age_seconds",
         "From the last moment that is held until now; 0 if the source has nothing newer.",
@@ -76,7 +76,7 @@ fn behind(text: &mut Text, shown: &Shown) {
     );
 }
 
-fn held(text: &mut Text, shown: &Shown) {
+fn held(text: &mut Text, shown: &StatusReport) {
     let window = shown.window.as_ref();
     text.maybe(
         "backwhen_window_earliest_timestamp_seconds",
@@ -104,7 +104,7 @@ fn held(text: &mut Text, shown: &Shown) {
     );
 }
 
-fn proved(text: &mut Text, shown: &Shown) {
+fn proved(text: &mut Text, shown: &StatusReport) {
     let proof = shown.proof.as_ref();
     text.dated("backwhen_proof", "When the history was last proved.", proof.map(|it| it.finished), shown.now);
     text.maybe(
@@ -130,7 +130,7 @@ struct Text {
 }
 
 impl Text {
-    fn of(shown: &Shown) -> Text {
+    fn of(shown: &StatusReport) -> Text {
         let labels = format!(
             "database=\"{}\",slot=\"{}\"",
             escape_label(&shown.database),

@@ -65,7 +65,7 @@ fn policy_roles(definition: &str) -> Vec<String> {
 }
 
 /// Returns the comma-separated names after the last `keyword`; PUBLIC and DEFAULT are not names.
-fn after_keyword(words: &[Word], keyword: &str) -> Vec<String> {
+fn after_keyword(words: &[SqlToken], keyword: &str) -> Vec<String> {
     let Some(at) = words.iter().rposition(|word| word.is(keyword)) else { return Vec::new() };
     let mut names = Vec::new();
     let mut rest = &words[at + 1..];
@@ -76,10 +76,10 @@ fn after_keyword(words: &[Word], keyword: &str) -> Vec<String> {
         };
         let [name, tail @ ..] = rest else { return names };
         match name {
-            Word::Quoted(name) => names.push(name.clone()),
-            Word::Plain(name) if name == "PUBLIC" || name == "DEFAULT" => {}
-            Word::Plain(name) => names.push(name.clone()),
-            Word::Sign(_) => return names,
+            SqlToken::Quoted(name) => names.push(name.clone()),
+            SqlToken::Plain(name) if name == "PUBLIC" || name == "DEFAULT" => {}
+            SqlToken::Plain(name) => names.push(name.clone()),
+            SqlToken::Sign(_) => return names,
         }
         match tail {
             [comma, tail @ ..] if comma.is_sign(',') => rest = tail,
@@ -89,29 +89,29 @@ fn after_keyword(words: &[Word], keyword: &str) -> Vec<String> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Word {
+enum SqlToken {
     Plain(String),
     Quoted(String),
     Sign(char),
 }
 
-impl Word {
+impl SqlToken {
     fn is(&self, keyword: &str) -> bool {
-        matches!(self, Word::Plain(text) if text == keyword)
+        matches!(self, SqlToken::Plain(text) if text == keyword)
     }
 
     fn is_sign(&self, sign: char) -> bool {
-        *self == Word::Sign(sign)
+        *self == SqlToken::Sign(sign)
     }
 }
 
 /// Splits SQL in the form that pg_dump writes into words; strings are skipped.
-fn words(sql: &str) -> Vec<Word> {
+fn words(sql: &str) -> Vec<SqlToken> {
     let mut words = Vec::new();
     let mut letters = sql.chars().peekable();
     while let Some(letter) = letters.next() {
         match letter {
-            '"' => words.push(Word::Quoted(quoted(&mut letters, '"'))),
+            '"' => words.push(SqlToken::Quoted(quoted(&mut letters, '"'))),
             '\'' => drop(quoted(&mut letters, '\'')),
             letter if letter.is_whitespace() => {}
             letter if is_in_name(letter) => {
@@ -119,9 +119,9 @@ fn words(sql: &str) -> Vec<Word> {
                 while let Some(letter) = letters.next_if(|letter| is_in_name(*letter)) {
                     name.push(letter);
                 }
-                words.push(Word::Plain(name));
+                words.push(SqlToken::Plain(name));
             }
-            sign => words.push(Word::Sign(sign)),
+            sign => words.push(SqlToken::Sign(sign)),
         }
     }
     words

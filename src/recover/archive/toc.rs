@@ -63,7 +63,7 @@ impl Toc {
     /// Fails with `InvalidData` if the bytes are not an archive of a known version, and with `UnexpectedEof` if they
     /// are cut short.
     pub fn read(reader: impl Read) -> io::Result<Toc> {
-        let mut head = Reader::start(reader)?;
+        let mut head = TocReader::start(reader)?;
         let database = head.string()?.unwrap_or_default();
         let server_major = major(head.string()?)?;
         let dump_major = major(head.string()?)?;
@@ -95,7 +95,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-struct Reader<R> {
+struct TocReader<R> {
     reader: R,
     int_size: usize,
     offset_size: usize,
@@ -103,9 +103,9 @@ struct Reader<R> {
     version: u8,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> TocReader<R> {
     /// Reads the header up to the name of the database.
-    fn start(mut reader: R) -> io::Result<Reader<R>> {
+    fn start(mut reader: R) -> io::Result<TocReader<R>> {
         let mut head = [0; 11];
         reader.read_exact(&mut head)?;
         if &head[..5] != b"PGDMP" {
@@ -120,7 +120,7 @@ impl<R: Read> Reader<R> {
             return Err(invalid("it is not of the custom format"));
         }
         let mut reader =
-            Reader { reader, int_size: int_size.into(), offset_size: offset_size.into(), version };
+            TocReader { reader, int_size: int_size.into(), offset_size: offset_size.into(), version };
         // These fields are the compression, then the time of the dump in seven numbers.
         if version >= 15 {
             reader.skip(1)?;

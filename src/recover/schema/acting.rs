@@ -53,7 +53,7 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 const LEAST: Duration = Duration::from_millis(100);
 
 /// How a statement ended.
-pub(super) enum Ended {
+pub(super) enum RunOutcome {
     Done,
     Failed(tokio_postgres::Error),
     /// The statement was stopped after this time.
@@ -97,18 +97,18 @@ impl Sessions {
         role: &str,
         statement: &Statement,
         text: &str,
-    ) -> Result<Ended> {
+    ) -> Result<RunOutcome> {
         let limit = self.limits.get(role).copied().unwrap_or(self.limit);
         let mut acting = self.take(role).await?;
         let ended = match timeout(limit, acting.run(self.ours, statement, text)).await {
             Ok(ended) => ended,
             Err(_) => {
                 self.limits.insert(role.to_owned(), (limit / 2).max(LEAST));
-                Ended::TooLong(limit)
+                RunOutcome::TooLong(limit)
             }
         };
         // The next statements may need this session's locks.
-        let tidied = !matches!(ended, Ended::TooLong(_)) && acting.tidy().await;
+        let tidied = !matches!(ended, RunOutcome::TooLong(_)) && acting.tidy().await;
         if tidied {
             self.open.push(acting);
         } else {
@@ -161,7 +161,7 @@ impl Acting {
         Ok(Acting { session, process: row.get(0), role: role.to_owned(), settings: BTreeMap::new() })
     }
 
-    async fn run(&mut self, ours: bool, statement: &Statement, text: &str) -> Ended {
+    async fn run(&mut self, ours: bool, statement: &Statement, text: &str) -> RunOutcome {
         let taken_up = self.take_settings(statement).await;
         let done = match taken_up {
             Ok(()) if !ours && !self.role.is_empty() => {
@@ -175,9 +175,11 @@ impl Acting {
             Err(error) => Err(error),
         };
         match done {
-            Ok(()) => Ended::Done,
-            Err(error) if error.as_db_error().is_none() || self.session.is_closed() => Ended::SessionLost,
-            Err(error) => Ended::Failed(error),
+            Ok(()) => RunOutcome::Done,
+            Err(error) if error.as_db_error().is_none() || self.session.is_closed() => {
+                RunOutcome::SessionLost
+            }
+            Err(error) => RunOutcome::Failed(error),
         }
     }
 

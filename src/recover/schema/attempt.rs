@@ -1,6 +1,6 @@
 //! Tries once to run a statement as its role, and interprets the server's answer.
 
-use super::failure::Failure;
+use super::failure::ReplayFailure;
 use super::replay::Replay;
 use super::rewrite::schema_without_roles;
 use super::statements::Sql;
@@ -41,13 +41,13 @@ impl Replay<'_> {
         change: &DefinitionChange,
         sql: &Sql,
         text: &str,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<Result<(), ReplayFailure>> {
         let role = change.signal.statement.role.clone();
         if role.is_empty() && self.rights.ours {
-            return Ok(Err(Failure::Stopped("nobody told which role ran it".into())));
+            return Ok(Err(ReplayFailure::Stopped("nobody told which role ran it".into())));
         }
         let ended = self.try_as_role(change, sql, text).await?;
-        let denied = matches!(&ended, Err(Failure::Failed(error)) if sqlstate(error) == "42501");
+        let denied = matches!(&ended, Err(ReplayFailure::Failed(error)) if sqlstate(error) == "42501");
         if !(denied && self.rights.ours && IN_DATABASE.contains(&sql.tag.as_str())) {
             return Ok(ended);
         }
@@ -65,25 +65,25 @@ impl Replay<'_> {
         change: &DefinitionChange,
         sql: &Sql,
         text: &str,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<Result<(), ReplayFailure>> {
         let signal = &change.signal;
         let role = self.acting_role(&signal.statement.role).await?;
         let mut text = text.to_owned();
         // Each turn of the loop creates or skips one missing role.
         for _ in 0..20 {
             let ended = self.sessions.run(&self.observer, &role, &signal.statement, &text).await?;
-            let Some(failure) = Failure::of(ended) else { return Ok(Ok(())) };
-            let Failure::Failed(error) = failure else { return Ok(Err(failure)) };
+            let Some(failure) = ReplayFailure::of(ended) else { return Ok(Ok(())) };
+            let ReplayFailure::Failed(error) = failure else { return Ok(Err(failure)) };
             match (sqlstate(&error), missing_role(&error)) {
                 ("42704", Some(missing)) if self.rights.ours => {
                     if self.observer.batch_execute(&self.roles.creation(missing)).await.is_err() {
-                        return Ok(Err(Failure::Failed(error)));
+                        return Ok(Err(ReplayFailure::Failed(error)));
                     }
                 }
                 ("42704", Some(missing)) => {
                     let missing = missing.to_owned();
                     let Some(rest) = without_role(sql).filter(|rest| *rest != text) else {
-                        return Ok(Err(Failure::Failed(error)));
+                        return Ok(Err(ReplayFailure::Failed(error)));
                     };
                     self.lacks_roles = true;
                     self.notes.push(format!(
@@ -91,22 +91,22 @@ impl Replay<'_> {
                         signal.tag
                     ));
                     if rest.is_empty() {
-                        return Ok(Err(Failure::Passed));
+                        return Ok(Err(ReplayFailure::Passed));
                     }
                     text = rest;
                 }
                 // A statement that an error rolled back, such as CREATE INDEX CONCURRENTLY, fired no event.
                 ("42704" | "42P01" | "42883" | "3F000", None) if sql.tag.starts_with("DROP ") => {
-                    return Ok(Err(Failure::Passed));
+                    return Ok(Err(ReplayFailure::Passed));
                 }
                 // The object was not created either, if its role is missing.
                 ("42704", None) if self.lacks_roles && is_of_roles(sql) => {
-                    return Ok(Err(Failure::Passed));
+                    return Ok(Err(ReplayFailure::Passed));
                 }
-                _ => return Ok(Err(Failure::Failed(error))),
+                _ => return Ok(Err(ReplayFailure::Failed(error))),
             }
         }
-        Ok(Err(Failure::Stopped("too many roles are missing".into())))
+        Ok(Err(ReplayFailure::Stopped("too many roles are missing".into())))
     }
 }
 

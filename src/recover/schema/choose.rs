@@ -28,12 +28,12 @@ pub enum Chosen {
 /// Chooses the statement of one event after the other, in commit order.
 #[derive(Default)]
 pub struct Chooser {
-    texts: HashMap<Source, Cursor>,
+    texts: HashMap<SentText, Cursor>,
 }
 
 /// One sending of a text; a function may run the same text again and again.
 #[derive(PartialEq, Eq, Hash)]
-struct Source {
+struct SentText {
     process: i32,
     started: i64,
     query: Arc<str>,
@@ -61,7 +61,7 @@ impl Chooser {
                 return Chosen::Unknown { why };
             }
         };
-        let source = Source {
+        let source = SentText {
             process: statement.process,
             started: statement.started,
             query: Arc::clone(&statement.query),

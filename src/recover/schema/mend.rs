@@ -10,7 +10,7 @@ use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
 
 /// A column of the scratch database: its type, and whether it is generated.
-type Found = BTreeMap<String, (String, bool)>;
+type FoundColumns = BTreeMap<String, (String, bool)>;
 
 /// Returns the statements that mend the table; each of them may fail.
 ///
@@ -47,7 +47,7 @@ pub(super) async fn owner(observer: &Session, facts: &TableFacts) -> Result<Opti
 }
 
 /// Returns `None` if there is no such table.
-async fn found(session: &Session, facts: &TableFacts) -> Result<Option<Found>> {
+async fn found(session: &Session, facts: &TableFacts) -> Result<Option<FoundColumns>> {
     let mut all = columns(session, &[facts]).await?;
     let found = all.remove(&(facts.schema.clone(), facts.name.clone()));
     Ok(found.map(|columns| {
@@ -55,7 +55,7 @@ async fn found(session: &Session, facts: &TableFacts) -> Result<Option<Found>> {
     }))
 }
 
-fn statements(facts: &TableFacts, found: Option<&Found>) -> Vec<String> {
+fn statements(facts: &TableFacts, found: Option<&FoundColumns>) -> Vec<String> {
     let Some(found) = found else { return vec![create_table(facts)] };
     let alter = |what: String| format!("ALTER TABLE {} {what}", quoted(facts));
     let mut statements = Vec::new();
@@ -100,7 +100,7 @@ mod tests {
             vec![column("same", false), column("New", false), column("other", false), column("made", true)];
         let facts = TableFacts { schema: "s".into(), name: "t".into(), columns, ..TableFacts::default() };
         let found = [("same", "integer", false), ("other", "text", true), ("old", "integer", false)];
-        let found: Found = found
+        let found: FoundColumns = found
             .into_iter()
             .map(|(name, kind, generated)| (name.into(), (kind.into(), generated)))
             .collect();

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::acting::{Ended, Sessions};
+use super::acting::{RunOutcome, Sessions};
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
-use super::failure::{Failure, failed};
+use super::failure::{ReplayFailure, failed};
 use super::mend::{mend, owner, still_lacking};
-use super::rewrite::{Action, action};
+use super::rewrite::{ReplayAction, action};
 use super::roles::SourceRoles;
 use super::sequences::Sequences;
 use super::statements::{Sql, split};
@@ -194,21 +194,21 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         match action(sql, self.rights.ours) {
-            Action::Nothing => Ok(()),
-            Action::Refuse { why } => self.unknown(change, why.to_owned()).await,
-            Action::Run(text) => self.run(change, sql, &text).await,
-            Action::MakeTable(text) => self.make_table(change, sql, text).await,
-            Action::MakeView { sql: text, filled } => {
+            ReplayAction::Nothing => Ok(()),
+            ReplayAction::Refuse { why } => self.unknown(change, why.to_owned()).await,
+            ReplayAction::Run(text) => self.run(change, sql, &text).await,
+            ReplayAction::MakeTable(text) => self.make_table(change, sql, text).await,
+            ReplayAction::MakeView { sql: text, filled } => {
                 self.run(change, sql, &text).await?;
                 self.set_filled(signal, filled).await
             }
-            Action::Refresh { filled } => self.set_filled(signal, filled).await,
+            ReplayAction::Refresh { filled } => self.set_filled(signal, filled).await,
         }
     }
 
     async fn run(&mut self, change: &DefinitionChange, sql: &Sql, text: &str) -> Result<()> {
         match self.try_run(change, sql, text).await? {
-            Ok(()) | Err(Failure::Passed) => Ok(()),
+            Ok(()) | Err(ReplayFailure::Passed) => Ok(()),
             Err(failure) => Err(failed(change, failure)),
         }
     }
@@ -217,7 +217,7 @@ impl<'a> Replay<'a> {
     async fn make_table(&mut self, change: &DefinitionChange, sql: &Sql, text: Option<String>) -> Result<()> {
         let done = match text {
             Some(text) => self.try_run(change, sql, &text).await?,
-            None => Err(Failure::Passed),
+            None => Err(ReplayFailure::Passed),
         };
         match done {
             Ok(()) => Ok(()),
@@ -238,7 +238,7 @@ impl<'a> Replay<'a> {
             let role = self.acting_role(&change.signal.statement.role).await?;
             let sql = create_table(facts);
             let ended = self.sessions.run(&self.observer, &role, &change.signal.statement, &sql).await?;
-            Failure::of(ended).map_or(Ok(()), |failure| Err(failed(change, failure)))?;
+            ReplayFailure::of(ended).map_or(Ok(()), |failure| Err(failed(change, failure)))?;
             made += 1;
         }
         Ok(made)
@@ -326,7 +326,7 @@ impl<'a> Replay<'a> {
             let ended = self.sessions.run(&self.observer, &who, &nothing, &statement).await;
             if let Err(error) = ended {
                 tracing::debug!("not mended by {statement}: {error}");
-            } else if let Ok(Ended::Failed(error)) = ended {
+            } else if let Ok(RunOutcome::Failed(error)) = ended {
                 tracing::debug!("{}", server_error(format!("not mended by {statement}"), error));
             }
         }

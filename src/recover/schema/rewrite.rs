@@ -4,7 +4,7 @@ use super::statements::Sql;
 
 /// How one statement is replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum ReplayAction {
     Run(String),
     /// The statement creates a table from a query. The table matters, not the query that filled it: without a text,
     /// or if the text does not run, the table is created from the signal's description.
@@ -31,21 +31,23 @@ const REACHES_OUT: &str =
     "it reaches beyond its database; it is replayed only on a server of our own (leave --scratch away)";
 
 /// `ours` says that the server exists only for this replay.
-pub fn action(sql: &Sql, ours: bool) -> Action {
+pub fn action(sql: &Sql, ours: bool) -> ReplayAction {
     let filled = || !sql.says(&["with", "no", "data"]);
     match sql.tag.as_str() {
-        "CREATE TABLE AS" => Action::MakeTable((!executes(sql)).then(|| without_rows(sql))),
-        "SELECT INTO" => Action::MakeTable(select_into(sql)),
-        "CREATE MATERIALIZED VIEW" => Action::MakeView { sql: without_rows(sql), filled: filled() },
-        "REFRESH MATERIALIZED VIEW" => Action::Refresh { filled: filled() },
-        "REINDEX" | "ANALYZE" | "VACUUM" | "CHECKPOINT" => Action::Nothing,
-        "CREATE PUBLICATION" | "ALTER PUBLICATION" | "DROP PUBLICATION" if is_ours(sql) => Action::Nothing,
-        "CREATE SUBSCRIPTION" => Action::Refuse { why: HOLDS_CONNECTION },
-        "ALTER SUBSCRIPTION" if switches(sql) => Action::Nothing,
-        "DROP SUBSCRIPTION" => Action::Run(drop_subscription(sql)),
-        "IMPORT FOREIGN SCHEMA" => Action::Refuse { why: ASKS_OTHERS },
-        "DROP OWNED" | "REASSIGN OWNED" if !ours => Action::Refuse { why: REACHES_OUT },
-        _ => Action::Run(body(sql).to_owned()),
+        "CREATE TABLE AS" => ReplayAction::MakeTable((!executes(sql)).then(|| without_rows(sql))),
+        "SELECT INTO" => ReplayAction::MakeTable(select_into(sql)),
+        "CREATE MATERIALIZED VIEW" => ReplayAction::MakeView { sql: without_rows(sql), filled: filled() },
+        "REFRESH MATERIALIZED VIEW" => ReplayAction::Refresh { filled: filled() },
+        "REINDEX" | "ANALYZE" | "VACUUM" | "CHECKPOINT" => ReplayAction::Nothing,
+        "CREATE PUBLICATION" | "ALTER PUBLICATION" | "DROP PUBLICATION" if is_ours(sql) => {
+            ReplayAction::Nothing
+        }
+        "CREATE SUBSCRIPTION" => ReplayAction::Refuse { why: HOLDS_CONNECTION },
+        "ALTER SUBSCRIPTION" if switches(sql) => ReplayAction::Nothing,
+        "DROP SUBSCRIPTION" => ReplayAction::Run(drop_subscription(sql)),
+        "IMPORT FOREIGN SCHEMA" => ReplayAction::Refuse { why: ASKS_OTHERS },
+        "DROP OWNED" | "REASSIGN OWNED" if !ours => ReplayAction::Refuse { why: REACHES_OUT },
+        _ => ReplayAction::Run(body(sql).to_owned()),
     }
 }
 
@@ -157,7 +159,7 @@ mod tests {
     use super::super::statements::split;
     use super::*;
 
-    fn done(sql: &str) -> Action {
+    fn done(sql: &str) -> ReplayAction {
         action(&split(sql, true)[0], false)
     }
 
@@ -173,16 +175,16 @@ mod tests {
             ),
             ("SELECT 1 AS a INTO x", "CREATE TABLE x AS SELECT 1 AS a  WITH NO DATA"),
         ] {
-            assert_eq!(done(sql), Action::MakeTable(Some(expected.into())), "{sql}");
+            assert_eq!(done(sql), ReplayAction::MakeTable(Some(expected.into())), "{sql}");
         }
-        assert_eq!(done("CREATE TABLE t AS EXECUTE p(1)"), Action::MakeTable(None));
+        assert_eq!(done("CREATE TABLE t AS EXECUTE p(1)"), ReplayAction::MakeTable(None));
     }
 
     #[test]
     fn materialised_views_stay_empty_and_are_remembered() {
         let view = "CREATE MATERIALIZED VIEW v AS SELECT 1";
-        assert_eq!(done(view), Action::MakeView { sql: format!("{view} WITH NO DATA"), filled: true });
-        assert_eq!(done("REFRESH MATERIALIZED VIEW v WITH NO DATA"), Action::Refresh { filled: false });
+        assert_eq!(done(view), ReplayAction::MakeView { sql: format!("{view} WITH NO DATA"), filled: true });
+        assert_eq!(done("REFRESH MATERIALIZED VIEW v WITH NO DATA"), ReplayAction::Refresh { filled: false });
     }
 
     #[test]
@@ -201,11 +203,14 @@ mod tests {
 
     #[test]
     fn nothing_reaches_beyond_the_scratch_database() {
-        assert!(matches!(done("REASSIGN OWNED BY a TO b"), Action::Refuse { .. }));
-        assert!(matches!(done("CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p"), Action::Refuse { .. }));
-        assert_eq!(done("ALTER SUBSCRIPTION s ENABLE"), Action::Nothing);
-        assert_eq!(done("ALTER PUBLICATION \"backwhen_1\" ADD TABLE t"), Action::Nothing);
-        let Action::Run(dropped) = done("DROP SUBSCRIPTION IF EXISTS \"S\"") else { panic!() };
+        assert!(matches!(done("REASSIGN OWNED BY a TO b"), ReplayAction::Refuse { .. }));
+        assert!(matches!(
+            done("CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p"),
+            ReplayAction::Refuse { .. }
+        ));
+        assert_eq!(done("ALTER SUBSCRIPTION s ENABLE"), ReplayAction::Nothing);
+        assert_eq!(done("ALTER PUBLICATION \"backwhen_1\" ADD TABLE t"), ReplayAction::Nothing);
+        let ReplayAction::Run(dropped) = done("DROP SUBSCRIPTION IF EXISTS \"S\"") else { panic!() };
         assert!(dropped.contains("ALTER SUBSCRIPTION \"S\" SET (slot_name = NONE)"), "{dropped}");
     }
 }

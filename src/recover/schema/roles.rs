@@ -20,12 +20,12 @@ const WITHIN_DATABASES: &[&str] = &["pg_read_all_data", "pg_write_all_data"];
 #[derive(Debug, Default)]
 pub struct SourceRoles {
     /// The roles of the list with their attributes; `None` if the history has no list.
-    listed: Option<BTreeMap<String, Attributes>>,
+    listed: Option<BTreeMap<String, RoleAttributes>>,
     memberships: Vec<Membership>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Attributes {
+struct RoleAttributes {
     superuser: bool,
     without_inheritance: bool,
 }
@@ -46,9 +46,9 @@ impl SourceRoles {
         let mut listed = BTreeMap::new();
         for sql in &statements {
             match (sql.tag.as_str(), name(sql, 2)) {
-                ("CREATE ROLE", Some(name)) => drop(listed.entry(name).or_insert(Attributes::default())),
+                ("CREATE ROLE", Some(name)) => drop(listed.entry(name).or_insert(RoleAttributes::default())),
                 ("ALTER ROLE", Some(name)) if sql.words.get(3).is_some_and(|word| word.is("with")) => {
-                    listed.insert(name, Attributes::of(sql));
+                    listed.insert(name, RoleAttributes::of(sql));
                 }
                 _ => {}
             }
@@ -67,7 +67,7 @@ impl SourceRoles {
         self.attributes(role).superuser
     }
 
-    fn attributes(&self, role: &str) -> Attributes {
+    fn attributes(&self, role: &str) -> RoleAttributes {
         self.listed.as_ref().and_then(|listed| listed.get(role)).copied().unwrap_or_default()
     }
 
@@ -105,7 +105,7 @@ impl SourceRoles {
     }
 
     pub(super) fn creation(&self, name: &str) -> String {
-        let Attributes { superuser, without_inheritance } = self.attributes(name);
+        let RoleAttributes { superuser, without_inheritance } = self.attributes(name);
         let superuser = if superuser { " SUPERUSER" } else { "" };
         let inherit = if without_inheritance { " NOINHERIT" } else { "" };
         format!("CREATE ROLE {} LOGIN{superuser}{inherit}", quote_ident(name))
@@ -118,11 +118,11 @@ impl SourceRoles {
     }
 }
 
-impl Attributes {
+impl RoleAttributes {
     /// Returns `ALTER ROLE name WITH …`.
-    fn of(sql: &Sql) -> Attributes {
+    fn of(sql: &Sql) -> RoleAttributes {
         let says = |keyword: &str| sql.words[4..].iter().any(|word| word.is(keyword));
-        Attributes { superuser: says("superuser"), without_inheritance: says("noinherit") }
+        RoleAttributes { superuser: says("superuser"), without_inheritance: says("noinherit") }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::pgtools::Tools;
 use super::{Definitions, Opening};
 use guard::Guard;
 pub(in crate::recover) use maintenance::{holds_nothing, maintenance};
-use place::Place;
+use place::BuildPlace;
 pub(in crate::recover) use properties::create_like;
 pub(in crate::recover) use restore::Restoring;
 
@@ -33,7 +33,7 @@ pub(in crate::recover) use restore::Restoring;
 pub struct Target {
     /// The connection to the database under its name while it is being built.
     info: Conninfo,
-    place: Place,
+    place: BuildPlace,
     facts: DatabaseFacts,
     definitions: Definitions,
     tools: Tools,
@@ -58,7 +58,7 @@ impl Target {
         let mut notes = Vec::new();
         // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
-        let place = Place::prepare(info, create, source, &mut notes).await?;
+        let place = BuildPlace::prepare(info, create, source, &mut notes).await?;
         let info = info.with_dbname(place.name_while_building());
         match Target::enter(&info, &place, source, &mut definitions, &mut notes).await {
             Ok((session, facts, guard)) => {
@@ -71,7 +71,7 @@ impl Target {
 
     async fn enter(
         info: &Conninfo,
-        place: &Place,
+        place: &BuildPlace,
         source: &DatabaseFacts,
         definitions: &mut Definitions,
         notes: &mut Vec<String>,
@@ -148,7 +148,7 @@ impl Target {
 }
 
 /// Abandons the place because of `error`, and adds to the error whatever cannot be removed.
-async fn give_up(place: Place, info: &Conninfo, error: Error) -> Error {
+async fn give_up(place: BuildPlace, info: &Conninfo, error: Error) -> Error {
     match place.abandon(info).await {
         Ok(()) => error,
         Err(left) => Error::new(error.kind(), format!("{error}; and {left}")),

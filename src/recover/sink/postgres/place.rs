@@ -20,7 +20,7 @@ use super::properties::{Properties, create_like};
 use super::unfinished::{COMMENT, EXISTED, temporary_name};
 
 /// Where the database is being built.
-pub(super) enum Place {
+pub(super) enum BuildPlace {
     /// The database has another name meanwhile.
     Aside(Box<Aside>),
     /// The database has its own name, and a marker.
@@ -36,27 +36,29 @@ pub(super) struct Aside {
     existed: Option<Properties>,
 }
 
-impl Place {
+impl BuildPlace {
     pub async fn prepare(
         info: &Conninfo,
         create: bool,
         source: &DatabaseFacts,
         notes: &mut Vec<String>,
-    ) -> Result<Place> {
+    ) -> Result<BuildPlace> {
         if create {
-            return create_aside(info, source, notes).await.map(|aside| Place::Aside(Box::new(aside)));
+            return create_aside(info, source, notes).await.map(|aside| BuildPlace::Aside(Box::new(aside)));
         }
         let session = match Session::connect_utf8(info, "recover").await {
             Ok(session) => session,
             Err(error) if ServerFault::sqlstate_of(&error) == Some("3D000") => {
-                return resume(info, source, error, notes).await.map(|aside| Place::Aside(Box::new(aside)));
+                return resume(info, source, error, notes)
+                    .await
+                    .map(|aside| BuildPlace::Aside(Box::new(aside)));
             }
             Err(error) => return Err(error),
         };
         let facts = suits(&session, info.dbname(), source).await?;
         let maintenance = match maintenance(info).await {
             Ok(maintenance) => maintenance,
-            Err(_) => return Place::marked(&session, info.dbname()).await,
+            Err(_) => return BuildPlace::marked(&session, info.dbname()).await,
         };
         lock(&maintenance, info.dbname()).await?;
         drop_leftover(&maintenance, info, notes).await?;
@@ -64,7 +66,7 @@ impl Place {
         // A database with sessions cannot be renamed.
         drop(session);
         match move_aside(&maintenance, info.dbname(), &properties).await {
-            Ok(temporary) => Ok(Place::Aside(Box::new(Aside {
+            Ok(temporary) => Ok(BuildPlace::Aside(Box::new(Aside {
                 maintenance,
                 name: info.dbname().to_owned(),
                 temporary,
@@ -74,7 +76,7 @@ impl Place {
                 // Not the owner, or an owner who may not create databases.
                 Some("42501") => {
                     let session = Session::connect_utf8(info, "recover").await?;
-                    Place::marked(&session, info.dbname()).await
+                    BuildPlace::marked(&session, info.dbname()).await
                 }
                 Some("55006") => Err(Error::refused(format!(
                     "somebody is connected to database {}; end those sessions, then recover again",
@@ -85,22 +87,22 @@ impl Place {
         }
     }
 
-    async fn marked(session: &Session, name: &str) -> Result<Place> {
+    async fn marked(session: &Session, name: &str) -> Result<BuildPlace> {
         let read_only = mark(session, name).await?;
-        Ok(Place::Marked { name: name.to_owned(), read_only })
+        Ok(BuildPlace::Marked { name: name.to_owned(), read_only })
     }
 
     pub fn name_while_building(&self) -> &str {
         match self {
-            Place::Aside(aside) => &aside.temporary,
-            Place::Marked { name, .. } => name,
+            BuildPlace::Aside(aside) => &aside.temporary,
+            BuildPlace::Marked { name, .. } => name,
         }
     }
 
     pub fn final_name(&self) -> &str {
         match self {
-            Place::Aside(aside) => &aside.name,
-            Place::Marked { name, .. } => name,
+            BuildPlace::Aside(aside) => &aside.name,
+            BuildPlace::Marked { name, .. } => name,
         }
     }
 
@@ -108,7 +110,7 @@ impl Place {
     /// disk. The last step waits until everything written before it is durable.
     fn settings(&self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Place::Marked { read_only: true, .. } => {
+            BuildPlace::Marked { read_only: true, .. } => {
                 &[("synchronous_commit", "off"), ("default_transaction_read_only", "off")]
             }
             _ => &[("synchronous_commit", "off")],
@@ -135,11 +137,11 @@ impl Place {
 
     pub async fn make_valid(self, session: Session, definitions: &Definitions) -> Result<Vec<String>> {
         match self {
-            Place::Aside(aside) => {
+            BuildPlace::Aside(aside) => {
                 drop(session);
                 aside.make_valid(definitions).await
             }
-            Place::Marked { name, read_only } => {
+            BuildPlace::Marked { name, read_only } => {
                 durable(&session).await?;
                 unmark(&session, &name, read_only).await.map(|()| Vec::new())
             }
@@ -149,8 +151,8 @@ impl Place {
     /// `info` leads to the database that is being built.
     pub async fn abandon(self, info: &Conninfo) -> Result<()> {
         match self {
-            Place::Aside(aside) => aside.abandon().await,
-            Place::Marked { name, .. } => {
+            BuildPlace::Aside(aside) => aside.abandon().await,
+            BuildPlace::Marked { name, .. } => {
                 let session = Session::connect_utf8(info, "recover").await?;
                 owner_role::release(&session, &name).await?;
                 Err(Error::refused(format!(

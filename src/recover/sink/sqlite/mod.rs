@@ -17,14 +17,14 @@ use crate::model::{Identity, Table};
 use crate::store::files;
 
 use super::{Contents, Opening, Rows};
-use names::Names;
-use value::Form;
+use names::SqliteNames;
+use value::SqliteForm;
 
 /// A SQLite file that is being written.
 pub struct SqliteFile {
     file: Arc<Mutex<File>>,
     tables: Vec<Table>,
-    names: Names,
+    names: SqliteNames,
     notes: Vec<String>,
 }
 
@@ -71,7 +71,7 @@ impl SqliteFile {
                 params![of.moment, of.lsn, of.source, now, env!("CARGO_PKG_VERSION")],
             )
             .map_err(|error| fault("write", path, error))?;
-        let names = Names::of(opening.tables);
+        let names = SqliteNames::of(opening.tables);
         let mut notes = names.notes(opening.tables);
         if !matches!(opening.source.encoding.as_str(), "UTF8" | "SQL_ASCII") {
             notes.push(format!(
@@ -99,7 +99,7 @@ impl SqliteFile {
             .columns
             .iter()
             .zip(&columns)
-            .map(|(column, name)| format!("{name} {}", Form::of(column).affinity()))
+            .map(|(column, name)| format!("{name} {}", SqliteForm::of(column).affinity()))
             .collect();
         if parts.is_empty() {
             // SQLite has no tables without columns.
@@ -120,7 +120,7 @@ impl SqliteFile {
     pub async fn load(&self, table: &Table, mut rows: Rows) -> Result<()> {
         let marks = vec!["?"; table.columns.len().max(1)].join(", ");
         let insert = format!("INSERT INTO {} VALUES ({marks})", self.names.table(table));
-        let forms: Vec<_> = table.columns.iter().map(Form::of).collect();
+        let forms: Vec<_> = table.columns.iter().map(SqliteForm::of).collect();
         let (file, display) = (Arc::clone(&self.file), table.display());
         let load = move || {
             let mut file = lock(&file);
@@ -183,7 +183,7 @@ impl File {
         set.into_iter().collect::<rusqlite::Result<()>>().map_err(|error| fault("write", &self.path, error))
     }
 
-    fn load(&mut self, insert: &str, forms: &[Form], table: &str, rows: &mut Rows) -> Result<()> {
+    fn load(&mut self, insert: &str, forms: &[SqliteForm], table: &str, rows: &mut Rows) -> Result<()> {
         let mut insert =
             self.connection()?.prepare(insert).map_err(|error| fault("write", &self.path, error))?;
         while let Some(chunk) = rows.blocking_recv() {
@@ -221,7 +221,7 @@ fn refuse_leftovers(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn insert_chunk(insert: &mut Statement<'_>, forms: &[Form], table: &str, chunk: &Bytes) -> Result<()> {
+fn insert_chunk(insert: &mut Statement<'_>, forms: &[SqliteForm], table: &str, chunk: &Bytes) -> Result<()> {
     let lines = chunk.strip_suffix(b"\n").unwrap_or(chunk);
     if chunk.is_empty() {
         return Ok(());

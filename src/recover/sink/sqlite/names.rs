@@ -7,16 +7,16 @@ use crate::model::schema::quote_ident;
 
 /// The names of tables in the file, by oid.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names {
+pub(super) struct SqliteNames {
     tables: HashMap<u32, String>,
 }
 
-impl Names {
+impl SqliteNames {
     /// Gives a table of schema `public` its bare name if no other table has that name, and all other tables
     /// `schema.table`.
-    pub fn of(tables: &[Table]) -> Names {
+    pub fn of(tables: &[Table]) -> SqliteNames {
         let mut taken = HashSet::from(["backwhen_recovery".to_owned()]);
-        let mut names = Names::default();
+        let mut names = SqliteNames::default();
         let (public, others): (Vec<_>, Vec<_>) = tables.iter().partition(|table| table.schema == "public");
         for table in public.into_iter().chain(others) {
             let bare = table.schema == "public" && !table.name.to_lowercase().starts_with("sqlite_");
@@ -106,7 +106,7 @@ mod tests {
             table(4, "public", "shop.orders", &[]),
             table(5, "public", "sqlite_x", &[]),
         ];
-        let names = Names::of(&tables);
+        let names = SqliteNames::of(&tables);
         let all: Vec<_> = tables.iter().map(|table| names.table(table)).collect();
         assert_eq!(
             all,

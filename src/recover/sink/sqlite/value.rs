@@ -10,7 +10,7 @@ use crate::model::Column;
 
 /// The kind of SQLite value for a column's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum SqliteForm {
     Integer,
     /// A Boolean as 0 or 1.
     Bool,
@@ -20,25 +20,25 @@ pub(super) enum Form {
     Blob,
 }
 
-impl Form {
+impl SqliteForm {
     /// Chooses by the type's oid; the oids of built-in types are fixed (`pg_type.dat`).
-    pub fn of(column: &Column) -> Form {
+    pub fn of(column: &Column) -> SqliteForm {
         match column.type_oid {
-            20 | 21 | 23 | 26 => Form::Integer,
-            16 => Form::Bool,
-            700 | 701 => Form::Real,
-            17 => Form::Blob,
-            _ => Form::Text,
+            20 | 21 | 23 | 26 => SqliteForm::Integer,
+            16 => SqliteForm::Bool,
+            700 | 701 => SqliteForm::Real,
+            17 => SqliteForm::Blob,
+            _ => SqliteForm::Text,
         }
     }
 
     /// Returns the declared type. A TEXT column never turns text into numbers.
     pub fn affinity(self) -> &'static str {
         match self {
-            Form::Integer | Form::Bool => "INTEGER",
-            Form::Real => "REAL",
-            Form::Text => "TEXT",
-            Form::Blob => "BLOB",
+            SqliteForm::Integer | SqliteForm::Bool => "INTEGER",
+            SqliteForm::Real => "REAL",
+            SqliteForm::Text => "TEXT",
+            SqliteForm::Blob => "BLOB",
         }
     }
 
@@ -47,15 +47,15 @@ impl Form {
         let Some(text) = copy_text::unescape(column) else { return SqliteValue::Own(Value::Null) };
         let plain = std::str::from_utf8(&text).ok();
         let own = match self {
-            Form::Integer => plain.and_then(|text| text.parse().ok()).map(Value::Integer),
-            Form::Bool => plain.map(|text| Value::Integer((text == "t").into())),
+            SqliteForm::Integer => plain.and_then(|text| text.parse().ok()).map(Value::Integer),
+            SqliteForm::Bool => plain.map(|text| Value::Integer((text == "t").into())),
             // NaN and the infinities stay text: SQLite would turn NaN into NULL.
-            Form::Real => plain
+            SqliteForm::Real => plain
                 .and_then(|text| text.parse().ok())
                 .filter(|number: &f64| number.is_finite())
                 .map(Value::Real),
-            Form::Blob => hex(&text).map(Value::Blob),
-            Form::Text => None,
+            SqliteForm::Blob => hex(&text).map(Value::Blob),
+            SqliteForm::Text => None,
         };
         own.map_or(SqliteValue::Text(text), SqliteValue::Own)
     }
@@ -93,7 +93,7 @@ fn hex(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn own(form: Form, column: &[u8]) -> Option<Value> {
+    fn own(form: SqliteForm, column: &[u8]) -> Option<Value> {
         match form.value(column) {
             SqliteValue::Own(value) => Some(value),
             SqliteValue::Text(_) => None,
@@ -102,15 +102,15 @@ mod tests {
 
     #[test]
     fn values_are_exact_or_text() {
-        assert_eq!(own(Form::Integer, b"-9223372036854775808"), Some(Value::Integer(i64::MIN)));
-        assert_eq!(own(Form::Bool, b"t"), Some(Value::Integer(1)));
-        assert_eq!(own(Form::Bool, b"f"), Some(Value::Integer(0)));
-        assert_eq!(own(Form::Real, b"1.5e300"), Some(Value::Real(1.5e300)));
+        assert_eq!(own(SqliteForm::Integer, b"-9223372036854775808"), Some(Value::Integer(i64::MIN)));
+        assert_eq!(own(SqliteForm::Bool, b"t"), Some(Value::Integer(1)));
+        assert_eq!(own(SqliteForm::Bool, b"f"), Some(Value::Integer(0)));
+        assert_eq!(own(SqliteForm::Real, b"1.5e300"), Some(Value::Real(1.5e300)));
         for text in [&b"NaN"[..], b"Infinity", b"-Infinity"] {
-            assert_eq!(own(Form::Real, text), None);
+            assert_eq!(own(SqliteForm::Real, text), None);
         }
-        assert_eq!(own(Form::Blob, b"\\\\x00ff"), Some(Value::Blob(vec![0, 255])));
-        assert_eq!(own(Form::Text, b"1.10"), None);
-        assert_eq!(own(Form::Text, b"\\N"), Some(Value::Null));
+        assert_eq!(own(SqliteForm::Blob, b"\\\\x00ff"), Some(Value::Blob(vec![0, 255])));
+        assert_eq!(own(SqliteForm::Text, b"1.10"), None);
+        assert_eq!(own(SqliteForm::Text, b"\\N"), Some(Value::Null));
     }
 }
