@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::files::{self, Lock, NewFile};
 use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::ambient;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// An object is copied in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
@@ -41,6 +41,12 @@ impl Folder {
         }
     }
 
+    /// Whether a folder that a whole history has is missing: to list nothing would pass for a history that holds nothing.
+    fn misses_folder(&self, kind: ObjectKind) -> bool {
+        let identity = ObjectName::only(ObjectKind::Identity);
+        !may_lack_folder(kind) && self.path_unchecked(&identity).exists()
+    }
+
     fn lock(&self, role: Role) -> PathBuf {
         self.root.join(match role {
             Role::Capture => "locks/capture.lock",
@@ -60,7 +66,13 @@ impl Store for Folder {
         let folder = self.folder(kind);
         let failed = || format!("cannot read folder {}", folder.display());
         let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.misses_folder(kind) => {
+                return Ok(Vec::new());
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::damaged(format!("{} is missing from the history", folder.display()))
+                    .caused_by(error));
+            }
             entries => entries.context(Kind::Unavailable, failed)?,
         };
         let mut names = Vec::new();
@@ -185,5 +197,22 @@ impl Object for OpenFile {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         self.file.read_exact_at(bytes, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_a_history_must_have_is_missed() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::new(root.path());
+        assert_eq!(folder.list(ObjectKind::Checkpoint).unwrap(), vec![], "no history is there yet");
+        folder.put_new(&ObjectName::only(ObjectKind::Identity), b"{}").unwrap();
+        let missed = folder.list(ObjectKind::Checkpoint).unwrap_err();
+        assert_eq!(missed.kind(), Kind::Damaged, "{missed}");
+        assert!(missed.to_string().contains("checkpoints is missing"), "{missed}");
+        assert_eq!(folder.list(ObjectKind::Evidence).unwrap(), vec![], "older histories have none");
     }
 }
