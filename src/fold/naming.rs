@@ -45,10 +45,8 @@ pub(super) struct Names {
     database: DatabaseFacts,
     /// Schema and name by oid.
     known: BTreeMap<u32, (String, String)>,
-    /// What once was a name of something that is called otherwise now, or is gone.
-    left: BTreeSet<String>,
-    /// The same for values of the other types, by type: of routines with their arguments, if the type writes these.
-    left_by_others: BTreeMap<u32, BTreeSet<String>>,
+    /// By the type that writes them: former names of objects that were renamed, moved or dropped.
+    left: BTreeMap<u32, BTreeSet<String>>,
 }
 
 /// What a statement did to names.
@@ -66,8 +64,7 @@ pub(super) struct Renamed {
 impl Names {
     pub fn of(request: &Request<'_>) -> Names {
         let database = request.base.schema.database.clone();
-        let (known, left) = (BTreeMap::new(), BTreeSet::new());
-        let mut names = Names { database, known, left, left_by_others: BTreeMap::new() };
+        let mut names = Names { database, known: BTreeMap::new(), left: BTreeMap::new() };
         let tables = request.base.tables.iter().map(|it| (it.table.oid, &it.table.schema, &it.table.name));
         let sequences = request.base.sequences.iter().map(|it| (it.oid, &it.schema, &it.name));
         for (oid, schema, name) in tables.chain(sequences) {
@@ -78,14 +75,14 @@ impl Names {
         let retold = request.base.schema.since.iter().filter_map(|change| change.signal.retold.as_ref());
         for (type_oid, before) in retold.flat_map(|it| &it.before) {
             if let TypeBefore::Names(before) = before {
-                let left = match *type_oid {
-                    REGCLASS => &mut names.left,
-                    other => names.left_by_others.entry(other).or_default(),
-                };
-                left.extend(before.iter().map(|(_, text)| text.clone()));
+                names.leave(*type_oid, before.iter().map(|(_, text)| text.clone()));
             }
         }
         names
+    }
+
+    fn leave(&mut self, type_oid: u32, texts: impl Iterator<Item = String>) {
+        self.left.entry(type_oid).or_default().extend(texts);
     }
 
     /// `None` if the database would write it with other bytes.
@@ -141,22 +138,21 @@ impl Names {
         renamed
     }
 
-    /// What the message tells of the names of anything but relations, so that nothing of it is unknown.
+    /// Follows the names of other objects than relations, as the message tells them: of these types nothing is unknown then.
     fn told_of_others(&mut self, signal: &DefinitionSignal, renamed: &mut Renamed) {
-        let before_it: Vec<u32> = self.left_by_others.keys().copied().collect();
+        let left_before: Vec<u32> = self.left.keys().copied().filter(|it| *it != REGCLASS).collect();
         for (type_oid, facts) in signal.retold.iter().flat_map(|it| &it.before) {
             let TypeBefore::Names(before) = facts else { continue };
             renamed.unknown.remove(type_oid);
             if !before.is_empty() {
-                let left = self.left_by_others.entry(*type_oid).or_default();
-                left.extend(before.iter().map(|(_, text)| text.clone()));
+                self.leave(*type_oid, before.iter().map(|(_, text)| text.clone()));
             }
         }
         if signal.tag.ends_with(" EXTENSION") {
-            // What an extension makes is not told, and may read as something did that had another name then.
-            renamed.unknown.extend(before_it);
+            // The objects that an extension makes are not told, and one may have a name that another object left.
+            renamed.unknown.extend(left_before);
         }
-        for (type_oid, left) in &self.left_by_others {
+        for (type_oid, left) in self.left.iter().filter(|(it, _)| **it != REGCLASS) {
             for object in signal.objects.iter().filter(|it| it.tag.starts_with("CREATE ")) {
                 let same =
                     left.iter().filter(|text| without_arguments(text) == without_arguments(&object.identity));
@@ -195,9 +191,11 @@ impl Names {
         let (old, Some(now)) = (old.map(text), name.map(text)) else { return };
         match old {
             Some(old) if old == now => {}
-            Some(old) => renamed.change(oid, old, now, &mut self.left),
-            // Another one's name before.
-            None if self.left.contains(&now) => drop(renamed.now.insert(oid, now)),
+            Some(old) => renamed.change(oid, old, now, self.left.entry(REGCLASS).or_default()),
+            // Another relation had this name before.
+            None if self.left.get(&REGCLASS).is_some_and(|left| left.contains(&now)) => {
+                renamed.now.insert(oid, now);
+            }
             None => {}
         }
     }
@@ -209,7 +207,8 @@ impl Names {
             let told = told.and_then(|(_, identity)| self.identified(identity));
             match self.known.remove(oid).or(told) {
                 Some((schema, name)) => {
-                    renamed.change(*oid, format!("{schema}.{name}"), oid.to_string(), &mut self.left)
+                    let left = self.left.entry(REGCLASS).or_default();
+                    renamed.change(*oid, format!("{schema}.{name}"), oid.to_string(), left);
                 }
                 None => drop(renamed.unknown.insert(REGCLASS)),
             }

@@ -156,19 +156,16 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_names(kinds oid[]) RETURNS text LANGU
 DECLARE
     facts text;
 BEGIN
-    SELECT json_object_agg(n.kind, n.names)::text INTO facts FROM (
+    SELECT json_object_agg(n.kind, coalesce(n.names, '[]'))::text INTO facts FROM (
         SELECT 24 AS kind, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regproc::text)) FROM pg_proc o WHERE o.oid >= 16384) AS names
-         WHERE 24 = ANY (kinds)
         UNION ALL
         SELECT 2202, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regprocedure::text)) FROM pg_proc o WHERE o.oid >= 16384)
-         WHERE 2202 = ANY (kinds)
         UNION ALL
         SELECT 2203, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regoper::text)) FROM pg_operator o WHERE o.oid >= 16384)
         UNION ALL
         SELECT 2204, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regoperator::text)) FROM pg_operator o WHERE o.oid >= 16384)
         UNION ALL
         SELECT 2206, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regtype::text)) FROM pg_type o WHERE o.oid >= 16384)
-         WHERE 2206 = ANY (kinds)
         UNION ALL
         SELECT 3734, (SELECT json_agg(json_build_array(o.oid::int8, o.oid::regconfig::text)) FROM pg_ts_config o WHERE o.oid >= 16384)
         UNION ALL
@@ -202,24 +199,28 @@ $body$;
 CREATE OR REPLACE FUNCTION backwhen.{slot}_renamed(kept text, retold text) RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
     kinds oid[] := ARRAY(SELECT k::oid FROM json_object_keys(kept::json) k);
+    with_arrays oid[] := ARRAY(SELECT unnest(ARRAY[k.oid, k.typarray]) FROM pg_type k WHERE k.oid = ANY (kinds));
     graph text := backwhen.{slot}_type_graph(ARRAY(
-        SELECT t.oid FROM pg_type t WHERE t.typbasetype = ANY (kinds) OR t.typbasetype IN (SELECT k.typarray FROM pg_type k WHERE k.oid = ANY (kinds))
+        SELECT t.oid FROM pg_type t WHERE t.typbasetype = ANY (with_arrays)
         UNION
         SELECT c.reltype FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND (c.relkind = 'c' OR backwhen.{slot}_is_used(c.reltype))
-         WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attrelid >= 16384
-           AND (a.atttypid = ANY (kinds) OR a.atttypid IN (SELECT k.typarray FROM pg_type k WHERE k.oid = ANY (kinds)))), 'UTF8');
+         WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attrelid >= 16384 AND a.atttypid = ANY (with_arrays)), 'UTF8');
+    now text := backwhen.{slot}_names(kinds);
     told jsonb;
 BEGIN
-    WITH was AS (
-        SELECT k.key AS kind, (n.value ->> 0)::int8 AS object, n.value ->> 1 AS name
-          FROM json_each(kept::json) k CROSS JOIN LATERAL json_array_elements(k.value) n WHERE json_typeof(k.value) = 'array'),
-    reads AS (
-        SELECT k.key AS kind, (n.value ->> 0)::int8 AS object, n.value ->> 1 AS name
-          FROM json_each(backwhen.{slot}_names(kinds)::json) k CROSS JOIN LATERAL json_array_elements(k.value) n WHERE json_typeof(k.value) = 'array'),
+    -- With longer names there may be too much to tell; then the reader names the columns.
+    IF now IS NULL THEN
+        RETURN retold;
+    END IF;
+    WITH reads AS (
+        SELECT t.is_now, k.key AS kind, (n.value ->> 0)::int8 AS object, n.value ->> 1 AS name
+          FROM (VALUES (false, kept), (true, now)) t (is_now, names) CROSS JOIN LATERAL json_each(t.names::json) k
+         CROSS JOIN LATERAL json_array_elements(k.value) n),
     changed AS (
         -- An object that is gone is written as its number.
         SELECT w.kind, w.object, w.name AS old, coalesce(r.name, w.object::text) AS new
-          FROM was w LEFT JOIN reads r ON r.kind = w.kind AND r.object = w.object WHERE w.name IS DISTINCT FROM r.name)
+          FROM reads w LEFT JOIN reads r ON r.is_now AND r.kind = w.kind AND r.object = w.object
+         WHERE NOT w.is_now AND w.name IS DISTINCT FROM r.name)
     SELECT jsonb_build_object(
                'before', jsonb_object_agg(k.oid::text, jsonb_build_object('names', coalesce(
                    (SELECT jsonb_agg(jsonb_build_array(c.object, c.old)) FROM changed c WHERE c.kind = k.oid::text), '[]'))),

@@ -110,3 +110,27 @@ fn labels_of_another_encoding_are_told_as_bytes() {
     assert_eq!(retold.label_bytes(&before[0].1).as_deref(), Some(&b"m\xfcde"[..]));
     assert_eq!(retold.label_bytes(&now[0].1).as_deref(), Some(&b"w\xe4ch"[..]));
 }
+
+/// The reader names the columns of a type of which nothing is told. To tell a part would pass the others off as dropped.
+#[test]
+fn names_that_grow_beyond_what_is_kept_are_not_told() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("many");
+    server.psql(
+        &database,
+        "CREATE SCHEMA a; CREATE TABLE calls (id int PRIMARY KEY, f regproc, o regoper);
+         DO $$ BEGIN FOR i IN 1..9000 LOOP
+             EXECUTE format('CREATE FUNCTION a.%s() RETURNS int LANGUAGE sql AS ''SELECT 1''', rpad('f' || i || '_', 60, 'x'));
+         END LOOP; END $$",
+    );
+    let source = Source::of(&server, &database, &[]);
+    let told = source.run("ALTER SCHEMA a RENAME TO b");
+    told.assert_no_trouble();
+    let retold = told.signal().retold.as_ref().expect("it is told");
+    let Some(TypeFacts::Names(now)) = retold.types.get(&24) else { panic!("{:?}", retold.types.keys()) };
+    assert_eq!(now.len(), 9000);
+    assert_eq!(retold.types[&2203], TypeFacts::Names(vec![]), "there are no operators");
+    let told = source.run(&format!("ALTER SCHEMA b RENAME TO {}", "long".repeat(15)));
+    told.assert_no_trouble();
+    assert_eq!(told.signal().retold, None);
+}
