@@ -38,7 +38,7 @@ use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::key::Key;
 use crate::pgtools::Tools;
-use crate::store::files::Lock;
+use crate::store::Lease;
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.
@@ -246,7 +246,7 @@ impl Surroundings {
 
     /// Opens the history for work that reads or uses its objects for a while: nothing is expired while the lock
     /// lives.
-    fn history_held(&self) -> Result<(History, Option<Lock>)> {
+    fn history_held(&self) -> Result<(History, Option<Lease>)> {
         let history = self.history()?;
         let lock = history.hold_objects()?;
         Ok((history, lock))

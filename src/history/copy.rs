@@ -18,7 +18,7 @@ use super::{FORMAT, History, Identity, inventory, read_json, write_json};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
+use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, files};
 
 /// Says that a folder is becoming a copy, and of which history.
 pub(super) const BEGUN: &str = "copy.json";
@@ -52,7 +52,7 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
     let _objects = history.hold_objects()?;
     let _lock = begin(history, to)?;
     // What is copied may be named by nothing there yet.
-    let _objects_there = files::Lock::share(&to.join(super::OBJECTS_LOCK), super::PATIENCE)?;
+    let _objects_there = Folder::new(to).share(Role::Objects, super::PATIENCE)?;
     let (from, authorship) = (history.root(), history.authorship());
     let (from_store, to_store) = (history.store(), &Folder::new(to));
     let mut work = Work { from, to, from_store, to_store, authorship, progress, copied: Copied::default() };
@@ -87,7 +87,7 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
 }
 
 /// Makes the folders, unless something else lies there, and takes the copy's lock.
-fn begin(history: &History, to: &Path) -> Result<files::Lock> {
+fn begin(history: &History, to: &Path) -> Result<Lease> {
     let same = |path: &Path| fs::canonicalize(path).ok();
     if same(to).is_some() && same(to) == same(history.root()) {
         return Err(Error::usage(format!("{} is the history itself; name another folder", to.display())));
@@ -108,7 +108,7 @@ fn begin(history: &History, to: &Path) -> Result<files::Lock> {
         Some(earlier) if earlier != *id => return Err(other(&earlier)),
         Some(_) => {
             History::make_folders(to)?;
-            files::Lock::take(&to.join(super::CAPTURE_LOCK), "copy")?
+            store.lease(Role::Capture, "copy")?
         }
         None => {
             let lock = History::prepare(to, "copy")?;

@@ -48,7 +48,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
-use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
+use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, files};
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
 
@@ -67,12 +67,6 @@ const IDENTITY_FILE: &str = "history.json";
 
 const FOLDERS: [&str; 9] =
     ["epochs", "journal", "packs", "checkpoints", "schemas", "evidence", "expired", "locks", "live"];
-
-/// Held by `capture`, `init` and `drop`, and by `copy` and `repair` on the folder that they write to.
-const CAPTURE_LOCK: &str = "locks/capture.lock";
-
-/// Shared by whoever uses objects.
-const OBJECTS_LOCK: &str = "locks/objects.lock";
 
 /// How long work waits for an `expire` to end, which takes objects away.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -224,10 +218,10 @@ impl History {
     /// # Errors
     /// `Refused` if a history exists there already, or other files lie there; `Locked` if another process is about
     /// to make one.
-    pub fn prepare(root: &Path, what: &str) -> Result<files::Lock> {
+    pub fn prepare(root: &Path, what: &str) -> Result<Lease> {
         History::refuse_taken(root)?;
         files::create_folder(&root.join("locks"))?;
-        let lock = files::Lock::take(&root.join(CAPTURE_LOCK), what)?;
+        let lock = Folder::new(root).lease(Role::Capture, what)?;
         // Another process may have made one before the lock was taken.
         History::refuse_taken(root)?;
         files::remove_temporaries(root);
@@ -322,20 +316,20 @@ impl History {
     ///
     /// # Errors
     /// `Locked` if another process holds it.
-    pub fn lock_capture(&self) -> Result<files::Lock> {
-        files::Lock::take(&self.capture_lock_path(), "capture")
+    pub fn lock_capture(&self) -> Result<Lease> {
+        self.store().lease(Role::Capture, "capture")
     }
 
     /// Held while a checkpoint is made, with what [`History::hold_objects`] holds.
     ///
     /// # Errors
     /// `Locked` if another process makes one, or takes objects away.
-    pub fn lock_checkpoint(&self) -> Result<(files::Lock, Option<files::Lock>)> {
+    pub fn lock_checkpoint(&self) -> Result<(Lease, Option<Lease>)> {
         Ok((self.lock_checkpoint_alone()?, self.hold_objects()?))
     }
 
-    fn lock_checkpoint_alone(&self) -> Result<files::Lock> {
-        files::Lock::take(&self.root.join("locks/checkpoint.lock"), "a checkpoint or expire")
+    fn lock_checkpoint_alone(&self) -> Result<Lease> {
+        self.store().lease(Role::Checkpoint, "a checkpoint or expire")
     }
 
     /// Shared by all who read objects for longer than an instant, or build on them: nothing is expired
@@ -343,14 +337,17 @@ impl History {
     ///
     /// # Errors
     /// `Locked` if that takes longer than a minute.
-    pub fn hold_objects(&self) -> Result<Option<files::Lock>> {
-        files::Lock::share(&self.root.join(OBJECTS_LOCK), PATIENCE)
+    pub fn hold_objects(&self) -> Result<Option<Lease>> {
+        self.store().share(Role::Objects, PATIENCE)
     }
 
-    fn lock_objects_alone(&self) -> Result<files::Lock> {
+    fn lock_objects_alone(&self) -> Result<Lease> {
         let busy = "somebody recovers from this history, verifies, copies or compares it; expire is not done beside \
                     that: try again later";
-        files::Lock::take_alone(&self.root.join(OBJECTS_LOCK), busy)
+        self.store().lease(Role::Objects, "expire").map_err(|error| match error.kind() {
+            Kind::Locked => Error::locked(busy),
+            _ => error,
+        })
     }
 
     /// Whether others than its owner may read or change what the history holds, as was so for all that
@@ -362,11 +359,7 @@ impl History {
     }
 
     pub fn capture_is_running(&self) -> bool {
-        files::Lock::is_held(&self.capture_lock_path())
-    }
-
-    fn capture_lock_path(&self) -> PathBuf {
-        self.root.join(CAPTURE_LOCK)
+        self.store().is_leased(Role::Capture)
     }
 
     /// Where `capture` writes how it goes, for `status` to read.

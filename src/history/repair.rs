@@ -20,7 +20,7 @@ use super::{History, Identity, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
+use crate::store::{Folder, ObjectKind, ObjectName, Role, Store, files};
 
 /// Where damaged objects are put, in the history's folder.
 pub const DAMAGED: &str = "damaged";
@@ -62,10 +62,10 @@ pub fn repair(
         return Err(Error::usage("--from is the history itself; name a copy of it"));
     }
     History::make_folders(root)?;
-    let _capture = files::Lock::take(&root.join("locks/capture.lock"), "repair")?;
-    let _checkpoint = files::Lock::take(&root.join("locks/checkpoint.lock"), "repair")?;
-    let _objects = from.hold_objects()?;
     let ours = &Folder::new(root);
+    let _capture = ours.lease(Role::Capture, "repair")?;
+    let _checkpoint = ours.lease(Role::Checkpoint, "repair")?;
+    let _objects = from.hold_objects()?;
     let mut work =
         Work { root, ours, from, acknowledged, progress, expired: None, done: Repaired::default() };
     work.refuse_a_fork()?;

@@ -8,7 +8,7 @@ use crate::history::catalog::{Catalog, Unusable};
 use crate::history::image::Blocks;
 use crate::history::segments::Segments;
 use crate::history::timeline::{Stretch, Timeline};
-use crate::store::files::Lock;
+use crate::store::Lease;
 
 /// A history as it was at one instant: its catalog, its timeline, and the segments that have been opened so far.
 ///
@@ -23,7 +23,7 @@ struct Opened {
     history: History,
     catalog: Arc<Catalog>,
     /// Keeps an `expire` from what is read.
-    _objects: Option<Lock>,
+    _objects: Option<Lease>,
 }
 
 impl Reading {
@@ -70,7 +70,7 @@ impl Reading {
         history: &History,
         catalog: Arc<Catalog>,
         segments: &Arc<Segments>,
-        objects: Option<Lock>,
+        objects: Option<Lease>,
     ) -> Result<Reading> {
         let timeline = Arc::new(Timeline::read_with(history, &catalog, segments)?);
         let opened = Opened { history: history.clone(), catalog, _objects: objects };

@@ -26,7 +26,7 @@ use crate::history::epoch::Epoch;
 use crate::history::image::{BlockDirectory, PackStats, Packs};
 use crate::pgtools::Tools;
 use crate::progress::Progress;
-use crate::store::files::Lock;
+use crate::store::Lease;
 
 /// What every act on the source needs.
 pub struct Access<'a> {
@@ -38,7 +38,7 @@ pub struct Access<'a> {
 }
 
 /// Keeps an `expire` from what is built on, and waits for one that is at work without holding up others.
-pub(crate) async fn hold_objects(history: &History) -> Result<Option<Lock>> {
+pub(crate) async fn hold_objects(history: &History) -> Result<Option<Lease>> {
     let history = history.clone();
     ambient::blocking("waiting for an expire", move || history.hold_objects()).await
 }
@@ -47,7 +47,7 @@ pub(crate) async fn hold_objects(history: &History) -> Result<Option<Lock>> {
 pub(crate) async fn begin_checkpoint(
     history: &History,
     catalog: &Arc<Catalog>,
-) -> Result<((Lock, Option<Lock>), Epoch)> {
+) -> Result<((Lease, Option<Lease>), Epoch)> {
     let (history, catalog) = (history.clone(), Arc::clone(catalog));
     let beginning = ambient::blocking("beginning a checkpoint", move || {
         let locks = history.lock_checkpoint()?;

@@ -43,17 +43,6 @@ impl Lock {
         Ok(Lock { _file: file })
     }
 
-    /// Takes a lock that others share as long as they are at work.
-    ///
-    /// # Errors
-    /// `Locked` if another process shares it or has it alone.
-    pub fn take_alone(path: &Path, busy: &str) -> Result<Lock> {
-        Lock::take(path, "it").map_err(|error| match error.kind() {
-            Kind::Locked => Error::locked(busy),
-            _ => error,
-        })
-    }
-
     /// Shares the lock with others that share it; waits for somebody who has it alone. None where there can
     /// be no lock, as on a disk that is only read: reading never fails for its sake.
     ///
