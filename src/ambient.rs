@@ -74,7 +74,7 @@ pub fn pause(place: &str) {
 /// its one thread what is durable, and nothing else may hold that up. `doing` completes "failed while …".
 ///
 /// # Errors
-/// What the work returns; `Internal` if it panics.
+/// Fails as the work does; `Internal` if the work panics.
 pub async fn blocking<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,

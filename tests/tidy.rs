@@ -152,7 +152,7 @@ fn every_row_of_imports_is_about_a_module() {
     }
 }
 
-/// Whoever opens a segment by itself reads again what others have read, and perhaps another state of it.
+/// A module that opens a segment by itself reads the same blocks again, and perhaps another state of the open segment.
 #[test]
 fn segments_are_opened_in_one_place() {
     for path in files("src", "rs") {
@@ -229,7 +229,7 @@ fn code_lines(text: &str) -> Vec<&str> {
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect()
 }
 
-/// What is asked of the protected database is asked in `source`, by a named function with a named answer.
+/// Queries to the protected database stand in `source`, each as a named function with a named answer.
 #[test]
 fn only_the_source_speaks_sql_to_the_protected_database() {
     let mut faults = Vec::new();
@@ -313,7 +313,7 @@ fn async_functions(text: &str) -> Vec<(String, String)> {
     found
 }
 
-/// What comes before the bracket that closes the one that `text` stands behind.
+/// Returns the part of `text` before the bracket that closes the one in front of it.
 fn inside(text: &str, open: char, close: char) -> &str {
     let mut depth = 0;
     for (at, c) in text.char_indices() {

@@ -62,7 +62,7 @@ struct Wanted {
     action: Action,
     /// Passes that are still to be let through.
     left: AtomicU64,
-    /// It was done already, of an action that is done once.
+    /// The action has been done; an action that is done once is not done again.
     done: AtomicBool,
 }
 

@@ -1,7 +1,7 @@
 //! Whether the source can still give everything that comes after the journal's frontier.
 
+use super::known_source::KnownSource;
 use super::live;
-use super::newest::Newest;
 use super::published::{self, Imprint, Look};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
@@ -78,7 +78,7 @@ pub async fn check(
     client: &mut ReplicationClient,
     frontier: Lsn,
 ) -> Result<Found> {
-    let newest = Newest::read(history).await?;
+    let newest = KnownSource::read(history).await?;
     let asked = tokio::time::timeout(client.silence(), ask(history, epoch, source, client, &newest));
     let silent = |_| Error::unavailable("the source does not answer; see what lies between here and there");
     let facts = Facts { frontier, has_image: newest.exists, ..asked.await.map_err(silent)?? };
@@ -105,7 +105,7 @@ async fn ask(
     epoch: &Epoch,
     source: &Conninfo,
     client: &mut ReplicationClient,
-    newest: &Newest,
+    newest: &KnownSource,
 ) -> Result<Facts> {
     let server = client.identify_system().await?;
     inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;

@@ -16,7 +16,7 @@ const BLOCKS_WAITING: usize = 16;
 /// The way to the disk, and the news from it.
 pub struct Disk {
     pub blocks: mpsc::Sender<RawBlock>,
-    /// What the last sync has made durable.
+    /// The end of the journal that the last sync has made durable.
     pub durable: watch::Receiver<Durable>,
     thread: JoinHandle<Result<()>>,
 }

@@ -184,7 +184,7 @@ impl Board {
         }
     }
 
-    /// That the file cannot be written is no reason to stop.
+    /// Capture goes on if the file cannot be written.
     fn write_now(&self) {
         let Ok(_file) = self.file.lock() else { return };
         self.waiting.store(false, Ordering::Release);

@@ -28,7 +28,7 @@ impl Capture<'_> {
     /// Records the gap and begins a new epoch behind it.
     pub(super) async fn begin_again(&self, board: &Board, loss: Loss) -> Result<()> {
         let Loss { why, unpublished } = loss;
-        // That the slot is gone tells less than why we let it go.
+        // If capture itself gave the slot up, its reason says more than the missing slot does.
         let cause = board.read().and_then(|live| live.given_up).unwrap_or(why);
         tracing::error!(
             "continuity is lost: {cause}; the source is compared with the history, and the gap is recorded"

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::newest::Newest;
+use super::known_source::KnownSource;
 use crate::connect::Session;
 use crate::error::Result;
 use crate::history::Identity;
@@ -41,7 +41,7 @@ pub struct Look {
 impl Look {
     /// # Errors
     /// `Unavailable` if the source fails.
-    pub async fn at(session: &Session, identity: &Identity, newest: &Newest) -> Result<Look> {
+    pub async fn at(session: &Session, identity: &Identity, newest: &KnownSource) -> Result<Look> {
         let slot = identity.slot();
         let publications = Publications::of_slot(&slot);
         Ok(Look {

@@ -9,7 +9,7 @@ use crate::error::Error;
 /// Why capture must leave a connection that works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// Whoever runs the capture asked it to end.
+    /// The user, or the service manager, asked the capture to end.
     Asked,
     /// The publications do not carry all of a protected table.
     Unpublished,
@@ -20,7 +20,7 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// What failed; nothing did if capture was asked to end.
+    /// Returns the failure to report; `None` if the capture was asked to end.
     pub fn failure(self) -> Option<Error> {
         match self {
             StopReason::Asked => None,

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::beat::{beat_once, heartbeat};
 use super::budget::{Budget, Kept, Verdict};
+use super::known_source::KnownSource;
 use super::live::Board;
-use super::newest::Newest;
 use super::published::{self, Look};
 use super::stop::{StopReason, StopSignal};
 use crate::ambient;
@@ -71,7 +71,7 @@ struct Memory {
     sequences: Option<BTreeMap<u32, SequenceState>>,
     next_digest: Option<Instant>,
     next_refresh: Option<Instant>,
-    known: Option<Newest>,
+    known: Option<KnownSource>,
     /// A digest of the roles that the history knows.
     roles: Option<String>,
     next_roles: Option<Instant>,
@@ -240,7 +240,7 @@ impl Watcher {
     ) -> Result<()> {
         let known = match &mut memory.known {
             Some(known) => known,
-            none => none.insert(Newest::read(&self.history).await?),
+            none => none.insert(KnownSource::read(&self.history).await?),
         };
         let identity = self.history.identity();
         let publications = Publications::of_slot(&identity.slot());
@@ -355,7 +355,7 @@ impl Watcher {
     }
 
     /// A checkpoint with images of what is new, at the first position where all of it is known.
-    async fn refresh(&self) -> Result<Newest> {
+    async fn refresh(&self) -> Result<KnownSource> {
         let history = self.history.clone();
         let opening = ambient::blocking("opening the catalog", move || Catalog::open(&history));
         let catalog = Arc::new(opening.await?);

@@ -39,7 +39,7 @@ impl Repair {
             let from = History::open(&self.from, key.as_ref())?;
             let acknowledged = acknowledged(&root);
             let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
-            // Whatever was repaired, only reading every object shows the state of the history now.
+            // Only reading every object shows the state of the history after a repair.
             let faults = match History::open(&root, key.as_ref()) {
                 Ok(history) => {
                     let segments = Segments::new(history.authorship());

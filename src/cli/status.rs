@@ -210,7 +210,7 @@ pub(super) async fn gather(
     source: Option<&Conninfo>,
     budget: Option<u64>,
 ) -> Result<StatusReport> {
-    // Who asks how things stand does not wait for an `expire`.
+    // A question about the state does not wait for an `expire`.
     let reading = Reading::glance(history)?;
     let timeline = reading.timeline();
     let slot = history.identity().slot();

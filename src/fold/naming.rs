@@ -49,13 +49,13 @@ pub(super) struct Names {
     left: BTreeMap<u32, BTreeSet<String>>,
 }
 
-/// What a statement did to names.
+/// The names that a statement changed.
 #[derive(Default)]
 pub(super) struct Renamed {
     /// How values of `regclass` read before, and how they read now, by the relation's oid.
     before: BTreeMap<u32, String>,
     now: BTreeMap<u32, String>,
-    /// The types of which some values may read otherwise, and it is not known which.
+    /// The types some of whose values may read otherwise, where the fold does not know which.
     pub unknown: BTreeSet<u32>,
     /// By type other than `regclass`: new objects, by oid, that read as others once did.
     taken: BTreeMap<u32, Vec<(u32, String)>>,
@@ -200,7 +200,7 @@ impl Names {
         }
     }
 
-    /// What is gone is written as its number.
+    /// The server writes the number of a relation that is gone.
     fn drop_all(&mut self, signal: &DefinitionSignal, renamed: &mut Renamed) {
         for oid in &signal.dropped {
             let told = signal.dropped_identities.iter().find(|(dropped, _)| dropped == oid);

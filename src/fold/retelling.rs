@@ -162,7 +162,7 @@ impl Retellings {
         (!step.types.is_empty()).then(|| Arc::new(step))
     }
 
-    /// What values of this type name is called otherwise; returns what it was called.
+    /// Follows new names of the objects that values of this type name; returns the former names.
     fn renamed(&mut self, type_oid: u32, before: Option<&TypeBefore>, now: &[(u32, String)]) -> Stage {
         let by_oid = |names: &[(u32, String)]| {
             names.iter().map(|(oid, text)| (*oid, text.as_bytes().to_vec())).collect::<BTreeMap<_, _>>()

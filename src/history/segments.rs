@@ -52,7 +52,7 @@ impl Segments {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = open.iter().position(|it| (it.epoch, it.start) == (file.epoch, file.start));
         if let Some(known) = known.and_then(|at| open.remove(at)) {
-            // One that was still written to may lack the end of what is sealed by now.
+            // A segment that was opened while capture wrote to it may lack the end of the segment that is sealed by now.
             if known.segment.is_sealed() || !file.sealed {
                 let segment = Arc::clone(&known.segment);
                 open.push_back(known);

@@ -1,4 +1,4 @@
-//! What will not come back exactly at a moment, as far as that can be known before the rows are folded.
+//! The objects that will not come back exactly at a moment, as far as they can be known before the rows are folded.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
 use crate::history::definitions::SchemaKnown;
 use crate::model::{Grade, Message, Table};
 
-/// What is not exact, by name, and how certain that is. As JSON it is one list.
+/// The objects that are not exact, by name, and how certain each is. Its JSON is one list.
 #[derive(Clone, Debug, Default)]
 pub struct KnownInexact {
     pub certain: Vec<Inexact>,
@@ -42,7 +42,7 @@ impl Serialize for KnownInexact {
 }
 
 impl Past {
-    /// What will not be exact of some tables. `schema`: what [`Past::schema_known`] says.
+    /// Lists the parts of the chosen tables that will not be exact. `schema` is the answer of [`Past::schema_known`].
     ///
     /// # Errors
     /// `Damaged` if the journal or a manifest is.
@@ -74,7 +74,7 @@ impl Past {
                 }
                 let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { continue };
                 let Some(entry) = self.base.table(relation.oid) else { continue };
-                // What the triggers told needs no guess.
+                // The event triggers told of this table's changes exactly.
                 if told.contains(&relation.oid) || !wanted.iter().any(|table| table.oid == relation.oid) {
                     continue;
                 }
@@ -94,7 +94,7 @@ impl Past {
     }
 }
 
-/// What the checkpoint itself knows to be missing or inexact.
+/// Lists the objects that the checkpoint itself knows to be missing or inexact.
 fn known_to_base(base: &Checkpoint, chosen: &ChosenTables) -> Vec<Inexact> {
     let mut inexact = base.inexact.clone();
     for table in chosen.tables.iter().filter(|table| table.grade == Grade::InsertOnly) {

@@ -38,11 +38,11 @@ use resolve::resolve;
 /// usually has the machine to itself.
 pub const RECOVERY_BUDGET: usize = 384 << 20;
 
-/// The same for a fold on a machine where a capture is at work, and where images are written or compared with the
-/// source at the same time.
+/// The budget of a fold for a checkpoint or a comparison: a capture may be at work on the machine, and images are written or
+/// read beside the fold.
 pub const CHECKPOINT_BUDGET: usize = 320 << 20;
 
-/// The same for a proof, which folds one checkpoint after the other.
+/// The budget of the folds of a proof, which run one after the other.
 pub const PROOF_BUDGET: usize = 320 << 20;
 
 /// The database at one moment: a checkpoint, and the transactions of its epoch from there up to the moment.
@@ -55,7 +55,7 @@ pub struct Past {
     base: Checkpoint,
     until: Lsn,
     definitions_at: Lsn,
-    /// Where it is asked how well the definitions are known.
+    /// The position for which the schema's grade is asked.
     witnessed_at: Lsn,
     last: Option<Commit>,
     next: Option<Commit>,
@@ -65,7 +65,7 @@ pub struct Past {
 }
 
 impl Reading {
-    /// The past at a moment; with `before`, at the instant just before a transaction or mark.
+    /// Returns the past at a moment; with `before`, at the instant just before a transaction or mark.
     ///
     /// # Errors
     /// `OutsideWindow` if the history does not hold the moment, `Usage` if `before` does not fit it, `Damaged` if no
@@ -147,7 +147,7 @@ impl Past {
         self.next
     }
 
-    /// What a person should know about this moment.
+    /// Remarks about this moment for the person who asked for it.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -212,7 +212,7 @@ impl Past {
         Ok(fold::tables_after(&self.tables_of_base(), self.schema_changes()?))
     }
 
-    /// The same without the tables of which the base and the event triggers do not tell all that their rows need.
+    /// The tables at the moment, without those of which the base and the event triggers tell too little to read their rows.
     ///
     /// # Errors
     /// As [`Past::schema_changes`].

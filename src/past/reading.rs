@@ -15,20 +15,20 @@ use crate::store::Lease;
 /// A command that reads opens one of these, and asks it for everything. Clones share what is open.
 #[derive(Clone)]
 pub struct Reading {
-    opened: Arc<Opened>,
+    opened: Arc<OpenHistory>,
     timeline: Arc<Timeline>,
 }
 
-struct Opened {
+struct OpenHistory {
     history: History,
     catalog: Arc<Catalog>,
-    /// Keeps an `expire` from what is read.
+    /// Keeps an `expire` from removing objects that are read.
     _objects: Option<Lease>,
 }
 
 impl Reading {
-    /// Opens a history, and keeps every `expire` away as long as this or a clone lives. Waits for an `expire` that is
-    /// at work.
+    /// Opens a history, and keeps every `expire` away as long as the reading or a clone of it lives. Waits for an `expire`
+    /// that is at work.
     ///
     /// # Errors
     /// `Locked` if that takes longer than a minute; `Damaged` if an object that is needed cannot be read, or
@@ -37,7 +37,7 @@ impl Reading {
         Reading::open_with(history, &Arc::new(Segments::new(history.authorship())))
     }
 
-    /// The same, where some segments are open already: a segment that is still written to is taken as it was then.
+    /// Opens a history of which some segments are open already. The open segment is taken as it was when it was opened.
     ///
     /// # Errors
     /// As [`Reading::open`].
@@ -46,7 +46,7 @@ impl Reading {
         Reading::new(history, Arc::new(Catalog::open(history)?), segments, objects)
     }
 
-    /// The same by a catalog that is open, and that is brought up to date.
+    /// Opens a history whose catalog is open already, and brings the catalog up to date.
     ///
     /// # Errors
     /// As [`Reading::open`].
@@ -57,7 +57,7 @@ impl Reading {
         Reading::new(history, Arc::clone(catalog), &segments, objects)
     }
 
-    /// The same for a look of an instant that must not wait for an `expire`: nothing is kept from one.
+    /// Opens a history for a short look that must not wait for an `expire`. An `expire` may remove objects meanwhile.
     ///
     /// # Errors
     /// As [`Reading::open`], but never `Locked`.
@@ -73,7 +73,7 @@ impl Reading {
         objects: Option<Lease>,
     ) -> Result<Reading> {
         let timeline = Arc::new(Timeline::read_with(history, &catalog, segments)?);
-        let opened = Opened { history: history.clone(), catalog, _objects: objects };
+        let opened = OpenHistory { history: history.clone(), catalog, _objects: objects };
         Ok(Reading { opened: Arc::new(opened), timeline })
     }
 
@@ -89,12 +89,12 @@ impl Reading {
         &self.timeline
     }
 
-    /// Where the blocks of all images are found.
+    /// The blocks of all images.
     pub fn blocks(&self) -> Blocks {
         Blocks::new(&self.history().packs_folder(), Arc::clone(self.catalog()) as Arc<_>)
     }
 
-    /// The same history without a checkpoint that turned out to be damaged.
+    /// Returns a reading of the same history that passes over a checkpoint which turned out to be damaged.
     #[must_use]
     pub fn without(&self, checkpoint: Unusable) -> Reading {
         let mut timeline = Timeline::clone(&self.timeline);

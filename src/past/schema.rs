@@ -26,7 +26,7 @@ impl Past {
         self.question().answer()
     }
 
-    /// What a plan must say, given the answer: also of tables that only the next checkpoint knows.
+    /// Lists the schema changes that a plan must name, given the grade: also tables that only the next checkpoint knows.
     pub(super) fn schema_unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
         self.question().unknown(known)
     }

@@ -12,7 +12,7 @@ use crate::history::{FORMAT, History};
 use crate::model::{Lsn, PgTime};
 use crate::source::sequences::Sample;
 
-/// What a checkpoint is, apart from what it holds.
+/// The facts of a checkpoint's manifest beside its content.
 pub(super) struct Draft {
     pub epoch: u32,
     pub lsn: Lsn,
@@ -23,7 +23,7 @@ pub(super) struct Draft {
     pub origin: Origin,
 }
 
-/// What it holds.
+/// The content of a checkpoint.
 pub(super) struct Content {
     pub tables: Vec<TableEntry>,
     pub schema: SchemaFacts,

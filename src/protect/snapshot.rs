@@ -318,7 +318,7 @@ async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, ou
     tokio::select! {
         done = &mut dump => {
             let Err(error) = done else { return Ok(()) };
-            // It may end of being cancelled before we hear that it was.
+            // A cancelled pg_dump may end before the task that cancelled it reports so.
             ended.store(true, Ordering::Relaxed);
             return Err(if matches!(cancelling.await, Ok(true)) { gave_way() } else { error });
         }

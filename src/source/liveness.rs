@@ -95,7 +95,7 @@ impl Liveness {
 
     async fn is_served(&self) -> Result<bool> {
         let session = Session::connect_utf8(&self.source, "liveness").await?;
-        // As text, in the zone that the replication connection was told it in.
+        // The time is compared as text, in the time zone in which the replication connection received it.
         let query = "SELECT state = 'active' AND wait_event IS DISTINCT FROM 'ClientWrite' \
                      FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
         let row = session.query_opt(query, &[&self.backend.pid, &self.backend.started]).await;

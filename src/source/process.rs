@@ -14,7 +14,7 @@ use crate::error::Result;
 /// # Errors
 /// `Unavailable` if the server fails, `Refused` if it does not let us.
 pub async fn terminate(client: &Client, process: &Backend) -> Result<bool> {
-    // As text, in the zone that the replication connection was told it in.
+    // The time is compared as text, in the time zone in which the replication connection received it.
     let query = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
                  WHERE pid = $1 AND backend_start::text = $2";
     let ended = client.query(query, &[&process.pid, &process.started]).await;

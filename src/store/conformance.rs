@@ -1,4 +1,4 @@
-//! What every store must do, tried on each of them.
+//! Tests of the promises that every store makes, run on each of them.
 
 use std::io::ErrorKind;
 use std::time::Duration;

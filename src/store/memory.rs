@@ -11,7 +11,7 @@ use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
-/// What goes wrong in a [`MemoryStore`].
+/// A fault that a test makes a [`MemoryStore`] have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The call fails and does nothing.
@@ -201,7 +201,7 @@ impl Object for Arc<[u8]> {
     }
 }
 
-/// One hold on a role.
+/// A lease that ends when the value is dropped.
 struct Leased {
     role: Role,
     memory: MemoryStore,

@@ -165,7 +165,7 @@ pub trait Object: Debug + Send + Sync {
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
-/// What a process may do in a history while no other process does the same.
+/// A kind of work that only one process may do in a history at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// Write the journal. `copy` and `repair` take this role in the history that they write to.

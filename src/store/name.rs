@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// What an object is. In the order of the variants, an object comes after every object that it refers to.
+/// The kind of an object. In the order of the variants, an object comes after every object that it refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKind {
     /// Blocks of checkpoint images.
@@ -19,11 +19,11 @@ pub enum ObjectKind {
     Segment,
     /// A checkpoint's manifest.
     Checkpoint,
-    /// What a verification found.
+    /// The findings of a verification.
     Evidence,
-    /// What an expiry removed.
+    /// The objects that an expiry removed.
     Expiry,
-    /// What `init` is about to make on the source; the object goes once the history exists.
+    /// The objects that `init` is about to make on the source; this file is removed once the history exists.
     InitIntent,
     /// Which history a folder is becoming a copy of; the object goes once the copy is a history.
     CopyIntent,

@@ -26,7 +26,7 @@ use crate::model::{Lsn, PgTime};
 /// }
 /// ```
 ///
-/// What was only received cannot be confirmed,
+/// A position that was only received cannot be confirmed,
 ///
 /// ```compile_fail,E0308
 /// # use backwhen::{error::Result, history::journal::{Durable, Received, Seam}, source::stream::ReplicationStream};
@@ -117,8 +117,8 @@ impl Seam {
         }
     }
 
-    /// What the server may be told is flushed: all that is durable, once the stream has joined on to the history;
-    /// until then no more than where the slot stands already.
+    /// Returns the position that the server may be told is flushed. Once the stream has joined on to the history, that is the
+    /// durable position; until then it is no further than the slot's own.
     pub fn confirmable(&self, durable: Durable) -> Confirmable {
         let durable = durable.lsn();
         Confirmable(if self.joined { durable } else { self.confirmed.min(durable) })
@@ -214,7 +214,7 @@ mod tests {
         [&b"B"[..], &lsn.to_be_bytes(), &time.to_be_bytes(), &xid.to_be_bytes()].concat()
     }
 
-    /// What may be confirmed where all up to 1000 is durable; `None` if that is all of it.
+    /// Returns the position that may be confirmed where the journal is durable up to 1000; `None` if that is 1000.
     fn holds_back(seam: &Seam) -> Option<Lsn> {
         let durable = Durable::of_test(Lsn(1000));
         let confirmable = seam.confirmable(durable).lsn();

@@ -7,10 +7,10 @@ use crate::signal::DefinitionChange;
 
 /// How a statement ended that did not run.
 pub(super) enum ReplayFailure {
-    /// It need not run here.
+    /// The statement need not run here.
     Passed,
     Failed(tokio_postgres::Error),
-    /// For a reason of ours.
+    /// backwhen itself has a reason not to run the statement.
     Stopped(String),
 }
 
@@ -28,7 +28,7 @@ impl ReplayFailure {
     }
 }
 
-/// Whatever a statement says of itself is no fault of the server's: it is left out, and the rest goes on.
+/// A statement's failure is not taken for a fault of the server: the statement is left out, and the replay continues.
 pub(super) fn failed(change: &DefinitionChange, failure: ReplayFailure) -> Error {
     let DefinitionChange { lsn, time, xid, signal, .. } = change;
     let what =

@@ -155,7 +155,7 @@ fn name(sql: &Sql, at: usize) -> Option<String> {
     Some(sql.words.get(at)?.name()?.to_owned())
 }
 
-/// Those of the roles that the server lacks.
+/// Lists the roles among `roles` that the server lacks.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.

@@ -123,7 +123,7 @@ impl Sql {
         })
     }
 
-    /// It changes who may do what.
+    /// Whether the statement grants or revokes privileges.
     pub(super) fn is_about_privileges(&self) -> bool {
         matches!(self.tag.as_str(), "GRANT" | "REVOKE" | "ALTER DEFAULT PRIVILEGES")
     }

@@ -26,7 +26,7 @@ BEGIN
     IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         kept := backwhen.{slot}_keep('extension', 'on');
     END IF;
-    -- What an extension's script alters is told with the statement that runs the script.
+    -- Changes that an extension's script makes are told with the statement that runs the script.
     IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
         RETURN;
     END IF;
@@ -120,7 +120,7 @@ BEGIN
             TG_TAG, current_setting('backwhen.{slot}_role', true), current_setting('backwhen.{slot}_path', true), context);
     EXCEPTION WHEN OTHERS THEN
         BEGIN
-            -- What was noted meanwhile was rolled back with the rest.
+            -- The error has rolled back the settings that the call made meanwhile.
             message := backwhen.{slot}_trouble(TG_TAG, current_setting('backwhen.{slot}_role', true),
                 current_setting('backwhen.{slot}_path', true), context, SQLSTATE, SQLERRM);
         EXCEPTION WHEN statement_too_complex THEN

@@ -1,7 +1,7 @@
 //! Event triggers on the source: they tell each change of its definitions in the log, at its place
 //! between the rows, and put new tables into the publications.
 //!
-//! What they write is read by [`crate::signal`]. They live in the schema `backwhen`, named
+//! [`crate::signal`] reads the messages that the event triggers write. The event triggers live in the schema `backwhen`, named
 //! after the history's slot; several histories of one database share the schema.
 
 mod install;

@@ -142,7 +142,7 @@ mod tests {
         let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
         assert!(name(&first).starts_with("0001.json.") && name(&first).ends_with(".tmp"));
         assert!(is_own_temporary(&name(&first)));
-        // What a process with the same process id has written on another machine.
+        // A process with the same process id on another machine has written this file.
         let other = format!("0001.json.{}.tmp", std::process::id());
         assert!(!is_own_temporary(&other) && !is_own_temporary("0001.json.0123456789abcdef-0.tmp"));
     }

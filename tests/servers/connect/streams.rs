@@ -32,7 +32,7 @@ async fn commits(stream: &mut ReplicationStream, count: usize) -> (Vec<Lsn>, usi
     (ends, rows)
 }
 
-/// What a journal that ends at `durable` lets us confirm to a slot that stands there already, with more received.
+/// The position that a journal which ends at `durable` lets us confirm to a slot that stands there, with more received.
 fn positions(received: Lsn, durable: Lsn) -> (Received, Confirmable) {
     let folder = tempfile::tempdir().unwrap();
     let (_writer, journal) = Writer::open(folder.path(), [7; 16], 1, durable, &Authorship::Unkeyed).unwrap();

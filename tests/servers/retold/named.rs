@@ -104,7 +104,7 @@ fn two_sessions_that_rename_at_once_are_told_or_named() {
         one.run("BEGIN; ALTER FUNCTION f(int) RENAME TO g;");
         scene.psql("ALTER FUNCTION of_mood(mood) RENAME TO at_mood");
         one.run("COMMIT;");
-        // What is named may be another one now; without this the value would name nothing.
+        // Without this function the value would name nothing, and the recovery would be refused.
         scene.psql("CREATE FUNCTION of_mood(mood) RETURNS int LANGUAGE sql AS 'SELECT 2'; UPDATE kinds SET n = n + 1");
         scene.remember();
         scene.drain();

@@ -66,7 +66,7 @@ fn values_that_come_late_name_what_they_named() {
     });
 }
 
-/// Whatever may have another name, and is not told by which it went, is named with the columns that may name it.
+/// Where an object may have another name and no message tells its former one, the columns that may name it are reported.
 #[test]
 fn columns_whose_values_may_read_otherwise_are_named() {
     on_oldest_and_newest(|server| {

@@ -106,7 +106,7 @@ fn recovered(scene: &Scene, to: &str) -> Option<(String, serde_json::Value)> {
     Some((target, said))
 }
 
-/// What a type was like before a statement is not known while another session alters it.
+/// While another session alters a type, the statement before it cannot tell how the type was.
 #[test]
 fn two_sessions_that_alter_one_type_cost_no_row_in_silence() {
     on_oldest_and_newest(|server| {

@@ -1,4 +1,4 @@
-//! What a recovery that failed or was killed leaves on the target's server.
+//! Roles and databases that a failed or killed recovery leaves on the target's server.
 
 use std::process::Stdio;
 

@@ -37,7 +37,7 @@ fn command(place: &str) -> String {
     )
 }
 
-/// What mallory makes in one place.
+/// The objects that mallory makes, each with a call to a superuser's function.
 fn attacks() -> Vec<String> {
     [
         ("gen", "CREATE TABLE gen (a int PRIMARY KEY, b int GENERATED ALWAYS AS (a + public.exec($c$COMMAND$c$)) STORED);

@@ -171,7 +171,7 @@ fn of_two_in_one_folder_only_one_makes_the_history() {
     slow.env("BACKWHEN_TEST_POINT", "folder.sync=1500").stdout(Stdio::null()).stderr(Stdio::piped());
     let slow = slow.spawn().unwrap();
     let begun = Instant::now();
-    // It has looked, and waits until its first folder is durable.
+    // The slower init has seen an empty folder, and waits until its own first folder is durable.
     while !backwhen.history().exists() {
         assert!(begun.elapsed() < Duration::from_secs(30), "the slower init made no folder");
         sleep(Duration::from_millis(5));

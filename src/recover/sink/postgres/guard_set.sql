@@ -20,7 +20,7 @@ WITH RECURSIVE uses (function, class, object) AS (
        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     UNION
     SELECT u.function, e.class, e.object FROM uses u CROSS JOIN LATERAL (
-        -- Whatever refers to it and can be part of an expression, or has one,
+        -- Objects that refer to this one and can be part of an expression or have one,
         SELECT d.classid, d.objid FROM pg_depend d
          WHERE d.refclassid = u.class AND d.refobjid = u.object AND d.deptype <> 'e'
            AND d.classid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_class'::regclass,

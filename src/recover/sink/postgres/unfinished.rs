@@ -1,4 +1,4 @@
-//! What an unfinished database is called and says of itself.
+//! The name of an unfinished database, and the comment by which it is known.
 
 /// How the name of a database that is being built ends.
 const UNFINISHED: &str = ".backwhen-unfinished";

@@ -1,4 +1,4 @@
-//! What the history's newest checkpoint knows of the source, to be compared with the source as it is now.
+//! The source as the history's newest checkpoint knows it, to be compared with the source as it is now.
 
 use crate::ambient;
 use crate::error::{Error, Result};
@@ -6,24 +6,25 @@ use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, SchemaFacts};
 
-/// What the newest checkpoint of the current epoch knows of the source.
+/// The source as the newest checkpoint of the current epoch knows it.
 #[derive(Clone, Debug, Default)]
-pub struct Newest {
+pub struct KnownSource {
+    /// Whether the epoch has a checkpoint at all.
     pub exists: bool,
-    /// Of the definitions; empty if there is no checkpoint.
+    /// The digest of the catalogs' definitions; empty if there is no checkpoint.
     pub fingerprint: String,
     /// The protected tables, by oid.
     pub tables: Vec<u32>,
-    /// Those of them whose every change is in the stream.
+    /// The tables among `tables` whose every change is in the stream.
     pub exact: Vec<u32>,
-    /// Of the server's roles.
+    /// The digest of the server's roles.
     pub roles_digest: Option<String>,
 }
 
-impl Newest {
+impl KnownSource {
     /// # Errors
     /// `Damaged` if the checkpoint's manifest is.
-    pub async fn read(history: &History) -> Result<Newest> {
+    pub async fn read(history: &History) -> Result<KnownSource> {
         let history = history.clone();
         let reading = ambient::blocking("reading the newest checkpoint", move || {
             let catalog = Catalog::open(&history)?;
@@ -37,18 +38,18 @@ impl Newest {
                 return Err(Error::damaged(damaged.why));
             }
             let newest = catalog.checkpoints()?.into_iter().rfind(|row| row.epoch == epoch);
-            newest.map_or(Ok(Newest::default()), |row| Ok(history.read_checkpoint(&row.id)?.into()))
+            newest.map_or(Ok(KnownSource::default()), |row| Ok(history.read_checkpoint(&row.id)?.into()))
         });
         reading.await
     }
 }
 
-impl From<Checkpoint> for Newest {
-    fn from(checkpoint: Checkpoint) -> Newest {
+impl From<Checkpoint> for KnownSource {
+    fn from(checkpoint: Checkpoint) -> KnownSource {
         let tables = checkpoint.tables.iter().map(|entry| entry.table.oid).collect();
         let exact = checkpoint.tables.iter().filter(|entry| !entry.table.is_insert_only());
         let exact = exact.map(|entry| entry.table.oid).collect();
         let SchemaFacts { fingerprint, roles_digest, .. } = checkpoint.schema;
-        Newest { exists: true, fingerprint, tables, exact, roles_digest }
+        KnownSource { exists: true, fingerprint, tables, exact, roles_digest }
     }
 }
