@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::draft::{Draft, manifest};
 use super::earlier::{self, Earlier};
-use super::snapshot::{self, Opened, Taken};
+use super::snapshot::{self, SourceImage, SourceSnapshot};
 use super::{Access, create_packs, finish_packs, hold_objects, slot};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
@@ -221,7 +221,7 @@ pub async fn next_epoch(
 }
 
 /// Takes what is left of the slot off the source, and makes another; also tells the source's timeline.
-async fn open_again(access: &Access<'_>, history: &History) -> Result<(Opened, u32)> {
+async fn open_again(access: &Access<'_>, history: &History) -> Result<(SourceSnapshot, u32)> {
     let identity = history.identity();
     let slot = identity.slot();
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
@@ -279,17 +279,17 @@ async fn open(
     slot: &str,
     selection: Selection,
     mut client: ReplicationClient,
-) -> Result<Opened> {
+) -> Result<SourceSnapshot> {
     access.progress.phase("creating the slot", 0, crate::progress::Unit::Tables);
     let (snapshot, lsn) = slot::create(access.source, &mut client, slot, false).await?;
     ambient::pass("init.slot")?;
-    Opened::hold(access, slot, selection, (client, snapshot, lsn)).await
+    SourceSnapshot::hold(access, slot, selection, (client, snapshot, lsn)).await
 }
 
 async fn begin_epoch(
     access: &Access<'_>,
     (root, authorship): (&Path, &Authorship),
-    opened: Opened,
+    opened: SourceSnapshot,
     known: Arc<dyn BlockDirectory>,
     start: Start,
     comparing: Comparing,
@@ -307,7 +307,7 @@ async fn begin_epoch(
         read.resync = Some(Resync { without, ..Resync::default() });
     }
     let (lsn, slot) = (opened.lsn, opened.slot);
-    let taken = Taken::of(opened.held, described, read);
+    let taken = SourceImage::of(opened.held, described, read);
     drop(state);
     let stats = finish_packs(packs).await?;
     ambient::pass("init.image")?;

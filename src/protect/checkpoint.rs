@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::draft::{Content, Draft, publish_beside};
 use super::images::{images, same_shape};
 use super::slot::temporary_snapshot;
-use super::snapshot::{self, Taken};
+use super::snapshot::{self, SourceImage};
 use super::{Access, begin_checkpoint, create_packs, finish_packs, scratch};
 use crate::ambient;
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ pub async fn refresh(
     };
     let taken = take(access, history, &snapshot, lsn, &packs, &changed).await?;
     drop(client);
-    let Taken { mut tables, protected, schema, sequences, time, .. } = taken;
+    let SourceImage { mut tables, protected, schema, sequences, time, .. } = taken;
     let kept: Vec<u32> =
         protected.keys().copied().filter(|oid| !tables.iter().any(|entry| entry.table.oid == *oid)).collect();
     let (past_, packs_) = (Arc::clone(&past), Arc::clone(&packs));
@@ -112,7 +112,7 @@ async fn take(
     lsn: Lsn,
     packs: &Arc<Packs>,
     read: &(dyn Fn(&crate::source::inspect::FoundTable) -> bool + Sync),
-) -> Result<Taken> {
+) -> Result<SourceImage> {
     let identity = history.identity();
     let request = snapshot::Request {
         access,

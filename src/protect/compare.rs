@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::images::same_shape;
 use super::slot::temporary_snapshot;
-use super::snapshot::{Held, hold};
+use super::snapshot::{LockedTables, hold};
 use super::{Access, scratch};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
@@ -62,7 +62,8 @@ pub async fn with_source(
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "check").await?;
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
     let publications = Publications::of_slot(&identity.slot());
-    let Held { holder, time, protected, .. } = hold(access, &snapshot, &publications, &selection).await?;
+    let LockedTables { holder, time, protected, .. } =
+        hold(access, &snapshot, &publications, &selection).await?;
     let read = read(access, &snapshot, protected.values().cloned().collect()).await?;
     drop((holder, client));
     reached(lsn).await?;

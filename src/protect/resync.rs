@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::earlier::Earlier;
 use super::images::image_of;
 use super::ranges::{Differing, Ranges};
-use super::take::{Read, SourceReading, read_tables};
+use super::take::{SourceReading, TableImages, read_tables};
 use crate::ambient;
 use crate::codec::row_digest::RowHasher;
 use crate::error::{Context, Error, Kind, Result};
@@ -48,7 +48,7 @@ pub(super) async fn read_differences(
     reading: &SourceReading<'_>,
     earlier: &Arc<Earlier>,
     tables: &[&FoundTable],
-) -> Result<Read> {
+) -> Result<TableImages> {
     let compared = compare(reading, earlier, tables).await?;
     let of =
         |compared: &Compared| tables.iter().copied().find(|found| found.table.oid == compared.report.oid);
@@ -72,7 +72,7 @@ pub(super) async fn read_differences(
     let gone = earlier.tables.iter().filter(is_gone).map(|entry| entry.table.display()).collect();
     let resync = Resync { with: Some(earlier.at), without: None, tables: reports, gone };
     ambient::pass("resync.compared")?;
-    Ok(Read { tables: read, resync: Some(resync) })
+    Ok(TableImages { tables: read, resync: Some(resync) })
 }
 
 fn whole_image(read: &[TableEntry], report: &mut TableResync, earlier: &Earlier) -> Result<TableImage> {
@@ -233,7 +233,7 @@ impl Side {
     ) -> Result<Vec<Vec<u8>>, Stop> {
         let (sender, pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
         let taking = async {
-            // Taken along, so that the other side notices when this one has had enough.
+            // SourceImage along, so that the other side notices when this one has had enough.
             let mut pieces = pieces;
             let mut hasher = RowHasher::new(table.columns.len());
             let (mut new, mut bytes) = (Vec::new(), 0);

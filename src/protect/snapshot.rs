@@ -11,7 +11,7 @@ use super::Access;
 use super::draft::Content;
 use super::earlier::Earlier;
 use super::resync;
-use super::take::{Read, SourceReading, read_tables};
+use super::take::{SourceReading, TableImages, read_tables};
 use crate::ambient;
 use crate::connect::Session;
 use crate::error::{Context, Error, Kind, Result};
@@ -44,19 +44,19 @@ pub struct Request<'a> {
 }
 
 /// The source at a slot's first position: its tables are locked, as they were there.
-pub(super) struct Opened {
+pub(super) struct SourceSnapshot {
     /// The history's own.
     pub slot: String,
     pub selection: Selection,
     pub publications: Publications,
     pub snapshot: Snapshot,
     pub lsn: Lsn,
-    pub held: Held,
+    pub held: LockedTables,
     /// Keeps the snapshot.
     pub client: ReplicationClient,
 }
 
-impl Opened {
+impl SourceSnapshot {
     /// # Errors
     /// As [`take`].
     pub async fn hold(
@@ -64,10 +64,10 @@ impl Opened {
         slot: &str,
         selection: Selection,
         (client, snapshot, lsn): (ReplicationClient, Snapshot, Lsn),
-    ) -> Result<Opened> {
+    ) -> Result<SourceSnapshot> {
         let publications = Publications::of_slot(slot);
         let held = hold(access, &snapshot, &publications, &selection).await?;
-        Ok(Opened { slot: slot.to_owned(), selection, publications, snapshot, lsn, held, client })
+        Ok(SourceSnapshot { slot: slot.to_owned(), selection, publications, snapshot, lsn, held, client })
     }
 
     /// All protected tables, into `packs`.
@@ -91,7 +91,7 @@ impl Opened {
 }
 
 /// The source as of one position.
-pub struct Taken {
+pub struct SourceImage {
     /// The tables that were read.
     pub tables: Vec<TableEntry>,
     /// All protected tables, read or not, by oid.
@@ -108,11 +108,11 @@ pub struct Taken {
 /// # Errors
 /// `Unavailable` if the source fails, if a table was truncated or rewritten before it could be locked, or
 /// if definitions changed while they were read: then a new snapshot is needed.
-pub async fn take(request: &Request<'_>) -> Result<Taken> {
+pub async fn take(request: &Request<'_>) -> Result<SourceImage> {
     let held = hold(request.access, request.snapshot, request.publications, request.selection).await?;
     let described = describe(request, &held).await?;
     let read = read_rows(request, &held, None).await?;
-    Ok(Taken::of(held, described, read))
+    Ok(SourceImage::of(held, described, read))
 }
 
 /// Reads the tables that the request wants; with an `earlier` state of the history only what differs from it.
@@ -121,9 +121,9 @@ pub async fn take(request: &Request<'_>) -> Result<Taken> {
 /// As [`take`].
 pub(super) async fn read_rows(
     request: &Request<'_>,
-    held: &Held,
+    held: &LockedTables,
     earlier: Option<&Arc<Earlier>>,
-) -> Result<Read> {
+) -> Result<TableImages> {
     let scratch = request.root.join("live");
     let reading = SourceReading {
         source: request.access.source,
@@ -135,13 +135,13 @@ pub(super) async fn read_rows(
     };
     let wanted: Vec<_> = held.protected.values().filter(|found| (request.read)(found)).collect();
     match earlier {
-        None => Ok(Read { tables: read_tables(&reading, &wanted).await?, resync: None }),
+        None => Ok(TableImages { tables: read_tables(&reading, &wanted).await?, resync: None }),
         Some(earlier) => resync::read_differences(&reading, earlier, &wanted).await,
     }
 }
 
 /// The definitions and sequences as the snapshot shows them.
-pub(super) struct Described {
+pub(super) struct SchemaFromSource {
     schema: SchemaFacts,
     sequences: Sample,
 }
@@ -150,29 +150,29 @@ pub(super) struct Described {
 ///
 /// # Errors
 /// As [`take`].
-pub(super) async fn describe(request: &Request<'_>, held: &Held) -> Result<Described> {
+pub(super) async fn describe(request: &Request<'_>, held: &LockedTables) -> Result<SchemaFromSource> {
     let schema = read_schema(request, &held.holder, held.left_out.clone(), held.time).await?;
     let sequences = sequences::sample(&held.holder).await?;
-    Ok(Described { schema, sequences })
+    Ok(SchemaFromSource { schema, sequences })
 }
 
-impl Taken {
-    pub(super) fn of(held: Held, described: Described, read: Read) -> Taken {
-        let Held { time, protected, .. } = held;
-        let Described { schema, sequences } = described;
-        let Read { tables, resync } = read;
-        Taken { tables, protected, schema, sequences, time, resync }
+impl SourceImage {
+    pub(super) fn of(held: LockedTables, described: SchemaFromSource, read: TableImages) -> SourceImage {
+        let LockedTables { time, protected, .. } = held;
+        let SchemaFromSource { schema, sequences } = described;
+        let TableImages { tables, resync } = read;
+        SourceImage { tables, protected, schema, sequences, time, resync }
     }
 
     /// All that the snapshot showed, for a checkpoint.
     pub(super) fn content(self, stats: PackStats) -> Content {
-        let Taken { tables, schema, sequences, resync, .. } = self;
+        let SourceImage { tables, schema, sequences, resync, .. } = self;
         Content { tables, schema, sequences, inexact: Vec::new(), stats, resync }
     }
 }
 
 /// The protected tables, locked so that they can be read as the snapshot shows them.
-pub(super) struct Held {
+pub(super) struct LockedTables {
     /// Keeps the locks.
     pub holder: Session,
     /// The server's clock.
@@ -189,7 +189,7 @@ pub(super) async fn hold(
     snapshot: &Snapshot,
     publications: &Publications,
     selection: &Selection,
-) -> Result<Held> {
+) -> Result<LockedTables> {
     let holder = snapshot.session(access.source, "checkpoint").await?;
     let Inventory { tables, mut left_out } = inspect::inventory(&holder, selection).await?;
     let members = publications.members(&holder).await?;
@@ -205,7 +205,7 @@ pub(super) async fn hold(
         )));
     }
     let time = inspect::clock(&holder).await?;
-    Ok(Held { holder, time, protected, left_out })
+    Ok(LockedTables { holder, time, protected, left_out })
 }
 
 /// A table's grade is what its publication streams; a table in neither is not protected yet.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::draft::{Draft, publish_beside};
 use super::earlier::{self, Earlier};
 use super::slot::temporary_snapshot;
-use super::snapshot::{self, Held, Opened, Taken};
-use super::take::Read;
+use super::snapshot::{self, LockedTables, SourceImage, SourceSnapshot};
+use super::take::TableImages;
 use super::{Access, begin_checkpoint, create_packs, finish_packs};
 use crate::ambient;
 use crate::error::Result;
@@ -46,7 +46,7 @@ pub async fn compare_and_mend(
     let (identity, epoch) = (history.identity(), epoch.number);
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
     let at_slot = temporary_snapshot(access, history, "resync").await?;
-    let opened = Opened::hold(access, &identity.slot(), selection, at_slot).await?;
+    let opened = SourceSnapshot::hold(access, &identity.slot(), selection, at_slot).await?;
     let lsn = opened.lsn;
     reached(lsn).await?;
     let state = Arc::new(state_at(history, catalog, epoch, lsn).await?);
@@ -59,7 +59,7 @@ pub async fn compare_and_mend(
     let mut found = Found { at, epoch, resync, not_compared, checkpoint: None };
     if found.resync.tables.iter().any(|table| table.differs || table.rows_gone + table.rows_new > 0) {
         let described = snapshot::describe(&request, &opened.held).await?;
-        let taken = Taken::of(opened.held, described, read);
+        let taken = SourceImage::of(opened.held, described, read);
         drop(opened.client);
         let draft = Draft { epoch, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
         let content = taken.content(finish_packs(packs).await?);
@@ -74,7 +74,7 @@ async fn state_at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Ls
 }
 
 /// Names the tables that may differ without a fault. Where single rows of them do, they are put right too.
-fn set_aside(read: &mut Read, held: &Held, state: &Earlier) -> BTreeMap<u32, &'static str> {
+fn set_aside(read: &mut TableImages, held: &LockedTables, state: &Earlier) -> BTreeMap<u32, &'static str> {
     let mut named = BTreeMap::new();
     let Some(resync) = &mut read.resync else { return named };
     for report in &mut resync.tables {

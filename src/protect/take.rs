@@ -29,7 +29,7 @@ const SORT_BUDGET: usize = 256 << 20;
 const PIECES_WAITING: usize = 8;
 
 /// The rows of tables as the snapshot shows them.
-pub(super) struct Read {
+pub(super) struct TableImages {
     pub tables: Vec<TableEntry>,
     pub resync: Option<Resync>,
 }
