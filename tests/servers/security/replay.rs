@@ -74,6 +74,15 @@ impl Rig {
         Dump::of(&self.source, self.backwhen.database())
     }
 
+    /// The schema of now is shown as the source has it, and showing it gave nobody anything.
+    fn assert_shown_exactly_and_nothing_gained(&self) {
+        let shown = self.backwhen.json(&["show", "schema", "--at", &self.captured()]);
+        self.assert_nothing_gained();
+        assert_eq!(shown["inexact"], serde_json::json!([]), "{shown}");
+        let truth = Dump::with(&self.source, self.backwhen.database(), &["--schema-only"]);
+        assert_same(&truth, &Dump::parse(shown["sql"].as_str().unwrap().as_bytes()));
+    }
+
     /// No role, no file: neither here nor there.
     fn assert_nothing_gained(&self) {
         let markers = "SELECT rolname FROM pg_roles WHERE rolname LIKE 'pwned%' \
@@ -191,11 +200,7 @@ fn whatever_evaluates_it_nothing_is_gained_on_the_server_of_our_own() {
         rig.run(GAIN);
         rig.run(CARRIERS);
         rig.run(OTHER_CARRIERS);
-        let shown = rig.backwhen.json(&["show", "schema", "--at", &rig.captured()]);
-        rig.assert_nothing_gained();
-        assert_eq!(shown["inexact"], serde_json::json!([]), "{shown}");
-        let truth = Dump::with(&rig.source, rig.backwhen.database(), &["--schema-only"]);
-        assert_same(&truth, &Dump::parse(shown["sql"].as_str().unwrap().as_bytes()));
+        rig.assert_shown_exactly_and_nothing_gained();
     });
 }
 
@@ -399,11 +404,7 @@ fn what_is_in_the_archive_gains_nothing_on_the_server_of_our_own() {
         rig.backwhen.ok(&["capture", "--until", "caught-up"]);
         rig.backwhen.ok(&["checkpoint", "--from-source"]);
         rig.run("CREATE TABLE public.afterwards (id int PRIMARY KEY)");
-        let shown = rig.backwhen.json(&["show", "schema", "--at", &rig.captured()]);
-        rig.assert_nothing_gained();
-        assert_eq!(shown["inexact"], serde_json::json!([]), "{shown}");
-        let truth = Dump::with(&rig.source, rig.backwhen.database(), &["--schema-only"]);
-        assert_same(&truth, &Dump::parse(shown["sql"].as_str().unwrap().as_bytes()));
+        rig.assert_shown_exactly_and_nothing_gained();
     });
 }
 
