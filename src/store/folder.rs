@@ -70,7 +70,10 @@ impl Store for Folder {
                 return Ok(Vec::new());
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(Error::damaged(format!("{} is missing from the history", folder.display()))
+                return Err(Error::damaged(format!(
+                    "{} is missing from the history; bring it back from a copy with: backwhen repair --from COPY",
+                    folder.display()
+                ))
                     .caused_by(error));
             }
             entries => entries.context(Kind::Unavailable, failed)?,
@@ -212,7 +215,11 @@ mod tests {
         folder.put_new(&ObjectName::only(ObjectKind::Identity), b"{}").unwrap();
         let missed = folder.list(ObjectKind::Checkpoint).unwrap_err();
         assert_eq!(missed.kind(), Kind::Damaged, "{missed}");
-        assert!(missed.to_string().contains("checkpoints is missing"), "{missed}");
+        assert!(
+            missed.to_string().contains("checkpoints is missing")
+                && missed.to_string().contains("backwhen repair"),
+            "{missed}"
+        );
         assert_eq!(folder.list(ObjectKind::Evidence).unwrap(), vec![], "older histories have none");
     }
 }
