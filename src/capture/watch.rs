@@ -316,6 +316,7 @@ impl Watcher {
         let selection = Selection::parse(&identity.include, &identity.exclude)?;
         let publications = Publications::of_slot(&identity.slot());
         let members = publications.members(session).await?;
+        ambient::pause("publish");
         let inventory = inspect::inventory(session, &selection).await?;
         let before = self.board.read().map_or(Vec::new(), |live| live.unprotected);
         let (mut unprotected, mut any) = (Vec::new(), false);
@@ -331,11 +332,15 @@ impl Watcher {
                 if members.contains(&(table.oid, !exact)) {
                     publications.move_here(session, table).await
                 } else {
-                    publications.add(session, &[table]).await
+                    publications.add(session, table).await
                 }
             };
             let (published, blocker) = while_waiting(&self.source, session, publishing).await?;
             if let Err(error) = published {
+                // The event triggers may have published the table since its membership was read.
+                if publications.members(session).await?.contains(&(table.oid, exact)) {
+                    continue;
+                }
                 let reason = blocker.map_or(error.to_string(), |blocker| format!("{error}; {blocker}"));
                 if !before.iter().any(|left| left.table == table.display()) {
                     tracing::warn!("{} is not protected: {reason}", table.display());

@@ -84,19 +84,13 @@ impl Publications {
         Ok(())
     }
 
-    /// Adds tables; committed when this returns.
+    /// Adds a table to the publication of its grade; committed when this returns.
     ///
     /// # Errors
     /// As [`Publications::create`].
-    pub async fn add(&self, client: &Client, tables: &[&Table]) -> Result<()> {
-        for grade in [Grade::Exact, Grade::InsertOnly] {
-            let members: Vec<_> = tables.iter().filter(|table| table.grade == grade).copied().collect();
-            if !members.is_empty() {
-                let name = quote_ident(self.name(grade));
-                run(client, &format!("ALTER PUBLICATION {name} ADD {}", list(&members))).await?;
-            }
-        }
-        Ok(())
+    pub async fn add(&self, client: &Client, table: &Table) -> Result<()> {
+        let name = quote_ident(self.name(table.grade));
+        run(client, &format!("ALTER PUBLICATION {name} ADD {}", list(&[table]))).await
     }
 
     /// The members by oid and grade, as the catalogs have them now.

@@ -56,6 +56,22 @@ fn a_slot_that_another_consumer_has_is_waited_for() {
     assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);
 }
 
+/// The event triggers publish a table in its own transaction, also between two questions that capture asks about it.
+#[test]
+fn a_table_that_is_published_while_capture_looks_is_no_fault() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "publish:2000");
+    capture.wait_for_line("streaming from");
+    for number in 0..24 {
+        let made = format!("CREATE TABLE made_{number} (id int PRIMARY KEY)");
+        backwhen.server().psql(backwhen.database(), &made);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    capture.wait_caught_up();
+    // A warning that a table is not protected would fail the test here.
+    capture.stop();
+}
+
 /// Rows of `visits` in a recovery of the newest moment.
 fn recovered_visits(backwhen: &Backwhen, name: &str) -> String {
     let server = backwhen.server();
