@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::fold::FoldedTable;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::evidence::TableDigest;
-use crate::history::timeline::Edge;
+use crate::model::Edge;
 use crate::past::{PROOF_BUDGET, Reading};
 use crate::progress::Progress;
 

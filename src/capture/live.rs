@@ -10,8 +10,7 @@ use super::published::Imprint;
 use super::state::{Event, State};
 use crate::ambient;
 use crate::error::{Error, Result};
-use crate::history::checkpoint::LeftOut;
-use crate::model::{Lsn, PgTime};
+use crate::model::{LeftOut, Lsn, PgTime};
 use crate::source::stream::Backend;
 use crate::store::files;
 

@@ -12,8 +12,7 @@ use crate::connect::Conninfo;
 use crate::error::{Error, Kind, Result};
 use crate::history::History;
 use crate::history::evidence::{Evidence, How};
-use crate::history::timeline::Edge;
-use crate::model::{Lsn, PgTime};
+use crate::model::{Edge, Lsn, PgTime};
 use crate::protect::{Access, compare};
 
 /// How often to check how far the history has come.

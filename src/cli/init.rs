@@ -41,7 +41,7 @@ struct InitReport {
     rows: u64,
     bytes: u64,
     event_triggers: bool,
-    left_out: Vec<crate::history::checkpoint::LeftOut>,
+    left_out: Vec<crate::model::LeftOut>,
 }
 
 impl Init {

@@ -184,7 +184,7 @@ fn marks(at: &Surroundings, timeline: &Timeline) -> Result<()> {
 fn gaps(at: &Surroundings, timeline: &Timeline) -> Result<()> {
     let gaps = timeline.gaps();
     at.ui.list(&gaps, || {
-        let edge = |edge: Option<crate::history::timeline::Edge>| {
+        let edge = |edge: Option<crate::model::Edge>| {
             edge.map_or_else(|| "?".to_owned(), |edge| format!("{} {}", edge.time, edge.lsn))
         };
         let rows: Vec<_> =

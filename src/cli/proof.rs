@@ -3,8 +3,7 @@
 use serde::Serialize;
 
 use crate::history::evidence::{Evidence, How};
-use crate::history::timeline::Edge;
-use crate::model::PgTime;
+use crate::model::{Edge, PgTime};
 use crate::store::ObjectName;
 
 #[derive(Clone, Serialize)]

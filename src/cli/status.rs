@@ -16,10 +16,9 @@ use crate::capture::state::State;
 use crate::connect::{Conninfo, Session};
 use crate::error::Result;
 use crate::history::History;
-use crate::history::checkpoint::{Inexact, LeftOut};
 use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Window};
-use crate::model::{Grade, Lsn, PgTime};
+use crate::model::{Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
 use crate::source::slot::SlotFacts;
 
@@ -389,7 +388,7 @@ fn describe(shown: &StatusReport) -> String {
         None => text.push_str("window       nothing can be recovered yet\n"),
     }
     for gap in &shown.gaps {
-        let edge = |edge: Option<crate::history::timeline::Edge>| {
+        let edge = |edge: Option<crate::model::Edge>| {
             edge.map_or_else(|| "?".to_owned(), |edge| format!("{} ({})", edge.time, edge.lsn))
         };
         text.push_str(&format!(

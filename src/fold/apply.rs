@@ -15,14 +15,12 @@ use crate::codec::pgoutput;
 use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::history::catalog::Catalog;
-use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::Blocks;
 use crate::history::journal::Event;
-use crate::history::timeline::Edge;
 use crate::model::SequenceState;
 use crate::model::change::OldTuple;
-use crate::model::{Lsn, Message, Relation, Table, Tuple};
+use crate::model::{Edge, Inexact, Lsn, Message, Relation, Table, Tuple};
 use crate::signal::{self, SequenceSample};
 
 const DEFINITION: &[u8] = signal::DEFINITION.as_bytes();

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use crate::codec::copy_text::{self, HOLE, NULL, push_escaped};
 use crate::codec::retell::{Attributes, Doubts, Label, Retelling, Shape};
-use crate::history::checkpoint::Inexact;
-use crate::model::{Lsn, Table};
+use crate::model::{Inexact, Lsn, Table};
 use crate::signal::retold::{Retold, TypeBefore, TypeFacts};
 
 /// How a reason begins for which values may be others than they were.

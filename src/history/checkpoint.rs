@@ -7,7 +7,7 @@ use super::key::Authorship;
 use super::resync::Resync;
 use super::{FORMAT, History, read_object, write_object};
 use crate::error::{Error, Result};
-use crate::model::{DatabaseFacts, Lsn, PgTime, SequenceState, Table};
+use crate::model::{DatabaseFacts, Inexact, LeftOut, Lsn, PgTime, SequenceState, Table};
 use crate::signal::DefinitionChange;
 use crate::store::{ObjectKind, ObjectName, Store};
 
@@ -88,20 +88,6 @@ pub struct SchemaFacts {
     /// What the source's triggers told of changes between the archive and this checkpoint, in order.
     #[serde(with = "super::since", default, skip_serializing_if = "Vec::is_empty")]
     pub since: Vec<DefinitionChange>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftOut {
-    pub table: String,
-    pub reason: String,
-}
-
-/// Something that cannot be brought back exactly, said by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inexact {
-    /// What it is about: a table, a sequence, `large objects`, `roles`.
-    pub what: String,
-    pub why: String,
 }
 
 impl Checkpoint {

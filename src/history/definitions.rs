@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use super::checkpoint::Inexact;
 use super::journal::LogicalMessage;
-use super::timeline::{Edge, Stretch};
+use super::timeline::Stretch;
 use crate::error::Result;
-use crate::model::Lsn;
+use crate::model::{Edge, Inexact, Lsn};
 use crate::signal::key::MessageKey;
 use crate::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::timeline::Edge;
+use super::checkpoint::Checkpoint;
+use super::resync::TableResync;
 use super::{FORMAT, History, read_object, write_object};
+use crate::ambient;
 use crate::error::Result;
-use crate::model::PgTime;
+use crate::model::{Edge, PgTime};
 use crate::store::{ObjectKind, ObjectName};
 
 /// The content of `evidence/TIME.json`.
@@ -74,6 +76,12 @@ pub struct TableDigest {
     pub digest: String,
 }
 
+impl From<&TableResync> for TableDigest {
+    fn from(it: &TableResync) -> TableDigest {
+        TableDigest { table: it.table.clone(), rows: it.rows, digest: it.digest.clone() }
+    }
+}
+
 impl Evidence {
     /// Nothing found yet.
     pub fn begun(how: How, started: PgTime) -> Evidence {
@@ -92,6 +100,25 @@ impl Evidence {
             bytes: 0,
             checkpoints: Vec::new(),
         }
+    }
+
+    /// Returns what the resynchronisation that began at `started` shows of an epoch's first checkpoint: each table that
+    /// was compared is as the source had it. None if no table was compared.
+    pub fn of_resync(checkpoint: &Checkpoint, started: PgTime) -> Option<Evidence> {
+        let resync = checkpoint.resync.as_ref().filter(|resync| !resync.tables.is_empty())?;
+        let mut evidence = Evidence::begun(How::Resync, started);
+        evidence.finished = PgTime::from_utc(ambient::now());
+        evidence.up_to = Some(Edge { lsn: checkpoint.lsn, time: checkpoint.time });
+        for report in &resync.tables {
+            match (&report.read_whole, checkpoint.table(report.oid)) {
+                (None, Some(_)) => evidence.tables.push(TableDigest::from(report)),
+                (why, _) => {
+                    let why = why.as_deref().unwrap_or("it was not read");
+                    evidence.not_compared.push(format!("{}: read whole, as {why}", report.table));
+                }
+            }
+        }
+        Some(evidence)
     }
 
     pub fn is_good(&self) -> bool {

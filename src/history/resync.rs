@@ -2,11 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Checkpoint;
-use super::evidence::{Evidence, How, TableDigest};
-use super::timeline::Edge;
-use crate::ambient;
-use crate::model::{Lsn, PgTime};
+use crate::model::Lsn;
 
 /// What a checkpoint was made of, where it is a state of the history put right by the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +32,7 @@ pub struct TableResync {
     pub table: String,
     /// Of the source, at the snapshot.
     pub rows: u64,
-    /// Of those rows, as in [`TableDigest`].
+    /// Of those rows, as in [`TableDigest`](super::evidence::TableDigest).
     pub digest: String,
     /// Ranges of hashes of rows that were compared by digest, and how many of them differed.
     pub ranges: u64,
@@ -53,12 +49,6 @@ pub struct TableResync {
     /// Why it was read whole; then no differing rows are counted.
     #[serde(default)]
     pub read_whole: Option<String>,
-}
-
-impl From<&TableResync> for TableDigest {
-    fn from(it: &TableResync) -> TableDigest {
-        TableDigest { table: it.table.clone(), rows: it.rows, digest: it.digest.clone() }
-    }
 }
 
 impl Resync {
@@ -96,23 +86,4 @@ impl Resync {
             self.bytes()
         )
     }
-}
-
-/// That an epoch's first checkpoint is what the source was, as far as its tables were compared; none if none
-/// was.
-pub fn evidence(checkpoint: &Checkpoint, started: PgTime) -> Option<Evidence> {
-    let resync = checkpoint.resync.as_ref().filter(|resync| !resync.tables.is_empty())?;
-    let mut evidence = Evidence::begun(How::Resync, started);
-    evidence.finished = PgTime::from_utc(ambient::now());
-    evidence.up_to = Some(Edge { lsn: checkpoint.lsn, time: checkpoint.time });
-    for report in &resync.tables {
-        match (&report.read_whole, checkpoint.table(report.oid)) {
-            (None, Some(_)) => evidence.tables.push(TableDigest::from(report)),
-            (why, _) => {
-                let why = why.as_deref().unwrap_or("it was not read");
-                evidence.not_compared.push(format!("{}: read whole, as {why}", report.table));
-            }
-        }
-    }
-    Some(evidence)
 }

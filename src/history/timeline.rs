@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::History;
 use super::catalog::{Catalog, CheckpointRow, SegmentRow, Unusable};
@@ -11,7 +11,7 @@ use super::expiry::Expiry;
 use super::journal::{self, Mark, Segment, SegmentFile, SegmentSummary};
 use super::segments::Segments;
 use crate::error::{Error, Result};
-use crate::model::{Lsn, PgTime};
+use crate::model::{Edge, Lsn, PgTime};
 use crate::store::ObjectName;
 
 /// Everything that a moment is looked up in, as of one instant.
@@ -72,13 +72,6 @@ impl SegmentView {
     pub fn open(&self) -> Result<Arc<Segment>> {
         self.segments.open(&self.file)
     }
-}
-
-/// A position and the time that belongs to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Edge {
-    pub lsn: Lsn,
-    pub time: PgTime,
 }
 
 /// The moments that can be recovered.

@@ -3,6 +3,7 @@
 pub mod change;
 pub mod database;
 pub mod definition;
+pub mod inexact;
 pub mod lsn;
 pub mod moment;
 pub mod pattern;
@@ -14,8 +15,9 @@ pub mod written;
 pub use change::{Message, Relation, RelationColumn, Tuple, Value};
 pub use database::DatabaseFacts;
 pub use definition::{ColumnFacts, TableFacts};
+pub use inexact::{Inexact, LeftOut};
 pub use lsn::Lsn;
-pub use moment::{Moment, PgTime};
+pub use moment::{Edge, Moment, PgTime};
 pub use pattern::Selection;
 pub use schema::{Column, Grade, Identity, Storage, Table};
 pub use sequence::{SequenceOwner, SequenceState};

@@ -38,6 +38,13 @@ impl PgTime {
     }
 }
 
+/// A position in the WAL and the commit time that belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    pub lsn: Lsn,
+    pub time: PgTime,
+}
+
 /// Formats the time as RFC 3339 in UTC with microseconds.
 impl fmt::Display for PgTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

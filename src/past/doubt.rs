@@ -3,9 +3,9 @@
 use super::Reading;
 use crate::error::Result;
 use crate::history::History;
-use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
+use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::timeline::{Stretch, Timeline};
-use crate::model::{Lsn, Selection};
+use crate::model::{Inexact, Lsn, Selection};
 
 /// What is known of all that came before `until` in its epoch, the stretch.
 ///

@@ -9,9 +9,9 @@ use super::{ChosenTables, Past};
 use crate::codec::pgoutput;
 use crate::error::Result;
 use crate::fold;
-use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
+use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::definitions::SchemaKnown;
-use crate::model::{Grade, Message, Table};
+use crate::model::{Grade, Inexact, Message, Table};
 
 /// The objects that are not exact, by name, and how certain each is. Its JSON is one list.
 #[derive(Clone, Debug, Default)]

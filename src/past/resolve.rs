@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::history::journal::TransactionEntry;
-use crate::history::timeline::{Edge, Gap, SegmentView, Stretch, Timeline};
-use crate::model::{Lsn, Moment, PgTime};
+use crate::history::timeline::{Gap, SegmentView, Stretch, Timeline};
+use crate::model::{Edge, Lsn, Moment, PgTime};
 
 /// Exactly which transactions a moment holds: those that committed before `until`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use crate::codec::pgoutput;
 use crate::error::{Kind, Result};
 use crate::fold;
 use crate::history::History;
-use crate::history::checkpoint::{Checkpoint, Inexact, Origin};
+use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
 use crate::history::journal::{Said, Segment};
-use crate::history::timeline::{Edge, SegmentView, Stretch};
-use crate::model::{Lsn, Message, Moment};
+use crate::history::timeline::{SegmentView, Stretch};
+use crate::model::{Edge, Inexact, Lsn, Message, Moment};
 use crate::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
 
 impl Past {

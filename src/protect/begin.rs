@@ -21,9 +21,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
+use crate::history::evidence::Evidence;
 use crate::history::image::{BlockDirectory, FolderDirectory};
 use crate::history::key::{Authorship, Key};
-use crate::history::resync::{self, Resync};
+use crate::history::resync::Resync;
 use crate::history::{
     FORMAT, History, Identity, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, read_json, write_json,
 };
@@ -210,7 +211,7 @@ pub async fn next_epoch(
     let checkpoint =
         begin_epoch(access, (history.root(), history.authorship()), opened, catalog, start, comparing?)
             .await?;
-    if let Some(evidence) = resync::evidence(&checkpoint, begun) {
+    if let Some(evidence) = Evidence::of_resync(&checkpoint, begun) {
         let history = history.clone();
         let keeping = ambient::blocking("keeping evidence", move || history.keep_evidence(&evidence));
         if let Err(error) = keeping.await {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::ambient;
 use crate::error::Result;
 use crate::history::catalog::Catalog;
-use crate::history::checkpoint::{self, Checkpoint, Inexact, Origin, SchemaFacts, TableEntry};
+use crate::history::checkpoint::{self, Checkpoint, Origin, SchemaFacts, TableEntry};
 use crate::history::image::PackStats;
 use crate::history::resync::Resync;
 use crate::history::{FORMAT, History};
-use crate::model::{Lsn, PgTime};
+use crate::model::{Inexact, Lsn, PgTime};
 use crate::source::sequences::Sample;
 
 /// The facts of a checkpoint's manifest beside its content.

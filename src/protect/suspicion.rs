@@ -15,8 +15,7 @@ use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::resync::Resync;
-use crate::history::timeline::Edge;
-use crate::model::{Lsn, Selection, Table};
+use crate::model::{Edge, Lsn, Selection, Table};
 
 /// What was found.
 pub struct Found {

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use super::archive::{Entry, Toc};
 use super::plan::Plan;
 use super::sink::SequenceValue;
-use crate::history::checkpoint::Inexact;
 use crate::model::schema::quote_ident;
-use crate::model::{SequenceOwner, SequenceState};
+use crate::model::{Inexact, SequenceOwner, SequenceState};
 
 /// A sequence that the recovered schema has.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use tokio_postgres::Client;
 use crate::codec::pgoutput::stream_name;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
-use crate::history::checkpoint::LeftOut;
-use crate::model::{ColumnFacts, Grade, PgTime, Selection, Table, TableFacts};
+use crate::model::{ColumnFacts, Grade, LeftOut, PgTime, Selection, Table, TableFacts};
 use crate::pgtools;
 
 /// The tables of a database as one snapshot of its catalogs shows them.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use rusqlite::params;
 
-use super::sync::{checkpoint_ids, names};
+use super::rows::names;
+use super::sync::checkpoint_ids;
 use super::{Catalog, CheckpointRow, FILE, failed, open_file};
 use crate::error::{Context, Kind, Result};
 use crate::history::History;

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Row, params};
 
-use super::sync::names;
 use super::{Catalog, CheckpointRow, SegmentRow, failed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -94,6 +93,13 @@ impl Content for CheckpointRow {
     fn content(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(&("checkpoint", self)).context(Kind::Internal, failed)
     }
+}
+
+/// The names in the only column of the query's rows.
+pub(super) fn names(connection: &Connection, query: &str) -> Result<BTreeSet<String>> {
+    let mut statement = connection.prepare_cached(query).context(Kind::Internal, failed)?;
+    let rows = statement.query_map([], |row| row.get(0));
+    rows.and_then(Iterator::collect).context(Kind::Internal, failed)
 }
 
 /// The file names of the segments whose rows are believed.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
-use super::rows::{self, SegmentText};
+use super::rows::{self, SegmentText, names};
 use super::{Catalog, CheckpointRow, Unusable, failed};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
@@ -141,12 +141,6 @@ fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
 pub(super) fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
     let names = history.store().list(ObjectKind::Checkpoint)?;
     Ok(names.iter().map(|name| name.stem().to_owned()).collect())
-}
-
-pub(super) fn names(connection: &Connection, query: &str) -> Result<BTreeSet<String>> {
-    let mut statement = connection.prepare_cached(query).context(Kind::Internal, failed)?;
-    let rows = statement.query_map([], |row| row.get(0));
-    rows.and_then(Iterator::collect).context(Kind::Internal, failed)
 }
 
 pub(super) fn file_name(path: &Path) -> String {

@@ -14,11 +14,11 @@ use serde::Serialize;
 
 use super::catalog::{Catalog, CheckpointRow};
 use super::expiry::Expiry;
-use super::timeline::{Edge, Stretch, Timeline};
+use super::timeline::{Stretch, Timeline};
 use super::{FORMAT, History};
 use crate::ambient;
 use crate::error::{Error, Result};
-use crate::model::{Lsn, PgTime};
+use crate::model::{Edge, Lsn, PgTime};
 pub use references::References;
 pub use remove::{expire, look};
 pub use rules::Rules;

@@ -1,28 +1,15 @@
 //! Building a table's image from its sorted rows.
 
-use serde::{Deserialize, Serialize};
-
 use super::cut::{self, Cutter};
 use super::digest::RowsDigest;
-use super::id::{BlockId, BlockKind};
-use super::index::{self, BlockEntry};
+use super::id::BlockKind;
+use super::index::{self, BlockEntry, TableImage};
 use super::read::count_lines;
 use super::write::Packs;
 use crate::error::{Error, Result};
 
 /// The longest line, in bytes: PostgreSQL builds none that is longer.
 pub const MAX_LINE: usize = 1 << 30;
-
-/// A table as a checkpoint names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableImage {
-    /// The block that lists the table's blocks.
-    pub index: BlockId,
-    pub rows: u64,
-    /// Bytes of all lines with their newlines.
-    pub bytes: u64,
-    pub digest: RowsDigest,
-}
 
 /// Cuts sorted rows into blocks and puts them into packs.
 ///

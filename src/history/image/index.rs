@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::digest::RowsDigest;
 use super::id::BlockId;
 
@@ -9,6 +11,17 @@ const VERSION: u8 = 1;
 
 /// The fewest bytes an entry can have: two digests and four numbers.
 const SHORTEST: usize = 32 + 16 + 4;
+
+/// A table as a checkpoint names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableImage {
+    /// The block that lists the table's blocks.
+    pub index: BlockId,
+    pub rows: u64,
+    /// Bytes of all lines with their newlines.
+    pub bytes: u64,
+    pub digest: RowsDigest,
+}
 
 /// One block of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]

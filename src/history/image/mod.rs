@@ -15,11 +15,11 @@ mod tests;
 mod verify;
 mod write;
 
-pub use build::{ImageBuilder, MAX_LINE, TableImage};
+pub use build::{ImageBuilder, MAX_LINE};
 pub use digest::{BadRowsDigest, RowsDigest};
 pub use directory::{BlockDirectory, FolderDirectory, Location, pack_files};
 pub use id::{BadBlockId, BlockId, BlockKind};
-pub use index::BlockEntry;
+pub use index::{BlockEntry, TableImage};
 pub use pack::{EXTENSION, PackEntry, PackReader, path as pack_path};
 pub use read::{Blocks, TableReader, lines, read_index, read_rows};
 pub use sort::{SortedRows, Sorter};

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::build::TableImage;
 use super::digest::RowsDigest;
 use super::directory::BlockDirectory;
 use super::id::BlockId;
-use super::index::{self, BlockEntry};
+use super::index::{self, BlockEntry, TableImage};
 use super::pack::{self, PackFile};
 use crate::error::{Error, Result};
 

@@ -8,13 +8,13 @@ use super::fault::Fault;
 use super::name::SegmentHeader;
 use super::record::Bytes;
 use super::sections::{
-    decode_blocks, decode_digests, decode_relation_messages, decode_relations, decode_transactions,
-    encode_blocks, encode_digests, encode_relation_messages, encode_relations, encode_transactions,
+    BlockEntry, decode_blocks, decode_digests, decode_relation_messages, decode_relations,
+    decode_transactions, encode_blocks, encode_digests, encode_relation_messages, encode_relations,
+    encode_transactions,
 };
 use super::summary::{SegmentSummary, TransactionEntry};
 use crate::error::{Context, Kind, Result};
-use crate::history::key::{Authorship, Digest, SegmentKey, Tag};
-use crate::model::Lsn;
+use crate::history::key::{Authorship, SegmentKey, Tag};
 
 pub(super) const TRAILER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"bwjends\n";
@@ -56,20 +56,6 @@ impl Footer {
             + size_of_val(&self.blocks[..])
             + relations.map(|message| message.len() + size_of::<Vec<u8>>()).sum::<usize>()
     }
-}
-
-/// Where a block lies and what it reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockEntry {
-    /// In bytes from the file's start.
-    pub offset: u64,
-    pub raw_len: u32,
-    pub stored_len: u32,
-    /// Positions of its first and last record; see FORMAT.md.
-    pub first: Lsn,
-    pub last: Lsn,
-    /// Of its header and payload, in a history with a key.
-    pub(super) digest: Option<Digest>,
 }
 
 /// The trailer's pointers.

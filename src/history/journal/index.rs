@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::block::BlockHeader;
 use super::fault::Fault;
-use super::footer::{BlockEntry, Footer};
+use super::footer::Footer;
 use super::peek::{Peek, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{Relations, Told};
+use super::sections::BlockEntry;
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};

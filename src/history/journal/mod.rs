@@ -31,7 +31,7 @@ mod tests;
 
 pub use admission::Admission;
 pub use builder::{BlockBuilder, RawBlock, Received};
-pub use footer::{BlockEntry, Footer, read_footer};
+pub use footer::{Footer, read_footer};
 pub use logical::{LogicalMessage, Said};
 pub use mirror::{Held, held, mirror};
 pub use name::{SegmentFile, SegmentHeader, history_of, list, list_all, parse as named};
@@ -39,6 +39,7 @@ pub use opening::Recovered;
 pub use reading::{Blocks, DecodedBlock, Event, Events};
 pub use seal::seal;
 pub use seam::{Confirmable, Seam, Torn};
+pub use sections::BlockEntry;
 pub use segment::Segment;
 pub use summary::{
     ClockSteps, IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, SequenceSamples,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::block;
 use super::fault::Fault;
-use super::footer::BlockEntry;
 use super::peek::{Peek, peek};
 use super::record::{Record, Records};
+use super::sections::BlockEntry;
 use crate::error::Result;
 use crate::model::{Lsn, PgTime};
 

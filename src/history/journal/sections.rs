@@ -1,11 +1,24 @@
 //! The tables in a segment's footer, as bytes. See FORMAT.md. Decoding gives `None` for bytes that
 //! are cut short or too many.
 
-use super::footer::BlockEntry;
 use super::record::{Bytes, put_varint};
 use super::summary::TransactionEntry;
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
+
+/// Where a block lies and what it reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockEntry {
+    /// In bytes from the file's start.
+    pub offset: u64,
+    pub raw_len: u32,
+    pub stored_len: u32,
+    /// Positions of its first and last record; see FORMAT.md.
+    pub first: Lsn,
+    pub last: Lsn,
+    /// Of its header and payload, in a history with a key.
+    pub(super) digest: Option<Digest>,
+}
 
 fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()

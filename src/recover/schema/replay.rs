@@ -14,11 +14,9 @@ use super::statements::{Sql, split};
 use super::tables::{create_table, differences, quoted, relation};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
-use crate::history::checkpoint::Inexact;
 use crate::history::definitions::SchemaKnown;
-use crate::history::timeline::Edge;
-use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
+use crate::model::{Edge, Inexact, TableFacts};
 use crate::signal::{DefinitionChange, DefinitionSignal, Statement};
 
 /// How long the observing session waits for a lock.

@@ -15,9 +15,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::Result;
-use crate::history::checkpoint::Inexact;
-use crate::model::DatabaseFacts;
 use crate::model::Table;
+use crate::model::{DatabaseFacts, Inexact};
 use crate::pgtools::Tools;
 use crate::recover::archive::AfterRows;
 

@@ -15,11 +15,11 @@
 use crate::ambient;
 use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
-use crate::history::checkpoint::Inexact;
 use crate::model::schema::{quote_ident, quote_literal};
 
 use super::marker::MARKER;
 use super::owner_role;
+use crate::model::Inexact;
 
 /// As with the archive in a scratch database, no function runs while definitions are created.
 const MUTED: &str = include_str!("../../schema/muted.sql");

@@ -2,12 +2,12 @@
 
 use crate::connect::{Conninfo, server_error};
 use crate::error::{Error, Kind, Result};
-use crate::history::checkpoint::Inexact;
 use crate::pgtools::{Tools, failure};
 use crate::recover::archive::{AfterRows, Section};
 
 use super::super::{Definitions, SequenceValue};
 use super::{Target, quoted};
+use crate::model::Inexact;
 
 /// The first major version of pg_restore that sets a parameter which older servers do not have.
 const SETS_TRANSACTION_TIMEOUT: u32 = 17;
