@@ -11,6 +11,7 @@ pub mod schema;
 pub mod sequence;
 pub mod spelling;
 pub mod written;
+mod zone;
 
 pub use change::{Message, Relation, RelationColumn, Tuple, Value};
 pub use database::DatabaseFacts;

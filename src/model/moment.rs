@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use chrono::{DateTime, FixedOffset, Local, NaiveDateTime, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, FixedOffset, Local, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Lsn;
+use super::zone::Zone;
 
 /// A server's timestamp: microseconds since 2000-01-01 00:00:00 UTC, as PostgreSQL counts them.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,10 +84,13 @@ pub enum Moment {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseMomentError {
-    #[error(
-        "{text:?} has no time zone: write {utc} if it is UTC, or {local} if it is this machine's local time"
-    )]
-    NoZone { text: String, utc: String, local: String },
+    #[error("{text:?} {why}: write {}", readings.join(", or "))]
+    NoZone {
+        text: String,
+        why: &'static str,
+        /// Each a time to write instead, and when to write it.
+        readings: Vec<String>,
+    },
     #[error(
         "{0:?} is not a moment; it can be a time with zone (2026-11-22T10:00:00Z), a relative time ('10 minutes ago', -90s), an LSN (0/16B3748), xid:N, mark:NAME, checkpoint:ID or latest"
     )]
@@ -97,7 +101,7 @@ impl Moment {
     /// Parses the argument of `--to`; relative times count from `now`.
     ///
     /// # Errors
-    /// Fails with [`ParseMomentError::NoZone`] for a time that could be read in two ways.
+    /// Fails with [`ParseMomentError::NoZone`] for a time that could be read in several ways.
     pub fn parse(text: &str, now: DateTime<Utc>) -> Result<Moment, ParseMomentError> {
         let text = text.trim();
         let unknown = || ParseMomentError::Unknown(text.chars().take(80).collect());
@@ -106,7 +110,7 @@ impl Moment {
         }
         if let Some((kind, rest)) = text.split_once(':') {
             match kind {
-                "xid" => return rest.parse().map(Moment::Xid).map_err(|_| unknown()),
+                "xid" => return parse_xid(rest).map(Moment::Xid).ok_or_else(unknown),
                 "mark" if !rest.is_empty() => return Ok(Moment::Mark(rest.to_owned())),
                 "checkpoint" if !rest.is_empty() => return Ok(Moment::Checkpoint(rest.to_owned())),
                 _ => {}
@@ -124,26 +128,66 @@ impl Moment {
         }
         match parse_naive(text) {
             Some(naive) => Err(no_zone(text, naive)),
-            None => Err(unknown()),
+            None => parse_abbreviated(text).unwrap_or_else(|| Err(unknown())),
         }
     }
 }
 
+/// Parses a transaction number, with or without its epoch, as `pg_current_xact_id()` and `txid_current()` give it.
+///
+/// The WAL has its lower 32 bits only.
+fn parse_xid(text: &str) -> Option<u32> {
+    let with_epoch: u64 = text.parse().ok()?;
+    u32::try_from(with_epoch & u64::from(u32::MAX)).ok()
+}
+
+const RFC_3339: &str = "%Y-%m-%dT%H:%M:%S%.f";
+
 fn no_zone(text: &str, naive: NaiveDateTime) -> ParseMomentError {
-    let local = match Local.from_local_datetime(&naive).earliest() {
-        Some(time) => time.format("%Y-%m-%dT%H:%M:%S%.f%:z").to_string(),
-        None => format!("a time that exists on {}", naive.date()),
-    };
-    let utc = naive.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string();
-    ParseMomentError::NoZone { text: text.to_owned(), utc, local }
+    let mut readings = vec![format!("{}Z if it is UTC", naive.format(RFC_3339))];
+    let local = |time: DateTime<Local>| time.format(&format!("{RFC_3339}%:z")).to_string();
+    match Local.from_local_datetime(&naive) {
+        LocalResult::Single(time) => {
+            readings.push(format!("{} if it is this machine's local time", local(time)))
+        }
+        LocalResult::Ambiguous(first, second) => readings.extend([
+            format!("{} if it is this machine's local time before its clock was set back", local(first)),
+            format!("{} if after that", local(second)),
+        ]),
+        // The clock was set forward over it: no local time is meant.
+        LocalResult::None => {}
+    }
+    ParseMomentError::NoZone { text: text.to_owned(), why: "has no time zone", readings }
+}
+
+/// Parses a time that ends with the abbreviation of a zone, as lines of a server's log begin.
+fn parse_abbreviated(text: &str) -> Option<Result<Moment, ParseMomentError>> {
+    let (time, abbreviation) = text.rsplit_once(' ')?;
+    let naive = parse_naive(time.trim_end())?;
+    let unclear = |why, readings| Err(ParseMomentError::NoZone { text: text.to_owned(), why, readings });
+    Some(match Zone::of(abbreviation) {
+        Some(Zone::Offset(offset)) => {
+            let zoned = DateTime::parse_from_rfc3339(&format!("{}{offset}", naive.format(RFC_3339))).ok()?;
+            Ok(Moment::Time(PgTime::from_utc(zoned.to_utc())))
+        }
+        Some(Zone::Several(zones)) => {
+            let reading =
+                |(offset, place): &(_, _)| format!("{}{offset} for {place}", naive.format(RFC_3339));
+            let why = "ends with an abbreviation that several zones share";
+            unclear(why, zones.iter().map(reading).collect())
+        }
+        None if abbreviation.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+            let readings =
+                vec![format!("{} with the zone's offset from UTC, such as +02:00", naive.format(RFC_3339))];
+            unclear("ends with an abbreviation of a time zone that is not known", readings)
+        }
+        None => return None,
+    })
 }
 
 /// Parses RFC 3339, and PostgreSQL's own output: a space instead of the `T`, a zone of hours alone.
 fn parse_zoned(text: &str) -> Option<DateTime<FixedOffset>> {
     let mut text = text.to_owned();
-    if let Some(bare) = text.strip_suffix(" UTC").or_else(|| text.strip_suffix(" GMT")) {
-        text = format!("{bare}Z");
-    }
     if let Some(sign) = text.rfind(['+', '-'])
         && sign > 10
         && text.len() - sign == 3
@@ -225,12 +269,15 @@ mod tests {
             ("2026-11-22 10:00:00.5+05:30", time("2026-11-22T04:30:00.5Z")),
             ("2026-11-22 10:00-08", time("2026-11-22T18:00:00Z")),
             ("2026-11-22 10:00:00 UTC", time("2026-11-22T10:00:00Z")),
+            ("2026-11-27 22:30:00 CET", time("2026-11-27T21:30:00Z")),
+            ("2026-11-27 22:30:00.123 EST", time("2026-11-28T03:30:00.123Z")),
             ("10 minutes ago", time("2026-11-22T09:50:00Z")),
             ("-90s", time("2026-11-22T09:58:30Z")),
             ("1h 30m ago", time("2026-11-22T08:30:00Z")),
             ("now", time("2026-11-22T10:00:00Z")),
             ("0/16B3748", Moment::Lsn(Lsn(0x16B3748))),
             ("xid:744", Moment::Xid(744)),
+            ("xid:4294967309", Moment::Xid(13)),
             ("mark:before deploy", Moment::Mark("before deploy".into())),
             ("checkpoint:0001-000000000152D2B8", Moment::Checkpoint("0001-000000000152D2B8".into())),
             ("latest", Moment::Latest),
@@ -250,8 +297,32 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_can_be_read_in_several_ways_is_refused_with_each() {
+        let refusal = |text| Moment::parse(text, Utc::now()).unwrap_err().to_string();
+        assert_eq!(
+            refusal("2026-11-27 22:30:00 CDT"),
+            "\"2026-11-27 22:30:00 CDT\" ends with an abbreviation that several zones share: write \
+             2026-11-27T22:30:00-05:00 for North America, or 2026-11-27T22:30:00-04:00 for Cuba"
+        );
+        assert!(refusal("2026-11-27 22:30:00 XYZ").contains("not known: write 2026-11-27T22:30:00 with"));
+    }
+
+    #[test]
     fn refuses_what_is_no_moment() {
-        for text in ["", "xid:", "xid:x", "mark:", "yesterday", "-", "ago", "-5", "-5 parsecs", "99:99"] {
+        for text in [
+            "",
+            "xid:",
+            "xid:x",
+            "xid:-1",
+            "xid:18446744073709551616",
+            "mark:",
+            "yesterday",
+            "-",
+            "ago",
+            "-5",
+            "-5 parsecs",
+            "99:99",
+        ] {
             let parsed = Moment::parse(text, Utc::now());
             assert!(matches!(parsed, Err(ParseMomentError::Unknown(_))), "{text}: {parsed:?}");
         }

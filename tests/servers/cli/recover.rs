@@ -52,6 +52,29 @@ fn the_moment_is_printed_in_full() {
     assert_eq!(before["moment"]["next"]["xid"], moment["xid"]);
 }
 
+/// A moment that a person copies from a server's log, or from a clock, is understood or refused with what to write.
+#[test]
+fn moments_are_understood_as_people_have_them() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let moment = &backwhen.json(&["recover", "--to", "latest", "--dry-run"])["moment"];
+    let with_epoch = format!("xid:{}", moment["xid"].as_u64().unwrap() + (7 << 32));
+    assert_eq!(
+        &backwhen.json(&["recover", "--to", &with_epoch, "--dry-run"])["moment"]["xid"],
+        &moment["xid"]
+    );
+    let ends = |text: &str| {
+        let mut command = backwhen.command(&["recover", "--to", text, "--dry-run"]);
+        let output = command.env("TZ", "Europe/Berlin").output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = ends("1999-11-27 22:30:00 CET");
+    assert_eq!(code, 11, "{said}");
+    assert_says(&said, &["1999-11-27T21:30:00.000000Z is before the window"]);
+    let (code, said) = ends("2026-10-25 02:30:00");
+    assert_eq!(code, 2, "{said}");
+    assert_says(&said, &["2026-10-25T02:30:00Z", "2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"]);
+}
+
 #[test]
 fn a_script_on_standard_output_goes_into_psql() {
     let server = Server::shared(None);
