@@ -248,6 +248,22 @@ pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     Some(total)
 }
 
+/// Writes a length of time in whole seconds as a person types it: `7d`, `1d12h`, `90s` as `1m30s`.
+///
+/// [`parse_duration`] reads it back.
+pub fn format_duration(length: std::time::Duration) -> String {
+    const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
+    let mut rest = length.as_secs();
+    let mut text = String::new();
+    for (seconds, unit) in UNITS {
+        if rest >= seconds {
+            text.push_str(&format!("{}{unit}", rest / seconds));
+            rest %= seconds;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +341,15 @@ mod tests {
         ] {
             let parsed = Moment::parse(text, Utc::now());
             assert!(matches!(parsed, Err(ParseMomentError::Unknown(_))), "{text}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_typed() {
+        for (seconds, text) in [(0, "0s"), (90, "1m30s"), (3_600, "1h"), (129_600, "1d12h"), (604_800, "7d")]
+        {
+            assert_eq!(format_duration(std::time::Duration::from_secs(seconds)), text);
+            assert_eq!(parse_duration(text), TimeDelta::try_seconds(seconds.cast_signed()));
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::history::catalog::CheckpointRow;
 use crate::model::PgTime;
+use crate::model::moment::format_duration;
 
 /// What is to be kept: whatever one of them keeps stays.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +32,7 @@ impl Rules {
     /// As they are typed.
     pub fn describe(&self) -> Vec<String> {
         let last = self.last.map(|last| format!("--keep-last {last}"));
-        let within = self.within.map(|within| format!("--keep-within {}s", within.as_secs()));
+        let within = self.within.map(|within| format!("--keep-within {}", format_duration(within)));
         last.into_iter().chain(within).collect()
     }
 
