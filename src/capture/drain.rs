@@ -15,7 +15,7 @@ use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 use crate::source::liveness::Liveness;
-use crate::source::stream::{Fetched, ReplicationClient, SlotPosition, StreamFault};
+use crate::source::stream::{BatchItem, ReplicationClient, SlotPosition, StreamFault};
 
 /// Bytes of the server's log that the stream is left to catch up with.
 const NEAR: u64 = 16 << 20;
@@ -203,12 +203,12 @@ impl Drain<'_, '_> {
                     liveness.heard();
                     while let Some(fetched) = batch.next()? {
                         match fetched {
-                            Fetched::Message(message) => {
+                            BatchItem::Message(message) => {
                                 tally.changes += 1;
                                 tally.bytes += message.len() as u64;
                                 self.intake.push(message)?;
                             }
-                            Fetched::End => {
+                            BatchItem::End => {
                                 whole = true;
                                 break;
                             }

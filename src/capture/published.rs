@@ -9,7 +9,7 @@ use super::known_source::KnownSource;
 use crate::connect::Session;
 use crate::error::Result;
 use crate::history::Identity;
-use crate::source::publication::{Memberships, Publications, Written};
+use crate::source::publication::{Memberships, PublicationRow, Publications};
 use crate::source::triggers::Triggers;
 
 /// What the last look found, kept with the live state, so that a later capture knows it too.
@@ -17,7 +17,7 @@ use crate::source::triggers::Triggers;
 pub struct Imprint {
     /// A new epoch has new publications.
     pub epoch: u32,
-    pub rows: Vec<Written>,
+    pub rows: Vec<PublicationRow>,
     /// How often somebody took a table out, as the event triggers have it.
     #[serde(default)]
     pub taken_out: i64,
@@ -32,7 +32,7 @@ pub struct Imprint {
 
 /// What a look finds.
 pub struct Look {
-    rows: Vec<Written>,
+    rows: Vec<PublicationRow>,
     taken_out: i64,
     members: Memberships,
     has_event_triggers: bool,
@@ -45,7 +45,7 @@ impl Look {
         let slot = identity.slot();
         let publications = Publications::of_slot(&slot);
         Ok(Look {
-            rows: publications.written(session).await?,
+            rows: publications.rows(session).await?,
             taken_out: Triggers::of_slot(&slot).taken_out(session).await?,
             members: publications.memberships(session, &newest.tables).await?,
             has_event_triggers: identity.has_event_triggers(),

@@ -34,7 +34,7 @@ use crate::source::messages::write;
 use crate::source::publication::{Publications, set_lock_timeout};
 use crate::source::sequences;
 use crate::source::slot::SlotFacts;
-use crate::source::triggers::{Fault, Installed, Triggers};
+use crate::source::triggers::{Fault, InstallOutcome, Triggers};
 
 /// The definitions are digested at most this share of the time, however large the schema is.
 const DIGEST_SHARE: u32 = 50;
@@ -292,8 +292,8 @@ impl Watcher {
                 tracing::warn!("schema changes are no longer told by triggers: {fault}");
             }
             let refused = match triggers.install(session, identity).await {
-                Ok(Installed::Yes) => None,
-                Ok(Installed::NotAllowed(reason)) => Some(reason),
+                Ok(InstallOutcome::Installed) => None,
+                Ok(InstallOutcome::NotAllowed(reason)) => Some(reason),
                 Err(error) => Some(error.to_string()),
             };
             match &refused {

@@ -34,7 +34,7 @@ use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
-use crate::source::triggers::{Installed, Triggers};
+use crate::source::triggers::{InstallOutcome, Triggers};
 use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
 
 /// What `init` is about to make on the source; written before, so that a killed one can be cleaned
@@ -174,8 +174,8 @@ pub struct Begun {
 async fn install_triggers(source: &Conninfo, identity: &Identity) -> Result<Option<String>> {
     let session = Session::connect_utf8(source, "init").await?;
     match Triggers::of_slot(&identity.slot()).install(&session, identity).await? {
-        Installed::Yes => Ok(None),
-        Installed::NotAllowed(reason) => Ok(Some(reason)),
+        InstallOutcome::Installed => Ok(None),
+        InstallOutcome::NotAllowed(reason) => Ok(Some(reason)),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::codec::row_digest::{RangeSum, RowHash, RowHasher};
 use crate::error::Result;
 use crate::history::checkpoint::TableEntry;
 use crate::history::image::{TableReader, lines};
-use crate::source::digests::{Place, RangeDigests};
+use crate::source::digests::{Ctid, RangeDigests};
 
 /// Rows that a range holds on average, up to twice as many. With fewer more digests are sent, with more the
 /// places of more rows: at one differing row in ten thousand both cost about the same.
@@ -31,7 +31,7 @@ pub(super) struct Differing {
     /// The history's, as lines.
     pub gone: Vec<Vec<u8>>,
     /// The source's.
-    pub places: Vec<Place>,
+    pub places: Vec<Ctid>,
 }
 
 impl Ranges {
@@ -71,7 +71,7 @@ impl Ranges {
         earlier: &Earlier,
         entry: &TableEntry,
         ranges: &[usize],
-        source: Vec<(i64, Place)>,
+        source: Vec<(i64, Ctid)>,
         limit: u64,
     ) -> Result<Option<Differing>> {
         let mut wanted = vec![false; self.sums.len()];
@@ -100,13 +100,13 @@ impl Ranges {
 /// The source's rows of the ranges that differ, each to be met once.
 struct Theirs {
     /// Sorted.
-    rows: Vec<(i64, Place)>,
+    rows: Vec<(i64, Ctid)>,
     /// Where rows of one hash begin: how many of them have been met.
     met: Vec<u32>,
 }
 
 impl Theirs {
-    fn of(mut rows: Vec<(i64, Place)>) -> Theirs {
+    fn of(mut rows: Vec<(i64, Ctid)>) -> Theirs {
         rows.sort_unstable_by_key(|(high, _)| *high);
         Theirs { met: vec![0; rows.len()], rows }
     }
@@ -121,7 +121,7 @@ impl Theirs {
     }
 
     /// The places of the rows that were not met.
-    fn left(self) -> Vec<Place> {
+    fn left(self) -> Vec<Ctid> {
         let mut left = Vec::new();
         let mut at = 0;
         for same in self.rows.chunk_by(|(one, _), (other, _)| one == other) {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn equal_rows_are_met_as_often_as_they_are_there() {
-        let place = |number: u32| Place { page: number, line: 1 };
+        let place = |number: u32| Ctid { page: number, line: 1 };
         let mut theirs = Theirs::of(vec![(7, place(1)), (-3, place(2)), (7, place(3)), (9, place(4))]);
         assert_eq!([7, 8, -3, -3].map(|high| theirs.take(high)), [true, false, true, false]);
         let left = theirs.left();

@@ -24,7 +24,7 @@ use crate::history::image::{Packs, TableImage, lines};
 use crate::history::resync::{Resync, TableResync};
 use crate::model::Table;
 use crate::progress::Unit;
-use crate::source::digests::{self, PLACED, Place, RangeDigests};
+use crate::source::digests::{self, CTID_AND_HASH, Ctid, RangeDigests};
 use crate::source::inspect::FoundTable;
 use crate::source::snapshot::Reader;
 
@@ -213,7 +213,7 @@ impl Side {
         entry: &TableEntry,
         mut ranges: Ranges,
         differing: Vec<usize>,
-        placed: Vec<(i64, Place)>,
+        placed: Vec<(i64, Ctid)>,
     ) -> Result<(Ranges, Differing), Stop> {
         let splitting = self.in_thread(entry, move |side, entry| {
             let found = ranges.split(&side.earlier, entry, &differing, placed, MOST_BYTES)?;
@@ -228,7 +228,7 @@ impl Side {
         &self,
         reader: &Reader,
         table: &Table,
-        places: &[Place],
+        places: &[Ctid],
         ranges: &mut Ranges,
     ) -> Result<Vec<Vec<u8>>, Stop> {
         let (sender, pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
@@ -250,7 +250,7 @@ impl Side {
             Some(new)
         };
         let copying = async {
-            let copied = digests::copy_places(reader, table, places, &sender).await;
+            let copied = digests::copy_ctids(reader, table, places, &sender).await;
             drop(sender);
             copied
         };
@@ -306,7 +306,7 @@ fn pays(
         0 => 0,
         rows => u128::from(image.bytes) * u128::from(source.rows) / u128::from(rows),
     };
-    let to_read = places.saturating_mul(PLACED as u64);
+    let to_read = places.saturating_mul(CTID_AND_HASH as u64);
     if places > MOST_PLACES || (u128::from(to_read) > bytes / 2 && to_read > SMALL) {
         return Err(format!("{} of its {} ranges differ", differing.len(), ranges.len()));
     }

@@ -1,4 +1,4 @@
-//! Who keeps one of our sessions waiting.
+//! Finds out which session keeps one of backwhen's sessions waiting.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use tokio_postgres::Client;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::Result;
 
-/// A statement that takes longer than this is looked after.
+/// How long a statement runs before another session asks which session blocks it; a quicker statement is not asked
+/// about.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 
-/// Runs `statement`, which `session` runs, to its end. Also returns who kept it waiting, in words, if it took so long that
-/// somebody looked and somebody did.
+/// Waits for `statement`, which runs in `session`. If the statement took long enough to ask and another session blocked
+/// it, that session is returned too, described in words.
 ///
 /// # Errors
 /// `Unavailable` if the server does not say which process serves the session.
@@ -28,7 +29,7 @@ pub async fn while_waiting<T>(
         return Ok((done, None));
     }
     let (done, blocker) = tokio::join!(statement, blocker_of(source, process));
-    // What cannot be seen is no reason to fail.
+    // Without the right to see the blocker, only its description is missing; that is no reason to fail.
     Ok((done, blocker.unwrap_or_default()))
 }
 

@@ -1,11 +1,11 @@
-//! Digests that the server makes of its own rows; `codec::row_digest` says of what.
+//! Digests that the server computes of its own rows; `codec::row_digest` defines what a digest covers.
 
 use std::fmt;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::LOOK_AFTER_MS;
+use super::CONNECTION_CHECK_MS;
 use super::snapshot::{Reader, copy_statement};
 use crate::codec::row_digest::DIGEST;
 use crate::connect::{Session, server_error};
@@ -13,69 +13,69 @@ use crate::error::{Error, Result};
 use crate::model::Table;
 use crate::model::spelling::Spelled;
 
-/// A function takes at most 100 arguments; one of `format`'s is the pattern.
+/// How many columns one call of `format` takes: a function takes at most 100 arguments, and one of them is the pattern.
 const COLUMNS_AT_ONCE: usize = 90;
 
-/// Bytes of where a row lies, as the server's `tidsend` says it.
-const PLACE: usize = 6;
-/// Bytes of that and of the first number of the row's hash.
-pub const PLACED: usize = PLACE + 8;
+/// Length in bytes of a row's ctid, as the server's `tidsend` sends it.
+const CTID_LENGTH: usize = 6;
+/// Length in bytes of a ctid and the first number of the row's hash.
+pub const CTID_AND_HASH: usize = CTID_LENGTH + 8;
 
-/// Rows that are asked for by their places in one statement.
-const PLACES_AT_ONCE: usize = 2000;
+/// How many rows one statement asks for by their ctids.
+const CTIDS_AT_ONCE: usize = 2000;
 
-/// Memory that the server may use for one table's digests; by its default it would spill them to disk.
+/// Memory that the server may use for one table's digests; with its default it would spill them to disk.
 const WORK_MEM: &str = "64MB";
 
-/// Where a row lies in its table, for as long as the snapshot is held.
+/// A row's ctid: it names the row for as long as the snapshot is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Ctid {
     pub page: u32,
     pub line: u16,
 }
 
-/// The digests of a table's ranges.
+/// The digests of the ranges of one table.
 #[derive(Clone, Debug, Default)]
 pub struct RangeDigests {
-    /// Of all ranges.
+    /// The number of rows in all ranges.
     pub rows: u64,
     digests: Vec<u8>,
 }
 
 impl RangeDigests {
-    /// One digest after the other.
+    /// Returns the digest of each range, in order.
     pub fn each(&self) -> impl Iterator<Item = &[u8]> {
         self.digests.chunks_exact(DIGEST)
     }
 
-    /// How many bytes the server sent.
+    /// Returns how many bytes the server sent.
     pub fn bytes(&self) -> u64 {
         self.digests.len() as u64
     }
 }
 
-/// Prepares a session under a snapshot for what follows. It works alone: how much of the server's processor
-/// the comparison takes is the number of sessions, and nothing else.
+/// Prepares a session under a snapshot for digesting. Parallel workers are switched off, so that the number of sessions
+/// alone decides how much of the server's processor a comparison takes.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
 pub async fn prepare(session: &Session) -> Result<()> {
     let failed = |error| server_error("cannot prepare to compare tables", error);
-    let alone = format!(
+    let serial = format!(
         "SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL max_parallel_workers_per_gather = 0; SAVEPOINT digests"
     );
-    session.batch_execute(&alone).await.map_err(failed)?;
-    // Not every platform can look; there it finds out when it sends.
-    let looks = format!("SET LOCAL client_connection_check_interval = {LOOK_AFTER_MS}");
+    session.batch_execute(&serial).await.map_err(failed)?;
+    // Not every platform can check the connection; there the server notices a lost client when it sends.
+    let check = format!("SET LOCAL client_connection_check_interval = {CONNECTION_CHECK_MS}");
     let after =
-        if session.batch_execute(&looks).await.is_ok() { "RELEASE digests" } else { "ROLLBACK TO digests" };
+        if session.batch_execute(&check).await.is_ok() { "RELEASE digests" } else { "ROLLBACK TO digests" };
     session.batch_execute(after).await.map_err(failed)
 }
 
-/// Digests the 2^`bits` ranges of a table.
+/// Digests the 2^`bits` hash ranges of a table.
 ///
 /// # Errors
-/// `Unavailable` if the server fails; then the session is where it was before.
+/// `Unavailable` if the server fails; the session's transaction then stands as before the call.
 pub async fn of_ranges(reader: &Reader, table: &Table, bits: u32) -> Result<RangeDigests> {
     let last = (1u64 << bits) - 1;
     let statement = format!(
@@ -97,17 +97,17 @@ pub async fn of_ranges(reader: &Reader, table: &Table, bits: u32) -> Result<Rang
     Ok(found)
 }
 
-/// The places of the rows in some of those ranges, each with the first number of its hash; and how many
+/// Returns the ctids of the rows in some of the ranges, each with the first number of the row's hash, and how many
 /// bytes the server sent.
 ///
 /// # Errors
-/// As [`of_ranges`].
+/// `Unavailable` if the server fails; the session's transaction then stands as before the call.
 pub async fn of_rows(
     reader: &Reader,
     table: &Table,
     bits: u32,
     ranges: &[usize],
-) -> Result<(Vec<(i64, Place)>, u64)> {
+) -> Result<(Vec<(i64, Ctid)>, u64)> {
     let statement = format!(
         "SELECT coalesce(string_agg(tidsend(at) || int8send(high), ''::bytea), ''::bytea) \
            FROM ({}) AS hashed WHERE range = ANY ($1)",
@@ -116,44 +116,44 @@ pub async fn of_rows(
     let ranges: Vec<i64> = ranges.iter().map(|range| *range as i64).collect();
     let row = undone_on_failure(reader, table, reader.query_one(&statement, &[&ranges])).await?;
     let bytes: &[u8] = row.get(0);
-    let rows = bytes.chunks_exact(PLACED).map(placed).collect();
+    let rows = bytes.chunks_exact(CTID_AND_HASH).map(ctid_and_hash).collect();
     Ok((rows, bytes.len() as u64))
 }
 
-fn placed(bytes: &[u8]) -> (i64, Place) {
+fn ctid_and_hash(bytes: &[u8]) -> (i64, Ctid) {
     let number = |range: std::ops::Range<usize>| {
         bytes[range].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
     };
-    let place = Place { page: number(0..4) as u32, line: number(4..PLACE) as u16 };
-    (number(PLACE..PLACED) as i64, place)
+    let ctid = Ctid { page: number(0..4) as u32, line: number(4..CTID_LENGTH) as u16 };
+    (number(CTID_LENGTH..CTID_AND_HASH) as i64, ctid)
 }
 
-/// Reads the rows at `places`, as pieces of whole COPY text lines.
+/// Copies the rows with these ctids, as chunks of whole COPY text lines.
 ///
 /// # Errors
-/// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
-pub async fn copy_places(
+/// `Unavailable` if the server fails; `Interrupted` if the receiver of `rows` is gone.
+pub async fn copy_ctids(
     reader: &Reader,
     table: &Table,
-    places: &[Place],
+    ctids: &[Ctid],
     rows: &mpsc::Sender<Bytes>,
 ) -> Result<()> {
-    for places in places.chunks(PLACES_AT_ONCE) {
-        let list: Vec<_> = places.iter().map(|place| format!("\"{place}\"")).collect();
+    for ctids in ctids.chunks(CTIDS_AT_ONCE) {
+        let list: Vec<_> = ctids.iter().map(|ctid| format!("\"{ctid}\"")).collect();
         let condition = format!(" WHERE ctid = ANY ('{{{}}}'::tid[])", list.join(","));
         copy_statement(reader, table, &condition, rows).await?;
     }
     Ok(())
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Ctid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "({},{})", self.page, self.line)
     }
 }
 
-/// A query for each row's place, hash and range. `OFFSET 0` keeps the planner from writing an expression
-/// in the place of each of its uses, and so from hashing a row more than once.
+/// Builds a query for each row's ctid, hash and range. `OFFSET 0` keeps the planner from repeating an expression
+/// wherever it is used, and so from hashing a row more than once.
 fn hashed(session: &Session, table: &Table, bits: u32) -> String {
     let spelled = Spelled::of(table, session.server_encoding());
     let number = |from: u32| format!("('x' || encode(substr(hash, {from}, 8), 'hex'))::bit(64)::int8");
@@ -170,8 +170,8 @@ fn hashed(session: &Session, table: &Table, bits: u32) -> String {
     )
 }
 
-/// `format` takes the texts that COPY writes; a cast to text would write some types otherwise.
-/// `textsend` converts nothing, since the client's encoding is the server's.
+/// Builds the text that is hashed for a row. `format` writes values as COPY does, while a cast to text would write some
+/// types otherwise. `textsend` converts nothing, since the client's encoding is the server's.
 fn form(columns: &[String]) -> String {
     let formatted = |columns: &[String]| {
         format!("format('{}', {})", vec!["%L"; columns.len()].join(","), columns.join(", "))
@@ -183,7 +183,8 @@ fn form(columns: &[String]) -> String {
     }
 }
 
-/// A failed statement would end the transaction, and the snapshot with it.
+/// Runs a statement under a savepoint: a failed statement would otherwise end the transaction, and with it the
+/// snapshot.
 async fn undone_on_failure<T>(
     reader: &Reader,
     table: &Table,

@@ -1,4 +1,4 @@
-//! What the source's catalogs say: its settings, its tables, and how far each can be protected.
+//! Reads the source's catalogs: its settings, its tables, and how far each table can be protected.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::pgtools;
 /// The tables of a database as one snapshot of its catalogs shows them.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// In oid order.
+    /// The tables to protect, in oid order.
     pub tables: Vec<FoundTable>,
     pub left_out: Vec<LeftOut>,
 }
@@ -24,7 +24,7 @@ pub struct FoundTable {
     /// Why the grade is not exact, and the command that would mend it.
     pub advice: Option<Advice>,
     pub pages: u32,
-    /// Changes when the table is rewritten or truncated.
+    /// The `relfilenode`, which changes when the table is rewritten or truncated.
     pub filenode: u32,
 }
 
@@ -34,7 +34,7 @@ pub struct Advice {
     pub command: String,
 }
 
-/// One row a table: relations that store rows, with what decides how they can be protected.
+/// One row for each relation that stores rows, with the facts that decide how the table can be protected.
 const TABLES: &str = "
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
        greatest(c.relpages, 0), c.relfilenode,
@@ -119,7 +119,7 @@ fn table_facts(row: &tokio_postgres::Row, columns: &mut BTreeMap<u32, Vec<Column
     }
 }
 
-/// By table.
+/// Reads the columns of every table, by the table's oid.
 async fn read_columns(client: &Client) -> Result<BTreeMap<u32, Vec<ColumnFacts>>> {
     let failed = |error| server_error("cannot read the source's columns", error);
     let mut tables: BTreeMap<u32, Vec<ColumnFacts>> = BTreeMap::new();
@@ -142,7 +142,7 @@ async fn read_columns(client: &Client) -> Result<BTreeMap<u32, Vec<ColumnFacts>>
     Ok(tables)
 }
 
-/// A name's bytes in the database's encoding, where they are not those of UTF-8.
+/// Returns a name's bytes in hexadecimal if they differ from UTF-8, because the database has another encoding.
 fn raw(name: &str, bytes: &[u8]) -> Option<String> {
     (name.as_bytes() != bytes).then(|| hex(bytes))
 }
@@ -180,10 +180,11 @@ fn advice(table: &Table, replica_identity: char) -> Advice {
     }
 }
 
-/// A digest that changes whenever a definition that pg_dump writes may have changed.
+/// Computes a digest that changes whenever a definition that pg_dump writes may have changed.
 ///
-/// Rewrites, statistics, TRUNCATE and temporary objects leave it as it is. It takes no lock on what it looks at, as
-/// `pg_get_expr` would: an ALTER TABLE may wait for a table that we hold, and we must not wait for it.
+/// Rewrites, statistics, TRUNCATE and temporary objects leave the digest as it is. The query takes no lock on the
+/// objects, as `pg_get_expr` would: an ALTER TABLE may wait for a table that backwhen holds, and backwhen must not wait
+/// for that ALTER TABLE.
 const FINGERPRINT: &str = "
 WITH space AS (
     SELECT oid, nspname FROM pg_catalog.pg_namespace
@@ -249,14 +250,14 @@ pub async fn fingerprint(client: &Client) -> Result<String> {
     digested(client, FINGERPRINT).await
 }
 
-/// Labels of enums and attributes of composite types: the text of stored values follows them.
+/// Labels of enums and attributes of composite types, which the text of stored values follows.
 const VALUE_SPELLING: &str = "
 SELECT pg_catalog.md5(pg_catalog.concat(
     (SELECT pg_catalog.string_agg(pg_catalog.concat(e.oid, ' ', e.enumlabel), ',' ORDER BY e.oid) FROM pg_catalog.pg_enum e), ';',
     (SELECT pg_catalog.string_agg(pg_catalog.concat(a.attrelid, ' ', a.attnum, ' ', a.attisdropped), ',' ORDER BY a.attrelid, a.attnum)
        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid WHERE c.relkind = 'c')))";
 
-/// A digest that changes whenever stored values may read otherwise although nobody wrote them.
+/// Computes a digest that changes whenever the text of stored values may have changed although nobody wrote them.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
@@ -271,7 +272,7 @@ async fn digested(client: &Client, query: &str) -> Result<String> {
     Ok(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
 }
 
-/// A digest that changes whenever a role or a membership may have changed; passwords are not looked at.
+/// A digest that changes whenever a role or a membership may have changed. Passwords are not part of the digest.
 const ROLES: &str = "
 WITH part AS (
     SELECT hashtextextended(r::text, 1) AS h FROM pg_catalog.pg_roles r
@@ -287,7 +288,7 @@ pub async fn roles_digest(client: &Client) -> Result<String> {
     digested(client, ROLES).await
 }
 
-/// Roles, materialised views and the number of large objects, for a checkpoint's manifest.
+/// Reads a checkpoint's facts beside the tables: roles, populated materialised views, the number of large objects.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
@@ -302,7 +303,7 @@ pub async fn schema_extras(client: &Client) -> Result<(Vec<String>, Vec<(String,
     Ok((roles, views, objects as u64))
 }
 
-/// The server's clock.
+/// Reads the server's clock.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
@@ -312,7 +313,7 @@ pub async fn clock(client: &Client) -> Result<PgTime> {
     Ok(PgTime(row.map_err(|error| server_error("cannot read the clock", error))?.get(0)))
 }
 
-/// The server's version, in full.
+/// Reads the server's version in full, such as `15.14 (Debian 15.14-0+deb12u1)`.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
@@ -321,7 +322,7 @@ pub async fn server_version(client: &Client) -> Result<String> {
     Ok(row.map_err(|error| server_error("cannot read the version", error))?.get(0))
 }
 
-/// The source is what the history says it is.
+/// Checks that the source is the cluster that the history protects.
 ///
 /// # Errors
 /// `Refused` if the server is another cluster.

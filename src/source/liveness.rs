@@ -1,8 +1,8 @@
-//! Whether the server still works for a connection on which nothing comes.
+//! Checks whether the server still works for a connection on which nothing arrives.
 //!
-//! While it reads the log for a batch, or digests a table, it says nothing, for minutes perhaps, so silence alone
-//! tells nothing. It is asked on another connection: whether the process at the other end is at work, and not waiting
-//! for us to take what it sends.
+//! While the server reads WAL for a batch, or digests a table, it sends nothing, perhaps for minutes. Silence alone
+//! therefore proves nothing. The server is asked on another connection whether the process at the other end is at work,
+//! and is not waiting for backwhen to read what the process sends.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::stream::{Backend, ReplicationClient, WHO_SERVES, who_serves};
+use super::stream::{Backend, ReplicationClient, SERVING_PROCESS, parse_serving_process};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 
 pub struct Liveness {
     source: Conninfo,
     backend: Backend,
-    /// So long it may be silent without being at work.
+    /// How long the server may be silent without being at work.
     patience: Duration,
     heard: Mutex<Instant>,
 }
@@ -31,15 +31,17 @@ impl Liveness {
         Liveness { source: source.clone(), backend, patience, heard: Mutex::new(Instant::now()) }
     }
 
-    /// Of a session that was just opened. It is given up after as long a silence as a replication connection.
+    /// Watches a session that was just opened. It is given up after as long a silence as a replication connection is.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn of_session(session: &Session, source: &Conninfo) -> Result<Liveness> {
-        let answer = session.simple_query(WHO_SERVES).await;
+        let answer = session.simple_query(SERVING_PROCESS).await;
         let answer = answer.map_err(|error| server_error("cannot ask which process serves us", error))?;
         let served = answer.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => who_serves((0..row.len()).map(|column| row.get(column))),
+            SimpleQueryMessage::Row(row) => {
+                parse_serving_process((0..row.len()).map(|column| row.get(column)))
+            }
             _ => None,
         });
         let untold = || Error::unavailable("the server does not say which of its processes serves us");
@@ -47,7 +49,7 @@ impl Liveness {
         Ok(Liveness::new(source, backend, patience))
     }
 
-    /// Something came, or nothing was waited for.
+    /// Records that something arrived, or that nothing was waited for until now.
     pub fn heard(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -56,10 +58,10 @@ impl Liveness {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Waits for what the server is to answer.
+    /// Waits for an answer of the server.
     ///
     /// # Errors
-    /// As [`Liveness::gone`]'s.
+    /// `Unavailable` once nothing has arrived for too long and the server does not work for the connection.
     pub async fn guard<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
         self.heard();
         tokio::select! {
@@ -69,7 +71,8 @@ impl Liveness {
         }
     }
 
-    /// Returns, with what to say, once nothing has come for too long and the server does not work for it.
+    /// Waits until nothing has arrived for too long and the server does not work for the connection; returns the error
+    /// that says so.
     pub async fn gone(&self) -> Error {
         let step = self.patience / 6;
         loop {
@@ -95,14 +98,14 @@ impl Liveness {
 
     async fn is_served(&self) -> Result<bool> {
         let session = Session::connect_utf8(&self.source, "liveness").await?;
-        // The time is compared as text, in the time zone in which the replication connection received it.
+        // The time is compared as text, in the time zone in which the connection received it.
         let query = "SELECT state = 'active' AND wait_event IS DISTINCT FROM 'ClientWrite' \
                      FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
         let row = session.query_opt(query, &[&self.backend.pid, &self.backend.started]).await;
         let row = row.map_err(|error| server_error("cannot look at our own connection", error))?;
         match row {
             Some(row) => Ok(row.get::<_, Option<bool>>(0).unwrap_or(false)),
-            // Another server may have answered, which cannot know.
+            // With several hosts, another server may have answered, and that server cannot know the process.
             None => Ok(self.source.hosts().len() > 1),
         }
     }

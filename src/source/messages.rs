@@ -7,10 +7,10 @@ use crate::signal::key::MessageKey;
 
 use super::sequences::parse_lsn;
 
-/// Writes messages (prefix and JSON) in one transaction, signed for it; returns the position of the last.
+/// Writes signed messages, each a prefix and JSON, in one transaction; returns the position of the last message.
 ///
 /// # Errors
-/// `Unavailable` if the source fails; the session is of no further use then.
+/// `Unavailable` if the source fails; the session cannot be used afterwards.
 pub async fn write(session: &Session, key: &MessageKey, messages: &[(&str, &str)]) -> Result<Lsn> {
     let failed = |error| server_error("cannot write a heartbeat into the source's WAL", error);
     session.batch_execute("BEGIN READ WRITE").await.map_err(failed)?;
@@ -29,7 +29,7 @@ pub async fn write(session: &Session, key: &MessageKey, messages: &[(&str, &str)
     Ok(last)
 }
 
-/// The end of the source's WAL.
+/// Returns the end of the source's WAL.
 ///
 /// # Errors
 /// `Unavailable` if the source fails.
@@ -38,15 +38,15 @@ pub async fn wal_end(session: &Session) -> Result<Lsn> {
     parse_lsn(row.map_err(|error| server_error("cannot ask for the end of the log", error))?.get(0))
 }
 
-/// JSON in ASCII. The server stores a message in the database's encoding, and it is read back
-/// without knowing which that is.
+/// Escapes JSON to ASCII: the server stores a message in the database's encoding, and the reader does not know which
+/// encoding that is.
 fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for letter in json.chars() {
         if letter.is_ascii() {
             text.push(letter);
         } else {
-            // Beyond ASCII there are only letters of strings.
+            // In JSON, characters beyond ASCII occur only inside strings, where an escape means the same.
             letter.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
         }
     }

@@ -1,4 +1,4 @@
-//! Where changes come from: a PostgreSQL server, read through its catalogs, snapshots and stream.
+//! The source of the changes: a PostgreSQL server, read through its catalogs, its snapshots and the replication stream.
 
 pub mod blocker;
 pub mod digests;
@@ -14,6 +14,6 @@ pub mod snapshot;
 pub mod stream;
 pub mod triggers;
 
-/// How often, in milliseconds, a server at work looks whether anybody still waits for its answer; else what was
-/// killed here would go on there.
-const LOOK_AFTER_MS: u32 = 500;
+/// How often, in milliseconds, a server process checks whether its client is still connected. Without the check, the
+/// work of a backwhen that was killed would go on at the server.
+const CONNECTION_CHECK_MS: u32 = 500;

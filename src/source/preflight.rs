@@ -1,4 +1,4 @@
-//! Looks whether a database can be protected, without changing anything.
+//! Checks whether a database can be protected, without changing anything.
 
 use serde::Serialize;
 use tokio_postgres::Client;
@@ -10,7 +10,7 @@ use crate::model::schema::quote_ident;
 use crate::model::{Grade, Selection};
 use crate::pgtools::Tools;
 
-/// What was found.
+/// The result of the check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Preflight {
     pub server_version: String,
@@ -20,10 +20,10 @@ pub struct Preflight {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// Capture could not start.
+    /// Whether capture cannot start because of this finding.
     pub fatal: bool,
     pub what: String,
-    /// The command or setting that mends it.
+    /// The command or setting that mends the finding.
     pub mend: String,
 }
 
@@ -42,14 +42,14 @@ impl Preflight {
     }
 }
 
-/// The oldest server that is supported: earlier ones cannot scan ranges of a table's pages, and
-/// their pgoutput carries no messages.
+/// The oldest major version that is supported: earlier servers cannot scan a range of a table's pages, and their
+/// pgoutput carries no messages.
 const OLDEST_MAJOR: i32 = 14;
 
-/// Looks at the source.
+/// Checks the source.
 ///
 /// # Errors
-/// `Unavailable` or `Refused` if it cannot be reached or does not let us in.
+/// `Unavailable` if the source cannot be reached, `Refused` if it does not let backwhen in.
 pub async fn look(
     source: &Conninfo,
     tools: std::result::Result<&Tools, &Error>,
@@ -119,7 +119,7 @@ struct Settings {
     slot_limit: String,
 }
 
-/// `rds_replication` is how one managed service hands out the right.
+/// One managed service grants the right to replicate by the role `rds_replication`, another by `cloudsqlreplica`.
 const SETTINGS: &str = "
 SELECT current_setting('server_version'), current_setting('server_version_num')::int4,
        current_setting('wal_level'), pg_catalog.pg_is_in_recovery(),
@@ -209,7 +209,7 @@ impl Settings {
     }
 }
 
-/// What to say where the source is reached over a network and need not prove who it is.
+/// Returns a finding if the source is reached over a network and need not prove its identity.
 pub fn unproven_server(source: &Conninfo) -> Option<Finding> {
     let (host, mode) = source.unproven_server()?;
     Some(advice(
@@ -226,7 +226,7 @@ fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
     Finding { fatal: false, what: what.into(), mend: mend.into() }
 }
 
-/// Only its owner can put a table into a publication.
+/// Returns a finding if the role does not own all tables, because only its owner can put a table into a publication.
 async fn not_owned(
     client: &Client,
     settings: &Settings,

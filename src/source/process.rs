@@ -1,4 +1,4 @@
-//! Ends what the server's processes do for backwhen, where backwhen does not wait for it any more.
+//! Ends work of the server for backwhen that backwhen no longer waits for.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use super::stream::Backend;
 use crate::connect::server_error;
 use crate::error::Result;
 
-/// Ends a server process of backwhen's own, unless its number is another process's by now; returns whether there was
-/// one to end.
+/// Terminates one of backwhen's own server processes, unless the process id belongs to another process by now; returns
+/// whether there was a process to terminate.
 ///
 /// # Errors
-/// `Unavailable` if the server fails, `Refused` if it does not let us.
+/// `Unavailable` if the server fails, `Refused` if the role may not terminate the process.
 pub async fn terminate(client: &Client, process: &Backend) -> Result<bool> {
-    // The time is compared as text, in the time zone in which the replication connection received it.
+    // The start time is compared as text, in the time zone in which the replication connection received it.
     let query = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
                  WHERE pid = $1 AND backend_start::text = $2";
     let ended = client.query(query, &[&process.pid, &process.started]).await;

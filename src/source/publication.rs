@@ -1,8 +1,8 @@
 //! The publications that decide which tables the stream carries.
 //!
-//! Two, because a table without replica identity in a publication that publishes updates makes the
-//! application's own updates fail: one for tables whose every change is wanted, one for those of
-//! which the stream can only tell inserts and truncates.
+//! A history has two publications, because a table without replica identity in a publication that publishes updates
+//! makes the application's own updates fail. One publishes every change of its tables; the other publishes only inserts
+//! and truncates, for tables whose updates and deletes the stream cannot tell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,27 +23,29 @@ pub struct Publications {
     pub inserts: String,
 }
 
-/// By a membership's own oid, its table's oid and name: taken out and put back, a table has another one.
+/// Memberships by their own oid, each with its table's oid and name. A table that is taken out and put back gets a
+/// membership with another oid.
 pub type Memberships = BTreeMap<u32, (u32, String)>;
 
-/// A publication's row in the catalogs, by what changes whenever somebody alters it.
+/// The columns of a publication's row in the catalogs that change whenever somebody alters the publication.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
+pub struct PublicationRow {
     oid: u32,
-    /// The transaction.
-    by: String,
+    /// The transaction that wrote the row: its `xmin`.
+    #[serde(rename = "by")]
+    xmin: String,
     owner: u32,
 }
 
-impl Written {
-    /// Whether something else than its owner may have been altered between the two.
-    pub fn was_altered(&self, now: &Written) -> bool {
-        self.oid != now.oid || (self.by != now.by && self.owner == now.owner)
+impl PublicationRow {
+    /// Whether anything but the owner may have been altered between this row and the row `now`.
+    pub fn was_altered(&self, now: &PublicationRow) -> bool {
+        self.oid != now.oid || (self.xmin != now.xmin && self.owner == now.owner)
     }
 }
 
 impl Publications {
-    /// Named after the slot.
+    /// Names the publications after the slot.
     pub fn of_slot(slot: &str) -> Publications {
         Publications { exact: slot.to_owned(), inserts: format!("{slot}_inserts") }
     }
@@ -55,16 +57,16 @@ impl Publications {
         }
     }
 
-    /// The value of pgoutput's option `publication_names`.
+    /// Returns the value of pgoutput's option `publication_names`.
     pub fn option(&self) -> String {
         format!("{},{}", quote_ident(&self.exact), quote_ident(&self.inserts))
     }
 
-    /// Creates both, with these tables. Must be committed before the slot is created: a slot older
-    /// than its publication cannot decode what lies between.
+    /// Creates both publications with these tables. The caller must commit before it creates the slot: a slot older
+    /// than its publication cannot decode the WAL between the two.
     ///
     /// # Errors
-    /// `Refused` if the server refuses, for want of rights as a rule.
+    /// `Refused` if the server refuses, usually because the role lacks a right; `Unavailable` if the server fails.
     pub async fn create(&self, client: &Client, tables: &[&Table], major: u32) -> Result<()> {
         for (grade, publish) in
             [(Grade::Exact, "insert, update, delete, truncate"), (Grade::InsertOnly, "insert, truncate")]
@@ -84,16 +86,16 @@ impl Publications {
         Ok(())
     }
 
-    /// Adds a table to the publication of its grade; committed when this returns.
+    /// Adds a table to the publication of its grade, and has committed when it returns.
     ///
     /// # Errors
-    /// As [`Publications::create`].
+    /// `Refused` if the server refuses; `Unavailable` if the server fails.
     pub async fn add(&self, client: &Client, table: &Table) -> Result<()> {
         let name = quote_ident(self.name(table.grade));
         run(client, &format!("ALTER PUBLICATION {name} ADD {}", list(&[table]))).await
     }
 
-    /// The members by oid and grade, as the catalogs have them now.
+    /// Returns the members as the catalogs have them now: each table's oid, and whether it is in the exact publication.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
@@ -105,13 +107,14 @@ impl Publications {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Of which of these tables, as far as they exist, the stream does not carry all that it should:
-    /// somebody took them out, left out rows or columns, or changed what is published.
+    /// Names the tables among these whose changes the stream does not carry in full. Somebody took them out of the
+    /// publications, added a row filter or a column list, or changed the kinds of change that are published. A table
+    /// that no longer exists is not named.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn lacking(&self, client: &Client, tables: &[u32]) -> Result<Vec<String>> {
-        // As JSON, since version 14 knows neither filters of rows nor lists of columns.
+        // The row is read as JSON, since version 14 has neither row filters nor column lists.
         let query = "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) \
                        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                       WHERE c.oid = ANY ($3) AND NOT EXISTS ( \
@@ -128,8 +131,8 @@ impl Publications {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Which of these tables are in the publication of inserts alone, though their identity would serve for the
-    /// other one, in which they were.
+    /// Names the tables among `exact` that are in the inserts-only publication, although they were in the exact one and
+    /// their replica identity would still serve for it.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
@@ -151,19 +154,19 @@ impl Publications {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Who wrote the publications' own rows last.
+    /// Reads the publications' own rows from the catalogs.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
-    pub async fn written(&self, client: &Client) -> Result<Vec<Written>> {
+    pub async fn rows(&self, client: &Client) -> Result<Vec<PublicationRow>> {
         let query = "SELECT oid, xmin::text, pubowner FROM pg_catalog.pg_publication WHERE pubname IN ($1, $2) ORDER BY pubname";
         let rows = client.query(query, &[&self.exact, &self.inserts]).await;
         let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
-        let written = |row: &Row| Written { oid: row.get(0), by: row.get(1), owner: row.get(2) };
-        Ok(rows.iter().map(written).collect())
+        let publication = |row: &Row| PublicationRow { oid: row.get(0), xmin: row.get(1), owner: row.get(2) };
+        Ok(rows.iter().map(publication).collect())
     }
 
-    /// The memberships of these tables in both publications.
+    /// Reads the memberships of these tables in both publications.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
@@ -179,11 +182,11 @@ impl Publications {
         Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
     }
 
-    /// Moves a table from the other publication to that of its grade, at one stroke: a table in
-    /// neither would look as if somebody had taken it out.
+    /// Moves a table from the other publication to the publication of its grade in one transaction: a table in neither
+    /// would look as if somebody had taken it out.
     ///
     /// # Errors
-    /// As [`Publications::create`].
+    /// `Refused` if the server refuses; `Unavailable` if the server fails.
     pub async fn move_here(&self, client: &Client, table: &Table) -> Result<()> {
         let (here, other) = match table.grade {
             Grade::Exact => (&self.exact, &self.inserts),
@@ -199,13 +202,13 @@ impl Publications {
         );
         let moved = run(client, &statement).await;
         if moved.is_err() {
-            // The session is used again.
+            // The transaction has to end, because the session is used again.
             let _ = client.batch_execute("ROLLBACK").await;
         }
         moved
     }
 
-    /// How many of the two exist.
+    /// Returns how many of the two publications exist.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
@@ -215,10 +218,10 @@ impl Publications {
         Ok(row.map_err(|error| server_error("cannot read the publications", error))?.get(0))
     }
 
-    /// Drops both; those that are gone already are fine.
+    /// Drops both publications; a publication that is gone already is no error.
     ///
     /// # Errors
-    /// As [`Publications::create`].
+    /// `Refused` if the server refuses; `Unavailable` if the server fails.
     pub async fn drop(&self, client: &Client) -> Result<()> {
         let names = format!("{}, {}", quote_ident(&self.exact), quote_ident(&self.inserts));
         run(client, &format!("DROP PUBLICATION IF EXISTS {names}")).await
@@ -226,7 +229,7 @@ impl Publications {
 }
 
 fn list(tables: &[&Table]) -> String {
-    // Version 14 takes the keyword TABLE only once; later ones read on with the first member's kind.
+    // Version 14 accepts the keyword TABLE only once; later versions give the following members the first one's kind.
     let members: Vec<_> = tables.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
     format!("TABLE {}", members.join(", "))
 }
@@ -236,7 +239,7 @@ async fn run(client: &Client, statement: &str) -> Result<()> {
     done.map_err(|error| server_error("the source refused to change backwhen's publications", error))
 }
 
-/// From here on no statement of the session waits longer than this for a lock; zero means that there is no limit.
+/// Limits how long any later statement of the session waits for a lock; zero means that there is no limit.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.

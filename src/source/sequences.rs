@@ -8,14 +8,14 @@ use crate::model::Lsn;
 use crate::model::schema::quote_ident;
 use crate::model::{SequenceOwner, SequenceState};
 
-/// The sequences at some instant no earlier than `sampled`.
+/// The states of the sequences at an instant that is not earlier than `sampled`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     pub sampled: Lsn,
     pub sequences: Vec<SequenceState>,
 }
 
-/// So many sequences are read in one statement.
+/// How many sequences one statement reads.
 const BATCH: usize = 200;
 
 const SEQUENCES: &str = "
@@ -37,13 +37,13 @@ SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement,
  WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'backwhen'
  ORDER BY c.oid";
 
-/// Samples every sequence that can be read.
+/// Samples every sequence that the role may read.
 ///
-/// The position is read before the sequences. A sequence never goes back by itself, so a sample
-/// whose position is not before a moment holds no lower values than were handed out by then.
+/// The position is read before the sequences. A sequence never goes back by itself, so a sample whose position is not
+/// before a moment holds no lower values than were handed out by that moment.
 ///
 /// # Errors
-/// `Unavailable` if the server fails; a sequence dropped in between makes the caller try again.
+/// `Unavailable` if the server fails, or if a sequence is dropped between the two queries; the caller then tries again.
 pub async fn sample(client: &Client) -> Result<Sample> {
     let failed = |error| server_error("cannot read the source's sequences", error);
     let row =
@@ -89,10 +89,10 @@ fn owner(row: &tokio_postgres::Row) -> Option<SequenceOwner> {
     })
 }
 
-/// Reads a position that the server wrote.
+/// Parses an LSN that the server wrote.
 ///
 /// # Errors
-/// `Internal` if it is none.
+/// `Internal` if the text is no LSN.
 pub fn parse_lsn(text: &str) -> Result<Lsn> {
     use crate::error::{Context, Kind};
     text.parse().context(Kind::Internal, || "the server wrote a position that is none".into())

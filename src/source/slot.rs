@@ -10,7 +10,7 @@ use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 
-/// A slot in use is asked for this many times more before its drop fails.
+/// How often the drop of a slot in use is tried again before it fails.
 const DROP_TRIES: u32 = 50;
 const DROP_PAUSE: Duration = Duration::from_millis(200);
 
@@ -75,8 +75,8 @@ impl SlotFacts {
     }
 }
 
-/// Drops a history's slot and nothing else; one that is gone already is fine. A walsender that served it may
-/// need a moment to notice that its client went.
+/// Drops a history's slot and nothing else; a slot that is gone already is no error. A walsender that served the slot
+/// may need a moment to notice that its client has gone, so the drop is tried again for a while.
 ///
 /// # Errors
 /// `Unavailable` if the server fails, `Locked` if the slot stays in use.

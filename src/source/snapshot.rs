@@ -15,26 +15,26 @@ use crate::error::{Error, Result};
 use crate::model::Table;
 use crate::model::spelling::Spelled;
 
-/// Rows are handed on in pieces of about so many bytes.
+/// Rows are handed on in chunks of about this many bytes.
 const PIECE: usize = 256 * 1024;
 
-/// As many lines as are there already are taken at once, up to these.
+/// How many COPY lines are taken at once, if that many have already arrived.
 const LINES_AT_ONCE: usize = 256;
 
-/// How long to wait for locks behind a migration before giving up.
+/// How long to try for the locks behind a migration before giving up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long each attempt to lock may wait. A migration may itself wait for a table that we hold: we let
-/// go of all, well before the server's `deadlock_timeout` (1 s) ends one of the two.
+/// How long each attempt to lock may wait. A migration may itself wait for a table that backwhen has locked: each
+/// failed attempt releases all locks, well before the server's `deadlock_timeout` (1 s) ends one of the two.
 const LOCK_TIMEOUT: &str = "300ms";
 
-/// Between two attempts.
+/// The pause between two attempts, in which a waiting migration gets its lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
-/// So many tables are locked in one statement.
+/// How many tables one statement locks.
 const LOCK_BATCH: usize = 500;
 
-/// A snapshot that some other session has exported and keeps open.
+/// A snapshot that another session has exported and keeps open.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub name: String,
@@ -70,7 +70,7 @@ impl Pages {
 }
 
 impl Snapshot {
-    /// Opens a session that sees the source as the snapshot does, for `purpose`. Texts arrive as UTF-8.
+    /// Opens a session that sees the source as the snapshot does, for `purpose`. Text arrives as UTF-8.
     ///
     /// # Errors
     /// `Unavailable` or `Refused` if the server cannot be reached or the snapshot is gone.
@@ -81,7 +81,7 @@ impl Snapshot {
     /// Opens a session that reads rows as the snapshot shows them, in the database's own encoding.
     ///
     /// # Errors
-    /// As [`Snapshot::session`].
+    /// `Unavailable` or `Refused` if the server cannot be reached or the snapshot is gone.
     pub async fn reader(&self, source: &Conninfo, purpose: &str) -> Result<Reader> {
         let session = self.seen_by(connect(source, purpose).await?).await?;
         let liveness = Liveness::of_session(&session, source).await?;
@@ -100,17 +100,17 @@ impl Snapshot {
     }
 }
 
-/// A session that reads rows, and gives up once the server does not work for it any more.
+/// A session that reads rows, and gives up once the server no longer works for it.
 pub struct Reader {
     session: Session,
     liveness: Liveness,
 }
 
 impl Reader {
-    /// Waits for what the server is to answer.
+    /// Waits for an answer of the server.
     ///
     /// # Errors
-    /// `Unavailable` if it has been silent for too long, and does not work for this session.
+    /// `Unavailable` if the server has been silent for too long and does not work for this session.
     pub async fn guard<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
         self.liveness.guard(answer).await
     }
@@ -124,11 +124,11 @@ impl Deref for Reader {
     }
 }
 
-/// Locks tables against being dropped, truncated or rewritten, until the session ends: all of them, or
-/// none while one has to be waited for.
+/// Locks tables against being dropped, truncated or rewritten until the session ends. While one table is locked by
+/// another session, no lock is held at all.
 ///
 /// # Errors
-/// `Refused` if one cannot be locked or read; `Unavailable` if one is locked for a minute.
+/// `Refused` if a table cannot be locked or read; `Unavailable` if another session keeps a table locked for a minute.
 pub async fn lock_tables(client: &Client, tables: &[&Table]) -> Result<()> {
     let failed = |error| server_error("cannot lock the tables to be read", error);
     let begun = Instant::now();
@@ -154,13 +154,13 @@ async fn lock_at_once(client: &Client, tables: &[&Table]) -> std::result::Result
     Ok(())
 }
 
-/// Tables whose rows the snapshot can no longer read: COPY reads the current file, so one that was
-/// truncated, rewritten, dropped or replaced between the snapshot and the lock would come out empty.
+/// Names the tables whose rows the snapshot can no longer read. COPY reads the table's current file, so a table that
+/// was truncated, rewritten, dropped or replaced between the snapshot and the lock would come out empty.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
 pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Result<Vec<String>> {
-    // The catalog row is seen by the snapshot, the function sees the newest version.
+    // The snapshot decides which catalog row is seen, while the function looks at the newest version.
     let query = "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) \
                  AND pg_catalog.pg_relation_filenode(c.oid) = c.relfilenode";
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
@@ -170,15 +170,15 @@ pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Resul
     Ok(tables.iter().filter(|table| !same.contains(&table.oid)).map(|table| table.display()).collect())
 }
 
-/// Copies the rows in `pages` of a table, as pieces of whole COPY text lines.
+/// Copies the rows in `pages` of a table, as chunks of whole COPY text lines.
 ///
 /// # Errors
-/// `Unavailable` if the server fails; `Interrupted` if nobody takes the rows any more.
+/// `Unavailable` if the server fails; `Interrupted` if the receiver of `rows` is gone.
 pub async fn copy(reader: &Reader, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
     copy_statement(reader, table, &pages.condition(), rows).await
 }
 
-/// As [`copy`], of the rows that meet a condition.
+/// Copies the rows that meet `condition`; like [`copy`] otherwise.
 pub(super) async fn copy_statement(
     reader: &Reader,
     table: &Table,

@@ -1,4 +1,4 @@
-//! A replication connection that is not streaming: commands and plain queries.
+//! A replication connection that is not streaming: it runs commands and plain queries.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 use serde::{Deserialize, Serialize};
 
-use super::fault::{Doing, StreamFault};
+use super::fault::{Operation, StreamFault};
 use super::receive::ReplicationStream;
 use super::wire::{Answer, Wire};
 use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 
-/// Rows as text, in the database's own encoding.
+/// Rows as text. Values that are not UTF-8 have been refused.
 pub(super) type Rows = Vec<Vec<Option<String>>>;
 
-/// What a server says of itself; it changes when another server answers under the same name.
+/// What a server says about itself; another server that answers under the same name says something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIdentity {
     pub system_identifier: String,
     pub timeline: u32,
-    /// How far the server's own log is on its disk.
+    /// The position up to which the server's own WAL is flushed.
     pub flushed: Lsn,
 }
 
-/// A connection in `replication=database` mode with the pinned settings. A call that is dropped
-/// before it is done leaves an answer under way; then drop the client too.
+/// A connection in `replication=database` mode with the pinned settings. A call whose future is dropped before it is
+/// done leaves an answer under way; the client must then be dropped too.
 pub struct ReplicationClient {
     pub(super) wire: Wire,
     version: u32,
@@ -36,7 +36,7 @@ pub struct ReplicationClient {
     silence: Duration,
 }
 
-/// A process of the server; its number alone could be another's by now.
+/// A process of the server. Its start time tells it from a later process with the same id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     pub pid: i32,
@@ -53,13 +53,12 @@ impl ReplicationClient {
         (self.backend, self.silence) = (backend, silence);
     }
 
-    /// The server's process at the other end.
+    /// The server's process that serves this connection.
     pub fn backend(&self) -> &Backend {
         &self.backend
     }
 
-    /// After so long without a word the server gives us up (its `wal_sender_timeout`), and we may
-    /// give it up.
+    /// The server ends the connection after this much silence (its `wal_sender_timeout`), and backwhen may end it too.
     pub fn silence(&self) -> Duration {
         self.silence
     }
@@ -69,8 +68,10 @@ impl ReplicationClient {
         self.version
     }
 
+    /// Asks the server for its identity.
+    ///
     /// # Errors
-    /// Unavailable, if the connection broke.
+    /// `Unavailable` if the connection breaks.
     pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
         let rows = self.query("IDENTIFY_SYSTEM").await?;
         let row = rows.first().map(Vec::as_slice).unwrap_or_default();
@@ -87,21 +88,26 @@ impl ReplicationClient {
     /// Runs one statement by the simple protocol.
     ///
     /// # Errors
-    /// As the server says; refused, if a value is not UTF-8 (the connection hands bytes over in the
-    /// database's own encoding).
+    /// The kind that the server's error has; `Refused` if a value is not UTF-8, because the connection passes bytes in
+    /// the database's own encoding.
     pub async fn query(&mut self, sql: &str) -> Result<Rows> {
-        self.command(sql, Doing::Query, None).await
+        self.command(sql, Operation::Query, None).await
     }
 
-    pub(super) async fn command(&mut self, sql: &str, doing: Doing, slot: Option<&str>) -> Result<Rows> {
+    pub(super) async fn command(
+        &mut self,
+        sql: &str,
+        operation: Operation,
+        slot: Option<&str>,
+    ) -> Result<Rows> {
         let outcome = self.ask(sql).await;
         outcome.map_err(|fault| match fault {
-            StreamFault::Server(server) => StreamFault::sort(server, doing).explain(&self.place, slot),
+            StreamFault::Server(server) => StreamFault::sort(server, operation).explain(&self.place, slot),
             other => other.explain(&self.place, slot),
         })
     }
 
-    /// The rows, or the plain fault.
+    /// Runs one statement and returns its rows, or the fault before it is explained to a person.
     pub(super) async fn ask(&mut self, sql: &str) -> Result<Rows, StreamFault> {
         self.send(sql).await?;
         let (mut rows, mut complaint) = (Rows::new(), None);
@@ -116,7 +122,7 @@ impl ReplicationClient {
                 }
                 Ok(Answer::Message(Message::ReadyForQuery(_))) => return complaint.map_or(Ok(rows), Err),
                 Ok(_) => {}
-                // A fatal error comes before the end of the connection, and says why.
+                // A fatal error arrives before the end of the connection, and names the reason.
                 Err(error) => return Err(complaint.unwrap_or(StreamFault::Broken(error))),
             }
         }
@@ -127,11 +133,11 @@ impl ReplicationClient {
         self.wire.flush().await.map_err(StreamFault::Broken)
     }
 
-    /// Begins to stream from a slot. The server goes on from `from` or from what was last confirmed,
-    /// whichever is later; [`Lsn::ZERO`] means the latter.
+    /// Begins to stream from a slot. The server continues from `from` or from the confirmed position, whichever is
+    /// later; [`Lsn::ZERO`] means the confirmed position.
     ///
     /// # Errors
-    /// With [`StreamFault`] as cause: locked, if another connection has the slot; refused, if it is
+    /// With [`StreamFault`] as cause: `Locked` if another connection streams from the slot; `Refused` if the slot is
     /// gone or cannot be streamed from.
     pub async fn start(
         mut self,
@@ -143,7 +149,7 @@ impl ReplicationClient {
         match outcome {
             Ok(()) => Ok(ReplicationStream::new(self.wire, self.place, slot.to_owned(), self.silence)),
             Err(StreamFault::Server(server)) => {
-                Err(StreamFault::sort(server, Doing::Start).explain(&self.place, Some(slot)))
+                Err(StreamFault::sort(server, Operation::Start).explain(&self.place, Some(slot)))
             }
             Err(fault) => Err(fault.explain(&self.place, Some(slot))),
         }

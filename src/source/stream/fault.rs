@@ -1,30 +1,30 @@
-//! What can go wrong with a slot or a stream, for a caller that must act on it.
+//! Faults of a slot or a stream, for a caller that must act on them.
 
 use std::{fmt, io};
 
 use crate::connect::ServerFault;
 use crate::error::{Error, Kind};
 
-/// The cause of an error of the replication connection; [`StreamFault::of`] finds it.
+/// The cause of an error of the replication connection; [`StreamFault::of`] finds it in the error.
 #[derive(Debug)]
 pub enum StreamFault {
-    /// Another connection streams from the slot: wait for it.
+    /// Another connection streams from the slot; the caller waits for it.
     SlotActive {
         pid: Option<u32>,
         server: ServerFault,
     },
-    /// There is no such slot: a gap.
+    /// There is no such slot: the history gets a gap.
     SlotMissing(ServerFault),
-    /// The slot exists and cannot be streamed from, for it was invalidated, or belongs to another
-    /// database: a gap. `pg_replication_slots.wal_status` tells more.
+    /// The slot exists but cannot be streamed from, because it was invalidated or belongs to another database: the
+    /// history gets a gap. `pg_replication_slots.wal_status` tells more.
     SlotUnusable(ServerFault),
     SlotExists(ServerFault),
-    /// A publication did not exist at this point of the log. Up to version 17 the server ends the
-    /// stream with an error, later it warns and leaves changes out.
+    /// A publication did not exist at this position of the WAL. Up to version 17 the server ends the stream with an
+    /// error; later versions warn and leave changes out.
     PublicationMissing(ServerFault),
-    /// Creating a slot waits for all running transactions; one of them took too long.
+    /// The creation of a slot waits for all running transactions, and one of them took too long.
     LockTimeout(ServerFault),
-    /// The server said something else.
+    /// The server reported another error.
     Server(ServerFault),
     /// The connection broke.
     Broken(io::Error),
@@ -32,25 +32,26 @@ pub enum StreamFault {
     Ended,
 }
 
-/// What was being done, since one SQLSTATE means different things.
+/// The operation during which the server complained, since one SQLSTATE means different things in different operations.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Doing {
+pub(super) enum Operation {
     CreateSlot,
     DropSlot,
     Start,
     Stream,
-    /// What the stream would have done too comes again there, with its own meaning.
+    /// Reading a batch by SQL. A fault that the stream too would meet comes again in the stream, with its own meaning
+    /// there.
     Peek,
     Query,
 }
 
 impl StreamFault {
-    /// The fault that caused this error.
+    /// Finds the fault that caused this error.
     pub fn of(error: &Error) -> Option<&StreamFault> {
         std::error::Error::source(error)?.downcast_ref()
     }
 
-    /// The server's SQLSTATE, if it was the server that complained.
+    /// Returns the server's SQLSTATE, if the server complained.
     pub fn sqlstate(&self) -> Option<&str> {
         self.server().map(|server| server.sqlstate.as_str())
     }
@@ -68,20 +69,20 @@ impl StreamFault {
         }
     }
 
-    pub(super) fn sort(server: ServerFault, doing: Doing) -> StreamFault {
-        match (server.sqlstate.as_str(), doing) {
+    pub(super) fn sort(server: ServerFault, operation: Operation) -> StreamFault {
+        match (server.sqlstate.as_str(), operation) {
             ("55006", _) => StreamFault::SlotActive { pid: last_number(&server.message), server },
-            ("42704", Doing::Start | Doing::DropSlot) => StreamFault::SlotMissing(server),
-            ("42704", Doing::Stream) => StreamFault::PublicationMissing(server),
-            // The second: the log that the slot needs was removed.
-            ("55000" | "58P01", Doing::Start | Doing::Stream) => StreamFault::SlotUnusable(server),
-            ("42710", Doing::CreateSlot) => StreamFault::SlotExists(server),
-            ("55P03", Doing::CreateSlot) => StreamFault::LockTimeout(server),
+            ("42704", Operation::Start | Operation::DropSlot) => StreamFault::SlotMissing(server),
+            ("42704", Operation::Stream) => StreamFault::PublicationMissing(server),
+            // 58P01: the WAL that the slot needs has been removed.
+            ("55000" | "58P01", Operation::Start | Operation::Stream) => StreamFault::SlotUnusable(server),
+            ("42710", Operation::CreateSlot) => StreamFault::SlotExists(server),
+            ("55P03", Operation::CreateSlot) => StreamFault::LockTimeout(server),
             _ => StreamFault::Server(server),
         }
     }
 
-    /// As an error for a person. `place` is the database, `slot` the slot in question.
+    /// Turns the fault into an error for a person. `place` is the database, `slot` the slot in question.
     pub(super) fn explain(self, place: &str, slot: Option<&str>) -> Error {
         let slot = slot.unwrap_or("?");
         let (kind, message) = match &self {
@@ -152,7 +153,7 @@ impl fmt::Display for StreamFault {
 
 impl std::error::Error for StreamFault {}
 
-/// `replication slot "x" is active for PID 123`, in whatever language.
+/// Finds the process id in `replication slot "x" is active for PID 123`, whatever the language of the message.
 fn last_number(message: &str) -> Option<u32> {
     let after_name = message.rsplit('"').next()?;
     after_name.split(|c: char| !c.is_ascii_digit()).rfind(|part| !part.is_empty())?.parse().ok()

@@ -19,14 +19,14 @@ use crate::connect::session::{NO_PASSWORD, suits};
 use crate::connect::transport::Transport;
 use crate::connect::{Conninfo, NEWER_TIMERS, PINNED_SETTINGS, ServerFault, quoted};
 
-/// How long either side bears the other's silence, unless the connection's `options` say otherwise.
-/// Far above the feedback's own interval, so that a busy machine does not end the stream; and a
-/// server that decodes a huge transaction without a change for us answers after half of it.
+/// How long either side bears the other's silence, unless the connection's `options` set another timeout. The value is
+/// far above the interval of the feedback, so that a busy machine does not end the stream. A server that decodes a huge
+/// transaction without a change for this slot answers after half of it.
 const SILENCE: Duration = Duration::from_secs(120);
 const TIMEOUT: &str = "wal_sender_timeout";
 
-/// Which server process serves the connection, and after how many milliseconds it gives us up.
-pub(in crate::source) const WHO_SERVES: &str = "SELECT a.pid, a.backend_start, s.setting \
+/// Asks which server process serves the connection, and after how many milliseconds of silence it ends the connection.
+pub(in crate::source) const SERVING_PROCESS: &str = "SELECT a.pid, a.backend_start, s.setting \
      FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_settings s \
      WHERE a.pid = pg_catalog.pg_backend_pid() AND s.name = 'wal_sender_timeout'";
 
@@ -35,8 +35,10 @@ pub struct ReplicationLogin<'a> {
 }
 
 impl ReplicationClient {
+    /// Connects and logs in.
+    ///
     /// # Errors
-    /// As [`crate::connect::connect`]; refused also if the role lacks REPLICATION.
+    /// The same as [`crate::connect::connect`]; `Refused` also if the role lacks REPLICATION.
     pub async fn connect(info: &Conninfo, application_name: &str) -> crate::error::Result<ReplicationClient> {
         log_in(info, &ReplicationLogin { application_name }).await
     }
@@ -56,12 +58,12 @@ impl Login for ReplicationLogin<'_> {
         authenticate(info, info.password(host), &mut wire).await?;
         let (version, encoding) = until_ready(&mut wire).await?;
         let mut client = ReplicationClient::new(wire, version, format!("{host}/{}", info.dbname()));
-        let mut ask = async |sql: &str| client.ask(sql).await.map_err(told);
-        // Bytes must pass as the database holds them.
+        let mut ask = async |sql: &str| client.ask(sql).await.map_err(login_failure);
+        // Bytes must arrive as the database stores them.
         ask(&format!("SET client_encoding = {}", quoted(&encoding, '\''))).await?;
         ask(NEWER_TIMERS).await?;
-        let served = ask(WHO_SERVES).await?;
-        let served = served.first().and_then(|row| who_serves(row.iter().map(Option::as_deref)));
+        let served = ask(SERVING_PROCESS).await?;
+        let served = served.first().and_then(|row| parse_serving_process(row.iter().map(Option::as_deref)));
         let untold = || Failure::Login("the server does not say which of its processes serves us".to_owned());
         let (backend, silence) = served.ok_or_else(untold)?;
         if info.session_attrs() != SessionAttrs::Any {
@@ -87,13 +89,13 @@ impl ReplicationLogin<'_> {
             ("database", info.dbname()),
             ("replication", "database"),
             ("application_name", self.application_name),
-            // A stream's warnings matter; see `ReplicationStream::next`.
+            // Warnings of the stream matter; see `ReplicationStream::next`.
             ("client_min_messages", "warning"),
         ];
         let options = info.setting("options");
         let timeout = format!("{}s", SILENCE.as_secs());
         if !options.is_some_and(|options| options.contains(TIMEOUT)) {
-            // Here it would win over the connection's own options.
+            // A startup parameter would override the connection's own options.
             parameters.push((TIMEOUT, &timeout));
         }
         parameters.extend(options.map(|options| ("options", options)));
@@ -103,8 +105,8 @@ impl ReplicationLogin<'_> {
     }
 }
 
-/// What a server says when it ends is not a refusal.
-fn told(fault: StreamFault) -> Failure {
+/// Sorts a fault during login. A server that ends the connection in good order has not refused the login.
+fn login_failure(fault: StreamFault) -> Failure {
     match fault {
         StreamFault::Server(server) => Failure::Server(server),
         StreamFault::Broken(error) => Failure::Unreachable(error),
@@ -112,8 +114,8 @@ fn told(fault: StreamFault) -> Failure {
     }
 }
 
-/// Reads the row that answers [`WHO_SERVES`]: the process, and how long either side may be silent.
-pub(in crate::source) fn who_serves<'a>(
+/// Parses the row that answers [`SERVING_PROCESS`]: the process, and how long either side may be silent.
+pub(in crate::source) fn parse_serving_process<'a>(
     row: impl IntoIterator<Item = Option<&'a str>>,
 ) -> Option<(Backend, Duration)> {
     let mut texts = row.into_iter().flatten();
@@ -126,7 +128,7 @@ pub(in crate::source) fn who_serves<'a>(
     Some((backend, silence))
 }
 
-/// The next message; a server's error becomes a failure.
+/// Waits for the next message; an error of the server becomes a failure.
 async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
     loop {
         match wire.answer().await.map_err(Failure::of_io)? {
@@ -221,7 +223,8 @@ async fn scram(
         Some(data) if offers(sasl::SCRAM_SHA_256_PLUS) => {
             (sasl::ChannelBinding::tls_server_end_point(data), sasl::SCRAM_SHA_256_PLUS)
         }
-        // Says that we could have: a server that could too will know that somebody sits between.
+        // This tells a server that can bind channels that the client could too, so that the server notices somebody
+        // between the two who hid the offer.
         Some(_) => (sasl::ChannelBinding::unrequested(), sasl::SCRAM_SHA_256),
         None => (sasl::ChannelBinding::unsupported(), sasl::SCRAM_SHA_256),
     };
@@ -256,7 +259,7 @@ fn without_binding(info: &Conninfo) -> Result<(), Failure> {
     }
 }
 
-/// The server's major version and encoding, once it is ready.
+/// Waits until the server is ready; returns its major version and the database's encoding.
 async fn until_ready(wire: &mut Wire) -> Result<(u32, String), Failure> {
     let (mut version, mut encoding) = (0, "UTF8".to_owned());
     loop {
@@ -279,7 +282,7 @@ async fn until_ready(wire: &mut Wire) -> Result<(u32, String), Failure> {
     }
 }
 
-/// `15.14 (Debian …)`, `18beta1`.
+/// Parses the major version out of `15.14 (Debian …)` or `18beta1`.
 fn major(version: &str) -> u32 {
     let digits = version.bytes().take_while(u8::is_ascii_digit).count();
     version[..digits].parse().unwrap_or(0)

@@ -1,7 +1,7 @@
-//! The replication connection: slots, and the stream of changes that a slot gives.
+//! The replication connection: slots, and the stream of changes of a slot.
 //!
-//! Written on `postgres-protocol`, since `tokio_postgres` knows neither the replication startup nor
-//! the both-ways copy mode. See PostgreSQL's "Streaming Replication Protocol".
+//! This module is written on `postgres-protocol`, since `tokio_postgres` knows neither the replication startup nor the
+//! CopyBoth mode. See "Streaming Replication Protocol" in PostgreSQL's documentation.
 
 mod client;
 mod fault;
@@ -13,7 +13,7 @@ mod wire;
 
 pub use client::{Backend, ReplicationClient, SystemIdentity};
 pub use fault::StreamFault;
-pub(in crate::source) use login::{WHO_SERVES, who_serves};
-pub use peek::{Batch, Fetched, SlotPosition};
+pub(in crate::source) use login::{SERVING_PROCESS, parse_serving_process};
+pub use peek::{Batch, BatchItem, SlotPosition};
 pub use receive::{ReplicationStream, StreamMessage};
 pub use slot::CreatedSlot;

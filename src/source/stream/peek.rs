@@ -1,8 +1,8 @@
-//! A slot's next changes in one piece, asked for by SQL on the same connection.
+//! Reads a slot's next changes as one batch, by SQL on the replication connection.
 //!
-//! A walsender sends every message by itself and is woken for each; the same messages as rows of one
-//! COPY come in a fraction of the time. It is the connection that will stream, so every setting that
-//! pgoutput's text hangs on is the same.
+//! A walsender sends every message by itself and is woken for each; the same messages as rows of one COPY arrive in a
+//! fraction of the time. The batch is read on the connection that will stream, so that every setting that affects
+//! pgoutput's text is the same.
 
 use postgres_protocol::message::backend::{
     COPY_DATA_TAG, ERROR_RESPONSE_TAG, Message, NOTICE_RESPONSE_TAG, READY_FOR_QUERY_TAG,
@@ -10,51 +10,51 @@ use postgres_protocol::message::backend::{
 use postgres_protocol::message::frontend;
 
 use super::client::ReplicationClient;
-use super::fault::{Doing, StreamFault};
+use super::fault::{Operation, StreamFault};
 use super::receive::skipped_publication;
 use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
 use crate::history::journal::Confirmable;
 use crate::model::{Lsn, PgTime};
-use crate::source::LOOK_AFTER_MS;
+use crate::source::CONNECTION_CHECK_MS;
 
-/// The beginning of a binary COPY, before flags and an extension.
+/// The first bytes of a binary COPY, which stand before the flags and the extension.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 const END_OF_ROWS: i16 = -1;
 
-/// Where a slot stands, and the server's log.
+/// The positions of a slot, and the end of the server's WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotPosition {
-    /// The slot gives what committed after this.
+    /// The slot sends the transactions that commit after this position.
     pub confirmed: Lsn,
-    /// Decoding has to begin here, every time.
+    /// Every decoding has to begin at this position.
     pub restart: Lsn,
-    /// How far the server's log is on its disk.
+    /// The position up to which the server's WAL is flushed.
     pub flushed: Lsn,
     /// The server's clock.
     pub time: PgTime,
 }
 
-/// What comes of a batch.
+/// The next part of a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fetched<'a> {
+pub enum BatchItem<'a> {
     /// One message, as the stream would have sent it.
     Message(&'a [u8]),
-    /// That was all; the connection takes commands again.
+    /// The batch has ended; the connection accepts commands again.
     End,
 }
 
 impl ReplicationClient {
-    /// Lets the server notice soon if this connection goes while it decodes: else a killed capture would hold
-    /// its slot until the batch is done.
+    /// Makes the server notice soon if this connection ends while the server decodes. Otherwise a capture that was
+    /// killed would hold its slot until the batch is done.
     ///
     /// # Errors
-    /// Unavailable, if the connection broke.
+    /// `Unavailable` if the connection breaks.
     pub async fn watch_connection(&mut self) -> Result<()> {
-        let set = format!("SET client_connection_check_interval = {LOOK_AFTER_MS}");
+        let set = format!("SET client_connection_check_interval = {CONNECTION_CHECK_MS}");
         match self.ask(&set).await {
             Ok(_) => Ok(()),
-            // Not every platform can look; then the server finds out when it sends.
+            // Not every platform can check the connection; there the server notices a lost client when it sends.
             Err(StreamFault::Server(server)) => {
                 tracing::debug!("{server}");
                 Ok(())
@@ -63,9 +63,11 @@ impl ReplicationClient {
         }
     }
 
+    /// Reads the positions of a slot.
+    ///
     /// # Errors
-    /// With [`StreamFault`] as cause: locked, if another connection has the slot. Unavailable, if
-    /// there is no such slot any more, or none that can be read from.
+    /// With [`StreamFault`] as cause: `Locked` if another connection streams from the slot; `Unavailable` if the slot
+    /// is gone or cannot be read from.
     pub async fn slot_position(&mut self, slot: &str) -> Result<SlotPosition> {
         let question = format!(
             "SELECT confirmed_flush_lsn, restart_lsn, pg_catalog.pg_current_wal_flush_lsn(), active_pid, \
@@ -86,7 +88,7 @@ impl ReplicationClient {
                 message: format!("replication slot {} is active for PID {pid}", quoted(slot, '"')),
                 ..ServerFault::default()
             };
-            return Err(self.explain(StreamFault::sort(server, Doing::Peek), Some(slot)));
+            return Err(self.explain(StreamFault::sort(server, Operation::Peek), Some(slot)));
         }
         Ok(SlotPosition {
             confirmed: confirmed.parse().map_err(|_| odd())?,
@@ -96,25 +98,24 @@ impl ReplicationClient {
         })
     }
 
-    /// Tells the server that everything before `to` is durable here and never needed again.
+    /// Tells the server that everything before `to` is durable here and will never be needed again.
     ///
     /// # Errors
-    /// As [`Batch::next`].
+    /// With [`StreamFault`] as cause, if the server complains or the connection breaks.
     pub async fn advance_slot(&mut self, slot: &str, to: Confirmable) -> Result<()> {
         let to = to.lsn();
         let command =
             format!("SELECT pg_catalog.pg_replication_slot_advance({}, '{to}')", quoted(slot, '\''));
-        self.command(&command, Doing::Peek, Some(slot)).await.map(|_| ())
+        self.command(&command, Operation::Peek, Some(slot)).await.map(|_| ())
     }
 
-    /// Asks for the transactions that committed from the slot's confirmed position to before `until`,
-    /// which must not be past the end of the server's log; and for none after that with which there
-    /// are `changes` of them, rows and messages counted, or more. The slot stays where it is. The
-    /// server decodes it all before it sends the first byte, and keeps it in a temporary file if it
-    /// is large.
+    /// Asks for the transactions that commit from the slot's confirmed position to before `until`, which must not be
+    /// beyond the end of the server's WAL. The batch ends early with the transaction that brings the number of its
+    /// changes (rows and messages) to `changes` or more. The slot's position stays where it is. The server decodes the
+    /// whole batch before it sends the first byte, and keeps a large batch in a temporary file.
     ///
     /// # Errors
-    /// Unavailable, if the connection broke.
+    /// `Unavailable` if the connection breaks.
     pub async fn peek<'a>(
         &'a mut self,
         slot: &'a str,
@@ -148,8 +149,8 @@ fn peek_command(slot: &str, until: Lsn, changes: u64, options: &[(&str, &str)]) 
     )
 }
 
-/// Changes under way. Take them with [`Batch::next`] until there is none, then wait with
-/// [`Batch::fill`]. If it is dropped before [`Fetched::End`], drop the client too.
+/// A batch of changes under way. Take items with [`Batch::next`] until there is none, then wait with [`Batch::fill`].
+/// If the batch is dropped before [`BatchItem::End`], the client must be dropped too.
 pub struct Batch<'a> {
     client: &'a mut ReplicationClient,
     slot: &'a str,
@@ -158,14 +159,14 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Waits until more bytes are here. Cancel-safe.
+    /// Waits until more bytes have arrived. Cancel-safe.
     ///
     /// # Errors
-    /// With [`StreamFault`] as cause, if the connection broke.
+    /// With [`StreamFault`] as cause, if the connection breaks.
     pub async fn fill(&mut self) -> Result<()> {
         match self.client.wire.read().await {
             Ok(()) => Ok(()),
-            // A fatal error comes before the end of the connection, and says why.
+            // A fatal error arrives before the end of the connection, and names the reason.
             Err(error) => {
                 let fault = self.complaint.take().unwrap_or(StreamFault::Broken(error));
                 Err(self.client.explain(fault, Some(self.slot)))
@@ -173,23 +174,23 @@ impl Batch<'_> {
         }
     }
 
-    /// Takes the next message that has come in whole, without waiting.
+    /// Takes the next message that has arrived completely, without waiting.
     ///
     /// # Errors
-    /// With [`StreamFault`] as cause: what the server complained of. Unless that is
-    /// [`StreamFault::Broken`], the connection takes commands again.
+    /// With [`StreamFault`] as cause, if the server complained. Unless the fault is [`StreamFault::Broken`], the
+    /// connection accepts commands again.
     // Not an iterator: each message borrows the buffer.
     #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Result<Option<Fetched<'_>>> {
+    pub fn next(&mut self) -> Result<Option<BatchItem<'_>>> {
         loop {
             let tag = match self.client.wire.take() {
-                Ok(None) if self.ended => return Ok(Some(Fetched::End)),
+                Ok(None) if self.ended => return Ok(Some(BatchItem::End)),
                 Ok(None) => return Ok(None),
                 Ok(Some(tag)) => tag,
                 Err(error) => return Err(self.client.explain(StreamFault::Broken(error), Some(self.slot))),
             };
             match tag {
-                // After a complaint nothing that comes counts.
+                // After a complaint, the remaining rows do not count.
                 COPY_DATA_TAG if self.complaint.is_some() || self.at_end_of_rows() => {}
                 COPY_DATA_TAG => break,
                 ERROR_RESPONSE_TAG | NOTICE_RESPONSE_TAG => self.listen()?,
@@ -198,13 +199,13 @@ impl Batch<'_> {
                     if let Some(fault) = self.complaint.take() {
                         return Err(self.client.explain(fault, Some(self.slot)));
                     }
-                    return Ok(Some(Fetched::End));
+                    return Ok(Some(BatchItem::End));
                 }
                 _ => {}
             }
         }
         match one_value(self.client.wire.body()) {
-            Some(Some(message)) => Ok(Some(Fetched::Message(message))),
+            Some(Some(message)) => Ok(Some(BatchItem::Message(message))),
             _ => Err(self.client.odd_answer("COPY")),
         }
     }
@@ -219,7 +220,7 @@ impl Batch<'_> {
             parsed.map_err(|error| self.client.explain(StreamFault::Broken(error), Some(self.slot)))?;
         let complaint = match message {
             Message::ErrorResponse(body) => {
-                Some(StreamFault::sort(ServerFault::from_fields(body.fields()), Doing::Peek))
+                Some(StreamFault::sort(ServerFault::from_fields(body.fields()), Operation::Peek))
             }
             Message::NoticeResponse(body) => skipped_publication(ServerFault::from_fields(body.fields())),
             _ => None,
@@ -229,10 +230,10 @@ impl Batch<'_> {
     }
 }
 
-/// The value in one frame of a binary COPY with one column; an inner `None` if the frame ends the
-/// rows, `None` for anything else.
+/// Extracts the value from one frame of a binary COPY with one column. The inner `None` means that the frame ends the
+/// rows; the outer `None` means that the frame is anything else.
 fn one_value(frame: &[u8]) -> Option<Option<&[u8]>> {
-    // The first frame begins with the signature, flags and the length of an extension that is empty.
+    // The first frame begins with the signature, the flags, and the length of an empty extension.
     let row = match frame.strip_prefix(SIGNATURE) {
         Some(rest) => rest.strip_prefix(&[0; 8])?,
         None => frame,

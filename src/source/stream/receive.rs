@@ -1,4 +1,4 @@
-//! The stream itself: what the server sends, and what is said back to it.
+//! The replication stream itself: it receives the server's messages, and sends status updates back.
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use postgres_protocol::message::backend::{
 };
 use postgres_protocol::message::frontend;
 
-use super::fault::{Doing, StreamFault};
+use super::fault::{Operation, StreamFault};
 use super::wire::Wire;
 use crate::connect::ServerFault;
 use crate::error::{Error, Result};
 use crate::history::journal::{Confirmable, Received};
 use crate::model::{Lsn, PgTime};
 
-/// How long a server is listened to after it was told to stop.
+/// How long to read what the server still sends after it was told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// The warning `skipped loading publication`: object not in prerequisite state.
+/// The SQLSTATE of the warning `skipped loading publication`: object not in prerequisite state.
 const SKIPPED_PUBLICATION: &str = "55000";
 
 /// One message of the stream; its bytes lie in the read buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum StreamMessage<'a> {
-    /// Output of the plugin, at this position.
+    /// Output of the plugin that begins at this position.
     Data { start: Lsn, bytes: &'a [u8] },
-    /// The server is there and has sent everything up to `wal_end`.
+    /// The server is alive and has sent everything up to `wal_end`.
     Keepalive { wal_end: Lsn, time: PgTime, reply_requested: bool },
 }
 
-/// A slot's changes, from [`super::ReplicationClient::start`]. Take messages with
-/// [`ReplicationStream::next`] until there is none, then wait with [`ReplicationStream::fill`].
-/// Dropping it ends the connection.
+/// The stream of a slot's changes, made by [`super::ReplicationClient::start`]. Take messages with
+/// [`ReplicationStream::next`] until there is none, then wait with [`ReplicationStream::fill`]. Dropping the stream
+/// ends the connection.
 pub struct ReplicationStream {
     wire: Wire,
     place: String,
@@ -46,24 +46,24 @@ impl ReplicationStream {
         ReplicationStream { wire, place, slot, silence }
     }
 
-    /// As [`super::ReplicationClient::silence`].
+    /// The same as [`super::ReplicationClient::silence`].
     pub fn silence(&self) -> Duration {
         self.silence
     }
 
-    /// Waits until more bytes are here. Cancel-safe.
+    /// Waits until more bytes have arrived. Cancel-safe.
     ///
     /// # Errors
-    /// Unavailable, if the connection broke.
+    /// `Unavailable` if the connection breaks.
     pub async fn fill(&mut self) -> Result<()> {
         let outcome = self.wire.read().await;
         outcome.map_err(|error| self.explain(StreamFault::Broken(error)))
     }
 
-    /// Takes the next message that has come in whole, without waiting.
+    /// Takes the next message that has arrived completely, without waiting.
     ///
     /// # Errors
-    /// With [`StreamFault`] as cause: what the server complained of, or the end of the stream.
+    /// With [`StreamFault`] as cause, if the server complained or ended the stream.
     // Not an iterator: each message borrows the buffer.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<StreamMessage<'_>>> {
@@ -84,18 +84,19 @@ impl ReplicationStream {
         }
     }
 
-    /// Tells the server what has been received, and what is durable here and never needed from it again;
-    /// with `answer` it is to say that it is there. Cancel-safe: what was not sent yet goes first the next time.
+    /// Sends a status update: which position has been received, and which is durable here and will never be needed from
+    /// the server again. With `answer`, the server is asked to reply. Cancel-safe: unsent bytes are sent first the next
+    /// time.
     ///
     /// # Errors
-    /// Unavailable, if the connection broke.
+    /// `Unavailable` if the connection breaks.
     pub async fn send_status(
         &mut self,
         received: Received,
         confirmable: Confirmable,
         answer: bool,
     ) -> Result<()> {
-        // Only shown in pg_stat_replication; nothing is decided by it.
+        // pg_stat_replication shows the time; the server decides nothing by it.
         let now = PgTime::from_utc(chrono::Utc::now());
         let outcome = async {
             self.wire.queue(|out| {
@@ -108,11 +109,11 @@ impl ReplicationStream {
         outcome.map_err(|error| self.explain(StreamFault::Broken(error)))
     }
 
-    /// Ends the stream in good order, so that the slot is free at once. What the server still sends
-    /// is not kept; it was not confirmed, and comes again.
+    /// Ends the stream in good order, so that the slot is free at once. Changes that the server still sends are
+    /// discarded: they were not confirmed, and come again.
     ///
     /// # Errors
-    /// Unavailable, if the connection was broken already.
+    /// `Unavailable` if the connection was broken already.
     pub async fn stop(mut self) -> Result<()> {
         let outcome = async {
             self.wire.queue(|out| {
@@ -146,7 +147,7 @@ impl ReplicationStream {
         }
     }
 
-    /// A message beside the data: the end, an error, or a notice.
+    /// Handles a message that carries no data: the end of the stream, an error, or a notice.
     fn aside(&self, tag: u8) -> Result<()> {
         match tag {
             ERROR_RESPONSE_TAG | NOTICE_RESPONSE_TAG => {
@@ -161,7 +162,7 @@ impl ReplicationStream {
     fn complaint(&self, message: &Message) -> Option<StreamFault> {
         match message {
             Message::ErrorResponse(body) => {
-                Some(StreamFault::sort(ServerFault::from_fields(body.fields()), Doing::Stream))
+                Some(StreamFault::sort(ServerFault::from_fields(body.fields()), Operation::Stream))
             }
             Message::NoticeResponse(body) => {
                 let notice = ServerFault::from_fields(body.fields());
@@ -177,13 +178,13 @@ impl ReplicationStream {
     }
 }
 
-/// From version 18 on the server passes over what a missing publication would have given, and only
-/// warns. That would be a hole in the history.
+/// From version 18 on, the server leaves out the changes of a missing publication and only warns. The history would get
+/// a hole that nobody notices, so the warning is a fault.
 pub(super) fn skipped_publication(notice: ServerFault) -> Option<StreamFault> {
     (notice.sqlstate == SKIPPED_PUBLICATION).then_some(StreamFault::PublicationMissing(notice))
 }
 
-/// `XLogData` or `Primary keepalive message`.
+/// Parses the body of a CopyData message: `XLogData` or `Primary keepalive message`.
 fn read_message(body: &[u8]) -> Option<StreamMessage<'_>> {
     match body.split_first()? {
         (b'w', rest) => {
@@ -211,7 +212,8 @@ fn take_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_be_bytes(*number), rest))
 }
 
-/// `Standby status update`: written, flushed, applied, the time, and whether an answer is wanted.
+/// Builds a `Standby status update`: the positions written, flushed and applied, the time, and whether an answer is
+/// wanted.
 fn status_message(received: Lsn, durable: Lsn, now: PgTime, answer: bool) -> [u8; 34] {
     let mut message = [0; 34];
     let mut out = &mut message[..];

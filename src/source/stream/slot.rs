@@ -1,31 +1,31 @@
-//! Slots: made, and taken away.
+//! Creates and drops slots.
 
 use std::time::Duration;
 
 use super::client::ReplicationClient;
-use super::fault::Doing;
+use super::fault::Operation;
 use crate::connect::quoted;
 use crate::error::Result;
 use crate::model::Lsn;
 
-/// A new slot and the state of the database where it begins.
+/// A new slot, and the state of the database at the position where the slot begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedSlot {
-    /// The slot gives every transaction that commits after this position, and none before.
+    /// The slot sends every transaction that commits after this position, and none before.
     pub consistent_point: Lsn,
-    /// The snapshot just before it, for `SET TRANSACTION SNAPSHOT`. It lives until the next command
-    /// on the connection that made the slot, or its end.
+    /// The snapshot at that position, for `SET TRANSACTION SNAPSHOT`. The snapshot lives until the next command on the
+    /// connection that created the slot, or until that connection ends.
     pub snapshot: String,
 }
 
 impl ReplicationClient {
-    /// Makes a slot that lasts until it is dropped. `failover` counts on servers of version 17 and
-    /// later only. Creation waits for all transactions that run now, each for at most `lock_timeout`;
-    /// if that is too short, no slot is left behind.
+    /// Creates a slot that lasts until it is dropped. `failover` has an effect only on servers of version 17 and later.
+    /// The creation waits for all transactions that run now, for each at most `lock_timeout`; if one takes longer, no
+    /// slot remains.
     ///
     /// # Errors
-    /// With [`super::StreamFault`] as cause: unavailable after `lock_timeout`, refused if a slot of
-    /// this name exists or the server takes no more slots.
+    /// With [`super::StreamFault`] as cause: `Unavailable` after `lock_timeout`; `Refused` if a slot of this name
+    /// exists or the server has no slot free.
     pub async fn create_slot(
         &mut self,
         name: &str,
@@ -36,20 +36,20 @@ impl ReplicationClient {
         self.create(name, &command, lock_timeout).await
     }
 
-    /// Makes a slot that ends with this connection.
+    /// Creates a slot that is dropped when this connection ends.
     ///
     /// # Errors
-    /// As [`ReplicationClient::create_slot`].
+    /// The same as for [`ReplicationClient::create_slot`].
     pub async fn create_temporary_slot(&mut self, name: &str, lock_timeout: Duration) -> Result<CreatedSlot> {
         let command = create_command(name, self.server_version(), true, false);
         self.create(name, &command, lock_timeout).await
     }
 
     async fn create(&mut self, name: &str, command: &str, lock_timeout: Duration) -> Result<CreatedSlot> {
-        // Zero would mean for ever.
+        // Zero would switch the limit off.
         let milliseconds = lock_timeout.as_millis().clamp(1, i32::MAX as u128);
         self.query(&format!("SET lock_timeout = '{milliseconds}ms'")).await?;
-        let rows = self.command(command, Doing::CreateSlot, Some(name)).await?;
+        let rows = self.command(command, Operation::CreateSlot, Some(name)).await?;
         match rows.first().map(Vec::as_slice).unwrap_or_default() {
             [_, Some(point), Some(snapshot), ..] => Ok(CreatedSlot {
                 consistent_point: point.parse().map_err(|_| self.odd_answer("CREATE_REPLICATION_SLOT"))?,
@@ -59,12 +59,14 @@ impl ReplicationClient {
         }
     }
 
+    /// Drops a slot.
+    ///
     /// # Errors
-    /// With [`super::StreamFault`] as cause: locked, if a connection streams from it; refused, if
-    /// there is no such slot.
+    /// With [`super::StreamFault`] as cause: `Locked` if a connection streams from the slot; `Refused` if there is no
+    /// such slot.
     pub async fn drop_slot(&mut self, name: &str) -> Result<()> {
         let command = format!("DROP_REPLICATION_SLOT {}", quoted(name, '"'));
-        self.command(&command, Doing::DropSlot, Some(name)).await.map(|_| ())
+        self.command(&command, Operation::DropSlot, Some(name)).await.map(|_| ())
     }
 }
 

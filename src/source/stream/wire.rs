@@ -1,4 +1,4 @@
-//! Frames to and from the server: a tag, a length, a body.
+//! The protocol's frames to and from the server: a tag, a length, a body.
 
 use std::io;
 
@@ -9,38 +9,38 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::connect::guard::LoginBudget;
 use crate::connect::transport::Transport;
 
-/// Room made for one read.
+/// How much room is made for one read.
 const RESERVE: usize = 256 * 1024;
-/// Below this much room, more is made.
+/// With less room than this left, more is made.
 const LOW: usize = 64 * 1024;
-/// At most this much is set aside on the word of a length field alone.
+/// A length field alone makes at most this much room: a larger frame gets its room as its bytes arrive.
 const LARGEST_RESERVE: usize = 16 * 1024 * 1024;
-/// PostgreSQL's own limit for one message, and some.
+/// A frame longer than this is refused: PostgreSQL's own limit for one message is a little lower.
 const LARGEST_FRAME: usize = 0x4000_0000;
 
 /// `CopyBothResponse`, which `postgres-protocol` does not know.
 pub const COPY_BOTH_TAG: u8 = b'W';
 
-/// One message of the startup or of a command.
+/// One message of the startup, or one that answers a command.
 pub enum Answer {
     Message(Message),
     CopyBoth,
 }
 
-/// A connection as frames. Every method is cancel-safe: a read loses nothing, and a write that was
-/// cut short goes on with the next one.
+/// A connection that is read and written in frames. Every method is cancel-safe: a read loses no bytes, and a write
+/// that was cut short continues with the next write.
 pub struct Wire {
     transport: Transport,
     input: BytesMut,
     output: BytesMut,
-    /// Bytes at the front of `input` that the current frame takes; dropped when the next is taken.
+    /// Length of the current frame at the front of `input`; the frame is dropped when the next one is taken.
     current: usize,
-    /// Until the login is through.
+    /// Limits what the server may send before it is authenticated; `None` after the login.
     login: Option<LoginBudget>,
 }
 
 impl Wire {
-    /// The login is yet to come.
+    /// Wraps a connection whose login is still to come.
     pub fn new(transport: Transport) -> Wire {
         Wire {
             transport,
@@ -51,7 +51,7 @@ impl Wire {
         }
     }
 
-    /// From here on the server is believed, and may send messages of any length.
+    /// Ends the limits of the login: from here on the server is trusted, and may send messages of any length.
     pub fn logged_in(&mut self) {
         self.login = None;
     }
@@ -60,14 +60,14 @@ impl Wire {
         &self.transport
     }
 
-    /// Waits until more bytes have come.
+    /// Waits until more bytes have arrived.
     ///
     /// # Errors
-    /// `UnexpectedEof`, if the server has closed the connection.
+    /// `UnexpectedEof` if the server has closed the connection.
     pub async fn read(&mut self) -> io::Result<()> {
         self.drop_current();
         if self.input.is_empty() && self.input.capacity() > LARGEST_RESERVE {
-            // One huge value should not hold its memory for the rest of the stream.
+            // The buffer of one huge value should not stay allocated for the rest of the stream.
             self.input = BytesMut::new();
         }
         if self.input.capacity() - self.input.len() < LOW {
@@ -80,10 +80,10 @@ impl Wire {
         }
     }
 
-    /// Makes the next complete frame the current one and gives its tag.
+    /// Makes the next complete frame the current one and returns its tag.
     ///
     /// # Errors
-    /// `InvalidData`, if the bytes are no frame.
+    /// `InvalidData` if the bytes are no frame.
     pub fn take(&mut self) -> io::Result<Option<u8>> {
         self.drop_current();
         match self.header()? {
@@ -98,15 +98,15 @@ impl Wire {
         }
     }
 
-    /// The body of the current frame.
+    /// Returns the body of the current frame.
     pub fn body(&self) -> &[u8] {
         self.input.get(5..self.current).unwrap_or_default()
     }
 
-    /// The current frame as one of the messages that `postgres-protocol` knows.
+    /// Parses the current frame as one of the messages that `postgres-protocol` knows.
     ///
     /// # Errors
-    /// `InvalidData`, if it is none.
+    /// `InvalidData` if the frame is none of them.
     pub fn parse(&self) -> io::Result<Message> {
         let mut frame = BytesMut::from(&self.input[..self.current]);
         Message::parse(&mut frame)?
@@ -116,7 +116,7 @@ impl Wire {
     /// Waits for the next message.
     ///
     /// # Errors
-    /// If the connection breaks, or its bytes are no message.
+    /// Fails if the connection breaks, or its bytes are no message.
     pub async fn answer(&mut self) -> io::Result<Answer> {
         loop {
             match self.take()? {
@@ -127,10 +127,10 @@ impl Wire {
         }
     }
 
-    /// Adds a message to what the next [`Wire::flush`] sends.
+    /// Adds a message to the bytes that the next [`Wire::flush`] sends.
     ///
     /// # Errors
-    /// If the message cannot be written, such as a text with a zero byte.
+    /// Fails if the message cannot be written, such as a text with a zero byte.
     pub fn queue(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> io::Result<()> {
         let before = self.output.len();
         let outcome = write(&mut self.output);
@@ -140,8 +140,10 @@ impl Wire {
         outcome
     }
 
+    /// Sends all queued messages.
+    ///
     /// # Errors
-    /// If the connection breaks.
+    /// Fails if the connection breaks.
     pub async fn flush(&mut self) -> io::Result<()> {
         while self.output.has_remaining() {
             self.transport.write_buf(&mut self.output).await?;
@@ -149,9 +151,9 @@ impl Wire {
         self.transport.flush().await
     }
 
-    /// Says goodbye to the peer's socket.
+    /// Closes the connection.
     pub async fn close(&mut self) {
-        // A connection that is broken already is as closed as can be.
+        // A connection that is broken already cannot be closed any further.
         let _ = self.transport.shutdown().await;
     }
 
@@ -159,7 +161,7 @@ impl Wire {
         self.input.advance(std::mem::take(&mut self.current));
     }
 
-    /// Tag and length, tag included, of the frame that begins the input.
+    /// Parses the tag and the length, tag included, of the frame at the front of the input.
     fn header(&self) -> io::Result<Option<(u8, usize)>> {
         let Some(header) = Header::parse(&self.input)? else { return Ok(None) };
         let length = usize::try_from(header.len()).unwrap_or(usize::MAX).saturating_add(1);

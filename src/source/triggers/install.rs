@@ -6,8 +6,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as ServerError};
 
 use super::{
-    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, Installed, JOINS, OLDER, PINS, PLANS, RETOLD,
-    ROWS, TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
+    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, InstallOutcome, JOINS, OLDER, PINS, PLANS,
+    RETOLD, ROWS, TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
 };
 use crate::codec::copy_text::push_escaped;
 use crate::connect::server_error;
@@ -17,35 +17,36 @@ use crate::model::Selection;
 use crate::model::schema::quote_literal;
 use crate::source::publication::Publications;
 
-/// The columns that are written anew with each installation.
+/// The columns that each installation writes anew.
 const COLUMNS: &str = "inner_key, outer_key, exact, inserts, include_schema, include_name, exclude_schema, exclude_name, \
                        image_limit, taken_out, version";
 
-/// What an earlier installation leaves to the next: bytes, and a count.
-type Kept = (i64, i64);
+/// The values that an installation takes over from the one before: the limit of an image in bytes, and how often a
+/// table was taken out of the publications.
+type Inherited = (i64, i64);
 
 impl Triggers {
-    /// Installs them anew; those that are there already are replaced.
+    /// Installs the event triggers, in place of an earlier installation.
     ///
     /// # Errors
-    /// `Usage` if a pattern cannot be read; `Refused` if the schema backwhen is somebody else's; `Unavailable` or
+    /// `Usage` if a pattern cannot be parsed; `Refused` if the schema `backwhen` cannot be trusted; `Unavailable` or
     /// `Refused` if the server fails.
-    pub async fn install(&self, client: &Client, identity: &Identity) -> Result<Installed> {
+    pub async fn install(&self, client: &Client, identity: &Identity) -> Result<InstallOutcome> {
         let row = self.row(identity)?;
         let installed = self.install_in_transaction(client, identity, &row).await;
         if !matches!(installed, Ok(Ok(None))) {
-            // The session is used again.
+            // The transaction has to end, because the session is used again.
             let _ = client.batch_execute("ROLLBACK").await;
         }
         match installed? {
-            Ok(None) => Ok(Installed::Yes),
-            Ok(Some(stranger)) => Err(Error::refused(format!(
-                "{stranger}: the event triggers would run what that role puts there; drop or rename that schema on the \
+            Ok(None) => Ok(InstallOutcome::Installed),
+            Ok(Some(fault)) => Err(Error::refused(format!(
+                "{fault}: the event triggers would run what that role puts there; drop or rename that schema on the \
                  source (ALTER SCHEMA backwhen RENAME TO …), then try again"
             ))),
             Err(error) => match error.as_db_error() {
                 Some(fault) if *fault.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
-                    Ok(Installed::NotAllowed(fault.message().to_owned()))
+                    Ok(InstallOutcome::NotAllowed(fault.message().to_owned()))
                 }
                 _ => Err(server_error("cannot install the event triggers on the source", error)),
             },
@@ -56,14 +57,15 @@ impl Triggers {
         &self,
         client: &Client,
         identity: &Identity,
-        row: &(dyn Fn(Kept) -> Bytes + Sync),
-    ) -> Result<Result<Option<schema::Stranger>, ServerError>> {
+        row: &(dyn Fn(Inherited) -> Bytes + Sync),
+    ) -> Result<Result<Option<schema::SchemaFault>, ServerError>> {
         let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let superuser = match client.query_one(query, &[]).await {
             Ok(row) => row.get(0),
             Err(error) => return Ok(Err(error)),
         };
-        // A migration that is at work reads the table until it ends: it goes first, and this is tried again.
+        // A migration at work reads the configuration table until the migration ends. The migration goes first: this
+        // attempt gives up, and the caller tries again.
         let begin = format!(
             "BEGIN READ WRITE; SET LOCAL lock_timeout = '5s'; SET LOCAL check_function_bodies = on; {} \
              CREATE SCHEMA IF NOT EXISTS backwhen; {}",
@@ -73,9 +75,9 @@ impl Triggers {
         if let Err(error) = client.batch_execute(&begin).await {
             return Ok(Err(error));
         }
-        // Here, as somebody may have made it in between.
-        if let Some(stranger) = schema::fault(client).await? {
-            return Ok(Ok(Some(stranger)));
+        // The check comes after the creation, since somebody may have created the schema in between.
+        if let Some(fault) = schema::fault(client).await? {
+            return Ok(Ok(Some(fault)));
         }
         Ok(self.fill(client, identity, superuser, row).await.map(|()| None))
     }
@@ -85,16 +87,16 @@ impl Triggers {
         client: &Client,
         identity: &Identity,
         superuser: bool,
-        row: &(dyn Fn(Kept) -> Bytes + Sync),
+        row: &(dyn Fn(Inherited) -> Bytes + Sync),
     ) -> Result<(), ServerError> {
         client.batch_execute(&self.filled(TABLE)).await?;
         let table = self.filled("backwhen.{slot}_config");
-        let kept = client.query_opt(&format!("SELECT image_limit, taken_out FROM {table}"), &[]).await?;
-        let kept = kept.map_or((1 << 30, 0), |row| (row.get(0), row.get(1)));
+        let inherited = client.query_opt(&format!("SELECT image_limit, taken_out FROM {table}"), &[]).await?;
+        let inherited = inherited.map_or((1 << 30, 0), |row| (row.get(0), row.get(1)));
         client.batch_execute(&format!("DELETE FROM {table}")).await?;
-        // By COPY: data of a COPY are in no log of statements, and the keys are in this row.
+        // The row holds the keys. By COPY, because the data of a COPY are not written to the server's statement log.
         let mut sink = std::pin::pin!(client.copy_in(&format!("COPY {table} ({COLUMNS}) FROM STDIN")).await?);
-        sink.send(row(kept)).await?;
+        sink.send(row(inherited)).await?;
         sink.finish().await?;
         client.batch_execute(&self.statements(identity, superuser)).await
     }
@@ -121,8 +123,9 @@ impl Triggers {
         format!("{ids}\n{}\nCOMMIT", self.filled(&functions))
     }
 
-    /// The row of the table as a line of COPY; a limit that somebody has set stays.
-    fn row(&self, identity: &Identity) -> Result<impl Fn(Kept) -> Bytes + use<>> {
+    /// Returns a function that makes the configuration table's row, a COPY line; it keeps a limit that somebody has
+    /// set.
+    fn row(&self, identity: &Identity) -> Result<impl Fn(Inherited) -> Bytes + use<>> {
         let selection = Selection::parse(&identity.include, &identity.exclude)?;
         let publications = Publications::of_slot(&self.slot);
         let (inner, outer) = identity.message_key().halves();
@@ -137,7 +140,7 @@ impl Triggers {
             array(&exclude_schema),
             array(&exclude_name),
         ];
-        Ok(move |(image_limit, taken_out): Kept| {
+        Ok(move |(image_limit, taken_out): Inherited| {
             let mut line = Vec::new();
             for value in &before {
                 push_escaped(&mut line, value.as_bytes());
@@ -154,7 +157,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     format!("\\x{digits}")
 }
 
-/// An array of text as the server reads it.
+/// Writes an array of text in the syntax that the server reads.
 fn array(texts: &[String]) -> String {
     let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     format!("{{{}}}", texts.iter().map(quoted).collect::<Vec<_>>().join(","))

@@ -1,8 +1,8 @@
-//! Event triggers on the source: they tell each change of its definitions in the log, at its place
-//! between the rows, and put new tables into the publications.
+//! Event triggers on the source. They write each schema change into the WAL, at its place between the changes of rows,
+//! and put new tables into the publications.
 //!
-//! [`crate::signal`] reads the messages that the event triggers write. The event triggers live in the schema `backwhen`, named
-//! after the history's slot; several histories of one database share the schema.
+//! [`crate::signal`] reads the messages that the event triggers write. The event triggers' functions live in the schema
+//! `backwhen` and are named after the history's slot; several histories of one database share the schema.
 
 mod install;
 mod schema;
@@ -18,32 +18,33 @@ use crate::signal::sql::{
     AFFECTED, CLEAR, DEFINITION, EVENTS, OLDER, OWN, REMOVE, RETOLD, ROWS, TABLE, TELL, TRIGGERS,
 };
 
-/// What the functions run under that the event triggers call: names are all found. Each setting costs
-/// time at every statement, so what few need stands in [`VALUES`] and [`ENGLISH`].
+/// Settings of every function that the event triggers call, so that each name means the object of the catalogs. Each
+/// setting costs time at every statement, so settings that only few functions need stand in [`VALUES`] and [`ENGLISH`].
 const PINS: &str = "SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off";
 
-/// What the functions run under that read values: they come out as they do in the stream.
+/// Settings of the functions that read values, so that the text of a value is the same as in the stream.
 const VALUES: &str = "SET datestyle = 'ISO, MDY' SET intervalstyle = postgres SET extra_float_digits = 3 \
      SET timezone = 'UTC' SET bytea_output = hex SET lc_monetary = 'C'";
 
-/// Of the catalogs, a statement concerns a few rows, which indexes find; planned once in a session.
+/// Planner settings: a statement concerns a few rows of the catalogs, which indexes find, and is planned once a
+/// session.
 const PLANS: &str = " SET jit = off SET plan_cache_mode = force_generic_plan SET enable_seqscan = off \
      SET enable_bitmapscan = off";
 
-/// As [`PLANS`], for the functions that join.
+/// Further planner settings, for the functions that join.
 const JOINS: &str = "SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off";
 
-/// Only a superuser may set it; it keeps the words of a context from being translated.
+/// Keeps the server from translating the context of an error. Only a superuser may set it.
 const ENGLISH: &str = "SET lc_messages = 'C'";
 
-/// A digest of a history's functions: of all that the server has to say of them.
+/// Computes a digest of everything that the catalogs say about a history's functions.
 const FUNCTIONS: &str = "SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws('|', p.proname, \
      pg_catalog.pg_get_function_identity_arguments(p.oid), p.prorettype::pg_catalog.regtype, p.proowner, p.prolang, \
      p.prosecdef, p.proconfig, p.prosrc), E'\\n' ORDER BY p.proname, p.proargtypes::text)) FROM pg_catalog.pg_proc p \
      WHERE p.pronamespace = (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'backwhen') \
        AND p.proname LIKE '{slot}\\_%'";
 
-/// How many of them make a whole.
+/// How many event triggers a history has.
 const EVENT_TRIGGERS: i64 = 5;
 
 /// A history's event triggers.
@@ -51,22 +52,23 @@ pub struct Triggers {
     slot: String,
 }
 
-/// What came of an attempt to install them.
+/// The outcome of an attempt to install the event triggers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Installed {
-    Yes,
-    /// The role lacks the right, in the server's words.
+pub enum InstallOutcome {
+    Installed,
+    /// The role lacks the right; the text is the server's message.
     NotAllowed(String),
 }
 
-/// What is wrong with them.
+/// A reason why the event triggers do not tell every schema change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Schema changes are not told, or not all: in words, what is gone or disabled.
+    /// Some or all schema changes are not told; the text says which parts are gone or disabled.
     Broken(String),
-    /// Another version of backwhen installed them: they tell what that one could.
+    /// Another version of backwhen installed the event triggers, and they tell only what that version could read.
     OtherVersion,
-    /// Their table is unlogged: a crash of the server emptied it, and they have told nothing since.
+    /// The configuration table of the event triggers is unlogged: a crash of the server emptied it, and since then they
+    /// have told nothing.
     Emptied,
 }
 
@@ -85,7 +87,7 @@ impl Triggers {
         Triggers { slot: slot.to_owned() }
     }
 
-    /// What is wrong with them; `None` if nothing is.
+    /// Returns a fault of the event triggers, or `None` if they tell every schema change.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
@@ -106,7 +108,7 @@ impl Triggers {
                        LEFT JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid WHERE e.evtname LIKE $1";
         let row = client.query_one(query, &[&self.filled("!{slot}\\_%")]).await.map_err(not_looked)?;
         let (enabled, there): (i64, i64) = (row.get(0), row.get(1));
-        // An older version had one less; what is installed tells its version.
+        // An older version had one trigger less; the version that is installed is checked below.
         if there < EVENT_TRIGGERS - 1 {
             let gone = EVENT_TRIGGERS - there;
             return Ok(Some(Fault::Broken(format!("{gone} of {EVENT_TRIGGERS} event triggers are gone"))));
@@ -118,8 +120,8 @@ impl Triggers {
         Ok(None)
     }
 
-    /// The functions must be those that were installed, and no other of a like name may be there: one that fits a
-    /// call better would be called.
+    /// Checks that the functions are those that were installed, and that no other function of a like name is there:
+    /// PostgreSQL would call another function if its parameters fit the call better.
     async fn functions_fault(&self, client: &Client) -> Result<Option<Fault>> {
         let table = self.filled("backwhen.{slot}_config");
         let query = "SELECT version, pg_catalog.to_jsonb(c)->>'functions' FROM {table} c";
@@ -146,14 +148,14 @@ impl Triggers {
         Ok(client.query_one(query, &[&self.filled("!{slot}\\_%")]).await.map_err(not_looked)?.get(0))
     }
 
-    /// How often somebody else has taken a table out of the publications, as far as the triggers were there to see
-    /// it; 0 without them.
+    /// Returns how often somebody else has taken a table out of the publications while the triggers were there to see
+    /// it; 0 without triggers.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn taken_out(&self, client: &Client) -> Result<i64> {
         let failed = |error| server_error("cannot look at what the event triggers remember", error);
-        // An older version's table lacks the column.
+        // The table of an older version lacks the column.
         let query = "SELECT count(*) FROM pg_catalog.pg_attribute \
                       WHERE attrelid = pg_catalog.to_regclass($1) AND attname = 'taken_out'";
         let table = self.filled("backwhen.{slot}_config");
@@ -165,7 +167,7 @@ impl Triggers {
         Ok(rows.first().map_or(0, |row| row.get(0)))
     }
 
-    /// Takes them off the source, and the schema if no other history lives in it.
+    /// Removes the event triggers from the source, and the schema `backwhen` if no other history lives in it.
     ///
     /// # Errors
     /// `Unavailable` or `Refused` if the server fails.
@@ -173,7 +175,7 @@ impl Triggers {
         let sql = format!("BEGIN READ WRITE; {} COMMIT", [&own("install"), CLEAR, REMOVE].concat());
         let removed = client.batch_execute(&self.filled(&sql)).await;
         if removed.is_err() {
-            // The session is used again.
+            // The transaction has to end, because the session is used again.
             let _ = client.batch_execute("ROLLBACK").await;
         }
         removed.map_err(|error| server_error("cannot take the event triggers off the source", error))
@@ -184,7 +186,7 @@ impl Triggers {
     }
 }
 
-/// Why the connected role may not install event triggers; `None` if it may. Nothing stays of the trial.
+/// Returns why the connected role may not install event triggers, or `None` if it may. The trial is rolled back.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
@@ -206,18 +208,19 @@ fn not_looked(error: tokio_postgres::Error) -> Error {
     server_error("cannot look at the source's event triggers", error)
 }
 
-/// SQL that makes what follows it in its transaction backwhen's own doing, which no event trigger of ours tells.
+/// Returns SQL that marks the rest of its transaction as backwhen's own work, which no event trigger of backwhen's
+/// tells.
 pub(super) fn own(what: &str) -> String {
     OWN.replace("{own}", what)
 }
 
-/// The oids of the types whose names the reader knows.
+/// Lists the oids of the types whose names the reader of the messages knows.
 fn common_types() -> String {
     let oids: Vec<_> = COMMON_TYPES.iter().map(|(oid, _)| oid.to_string()).collect();
     oids.join(", ")
 }
 
-/// Changes with the text of what is installed.
+/// Returns a version of the installed SQL, which changes with every change of its text.
 fn version() -> String {
     let text = [
         OWN,

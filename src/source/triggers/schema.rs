@@ -1,5 +1,5 @@
-//! Whether the schema `backwhen` on the source is ours: whoever owns a schema, or may create in it, decides what runs
-//! under the names that our functions call.
+//! Checks whether the schema `backwhen` on the source can be trusted: a role that owns a schema, or may create objects
+//! in it, decides what runs under the names that backwhen's functions call.
 
 use std::fmt;
 
@@ -8,29 +8,30 @@ use tokio_postgres::Client;
 use crate::connect::server_error;
 use crate::error::Result;
 
-/// Why the schema is not to be trusted.
+/// Why the schema cannot be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stranger {
+pub(super) enum SchemaFault {
     Owner(String),
     MayCreate(String),
     Object { name: String, owner: String },
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for SchemaFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Stranger::Owner(role) => write!(f, "schema backwhen belongs to role {role}"),
-            Stranger::MayCreate(role) => write!(f, "role {role} may create objects in schema backwhen"),
-            Stranger::Object { name, owner } => {
+            SchemaFault::Owner(role) => write!(f, "schema backwhen belongs to role {role}"),
+            SchemaFault::MayCreate(role) => write!(f, "role {role} may create objects in schema backwhen"),
+            SchemaFault::Object { name, owner } => {
                 write!(f, "{name} in schema backwhen belongs to role {owner}")
             }
         }
     }
 }
 
-/// Whoever is neither a superuser nor the connected role is a stranger, and so is a role that may create in the schema. A
-/// superuser is a member of every role, which says nothing; for others a role that they can act for is no stranger.
-const STRANGERS: &str = "
+/// A role is trusted if it is a superuser or the connected role, and a role that may create objects in the schema must
+/// be trusted. A superuser is a member of every role, so that membership says nothing for a superuser; any other
+/// connected role also trusts the schema's owner if the connected role may act for that owner.
+const UNTRUSTED: &str = "
     WITH space AS (SELECT n.oid, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n WHERE n.nspname = 'backwhen'),
          trusted AS (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolsuper OR r.rolname = current_user
                      UNION SELECT s.nspowner FROM space s JOIN pg_catalog.pg_roles me ON me.rolname = current_user
@@ -49,19 +50,19 @@ const STRANGERS: &str = "
       FROM space s JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid WHERE c.relowner NOT IN (SELECT oid FROM trusted)
     LIMIT 1";
 
-/// What is wrong with the schema; `None` if nothing is, or if it is not there.
+/// Returns why the schema cannot be trusted; `None` if it can, or if the schema does not exist.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
-pub(super) async fn fault(client: &Client) -> Result<Option<Stranger>> {
-    let rows = client.query(STRANGERS, &[]).await;
+pub(super) async fn fault(client: &Client) -> Result<Option<SchemaFault>> {
+    let rows = client.query(UNTRUSTED, &[]).await;
     let rows = rows.map_err(|error| server_error("cannot look at the source's schema backwhen", error))?;
     Ok(rows.first().map(|row| {
         let (name, owner): (String, String) = (row.get(1), row.get(2));
         match row.get(0) {
-            "owner" => Stranger::Owner(owner),
-            "create" => Stranger::MayCreate(owner),
-            _ => Stranger::Object { name, owner },
+            "owner" => SchemaFault::Owner(owner),
+            "create" => SchemaFault::MayCreate(owner),
+            _ => SchemaFault::Object { name, owner },
         }
     }))
 }
