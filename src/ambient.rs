@@ -1,5 +1,5 @@
-//! The one door for the clock, for randomness, for temporary folders, for the process's umask, for signals and
-//! for what tests ask for.
+//! The one door for everything that a process takes from its surroundings: the clock, randomness, temporary folders,
+//! the umask, signals, threads for blocking work, and the failpoints of the tests.
 
 mod point;
 
@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Context, Kind, Result};
 pub use point::{POINTS, point, test_number};
 
-/// This machine's clock. Moments come from the server's clock; this one only dates our own acts.
+/// This machine's clock. Moments come from the server's clock; this clock only dates backwhen's own acts.
 #[allow(clippy::disallowed_methods)]
 pub fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// Bytes that no other history has.
+/// Returns random bytes, which no other history has.
 ///
 /// # Errors
 /// `Internal` if the operating system has no randomness to give.
@@ -30,32 +30,32 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// From here on no file or folder that this process or its children make can be read by others, whatever the
-/// umask was: neither those that SQLite and pg_dump make, nor those made for a moment.
+/// Makes every file and folder that this process or its children create private, whatever the umask was. This includes
+/// the files that SQLite and pg_dump create, and temporary files.
 pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// A temporary folder that nobody else can enter, whatever the umask: rows, definitions and sockets lie in it.
+/// Creates a temporary folder that nobody else can enter, whatever the umask: rows, definitions and sockets lie in it.
 ///
 /// # Errors
-/// Of the system.
+/// Fails if the system cannot create the folder.
 pub fn private_folder(parent: &Path, prefix: &str) -> std::io::Result<tempfile::TempDir> {
     let ours_alone = std::fs::Permissions::from_mode(0o700);
     tempfile::Builder::new().prefix(prefix).permissions(ours_alone).tempdir_in(parent)
 }
 
-/// The same, where the system puts temporary files.
+/// Creates a private folder in the system's folder for temporary files.
 ///
 /// # Errors
-/// `Unavailable` if there is no room.
+/// `Unavailable` if the folder cannot be created.
 pub fn temporary_folder() -> Result<tempfile::TempDir> {
     private_folder(&std::env::temp_dir(), "backwhen-")
         .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())
 }
 
-/// Waits where a test asks for it, to widen an instant that is else too short to meet:
-/// `BACKWHEN_TEST_PAUSE=PLACE:MILLISECONDS`. Without that it does nothing.
+/// Waits if a test asks for it by `BACKWHEN_TEST_PAUSE=PLACE:MILLISECONDS`, to widen an instant that is otherwise too
+/// short to hit. Without the variable it does nothing.
 pub fn pause(place: &str) {
     static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| {
@@ -70,11 +70,11 @@ pub fn pause(place: &str) {
     }
 }
 
-/// Runs work that waits for the disk, or that computes for long, in a thread of its own: capture tells the server from
-/// its one thread what is durable, and nothing else may hold that up. `doing` completes "failed while …".
+/// Runs work that waits for the disk, or that computes for long, in a thread of its own. Capture acknowledges durable
+/// positions to the server on its only thread, and no other work may hold that up. `doing` completes "failed while …".
 ///
 /// # Errors
-/// Fails as the work does; `Internal` if the work panics.
+/// The work's own error; `Internal` if the work panics.
 pub async fn blocking<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -83,14 +83,14 @@ pub async fn blocking<T: Send + 'static>(
     done.context(Kind::Internal, || format!("a thread failed while {doing}"))?
 }
 
-/// How a test wants a backlog drained by SQL: `BACKWHEN_TEST_DRAIN=BACKLOG:REACH:CHANGES`.
+/// How a test wants a backlog drained by SQL, as `BACKWHEN_TEST_DRAIN=BACKLOG:REACH:CHANGES` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedDrain {
-    /// From how many bytes of log on.
+    /// Draining begins with a backlog of this many bytes of WAL.
     pub backlog: u64,
-    /// Over how many bytes of log one batch reaches at most.
+    /// One batch reaches over at most this many bytes of WAL.
     pub reach: u64,
-    /// How many changes one batch is to bring; as it pays, if none are named.
+    /// One batch brings about this many changes; without a number, as many as pay off.
     pub changes: Option<u64>,
 }
 
@@ -104,20 +104,20 @@ pub fn wanted_drain() -> Option<WantedDrain> {
     })
 }
 
-/// Passes a failpoint where there is no other error of the system's to hand on.
+/// Passes a failpoint where no system error is at hand to return.
 ///
 /// # Errors
-/// `Unavailable`, if a test asked for one.
+/// `Unavailable` if a test asked for a failure at this place.
 pub fn pass(place: &'static str) -> Result<()> {
     point(place).context(Kind::Unavailable, || format!("cannot go on at {place}"))
 }
 
-/// From here on Ctrl-C and SIGTERM do not end the process by themselves, but cancel the token that is returned. Only
-/// the command line calls this, before it begins anything that must be undone, and passes the token down.
+/// From here on, Ctrl-C and SIGTERM do not end the process but cancel the returned token. Only the command line calls
+/// this function, before it begins anything that must be undone, and passes the token down.
 pub fn heed_signals() -> CancellationToken {
     let token = CancellationToken::new();
     let came = token.clone();
-    // Registered here and now, not when the task first runs.
+    // The handlers are registered now, not when the task first runs.
     let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
     tokio::spawn(async move {
         let [Ok(mut interrupted), Ok(mut terminated)] = signals else { return };

@@ -1,4 +1,4 @@
-//! What can go wrong, sorted by what the caller should do about it.
+//! Errors, sorted by what the caller should do about them.
 
 mod one_line;
 
@@ -8,7 +8,7 @@ pub use one_line::{is_hazard, one_line};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the caller can do; its number is the process's exit code, which is a contract.
+/// What the caller can do about an error. The number is the process's exit code, which is a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The command line or the configuration is wrong: change it.

@@ -1,10 +1,10 @@
-//! Throws hostile bytes at decoders: none may panic, hang or take memory that its input does not
-//! warrant. Each module has its own targets, in `tests/hostile.rs` beside its other tests.
+//! Throws hostile bytes at decoders: a decoder must not panic, hang, or take memory out of proportion to its input.
+//! Each module has its own targets, in `tests/hostile.rs` beside its other tests.
 //!
-//! Mutated seeds, on a stable toolchain; an input whose outcome was never seen before becomes a seed
-//! itself. `make fuzz` runs each target for MINUTES, with a seed of its own that it prints; without
-//! `BACKWHEN_FUZZ_SECONDS` each runs a fixed number of inputs, the same every time. What once broke a
-//! decoder lies in `fixtures/damaged/TARGET/`, and comes first.
+//! Inputs are mutated seeds, on a stable toolchain; an input with an outcome that was never seen before becomes a seed
+//! itself. `make fuzz` runs each target for MINUTES, with a random seed that it prints. Without
+//! `BACKWHEN_FUZZ_SECONDS`, each target runs a fixed number of inputs, the same ones every time. Inputs that once broke
+//! a decoder lie in `fixtures/damaged/TARGET/`, and run first.
 
 #![allow(clippy::print_stderr)]
 
@@ -19,19 +19,19 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Inputs of a run within the other tests.
+/// The number of inputs in a run among the other tests.
 const FEW: usize = 1200;
-/// An input that takes longer hangs.
+/// An input that takes longer than this counts as a hang.
 const HANGS: Duration = Duration::from_secs(20);
 /// Memory that an input may take beyond a multiple of its length, in bytes.
 const ALLOWANCE: usize = 48 << 20;
 const PER_BYTE: usize = 64;
 /// Mutated inputs are no longer than this, in bytes.
 const LONGEST: usize = 256 << 10;
-/// Inputs that are kept as seeds.
+/// The most inputs that are kept as seeds.
 const MOST_SEEDS: usize = 4000;
 
-/// Numbers at which lengths, counts and positions go wrong.
+/// Numbers at which lengths, counts and positions often go wrong.
 const ODD: [u64; 14] = [
     0,
     1,
@@ -49,8 +49,8 @@ const ODD: [u64; 14] = [
     u64::MAX,
 ];
 
-/// Runs `target` on the seeds and on what comes of them. It returns what came out, in a word: a new
-/// word makes the input interesting.
+/// Runs `target` on the seeds and on mutations of them. `target` describes its outcome in a word; a new word makes the
+/// input a seed.
 pub(crate) fn throw(name: &str, seeds: Vec<Vec<u8>>, target: impl Fn(&[u8]) -> String) {
     let seconds = std::env::var("BACKWHEN_FUZZ_SECONDS").ok().and_then(|text| text.parse::<u64>().ok());
     let seed = std::env::var("BACKWHEN_TEST_SEED").ok().and_then(|text| text.parse().ok());
@@ -78,7 +78,7 @@ pub(crate) fn throw(name: &str, seeds: Vec<Vec<u8>>, target: impl Fn(&[u8]) -> S
     }
 }
 
-/// The inputs that once broke it.
+/// Reads the inputs that once broke the target.
 fn kept(name: &str) -> Vec<Vec<u8>> {
     let entries = std::fs::read_dir(folder(name)).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
@@ -90,7 +90,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/damaged").join(name)
 }
 
-/// Keeps the input and says where.
+/// Saves the input and returns its path.
 fn keep(name: &str, input: &[u8]) -> PathBuf {
     let folder = folder(name);
     let path = folder.join(&blake3::hash(input).to_hex()[..16]);
@@ -98,7 +98,7 @@ fn keep(name: &str, input: &[u8]) -> PathBuf {
     path
 }
 
-/// Ends the process when an input hangs: nothing else would.
+/// Ends the process if an input hangs, because nothing else would end it.
 fn watch(name: &str, inputs: &std::sync::mpsc::Receiver<Vec<u8>>) {
     let mut current: Option<Vec<u8>> = None;
     loop {
@@ -142,7 +142,7 @@ impl Run<'_> {
             input.len(),
             keep(self.name, &input).display()
         );
-        // Numbers in messages are positions, and tell nothing.
+        // Numbers in messages are positions, which do not make an outcome new.
         let outcome: String = outcome.chars().filter(|c| !c.is_ascii_digit()).take(200).collect();
         if self.seen.insert(outcome) && self.seeds.len() < MOST_SEEDS {
             self.seeds.push(input);
@@ -187,7 +187,7 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
     }
 }
 
-/// Writes an odd number over what stands there, in one of the ways in which numbers are written.
+/// Overwrites a place with an odd number, in one of the encodings of numbers.
 fn put_number(input: &mut Vec<u8>, at: usize, rng: &mut StdRng) {
     let number = if rng.random_bool(0.8) {
         ODD[rng.random_range(0..ODD.len())]
@@ -216,7 +216,7 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// Counts what this thread holds. Only bytes that Rust allocates; a C library's are its own.
+/// Counts the memory that this thread holds: only memory allocated by Rust, not by C libraries.
 struct Counting;
 
 #[global_allocator]
@@ -228,7 +228,7 @@ thread_local! {
 }
 
 fn took(bytes: usize) {
-    // A thread that is ending counts no more.
+    // A thread that is ending no longer counts.
     let _ = HELD.try_with(|held| {
         held.set(held.get().saturating_add(bytes));
         let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
@@ -239,7 +239,7 @@ fn gave(bytes: usize) {
     let _ = HELD.try_with(|held| held.set(held.get().saturating_sub(bytes)));
 }
 
-// SAFETY: every call is handed to the system's allocator as it is.
+// SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         took(layout.size());
@@ -279,7 +279,7 @@ impl Memory {
     }
 }
 
-/// The canary: a decoder that believes a length is found out, by either of its faults.
+/// The canary: a decoder that trusts a length in its input is caught, whether it panics or takes memory.
 #[test]
 #[should_panic(expected = "canary")]
 fn a_decoder_that_believes_its_input_is_found_out() {

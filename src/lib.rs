@@ -1,9 +1,8 @@
-//! backwhen brings a PostgreSQL database back to when it was right.
+//! backwhen brings a PostgreSQL database back to the state of an earlier moment.
 //!
-//! Changes come in (`source`), are kept (`history`), come back (`recover`). See
-//! `docs/ARCHITECTURE.md`.
+//! Changes come in (`source`), are kept (`history`), come back (`recover`). `docs/ARCHITECTURE.md` is the way in.
 
-// `println!` and its like panic where the reader is gone or the disk is full; `cli::ui` writes what is printed.
+// `println!` and the like panic if the reader is gone or the disk is full; `cli::ui` writes all output instead.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod ambient;

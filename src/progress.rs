@@ -1,6 +1,6 @@
-//! How far a long piece of work has come, told to whoever shows it.
+//! Reports how far a long piece of work has come.
 
-/// What a phase counts.
+/// The unit in which a phase counts its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Bytes,
@@ -11,16 +11,16 @@ pub enum Unit {
     Objects,
 }
 
-/// Hears of progress; only `cli::ui` shows it.
+/// Receives reports of progress; only `cli::ui` shows them to a person.
 pub trait Progress: Send + Sync {
-    /// A new phase, which ends the one before. `total` is 0 where it is not known.
+    /// Begins a new phase, which ends the one before. `total` is 0 if it is not known.
     fn phase(&self, name: &str, total: u64, unit: Unit);
 
-    /// More of the current phase is done.
+    /// Adds `count` to the progress of the current phase.
     fn advance(&self, count: u64);
 }
 
-/// Shows nothing.
+/// Receives reports and shows nothing.
 pub struct Silent;
 
 impl Progress for Silent {

@@ -1,4 +1,4 @@
-//! Proves checkpoints: each one, folded forward, is the next.
+//! Proves checkpoints: each checkpoint, folded forward, must equal the next one.
 
 use serde::Serialize;
 
@@ -10,15 +10,15 @@ use crate::model::Edge;
 use crate::past::{PROOF_BUDGET, Reading};
 use crate::progress::Progress;
 
-/// One checkpoint folded forward and compared with the next.
+/// The result of folding one checkpoint forward and comparing it with the next.
 #[derive(Clone, Debug, Serialize)]
 pub struct Proof {
     pub from: String,
     pub to: String,
     pub transactions: u64,
-    /// Tables that were compared.
+    /// The number of tables that were compared.
     pub tables: usize,
-    /// The same tables, as the fold has them.
+    /// Digests of the compared tables, as the fold computed them.
     #[serde(skip)]
     pub compared: Vec<TableDigest>,
     /// The later checkpoint's moment.
@@ -30,7 +30,7 @@ pub struct Proof {
     pub not_compared: Vec<String>,
 }
 
-/// Proves every pair of neighbours.
+/// Proves every pair of neighbouring checkpoints.
 ///
 /// # Errors
 /// `Damaged` if the history is.
@@ -38,7 +38,7 @@ pub fn prove_all(reading: &Reading, progress: &dyn Progress) -> Result<Vec<Proof
     let history = reading.history();
     let mut proofs = Vec::new();
     for stretch in &reading.timeline().stretches {
-        // A checkpoint read from the source may be ahead of the journal, which then cannot tell.
+        // A checkpoint read from the source may lie beyond the journal's frontier; the journal cannot prove it yet.
         let frontier = stretch.frontier();
         let reached: Vec<_> = stretch.checkpoints.iter().filter(|row| row.lsn <= frontier).collect();
         for pair in reached.windows(2) {
@@ -77,7 +77,7 @@ fn compare(from: &Checkpoint, to: &Checkpoint, transactions: u64, tables: Vec<Fo
             proof.not_compared.push(format!("{name}: inserts only, so the journal does not tell all"));
             continue;
         }
-        // Known, and told by every recovery into what lies before.
+        // This loss is known, and every recovery to a moment before the mending checkpoint reports it.
         if to.resync.iter().flat_map(|resync| resync.differing()).any(|lost| lost.oid == entry.table.oid) {
             proof.not_compared.push(format!("{name}: changes were lost before {}, which mended it", to.id));
             continue;

@@ -1,14 +1,14 @@
-//! Failpoints: named places at which a test has a process wait, fail or die.
+//! Failpoints: named places at which a test can make a process wait, fail or die.
 //!
-//! `BACKWHEN_TEST_POINT=PLACE=ACTION`, or `PLACE=ACTION@N` for the N-th time it is passed; ACTION is
-//! `kill`, `error`, `error-once`, `panic` or a number of milliseconds to wait. Without it nothing happens.
+//! A test sets `BACKWHEN_TEST_POINT=PLACE=ACTION`, or `PLACE=ACTION@N` for the N-th pass. ACTION is `kill`, `error`,
+//! `error-once`, `panic` or a number of milliseconds to wait. Without the variable, every pass does nothing.
 
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Every place there is, in the order in which a history meets them. `tests/servers/crash` dies at each.
+/// All places, in the order in which a history passes them. `tests/servers/crash` kills a process at each.
 pub const POINTS: &[&str] = &[
     "file.create",
     "file.write",
@@ -60,9 +60,9 @@ pub const POINTS: &[&str] = &[
 struct Wanted {
     place: String,
     action: Action,
-    /// Passes that are still to be let through.
+    /// How many passes are let through before the action.
     left: AtomicU64,
-    /// The action has been done; an action that is done once is not done again.
+    /// Whether an action that is done only once has been done.
     done: AtomicBool,
 }
 
@@ -74,10 +74,10 @@ enum Action {
     Wait(Duration),
 }
 
-/// Passes a place.
+/// Passes a failpoint.
 ///
 /// # Errors
-/// One that a test asked for.
+/// Fails if a test asked for an error at this place.
 pub fn point(place: &'static str) -> io::Result<()> {
     debug_assert!(POINTS.contains(&place), "{place} is not in the table");
     static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
@@ -108,7 +108,7 @@ impl Wanted {
             return Ok(());
         }
         match self.action {
-            // On the spot, as with kill -9: nothing is flushed, no destructor runs.
+            // The process ends at once, as by kill -9: nothing is flushed, and no destructor runs.
             Action::Kill => std::process::abort(),
             Action::Error => Err(io::Error::other(format!("a test asked for an error at {}", self.place))),
             Action::ErrorOnce if self.done.swap(true, Ordering::Relaxed) => Ok(()),
@@ -124,7 +124,7 @@ impl Wanted {
     }
 }
 
-/// A number that a test sets, such as a limit that is met too seldom otherwise.
+/// Returns a number that a test sets, such as a limit that is otherwise reached too rarely.
 pub fn test_number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }

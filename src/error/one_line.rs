@@ -1,12 +1,12 @@
-//! Text of others, such as a server's message or a table's name, made safe to print.
+//! Makes foreign text, such as a server's message or a table's name, safe to print.
 
-/// Whether a character could end a line, command a terminal, or change the order in which text is shown.
+/// Whether a character could end a line, command a terminal, or change the order in which text is displayed.
 pub fn is_hazard(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text on one line, with a visible sign in place of each such character.
+/// Returns the text on one line, with a visible sign in place of each hazardous character.
 pub fn one_line(text: &str) -> String {
     let visible = |c| match c {
         '\n' => '␊',

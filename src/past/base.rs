@@ -1,4 +1,4 @@
-//! Which checkpoint a recovery starts from, and another one where that is damaged.
+//! Chooses the checkpoint from which a recovery starts, and another one if that one is damaged.
 
 use super::Reading;
 use crate::error::{Error, Kind, Result};
@@ -6,11 +6,11 @@ use crate::history::checkpoint::{Checkpoint, position_of};
 use crate::history::timeline::{Stretch, Timeline};
 use crate::model::Lsn;
 
-/// The newest checkpoint at or before the moment that can be used, with a note for each newer one
-/// that cannot: an older one and more of the journal lead to the same rows.
+/// Returns the newest usable checkpoint at or before the moment, with a note for each newer one that is unusable. An
+/// older checkpoint and more of the journal lead to the same rows.
 ///
 /// # Errors
-/// `OutsideWindow` if there is none, `Damaged` if none can be used.
+/// `OutsideWindow` if no checkpoint is old enough, `Damaged` if none of them can be used.
 pub(super) fn base(reading: &Reading, stretch: &Stretch, until: Lsn) -> Result<(Checkpoint, Vec<String>)> {
     let timeline = reading.timeline();
     let mut fault = None;
@@ -36,7 +36,7 @@ pub(super) fn base(reading: &Reading, stretch: &Stretch, until: Lsn) -> Result<(
     Err(fault.unwrap_or_else(|| Error::outside_window(format!("no checkpoint lies at or before {until}"))))
 }
 
-/// Checkpoints between base and moment that the catalog does not even know.
+/// Notes the checkpoints between base and moment that are damaged so far that the catalog does not list them.
 fn passed_over(timeline: &Timeline, stretch: &Stretch, base: &Checkpoint, until: Lsn) -> Vec<String> {
     let between = |name: &str| {
         let unlisted = !stretch.checkpoints.iter().any(|row| row.id == name);

@@ -1,4 +1,4 @@
-//! The tables of a past that somebody wants.
+//! The tables of a past that a command asks for.
 
 use super::Past;
 use crate::error::{Error, Result};
@@ -9,15 +9,15 @@ use crate::model::{Selection, Table};
 pub struct ChosenTables {
     pub tables: Vec<Table>,
     pub selection: Selection,
-    /// Somebody named tables, and only these are wanted.
+    /// Whether only named tables are wanted, not the whole database.
     pub is_partial: bool,
 }
 
 impl Past {
-    /// The tables that match one of the patterns; without patterns, all.
+    /// Returns the tables that match one of the patterns; without patterns, all tables.
     ///
     /// # Errors
-    /// `Usage` if a pattern matches no table; as [`Past::schema_changes`].
+    /// `Usage` if a pattern matches no table; `Damaged` if the journal is.
     pub fn choose(&self, patterns: &[String]) -> Result<ChosenTables> {
         let selection = Selection::parse(patterns, &[])?;
         let mut tables = self.tables()?;

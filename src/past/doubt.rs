@@ -1,4 +1,4 @@
-//! What a moment may lack without a trace, as somebody found out later.
+//! Losses that left no trace at the moment itself, but were found out later.
 
 use super::Reading;
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::timeline::{Stretch, Timeline};
 use crate::model::{Inexact, Lsn, Selection};
 
-/// What is known of all that came before `until` in its epoch, the stretch.
+/// Returns the losses known to have happened before `until` in the epoch of the stretch.
 ///
 /// # Errors
 /// `Damaged` if a checkpoint's manifest is.
@@ -25,7 +25,7 @@ pub(super) fn doubts(
     Ok(found)
 }
 
-/// What the end of an epoch may lack, as the next one recorded.
+/// Returns what the end of an epoch may lack, as the next epoch recorded it.
 fn at_the_end(timeline: &Timeline, epoch: u32, until: Lsn) -> Vec<Inexact> {
     let after = timeline.stretches.iter().filter_map(|stretch| stretch.epoch.after.as_ref());
     let doubt = after.filter(|after| after.epoch == epoch).find_map(|after| after.doubt.as_ref());
@@ -37,13 +37,13 @@ fn at_the_end(timeline: &Timeline, epoch: u32, until: Lsn) -> Vec<Inexact> {
     doubt.tables.iter().map(inexact).collect()
 }
 
-/// Rows that differed from the source at the next checkpoint that was compared with it. They were lost
-/// somewhere after the last time that all of the source was read or compared.
+/// Returns the tables whose rows differed from the source at the next checkpoint that was compared with it. The changes
+/// were lost somewhere after the last time that the whole source was read or compared.
 fn found_by_resync(history: &History, stretch: &Stretch, until: Lsn) -> Result<Vec<Inexact>> {
     let mut since = stretch.epoch.start;
     for row in stretch.checkpoints.iter().filter(|row| row.origin == Origin::Source) {
         let checkpoint = history.read_checkpoint(&row.id)?;
-        // Only parts of it were read from the source.
+        // Only parts of this checkpoint were read from the source.
         if checkpoint.base.is_some() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! The objects that will not come back exactly at a moment, as far as they can be known before the rows are folded.
+//! The objects that will not be exact at a moment, as far as they can be known before the rows are folded.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +17,8 @@ use crate::model::{Grade, Inexact, Message, Table};
 #[derive(Clone, Debug, Default)]
 pub struct KnownInexact {
     pub certain: Vec<Inexact>,
-    /// Tables that the stream describes otherwise, somewhere in a block of the journal that reaches beyond the moment;
-    /// the fold, which reads every message, tells exactly.
+    /// Tables that the stream describes differently somewhere in a block of the journal that reaches beyond the moment.
+    /// The fold reads every message, and so decides which of these tables are inexact.
     pub perhaps_tables: Vec<Inexact>,
     /// Schema changes that may have come before the moment or after it.
     pub perhaps_schema: Vec<Inexact>,
@@ -29,7 +29,7 @@ impl KnownInexact {
         self.certain.iter().chain(&self.perhaps_tables).chain(&self.perhaps_schema)
     }
 
-    /// Whether the moment is known to be concerned.
+    /// Whether the moment is certain to be affected.
     pub fn is_certain(&self, inexact: &Inexact) -> bool {
         !self.perhaps_tables.contains(inexact) && !self.perhaps_schema.contains(inexact)
     }
@@ -55,7 +55,7 @@ impl Past {
         Ok(KnownInexact { certain, perhaps_tables, perhaps_schema })
     }
 
-    /// Tables that the stream describes otherwise than the base before the moment.
+    /// Lists the tables that the stream describes, somewhere before the moment, differently from the base.
     fn described_otherwise(&self, wanted: &[Table]) -> Result<Vec<Inexact>> {
         let changes = self.schema_changes()?;
         let told: BTreeSet<u32> =
@@ -74,7 +74,7 @@ impl Past {
                 }
                 let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { continue };
                 let Some(entry) = self.base.table(relation.oid) else { continue };
-                // The event triggers told of this table's changes exactly.
+                // The event triggers told this table's changes exactly.
                 if told.contains(&relation.oid) || !wanted.iter().any(|table| table.oid == relation.oid) {
                     continue;
                 }
@@ -94,7 +94,7 @@ impl Past {
     }
 }
 
-/// Lists the objects that the checkpoint itself knows to be missing or inexact.
+/// Lists the objects that the checkpoint's manifest names as missing or inexact.
 fn known_to_base(base: &Checkpoint, chosen: &ChosenTables) -> Vec<Inexact> {
     let mut inexact = base.inexact.clone();
     for table in chosen.tables.iter().filter(|table| table.grade == Grade::InsertOnly) {

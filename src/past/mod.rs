@@ -1,8 +1,8 @@
 //! The past of a protected database, as its history holds it.
 //!
-//! [`Reading`] is a history that is open for reading: one command opens it once. [`Reading::at`] turns a moment, as
-//! a person names it, into a [`Past`], which answers questions about the database at that moment and folds its rows.
-//! Recovering, showing, proving, comparing and folding into checkpoints all begin here.
+//! [`Reading`] is a history that is open for reading: one command opens the history once. [`Reading::at`] turns a
+//! moment, as a person names it, into a [`Past`], which answers questions about the database at that moment and folds
+//! its rows. The commands that recover, show, prove and compare, and the fold into a checkpoint, all begin here.
 
 mod base;
 mod chosen;
@@ -34,23 +34,23 @@ use crate::signal::DefinitionChange;
 use base::base;
 use resolve::resolve;
 
-/// Bytes of memory that the changes of a fold may take, beyond which they are merged into images on disk. A recovery
-/// usually has the machine to itself.
+/// The fold's memory for changes in a recovery, in bytes. With more changes, the fold merges them into images on disk.
+/// A recovery usually has the machine to itself.
 pub const RECOVERY_BUDGET: usize = 384 << 20;
 
-/// The budget of a fold for a checkpoint or a comparison: a capture may be at work on the machine, and images are written or
-/// read beside the fold.
+/// The fold's memory for changes in a checkpoint or a comparison: a capture may run on the same machine, and images are
+/// written or read beside the fold.
 pub const CHECKPOINT_BUDGET: usize = 320 << 20;
 
-/// The budget of the folds of a proof, which run one after the other.
+/// The fold's memory for changes in a proof, whose folds run one after the other.
 pub const PROOF_BUDGET: usize = 320 << 20;
 
-/// The database at one moment: a checkpoint, and the transactions of its epoch from there up to the moment.
+/// The database at one moment: a checkpoint, and the transactions of its epoch from the checkpoint up to the moment.
 ///
-/// Nothing is read before it is asked for, and what two may ask for is read once.
+/// A past reads nothing before it is asked, and reads once what several questions need.
 pub struct Past {
     reading: Reading,
-    /// The place of the moment's epoch among the timeline's stretches.
+    /// The index of the moment's epoch among the timeline's stretches.
     place: usize,
     base: Checkpoint,
     until: Lsn,
@@ -65,7 +65,7 @@ pub struct Past {
 }
 
 impl Reading {
-    /// Returns the past at a moment; with `before`, at the instant just before a transaction or mark.
+    /// Returns the past at a moment; with `before`, at the instant just before the transaction or mark.
     ///
     /// # Errors
     /// `OutsideWindow` if the history does not hold the moment, `Usage` if `before` does not fit it, `Damaged` if no
@@ -75,11 +75,12 @@ impl Reading {
         let place = self.place(resolved.epoch)?;
         let (base, instead) = base(self, &self.timeline().stretches[place], resolved.until)?;
         let mut past = self.past(place, base, resolved.until);
-        // A position is exact. All else is the end of a transaction, and the first commit after it may be long after.
+        // An LSN is meant exactly. Any other moment is the end of a transaction, and the next commit may be long after
+        // it.
         if let (Some(last), false) = (resolved.last, matches!(moment, Moment::Lsn(_))) {
             past.definitions_at = last.lsn;
         }
-        // Without event triggers, a schema change between the last commit and the time is in no commit.
+        // Without event triggers, no commit tells a schema change between the last commit and the asked time.
         if !matches!(moment, Moment::Time(_)) {
             past.witnessed_at = past.definitions_at;
         }
@@ -88,7 +89,7 @@ impl Reading {
         Ok(past)
     }
 
-    /// The past that `base` leads to by the transactions of its epoch that committed before `until`.
+    /// Returns the past that `base` and the transactions of its epoch that committed before `until` lead to.
     ///
     /// # Errors
     /// `Damaged` if the base's epoch is missing.
@@ -122,7 +123,7 @@ impl Past {
         self.reading.history()
     }
 
-    /// The moment's epoch, with what the history holds of it.
+    /// The moment's epoch, with the checkpoints and segments that the history holds of it.
     pub fn stretch(&self) -> &Stretch {
         &self.reading.timeline().stretches[self.place]
     }
@@ -132,17 +133,17 @@ impl Past {
         &self.base
     }
 
-    /// Exclusive: the commit position of the first transaction that is not in.
+    /// Exclusive: the commit position of the first transaction that the past does not include.
     pub fn until(&self) -> Lsn {
         self.until
     }
 
-    /// The last transaction that is in, if the journal holds it.
+    /// The last transaction that the past includes, if the journal holds it.
     pub fn last(&self) -> Option<Commit> {
         self.last
     }
 
-    /// The first transaction that is not in, if the journal holds it.
+    /// The first transaction that the past does not include, if the journal holds it.
     pub fn next(&self) -> Option<Commit> {
         self.next
     }
@@ -179,13 +180,13 @@ impl Past {
         Ok(count)
     }
 
-    /// The time of the latest transaction between the base and the moment; the base's, if none is later.
+    /// The time of the latest transaction between the base and the moment; the base's time if no transaction is later.
     pub fn latest_time(&self) -> PgTime {
         let latest = self.segments().filter_map(|view| view.summary.max_time).max();
         latest.map_or(self.base.time, |time| time.max(self.base.time))
     }
 
-    /// The schema changes that the event triggers told of between the base and the moment.
+    /// The schema changes that the event triggers told between the base and the moment.
     ///
     /// # Errors
     /// `Damaged` if the journal is.
@@ -195,10 +196,10 @@ impl Past {
         once(&self.changes, read).map(Vec::as_slice)
     }
 
-    /// The schema changes since the base's archive was taken that may have changed what it says.
+    /// The schema changes since the base's archive was taken that may have changed the archive's content.
     ///
     /// # Errors
-    /// As [`Past::schema_changes`].
+    /// `Damaged` if the journal is.
     pub fn changes_since_archive(&self) -> Result<Vec<DefinitionChange>> {
         let all = self.base.schema.since.iter().chain(self.schema_changes()?);
         Ok(all.filter(|change| schema::changes_archive(change, &self.base)).cloned().collect())
@@ -207,15 +208,16 @@ impl Past {
     /// The tables as they stood at the moment, by oid.
     ///
     /// # Errors
-    /// As [`Past::schema_changes`].
+    /// `Damaged` if the journal is.
     pub fn tables(&self) -> Result<Vec<Table>> {
         Ok(fold::tables_after(&self.tables_of_base(), self.schema_changes()?))
     }
 
-    /// The tables at the moment, without those of which the base and the event triggers tell too little to read their rows.
+    /// The tables at the moment, without the tables of which base and event triggers tell too little to read their
+    /// rows.
     ///
     /// # Errors
-    /// As [`Past::schema_changes`].
+    /// `Damaged` if the journal is.
     pub fn tables_told_in_full(&self) -> Result<Vec<Table>> {
         let untold = fold::untold_tables(&self.tables_of_base(), self.schema_changes()?);
         let mut tables = self.tables()?;
@@ -227,7 +229,7 @@ impl Past {
         self.base.tables.iter().map(|entry| entry.table.clone()).collect()
     }
 
-    /// The list of the server's roles at the moment, by its digest.
+    /// Returns the digest that names the list of the server's roles at the moment.
     ///
     /// # Errors
     /// `Damaged` if the journal is.
@@ -236,8 +238,8 @@ impl Past {
         once(&self.roles, read).map(Option::as_deref)
     }
 
-    /// The rows at the moment, of the tables that are `wanted`. This is the one place where a fold is put together.
-    /// `budget`: bytes of memory for the changes; beyond that they are merged into images in a folder under `scratch`.
+    /// Folds the rows of the `wanted` tables at the moment. This is the one place that puts a fold together. With more
+    /// than `budget` bytes of changes, the fold merges them into images in a folder under `scratch`.
     ///
     /// # Errors
     /// `Damaged` if the journal or an image is, or if they contradict each other.
@@ -249,7 +251,7 @@ impl Past {
         progress: &dyn Progress,
     ) -> Result<Folded> {
         let segments = &self.stretch().segments;
-        // Samples of sequences and heartbeats are looked up behind the moment too.
+        // The fold also looks for heartbeats and samples of sequences after the moment.
         let first = segments.partition_point(|view| view.summary.end <= self.base.lsn);
         fold::fold(&fold::Request {
             catalog: self.reading.catalog(),
@@ -267,7 +269,7 @@ impl Past {
     }
 }
 
-/// The content of a cell, found when it is first asked for.
+/// Returns the content of a cell, and finds it first if this is the first time it is asked for.
 fn once<T>(cell: &OnceLock<T>, find: impl FnOnce() -> Result<T>) -> Result<&T> {
     if let Some(found) = cell.get() {
         return Ok(found);

@@ -10,9 +10,9 @@ use crate::history::segments::Segments;
 use crate::history::timeline::{Stretch, Timeline};
 use crate::store::Lease;
 
-/// A history as it was at one instant: its catalog, its timeline, and the segments that have been opened so far.
+/// A history at one instant: its catalog, its timeline, and the segments that have been opened so far.
 ///
-/// A command that reads opens one of these, and asks it for everything. Clones share what is open.
+/// A command that reads opens one `Reading` and asks it for everything. Clones share what is open.
 #[derive(Clone)]
 pub struct Reading {
     opened: Arc<OpenHistory>,
@@ -22,25 +22,25 @@ pub struct Reading {
 struct OpenHistory {
     history: History,
     catalog: Arc<Catalog>,
-    /// Keeps an `expire` from removing objects that are read.
+    /// Keeps an `expire` from removing objects that are being read.
     _objects: Option<Lease>,
 }
 
 impl Reading {
-    /// Opens a history, and keeps every `expire` away as long as the reading or a clone of it lives. Waits for an `expire`
-    /// that is at work.
+    /// Opens a history, and keeps every `expire` away as long as the reading or a clone of it lives. Waits for a
+    /// running `expire`.
     ///
     /// # Errors
-    /// `Locked` if that takes longer than a minute; `Damaged` if an object that is needed cannot be read, or
+    /// `Locked` if the wait takes longer than a minute; `Damaged` if an object that is needed cannot be read, or if
     /// segments do not join.
     pub fn open(history: &History) -> Result<Reading> {
         Reading::open_with(history, &Arc::new(Segments::new(history.authorship())))
     }
 
-    /// Opens a history of which some segments are open already. The open segment is taken as it was when it was opened.
+    /// Opens a history of which some segments are open already. The growing segment stays as it was when it was opened.
     ///
     /// # Errors
-    /// As [`Reading::open`].
+    /// The same as for [`Reading::open`].
     pub fn open_with(history: &History, segments: &Arc<Segments>) -> Result<Reading> {
         let objects = history.hold_objects()?;
         Reading::new(history, Arc::new(Catalog::open(history)?), segments, objects)
@@ -49,7 +49,7 @@ impl Reading {
     /// Opens a history whose catalog is open already, and brings the catalog up to date.
     ///
     /// # Errors
-    /// As [`Reading::open`].
+    /// The same as for [`Reading::open`].
     pub fn by_catalog(history: &History, catalog: &Arc<Catalog>) -> Result<Reading> {
         let objects = history.hold_objects()?;
         catalog.synchronise(history)?;
@@ -57,10 +57,10 @@ impl Reading {
         Reading::new(history, Arc::clone(catalog), &segments, objects)
     }
 
-    /// Opens a history for a short look that must not wait for an `expire`. An `expire` may remove objects meanwhile.
+    /// Opens a history for a short look that must not wait for an `expire`. An `expire` may meanwhile remove objects.
     ///
     /// # Errors
-    /// As [`Reading::open`], but never `Locked`.
+    /// `Damaged` as for [`Reading::open`]; never `Locked`.
     pub fn glance(history: &History) -> Result<Reading> {
         let segments = Arc::new(Segments::new(history.authorship()));
         Reading::new(history, Arc::new(Catalog::open(history)?), &segments, None)
@@ -89,12 +89,12 @@ impl Reading {
         &self.timeline
     }
 
-    /// The blocks of all images.
+    /// Returns a reader of the blocks of all images.
     pub fn blocks(&self) -> Blocks {
         Blocks::new(&self.history().packs_folder(), Arc::clone(self.catalog()) as Arc<_>)
     }
 
-    /// Returns a reading of the same history that passes over a checkpoint which turned out to be damaged.
+    /// Returns a reading of the same history that passes over a checkpoint that turned out to be damaged.
     #[must_use]
     pub fn without(&self, checkpoint: Unusable) -> Reading {
         let mut timeline = Timeline::clone(&self.timeline);
@@ -102,7 +102,7 @@ impl Reading {
         Reading { opened: Arc::clone(&self.opened), timeline: Arc::new(timeline) }
     }
 
-    /// An epoch with what the history holds of it.
+    /// Returns an epoch with the checkpoints and segments that the history holds of it.
     ///
     /// # Errors
     /// `Damaged` if the epoch is missing.
@@ -110,7 +110,7 @@ impl Reading {
         Ok(&self.timeline.stretches[self.place(epoch)?])
     }
 
-    /// An epoch's place among the timeline's stretches.
+    /// Returns the index of an epoch among the timeline's stretches.
     pub(super) fn place(&self, epoch: u32) -> Result<usize> {
         let found = self.timeline.stretches.iter().position(|stretch| stretch.epoch.number == epoch);
         found.ok_or_else(|| Error::damaged(format!("epoch {epoch} is missing")))

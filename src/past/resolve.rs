@@ -1,4 +1,4 @@
-//! From a moment, as a person names it, to an exact position in the history.
+//! Turns a moment, as a person names it, into an exact position in the history.
 
 use serde::Serialize;
 
@@ -7,24 +7,24 @@ use crate::history::journal::TransactionEntry;
 use crate::history::timeline::{Gap, SegmentView, Stretch, Timeline};
 use crate::model::{Edge, Lsn, Moment, PgTime};
 
-/// Exactly which transactions a moment holds: those that committed before `until`.
+/// The exact set of transactions that a moment includes: the transactions that committed before `until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
     pub epoch: u32,
-    /// Exclusive: the commit position of the first transaction that is not in.
+    /// Exclusive: the commit position of the first transaction that is not included.
     pub until: Lsn,
-    /// The last transaction that is in, if the journal holds it.
+    /// The last transaction that is included, if the journal holds it.
     pub last: Option<Commit>,
-    /// The first one that is not.
+    /// The first transaction that is not included, if the journal holds it.
     pub next: Option<Commit>,
-    /// What a person should know about this moment.
+    /// Remarks about the moment for the person who asked.
     pub notes: Vec<String>,
 }
 
-/// A transaction, for people.
+/// A transaction, as it is shown to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Commit {
-    /// Just after it: given back as a moment, it means this transaction is the last.
+    /// The position just after the commit: as a moment, it makes this transaction the last one included.
     pub lsn: Lsn,
     pub time: PgTime,
     pub xid: u32,
@@ -36,10 +36,10 @@ impl From<&TransactionEntry> for Commit {
     }
 }
 
-/// Finds the moment; with `before`, the instant just before a transaction or mark.
+/// Resolves the moment; with `before`, the instant just before the transaction or mark.
 ///
 /// # Errors
-/// `OutsideWindow` if the history does not hold the moment, `Usage` if `before` does not fit.
+/// `OutsideWindow` if the history does not hold the moment, `Usage` if `before` does not fit it.
 pub fn resolve(timeline: &Timeline, moment: &Moment, before: bool) -> Result<Resolved> {
     if before && !matches!(moment, Moment::Xid(_) | Moment::Mark(_)) {
         return Err(Error::usage("--before goes with --to xid:N or --to mark:NAME"));
@@ -73,7 +73,7 @@ fn outside(timeline: &Timeline, why: &str) -> Error {
 }
 
 fn by_lsn(timeline: &Timeline, lsn: Lsn) -> Result<&Stretch> {
-    // A source restored from a backup writes positions twice; the newest is meant.
+    // A source restored from a backup writes the same positions again; the newest epoch is meant.
     let holds = |stretch: &&Stretch| {
         stretch.window().is_some_and(|window| window.earliest.lsn <= lsn && lsn <= window.latest.lsn)
     };
@@ -91,7 +91,7 @@ fn gap_of(timeline: &Timeline, inside: impl Fn(Edge, Edge) -> bool) -> Option<Ga
     timeline.gaps().into_iter().find(holds)
 }
 
-/// Names the nearest moments on both sides.
+/// Makes the error for a moment in a gap, which names the nearest moments on both sides.
 fn in_gap(moment: impl std::fmt::Display, gap: &Gap) -> Error {
     let edge = |edge: Option<Edge>| {
         edge.map_or_else(|| "none".to_owned(), |edge| format!("{} ({})", edge.time, edge.lsn))
@@ -104,8 +104,8 @@ fn in_gap(moment: impl std::fmt::Display, gap: &Gap) -> Error {
     ))
 }
 
-/// Every transaction before the first one that committed later than `time`, as the server's own
-/// `recovery_target_time` has it.
+/// Includes every transaction before the first one that committed later than `time`, as the server's own
+/// `recovery_target_time` does.
 fn by_time(timeline: &Timeline, time: PgTime) -> Result<(&Stretch, Lsn)> {
     let begun = |stretch: &&Stretch| stretch.window().is_some_and(|window| window.earliest.time <= time);
     let Some(stretch) = timeline.stretches.iter().rev().find(begun) else {
@@ -126,14 +126,14 @@ fn by_time(timeline: &Timeline, time: PgTime) -> Result<(&Stretch, Lsn)> {
         let segment = segment.open()?;
         let first = segment.transactions().iter().find(|entry| entry.time > time);
         if let Some(entry) = first {
-            // A clock that stepped back may date a commit before the checkpoint that holds it.
+            // A clock that stepped back may date a commit before the checkpoint that includes it.
             return Ok((stretch, entry.commit_lsn.max(window.earliest.lsn)));
         }
     }
     Ok((stretch, window.latest.lsn))
 }
 
-/// Commits after the moment that bear an earlier time: the clock stepped back around it.
+/// Makes the note for a clock that stepped back: commits after the moment bear an earlier time.
 fn clock_note(stretch: &Stretch, until: Lsn, time: PgTime) -> Result<Option<String>> {
     let mut count = 0;
     for segment in &stretch.segments {
@@ -212,7 +212,7 @@ fn stretch(timeline: &Timeline, epoch: u32) -> Result<&Stretch> {
     found.ok_or_else(|| Error::damaged(format!("epoch {epoch} is missing")))
 }
 
-/// The transactions on both sides of a position.
+/// Finds the transactions on both sides of a position.
 fn around(stretch: &Stretch, until: Lsn) -> Result<Resolved> {
     let mut resolved =
         Resolved { epoch: stretch.epoch.number, until, last: None, next: None, notes: Vec::new() };

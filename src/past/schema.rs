@@ -1,8 +1,8 @@
-//! How well the definitions of a moment are known, by what the journal holds of them.
+//! Grades how well the schema at a moment is known, by the journal's evidence.
 //!
-//! Each heartbeat carries a digest of the source's definitions, and so does each checkpoint that was
-//! read from the source. Relation messages tell of a table's columns before its next row. Event triggers
-//! tell every change; only where they did is anything known of it but that there was one.
+//! Each heartbeat carries a digest of the source's definitions, and so does each checkpoint that was read from the
+//! source. A Relation message describes a table's columns before the table's next row. Event triggers tell every
+//! change. Without them, the journal shows only that there was a change.
 
 use super::resolve::resolve;
 use super::{Past, Reading};
@@ -18,7 +18,7 @@ use crate::model::{Edge, Inexact, Lsn, Message, Moment};
 use crate::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
 
 impl Past {
-    /// How well the definitions at the moment are known.
+    /// Returns how well the definitions at the moment are known.
     ///
     /// # Errors
     /// `Damaged` if the journal or a manifest is.
@@ -26,7 +26,8 @@ impl Past {
         self.question().answer()
     }
 
-    /// Lists the schema changes that a plan must name, given the grade: also tables that only the next checkpoint knows.
+    /// Lists the schema changes that a plan must name, given the grade, with tables that only the next checkpoint
+    /// knows.
     pub(super) fn schema_unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
         self.question().unknown(known)
     }
@@ -38,8 +39,8 @@ impl Past {
 }
 
 impl Reading {
-    /// How well the definitions are known at the end of the history, whose newest checkpoint is given; `None` where
-    /// no moment is held, or where the history cannot be read.
+    /// Returns how well the definitions are known at the end of the history, whose newest checkpoint is given; `None`
+    /// if no moment can be recovered, or if the history cannot be read.
     ///
     /// # Errors
     /// `Unavailable` if the disk fails.
@@ -57,9 +58,9 @@ impl Reading {
     }
 }
 
-/// Whether a statement may have changed what the archive of `base` says. Filling a view that was full does not.
+/// Whether a statement may have changed the content of the base's archive. Refreshing a populated view does not.
 pub(super) fn changes_archive(change: &DefinitionChange, base: &Checkpoint) -> bool {
-    // The server quotes only where it must.
+    // The server quotes a name only if it must.
     let bare = |name: &str| name.replace('"', "");
     let full = |identity: &str| {
         let mut views = base.schema.materialized_views.iter();
@@ -69,24 +70,24 @@ pub(super) fn changes_archive(change: &DefinitionChange, base: &Checkpoint) -> b
     change.signal.tag != "REFRESH MATERIALIZED VIEW" || !objects.iter().all(|object| full(&object.identity))
 }
 
-/// What is known of the definitions at one position.
+/// Evidence of the definitions at one position.
 #[derive(Clone, Debug)]
 struct Witness {
     at: Edge,
     same: bool,
 }
 
-/// Where definitions are asked for.
+/// The question how well the definitions are known at one position.
 struct Question<'a> {
     history: &'a History,
     stretch: &'a Stretch,
-    /// Its archive is what is recovered.
+    /// The checkpoint whose archive is recovered.
     base: &'a Checkpoint,
     at: Lsn,
 }
 
 impl Question<'_> {
-    /// How well the definitions are known there.
+    /// Returns how well the definitions are known at the position.
     fn answer(&self) -> Result<SchemaKnown> {
         let after = self.after()?;
         if self.is_told(after.as_ref())? {
@@ -101,8 +102,9 @@ impl Question<'_> {
         Ok(SchemaKnown::Within { from, to: self.described(from, to)?.or(to) })
     }
 
-    /// Event triggers tell every change, so that nothing told is nothing changed. Where something was
-    /// told, heartbeats prove nothing here; whether there was a change besides is for the fold to see.
+    /// Whether the event triggers told every change, so that nothing changed if they told nothing. If they told a
+    /// change, heartbeats prove nothing for this moment, and the fold finds out whether there was an untold change
+    /// besides.
     fn is_told(&self, after: Option<&Witness>) -> Result<bool> {
         let identity = self.history.identity();
         if !identity.has_event_triggers() {
@@ -117,7 +119,7 @@ impl Question<'_> {
         Ok(told || !changes_in(self.stretch, &identity.message_key(), self.base.lsn, end)?.is_empty())
     }
 
-    /// The first witness at the position or after it.
+    /// Returns the first witness at the position or after it.
     fn after(&self) -> Result<Option<Witness>> {
         let read = self.read_after()?;
         for view in self.stretch.segments.iter().filter(|view| view.summary.end >= self.at) {
@@ -143,7 +145,7 @@ impl Question<'_> {
         Ok(read)
     }
 
-    /// The next checkpoint that was read from the source.
+    /// Returns the next checkpoint that was read from the source, as a witness.
     fn read_after(&self) -> Result<Option<Witness>> {
         let Some(next) = read_from_source_after(self.history, self.stretch, self.at)? else {
             return Ok(None);
@@ -152,8 +154,8 @@ impl Question<'_> {
         Ok(Some(Witness { at, same: next.schema.fingerprint == self.base.schema.fingerprint }))
     }
 
-    /// The last witness before the position that they were as they are recovered, and the first one
-    /// since, still before it, that they were not.
+    /// Returns the last witness before the position that saw the definitions as they are recovered, and the first one
+    /// after it, still before the position, that saw others.
     fn before(&self) -> Result<(Edge, Option<Edge>)> {
         let schema = &self.base.schema;
         let mut differs = None;
@@ -176,7 +178,7 @@ impl Question<'_> {
         Ok((Edge { lsn: schema.lsn, time: schema.time }, differs))
     }
 
-    /// The heartbeats of a segment that looked at the definitions, as long as `visit` wants more.
+    /// Visits the heartbeats of a segment that carry a digest of the definitions, until `visit` returns false.
     fn heartbeats(
         &self,
         segment: &Segment,
@@ -189,7 +191,7 @@ impl Question<'_> {
             if prefix != HEARTBEAT.as_bytes() {
                 return true;
             }
-            // Anybody may write such a message; one that is not ours tells nothing.
+            // Any session can write such a message; one without a valid signature proves nothing.
             let Some(body) = key.verified(prefix, entry.xid, content) else { return true };
             let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(body) else {
                 return true;
@@ -199,8 +201,8 @@ impl Question<'_> {
         })
     }
 
-    /// The first transaction between the two in which the stream describes a table otherwise than the
-    /// base does: often sooner than the next heartbeat.
+    /// Returns the first transaction between the two edges in which the stream describes a table differently from the
+    /// base: often earlier than the next heartbeat.
     fn described(&self, from: Edge, to: Option<Edge>) -> Result<Option<Edge>> {
         let (after, until) = (from.lsn, to.map_or(Lsn::MAX, |to| to.lsn));
         let mut found = None;
@@ -223,7 +225,7 @@ impl Question<'_> {
         Ok(found)
     }
 
-    /// See [`Past::schema_unknown`].
+    /// Answers [`Past::schema_unknown`].
     fn unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
         let Some(inexact) = known.inexact() else { return Ok(Vec::new()) };
         let mut unknown = vec![inexact];

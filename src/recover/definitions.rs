@@ -1,4 +1,4 @@
-//! The schema archive of a moment: the checkpoint's, or one replayed up to the moment.
+//! Finds the schema archive of a moment: the checkpoint's archive, or an archive replayed from it up to the moment.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,40 +23,41 @@ use crate::pgtools::Tools;
 use crate::progress::Progress;
 use crate::store::{LentFile, ObjectKind, ObjectName};
 
-/// The definitions at a moment.
+/// The schema at a moment.
 pub struct SchemaAt {
     pub archive: PathBuf,
     pub facts: SchemaFacts,
     pub notes: Vec<String>,
     pub inexact: Vec<Inexact>,
-    /// Whether all statements since the checkpoint's archive were replayed.
+    /// How well the schema is known, given which statements since the checkpoint's archive could be replayed.
     pub grade: SchemaKnown,
-    /// Tables that cannot take their rows, and why.
+    /// Tables whose definitions cannot take their rows, and why.
     pub unfit: Vec<Inexact>,
-    /// The archive of the checkpoint, if that is another one: it holds the large objects.
+    /// The checkpoint's own archive, if `archive` is another one: it holds the large objects.
     pub base: Option<PathBuf>,
     /// The sequences, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
-    /// Hold the archives.
+    /// These keep the archives' files in place.
     _files: Vec<LentFile>,
 }
 
-/// Where a replay may make its scratch database.
+/// Where a replay may create its scratch database.
 pub struct Scratch<'a> {
-    /// One that somebody named and trusts; `None` for a server of our own, for that alone.
+    /// A server that the user named and trusts; `None` for a short-lived server that backwhen starts for this replay
+    /// only.
     pub server: Option<&'a Conninfo>,
-    /// How long one statement may take.
+    /// How long one replayed statement may run.
     pub limit: Duration,
     pub tools: &'a Tools,
     pub progress: &'a dyn Progress,
-    /// Cancelled to have a replay end early and take its database away.
+    /// Cancelled to make a replay end early and drop its database.
     pub interrupt: &'a CancellationToken,
 }
 
-/// Finds the archive, or makes it.
+/// Finds the archive of the moment, or replays one.
 ///
 /// # Errors
-/// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise as
+/// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise the errors of
 /// [`schema::schema_at`].
 pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
     let schema = base_schema(past)?;
@@ -82,9 +83,9 @@ pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
         progress: scratch.progress,
         interrupt: scratch.interrupt,
     };
-    // An interrupted replay takes its database away itself.
+    // An interrupted replay drops its database itself.
     let replayed = schema::schema_at(&request).await;
-    // The recovery need not wait for its end.
+    // The recovery need not wait until the server has stopped.
     tokio::spawn(server.stop());
     let replayed = replayed?;
     let ReplayedSchema { archive, facts, mut notes, inexact, grade, unfit, sequences, folder } = replayed;
@@ -96,7 +97,7 @@ pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
     Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _files })
 }
 
-/// Why much may be missing, where no list of roles tells who was a superuser.
+/// Explains why much may be missing, if no list of roles tells which roles were superusers.
 fn unlisted(roles: &SourceRoles, inexact: &[Inexact]) -> Option<String> {
     (!roles.are_known() && !inexact.is_empty()).then(|| {
         "the history has no list of the source's roles, so no statement was replayed as a superuser"
@@ -104,10 +105,10 @@ fn unlisted(roles: &SourceRoles, inexact: &[Inexact]) -> Option<String> {
     })
 }
 
-/// The archive of the checkpoint before the moment.
+/// Returns the archive of the checkpoint before the moment.
 ///
 /// # Errors
-/// `Damaged` if it is.
+/// `Damaged` if the archive is.
 pub fn base_schema(past: &Past) -> Result<SchemaAt> {
     let facts = past.base().schema.clone();
     let archive = checked_archive(past.history(), &facts.archive)?;
@@ -127,8 +128,8 @@ pub fn base_schema(past: &Past) -> Result<SchemaAt> {
     })
 }
 
-/// Lends an archive, once its bytes agree with its name. With a key, the archive is copied into a folder of our own,
-/// since whoever can write to the history could exchange the file before pg_restore reads it.
+/// Lends an archive, after checking its content against its name. With a key, the archive is copied into a private
+/// folder, since anybody who can write to the history could exchange the file before pg_restore reads it.
 fn checked_archive(history: &History, digest: &str) -> Result<LentFile> {
     let name = ObjectName::new(ObjectKind::Archive, digest);
     let bytes = read_checked(history, &name)?;
@@ -143,15 +144,15 @@ fn checked_archive(history: &History, digest: &str) -> Result<LentFile> {
 }
 
 impl SchemaAt {
-    /// How well the definitions are known and replayed.
+    /// Returns how well the schema is known, by the journal's evidence and by the outcome of the replay.
     pub fn known(&self, told: SchemaKnown) -> SchemaKnown {
         if told == SchemaKnown::Exactly { self.grade } else { told }
     }
 
-    /// All tables can take their rows.
+    /// Checks that the definitions of these tables can take their rows.
     ///
     /// # Errors
-    /// `Refused`, with what to type, if one cannot.
+    /// `Refused` if a table cannot take its rows; the message says what to type.
     pub fn require_fit(&self, tables: &[Table]) -> Result<()> {
         let wanted = |it: &&Inexact| tables.iter().any(|table| table.display() == it.what);
         let Some(Inexact { what, why }) = self.unfit.iter().find(wanted) else { return Ok(()) };
@@ -163,8 +164,10 @@ impl SchemaAt {
         )))
     }
 
+    /// Opens the schema archive.
+    ///
     /// # Errors
-    /// `Damaged` if it is no archive.
+    /// `Damaged` if the file is no archive.
     pub fn open(&self) -> Result<Archive> {
         Archive::open(&self.archive)
     }

@@ -1,4 +1,4 @@
-//! Carries out a plan: schema → fold and load → indexes → sequences → proof → valid.
+//! Carries out a plan: make the schema, fold and load rows, build indexes, set sequences, prove, make valid.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,22 +29,22 @@ use crate::progress::{Progress, Unit};
 pub struct Execution {
     pub tools: Tools,
     pub destination: Destination,
-    /// A trusted server for the scratch database of a replay, if there is not to be one of our own.
+    /// A trusted server for the scratch database of a replay; `None` for a short-lived one that backwhen starts.
     pub scratch: Option<Conninfo>,
-    /// How long a replayed statement may take.
+    /// How long one replayed statement may run.
     pub replay_limit: Duration,
     pub create: bool,
-    /// Make the roles that the target lacks.
+    /// Whether to create the roles that the target lacks.
     pub create_roles: bool,
-    /// Leave the rows, and where sequences stood, away.
+    /// Whether to leave out rows and the values of sequences.
     pub schema_only: bool,
     pub jobs: usize,
     pub progress: Arc<dyn Progress>,
-    /// Cancelled to have the recovery end early and leave nothing behind.
+    /// Cancelled to make the recovery end early and leave nothing behind.
     pub interrupt: CancellationToken,
 }
 
-/// What a recovery did: its JSON is a contract, see `docs/JSON.md`.
+/// The result of a recovery. Its JSON is a contract; see `docs/JSON.md`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub moment: PlannedMoment,
@@ -55,13 +55,13 @@ pub struct Report {
     pub rows: u64,
     pub seconds: f64,
     pub phases: Vec<Phase>,
-    /// How well the definitions are known.
+    /// How well the schema is known.
     pub schema: SchemaKnown,
     pub inexact: Vec<Inexact>,
     pub notes: Vec<String>,
-    /// The digests of what was loaded agree with those of the history.
+    /// Whether the digests of the loaded rows agree with the history's.
     pub proved: bool,
-    /// What was loaded, by table.
+    /// The digests of the loaded rows, by table.
     #[serde(skip)]
     pub digests: Vec<TableDigest>,
 }
@@ -72,11 +72,12 @@ pub struct Phase {
     pub seconds: f64,
 }
 
-/// Recovers what the plan says, all or nothing.
+/// Carries out the plan, all or nothing.
 ///
 /// # Errors
-/// `Refused` if the destination does not suit, `Damaged` if the history is, `Unavailable` if a
-/// server or disk fails, `Interrupted`; then nothing is left that could be taken for a database.
+/// `Refused` if the destination does not suit, `Damaged` if the history is, `Unavailable` if a server or the disk
+/// fails, `Interrupted` if the recovery was cancelled. After an error, nothing is left that could be taken for a
+/// database.
 pub async fn execute(plan: Plan, execution: Execution) -> Result<Report> {
     let started = Instant::now();
     execution.progress.phase("preparing", 0, Unit::Tables);
@@ -105,7 +106,7 @@ async fn recover(plan: Plan, execution: Execution, started: Instant, made: &[Str
         filled = fill(&plan, &execution, &sink, &schema, &sequences, &mut phases) => filled,
         () = execution.interrupt.cancelled() => Err(Error::interrupted()),
     };
-    // Tasks that were told to end let go of the sink a little later.
+    // Tasks that were told to end drop the sink a little later.
     while Arc::strong_count(&sink) > 1 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
@@ -169,8 +170,8 @@ struct Filled {
     digests: Vec<TableDigest>,
 }
 
-/// The definitions of the moment. They are never replayed in a session on the target's server: what roles of the
-/// source wrote would run there with the rights of whoever recovers.
+/// Finds the schema of the moment. A replay never runs in a session on the target's server: statements written by roles
+/// of the source would run there with the rights of the user who recovers.
 async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
     let scratch = Scratch {
         server: execution.scratch.as_ref(),
@@ -180,14 +181,14 @@ async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
         interrupt: &execution.interrupt,
     };
     match &execution.destination {
-        // It takes tables and rows only, and those are the fold's.
+        // The sink takes tables and rows only, and the fold knows the tables.
         Destination::Sqlite(_) => base_schema(&plan.past),
         _ => schema_at(&plan.past, &scratch).await,
     }
 }
 
-/// Opens the destination, which refuses what does not suit before anything else is done. Returns what
-/// is left out, and the sequences that are made.
+/// Opens the destination, which refuses an unsuitable target before anything else is done. Returns the objects that are
+/// left out, and the sequences that are made.
 async fn open(
     plan: &Plan,
     execution: &Execution,
@@ -224,7 +225,7 @@ async fn open(
     Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
 }
 
-/// What recovering only some tables leaves out, or takes in beyond them.
+/// Makes the notes for a recovery of some tables: which objects it leaves out, and which it takes in beyond the tables.
 fn partial_notes(entries: &Entries) -> Vec<String> {
     let left_out = entries
         .left_out
@@ -248,7 +249,7 @@ async fn fill(
     if execution.schema_only {
         return define(plan, execution, sink, schema).await;
     }
-    // The server makes tables while the journal is read.
+    // The server creates tables while the journal is read.
     let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
     let set_aside = defined?;
     let folded = folded?;
@@ -281,7 +282,8 @@ async fn fill(
     })
 }
 
-/// Loads the rows and makes what follows them. Tables whose values may name an index are loaded when there are indexes.
+/// Loads the rows, and then creates indexes, constraints and triggers. Tables whose values may name an index are loaded
+/// once there are indexes.
 async fn load_and_index(
     plan: &Plan,
     execution: &Execution,
@@ -314,7 +316,7 @@ async fn load_and_index(
     Ok(loaded)
 }
 
-/// Makes the definitions and nothing else. There is nothing to prove by digests.
+/// Creates the schema without rows. There are no digests to prove.
 async fn define(plan: &Plan, execution: &Execution, sink: &Arc<Sink>, schema: &SchemaAt) -> Result<Filled> {
     let set_aside = sink.pre_data().await?;
     sink.post_data(execution.jobs, AfterRows::Whole).await?;
@@ -324,7 +326,8 @@ async fn define(plan: &Plan, execution: &Execution, sink: &Arc<Sink>, schema: &S
     Ok(Filled { schema: known, transactions, tables, rows, inexact, proved: false, digests: Vec::new() })
 }
 
-/// Where changes of definitions were told, the fold sees whether there was one besides.
+/// Returns how well the schema is known: if event triggers told schema changes, the fold finds out whether there was an
+/// untold one besides.
 fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
     Ok(match plan.schema {
         SchemaKnown::Exactly if !plan.past.changes_since_archive()?.is_empty() => folded.definitions,
@@ -332,7 +335,7 @@ fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
     })
 }
 
-/// What the plan knows for certain, and what the fold has seen.
+/// Joins what the plan knows for certain to be inexact with what the fold found.
 fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
     let planned = plan.inexact.iter().filter(|it| !plan.inexact.perhaps_tables.contains(it));
     let mut all: Vec<_> = planned.cloned().collect();
@@ -347,7 +350,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution) -> Result<Folded> {
     let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
     let folding = ambient::blocking("folding the history", move || {
         let wanted = |table: &Table| wanted.contains(&table.oid);
-        // The history may be on a disk that cannot be written to.
+        // The scratch folder is not in the history, which may lie on a disk that cannot be written to.
         past.fold(&wanted, RECOVERY_BUDGET, &std::env::temp_dir(), &*progress)
     });
     folding.await

@@ -1,4 +1,4 @@
-//! Rows of a folded history, into a sink and read back.
+//! Loads the rows of a folded history into a sink, and reads them back.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use crate::history::evidence::TableDigest;
 use crate::history::image::{BlockEntry, Blocks, RowsDigest};
 use crate::progress::{Progress, Unit};
 
-/// Rows are handed to the sink in pieces of about so many bytes.
+/// Rows are handed to the sink in chunks of about this many bytes.
 const PIECE: usize = 256 << 10;
 
-/// Pieces that may wait for the sink, a table.
+/// How many chunks of a table may wait for the sink.
 const PIECES_WAITING: usize = 8;
 
-/// What was loaded.
+/// The result of loading one or more tables.
 pub(super) struct Loaded {
     pub rows: u64,
-    /// The digests of what was read back are those of what was sent.
+    /// Whether the rows that were read back have the digests of the rows that were sent.
     pub proved: bool,
     pub digests: Vec<TableDigest>,
 }
@@ -35,10 +35,11 @@ impl Loaded {
     }
 }
 
-/// Loads tables, `jobs` at a time, the largest first, and reads each back.
+/// Loads tables, `jobs` at a time, the largest first, and reads each table back.
 ///
 /// # Errors
-/// `Damaged` if the history is, `Internal` if the sink does not hold what it was sent, or the sink's own.
+/// `Damaged` if the history is, `Internal` if the sink does not hold the rows that it was sent, or the sink's own
+/// error.
 pub(super) async fn load_all(
     mut tables: Vec<FoldedTable>,
     jobs: usize,
@@ -67,7 +68,7 @@ pub(super) async fn load_all(
                 loaded.digests.push(table);
             }
             Err(error) => {
-                // Nobody may hold the sink when it is abandoned.
+                // Every task must have dropped the sink before the sink is abandoned.
                 loading.shutdown().await;
                 return Err(error);
             }
@@ -76,7 +77,7 @@ pub(super) async fn load_all(
     Ok(loaded)
 }
 
-/// Loads one table and compares what the sink then holds with what was sent.
+/// Loads one table and compares the rows that the sink then holds with the rows that were sent.
 async fn load(
     folded: FoldedTable,
     sink: &Sink,
@@ -88,13 +89,14 @@ async fn load(
     let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &*progress));
     let taken = sink.load(&table, receiver).await;
     let fed = feeding.await.context(Kind::Internal, || "a feeding thread failed".into())?;
-    // When the sink fails first, the feeder only knows that nobody takes its rows any more.
+    // If the sink fails first, the feeder only knows that its receiver is gone, so the sink's error is the one to
+    // return.
     let sent = match (taken, fed) {
         (Ok(()), fed) => fed?,
         (Err(_), Err(error)) if error.kind() != Kind::Interrupted => return Err(error),
         (Err(error), _) => return Err(error),
     };
-    // Permits are free only when no table waits for one: then they help with this one.
+    // A permit is free only if no table waits for it; free permits help to read this table back.
     let helping: Vec<_> = std::iter::from_fn(|| Arc::clone(free).try_acquire_owned().ok()).collect();
     let held = sink.read_back(&table, 1 + helping.len()).await?;
     drop(helping);
@@ -124,7 +126,7 @@ fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn
     match fed {
         Ok(()) => Ok(feeder.sent),
         Err(error) => {
-            // The sink must see an error, or it would take what came so far for the whole.
+            // The sink must see the error, or it would take the rows sent so far for the whole table.
             let said = Error::new(error.kind(), error.to_string());
             let _ = feeder.pieces.blocking_send(Err(said));
             Err(error)
@@ -132,7 +134,7 @@ fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn
     }
 }
 
-/// Rows on their way to a sink.
+/// Sends rows to a sink and digests them on the way.
 struct Feeder<'a> {
     pieces: mpsc::Sender<Result<Bytes>>,
     blocks: Blocks,
@@ -161,7 +163,7 @@ impl Feeder<'_> {
 }
 
 impl Rows for Feeder<'_> {
-    /// An untouched block goes from disk to the sink as it is.
+    /// Sends an untouched block from disk to the sink as it is.
     fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
         self.flush()?;
         let raw = self.blocks.get(&entry.id)?;
@@ -171,7 +173,7 @@ impl Rows for Feeder<'_> {
         Ok(true)
     }
 
-    /// Most rows of a changed block stay: they need not be digested again.
+    /// Takes the block's digest first, since most rows of a changed block stay and need not be digested again.
     fn changed_block(&mut self, entry: &BlockEntry) -> bool {
         self.sent.rows += entry.rows;
         self.sent.digest.merge(entry.digest);

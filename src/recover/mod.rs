@@ -1,4 +1,4 @@
-//! The read half: from the history back to a database. Never asks the source.
+//! The read half: brings a database back from its history, without ever asking the source.
 
 pub mod archive;
 pub mod definitions;

@@ -1,4 +1,4 @@
-//! Files of the history's `schemas` folder, read and checked by the digest that is their name.
+//! Reads objects of the history's `schemas` folder and checks them against the digest that is their name.
 
 use crate::error::{Error, Result};
 use crate::history::History;
@@ -19,10 +19,10 @@ pub(super) fn read_checked(history: &History, name: &ObjectName) -> Result<Vec<u
     Err(Error::damaged(format!("{place} is damaged: its digest is not its name")))
 }
 
-/// The list of the server's roles at a moment, as pg_dumpall writes it.
+/// Returns the list of the server's roles at a moment, as pg_dumpall writes it.
 ///
 /// # Errors
-/// `Damaged` if it is.
+/// `Damaged` if the list is.
 pub(super) fn globals(past: &Past) -> Result<Option<String>> {
     let Some(digest) = past.roles()? else { return Ok(None) };
     let name = ObjectName::new(ObjectKind::Roles, digest);

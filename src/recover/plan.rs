@@ -1,6 +1,6 @@
-//! Moment + history → plan. Pure: it reads, and changes nothing.
+//! Plans a recovery from a moment and a history. Planning reads, and changes nothing.
 //!
-//! `--dry-run` prints the plan, the executor takes that same plan, the report shows it.
+//! `--dry-run` prints the plan, the executor carries out the same value, and the report shows it.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::history::definitions::SchemaKnown;
 use crate::model::{Lsn, Moment, PgTime};
 use crate::past::{ChosenTables, Commit, KnownInexact, Past, Reading};
 
-/// What a recovery will do.
+/// The plan of a recovery.
 #[derive(Clone, Serialize)]
 pub struct Plan {
     pub moment: PlannedMoment,
-    /// The checkpoint that it starts from.
+    /// The checkpoint from which the recovery starts.
     pub checkpoint: String,
     pub epoch: u32,
     /// Segments that hold the transactions between the checkpoint and the moment.
@@ -23,44 +23,45 @@ pub struct Plan {
     /// Transactions between the checkpoint and the moment.
     pub transactions: u64,
     pub tables: u64,
-    /// Rows of the checkpoint's images of those tables.
+    /// The rows of the planned tables in the checkpoint's images.
     pub checkpoint_rows: u64,
-    /// How well the definitions are known.
+    /// How well the schema is known.
     pub schema: SchemaKnown,
-    /// What will not be exact, by name.
+    /// The objects that will not be exact, by name.
     pub inexact: KnownInexact,
     pub notes: Vec<String>,
-    /// Only some tables are wanted.
+    /// Whether only some tables are wanted.
     pub partial: bool,
     #[serde(skip)]
     pub chosen: ChosenTables,
-    /// Where all of it comes from.
+    /// The past from which everything is recovered.
     #[serde(skip)]
     pub past: Arc<Past>,
 }
 
-/// The moment that a request resolved to.
+/// The moment to which the request was resolved.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlannedMoment {
-    /// Just after the last transaction; given back as `--to`, it means the same state.
+    /// The position just after the last transaction; given back as `--to`, it means the same state.
     pub lsn: Lsn,
     /// The last transaction's commit time, or the checkpoint's if no transaction follows it.
     pub time: PgTime,
     pub xid: Option<u32>,
-    /// The first transaction that is not in.
+    /// The first transaction that is not included.
     pub next: Option<Commit>,
 }
 
 /// Plans a recovery of the tables that match one of the patterns; without patterns, of all.
 ///
 /// # Errors
-/// `OutsideWindow` if the moment is not held; `Usage` if a pattern matches no table.
+/// `OutsideWindow` if the history does not hold the moment; `Usage` if a pattern matches no table; `Damaged` if the
+/// history is.
 pub fn plan(reading: &Reading, moment: &Moment, before: bool, patterns: &[String]) -> Result<Plan> {
     let past = reading.at(moment, before)?;
     let chosen = past.choose(patterns)?;
     let schema = past.schema_known()?;
     let inexact = past.inexact(&chosen, &schema)?;
-    // Damage of the list of roles is told before anything is made.
+    // A damaged list of roles is reported before anything is created.
     past.roles()?;
     let base = past.base();
     let images = chosen.tables.iter().filter_map(|table| base.table(table.oid));

@@ -1,4 +1,4 @@
-//! Roles that the recovered database names and the target's server does not have.
+//! Creates roles that the recovered database names and the target's server lacks.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
 use crate::past::Past;
 
-/// Makes the roles that the target lacks. They are the server's, not the database's:
-/// those that are made stay, whatever becomes of the rest. Returns what a person should know.
+/// Creates the roles that the target lacks. Roles belong to the server, not to the database: created roles stay even if
+/// the recovery fails. Returns notes for the user.
 ///
 /// # Errors
-/// `Usage` if the target is no server; `Damaged` if the history's roles are; otherwise as
-/// [`create_missing`].
+/// `Usage` if the target is no server; `Damaged` if the history's list of roles is; `Refused` if the server does not
+/// let backwhen create roles, and then none is created.
 pub(super) async fn create(past: &Past, destination: &Destination) -> Result<Vec<String>> {
     let Destination::Postgres(info) = destination else {
         return Err(Error::usage("--create-roles needs a PostgreSQL server as --into"));
@@ -25,11 +25,11 @@ pub(super) async fn create(past: &Past, destination: &Destination) -> Result<Vec
     create_missing(info, &globals, &wanted(past, &globals)?).await
 }
 
-/// The roles that the recovered database needs, and those that have rights in it by being their members.
+/// Returns the roles that the recovered database needs, and the roles that have rights in it as members of those.
 fn wanted(past: &Past, globals: &[Sql]) -> Result<BTreeSet<String>> {
     let mut wanted: BTreeSet<_> = past.base().schema.roles.iter().cloned().collect();
     let changes = past.changes_since_archive()?;
-    // Roles that own or are granted something since.
+    // Roles that own objects, or were granted rights, since the checkpoint.
     wanted.extend(changes.iter().map(|change| change.signal.statement.role.clone()));
     let texts: BTreeSet<_> = changes.iter().map(|change| &change.signal.statement.query).collect();
     let statements: Vec<_> = texts.into_iter().flat_map(|text| split(text, true)).collect();
@@ -38,7 +38,7 @@ fn wanted(past: &Past, globals: &[Sql]) -> Result<BTreeSet<String>> {
     Ok(with_members(wanted, globals))
 }
 
-/// The roles that the list makes.
+/// Returns the roles that the list creates.
 fn made(globals: &[Sql]) -> impl Iterator<Item = String> {
     globals.iter().filter(|sql| sql.tag == "CREATE ROLE").filter_map(|sql| name(sql, 2))
 }
@@ -61,12 +61,12 @@ fn with_members(mut roles: BTreeSet<String>, globals: &[Sql]) -> BTreeSet<String
     }
 }
 
-/// Makes those of `wanted` that the server lacks: with the attributes, settings and memberships that
-/// `globals` (of pg_dumpall, no passwords) has for them; where it has nothing, as roles that cannot
-/// log in. Returns what a person should know.
+/// Creates those of the `wanted` roles that the server lacks, with the attributes, settings and memberships that
+/// `globals` (from pg_dumpall, without passwords) has for them. A role that is not in `globals` is created without the
+/// right to log in. Returns notes for the user.
 ///
 /// # Errors
-/// `Refused` if the server does not let us make roles; then none is made.
+/// `Refused` if the server does not let backwhen create roles; then none is created.
 async fn create_missing(info: &Conninfo, globals: &[Sql], wanted: &BTreeSet<String>) -> Result<Vec<String>> {
     let session = maintenance(info).await?;
     let missing = missing(&session, wanted.iter().map(String::as_str)).await?;
@@ -93,8 +93,8 @@ async fn create_missing(info: &Conninfo, globals: &[Sql], wanted: &BTreeSet<Stri
     Ok(notes)
 }
 
-/// What makes the roles, and what may fail without harm: attributes that only a superuser may give,
-/// settings, memberships in roles that are not there.
+/// Returns the statements that create the roles, and the statements that may fail without harm: attributes that only a
+/// superuser may give, settings, and memberships in roles that do not exist.
 fn statements(globals: &[Sql], missing: &BTreeSet<&str>) -> (Vec<String>, Vec<String>) {
     let required = missing.iter().map(|name| format!("CREATE ROLE {}", quote_ident(name))).collect();
     let concerns = |sql: &&Sql| match sql.tag.as_str() {
@@ -114,7 +114,7 @@ fn name(sql: &Sql, at: usize) -> Option<String> {
     Some(sql.words.get(at)?.name()?.to_owned())
 }
 
-/// Who granted a membership need not be there.
+/// Removes the GRANTED BY clause, since the role that granted a membership need not exist on the target.
 fn without_grantor(sql: &Sql) -> String {
     match sql.words.iter().position(|word| word.is("granted")) {
         Some(at) => sql.text[..sql.words[at].at.start].trim_end().to_owned(),

@@ -1,4 +1,4 @@
-//! What each sequence is set to at a moment.
+//! Finds the value to which each sequence is set at a moment.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,13 @@ use crate::model::{Inexact, SequenceOwner, SequenceState};
 pub struct MadeSequence {
     pub schema: String,
     pub name: String,
-    /// The source's, by which samples under another name are known; `None` if only its name is.
+    /// The sequence's oid at the source, which finds samples taken under another name; `None` if only the name is
+    /// known.
     pub oid: Option<u32>,
 }
 
-/// The sequences of an archive that was made of the source, by their oids. `known`: as the checkpoint knows them,
-/// since an archive in another encoding than UTF-8 is not read for its names.
+/// Returns the sequences of an archive that was dumped from the source, by their oids. `known` are the sequences of the
+/// checkpoint, since an archive in another encoding than UTF-8 is not read for its names.
 pub fn made_by_source(toc: &Toc, known: &[SequenceState]) -> BTreeMap<u32, MadeSequence> {
     let made = |entry: &Entry| {
         let (schema, name) = (entry.schema.clone().unwrap_or_default(), entry.tag.clone());
@@ -32,11 +33,11 @@ pub fn made_by_source(toc: &Toc, known: &[SequenceState]) -> BTreeMap<u32, MadeS
     toc.entries.iter().filter(|entry| entry.kind == "SEQUENCE").map(made).collect()
 }
 
-/// What each sequence is set to, and those of which no sample tells.
+/// Returns the value of each sequence, and the sequences for which there is no sample.
 ///
-/// A sample is of another instant than the moment, so that its sequence may have another name by then.
-/// `unsampled`: no sample at or after the moment tells how it stood, so a value may have been handed out that
-/// no sample shows; the largest in use is the least that will do.
+/// A sample is taken at another instant than the moment, so the sequence may have another name in the sample.
+/// `unsampled`: no sample at or after the moment shows the sequence, so a value may have been handed out that no sample
+/// shows. The sequence is then set at least to the largest value in use.
 pub fn sequence_values(
     plan: &Plan,
     made: &[MadeSequence],
