@@ -102,7 +102,7 @@ impl fmt::Display for Error {
         let mut cause = self.source.as_deref().map(|source| source as &dyn std::error::Error);
         while let Some(error) = cause {
             if error.downcast_ref().is_some_and(tokio::task::JoinError::is_panic) {
-                // A panic's message may hold a row's values, so it is not repeated; its place was printed as it happened.
+                // A panic's message may hold a row's values, so it is left out; the panic's place was printed at once.
                 return f.write_str(": it panicked; please report this");
             }
             write!(f, ": {error}")?;

@@ -12,9 +12,9 @@ use crate::history::timeline::Timeline;
 use crate::history::verify::{self, Acknowledged};
 use crate::model::Moment;
 use crate::past::Reading;
-use crate::recover::execute::{Execution, Report, execute};
+use crate::recover::execute::{Execution, RecoveryReport, execute};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
-use crate::recover::sink::{Destination, Into as Target};
+use crate::recover::sink::Destination;
 
 /// Rebuild the database, or some tables, as of a moment
 #[derive(Args)]
@@ -68,7 +68,7 @@ impl Recover {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
         let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
-        let destination = self.into.as_deref().map(Target::parse).transpose()?;
+        let destination = self.into.as_deref().map(Destination::parse).transpose()?;
         let acknowledged = acknowledged(history.root());
         let reading = Reading::open(&history)?;
         if moment == Moment::Latest {
@@ -106,7 +106,7 @@ impl Recover {
         moment: &Moment,
         mut plan: Plan,
         destination: Destination,
-    ) -> Result<Report> {
+    ) -> Result<RecoveryReport> {
         let to_stdout = matches!(destination, Destination::Sql(None));
         loop {
             say_inexact(at, &plan);
@@ -215,7 +215,7 @@ fn describe_plan(plan: &Plan) -> String {
     text
 }
 
-fn describe(report: &Report) -> String {
+fn describe(report: &RecoveryReport) -> String {
     let phases: Vec<_> =
         report.phases.iter().map(|phase| format!("{} {:.2} s", phase.name, phase.seconds)).collect();
     let proof = match (report.proved, report.tables) {

@@ -10,7 +10,7 @@ use crate::error::{Context, Kind, Result};
 use crate::history::definitions::SchemaKnown;
 use crate::model::{Inexact, Moment};
 use crate::past::Reading;
-use crate::recover::definitions::{Scratch, schema_at};
+use crate::recover::definitions::{ReplaySettings, schema_at};
 use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::schema::sql_of;
 
@@ -63,8 +63,9 @@ impl Show {
         let given = self.scratch.conninfo()?;
         let progress = at.ui.progress();
         let (server, limit) = (given.as_ref(), self.scratch.limit());
-        let scratch = Scratch { server, limit, tools: &tools, progress: &*progress, interrupt: &interrupt };
-        let schema = schema_at(&plan.past, &scratch).await?;
+        let replay =
+            ReplaySettings { server, limit, tools: &tools, progress: &*progress, interrupt: &interrupt };
+        let schema = schema_at(&plan.past, &replay).await?;
         let sql = sql_of(&schema.archive, &tools).await?;
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();
         inexact.extend(schema.inexact.iter().cloned());

@@ -2,7 +2,7 @@
 
 use super::copy_binary::BinaryRows;
 use super::key::KeyShape;
-use super::retell::{Attributes, Doubts, Label, Retelling, Shape};
+use super::retell::{CompositeAttributes, Doubts, EnumLabel, Retelling, Shape};
 use super::{copy_text, pgoutput};
 use crate::hostile::throw;
 use crate::model::{Column, Grade, Identity, Moment, Storage, Table, moment};
@@ -104,10 +104,10 @@ fn a_row_to_be_binary_of_any_bytes() {
 
 #[test]
 fn values_that_read_otherwise_of_any_bytes() {
-    let label = |now: &str| Label { now: now.into(), doubtful: false };
+    let label = |now: &str| EnumLabel { now: now.into(), doubtful: false };
     let labels =
         Shape::Labels([(b"sad".to_vec(), label("b \"l\" \\u")), (b"".to_vec(), label("NULL"))].into());
-    let both = Attributes { now: vec![(2, Some(1)), (3, Some(0)), (1, None)], doubtful: false };
+    let both = CompositeAttributes { now: vec![(2, Some(1)), (3, Some(0)), (1, None)], doubtful: false };
     let types = [
         (1, labels),
         (2, Shape::Array { element: 1, delimiter: b',' }),

@@ -23,7 +23,7 @@ pub struct Retelling {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// An enum: the texts that change, each with its new text.
-    Labels(BTreeMap<Vec<u8>, Label>),
+    Labels(BTreeMap<Vec<u8>, EnumLabel>),
     Array {
         element: u32,
         delimiter: u8,
@@ -35,18 +35,18 @@ pub enum Shape {
     /// A multirange of ranges of this type.
     Multirange(u32),
     /// A composite type: how a value changes, by the number of attributes that the value has.
-    Composite(BTreeMap<usize, Attributes>),
+    Composite(BTreeMap<usize, CompositeAttributes>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
+pub struct EnumLabel {
     pub now: Vec<u8>,
     /// Whether the text has also been another label's, so that a value cannot tell which label it means.
     pub doubtful: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attributes {
+pub struct CompositeAttributes {
     /// For each attribute that the type has now: its type, and its position in the value; `None` for an attribute
     /// that was added later, and so is NULL.
     pub now: Vec<(u32, Option<usize>)>,
@@ -125,7 +125,7 @@ impl Retelling {
         &self,
         type_oid: u32,
         text: &[u8],
-        by_number: &BTreeMap<usize, Attributes>,
+        by_number: &BTreeMap<usize, CompositeAttributes>,
         deeper: usize,
         doubts: &mut Doubts,
     ) -> Result<Vec<u8>, Unreadable> {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 
 /// The reason why one attempt to log in failed.
 #[derive(Debug)]
-pub enum Failure {
+pub enum LoginFailure {
     /// No server answered, or the connection broke off.
     Unreachable(io::Error),
     /// The encryption that the settings demand was not available.
@@ -29,12 +29,12 @@ pub enum Failure {
     Login(String),
 }
 
-impl Failure {
+impl LoginFailure {
     /// Classifies an error of the transport, or of the guard on it.
-    pub fn of_io(error: io::Error) -> Failure {
+    pub fn of_io(error: io::Error) -> LoginFailure {
         match LoginRefusal::of(&error) {
-            Some(LoginRefusal(text)) => Failure::Login(text.clone()),
-            None => Failure::Unreachable(error),
+            Some(LoginRefusal(text)) => LoginFailure::Login(text.clone()),
+            None => LoginFailure::Unreachable(error),
         }
     }
 }
@@ -48,7 +48,7 @@ pub trait Login: Sync {
         info: &Conninfo,
         host: &Host,
         transport: Transport,
-    ) -> impl Future<Output = Result<Self::Session, Failure>> + Send;
+    ) -> impl Future<Output = Result<Self::Session, LoginFailure>> + Send;
 }
 
 /// Tries each address of each host, and for each address the encryption modes that the `sslmode` allows.
@@ -64,7 +64,7 @@ pub async fn log_in<L: Login>(info: &Conninfo, login: &L) -> Result<L::Session> 
         let addresses = match Address::find(host).await {
             Ok(addresses) => addresses,
             Err(error) => {
-                told.get_or_insert(explain(info, host, Failure::Unreachable(error)));
+                told.get_or_insert(explain(info, host, LoginFailure::Unreachable(error)));
                 continue;
             }
         };
@@ -72,7 +72,7 @@ pub async fn log_in<L: Login>(info: &Conninfo, login: &L) -> Result<L::Session> 
             match try_address(info, login, host, address, encryption, tls.as_ref()).await {
                 Ok(session) => return Ok(session),
                 Err(failure) => {
-                    let reached = !matches!(failure, Failure::Unreachable(_));
+                    let reached = !matches!(failure, LoginFailure::Unreachable(_));
                     if reached || told.is_none() {
                         told = Some(explain(info, host, failure));
                     }
@@ -90,7 +90,7 @@ async fn try_address<L: Login>(
     address: &Address,
     encryption: SslMode,
     tls: Option<&Tls>,
-) -> Result<L::Session, Failure> {
+) -> Result<L::Session, LoginFailure> {
     let (first, second) = match encryption {
         SslMode::Disable => (None, None),
         SslMode::Allow => (None, tls),
@@ -103,7 +103,7 @@ async fn try_address<L: Login>(
         }
         Err(failure)
             if encryption == SslMode::Prefer
-                && (no_entry(&failure) || matches!(failure, Failure::Tls(_))) =>
+                && (no_entry(&failure) || matches!(failure, LoginFailure::Tls(_))) =>
         {
             try_once(info, login, host, address, None, encryption).await.map_err(|_| failure)
         }
@@ -112,8 +112,8 @@ async fn try_address<L: Login>(
 }
 
 /// Whether the error is SQLSTATE 28000 before any request for a password: `pg_hba.conf` has no entry.
-fn no_entry(failure: &Failure) -> bool {
-    matches!(failure, Failure::Server(fault) if fault.sqlstate == "28000")
+fn no_entry(failure: &LoginFailure) -> bool {
+    matches!(failure, LoginFailure::Server(fault) if fault.sqlstate == "28000")
 }
 
 async fn try_once<L: Login>(
@@ -123,15 +123,15 @@ async fn try_once<L: Login>(
     address: &Address,
     tls: Option<&Tls>,
     encryption: SslMode,
-) -> Result<L::Session, Failure> {
+) -> Result<L::Session, LoginFailure> {
     let whole = async {
-        let transport = Transport::open(address, info).await.map_err(Failure::Unreachable)?;
+        let transport = Transport::open(address, info).await.map_err(LoginFailure::Unreachable)?;
         let transport = match tls {
             Some(tls) => encrypt(transport, tls, host, encryption).await?,
             None => transport,
         };
         if info.channel_binding() == ChannelBinding::Require && transport.channel_binding().is_none() {
-            return Err(Failure::Login(
+            return Err(LoginFailure::Login(
                 "channel_binding=require needs TLS and a certificate whose signature has a digest".to_owned(),
             ));
         }
@@ -142,7 +142,7 @@ async fn try_once<L: Login>(
         Err(_) => {
             let seconds = info.timeout().as_secs();
             let text = format!("no answer for {seconds} seconds (connect_timeout)");
-            Err(Failure::Unreachable(io::Error::new(io::ErrorKind::TimedOut, text)))
+            Err(LoginFailure::Unreachable(io::Error::new(io::ErrorKind::TimedOut, text)))
         }
     }
 }
@@ -152,45 +152,45 @@ async fn encrypt(
     tls: &Tls,
     host: &Host,
     encryption: SslMode,
-) -> Result<Transport, Failure> {
+) -> Result<Transport, LoginFailure> {
     let Transport::Tcp(mut stream) = transport else { return Ok(transport) };
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
-    stream.write_all(&request).await.map_err(Failure::Unreachable)?;
+    stream.write_all(&request).await.map_err(LoginFailure::Unreachable)?;
     // Exactly one byte is read: bytes that a man in the middle appended would be taken for encrypted ones.
-    match stream.read_u8().await.map_err(Failure::Unreachable)? {
+    match stream.read_u8().await.map_err(LoginFailure::Unreachable)? {
         b'S' => {}
         b'N' if encryption < SslMode::Require => return Ok(Transport::Tcp(stream)),
         b'N' => {
-            return Err(Failure::Tls(
+            return Err(LoginFailure::Tls(
                 "the server offers no TLS; set ssl=on there or lower sslmode".to_owned(),
             ));
         }
         _ => {
-            return Err(Failure::Login(
+            return Err(LoginFailure::Login(
                 "what answers there is not PostgreSQL; look at host and port".to_owned(),
             ));
         }
     }
     let (stream, binding) =
-        tls.handshake(&host.name, stream).await.map_err(|error| Failure::Tls(error.to_string()))?;
+        tls.handshake(&host.name, stream).await.map_err(|error| LoginFailure::Tls(error.to_string()))?;
     Ok(Transport::Tls(Box::new(stream), binding))
 }
 
 /// Returns the failure as an error that names the server and the next thing to try.
-fn explain(info: &Conninfo, host: &Host, failure: Failure) -> Error {
+fn explain(info: &Conninfo, host: &Host, failure: LoginFailure) -> Error {
     let place = format!("database {:?} at {host} as user {:?}", info.dbname(), info.user());
     match failure {
-        Failure::Unreachable(error) => Error::unavailable(format!(
+        LoginFailure::Unreachable(error) => Error::unavailable(format!(
             "could not reach {place}; see that the server runs and listens there, and look at host and port"
         ))
         .caused_by(error),
-        Failure::Tls(problem) => Error::refused(format!(
+        LoginFailure::Tls(problem) => Error::refused(format!(
             "could not encrypt the connection to {place}; look at sslmode, sslrootcert and the server's certificate"
         ))
         .caused_by(problem),
-        Failure::Login(problem) => Error::refused(format!("could not log in to {place}")).caused_by(problem),
-        Failure::Server(fault) => {
+        LoginFailure::Login(problem) => Error::refused(format!("could not log in to {place}")).caused_by(problem),
+        LoginFailure::Server(fault) => {
             let kind = fault.kind();
             Error::new(kind, format!("could not log in to {place}; {}", advice(&fault.sqlstate))).caused_by(fault)
         }

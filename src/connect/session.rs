@@ -11,7 +11,7 @@ use super::conninfo::Conninfo;
 use super::fault::{ServerFault, server_error};
 use super::guard::{LoginRefusal, LoginWatch};
 use super::hosts::Host;
-use super::login::{Failure, Login, log_in};
+use super::login::{Login, LoginFailure, log_in};
 use super::pinned::{self, quoted};
 use super::tap::{Tap, Tapped};
 use super::transport::{Finished, Transport};
@@ -103,7 +103,12 @@ struct SessionLogin<'a> {
 impl Login for SessionLogin<'_> {
     type Session = Session;
 
-    async fn login(&self, info: &Conninfo, host: &Host, transport: Transport) -> Result<Session, Failure> {
+    async fn login(
+        &self,
+        info: &Conninfo,
+        host: &Host,
+        transport: Transport,
+    ) -> Result<Session, LoginFailure> {
         let tap = Tap::default();
         let transport = Tapped::guarded(transport, tap.clone(), LoginWatch::new(info.require_auth().clone()));
         let (client, connection) =
@@ -145,7 +150,7 @@ impl SessionLogin<'_> {
         config
     }
 
-    async fn settle(&self, info: &Conninfo, mut session: Session) -> Result<Session, Failure> {
+    async fn settle(&self, info: &Conninfo, mut session: Session) -> Result<Session, LoginFailure> {
         let client = &session.client;
         client.batch_execute(&pinned::set_statements()).await.map_err(failure)?;
         client.simple_query(pinned::NEWER_TIMERS).await.map_err(failure)?;
@@ -164,7 +169,7 @@ impl SessionLogin<'_> {
 }
 
 /// Whether a server is of the kind that `target_session_attrs` demands.
-pub(crate) fn suits(wanted: SessionAttrs, in_recovery: bool, read_only: bool) -> Result<(), Failure> {
+pub(crate) fn suits(wanted: SessionAttrs, in_recovery: bool, read_only: bool) -> Result<(), LoginFailure> {
     let fits = match wanted {
         SessionAttrs::Any => true,
         SessionAttrs::ReadWrite => !read_only,
@@ -178,30 +183,30 @@ pub(crate) fn suits(wanted: SessionAttrs, in_recovery: bool, read_only: bool) ->
     if fits {
         Ok(())
     } else {
-        Err(Failure::Login(format!("the server is not what target_session_attrs={} wants", word())))
+        Err(LoginFailure::Login(format!("the server is not what target_session_attrs={} wants", word())))
     }
 }
 
 /// Classifies an error during the login; the server's DETAIL and CONTEXT are left out.
-fn failure(error: tokio_postgres::Error) -> Failure {
+fn failure(error: tokio_postgres::Error) -> LoginFailure {
     if let Some(server) = error.as_db_error() {
-        return Failure::Server(ServerFault::from_db(server));
+        return LoginFailure::Server(ServerFault::from_db(server));
     }
     let text = match std::error::Error::source(&error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     };
     match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
-        Some(cause) if LoginRefusal::of(cause).is_some() => Failure::Login(cause.to_string()),
+        Some(cause) if LoginRefusal::of(cause).is_some() => LoginFailure::Login(cause.to_string()),
         Some(cause) if !text.starts_with("authentication") => {
-            Failure::Unreachable(std::io::Error::new(cause.kind(), text))
+            LoginFailure::Unreachable(std::io::Error::new(cause.kind(), text))
         }
         _ if error.is_closed() => {
-            Failure::Unreachable(std::io::Error::other("the server closed the connection"))
+            LoginFailure::Unreachable(std::io::Error::other("the server closed the connection"))
         }
         // These are the driver's own words, which no server changes.
-        _ if text.contains("password missing") => Failure::Login(NO_PASSWORD.to_owned()),
-        _ => Failure::Login(text),
+        _ if text.contains("password missing") => LoginFailure::Login(NO_PASSWORD.to_owned()),
+        _ => LoginFailure::Login(text),
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::codec::copy_text::{self, HOLE, NULL, push_escaped};
-use crate::codec::retell::{Attributes, Doubts, Label, Retelling, Shape};
+use crate::codec::retell::{CompositeAttributes, Doubts, EnumLabel, Retelling, Shape};
 use crate::model::{Inexact, Lsn, Table};
 use crate::signal::retold::{Retold, TypeBefore, TypeFacts};
 
@@ -305,14 +305,14 @@ fn stage_before(
 }
 
 /// Maps each text that was a label at one of the stages to what the label is now.
-fn labels(stages: &[Stage], now: &BTreeMap<u32, Vec<u8>>) -> BTreeMap<Vec<u8>, Label> {
-    let mut found: BTreeMap<Vec<u8>, Label> = BTreeMap::new();
+fn labels(stages: &[Stage], now: &BTreeMap<u32, Vec<u8>>) -> BTreeMap<Vec<u8>, EnumLabel> {
+    let mut found: BTreeMap<Vec<u8>, EnumLabel> = BTreeMap::new();
     for stage in stages {
         let Stage::Labels(labels) = stage else { continue };
         for (oid, text) in labels {
             let Some(now) = now.get(oid) else { continue };
             let label =
-                found.entry(text.clone()).or_insert_with(|| Label { now: now.clone(), doubtful: false });
+                found.entry(text.clone()).or_insert_with(|| EnumLabel { now: now.clone(), doubtful: false });
             label.doubtful |= label.now != *now;
             label.now.clone_from(now);
         }
@@ -322,17 +322,17 @@ fn labels(stages: &[Stage], now: &BTreeMap<u32, Vec<u8>>) -> BTreeMap<Vec<u8>, L
 }
 
 /// What becomes of values with a number of attributes that the type had at one of the stages, or has.
-fn attributes(stages: &[Stage], now: &[(i16, u32)]) -> BTreeMap<usize, Attributes> {
-    let mut found: BTreeMap<usize, Attributes> = BTreeMap::new();
+fn attributes(stages: &[Stage], now: &[(i16, u32)]) -> BTreeMap<usize, CompositeAttributes> {
+    let mut found: BTreeMap<usize, CompositeAttributes> = BTreeMap::new();
     let from = |before: &[i16]| {
         let place = |(number, oid): &(i16, u32)| (*oid, before.iter().position(|it| it == number));
-        Attributes { now: now.iter().map(place).collect(), doubtful: false }
+        CompositeAttributes { now: now.iter().map(place).collect(), doubtful: false }
     };
     for stage in stages {
         if let Stage::Attributes(before) = stage {
             let plan = from(before);
             let doubtful = found.get(&before.len()).is_some_and(|it| it.doubtful || it.now != plan.now);
-            found.insert(before.len(), Attributes { doubtful, ..plan });
+            found.insert(before.len(), CompositeAttributes { doubtful, ..plan });
         }
     }
     for stage in stages {

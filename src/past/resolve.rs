@@ -9,7 +9,7 @@ use crate::model::{Edge, Lsn, Moment, PgTime};
 
 /// The exact set of transactions that a moment includes: the transactions that committed before `until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
+pub struct ResolvedMoment {
     pub epoch: u32,
     /// Exclusive: the commit position of the first transaction that is not included.
     pub until: Lsn,
@@ -40,7 +40,7 @@ impl From<&TransactionEntry> for Commit {
 ///
 /// # Errors
 /// `OutsideWindow` if the history does not hold the moment, `Usage` if `before` does not fit it.
-pub fn resolve(timeline: &Timeline, moment: &Moment, before: bool) -> Result<Resolved> {
+pub fn resolve(timeline: &Timeline, moment: &Moment, before: bool) -> Result<ResolvedMoment> {
     if before && !matches!(moment, Moment::Xid(_) | Moment::Mark(_)) {
         return Err(Error::usage("--before goes with --to xid:N or --to mark:NAME"));
     }
@@ -213,9 +213,9 @@ fn stretch(timeline: &Timeline, epoch: u32) -> Result<&Stretch> {
 }
 
 /// Finds the transactions on both sides of a position.
-fn around(stretch: &Stretch, until: Lsn) -> Result<Resolved> {
+fn around(stretch: &Stretch, until: Lsn) -> Result<ResolvedMoment> {
     let mut resolved =
-        Resolved { epoch: stretch.epoch.number, until, last: None, next: None, notes: Vec::new() };
+        ResolvedMoment { epoch: stretch.epoch.number, until, last: None, next: None, notes: Vec::new() };
     let before = |segment: &&SegmentView| segment.summary.first_commit.is_some_and(|first| first < until);
     let after = |segment: &&SegmentView| segment.summary.last_commit.is_some_and(|last| last >= until);
     if let Some(segment) = stretch.segments.iter().rev().find(before) {

@@ -32,9 +32,9 @@ impl Past {
         self.question().unknown(known)
     }
 
-    fn question(&self) -> Question<'_> {
+    fn question(&self) -> SchemaQuestion<'_> {
         let (history, stretch, base) = (self.history(), self.stretch(), &self.base);
-        Question { history, stretch, base, at: self.witnessed_at }
+        SchemaQuestion { history, stretch, base, at: self.witnessed_at }
     }
 }
 
@@ -49,7 +49,7 @@ impl Reading {
             let end = resolve(self.timeline(), &Moment::Latest, false)?;
             let at = end.last.map_or(end.until, |last| last.lsn).max(newest.lsn);
             let stretch = self.timeline().current()?;
-            Question { history: self.history(), stretch, base: newest, at }.answer().map(Some)
+            SchemaQuestion { history: self.history(), stretch, base: newest, at }.answer().map(Some)
         };
         match look() {
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::OutsideWindow) => Ok(None),
@@ -78,7 +78,7 @@ struct Witness {
 }
 
 /// The question how well the definitions are known at one position.
-struct Question<'a> {
+struct SchemaQuestion<'a> {
     history: &'a History,
     stretch: &'a Stretch,
     /// The checkpoint whose archive is recovered.
@@ -86,7 +86,7 @@ struct Question<'a> {
     at: Lsn,
 }
 
-impl Question<'_> {
+impl SchemaQuestion<'_> {
     /// Returns how well the definitions are known at the position.
     fn answer(&self) -> Result<SchemaKnown> {
         let after = self.after()?;

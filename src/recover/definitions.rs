@@ -42,7 +42,7 @@ pub struct SchemaAt {
 }
 
 /// Where a replay may create its scratch database.
-pub struct Scratch<'a> {
+pub struct ReplaySettings<'a> {
     /// A server that the user named and trusts; `None` for a short-lived server that backwhen starts for this replay
     /// only.
     pub server: Option<&'a Conninfo>,
@@ -59,7 +59,7 @@ pub struct Scratch<'a> {
 /// # Errors
 /// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise the errors of
 /// [`schema::schema_at`].
-pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
+pub async fn schema_at(past: &Past, replay: &ReplaySettings<'_>) -> Result<SchemaAt> {
     let schema = base_schema(past)?;
     let changes = past.changes_since_archive()?;
     if changes.is_empty() {
@@ -68,20 +68,20 @@ pub async fn schema_at(past: &Past, scratch: &Scratch<'_>) -> Result<SchemaAt> {
     let base = &past.base().schema;
     let path = schema.archive.clone();
     let roles = SourceRoles::read(globals(past)?.as_deref());
-    let server = ScratchServer::find(scratch.server.cloned(), scratch.tools, &base.database, &roles).await?;
+    let server = ScratchServer::find(replay.server.cloned(), replay.tools, &base.database, &roles).await?;
     let said = server.notes();
-    let request = schema::Request {
+    let request = schema::ReplayRequest {
         server: server.info(),
         ours: server.is_ours(),
         roles: &roles,
-        limit: scratch.limit,
-        tools: scratch.tools,
+        limit: replay.limit,
+        tools: replay.tools,
         archive: &path,
         base,
         sequences: &schema.sequences,
         changes: &changes,
-        progress: scratch.progress,
-        interrupt: scratch.interrupt,
+        progress: replay.progress,
+        interrupt: replay.interrupt,
     };
     // An interrupted replay drops its database itself.
     let replayed = schema::schema_at(&request).await;

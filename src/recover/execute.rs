@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{AfterRows, Archive, Selection as Entries};
-use super::definitions::{SchemaAt, Scratch, base_schema, schema_at};
-use super::load::{Loaded, load_all};
+use super::archive::{AfterRows, Archive, EntrySelection};
+use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
+use super::load::{LoadOutcome, load_all};
 use super::plan::{Plan, PlannedMoment};
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
-use super::sink::{Definitions, Destination, Opening, Provenance, Sink};
+use super::sink::{ArchiveDefinitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
@@ -46,7 +46,7 @@ pub struct Execution {
 
 /// The result of a recovery. Its JSON is a contract; see `docs/JSON.md`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct RecoveryReport {
     pub moment: PlannedMoment,
     pub checkpoint: String,
     pub segments: u64,
@@ -78,7 +78,7 @@ pub struct Phase {
 /// `Refused` if the destination does not suit, `Damaged` if the history is, `Unavailable` if a server or the disk
 /// fails, `Interrupted` if the recovery was cancelled. After an error, nothing is left that could be taken for a
 /// database.
-pub async fn execute(plan: Plan, execution: Execution) -> Result<Report> {
+pub async fn execute(plan: Plan, execution: Execution) -> Result<RecoveryReport> {
     let started = Instant::now();
     execution.progress.phase("preparing", 0, Unit::Tables);
     let made = if execution.create_roles {
@@ -93,7 +93,12 @@ pub async fn execute(plan: Plan, execution: Execution) -> Result<Report> {
     })
 }
 
-async fn recover(plan: Plan, execution: Execution, started: Instant, made: &[String]) -> Result<Report> {
+async fn recover(
+    plan: Plan,
+    execution: Execution,
+    started: Instant,
+    made: &[String],
+) -> Result<RecoveryReport> {
     let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
     if !execution.schema_only {
@@ -131,7 +136,7 @@ async fn recover(plan: Plan, execution: Execution, started: Instant, made: &[Str
     notes.extend(sink.make_valid().await?);
     ambient::pass("recover.validated")?;
     phases.end("make valid");
-    Ok(Report {
+    Ok(RecoveryReport {
         moment: plan.moment,
         checkpoint: plan.checkpoint,
         segments: plan.segments,
@@ -160,7 +165,7 @@ impl Phases {
     }
 }
 
-struct Filled {
+struct FillOutcome {
     schema: SchemaKnown,
     transactions: u64,
     tables: u64,
@@ -173,7 +178,7 @@ struct Filled {
 /// Finds the schema of the moment. A replay never runs in a session on the target's server: statements written by roles
 /// of the source would run there with the rights of the user who recovers.
 async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
-    let scratch = Scratch {
+    let replay = ReplaySettings {
         server: execution.scratch.as_ref(),
         limit: execution.replay_limit,
         tools: &execution.tools,
@@ -183,7 +188,7 @@ async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
     match &execution.destination {
         // The sink takes tables and rows only, and the fold knows the tables.
         Destination::Sqlite(_) => base_schema(&plan.past),
-        _ => schema_at(&plan.past, &scratch).await,
+        _ => schema_at(&plan.past, &replay).await,
     }
 }
 
@@ -196,19 +201,20 @@ async fn open(
 ) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
     let archive = schema.open()?;
     let (entries, left_out) = if plan.partial {
-        let entries = Entries::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
+        let entries =
+            EntrySelection::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
         let notes = partial_notes(&entries);
         (entries, notes)
     } else {
-        (Entries::whole(&archive.toc), Vec::new())
+        (EntrySelection::whole(&archive.toc), Vec::new())
     };
     let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
     let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();
-    let mut definitions = Definitions::new(archive, entries)?;
+    let mut definitions = ArchiveDefinitions::new(archive, entries)?;
     if let Some(base) = schema.base.as_ref().filter(|_| schema.facts.large_objects > 0) {
         let base = Archive::open(base)?;
-        let objects = Entries::large_objects(&base.toc);
-        definitions.large_objects = Some(Box::new(Definitions::new(base, objects)?));
+        let objects = EntrySelection::large_objects(&base.toc);
+        definitions.large_objects = Some(Box::new(ArchiveDefinitions::new(base, objects)?));
     }
     let opening = Opening {
         create: execution.create,
@@ -226,7 +232,7 @@ async fn open(
 }
 
 /// Makes the notes for a recovery of some tables: which objects it leaves out, and which it takes in beyond the tables.
-fn partial_notes(entries: &Entries) -> Vec<String> {
+fn partial_notes(entries: &EntrySelection) -> Vec<String> {
     let left_out = entries
         .left_out
         .iter()
@@ -244,7 +250,7 @@ async fn fill(
     schema: &SchemaAt,
     made: &[MadeSequence],
     phases: &mut Phases,
-) -> Result<Filled> {
+) -> Result<FillOutcome> {
     ambient::pass("recover.opened")?;
     if execution.schema_only {
         return define(plan, execution, sink, schema).await;
@@ -271,7 +277,7 @@ async fn fill(
     }
     phases.end("sequences and views");
     ambient::pass("recover.valid")?;
-    Ok(Filled {
+    Ok(FillOutcome {
         schema: known,
         transactions: folded.transactions,
         tables,
@@ -290,7 +296,7 @@ async fn load_and_index(
     sink: &Arc<Sink>,
     tables: Vec<FoldedTable>,
     phases: &mut Phases,
-) -> Result<Loaded> {
+) -> Result<LoadOutcome> {
     let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
     let naming = sink.tables_that_name(&all).await?;
     let (last, first): (Vec<_>, Vec<_>) =
@@ -317,13 +323,18 @@ async fn load_and_index(
 }
 
 /// Creates the schema without rows. There are no digests to prove.
-async fn define(plan: &Plan, execution: &Execution, sink: &Arc<Sink>, schema: &SchemaAt) -> Result<Filled> {
+async fn define(
+    plan: &Plan,
+    execution: &Execution,
+    sink: &Arc<Sink>,
+    schema: &SchemaAt,
+) -> Result<FillOutcome> {
     let set_aside = sink.pre_data().await?;
     sink.post_data(execution.jobs, AfterRows::Whole).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
     let (known, transactions, tables, rows) = (plan.schema, 0, 0, 0);
     let inexact = of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect();
-    Ok(Filled { schema: known, transactions, tables, rows, inexact, proved: false, digests: Vec::new() })
+    Ok(FillOutcome { schema: known, transactions, tables, rows, inexact, proved: false, digests: Vec::new() })
 }
 
 /// Returns how well the schema is known: if event triggers told schema changes, the fold finds out whether there was an

@@ -20,15 +20,15 @@ const PIECE: usize = 256 << 10;
 const PIECES_WAITING: usize = 8;
 
 /// The result of loading one or more tables.
-pub(super) struct Loaded {
+pub(super) struct LoadOutcome {
     pub rows: u64,
     /// Whether the rows that were read back have the digests of the rows that were sent.
     pub proved: bool,
     pub digests: Vec<TableDigest>,
 }
 
-impl Loaded {
-    pub fn add(&mut self, more: Loaded) {
+impl LoadOutcome {
+    pub fn add(&mut self, more: LoadOutcome) {
         self.rows += more.rows;
         self.proved &= more.proved;
         self.digests.extend(more.digests);
@@ -45,7 +45,7 @@ pub(super) async fn load_all(
     jobs: usize,
     progress: &Arc<dyn Progress>,
     sink: &Arc<Sink>,
-) -> Result<Loaded> {
+) -> Result<LoadOutcome> {
     tables.sort_by_key(|table| std::cmp::Reverse(table.size_hint().1));
     let bytes = tables.iter().map(|table| table.size_hint().1).sum();
     progress.phase("loading", bytes, Unit::Bytes);
@@ -58,7 +58,7 @@ pub(super) async fn load_all(
             load(table, &sink, progress, &free).await
         });
     }
-    let mut loaded = Loaded { rows: 0, proved: true, digests: Vec::new() };
+    let mut loaded = LoadOutcome { rows: 0, proved: true, digests: Vec::new() };
     while let Some(done) = loading.join_next().await {
         let done = done.context(Kind::Internal, || "a loading task failed".into()).and_then(|done| done);
         match done {
@@ -113,15 +113,19 @@ async fn load(
 }
 
 #[derive(Default)]
-struct Sent {
+struct SentRows {
     rows: u64,
     digest: RowsDigest,
 }
 
-fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn Progress) -> Result<Sent> {
+fn feed(
+    folded: FoldedTable,
+    pieces: mpsc::Sender<Result<Bytes>>,
+    progress: &dyn Progress,
+) -> Result<SentRows> {
     let blocks = folded.blocks().clone();
     let mut feeder =
-        Feeder { pieces, blocks, piece: Vec::with_capacity(PIECE * 2), sent: Sent::default(), progress };
+        Feeder { pieces, blocks, piece: Vec::with_capacity(PIECE * 2), sent: SentRows::default(), progress };
     let fed = folded.emit(&mut feeder).and_then(|()| feeder.flush());
     match fed {
         Ok(()) => Ok(feeder.sent),
@@ -139,7 +143,7 @@ struct Feeder<'a> {
     pieces: mpsc::Sender<Result<Bytes>>,
     blocks: Blocks,
     piece: Vec<u8>,
-    sent: Sent,
+    sent: SentRows,
     progress: &'a dyn Progress,
 }
 

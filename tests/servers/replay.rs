@@ -16,7 +16,7 @@ use backwhen::history::{Identity, read_json, write_json};
 use backwhen::model::{DatabaseFacts, Edge, Inexact, Lsn, PgTime};
 use backwhen::pgtools::{LocalServer, Tools, dump_schema, materialized_views};
 use backwhen::progress::Silent;
-use backwhen::recover::schema::{ReplayedSchema, Request, ScratchServer, SourceRoles, schema_at};
+use backwhen::recover::schema::{ReplayRequest, ReplayedSchema, ScratchServer, SourceRoles, schema_at};
 use backwhen::signal::{DefinitionChange, DefinitionSignal};
 use backwhen::store::{Folder, ObjectKind, ObjectName, Store};
 
@@ -69,8 +69,8 @@ impl Source {
         log.lines().enumerate().map(change).collect()
     }
 
-    fn request<'a>(&'a self, server: &'a Conninfo, roles: &'a SourceRoles) -> Request<'a> {
-        Request {
+    fn request<'a>(&'a self, server: &'a Conninfo, roles: &'a SourceRoles) -> ReplayRequest<'a> {
+        ReplayRequest {
             server,
             ours: true,
             roles,
@@ -90,7 +90,8 @@ impl Source {
         let roles = SourceRoles::read(Some(&self.globals()));
         let server = ScratchServer::find(None, &self.tools, &self.facts.database, &roles).await.unwrap();
         assert_eq!(server.notes(), [""; 0], "everything is closed to it");
-        let replayed = schema_at(&Request { changes, ..self.request(server.info(), &roles) }).await.unwrap();
+        let replayed =
+            schema_at(&ReplayRequest { changes, ..self.request(server.info(), &roles) }).await.unwrap();
         server.stop().await;
         replayed
     }
@@ -98,7 +99,7 @@ impl Source {
     /// On a server that somebody named.
     async fn replay_on(&self, server: &str, changes: &[DefinitionChange]) -> Result<ReplayedSchema> {
         let (server, roles) = (Conninfo::parse(server).unwrap(), SourceRoles::read(None));
-        schema_at(&Request { ours: false, changes, ..self.request(&server, &roles) }).await
+        schema_at(&ReplayRequest { ours: false, changes, ..self.request(&server, &roles) }).await
     }
 
     fn globals(&self) -> String {

@@ -5,8 +5,10 @@ use backwhen::connect::{Conninfo, Session, connect};
 use backwhen::error::{Error, Kind, Result};
 use backwhen::model::{Column, DatabaseFacts, Grade, Identity, Table};
 use backwhen::pgtools::{Tools, dump_globals, dump_schema};
-use backwhen::recover::archive::{AfterRows, Archive, Selection};
-use backwhen::recover::sink::{Definitions, Into, Opening, Provenance, RowDigest, SequenceValue, Sink};
+use backwhen::recover::archive::{AfterRows, Archive, EntrySelection};
+use backwhen::recover::sink::{
+    ArchiveDefinitions, Destination, Opening, Provenance, RowDigest, SequenceValue, Sink,
+};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -49,7 +51,7 @@ impl Source {
 
     async fn open(&self, into: &str, create: bool) -> Result<Sink> {
         let archive = self.archive();
-        let selection = Selection::whole(&archive.toc);
+        let selection = EntrySelection::whole(&archive.toc);
         self.open_with(into, create, archive, selection).await
     }
 
@@ -58,17 +60,17 @@ impl Source {
         into: &str,
         create: bool,
         archive: Archive,
-        selection: Selection,
+        selection: EntrySelection,
     ) -> Result<Sink> {
         let opening = Opening {
             create,
             source: &self.facts,
-            definitions: Definitions::new(archive, selection)?,
+            definitions: ArchiveDefinitions::new(archive, selection)?,
             tables: &self.tables,
             provenance: Provenance { moment: "then".into(), lsn: "0/1".into(), source: "here".into() },
             tools: self.tools.clone(),
         };
-        Sink::open(&Into::parse(into)?, opening).await
+        Sink::open(&Destination::parse(into)?, opening).await
     }
 
     /// The rows of a table, in pieces.
@@ -401,7 +403,7 @@ async fn a_user_who_may_not_rename_gets_a_marked_database() {
     server.psql("postgres", "CREATE ROLE app LOGIN; CREATE DATABASE mine TEMPLATE template0 OWNER app");
     let into = format!("{} user=app", server.conninfo("mine").replace("user=postgres", ""));
     let archive = source.archive();
-    let mut selection = Selection::tables(&archive.toc, |_, name| name == "we ird;name");
+    let mut selection = EntrySelection::tables(&archive.toc, |_, name| name == "we ird;name");
     // Extensions that are not trusted, foreign data wrappers: an ordinary user makes none.
     let ids: Vec<_> = archive
         .toc
@@ -428,7 +430,7 @@ async fn a_user_who_may_not_rename_gets_a_marked_database() {
 async fn some_tables_come_with_what_hangs_on_them_and_the_rest_is_named() {
     let source = Source::rich().await;
     let archive = source.archive();
-    let selection = Selection::tables(&archive.toc, |schema, name| schema == "shop" && name == "orders");
+    let selection = EntrySelection::tables(&archive.toc, |schema, name| schema == "shop" && name == "orders");
     let left_out = selection.left_out.join("\n");
     assert!(left_out.contains("orders_customer_fkey") && left_out.contains("shop.joined"), "{left_out}");
     let name = format!("{}_new", source.server.fresh_database("some"));

@@ -27,14 +27,14 @@ const LABELS: [(&str, &str); 8] = [
     ("same", "same"),
 ];
 
-fn attributes(now: &[(u32, Option<usize>)]) -> Attributes {
-    Attributes { now: now.to_vec(), doubtful: false }
+fn attributes(now: &[(u32, Option<usize>)]) -> CompositeAttributes {
+    CompositeAttributes { now: now.to_vec(), doubtful: false }
 }
 
 /// `PAIR` has lost its first attribute of two and gained one.
 fn retelling() -> Retelling {
     let label = |(old, now): &(&str, &str)| {
-        (old.as_bytes().to_vec(), Label { now: now.as_bytes().to_vec(), doubtful: false })
+        (old.as_bytes().to_vec(), EnumLabel { now: now.as_bytes().to_vec(), doubtful: false })
     };
     let labels = LABELS.iter().filter(|(old, now)| old != now).map(label).collect();
     let types = [
@@ -138,7 +138,7 @@ fn types_that_are_made_of_themselves_end() {
 
 #[test]
 fn doubtful_labels_are_noted_by_their_type() {
-    let label = |now: &str| Label { now: now.into(), doubtful: true };
+    let label = |now: &str| EnumLabel { now: now.into(), doubtful: true };
     let labels = Shape::Labels([(b"a".to_vec(), label("a")), (b"b".to_vec(), label("c"))].into());
     let types = [(MOOD, labels), (MOODS, Shape::Array { element: MOOD, delimiter: b',' })];
     let retelling = Retelling { types: types.into() };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result};
 
 pub use roles::Roles;
-pub use select::{AfterRows, Selection};
+pub use select::{AfterRows, EntrySelection};
 pub use toc::{Entry, Section, Toc};
 
 /// The greatest size of a table of contents. A larger one is refused as damaged; a real one has about a kilobyte for

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::select::Selection;
+use super::select::EntrySelection;
 use super::toc::{Entry, Toc};
 
 /// The roles that the kept entries of an archive name.
@@ -18,7 +18,7 @@ pub struct Roles {
 }
 
 impl Roles {
-    pub fn of(toc: &Toc, selection: &Selection) -> Roles {
+    pub fn of(toc: &Toc, selection: &EntrySelection) -> Roles {
         let mut roles = Roles::default();
         for entry in selection.entries(toc) {
             roles.owners.extend(entry.owner.clone());
@@ -161,7 +161,7 @@ mod tests {
             depends_on: vec![],
         };
         let toc = Toc { entries: vec![entry], database: "d".into(), server_major: 15, dump_major: 15 };
-        let roles = Roles::of(&toc, &Selection::whole(&toc));
+        let roles = Roles::of(&toc, &EntrySelection::whole(&toc));
         assert!(roles.owners.contains("own er"));
         let mut all: Vec<_> =
             roles.all().into_iter().filter(|name| *name != "own er").map(str::to_owned).collect();

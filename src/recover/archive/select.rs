@@ -58,7 +58,7 @@ pub enum AfterRows {
 
 /// The entries to restore, and the others that a person must be told about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
+pub struct EntrySelection {
     kept: HashSet<i32>,
     /// The objects that cannot be created because an object to which they refer is left out.
     pub left_out: Vec<String>,
@@ -66,11 +66,11 @@ pub struct Selection {
     pub definition_only: Vec<(String, String)>,
 }
 
-impl Selection {
+impl EntrySelection {
     /// Selects everything except backwhen's own schema, publication and event triggers.
-    pub fn whole(toc: &Toc) -> Selection {
+    pub fn whole(toc: &Toc) -> EntrySelection {
         let kept = toc.entries.iter().filter(|entry| !is_ours(entry)).map(|entry| entry.id).collect();
-        let mut selection = Selection { kept, ..Selection::default() };
+        let mut selection = EntrySelection { kept, ..EntrySelection::default() };
         for entry in selection.settle(toc) {
             let of_ours = entry.schema.as_deref() == Some(OURS);
             if !of_ours && WORTH_SAYING.contains(&entry.kind.as_str()) {
@@ -84,7 +84,7 @@ impl Selection {
     /// database's schemas, types, functions and extensions, which have no rows.
     ///
     /// An object that refers to a table that is left out is left out too, and named in `left_out`.
-    pub fn tables(toc: &Toc, chosen: impl Fn(&str, &str) -> bool) -> Selection {
+    pub fn tables(toc: &Toc, chosen: impl Fn(&str, &str) -> bool) -> EntrySelection {
         let is_chosen = |entry: &&Entry| {
             is_relation_with_rows(entry)
                 && !is_ours(entry)
@@ -101,7 +101,7 @@ impl Selection {
             kind => !DATABASE_WIDE.contains(&kind),
         };
         let kept = toc.entries.iter().filter(keep).map(|entry| entry.id).collect();
-        let mut selection = Selection { kept, ..Selection::default() };
+        let mut selection = EntrySelection { kept, ..EntrySelection::default() };
         for entry in selection.settle(toc) {
             let concerns_us = entry.depends_on.iter().any(|id| wanted.contains(id));
             let stands_alone =
@@ -118,10 +118,10 @@ impl Selection {
     }
 
     /// Selects the large objects alone, with their owners, privileges and comments.
-    pub fn large_objects(toc: &Toc) -> Selection {
+    pub fn large_objects(toc: &Toc) -> EntrySelection {
         let of_one = |entry: &&Entry| entry.kind.starts_with("BLOB") || entry.tag.starts_with("LARGE OBJECT");
         let kept = toc.entries.iter().filter(of_one).map(|entry| entry.id).collect();
-        Selection { kept, ..Selection::default() }
+        EntrySelection { kept, ..EntrySelection::default() }
     }
 
     /// Leaves out one more entry and every entry that depends on it.
@@ -139,7 +139,7 @@ impl Selection {
     }
 
     /// Returns the entries without those that another step restores after the rows.
-    pub fn in_step(&self, toc: &Toc, step: AfterRows) -> Selection {
+    pub fn in_step(&self, toc: &Toc, step: AfterRows) -> EntrySelection {
         let mut selection = self.clone();
         if step == AfterRows::Whole {
             return selection;
@@ -307,7 +307,7 @@ mod tests {
         Toc::read(&include_bytes!("../../../fixtures/formats/archive/pg_dump-18.dump")[..]).unwrap()
     }
 
-    fn kept(toc: &Toc, selection: &Selection) -> Vec<String> {
+    fn kept(toc: &Toc, selection: &EntrySelection) -> Vec<String> {
         let shown = |entry: &&Entry| entry.section != Section::None && !entry.definition.starts_with("SET");
         selection.entries(toc).filter(shown).map(Entry::display).collect()
     }
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_table_comes_with_what_hangs_on_it() {
         let toc = toc();
-        let selection = Selection::tables(&toc, |schema, name| (schema, name) == ("a b", "c d"));
+        let selection = EntrySelection::tables(&toc, |schema, name| (schema, name) == ("a b", "c d"));
         let kept = kept(&toc, &selection);
         for name in [
             "SCHEMA a b",
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn what_refers_to_a_table_that_is_left_out_is_named() {
         let toc = toc();
-        let selection = Selection::tables(&toc, |_, name| name == "other");
+        let selection = EntrySelection::tables(&toc, |_, name| name == "other");
         assert_eq!(selection.left_out, ["FK CONSTRAINT public.other other_id_fkey"]);
         assert!(
             kept(&toc, &selection).iter().all(|entry| !entry.contains("c d") && !entry.starts_with("VIEW"))
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn the_whole_is_everything() {
         let toc = toc();
-        let selection = Selection::whole(&toc);
+        let selection = EntrySelection::whole(&toc);
         assert_eq!(selection.entries(&toc).count(), toc.entries.len());
         assert!(selection.has_large_objects(&toc) && selection.left_out.is_empty());
     }

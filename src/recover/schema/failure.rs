@@ -1,6 +1,6 @@
 //! How a replayed statement fails, and what is said of it.
 
-use super::acting::RunOutcome;
+use super::sessions::RunOutcome;
 use crate::connect::server_error;
 use crate::error::Error;
 use crate::signal::DefinitionChange;

@@ -1,7 +1,6 @@
 //! Rebuilds the schema of a moment: a checkpoint's archive is restored without rows into a scratch database, the
 //! statements since the checkpoint are replayed there, and the result is dumped.
 
-mod acting;
 mod attempt;
 mod choose;
 mod context;
@@ -15,6 +14,7 @@ mod roles;
 mod scratch;
 mod sequences;
 mod server;
+mod sessions;
 mod statements;
 mod tables;
 
@@ -27,9 +27,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{Archive, Roles, Selection};
+use super::archive::{Archive, EntrySelection, Roles};
 use super::sequences::MadeSequence;
-use super::sink::{Definitions, usable_roles};
+use super::sink::{ArchiveDefinitions, usable_roles};
 use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
@@ -45,12 +45,12 @@ use order::Order;
 use replay::{Replay, Rights};
 pub use roles::SourceRoles;
 pub(in crate::recover) use roles::missing;
-use scratch::{MARKER, Scratch};
+use scratch::{MARKER, ScratchDatabase};
 use sequences::Sequences;
 pub use server::ScratchServer;
 
 /// The statements to replay, and the server to replay them on.
-pub struct Request<'a> {
+pub struct ReplayRequest<'a> {
     /// The connection to a server for the scratch database; any database of the server will do.
     pub server: &'a Conninfo,
     /// Whether that server exists only for this replay: the source's roles are then created on it, and log in.
@@ -100,9 +100,9 @@ pub struct ReplayedSchema {
 /// Fails with `Refused` if the server is not suitable, with `Unavailable` if it fails, and with `Interrupted` after
 /// Ctrl-C. A statement that the server refuses is left out, and named. After an error the scratch database is gone
 /// too, or the error names it.
-pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
+pub async fn schema_at(request: &ReplayRequest<'_>) -> Result<ReplayedSchema> {
     request.progress.phase("replaying definitions", request.changes.len() as u64, Unit::Statements);
-    let scratch = Scratch::create(request.server, request.ours, &request.base.database).await?;
+    let scratch = ScratchDatabase::create(request.server, request.ours, &request.base.database).await?;
     let replayed = tokio::select! {
         replayed = in_scratch(request, &scratch) => replayed,
         () = request.interrupt.cancelled() => Err(Error::interrupted()),
@@ -117,11 +117,11 @@ pub async fn schema_at(request: &Request<'_>) -> Result<ReplayedSchema> {
     }
 }
 
-async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<ReplayedSchema> {
+async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> Result<ReplayedSchema> {
     let archive = Archive::open(request.archive)?;
-    let selection = Selection::whole(&archive.toc);
+    let selection = EntrySelection::whole(&archive.toc);
     let named = Roles::of(&archive.toc, &selection);
-    let mut definitions = Definitions::new(archive, selection)?;
+    let mut definitions = ArchiveDefinitions::new(archive, selection)?;
     if request.ours {
         make_roles(request, scratch, &named, definitions.database_owner()).await?;
         scratch.belong_to_source(&definitions).await?;
@@ -163,8 +163,8 @@ async fn in_scratch(request: &Request<'_>, scratch: &Scratch) -> Result<Replayed
 
 /// Dumps the contents of the scratch database.
 async fn finish(
-    request: &Request<'_>,
-    scratch: &Scratch,
+    request: &ReplayRequest<'_>,
+    scratch: &ScratchDatabase,
     replay: Replay<'_>,
     notes: Vec<String>,
     unfit: Vec<Inexact>,
@@ -201,7 +201,7 @@ async fn finish(
 /// Fails with `Damaged` if the file is not an archive, and with `Unavailable` and pg_restore's own words.
 pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
     let archive = Archive::open(archive)?;
-    let selection = Selection::whole(&archive.toc);
+    let selection = EntrySelection::whole(&archive.toc);
     let tool = tools.for_restore(archive.toc.dump_major, archive.toc.server_major)?;
     let folder = ambient::temporary_folder()?;
     let list = folder.path().join("entries.list");
@@ -217,8 +217,8 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
 
 /// Creates every role that the history lists, or that the replay needs.
 async fn make_roles(
-    request: &Request<'_>,
-    scratch: &Scratch,
+    request: &ReplayRequest<'_>,
+    scratch: &ScratchDatabase,
     roles: &Roles,
     owner: Option<&str>,
 ) -> Result<()> {

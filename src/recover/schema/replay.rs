@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::acting::{RunOutcome, Sessions};
 use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
 use super::failure::{ReplayFailure, failed};
 use super::mend::{mend, owner, still_lacking};
 use super::rewrite::{ReplayAction, action};
 use super::roles::SourceRoles;
 use super::sequences::Sequences;
+use super::sessions::{RunOutcome, Sessions};
 use super::statements::{Sql, split};
 use super::tables::{create_table, differences, quoted, relation};
 use crate::connect::{Conninfo, Session, server_error};

@@ -9,7 +9,7 @@ use crate::model::DatabaseFacts;
 use crate::model::schema::{quote_ident, quote_literal};
 use crate::pgtools::Tools;
 use crate::recover::archive::{AfterRows, Section};
-use crate::recover::sink::{Definitions, Restoring, create_like, holds_nothing, maintenance};
+use crate::recover::sink::{ArchiveDefinitions, Restoring, create_like, holds_nothing, maintenance};
 
 /// The prefix of the database's name; 16 hexadecimal digits follow.
 const NAME: &str = "backwhen_scratch_";
@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(5);
 
 /// A scratch database, which exists from `create` to `drop`; the next `create` drops one that a killed process left.
-pub(super) struct Scratch {
+pub(super) struct ScratchDatabase {
     /// A session in another database of the server, which holds the lock on the name.
     maintenance: Session,
     name: String,
@@ -40,13 +40,13 @@ pub(super) struct Scratch {
     pub server_major: u32,
 }
 
-impl Scratch {
+impl ScratchDatabase {
     /// Creates an empty database in the encoding of the source.
     ///
     /// # Errors
     /// Fails with `Refused` if the server is older than the source or does not let us create a database, or if the
     /// server is not our own and our user there could do harm.
-    pub async fn create(server: &Conninfo, ours: bool, source: &DatabaseFacts) -> Result<Scratch> {
+    pub async fn create(server: &Conninfo, ours: bool, source: &DatabaseFacts) -> Result<ScratchDatabase> {
         let maintenance = maintenance(server).await?;
         if !ours {
             require_few_rights(&maintenance).await?;
@@ -64,7 +64,7 @@ impl Scratch {
         let name = format!("{NAME}{random:016x}");
         try_lock(&maintenance, &name).await?;
         create_in_encoding(&maintenance, &name, source).await?;
-        let scratch = Scratch { info: server.with_dbname(&name), maintenance, name, server_major };
+        let scratch = ScratchDatabase { info: server.with_dbname(&name), maintenance, name, server_major };
         match scratch.mark().await {
             Ok(()) => Ok(scratch),
             Err(error) => {
@@ -89,7 +89,7 @@ impl Scratch {
     ///
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
-    pub async fn belong_to_source(&self, definitions: &Definitions) -> Result<()> {
+    pub async fn belong_to_source(&self, definitions: &ArchiveDefinitions) -> Result<()> {
         let failed = |error| server_error("cannot give the scratch database its owner", error);
         let name = quote_ident(&self.name);
         if let Some(owner) = definitions.database_owner() {
@@ -113,8 +113,8 @@ impl Scratch {
     /// own, where the restoring user is a superuser.
     ///
     /// # Errors
-    /// Fails when [`Scratch::restore`] does.
-    pub async fn restore_muted(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
+    /// Fails when [`ScratchDatabase::restore`] does.
+    pub async fn restore_muted(&self, definitions: &ArchiveDefinitions, tools: &Tools) -> Result<()> {
         let session = Session::connect_utf8(&self.info, "replay").await?;
         let failed = |error| server_error("cannot prepare the scratch database", error);
         session.batch_execute(MUTED).await.map_err(failed)?;
@@ -126,11 +126,11 @@ impl Scratch {
     ///
     /// # Errors
     /// Fails with `Refused` and pg_restore's own words.
-    pub async fn restore(&self, definitions: &Definitions, tools: &Tools) -> Result<()> {
+    pub async fn restore(&self, definitions: &ArchiveDefinitions, tools: &Tools) -> Result<()> {
         self.run_restore(definitions, tools, false).await
     }
 
-    async fn run_restore(&self, definitions: &Definitions, tools: &Tools, ours: bool) -> Result<()> {
+    async fn run_restore(&self, definitions: &ArchiveDefinitions, tools: &Tools, ours: bool) -> Result<()> {
         let restoring = Restoring {
             step: AfterRows::Whole,
             definitions,
@@ -177,7 +177,7 @@ impl Scratch {
 
     /// Gives the database the source's own settings, privileges and comment, which a dump then contains. Returns
     /// those that the server refused.
-    pub async fn take_properties(&self, definitions: &Definitions) -> Vec<String> {
+    pub async fn take_properties(&self, definitions: &ArchiveDefinitions) -> Vec<String> {
         let comment = definitions.database_comment(&self.name);
         let comment =
             comment.unwrap_or_else(|| format!("COMMENT ON DATABASE {} IS NULL", quote_ident(&self.name)));

@@ -7,27 +7,34 @@ use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
-use crate::recover::archive::{AfterRows, Archive, Roles, Section, Selection};
+use crate::recover::archive::{AfterRows, Archive, EntrySelection, Roles, Section};
 
 /// An archive, the entries chosen from it, and whether owners and privileges are restored.
 #[derive(Debug)]
-pub struct Definitions {
+pub struct ArchiveDefinitions {
     pub archive: Archive,
-    pub selection: Selection,
+    pub selection: EntrySelection,
     /// The archive that holds the large objects, if it is a different one.
-    pub large_objects: Option<Box<Definitions>>,
+    pub large_objects: Option<Box<ArchiveDefinitions>>,
     owners: bool,
     privileges: bool,
     /// The folder for the list that pg_restore reads.
     folder: TempDir,
 }
 
-impl Definitions {
+impl ArchiveDefinitions {
     /// # Errors
     /// Fails with `Unavailable` if the temporary folder cannot be created.
-    pub fn new(archive: Archive, selection: Selection) -> Result<Definitions> {
+    pub fn new(archive: Archive, selection: EntrySelection) -> Result<ArchiveDefinitions> {
         let folder = crate::ambient::temporary_folder()?;
-        Ok(Definitions { archive, selection, large_objects: None, owners: true, privileges: true, folder })
+        Ok(ArchiveDefinitions {
+            archive,
+            selection,
+            large_objects: None,
+            owners: true,
+            privileges: true,
+            folder,
+        })
     }
 
     /// Adapts the choice to a server that has only the roles that `has` accepts; returns the entries that cannot be

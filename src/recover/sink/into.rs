@@ -14,10 +14,9 @@ pub enum Destination {
     Sql(Option<PathBuf>),
 }
 
-/// Parses `--into`.
-pub struct Into;
-
-impl Into {
+impl Destination {
+    /// Parses the value of `--into`.
+    ///
     /// # Errors
     /// Fails with `Usage` if a file has no name or the connection string is wrong.
     pub fn parse(text: &str) -> Result<Destination> {
@@ -41,16 +40,16 @@ mod tests {
 
     #[test]
     fn reads_every_kind_of_destination() {
-        assert!(matches!(Into::parse("sql:-"), Ok(Destination::Sql(None))));
+        assert!(matches!(Destination::parse("sql:-"), Ok(Destination::Sql(None))));
         assert!(
-            matches!(Into::parse("sql:a b.sql"), Ok(Destination::Sql(Some(path))) if path.ends_with("a b.sql"))
+            matches!(Destination::parse("sql:a b.sql"), Ok(Destination::Sql(Some(path))) if path.ends_with("a b.sql"))
         );
         assert!(
-            matches!(Into::parse("sqlite:x.db"), Ok(Destination::Sqlite(path)) if path.ends_with("x.db"))
+            matches!(Destination::parse("sqlite:x.db"), Ok(Destination::Sqlite(path)) if path.ends_with("x.db"))
         );
-        assert!(matches!(Into::parse("dbname=x"), Ok(Destination::Postgres(_))));
+        assert!(matches!(Destination::parse("dbname=x"), Ok(Destination::Postgres(_))));
         for text in ["sql:", "sqlite:"] {
-            assert_eq!(Into::parse(text).unwrap_err().kind(), Kind::Usage);
+            assert_eq!(Destination::parse(text).unwrap_err().kind(), Kind::Usage);
         }
     }
 }

@@ -20,11 +20,11 @@ use crate::model::{DatabaseFacts, Inexact};
 use crate::pgtools::Tools;
 use crate::recover::archive::AfterRows;
 
-pub use definitions::Definitions;
+pub use definitions::ArchiveDefinitions;
 pub use digest::RowDigest;
-pub use into::{Destination, Into};
+pub use into::Destination;
+pub use postgres::{PostgresSink, drop_database};
 pub(in crate::recover) use postgres::{Restoring, create_like, holds_nothing, maintenance, usable_roles};
-pub use postgres::{Target, drop_database};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
@@ -91,7 +91,7 @@ pub struct Opening<'a> {
     pub create: bool,
     /// The properties of the source's database at the moment.
     pub source: &'a DatabaseFacts,
-    pub definitions: Definitions,
+    pub definitions: ArchiveDefinitions,
     /// All tables that will be loaded.
     pub tables: &'a [Table],
     pub provenance: Provenance,
@@ -101,7 +101,7 @@ pub struct Opening<'a> {
 /// A destination of a recovery. The steps are called in the order in which they stand here; `load` of different
 /// tables may overlap.
 pub enum Sink {
-    Postgres(Box<Target>),
+    Postgres(Box<PostgresSink>),
     Sqlite(SqliteFile),
     Sql(Box<Script>),
 }
@@ -111,7 +111,9 @@ impl Sink {
     /// Fails with `Refused` if the destination exists already, is not empty or is not suitable.
     pub async fn open(destination: &Destination, opening: Opening<'_>) -> Result<Sink> {
         Ok(match destination {
-            Destination::Postgres(info) => Sink::Postgres(Box::new(Target::prepare(info, opening).await?)),
+            Destination::Postgres(info) => {
+                Sink::Postgres(Box::new(PostgresSink::prepare(info, opening).await?))
+            }
             Destination::Sqlite(path) => Sink::Sqlite(SqliteFile::create(path, opening)?),
             Destination::Sql(path) => Sink::Sql(Box::new(Script::create(path.as_deref(), opening)?)),
         })

@@ -15,7 +15,7 @@ use crate::pgtools::{Installation, Tools};
 use crate::recover::archive::{AfterRows, Section};
 use crate::store::files;
 
-use super::{Definitions, Opening, Rows, SequenceValue};
+use super::{ArchiveDefinitions, Opening, Rows, SequenceValue};
 use crate::model::spelling::Spelled;
 
 /// Without this setting psql would continue after an error, and read the rows of a failed COPY as statements. The
@@ -32,7 +32,7 @@ type Out = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// A script that is being written.
 pub struct Script {
-    definitions: Definitions,
+    definitions: ArchiveDefinitions,
     tool: Installation,
     notes: Vec<String>,
     /// The encoding of the rows, and of pg_restore's text.
@@ -187,7 +187,12 @@ impl Script {
         self.section_of(&self.definitions, section, AfterRows::Whole).await
     }
 
-    async fn section_of(&self, definitions: &Definitions, section: Section, step: AfterRows) -> Result<()> {
+    async fn section_of(
+        &self,
+        definitions: &ArchiveDefinitions,
+        section: Section,
+        step: AfterRows,
+    ) -> Result<()> {
         // Definitions are small next to rows, except for large objects. Both could go through a pipe unchanged, but
         // the lines must be examined, so they pass through memory one by one.
         let (mut writer, reader) = tokio::io::duplex(1 << 16);
@@ -241,7 +246,7 @@ fn unwritten(error: std::io::Error) -> Error {
 
 /// Chooses the oldest pg_restore that can read the archive: its output has the fewest statements that an older psql
 /// or server refuses.
-fn script_tool(definitions: &Definitions, tools: &Tools, source_major: u32) -> Result<Installation> {
+fn script_tool(definitions: &ArchiveDefinitions, tools: &Tools, source_major: u32) -> Result<Installation> {
     definitions.tool(tools, source_major).cloned()
 }
 

@@ -13,7 +13,7 @@ use super::fault::StreamFault;
 use super::wire::{Answer, Wire};
 use crate::connect::choices::{ChannelBinding, SessionAttrs};
 use crate::connect::hosts::Host;
-use crate::connect::login::{Failure, Login, log_in};
+use crate::connect::login::{Login, LoginFailure, log_in};
 use crate::connect::require_auth::Method;
 use crate::connect::session::{NO_PASSWORD, suits};
 use crate::connect::transport::Transport;
@@ -52,9 +52,9 @@ impl Login for ReplicationLogin<'_> {
         info: &Conninfo,
         host: &Host,
         transport: Transport,
-    ) -> Result<ReplicationClient, Failure> {
+    ) -> Result<ReplicationClient, LoginFailure> {
         let mut wire = Wire::new(transport);
-        self.startup(info, &mut wire).await.map_err(Failure::Unreachable)?;
+        self.startup(info, &mut wire).await.map_err(LoginFailure::Unreachable)?;
         authenticate(info, info.password(host), &mut wire).await?;
         let (version, encoding) = until_ready(&mut wire).await?;
         let mut client = ReplicationClient::new(wire, version, format!("{host}/{}", info.dbname()));
@@ -64,7 +64,8 @@ impl Login for ReplicationLogin<'_> {
         ask(NEWER_TIMERS).await?;
         let served = ask(SERVING_PROCESS).await?;
         let served = served.first().and_then(|row| parse_serving_process(row.iter().map(Option::as_deref)));
-        let untold = || Failure::Login("the server does not say which of its processes serves us".to_owned());
+        let untold =
+            || LoginFailure::Login("the server does not say which of its processes serves us".to_owned());
         let (backend, silence) = served.ok_or_else(untold)?;
         if info.session_attrs() != SessionAttrs::Any {
             let question =
@@ -106,11 +107,11 @@ impl ReplicationLogin<'_> {
 }
 
 /// Sorts a fault during login. A server that ends the connection in good order has not refused the login.
-fn login_failure(fault: StreamFault) -> Failure {
+fn login_failure(fault: StreamFault) -> LoginFailure {
     match fault {
-        StreamFault::Server(server) => Failure::Server(server),
-        StreamFault::Broken(error) => Failure::Unreachable(error),
-        other => Failure::Login(other.to_string()),
+        StreamFault::Server(server) => LoginFailure::Server(server),
+        StreamFault::Broken(error) => LoginFailure::Unreachable(error),
+        other => LoginFailure::Login(other.to_string()),
     }
 }
 
@@ -129,11 +130,11 @@ pub(in crate::source) fn parse_serving_process<'a>(
 }
 
 /// Waits for the next message; an error of the server becomes a failure.
-async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
+async fn expect(wire: &mut Wire) -> Result<Message, LoginFailure> {
     loop {
-        match wire.answer().await.map_err(Failure::of_io)? {
+        match wire.answer().await.map_err(LoginFailure::of_io)? {
             Answer::Message(Message::ErrorResponse(body)) => {
-                return Err(Failure::Server(ServerFault::from_fields(body.fields())));
+                return Err(LoginFailure::Server(ServerFault::from_fields(body.fields())));
             }
             Answer::Message(Message::NoticeResponse(_)) => {}
             Answer::Message(message) => return Ok(message),
@@ -142,30 +143,32 @@ async fn expect(wire: &mut Wire) -> Result<Message, Failure> {
     }
 }
 
-async fn authenticate(info: &Conninfo, password: Option<&str>, wire: &mut Wire) -> Result<(), Failure> {
-    let password = || password.ok_or_else(|| Failure::Login(NO_PASSWORD.to_owned()));
+async fn authenticate(info: &Conninfo, password: Option<&str>, wire: &mut Wire) -> Result<(), LoginFailure> {
+    let password = || password.ok_or_else(|| LoginFailure::Login(NO_PASSWORD.to_owned()));
     let request = expect(wire).await?;
     if let Some(method) = method(&request) {
-        info.require_auth().allow(method).map_err(Failure::Login)?;
+        info.require_auth().allow(method).map_err(LoginFailure::Login)?;
     }
     match request {
         Message::AuthenticationOk => return without_binding(info),
         Message::AuthenticationCleartextPassword => {
             without_binding(info)?;
             send(wire, |out| {
-                frontend::password_message(password()?.as_bytes(), out).map_err(Failure::Unreachable)
+                frontend::password_message(password()?.as_bytes(), out).map_err(LoginFailure::Unreachable)
             })
             .await?;
         }
         Message::AuthenticationMd5Password(body) => {
             without_binding(info)?;
             let hash = md5_hash(info.user().as_bytes(), password()?.as_bytes(), body.salt());
-            send(wire, |out| frontend::password_message(hash.as_bytes(), out).map_err(Failure::Unreachable))
-                .await?;
+            send(wire, |out| {
+                frontend::password_message(hash.as_bytes(), out).map_err(LoginFailure::Unreachable)
+            })
+            .await?;
         }
         Message::AuthenticationSasl(body) => scram(info, password()?, &body, wire).await?,
         _ => {
-            return Err(Failure::Login(
+            return Err(LoginFailure::Login(
                 "the server asks for a kind of login that backwhen does not know (GSSAPI, SSPI, OAuth); let it in by \
                  scram-sha-256 or a certificate in pg_hba.conf"
                     .to_owned(),
@@ -192,8 +195,8 @@ fn method(request: &Message) -> Option<Method> {
 
 async fn send(
     wire: &mut Wire,
-    write: impl FnOnce(&mut bytes::BytesMut) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    write: impl FnOnce(&mut bytes::BytesMut) -> Result<(), LoginFailure>,
+) -> Result<(), LoginFailure> {
     let mut failure = None;
     let queued = wire.queue(|out| {
         write(out).map_err(|error| {
@@ -202,9 +205,9 @@ async fn send(
         })
     });
     match (queued, failure) {
-        (Ok(()), _) => wire.flush().await.map_err(Failure::Unreachable),
+        (Ok(()), _) => wire.flush().await.map_err(LoginFailure::Unreachable),
         (Err(_), Some(failure)) => Err(failure),
-        (Err(error), None) => Err(Failure::Unreachable(error)),
+        (Err(error), None) => Err(LoginFailure::Unreachable(error)),
     }
 }
 
@@ -213,9 +216,9 @@ async fn scram(
     password: &str,
     offer: &AuthenticationSaslBody,
     wire: &mut Wire,
-) -> Result<(), Failure> {
+) -> Result<(), LoginFailure> {
     let mechanisms: Vec<String> =
-        offer.mechanisms().map(|name| Ok(name.to_owned())).collect().map_err(Failure::Unreachable)?;
+        offer.mechanisms().map(|name| Ok(name.to_owned())).collect().map_err(LoginFailure::Unreachable)?;
     let offers = |name: &str| mechanisms.iter().any(|offered| offered == name);
     let wanted = info.channel_binding() != ChannelBinding::Disable;
     let data = wire.transport().channel_binding().filter(|_| wanted).map(<[u8]>::to_vec);
@@ -229,7 +232,7 @@ async fn scram(
         None => (sasl::ChannelBinding::unsupported(), sasl::SCRAM_SHA_256),
     };
     if !offers(mechanism) {
-        return Err(Failure::Login("the server offers no SCRAM-SHA-256 login".to_owned()));
+        return Err(LoginFailure::Login("the server offers no SCRAM-SHA-256 login".to_owned()));
     }
     if mechanism != sasl::SCRAM_SHA_256_PLUS {
         without_binding(info)?;
@@ -237,21 +240,25 @@ async fn scram(
     exchange(sasl::ScramSha256::new(password.as_bytes(), binding), mechanism, wire).await
 }
 
-async fn exchange(mut scram: sasl::ScramSha256, mechanism: &str, wire: &mut Wire) -> Result<(), Failure> {
-    let wrong = |error: io::Error| Failure::Login(format!("the SCRAM login failed: {error}"));
+async fn exchange(
+    mut scram: sasl::ScramSha256,
+    mechanism: &str,
+    wire: &mut Wire,
+) -> Result<(), LoginFailure> {
+    let wrong = |error: io::Error| LoginFailure::Login(format!("the SCRAM login failed: {error}"));
     wire.queue(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).map_err(wrong)?;
-    wire.flush().await.map_err(Failure::Unreachable)?;
+    wire.flush().await.map_err(LoginFailure::Unreachable)?;
     let Message::AuthenticationSaslContinue(body) = expect(wire).await? else { return Err(out_of_order()) };
     scram.update(body.data()).map_err(wrong)?;
     wire.queue(|out| frontend::sasl_response(scram.message(), out)).map_err(wrong)?;
-    wire.flush().await.map_err(Failure::Unreachable)?;
+    wire.flush().await.map_err(LoginFailure::Unreachable)?;
     let Message::AuthenticationSaslFinal(body) = expect(wire).await? else { return Err(out_of_order()) };
     scram.finish(body.data()).map_err(wrong)
 }
 
-fn without_binding(info: &Conninfo) -> Result<(), Failure> {
+fn without_binding(info: &Conninfo) -> Result<(), LoginFailure> {
     match info.channel_binding() {
-        ChannelBinding::Require => Err(Failure::Login(
+        ChannelBinding::Require => Err(LoginFailure::Login(
             "channel_binding=require, and the server asked for a login without; set scram-sha-256 in its pg_hba.conf"
                 .to_owned(),
         )),
@@ -260,12 +267,12 @@ fn without_binding(info: &Conninfo) -> Result<(), Failure> {
 }
 
 /// Waits until the server is ready; returns its major version and the database's encoding.
-async fn until_ready(wire: &mut Wire) -> Result<(u32, String), Failure> {
+async fn until_ready(wire: &mut Wire) -> Result<(u32, String), LoginFailure> {
     let (mut version, mut encoding) = (0, "UTF8".to_owned());
     loop {
         match expect(wire).await? {
             Message::ParameterStatus(body) => {
-                let (name, value) = (body.name().map_err(Failure::Unreachable)?, body.value());
+                let (name, value) = (body.name().map_err(LoginFailure::Unreachable)?, body.value());
                 match (name, value) {
                     ("server_version", Ok(value)) => version = major(value),
                     ("server_encoding", Ok(value)) => value.clone_into(&mut encoding),
@@ -288,8 +295,8 @@ fn major(version: &str) -> u32 {
     version[..digits].parse().unwrap_or(0)
 }
 
-fn out_of_order() -> Failure {
-    Failure::Login("the server sent a message that does not belong into a login".to_owned())
+fn out_of_order() -> LoginFailure {
+    LoginFailure::Login("the server sent a message that does not belong into a login".to_owned())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use backwhen::history::key::Authorship;
 use backwhen::history::segments::Segments;
 use backwhen::history::timeline::{SegmentView, Stretch, Timeline};
 use backwhen::model::{Lsn, Moment, PgTime};
-use backwhen::past::resolve::{Resolved, resolve};
+use backwhen::past::resolve::{ResolvedMoment, resolve};
 
 use crate::promises::{now, recovered};
 use crate::support::{Backwhen, Server};
@@ -99,8 +99,8 @@ fn a_clock_that_steps_back_does_not_reorder_and_is_not_hidden() {
     let folder = tempfile::tempdir().unwrap();
     let timeline = made_up(folder.path());
     let at = |micros: i64| resolve(&timeline, &Moment::Time(PgTime(micros)), false).unwrap();
-    let xid = |resolved: &Resolved| resolved.last.map(|last| last.xid);
-    let next = |resolved: &Resolved| resolved.next.map(|next| next.xid);
+    let xid = |resolved: &ResolvedMoment| resolved.last.map(|last| last.xid);
+    let next = |resolved: &ResolvedMoment| resolved.next.map(|next| next.xid);
 
     assert_eq!((xid(&at(1_000_000)), next(&at(1_000_000))), (Some(1), Some(2)));
     assert_eq!(xid(&at(1_999_999)), Some(1));

@@ -22,7 +22,7 @@ use crate::model::DatabaseFacts;
 use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 
-use super::{Definitions, Opening};
+use super::{ArchiveDefinitions, Opening};
 use guard::Guard;
 pub(in crate::recover) use maintenance::{holds_nothing, maintenance};
 use place::BuildPlace;
@@ -30,12 +30,12 @@ pub(in crate::recover) use properties::create_like;
 pub(in crate::recover) use restore::Restoring;
 
 /// A database that is being rebuilt.
-pub struct Target {
+pub struct PostgresSink {
     /// The connection to the database under its name while it is being built.
     info: Conninfo,
     place: BuildPlace,
     facts: DatabaseFacts,
-    definitions: Definitions,
+    definitions: ArchiveDefinitions,
     tools: Tools,
     /// Idle sessions for rows (in the server's encoding).
     idle: Mutex<Vec<Session>>,
@@ -46,24 +46,24 @@ pub struct Target {
     notes: Vec<String>,
 }
 
-impl Target {
+impl PostgresSink {
     /// Creates or checks the database, and renames it until it is valid.
     ///
     /// # Errors
     /// Fails with `Refused` if the server is older than the source, if the database's encoding differs, if the
     /// database is not empty, or if it exists although it is to be created. Fails with `Locked` if another recovery
     /// is working on it.
-    pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<Target> {
+    pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<PostgresSink> {
         let Opening { create, source, mut definitions, tools, .. } = opening;
         let mut notes = Vec::new();
         // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
         let place = BuildPlace::prepare(info, create, source, &mut notes).await?;
         let info = info.with_dbname(place.name_while_building());
-        match Target::enter(&info, &place, source, &mut definitions, &mut notes).await {
+        match PostgresSink::enter(&info, &place, source, &mut definitions, &mut notes).await {
             Ok((session, facts, guard)) => {
                 let idle = Mutex::default();
-                Ok(Target { info, place, facts, definitions, tools, idle, session, guard, notes })
+                Ok(PostgresSink { info, place, facts, definitions, tools, idle, session, guard, notes })
             }
             Err(error) => Err(give_up(place, &info, error).await),
         }
@@ -73,7 +73,7 @@ impl Target {
         info: &Conninfo,
         place: &BuildPlace,
         source: &DatabaseFacts,
-        definitions: &mut Definitions,
+        definitions: &mut ArchiveDefinitions,
         notes: &mut Vec<String>,
     ) -> Result<(Session, DatabaseFacts, Option<Guard>)> {
         let session = Session::connect_utf8(info, "recover").await?;
@@ -108,7 +108,7 @@ impl Target {
     /// # Errors
     /// Fails with `Refused` or `Unavailable`, and says what is left under which name.
     pub async fn make_valid(self) -> Result<Vec<String>> {
-        let Target { place, session, idle, definitions, guard, .. } = self;
+        let PostgresSink { place, session, idle, definitions, guard, .. } = self;
         if let Some(guard) = guard {
             guard.lift(&session).await?;
         }
@@ -123,7 +123,7 @@ impl Target {
     /// # Errors
     /// Fails with the name of what is left.
     pub async fn abandon(self) -> Result<()> {
-        let Target { info, place, session, idle, .. } = self;
+        let PostgresSink { info, place, session, idle, .. } = self;
         drop((idle, session));
         place.abandon(&info).await
     }

@@ -6,7 +6,7 @@ use crate::connect::server_error;
 use crate::error::Result;
 use crate::model::Table;
 
-use super::Target;
+use super::PostgresSink;
 
 /// Selects the tables (schema, name) with a column of a type whose values can name objects that are created after the
 /// rows: also in arrays, domains, ranges and row types.
@@ -27,7 +27,7 @@ SELECT DISTINCT s.nspname::text, c.relname::text
   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.oid >= 16384
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace";
 
-impl Target {
+impl PostgresSink {
     /// Returns the oids of the tables whose values may name objects such as an index.
     ///
     /// # Errors

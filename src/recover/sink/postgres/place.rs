@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
 use crate::model::schema::quote_ident;
 
-use super::super::Definitions;
+use super::super::ArchiveDefinitions;
 use super::contents::require_empty;
 use super::maintenance::{
     comment_of, comment_on, drop_leftover, durable, exists, let_sessions_end, lock, maintenance, move_aside,
@@ -22,12 +22,12 @@ use super::unfinished::{COMMENT, EXISTED, temporary_name};
 /// Where the database is being built.
 pub(super) enum BuildPlace {
     /// The database has another name meanwhile.
-    Aside(Box<Aside>),
+    TemporaryName(Box<TemporaryName>),
     /// The database has its own name, and a marker.
     Marked { name: String, read_only: bool },
 }
 
-pub(super) struct Aside {
+pub(super) struct TemporaryName {
     /// A session in another database of the server, which holds the lock on the name.
     maintenance: Session,
     name: String,
@@ -44,14 +44,16 @@ impl BuildPlace {
         notes: &mut Vec<String>,
     ) -> Result<BuildPlace> {
         if create {
-            return create_aside(info, source, notes).await.map(|aside| BuildPlace::Aside(Box::new(aside)));
+            return create_aside(info, source, notes)
+                .await
+                .map(|aside| BuildPlace::TemporaryName(Box::new(aside)));
         }
         let session = match Session::connect_utf8(info, "recover").await {
             Ok(session) => session,
             Err(error) if ServerFault::sqlstate_of(&error) == Some("3D000") => {
                 return resume(info, source, error, notes)
                     .await
-                    .map(|aside| BuildPlace::Aside(Box::new(aside)));
+                    .map(|aside| BuildPlace::TemporaryName(Box::new(aside)));
             }
             Err(error) => return Err(error),
         };
@@ -66,7 +68,7 @@ impl BuildPlace {
         // A database with sessions cannot be renamed.
         drop(session);
         match move_aside(&maintenance, info.dbname(), &properties).await {
-            Ok(temporary) => Ok(BuildPlace::Aside(Box::new(Aside {
+            Ok(temporary) => Ok(BuildPlace::TemporaryName(Box::new(TemporaryName {
                 maintenance,
                 name: info.dbname().to_owned(),
                 temporary,
@@ -94,14 +96,14 @@ impl BuildPlace {
 
     pub fn name_while_building(&self) -> &str {
         match self {
-            BuildPlace::Aside(aside) => &aside.temporary,
+            BuildPlace::TemporaryName(aside) => &aside.temporary,
             BuildPlace::Marked { name, .. } => name,
         }
     }
 
     pub fn final_name(&self) -> &str {
         match self {
-            BuildPlace::Aside(aside) => &aside.name,
+            BuildPlace::TemporaryName(aside) => &aside.name,
             BuildPlace::Marked { name, .. } => name,
         }
     }
@@ -135,9 +137,9 @@ impl BuildPlace {
         options
     }
 
-    pub async fn make_valid(self, session: Session, definitions: &Definitions) -> Result<Vec<String>> {
+    pub async fn make_valid(self, session: Session, definitions: &ArchiveDefinitions) -> Result<Vec<String>> {
         match self {
-            BuildPlace::Aside(aside) => {
+            BuildPlace::TemporaryName(aside) => {
                 drop(session);
                 aside.make_valid(definitions).await
             }
@@ -151,7 +153,7 @@ impl BuildPlace {
     /// `info` leads to the database that is being built.
     pub async fn abandon(self, info: &Conninfo) -> Result<()> {
         match self {
-            BuildPlace::Aside(aside) => aside.abandon().await,
+            BuildPlace::TemporaryName(aside) => aside.abandon().await,
             BuildPlace::Marked { name, .. } => {
                 let session = Session::connect_utf8(info, "recover").await?;
                 owner_role::release(&session, &name).await?;
@@ -164,8 +166,8 @@ impl BuildPlace {
     }
 }
 
-impl Aside {
-    async fn make_valid(self, definitions: &Definitions) -> Result<Vec<String>> {
+impl TemporaryName {
+    async fn make_valid(self, definitions: &ArchiveDefinitions) -> Result<Vec<String>> {
         let mut unset = Vec::new();
         let comment = match &self.existed {
             Some(properties) => {
@@ -252,7 +254,11 @@ fn new_enough(major: u32, source: &DatabaseFacts) -> Result<()> {
     )))
 }
 
-async fn create_aside(info: &Conninfo, source: &DatabaseFacts, notes: &mut Vec<String>) -> Result<Aside> {
+async fn create_aside(
+    info: &Conninfo,
+    source: &DatabaseFacts,
+    notes: &mut Vec<String>,
+) -> Result<TemporaryName> {
     let name = info.dbname().to_owned();
     let maintenance = maintenance(info).await?;
     new_enough(DatabaseFacts::read(&maintenance).await?.server_major, source)?;
@@ -265,7 +271,7 @@ async fn create_aside(info: &Conninfo, source: &DatabaseFacts, notes: &mut Vec<S
     drop_leftover(&maintenance, info, notes).await?;
     let temporary = temporary_name(&name);
     create_like(&maintenance, &temporary, source).await?;
-    let aside = Aside { maintenance, name, temporary, existed: None };
+    let aside = TemporaryName { maintenance, name, temporary, existed: None };
     // While the database is built, nobody else may connect: objects that others created in it would become part of
     // the recovered database.
     let mark = format!(
@@ -290,7 +296,7 @@ async fn resume(
     source: &DatabaseFacts,
     missing: Error,
     notes: &mut Vec<String>,
-) -> Result<Aside> {
+) -> Result<TemporaryName> {
     let refuse = || {
         Error::refused(format!(
             "database {} does not exist; add --create to have it made ({missing})",
@@ -315,5 +321,5 @@ async fn resume(
     suits(&session, info.dbname(), source).await?;
     drop(session);
     let temporary = move_aside(&maintenance, info.dbname(), &properties).await?;
-    Ok(Aside { maintenance, name: info.dbname().to_owned(), temporary, existed: Some(properties) })
+    Ok(TemporaryName { maintenance, name: info.dbname().to_owned(), temporary, existed: Some(properties) })
 }

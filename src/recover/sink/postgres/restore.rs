@@ -5,14 +5,14 @@ use crate::error::{Error, Kind, Result};
 use crate::pgtools::{Tools, failure};
 use crate::recover::archive::{AfterRows, Section};
 
-use super::super::{Definitions, SequenceValue};
-use super::{Target, quoted};
+use super::super::{ArchiveDefinitions, SequenceValue};
+use super::{PostgresSink, quoted};
 use crate::model::Inexact;
 
 /// The first major version of pg_restore that sets a parameter which older servers do not have.
 const SETS_TRANSACTION_TIMEOUT: u32 = 17;
 
-impl Target {
+impl PostgresSink {
     /// # Errors
     /// Fails with `Refused` and pg_restore's own words.
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
@@ -24,13 +24,13 @@ impl Target {
     }
 
     /// # Errors
-    /// Fails when [`Target::pre_data`] does.
+    /// Fails when [`PostgresSink::pre_data`] does.
     pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
         self.restore_from(&self.definitions, Section::PostData, step, jobs).await
     }
 
     /// # Errors
-    /// Fails when [`Target::pre_data`] does.
+    /// Fails when [`PostgresSink::pre_data`] does.
     pub async fn large_objects(&self) -> Result<()> {
         if let Some(apart) = &self.definitions.large_objects {
             // Up to version 16 pg_restore creates large objects before their data.
@@ -45,7 +45,7 @@ impl Target {
 
     async fn restore_from(
         &self,
-        definitions: &Definitions,
+        definitions: &ArchiveDefinitions,
         section: Section,
         step: AfterRows,
         jobs: usize,
@@ -100,7 +100,7 @@ impl Target {
 
 /// How pg_restore connects to a database.
 pub(in crate::recover) struct Restoring<'a> {
-    pub definitions: &'a Definitions,
+    pub definitions: &'a ArchiveDefinitions,
     pub step: AfterRows,
     pub tools: &'a Tools,
     pub info: &'a Conninfo,

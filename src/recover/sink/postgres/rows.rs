@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::Table;
 
 use super::super::{Contents, RowDigest, Rows};
-use super::Target;
+use super::PostgresSink;
 use crate::model::spelling::Spelled;
 
 /// A table is read over one session for each of this many pages; one with fewer than twice as many is read over one.
@@ -24,7 +24,7 @@ const WORTH_A_SESSION: i64 = 4096;
 /// SQLSTATEs of a name that belongs to no table, function or operator, type or role, or schema.
 const NO_SUCH_OBJECT: [&str; 4] = ["42P01", "42883", "42704", "3F000"];
 
-impl Target {
+impl PostgresSink {
     /// Loads one table in one transaction: all of its rows or none.
     ///
     /// # Errors

@@ -67,13 +67,13 @@ pub(super) struct Sessions {
     info: Conninfo,
     ours: bool,
     /// The sessions, the most recently used one last.
-    open: Vec<Acting>,
+    open: Vec<RoleSession>,
     limit: Duration,
     /// The remaining time of roles whose statements ran too long.
     limits: BTreeMap<String, Duration>,
 }
 
-struct Acting {
+struct RoleSession {
     session: Session,
     process: i32,
     /// The role's name; empty for our login role.
@@ -99,8 +99,8 @@ impl Sessions {
         text: &str,
     ) -> Result<RunOutcome> {
         let limit = self.limits.get(role).copied().unwrap_or(self.limit);
-        let mut acting = self.take(role).await?;
-        let ended = match timeout(limit, acting.run(self.ours, statement, text)).await {
+        let mut session = self.take(role).await?;
+        let ended = match timeout(limit, session.run(self.ours, statement, text)).await {
             Ok(ended) => ended,
             Err(_) => {
                 self.limits.insert(role.to_owned(), (limit / 2).max(LEAST));
@@ -108,21 +108,21 @@ impl Sessions {
             }
         };
         // The next statements may need this session's locks.
-        let tidied = !matches!(ended, RunOutcome::TooLong(_)) && acting.tidy().await;
+        let tidied = !matches!(ended, RunOutcome::TooLong(_)) && session.tidy().await;
         if tidied {
-            self.open.push(acting);
+            self.open.push(session);
         } else {
-            end(observer, acting.process).await;
+            end(observer, session.process).await;
         }
         Ok(ended)
     }
 
     /// Returns the session of a role, removed from the kept sessions.
-    async fn take(&mut self, role: &str) -> Result<Acting> {
-        if let Some(at) = self.open.iter().position(|acting| acting.role == role) {
-            let acting = self.open.remove(at);
-            if !acting.session.is_closed() {
-                return Ok(acting);
+    async fn take(&mut self, role: &str) -> Result<RoleSession> {
+        if let Some(at) = self.open.iter().position(|session| session.role == role) {
+            let session = self.open.remove(at);
+            if !session.session.is_closed() {
+                return Ok(session);
             }
         }
         if self.open.len() >= SESSIONS {
@@ -130,7 +130,7 @@ impl Sessions {
         }
         let info = if self.ours && !role.is_empty() { self.info.as_user(role) } else { self.info.clone() };
         // The database's owner may have closed it to other roles: the replay continues.
-        Acting::open(&info, role).await.map_err(|error| Error::refused(error.to_string()))
+        RoleSession::open(&info, role).await.map_err(|error| Error::refused(error.to_string()))
     }
 
     /// Whether our login role can act for a role.
@@ -146,19 +146,19 @@ impl Sessions {
 
     /// Ends all sessions, and waits until none of them holds a lock.
     pub async fn close(&mut self, observer: &Session) {
-        for acting in self.open.drain(..) {
-            end(observer, acting.process).await;
+        for session in self.open.drain(..) {
+            end(observer, session.process).await;
         }
     }
 }
 
-impl Acting {
-    async fn open(info: &Conninfo, role: &str) -> Result<Acting> {
+impl RoleSession {
+    async fn open(info: &Conninfo, role: &str) -> Result<RoleSession> {
         let session = Session::connect_utf8(info, "replay").await?;
         let failed = |error| server_error("cannot prepare the replaying session", error);
         session.batch_execute(&WANTED.join("; ")).await.map_err(failed)?;
         let row = session.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await.map_err(failed)?;
-        Ok(Acting { session, process: row.get(0), role: role.to_owned(), settings: BTreeMap::new() })
+        Ok(RoleSession { session, process: row.get(0), role: role.to_owned(), settings: BTreeMap::new() })
     }
 
     async fn run(&mut self, ours: bool, statement: &Statement, text: &str) -> RunOutcome {
