@@ -1,4 +1,4 @@
-# backwhen beside a database: docker build -t backwhen .
+# An image of backwhen, to run beside a database: docker build -t backwhen .
 FROM rust:1-slim-trixie AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
@@ -7,8 +7,8 @@ COPY src src
 RUN CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bin backwhen
 
 FROM debian:trixie-slim
-# pg_dump must be as new as the newest server it meets, and a recovery replays schema changes on a server of its own:
-# PostgreSQL's own package archive has both for Debian.
+# pg_dump must be at least as new as the newest server it dumps, and a recovery replays schema changes on a server that
+# backwhen starts. PostgreSQL's own package archive has both for Debian.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates postgresql-common \
     && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
@@ -21,7 +21,7 @@ COPY --from=build /build/target/release/backwhen /usr/local/bin/backwhen
 USER 10001
 VOLUME /history
 ENV BACKWHEN_HISTORY=/history/main
-# Capture stops cleanly on either signal; this one is what Ctrl-C sends.
+# Capture stops cleanly on SIGINT and on SIGTERM; SIGINT is the signal of Ctrl-C.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["backwhen"]
 CMD ["--help"]

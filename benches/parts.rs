@@ -1,6 +1,6 @@
-//! What the parts cost by themselves: codec, blocks, index of keys, fold. `make bench-micro`.
+//! Measures single parts of backwhen: codec, blocks, index of keys, fold. Run by `make bench-micro`.
 //!
-//! All on one table like pgbench's accounts: three integers and 84 characters.
+//! All benchmarks use one table like pgbench's accounts: three integers and 84 characters.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -28,9 +28,9 @@ use tempfile::TempDir;
 
 const OID: u32 = 16_384;
 const ROWS: u64 = 100_000;
-/// Transactions in the journal, each an update of one row.
+/// How many transactions the journal holds, each an update of one row.
 const UPDATES: u64 = 50_000;
-/// Rows that the updates are of, spread over the table.
+/// How many different rows the updates change, spread over the table.
 const TOUCHED: u64 = 10_000;
 
 fn accounts() -> Table {
@@ -94,7 +94,7 @@ fn update(aid: u64, balance: u64) -> Vec<u8> {
     message
 }
 
-/// Begin and Commit of the transaction with this number.
+/// Makes the Begin and Commit messages of the transaction with this number.
 fn frame(number: u64) -> (Vec<u8>, Vec<u8>) {
     let (commit, end, time) = (1000 + number * 100, 1010 + number * 100, number * 1000);
     let mut begin = b"B".to_vec();
@@ -109,7 +109,7 @@ fn messages() -> Vec<Vec<u8>> {
     let one = |number: u64| {
         let (begin, commit) = frame(number);
         let update = update(number * 7919 % TOUCHED * (ROWS / TOUCHED), number);
-        // The server describes a relation before its first row.
+        // The server describes a relation before the relation's first row.
         let described = (number == 0).then(relation);
         std::iter::once(begin).chain(described).chain([update, commit])
     };
@@ -210,7 +210,7 @@ fn identity() -> HistoryIdentity {
     }
 }
 
-/// As its manifest would have it, so that a field that is added later is not missed here.
+/// Builds the checkpoint from JSON, as its manifest would hold it, so that a field added later cannot be missed here.
 fn checkpoint(image: TableImage) -> Checkpoint {
     let database =
         json!({"server_major": 15, "encoding": "UTF8", "collate": "C", "ctype": "C", "provider": "c"});

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A shop loses all its orders in the middle of its traffic, and gets them back: on a throw-away server in a
-# temporary folder, in under a minute. Nothing stays behind, also after Ctrl-C.
+# A shop loses all its orders in the middle of its traffic, and gets them back. The demo runs on a throw-away server in
+# a temporary folder, takes less than a minute, and leaves nothing behind, even after Ctrl-C.
 #
 #   make demo        or: BACKWHEN=target/debug/backwhen scripts/demo.sh
 set -euo pipefail
@@ -67,7 +67,7 @@ start_server() {
     # shellcheck disable=SC2046,SC2086  # one word, one setting
     as_server postgres -D "$WORK/server/data" $(printf -- '-c %s ' $settings) >>"$WORK/server.log" 2>&1 </dev/null &
     for _ in $(seq 100); do
-        # The server's own number, not that of the shell around it.
+        # This is the server's own process id; $! would be the id of the shell around it.
         SERVER=$(head -n 1 "$WORK/server/data/postmaster.pid" 2>/dev/null || true)
         pg_isready -q && return 0
         sleep 0.1
@@ -112,7 +112,7 @@ INSERT INTO order_items SELECT o.id, p.id, 1 + o.id % 3, p.price
     FROM orders o JOIN products p ON p.id IN (1 + o.id % 300, 1 + (o.id * 7 + 5) % 300);
 INSERT INTO payments (order_id, amount) SELECT order_id, sum(quantity * price) FROM order_items GROUP BY order_id;
 SQL
-    # Orders come first in every transaction, so that a lock on orders holds the whole traffic.
+    # Every transaction touches orders first, so that a lock on orders stops the whole traffic.
     cat >"$WORK/traffic.sql" <<'SQL'
 \set customer random(1, 2000)
 \set product random(1, 300)
@@ -132,7 +132,7 @@ start_traffic() {
 }
 
 stop_traffic() {
-    # Not SIGINT: a shell without job control lets its background processes ignore that.
+    # SIGTERM, because a shell without job control lets its background processes ignore SIGINT.
     kill -TERM "$TRAFFIC" 2>/dev/null || true
     wait "$TRAFFIC" 2>/dev/null || true
     TRAFFIC=""
@@ -153,8 +153,8 @@ stop_capture() {
     CAPTURE=""
 }
 
-# For the proof only, the traffic is held while pg_dump writes the truth down; the mistake follows in the
-# same breath, so nothing is committed between the two.
+# Only for the proof, the traffic is stopped while pg_dump writes down the true state. The mistake follows before the
+# lock is released, so that nothing is committed between the two.
 make_mistake() {
     psql -Xq -v ON_ERROR_STOP=1 -d shop <<SQL
 BEGIN;
@@ -174,7 +174,7 @@ moment_from_log() {
 rows_of() { awk -v begin="COPY public.$2 (" 'index($0, begin) == 1 { on = 1; next } $0 == "\\." { on = 0 } on' "$1"; }
 digest() { rows_of "$1" "$2" | sort | sha256sum | cut -c 1-24; }
 
-# The statements that make the schema, without data, comments, settings and what backwhen added.
+# Keeps the statements that make the schema: no rows, comments or settings, and nothing that backwhen added.
 schema_of() {
     awk '/^COPY /{ on = 1 } !on { print } $0 == "\\." { on = 0 }' "$1" | grep -v -E '^(--|SET |SELECT pg_catalog\.|\\(un)?restrict )' |
         awk -v RS= -v ORS='\n\n' '!/backwhen/' | sort

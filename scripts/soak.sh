@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# For so many minutes, the first half of them: kill whatever is at work at random times and at
-# failpoints, cut the power, and compare with the truth. Then random loads, one seed after the other.
-# The first fault ends it; its seed is in the output. SEED replays one seed's kills.
+# Runs for the given number of minutes. In the first half it kills processes at random times and at failpoints, cuts the
+# power, and compares the history with the truth. In the second half it runs random loads, one seed after the other. The
+# first fault ends the run, and its seed is in the output. SEED repeats the kills of one seed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,12 +1,12 @@
-"""Figures: backwhen against pg_recvlogical, pgBackRest, pg_dump and pg_restore, on throw-away servers.
+"""Measures backwhen against pg_recvlogical, pgBackRest, pg_dump and pg_restore, on throw-away servers.
 
     make bench                     SCALE=50 TRANSACTIONS=400000 RUNS=3 by default
     SCALE=2 TRANSACTIONS=5000 RUNS=1 make bench
     STEPS=live,hot make bench      only these steps
 
-The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py. Writes
-docs/PERFORMANCE.md (what stands there below its marker stays) and target/bench.json; with RECORD=0
-only the latter. A step that fails is named and leaves the others their figures.
+The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py. The results go to
+target/bench.json and docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to
+target/bench.json. A step that fails is reported, and the other steps keep their figures.
 """
 
 import json
@@ -51,7 +51,7 @@ class Bench:
 
     # ---- what is compared ------------------------------------------------------------------------------
     def prepare(self):
-        """A database, a first checkpoint and a backup, a backlog behind the slot, and its end."""
+        """Makes a database, a first checkpoint and a backup, then a backlog behind the slot, and remembers its end."""
         step(f"pgbench -i -s {SCALE}, a backup, a first checkpoint")
         self.source.settings |= {"archive_mode": "on", "archive_command": self.backrest.archive_command}
         self.source.init()
@@ -85,7 +85,7 @@ class Bench:
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
     def traffic(self, transactions, server=None):
-        # Only the client's wait for the disk is left out; the log is the same.
+        # The client does not wait for the disk; the WAL is the same.
         environment = {**os.environ, "PGOPTIONS": "-c synchronous_commit=off"}
         command = [self.bin / "pgbench", "-n", "-c", "4", "-j", "2", "-t", str(transactions // 4)]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -106,7 +106,7 @@ class Bench:
 
     # ---- (a) drain, (b) size ---------------------------------------------------------------------------
     def rewind_slot(self, history="history.fresh"):
-        """The history and the slot as they were before the backlog."""
+        """Resets the history and the slot to their state before the backlog."""
         shutil.rmtree(self.history)
         shutil.copytree(self.work / history, self.history)
         self.copy_slot("backlog", self.slot)
@@ -156,7 +156,8 @@ class Bench:
             step(f"recovery to the {name}, alternating")
             if name == "end":
                 self.dump("end")
-                # Once for nothing: a new server's log has no files yet, which whoever comes first would have to make.
+                # One run is not measured: a new server has no WAL files yet, and the first run would have to create
+                # them.
                 self.restore_into(target, name, rows)
                 self.source.sql("CHECKPOINT")
             ours, replay, dump = (Series(f"{who} ({name})") for who in ["backwhen recover", "pgBackRest", "pg_restore -j2"])
@@ -170,7 +171,7 @@ class Bench:
             record(self)
 
     def target(self):
-        """A server to recover into, started when it is first needed."""
+        """The server to recover into; it is started when it is first needed."""
         if not self.restored:
             self.restored = Server(self.work / "target", self.bin, {"wal_level": "replica"})
             self.servers.append(self.restored)
@@ -198,7 +199,7 @@ class Bench:
         return json.loads(series.runs[-1].output.splitlines()[-1])["phases"]
 
     def replay(self, backrest, to, rows):
-        """pgBackRest: the files back, and the log replayed, until the server takes writes."""
+        """Restores with pgBackRest: copies the files and replays the WAL until the server accepts writes."""
         restored = Server(self.work / "restored", self.bin, {"archive_mode": "off"})
         self.servers.append(restored)
         own_folder(restored.data)
@@ -216,7 +217,7 @@ class Bench:
         ours, dump, full = self.checkpoints("backwhen checkpoint")
         self.figures["checkpoint"] = {**pair(ours, dump), "bytes": full}
         self.figures["dump_bytes"] = size_of(self.work / "dump.again")
-        # From here on each checkpoint has the one before as its base.
+        # From here on, each checkpoint has the one before as its base.
         self.run_backwhen("checkpoint")
         rows = SCALE * 100
         for name, where, what in [
@@ -232,7 +233,7 @@ class Bench:
             self.run_backwhen("checkpoint")
 
     def checkpoints(self, name):
-        """The same checkpoint, folded again and again, each time from the same history; and pg_dump."""
+        """Folds the same checkpoint repeatedly, each time from the same history, and runs pg_dump."""
         kept = self.work / "history.kept"
         shutil.copytree(self.history, kept)
         before = size_of(self.history / "packs")
@@ -254,7 +255,7 @@ class Bench:
         same(found, expected, who)
 
     def history_checkpoints(self):
-        """Their names, the oldest first."""
+        """The names of the checkpoints, the oldest first."""
         lines = self.run_backwhen("list", "checkpoints").output.splitlines()
         return [json.loads(line)["id"] for line in lines]
 
@@ -323,7 +324,7 @@ def main():
                     raise
                 print(f"bench: step {name} failed: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
-            # After each step, so that a run that is cut short leaves what it has measured.
+            # The report is written after each step, so that a run that is cut short keeps its measurements.
             bench.figures["failed"] = failed
             facts = record(bench)
         print(report.table(facts))

@@ -1,4 +1,4 @@
-"""PostgreSQL's own logical apply of the same transactions: a subscription, behind the first checkpoint's state."""
+"""Measures PostgreSQL's own logical apply of the same transactions: a subscription on the first checkpoint's state."""
 
 import time
 
@@ -9,7 +9,7 @@ RECEIVED = "SELECT coalesce(bool_or(received_lsn >= '{}'), false) FROM pg_stat_s
 
 
 def apply(bench, runs):
-    """The time from the subscription's start until it has what `backwhen recover` to the end brings back."""
+    """Returns the time from the subscription's start until it holds the rows that `backwhen recover --to latest` restores."""
     step("recovery to the end and PostgreSQL's own logical apply, alternating")
     target = bench.target()
     first = bench.history_checkpoints()[0]

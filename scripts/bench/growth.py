@@ -1,4 +1,4 @@
-"""What ten or a thousand times as much costs: linear or better, and without a step in memory."""
+"""Measures the cost of ten or a thousand times as much: time must grow linearly at most, and memory hardly at all."""
 
 import shutil
 
@@ -49,7 +49,7 @@ def quoted(text):
 
 
 def measure(bench, server, make):
-    """Seconds and peak bytes of each command on a database that `make` makes."""
+    """Returns seconds and peak bytes of each command on a database that `make` fills."""
     history = bench.work / "history.growth"
     server.sql("CREATE DATABASE bench")
     change = make()

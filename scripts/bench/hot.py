@@ -1,10 +1,10 @@
-"""Few rows that change often: a history that is folded, against a log that is replayed."""
+"""Measures few rows that change often: folding a history against replaying WAL."""
 
 from measure import Series, sizes, step
 from servers import PgBackRest, Server
 
 UPDATES = sizes("HOT", 1_000_000)
-# One row after the other, ten to a transaction.
+# Updates one row after the other, ten to a transaction.
 PROCEDURE = """CREATE PROCEDURE change(updates int) LANGUAGE plpgsql AS $$
 BEGIN
     FOR n IN 1 .. updates LOOP
@@ -15,7 +15,7 @@ END $$"""
 
 
 def hot(bench, runs):
-    """UPDATES of 1,000 rows, then ten times as many; each recovered from the same first checkpoint and backup."""
+    """Makes UPDATES updates of 1,000 rows, then ten times as many; recovers each from the same checkpoint and backup."""
     source = Server(bench.work / "hot", bench.bin)
     bench.servers.append(source)
     backrest = PgBackRest(source.folder, source)

@@ -1,4 +1,4 @@
-"""Traffic that goes on while somebody listens: what it costs the source, and how soon it is durable."""
+"""Measures a running capture: its cost for the source's traffic, and the delay until a commit is durable here."""
 
 import re
 import signal
@@ -17,11 +17,11 @@ CLIENTS = 16
 
 
 def live(bench, runs):
-    """Transactions a second of 16 clients with capture attached, and with pg_recvlogical."""
+    """Measures the transactions per second of 16 clients with capture attached, and with pg_recvlogical."""
     step(f"{CLIENTS} clients at full load for {SECONDS} s each, capture and pg_recvlogical attached in turns")
     ours, theirs, peak = [], [], 0
     for _ in range(runs):
-        # Each begins with nothing left to fetch.
+        # Each run begins without a backlog.
         bench.capture()
         with capturing(bench) as capture:
             ours.append(traffic(bench))
@@ -36,7 +36,7 @@ def live(bench, runs):
 
 
 def lag(bench, rate):
-    """From a commit's end to the moment when it is durable in the history."""
+    """Measures the delay from a commit's end until the commit is durable in the history."""
     step(f"how soon commits are durable, at {rate} transactions a second")
     bench.capture()
     log = bench.work / "lag.log"
@@ -59,7 +59,7 @@ def traffic(bench, seconds=SECONDS, options=()):
 
 @contextmanager
 def capturing(bench, log=None):
-    """Capture, as it runs for good, from the moment when it streams on."""
+    """Starts a capture and waits until it streams."""
     command = bench.command("capture", "--source", bench.source.conninfo())
     environment = bench.environment | ({"BACKWHEN_LOG": "backwhen::capture=trace"} if log else {})
     with open(log or "/dev/null", "wb") as errors:
@@ -78,7 +78,7 @@ def capturing(bench, log=None):
 def receiving(bench):
     bench.source.sql("SELECT pg_create_logical_replication_slot('live', 'pgoutput')", "bench")
     command = bench.receiver("live", bench.source.conninfo())
-    # That it is told to stop is an error to it.
+    # The program reports it as an error that it was told to stop.
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd="/")
     bench.children.append(child)
     wait_for(bench, "live")
@@ -97,7 +97,7 @@ def wait_for(bench, slot):
 
 @contextmanager
 def sampling(bench):
-    """The server's clock and the end of its log, twenty times a second."""
+    """Samples the server's clock and the end of its WAL, twenty times a second."""
     path = bench.work / "lag.samples"
     with open(path, "wb") as output:
         command = [bench.bin / "psql", "-XAtq", bench.source.conninfo()]
@@ -114,7 +114,7 @@ def sampling(bench):
 
 
 def delays(samples, log):
-    """For each sample the time until the history held durably what the server had by then."""
+    """Yields for each sample the time until the history was durable up to the sampled end of the WAL."""
     asked = [(float(time_), lsn(at)) for time_, at in re.findall(r"^at\|([0-9.]+)\|([0-9A-F/]+)$", samples, re.M)]
     durable = re.findall(r"^(\S+)Z .*durable up to ([0-9A-F]+/[0-9A-F]+)", log, re.M)
     durable = [(datetime.fromisoformat(when + "+00:00").timestamp(), lsn(at)) for when, at in durable]
@@ -125,7 +125,7 @@ def delays(samples, log):
             try:
                 when, reached = next(news)
             except StopIteration:
-                # Asked after the last commit: nothing was left to become durable.
+                # This sample was taken after the last commit, so nothing was left to become durable.
                 return
         yield max(0.0, when - time_)
 

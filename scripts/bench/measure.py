@@ -1,4 +1,4 @@
-"""Runs a program and says how long it took and how much memory it held at its peak."""
+"""Runs a program and measures its time and its peak memory."""
 
 import os
 import statistics
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 def sizes(name, default):
-    """A size, by variable; 0 counts as not given."""
+    """Reads a size from a variable; 0 counts as not given."""
     return int(os.environ.get(name) or 0) or default
 
 
@@ -17,7 +17,7 @@ def step(text):
 
 
 def size_of(path):
-    """Bytes of a file, or of all files in a folder."""
+    """Returns the bytes of a file, or of all files in a folder."""
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -31,13 +31,13 @@ class Run:
 
 
 def start():
-    """The time at which a measurement starts: what others have left dirty is not its to write."""
+    """Returns the start time of a measurement, after a sync: pages that others left dirty must not count."""
     os.sync()
     return time.monotonic()
 
 
 def run(command, environment=None):
-    """The peak is VmHWM of the process itself, as the kernel reports it when the process ends."""
+    """Runs a command. Its peak memory is VmHWM of the process itself, as the kernel reports it at its end."""
     started = start()
     environment = {**os.environ, **(environment or {})}
     child = subprocess.Popen(
@@ -70,7 +70,7 @@ def high_water(pid):
 
 @dataclass
 class Peak:
-    """The peak of a process that runs on; looked at before it ends."""
+    """Returns the peak memory of a running process; it must be read before the process ends."""
 
     pid: int
 
@@ -80,7 +80,7 @@ class Peak:
 
 @dataclass
 class Series:
-    """The runs of one thing, interleaved with those of what it is compared with."""
+    """The runs of one program, interleaved with the runs of the program that it is compared with."""
 
     name: str
     runs: list = field(default_factory=list)
@@ -104,5 +104,5 @@ class Series:
 
 
 def ratio(one, other):
-    """The median of the quotients of runs that followed each other: load that comes and goes cancels."""
+    """Returns the median of the quotients of neighbouring runs, in which passing load on the machine cancels out."""
     return statistics.median(a / b for a, b in zip(one.seconds, other.seconds))

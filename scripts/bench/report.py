@@ -1,4 +1,4 @@
-"""The figures as a page."""
+"""Writes the figures as a page."""
 
 import datetime
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Seconds:
-    """A time taken by several programs together."""
+    """A time that several programs took together."""
 
     seconds: float
     peak_bytes: int = 0
@@ -47,7 +47,7 @@ def one(ratio):
 
 @dataclass
 class Row:
-    """One comparison: what must and what should be, and what was reached."""
+    """One comparison: the required ratio, the desired ratio, and the ratio that was reached."""
 
     what: str
     ours: str
@@ -55,7 +55,7 @@ class Row:
     ratio: float
     must: float | None = None
     aim: float | None = None
-    # Whether more is better, as for speeds.
+    # Whether a larger figure is better, as for speeds.
     more: bool = False
 
     def cells(self):
@@ -138,7 +138,7 @@ def checkpoints(facts):
 
 
 def peaks(facts):
-    """What, the peak, the limit."""
+    """Rows of the table of peaks: subject, peak, limit."""
     for key, what, limit in [
         ("drain_unix", "capture, draining", "256 MiB"),
         ("live", "capture, 16 clients at full load", "256 MiB"),
@@ -153,7 +153,7 @@ def peaks(facts):
 
 
 def growths(facts):
-    """What grew, the command, small and large in seconds, the quotient, the peaks."""
+    """Rows of the table of growth: subject, command, seconds small and large, quotient, peaks."""
     for name in ["database", "journal", "tables"]:
         grown = facts.get(f"growth_{name}")
         for command in grown["small"] if grown else []:
@@ -179,7 +179,7 @@ def table(facts):
     return "\n".join(text)
 
 
-# What is below it in docs/PERFORMANCE.md is written by people, and stays.
+# People write the part of docs/PERFORMANCE.md below this line; it is kept.
 MARKER = "<!-- above: written by make bench; below: by hand -->"
 
 

@@ -1,4 +1,4 @@
-"""Throw-away PostgreSQL servers, and pgBackRest beside them. Nothing here listens beyond this machine."""
+"""Throw-away PostgreSQL servers, and pgBackRest beside them. None of them is reachable from another machine."""
 
 import grp
 import os
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def find_bin():
-    """The folder of PostgreSQL 15's programs."""
+    """Returns the folder of PostgreSQL 15's programs."""
     cache = Path(os.environ.get("BACKWHEN_PG_CACHE", "/var/cache/backwhen"))
     for folder in [cache / "postgresql-15/bin", Path("/usr/lib/postgresql/15/bin"), Path("/usr/pgsql-15/bin")]:
         if (folder / "postgres").exists() and (folder / "pgbench").exists():
@@ -32,7 +32,7 @@ def find_bin():
 
 
 def account():
-    """The user that servers run as: PostgreSQL refuses to run as root."""
+    """Returns the user that servers run as, since PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return pwd.getpwuid(os.getuid()).pw_name
     names = [entry.pw_name for entry in pwd.getpwall()]
@@ -40,7 +40,7 @@ def account():
 
 
 def as_account(command):
-    """`command`, run as the servers' user."""
+    """Returns `command` changed to run as the servers' user."""
     if os.getuid() != 0:
         return command
     entry = pwd.getpwnam(account())
@@ -62,7 +62,7 @@ def free_port():
 
 
 class Server:
-    """One cluster in its own folder; started, stopped, and thrown away."""
+    """One cluster in its own folder, which can be started, stopped, and deleted."""
 
     def __init__(self, folder, bin_folder, settings=None, environment=None):
         self.folder, self.bin, self.port = folder, bin_folder, free_port()
@@ -88,7 +88,7 @@ class Server:
         self.wait_until("SELECT NOT pg_is_in_recovery()")
 
     def wait_until(self, question, seconds=900):
-        """Waits until `question` is answered with true, as after a restart or at the end of recovery."""
+        """Waits until the query `question` returns true, as after a restart or at the end of recovery."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -124,14 +124,14 @@ class Server:
         return done.stdout.strip()
 
     def fingerprint(self, database="bench"):
-        """What the tables hold, in a few numbers, to see that every way back gives the same rows."""
+        """Returns a few numbers about the tables' rows, to check that every way of recovery gives the same rows."""
         tables = ["accounts", "branches", "history", "tellers"]
         one = "SELECT count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM pgbench_{} t"
         return [self.sql(one.format(table), database) for table in tables]
 
 
 class PgBackRest:
-    """A repository on the local disk, compressed with zstd."""
+    """A pgBackRest repository on the local disk, compressed with zstd."""
 
     def __init__(self, folder, server):
         self.server, self.repository = server, own_folder(folder / "repository")
@@ -156,7 +156,7 @@ class PgBackRest:
         subprocess.run(self.command(*arguments), check=True, stdout=self.log, stderr=self.log, cwd="/")
 
     def archived(self):
-        """Bytes of archived log, after all that is written so far has been archived."""
+        """Waits until all WAL written so far is archived; returns the bytes of the archived WAL."""
         last = self.server.sql("SELECT pg_walfile_name(pg_switch_wal())")
         self.server.wait_until(f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver")
         return size_of(self.repository / "archive")

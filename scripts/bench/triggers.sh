@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What the event triggers cost a migration of 300 small statements on 500 empty tables, with them and
-# without, in turns: CPU time of the backend, and the time that its user waits. The server is one of its own,
-# in a temporary folder, with fsync as it is by default.
+# Measures the cost of the event triggers for a migration of 300 small statements on 500 empty tables, with and without
+# triggers in turns: the CPU time of the backend, and the time that the user waits. The script starts its own server in
+# a temporary folder, with fsync on, as is the default.
 #
-#   scripts/bench/triggers.sh BIN_DIR [BACKWHEN]    BIN_DIR: where postgres, initdb and pg_dump are
+#   scripts/bench/triggers.sh BIN_DIR [BACKWHEN]    BIN_DIR: the folder of postgres, initdb and pg_dump
 #
-# RUNS: how often each. Needs Linux and psql. As root it starts the server as USER_OF_SERVER (postgres).
+# RUNS: how often each variant runs. Needs Linux and psql. As root it starts the server as USER_OF_SERVER (postgres).
 set -euo pipefail
 
 bin=$1
@@ -56,7 +56,7 @@ BACKWHEN_PG_BIN=$bin "$backwhen" init --history "$folder/history" --no-progress 
     --source "host=$folder port=6543 user=postgres dbname=traced" >/dev/null
 sql traced -c 'SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots' >/dev/null
 
-# Without them the comparison would say that they cost nothing.
+# If no event trigger were installed, the comparison would say that event triggers cost nothing.
 if [ "$(sql traced -c "SELECT count(*) FROM pg_event_trigger WHERE evtname LIKE '!backwhen%'")" -lt 4 ]; then
     echo "$backwhen installed no event triggers" >&2
     exit 1

@@ -1,4 +1,4 @@
-"""One huge transaction, and rows that do not compress."""
+"""Measures one huge transaction, and rows that do not compress."""
 
 import shutil
 
@@ -10,7 +10,7 @@ RANDOM = "translate(encode(substring(sha512((aid || ' ' || random())::bytea) FOR
 
 
 def huge(bench, runs):
-    """A transaction that updates every account: 5 million at scale 50."""
+    """Measures a transaction that updates every account: 5 million at scale 50."""
     bench.capture()
     for slot in ["backlog", "reference"]:
         bench.drop_slot(slot)
@@ -33,7 +33,7 @@ def huge(bench, runs):
 
 
 def filler(bench, _runs):
-    """The bytes of a history of rows that do not compress, against those of the log."""
+    """Compares the bytes of a history of rows that do not compress with the bytes of the WAL."""
     transactions = FILLER or bench.transactions
     step(f"random filler in every account, then {transactions} transactions of TPC-B")
     bench.source.sql(f"UPDATE pgbench_accounts SET filler = {RANDOM}", "bench")

@@ -12,22 +12,22 @@ use crate::capture::{self, Options, Until};
 use crate::error::Result;
 use crate::model::Lsn;
 
-/// Follow the source until SIGINT or SIGTERM, or until a given point
+/// Follow the source until SIGINT or SIGTERM, or until a given position
 #[derive(Args)]
 pub struct Capture {
-    /// End by itself: `caught-up`, or an LSN
+    /// Stop at this position: `caught-up`, or an LSN
     #[arg(long, env = "BACKWHEN_UNTIL", value_name = "POINT", value_parser = parse_until)]
     until: Option<Until>,
-    /// Time between heartbeats; an idle database can be recovered up to the last one
+    /// Time between heartbeats; an idle database can be recovered up to the last heartbeat
     #[arg(long, env = "BACKWHEN_HEARTBEAT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     heartbeat: Duration,
     /// With --until: how long to keep trying while the source or the disk fails
     #[arg(long, env = "BACKWHEN_PATIENCE", value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     patience: Duration,
-    /// Sessions that read new tables at the same time
+    /// How many sessions read new tables at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
-    /// Answer GET /metrics, for Prometheus, at this port of this machine's own, or at ADDR:PORT
+    /// Answer GET /metrics for Prometheus at PORT, reachable only from this machine, or at ADDR:PORT
     #[arg(long, env = "BACKWHEN_METRICS_LISTEN", value_name = "[ADDR:]PORT", value_parser = metrics::parse_address)]
     metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub struct Capture {
 }
 
 #[derive(Serialize)]
-struct Captured {
+struct CaptureReport {
     /// The end LSN of the durable transactions.
     lsn: Lsn,
 }
@@ -68,6 +68,6 @@ impl Capture {
             metrics::serve(address, Subject { history, source, budget: self.budget.bytes() })?;
         }
         let lsn = capture::run(&history, &source, &at.tools()?, &options, at.heed_signals()).await?;
-        at.ui.result(&Captured { lsn }, || format!("captured up to {lsn}"))
+        at.ui.result(&CaptureReport { lsn }, || format!("captured up to {lsn}"))
     }
 }

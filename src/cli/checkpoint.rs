@@ -13,19 +13,19 @@ use crate::history::checkpoint::{Checkpoint as Manifest, Origin};
 use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, checkpoint, forward};
 
-/// Record a checkpoint: folded from the history, without asking the source
+/// Record a checkpoint, folded from the history without asking the source
 #[derive(Args)]
 pub struct Checkpoint {
-    /// A name to remember it by, of at most 1024 bytes
+    /// A label for the checkpoint, of at most 1024 bytes
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
-    /// Read it from the source instead, at an exact position
+    /// Read the checkpoint from the source instead, at an exact position
     #[arg(long)]
     from_source: bool,
-    /// Do nothing if the newest one is younger than this
+    /// Do nothing if the newest checkpoint is younger than this
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     if_older_than: Option<Duration>,
-    /// Sessions that read from the source at the same time
+    /// How many sessions read from the source at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
     #[command(flatten)]
@@ -46,7 +46,7 @@ pub struct CheckpointReport {
 }
 
 #[derive(Serialize)]
-struct Made {
+struct CheckpointOutcome {
     #[serde(flatten)]
     checkpoint: CheckpointReport,
     /// Whether no checkpoint was recorded, because the newest one is young enough, or contains everything.
@@ -98,7 +98,7 @@ fn show(at: &Surroundings, made: Manifest, existing: bool) -> Result<()> {
         bytes_new: made.bytes_new,
         bytes_total: made.bytes_total,
     };
-    let shown = Made { checkpoint, existing };
+    let shown = CheckpointOutcome { checkpoint, existing };
     at.ui.result(&shown, || {
         let it = &shown.checkpoint;
         let how = match (existing, it.origin) {

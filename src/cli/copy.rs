@@ -11,10 +11,10 @@ use crate::ambient;
 use crate::error::{Kind, Result};
 use crate::history::copy::{self, Copied};
 
-/// Mirror the history to a second folder, or bring such a copy up to date
+/// Mirror the history to a second folder, or update such a copy
 #[derive(Args)]
 pub struct Copy {
-    /// The folder of the copy; made if it is not there
+    /// The folder of the copy; it is created if it does not exist
     #[arg(long, value_name = "PATH")]
     to: PathBuf,
 }

@@ -10,19 +10,19 @@ use crate::ambient;
 use crate::error::Result;
 use crate::history::expire::{self, Fate, Plan, Rules, Tally};
 
-/// Let go of what is older than is to be kept; shows it first, and removes it with --apply
+/// Remove the oldest part of the history; without --apply, show what would be removed
 ///
-/// Every rule keeps a stretch that ends now, and the longest of them stays: its oldest checkpoint, all later
-/// ones, and the journal behind it, so that every moment in it can be recovered.
+/// Each rule keeps a stretch that ends now; the longest of the stretches is kept. A stretch keeps its oldest
+/// checkpoint, all later checkpoints and the journal after them, so that every moment in it can be recovered.
 #[derive(Args)]
 pub struct Expire {
-    /// Every moment within so long before the newest one that is held, such as 7d or 48h
+    /// Keep every moment within this time before the newest recoverable moment, such as 7d or 48h
     #[arg(long, env = "BACKWHEN_KEEP_WITHIN", value_name = "TIME", value_parser = parse_duration)]
     keep_within: Option<Duration>,
-    /// So many of the newest checkpoints, and every moment from the oldest of them on
+    /// Keep the newest N checkpoints, and every moment since the oldest of them
     #[arg(long, env = "BACKWHEN_KEEP_LAST", value_name = "N")]
     keep_last: Option<usize>,
-    /// Remove it; without this nothing is changed
+    /// Remove the objects; without this option nothing is changed
     #[arg(long)]
     apply: bool,
 }

@@ -12,12 +12,12 @@ use crate::history::catalog::{Catalog, CheckpointRow};
 use crate::history::timeline::Timeline;
 use crate::model::{Grade, Lsn, PgTime};
 
-/// Show what the history holds
+/// List checkpoints, segments, marks, gaps, proofs or schema changes of the history
 #[derive(Args)]
 pub struct List {
     #[arg(value_enum)]
     what: ListSubject,
-    /// With checkpoints: the tables of the newest one
+    /// With checkpoints: list the tables of the newest checkpoint
     #[arg(long)]
     tables: bool,
 }

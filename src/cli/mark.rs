@@ -12,14 +12,14 @@ use crate::model::Lsn;
 /// Put a named moment into the stream
 #[derive(Args)]
 pub struct Mark {
-    /// Any text of at most 1024 bytes that is not a mark's name yet
+    /// The mark's name: any text of at most 1024 bytes that no mark has yet
     name: String,
     #[command(flatten)]
     source: SourceOption,
 }
 
 #[derive(Serialize)]
-struct Marked {
+struct MarkReport {
     name: String,
     lsn: Lsn,
     /// Whether a capture is running, which brings the mark into the history within a moment.
@@ -30,8 +30,10 @@ struct Marked {
 /// every list, and in the memory of a capture.
 const LONGEST: usize = 1 << 10;
 
+/// Refuses a name that cannot be shown on one line.
+///
 /// # Errors
-/// Fails with usage if the name could not be shown on one line.
+/// Fails with `Usage` if the name is empty, too long, or has a control character.
 pub(super) fn refuse_unprintable(what: &str, name: &str) -> Result<()> {
     if name.trim().is_empty() || name.contains(is_hazard) {
         return Err(Error::usage(format!("{what} is made of printable characters, and of at least one")));
@@ -57,7 +59,7 @@ impl Mark {
             )));
         }
         let lsn = capture::mark(&history, &self.source.of(&history)?, &self.name).await?;
-        let marked = Marked { name: self.name, lsn, captured: history.capture_is_running() };
+        let marked = MarkReport { name: self.name, lsn, captured: history.capture_is_running() };
         if !marked.captured {
             at.ui.say(
                 "no capture is running: the mark is in the source's log and comes in with the next capture",

@@ -43,8 +43,8 @@ use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.
 ///
-/// backwhen follows a database's logical replication stream, keeps checkpoints and every
-/// transaction between them, and rebuilds the database as it was at any moment.
+/// backwhen follows a database's logical replication stream, keeps checkpoints and every transaction between them, and
+/// rebuilds the database as it was at any moment.
 #[derive(Parser)]
 #[command(name = "backwhen", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 2 usage, 10 unavailable (try again), 11 moment not held, \
@@ -62,34 +62,35 @@ const EVERYWHERE: &str = "Options of every command";
 
 #[derive(Args)]
 struct Global {
-    /// The history: a folder
+    /// The folder of the history
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH")]
     history: Option<String>,
-    /// The file with the history's key, outside the history: what its holder did not write is not believed
+    /// The file with the history's key, stored outside the history; objects that were not written with this key are
+    /// refused
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// A file with options [default: ./backwhen.toml, then /etc/backwhen.toml, if there]
+    /// A file with options [default: ./backwhen.toml, else /etc/backwhen.toml, if it exists]
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How results are written to standard output; prometheus goes with status
+    /// How results are written to standard output; prometheus is for status only
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_OUTPUT", value_enum, default_value = "text")]
-    output: Output,
-    /// Only results and errors
+    output: OutputFormat,
+    /// Print only results and errors
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_QUIET")]
     quiet: bool,
-    /// More talk on standard error; twice for all of it
+    /// Print more details on standard error; give it twice for everything
     #[arg(short, long, global = true, help_heading = EVERYWHERE, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// No progress bars, also on a terminal
+    /// Show no progress bars, not even on a terminal
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_NO_PROGRESS")]
     no_progress: bool,
-    /// A folder with PostgreSQL's client programs, before those on the PATH
+    /// A folder with PostgreSQL's client programs, searched before the PATH
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_PG_BIN", value_name = "FOLDER")]
     pg_bin: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum OutputFormat {
     Text,
     Json,
     Prometheus,
@@ -141,7 +142,7 @@ fn run_command_line() -> ExitCode {
             return ExitCode::from(error.kind().exit_code());
         }
     };
-    if cli.global.output == Output::Prometheus && !matches!(cli.command, Command::Status(_)) {
+    if cli.global.output == OutputFormat::Prometheus && !matches!(cli.command, Command::Status(_)) {
         let error = Error::usage("--output prometheus goes with status; choose text or json");
         ui::explain(&error);
         return ExitCode::from(error.kind().exit_code());
@@ -200,8 +201,8 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
 }
 
 impl Surroundings {
-    /// From here on Ctrl-C and SIGTERM cancel the token instead of ending the process: call it before anything is
-    /// begun that must be undone.
+    /// From here on, Ctrl-C and SIGTERM cancel the token instead of ending the process. A command calls this before it
+    /// begins anything that must be undone.
     fn heed_signals(&self) -> CancellationToken {
         self.interrupt.get_or_init(ambient::heed_signals).clone()
     }
@@ -264,8 +265,8 @@ impl Surroundings {
 /// Options of commands that talk to the source of an existing history.
 #[derive(Args)]
 struct SourceOption {
-    /// The source, if not where `init` found it: a libpq connection string. Others can see arguments: keep
-    /// the password in ~/.pgpass
+    /// The source, if it is not where `init` found it: a libpq connection string. Other users of this machine can see
+    /// the arguments of a process, so keep the password in ~/.pgpass
     #[arg(long, env = "BACKWHEN_SOURCE", value_name = "CONN", hide_env_values = true)]
     source: Option<String>,
 }
@@ -277,28 +278,28 @@ impl SourceOption {
     }
 }
 
-/// How much of its log the source may keep for a history.
+/// How much WAL the source may retain for a history.
 #[derive(Args)]
 struct BudgetOption {
-    /// Log that the slot may keep on the source before it is given up, at the cost of a gap: 500MB,
-    /// 64GB, or `none`
+    /// How much WAL the slot may retain on the source: 500MB, 64GB, or `none`. Beyond it the slot is dropped, at the
+    /// cost of a gap
     #[arg(long, env = "BACKWHEN_MAX_RETAINED_WAL", value_name = "SIZE", default_value = "64GB", value_parser = parse_budget)]
-    max_retained_wal: Budget,
+    max_retained_wal: WalBudget,
 }
 
 #[derive(Clone, Copy)]
-struct Budget(Option<u64>);
+struct WalBudget(Option<u64>);
 
 impl BudgetOption {
-    /// None means that there is no limit.
+    /// Returns the limit in bytes; `None` means that there is no limit.
     fn bytes(&self) -> Option<u64> {
         self.max_retained_wal.0
     }
 }
 
-fn parse_budget(text: &str) -> Result<Budget, String> {
+fn parse_budget(text: &str) -> Result<WalBudget, String> {
     if text == "none" {
-        return Ok(Budget(None));
+        return Ok(WalBudget(None));
     }
     let wrong = || "write a size such as 500MB or 64GB, or none".to_owned();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -307,20 +308,21 @@ fn parse_budget(text: &str) -> Result<Budget, String> {
     let units = ["kB", "MB", "GB", "TB"];
     let power = units.iter().position(|known| *known == unit.trim()).ok_or_else(wrong)?;
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1024 << (10 * power)));
-    bytes.filter(|bytes| *bytes > 0).map(|bytes| Budget(Some(bytes))).ok_or_else(wrong)
+    bytes.filter(|bytes| *bytes > 0).map(|bytes| WalBudget(Some(bytes))).ok_or_else(wrong)
 }
 
-/// How long a replayed statement may take, unless said otherwise.
+/// How long a replayed statement may run, unless --replay-timeout sets another limit.
 const REPLAY_LIMIT: Duration = Duration::from_secs(60);
 
-/// Where definitions are replayed.
+/// The server on which schema changes are replayed.
 #[derive(Args)]
 struct ScratchOption {
-    /// A server to replay changed definitions on, that you trust with whatever the source's roles wrote: it runs
-    /// there as this user, who must be no superuser [default: a server of our own, shut in, for this alone]
+    /// A server to replay schema changes on. Statements of the source's roles run there as this user, who must not be a
+    /// superuser, so it must be a server that you trust with them [default: a short-lived server that backwhen starts
+    /// for this replay only]
     #[arg(long, env = "BACKWHEN_SCRATCH", value_name = "CONN", hide_env_values = true)]
     scratch: Option<String>,
-    /// How long one replayed statement may take; then it is left out and named
+    /// How long one replayed statement may run; a slower statement is left out and named
     #[arg(long, env = "BACKWHEN_REPLAY_TIMEOUT", value_name = "SECONDS", default_value_t = REPLAY_LIMIT.as_secs())]
     replay_timeout: u64,
 }
@@ -346,7 +348,7 @@ fn named_source(source: Option<&str>) -> Result<Conninfo> {
     Conninfo::parse(source.unwrap_or_default())
 }
 
-/// Sessions at the same time, unless said otherwise.
+/// Returns how many sessions run at the same time, unless --jobs sets another number.
 fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
 }

@@ -1,4 +1,4 @@
-//! Evidence, as `list proofs` and `status` show it.
+//! Evidence, in the form in which `list proofs` and `status` show it.
 
 use serde::Serialize;
 

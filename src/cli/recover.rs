@@ -16,14 +16,14 @@ use crate::recover::execute::{Execution, RecoveryReport, execute};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::sink::Destination;
 
-/// Rebuild the database, or some tables, as of a moment
+/// Rebuild the database, or some of its tables, as of a moment
 #[derive(Args)]
 pub struct Recover {
-    /// A time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
+    /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
     to: String,
-    /// A connection string to an empty database, sqlite:FILE, sql:FILE or sql:- for standard output. Others can
-    /// see arguments: keep a password in ~/.pgpass
+    /// Where to: a connection string to an empty database, sqlite:FILE, sql:FILE, or sql:- for standard output. Other
+    /// users of this machine can see the arguments of a process, so keep a password in ~/.pgpass
     #[arg(
         long,
         value_name = "TARGET",
@@ -32,33 +32,33 @@ pub struct Recover {
         hide_env_values = true
     )]
     into: Option<String>,
-    /// Make the database first
+    /// Create the database first
     #[arg(long)]
     create: bool,
-    /// Make the roles that the target's server lacks, without passwords
+    /// Create the roles that the target's server lacks, without passwords
     #[arg(long)]
     create_roles: bool,
     #[command(flatten)]
     scratch: ScratchOption,
-    /// Definitions only, no rows
+    /// Recover the schema only, without rows
     #[arg(long)]
     schema_only: bool,
-    /// With xid: or mark:, the instant just before it
+    /// With xid: or mark:, recover the instant just before it
     #[arg(long)]
     before: bool,
-    /// Only tables that match (schema.table, with * and ?); may be given again
+    /// Recover only tables that match (schema.table, with * and ?); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
-    /// Tables that are loaded, and indexes that are built, at the same time
+    /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
-    /// Show the plan, and do nothing
+    /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Serialize)]
-struct Planned<'a> {
+struct DryRunReport<'a> {
     dry_run: bool,
     #[serde(flatten)]
     plan: &'a Plan,
@@ -76,7 +76,7 @@ impl Recover {
         }
         let plan = self.plan(&reading, &moment)?;
         let Some(destination) = destination.filter(|_| !self.dry_run) else {
-            return at.ui.result(&Planned { dry_run: true, plan: &plan }, || describe_plan(&plan));
+            return at.ui.result(&DryRunReport { dry_run: true, plan: &plan }, || describe_plan(&plan));
         };
         // Everything that starts from here on is undone if the command is interrupted.
         at.heed_signals();
@@ -109,7 +109,7 @@ impl Recover {
     ) -> Result<RecoveryReport> {
         let to_stdout = matches!(destination, Destination::Sql(None));
         loop {
-            say_inexact(at, &plan);
+            warn_of_inexact(at, &plan);
             let execution = Execution {
                 tools: at.tools()?,
                 destination: destination.clone(),
@@ -128,7 +128,7 @@ impl Recover {
                 Err(error) if error.kind() != Kind::Damaged || to_stdout => return Err(error),
                 Err(error) => error,
             };
-            let Some(next) = another_way(plan, |reading| self.plan(reading, moment))? else {
+            let Some(next) = replan_from_whole_checkpoint(plan, |reading| self.plan(reading, moment))? else {
                 return Err(error);
             };
             at.ui.say(&format!("{error}; starting again from checkpoint {}", next.checkpoint));
@@ -154,7 +154,7 @@ fn refuse_a_lost_end(timeline: &Timeline, acknowledged: Option<Acknowledged>) ->
     )))
 }
 
-fn say_inexact(at: &Surroundings, plan: &Plan) {
+fn warn_of_inexact(at: &Surroundings, plan: &Plan) {
     for inexact in plan.inexact.iter() {
         let certainty = if plan.inexact.is_certain(inexact) { "not exact" } else { "perhaps not exact" };
         at.ui.say(&format!("{certainty}: {}: {}", inexact.what, inexact.why));
@@ -162,7 +162,10 @@ fn say_inexact(at: &Surroundings, plan: &Plan) {
 }
 
 /// Returns the next plan whose checkpoint is whole, if the failed plan's checkpoint image was damaged.
-fn another_way(failed: Plan, wanted: impl Fn(&Reading) -> Result<Plan>) -> Result<Option<Plan>> {
+fn replan_from_whole_checkpoint(
+    failed: Plan,
+    wanted: impl Fn(&Reading) -> Result<Plan>,
+) -> Result<Option<Plan>> {
     let mut plan = failed;
     let mut first = true;
     loop {

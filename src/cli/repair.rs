@@ -15,10 +15,10 @@ use crate::history::repair::{self, Repaired};
 use crate::history::segments::Segments;
 use crate::history::verify;
 
-/// Heal damaged and missing objects of the history from a copy of it
+/// Replace damaged and missing objects of the history from a copy
 #[derive(Args)]
 pub struct Repair {
-    /// The other copy: a folder that `backwhen copy` made
+    /// The copy: a folder that `backwhen copy` made
     #[arg(long, value_name = "PATH")]
     from: PathBuf,
 }

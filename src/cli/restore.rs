@@ -16,7 +16,7 @@ use crate::recover::sink::{Destination, drop_database};
 
 /// The recovered database, which has been dropped again.
 #[derive(Serialize)]
-pub(super) struct Restored {
+pub(super) struct RestoreReport {
     pub moment: PlannedMoment,
     pub checkpoint: String,
     pub transactions_folded: u64,
@@ -52,7 +52,7 @@ pub(super) async fn restore(
     target: &Conninfo,
     to: &str,
     jobs: usize,
-) -> Result<Restored> {
+) -> Result<RestoreReport> {
     let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
     // Verifying took time: the history may have reached the moment meanwhile.
     let plan = plan(&Reading::open(history)?, &moment, false, &[])?;
@@ -76,7 +76,7 @@ pub(super) async fn restore(
     if !report.proved {
         return Err(Error::internal("a recovered database was not read back; please report this"));
     }
-    Ok(Restored {
+    Ok(RestoreReport {
         moment: report.moment,
         checkpoint: report.checkpoint,
         transactions_folded: report.transactions_folded,

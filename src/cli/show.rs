@@ -14,15 +14,15 @@ use crate::recover::definitions::{ReplaySettings, schema_at};
 use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::schema::sql_of;
 
-/// Print what was there at a moment: its definitions, as SQL in the form of pg_dump --schema-only
+/// Print the schema at a moment, as SQL in the form of pg_dump --schema-only
 #[derive(Args)]
 pub struct Show {
     #[arg(value_enum)]
     what: ShowSubject,
-    /// A time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
+    /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
     at: String,
-    /// With xid: or mark:, the instant just before it
+    /// With xid: or mark:, show the instant just before it
     #[arg(long)]
     before: bool,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use super::{Global, Output};
+use super::{Global, OutputFormat};
 pub use crate::error::one_line as printable;
 use crate::error::{Context, Error, Kind, Result, is_hazard};
 use crate::model::PgTime;
@@ -24,7 +24,7 @@ pub use table::table;
 
 #[derive(Clone)]
 pub struct Ui {
-    output: Output,
+    output: OutputFormat,
     bars: bool,
     quiet: bool,
 }
@@ -53,11 +53,11 @@ impl Ui {
     }
 
     pub fn is_json(&self) -> bool {
-        self.output == Output::Json
+        self.output == OutputFormat::Json
     }
 
     pub fn is_prometheus(&self) -> bool {
-        self.output == Output::Prometheus
+        self.output == OutputFormat::Prometheus
     }
 
     /// Writes text that has a format of its own.
@@ -74,8 +74,8 @@ impl Ui {
     /// Fails with `Unavailable` if writing to standard output fails.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
-            Output::Json => write_line(&to_json(value)?),
-            Output::Text | Output::Prometheus => write_line(text().trim_end()),
+            OutputFormat::Json => write_line(&to_json(value)?),
+            OutputFormat::Text | OutputFormat::Prometheus => write_line(text().trim_end()),
         }
     }
 
@@ -85,9 +85,9 @@ impl Ui {
     /// Fails with `Internal` if the result cannot be written as JSON.
     pub fn result_beside(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
-            Output::Json => write_aside(&to_json(value)?),
-            Output::Text | Output::Prometheus if self.quiet => {}
-            Output::Text | Output::Prometheus => write_aside(&printable_lines(text().trim_end())),
+            OutputFormat::Json => write_aside(&to_json(value)?),
+            OutputFormat::Text | OutputFormat::Prometheus if self.quiet => {}
+            OutputFormat::Text | OutputFormat::Prometheus => write_aside(&printable_lines(text().trim_end())),
         }
         Ok(())
     }
@@ -98,8 +98,8 @@ impl Ui {
     /// Fails when [`Ui::result`] does.
     pub fn list<T: Serialize>(&self, values: &[T], text: impl FnOnce() -> String) -> Result<()> {
         match self.output {
-            Output::Json => values.iter().try_for_each(|value| write_line(&to_json(value)?)),
-            Output::Text | Output::Prometheus => write_line(text().trim_end()),
+            OutputFormat::Json => values.iter().try_for_each(|value| write_line(&to_json(value)?)),
+            OutputFormat::Text | OutputFormat::Prometheus => write_line(text().trim_end()),
         }
     }
 
@@ -113,13 +113,13 @@ impl Ui {
     pub fn error(&self, error: &Error) {
         if self.is_json() {
             #[derive(Serialize)]
-            struct Said<'a> {
+            struct ErrorReport<'a> {
                 error: String,
                 kind: String,
                 exit_code: u8,
                 message: &'a str,
             }
-            let said = Said {
+            let said = ErrorReport {
                 error: error.to_string(),
                 kind: format!("{:?}", error.kind()),
                 exit_code: error.kind().exit_code(),

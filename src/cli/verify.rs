@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use super::restore::{self, Restored};
+use super::restore::{self, RestoreReport};
 use super::{Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::capture::live;
@@ -22,22 +22,22 @@ use crate::past::Reading;
 use crate::progress::Progress;
 use crate::prove::{self, Proof};
 
-/// Read every object of the history and check every digest; keeps what it found as evidence
+/// Read every object of the history and check every checksum; the result is kept as evidence
 #[derive(Args)]
 pub struct Verify {
-    /// Fold each checkpoint forward too, and compare it with the next one
+    /// Also fold each checkpoint forward and compare it with the next one
     #[arg(long)]
     prove: bool,
-    /// Recover into a throw-away database too, and compare digests
+    /// Also recover into a throw-away database, and compare digests
     #[arg(long)]
     restore: bool,
-    /// With --restore: a connection string to a server where databases may be created
+    /// With --restore: a connection string to a server on which databases may be created
     #[arg(long, value_name = "CONN", env = "BACKWHEN_INTO", hide_env_values = true)]
     into: Option<String>,
     /// With --restore: the moment to recover
     #[arg(long, value_name = "MOMENT", default_value = "latest", allow_hyphen_values = true)]
     to: String,
-    /// With --restore: tables that are loaded at the same time
+    /// With --restore: how many tables are loaded at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
 }
@@ -48,7 +48,7 @@ struct VerifyReport {
     #[serde(flatten)]
     verified: Verified,
     proofs: Vec<Proof>,
-    restored: Option<Restored>,
+    restored: Option<RestoreReport>,
     /// Why the recovery failed, if the history is at fault.
     not_restored: Option<String>,
     /// Whether other users of this machine may read or change the history.
@@ -132,7 +132,7 @@ fn note(evidence: &mut Evidence, verified: &Verified, proofs: &[Proof]) {
 }
 
 /// A recovery that reveals a fault of the history has served its purpose, so it is not a failure of the command.
-fn note_restored(evidence: &mut Evidence, done: Result<Restored>) -> Result<Option<Restored>> {
+fn note_restored(evidence: &mut Evidence, done: Result<RestoreReport>) -> Result<Option<RestoreReport>> {
     match done {
         Ok(done) => {
             evidence.from = None;

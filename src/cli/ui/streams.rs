@@ -1,4 +1,4 @@
-//! Standard output and standard error, written so that no reader and no full disk makes the program panic.
+//! Writes to standard output and standard error so that no absent reader and no full disk makes the program panic.
 
 use std::io::{ErrorKind, Write};
 
@@ -6,8 +6,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::error::{Context, Kind, Result, one_line};
 
-/// Writes a line to standard output. A reader that has gone away, such as `head`, has what it wanted: that
-/// is no error.
+/// Writes a line to standard output. A reader that has gone away, such as `head`, has read all it wanted; that is no
+/// error.
 ///
 /// # Errors
 /// `Unavailable` if standard output does not take the line, as on a full disk.
@@ -19,12 +19,12 @@ pub fn write_line(text: &str) -> Result<()> {
     }
 }
 
-/// Writes a line to standard error. If that fails there is nobody left to tell.
+/// Writes a line to standard error. A failure is ignored, since there is nowhere left to report it.
 pub fn write_aside(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// The log's way to standard error: every event is one line, whatever names and messages are in it.
+/// Writes the log to standard error. Every event takes one line, whatever names and messages it contains.
 pub struct LogWriter;
 
 impl<'a> MakeWriter<'a> for LogWriter {
@@ -36,7 +36,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Write for LogWriter {
-    /// `bytes` is a whole event.
+    /// Writes `bytes`, which is a whole event.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         write_aside(&one_line(text.strip_suffix('\n').unwrap_or(&text)));
@@ -48,8 +48,8 @@ impl Write for LogWriter {
     }
 }
 
-/// From here on a panic says where it happened and asks for a report. Its message is not shown, since it
-/// may hold a row's values.
+/// From here on, a panic prints its place and asks for a report. Its message is not printed, since it may hold a row's
+/// values.
 pub fn explain_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);

@@ -1,15 +1,15 @@
-//! Tables for people.
+//! Lays out tables for people.
 
 use std::io::IsTerminal;
 
 use super::printable;
 
-/// The most characters of a cell; a longer one is cut. JSON has it whole.
+/// A cell with more characters than this is cut; the JSON output has the whole text.
 const WIDEST: usize = 200;
-/// The same on a terminal, for all columns but the last.
+/// The same limit on a terminal, for all columns but the last.
 const WIDEST_ON_TERMINAL: usize = 100;
 
-/// Rows under a head, in columns.
+/// Lays out rows under a head, in columns.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let inner = if std::io::stdout().is_terminal() { WIDEST_ON_TERMINAL } else { WIDEST };
     lay_out(head, rows, inner)
@@ -36,7 +36,7 @@ fn lay_out(head: &[&str], rows: &[Vec<String>], inner: usize) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The first characters of a text that is too long, and a sign that there is more.
+/// Cuts a text that is too long, and appends a sign that there is more.
 fn cut(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         None => text.to_owned(),

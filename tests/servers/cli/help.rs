@@ -51,7 +51,7 @@ fn the_reference_is_the_help() {
     ];
     assert!(expected.iter().all(|name| commands.iter().any(|command| command == name)), "{commands:?}");
     let mut reference =
-        String::from("# The command line\n\nMade by `UPDATE_REFERENCE=1 cargo test --test cli help`.\n");
+        String::from("# The command line\n\nMade by `UPDATE_REFERENCE=1 cargo test --test servers cli::help`.\n");
     write!(reference, "\n## backwhen\n\n```text\n{top}```\n").unwrap();
     for command in commands.iter().filter(|command| *command != "help") {
         write!(reference, "\n## backwhen {command}\n\n```text\n{}```\n", help(&[command])).unwrap();
@@ -63,7 +63,7 @@ fn the_reference_is_the_help() {
     let known = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         known == reference,
-        "{REFERENCE} is not the help any more; run: UPDATE_REFERENCE=1 cargo test --test cli help"
+        "{REFERENCE} is not the help any more; run: UPDATE_REFERENCE=1 cargo test --test servers cli::help"
     );
 }
 
