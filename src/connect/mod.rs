@@ -3,6 +3,7 @@
 mod certificate;
 pub(crate) mod choices;
 pub mod conninfo;
+mod curve;
 mod fault;
 pub(crate) mod guard;
 pub(crate) mod hosts;

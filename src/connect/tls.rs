@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::certificate;
 use super::choices::SslMode;
 use super::conninfo::Conninfo;
+use super::curve::ALGORITHMS;
 use super::verifier::{Proof, Verifier};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -30,8 +31,11 @@ impl Tls {
     /// Fails with usage if a certificate file is missing or unreadable, or if a verifying mode has no authorities to
     /// verify with.
     pub fn new(info: &Conninfo) -> Result<Tls> {
-        let provider = Arc::new(ring::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
+        let algorithms = *ALGORITHMS;
+        let provider = Arc::new(CryptoProvider {
+            signature_verification_algorithms: algorithms,
+            ..ring::default_provider()
+        });
         let versions: &[_] = match info.setting("ssl_min_protocol_version") {
             Some("TLSv1.3") => &[&version::TLS13],
             _ => &[&version::TLS13, &version::TLS12],

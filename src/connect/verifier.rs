@@ -45,8 +45,45 @@ impl Verifier {
             let in_time = certificate::is_in_its_time(end_entity, now);
             return if in_time { Ok(()) } else { Err(CertificateError::Expired.into()) };
         }
+        if certificate::is_of_version_1(end_entity) {
+            return self.verify_version_1(trusted, end_entity, now);
+        }
         let parsed = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, self.algorithms.all)
+    }
+}
+
+impl Verifier {
+    /// Verifies a certificate of version 1, as `openssl x509 -req` makes them without extensions: an authority of the
+    /// root file must have signed it.
+    fn verify_version_1(
+        &self,
+        authorities: &[CertificateDer<'static>],
+        end_entity: &CertificateDer<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if !certificate::is_in_its_time(end_entity, now) {
+            return Err(CertificateError::Expired.into());
+        }
+        if certificate::is_signed_by(end_entity, authorities, now, self.algorithms.all) {
+            return Ok(());
+        }
+        Err(CertificateError::UnknownIssuer.into())
+    }
+
+    /// Verifies that the certificate, which rustls does not read, belongs to the key that signed the handshake.
+    fn verify_handshake_of_version_1(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let fitting = self.algorithms.mapping.iter().filter(|(scheme, _)| *scheme == dss.scheme);
+        let algorithms: Vec<_> = fitting.flat_map(|(_, algorithms)| *algorithms).copied().collect();
+        if certificate::has_signed(cert, &algorithms, message, dss.signature()) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        Err(CertificateError::BadSignature.into())
     }
 }
 
@@ -66,9 +103,7 @@ impl ServerCertVerifier for Verifier {
             }
             Proof::AuthorityAndName(roots, trusted) => {
                 self.verify_authority((roots, trusted), end_entity, intermediates, now)?;
-                if !certificate::common_name_matches(end_entity, server_name) {
-                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                }
+                verify_name(end_entity, server_name)?;
             }
         }
         Ok(ServerCertVerified::assertion())
@@ -80,11 +115,12 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if certificate::is_of_version_1(cert) {
+            return self.verify_handshake_of_version_1(message, cert, dss);
+        }
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
-    /// rustls does not read certificates of version 1, which `openssl x509 -req` produced for years; their key can
-    /// still be verified.
     fn verify_tls13_signature(
         &self,
         message: &[u8],
@@ -100,4 +136,15 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+fn verify_name(end_entity: &CertificateDer<'_>, server_name: &ServerName<'_>) -> Result<(), Error> {
+    if certificate::common_name_matches(end_entity, server_name) {
+        return Ok(());
+    }
+    // A certificate of version 1 has no other names.
+    if certificate::is_of_version_1(end_entity) {
+        return Err(CertificateError::NotValidForName.into());
+    }
+    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)
 }

@@ -50,8 +50,9 @@ fn the_reference_is_the_help() {
         "drop",
     ];
     assert!(expected.iter().all(|name| commands.iter().any(|command| command == name)), "{commands:?}");
-    let mut reference =
-        String::from("# The command line\n\nMade by `UPDATE_REFERENCE=1 cargo test --test servers cli::help`.\n");
+    let mut reference = String::from(
+        "# The command line\n\nMade by `UPDATE_REFERENCE=1 cargo test --test servers cli::help`.\n",
+    );
     write!(reference, "\n## backwhen\n\n```text\n{top}```\n").unwrap();
     for command in commands.iter().filter(|command| *command != "help") {
         write!(reference, "\n## backwhen {command}\n\n```text\n{}```\n", help(&[command])).unwrap();

@@ -145,6 +145,18 @@ pub fn make_certificates(folder: &Path) {
         );
     }
     fs::write(folder.join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
+    // A key on the curve P-521, and an authority with such a key that signs with the default hash function.
+    let curve = "-newkey ec -pkeyopt ec_paramgen_curve:P-521 -nodes -subj";
+    openssl(
+        folder,
+        &format!("req -x509 {curve} /CN=curved-authority -days 2 -keyout curve-ca.key -out curve-ca.crt"),
+    );
+    openssl(folder, &format!("req {curve} /CN=localhost -keyout curve.key -out curve.csr"));
+    openssl(
+        folder,
+        "x509 -req -in curve.csr -days 2 -sha256 -CA curve-ca.crt -CAkey curve-ca.key -CAcreateserial -out curve.crt \
+         -extfile names",
+    );
     for (name, subject, extra) in
         [("server", "localhost", " -extfile names"), ("client", "certified", ""), ("old", "localhost", "")]
     {

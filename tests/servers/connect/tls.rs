@@ -13,9 +13,13 @@ const ROLES: &str = "CREATE ROLE secret LOGIN REPLICATION PASSWORD 'sesame';
     CREATE ROLE certified LOGIN REPLICATION; CREATE ROLE open LOGIN REPLICATION;";
 
 async fn start(certificate: &str) -> Server {
-    let settings =
-        ["ssl=on", "ssl_cert_file='server.crt'", "ssl_key_file='server.key'", "ssl_ca_file='ca.crt'"];
-    let server = Server::start(HBA, &settings);
+    start_with(certificate, "TLSv1.3").await
+}
+
+async fn start_with(certificate: &str, newest: &str) -> Server {
+    let newest = format!("ssl_max_protocol_version='{newest}'");
+    let files = ["ssl=on", "ssl_cert_file='server.crt'", "ssl_key_file='server.key'", "ssl_ca_file='ca.crt'"];
+    let server = Server::start(HBA, &[&files[..], &[&newest]].concat());
     make_certificates(server.folder());
     for (from, to) in
         [(format!("{certificate}.crt"), "server.crt"), (format!("{certificate}.key"), "server.key")]
@@ -101,6 +105,31 @@ async fn certificates_made_by_hand() {
     // The server's own certificate as the root: trusted as it is, its common name being the host's.
     let own = server.folder().join("old.crt").display().to_string();
     assert!(encrypted(&server.info(&format!("{at} sslmode=verify-full sslrootcert={own}"))).await.unwrap());
+}
+
+/// Certificates that libpq takes, with what they prove. A key on P-521 needs TLS 1.3, see `connect::curve`.
+#[tokio::test]
+async fn certificates_of_version_1_and_keys_on_large_curves() {
+    for (certificate, authority, newest) in
+        [("old", "ca", "TLSv1.3"), ("old", "ca", "TLSv1.2"), ("curve", "curve-ca", "TLSv1.3")]
+    {
+        let server = start_with(certificate, newest).await;
+        let file = |name: &str| server.folder().join(format!("{name}.crt")).display().to_string();
+        let at = "hostaddr=127.0.0.1 dbname=postgres password=sesame user=secret";
+        let outcome = async |host: &str, mode: &str, root: &str| {
+            let text = format!("host={host} {at} sslmode={mode} sslrootcert={}", file(root));
+            encrypted(&server.info(&text)).await.map_err(|error| error.kind())
+        };
+        let what = format!("{certificate} by {newest}");
+        for mode in ["require", "verify-ca", "verify-full"] {
+            assert_eq!(outcome("localhost", mode, authority).await, Ok(true), "{mode}, {what}");
+            // Another authority, and a certificate of the right one that is no authority itself.
+            assert_eq!(outcome("localhost", mode, "other").await, Err(Kind::Refused), "{mode}, {what}");
+            assert_eq!(outcome("localhost", mode, "client").await, Err(Kind::Refused), "{mode}, {what}");
+        }
+        assert_eq!(outcome("127.0.0.1", "verify-ca", authority).await, Ok(true), "{what}");
+        assert_eq!(outcome("127.0.0.1", "verify-full", authority).await, Err(Kind::Refused), "{what}");
+    }
 }
 
 #[tokio::test]
