@@ -9,7 +9,7 @@ use super::{Surroundings, schemas, ui};
 use crate::error::Result;
 use crate::history::History;
 use crate::history::catalog::{Catalog, CheckpointRow};
-use crate::history::timeline::Timeline;
+use crate::history::timeline::{Stretch, Timeline};
 use crate::model::{Grade, Lsn, PgTime};
 
 /// List checkpoints, segments, marks, gaps, proofs or schema changes of the history
@@ -53,6 +53,8 @@ struct MarkShown {
     lsn: Lsn,
     time: PgTime,
     xid: u32,
+    /// Whether the mark lies in the window, after its epoch's first checkpoint.
+    recoverable: bool,
 }
 
 #[derive(Serialize)]
@@ -166,7 +168,13 @@ fn segments(at: &Surroundings, timeline: &Timeline) -> Result<()> {
 }
 
 fn marks(at: &Surroundings, timeline: &Timeline) -> Result<()> {
+    let holds = |epoch: u32, lsn: Lsn| {
+        let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == epoch);
+        let window = stretch.and_then(Stretch::window);
+        window.is_some_and(|window| (window.earliest.lsn..=window.latest.lsn).contains(&lsn))
+    };
     let marks = timeline.marks().map(|(epoch, mark)| MarkShown {
+        recoverable: holds(epoch, mark.end_lsn),
         name: mark.name.clone(),
         epoch,
         lsn: mark.end_lsn,
@@ -175,9 +183,13 @@ fn marks(at: &Surroundings, timeline: &Timeline) -> Result<()> {
     });
     let shown: Vec<_> = marks.collect();
     at.ui.list(&shown, || {
-        let cells = |it: &MarkShown| vec![it.name.clone(), it.time.to_string(), it.lsn.to_string()];
+        let cells = |it: &MarkShown| {
+            let note =
+                if it.recoverable { "" } else { "cannot be recovered: no checkpoint of its epoch is older" };
+            vec![it.name.clone(), it.time.to_string(), it.lsn.to_string(), note.to_owned()]
+        };
         let rows: Vec<_> = shown.iter().map(cells).collect();
-        ui::table(&["mark", "time", "lsn"], &rows)
+        ui::table(&["mark", "time", "lsn", ""], &rows)
     })
 }
 

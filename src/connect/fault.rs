@@ -47,7 +47,7 @@ impl ServerFault {
             }
         }
         fault.table = schema.zip(table).map(|(schema, table)| format!("{schema}.{table}"));
-        fault.redacted()
+        fault.printable()
     }
 
     pub(crate) fn from_db(error: &DbError) -> ServerFault {
@@ -58,7 +58,14 @@ impl ServerFault {
             hint: error.hint().map(str::to_owned),
             table,
         }
-        .redacted()
+        .printable()
+    }
+
+    fn printable(self) -> ServerFault {
+        let mut fault = self.redacted();
+        fault.message = shortened(fault.message);
+        fault.hint = fault.hint.map(shortened);
+        fault
     }
 
     /// Messages about data quote the value itself (`invalid input syntax for type integer: "…"`).
@@ -118,6 +125,17 @@ pub fn server_error(context: impl Into<String>, error: tokio_postgres::Error) ->
     Error::new(kind, context).caused_by(error)
 }
 
+/// A function's own RAISE may send megabytes: the rest of a text longer than this many characters is left out.
+const LONGEST: usize = 500;
+
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +153,14 @@ mod tests {
         );
         assert_eq!(fault("22003", r#"value "9" is out of range"#), r#"value "…" is out of range"#);
         assert_eq!(fault("42P01", r#"relation "x" does not exist"#), r#"relation "x" does not exist"#);
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let fault =
+            |length| ServerFault { message: "é".repeat(length), ..Default::default() }.printable().message;
+        assert_eq!(fault(500), "é".repeat(500));
+        assert_eq!(fault(501), "é".repeat(500) + "…");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::shop::{assert_says, shop};
+use crate::support::shop::{assert_says, captured_shop, shop};
 use crate::support::{Backwhen, Dump, Server, assert_same};
 
 const OUTSIDE: i32 = 11;
@@ -129,6 +129,30 @@ fn what_is_kept_comes_back_byte_for_byte_and_the_rest_is_refused() {
     let into = format!("kept_{}", backwhen.database());
     backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
     assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, &into));
+}
+
+#[test]
+fn marks_that_no_checkpoint_leads_to_are_marked_so() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    for name in ["before", "after"] {
+        backwhen.ok(&["mark", name]);
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+        backwhen.ok(&["checkpoint", "--label", name]);
+    }
+    backwhen.ok(&["mark", "last"]);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["expire", "--keep-last", "1", "--apply"]);
+    for mark in backwhen.json_lines(&["list", "marks"]) {
+        let held = mark["recoverable"] == true;
+        // The second checkpoint may be the very moment of its mark.
+        assert!(mark["name"] == "after" || held == (mark["name"] == "last"), "{mark}");
+        let to = format!("mark:{}", mark["name"].as_str().unwrap());
+        assert_eq!(backwhen.run(&["recover", "--to", &to, "--dry-run"]).status.success(), held, "{mark}");
+        let line =
+            backwhen.ok(&["list", "marks"]).lines().find(|it| it.starts_with(&to[5..])).unwrap().to_owned();
+        assert_eq!(line.contains("cannot be recovered"), !held, "{line}");
+    }
 }
 
 #[test]
