@@ -19,7 +19,7 @@ use backwhen::history::key::Authorship;
 use backwhen::history::segments::Segments;
 use backwhen::history::timeline::SegmentView;
 use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
-use backwhen::model::{Column, Grade, Identity, Lsn, PgTime, Storage, Table};
+use backwhen::model::{Column, Grade, Lsn, PgTime, RowIdentity, Storage, Table};
 use backwhen::progress::Silent;
 use backwhen::signal::key::MessageKey;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -52,7 +52,7 @@ fn accounts() -> Table {
             column("filler", 4, 1042),
         ],
         generated: Vec::new(),
-        identity: Identity::Key(vec![0]),
+        identity: RowIdentity::Key(vec![0]),
         grade: Grade::Exact,
         storage: Storage::default(),
         in_stream: None,

@@ -23,7 +23,7 @@ use rand::{Rng, SeedableRng};
 const FEW: usize = 1200;
 /// An input that takes longer than this counts as a hang.
 const HANGS: Duration = Duration::from_secs(20);
-/// Memory that an input may take beyond a multiple of its length, in bytes.
+/// MemoryMeter that an input may take beyond a multiple of its length, in bytes.
 const ALLOWANCE: usize = 48 << 20;
 const PER_BYTE: usize = 64;
 /// Mutated inputs are no longer than this, in bytes.
@@ -55,7 +55,7 @@ pub(crate) fn throw(name: &str, seeds: Vec<Vec<u8>>, target: impl Fn(&[u8]) -> S
     let seconds = std::env::var("BACKWHEN_FUZZ_SECONDS").ok().and_then(|text| text.parse::<u64>().ok());
     let seed = std::env::var("BACKWHEN_TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or(if seconds.is_some() { rand::random() } else { 7 });
-    let mut run = Run { name, seeds: Vec::new(), seen: HashSet::new(), rng: StdRng::seed_from_u64(seed) };
+    let mut run = FuzzRun { name, seeds: Vec::new(), seen: HashSet::new(), rng: StdRng::seed_from_u64(seed) };
     let (beat, watched) = channel();
     let watcher = std::thread::spawn({
         let name = name.to_owned();
@@ -114,14 +114,14 @@ fn watch(name: &str, inputs: &std::sync::mpsc::Receiver<Vec<u8>>) {
     }
 }
 
-struct Run<'a> {
+struct FuzzRun<'a> {
     name: &'a str,
     seeds: Vec<Vec<u8>>,
     seen: HashSet<String>,
     rng: StdRng,
 }
 
-impl Run<'_> {
+impl FuzzRun<'_> {
     fn one(
         &mut self,
         input: Vec<u8>,
@@ -129,7 +129,7 @@ impl Run<'_> {
         beat: &std::sync::mpsc::Sender<Vec<u8>>,
     ) {
         beat.send(input.clone()).expect("the watcher watches");
-        let before = Memory::start();
+        let before = MemoryMeter::start();
         let outcome = catch_unwind(AssertUnwindSafe(|| target(&input)));
         let most = before.most();
         let Ok(outcome) = outcome else {
@@ -217,10 +217,10 @@ fn varint(mut number: u64) -> Vec<u8> {
 }
 
 /// Counts the memory that this thread holds: only memory allocated by Rust, not by C libraries.
-struct Counting;
+struct CountingAllocator;
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static COUNTING: CountingAllocator = CountingAllocator;
 
 thread_local! {
     static HELD: Cell<usize> = const { Cell::new(0) };
@@ -240,7 +240,7 @@ fn gave(bytes: usize) {
 }
 
 // SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         took(layout.size());
         unsafe { System.alloc(layout) }
@@ -263,15 +263,15 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-struct Memory {
+struct MemoryMeter {
     before: usize,
 }
 
-impl Memory {
-    fn start() -> Memory {
+impl MemoryMeter {
+    fn start() -> MemoryMeter {
         let before = HELD.get();
         MOST.set(before);
-        Memory { before }
+        MemoryMeter { before }
     }
 
     fn most(&self) -> usize {

@@ -57,16 +57,16 @@ pub const POINTS: &[&str] = &[
     "drop.done",
 ];
 
-struct Wanted {
+struct ArmedPoint {
     place: String,
-    action: Action,
+    action: PointAction,
     /// How many passes are let through before the action.
     left: AtomicU64,
     /// Whether an action that is done only once has been done.
     done: AtomicBool,
 }
 
-enum Action {
+enum PointAction {
     Kill,
     Error,
     ErrorOnce,
@@ -80,7 +80,7 @@ enum Action {
 /// Fails if a test asked for an error at this place.
 pub fn point(place: &'static str) -> io::Result<()> {
     debug_assert!(POINTS.contains(&place), "{place} is not in the table");
-    static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
+    static WANTED: OnceLock<Option<ArmedPoint>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| std::env::var("BACKWHEN_TEST_POINT").ok().and_then(|it| parse(&it)));
     match wanted {
         Some(wanted) if wanted.place == place => wanted.met(),
@@ -88,35 +88,42 @@ pub fn point(place: &'static str) -> io::Result<()> {
     }
 }
 
-fn parse(text: &str) -> Option<Wanted> {
+fn parse(text: &str) -> Option<ArmedPoint> {
     let (place, action) = text.split_once('=')?;
     let (action, number) = action.split_once('@').unwrap_or((action, "1"));
     let action = match action {
-        "kill" => Action::Kill,
-        "error" => Action::Error,
-        "error-once" => Action::ErrorOnce,
-        "panic" => Action::Panic,
-        millis => Action::Wait(Duration::from_millis(millis.parse().ok()?)),
+        "kill" => PointAction::Kill,
+        "error" => PointAction::Error,
+        "error-once" => PointAction::ErrorOnce,
+        "panic" => PointAction::Panic,
+        millis => PointAction::Wait(Duration::from_millis(millis.parse().ok()?)),
     };
     let left = number.parse::<u64>().ok()?.checked_sub(1)?;
-    Some(Wanted { place: place.to_owned(), action, left: AtomicU64::new(left), done: AtomicBool::new(false) })
+    Some(ArmedPoint {
+        place: place.to_owned(),
+        action,
+        left: AtomicU64::new(left),
+        done: AtomicBool::new(false),
+    })
 }
 
-impl Wanted {
+impl ArmedPoint {
     fn met(&self) -> io::Result<()> {
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return Ok(());
         }
         match self.action {
             // The process ends at once, as by kill -9: nothing is flushed, and no destructor runs.
-            Action::Kill => std::process::abort(),
-            Action::Error => Err(io::Error::other(format!("a test asked for an error at {}", self.place))),
-            Action::ErrorOnce if self.done.swap(true, Ordering::Relaxed) => Ok(()),
-            Action::ErrorOnce => {
+            PointAction::Kill => std::process::abort(),
+            PointAction::Error => {
+                Err(io::Error::other(format!("a test asked for an error at {}", self.place)))
+            }
+            PointAction::ErrorOnce if self.done.swap(true, Ordering::Relaxed) => Ok(()),
+            PointAction::ErrorOnce => {
                 Err(io::Error::other(format!("a test asked for one error at {}", self.place)))
             }
-            Action::Panic => panic!("a test asked for a panic at {}", self.place),
-            Action::Wait(time) => {
+            PointAction::Panic => panic!("a test asked for a panic at {}", self.place),
+            PointAction::Wait(time) => {
                 std::thread::sleep(time);
                 Ok(())
             }

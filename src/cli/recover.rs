@@ -137,8 +137,9 @@ impl Recover {
     }
 }
 
-/// A journal whose end was cut off looks like one that never had that end. `latest` must not silently mean an earlier
-/// moment then. `acknowledged` was read before the timeline.
+/// Refuses `latest` if the end of the journal is lost. A journal whose end was cut off looks as if it had never had that
+/// end, and `latest` would silently mean an earlier moment. `acknowledged` must be read before the timeline, which then
+/// cannot be the older of the two.
 fn refuse_a_lost_end(timeline: &Timeline, acknowledged: Option<Acknowledged>) -> Result<()> {
     let stretch = timeline.current()?;
     let durable = acknowledged.filter(|it| it.epoch == stretch.epoch.number).map(|it| it.durable);

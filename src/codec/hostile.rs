@@ -5,7 +5,7 @@ use super::key::KeyShape;
 use super::retell::{CompositeAttributes, Doubts, EnumLabel, Retelling, Shape};
 use super::{copy_text, pgoutput};
 use crate::hostile::throw;
-use crate::model::{Column, Grade, Identity, Moment, Storage, Table, moment};
+use crate::model::{Column, Grade, Moment, RowIdentity, Storage, Table, moment};
 
 fn messages() -> Vec<Vec<u8>> {
     let seeds: [&[u8]; 9] = [
@@ -36,7 +36,7 @@ fn pgoutput_of_any_bytes() {
     });
 }
 
-fn table(identity: Identity) -> Table {
+fn table(identity: RowIdentity) -> Table {
     let column = |name: &str, type_oid| Column {
         number: 0,
         name: name.into(),
@@ -61,7 +61,8 @@ fn table(identity: Identity) -> Table {
 fn copy_text_of_any_bytes() {
     let seeds: [&[u8]; 5] =
         [b"1\tone", b"-2147483648\t\\N", b"7\t\\H\ta\\\\b\\tc\\nd", b"\t\\", b"9223372036854775807\tx"];
-    let shapes = [KeyShape::of(&table(Identity::Key(vec![0, 1]))), KeyShape::of(&table(Identity::WholeRow))];
+    let shapes =
+        [KeyShape::of(&table(RowIdentity::Key(vec![0, 1]))), KeyShape::of(&table(RowIdentity::WholeRow))];
     throw("copy-text", seeds.map(<[u8]>::to_vec).to_vec(), |bytes| {
         let mut outcome = String::new();
         for line in bytes.split(|byte| *byte == b'\n') {
@@ -87,7 +88,7 @@ fn copy_text_of_any_bytes() {
 #[test]
 fn a_row_to_be_binary_of_any_bytes() {
     let types = [16, 17, 20, 25, 701, 1082, 1114, 1184, 1700, 2950, 3802];
-    let column = |type_oid| Column { type_oid, ..table(Identity::WholeRow).columns[0].clone() };
+    let column = |type_oid| Column { type_oid, ..table(RowIdentity::WholeRow).columns[0].clone() };
     let rows = BinaryRows::of(&types.map(column)).unwrap();
     let seeds: [&[u8]; 2] = [
         b"t\t\\\\x0aff\t-7\ta\\tb\t1e-5\t2024-02-29\t2024-02-29 12:00:00.5\t1999-12-31 23:59:59+00\t-12345.6\t\

@@ -7,7 +7,7 @@
 use twox_hash::XxHash3_128;
 
 use super::copy_text;
-use crate::model::{Column, Identity, Table};
+use crate::model::{Column, RowIdentity, Table};
 
 /// A whole row up to this length is its own key; a longer row is cut to this length, and its hash is appended.
 const WHOLE_ROW_PREFIX: usize = 48;
@@ -32,8 +32,8 @@ const INTEGER_TYPES: [u32; 4] = [20, 21, 23, 26];
 impl KeyShape {
     pub fn of(table: &Table) -> KeyShape {
         match &table.identity {
-            Identity::WholeRow => KeyShape::WholeRow,
-            Identity::Key(columns) => {
+            RowIdentity::WholeRow => KeyShape::WholeRow,
+            RowIdentity::Key(columns) => {
                 let kind = |column: &usize| (*column, kind_of(table.columns.get(*column)));
                 KeyShape::Columns(columns.iter().map(kind).collect())
             }

@@ -57,7 +57,7 @@ pub struct CompositeAttributes {
 /// A value is not written as the server writes values of its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a value is not written as values of its type are")]
-pub struct Unreadable;
+pub struct UnreadableValue;
 
 /// The doubts that arose while values were rewritten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Doubts {
     }
 }
 
-type Outcome<'a> = Result<Cow<'a, [u8]>, Unreadable>;
+type Outcome<'a> = Result<Cow<'a, [u8]>, UnreadableValue>;
 
 impl Retelling {
     /// Returns the text that a value of the type has now.
@@ -90,7 +90,7 @@ impl Retelling {
 
     fn inner<'a>(&self, type_oid: u32, text: &'a [u8], depth: usize, doubts: &mut Doubts) -> Outcome<'a> {
         let Some(shape) = self.types.get(&type_oid) else { return Ok(Cow::Borrowed(text)) };
-        let deeper = depth.checked_sub(1).ok_or(Unreadable)?;
+        let deeper = depth.checked_sub(1).ok_or(UnreadableValue)?;
         match shape {
             Shape::Labels(labels) => {
                 let Some(label) = labels.get(text) else { return Ok(Cow::Borrowed(text)) };
@@ -107,10 +107,10 @@ impl Retelling {
             Shape::Range(subtype) => {
                 let each = &mut |bound: &[u8]| Ok(self.inner(*subtype, bound, deeper, doubts)?.into_owned());
                 let (range, rest) = range(text, each)?;
-                if rest.is_empty() { Ok(Cow::Owned(range)) } else { Err(Unreadable) }
+                if rest.is_empty() { Ok(Cow::Owned(range)) } else { Err(UnreadableValue) }
             }
             Shape::Multirange(range) => {
-                let Some(Shape::Range(subtype)) = self.types.get(range) else { return Err(Unreadable) };
+                let Some(Shape::Range(subtype)) = self.types.get(range) else { return Err(UnreadableValue) };
                 let each = &mut |bound: &[u8]| Ok(self.inner(*subtype, bound, deeper, doubts)?.into_owned());
                 multirange(text, each).map(Cow::Owned)
             }
@@ -128,13 +128,13 @@ impl Retelling {
         by_number: &BTreeMap<usize, CompositeAttributes>,
         deeper: usize,
         doubts: &mut Doubts,
-    ) -> Result<Vec<u8>, Unreadable> {
+    ) -> Result<Vec<u8>, UnreadableValue> {
         let fields = fields(text)?;
         let attributes = match (by_number.get(&fields.len()), by_number.get(&0)) {
             // An attribute that is NULL is written as an empty field.
             (_, Some(none)) if fields.len() == 1 && fields[0].value.is_none() => none,
             (Some(attributes), _) => attributes,
-            (None, _) => return Err(Unreadable),
+            (None, _) => return Err(UnreadableValue),
         };
         if attributes.doubtful {
             doubts.types.insert(type_oid);
@@ -145,7 +145,7 @@ impl Retelling {
                 now.push(b',');
             }
             let Some(from) = *from else { continue };
-            let field = fields.get(from).ok_or(Unreadable)?;
+            let field = fields.get(from).ok_or(UnreadableValue)?;
             let Some(value) = &field.value else { continue };
             match self.inner(*attribute, value, deeper, doubts)? {
                 same if same == *value => now.extend_from_slice(field.raw),
@@ -165,8 +165,8 @@ struct Field<'a> {
 
 /// Returns the fields of a composite value. There is always at least one, as the value of a type without attributes
 /// is written like one NULL.
-fn fields(text: &[u8]) -> Result<Vec<Field<'_>>, Unreadable> {
-    let mut rest = text.strip_prefix(b"(").ok_or(Unreadable)?;
+fn fields(text: &[u8]) -> Result<Vec<Field<'_>>, UnreadableValue> {
+    let mut rest = text.strip_prefix(b"(").ok_or(UnreadableValue)?;
     let mut found = Vec::new();
     loop {
         let (field, after) = field(rest, b",)")?;
@@ -174,19 +174,19 @@ fn fields(text: &[u8]) -> Result<Vec<Field<'_>>, Unreadable> {
         match after {
             [b',', after @ ..] => rest = after,
             [b')'] => return Ok(found),
-            _ => return Err(Unreadable),
+            _ => return Err(UnreadableValue),
         }
     }
 }
 
 /// Reads a field up to one of the bytes in `ends`, and returns it with the rest of the text, which begins with that
 /// byte.
-fn field<'a>(text: &'a [u8], ends: &[u8]) -> Result<(Field<'a>, &'a [u8]), Unreadable> {
+fn field<'a>(text: &'a [u8], ends: &[u8]) -> Result<(Field<'a>, &'a [u8]), UnreadableValue> {
     if text.first() != Some(&b'"') {
-        let end = text.iter().position(|byte| ends.contains(byte)).ok_or(Unreadable)?;
+        let end = text.iter().position(|byte| ends.contains(byte)).ok_or(UnreadableValue)?;
         let (raw, after) = text.split_at(end);
         if raw.iter().any(|byte| b"\"\\(".contains(byte)) {
-            return Err(Unreadable);
+            return Err(UnreadableValue);
         }
         return Ok((Field { raw, value: (end > 0).then_some(Cow::Borrowed(raw)) }, after));
     }
@@ -199,7 +199,7 @@ fn field<'a>(text: &'a [u8], ends: &[u8]) -> Result<(Field<'a>, &'a [u8]), Unrea
                 at += 2;
             }
             (Some(b'"'), _) => break,
-            (Some(b'\\') | None, _) => return Err(Unreadable),
+            (Some(b'\\') | None, _) => return Err(UnreadableValue),
             (Some(byte), _) => {
                 value.push(*byte);
                 at += 1;
@@ -209,7 +209,7 @@ fn field<'a>(text: &'a [u8], ends: &[u8]) -> Result<(Field<'a>, &'a [u8]), Unrea
     let (raw, after) = text.split_at(at + 1);
     match after.first() {
         Some(next) if ends.contains(next) => Ok((Field { raw, value: Some(value.into()) }, after)),
-        _ => Err(Unreadable),
+        _ => Err(UnreadableValue),
     }
 }
 
@@ -217,13 +217,13 @@ fn field<'a>(text: &'a [u8], ends: &[u8]) -> Result<(Field<'a>, &'a [u8]), Unrea
 fn array(
     text: &[u8],
     delimiter: u8,
-    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, Unreadable>,
-) -> Result<Vec<u8>, Unreadable> {
+    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, UnreadableValue>,
+) -> Result<Vec<u8>, UnreadableValue> {
     let mut now = Vec::with_capacity(text.len());
     let mut at = 0;
     if text.first() == Some(&b'[') {
         // The array's text may begin with the bounds of its dimensions.
-        at = text.iter().position(|byte| *byte == b'=').ok_or(Unreadable)? + 1;
+        at = text.iter().position(|byte| *byte == b'=').ok_or(UnreadableValue)? + 1;
         now.extend_from_slice(&text[..at]);
     }
     let mut depth = 0_usize;
@@ -242,7 +242,7 @@ fn array(
                 due = false;
                 continue;
             }
-            _ => return Err(Unreadable),
+            _ => return Err(UnreadableValue),
         }
         now.push(byte);
         at += 1;
@@ -250,23 +250,23 @@ fn array(
             break;
         }
     }
-    if depth == 0 && at == text.len() && !due { Ok(now) } else { Err(Unreadable) }
+    if depth == 0 && at == text.len() && !due { Ok(now) } else { Err(UnreadableValue) }
 }
 
 /// Appends the element with which `text` begins, and returns how many bytes of `text` the element took.
 fn element(
     text: &[u8],
     delimiter: u8,
-    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, Unreadable>,
+    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, UnreadableValue>,
     now: &mut Vec<u8>,
-) -> Result<usize, Unreadable> {
+) -> Result<usize, UnreadableValue> {
     let (value, length) = match text.first() {
         Some(b'"') => unquoted_element(text)?,
         _ => {
             let ends = |byte: &u8| *byte == delimiter || *byte == b'}';
-            let end = text.iter().position(ends).ok_or(Unreadable)?;
+            let end = text.iter().position(ends).ok_or(UnreadableValue)?;
             if end == 0 || text[..end].iter().any(|byte| b"{\"\\".contains(byte)) {
-                return Err(Unreadable);
+                return Err(UnreadableValue);
             }
             (Cow::Borrowed(&text[..end]), end)
         }
@@ -285,14 +285,14 @@ fn element(
     Ok(length)
 }
 
-fn unquoted_element(text: &[u8]) -> Result<(Cow<'_, [u8]>, usize), Unreadable> {
+fn unquoted_element(text: &[u8]) -> Result<(Cow<'_, [u8]>, usize), UnreadableValue> {
     let mut value = Vec::new();
     let mut at = 1;
     loop {
-        match text.get(at).ok_or(Unreadable)? {
+        match text.get(at).ok_or(UnreadableValue)? {
             b'"' => return Ok((value.into(), at + 1)),
             b'\\' => {
-                value.push(*text.get(at + 1).ok_or(Unreadable)?);
+                value.push(*text.get(at + 1).ok_or(UnreadableValue)?);
                 at += 2;
             }
             byte => {
@@ -307,14 +307,14 @@ fn unquoted_element(text: &[u8]) -> Result<(Cow<'_, [u8]>, usize), Unreadable> {
 /// text.
 fn range<'a>(
     text: &'a [u8],
-    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, Unreadable>,
-) -> Result<(Vec<u8>, &'a [u8]), Unreadable> {
+    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, UnreadableValue>,
+) -> Result<(Vec<u8>, &'a [u8]), UnreadableValue> {
     if let Some(rest) = text.strip_prefix(b"empty") {
         return Ok((b"empty".to_vec(), rest));
     }
-    let (opening, rest) = text.split_first().ok_or(Unreadable)?;
+    let (opening, rest) = text.split_first().ok_or(UnreadableValue)?;
     if !b"[(".contains(opening) {
-        return Err(Unreadable);
+        return Err(UnreadableValue);
     }
     let mut now = vec![*opening];
     let (lower, rest) = field(rest, b",")?;
@@ -322,7 +322,7 @@ fn range<'a>(
     now.push(b',');
     let (upper, rest) = field(&rest[1..], b")]")?;
     push_bound(&mut now, &upper, each)?;
-    let (closing, rest) = rest.split_first().ok_or(Unreadable)?;
+    let (closing, rest) = rest.split_first().ok_or(UnreadableValue)?;
     now.push(*closing);
     Ok((now, rest))
 }
@@ -330,8 +330,8 @@ fn range<'a>(
 fn push_bound(
     now: &mut Vec<u8>,
     bound: &Field<'_>,
-    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, Unreadable>,
-) -> Result<(), Unreadable> {
+    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, UnreadableValue>,
+) -> Result<(), UnreadableValue> {
     let Some(value) = &bound.value else { return Ok(()) };
     let new = each(value)?;
     if new == **value {
@@ -344,9 +344,9 @@ fn push_bound(
 
 fn multirange(
     text: &[u8],
-    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, Unreadable>,
-) -> Result<Vec<u8>, Unreadable> {
-    let mut rest = text.strip_prefix(b"{").ok_or(Unreadable)?;
+    each: &mut dyn FnMut(&[u8]) -> Result<Vec<u8>, UnreadableValue>,
+) -> Result<Vec<u8>, UnreadableValue> {
+    let mut rest = text.strip_prefix(b"{").ok_or(UnreadableValue)?;
     if rest == b"}" {
         return Ok(text.to_vec());
     }
@@ -357,7 +357,7 @@ fn multirange(
         match after {
             [b',', after @ ..] => rest = after,
             [b'}'] => break,
-            _ => return Err(Unreadable),
+            _ => return Err(UnreadableValue),
         }
         now.push(b',');
     }

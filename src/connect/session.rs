@@ -13,8 +13,8 @@ use super::guard::{LoginRefusal, LoginWatch};
 use super::hosts::Host;
 use super::login::{Login, LoginFailure, log_in};
 use super::pinned::{self, quoted};
-use super::tap::{Tap, Tapped};
-use super::transport::{Finished, Transport};
+use super::tap::{Tap, TappedTransport};
+use super::transport::{ReadyTls, Transport};
 use crate::error::Result;
 
 /// A session with the pinned settings. It ends when it is dropped.
@@ -110,9 +110,10 @@ impl Login for SessionLogin<'_> {
         transport: Transport,
     ) -> Result<Session, LoginFailure> {
         let tap = Tap::default();
-        let transport = Tapped::guarded(transport, tap.clone(), LoginWatch::new(info.require_auth().clone()));
+        let transport =
+            TappedTransport::guarded(transport, tap.clone(), LoginWatch::new(info.require_auth().clone()));
         let (client, connection) =
-            self.config(info, host).connect_raw(transport, Finished).await.map_err(failure)?;
+            self.config(info, host).connect_raw(transport, ReadyTls).await.map_err(failure)?;
         // This task moves the bytes, and ends by itself once the client is gone.
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -28,13 +28,13 @@ pub struct Tap {
 }
 
 /// Rows go to the receiver for as long as this value lives.
-pub struct Taking<'a>(&'a Tap);
+pub struct TapLease<'a>(&'a Tap);
 
 impl Tap {
     /// Passes the rows that arrive from now on to `taker`, in pieces cut anywhere.
-    pub fn open(&self, taker: impl FnMut(&[u8]) + Send + 'static) -> Taking<'_> {
+    pub fn open(&self, taker: impl FnMut(&[u8]) + Send + 'static) -> TapLease<'_> {
         *self.taker() = Some(Box::new(taker));
-        Taking(self)
+        TapLease(self)
     }
 
     fn taker(&self) -> MutexGuard<'_, Option<Taker>> {
@@ -42,14 +42,14 @@ impl Tap {
     }
 }
 
-impl Drop for Taking<'_> {
+impl Drop for TapLease<'_> {
     fn drop(&mut self) {
         *self.0.taker() = None;
     }
 }
 
 /// A transport that passes on everything except the rows that a receiver takes.
-pub struct Tapped<S> {
+pub struct TappedTransport<S> {
     stream: S,
     tap: Tap,
     messages: Messages,
@@ -61,16 +61,16 @@ pub struct Tapped<S> {
     to: usize,
 }
 
-impl<S> Tapped<S> {
+impl<S> TappedTransport<S> {
     /// `stream` is at the beginning of a message of the server.
-    pub fn new(stream: S, tap: Tap) -> Tapped<S> {
+    pub fn new(stream: S, tap: Tap) -> TappedTransport<S> {
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Tapped { stream, tap, messages: Messages::default(), watch: None, buffer, from: 0, to: 0 }
+        TappedTransport { stream, tap, messages: Messages::default(), watch: None, buffer, from: 0, to: 0 }
     }
 
     /// Wraps `stream` before a login, which `watch` may break off.
-    pub fn guarded(stream: S, tap: Tap, watch: LoginWatch) -> Tapped<S> {
-        Tapped { watch: Some(watch), ..Tapped::new(stream, tap) }
+    pub fn guarded(stream: S, tap: Tap, watch: LoginWatch) -> TappedTransport<S> {
+        TappedTransport { watch: Some(watch), ..TappedTransport::new(stream, tap) }
     }
 
     pub fn inner(&self) -> &S {
@@ -133,7 +133,7 @@ impl Messages {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Tapped<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TappedTransport<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = out.filled().len();
@@ -159,7 +159,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tapped<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TappedTransport<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
@@ -188,7 +188,7 @@ mod tests {
         let (tap, taken) = (Tap::default(), Arc::new(Mutex::new(Vec::new())));
         let into = Arc::clone(&taken);
         let taking = wanted.then(|| tap.open(move |row| into.lock().unwrap().extend_from_slice(row)));
-        let mut tapped = Tapped::new(stream, tap.clone());
+        let mut tapped = TappedTransport::new(stream, tap.clone());
         let mut passed = Vec::new();
         let reading = async {
             let mut buffer = vec![0; size];

@@ -17,7 +17,7 @@ use super::certificate;
 use super::choices::SslMode;
 use super::conninfo::Conninfo;
 use super::curve::ALGORITHMS;
-use super::verifier::{Proof, Verifier};
+use super::verifier::{CertificateProof, Verifier};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Performs TLS handshakes for one connection string. The certificates are read once.
@@ -72,16 +72,16 @@ impl Tls {
 
 /// Decides which facts the server's certificate must prove. As in libpq, `require` verifies the authority if there is
 /// a root file.
-fn proof(info: &Conninfo) -> Result<Proof> {
+fn proof(info: &Conninfo) -> Result<CertificateProof> {
     let mode = info.ssl_mode();
     if info.setting("sslrootcert") == Some("system") {
-        return Ok(Proof::AuthorityAndName(system_roots()?, Vec::new()));
+        return Ok(CertificateProof::AuthorityAndName(system_roots()?, Vec::new()));
     }
     let file = info.setting("sslrootcert").map(PathBuf::from).or_else(|| info.home_file("root.crt"));
     let file = file.filter(|file| file.exists());
     match (mode, file) {
         (SslMode::Disable | SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => {
-            Ok(Proof::Nothing)
+            Ok(CertificateProof::Nothing)
         }
         (SslMode::VerifyCa | SslMode::VerifyFull, None) => Err(Error::usage(format!(
             "sslmode={} needs the certificate of an authority; put it into ~/.postgresql/root.crt, name it in \
@@ -94,8 +94,8 @@ fn proof(info: &Conninfo) -> Result<Proof> {
             // A certificate that belongs to a server is no authority, but may be trusted in itself.
             roots.add_parsable_certificates(certificates.iter().cloned());
             Ok(match mode {
-                SslMode::VerifyFull => Proof::AuthorityAndName(roots, certificates),
-                _ => Proof::Authority(roots, certificates),
+                SslMode::VerifyFull => CertificateProof::AuthorityAndName(roots, certificates),
+                _ => CertificateProof::Authority(roots, certificates),
             })
         }
     }

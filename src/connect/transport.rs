@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::conninfo::Conninfo;
 use super::hosts::Host;
-use super::tap::Tapped;
+use super::tap::TappedTransport;
 
 /// One address to connect to; a host name may have several.
 #[derive(Clone, Debug)]
@@ -142,7 +142,7 @@ impl AsyncWrite for Transport {
     }
 }
 
-impl tls::TlsStream for Tapped<Transport> {
+impl tls::TlsStream for TappedTransport<Transport> {
     fn channel_binding(&self) -> tls::ChannelBinding {
         match self.inner().channel_binding() {
             Some(data) => tls::ChannelBinding::tls_server_end_point(data.to_vec()),
@@ -152,14 +152,14 @@ impl tls::TlsStream for Tapped<Transport> {
 }
 
 /// Passes a finished [`Transport`] to `tokio_postgres`, which would otherwise perform the TLS handshake itself.
-pub struct Finished;
+pub struct ReadyTls;
 
-impl tls::TlsConnect<Tapped<Transport>> for Finished {
-    type Stream = Tapped<Transport>;
+impl tls::TlsConnect<TappedTransport<Transport>> for ReadyTls {
+    type Stream = TappedTransport<Transport>;
     type Error = io::Error;
-    type Future = std::future::Ready<io::Result<Tapped<Transport>>>;
+    type Future = std::future::Ready<io::Result<TappedTransport<Transport>>>;
 
-    fn connect(self, transport: Tapped<Transport>) -> Self::Future {
+    fn connect(self, transport: TappedTransport<Transport>) -> Self::Future {
         std::future::ready(Ok(transport))
     }
 }

@@ -15,7 +15,7 @@ use super::certificate;
 /// The facts that a certificate must prove. The certificates of the root file are trusted in themselves, beside the
 /// authorities: a server's own self-signed certificate may be among them.
 #[derive(Debug)]
-pub enum Proof {
+pub enum CertificateProof {
     Nothing,
     Authority(RootCertStore, Vec<CertificateDer<'static>>),
     AuthorityAndName(RootCertStore, Vec<CertificateDer<'static>>),
@@ -25,12 +25,12 @@ pub enum Proof {
 /// key: without the key, channel binding would prove nothing.
 #[derive(Debug)]
 pub struct Verifier {
-    proof: Proof,
+    proof: CertificateProof,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    pub fn new(proof: Proof, algorithms: WebPkiSupportedAlgorithms) -> Verifier {
+    pub fn new(proof: CertificateProof, algorithms: WebPkiSupportedAlgorithms) -> Verifier {
         Verifier { proof, algorithms }
     }
 
@@ -97,11 +97,11 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match &self.proof {
-            Proof::Nothing => {}
-            Proof::Authority(roots, trusted) => {
+            CertificateProof::Nothing => {}
+            CertificateProof::Authority(roots, trusted) => {
                 self.verify_authority((roots, trusted), end_entity, intermediates, now)?;
             }
-            Proof::AuthorityAndName(roots, trusted) => {
+            CertificateProof::AuthorityAndName(roots, trusted) => {
                 self.verify_authority((roots, trusted), end_entity, intermediates, now)?;
                 verify_name(end_entity, server_name)?;
             }

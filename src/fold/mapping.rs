@@ -3,7 +3,7 @@
 use crate::codec::copy_text::{HOLE, NULL, push_escaped};
 use crate::codec::key::KeyShape;
 use crate::model::change::OldTuple;
-use crate::model::{Identity, Relation, Table, Tuple, Value};
+use crate::model::{Relation, RowIdentity, Table, Tuple, Value};
 
 /// How the columns of one Relation message lie in a table's image.
 #[derive(Clone, Debug)]
@@ -109,8 +109,8 @@ fn differences(table: &Table, relation: &Relation, places: &[Option<usize>]) -> 
 /// Whether the stream's rows name an earlier version by what the image is sorted by.
 pub fn identity_fits(table: &Table, relation: &Relation) -> bool {
     match &table.identity {
-        Identity::WholeRow => relation.replica_identity == b'f' || table.is_insert_only(),
-        Identity::Key(columns) => columns.iter().all(|column| {
+        RowIdentity::WholeRow => relation.replica_identity == b'f' || table.is_insert_only(),
+        RowIdentity::Key(columns) => columns.iter().all(|column| {
             let name = table.stream_column(*column);
             relation.columns.iter().any(|column| column.name == name && column.in_identity)
         }),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::schema::{Column, Grade, Identity, Storage, StreamNames, Table};
+use super::schema::{Column, Grade, RowIdentity, Storage, StreamNames, Table};
 
 /// The catalogs' description of one relation that stores rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,9 +72,9 @@ impl TableFacts {
             Some(key).filter(|key| !key.is_empty())
         });
         let (identity, grade) = match (self.replica_identity, key) {
-            ('f', _) => (Identity::WholeRow, Grade::Exact),
-            ('d' | 'i', Some(key)) => (Identity::Key(key), Grade::Exact),
-            _ => (Identity::WholeRow, Grade::InsertOnly),
+            ('f', _) => (RowIdentity::WholeRow, Grade::Exact),
+            ('d' | 'i', Some(key)) => (RowIdentity::Key(key), Grade::Exact),
+            _ => (RowIdentity::WholeRow, Grade::InsertOnly),
         };
         let joined = |part: &dyn Fn(&ColumnFacts) -> String| {
             self.columns.iter().map(part).collect::<Vec<_>>().join(",")
@@ -169,22 +169,22 @@ mod tests {
         }
     }
 
-    fn graded(replica_identity: char, identity: Option<Vec<i16>>) -> (Identity, Grade) {
+    fn graded(replica_identity: char, identity: Option<Vec<i16>>) -> (RowIdentity, Grade) {
         let table = facts(replica_identity, identity).table(|_| unreachable!());
         (table.identity, table.grade)
     }
 
     #[test]
     fn a_key_is_counted_among_the_stored_columns() {
-        assert_eq!(graded('d', Some(vec![4, 1])), (Identity::Key(vec![0, 1]), Grade::Exact));
-        assert_eq!(graded('i', Some(vec![4])), (Identity::Key(vec![1]), Grade::Exact));
+        assert_eq!(graded('d', Some(vec![4, 1])), (RowIdentity::Key(vec![0, 1]), Grade::Exact));
+        assert_eq!(graded('i', Some(vec![4])), (RowIdentity::Key(vec![1]), Grade::Exact));
     }
 
     #[test]
     fn without_a_key_only_the_whole_row_tells() {
-        assert_eq!(graded('f', Some(vec![1])), (Identity::WholeRow, Grade::Exact));
+        assert_eq!(graded('f', Some(vec![1])), (RowIdentity::WholeRow, Grade::Exact));
         for without in [graded('n', None), graded('d', None), graded('i', Some(vec![3]))] {
-            assert_eq!(without, (Identity::WholeRow, Grade::InsertOnly));
+            assert_eq!(without, (RowIdentity::WholeRow, Grade::InsertOnly));
         }
     }
 

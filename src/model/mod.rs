@@ -20,5 +20,5 @@ pub use inexact::{Inexact, LeftOut};
 pub use lsn::Lsn;
 pub use moment::{Edge, Moment, PgTime};
 pub use pattern::Selection;
-pub use schema::{Column, Grade, Identity, Storage, Table};
+pub use schema::{Column, Grade, RowIdentity, Storage, Table};
 pub use sequence::{SequenceOwner, SequenceState};

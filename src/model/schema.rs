@@ -16,7 +16,7 @@ pub struct Table {
     /// The names of generated columns, which are computed again on recovery and never stored.
     #[serde(default)]
     pub generated: Vec<String>,
-    pub identity: Identity,
+    pub identity: RowIdentity,
     pub grade: Grade,
     #[serde(default)]
     pub storage: Storage,
@@ -72,7 +72,7 @@ pub struct Column {
 /// How one row is told from another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Identity {
+pub enum RowIdentity {
     /// Unique values of these columns (indexes into [`Table::columns`], in column order): the
     /// primary key, or the index of `REPLICA IDENTITY USING INDEX`.
     Key(Vec<usize>),
@@ -98,8 +98,8 @@ impl Table {
     /// Whether the key's columns exist, and each column has its name in the stream.
     pub fn is_sound(&self) -> bool {
         let key = match &self.identity {
-            Identity::Key(columns) => columns.iter().all(|column| *column < self.columns.len()),
-            Identity::WholeRow => true,
+            RowIdentity::Key(columns) => columns.iter().all(|column| *column < self.columns.len()),
+            RowIdentity::WholeRow => true,
         };
         let named = |names: &StreamNames| names.columns.len() == self.columns.len();
         key && self.in_stream.as_ref().is_none_or(named)

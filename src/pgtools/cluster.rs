@@ -19,19 +19,19 @@ const UNFINISHED: &str = "new-";
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// The place of one cached cluster.
-pub(super) struct KeptCluster {
+pub(super) struct CachedCluster {
     folder: PathBuf,
 }
 
-impl KeptCluster {
+impl CachedCluster {
     /// Returns the place for these programs and a superuser of this name; `None` if there is no place that only user
     /// `uid`, ourselves, can write.
-    pub fn of(programs: &Installation, superuser: &str, uid: u32) -> Option<KeptCluster> {
+    pub fn of(programs: &Installation, superuser: &str, uid: u32) -> Option<CachedCluster> {
         let parent = cache()?.join("backwhen");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&parent);
         made.ok().filter(|()| is_private(&parent, uid))?;
         let name = format!("cluster-{}-{:016x}", programs.major, identity(programs, superuser)?);
-        Some(KeptCluster { folder: parent.join(name) })
+        Some(CachedCluster { folder: parent.join(name) })
     }
 
     /// Copies the cluster to `data`, which must not exist; returns whether there was a cluster.
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_kept_cluster_is_copied_and_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = KeptCluster { folder: folder.path().join("kept") };
+        let kept = CachedCluster { folder: folder.path().join("kept") };
         let (data, again) = (folder.path().join("data"), folder.path().join("again"));
         assert!(!kept.copy_to(&again));
         std::fs::create_dir_all(data.join("base")).unwrap();

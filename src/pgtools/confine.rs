@@ -28,7 +28,7 @@ const READABLE: &[&str] = &[
 
 /// The folders that the programs may reach.
 #[derive(Clone, Debug)]
-pub(super) struct Confines {
+pub(super) struct Confinement {
     /// The folder that the programs may write.
     pub folder: PathBuf,
     /// The folder of PostgreSQL's programs.
@@ -41,7 +41,7 @@ pub(super) struct Confines {
 /// # Errors
 /// Fails with `Internal` if no thread can be started.
 pub(super) async fn confined<T: Send + 'static>(
-    confines: Confines,
+    confines: Confinement,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<(T, Vec<&'static str>)> {
     let runtime = Handle::current();
@@ -55,7 +55,7 @@ pub(super) async fn confined<T: Send + 'static>(
 }
 
 /// Restricts this thread as far as the system allows; returns the parts that stay open.
-fn restrict(confines: &Confines) -> Vec<&'static str> {
+fn restrict(confines: &Confinement) -> Vec<&'static str> {
     let mut open = Vec::new();
     if !close_files(confines) {
         open.push("files that its user may read or write (no Landlock)");
@@ -68,7 +68,7 @@ fn restrict(confines: &Confines) -> Vec<&'static str> {
 
 /// Allows reading only the programs and writing only the folder, and forbids signals to processes outside.
 #[cfg(target_os = "linux")]
-fn close_files(confines: &Confines) -> bool {
+fn close_files(confines: &Confinement) -> bool {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
         RulesetStatus, Scope, path_beneath_rules,
@@ -159,7 +159,7 @@ fn calls() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn close_files(_: &Confines) -> bool {
+fn close_files(_: &Confinement) -> bool {
     false
 }
 
@@ -174,7 +174,7 @@ mod tests {
     use std::process::Command;
 
     fn run(folder: &Path, script: &'static str) -> (bool, Vec<&'static str>) {
-        let confines = Confines { folder: folder.to_owned(), programs: "/usr/bin".into() };
+        let confines = Confinement { folder: folder.to_owned(), programs: "/usr/bin".into() };
         let folder = folder.to_owned();
         let work = async move {
             let mut shell = Command::new("/bin/sh");

@@ -10,8 +10,8 @@ use tokio::process::Command;
 
 use super::account::{Account, Accounts, shared_folder};
 use super::child::Child;
-use super::cluster::KeptCluster;
-use super::confine::{Confines, confined};
+use super::cluster::CachedCluster;
+use super::confine::{Confinement, confined};
 use super::install::Installation;
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
@@ -93,7 +93,7 @@ impl LocalServer {
 
     async fn start_in(programs: &Installation, folder: &Path, superuser: &str) -> Result<LocalServer> {
         let bin = std::fs::canonicalize(&programs.folder).unwrap_or_else(|_| programs.folder.clone());
-        let confines = Confines { folder: folder.to_owned(), programs: bin };
+        let confines = Confinement { folder: folder.to_owned(), programs: bin };
         let accounts = Accounts::in_place_of_root(folder)?;
         initialise(programs, folder, accounts, superuser).await?;
         let account = accounts.map(|accounts| accounts.server);
@@ -146,7 +146,7 @@ async fn initialise(
 ) -> Result<()> {
     let data = folder.join("data");
     let uid = folder.metadata().context(Kind::Unavailable, || "cannot read a folder".into())?.uid();
-    let kept = KeptCluster::of(programs, superuser, uid);
+    let kept = CachedCluster::of(programs, superuser, uid);
     if kept.as_ref().is_some_and(|kept| kept.copy_to(&data)) {
         let give = |accounts: Accounts| accounts.server.inherit(folder, Account { uid, gid: uid });
         return accounts.map_or(Ok(()), give);

@@ -26,7 +26,7 @@ use crate::model::Table;
 use crate::progress::Unit;
 use crate::source::digests::{self, CTID_AND_HASH, Ctid, RangeDigests};
 use crate::source::inspect::FoundTable;
-use crate::source::snapshot::Reader;
+use crate::source::snapshot::SnapshotReader;
 
 /// A table of so few bytes is not worth a thought about what is cheaper.
 const SMALL: u64 = 1 << 20;
@@ -151,7 +151,7 @@ impl Side {
         self.waiting.lock().ok()?.pop()
     }
 
-    async fn compare(self: &Arc<Self>, reader: &Reader, table: Table) -> Result<Compared> {
+    async fn compare(self: &Arc<Self>, reader: &SnapshotReader, table: Table) -> Result<Compared> {
         let mut report = TableResync { oid: table.oid, table: table.display(), ..TableResync::default() };
         let image = match self.bring_together(reader, &table, &mut report).await {
             Ok(image) => Some(image),
@@ -170,7 +170,7 @@ impl Side {
     /// The image of the table as the source has it, made of what the history has and the rows that differ.
     async fn bring_together(
         self: &Arc<Self>,
-        reader: &Reader,
+        reader: &SnapshotReader,
         table: &Table,
         report: &mut TableResync,
     ) -> Result<TableImage, Stop> {
@@ -226,7 +226,7 @@ impl Side {
     /// The rows at those places, which the ranges take in.
     async fn fetch(
         &self,
-        reader: &Reader,
+        reader: &SnapshotReader,
         table: &Table,
         places: &[Ctid],
         ranges: &mut Ranges,

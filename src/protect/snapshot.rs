@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::checkpoint::{SchemaFacts, TableEntry};
 use crate::history::image::{PackStats, Packs};
 use crate::history::resync::Resync;
-use crate::model::{DatabaseFacts, Grade, Identity, LeftOut, Lsn, PgTime, Selection};
+use crate::model::{DatabaseFacts, Grade, LeftOut, Lsn, PgTime, RowIdentity, Selection};
 use crate::pgtools::{self, Tools};
 use crate::source::inspect::{self, FoundTable, Inventory};
 use crate::source::process;
@@ -221,7 +221,7 @@ fn split_by_membership(
             protected.insert(oid, found);
         } else if members.contains(&(oid, false)) || members.contains(&(oid, true)) {
             found.table.grade = Grade::InsertOnly;
-            found.table.identity = Identity::WholeRow;
+            found.table.identity = RowIdentity::WholeRow;
             protected.insert(oid, found);
         } else {
             let reason = "not in backwhen's publication yet; `backwhen capture` adds it".to_owned();

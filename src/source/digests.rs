@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::CONNECTION_CHECK_MS;
-use super::snapshot::{Reader, copy_statement};
+use super::snapshot::{SnapshotReader, copy_statement};
 use crate::codec::row_digest::DIGEST;
 use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
@@ -76,7 +76,7 @@ pub async fn prepare(session: &Session) -> Result<()> {
 ///
 /// # Errors
 /// `Unavailable` if the server fails; the session's transaction then stands as before the call.
-pub async fn of_ranges(reader: &Reader, table: &Table, bits: u32) -> Result<RangeDigests> {
+pub async fn of_ranges(reader: &SnapshotReader, table: &Table, bits: u32) -> Result<RangeDigests> {
     let last = (1u64 << bits) - 1;
     let statement = format!(
         "SELECT coalesce(sum(counted), 0)::int8, \
@@ -103,7 +103,7 @@ pub async fn of_ranges(reader: &Reader, table: &Table, bits: u32) -> Result<Rang
 /// # Errors
 /// `Unavailable` if the server fails; the session's transaction then stands as before the call.
 pub async fn of_rows(
-    reader: &Reader,
+    reader: &SnapshotReader,
     table: &Table,
     bits: u32,
     ranges: &[usize],
@@ -133,7 +133,7 @@ fn ctid_and_hash(bytes: &[u8]) -> (i64, Ctid) {
 /// # Errors
 /// `Unavailable` if the server fails; `Interrupted` if the receiver of `rows` is gone.
 pub async fn copy_ctids(
-    reader: &Reader,
+    reader: &SnapshotReader,
     table: &Table,
     ctids: &[Ctid],
     rows: &mpsc::Sender<Bytes>,
@@ -186,7 +186,7 @@ fn form(columns: &[String]) -> String {
 /// Runs a statement under a savepoint: a failed statement would otherwise end the transaction, and with it the
 /// snapshot.
 async fn undone_on_failure<T>(
-    reader: &Reader,
+    reader: &SnapshotReader,
     table: &Table,
     asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> Result<T> {

@@ -56,7 +56,7 @@ pub async fn look(
     selection: &Selection,
 ) -> Result<Preflight> {
     let session = Session::connect_utf8(source, "check").await?;
-    let settings = Settings::read(&session).await?;
+    let settings = SourceSettings::read(&session).await?;
     let mut findings = settings.findings();
     findings.extend(unproven_server(source));
     match tools.map(|tools| tools.for_dump(settings.version as u32 / 10_000)) {
@@ -104,7 +104,7 @@ fn fatal(what: impl Into<String>, mend: impl Into<String>) -> Finding {
     Finding { fatal: true, what: what.into(), mend: mend.into() }
 }
 
-struct Settings {
+struct SourceSettings {
     server_version: String,
     version: i32,
     wal_level: String,
@@ -132,11 +132,11 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
        current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size')
   FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
-impl Settings {
-    async fn read(client: &Client) -> Result<Settings> {
+impl SourceSettings {
+    async fn read(client: &Client) -> Result<SourceSettings> {
         let row = client.query_one(SETTINGS, &[]).await;
         let row = row.map_err(|error| server_error("cannot read the source's settings", error))?;
-        Ok(Settings {
+        Ok(SourceSettings {
             server_version: row.get(0),
             version: row.get(1),
             wal_level: row.get(2),
@@ -229,7 +229,7 @@ fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
 /// Returns a finding if the role does not own all tables, because only its owner can put a table into a publication.
 async fn not_owned(
     client: &Client,
-    settings: &Settings,
+    settings: &SourceSettings,
     inventory: &inspect::Inventory,
 ) -> Result<Option<Finding>> {
     if settings.is_superuser {

@@ -82,10 +82,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// `Unavailable` or `Refused` if the server cannot be reached or the snapshot is gone.
-    pub async fn reader(&self, source: &Conninfo, purpose: &str) -> Result<Reader> {
+    pub async fn reader(&self, source: &Conninfo, purpose: &str) -> Result<SnapshotReader> {
         let session = self.seen_by(connect(source, purpose).await?).await?;
         let liveness = Liveness::of_session(&session, source).await?;
-        Ok(Reader { session, liveness })
+        Ok(SnapshotReader { session, liveness })
     }
 
     async fn seen_by(&self, session: Session) -> Result<Session> {
@@ -101,12 +101,12 @@ impl Snapshot {
 }
 
 /// A session that reads rows, and gives up once the server no longer works for it.
-pub struct Reader {
+pub struct SnapshotReader {
     session: Session,
     liveness: Liveness,
 }
 
-impl Reader {
+impl SnapshotReader {
     /// Waits for an answer of the server.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Reader {
     }
 }
 
-impl Deref for Reader {
+impl Deref for SnapshotReader {
     type Target = Session;
 
     fn deref(&self) -> &Session {
@@ -174,13 +174,18 @@ pub async fn changed_since_snapshot(client: &Client, tables: &[&Table]) -> Resul
 ///
 /// # Errors
 /// `Unavailable` if the server fails; `Interrupted` if the receiver of `rows` is gone.
-pub async fn copy(reader: &Reader, table: &Table, pages: Pages, rows: &mpsc::Sender<Bytes>) -> Result<()> {
+pub async fn copy(
+    reader: &SnapshotReader,
+    table: &Table,
+    pages: Pages,
+    rows: &mpsc::Sender<Bytes>,
+) -> Result<()> {
     copy_statement(reader, table, &pages.condition(), rows).await
 }
 
 /// Copies the rows that meet `condition`; like [`copy`] otherwise.
 pub(super) async fn copy_statement(
-    reader: &Reader,
+    reader: &SnapshotReader,
     table: &Table,
     condition: &str,
     rows: &mpsc::Sender<Bytes>,

@@ -3,7 +3,7 @@
 use crate::support::{Dump, Server, assert_same};
 use backwhen::connect::{Conninfo, Session, connect};
 use backwhen::error::{Error, Kind, Result};
-use backwhen::model::{Column, DatabaseFacts, Grade, Identity, Table};
+use backwhen::model::{Column, DatabaseFacts, Grade, RowIdentity, Table};
 use backwhen::pgtools::{Tools, dump_globals, dump_schema};
 use backwhen::recover::archive::{AfterRows, Archive, EntrySelection};
 use backwhen::recover::sink::{
@@ -166,7 +166,7 @@ async fn read_tables(session: &Session) -> Vec<Table> {
             schema: row.get(1),
             name: row.get(2),
             columns: names.into_iter().zip(types).map(column).collect(),
-            identity: Identity::WholeRow,
+            identity: RowIdentity::WholeRow,
             grade: Grade::Exact,
             in_stream: None,
             storage: Default::default(),

@@ -13,7 +13,7 @@ use crate::signal::{DefinedObject, DefinitionChange, DefinitionSignal};
 
 /// The result of the search for an event's statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chosen {
+pub enum StatementChoice {
     Statement(Sql),
     /// Statement `number`, from 1, of the body of an SQL function, which the text does not contain.
     InFunction {
@@ -47,18 +47,18 @@ struct Cursor {
 }
 
 impl Chooser {
-    pub fn choose(&mut self, signal: &DefinitionSignal) -> Chosen {
+    pub fn choose(&mut self, signal: &DefinitionSignal) -> StatementChoice {
         let statement = &signal.statement;
         let plain = plain_backslashes(signal);
         let text = match innermost(&statement.context) {
             Frame::Client => &statement.query,
             Frame::Text(text) => text,
             Frame::SqlFunction { name, number } => {
-                return Chosen::InFunction { name: name.to_owned(), number };
+                return StatementChoice::InFunction { name: name.to_owned(), number };
             }
             Frame::Other(frame) => {
                 let why = format!("{} ran inside of: {frame}", signal.tag);
-                return Chosen::Unknown { why };
+                return StatementChoice::Unknown { why };
             }
         };
         let source = SentText {
@@ -78,8 +78,8 @@ impl Chooser {
 pub fn headlines(changes: &[DefinitionChange]) -> Vec<String> {
     let mut chooser = Chooser::default();
     let headline = |change: &DefinitionChange| match chooser.choose(&change.signal) {
-        Chosen::Statement(sql) => sql.headline(),
-        Chosen::InFunction { .. } | Chosen::Unknown { .. } => String::new(),
+        StatementChoice::Statement(sql) => sql.headline(),
+        StatementChoice::InFunction { .. } | StatementChoice::Unknown { .. } => String::new(),
     };
     changes.iter().map(headline).collect()
 }
@@ -94,19 +94,19 @@ impl Cursor {
         Cursor { statements: without_rolled_back(split(text, plain_backslashes)), next: 0 }
     }
 
-    fn choose(&mut self, signal: &DefinitionSignal, repeats: bool) -> Chosen {
+    fn choose(&mut self, signal: &DefinitionSignal, repeats: bool) -> StatementChoice {
         if let [only] = &self.statements[..]
             && only.tag == signal.tag
         {
-            return Chosen::Statement(only.clone());
+            return StatementChoice::Statement(only.clone());
         }
         let found = self.find(signal, self.next).or_else(|| repeats.then(|| self.find(signal, 0)).flatten());
         match found {
             Some(number) => {
                 self.next = number + 1;
-                Chosen::Statement(self.statements[number].clone())
+                StatementChoice::Statement(self.statements[number].clone())
             }
-            None => Chosen::Unknown {
+            None => StatementChoice::Unknown {
                 why: format!("none of the {} statements sent is this {}", self.statements.len(), signal.tag),
             },
         }
@@ -198,9 +198,9 @@ mod tests {
         }
     }
 
-    fn text(chosen: Chosen) -> String {
+    fn text(chosen: StatementChoice) -> String {
         match chosen {
-            Chosen::Statement(sql) => sql.text,
+            StatementChoice::Statement(sql) => sql.text,
             other => format!("{other:?}"),
         }
     }
@@ -247,9 +247,9 @@ mod tests {
     fn what_the_text_does_not_hold_is_said() {
         let mut chooser = Chooser::default();
         let in_sql = signal("CREATE TABLE", "", "SELECT f()", "SQL function \"f\" statement 2");
-        assert_eq!(chooser.choose(&in_sql), Chosen::InFunction { name: "f".into(), number: 2 });
+        assert_eq!(chooser.choose(&in_sql), StatementChoice::InFunction { name: "f".into(), number: 2 });
         let lost = signal("CREATE TABLE", "", "SELECT f()", "");
-        assert!(matches!(chooser.choose(&lost), Chosen::Unknown { .. }));
+        assert!(matches!(chooser.choose(&lost), StatementChoice::Unknown { .. }));
     }
 
     #[test]

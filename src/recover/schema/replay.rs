@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::choose::{Chooser, Chosen, name_of, plain_backslashes};
+use super::choose::{Chooser, StatementChoice, name_of, plain_backslashes};
 use super::failure::{ReplayFailure, failed};
 use super::mend::{mend, owner, still_lacking};
 use super::rewrite::{ReplayAction, action};
@@ -54,11 +54,11 @@ pub(super) struct Replay<'a> {
     /// The transaction of the first statement that was not replayed, and the number of such statements.
     left_out: Option<(Edge, usize)>,
     /// The tables whose columns differ from the source's, by oid.
-    different: BTreeMap<u32, Different>,
+    different: BTreeMap<u32, DivergentTable>,
 }
 
 /// A table whose columns differ from the source's since a statement.
-struct Different {
+struct DivergentTable {
     facts: TableFacts,
     inexact: Inexact,
     since: Edge,
@@ -119,7 +119,7 @@ impl<'a> Replay<'a> {
             let why = format!("as replayed up to {} ({}), {how}", change.lsn, change.time);
             let since = Edge { lsn: change.lsn, time: change.time };
             let (inexact, role) = (Inexact { what, why }, signal.statement.role.clone());
-            let different = Different { facts: facts.clone(), inexact, since, role };
+            let different = DivergentTable { facts: facts.clone(), inexact, since, role };
             self.different.insert(facts.oid, different);
         }
         Ok(())
@@ -141,9 +141,9 @@ impl<'a> Replay<'a> {
     /// Returns the statement's text, or why the text is not known.
     async fn statement(&mut self, signal: &DefinitionSignal) -> Result<Result<Sql, String>> {
         Ok(match self.chooser.choose(signal) {
-            Chosen::Statement(sql) => Ok(sql),
-            Chosen::Unknown { why } => Err(why),
-            Chosen::InFunction { name, number } => self.in_function(signal, &name, number).await?,
+            StatementChoice::Statement(sql) => Ok(sql),
+            StatementChoice::Unknown { why } => Err(why),
+            StatementChoice::InFunction { name, number } => self.in_function(signal, &name, number).await?,
         })
     }
 
@@ -272,8 +272,8 @@ impl<'a> Replay<'a> {
         if self.left_out.is_none() {
             return Ok(());
         }
-        let since = |it: &&Different| it.since.lsn == change.lsn;
-        let different: Vec<_> = self.different.values().filter(since).map(Different::table).collect();
+        let since = |it: &&DivergentTable| it.since.lsn == change.lsn;
+        let different: Vec<_> = self.different.values().filter(since).map(DivergentTable::table).collect();
         for (facts, role) in different {
             self.mend_table(&facts, &role).await?;
         }
@@ -301,7 +301,7 @@ impl<'a> Replay<'a> {
     /// Gives tables the columns that they had on the source, so that their rows fit. Returns the tables for which
     /// this fails, and the columns that they lack. This is the last step that acts as any role.
     pub async fn mend(&mut self) -> Result<Vec<Inexact>> {
-        let different: Vec<_> = self.different.values().map(Different::table).collect();
+        let different: Vec<_> = self.different.values().map(DivergentTable::table).collect();
         let mut unfit = Vec::new();
         for (facts, role) in different {
             if let Some(lacks) = self.mend_table(&facts, &role).await? {
@@ -348,7 +348,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-impl Different {
+impl DivergentTable {
     fn table(&self) -> (TableFacts, String) {
         (self.facts.clone(), self.role.clone())
     }

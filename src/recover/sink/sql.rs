@@ -38,16 +38,16 @@ pub struct Script {
     /// The encoding of the rows, and of pg_restore's text.
     encoding: String,
     out: Mutex<Out>,
-    file: Option<Temporary>,
+    file: Option<TemporaryFile>,
 }
 
 /// The file under its temporary name; it is removed when this value is dropped.
-struct Temporary {
+struct TemporaryFile {
     temporary: PathBuf,
     path: PathBuf,
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         // The temporary file no longer exists if it was renamed.
         let _ = std::fs::remove_file(&self.temporary);
@@ -65,8 +65,10 @@ impl Script {
         let (out, file) = match path {
             None => (standard_output()?, None),
             Some(path) => {
-                let file =
-                    Temporary { temporary: super::new_file::temporary_path(path)?, path: path.to_owned() };
+                let file = TemporaryFile {
+                    temporary: super::new_file::temporary_path(path)?,
+                    path: path.to_owned(),
+                };
                 let handle = files::create_private(&file.temporary)
                     .context(Kind::Unavailable, || format!("cannot create {}", file.temporary.display()))?;
                 (Box::new(BufWriter::with_capacity(1 << 18, File::from_std(handle))) as Out, Some(file))

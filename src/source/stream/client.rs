@@ -13,8 +13,8 @@ use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 
-/// Rows as text. Values that are not UTF-8 have been refused.
-pub(super) type Rows = Vec<Vec<Option<String>>>;
+/// TextRows as text. Values that are not UTF-8 have been refused.
+pub(super) type TextRows = Vec<Vec<Option<String>>>;
 
 /// What a server says about itself; another server that answers under the same name says something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl ReplicationClient {
     /// # Errors
     /// The kind that the server's error has; `Refused` if a value is not UTF-8, because the connection passes bytes in
     /// the database's own encoding.
-    pub async fn query(&mut self, sql: &str) -> Result<Rows> {
+    pub async fn query(&mut self, sql: &str) -> Result<TextRows> {
         self.command(sql, Operation::Query, None).await
     }
 
@@ -99,7 +99,7 @@ impl ReplicationClient {
         sql: &str,
         operation: Operation,
         slot: Option<&str>,
-    ) -> Result<Rows> {
+    ) -> Result<TextRows> {
         let outcome = self.ask(sql).await;
         outcome.map_err(|fault| match fault {
             StreamFault::Server(server) => StreamFault::sort(server, operation).explain(&self.place, slot),
@@ -108,9 +108,9 @@ impl ReplicationClient {
     }
 
     /// Runs one statement and returns its rows, or the fault before it is explained to a person.
-    pub(super) async fn ask(&mut self, sql: &str) -> Result<Rows, StreamFault> {
+    pub(super) async fn ask(&mut self, sql: &str) -> Result<TextRows, StreamFault> {
         self.send(sql).await?;
-        let (mut rows, mut complaint) = (Rows::new(), None);
+        let (mut rows, mut complaint) = (TextRows::new(), None);
         loop {
             match self.wire.answer().await {
                 Ok(Answer::Message(Message::DataRow(body))) => match texts(&body) {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, Statement, params};
 
 use crate::codec::copy_text;
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{Identity, Table};
+use crate::model::{RowIdentity, Table};
 use crate::store::files;
 
 use super::{Contents, Opening, Rows};
@@ -105,7 +105,7 @@ impl SqliteFile {
             // SQLite has no tables without columns.
             parts.push("no_columns TEXT".into());
         }
-        if let Identity::Key(key) = &table.identity {
+        if let RowIdentity::Key(key) = &table.identity {
             let key: Vec<_> =
                 key.iter().filter_map(|index| columns.get(*index)).map(String::as_str).collect();
             parts.push(format!("PRIMARY KEY ({})", key.join(", ")));

@@ -74,7 +74,7 @@ fn unique(name: String, taken: &mut HashSet<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Column, Grade, Identity};
+    use crate::model::{Column, Grade, RowIdentity};
 
     fn table(oid: u32, schema: &str, name: &str, columns: &[&str]) -> Table {
         let column = |name: &&str| Column {
@@ -90,7 +90,7 @@ mod tests {
             name: name.into(),
             columns: columns.iter().map(column).collect(),
             generated: vec![],
-            identity: Identity::WholeRow,
+            identity: RowIdentity::WholeRow,
             grade: Grade::Exact,
             in_stream: None,
             storage: Default::default(),
