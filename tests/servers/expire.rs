@@ -135,7 +135,7 @@ fn what_is_kept_comes_back_byte_for_byte_and_the_rest_is_refused() {
 fn a_window_of_time_keeps_every_moment_in_it() {
     let server = Server::shared(None);
     let mut rounds = Rounds::of(&server, 1);
-    // The window is named in whole seconds.
+    // The window is named in whole seconds, so two rounds must differ by one.
     std::thread::sleep(std::time::Duration::from_millis(1200));
     rounds.more();
     let begins = latest(&rounds.backwhen);
