@@ -3,9 +3,11 @@
 
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::support::{Backwhen, Capture, Dump, Server, Stop, assert_same};
+use backwhen::model::Lsn;
+
+use crate::support::{Backwhen, Capture, Dump, Server, Stop, assert_same, wait_for};
 
 const SCHEMA: &str = "CREATE TABLE t (id serial PRIMARY KEY, v text); INSERT INTO t (v) VALUES ('first')";
 
@@ -55,13 +57,9 @@ fn slot(backwhen: &Backwhen) -> String {
     backwhen.server().psql(backwhen.database(), sql)
 }
 
-/// The capture's own message is the sign that the source's new schema is in the history.
+/// Returns once capture has taken in so many new schemas of the source, each with a checkpoint after the first one.
 fn wait_for_schemas(capture: &mut Capture<'_>, count: usize) {
-    let begun = Instant::now();
-    while capture.printed().matches("has the schema as it is now").count() < count {
-        assert!(begun.elapsed() < Duration::from_secs(40), "no new schema:\n{}", capture.printed());
-        sleep(Duration::from_millis(50));
-    }
+    capture.wait_for_checkpoints(1 + count);
 }
 
 #[test]
@@ -73,6 +71,7 @@ fn a_server_that_restarts_or_crashes_is_followed_again() {
     for round in 0..2 {
         insert(&backwhen, "before");
         server.stop(Stop::Fast);
+        // Capture tries in vain, for longer the second time.
         sleep(Duration::from_millis(200 * round));
         server.start_again();
         insert(&backwhen, "between");
@@ -117,9 +116,7 @@ fn consume(backwhen: &Backwhen) -> Child {
     command.args(["-o", "proto_version=1", "-o", &format!("publication_names={}", slot(backwhen))]);
     let child = command.stderr(Stdio::null()).spawn().expect("pg_recvlogical starts");
     let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", slot(backwhen));
-    while server.psql(backwhen.database(), &active) != "t" {
-        sleep(Duration::from_millis(20));
-    }
+    server.wait_until(backwhen.database(), &active);
     child
 }
 
@@ -130,12 +127,7 @@ fn a_slot_that_somebody_else_reads_is_waited_for_and_what_he_took_is_a_gap() {
     let mut thief = consume(&backwhen);
     let mut capture = spawn(&backwhen);
     capture.allow("continuity is lost");
-    capture.wait_for_line("trying again");
-    assert!(
-        capture.printed().contains("another") || capture.printed().contains("active"),
-        "{}",
-        capture.printed()
-    );
+    capture.wait_for_failure("in use");
     insert(&backwhen, "stolen");
     let confirmed = format!(
         "SELECT confirmed_flush_lsn > '{}' FROM pg_replication_slots WHERE slot_name = '{}'",
@@ -143,14 +135,13 @@ fn a_slot_that_somebody_else_reads_is_waited_for_and_what_he_took_is_a_gap() {
         slot(&backwhen)
     );
     insert(&backwhen, "stolen as well");
-    let begun = Instant::now();
-    while server.psql(backwhen.database(), &confirmed) != "t" && begun.elapsed() < Duration::from_secs(30) {
+    wait_for("the thief has confirmed what he took", || {
         insert(&backwhen, "and more");
-        sleep(Duration::from_millis(100));
-    }
+        server.psql(backwhen.database(), &confirmed) == "t"
+    });
     thief.kill().unwrap();
     thief.wait().unwrap();
-    capture.wait_for_line("begins epoch 2");
+    capture.wait_for_epoch(2);
     insert(&backwhen, "ours again");
     capture.wait_caught_up();
     capture.stop();
@@ -232,13 +223,14 @@ fn a_publication_that_somebody_changes_costs_no_row_in_silence() {
     capture.allow("continuity is lost");
     capture.wait_caught_up();
     let before = server.psql(backwhen.database(), "SELECT pg_current_wal_insert_lsn()");
-    // Long enough for two beats, which know that until here all is well.
-    sleep(Duration::from_secs(1));
+    let until: Lsn = before.parse().unwrap();
+    capture
+        .wait_for_live("a beat has found the publications whole", |live| live.published_until >= Some(until));
     let emptied = format!("ALTER PUBLICATION {} DROP TABLE t", slot(&backwhen));
     server.psql(backwhen.database(), &emptied);
     insert(&backwhen, "unseen");
     let after = server.psql(backwhen.database(), "SELECT pg_current_wal_insert_lsn()");
-    capture.wait_for_line("begins epoch 2");
+    capture.wait_for_epoch(2);
     insert(&backwhen, "seen");
     capture.wait_caught_up();
     capture.stop();
@@ -262,7 +254,7 @@ fn publications_that_are_gone_are_a_gap() {
     capture.wait_caught_up();
     server.psql(backwhen.database(), &format!("DROP PUBLICATION {}", slot(&backwhen)));
     insert(&backwhen, "unseen");
-    capture.wait_for_line("begins epoch 2");
+    capture.wait_for_epoch(2);
     insert(&backwhen, "seen");
     capture.wait_caught_up();
     capture.stop();

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::shop::{CHANGES, shop};
 use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version};
+use backwhen::capture::state::State;
 use backwhen::codec::pgoutput;
 use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
@@ -180,12 +181,9 @@ fn killed_between_what_is_durable_and_its_confirmation_it_doubles_nothing() {
     server.psql(backwhen.database(), rows);
     let before = confirmed(&backwhen);
     // The batch is durable, and the slot is about to be told.
-    let capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "advance:60000");
-    let begun = Instant::now();
-    while messages(&backwhen).len() <= 10 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "nothing comes in:\n{}", capture.printed());
-        sleep(Duration::from_millis(50));
-    }
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "advance:60000");
+    capture.wait_until("the batch is durable", |_| messages(&backwhen).len() > 10);
+    // A slot that is told too early would move on by now.
     sleep(Duration::from_millis(200));
     assert_eq!(confirmed(&backwhen), before);
     capture.kill();
@@ -205,7 +203,8 @@ fn stopped_in_a_batch_it_ends_soon_and_loses_nothing() {
     }
     for name in ["INT", "KILL", "TERM"] {
         let mut capture = backwhen.spawn_capture();
-        capture.allow("trying again").wait_for_line("draining what was committed");
+        capture.allow("trying again").wait_for_step(State::Streaming, "draining what was committed");
+        // Nothing tells how far the server is with the batch; this is within it.
         sleep(Duration::from_millis(120));
         match name {
             "KILL" => capture.kill(),

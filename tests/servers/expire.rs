@@ -159,7 +159,7 @@ fn marks_that_no_checkpoint_leads_to_are_marked_so() {
 fn a_window_of_time_keeps_every_moment_in_it() {
     let server = Server::shared(None);
     let mut rounds = Rounds::of(&server, 1);
-    // The window is named in whole seconds.
+    // The window is named in whole seconds, so two rounds must differ by one.
     std::thread::sleep(std::time::Duration::from_millis(1200));
     rounds.more();
     let begins = latest(&rounds.backwhen);

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::shop::{assert_says, captured_shop};
-use crate::support::{Capture, Server};
+use crate::support::{Capture, Server, wait_for};
 
 type Labels = BTreeMap<String, String>;
 
@@ -202,11 +202,7 @@ fn a_hostile_request_neither_ends_nor_holds_up_a_capture() {
     server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/beside')");
     capture.wait_caught_up();
     // They are given up.
-    let begun = Instant::now();
-    while ask(&address, b"GET /metrics HTTP/1.1\r\n\r\n").is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "nobody else is answered");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    wait_for("somebody else is answered", || !ask(&address, b"GET /metrics HTTP/1.1\r\n\r\n").is_empty());
     scrape(&address);
     let second = backwhen.run(&["capture", "--metrics-listen", &address]);
     assert_eq!(second.status.code(), Some(10), "{}", second.stderr);

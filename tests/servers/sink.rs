@@ -309,7 +309,7 @@ async fn nothing_bears_the_name_before_the_end_and_leftovers_are_cleared() {
             assert_eq!(running.kind(), Kind::Locked, "{running}");
             // As if killed: sessions end, nothing is taken away.
             drop(sink);
-            wait_until_idle(&source, name).await;
+            wait_until_idle(&source, name);
         }
         let sink = source.open(&into, create).await.unwrap();
         assert!(sink.notes().iter().any(|note| note.contains("dropped")), "{:?}", sink.notes());
@@ -319,17 +319,12 @@ async fn nothing_bears_the_name_before_the_end_and_leftovers_are_cleared() {
     }
 }
 
-async fn wait_until_idle(source: &Source, name: &str) {
+fn wait_until_idle(source: &Source, name: &str) {
     let sql = format!(
         "SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname LIKE '{name}%') \
-         + (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
+         + (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') = 0"
     );
-    for _ in 0..100 {
-        if source.server.psql("postgres", &sql) == "0" {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    source.server.wait_until("postgres", &sql);
 }
 
 #[tokio::test(flavor = "multi_thread")]

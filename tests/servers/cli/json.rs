@@ -76,7 +76,7 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     assert_eq!(note("copy", &["copy", "--to", &copy]).len(), 1);
     assert_eq!(note("repair", &["repair", "--from", &copy]).len(), 1);
     let mut capture = backwhen.spawn_capture();
-    capture.wait_for_line("streaming from");
+    capture.wait_streaming();
     assert_eq!(note("check --against-source", &["check", "--against-source"]).len(), 1);
     assert_eq!(note("resync", &["resync"]).len(), 1);
     capture.stop();

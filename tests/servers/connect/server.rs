@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use backwhen::connect::{Conninfo, Session};
 use tempfile::TempDir;
 
+use crate::support::scratch_folder;
+
 /// The server refuses to run as root; then it runs as this user.
 const USER: &str = "postgres";
 
@@ -20,7 +22,7 @@ pub struct Server {
 impl Server {
     /// Starts a server with these lines of `pg_hba.conf` before one that trusts `admin` on the socket.
     pub fn start(hba: &str, settings: &[&str]) -> Server {
-        let folder = tempfile::Builder::new().prefix("bw-connect").tempdir().unwrap();
+        let folder = scratch_folder("bw-connect");
         give(folder.path());
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

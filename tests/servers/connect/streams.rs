@@ -175,11 +175,12 @@ async fn the_end_of_a_stream_is_told() {
 }
 
 async fn started_when_free(server: &Server) -> ReplicationStream {
-    for _ in 0..100 {
+    for _ in 0..500 {
         match connect(server).await.start("s1", Lsn::ZERO, OPTIONS).await {
             Ok(stream) => return stream,
             Err(error) if error.kind() == Kind::Locked => {
-                tokio::time::sleep(Duration::from_millis(100)).await
+                // The interval of the question.
+                tokio::time::sleep(Duration::from_millis(20)).await
             }
             Err(error) => panic!("{error}"),
         }

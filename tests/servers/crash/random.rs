@@ -105,13 +105,16 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
     let before = power.len();
     let limit = Instant::now() + Duration::from_secs(10);
     let alive = |capture: &mut Child| capture.try_wait().unwrap().is_none();
-    while !starting && power.len() == before && Instant::now() < limit && alive(&mut capture) {
-        sleep(Duration::from_millis(2));
+    let lives_until = |until: Instant, capture: &mut Child, goes_on: &dyn Fn() -> bool| {
+        while Instant::now() < until && goes_on() && alive(capture) {
+            // An instant of its life is what is looked for, so it is asked for at short intervals.
+            sleep(Duration::from_millis(2));
+        }
+    };
+    if !starting {
+        lives_until(limit, &mut capture, &|| power.len() == before);
     }
-    let begun = Instant::now();
-    while begun.elapsed() < life && alive(&mut capture) {
-        sleep(Duration::from_millis(2));
-    }
+    lives_until(Instant::now() + life, &mut capture, &|| true);
     // One that met its point is dead already.
     count.at_points += usize::from(dies_at_point && capture.try_wait().unwrap().is_some());
     for child in [Some(&mut capture), other.as_mut()].into_iter().flatten() {

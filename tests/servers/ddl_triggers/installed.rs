@@ -1,9 +1,11 @@
 //! `init` installs the triggers, `capture` watches over them, `drop` takes them away, and a recovered
 //! database has none.
 
+use std::time::Duration;
+
 use crate::ddl_triggers::told::Source;
 use crate::support::shop::{assert_source_clean, captured_shop, shop};
-use crate::support::{Dump, Server};
+use crate::support::{Dump, Server, wait_at_most};
 
 const OURS: &str = "SELECT evtname FROM pg_event_trigger UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'backwhen'";
 
@@ -92,11 +94,8 @@ fn capture_installs_again_what_somebody_took_away() {
         source.psql(&harm);
         let whole =
             format!("SELECT ({states}) = 5 AND EXISTS (SELECT FROM pg_proc WHERE proname = '{slot}_wants')");
-        let began = std::time::Instant::now();
-        while source.psql(&whole) != "t" {
-            assert!(began.elapsed().as_secs() < 20, "not mended: {harm}");
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
+        let limit = Duration::from_secs(20);
+        wait_at_most(limit, format_args!("it is mended: {harm}"), || source.psql(&whole) == "t");
     }
     capture.stop();
 }
@@ -121,11 +120,7 @@ fn capture_replaces_what_another_version_installed() {
         "SELECT version <> 'older' AND image_limit = 7 AND to_regproc('backwhen.{slot}_gone_since') IS NULL
             AND pg_get_function_result('backwhen.{slot}_utf8(text)'::regprocedure) = 'bytea' FROM backwhen.{slot}_config"
     );
-    let began = std::time::Instant::now();
-    while source.psql(&whole) != "t" {
-        assert!(began.elapsed().as_secs() < 20, "not replaced");
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    wait_at_most(Duration::from_secs(20), "the functions are replaced", || source.psql(&whole) == "t");
     capture.stop();
     assert_eq!(source.psql(&end), called);
     assert_eq!(source.backwhen.json(&["status"])["event_triggers"]["fault"], serde_json::Value::Null);

@@ -78,7 +78,7 @@ fn live(backwhen: &Backwhen, random: &mut StdRng, plot: &mut Plot, steps: usize)
         torment(backwhen, &mut capture, random);
     }
     if let Some(mut capture) = capture {
-        capture.wait_for_line("Streaming");
+        capture.wait_streaming();
         capture.stop();
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
@@ -102,11 +102,12 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
         0 | 1 => drop(capture.take().map(|capture| capture.kill())),
         2 => {
             if let Some(mut capture) = capture.take() {
-                capture.wait_for_line("Streaming");
+                capture.wait_streaming();
                 capture.stop();
             }
         }
         3 => checkpoint(backwhen),
+        // What is done next comes at any instant of what capture does.
         4..7 => std::thread::sleep(Duration::from_millis(random.random_range(50..1500))),
         7..13 if capture.is_none() => *capture = Some(backwhen.spawn_capture_in_trouble()),
         _ => {}

@@ -41,11 +41,12 @@ fn what_the_disk_has_not_taken_is_not_acknowledged() {
     let backwhen = Backwhen::new(&server, &database);
     backwhen.init();
     let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "disk:25000");
-    capture.wait_for_line("streaming from");
+    capture.wait_streaming();
     server.psql(&database, "INSERT INTO t SELECT generate_series(1, 1000)");
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(13) {
         assert_confirmed_is_held(&backwhen);
+        // The server is asked again and again while nothing may change.
         sleep(Duration::from_millis(200));
     }
     assert_eq!(commits(&backwhen), [], "the disk was not slow, so this proves nothing");
@@ -68,6 +69,7 @@ fn work_beside_the_stream_does_not_delay_what_is_confirmed() {
         let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_HEARTBEAT", "300ms");
         backwhen.init();
         let mut capture = backwhen.spawn_capture_where(name, value);
+        // The live state may be what is slow.
         capture.wait_for_line("streaming from");
         server.psql(&database, "CREATE TABLE late (id int PRIMARY KEY)");
         let begun = Instant::now();
@@ -93,10 +95,7 @@ fn time_to_confirm(server: &Server, database: &str, id: i32) -> Duration {
         "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots \
          WHERE database = current_database() AND NOT temporary"
     );
-    while server.psql(database, &confirmed) != "t" {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never confirmed");
-        sleep(Duration::from_millis(50));
-    }
+    server.wait_until(database, &confirmed);
     begun.elapsed()
 }
 

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::Duration;
 
 use crate::promises::recovered;
-use crate::support::{Backwhen, Dump, Server, assert_same};
+use crate::support::{Backwhen, Dump, Server, assert_same, wait_for};
 
 /// What is part of the history and complete: its size and digest.
 type Objects = BTreeMap<PathBuf, (u64, blake3::Hash)>;
@@ -37,15 +35,12 @@ fn look(backwhen: &Backwhen, seen: &mut Objects) {
 
 /// The capture may be making one itself, for the schema that has changed.
 fn checkpoint(backwhen: &Backwhen, arguments: &[&str]) {
-    for _ in 0..100 {
+    wait_for("nobody else makes a checkpoint", || {
         let output = backwhen.run(&[&["checkpoint"], arguments].concat());
-        if output.status.code() != Some(13) {
-            assert!(output.status.success(), "{}", output.stderr);
-            return;
-        }
-        sleep(Duration::from_millis(200));
-    }
-    panic!("somebody holds the lock for ever");
+        let is_locked = output.status.code() == Some(13);
+        assert!(is_locked || output.status.success(), "{}", output.stderr);
+        !is_locked
+    });
 }
 
 #[test]
@@ -69,8 +64,9 @@ fn no_object_changes_or_vanishes_through_a_long_run() {
         checkpoint(&backwhen, &["--from-source", "--label", &format!("round {round}")]);
         backwhen.ok(&["mark", &format!("round {round}")]);
         look(&backwhen, &mut seen);
+        let before = capture.checkpoints();
         server.psql(&database, &format!("ALTER TABLE t ADD COLUMN c{round} int DEFAULT {round}"));
-        sleep(Duration::from_millis(800));
+        capture.wait_for_checkpoints(before + 1);
         look(&backwhen, &mut seen);
         if round == 2 {
             capture.kill()

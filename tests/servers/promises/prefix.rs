@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
+use chrono::{DateTime, FixedOffset};
+
 use backwhen::history::FORMAT;
 use backwhen::history::catalog::CheckpointRow;
 use backwhen::history::checkpoint::Origin;
@@ -31,7 +33,7 @@ fn a_time_holds_what_committed_at_that_very_microsecond_and_nothing_later() {
     for n in 1..=4 {
         let insert = format!("INSERT INTO t VALUES ({n}) RETURNING pg_current_xact_id()::xid");
         transactions.push(server.psql(&database, &insert));
-        // No two in the same microsecond.
+        // No two commit in the same microsecond, whatever the clock's grain.
         sleep(Duration::from_millis(3));
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
@@ -70,17 +72,24 @@ fn an_idle_database_comes_back_as_of_any_time_up_to_the_last_heartbeat() {
     capture.wait_caught_up();
     let mut idle = Vec::new();
     for _ in 0..4 {
-        sleep(Duration::from_millis(400));
         idle.push(now(&server));
+        capture.wait_until("a heartbeat has come", |_| latest(&backwhen) > time(idle.last().unwrap()));
     }
-    sleep(Duration::from_millis(900));
     capture.stop();
     for time in idle {
         assert_eq!(recovered(&backwhen, &server, &["--to", &time]).1.row_count(), 1, "{time}");
     }
-    sleep(Duration::from_millis(10));
     let message = backwhen.fails(11, &["recover", "--to", &now(&server), "--into", "sqlite:never"]);
     assert!(message.contains("what can be recovered is"), "{message}");
+}
+
+/// The latest time that can be recovered.
+fn latest(backwhen: &Backwhen) -> DateTime<FixedOffset> {
+    time(backwhen.json(&["status"])["window"]["latest"]["time"].as_str().unwrap())
+}
+
+fn time(text: &str) -> DateTime<FixedOffset> {
+    DateTime::parse_from_rfc3339(text).unwrap()
 }
 
 /// Commits as (position, microseconds): at 30 the clock is set back by a minute, and catches up at 60.

@@ -1,11 +1,8 @@
 //! 6. What cannot be recovered exactly is said, before and after, by name: never a silent fallback to
 //!    another moment.
 
-use std::thread::sleep;
-use std::time::Duration;
-
 use crate::promises::{head, now, recovered};
-use crate::support::{Backwhen, Server};
+use crate::support::{Backwhen, Server, wait_for};
 
 fn protected(name: &str, schema: &str) -> (Server, Backwhen) {
     protected_where(name, schema, |backwhen| backwhen)
@@ -112,7 +109,6 @@ fn a_gap_is_recorded_and_refused_and_both_sides_of_it_come_back() {
     let database = backwhen.database();
     backwhen.ok(&["capture", "--until", "caught-up"]);
     let before = backwhen.json(&["status"])["window"]["latest"]["time"].as_str().unwrap().to_owned();
-    sleep(Duration::from_millis(20));
     server.psql(database, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()");
     server.psql(database, "INSERT INTO t VALUES (2); INSERT INTO t VALUES (3)");
     let (inside, inside_lsn) = (now(&server), head(&server));
@@ -120,7 +116,7 @@ fn a_gap_is_recorded_and_refused_and_both_sides_of_it_come_back() {
 
     let mut capture = backwhen.spawn_capture();
     capture.allow("continuity is lost").allow("a new epoch was begun");
-    capture.wait_for_line("begins epoch 2");
+    capture.wait_for_epoch(2);
     capture.wait_caught_up();
     capture.stop();
     let gaps = backwhen.json_lines(&["list", "gaps"]);
@@ -162,9 +158,7 @@ fn a_sequence_that_nobody_saw_yet_is_found_in_a_later_sample() {
         let durable = || backwhen.json(&["status", "--offline"])["window"]["latest"]["lsn"].to_string();
         for _ in 0..count {
             let before = durable();
-            while durable() == before {
-                sleep(Duration::from_millis(20));
-            }
+            wait_for("a heartbeat is durable", || durable() != before);
         }
     };
     let making = "BEGIN; SET LOCAL synchronous_commit = on;
@@ -172,7 +166,7 @@ fn a_sequence_that_nobody_saw_yet_is_found_in_a_later_sample() {
         INSERT INTO made (x) SELECT generate_series(1, 16); DELETE FROM made WHERE id > 3; COMMIT";
     std::thread::scope(|scope| {
         scope.spawn(|| server.psql(&database, making));
-        capture.wait_until("the table", |_| !backwhen.json_lines(&["list", "schemas"]).is_empty());
+        capture.wait_until("the table is known", |_| !backwhen.json_lines(&["list", "schemas"]).is_empty());
         beats(4);
         server.psql(
             &database,

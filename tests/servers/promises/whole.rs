@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{Backwhen, Dump, Server, assert_same};
+use crate::support::{Backwhen, Dump, Server, assert_same, wait_at_most};
 
 const KILLS: usize = 6;
 
@@ -56,6 +56,7 @@ fn interrupt(backwhen: &Backwhen, arguments: &[&str], check: &dyn Fn() -> bool, 
         let child = spawn(backwhen, arguments);
         // Spread over the whole run, so that every phase is met.
         let part = (number as f64 + random.random_range(0.0..1.0)) / KILLS as f64;
+        // The instant is what the test chooses.
         sleep(length.mul_f64(part));
         let interrupted = number % 2 == 0;
         signal(&child, if interrupted { "INT" } else { "KILL" });
@@ -79,18 +80,16 @@ fn interrupt(backwhen: &Backwhen, arguments: &[&str], check: &dyn Fn() -> bool, 
 
 /// What the killed one started may hold the database for a moment; then it is locked, no more.
 fn succeed(backwhen: &Backwhen, arguments: &[&str]) {
-    let begun = Instant::now();
-    loop {
+    wait_at_most(Duration::from_secs(15), "a recovery is locked out by nobody", || {
         let output = backwhen.run(&[&["recover", "--to", "latest"], arguments].concat());
-        let passing = output.status.code() == Some(13) && begun.elapsed() < Duration::from_secs(15);
-        if !passing {
-            // A kill that came after the last step left it whole.
-            let done = output.status.code() == Some(14) && output.stderr.contains("exist");
-            assert!(output.status.success() || done, "{}{}", output.stdout, output.stderr);
-            return;
+        if output.status.code() == Some(13) {
+            return false;
         }
-        sleep(Duration::from_millis(200));
-    }
+        // A kill that came after the last step left it whole.
+        let done = output.status.code() == Some(14) && output.stderr.contains("exist");
+        assert!(output.status.success() || done, "{}{}", output.stdout, output.stderr);
+        true
+    });
 }
 
 /// What a killed one started may still be at work: the server finishes a RENAME by itself, and a
@@ -100,13 +99,12 @@ fn exists(server: &Server, database: &str) -> bool {
         "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'
             AND (position('{database}' IN query) > 0 OR datname LIKE '{database}%')"
     );
-    let begun = Instant::now();
     let mut quiet = 0;
-    // A pg_restore of several jobs may be between two sessions when it is looked at once.
-    while quiet < 5 && begun.elapsed() < Duration::from_secs(15) {
+    wait_at_most(Duration::from_secs(15), format_args!("nobody is at work in {database}"), || {
         quiet = if server.psql("postgres", &at_work) == "0" { quiet + 1 } else { 0 };
-        sleep(Duration::from_millis(50));
-    }
+        // A pg_restore of several jobs may be between two sessions when the server is asked once.
+        quiet == 5
+    });
     let sql = format!("SELECT count(*) FROM pg_database WHERE datname = '{database}'");
     server.psql("postgres", &sql) == "1"
 }

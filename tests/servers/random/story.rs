@@ -71,6 +71,7 @@ fn live(backwhen: &Backwhen, seed: u64, rounds: usize) -> Vec<Remembered> {
         std::thread::scope(|scope| {
             let loading = scope.spawn(|| load(backwhen, seed, round, TRANSACTIONS));
             while !loading.is_finished() {
+                // Trouble comes at any instant.
                 sleep(Duration::from_millis(random.random_range(20..500)));
                 torment(backwhen, &mut capture, &mut random);
             }
@@ -78,7 +79,7 @@ fn live(backwhen: &Backwhen, seed: u64, rounds: usize) -> Vec<Remembered> {
         remembered.push(remember(backwhen, round));
     }
     if let Some(mut capture) = capture {
-        capture.wait_for_line("Streaming");
+        capture.wait_streaming();
         capture.stop();
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
@@ -97,7 +98,7 @@ fn change_schema<'a>(
         if random.random_bool(0.5) {
             capture.kill();
         } else {
-            capture.wait_for_line("Streaming");
+            capture.wait_streaming();
             capture.stop();
         }
     }
@@ -136,13 +137,14 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
             if let Some(capture) = capture.take() {
                 capture.kill();
             }
+            // Nobody captures for a while.
             sleep(Duration::from_millis(random.random_range(0..300)));
             *capture = Some(backwhen.spawn_capture_in_trouble());
         }
         4 => {
             if let Some(mut capture) = capture.take() {
                 // One that has hardly begun knows no clean stop.
-                capture.wait_for_line("Streaming");
+                capture.wait_streaming();
                 capture.stop();
             }
         }

@@ -2,8 +2,6 @@
 //! name in the stream, and comes after it.
 
 use std::process::Stdio;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -55,11 +53,7 @@ fn a_folded_checkpoint_does_not_forget_the_old_name() {
         late.run(EARLY);
         scene.psql("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'; ALTER TYPE pair ADD ATTRIBUTE more text");
         scene.remember();
-        // Capture would take a checkpoint of its own, and wait for the open transaction.
-        let mut capture = scene.backwhen.spawn_capture();
-        capture.wait_caught_up();
-        capture.kill();
-        scene.backwhen.ok(&["checkpoint"]);
+        scene.fold_beside_an_open_transaction();
         late.run(AFTER);
         late.run("COMMIT;");
         scene.assert_exact_and_proved();
@@ -130,16 +124,9 @@ fn an_image_is_not_read_behind_a_change_that_an_open_transaction_has_not_seen() 
             session
         };
         let waits_for = |id: u32| {
-            let waiting = "SELECT count(*) FROM pg_locks w JOIN pg_locks h ON h.transactionid = w.transactionid AND h.granted
+            let waiting = "SELECT count(*) = 1 FROM pg_locks w JOIN pg_locks h ON h.transactionid = w.transactionid AND h.granted
                              JOIN pg_stat_activity a ON a.pid = h.pid WHERE NOT w.granted AND a.query LIKE";
-            let begun = Instant::now();
-            while scene.psql(&format!("{waiting} '%({id}, %'")) != "1" {
-                assert!(
-                    begun.elapsed() < Duration::from_secs(30),
-                    "the slot does not wait for the transaction of row {id}"
-                );
-                sleep(Duration::from_millis(20));
-            }
+            server.wait_until(scene.backwhen.database(), &format!("{waiting} '%({id}, %'"));
         };
         let mut first = begin(301);
         let mut checkpoint = scene.backwhen.command(&["checkpoint", "--from-source"]);

@@ -10,6 +10,7 @@ mod names;
 use crate::support::shop::OpenSession;
 use crate::support::{Backwhen, Dump, Part, Server, compare, versions};
 use serde_json::{Value, json};
+use std::sync::Mutex;
 
 /// A database under protection, and what it held at some moments.
 struct Scene {
@@ -43,6 +44,15 @@ impl Scene {
 
     fn drain(&self) {
         self.backwhen.ok(&["capture", "--until", "caught-up"]);
+    }
+
+    /// Takes in what there is and folds it into a checkpoint while a transaction is open. A capture that ends once it has
+    /// caught up takes a checkpoint of its own, which waits a minute for that transaction.
+    fn fold_beside_an_open_transaction(&self) {
+        let mut capture = self.backwhen.spawn_capture();
+        capture.wait_caught_up();
+        capture.kill();
+        self.backwhen.ok(&["checkpoint"]);
     }
 
     /// What a recovery says of its rows, and how they differ from the truth.
@@ -95,16 +105,28 @@ impl Scene {
     }
 }
 
-/// On a new server of the oldest and of the newest version, or of the one that `BACKWHEN_TEST_PG` names. They share none:
-/// `init` waits for the open transactions of all of a server's databases.
+/// On a server of the oldest and of the newest version, or of the one that `BACKWHEN_TEST_PG` names.
 fn on_oldest_and_newest(test: impl Fn(&Server)) {
     if std::env::var("BACKWHEN_TEST_PG").is_ok_and(|text| !text.is_empty()) {
-        return test(&Server::start(None));
+        return on_a_server_of_its_own(None, test);
     }
     let versions = versions();
-    let ends = [versions.first(), versions.last()];
-    for version in ends.into_iter().flatten() {
+    for version in [versions.first(), versions.last()].into_iter().flatten() {
         eprintln!("--- PostgreSQL {version:?}");
-        test(&Server::start(Some(*version)));
+        on_a_server_of_its_own(Some(*version), &test);
     }
+}
+
+/// No two tests have a server at the same time, since `init` waits for the open transactions of all of a server's databases.
+/// The next test has it after a test that passed.
+fn on_a_server_of_its_own(version: Option<u32>, test: impl Fn(&Server)) {
+    static IDLE: Mutex<Vec<(Option<u32>, Server)>> = Mutex::new(Vec::new());
+    let found = {
+        let mut idle = IDLE.lock().unwrap();
+        let place = idle.iter().position(|(of, _)| *of == version);
+        place.map(|place| idle.swap_remove(place).1)
+    };
+    let server = found.unwrap_or_else(|| Server::start(version));
+    test(&server);
+    IDLE.lock().unwrap().push((version, server));
 }

@@ -75,8 +75,7 @@ fn values_of_a_transaction_that_was_open_name_what_they_named() {
         scene.psql("ALTER FUNCTION f(int) RENAME TO g; ALTER FUNCTION g(int) RENAME TO h; ALTER SCHEMA app RENAME TO other");
         scene.psql("ALTER TYPE mood RENAME TO feeling; ALTER COLLATION bytes RENAME TO octets");
         scene.remember();
-        scene.drain();
-        scene.backwhen.ok(&["checkpoint"]);
+        scene.fold_beside_an_open_transaction();
         late.run("UPDATE kinds SET n = n + 1; COMMIT;");
         scene.assert_exact_and_proved();
     });
@@ -178,5 +177,7 @@ fn what_an_extensions_script_alters_is_followed() {
         capture.wait_caught_up();
         scene.backwhen.ok(&["check", "--against-source"]);
         capture.kill();
+        server.psql("postgres", "ALTER SYSTEM RESET extension_control_path");
+        server.psql("postgres", "SELECT pg_reload_conf()");
     });
 }

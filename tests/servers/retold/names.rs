@@ -57,10 +57,7 @@ fn values_that_come_late_name_what_they_named() {
         scene.psql("ALTER TABLE target_a RENAME TO target_z; ALTER SCHEMA app RENAME TO other");
         scene.psql("DROP TABLE \"Odd one\"");
         scene.remember();
-        let mut capture = scene.backwhen.spawn_capture();
-        capture.wait_caught_up();
-        capture.kill();
-        scene.backwhen.ok(&["checkpoint"]);
+        scene.fold_beside_an_open_transaction();
         late.run("UPDATE meta SET n = 3 WHERE rel = 'target_z'::regclass; COMMIT;");
         scene.assert_exact_and_proved();
     });

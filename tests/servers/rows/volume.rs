@@ -24,6 +24,7 @@ fn watch_peak(pid: u32) -> JoinHandle<u64> {
         let mut most = 0;
         while let Some(now) = peak(pid) {
             most = most.max(now);
+            // The interval of the question.
             sleep(Duration::from_millis(10));
         }
         most

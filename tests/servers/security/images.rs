@@ -119,10 +119,8 @@ fn two_sessions_that_alter_one_type_cost_no_row_in_silence() {
         first.run("BEGIN; ALTER TYPE addr ADD ATTRIBUTE b int;");
         std::thread::scope(|scope| {
             let second = scope.spawn(|| scene.run("ALTER TYPE addr ADD ATTRIBUTE c int"));
-            let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-            while scene.run(waits) == "0" {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
+            let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+            scene.server.wait_until(scene.backwhen.database(), waits);
             first.run("COMMIT;");
             second.join().unwrap();
         });

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::capture::Capture;
 use super::programs::clear_settings;
+use super::scratch::scratch_folder;
 use super::server::Server;
 
 /// No command of a test takes longer, unless it hangs.
@@ -33,7 +34,7 @@ pub struct Output {
 
 impl Backwhen {
     pub fn new(server: &Server, database: &str) -> Backwhen {
-        let folder = tempfile::Builder::new().prefix("backwhen-test-").tempdir().unwrap();
+        let folder = scratch_folder("backwhen-test-");
         Backwhen { folder, server: server.clone(), database: database.to_owned(), environment: Vec::new() }
     }
 
@@ -188,6 +189,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
             let _ = child.wait();
             return None;
         }
+        // The interval of the question.
         sleep(Duration::from_millis(5));
     }
 }

@@ -3,12 +3,19 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use backwhen::model::Lsn;
+use backwhen::ambient::now;
+use backwhen::capture::live::{self, Live};
+use backwhen::capture::state::State;
+use backwhen::history::History;
+use backwhen::history::catalog::Catalog;
+use backwhen::history::timeline::Timeline;
+use backwhen::model::{Lsn, PgTime};
 
 use super::backwhen::{Backwhen, wait};
+use super::waiting::wait_at_most;
 
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -17,6 +24,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 pub struct Capture<'a> {
     backwhen: &'a Backwhen,
     child: Child,
+    /// Steps of the live state that are older are another capture's.
+    started: PgTime,
     lines: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
     allowed: Vec<String>,
@@ -26,12 +35,13 @@ pub struct Capture<'a> {
 impl<'a> Capture<'a> {
     pub fn start(backwhen: &'a Backwhen, mut command: Command) -> Capture<'a> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = PgTime::from_utc(now());
         let mut child = command.spawn().expect("backwhen starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let readers = vec![collect(stdout, lines.clone()), collect(stderr, lines.clone())];
-        Capture { backwhen, child, lines, readers, allowed: Vec::new(), ended: false }
+        Capture { backwhen, child, started, lines, readers, allowed: Vec::new(), ended: false }
     }
 
     /// Lines that hold this text may be warnings or errors.
@@ -49,8 +59,47 @@ impl<'a> Capture<'a> {
         self.lines.lock().unwrap().join("\n")
     }
 
+    /// For lines that are what the test is about: where a state tells the same, wait for the state.
     pub fn wait_for_line(&mut self, text: &str) {
-        self.wait_until(&format!("a line with {text:?}"), |capture| capture.printed().contains(text));
+        self.wait_until(&format!("there is a line with {text:?}"), |capture| {
+            capture.printed().contains(text)
+        });
+    }
+
+    /// What this capture has written of its state.
+    fn live(&self) -> Option<Live> {
+        live::read(&self.backwhen.history().join("live/capture.json"))
+            .filter(|live| live.process == self.pid())
+    }
+
+    /// Returns once the live state is so.
+    pub fn wait_for_live(&mut self, what: &str, is_so: impl Fn(&Live) -> bool) {
+        self.wait_until(what, |capture| capture.live().is_some_and(|live| is_so(&live)));
+    }
+
+    pub fn wait_streaming(&mut self) {
+        self.wait_for_live("it streams", |live| live.state == State::Streaming);
+    }
+
+    /// Returns once it has begun this epoch, and follows the source there.
+    pub fn wait_for_epoch(&mut self, number: u32) {
+        self.wait_for_live(&format!("epoch {number} has begun"), |live| live.epoch == number);
+    }
+
+    /// Returns once this capture has come into a state for a cause that holds this text, be it for a moment.
+    pub fn wait_for_step(&mut self, to: State, cause: &str) {
+        let started = self.started;
+        self.wait_for_live(&format!("it came to be {to:?} for {cause:?}"), |live| {
+            let steps = live.transitions.iter().filter(|step| step.at >= started && step.to == to);
+            steps.map(|step| &step.cause).any(|text| text.contains(cause))
+        });
+    }
+
+    /// Returns once an attempt has failed for a cause that holds this text, and is to be made again.
+    pub fn wait_for_failure(&mut self, cause: &str) {
+        self.wait_for_live(&format!("it failed for {cause:?}"), |live| {
+            live.state == State::Blackout && live.cause.contains(cause)
+        });
     }
 
     /// Returns once all that the source has committed by now is durable in the history.
@@ -58,27 +107,41 @@ impl<'a> Capture<'a> {
         let sql = "SELECT pg_logical_emit_message(true, 'backwhen-test', 'caught up?')";
         let text = self.backwhen.server().psql(self.backwhen.database(), sql);
         let target: Lsn = text.parse().expect("the server returned a position");
-        self.wait_until(&format!("the history to reach {target}"), |capture| capture.reached() > target);
+        self.wait_until(&format!("the history reaches {target}"), |capture| capture.reached() > target);
     }
 
-    /// The position the history can be recovered to; 0 while `status` cannot tell.
+    /// The position the history can be recovered to; 0 while it cannot be told.
     fn reached(&self) -> Lsn {
-        let output = self.backwhen.run(&["status", "--output", "json"]);
-        let status: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
-        let latest = status["window"]["latest"]["lsn"].as_str().unwrap_or_default();
-        latest.parse().unwrap_or(Lsn::ZERO)
+        self.timeline().and_then(|timeline| timeline.window()).map_or(Lsn::ZERO, |window| window.latest.lsn)
     }
 
+    /// How many checkpoints the history has.
+    pub fn checkpoints(&self) -> usize {
+        self.timeline().map_or(0, |timeline| timeline.checkpoints().count())
+    }
+
+    /// Returns once the history has so many checkpoints: capture takes one itself when the schema has changed.
+    pub fn wait_for_checkpoints(&mut self, count: usize) {
+        let what = format!("the history has {count} checkpoints");
+        self.wait_until(&what, |capture| capture.checkpoints() >= count);
+    }
+
+    /// What `status` reads, without a process for each question.
+    fn timeline(&self) -> Option<Timeline> {
+        let history = History::open(&self.backwhen.history(), None).ok()?;
+        Timeline::read(&history, &Catalog::open(&history).ok()?).ok()
+    }
+
+    #[track_caller]
     pub fn wait_until(&mut self, what: &str, done: impl Fn(&Capture<'a>) -> bool) {
-        let begun = Instant::now();
-        while !done(self) {
-            if let Some(status) = self.child.try_wait().unwrap() {
+        wait_at_most(CATCH_UP_LIMIT, what, || {
+            let is_done = done(self);
+            if let Some(status) = self.child.try_wait().unwrap().filter(|_| !is_done) {
                 self.ended = true;
                 panic!("capture ended ({status}) before {what}:\n{}", self.printed());
             }
-            assert!(begun.elapsed() < CATCH_UP_LIMIT, "waited in vain for {what}:\n{}", self.printed());
-            sleep(Duration::from_millis(50));
-        }
+            is_done
+        });
     }
 
     /// A clean stop: SIGINT, exit 0.

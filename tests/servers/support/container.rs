@@ -7,14 +7,14 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use testcontainers::core::{ExecCommand, IntoContainerPort};
 use testcontainers::runners::SyncRunner;
 use testcontainers::{Container as Running, GenericImage, ImageExt};
 
 use super::engine::{Stop, Wish};
+use super::waiting::{wait_at_most, wait_for};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -76,10 +76,7 @@ impl Container {
         if how == Stop::Crash {
             // The container ends with its first process, perhaps before the exec is answered.
             let _ = self.exec(&["sh", "-c", "kill -QUIT 1"]);
-            let begun = Instant::now();
-            while self.running.is_running().unwrap_or(false) && begun.elapsed() < START_LIMIT {
-                sleep(Duration::from_millis(50));
-            }
+            wait_for("the container has ended", || !self.running.is_running().unwrap_or(false));
         }
         self.running.stop().expect("the container stops");
     }
@@ -97,11 +94,9 @@ impl Container {
 
     /// Over TCP: the image's set-up phase answers on the unix socket only.
     fn wait_until_ready(&self) {
-        let begun = Instant::now();
         let ready = ["psql", "-h", "127.0.0.1", "-U", "postgres", "-Xqc", "SELECT 1"];
-        while !self.exec(&ready).is_ok_and(|output| output.status.success()) {
-            assert!(begun.elapsed() < START_LIMIT, "the container's server does not start:\n{}", self.log());
-            sleep(Duration::from_millis(100));
-        }
+        wait_at_most(START_LIMIT, "the container's server is ready", || {
+            self.exec(&ready).is_ok_and(|output| output.status.success())
+        });
     }
 }

@@ -10,16 +10,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::Mutex;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use super::engine::{Stop, Wish};
 use super::programs::Installation;
+use super::scratch::scratch_folder;
+use super::waiting::wait_for;
 
 /// The primary's slot that keeps what its standby needs.
 pub const STANDBY_SLOT: &str = "standby";
-
-const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Orders, one a line: `start`, `INT` or `QUIT` (stop by that signal), `alive`. Each is answered by a line.
 const KEEPER: &str = r#"
@@ -131,17 +129,12 @@ impl Local {
 
     /// The server's log as the error.
     fn wait_until_ready(&self) -> Result<(), String> {
-        let begun = Instant::now();
-        while begun.elapsed() < START_LIMIT {
-            if self.client("psql", "postgres", &["-Xqc", "SELECT 1"], "").status.success() {
-                return Ok(());
-            }
-            if self.keeper.lock().unwrap().order("alive") == "no" {
-                break;
-            }
-            sleep(Duration::from_millis(20));
-        }
-        Err(self.log())
+        let mut is_ready = false;
+        wait_for(format_args!("PostgreSQL is ready or has ended:\n{}", self.log()), || {
+            is_ready = self.client("psql", "postgres", &["-Xqc", "SELECT 1"], "").status.success();
+            is_ready || self.keeper.lock().unwrap().order("alive") == "no"
+        });
+        if is_ready { Ok(()) } else { Err(self.log()) }
     }
 }
 
@@ -226,9 +219,9 @@ fn as_account(command: &mut Command, account: Option<Account>) -> &mut Command {
     }
 }
 
-/// A new folder that belongs to the server's user; short, since a socket's path has 107 bytes at most.
+/// A new folder that belongs to the server's user.
 fn server_folder(account: Option<Account>) -> PathBuf {
-    let folder = tempfile::Builder::new().prefix("backwhen-pg-").tempdir_in("/tmp").unwrap().keep();
+    let folder = scratch_folder("backwhen-pg-").keep();
     if let Some(Account { uid, gid }) = account {
         std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).unwrap();
     }

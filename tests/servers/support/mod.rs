@@ -15,8 +15,10 @@ mod local;
 mod meanwhile;
 mod programs;
 mod proxy;
+mod scratch;
 mod server;
 pub mod shop;
+mod waiting;
 
 pub use backwhen::{Backwhen, Output, wait};
 pub use capture::Capture;
@@ -26,4 +28,6 @@ pub use local::as_somebody;
 pub use meanwhile::meanwhile;
 pub use programs::versions;
 pub use proxy::Proxy;
+pub use scratch::scratch_folder;
 pub use server::{Server, for_each_version};
+pub use waiting::{wait_at_most, wait_for};

@@ -134,6 +134,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, counter: &Ato
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         while state.load(Ordering::SeqCst) == STALLS {
+            // The interval of the question.
             sleep(Duration::from_millis(5));
         }
         if state.load(Ordering::SeqCst) == IS_DEAD {
@@ -146,6 +147,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, counter: &Ato
     }
     // The end of a dead connection does not arrive either.
     while state.load(Ordering::SeqCst) != FLOWS {
+        // The same.
         sleep(Duration::from_millis(20));
     }
     let _ = to.shutdown(Shutdown::Both);

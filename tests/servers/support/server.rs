@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::engine::{Engine, Place, Stop, Wish};
 use super::local::STANDBY_SLOT;
 use super::programs::versions;
+use super::waiting::wait_for;
 
 /// A handle; the server ends, and its folder goes, with the last one.
 #[derive(Clone)]
@@ -133,6 +134,12 @@ impl Server {
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
+    }
+
+    /// Returns once a question is answered with `t`.
+    #[track_caller]
+    pub fn wait_until(&self, database: &str, sql: &str) {
+        wait_for(format_args!("{database} answers with t: {sql}"), || self.psql(database, sql) == "t");
     }
 
     /// Plain `pg_dump`, of this server's own version unless it runs in a container.

@@ -1,10 +1,7 @@
 //! What the slot may keep of the source's log: production's disk counts for more than the history.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use crate::support::shop::{assert_says, captured_shop, shop};
-use crate::support::{Backwhen, Server};
+use crate::support::{Backwhen, Server, wait_for};
 use crate::trouble::disk::{Disk, random_rows, with_history};
 
 fn slots(backwhen: &Backwhen) -> String {
@@ -26,14 +23,12 @@ fn a_slot_that_keeps_too_much_is_given_up_and_made_anew_once_there_is_room() {
     let before = backwhen.json(&["recover", "--to", "latest", "--dry-run"]);
     let mut capture = backwhen.spawn_capture();
     capture.allow("No space left on device").allow("WARN").allow("max-retained-wal");
-    let begun = Instant::now();
-    while !capture.printed().contains("was given up") {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", capture.printed());
+    capture.wait_until("the slot is given up", |_| {
         random_rows(&backwhen, "big", 3000);
-        sleep(Duration::from_millis(100));
-    }
+        slots(&backwhen) == "0"
+    });
+    capture.wait_for_line("was given up");
     assert_says(&capture.printed(), &["at --max-retained-wal, 16 MiB, it is given up", "No space left"]);
-    assert_eq!(slots(&backwhen), "0");
     let status = backwhen.json(&["status"]);
     assert_eq!(status["state"], "lost");
     let last = status["transitions"].as_array().unwrap().last().unwrap();
@@ -45,7 +40,7 @@ fn a_slot_that_keeps_too_much_is_given_up_and_made_anew_once_there_is_room() {
     backwhen.ok(&["recover", "--to", moment, "--dry-run"]);
 
     disk.remount("size=128m");
-    capture.wait_for_line("begins epoch 2");
+    capture.wait_for_epoch(2);
     capture.wait_caught_up();
     capture.stop();
     let gaps = backwhen.json_lines(&["list", "gaps"]);
@@ -81,10 +76,10 @@ fn a_backlog_beyond_the_budget_is_warned_of_and_may_be_caught_up_with() {
     // The slot lets go of log when it meets the next note of running transactions.
     let kept = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 1048576 FROM pg_replication_slots \
                 WHERE database = current_database()";
-    while server.psql(backwhen.database(), kept) != "t" {
+    wait_for("the slot has let go of its log", || {
         server.psql(backwhen.database(), "CHECKPOINT");
-        sleep(Duration::from_millis(100));
-    }
+        server.psql(backwhen.database(), kept) == "t"
+    });
     assert!(!backwhen.ok(&["status"]).contains("warning "));
     capture.stop();
     assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);

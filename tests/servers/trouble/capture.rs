@@ -5,12 +5,13 @@ use std::process::{Command, Stdio};
 use crate::support::shop::{assert_says, captured_shop};
 use crate::support::{Backwhen, Server};
 use crate::trouble::exit;
+use backwhen::capture::state::State;
 
 #[test]
 fn a_second_one_and_a_drop_beside_it_are_refused() {
     let backwhen = captured_shop(&Server::shared(None));
     let mut capture = backwhen.spawn_capture();
-    capture.wait_for_line("streaming from");
+    capture.wait_streaming();
     for arguments in [&["capture"][..], &["capture", "--until", "caught-up"], &["drop"]] {
         let message = backwhen.fails(exit::LOCKED, arguments);
         assert_says(
@@ -38,16 +39,14 @@ fn a_slot_that_another_consumer_has_is_waited_for() {
     thief.args(["-d", &backwhen.source()]).stderr(Stdio::null());
     let mut thief = thief.spawn().unwrap();
     let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'");
-    while server.psql("postgres", &active) != "t" {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    server.wait_until("postgres", &active);
 
     let output = backwhen.run(&["capture", "--until", "caught-up", "--patience", "1s"]);
     assert_eq!(output.status.code(), Some(exit::LOCKED), "{}", output.stderr);
     assert_says(&output.stderr, &[&slot, "in use by the server process", "pg_terminate_backend"]);
 
     let mut capture = backwhen.spawn_capture();
-    capture.allow("is in use").wait_for_line("trying again");
+    capture.allow("is in use").wait_for_failure("in use");
     thief.kill().unwrap();
     thief.wait().unwrap();
     server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/after')");
@@ -61,10 +60,11 @@ fn a_slot_that_another_consumer_has_is_waited_for() {
 fn a_table_that_is_published_while_capture_looks_is_no_fault() {
     let backwhen = captured_shop(&Server::shared(None));
     let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "publish:2000");
-    capture.wait_for_line("streaming from");
+    capture.wait_streaming();
     for number in 0..24 {
         let made = format!("CREATE TABLE made_{number} (id int PRIMARY KEY)");
         backwhen.server().psql(backwhen.database(), &made);
+        // Tables come in the whole of the 2 seconds between the two questions, again and again.
         std::thread::sleep(std::time::Duration::from_millis(300));
     }
     capture.wait_caught_up();
@@ -86,7 +86,7 @@ fn stopped_by_a_signal_it_keeps_all_that_it_confirmed() {
     let backwhen = captured_shop(&server);
     for (round, name) in ["TERM", "INT"].into_iter().enumerate() {
         let mut capture = backwhen.spawn_capture_with(&["--output", "json"]);
-        capture.wait_for_line("streaming from");
+        capture.wait_streaming();
         for _ in 0..5 {
             server.psql(
                 backwhen.database(),
@@ -113,9 +113,9 @@ fn a_source_that_goes_away_is_waited_for() {
     let server = Server::start(None);
     let backwhen = captured_shop(&server);
     let mut capture = backwhen.spawn_capture();
-    capture.allow("WARN").wait_for_line("streaming from");
+    capture.allow("WARN").wait_streaming();
     server.crash();
-    capture.wait_for_line("trying again");
+    capture.wait_for_live("it has noticed", |live| live.state == State::Blackout);
     let status = backwhen.json(&["status"]);
     assert_eq!(status["source"], "not asked, or not reachable");
     let message = backwhen.fails(exit::UNAVAILABLE, &["mark", "unreachable"]);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::shop::{assert_says, assert_source_clean, captured_shop, shop};
-use crate::support::{Backwhen, Dump, Server, assert_same};
+use crate::support::{Backwhen, Dump, Server, assert_same, scratch_folder};
 use crate::trouble::exit;
 
 /// A small file system in memory; goes with the value.
@@ -15,7 +15,7 @@ pub struct Disk {
 impl Disk {
     /// `None`, with the reason on standard error, where this machine does not let us mount.
     pub fn mount(size: &str) -> Option<Disk> {
-        let folder = tempfile::Builder::new().prefix("backwhen-disk-").tempdir().unwrap();
+        let folder = scratch_folder("backwhen-disk-");
         let disk = Disk { folder };
         let output = disk.run(&format!("size={size}"), &["-t", "tmpfs", "tmpfs"]);
         if !output.status.success() {

@@ -1,13 +1,10 @@
 //! Another server takes the source's place, or the source's own past does: what the history holds and
 //! the source has lost is never taken for what the source has now.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use backwhen::model::Lsn;
 
 use crate::support::shop::{assert_visits_are_held, shop};
-use crate::support::{Backwhen, Capture, Dump, Server, Stop, assert_same};
+use crate::support::{Backwhen, Capture, Dump, Server, Stop, assert_same, wait_for};
 
 fn visit(server: &Server, database: &str, page: &str) {
     server.psql(database, &format!("INSERT INTO visits (page) VALUES ('{page}')"));
@@ -128,24 +125,18 @@ impl Pair {
     /// The standby has a copy of the slot that outlives a promotion.
     fn copy_slot(&self) {
         let copied = "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary AND failover";
-        for _ in 0..200 {
+        wait_for("the slot is copied", || {
             visit(&self.primary, self.database(), "/on the way");
             // The copy is good once the slot has moved on from where the standby began to copy it.
             self.primary.psql("postgres", "SELECT pg_log_standby_snapshot()");
-            if self.standby.psql("postgres", copied) == "1" {
-                return;
-            }
-            sleep(Duration::from_millis(50));
-        }
-        panic!("the slot is not copied: {}", self.standby.log());
+            self.standby.psql("postgres", copied) == "1"
+        });
     }
 
     fn wait_for_standby(&self) {
         let head = self.primary.psql("postgres", "SELECT pg_current_wal_flush_lsn()");
         let there = format!("SELECT pg_last_wal_replay_lsn() >= '{head}'");
-        while self.standby.psql("postgres", &there) != "t" {
-            sleep(Duration::from_millis(20));
-        }
+        self.standby.wait_until("postgres", &there);
     }
 
     /// Returns once the history holds all that the former standby has.
@@ -154,9 +145,7 @@ impl Pair {
             .standby
             .psql(self.database(), "SELECT pg_logical_emit_message(true, 'backwhen-test', 'there?')");
         let target: Lsn = text.parse().expect("a position");
-        let begun = Instant::now();
-        capture.wait_until(&format!("the history to reach {target}"), |capture| {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{}", capture.printed());
+        capture.wait_until(&format!("the history reaches {target}"), |_| {
             let status = self.backwhen.json(&["status", "--offline"]);
             let latest = status["window"]["latest"]["lsn"].as_str().unwrap_or_default().parse::<Lsn>();
             let streaming = status["state"] == "streaming";
@@ -219,7 +208,7 @@ fn a_promoted_standby_that_lacks_what_the_history_holds_is_a_gap() {
         visit(&pair.standby, pair.database(), "/another life");
     }
     capture.signal("CONT");
-    capture.wait_for_line("begins epoch 2");
+    capture.wait_for_epoch(2);
     pair.wait_caught_up(&mut capture);
     capture.stop();
     let causes = gap_causes(&pair.backwhen);
@@ -235,7 +224,7 @@ fn a_promoted_standby_without_the_slot_is_a_gap() {
     pair.primary.crash();
     pair.standby.psql("postgres", "SELECT pg_promote()");
     visit(&pair.standby, pair.database(), "/after the promotion");
-    capture.wait_for_line("begins epoch 2");
+    capture.wait_for_epoch(2);
     pair.wait_caught_up(&mut capture);
     capture.stop();
     let causes = gap_causes(&pair.backwhen);

@@ -1,11 +1,9 @@
 //! `init` is all or nothing, however it ends.
 
 use std::process::{Child, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use crate::support::shop::{OpenSession, assert_says, assert_source_clean, captured_shop, shop};
-use crate::support::{Backwhen, Server};
+use crate::support::{Backwhen, Server, wait_for};
 use crate::trouble::exit;
 
 #[test]
@@ -72,16 +70,9 @@ fn blocked_init(backwhen: &Backwhen) -> (OpenSession, Child) {
     session.run("BEGIN; INSERT INTO visits (page) VALUES ('/slow');");
     let mut command = backwhen.command(&["init", "--source", &backwhen.source()]);
     let init = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(backwhen, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()", "1");
+    let slot = "SELECT count(*) = 1 FROM pg_replication_slots WHERE database = current_database()";
+    server.wait_until(backwhen.database(), slot);
     (session, init)
-}
-
-fn wait_for(backwhen: &Backwhen, sql: &str, expected: &str) {
-    let begun = Instant::now();
-    while backwhen.server().psql(backwhen.database(), sql) != expected {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain: {sql}");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 fn signal(child: &Child, name: &str) {
@@ -137,9 +128,9 @@ fn killed_while_it_reads_tables_it_is_cleaned_up_too() {
     backwhen.server().psql(backwhen.database(), rows);
     let mut command = backwhen.command(&["init", "--jobs", "1", "--source", &backwhen.source()]);
     let mut init = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let reading = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+    let reading = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() \
                    AND query LIKE 'COPY%big%' AND state = 'active'";
-    wait_for(&backwhen, reading, "1");
+    backwhen.server().wait_until(backwhen.database(), reading);
     init.kill().unwrap();
     init.wait().unwrap();
     assert!(!backwhen.history().join("history.json").exists());
@@ -170,12 +161,8 @@ fn of_two_in_one_folder_only_one_makes_the_history() {
     let mut slow = backwhen.command(&["init", "--source", &backwhen.source()]);
     slow.env("BACKWHEN_TEST_POINT", "folder.sync=1500").stdout(Stdio::null()).stderr(Stdio::piped());
     let slow = slow.spawn().unwrap();
-    let begun = Instant::now();
     // The slower init has seen an empty folder, and waits until its own first folder is durable.
-    while !backwhen.history().exists() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the slower init made no folder");
-        sleep(Duration::from_millis(5));
-    }
+    wait_for("the slower init has made a folder", || backwhen.history().exists());
     let fast = backwhen.run(&["init", "--source", &backwhen.source()]);
     let output = slow.wait_with_output().unwrap();
     let codes = [fast.status.code(), output.status.code()];

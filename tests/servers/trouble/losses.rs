@@ -45,7 +45,7 @@ impl<'a> Story<'a> {
     /// The loss is noticed, recorded and made good.
     fn is_lost(&mut self, cause: &str) {
         self.losses += 1;
-        self.capture.wait_for_line(&format!("begins epoch {}", self.losses + 1));
+        self.capture.wait_for_epoch(self.losses as u32 + 1);
         self.psql("INSERT INTO visits (page) VALUES ('/seen again')");
         self.capture.wait_caught_up();
         let gaps = self.backwhen.json_lines(&["list", "gaps"]);
@@ -189,11 +189,12 @@ fn a_table_that_was_taken_out_and_put_back_is_a_gap() {
     );
 
     // Whose identity changes is moved by the triggers or by capture, and that is nobody's sabotage.
+    let before = story.capture.checkpoints();
     story.psql(
         "ALTER TABLE visits REPLICA IDENTITY FULL; UPDATE visits SET page = page || '!';
          ALTER TABLE orders DROP CONSTRAINT orders_pkey",
     );
-    story.capture.wait_for_line("has the schema as it is now");
+    story.capture.wait_for_checkpoints(before + 1);
     story.capture.wait_caught_up();
     assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 2);
 }
@@ -207,8 +208,9 @@ fn without_event_triggers_a_table_that_was_taken_out_and_put_back_is_a_gap() {
     let mut story = taken_out_while_nobody_captures(&backwhen, "carried all of public.orders");
 
     // What capture itself moves is nobody's sabotage, also for the capture after it.
+    let before = story.capture.checkpoints();
     story.psql("ALTER TABLE orders DROP CONSTRAINT orders_pkey; CREATE TABLE later (id int PRIMARY KEY)");
-    story.capture.wait_for_line("has the schema as it is now");
+    story.capture.wait_for_checkpoints(before + 1);
     story.capture.wait_caught_up();
     story.capture.stop();
     let mut story = Story { losses: 2, ..Story::of(&backwhen) };
@@ -238,8 +240,9 @@ fn taken_out_and_put_back(backwhen: &Backwhen, cause: &str) {
     };
     story.asleep(sabotage, cause);
     // A table that comes is nobody's sabotage.
+    let before = story.capture.checkpoints();
     story.psql("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)");
-    story.capture.wait_for_line("has the schema as it is now");
+    story.capture.wait_for_checkpoints(before + 1);
     story.capture.wait_caught_up();
     story.ends_well();
 }

@@ -95,7 +95,7 @@ fn the_latest_state_is_compared_with_the_live_source() {
     let check = ["check", "--against-source"];
     assert_says(&backwhen.fails(exit::REFUSED, &check), &["no capture is running"]);
     let mut capture = backwhen.spawn_capture();
-    capture.wait_for_line("streaming from");
+    capture.wait_streaming();
     server.psql(backwhen.database(), CHANGES);
     let shown = backwhen.json(&check);
     assert_eq!((&shown["ok"], &shown["tables"]), (&true.into(), &3.into()), "{shown}");

@@ -163,8 +163,8 @@ fn a_source_under_load_is_brought_together_again() {
             EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.005);
             END; END LOOP; END $$";
         server.psql(&database, lost);
-        capture.wait_for_line("begins epoch 2");
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        capture.wait_for_epoch(2);
+        capture.wait_caught_up();
     });
     capture.wait_caught_up();
     capture.stop();
@@ -200,7 +200,7 @@ fn on_suspicion_rows_that_were_lost_unnoticed_are_found_and_put_right() {
     let backwhen = shop(&server).with_env("BACKWHEN_HEARTBEAT", "200ms");
     backwhen.init();
     let mut capture = backwhen.spawn_capture();
-    capture.wait_for_line("streaming from");
+    capture.wait_streaming();
     server.psql(backwhen.database(), SALES);
     let resync = || backwhen.json(&["resync"]);
     let whole = resync();
@@ -254,23 +254,17 @@ fn it_steps_aside_for_a_capture_that_finds_a_loss() {
     let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
                WHERE active AND NOT temporary AND database = current_database()";
     server.psql(backwhen.database(), end);
-    let slots = |condition: &str| {
-        let sql = format!(
-            "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND {condition}"
-        );
-        server.psql(backwhen.database(), &sql)
+    let wait_for = |condition: &str, count: u32| {
+        let slots = "FROM pg_replication_slots WHERE database = current_database()";
+        let sql = format!("SELECT count(*) = {count} {slots} AND {condition}");
+        server.wait_until(backwhen.database(), &sql);
     };
-    let wait_for = |condition: &str, count: &str| {
-        while slots(condition) != count {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    };
-    wait_for("active", "0");
+    wait_for("active", 0);
     lose_the_slot(&backwhen);
     server.psql(backwhen.database(), "UPDATE orders SET note = 'in the gap' WHERE id = 100");
     std::thread::scope(|scope| {
         let resyncing = scope.spawn(|| backwhen.json(&["resync"]));
-        wait_for("temporary", "1");
+        wait_for("temporary", 1);
         capture.signal("CONT");
         let shown = resyncing.join().expect("it succeeds");
         assert_eq!((&shown["ok"], &shown["epoch"]), (&true.into(), &2.into()), "{shown}");

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::shop::{assert_says, assert_visits_are_held, captured_shop, shop};
-use crate::support::{Backwhen, Server};
+use crate::support::{Backwhen, Server, wait_for};
 use crate::trouble::exit;
 
 /// A command that has come to a failpoint and dawdles there.
@@ -22,26 +22,24 @@ impl Dawdler {
 
     /// Returns once somebody shares a lock.
     fn sharing(mut self, lock: &std::path::Path) -> Dawdler {
-        let begun = Instant::now();
         let is_shared = || std::fs::File::open(lock).is_ok_and(|file| file.try_lock().is_err());
-        while !is_shared() {
-            assert!(self.0.try_wait().unwrap().is_none(), "it ended");
-            assert!(begun.elapsed() < Duration::from_secs(30), "{} was not shared", lock.display());
-            sleep(Duration::from_millis(10));
-        }
+        self.wait_until(format_args!("{} is shared", lock.display()), is_shared);
         self
     }
 
     /// Returns once it holds a lock.
     fn holding(mut self, lock: std::path::PathBuf) -> Dawdler {
-        let begun = Instant::now();
         let holder = format!("process {}", self.0.id());
-        while std::fs::read_to_string(&lock).unwrap_or_default().trim() != holder {
-            assert!(self.0.try_wait().unwrap().is_none(), "it ended");
-            assert!(begun.elapsed() < Duration::from_secs(30), "{} was not taken", lock.display());
-            sleep(Duration::from_millis(10));
-        }
+        let is_held = || std::fs::read_to_string(&lock).unwrap_or_default().trim() == holder;
+        self.wait_until(format_args!("{} is taken", lock.display()), is_held);
         self
+    }
+
+    fn wait_until(&mut self, what: impl std::fmt::Display, is_so: impl Fn() -> bool) {
+        wait_for(what, || {
+            assert!(self.0.try_wait().unwrap().is_none(), "it ended");
+            is_so()
+        });
     }
 }
 
@@ -150,6 +148,7 @@ fn beside_an_expiry_nobody_reads_and_beside_a_reader_nothing_is_expired() {
     backwhen.ok(&["status"]);
     let recovering = backwhen.command(&recover).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut recovering = recovering.unwrap();
+    // One that did not wait would be done with so little by then.
     sleep(Duration::from_millis(500));
     assert!(recovering.try_wait().unwrap().is_none(), "it did not wait");
     drop(expiring);
@@ -181,15 +180,13 @@ fn a_locked_partition_holds_up_neither_marks_nor_heartbeats() {
     server.psql(&database, schema);
     let backwhen = Backwhen::new(&server, &database);
     backwhen.init();
-    let locked = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+    let locked = "SELECT count(*) = 1 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
                   WHERE c.relname = 'part' AND l.mode = 'AccessExclusiveLock' AND l.granted";
     std::thread::scope(|scope| {
         scope.spawn(|| {
             drop(server.try_psql(&database, "BEGIN; LOCK TABLE part; SELECT pg_sleep(60); COMMIT"))
         });
-        while server.psql(&database, locked) != "1" {
-            sleep(Duration::from_millis(20));
-        }
+        server.wait_until(&database, locked);
         let begun = Instant::now();
         backwhen.ok(&["mark", "meanwhile"]);
         let took = begun.elapsed();
