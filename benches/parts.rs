@@ -14,7 +14,7 @@ use backwhen::history::checkpoint::{Checkpoint, TableEntry};
 use backwhen::history::image::{
     BlockEntry, Blocks, FolderDirectory, ImageBuilder, Packs, TableImage, index, lines, read_index, read_rows,
 };
-use backwhen::history::journal::{self, BlockBuilder, Segment, Writer, seal};
+use backwhen::history::journal::{BlockBuilder, Journal, Segment, Writer, seal};
 use backwhen::history::key::Authorship;
 use backwhen::history::segments::Segments;
 use backwhen::history::timeline::SegmentView;
@@ -22,6 +22,7 @@ use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
 use backwhen::model::{Column, Grade, Lsn, PgTime, RowIdentity, Storage, Table};
 use backwhen::progress::Silent;
 use backwhen::signal::key::MessageKey;
+use backwhen::store::Folder;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
 use tempfile::TempDir;
@@ -130,9 +131,9 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("history");
         let _lock = History::prepare(&root, "a benchmark").unwrap();
-        let image = image(&root.join("packs"));
-        let journal = root.join("journal");
-        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1), &Authorship::Unkeyed).unwrap();
+        let image = image(&root);
+        let journal = Journal::in_folder(&root, &Authorship::Unkeyed);
+        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
         let mut builder = BlockBuilder::new(Lsn(1));
         for message in messages() {
             builder.push(&message).unwrap();
@@ -143,22 +144,22 @@ impl Fixture {
         writer.write(builder.take_complete().unwrap()).unwrap();
         writer.sync().unwrap();
         let finished = writer.roll_now().unwrap().unwrap();
-        seal(&finished, &Authorship::Unkeyed).unwrap();
+        seal(&journal, finished).unwrap();
         let base = checkpoint(image);
         let history = History::found(&root, identity(), Authorship::Unkeyed).unwrap();
         let catalog = Arc::new(Catalog::open(&history).unwrap());
-        let table = Arc::new(Segments::new(&Authorship::Unkeyed));
-        let files = journal::list(&journal).unwrap();
-        let sealed = files.iter().filter(|file| file.sealed);
-        let segments = sealed.map(|file| SegmentView::scan(file, &table).unwrap()).collect();
+        let table = Arc::new(Segments::new(&journal));
+        let sealed = journal.list().unwrap().into_iter().filter(|name| name.sealed);
+        let segments = sealed.map(|name| SegmentView::scan(name, &table).unwrap()).collect();
         Fixture { segments, history, catalog, base, folder }
     }
 
     fn fold(&self) -> fold::Folded {
-        let folder = self.history.packs_folder();
+        let store = self.history.shared_store();
+        let blocks = Blocks::new(store, Arc::clone(&self.catalog) as Arc<_>);
         let request = fold::Request {
             catalog: &self.catalog,
-            packs_folder: &folder,
+            blocks: &blocks,
             base: &self.base,
             until: Lsn::MAX,
             definitions_at: Lsn(0),
@@ -173,9 +174,9 @@ impl Fixture {
     }
 }
 
-fn image(packs: &std::path::Path) -> TableImage {
+fn image(root: &std::path::Path) -> TableImage {
     let known = Arc::new(FolderDirectory::default());
-    let packs = Packs::create(packs, known).unwrap();
+    let packs = Packs::new(Arc::new(Folder::new(root)), known);
     let image = build(&packs);
     packs.finish().unwrap();
     image
@@ -269,7 +270,9 @@ fn blocks(criterion: &mut Criterion) {
     });
     let folder = tempfile::tempdir().unwrap();
     let written = image(folder.path());
-    let blocks = Blocks::new(folder.path(), Arc::new(FolderDirectory::scan(folder.path()).unwrap()));
+    let store = Arc::new(Folder::new(folder.path()));
+    let directory = FolderDirectory::scan(&*store).unwrap();
+    let blocks = Blocks::new(store, Arc::new(directory));
     group.bench_function("image read, line by line", |bencher| {
         bencher.iter(|| {
             let entries = read_index(&blocks, &written.index).unwrap();
@@ -283,7 +286,9 @@ fn blocks(criterion: &mut Criterion) {
 fn key_index(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let written = image(folder.path());
-    let blocks = Blocks::new(folder.path(), Arc::new(FolderDirectory::scan(folder.path()).unwrap()));
+    let store = Arc::new(Folder::new(folder.path()));
+    let directory = FolderDirectory::scan(&*store).unwrap();
+    let blocks = Blocks::new(store, Arc::new(directory));
     let sample = read_index(&blocks, &written.index).unwrap().remove(0);
     let entry = |number: u64| BlockEntry { first_key: number.to_be_bytes().to_vec(), ..sample.clone() };
     let entries: Vec<_> = (0..20_000).map(entry).collect();
@@ -303,7 +308,7 @@ fn folding(criterion: &mut Criterion) {
     group.sample_size(10);
     group.throughput(Throughput::Elements(UPDATES));
     group.bench_function("journal decoded", |bencher| {
-        let segment = Segment::open(&fixture.segments[0].file.path, &Authorship::Unkeyed).unwrap();
+        let segment = Segment::open(fixture.history.journal(), fixture.segments[0].name).unwrap();
         bencher.iter(|| {
             let blocks = segment.blocks(Lsn(1), Lsn::MAX);
             blocks.map(|block| block.unwrap().events().count()).sum::<usize>()

@@ -1,14 +1,12 @@
 //! The journal's writer in a thread of its own, so that a slow disk never delays feedback.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Context, Kind, Result};
-use crate::history::journal::{self, Durable, RawBlock, Writer};
-use crate::history::key::Authorship;
+use crate::history::journal::{self, Durable, Journal, RawBlock, SegmentName, Writer};
 
 /// Blocks that may wait for the disk. Each holds half a mebibyte, or one larger message.
 const BLOCKS_WAITING: usize = 16;
@@ -26,7 +24,7 @@ impl Disk {
     pub fn start(
         writer: Writer,
         durable: &Arc<watch::Sender<Durable>>,
-        sealer: mpsc::UnboundedSender<PathBuf>,
+        sealer: mpsc::UnboundedSender<SegmentName>,
     ) -> Disk {
         let (blocks, receiver) = mpsc::channel(BLOCKS_WAITING);
         let news = Arc::clone(durable);
@@ -48,7 +46,7 @@ fn write(
     mut writer: Writer,
     mut blocks: mpsc::Receiver<RawBlock>,
     durable: &watch::Sender<Durable>,
-    sealer: &mpsc::UnboundedSender<PathBuf>,
+    sealer: &mpsc::UnboundedSender<SegmentName>,
 ) -> Result<()> {
     while let Some(block) = blocks.blocking_recv() {
         crate::ambient::pause("disk");
@@ -72,19 +70,19 @@ fn write(
 const SEALED_AT_ONCE: usize = 2;
 
 /// Seals finished segments until all senders are gone and all are done.
-pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<PathBuf>, authorship: Authorship) {
+pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<SegmentName>, journal: Journal) {
     let mut sealing = JoinSet::new();
-    while let Some(path) = finished.recv().await {
+    while let Some(name) = finished.recv().await {
         if sealing.len() == SEALED_AT_ONCE {
             sealing.join_next().await;
         }
-        let authorship = authorship.clone();
+        let journal = journal.clone();
         sealing.spawn_blocking(move || {
-            let name = path.display();
-            match journal::seal(&path, &authorship) {
-                Ok(summary) => tracing::debug!("sealed {name}: {} transactions", summary.transactions),
+            let place = journal.locate(name);
+            match journal::seal(&journal, name) {
+                Ok(summary) => tracing::debug!("sealed {place}: {} transactions", summary.transactions),
                 // It stays readable as it is, and is sealed at the next start.
-                Err(error) => tracing::warn!("cannot seal {name}: {error}"),
+                Err(error) => tracing::warn!("cannot seal {place}: {error}"),
             }
         });
     }

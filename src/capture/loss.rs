@@ -43,7 +43,7 @@ impl Capture<'_> {
             let timeline = Timeline::read(&history, &catalog)?;
             let stretch = timeline.current()?;
             let time = stretch.window().map(|window| window.latest.time);
-            files::find_room(&history.root().join("live"), ROOM)?;
+            files::find_room(&history.scratch(), ROOM)?;
             Ok((stretch.epoch.clone(), stretch.frontier(), time, catalog))
         });
         let (epoch, lsn, time, catalog) = reading.await?;

@@ -21,7 +21,6 @@ mod stop;
 mod stream;
 mod watch;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,13 +31,13 @@ use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::history::journal::{Admission, Durable, Seam, Torn, Writer};
+use crate::history::journal::{Admission, Durable, Seam, SegmentName, Torn, Writer};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
 use crate::signal::key::MessageKey;
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
-use crate::store::files;
+use crate::store::{ObjectKind, ObjectName, files};
 use budget::Budget;
 use continuity::{Found, Loss, StillAStandby};
 use disk::Disk;
@@ -91,10 +90,10 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<Lsn> {
     let _lock = history.lock_capture()?;
-    let _ = files::remove(&history.root().join("init.json"));
-    files::remove_temporaries(&history.root().join("live"));
+    let _ = history.store().remove(&[ObjectName::only(ObjectKind::InitIntent)]);
+    files::remove_temporaries(&history.scratch());
     let (sealer, to_seal) = mpsc::unbounded_channel();
-    let sealing = tokio::spawn(disk::seal_all(to_seal, history.authorship().clone()));
+    let sealing = tokio::spawn(disk::seal_all(to_seal, history.journal().clone()));
     let budget = Budget::new(options.max_retained_wal, options.heartbeat);
     let mut capture =
         Capture { history, source, tools, options, stop, sealer, budget, board: None, loss: None };
@@ -115,7 +114,7 @@ struct Capture<'a> {
     options: &'a Options,
     /// Cancelled when somebody asks the capture to end.
     stop: CancellationToken,
-    sealer: mpsc::UnboundedSender<PathBuf>,
+    sealer: mpsc::UnboundedSender<SegmentName>,
     budget: Budget,
     board: Option<Board>,
     /// A loss of continuity that no new epoch has made good yet, whatever the source says now: one that the stream
@@ -189,14 +188,13 @@ impl Capture<'_> {
             let history = self.history.clone();
             let opening = ambient::blocking("opening the journal", move || {
                 let (epoch, id) = (history.current_epoch()?, history.identity().id_bytes()?);
-                let folder = history.journal_folder();
-                let opened = Writer::open(&folder, id, epoch.number, epoch.start, history.authorship())?;
+                let opened = Writer::open(history.journal(), id, epoch.number, epoch.start)?;
                 Ok((epoch, opened))
             });
             let (epoch, (writer, recovered)) = opening.await?;
             let number = epoch.number;
             recovered.repaired.iter().for_each(|repair| tracing::info!("{repair}"));
-            let _ = recovered.unsealed.into_iter().try_for_each(|path| self.sealer.send(path));
+            let _ = recovered.unsealed.into_iter().try_for_each(|name| self.sealer.send(name));
             let durable = recovered.durable;
             let frontier = durable.lsn();
 
@@ -217,7 +215,7 @@ impl Capture<'_> {
             ambient::pass("capture.opened")?;
             let history = self.history.clone();
             let reading = ambient::blocking("reading the history's last transaction", move || {
-                Seam::new(&history.journal_folder(), history.authorship(), number, durable, confirmed)
+                Seam::new(history.journal(), number, durable, confirmed)
             });
             let seam = reading.await?;
             board.update(|live| {

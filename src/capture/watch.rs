@@ -166,7 +166,7 @@ impl Watcher {
         let major = DatabaseFacts::read(session).await?.server_major;
         // A list that was there already must not go just now.
         let _objects = hold_objects(&self.history).await?;
-        if let Some(globals) = read_roles(&access, self.history.root(), major).await? {
+        if let Some(globals) = read_roles(&access, &self.history.shared_store(), major).await? {
             let signal = RolesSignal { digest: digest.clone(), globals };
             let body = serde_json::to_string(&signal);
             let body = body.context(Kind::Internal, || "cannot write of the roles".into())?;

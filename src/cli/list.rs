@@ -142,16 +142,16 @@ fn tables(at: &Surroundings, history: &History, catalog: &Catalog) -> Result<()>
 fn segments(at: &Surroundings, timeline: &Timeline) -> Result<()> {
     let views = timeline.stretches.iter().flat_map(|stretch| &stretch.segments);
     let show = |view: &crate::history::timeline::SegmentView| SegmentShown {
-        epoch: view.file.epoch,
+        epoch: view.name.epoch,
         start: view.summary.start,
         end: view.summary.end,
-        sealed: view.file.sealed,
+        sealed: view.name.sealed,
         transactions: view.summary.transactions,
         bytes: view.bytes,
         raw_bytes: view.summary.raw_bytes,
         min_time: view.summary.min_time,
         max_time: view.summary.max_time,
-        file: view.file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        file: view.name.file_name(),
     };
     let shown: Vec<_> = views.map(show).collect();
     at.ui.list(&shown, || {

@@ -8,7 +8,6 @@ use super::{ScratchOption, Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Unusable;
-use crate::history::timeline::Timeline;
 use crate::history::verify::{self, Acknowledged};
 use crate::model::Moment;
 use crate::past::Reading;
@@ -72,7 +71,7 @@ impl Recover {
         let acknowledged = acknowledged(history.root());
         let reading = Reading::open(&history)?;
         if moment == Moment::Latest {
-            refuse_a_lost_end(reading.timeline(), acknowledged)?;
+            refuse_a_lost_end(&reading, acknowledged)?;
         }
         let plan = self.plan(&reading, &moment)?;
         let Some(destination) = destination.filter(|_| !self.dry_run) else {
@@ -140,14 +139,14 @@ impl Recover {
 /// Refuses `latest` if the end of the journal is lost. A journal whose end was cut off looks as if it had never had that
 /// end, and `latest` would silently mean an earlier moment. `acknowledged` must be read before the timeline, which then
 /// cannot be the older of the two.
-fn refuse_a_lost_end(timeline: &Timeline, acknowledged: Option<Acknowledged>) -> Result<()> {
-    let stretch = timeline.current()?;
+fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<Acknowledged>) -> Result<()> {
+    let stretch = reading.timeline().current()?;
     let durable = acknowledged.filter(|it| it.epoch == stretch.epoch.number).map(|it| it.durable);
     let (Some(durable), frontier) = (durable, stretch.frontier()) else { return Ok(()) };
     if frontier >= durable {
         return Ok(());
     }
-    let last = stretch.segments.last().map(|segment| segment.file.path.display().to_string());
+    let last = stretch.segments.last().map(|segment| reading.history().journal().locate(segment.name));
     Err(Error::damaged(format!(
         "{} ends at {frontier}, but everything up to {durable} had been durable; heal it with `backwhen repair`, \
          or recover what is there with: --to {frontier}",

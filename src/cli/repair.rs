@@ -42,7 +42,7 @@ impl Repair {
             // Only reading every object shows the state of the history after a repair.
             let faults = match History::open(&root, key.as_ref()) {
                 Ok(history) => {
-                    let segments = Segments::new(history.authorship());
+                    let segments = Segments::new(history.journal());
                     verify::verify(&history, &segments, acknowledged, &*progress)?.faults
                 }
                 Err(error) => vec![error.to_string()],

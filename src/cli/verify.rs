@@ -21,6 +21,7 @@ use crate::model::{Edge, PgTime};
 use crate::past::Reading;
 use crate::progress::Progress;
 use crate::prove::{self, Proof};
+use crate::store::layout;
 
 /// Read every object of the history and check every checksum; the result is kept as evidence
 #[derive(Args)]
@@ -102,7 +103,7 @@ struct Verification {
 }
 
 fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Verification> {
-    let segments = Arc::new(Segments::new(history.authorship()));
+    let segments = Arc::new(Segments::new(history.journal()));
     let verified = verify::verify(history, &segments, acknowledged(history.root()), progress)?;
     let reading = Reading::open_with(history, &segments);
     if !prove || !verified.faults.is_empty() {
@@ -161,7 +162,7 @@ pub(super) fn keep(history: &History, evidence: &Evidence) -> Option<String> {
 
 /// Returns the LSN that the last capture on the history at `root` reported to the source as durable.
 pub(super) fn acknowledged(root: &Path) -> Option<Acknowledged> {
-    let live = live::read(&root.join("live/capture.json"))?;
+    let live = live::read(&layout::live_state(root))?;
     Some(Acknowledged { epoch: live.epoch, durable: live.durable })
 }
 

@@ -52,7 +52,8 @@ const BLOCKS_WAITING: usize = 4;
 /// What to fold.
 pub struct Request<'a> {
     pub catalog: &'a Arc<Catalog>,
-    pub packs_folder: &'a Path,
+    /// The blocks of the base's images.
+    pub blocks: &'a Blocks,
     pub base: &'a Checkpoint,
     /// The transactions that committed from the base's position to before this one.
     pub until: Lsn,
@@ -122,8 +123,7 @@ enum Delta {
 /// # Errors
 /// `Damaged` if the journal or the image is, or if they contradict each other.
 pub fn fold(request: &Request<'_>) -> Result<Folded> {
-    let blocks = Blocks::new(request.packs_folder, Arc::clone(request.catalog) as Arc<_>);
-    let mut applier = Applier::new(request, &blocks);
+    let mut applier = Applier::new(request, request.blocks);
     request.progress.phase("folding", 0, Unit::Transactions);
     let (after, until) = (request.base.lsn, request.until);
     each_block(request, after, until, &mut |block| {

@@ -10,8 +10,8 @@ use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::fold::merge::Rows;
 use crate::history::image::{
-    BlockDirectory, BlockEntry, BlockId, Blocks, FolderDirectory, ImageBuilder, Location, Packs, Sorter,
-    TableImage,
+    self, BlockDirectory, BlockEntry, BlockId, Blocks, FolderDirectory, ImageBuilder, Location, Packs,
+    Sorter, TableImage,
 };
 
 /// Memory for rows that are sorted anew, in bytes.
@@ -26,8 +26,9 @@ pub(super) fn merge_delta(
     scratch: &Path,
     history: &Arc<impl BlockDirectory + 'static>,
 ) -> Result<()> {
-    let known = Either(Arc::clone(history) as Arc<_>, Arc::new(FolderDirectory::scan(scratch)?));
-    let packs = Packs::create(scratch, Arc::new(known))?;
+    let store = image::scratch_store(scratch);
+    let known = Either(Arc::clone(history) as Arc<_>, Arc::new(FolderDirectory::scan(&*store)?));
+    let packs = Packs::new(Arc::clone(&store), Arc::new(known));
     let shape = KeyShape::of(&table.table);
     let reshape = table.reshape.take();
     let full = FoldedTable {
@@ -62,8 +63,8 @@ pub(super) fn merge_delta(
     };
     table.unreadable |= doubts.unreadable;
     packs.finish()?;
-    let directory = Arc::new(FolderDirectory::scan(scratch)?);
-    table.blocks = Blocks::layered(&Blocks::new(scratch, directory), &table.blocks);
+    let directory = Arc::new(FolderDirectory::scan(&*store)?);
+    table.blocks = Blocks::layered(&Blocks::new(store, directory), &table.blocks);
     table.cleared = false;
     // The history's image is not this one.
     table.touched = true;

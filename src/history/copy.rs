@@ -6,23 +6,19 @@
 //! original. An object that is damaged is not copied, nor what would lean on it. What the original has
 //! let go stays in the copy, until `expire` is run there too.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{self, SegmentFile};
+use super::journal::{self, Journal, SegmentName};
 use super::key::Authorship;
 use super::{FORMAT, History, Identity, inventory, read_json, write_json};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, files};
+use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, layout};
 
-/// Says that a folder is becoming a copy, and of which history.
-pub(super) const BEGUN: &str = "copy.json";
-
+/// The content of `copy.json`: of which history a folder is becoming a copy.
 #[derive(Serialize, Deserialize)]
 struct Begun {
     format: u32,
@@ -53,8 +49,9 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
     let _lock = begin(history, to)?;
     // What is copied may be named by nothing there yet.
     let _objects_there = Folder::new(to).share(Role::Objects, super::PATIENCE)?;
-    let (from, authorship) = (history.root(), history.authorship());
+    let authorship = history.authorship();
     let (from_store, to_store) = (history.store(), &Folder::new(to));
+    let (from, to) = (history.journal(), &Journal::in_folder(to, authorship));
     let mut work = Work { from, to, from_store, to_store, authorship, progress, copied: Copied::default() };
     // Listed in this order, all that a manifest names is in the lists after it.
     let manifests = work.list(&[ObjectKind::Checkpoint])?;
@@ -88,8 +85,7 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
 
 /// Makes the folders, unless something else lies there, and takes the copy's lock.
 fn begin(history: &History, to: &Path) -> Result<Lease> {
-    let same = |path: &Path| fs::canonicalize(path).ok();
-    if same(to).is_some() && same(to) == same(history.root()) {
+    if layout::is_same(to, history.root()) {
         return Err(Error::usage(format!("{} is the history itself; name another folder", to.display())));
     }
     let id = &history.identity().id;
@@ -107,7 +103,7 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
     let lock = match earlier {
         Some(earlier) if earlier != *id => return Err(other(&earlier)),
         Some(_) => {
-            History::make_folders(to)?;
+            layout::make_folders(to)?;
             store.lease(Role::Capture, "copy")?
         }
         None => {
@@ -116,8 +112,8 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
             lock
         }
     };
-    for folder in super::FOLDERS {
-        files::remove_temporaries(&to.join(folder));
+    for kind in ObjectKind::ALL {
+        store.remove_unfinished(kind);
     }
     Ok(lock)
 }
@@ -152,8 +148,8 @@ pub(super) fn copy_object(from: &dyn Store, to: &dyn Store, name: &ObjectName) -
 }
 
 struct Work<'a> {
-    from: &'a Path,
-    to: &'a Path,
+    from: &'a Journal,
+    to: &'a Journal,
     from_store: &'a dyn Store,
     to_store: &'a dyn Store,
     authorship: &'a Authorship,
@@ -225,10 +221,9 @@ impl Work<'_> {
     /// The segments of one epoch in their order; behind one that is damaged, none, since there would
     /// be a hole.
     fn segments(&mut self, epoch: u32) -> Result<()> {
-        let folder = self.from.join("journal");
-        for segment in journal::list(&folder)?.into_iter().filter(|segment| segment.epoch == epoch) {
+        for name in self.from.list()?.into_iter().filter(|name| name.epoch == epoch) {
             crate::ambient::pause("copy");
-            if let Err(error) = self.segment(&segment) {
+            if let Err(error) = self.segment(name) {
                 self.fault(error)?;
                 return Ok(());
             }
@@ -236,19 +231,18 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn segment(&mut self, segment: &SegmentFile) -> Result<()> {
-        let (open, sealed) = (segment.path.with_extension("open"), segment.object());
-        let open_there = self.counterpart(&open);
-        if !segment.sealed {
-            match journal::mirror(&open, &open_there, self.authorship) {
+    fn segment(&mut self, name: SegmentName) -> Result<()> {
+        let (open, sealed) = (name.form(false), name.object());
+        if !name.sealed {
+            match journal::mirror(self.from, self.to, open) {
                 Ok(bytes) => {
                     if bytes > 0 {
                         self.count(bytes);
                     }
-                    self.copied.end = Some(journal::held(&open_there, self.authorship)?.end);
+                    self.copied.end = Some(journal::held(self.to, open)?.end);
                     return Ok(());
                 }
-                // It was sealed since the folder was read.
+                // It was sealed since the segments were listed.
                 Err(error) if error.kind() == Kind::Unavailable && self.from_store.holds(&sealed)? => {}
                 Err(error) => return Err(error),
             }
@@ -258,19 +252,9 @@ impl Work<'_> {
             let bytes = copy_object(self.from_store, self.to_store, &sealed)?;
             self.count(bytes);
         }
-        let sealed_there = open_there.with_extension("seg");
-        self.copied.end = Some(journal::read_footer(&sealed_there, self.authorship)?.summary.end);
+        let footer = journal::read_footer(self.to_store, &sealed, self.authorship)?;
+        self.copied.end = Some(footer.summary.end);
         // As after sealing: the open file is the same segment once more.
-        match fs::metadata(&open_there) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            found => {
-                found.context(Kind::Unavailable, || format!("cannot read {}", open_there.display()))?;
-                files::remove(&open_there)
-            }
-        }
-    }
-
-    fn counterpart(&self, segment: &Path) -> PathBuf {
-        self.to.join("journal").join(segment.file_name().unwrap_or_default())
+        if self.to.holds(open)? { self.to.remove(open) } else { Ok(()) }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::position_of;
 use super::epoch::Epoch;
 use super::evidence::Evidence;
-use super::journal::SegmentFile;
+use super::journal::SegmentName;
 use super::key::Authorship;
 use super::{History, read_object, write_object};
 use crate::error::Result;
@@ -46,8 +46,8 @@ impl Expiry {
         position_of(id).is_some_and(|position| position < (self.epoch, self.lsn))
     }
 
-    pub fn covers_segment(&self, file: &SegmentFile) -> bool {
-        (file.epoch, file.start) < (self.epoch, self.journal_from)
+    pub fn covers_segment(&self, name: SegmentName) -> bool {
+        (name.epoch, name.start) < (self.epoch, self.journal_from)
     }
 
     /// Whether evidence speaks of nothing that stayed. What cannot be read is left for `verify` to name.

@@ -1,7 +1,5 @@
 //! Whether each object of a history is what it should be.
 
-use std::path::Path;
-
 use serde::de::DeserializeOwned;
 
 use super::checkpoint::Checkpoint;
@@ -20,9 +18,10 @@ use crate::store::{ObjectKind, ObjectName, Store};
 /// `Refused` if a newer backwhen wrote it; `Unavailable` if the store does not answer.
 pub fn check(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<()> {
     match name.kind() {
+        ObjectKind::Pack | ObjectKind::Segment if !store.holds(name)? => Err(missing(store, name)),
         ObjectKind::Pack => check_pack(store, name),
         ObjectKind::Archive | ObjectKind::Roles => check_digest(store, name),
-        ObjectKind::Segment => lent(store, name, |path| journal::check_digest(path, authorship)).map(drop),
+        ObjectKind::Segment => journal::check_digest(store, name, authorship).map(drop),
         ObjectKind::Epoch => {
             let epoch: Epoch = read(store, name, authorship)?;
             check_is_named(store, name, format!("{:04}", epoch.number) == name.stem())
@@ -57,16 +56,10 @@ fn check_is_named(store: &dyn Store, name: &ObjectName, is_named: bool) -> Resul
 }
 
 fn check_pack(store: &dyn Store, name: &ObjectName) -> Result<()> {
-    match lent(store, name, image::verify_pack)?.faults.into_iter().next() {
+    match image::verify_pack(store, name)?.faults.into_iter().next() {
         Some(fault) => Err(Error::damaged(fault)),
         None => Ok(()),
     }
-}
-
-/// Calls `check` with the object as a local file.
-fn lent<T>(store: &dyn Store, name: &ObjectName, check: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let file = store.lend(name)?.ok_or_else(|| missing(store, name))?;
-    check(file.path())
 }
 
 /// Schema archives and lists of roles are named by their own digest.

@@ -37,8 +37,6 @@ mod since;
 pub mod timeline;
 pub mod verify;
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +46,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
-use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, files};
+use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, layout};
+use journal::Journal;
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
 
@@ -64,9 +63,6 @@ pub const KEYED_FORMAT: u32 = 3;
 
 /// Where a history's [`Identity`] lies.
 const IDENTITY_FILE: &str = "history.json";
-
-const FOLDERS: [&str; 9] =
-    ["epochs", "journal", "packs", "checkpoints", "schemas", "evidence", "expired", "locks", "live"];
 
 /// How long work waits for an `expire` to end, which takes objects away.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -175,10 +171,16 @@ pub struct History {
     root: PathBuf,
     store: Arc<dyn Store>,
     identity: Identity,
-    authorship: Authorship,
+    journal: Journal,
 }
 
 impl History {
+    fn new(root: &Path, identity: Identity, authorship: Authorship) -> History {
+        let store: Arc<dyn Store> = Arc::new(Folder::new(root));
+        let journal = Journal::new(Arc::clone(&store), Spool::new(root), authorship);
+        History { root: root.to_owned(), store, identity, journal }
+    }
+
     /// Opens a history. With its key, nothing in it is believed that no holder of the key wrote.
     ///
     /// # Errors
@@ -209,7 +211,7 @@ impl History {
         if authorship.is_checked() && read_object(&store, &name, &authorship)?.as_ref() != Some(&identity) {
             return Err(Error::damaged(format!("{} changed while it was read", path.display())));
         }
-        Ok(History { root: root.to_owned(), store: Arc::new(store), identity, authorship })
+        Ok(History::new(root, identity, authorship))
     }
 
     /// Takes the lock of a history that will exist once [`History::found`] ends well, and makes its folders. `what`
@@ -220,17 +222,19 @@ impl History {
     /// to make one.
     pub fn prepare(root: &Path, what: &str) -> Result<Lease> {
         History::refuse_taken(root)?;
-        files::create_folder(&root.join("locks"))?;
-        let lock = Folder::new(root).lease(Role::Capture, what)?;
+        layout::make_locks(root)?;
+        let store = Folder::new(root);
+        let lock = store.lease(Role::Capture, what)?;
         // Another process may have made one before the lock was taken.
         History::refuse_taken(root)?;
-        files::remove_temporaries(root);
-        History::make_folders(root)?;
+        store.remove_unfinished(ObjectKind::Identity);
+        layout::make_folders(root)?;
         Ok(lock)
     }
 
     fn refuse_taken(root: &Path) -> Result<()> {
-        if root.join(IDENTITY_FILE).exists() {
+        let store: &dyn Store = &Folder::new(root);
+        if store.holds(&ObjectName::only(ObjectKind::Identity))? {
             return Err(Error::refused(format!(
                 "{} is a history already; see it with: backwhen status --history {}",
                 root.display(),
@@ -243,21 +247,13 @@ impl History {
                 root.display()
             )));
         }
-        match first_stranger(root)? {
+        match layout::first_stranger(root)? {
             Some(stranger) => Err(Error::refused(format!(
                 "{} is not empty (it holds {stranger}); name a new folder for the history",
                 root.display()
             ))),
             None => Ok(()),
         }
-    }
-
-    /// Makes the folders that a history consists of, durable; those that exist stay.
-    ///
-    /// # Errors
-    /// `Unavailable` if the disk does not take them.
-    pub fn make_folders(root: &Path) -> Result<()> {
-        FOLDERS.iter().try_for_each(|folder| files::create_folder(&root.join(folder)))
     }
 
     /// Makes the history valid: the last step of `init`.
@@ -267,7 +263,7 @@ impl History {
     pub fn found(root: &Path, identity: Identity, authorship: Authorship) -> Result<History> {
         let store = Folder::new(root);
         write_object(&store, &ObjectName::only(ObjectKind::Identity), &identity, &authorship)?;
-        Ok(History { root: root.to_owned(), store: Arc::new(store), identity, authorship })
+        Ok(History::new(root, identity, authorship))
     }
 
     /// Undoes [`History::found`] as far as it came; a history.json with another `id` is not touched.
@@ -284,7 +280,7 @@ impl History {
 
     /// Whether it is checked who wrote the objects.
     pub fn authorship(&self) -> &Authorship {
-        &self.authorship
+        &self.journal.authorship
     }
 
     pub fn root(&self) -> &Path {
@@ -296,20 +292,18 @@ impl History {
         &*self.store
     }
 
+    /// The same store, for a reader or writer that outlives the borrow of the history.
+    pub fn shared_store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
+    /// The segments of the history, open and sealed.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     pub fn identity(&self) -> &Identity {
         &self.identity
-    }
-
-    pub fn journal_folder(&self) -> PathBuf {
-        self.root.join("journal")
-    }
-
-    pub fn packs_folder(&self) -> PathBuf {
-        self.root.join("packs")
-    }
-
-    pub fn schemas_folder(&self) -> PathBuf {
-        self.root.join("schemas")
     }
 
     /// Held by `capture`, `init` and `drop`.
@@ -353,9 +347,7 @@ impl History {
     /// Whether others than its owner may read or change what the history holds, as was so for all that
     /// earlier versions made under the usual umask.
     pub fn is_open_to_others(&self) -> bool {
-        let mut inside = FOLDERS.iter().copied().chain(["history.json"]);
-        files::is_open_to_others(&self.root)
-            && inside.any(|name| files::is_open_to_others(&self.root.join(name)))
+        layout::is_open_to_others(&self.root)
     }
 
     pub fn capture_is_running(&self) -> bool {
@@ -364,40 +356,20 @@ impl History {
 
     /// Where `capture` writes how it goes, for `status` to read.
     pub fn live_path(&self) -> PathBuf {
-        self.root.join("live/capture.json")
+        layout::live_state(&self.root)
+    }
+
+    /// The folder for files that go with the process.
+    pub fn scratch(&self) -> PathBuf {
+        layout::scratch(&self.root)
     }
 }
 
 /// An epoch begins only after `init.json` or `copy.json` was written, which go after `history.json` came.
 fn is_orphaned(root: &Path) -> bool {
-    let there = |name: &str| root.join(name).exists();
-    there("epochs/0001.json") && !there("init.json") && !there(copy::BEGUN)
-}
-
-/// What keeps a folder from becoming a history; leftovers of an `init` that was killed do not.
-fn first_stranger(root: &Path) -> Result<Option<String>> {
-    let entries = match fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(error).context(Kind::Refused, || format!("cannot read {}", root.display()));
-        }
-    };
-    for entry in entries {
-        let entry = entry.context(Kind::Unavailable, || format!("cannot read {}", root.display()))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // A link in its place would have us read another's file as what an earlier `init` left.
-        let intent = name == "init.json" && !files::is_link(&entry.path());
-        let known = FOLDERS.contains(&name.as_str()) || intent || name == "lost+found";
-        if !known && !is_unfinished(&name) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether a process that was killed may have left this while it wrote one of the files in the root.
-fn is_unfinished(name: &str) -> bool {
-    let written = ["init.json.", IDENTITY_FILE, copy::BEGUN];
-    name.ends_with(&format!(".{}", files::TEMPORARY)) && written.iter().any(|file| name.starts_with(file))
+    let store: &dyn Store = &Folder::new(root);
+    let holds = |name: ObjectName| store.holds(&name).unwrap_or(false);
+    holds(ObjectName::epoch(1))
+        && !holds(ObjectName::only(ObjectKind::InitIntent))
+        && !holds(ObjectName::only(ObjectKind::CopyIntent))
 }

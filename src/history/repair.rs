@@ -4,8 +4,7 @@
 //! same name has been found to take its place.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -14,16 +13,14 @@ use super::copy::copy_object;
 use super::epoch::Epoch;
 use super::expire::{References, needed_by_the_rest};
 use super::expiry::{Expiry, expiry_in};
+use super::journal::{Journal, SegmentName};
 use super::key::Authorship;
 use super::verify::Acknowledged;
 use super::{History, Identity, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Folder, ObjectKind, ObjectName, Role, Store, files};
-
-/// Where damaged objects are put, in the history's folder.
-pub const DAMAGED: &str = "damaged";
+use crate::store::{Folder, ObjectKind, ObjectName, Role, Store, layout};
 
 /// What was done.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -58,16 +55,17 @@ pub fn repair(
             root.display()
         )));
     }
-    if fs::canonicalize(root).ok() == fs::canonicalize(from.root()).ok() {
+    if layout::is_same(root, from.root()) {
         return Err(Error::usage("--from is the history itself; name a copy of it"));
     }
-    History::make_folders(root)?;
+    layout::make_folders(root)?;
     let ours = &Folder::new(root);
+    let journal = Journal::in_folder(root, from.authorship());
     let _capture = ours.lease(Role::Capture, "repair")?;
     let _checkpoint = ours.lease(Role::Checkpoint, "repair")?;
     let _objects = from.hold_objects()?;
     let mut work =
-        Work { root, ours, from, acknowledged, progress, expired: None, done: Repaired::default() };
+        Work { journal, ours, from, acknowledged, progress, expired: None, done: Repaired::default() };
     work.refuse_a_fork()?;
     work.objects()?;
     // What a catalog took from damaged objects is not to be believed.
@@ -79,8 +77,13 @@ pub fn repair(
 
 /// The id of a history whose `history.json` may be what is damaged: segments tell it too.
 fn own_id(root: &Path) -> Result<String> {
-    let segments = journal::list_all(&root.join("journal"))?;
-    let told: BTreeSet<_> = segments.iter().filter_map(|file| journal::history_of(&file.path)).collect();
+    let journal = Journal::in_folder(root, &Authorship::Unkeyed);
+    let segments = match journal.list_all() {
+        // The folder is missing, and is about to be made anew.
+        Err(error) if error.kind() == Kind::Damaged => Vec::new(),
+        listed => listed?,
+    };
+    let told: BTreeSet<_> = segments.into_iter().filter_map(|name| journal.history_of(name)).collect();
     // Before `history.json`, which may be another history's.
     if let Some(id) = told.first().filter(|_| told.len() == 1) {
         return Ok(id.iter().map(|byte| format!("{byte:02x}")).collect());
@@ -96,7 +99,7 @@ fn own_id(root: &Path) -> Result<String> {
 }
 
 struct Work<'a> {
-    root: &'a Path,
+    journal: Journal,
     ours: &'a dyn Store,
     from: &'a History,
     acknowledged: Option<Acknowledged>,
@@ -180,10 +183,10 @@ impl Work<'_> {
     fn epochs_known(&self) -> Result<BTreeSet<u32>> {
         let mut names = self.ours.list(ObjectKind::Epoch)?;
         names.extend(self.ours.list(ObjectKind::Checkpoint)?);
-        let segments = journal::list_all(&self.root.join("journal"))?;
+        let segments = self.journal.list_all()?;
         let numbers = names.iter().filter_map(number_of);
         let newest = numbers
-            .chain(segments.iter().map(|file| file.epoch))
+            .chain(segments.iter().map(|segment| segment.epoch))
             .chain(self.acknowledged.map(|it| it.epoch))
             .max();
         Ok((1..=newest.unwrap_or(1)).collect())
@@ -202,7 +205,7 @@ impl Work<'_> {
             self.done.not_healed.push(format!("{fault}; and in the copy: {theirs}"));
             return Ok(());
         }
-        self.set_aside(&self.root.join(name.to_string()))?;
+        self.done.set_aside.extend(self.ours.set_aside(name)?);
         copy_object(self.from.store(), self.ours, name)?;
         self.done.healed.push(name.to_string());
         Ok(())
@@ -223,11 +226,8 @@ impl Work<'_> {
         }
     }
 
-    fn set_aside(&mut self, path: &Path) -> Result<()> {
-        if path.exists() {
-            let target = files::set_aside(path, &self.root.join(DAMAGED))?;
-            self.done.set_aside.push(target.display().to_string());
-        }
+    fn set_aside(&mut self, name: SegmentName) -> Result<()> {
+        self.done.set_aside.extend(self.journal.set_aside(name)?);
         Ok(())
     }
 
@@ -239,8 +239,8 @@ impl Work<'_> {
         loop {
             let key = Key { epoch: epoch.number, start: at };
             let next = self.next_start(key)?;
-            let ours = Forms::look(&self.root.join("journal"), key, self.from)?;
-            let theirs = Forms::look(&self.from.journal_folder(), key, self.from)?.sound;
+            let ours = Forms::look(&self.journal, key, self.from)?;
+            let theirs = Forms::look(self.from.journal(), key, self.from)?.sound;
             let end = match (&ours.sound, theirs) {
                 (Some(sound), theirs) => Some(self.keep(&ours, sound, theirs)?),
                 (None, Some(theirs)) if self.is_enough(key, &ours, &theirs, next) => {
@@ -260,31 +260,38 @@ impl Work<'_> {
 
     /// Where the next segment starts that is here, if one is.
     fn next_start(&self, key: Key) -> Result<Option<Lsn>> {
-        let files = journal::list_all(&self.root.join("journal"))?;
-        let later = files.iter().filter(|file| file.epoch == key.epoch && file.start > key.start);
-        Ok(later.map(|file| file.start).min())
+        let segments = self.journal.list_all()?;
+        let later = segments.iter().filter(|it| it.epoch == key.epoch && it.start > key.start);
+        Ok(later.map(|it| it.start).min())
     }
 
     /// Keeps a sound segment; takes a damaged second form of it out of the way, and gives it back an
     /// end that it has lost.
     fn keep(&mut self, ours: &Forms, sound: &Sound, theirs: Option<Sound>) -> Result<Lsn> {
-        let name = file_name(&sound.path);
+        let name = sound.name.file_name();
         for bad in &ours.bad {
-            self.set_aside(bad)?;
-            self.done.healed.push(format!("journal/{} (by journal/{name})", file_name(bad)));
+            self.set_aside(*bad)?;
+            self.done.healed.push(format!("journal/{} (by journal/{name})", bad.file_name()));
         }
-        let Some(theirs) = theirs.filter(|theirs| !sound.sealed && theirs.end > sound.end) else {
+        let Some(theirs) = theirs.filter(|theirs| !sound.name.sealed && theirs.end > sound.end) else {
             return Ok(sound.end);
         };
-        if theirs.sealed {
-            let target = self.root.join("journal").join(file_name(&theirs.path));
-            files::copy_new(&theirs.path, &target)?;
-            self.set_aside(&sound.path)?;
-        } else {
-            journal::mirror(&theirs.path, &sound.path, self.authorship())?;
+        self.fetch(&theirs)?;
+        if theirs.name.sealed {
+            self.set_aside(sound.name)?;
         }
         self.done.healed.push(format!("journal/{name} (from {} to {})", sound.end, theirs.end));
         Ok(theirs.end)
+    }
+
+    /// Copies the other's segment, or what it holds more than the open one here.
+    fn fetch(&self, theirs: &Sound) -> Result<()> {
+        if theirs.name.sealed {
+            copy_object(self.from.store(), self.ours, &theirs.name.object())?;
+        } else {
+            journal::mirror(self.from.journal(), &self.journal, theirs.name)?;
+        }
+        Ok(())
     }
 
     /// Whether the other's segment holds all that this one held, as far as that can be known.
@@ -298,14 +305,10 @@ impl Work<'_> {
 
     fn bring(&mut self, ours: &Forms, theirs: &Sound) -> Result<Lsn> {
         for bad in &ours.bad {
-            self.set_aside(bad)?;
+            self.set_aside(*bad)?;
         }
-        let target = self.root.join("journal").join(file_name(&theirs.path));
-        match theirs.sealed {
-            true => files::copy_new(&theirs.path, &target)?,
-            false => journal::mirror(&theirs.path, &target, self.authorship())?,
-        };
-        self.done.healed.push(format!("journal/{}", file_name(&target)));
+        self.fetch(theirs)?;
+        self.done.healed.push(format!("journal/{}", theirs.name.file_name()));
         Ok(theirs.end)
     }
 
@@ -313,7 +316,10 @@ impl Work<'_> {
         let end = theirs.map(|theirs| format!("the copy's ends at {}, too early", theirs.end));
         let why = end.unwrap_or_else(|| "the copy has no sound one".to_owned());
         match ours.bad.first() {
-            Some(bad) => self.done.not_healed.push(format!("{} is damaged, and {why}", bad.display())),
+            Some(bad) => {
+                let place = self.journal.locate(*bad);
+                self.done.not_healed.push(format!("{place} is damaged, and {why}"));
+            }
             // Behind the last segment there is nothing to miss.
             None if next.is_none() => {}
             None => self.done.not_healed.push(format!("the segment at {} is missing, and {why}", key.start)),
@@ -324,10 +330,6 @@ impl Work<'_> {
 fn number_of(name: &ObjectName) -> Option<u32> {
     let digits: String = name.stem().chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// What was expired here, and what of it may be needed still.
@@ -370,40 +372,37 @@ struct Key {
     start: Lsn,
 }
 
-/// A segment as it lies in one folder.
+/// A segment as it lies in one history.
 struct Forms {
     sound: Option<Sound>,
-    bad: Vec<PathBuf>,
+    bad: Vec<SegmentName>,
     /// How far the bad ones can be read.
     reached: Lsn,
 }
 
 struct Sound {
-    path: PathBuf,
-    sealed: bool,
+    name: SegmentName,
     end: Lsn,
 }
 
 impl Forms {
-    fn look(folder: &Path, key: Key, history: &History) -> Result<Forms> {
+    fn look(journal: &Journal, key: Key, history: &History) -> Result<Forms> {
         let id = history.identity().id_bytes()?;
         let mut forms = Forms { sound: None, bad: Vec::new(), reached: Lsn::ZERO };
-        let mut files = journal::list_all(folder)?;
-        files.retain(|file| file.epoch == key.epoch && file.start == key.start);
+        let mut names = journal.list_all()?;
+        names.retain(|name| name.epoch == key.epoch && name.start == key.start);
         // The sealed form, if sound, is the one that counts.
-        files.sort_by_key(|file| !file.sealed);
-        for file in files {
-            let report = journal::verify_segment(&file.path, history.authorship())?;
-            let ours = journal::history_of(&file.path) == Some(id);
+        names.sort_by_key(|name| !name.sealed);
+        for name in names {
+            let report = journal::verify_segment(journal, name)?;
+            let ours = journal.history_of(name) == Some(id);
             let end = report.summary.as_ref().map(|summary| summary.end);
             match end.filter(|_| ours && report.faults.is_empty()) {
                 None => {
                     forms.reached = forms.reached.max(end.unwrap_or_default());
-                    forms.bad.push(file.path);
+                    forms.bad.push(name);
                 }
-                Some(end) if forms.sound.is_none() => {
-                    forms.sound = Some(Sound { path: file.path, sealed: file.sealed, end });
-                }
+                Some(end) if forms.sound.is_none() => forms.sound = Some(Sound { name, end }),
                 Some(_) => {}
             }
         }

@@ -8,8 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::journal::{Segment, SegmentFile};
-use super::key::Authorship;
+use super::journal::{Journal, Segment, SegmentName};
 use crate::error::Result;
 use crate::model::Lsn;
 
@@ -23,7 +22,7 @@ const MOST_FOOTER_BYTES: usize = 64 << 20;
 /// See the module.
 #[derive(Debug)]
 pub struct Segments {
-    authorship: Authorship,
+    journal: Journal,
     /// The one that was asked for last stands last.
     open: Mutex<VecDeque<OpenSegment>>,
 }
@@ -38,9 +37,9 @@ struct OpenSegment {
 }
 
 impl Segments {
-    /// An empty table of a history whose segments are checked with `authorship`.
-    pub fn new(authorship: &Authorship) -> Segments {
-        Segments { authorship: authorship.clone(), open: Mutex::default() }
+    /// An empty table of the segments of `journal`.
+    pub fn new(journal: &Journal) -> Segments {
+        Segments { journal: journal.clone(), open: Mutex::default() }
     }
 
     /// The segment, which is opened if it is not open yet. Other threads wait meanwhile, so that none opens it
@@ -48,19 +47,19 @@ impl Segments {
     ///
     /// # Errors
     /// As [`Segment::open`].
-    pub fn open(&self, file: &SegmentFile) -> Result<Arc<Segment>> {
+    pub fn open(&self, name: SegmentName) -> Result<Arc<Segment>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = open.iter().position(|it| (it.epoch, it.start) == (file.epoch, file.start));
+        let known = open.iter().position(|it| (it.epoch, it.start) == (name.epoch, name.start));
         if let Some(known) = known.and_then(|at| open.remove(at)) {
             // A segment that was opened while capture wrote to it may lack the end of the segment that is sealed by now.
-            if known.segment.is_sealed() || !file.sealed {
+            if known.segment.is_sealed() || !name.sealed {
                 let segment = Arc::clone(&known.segment);
                 open.push_back(known);
                 return Ok(segment);
             }
         }
-        let segment = Arc::new(Segment::open(&file.path, &self.authorship)?);
-        let (epoch, start, bytes) = (file.epoch, file.start, segment.footer().memory());
+        let segment = Arc::new(Segment::open(&self.journal, name)?);
+        let (epoch, start, bytes) = (name.epoch, name.start, segment.footer().memory());
         open.push_back(OpenSegment { epoch, start, bytes, segment: Arc::clone(&segment) });
         close_the_oldest(&mut open);
         Ok(segment)
@@ -87,9 +86,14 @@ fn close_the_oldest(open: &mut VecDeque<OpenSegment>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::journal::{self, BlockBuilder, Writer, seal};
+    use crate::history::journal::{BlockBuilder, Writer, seal};
+    use crate::history::key::Authorship;
 
-    const KEYLESS: Authorship = Authorship::Unkeyed;
+    fn journal(root: &std::path::Path) -> (Journal, Writer) {
+        let journal = Journal::in_folder(root, &Authorship::Unkeyed);
+        let (writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
+        (journal, writer)
+    }
 
     fn transaction(commit: u64) -> [Vec<u8>; 2] {
         let begin = [&b"B"[..], &commit.to_be_bytes(), &[0; 8], &[0, 0, 0, 1]].concat();
@@ -113,48 +117,44 @@ mod tests {
     #[test]
     fn an_open_segment_stays_as_it_was_when_it_was_first_read() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut writer, _) = Writer::open(folder.path(), [7; 16], 1, Lsn(1), &KEYLESS).unwrap();
+        let (journal, mut writer) = journal(folder.path());
         append(&mut writer, 1, 10);
-        let segments = Segments::new(&KEYLESS);
-        let file = journal::list(folder.path()).unwrap().remove(0);
-        assert_eq!(commits(&segments.open(&file).unwrap()), [10]);
+        let segments = Segments::new(&journal);
+        let file = journal.list().unwrap().remove(0);
+        assert_eq!(commits(&segments.open(file).unwrap()), [10]);
         append(&mut writer, 11, 20);
-        assert_eq!(commits(&segments.open(&file).unwrap()), [10], "its other moments are resolved by this");
-        assert_eq!(commits(&Segments::new(&KEYLESS).open(&file).unwrap()), [10, 20]);
+        assert_eq!(commits(&segments.open(file).unwrap()), [10], "its other moments are resolved by this");
+        assert_eq!(commits(&Segments::new(&journal).open(file).unwrap()), [10, 20]);
 
         let finished = writer.roll_now().unwrap().unwrap();
-        seal(&finished, &KEYLESS).unwrap();
-        assert_eq!(commits(&segments.open(&file).unwrap()), [10], "who knows it as open");
-        let sealed = journal::list(folder.path()).unwrap().remove(0);
+        seal(&journal, finished).unwrap();
+        assert_eq!(commits(&segments.open(file).unwrap()), [10], "who knows it as open");
+        let sealed = journal.list().unwrap().remove(0);
         assert!(sealed.sealed);
-        assert_eq!(
-            commits(&segments.open(&sealed).unwrap()),
-            [10, 20],
-            "who knows where the sealed one ends"
-        );
+        assert_eq!(commits(&segments.open(sealed).unwrap()), [10, 20], "who knows where the sealed one ends");
     }
 
     #[test]
     fn sealed_segments_are_open_once_and_not_without_number() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut writer, _) = Writer::open(folder.path(), [7; 16], 1, Lsn(1), &KEYLESS).unwrap();
+        let (journal, mut writer) = journal(folder.path());
         for number in 0..MOST_SEALED as u64 + 1 {
             let from = if number == 0 { 1 } else { number * 10 + 1 };
             append(&mut writer, from, number * 10 + 10);
             let finished = writer.roll_now().unwrap().unwrap();
-            seal(&finished, &KEYLESS).unwrap();
+            seal(&journal, finished).unwrap();
         }
-        let files = journal::list(folder.path()).unwrap();
-        let segments = Segments::new(&KEYLESS);
-        let first = segments.open(&files[0]).unwrap();
-        assert!(Arc::ptr_eq(&first, &segments.open(&files[0]).unwrap()));
-        let open = files.last().unwrap();
+        let files = journal.list().unwrap();
+        let segments = Segments::new(&journal);
+        let first = segments.open(files[0]).unwrap();
+        assert!(Arc::ptr_eq(&first, &segments.open(files[0]).unwrap()));
+        let open = *files.last().unwrap();
         assert!(!open.sealed);
         let last = segments.open(open).unwrap();
         for file in files.iter().filter(|file| file.sealed) {
-            segments.open(file).unwrap();
+            segments.open(*file).unwrap();
         }
-        assert!(!Arc::ptr_eq(&first, &segments.open(&files[0]).unwrap()), "it had to make room");
+        assert!(!Arc::ptr_eq(&first, &segments.open(files[0]).unwrap()), "it had to make room");
         assert!(Arc::ptr_eq(&last, &segments.open(open).unwrap()));
     }
 }

@@ -8,7 +8,7 @@ use super::History;
 use super::catalog::{Catalog, CheckpointRow, SegmentRow, Unusable};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
-use super::journal::{self, Mark, Segment, SegmentFile, SegmentSummary};
+use super::journal::{Mark, Segment, SegmentName, SegmentSummary};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
@@ -39,7 +39,7 @@ pub struct Stretch {
 
 #[derive(Clone, Debug)]
 pub struct SegmentView {
-    pub file: SegmentFile,
+    pub name: SegmentName,
     /// Bytes of the file.
     pub bytes: u64,
     pub summary: SegmentSummary,
@@ -50,19 +50,21 @@ pub struct SegmentView {
 impl SegmentView {
     fn indexed(row: SegmentRow, segments: &Arc<Segments>) -> SegmentView {
         let segments = Arc::clone(segments);
-        SegmentView { file: row.file, bytes: row.bytes, summary: row.summary, segments }
+        SegmentView { name: row.name, bytes: row.bytes, summary: row.summary, segments }
     }
 
     /// A segment that no catalog knows, as it is now.
     ///
     /// # Errors
     /// As [`Segment::open`].
-    pub fn scan(file: &SegmentFile, segments: &Arc<Segments>) -> Result<SegmentView> {
-        let segment = segments.open(file)?;
-        let bytes = std::fs::metadata(segment.path()).map_or(0, |metadata| metadata.len());
-        let file =
-            SegmentFile { path: segment.path().to_owned(), sealed: segment.is_sealed(), ..file.clone() };
-        Ok(SegmentView { file, bytes, summary: segment.summary().clone(), segments: Arc::clone(segments) })
+    pub fn scan(name: SegmentName, segments: &Arc<Segments>) -> Result<SegmentView> {
+        let segment = segments.open(name)?;
+        Ok(SegmentView {
+            name: segment.name(),
+            bytes: segment.size(),
+            summary: segment.summary().clone(),
+            segments: Arc::clone(segments),
+        })
     }
 
     /// The segment itself, of which `summary` tells.
@@ -70,7 +72,7 @@ impl SegmentView {
     /// # Errors
     /// As [`Segment::open`].
     pub fn open(&self) -> Result<Arc<Segment>> {
-        self.segments.open(&self.file)
+        self.segments.open(self.name)
     }
 }
 
@@ -97,7 +99,7 @@ impl Timeline {
     /// # Errors
     /// `Damaged` if an object that is needed cannot be read, or segments do not join.
     pub fn read(history: &History, catalog: &Catalog) -> Result<Timeline> {
-        Timeline::read_with(history, catalog, &Arc::new(Segments::new(history.authorship())))
+        Timeline::read_with(history, catalog, &Arc::new(Segments::new(history.journal())))
     }
 
     /// Reads the history as it is now, but for segments that are open already: one that is still written to is
@@ -106,30 +108,30 @@ impl Timeline {
     /// # Errors
     /// As [`Timeline::read`].
     pub fn read_with(history: &History, catalog: &Catalog, table: &Arc<Segments>) -> Result<Timeline> {
-        let mut sealed = catalog.segments(history)?;
+        let mut sealed = catalog.segments()?;
         let mut checkpoints = catalog.checkpoints()?;
-        let files = journal::list(&history.journal_folder())?;
+        let names = history.journal().list()?;
         let expired = history.expiry()?;
         let mut stretches = Vec::new();
         for epoch in history.epochs()? {
             let number = epoch.number;
             let mut segments: Vec<_> = sealed
-                .extract_if(.., |row| row.file.epoch == number)
+                .extract_if(.., |row| row.name.epoch == number)
                 .map(|row| SegmentView::indexed(row, table))
                 .collect();
-            for file in files.iter().filter(|file| file.epoch == number) {
-                if !segments.iter().any(|known| known.file.start == file.start) {
-                    segments.push(SegmentView::scan(file, table)?);
+            for name in names.iter().filter(|name| name.epoch == number) {
+                if !segments.iter().any(|known| known.name.start == name.start) {
+                    segments.push(SegmentView::scan(*name, table)?);
                 }
             }
-            segments.sort_by_key(|segment| segment.file.start);
-            let held_from = join(&epoch, expired.as_ref(), &mut segments)?;
+            segments.sort_by_key(|segment| segment.name.start);
+            let held_from = join(history, &epoch, expired.as_ref(), &mut segments)?;
             let of_epoch = checkpoints.extract_if(.., |row| row.epoch == number);
             let checkpoints = of_epoch.filter(|row| row.lsn >= held_from).collect();
             stretches.push(Stretch { epoch, held_from, segments, checkpoints });
         }
         let known = stretches.len() as u32;
-        let orphans = files.iter().map(|file| file.epoch).chain(checkpoints.iter().map(|row| row.epoch));
+        let orphans = names.iter().map(|name| name.epoch).chain(checkpoints.iter().map(|row| row.epoch));
         match orphans.filter(|&number| number > known).min() {
             Some(number) => Err(missing_epoch(history, number)),
             None => {
@@ -259,12 +261,17 @@ pub fn missing_epoch(history: &History, number: u32) -> Error {
 
 /// Drops the segments that an expiry has left without those behind them, and returns where the journal then
 /// begins. What must be held has to hang together.
-fn join(epoch: &Epoch, expired: Option<&Expiry>, segments: &mut Vec<SegmentView>) -> Result<Lsn> {
+fn join(
+    history: &History,
+    epoch: &Epoch,
+    expired: Option<&Expiry>,
+    segments: &mut Vec<SegmentView>,
+) -> Result<Lsn> {
     let must_hold_from = expired.map_or(Some(epoch.start), |it| it.must_hold_from(epoch));
     let kept = must_hold_from
-        .map_or(segments.len(), |from| segments.partition_point(|segment| segment.file.start < from));
+        .map_or(segments.len(), |from| segments.partition_point(|segment| segment.name.start < from));
     if let Some(from) = must_hold_from {
-        check_contiguous(from, &segments[kept..])?;
+        check_contiguous(history, from, &segments[kept..])?;
     }
     let end = segments.last().map_or(epoch.start, |segment| segment.summary.end);
     let mut begins = must_hold_from.unwrap_or(end);
@@ -277,14 +284,14 @@ fn join(epoch: &Epoch, expired: Option<&Expiry>, segments: &mut Vec<SegmentView>
     Ok(begins)
 }
 
-fn check_contiguous(from: Lsn, segments: &[SegmentView]) -> Result<()> {
+fn check_contiguous(history: &History, from: Lsn, segments: &[SegmentView]) -> Result<()> {
     let mut expected = from;
     for segment in segments {
         if segment.summary.start != expected {
             return Err(Error::damaged(format!(
                 "the journal lacks what lies from {expected} to {}: a segment before {} is missing",
                 segment.summary.start,
-                segment.file.path.display()
+                history.journal().locate(segment.name)
             )));
         }
         expected = segment.summary.end;

@@ -255,7 +255,7 @@ impl Past {
         let first = segments.partition_point(|view| view.summary.end <= self.base.lsn);
         fold::fold(&fold::Request {
             catalog: self.reading.catalog(),
-            packs_folder: &self.history().packs_folder(),
+            blocks: &self.reading.blocks(),
             base: &self.base,
             until: self.until,
             definitions_at: self.definitions_at,

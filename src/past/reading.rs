@@ -34,7 +34,7 @@ impl Reading {
     /// `Locked` if the wait takes longer than a minute; `Damaged` if an object that is needed cannot be read, or if
     /// segments do not join.
     pub fn open(history: &History) -> Result<Reading> {
-        Reading::open_with(history, &Arc::new(Segments::new(history.authorship())))
+        Reading::open_with(history, &Arc::new(Segments::new(history.journal())))
     }
 
     /// Opens a history of which some segments are open already. The growing segment stays as it was when it was opened.
@@ -53,7 +53,7 @@ impl Reading {
     pub fn by_catalog(history: &History, catalog: &Arc<Catalog>) -> Result<Reading> {
         let objects = history.hold_objects()?;
         catalog.synchronise(history)?;
-        let segments = Arc::new(Segments::new(history.authorship()));
+        let segments = Arc::new(Segments::new(history.journal()));
         Reading::new(history, Arc::clone(catalog), &segments, objects)
     }
 
@@ -62,7 +62,7 @@ impl Reading {
     /// # Errors
     /// `Damaged` as for [`Reading::open`]; never `Locked`.
     pub fn glance(history: &History) -> Result<Reading> {
-        let segments = Arc::new(Segments::new(history.authorship()));
+        let segments = Arc::new(Segments::new(history.journal()));
         Reading::new(history, Arc::new(Catalog::open(history)?), &segments, None)
     }
 
@@ -91,7 +91,7 @@ impl Reading {
 
     /// Returns a reader of the blocks of all images.
     pub fn blocks(&self) -> Blocks {
-        Blocks::new(&self.history().packs_folder(), Arc::clone(self.catalog()) as Arc<_>)
+        Blocks::new(self.history().shared_store(), Arc::clone(self.catalog()) as Arc<_>)
     }
 
     /// Returns a reading of the same history that passes over a checkpoint that turned out to be damaged.

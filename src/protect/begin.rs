@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::draft::{Draft, manifest};
 use super::earlier::{self, Earlier};
 use super::snapshot::{self, SourceImage, SourceSnapshot};
-use super::{Access, create_packs, finish_packs, hold_objects, slot};
+use super::{Access, finish_packs, hold_objects, slot};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
@@ -22,7 +22,7 @@ use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::evidence::Evidence;
-use crate::history::image::{BlockDirectory, FolderDirectory};
+use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
 use crate::history::key::{Authorship, Key};
 use crate::history::resync::Resync;
 use crate::history::{
@@ -35,7 +35,7 @@ use crate::source::publication::Publications;
 use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{InstallOutcome, Triggers};
-use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
+use crate::store::{Folder, ObjectKind, ObjectName, Store, layout};
 
 /// What `init` is about to make on the source; written before, so that a killed one can be cleaned
 /// up after.
@@ -158,7 +158,7 @@ async fn withdraw(source: &Conninfo, root: &Path, identity: &Identity, error: Er
             identity.slot()
         ));
     }
-    remove_folders(root);
+    layout::remove_unfinished_history(root);
     error
 }
 
@@ -295,8 +295,10 @@ async fn begin_epoch(
     start: Start,
     comparing: Comparing,
 ) -> Result<Checkpoint> {
-    let packs = create_packs(root, known).await?;
-    let request = opened.request(access, root, &packs);
+    let store: Arc<dyn Store> = Arc::new(Folder::new(root));
+    let packs = Arc::new(Packs::new(Arc::clone(&store), known));
+    let scratch = layout::scratch(root);
+    let request = opened.request(access, &store, &scratch, &packs);
     let (state, without) = match comparing {
         Comparing::No => (None, None),
         Comparing::Without(why) => (None, Some(why)),
@@ -318,16 +320,16 @@ async fn begin_epoch(
         Draft { epoch: epoch.number, lsn, time: taken.time, label: None, base: None, origin: Origin::Source };
     let id = checkpoint_id(epoch.number, lsn);
     let checkpoint = manifest(id, draft, taken.content(stats));
-    publish(root, authorship, &epoch, &checkpoint)?;
+    publish(&*store, authorship, &epoch, &checkpoint)?;
     Ok(checkpoint)
 }
 
 /// On the caller's own thread: an interruption must not leave a thread behind that makes a history valid while it is
 /// taken back. No stream runs beside it.
-fn publish(root: &Path, authorship: &Authorship, epoch: &Epoch, checkpoint: &Checkpoint) -> Result<()> {
-    epoch::begin(&Folder::new(root), epoch, authorship)?;
+fn publish(store: &dyn Store, authorship: &Authorship, epoch: &Epoch, checkpoint: &Checkpoint) -> Result<()> {
+    epoch::begin(store, epoch, authorship)?;
     ambient::pass("init.epoch")?;
-    checkpoint::publish(&Folder::new(root), checkpoint, authorship)?;
+    checkpoint::publish(store, checkpoint, authorship)?;
     ambient::pass("init.manifest")
 }
 
@@ -358,23 +360,8 @@ async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
     } else {
         undo(&earlier, &intent.slot).await?;
     }
-    remove_folders(root);
-    History::make_folders(root)
-}
-
-/// Removes the folders that an unfinished `init` made. Where history.json is, they are a history's, and stay.
-fn remove_folders(root: &Path) {
-    if root.join("history.json").symlink_metadata().is_ok() {
-        return;
-    }
-    for folder in ["epochs", "journal", "packs", "checkpoints", "schemas", "live"] {
-        let _ = std::fs::remove_dir_all(root.join(folder));
-    }
-    let _ = std::fs::remove_file(root.join("catalog.sqlite"));
-    // The intent goes last: an epoch without it would be taken for a history that has lost its history.json.
-    if files::sync_folder(root).is_ok() {
-        let _ = Folder::new(root).remove(&[intent_name()]);
-    }
+    layout::remove_unfinished_history(root);
+    layout::make_folders(root)
 }
 
 /// Takes a history's event triggers, slot and publications off its source, for good.

@@ -6,7 +6,7 @@ use super::draft::{Content, Draft, publish_beside};
 use super::images::{images, same_shape};
 use super::slot::temporary_snapshot;
 use super::snapshot::{self, SourceImage};
-use super::{Access, begin_checkpoint, create_packs, finish_packs, scratch};
+use super::{Access, begin_checkpoint, finish_packs, new_packs};
 use crate::ambient;
 use crate::error::{Error, Result};
 use crate::fold;
@@ -32,7 +32,7 @@ pub async fn from_source(
 ) -> Result<Checkpoint> {
     let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
-    let packs = create_packs(history.root(), Arc::clone(catalog) as Arc<_>).await?;
+    let packs = Arc::new(new_packs(history, catalog));
     let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
     // The snapshot was needed until here.
     drop(client);
@@ -56,7 +56,7 @@ pub async fn refresh(
 ) -> Result<Checkpoint> {
     let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
-    let packs = create_packs(history.root(), Arc::clone(catalog) as Arc<_>).await?;
+    let packs = Arc::new(new_packs(history, catalog));
     // The journal then tells what of the new shapes is known already.
     reached(lsn).await?;
     let (history_, catalog_, number) = (history.clone(), Arc::clone(catalog), epoch.number);
@@ -81,7 +81,7 @@ pub async fn refresh(
     let (past_, packs_) = (Arc::clone(&past), Arc::clone(&packs));
     let folding = ambient::blocking("folding the history", move || {
         let wanted = |table: &Table| kept.contains(&table.oid);
-        let (scratch, silent) = (scratch(past_.history()), crate::progress::Silent);
+        let (scratch, silent) = (past_.history().scratch(), crate::progress::Silent);
         let folded = past_.fold(&wanted, CHECKPOINT_BUDGET, &scratch, &silent)?;
         // All else, and the schema, was read just now.
         let names: Vec<_> = folded.tables.iter().map(|it| it.table.display()).collect();
@@ -121,7 +121,8 @@ async fn take(
         publications: &Publications::of_slot(&identity.slot()),
         selection: &Selection::parse(&identity.include, &identity.exclude)?,
         read,
-        root: history.root(),
+        store: &history.shared_store(),
+        scratch: &history.scratch(),
         packs,
     };
     snapshot::take(&request).await

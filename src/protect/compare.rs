@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::Access;
 use super::images::same_shape;
 use super::slot::temporary_snapshot;
 use super::snapshot::{LockedTables, hold};
-use super::{Access, scratch};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Sum;
@@ -125,7 +125,7 @@ fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTree
     let newest = reading.stretch(epoch)?.checkpoints.iter().rfind(|row| row.lsn <= lsn);
     let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to compare from"))?;
     let past = reading.forward(history.read_checkpoint(&newest.id)?, lsn)?;
-    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &scratch(history), &Silent)?;
+    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &history.scratch(), &Silent)?;
     let sums = folded.tables.into_iter().map(|table| Ok((table.table.oid, table.sum()?)));
     let sums = sums.collect::<Result<_>>()?;
     Ok((past.base().clone(), sums))

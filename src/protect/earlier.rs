@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::forward::fold_to_end;
 use super::images::{images, same_shape};
-use super::scratch;
+use super::new_packs;
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::TableEntry;
-use crate::history::image::{Blocks, Packs};
+use crate::history::image::Blocks;
 use crate::history::resync::Compared;
 use crate::model::{Lsn, Table};
 use crate::past::{CHECKPOINT_BUDGET, Reading};
@@ -81,8 +81,8 @@ pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn
         )
     })?;
     let past = reading.forward(history.read_checkpoint(&newest.id)?, lsn)?;
-    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &scratch(history), &Silent)?;
-    let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
+    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &history.scratch(), &Silent)?;
+    let packs = new_packs(history, catalog);
     let tables = images(folded.tables, &packs, &Silent)?;
     packs.finish()?;
     catalog.synchronise(history)?;

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use super::draft::{Content, Draft, publish};
 use super::images::images;
-use super::scratch;
+use super::new_packs;
 use crate::ambient;
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Origin};
-use crate::history::image::Packs;
 use crate::past::{CHECKPOINT_BUDGET, Reading};
 use crate::progress::Progress;
 use crate::source::sequences::Sample;
@@ -52,8 +51,8 @@ pub(super) fn fold_to_end(
     let (history, catalog) = (reading.history(), reading.catalog());
     let until = reading.stretch(base.epoch)?.frontier();
     let past = reading.forward(base, until)?;
-    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &scratch(history), progress)?;
-    let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>)?;
+    let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &history.scratch(), progress)?;
+    let packs = new_packs(history, catalog);
     let sequences = Sample { sampled: folded.sequences_sampled, sequences: folded.sequences };
     let mut inexact = folded.inexact;
     inexact.extend(folded.definitions.inexact());

@@ -14,7 +14,6 @@ pub mod snapshot;
 pub mod suspicion;
 mod take;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ambient;
@@ -23,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::epoch::Epoch;
-use crate::history::image::{BlockDirectory, PackStats, Packs};
+use crate::history::image::{PackStats, Packs};
 use crate::pgtools::Tools;
 use crate::progress::Progress;
 use crate::store::Lease;
@@ -57,21 +56,13 @@ pub(crate) async fn begin_checkpoint(
     beginning.await
 }
 
-/// Begins to write packs into a history; blocks that `known` names are not stored again.
-pub(crate) async fn create_packs(root: &Path, known: Arc<dyn BlockDirectory>) -> Result<Arc<Packs>> {
-    let folder = root.join("packs");
-    let creating = move || Ok(Arc::new(Packs::create(&folder, known)?));
-    ambient::blocking("beginning to write packs", creating).await
+/// Begins to write packs into a history; blocks that the catalog names are not stored again.
+pub(crate) fn new_packs(history: &History, catalog: &Arc<Catalog>) -> Packs {
+    Packs::new(history.shared_store(), Arc::clone(catalog) as Arc<_>)
 }
 
 /// Makes all that was put into the packs durable. Nobody else may hold them any more.
 pub(crate) async fn finish_packs(packs: Arc<Packs>) -> Result<PackStats> {
     let packs = Arc::try_unwrap(packs).map_err(|_| Error::internal("a thread still writes images"))?;
     ambient::blocking("writing packs", move || packs.finish()).await
-}
-
-/// Where what does not fit into memory is spilled: in the history's own folder, whose disk has room
-/// for an image if any has.
-pub(crate) fn scratch(history: &History) -> PathBuf {
-    history.root().join("live")
 }

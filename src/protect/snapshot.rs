@@ -1,8 +1,7 @@
 //! Reads the source under a slot's snapshot: tables, schema, sequences, all as of one position.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::resync;
 use super::take::{SourceReading, TableImages, read_tables};
 use crate::ambient;
 use crate::connect::Session;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::history::checkpoint::{SchemaFacts, TableEntry};
 use crate::history::image::{PackStats, Packs};
 use crate::history::resync::Resync;
@@ -26,7 +25,7 @@ use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample};
 use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables};
 use crate::source::stream::ReplicationClient;
-use crate::store::{Folder, ObjectKind, ObjectName, Store, files};
+use crate::store::{NewFile, ObjectKind, ObjectName, Store};
 
 /// What to read under a snapshot.
 pub struct Request<'a> {
@@ -38,8 +37,9 @@ pub struct Request<'a> {
     pub selection: &'a Selection,
     /// Which of the protected tables to read; the caller knows the others.
     pub read: &'a (dyn Fn(&FoundTable) -> bool + Sync),
-    /// The history's folder.
-    pub root: &'a Path,
+    pub store: &'a Arc<dyn Store>,
+    /// The folder for sorted runs that do not fit into memory.
+    pub scratch: &'a Path,
     pub packs: &'a Arc<Packs>,
 }
 
@@ -74,7 +74,8 @@ impl SourceSnapshot {
     pub fn request<'a>(
         &'a self,
         access: &'a Access<'a>,
-        root: &'a Path,
+        store: &'a Arc<dyn Store>,
+        scratch: &'a Path,
         packs: &'a Arc<Packs>,
     ) -> Request<'a> {
         Request {
@@ -84,7 +85,8 @@ impl SourceSnapshot {
             publications: &self.publications,
             selection: &self.selection,
             read: &|_| true,
-            root,
+            store,
+            scratch,
             packs,
         }
     }
@@ -124,12 +126,11 @@ pub(super) async fn read_rows(
     held: &LockedTables,
     earlier: Option<&Arc<Earlier>>,
 ) -> Result<TableImages> {
-    let scratch = request.root.join("live");
     let reading = SourceReading {
         source: request.access.source,
         snapshot: request.snapshot,
         packs: request.packs,
-        scratch: &scratch,
+        scratch: request.scratch,
         jobs: request.access.jobs,
         progress: request.access.progress,
     };
@@ -244,20 +245,19 @@ async fn read_schema(
     let fingerprint = inspect::fingerprint(holder).await?;
     let tools: &Tools = request.access.tools;
     let tool = tools.for_dump(database.server_major)?;
-    let folder = request.root.join("schemas");
-    let archive = Unnamed::create(&folder, "dump").await?;
-    let dumped = dump_giving_way(request, tool, &archive.0).await;
+    let archive = draft(request.store, ObjectKind::Archive).await?;
+    let dumped = dump_giving_way(request, tool, archive.path()).await;
     // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
     dumped?;
     // What changes in between is in the list, and will be noticed by its digest.
     let now = Session::connect_utf8(request.access.source, "checkpoint").await?;
     let roles_digest = inspect::roles_digest(&now).await?;
-    let globals = read_roles(request.access, request.root, database.server_major).await?;
+    let globals = read_roles(request.access, request.store, database.server_major).await?;
     Ok(SchemaFacts {
         lsn: request.lsn,
         time,
-        archive: archive.publish_in(request.root, ObjectKind::Archive).await?,
+        archive: put_by_digest(request.store, ObjectKind::Archive, archive).await?,
         globals,
         roles_digest: Some(roles_digest),
         pg_dump_major: tool.major,
@@ -277,12 +277,15 @@ async fn read_schema(
 ///
 /// # Errors
 /// `Refused` if the programs are missing; `Unavailable` if the disk fails.
-pub async fn read_roles(access: &Access<'_>, root: &Path, server_major: u32) -> Result<Option<String>> {
+pub async fn read_roles(
+    access: &Access<'_>,
+    store: &Arc<dyn Store>,
+    server_major: u32,
+) -> Result<Option<String>> {
     let tool = access.tools.for_dump(server_major)?;
-    let folder = root.join("schemas");
-    let globals = Unnamed::create(&folder, "sql").await?;
-    match pgtools::dump_globals(tool, access.source, &globals.0).await {
-        Ok(()) => globals.publish_in(root, ObjectKind::Roles).await.map(Some),
+    let globals = draft(store, ObjectKind::Roles).await?;
+    match pgtools::dump_globals(tool, access.source, globals.path()).await {
+        Ok(()) => put_by_digest(store, ObjectKind::Roles, globals).await.map(Some),
         Err(error) => {
             tracing::info!("the server's roles cannot be read: {error}");
             Ok(None)
@@ -342,46 +345,20 @@ async fn assert_settled(access: &Access<'_>, under_snapshot: &str) -> Result<()>
     Err(Error::unavailable("definitions were changed on the source while pg_dump read them; try again"))
 }
 
-/// A file that another program writes, before its content gives it its name; removed if it never
-/// gets one.
-struct Unnamed(PathBuf);
-
-impl Unnamed {
-    async fn create(folder: &Path, extension: &'static str) -> Result<Unnamed> {
-        let folder = folder.to_owned();
-        ambient::blocking("making a file", move || Unnamed::new(&folder, extension)).await
-    }
-
-    async fn publish_in(self, root: &Path, kind: ObjectKind) -> Result<String> {
-        let store = Folder::new(root);
-        ambient::blocking("naming an archive", move || self.publish(&store, kind)).await
-    }
-
-    /// Makes the file, so that no other process writes to the same one.
-    fn new(folder: &Path, extension: &str) -> Result<Unnamed> {
-        let path = files::temporary_beside(&folder.join(extension))?;
-        files::create_private(&path)
-            .context(Kind::Unavailable, || format!("cannot create {}", path.display()))?;
-        Ok(Unnamed(path))
-    }
-
-    fn publish(self, store: &dyn Store, kind: ObjectKind) -> Result<String> {
-        let bytes =
-            fs::read(&self.0).context(Kind::Unavailable, || format!("cannot read {}", self.0.display()))?;
-        let digest = blake3::hash(&bytes).to_hex().to_string();
-        let name = ObjectName::new(kind, &digest);
-        if store.holds(&name)? {
-            // `expire` counts the object's age from here.
-            store.renew(&name)?;
-        } else {
-            store.put_new(&name, &bytes)?;
-        }
-        Ok(digest)
-    }
+/// Begins an object that another program writes.
+async fn draft(store: &Arc<dyn Store>, kind: ObjectKind) -> Result<NewFile> {
+    let store = Arc::clone(store);
+    ambient::blocking("making a file", move || store.draft(kind)).await
 }
 
-impl Drop for Unnamed {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+/// Puts an object that another program has written into the store; its name is the digest of its content, which is
+/// returned.
+async fn put_by_digest(store: &Arc<dyn Store>, kind: ObjectKind, file: NewFile) -> Result<String> {
+    let store = Arc::clone(store);
+    let putting = move || {
+        let digest = blake3::hash(&file.read()?).to_hex().to_string();
+        store.put_content(&ObjectName::new(kind, &digest), file)?;
+        Ok(digest)
+    };
+    ambient::blocking("naming an archive", putting).await
 }

@@ -1,6 +1,6 @@
 //! Tests of the promises that every store makes, run on each of them.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use super::{Fault, Folder, MemoryStore, ObjectKind, ObjectName, Role, Store};
@@ -101,6 +101,83 @@ fn an_object_is_copied_from_any_store_to_any_other() {
 }
 
 #[test]
+fn a_complete_local_file_becomes_an_object_and_never_replaces_one() {
+    on_each_store(|store| {
+        for kind in ObjectKind::ALL {
+            let name = ObjectName::new(kind, kind.only_stem().unwrap_or("one"));
+            let draft = |text: &str| {
+                let mut file = store.draft(kind).unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                assert_eq!(file.read().unwrap(), text.as_bytes());
+                file
+            };
+            let first = draft("first");
+            let left = first.path().to_owned();
+            assert_eq!(store.list(kind).unwrap(), [], "an unfinished object is not listed");
+            store.put_file(&name, first).unwrap();
+            assert!(!left.exists());
+            let second = draft("second");
+            let left = second.path().to_owned();
+            assert_eq!(store.put_file(&name, second).unwrap_err().kind(), Kind::Internal);
+            assert!(!left.exists(), "a refused file goes");
+            let third = draft("third");
+            let left = third.path().to_owned();
+            drop(third);
+            assert!(!left.exists(), "a file that was dropped goes");
+            assert_eq!(store.read(&name).unwrap().unwrap(), b"first");
+            assert_eq!(store.list(kind).unwrap(), [name]);
+        }
+    });
+}
+
+#[test]
+fn an_object_that_is_named_by_its_content_may_be_put_again() {
+    on_each_store(|store| {
+        let put = || {
+            let mut file = store.draft(ObjectKind::Pack).unwrap();
+            file.write_all(b"the same").unwrap();
+            store.put_content(&pack("one"), file)
+        };
+        put().unwrap();
+        std::thread::sleep(Duration::from_millis(40));
+        let age = store.age(&pack("one")).unwrap();
+        put().unwrap();
+        assert!(store.age(&pack("one")).unwrap() < age, "it is as young as a new one");
+        assert_eq!(store.read(&pack("one")).unwrap().unwrap(), b"the same");
+    });
+}
+
+#[test]
+fn what_is_set_aside_makes_room_under_its_name() {
+    on_each_store(|store| {
+        for kind in ObjectKind::ALL {
+            let name = ObjectName::new(kind, kind.only_stem().unwrap_or("one"));
+            assert_eq!(store.set_aside(&name).unwrap(), None);
+            let mut places = Vec::new();
+            for bytes in [&b"damaged"[..], b"damaged again"] {
+                store.put_new(&name, bytes).unwrap();
+                places.push(store.set_aside(&name).unwrap().unwrap());
+                assert_eq!((store.list(kind).unwrap(), store.read(&name).unwrap()), (vec![], None));
+            }
+            assert!(places.iter().all(|place| place.contains(&format!("damaged/{}", name.file_name()))));
+        }
+    });
+}
+
+#[test]
+fn leftovers_of_killed_processes_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: &dyn Store = &Folder::new(folder.path());
+    let ours = store.draft(ObjectKind::Pack).unwrap();
+    let left = folder.path().join("packs/new.pack.0123456789abcdef-7.tmp");
+    std::fs::write(&left, "half").unwrap();
+    store.put_new(&pack("one"), b"whole").unwrap();
+    store.remove_unfinished(ObjectKind::Pack);
+    assert!(!left.exists() && ours.path().exists());
+    assert_eq!(store.list(ObjectKind::Pack).unwrap(), [pack("one")]);
+}
+
+#[test]
 fn an_object_is_as_old_as_its_put_or_its_renewal() {
     on_each_store(|store| {
         let name = pack("one");
@@ -177,12 +254,16 @@ fn a_put_that_is_cut_short_leaves_nothing_that_is_listed() {
     for fault in [Fault::Fail, Fault::Tear] {
         memory.fail_at(0, fault);
         assert_eq!(store.put_new(&pack("one"), b"whole").unwrap_err().kind(), Kind::Unavailable);
+        let mut file = store.draft(ObjectKind::Pack).unwrap();
+        file.write_all(b"whole").unwrap();
+        memory.fail_at(0, fault);
+        assert_eq!(store.put_file(&pack("one"), file).unwrap_err().kind(), Kind::Unavailable);
         assert_eq!(
             (store.list(ObjectKind::Pack).unwrap(), store.size(&pack("one")).unwrap()),
             (vec![], None)
         );
     }
-    assert_eq!(memory.torn(), 2);
+    assert_eq!(memory.torn(), 4);
     memory.fail_at(0, Fault::LoseAnswer);
     assert_eq!(store.put_new(&pack("one"), b"whole").unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(store.read(&pack("one")).unwrap().unwrap(), b"whole", "the answer was lost, not the object");

@@ -4,10 +4,9 @@
 //! folder synced: it is there whole or not at all. Nothing here ever overwrites. What is made is its owner's alone, and no symbolic
 //! link is followed to what is written.
 
-mod growing;
 mod lock;
 mod naming;
-mod power;
+pub(super) mod power;
 mod private;
 
 use std::fs::{self, File};
@@ -16,7 +15,6 @@ use std::path::{Path, PathBuf};
 
 use crate::ambient::{pass, point};
 use crate::error::{Context, Kind, Result};
-pub use growing::Growing;
 pub use lock::Lock;
 pub use naming::{is_own_temporary, move_new, temporary_beside};
 use private::create_folder_alone;
@@ -25,36 +23,11 @@ pub use private::{create_private, is_link, is_open_to_others, read_unfollowed, r
 /// The ending of files that are still being written; whoever holds the writing lock may delete them.
 pub const TEMPORARY: &str = "tmp";
 
-/// Writes a whole new object and returns once it is durable.
-///
-/// # Errors
-/// `Unavailable` if the disk does not take it; an object that exists is left as it is and refused.
-pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = NewFile::create(path)?;
-    file.write_all(bytes).context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
-    file.publish()
-}
-
-/// Copies a file into a new object and returns its bytes, once it is durable.
-///
-/// # Errors
-/// As [`write_new`]; `Unavailable` as well if `from` cannot be read.
-pub fn copy_new(from: &Path, path: &Path) -> Result<u64> {
-    let mut source =
-        File::open(from).context(Kind::Unavailable, || format!("cannot read {}", from.display()))?;
-    let mut file = NewFile::create(path)?;
-    let copied = std::io::copy(&mut source, &mut file);
-    let bytes = copied
-        .context(Kind::Unavailable, || format!("cannot copy {} to {}", from.display(), path.display()))?;
-    file.publish()?;
-    Ok(bytes)
-}
-
 /// A file under a temporary name until [`NewFile::publish`] makes it valid; dropped before, it goes.
 pub struct NewFile {
     file: Option<File>,
     temporary: PathBuf,
-    path: PathBuf,
+    target: PathBuf,
 }
 
 impl NewFile {
@@ -66,12 +39,21 @@ impl NewFile {
             .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
         pass("file.create")?;
         power::writing(&temporary, 0);
-        Ok(NewFile { file: Some(file), temporary, path: path.to_owned() })
+        Ok(NewFile { file: Some(file), temporary, target: path.to_owned() })
     }
 
-    /// Where it is until then.
-    pub fn temporary(&self) -> &Path {
+    /// Where the file lies until it has its own name. Another program may write to it there.
+    pub fn path(&self) -> &Path {
         &self.temporary
+    }
+
+    /// Reads all that was written.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be read.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        let read = fs::read(&self.temporary);
+        read.context(Kind::Unavailable, || format!("cannot read {}", self.temporary.display()))
     }
 
     /// Makes the file durable and gives it its name.
@@ -79,8 +61,8 @@ impl NewFile {
     /// # Errors
     /// `Unavailable` if the disk does not take it, `Internal` if the name is taken.
     pub fn publish(self) -> Result<()> {
-        let path = self.path.clone();
-        self.publish_as(&path)
+        let target = self.target.clone();
+        self.publish_as(&target)
     }
 
     /// Like [`NewFile::publish`], under a name that is known only now, in the same folder.
@@ -174,6 +156,16 @@ fn is_folder(folder: &Path) -> bool {
     folder.as_os_str().is_empty() || folder.is_dir()
 }
 
+/// Whether there is a file at `path`.
+pub fn is_there(path: &Path) -> bool {
+    path.exists()
+}
+
+/// Deletes a file that nothing depends on, such as a derived or an unfinished one; if it does not go, it does no harm.
+pub fn discard(path: &Path) {
+    let _ = fs::remove_file(path);
+}
+
 /// Deletes a file, durable; one that is already gone is fine.
 ///
 /// # Errors
@@ -216,11 +208,14 @@ pub fn remove_all(folder: &Path, paths: &[PathBuf]) -> Result<()> {
 }
 
 /// Moves a file into `folder`, durable, under its own name or, where that is taken, a numbered one.
-/// Returns where it lies now.
+/// Returns where it lies now; `None` if there is no such file.
 ///
 /// # Errors
 /// `Unavailable` if the disk refuses.
-pub fn set_aside(path: &Path, folder: &Path) -> Result<PathBuf> {
+pub(super) fn set_aside(path: &Path, folder: &Path) -> Result<Option<String>> {
+    if !path.exists() {
+        return Ok(None);
+    }
     create_folder(folder)?;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("object");
     let numbered = (2..).map(|number| format!("{name}.{number}"));
@@ -231,7 +226,7 @@ pub fn set_aside(path: &Path, folder: &Path) -> Result<PathBuf> {
     pass("file.set-aside-done")?;
     sync_folder(folder)?;
     sync_parent(path)?;
-    Ok(target)
+    Ok(Some(target.display().to_string()))
 }
 
 /// Removes what a killed process left under temporary names. Only the holder of the lock under which

@@ -7,12 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::files::{self, Lock, NewFile};
-use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store};
+use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store, layout};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-
-/// An object is copied in pieces of this many bytes.
-const PIECE: u64 = 1 << 20;
 
 /// The folder `root`, where each kind of object has a folder of its own.
 #[derive(Clone, Debug)]
@@ -48,11 +45,7 @@ impl Folder {
     }
 
     fn lock(&self, role: Role) -> PathBuf {
-        self.root.join(match role {
-            Role::Capture => "locks/capture.lock",
-            Role::Checkpoint => "locks/checkpoint.lock",
-            Role::Objects => "locks/objects.lock",
-        })
+        layout::lock(&self.root, role)
     }
 }
 
@@ -98,14 +91,14 @@ impl Store for Folder {
     }
 
     fn renew(&self, name: &ObjectName) -> Result<()> {
-        files::touch(&self.path(name)?)
+        let path = self.path(name)?;
+        files::touch(&path)?;
+        files::sync_parent(&path)
     }
 
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
         let path = self.path(name)?;
-        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let opened = if_there(opened, &path)?;
-        Ok(opened.map(|(size, file)| Box::new(OpenFile { file, size }) as Box<dyn Object>))
+        Ok(if_there(OpenFile::open(&path), &path)?.map(|file| Box::new(file) as Box<dyn Object>))
     }
 
     fn read(&self, name: &ObjectName) -> Result<Option<Vec<u8>>> {
@@ -114,22 +107,28 @@ impl Store for Folder {
     }
 
     fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
-        if may_lack_folder(name.kind()) {
-            files::create_folder(&self.folder(name.kind()))?;
-        }
-        files::write_new(&self.path(name)?, bytes)
+        let path = self.path(name)?;
+        let mut file = self.draft(name.kind())?;
+        file.write_all(bytes).context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+        file.publish_as(&path)
     }
 
-    fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64> {
-        if may_lack_folder(name.kind()) {
-            files::create_folder(&self.folder(name.kind()))?;
+    fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
+        let folder = self.folder(kind);
+        // A folder of intermediate images begins without any folder in it.
+        if may_lack_folder(kind) || (kind == ObjectKind::Pack && !folder.is_dir()) {
+            files::create_folder(&folder)?;
         }
-        let path = self.path(name)?;
-        let mut file = NewFile::create(&path)?;
-        let copied = write_pieces(&mut file, object);
-        copied.context(Kind::Unavailable, || format!("cannot copy an object to {}", path.display()))?;
-        file.publish()?;
-        Ok(object.size())
+        let stem = kind.only_stem().unwrap_or("new");
+        NewFile::create(&folder.join(ObjectName::new(kind, stem).file_name()))
+    }
+
+    fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
+        file.publish_as(&self.path(name)?)
+    }
+
+    fn remove_unfinished(&self, kind: ObjectKind) {
+        files::remove_temporaries(&self.folder(kind));
     }
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
@@ -138,6 +137,10 @@ impl Store for Folder {
             files::remove_all(&self.folder(of_one_kind[0].kind()), &paths)?;
         }
         Ok(())
+    }
+
+    fn set_aside(&self, name: &ObjectName) -> Result<Option<String>> {
+        files::set_aside(&self.path(name)?, &layout::damaged(&self.root))
     }
 
     fn lease(&self, role: Role, command: &str) -> Result<Lease> {
@@ -164,30 +167,25 @@ impl Store for Folder {
 }
 
 /// `None` for an object that is not there; a name that is too long for the disk is not there either.
-fn if_there<T>(done: io::Result<T>, path: &Path) -> Result<Option<T>> {
+pub(super) fn if_there<T>(done: io::Result<T>, path: &Path) -> Result<Option<T>> {
     match done {
         Err(error) if [ErrorKind::NotFound, ErrorKind::InvalidFilename].contains(&error.kind()) => Ok(None),
         done => done.map(Some).context(Kind::Unavailable, || format!("cannot read {}", path.display())),
     }
 }
 
-/// Copies an object without holding all of it in memory.
-fn write_pieces(file: &mut NewFile, object: &dyn Object) -> io::Result<()> {
-    let mut piece = vec![0; PIECE.min(object.size()) as usize];
-    let mut offset = 0;
-    while offset < object.size() {
-        piece.truncate((object.size() - offset).min(PIECE) as usize);
-        object.read_exact_at(&mut piece, offset)?;
-        file.write_all(&piece)?;
-        offset += piece.len() as u64;
-    }
-    Ok(())
-}
-
+/// A file that is open for reading, with the size that it had when it was opened.
 #[derive(Debug)]
-struct OpenFile {
+pub(super) struct OpenFile {
     file: File,
     size: u64,
+}
+
+impl OpenFile {
+    pub(super) fn open(path: &Path) -> io::Result<OpenFile> {
+        let file = File::open(path)?;
+        Ok(OpenFile { size: file.metadata()?.len(), file })
+    }
 }
 
 impl Object for OpenFile {

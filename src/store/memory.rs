@@ -1,13 +1,12 @@
 //! Objects in memory, with faults where a test asks for them.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Lease, LentFile, Object, ObjectKind, ObjectName, Role, Store};
+use super::{Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -29,6 +28,8 @@ struct Content {
     put: BTreeMap<ObjectName, DateTime<Utc>>,
     /// Halves of objects whose put was torn: they take room, and nobody sees them.
     torn: Vec<Vec<u8>>,
+    /// Objects that were set aside.
+    aside: Vec<Arc<[u8]>>,
     calls: u64,
     fault: Option<(u64, Fault)>,
     /// How many share a role; `None` if somebody has the role alone.
@@ -129,12 +130,17 @@ impl Store for MemoryStore {
         fault.map_or(Ok(()), |_| Err(failed()))
     }
 
-    fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64> {
-        let mut bytes = vec![0; object.size() as usize];
-        let read = object.read_exact_at(&mut bytes, 0);
-        read.context(Kind::Unavailable, || format!("cannot copy an object to {name}"))?;
-        self.put_new(name, &bytes)?;
-        Ok(object.size())
+    fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
+        drop(self.begin(None)?);
+        NewFile::create(&std::env::temp_dir().join(kind.place().1))
+    }
+
+    fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
+        self.put_new(name, &file.read()?)
+    }
+
+    fn remove_unfinished(&self, _: ObjectKind) {
+        self.content().torn.clear();
     }
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
@@ -144,6 +150,17 @@ impl Store for MemoryStore {
             content.put.retain(|name, _| !names.contains(name));
         }
         fault.map_or(Ok(()), |_| Err(failed()))
+    }
+
+    fn set_aside(&self, name: &ObjectName) -> Result<Option<String>> {
+        let (mut content, fault) = self.begin(Some(name))?;
+        if fault == Some(Fault::Tear) {
+            return Err(failed());
+        }
+        let Some(bytes) = content.objects.remove(name) else { return Ok(None) };
+        content.put.remove(name);
+        content.aside.push(bytes);
+        fault.map_or(Ok(Some(format!("memory:damaged/{}", name.file_name()))), |_| Err(failed()))
     }
 
     fn lease(&self, role: Role, command: &str) -> Result<Lease> {
@@ -187,17 +204,6 @@ impl Store for MemoryStore {
 
     fn locate(&self, name: &ObjectName) -> String {
         format!("memory:{name}")
-    }
-}
-
-impl Object for Arc<[u8]> {
-    fn size(&self) -> u64 {
-        self.len() as u64
-    }
-
-    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        self.get(offset..).unwrap_or_default().read_exact(bytes)
     }
 }
 

@@ -9,23 +9,30 @@
 mod conformance;
 pub mod files;
 mod folder;
+pub mod layout;
 #[cfg(test)]
 mod memory;
 mod name;
+mod spool;
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::error::{Kind, Result};
+use crate::error::{Context, Kind, Result};
+pub use files::NewFile;
 pub use folder::Folder;
 #[cfg(test)]
 pub use memory::{Fault, MemoryStore};
 pub use name::{ObjectKind, ObjectName};
+pub use spool::{Growing, Spool};
+
+/// An object is copied in pieces of this many bytes.
+const PIECE: u64 = 1 << 20;
 
 /// A place that holds the objects of one history.
 pub trait Store: Debug + Send + Sync {
@@ -45,7 +52,7 @@ pub trait Store: Debug + Send + Sync {
     /// its age cannot be told.
     fn age(&self, name: &ObjectName) -> Option<Duration>;
 
-    /// Makes an object as young as one that is put now; its bytes stay as they are.
+    /// Makes an object as young, and as durable, as one that is put now; its bytes stay as they are.
     ///
     /// # Errors
     /// `Unavailable` if there is no such object, or if the place refuses.
@@ -70,12 +77,23 @@ pub trait Store: Debug + Send + Sync {
     /// `Internal` if the name is taken, `Unavailable` if the place does not take the object.
     fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()>;
 
-    /// Stores a new object with the bytes of one that is open, as [`Store::put_new`] does. Returns how many bytes there
-    /// were.
+    /// Begins a new object of a kind as a local file that grows until [`Store::put_file`] is called. The file goes with
+    /// the value.
     ///
     /// # Errors
-    /// `Internal` if the name is taken, `Unavailable` if `object` cannot be read or the place does not take it.
-    fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64>;
+    /// `Unavailable` if no file can be made.
+    fn draft(&self, kind: ObjectKind) -> Result<NewFile>;
+
+    /// Stores a complete local file, which [`Store::draft`] of this store has made, as a new object, as
+    /// [`Store::put_new`] does.
+    ///
+    /// # Errors
+    /// `Internal` if the name is taken, `Unavailable` if the place does not take the object.
+    fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()>;
+
+    /// Removes what killed processes left of unfinished objects of a kind. Only a process with a role under which such
+    /// objects are put may call this. A leftover that cannot be removed does no harm.
+    fn remove_unfinished(&self, kind: ObjectKind);
 
     /// Removes objects, durable once this returns. Objects that are already gone are no error. A removal that is cut
     /// short may leave any of them.
@@ -83,6 +101,13 @@ pub trait Store: Debug + Send + Sync {
     /// # Errors
     /// `Unavailable` if the place refuses.
     fn remove(&self, names: &[ObjectName]) -> Result<()>;
+
+    /// Takes a damaged object out of the way: its name is free, and its bytes are kept where no command looks for
+    /// objects. Returns the place where they lie now; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place refuses.
+    fn set_aside(&self, name: &ObjectName) -> Result<Option<String>>;
 
     /// Takes a role for the caller alone. `command` is the command that another process is told to wait for.
     ///
@@ -129,6 +154,35 @@ impl dyn Store + '_ {
         Ok(self.size(name)?.is_some())
     }
 
+    /// Stores a new object with the bytes of one that is open in any store, as [`Store::put_new`] does. Returns how many
+    /// bytes there are.
+    ///
+    /// # Errors
+    /// `Internal` if the name is taken, `Unavailable` if `object` cannot be read or the place does not take it.
+    pub fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64> {
+        let mut file = self.draft(name.kind())?;
+        let copied = write_pieces(&mut file, object, object.size());
+        copied.context(Kind::Unavailable, || format!("cannot copy an object to {}", self.locate(name)))?;
+        self.put_file(name, file)?;
+        Ok(object.size())
+    }
+
+    /// Stores a local file under a name that is made of its content: an object of that name, which has the same bytes,
+    /// is made as young and as durable as a new one instead.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not take the object.
+    pub fn put_content(&self, name: &ObjectName, file: NewFile) -> Result<()> {
+        if !self.holds(name)? {
+            match self.put_file(name, file) {
+                // Another process has just put the same object.
+                Err(error) if error.kind() == Kind::Internal && self.holds(name)? => {}
+                put => return put,
+            }
+        }
+        self.renew(name)
+    }
+
     /// Stores a new object under `stem` or, where that name is taken, under `stem-2`, `stem-3` and so on. `put` is
     /// called with each name in turn. Returns the name that was free.
     ///
@@ -163,6 +217,31 @@ pub trait Object: Debug + Send + Sync {
     /// # Errors
     /// `UnexpectedEof` if the object ends before; otherwise an error of the place.
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// Bytes in memory are read as an object is.
+impl<T: AsRef<[u8]> + Debug + Send + Sync> Object for T {
+    fn size(&self) -> u64 {
+        self.as_ref().len() as u64
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.as_ref().get(offset..).unwrap_or_default().read_exact(bytes)
+    }
+}
+
+/// Copies the first `len` bytes of an object without holding all of them in memory.
+fn write_pieces(file: &mut NewFile, object: &dyn Object, len: u64) -> io::Result<()> {
+    let mut piece = vec![0; PIECE.min(len) as usize];
+    let mut offset = 0;
+    while offset < len {
+        piece.truncate((len - offset).min(PIECE) as usize);
+        object.read_exact_at(&mut piece, offset)?;
+        file.write_all(&piece)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// A kind of work that only one process may do in a history at a time.

@@ -276,7 +276,10 @@ const WAITS_FOR_DISK: &[&str] = &[
     "Segment::open(",
     "Writer::open(",
     "Seam::new(",
-    "Packs::create(",
+    ".draft(",
+    ".put_file(",
+    ".put_content(",
+    "journal::seal(",
     "packs.finish(",
     ".read_checkpoint(",
     ".current_epoch(",
@@ -365,7 +368,7 @@ fn what_runs_beside_a_stream_waits_for_the_disk_in_other_threads() {
 
 #[test]
 fn calls_that_wait_are_recognised() {
-    let text = "impl A {\n    pub async fn a(&self) -> Result<()> {\n        let x = ambient::blocking(\"w\", move || {\n            Catalog::open(&h)\n        });\n        let y = move || Packs::create(&f);\n        x.await?;\n        history.current_epoch()?;\n    }\n    fn b() { Catalog::open(&h) }\n}";
+    let text = "impl A {\n    pub async fn a(&self) -> Result<()> {\n        let x = ambient::blocking(\"w\", move || {\n            Catalog::open(&h)\n        });\n        let y = move || store.draft(kind);\n        x.await?;\n        history.current_epoch()?;\n    }\n    fn b() { Catalog::open(&h) }\n}";
     let functions = async_functions(text);
     let [(name, body)] = &functions[..] else { panic!("{functions:?}") };
     let body = on_its_own_thread(body);

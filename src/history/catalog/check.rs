@@ -2,18 +2,19 @@
 //! it has otherwise than the object is a fault of its own, and reason to make it anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use rusqlite::params;
 
 use super::rows::names;
 use super::sync::checkpoint_ids;
-use super::{Catalog, CheckpointRow, FILE, failed, open_file};
+use super::{Catalog, CheckpointRow, failed, open_file};
 use crate::error::{Context, Kind, Result};
 use crate::history::History;
 use crate::history::expiry::Expiry;
 use crate::history::image::{self, PackReader};
-use crate::history::journal;
+use crate::history::journal::{self, SegmentName};
+use crate::store::layout::{self, CATALOG};
+use crate::store::{ObjectKind, ObjectName, files};
 
 impl Catalog {
     /// Objects that the catalog has seen and that are gone, a sentence each; nothing if there is no
@@ -22,8 +23,8 @@ impl Catalog {
     /// # Errors
     /// `Unavailable` if the folders cannot be read.
     pub fn gone(history: &History) -> Result<Vec<String>> {
-        let path = history.root().join(FILE);
-        if !path.exists() {
+        let path = layout::catalog(history.root());
+        if !files::is_there(&path) {
             return Ok(Vec::new());
         }
         // One that cannot be used is no witness.
@@ -38,20 +39,21 @@ impl Catalog {
                 gone.push(history.locate_manifest(id));
             }
         }
-        let files = journal::list_all(&history.journal_folder())?;
-        let segments: BTreeSet<_> = files.iter().map(|file| super::sync::file_name(&file.path)).collect();
-        for name in known("SELECT path FROM segments").difference(&segments) {
-            let path = history.journal_folder().join(name);
-            let file = journal::named(&path);
-            if !may_miss(&|it| file.as_ref().is_some_and(|file| it.covers_segment(file))) {
-                gone.push(path.display().to_string());
+        let segments = stored(history, ObjectKind::Segment)?;
+        for name in known("SELECT path FROM segments") {
+            let Some(object) = ObjectKind::Segment.object_in(&name) else { continue };
+            let segment = SegmentName::of_object(&object);
+            if !segments.contains(&object)
+                && !may_miss(&|it| segment.is_some_and(|name| it.covers_segment(name)))
+            {
+                gone.push(history.store().locate(&object));
             }
         }
-        let packs = image::pack_files(&history.packs_folder())?;
+        let packs = stored(history, ObjectKind::Pack)?;
         for name in known("SELECT name FROM packs") {
-            let path = image::pack_path(&history.packs_folder(), &name);
-            if !packs.contains(&path) && !may_miss(&|it| it.packs.contains(&name)) {
-                gone.push(path.display().to_string());
+            let object = image::pack_object(&name);
+            if !packs.contains(&object) && !may_miss(&|it| it.packs.contains(&name)) {
+                gone.push(history.store().locate(&object));
             }
         }
         Ok(gone.iter().map(|place| format!("{place} is gone; the catalog has seen it")).collect())
@@ -63,11 +65,11 @@ impl Catalog {
     /// # Errors
     /// `Unavailable` if the disk does not read.
     pub fn disagreement(history: &History) -> Result<Option<String>> {
-        if !history.root().join(FILE).exists() {
+        if !files::is_there(&layout::catalog(history.root())) {
             return Ok(None);
         }
         // Listed before, so that the catalog knows all of them.
-        let packs = image::pack_files(&history.packs_folder())?;
+        let packs = history.store().list_sorted(ObjectKind::Pack)?;
         let differs = match Catalog::open(history) {
             // What keeps it from being opened is an object's damage, and named as that.
             Err(_) => return Ok(None),
@@ -75,15 +77,15 @@ impl Catalog {
         };
         Ok(differs.map(|what| {
             Catalog::forget(history.root());
-            format!("{FILE} does not agree with {what}; it is thrown away, and made anew from the objects")
+            format!("{CATALOG} does not agree with {what}; it is thrown away, and made anew from the objects")
         }))
     }
 
-    fn first_difference(&self, history: &History, packs: Vec<PathBuf>) -> Result<Option<String>> {
-        for row in self.segments(history)? {
-            let footer = journal::read_footer(&row.file.path, history.authorship());
+    fn first_difference(&self, history: &History, packs: Vec<ObjectName>) -> Result<Option<String>> {
+        for row in self.segments()? {
+            let footer = journal::read_footer(history.store(), &row.name.object(), history.authorship());
             if footer.is_ok_and(|footer| footer.summary != row.summary) {
-                return Ok(Some(row.file.path.display().to_string()));
+                return Ok(Some(history.journal().locate(row.name)));
             }
         }
         for row in self.checkpoints()? {
@@ -92,11 +94,11 @@ impl Catalog {
                 return Ok(Some(history.locate_manifest(&row.id)));
             }
         }
-        for path in packs {
-            if let Ok(reader) = PackReader::open(&path)
+        for name in packs {
+            if let Ok(reader) = PackReader::open(history.store(), &name)
                 && !self.knows_pack(&reader)?
             {
-                return Ok(Some(path.display().to_string()));
+                return Ok(Some(history.store().locate(&name)));
             }
         }
         Ok(None)
@@ -127,6 +129,10 @@ impl Catalog {
         }
         Ok(own == rows.len())
     }
+}
+
+fn stored(history: &History, kind: ObjectKind) -> Result<BTreeSet<ObjectName>> {
+    Ok(history.store().list(kind)?.into_iter().collect())
 }
 
 impl From<&crate::history::checkpoint::Checkpoint> for CheckpointRow {

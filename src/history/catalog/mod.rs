@@ -18,13 +18,12 @@ use serde::Serialize;
 use super::History;
 use super::checkpoint::Origin;
 use super::image::{BlockDirectory, BlockId, Location};
-use super::journal::{SegmentFile, SegmentSummary};
+use super::journal::{SegmentName, SegmentSummary};
 use super::key::Authorship;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, PgTime};
+use crate::store::layout::{self, CATALOG};
 use opening::{open_file, put_away, start_over};
-
-const FILE: &str = "catalog.sqlite";
 
 /// The history's index, as of its last synchronisation.
 pub struct Catalog {
@@ -61,8 +60,8 @@ pub struct CheckpointRow {
 /// A sealed segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentRow {
-    pub file: SegmentFile,
-    /// Bytes of the file.
+    pub name: SegmentName,
+    /// Bytes of the object.
     pub bytes: u64,
     pub summary: SegmentSummary,
 }
@@ -74,7 +73,7 @@ impl Catalog {
     /// # Errors
     /// `Damaged` if a segment's footer cannot be read.
     pub fn open(history: &History) -> Result<Catalog> {
-        let path = history.root().join(FILE);
+        let path = layout::catalog(history.root());
         let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
         let catalog = Catalog::of(history, connection);
         match catalog.synchronise(history) {
@@ -101,7 +100,7 @@ impl Catalog {
 
     /// Throws the catalog of the history at `root` away; the next one to open it makes it anew.
     pub fn forget(root: &Path) {
-        put_away(&root.join(FILE));
+        put_away(&layout::catalog(root));
     }
 
     /// Bytes of all packs.
@@ -140,7 +139,7 @@ impl BlockDirectory for Catalog {
 
 fn failed() -> String {
     format!(
-        "the catalog failed; delete {FILE} in the history and try again, it is made anew from the objects"
+        "the catalog failed; delete {CATALOG} in the history and try again, it is made anew from the objects"
     )
 }
 

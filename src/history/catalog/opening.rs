@@ -32,7 +32,7 @@ const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 pub(super) fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     for beside in beside(path).filter(|beside| files::is_link(beside)) {
         // The link itself; what it leads to is not ours.
-        let _ = std::fs::remove_file(beside);
+        files::discard(&beside);
     }
     match files::create_private(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -107,7 +107,7 @@ pub(super) fn start_over(path: &Path, cause: &dyn std::fmt::Display) -> Result<C
 
 pub(super) fn put_away(path: &Path) {
     for beside in beside(path) {
-        let _ = std::fs::remove_file(beside);
+        files::discard(&beside);
     }
 }
 

@@ -6,9 +6,8 @@ use rusqlite::{Connection, Row, params};
 
 use super::{Catalog, CheckpointRow, SegmentRow, failed};
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::History;
 use crate::history::checkpoint::Origin;
-use crate::history::journal::SegmentFile;
+use crate::history::journal::SegmentName;
 use crate::history::key::{Authorship, Tag};
 use crate::model::{Lsn, PgTime};
 
@@ -26,14 +25,13 @@ impl Catalog {
     ///
     /// # Errors
     /// `Internal` if the catalog fails.
-    pub fn segments(&self, history: &History) -> Result<Vec<SegmentRow>> {
+    pub fn segments(&self) -> Result<Vec<SegmentRow>> {
         let rows = read_segments(&*self.connection()?)?;
         let parse = |row: Tagged<SegmentText>| {
             let row = row.believed(&self.authorship)?;
             let summary = serde_json::from_str(&row.summary).context(Kind::Internal, failed)?;
-            let path = history.journal_folder().join(&row.name);
-            let file = SegmentFile { epoch: row.epoch, start: row.start, path, sealed: true };
-            Ok(SegmentRow { file, bytes: row.bytes, summary })
+            let name = SegmentName { epoch: row.epoch, start: row.start, sealed: true };
+            Ok(SegmentRow { name, bytes: row.bytes, summary })
         };
         rows.into_iter().map(parse).collect()
     }

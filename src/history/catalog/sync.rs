@@ -1,8 +1,6 @@
 //! Brings the catalog up to date with the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
 use rusqlite::{Connection, params};
 
@@ -11,9 +9,9 @@ use super::{Catalog, CheckpointRow, Unusable, failed};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::history::image::{self, PackReader};
-use crate::history::journal::{self, SegmentFile};
-use crate::store::ObjectKind;
+use crate::history::image::PackReader;
+use crate::history::journal::{self, SegmentName};
+use crate::store::{ObjectKind, ObjectName, Store};
 
 impl Catalog {
     /// Indexes the objects that came, forgets those that went.
@@ -51,8 +49,9 @@ fn pass_over(name: &str, error: Error, unusable: &mut Vec<Unusable>) -> Result<(
 }
 
 fn segments(connection: &Connection, history: &History) -> Result<()> {
-    let sealed = journal::list(&history.journal_folder())?.into_iter().filter(|file| file.sealed);
-    let found: BTreeMap<String, SegmentFile> = sealed.map(|file| (file_name(&file.path), file)).collect();
+    let sealed = history.store().list_sorted(ObjectKind::Segment)?;
+    let sealed = sealed.iter().filter_map(SegmentName::of_object);
+    let found: BTreeMap<String, SegmentName> = sealed.map(|name| (name.file_name(), name)).collect();
     let believed = rows::believed_segments(connection, history.authorship())?;
     for name in names(connection, "SELECT path FROM segments")? {
         if !found.contains_key(&name) || !believed.contains(&name) {
@@ -61,13 +60,13 @@ fn segments(connection: &Connection, history: &History) -> Result<()> {
                 .context(Kind::Internal, failed)?;
         }
     }
-    for (name, file) in found.iter().filter(|(name, _)| !believed.contains(*name)) {
-        let footer = journal::read_footer(&file.path, history.authorship())?;
+    for (file_name, name) in found.into_iter().filter(|(file_name, _)| !believed.contains(file_name)) {
+        let footer = journal::read_footer(history.store(), &name.object(), history.authorship())?;
         let row = SegmentText {
-            epoch: file.epoch,
-            start: file.start,
-            name: name.clone(),
-            bytes: file_bytes(&file.path)?,
+            epoch: name.epoch,
+            start: name.start,
+            name: file_name,
+            bytes: history.journal().size(name)?,
             summary: serde_json::to_string(&footer.summary).context(Kind::Internal, failed)?,
         };
         rows::put_segment(connection, &row, history.authorship())?;
@@ -100,30 +99,29 @@ fn checkpoints(connection: &Connection, history: &History) -> Result<Vec<Unusabl
 
 fn packs(connection: &Connection, history: &History) -> Result<Vec<Unusable>> {
     let mut unusable = Vec::new();
-    let paths = image::pack_files(&history.packs_folder())?;
-    let stem =
-        |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let found: BTreeMap<String, _> = paths.into_iter().map(|path| (stem(&path), path)).collect();
+    let found = history.store().list_sorted(ObjectKind::Pack)?;
     let mut known = names(connection, "SELECT name FROM packs")?;
-    if known.iter().any(|name| !found.contains_key(name)) {
+    if known.iter().any(|name| !found.iter().any(|pack| pack.stem() == name)) {
         // A block of the pack that went may lie in another one too, which only its list tells.
         connection.execute_batch("DELETE FROM blocks; DELETE FROM packs").context(Kind::Internal, failed)?;
         known.clear();
     }
-    for (name, path) in found.iter().filter(|(name, _)| !known.contains(*name)) {
-        if let Err(error) = index_pack(connection, name, path) {
-            pass_over(name, error, &mut unusable)?;
+    for name in found.iter().filter(|name| !known.contains(name.stem())) {
+        if let Err(error) = index_pack(connection, history.store(), name) {
+            pass_over(name.stem(), error, &mut unusable)?;
         }
     }
     Ok(unusable)
 }
 
-fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
-    let reader = PackReader::open(path)?;
-    reader.check_name(path)?;
-    let bytes = file_bytes(path)? as i64;
+fn index_pack(connection: &Connection, store: &dyn Store, name: &ObjectName) -> Result<()> {
+    let reader = PackReader::open(store, name)?;
+    reader.check_name(name)?;
     connection
-        .execute("INSERT INTO packs (name, bytes) VALUES (?1, ?2)", params![name, bytes])
+        .execute(
+            "INSERT INTO packs (name, bytes) VALUES (?1, ?2)",
+            params![name.stem(), reader.size() as i64],
+        )
         .context(Kind::Internal, failed)?;
     let number = connection.last_insert_rowid();
     let mut insert = connection
@@ -141,14 +139,4 @@ fn index_pack(connection: &Connection, name: &str, path: &Path) -> Result<()> {
 pub(super) fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
     let names = history.store().list(ObjectKind::Checkpoint)?;
     Ok(names.iter().map(|name| name.stem().to_owned()).collect())
-}
-
-pub(super) fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn file_bytes(path: &Path) -> Result<u64> {
-    let metadata =
-        fs::metadata(path).context(Kind::Unavailable, || format!("cannot read {}", path.display()))?;
-    Ok(metadata.len())
 }

@@ -27,7 +27,7 @@ fn history() -> (tempfile::TempDir, History) {
 }
 
 fn store(history: &History, catalog: &Arc<Catalog>, raw: &[u8]) -> BlockId {
-    let packs = Packs::create(&history.packs_folder(), Arc::clone(catalog) as Arc<_>).unwrap();
+    let packs = Packs::new(history.shared_store(), Arc::clone(catalog) as Arc<_>);
     let id = packs.put(BlockKind::Other, raw).unwrap();
     packs.finish().unwrap();
     catalog.synchronise(history).unwrap();
@@ -42,7 +42,7 @@ fn it_is_made_anew_when_it_is_gone_stale_or_damaged() {
     let place = catalog.locate(&id).unwrap();
     assert!(place.is_some());
     drop(catalog);
-    let path = history.root().join(FILE);
+    let path = layout::catalog(history.root());
     for content in [None, Some(&b"this is no database at all, not even a bad one"[..]), Some(b"")] {
         for suffix in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
@@ -60,7 +60,7 @@ fn it_forgets_what_is_gone_and_finds_what_lies_in_another_pack_too() {
     let catalog = Arc::new(Catalog::open(&history).unwrap());
     let id = store(&history, &catalog, b"rows");
     let place = catalog.locate(&id).unwrap().unwrap();
-    std::fs::remove_file(history.packs_folder().join(format!("{}.pack", place.pack))).unwrap();
+    history.store().remove(&[crate::history::image::pack_object(&place.pack)]).unwrap();
     catalog.synchronise(&history).unwrap();
     assert_eq!(catalog.locate(&id).unwrap(), None);
 }
@@ -69,7 +69,7 @@ fn it_forgets_what_is_gone_and_finds_what_lies_in_another_pack_too() {
 fn a_newer_catalog_is_put_away() {
     let (_folder, history) = history();
     drop(Catalog::open(&history).unwrap());
-    let newer = Connection::open(history.root().join(FILE)).unwrap();
+    let newer = Connection::open(layout::catalog(history.root())).unwrap();
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
     assert!(Catalog::open(&history).unwrap().checkpoints().unwrap().is_empty());
@@ -78,7 +78,7 @@ fn a_newer_catalog_is_put_away() {
 #[test]
 fn a_link_in_its_place_is_not_followed() {
     let (folder, history) = history();
-    let (path, victim) = (history.root().join(FILE), folder.path().join("victim"));
+    let (path, victim) = (layout::catalog(history.root()), folder.path().join("victim"));
     for suffix in ["", "-wal", "-shm", "-journal"] {
         for content in [None, Some("somebody's letter")] {
             let link = format!("{}{suffix}", path.display());
@@ -112,9 +112,9 @@ fn one_with_another_schema_is_made_anew() {
         "ALTER TABLE segments RENAME TO other; CREATE VIEW segments AS SELECT * FROM other",
         "PRAGMA user_version = -1",
     ] {
-        Connection::open(history.root().join(FILE)).unwrap().execute_batch(hostile).unwrap();
+        Connection::open(layout::catalog(history.root())).unwrap().execute_batch(hostile).unwrap();
         let catalog = Catalog::open(&history).unwrap();
-        assert!(catalog.locate(&id).unwrap().is_some() && catalog.segments(&history).unwrap().is_empty());
+        assert!(catalog.locate(&id).unwrap().is_some() && catalog.segments().unwrap().is_empty());
         let others =
             "SELECT count(*) FROM sqlite_schema WHERE name IN ('lose', 'more', 'other') OR type = 'view'";
         let connection = catalog.connection().unwrap();

@@ -136,8 +136,8 @@ fn journal_from(history: &History, stretch: &Stretch, base: Lsn, is_current: boo
     };
     let segments = &stretch.segments;
     let beyond = segments.iter().position(|segment| {
-        let open = segment.file.path.with_extension("open");
-        segment.summary.end > base || !segment.file.sealed || history.journal_folder().join(open).exists()
+        let is_open = || history.journal().holds(segment.name.form(false)).unwrap_or(true);
+        segment.summary.end > base || !segment.name.sealed || is_open()
     });
     let first = beyond.unwrap_or(segments.len());
     let first = if is_current { first.min(holds_last(segments)) } else { first };

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::progress::{Progress, Unit};
-use crate::store::files;
+use crate::store::ObjectKind;
 
 /// What [`expire`] would do.
 ///
@@ -28,8 +28,8 @@ pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Resu
     let _checkpoint = history.lock_checkpoint_alone()?;
     let _objects = history.lock_objects_alone()?;
     // All who write into these folders hold one of the two locks, so no living process writes these files.
-    for folder in ["packs", "schemas", "checkpoints"] {
-        files::remove_temporaries(&history.root().join(folder));
+    for kind in [ObjectKind::Pack, ObjectKind::Archive, ObjectKind::Roles, ObjectKind::Checkpoint] {
+        history.store().remove_unfinished(kind);
     }
     // What is referred to is counted now, under the locks.
     let plan = plan(history, &Catalog::open(history)?, rules)?;
@@ -43,7 +43,7 @@ pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Resu
     progress.phase("removing what is not kept", count, Unit::Objects);
     for sorted in &plan.objects_to_go.0 {
         history.store().remove(&sorted.go)?;
-        files::remove_all(&history.journal_folder(), &sorted.open)?;
+        sorted.open.iter().try_for_each(|name| history.journal().remove(*name))?;
         progress.advance(sorted.count());
         ambient::pass("expire.removed")?;
     }

@@ -1,8 +1,6 @@
 //! The objects of a history, sorted into those that stay and those that go.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +11,9 @@ use crate::error::Result;
 use crate::history::catalog::{Catalog, CheckpointRow};
 use crate::history::expiry::Expiry;
 use crate::history::image::{Blocks, FolderDirectory};
+use crate::history::journal::SegmentName;
 use crate::history::timeline::Timeline;
-use crate::history::{History, journal, read_object, roles};
+use crate::history::{History, read_object, roles};
 use crate::store::{ObjectKind, ObjectName, Store};
 
 /// A list of roles is written before the stream tells of it; so long, at the most, nothing names it.
@@ -35,7 +34,7 @@ pub struct Tally {
 pub(super) struct Sorted {
     pub go: Vec<ObjectName>,
     /// Open segments that go.
-    pub open: Vec<PathBuf>,
+    pub open: Vec<SegmentName>,
     tally: Tally,
 }
 
@@ -145,16 +144,14 @@ impl Sorted {
 
 /// Both forms of a segment, if it has two: by their names, since what an expiry left is no part of any stretch.
 fn segments(history: &History, record: &Expiry) -> Result<Sorted> {
-    let mut files = journal::list_all(&history.journal_folder())?;
-    files.sort();
     let mut sorted = Sorted::new("journal");
-    for file in files {
-        let stays = !record.covers_segment(&file);
-        sorted.count_in(stays, fs::metadata(&file.path).map_or(0, |metadata| metadata.len()));
-        match (stays, file.sealed) {
+    for name in history.journal().list_all()? {
+        let stays = !record.covers_segment(name);
+        sorted.count_in(stays, history.journal().size(name)?);
+        match (stays, name.sealed) {
             (true, _) => {}
-            (false, true) => sorted.go.push(file.object()),
-            (false, false) => sorted.open.push(file.path),
+            (false, true) => sorted.go.push(name.object()),
+            (false, false) => sorted.open.push(name),
         }
     }
     Ok(sorted)
@@ -179,14 +176,14 @@ fn needed(
     record: &Expiry,
 ) -> Result<References> {
     // As the packs are now, and not as the catalog has them.
-    let directory = Arc::new(FolderDirectory::scan(&history.packs_folder())?);
-    let blocks = Blocks::new(&history.packs_folder(), Arc::clone(&directory) as Arc<_>);
+    let directory = Arc::new(FolderDirectory::scan(history.store())?);
+    let blocks = Blocks::new(history.shared_store(), Arc::clone(&directory) as Arc<_>);
     let mut needed = References::default();
     for row in kept {
         needed.add(&history.read_checkpoint(&row.id)?, &blocks, &*directory)?;
     }
     let segments = timeline.stretches.iter().flat_map(|stretch| &stretch.segments);
-    let lists = roles::told_in(history, segments.filter(|segment| !record.covers_segment(&segment.file)))?;
+    let lists = roles::told_in(history, segments.filter(|segment| !record.covers_segment(segment.name)))?;
     needed.schemas.extend(lists.into_iter().map(|digest| format!("{digest}.sql")));
     Ok(needed)
 }

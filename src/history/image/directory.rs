@@ -1,11 +1,11 @@
 //! Where blocks lie.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 use super::id::BlockId;
-use super::pack::{self, PackReader};
-use crate::error::{Context, Kind, Result};
+use super::pack::PackReader;
+use crate::error::Result;
+use crate::store::{ObjectKind, Store};
 
 /// Where a stored block lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub trait BlockDirectory: Send + Sync {
     fn locate(&self, id: &BlockId) -> Result<Option<Location>>;
 }
 
-/// A directory in memory, made from the lists of all packs in a folder. The default is empty.
+/// A directory in memory, made from the lists of all packs in a store. The default is empty.
 #[derive(Default)]
 pub struct FolderDirectory {
     packs: Vec<String>,
@@ -41,15 +41,15 @@ struct Place {
 }
 
 impl FolderDirectory {
-    /// Reads the lists of all packs in `folder`; a folder that is not there holds none.
+    /// Reads the lists of all packs in `store`.
     ///
     /// # Errors
     /// `Damaged` at the first pack whose list is, `Unavailable` if the disk does not read.
-    pub fn scan(folder: &Path) -> Result<FolderDirectory> {
+    pub fn scan(store: &dyn Store) -> Result<FolderDirectory> {
         let mut directory = FolderDirectory::default();
-        for path in pack_files(folder)? {
-            let reader = PackReader::open(&path)?;
-            reader.check_name(&path)?;
+        for name in store.list_sorted(ObjectKind::Pack)? {
+            let reader = PackReader::open(store, &name)?;
+            reader.check_name(&name)?;
             directory.add(&reader);
         }
         Ok(directory)
@@ -83,25 +83,4 @@ impl BlockDirectory for FolderDirectory {
             stored_len: place.stored_len.into(),
         }))
     }
-}
-
-/// The pack files in a folder, sorted by name; a folder that is not there holds none.
-///
-/// # Errors
-/// `Unavailable` if the folder cannot be read.
-pub fn pack_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let message = || format!("cannot read folder {}", folder.display());
-    let listing = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listing => listing.context(Kind::Unavailable, message)?,
-    };
-    let mut paths = Vec::new();
-    for entry in listing {
-        let path = entry.context(Kind::Unavailable, message)?.path();
-        if path.extension().is_some_and(|extension| extension == pack::EXTENSION) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }

@@ -17,11 +17,16 @@ mod write;
 
 pub use build::{ImageBuilder, MAX_LINE};
 pub use digest::{BadRowsDigest, RowsDigest};
-pub use directory::{BlockDirectory, FolderDirectory, Location, pack_files};
+pub use directory::{BlockDirectory, FolderDirectory, Location};
 pub use id::{BadBlockId, BlockId, BlockKind};
 pub use index::{BlockEntry, TableImage};
-pub use pack::{EXTENSION, PackEntry, PackReader, path as pack_path};
+pub use pack::{PackEntry, PackReader, object as pack_object};
 pub use read::{Blocks, TableReader, lines, read_index, read_rows};
 pub use sort::{SortedRows, Sorter};
 pub use verify::{PackCheck, verify_pack};
 pub use write::{PackStats, Packs};
+
+/// A store for the packs of intermediate images, in a folder that the caller removes.
+pub fn scratch_store(folder: &std::path::Path) -> std::sync::Arc<dyn crate::store::Store> {
+    std::sync::Arc::new(crate::store::Folder::new(folder))
+}

@@ -1,16 +1,11 @@
 //! Reading a pack: a file of stored blocks with a list of them at its end.
 
-use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 use super::block::{self, MAX_RAW};
 use super::id::{BlockId, BlockKind};
 use crate::error::{Context, Error, Kind, Result};
-
-/// The ending of a pack's file name.
-pub const EXTENSION: &str = "pack";
+use crate::store::{Object, ObjectKind, ObjectName, Store};
 
 /// Every pack begins with this: a magic word and the version.
 pub const HEAD: [u8; 8] = *b"BWPK\x01\0\0\0";
@@ -19,9 +14,9 @@ const TAIL_MAGIC: &[u8; 8] = b"BWPKTAIL";
 const TAIL: usize = 24;
 const ENTRY: usize = 49;
 
-/// The file of the pack `name` in a folder of packs.
-pub fn path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(name).with_extension(EXTENSION)
+/// The object that is called `name`.
+pub fn object(name: &str) -> ObjectName {
+    ObjectName::new(ObjectKind::Pack, name)
 }
 
 /// The name of a pack whose list of blocks has these bytes: half of their BLAKE3 digest.
@@ -98,21 +93,17 @@ fn decode_entry(bytes: &[u8]) -> Option<PackEntry> {
 
 /// An open pack of which nothing is believed yet.
 pub struct PackFile {
-    path: PathBuf,
-    file: File,
-    len: u64,
+    place: String,
+    object: Box<dyn Object>,
 }
 
 impl PackFile {
     /// # Errors
     /// `Damaged` if the pack is not there, `Unavailable` if it cannot be opened.
-    pub fn open(path: &Path) -> Result<PackFile> {
-        let file = File::open(path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => damaged(path, "it is not there"),
-            _ => unreadable(path, error),
-        })?;
-        let len = file.metadata().map_err(|error| unreadable(path, error))?.len();
-        Ok(PackFile { path: path.to_owned(), file, len })
+    pub fn open(store: &dyn Store, name: &ObjectName) -> Result<PackFile> {
+        let place = store.locate(name);
+        let object = store.open(name)?.ok_or_else(|| damaged(&place, "it is not there"))?;
+        Ok(PackFile { place, object })
     }
 
     /// The kind and the raw bytes of the block `id` that stands at `offset`, everything checked.
@@ -120,54 +111,50 @@ impl PackFile {
     /// # Errors
     /// `Damaged`, naming the pack and the block; `Unavailable` if the disk does not read.
     pub fn read_block(&self, id: &BlockId, offset: u64, stored_len: u64) -> Result<(BlockKind, Vec<u8>)> {
-        let stored = self.read(offset, stored_len).context_block(&self.path, id)?;
-        block::decode(id, &stored).map_err(|fault| block_damaged(&self.path, id).caused_by(fault))
+        let stored = self.read(offset, stored_len).context_block(&self.place, id)?;
+        block::decode(id, &stored).map_err(|fault| block_damaged(&self.place, id).caused_by(fault))
     }
 
     /// The bytes of a stretch; none if it reaches beyond the file.
     fn read(&self, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
-        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+        if offset.checked_add(len).is_none_or(|end| end > self.object.size()) {
             return Ok(None);
         }
         let mut bytes = vec![0; len as usize];
-        match self.file.read_exact_at(&mut bytes, offset) {
+        match self.object.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-            Err(error) => Err(unreadable(&self.path, error)),
+            Err(error) => {
+                Err(error).context(Kind::Unavailable, || format!("cannot read pack {}", self.place))
+            }
         }
     }
 }
 
 trait ContextBlock {
-    fn context_block(self, path: &Path, id: &BlockId) -> Result<Vec<u8>>;
+    fn context_block(self, place: &str, id: &BlockId) -> Result<Vec<u8>>;
 }
 
 impl ContextBlock for Result<Option<Vec<u8>>> {
-    fn context_block(self, path: &Path, id: &BlockId) -> Result<Vec<u8>> {
-        self?.ok_or_else(|| block_damaged(path, id).caused_by("the pack ends before it"))
+    fn context_block(self, place: &str, id: &BlockId) -> Result<Vec<u8>> {
+        self?.ok_or_else(|| block_damaged(place, id).caused_by("the pack ends before it"))
     }
 }
 
-fn block_damaged(path: &Path, id: &BlockId) -> Error {
-    damaged(path, &format!("its block {id} cannot be used"))
+fn block_damaged(place: &str, id: &BlockId) -> Error {
+    damaged(place, &format!("its block {id} cannot be used"))
 }
 
-fn damaged(path: &Path, fault: &str) -> Error {
+fn damaged(place: &str, fault: &str) -> Error {
     Error::damaged(format!(
-        "pack {} is damaged: {fault}; run `backwhen verify` to see all that is damaged",
-        path.display()
+        "pack {place} is damaged: {fault}; run `backwhen verify` to see all that is damaged"
     ))
-}
-
-fn unreadable(path: &Path, error: std::io::Error) -> Error {
-    Err::<(), _>(error)
-        .context(Kind::Unavailable, || format!("cannot read pack {}", path.display()))
-        .expect_err("made as one")
 }
 
 /// An open pack with its list of blocks.
 pub struct PackReader {
     file: PackFile,
+    /// The name that the list of blocks gives the pack.
     name: String,
     entries: Vec<PackEntry>,
 }
@@ -177,9 +164,9 @@ impl PackReader {
     ///
     /// # Errors
     /// `Damaged` if it does not, `Unavailable` if the disk does not read.
-    pub fn open(path: &Path) -> Result<PackReader> {
-        let file = PackFile::open(path)?;
-        let fault = |fault: &str| damaged(path, fault);
+    pub fn open(store: &dyn Store, name: &ObjectName) -> Result<PackReader> {
+        let file = PackFile::open(store, name)?;
+        let fault = |fault: &str| damaged(&file.place, fault);
         let head = file.read(0, HEAD.len() as u64)?.ok_or_else(|| fault("it is cut short"))?;
         if head[..4] != HEAD[..4] {
             return Err(fault("it does not begin as a pack does"));
@@ -188,10 +175,10 @@ impl PackReader {
             return Err(fault("its version is one that this backwhen does not know; a newer one may"));
         }
         let list = read_list(&file)?;
-        let end = file.len - (TAIL + list.len()) as u64;
+        let end = file.object.size() - (TAIL + list.len()) as u64;
         let entries =
             decode_list(&list, end).ok_or_else(|| fault("its list of blocks does not fit its length"))?;
-        Ok(PackReader { file, name: name(&list), entries })
+        Ok(PackReader { file, name: self::name(&list), entries })
     }
 
     /// The name that a pack with this list must have.
@@ -200,12 +187,17 @@ impl PackReader {
     }
 
     /// # Errors
-    /// `Damaged` if the pack at `path` has another name than its blocks give it.
-    pub fn check_name(&self, path: &Path) -> Result<()> {
-        if path.file_stem().is_some_and(|stem| stem == self.name.as_str()) {
+    /// `Damaged` if the pack is called by another name than its blocks give it.
+    pub fn check_name(&self, name: &ObjectName) -> Result<()> {
+        if name.stem() == self.name {
             return Ok(());
         }
-        Err(damaged(path, &format!("its blocks give it the name {}", self.name)))
+        Err(damaged(&self.file.place, &format!("its blocks give it the name {}", self.name)))
+    }
+
+    /// How many bytes the pack has.
+    pub fn size(&self) -> u64 {
+        self.file.object.size()
     }
 
     /// The blocks in the order of the file.
@@ -221,7 +213,7 @@ impl PackReader {
         let (kind, raw) = self.file.read_block(&entry.id, entry.offset, entry.stored_len.into())?;
         if kind != entry.kind || raw.len() as u64 != u64::from(entry.raw_len) {
             return Err(
-                block_damaged(&self.file.path, &entry.id).caused_by("it differs from its entry in the list")
+                block_damaged(&self.file.place, &entry.id).caused_by("it differs from its entry in the list")
             );
         }
         Ok(raw)
@@ -230,9 +222,9 @@ impl PackReader {
 
 /// The bytes of the list, checked against the tail.
 fn read_list(file: &PackFile) -> Result<Vec<u8>> {
-    let fault = |fault: &str| damaged(&file.path, fault);
+    let fault = |fault: &str| damaged(&file.place, fault);
     let short = || fault("it is cut short, or its end is overwritten");
-    let tail_at = file.len.checked_sub(TAIL as u64).ok_or_else(short)?;
+    let tail_at = file.object.size().checked_sub(TAIL as u64).ok_or_else(short)?;
     let tail = file.read(tail_at, TAIL as u64)?.ok_or_else(short)?;
     let (len, rest) = tail.split_first_chunk::<8>().ok_or_else(short)?;
     let len = u64::from_le_bytes(*len);

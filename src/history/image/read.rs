@@ -1,6 +1,5 @@
 //! Reading blocks and tables by name.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::digest::RowsDigest;
@@ -9,11 +8,12 @@ use super::id::BlockId;
 use super::index::{self, BlockEntry, TableImage};
 use super::pack::{self, PackFile};
 use crate::error::{Error, Result};
+use crate::store::Store;
 
-/// How many packs of one folder stay open.
+/// How many packs of one store stay open.
 const OPEN_FILES: usize = 32;
 
-/// Reads blocks from one folder of packs, or from several in turn. Cheap to clone and to share
+/// Reads blocks from the packs of one store, or of several in turn. Cheap to clone and to share
 /// between threads; nothing is believed that its digest does not prove.
 #[derive(Clone)]
 pub struct Blocks {
@@ -21,16 +21,16 @@ pub struct Blocks {
 }
 
 struct Layer {
-    folder: PathBuf,
+    store: Arc<dyn Store>,
     directory: Arc<dyn BlockDirectory>,
     /// The most recently used last.
     open: Mutex<Vec<(String, Arc<PackFile>)>>,
 }
 
 impl Blocks {
-    /// The blocks in the packs of `folder`, found through `directory`. Touches no file yet.
-    pub fn new(folder: &Path, directory: Arc<dyn BlockDirectory>) -> Blocks {
-        let layer = Layer { folder: folder.to_owned(), directory, open: Mutex::default() };
+    /// The blocks in the packs of `store`, found through `directory`. Nothing is read yet.
+    pub fn new(store: Arc<dyn Store>, directory: Arc<dyn BlockDirectory>) -> Blocks {
+        let layer = Layer { store, directory, open: Mutex::default() };
         Blocks { layers: vec![Arc::new(layer)] }
     }
 
@@ -51,26 +51,31 @@ impl Blocks {
                 return file.read_block(id, location.offset, location.stored_len).map(|(_, raw)| raw);
             }
         }
-        let folders: Vec<_> = self.layers.iter().map(|layer| layer.folder.display().to_string()).collect();
+        let places: Vec<_> = self.layers.iter().map(|layer| layer.place()).collect();
         Err(Error::damaged(format!(
-            "block {id} is in no pack of {}; run `backwhen verify` to see all that is missing",
-            folders.join(" or ")
+            "block {id} is in none of {}; run `backwhen verify` to see all that is missing",
+            places.join(" or ")
         )))
     }
 }
 
 impl Layer {
+    /// Where all packs lie, for messages.
+    fn place(&self) -> String {
+        self.store.locate(&pack::object("*"))
+    }
+
     fn file(&self, pack: &str) -> Result<Arc<PackFile>> {
         if !pack::is_name(pack) {
             return Err(Error::damaged(format!(
-                "the catalog names a pack that cannot be; run `backwhen verify` on {}",
-                self.folder.display()
+                "the catalog names a pack that cannot be one of {}; see what is wrong with: backwhen verify",
+                self.place()
             )));
         }
         if let Some(file) = self.cached(pack) {
             return Ok(file);
         }
-        let file = Arc::new(PackFile::open(&pack::path(&self.folder, pack))?);
+        let file = Arc::new(PackFile::open(&*self.store, &pack::object(pack))?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= OPEN_FILES {
             open.remove(0);

@@ -6,24 +6,38 @@ mod packs;
 mod sharing;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
+use crate::store::{Folder, Store};
 
 /// A table in memory: the lines of each key, sorted.
 type Table = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
-fn directory(folder: &Path) -> Arc<FolderDirectory> {
-    Arc::new(FolderDirectory::scan(folder).unwrap())
+/// The packs of the history at `root`, which lie in its folder `packs`.
+fn store(root: &Path) -> Arc<dyn Store> {
+    Arc::new(Folder::new(root))
 }
 
-fn packs(folder: &Path) -> Packs {
-    Packs::create(folder, directory(folder)).unwrap()
+fn directory(root: &Path) -> Arc<FolderDirectory> {
+    Arc::new(FolderDirectory::scan(&*store(root)).unwrap())
 }
 
-fn blocks(folder: &Path) -> Blocks {
-    Blocks::new(folder, directory(folder))
+fn packs(root: &Path) -> Packs {
+    Packs::new(store(root), directory(root))
+}
+
+fn blocks(root: &Path) -> Blocks {
+    Blocks::new(store(root), directory(root))
+}
+
+fn pack_path(root: &Path, name: &str) -> PathBuf {
+    root.join(pack_object(name).to_string())
+}
+
+fn check_pack(root: &Path, name: &str) -> PackCheck {
+    verify_pack(&*store(root), &pack_object(name)).unwrap()
 }
 
 /// A row whose key can be read from its line again.

@@ -1,14 +1,12 @@
 //! Reading a whole pack to find damage.
 
-use std::path::{Path, PathBuf};
-
 use super::pack::PackReader;
 use crate::error::{Kind, Result};
+use crate::store::{ObjectName, Store};
 
 /// What a pack was found to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackCheck {
-    pub path: PathBuf,
     /// Blocks in its list.
     pub blocks: u64,
     /// Raw bytes of the blocks that are sound.
@@ -21,12 +19,12 @@ pub struct PackCheck {
 ///
 /// # Errors
 /// `Unavailable` if the disk does not read; damage is no error here but a fault in the result.
-pub fn verify_pack(path: &Path) -> Result<PackCheck> {
-    let mut check = PackCheck { path: path.to_owned(), blocks: 0, bytes: 0, faults: Vec::new() };
-    let Some(reader) = check.note(PackReader::open(path))? else {
+pub fn verify_pack(store: &dyn Store, name: &ObjectName) -> Result<PackCheck> {
+    let mut check = PackCheck::default();
+    let Some(reader) = check.note(PackReader::open(store, name))? else {
         return Ok(check);
     };
-    check.note(reader.check_name(path))?;
+    check.note(reader.check_name(name))?;
     check.blocks = reader.entries().len() as u64;
     for entry in reader.entries() {
         if let Some(raw) = check.note(reader.read(entry))? {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::block;
@@ -10,7 +9,7 @@ use super::directory::BlockDirectory;
 use super::id::{BlockId, BlockKind};
 use super::pack::{self, PackEntry};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::files::{self, NewFile};
+use crate::store::{NewFile, ObjectKind, Store};
 
 /// A pack that has so many bytes takes no more blocks.
 const FULL: u64 = 64 << 20;
@@ -30,13 +29,13 @@ pub struct PackStats {
     pub bytes_shared: u64,
 }
 
-/// Writes packs into one folder. Several threads may put blocks at once: each compresses its own,
+/// Writes packs into one store. Several threads may put blocks at once: each compresses its own,
 /// only the appending is done in turn.
 ///
 /// Nothing counts until [`Packs::finish`]. Dropped before, the pack at work vanishes; full packs
 /// may stay as harmless orphans, whose blocks a later directory scan finds again.
 pub struct Packs {
-    folder: PathBuf,
+    store: Arc<dyn Store>,
     known: Arc<dyn BlockDirectory>,
     state: Mutex<State>,
 }
@@ -51,15 +50,10 @@ struct State {
 }
 
 impl Packs {
-    /// Begins to write packs into `folder`, which holds nothing but packs and is made if need be.
-    /// Blocks in `known` are not stored again, so it must only name blocks that whoever reads these
-    /// packs can reach too: for a history's packs, those in the same folder.
-    ///
-    /// # Errors
-    /// `Unavailable` if the folder cannot be made.
-    pub fn create(folder: &Path, known: Arc<dyn BlockDirectory>) -> Result<Packs> {
-        files::create_folder(folder)?;
-        Ok(Packs { folder: folder.to_owned(), known, state: Mutex::default() })
+    /// Begins to write packs into `store`. Blocks in `known` are not stored again, so `known` must only name blocks that
+    /// the readers of these packs can reach too: for a history's packs, those in the same store.
+    pub fn new(store: Arc<dyn Store>, known: Arc<dyn BlockDirectory>) -> Packs {
+        Packs { store, known, state: Mutex::default() }
     }
 
     /// Stores a block, unless it is stored already.
@@ -113,8 +107,8 @@ impl Packs {
         match self.state.lock() {
             Ok(state) if !state.failed => Ok(state),
             _ => Err(Error::unavailable(format!(
-                "writing packs to {} failed before; mend the disk and start again",
-                self.folder.display()
+                "writing {} failed before; mend the disk and start again",
+                self.store.locate(&pack::object("*"))
             ))),
         }
     }
@@ -129,7 +123,7 @@ impl Packs {
             return Ok(None);
         }
         if state.open.is_none() {
-            state.open = Some(OpenPack::create(&self.folder)?);
+            state.open = Some(OpenPack::create(&*self.store)?);
         }
         let open = state.open.as_mut().expect("made above");
         if let Err(error) = open.append(id, kind, raw_len, stored) {
@@ -144,7 +138,7 @@ impl Packs {
 
     /// Syncing takes long, so it happens without the lock.
     fn publish(&self, open: OpenPack) -> Result<()> {
-        let published = open.publish(&self.folder);
+        let published = open.publish(&*self.store);
         let mut state = self.state()?;
         match published {
             Ok(name) => state.stats.packs.push(name),
@@ -172,8 +166,8 @@ struct OpenPack {
 }
 
 impl OpenPack {
-    fn create(folder: &Path) -> Result<OpenPack> {
-        let mut file = NewFile::create(&folder.join("pack"))?;
+    fn create(store: &dyn Store) -> Result<OpenPack> {
+        let mut file = store.draft(ObjectKind::Pack)?;
         write(&mut file, &pack::HEAD)?;
         Ok(OpenPack { file, end: pack::HEAD.len() as u64, entries: Vec::new() })
     }
@@ -185,29 +179,20 @@ impl OpenPack {
         Ok(())
     }
 
-    /// Makes the pack durable under its name, and returns it. If a pack of that name is there, it
-    /// has the same blocks, and this one is thrown away.
-    fn publish(mut self, folder: &Path) -> Result<String> {
+    /// Makes the pack durable under its name, and returns the name. A pack of that name that is there already has the
+    /// same blocks, and this one is thrown away.
+    fn publish(mut self, store: &dyn Store) -> Result<String> {
         let (list, tail) = pack::encode_list(&self.entries);
         write(&mut self.file, &list)?;
         write(&mut self.file, &tail)?;
         let name = pack::name(&list);
-        let path = pack::path(folder, &name);
-        if path.exists() {
-            files::sync_folder(folder)?;
-            return Ok(name);
-        }
-        match self.file.publish_as(&path) {
-            // Another writer has just been faster.
-            Err(error) if error.kind() == Kind::Internal && path.exists() => Ok(name),
-            result => result.map(|()| name),
-        }
+        store.put_content(&pack::object(&name), self.file)?;
+        Ok(name)
     }
 }
 
 fn write(file: &mut NewFile, bytes: &[u8]) -> Result<()> {
     let written = file.write_all(bytes);
-    written.context(Kind::Unavailable, || {
-        format!("cannot write {}; is the disk full?", file.temporary().display())
-    })
+    written
+        .context(Kind::Unavailable, || format!("cannot write {}; is the disk full?", file.path().display()))
 }

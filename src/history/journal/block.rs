@@ -1,14 +1,13 @@
 //! Blocks: a checked header and a compressed run of records. See FORMAT.md.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 
 use super::columns;
 use super::fault::Fault;
 use crate::history::key::{Digest, Tag};
 use crate::model::Lsn;
+use crate::store::Object;
 
 pub(super) const HEADER_LEN: usize = 48;
 pub(super) const MAGIC: [u8; 4] = *b"BWjb";
@@ -129,12 +128,12 @@ struct Unchecked {
 
 impl Unchecked {
     /// `room`: bytes from the block's start to the end of where blocks can lie.
-    fn read(file: &File, offset: u64, room: u64) -> Result<Unchecked, Fault> {
+    fn read(object: &dyn Object, offset: u64, room: u64) -> Result<Unchecked, Fault> {
         if room < HEADER_LEN as u64 {
             return Err(Fault::bad("a block's header is cut short"));
         }
         let mut bytes = [0; HEADER_LEN];
-        read_exact(file, &mut bytes, offset)?;
+        read_exact(object, &mut bytes, offset)?;
         if bytes[..4] != MAGIC {
             return Err(Fault::bad("no block begins here"));
         }
@@ -177,8 +176,8 @@ impl Unchecked {
 }
 
 /// Checks the block at `offset` without keeping its payload.
-pub(super) fn check(file: &File, offset: u64, room: u64) -> Result<BlockHeader, Fault> {
-    checked(Unchecked::read(file, offset, room)?, file, offset, |_| {}).map(|(header, _)| header)
+pub(super) fn check(object: &dyn Object, offset: u64, room: u64) -> Result<BlockHeader, Fault> {
+    checked(Unchecked::read(object, offset, room)?, object, offset, |_| {}).map(|(header, _)| header)
 }
 
 /// What shows who wrote a block.
@@ -189,10 +188,14 @@ pub(super) struct Proof {
 }
 
 /// As [`check`], and what a key can be asked about: of the very bytes that the header was read from.
-pub(super) fn check_with_proof(file: &File, offset: u64, room: u64) -> Result<(BlockHeader, Proof), Fault> {
-    let unchecked = Unchecked::read(file, offset, room)?;
+pub(super) fn check_with_proof(
+    object: &dyn Object,
+    offset: u64,
+    room: u64,
+) -> Result<(BlockHeader, Proof), Fault> {
+    let unchecked = Unchecked::read(object, offset, room)?;
     let mut hasher = unchecked.header.hasher();
-    let (header, tag) = checked(unchecked, file, offset, |payload| {
+    let (header, tag) = checked(unchecked, object, offset, |payload| {
         hasher.update(payload);
     })?;
     Ok((header, Proof { digest: hasher.finalize(), tag }))
@@ -200,7 +203,7 @@ pub(super) fn check_with_proof(file: &File, offset: u64, room: u64) -> Result<(B
 
 fn checked(
     unchecked: Unchecked,
-    file: &File,
+    object: &dyn Object,
     offset: u64,
     mut see: impl FnMut(&[u8]),
 ) -> Result<(BlockHeader, Option<Tag>), Fault> {
@@ -210,14 +213,14 @@ fn checked(
     let mut chunk = vec![0; (end - at).min(1 << 20) as usize];
     while at < end {
         let len = chunk.len().min((end - at) as usize);
-        read_exact(file, &mut chunk[..len], at)?;
+        read_exact(object, &mut chunk[..len], at)?;
         crc = crc32c::crc32c_append(crc, &chunk[..len]);
         see(&chunk[..len]);
         at += len as u64;
     }
     let mut tag = [0; TAG_LEN];
     let tag = &mut tag[..unchecked.header.tag_len()];
-    read_exact(file, tag, end)?;
+    read_exact(object, tag, end)?;
     let header = unchecked.check(crc32c::crc32c_append(crc, tag))?;
     Ok((header, Tag::from_slice(tag).ok()))
 }
@@ -238,15 +241,15 @@ impl ReadBlock {
 
 /// The block at `offset`. Where `expected` is given, nothing is decompressed that has another digest.
 pub(super) fn read(
-    file: &File,
+    object: &dyn Object,
     offset: u64,
     room: u64,
     expected: Option<&Digest>,
 ) -> Result<ReadBlock, Fault> {
-    let unchecked = Unchecked::read(file, offset, room)?;
+    let unchecked = Unchecked::read(object, offset, room)?;
     // No longer than the file itself: `read` has compared the length with the room.
     let mut stored = vec![0; unchecked.header.stored_len as usize + unchecked.header.tag_len()];
-    read_exact(file, &mut stored, offset + HEADER_LEN as u64)?;
+    read_exact(object, &mut stored, offset + HEADER_LEN as u64)?;
     let crc = crc32c::crc32c_append(unchecked.header_crc(), &stored);
     let mut block = ReadBlock { header: unchecked.check(crc)?, raw: Vec::new(), stored };
     if expected.is_some_and(|expected| *expected != block.digest()) {
@@ -294,6 +297,6 @@ fn decompress_at_once(stored: &[u8], most: usize) -> std::io::Result<Vec<u8>> {
     })
 }
 
-pub(super) fn read_exact(file: &File, into: &mut [u8], offset: u64) -> Result<(), Fault> {
-    file.read_exact_at(into, offset).map_err(|error| Fault::bad(format!("cannot be read ({error})")))
+pub(super) fn read_exact(object: &dyn Object, into: &mut [u8], offset: u64) -> Result<(), Fault> {
+    object.read_exact_at(into, offset).map_err(|error| Fault::bad(format!("cannot be read ({error})")))
 }

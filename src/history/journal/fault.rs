@@ -1,7 +1,5 @@
 //! What is wrong with some bytes, before it is known in which file they lie.
 
-use std::path::Path;
-
 use crate::error::Error;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,17 +15,16 @@ impl Fault {
     }
 
     /// The error for a person: file, offset in bytes, what, and what to do.
-    pub(super) fn at(self, path: &Path, offset: u64) -> Error {
+    pub(super) fn at(self, place: &str, offset: u64) -> Error {
         match self {
-            Fault::Newer => newer(path),
+            Fault::Newer => newer(place),
             Fault::Bad(what) => Error::damaged(format!(
-                "{} is damaged at byte {offset}: {what}; run `backwhen verify` to see how far it reaches",
-                path.display()
+                "{place} is damaged at byte {offset}: {what}; run `backwhen verify` to see how far it reaches"
             )),
         }
     }
 }
 
-pub(super) fn newer(path: &Path) -> Error {
-    Error::refused(format!("{} was written by a newer backwhen; update backwhen", path.display()))
+pub(super) fn newer(place: &str) -> Error {
+    Error::refused(format!("{place} was written by a newer backwhen; update backwhen"))
 }

@@ -1,11 +1,8 @@
 //! A sealed segment's footer and trailer. See FORMAT.md.
 
-use std::fs::File;
-use std::path::Path;
-
 use super::block;
 use super::fault::Fault;
-use super::name::SegmentHeader;
+use super::place::SegmentBytes;
 use super::record::Bytes;
 use super::sections::{
     BlockEntry, decode_blocks, decode_digests, decode_relation_messages, decode_relations,
@@ -15,6 +12,7 @@ use super::sections::{
 use super::summary::{SegmentSummary, TransactionEntry};
 use crate::error::{Context, Kind, Result};
 use crate::history::key::{Authorship, SegmentKey, Tag};
+use crate::store::{Object, ObjectName, Store};
 
 pub(super) const TRAILER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"bwjends\n";
@@ -71,28 +69,33 @@ pub(super) struct Trailer {
 ///
 /// # Errors
 /// `Damaged` if header, footer or trailer do not check, or no holder of the key wrote them, `Refused` if they
-/// are of a newer version, `Unavailable` if the file cannot be opened.
-pub fn read_footer(path: &Path, authorship: &Authorship) -> Result<Footer> {
-    let file = File::open(path).context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
-    let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
-    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
-    let len = file.metadata().context(Kind::Unavailable, || format!("cannot read {}", path.display()))?.len();
-    let (footer, _) = read(&file, len, key.as_ref()).map_err(|(offset, fault)| fault.at(path, offset))?;
-    Ok(footer)
+/// are of a newer version, `Unavailable` if the segment cannot be opened.
+pub fn read_footer(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<Footer> {
+    let bytes = SegmentBytes::sealed(store, name)?;
+    let (_, key) = bytes.begin(authorship)?;
+    Ok(read_checked(&bytes, key.as_ref())?.0)
+}
+
+/// The footer and trailer of a sealed segment.
+///
+/// # Errors
+/// As [`read_footer`].
+pub(super) fn read_checked(bytes: &SegmentBytes, key: Option<&SegmentKey>) -> Result<(Footer, Trailer)> {
+    read(&*bytes.object, bytes.len(), key).map_err(|(offset, fault)| bytes.fault(offset, fault))
 }
 
 /// The footer of a file of `len` bytes, or the offset and nature of its fault.
 pub(super) fn read(
-    file: &File,
+    object: &dyn Object,
     len: u64,
     key: Option<&SegmentKey>,
 ) -> Result<(Footer, Trailer), (u64, Fault)> {
     let trailer_at = len.saturating_sub(TRAILER_LEN as u64);
-    let (trailer, head) = read_trailer(file, len).map_err(|fault| (trailer_at, fault))?;
+    let (trailer, head) = read_trailer(object, len).map_err(|fault| (trailer_at, fault))?;
     let at = trailer.footer_offset;
     // No longer than the file: `read_trailer` has compared.
     let mut bytes = vec![0; trailer.footer_len as usize];
-    block::read_exact(file, &mut bytes, at).map_err(|fault| (at, fault))?;
+    block::read_exact(object, &mut bytes, at).map_err(|fault| (at, fault))?;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), &head);
     if crc != trailer.crc {
         return Err((at, Fault::bad("the footer's checksum does not agree")));
@@ -101,11 +104,11 @@ pub(super) fn read(
     Ok((footer, trailer))
 }
 
-fn read_trailer(file: &File, len: u64) -> Result<(Trailer, [u8; 20]), Fault> {
+fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), Fault> {
     let at =
         len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| Fault::bad("too short for a sealed segment"))?;
     let mut bytes = [0; TRAILER_LEN];
-    block::read_exact(file, &mut bytes, at)?;
+    block::read_exact(object, &mut bytes, at)?;
     if bytes[56..] != MAGIC {
         return Err(Fault::bad("the end of a sealed segment is missing"));
     }

@@ -1,17 +1,12 @@
 //! Keeps a copy of an open segment up to date while its writer goes on.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
-
 use super::block;
-use super::name::SegmentHeader;
-use super::segment::open_file;
+use super::name::SegmentName;
+use super::place::{Journal, SegmentBytes};
 use super::walk::{Tail, Walk, WalkedBlock, walk};
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::key::Authorship;
 use crate::model::Lsn;
-use crate::store::files::{Growing, NewFile};
+use crate::store::Object;
 
 /// What an open segment holds up to its last complete transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,27 +23,26 @@ pub struct Held {
 /// # Errors
 /// `Damaged` if either is, `Refused` if the copy is not a beginning of the original, `Unavailable` if
 /// the original is not there (it may have been sealed just now) or the disk fails.
-pub fn mirror(original: &Path, copy: &Path, authorship: &Authorship) -> Result<u64> {
-    let (file, walked) = look(original, authorship)?;
+pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<u64> {
+    let (bytes, walked) = look(original, name)?;
     // What is copied must not vanish from the original: a power cut could take what only its writer's
     // kernel has, and other bytes would then be written in its place.
-    file.sync_all().context(Kind::Unavailable, || format!("cannot sync {}", original.display()))?;
-    if !copy.exists() {
-        let mut new = NewFile::create(copy)?;
-        let copied = std::io::copy(&mut (&file).take(walked.complete_len), &mut new);
-        copied.and_then(|_| new.flush()).context(Kind::Unavailable, || not_copied(original, copy))?;
-        new.publish()?;
+    original.spool.sync(&name.stem())?;
+    if !copy.holds(name)? {
+        copy.spool.begin(&name.stem(), &*bytes.object, walked.complete_len)?;
         return Ok(walked.complete_len);
     }
-    let (held, known) = look(copy, authorship)?;
-    if known.complete_len > walked.complete_len || !same_beginning(&file, &held, known.complete_len)? {
+    let (held, known) = look(copy, name)?;
+    if known.complete_len > walked.complete_len
+        || !same_beginning(&*bytes.object, &*held.object, known.complete_len)?
+    {
         return Err(Error::refused(format!(
             "{} is not a beginning of {}: the two histories have gone separate ways; copy to a new folder",
-            copy.display(),
-            original.display()
+            held.place, bytes.place
         )));
     }
-    grow(&file, &walked, copy, &known).context(Kind::Unavailable, || not_copied(original, copy))?;
+    let grown = grow(&*bytes.object, &walked, copy, name, &known);
+    grown.context(Kind::Unavailable, || format!("cannot copy {} to {}", bytes.place, held.place))?;
     Ok(walked.complete_len - known.complete_len)
 }
 
@@ -56,23 +50,22 @@ pub fn mirror(original: &Path, copy: &Path, authorship: &Authorship) -> Result<u
 ///
 /// # Errors
 /// `Damaged` if what had been synced is bad, `Unavailable` if it cannot be read.
-pub fn held(path: &Path, authorship: &Authorship) -> Result<Held> {
-    look(path, authorship).map(|(_, walk)| Held { bytes: walk.complete_len, end: walk.frontier })
+pub fn held(journal: &Journal, name: SegmentName) -> Result<Held> {
+    look(journal, name).map(|(_, walk)| Held { bytes: walk.complete_len, end: walk.frontier })
 }
 
-fn look(path: &Path, authorship: &Authorship) -> Result<(File, Walk)> {
-    let (file, len) = open_file(path)?;
-    let header = SegmentHeader::read(&file, false).map_err(|fault| fault.at(path, 0))?;
-    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
-    let walk = walk(&file, header.start, len, key.as_ref());
+fn look(journal: &Journal, name: SegmentName) -> Result<(SegmentBytes, Walk)> {
+    let bytes = journal.open(name)?;
+    let (header, key) = bytes.begin(&journal.authorship)?;
+    let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
     match walk.tail {
-        Tail::Whole | Tail::Incomplete | Tail::Torn => Ok((file, walk)),
-        Tail::Damaged { offset, what } => Err(super::fault::Fault::Bad(what).at(path, offset)),
-        Tail::Newer => Err(super::fault::newer(path)),
+        Tail::Whole | Tail::Incomplete | Tail::Torn => Ok((bytes, walk)),
+        Tail::Damaged { offset, what } => Err(bytes.fault(offset, super::fault::Fault::Bad(what))),
+        Tail::Newer => Err(super::fault::newer(&bytes.place)),
     }
 }
 
-fn same_beginning(one: &File, other: &File, len: u64) -> Result<bool> {
+fn same_beginning(one: &dyn Object, other: &dyn Object, len: u64) -> Result<bool> {
     let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut at = 0;
     while at < len {
@@ -91,8 +84,14 @@ fn same_beginning(one: &File, other: &File, len: u64) -> Result<bool> {
 
 /// Appends the blocks that the copy lacks. A sound block tells how much had been synced when it was
 /// written; so none may reach the disk before what it vouches for.
-fn grow(file: &File, walked: &Walk, copy: &Path, known: &Walk) -> std::io::Result<()> {
-    let target = Growing::open(copy).map_err(std::io::Error::other)?;
+fn grow(
+    original: &dyn Object,
+    walked: &Walk,
+    copy: &Journal,
+    name: SegmentName,
+    known: &Walk,
+) -> std::io::Result<()> {
+    let target = copy.spool.append(&name.stem()).map_err(std::io::Error::other)?;
     if known.len > known.complete_len {
         target.cut(known.complete_len)?;
     }
@@ -105,13 +104,9 @@ fn grow(file: &File, walked: &Walk, copy: &Path, known: &Walk) -> std::io::Resul
             synced = *offset;
         }
         bytes.resize(header.whole_len() as usize, 0);
-        block::read_exact(file, &mut bytes, *offset)
+        block::read_exact(original, &mut bytes, *offset)
             .map_err(|_| std::io::Error::other("the segment became shorter while it was copied"))?;
         target.write_at(&bytes, *offset)?;
     }
     target.sync()
-}
-
-fn not_copied(from: &Path, to: &Path) -> String {
-    format!("cannot copy {} to {}", from.display(), to.display())
 }

@@ -1,90 +1,62 @@
-//! Segment files: their names, their headers, and which of them lie in a folder.
-
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+//! The names of segments, and the headers that they begin with.
 
 use super::block;
 use super::fault::Fault;
-use crate::error::{Context, Kind, Result};
 use crate::history::key::{Authorship, SegmentKey};
 use crate::model::Lsn;
-use crate::store::{ObjectKind, ObjectName};
-
-pub(super) const OPEN: &str = "open";
-pub(super) const SEALED: &str = "seg";
+use crate::store::{Object, ObjectKind, ObjectName};
 
 const OPEN_MAGIC: [u8; 8] = *b"bwjopen\n";
 const SEALED_MAGIC: [u8; 8] = *b"bwjseal\n";
 pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_LEN: usize = 44;
 
-/// A segment in a journal's folder.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SegmentFile {
+/// A segment in one of its two forms: an open file of the spool, or, once it is sealed, an object of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentName {
     pub epoch: u32,
     /// The frontier at which the segment starts.
     pub start: Lsn,
-    pub path: PathBuf,
     pub sealed: bool,
 }
 
-impl SegmentFile {
-    /// The name of the segment as an object, which it is once it is sealed.
+impl SegmentName {
+    pub(super) fn open(epoch: u32, start: Lsn) -> SegmentName {
+        SegmentName { epoch, start, sealed: false }
+    }
+
+    /// The segment whose file is called `stem` before the ending; `None` if no segment is called so.
+    pub(super) fn parse(stem: &str, sealed: bool) -> Option<SegmentName> {
+        let (epoch, start) = stem.split_once('-')?;
+        let (epoch, start) = (epoch.parse().ok()?, Lsn(u64::from_str_radix(start, 16).ok()?));
+        let name = SegmentName { epoch, start, sealed };
+        // Only the one way of writing a name counts, so that no segment has two.
+        (name.stem() == stem).then_some(name)
+    }
+
+    /// The sealed segment that is this object; `None` if it is none.
+    pub fn of_object(name: &ObjectName) -> Option<SegmentName> {
+        if name.kind() == ObjectKind::Segment { SegmentName::parse(name.stem(), true) } else { None }
+    }
+
+    /// The same segment in its sealed form, or in its open one.
+    pub fn form(self, sealed: bool) -> SegmentName {
+        SegmentName { sealed, ..self }
+    }
+
+    /// The name of the segment as an object, which it is in its sealed form.
     pub fn object(&self) -> ObjectName {
-        ObjectName::new(ObjectKind::Segment, stem(self.epoch, self.start))
+        ObjectName::new(ObjectKind::Segment, self.stem())
     }
-}
 
-/// The segments in a folder, by epoch and start; of a segment in both forms, the sealed one.
-///
-/// # Errors
-/// `Unavailable` if the folder cannot be read; a folder that is not there holds nothing.
-pub fn list(folder: &Path) -> Result<Vec<SegmentFile>> {
-    let mut files = list_all(folder)?;
-    // Sealed ones sort first within a segment.
-    files.sort_by_key(|file| (file.epoch, file.start, !file.sealed));
-    files.dedup_by_key(|file| (file.epoch, file.start));
-    Ok(files)
-}
-
-/// Every segment file, also both forms of one; unsorted. Other names are passed over.
-///
-/// # Errors
-/// As [`list`].
-pub fn list_all(folder: &Path) -> Result<Vec<SegmentFile>> {
-    let failed = || format!("cannot read folder {}", folder.display());
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context(Kind::Unavailable, failed)?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.context(Kind::Unavailable, failed)?.path();
-        files.extend(parse(&path));
+    pub(super) fn stem(&self) -> String {
+        format!("{:04}-{:016x}", self.epoch, self.start.0)
     }
-    Ok(files)
-}
 
-/// What a path's name says, if it is a segment's.
-pub fn parse(path: &Path) -> Option<SegmentFile> {
-    let (stem, ending) = path.file_name()?.to_str()?.split_once('.')?;
-    let sealed = match ending {
-        SEALED => true,
-        OPEN => false,
-        _ => return None,
-    };
-    let (epoch, start) = stem.split_once('-')?;
-    let (epoch, start) = (epoch.parse().ok()?, Lsn(u64::from_str_radix(start, 16).ok()?));
-    // Only the one way of writing a name counts, so that no segment has two.
-    (self::stem(epoch, start) == stem).then(|| SegmentFile { epoch, start, path: path.to_owned(), sealed })
-}
-
-pub(super) fn path(folder: &Path, epoch: u32, start: Lsn, ending: &str) -> PathBuf {
-    folder.join(format!("{}.{ending}", stem(epoch, start)))
-}
-
-fn stem(epoch: u32, start: Lsn) -> String {
-    format!("{epoch:04}-{:016x}", start.0)
+    /// The name of the file, without its folder.
+    pub fn file_name(&self) -> String {
+        format!("{}.{}", self.stem(), if self.sealed { "seg" } else { "open" })
+    }
 }
 
 /// The first bytes of a segment file.
@@ -108,9 +80,9 @@ impl SegmentHeader {
         out
     }
 
-    pub(super) fn read(file: &File, sealed: bool) -> Result<SegmentHeader, Fault> {
+    pub(super) fn read(object: &dyn Object, sealed: bool) -> Result<SegmentHeader, Fault> {
         let mut bytes = [0; HEADER_LEN];
-        block::read_exact(file, &mut bytes, 0)?;
+        block::read_exact(object, &mut bytes, 0)?;
         let crc = u32::from_le_bytes(bytes[HEADER_LEN - 4..].try_into().expect("four bytes"));
         let magic = if sealed { &SEALED_MAGIC } else { &OPEN_MAGIC };
         if bytes[..8] != *magic || crc != crc32c::crc32c(&bytes[..HEADER_LEN - 4]) {
@@ -130,9 +102,13 @@ impl SegmentHeader {
 
     /// What the segment's tags are checked with, if the key was given. A tag is bound to the history, the
     /// epoch and the start, so that no segment can be put in another's place.
-    pub(super) fn key(&self, path: &Path, authorship: &Authorship) -> Result<Option<SegmentKey>, Fault> {
+    pub(super) fn key(
+        &self,
+        name: SegmentName,
+        authorship: &Authorship,
+    ) -> Result<Option<SegmentKey>, Fault> {
         let Some(key) = authorship.key() else { return Ok(None) };
-        if !self.agrees_with(path) {
+        if !self.agrees_with(name) {
             return Err(Fault::bad("the header names another epoch or start than the file's name"));
         }
         if self.history != key.history() {
@@ -141,41 +117,8 @@ impl SegmentHeader {
         Ok(Some(key.segment(self.epoch, self.start)))
     }
 
-    /// Whether the file's name says the same; a file by another name is taken at its header's word
-    /// only by whoever asks for it by path.
-    pub(super) fn agrees_with(&self, path: &Path) -> bool {
-        parse(path).is_some_and(|name| (name.epoch, name.start) == (self.epoch, self.start))
-    }
-}
-
-/// The id of the history that a segment's header names; none if the header does not check.
-pub fn history_of(path: &Path) -> Option<[u8; 16]> {
-    let sealed = parse(path)?.sealed;
-    SegmentHeader::read(&File::open(path).ok()?, sealed).ok().map(|header| header.history)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_segments_in_order_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in [
-            "0002-0000000000000010.open",
-            "0001-0000000000000020.open",
-            "0001-0000000000000020.seg",
-            "0001-0000000000000003.seg",
-            "0001-0000000000000030.seg.77.tmp",
-            "1-30.seg",
-            "0001-00000000000000AB.seg",
-            "notes.txt",
-        ] {
-            fs::write(folder.path().join(name), b"").unwrap();
-        }
-        let found: Vec<_> =
-            list(folder.path()).unwrap().into_iter().map(|f| (f.epoch, f.start.0, f.sealed)).collect();
-        assert_eq!(found, [(1, 3, true), (1, 0x20, true), (2, 0x10, false)]);
-        assert!(list(&folder.path().join("absent")).unwrap().is_empty());
+    /// Whether the segment's name says the same.
+    pub(super) fn agrees_with(&self, name: SegmentName) -> bool {
+        (name.epoch, name.start) == (self.epoch, self.start)
     }
 }

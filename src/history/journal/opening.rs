@@ -1,11 +1,9 @@
 //! How a writer comes to its open segment: makes one, or mends and opens the one that is there.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
 use super::builder::RawBlock;
 use super::found::{self, Found, find};
-use super::name::{self, OPEN, SegmentHeader};
+use super::name::{SegmentHeader, SegmentName};
+use super::place::Journal;
 use super::record;
 use super::recovery::{Action, decide};
 use super::relations::Relations;
@@ -13,9 +11,8 @@ use super::seal;
 use super::segment::Segment;
 use super::writer::{Durable, LEVEL, ROLL_AT, TagChain, Writer};
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::key::{Authorship, SegmentKey, Tag};
+use crate::history::key::{SegmentKey, Tag};
 use crate::model::Lsn;
-use crate::store::files::{self, Growing, NewFile};
 
 /// What the writer found when it opened the journal.
 #[derive(Clone, Debug)]
@@ -31,7 +28,7 @@ pub struct Recovered {
     /// What was done about an interruption, a sentence each, for the log.
     pub repaired: Vec<String>,
     /// Finished segments that wait for `seal`, oldest first.
-    pub unsealed: Vec<PathBuf>,
+    pub unsealed: Vec<SegmentName>,
 }
 
 impl Writer {
@@ -42,49 +39,45 @@ impl Writer {
     /// `Damaged` if acknowledged bytes are bad or not the key's, `Refused` if the key was not given, or files are of a newer version or of
     /// another history, `Unavailable` if the disk does not do its part.
     pub fn open(
-        folder: &Path,
+        journal: &Journal,
         history: [u8; 16],
         epoch: u32,
         frontier_if_new: Lsn,
-        authorship: &Authorship,
     ) -> Result<(Writer, Recovered)> {
-        authorship.check_may_write(folder)?;
-        files::create_folder(folder)?;
-        files::remove_temporaries(folder);
-        let found = find(folder, history, epoch, authorship)?;
+        let first = SegmentName::open(epoch, frontier_if_new);
+        journal.authorship.check_may_write(journal.locate(first).as_ref())?;
+        journal.spool.prepare()?;
+        let found = find(journal, history, epoch)?;
         let case = decide(found.open, found.sealed);
-        let path = || found.open_path.as_deref().or(found.sealed_path.as_deref()).unwrap_or(folder);
+        let name = found.name.unwrap_or(first);
+        let place = journal.locate(name);
         let header = SegmentHeader { history, epoch, start: frontier_if_new };
-        let note = |what: &str| vec![format!("{} {what}: {}", path().display(), case.why)];
+        let note = |what: &str| vec![format!("{place} {what}: {}", case.why)];
         let (mut writer, mut repaired) = match case.action {
-            Action::Create => (Writer::create(folder, header, Relations::default(), authorship)?, Vec::new()),
-            Action::ContinueSealed => {
-                (Writer::continue_sealed(folder, header, &found, authorship)?, note("continued"))
-            }
+            Action::Create => (Writer::create(journal, header, Relations::default())?, Vec::new()),
+            Action::ContinueSealed => (Writer::continue_sealed(journal, header, name)?, note("continued")),
             Action::RemoveOpen => {
                 if let Some(footer) = &found.footer {
-                    seal::must_cover(footer, path(), authorship)?;
+                    seal::must_cover(footer, journal, name)?;
                 }
-                files::remove(path())?;
-                (Writer::continue_sealed(folder, header, &found, authorship)?, note("removed"))
+                journal.remove(name.form(false))?;
+                (Writer::continue_sealed(journal, header, name)?, note("removed"))
             }
-            Action::Append => (Writer::append(folder, &found, authorship)?, Vec::new()),
-            Action::Cut => (Writer::append(folder, &found, authorship)?, note("cut off")),
+            Action::Append => (Writer::append(journal, &found)?, Vec::new()),
+            Action::Cut => (Writer::append(journal, &found)?, note("cut off")),
             Action::RemoveSealed => {
-                if let Some(sealed) = &found.sealed_path {
-                    files::remove(sealed)?;
-                }
-                (Writer::append(folder, &found, authorship)?, note("taken instead of its sealed copy"))
+                journal.remove(name.form(true))?;
+                (Writer::append(journal, &found)?, note("taken instead of its sealed copy"))
             }
             Action::Damaged => {
                 let message = format!("cannot append to the journal: {}", case.why);
                 return Err(match found.fault {
                     Some(fault) => Error::damaged(message).caused_by(fault),
-                    None => Error::damaged(format!("{message}; see {}", path().display())),
+                    None => Error::damaged(format!("{message}; see {place}")),
                 });
             }
-            Action::Newer => return Err(super::fault::newer(path())),
-            Action::Foreign => return Err(found::foreign(path())),
+            Action::Newer => return Err(super::fault::newer(&place)),
+            Action::Foreign => return Err(found::foreign(&place)),
         };
         let truncated_bytes = found.walk.as_ref().map_or(0, |walk| match case.action {
             Action::Append | Action::Cut | Action::RemoveSealed => walk.len - walk.complete_len,
@@ -104,14 +97,9 @@ impl Writer {
         Ok((writer, recovered))
     }
 
-    pub(super) fn create(
-        folder: &Path,
-        header: SegmentHeader,
-        relations: Relations,
-        authorship: &Authorship,
-    ) -> Result<Writer> {
-        let path = name::path(folder, header.epoch, header.start, OPEN);
-        let mut chain = chain(&header, &path, authorship, SegmentKey::no_block())?;
+    pub(super) fn create(journal: &Journal, header: SegmentHeader, relations: Relations) -> Result<Writer> {
+        let name = SegmentName::open(header.epoch, header.start);
+        let mut chain = chain(&header, journal, SegmentKey::no_block())?;
         let mut compressor = seal::compressor(LEVEL)?;
         let mut bytes = header.encode(false).to_vec();
         let block = relations_block(header.start, &relations)?;
@@ -128,14 +116,11 @@ impl Writer {
                 *chain = TagChain::new(chain.key.clone(), tag);
             }
         }
-        let mut file = NewFile::create(&path)?;
-        file.write_all(&bytes).context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
-        file.publish()?;
         let len = bytes.len() as u64;
+        journal.spool.begin(&name.stem(), &bytes, len)?;
         Ok(Writer {
-            folder: folder.to_owned(),
-            file: Growing::open(&path)?,
-            path,
+            journal: journal.clone(),
+            file: journal.spool.append(&name.stem())?,
             len,
             complete_len: len,
             synced: len,
@@ -148,42 +133,34 @@ impl Writer {
             roll_at: roll_at(),
             compressor,
             stored: Vec::new(),
-            authorship: authorship.clone(),
             chain,
             broken: false,
         })
     }
 
-    fn continue_sealed(
-        folder: &Path,
-        header: SegmentHeader,
-        found: &Found,
-        authorship: &Authorship,
-    ) -> Result<Writer> {
-        let path = found.sealed_path.as_deref().expect("the table asks for a sealed file");
-        let segment = Segment::open_sealed(path, authorship)?;
+    fn continue_sealed(journal: &Journal, header: SegmentHeader, name: SegmentName) -> Result<Writer> {
+        let segment = Segment::open_sealed(journal, name.form(true))?;
         let start = segment.summary().end;
         if start == segment.summary().start {
-            return Err(Error::internal(format!("{} is sealed, but holds nothing", path.display())));
+            return Err(Error::internal(format!("{} is sealed, but holds nothing", segment.place())));
         }
         let relations = segment.in_force_at_end().clone();
-        Writer::create(folder, SegmentHeader { start, ..header }, relations, authorship)
+        Writer::create(journal, SegmentHeader { start, ..header }, relations)
     }
 
     /// Opens the open segment that was found, without what follows its last complete transaction.
-    fn append(folder: &Path, found: &Found, authorship: &Authorship) -> Result<Writer> {
-        let (Some(path), Some(walk)) = (&found.open_path, &found.walk) else {
+    fn append(journal: &Journal, found: &Found) -> Result<Writer> {
+        let (Some(name), Some(walk)) = (found.name, &found.walk) else {
             return Err(Error::internal("an open segment was decided on that was not walked"));
         };
-        let segment = Segment::open_unsealed(path, authorship)?;
-        let file = Growing::open(path)?;
+        let segment = Segment::open_unsealed(journal, name)?;
+        let file = journal.spool.append(&name.stem())?;
         // Also where nothing is cut: what a killed process wrote may not have reached the disk yet.
         file.cut(walk.complete_len)
-            .context(Kind::Unavailable, || format!("cannot cut {}", path.display()))?;
+            .context(Kind::Unavailable, || format!("cannot cut {}", segment.place()))?;
         Ok(Writer {
-            folder: folder.to_owned(),
+            journal: journal.clone(),
             header: *segment.header(),
-            path: path.clone(),
             file,
             len: walk.complete_len,
             complete_len: walk.complete_len,
@@ -196,20 +173,15 @@ impl Writer {
             roll_at: roll_at(),
             compressor: seal::compressor(LEVEL)?,
             stored: Vec::new(),
-            authorship: authorship.clone(),
-            chain: chain(segment.header(), path, authorship, walk.last_tag())?,
+            chain: chain(segment.header(), journal, walk.last_tag())?,
             broken: false,
         })
     }
 }
 
-fn chain(
-    header: &SegmentHeader,
-    path: &Path,
-    authorship: &Authorship,
-    last: Tag,
-) -> Result<Option<TagChain>> {
-    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
+fn chain(header: &SegmentHeader, journal: &Journal, last: Tag) -> Result<Option<TagChain>> {
+    let name = SegmentName::open(header.epoch, header.start);
+    let key = header.key(name, &journal.authorship).map_err(|fault| fault.at(&journal.locate(name), 0))?;
     Ok(key.map(|key| TagChain::new(key, last)))
 }
 

@@ -1,34 +1,32 @@
 //! A segment's blocks as they are read: decompressed one by one, then taken apart into events.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::block;
 use super::fault::Fault;
 use super::peek::{Peek, peek};
+use super::place::SegmentBytes;
 use super::record::{Record, Records};
 use super::sections::BlockEntry;
 use crate::error::Result;
 use crate::model::{Lsn, PgTime};
 
-pub(super) fn read_entry(file: &File, path: &Path, entry: &BlockEntry) -> Result<Vec<u8>> {
-    // The footer's lengths are believed only as far as the file goes.
-    let len = file.metadata().map_or(0, |metadata| metadata.len());
-    let room = len.saturating_sub(entry.offset).min(block::LONGEST_FRAME + u64::from(entry.stored_len));
-    let raw = block::read(file, entry.offset, room, entry.digest.as_ref()).and_then(|read| {
+pub(super) fn read_entry(bytes: &SegmentBytes, entry: &BlockEntry) -> Result<Vec<u8>> {
+    // The footer's lengths are believed only as far as the segment goes.
+    let room =
+        bytes.len().saturating_sub(entry.offset).min(block::LONGEST_FRAME + u64::from(entry.stored_len));
+    let raw = block::read(&*bytes.object, entry.offset, room, entry.digest.as_ref()).and_then(|read| {
         let same = (read.header.raw_len, read.header.stored_len) == (entry.raw_len, entry.stored_len);
         if same { Ok(read.raw) } else { Err(Fault::bad("another block than the footer says")) }
     });
-    raw.map_err(|fault| fault.at(path, entry.offset))
+    raw.map_err(|fault| bytes.fault(entry.offset, fault))
 }
 
 /// See [`super::Segment::blocks`].
 #[derive(Debug)]
 pub struct Blocks {
-    pub(super) path: PathBuf,
-    pub(super) file: Arc<File>,
+    pub(super) bytes: Arc<SegmentBytes>,
     /// The made-up first block, until it was handed out.
     pub(super) relations: Option<Vec<u8>>,
     pub(super) entries: VecDeque<BlockEntry>,
@@ -42,12 +40,12 @@ impl Iterator for Blocks {
     fn next(&mut self) -> Option<Self::Item> {
         let (after, until) = (self.after, self.until);
         if let Some(raw) = self.relations.take() {
-            let path = self.path.clone();
-            return Some(Ok(DecodedBlock { path, offset: 0, first: Lsn::ZERO, raw, after, until }));
+            let bytes = Arc::clone(&self.bytes);
+            return Some(Ok(DecodedBlock { bytes, offset: 0, first: Lsn::ZERO, raw, after, until }));
         }
         let entry = self.entries.pop_front()?;
-        let block = read_entry(&self.file, &self.path, &entry).map(|raw| DecodedBlock {
-            path: self.path.clone(),
+        let block = read_entry(&self.bytes, &entry).map(|raw| DecodedBlock {
+            bytes: Arc::clone(&self.bytes),
             offset: entry.offset,
             first: entry.first,
             raw,
@@ -64,7 +62,7 @@ impl Iterator for Blocks {
 /// A block's records, decompressed.
 #[derive(Debug)]
 pub struct DecodedBlock {
-    path: PathBuf,
+    bytes: Arc<SegmentBytes>,
     offset: u64,
     first: Lsn,
     raw: Vec<u8>,
@@ -137,7 +135,7 @@ impl<'a> Iterator for Events<'a> {
                     (lsn >= self.block.after && !self.done).then_some(Event::Idle { lsn, time })
                 }
                 Ok(Record::Message(message)) => self.message(message),
-                Err(fault) => return Some(Err(fault.at(&self.block.path, self.block.offset))),
+                Err(fault) => return Some(Err(self.block.bytes.fault(self.block.offset, fault))),
             };
             if let Some(event) = event {
                 return Some(Ok(event));

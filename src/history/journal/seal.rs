@@ -1,7 +1,6 @@
 //! Rewrites a finished open segment as a sealed one: large, well-compressed blocks and a footer.
 
 use std::io::Write;
-use std::path::Path;
 
 use super::block::{BlockHeader, TAGGED, TURNED};
 use super::builder::{BlockBuilder, RawBlock};
@@ -9,15 +8,16 @@ use super::columns;
 use super::fault::Fault;
 use super::footer::{self, Footer};
 use super::index::Index;
-use super::name::{self, SEALED};
+use super::name::SegmentName;
+use super::place::Journal;
 use super::record::{Record, Records};
 use super::segment::Segment;
 use super::summary::SegmentSummary;
 use super::verify;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::key::{Authorship, SegmentKey, Tag};
-use crate::store::files::{self, NewFile};
+use crate::history::key::{SegmentKey, Tag};
+use crate::store::{NewFile, ObjectKind};
 
 /// Bytes of records in a sealed block.
 const BLOCK: usize = 4 << 20;
@@ -30,33 +30,30 @@ const LEVEL: i32 = 6;
 /// # Errors
 /// `Refused` if the history's key was not given. `Damaged` if the open segment is, or if it ends before the next one starts; then nothing is
 /// removed. `Unavailable` if the disk does not take the sealed file.
-pub fn seal(path: &Path, authorship: &Authorship) -> Result<SegmentSummary> {
-    authorship.check_may_write(path)?;
-    let (Some(name), Some(folder)) = (name::parse(path).filter(|name| !name.sealed), path.parent()) else {
-        return Err(Error::internal(format!("{} is no open segment", path.display())));
-    };
-    let target = name::path(folder, name.epoch, name.start, SEALED);
-    if target.exists() {
-        match verify::check_digest(&target, authorship) {
+pub fn seal(journal: &Journal, name: SegmentName) -> Result<SegmentSummary> {
+    let (open, sealed) = (name.form(false), name.form(true));
+    journal.authorship.check_may_write(journal.locate(sealed).as_ref())?;
+    if journal.holds(sealed)? {
+        match verify::check_digest(&*journal.store, &sealed.object(), &journal.authorship) {
             Ok(footer) => {
-                must_cover(&footer, path, authorship)?;
-                files::remove(path)?;
+                must_cover(&footer, journal, open)?;
+                journal.remove(open)?;
                 return Ok(footer.summary);
             }
             // The open file still holds everything; the bad copy makes room for a good one.
-            Err(error) if error.kind() == Kind::Damaged && path.exists() => files::remove(&target)?,
+            Err(error) if error.kind() == Kind::Damaged && journal.holds(open)? => journal.remove(sealed)?,
             Err(error) => return Err(error),
         }
     }
-    let segment = Segment::open_unsealed(path, authorship)?;
-    must_reach_the_next(folder, path, &segment.footer().summary)?;
+    let segment = Segment::open_unsealed(journal, open)?;
+    must_reach_the_next(journal, &segment)?;
     if segment.summary().end == segment.summary().start {
         return Ok(segment.summary().clone());
     }
     ambient::pass("seal.write")?;
-    let summary = write(&segment, &target, authorship)?;
+    let summary = write(&segment, journal)?;
     ambient::pass("seal.written")?;
-    files::remove(path)?;
+    journal.remove(open)?;
     Ok(summary)
 }
 
@@ -65,46 +62,46 @@ pub fn seal(path: &Path, authorship: &Authorship) -> Result<SegmentSummary> {
 ///
 /// # Errors
 /// `Internal` if the open file reaches further.
-pub(super) fn must_cover(sealed: &Footer, open: &Path, authorship: &Authorship) -> Result<()> {
-    match Segment::open_unsealed(open, authorship) {
+pub(super) fn must_cover(sealed: &Footer, journal: &Journal, name: SegmentName) -> Result<()> {
+    match Segment::open_unsealed(journal, name.form(false)) {
         Ok(segment) if segment.summary().end > sealed.summary.end => Err(Error::internal(format!(
             "{} reaches further than its sealed copy; both are kept, please report this",
-            open.display()
+            segment.place()
         ))),
         _ => Ok(()),
     }
 }
 
 /// Segments of an epoch join without a seam; a finished one that ends early has lost its end.
-fn must_reach_the_next(folder: &Path, path: &Path, summary: &SegmentSummary) -> Result<()> {
-    let next = name::list(folder)?
-        .into_iter()
-        .filter(|file| file.epoch == summary.epoch && file.start > summary.start)
-        .map(|file| file.start)
-        .min();
-    match next {
+fn must_reach_the_next(journal: &Journal, segment: &Segment) -> Result<()> {
+    let summary = segment.summary();
+    let names = journal.list()?.into_iter();
+    let later = names.filter(|name| name.epoch == summary.epoch && name.start > summary.start);
+    match later.map(|name| name.start).min() {
         Some(next) if next != summary.end => Err(Error::damaged(format!(
             "{} ends at {}, but the next segment starts at {next}: its end is missing; run `backwhen verify`",
-            path.display(),
+            segment.place(),
             summary.end
         ))),
         _ => Ok(()),
     }
 }
 
-fn write(segment: &Segment, target: &Path, authorship: &Authorship) -> Result<SegmentSummary> {
-    let start = segment.header().start;
-    let key = segment.header().key(target, authorship).map_err(|fault| fault.at(target, 0))?;
-    let mut out = Output::create(target, key)?;
+/// Reads the open segment, and puts what it holds into the store as a sealed one.
+fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
+    let (start, name) = (segment.header().start, segment.name().form(true));
+    let key = segment.header().key(name, &journal.authorship);
+    let key = key.map_err(|fault| fault.at(&journal.locate(name), 0))?;
+    let mut out = Output::create(journal, name, key)?;
     out.write(&segment.header().encode(true))?;
 
     let mut index = Index::new(segment.header().epoch, start);
     for message in &segment.footer().relations_at_start {
-        index.relation_at_start(message).map_err(|fault| fault.at(segment.path(), 0))?;
+        index.relation_at_start(message).map_err(|fault| fault.at(segment.place(), 0))?;
     }
     let mut builder = BlockBuilder::with_size(start, BLOCK);
     let mut compressor = compressor(LEVEL)?;
-    let bad = |offset: u64| move |fault: Fault| fault.at(segment.path(), offset);
+    let bad = |offset: u64| move |fault: Fault| fault.at(segment.place(), offset);
     for (number, entry) in segment.footer().blocks.iter().enumerate() {
         let raw = segment.raw_block(number)?;
         for record in Records::new(&raw) {
@@ -123,7 +120,8 @@ fn write(segment: &Segment, target: &Path, authorship: &Authorship) -> Result<Se
     }
     let (footer, _) = index.finish();
     must_equal(segment, &footer)?;
-    out.finish(&footer)?;
+    let file = out.finish(&footer)?;
+    journal.store.put_file(&name.object(), file)?;
     Ok(footer.summary)
 }
 
@@ -139,7 +137,7 @@ fn put_block(
     let stored = compressor.compress(payload).context(Kind::Internal, || "cannot compress a block".into())?;
     let BlockFrame { header, bytes, .. } = frame(block, flags, &stored, 0, None)?;
     let digest = out.key.is_some().then(|| header.digest(&stored));
-    index.block(out.len, &header, &block.raw, digest).map_err(|fault| fault.at(&out.path, out.len))?;
+    index.block(out.len, &header, &block.raw, digest).map_err(|fault| fault.at(&out.place, out.len))?;
     out.write(&bytes)?;
     out.write(&stored)
 }
@@ -195,41 +193,40 @@ fn must_equal(segment: &Segment, sealed: &Footer) -> Result<()> {
     }
     Err(Error::internal(format!(
         "sealing {} would change it; it is left open, please report this",
-        segment.path().display()
+        segment.place()
     )))
 }
 
-/// The file being written, with its running length and digest.
+/// The sealed segment that is being written, with its running length and digest.
 struct Output {
     file: NewFile,
-    path: std::path::PathBuf,
+    place: String,
     len: u64,
     digest: blake3::Hasher,
     key: Option<SegmentKey>,
 }
 
 impl Output {
-    fn create(path: &Path, key: Option<SegmentKey>) -> Result<Output> {
-        let file = NewFile::create(path)?;
-        Ok(Output { file, path: path.to_owned(), len: 0, digest: blake3::Hasher::new(), key })
+    fn create(journal: &Journal, name: SegmentName, key: Option<SegmentKey>) -> Result<Output> {
+        let file = journal.store.draft(ObjectKind::Segment)?;
+        Ok(Output { file, place: journal.locate(name), len: 0, digest: blake3::Hasher::new(), key })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .context(Kind::Unavailable, || format!("cannot write {}", self.path.display()))?;
+        let written = self.file.write_all(bytes);
+        written.context(Kind::Unavailable, || format!("cannot write {}", self.place))?;
         self.len += bytes.len() as u64;
         self.digest.update(bytes);
         Ok(())
     }
 
-    fn finish(mut self, footer: &Footer) -> Result<()> {
+    fn finish(mut self, footer: &Footer) -> Result<NewFile> {
         let bytes = footer.encode(self.key.as_ref())?;
         let head = footer::trailer_head(self.len, &bytes);
         self.write(&bytes)?;
         self.write(&head)?;
         let digest = *self.digest.finalize().as_bytes();
         self.write(&footer::trailer_tail(digest))?;
-        self.file.publish()
+        Ok(self.file)
     }
 }

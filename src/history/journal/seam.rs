@@ -8,12 +8,10 @@
 //! nothing is confirmed, since a slot that has moved on repeats nothing.
 
 use std::fmt;
-use std::path::Path;
 
 use super::peek::{Peek, peek};
-use super::{Durable, Segment, TransactionEntry, list};
+use super::{Durable, Journal, Segment, TransactionEntry};
 use crate::error::{Error, Result};
-use crate::history::key::Authorship;
 use crate::model::{Lsn, PgTime};
 
 /// A position that the server may be told is flushed, so that it removes the log before it. Nothing but
@@ -91,21 +89,15 @@ pub struct Seam {
 }
 
 impl Seam {
-    /// `journal`: the folder. `frontier`: where the epoch's journal ends. `confirmed`: where the slot stands. The
+    /// `frontier`: where the epoch's journal ends. `confirmed`: where the slot stands. The
     /// journal is read only if the source will repeat something.
     ///
     /// # Errors
     /// `Damaged` or `Unavailable` if the journal cannot be read.
-    pub fn new(
-        journal: &Path,
-        authorship: &Authorship,
-        epoch: u32,
-        frontier: Durable,
-        confirmed: Lsn,
-    ) -> Result<Seam> {
+    pub fn new(journal: &Journal, epoch: u32, frontier: Durable, confirmed: Lsn) -> Result<Seam> {
         let frontier = frontier.lsn();
         let joined = confirmed >= frontier;
-        let last = if joined { None } else { last_transaction(journal, authorship, epoch)? };
+        let last = if joined { None } else { last_transaction(journal, epoch)? };
         Ok(Seam { frontier, confirmed, last, seen: false, joined })
     }
 
@@ -188,10 +180,10 @@ impl fmt::Display for Torn {
 
 impl std::error::Error for Torn {}
 
-fn last_transaction(journal: &Path, authorship: &Authorship, epoch: u32) -> Result<Option<TransactionEntry>> {
-    let segments = list(journal)?;
-    for file in segments.iter().rev().filter(|file| file.epoch == epoch) {
-        if let Some(last) = Segment::open(&file.path, authorship)?.transactions().last() {
+fn last_transaction(journal: &Journal, epoch: u32) -> Result<Option<TransactionEntry>> {
+    let segments = journal.list()?;
+    for name in segments.into_iter().rev().filter(|name| name.epoch == epoch) {
+        if let Some(last) = Segment::open(journal, name)?.transactions().last() {
             return Ok(Some(*last));
         }
     }

@@ -1,9 +1,7 @@
 //! Reads a segment, open or sealed, while a writer may be appending to it or sealing it.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,14 +10,14 @@ use super::block;
 use super::fault::{self, Fault};
 use super::footer::{self, Footer};
 use super::index::Index;
-use super::name::{self, OPEN, SEALED, SegmentHeader};
+use super::name::{SegmentHeader, SegmentName};
+use super::place::{Journal, SegmentBytes};
 use super::reading::{Blocks, Event, read_entry};
 use super::record;
 use super::relations::Relations;
 use super::summary::{SegmentSummary, TransactionEntry};
 use super::walk::{Tail, WalkedBlock, walk};
-use crate::error::{Context, Error, Kind, Result};
-use crate::history::key::Authorship;
+use crate::error::{Kind, Result};
 use crate::model::Lsn;
 
 /// How often a reader looks again at an open segment that seems damaged while it is written.
@@ -28,68 +26,59 @@ const LOOKS: u32 = 3;
 /// A segment, as it was when it was opened: an open one up to its last complete transaction.
 #[derive(Debug)]
 pub struct Segment {
-    path: PathBuf,
-    file: Arc<File>,
-    sealed: bool,
+    bytes: Arc<SegmentBytes>,
     header: SegmentHeader,
     footer: Footer,
     in_force_at_end: Relations,
 }
 
 impl Segment {
-    /// Opens either form by either form's path: the open one may be sealed at any moment. With a key, it
-    /// holds nothing that no holder of the key wrote, also in what is read of it later.
+    /// Opens the segment in either form, whichever `name` says: the open one may be sealed at any moment. With a
+    /// key, it holds nothing that no holder of the key wrote, also in what is read of it later.
     ///
     /// # Errors
     /// `Damaged` if its bytes or tags do not check, `Refused` if it is of a newer version, `Unavailable`
     /// if it is not there or cannot be read.
-    pub fn open(path: &Path, authorship: &Authorship) -> Result<Segment> {
-        let segment = Segment::open_either(path, authorship)?;
+    pub fn open(journal: &Journal, name: SegmentName) -> Result<Segment> {
+        let segment = Segment::open_either(journal, name)?;
         // Tests count these lines.
-        tracing::trace!("opened {}", segment.path.display());
+        tracing::trace!("opened {}", segment.place());
         Ok(segment)
     }
 
-    fn open_either(path: &Path, authorship: &Authorship) -> Result<Segment> {
-        let Some(name) = name::parse(path) else {
-            return Err(Error::refused(format!("{} is no segment's name", path.display())));
-        };
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let open = name::path(folder, name.epoch, name.start, OPEN);
-        let sealed = name::path(folder, name.epoch, name.start, SEALED);
-        if sealed.exists() {
-            match Segment::open_sealed(&sealed, authorship) {
-                Err(error) if error.kind() == Kind::Damaged && open.exists() => {}
+    fn open_either(journal: &Journal, name: SegmentName) -> Result<Segment> {
+        let (open, sealed) = (name.form(false), name.form(true));
+        if journal.holds(sealed)? {
+            match Segment::open_sealed(journal, sealed) {
+                Err(error) if error.kind() == Kind::Damaged && journal.holds(open)? => {}
                 result => return result,
             }
         }
-        match Segment::open_unsealed(&open, authorship) {
+        match Segment::open_unsealed(journal, open) {
             // Sealed and removed since the look above.
-            Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {
-                Segment::open_sealed(&sealed, authorship)
+            Err(error) if error.kind() == Kind::Unavailable && journal.holds(sealed)? => {
+                Segment::open_sealed(journal, sealed)
             }
             result => result,
         }
     }
 
-    pub(super) fn open_sealed(path: &Path, authorship: &Authorship) -> Result<Segment> {
-        let (file, len) = open_file(path)?;
-        let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
-        let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
-        let (footer, _) =
-            footer::read(&file, len, key.as_ref()).map_err(|(offset, fault)| fault.at(path, offset))?;
+    pub(super) fn open_sealed(journal: &Journal, name: SegmentName) -> Result<Segment> {
+        let bytes = journal.open(name)?;
+        let (header, key) = bytes.begin(&journal.authorship)?;
+        let (footer, _) = footer::read_checked(&bytes, key.as_ref())?;
         let mut in_force_at_end = Relations::default();
         let within = footer.relation_messages.iter().map(|(_, message)| message);
         for message in footer.relations_at_start.iter().chain(within) {
             in_force_at_end.tell(message);
         }
-        Ok(Segment { path: path.into(), file: Arc::new(file), sealed: true, header, footer, in_force_at_end })
+        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end })
     }
 
-    pub(super) fn open_unsealed(path: &Path, authorship: &Authorship) -> Result<Segment> {
+    pub(super) fn open_unsealed(journal: &Journal, name: SegmentName) -> Result<Segment> {
         let mut looks = 1;
         loop {
-            match Segment::scan(path, authorship) {
+            match Segment::scan(journal, name) {
                 // The writer may have cut off an unfinished transaction under our eyes.
                 Err(error) if error.kind() == Kind::Damaged && looks < LOOKS => {
                     thread::sleep(Duration::from_millis(20));
@@ -101,39 +90,42 @@ impl Segment {
     }
 
     /// Looks once, whatever its writer does meanwhile.
-    pub(super) fn scan(path: &Path, authorship: &Authorship) -> Result<Segment> {
-        let (file, len) = open_file(path)?;
-        let header = SegmentHeader::read(&file, false).map_err(|fault| fault.at(path, 0))?;
-        let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
-        let walk = walk(&file, header.start, len, key.as_ref());
+    pub(super) fn scan(journal: &Journal, name: SegmentName) -> Result<Segment> {
+        let bytes = journal.open(name)?;
+        let (header, key) = bytes.begin(&journal.authorship)?;
+        let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
         match walk.tail {
             Tail::Whole | Tail::Incomplete | Tail::Torn => {}
-            Tail::Damaged { offset, what } => return Err(Fault::Bad(what).at(path, offset)),
-            Tail::Newer => return Err(fault::newer(path)),
+            Tail::Damaged { offset, what } => return Err(bytes.fault(offset, Fault::Bad(what))),
+            Tail::Newer => return Err(fault::newer(&bytes.place)),
         }
         let mut index = Index::new(header.epoch, header.start);
         for WalkedBlock { offset, digest, .. } in walk.blocks {
-            block::read(&file, offset, walk.complete_len - offset, digest.as_ref())
+            block::read(&*bytes.object, offset, walk.complete_len - offset, digest.as_ref())
                 .and_then(|read| index.block(offset, &read.header, &read.raw, digest))
-                .map_err(|fault| fault.at(path, offset))?;
+                .map_err(|fault| bytes.fault(offset, fault))?;
         }
         let (footer, in_force_at_end) = index.finish();
-        Ok(Segment {
-            path: path.into(),
-            file: Arc::new(file),
-            sealed: false,
-            header,
-            footer,
-            in_force_at_end,
-        })
+        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The segment's name, in the form in which it was opened.
+    pub fn name(&self) -> SegmentName {
+        self.bytes.name
+    }
+
+    /// Says where the segment lies, for messages.
+    pub fn place(&self) -> &str {
+        &self.bytes.place
+    }
+
+    /// How many bytes the segment had when it was opened.
+    pub fn size(&self) -> u64 {
+        self.bytes.len()
     }
 
     pub fn is_sealed(&self) -> bool {
-        self.sealed
+        self.bytes.name.sealed
     }
 
     pub fn header(&self) -> &SegmentHeader {
@@ -176,14 +168,7 @@ impl Segment {
         for message in self.footer.relations_at_start.iter().chain(skipped.map(|(_, message)| message)) {
             record::put_relation(&mut relations, message);
         }
-        Blocks {
-            path: self.path.clone(),
-            file: Arc::clone(&self.file),
-            relations: Some(relations),
-            entries,
-            after,
-            until,
-        }
+        Blocks { bytes: Arc::clone(&self.bytes), relations: Some(relations), entries, after, until }
     }
 
     /// Hands over, in order, every record at positions from `after` to before `until`: the
@@ -211,15 +196,6 @@ impl Segment {
 
     /// The records of one block.
     pub(super) fn raw_block(&self, number: usize) -> Result<Vec<u8>> {
-        read_entry(&self.file, &self.path, &self.footer.blocks[number])
+        read_entry(&self.bytes, &self.footer.blocks[number])
     }
-}
-
-pub(super) fn open_file(path: &Path) -> Result<(File, u64)> {
-    let open = || {
-        let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        Ok::<_, std::io::Error>((file, len))
-    };
-    open().context(Kind::Unavailable, || format!("cannot open segment {}", path.display()))
 }

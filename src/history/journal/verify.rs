@@ -1,24 +1,20 @@
 //! Reads every byte of a segment and names what is wrong.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-
 use super::block;
 use super::fault::{self, Fault};
 use super::footer::{self, Footer};
 use super::index::Index;
-use super::name::{self, HEADER_LEN, SegmentHeader};
-use super::segment::open_file;
+use super::name::{HEADER_LEN, SegmentHeader, SegmentName};
+use super::place::{Journal, SegmentBytes};
 use super::summary::SegmentSummary;
 use super::walk::{Tail, WalkedBlock, walk};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::history::key::{Authorship, SegmentKey};
+use crate::store::{Object, ObjectName, Store};
 
 /// What reading a whole segment showed.
 #[derive(Clone, Debug)]
 pub struct Report {
-    pub path: PathBuf,
-    pub sealed: bool,
     /// Bytes of the file.
     pub bytes: u64,
     /// What it holds, if all of it could be read.
@@ -44,40 +40,30 @@ impl Report {
 /// # Errors
 /// `Unavailable` if the file cannot be opened, `Refused` if it is of a newer version. Damage is no
 /// error here, but what the report tells.
-pub fn verify_segment(path: &Path, authorship: &Authorship) -> Result<Report> {
-    let Some(name) = name::parse(path) else {
-        return Err(Error::refused(format!("{} is no segment's name", path.display())));
-    };
-    let (file, bytes) = open_file(path)?;
-    let mut report = Report {
-        path: path.to_owned(),
-        sealed: name.sealed,
-        bytes,
-        summary: None,
-        unfinished_bytes: 0,
-        faults: Vec::new(),
-    };
-    match SegmentHeader::read(&file, name.sealed) {
-        Err(Fault::Newer) => return Err(fault::newer(path)),
+pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<Report> {
+    let bytes = journal.open(name)?;
+    let mut report = Report { bytes: bytes.len(), summary: None, unfinished_bytes: 0, faults: Vec::new() };
+    match bytes.header() {
+        Err(Fault::Newer) => return Err(fault::newer(&bytes.place)),
         Err(fault) => report.fault(0, fault),
         Ok(header) => {
-            if !header.agrees_with(path) {
+            if !header.agrees_with(name) {
                 report.fault(0, Fault::bad("the header names another epoch or start than the file's name"));
             }
             // A segment whose place is wrong is named above; its bytes are read all the same.
-            let key = header.key(path, authorship).ok().flatten();
+            let key = header.key(name, &journal.authorship).ok().flatten();
             if name.sealed {
-                verify_sealed(&file, &header, key.as_ref(), &mut report);
+                verify_sealed(&*bytes.object, &header, key.as_ref(), &mut report);
             } else {
-                verify_open(&file, &header, key.as_ref(), &mut report);
+                verify_open(&*bytes.object, &header, key.as_ref(), &mut report);
             }
         }
     }
     Ok(report)
 }
 
-fn verify_open(file: &File, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
-    let walk = walk(file, header.start, report.bytes, key);
+fn verify_open(object: &dyn Object, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+    let walk = walk(object, header.start, report.bytes, key);
     report.unfinished_bytes = walk.len - walk.complete_len;
     match walk.tail {
         Tail::Damaged { offset, what } => report.fault(offset, Fault::Bad(what)),
@@ -86,7 +72,7 @@ fn verify_open(file: &File, header: &SegmentHeader, key: Option<&SegmentKey>, re
     }
     let mut index = Index::new(header.epoch, header.start);
     for WalkedBlock { offset, digest, .. } in walk.blocks {
-        let read = block::read(file, offset, walk.complete_len - offset, digest.as_ref())
+        let read = block::read(object, offset, walk.complete_len - offset, digest.as_ref())
             .and_then(|read| index.block(offset, &read.header, &read.raw, digest));
         if let Err(fault) = read {
             report.fault(offset, fault);
@@ -96,26 +82,26 @@ fn verify_open(file: &File, header: &SegmentHeader, key: Option<&SegmentKey>, re
     report.summary = Some(index.finish().0.summary);
 }
 
-fn verify_sealed(file: &File, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
-    let (footer, trailer) = match footer::read(file, report.bytes, key) {
+fn verify_sealed(object: &dyn Object, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+    let (footer, trailer) = match footer::read(object, report.bytes, key) {
         Ok(found) => found,
         Err((offset, fault)) => {
             report.fault(offset, fault);
             // Without a footer the blocks can still be walked, to say how far they are sound.
-            verify_blocks(file, header, report.bytes, None, report);
+            verify_blocks(object, header, report.bytes, None, report);
             return;
         }
     };
-    if digest(file, report.bytes) != Ok(trailer.digest) {
+    if digest(object, report.bytes) != Ok(trailer.digest) {
         report.fault(0, Fault::bad("the file's digest does not agree with its bytes"));
     }
-    verify_blocks(file, header, trailer.footer_offset, Some(&footer), report);
+    verify_blocks(object, header, trailer.footer_offset, Some(&footer), report);
     report.summary = Some(footer.summary);
 }
 
 /// Reads the blocks one after the other, and compares what they hold with the footer.
 fn verify_blocks(
-    file: &File,
+    object: &dyn Object,
     header: &SegmentHeader,
     end: u64,
     footer: Option<&Footer>,
@@ -132,7 +118,7 @@ fn verify_blocks(
     let has_digests = footer.is_some_and(|it| it.blocks.iter().any(|block| block.digest.is_some()));
     let mut at = HEADER_LEN as u64;
     while at < end {
-        let (next, fault) = match block::read(file, at, end - at, None) {
+        let (next, fault) = match block::read(object, at, end - at, None) {
             Ok(read) => {
                 let digest = has_digests.then(|| read.digest());
                 let take = |index: &mut Index| index.block(at, &read.header, &read.raw, digest).err();
@@ -160,51 +146,50 @@ fn next_block(footer: Option<&Footer>, after: u64) -> Option<u64> {
 }
 
 /// The digest of a sealed file of `len` bytes, as its trailer should have it.
-fn digest(file: &File, len: u64) -> Result<[u8; 32], Fault> {
+fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], Fault> {
     let mut hasher = blake3::Hasher::new();
     let end = footer::digested_len(len);
     let mut chunk = vec![0; 1 << 20];
     let mut at = 0;
     while at < end {
         let size = chunk.len().min((end - at) as usize);
-        block::read_exact(file, &mut chunk[..size], at)?;
+        block::read_exact(object, &mut chunk[..size], at)?;
         hasher.update(&chunk[..size]);
         at += size as u64;
     }
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// A sealed segment's footer, once every byte of the file agrees with its digest and, with a key, with what
+/// A sealed segment's footer, once every byte of the segment agrees with its digest and, with a key, with what
 /// a holder of the key wrote.
 ///
 /// # Errors
 /// `Damaged` if one does not, `Refused` for a newer version, `Unavailable` if it is not there.
-pub fn check_digest(path: &Path, authorship: &Authorship) -> Result<Footer> {
-    let (file, len) = open_file(path)?;
-    let header = SegmentHeader::read(&file, true).map_err(|fault| fault.at(path, 0))?;
-    let key = header.key(path, authorship).map_err(|fault| fault.at(path, 0))?;
-    let (footer, trailer) =
-        footer::read(&file, len, key.as_ref()).map_err(|(offset, fault)| fault.at(path, offset))?;
-    if !header.agrees_with(path)
+pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<Footer> {
+    let bytes = SegmentBytes::sealed(store, name)?;
+    let (header, key) = bytes.begin(authorship)?;
+    let (footer, trailer) = footer::read_checked(&bytes, key.as_ref())?;
+    if !header.agrees_with(bytes.name)
         || (footer.summary.epoch, footer.summary.start) != (header.epoch, header.start)
     {
-        return Err(Fault::bad("it is another segment than its name says").at(path, 0));
+        return Err(bytes.fault(0, Fault::bad("it is another segment than its name says")));
     }
-    if digest(&file, len).map_err(|fault| fault.at(path, 0))? != trailer.digest {
-        return Err(Fault::bad("the file's digest does not agree with its bytes").at(path, 0));
+    if digest(&*bytes.object, bytes.len()).map_err(|fault| bytes.fault(0, fault))? != trailer.digest {
+        return Err(bytes.fault(0, Fault::bad("the file's digest does not agree with its bytes")));
     }
     if key.is_some() {
-        check_blocks(&file, &footer, len).map_err(|(offset, fault)| fault.at(path, offset))?;
+        check_blocks(&*bytes.object, &footer, bytes.len())
+            .map_err(|(offset, fault)| bytes.fault(offset, fault))?;
     }
     Ok(footer)
 }
 
 /// Whether the blocks are those that the footer, which a holder of the key wrote, vouches for.
-fn check_blocks(file: &File, footer: &Footer, len: u64) -> Result<(), (u64, Fault)> {
+fn check_blocks(object: &dyn Object, footer: &Footer, len: u64) -> Result<(), (u64, Fault)> {
     for entry in &footer.blocks {
         let at = entry.offset;
         let (_, proof) =
-            block::check_with_proof(file, at, len.saturating_sub(at)).map_err(|fault| (at, fault))?;
+            block::check_with_proof(object, at, len.saturating_sub(at)).map_err(|fault| (at, fault))?;
         if Some(proof.digest) != entry.digest {
             return Err((at, Fault::bad("another block than its segment vouches for")));
         }

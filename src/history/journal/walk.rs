@@ -1,12 +1,11 @@
 //! Walks an open segment's blocks without decompressing them, to find how far it is sound.
 
-use std::fs::File;
-
 use super::block::{self, BlockHeader};
 use super::fault::Fault;
 use super::name::HEADER_LEN;
 use crate::history::key::{Digest, SegmentKey, Tag};
 use crate::model::Lsn;
+use crate::store::Object;
 
 /// How an open segment ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +53,14 @@ impl Walk {
 
 /// Walks the first `len` bytes of a file whose header is sound. With a key, a sound block without the key's
 /// tag is damage.
-pub(super) fn walk(file: &File, start: Lsn, len: u64, key: Option<&SegmentKey>) -> Walk {
+pub(super) fn walk(object: &dyn Object, start: Lsn, len: u64, key: Option<&SegmentKey>) -> Walk {
     let mut walk =
         Walk { blocks: Vec::new(), complete_len: HEADER_LEN as u64, frontier: start, len, tail: Tail::Whole };
     let mut parts = Vec::new();
     let mut at = HEADER_LEN as u64;
     let mut last_tag = SegmentKey::no_block();
     while at < len {
-        let block = match check(file, at, len, key, &mut last_tag) {
+        let block = match check(object, at, len, key, &mut last_tag) {
             Ok(Ok(block)) => block,
             Ok(Err(what)) => {
                 walk.tail = Tail::Damaged { offset: at, what };
@@ -72,7 +71,7 @@ pub(super) fn walk(file: &File, start: Lsn, len: u64, key: Option<&SegmentKey>) 
                 return walk;
             }
             Err(Fault::Bad(what)) => {
-                walk.tail = judge(file, at, len, what);
+                walk.tail = judge(object, at, len, what);
                 return walk;
             }
         };
@@ -99,17 +98,17 @@ pub(super) fn walk(file: &File, start: Lsn, len: u64, key: Option<&SegmentKey>) 
 
 /// The block at `at`; or what is wrong with one whose bytes are sound, but that is not the key's.
 fn check(
-    file: &File,
+    object: &dyn Object,
     at: u64,
     len: u64,
     key: Option<&SegmentKey>,
     last_tag: &mut Tag,
 ) -> Result<Result<WalkedBlock, String>, Fault> {
     let Some(key) = key else {
-        let header = block::check(file, at, len - at)?;
+        let header = block::check(object, at, len - at)?;
         return Ok(Ok(WalkedBlock { offset: at, header, digest: None, tag: None }));
     };
-    let (header, proof) = block::check_with_proof(file, at, len - at)?;
+    let (header, proof) = block::check_with_proof(object, at, len - at)?;
     let tag = key.block_tag(last_tag, &proof.digest);
     if proof.tag != Some(tag) {
         return Ok(Err(key.not_ours()));
@@ -119,10 +118,10 @@ fn check(
 }
 
 /// Whether the bad bytes at `bad` were once synced: a sound block behind them may tell.
-fn judge(file: &File, bad: u64, len: u64, what: String) -> Tail {
+fn judge(object: &dyn Object, bad: u64, len: u64, what: String) -> Tail {
     let mut at = bad + 1;
-    while let Some(found) = find_magic(file, at, len) {
-        match block::check(file, found, len - found) {
+    while let Some(found) = find_magic(object, at, len) {
+        match block::check(object, found, len - found) {
             Ok(header) if header.synced > bad => return Tail::Damaged { offset: bad, what },
             Ok(header) => at = found + header.whole_len(),
             Err(_) => at = found + 1,
@@ -132,11 +131,11 @@ fn judge(file: &File, bad: u64, len: u64, what: String) -> Tail {
 }
 
 /// Where the next block's magic lies, at or after `at`.
-fn find_magic(file: &File, mut at: u64, len: u64) -> Option<u64> {
+fn find_magic(object: &dyn Object, mut at: u64, len: u64) -> Option<u64> {
     let mut chunk = vec![0; 64 << 10];
     while at + block::MAGIC.len() as u64 <= len {
         let size = chunk.len().min((len - at) as usize);
-        block::read_exact(file, &mut chunk[..size], at).ok()?;
+        block::read_exact(object, &mut chunk[..size], at).ok()?;
         if let Some(found) = chunk[..size].windows(block::MAGIC.len()).position(|bytes| bytes == block::MAGIC)
         {
             return Some(at + found as u64);

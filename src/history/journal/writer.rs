@@ -1,17 +1,16 @@
 //! Appends blocks to the open segment, and is the only one who can call a position durable.
 
-use std::path::PathBuf;
-
 use super::block::HEADER_LEN as BLOCK_HEADER_LEN;
 use super::builder::RawBlock;
-use super::name::SegmentHeader;
+use super::name::{SegmentHeader, SegmentName};
+use super::place::Journal;
 use super::relations::Relations;
 use super::seal::{self, BlockFrame};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::key::{Authorship, SegmentKey, Tag};
+use crate::history::key::{SegmentKey, Tag};
 use crate::model::Lsn;
-use crate::store::files::Growing;
+use crate::store::Growing;
 
 /// Bytes of records at which the open segment is finished: few, because an open segment takes twice the
 /// room of a sealed one and is read whole when it is opened.
@@ -52,9 +51,8 @@ impl TagChain {
 
 /// The one writer of a journal; the caller holds the history's writing lock.
 pub struct Writer {
-    pub(super) folder: PathBuf,
+    pub(super) journal: Journal,
     pub(super) header: SegmentHeader,
-    pub(super) path: PathBuf,
     pub(super) file: Growing,
     pub(super) len: u64,
     /// Bytes of the file up to the last complete transaction.
@@ -71,7 +69,6 @@ pub struct Writer {
     pub(super) roll_at: u64,
     pub(super) compressor: zstd::bulk::Compressor<'static>,
     pub(super) stored: Vec<u8>,
-    pub(super) authorship: Authorship,
     /// In a history with a key.
     pub(super) chain: Option<TagChain>,
     /// A write or sync failed: what the file holds is not known until it is opened again.
@@ -163,7 +160,7 @@ impl Writer {
     ///
     /// # Errors
     /// `Unavailable` if the disk does not do its part.
-    pub fn roll(&mut self) -> Result<Option<PathBuf>> {
+    pub fn roll(&mut self) -> Result<Option<SegmentName>> {
         if self.raw < self.roll_at { Ok(None) } else { self.roll_now() }
     }
 
@@ -171,17 +168,25 @@ impl Writer {
     ///
     /// # Errors
     /// As `roll`.
-    pub fn roll_now(&mut self) -> Result<Option<PathBuf>> {
+    pub fn roll_now(&mut self) -> Result<Option<SegmentName>> {
         if self.inside || self.frontier == self.header.start {
             return Ok(None);
         }
         self.sync()?;
         ambient::pass("journal.roll")?;
         let header = SegmentHeader { start: self.frontier, ..self.header };
-        let next = Writer::create(&self.folder, header, self.relations.clone(), &self.authorship)?;
+        let next = Writer::create(&self.journal, header, self.relations.clone())?;
         let finished = std::mem::replace(self, Writer { roll_at: self.roll_at, ..next });
         ambient::pass("journal.rolled")?;
-        Ok(Some(finished.path))
+        Ok(Some(finished.name()))
+    }
+
+    fn name(&self) -> SegmentName {
+        SegmentName::open(self.header.epoch, self.header.start)
+    }
+
+    fn place(&self) -> String {
+        self.journal.locate(self.name())
     }
 
     /// Cuts off the parts of a transaction that will not go on.
@@ -223,7 +228,7 @@ impl Writer {
         if self.broken {
             return Err(Error::unavailable(format!(
                 "an earlier write to {} failed; start capture again",
-                self.path.display()
+                self.place()
             )));
         }
         Ok(())
@@ -231,6 +236,6 @@ impl Writer {
 
     fn done(&mut self, result: std::io::Result<()>, what: &str) -> Result<()> {
         self.broken |= result.is_err();
-        result.context(Kind::Unavailable, || format!("cannot {what} {}", self.path.display()))
+        result.context(Kind::Unavailable, || format!("cannot {what} {}", self.place()))
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn check(
     let names = history.store().list_sorted(ObjectKind::Checkpoint)?;
     progress.phase("reading manifests", names.len() as u64, Unit::Tables);
     let directory: Arc<dyn BlockDirectory> = Arc::new(directory(history)?);
-    let blocks = Blocks::new(&history.packs_folder(), Arc::clone(&directory));
+    let blocks = Blocks::new(history.shared_store(), Arc::clone(&directory));
     let mut there = BTreeSet::new();
     let mut bases = BTreeMap::new();
     for name in names {
@@ -48,8 +48,8 @@ pub(super) fn check(
 /// they hold is missing here.
 fn directory(history: &History) -> Result<FolderDirectory> {
     let mut directory = FolderDirectory::default();
-    for path in image::pack_files(&history.packs_folder())? {
-        if let Ok(reader) = PackReader::open(&path) {
+    for name in history.store().list_sorted(ObjectKind::Pack)? {
+        if let Ok(reader) = PackReader::open(history.store(), &name) {
             directory.add(&reader);
         }
     }
@@ -137,7 +137,7 @@ pub fn image_fault(history: &History, checkpoint: &Checkpoint) -> Result<Option<
     if let Err(error) = inventory::check(history.store(), &archive, history.authorship()) {
         return Ok(Some(error.to_string()));
     }
-    let blocks = Blocks::new(&history.packs_folder(), Arc::new(directory(history)?));
+    let blocks = Blocks::new(history.shared_store(), Arc::new(directory(history)?));
     for entry in &checkpoint.tables {
         let whole = TableReader::open(&blocks, &entry.image).and_then(|mut reader| {
             while reader.next_block()?.is_some() {}

@@ -3,9 +3,6 @@
 mod checkpoints;
 mod segments;
 
-use std::fs;
-use std::path::Path;
-
 use serde::Serialize;
 
 use crate::error::{Kind, Result};
@@ -67,16 +64,18 @@ pub fn verify(
 }
 
 fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
-    let paths = image::pack_files(&history.packs_folder())?;
-    progress.phase("reading packs", paths.iter().map(|path| size(path)).sum(), Unit::Bytes);
-    for path in paths {
+    let store = history.store();
+    let size = |name: &ObjectName| store.size(name).ok().flatten().unwrap_or(0);
+    let names = store.list_sorted(ObjectKind::Pack)?;
+    progress.phase("reading packs", names.iter().map(size).sum(), Unit::Bytes);
+    for name in names {
         verified.packs += 1;
-        verified.bytes += size(&path);
-        match image::verify_pack(&path) {
+        verified.bytes += size(&name);
+        match image::verify_pack(store, &name) {
             Ok(check) => verified.faults.extend(check.faults),
             Err(error) => verified.faults.push(error.to_string()),
         }
-        progress.advance(size(&path));
+        progress.advance(size(&name));
     }
     Ok(())
 }
@@ -115,8 +114,4 @@ impl Verified {
             checked => checked,
         }
     }
-}
-
-fn size(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
 }

@@ -1,10 +1,10 @@
 //! Segments, and that each goes on where the one before it ended.
 
-use super::{Acknowledged, Verified, size};
+use super::{Acknowledged, Verified};
 use crate::error::{Kind, Result};
 use crate::history::epoch::Epoch;
 use crate::history::expiry::Expiry;
-use crate::history::journal::{self, SegmentFile};
+use crate::history::journal::{self, Journal, SegmentName};
 use crate::history::segments::Segments;
 use crate::history::{History, timeline};
 use crate::model::Lsn;
@@ -20,32 +20,34 @@ pub(super) fn check(
     verified: &mut Verified,
 ) -> Result<Vec<EpochSeen>> {
     let id = history.identity().id_bytes()?;
-    let files = journal::list(&history.journal_folder())?;
-    progress.phase("reading segments", files.iter().map(|file| size(&file.path)).sum(), Unit::Bytes);
+    let journal = history.journal();
+    let size = |name: &SegmentName| journal.size(*name).unwrap_or(0);
+    let names = journal.list()?;
+    progress.phase("reading segments", names.iter().map(size).sum(), Unit::Bytes);
     let mut ends = Vec::new();
-    for file in &files {
+    for name in names {
+        let place = journal.locate(name);
         verified.segments += 1;
-        verified.bytes += size(&file.path);
-        match verify_segment(history, file) {
+        verified.bytes += size(&name);
+        match verify_segment(journal, name) {
             Ok(report) => {
-                let place = file.path.display();
                 verified.faults.extend(report.faults.iter().map(|fault| format!("{place}: {fault}")));
             }
             Err(error) => verified.faults.push(error.to_string()),
         }
-        if journal::history_of(&file.path).is_some_and(|found| found != id) {
-            verified.faults.push(format!("{}: it belongs to another history", file.path.display()));
+        if journal.history_of(name).is_some_and(|found| found != id) {
+            verified.faults.push(format!("{place}: it belongs to another history"));
         }
-        let segment = table.open(file).ok();
+        let segment = table.open(name).ok();
         verified.notes.extend(segment.as_deref().map_or(Vec::new(), |segment| unreadable(history, segment)));
         let range = segment.map(|segment| (segment.summary().start, segment.summary().end));
-        ends.push((file, range));
-        progress.advance(size(&file.path));
+        ends.push(SegmentEnds { name, place, range });
+        progress.advance(size(&name));
     }
     match history.epochs() {
         Ok(epochs) => {
             let known = epochs.len() as u32;
-            if let Some(orphan) = files.iter().map(|file| file.epoch).filter(|&number| number > known).min() {
+            if let Some(orphan) = ends.iter().map(|it| it.name.epoch).filter(|&number| number > known).min() {
                 verified.faults.push(timeline::missing_epoch(history, orphan).to_string());
             }
             // One that cannot be read is named with the other objects.
@@ -75,15 +77,22 @@ fn unreadable(history: &History, segment: &journal::Segment) -> Vec<String> {
     told.collect()
 }
 
-/// Reads a segment, which may have been sealed since the folder was listed.
-fn verify_segment(history: &History, file: &SegmentFile) -> Result<journal::Report> {
-    let sealed = file.path.with_extension("seg");
-    match journal::verify_segment(&file.path, history.authorship()) {
-        Err(error) if error.kind() == Kind::Unavailable && sealed.exists() => {
-            journal::verify_segment(&sealed, history.authorship())
+/// Reads a segment, which may have been sealed since the segments were listed.
+fn verify_segment(journal: &Journal, name: SegmentName) -> Result<journal::Report> {
+    let sealed = name.form(true);
+    match journal::verify_segment(journal, name) {
+        Err(error) if error.kind() == Kind::Unavailable && journal.holds(sealed)? => {
+            journal::verify_segment(journal, sealed)
         }
         read => read,
     }
+}
+
+/// Where a segment lies, and its start and end, if it could be read.
+struct SegmentEnds {
+    name: SegmentName,
+    place: String,
+    range: Option<(Lsn, Lsn)>,
 }
 
 /// An epoch, and whether its journal holds anything.
@@ -92,17 +101,17 @@ pub(super) struct EpochSeen {
     pub has_changes: bool,
 }
 
-fn seen(epoch: Epoch, ends: &[(&SegmentFile, Option<(Lsn, Lsn)>)]) -> EpochSeen {
-    let mut own = ends.iter().filter(|(file, _)| file.epoch == epoch.number);
-    let has_changes = own.any(|(_, range)| range.is_some_and(|(start, end)| end > start));
+fn seen(epoch: Epoch, ends: &[SegmentEnds]) -> EpochSeen {
+    let mut own = ends.iter().filter(|it| it.name.epoch == epoch.number);
+    let has_changes = own.any(|it| it.range.is_some_and(|(start, end)| end > start));
     EpochSeen { epoch, has_changes }
 }
 
 /// What one segment ends with the next begins with, and the last one with what was durable; or
-/// something is missing. `ends`: start and end of each segment that could be read.
+/// something is missing.
 fn joints(
     epochs: &[Epoch],
-    ends: &[(&SegmentFile, Option<(Lsn, Lsn)>)],
+    ends: &[SegmentEnds],
     expired: Option<&Expiry>,
     acknowledged: Option<Acknowledged>,
     verified: &mut Verified,
@@ -113,9 +122,8 @@ fn joints(
         // None after a segment that cannot be read: it is named, what follows it is not to blame.
         let mut reached = Some(from);
         let mut last = format!("the journal of epoch {}", epoch.number);
-        let held = |file: &SegmentFile| file.epoch == epoch.number && file.start >= from;
-        for (file, range) in ends.iter().filter(|(file, _)| held(file)) {
-            let place = file.path.display();
+        let must_join = |name: &SegmentName| name.epoch == epoch.number && name.start >= from;
+        for SegmentEnds { place, range, .. } in ends.iter().filter(|it| must_join(&it.name)) {
             if let (Some((start, _)), Some(expected)) = (range, reached)
                 && *start != expected
             {
@@ -124,7 +132,7 @@ fn joints(
                     .push(format!("{place}: the segment before it is missing, from {expected} to {start}"));
             }
             reached = range.map(|(_, end)| end);
-            last = place.to_string();
+            last.clone_from(place);
         }
         let durable = acknowledged.filter(|it| it.epoch == epoch.number).map(|it| it.durable);
         if let (Some(durable), Some(end)) = (durable, reached)

@@ -32,35 +32,35 @@ fn put(log: &Log, what: &str, path: &Path, rest: &str) {
 }
 
 /// Bytes from `offset` on are about to be written.
-pub(super) fn writing(path: &Path, offset: u64) {
+pub(in crate::store) fn writing(path: &Path, offset: u64) {
     if let Some(log) = log() {
         put(log, "write", path, &offset.to_string());
     }
 }
 
 /// All bytes of the file are on disk.
-pub(super) fn synced(path: &Path) {
+pub(in crate::store) fn synced(path: &Path) {
     if let Some(log) = log() {
         put(log, "sync", path, "");
     }
 }
 
 /// `folder` is about to be made.
-pub(super) fn making(folder: &Path) {
+pub(in crate::store) fn making(folder: &Path) {
     if let Some(log) = log() {
         put(log, "folder-made", folder, "");
     }
 }
 
 /// `path` is about to become another name of the file at `temporary`.
-pub(super) fn linking(temporary: &Path, path: &Path) {
+pub(in crate::store) fn linking(temporary: &Path, path: &Path) {
     if let Some(log) = log() {
         put(log, "link", path, &temporary.display().to_string());
     }
 }
 
 /// `path` is about to go.
-pub(super) fn removing(path: &Path) {
+pub(in crate::store) fn removing(path: &Path) {
     if let Some(log) = log() {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +72,7 @@ pub(super) fn removing(path: &Path) {
 }
 
 /// All names in the folder are on disk.
-pub(super) fn folder_synced(folder: &Path) {
+pub(in crate::store) fn folder_synced(folder: &Path) {
     if let Some(log) = log() {
         put(log, "folder", folder, "");
     }

@@ -9,8 +9,13 @@ fn an_object_is_whole_or_not_there_and_never_overwritten() {
     drop(unfinished);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 
-    write_new(&path, b"first").unwrap();
-    assert_eq!(write_new(&path, b"second").unwrap_err().kind(), Kind::Internal);
+    let write = |bytes: &[u8]| {
+        let mut file = NewFile::create(&path)?;
+        file.write_all(bytes).unwrap();
+        file.publish()
+    };
+    write(b"first").unwrap();
+    assert_eq!(write(b"second").unwrap_err().kind(), Kind::Internal);
     assert_eq!(fs::read(&path).unwrap(), b"first");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left of the second one");
 }
@@ -52,5 +57,5 @@ fn leftovers_of_other_processes_go_and_our_own_files_stay() {
     fs::write(folder.path().join(format!("object.{}.tmp", std::process::id())), "half").unwrap();
     remove_temporaries(folder.path());
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(left, [ours.temporary().to_owned()]);
+    assert_eq!(left, [ours.path().to_owned()]);
 }

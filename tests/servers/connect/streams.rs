@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use backwhen::connect::Session;
 use backwhen::error::Kind;
-use backwhen::history::journal::{BlockBuilder, Confirmable, Received, Seam, Writer};
+use backwhen::history::journal::{BlockBuilder, Confirmable, Journal, Received, Seam, Writer};
 use backwhen::history::key::Authorship;
 use backwhen::model::Lsn;
 use backwhen::source::stream::{ReplicationClient, ReplicationStream, StreamFault, StreamMessage};
@@ -35,9 +35,10 @@ async fn commits(stream: &mut ReplicationStream, count: usize) -> (Vec<Lsn>, usi
 /// The position that a journal which ends at `durable` lets us confirm to a slot that stands there, with more received.
 fn positions(received: Lsn, durable: Lsn) -> (Received, Confirmable) {
     let folder = tempfile::tempdir().unwrap();
-    let (_writer, journal) = Writer::open(folder.path(), [7; 16], 1, durable, &Authorship::Unkeyed).unwrap();
-    let seam = Seam::new(folder.path(), &Authorship::Unkeyed, 1, journal.durable, durable).unwrap();
-    (BlockBuilder::new(received).received(), seam.confirmable(journal.durable))
+    let journal = Journal::in_folder(folder.path(), &Authorship::Unkeyed);
+    let (_writer, recovered) = Writer::open(&journal, [7; 16], 1, durable).unwrap();
+    let seam = Seam::new(&journal, 1, recovered.durable, durable).unwrap();
+    (BlockBuilder::new(received).received(), seam.confirmable(recovered.durable))
 }
 
 async fn connect(server: &Server) -> ReplicationClient {

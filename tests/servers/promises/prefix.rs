@@ -12,7 +12,7 @@ use backwhen::history::FORMAT;
 use backwhen::history::catalog::CheckpointRow;
 use backwhen::history::checkpoint::Origin;
 use backwhen::history::epoch::Epoch;
-use backwhen::history::journal::{self, BlockBuilder, SegmentFile, Writer};
+use backwhen::history::journal::{BlockBuilder, Journal, Writer};
 use backwhen::history::key::Authorship;
 use backwhen::history::segments::Segments;
 use backwhen::history::timeline::{SegmentView, Stretch, Timeline};
@@ -130,7 +130,8 @@ fn a_clock_that_steps_back_does_not_reorder_and_is_not_hidden() {
 /// A history of these commits, without a server.
 fn made_up(folder: &std::path::Path) -> Timeline {
     let start = Lsn(0x100);
-    let (mut writer, _) = Writer::open(folder, *b"history-for-test", 1, start, &Authorship::Unkeyed).unwrap();
+    let journal = Journal::in_folder(folder, &Authorship::Unkeyed);
+    let (mut writer, _) = Writer::open(&journal, *b"history-for-test", 1, start).unwrap();
     let mut builder = BlockBuilder::new(start);
     for (number, (lsn, time)) in COMMITS.iter().enumerate() {
         let xid = number as u32 + 1;
@@ -144,9 +145,9 @@ fn made_up(folder: &std::path::Path) -> Timeline {
         writer.write(block).unwrap();
     }
     writer.sync().unwrap();
-    let table = Arc::new(Segments::new(&Authorship::Unkeyed));
-    let view = |file: &SegmentFile| SegmentView::scan(file, &table).unwrap();
-    let segments = journal::list(folder).unwrap().iter().map(view).collect();
+    let table = Arc::new(Segments::new(&journal));
+    let view = |name| SegmentView::scan(name, &table).unwrap();
+    let segments = journal.list().unwrap().into_iter().map(view).collect();
     let epoch = Epoch {
         format: FORMAT,
         ..Epoch::new(1, start, PgTime(0), 1, "slot".to_owned(), "a test".to_owned())

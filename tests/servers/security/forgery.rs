@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use backwhen::history::History;
-use backwhen::history::journal::{self, BlockBuilder, Event, Segment, Writer, seal};
+use backwhen::history::journal::{BlockBuilder, Event, Journal, Segment, Writer, seal};
 use backwhen::history::key::Authorship;
 use backwhen::model::{Lsn, PgTime};
 
@@ -58,12 +58,13 @@ pub fn strip_key(history: &Path) {
 
 /// Rewrites the first sealed segment with another text of the same length in its rows.
 pub fn rewrite_sealed(history: &Path, old: &[u8], new: &[u8]) {
-    let sealed = objects(history, "journal", ".seg").remove(0);
-    let segment = Segment::open(&sealed, &Authorship::Unkeyed).unwrap();
-    let name = journal::named(&sealed).unwrap();
+    let journal = Journal::in_folder(history, &Authorship::Unkeyed);
+    let name = journal.list().unwrap().into_iter().find(|name| name.sealed).unwrap();
+    let segment = Segment::open(&journal, name).unwrap();
     let folder = history.join("forged");
+    let forged = Journal::in_folder(&folder, &Authorship::Unkeyed);
     let id = History::open(history, None).unwrap().identity().id_bytes().unwrap();
-    let (mut writer, _) = Writer::open(&folder, id, name.epoch, name.start, &Authorship::Unkeyed).unwrap();
+    let (mut writer, _) = Writer::open(&forged, id, name.epoch, name.start).unwrap();
     let mut builder = BlockBuilder::new(name.start);
     let mut replaced = 0;
     segment
@@ -90,19 +91,17 @@ pub fn rewrite_sealed(history: &Path, old: &[u8], new: &[u8]) {
         writer.write(block).unwrap();
     }
     let finished = writer.roll_now().unwrap().unwrap();
-    seal(&finished, &Authorship::Unkeyed).unwrap();
-    fs::rename(finished.with_extension("seg"), &sealed).unwrap();
+    seal(&forged, finished).unwrap();
+    fs::rename(forged.locate(finished.form(true)), journal.locate(name)).unwrap();
     fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Appends a block to the open segment: an idle mark far in the future, which makes later moments seem held.
 pub fn append_to_open(history: &Path) {
-    let open = objects(history, "journal", ".open").pop().unwrap();
-    let name = journal::named(&open).unwrap();
+    let journal = Journal::in_folder(history, &Authorship::Unkeyed);
+    let name = journal.list().unwrap().into_iter().rfind(|name| !name.sealed).unwrap();
     let id = History::open(history, None).unwrap().identity().id_bytes().unwrap();
-    let folder = history.join("journal");
-    let (mut writer, recovered) =
-        Writer::open(&folder, id, name.epoch, name.start, &Authorship::Unkeyed).unwrap();
+    let (mut writer, recovered) = Writer::open(&journal, id, name.epoch, name.start).unwrap();
     let mut builder = BlockBuilder::new(recovered.frontier);
     builder.push_idle(Lsn(recovered.frontier.0 + 0x10000), PgTime(i64::MAX / 2)).unwrap();
     while let Some(block) = builder.take_complete() {

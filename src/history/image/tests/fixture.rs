@@ -3,7 +3,6 @@
 //! The pack was written once, with `BACKWHEN_WRITE_FIXTURES=1 cargo test image_v1`. It is never
 //! written again: a new version of the format gets a folder of its own.
 
-use std::path::PathBuf;
 use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +21,17 @@ struct Expected {
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/image-v1")
+}
+
+/// A history whose packs are those of version 1.
+fn history() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("packs")).unwrap();
+    for name in ["expected.json", "expected-long.json"].map(|name| expected(name).pack) {
+        let path = pack_path(root.path(), &name);
+        std::fs::copy(folder().join(path.file_name().unwrap()), path).unwrap();
+    }
+    root
 }
 
 /// Forty short rows, one row that no compression makes shorter, one key with two rows.
@@ -51,18 +61,22 @@ fn write_if_asked() {
 }
 
 fn write() {
-    let folder = folder();
-    let writer = packs(&folder);
+    let root = tempfile::tempdir().unwrap();
+    let writer = packs(root.path());
     let table = build(&writer, &table());
     let empty = build(&writer, &Table::new());
     let other = writer.put(BlockKind::Other, OTHER).unwrap();
     let pack = writer.finish().unwrap().packs.remove(0);
     save("expected.json", &Expected { pack, table, empty, other });
 
-    let writer = packs(&folder);
+    let writer = packs(root.path());
     let table = build(&writer, &long_table());
     let pack = writer.finish().unwrap().packs.remove(0);
     save("expected-long.json", &Expected { pack, table, empty, other });
+    for entry in std::fs::read_dir(root.path().join("packs")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder().join(path.file_name().unwrap())).unwrap();
+    }
 }
 
 fn save(name: &str, expected: &Expected) {
@@ -76,7 +90,8 @@ fn expected(name: &str) -> Expected {
 #[test]
 fn image_v1_is_read_and_would_be_built_the_same() {
     write_if_asked();
-    let blocks = blocks(&folder());
+    let history = history();
+    let blocks = blocks(history.path());
     let scratch = tempfile::tempdir().unwrap();
     let writer = packs(scratch.path());
     for (name, table) in [("expected.json", table()), ("expected-long.json", long_table())] {
@@ -85,7 +100,7 @@ fn image_v1_is_read_and_would_be_built_the_same() {
         assert_eq!(build(&writer, &table), expected.table);
         assert_eq!(read(&blocks, &expected.empty), b"");
         assert_eq!(blocks.get(&expected.other).unwrap(), OTHER);
-        let check = verify_pack(&pack_path(&folder(), &expected.pack)).unwrap();
+        let check = check_pack(history.path(), &expected.pack);
         assert_eq!(check.faults, Vec::<String>::new());
     }
     let long = read_index(&blocks, &expected("expected-long.json").table.index).unwrap();
@@ -96,12 +111,12 @@ fn image_v1_is_read_and_would_be_built_the_same() {
 fn no_flipped_byte_and_no_cut_of_image_v1_passes() {
     write_if_asked();
     let name = expected("expected.json").pack;
-    let whole = std::fs::read(pack_path(&folder(), &name)).unwrap();
-    let scratch = tempfile::tempdir().unwrap();
-    let path = pack_path(scratch.path(), &name);
+    let history = history();
+    let path = pack_path(history.path(), &name);
+    let whole = std::fs::read(&path).unwrap();
     let check = |bytes: &[u8], what: &str| {
         std::fs::write(&path, bytes).unwrap();
-        assert!(!verify_pack(&path).unwrap().faults.is_empty(), "{what}");
+        assert!(!check_pack(history.path(), &name).faults.is_empty(), "{what}");
     };
     for at in 0..whole.len() {
         check(&whole[..at], &format!("cut at {at}"));

@@ -1,10 +1,11 @@
 //! Hostile bytes for packs, blocks and indexes, with the checksums made right.
 
 use super::super::block::{self, HEADER};
-use super::super::pack::{self, PackReader};
+use super::super::pack::{self, PackReader, object};
 use super::super::{BlockId, BlockKind, index};
-use super::{Path, build, line, packs, put_row};
+use super::{Path, Store, build, line, packs, put_row};
 use crate::hostile::throw;
+use crate::store::{MemoryStore, ObjectName};
 
 /// The packs of version 1, and a small one.
 fn pack_bytes() -> Vec<Vec<u8>> {
@@ -15,19 +16,30 @@ fn pack_bytes() -> Vec<Vec<u8>> {
     build(&writer, &table);
     writer.finish().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/image-v1");
-    let folders = [fixtures.as_path(), folder.path()];
-    let paths = folders.into_iter().flat_map(|folder| super::super::pack_files(folder).unwrap());
-    paths.map(|path| std::fs::read(path).unwrap()).collect()
+    let folders = [fixtures, folder.path().join("packs")];
+    let mut paths: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "pack"))
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+/// A store with one pack of these bytes.
+fn store_of(bytes: &[u8]) -> (MemoryStore, ObjectName) {
+    let (store, name) = (MemoryStore::default(), object("some"));
+    store.put_new(&name, bytes).unwrap();
+    (store, name)
 }
 
 /// Every stored block of those packs, and its raw bytes.
 fn blocks() -> Vec<(Vec<u8>, Vec<u8>)> {
-    let folder = tempfile::tempdir().unwrap();
     let mut blocks = Vec::new();
     for bytes in pack_bytes() {
-        let path = folder.path().join("some.pack");
-        std::fs::write(&path, &bytes).unwrap();
-        let reader = PackReader::open(&path).unwrap();
+        let (store, name) = store_of(&bytes);
+        let reader = PackReader::open(&store, &name).unwrap();
         for entry in reader.entries() {
             let stored = bytes[entry.offset as usize..][..entry.stored_len as usize].to_vec();
             blocks.push((stored, reader.read(entry).unwrap()));
@@ -49,10 +61,8 @@ fn resealed_block(stored: &[u8]) -> Vec<u8> {
 }
 
 fn read_pack(bytes: &[u8]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("some.pack");
-    std::fs::write(&path, bytes).unwrap();
-    let check = super::super::verify_pack(&path).unwrap();
+    let (store, name) = store_of(bytes);
+    let check = super::super::verify_pack(&store, &name).unwrap();
     check.faults.iter().map(|fault| fault.rsplit("damaged").next().unwrap_or_default()).collect()
 }
 

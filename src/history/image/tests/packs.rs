@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Kind;
+use crate::store::{Fault, MemoryStore};
 
 fn table(keys: std::ops::Range<u32>) -> Table {
     let mut table = Table::new();
@@ -11,8 +12,8 @@ fn table(keys: std::ops::Range<u32>) -> Table {
     table
 }
 
-fn files(folder: &Path) -> usize {
-    std::fs::read_dir(folder).unwrap().count()
+fn files(root: &Path) -> usize {
+    std::fs::read_dir(root.join("packs")).unwrap().count()
 }
 
 #[test]
@@ -33,7 +34,7 @@ fn threads_share_one_writer() {
     for (table, image) in tables.iter().zip(&images) {
         assert!(read(&blocks, image) == text(table));
     }
-    let check = verify_pack(&pack_path(folder.path(), &stats.packs[0])).unwrap();
+    let check = check_pack(folder.path(), &stats.packs[0]);
     assert_eq!((check.blocks, check.faults), (stats.blocks_new, Vec::new()));
 
     let again = packs(folder.path());
@@ -77,7 +78,7 @@ fn a_writer_that_is_dropped_leaves_nothing() {
 fn a_pack_that_is_there_already_is_not_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let write = || {
-        let writer = Packs::create(folder.path(), Arc::new(FolderDirectory::default())).unwrap();
+        let writer = Packs::new(store(folder.path()), Arc::new(FolderDirectory::default()));
         writer.put(BlockKind::Other, b"something").unwrap();
         writer.finish().unwrap().packs
     };
@@ -121,10 +122,10 @@ fn damage_names_the_pack_and_the_block() {
     let damaged = blocks.get(&id).unwrap_err();
     assert_eq!(damaged.kind(), Kind::Damaged);
     assert!(damaged.to_string().contains(&name) && damaged.to_string().contains(&id.to_string()));
-    assert_eq!(verify_pack(&path).unwrap().faults.len(), 1);
+    assert_eq!(check_pack(folder.path(), &name).faults.len(), 1);
 
     std::fs::remove_file(&path).unwrap();
-    let gone = Blocks::new(folder.path(), directory(folder.path())).get(&id).unwrap_err();
+    let gone = Blocks::new(store(folder.path()), directory(folder.path())).get(&id).unwrap_err();
     assert_eq!(gone.kind(), Kind::Damaged);
 }
 
@@ -136,12 +137,37 @@ fn a_pack_under_another_name_is_found_out() {
     let name = writer.finish().unwrap().packs.remove(0);
     let other = pack_path(folder.path(), &"0".repeat(32));
     std::fs::rename(pack_path(folder.path(), &name), &other).unwrap();
-    assert_eq!(FolderDirectory::scan(folder.path()).err().unwrap().kind(), Kind::Damaged);
-    assert_eq!(verify_pack(&other).unwrap().faults.len(), 1);
+    assert_eq!(FolderDirectory::scan(&*store(folder.path())).err().unwrap().kind(), Kind::Damaged);
+    assert_eq!(check_pack(folder.path(), &"0".repeat(32)).faults.len(), 1);
 }
 
 #[test]
 fn a_folder_that_is_not_there_holds_no_blocks() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(FolderDirectory::scan(&folder.path().join("none")).unwrap().is_empty());
+    assert!(FolderDirectory::scan(&*store(&folder.path().join("none"))).unwrap().is_empty());
+}
+
+#[test]
+fn a_pack_whose_put_fails_is_put_again_whole() {
+    for fault in [Fault::Fail, Fault::Tear, Fault::LoseAnswer] {
+        for call in 0..3 {
+            let memory = MemoryStore::default();
+            let store: Arc<dyn Store> = Arc::new(memory.clone());
+            let write = || {
+                let writer = Packs::new(Arc::clone(&store), Arc::new(FolderDirectory::default()));
+                let id = writer.put(BlockKind::Other, b"something")?;
+                writer.finish().map(|stats| (id, stats.packs))
+            };
+            memory.fail_at(call, fault);
+            let failed = write();
+            memory.fail_at(u64::MAX >> 1, fault);
+            // What the store has by now is a whole pack, or nothing.
+            let listed = FolderDirectory::scan(&*store).unwrap().len();
+            assert!(listed == 0 || failed.is_ok() || fault == Fault::LoseAnswer, "{fault:?} at call {call}");
+            let (id, packs) = write().unwrap();
+            assert!(verify_pack(&*store, &pack_object(&packs[0])).unwrap().faults.is_empty());
+            let blocks = Blocks::new(Arc::clone(&store), Arc::new(FolderDirectory::scan(&*store).unwrap()));
+            assert_eq!(blocks.get(&id).unwrap(), b"something");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What capture relies on: repeats, broken connections, protocol errors, bounded memory.
 
-use super::super::{BlockBuilder, seal};
+use super::super::BlockBuilder;
+use super::paths::{roll, seal};
 use super::stream::{Item, START, begin, change, commit, drain, logical, open, random, read_all, relation};
 use crate::error::Kind;
 use crate::history::key::Authorship;
@@ -90,7 +91,7 @@ fn a_huge_transaction_is_handed_out_in_parts() {
     drain(&mut builder, &mut writer);
     let huge = Item::Transaction { commit: at, end: at + 5, messages };
     assert_eq!(read_all(folder.path()), [huge.clone(), next.clone()]);
-    let path = writer.roll_now().unwrap().unwrap();
+    let path = roll(&mut writer);
     seal(&path, &Authorship::Unkeyed).unwrap();
     assert_eq!(read_all(folder.path()), [huge, next]);
 }
@@ -130,7 +131,7 @@ fn messages_outside_transactions_are_kept_once() {
     builder.push_idle(Lsn(START.0 + 9), PgTime(1)).unwrap();
     builder.push(&lone).unwrap();
     drain(&mut builder, &mut writer);
-    let path = writer.roll_now().unwrap().unwrap();
+    let path = roll(&mut writer);
     assert_eq!(seal(&path, &Authorship::Unkeyed).unwrap().messages, 1);
 }
 
@@ -148,7 +149,7 @@ fn readers_see_a_prefix_while_the_writer_appends_rolls_and_seals() {
                 drain(&mut builder, &mut writer);
                 writer.sync().unwrap();
                 if let Some(finished) = writer.roll().unwrap() {
-                    seal(&finished, &Authorship::Unkeyed).unwrap();
+                    super::super::seal(&writer.journal, finished).unwrap();
                 }
             }
         });

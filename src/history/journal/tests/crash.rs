@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::super::{BlockBuilder, Segment, Writer, seal, verify_segment};
-use super::stream::{HISTORY, Item, START, drain, open, random, read_all, segments};
+use super::super::BlockBuilder;
+use super::paths::{at, folder_in, open_segment, open_writer, roll, seal, segments, verify_segment};
+use super::stream::{HISTORY, Item, START, drain, open, random, read_all};
 use crate::error::Kind;
 use crate::history::key::Authorship;
 use crate::model::Lsn;
@@ -47,7 +48,7 @@ fn cut_at_every_length_the_complete_transactions_before_it_remain() {
     let header_len = lengths[0].0 as usize;
     for len in 0..=bytes.len() {
         let folder = tempfile::tempdir().unwrap();
-        let copy = folder.path().join(name);
+        let copy = folder_in(folder.path()).join(name);
         fs::write(&copy, &bytes[..len]).unwrap();
         if len < header_len {
             // The file is named only once its header is synced: this is no crash.
@@ -75,7 +76,7 @@ fn cut_at_every_length_the_complete_transactions_before_it_remain() {
 }
 
 fn error(folder: &Path) -> Kind {
-    Writer::open(folder, HISTORY, 1, START, &Authorship::Unkeyed).err().expect("opened").kind()
+    open_writer(folder, HISTORY, 1, START, &Authorship::Unkeyed).err().expect("opened").kind()
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn a_bad_block_is_damage_if_a_later_one_shows_that_it_was_synced() {
         fs::write(&path, &bytes).unwrap();
         if sync {
             assert_eq!(error(folder.path()), Kind::Damaged);
-            assert_eq!(Segment::open(&path, &Authorship::Unkeyed).unwrap_err().kind(), Kind::Damaged);
+            assert_eq!(open_segment(&path, &Authorship::Unkeyed).unwrap_err().kind(), Kind::Damaged);
             assert_eq!(verify_segment(&path, &Authorship::Unkeyed).unwrap().faults.len(), 1);
             assert_eq!(fs::read(&path).unwrap(), bytes, "damaged files are left as they are");
         } else {
@@ -121,17 +122,17 @@ fn a_roll_or_a_seal_can_stop_anywhere() {
     let items = random(14, 30, 20);
     build(folder.path(), &items, true);
     let (mut writer, _) = open(folder.path());
-    let finished = writer.roll_now().unwrap().unwrap();
+    let finished = roll(&mut writer);
     drop(writer);
     let unsealed = fs::read(&finished).unwrap();
 
     // Stopped before sealing: the finished file is named, to be sealed.
-    assert_eq!(open(folder.path()).1.unsealed, [finished.as_path()]);
+    assert_eq!(open(folder.path()).1.unsealed, [at(&finished, &Authorship::Unkeyed).1]);
     // Stopped before the open file was removed: both are there.
     let summary = seal(&finished, &Authorship::Unkeyed).unwrap();
     fs::write(&finished, &unsealed).unwrap();
     assert_eq!(read_all(folder.path()), items);
-    assert_eq!(open(folder.path()).1.unsealed, [finished.as_path()]);
+    assert_eq!(open(folder.path()).1.unsealed, [at(&finished, &Authorship::Unkeyed).1]);
     assert_eq!(seal(&finished, &Authorship::Unkeyed).unwrap(), summary);
     assert!(!finished.exists());
     // The sealed copy is bad, the open file is still there: it is sealed again.
@@ -182,7 +183,7 @@ fn foreign_newer_and_misnamed_files_are_left_alone() {
     let bytes = fs::read(&path).unwrap();
 
     assert_eq!(
-        Writer::open(folder.path(), [9; 16], 1, START, &Authorship::Unkeyed).err().unwrap().kind(),
+        open_writer(folder.path(), [9; 16], 1, START, &Authorship::Unkeyed).err().unwrap().kind(),
         Kind::Refused
     );
     let mut newer = bytes.clone();
@@ -191,10 +192,10 @@ fn foreign_newer_and_misnamed_files_are_left_alone() {
     newer[40..44].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &newer).unwrap();
     assert_eq!(error(folder.path()), Kind::Refused);
-    assert_eq!(Segment::open(&path, &Authorship::Unkeyed).unwrap_err().kind(), Kind::Refused);
+    assert_eq!(open_segment(&path, &Authorship::Unkeyed).unwrap_err().kind(), Kind::Refused);
     fs::remove_file(&path).unwrap();
-    fs::write(folder.path().join("0001-00000000010000ff.open"), &bytes).unwrap();
+    fs::write(folder_in(folder.path()).join("0001-00000000010000ff.open"), &bytes).unwrap();
     assert_eq!(error(folder.path()), Kind::Damaged);
     // A later epoch has begun.
-    assert!(Writer::open(folder.path(), HISTORY, 0, START, &Authorship::Unkeyed).is_err());
+    assert!(open_writer(folder.path(), HISTORY, 0, START, &Authorship::Unkeyed).is_err());
 }

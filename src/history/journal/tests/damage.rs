@@ -3,15 +3,16 @@
 use std::fs;
 use std::ops::ControlFlow;
 
-use super::super::{BlockBuilder, Segment, read_footer, seal, verify_segment};
-use super::stream::{drain, open, random, segments};
+use super::super::BlockBuilder;
+use super::paths::{open_segment, read_footer, roll, seal, segments, verify_segment};
+use super::stream::{drain, open, random};
 use crate::error::Kind;
 use crate::history::key::Authorship;
 use crate::model::Lsn;
 
 fn read(path: &std::path::Path) -> crate::error::Result<u64> {
     let mut events = 0;
-    Segment::open(path, &Authorship::Unkeyed)?.read(Lsn::ZERO, Lsn::MAX, &mut |_| {
+    open_segment(path, &Authorship::Unkeyed)?.read(Lsn::ZERO, Lsn::MAX, &mut |_| {
         events += 1;
         Ok(ControlFlow::Continue(()))
     })?;
@@ -27,7 +28,7 @@ fn every_flipped_byte_of_a_sealed_segment_is_found() {
         item.push(&mut builder);
         drain(&mut builder, &mut writer);
     }
-    let path = writer.roll_now().unwrap().unwrap();
+    let path = roll(&mut writer);
     seal(&path, &Authorship::Unkeyed).unwrap();
     let path = path.with_extension("seg");
     let bytes = fs::read(&path).unwrap();

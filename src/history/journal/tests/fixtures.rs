@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::{BlockBuilder, Segment, Writer, read_footer, seal, verify_segment};
+use super::super::BlockBuilder;
+use super::paths::{folder_in, open_segment, open_writer, read_footer, roll, seal, segments, verify_segment};
 use super::stream::{HISTORY, Item, START, begin, change, commit, drain, logical, relation};
-use super::stream::{read_all, segments, truncate};
+use super::stream::{read_all, truncate};
 use crate::history::key::Authorship;
 use crate::model::Lsn;
 
@@ -36,8 +37,9 @@ pub(super) fn stream(at: u64) -> Vec<Item> {
 }
 
 fn write() {
-    assert!(segments(&folder()).is_empty(), "the files of version 1 exist, and stay as they are");
-    let (mut writer, recovered) = Writer::open(&folder(), HISTORY, 1, START, &Authorship::Unkeyed).unwrap();
+    assert!(!folder().exists(), "the files of version 1 exist, and stay as they are");
+    let root = tempfile::tempdir().unwrap();
+    let (mut writer, recovered) = open_writer(root.path(), HISTORY, 1, START, &Authorship::Unkeyed).unwrap();
     let mut builder = BlockBuilder::new(recovered.frontier);
     for at in [START.0, START.0 + 0x100] {
         for item in stream(at) {
@@ -46,9 +48,21 @@ fn write() {
             writer.sync().unwrap();
         }
         if at == START.0 {
-            seal(&writer.roll_now().unwrap().unwrap(), &Authorship::Unkeyed).unwrap();
+            seal(&roll(&mut writer), &Authorship::Unkeyed).unwrap();
         }
     }
+    std::fs::rename(folder_in(root.path()), folder()).unwrap();
+}
+
+/// A history whose segments are those of version 1.
+fn history() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let journal = folder_in(root.path());
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, journal.join(path.file_name().unwrap())).unwrap();
+    }
+    root
 }
 
 #[test]
@@ -57,14 +71,15 @@ fn version_1_opens() {
         write();
     }
     let expected = [stream(START.0), stream(START.0 + 0x100)].concat();
-    assert_eq!(read_all(&folder()), expected);
-    let [sealed, open] = segments(&folder()).try_into().unwrap();
+    let history = history();
+    assert_eq!(read_all(history.path()), expected);
+    let [sealed, open] = segments(history.path()).try_into().unwrap();
     assert_eq!(read_footer(&sealed, &Authorship::Unkeyed).unwrap().summary.marks[0].name, "before the fall");
     for path in [&sealed, &open] {
         let report = verify_segment(path, &Authorship::Unkeyed).unwrap();
         assert_eq!((report.faults, report.unfinished_bytes), (Vec::new(), 0));
     }
-    let open = Segment::open(&open, &Authorship::Unkeyed).unwrap();
+    let open = open_segment(&open, &Authorship::Unkeyed).unwrap();
     assert_eq!(open.header().history, HISTORY);
     assert_eq!(open.footer().relations_at_start, [relation(16_384, 1)]);
     assert_eq!(open.summary().end, Lsn(START.0 + 0x1f0));

@@ -1,11 +1,11 @@
 //! Hostile bytes for everything that the journal reads from disk, with the checksums made right, so
 //! that what lies behind them is met.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use super::super::BlockBuilder;
 use super::super::block::{self, HEADER_LEN as BLOCK_HEADER};
 use super::super::columns;
 use super::super::footer::{Footer, TRAILER_LEN, trailer_head, trailer_tail};
@@ -14,8 +14,8 @@ use super::super::name::HEADER_LEN;
 use super::super::peek::peek;
 use super::super::record::Records;
 use super::super::sections;
-use super::super::{BlockBuilder, Segment, held, seal, verify_segment};
-use super::stream::{drain, open, random, segments};
+use super::paths::{folder_in, held, open_segment, roll, scan_segment, seal, segments, verify_segment};
+use super::stream::{drain, open, random};
 use crate::history::key::Authorship;
 use crate::hostile::throw;
 use crate::model::Lsn;
@@ -34,7 +34,7 @@ fn files(ending: &str) -> Vec<Vec<u8>> {
         drain(&mut builder, &mut writer);
         writer.sync().unwrap();
         if number == 20 {
-            seal(&writer.roll_now().unwrap().unwrap(), &Authorship::Unkeyed).unwrap();
+            seal(&roll(&mut writer), &Authorship::Unkeyed).unwrap();
         }
     }
     paths.extend(segments(folder.path()));
@@ -44,14 +44,10 @@ fn files(ending: &str) -> Vec<Vec<u8>> {
 
 /// The records of every block of those files.
 fn raws() -> Vec<Vec<u8>> {
-    let folder = tempfile::tempdir().unwrap();
     let mut raws = Vec::new();
-    for (number, bytes) in files("seg").into_iter().chain(files("open")).enumerate() {
-        let path = folder.path().join(number.to_string());
-        fs::write(&path, &bytes).unwrap();
-        let file = File::open(path).unwrap();
+    for bytes in files("seg").into_iter().chain(files("open")) {
         let mut at = HEADER_LEN as u64;
-        while let Ok(read) = block::read(&file, at, bytes.len() as u64 - at, None) {
+        while let Ok(read) = block::read(&bytes, at, bytes.len() as u64 - at, None) {
             at += read.header.whole_len();
             raws.push(read.raw);
         }
@@ -104,8 +100,8 @@ fn read_segment(bytes: &[u8], ending: &str) -> String {
         None => 0,
     };
     let epoch = bytes.get(28..32).map_or(1, |epoch| u32::from_le_bytes(epoch.try_into().unwrap()));
-    let path = folder.path().join(format!("{epoch:04}-{start:016x}.{ending}"));
-    File::create(&path).unwrap().write_all(bytes).unwrap();
+    let path = folder_in(folder.path()).join(format!("{epoch:04}-{start:016x}.{ending}"));
+    fs::write(&path, bytes).unwrap();
     let mut outcome = match verify_segment(&path, &Authorship::Unkeyed) {
         Ok(report) => report.faults.join(", "),
         Err(error) => error.message().replace(&folder.path().display().to_string(), ""),
@@ -115,9 +111,9 @@ fn read_segment(bytes: &[u8], ending: &str) -> String {
     }
     // Without the second look that a writer at work would deserve.
     let opened = if ending == "open" {
-        Segment::scan(&path, &Authorship::Unkeyed)
+        scan_segment(&path, &Authorship::Unkeyed)
     } else {
-        Segment::open(&path, &Authorship::Unkeyed)
+        open_segment(&path, &Authorship::Unkeyed)
     };
     match opened {
         Err(error) => outcome += &format!("{:?}", error.kind()),

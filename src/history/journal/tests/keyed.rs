@@ -4,10 +4,14 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::super::{BlockBuilder, Event, Segment, Writer, check_digest, read_footer, seal, verify_segment};
+use super::super::{BlockBuilder, Event};
 use super::fixtures::stream;
 use super::hostile::resealed;
-use super::stream::{HISTORY, Item, START, drain, random, segments};
+use super::paths::{
+    check_digest, folder_in, open_segment, open_writer, read_footer, roll, scan_segment, seal, segments,
+    verify_segment,
+};
+use super::stream::{HISTORY, Item, START, drain, random};
 use crate::error::{Kind, Result};
 use crate::history::key::{Authorship, Key};
 use crate::history::{Identity, read_object};
@@ -20,7 +24,7 @@ fn keyed() -> Authorship {
 
 /// One segment, left open or sealed.
 fn build(folder: &Path, items: &[Item], authorship: &Authorship, sealed: bool) -> PathBuf {
-    let (mut writer, recovered) = Writer::open(folder, HISTORY, 1, START, authorship).unwrap();
+    let (mut writer, recovered) = open_writer(folder, HISTORY, 1, START, authorship).unwrap();
     let mut builder = BlockBuilder::with_size(recovered.frontier, 150);
     for item in items {
         item.push(&mut builder);
@@ -28,7 +32,7 @@ fn build(folder: &Path, items: &[Item], authorship: &Authorship, sealed: bool) -
         writer.sync().unwrap();
     }
     if sealed {
-        seal(&writer.roll_now().unwrap().unwrap(), authorship).unwrap();
+        seal(&roll(&mut writer), authorship).unwrap();
     }
     segments(folder).remove(0)
 }
@@ -37,8 +41,8 @@ fn build(folder: &Path, items: &[Item], authorship: &Authorship, sealed: bool) -
 fn read(path: &Path, authorship: &Authorship) -> Result<Vec<Vec<u8>>> {
     // Looks once; nobody writes here.
     let segment = match path.extension().is_some_and(|ending| ending == "open") {
-        true => Segment::scan(path, authorship)?,
-        false => Segment::open(path, authorship)?,
+        true => scan_segment(path, authorship)?,
+        false => open_segment(path, authorship)?,
     };
     let mut events = Vec::new();
     segment.read(Lsn::ZERO, Lsn::MAX, &mut |event| {
@@ -89,7 +93,7 @@ fn what_was_written_without_the_key_is_damage() {
             if sealed {
                 assert!(read_footer(&path, &keyed()).is_err() && check_digest(&path, &keyed()).is_err());
             } else {
-                let opened = Writer::open(folder.path(), HISTORY, 1, START, &keyed());
+                let opened = open_writer(folder.path(), HISTORY, 1, START, &keyed());
                 assert_eq!(opened.err().unwrap().kind(), Kind::Damaged);
             }
         }
@@ -114,7 +118,7 @@ fn tags_are_chained_so_that_no_block_can_be_left_out_or_come_from_an_earlier_try
     let items = stream(START.0);
     let path = build(one.path(), &items, &keyed(), false);
     let whole = fs::read(&path).unwrap();
-    let (mut writer, recovered) = Writer::open(other.path(), HISTORY, 1, START, &keyed()).unwrap();
+    let (mut writer, recovered) = open_writer(other.path(), HISTORY, 1, START, &keyed()).unwrap();
     let mut builder = BlockBuilder::new(recovered.frontier);
     for item in &items[..2] {
         item.push(&mut builder);
@@ -138,7 +142,7 @@ fn no_segment_takes_anothers_place() {
         let of_another_history = Key::of_byte(7).authorship([9; 16]);
         assert_eq!(read(&path, &of_another_history).unwrap_err().kind(), Kind::Damaged);
         let ending = path.extension().unwrap().to_str().unwrap();
-        let renamed = folder.path().join(format!("0002-{:016x}.{ending}", START.0));
+        let renamed = folder_in(folder.path()).join(format!("0002-{:016x}.{ending}", START.0));
         // Also with a header that says so.
         let mut bytes = fs::read(&path).unwrap();
         fs::write(&renamed, &bytes).unwrap();
@@ -157,10 +161,10 @@ fn a_writer_goes_on_behind_a_cut_at_any_length() {
     let (bytes, name) = (fs::read(&path).unwrap(), path.file_name().unwrap().to_owned());
     for len in (44..bytes.len()).step_by(7) {
         let folder = tempfile::tempdir().unwrap();
-        let copy = folder.path().join(&name);
+        let copy = folder_in(folder.path()).join(&name);
         fs::write(&copy, &bytes[..len]).unwrap();
         let before = read(&copy, &keyed()).unwrap();
-        let (mut writer, recovered) = Writer::open(folder.path(), HISTORY, 1, START, &keyed()).unwrap();
+        let (mut writer, recovered) = open_writer(folder.path(), HISTORY, 1, START, &keyed()).unwrap();
         let mut builder = BlockBuilder::new(recovered.frontier);
         let at = recovered.frontier.0 + 0x1000;
         Item::Idle { lsn: at, time: 1 }.push(&mut builder);
@@ -169,7 +173,7 @@ fn a_writer_goes_on_behind_a_cut_at_any_length() {
         let after = read(&copy, &keyed()).unwrap();
         assert_eq!(after[..before.len()], before[..]);
         assert_eq!(after.last().unwrap()[..], at.to_le_bytes());
-        assert!(seal(&writer.roll_now().unwrap().unwrap(), &keyed()).is_ok());
+        assert!(seal(&roll(&mut writer), &keyed()).is_ok());
     }
 }
 
@@ -177,7 +181,7 @@ fn a_writer_goes_on_behind_a_cut_at_any_length() {
 fn nothing_is_written_where_the_key_was_not_given() {
     let folder = tempfile::tempdir().unwrap();
     let path = build(folder.path(), &random(3, 4, 6), &keyed(), false);
-    let opened = Writer::open(folder.path(), HISTORY, 1, START, &Authorship::Unchecked);
+    let opened = open_writer(folder.path(), HISTORY, 1, START, &Authorship::Unchecked);
     assert_eq!(opened.err().unwrap().kind(), Kind::Refused);
     assert_eq!(seal(&path, &Authorship::Unchecked).unwrap_err().kind(), Kind::Refused);
 }
@@ -188,9 +192,8 @@ fn fixture() -> PathBuf {
 
 fn write_fixture(key: &Key) {
     let (folder, authorship) = (fixture(), key.authorship(HISTORY));
-    let journal = folder.join("journal");
-    assert!(segments(&journal).is_empty(), "the files of version 1 exist, and stay as they are");
-    let (mut writer, recovered) = Writer::open(&journal, HISTORY, 1, START, &authorship).unwrap();
+    assert!(segments(&folder).is_empty(), "the files of version 1 exist, and stay as they are");
+    let (mut writer, recovered) = open_writer(&folder, HISTORY, 1, START, &authorship).unwrap();
     let mut builder = BlockBuilder::new(recovered.frontier);
     for at in [START.0, START.0 + 0x100] {
         for item in stream(at) {
@@ -199,7 +202,7 @@ fn write_fixture(key: &Key) {
             writer.sync().unwrap();
         }
         if at == START.0 {
-            seal(&writer.roll_now().unwrap().unwrap(), &authorship).unwrap();
+            seal(&roll(&mut writer), &authorship).unwrap();
         }
     }
     let identity = include_str!("../../../../fixtures/damaged/seeds/history.json");
@@ -222,7 +225,7 @@ fn version_1_with_a_key_opens() {
             .unwrap()
             .unwrap();
     assert_eq!(identity.key.unwrap().id, key.id());
-    let [sealed, open] = segments(&fixture().join("journal")).try_into().unwrap();
+    let [sealed, open] = segments(&fixture()).try_into().unwrap();
     assert_eq!(check_digest(&sealed, &authorship).unwrap().summary.marks[0].name, "before the fall");
     for path in [&sealed, &open] {
         let report = verify_segment(path, &authorship).unwrap();
@@ -236,14 +239,14 @@ fn version_1_with_a_key_opens() {
 fn without_a_key_nothing_changes() {
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, recovered) =
-        Writer::open(folder.path(), HISTORY, 1, START, &Authorship::Unkeyed).unwrap();
+        open_writer(folder.path(), HISTORY, 1, START, &Authorship::Unkeyed).unwrap();
     let mut builder = BlockBuilder::new(recovered.frontier);
     for item in stream(START.0) {
         item.push(&mut builder);
         drain(&mut builder, &mut writer);
         writer.sync().unwrap();
     }
-    let open = writer.roll_now().unwrap().unwrap();
+    let open = roll(&mut writer);
     let blocks = fs::read(&open).unwrap();
     let mut versions = blocks.windows(8).filter(|bytes| bytes.starts_with(b"BWjb")).map(|bytes| bytes[4]);
     assert!(versions.all(|version| version == 1));

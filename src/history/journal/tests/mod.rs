@@ -3,8 +3,10 @@
 mod capture;
 mod crash;
 mod damage;
+mod faults;
 mod fixtures;
 mod hostile;
 mod keyed;
+mod paths;
 mod round_trip;
 mod stream;

@@ -3,9 +3,10 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::super::BlockBuilder;
 use super::super::relations::Relations;
-use super::super::{BlockBuilder, Segment, seal, verify_segment};
-use super::stream::{Item, drain, open, random, read, read_all, segments};
+use super::paths::{open_segment, roll, seal, segments, verify_segment};
+use super::stream::{Item, drain, open, random, read, read_all};
 use crate::history::key::Authorship;
 use crate::model::Lsn;
 
@@ -35,7 +36,8 @@ fn write(folder: &std::path::Path, items: &[Item], seed: u64) -> Vec<std::path::
             Item::Idle { .. } => item.push(&mut builder),
         }
         assert_eq!(builder.received().lsn(), Lsn(item.frontier()));
-        finished.extend(writer.roll().unwrap());
+        let rolled = writer.roll().unwrap();
+        finished.extend(rolled.map(|name| writer.journal.locate(name).into()));
         if rng.random_bool(0.05) {
             drain(&mut builder, &mut writer);
             assert_eq!(writer.sync().unwrap().lsn(), Lsn(item.frontier()));
@@ -61,20 +63,20 @@ fn random_streams_come_back_before_and_after_sealing() {
         assert_eq!(read_all(folder.path()), items);
 
         for path in finished {
-            let open = Segment::open(&path, &Authorship::Unkeyed).unwrap();
+            let open = open_segment(&path, &Authorship::Unkeyed).unwrap();
             let before = read(&path, Lsn::ZERO, Lsn::MAX);
             let in_force: Vec<_> = open.relations_at_end().map(<[u8]>::to_vec).collect();
             seal(&path, &Authorship::Unkeyed).unwrap();
             assert!(!path.exists());
             // The path of the open file leads to the sealed one.
-            let sealed = Segment::open(&path, &Authorship::Unkeyed).unwrap();
+            let sealed = open_segment(&path, &Authorship::Unkeyed).unwrap();
             assert!(sealed.is_sealed());
             assert_eq!(open.summary(), sealed.summary());
             assert_eq!(in_force, sealed.relations_at_end().map(<[u8]>::to_vec).collect::<Vec<_>>());
             assert_eq!(open.footer().relations_at_start, sealed.footer().relations_at_start);
-            assert_eq!(before, read(sealed.path(), Lsn::ZERO, Lsn::MAX));
+            assert_eq!(before, read(sealed.place().as_ref(), Lsn::ZERO, Lsn::MAX));
             // Segments join without a seam, and a reader that opened early reads on.
-            let report = verify_segment(sealed.path(), &Authorship::Unkeyed).unwrap();
+            let report = verify_segment(sealed.place().as_ref(), &Authorship::Unkeyed).unwrap();
             assert_eq!(report.faults, Vec::<String>::new());
             let mut seen = 0;
             open.read(Lsn::ZERO, Lsn::MAX, &mut |_| {
@@ -87,7 +89,7 @@ fn random_streams_come_back_before_and_after_sealing() {
         assert_eq!(read_all(folder.path()), items);
         let mut frontier = super::stream::START;
         for path in segments(folder.path()) {
-            let segment = Segment::open(&path, &Authorship::Unkeyed).unwrap();
+            let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
             assert_eq!(segment.summary().start, frontier);
             frontier = segment.summary().end;
         }
@@ -164,7 +166,7 @@ fn the_summary_counts_what_is_there() {
     builder.push_idle(Lsn(at + 40), crate::model::PgTime(2000)).unwrap();
     builder.push_idle(Lsn(at + 50), crate::model::PgTime(3000)).unwrap();
     drain(&mut builder, &mut writer);
-    let path = writer.roll_now().unwrap().unwrap();
+    let path = roll(&mut writer);
     assert_eq!(writer.roll_now().unwrap(), None);
     let summary = seal(&path, &Authorship::Unkeyed).unwrap();
 

@@ -1,12 +1,13 @@
 //! Makes streams of pgoutput messages, and says what a journal should give back.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::{BlockBuilder, Event, Segment, Writer, list};
+use super::super::{BlockBuilder, Event, Segment, Writer};
+use super::paths::{open_segment, open_writer, segments};
 use crate::history::key::Authorship;
 use crate::model::{Lsn, PgTime};
 
@@ -124,7 +125,7 @@ pub(super) fn random(seed: u64, count: usize, largest: usize) -> Vec<Item> {
 }
 
 pub(super) fn open(folder: &Path) -> (Writer, super::super::Recovered) {
-    Writer::open(folder, HISTORY, 1, START, &Authorship::Unkeyed).unwrap()
+    open_writer(folder, HISTORY, 1, START, &Authorship::Unkeyed).unwrap()
 }
 
 /// Takes everything that can be taken.
@@ -134,14 +135,13 @@ pub(super) fn drain(builder: &mut BlockBuilder, writer: &mut Writer) {
     }
 }
 
-pub(super) fn segments(folder: &Path) -> Vec<PathBuf> {
-    list(folder).unwrap().into_iter().map(|file| file.path).collect()
-}
-
 /// What one segment gives back between two positions, and the Relation messages in force, by
 /// reading as recovery does.
 pub(super) fn read(path: &Path, after: Lsn, until: Lsn) -> (Vec<Item>, Vec<Vec<u8>>) {
-    let segment = Segment::open(path, &Authorship::Unkeyed).unwrap();
+    read_segment(&open_segment(path, &Authorship::Unkeyed).unwrap(), after, until)
+}
+
+pub(super) fn read_segment(segment: &Segment, after: Lsn, until: Lsn) -> (Vec<Item>, Vec<Vec<u8>>) {
     let mut items = Vec::new();
     let mut relations = Vec::new();
     let mut messages: Vec<Vec<u8>> = Vec::new();

@@ -1,0 +1,215 @@
+//! The spool: the one place for the open segments, which are the only files of a history that grow.
+//!
+//! No store can hold an object that grows, so the spool is always a local folder. Once a segment is sealed, it is an
+//! object of the store, and its open file goes.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::files::{self, NewFile, power, unfollowed};
+use super::folder::{OpenFile, if_there};
+use super::{Object, layout, write_pieces};
+use crate::ambient::point;
+use crate::error::{Context, Kind, Result};
+
+/// The ending of an open segment's file.
+const ENDING: &str = "open";
+
+/// The open segments of the history in one local folder, each known by the stem of its name.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    root: PathBuf,
+}
+
+impl Spool {
+    pub fn new(root: &Path) -> Spool {
+        Spool { root: root.to_owned() }
+    }
+
+    fn path(&self, stem: &str) -> PathBuf {
+        layout::journal(&self.root).join(format!("{stem}.{ENDING}"))
+    }
+
+    /// Makes the folder, if it is missing, and removes the files that a killed process left unfinished. Only a process
+    /// that has the role of the capture may call this.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take the folder.
+    pub fn prepare(&self) -> Result<()> {
+        let folder = layout::journal(&self.root);
+        files::create_folder(&folder)?;
+        files::remove_temporaries(&folder);
+        Ok(())
+    }
+
+    /// Lists the stems of the open segments, in no particular order.
+    ///
+    /// # Errors
+    /// `Unavailable` if the folder cannot be read.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let folder = layout::journal(&self.root);
+        let failed = || format!("cannot read folder {}", folder.display());
+        let mut stems = Vec::new();
+        let Some(entries) = if_there(fs::read_dir(&folder), &folder)? else { return Ok(stems) };
+        for entry in entries {
+            let name = entry.context(Kind::Unavailable, failed)?.file_name();
+            let stem = name.to_str().and_then(|name| name.strip_suffix(ENDING)?.strip_suffix('.'));
+            stems.extend(stem.map(str::to_owned));
+        }
+        Ok(stems)
+    }
+
+    /// Whether there is an open segment of this name.
+    pub fn holds(&self, stem: &str) -> bool {
+        self.path(stem).exists()
+    }
+
+    /// Opens an open segment for reading, as long as it is now; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not read.
+    pub fn open(&self, stem: &str) -> Result<Option<Box<dyn Object>>> {
+        let path = self.path(stem);
+        Ok(if_there(OpenFile::open(&path), &path)?.map(|file| Box::new(file) as Box<dyn Object>))
+    }
+
+    /// Begins an open segment with the first `len` bytes of `object`. The segment is there, durable, once this returns;
+    /// cut short, there is nothing of it.
+    ///
+    /// # Errors
+    /// `Internal` if the name is taken, `Unavailable` if `object` cannot be read or the disk does not take its bytes.
+    pub fn begin(&self, stem: &str, object: &dyn Object, len: u64) -> Result<()> {
+        let path = self.path(stem);
+        let mut file = NewFile::create(&path)?;
+        let written = write_pieces(&mut file, object, len);
+        written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+        file.publish()
+    }
+
+    /// Opens an open segment for its one writer.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be opened.
+    pub fn append(&self, stem: &str) -> Result<Growing> {
+        let path = self.path(stem);
+        let file = unfollowed().read(true).write(true).open(&path);
+        let file = file.context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
+        Ok(Growing { file, path })
+    }
+
+    /// Makes durable what any process has written to an open segment.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not say that it is.
+    pub fn sync(&self, stem: &str) -> Result<()> {
+        let path = self.path(stem);
+        let synced = File::open(&path).and_then(|file| file.sync_all());
+        synced.context(Kind::Unavailable, || format!("cannot sync {}", path.display()))
+    }
+
+    /// Removes open segments, durable once this returns; those that are already gone are fine. Cut short, any of them
+    /// may be left.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk refuses.
+    pub fn remove(&self, stems: &[String]) -> Result<()> {
+        let paths: Vec<_> = stems.iter().map(|stem| self.path(stem)).collect();
+        files::remove_all(&layout::journal(&self.root), &paths)
+    }
+
+    /// Takes a damaged open segment out of the way, as [`Store::set_aside`](super::Store::set_aside) does with an object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk refuses.
+    pub fn set_aside(&self, stem: &str) -> Result<Option<String>> {
+        files::set_aside(&self.path(stem), &layout::damaged(&self.root))
+    }
+
+    /// Says where an open segment lies, for messages.
+    pub fn locate(&self, stem: &str) -> String {
+        self.path(stem).display().to_string()
+    }
+}
+
+/// An open segment's file, for its one writer. What is written counts only once it is synced.
+#[derive(Debug)]
+pub struct Growing {
+    file: File,
+    path: PathBuf,
+}
+
+impl Growing {
+    /// Writes at `offset`, which is the end of all that was written before.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        point("journal.append")?;
+        power::writing(&self.path, offset);
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Waits until the bytes are on disk.
+    ///
+    /// # Errors
+    /// The disk's; then nothing is known of what was written since the last sync.
+    pub fn sync(&self) -> io::Result<()> {
+        point("journal.sync")?;
+        self.file.sync_data()?;
+        power::synced(&self.path);
+        point("journal.synced")
+    }
+
+    /// Makes the file `len` bytes long, durable: no crash can bring the old end back behind a new one.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn cut(&self, len: u64) -> io::Result<()> {
+        point("journal.cut")?;
+        self.file.set_len(len)?;
+        self.file.sync_all()?;
+        power::synced(&self.path);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn an_open_segment_grows_is_cut_and_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool::new(root.path());
+        assert_eq!((spool.list().unwrap(), spool.open("one").unwrap().is_none()), (vec![], true));
+        spool.prepare().unwrap();
+        std::fs::write(root.path().join("journal/one.open.0123456789abcdef-7.tmp"), "half").unwrap();
+        std::fs::write(root.path().join("journal/one.seg"), "sealed").unwrap();
+        spool.begin("one", b"header, and more", 6).unwrap();
+        assert_eq!(spool.begin("one", b"another", 7).unwrap_err().kind(), Kind::Internal);
+        spool.prepare().unwrap();
+        assert_eq!(std::fs::read_dir(root.path().join("journal")).unwrap().count(), 2);
+        assert_eq!(spool.list().unwrap(), ["one"]);
+
+        let before = spool.open("one").unwrap().unwrap();
+        let growing = spool.append("one").unwrap();
+        growing.write_at(b" and blocks", 6).unwrap();
+        growing.sync().unwrap();
+        assert_eq!((before.size(), spool.open("one").unwrap().unwrap().size()), (6, 17));
+        assert_eq!(before.read_exact_at(&mut [0], 6).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        growing.cut(10).unwrap();
+        let mut bytes = [0; 10];
+        spool.open("one").unwrap().unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"header and");
+
+        let aside = spool.set_aside("one").unwrap().unwrap();
+        assert_eq!(std::fs::read(aside).unwrap(), b"header and");
+        assert!(spool.set_aside("one").unwrap().is_none() && !spool.holds("one"));
+        spool.begin("two", b"", 0).unwrap();
+        spool.remove(&["one".to_owned(), "two".to_owned()]).unwrap();
+        assert_eq!(spool.list().unwrap(), Vec::<String>::new());
+    }
+}
