@@ -13,7 +13,7 @@ lint: ## Check the format and the lints
 	cargo clippy --all-targets -- -D warnings
 
 test: setup lint ## Set up, lint, and run every test against real servers
-	cargo test
+	scripts/in_scratch.sh cargo test
 
 soak: ## Kill at random, cut the power, recover from random loads, for MINUTES (60)
 	@scripts/setup.sh

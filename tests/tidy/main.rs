@@ -2,6 +2,7 @@
 //! nobody runs, no link that leads nowhere.
 
 mod circles;
+mod sleeps;
 
 use std::collections::BTreeSet;
 use std::fs;

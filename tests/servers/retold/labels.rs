@@ -2,6 +2,10 @@
 
 use crate::retold::{Scene, on_oldest_and_newest};
 
+const TWO_LABELS: &str =
+    "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE e (id int PRIMARY KEY, m mood);
+    INSERT INTO e VALUES (1, 'sad'), (2, 'ok')";
+
 /// Other sessions commit while the statement's transaction is open, and nothing of theirs is lost.
 #[test]
 fn writers_do_not_wait_for_a_new_name_and_lose_nothing_by_it() {
@@ -105,11 +109,7 @@ fn values_that_the_stream_leaves_out_are_mapped_as_well() {
 #[test]
 fn a_name_that_was_taken_back_changes_nothing() {
     on_oldest_and_newest(|server| {
-        let mut scene = Scene::new(
-            server,
-            "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE e (id int PRIMARY KEY, m mood);
-             INSERT INTO e VALUES (1, 'sad'), (2, 'ok')",
-        );
+        let mut scene = Scene::new(server, TWO_LABELS);
         scene.psql(
             "BEGIN; SAVEPOINT a; ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'; INSERT INTO e VALUES (3, 'blue');
              ROLLBACK TO a; ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; INSERT INTO e VALUES (4, 'sad'), (5, 'fine');
@@ -126,11 +126,7 @@ fn a_name_that_was_taken_back_changes_nothing() {
 #[test]
 fn labels_that_change_places_are_exact_where_nobody_comes_late() {
     on_oldest_and_newest(|server| {
-        let mut scene = Scene::new(
-            server,
-            "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE e (id int PRIMARY KEY, m mood);
-             INSERT INTO e VALUES (1, 'sad'), (2, 'ok')",
-        );
+        let mut scene = Scene::new(server, TWO_LABELS);
         scene.psql(
             "BEGIN; INSERT INTO e VALUES (3, 'sad'); ALTER TYPE mood RENAME VALUE 'sad' TO 'between';
              INSERT INTO e VALUES (4, 'ok'), (5, 'between'); ALTER TYPE mood RENAME VALUE 'ok' TO 'sad';

@@ -81,7 +81,8 @@ impl Scene {
     }
 
     /// While `late` is open all is exact; once it has committed, the table is named, since its values mean two things.
-    fn assert_said_once_it_comes(&mut self, mut late: OpenSession, table: &str) {
+    /// Returns what is then said.
+    fn assert_said_once_it_comes(&mut self, mut late: OpenSession, table: &str) -> Value {
         self.remember();
         late.run("COMMIT;");
         self.remember();
@@ -92,6 +93,7 @@ impl Scene {
         assert!(!differences.is_empty(), "if it is exact it need not be said");
         let why = inexact[0]["why"].as_str().expect("a text");
         assert!(inexact[0]["what"] == json!(table) && why.contains("read in two ways"), "{inexact:?}");
+        inexact
     }
 
     /// Also from a checkpoint that was folded, which then has the new texts itself.
