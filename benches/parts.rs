@@ -2,6 +2,8 @@
 //!
 //! All on one table like pgbench's accounts: three integers and 84 characters.
 
+#![allow(clippy::disallowed_methods, reason = "tests spoil files and wait for clocks by themselves")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 

@@ -128,7 +128,7 @@ impl Capture<'_> {
         let mut pause = SHORTEST_PAUSE;
         let mut failing_since = None;
         loop {
-            let started = tokio::time::Instant::now();
+            let started = ambient::instant();
             let mut streamed = false;
             let error = match self.once(&mut streamed).await {
                 Ok(Ended::Stopped(_) | Ended::Reached) => return self.ended(),

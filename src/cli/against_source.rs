@@ -80,7 +80,7 @@ pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> 
     // An idle source would never write WAL up to that position by itself.
     capture::heartbeat(history, source).await?;
     let mut before = Lsn::ZERO;
-    let mut moved = tokio::time::Instant::now();
+    let mut moved = ambient::instant();
     loop {
         let live = live::read(&history.live_path());
         let durable = live.as_ref().map_or(Lsn::ZERO, |live| live.durable);
@@ -97,7 +97,7 @@ pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> 
             ));
         }
         if durable > before {
-            (before, moved) = (durable, tokio::time::Instant::now());
+            (before, moved) = (durable, ambient::instant());
         }
         if moved.elapsed() > PATIENCE {
             return Err(Error::unavailable(format!(

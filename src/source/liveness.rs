@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::stream::{Backend, ReplicationClient, WHO_SERVES, who_serves};
+use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 
@@ -28,7 +29,7 @@ impl Liveness {
     }
 
     fn new(source: &Conninfo, backend: Backend, patience: Duration) -> Liveness {
-        Liveness { source: source.clone(), backend, patience, heard: Mutex::new(Instant::now()) }
+        Liveness { source: source.clone(), backend, patience, heard: Mutex::new(ambient::instant()) }
     }
 
     /// Of a session that was just opened. It is given up after as long a silence as a replication connection.
@@ -49,7 +50,7 @@ impl Liveness {
 
     /// Something came, or nothing was waited for.
     pub fn heard(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = ambient::instant();
     }
 
     fn silent_for(&self) -> Duration {

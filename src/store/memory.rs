@@ -132,7 +132,7 @@ impl Store for MemoryStore {
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
         drop(self.begin(None)?);
-        NewFile::create(&std::env::temp_dir().join(kind.place().1))
+        NewFile::create(&ambient::temporary_place().join(kind.place().1))
     }
 
     fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {

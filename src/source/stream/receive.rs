@@ -11,6 +11,7 @@ use postgres_protocol::message::frontend;
 
 use super::fault::{Doing, StreamFault};
 use super::wire::Wire;
+use crate::ambient;
 use crate::connect::ServerFault;
 use crate::error::{Error, Result};
 use crate::history::journal::{Confirmable, Received};
@@ -96,7 +97,7 @@ impl ReplicationStream {
         answer: bool,
     ) -> Result<()> {
         // Only shown in pg_stat_replication; nothing is decided by it.
-        let now = PgTime::from_utc(chrono::Utc::now());
+        let now = PgTime::from_utc(ambient::now());
         let outcome = async {
             self.wire.queue(|out| {
                 let status = status_message(received.lsn(), confirmable.lsn(), now, answer);

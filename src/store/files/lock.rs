@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{is_link, read_unfollowed, unfollowed};
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result, one_line};
 
 /// What a holder writes into the file, with its number behind it.
@@ -51,12 +52,12 @@ impl Lock {
     pub fn share(path: &Path, patience: Duration) -> Result<Option<Lock>> {
         let create = || unfollowed().create(true).append(true).open(path);
         let Ok(file) = unfollowed().read(true).open(path).or_else(|_| create()) else { return Ok(None) };
-        let until = Instant::now() + patience;
+        let until = ambient::instant() + patience;
         loop {
             match file.try_lock_shared() {
                 Ok(()) => return Ok(Some(Lock { _file: file })),
                 Err(fs::TryLockError::Error(_)) => return Ok(None),
-                Err(fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                Err(fs::TryLockError::WouldBlock) if ambient::instant() < until => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(fs::TryLockError::WouldBlock) => {

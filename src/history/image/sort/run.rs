@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
+use crate::ambient;
 use crate::error::{Context, Kind, Result};
 
 /// Runs are written and read once: speed counts, not size.
@@ -19,7 +20,7 @@ pub struct RunWriter {
 
 impl RunWriter {
     pub fn create(scratch: &Path) -> Result<RunWriter> {
-        let encoder = tempfile::tempfile_in(scratch).and_then(|file| {
+        let encoder = ambient::nameless_file(scratch).and_then(|file| {
             let mut encoder = zstd::Encoder::new(file, LEVEL)?;
             encoder.include_checksum(true)?;
             Ok(encoder)
