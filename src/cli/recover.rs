@@ -8,7 +8,7 @@ use super::{ScratchOption, Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Unusable;
-use crate::history::verify::{self, Acknowledged};
+use crate::history::verify::{self, AcknowledgedEnd};
 use crate::model::Moment;
 use crate::past::Reading;
 use crate::recover::execute::{Execution, Report, execute};
@@ -138,7 +138,7 @@ impl Recover {
 
 /// A journal whose end was cut off looks like one that never had that end. `latest` must not silently mean an earlier
 /// moment then. `acknowledged` was read before the timeline.
-fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<Acknowledged>) -> Result<()> {
+fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<AcknowledgedEnd>) -> Result<()> {
     let stretch = reading.timeline().current()?;
     let durable = acknowledged.filter(|it| it.epoch == stretch.epoch.number).map(|it| it.durable);
     let (Some(durable), frontier) = (durable, stretch.frontier()) else { return Ok(()) };

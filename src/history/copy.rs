@@ -20,14 +20,14 @@ use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, layout};
 
 /// The content of `copy.json`: of which history a folder is becoming a copy.
 #[derive(Serialize, Deserialize)]
-struct Begun {
+struct CopyIntent {
     format: u32,
     history: String,
 }
 
 /// What a copy did.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Copied {
+pub struct CopyOutcome {
     /// Objects that were not there yet; an open segment that grew is one.
     pub objects: u64,
     /// Bytes that were written for them.
@@ -43,7 +43,7 @@ pub struct Copied {
 /// # Errors
 /// `Refused` if something else lies at `to`, or the history's key was not given; `Locked` if a copy or a capture is at work there;
 /// `Unavailable` if a disk fails. Damage of single objects is no error, but told in the result.
-pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Copied> {
+pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<CopyOutcome> {
     history.authorship().check_may_write(to)?;
     let _objects = history.hold_objects()?;
     let _lock = begin(history, to)?;
@@ -52,7 +52,8 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
     let authorship = history.authorship();
     let (from_store, to_store) = (history.store(), &Folder::new(to));
     let (from, to) = (history.journal(), &Journal::in_folder(to, authorship));
-    let mut work = Work { from, to, from_store, to_store, authorship, progress, copied: Copied::default() };
+    let mut work =
+        CopyWork { from, to, from_store, to_store, authorship, progress, copied: CopyOutcome::default() };
     // Listed in this order, all that a manifest names is in the lists after it.
     let manifests = work.list(&[ObjectKind::Checkpoint])?;
     let epochs = work.list(&[ObjectKind::Epoch])?;
@@ -98,7 +99,7 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
     let (store, begun) = (Folder::new(to), ObjectName::only(ObjectKind::CopyIntent));
     let earlier = match read_json::<Identity>(&store, &ObjectName::only(ObjectKind::Identity))? {
         Some(identity) => Some(identity.id),
-        None => read_json::<Begun>(&store, &begun)?.map(|begun| begun.history),
+        None => read_json::<CopyIntent>(&store, &begun)?.map(|begun| begun.history),
     };
     let lock = match earlier {
         Some(earlier) if earlier != *id => return Err(other(&earlier)),
@@ -108,7 +109,7 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
         }
         None => {
             let lock = History::prepare(to, "copy")?;
-            write_json(&store, &begun, &Begun { format: FORMAT, history: id.clone() })?;
+            write_json(&store, &begun, &CopyIntent { format: FORMAT, history: id.clone() })?;
             lock
         }
     };
@@ -119,7 +120,7 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
 }
 
 /// Makes the copy a history, if it is not one yet.
-fn finish(mut work: Work<'_>) -> Result<Copied> {
+fn finish(mut work: CopyWork<'_>) -> Result<CopyOutcome> {
     let name = ObjectName::only(ObjectKind::Identity);
     // Without its first image it would be a history of nothing.
     let has_image = !work.to_store.list(ObjectKind::Checkpoint)?.is_empty();
@@ -147,17 +148,17 @@ pub(super) fn copy_object(from: &dyn Store, to: &dyn Store, name: &ObjectName) -
     to.copy_new(name, &*object)
 }
 
-struct Work<'a> {
+struct CopyWork<'a> {
     from: &'a Journal,
     to: &'a Journal,
     from_store: &'a dyn Store,
     to_store: &'a dyn Store,
     authorship: &'a Authorship,
     progress: &'a dyn Progress,
-    copied: Copied,
+    copied: CopyOutcome,
 }
 
-impl Work<'_> {
+impl CopyWork<'_> {
     fn list(&self, kinds: &[ObjectKind]) -> Result<Vec<ObjectName>> {
         let lists =
             kinds.iter().map(|kind| self.from_store.list_sorted(*kind)).collect::<Result<Vec<_>>>()?;
@@ -239,7 +240,7 @@ impl Work<'_> {
                     if bytes > 0 {
                         self.count(bytes);
                     }
-                    self.copied.end = Some(journal::held(self.to, open)?.end);
+                    self.copied.end = Some(journal::open_segment_end(self.to, open)?.end);
                     return Ok(());
                 }
                 // It was sealed since the segments were listed.

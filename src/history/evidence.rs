@@ -18,7 +18,7 @@ pub struct Evidence {
     pub started: PgTime,
     pub finished: PgTime,
     pub backwhen: String,
-    pub how: How,
+    pub how: CheckMethod,
     /// The first moment that it speaks of, if it is about all of a window and not about one moment.
     pub from: Option<Edge>,
     /// The last moment that it speaks of; none if nothing could be recovered then.
@@ -41,7 +41,7 @@ pub struct Evidence {
 /// What was done, the strongest of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
+pub enum CheckMethod {
     /// Every byte was read, every digest and link checked.
     Read,
     /// Each checkpoint was folded forward and compared with the next.
@@ -54,15 +54,15 @@ pub enum How {
     Resync,
 }
 
-impl How {
+impl CheckMethod {
     /// As a person types it.
     pub fn command(self) -> &'static str {
         match self {
-            How::Read => "verify",
-            How::Prove => "verify --prove",
-            How::Restore => "verify --restore",
-            How::AgainstSource => "check --against-source",
-            How::Resync => "resync",
+            CheckMethod::Read => "verify",
+            CheckMethod::Prove => "verify --prove",
+            CheckMethod::Restore => "verify --restore",
+            CheckMethod::AgainstSource => "check --against-source",
+            CheckMethod::Resync => "resync",
         }
     }
 }
@@ -84,7 +84,7 @@ impl From<&TableResync> for TableDigest {
 
 impl Evidence {
     /// Nothing found yet.
-    pub fn begun(how: How, started: PgTime) -> Evidence {
+    pub fn begun(how: CheckMethod, started: PgTime) -> Evidence {
         Evidence {
             format: FORMAT,
             started,
@@ -106,7 +106,7 @@ impl Evidence {
     /// was compared is as the source had it. None if no table was compared.
     pub fn of_resync(checkpoint: &Checkpoint, started: PgTime) -> Option<Evidence> {
         let resync = checkpoint.resync.as_ref().filter(|resync| !resync.tables.is_empty())?;
-        let mut evidence = Evidence::begun(How::Resync, started);
+        let mut evidence = Evidence::begun(CheckMethod::Resync, started);
         evidence.finished = PgTime::from_utc(ambient::now());
         evidence.up_to = Some(Edge { lsn: checkpoint.lsn, time: checkpoint.time });
         for report in &resync.tables {

@@ -15,7 +15,7 @@ use super::expire::{References, needed_by_the_rest};
 use super::expiry::{Expiry, expiry_in};
 use super::journal::{Journal, SegmentName};
 use super::key::Authorship;
-use super::verify::Acknowledged;
+use super::verify::AcknowledgedEnd;
 use super::{History, Identity, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
@@ -24,7 +24,7 @@ use crate::store::{Folder, ObjectKind, ObjectName, Role, Store, layout};
 
 /// What was done.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Repaired {
+pub struct RepairOutcome {
     /// Objects that were damaged or missing, and are sound now.
     pub healed: Vec<String>,
     /// Objects that stay as they are, and why.
@@ -41,9 +41,9 @@ pub struct Repaired {
 pub fn repair(
     root: &Path,
     from: &History,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &dyn Progress,
-) -> Result<Repaired> {
+) -> Result<RepairOutcome> {
     // Without the key, a forged object of the copy would pass for a sound one.
     from.authorship().check_may_write(root)?;
     let ours = own_id(root)?;
@@ -64,8 +64,15 @@ pub fn repair(
     let _capture = ours.lease(Role::Capture, "repair")?;
     let _checkpoint = ours.lease(Role::Checkpoint, "repair")?;
     let _objects = from.hold_objects()?;
-    let mut work =
-        Work { journal, ours, from, acknowledged, progress, expired: None, done: Repaired::default() };
+    let mut work = RepairWork {
+        journal,
+        ours,
+        from,
+        acknowledged,
+        progress,
+        expired: None,
+        done: RepairOutcome::default(),
+    };
     work.refuse_a_fork()?;
     work.objects()?;
     // What a catalog took from damaged objects is not to be believed.
@@ -98,18 +105,18 @@ fn own_id(root: &Path) -> Result<String> {
     }
 }
 
-struct Work<'a> {
+struct RepairWork<'a> {
     journal: Journal,
     ours: &'a dyn Store,
     from: &'a History,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &'a dyn Progress,
     /// What went by itself, and is not to come back.
-    expired: Option<Expired>,
-    done: Repaired,
+    expired: Option<ExpiredObjects>,
+    done: RepairOutcome,
 }
 
-impl Work<'_> {
+impl RepairWork<'_> {
     fn authorship(&self) -> &Authorship {
         self.from.authorship()
     }
@@ -138,7 +145,7 @@ impl Work<'_> {
         for name in self.ours.list_sorted(ObjectKind::Expiry)? {
             self.object(&name)?;
         }
-        self.expired = Expired::of(self.ours, self.from)?;
+        self.expired = ExpiredObjects::of(self.ours, self.from)?;
         self.kinds("packs", &[ObjectKind::Pack])?;
         self.kinds("schemas", &[ObjectKind::Archive, ObjectKind::Roles])?;
         self.kinds("epochs", &[ObjectKind::Epoch])?;
@@ -237,10 +244,10 @@ impl Work<'_> {
         let from = expired.map_or(Some(epoch.start), |it| it.expiry.must_hold_from(epoch));
         let Some(mut at) = from else { return Ok(()) };
         loop {
-            let key = Key { epoch: epoch.number, start: at };
+            let key = SegmentStart { epoch: epoch.number, start: at };
             let next = self.next_start(key)?;
-            let ours = Forms::look(&self.journal, key, self.from)?;
-            let theirs = Forms::look(self.from.journal(), key, self.from)?.sound;
+            let ours = SegmentForms::look(&self.journal, key, self.from)?;
+            let theirs = SegmentForms::look(self.from.journal(), key, self.from)?.sound;
             let end = match (&ours.sound, theirs) {
                 (Some(sound), theirs) => Some(self.keep(&ours, sound, theirs)?),
                 (None, Some(theirs)) if self.is_enough(key, &ours, &theirs, next) => {
@@ -259,7 +266,7 @@ impl Work<'_> {
     }
 
     /// Where the next segment starts that is here, if one is.
-    fn next_start(&self, key: Key) -> Result<Option<Lsn>> {
+    fn next_start(&self, key: SegmentStart) -> Result<Option<Lsn>> {
         let segments = self.journal.list_all()?;
         let later = segments.iter().filter(|it| it.epoch == key.epoch && it.start > key.start);
         Ok(later.map(|it| it.start).min())
@@ -267,7 +274,12 @@ impl Work<'_> {
 
     /// Keeps a sound segment; takes a damaged second form of it out of the way, and gives it back an
     /// end that it has lost.
-    fn keep(&mut self, ours: &Forms, sound: &Sound, theirs: Option<Sound>) -> Result<Lsn> {
+    fn keep(
+        &mut self,
+        ours: &SegmentForms,
+        sound: &SoundSegment,
+        theirs: Option<SoundSegment>,
+    ) -> Result<Lsn> {
         let name = sound.name.file_name();
         for bad in &ours.bad {
             self.set_aside(*bad)?;
@@ -285,7 +297,7 @@ impl Work<'_> {
     }
 
     /// Copies the other's segment, or what it holds more than the open one here.
-    fn fetch(&self, theirs: &Sound) -> Result<()> {
+    fn fetch(&self, theirs: &SoundSegment) -> Result<()> {
         if theirs.name.sealed {
             copy_object(self.from.store(), self.ours, &theirs.name.object())?;
         } else {
@@ -295,7 +307,13 @@ impl Work<'_> {
     }
 
     /// Whether the other's segment holds all that this one held, as far as that can be known.
-    fn is_enough(&self, key: Key, ours: &Forms, theirs: &Sound, next: Option<Lsn>) -> bool {
+    fn is_enough(
+        &self,
+        key: SegmentStart,
+        ours: &SegmentForms,
+        theirs: &SoundSegment,
+        next: Option<Lsn>,
+    ) -> bool {
         let durable = self.acknowledged.filter(|it| it.epoch == key.epoch).map(|it| it.durable);
         match next {
             Some(next) => theirs.end == next,
@@ -303,7 +321,7 @@ impl Work<'_> {
         }
     }
 
-    fn bring(&mut self, ours: &Forms, theirs: &Sound) -> Result<Lsn> {
+    fn bring(&mut self, ours: &SegmentForms, theirs: &SoundSegment) -> Result<Lsn> {
         for bad in &ours.bad {
             self.set_aside(*bad)?;
         }
@@ -312,7 +330,13 @@ impl Work<'_> {
         Ok(theirs.end)
     }
 
-    fn cannot(&mut self, key: Key, ours: &Forms, theirs: Option<&Sound>, next: Option<Lsn>) {
+    fn cannot(
+        &mut self,
+        key: SegmentStart,
+        ours: &SegmentForms,
+        theirs: Option<&SoundSegment>,
+        next: Option<Lsn>,
+    ) {
         let end = theirs.map(|theirs| format!("the copy's ends at {}, too early", theirs.end));
         let why = end.unwrap_or_else(|| "the copy has no sound one".to_owned());
         match ours.bad.first() {
@@ -333,14 +357,14 @@ fn number_of(name: &ObjectName) -> Option<u32> {
 }
 
 /// What was expired here, and what of it may be needed still.
-struct Expired {
+struct ExpiredObjects {
     expiry: Expiry,
     /// As far as the copy tells; if it does not, all may be.
     needed: Option<References>,
 }
 
-impl Expired {
-    fn of(ours: &dyn Store, from: &History) -> Result<Option<Expired>> {
+impl ExpiredObjects {
+    fn of(ours: &dyn Store, from: &History) -> Result<Option<ExpiredObjects>> {
         let expiry = match expiry_in(ours, from.authorship()) {
             // It is named already.
             Err(error) if error.kind() == Kind::Damaged => None,
@@ -348,7 +372,7 @@ impl Expired {
         };
         Ok(expiry.map(|expiry| {
             let needed = needed_by_the_rest(from, &expiry).ok();
-            Expired { expiry, needed }
+            ExpiredObjects { expiry, needed }
         }))
     }
 
@@ -367,28 +391,28 @@ impl Expired {
 }
 
 #[derive(Clone, Copy)]
-struct Key {
+struct SegmentStart {
     epoch: u32,
     start: Lsn,
 }
 
 /// A segment as it lies in one history.
-struct Forms {
-    sound: Option<Sound>,
+struct SegmentForms {
+    sound: Option<SoundSegment>,
     bad: Vec<SegmentName>,
     /// How far the bad ones can be read.
     reached: Lsn,
 }
 
-struct Sound {
+struct SoundSegment {
     name: SegmentName,
     end: Lsn,
 }
 
-impl Forms {
-    fn look(journal: &Journal, key: Key, history: &History) -> Result<Forms> {
+impl SegmentForms {
+    fn look(journal: &Journal, key: SegmentStart, history: &History) -> Result<SegmentForms> {
         let id = history.identity().id_bytes()?;
-        let mut forms = Forms { sound: None, bad: Vec::new(), reached: Lsn::ZERO };
+        let mut forms = SegmentForms { sound: None, bad: Vec::new(), reached: Lsn::ZERO };
         let mut names = journal.list_all()?;
         names.retain(|name| name.epoch == key.epoch && name.start == key.start);
         // The sealed form, if sound, is the one that counts.
@@ -402,7 +426,7 @@ impl Forms {
                     forms.reached = forms.reached.max(end.unwrap_or_default());
                     forms.bad.push(name);
                 }
-                Some(end) if forms.sound.is_none() => forms.sound = Some(Sound { name, end }),
+                Some(end) if forms.sound.is_none() => forms.sound = Some(SoundSegment { name, end }),
                 Some(_) => {}
             }
         }

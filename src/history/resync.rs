@@ -8,7 +8,7 @@ use crate::model::Lsn;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resync {
     /// The history's state that was compared; none where it could not be had, and all was read.
-    pub with: Option<Compared>,
+    pub with: Option<ComparedPosition>,
     /// Why it could not be had.
     #[serde(default)]
     pub without: Option<String>,
@@ -20,7 +20,7 @@ pub struct Resync {
 
 /// A state of the history: all that committed before a position of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compared {
+pub struct ComparedPosition {
     pub epoch: u32,
     pub lsn: Lsn,
 }

@@ -44,7 +44,7 @@ pub(super) struct Tagged<T> {
 }
 
 /// What a tag of a row vouches for.
-pub(super) trait Content {
+pub(super) trait TaggedContent {
     fn content(&self) -> Result<Vec<u8>>;
 
     fn tag(&self, authorship: &Authorship) -> Result<Option<Tag>> {
@@ -52,7 +52,7 @@ pub(super) trait Content {
     }
 }
 
-impl<T: Content> Tagged<T> {
+impl<T: TaggedContent> Tagged<T> {
     /// # Errors
     /// `Internal` if the row could not be written out.
     pub(super) fn is_believed(&self, authorship: &Authorship) -> Result<bool> {
@@ -80,14 +80,14 @@ pub(super) struct SegmentText {
     pub(super) summary: String,
 }
 
-impl Content for SegmentText {
+impl TaggedContent for SegmentText {
     fn content(&self) -> Result<Vec<u8>> {
         let fields = ("segment", self.epoch, self.start, &self.name, self.bytes, &self.summary);
         serde_json::to_vec(&fields).context(Kind::Internal, failed)
     }
 }
 
-impl Content for CheckpointRow {
+impl TaggedContent for CheckpointRow {
     fn content(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(&("checkpoint", self)).context(Kind::Internal, failed)
     }
@@ -128,7 +128,7 @@ pub(super) fn believed_checkpoints(
     believed(read_checkpoints(connection)?, authorship, |row| row.id)
 }
 
-fn believed<T: Content>(
+fn believed<T: TaggedContent>(
     rows: Vec<Tagged<T>>,
     authorship: &Authorship,
     name: impl Fn(T) -> String,

@@ -20,32 +20,33 @@ use crate::ambient;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
 pub use references::References;
-pub use remove::{expire, look};
-pub use rules::Rules;
-use sweep::Objects;
-pub use sweep::{Tally, needed_by_the_rest};
+pub use remove::{expire, preview};
+pub use rules::RetentionRules;
+use sweep::ExpiryObjects;
+pub use sweep::{ObjectTally, needed_by_the_rest};
 
 /// What goes and what stays.
 #[derive(Clone, Debug, Serialize)]
-pub struct Plan {
+pub struct ExpiryPlan {
     pub rules: Vec<String>,
     /// The oldest moment that can be recovered now.
     pub earliest: Edge,
     /// And afterwards.
-    pub earliest_then: Edge,
-    pub checkpoints: Vec<Fate>,
-    pub objects: Vec<Tally>,
+    #[serde(rename = "earliest_then")]
+    pub earliest_after: Edge,
+    pub checkpoints: Vec<CheckpointFate>,
+    pub objects: Vec<ObjectTally>,
     /// Of the files that go.
     pub bytes_freed: u64,
     #[serde(skip)]
-    objects_to_go: Objects,
+    objects_to_go: ExpiryObjects,
     #[serde(skip)]
     record: Expiry,
 }
 
 /// What becomes of a checkpoint.
 #[derive(Clone, Debug, Serialize)]
-pub struct Fate {
+pub struct CheckpointFate {
     pub id: String,
     pub lsn: Lsn,
     pub time: PgTime,
@@ -53,7 +54,7 @@ pub struct Fate {
     pub stays: bool,
 }
 
-impl Plan {
+impl ExpiryPlan {
     pub fn is_empty(&self) -> bool {
         self.objects_to_go.is_empty()
     }
@@ -64,7 +65,7 @@ impl Plan {
 /// # Errors
 /// `Usage` if there is no rule; `Refused` if there is no checkpoint; `Damaged` if anything that is looked
 /// at is: from a damaged history nothing goes.
-pub fn plan(history: &History, catalog: &Catalog, rules: &Rules) -> Result<Plan> {
+pub fn plan(history: &History, catalog: &Catalog, rules: &RetentionRules) -> Result<ExpiryPlan> {
     rules.check()?;
     if let Some(unusable) = catalog.unusable().first() {
         return Err(Error::damaged(format!(
@@ -84,18 +85,18 @@ pub fn plan(history: &History, catalog: &Catalog, rules: &Rules) -> Result<Plan>
     }
     let base = &rows[oldest];
     let record = record(history, &timeline, rules, base)?;
-    let objects = Objects::sort(history, &timeline, &rows[oldest..], &record)?;
-    let fate = |(number, row): (usize, &CheckpointRow)| Fate {
+    let objects = ExpiryObjects::sort(history, &timeline, &rows[oldest..], &record)?;
+    let fate = |(number, row): (usize, &CheckpointRow)| CheckpointFate {
         id: row.id.clone(),
         lsn: row.lsn,
         time: row.time,
         label: row.label.clone(),
         stays: number >= oldest,
     };
-    Ok(Plan {
+    Ok(ExpiryPlan {
         rules: rules.describe(),
         earliest: window.earliest,
-        earliest_then: Edge { lsn: base.lsn, time: base.time },
+        earliest_after: Edge { lsn: base.lsn, time: base.time },
         checkpoints: rows.iter().enumerate().map(fate).collect(),
         bytes_freed: objects.bytes(),
         objects: objects.tallies(),
@@ -108,7 +109,12 @@ fn position(row: &CheckpointRow) -> (u32, Lsn) {
     (row.epoch, row.lsn)
 }
 
-fn record(history: &History, timeline: &Timeline, rules: &Rules, base: &CheckpointRow) -> Result<Expiry> {
+fn record(
+    history: &History,
+    timeline: &Timeline,
+    rules: &RetentionRules,
+    base: &CheckpointRow,
+) -> Result<Expiry> {
     let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == base.epoch);
     let stretch = stretch.ok_or_else(|| Error::internal("a checkpoint's epoch is missing"))?;
     let is_current = timeline.current()?.epoch.number == base.epoch;

@@ -1,6 +1,6 @@
 //! Carries a plan out.
 
-use super::{Plan, Rules, plan};
+use super::{ExpiryPlan, RetentionRules, plan};
 use crate::ambient;
 use crate::error::Result;
 use crate::history::History;
@@ -12,7 +12,7 @@ use crate::store::ObjectKind;
 ///
 /// # Errors
 /// As [`plan`]'s.
-pub fn look(history: &History, rules: &Rules) -> Result<Plan> {
+pub fn preview(history: &History, rules: &RetentionRules) -> Result<ExpiryPlan> {
     let _objects = history.hold_objects()?;
     plan(history, &Catalog::open(history)?, rules)
 }
@@ -22,7 +22,7 @@ pub fn look(history: &History, rules: &Rules) -> Result<Plan> {
 /// # Errors
 /// `Refused` if the history's key was not given; `Locked` if somebody recovers, verifies, copies or makes a checkpoint; `Unavailable` if the disk fails;
 /// otherwise as [`plan`].
-pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Result<Plan> {
+pub fn expire(history: &History, rules: &RetentionRules, progress: &dyn Progress) -> Result<ExpiryPlan> {
     rules.check()?;
     history.authorship().check_may_write(history.root())?;
     let _checkpoint = history.lock_checkpoint_alone()?;

@@ -8,14 +8,14 @@ use crate::model::PgTime;
 
 /// What is to be kept: whatever one of them keeps stays.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
+pub struct RetentionRules {
     /// So many of the newest checkpoints, and every moment from the oldest of them on.
     pub last: Option<usize>,
     /// Every moment within so long before the newest one that is held.
     pub within: Option<Duration>,
 }
 
-impl Rules {
+impl RetentionRules {
     /// # Errors
     /// `Usage` if nothing is to be kept by any rule.
     pub fn check(&self) -> Result<()> {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn oldest(last: Option<usize>, within: Option<u64>, times: &[i64], newest: i64) -> usize {
-        let rules = Rules { last, within: within.map(Duration::from_secs) };
+        let rules = RetentionRules { last, within: within.map(Duration::from_secs) };
         rules.oldest(&at(times), PgTime(newest * 1_000_000))
     }
 
@@ -95,7 +95,10 @@ mod tests {
         assert_eq!(oldest(Some(3), Some(0), &times, 320), 1);
         assert_eq!(oldest(Some(1), Some(150), &times, 320), 1);
         assert_eq!(oldest(Some(1), Some(0), &[5], 5), 0);
-        assert!(Rules::default().check().is_err() && Rules { last: Some(0), within: None }.check().is_err());
+        assert!(
+            RetentionRules::default().check().is_err()
+                && RetentionRules { last: Some(0), within: None }.check().is_err()
+        );
     }
 
     #[test]

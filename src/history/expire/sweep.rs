@@ -10,7 +10,7 @@ use super::References;
 use crate::error::Result;
 use crate::history::catalog::{Catalog, CheckpointRow};
 use crate::history::expiry::Expiry;
-use crate::history::image::{Blocks, FolderDirectory};
+use crate::history::image::{Blocks, MemoryDirectory};
 use crate::history::journal::SegmentName;
 use crate::history::timeline::Timeline;
 use crate::history::{History, read_object, roles};
@@ -21,7 +21,7 @@ const UNNAMED: Duration = Duration::from_secs(3600);
 
 /// The objects of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Tally {
+pub struct ObjectTally {
     pub kind: &'static str,
     pub stay: u64,
     pub bytes_stay: u64,
@@ -31,36 +31,36 @@ pub struct Tally {
 
 /// The objects of one folder that go, and how many of which size stay.
 #[derive(Clone, Debug)]
-pub(super) struct Sorted {
+pub(super) struct SortedObjects {
     pub go: Vec<ObjectName>,
     /// Open segments that go.
     pub open: Vec<SegmentName>,
-    tally: Tally,
+    tally: ObjectTally,
 }
 
 /// In the order in which they go.
 #[derive(Clone, Debug)]
-pub(super) struct Objects(pub Vec<Sorted>);
+pub(super) struct ExpiryObjects(pub Vec<SortedObjects>);
 
 /// The name of the expiry records' tally, which no plan shows.
 const RECORDS: &str = "expired";
 
-impl Objects {
+impl ExpiryObjects {
     /// `kept`: the checkpoints that stay. `record`: from where on journal and checkpoints stay.
     pub(super) fn sort(
         history: &History,
         timeline: &Timeline,
         kept: &[CheckpointRow],
         record: &Expiry,
-    ) -> Result<Objects> {
+    ) -> Result<ExpiryObjects> {
         let ids: BTreeSet<_> = kept.iter().map(|row| row.id.as_str()).collect();
         let needed = needed(history, timeline, kept, record)?;
         let sort = |tally, kinds: &[ObjectKind], stays: &dyn Fn(&ObjectName) -> bool| {
-            Sorted::of(history.store(), tally, kinds, stays)
+            SortedObjects::of(history.store(), tally, kinds, stays)
         };
         let newest = newest_evidence(history)?;
         let is_needed = |name: &ObjectName| needed.schemas.contains(&name.file_name());
-        Ok(Objects(vec![
+        Ok(ExpiryObjects(vec![
             sort("checkpoints", &[ObjectKind::Checkpoint], &|name| ids.contains(name.stem()))?,
             segments(history, record)?,
             sort("packs", &[ObjectKind::Pack], &|name| needed.packs.contains(name.stem()))?,
@@ -83,7 +83,7 @@ impl Objects {
         self.0.iter().map(|sorted| sorted.tally.bytes_go).sum()
     }
 
-    pub(super) fn tallies(&self) -> Vec<Tally> {
+    pub(super) fn tallies(&self) -> Vec<ObjectTally> {
         let shown = self.0.iter().filter(|sorted| sorted.tally.kind != RECORDS);
         shown.map(|sorted| sorted.tally.clone()).collect()
     }
@@ -103,9 +103,13 @@ impl Objects {
     }
 }
 
-impl Sorted {
-    fn new(kind: &'static str) -> Sorted {
-        Sorted { go: Vec::new(), open: Vec::new(), tally: Tally { kind, ..Tally::default() } }
+impl SortedObjects {
+    fn new(kind: &'static str) -> SortedObjects {
+        SortedObjects {
+            go: Vec::new(),
+            open: Vec::new(),
+            tally: ObjectTally { kind, ..ObjectTally::default() },
+        }
     }
 
     fn of(
@@ -113,8 +117,8 @@ impl Sorted {
         tally: &'static str,
         kinds: &[ObjectKind],
         stays: &dyn Fn(&ObjectName) -> bool,
-    ) -> Result<Sorted> {
-        let mut sorted = Sorted::new(tally);
+    ) -> Result<SortedObjects> {
+        let mut sorted = SortedObjects::new(tally);
         for kind in kinds {
             for name in store.list_sorted(*kind)? {
                 let stays = stays(&name);
@@ -143,8 +147,8 @@ impl Sorted {
 }
 
 /// Both forms of a segment, if it has two: by their names, since what an expiry left is no part of any stretch.
-fn segments(history: &History, record: &Expiry) -> Result<Sorted> {
-    let mut sorted = Sorted::new("journal");
+fn segments(history: &History, record: &Expiry) -> Result<SortedObjects> {
+    let mut sorted = SortedObjects::new("journal");
     for name in history.journal().list_all()? {
         let stays = !record.covers_segment(name);
         sorted.count_in(stays, history.journal().size(name)?);
@@ -176,7 +180,7 @@ fn needed(
     record: &Expiry,
 ) -> Result<References> {
     // As the packs are now, and not as the catalog has them.
-    let directory = Arc::new(FolderDirectory::scan(history.store())?);
+    let directory = Arc::new(MemoryDirectory::scan(history.store())?);
     let blocks = Blocks::new(history.shared_store(), Arc::clone(&directory) as Arc<_>);
     let mut needed = References::default();
     for row in kept {

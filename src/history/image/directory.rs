@@ -29,24 +29,24 @@ pub trait BlockDirectory: Send + Sync {
 
 /// A directory in memory, made from the lists of all packs in a store. The default is empty.
 #[derive(Default)]
-pub struct FolderDirectory {
+pub struct MemoryDirectory {
     packs: Vec<String>,
-    blocks: HashMap<BlockId, Place>,
+    blocks: HashMap<BlockId, BlockPlace>,
 }
 
-struct Place {
+struct BlockPlace {
     pack: usize,
     offset: u64,
     stored_len: u32,
 }
 
-impl FolderDirectory {
+impl MemoryDirectory {
     /// Reads the lists of all packs in `store`.
     ///
     /// # Errors
     /// `Damaged` at the first pack whose list is, `Unavailable` if the disk does not read.
-    pub fn scan(store: &dyn Store) -> Result<FolderDirectory> {
-        let mut directory = FolderDirectory::default();
+    pub fn scan(store: &dyn Store) -> Result<MemoryDirectory> {
+        let mut directory = MemoryDirectory::default();
         for name in store.list_sorted(ObjectKind::Pack)? {
             let reader = PackReader::open(store, &name)?;
             reader.check_name(&name)?;
@@ -60,7 +60,7 @@ impl FolderDirectory {
         let pack = self.packs.len();
         self.packs.push(reader.name().to_owned());
         for entry in reader.entries() {
-            let place = Place { pack, offset: entry.offset, stored_len: entry.stored_len };
+            let place = BlockPlace { pack, offset: entry.offset, stored_len: entry.stored_len };
             self.blocks.entry(entry.id).or_insert(place);
         }
     }
@@ -75,7 +75,7 @@ impl FolderDirectory {
     }
 }
 
-impl BlockDirectory for FolderDirectory {
+impl BlockDirectory for MemoryDirectory {
     fn locate(&self, id: &BlockId) -> Result<Option<Location>> {
         Ok(self.blocks.get(id).map(|place| Location {
             pack: self.packs[place.pack].clone(),

@@ -7,7 +7,7 @@ mod run;
 use std::path::{Path, PathBuf};
 
 use arena::Arena;
-use merge::{Merge, Source};
+use merge::{Merge, RowSource};
 use run::{Run, RunWriter};
 
 use crate::error::{Error, Result};
@@ -58,9 +58,9 @@ impl Sorter {
     pub fn finish(mut self) -> Result<SortedRows> {
         self.close_run()?;
         self.arena.sort();
-        let mut sources = vec![Source::memory(self.arena)];
+        let mut sources = vec![RowSource::memory(self.arena)];
         for (_, run) in self.runs {
-            sources.push(Source::run(run)?);
+            sources.push(RowSource::run(run)?);
         }
         Ok(SortedRows { merge: Merge::new(sources)? })
     }
@@ -101,7 +101,7 @@ impl Sorter {
         let (merged, kept) = std::mem::take(&mut self.runs).into_iter().partition(|(at, _)| *at == level);
         self.runs = kept;
         let merged: Vec<(u32, Run)> = merged;
-        let sources = merged.into_iter().map(|(_, run)| Source::run(run)).collect::<Result<_>>()?;
+        let sources = merged.into_iter().map(|(_, run)| RowSource::run(run)).collect::<Result<_>>()?;
         let mut merge = Merge::new(sources)?;
         let mut writer = RunWriter::create(&self.scratch)?;
         while let Some(row) = merge.next_row()? {

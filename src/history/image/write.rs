@@ -37,11 +37,11 @@ pub struct PackStats {
 pub struct Packs {
     store: Arc<dyn Store>,
     known: Arc<dyn BlockDirectory>,
-    state: Mutex<State>,
+    state: Mutex<PacksState>,
 }
 
 #[derive(Default)]
-struct State {
+struct PacksState {
     open: Option<OpenPack>,
     /// The blocks put so far, with their stored bytes.
     stored: HashMap<BlockId, u32>,
@@ -103,7 +103,7 @@ impl Packs {
     }
 
     /// The state, unless a write has failed: then what was put before may be lost.
-    fn state(&self) -> Result<MutexGuard<'_, State>> {
+    fn state(&self) -> Result<MutexGuard<'_, PacksState>> {
         match self.state.lock() {
             Ok(state) if !state.failed => Ok(state),
             _ => Err(Error::unavailable(format!(

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::Read;
 
 use super::columns;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use crate::history::key::{Digest, Tag};
 use crate::model::Lsn;
 use crate::store::Object;
@@ -128,14 +128,14 @@ struct Unchecked {
 
 impl Unchecked {
     /// `room`: bytes from the block's start to the end of where blocks can lie.
-    fn read(object: &dyn Object, offset: u64, room: u64) -> Result<Unchecked, Fault> {
+    fn read(object: &dyn Object, offset: u64, room: u64) -> Result<Unchecked, SegmentFault> {
         if room < HEADER_LEN as u64 {
-            return Err(Fault::bad("a block's header is cut short"));
+            return Err(SegmentFault::bad("a block's header is cut short"));
         }
         let mut bytes = [0; HEADER_LEN];
         read_exact(object, &mut bytes, offset)?;
         if bytes[..4] != MAGIC {
-            return Err(Fault::bad("no block begins here"));
+            return Err(SegmentFault::bad("no block begins here"));
         }
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
@@ -150,24 +150,28 @@ impl Unchecked {
             crc: u32_at(44),
         };
         if header.whole_len() > room {
-            return Err(Fault::bad("a block is cut short"));
+            return Err(SegmentFault::bad("a block is cut short"));
         }
         Ok(Unchecked { bytes, header })
     }
 
     /// `crc` is the checksum of the payload appended to that of the header.
-    fn check(self, crc: u32) -> Result<BlockHeader, Fault> {
+    fn check(self, crc: u32) -> Result<BlockHeader, SegmentFault> {
         if crc != self.header.crc {
-            return Err(Fault::bad("a block's checksum does not agree"));
+            return Err(SegmentFault::bad("a block's checksum does not agree"));
         }
         if self.bytes[4] > VERSION {
-            return Err(Fault::Newer);
+            return Err(SegmentFault::Newer);
         }
         let sound = self.bytes[..HEADER_LEN - 4] == self.header.checked_bytes()
             && self.header.flags <= STARTS_INSIDE | ENDS_INSIDE | TURNED | TAGGED
             && self.header.raw_len as usize <= MAX_RAW
             && self.header.before <= self.header.after;
-        if sound { Ok(self.header) } else { Err(Fault::bad("a block's header holds impossible values")) }
+        if sound {
+            Ok(self.header)
+        } else {
+            Err(SegmentFault::bad("a block's header holds impossible values"))
+        }
     }
 
     fn header_crc(&self) -> u32 {
@@ -176,12 +180,12 @@ impl Unchecked {
 }
 
 /// Checks the block at `offset` without keeping its payload.
-pub(super) fn check(object: &dyn Object, offset: u64, room: u64) -> Result<BlockHeader, Fault> {
+pub(super) fn check(object: &dyn Object, offset: u64, room: u64) -> Result<BlockHeader, SegmentFault> {
     checked(Unchecked::read(object, offset, room)?, object, offset, |_| {}).map(|(header, _)| header)
 }
 
 /// What shows who wrote a block.
-pub(super) struct Proof {
+pub(super) struct BlockProof {
     pub(super) digest: Digest,
     /// None in a block that bears no tag.
     pub(super) tag: Option<Tag>,
@@ -192,13 +196,13 @@ pub(super) fn check_with_proof(
     object: &dyn Object,
     offset: u64,
     room: u64,
-) -> Result<(BlockHeader, Proof), Fault> {
+) -> Result<(BlockHeader, BlockProof), SegmentFault> {
     let unchecked = Unchecked::read(object, offset, room)?;
     let mut hasher = unchecked.header.hasher();
     let (header, tag) = checked(unchecked, object, offset, |payload| {
         hasher.update(payload);
     })?;
-    Ok((header, Proof { digest: hasher.finalize(), tag }))
+    Ok((header, BlockProof { digest: hasher.finalize(), tag }))
 }
 
 fn checked(
@@ -206,7 +210,7 @@ fn checked(
     object: &dyn Object,
     offset: u64,
     mut see: impl FnMut(&[u8]),
-) -> Result<(BlockHeader, Option<Tag>), Fault> {
+) -> Result<(BlockHeader, Option<Tag>), SegmentFault> {
     let mut crc = unchecked.header_crc();
     let mut at = offset + HEADER_LEN as u64;
     let end = at + u64::from(unchecked.header.stored_len);
@@ -245,7 +249,7 @@ pub(super) fn read(
     offset: u64,
     room: u64,
     expected: Option<&Digest>,
-) -> Result<ReadBlock, Fault> {
+) -> Result<ReadBlock, SegmentFault> {
     let unchecked = Unchecked::read(object, offset, room)?;
     // No longer than the file itself: `read` has compared the length with the room.
     let mut stored = vec![0; unchecked.header.stored_len as usize + unchecked.header.tag_len()];
@@ -253,7 +257,7 @@ pub(super) fn read(
     let crc = crc32c::crc32c_append(unchecked.header_crc(), &stored);
     let mut block = ReadBlock { header: unchecked.check(crc)?, raw: Vec::new(), stored };
     if expected.is_some_and(|expected| *expected != block.digest()) {
-        return Err(Fault::bad("another block than its segment vouches for"));
+        return Err(SegmentFault::bad("another block than its segment vouches for"));
     }
     let (payload, raw_len) =
         (&block.stored[..block.header.stored_len as usize], block.header.raw_len as usize);
@@ -264,8 +268,8 @@ pub(super) fn read(
     Ok(block)
 }
 
-fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
-    let bad = || Fault::bad("turned records do not turn back");
+fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, SegmentFault> {
+    let bad = || SegmentFault::bad("turned records do not turn back");
     if raw_len > columns::LARGEST {
         return Err(bad());
     }
@@ -274,8 +278,8 @@ fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
 }
 
 /// Exactly `raw_len` bytes; memory grows with what really comes out.
-pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
-    let bad = || Fault::bad("compressed bytes do not decompress to their length");
+pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, SegmentFault> {
+    let bad = || SegmentFault::bad("compressed bytes do not decompress to their length");
     let raw = if raw_len <= BELIEVED {
         decompress_at_once(stored, raw_len).map_err(|_| bad())?
     } else {
@@ -297,6 +301,6 @@ fn decompress_at_once(stored: &[u8], most: usize) -> std::io::Result<Vec<u8>> {
     })
 }
 
-pub(super) fn read_exact(object: &dyn Object, into: &mut [u8], offset: u64) -> Result<(), Fault> {
-    object.read_exact_at(into, offset).map_err(|error| Fault::bad(format!("cannot be read ({error})")))
+pub(super) fn read_exact(object: &dyn Object, into: &mut [u8], offset: u64) -> Result<(), SegmentFault> {
+    object.read_exact_at(into, offset).map_err(|error| SegmentFault::bad(format!("cannot be read ({error})")))
 }

@@ -51,7 +51,7 @@ impl Received {
 
 /// A place in the waiting records at which they can be cut.
 #[derive(Clone, Copy, Debug, Default)]
-struct Cut {
+struct CutPoint {
     bytes: usize,
     records: u32,
     frontier: Lsn,
@@ -73,9 +73,9 @@ pub struct BlockBuilder {
     records: u32,
     relations: Vec<Range<usize>>,
     /// After the last complete transaction, idle mark or lone message that waits.
-    complete: Cut,
+    complete: CutPoint,
     /// After the last part of a spanning transaction, while that waits to be taken.
-    tail: Option<Cut>,
+    tail: Option<CutPoint>,
     /// The frontier after all blocks taken.
     taken: Lsn,
     transaction: Option<Transaction>,
@@ -99,7 +99,7 @@ impl BlockBuilder {
             waiting: Vec::with_capacity(full + full / 8),
             records: 0,
             relations: Vec::new(),
-            complete: Cut { frontier, ..Cut::default() },
+            complete: CutPoint { frontier, ..CutPoint::default() },
             tail: None,
             taken: frontier,
             transaction: None,
@@ -215,7 +215,7 @@ impl BlockBuilder {
         if let Some(block) = self.take_complete() {
             return Some(block);
         }
-        let all = Cut { bytes: self.waiting.len(), records: self.records, frontier: self.taken };
+        let all = CutPoint { bytes: self.waiting.len(), records: self.records, frontier: self.taken };
         let flags = if self.spanning { STARTS_INSIDE | ENDS_INSIDE } else { ENDS_INSIDE };
         self.spanning = true;
         Some(self.take(all, flags))
@@ -263,10 +263,10 @@ impl BlockBuilder {
     }
 
     fn complete_here(&mut self, frontier: Lsn) {
-        self.complete = Cut { bytes: self.waiting.len(), records: self.records, frontier };
+        self.complete = CutPoint { bytes: self.waiting.len(), records: self.records, frontier };
     }
 
-    fn take(&mut self, cut: Cut, flags: u8) -> RawBlock {
+    fn take(&mut self, cut: CutPoint, flags: u8) -> RawBlock {
         let rest = &self.waiting[cut.bytes..];
         let mut waiting = Vec::with_capacity(rest.len() + self.full + self.full / 8);
         waiting.extend_from_slice(rest);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::record::{Bytes, Record, Records, put_idle, put_message, put_relation, put_varint};
+use super::record::{ByteReader, Record, Records, put_idle, put_message, put_relation, put_varint};
 
 /// A block with more bytes of records is not turned: it holds a huge row, and memory is dear.
 pub(super) const LARGEST: usize = 16 << 20;
@@ -44,7 +44,7 @@ impl Known {
     /// Takes a new shape; `None` if it is none.
     fn add(&mut self, shape: &[u8]) -> Option<()> {
         let mut streams = Vec::new();
-        for column in Cut::of_shape(shape)?.columns {
+        for column in MessageParts::of_shape(shape)?.columns {
             let next = FIXED + 2 * self.columns.len();
             streams.push(*self.columns.entry(column).or_insert(next));
         }
@@ -60,7 +60,7 @@ impl Known {
 /// A row message, or a shape, taken apart. It is filled anew for each message, since memory of its
 /// own for every row would take longer than all the rest.
 #[derive(Default)]
-struct Cut {
+struct MessageParts {
     shape: Vec<u8>,
     /// Where in the message each value lies; for a shape, nothing.
     values: Vec<Range<usize>>,
@@ -69,10 +69,10 @@ struct Cut {
     gaps: Vec<usize>,
 }
 
-impl Cut {
+impl MessageParts {
     /// A shape taken apart; `None` if it is none.
-    fn of_shape(shape: &[u8]) -> Option<Cut> {
-        let mut cut = Cut::default();
+    fn of_shape(shape: &[u8]) -> Option<MessageParts> {
+        let mut cut = MessageParts::default();
         cut.fill(shape, false)?;
         Some(cut)
     }
@@ -83,7 +83,7 @@ impl Cut {
         self.values.clear();
         self.columns.clear();
         self.gaps.clear();
-        let mut bytes = Bytes::new(message);
+        let mut bytes = ByteReader::new(message);
         let head = bytes.take(5)?;
         if !matches!(head[0], b'I' | b'U' | b'D') {
             return None;
@@ -142,7 +142,7 @@ struct Turner {
     streams: Vec<Vec<u8>>,
     known: Known,
     numbers: HashMap<Vec<u8>, usize>,
-    cut: Cut,
+    cut: MessageParts,
     last: Last,
 }
 
@@ -255,12 +255,12 @@ pub(super) fn turn_back(turned: &[u8], raw_len: usize) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let used_up = back.streams.iter().all(Bytes::is_empty);
+    let used_up = back.streams.iter().all(ByteReader::is_empty);
     (used_up && raw.len() == raw_len).then_some(raw)
 }
 
-fn streams(turned: &[u8]) -> Option<Vec<Bytes<'_>>> {
-    let mut bytes = Bytes::new(turned);
+fn streams(turned: &[u8]) -> Option<Vec<ByteReader<'_>>> {
+    let mut bytes = ByteReader::new(turned);
     let count = usize::try_from(bytes.varint()?).ok()?;
     // Each has a length of a byte at least.
     if count < FIXED || count > bytes.remaining() {
@@ -270,13 +270,14 @@ fn streams(turned: &[u8]) -> Option<Vec<Bytes<'_>>> {
     for _ in 0..count {
         lengths.push(usize::try_from(bytes.varint()?).ok()?);
     }
-    let streams: Option<Vec<_>> = lengths.into_iter().map(|len| bytes.take(len).map(Bytes::new)).collect();
+    let streams: Option<Vec<_>> =
+        lengths.into_iter().map(|len| bytes.take(len).map(ByteReader::new)).collect();
     streams.filter(|_| bytes.is_empty())
 }
 
 #[derive(Default)]
 struct TurnerBack<'a> {
-    streams: Vec<Bytes<'a>>,
+    streams: Vec<ByteReader<'a>>,
     known: Known,
     gaps: Vec<Vec<usize>>,
     last: Last,
@@ -321,7 +322,7 @@ impl<'a> TurnerBack<'a> {
         if number == self.known.shapes.len() && number < MOST_SHAPES {
             let shape = self.streams[SHAPES].counted()?;
             self.known.add(shape)?;
-            self.gaps.push(Cut::of_shape(shape)?.gaps);
+            self.gaps.push(MessageParts::of_shape(shape)?.gaps);
             if self.known.streams() > self.streams.len() {
                 return None;
             }

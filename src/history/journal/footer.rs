@@ -1,11 +1,11 @@
 //! A sealed segment's footer and trailer. See FORMAT.md.
 
 use super::block;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::place::SegmentBytes;
-use super::record::Bytes;
+use super::record::ByteReader;
 use super::sections::{
-    BlockEntry, decode_blocks, decode_digests, decode_relation_messages, decode_relations,
+    BlockExtent, decode_blocks, decode_digests, decode_relation_messages, decode_relations,
     decode_transactions, encode_blocks, encode_digests, encode_relation_messages, encode_relations,
     encode_transactions,
 };
@@ -41,7 +41,7 @@ pub struct Footer {
     pub transactions: Vec<TransactionEntry>,
     /// Relation messages in force at the start, raw.
     pub relations_at_start: Vec<Vec<u8>>,
-    pub blocks: Vec<BlockEntry>,
+    pub blocks: Vec<BlockExtent>,
     /// Relation messages within, raw, each with the number of its block.
     pub relation_messages: Vec<(u32, Vec<u8>)>,
 }
@@ -89,7 +89,7 @@ pub(super) fn read(
     object: &dyn Object,
     len: u64,
     key: Option<&SegmentKey>,
-) -> Result<(Footer, Trailer), (u64, Fault)> {
+) -> Result<(Footer, Trailer), (u64, SegmentFault)> {
     let trailer_at = len.saturating_sub(TRAILER_LEN as u64);
     let (trailer, head) = read_trailer(object, len).map_err(|fault| (trailer_at, fault))?;
     let at = trailer.footer_offset;
@@ -98,21 +98,22 @@ pub(super) fn read(
     block::read_exact(object, &mut bytes, at).map_err(|fault| (at, fault))?;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), &head);
     if crc != trailer.crc {
-        return Err((at, Fault::bad("the footer's checksum does not agree")));
+        return Err((at, SegmentFault::bad("the footer's checksum does not agree")));
     }
     let footer = Footer::decode(&bytes, key).map_err(|fault| (at, fault))?;
     Ok((footer, trailer))
 }
 
-fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), Fault> {
-    let at =
-        len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| Fault::bad("too short for a sealed segment"))?;
+fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), SegmentFault> {
+    let at = len
+        .checked_sub(TRAILER_LEN as u64)
+        .ok_or_else(|| SegmentFault::bad("too short for a sealed segment"))?;
     let mut bytes = [0; TRAILER_LEN];
     block::read_exact(object, &mut bytes, at)?;
     if bytes[56..] != MAGIC {
-        return Err(Fault::bad("the end of a sealed segment is missing"));
+        return Err(SegmentFault::bad("the end of a sealed segment is missing"));
     }
-    let mut fields = Bytes::new(&bytes);
+    let mut fields = ByteReader::new(&bytes);
     let trailer = (|| {
         Some((
             Trailer {
@@ -129,13 +130,13 @@ fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), Fa
     })();
     let (trailer, head): (Trailer, [u8; 20]) = trailer.expect("64 bytes hold the fields");
     if trailer.footer_offset.checked_add(trailer.footer_len) != Some(at) {
-        return Err(Fault::bad("the trailer points outside the file"));
+        return Err(SegmentFault::bad("the trailer points outside the file"));
     }
     match u32::from_le_bytes(head[16..].try_into().expect("four bytes")) {
         VERSION => Ok((trailer, head)),
-        0 => Err(Fault::bad("the trailer's version is 0")),
+        0 => Err(SegmentFault::bad("the trailer's version is 0")),
         // Only the checksum in a layout that is not known here could tell damage from a newer one.
-        _ => Err(Fault::Newer),
+        _ => Err(SegmentFault::Newer),
     }
 }
 
@@ -196,15 +197,15 @@ impl Footer {
     }
 
     /// With a key, nothing is taken from a footer that no holder of the key wrote.
-    pub(super) fn decode(bytes: &[u8], key: Option<&SegmentKey>) -> Result<Footer, Fault> {
+    pub(super) fn decode(bytes: &[u8], key: Option<&SegmentKey>) -> Result<Footer, SegmentFault> {
         let sections =
-            Sections::decode(bytes).ok_or_else(|| Fault::bad("the footer's table is cut short"))?;
+            Sections::decode(bytes).ok_or_else(|| SegmentFault::bad("the footer's table is cut short"))?;
         if let Some(key) = key {
             sections.check_tag(key)?;
         }
-        let short = || Fault::bad("a section of the footer is cut short");
+        let short = || SegmentFault::bad("a section of the footer is cut short");
         let summary: SegmentSummary = serde_json::from_slice(&sections.get(SUMMARY)?)
-            .map_err(|error| Fault::bad(format!("the summary is no SegmentSummary ({error})")))?;
+            .map_err(|error| SegmentFault::bad(format!("the summary is no SegmentSummary ({error})")))?;
         let mut footer = Footer {
             transactions: decode_transactions(summary.start, &sections.get(TRANSACTIONS)?)
                 .ok_or_else(short)?,
@@ -236,7 +237,7 @@ struct Sections<'a>(Vec<(u32, u64, &'a [u8])>);
 
 impl<'a> Sections<'a> {
     fn decode(bytes: &'a [u8]) -> Option<Sections<'a>> {
-        let mut bytes = Bytes::new(bytes);
+        let mut bytes = ByteReader::new(bytes);
         let count = bytes.u32()? as usize;
         let mut entries = Vec::new();
         for _ in 0..count {
@@ -253,8 +254,8 @@ impl<'a> Sections<'a> {
         self.0.iter().any(|section| section.0 == id)
     }
 
-    fn check_tag(&self, key: &SegmentKey) -> Result<(), Fault> {
-        let not_ours = || Fault::bad(key.not_ours());
+    fn check_tag(&self, key: &SegmentKey) -> Result<(), SegmentFault> {
+        let not_ours = || SegmentFault::bad(key.not_ours());
         if !self.has(TAG) || !self.has(DIGESTS) {
             return Err(not_ours());
         }
@@ -264,14 +265,14 @@ impl<'a> Sections<'a> {
         if tag == expected { Ok(()) } else { Err(not_ours()) }
     }
 
-    fn get(&self, id: u32) -> Result<Vec<u8>, Fault> {
+    fn get(&self, id: u32) -> Result<Vec<u8>, SegmentFault> {
         let &(_, raw_len, stored) = self
             .0
             .iter()
             .find(|section| section.0 == id)
-            .ok_or_else(|| Fault::bad(format!("section {id} of the footer is missing")))?;
+            .ok_or_else(|| SegmentFault::bad(format!("section {id} of the footer is missing")))?;
         let raw_len = usize::try_from(raw_len).ok().filter(|&len| len <= MOST_SECTION);
-        let raw_len = raw_len.ok_or_else(|| Fault::bad("a section's length is impossible"))?;
+        let raw_len = raw_len.ok_or_else(|| SegmentFault::bad("a section's length is impossible"))?;
         block::decompress(stored, raw_len)
     }
 }

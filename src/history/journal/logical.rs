@@ -19,7 +19,7 @@ pub struct LogicalMessage {
 
 /// What a transaction says beside its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said<'a> {
+pub enum TransactionMessage<'a> {
     /// A Relation message, as received.
     Relation(&'a [u8]),
     /// A transactional logical message.
@@ -35,7 +35,7 @@ impl Segment {
     pub fn logical_messages(&self, after: Lsn, until: Lsn, prefix: &[u8]) -> Result<Vec<LogicalMessage>> {
         let mut found = Vec::new();
         self.each_said(after, until, &mut |entry, said| {
-            if let Said::Logical { prefix: it, content } = said
+            if let TransactionMessage::Logical { prefix: it, content } = said
                 && it == prefix
             {
                 found.push(LogicalMessage {
@@ -60,7 +60,7 @@ impl Segment {
         &self,
         after: Lsn,
         until: Lsn,
-        visit: &mut dyn FnMut(&TransactionEntry, Said<'_>) -> bool,
+        visit: &mut dyn FnMut(&TransactionEntry, TransactionMessage<'_>) -> bool,
     ) -> Result<()> {
         let mut transaction = None;
         for block in self.blocks(after, until) {
@@ -76,9 +76,9 @@ impl Segment {
                         continue;
                     }
                     Some(Peek::Logical { transactional: true, prefix, content, .. }) => {
-                        Said::Logical { prefix, content }
+                        TransactionMessage::Logical { prefix, content }
                     }
-                    Some(Peek::Relation { .. }) => Said::Relation(message),
+                    Some(Peek::Relation { .. }) => TransactionMessage::Relation(message),
                     _ => continue,
                 };
                 if transaction.is_some_and(|entry| !visit(entry, said)) {

@@ -10,7 +10,7 @@ use crate::store::Object;
 
 /// What an open segment holds up to its last complete transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct OpenSegmentEnd {
     pub bytes: u64,
     /// The frontier there.
     pub end: Lsn,
@@ -50,8 +50,8 @@ pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<u
 ///
 /// # Errors
 /// `Damaged` if what had been synced is bad, `Unavailable` if it cannot be read.
-pub fn held(journal: &Journal, name: SegmentName) -> Result<Held> {
-    look(journal, name).map(|(_, walk)| Held { bytes: walk.complete_len, end: walk.frontier })
+pub fn open_segment_end(journal: &Journal, name: SegmentName) -> Result<OpenSegmentEnd> {
+    look(journal, name).map(|(_, walk)| OpenSegmentEnd { bytes: walk.complete_len, end: walk.frontier })
 }
 
 fn look(journal: &Journal, name: SegmentName) -> Result<(SegmentBytes, Walk)> {
@@ -60,7 +60,7 @@ fn look(journal: &Journal, name: SegmentName) -> Result<(SegmentBytes, Walk)> {
     let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
     match walk.tail {
         Tail::Whole | Tail::Incomplete | Tail::Torn => Ok((bytes, walk)),
-        Tail::Damaged { offset, what } => Err(bytes.fault(offset, super::fault::Fault::Bad(what))),
+        Tail::Damaged { offset, what } => Err(bytes.fault(offset, super::fault::SegmentFault::Bad(what))),
         Tail::Newer => Err(super::fault::newer(&bytes.place)),
     }
 }

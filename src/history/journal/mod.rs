@@ -33,19 +33,19 @@ mod tests;
 pub use admission::Admission;
 pub use builder::{BlockBuilder, RawBlock, Received};
 pub use footer::{Footer, read_footer};
-pub use logical::{LogicalMessage, Said};
-pub use mirror::{Held, held, mirror};
+pub use logical::{LogicalMessage, TransactionMessage};
+pub use mirror::{OpenSegmentEnd, mirror, open_segment_end};
 pub use name::{SegmentHeader, SegmentName};
-pub use opening::Recovered;
+pub use opening::RecoveredJournal;
 pub use place::Journal;
-pub use reading::{Blocks, DecodedBlock, Event, Events};
+pub use reading::{DecodedBlock, Event, Events, SegmentBlocks};
 pub use seal::seal;
-pub use seam::{Confirmable, Seam, Torn};
-pub use sections::BlockEntry;
+pub use seam::{Confirmable, ContinuityBreak, Seam};
+pub use sections::BlockExtent;
 pub use segment::Segment;
 pub use summary::{
     ClockSteps, IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, SequenceSamples,
     TransactionEntry,
 };
-pub use verify::{Report, check_digest, verify_segment};
+pub use verify::{SegmentReport, check_digest, verify_segment};
 pub use writer::{Durable, Writer};

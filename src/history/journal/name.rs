@@ -1,7 +1,7 @@
 //! The names of segments, and the headers that they begin with.
 
 use super::block;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use crate::history::key::{Authorship, SegmentKey};
 use crate::model::Lsn;
 use crate::store::{Object, ObjectKind, ObjectName};
@@ -80,18 +80,18 @@ impl SegmentHeader {
         out
     }
 
-    pub(super) fn read(object: &dyn Object, sealed: bool) -> Result<SegmentHeader, Fault> {
+    pub(super) fn read(object: &dyn Object, sealed: bool) -> Result<SegmentHeader, SegmentFault> {
         let mut bytes = [0; HEADER_LEN];
         block::read_exact(object, &mut bytes, 0)?;
         let crc = u32::from_le_bytes(bytes[HEADER_LEN - 4..].try_into().expect("four bytes"));
         let magic = if sealed { &SEALED_MAGIC } else { &OPEN_MAGIC };
         if bytes[..8] != *magic || crc != crc32c::crc32c(&bytes[..HEADER_LEN - 4]) {
-            return Err(Fault::bad("the segment's header does not check"));
+            return Err(SegmentFault::bad("the segment's header does not check"));
         }
         match u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes")) {
             VERSION => {}
-            0 => return Err(Fault::bad("the segment's version is 0")),
-            _ => return Err(Fault::Newer),
+            0 => return Err(SegmentFault::bad("the segment's version is 0")),
+            _ => return Err(SegmentFault::Newer),
         }
         Ok(SegmentHeader {
             history: bytes[12..28].try_into().expect("sixteen bytes"),
@@ -106,13 +106,13 @@ impl SegmentHeader {
         &self,
         name: SegmentName,
         authorship: &Authorship,
-    ) -> Result<Option<SegmentKey>, Fault> {
+    ) -> Result<Option<SegmentKey>, SegmentFault> {
         let Some(key) = authorship.key() else { return Ok(None) };
         if !self.agrees_with(name) {
-            return Err(Fault::bad("the header names another epoch or start than the file's name"));
+            return Err(SegmentFault::bad("the header names another epoch or start than the file's name"));
         }
         if self.history != key.history() {
-            return Err(Fault::bad("it belongs to another history"));
+            return Err(SegmentFault::bad("it belongs to another history"));
         }
         Ok(Some(key.segment(self.epoch, self.start)))
     }

@@ -1,11 +1,11 @@
 //! How a writer comes to its open segment: makes one, or mends and opens the one that is there.
 
 use super::builder::RawBlock;
-use super::found::{self, Found, find};
+use super::found::{self, NewestSegment, find};
 use super::name::{SegmentHeader, SegmentName};
 use super::place::Journal;
 use super::record;
-use super::recovery::{Action, decide};
+use super::recovery::{RecoveryAction, decide};
 use super::relations::Relations;
 use super::seal;
 use super::segment::Segment;
@@ -16,7 +16,7 @@ use crate::model::Lsn;
 
 /// What the writer found when it opened the journal.
 #[derive(Clone, Debug)]
-pub struct Recovered {
+pub struct RecoveredJournal {
     /// Where the journal stands, and a `BlockBuilder` starts.
     pub frontier: Lsn,
     /// The same position, now that all before it is on disk.
@@ -43,7 +43,7 @@ impl Writer {
         history: [u8; 16],
         epoch: u32,
         frontier_if_new: Lsn,
-    ) -> Result<(Writer, Recovered)> {
+    ) -> Result<(Writer, RecoveredJournal)> {
         let first = SegmentName::open(epoch, frontier_if_new);
         journal.authorship.check_may_write(journal.locate(first).as_ref())?;
         journal.spool.prepare()?;
@@ -54,39 +54,43 @@ impl Writer {
         let header = SegmentHeader { history, epoch, start: frontier_if_new };
         let note = |what: &str| vec![format!("{place} {what}: {}", case.why)];
         let (mut writer, mut repaired) = match case.action {
-            Action::Create => (Writer::create(journal, header, Relations::default())?, Vec::new()),
-            Action::ContinueSealed => (Writer::continue_sealed(journal, header, name)?, note("continued")),
-            Action::RemoveOpen => {
+            RecoveryAction::Create => (Writer::create(journal, header, Relations::default())?, Vec::new()),
+            RecoveryAction::ContinueSealed => {
+                (Writer::continue_sealed(journal, header, name)?, note("continued"))
+            }
+            RecoveryAction::RemoveOpen => {
                 if let Some(footer) = &found.footer {
                     seal::must_cover(footer, journal, name)?;
                 }
                 journal.remove(name.form(false))?;
                 (Writer::continue_sealed(journal, header, name)?, note("removed"))
             }
-            Action::Append => (Writer::append(journal, &found)?, Vec::new()),
-            Action::Cut => (Writer::append(journal, &found)?, note("cut off")),
-            Action::RemoveSealed => {
+            RecoveryAction::Append => (Writer::append(journal, &found)?, Vec::new()),
+            RecoveryAction::Cut => (Writer::append(journal, &found)?, note("cut off")),
+            RecoveryAction::RemoveSealed => {
                 journal.remove(name.form(true))?;
                 (Writer::append(journal, &found)?, note("taken instead of its sealed copy"))
             }
-            Action::Damaged => {
+            RecoveryAction::Damaged => {
                 let message = format!("cannot append to the journal: {}", case.why);
                 return Err(match found.fault {
                     Some(fault) => Error::damaged(message).caused_by(fault),
                     None => Error::damaged(format!("{message}; see {place}")),
                 });
             }
-            Action::Newer => return Err(super::fault::newer(&place)),
-            Action::Foreign => return Err(found::foreign(&place)),
+            RecoveryAction::Newer => return Err(super::fault::newer(&place)),
+            RecoveryAction::Foreign => return Err(found::foreign(&place)),
         };
         let truncated_bytes = found.walk.as_ref().map_or(0, |walk| match case.action {
-            Action::Append | Action::Cut | Action::RemoveSealed => walk.len - walk.complete_len,
+            RecoveryAction::Append | RecoveryAction::Cut | RecoveryAction::RemoveSealed => {
+                walk.len - walk.complete_len
+            }
             _ => 0,
         });
         if truncated_bytes > 0 {
             repaired.push(format!("{truncated_bytes} bytes behind {} cut off", writer.frontier));
         }
-        let recovered = Recovered {
+        let recovered = RecoveredJournal {
             frontier: writer.frontier,
             durable: writer.sync()?,
             relations: writer.relations.to_vec(),
@@ -149,7 +153,7 @@ impl Writer {
     }
 
     /// Opens the open segment that was found, without what follows its last complete transaction.
-    fn append(journal: &Journal, found: &Found) -> Result<Writer> {
+    fn append(journal: &Journal, found: &NewestSegment) -> Result<Writer> {
         let (Some(name), Some(walk)) = (found.name, &found.walk) else {
             return Err(Error::internal("an open segment was decided on that was not walked"));
         };

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::name::{SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::history::key::{Authorship, SegmentKey};
@@ -140,7 +140,7 @@ impl SegmentBytes {
         self.object.size()
     }
 
-    pub(super) fn header(&self) -> Result<SegmentHeader, Fault> {
+    pub(super) fn header(&self) -> Result<SegmentHeader, SegmentFault> {
         SegmentHeader::read(&*self.object, self.name.sealed)
     }
 
@@ -154,7 +154,7 @@ impl SegmentBytes {
     }
 
     /// The error for a fault at `offset`.
-    pub(super) fn fault(&self, offset: u64, fault: Fault) -> Error {
+    pub(super) fn fault(&self, offset: u64, fault: SegmentFault) -> Error {
         fault.at(&self.place, offset)
     }
 }

@@ -4,37 +4,37 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::block;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::peek::{Peek, peek};
 use super::place::SegmentBytes;
 use super::record::{Record, Records};
-use super::sections::BlockEntry;
+use super::sections::BlockExtent;
 use crate::error::Result;
 use crate::model::{Lsn, PgTime};
 
-pub(super) fn read_entry(bytes: &SegmentBytes, entry: &BlockEntry) -> Result<Vec<u8>> {
+pub(super) fn read_entry(bytes: &SegmentBytes, entry: &BlockExtent) -> Result<Vec<u8>> {
     // The footer's lengths are believed only as far as the segment goes.
     let room =
         bytes.len().saturating_sub(entry.offset).min(block::LONGEST_FRAME + u64::from(entry.stored_len));
     let raw = block::read(&*bytes.object, entry.offset, room, entry.digest.as_ref()).and_then(|read| {
         let same = (read.header.raw_len, read.header.stored_len) == (entry.raw_len, entry.stored_len);
-        if same { Ok(read.raw) } else { Err(Fault::bad("another block than the footer says")) }
+        if same { Ok(read.raw) } else { Err(SegmentFault::bad("another block than the footer says")) }
     });
     raw.map_err(|fault| bytes.fault(entry.offset, fault))
 }
 
 /// See [`super::Segment::blocks`].
 #[derive(Debug)]
-pub struct Blocks {
+pub struct SegmentBlocks {
     pub(super) bytes: Arc<SegmentBytes>,
     /// The made-up first block, until it was handed out.
     pub(super) relations: Option<Vec<u8>>,
-    pub(super) entries: VecDeque<BlockEntry>,
+    pub(super) entries: VecDeque<BlockExtent>,
     pub(super) after: Lsn,
     pub(super) until: Lsn,
 }
 
-impl Iterator for Blocks {
+impl Iterator for SegmentBlocks {
     type Item = Result<DecodedBlock>;
 
     fn next(&mut self) -> Option<Self::Item> {

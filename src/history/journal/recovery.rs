@@ -5,7 +5,7 @@
 
 /// The open file, as found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Open {
+pub(super) enum OpenForm {
     Missing,
     /// The header is cut short or its checksum does not agree.
     BadHeader,
@@ -27,7 +27,7 @@ pub(super) enum Open {
 
 /// The sealed file of the same segment, as found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sealed {
+pub(super) enum SealedForm {
     Missing,
     /// Every byte agrees with the file's digest, and it is of this history.
     Valid,
@@ -36,7 +36,7 @@ pub(super) enum Sealed {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum RecoveryAction {
     /// Start the epoch's first segment at the frontier that the caller gives.
     Create,
     /// Start a segment at the end of the sealed one, with the relations in force there.
@@ -56,113 +56,120 @@ pub(super) enum Action {
     Foreign,
 }
 
-pub(super) struct Case {
-    pub(super) open: &'static [Open],
-    pub(super) sealed: &'static [Sealed],
-    pub(super) action: Action,
+pub(super) struct RecoveryCase {
+    pub(super) open: &'static [OpenForm],
+    pub(super) sealed: &'static [SealedForm],
+    pub(super) action: RecoveryAction,
     /// Why this is right; shown where it is done.
     pub(super) why: &'static str,
 }
 
-pub(super) const CASES: &[Case] = &[
-    Case {
-        open: &[Open::Missing],
-        sealed: &[Sealed::Missing],
-        action: Action::Create,
+pub(super) const CASES: &[RecoveryCase] = &[
+    RecoveryCase {
+        open: &[OpenForm::Missing],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Create,
         why: "the epoch has no segment yet",
     },
-    Case {
-        open: &[Open::Missing],
-        sealed: &[Sealed::Valid],
-        action: Action::ContinueSealed,
+    RecoveryCase {
+        open: &[OpenForm::Missing],
+        sealed: &[SealedForm::Valid],
+        action: RecoveryAction::ContinueSealed,
         why: "the open segment had been sealed and removed, and no next one was started",
     },
-    Case {
-        open: &[Open::Missing],
-        sealed: &[Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::Missing],
+        sealed: &[SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "where the epoch ends cannot be known while its last segment is damaged",
     },
-    Case {
+    RecoveryCase {
         open: &[
-            Open::Missing,
-            Open::BadHeader,
-            Open::Foreign,
-            Open::Misnamed,
-            Open::Newer,
-            Open::Whole,
-            Open::Incomplete,
-            Open::Torn,
-            Open::Damaged,
+            OpenForm::Missing,
+            OpenForm::BadHeader,
+            OpenForm::Foreign,
+            OpenForm::Misnamed,
+            OpenForm::Newer,
+            OpenForm::Whole,
+            OpenForm::Incomplete,
+            OpenForm::Torn,
+            OpenForm::Damaged,
         ],
-        sealed: &[Sealed::Newer],
-        action: Action::Newer,
+        sealed: &[SealedForm::Newer],
+        action: RecoveryAction::Newer,
         why: "a newer backwhen has sealed here; what it left open may follow other rules",
     },
-    Case {
-        open: &[Open::Newer],
-        sealed: &[Sealed::Missing, Sealed::Valid, Sealed::Invalid],
-        action: Action::Newer,
+    RecoveryCase {
+        open: &[OpenForm::Newer],
+        sealed: &[SealedForm::Missing, SealedForm::Valid, SealedForm::Invalid],
+        action: RecoveryAction::Newer,
         why: "a newer backwhen wrote the open segment; appending in an older format could spoil it",
     },
-    Case {
-        open: &[Open::Foreign],
-        sealed: &[Sealed::Missing, Sealed::Valid, Sealed::Invalid],
-        action: Action::Foreign,
+    RecoveryCase {
+        open: &[OpenForm::Foreign],
+        sealed: &[SealedForm::Missing, SealedForm::Valid, SealedForm::Invalid],
+        action: RecoveryAction::Foreign,
         why: "the file was copied here from another history; neither may be touched",
     },
-    Case {
-        open: &[Open::BadHeader, Open::Misnamed],
-        sealed: &[Sealed::Missing, Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::BadHeader, OpenForm::Misnamed],
+        sealed: &[SealedForm::Missing, SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "a segment gets its name only once its header is durable, so a crash cannot explain this",
     },
-    Case {
-        open: &[Open::BadHeader, Open::Misnamed, Open::Whole, Open::Incomplete, Open::Torn, Open::Damaged],
-        sealed: &[Sealed::Valid],
-        action: Action::RemoveOpen,
+    RecoveryCase {
+        open: &[
+            OpenForm::BadHeader,
+            OpenForm::Misnamed,
+            OpenForm::Whole,
+            OpenForm::Incomplete,
+            OpenForm::Torn,
+            OpenForm::Damaged,
+        ],
+        sealed: &[SealedForm::Valid],
+        action: RecoveryAction::RemoveOpen,
         why: "the segment was sealed whole, and only the removal of the open file was interrupted",
     },
-    Case {
-        open: &[Open::Whole],
-        sealed: &[Sealed::Missing],
-        action: Action::Append,
+    RecoveryCase {
+        open: &[OpenForm::Whole],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Append,
         why: "the writer stopped cleanly",
     },
-    Case {
-        open: &[Open::Incomplete],
-        sealed: &[Sealed::Missing],
-        action: Action::Cut,
+    RecoveryCase {
+        open: &[OpenForm::Incomplete],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Cut,
         why: "the writer stopped inside a transaction; it was never acknowledged, and comes again",
     },
-    Case {
-        open: &[Open::Torn],
-        sealed: &[Sealed::Missing],
-        action: Action::Cut,
+    RecoveryCase {
+        open: &[OpenForm::Torn],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Cut,
         why: "the writer stopped inside a write; it was never synced, so never acknowledged, and comes again",
     },
-    Case {
-        open: &[Open::Whole, Open::Incomplete],
-        sealed: &[Sealed::Invalid],
-        action: Action::RemoveSealed,
+    RecoveryCase {
+        open: &[OpenForm::Whole, OpenForm::Incomplete],
+        sealed: &[SealedForm::Invalid],
+        action: RecoveryAction::RemoveSealed,
         why: "the sealed copy is damaged, but the open file that it was made from is whole",
     },
-    Case {
-        open: &[Open::Torn],
-        sealed: &[Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::Torn],
+        sealed: &[SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "a segment is sealed only after all of it was synced, so the torn end is damage in both copies",
     },
-    Case {
-        open: &[Open::Damaged],
-        sealed: &[Sealed::Missing, Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::Damaged],
+        sealed: &[SealedForm::Missing, SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "what follows the bad block was acknowledged; cutting it off would lose it",
     },
 ];
 
 /// The one row that fits.
-pub(super) fn decide(open: Open, sealed: Sealed) -> &'static Case {
+pub(super) fn decide(open: OpenForm, sealed: SealedForm) -> &'static RecoveryCase {
     CASES
         .iter()
         .find(|case| case.open.contains(&open) && case.sealed.contains(&sealed))
@@ -173,18 +180,19 @@ pub(super) fn decide(open: Open, sealed: Sealed) -> &'static Case {
 mod tests {
     use super::*;
 
-    const OPENS: [Open; 9] = [
-        Open::Missing,
-        Open::BadHeader,
-        Open::Foreign,
-        Open::Misnamed,
-        Open::Newer,
-        Open::Whole,
-        Open::Incomplete,
-        Open::Torn,
-        Open::Damaged,
+    const OPENS: [OpenForm; 9] = [
+        OpenForm::Missing,
+        OpenForm::BadHeader,
+        OpenForm::Foreign,
+        OpenForm::Misnamed,
+        OpenForm::Newer,
+        OpenForm::Whole,
+        OpenForm::Incomplete,
+        OpenForm::Torn,
+        OpenForm::Damaged,
     ];
-    const SEALED: [Sealed; 4] = [Sealed::Missing, Sealed::Valid, Sealed::Invalid, Sealed::Newer];
+    const SEALED: [SealedForm; 4] =
+        [SealedForm::Missing, SealedForm::Valid, SealedForm::Invalid, SealedForm::Newer];
 
     #[test]
     fn every_combination_meets_exactly_one_row() {
@@ -205,9 +213,11 @@ mod tests {
         for open in OPENS {
             for sealed in SEALED {
                 match decide(open, sealed).action {
-                    Action::Cut => assert!(matches!(open, Open::Incomplete | Open::Torn)),
-                    Action::RemoveOpen => assert_eq!(sealed, Sealed::Valid),
-                    Action::RemoveSealed => assert!(matches!(open, Open::Whole | Open::Incomplete)),
+                    RecoveryAction::Cut => assert!(matches!(open, OpenForm::Incomplete | OpenForm::Torn)),
+                    RecoveryAction::RemoveOpen => assert_eq!(sealed, SealedForm::Valid),
+                    RecoveryAction::RemoveSealed => {
+                        assert!(matches!(open, OpenForm::Whole | OpenForm::Incomplete))
+                    }
                     _ => {}
                 }
             }

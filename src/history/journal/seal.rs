@@ -5,7 +5,7 @@ use std::io::Write;
 use super::block::{BlockHeader, TAGGED, TURNED};
 use super::builder::{BlockBuilder, RawBlock};
 use super::columns;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::footer::{self, Footer};
 use super::index::Index;
 use super::name::SegmentName;
@@ -92,7 +92,7 @@ fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
     let (start, name) = (segment.header().start, segment.name().form(true));
     let key = segment.header().key(name, &journal.authorship);
     let key = key.map_err(|fault| fault.at(&journal.locate(name), 0))?;
-    let mut out = Output::create(journal, name, key)?;
+    let mut out = SealedOutput::create(journal, name, key)?;
     out.write(&segment.header().encode(true))?;
 
     let mut index = Index::new(segment.header().epoch, start);
@@ -101,7 +101,7 @@ fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
     }
     let mut builder = BlockBuilder::with_size(start, BLOCK);
     let mut compressor = compressor(LEVEL)?;
-    let bad = |offset: u64| move |fault: Fault| fault.at(segment.place(), offset);
+    let bad = |offset: u64| move |fault: SegmentFault| fault.at(segment.place(), offset);
     for (number, entry) in segment.footer().blocks.iter().enumerate() {
         let raw = segment.raw_block(number)?;
         for record in Records::new(&raw) {
@@ -126,7 +126,7 @@ fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
 }
 
 fn put_block(
-    out: &mut Output,
+    out: &mut SealedOutput,
     compressor: &mut zstd::bulk::Compressor<'_>,
     index: &mut Index,
     block: &RawBlock,
@@ -198,7 +198,7 @@ fn must_equal(segment: &Segment, sealed: &Footer) -> Result<()> {
 }
 
 /// The sealed segment that is being written, with its running length and digest.
-struct Output {
+struct SealedOutput {
     file: NewFile,
     place: String,
     len: u64,
@@ -206,10 +206,10 @@ struct Output {
     key: Option<SegmentKey>,
 }
 
-impl Output {
-    fn create(journal: &Journal, name: SegmentName, key: Option<SegmentKey>) -> Result<Output> {
+impl SealedOutput {
+    fn create(journal: &Journal, name: SegmentName, key: Option<SegmentKey>) -> Result<SealedOutput> {
         let file = journal.store.draft(ObjectKind::Segment)?;
-        Ok(Output { file, place: journal.locate(name), len: 0, digest: blake3::Hasher::new(), key })
+        Ok(SealedOutput { file, place: journal.locate(name), len: 0, digest: blake3::Hasher::new(), key })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

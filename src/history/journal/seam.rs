@@ -119,7 +119,7 @@ impl Seam {
     /// Looks at a pgoutput message before it is taken.
     ///
     /// # Errors
-    /// With [`Torn`] as cause.
+    /// With [`ContinuityBreak`] as cause.
     pub fn heed(&mut self, message: &[u8]) -> Result<()> {
         match peek(message) {
             Some(Peek::Begin { commit_lsn, time, xid }) if !self.joined => {
@@ -132,7 +132,7 @@ impl Seam {
     /// The source has told all that committed before `lsn`.
     ///
     /// # Errors
-    /// With [`Torn`] as cause.
+    /// With [`ContinuityBreak`] as cause.
     pub fn passed(&mut self, lsn: Lsn) -> Result<()> {
         if self.joined || lsn < self.frontier {
             return Ok(());
@@ -164,21 +164,21 @@ impl Seam {
              restored from a backup, or a standby was promoted that lacked what had been committed",
             self.frontier
         ))
-        .caused_by(Torn)
+        .caused_by(ContinuityBreak)
     }
 }
 
 /// The cause of the error that the source's log is not the history's.
 #[derive(Debug)]
-pub struct Torn;
+pub struct ContinuityBreak;
 
-impl fmt::Display for Torn {
+impl fmt::Display for ContinuityBreak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("continuity is lost")
     }
 }
 
-impl std::error::Error for Torn {}
+impl std::error::Error for ContinuityBreak {}
 
 fn last_transaction(journal: &Journal, epoch: u32) -> Result<Option<TransactionEntry>> {
     let segments = journal.list()?;

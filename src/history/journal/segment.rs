@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::block;
-use super::fault::{self, Fault};
+use super::fault::{self, SegmentFault};
 use super::footer::{self, Footer};
 use super::index::Index;
 use super::name::{SegmentHeader, SegmentName};
 use super::place::{Journal, SegmentBytes};
-use super::reading::{Blocks, Event, read_entry};
+use super::reading::{Event, SegmentBlocks, read_entry};
 use super::record;
 use super::relations::Relations;
 use super::summary::{SegmentSummary, TransactionEntry};
@@ -96,7 +96,7 @@ impl Segment {
         let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
         match walk.tail {
             Tail::Whole | Tail::Incomplete | Tail::Torn => {}
-            Tail::Damaged { offset, what } => return Err(bytes.fault(offset, Fault::Bad(what))),
+            Tail::Damaged { offset, what } => return Err(bytes.fault(offset, SegmentFault::Bad(what))),
             Tail::Newer => return Err(fault::newer(&bytes.place)),
         }
         let mut index = Index::new(header.epoch, header.start);
@@ -158,7 +158,7 @@ impl Segment {
     /// The decompressed blocks that hold positions from `after` to before `until`, behind one made
     /// up of the Relation messages in force before them. Blocks outside are not read. The iterator
     /// owns what it needs, so it can work in another thread than the one that decodes.
-    pub fn blocks(&self, after: Lsn, until: Lsn) -> Blocks {
+    pub fn blocks(&self, after: Lsn, until: Lsn) -> SegmentBlocks {
         let blocks = &self.footer.blocks;
         let from = blocks.partition_point(|block| block.last < after);
         let to = blocks.partition_point(|block| block.first < until).max(from);
@@ -168,7 +168,7 @@ impl Segment {
         for message in self.footer.relations_at_start.iter().chain(skipped.map(|(_, message)| message)) {
             record::put_relation(&mut relations, message);
         }
-        Blocks { bytes: Arc::clone(&self.bytes), relations: Some(relations), entries, after, until }
+        SegmentBlocks { bytes: Arc::clone(&self.bytes), relations: Some(relations), entries, after, until }
     }
 
     /// Hands over, in order, every record at positions from `after` to before `until`: the

@@ -1,7 +1,7 @@
 //! Reads every byte of a segment and names what is wrong.
 
 use super::block;
-use super::fault::{self, Fault};
+use super::fault::{self, SegmentFault};
 use super::footer::{self, Footer};
 use super::index::Index;
 use super::name::{HEADER_LEN, SegmentHeader, SegmentName};
@@ -14,7 +14,7 @@ use crate::store::{Object, ObjectName, Store};
 
 /// What reading a whole segment showed.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct SegmentReport {
     /// Bytes of the file.
     pub bytes: u64,
     /// What it holds, if all of it could be read.
@@ -26,11 +26,11 @@ pub struct Report {
     pub faults: Vec<String>,
 }
 
-impl Report {
-    fn fault(&mut self, offset: u64, fault: Fault) {
+impl SegmentReport {
+    fn fault(&mut self, offset: u64, fault: SegmentFault) {
         self.faults.push(match fault {
-            Fault::Bad(what) => format!("at byte {offset}: {what}"),
-            Fault::Newer => format!("at byte {offset}: written by a newer backwhen"),
+            SegmentFault::Bad(what) => format!("at byte {offset}: {what}"),
+            SegmentFault::Newer => format!("at byte {offset}: written by a newer backwhen"),
         });
     }
 }
@@ -40,15 +40,19 @@ impl Report {
 /// # Errors
 /// `Unavailable` if the file cannot be opened, `Refused` if it is of a newer version. Damage is no
 /// error here, but what the report tells.
-pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<Report> {
+pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<SegmentReport> {
     let bytes = journal.open(name)?;
-    let mut report = Report { bytes: bytes.len(), summary: None, unfinished_bytes: 0, faults: Vec::new() };
+    let mut report =
+        SegmentReport { bytes: bytes.len(), summary: None, unfinished_bytes: 0, faults: Vec::new() };
     match bytes.header() {
-        Err(Fault::Newer) => return Err(fault::newer(&bytes.place)),
+        Err(SegmentFault::Newer) => return Err(fault::newer(&bytes.place)),
         Err(fault) => report.fault(0, fault),
         Ok(header) => {
             if !header.agrees_with(name) {
-                report.fault(0, Fault::bad("the header names another epoch or start than the file's name"));
+                report.fault(
+                    0,
+                    SegmentFault::bad("the header names another epoch or start than the file's name"),
+                );
             }
             // A segment whose place is wrong is named above; its bytes are read all the same.
             let key = header.key(name, &journal.authorship).ok().flatten();
@@ -62,12 +66,17 @@ pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<Report> {
     Ok(report)
 }
 
-fn verify_open(object: &dyn Object, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+fn verify_open(
+    object: &dyn Object,
+    header: &SegmentHeader,
+    key: Option<&SegmentKey>,
+    report: &mut SegmentReport,
+) {
     let walk = walk(object, header.start, report.bytes, key);
     report.unfinished_bytes = walk.len - walk.complete_len;
     match walk.tail {
-        Tail::Damaged { offset, what } => report.fault(offset, Fault::Bad(what)),
-        Tail::Newer => report.fault(walk.complete_len, Fault::Newer),
+        Tail::Damaged { offset, what } => report.fault(offset, SegmentFault::Bad(what)),
+        Tail::Newer => report.fault(walk.complete_len, SegmentFault::Newer),
         Tail::Whole | Tail::Incomplete | Tail::Torn => {}
     }
     let mut index = Index::new(header.epoch, header.start);
@@ -82,7 +91,12 @@ fn verify_open(object: &dyn Object, header: &SegmentHeader, key: Option<&Segment
     report.summary = Some(index.finish().0.summary);
 }
 
-fn verify_sealed(object: &dyn Object, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+fn verify_sealed(
+    object: &dyn Object,
+    header: &SegmentHeader,
+    key: Option<&SegmentKey>,
+    report: &mut SegmentReport,
+) {
     let (footer, trailer) = match footer::read(object, report.bytes, key) {
         Ok(found) => found,
         Err((offset, fault)) => {
@@ -93,7 +107,7 @@ fn verify_sealed(object: &dyn Object, header: &SegmentHeader, key: Option<&Segme
         }
     };
     if digest(object, report.bytes) != Ok(trailer.digest) {
-        report.fault(0, Fault::bad("the file's digest does not agree with its bytes"));
+        report.fault(0, SegmentFault::bad("the file's digest does not agree with its bytes"));
     }
     verify_blocks(object, header, trailer.footer_offset, Some(&footer), report);
     report.summary = Some(footer.summary);
@@ -105,7 +119,7 @@ fn verify_blocks(
     header: &SegmentHeader,
     end: u64,
     footer: Option<&Footer>,
-    report: &mut Report,
+    report: &mut SegmentReport,
 ) {
     let mut index = Some(Index::new(header.epoch, header.start));
     if let (Some(index), Some(footer)) = (&mut index, footer) {
@@ -137,7 +151,7 @@ fn verify_blocks(
     if let (Some(index), Some(footer)) = (index, footer)
         && index.finish().0 != *footer
     {
-        report.fault(end, Fault::bad("the footer does not agree with the blocks"));
+        report.fault(end, SegmentFault::bad("the footer does not agree with the blocks"));
     }
 }
 
@@ -146,7 +160,7 @@ fn next_block(footer: Option<&Footer>, after: u64) -> Option<u64> {
 }
 
 /// The digest of a sealed file of `len` bytes, as its trailer should have it.
-fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], Fault> {
+fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], SegmentFault> {
     let mut hasher = blake3::Hasher::new();
     let end = footer::digested_len(len);
     let mut chunk = vec![0; 1 << 20];
@@ -172,10 +186,10 @@ pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorshi
     if !header.agrees_with(bytes.name)
         || (footer.summary.epoch, footer.summary.start) != (header.epoch, header.start)
     {
-        return Err(bytes.fault(0, Fault::bad("it is another segment than its name says")));
+        return Err(bytes.fault(0, SegmentFault::bad("it is another segment than its name says")));
     }
     if digest(&*bytes.object, bytes.len()).map_err(|fault| bytes.fault(0, fault))? != trailer.digest {
-        return Err(bytes.fault(0, Fault::bad("the file's digest does not agree with its bytes")));
+        return Err(bytes.fault(0, SegmentFault::bad("the file's digest does not agree with its bytes")));
     }
     if key.is_some() {
         check_blocks(&*bytes.object, &footer, bytes.len())
@@ -185,13 +199,13 @@ pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorshi
 }
 
 /// Whether the blocks are those that the footer, which a holder of the key wrote, vouches for.
-fn check_blocks(object: &dyn Object, footer: &Footer, len: u64) -> Result<(), (u64, Fault)> {
+fn check_blocks(object: &dyn Object, footer: &Footer, len: u64) -> Result<(), (u64, SegmentFault)> {
     for entry in &footer.blocks {
         let at = entry.offset;
         let (_, proof) =
             block::check_with_proof(object, at, len.saturating_sub(at)).map_err(|fault| (at, fault))?;
         if Some(proof.digest) != entry.digest {
-            return Err((at, Fault::bad("another block than its segment vouches for")));
+            return Err((at, SegmentFault::bad("another block than its segment vouches for")));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Walks an open segment's blocks without decompressing them, to find how far it is sound.
 
 use super::block::{self, BlockHeader};
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::name::HEADER_LEN;
 use crate::history::key::{Digest, SegmentKey, Tag};
 use crate::model::Lsn;
@@ -66,11 +66,11 @@ pub(super) fn walk(object: &dyn Object, start: Lsn, len: u64, key: Option<&Segme
                 walk.tail = Tail::Damaged { offset: at, what };
                 return walk;
             }
-            Err(Fault::Newer) => {
+            Err(SegmentFault::Newer) => {
                 walk.tail = Tail::Newer;
                 return walk;
             }
-            Err(Fault::Bad(what)) => {
+            Err(SegmentFault::Bad(what)) => {
                 walk.tail = judge(object, at, len, what);
                 return walk;
             }
@@ -103,7 +103,7 @@ fn check(
     len: u64,
     key: Option<&SegmentKey>,
     last_tag: &mut Tag,
-) -> Result<Result<WalkedBlock, String>, Fault> {
+) -> Result<Result<WalkedBlock, String>, SegmentFault> {
     let Some(key) = key else {
         let header = block::check(object, at, len - at)?;
         return Ok(Ok(WalkedBlock { offset: at, header, digest: None, tag: None }));

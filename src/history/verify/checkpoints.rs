@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Verified;
-use super::segments::EpochSeen;
+use super::Findings;
+use super::segments::VerifiedEpoch;
 use crate::error::Result;
 use crate::history::checkpoint::{Checkpoint, checkpoint_id};
-use crate::history::image::{self, BlockDirectory, Blocks, FolderDirectory, PackReader, TableReader};
+use crate::history::image::{self, BlockDirectory, Blocks, MemoryDirectory, PackReader, TableReader};
 use crate::history::{History, inventory};
 use crate::progress::{Progress, Unit};
 use crate::store::{ObjectKind, ObjectName};
 
 pub(super) fn check(
     history: &History,
-    epochs: &[EpochSeen],
+    epochs: &[VerifiedEpoch],
     progress: &dyn Progress,
-    verified: &mut Verified,
+    verified: &mut Findings,
 ) -> Result<()> {
     let names = history.store().list_sorted(ObjectKind::Checkpoint)?;
     progress.phase("reading manifests", names.len() as u64, Unit::Tables);
@@ -46,8 +46,8 @@ pub(super) fn check(
 
 /// Where the blocks lie, by the packs that can be read; the others are named already, and what only
 /// they hold is missing here.
-fn directory(history: &History) -> Result<FolderDirectory> {
-    let mut directory = FolderDirectory::default();
+fn directory(history: &History) -> Result<MemoryDirectory> {
+    let mut directory = MemoryDirectory::default();
     for name in history.store().list_sorted(ObjectKind::Pack)? {
         if let Ok(reader) = PackReader::open(history.store(), &name) {
             directory.add(&reader);
@@ -61,7 +61,7 @@ fn links(
     checkpoint: &Checkpoint,
     blocks: &Blocks,
     directory: &dyn BlockDirectory,
-    verified: &mut Verified,
+    verified: &mut Findings,
 ) {
     let mut fault = |what: String| verified.faults.push(format!("checkpoint {}: {what}", checkpoint.id));
     let archive = ObjectName::new(ObjectKind::Archive, &checkpoint.schema.archive);
@@ -90,16 +90,16 @@ fn links(
 /// the epoch that began with it, or what an earlier `verify` saw.
 fn missing(
     history: &History,
-    epochs: &[EpochSeen],
+    epochs: &[VerifiedEpoch],
     there: &BTreeSet<String>,
     bases: &BTreeMap<String, String>,
-    verified: &mut Verified,
+    verified: &mut Findings,
 ) -> Result<()> {
     let mut told = BTreeMap::new();
     for (base, folded) in bases {
         told.insert(base.clone(), format!("{folded} was made from it"));
     }
-    for EpochSeen { epoch, has_changes } in epochs {
+    for VerifiedEpoch { epoch, has_changes } in epochs {
         let begun = *has_changes || there.iter().any(|id| id.starts_with(&format!("{:04}-", epoch.number)));
         if begun {
             told.insert(checkpoint_id(epoch.number, epoch.start), "its epoch began with it".to_owned());

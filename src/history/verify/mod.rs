@@ -16,7 +16,7 @@ pub use checkpoints::image_fault;
 
 /// What was read, and what is wrong with it.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Verified {
+pub struct Findings {
     pub checkpoints: usize,
     pub packs: usize,
     pub segments: usize,
@@ -34,7 +34,7 @@ pub struct Verified {
 /// What a capture once said to be durable. The end of an open segment that was cut off looks like
 /// one that was never written; only this tells them apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Acknowledged {
+pub struct AcknowledgedEnd {
     pub epoch: u32,
     pub durable: Lsn,
 }
@@ -48,10 +48,10 @@ pub struct Acknowledged {
 pub fn verify(
     history: &History,
     table: &Segments,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &dyn Progress,
-) -> Result<Verified> {
-    let mut verified = Verified::default();
+) -> Result<Findings> {
+    let mut verified = Findings::default();
     // First, since whoever opens the catalog makes it forget what is gone.
     verified.faults.extend(Catalog::gone(history)?);
     packs(history, progress, &mut verified)?;
@@ -63,7 +63,7 @@ pub fn verify(
     Ok(verified)
 }
 
-fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+fn packs(history: &History, progress: &dyn Progress, verified: &mut Findings) -> Result<()> {
     let store = history.store();
     let size = |name: &ObjectName| store.size(name).ok().flatten().unwrap_or(0);
     let names = store.list_sorted(ObjectKind::Pack)?;
@@ -80,7 +80,7 @@ fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) ->
     Ok(())
 }
 
-fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+fn schemas(history: &History, progress: &dyn Progress, verified: &mut Findings) -> Result<()> {
     progress.phase("reading schemas", 0, Unit::Bytes);
     for kind in [ObjectKind::Archive, ObjectKind::Roles] {
         for name in history.store().list_sorted(kind)? {
@@ -92,7 +92,7 @@ fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) 
 }
 
 /// The identity was read when the history was opened; it may have been exchanged or spoilt since.
-fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
+fn other_objects(history: &History, verified: &mut Findings) -> Result<()> {
     verified.object(history, &ObjectName::only(ObjectKind::Identity))?;
     for kind in [ObjectKind::Evidence, ObjectKind::Expiry] {
         for name in history.store().list_sorted(kind)? {
@@ -102,7 +102,7 @@ fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
     Ok(())
 }
 
-impl Verified {
+impl Findings {
     /// Reads an object; damage is a fault, and no error.
     fn object(&mut self, history: &History, name: &ObjectName) -> Result<()> {
         self.bytes += history.store().size(name)?.unwrap_or(0);

@@ -1,6 +1,6 @@
 //! Segments, and that each goes on where the one before it ended.
 
-use super::{Acknowledged, Verified};
+use super::{AcknowledgedEnd, Findings};
 use crate::error::{Kind, Result};
 use crate::history::epoch::Epoch;
 use crate::history::expiry::Expiry;
@@ -15,10 +15,10 @@ use crate::signal::{DEFINITION, DefinitionSignal};
 pub(super) fn check(
     history: &History,
     table: &Segments,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &dyn Progress,
-    verified: &mut Verified,
-) -> Result<Vec<EpochSeen>> {
+    verified: &mut Findings,
+) -> Result<Vec<VerifiedEpoch>> {
     let id = history.identity().id_bytes()?;
     let journal = history.journal();
     let size = |name: &SegmentName| journal.size(*name).unwrap_or(0);
@@ -78,7 +78,7 @@ fn unreadable(history: &History, segment: &journal::Segment) -> Vec<String> {
 }
 
 /// Reads a segment, which may have been sealed since the segments were listed.
-fn verify_segment(journal: &Journal, name: SegmentName) -> Result<journal::Report> {
+fn verify_segment(journal: &Journal, name: SegmentName) -> Result<journal::SegmentReport> {
     let sealed = name.form(true);
     match journal::verify_segment(journal, name) {
         Err(error) if error.kind() == Kind::Unavailable && journal.holds(sealed)? => {
@@ -96,15 +96,15 @@ struct SegmentEnds {
 }
 
 /// An epoch, and whether its journal holds anything.
-pub(super) struct EpochSeen {
+pub(super) struct VerifiedEpoch {
     pub epoch: Epoch,
     pub has_changes: bool,
 }
 
-fn seen(epoch: Epoch, ends: &[SegmentEnds]) -> EpochSeen {
+fn seen(epoch: Epoch, ends: &[SegmentEnds]) -> VerifiedEpoch {
     let mut own = ends.iter().filter(|it| it.name.epoch == epoch.number);
     let has_changes = own.any(|it| it.range.is_some_and(|(start, end)| end > start));
-    EpochSeen { epoch, has_changes }
+    VerifiedEpoch { epoch, has_changes }
 }
 
 /// What one segment ends with the next begins with, and the last one with what was durable; or
@@ -113,8 +113,8 @@ fn joints(
     epochs: &[Epoch],
     ends: &[SegmentEnds],
     expired: Option<&Expiry>,
-    acknowledged: Option<Acknowledged>,
-    verified: &mut Verified,
+    acknowledged: Option<AcknowledgedEnd>,
+    verified: &mut Findings,
 ) {
     for epoch in epochs {
         // What an expiry has left, if anything, need not hang together.

@@ -5,50 +5,50 @@ use super::run::{Run, RunReader};
 use crate::error::Result;
 
 /// Sorted rows, from memory or from disk.
-pub enum Source {
+pub enum RowSource {
     Memory { arena: Arena, next: usize },
     Run(Box<RunReader>),
 }
 
-impl Source {
+impl RowSource {
     /// The rows of a sorted arena.
-    pub fn memory(arena: Arena) -> Source {
-        Source::Memory { arena, next: 0 }
+    pub fn memory(arena: Arena) -> RowSource {
+        RowSource::Memory { arena, next: 0 }
     }
 
-    pub fn run(run: Run) -> Result<Source> {
-        Ok(Source::Run(Box::new(RunReader::open(run)?)))
+    pub fn run(run: Run) -> Result<RowSource> {
+        Ok(RowSource::Run(Box::new(RunReader::open(run)?)))
     }
 
     /// Goes to the next row; false if there is none.
     fn advance(&mut self) -> Result<bool> {
         match self {
-            Source::Memory { arena, next } => {
+            RowSource::Memory { arena, next } => {
                 *next += 1;
                 Ok(*next <= arena.len())
             }
-            Source::Run(reader) => reader.advance(),
+            RowSource::Run(reader) => reader.advance(),
         }
     }
 
-    /// The row that [`Source::advance`] went to.
+    /// The row that [`RowSource::advance`] went to.
     fn row(&self) -> (&[u8], &[u8]) {
         match self {
-            Source::Memory { arena, next } => arena.get(next - 1),
-            Source::Run(reader) => reader.row(),
+            RowSource::Memory { arena, next } => arena.get(next - 1),
+            RowSource::Run(reader) => reader.row(),
         }
     }
 }
 
 /// A heap of sources, the one with the first row on top.
 pub struct Merge {
-    heap: Vec<Source>,
+    heap: Vec<RowSource>,
     /// Whether the top's row has been given out.
     given: bool,
 }
 
 impl Merge {
-    pub fn new(sources: Vec<Source>) -> Result<Merge> {
+    pub fn new(sources: Vec<RowSource>) -> Result<Merge> {
         let mut heap = Vec::with_capacity(sources.len());
         for mut source in sources {
             if source.advance()? {
@@ -71,7 +71,7 @@ impl Merge {
             self.sift_down(0);
         }
         self.given = !self.heap.is_empty();
-        Ok(self.heap.first().map(Source::row))
+        Ok(self.heap.first().map(RowSource::row))
     }
 
     fn sift_down(&mut self, mut at: usize) {
