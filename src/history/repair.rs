@@ -1,7 +1,7 @@
 //! Heals the damaged and missing objects of a history from another copy of it.
 //!
-//! Nothing is deleted: what is damaged is moved to `damaged/`, and only once a sound object of the
-//! same name has been found to take its place.
+//! Nothing is deleted: a damaged object is set aside, and only after a sound object of the same name has been found in the
+//! other copy.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,18 +22,18 @@ use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
 use crate::store::{Folder, ObjectKind, ObjectName, Role, Store, layout};
 
-/// What was done.
+/// The outcome of a repair.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RepairOutcome {
-    /// Objects that were damaged or missing, and are sound now.
+    /// The objects that were damaged or missing, and are sound now.
     pub healed: Vec<String>,
-    /// Objects that stay as they are, and why.
+    /// The objects that remain damaged or missing, and why.
     pub not_healed: Vec<String>,
-    /// Where the damaged ones lie now.
+    /// Where the damaged objects lie now.
     pub set_aside: Vec<String>,
 }
 
-/// Heals what is damaged or missing in the history at `root` from another copy of it.
+/// Heals the damaged and missing objects of the history at `root` from another copy of the history.
 ///
 /// # Errors
 /// `Refused` if `from` is another history, has gone its own way, or its key was not given; `Locked` if a capture, copy or
@@ -75,14 +75,14 @@ pub fn repair(
     };
     work.refuse_a_fork()?;
     work.objects()?;
-    // What a catalog took from damaged objects is not to be believed.
+    // The catalog may hold rows of damaged objects.
     if !work.done.healed.is_empty() {
         Catalog::forget(root);
     }
     Ok(work.done)
 }
 
-/// The id of a history whose `history.json` may be what is damaged: segments tell it too.
+/// Returns the id of a history whose `history.json` may be damaged or missing, as segments name the id too.
 fn own_id(root: &Path) -> Result<String> {
     let journal = Journal::in_folder(root, &Authorship::Unkeyed);
     let segments = match journal.list_all() {
@@ -91,7 +91,7 @@ fn own_id(root: &Path) -> Result<String> {
         listed => listed?,
     };
     let told: BTreeSet<_> = segments.into_iter().filter_map(|name| journal.history_of(name)).collect();
-    // Before `history.json`, which may be another history's.
+    // Segments come first, as `history.json` may be another history's.
     if let Some(id) = told.first().filter(|_| told.len() == 1) {
         return Ok(id.iter().map(|byte| format!("{byte:02x}")).collect());
     }
@@ -111,7 +111,7 @@ struct RepairWork<'a> {
     from: &'a History,
     acknowledged: Option<AcknowledgedEnd>,
     progress: &'a dyn Progress,
-    /// What went by itself, and is not to come back.
+    /// The objects that an expiry has removed, which are not to come back.
     expired: Option<ExpiredObjects>,
     done: RepairOutcome,
 }
@@ -121,7 +121,7 @@ impl RepairWork<'_> {
         self.from.authorship()
     }
 
-    /// Two copies that were both captured into have epochs of the same number that differ.
+    /// Refuses two copies that a capture has written to separately: their epochs of the same number differ.
     fn refuse_a_fork(&self) -> Result<()> {
         for name in self.ours.list_sorted(ObjectKind::Epoch)? {
             let read =
@@ -141,7 +141,7 @@ impl RepairWork<'_> {
     }
 
     fn objects(&mut self) -> Result<()> {
-        // Those of the copy alone are about the copy.
+        // Records that only the copy has are about the copy.
         for name in self.ours.list_sorted(ObjectKind::Expiry)? {
             self.object(&name)?;
         }
@@ -168,7 +168,7 @@ impl RepairWork<'_> {
         self.progress.phase(&format!("checking {what}"), names.len() as u64, Unit::Objects);
         let epochs = self.epochs_known()?;
         for name in names {
-            // An epoch that began only in the other copy is none of this history's.
+            // An epoch that began only in the other copy does not belong to this history.
             let is_here = self.ours.holds(&name)?;
             let foreign = matches!(name.kind(), ObjectKind::Epoch | ObjectKind::Checkpoint)
                 && !is_here
@@ -185,8 +185,8 @@ impl RepairWork<'_> {
         self.expired.as_ref().is_some_and(|expired| expired.covers(self.from, name))
     }
 
-    /// The epochs that something here shows to have been: files of them, of later ones, or what was
-    /// acknowledged.
+    /// Returns the numbers of the epochs that this history must have had, by its objects, by objects of later epochs, or
+    /// by the position that was acknowledged.
     fn epochs_known(&self) -> Result<BTreeSet<u32>> {
         let mut names = self.ours.list(ObjectKind::Epoch)?;
         names.extend(self.ours.list(ObjectKind::Checkpoint)?);
@@ -218,7 +218,7 @@ impl RepairWork<'_> {
         Ok(())
     }
 
-    /// A sound object may still be another history's.
+    /// A sound object may still belong to another history.
     fn is_ours(&self, name: &ObjectName) -> Result<()> {
         let ours = match name.kind() {
             ObjectKind::Epoch => read_object::<Epoch>(self.ours, name, self.authorship())?
@@ -227,9 +227,10 @@ impl RepairWork<'_> {
                 .is_some_and(|it| it.id == self.from.identity().id),
             _ => true,
         };
-        match ours {
-            true => Ok(()),
-            false => Err(Error::damaged(format!("{} is another history's", self.ours.locate(name)))),
+        if ours {
+            Ok(())
+        } else {
+            Err(Error::damaged(format!("{} is another history's", self.ours.locate(name))))
         }
     }
 
@@ -238,7 +239,7 @@ impl RepairWork<'_> {
         Ok(())
     }
 
-    /// Goes along an epoch's segments, each of which begins where the one before it ends.
+    /// Heals the segments of an epoch in their order; each begins where the segment before it ends.
     fn journal(&mut self, epoch: &Epoch) -> Result<()> {
         let expired = self.expired.as_ref();
         let from = expired.map_or(Some(epoch.start), |it| it.expiry.must_hold_from(epoch));
@@ -265,15 +266,15 @@ impl RepairWork<'_> {
         }
     }
 
-    /// Where the next segment starts that is here, if one is.
+    /// Returns the start of the next segment that this history has; `None` if there is none.
     fn next_start(&self, key: SegmentStart) -> Result<Option<Lsn>> {
         let segments = self.journal.list_all()?;
         let later = segments.iter().filter(|it| it.epoch == key.epoch && it.start > key.start);
         Ok(later.map(|it| it.start).min())
     }
 
-    /// Keeps a sound segment; takes a damaged second form of it out of the way, and gives it back an
-    /// end that it has lost.
+    /// Keeps a sound segment: sets a damaged second form of it aside, and copies the end that the segment has lost, if the
+    /// other copy has that end.
     fn keep(
         &mut self,
         ours: &SegmentForms,
@@ -296,7 +297,7 @@ impl RepairWork<'_> {
         Ok(theirs.end)
     }
 
-    /// Copies the other's segment, or what it holds more than the open one here.
+    /// Copies a sealed segment of the other copy, or the blocks that the open segment here lacks.
     fn fetch(&self, theirs: &SoundSegment) -> Result<()> {
         if theirs.name.sealed {
             copy_object(self.from.store(), self.ours, &theirs.name.object())?;
@@ -306,7 +307,7 @@ impl RepairWork<'_> {
         Ok(())
     }
 
-    /// Whether the other's segment holds all that this one held, as far as that can be known.
+    /// Whether the segment of the other copy holds everything that the segment here held, as far as can be known.
     fn is_enough(
         &self,
         key: SegmentStart,
@@ -344,7 +345,7 @@ impl RepairWork<'_> {
                 let place = self.journal.locate(*bad);
                 self.done.not_healed.push(format!("{place} is damaged, and {why}"));
             }
-            // Behind the last segment there is nothing to miss.
+            // Behind the last segment no segment is missing.
             None if next.is_none() => {}
             None => self.done.not_healed.push(format!("the segment at {} is missing, and {why}", key.start)),
         }
@@ -356,17 +357,17 @@ fn number_of(name: &ObjectName) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// What was expired here, and what of it may be needed still.
+/// The objects that an expiry has removed here, and the objects that the other copy still needs.
 struct ExpiredObjects {
     expiry: Expiry,
-    /// As far as the copy tells; if it does not, all may be.
+    /// The objects that the other copy needs; `None` if that cannot be known, so that all may be needed.
     needed: Option<References>,
 }
 
 impl ExpiredObjects {
     fn of(ours: &dyn Store, from: &History) -> Result<Option<ExpiredObjects>> {
         let expiry = match expiry_in(ours, from.authorship()) {
-            // It is named already.
+            // The damaged record is named already.
             Err(error) if error.kind() == Kind::Damaged => None,
             read => read?,
         };
@@ -396,11 +397,11 @@ struct SegmentStart {
     start: Lsn,
 }
 
-/// A segment as it lies in one history.
+/// The forms in which one history has a segment.
 struct SegmentForms {
     sound: Option<SoundSegment>,
     bad: Vec<SegmentName>,
-    /// How far the bad ones can be read.
+    /// How far the damaged forms can be read.
     reached: Lsn,
 }
 

@@ -1,9 +1,9 @@
-//! Retention: lets go of what no rule keeps.
+//! Retention: removes the objects that no rule keeps.
 //!
-//! What stays is all that leads to the moments from one checkpoint on: that checkpoint, every later one, the
-//! journal behind it, and what these name. The rest goes, in an order in which a kill at any instant leaves
-//! a history that opens: first the record that it may be missing, then manifests, then segments, then what
-//! only those named.
+//! An expiry keeps every object that the moments from one checkpoint on need: that checkpoint, every later one, the
+//! journal behind it, and the objects that these name. The other objects are removed, in an order in which a kill at
+//! any instant leaves a history that opens: first comes the record that they may be missing, then manifests are
+//! removed, then segments, then the objects that only those manifests and segments named.
 
 mod references;
 mod remove;
@@ -25,18 +25,18 @@ pub use rules::RetentionRules;
 use sweep::ExpiryObjects;
 pub use sweep::{ObjectTally, needed_by_the_rest};
 
-/// What goes and what stays.
+/// The objects that an expiry removes, and the objects that it keeps.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExpiryPlan {
     pub rules: Vec<String>,
     /// The oldest moment that can be recovered now.
     pub earliest: Edge,
-    /// And afterwards.
+    /// The oldest moment that can be recovered once this plan has been carried out.
     #[serde(rename = "earliest_then")]
     pub earliest_after: Edge,
     pub checkpoints: Vec<CheckpointFate>,
     pub objects: Vec<ObjectTally>,
-    /// Of the files that go.
+    /// The size of the objects that are removed.
     pub bytes_freed: u64,
     #[serde(skip)]
     objects_to_go: ExpiryObjects,
@@ -44,7 +44,7 @@ pub struct ExpiryPlan {
     record: Expiry,
 }
 
-/// What becomes of a checkpoint.
+/// Whether an expiry keeps a checkpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckpointFate {
     pub id: String,
@@ -60,11 +60,11 @@ impl ExpiryPlan {
     }
 }
 
-/// What would go by these rules. Changes nothing.
+/// Plans which objects an expiry by these rules removes, and changes nothing.
 ///
 /// # Errors
-/// `Usage` if there is no rule; `Refused` if there is no checkpoint; `Damaged` if anything that is looked
-/// at is: from a damaged history nothing goes.
+/// `Usage` if there is no rule; `Refused` if there is no checkpoint; `Damaged` if an object that the plan depends on is
+/// damaged: nothing is removed from a damaged history.
 pub fn plan(history: &History, catalog: &Catalog, rules: &RetentionRules) -> Result<ExpiryPlan> {
     rules.check()?;
     if let Some(unusable) = catalog.unusable().first() {
@@ -79,7 +79,7 @@ pub fn plan(history: &History, catalog: &Catalog, rules: &RetentionRules) -> Res
     let window =
         timeline.window().ok_or_else(|| Error::refused("there is no checkpoint, so nothing is old"))?;
     let mut oldest = rules.oldest(&rows, window.latest.time);
-    // Those at one position stay or go together, as a record names positions.
+    // Checkpoints at one position are kept or removed together, as a record names positions.
     while oldest > 0 && position(&rows[oldest - 1]) == position(&rows[oldest]) {
         oldest -= 1;
     }
@@ -133,8 +133,9 @@ fn record(
     })
 }
 
-/// Where the first segment begins that stays: it reaches beyond the checkpoint. In the epoch that is written
-/// the last transaction stays too, as the stream must join on to it; and so does what is not sealed yet.
+/// Returns where the first segment begins that is kept, which is the first one that reaches beyond the checkpoint. In the
+/// epoch that is written, the last transaction is kept too, as the stream must join on to it, and so is every segment
+/// that is not sealed yet.
 fn journal_from(history: &History, stretch: &Stretch, base: Lsn, is_current: bool) -> Lsn {
     let holds_last = |segments: &[super::timeline::SegmentView]| {
         let with_changes = segments.iter().rposition(|segment| segment.summary.last_commit.is_some());

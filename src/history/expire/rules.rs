@@ -1,4 +1,4 @@
-//! Which checkpoint is the oldest that must stay.
+//! Decides which checkpoint is the oldest that must be kept.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use crate::error::{Error, Result};
 use crate::history::catalog::CheckpointRow;
 use crate::model::PgTime;
 
-/// What is to be kept: whatever one of them keeps stays.
+/// The rules of retention. An object is kept if one of the rules keeps it.
 #[derive(Clone, Debug, Default)]
 pub struct RetentionRules {
-    /// So many of the newest checkpoints, and every moment from the oldest of them on.
+    /// Keep this number of the newest checkpoints, and every moment from the oldest of them on.
     pub last: Option<usize>,
-    /// Every moment within so long before the newest one that is held.
+    /// Keep every moment that is not further than this before the newest moment of the history.
     pub within: Option<Duration>,
 }
 
@@ -28,15 +28,15 @@ impl RetentionRules {
         }
     }
 
-    /// As they are typed.
+    /// Returns the rules as a person types them.
     pub fn describe(&self) -> Vec<String> {
         let last = self.last.map(|last| format!("--keep-last {last}"));
         let within = self.within.map(|within| format!("--keep-within {}s", within.as_secs()));
         last.into_iter().chain(within).collect()
     }
 
-    /// The number, among `checkpoints` in the order of their positions, of the oldest that stays; the last
-    /// is never beyond it. `newest`: the last moment that is held.
+    /// Returns the index of the oldest checkpoint that is kept, among `checkpoints` in the order of their positions. The
+    /// last checkpoint is always kept. `newest` is the last moment of the history.
     pub fn oldest(&self, checkpoints: &[CheckpointRow], newest: PgTime) -> usize {
         let end = checkpoints.len().saturating_sub(1);
         let by_count = self.last.map(|last| checkpoints.len().saturating_sub(last));

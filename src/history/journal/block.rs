@@ -261,10 +261,8 @@ pub(super) fn read(
     }
     let (payload, raw_len) =
         (&block.stored[..block.header.stored_len as usize], block.header.raw_len as usize);
-    block.raw = match block.header.turned() {
-        true => turned_back(payload, raw_len)?,
-        false => decompress(payload, raw_len)?,
-    };
+    block.raw =
+        if block.header.turned() { turned_back(payload, raw_len)? } else { decompress(payload, raw_len)? };
     Ok(block)
 }
 

@@ -66,9 +66,10 @@ impl Journal {
     /// # Errors
     /// `Unavailable` if spool or store do not answer.
     pub fn size(&self, name: SegmentName) -> Result<u64> {
-        let size = match name.sealed {
-            true => self.store.size(&name.object())?,
-            false => self.spool.open(&name.stem())?.map(|object| object.size()),
+        let size = if name.sealed {
+            self.store.size(&name.object())?
+        } else {
+            self.spool.open(&name.stem())?.map(|object| object.size())
         };
         Ok(size.unwrap_or(0))
     }
@@ -103,10 +104,8 @@ impl Journal {
     /// `Unavailable` if the segment is not there in this form, or cannot be opened.
     pub(super) fn open(&self, name: SegmentName) -> Result<SegmentBytes> {
         let place = self.locate(name);
-        let object = match name.sealed {
-            true => self.store.open(&name.object())?,
-            false => self.spool.open(&name.stem())?,
-        };
+        let object =
+            if name.sealed { self.store.open(&name.object())? } else { self.spool.open(&name.stem())? };
         SegmentBytes::new(name, place, object)
     }
 }
