@@ -1,4 +1,4 @@
-//! The one door to the disk for everything that must survive a crash.
+//! The door to the disk for every file that must survive a crash.
 //!
 //! A new object is written under a temporary name that no other process has, synced, given its own name, and its
 //! folder synced: it is there whole or not at all. Nothing here ever overwrites. What is made is its owner's alone, and no symbolic

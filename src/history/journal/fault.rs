@@ -1,10 +1,10 @@
-//! What is wrong with some bytes, before it is known in which file they lie.
+//! Faults of bytes, before it is known in which segment the bytes lie.
 
 use crate::error::Error;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SegmentFault {
-    /// Sound, but in a version that this program does not know.
+    /// The bytes are sound, but in a version that this program does not know.
     Newer,
     Bad(String),
 }
@@ -14,7 +14,7 @@ impl SegmentFault {
         SegmentFault::Bad(what.into())
     }
 
-    /// The error for a person: file, offset in bytes, what, and what to do.
+    /// The error for a person: the segment, the offset in bytes, the fault, and the next command.
     pub(super) fn at(self, place: &str, offset: u64) -> Error {
         match self {
             SegmentFault::Newer => newer(place),

@@ -1,4 +1,4 @@
-//! Looks at what an epoch's newest segment consists of, before the writer decides.
+//! Looks at the forms of an epoch's newest segment, before the writer decides what to do with them.
 
 use super::fault::SegmentFault;
 use super::footer::Footer;
@@ -17,7 +17,7 @@ pub(super) struct NewestSegment {
     pub(super) walk: Option<Walk>,
     pub(super) sealed: SealedForm,
     pub(super) footer: Option<Footer>,
-    /// What is wrong with either, in words.
+    /// The fault of the first form that has one.
     pub(super) fault: Option<Error>,
     /// Finished open segments, oldest first, also of earlier epochs.
     pub(super) unsealed: Vec<SegmentName>,

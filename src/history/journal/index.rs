@@ -1,4 +1,4 @@
-//! Reads blocks in order and gathers what a footer says; checks the protocol on the way.
+//! Reads blocks in order and gathers the content of a footer; checks the protocol on the way.
 
 use std::collections::BTreeMap;
 
@@ -48,11 +48,11 @@ pub(super) struct Index {
     in_force: Relations,
     current: Option<OpenTransaction>,
     digest: blake3::Hasher,
-    /// What the digest has not seen yet: it is many times quicker with much at once.
+    /// The bytes that are not hashed yet: hashing many bytes at once is many times quicker.
     undigested: Vec<u8>,
 }
 
-/// Bytes for the digest at once.
+/// With at least this many bytes waiting, they are hashed.
 const DIGEST_AT: usize = 64 << 10;
 
 impl Index {
@@ -71,7 +71,7 @@ impl Index {
         }
     }
 
-    /// Takes a Relation message in force at the start; before any block.
+    /// Takes a Relation message that is in force at the start. Blocks may only come after it.
     pub(super) fn relation_at_start(&mut self, message: &[u8]) -> Result<(), SegmentFault> {
         self.in_force
             .tell(message)
@@ -80,7 +80,7 @@ impl Index {
         Ok(())
     }
 
-    /// Takes the next block, which lies at `offset` in its file; its digest too, in a history with a key.
+    /// Takes the next block, which lies at `offset` in the segment, and in a history with a key the digest of the block.
     pub(super) fn block(
         &mut self,
         offset: u64,
@@ -136,7 +136,7 @@ impl Index {
         Ok(())
     }
 
-    /// The finished footer, and the relations in force at the end.
+    /// Returns the finished footer, and the relations in force at the end.
     pub(super) fn finish(mut self) -> (Footer, Relations) {
         self.summary.relations = self.counts.into_values().collect();
         self.digest.update(&self.undigested);
@@ -246,7 +246,7 @@ impl Index {
 
     fn own_message(&mut self, current: OpenTransaction, prefix: &[u8], content: &[u8]) {
         if prefix == MARK.as_bytes() {
-            // One that is no mark of ours names nothing.
+            // A message that is no mark of backwhen names nothing.
             if let Some(name) = mark_name(body_of(content)) {
                 let OpenTransaction { commit_lsn, time, xid, .. } = current;
                 self.summary.marks.push(Mark { name, lsn: commit_lsn, end_lsn: commit_lsn, time, xid });

@@ -1,4 +1,4 @@
-//! The logical messages of transactions, found among everything else.
+//! Finds the logical messages of transactions among all other records.
 
 use super::peek::{Peek, peek};
 use super::reading::Event;
@@ -17,7 +17,7 @@ pub struct LogicalMessage {
     pub content: Vec<u8>,
 }
 
-/// What a transaction says beside its rows.
+/// A message of a transaction that is no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionMessage<'a> {
     /// A Relation message, as received.
@@ -27,8 +27,8 @@ pub enum TransactionMessage<'a> {
 }
 
 impl Segment {
-    /// The transactional logical messages under `prefix` of the transactions whose commit lies from
-    /// `after` to before `until`, in the stream's order.
+    /// Returns the transactional logical messages under `prefix` of the transactions whose commit lies from `after` to before
+    /// `until`, in the stream's order.
     ///
     /// # Errors
     /// `Damaged` for a bad block.
@@ -51,8 +51,8 @@ impl Segment {
         Ok(found)
     }
 
-    /// Visits what the transactions whose commit lies from `after` to before `until` say beside their
-    /// rows, in the stream's order, as long as `visit` wants more.
+    /// Visits the messages that are no rows of the transactions whose commit lies from `after` to before `until`, in the
+    /// stream's order, as long as `visit` returns true.
     ///
     /// # Errors
     /// `Damaged` for a bad block.
@@ -89,7 +89,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Only whole transactions are known.
+    /// Returns the transaction that committed at this position. Only whole transactions are known.
     fn transaction(&self, commit_lsn: Lsn) -> Option<&TransactionEntry> {
         let transactions = self.transactions();
         let at = transactions.binary_search_by_key(&commit_lsn, |entry| entry.commit_lsn).ok()?;

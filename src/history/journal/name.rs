@@ -25,26 +25,26 @@ impl SegmentName {
         SegmentName { epoch, start, sealed: false }
     }
 
-    /// The segment whose file is called `stem` before the ending; `None` if no segment is called so.
+    /// Reads the name of a segment from the stem of its file; `None` if no segment has such a name.
     pub(super) fn parse(stem: &str, sealed: bool) -> Option<SegmentName> {
         let (epoch, start) = stem.split_once('-')?;
         let (epoch, start) = (epoch.parse().ok()?, Lsn(u64::from_str_radix(start, 16).ok()?));
         let name = SegmentName { epoch, start, sealed };
-        // Only the one way of writing a name counts, so that no segment has two.
+        // A name is accepted in one spelling only, so that no segment has two names.
         (name.stem() == stem).then_some(name)
     }
 
-    /// The sealed segment that is this object; `None` if it is none.
+    /// Returns the sealed segment that is this object; `None` if the object is no segment.
     pub fn of_object(name: &ObjectName) -> Option<SegmentName> {
         if name.kind() == ObjectKind::Segment { SegmentName::parse(name.stem(), true) } else { None }
     }
 
-    /// The same segment in its sealed form, or in its open one.
+    /// Returns the name of the segment in its sealed form, or in its open form.
     pub fn form(self, sealed: bool) -> SegmentName {
         SegmentName { sealed, ..self }
     }
 
-    /// The name of the segment as an object, which it is in its sealed form.
+    /// Returns the name of the object that the segment is in its sealed form.
     pub fn object(&self) -> ObjectName {
         ObjectName::new(ObjectKind::Segment, self.stem())
     }
@@ -53,7 +53,7 @@ impl SegmentName {
         format!("{:04}-{:016x}", self.epoch, self.start.0)
     }
 
-    /// The name of the file, without its folder.
+    /// Returns the name of the file, without its folder.
     pub fn file_name(&self) -> String {
         format!("{}.{}", self.stem(), if self.sealed { "seg" } else { "open" })
     }
@@ -100,8 +100,8 @@ impl SegmentHeader {
         })
     }
 
-    /// What the segment's tags are checked with, if the key was given. A tag is bound to the history, the
-    /// epoch and the start, so that no segment can be put in another's place.
+    /// Returns the key that the segment's tags are checked with, if the history's key was given. A tag is bound to the
+    /// history, the epoch and the start, so that no segment can be put in the place of another one.
     pub(super) fn key(
         &self,
         name: SegmentName,
@@ -117,7 +117,7 @@ impl SegmentHeader {
         Ok(Some(key.segment(self.epoch, self.start)))
     }
 
-    /// Whether the segment's name says the same.
+    /// Whether the segment's name has the epoch and start of the header.
     pub(super) fn agrees_with(&self, name: SegmentName) -> bool {
         (name.epoch, name.start) == (self.epoch, self.start)
     }

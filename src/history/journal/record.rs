@@ -1,4 +1,4 @@
-//! Records: the unit in a block's payload. See FORMAT.md.
+//! Records, of which a block's payload consists. See FORMAT.md.
 
 use super::fault::SegmentFault;
 use crate::model::{Lsn, PgTime};
@@ -7,7 +7,7 @@ const MESSAGE: u8 = b'w';
 const IDLE: u8 = b'i';
 const RELATION: u8 = b'r';
 
-/// Length of an idle mark's bytes.
+/// The length of an idle mark in bytes.
 const IDLE_LEN: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Reads from bytes that nobody has vouched for.
+/// Reads numbers and stretches from bytes that may be hostile.
 pub(super) struct ByteReader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -65,7 +65,7 @@ impl<'a> ByteReader<'a> {
         self.bytes.len() - self.at
     }
 
-    /// What has not been read yet.
+    /// Returns the bytes that have not been read yet.
     pub(super) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]
     }
@@ -100,14 +100,14 @@ impl<'a> ByteReader<'a> {
         None
     }
 
-    /// A varint length and that many bytes.
+    /// Reads a varint length and that many bytes.
     pub(super) fn counted(&mut self) -> Option<&'a [u8]> {
         let len = self.varint()?;
         self.take(usize::try_from(len).ok()?)
     }
 }
 
-/// The records of a block's raw bytes, in order; ends after the first bad one.
+/// The records of a block's raw bytes, in order. The iterator ends after the first bad record.
 pub(super) struct Records<'a>(ByteReader<'a>);
 
 impl<'a> Records<'a> {

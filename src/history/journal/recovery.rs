@@ -1,9 +1,9 @@
-//! What the writer does with the files it finds: a table, a row per case.
+//! The table of crash recovery: what the writer does with the segments that it finds, a row for each case.
 //!
-//! The files that matter are those with the epoch's newest start: an `.open`, a `.seg`, or both.
-//! Older open files were finished before the newest was started; they only wait to be sealed.
+//! Only the epoch's newest segment matters: its `.open` file, its `.seg`, or both. Older open segments were finished before
+//! the newest one was started, and only wait to be sealed.
 
-/// The open file, as found.
+/// The state in which the open form was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OpenForm {
     Missing,
@@ -15,21 +15,21 @@ pub(super) enum OpenForm {
     Misnamed,
     /// The header or a block is of a newer version.
     Newer,
-    /// Ends after a complete transaction.
+    /// The file ends after a complete transaction.
     Whole,
-    /// Ends inside a transaction, at a block's end.
+    /// The file ends inside a transaction, at the end of a block.
     Incomplete,
-    /// Ends with bytes that were never synced.
+    /// The file ends with bytes that were never synced.
     Torn,
     /// A block that was synced is bad, or blocks do not follow each other.
     Damaged,
 }
 
-/// The sealed file of the same segment, as found.
+/// The state in which the sealed form of the same segment was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SealedForm {
     Missing,
-    /// Every byte agrees with the file's digest, and it is of this history.
+    /// Every byte agrees with the digest, and the segment is of this history.
     Valid,
     Invalid,
     Newer,
@@ -41,12 +41,12 @@ pub(super) enum RecoveryAction {
     Create,
     /// Start a segment at the end of the sealed one, with the relations in force there.
     ContinueSealed,
-    /// Remove the open file, then as `ContinueSealed`.
+    /// Remove the open file, and go on as in `ContinueSealed`.
     RemoveOpen,
     Append,
-    /// Cut off what follows the last complete transaction, then append.
+    /// Cut off the bytes behind the last complete transaction, and append.
     Cut,
-    /// Remove the sealed file, then as `Cut`.
+    /// Remove the sealed form, and go on as in `Cut`.
     RemoveSealed,
     /// Stop: bytes that were acknowledged are bad.
     Damaged,
@@ -60,7 +60,7 @@ pub(super) struct RecoveryCase {
     pub(super) open: &'static [OpenForm],
     pub(super) sealed: &'static [SealedForm],
     pub(super) action: RecoveryAction,
-    /// Why this is right; shown where it is done.
+    /// Why the action is right. The log shows this text with the action.
     pub(super) why: &'static str,
 }
 
@@ -168,7 +168,7 @@ pub(super) const CASES: &[RecoveryCase] = &[
     },
 ];
 
-/// The one row that fits.
+/// Returns the one row that fits.
 pub(super) fn decide(open: OpenForm, sealed: SealedForm) -> &'static RecoveryCase {
     CASES
         .iter()
@@ -206,8 +206,8 @@ mod tests {
         assert_eq!(CASES.iter().map(|case| case.open.len() * case.sealed.len()).sum::<usize>(), 36);
     }
 
-    /// Cutting and removing are the only actions that lose bytes: each must have another copy, or
-    /// bytes that were never acknowledged.
+    /// Cutting and removing are the only actions that lose bytes. There must be another copy of these bytes, or they must
+    /// never have been acknowledged.
     #[test]
     fn nothing_acknowledged_is_ever_cut_off() {
         for open in OPENS {

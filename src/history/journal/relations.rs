@@ -5,11 +5,11 @@ use std::collections::btree_map::Entry;
 
 use super::peek::{Peek, peek};
 
-/// The last Relation message of each table, raw.
+/// The last Relation message of each table, as received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Relations(BTreeMap<u32, Vec<u8>>);
 
-/// What a Relation message did.
+/// Whether a Relation message describes its table for the first time, as before, or differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RelationNovelty {
     First,
