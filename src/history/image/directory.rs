@@ -1,4 +1,4 @@
-//! Where blocks lie.
+//! Directories, which know in which pack a block lies.
 
 use std::collections::HashMap;
 
@@ -14,16 +14,16 @@ pub struct Location {
     pub pack: String,
     /// Where the stored block begins in the pack.
     pub offset: u64,
-    /// Its bytes in the pack, with its header.
+    /// The bytes of the stored block, with its header.
     pub stored_len: u64,
 }
 
-/// Knows where blocks lie. The answer is a hint: whoever reads the block checks it.
+/// Knows where blocks lie. An answer is a hint, as a block is checked when it is read.
 pub trait BlockDirectory: Send + Sync {
-    /// Where the block lies, if it is known.
+    /// Returns where the block lies; `None` if that is not known.
     ///
     /// # Errors
-    /// Those of the place that is asked.
+    /// Fails if the directory cannot be read.
     fn locate(&self, id: &BlockId) -> Result<Option<Location>>;
 }
 
@@ -44,7 +44,7 @@ impl MemoryDirectory {
     /// Reads the lists of all packs in `store`.
     ///
     /// # Errors
-    /// `Damaged` at the first pack whose list is, `Unavailable` if the disk does not read.
+    /// `Damaged` at the first pack whose list is damaged, `Unavailable` if the store does not answer.
     pub fn scan(store: &dyn Store) -> Result<MemoryDirectory> {
         let mut directory = MemoryDirectory::default();
         for name in store.list_sorted(ObjectKind::Pack)? {
@@ -65,7 +65,7 @@ impl MemoryDirectory {
         }
     }
 
-    /// How many blocks are known.
+    /// Returns how many blocks are known.
     pub fn len(&self) -> usize {
         self.blocks.len()
     }

@@ -1,8 +1,8 @@
 //! Opens the journal for its writer: makes an open segment, or mends and opens the one that is there.
 
 use super::builder::RawBlock;
-use super::found::{self, NewestSegment, find};
 use super::name::{SegmentHeader, SegmentName};
+use super::newest::{self, NewestSegment, find};
 use super::place::Journal;
 use super::record;
 use super::recovery::{RecoveryAction, decide};
@@ -79,7 +79,7 @@ impl Writer {
                 });
             }
             RecoveryAction::Newer => return Err(super::fault::newer(&place)),
-            RecoveryAction::Foreign => return Err(found::foreign(&place)),
+            RecoveryAction::Foreign => return Err(newest::foreign(&place)),
         };
         let truncated_bytes = found.walk.as_ref().map_or(0, |walk| match case.action {
             RecoveryAction::Append | RecoveryAction::Cut | RecoveryAction::RemoveSealed => {

@@ -88,8 +88,8 @@ pub struct Seam {
 }
 
 impl Seam {
-    /// `frontier`: where the epoch's journal ends. `confirmed`: where the slot stands. The
-    /// journal is read only if the source will repeat something.
+    /// Makes the seam of a journal that ends at `frontier` with a slot that stands at `confirmed`. The journal is read only
+    /// if the source will repeat transactions.
     ///
     /// # Errors
     /// `Damaged` or `Unavailable` if the journal cannot be read.
@@ -131,7 +131,7 @@ impl Seam {
     /// Notes that the source has sent every transaction that committed before `lsn`.
     ///
     /// # Errors
-    /// With [`ContinuityBreak`] as cause.
+    /// Fails with [`ContinuityBreak`] as cause.
     pub fn passed(&mut self, lsn: Lsn) -> Result<()> {
         if self.joined || lsn < self.frontier {
             return Ok(());

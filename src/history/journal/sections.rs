@@ -1,22 +1,22 @@
-//! The tables in a segment's footer, as bytes. See FORMAT.md. Decoding gives `None` for bytes that
-//! are cut short or too many.
+//! The bytes of the tables in a segment's footer. See FORMAT.md. Decoding returns `None` for bytes that are cut short, and
+//! for bytes that follow the end.
 
 use super::record::{ByteReader, put_varint};
 use super::summary::TransactionEntry;
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
 
-/// Where a block lies and what it reaches.
+/// Where a block lies in its segment, and which positions it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockExtent {
-    /// In bytes from the file's start.
+    /// The start of the block, in bytes from the segment's start.
     pub offset: u64,
     pub raw_len: u32,
     pub stored_len: u32,
-    /// Positions of its first and last record; see FORMAT.md.
+    /// The positions of the first and the last record; see FORMAT.md.
     pub first: Lsn,
     pub last: Lsn,
-    /// Of its header and payload, in a history with a key.
+    /// The digest of header and payload, in a history with a key.
     pub(super) digest: Option<Digest>,
 }
 
@@ -113,7 +113,7 @@ pub(super) fn decode_blocks(bytes: &[u8]) -> Option<Vec<BlockExtent>> {
     bytes.is_empty().then_some(blocks)
 }
 
-/// A digest for each block, in their order.
+/// Encodes the digest of each block, in the order of the blocks.
 pub(super) fn encode_digests(blocks: &[BlockExtent]) -> Vec<u8> {
     blocks.iter().filter_map(|block| block.digest).flat_map(|digest| *digest.as_bytes()).collect()
 }

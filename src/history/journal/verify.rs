@@ -1,4 +1,4 @@
-//! Reads every byte of a segment and names what is wrong.
+//! Reads every byte of a segment, and names every fault.
 
 use super::block;
 use super::fault::{self, SegmentFault};
@@ -12,17 +12,16 @@ use crate::error::Result;
 use crate::history::key::{Authorship, SegmentKey};
 use crate::store::{Object, ObjectName, Store};
 
-/// What reading a whole segment showed.
+/// The findings of reading a whole segment.
 #[derive(Clone, Debug)]
 pub struct SegmentReport {
-    /// Bytes of the file.
+    /// The bytes of the segment.
     pub bytes: u64,
-    /// What it holds, if all of it could be read.
+    /// The summary of the segment, if all of it could be read.
     pub summary: Option<SegmentSummary>,
-    /// Bytes behind an open segment's last complete transaction: no fault, the next capture cuts
-    /// them off.
+    /// The bytes behind an open segment's last complete transaction. They are no fault, as the next capture cuts them off.
     pub unfinished_bytes: u64,
-    /// A sentence each, with the offset in bytes; none means sound.
+    /// The faults, a sentence for each with the offset in bytes; empty if the segment is sound.
     pub faults: Vec<String>,
 }
 
@@ -38,8 +37,8 @@ impl SegmentReport {
 /// Reads every byte of a segment of either form.
 ///
 /// # Errors
-/// `Unavailable` if the file cannot be opened, `Refused` if it is of a newer version. Damage is no
-/// error here, but what the report tells.
+/// `Unavailable` if the segment cannot be opened, `Refused` if it is of a newer version. Damage is no error here, but is
+/// named in the report.
 pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<SegmentReport> {
     let bytes = journal.open(name)?;
     let mut report =
@@ -54,7 +53,7 @@ pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<SegmentRep
                     SegmentFault::bad("the header names another epoch or start than the file's name"),
                 );
             }
-            // A segment whose place is wrong is named above; its bytes are read all the same.
+            // The bytes of a segment under a wrong name are read all the same.
             let key = header.key(name, &journal.authorship).ok().flatten();
             if name.sealed {
                 verify_sealed(&*bytes.object, &header, key.as_ref(), &mut report);
@@ -113,7 +112,7 @@ fn verify_sealed(
     report.summary = Some(footer.summary);
 }
 
-/// Reads the blocks one after the other, and compares what they hold with the footer.
+/// Reads the blocks one after the other, and compares their content with the footer.
 fn verify_blocks(
     object: &dyn Object,
     header: &SegmentHeader,
@@ -142,7 +141,7 @@ fn verify_blocks(
         };
         if let Some(fault) = fault {
             report.fault(at, fault);
-            // From here on the blocks are only checked one by one.
+            // From here on each block is checked by itself only.
             index = None;
         }
         let Some(next) = next else { return };
@@ -159,7 +158,7 @@ fn next_block(footer: Option<&Footer>, after: u64) -> Option<u64> {
     footer?.blocks.iter().map(|block| block.offset).find(|&offset| offset > after)
 }
 
-/// The digest of a sealed file of `len` bytes, as its trailer should have it.
+/// Returns the digest of a sealed segment of `len` bytes, which its trailer should have.
 fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], SegmentFault> {
     let mut hasher = blake3::Hasher::new();
     let end = footer::digested_len(len);
@@ -174,11 +173,11 @@ fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], SegmentFault> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// A sealed segment's footer, once every byte of the segment agrees with its digest and, with a key, with what
-/// a holder of the key wrote.
+/// Checks every byte of a sealed segment against its digest and, with a key, against the digests and tags that a holder of
+/// the key wrote. Returns the footer.
 ///
 /// # Errors
-/// `Damaged` if one does not, `Refused` for a newer version, `Unavailable` if it is not there.
+/// `Damaged` if a byte does not agree, `Refused` for a newer version, `Unavailable` if the segment is not there.
 pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<Footer> {
     let bytes = SegmentBytes::sealed(store, name)?;
     let (header, key) = bytes.begin(authorship)?;
@@ -198,7 +197,7 @@ pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorshi
     Ok(footer)
 }
 
-/// Whether the blocks are those that the footer, which a holder of the key wrote, vouches for.
+/// Checks that the blocks are the blocks which the footer vouches for, as a holder of the key wrote it.
 fn check_blocks(object: &dyn Object, footer: &Footer, len: u64) -> Result<(), (u64, SegmentFault)> {
     for entry in &footer.blocks {
         let at = entry.offset;

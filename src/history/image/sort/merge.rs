@@ -1,17 +1,17 @@
-//! Merging sorted sources of rows.
+//! Merges sorted sources of rows.
 
 use super::arena::Arena;
 use super::run::{Run, RunReader};
 use crate::error::Result;
 
-/// Sorted rows, from memory or from disk.
+/// A source of sorted rows, in memory or on disk.
 pub enum RowSource {
     Memory { arena: Arena, next: usize },
     Run(Box<RunReader>),
 }
 
 impl RowSource {
-    /// The rows of a sorted arena.
+    /// Makes a source of the rows of a sorted arena.
     pub fn memory(arena: Arena) -> RowSource {
         RowSource::Memory { arena, next: 0 }
     }
@@ -31,7 +31,7 @@ impl RowSource {
         }
     }
 
-    /// The row that [`RowSource::advance`] went to.
+    /// Returns the row that [`RowSource::advance`] went to.
     fn row(&self) -> (&[u8], &[u8]) {
         match self {
             RowSource::Memory { arena, next } => arena.get(next - 1),
@@ -43,7 +43,7 @@ impl RowSource {
 /// A heap of sources, the one with the first row on top.
 pub struct Merge {
     heap: Vec<RowSource>,
-    /// Whether the top's row has been given out.
+    /// Whether the row of the top source has been returned already.
     given: bool,
 }
 
@@ -62,7 +62,7 @@ impl Merge {
         Ok(merge)
     }
 
-    /// The next row, its key and line.
+    /// Returns the key and line of the next row.
     pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         if self.given {
             if !self.heap[0].advance()? {
