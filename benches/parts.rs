@@ -2,6 +2,8 @@
 //!
 //! All benchmarks use one table like pgbench's accounts: three integers and 84 characters.
 
+#![allow(clippy::disallowed_methods, reason = "tests spoil files and wait for clocks by themselves")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use backwhen::fold;
 use backwhen::history::catalog::Catalog;
 use backwhen::history::checkpoint::{Checkpoint, TableEntry};
 use backwhen::history::image::{
-    BlockEntry, Blocks, FolderDirectory, ImageBuilder, Packs, TableImage, index, lines, read_index, read_rows,
+    BlockEntry, Blocks, ImageBuilder, MemoryDirectory, Packs, TableImage, index, lines, read_index, read_rows,
 };
 use backwhen::history::journal::{BlockBuilder, Journal, Segment, Writer, seal};
 use backwhen::history::key::Authorship;
@@ -175,7 +177,7 @@ impl Fixture {
 }
 
 fn image(root: &std::path::Path) -> TableImage {
-    let known = Arc::new(FolderDirectory::default());
+    let known = Arc::new(MemoryDirectory::default());
     let packs = Packs::new(Arc::new(Folder::new(root)), known);
     let image = build(&packs);
     packs.finish().unwrap();
@@ -271,7 +273,7 @@ fn blocks(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let written = image(folder.path());
     let store = Arc::new(Folder::new(folder.path()));
-    let directory = FolderDirectory::scan(&*store).unwrap();
+    let directory = MemoryDirectory::scan(&*store).unwrap();
     let blocks = Blocks::new(store, Arc::new(directory));
     group.bench_function("image read, line by line", |bencher| {
         bencher.iter(|| {
@@ -287,7 +289,7 @@ fn key_index(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let written = image(folder.path());
     let store = Arc::new(Folder::new(folder.path()));
-    let directory = FolderDirectory::scan(&*store).unwrap();
+    let directory = MemoryDirectory::scan(&*store).unwrap();
     let blocks = Blocks::new(store, Arc::new(directory));
     let sample = read_index(&blocks, &written.index).unwrap().remove(0);
     let entry = |number: u64| BlockEntry { first_key: number.to_be_bytes().to_vec(), ..sample.clone() };

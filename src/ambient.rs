@@ -4,8 +4,9 @@
 mod point;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use tokio::time::Instant;
 
 use chrono::{DateTime, Utc};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,9 +16,13 @@ use crate::error::{Context, Kind, Result};
 pub use point::{POINTS, point, test_number};
 
 /// This machine's clock. Moments come from the server's clock; this clock only dates backwhen's own acts.
-#[allow(clippy::disallowed_methods)]
 pub fn now() -> DateTime<Utc> {
     Utc::now()
+}
+
+/// The steady clock, which measures how long something takes.
+pub fn instant() -> Instant {
+    Instant::now()
 }
 
 /// Returns random bytes, which no other history has.
@@ -45,12 +50,25 @@ pub fn private_folder(parent: &Path, prefix: &str) -> std::io::Result<tempfile::
     tempfile::Builder::new().prefix(prefix).permissions(ours_alone).tempdir_in(parent)
 }
 
+/// The folder where the system puts temporary files.
+pub fn temporary_place() -> PathBuf {
+    std::env::temp_dir()
+}
+
+/// A file without a name, which is gone with the process.
+///
+/// # Errors
+/// Of the system.
+pub fn nameless_file(folder: &Path) -> std::io::Result<std::fs::File> {
+    tempfile::tempfile_in(folder)
+}
+
 /// Creates a private folder in the system's folder for temporary files.
 ///
 /// # Errors
 /// `Unavailable` if the folder cannot be created.
 pub fn temporary_folder() -> Result<tempfile::TempDir> {
-    private_folder(&std::env::temp_dir(), "backwhen-")
+    private_folder(&temporary_place(), "backwhen-")
         .context(Kind::Unavailable, || "cannot make a temporary folder; is TMPDIR full?".into())
 }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::ambient;
 use crate::error::Result;
 use crate::fold::FoldedTable;
 use crate::history::checkpoint::Checkpoint;
@@ -44,7 +45,7 @@ pub fn prove_all(reading: &Reading, progress: &dyn Progress) -> Result<Vec<Proof
         for pair in reached.windows(2) {
             let (from, to) = (history.read_checkpoint(&pair[0].id)?, history.read_checkpoint(&pair[1].id)?);
             let past = reading.forward(from, to.lsn)?;
-            let folded = past.fold(&|_| true, PROOF_BUDGET, &std::env::temp_dir(), progress)?;
+            let folded = past.fold(&|_| true, PROOF_BUDGET, &ambient::temporary_place(), progress)?;
             proofs.push(compare(past.base(), &to, folded.transactions, folded.tables)?);
         }
     }

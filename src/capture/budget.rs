@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::ambient;
 use crate::source::slot::SlotFacts;
 
 /// A backlog that becomes less within so many heartbeats is left to become less, also beyond the
@@ -60,7 +61,7 @@ impl Budget {
 
     /// Judges what was found just now.
     pub fn judge(&self, kept: Kept) -> Verdict {
-        self.judge_at(kept, Instant::now())
+        self.judge_at(kept, ambient::instant())
     }
 
     fn judge_at(&self, kept: Kept, now: Instant) -> Verdict {

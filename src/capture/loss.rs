@@ -57,7 +57,7 @@ impl Capture<'_> {
         board.step(Event::ResyncBegun, cause.clone())?;
         let access =
             Access { source: self.source, tools: self.tools, jobs: self.options.jobs, progress: &Silent };
-        let begun = tokio::time::Instant::now();
+        let begun = ambient::instant();
         let checkpoint = match begin::next_epoch(&access, self.history, catalog, cause, after).await {
             Ok(checkpoint) => checkpoint,
             Err(error) => {

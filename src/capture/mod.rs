@@ -31,7 +31,7 @@ use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::history::journal::{Admission, Durable, Seam, SegmentName, Torn, Writer};
+use crate::history::journal::{Admission, ContinuityBreak, Durable, Seam, SegmentName, Writer};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
 use crate::signal::key::MessageKey;
@@ -128,7 +128,7 @@ impl Capture<'_> {
         let mut pause = SHORTEST_PAUSE;
         let mut failing_since = None;
         loop {
-            let started = tokio::time::Instant::now();
+            let started = ambient::instant();
             let mut streamed = false;
             let error = match self.once(&mut streamed).await {
                 Ok(Ended::Stopped(_) | Ended::Reached) => return self.ended(),
@@ -370,7 +370,7 @@ impl Capture<'_> {
 
 /// What the stream tells of a loss that looking again would not find.
 fn told_loss(error: &Error) -> Option<String> {
-    if std::error::Error::source(error).is_some_and(|cause| cause.is::<Torn>()) {
+    if std::error::Error::source(error).is_some_and(|cause| cause.is::<ContinuityBreak>()) {
         return Some(error.message().to_owned());
     }
     // The log itself lacks what was changed while it was gone.

@@ -7,6 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::intake::Intake;
 use super::stop::{StopReason, StopSignal};
+use crate::ambient;
 use crate::error::{Error, Result};
 use crate::history::journal::Confirmable;
 use crate::model::Lsn;
@@ -46,7 +47,7 @@ pub struct Pump<'a> {
 
 impl<'a> Pump<'a> {
     pub fn new(stream: ReplicationStream, intake: Intake<'a>) -> Pump<'a> {
-        let now = Instant::now();
+        let now = ambient::instant();
         Pump { stream, intake, confirmed: None, last_heard: now, last_idle: now }
     }
 
@@ -84,7 +85,7 @@ impl<'a> Pump<'a> {
             let queue = self.intake.queue()?;
             if !self.intake.has_room() {
                 // It is we who do not listen.
-                self.last_heard = Instant::now();
+                self.last_heard = ambient::instant();
             }
             tokio::select! {
                 biased;
@@ -101,7 +102,7 @@ impl<'a> Pump<'a> {
                 _ = flush.tick(), if !self.intake.waits() => self.intake.take_complete(),
                 filled = self.stream.fill(), if self.intake.has_room() => {
                     filled?;
-                    self.last_heard = Instant::now();
+                    self.last_heard = ambient::instant();
                     self.take_in().await?;
                 }
                 _ = news.changed() => {}
@@ -119,7 +120,7 @@ impl<'a> Pump<'a> {
                     reply |= reply_requested;
                     if !self.intake.in_transaction() && self.last_idle.elapsed() >= IDLE_EVERY {
                         self.intake.push_idle(wal_end, time)?;
-                        self.last_idle = Instant::now();
+                        self.last_idle = ambient::instant();
                     }
                 }
             }

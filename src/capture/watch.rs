@@ -121,9 +121,9 @@ impl Watcher {
     /// Looks at the source and writes the heartbeat; tells the definitions' fingerprint, if it was
     /// time to ask for it.
     async fn look(&self, session: &Session, memory: &mut Memory) -> Result<Option<String>> {
-        let due = memory.next_digest.is_none_or(|next| Instant::now() >= next);
+        let due = memory.next_digest.is_none_or(|next| ambient::instant() >= next);
         let sample = sequences::sample(session).await?;
-        let started = Instant::now();
+        let started = ambient::instant();
         let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
         if due {
             self.follow_roles(session, memory).await?;
@@ -131,7 +131,7 @@ impl Watcher {
         self.check_publications(session, memory, now.as_ref()).await?;
         self.check_triggers(session).await?;
         if due {
-            memory.next_digest = Some(Instant::now() + started.elapsed() * DIGEST_SHARE);
+            memory.next_digest = Some(ambient::instant() + started.elapsed() * DIGEST_SHARE);
         }
         let head = heartbeat(
             session,
@@ -158,7 +158,7 @@ impl Watcher {
             let reading = ambient::blocking("reading the roles", move || roles::last_known(&history));
             memory.roles = reading.await?;
         }
-        let waits = memory.next_roles.is_some_and(|next| Instant::now() < next);
+        let waits = memory.next_roles.is_some_and(|next| ambient::instant() < next);
         if memory.roles.as_ref() == Some(&digest) || waits {
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl Watcher {
             tracing::info!("the server's roles have changed, and are in the history as they are now");
         }
         memory.roles = Some(digest);
-        memory.next_roles = Some(Instant::now() + ROLES_PAUSE);
+        memory.next_roles = Some(ambient::instant() + ROLES_PAUSE);
         Ok(())
     }
 
@@ -185,7 +185,7 @@ impl Watcher {
         self.board.update(|live| live.schema_changed = changed);
         // A table whose publication somebody kept locked is tried again, whatever a checkpoint knows of it.
         let left = self.board.read().is_some_and(|live| !live.unprotected.is_empty());
-        let waits = memory.next_refresh.is_some_and(|next| Instant::now() < next);
+        let waits = memory.next_refresh.is_some_and(|next| ambient::instant() < next);
         if !changed && (!left || waits) {
             return Ok(());
         }
@@ -195,13 +195,13 @@ impl Watcher {
         let published = self.publish_tables(session).await?;
         self.look_again(session, memory).await?;
         if !changed && !published {
-            memory.next_refresh = Some(Instant::now() + REFRESH_PAUSE);
+            memory.next_refresh = Some(ambient::instant() + REFRESH_PAUSE);
             return Ok(());
         }
-        if memory.next_refresh.is_none_or(|next| Instant::now() >= next) {
-            let started = Instant::now();
+        if memory.next_refresh.is_none_or(|next| ambient::instant() >= next) {
+            let started = ambient::instant();
             let done = self.refresh().await;
-            memory.next_refresh = Some(Instant::now() + REFRESH_PAUSE.max(started.elapsed() * 2));
+            memory.next_refresh = Some(ambient::instant() + REFRESH_PAUSE.max(started.elapsed() * 2));
             let newest = done?;
             self.board.update(|live| live.schema_changed = newest.fingerprint != now);
             memory.roles.clone_from(&newest.roles_digest);

@@ -11,7 +11,7 @@ use crate::capture::{self, live};
 use crate::connect::Conninfo;
 use crate::error::{Error, Kind, Result};
 use crate::history::History;
-use crate::history::evidence::{Evidence, How};
+use crate::history::evidence::{CheckMethod, Evidence};
 use crate::model::{Edge, Lsn, PgTime};
 use crate::protect::{Access, compare};
 
@@ -42,7 +42,7 @@ pub(super) async fn run(at: &Surroundings, source: Option<String>, jobs: usize) 
     let tools = at.tools()?;
     let progress = at.ui.progress();
     let access = Access { source: &source, tools: &tools, jobs, progress: &*progress };
-    let mut evidence = Evidence::begun(How::AgainstSource, PgTime::from_utc(ambient::now()));
+    let mut evidence = Evidence::begun(CheckMethod::AgainstSource, PgTime::from_utc(ambient::now()));
     let compared =
         compare::with_source(&access, &history, async |lsn| wait_for(&history, &source, lsn).await).await?;
     evidence.finished = PgTime::from_utc(ambient::now());
@@ -80,7 +80,7 @@ pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> 
     // An idle source would never write WAL up to that position by itself.
     capture::heartbeat(history, source).await?;
     let mut before = Lsn::ZERO;
-    let mut moved = tokio::time::Instant::now();
+    let mut moved = ambient::instant();
     loop {
         let live = live::read(&history.live_path());
         let durable = live.as_ref().map_or(Lsn::ZERO, |live| live.durable);
@@ -97,7 +97,7 @@ pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> 
             ));
         }
         if durable > before {
-            (before, moved) = (durable, tokio::time::Instant::now());
+            (before, moved) = (durable, ambient::instant());
         }
         if moved.elapsed() > PATIENCE {
             return Err(Error::unavailable(format!(

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Surroundings, ui};
 use crate::ambient;
 use crate::error::{Kind, Result};
-use crate::history::copy::{self, Copied};
+use crate::history::copy::{self, CopyOutcome};
 
 /// Mirror the history to a second folder, or update such a copy
 #[derive(Args)]
@@ -25,7 +25,7 @@ struct CopyReport {
     history: String,
     to: String,
     #[serde(flatten)]
-    copied: Copied,
+    copied: CopyOutcome,
 }
 
 impl Copy {

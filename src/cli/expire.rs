@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Surroundings, parse_duration, ui};
 use crate::ambient;
 use crate::error::Result;
-use crate::history::expire::{self, Fate, Plan, Rules, Tally};
+use crate::history::expire::{self, CheckpointFate, ExpiryPlan, ObjectTally, RetentionRules};
 
 /// Remove the oldest part of the history; without --apply, show what would be removed
 ///
@@ -31,18 +31,22 @@ pub struct Expire {
 struct ExpiryReport {
     applied: bool,
     #[serde(flatten)]
-    plan: Plan,
+    plan: ExpiryPlan,
 }
 
 impl Expire {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let rules = Rules { last: self.keep_last, within: self.keep_within };
+        let rules = RetentionRules { last: self.keep_last, within: self.keep_within };
         rules.check()?;
         let history = at.history()?;
         let progress = at.ui.progress();
         let apply = self.apply;
         let work = ambient::blocking("expiring", move || {
-            if apply { expire::expire(&history, &rules, &*progress) } else { expire::look(&history, &rules) }
+            if apply {
+                expire::expire(&history, &rules, &*progress)
+            } else {
+                expire::preview(&history, &rules)
+            }
         });
         let plan = work.await?;
         let shown = ExpiryReport { applied: apply && !plan.is_empty(), plan };
@@ -53,14 +57,14 @@ impl Expire {
 fn describe(shown: &ExpiryReport) -> String {
     let plan = &shown.plan;
     let gone = if shown.applied { "gone" } else { "goes" };
-    let fate = |it: &Fate| {
+    let fate = |it: &CheckpointFate| {
         let fate = if it.stays { "stays" } else { gone };
         let label = it.label.clone().unwrap_or_default();
         vec![fate.to_owned(), it.id.clone(), it.time.to_string(), it.lsn.to_string(), label]
     };
     let checkpoints: Vec<_> = plan.checkpoints.iter().map(fate).collect();
     let mut text = ui::table(&["", "checkpoint", "time", "lsn", "label"], &checkpoints);
-    let tally = |it: &Tally| {
+    let tally = |it: &ObjectTally| {
         let (stay, go) = (it.stay.to_string(), it.go.to_string());
         vec![it.kind.to_owned(), stay, ui::bytes(it.bytes_stay), go, ui::bytes(it.bytes_go)]
     };
@@ -70,8 +74,8 @@ fn describe(shown: &ExpiryReport) -> String {
     text.push_str(&format!("\n\nkept      {}\n", plan.rules.join(" ")));
     text.push_str(&format!(
         "oldest    {}  {}\n",
-        plan.earliest_then.lsn,
-        ui::both_times(plan.earliest_then.time)
+        plan.earliest_after.lsn,
+        ui::both_times(plan.earliest_after.time)
     ));
     text.push_str(&match (plan.is_empty(), shown.applied) {
         (true, _) => "nothing is older than that; nothing goes".to_owned(),

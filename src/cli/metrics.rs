@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::status::{self, prometheus};
+use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -94,7 +95,7 @@ async fn answer_all(listener: TcpListener, subject: Subject) -> Result<()> {
             }),
         };
         if known.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
-            known = Some((Instant::now(), text.clone()));
+            known = Some((ambient::instant(), text.clone()));
         }
         // The caller may have stopped waiting.
         let _ = asked.send(text);

@@ -4,6 +4,7 @@ mod against_source;
 mod capture;
 mod check;
 mod checkpoint;
+#[expect(clippy::disallowed_methods, reason = "it reads the user's configuration")]
 mod config;
 mod copy;
 mod drop;

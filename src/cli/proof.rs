@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use crate::history::evidence::{Evidence, How};
+use crate::history::evidence::{CheckMethod, Evidence};
 use crate::model::{Edge, PgTime};
 use crate::store::ObjectName;
 
 #[derive(Clone, Serialize)]
 pub(super) struct ProofShown {
     pub evidence: String,
-    pub how: How,
+    pub how: CheckMethod,
     pub finished: PgTime,
     pub from: Option<Edge>,
     pub up_to: Option<Edge>,
@@ -37,7 +37,7 @@ impl ProofShown {
     /// Returns the relevant one of all pieces of evidence, ordered from the newest to the oldest: the newest, unless
     /// an earlier one covers more and nothing was found wrong since.
     pub fn latest(mut all: impl Iterator<Item = (ObjectName, Evidence)>) -> Option<ProofShown> {
-        let says_more = |it: &Evidence| it.how > How::Read && it.is_good();
+        let says_more = |it: &Evidence| it.how > CheckMethod::Read && it.is_good();
         let newest = all.next()?;
         if says_more(&newest.1) || !newest.1.is_good() {
             return Some(ProofShown::of(&newest));
@@ -50,7 +50,7 @@ impl ProofShown {
         let up_to = self.up_to.map_or_else(|| "nothing".to_owned(), |edge| edge.time.to_string());
         let by = format!("{}, {}", self.how.command(), self.finished);
         match (self.faults.len(), self.how) {
-            (0, How::Read) => format!("every byte read up to {up_to}, 0 faults ({by})"),
+            (0, CheckMethod::Read) => format!("every byte read up to {up_to}, 0 faults ({by})"),
             (0, _) if self.differences.is_empty() => {
                 format!("proven up to {up_to}, {} tables, 0 differences ({by})", self.tables)
             }

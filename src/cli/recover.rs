@@ -8,7 +8,7 @@ use super::{ScratchOption, Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::Unusable;
-use crate::history::verify::{self, Acknowledged};
+use crate::history::verify::{self, AcknowledgedEnd};
 use crate::model::Moment;
 use crate::past::Reading;
 use crate::recover::execute::{Execution, RecoveryReport, execute};
@@ -139,7 +139,7 @@ impl Recover {
 /// Refuses `latest` if the end of the journal is lost. A journal whose end was cut off looks as if it had never had
 /// that end, and `latest` would silently mean an earlier moment. `acknowledged` must be read before the timeline, which
 /// then cannot be the older of the two.
-fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<Acknowledged>) -> Result<()> {
+fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<AcknowledgedEnd>) -> Result<()> {
     let stretch = reading.timeline().current()?;
     let durable = acknowledged.filter(|it| it.epoch == stretch.epoch.number).map(|it| it.durable);
     let (Some(durable), frontier) = (durable, stretch.frontier()) else { return Ok(()) };

@@ -11,7 +11,7 @@ use super::{Surroundings, ui};
 use crate::ambient;
 use crate::error::{Kind, Result};
 use crate::history::History;
-use crate::history::repair::{self, Repaired};
+use crate::history::repair::{self, RepairOutcome};
 use crate::history::segments::Segments;
 use crate::history::verify;
 
@@ -27,7 +27,7 @@ pub struct Repair {
 struct RepairReport {
     ok: bool,
     #[serde(flatten)]
-    repaired: Repaired,
+    repaired: RepairOutcome,
     faults: Vec<String>,
 }
 

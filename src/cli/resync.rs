@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::checkpoint_id;
-use crate::history::evidence::{Evidence, How, TableDigest};
-use crate::history::resync::{Compared, Resync as Report, TableResync};
+use crate::history::evidence::{CheckMethod, Evidence, TableDigest};
+use crate::history::resync::{ComparedPosition, Resync as Report, TableResync};
 use crate::history::timeline::{Gap, Timeline};
 use crate::model::{Edge, PgTime};
 use crate::progress::{Progress, Unit};
@@ -53,7 +53,7 @@ struct ResyncReport {
     /// The gap after which the new epoch began.
     gap: Option<Gap>,
     checkpoint: Option<String>,
-    compared_with: Option<Compared>,
+    compared_with: Option<ComparedPosition>,
     /// Why there was nothing to compare with.
     without: Option<String>,
     tables: Vec<TableResync>,
@@ -151,7 +151,7 @@ async fn capture_resynced(
 
 fn shown_after_comparing(history: &History, found: Found, begun: PgTime) -> ResyncReport {
     let Found { at, epoch, resync, not_compared, checkpoint } = found;
-    let mut evidence = Evidence::begun(How::Resync, begun);
+    let mut evidence = Evidence::begun(CheckMethod::Resync, begun);
     evidence.finished = PgTime::from_utc(ambient::now());
     evidence.up_to = Some(at);
     for table in &resync.tables {
@@ -178,7 +178,7 @@ fn shown_after_loss(history: &History) -> Result<ResyncReport> {
     let at = Edge { lsn: checkpoint.lsn, time: checkpoint.time };
     let none = || Error::internal(format!("checkpoint {} tells of no resynchronisation", checkpoint.id));
     let resync = checkpoint.resync.clone().ok_or_else(none)?;
-    let about = |it: &Evidence| it.how == How::Resync && it.up_to == Some(at);
+    let about = |it: &Evidence| it.how == CheckMethod::Resync && it.up_to == Some(at);
     let evidence = history.evidence()?.rfind(|(_, it)| about(it)).map(|(name, _)| name.to_string());
     Ok(ResyncReport {
         gap,

@@ -13,10 +13,10 @@ use crate::ambient;
 use crate::capture::live;
 use crate::error::{Kind, Result};
 use crate::history::History;
-use crate::history::evidence::{Evidence, How};
+use crate::history::evidence::{CheckMethod, Evidence};
 use crate::history::segments::Segments;
 use crate::history::timeline::Window;
-use crate::history::verify::{self, Acknowledged, Verified};
+use crate::history::verify::{self, AcknowledgedEnd, Findings};
 use crate::model::{Edge, PgTime};
 use crate::past::Reading;
 use crate::progress::Progress;
@@ -47,7 +47,7 @@ pub struct Verify {
 struct VerifyReport {
     ok: bool,
     #[serde(flatten)]
-    verified: Verified,
+    verified: Findings,
     proofs: Vec<Proof>,
     restored: Option<RestoreReport>,
     /// Why the recovery failed, if the history is at fault.
@@ -64,7 +64,7 @@ impl Verify {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let (history, _objects) = at.history_held()?;
         let target = if self.restore { Some(restore::target(&history, self.into.as_deref())?) } else { None };
-        let mut evidence = Evidence::begun(How::Read, PgTime::from_utc(ambient::now()));
+        let mut evidence = Evidence::begun(CheckMethod::Read, PgTime::from_utc(ambient::now()));
         let progress = at.ui.progress();
         let (prove, history_) = (self.prove, history.clone());
         let work = ambient::blocking("verifying", move || read_and_prove(&history_, prove, &*progress));
@@ -75,7 +75,7 @@ impl Verify {
         let restored = match target {
             Some(target) if evidence.is_good() => {
                 let done = restore::restore(at, &history, &target, &self.to, self.jobs).await;
-                evidence.how = How::Restore;
+                evidence.how = CheckMethod::Restore;
                 note_restored(&mut evidence, done)?
             }
             _ => None,
@@ -83,7 +83,7 @@ impl Verify {
         evidence.finished = PgTime::from_utc(ambient::now());
         let ok = evidence.is_good();
         let not_restored = match (evidence.how, &restored) {
-            (How::Restore, None) => evidence.differences.last().cloned(),
+            (CheckMethod::Restore, None) => evidence.differences.last().cloned(),
             _ => None,
         };
         let evidence = keep(&history, &evidence);
@@ -96,7 +96,7 @@ impl Verify {
 }
 
 struct Verification {
-    verified: Verified,
+    verified: Findings,
     proofs: Vec<Proof>,
     /// The path of that object.
     window: Option<Window>,
@@ -117,7 +117,7 @@ fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Re
 }
 
 /// Adds the objects that were read and the checkpoints that were proved to the evidence.
-fn note(evidence: &mut Evidence, verified: &Verified, proofs: &[Proof]) {
+fn note(evidence: &mut Evidence, verified: &Findings, proofs: &[Proof]) {
     evidence.faults.clone_from(&verified.faults);
     evidence.checkpoints.clone_from(&verified.sound);
     evidence.bytes = verified.bytes;
@@ -126,7 +126,7 @@ fn note(evidence: &mut Evidence, verified: &Verified, proofs: &[Proof]) {
         evidence.not_compared.extend(proof.not_compared.iter().cloned());
     }
     if let Some(last) = proofs.last() {
-        evidence.how = How::Prove;
+        evidence.how = CheckMethod::Prove;
         evidence.up_to = Some(last.up_to);
         evidence.tables.clone_from(&last.compared);
     }
@@ -161,9 +161,9 @@ pub(super) fn keep(history: &History, evidence: &Evidence) -> Option<String> {
 }
 
 /// Returns the LSN that the last capture on the history at `root` reported to the source as durable.
-pub(super) fn acknowledged(root: &Path) -> Option<Acknowledged> {
+pub(super) fn acknowledged(root: &Path) -> Option<AcknowledgedEnd> {
     let live = live::read(&layout::live_state(root))?;
-    Some(Acknowledged { epoch: live.epoch, durable: live.durable })
+    Some(AcknowledgedEnd { epoch: live.epoch, durable: live.durable })
 }
 
 fn describe(shown: &VerifyReport) -> String {

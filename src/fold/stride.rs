@@ -10,7 +10,7 @@ use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::fold::merge::Rows;
 use crate::history::image::{
-    self, BlockDirectory, BlockEntry, BlockId, Blocks, FolderDirectory, ImageBuilder, Location, Packs,
+    self, BlockDirectory, BlockEntry, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs,
     Sorter, TableImage,
 };
 
@@ -27,7 +27,7 @@ pub(super) fn merge_delta(
     history: &Arc<impl BlockDirectory + 'static>,
 ) -> Result<()> {
     let store = image::scratch_store(scratch);
-    let known = Either(Arc::clone(history) as Arc<_>, Arc::new(FolderDirectory::scan(&*store)?));
+    let known = Either(Arc::clone(history) as Arc<_>, Arc::new(MemoryDirectory::scan(&*store)?));
     let packs = Packs::new(Arc::clone(&store), Arc::new(known));
     let shape = KeyShape::of(&table.table);
     let reshape = table.reshape.take();
@@ -63,7 +63,7 @@ pub(super) fn merge_delta(
     };
     table.unreadable |= doubts.unreadable;
     packs.finish()?;
-    let directory = Arc::new(FolderDirectory::scan(&*store)?);
+    let directory = Arc::new(MemoryDirectory::scan(&*store)?);
     table.blocks = Blocks::layered(&Blocks::new(store, directory), &table.blocks);
     table.cleared = false;
     // The history's image is not this one.

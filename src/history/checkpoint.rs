@@ -1,4 +1,4 @@
-//! Manifests: what a checkpoint consists of.
+//! Checkpoints: their manifests, which name everything that they consist of.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +13,14 @@ use crate::store::{ObjectKind, ObjectName, Store};
 
 /// The content of `checkpoints/ID.json`: a consistent image of the whole database at one position.
 ///
-/// It holds exactly the transactions whose commit record lies before `lsn`.
+/// A checkpoint holds exactly the transactions whose commit record lies before `lsn`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub format: u32,
     pub id: String,
     pub epoch: u32,
     pub lsn: Lsn,
-    /// The source's clock when the snapshot was taken; for a fold, the latest commit it holds.
+    /// The source's clock when the snapshot was taken; for a fold, the time of the latest commit that the fold holds.
     pub time: PgTime,
     pub label: Option<String>,
     pub origin: Origin,
@@ -31,12 +31,13 @@ pub struct Checkpoint {
     pub sequences: Vec<SequenceState>,
     /// The sequences were read no earlier than this position.
     pub sequences_sampled: Lsn,
-    /// Stored bytes that this checkpoint added, and that all its blocks have together.
+    /// The bytes of the blocks that were stored for this checkpoint.
     pub bytes_new: u64,
+    /// The bytes of all blocks of this checkpoint.
     pub bytes_total: u64,
-    /// What of this image is not exact, by name.
+    /// What is not exact in this image, by name.
     pub inexact: Vec<Inexact>,
-    /// Where the source was compared with a state of the history and put it right: what was found.
+    /// The result of the comparison, if the checkpoint is a state of the history that was corrected by the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync: Option<Resync>,
 }
@@ -56,10 +57,10 @@ pub struct TableEntry {
     pub image: TableImage,
 }
 
-/// The schema as pg_dump saw it, and what it does not tell.
+/// The schema as pg_dump wrote it, and the facts that pg_dump does not tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchemaFacts {
-    /// Where the schema was read from the source: a fold inherits its base's.
+    /// The position at which the schema was read from the source. A fold has the position of its base.
     pub lsn: Lsn,
     pub time: PgTime,
     /// `schemas/DIGEST.dump`, a pg_dump custom-format archive without rows of tables.
@@ -71,13 +72,13 @@ pub struct SchemaFacts {
     pub roles_digest: Option<String>,
     /// Major version of the pg_dump that wrote the archive.
     pub pg_dump_major: u32,
-    /// As `server_version` says it.
+    /// The version as the setting `server_version` has it.
     pub server_version: String,
-    /// What a target must be like to hold the same bytes.
+    /// The encoding and locale that a target must have to hold the same bytes.
     pub database: DatabaseFacts,
     /// Roles that own something in the database or are granted something.
     pub roles: Vec<String>,
-    /// Populated materialised views, each after those that it reads.
+    /// Populated materialised views, each after the views that it reads.
     pub materialized_views: Vec<(String, String)>,
     /// Number of large objects in the archive.
     pub large_objects: u64,
@@ -85,7 +86,7 @@ pub struct SchemaFacts {
     pub left_out: Vec<LeftOut>,
     /// A digest of the catalogs' definitions, to notice that they changed.
     pub fingerprint: String,
-    /// What the source's triggers told of changes between the archive and this checkpoint, in order.
+    /// The schema changes between the archive and this checkpoint, in order, as the source's triggers told them.
     #[serde(with = "super::since", default, skip_serializing_if = "Vec::is_empty")]
     pub since: Vec<DefinitionChange>,
 }
@@ -95,8 +96,8 @@ impl Checkpoint {
         self.tables.iter().fold(0, |rows, entry| rows.saturating_add(entry.image.rows))
     }
 
-    /// Whether what refers to something inside it does: a digest only proves that these are the bytes
-    /// that somebody wrote. Names of files are digests, so no path can hide in them.
+    /// Whether the manifest refers to nothing outside the history. A digest only proves that these are the bytes that
+    /// somebody wrote. Names of objects must be digests, so that no path can hide in them.
     pub fn is_sound(&self) -> bool {
         let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let schema = &self.schema;
@@ -111,7 +112,7 @@ impl Checkpoint {
 }
 
 impl History {
-    /// A new checkpoint's name: its epoch and position, and a number where that is taken.
+    /// Returns a name for a new checkpoint: its epoch and position, and a number if that name is taken.
     pub fn free_checkpoint_id(&self, epoch: u32, lsn: Lsn) -> String {
         let stem = checkpoint_id(epoch, lsn);
         let taken = |id: &String| self.store().holds(&manifest(id)).unwrap_or(false);
@@ -129,9 +130,10 @@ impl History {
         if checkpoint.id != id {
             return Err(Error::damaged(format!("{place} holds checkpoint {}", checkpoint.id)));
         }
-        match checkpoint.is_sound() {
-            true => Ok(checkpoint),
-            false => Err(Error::damaged(format!("{place} contradicts itself"))),
+        if checkpoint.is_sound() {
+            Ok(checkpoint)
+        } else {
+            Err(Error::damaged(format!("{place} contradicts itself")))
         }
     }
 

@@ -1,10 +1,10 @@
-//! Mirrors a history to a second folder and keeps it up to date.
+//! Mirrors a history to a second folder and keeps the copy up to date.
 //!
-//! The copy is a valid history at every instant, whenever this is killed, and while the original is
-//! written: what an object names is copied before it; segments come in their order; `history.json`
-//! comes last. What is there already is never touched. Only the open segment grows, as it did in the
-//! original. An object that is damaged is not copied, nor what would lean on it. What the original has
-//! let go stays in the copy, until `expire` is run there too.
+//! The copy is a valid history at every instant, whenever the command is killed, and also while a capture writes to the
+//! original: the objects that an object names are copied before it, segments are copied in their order, and
+//! `history.json` is copied last. An object that the copy has already is never touched. Only the open segment grows, as
+//! it did in the original. A damaged object is not copied, nor are the objects that depend on it. The copy keeps objects
+//! that the original has expired, until `expire` is run on the copy too.
 
 use std::path::Path;
 
@@ -20,45 +20,46 @@ use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, layout};
 
 /// The content of `copy.json`: of which history a folder is becoming a copy.
 #[derive(Serialize, Deserialize)]
-struct Begun {
+struct CopyIntent {
     format: u32,
     history: String,
 }
 
-/// What a copy did.
+/// The outcome of a copy.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Copied {
+pub struct CopyOutcome {
     /// Objects that were not there yet; an open segment that grew is one.
     pub objects: u64,
     /// Bytes that were written for them.
     pub bytes: u64,
     /// Where the copy's journal ends.
     pub end: Option<Lsn>,
-    /// What could not be copied, and why, an object each.
+    /// Why objects could not be copied, a sentence for each object.
     pub faults: Vec<String>,
 }
 
-/// Copies what is not at `to` yet.
+/// Copies the objects that the history at `to` does not have yet.
 ///
 /// # Errors
 /// `Refused` if something else lies at `to`, or the history's key was not given; `Locked` if a copy or a capture is at work there;
 /// `Unavailable` if a disk fails. Damage of single objects is no error, but told in the result.
-pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Copied> {
+pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<CopyOutcome> {
     history.authorship().check_may_write(to)?;
     let _objects = history.hold_objects()?;
     let _lock = begin(history, to)?;
-    // What is copied may be named by nothing there yet.
+    // A copied object may be named by no manifest there yet, and must not be expired meanwhile.
     let _objects_there = Folder::new(to).share(Role::Objects, super::PATIENCE)?;
     let authorship = history.authorship();
     let (from_store, to_store) = (history.store(), &Folder::new(to));
     let (from, to) = (history.journal(), &Journal::in_folder(to, authorship));
-    let mut work = Work { from, to, from_store, to_store, authorship, progress, copied: Copied::default() };
-    // Listed in this order, all that a manifest names is in the lists after it.
+    let mut work =
+        CopyWork { from, to, from_store, to_store, authorship, progress, copied: CopyOutcome::default() };
+    // In this order, every object that a listed manifest names is in a later list.
     let manifests = work.list(&[ObjectKind::Checkpoint])?;
     let epochs = work.list(&[ObjectKind::Epoch])?;
     let (packs, schemas) =
         (work.list(&[ObjectKind::Pack])?, work.list(&[ObjectKind::Archive, ObjectKind::Roles])?);
-    // Before a journal that does not begin where its epoch does.
+    // The record comes before a journal that does not begin where its epoch begins.
     if !work.all(&work.list(&[ObjectKind::Expiry])?)? {
         return finish(work);
     }
@@ -67,16 +68,17 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
     let whole = work.all(&leant_on)?;
     progress.phase("copying journal and checkpoints", epochs.len() as u64, Unit::Objects);
     for name in &epochs {
-        // What belongs to an epoch that cannot be read is of no use.
+        // The segments and checkpoints of an epoch that cannot be read are of no use.
         if !work.all(std::slice::from_ref(name))? {
             break;
         }
         let number = epoch_of(name);
         work.segments(number)?;
         let own: Vec<_> = manifests.iter().filter(|name| epoch_of(name) == number).cloned().collect();
-        match whole {
-            true => drop(work.all(&own)?),
-            false => work.skip(&own),
+        if whole {
+            work.all(&own)?;
+        } else {
+            work.skip(&own);
         }
     }
     work.all(&work.list(&[ObjectKind::Evidence])?)?;
@@ -98,7 +100,7 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
     let (store, begun) = (Folder::new(to), ObjectName::only(ObjectKind::CopyIntent));
     let earlier = match read_json::<Identity>(&store, &ObjectName::only(ObjectKind::Identity))? {
         Some(identity) => Some(identity.id),
-        None => read_json::<Begun>(&store, &begun)?.map(|begun| begun.history),
+        None => read_json::<CopyIntent>(&store, &begun)?.map(|begun| begun.history),
     };
     let lock = match earlier {
         Some(earlier) if earlier != *id => return Err(other(&earlier)),
@@ -108,7 +110,7 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
         }
         None => {
             let lock = History::prepare(to, "copy")?;
-            write_json(&store, &begun, &Begun { format: FORMAT, history: id.clone() })?;
+            write_json(&store, &begun, &CopyIntent { format: FORMAT, history: id.clone() })?;
             lock
         }
     };
@@ -119,9 +121,9 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
 }
 
 /// Makes the copy a history, if it is not one yet.
-fn finish(mut work: Work<'_>) -> Result<Copied> {
+fn finish(mut work: CopyWork<'_>) -> Result<CopyOutcome> {
     let name = ObjectName::only(ObjectKind::Identity);
-    // Without its first image it would be a history of nothing.
+    // A history without its first image would have no moment.
     let has_image = !work.to_store.list(ObjectKind::Checkpoint)?.is_empty();
     if !work.to_store.holds(&name)? && (work.copied.faults.is_empty() || has_image) {
         work.all(std::slice::from_ref(&name))?;
@@ -141,30 +143,30 @@ fn epoch_of(name: &ObjectName) -> u32 {
 /// Copies an object between stores; returns how many bytes it has.
 ///
 /// # Errors
-/// `Damaged` if the object is gone; otherwise as [`Store::copy_new`].
+/// `Damaged` if the object is gone; otherwise it fails as `copy_new` of a store does.
 pub(super) fn copy_object(from: &dyn Store, to: &dyn Store, name: &ObjectName) -> Result<u64> {
     let object = from.open(name)?.ok_or_else(|| inventory::missing(from, name))?;
     to.copy_new(name, &*object)
 }
 
-struct Work<'a> {
+struct CopyWork<'a> {
     from: &'a Journal,
     to: &'a Journal,
     from_store: &'a dyn Store,
     to_store: &'a dyn Store,
     authorship: &'a Authorship,
     progress: &'a dyn Progress,
-    copied: Copied,
+    copied: CopyOutcome,
 }
 
-impl Work<'_> {
+impl CopyWork<'_> {
     fn list(&self, kinds: &[ObjectKind]) -> Result<Vec<ObjectName>> {
         let lists =
             kinds.iter().map(|kind| self.from_store.list_sorted(*kind)).collect::<Result<Vec<_>>>()?;
         Ok(lists.concat())
     }
 
-    /// Copies those that are not there; false if one could not be.
+    /// Copies the objects that the copy does not have. Returns false if one of them could not be copied.
     fn all(&mut self, names: &[ObjectName]) -> Result<bool> {
         let mut whole = true;
         for name in names {
@@ -185,7 +187,7 @@ impl Work<'_> {
         Ok(whole)
     }
 
-    /// Whether what is there may be the same; only `verify` reads all of it.
+    /// Whether the object in the copy may be the same, by its length; only `verify` reads all of it.
     fn agrees(&mut self, name: &ObjectName) -> Result<bool> {
         let size = self.to_store.size(name)?;
         let agrees = self.from_store.size(name)?.is_none_or(|len| size == Some(len));
@@ -204,7 +206,7 @@ impl Work<'_> {
         }
     }
 
-    /// Damage is told and gone on after; anything else ends the copy.
+    /// Notes damage of one object, after which the copy goes on; any other error ends the copy.
     fn fault(&mut self, error: Error) -> Result<bool> {
         match error.kind() {
             Kind::Damaged => self.copied.faults.push(error.to_string()),
@@ -218,8 +220,8 @@ impl Work<'_> {
         self.copied.bytes += bytes;
     }
 
-    /// The segments of one epoch in their order; behind one that is damaged, none, since there would
-    /// be a hole.
+    /// Copies the segments of one epoch in their order. No segment behind a damaged one is copied, since the journal of the
+    /// copy would have a hole.
     fn segments(&mut self, epoch: u32) -> Result<()> {
         for name in self.from.list()?.into_iter().filter(|name| name.epoch == epoch) {
             crate::ambient::pause("copy");
@@ -239,7 +241,7 @@ impl Work<'_> {
                     if bytes > 0 {
                         self.count(bytes);
                     }
-                    self.copied.end = Some(journal::held(self.to, open)?.end);
+                    self.copied.end = Some(journal::open_segment_end(self.to, open)?.end);
                     return Ok(());
                 }
                 // It was sealed since the segments were listed.
@@ -254,7 +256,7 @@ impl Work<'_> {
         }
         let footer = journal::read_footer(self.to_store, &sealed, self.authorship)?;
         self.copied.end = Some(footer.summary.end);
-        // As after sealing: the open file is the same segment once more.
+        // As after sealing, the open file is a second form of the same segment.
         if self.to.holds(open)? { self.to.remove(open) } else { Ok(()) }
     }
 }

@@ -13,26 +13,26 @@ use crate::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "known", rename_all = "lowercase")]
 pub enum SchemaKnown {
-    /// They are recovered as they were.
+    /// The definitions are recovered as they were.
     Exactly,
-    /// They are recovered as they were at `from`.
+    /// The definitions are recovered as they were at `from`, and may have changed since.
     Within {
-        /// The last moment at which they were known to be as they are recovered.
+        /// The last moment at which the definitions are known to be as they are recovered.
         from: Edge,
-        /// The first at which they were known to be others; `None` if nothing that is held tells.
+        /// The first moment at which the definitions are known to be others; `None` if the history does not tell.
         to: Option<Edge>,
     },
-    /// They are known, and some statements that led to them could not be replayed: each is named.
+    /// The definitions are known, but some statements that led to them could not be replayed. Each is named.
     Except {
-        /// How many.
+        /// How many statements could not be replayed.
         statements: usize,
-        /// The transaction of the first.
+        /// The transaction of the first of them.
         at: Edge,
     },
 }
 
 impl SchemaKnown {
-    /// What a recovery must say of it, besides naming statements.
+    /// What a recovery must say about the definitions, besides naming statements.
     pub fn inexact(&self) -> Option<Inexact> {
         let SchemaKnown::Within { to, .. } = self else { return None };
         let why = match to {
@@ -47,7 +47,7 @@ impl SchemaKnown {
     }
 }
 
-/// To be read after the word "schema".
+/// The text continues a sentence after the word "schema".
 impl std::fmt::Display for SchemaKnown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (from, to) = match self {
@@ -67,7 +67,7 @@ impl std::fmt::Display for SchemaKnown {
 }
 
 impl DefinitionSignal {
-    /// What the source's triggers could not tell in full of a statement in the transaction at `lsn`.
+    /// What the source's triggers could not tell in full about a statement in the transaction at `lsn`.
     pub fn untold(&self, lsn: Lsn) -> Option<Inexact> {
         let trouble = self.trouble.as_ref()?;
         let table = self.tables.first();
@@ -76,10 +76,10 @@ impl DefinitionSignal {
     }
 }
 
-/// The statements of one epoch, whose commits lie from `after` to before `until`.
+/// Returns the statements of one epoch whose commits lie from `after` to before `until`.
 ///
 /// # Errors
-/// `Damaged` if the journal is.
+/// `Damaged` if the journal is damaged.
 pub fn changes_in(
     stretch: &Stretch,
     key: &MessageKey,

@@ -16,14 +16,14 @@ use crate::store::{ObjectKind, ObjectName, Store};
 pub struct Epoch {
     pub format: u32,
     pub number: u32,
-    /// The slot's consistent point: the journal holds what committed from here on.
+    /// The slot's consistent point. The journal holds the transactions that committed from here on.
     pub start: Lsn,
     pub started: PgTime,
     pub timeline: u32,
     pub slot: String,
-    /// Why this epoch began and, if there was one before, what broke it.
+    /// Why this epoch began and, if there was an epoch before, why that one ended.
     pub cause: String,
-    /// The end of the epoch before; between it and `start` lies a gap.
+    /// The end of the epoch before. Between that end and `start` lies a gap.
     pub after: Option<GapStart>,
 }
 
@@ -34,7 +34,7 @@ pub struct GapStart {
     pub lsn: Lsn,
     /// The last moment before the gap that can be recovered.
     pub time: Option<PgTime>,
-    /// What the epoch before may lack at its end.
+    /// The changes that the epoch before may lack at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<Doubt>,
 }
@@ -42,7 +42,7 @@ pub struct GapStart {
 /// Changes that may be missing without a trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
-    /// What committed before this position is all there.
+    /// No change that committed before this position is missing.
     pub from: Lsn,
     pub tables: Vec<String>,
     pub why: String,
@@ -62,10 +62,10 @@ impl Epoch {
 }
 
 impl History {
-    /// All epochs, oldest first.
+    /// Reads all epochs, oldest first.
     ///
     /// # Errors
-    /// `Damaged` if one cannot be read or is missing in between.
+    /// `Damaged` if an epoch cannot be read or is missing in between.
     pub fn epochs(&self) -> Result<Vec<Epoch>> {
         let count = self.store().list(ObjectKind::Epoch)?.len();
         (1..=count as u32).map(|number| self.epoch(number)).collect()

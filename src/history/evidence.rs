@@ -1,4 +1,4 @@
-//! What each `verify` found: objects that are written once, for whoever asks later what was proved.
+//! Evidence: the findings of each verification, kept as objects, so that it can be told later what was proved.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,14 +14,14 @@ use crate::store::{ObjectKind, ObjectName};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     pub format: u32,
-    /// When it was begun and done, by the clock of the machine that did it.
+    /// When the verification began and ended, by the clock of the machine that carried it out.
     pub started: PgTime,
     pub finished: PgTime,
     pub backwhen: String,
-    pub how: How,
-    /// The first moment that it speaks of, if it is about all of a window and not about one moment.
+    pub how: CheckMethod,
+    /// The first moment that the evidence is about, if it is about all of a window and not about one moment.
     pub from: Option<Edge>,
-    /// The last moment that it speaks of; none if nothing could be recovered then.
+    /// The last moment that the evidence is about; `None` if no moment could be recovered then.
     pub up_to: Option<Edge>,
     /// Tables whose rows were compared.
     pub tables: Vec<TableDigest>,
@@ -33,15 +33,15 @@ pub struct Evidence {
     pub faults: Vec<String>,
     /// Bytes of objects that were read.
     pub bytes: u64,
-    /// The checkpoints that were there and sound, each with the digest of its manifest: none of them
-    /// may be gone or another one later.
+    /// The sound checkpoints, each with the digest of its manifest. Later verifications miss a checkpoint that is gone,
+    /// and notice one whose manifest is another.
     pub checkpoints: Vec<(String, String)>,
 }
 
-/// What was done, the strongest of it.
+/// How the history was checked. A later variant is the stronger check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
+pub enum CheckMethod {
     /// Every byte was read, every digest and link checked.
     Read,
     /// Each checkpoint was folded forward and compared with the next.
@@ -50,24 +50,24 @@ pub enum How {
     Restore,
     /// The moment was compared with the source itself.
     AgainstSource,
-    /// The same, range by range, and what differed was read.
+    /// The moment was compared with the source range by range, and rows that differed were read from the source.
     Resync,
 }
 
-impl How {
-    /// As a person types it.
+impl CheckMethod {
+    /// Returns the command that makes such a check, as a person types it.
     pub fn command(self) -> &'static str {
         match self {
-            How::Read => "verify",
-            How::Prove => "verify --prove",
-            How::Restore => "verify --restore",
-            How::AgainstSource => "check --against-source",
-            How::Resync => "resync",
+            CheckMethod::Read => "verify",
+            CheckMethod::Prove => "verify --prove",
+            CheckMethod::Restore => "verify --restore",
+            CheckMethod::AgainstSource => "check --against-source",
+            CheckMethod::Resync => "resync",
         }
     }
 }
 
-/// A table's rows at the moment, independent of their order.
+/// The digest of a table's rows at the moment, which does not depend on their order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableDigest {
     pub table: String,
@@ -83,8 +83,8 @@ impl From<&TableResync> for TableDigest {
 }
 
 impl Evidence {
-    /// Nothing found yet.
-    pub fn begun(how: How, started: PgTime) -> Evidence {
+    /// Begins evidence without findings.
+    pub fn begun(how: CheckMethod, started: PgTime) -> Evidence {
         Evidence {
             format: FORMAT,
             started,
@@ -102,11 +102,11 @@ impl Evidence {
         }
     }
 
-    /// Returns what the resynchronisation that began at `started` shows of an epoch's first checkpoint: each table that
-    /// was compared is as the source had it. None if no table was compared.
+    /// Returns the evidence of the resynchronisation that began at `started` about an epoch's first checkpoint: each table
+    /// that was compared is as the source had it. `None` if no table was compared.
     pub fn of_resync(checkpoint: &Checkpoint, started: PgTime) -> Option<Evidence> {
         let resync = checkpoint.resync.as_ref().filter(|resync| !resync.tables.is_empty())?;
-        let mut evidence = Evidence::begun(How::Resync, started);
+        let mut evidence = Evidence::begun(CheckMethod::Resync, started);
         evidence.finished = PgTime::from_utc(ambient::now());
         evidence.up_to = Some(Edge { lsn: checkpoint.lsn, time: checkpoint.time });
         for report in &resync.tables {
@@ -127,21 +127,20 @@ impl Evidence {
 }
 
 impl History {
-    /// All evidence that can be read, with its name, oldest first from the front and newest first from
-    /// the back; each is read when it is asked for.
+    /// Returns all evidence that can be read, with its name, oldest first. Each piece is read only when it is asked for.
     ///
     /// # Errors
-    /// `Unavailable` if the folder cannot be read.
+    /// `Unavailable` if the store cannot be listed.
     pub fn evidence(&self) -> Result<impl DoubleEndedIterator<Item = (ObjectName, Evidence)>> {
         let names = self.store().list_sorted(ObjectKind::Evidence)?;
         Ok(names.into_iter().filter_map(|name| {
-            // A damaged one is named by `verify`, and is no reason to keep the others back.
+            // `verify` names damaged evidence; the other evidence is returned all the same.
             let evidence = read_object::<Evidence>(self.store(), &name, self.authorship()).ok()??;
             Some((name, evidence))
         }))
     }
 
-    /// Keeps evidence as an object of the history; returns its name.
+    /// Keeps evidence as an object of the history, and returns its name.
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take it.

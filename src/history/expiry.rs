@@ -1,7 +1,7 @@
-//! What was let go for good: the record that says which objects may be missing.
+//! The record of an expiry, which says which objects may be missing from a history.
 //!
-//! `expire` makes it durable before it removes anything. It permits, and does not forbid: what lies before
-//! it and still hangs together, as in a copy, can be recovered as ever.
+//! `expire` makes the record durable before it removes anything. A record permits that objects are missing, and does not
+//! forbid that they are there: older moments whose objects are all there, as in a copy, can be recovered as ever.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,25 +19,25 @@ use crate::store::{ObjectKind, ObjectName, Store};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expiry {
     pub format: u32,
-    /// By the clock of the machine that did it.
+    /// When the expiry began, by the clock of the machine that carried it out.
     pub at: PgTime,
     pub backwhen: String,
-    /// What was asked for, as typed.
+    /// The rules that were asked for, as typed.
     pub rules: Vec<String>,
-    /// The oldest checkpoint that stayed, and its place: every one before it may be missing.
+    /// The oldest checkpoint that was kept. Every checkpoint before its epoch and position may be missing.
     pub checkpoint: String,
     pub epoch: u32,
     pub lsn: Lsn,
     pub time: PgTime,
-    /// Of that epoch, the segments from here on stayed; of those before it, none.
+    /// The segments of that epoch from here on were kept, and all segments before were removed.
     pub journal_from: Lsn,
-    /// Names of the packs, archives and lists of roles that went.
+    /// The names of the packs, archives and lists of roles that were removed.
     pub packs: Vec<String>,
     pub schemas: Vec<String>,
 }
 
 impl Expiry {
-    /// Whether moments went, and not only what no checkpoint named.
+    /// Whether moments were removed, and not only objects that no checkpoint named.
     pub fn let_go(&self, first: &Epoch) -> bool {
         (self.epoch, self.lsn) > (first.number, first.start)
     }
@@ -50,13 +50,13 @@ impl Expiry {
         (name.epoch, name.start) < (self.epoch, self.journal_from)
     }
 
-    /// Whether evidence speaks of nothing that stayed. What cannot be read is left for `verify` to name.
+    /// Whether evidence is about removed moments only. Evidence that cannot be read is kept, so that `verify` names it.
     pub fn covers_evidence(&self, store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> bool {
         let evidence = read_object::<Evidence>(store, name, authorship).ok().flatten();
         evidence.is_some_and(|it| it.up_to.is_some_and(|up_to| up_to.time < self.time))
     }
 
-    /// From where on nothing of an epoch's journal may be missing; none if all of it may be.
+    /// Returns the position from which on nothing of an epoch's journal may be missing; `None` if all of it may be missing.
     pub fn must_hold_from(&self, epoch: &Epoch) -> Option<Lsn> {
         match epoch.number.cmp(&self.epoch) {
             std::cmp::Ordering::Less => None,
@@ -67,7 +67,7 @@ impl Expiry {
 }
 
 impl History {
-    /// The furthest record, with the names of what all records let go.
+    /// Returns the record that reaches furthest, with the names of the objects that all records cover.
     ///
     /// # Errors
     /// `Damaged` if one cannot be read.
@@ -75,7 +75,7 @@ impl History {
         expiry_in(self.store(), self.authorship())
     }
 
-    /// Makes a record durable; returns its name.
+    /// Makes a record durable, and returns its name.
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take it.
@@ -87,7 +87,7 @@ impl History {
     }
 }
 
-/// The furthest record in a store, with the names of the objects that all records let go.
+/// Returns the record in a store that reaches furthest, with the names of the objects that all records cover.
 ///
 /// # Errors
 /// `Damaged` if a record cannot be read.

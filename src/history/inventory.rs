@@ -1,4 +1,4 @@
-//! Whether each object of a history is what it should be.
+//! Checks single objects of a history, each by the rules of its kind.
 
 use serde::de::DeserializeOwned;
 
@@ -14,7 +14,7 @@ use crate::store::{ObjectKind, ObjectName, Store};
 /// Reads every byte of an object.
 ///
 /// # Errors
-/// `Damaged`, naming the object, if it is not what it should be, not written by a holder of the key, or not there;
+/// `Damaged`, naming the object, if the object is damaged, not written by a holder of the key, or missing;
 /// `Refused` if a newer backwhen wrote it; `Unavailable` if the store does not answer.
 pub fn check(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<()> {
     match name.kind() {
@@ -43,15 +43,16 @@ fn read<T: DeserializeOwned>(store: &dyn Store, name: &ObjectName, authorship: &
     read_object(store, name, authorship)?.ok_or_else(|| missing(store, name))
 }
 
-/// The error for an object that is not there.
+/// The error for an object that is missing.
 pub fn missing(store: &dyn Store, name: &ObjectName) -> Error {
     Error::damaged(format!("{} is missing", store.locate(name)))
 }
 
 fn check_is_named(store: &dyn Store, name: &ObjectName, is_named: bool) -> Result<()> {
-    match is_named {
-        true => Ok(()),
-        false => Err(Error::damaged(format!("{} is another object than its name says", store.locate(name)))),
+    if is_named {
+        Ok(())
+    } else {
+        Err(Error::damaged(format!("{} is another object than its name says", store.locate(name))))
     }
 }
 
@@ -62,11 +63,12 @@ fn check_pack(store: &dyn Store, name: &ObjectName) -> Result<()> {
     }
 }
 
-/// Schema archives and lists of roles are named by their own digest.
+/// Checks a schema archive or a list of roles, which are named by their own digest.
 fn check_digest(store: &dyn Store, name: &ObjectName) -> Result<()> {
     let bytes = store.read(name)?.ok_or_else(|| missing(store, name))?;
-    match blake3::hash(&bytes).to_hex().as_str() == name.stem() {
-        true => Ok(()),
-        false => Err(Error::damaged(format!("{}: its digest is not its name", store.locate(name)))),
+    if blake3::hash(&bytes).to_hex().as_str() == name.stem() {
+        Ok(())
+    } else {
+        Err(Error::damaged(format!("{}: its digest is not its name", store.locate(name))))
     }
 }

@@ -1,10 +1,11 @@
 //! The key that shows who wrote a history. See docs/architecture/key.md.
 //!
-//! A key is 32 random bytes in a file outside the history. Whoever holds it puts keyed tags on the objects
-//! that decide a recovery, and checks the tags when it reads them. Whoever can write to the history's folder
-//! but lacks the key cannot make such a tag.
+//! A key is 32 random bytes in a file outside the history. A holder of the key puts keyed tags on the objects that decide
+//! a recovery, and checks the tags when it reads them. Somebody who can write to the history's folder and lacks the key
+//! cannot make such a tag.
 
 mod authorship;
+#[expect(clippy::disallowed_methods, reason = "a key file lies outside of every history")]
 mod file;
 
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ impl Key {
         Key::new([byte; 32], PathBuf::from("test.key"))
     }
 
-    /// A public name of the key: 16 hexadecimal digits, from which nothing of the key can be learnt.
+    /// Returns a public name of the key: 16 hexadecimal digits, from which nothing about the key can be learnt.
     pub fn id(&self) -> String {
         let digest = blake3::keyed_hash(&self.secret, b"backwhen key id");
         digest.to_hex()[..16].to_owned()
@@ -40,7 +41,7 @@ impl Key {
         &self.file
     }
 
-    /// What signs and checks the objects of the history whose id is `history`.
+    /// Returns the authorship that tags and checks the objects of the history whose id is `history`.
     pub fn authorship(&self, history: [u8; 16]) -> Authorship {
         let mut hasher = blake3::Hasher::new_keyed(&self.secret);
         hasher.update(b"backwhen history objects\0").update(&history);

@@ -1,4 +1,4 @@
-//! What is kept: one protected database's store, a folder complete in itself.
+//! The history of one protected database: a folder that is complete in itself.
 //!
 //! ```text
 //! history.json          who this is; written last by `init`, and never again
@@ -7,11 +7,11 @@
 //! packs/                blocks of checkpoint images (see `image`)
 //! checkpoints/ID.json   a checkpoint's manifest
 //! schemas/DIGEST.dump   pg_dump archives, and DIGEST.sql the server's roles
-//! evidence/TIME.json    what each verify found
-//! expired/TIME.json     what was let go, and so may be missing
+//! evidence/TIME.json    the findings of each verification
+//! expired/TIME.json     the records of expiries, which say what may be missing
 //! catalog.sqlite        an index of all this; derived, may be deleted
 //! locks/ live/          who is at work now, and how it goes; not part of the history
-//! damaged/              what `repair` took out of the way; not part of the history
+//! damaged/              objects that `repair` set aside; not part of the history
 //! ```
 
 pub mod catalog;
@@ -54,7 +54,7 @@ pub use object::{read_json, read_object, write_json, write_object};
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
 pub const FORMAT: u32 = 1;
 
-/// The version of `history.json` where messages are signed: a backwhen that reads sealed ones alone would miss them.
+/// The version of `history.json` in a history whose messages are signed: an older backwhen would not find them.
 pub const SIGNED_FORMAT: u32 = 2;
 
 /// The version of `history.json` in a history with a key: a backwhen that knows no keys would write objects
@@ -64,32 +64,34 @@ pub const KEYED_FORMAT: u32 = 3;
 /// Where a history's [`Identity`] lies.
 const IDENTITY_FILE: &str = "history.json";
 
-/// How long work waits for an `expire` to end, which takes objects away.
+/// Work waits for a running `expire`, which removes objects, as long as this; then it fails as `Locked`.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A history's unchanging facts: the content of `history.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub format: u32,
-    /// 32 hexadecimal digits; in every segment's header.
+    /// 32 hexadecimal digits, which stand in the header of every segment too.
     pub id: String,
     pub created: PgTime,
     pub backwhen: String,
     pub source: Source,
-    /// Patterns of tables to protect; all, if empty.
+    /// Patterns of the tables to protect; without any, all tables are protected.
     pub include: Vec<String>,
     pub exclude: Vec<String>,
-    /// What signs our messages in the source's log, see [`message_key`]; 64 hexadecimal digits. Empty in histories
-    /// without event triggers that were begun before messages were signed.
+    /// The secret that backwhen's messages in the source's WAL are signed with, see [`Identity::message_key`]; 64
+    /// hexadecimal digits. It is empty in histories without event triggers that were begun before messages were signed.
     #[serde(default)]
     pub secret: String,
-    /// Which messages are believed: [`message_key::SIGNED`], or 0 in a history that was begun before.
+    /// Which messages are believed: [`SIGNED`](crate::signal::key::SIGNED), or 0 in a history that was begun before
+    /// messages were signed.
     #[serde(default)]
     pub messages: u32,
-    /// Whether the source has event triggers; in histories begun before messages were signed, the secret tells.
+    /// Whether the source has event triggers. `None` in histories that were begun before messages were signed, where a
+    /// secret is there exactly if there are event triggers.
     #[serde(default)]
     pub event_triggers: Option<bool>,
-    /// What shows who wrote the objects; none in a history that was begun without `--key-file`.
+    /// The key that the objects are tagged with; `None` in a history that was begun without `--key-file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyRecord>,
 }
@@ -97,11 +99,11 @@ pub struct Identity {
 /// Which key a history's objects are tagged with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
-    /// See [`Key::id`].
+    /// The id of the key, see [`Key::id`].
     pub id: String,
 }
 
-/// Where the history comes from.
+/// The database that the history is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// A libpq connection string, without password.
@@ -148,12 +150,12 @@ impl Identity {
         }
     }
 
-    /// Whether the source tells changes of its definitions.
+    /// Whether the source's event triggers tell schema changes.
     pub fn has_event_triggers(&self) -> bool {
         self.event_triggers.unwrap_or(!self.secret.is_empty())
     }
 
-    /// Tells our own messages in the source's log from others.
+    /// Returns the key that tells backwhen's own messages in the source's WAL from others.
     pub fn message_key(&self) -> MessageKey {
         MessageKey::new(&self.secret, self.messages)
     }
@@ -181,7 +183,7 @@ impl History {
         History { root: root.to_owned(), store, identity, journal }
     }
 
-    /// Opens a history. With its key, nothing in it is believed that no holder of the key wrote.
+    /// Opens a history. With its key, no object is believed that was not written by a holder of the key.
     ///
     /// # Errors
     /// `Refused` if there is none, a newer backwhen wrote it, or `key` is not its key; `Damaged` if
@@ -207,7 +209,7 @@ impl History {
             }
         };
         let authorship = identity.authorship(root, key)?;
-        // Once more, now that it is known which tag `history.json` must bear.
+        // Read a second time, now that it is known which tag `history.json` must bear.
         if authorship.is_checked() && read_object(&store, &name, &authorship)?.as_ref() != Some(&identity) {
             return Err(Error::damaged(format!("{} changed while it was read", path.display())));
         }
@@ -292,7 +294,7 @@ impl History {
         &*self.store
     }
 
-    /// The same store, for a reader or writer that outlives the borrow of the history.
+    /// Returns the store for a reader or writer that outlives the borrow of the history.
     pub fn shared_store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store)
     }
@@ -306,7 +308,7 @@ impl History {
         &self.identity
     }
 
-    /// Held by `capture`, `init` and `drop`.
+    /// Takes the role of the capture, which `capture`, `init` and `drop` hold.
     ///
     /// # Errors
     /// `Locked` if another process holds it.
@@ -314,10 +316,10 @@ impl History {
         self.store().lease(Role::Capture, "capture")
     }
 
-    /// Held while a checkpoint is made, with what [`History::hold_objects`] holds.
+    /// Takes the role under which a checkpoint is made, and the lease of [`History::hold_objects`].
     ///
     /// # Errors
-    /// `Locked` if another process makes one, or takes objects away.
+    /// `Locked` if another process makes a checkpoint, or removes objects.
     pub fn lock_checkpoint(&self) -> Result<(Lease, Option<Lease>)> {
         Ok((self.lock_checkpoint_alone()?, self.hold_objects()?))
     }
@@ -326,8 +328,8 @@ impl History {
         self.store().lease(Role::Checkpoint, "a checkpoint or expire")
     }
 
-    /// Shared by all who read objects for longer than an instant, or build on them: nothing is expired
-    /// meanwhile. Waits for an `expire` that is at work.
+    /// Keeps an `expire` from removing objects as long as the lease is held: every command that reads objects for longer
+    /// than an instant, or builds on them, shares this role. Waits for an `expire` that is at work.
     ///
     /// # Errors
     /// `Locked` if that takes longer than a minute.
@@ -344,8 +346,8 @@ impl History {
         })
     }
 
-    /// Whether others than its owner may read or change what the history holds, as was so for all that
-    /// earlier versions made under the usual umask.
+    /// Whether others than its owner may read or change the history, as in histories that earlier versions made under the
+    /// usual umask.
     pub fn is_open_to_others(&self) -> bool {
         layout::is_open_to_others(&self.root)
     }
@@ -354,12 +356,12 @@ impl History {
         self.store().is_leased(Role::Capture)
     }
 
-    /// Where `capture` writes how it goes, for `status` to read.
+    /// The path of the file in which `capture` says how it goes, for `status` to read.
     pub fn live_path(&self) -> PathBuf {
         layout::live_state(&self.root)
     }
 
-    /// The folder for files that go with the process.
+    /// The folder for files that are gone with the process.
     pub fn scratch(&self) -> PathBuf {
         layout::scratch(&self.root)
     }

@@ -1,5 +1,5 @@
-//! JSON objects of the history. Each begins with a digest of itself, so that a flipped bit in a
-//! number is damage that has a name, not another number.
+//! The JSON objects of a history. Each begins with a digest of its own content, so that a flipped bit in a number is
+//! found to be damage, and is not taken for another number.
 //!
 //! ```text
 //! {
@@ -21,7 +21,7 @@ const BEFORE_DIGEST: &[u8] = b"{\n  \"digest\": \"";
 const AFTER_DIGEST: &[u8] = b"\",\n";
 const BEFORE_TAG: &[u8] = b"  \"tag\": \"";
 
-/// Reads an object whoever wrote it; `None` if there is none.
+/// Reads an object without a check who wrote it; `None` if there is no such object.
 ///
 /// # Errors
 /// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be.
@@ -29,7 +29,7 @@ pub fn read_json<T: DeserializeOwned>(store: &dyn Store, name: &ObjectName) -> R
     read_object(store, name, &Authorship::Unkeyed)
 }
 
-/// Reads an object of the history; `None` if there is none.
+/// Reads an object of the history; `None` if there is no such object.
 ///
 /// # Errors
 /// `Refused` if a newer backwhen wrote it, `Damaged` if it cannot be read as what it should be, or if
@@ -41,7 +41,7 @@ pub fn read_object<T: DeserializeOwned>(
 ) -> Result<Option<T>> {
     let Some(bytes) = store.read(name)? else { return Ok(None) };
     let place = || store.locate(name);
-    // First of all, since a newer format may keep its digest elsewhere.
+    // The version is checked first, since a newer format may have its digest elsewhere.
     refuse_newer(store, name, &bytes)?;
     if !agrees_with_digest(&bytes) {
         return Err(Error::damaged(format!(
@@ -72,7 +72,7 @@ fn refuse_newer(store: &dyn Store, name: &ObjectName, bytes: &[u8]) -> Result<()
             "{} has format {format}, this backwhen knows up to {known}; update backwhen",
             store.locate(name)
         ))),
-        // What is no JSON at all has no digest that agrees either.
+        // Bytes that are no JSON have no digest that agrees either.
         _ => Ok(()),
     }
 }

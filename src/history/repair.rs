@@ -1,7 +1,7 @@
 //! Heals the damaged and missing objects of a history from another copy of it.
 //!
-//! Nothing is deleted: what is damaged is moved to `damaged/`, and only once a sound object of the
-//! same name has been found to take its place.
+//! Nothing is deleted: a damaged object is set aside, and only after a sound object of the same name has been found in the
+//! other copy.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,25 +15,25 @@ use super::expire::{References, needed_by_the_rest};
 use super::expiry::{Expiry, expiry_in};
 use super::journal::{Journal, SegmentName};
 use super::key::Authorship;
-use super::verify::Acknowledged;
+use super::verify::AcknowledgedEnd;
 use super::{History, Identity, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
 use crate::store::{Folder, ObjectKind, ObjectName, Role, Store, layout};
 
-/// What was done.
+/// The outcome of a repair.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Repaired {
-    /// Objects that were damaged or missing, and are sound now.
+pub struct RepairOutcome {
+    /// The objects that were damaged or missing, and are sound now.
     pub healed: Vec<String>,
-    /// Objects that stay as they are, and why.
+    /// The objects that remain damaged or missing, and why.
     pub not_healed: Vec<String>,
-    /// Where the damaged ones lie now.
+    /// Where the damaged objects lie now.
     pub set_aside: Vec<String>,
 }
 
-/// Heals what is damaged or missing in the history at `root` from another copy of it.
+/// Heals the damaged and missing objects of the history at `root` from another copy of the history.
 ///
 /// # Errors
 /// `Refused` if `from` is another history, has gone its own way, or its key was not given; `Locked` if a capture, copy or
@@ -41,9 +41,9 @@ pub struct Repaired {
 pub fn repair(
     root: &Path,
     from: &History,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &dyn Progress,
-) -> Result<Repaired> {
+) -> Result<RepairOutcome> {
     // Without the key, a forged object of the copy would pass for a sound one.
     from.authorship().check_may_write(root)?;
     let ours = own_id(root)?;
@@ -64,18 +64,25 @@ pub fn repair(
     let _capture = ours.lease(Role::Capture, "repair")?;
     let _checkpoint = ours.lease(Role::Checkpoint, "repair")?;
     let _objects = from.hold_objects()?;
-    let mut work =
-        Work { journal, ours, from, acknowledged, progress, expired: None, done: Repaired::default() };
+    let mut work = RepairWork {
+        journal,
+        ours,
+        from,
+        acknowledged,
+        progress,
+        expired: None,
+        done: RepairOutcome::default(),
+    };
     work.refuse_a_fork()?;
     work.objects()?;
-    // What a catalog took from damaged objects is not to be believed.
+    // The catalog may hold rows of damaged objects.
     if !work.done.healed.is_empty() {
         Catalog::forget(root);
     }
     Ok(work.done)
 }
 
-/// The id of a history whose `history.json` may be what is damaged: segments tell it too.
+/// Returns the id of a history whose `history.json` may be damaged or missing, as segments name the id too.
 fn own_id(root: &Path) -> Result<String> {
     let journal = Journal::in_folder(root, &Authorship::Unkeyed);
     let segments = match journal.list_all() {
@@ -84,7 +91,7 @@ fn own_id(root: &Path) -> Result<String> {
         listed => listed?,
     };
     let told: BTreeSet<_> = segments.into_iter().filter_map(|name| journal.history_of(name)).collect();
-    // Before `history.json`, which may be another history's.
+    // Segments come first, as `history.json` may be another history's.
     if let Some(id) = told.first().filter(|_| told.len() == 1) {
         return Ok(id.iter().map(|byte| format!("{byte:02x}")).collect());
     }
@@ -98,23 +105,23 @@ fn own_id(root: &Path) -> Result<String> {
     }
 }
 
-struct Work<'a> {
+struct RepairWork<'a> {
     journal: Journal,
     ours: &'a dyn Store,
     from: &'a History,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &'a dyn Progress,
-    /// What went by itself, and is not to come back.
-    expired: Option<Expired>,
-    done: Repaired,
+    /// The objects that an expiry has removed, which are not to come back.
+    expired: Option<ExpiredObjects>,
+    done: RepairOutcome,
 }
 
-impl Work<'_> {
+impl RepairWork<'_> {
     fn authorship(&self) -> &Authorship {
         self.from.authorship()
     }
 
-    /// Two copies that were both captured into have epochs of the same number that differ.
+    /// Refuses two copies that a capture has written to separately: their epochs of the same number differ.
     fn refuse_a_fork(&self) -> Result<()> {
         for name in self.ours.list_sorted(ObjectKind::Epoch)? {
             let read =
@@ -134,11 +141,11 @@ impl Work<'_> {
     }
 
     fn objects(&mut self) -> Result<()> {
-        // Those of the copy alone are about the copy.
+        // Records that only the copy has are about the copy.
         for name in self.ours.list_sorted(ObjectKind::Expiry)? {
             self.object(&name)?;
         }
-        self.expired = Expired::of(self.ours, self.from)?;
+        self.expired = ExpiredObjects::of(self.ours, self.from)?;
         self.kinds("packs", &[ObjectKind::Pack])?;
         self.kinds("schemas", &[ObjectKind::Archive, ObjectKind::Roles])?;
         self.kinds("epochs", &[ObjectKind::Epoch])?;
@@ -161,7 +168,7 @@ impl Work<'_> {
         self.progress.phase(&format!("checking {what}"), names.len() as u64, Unit::Objects);
         let epochs = self.epochs_known()?;
         for name in names {
-            // An epoch that began only in the other copy is none of this history's.
+            // An epoch that began only in the other copy does not belong to this history.
             let is_here = self.ours.holds(&name)?;
             let foreign = matches!(name.kind(), ObjectKind::Epoch | ObjectKind::Checkpoint)
                 && !is_here
@@ -178,8 +185,8 @@ impl Work<'_> {
         self.expired.as_ref().is_some_and(|expired| expired.covers(self.from, name))
     }
 
-    /// The epochs that something here shows to have been: files of them, of later ones, or what was
-    /// acknowledged.
+    /// Returns the numbers of the epochs that this history must have had, by its objects, by objects of later epochs, or
+    /// by the position that was acknowledged.
     fn epochs_known(&self) -> Result<BTreeSet<u32>> {
         let mut names = self.ours.list(ObjectKind::Epoch)?;
         names.extend(self.ours.list(ObjectKind::Checkpoint)?);
@@ -211,7 +218,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// A sound object may still be another history's.
+    /// A sound object may still belong to another history.
     fn is_ours(&self, name: &ObjectName) -> Result<()> {
         let ours = match name.kind() {
             ObjectKind::Epoch => read_object::<Epoch>(self.ours, name, self.authorship())?
@@ -220,9 +227,10 @@ impl Work<'_> {
                 .is_some_and(|it| it.id == self.from.identity().id),
             _ => true,
         };
-        match ours {
-            true => Ok(()),
-            false => Err(Error::damaged(format!("{} is another history's", self.ours.locate(name)))),
+        if ours {
+            Ok(())
+        } else {
+            Err(Error::damaged(format!("{} is another history's", self.ours.locate(name))))
         }
     }
 
@@ -231,16 +239,16 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Goes along an epoch's segments, each of which begins where the one before it ends.
+    /// Heals the segments of an epoch in their order; each begins where the segment before it ends.
     fn journal(&mut self, epoch: &Epoch) -> Result<()> {
         let expired = self.expired.as_ref();
         let from = expired.map_or(Some(epoch.start), |it| it.expiry.must_hold_from(epoch));
         let Some(mut at) = from else { return Ok(()) };
         loop {
-            let key = Key { epoch: epoch.number, start: at };
+            let key = SegmentStart { epoch: epoch.number, start: at };
             let next = self.next_start(key)?;
-            let ours = Forms::look(&self.journal, key, self.from)?;
-            let theirs = Forms::look(self.from.journal(), key, self.from)?.sound;
+            let ours = SegmentForms::look(&self.journal, key, self.from)?;
+            let theirs = SegmentForms::look(self.from.journal(), key, self.from)?.sound;
             let end = match (&ours.sound, theirs) {
                 (Some(sound), theirs) => Some(self.keep(&ours, sound, theirs)?),
                 (None, Some(theirs)) if self.is_enough(key, &ours, &theirs, next) => {
@@ -258,16 +266,21 @@ impl Work<'_> {
         }
     }
 
-    /// Where the next segment starts that is here, if one is.
-    fn next_start(&self, key: Key) -> Result<Option<Lsn>> {
+    /// Returns the start of the next segment that this history has; `None` if there is none.
+    fn next_start(&self, key: SegmentStart) -> Result<Option<Lsn>> {
         let segments = self.journal.list_all()?;
         let later = segments.iter().filter(|it| it.epoch == key.epoch && it.start > key.start);
         Ok(later.map(|it| it.start).min())
     }
 
-    /// Keeps a sound segment; takes a damaged second form of it out of the way, and gives it back an
-    /// end that it has lost.
-    fn keep(&mut self, ours: &Forms, sound: &Sound, theirs: Option<Sound>) -> Result<Lsn> {
+    /// Keeps a sound segment: sets a damaged second form of it aside, and copies the end that the segment has lost, if the
+    /// other copy has that end.
+    fn keep(
+        &mut self,
+        ours: &SegmentForms,
+        sound: &SoundSegment,
+        theirs: Option<SoundSegment>,
+    ) -> Result<Lsn> {
         let name = sound.name.file_name();
         for bad in &ours.bad {
             self.set_aside(*bad)?;
@@ -284,8 +297,8 @@ impl Work<'_> {
         Ok(theirs.end)
     }
 
-    /// Copies the other's segment, or what it holds more than the open one here.
-    fn fetch(&self, theirs: &Sound) -> Result<()> {
+    /// Copies a sealed segment of the other copy, or the blocks that the open segment here lacks.
+    fn fetch(&self, theirs: &SoundSegment) -> Result<()> {
         if theirs.name.sealed {
             copy_object(self.from.store(), self.ours, &theirs.name.object())?;
         } else {
@@ -294,8 +307,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether the other's segment holds all that this one held, as far as that can be known.
-    fn is_enough(&self, key: Key, ours: &Forms, theirs: &Sound, next: Option<Lsn>) -> bool {
+    /// Whether the segment of the other copy holds everything that the segment here held, as far as can be known.
+    fn is_enough(
+        &self,
+        key: SegmentStart,
+        ours: &SegmentForms,
+        theirs: &SoundSegment,
+        next: Option<Lsn>,
+    ) -> bool {
         let durable = self.acknowledged.filter(|it| it.epoch == key.epoch).map(|it| it.durable);
         match next {
             Some(next) => theirs.end == next,
@@ -303,7 +322,7 @@ impl Work<'_> {
         }
     }
 
-    fn bring(&mut self, ours: &Forms, theirs: &Sound) -> Result<Lsn> {
+    fn bring(&mut self, ours: &SegmentForms, theirs: &SoundSegment) -> Result<Lsn> {
         for bad in &ours.bad {
             self.set_aside(*bad)?;
         }
@@ -312,7 +331,13 @@ impl Work<'_> {
         Ok(theirs.end)
     }
 
-    fn cannot(&mut self, key: Key, ours: &Forms, theirs: Option<&Sound>, next: Option<Lsn>) {
+    fn cannot(
+        &mut self,
+        key: SegmentStart,
+        ours: &SegmentForms,
+        theirs: Option<&SoundSegment>,
+        next: Option<Lsn>,
+    ) {
         let end = theirs.map(|theirs| format!("the copy's ends at {}, too early", theirs.end));
         let why = end.unwrap_or_else(|| "the copy has no sound one".to_owned());
         match ours.bad.first() {
@@ -320,7 +345,7 @@ impl Work<'_> {
                 let place = self.journal.locate(*bad);
                 self.done.not_healed.push(format!("{place} is damaged, and {why}"));
             }
-            // Behind the last segment there is nothing to miss.
+            // Behind the last segment no segment is missing.
             None if next.is_none() => {}
             None => self.done.not_healed.push(format!("the segment at {} is missing, and {why}", key.start)),
         }
@@ -332,23 +357,23 @@ fn number_of(name: &ObjectName) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// What was expired here, and what of it may be needed still.
-struct Expired {
+/// The objects that an expiry has removed here, and the objects that the other copy still needs.
+struct ExpiredObjects {
     expiry: Expiry,
-    /// As far as the copy tells; if it does not, all may be.
+    /// The objects that the other copy needs; `None` if that cannot be known, so that all may be needed.
     needed: Option<References>,
 }
 
-impl Expired {
-    fn of(ours: &dyn Store, from: &History) -> Result<Option<Expired>> {
+impl ExpiredObjects {
+    fn of(ours: &dyn Store, from: &History) -> Result<Option<ExpiredObjects>> {
         let expiry = match expiry_in(ours, from.authorship()) {
-            // It is named already.
+            // The damaged record is named already.
             Err(error) if error.kind() == Kind::Damaged => None,
             read => read?,
         };
         Ok(expiry.map(|expiry| {
             let needed = needed_by_the_rest(from, &expiry).ok();
-            Expired { expiry, needed }
+            ExpiredObjects { expiry, needed }
         }))
     }
 
@@ -367,28 +392,28 @@ impl Expired {
 }
 
 #[derive(Clone, Copy)]
-struct Key {
+struct SegmentStart {
     epoch: u32,
     start: Lsn,
 }
 
-/// A segment as it lies in one history.
-struct Forms {
-    sound: Option<Sound>,
+/// The forms in which one history has a segment.
+struct SegmentForms {
+    sound: Option<SoundSegment>,
     bad: Vec<SegmentName>,
-    /// How far the bad ones can be read.
+    /// How far the damaged forms can be read.
     reached: Lsn,
 }
 
-struct Sound {
+struct SoundSegment {
     name: SegmentName,
     end: Lsn,
 }
 
-impl Forms {
-    fn look(journal: &Journal, key: Key, history: &History) -> Result<Forms> {
+impl SegmentForms {
+    fn look(journal: &Journal, key: SegmentStart, history: &History) -> Result<SegmentForms> {
         let id = history.identity().id_bytes()?;
-        let mut forms = Forms { sound: None, bad: Vec::new(), reached: Lsn::ZERO };
+        let mut forms = SegmentForms { sound: None, bad: Vec::new(), reached: Lsn::ZERO };
         let mut names = journal.list_all()?;
         names.retain(|name| name.epoch == key.epoch && name.start == key.start);
         // The sealed form, if sound, is the one that counts.
@@ -402,7 +427,7 @@ impl Forms {
                     forms.reached = forms.reached.max(end.unwrap_or_default());
                     forms.bad.push(name);
                 }
-                Some(end) if forms.sound.is_none() => forms.sound = Some(Sound { name, end }),
+                Some(end) if forms.sound.is_none() => forms.sound = Some(SoundSegment { name, end }),
                 Some(_) => {}
             }
         }

@@ -1,38 +1,38 @@
-//! How the history and the source were brought together again: kept with the checkpoint that came of it.
+//! The result of a resynchronisation, which is kept with the checkpoint that was made by it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Lsn;
 
-/// What a checkpoint was made of, where it is a state of the history put right by the source.
+/// How a checkpoint was made that is a state of the history, corrected by a comparison with the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resync {
-    /// The history's state that was compared; none where it could not be had, and all was read.
-    pub with: Option<Compared>,
-    /// Why it could not be had.
+    /// The state of the history that was compared; `None` if there was none to compare, so that all tables were read whole.
+    pub with: Option<ComparedPosition>,
+    /// Why there was no state to compare.
     #[serde(default)]
     pub without: Option<String>,
-    /// By oid.
+    /// The tables, sorted by oid.
     pub tables: Vec<TableResync>,
-    /// Tables of the history that the source has no more.
+    /// Tables of the history that the source no longer has.
     pub gone: Vec<String>,
 }
 
-/// A state of the history: all that committed before a position of an epoch.
+/// A state of the history: all transactions that committed before a position of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compared {
+pub struct ComparedPosition {
     pub epoch: u32,
     pub lsn: Lsn,
 }
 
-/// One table's share. A row that has changed counts as one that is gone and one that is new.
+/// The comparison of one table. A changed row counts as a row that is gone and a row that is new.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableResync {
     pub oid: u32,
     pub table: String,
-    /// Of the source, at the snapshot.
+    /// The number of rows on the source, at the snapshot.
     pub rows: u64,
-    /// Of those rows, as in [`TableDigest`](super::evidence::TableDigest).
+    /// The digest of these rows, as in [`TableDigest`](super::evidence::TableDigest).
     pub digest: String,
     /// Ranges of hashes of rows that were compared by digest, and how many of them differed.
     pub ranges: u64,
@@ -40,13 +40,13 @@ pub struct TableResync {
     /// Rows of the history that the source does not have, and rows of the source that it had not.
     pub rows_gone: u64,
     pub rows_new: u64,
-    /// Something differed; where the table was read whole that alone is known.
+    /// Whether anything differed. If the table was read whole, nothing more is known.
     pub differs: bool,
     /// Bytes of digests, places and rows that the source sent.
     pub bytes_read: u64,
-    /// Bytes of all rows of the table as text: what reading it whole would have sent.
+    /// Bytes of all rows of the table as text, which the source would have sent if the table had been read whole.
     pub bytes: u64,
-    /// Why it was read whole; then no differing rows are counted.
+    /// Why the table was read whole. Differing rows are not counted then.
     #[serde(default)]
     pub read_whole: Option<String>,
 }

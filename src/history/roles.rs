@@ -1,4 +1,4 @@
-//! The server's roles at a moment: no event trigger tells of them, so capture looks with its heartbeats.
+//! The server's roles at a moment. No event trigger tells changes of roles, so capture reads the roles with its heartbeats.
 
 use super::History;
 use super::catalog::Catalog;
@@ -9,8 +9,8 @@ use crate::model::Lsn;
 use crate::signal::{ROLES, RolesSignal};
 use crate::store::{ObjectKind, ObjectName};
 
-/// The newest list of roles (`schemas/DIGEST.sql`, by its digest) that tells how they were at `until`: the
-/// last one that capture wrote since the checkpoint, or the checkpoint's own.
+/// Returns the digest of the newest list of roles (`schemas/DIGEST.sql`) at `until`: the last list that capture wrote
+/// since the checkpoint, or the list of the checkpoint itself.
 ///
 /// # Errors
 /// `Damaged` if the journal is.
@@ -24,7 +24,7 @@ pub fn globals_at(
     Ok(told.or_else(|| base.schema.globals.clone()))
 }
 
-/// The digest of the roles that the history knows last.
+/// Returns the digest of the roles that the history knows last.
 ///
 /// # Errors
 /// `Damaged` if the history is.
@@ -38,7 +38,7 @@ pub fn last_known(history: &History) -> Result<Option<String>> {
     Ok(told.or(newest.schema.roles_digest))
 }
 
-/// The digests of all lists of roles that these segments name.
+/// Returns the digests of all lists of roles that these segments name.
 ///
 /// # Errors
 /// `Damaged` if one of them is.
@@ -56,7 +56,7 @@ pub fn told_in<'a>(
     Ok(lists)
 }
 
-/// What capture wrote last, in a transaction whose commit lies from `after` to before `until`.
+/// Returns the last signal of roles that capture wrote in a transaction whose commit lies from `after` to before `until`.
 fn last_told(history: &History, stretch: &Stretch, after: Lsn, until: Lsn) -> Result<Option<RolesSignal>> {
     let tells = |view: &&SegmentView| view.summary.roles.iter().any(|lsn| (after..until).contains(lsn));
     for view in stretch.segments.iter().rev().filter(tells) {
@@ -70,8 +70,8 @@ fn last_told(history: &History, stretch: &Stretch, after: Lsn, until: Lsn) -> Re
     Ok(None)
 }
 
-/// In older histories without event triggers anybody may have written such a message; one that names nothing tells
-/// nothing. No path can hide in a digest.
+/// Whether the signal names a list of roles that the history holds. In older histories without event triggers any role
+/// may have written such a message. No path can hide in a digest.
 fn is_held(history: &History, signal: &RolesSignal) -> bool {
     let globals = &signal.globals;
     globals.len() == 64

@@ -1,9 +1,9 @@
 //! The segments that a reader of a history has open, each of which is opened once and then shared.
 //!
-//! To open a segment that is still written to means to read all of it: its blocks are checked, decompressed and
-//! digested. Whoever looks a second time must see the same transactions as before, or two answers about one moment
-//! would not agree. So a table of open segments belongs to one [`Timeline`](super::timeline::Timeline), which
-//! all who ask about its moments share.
+//! Opening a segment that is still written to means reading all of it: its blocks are checked, decompressed and
+//! digested. A second look must show the same transactions as the first one, or two answers about one moment would not
+//! agree. So a table of open segments belongs to one [`Timeline`](super::timeline::Timeline), which is shared by all who
+//! ask about its moments.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,11 +19,11 @@ const MOST_SEALED: usize = 64;
 /// With more bytes of footers in memory than this, sealed segments are closed likewise.
 const MOST_FOOTER_BYTES: usize = 64 << 20;
 
-/// See the module.
+/// A table of open segments, see the module.
 #[derive(Debug)]
 pub struct Segments {
     journal: Journal,
-    /// The one that was asked for last stands last.
+    /// The segment that was asked for last stands last.
     open: Mutex<VecDeque<OpenSegment>>,
 }
 
@@ -31,7 +31,7 @@ pub struct Segments {
 struct OpenSegment {
     epoch: u32,
     start: Lsn,
-    /// Bytes of its footer in memory.
+    /// The bytes that the footer takes in memory.
     bytes: usize,
     segment: Arc<Segment>,
 }
@@ -42,11 +42,11 @@ impl Segments {
         Segments { journal: journal.clone(), open: Mutex::default() }
     }
 
-    /// The segment, which is opened if it is not open yet. Other threads wait meanwhile, so that none opens it
-    /// twice.
+    /// Returns the segment, which is opened if it is not open yet. Other threads wait meanwhile, so that no segment is
+    /// opened twice.
     ///
     /// # Errors
-    /// As [`Segment::open`].
+    /// Fails as [`Segment::open`] does.
     pub fn open(&self, name: SegmentName) -> Result<Arc<Segment>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = open.iter().position(|it| (it.epoch, it.start) == (name.epoch, name.start));

@@ -1,5 +1,5 @@
-//! How a manifest holds the statements since its schema archive: a long text that many statements were sent in
-//! stands there once.
+//! How a manifest holds the statements since its schema archive: a long text in which a client sent many statements is
+//! written once.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::signal::{DefinitionChange, Statement};
 
-/// Texts of at most so many bytes are written with each statement.
+/// A text of at most this many bytes is written with each of its statements; a longer one only with the first.
 const SHORT: usize = 4096;
 
 /// Writes the changes; a long text only with the first of its statements.

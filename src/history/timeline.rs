@@ -14,26 +14,26 @@ use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
 use crate::store::ObjectName;
 
-/// Everything that a moment is looked up in, as of one instant.
+/// Epochs, segments and checkpoints of a history as of one instant, in which moments are looked up.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     /// Oldest first.
     pub stretches: Vec<Stretch>,
-    /// Checkpoints that are damaged, by id, and why.
+    /// The damaged checkpoints and packs, and why they are.
     pub unusable: Vec<Unusable>,
-    /// What may be missing, if anything was let go.
+    /// The objects that may be missing, if moments were expired.
     pub expired: Option<Expiry>,
 }
 
-/// An epoch with what it holds.
+/// An epoch with its segments and checkpoints.
 #[derive(Clone, Debug)]
 pub struct Stretch {
     pub epoch: Epoch,
-    /// Where the journal begins, or what of it is left.
+    /// Where the journal of the epoch begins, or the part of it that an expiry has left.
     pub held_from: Lsn,
-    /// In order; the last one may still be written to.
+    /// The segments in order. A capture may still write to the last one.
     pub segments: Vec<SegmentView>,
-    /// By position.
+    /// The checkpoints, sorted by position.
     pub checkpoints: Vec<CheckpointRow>,
 }
 
@@ -43,7 +43,7 @@ pub struct SegmentView {
     /// Bytes of the file.
     pub bytes: u64,
     pub summary: SegmentSummary,
-    /// Where it is opened, once for all who ask.
+    /// The table in which the segment is opened, once for all who ask.
     segments: Arc<Segments>,
 }
 
@@ -53,7 +53,7 @@ impl SegmentView {
         SegmentView { name: row.name, bytes: row.bytes, summary: row.summary, segments }
     }
 
-    /// A segment that no catalog knows, as it is now.
+    /// Makes a view of a segment that no catalog knows, as the segment is now.
     ///
     /// # Errors
     /// As [`Segment::open`].
@@ -67,7 +67,7 @@ impl SegmentView {
         })
     }
 
-    /// The segment itself, of which `summary` tells.
+    /// Returns the segment itself, opened.
     ///
     /// # Errors
     /// As [`Segment::open`].
@@ -102,8 +102,8 @@ impl Timeline {
         Timeline::read_with(history, catalog, &Arc::new(Segments::new(history.journal())))
     }
 
-    /// Reads the history as it is now, but for segments that are open already: one that is still written to is
-    /// taken as it was when it was opened.
+    /// Reads the history as it is now, except for segments that are open in `table` already: a segment that is still
+    /// written to is taken as it was when it was opened.
     ///
     /// # Errors
     /// As [`Timeline::read`].
@@ -135,7 +135,7 @@ impl Timeline {
         match orphans.filter(|&number| number > known).min() {
             Some(number) => Err(missing_epoch(history, number)),
             None => {
-                // One that only took what no checkpoint names let no moment go.
+                // An expiry that removed only unreferenced objects did not shrink the window.
                 let expired =
                     expired.filter(|it| stretches.first().is_some_and(|first| it.let_go(&first.epoch)));
                 Ok(Timeline { stretches, unusable: catalog.unusable(), expired })
@@ -143,7 +143,7 @@ impl Timeline {
         }
     }
 
-    /// The epoch that is being written.
+    /// Returns the epoch that is being written.
     ///
     /// # Errors
     /// `Damaged` if the history has none.
@@ -151,15 +151,15 @@ impl Timeline {
         self.stretches.last().ok_or_else(|| Error::damaged("the history has no epochs"))
     }
 
-    /// From the first checkpoint to the last moment, gaps included; none without a checkpoint.
+    /// Returns the stretch from the first checkpoint to the last moment, gaps included; `None` without a checkpoint.
     pub fn window(&self) -> Option<Window> {
         let first = self.stretches.iter().find_map(Stretch::window)?;
         let last = self.stretches.iter().rev().find_map(Stretch::window)?;
         Some(Window { earliest: first.earliest, latest: last.latest })
     }
 
-    /// An epoch whose first image was never finished holds no moment: it belongs to the gap around it, which
-    /// has the cause that it began with.
+    /// Returns the gaps between epochs. An epoch whose first image was never finished has no moment, so it belongs to the
+    /// gap around it, and the cause of that gap is the first one.
     pub fn gaps(&self) -> Vec<Gap> {
         let mut gaps = Vec::new();
         let mut open: Option<Gap> = None;
@@ -193,7 +193,7 @@ impl Timeline {
         self.stretches.iter().flat_map(|stretch| &stretch.checkpoints)
     }
 
-    /// The moments that can be recovered, for messages.
+    /// Says which moments can be recovered, for messages.
     pub fn describe_window(&self) -> String {
         let windows = self.stretches.iter().filter_map(Stretch::window);
         let describe = |window: Window| {
@@ -203,11 +203,10 @@ impl Timeline {
             )
         };
         let windows: Vec<_> = windows.map(describe).collect();
-        match windows.is_empty() {
-            true => "there is no checkpoint yet, so nothing can be recovered".to_owned(),
-            false => {
-                format!("what can be recovered is {}{}", windows.join(", and "), self.describe_expired())
-            }
+        if windows.is_empty() {
+            "there is no checkpoint yet, so nothing can be recovered".to_owned()
+        } else {
+            format!("what can be recovered is {}{}", windows.join(", and "), self.describe_expired())
         }
     }
 }
@@ -220,17 +219,17 @@ impl Timeline {
 }
 
 impl Stretch {
-    /// The end of what is durable.
+    /// Returns the end of the durable journal of this epoch.
     pub fn frontier(&self) -> Lsn {
         self.segments.last().map_or(self.held_from, |segment| segment.summary.end)
     }
 
-    /// The moments of this epoch that can be recovered.
+    /// Returns the moments of this epoch that can be recovered.
     pub fn window(&self) -> Option<Window> {
         let first = self.checkpoints.first()?;
         let latest = self.segments.iter().filter_map(|segment| segment.summary.max_time).max();
-        // A time is decided once a transaction later than it is known: one of the very same time
-        // may still come.
+        // The state at a time is known once a later transaction is: another transaction of the very same time may
+        // still come.
         let decided = latest.map_or(first.time, |time| PgTime(time.0 - 1)).max(first.time);
         Some(Window {
             earliest: Edge { lsn: first.lsn, time: first.time },
@@ -238,7 +237,7 @@ impl Stretch {
         })
     }
 
-    /// The segments that hold transactions from `after` to before `until`.
+    /// Returns the segments that hold transactions from `after` to before `until`.
     pub fn segments_between(&self, after: Lsn, until: Lsn) -> impl Iterator<Item = &SegmentView> {
         let holds = move |summary: &SegmentSummary| {
             summary.first_commit.is_some_and(|first| first < until)
@@ -247,20 +246,20 @@ impl Stretch {
         self.segments.iter().filter(move |segment| holds(&segment.summary))
     }
 
-    /// Bytes of the journal's files.
+    /// Returns the bytes of all segments of this epoch.
     pub fn journal_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 }
 
-/// Objects of an epoch are there, and what says where it began is not.
+/// The error for an epoch whose record is missing although objects of the epoch are there.
 pub fn missing_epoch(history: &History, number: u32) -> Error {
     let place = history.store().locate(&ObjectName::epoch(number));
     Error::damaged(format!("{place} is missing; bring it back from a copy of the history"))
 }
 
-/// Drops the segments that an expiry has left without those behind them, and returns where the journal then
-/// begins. What must be held has to hang together.
+/// Drops the segments that an expiry has left and that do not join the later ones, and returns where the journal then
+/// begins. The segments that no expiry covers must join.
 fn join(
     history: &History,
     epoch: &Epoch,

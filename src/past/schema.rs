@@ -12,7 +12,7 @@ use crate::fold;
 use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
-use crate::history::journal::{Said, Segment};
+use crate::history::journal::{Segment, TransactionMessage};
 use crate::history::timeline::{SegmentView, Stretch};
 use crate::model::{Edge, Inexact, Lsn, Message, Moment};
 use crate::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
@@ -187,7 +187,7 @@ impl SchemaQuestion<'_> {
     ) -> Result<()> {
         let key = self.history.identity().message_key();
         segment.each_said(after, until, &mut |entry, said| {
-            let Said::Logical { prefix, content } = said else { return true };
+            let TransactionMessage::Logical { prefix, content } = said else { return true };
             if prefix != HEARTBEAT.as_bytes() {
                 return true;
             }
@@ -211,7 +211,7 @@ impl SchemaQuestion<'_> {
                 continue;
             }
             view.open()?.each_said(after, until, &mut |entry, said| {
-                let Said::Relation(bytes) = said else { return true };
+                let TransactionMessage::Relation(bytes) = said else { return true };
                 let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { return true };
                 let known = self.base.table(relation.oid);
                 let differs = known.is_some_and(|it| !fold::differences(&it.table, &relation).is_empty());

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::process::Command;
 
 use super::account::Account;
+use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -137,7 +138,7 @@ impl Child {
 /// Provides a password file to a child as its standard input. The file never has a name, so that nothing of it
 /// remains however backwhen ends, and only its owner may read it, as libpq demands.
 fn password_file(line: &str) -> Result<Stdio> {
-    let written = tempfile::tempfile().and_then(|mut file| {
+    let written = ambient::nameless_file(&ambient::temporary_place()).and_then(|mut file| {
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(line.as_bytes())?;
         Ok(file)

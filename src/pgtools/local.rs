@@ -224,7 +224,7 @@ fn folder() -> Result<PathBuf> {
     if let Some(folder) = in_memory().and_then(|memory| make(memory).ok()) {
         return Ok(folder.keep());
     }
-    let usual = std::env::temp_dir();
+    let usual = ambient::temporary_place();
     let usual = if usual.as_os_str().len() > FOLDER_LIMIT { Path::new("/tmp") } else { &usual };
     let failed = |parent: &Path| format!("cannot make a temporary folder in {}", parent.display());
     let folder = make(usual).context(Kind::Unavailable, || failed(usual))?;

@@ -22,7 +22,7 @@ use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
 use crate::history::evidence::Evidence;
-use crate::history::image::{BlockDirectory, FolderDirectory, Packs};
+use crate::history::image::{BlockDirectory, MemoryDirectory, Packs};
 use crate::history::key::{Authorship, Key};
 use crate::history::resync::Resync;
 use crate::history::{
@@ -85,7 +85,7 @@ pub async fn init(
         create_publications(access, &publications, &selection).await?;
         let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
         let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
-        let none: Arc<dyn BlockDirectory> = Arc::new(FolderDirectory::default());
+        let none: Arc<dyn BlockDirectory> = Arc::new(MemoryDirectory::default());
         let opened = open(access, &identity.slot(), selection, client).await?;
         let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
         let event_triggers = Some(event_triggers && refused.is_none());

@@ -11,14 +11,14 @@ use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::TableEntry;
 use crate::history::image::Blocks;
-use crate::history::resync::Compared;
+use crate::history::resync::ComparedPosition;
 use crate::model::{Lsn, Table};
 use crate::past::{CHECKPOINT_BUDGET, Reading};
 use crate::progress::Silent;
 
 /// See the module.
 pub(super) struct Earlier {
-    pub at: Compared,
+    pub at: ComparedPosition,
     pub tables: Vec<TableEntry>,
     pub blocks: Blocks,
     /// Whether a table's rows may be compared with those of the source's table.
@@ -56,7 +56,7 @@ pub(super) fn latest(history: &History, catalog: &Arc<Catalog>) -> Result<Earlie
     }
     ambient::pass("resync.folded")?;
     Ok(Earlier {
-        at: Compared { epoch: state.epoch, lsn: state.lsn },
+        at: ComparedPosition { epoch: state.epoch, lsn: state.lsn },
         tables: state.tables,
         blocks: reading.blocks(),
         comparable: same_lines,
@@ -87,7 +87,7 @@ pub(super) fn at(history: &History, catalog: &Arc<Catalog>, epoch: u32, lsn: Lsn
     packs.finish()?;
     catalog.synchronise(history)?;
     Ok(Earlier {
-        at: Compared { epoch: stretch.epoch.number, lsn },
+        at: ComparedPosition { epoch: stretch.epoch.number, lsn },
         tables,
         blocks: reading.blocks(),
         comparable: same_shape,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{AfterRows, Archive, EntrySelection};
@@ -79,7 +80,7 @@ pub struct Phase {
 /// fails, `Interrupted` if the recovery was cancelled. After an error, nothing is left that could be taken for a
 /// database.
 pub async fn execute(plan: Plan, execution: Execution) -> Result<RecoveryReport> {
-    let started = Instant::now();
+    let started = ambient::instant();
     execution.progress.phase("preparing", 0, Unit::Tables);
     let made = if execution.create_roles {
         roles::create(&plan.past, &execution.destination).await?
@@ -161,7 +162,7 @@ struct Phases {
 impl Phases {
     fn end(&mut self, name: &'static str) {
         self.all.push(Phase { name, seconds: self.started.elapsed().as_secs_f64() });
-        self.started = Instant::now();
+        self.started = ambient::instant();
     }
 }
 
@@ -362,7 +363,7 @@ async fn fold_plan(plan: &Plan, execution: &Execution) -> Result<Folded> {
     let folding = ambient::blocking("folding the history", move || {
         let wanted = |table: &Table| wanted.contains(&table.oid);
         // The scratch folder is not in the history, which may lie on a disk that cannot be written to.
-        past.fold(&wanted, RECOVERY_BUDGET, &std::env::temp_dir(), &*progress)
+        past.fold(&wanted, RECOVERY_BUDGET, &ambient::temporary_place(), &*progress)
     });
     folding.await
 }

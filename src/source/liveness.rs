@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::stream::{Backend, ReplicationClient, SERVING_PROCESS, parse_serving_process};
+use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 
@@ -28,7 +29,7 @@ impl Liveness {
     }
 
     fn new(source: &Conninfo, backend: Backend, patience: Duration) -> Liveness {
-        Liveness { source: source.clone(), backend, patience, heard: Mutex::new(Instant::now()) }
+        Liveness { source: source.clone(), backend, patience, heard: Mutex::new(ambient::instant()) }
     }
 
     /// Watches a session that was just opened. It is given up after as long a silence as a replication connection is.
@@ -51,7 +52,7 @@ impl Liveness {
 
     /// Records that something arrived, or that nothing was waited for until now.
     pub fn heard(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = ambient::instant();
     }
 
     fn silent_for(&self) -> Duration {

@@ -1,7 +1,7 @@
 //! Reads tables as an exported snapshot shows them.
 
 use std::ops::Deref;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt, pin_mut};
@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::liveness::Liveness;
+use crate::ambient;
 use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
@@ -131,7 +132,7 @@ impl Deref for SnapshotReader {
 /// `Refused` if a table cannot be locked or read; `Unavailable` if another session keeps a table locked for a minute.
 pub async fn lock_tables(client: &Client, tables: &[&Table]) -> Result<()> {
     let failed = |error| server_error("cannot lock the tables to be read", error);
-    let begun = Instant::now();
+    let begun = ambient::instant();
     loop {
         client.batch_execute("SAVEPOINT unlocked").await.map_err(failed)?;
         match lock_at_once(client, tables).await {

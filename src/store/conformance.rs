@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use super::{Fault, Folder, MemoryStore, ObjectKind, ObjectName, Role, Store};
+use super::{Folder, MemoryStore, ObjectKind, ObjectName, Role, Store, StoreFault};
 use crate::error::Kind;
 
 /// Calls `test` with an empty store of every sort.
@@ -251,7 +251,7 @@ fn whoever_shares_a_role_waits_for_its_holder() {
 fn a_put_that_is_cut_short_leaves_nothing_that_is_listed() {
     let memory = MemoryStore::default();
     let store: &dyn Store = &memory;
-    for fault in [Fault::Fail, Fault::Tear] {
+    for fault in [StoreFault::Fail, StoreFault::Tear] {
         memory.fail_at(0, fault);
         assert_eq!(store.put_new(&pack("one"), b"whole").unwrap_err().kind(), Kind::Unavailable);
         let mut file = store.draft(ObjectKind::Pack).unwrap();
@@ -264,7 +264,7 @@ fn a_put_that_is_cut_short_leaves_nothing_that_is_listed() {
         );
     }
     assert_eq!(memory.torn(), 4);
-    memory.fail_at(0, Fault::LoseAnswer);
+    memory.fail_at(0, StoreFault::LoseAnswer);
     assert_eq!(store.put_new(&pack("one"), b"whole").unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(store.read(&pack("one")).unwrap().unwrap(), b"whole", "the answer was lost, not the object");
 

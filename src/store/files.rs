@@ -1,8 +1,8 @@
-//! The one door to the disk for everything that must survive a crash.
+//! The door to the disk for every file that must survive a crash.
 //!
-//! A new object is written under a temporary name that no other process has, synced, given its own name, and its
-//! folder synced: it is there whole or not at all. Nothing here ever overwrites. What is made is its owner's alone, and no symbolic
-//! link is followed to what is written.
+//! A new file is written under a temporary name that no other process has, it is synced and given its own name, and its
+//! folder is synced: the file is there whole or not at all. No file is ever overwritten, every file is readable for its
+//! owner alone, and no symbolic link is followed in the place of a file that is written.
 
 mod lock;
 mod naming;
@@ -20,10 +20,11 @@ pub use naming::{is_own_temporary, move_new, temporary_beside};
 use private::create_folder_alone;
 pub use private::{create_private, is_link, is_open_to_others, read_unfollowed, real_place, unfollowed};
 
-/// The ending of files that are still being written; whoever holds the writing lock may delete them.
+/// The ending of files that are still being written. A process that holds the lock under which they are written may
+/// delete the files of other processes.
 pub const TEMPORARY: &str = "tmp";
 
-/// A file under a temporary name until [`NewFile::publish`] makes it valid; dropped before, it goes.
+/// A file that has a temporary name until [`NewFile::publish`] gives it its own. A file that is dropped before is removed.
 pub struct NewFile {
     file: Option<File>,
     temporary: PathBuf,
@@ -31,6 +32,8 @@ pub struct NewFile {
 }
 
 impl NewFile {
+    /// Makes a file that is to be published as `path`.
+    ///
     /// # Errors
     /// `Unavailable` if the folder does not take a file.
     pub fn create(path: &Path) -> Result<NewFile> {
@@ -65,10 +68,10 @@ impl NewFile {
         self.publish_as(&target)
     }
 
-    /// Like [`NewFile::publish`], under a name that is known only now, in the same folder.
+    /// Publishes the file under a name in the same folder that is known only now.
     ///
     /// # Errors
-    /// As [`NewFile::publish`].
+    /// Fails as [`NewFile::publish`] does.
     pub fn publish_as(mut self, path: &Path) -> Result<()> {
         let file = self.file.take().expect("published once");
         let synced = point("file.sync").and_then(|()| file.sync_all());
@@ -122,7 +125,7 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
 /// Syncs the folder that holds `path`.
 ///
 /// # Errors
-/// As [`sync_folder`].
+/// Fails as [`sync_folder`] does.
 pub fn sync_parent(path: &Path) -> Result<()> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => sync_folder(folder),
@@ -130,15 +133,15 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes a folder and the parents that are missing, for their owner alone. Once this returns, no power cut takes any
-/// of them away: each is made durable in its parent before the next is made in it.
+/// Makes a folder and its missing parents, for their owner alone. Once this returns, no power cut takes any of them away:
+/// each is made durable in its parent before the next one is made in it.
 ///
 /// # Errors
-/// `Unavailable` if it cannot be made.
+/// `Unavailable` if the folder cannot be made.
 pub fn create_folder(folder: &Path) -> Result<()> {
     let mut missing: Vec<&Path> = folder.ancestors().take_while(|folder| !is_folder(folder)).collect();
     if missing.is_empty() {
-        // A process that was killed may have made it and not come to this.
+        // A process that was killed may have made the folder and not synced its parent.
         return sync_parent(folder);
     }
     missing.reverse();
@@ -151,7 +154,7 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether it is there; the empty path is the folder that we are in.
+/// Whether the folder is there. The empty path is the current folder.
 fn is_folder(folder: &Path) -> bool {
     folder.as_os_str().is_empty() || folder.is_dir()
 }
@@ -161,12 +164,12 @@ pub fn is_there(path: &Path) -> bool {
     path.exists()
 }
 
-/// Deletes a file that nothing depends on, such as a derived or an unfinished one; if it does not go, it does no harm.
+/// Deletes a file on which nothing depends, such as a derived or an unfinished one. A failure does no harm.
 pub fn discard(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// Deletes a file, durable; one that is already gone is fine.
+/// Deletes a file, which is gone for good once this returns. A file that is already gone is no error.
 ///
 /// # Errors
 /// `Unavailable` if the disk refuses.
@@ -179,7 +182,7 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Dates a file as of now; its bytes stay as they are.
+/// Sets the time of a file to now, and leaves its bytes as they are.
 ///
 /// # Errors
 /// `Unavailable` if the disk refuses.
@@ -189,8 +192,8 @@ pub fn touch(path: &Path) -> Result<()> {
     touched.context(Kind::Unavailable, || format!("cannot date {}", path.display()))
 }
 
-/// Deletes files that lie in `folder`, durable once it returns; those that are already gone are fine. Cut
-/// short, any of them may be left.
+/// Deletes files that lie in `folder`, which are gone for good once this returns. Files that are already gone are no error.
+/// If the process is killed meanwhile, any of the files may be left.
 ///
 /// # Errors
 /// `Unavailable` if the disk refuses.
@@ -207,8 +210,8 @@ pub fn remove_all(folder: &Path, paths: &[PathBuf]) -> Result<()> {
     if paths.is_empty() { Ok(()) } else { sync_folder(folder) }
 }
 
-/// Moves a file into `folder`, durable, under its own name or, where that is taken, a numbered one.
-/// Returns where it lies now; `None` if there is no such file.
+/// Moves a file into `folder` under its own name or, if that is taken, under a numbered one; the move is durable once this
+/// returns. Returns where the file lies now; `None` if there is no such file.
 ///
 /// # Errors
 /// `Unavailable` if the disk refuses.
@@ -229,8 +232,9 @@ pub(super) fn set_aside(path: &Path, folder: &Path) -> Result<Option<String>> {
     Ok(Some(target.display().to_string()))
 }
 
-/// Removes what a killed process left under temporary names. Only the holder of the lock under which
-/// they are written may. A file that does not go is no harm; one of this process is still written.
+/// Removes files that killed processes have left under temporary names. Only a process that holds the lock under which they
+/// are written may call this. A file that cannot be removed does no harm. Files of this process are still being written,
+/// and stay.
 pub fn remove_temporaries(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let ending = format!(".{TEMPORARY}");
@@ -243,22 +247,22 @@ pub fn remove_temporaries(folder: &Path) {
     }
 }
 
-/// Tries whether the disk takes so many bytes, and gives them back.
+/// Checks that the disk has room for this many bytes, by writing them to a file that is removed again.
 ///
 /// # Errors
-/// `Unavailable` if it does not.
+/// `Unavailable` if the disk has no room.
 pub fn find_room(folder: &Path, bytes: usize) -> Result<()> {
     let mut trial = NewFile::create(&folder.join("room"))?;
     let written = trial.write_all(&vec![0xA5; bytes]);
     written.context(Kind::Unavailable, || format!("there is no room in {}", folder.display()))
 }
 
-/// A volatile file is as long as a multiple of this.
+/// The length of a volatile file is a multiple of this.
 const VOLATILE: usize = 16 << 10;
 
-/// Replaces a small text that is no object (live state for `status`): whole or not at all, but without waiting
-/// for the disk. Blanks are put behind it, so that on a full disk, where it is worth most, the next one fits in
-/// the place of this one; a reader may then meet a part of it.
+/// Replaces a small text that is no object (the live state for `status`), whole or not at all, without waiting for the
+/// disk. Blanks fill the file up, so that on a full disk, where the text is worth most, the next text fits in the place of
+/// this one; a reader may then meet a part of it.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it.

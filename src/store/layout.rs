@@ -1,7 +1,7 @@
-//! The local folder of a history: its parts, and those of them that are no objects.
+//! The local folder of a history: its parts, and which of them are no objects.
 //!
-//! The catalog, the live state, the locks and what `repair` took out of the way are never in a store of another kind;
-//! each of them has its one place here.
+//! The catalog, the live state, the locks and the objects that `repair` has set aside are never in a store of another
+//! kind. Each of them has its one place here.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -27,8 +27,8 @@ pub fn live_state(root: &Path) -> PathBuf {
     scratch(root).join("capture.json")
 }
 
-/// The folder for files that go with the process, which is on the history's own disk: it has room for an image if any
-/// disk has.
+/// The folder for files that are gone with the process. It lies on the history's own disk, which has room for an image if
+/// any disk has.
 pub fn scratch(root: &Path) -> PathBuf {
     root.join("live")
 }

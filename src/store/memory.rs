@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// A fault that a test makes a [`MemoryStore`] have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum StoreFault {
     /// The call fails and does nothing.
     Fail,
     /// A put fails after half of the bytes; another call does nothing.
@@ -22,7 +22,7 @@ pub enum Fault {
 }
 
 #[derive(Debug, Default)]
-struct Content {
+struct MemoryContent {
     objects: BTreeMap<ObjectName, Arc<[u8]>>,
     /// When each object was put or renewed.
     put: BTreeMap<ObjectName, DateTime<Utc>>,
@@ -31,7 +31,7 @@ struct Content {
     /// Objects that were set aside.
     aside: Vec<Arc<[u8]>>,
     calls: u64,
-    fault: Option<(u64, Fault)>,
+    fault: Option<(u64, StoreFault)>,
     /// How many share a role; `None` if somebody has the role alone.
     leases: BTreeMap<Role, Option<u32>>,
 }
@@ -39,12 +39,12 @@ struct Content {
 /// A store that ends with its last clone.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
-    content: Arc<Mutex<Content>>,
+    content: Arc<Mutex<MemoryContent>>,
 }
 
 impl MemoryStore {
     /// The call with this number fails; the next call from now has number 0.
-    pub fn fail_at(&self, number: u64, fault: Fault) {
+    pub fn fail_at(&self, number: u64, fault: StoreFault) {
         let mut content = self.content();
         content.fault = Some((content.calls + number, fault));
     }
@@ -54,18 +54,21 @@ impl MemoryStore {
         self.content().torn.iter().map(Vec::len).sum()
     }
 
-    fn content(&self) -> MutexGuard<'_, Content> {
+    fn content(&self) -> MutexGuard<'_, MemoryContent> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a call, and tells which fault it meets.
-    fn begin(&self, name: Option<&ObjectName>) -> Result<(MutexGuard<'_, Content>, Option<Fault>)> {
+    fn begin(
+        &self,
+        name: Option<&ObjectName>,
+    ) -> Result<(MutexGuard<'_, MemoryContent>, Option<StoreFault>)> {
         name.map_or(Ok(()), ObjectName::check)?;
         let mut content = self.content();
         let number = content.calls;
         content.calls += 1;
         match content.fault {
-            Some((at, Fault::Fail)) if at == number => Err(failed()),
+            Some((at, StoreFault::Fail)) if at == number => Err(failed()),
             Some((at, fault)) if at == number => Ok((content, Some(fault))),
             _ => Ok((content, None)),
         }
@@ -121,7 +124,7 @@ impl Store for MemoryStore {
         if content.objects.contains_key(name) {
             return Err(Error::internal(format!("{name} exists already; objects are written once")));
         }
-        if fault == Some(Fault::Tear) {
+        if fault == Some(StoreFault::Tear) {
             content.torn.push(bytes[..bytes.len() / 2].to_vec());
             return Err(failed());
         }
@@ -132,7 +135,7 @@ impl Store for MemoryStore {
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
         drop(self.begin(None)?);
-        NewFile::create(&std::env::temp_dir().join(kind.place().1))
+        NewFile::create(&ambient::temporary_place().join(kind.place().1))
     }
 
     fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
@@ -145,7 +148,7 @@ impl Store for MemoryStore {
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
         let (mut content, fault) = self.begin(None)?;
-        if fault != Some(Fault::Tear) {
+        if fault != Some(StoreFault::Tear) {
             content.objects.retain(|name, _| !names.contains(name));
             content.put.retain(|name, _| !names.contains(name));
         }
@@ -154,7 +157,7 @@ impl Store for MemoryStore {
 
     fn set_aside(&self, name: &ObjectName) -> Result<Option<String>> {
         let (mut content, fault) = self.begin(Some(name))?;
-        if fault == Some(Fault::Tear) {
+        if fault == Some(StoreFault::Tear) {
             return Err(failed());
         }
         let Some(bytes) = content.objects.remove(name) else { return Ok(None) };
@@ -169,7 +172,7 @@ impl Store for MemoryStore {
             return Err(Error::locked(format!("{command} is already running on this history")));
         }
         content.leases.insert(role, None);
-        Ok(Lease::new(Leased { role, memory: self.clone() }))
+        Ok(Lease::new(MemoryLease { role, memory: self.clone() }))
     }
 
     fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {
@@ -186,7 +189,7 @@ impl Store for MemoryStore {
                 return self.share(role, patience.saturating_sub(wait));
             }
         }
-        Ok(Some(Lease::new(Leased { role, memory: self.clone() })))
+        Ok(Some(Lease::new(MemoryLease { role, memory: self.clone() })))
     }
 
     fn is_leased(&self, role: Role) -> bool {
@@ -208,12 +211,12 @@ impl Store for MemoryStore {
 }
 
 /// A lease that ends when the value is dropped.
-struct Leased {
+struct MemoryLease {
     role: Role,
     memory: MemoryStore,
 }
 
-impl Drop for Leased {
+impl Drop for MemoryLease {
     fn drop(&mut self) {
         let mut content = self.memory.content();
         match content.leases.get_mut(&self.role) {

@@ -27,7 +27,7 @@ use crate::error::{Context, Kind, Result};
 pub use files::NewFile;
 pub use folder::Folder;
 #[cfg(test)]
-pub use memory::{Fault, MemoryStore};
+pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
 pub use spool::{Growing, Spool};
 

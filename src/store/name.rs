@@ -130,9 +130,10 @@ impl ObjectName {
     /// `Damaged` if the stem is empty, or would name something in another folder.
     pub fn check(&self) -> Result<()> {
         let is_plain = !self.stem.is_empty() && !self.stem.contains(['/', '\\', '\0']);
-        match is_plain {
-            true => Ok(()),
-            false => Err(Error::damaged(format!("no object can have the name {:?}", self.to_string()))),
+        if is_plain {
+            Ok(())
+        } else {
+            Err(Error::damaged(format!("no object can have the name {:?}", self.to_string())))
         }
     }
 }

@@ -109,8 +109,8 @@ impl Spool {
         synced.context(Kind::Unavailable, || format!("cannot sync {}", path.display()))
     }
 
-    /// Removes open segments, durable once this returns; those that are already gone are fine. Cut short, any of them
-    /// may be left.
+    /// Removes open segments, which are gone for good once this returns. Segments that are already gone are no error. A
+    /// removal that is cut short may leave any of them.
     ///
     /// # Errors
     /// `Unavailable` if the disk refuses.
@@ -133,7 +133,7 @@ impl Spool {
     }
 }
 
-/// An open segment's file, for its one writer. What is written counts only once it is synced.
+/// The file of an open segment, for its one writer. Written bytes count only once they are synced.
 #[derive(Debug)]
 pub struct Growing {
     file: File,
@@ -144,7 +144,7 @@ impl Growing {
     /// Writes at `offset`, which is the end of all that was written before.
     ///
     /// # Errors
-    /// The disk's.
+    /// Fails as the disk does.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         point("journal.append")?;
         power::writing(&self.path, offset);
@@ -154,7 +154,7 @@ impl Growing {
     /// Waits until the bytes are on disk.
     ///
     /// # Errors
-    /// The disk's; then nothing is known of what was written since the last sync.
+    /// Fails as the disk does; nothing is known then of the bytes that were written since the last sync.
     pub fn sync(&self) -> io::Result<()> {
         point("journal.sync")?;
         self.file.sync_data()?;
@@ -165,7 +165,7 @@ impl Growing {
     /// Makes the file `len` bytes long, durable: no crash can bring the old end back behind a new one.
     ///
     /// # Errors
-    /// The disk's.
+    /// Fails as the disk does.
     pub fn cut(&self, len: u64) -> io::Result<()> {
         point("journal.cut")?;
         self.file.set_len(len)?;

@@ -1,6 +1,8 @@
 //! Behaviours of backwhen on real PostgreSQL servers, a folder or file for each subject. They are one program, so that what
 //! they share is compiled once: `cargo test --test servers` runs all, `cargo test --test servers expire::` one subject.
 
+#![allow(clippy::disallowed_methods, reason = "tests spoil files and wait for clocks by themselves")]
+
 mod capture;
 mod cli;
 mod connect;

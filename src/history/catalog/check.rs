@@ -1,5 +1,5 @@
-//! Whether the catalog agrees with the objects. What it remembers of one that is gone is a witness; what
-//! it has otherwise than the object is a fault of its own, and reason to make it anew.
+//! Compares the catalog with the objects. A row of an object that is gone is a witness that the object was there. A row
+//! that differs from its object is a fault of the catalog, which is then made anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,20 +17,20 @@ use crate::store::layout::{self, CATALOG};
 use crate::store::{ObjectKind, ObjectName, files};
 
 impl Catalog {
-    /// Objects that the catalog has seen and that are gone, a sentence each; nothing if there is no
-    /// catalog. To be asked before anybody brings it up to date.
+    /// Names the objects that the catalog has seen and that are gone, a sentence for each; none if there is no catalog. The
+    /// caller must not have brought the catalog up to date before, as that makes it forget these objects.
     ///
     /// # Errors
-    /// `Unavailable` if the folders cannot be read.
+    /// `Unavailable` if the store cannot be listed.
     pub fn gone(history: &History) -> Result<Vec<String>> {
         let path = layout::catalog(history.root());
         if !files::is_there(&path) {
             return Ok(Vec::new());
         }
-        // One that cannot be used is no witness.
+        // A catalog that cannot be used is no witness.
         let Ok(connection) = open_file(&path) else { return Ok(Vec::new()) };
         let known = |query: &str| names(&connection, query).unwrap_or_default();
-        // What may be missing is; a record that cannot be read is named elsewhere.
+        // An expired object is no fault; a record that cannot be read is named elsewhere.
         let expired = history.expiry().ok().flatten();
         let may_miss = |covers: &dyn Fn(&Expiry) -> bool| expired.as_ref().is_some_and(covers);
         let mut gone = Vec::new();
@@ -59,8 +59,8 @@ impl Catalog {
         Ok(gone.iter().map(|place| format!("{place} is gone; the catalog has seen it")).collect())
     }
 
-    /// Compares every row with its object. Where they differ the catalog is thrown away, so that the
-    /// next one to open it makes it anew, and that is said.
+    /// Compares every row with its object. If one differs, the catalog is thrown away, so that the next command makes it
+    /// anew, and the difference is returned.
     ///
     /// # Errors
     /// `Unavailable` if the disk does not read.
@@ -68,10 +68,10 @@ impl Catalog {
         if !files::is_there(&layout::catalog(history.root())) {
             return Ok(None);
         }
-        // Listed before, so that the catalog knows all of them.
+        // Listed before the catalog is brought up to date, so that it knows all of them.
         let packs = history.store().list_sorted(ObjectKind::Pack)?;
         let differs = match Catalog::open(history) {
-            // What keeps it from being opened is an object's damage, and named as that.
+            // The damaged object that prevents this is named as a fault of its own.
             Err(_) => return Ok(None),
             Ok(catalog) => catalog.first_difference(history, packs)?,
         };
@@ -104,7 +104,7 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Whether the pack's blocks are where the catalog has them, and none of them is unknown to it.
+    /// Whether the catalog has every block of the pack, each at its place.
     fn knows_pack(&self, reader: &PackReader) -> Result<bool> {
         let connection = self.connection()?;
         let query = "SELECT b.id, b.offset, b.stored FROM blocks b JOIN packs p ON p.number = b.pack WHERE p.name = ?1";

@@ -1,8 +1,8 @@
-//! A SQLite index of the history: derived, and brought up to date by reading the objects only.
+//! The catalog: a SQLite index of the history, which is derived from the objects only.
 //!
-//! [`Catalog::open`] compares the names of the objects with what it has indexed, reads the footers
-//! and manifests of the new ones and forgets those that are gone. There is no other way in, so a
-//! catalog that is missing, stale or damaged costs time, never an answer.
+//! [`Catalog::open`] compares the names of the objects with its rows, reads the footers and manifests of the objects that
+//! are new, and forgets the objects that are gone. Nothing else writes to the catalog, so a catalog that is missing, stale
+//! or damaged costs time, and never an answer.
 
 mod check;
 mod opening;
@@ -28,14 +28,14 @@ use opening::{open_file, put_away, start_over};
 /// The history's index, as of its last synchronisation.
 pub struct Catalog {
     connection: Mutex<Connection>,
-    /// With a key, a row is believed only if it bears the key's tag: whoever can write to the history can
-    /// write to its catalog too. Places of blocks need none, as a block is checked against its name.
+    /// With a key, a row is believed only if it bears the key's tag, as somebody who can write to the history can write to
+    /// its catalog too. The places of blocks need no tag, as a block is checked against its name.
     authorship: Authorship,
-    /// Manifests and packs that could not be read: passed over, and looked at again each time.
+    /// Manifests and packs that could not be read. They are passed over, and read again by each synchronisation.
     unusable: Mutex<Vec<Unusable>>,
 }
 
-/// An object that is damaged, so that nothing of it is in the catalog.
+/// A damaged object, of which nothing is in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusable {
     /// A checkpoint's id, or a pack's name.
@@ -67,8 +67,8 @@ pub struct SegmentRow {
 }
 
 impl Catalog {
-    /// Opens the catalog and brings it up to date; makes it anew if there is none that can be used.
-    /// A damaged manifest or pack is passed over: what does not need it can still be answered.
+    /// Opens the catalog and brings it up to date. If there is no catalog that can be used, it is made anew. A damaged
+    /// manifest or pack is passed over, so that questions which do not need it are still answered.
     ///
     /// # Errors
     /// `Damaged` if a segment's footer cannot be read.
@@ -77,7 +77,7 @@ impl Catalog {
         let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
         let catalog = Catalog::of(history, connection);
         match catalog.synchronise(history) {
-            // Its first page is sound, others are not.
+            // The first page of the file is sound, and others are damaged.
             Err(error) if error.kind() == Kind::Internal => {
                 drop(catalog);
                 let catalog = Catalog::of(history, start_over(&path, &error)?);
@@ -93,7 +93,7 @@ impl Catalog {
         Catalog { connection: Mutex::new(connection), authorship, unusable: Mutex::default() }
     }
 
-    /// What was damaged when the catalog was last brought up to date.
+    /// Returns the objects that were damaged when the catalog was last brought up to date.
     pub fn unusable(&self) -> Vec<Unusable> {
         self.unusable.lock().map(|unusable| unusable.clone()).unwrap_or_default()
     }
@@ -103,7 +103,7 @@ impl Catalog {
         put_away(&layout::catalog(root));
     }
 
-    /// Bytes of all packs.
+    /// Returns the bytes of all packs.
     ///
     /// # Errors
     /// `Internal` if the catalog fails.

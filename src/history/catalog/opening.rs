@@ -1,8 +1,8 @@
-//! Opening the catalog's file, which is believed only as far as a cache may be.
+//! Opens the catalog's file, which is believed only as far as a cache may be.
 //!
-//! Whoever may write into the history's folder may have put another file in its place: a link, or a database with
-//! triggers, views or tables of its own. A link is not followed, the schema must be the one that the migrations
-//! make, and anything else is put away and made anew.
+//! Somebody who may write into the history's folder may have put another file in its place: a link, or a database with
+//! triggers, views or tables of its own. A link is not followed, the schema must be the one that the migrations make, and
+//! any other file is removed and made anew.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,19 +19,19 @@ use crate::store::files;
 const MIGRATIONS: [&str; 2] =
     [include_str!("../../../migrations/0001_catalog.sql"), include_str!("../../../migrations/0002_tags.sql")];
 
-/// How long to wait for another process that is bringing the catalog up to date.
+/// Another process that brings the catalog up to date is waited for as long as this; then the catalog fails.
 const BUSY: Duration = Duration::from_secs(60);
 
-/// What SQLite keeps beside a database's file.
+/// The endings of the files that SQLite keeps for a database.
 const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Opens the file, or makes it.
 ///
 /// # Errors
-/// SQLite's, also if the file is no catalog that this version makes.
+/// Fails with SQLite's error, also if the file is no catalog as this version makes it.
 pub(super) fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     for beside in beside(path).filter(|beside| files::is_link(beside)) {
-        // The link itself; what it leads to is not ours.
+        // The link is removed, and the file to which it leads is left alone.
         files::discard(&beside);
     }
     match files::create_private(path) {
@@ -48,7 +48,7 @@ pub(super) fn open_file(path: &Path) -> rusqlite::Result<Connection> {
 fn prepare(mut connection: Connection) -> rusqlite::Result<Connection> {
     distrust(&connection)?;
     connection.busy_timeout(BUSY)?;
-    // Nothing is lost with the catalog, so it need not wait for the disk.
+    // The catalog can be made anew, so no write waits for the disk.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     migrate(&mut connection)?;
@@ -59,7 +59,7 @@ fn prepare(mut connection: Connection) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Nothing in the file runs, and its cells are checked as they are read.
+/// Makes SQLite run nothing that the file holds, and check cells as it reads them.
 fn distrust(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -71,7 +71,7 @@ fn distrust(connection: &Connection) -> rusqlite::Result<()> {
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    // A newer backwhen's is refused; that one will make its own again when it comes back.
+    // The catalog of a newer backwhen is refused, and made anew; the newer one will make its own again.
     let done = usize::try_from(version).ok().filter(|done| *done <= MIGRATIONS.len());
     let done = done.ok_or(rusqlite::Error::InvalidQuery)?;
     for migration in &MIGRATIONS[done..] {
@@ -97,7 +97,7 @@ fn expected_schema() -> rusqlite::Result<Schema> {
     schema(&connection)
 }
 
-/// A catalog that cannot be used is put away; on a disk that cannot be written, one in memory does.
+/// Removes a catalog that cannot be used and makes a new one; on a disk that cannot be written, one in memory.
 pub(super) fn start_over(path: &Path, cause: &dyn std::fmt::Display) -> Result<Connection> {
     tracing::info!("making the catalog anew: {cause}");
     put_away(path);

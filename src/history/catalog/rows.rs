@@ -12,7 +12,7 @@ use crate::history::key::{Authorship, Tag};
 use crate::model::{Lsn, PgTime};
 
 impl Catalog {
-    /// All checkpoints, by epoch and position.
+    /// Returns all checkpoints, by epoch and position.
     ///
     /// # Errors
     /// `Internal` if the catalog fails.
@@ -21,7 +21,7 @@ impl Catalog {
         rows.into_iter().map(|row| row.believed(&self.authorship)).collect()
     }
 
-    /// All sealed segments, by epoch and start.
+    /// Returns all sealed segments, by epoch and start.
     ///
     /// # Errors
     /// `Internal` if the catalog fails.
@@ -43,8 +43,8 @@ pub(super) struct Tagged<T> {
     tag: Option<Vec<u8>>,
 }
 
-/// What a tag of a row vouches for.
-pub(super) trait Content {
+/// A row whose content a tag vouches for.
+pub(super) trait TaggedContent {
     fn content(&self) -> Result<Vec<u8>>;
 
     fn tag(&self, authorship: &Authorship) -> Result<Option<Tag>> {
@@ -52,7 +52,7 @@ pub(super) trait Content {
     }
 }
 
-impl<T: Content> Tagged<T> {
+impl<T: TaggedContent> Tagged<T> {
     /// # Errors
     /// `Internal` if the row could not be written out.
     pub(super) fn is_believed(&self, authorship: &Authorship) -> Result<bool> {
@@ -65,7 +65,7 @@ impl<T: Content> Tagged<T> {
         if self.is_believed(authorship)? {
             return Ok(self.row);
         }
-        // It was believed when the catalog was brought up to date, an instant ago.
+        // The row was believed an instant ago, when the catalog was brought up to date.
         Err(Error::internal(failed()))
     }
 }
@@ -80,27 +80,27 @@ pub(super) struct SegmentText {
     pub(super) summary: String,
 }
 
-impl Content for SegmentText {
+impl TaggedContent for SegmentText {
     fn content(&self) -> Result<Vec<u8>> {
         let fields = ("segment", self.epoch, self.start, &self.name, self.bytes, &self.summary);
         serde_json::to_vec(&fields).context(Kind::Internal, failed)
     }
 }
 
-impl Content for CheckpointRow {
+impl TaggedContent for CheckpointRow {
     fn content(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(&("checkpoint", self)).context(Kind::Internal, failed)
     }
 }
 
-/// The names in the only column of the query's rows.
+/// Returns the names in the only column of the query's rows.
 pub(super) fn names(connection: &Connection, query: &str) -> Result<BTreeSet<String>> {
     let mut statement = connection.prepare_cached(query).context(Kind::Internal, failed)?;
     let rows = statement.query_map([], |row| row.get(0));
     rows.and_then(Iterator::collect).context(Kind::Internal, failed)
 }
 
-/// The file names of the segments whose rows are believed.
+/// Returns the file names of the segments whose rows are believed.
 ///
 /// # Errors
 /// `Internal` if the catalog fails.
@@ -114,7 +114,7 @@ pub(super) fn believed_segments(
     believed(read_segments(connection)?, authorship, |row| row.name)
 }
 
-/// The ids of the checkpoints whose rows are believed.
+/// Returns the ids of the checkpoints whose rows are believed.
 ///
 /// # Errors
 /// `Internal` if the catalog fails.
@@ -128,7 +128,7 @@ pub(super) fn believed_checkpoints(
     believed(read_checkpoints(connection)?, authorship, |row| row.id)
 }
 
-fn believed<T: Content>(
+fn believed<T: TaggedContent>(
     rows: Vec<Tagged<T>>,
     authorship: &Authorship,
     name: impl Fn(T) -> String,

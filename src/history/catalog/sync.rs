@@ -14,7 +14,7 @@ use crate::history::journal::{self, SegmentName};
 use crate::store::{ObjectKind, ObjectName, Store};
 
 impl Catalog {
-    /// Indexes the objects that came, forgets those that went.
+    /// Indexes the objects that are new, and forgets the objects that are gone.
     ///
     /// # Errors
     /// `Damaged` if a segment's footer cannot be read, `Internal` if the catalog fails.
@@ -39,7 +39,7 @@ impl Catalog {
     }
 }
 
-/// Damage of one object keeps nobody from the others.
+/// Notes a damaged object, so that the others are indexed all the same; hands on any other error.
 fn pass_over(name: &str, error: Error, unusable: &mut Vec<Unusable>) -> Result<()> {
     match error.kind() {
         Kind::Damaged => unusable.push(Unusable { name: name.to_owned(), why: error.to_string() }),
@@ -102,7 +102,7 @@ fn packs(connection: &Connection, history: &History) -> Result<Vec<Unusable>> {
     let found = history.store().list_sorted(ObjectKind::Pack)?;
     let mut known = names(connection, "SELECT name FROM packs")?;
     if known.iter().any(|name| !found.iter().any(|pack| pack.stem() == name)) {
-        // A block of the pack that went may lie in another one too, which only its list tells.
+        // A block of the pack that is gone may lie in another pack too, which only the list of that pack tells.
         connection.execute_batch("DELETE FROM blocks; DELETE FROM packs").context(Kind::Internal, failed)?;
         known.clear();
     }
@@ -135,7 +135,7 @@ fn index_pack(connection: &Connection, store: &dyn Store, name: &ObjectName) -> 
     Ok(())
 }
 
-/// The names of all manifests.
+/// Returns the ids of all checkpoints whose manifests are there.
 pub(super) fn checkpoint_ids(history: &History) -> Result<BTreeSet<String>> {
     let names = history.store().list(ObjectKind::Checkpoint)?;
     Ok(names.iter().map(|name| name.stem().to_owned()).collect())

@@ -1,9 +1,9 @@
-//! Retention: lets go of what no rule keeps.
+//! Retention: removes the objects that no rule keeps.
 //!
-//! What stays is all that leads to the moments from one checkpoint on: that checkpoint, every later one, the
-//! journal behind it, and what these name. The rest goes, in an order in which a kill at any instant leaves
-//! a history that opens: first the record that it may be missing, then manifests, then segments, then what
-//! only those named.
+//! An expiry keeps every object that the moments from one checkpoint on need: that checkpoint, every later one, the
+//! journal behind it, and the objects that these name. The other objects are removed, in an order in which a kill at
+//! any instant leaves a history that opens: first comes the record that they may be missing, then manifests are
+//! removed, then segments, then the objects that only those manifests and segments named.
 
 mod references;
 mod remove;
@@ -20,32 +20,33 @@ use crate::ambient;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
 pub use references::References;
-pub use remove::{expire, look};
-pub use rules::Rules;
-use sweep::Objects;
-pub use sweep::{Tally, needed_by_the_rest};
+pub use remove::{expire, preview};
+pub use rules::RetentionRules;
+use sweep::ExpiryObjects;
+pub use sweep::{ObjectTally, needed_by_the_rest};
 
-/// What goes and what stays.
+/// The objects that an expiry removes, and the objects that it keeps.
 #[derive(Clone, Debug, Serialize)]
-pub struct Plan {
+pub struct ExpiryPlan {
     pub rules: Vec<String>,
     /// The oldest moment that can be recovered now.
     pub earliest: Edge,
-    /// And afterwards.
-    pub earliest_then: Edge,
-    pub checkpoints: Vec<Fate>,
-    pub objects: Vec<Tally>,
-    /// Of the files that go.
+    /// The oldest moment that can be recovered once this plan has been carried out.
+    #[serde(rename = "earliest_then")]
+    pub earliest_after: Edge,
+    pub checkpoints: Vec<CheckpointFate>,
+    pub objects: Vec<ObjectTally>,
+    /// The size of the objects that are removed.
     pub bytes_freed: u64,
     #[serde(skip)]
-    objects_to_go: Objects,
+    objects_to_go: ExpiryObjects,
     #[serde(skip)]
     record: Expiry,
 }
 
-/// What becomes of a checkpoint.
+/// Whether an expiry keeps a checkpoint.
 #[derive(Clone, Debug, Serialize)]
-pub struct Fate {
+pub struct CheckpointFate {
     pub id: String,
     pub lsn: Lsn,
     pub time: PgTime,
@@ -53,18 +54,18 @@ pub struct Fate {
     pub stays: bool,
 }
 
-impl Plan {
+impl ExpiryPlan {
     pub fn is_empty(&self) -> bool {
         self.objects_to_go.is_empty()
     }
 }
 
-/// What would go by these rules. Changes nothing.
+/// Plans which objects an expiry by these rules removes, and changes nothing.
 ///
 /// # Errors
-/// `Usage` if there is no rule; `Refused` if there is no checkpoint; `Damaged` if anything that is looked
-/// at is: from a damaged history nothing goes.
-pub fn plan(history: &History, catalog: &Catalog, rules: &Rules) -> Result<Plan> {
+/// `Usage` if there is no rule; `Refused` if there is no checkpoint; `Damaged` if an object that the plan depends on is
+/// damaged: nothing is removed from a damaged history.
+pub fn plan(history: &History, catalog: &Catalog, rules: &RetentionRules) -> Result<ExpiryPlan> {
     rules.check()?;
     if let Some(unusable) = catalog.unusable().first() {
         return Err(Error::damaged(format!(
@@ -78,24 +79,24 @@ pub fn plan(history: &History, catalog: &Catalog, rules: &Rules) -> Result<Plan>
     let window =
         timeline.window().ok_or_else(|| Error::refused("there is no checkpoint, so nothing is old"))?;
     let mut oldest = rules.oldest(&rows, window.latest.time);
-    // Those at one position stay or go together, as a record names positions.
+    // Checkpoints at one position are kept or removed together, as a record names positions.
     while oldest > 0 && position(&rows[oldest - 1]) == position(&rows[oldest]) {
         oldest -= 1;
     }
     let base = &rows[oldest];
     let record = record(history, &timeline, rules, base)?;
-    let objects = Objects::sort(history, &timeline, &rows[oldest..], &record)?;
-    let fate = |(number, row): (usize, &CheckpointRow)| Fate {
+    let objects = ExpiryObjects::sort(history, &timeline, &rows[oldest..], &record)?;
+    let fate = |(number, row): (usize, &CheckpointRow)| CheckpointFate {
         id: row.id.clone(),
         lsn: row.lsn,
         time: row.time,
         label: row.label.clone(),
         stays: number >= oldest,
     };
-    Ok(Plan {
+    Ok(ExpiryPlan {
         rules: rules.describe(),
         earliest: window.earliest,
-        earliest_then: Edge { lsn: base.lsn, time: base.time },
+        earliest_after: Edge { lsn: base.lsn, time: base.time },
         checkpoints: rows.iter().enumerate().map(fate).collect(),
         bytes_freed: objects.bytes(),
         objects: objects.tallies(),
@@ -108,7 +109,12 @@ fn position(row: &CheckpointRow) -> (u32, Lsn) {
     (row.epoch, row.lsn)
 }
 
-fn record(history: &History, timeline: &Timeline, rules: &Rules, base: &CheckpointRow) -> Result<Expiry> {
+fn record(
+    history: &History,
+    timeline: &Timeline,
+    rules: &RetentionRules,
+    base: &CheckpointRow,
+) -> Result<Expiry> {
     let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == base.epoch);
     let stretch = stretch.ok_or_else(|| Error::internal("a checkpoint's epoch is missing"))?;
     let is_current = timeline.current()?.epoch.number == base.epoch;
@@ -127,8 +133,9 @@ fn record(history: &History, timeline: &Timeline, rules: &Rules, base: &Checkpoi
     })
 }
 
-/// Where the first segment begins that stays: it reaches beyond the checkpoint. In the epoch that is written
-/// the last transaction stays too, as the stream must join on to it; and so does what is not sealed yet.
+/// Returns where the first segment begins that is kept, which is the first one that reaches beyond the checkpoint. In the
+/// epoch that is written, the last transaction is kept too, as the stream must join on to it, and so is every segment
+/// that is not sealed yet.
 fn journal_from(history: &History, stretch: &Stretch, base: Lsn, is_current: bool) -> Lsn {
     let holds_last = |segments: &[super::timeline::SegmentView]| {
         let with_changes = segments.iter().rposition(|segment| segment.summary.last_commit.is_some());

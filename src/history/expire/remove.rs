@@ -1,6 +1,6 @@
-//! Carries a plan out.
+//! Carries an expiry plan out.
 
-use super::{Plan, Rules, plan};
+use super::{ExpiryPlan, RetentionRules, plan};
 use crate::ambient;
 use crate::error::Result;
 use crate::history::History;
@@ -8,21 +8,22 @@ use crate::history::catalog::Catalog;
 use crate::progress::{Progress, Unit};
 use crate::store::ObjectKind;
 
-/// What [`expire`] would do.
+/// Plans what [`expire`] would remove now.
 ///
 /// # Errors
-/// As [`plan`]'s.
-pub fn look(history: &History, rules: &Rules) -> Result<Plan> {
+/// Fails as [`plan`] does.
+pub fn preview(history: &History, rules: &RetentionRules) -> Result<ExpiryPlan> {
     let _objects = history.hold_objects()?;
     plan(history, &Catalog::open(history)?, rules)
 }
 
-/// Removes what no rule keeps, and returns what that was. Nobody else may be at work with the objects.
+/// Removes the objects that no rule keeps, and returns the plan that was carried out. No other process may use the
+/// objects meanwhile.
 ///
 /// # Errors
 /// `Refused` if the history's key was not given; `Locked` if somebody recovers, verifies, copies or makes a checkpoint; `Unavailable` if the disk fails;
 /// otherwise as [`plan`].
-pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Result<Plan> {
+pub fn expire(history: &History, rules: &RetentionRules, progress: &dyn Progress) -> Result<ExpiryPlan> {
     rules.check()?;
     history.authorship().check_may_write(history.root())?;
     let _checkpoint = history.lock_checkpoint_alone()?;
@@ -31,7 +32,7 @@ pub fn expire(history: &History, rules: &Rules, progress: &dyn Progress) -> Resu
     for kind in [ObjectKind::Pack, ObjectKind::Archive, ObjectKind::Roles, ObjectKind::Checkpoint] {
         history.store().remove_unfinished(kind);
     }
-    // What is referred to is counted now, under the locks.
+    // References are counted under the locks, so that no other process adds one.
     let plan = plan(history, &Catalog::open(history)?, rules)?;
     if plan.is_empty() {
         return Ok(plan);

@@ -1,4 +1,4 @@
-//! Which checkpoint is the oldest that must stay.
+//! Decides which checkpoint is the oldest that must be kept.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use crate::history::catalog::CheckpointRow;
 use crate::model::PgTime;
 use crate::model::moment::format_duration;
 
-/// What is to be kept: whatever one of them keeps stays.
+/// The rules of retention. An object is kept if one of the rules keeps it.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// So many of the newest checkpoints, and every moment from the oldest of them on.
+pub struct RetentionRules {
+    /// Keep this number of the newest checkpoints, and every moment from the oldest of them on.
     pub last: Option<usize>,
-    /// Every moment within so long before the newest one that is held.
+    /// Keep every moment that is not further than this before the newest moment of the history.
     pub within: Option<Duration>,
 }
 
-impl Rules {
+impl RetentionRules {
     /// # Errors
     /// `Usage` if nothing is to be kept by any rule.
     pub fn check(&self) -> Result<()> {
@@ -29,15 +29,15 @@ impl Rules {
         }
     }
 
-    /// As they are typed.
+    /// Returns the rules as a person types them.
     pub fn describe(&self) -> Vec<String> {
         let last = self.last.map(|last| format!("--keep-last {last}"));
         let within = self.within.map(|within| format!("--keep-within {}", format_duration(within)));
         last.into_iter().chain(within).collect()
     }
 
-    /// The number, among `checkpoints` in the order of their positions, of the oldest that stays; the last
-    /// is never beyond it. `newest`: the last moment that is held.
+    /// Returns the index of the oldest checkpoint that is kept, among `checkpoints` in the order of their positions. The
+    /// last checkpoint is always kept. `newest` is the last moment of the history.
     pub fn oldest(&self, checkpoints: &[CheckpointRow], newest: PgTime) -> usize {
         let end = checkpoints.len().saturating_sub(1);
         let by_count = self.last.map(|last| checkpoints.len().saturating_sub(last));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     fn oldest(last: Option<usize>, within: Option<u64>, times: &[i64], newest: i64) -> usize {
-        let rules = Rules { last, within: within.map(Duration::from_secs) };
+        let rules = RetentionRules { last, within: within.map(Duration::from_secs) };
         rules.oldest(&at(times), PgTime(newest * 1_000_000))
     }
 
@@ -96,7 +96,10 @@ mod tests {
         assert_eq!(oldest(Some(3), Some(0), &times, 320), 1);
         assert_eq!(oldest(Some(1), Some(150), &times, 320), 1);
         assert_eq!(oldest(Some(1), Some(0), &[5], 5), 0);
-        assert!(Rules::default().check().is_err() && Rules { last: Some(0), within: None }.check().is_err());
+        assert!(
+            RetentionRules::default().check().is_err()
+                && RetentionRules { last: Some(0), within: None }.check().is_err()
+        );
     }
 
     #[test]

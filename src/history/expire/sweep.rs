@@ -1,4 +1,4 @@
-//! The objects of a history, sorted into those that stay and those that go.
+//! Sorts the objects of a history into the objects that an expiry keeps and the objects that it removes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,18 +10,19 @@ use super::References;
 use crate::error::Result;
 use crate::history::catalog::{Catalog, CheckpointRow};
 use crate::history::expiry::Expiry;
-use crate::history::image::{Blocks, FolderDirectory};
+use crate::history::image::{Blocks, MemoryDirectory};
 use crate::history::journal::SegmentName;
 use crate::history::timeline::Timeline;
 use crate::history::{History, read_object, roles};
 use crate::store::{ObjectKind, ObjectName, Store};
 
-/// A list of roles is written before the stream tells of it; so long, at the most, nothing names it.
+/// A list of roles that is younger than this may be named by no signal yet, as capture writes the list before the signal;
+/// an older one that nothing names is removed.
 const UNNAMED: Duration = Duration::from_secs(3600);
 
 /// The objects of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Tally {
+pub struct ObjectTally {
     pub kind: &'static str,
     pub stay: u64,
     pub bytes_stay: u64,
@@ -29,38 +30,39 @@ pub struct Tally {
     pub bytes_go: u64,
 }
 
-/// The objects of one folder that go, and how many of which size stay.
+/// The objects of one sort that are removed, and the number and size of the objects that are kept.
 #[derive(Clone, Debug)]
-pub(super) struct Sorted {
+pub(super) struct SortedObjects {
     pub go: Vec<ObjectName>,
-    /// Open segments that go.
+    /// Open segments that are removed.
     pub open: Vec<SegmentName>,
-    tally: Tally,
+    tally: ObjectTally,
 }
 
-/// In the order in which they go.
+/// All objects of a history, in the order in which they are removed.
 #[derive(Clone, Debug)]
-pub(super) struct Objects(pub Vec<Sorted>);
+pub(super) struct ExpiryObjects(pub Vec<SortedObjects>);
 
-/// The name of the expiry records' tally, which no plan shows.
+/// The name of the tally of expiry records. No plan shows this tally.
 const RECORDS: &str = "expired";
 
-impl Objects {
-    /// `kept`: the checkpoints that stay. `record`: from where on journal and checkpoints stay.
+impl ExpiryObjects {
+    /// Sorts the objects: `kept` are the checkpoints that are kept, and `record` names the position from which on journal
+    /// and checkpoints are kept.
     pub(super) fn sort(
         history: &History,
         timeline: &Timeline,
         kept: &[CheckpointRow],
         record: &Expiry,
-    ) -> Result<Objects> {
+    ) -> Result<ExpiryObjects> {
         let ids: BTreeSet<_> = kept.iter().map(|row| row.id.as_str()).collect();
         let needed = needed(history, timeline, kept, record)?;
         let sort = |tally, kinds: &[ObjectKind], stays: &dyn Fn(&ObjectName) -> bool| {
-            Sorted::of(history.store(), tally, kinds, stays)
+            SortedObjects::of(history.store(), tally, kinds, stays)
         };
         let newest = newest_evidence(history)?;
         let is_needed = |name: &ObjectName| needed.schemas.contains(&name.file_name());
-        Ok(Objects(vec![
+        Ok(ExpiryObjects(vec![
             sort("checkpoints", &[ObjectKind::Checkpoint], &|name| ids.contains(name.stem()))?,
             segments(history, record)?,
             sort("packs", &[ObjectKind::Pack], &|name| needed.packs.contains(name.stem()))?,
@@ -83,7 +85,7 @@ impl Objects {
         self.0.iter().map(|sorted| sorted.tally.bytes_go).sum()
     }
 
-    pub(super) fn tallies(&self) -> Vec<Tally> {
+    pub(super) fn tallies(&self) -> Vec<ObjectTally> {
         let shown = self.0.iter().filter(|sorted| sorted.tally.kind != RECORDS);
         shown.map(|sorted| sorted.tally.clone()).collect()
     }
@@ -103,9 +105,13 @@ impl Objects {
     }
 }
 
-impl Sorted {
-    fn new(kind: &'static str) -> Sorted {
-        Sorted { go: Vec::new(), open: Vec::new(), tally: Tally { kind, ..Tally::default() } }
+impl SortedObjects {
+    fn new(kind: &'static str) -> SortedObjects {
+        SortedObjects {
+            go: Vec::new(),
+            open: Vec::new(),
+            tally: ObjectTally { kind, ..ObjectTally::default() },
+        }
     }
 
     fn of(
@@ -113,8 +119,8 @@ impl Sorted {
         tally: &'static str,
         kinds: &[ObjectKind],
         stays: &dyn Fn(&ObjectName) -> bool,
-    ) -> Result<Sorted> {
-        let mut sorted = Sorted::new(tally);
+    ) -> Result<SortedObjects> {
+        let mut sorted = SortedObjects::new(tally);
         for kind in kinds {
             for name in store.list_sorted(*kind)? {
                 let stays = stays(&name);
@@ -136,15 +142,16 @@ impl Sorted {
         }
     }
 
-    /// How many objects and open segments go.
+    /// How many objects and open segments are removed.
     pub(super) fn count(&self) -> u64 {
         (self.go.len() + self.open.len()) as u64
     }
 }
 
-/// Both forms of a segment, if it has two: by their names, since what an expiry left is no part of any stretch.
-fn segments(history: &History, record: &Expiry) -> Result<Sorted> {
-    let mut sorted = Sorted::new("journal");
+/// Sorts the segments by their names, since a segment that an interrupted expiry has left belongs to no stretch. Both
+/// forms of a segment are sorted, if there are two.
+fn segments(history: &History, record: &Expiry) -> Result<SortedObjects> {
+    let mut sorted = SortedObjects::new("journal");
     for name in history.journal().list_all()? {
         let stays = !record.covers_segment(name);
         sorted.count_in(stays, history.journal().size(name)?);
@@ -157,7 +164,7 @@ fn segments(history: &History, record: &Expiry) -> Result<Sorted> {
     Ok(sorted)
 }
 
-/// All that a history holds which an expiry, perhaps another copy's, does not cover.
+/// Returns the objects that a history needs for the moments that an expiry, perhaps another copy's, does not cover.
 ///
 /// # Errors
 /// `Damaged` if the history is.
@@ -168,15 +175,15 @@ pub fn needed_by_the_rest(history: &History, expiry: &Expiry) -> Result<Referenc
     needed(history, &timeline, &kept, expiry)
 }
 
-/// All that the checkpoints name, and the lists of roles that the journal does.
+/// Returns the objects that the checkpoints name, and the lists of roles that the journal names.
 fn needed(
     history: &History,
     timeline: &Timeline,
     kept: &[CheckpointRow],
     record: &Expiry,
 ) -> Result<References> {
-    // As the packs are now, and not as the catalog has them.
-    let directory = Arc::new(FolderDirectory::scan(history.store())?);
+    // Read from the packs themselves, as the catalog may be older than they are.
+    let directory = Arc::new(MemoryDirectory::scan(history.store())?);
     let blocks = Blocks::new(history.shared_store(), Arc::clone(&directory) as Arc<_>);
     let mut needed = References::default();
     for row in kept {
@@ -188,7 +195,7 @@ fn needed(
     Ok(needed)
 }
 
-/// Whether a list of roles may still be told of. One whose age cannot be told is new.
+/// Whether a signal may still come that names this list of roles. A list of unknown age counts as new.
 fn is_new(history: &History, name: &ObjectName) -> bool {
     name.kind() == ObjectKind::Roles && history.store().age(name).is_none_or(|age| age < UNNAMED)
 }

@@ -1,4 +1,4 @@
-//! The bytes of one stored block: header, checksum, payload.
+//! The bytes of one stored block of an image: header, checksum, payload.
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -9,7 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 /// The longest raw block, in bytes.
 pub const MAX_RAW: u64 = 2 << 30;
 
-/// Bytes before the payload.
+/// The number of bytes before the payload.
 pub const HEADER: usize = 52;
 
 const MAGIC: &[u8; 4] = b"BWBL";
@@ -18,10 +18,10 @@ const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 const LEVEL: i32 = 3;
 
-/// Where the checksum stands; it covers all before it and the payload behind it.
+/// Where the checksum stands. It covers all bytes before it, and the payload behind it.
 const CRC_AT: usize = 48;
 
-/// Up to here a block's memory is taken at once; beyond, only as decompression yields bytes.
+/// For a block of at most this many bytes, memory is taken at once; for a longer one, as decompression yields bytes.
 const TRUSTED_RAW: usize = 8 << 20;
 
 thread_local! {
@@ -29,7 +29,7 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// What is wrong with a stored block.
+/// A fault of a stored block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockFault {
     #[error("it is cut short")]
@@ -50,7 +50,7 @@ pub enum BlockFault {
     Digest,
 }
 
-/// The bytes to store for `raw`, whose name is `id`.
+/// Encodes `raw`, whose name is `id`, as a stored block.
 ///
 /// # Errors
 /// `Refused` if `raw` is longer than [`MAX_RAW`].
@@ -76,10 +76,10 @@ pub fn encode(kind: BlockKind, id: &BlockId, raw: &[u8]) -> Result<Vec<u8>> {
     Ok(stored)
 }
 
-/// The kind and the raw bytes of the stored block `id`, everything checked.
+/// Decodes the stored block `id` and checks everything. Returns its kind and its raw bytes.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// Fails with the first fault.
 pub fn decode(id: &BlockId, stored: &[u8]) -> Result<(BlockKind, Vec<u8>), BlockFault> {
     let Some((header, payload)) = stored.split_at_checked(HEADER) else {
         return Err(BlockFault::Short);
@@ -112,12 +112,12 @@ pub fn decode(id: &BlockId, stored: &[u8]) -> Result<(BlockKind, Vec<u8>), Block
     Ok((kind, raw))
 }
 
-/// The little-endian number at `at`, which lies inside the header.
+/// Reads the little-endian number at `at`, which lies inside the header.
 fn number(header: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }
 
-/// A context is dear to make beside a block's compression, so each thread keeps one.
+/// Making a context takes long beside compressing a block, so each thread keeps one.
 fn compress(raw: &[u8]) -> std::io::Result<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {

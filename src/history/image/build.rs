@@ -1,4 +1,4 @@
-//! Building a table's image from its sorted rows.
+//! Builds a table's image from its sorted rows.
 
 use super::cut::{self, Cutter};
 use super::digest::RowsDigest;
@@ -13,21 +13,20 @@ pub const MAX_LINE: usize = 1 << 30;
 
 /// Cuts sorted rows into blocks and puts them into packs.
 ///
-/// The image depends only on the rows and their keys, not on how they came: taking the untouched
-/// blocks of an older image with [`ImageBuilder::reuse`] and pushing the rows of the touched ones
-/// gives the index that pushing all rows gives, as long as no block was cut by the hard maximum
-/// (keys shared by a mebibyte of rows, or single rows that large); then some blocks may be cut
-/// elsewhere, and the rows are the same all the same. A block is touched if a row came, went or
-/// changed whose key it covers ([`index::covering`]).
+/// The image depends only on the rows and their keys, and not on the way in which it is built: taking the untouched blocks
+/// of an older image with [`ImageBuilder::reuse`], and pushing the rows of the touched blocks, gives the same index as
+/// pushing all rows. The one exception are blocks that the hard maximum has cut (keys shared by a mebibyte of rows, or
+/// single rows that large): some blocks may then be cut elsewhere, and hold the same rows. A block is touched if a row was
+/// inserted, deleted or updated whose key the block covers ([`index::covering`]).
 pub struct ImageBuilder<'a> {
     packs: &'a Packs,
     cutter: Cutter,
-    /// The open block: its lines, and its entry without what is known only at its end.
+    /// The lines of the open block.
     raw: Vec<u8>,
     rows: u64,
     digest: RowsDigest,
     first_key: Vec<u8>,
-    /// The last key seen, if there was one.
+    /// The key of the last row; `None` before the first row.
     last_key: Option<Vec<u8>>,
     entries: Vec<BlockEntry>,
 }
@@ -46,13 +45,13 @@ impl<'a> ImageBuilder<'a> {
         }
     }
 
-    /// Takes the next row: `line` is COPY text without its newline.
+    /// Takes the next row. `line` is COPY text without its newline.
     ///
     /// Rows with equal keys must come in a fixed order, such as that of their lines.
     ///
     /// # Errors
-    /// `Internal` if the key is before the last one, `Refused` if the line is too long, or as
-    /// [`Packs::put`]. After an error the builder is of no use.
+    /// `Internal` if the key is before the last one, `Refused` if the line is too long; otherwise it fails as
+    /// [`Packs::put`] does. After an error the builder must not be used.
     pub fn push(&mut self, key: &[u8], line: &[u8]) -> Result<()> {
         if line.len() > MAX_LINE {
             return Err(Error::refused(format!(
@@ -76,11 +75,11 @@ impl<'a> ImageBuilder<'a> {
         Ok(())
     }
 
-    /// Takes a whole block of an older image of the same table, if it would be cut just so; if
-    /// not, returns false, and the caller pushes the block's rows.
+    /// Takes a whole block of an older image of the same table, if the rows would be cut into the same block. Otherwise it
+    /// returns false, and the caller pushes the block's rows.
     ///
     /// # Errors
-    /// As [`ImageBuilder::push`].
+    /// Fails as [`ImageBuilder::push`] does.
     pub fn reuse(&mut self, entry: &BlockEntry) -> Result<bool> {
         if !self.begins_block(entry) || !self.packs.share(&entry.id)? {
             return Ok(false);
@@ -94,7 +93,7 @@ impl<'a> ImageBuilder<'a> {
     /// Ends the table and stores its index.
     ///
     /// # Errors
-    /// As [`Packs::put`].
+    /// Fails as [`Packs::put`] does.
     pub fn finish(mut self) -> Result<TableImage> {
         self.close_block()?;
         let index = self.packs.put(BlockKind::Index, &index::encode(&self.entries))?;
@@ -114,7 +113,7 @@ impl<'a> ImageBuilder<'a> {
         self.rows == 0 || self.cutter.ends_before(same_key, line_len)
     }
 
-    /// Notes the key of the next row, and returns whether it is that of the row before.
+    /// Notes the key of the next row, and returns whether the row before has the same key.
     fn see_key(&mut self, key: &[u8]) -> Result<bool> {
         let Some(last) = &mut self.last_key else {
             self.last_key = Some(key.to_vec());
@@ -133,7 +132,7 @@ impl<'a> ImageBuilder<'a> {
         }
     }
 
-    /// Puts the open block, if it has rows.
+    /// Puts the open block into the packs, if it has rows.
     fn close_block(&mut self) -> Result<()> {
         self.cutter.restart();
         if self.rows == 0 {
@@ -150,7 +149,7 @@ impl<'a> ImageBuilder<'a> {
             digest: std::mem::take(&mut self.digest),
             first_key: std::mem::take(&mut self.first_key),
         });
-        // One huge row must not hold its memory for the rest of the table.
+        // The memory of one huge row is not kept for the rest of the table.
         self.raw.clear();
         self.raw.shrink_to(2 * cut::MAX);
         Ok(())

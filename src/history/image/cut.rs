@@ -1,20 +1,19 @@
-//! Where a table's rows are cut into blocks.
+//! Decides where a table's rows are cut into blocks.
 //!
-//! Whether a block may end after a row is said by that row alone: by the hash of its key and the
-//! length of its line. Together with the bytes since the block's start this makes every cut a
-//! function of the block's own rows, so a change to the rows of one block moves no boundary of a
-//! block that starts where it did. The one exception is the cut at the hard maximum, which looks at
-//! the row that follows.
+//! Whether a block may end after a row depends on that row alone: on the hash of its key, and on the length of its line.
+//! Together with the bytes since the block's start, this makes every cut a function of the block's own rows. So a change of
+//! rows in one block moves no boundary of a block that starts at the same row as before. The one exception is the cut at
+//! the hard maximum, which looks at the row that follows.
 
 use twox_hash::XxHash3_64;
 
-/// No block ends before it has so many bytes, unless the table or the hard maximum ends it.
+/// No block ends with fewer bytes than this, unless the table or the hard maximum ends it.
 pub const MIN: usize = 64 << 10;
-/// From here on the block ends at the next change of key, whatever the hash says.
+/// A block with at least this many bytes ends at the next change of key, whatever the hash says.
 pub const ENOUGH: usize = 768 << 10;
-/// No block of more than one row is longer.
+/// A block of more than one row never has more bytes than this.
 pub const MAX: usize = 1 << 20;
-/// The bytes expected between [`MIN`] and the cut.
+/// The expected number of bytes between [`MIN`] and the cut.
 const SPREAD: u64 = 192 << 10;
 
 /// Follows one block from its start.
@@ -25,13 +24,13 @@ pub struct Cutter {
 }
 
 impl Cutter {
-    /// Whether the block ends before a row: `same_key` if its key is that of the row before it,
-    /// `line_len` without the newline.
+    /// Whether the block ends before a row. `same_key` tells whether the row before has the same key, and `line_len` does
+    /// not count the newline.
     pub fn ends_before(&self, same_key: bool, line_len: usize) -> bool {
         self.ends_at_key(same_key) || (self.len > 0 && self.len.saturating_add(line_len) >= MAX)
     }
 
-    /// As [`Cutter::ends_before`] for a row of unknown length: false if the length would decide.
+    /// Whether the block ends before a row of unknown length; false if that depends on the length.
     pub fn ends_at_key(&self, same_key: bool) -> bool {
         self.due && !same_key
     }
@@ -39,8 +38,7 @@ impl Cutter {
     /// Takes a row into the block.
     pub fn take(&mut self, key: &[u8], line_len: usize) {
         self.len += line_len + 1;
-        // The longer the row, the likelier the cut: so the bytes between cuts do not depend on
-        // how long rows are.
+        // A longer row makes a cut likelier, so that the bytes between cuts do not depend on the length of rows.
         self.due = self.len >= ENOUGH
             || (self.len >= MIN
                 && XxHash3_64::oneshot(key) < (u64::MAX / SPREAD).saturating_mul(line_len as u64 + 1));

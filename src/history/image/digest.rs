@@ -8,8 +8,8 @@ use twox_hash::XxHash3_128;
 
 /// The sum, modulo 2^128, of XXH3-128 of every line without its newline.
 ///
-/// It finds mistakes and damage; it is no defence against someone who chooses the rows. Written as
-/// 32 hexadecimal digits. The digest of no rows is zero.
+/// The digest finds mistakes and damage, but is no defence against somebody who chooses the rows. It is written as 32
+/// hexadecimal digits. The digest of no rows is zero.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RowsDigest(pub u128);
@@ -43,7 +43,7 @@ impl fmt::Debug for RowsDigest {
     }
 }
 
-/// The text is not 32 hexadecimal digits.
+/// The error that a text is not 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a digest of rows is 32 hexadecimal digits")]
 pub struct BadRowsDigest;
@@ -52,7 +52,7 @@ impl FromStr for RowsDigest {
     type Err = BadRowsDigest;
 
     fn from_str(text: &str) -> Result<RowsDigest, BadRowsDigest> {
-        // The number parser alone would take a sign.
+        // The parser of numbers would accept a sign.
         if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(BadRowsDigest);
         }

@@ -1,4 +1,4 @@
-//! Where blocks lie.
+//! Directories, which know in which pack a block lies.
 
 use std::collections::HashMap;
 
@@ -14,39 +14,39 @@ pub struct Location {
     pub pack: String,
     /// Where the stored block begins in the pack.
     pub offset: u64,
-    /// Its bytes in the pack, with its header.
+    /// The bytes of the stored block, with its header.
     pub stored_len: u64,
 }
 
-/// Knows where blocks lie. The answer is a hint: whoever reads the block checks it.
+/// Knows where blocks lie. An answer is a hint, as a block is checked when it is read.
 pub trait BlockDirectory: Send + Sync {
-    /// Where the block lies, if it is known.
+    /// Returns where the block lies; `None` if that is not known.
     ///
     /// # Errors
-    /// Those of the place that is asked.
+    /// Fails if the directory cannot be read.
     fn locate(&self, id: &BlockId) -> Result<Option<Location>>;
 }
 
 /// A directory in memory, made from the lists of all packs in a store. The default is empty.
 #[derive(Default)]
-pub struct FolderDirectory {
+pub struct MemoryDirectory {
     packs: Vec<String>,
-    blocks: HashMap<BlockId, Place>,
+    blocks: HashMap<BlockId, BlockPlace>,
 }
 
-struct Place {
+struct BlockPlace {
     pack: usize,
     offset: u64,
     stored_len: u32,
 }
 
-impl FolderDirectory {
+impl MemoryDirectory {
     /// Reads the lists of all packs in `store`.
     ///
     /// # Errors
-    /// `Damaged` at the first pack whose list is, `Unavailable` if the disk does not read.
-    pub fn scan(store: &dyn Store) -> Result<FolderDirectory> {
-        let mut directory = FolderDirectory::default();
+    /// `Damaged` at the first pack whose list is damaged, `Unavailable` if the store does not answer.
+    pub fn scan(store: &dyn Store) -> Result<MemoryDirectory> {
+        let mut directory = MemoryDirectory::default();
         for name in store.list_sorted(ObjectKind::Pack)? {
             let reader = PackReader::open(store, &name)?;
             reader.check_name(&name)?;
@@ -60,12 +60,12 @@ impl FolderDirectory {
         let pack = self.packs.len();
         self.packs.push(reader.name().to_owned());
         for entry in reader.entries() {
-            let place = Place { pack, offset: entry.offset, stored_len: entry.stored_len };
+            let place = BlockPlace { pack, offset: entry.offset, stored_len: entry.stored_len };
             self.blocks.entry(entry.id).or_insert(place);
         }
     }
 
-    /// How many blocks are known.
+    /// Returns how many blocks are known.
     pub fn len(&self) -> usize {
         self.blocks.len()
     }
@@ -75,7 +75,7 @@ impl FolderDirectory {
     }
 }
 
-impl BlockDirectory for FolderDirectory {
+impl BlockDirectory for MemoryDirectory {
     fn locate(&self, id: &BlockId) -> Result<Option<Location>> {
         Ok(self.blocks.get(id).map(|place| Location {
             pack: self.packs[place.pack].clone(),

@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A block's name: the BLAKE3 digest of its raw bytes. Written as 64 hexadecimal digits.
+/// A block's name: the BLAKE3 digest of its raw bytes, which is written as 64 hexadecimal digits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BlockId(pub [u8; 32]);
 
 impl BlockId {
-    /// The name of the block that holds exactly `raw`.
+    /// Returns the name of the block that holds exactly `raw`.
     pub fn of(raw: &[u8]) -> BlockId {
         BlockId(*blake3::hash(raw).as_bytes())
     }
@@ -29,7 +29,7 @@ impl fmt::Debug for BlockId {
     }
 }
 
-/// The text is not 64 hexadecimal digits.
+/// The error that a text is not 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a block's name is 64 hexadecimal digits")]
 pub struct BadBlockId;
@@ -57,19 +57,19 @@ impl From<BlockId> for String {
     }
 }
 
-/// What a block's bytes are; the number is the one in the file.
+/// The kind of a block's content, with the number that stands in the stored block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
     /// COPY text lines of one table, sorted by key.
     Rows = 1,
     /// The list of a table's blocks.
     Index = 2,
-    /// Whatever else belongs to a checkpoint, such as its schema.
+    /// Other content of a checkpoint.
     Other = 3,
 }
 
 impl BlockKind {
-    /// The kind with this number, if there is one.
+    /// Returns the kind with this number; `None` if there is no such kind.
     pub fn from_number(number: u8) -> Option<BlockKind> {
         match number {
             1 => Some(BlockKind::Rows),

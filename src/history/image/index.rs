@@ -1,4 +1,4 @@
-//! The list of a table's blocks, and its bytes.
+//! The index of a table: the list of its blocks, and the bytes of that list.
 
 use std::ops::Range;
 
@@ -9,16 +9,16 @@ use super::id::BlockId;
 
 const VERSION: u8 = 1;
 
-/// The fewest bytes an entry can have: two digests and four numbers.
+/// The fewest bytes that an entry can have: two digests and four numbers.
 const SHORTEST: usize = 32 + 16 + 4;
 
-/// A table as a checkpoint names it.
+/// The image of a table, as a checkpoint names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableImage {
     /// The block that lists the table's blocks.
     pub index: BlockId,
     pub rows: u64,
-    /// Bytes of all lines with their newlines.
+    /// The bytes of all lines with their newlines.
     pub bytes: u64,
     pub digest: RowsDigest,
 }
@@ -28,24 +28,24 @@ pub struct TableImage {
 pub struct BlockEntry {
     pub id: BlockId,
     pub rows: u64,
-    /// Bytes of the lines with their newlines.
+    /// The bytes of the lines with their newlines.
     pub raw_len: u64,
     pub digest: RowsDigest,
-    /// The key of the first row. The keys of the others reach up to the next block's first key,
-    /// and share it only where the hard maximum has cut between equal keys.
+    /// The key of the first row. The keys of the other rows reach up to the first key of the next block, and equal it only
+    /// where the hard maximum has cut between equal keys.
     pub first_key: Vec<u8>,
 }
 
-/// The blocks in which rows with `key` lie or belong: empty only if the table has no blocks.
+/// Returns the blocks in which rows with `key` lie or belong, which is empty only if the table has no blocks.
 ///
-/// A key before the first block's belongs to the first block.
+/// A key before the first key of all belongs to the first block.
 pub fn covering(entries: &[BlockEntry], key: &[u8]) -> Range<usize> {
     let before = entries.partition_point(|entry| entry.first_key.as_slice() < key);
     let upto = entries.partition_point(|entry| entry.first_key.as_slice() <= key);
     before.saturating_sub(1)..upto.max(1).min(entries.len())
 }
 
-/// Why bytes are not an index.
+/// The reason why bytes are no index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IndexFault {
     #[error("it is empty")]
@@ -60,7 +60,7 @@ pub enum IndexFault {
     Order,
 }
 
-/// The bytes of an index, as FORMAT.md says.
+/// Encodes an index, as FORMAT.md says.
 pub fn encode(entries: &[BlockEntry]) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     put_number(&mut bytes, entries.len() as u64);
@@ -80,10 +80,10 @@ pub fn encode(entries: &[BlockEntry]) -> Vec<u8> {
     bytes
 }
 
-/// The entries of an index.
+/// Decodes the entries of an index.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// Fails with the first fault.
 pub fn decode(bytes: &[u8]) -> Result<Vec<BlockEntry>, IndexFault> {
     let (&version, mut rest) = bytes.split_first().ok_or(IndexFault::Empty)?;
     if version != VERSION {
@@ -124,7 +124,7 @@ fn take_array<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], In
     Ok(array)
 }
 
-/// Seven bits to a byte, the lowest first; the highest bit says that more follow.
+/// Writes seven bits of the number to each byte, the lowest first. The highest bit of a byte says that more bytes follow.
 fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);

@@ -17,7 +17,7 @@ mod write;
 
 pub use build::{ImageBuilder, MAX_LINE};
 pub use digest::{BadRowsDigest, RowsDigest};
-pub use directory::{BlockDirectory, FolderDirectory, Location};
+pub use directory::{BlockDirectory, Location, MemoryDirectory};
 pub use id::{BadBlockId, BlockId, BlockKind};
 pub use index::{BlockEntry, TableImage};
 pub use pack::{PackEntry, PackReader, object as pack_object};

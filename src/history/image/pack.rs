@@ -1,4 +1,4 @@
-//! Reading a pack: a file of stored blocks with a list of them at its end.
+//! Reads packs. A pack is an object of stored blocks, with the list of these blocks at its end.
 
 use std::io::ErrorKind;
 
@@ -7,24 +7,24 @@ use super::id::{BlockId, BlockKind};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::{Object, ObjectKind, ObjectName, Store};
 
-/// Every pack begins with this: a magic word and the version.
+/// The first bytes of every pack: a magic word and the version.
 pub const HEAD: [u8; 8] = *b"BWPK\x01\0\0\0";
 
 const TAIL_MAGIC: &[u8; 8] = b"BWPKTAIL";
 const TAIL: usize = 24;
 const ENTRY: usize = 49;
 
-/// The object that is called `name`.
+/// Returns the name of the object that is the pack `name`.
 pub fn object(name: &str) -> ObjectName {
     ObjectName::new(ObjectKind::Pack, name)
 }
 
-/// The name of a pack whose list of blocks has these bytes: half of their BLAKE3 digest.
+/// Returns the name of a pack whose list of blocks has these bytes, which is half of their BLAKE3 digest.
 pub fn name(list: &[u8]) -> String {
     blake3::hash(list).to_hex()[..32].to_owned()
 }
 
-/// Whether `name` can be that of a pack: 32 hexadecimal digits, so no path can hide in it.
+/// Whether a pack can be called `name`: 32 hexadecimal digits, so that no path can hide in the name.
 pub fn is_name(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -34,15 +34,15 @@ pub fn is_name(name: &str) -> bool {
 pub struct PackEntry {
     pub id: BlockId,
     pub kind: BlockKind,
-    /// Where the stored block begins in the file.
+    /// Where the stored block begins in the pack.
     pub offset: u64,
-    /// Bytes in the file, with the block's header.
+    /// The bytes of the stored block, with its header.
     pub stored_len: u32,
-    /// Bytes when decoded.
+    /// The bytes of the block when it is decoded.
     pub raw_len: u32,
 }
 
-/// The list's bytes, and the tail that goes behind them.
+/// Encodes the list of blocks, and the tail that stands behind it.
 pub fn encode_list(entries: &[PackEntry]) -> (Vec<u8>, [u8; TAIL]) {
     let mut list = Vec::with_capacity(entries.len() * ENTRY);
     for entry in entries {
@@ -61,7 +61,7 @@ pub fn encode_list(entries: &[PackEntry]) -> (Vec<u8>, [u8; TAIL]) {
     (list, tail)
 }
 
-/// The entries, if they cover the file from its head to `end` without a hole.
+/// Decodes the list; `None` unless the entries cover the pack from its head to `end` without a hole.
 fn decode_list(list: &[u8], end: u64) -> Option<Vec<PackEntry>> {
     let mut entries = Vec::with_capacity(list.len() / ENTRY);
     let mut next = HEAD.len() as u64;
@@ -98,6 +98,8 @@ pub struct PackFile {
 }
 
 impl PackFile {
+    /// Opens a pack.
+    ///
     /// # Errors
     /// `Damaged` if the pack is not there, `Unavailable` if it cannot be opened.
     pub fn open(store: &dyn Store, name: &ObjectName) -> Result<PackFile> {
@@ -106,16 +108,16 @@ impl PackFile {
         Ok(PackFile { place, object })
     }
 
-    /// The kind and the raw bytes of the block `id` that stands at `offset`, everything checked.
+    /// Reads the block `id` that stands at `offset` and checks everything. Returns its kind and its raw bytes.
     ///
     /// # Errors
-    /// `Damaged`, naming the pack and the block; `Unavailable` if the disk does not read.
+    /// `Damaged`, naming the pack and the block; `Unavailable` if the store does not answer.
     pub fn read_block(&self, id: &BlockId, offset: u64, stored_len: u64) -> Result<(BlockKind, Vec<u8>)> {
         let stored = self.read(offset, stored_len).context_block(&self.place, id)?;
         block::decode(id, &stored).map_err(|fault| block_damaged(&self.place, id).caused_by(fault))
     }
 
-    /// The bytes of a stretch; none if it reaches beyond the file.
+    /// Reads the bytes of a stretch; `None` if it reaches beyond the pack.
     fn read(&self, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
         if offset.checked_add(len).is_none_or(|end| end > self.object.size()) {
             return Ok(None);
@@ -160,10 +162,10 @@ pub struct PackReader {
 }
 
 impl PackReader {
-    /// Opens a pack and reads its list, which must be whole and fit the file.
+    /// Opens a pack and reads its list, which must be whole and fit the length of the pack.
     ///
     /// # Errors
-    /// `Damaged` if it does not, `Unavailable` if the disk does not read.
+    /// `Damaged` if the list is not as it must be, `Unavailable` if the store does not answer.
     pub fn open(store: &dyn Store, name: &ObjectName) -> Result<PackReader> {
         let file = PackFile::open(store, name)?;
         let fault = |fault: &str| damaged(&file.place, fault);
@@ -181,11 +183,13 @@ impl PackReader {
         Ok(PackReader { file, name: self::name(&list), entries })
     }
 
-    /// The name that a pack with this list must have.
+    /// Returns the name that a pack with this list must have.
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// Checks the name of the pack.
+    ///
     /// # Errors
     /// `Damaged` if the pack is called by another name than its blocks give it.
     pub fn check_name(&self, name: &ObjectName) -> Result<()> {
@@ -195,20 +199,20 @@ impl PackReader {
         Err(damaged(&self.file.place, &format!("its blocks give it the name {}", self.name)))
     }
 
-    /// How many bytes the pack has.
+    /// Returns how many bytes the pack has.
     pub fn size(&self) -> u64 {
         self.file.object.size()
     }
 
-    /// The blocks in the order of the file.
+    /// Returns the blocks in the order in which they lie in the pack.
     pub fn entries(&self) -> &[PackEntry] {
         &self.entries
     }
 
-    /// The raw bytes of one of [`PackReader::entries`], everything checked.
+    /// Reads the raw bytes of one of [`PackReader::entries`], and checks everything.
     ///
     /// # Errors
-    /// As [`PackFile::read_block`].
+    /// Fails as [`PackFile::read_block`] does.
     pub fn read(&self, entry: &PackEntry) -> Result<Vec<u8>> {
         let (kind, raw) = self.file.read_block(&entry.id, entry.offset, entry.stored_len.into())?;
         if kind != entry.kind || raw.len() as u64 != u64::from(entry.raw_len) {
@@ -220,7 +224,7 @@ impl PackReader {
     }
 }
 
-/// The bytes of the list, checked against the tail.
+/// Reads the bytes of the list, and checks them against the tail.
 fn read_list(file: &PackFile) -> Result<Vec<u8>> {
     let fault = |fault: &str| damaged(&file.place, fault);
     let short = || fault("it is cut short, or its end is overwritten");

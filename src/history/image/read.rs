@@ -1,4 +1,4 @@
-//! Reading blocks and tables by name.
+//! Reads blocks and tables by name.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +10,11 @@ use super::pack::{self, PackFile};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// How many packs of one store stay open.
+/// With more packs of one store open than this, the one that was used longest ago is closed.
 const OPEN_FILES: usize = 32;
 
-/// Reads blocks from the packs of one store, or of several in turn. Cheap to clone and to share
-/// between threads; nothing is believed that its digest does not prove.
+/// Reads blocks from the packs of one store, or of several in turn. A clone is cheap, and can be used in another thread. A
+/// block is believed only if its digest proves it.
 #[derive(Clone)]
 pub struct Blocks {
     layers: Vec<Arc<Layer>>,
@@ -23,27 +23,27 @@ pub struct Blocks {
 struct Layer {
     store: Arc<dyn Store>,
     directory: Arc<dyn BlockDirectory>,
-    /// The most recently used last.
+    /// The open packs, of which the most recently used stands last.
     open: Mutex<Vec<(String, Arc<PackFile>)>>,
 }
 
 impl Blocks {
-    /// The blocks in the packs of `store`, found through `directory`. Nothing is read yet.
+    /// Makes a reader of the blocks in the packs of `store`, which it finds through `directory`. Nothing is read yet.
     pub fn new(store: Arc<dyn Store>, directory: Arc<dyn BlockDirectory>) -> Blocks {
         let layer = Layer { store, directory, open: Mutex::default() };
         Blocks { layers: vec![Arc::new(layer)] }
     }
 
-    /// The blocks of both; `first` is asked first.
+    /// Makes a reader of the blocks of both; `first` is asked first.
     pub fn layered(first: &Blocks, second: &Blocks) -> Blocks {
         Blocks { layers: first.layers.iter().chain(&second.layers).cloned().collect() }
     }
 
-    /// The raw bytes of a block.
+    /// Reads the raw bytes of a block.
     ///
     /// # Errors
-    /// `Damaged` if it is missing or not what it was, naming it and its pack; `Unavailable` if the
-    /// disk does not read; or the directory's.
+    /// `Damaged` if the block is missing or damaged, naming the block and its pack; `Unavailable` if the store does not
+    /// answer; or an error of the directory.
     pub fn get(&self, id: &BlockId) -> Result<Vec<u8>> {
         for layer in &self.layers {
             if let Some(location) = layer.directory.locate(id)? {
@@ -60,7 +60,7 @@ impl Blocks {
 }
 
 impl Layer {
-    /// Where all packs lie, for messages.
+    /// Says where the packs lie, for messages.
     fn place(&self) -> String {
         self.store.locate(&pack::object("*"))
     }
@@ -94,10 +94,10 @@ impl Layer {
     }
 }
 
-/// The list of a table's blocks, in the order of their keys.
+/// Reads the list of a table's blocks, in the order of their keys.
 ///
 /// # Errors
-/// As [`Blocks::get`]; `Damaged` if the block is no index.
+/// Fails as [`Blocks::get`] does; `Damaged` if the block is no index.
 pub fn read_index(blocks: &Blocks, id: &BlockId) -> Result<Vec<BlockEntry>> {
     index::decode(&blocks.get(id)?).map_err(|fault| {
         Error::damaged(format!("block {id} is not the list of a table's blocks; run `backwhen verify`"))
@@ -105,10 +105,10 @@ pub fn read_index(blocks: &Blocks, id: &BlockId) -> Result<Vec<BlockEntry>> {
     })
 }
 
-/// The lines of one block, each with its newline.
+/// Reads the lines of one block, each with its newline.
 ///
 /// # Errors
-/// As [`Blocks::get`]; `Damaged` if the block is not as the entry says.
+/// Fails as [`Blocks::get`] does; `Damaged` if the block is not as the entry says.
 pub fn read_rows(blocks: &Blocks, entry: &BlockEntry) -> Result<Vec<u8>> {
     let raw = blocks.get(&entry.id)?;
     let whole = raw.last().is_none_or(|&byte| byte == b'\n');
@@ -121,15 +121,15 @@ pub fn read_rows(blocks: &Blocks, entry: &BlockEntry) -> Result<Vec<u8>> {
     Ok(raw)
 }
 
-/// How many lines `raw` has, each ending with a newline.
+/// Counts the lines of `raw`, each of which ends with a newline.
 pub fn count_lines(raw: &[u8]) -> u64 {
-    // In stretches whose counts fit a byte's width of lanes, so that the compiler can vectorise.
+    // Each stretch is so short that its count fits a byte, which lets the compiler vectorise.
     raw.chunks(192)
         .map(|stretch| u64::from(stretch.iter().fold(0u8, |count, &byte| count + u8::from(byte == b'\n'))))
         .sum()
 }
 
-/// The lines of a block's raw bytes, without their newlines.
+/// Returns the lines of a block's raw bytes, without their newlines.
 pub fn lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = raw;
     std::iter::from_fn(move || {
@@ -153,7 +153,7 @@ impl<'a> TableReader<'a> {
     /// Reads the table's index and checks its sums against `image`.
     ///
     /// # Errors
-    /// As [`read_index`]; `Damaged` if the sums differ.
+    /// Fails as [`read_index`] does; `Damaged` if the sums differ.
     pub fn open(blocks: &'a Blocks, image: &TableImage) -> Result<TableReader<'a>> {
         let entries = read_index(blocks, &image.index)?;
         let (mut rows, mut bytes, mut digest) = (0u64, 0u64, RowsDigest::default());
@@ -171,10 +171,10 @@ impl<'a> TableReader<'a> {
         Ok(TableReader { blocks, entries: entries.into_iter() })
     }
 
-    /// The next block's entry and its lines, each with its newline.
+    /// Reads the next block's entry and its lines, each with its newline.
     ///
     /// # Errors
-    /// As [`read_rows`].
+    /// Fails as [`read_rows`] does.
     pub fn next_block(&mut self) -> Result<Option<(BlockEntry, Vec<u8>)>> {
         match self.entries.next() {
             Some(entry) => read_rows(self.blocks, &entry).map(|raw| Some((entry, raw))),

@@ -1,4 +1,4 @@
-//! Sorting a table's rows by key, in memory as long as they fit, else with runs on disk.
+//! Sorts a table's rows by key: in memory as long as they fit, and otherwise with runs on disk.
 
 mod arena;
 mod merge;
@@ -7,30 +7,30 @@ mod run;
 use std::path::{Path, PathBuf};
 
 use arena::Arena;
-use merge::{Merge, Source};
+use merge::{Merge, RowSource};
 use run::{Run, RunWriter};
 
 use crate::error::{Error, Result};
 
-/// So many runs of one level are merged into one of the next, so that few files are open at once.
+/// When there are this many runs of one level, they are merged into one run of the next, so that few files are open.
 const FAN_IN: usize = 64;
 
-/// Takes rows in any order, and gives them back sorted by key, those with equal keys by line.
+/// Takes rows in any order, and returns them sorted by key; rows with equal keys are sorted by line.
 ///
-/// Rows that come sorted cost little more than a copy.
+/// Rows that come sorted take little longer than a copy.
 pub struct Sorter {
     scratch: PathBuf,
     budget: usize,
     arena: Arena,
-    /// The run that may still grow, because what follows may sort after it.
+    /// The run that may still grow, because the next rows may sort after it.
     open: Option<RunWriter>,
-    /// Finished runs, each with how often its rows have been merged.
+    /// The finished runs, each with the number of times that its rows have been merged.
     runs: Vec<(u32, Run)>,
 }
 
 impl Sorter {
-    /// Sorts with about `budget` bytes of memory; what does not fit goes to unnamed files in the
-    /// folder `scratch`, which must exist.
+    /// Makes a sorter with about `budget` bytes of memory. Rows that do not fit go to unnamed files in the folder `scratch`,
+    /// which must exist.
     pub fn new(scratch: &Path, budget: usize) -> Sorter {
         Sorter { scratch: scratch.to_owned(), budget, arena: Arena::default(), open: None, runs: Vec::new() }
     }
@@ -38,8 +38,8 @@ impl Sorter {
     /// Takes a row.
     ///
     /// # Errors
-    /// `Unavailable` if the scratch folder does not take what does not fit into memory, `Refused`
-    /// if key or line have 4 GiB or more.
+    /// `Unavailable` if the scratch folder does not take the rows that do not fit into memory, `Refused` if key or line have
+    /// 4 GiB or more.
     pub fn push(&mut self, key: &[u8], line: &[u8]) -> Result<()> {
         if u32::try_from(key.len().max(line.len())).is_err() {
             return Err(Error::refused("a row has more than 4 GiB, which no PostgreSQL server sends"));
@@ -51,16 +51,16 @@ impl Sorter {
         Ok(())
     }
 
-    /// Sorts what was pushed.
+    /// Sorts the rows that were pushed.
     ///
     /// # Errors
     /// `Unavailable` if the scratch folder fails.
     pub fn finish(mut self) -> Result<SortedRows> {
         self.close_run()?;
         self.arena.sort();
-        let mut sources = vec![Source::memory(self.arena)];
+        let mut sources = vec![RowSource::memory(self.arena)];
         for (_, run) in self.runs {
-            sources.push(Source::run(run)?);
+            sources.push(RowSource::run(run)?);
         }
         Ok(SortedRows { merge: Merge::new(sources)? })
     }
@@ -96,12 +96,12 @@ impl Sorter {
         Ok(())
     }
 
-    /// Makes one run of the next level out of all runs of this one.
+    /// Makes one run of the next level out of all runs of this level.
     fn merge_level(&mut self, level: u32) -> Result<()> {
         let (merged, kept) = std::mem::take(&mut self.runs).into_iter().partition(|(at, _)| *at == level);
         self.runs = kept;
         let merged: Vec<(u32, Run)> = merged;
-        let sources = merged.into_iter().map(|(_, run)| Source::run(run)).collect::<Result<_>>()?;
+        let sources = merged.into_iter().map(|(_, run)| RowSource::run(run)).collect::<Result<_>>()?;
         let mut merge = Merge::new(sources)?;
         let mut writer = RunWriter::create(&self.scratch)?;
         while let Some(row) = merge.next_row()? {
@@ -112,16 +112,16 @@ impl Sorter {
     }
 }
 
-/// Sorted rows, to be taken one by one.
+/// Sorted rows, which are taken one by one.
 pub struct SortedRows {
     merge: Merge,
 }
 
 impl SortedRows {
-    /// The next row's key and line.
+    /// Returns the next row's key and line.
     ///
     /// # Errors
-    /// `Unavailable` if the scratch folder does not give back what it took.
+    /// `Unavailable` if the rows cannot be read back from the scratch folder.
     pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         self.merge.next_row()
     }

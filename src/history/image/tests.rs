@@ -20,8 +20,8 @@ fn store(root: &Path) -> Arc<dyn Store> {
     Arc::new(Folder::new(root))
 }
 
-fn directory(root: &Path) -> Arc<FolderDirectory> {
-    Arc::new(FolderDirectory::scan(&*store(root)).unwrap())
+fn directory(root: &Path) -> Arc<MemoryDirectory> {
+    Arc::new(MemoryDirectory::scan(&*store(root)).unwrap())
 }
 
 fn packs(root: &Path) -> Packs {

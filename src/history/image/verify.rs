@@ -1,24 +1,24 @@
-//! Reading a whole pack to find damage.
+//! Reads a whole pack to find damage.
 
 use super::pack::PackReader;
 use crate::error::{Kind, Result};
 use crate::store::{ObjectName, Store};
 
-/// What a pack was found to be.
+/// The findings of reading a whole pack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackCheck {
-    /// Blocks in its list.
+    /// The number of blocks in the list.
     pub blocks: u64,
-    /// Raw bytes of the blocks that are sound.
+    /// The raw bytes of the sound blocks.
     pub bytes: u64,
-    /// All that is wrong, a message each; empty if the pack is sound.
+    /// The faults, a message for each; empty if the pack is sound.
     pub faults: Vec<String>,
 }
 
 /// Reads every block of a pack and checks everything: checksums, lengths, digests, the name.
 ///
 /// # Errors
-/// `Unavailable` if the disk does not read; damage is no error here but a fault in the result.
+/// `Unavailable` if the store does not answer. Damage is no error here, but a fault in the result.
 pub fn verify_pack(store: &dyn Store, name: &ObjectName) -> Result<PackCheck> {
     let mut check = PackCheck::default();
     let Some(reader) = check.note(PackReader::open(store, name))? else {
@@ -35,7 +35,7 @@ pub fn verify_pack(store: &dyn Store, name: &ObjectName) -> Result<PackCheck> {
 }
 
 impl PackCheck {
-    /// Keeps damage as a fault and lets other errors through.
+    /// Notes damage as a fault, and hands on other errors.
     fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),

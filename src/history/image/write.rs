@@ -1,4 +1,4 @@
-//! Writing blocks into packs, each block once.
+//! Writes blocks into packs, each block once.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,39 +11,39 @@ use super::pack::{self, PackEntry};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::{NewFile, ObjectKind, Store};
 
-/// A pack that has so many bytes takes no more blocks.
+/// A pack with at least this many bytes takes no more blocks.
 const FULL: u64 = 64 << 20;
 
-/// What has been written, and what did not have to be.
+/// The numbers of blocks that were stored, and of blocks that were there already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackStats {
     /// The names of the new packs.
     pub packs: Vec<String>,
-    /// Blocks that were stored.
+    /// The number of blocks that were stored.
     pub blocks_new: u64,
-    /// Their bytes as stored.
+    /// The stored bytes of these blocks.
     pub bytes_new: u64,
-    /// Blocks that were there already, counted once for each use.
+    /// The number of blocks that were there already, counted once for each use.
     pub blocks_shared: u64,
-    /// Their bytes as stored.
+    /// The stored bytes of these blocks, counted likewise.
     pub bytes_shared: u64,
 }
 
-/// Writes packs into one store. Several threads may put blocks at once: each compresses its own,
-/// only the appending is done in turn.
+/// Writes packs into one store. Several threads may put blocks at once: each compresses its own blocks, and they append in
+/// turn.
 ///
-/// Nothing counts until [`Packs::finish`]. Dropped before, the pack at work vanishes; full packs
-/// may stay as harmless orphans, whose blocks a later directory scan finds again.
+/// No block may be named elsewhere before [`Packs::finish`]. If the value is dropped before, the open pack vanishes; full
+/// packs may stay as harmless orphans, whose blocks a later scan of the packs finds again.
 pub struct Packs {
     store: Arc<dyn Store>,
     known: Arc<dyn BlockDirectory>,
-    state: Mutex<State>,
+    state: Mutex<PacksState>,
 }
 
 #[derive(Default)]
-struct State {
+struct PacksState {
     open: Option<OpenPack>,
-    /// The blocks put so far, with their stored bytes.
+    /// The blocks that were put so far, with the number of their stored bytes.
     stored: HashMap<BlockId, u32>,
     stats: PackStats,
     failed: bool,
@@ -59,7 +59,7 @@ impl Packs {
     /// Stores a block, unless it is stored already.
     ///
     /// # Errors
-    /// `Unavailable` if the disk does not take it, `Refused` if it is too long, or the directory's.
+    /// `Unavailable` if the store does not take the block, `Refused` if it is too long, or an error of the directory.
     pub fn put(&self, kind: BlockKind, raw: &[u8]) -> Result<BlockId> {
         let id = BlockId::of(raw);
         if self.share(&id)? {
@@ -76,7 +76,7 @@ impl Packs {
     /// Counts one more use of a block that is stored already; false if it is not.
     ///
     /// # Errors
-    /// The directory's.
+    /// Fails if the directory does.
     pub fn share(&self, id: &BlockId) -> Result<bool> {
         let mine = self.state()?.stored.get(id).map(|&len| u64::from(len));
         let stored_len = match mine {
@@ -89,10 +89,10 @@ impl Packs {
         Ok(stored_len.is_some())
     }
 
-    /// Makes all that was put durable. Only now may a block be named elsewhere.
+    /// Makes all blocks that were put durable. Only now may a block be named elsewhere.
     ///
     /// # Errors
-    /// `Unavailable` if the disk does not take it.
+    /// `Unavailable` if the store does not take the last pack.
     pub fn finish(self) -> Result<PackStats> {
         let open = self.state()?.open.take();
         if let Some(open) = open {
@@ -102,8 +102,8 @@ impl Packs {
         Ok(std::mem::take(&mut state.stats))
     }
 
-    /// The state, unless a write has failed: then what was put before may be lost.
-    fn state(&self) -> Result<MutexGuard<'_, State>> {
+    /// Returns the state. It fails if a write has failed, as blocks that were put before may then be lost.
+    fn state(&self) -> Result<MutexGuard<'_, PacksState>> {
         match self.state.lock() {
             Ok(state) if !state.failed => Ok(state),
             _ => Err(Error::unavailable(format!(
@@ -113,7 +113,7 @@ impl Packs {
         }
     }
 
-    /// Appends a stored block, and returns the pack if that has filled it.
+    /// Appends a stored block, and returns the pack if it is full now.
     fn append(&self, id: BlockId, kind: BlockKind, raw_len: u32, stored: &[u8]) -> Result<Option<OpenPack>> {
         let mut guard = self.state()?;
         let state = &mut *guard;
@@ -136,7 +136,7 @@ impl Packs {
         Ok(if open.end >= FULL { state.open.take() } else { None })
     }
 
-    /// Syncing takes long, so it happens without the lock.
+    /// Puts a full pack into the store. Syncing takes long, so the state is not locked meanwhile.
     fn publish(&self, open: OpenPack) -> Result<()> {
         let published = open.publish(&*self.store);
         let mut state = self.state()?;
@@ -158,7 +158,7 @@ impl PackStats {
     }
 }
 
-/// The pack at work.
+/// The pack that takes blocks.
 struct OpenPack {
     file: NewFile,
     end: u64,

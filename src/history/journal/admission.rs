@@ -1,14 +1,14 @@
-//! Which logical messages of the stream the journal takes.
+//! Decides which logical messages of the stream the journal takes.
 
 use super::peek::{Peek, peek};
 use crate::signal::key::MessageKey;
 
 /// Looks at the stream's messages in their order. Any role that may connect to the source can write logical messages, as
-/// many and as long as it likes; the journal takes those that backwhen wrote.
+/// many and as long as it likes; the journal takes only the messages that backwhen wrote.
 #[derive(Debug)]
 pub struct Admission {
     key: MessageKey,
-    /// The transaction that is coming in.
+    /// The transaction whose messages are coming in.
     transaction: Option<u32>,
 }
 
@@ -26,7 +26,7 @@ impl Admission {
             Some(Peek::Logical { transactional, prefix, content, .. }) => {
                 return self.key.admits(prefix, self.transaction.filter(|_| transactional), content);
             }
-            // The block builder says what is wrong with it.
+            // The block builder refuses such a message, and says why.
             _ => {}
         }
         true

@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::io::Read;
 
 use super::columns;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use crate::history::key::{Digest, Tag};
 use crate::model::Lsn;
 use crate::store::Object;
 
 pub(super) const HEADER_LEN: usize = 48;
 pub(super) const MAGIC: [u8; 4] = *b"BWjb";
-/// Blocks with a tag came with version 3, blocks whose records are turned with version 2; all others are as
+/// A block with a tag has version 3, and a block whose records are turned has version 2; all other blocks are written as
 /// in version 1.
 const VERSION: u8 = 3;
 const TURNED_VERSION: u8 = 2;
@@ -20,17 +20,18 @@ pub(super) const STARTS_INSIDE: u8 = 1;
 pub(super) const ENDS_INSIDE: u8 = 2;
 /// The payload is what `columns::turn` made of the records.
 pub(super) const TURNED: u8 = 4;
-/// A tag follows the payload: in the open segments of a history with a key.
+/// A tag follows the payload, as in the open segments of a history with a key.
 pub(super) const TAGGED: u8 = 8;
 const TAG_LEN: usize = 32;
-/// Most bytes of a block that are not its payload.
+/// The most bytes of a block that are not its payload.
 pub(super) const LONGEST_FRAME: u64 = (HEADER_LEN + TAG_LEN) as u64;
 
-/// Most bytes of records in a block: a single message can be 1 GiB, and comes after at most a
-/// block's worth of others.
+/// The most bytes of records in a block: a single message can be 1 GiB, and at most a block's worth of other messages
+/// comes before it. A header that names more is refused.
 pub(super) const MAX_RAW: usize = (1 << 30) + (64 << 20);
 
-/// Up to here the length in a header is believed when memory is set aside.
+/// For a block of at most this many bytes, memory is taken as the header says; for a longer one, memory grows with the
+/// bytes that really come out.
 const BELIEVED: usize = 8 << 20;
 
 thread_local! {
@@ -76,7 +77,7 @@ impl BlockHeader {
         HEADER_LEN as u64 + u64::from(self.stored_len) + self.tag_len() as u64
     }
 
-    /// What a block's tag, or the footer of its segment, vouches for: the header and the payload.
+    /// Returns the digest of the header and the payload, which a block's tag, or the footer of its segment, vouches for.
     pub(super) fn digest(&self, payload: &[u8]) -> Digest {
         self.hasher().update(payload).finalize()
     }
@@ -120,22 +121,23 @@ impl BlockHeader {
     }
 }
 
-/// A header as it lies in a file, its checksum not yet looked at.
+/// A header as it lies in a segment, whose checksum is not checked yet.
 struct Unchecked {
     bytes: [u8; HEADER_LEN],
     header: BlockHeader,
 }
 
 impl Unchecked {
-    /// `room`: bytes from the block's start to the end of where blocks can lie.
-    fn read(object: &dyn Object, offset: u64, room: u64) -> Result<Unchecked, Fault> {
+    /// Reads the header at `offset`. `room` is the number of bytes from there to the end of the stretch where blocks can
+    /// lie.
+    fn read(object: &dyn Object, offset: u64, room: u64) -> Result<Unchecked, SegmentFault> {
         if room < HEADER_LEN as u64 {
-            return Err(Fault::bad("a block's header is cut short"));
+            return Err(SegmentFault::bad("a block's header is cut short"));
         }
         let mut bytes = [0; HEADER_LEN];
         read_exact(object, &mut bytes, offset)?;
         if bytes[..4] != MAGIC {
-            return Err(Fault::bad("no block begins here"));
+            return Err(SegmentFault::bad("no block begins here"));
         }
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
@@ -150,24 +152,28 @@ impl Unchecked {
             crc: u32_at(44),
         };
         if header.whole_len() > room {
-            return Err(Fault::bad("a block is cut short"));
+            return Err(SegmentFault::bad("a block is cut short"));
         }
         Ok(Unchecked { bytes, header })
     }
 
-    /// `crc` is the checksum of the payload appended to that of the header.
-    fn check(self, crc: u32) -> Result<BlockHeader, Fault> {
+    /// Checks the header. `crc` is the checksum of the payload, appended to the checksum of the header.
+    fn check(self, crc: u32) -> Result<BlockHeader, SegmentFault> {
         if crc != self.header.crc {
-            return Err(Fault::bad("a block's checksum does not agree"));
+            return Err(SegmentFault::bad("a block's checksum does not agree"));
         }
         if self.bytes[4] > VERSION {
-            return Err(Fault::Newer);
+            return Err(SegmentFault::Newer);
         }
         let sound = self.bytes[..HEADER_LEN - 4] == self.header.checked_bytes()
             && self.header.flags <= STARTS_INSIDE | ENDS_INSIDE | TURNED | TAGGED
             && self.header.raw_len as usize <= MAX_RAW
             && self.header.before <= self.header.after;
-        if sound { Ok(self.header) } else { Err(Fault::bad("a block's header holds impossible values")) }
+        if sound {
+            Ok(self.header)
+        } else {
+            Err(SegmentFault::bad("a block's header holds impossible values"))
+        }
     }
 
     fn header_crc(&self) -> u32 {
@@ -176,29 +182,29 @@ impl Unchecked {
 }
 
 /// Checks the block at `offset` without keeping its payload.
-pub(super) fn check(object: &dyn Object, offset: u64, room: u64) -> Result<BlockHeader, Fault> {
+pub(super) fn check(object: &dyn Object, offset: u64, room: u64) -> Result<BlockHeader, SegmentFault> {
     checked(Unchecked::read(object, offset, room)?, object, offset, |_| {}).map(|(header, _)| header)
 }
 
-/// What shows who wrote a block.
-pub(super) struct Proof {
+/// The digest and the tag of a block, which prove who wrote it.
+pub(super) struct BlockProof {
     pub(super) digest: Digest,
-    /// None in a block that bears no tag.
+    /// `None` in a block that bears no tag.
     pub(super) tag: Option<Tag>,
 }
 
-/// As [`check`], and what a key can be asked about: of the very bytes that the header was read from.
+/// Checks the block as [`check`] does, and returns the proof of its author, which is taken from the very same bytes.
 pub(super) fn check_with_proof(
     object: &dyn Object,
     offset: u64,
     room: u64,
-) -> Result<(BlockHeader, Proof), Fault> {
+) -> Result<(BlockHeader, BlockProof), SegmentFault> {
     let unchecked = Unchecked::read(object, offset, room)?;
     let mut hasher = unchecked.header.hasher();
     let (header, tag) = checked(unchecked, object, offset, |payload| {
         hasher.update(payload);
     })?;
-    Ok((header, Proof { digest: hasher.finalize(), tag }))
+    Ok((header, BlockProof { digest: hasher.finalize(), tag }))
 }
 
 fn checked(
@@ -206,7 +212,7 @@ fn checked(
     object: &dyn Object,
     offset: u64,
     mut see: impl FnMut(&[u8]),
-) -> Result<(BlockHeader, Option<Tag>), Fault> {
+) -> Result<(BlockHeader, Option<Tag>), SegmentFault> {
     let mut crc = unchecked.header_crc();
     let mut at = offset + HEADER_LEN as u64;
     let end = at + u64::from(unchecked.header.stored_len);
@@ -239,33 +245,31 @@ impl ReadBlock {
     }
 }
 
-/// The block at `offset`. Where `expected` is given, nothing is decompressed that has another digest.
+/// Reads the block at `offset`. If `expected` is given, a block with another digest is not decompressed.
 pub(super) fn read(
     object: &dyn Object,
     offset: u64,
     room: u64,
     expected: Option<&Digest>,
-) -> Result<ReadBlock, Fault> {
+) -> Result<ReadBlock, SegmentFault> {
     let unchecked = Unchecked::read(object, offset, room)?;
-    // No longer than the file itself: `read` has compared the length with the room.
+    // The block is no longer than the segment: `read` has compared its length with the room.
     let mut stored = vec![0; unchecked.header.stored_len as usize + unchecked.header.tag_len()];
     read_exact(object, &mut stored, offset + HEADER_LEN as u64)?;
     let crc = crc32c::crc32c_append(unchecked.header_crc(), &stored);
     let mut block = ReadBlock { header: unchecked.check(crc)?, raw: Vec::new(), stored };
     if expected.is_some_and(|expected| *expected != block.digest()) {
-        return Err(Fault::bad("another block than its segment vouches for"));
+        return Err(SegmentFault::bad("another block than its segment vouches for"));
     }
     let (payload, raw_len) =
         (&block.stored[..block.header.stored_len as usize], block.header.raw_len as usize);
-    block.raw = match block.header.turned() {
-        true => turned_back(payload, raw_len)?,
-        false => decompress(payload, raw_len)?,
-    };
+    block.raw =
+        if block.header.turned() { turned_back(payload, raw_len)? } else { decompress(payload, raw_len)? };
     Ok(block)
 }
 
-fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
-    let bad = || Fault::bad("turned records do not turn back");
+fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, SegmentFault> {
+    let bad = || SegmentFault::bad("turned records do not turn back");
     if raw_len > columns::LARGEST {
         return Err(bad());
     }
@@ -273,9 +277,9 @@ fn turned_back(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
     columns::turn_back(&turned, raw_len).ok_or_else(bad)
 }
 
-/// Exactly `raw_len` bytes; memory grows with what really comes out.
-pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault> {
-    let bad = || Fault::bad("compressed bytes do not decompress to their length");
+/// Decompresses to exactly `raw_len` bytes. Memory grows with the bytes that really come out.
+pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, SegmentFault> {
+    let bad = || SegmentFault::bad("compressed bytes do not decompress to their length");
     let raw = if raw_len <= BELIEVED {
         decompress_at_once(stored, raw_len).map_err(|_| bad())?
     } else {
@@ -287,7 +291,7 @@ pub(super) fn decompress(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Fault
     if raw.len() == raw_len { Ok(raw) } else { Err(bad()) }
 }
 
-/// A context is dear to make beside a small block's decompression, so each thread keeps one.
+/// Making a context takes longer than decompressing a small block, so each thread keeps one.
 fn decompress_at_once(stored: &[u8], most: usize) -> std::io::Result<Vec<u8>> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
@@ -297,6 +301,6 @@ fn decompress_at_once(stored: &[u8], most: usize) -> std::io::Result<Vec<u8>> {
     })
 }
 
-pub(super) fn read_exact(object: &dyn Object, into: &mut [u8], offset: u64) -> Result<(), Fault> {
-    object.read_exact_at(into, offset).map_err(|error| Fault::bad(format!("cannot be read ({error})")))
+pub(super) fn read_exact(object: &dyn Object, into: &mut [u8], offset: u64) -> Result<(), SegmentFault> {
+    object.read_exact_at(into, offset).map_err(|error| SegmentFault::bad(format!("cannot be read ({error})")))
 }

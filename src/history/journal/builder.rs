@@ -1,4 +1,4 @@
-//! Gathers the stream's messages into blocks; knows no disk.
+//! Gathers the stream's messages into blocks, and does not touch a disk.
 
 use std::mem;
 use std::ops::Range;
@@ -9,10 +9,10 @@ use super::record;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 
-/// Bytes of records at which a block is full.
+/// A block with at least this many bytes of records is full.
 const FULL: usize = 512 << 10;
 
-/// A block's records, not yet compressed; goes to `Writer::write`, in the order it was taken.
+/// The records of a block, not yet compressed. Blocks go to `Writer::write` in the order in which they were taken.
 #[derive(Debug)]
 pub struct RawBlock {
     pub(super) flags: u8,
@@ -22,12 +22,12 @@ pub struct RawBlock {
     pub(super) raw: Vec<u8>,
     /// Where Relation messages lie in `raw`.
     pub(super) relations: Vec<Range<usize>>,
-    /// The transaction whose parts were written last will not go on: cut them off first.
+    /// Whether the writer must first cut off the parts of a transaction that it has written and that will not go on.
     pub(super) cuts_off: bool,
 }
 
 impl RawBlock {
-    /// Bytes of records.
+    /// The bytes of the records.
     pub fn raw_len(&self) -> usize {
         self.raw.len()
     }
@@ -38,8 +38,8 @@ impl RawBlock {
     }
 }
 
-/// A position up to which everything was received whole, and may not be durable yet: never beyond it may be reported
-/// to the server as written. Only a [`BlockBuilder`] makes one.
+/// A position up to which all transactions were received whole. They may not be durable yet. No position beyond it may be
+/// reported to the server as written. Only a [`BlockBuilder`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Received(Lsn);
 
@@ -51,7 +51,7 @@ impl Received {
 
 /// A place in the waiting records at which they can be cut.
 #[derive(Clone, Copy, Debug, Default)]
-struct Cut {
+struct CutPoint {
     bytes: usize,
     records: u32,
     frontier: Lsn,
@@ -60,26 +60,26 @@ struct Cut {
 #[derive(Clone, Copy, Debug)]
 struct Transaction {
     commit_lsn: Lsn,
-    /// The history holds it already: it is dropped whole.
+    /// Whether the history holds the transaction already, so that it is dropped whole.
     repeat: bool,
 }
 
-/// Turns messages, as received, into blocks of whole transactions. A transaction larger than a
-/// block is handed out in parts, so memory stays within a block and the largest message.
+/// Turns messages, as received, into blocks of whole transactions. A transaction larger than a block is handed out in
+/// parts, so that memory holds no more than a block and the largest message.
 #[derive(Debug)]
 pub struct BlockBuilder {
     full: usize,
     waiting: Vec<u8>,
     records: u32,
     relations: Vec<Range<usize>>,
-    /// After the last complete transaction, idle mark or lone message that waits.
-    complete: Cut,
-    /// After the last part of a spanning transaction, while that waits to be taken.
-    tail: Option<Cut>,
-    /// The frontier after all blocks taken.
+    /// The end of the last complete transaction, idle mark or lone message that waits.
+    complete: CutPoint,
+    /// The end of the last part of a spanning transaction, while that part waits to be taken.
+    tail: Option<CutPoint>,
+    /// The frontier after all blocks that were taken.
     taken: Lsn,
     transaction: Option<Transaction>,
-    /// Parts of the transaction at the start of `waiting` were taken.
+    /// Whether parts of the transaction at the start of `waiting` were taken already.
     spanning: bool,
     cuts_off: bool,
     /// Where the last record starts, if it is an idle mark.
@@ -87,19 +87,19 @@ pub struct BlockBuilder {
 }
 
 impl BlockBuilder {
-    /// `frontier`: where the journal stands; transactions that committed before it are repeats.
+    /// Begins at `frontier`, where the journal stands. Transactions that committed before are repeats.
     pub fn new(frontier: Lsn) -> BlockBuilder {
         BlockBuilder::with_size(frontier, FULL)
     }
 
-    /// `full`: bytes of records from which `take_full` hands out a block.
+    /// Begins a builder whose `take_full` hands out a block from `full` bytes of records on.
     pub(super) fn with_size(frontier: Lsn, full: usize) -> BlockBuilder {
         BlockBuilder {
             full,
             waiting: Vec::with_capacity(full + full / 8),
             records: 0,
             relations: Vec::new(),
-            complete: Cut { frontier, ..Cut::default() },
+            complete: CutPoint { frontier, ..CutPoint::default() },
             tail: None,
             taken: frontier,
             transaction: None,
@@ -109,12 +109,12 @@ impl BlockBuilder {
         }
     }
 
-    /// Takes one pgoutput message. Call `take_full` until it gives nothing, after every message
-    /// or every few: that is what bounds memory.
+    /// Takes one pgoutput message. The caller bounds memory by calling `take_full` after every few messages, until it
+    /// returns nothing.
     ///
     /// # Errors
-    /// `Internal` for what the protocol does not allow, such as Commit without Begin; the message
-    /// is then not taken.
+    /// `Internal` for a message that the protocol does not allow, such as Commit without Begin; the message is then not
+    /// taken.
     pub fn push(&mut self, message: &[u8]) -> Result<()> {
         let Some(peeked) = peek(message) else {
             return Err(nonsense("a message that is unknown or cut short", message));
@@ -154,8 +154,8 @@ impl BlockBuilder {
         Ok(())
     }
 
-    /// Notes that nothing was committed up to `lsn`, at the server's time `time`. A position
-    /// before the frontier says nothing new and is passed over.
+    /// Notes that nothing was committed up to `lsn`, at the server's time `time`. A position before the frontier says
+    /// nothing new, and is passed over.
     ///
     /// # Errors
     /// `Internal` inside a transaction, unless it is a repeat.
@@ -164,7 +164,7 @@ impl BlockBuilder {
             Some(Transaction { repeat: false, .. }) => {
                 return Err(Error::internal("an idle mark inside a transaction; please report this"));
             }
-            // What follows a repeat may be a repeat too: the mark must not reach past it.
+            // The transaction after a repeat may be a repeat too, and the mark must not reach past it.
             Some(_) => return Ok(()),
             None if lsn < self.complete.frontier => return Ok(()),
             None => {}
@@ -181,12 +181,12 @@ impl BlockBuilder {
         Ok(())
     }
 
-    /// The highest position up to which everything was received whole.
+    /// Returns the highest position up to which all transactions were received whole.
     pub fn received(&self) -> Received {
         Received(self.complete.frontier)
     }
 
-    /// Bytes of records that wait to be taken.
+    /// Returns the bytes of records that wait to be taken.
     pub fn pending_bytes(&self) -> usize {
         self.waiting.len()
     }
@@ -195,7 +195,7 @@ impl BlockBuilder {
         self.transaction.is_some()
     }
 
-    /// All complete transactions that wait, for the flush timer. Call it until it gives nothing:
+    /// Takes all complete transactions that wait, for the flush timer. The caller repeats this until nothing is returned, as
     /// the end of a spanning transaction makes a block of its own.
     pub fn take_complete(&mut self) -> Option<RawBlock> {
         if let Some(tail) = self.tail.take() {
@@ -206,8 +206,8 @@ impl BlockBuilder {
         (self.complete.bytes > 0).then(|| self.take(self.complete, 0))
     }
 
-    /// A block, if enough waits for one: complete transactions, or else a part of the one that is
-    /// coming in. Call it until it gives nothing.
+    /// Takes a block if enough records wait for one: complete transactions, or a part of the transaction that is coming in.
+    /// The caller repeats this until nothing is returned.
     pub fn take_full(&mut self) -> Option<RawBlock> {
         if self.waiting.len() < self.full {
             return None;
@@ -215,19 +215,19 @@ impl BlockBuilder {
         if let Some(block) = self.take_complete() {
             return Some(block);
         }
-        let all = Cut { bytes: self.waiting.len(), records: self.records, frontier: self.taken };
+        let all = CutPoint { bytes: self.waiting.len(), records: self.records, frontier: self.taken };
         let flags = if self.spanning { STARTS_INSIDE | ENDS_INSIDE } else { ENDS_INSIDE };
         self.spanning = true;
         Some(self.take(all, flags))
     }
 
-    /// Forgets the transaction that is coming in, after its connection broke. Parts of it that
-    /// were taken are cut off by the writer when the next block reaches it.
+    /// Forgets the transaction that is coming in, after its connection broke. The writer cuts off parts of that transaction
+    /// that were taken when the next block reaches it.
     pub fn abandon_transaction(&mut self) {
         if self.transaction.take().is_none() {
             return;
         }
-        // A spanning transaction that still comes in is all that waits.
+        // Nothing waits but a spanning transaction that is still coming in.
         if self.spanning && self.tail.is_none() {
             self.spanning = false;
             self.cuts_off = true;
@@ -263,10 +263,10 @@ impl BlockBuilder {
     }
 
     fn complete_here(&mut self, frontier: Lsn) {
-        self.complete = Cut { bytes: self.waiting.len(), records: self.records, frontier };
+        self.complete = CutPoint { bytes: self.waiting.len(), records: self.records, frontier };
     }
 
-    fn take(&mut self, cut: Cut, flags: u8) -> RawBlock {
+    fn take(&mut self, cut: CutPoint, flags: u8) -> RawBlock {
         let rest = &self.waiting[cut.bytes..];
         let mut waiting = Vec::with_capacity(rest.len() + self.full + self.full / 8);
         waiting.extend_from_slice(rest);

@@ -1,22 +1,22 @@
-//! A block's records turned on their side, for sealed segments: values of one column stand together
-//! and compress to less than half of what they take row by row. See FORMAT.md.
+//! Turns the records of a sealed block into columns: the values of one column stand together, and compress to less than
+//! half of the bytes that they take row by row. See FORMAT.md.
 //!
-//! A row message is cut into its *shape*, which is all but the lengths and bytes of its values, and
-//! those values. Nothing is interpreted beyond that, so what cannot be cut is kept as it is.
+//! A row message is split into its values and its *shape*, which is everything but the lengths and bytes of the values.
+//! Nothing else is interpreted, so a message that cannot be split is kept as it is.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::record::{Bytes, Record, Records, put_idle, put_message, put_relation, put_varint};
+use super::record::{ByteReader, Record, Records, put_idle, put_message, put_relation, put_varint};
 
-/// A block with more bytes of records is not turned: it holds a huge row, and memory is dear.
+/// A block with more bytes of records than this holds a huge row, and is not turned, which would take as much memory again.
 pub(super) const LARGEST: usize = 16 << 20;
-/// Turned bytes are at most so many more than the records.
+/// Turned records have at most this many bytes more than the records had.
 pub(super) const EXCESS: usize = 64 << 10;
-/// Shapes in a block beyond which further rows are kept as they are.
+/// The most shapes in a block. Rows of further shapes are kept as they are.
 const MOST_SHAPES: usize = 4096;
 
-/// Streams that every block has; each column has two more: lengths and values.
+/// The number of streams that every block has. Each column has two more: lengths and values.
 const FORMS: usize = 0;
 const PLAIN: usize = 1;
 const SHAPES: usize = 2;
@@ -25,13 +25,13 @@ const TIMES: usize = 4;
 const XIDS: usize = 5;
 const FIXED: usize = 6;
 
-/// What a record is; from `ROW` on, a row of the shape with that number.
+/// The kinds of records. A number from `ROW` on is a row of the shape with that number.
 const AS_IT_IS: u64 = 0;
 const BEGIN: u64 = 1;
 const COMMIT: u64 = 2;
 const ROW: u64 = 3;
 
-/// Shapes and columns are numbered as they come up, on both sides alike.
+/// The shapes and columns of a block, which are numbered in the order in which writer and reader meet them.
 #[derive(Default)]
 struct Known {
     /// Relation, place of the tuple in the message, place of the column → its first stream.
@@ -41,10 +41,10 @@ struct Known {
 }
 
 impl Known {
-    /// Takes a new shape; `None` if it is none.
+    /// Takes a new shape; `None` if the bytes are no shape.
     fn add(&mut self, shape: &[u8]) -> Option<()> {
         let mut streams = Vec::new();
-        for column in Cut::of_shape(shape)?.columns {
+        for column in MessageParts::of_shape(shape)?.columns {
             let next = FIXED + 2 * self.columns.len();
             streams.push(*self.columns.entry(column).or_insert(next));
         }
@@ -57,33 +57,33 @@ impl Known {
     }
 }
 
-/// A row message, or a shape, taken apart. It is filled anew for each message, since memory of its
-/// own for every row would take longer than all the rest.
+/// The parts of a row message, or of a shape. The value is filled anew for each message, since new memory for every row
+/// would take longer than all the rest.
 #[derive(Default)]
-struct Cut {
+struct MessageParts {
     shape: Vec<u8>,
-    /// Where in the message each value lies; for a shape, nothing.
+    /// Where each value lies in the message; empty for a shape.
     values: Vec<Range<usize>>,
     columns: Vec<(u32, u8, u16)>,
-    /// Where in the shape each value belongs.
+    /// Where each value belongs in the shape.
     gaps: Vec<usize>,
 }
 
-impl Cut {
-    /// A shape taken apart; `None` if it is none.
-    fn of_shape(shape: &[u8]) -> Option<Cut> {
-        let mut cut = Cut::default();
+impl MessageParts {
+    /// Splits a shape; `None` if the bytes are no shape.
+    fn of_shape(shape: &[u8]) -> Option<MessageParts> {
+        let mut cut = MessageParts::default();
         cut.fill(shape, false)?;
         Some(cut)
     }
 
-    /// `None` for anything but an Insert, Update or Delete that ends where its last tuple does.
+    /// Splits a message; `None` unless it is an Insert, Update or Delete that ends where its last tuple ends.
     fn fill(&mut self, message: &[u8], with_values: bool) -> Option<()> {
         self.shape.clear();
         self.values.clear();
         self.columns.clear();
         self.gaps.clear();
-        let mut bytes = Bytes::new(message);
+        let mut bytes = ByteReader::new(message);
         let head = bytes.take(5)?;
         if !matches!(head[0], b'I' | b'U' | b'D') {
             return None;
@@ -119,7 +119,7 @@ impl Cut {
     }
 }
 
-/// The records of `raw` turned; `None` if they are better kept as they are.
+/// Turns the records of `raw`; `None` if it is better to keep them as they are.
 pub(super) fn turn(raw: &[u8]) -> Option<Vec<u8>> {
     if raw.len() > LARGEST {
         return None;
@@ -132,7 +132,7 @@ pub(super) fn turn(raw: &[u8]) -> Option<Vec<u8>> {
     put_varint(&mut turned, turner.streams.len() as u64);
     turner.streams.iter().for_each(|stream| put_varint(&mut turned, stream.len() as u64));
     turner.streams.iter().for_each(|stream| turned.extend_from_slice(stream));
-    // What was written must be what will be read, whatever a server may once send.
+    // The written block must be read back to the same bytes, whatever messages a server may send one day.
     let same = turned.len() <= raw.len() + EXCESS && turn_back(&turned, raw.len()).as_deref() == Some(raw);
     same.then_some(turned)
 }
@@ -142,11 +142,11 @@ struct Turner {
     streams: Vec<Vec<u8>>,
     known: Known,
     numbers: HashMap<Vec<u8>, usize>,
-    cut: Cut,
+    cut: MessageParts,
     last: Last,
 }
 
-/// The transaction that numbers are told apart from.
+/// The transaction from which the numbers of the next one are counted.
 #[derive(Default)]
 struct Last {
     lsn: u64,
@@ -170,7 +170,7 @@ impl Turner {
         }
     }
 
-    /// `None` if the message is to be kept as it is.
+    /// Turns a message; `None` if it is to be kept as it is.
     fn message(&mut self, message: &[u8]) -> Option<()> {
         let number = |at: usize| Some(u64::from_be_bytes(message.get(at..at + 8)?.try_into().ok()?));
         match (message.first()?, message.len()) {
@@ -230,7 +230,7 @@ impl Turner {
     }
 }
 
-/// The records that were turned, which are `raw_len` bytes; `None` if the bytes are none of ours.
+/// Returns the records that were turned, which have `raw_len` bytes; `None` if the bytes are no turned records.
 pub(super) fn turn_back(turned: &[u8], raw_len: usize) -> Option<Vec<u8>> {
     if raw_len > LARGEST {
         return None;
@@ -255,14 +255,14 @@ pub(super) fn turn_back(turned: &[u8], raw_len: usize) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let used_up = back.streams.iter().all(Bytes::is_empty);
+    let used_up = back.streams.iter().all(ByteReader::is_empty);
     (used_up && raw.len() == raw_len).then_some(raw)
 }
 
-fn streams(turned: &[u8]) -> Option<Vec<Bytes<'_>>> {
-    let mut bytes = Bytes::new(turned);
+fn streams(turned: &[u8]) -> Option<Vec<ByteReader<'_>>> {
+    let mut bytes = ByteReader::new(turned);
     let count = usize::try_from(bytes.varint()?).ok()?;
-    // Each has a length of a byte at least.
+    // Each stream has a length of one byte at least.
     if count < FIXED || count > bytes.remaining() {
         return None;
     }
@@ -270,20 +270,21 @@ fn streams(turned: &[u8]) -> Option<Vec<Bytes<'_>>> {
     for _ in 0..count {
         lengths.push(usize::try_from(bytes.varint()?).ok()?);
     }
-    let streams: Option<Vec<_>> = lengths.into_iter().map(|len| bytes.take(len).map(Bytes::new)).collect();
+    let streams: Option<Vec<_>> =
+        lengths.into_iter().map(|len| bytes.take(len).map(ByteReader::new)).collect();
     streams.filter(|_| bytes.is_empty())
 }
 
 #[derive(Default)]
 struct TurnerBack<'a> {
-    streams: Vec<Bytes<'a>>,
+    streams: Vec<ByteReader<'a>>,
     known: Known,
     gaps: Vec<Vec<usize>>,
     last: Last,
 }
 
 impl<'a> TurnerBack<'a> {
-    /// One record as it stood.
+    /// Puts one record back as it was.
     fn plain(&mut self) -> Option<&'a [u8]> {
         let stream = &mut self.streams[PLAIN];
         let whole = stream.rest();
@@ -321,7 +322,7 @@ impl<'a> TurnerBack<'a> {
         if number == self.known.shapes.len() && number < MOST_SHAPES {
             let shape = self.streams[SHAPES].counted()?;
             self.known.add(shape)?;
-            self.gaps.push(Cut::of_shape(shape)?.gaps);
+            self.gaps.push(MessageParts::of_shape(shape)?.gaps);
             if self.known.streams() > self.streams.len() {
                 return None;
             }
@@ -407,7 +408,7 @@ mod tests {
             message.extend(b"N\0\x01t\0\0\0\x02hi");
             put_message(&mut raw, &message);
         }
-        // It may be too large to be worth it, but never comes back as something else.
+        // A message may be too large to be turned, but it never comes back as another one.
         if let Some(turned) = turn(&raw) {
             assert_eq!(turn_back(&turned, raw.len()), Some(raw));
         }

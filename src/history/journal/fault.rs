@@ -1,24 +1,24 @@
-//! What is wrong with some bytes, before it is known in which file they lie.
+//! Faults of bytes, before it is known in which segment the bytes lie.
 
 use crate::error::Error;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Sound, but in a version that this program does not know.
+pub(super) enum SegmentFault {
+    /// The bytes are sound, but in a version that this program does not know.
     Newer,
     Bad(String),
 }
 
-impl Fault {
-    pub(super) fn bad(what: impl Into<String>) -> Fault {
-        Fault::Bad(what.into())
+impl SegmentFault {
+    pub(super) fn bad(what: impl Into<String>) -> SegmentFault {
+        SegmentFault::Bad(what.into())
     }
 
-    /// The error for a person: file, offset in bytes, what, and what to do.
+    /// The error for a person: the segment, the offset in bytes, the fault, and the next command.
     pub(super) fn at(self, place: &str, offset: u64) -> Error {
         match self {
-            Fault::Newer => newer(place),
-            Fault::Bad(what) => Error::damaged(format!(
+            SegmentFault::Newer => newer(place),
+            SegmentFault::Bad(what) => Error::damaged(format!(
                 "{place} is damaged at byte {offset}: {what}; run `backwhen verify` to see how far it reaches"
             )),
         }

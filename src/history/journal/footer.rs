@@ -1,11 +1,11 @@
 //! A sealed segment's footer and trailer. See FORMAT.md.
 
 use super::block;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::place::SegmentBytes;
-use super::record::Bytes;
+use super::record::ByteReader;
 use super::sections::{
-    BlockEntry, decode_blocks, decode_digests, decode_relation_messages, decode_relations,
+    BlockExtent, decode_blocks, decode_digests, decode_relation_messages, decode_relations,
     decode_transactions, encode_blocks, encode_digests, encode_relation_messages, encode_relations,
     encode_transactions,
 };
@@ -18,9 +18,9 @@ pub(super) const TRAILER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"bwjends\n";
 const VERSION: u32 = 1;
 const LEVEL: i32 = 9;
-/// Most bytes of a section: far beyond what the transactions of any segment need.
+/// A section with more bytes than this is refused. The transactions of any segment need far fewer.
 const MOST_SECTION: usize = 256 << 20;
-/// Bytes of the trailer before the file's digest.
+/// The number of bytes of the trailer before the segment's digest.
 const BEFORE_DIGEST: usize = 24;
 
 const SUMMARY: u32 = 1;
@@ -33,21 +33,21 @@ const TAG: u32 = 7;
 /// The sections that the tag vouches for.
 const TAGGED: std::ops::RangeInclusive<u32> = SUMMARY..=DIGESTS;
 
-/// What a segment holds and where.
+/// The content of a segment, and the places of its blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Footer {
     pub summary: SegmentSummary,
-    /// In commit order.
+    /// The transactions, in commit order.
     pub transactions: Vec<TransactionEntry>,
-    /// Relation messages in force at the start, raw.
+    /// The Relation messages in force at the start, as received.
     pub relations_at_start: Vec<Vec<u8>>,
-    pub blocks: Vec<BlockEntry>,
-    /// Relation messages within, raw, each with the number of its block.
+    pub blocks: Vec<BlockExtent>,
+    /// The Relation messages within the segment, as received, each with the number of its block.
     pub relation_messages: Vec<(u32, Vec<u8>)>,
 }
 
 impl Footer {
-    /// About how many bytes it takes in memory.
+    /// Estimates how many bytes the footer takes in memory.
     pub fn memory(&self) -> usize {
         let relations = self.relations_at_start.iter().chain(self.relation_messages.iter().map(|(_, it)| it));
         size_of_val(&self.transactions[..])
@@ -65,7 +65,7 @@ pub(super) struct Trailer {
     pub(super) digest: [u8; 32],
 }
 
-/// A sealed segment's footer, without a look at its blocks.
+/// Reads a sealed segment's footer, and none of its blocks.
 ///
 /// # Errors
 /// `Damaged` if header, footer or trailer do not check, or no holder of the key wrote them, `Refused` if they
@@ -76,43 +76,44 @@ pub fn read_footer(store: &dyn Store, name: &ObjectName, authorship: &Authorship
     Ok(read_checked(&bytes, key.as_ref())?.0)
 }
 
-/// The footer and trailer of a sealed segment.
+/// Reads the footer and the trailer of a sealed segment.
 ///
 /// # Errors
-/// As [`read_footer`].
+/// Fails as [`read_footer`] does.
 pub(super) fn read_checked(bytes: &SegmentBytes, key: Option<&SegmentKey>) -> Result<(Footer, Trailer)> {
     read(&*bytes.object, bytes.len(), key).map_err(|(offset, fault)| bytes.fault(offset, fault))
 }
 
-/// The footer of a file of `len` bytes, or the offset and nature of its fault.
+/// Reads the footer of a segment of `len` bytes. Fails with the offset of the fault and the fault itself.
 pub(super) fn read(
     object: &dyn Object,
     len: u64,
     key: Option<&SegmentKey>,
-) -> Result<(Footer, Trailer), (u64, Fault)> {
+) -> Result<(Footer, Trailer), (u64, SegmentFault)> {
     let trailer_at = len.saturating_sub(TRAILER_LEN as u64);
     let (trailer, head) = read_trailer(object, len).map_err(|fault| (trailer_at, fault))?;
     let at = trailer.footer_offset;
-    // No longer than the file: `read_trailer` has compared.
+    // The footer is no longer than the segment: `read_trailer` has compared the two.
     let mut bytes = vec![0; trailer.footer_len as usize];
     block::read_exact(object, &mut bytes, at).map_err(|fault| (at, fault))?;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), &head);
     if crc != trailer.crc {
-        return Err((at, Fault::bad("the footer's checksum does not agree")));
+        return Err((at, SegmentFault::bad("the footer's checksum does not agree")));
     }
     let footer = Footer::decode(&bytes, key).map_err(|fault| (at, fault))?;
     Ok((footer, trailer))
 }
 
-fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), Fault> {
-    let at =
-        len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| Fault::bad("too short for a sealed segment"))?;
+fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), SegmentFault> {
+    let at = len
+        .checked_sub(TRAILER_LEN as u64)
+        .ok_or_else(|| SegmentFault::bad("too short for a sealed segment"))?;
     let mut bytes = [0; TRAILER_LEN];
     block::read_exact(object, &mut bytes, at)?;
     if bytes[56..] != MAGIC {
-        return Err(Fault::bad("the end of a sealed segment is missing"));
+        return Err(SegmentFault::bad("the end of a sealed segment is missing"));
     }
-    let mut fields = Bytes::new(&bytes);
+    let mut fields = ByteReader::new(&bytes);
     let trailer = (|| {
         Some((
             Trailer {
@@ -129,17 +130,17 @@ fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), Fa
     })();
     let (trailer, head): (Trailer, [u8; 20]) = trailer.expect("64 bytes hold the fields");
     if trailer.footer_offset.checked_add(trailer.footer_len) != Some(at) {
-        return Err(Fault::bad("the trailer points outside the file"));
+        return Err(SegmentFault::bad("the trailer points outside the file"));
     }
     match u32::from_le_bytes(head[16..].try_into().expect("four bytes")) {
         VERSION => Ok((trailer, head)),
-        0 => Err(Fault::bad("the trailer's version is 0")),
-        // Only the checksum in a layout that is not known here could tell damage from a newer one.
-        _ => Err(Fault::Newer),
+        0 => Err(SegmentFault::bad("the trailer's version is 0")),
+        // Only a checksum in that unknown layout could tell a newer version from damage.
+        _ => Err(SegmentFault::Newer),
     }
 }
 
-/// The trailer's bytes before the digest, for a footer at `offset`.
+/// Returns the trailer's bytes before the digest, for a footer at `offset`.
 pub(super) fn trailer_head(offset: u64, footer: &[u8]) -> [u8; BEFORE_DIGEST] {
     let mut out = [0; BEFORE_DIGEST];
     out[..8].copy_from_slice(&offset.to_le_bytes());
@@ -150,7 +151,7 @@ pub(super) fn trailer_head(offset: u64, footer: &[u8]) -> [u8; BEFORE_DIGEST] {
     out
 }
 
-/// The trailer's bytes from the digest on.
+/// Returns the trailer's bytes from the digest on.
 pub(super) fn trailer_tail(digest: [u8; 32]) -> [u8; TRAILER_LEN - BEFORE_DIGEST] {
     let mut out = [0; TRAILER_LEN - BEFORE_DIGEST];
     out[..32].copy_from_slice(&digest);
@@ -158,14 +159,14 @@ pub(super) fn trailer_tail(digest: [u8; 32]) -> [u8; TRAILER_LEN - BEFORE_DIGEST
     out
 }
 
-/// Bytes of a sealed file of `len` that its digest covers.
+/// Returns how many of the `len` bytes of a sealed segment its digest covers.
 pub(super) fn digested_len(len: u64) -> u64 {
     len.saturating_sub((TRAILER_LEN - BEFORE_DIGEST) as u64)
 }
 
 impl Footer {
     /// # Errors
-    /// `Internal` if zstd or JSON fail, which they have no reason to.
+    /// `Internal` if zstd or JSON fail, for which there is no known reason.
     pub(super) fn encode(&self, key: Option<&SegmentKey>) -> Result<Vec<u8>> {
         let summary = serde_json::to_vec(&self.summary)
             .context(Kind::Internal, || "cannot write a segment's summary".into())?;
@@ -195,16 +196,16 @@ impl Footer {
         Ok(out)
     }
 
-    /// With a key, nothing is taken from a footer that no holder of the key wrote.
-    pub(super) fn decode(bytes: &[u8], key: Option<&SegmentKey>) -> Result<Footer, Fault> {
+    /// Decodes a footer. With a key, a footer that no holder of the key wrote is refused.
+    pub(super) fn decode(bytes: &[u8], key: Option<&SegmentKey>) -> Result<Footer, SegmentFault> {
         let sections =
-            Sections::decode(bytes).ok_or_else(|| Fault::bad("the footer's table is cut short"))?;
+            Sections::decode(bytes).ok_or_else(|| SegmentFault::bad("the footer's table is cut short"))?;
         if let Some(key) = key {
             sections.check_tag(key)?;
         }
-        let short = || Fault::bad("a section of the footer is cut short");
+        let short = || SegmentFault::bad("a section of the footer is cut short");
         let summary: SegmentSummary = serde_json::from_slice(&sections.get(SUMMARY)?)
-            .map_err(|error| Fault::bad(format!("the summary is no SegmentSummary ({error})")))?;
+            .map_err(|error| SegmentFault::bad(format!("the summary is no SegmentSummary ({error})")))?;
         let mut footer = Footer {
             transactions: decode_transactions(summary.start, &sections.get(TRANSACTIONS)?)
                 .ok_or_else(short)?,
@@ -221,22 +222,22 @@ impl Footer {
     }
 }
 
-/// The tag over the contents of the sections before it, in the order of their ids.
+/// Returns the tag over the contents of the sections before the tag, in the order of their ids.
 fn footer_tag<'a>(key: &SegmentKey, contents: impl Iterator<Item = &'a [u8]>) -> Tag {
     let mut hasher = blake3::Hasher::new();
     for content in contents {
-        // With its length, so that no byte can pass from one section to the next.
+        // The length is hashed too, so that no byte can pass from one section to the next.
         hasher.update(&(content.len() as u64).to_le_bytes()).update(content);
     }
     key.footer_tag(&hasher.finalize())
 }
 
-/// Id, raw length and stored bytes of each section.
+/// The id, the raw length and the stored bytes of each section.
 struct Sections<'a>(Vec<(u32, u64, &'a [u8])>);
 
 impl<'a> Sections<'a> {
     fn decode(bytes: &'a [u8]) -> Option<Sections<'a>> {
-        let mut bytes = Bytes::new(bytes);
+        let mut bytes = ByteReader::new(bytes);
         let count = bytes.u32()? as usize;
         let mut entries = Vec::new();
         for _ in 0..count {
@@ -253,8 +254,8 @@ impl<'a> Sections<'a> {
         self.0.iter().any(|section| section.0 == id)
     }
 
-    fn check_tag(&self, key: &SegmentKey) -> Result<(), Fault> {
-        let not_ours = || Fault::bad(key.not_ours());
+    fn check_tag(&self, key: &SegmentKey) -> Result<(), SegmentFault> {
+        let not_ours = || SegmentFault::bad(key.not_ours());
         if !self.has(TAG) || !self.has(DIGESTS) {
             return Err(not_ours());
         }
@@ -264,14 +265,14 @@ impl<'a> Sections<'a> {
         if tag == expected { Ok(()) } else { Err(not_ours()) }
     }
 
-    fn get(&self, id: u32) -> Result<Vec<u8>, Fault> {
+    fn get(&self, id: u32) -> Result<Vec<u8>, SegmentFault> {
         let &(_, raw_len, stored) = self
             .0
             .iter()
             .find(|section| section.0 == id)
-            .ok_or_else(|| Fault::bad(format!("section {id} of the footer is missing")))?;
+            .ok_or_else(|| SegmentFault::bad(format!("section {id} of the footer is missing")))?;
         let raw_len = usize::try_from(raw_len).ok().filter(|&len| len <= MOST_SECTION);
-        let raw_len = raw_len.ok_or_else(|| Fault::bad("a section's length is impossible"))?;
+        let raw_len = raw_len.ok_or_else(|| SegmentFault::bad("a section's length is impossible"))?;
         block::decompress(stored, raw_len)
     }
 }

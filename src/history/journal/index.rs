@@ -1,14 +1,14 @@
-//! Reads blocks in order and gathers what a footer says; checks the protocol on the way.
+//! Reads blocks in order and gathers the content of a footer; checks the protocol on the way.
 
 use std::collections::BTreeMap;
 
 use super::block::BlockHeader;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::footer::Footer;
 use super::peek::{Peek, peek};
 use super::record::{Record, Records, put_varint};
-use super::relations::{Relations, Told};
-use super::sections::BlockEntry;
+use super::relations::{RelationNovelty, Relations};
+use super::sections::BlockExtent;
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
@@ -16,7 +16,7 @@ use crate::signal::key::body_of;
 use crate::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
 
 #[derive(Clone, Copy)]
-struct Current {
+struct OpenTransaction {
     commit_lsn: Lsn,
     time: PgTime,
     xid: u32,
@@ -44,15 +44,15 @@ pub(super) struct Index {
     transactions: Vec<TransactionEntry>,
     relations_at_start: Vec<Vec<u8>>,
     relation_messages: Vec<(u32, Vec<u8>)>,
-    blocks: Vec<BlockEntry>,
+    blocks: Vec<BlockExtent>,
     in_force: Relations,
-    current: Option<Current>,
+    current: Option<OpenTransaction>,
     digest: blake3::Hasher,
-    /// What the digest has not seen yet: it is many times quicker with much at once.
+    /// The bytes that are not hashed yet: hashing many bytes at once is many times quicker.
     undigested: Vec<u8>,
 }
 
-/// Bytes for the digest at once.
+/// With at least this many bytes waiting, they are hashed.
 const DIGEST_AT: usize = 64 << 10;
 
 impl Index {
@@ -71,27 +71,27 @@ impl Index {
         }
     }
 
-    /// Takes a Relation message in force at the start; before any block.
-    pub(super) fn relation_at_start(&mut self, message: &[u8]) -> Result<(), Fault> {
+    /// Takes a Relation message that is in force at the start. Blocks may only come after it.
+    pub(super) fn relation_at_start(&mut self, message: &[u8]) -> Result<(), SegmentFault> {
         self.in_force
             .tell(message)
-            .ok_or_else(|| Fault::bad("a relation record without a Relation message"))?;
+            .ok_or_else(|| SegmentFault::bad("a relation record without a Relation message"))?;
         self.relations_at_start.push(message.to_vec());
         Ok(())
     }
 
-    /// Takes the next block, which lies at `offset` in its file; its digest too, in a history with a key.
+    /// Takes the next block, which lies at `offset` in the segment, and in a history with a key the digest of the block.
     pub(super) fn block(
         &mut self,
         offset: u64,
         header: &BlockHeader,
         raw: &[u8],
         digest: Option<Digest>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), SegmentFault> {
         if header.before != self.summary.end || header.starts_inside() != self.current.is_some() {
-            return Err(Fault::bad("the block does not go on where the one before it ended"));
+            return Err(SegmentFault::bad("the block does not go on where the one before it ended"));
         }
-        let number = u32::try_from(self.blocks.len()).map_err(|_| Fault::bad("too many blocks"))?;
+        let number = u32::try_from(self.blocks.len()).map_err(|_| SegmentFault::bad("too many blocks"))?;
         let mut span = Span { first: None, last: header.before };
         if let Some(current) = self.current {
             span.reach(current.commit_lsn);
@@ -104,7 +104,9 @@ impl Index {
                 Record::Relation(message) if number == 0 && only_relations => {
                     self.relation_at_start(message)?
                 }
-                Record::Relation(_) => return Err(Fault::bad("a relation record behind other records")),
+                Record::Relation(_) => {
+                    return Err(SegmentFault::bad("a relation record behind other records"));
+                }
                 Record::Idle { lsn, time } => {
                     only_relations = false;
                     self.idle(lsn, time, &mut span)?;
@@ -116,13 +118,13 @@ impl Index {
             }
         }
         if records != header.records {
-            return Err(Fault::bad("the block does not hold as many records as its header says"));
+            return Err(SegmentFault::bad("the block does not hold as many records as its header says"));
         }
         if header.after != self.summary.end || header.ends_inside() != self.current.is_some() {
-            return Err(Fault::bad("the block does not end where its header says"));
+            return Err(SegmentFault::bad("the block does not end where its header says"));
         }
         if !(only_relations && number == 0) {
-            self.blocks.push(BlockEntry {
+            self.blocks.push(BlockExtent {
                 offset,
                 raw_len: header.raw_len,
                 stored_len: header.stored_len,
@@ -134,7 +136,7 @@ impl Index {
         Ok(())
     }
 
-    /// The finished footer, and the relations in force at the end.
+    /// Returns the finished footer, and the relations in force at the end.
     pub(super) fn finish(mut self) -> (Footer, Relations) {
         self.summary.relations = self.counts.into_values().collect();
         self.digest.update(&self.undigested);
@@ -149,9 +151,9 @@ impl Index {
         (footer, self.in_force)
     }
 
-    fn idle(&mut self, lsn: Lsn, time: PgTime, span: &mut Span) -> Result<(), Fault> {
+    fn idle(&mut self, lsn: Lsn, time: PgTime, span: &mut Span) -> Result<(), SegmentFault> {
         if self.current.is_some() || lsn < self.summary.end {
-            return Err(Fault::bad("an idle mark out of place"));
+            return Err(SegmentFault::bad("an idle mark out of place"));
         }
         span.reach(lsn);
         self.summary.end = lsn;
@@ -159,8 +161,9 @@ impl Index {
         Ok(())
     }
 
-    fn message(&mut self, number: u32, message: &[u8], span: &mut Span) -> Result<(), Fault> {
-        let peeked = peek(message).ok_or_else(|| Fault::bad("a message that pgoutput does not know"))?;
+    fn message(&mut self, number: u32, message: &[u8], span: &mut Span) -> Result<(), SegmentFault> {
+        let peeked =
+            peek(message).ok_or_else(|| SegmentFault::bad("a message that pgoutput does not know"))?;
         self.summary.messages += 1;
         self.summary.raw_bytes += message.len() as u64;
         put_varint(&mut self.undigested, message.len() as u64);
@@ -174,7 +177,7 @@ impl Index {
             (Peek::Begin { commit_lsn, time, xid }, None) if commit_lsn >= self.summary.end => {
                 span.reach(commit_lsn);
                 let marks = self.summary.marks.len();
-                self.current = Some(Current { commit_lsn, time, xid, block: number, marks });
+                self.current = Some(OpenTransaction { commit_lsn, time, xid, block: number, marks });
             }
             (Peek::Commit { commit_lsn, end_lsn }, Some(current))
                 if commit_lsn == current.commit_lsn && end_lsn >= commit_lsn =>
@@ -182,19 +185,19 @@ impl Index {
                 self.commit(current, end_lsn);
             }
             (Peek::Begin { .. } | Peek::Commit { .. }, _) => {
-                return Err(Fault::bad("Begin and Commit do not pair or go back"));
+                return Err(SegmentFault::bad("Begin and Commit do not pair or go back"));
             }
             (Peek::Logical { transactional: false, lsn, .. }, None) if lsn >= self.summary.end => {
                 span.reach(lsn);
             }
-            (_, None) => return Err(Fault::bad("a change outside a transaction")),
+            (_, None) => return Err(SegmentFault::bad("a change outside a transaction")),
             (change, Some(current)) => self.change(number, current, message, change),
         }
         Ok(())
     }
 
-    fn commit(&mut self, current: Current, end_lsn: Lsn) {
-        let Current { commit_lsn, time, xid, block, marks } = current;
+    fn commit(&mut self, current: OpenTransaction, end_lsn: Lsn) {
+        let OpenTransaction { commit_lsn, time, xid, block, marks } = current;
         self.current = None;
         let summary = &mut self.summary;
         summary.end = end_lsn;
@@ -215,7 +218,7 @@ impl Index {
         self.transactions.push(TransactionEntry { commit_lsn, end_lsn, xid, time, block });
     }
 
-    fn change(&mut self, number: u32, current: Current, message: &[u8], change: Peek<'_>) {
+    fn change(&mut self, number: u32, current: OpenTransaction, message: &[u8], change: Peek<'_>) {
         match change {
             Peek::Insert { oid } => self.counts(oid).inserts += 1,
             Peek::Update { oid } => self.counts(oid).updates += 1,
@@ -228,7 +231,7 @@ impl Index {
             Peek::Relation { oid, schema, name } => {
                 let (schema, name) = (text(schema), text(name));
                 self.relation_messages.push((number, message.to_vec()));
-                if self.in_force.tell(message) == Some(Told::Changed) {
+                if self.in_force.tell(message) == Some(RelationNovelty::Changed) {
                     let (schema, name, commit_lsn) = (schema.clone(), name.clone(), current.commit_lsn);
                     self.summary.relation_changes.push(RelationChange { oid, schema, name, commit_lsn });
                 }
@@ -241,11 +244,11 @@ impl Index {
         }
     }
 
-    fn own_message(&mut self, current: Current, prefix: &[u8], content: &[u8]) {
+    fn own_message(&mut self, current: OpenTransaction, prefix: &[u8], content: &[u8]) {
         if prefix == MARK.as_bytes() {
-            // One that is no mark of ours names nothing.
+            // A message that is no mark of backwhen names nothing.
             if let Some(name) = mark_name(body_of(content)) {
-                let Current { commit_lsn, time, xid, .. } = current;
+                let OpenTransaction { commit_lsn, time, xid, .. } = current;
                 self.summary.marks.push(Mark { name, lsn: commit_lsn, end_lsn: commit_lsn, time, xid });
             }
         } else if prefix == SEQUENCES.as_bytes() {

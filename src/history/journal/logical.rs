@@ -1,4 +1,4 @@
-//! The logical messages of transactions, found among everything else.
+//! Finds the logical messages of transactions among all other records.
 
 use super::peek::{Peek, peek};
 use super::reading::Event;
@@ -17,9 +17,9 @@ pub struct LogicalMessage {
     pub content: Vec<u8>,
 }
 
-/// What a transaction says beside its rows.
+/// A message of a transaction that is no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said<'a> {
+pub enum TransactionMessage<'a> {
     /// A Relation message, as received.
     Relation(&'a [u8]),
     /// A transactional logical message.
@@ -27,15 +27,15 @@ pub enum Said<'a> {
 }
 
 impl Segment {
-    /// The transactional logical messages under `prefix` of the transactions whose commit lies from
-    /// `after` to before `until`, in the stream's order.
+    /// Returns the transactional logical messages under `prefix` of the transactions whose commit lies from `after` to before
+    /// `until`, in the stream's order.
     ///
     /// # Errors
     /// `Damaged` for a bad block.
     pub fn logical_messages(&self, after: Lsn, until: Lsn, prefix: &[u8]) -> Result<Vec<LogicalMessage>> {
         let mut found = Vec::new();
         self.each_said(after, until, &mut |entry, said| {
-            if let Said::Logical { prefix: it, content } = said
+            if let TransactionMessage::Logical { prefix: it, content } = said
                 && it == prefix
             {
                 found.push(LogicalMessage {
@@ -51,8 +51,8 @@ impl Segment {
         Ok(found)
     }
 
-    /// Visits what the transactions whose commit lies from `after` to before `until` say beside their
-    /// rows, in the stream's order, as long as `visit` wants more.
+    /// Visits the messages that are no rows of the transactions whose commit lies from `after` to before `until`, in the
+    /// stream's order, as long as `visit` returns true.
     ///
     /// # Errors
     /// `Damaged` for a bad block.
@@ -60,7 +60,7 @@ impl Segment {
         &self,
         after: Lsn,
         until: Lsn,
-        visit: &mut dyn FnMut(&TransactionEntry, Said<'_>) -> bool,
+        visit: &mut dyn FnMut(&TransactionEntry, TransactionMessage<'_>) -> bool,
     ) -> Result<()> {
         let mut transaction = None;
         for block in self.blocks(after, until) {
@@ -76,9 +76,9 @@ impl Segment {
                         continue;
                     }
                     Some(Peek::Logical { transactional: true, prefix, content, .. }) => {
-                        Said::Logical { prefix, content }
+                        TransactionMessage::Logical { prefix, content }
                     }
-                    Some(Peek::Relation { .. }) => Said::Relation(message),
+                    Some(Peek::Relation { .. }) => TransactionMessage::Relation(message),
                     _ => continue,
                 };
                 if transaction.is_some_and(|entry| !visit(entry, said)) {
@@ -89,7 +89,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Only whole transactions are known.
+    /// Returns the transaction that committed at this position. Only whole transactions are known.
     fn transaction(&self, commit_lsn: Lsn) -> Option<&TransactionEntry> {
         let transactions = self.transactions();
         let at = transactions.binary_search_by_key(&commit_lsn, |entry| entry.commit_lsn).ok()?;

@@ -8,25 +8,25 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
 use crate::store::Object;
 
-/// What an open segment holds up to its last complete transaction.
+/// Where the last complete transaction of an open segment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct OpenSegmentEnd {
     pub bytes: u64,
-    /// The frontier there.
+    /// The frontier at that end.
     pub end: Lsn,
 }
 
 /// Brings the copy of an open segment up to the original's last complete transaction, and returns the
-/// bytes that were added. The copy is a valid open segment at every instant: it is made whole, and
-/// grows as the original did, in steps that were each durable before the next was written.
+/// bytes that were added. The copy is a valid open segment at every instant: it is made whole, and grows as the original
+/// did, in steps of which each is durable before the next one is written.
 ///
 /// # Errors
-/// `Damaged` if either is, `Refused` if the copy is not a beginning of the original, `Unavailable` if
+/// `Damaged` if either is damaged, `Refused` if the copy is not a beginning of the original, `Unavailable` if
 /// the original is not there (it may have been sealed just now) or the disk fails.
 pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<u64> {
     let (bytes, walked) = look(original, name)?;
-    // What is copied must not vanish from the original: a power cut could take what only its writer's
-    // kernel has, and other bytes would then be written in its place.
+    // Copied bytes must not vanish from the original: a power cut could take bytes that only the kernel of its writer has,
+    // and other bytes would then be written in their place.
     original.spool.sync(&name.stem())?;
     if !copy.holds(name)? {
         copy.spool.begin(&name.stem(), &*bytes.object, walked.complete_len)?;
@@ -46,12 +46,12 @@ pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<u
     Ok(walked.complete_len - known.complete_len)
 }
 
-/// Reads an open segment, without its records.
+/// Finds where the last complete transaction of an open segment ends, without reading records.
 ///
 /// # Errors
-/// `Damaged` if what had been synced is bad, `Unavailable` if it cannot be read.
-pub fn held(journal: &Journal, name: SegmentName) -> Result<Held> {
-    look(journal, name).map(|(_, walk)| Held { bytes: walk.complete_len, end: walk.frontier })
+/// `Damaged` if synced bytes are bad, `Unavailable` if the segment cannot be read.
+pub fn open_segment_end(journal: &Journal, name: SegmentName) -> Result<OpenSegmentEnd> {
+    look(journal, name).map(|(_, walk)| OpenSegmentEnd { bytes: walk.complete_len, end: walk.frontier })
 }
 
 fn look(journal: &Journal, name: SegmentName) -> Result<(SegmentBytes, Walk)> {
@@ -60,7 +60,7 @@ fn look(journal: &Journal, name: SegmentName) -> Result<(SegmentBytes, Walk)> {
     let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
     match walk.tail {
         Tail::Whole | Tail::Incomplete | Tail::Torn => Ok((bytes, walk)),
-        Tail::Damaged { offset, what } => Err(bytes.fault(offset, super::fault::Fault::Bad(what))),
+        Tail::Damaged { offset, what } => Err(bytes.fault(offset, super::fault::SegmentFault::Bad(what))),
         Tail::Newer => Err(super::fault::newer(&bytes.place)),
     }
 }
@@ -82,8 +82,8 @@ fn same_beginning(one: &dyn Object, other: &dyn Object, len: u64) -> Result<bool
     Ok(true)
 }
 
-/// Appends the blocks that the copy lacks. A sound block tells how much had been synced when it was
-/// written; so none may reach the disk before what it vouches for.
+/// Appends the blocks that the copy lacks. A sound block tells how many bytes had been synced when it was written, so no
+/// block may reach the disk before these bytes.
 fn grow(
     original: &dyn Object,
     walked: &Walk,

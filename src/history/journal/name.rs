@@ -1,7 +1,7 @@
 //! The names of segments, and the headers that they begin with.
 
 use super::block;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use crate::history::key::{Authorship, SegmentKey};
 use crate::model::Lsn;
 use crate::store::{Object, ObjectKind, ObjectName};
@@ -25,26 +25,26 @@ impl SegmentName {
         SegmentName { epoch, start, sealed: false }
     }
 
-    /// The segment whose file is called `stem` before the ending; `None` if no segment is called so.
+    /// Reads the name of a segment from the stem of its file; `None` if no segment has such a name.
     pub(super) fn parse(stem: &str, sealed: bool) -> Option<SegmentName> {
         let (epoch, start) = stem.split_once('-')?;
         let (epoch, start) = (epoch.parse().ok()?, Lsn(u64::from_str_radix(start, 16).ok()?));
         let name = SegmentName { epoch, start, sealed };
-        // Only the one way of writing a name counts, so that no segment has two.
+        // A name is accepted in one spelling only, so that no segment has two names.
         (name.stem() == stem).then_some(name)
     }
 
-    /// The sealed segment that is this object; `None` if it is none.
+    /// Returns the sealed segment that is this object; `None` if the object is no segment.
     pub fn of_object(name: &ObjectName) -> Option<SegmentName> {
         if name.kind() == ObjectKind::Segment { SegmentName::parse(name.stem(), true) } else { None }
     }
 
-    /// The same segment in its sealed form, or in its open one.
+    /// Returns the name of the segment in its sealed form, or in its open form.
     pub fn form(self, sealed: bool) -> SegmentName {
         SegmentName { sealed, ..self }
     }
 
-    /// The name of the segment as an object, which it is in its sealed form.
+    /// Returns the name of the object that the segment is in its sealed form.
     pub fn object(&self) -> ObjectName {
         ObjectName::new(ObjectKind::Segment, self.stem())
     }
@@ -53,7 +53,7 @@ impl SegmentName {
         format!("{:04}-{:016x}", self.epoch, self.start.0)
     }
 
-    /// The name of the file, without its folder.
+    /// Returns the name of the file, without its folder.
     pub fn file_name(&self) -> String {
         format!("{}.{}", self.stem(), if self.sealed { "seg" } else { "open" })
     }
@@ -80,18 +80,18 @@ impl SegmentHeader {
         out
     }
 
-    pub(super) fn read(object: &dyn Object, sealed: bool) -> Result<SegmentHeader, Fault> {
+    pub(super) fn read(object: &dyn Object, sealed: bool) -> Result<SegmentHeader, SegmentFault> {
         let mut bytes = [0; HEADER_LEN];
         block::read_exact(object, &mut bytes, 0)?;
         let crc = u32::from_le_bytes(bytes[HEADER_LEN - 4..].try_into().expect("four bytes"));
         let magic = if sealed { &SEALED_MAGIC } else { &OPEN_MAGIC };
         if bytes[..8] != *magic || crc != crc32c::crc32c(&bytes[..HEADER_LEN - 4]) {
-            return Err(Fault::bad("the segment's header does not check"));
+            return Err(SegmentFault::bad("the segment's header does not check"));
         }
         match u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes")) {
             VERSION => {}
-            0 => return Err(Fault::bad("the segment's version is 0")),
-            _ => return Err(Fault::Newer),
+            0 => return Err(SegmentFault::bad("the segment's version is 0")),
+            _ => return Err(SegmentFault::Newer),
         }
         Ok(SegmentHeader {
             history: bytes[12..28].try_into().expect("sixteen bytes"),
@@ -100,24 +100,24 @@ impl SegmentHeader {
         })
     }
 
-    /// What the segment's tags are checked with, if the key was given. A tag is bound to the history, the
-    /// epoch and the start, so that no segment can be put in another's place.
+    /// Returns the key that the segment's tags are checked with, if the history's key was given. A tag is bound to the
+    /// history, the epoch and the start, so that no segment can be put in the place of another one.
     pub(super) fn key(
         &self,
         name: SegmentName,
         authorship: &Authorship,
-    ) -> Result<Option<SegmentKey>, Fault> {
+    ) -> Result<Option<SegmentKey>, SegmentFault> {
         let Some(key) = authorship.key() else { return Ok(None) };
         if !self.agrees_with(name) {
-            return Err(Fault::bad("the header names another epoch or start than the file's name"));
+            return Err(SegmentFault::bad("the header names another epoch or start than the file's name"));
         }
         if self.history != key.history() {
-            return Err(Fault::bad("it belongs to another history"));
+            return Err(SegmentFault::bad("it belongs to another history"));
         }
         Ok(Some(key.segment(self.epoch, self.start)))
     }
 
-    /// Whether the segment's name says the same.
+    /// Whether the segment's name has the epoch and start of the header.
     pub(super) fn agrees_with(&self, name: SegmentName) -> bool {
         (name.epoch, name.start) == (self.epoch, self.start)
     }

@@ -1,11 +1,11 @@
-//! How a writer comes to its open segment: makes one, or mends and opens the one that is there.
+//! Opens the journal for its writer: makes an open segment, or mends and opens the one that is there.
 
 use super::builder::RawBlock;
-use super::found::{self, Found, find};
 use super::name::{SegmentHeader, SegmentName};
+use super::newest::{self, NewestSegment, find};
 use super::place::Journal;
 use super::record;
-use super::recovery::{Action, decide};
+use super::recovery::{RecoveryAction, decide};
 use super::relations::Relations;
 use super::seal;
 use super::segment::Segment;
@@ -14,36 +14,36 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::key::{SegmentKey, Tag};
 use crate::model::Lsn;
 
-/// What the writer found when it opened the journal.
+/// The state in which the writer found the journal, and what it has mended.
 #[derive(Clone, Debug)]
-pub struct Recovered {
-    /// Where the journal stands, and a `BlockBuilder` starts.
+pub struct RecoveredJournal {
+    /// Where the journal ends, and where a `BlockBuilder` begins.
     pub frontier: Lsn,
-    /// The same position, now that all before it is on disk.
+    /// The same position, as the journal is on disk up to there.
     pub durable: Durable,
-    /// Relation messages in force at the frontier, raw.
+    /// The Relation messages in force at the frontier, as received.
     pub relations: Vec<Vec<u8>>,
-    /// Bytes cut off behind the last complete transaction.
+    /// The number of bytes that were cut off behind the last complete transaction.
     pub truncated_bytes: u64,
-    /// What was done about an interruption, a sentence each, for the log.
+    /// How an interruption was mended, a sentence for each step, for the log.
     pub repaired: Vec<String>,
     /// Finished segments that wait for `seal`, oldest first.
     pub unsealed: Vec<SegmentName>,
 }
 
 impl Writer {
-    /// Opens an epoch's journal for appending, after mending what a crash left; a journal without
-    /// a segment of this epoch gets one that starts at `frontier_if_new`.
+    /// Opens an epoch's journal for appending, after mending the traces of a crash. A journal without a segment of this
+    /// epoch gets one that starts at `frontier_if_new`.
     ///
     /// # Errors
-    /// `Damaged` if acknowledged bytes are bad or not the key's, `Refused` if the key was not given, or files are of a newer version or of
-    /// another history, `Unavailable` if the disk does not do its part.
+    /// `Damaged` if acknowledged bytes are bad or were not written by a holder of the key, `Refused` if the key was not
+    /// given, or if segments are of a newer version or of another history, `Unavailable` if the disk fails.
     pub fn open(
         journal: &Journal,
         history: [u8; 16],
         epoch: u32,
         frontier_if_new: Lsn,
-    ) -> Result<(Writer, Recovered)> {
+    ) -> Result<(Writer, RecoveredJournal)> {
         let first = SegmentName::open(epoch, frontier_if_new);
         journal.authorship.check_may_write(journal.locate(first).as_ref())?;
         journal.spool.prepare()?;
@@ -54,39 +54,43 @@ impl Writer {
         let header = SegmentHeader { history, epoch, start: frontier_if_new };
         let note = |what: &str| vec![format!("{place} {what}: {}", case.why)];
         let (mut writer, mut repaired) = match case.action {
-            Action::Create => (Writer::create(journal, header, Relations::default())?, Vec::new()),
-            Action::ContinueSealed => (Writer::continue_sealed(journal, header, name)?, note("continued")),
-            Action::RemoveOpen => {
+            RecoveryAction::Create => (Writer::create(journal, header, Relations::default())?, Vec::new()),
+            RecoveryAction::ContinueSealed => {
+                (Writer::continue_sealed(journal, header, name)?, note("continued"))
+            }
+            RecoveryAction::RemoveOpen => {
                 if let Some(footer) = &found.footer {
                     seal::must_cover(footer, journal, name)?;
                 }
                 journal.remove(name.form(false))?;
                 (Writer::continue_sealed(journal, header, name)?, note("removed"))
             }
-            Action::Append => (Writer::append(journal, &found)?, Vec::new()),
-            Action::Cut => (Writer::append(journal, &found)?, note("cut off")),
-            Action::RemoveSealed => {
+            RecoveryAction::Append => (Writer::append(journal, &found)?, Vec::new()),
+            RecoveryAction::Cut => (Writer::append(journal, &found)?, note("cut off")),
+            RecoveryAction::RemoveSealed => {
                 journal.remove(name.form(true))?;
                 (Writer::append(journal, &found)?, note("taken instead of its sealed copy"))
             }
-            Action::Damaged => {
+            RecoveryAction::Damaged => {
                 let message = format!("cannot append to the journal: {}", case.why);
                 return Err(match found.fault {
                     Some(fault) => Error::damaged(message).caused_by(fault),
                     None => Error::damaged(format!("{message}; see {place}")),
                 });
             }
-            Action::Newer => return Err(super::fault::newer(&place)),
-            Action::Foreign => return Err(found::foreign(&place)),
+            RecoveryAction::Newer => return Err(super::fault::newer(&place)),
+            RecoveryAction::Foreign => return Err(newest::foreign(&place)),
         };
         let truncated_bytes = found.walk.as_ref().map_or(0, |walk| match case.action {
-            Action::Append | Action::Cut | Action::RemoveSealed => walk.len - walk.complete_len,
+            RecoveryAction::Append | RecoveryAction::Cut | RecoveryAction::RemoveSealed => {
+                walk.len - walk.complete_len
+            }
             _ => 0,
         });
         if truncated_bytes > 0 {
             repaired.push(format!("{truncated_bytes} bytes behind {} cut off", writer.frontier));
         }
-        let recovered = Recovered {
+        let recovered = RecoveredJournal {
             frontier: writer.frontier,
             durable: writer.sync()?,
             relations: writer.relations.to_vec(),
@@ -148,14 +152,14 @@ impl Writer {
         Writer::create(journal, SegmentHeader { start, ..header }, relations)
     }
 
-    /// Opens the open segment that was found, without what follows its last complete transaction.
-    fn append(journal: &Journal, found: &Found) -> Result<Writer> {
+    /// Opens the open segment that was found, and cuts off the bytes behind its last complete transaction.
+    fn append(journal: &Journal, found: &NewestSegment) -> Result<Writer> {
         let (Some(name), Some(walk)) = (found.name, &found.walk) else {
             return Err(Error::internal("an open segment was decided on that was not walked"));
         };
         let segment = Segment::open_unsealed(journal, name)?;
         let file = journal.spool.append(&name.stem())?;
-        // Also where nothing is cut: what a killed process wrote may not have reached the disk yet.
+        // Cutting syncs too: bytes that a killed process wrote may not have reached the disk yet.
         file.cut(walk.complete_len)
             .context(Kind::Unavailable, || format!("cannot cut {}", segment.place()))?;
         Ok(Writer {
@@ -185,12 +189,12 @@ fn chain(header: &SegmentHeader, journal: &Journal, last: Tag) -> Result<Option<
     Ok(key.map(|key| TagChain::new(key, last)))
 }
 
-/// Bytes of records at which a segment is finished; a test may want more segments.
+/// Returns the bytes of records at which a segment is finished. A test may ask for smaller segments.
 fn roll_at() -> u64 {
     crate::ambient::test_number("BACKWHEN_TEST_ROLL_AT").unwrap_or(ROLL_AT)
 }
 
-/// The first block of a segment: the relations in force, so that it can be decoded alone.
+/// Makes the first block of a segment: the relations in force, so that the segment can be decoded alone.
 fn relations_block(start: Lsn, relations: &Relations) -> Result<Option<RawBlock>> {
     if relations.len() == 0 {
         return Ok(None);

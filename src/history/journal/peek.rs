@@ -1,5 +1,5 @@
-//! The little that the journal must know of a pgoutput message: where transactions begin and end,
-//! which tables they touch, and our own logical messages. No row is looked at.
+//! The few facts that the journal reads from pgoutput messages: where transactions begin and end, which tables they touch,
+//! and backwhen's own logical messages. No row is looked at.
 
 use crate::model::{Lsn, PgTime};
 
@@ -37,11 +37,11 @@ pub(super) enum Peek<'a> {
         prefix: &'a [u8],
         content: &'a [u8],
     },
-    /// Type and Origin.
+    /// A Type or an Origin message.
     Other,
 }
 
-/// `None` for bytes that are no message of pgoutput without streaming and two-phase.
+/// Reads the facts of a message; `None` for bytes that are no message of pgoutput without streaming and two-phase.
 pub(super) fn peek(message: &[u8]) -> Option<Peek<'_>> {
     let (&tag, rest) = message.split_first()?;
     let mut rest = Rest(rest);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::name::{SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::history::key::{Authorship, SegmentKey};
@@ -18,12 +18,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The journal with sealed segments in `store` and open ones in `spool`, which are checked with `authorship`.
+    /// Makes the journal with sealed segments in `store` and open ones in `spool`, which are checked with `authorship`.
     pub fn new(store: Arc<dyn Store>, spool: Spool, authorship: Authorship) -> Journal {
         Journal { store, spool, authorship }
     }
 
-    /// The journal of a history that lies in a local folder.
+    /// Makes the journal of a history that lies in a local folder.
     pub fn in_folder(root: &Path, authorship: &Authorship) -> Journal {
         Journal::new(Arc::new(Folder::new(root)), Spool::new(root), authorship.clone())
     }
@@ -42,7 +42,7 @@ impl Journal {
     /// Lists every segment, also both forms of one, sorted. Other names are passed over.
     ///
     /// # Errors
-    /// As [`Journal::list`].
+    /// Fails as [`Journal::list`] does.
     pub fn list_all(&self) -> Result<Vec<SegmentName>> {
         // The spool first: a segment that is sealed meanwhile is then listed at least once.
         let open = self.spool.list()?;
@@ -61,14 +61,15 @@ impl Journal {
         if name.sealed { self.store.holds(&name.object()) } else { Ok(self.spool.holds(&name.stem())) }
     }
 
-    /// How many bytes the segment has now; none if it is not there.
+    /// Returns how many bytes the segment has now; 0 if it is not there.
     ///
     /// # Errors
     /// `Unavailable` if spool or store do not answer.
     pub fn size(&self, name: SegmentName) -> Result<u64> {
-        let size = match name.sealed {
-            true => self.store.size(&name.object())?,
-            false => self.spool.open(&name.stem())?.map(|object| object.size()),
+        let size = if name.sealed {
+            self.store.size(&name.object())?
+        } else {
+            self.spool.open(&name.stem())?.map(|object| object.size())
         };
         Ok(size.unwrap_or(0))
     }
@@ -86,7 +87,7 @@ impl Journal {
         if name.sealed { self.store.remove(&[name.object()]) } else { self.spool.remove(&[name.stem()]) }
     }
 
-    /// Takes a damaged segment out of the way, as [`Store::set_aside`] does.
+    /// Takes a damaged segment out of the way, as [`Store::set_aside`] does with an object.
     ///
     /// # Errors
     /// `Unavailable` if spool or store refuse.
@@ -94,19 +95,19 @@ impl Journal {
         if name.sealed { self.store.set_aside(&name.object()) } else { self.spool.set_aside(&name.stem()) }
     }
 
-    /// The id of the history that the segment's header names; `None` if the header does not check.
+    /// Returns the id of the history that the segment's header names; `None` if the header does not check.
     pub fn history_of(&self, name: SegmentName) -> Option<[u8; 16]> {
         self.open(name).ok()?.header().ok().map(|header| header.history)
     }
 
+    /// Opens the segment in this form.
+    ///
     /// # Errors
     /// `Unavailable` if the segment is not there in this form, or cannot be opened.
     pub(super) fn open(&self, name: SegmentName) -> Result<SegmentBytes> {
         let place = self.locate(name);
-        let object = match name.sealed {
-            true => self.store.open(&name.object())?,
-            false => self.spool.open(&name.stem())?,
-        };
+        let object =
+            if name.sealed { self.store.open(&name.object())? } else { self.spool.open(&name.stem())? };
         SegmentBytes::new(name, place, object)
     }
 }
@@ -140,11 +141,11 @@ impl SegmentBytes {
         self.object.size()
     }
 
-    pub(super) fn header(&self) -> Result<SegmentHeader, Fault> {
+    pub(super) fn header(&self) -> Result<SegmentHeader, SegmentFault> {
         SegmentHeader::read(&*self.object, self.name.sealed)
     }
 
-    /// Returns the header, and what the segment's tags are checked with if the key was given.
+    /// Returns the header, and the key that the segment's tags are checked with, if the history's key was given.
     ///
     /// # Errors
     /// `Damaged` if the header does not check or names another segment, `Refused` if it is of a newer version.
@@ -154,7 +155,7 @@ impl SegmentBytes {
     }
 
     /// The error for a fault at `offset`.
-    pub(super) fn fault(&self, offset: u64, fault: Fault) -> Error {
+    pub(super) fn fault(&self, offset: u64, fault: SegmentFault) -> Error {
         fault.at(&self.place, offset)
     }
 }

@@ -1,40 +1,40 @@
-//! A segment's blocks as they are read: decompressed one by one, then taken apart into events.
+//! Reads a segment's blocks: each is decompressed, and its records are handed out as events.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::block;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::peek::{Peek, peek};
 use super::place::SegmentBytes;
 use super::record::{Record, Records};
-use super::sections::BlockEntry;
+use super::sections::BlockExtent;
 use crate::error::Result;
 use crate::model::{Lsn, PgTime};
 
-pub(super) fn read_entry(bytes: &SegmentBytes, entry: &BlockEntry) -> Result<Vec<u8>> {
+pub(super) fn read_entry(bytes: &SegmentBytes, entry: &BlockExtent) -> Result<Vec<u8>> {
     // The footer's lengths are believed only as far as the segment goes.
     let room =
         bytes.len().saturating_sub(entry.offset).min(block::LONGEST_FRAME + u64::from(entry.stored_len));
     let raw = block::read(&*bytes.object, entry.offset, room, entry.digest.as_ref()).and_then(|read| {
         let same = (read.header.raw_len, read.header.stored_len) == (entry.raw_len, entry.stored_len);
-        if same { Ok(read.raw) } else { Err(Fault::bad("another block than the footer says")) }
+        if same { Ok(read.raw) } else { Err(SegmentFault::bad("another block than the footer says")) }
     });
     raw.map_err(|fault| bytes.fault(entry.offset, fault))
 }
 
-/// See [`super::Segment::blocks`].
+/// The blocks of a stretch, see [`super::Segment::blocks`].
 #[derive(Debug)]
-pub struct Blocks {
+pub struct SegmentBlocks {
     pub(super) bytes: Arc<SegmentBytes>,
-    /// The made-up first block, until it was handed out.
+    /// The first block, which is made of the relations in force, until it was handed out.
     pub(super) relations: Option<Vec<u8>>,
-    pub(super) entries: VecDeque<BlockEntry>,
+    pub(super) entries: VecDeque<BlockExtent>,
     pub(super) after: Lsn,
     pub(super) until: Lsn,
 }
 
-impl Iterator for Blocks {
+impl Iterator for SegmentBlocks {
     type Item = Result<DecodedBlock>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -71,12 +71,12 @@ pub struct DecodedBlock {
 }
 
 impl DecodedBlock {
-    /// Bytes of records, for whoever bounds a queue of blocks.
+    /// Returns the bytes of records, for a queue of blocks that is bounded by bytes.
     pub fn raw_len(&self) -> usize {
         self.raw.len()
     }
 
-    /// The records that were asked for, in order.
+    /// Returns the records that were asked for, in order.
     pub fn events(&self) -> Events<'_> {
         // A part of a spanning transaction lies at that transaction's position.
         let wanted = self.after <= self.first && self.first < self.until;
@@ -87,7 +87,7 @@ impl DecodedBlock {
 /// One record, borrowed from its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A Relation message from before the transactions asked for: it is in force.
+    /// A Relation message that came before the transactions that were asked for, and is in force.
     Relation(&'a [u8]),
     /// A pgoutput message as received.
     Message(&'a [u8]),
@@ -95,7 +95,7 @@ pub enum Event<'a> {
     Idle { lsn: Lsn, time: PgTime },
 }
 
-/// See [`DecodedBlock::events`].
+/// The events of a block, see [`DecodedBlock::events`].
 pub struct Events<'a> {
     block: &'a DecodedBlock,
     records: Records<'a>,
@@ -106,7 +106,7 @@ pub struct Events<'a> {
 impl<'a> Events<'a> {
     fn message(&mut self, message: &'a [u8]) -> Option<Event<'a>> {
         match message.first() {
-            // Only these can start something at a new position, or count when it is not wanted.
+            // Only these messages can begin a new position, or count in a stretch that was not asked for.
             Some(b'B' | b'M' | b'R') => {}
             _ => return self.wanted.then_some(Event::Message(message)),
         }

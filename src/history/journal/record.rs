@@ -1,13 +1,13 @@
-//! Records: the unit in a block's payload. See FORMAT.md.
+//! Records, of which a block's payload consists. See FORMAT.md.
 
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use crate::model::{Lsn, PgTime};
 
 const MESSAGE: u8 = b'w';
 const IDLE: u8 = b'i';
 const RELATION: u8 = b'r';
 
-/// Length of an idle mark's bytes.
+/// The length of an idle mark in bytes.
 const IDLE_LEN: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +46,15 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Reads from bytes that nobody has vouched for.
-pub(super) struct Bytes<'a> {
+/// Reads numbers and stretches from bytes that may be hostile.
+pub(super) struct ByteReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Bytes<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Bytes<'a> {
-        Bytes { bytes, at: 0 }
+impl<'a> ByteReader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> ByteReader<'a> {
+        ByteReader { bytes, at: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -65,7 +65,7 @@ impl<'a> Bytes<'a> {
         self.bytes.len() - self.at
     }
 
-    /// What has not been read yet.
+    /// Returns the bytes that have not been read yet.
     pub(super) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]
     }
@@ -100,19 +100,19 @@ impl<'a> Bytes<'a> {
         None
     }
 
-    /// A varint length and that many bytes.
+    /// Reads a varint length and that many bytes.
     pub(super) fn counted(&mut self) -> Option<&'a [u8]> {
         let len = self.varint()?;
         self.take(usize::try_from(len).ok()?)
     }
 }
 
-/// The records of a block's raw bytes, in order; ends after the first bad one.
-pub(super) struct Records<'a>(Bytes<'a>);
+/// The records of a block's raw bytes, in order. The iterator ends after the first bad record.
+pub(super) struct Records<'a>(ByteReader<'a>);
 
 impl<'a> Records<'a> {
     pub(super) fn new(raw: &'a [u8]) -> Records<'a> {
-        Records(Bytes::new(raw))
+        Records(ByteReader::new(raw))
     }
 
     fn record(&mut self) -> Option<Record<'a>> {
@@ -122,7 +122,7 @@ impl<'a> Records<'a> {
             MESSAGE => Some(Record::Message(bytes)),
             RELATION => Some(Record::Relation(bytes)),
             IDLE if bytes.len() == IDLE_LEN => {
-                let mut bytes = Bytes::new(bytes);
+                let mut bytes = ByteReader::new(bytes);
                 Some(Record::Idle { lsn: Lsn(bytes.u64()?), time: PgTime(bytes.u64()?.cast_signed()) })
             }
             _ => None,
@@ -131,7 +131,7 @@ impl<'a> Records<'a> {
 }
 
 impl<'a> Iterator for Records<'a> {
-    type Item = Result<Record<'a>, Fault>;
+    type Item = Result<Record<'a>, SegmentFault>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
@@ -140,7 +140,7 @@ impl<'a> Iterator for Records<'a> {
         let at = self.0.at;
         let record = self.record().ok_or_else(|| {
             self.0.at = self.0.bytes.len();
-            Fault::bad(format!("no record at {at} in the block"))
+            SegmentFault::bad(format!("no record at {at} in the block"))
         });
         Some(record)
     }
@@ -155,11 +155,14 @@ mod tests {
         for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
             let mut out = Vec::new();
             put_varint(&mut out, value);
-            assert_eq!(Bytes::new(&out).varint(), Some(value));
-            assert_eq!(Bytes::new(&out[..out.len() - 1]).varint(), None);
+            assert_eq!(ByteReader::new(&out).varint(), Some(value));
+            assert_eq!(ByteReader::new(&out[..out.len() - 1]).varint(), None);
         }
-        assert_eq!(Bytes::new(&[0xff; 11]).varint(), None);
-        assert_eq!(Bytes::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).varint(), None);
+        assert_eq!(ByteReader::new(&[0xff; 11]).varint(), None);
+        assert_eq!(
+            ByteReader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).varint(),
+            None
+        );
     }
 
     #[test]

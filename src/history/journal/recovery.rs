@@ -1,11 +1,11 @@
-//! What the writer does with the files it finds: a table, a row per case.
+//! The table of crash recovery: what the writer does with the segments that it finds, a row for each case.
 //!
-//! The files that matter are those with the epoch's newest start: an `.open`, a `.seg`, or both.
-//! Older open files were finished before the newest was started; they only wait to be sealed.
+//! Only the epoch's newest segment matters: its `.open` file, its `.seg`, or both. Older open segments were finished before
+//! the newest one was started, and only wait to be sealed.
 
-/// The open file, as found.
+/// The state in which the open form was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Open {
+pub(super) enum OpenForm {
     Missing,
     /// The header is cut short or its checksum does not agree.
     BadHeader,
@@ -15,38 +15,38 @@ pub(super) enum Open {
     Misnamed,
     /// The header or a block is of a newer version.
     Newer,
-    /// Ends after a complete transaction.
+    /// The file ends after a complete transaction.
     Whole,
-    /// Ends inside a transaction, at a block's end.
+    /// The file ends inside a transaction, at the end of a block.
     Incomplete,
-    /// Ends with bytes that were never synced.
+    /// The file ends with bytes that were never synced.
     Torn,
     /// A block that was synced is bad, or blocks do not follow each other.
     Damaged,
 }
 
-/// The sealed file of the same segment, as found.
+/// The state in which the sealed form of the same segment was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sealed {
+pub(super) enum SealedForm {
     Missing,
-    /// Every byte agrees with the file's digest, and it is of this history.
+    /// Every byte agrees with the digest, and the segment is of this history.
     Valid,
     Invalid,
     Newer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum RecoveryAction {
     /// Start the epoch's first segment at the frontier that the caller gives.
     Create,
     /// Start a segment at the end of the sealed one, with the relations in force there.
     ContinueSealed,
-    /// Remove the open file, then as `ContinueSealed`.
+    /// Remove the open file, and go on as in `ContinueSealed`.
     RemoveOpen,
     Append,
-    /// Cut off what follows the last complete transaction, then append.
+    /// Cut off the bytes behind the last complete transaction, and append.
     Cut,
-    /// Remove the sealed file, then as `Cut`.
+    /// Remove the sealed form, and go on as in `Cut`.
     RemoveSealed,
     /// Stop: bytes that were acknowledged are bad.
     Damaged,
@@ -56,113 +56,120 @@ pub(super) enum Action {
     Foreign,
 }
 
-pub(super) struct Case {
-    pub(super) open: &'static [Open],
-    pub(super) sealed: &'static [Sealed],
-    pub(super) action: Action,
-    /// Why this is right; shown where it is done.
+pub(super) struct RecoveryCase {
+    pub(super) open: &'static [OpenForm],
+    pub(super) sealed: &'static [SealedForm],
+    pub(super) action: RecoveryAction,
+    /// Why the action is right. The log shows this text with the action.
     pub(super) why: &'static str,
 }
 
-pub(super) const CASES: &[Case] = &[
-    Case {
-        open: &[Open::Missing],
-        sealed: &[Sealed::Missing],
-        action: Action::Create,
+pub(super) const CASES: &[RecoveryCase] = &[
+    RecoveryCase {
+        open: &[OpenForm::Missing],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Create,
         why: "the epoch has no segment yet",
     },
-    Case {
-        open: &[Open::Missing],
-        sealed: &[Sealed::Valid],
-        action: Action::ContinueSealed,
+    RecoveryCase {
+        open: &[OpenForm::Missing],
+        sealed: &[SealedForm::Valid],
+        action: RecoveryAction::ContinueSealed,
         why: "the open segment had been sealed and removed, and no next one was started",
     },
-    Case {
-        open: &[Open::Missing],
-        sealed: &[Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::Missing],
+        sealed: &[SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "where the epoch ends cannot be known while its last segment is damaged",
     },
-    Case {
+    RecoveryCase {
         open: &[
-            Open::Missing,
-            Open::BadHeader,
-            Open::Foreign,
-            Open::Misnamed,
-            Open::Newer,
-            Open::Whole,
-            Open::Incomplete,
-            Open::Torn,
-            Open::Damaged,
+            OpenForm::Missing,
+            OpenForm::BadHeader,
+            OpenForm::Foreign,
+            OpenForm::Misnamed,
+            OpenForm::Newer,
+            OpenForm::Whole,
+            OpenForm::Incomplete,
+            OpenForm::Torn,
+            OpenForm::Damaged,
         ],
-        sealed: &[Sealed::Newer],
-        action: Action::Newer,
+        sealed: &[SealedForm::Newer],
+        action: RecoveryAction::Newer,
         why: "a newer backwhen has sealed here; what it left open may follow other rules",
     },
-    Case {
-        open: &[Open::Newer],
-        sealed: &[Sealed::Missing, Sealed::Valid, Sealed::Invalid],
-        action: Action::Newer,
+    RecoveryCase {
+        open: &[OpenForm::Newer],
+        sealed: &[SealedForm::Missing, SealedForm::Valid, SealedForm::Invalid],
+        action: RecoveryAction::Newer,
         why: "a newer backwhen wrote the open segment; appending in an older format could spoil it",
     },
-    Case {
-        open: &[Open::Foreign],
-        sealed: &[Sealed::Missing, Sealed::Valid, Sealed::Invalid],
-        action: Action::Foreign,
+    RecoveryCase {
+        open: &[OpenForm::Foreign],
+        sealed: &[SealedForm::Missing, SealedForm::Valid, SealedForm::Invalid],
+        action: RecoveryAction::Foreign,
         why: "the file was copied here from another history; neither may be touched",
     },
-    Case {
-        open: &[Open::BadHeader, Open::Misnamed],
-        sealed: &[Sealed::Missing, Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::BadHeader, OpenForm::Misnamed],
+        sealed: &[SealedForm::Missing, SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "a segment gets its name only once its header is durable, so a crash cannot explain this",
     },
-    Case {
-        open: &[Open::BadHeader, Open::Misnamed, Open::Whole, Open::Incomplete, Open::Torn, Open::Damaged],
-        sealed: &[Sealed::Valid],
-        action: Action::RemoveOpen,
+    RecoveryCase {
+        open: &[
+            OpenForm::BadHeader,
+            OpenForm::Misnamed,
+            OpenForm::Whole,
+            OpenForm::Incomplete,
+            OpenForm::Torn,
+            OpenForm::Damaged,
+        ],
+        sealed: &[SealedForm::Valid],
+        action: RecoveryAction::RemoveOpen,
         why: "the segment was sealed whole, and only the removal of the open file was interrupted",
     },
-    Case {
-        open: &[Open::Whole],
-        sealed: &[Sealed::Missing],
-        action: Action::Append,
+    RecoveryCase {
+        open: &[OpenForm::Whole],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Append,
         why: "the writer stopped cleanly",
     },
-    Case {
-        open: &[Open::Incomplete],
-        sealed: &[Sealed::Missing],
-        action: Action::Cut,
+    RecoveryCase {
+        open: &[OpenForm::Incomplete],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Cut,
         why: "the writer stopped inside a transaction; it was never acknowledged, and comes again",
     },
-    Case {
-        open: &[Open::Torn],
-        sealed: &[Sealed::Missing],
-        action: Action::Cut,
+    RecoveryCase {
+        open: &[OpenForm::Torn],
+        sealed: &[SealedForm::Missing],
+        action: RecoveryAction::Cut,
         why: "the writer stopped inside a write; it was never synced, so never acknowledged, and comes again",
     },
-    Case {
-        open: &[Open::Whole, Open::Incomplete],
-        sealed: &[Sealed::Invalid],
-        action: Action::RemoveSealed,
+    RecoveryCase {
+        open: &[OpenForm::Whole, OpenForm::Incomplete],
+        sealed: &[SealedForm::Invalid],
+        action: RecoveryAction::RemoveSealed,
         why: "the sealed copy is damaged, but the open file that it was made from is whole",
     },
-    Case {
-        open: &[Open::Torn],
-        sealed: &[Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::Torn],
+        sealed: &[SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "a segment is sealed only after all of it was synced, so the torn end is damage in both copies",
     },
-    Case {
-        open: &[Open::Damaged],
-        sealed: &[Sealed::Missing, Sealed::Invalid],
-        action: Action::Damaged,
+    RecoveryCase {
+        open: &[OpenForm::Damaged],
+        sealed: &[SealedForm::Missing, SealedForm::Invalid],
+        action: RecoveryAction::Damaged,
         why: "what follows the bad block was acknowledged; cutting it off would lose it",
     },
 ];
 
-/// The one row that fits.
-pub(super) fn decide(open: Open, sealed: Sealed) -> &'static Case {
+/// Returns the one row that fits.
+pub(super) fn decide(open: OpenForm, sealed: SealedForm) -> &'static RecoveryCase {
     CASES
         .iter()
         .find(|case| case.open.contains(&open) && case.sealed.contains(&sealed))
@@ -173,18 +180,19 @@ pub(super) fn decide(open: Open, sealed: Sealed) -> &'static Case {
 mod tests {
     use super::*;
 
-    const OPENS: [Open; 9] = [
-        Open::Missing,
-        Open::BadHeader,
-        Open::Foreign,
-        Open::Misnamed,
-        Open::Newer,
-        Open::Whole,
-        Open::Incomplete,
-        Open::Torn,
-        Open::Damaged,
+    const OPENS: [OpenForm; 9] = [
+        OpenForm::Missing,
+        OpenForm::BadHeader,
+        OpenForm::Foreign,
+        OpenForm::Misnamed,
+        OpenForm::Newer,
+        OpenForm::Whole,
+        OpenForm::Incomplete,
+        OpenForm::Torn,
+        OpenForm::Damaged,
     ];
-    const SEALED: [Sealed; 4] = [Sealed::Missing, Sealed::Valid, Sealed::Invalid, Sealed::Newer];
+    const SEALED: [SealedForm; 4] =
+        [SealedForm::Missing, SealedForm::Valid, SealedForm::Invalid, SealedForm::Newer];
 
     #[test]
     fn every_combination_meets_exactly_one_row() {
@@ -198,16 +206,18 @@ mod tests {
         assert_eq!(CASES.iter().map(|case| case.open.len() * case.sealed.len()).sum::<usize>(), 36);
     }
 
-    /// Cutting and removing are the only actions that lose bytes: each must have another copy, or
-    /// bytes that were never acknowledged.
+    /// Cutting and removing are the only actions that lose bytes. There must be another copy of these bytes, or they must
+    /// never have been acknowledged.
     #[test]
     fn nothing_acknowledged_is_ever_cut_off() {
         for open in OPENS {
             for sealed in SEALED {
                 match decide(open, sealed).action {
-                    Action::Cut => assert!(matches!(open, Open::Incomplete | Open::Torn)),
-                    Action::RemoveOpen => assert_eq!(sealed, Sealed::Valid),
-                    Action::RemoveSealed => assert!(matches!(open, Open::Whole | Open::Incomplete)),
+                    RecoveryAction::Cut => assert!(matches!(open, OpenForm::Incomplete | OpenForm::Torn)),
+                    RecoveryAction::RemoveOpen => assert_eq!(sealed, SealedForm::Valid),
+                    RecoveryAction::RemoveSealed => {
+                        assert!(matches!(open, OpenForm::Whole | OpenForm::Incomplete))
+                    }
                     _ => {}
                 }
             }

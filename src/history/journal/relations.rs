@@ -5,13 +5,13 @@ use std::collections::btree_map::Entry;
 
 use super::peek::{Peek, peek};
 
-/// The last Relation message of each table, raw.
+/// The last Relation message of each table, as received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Relations(BTreeMap<u32, Vec<u8>>);
 
-/// What a Relation message did.
+/// Whether a Relation message describes its table for the first time, as before, or differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum RelationNovelty {
     First,
     Same,
     Changed,
@@ -19,17 +19,17 @@ pub(super) enum Told {
 
 impl Relations {
     /// Takes a message into force; `None` if it is no Relation message.
-    pub(super) fn tell(&mut self, message: &[u8]) -> Option<Told> {
+    pub(super) fn tell(&mut self, message: &[u8]) -> Option<RelationNovelty> {
         let Some(Peek::Relation { oid, .. }) = peek(message) else { return None };
         Some(match self.0.entry(oid) {
             Entry::Vacant(entry) => {
                 entry.insert(message.to_vec());
-                Told::First
+                RelationNovelty::First
             }
-            Entry::Occupied(entry) if entry.get() == message => Told::Same,
+            Entry::Occupied(entry) if entry.get() == message => RelationNovelty::Same,
             Entry::Occupied(mut entry) => {
                 message.clone_into(entry.get_mut());
-                Told::Changed
+                RelationNovelty::Changed
             }
         })
     }

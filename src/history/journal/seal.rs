@@ -5,7 +5,7 @@ use std::io::Write;
 use super::block::{BlockHeader, TAGGED, TURNED};
 use super::builder::{BlockBuilder, RawBlock};
 use super::columns;
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::footer::{self, Footer};
 use super::index::Index;
 use super::name::SegmentName;
@@ -19,17 +19,17 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::key::{SegmentKey, Tag};
 use crate::store::{NewFile, ObjectKind};
 
-/// Bytes of records in a sealed block.
+/// A sealed block is full with this many bytes of records.
 const BLOCK: usize = 4 << 20;
 const LEVEL: i32 = 6;
 
-/// Seals a finished open segment, that is one with a later segment behind it or whose epoch is
-/// over, and removes the open file. An unfinished transaction at its end is left out. Sealing one
-/// that is sealed already, validly, only removes the open file; one that holds nothing stays as it is.
+/// Seals a finished open segment, which is one with a later segment behind it or of an epoch that is over, and removes the
+/// open file. An unfinished transaction at its end is left out. If the segment has a valid sealed form already, only the
+/// open file is removed. A segment that holds nothing stays open.
 ///
 /// # Errors
-/// `Refused` if the history's key was not given. `Damaged` if the open segment is, or if it ends before the next one starts; then nothing is
-/// removed. `Unavailable` if the disk does not take the sealed file.
+/// `Refused` if the history's key was not given. `Damaged` if the open segment is damaged, or if it ends before the next
+/// one starts; then nothing is removed. `Unavailable` if the store does not take the sealed segment.
 pub fn seal(journal: &Journal, name: SegmentName) -> Result<SegmentSummary> {
     let (open, sealed) = (name.form(false), name.form(true));
     journal.authorship.check_may_write(journal.locate(sealed).as_ref())?;
@@ -57,8 +57,8 @@ pub fn seal(journal: &Journal, name: SegmentName) -> Result<SegmentSummary> {
     Ok(summary)
 }
 
-/// An open file may go only if the sealed one reaches as far. One that cannot be read is no
-/// witness.
+/// Checks that the sealed form reaches as far as the open one, which may be removed only then. An open file that cannot be
+/// read proves nothing.
 ///
 /// # Errors
 /// `Internal` if the open file reaches further.
@@ -72,7 +72,7 @@ pub(super) fn must_cover(sealed: &Footer, journal: &Journal, name: SegmentName) 
     }
 }
 
-/// Segments of an epoch join without a seam; a finished one that ends early has lost its end.
+/// Checks that a finished segment ends where the next one starts. A segment that ends earlier has lost its end.
 fn must_reach_the_next(journal: &Journal, segment: &Segment) -> Result<()> {
     let summary = segment.summary();
     let names = journal.list()?.into_iter();
@@ -87,12 +87,12 @@ fn must_reach_the_next(journal: &Journal, segment: &Segment) -> Result<()> {
     }
 }
 
-/// Reads the open segment, and puts what it holds into the store as a sealed one.
+/// Reads the open segment, and puts its records into the store as a sealed segment.
 fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
     let (start, name) = (segment.header().start, segment.name().form(true));
     let key = segment.header().key(name, &journal.authorship);
     let key = key.map_err(|fault| fault.at(&journal.locate(name), 0))?;
-    let mut out = Output::create(journal, name, key)?;
+    let mut out = SealedOutput::create(journal, name, key)?;
     out.write(&segment.header().encode(true))?;
 
     let mut index = Index::new(segment.header().epoch, start);
@@ -101,7 +101,7 @@ fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
     }
     let mut builder = BlockBuilder::with_size(start, BLOCK);
     let mut compressor = compressor(LEVEL)?;
-    let bad = |offset: u64| move |fault: Fault| fault.at(segment.place(), offset);
+    let bad = |offset: u64| move |fault: SegmentFault| fault.at(segment.place(), offset);
     for (number, entry) in segment.footer().blocks.iter().enumerate() {
         let raw = segment.raw_block(number)?;
         for record in Records::new(&raw) {
@@ -126,7 +126,7 @@ fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
 }
 
 fn put_block(
-    out: &mut Output,
+    out: &mut SealedOutput,
     compressor: &mut zstd::bulk::Compressor<'_>,
     index: &mut Index,
     block: &RawBlock,
@@ -146,17 +146,17 @@ pub(super) fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> 
     zstd::bulk::Compressor::new(level).context(Kind::Internal, || "cannot set up compression".into())
 }
 
-/// What lies around a block's payload.
+/// The frame of a block: the header before its payload, and the tag behind it.
 pub(super) struct BlockFrame {
     pub(super) header: BlockHeader,
-    /// The header's.
+    /// The bytes of the header.
     pub(super) bytes: [u8; super::block::HEADER_LEN],
-    /// What follows the payload.
+    /// The tag that follows the payload, in a history with a key.
     pub(super) tag: Option<Tag>,
 }
 
-/// The frame of a block whose payload is `stored`; with a tag if `chain` is given: a key, and the tag of the
-/// block before.
+/// Makes the frame of a block whose payload is `stored`. The block gets a tag if `chain` is given, which is a key and the
+/// tag of the block before.
 pub(super) fn frame(
     block: &RawBlock,
     flags: u8,
@@ -182,7 +182,7 @@ pub(super) fn frame(
     Ok(BlockFrame { header, bytes, tag })
 }
 
-/// The open file is removed after this, so what was written must be what was read.
+/// Checks that the sealed segment has the content of the open one, which is removed afterwards.
 fn must_equal(segment: &Segment, sealed: &Footer) -> Result<()> {
     let of = |footer: &Footer| {
         let summary = &footer.summary;
@@ -198,7 +198,7 @@ fn must_equal(segment: &Segment, sealed: &Footer) -> Result<()> {
 }
 
 /// The sealed segment that is being written, with its running length and digest.
-struct Output {
+struct SealedOutput {
     file: NewFile,
     place: String,
     len: u64,
@@ -206,10 +206,10 @@ struct Output {
     key: Option<SegmentKey>,
 }
 
-impl Output {
-    fn create(journal: &Journal, name: SegmentName, key: Option<SegmentKey>) -> Result<Output> {
+impl SealedOutput {
+    fn create(journal: &Journal, name: SegmentName, key: Option<SegmentKey>) -> Result<SealedOutput> {
         let file = journal.store.draft(ObjectKind::Segment)?;
-        Ok(Output { file, place: journal.locate(name), len: 0, digest: blake3::Hasher::new(), key })
+        Ok(SealedOutput { file, place: journal.locate(name), len: 0, digest: blake3::Hasher::new(), key })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

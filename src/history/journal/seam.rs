@@ -1,11 +1,10 @@
-//! The seam between history and stream: the source's log must be the one that the history was read
-//! from.
+//! The seam between history and stream: the source's WAL must be the WAL that the history was read from.
 //!
-//! A source that was restored from a backup, or a standby that was promoted before it had all, may by
-//! now stand beyond the history's end, on a log of its own that differs before it. Its slot was set
-//! back with it, so it repeats what lies between. There the history's last transaction must be, with
-//! its number and its time, and nothing behind it that the history does not hold. Until that is seen,
-//! nothing is confirmed, since a slot that has moved on repeats nothing.
+//! A source that was restored from a backup, or a standby that was promoted before it had received all WAL, may by now
+//! stand beyond the history's end, with a WAL of its own that differs before that end. The slot was set back together
+//! with the source, so the source repeats the stretch between. In that stretch the history's last transaction must come,
+//! with its xid and its time, and behind it no transaction that the history does not hold. Until the stream has shown
+//! this, nothing is confirmed, since a slot that has moved on repeats nothing.
 
 use std::fmt;
 
@@ -14,8 +13,8 @@ use super::{Durable, Journal, Segment, TransactionEntry};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 
-/// A position that the server may be told is flushed, so that it removes the log before it. Nothing but
-/// [`Seam::confirmable`] makes one, out of what the journal's sync has returned:
+/// A position that may be confirmed to the server as flushed, so that the server removes the WAL before it. Only
+/// [`Seam::confirmable`] makes one, out of the position that the journal's sync has returned:
 ///
 /// ```
 /// # use backwhen::{error::Result, history::journal::{Durable, Received, Seam}, source::stream::ReplicationStream};
@@ -33,7 +32,7 @@ use crate::model::{Lsn, PgTime};
 /// }
 /// ```
 ///
-/// nor what is durable while the source has not shown yet that its log is the history's,
+/// nor can a durable position as long as the source has not shown that its WAL is the history's,
 ///
 /// ```compile_fail,E0308
 /// # use backwhen::{error::Result, history::journal::{Durable, Received, Seam}, source::stream::ReplicationStream};
@@ -42,7 +41,7 @@ use crate::model::{Lsn, PgTime};
 /// }
 /// ```
 ///
-/// nor a position that came from elsewhere, in a report or by advancing the slot;
+/// nor can a position that came from elsewhere, in a report or by advancing the slot;
 ///
 /// ```compile_fail,E0308
 /// # use backwhen::{error::Result, model::Lsn, source::stream::ReplicationClient};
@@ -75,22 +74,22 @@ impl Confirmable {
     }
 }
 
-/// Whether the stream has joined on to the history, and so what may be confirmed of what is durable.
+/// Knows whether the stream has joined on to the history, and so which durable positions may be confirmed.
 #[derive(Clone, Debug)]
 pub struct Seam {
     /// The end of the history when the stream was asked for.
     frontier: Lsn,
-    /// From here on the source repeats.
+    /// The position of the slot, from which on the source repeats.
     confirmed: Lsn,
     last: Option<TransactionEntry>,
-    /// The last transaction has come again.
+    /// Whether the last transaction has come again.
     seen: bool,
     joined: bool,
 }
 
 impl Seam {
-    /// `frontier`: where the epoch's journal ends. `confirmed`: where the slot stands. The
-    /// journal is read only if the source will repeat something.
+    /// Makes the seam of a journal that ends at `frontier` with a slot that stands at `confirmed`. The journal is read only
+    /// if the source will repeat transactions.
     ///
     /// # Errors
     /// `Damaged` or `Unavailable` if the journal cannot be read.
@@ -101,7 +100,7 @@ impl Seam {
         Ok(Seam { frontier, confirmed, last, seen: false, joined })
     }
 
-    /// From where the stream is to be asked for, so that what proves the seam is in it.
+    /// Returns the position from which the stream is to be asked for, so that the history's last transaction is in it.
     pub fn from(&self) -> Lsn {
         match (self.joined, self.last) {
             (true, _) => self.frontier,
@@ -119,7 +118,7 @@ impl Seam {
     /// Looks at a pgoutput message before it is taken.
     ///
     /// # Errors
-    /// With [`Torn`] as cause.
+    /// Fails with [`ContinuityBreak`] as cause.
     pub fn heed(&mut self, message: &[u8]) -> Result<()> {
         match peek(message) {
             Some(Peek::Begin { commit_lsn, time, xid }) if !self.joined => {
@@ -129,10 +128,10 @@ impl Seam {
         }
     }
 
-    /// The source has told all that committed before `lsn`.
+    /// Notes that the source has sent every transaction that committed before `lsn`.
     ///
     /// # Errors
-    /// With [`Torn`] as cause.
+    /// Fails with [`ContinuityBreak`] as cause.
     pub fn passed(&mut self, lsn: Lsn) -> Result<()> {
         if self.joined || lsn < self.frontier {
             return Ok(());
@@ -164,21 +163,21 @@ impl Seam {
              restored from a backup, or a standby was promoted that lacked what had been committed",
             self.frontier
         ))
-        .caused_by(Torn)
+        .caused_by(ContinuityBreak)
     }
 }
 
-/// The cause of the error that the source's log is not the history's.
+/// The cause of the error that the source's WAL is not the WAL that the history was read from.
 #[derive(Debug)]
-pub struct Torn;
+pub struct ContinuityBreak;
 
-impl fmt::Display for Torn {
+impl fmt::Display for ContinuityBreak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("continuity is lost")
     }
 }
 
-impl std::error::Error for Torn {}
+impl std::error::Error for ContinuityBreak {}
 
 fn last_transaction(journal: &Journal, epoch: u32) -> Result<Option<TransactionEntry>> {
     let segments = journal.list()?;

@@ -1,22 +1,22 @@
-//! The tables in a segment's footer, as bytes. See FORMAT.md. Decoding gives `None` for bytes that
-//! are cut short or too many.
+//! The bytes of the tables in a segment's footer. See FORMAT.md. Decoding returns `None` for bytes that are cut short, and
+//! for bytes that follow the end.
 
-use super::record::{Bytes, put_varint};
+use super::record::{ByteReader, put_varint};
 use super::summary::TransactionEntry;
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
 
-/// Where a block lies and what it reaches.
+/// Where a block lies in its segment, and which positions it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockEntry {
-    /// In bytes from the file's start.
+pub struct BlockExtent {
+    /// The start of the block, in bytes from the segment's start.
     pub offset: u64,
     pub raw_len: u32,
     pub stored_len: u32,
-    /// Positions of its first and last record; see FORMAT.md.
+    /// The positions of the first and the last record; see FORMAT.md.
     pub first: Lsn,
     pub last: Lsn,
-    /// Of its header and payload, in a history with a key.
+    /// The digest of header and payload, in a history with a key.
     pub(super) digest: Option<Digest>,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn encode_transactions(start: Lsn, transactions: &[TransactionEntry])
 }
 
 pub(super) fn decode_transactions(start: Lsn, bytes: &[u8]) -> Option<Vec<TransactionEntry>> {
-    let mut bytes = Bytes::new(bytes);
+    let mut bytes = ByteReader::new(bytes);
     let count = usize::try_from(bytes.varint()?).ok()?;
     let mut out = Vec::with_capacity(count.min(bytes.remaining() / 5));
     let mut last = first_entry(start);
@@ -77,13 +77,13 @@ pub(super) fn encode_relations(messages: &[Vec<u8>]) -> Vec<u8> {
 }
 
 pub(super) fn decode_relations(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut bytes = Bytes::new(bytes);
+    let mut bytes = ByteReader::new(bytes);
     let count = bytes.varint()?;
     let messages = (0..count).map(|_| bytes.counted().map(<[u8]>::to_vec)).collect::<Option<_>>()?;
     bytes.is_empty().then_some(messages)
 }
 
-pub(super) fn encode_blocks(blocks: &[BlockEntry]) -> Vec<u8> {
+pub(super) fn encode_blocks(blocks: &[BlockExtent]) -> Vec<u8> {
     let mut out = Vec::new();
     put_varint(&mut out, blocks.len() as u64);
     for block in blocks {
@@ -96,11 +96,11 @@ pub(super) fn encode_blocks(blocks: &[BlockEntry]) -> Vec<u8> {
     out
 }
 
-pub(super) fn decode_blocks(bytes: &[u8]) -> Option<Vec<BlockEntry>> {
-    let mut bytes = Bytes::new(bytes);
+pub(super) fn decode_blocks(bytes: &[u8]) -> Option<Vec<BlockExtent>> {
+    let mut bytes = ByteReader::new(bytes);
     let count = bytes.varint()?;
     let mut block = || {
-        Some(BlockEntry {
+        Some(BlockExtent {
             offset: bytes.u64()?,
             raw_len: bytes.u32()?,
             stored_len: bytes.u32()?,
@@ -113,13 +113,13 @@ pub(super) fn decode_blocks(bytes: &[u8]) -> Option<Vec<BlockEntry>> {
     bytes.is_empty().then_some(blocks)
 }
 
-/// A digest for each block, in their order.
-pub(super) fn encode_digests(blocks: &[BlockEntry]) -> Vec<u8> {
+/// Encodes the digest of each block, in the order of the blocks.
+pub(super) fn encode_digests(blocks: &[BlockExtent]) -> Vec<u8> {
     blocks.iter().filter_map(|block| block.digest).flat_map(|digest| *digest.as_bytes()).collect()
 }
 
 /// Gives each block its digest.
-pub(super) fn decode_digests(bytes: &[u8], blocks: &mut [BlockEntry]) -> Option<()> {
+pub(super) fn decode_digests(bytes: &[u8], blocks: &mut [BlockExtent]) -> Option<()> {
     let (digests, []) = bytes.as_chunks::<32>() else { return None };
     if digests.len() != blocks.len() {
         return None;
@@ -142,7 +142,7 @@ pub(super) fn encode_relation_messages(messages: &[(u32, Vec<u8>)]) -> Vec<u8> {
 }
 
 pub(super) fn decode_relation_messages(bytes: &[u8]) -> Option<Vec<(u32, Vec<u8>)>> {
-    let mut bytes = Bytes::new(bytes);
+    let mut bytes = ByteReader::new(bytes);
     let count = bytes.varint()?;
     let mut message = || Some((u32::try_from(bytes.varint()?).ok()?, bytes.counted()?.to_vec()));
     let messages = (0..count).map(|_| message()).collect::<Option<_>>()?;

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::block;
-use super::fault::{self, Fault};
+use super::fault::{self, SegmentFault};
 use super::footer::{self, Footer};
 use super::index::Index;
 use super::name::{SegmentHeader, SegmentName};
 use super::place::{Journal, SegmentBytes};
-use super::reading::{Blocks, Event, read_entry};
+use super::reading::{Event, SegmentBlocks, read_entry};
 use super::record;
 use super::relations::Relations;
 use super::summary::{SegmentSummary, TransactionEntry};
@@ -20,10 +20,10 @@ use super::walk::{Tail, WalkedBlock, walk};
 use crate::error::{Kind, Result};
 use crate::model::Lsn;
 
-/// How often a reader looks again at an open segment that seems damaged while it is written.
+/// A reader reads an open segment at most this often if it seems damaged, as its writer may be cutting it just then.
 const LOOKS: u32 = 3;
 
-/// A segment, as it was when it was opened: an open one up to its last complete transaction.
+/// A segment as it was when it was opened. Of an open segment, only the part up to its last complete transaction counts.
 #[derive(Debug)]
 pub struct Segment {
     bytes: Arc<SegmentBytes>,
@@ -33,8 +33,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens the segment in either form, whichever `name` says: the open one may be sealed at any moment. With a
-    /// key, it holds nothing that no holder of the key wrote, also in what is read of it later.
+    /// Opens the segment in either form, whichever `name` says, since an open segment may be sealed at any moment. With a
+    /// key, no record is believed that was not written by a holder of the key, neither now nor when it is read later.
     ///
     /// # Errors
     /// `Damaged` if its bytes or tags do not check, `Refused` if it is of a newer version, `Unavailable`
@@ -55,7 +55,7 @@ impl Segment {
             }
         }
         match Segment::open_unsealed(journal, open) {
-            // Sealed and removed since the look above.
+            // The segment was sealed, and the open file removed, since the look above.
             Err(error) if error.kind() == Kind::Unavailable && journal.holds(sealed)? => {
                 Segment::open_sealed(journal, sealed)
             }
@@ -79,7 +79,7 @@ impl Segment {
         let mut looks = 1;
         loop {
             match Segment::scan(journal, name) {
-                // The writer may have cut off an unfinished transaction under our eyes.
+                // The writer may have cut off an unfinished transaction while the file was read.
                 Err(error) if error.kind() == Kind::Damaged && looks < LOOKS => {
                     thread::sleep(Duration::from_millis(20));
                     looks += 1;
@@ -89,14 +89,14 @@ impl Segment {
         }
     }
 
-    /// Looks once, whatever its writer does meanwhile.
+    /// Reads the open form once, without regard to its writer.
     pub(super) fn scan(journal: &Journal, name: SegmentName) -> Result<Segment> {
         let bytes = journal.open(name)?;
         let (header, key) = bytes.begin(&journal.authorship)?;
         let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
         match walk.tail {
             Tail::Whole | Tail::Incomplete | Tail::Torn => {}
-            Tail::Damaged { offset, what } => return Err(bytes.fault(offset, Fault::Bad(what))),
+            Tail::Damaged { offset, what } => return Err(bytes.fault(offset, SegmentFault::Bad(what))),
             Tail::Newer => return Err(fault::newer(&bytes.place)),
         }
         let mut index = Index::new(header.epoch, header.start);
@@ -136,17 +136,17 @@ impl Segment {
         &self.footer.summary
     }
 
-    /// In commit order.
+    /// Returns the transactions in commit order.
     pub fn transactions(&self) -> &[TransactionEntry] {
         &self.footer.transactions
     }
 
-    /// What the footer says; for an open segment, what it would say.
+    /// Returns the footer; for an open segment, the footer that it would get if it were sealed now.
     pub fn footer(&self) -> &Footer {
         &self.footer
     }
 
-    /// The Relation messages in force at its end, raw.
+    /// Returns the Relation messages in force at the end of the segment, as received.
     pub fn relations_at_end(&self) -> impl Iterator<Item = &[u8]> {
         self.in_force_at_end.messages()
     }
@@ -155,10 +155,10 @@ impl Segment {
         &self.in_force_at_end
     }
 
-    /// The decompressed blocks that hold positions from `after` to before `until`, behind one made
-    /// up of the Relation messages in force before them. Blocks outside are not read. The iterator
-    /// owns what it needs, so it can work in another thread than the one that decodes.
-    pub fn blocks(&self, after: Lsn, until: Lsn) -> Blocks {
+    /// Returns the decompressed blocks that hold positions from `after` to before `until`, behind a block that is made of the
+    /// Relation messages in force before them. Other blocks are not read. The iterator borrows nothing, so it can work in
+    /// another thread than the one that decodes.
+    pub fn blocks(&self, after: Lsn, until: Lsn) -> SegmentBlocks {
         let blocks = &self.footer.blocks;
         let from = blocks.partition_point(|block| block.last < after);
         let to = blocks.partition_point(|block| block.first < until).max(from);
@@ -168,15 +168,14 @@ impl Segment {
         for message in self.footer.relations_at_start.iter().chain(skipped.map(|(_, message)| message)) {
             record::put_relation(&mut relations, message);
         }
-        Blocks { bytes: Arc::clone(&self.bytes), relations: Some(relations), entries, after, until }
+        SegmentBlocks { bytes: Arc::clone(&self.bytes), relations: Some(relations), entries, after, until }
     }
 
-    /// Hands over, in order, every record at positions from `after` to before `until`: the
-    /// transactions with such commit LSNs, whole, and idle marks. Every Relation message before
-    /// and between them comes too.
+    /// Hands over, in order, every record at positions from `after` to before `until`: the whole transactions with such
+    /// commit LSNs, and idle marks. Every Relation message before and between them is handed over too.
     ///
     /// # Errors
-    /// `Damaged` for a bad block; what the visitor returns.
+    /// `Damaged` for a bad block; otherwise the error of the visitor.
     pub fn read(
         &self,
         after: Lsn,
@@ -194,7 +193,7 @@ impl Segment {
         Ok(())
     }
 
-    /// The records of one block.
+    /// Reads the records of one block.
     pub(super) fn raw_block(&self, number: usize) -> Result<Vec<u8>> {
         read_entry(&self.bytes, &self.footer.blocks[number])
     }

@@ -1,48 +1,47 @@
-//! What a segment says about itself.
+//! The summary of a segment, which stands in its footer and in the catalog.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Lsn, PgTime};
 
-/// A segment in numbers, from its footer or, for an open one, by reading it.
+/// The numbers of a segment, from its footer; for an open segment, from reading all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentSummary {
     pub epoch: u32,
     /// The frontier at which the segment starts.
     pub start: Lsn,
-    /// The frontier at which it ends, so far.
+    /// The frontier at which the segment ends, so far.
     pub end: Lsn,
     pub first_commit: Option<Lsn>,
     pub last_commit: Option<Lsn>,
     #[serde(with = "micros")]
     pub min_time: Option<PgTime>,
-    /// The latest commit time; not the last transaction's, if the clock stepped back.
+    /// The latest commit time. The last transaction may have an earlier one, if the clock stepped back.
     #[serde(with = "micros")]
     pub max_time: Option<PgTime>,
     pub transactions: u64,
-    /// pgoutput messages of every kind.
+    /// The number of pgoutput messages of every kind.
     pub messages: u64,
-    /// Bytes of those messages.
+    /// The bytes of these messages.
     pub raw_bytes: u64,
-    /// By table, in the order of their ids.
+    /// The counts of each table, in the order of the oids.
     pub relations: Vec<RelationCounts>,
     pub marks: Vec<Mark>,
-    /// The commit LSNs of transactions with messages of definition changes, in order.
+    /// The commit LSNs of the transactions that tell schema changes, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub definitions: Vec<Lsn>,
-    /// The same of transactions that tell of the server's roles.
+    /// The commit LSNs of the transactions that tell the server's roles, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Lsn>,
     pub sequences: SequenceSamples,
     pub clock_steps: ClockSteps,
     pub relation_changes: Vec<RelationChange>,
     pub last_idle: Option<IdleMark>,
-    /// BLAKE3 of the messages; the same before and after sealing.
+    /// The BLAKE3 digest of the messages, which sealing does not change.
     pub content: String,
 }
 
-/// Rows changed in one table. The names are as the stream last told them; bytes that are no
-/// UTF-8 show as U+FFFD.
+/// How many rows changed in one table. The names are the last ones of the stream; bytes that are no UTF-8 show as U+FFFD.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelationCounts {
     pub oid: u32,
@@ -54,11 +53,11 @@ pub struct RelationCounts {
     pub truncates: u64,
 }
 
-/// A named moment: just after the transaction that carries it.
+/// A named moment, just after the transaction that carries the mark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     pub name: String,
-    /// The commit LSN of its transaction.
+    /// The commit LSN of the transaction.
     pub lsn: Lsn,
     pub end_lsn: Lsn,
     #[serde(with = "micros")]
@@ -66,24 +65,24 @@ pub struct Mark {
     pub xid: u32,
 }
 
-/// How often sequences were sampled; the samples themselves are found by reading.
+/// How often sequences were sampled. The samples themselves are found by reading the segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceSamples {
     pub count: u64,
     /// The commit LSN of the last sample's transaction.
     pub last_lsn: Option<Lsn>,
-    /// The last sample's JSON; left out if it is no UTF-8.
+    /// The JSON of the last sample; `None` if it is no UTF-8.
     pub last: Option<String>,
 }
 
-/// Transactions that committed at an earlier time than one before them.
+/// Steps of the clock back: transactions whose commit time is earlier than that of a transaction before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockSteps {
     pub count: u64,
     pub largest_micros: u64,
 }
 
-/// A table that the stream described differently than before.
+/// A change of a table: the stream described it differently than before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelationChange {
     pub oid: u32,
@@ -100,18 +99,18 @@ pub struct IdleMark {
     pub time: PgTime,
 }
 
-/// One transaction's place in the journal.
+/// The place of one transaction in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionEntry {
     pub commit_lsn: Lsn,
     pub end_lsn: Lsn,
     pub xid: u32,
     pub time: PgTime,
-    /// The number of the block with its Begin, within the segment.
+    /// The number, within the segment, of the block that holds the Begin message.
     pub block: u32,
 }
 
-/// Times as the server counts them, so that every value comes back, however odd the clock.
+/// Writes times as the server counts them, so that every value is read back, however odd the clock is.
 mod micros {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

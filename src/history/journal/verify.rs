@@ -1,7 +1,7 @@
-//! Reads every byte of a segment and names what is wrong.
+//! Reads every byte of a segment, and names every fault.
 
 use super::block;
-use super::fault::{self, Fault};
+use super::fault::{self, SegmentFault};
 use super::footer::{self, Footer};
 use super::index::Index;
 use super::name::{HEADER_LEN, SegmentHeader, SegmentName};
@@ -12,25 +12,24 @@ use crate::error::Result;
 use crate::history::key::{Authorship, SegmentKey};
 use crate::store::{Object, ObjectName, Store};
 
-/// What reading a whole segment showed.
+/// The findings of reading a whole segment.
 #[derive(Clone, Debug)]
-pub struct Report {
-    /// Bytes of the file.
+pub struct SegmentReport {
+    /// The bytes of the segment.
     pub bytes: u64,
-    /// What it holds, if all of it could be read.
+    /// The summary of the segment, if all of it could be read.
     pub summary: Option<SegmentSummary>,
-    /// Bytes behind an open segment's last complete transaction: no fault, the next capture cuts
-    /// them off.
+    /// The bytes behind an open segment's last complete transaction. They are no fault, as the next capture cuts them off.
     pub unfinished_bytes: u64,
-    /// A sentence each, with the offset in bytes; none means sound.
+    /// The faults, a sentence for each with the offset in bytes; empty if the segment is sound.
     pub faults: Vec<String>,
 }
 
-impl Report {
-    fn fault(&mut self, offset: u64, fault: Fault) {
+impl SegmentReport {
+    fn fault(&mut self, offset: u64, fault: SegmentFault) {
         self.faults.push(match fault {
-            Fault::Bad(what) => format!("at byte {offset}: {what}"),
-            Fault::Newer => format!("at byte {offset}: written by a newer backwhen"),
+            SegmentFault::Bad(what) => format!("at byte {offset}: {what}"),
+            SegmentFault::Newer => format!("at byte {offset}: written by a newer backwhen"),
         });
     }
 }
@@ -38,19 +37,23 @@ impl Report {
 /// Reads every byte of a segment of either form.
 ///
 /// # Errors
-/// `Unavailable` if the file cannot be opened, `Refused` if it is of a newer version. Damage is no
-/// error here, but what the report tells.
-pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<Report> {
+/// `Unavailable` if the segment cannot be opened, `Refused` if it is of a newer version. Damage is no error here, but is
+/// named in the report.
+pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<SegmentReport> {
     let bytes = journal.open(name)?;
-    let mut report = Report { bytes: bytes.len(), summary: None, unfinished_bytes: 0, faults: Vec::new() };
+    let mut report =
+        SegmentReport { bytes: bytes.len(), summary: None, unfinished_bytes: 0, faults: Vec::new() };
     match bytes.header() {
-        Err(Fault::Newer) => return Err(fault::newer(&bytes.place)),
+        Err(SegmentFault::Newer) => return Err(fault::newer(&bytes.place)),
         Err(fault) => report.fault(0, fault),
         Ok(header) => {
             if !header.agrees_with(name) {
-                report.fault(0, Fault::bad("the header names another epoch or start than the file's name"));
+                report.fault(
+                    0,
+                    SegmentFault::bad("the header names another epoch or start than the file's name"),
+                );
             }
-            // A segment whose place is wrong is named above; its bytes are read all the same.
+            // The bytes of a segment under a wrong name are read all the same.
             let key = header.key(name, &journal.authorship).ok().flatten();
             if name.sealed {
                 verify_sealed(&*bytes.object, &header, key.as_ref(), &mut report);
@@ -62,12 +65,17 @@ pub fn verify_segment(journal: &Journal, name: SegmentName) -> Result<Report> {
     Ok(report)
 }
 
-fn verify_open(object: &dyn Object, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+fn verify_open(
+    object: &dyn Object,
+    header: &SegmentHeader,
+    key: Option<&SegmentKey>,
+    report: &mut SegmentReport,
+) {
     let walk = walk(object, header.start, report.bytes, key);
     report.unfinished_bytes = walk.len - walk.complete_len;
     match walk.tail {
-        Tail::Damaged { offset, what } => report.fault(offset, Fault::Bad(what)),
-        Tail::Newer => report.fault(walk.complete_len, Fault::Newer),
+        Tail::Damaged { offset, what } => report.fault(offset, SegmentFault::Bad(what)),
+        Tail::Newer => report.fault(walk.complete_len, SegmentFault::Newer),
         Tail::Whole | Tail::Incomplete | Tail::Torn => {}
     }
     let mut index = Index::new(header.epoch, header.start);
@@ -82,7 +90,12 @@ fn verify_open(object: &dyn Object, header: &SegmentHeader, key: Option<&Segment
     report.summary = Some(index.finish().0.summary);
 }
 
-fn verify_sealed(object: &dyn Object, header: &SegmentHeader, key: Option<&SegmentKey>, report: &mut Report) {
+fn verify_sealed(
+    object: &dyn Object,
+    header: &SegmentHeader,
+    key: Option<&SegmentKey>,
+    report: &mut SegmentReport,
+) {
     let (footer, trailer) = match footer::read(object, report.bytes, key) {
         Ok(found) => found,
         Err((offset, fault)) => {
@@ -93,19 +106,19 @@ fn verify_sealed(object: &dyn Object, header: &SegmentHeader, key: Option<&Segme
         }
     };
     if digest(object, report.bytes) != Ok(trailer.digest) {
-        report.fault(0, Fault::bad("the file's digest does not agree with its bytes"));
+        report.fault(0, SegmentFault::bad("the file's digest does not agree with its bytes"));
     }
     verify_blocks(object, header, trailer.footer_offset, Some(&footer), report);
     report.summary = Some(footer.summary);
 }
 
-/// Reads the blocks one after the other, and compares what they hold with the footer.
+/// Reads the blocks one after the other, and compares their content with the footer.
 fn verify_blocks(
     object: &dyn Object,
     header: &SegmentHeader,
     end: u64,
     footer: Option<&Footer>,
-    report: &mut Report,
+    report: &mut SegmentReport,
 ) {
     let mut index = Some(Index::new(header.epoch, header.start));
     if let (Some(index), Some(footer)) = (&mut index, footer) {
@@ -128,7 +141,7 @@ fn verify_blocks(
         };
         if let Some(fault) = fault {
             report.fault(at, fault);
-            // From here on the blocks are only checked one by one.
+            // From here on each block is checked by itself only.
             index = None;
         }
         let Some(next) = next else { return };
@@ -137,7 +150,7 @@ fn verify_blocks(
     if let (Some(index), Some(footer)) = (index, footer)
         && index.finish().0 != *footer
     {
-        report.fault(end, Fault::bad("the footer does not agree with the blocks"));
+        report.fault(end, SegmentFault::bad("the footer does not agree with the blocks"));
     }
 }
 
@@ -145,8 +158,8 @@ fn next_block(footer: Option<&Footer>, after: u64) -> Option<u64> {
     footer?.blocks.iter().map(|block| block.offset).find(|&offset| offset > after)
 }
 
-/// The digest of a sealed file of `len` bytes, as its trailer should have it.
-fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], Fault> {
+/// Returns the digest of a sealed segment of `len` bytes, which its trailer should have.
+fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], SegmentFault> {
     let mut hasher = blake3::Hasher::new();
     let end = footer::digested_len(len);
     let mut chunk = vec![0; 1 << 20];
@@ -160,11 +173,11 @@ fn digest(object: &dyn Object, len: u64) -> Result<[u8; 32], Fault> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// A sealed segment's footer, once every byte of the segment agrees with its digest and, with a key, with what
-/// a holder of the key wrote.
+/// Checks every byte of a sealed segment against its digest and, with a key, against the digests and tags that a holder of
+/// the key wrote. Returns the footer.
 ///
 /// # Errors
-/// `Damaged` if one does not, `Refused` for a newer version, `Unavailable` if it is not there.
+/// `Damaged` if a byte does not agree, `Refused` for a newer version, `Unavailable` if the segment is not there.
 pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<Footer> {
     let bytes = SegmentBytes::sealed(store, name)?;
     let (header, key) = bytes.begin(authorship)?;
@@ -172,10 +185,10 @@ pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorshi
     if !header.agrees_with(bytes.name)
         || (footer.summary.epoch, footer.summary.start) != (header.epoch, header.start)
     {
-        return Err(bytes.fault(0, Fault::bad("it is another segment than its name says")));
+        return Err(bytes.fault(0, SegmentFault::bad("it is another segment than its name says")));
     }
     if digest(&*bytes.object, bytes.len()).map_err(|fault| bytes.fault(0, fault))? != trailer.digest {
-        return Err(bytes.fault(0, Fault::bad("the file's digest does not agree with its bytes")));
+        return Err(bytes.fault(0, SegmentFault::bad("the file's digest does not agree with its bytes")));
     }
     if key.is_some() {
         check_blocks(&*bytes.object, &footer, bytes.len())
@@ -184,14 +197,14 @@ pub fn check_digest(store: &dyn Store, name: &ObjectName, authorship: &Authorshi
     Ok(footer)
 }
 
-/// Whether the blocks are those that the footer, which a holder of the key wrote, vouches for.
-fn check_blocks(object: &dyn Object, footer: &Footer, len: u64) -> Result<(), (u64, Fault)> {
+/// Checks that the blocks are the blocks which the footer vouches for, as a holder of the key wrote it.
+fn check_blocks(object: &dyn Object, footer: &Footer, len: u64) -> Result<(), (u64, SegmentFault)> {
     for entry in &footer.blocks {
         let at = entry.offset;
         let (_, proof) =
             block::check_with_proof(object, at, len.saturating_sub(at)).map_err(|fault| (at, fault))?;
         if Some(proof.digest) != entry.digest {
-            return Err((at, Fault::bad("another block than its segment vouches for")));
+            return Err((at, SegmentFault::bad("another block than its segment vouches for")));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! Walks an open segment's blocks without decompressing them, to find how far it is sound.
+//! Walks the blocks of an open segment without decompressing them, to find how far the segment is sound.
 
 use super::block::{self, BlockHeader};
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::name::HEADER_LEN;
 use crate::history::key::{Digest, SegmentKey, Tag};
 use crate::model::Lsn;
@@ -10,15 +10,15 @@ use crate::store::Object;
 /// How an open segment ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Tail {
-    /// After a complete transaction.
+    /// The segment ends after a complete transaction.
     Whole,
-    /// With parts of a transaction whose end never came.
+    /// The segment ends with parts of a transaction whose end never came.
     Incomplete,
-    /// With bytes that were never synced: nothing shows that they were.
+    /// The segment ends with bytes of which nothing shows that they were ever synced.
     Torn,
-    /// A bad block that had been synced.
+    /// The segment has a bad block that had been synced.
     Damaged { offset: u64, what: String },
-    /// A block in a version that is not known here.
+    /// The segment has a block in a version that this program does not know.
     Newer,
 }
 
@@ -26,11 +26,11 @@ pub(super) enum Tail {
 pub(super) struct Walk {
     /// The blocks up to the last complete transaction.
     pub(super) blocks: Vec<WalkedBlock>,
-    /// Bytes of the file up to there.
+    /// The bytes of the segment up to the last complete transaction.
     pub(super) complete_len: u64,
-    /// The frontier there.
+    /// The frontier at the last complete transaction.
     pub(super) frontier: Lsn,
-    /// Bytes of the file when it was walked.
+    /// The bytes of the segment when it was walked.
     pub(super) len: u64,
     pub(super) tail: Tail,
 }
@@ -39,20 +39,20 @@ pub(super) struct Walk {
 pub(super) struct WalkedBlock {
     pub(super) offset: u64,
     pub(super) header: BlockHeader,
-    /// What a holder of the key vouches for, if the walk had the key.
+    /// The digest that a holder of the key vouches for, if the walk had the key.
     pub(super) digest: Option<Digest>,
     tag: Option<Tag>,
 }
 
 impl Walk {
-    /// The tag of the last block up to the last complete transaction.
+    /// Returns the tag of the last block up to the last complete transaction.
     pub(super) fn last_tag(&self) -> Tag {
         self.blocks.last().and_then(|block| block.tag).unwrap_or_else(SegmentKey::no_block)
     }
 }
 
-/// Walks the first `len` bytes of a file whose header is sound. With a key, a sound block without the key's
-/// tag is damage.
+/// Walks the first `len` bytes of an open segment whose header is sound. With a key, a sound block without a tag of the
+/// key is damage.
 pub(super) fn walk(object: &dyn Object, start: Lsn, len: u64, key: Option<&SegmentKey>) -> Walk {
     let mut walk =
         Walk { blocks: Vec::new(), complete_len: HEADER_LEN as u64, frontier: start, len, tail: Tail::Whole };
@@ -66,16 +66,16 @@ pub(super) fn walk(object: &dyn Object, start: Lsn, len: u64, key: Option<&Segme
                 walk.tail = Tail::Damaged { offset: at, what };
                 return walk;
             }
-            Err(Fault::Newer) => {
+            Err(SegmentFault::Newer) => {
                 walk.tail = Tail::Newer;
                 return walk;
             }
-            Err(Fault::Bad(what)) => {
+            Err(SegmentFault::Bad(what)) => {
                 walk.tail = judge(object, at, len, what);
                 return walk;
             }
         };
-        // A sound checksum is no torn write: such a block was written here, but not by these rules.
+        // A block with a sound checksum is no torn write, so a writer has put this one here against the rules.
         let header = block.header;
         if header.before != walk.frontier || header.starts_inside() == parts.is_empty() {
             let what = "a sound block that does not go on where the one before it ended".into();
@@ -96,14 +96,14 @@ pub(super) fn walk(object: &dyn Object, start: Lsn, len: u64, key: Option<&Segme
     walk
 }
 
-/// The block at `at`; or what is wrong with one whose bytes are sound, but that is not the key's.
+/// Checks the block at `at`. The inner error is about a block whose bytes are sound, but that no holder of the key wrote.
 fn check(
     object: &dyn Object,
     at: u64,
     len: u64,
     key: Option<&SegmentKey>,
     last_tag: &mut Tag,
-) -> Result<Result<WalkedBlock, String>, Fault> {
+) -> Result<Result<WalkedBlock, String>, SegmentFault> {
     let Some(key) = key else {
         let header = block::check(object, at, len - at)?;
         return Ok(Ok(WalkedBlock { offset: at, header, digest: None, tag: None }));
@@ -117,7 +117,7 @@ fn check(
     Ok(Ok(WalkedBlock { offset: at, header, digest: Some(proof.digest), tag: Some(tag) }))
 }
 
-/// Whether the bad bytes at `bad` were once synced: a sound block behind them may tell.
+/// Judges whether the bad bytes at `bad` were synced once, which a sound block behind them may tell.
 fn judge(object: &dyn Object, bad: u64, len: u64, what: String) -> Tail {
     let mut at = bad + 1;
     while let Some(found) = find_magic(object, at, len) {
@@ -130,7 +130,7 @@ fn judge(object: &dyn Object, bad: u64, len: u64, what: String) -> Tail {
     Tail::Torn
 }
 
-/// Where the next block's magic lies, at or after `at`.
+/// Returns where the next magic word of a block lies, at or after `at`.
 fn find_magic(object: &dyn Object, mut at: u64, len: u64) -> Option<u64> {
     let mut chunk = vec![0; 64 << 10];
     while at + block::MAGIC.len() as u64 <= len {

@@ -1,4 +1,4 @@
-//! Appends blocks to the open segment, and is the only one who can call a position durable.
+//! Appends blocks to the open segment. Only the sync of this writer makes a position durable.
 
 use super::block::HEADER_LEN as BLOCK_HEADER_LEN;
 use super::builder::RawBlock;
@@ -12,11 +12,11 @@ use crate::history::key::{SegmentKey, Tag};
 use crate::model::Lsn;
 use crate::store::Growing;
 
-/// Bytes of records at which the open segment is finished: few, because an open segment takes twice the
-/// room of a sealed one and is read whole when it is opened.
+/// The open segment is finished with at least this many bytes of records. The number is low, because an open segment takes
+/// twice the room of a sealed one, and is read whole when it is opened.
 pub(super) const ROLL_AT: u64 = 16 << 20;
 pub(super) const LEVEL: i32 = 1;
-/// A compression buffer larger than this is given back after use.
+/// A compression buffer of more bytes than this is freed after use; a smaller one is kept.
 const KEPT: usize = 4 << 20;
 
 /// A position up to which the journal is on disk. Only the journal's sync makes one; with the seam it becomes
@@ -38,8 +38,9 @@ impl Durable {
 /// The key and the earlier tags that the next block's tag is computed from.
 pub(super) struct TagChain {
     pub(super) key: SegmentKey,
-    /// The tag of the file's last block, and of the last one up to the last complete transaction.
+    /// The tag of the last block.
     pub(super) last: Tag,
+    /// The tag of the last block up to the last complete transaction.
     pub(super) complete: Tag,
 }
 
@@ -49,29 +50,29 @@ impl TagChain {
     }
 }
 
-/// The one writer of a journal; the caller holds the history's writing lock.
+/// The one writer of a journal. The caller holds the role of the capture.
 pub struct Writer {
     pub(super) journal: Journal,
     pub(super) header: SegmentHeader,
     pub(super) file: Growing,
     pub(super) len: u64,
-    /// Bytes of the file up to the last complete transaction.
+    /// The bytes of the open segment up to the last complete transaction.
     pub(super) complete_len: u64,
     pub(super) synced: u64,
-    /// Bytes of records in this segment.
+    /// The bytes of records in this segment.
     pub(super) raw: u64,
     pub(super) frontier: Lsn,
-    /// The file ends inside a transaction.
+    /// Whether the open segment ends inside a transaction.
     pub(super) inside: bool,
     pub(super) relations: Relations,
-    /// Relation messages of the transaction that the file ends inside.
+    /// The Relation messages of the transaction that the open segment ends inside.
     pub(super) unfinished: Vec<Vec<u8>>,
     pub(super) roll_at: u64,
     pub(super) compressor: zstd::bulk::Compressor<'static>,
     pub(super) stored: Vec<u8>,
-    /// In a history with a key.
+    /// The chain of tags, in a history with a key.
     pub(super) chain: Option<TagChain>,
-    /// A write or sync failed: what the file holds is not known until it is opened again.
+    /// Whether a write or sync has failed. The content of the open segment is then unknown until it is opened again.
     pub(super) broken: bool,
 }
 
@@ -81,7 +82,7 @@ impl Writer {
         self.roll_at = bytes;
     }
 
-    /// The frontier written so far, durable or not.
+    /// Returns the frontier that was written so far, durable or not.
     pub fn frontier(&self) -> Lsn {
         self.frontier
     }
@@ -139,11 +140,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until all that was written is on disk.
+    /// Waits until everything that was written is on disk.
     ///
     /// # Errors
-    /// `Unavailable` if the disk does not say so; the writer must then be opened again, as what a
-    /// failed sync leaves behind is not known.
+    /// `Unavailable` if the disk fails. The writer must then be opened again, as the state after a failed sync is unknown.
     pub fn sync(&mut self) -> Result<Durable> {
         self.check()?;
         if self.synced < self.len {
@@ -154,20 +154,20 @@ impl Writer {
         Ok(Durable(self.frontier))
     }
 
-    /// Once the open segment is large enough and no transaction is in it unfinished: finishes it,
-    /// starts the next, durable, and returns the finished one, to be sealed by `seal`, in another
-    /// thread if that suits.
+    /// Finishes the open segment if it is large enough and holds no unfinished transaction, and starts the next one, which
+    /// is durable when this returns. Returns the finished segment, which is to be sealed with `seal`, perhaps in another
+    /// thread.
     ///
     /// # Errors
-    /// `Unavailable` if the disk does not do its part.
+    /// `Unavailable` if the disk fails.
     pub fn roll(&mut self) -> Result<Option<SegmentName>> {
         if self.raw < self.roll_at { Ok(None) } else { self.roll_now() }
     }
 
-    /// Like `roll`, whatever the size; an open segment that holds nothing stays.
+    /// Finishes the open segment as `roll` does, whatever its size. An open segment that holds nothing stays open.
     ///
     /// # Errors
-    /// As `roll`.
+    /// Fails as `roll` does.
     pub fn roll_now(&mut self) -> Result<Option<SegmentName>> {
         if self.inside || self.frontier == self.header.start {
             return Ok(None);
@@ -194,7 +194,7 @@ impl Writer {
         if !self.inside {
             return Ok(());
         }
-        // Synced, so that no crash can bring the old bytes back behind new ones.
+        // Cutting syncs, so that no crash can bring the old bytes back behind new ones.
         let cut = self.file.cut(self.complete_len);
         self.done(cut, "cut")?;
         self.len = self.complete_len;

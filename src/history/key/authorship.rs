@@ -1,8 +1,8 @@
-//! Tags, and whether they are checked.
+//! Tags on objects, and whether the tags are checked.
 //!
-//! Every tag is a keyed BLAKE3 hash under a key that is bound to the history's id. What a tag is for comes
-//! first in its input: the kind of the object, then its name, then a digest of its content. So no object can
-//! be put in another's place, and no history's object into another history.
+//! Every tag is a keyed BLAKE3 hash under a key that is bound to the history's id. The input of a tag begins with the kind
+//! of the object, then comes the object's name, then a digest of its content. So no object can be put in the place of
+//! another one, nor into another history.
 
 use std::fmt;
 use std::path::Path;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 
-/// A keyed hash. Comparing two takes the same time wherever they differ.
+/// A keyed hash. Comparing two tags takes the same time wherever they differ.
 pub type Tag = blake3::Hash;
-/// A hash without a key, of what a tag vouches for.
+/// A hash, without a key, of the bytes that a tag vouches for.
 pub type Digest = blake3::Hash;
 
 /// Whether a history's objects prove who wrote them.
@@ -21,9 +21,9 @@ pub type Digest = blake3::Hash;
 pub enum Authorship {
     /// The history has no key.
     Unkeyed,
-    /// The history has a key, and it was not given: tags are not looked at, and nothing can be written.
+    /// The history has a key, and it was not given: tags are not checked, and nothing can be written.
     Unchecked,
-    /// The key was given: every object is checked, and what is written is tagged.
+    /// The history has a key, and it was given: every object is checked, and every new object is tagged.
     Keyed(HistoryKey),
 }
 
@@ -47,13 +47,13 @@ impl Authorship {
         Authorship::Keyed(HistoryKey { secret, history, file })
     }
 
-    /// Whether a key was given, so that nothing is believed that its holder did not write.
+    /// Whether a key was given, so that only objects are believed that a holder of the key wrote.
     pub fn is_checked(&self) -> bool {
         matches!(self, Authorship::Keyed(_))
     }
 
     /// # Errors
-    /// `Refused` if what is written could not be tagged.
+    /// `Refused` if the history has a key and it was not given, so that a new object could not be tagged.
     pub fn check_may_write(&self, path: &Path) -> Result<()> {
         match self {
             Authorship::Unchecked => Err(needs_key(&format!("cannot write {}", path.display()))),
@@ -68,7 +68,7 @@ impl Authorship {
         }
     }
 
-    /// The tag for a row of the catalog, if the catalog's rows need one.
+    /// Returns the tag for a row of the catalog, if the catalog's rows need one.
     pub(in crate::history) fn row_tag(&self, row: &[u8]) -> Option<Tag> {
         self.key().map(|key| key.tag(b"catalog row\0", row))
     }
@@ -84,7 +84,7 @@ impl HistoryKey {
         self.history
     }
 
-    /// The tag for the object `name` (`epochs/0001.json`), of whose content `digest` is the hash.
+    /// Returns the tag for the object `name` (`epochs/0001.json`), of whose content `digest` is the hash.
     pub(in crate::history) fn object_tag(&self, name: &str, digest: &Digest) -> Tag {
         self.tag(b"object\0", &[name.as_bytes(), b"\0", digest.as_bytes()].concat())
     }
@@ -101,22 +101,22 @@ impl HistoryKey {
 }
 
 impl SegmentKey {
-    /// The tag for a block of an open segment, bound to all blocks before it by the last one's tag.
+    /// Returns the tag for a block of an open segment, which the tag of the last block binds to all blocks before.
     pub(in crate::history) fn block_tag(&self, previous: &Tag, digest: &Digest) -> Tag {
         tag(&self.secret, &[b"block\0", previous.as_bytes(), digest.as_bytes()])
     }
 
-    /// What the first block's tag is bound to.
+    /// Returns the value that stands for the tag before the first block.
     pub(in crate::history) fn no_block() -> Tag {
         Tag::from_bytes([0; 32])
     }
 
-    /// The tag for a sealed segment's footer.
+    /// Returns the tag for a sealed segment's footer.
     pub(in crate::history) fn footer_tag(&self, digest: &Digest) -> Tag {
         tag(&self.secret, &[b"footer\0", digest.as_bytes()])
     }
 
-    /// What is wrong with a thing whose tag is missing or false, for a sentence about the thing.
+    /// Says what is wrong with a block or footer whose tag is missing or false, for a sentence about that block or footer.
     pub(in crate::history) fn not_ours(&self) -> String {
         format!("it was not written by a holder of the key {}", self.file.display())
     }

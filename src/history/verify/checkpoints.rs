@@ -1,22 +1,22 @@
-//! Manifests, that all they name is there, and that none of them is missing.
+//! Verifies manifests, that the objects which they name are there, and that no manifest is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Verified;
-use super::segments::EpochSeen;
+use super::Findings;
+use super::segments::VerifiedEpoch;
 use crate::error::Result;
 use crate::history::checkpoint::{Checkpoint, checkpoint_id};
-use crate::history::image::{self, BlockDirectory, Blocks, FolderDirectory, PackReader, TableReader};
+use crate::history::image::{self, BlockDirectory, Blocks, MemoryDirectory, PackReader, TableReader};
 use crate::history::{History, inventory};
 use crate::progress::{Progress, Unit};
 use crate::store::{ObjectKind, ObjectName};
 
 pub(super) fn check(
     history: &History,
-    epochs: &[EpochSeen],
+    epochs: &[VerifiedEpoch],
     progress: &dyn Progress,
-    verified: &mut Verified,
+    verified: &mut Findings,
 ) -> Result<()> {
     let names = history.store().list_sorted(ObjectKind::Checkpoint)?;
     progress.phase("reading manifests", names.len() as u64, Unit::Tables);
@@ -44,10 +44,10 @@ pub(super) fn check(
     missing(history, epochs, &there, &bases, verified)
 }
 
-/// Where the blocks lie, by the packs that can be read; the others are named already, and what only
-/// they hold is missing here.
-fn directory(history: &History) -> Result<FolderDirectory> {
-    let mut directory = FolderDirectory::default();
+/// Returns where the blocks lie in the packs that can be read. Damaged packs are named already, and blocks that only they
+/// hold are missing here.
+fn directory(history: &History) -> Result<MemoryDirectory> {
+    let mut directory = MemoryDirectory::default();
     for name in history.store().list_sorted(ObjectKind::Pack)? {
         if let Ok(reader) = PackReader::open(history.store(), &name) {
             directory.add(&reader);
@@ -61,7 +61,7 @@ fn links(
     checkpoint: &Checkpoint,
     blocks: &Blocks,
     directory: &dyn BlockDirectory,
-    verified: &mut Verified,
+    verified: &mut Findings,
 ) {
     let mut fault = |what: String| verified.faults.push(format!("checkpoint {}: {what}", checkpoint.id));
     let archive = ObjectName::new(ObjectKind::Archive, &checkpoint.schema.archive);
@@ -86,20 +86,20 @@ fn links(
     }
 }
 
-/// Checkpoints that something tells of and that are not there: another one that was folded from it,
-/// the epoch that began with it, or what an earlier `verify` saw.
+/// Finds checkpoints that are missing although a checkpoint that was folded from them, the epoch that began with them, or
+/// earlier evidence names them.
 fn missing(
     history: &History,
-    epochs: &[EpochSeen],
+    epochs: &[VerifiedEpoch],
     there: &BTreeSet<String>,
     bases: &BTreeMap<String, String>,
-    verified: &mut Verified,
+    verified: &mut Findings,
 ) -> Result<()> {
     let mut told = BTreeMap::new();
     for (base, folded) in bases {
         told.insert(base.clone(), format!("{folded} was made from it"));
     }
-    for EpochSeen { epoch, has_changes } in epochs {
+    for VerifiedEpoch { epoch, has_changes } in epochs {
         let begun = *has_changes || there.iter().any(|id| id.starts_with(&format!("{:04}-", epoch.number)));
         if begun {
             told.insert(checkpoint_id(epoch.number, epoch.start), "its epoch began with it".to_owned());
@@ -114,7 +114,7 @@ fn missing(
             told.entry(id).or_insert_with(|| format!("{evidence} tells of it"));
         }
     }
-    // One that cannot be read is named already.
+    // A record that cannot be read is named already.
     let expired = history.expiry().ok().flatten();
     told.retain(|id, _| !expired.as_ref().is_some_and(|it| it.covers_checkpoint(id)));
     for (id, how) in told.into_iter().filter(|(id, _)| !there.contains(id)) {
@@ -128,10 +128,10 @@ fn missing(
     Ok(())
 }
 
-/// What keeps a checkpoint from being recovered from: reads all of its blocks and its schema.
+/// Reads all blocks of a checkpoint and its schema, and names the first fault that keeps a recovery from using it.
 ///
 /// # Errors
-/// `Unavailable` if the disk does not list what is there.
+/// `Unavailable` if the store cannot be listed.
 pub fn image_fault(history: &History, checkpoint: &Checkpoint) -> Result<Option<String>> {
     let archive = ObjectName::new(ObjectKind::Archive, &checkpoint.schema.archive);
     if let Err(error) = inventory::check(history.store(), &archive, history.authorship()) {

@@ -14,45 +14,44 @@ use crate::progress::{Progress, Unit};
 use crate::store::{ObjectKind, ObjectName};
 pub use checkpoints::image_fault;
 
-/// What was read, and what is wrong with it.
+/// The findings of a verification.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Verified {
+pub struct Findings {
     pub checkpoints: usize,
     pub packs: usize,
     pub segments: usize,
     pub schemas: usize,
     pub bytes: u64,
-    /// One line a fault, each naming the object.
+    /// The faults, a line for each, which names the object.
     pub faults: Vec<String>,
-    /// What is whole, and yet will make a recovery less exact.
+    /// What will make a recovery less exact although every object is sound.
     pub notes: Vec<String>,
     /// The checkpoints whose manifests are sound, each with the digest of the manifest.
     #[serde(skip)]
     pub sound: Vec<(String, String)>,
 }
 
-/// What a capture once said to be durable. The end of an open segment that was cut off looks like
-/// one that was never written; only this tells them apart.
+/// The position that a capture has acknowledged as durable. An open segment whose end was cut off looks like one whose end
+/// was never written; only this position tells them apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Acknowledged {
+pub struct AcknowledgedEnd {
     pub epoch: u32,
     pub durable: Lsn,
 }
 
-/// Reads everything. Faults of objects are found, not returned as errors. `acknowledged`, if known,
-/// was read before this is called: a capture that runs makes more durable meanwhile. Segments that are whole stay
-/// open in `table`.
+/// Reads every object. Faults of objects are findings and no errors. `acknowledged`, if it is known, must be read before
+/// this function is called, as a running capture makes more durable meanwhile. Sound segments stay open in `table`.
 ///
 /// # Errors
-/// `Unavailable` if the disk does not list what is there.
+/// `Unavailable` if the store cannot be listed.
 pub fn verify(
     history: &History,
     table: &Segments,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &dyn Progress,
-) -> Result<Verified> {
-    let mut verified = Verified::default();
-    // First, since whoever opens the catalog makes it forget what is gone.
+) -> Result<Findings> {
+    let mut verified = Findings::default();
+    // This comes first, since opening the catalog makes it forget objects that are gone.
     verified.faults.extend(Catalog::gone(history)?);
     packs(history, progress, &mut verified)?;
     let epochs = segments::check(history, table, acknowledged, progress, &mut verified)?;
@@ -63,7 +62,7 @@ pub fn verify(
     Ok(verified)
 }
 
-fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+fn packs(history: &History, progress: &dyn Progress, verified: &mut Findings) -> Result<()> {
     let store = history.store();
     let size = |name: &ObjectName| store.size(name).ok().flatten().unwrap_or(0);
     let names = store.list_sorted(ObjectKind::Pack)?;
@@ -80,7 +79,7 @@ fn packs(history: &History, progress: &dyn Progress, verified: &mut Verified) ->
     Ok(())
 }
 
-fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+fn schemas(history: &History, progress: &dyn Progress, verified: &mut Findings) -> Result<()> {
     progress.phase("reading schemas", 0, Unit::Bytes);
     for kind in [ObjectKind::Archive, ObjectKind::Roles] {
         for name in history.store().list_sorted(kind)? {
@@ -91,8 +90,8 @@ fn schemas(history: &History, progress: &dyn Progress, verified: &mut Verified) 
     Ok(())
 }
 
-/// The identity was read when the history was opened; it may have been exchanged or spoilt since.
-fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
+/// Reads the identity, which may have been exchanged or damaged since the history was opened, and the records.
+fn other_objects(history: &History, verified: &mut Findings) -> Result<()> {
     verified.object(history, &ObjectName::only(ObjectKind::Identity))?;
     for kind in [ObjectKind::Evidence, ObjectKind::Expiry] {
         for name in history.store().list_sorted(kind)? {
@@ -102,7 +101,7 @@ fn other_objects(history: &History, verified: &mut Verified) -> Result<()> {
     Ok(())
 }
 
-impl Verified {
+impl Findings {
     /// Reads an object; damage is a fault, and no error.
     fn object(&mut self, history: &History, name: &ObjectName) -> Result<()> {
         self.bytes += history.store().size(name)?.unwrap_or(0);

@@ -1,6 +1,6 @@
-//! Segments, and that each goes on where the one before it ended.
+//! Verifies segments, and that each segment begins where the one before it ends.
 
-use super::{Acknowledged, Verified};
+use super::{AcknowledgedEnd, Findings};
 use crate::error::{Kind, Result};
 use crate::history::epoch::Epoch;
 use crate::history::expiry::Expiry;
@@ -15,10 +15,10 @@ use crate::signal::{DEFINITION, DefinitionSignal};
 pub(super) fn check(
     history: &History,
     table: &Segments,
-    acknowledged: Option<Acknowledged>,
+    acknowledged: Option<AcknowledgedEnd>,
     progress: &dyn Progress,
-    verified: &mut Verified,
-) -> Result<Vec<EpochSeen>> {
+    verified: &mut Findings,
+) -> Result<Vec<VerifiedEpoch>> {
     let id = history.identity().id_bytes()?;
     let journal = history.journal();
     let size = |name: &SegmentName| journal.size(*name).unwrap_or(0);
@@ -50,7 +50,7 @@ pub(super) fn check(
             if let Some(orphan) = ends.iter().map(|it| it.name.epoch).filter(|&number| number > known).min() {
                 verified.faults.push(timeline::missing_epoch(history, orphan).to_string());
             }
-            // One that cannot be read is named with the other objects.
+            // A record that cannot be read is named with the other objects.
             let expired = history.expiry().ok().flatten();
             joints(&epochs, &ends, expired.as_ref(), acknowledged, verified);
             Ok(epochs.into_iter().map(|epoch| seen(epoch, &ends)).collect())
@@ -62,10 +62,10 @@ pub(super) fn check(
     }
 }
 
-/// The schema changes that a segment tells and that cannot be read, by their transactions.
+/// Names the transactions whose schema changes cannot be read from the segment.
 fn unreadable(history: &History, segment: &journal::Segment) -> Vec<String> {
     let key = history.identity().message_key();
-    // Damage is a fault of the segment, and named as that.
+    // A damaged block is named as a fault of the segment.
     let messages = segment.logical_messages(Lsn::ZERO, Lsn::MAX, DEFINITION.as_bytes()).unwrap_or_default();
     let told = messages.iter().filter_map(|message| {
         let signal = DefinitionSignal::read(&key, message.xid, &message.content, std::iter::empty())?;
@@ -78,7 +78,7 @@ fn unreadable(history: &History, segment: &journal::Segment) -> Vec<String> {
 }
 
 /// Reads a segment, which may have been sealed since the segments were listed.
-fn verify_segment(journal: &Journal, name: SegmentName) -> Result<journal::Report> {
+fn verify_segment(journal: &Journal, name: SegmentName) -> Result<journal::SegmentReport> {
     let sealed = name.form(true);
     match journal::verify_segment(journal, name) {
         Err(error) if error.kind() == Kind::Unavailable && journal.holds(sealed)? => {
@@ -96,30 +96,30 @@ struct SegmentEnds {
 }
 
 /// An epoch, and whether its journal holds anything.
-pub(super) struct EpochSeen {
+pub(super) struct VerifiedEpoch {
     pub epoch: Epoch,
     pub has_changes: bool,
 }
 
-fn seen(epoch: Epoch, ends: &[SegmentEnds]) -> EpochSeen {
+fn seen(epoch: Epoch, ends: &[SegmentEnds]) -> VerifiedEpoch {
     let mut own = ends.iter().filter(|it| it.name.epoch == epoch.number);
     let has_changes = own.any(|it| it.range.is_some_and(|(start, end)| end > start));
-    EpochSeen { epoch, has_changes }
+    VerifiedEpoch { epoch, has_changes }
 }
 
-/// What one segment ends with the next begins with, and the last one with what was durable; or
-/// something is missing.
+/// Finds missing segments: each segment must begin where the one before it ends, and the last one must reach the position
+/// that was acknowledged as durable.
 fn joints(
     epochs: &[Epoch],
     ends: &[SegmentEnds],
     expired: Option<&Expiry>,
-    acknowledged: Option<Acknowledged>,
-    verified: &mut Verified,
+    acknowledged: Option<AcknowledgedEnd>,
+    verified: &mut Findings,
 ) {
     for epoch in epochs {
-        // What an expiry has left, if anything, need not hang together.
+        // Segments that an expiry covers need not join.
         let Some(from) = expired.map_or(Some(epoch.start), |it| it.must_hold_from(epoch)) else { continue };
-        // None after a segment that cannot be read: it is named, what follows it is not to blame.
+        // `None` behind a segment that cannot be read: that segment is named, and the next one is not at fault.
         let mut reached = Some(from);
         let mut last = format!("the journal of epoch {}", epoch.number);
         let must_join = |name: &SegmentName| name.epoch == epoch.number && name.start >= from;

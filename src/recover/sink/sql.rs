@@ -50,7 +50,7 @@ struct TemporaryFile {
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
         // The temporary file no longer exists if it was renamed.
-        let _ = std::fs::remove_file(&self.temporary);
+        files::discard(&self.temporary);
     }
 }
 

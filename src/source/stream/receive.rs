@@ -11,6 +11,7 @@ use postgres_protocol::message::frontend;
 
 use super::fault::{Operation, StreamFault};
 use super::wire::Wire;
+use crate::ambient;
 use crate::connect::ServerFault;
 use crate::error::{Error, Result};
 use crate::history::journal::{Confirmable, Received};
@@ -97,7 +98,7 @@ impl ReplicationStream {
         answer: bool,
     ) -> Result<()> {
         // pg_stat_replication shows the time; the server decides nothing by it.
-        let now = PgTime::from_utc(chrono::Utc::now());
+        let now = PgTime::from_utc(ambient::now());
         let outcome = async {
             self.wire.queue(|out| {
                 let status = status_message(received.lsn(), confirmable.lsn(), now, answer);

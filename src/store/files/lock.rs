@@ -4,17 +4,18 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{is_link, read_unfollowed, unfollowed};
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result, one_line};
 
-/// What a holder writes into the file, with its number behind it.
+/// The text that a holder writes into the file before the number of its process.
 const HOLDER: &str = "process ";
-/// A lock file is read no further than this, in bytes.
+/// At most this many bytes of a lock file are read.
 const LONGEST: u64 = 64;
 
-/// A lock on a file that the kernel lets go with the process, however it ends.
+/// A lock on a file, which the kernel releases with the process, however the process ends.
 pub struct Lock {
     _file: File,
 }
@@ -43,20 +44,20 @@ impl Lock {
         Ok(Lock { _file: file })
     }
 
-    /// Shares the lock with others that share it; waits for somebody who has it alone. None where there can
-    /// be no lock, as on a disk that is only read: reading never fails for its sake.
+    /// Shares the lock with others that share it, and waits for a process that has it alone. `None` where there can be no
+    /// lock, as on a read-only disk: reading never fails for want of a lock.
     ///
     /// # Errors
-    /// `Locked` if it is still held alone after so long.
+    /// `Locked` if another process still has the lock alone after that time.
     pub fn share(path: &Path, patience: Duration) -> Result<Option<Lock>> {
         let create = || unfollowed().create(true).append(true).open(path);
         let Ok(file) = unfollowed().read(true).open(path).or_else(|_| create()) else { return Ok(None) };
-        let until = Instant::now() + patience;
+        let until = ambient::instant() + patience;
         loop {
             match file.try_lock_shared() {
                 Ok(()) => return Ok(Some(Lock { _file: file })),
                 Err(fs::TryLockError::Error(_)) => return Ok(None),
-                Err(fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                Err(fs::TryLockError::WouldBlock) if ambient::instant() < until => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(fs::TryLockError::WouldBlock) => {
@@ -92,15 +93,15 @@ fn open(path: &Path) -> Result<File> {
     })
 }
 
-/// Who holds the lock, for a message.
+/// Says who holds the lock, for a message.
 fn holder(path: &Path) -> String {
     let text = read_unfollowed(path, LONGEST).unwrap_or_default();
     let text = one_line(String::from_utf8_lossy(&text).trim());
     if text.is_empty() { "another process".to_owned() } else { text }
 }
 
-/// Says in the file who holds it; one that holds something else, such as another name of somebody's file, is
-/// left as it is.
+/// Writes the holder into the lock file. A file with other content, such as somebody's file under a second name, is left
+/// as it is.
 fn write_holder(file: &File) {
     let mut before = String::new();
     let read = file.take(LONGEST).read_to_string(&mut before);

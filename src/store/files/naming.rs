@@ -12,8 +12,8 @@ use super::TEMPORARY;
 use crate::ambient;
 use crate::error::{Error, Result};
 
-/// A name for a file beside `path` that is still being written. Neither another process nor another machine that
-/// shares the folder has the same, whatever their process ids are.
+/// Makes a name beside `path` for a file that is still being written. No other process has the same name, also on another
+/// machine that shares the folder, whatever the process ids are.
 ///
 /// # Errors
 /// `Internal` if the operating system has no randomness to give.
@@ -24,12 +24,12 @@ pub fn temporary_beside(path: &Path) -> Result<PathBuf> {
     Ok(path.with_file_name(format!("{name}.{}-{number}.{TEMPORARY}", own_token()?)))
 }
 
-/// Whether this process has made that temporary name.
+/// Whether this process has made the temporary name.
 pub fn is_own_temporary(name: &str) -> bool {
     own_token().is_ok_and(|token| name.contains(&format!(".{token}-")))
 }
 
-/// Random digits that tell this process apart from all others, also from one with the same process id in another
+/// Returns random digits that tell this process from all others, also from a process with the same process id in another
 /// container or on another machine.
 fn own_token() -> Result<&'static str> {
     static TOKEN: OnceLock<String> = OnceLock::new();
@@ -63,7 +63,7 @@ pub fn move_new(from: &Path, to: &Path) -> Result<()> {
 
 type Move = fn(&Path, &Path) -> io::Result<()>;
 
-/// By `link`; on a file system that knows no links, by `rename`.
+/// Moves a file by `link`, or by `rename` on a file system that knows no links.
 fn move_by(link: Move, rename: Move, from: &Path, to: &Path) -> io::Result<()> {
     match link(from, to) {
         Err(error) if is_unsupported(&error) => rename(from, to),
@@ -73,12 +73,12 @@ fn move_by(link: Move, rename: Move, from: &Path, to: &Path) -> io::Result<()> {
 
 fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to)?;
-    // The file has its new name; that it keeps the old one as well does no harm.
+    // If the file keeps its old name beside the new one, that does no harm.
     let _ = fs::remove_file(from);
     Ok(())
 }
 
-/// Whether the file system does not know what was asked of it. Linux says EPERM where it knows no links (vfat, exfat).
+/// Whether the file system does not know the operation. Linux returns EPERM where it knows no links (vfat, exfat).
 fn is_unsupported(error: &io::Error) -> bool {
     let unsupported = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
     Errno::from_io_error(error).is_some_and(|errno| unsupported.contains(&errno))

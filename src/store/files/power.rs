@@ -1,8 +1,8 @@
-//! What a power cut would take: for tests, the door to the disk writes down what is not durable yet.
+//! A log of the changes that a power cut would undo, which tests use to simulate one.
 //!
-//! With `BACKWHEN_TEST_POWER=FOLDER` every act is a line in `FOLDER/log`, its fields parted by tabs: what
-//! may be lost is written down before it is done, what makes it durable after. A removed file is kept in
-//! the folder, since a removal may be lost too. `tests/servers/crash` takes away what the log says.
+//! With `BACKWHEN_TEST_POWER=FOLDER`, every act is a line in `FOLDER/log` with fields between tabs. A change that may be
+//! lost is logged before it is made, and a sync after it is done. A removed file is kept in the folder, since a removal may
+//! be lost too. `tests/servers/crash` undoes the changes that the log names.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -59,7 +59,7 @@ pub(in crate::store) fn linking(temporary: &Path, path: &Path) {
     }
 }
 
-/// `path` is about to go.
+/// `path` is about to be removed.
 pub(in crate::store) fn removing(path: &Path) {
     if let Some(log) = log() {
         static NEXT: AtomicU64 = AtomicU64::new(0);

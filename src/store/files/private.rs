@@ -1,7 +1,7 @@
-//! Opening files so that nobody else can read what is made, and no symbolic link leads elsewhere.
+//! Opens files so that nobody else can read a new file, and no symbolic link leads elsewhere.
 //!
-//! Who may write into the history's folder can put a link there. The last part of a path is never followed for
-//! what is written in place: locks, live state, open segments, temporary names and the catalog.
+//! Somebody who may write into the history's folder can put a link there. A link in the last part of a path is never
+//! followed for files that are written in place: locks, live state, open segments, temporary files and the catalog.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
-/// Options that follow no link, make what they make for its owner alone, and wait for no reader of a pipe.
+/// Returns options that follow no link, make files for their owner alone, and do not wait for the reader of a pipe.
 pub fn unfollowed() -> OpenOptions {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = OpenOptions::new();
@@ -25,20 +25,20 @@ pub fn unfollowed() -> OpenOptions {
 /// Makes a file for its owner alone, to be written.
 ///
 /// # Errors
-/// `AlreadyExists` if there is anything of that name, be it a link that leads nowhere.
+/// `AlreadyExists` if the name is taken, even by a link that leads nowhere.
 pub fn create_private(path: &Path) -> io::Result<File> {
     unfollowed().read(true).write(true).create_new(true).open(path)
 }
 
-/// Makes one folder for its owner alone; one that another process has just made is as good.
+/// Makes one folder for its owner alone. A folder that another process has just made is as good.
 pub(super) fn create_folder_alone(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
 }
 
-/// Reads a file that others may have put there: no link, no pipe, and no more than `most` bytes.
+/// Reads a file that others may have put there. It must be no link and no pipe, and have at most `most` bytes.
 ///
 /// # Errors
-/// `InvalidData` if it is anything else; otherwise of the disk.
+/// `InvalidData` if it is anything else; otherwise an error of the disk.
 pub fn read_unfollowed(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let file = unfollowed().read(true).open(path)?;
@@ -51,7 +51,7 @@ pub fn read_unfollowed(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// `path` with links in the folder's own path resolved, for a program that takes offence at any of them.
+/// Returns `path` with the links in the path of its folder resolved, for a program that accepts no link in a path.
 pub fn real_place(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match (parent.canonicalize(), path.file_name()) {
@@ -65,7 +65,7 @@ pub fn is_link(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
 }
 
-/// Whether others than the owner have any right on what is at `path`.
+/// Whether others than the owner have any right on the file or folder at `path`.
 pub fn is_open_to_others(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }

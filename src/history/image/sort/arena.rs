@@ -1,6 +1,6 @@
-//! Rows in memory: all bytes in one piece, and a short entry for each row.
+//! Rows in memory: the bytes of all rows in one piece, and a short entry for each row.
 
-/// What is compared and moved when sorting.
+/// The entry of a row, which sorting compares and moves.
 #[derive(Clone, Copy)]
 struct Slot {
     /// The first eight bytes of the key, so that most comparisons touch no other memory.
@@ -10,7 +10,7 @@ struct Slot {
     line_len: u32,
 }
 
-/// Rows as key and line, in the order of pushing until sorted.
+/// Rows as key and line, in the order in which they were pushed until they are sorted.
 pub struct Arena {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
@@ -32,12 +32,12 @@ impl Arena {
         self.slots.is_empty()
     }
 
-    /// The bytes of memory in use once the row is in.
+    /// Returns the bytes of memory that are in use once the row is pushed.
     pub fn cost_with(&self, key: &[u8], line: &[u8]) -> usize {
         self.bytes.len() + key.len() + line.len() + (self.slots.len() + 1) * size_of::<Slot>()
     }
 
-    /// Key and line are shorter than 4 GiB each.
+    /// Takes a row. Key and line must be shorter than 4 GiB each.
     pub fn push(&mut self, key: &[u8], line: &[u8]) {
         if let Some(last) = self.slots.last() {
             self.sorted = self.sorted && row(&self.bytes, last) <= (key, line);
@@ -63,7 +63,7 @@ impl Arena {
         self.sorted = true;
     }
 
-    /// The row at a place below [`Arena::len`].
+    /// Returns the row at a place below [`Arena::len`].
     pub fn get(&self, at: usize) -> (&[u8], &[u8]) {
         row(&self.bytes, &self.slots[at])
     }
@@ -81,7 +81,7 @@ fn row<'a>(bytes: &'a [u8], slot: &Slot) -> (&'a [u8], &'a [u8]) {
     (&bytes[slot.start..line], &bytes[line..line + slot.line_len as usize])
 }
 
-/// Orders as the key does, except that it cannot tell zeros from the key's end.
+/// Returns a number that orders as the key does, except that it cannot tell zeros from the key's end.
 fn prefix(key: &[u8]) -> u64 {
     let mut first = [0; 8];
     let len = key.len().min(8);

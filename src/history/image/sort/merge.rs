@@ -1,54 +1,54 @@
-//! Merging sorted sources of rows.
+//! Merges sorted sources of rows.
 
 use super::arena::Arena;
 use super::run::{Run, RunReader};
 use crate::error::Result;
 
-/// Sorted rows, from memory or from disk.
-pub enum Source {
+/// A source of sorted rows, in memory or on disk.
+pub enum RowSource {
     Memory { arena: Arena, next: usize },
     Run(Box<RunReader>),
 }
 
-impl Source {
-    /// The rows of a sorted arena.
-    pub fn memory(arena: Arena) -> Source {
-        Source::Memory { arena, next: 0 }
+impl RowSource {
+    /// Makes a source of the rows of a sorted arena.
+    pub fn memory(arena: Arena) -> RowSource {
+        RowSource::Memory { arena, next: 0 }
     }
 
-    pub fn run(run: Run) -> Result<Source> {
-        Ok(Source::Run(Box::new(RunReader::open(run)?)))
+    pub fn run(run: Run) -> Result<RowSource> {
+        Ok(RowSource::Run(Box::new(RunReader::open(run)?)))
     }
 
     /// Goes to the next row; false if there is none.
     fn advance(&mut self) -> Result<bool> {
         match self {
-            Source::Memory { arena, next } => {
+            RowSource::Memory { arena, next } => {
                 *next += 1;
                 Ok(*next <= arena.len())
             }
-            Source::Run(reader) => reader.advance(),
+            RowSource::Run(reader) => reader.advance(),
         }
     }
 
-    /// The row that [`Source::advance`] went to.
+    /// Returns the row that [`RowSource::advance`] went to.
     fn row(&self) -> (&[u8], &[u8]) {
         match self {
-            Source::Memory { arena, next } => arena.get(next - 1),
-            Source::Run(reader) => reader.row(),
+            RowSource::Memory { arena, next } => arena.get(next - 1),
+            RowSource::Run(reader) => reader.row(),
         }
     }
 }
 
 /// A heap of sources, the one with the first row on top.
 pub struct Merge {
-    heap: Vec<Source>,
-    /// Whether the top's row has been given out.
+    heap: Vec<RowSource>,
+    /// Whether the row of the top source has been returned already.
     given: bool,
 }
 
 impl Merge {
-    pub fn new(sources: Vec<Source>) -> Result<Merge> {
+    pub fn new(sources: Vec<RowSource>) -> Result<Merge> {
         let mut heap = Vec::with_capacity(sources.len());
         for mut source in sources {
             if source.advance()? {
@@ -62,7 +62,7 @@ impl Merge {
         Ok(merge)
     }
 
-    /// The next row, its key and line.
+    /// Returns the key and line of the next row.
     pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         if self.given {
             if !self.heap[0].advance()? {
@@ -71,7 +71,7 @@ impl Merge {
             self.sift_down(0);
         }
         self.given = !self.heap.is_empty();
-        Ok(self.heap.first().map(Source::row))
+        Ok(self.heap.first().map(RowSource::row))
     }
 
     fn sift_down(&mut self, mut at: usize) {

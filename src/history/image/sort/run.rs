@@ -1,12 +1,13 @@
-//! Sorted rows on disk: unnamed files, which are gone with the process.
+//! Sorted rows on disk, in unnamed files that are gone with the process.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
+use crate::ambient;
 use crate::error::{Context, Kind, Result};
 
-/// Runs are written and read once: speed counts, not size.
+/// The level of compression. Runs are written and read once, so speed counts more than size.
 const LEVEL: i32 = -1;
 
 const BUFFER: usize = 64 << 10;
@@ -19,7 +20,7 @@ pub struct RunWriter {
 
 impl RunWriter {
     pub fn create(scratch: &Path) -> Result<RunWriter> {
-        let encoder = tempfile::tempfile_in(scratch).and_then(|file| {
+        let encoder = ambient::nameless_file(scratch).and_then(|file| {
             let mut encoder = zstd::Encoder::new(file, LEVEL)?;
             encoder.include_checksum(true)?;
             Ok(encoder)
@@ -40,7 +41,7 @@ impl RunWriter {
         self.last = Some((key.to_vec(), line.to_vec()));
     }
 
-    /// Key and line are shorter than 4 GiB each.
+    /// Writes a row. Key and line must be shorter than 4 GiB each.
     pub fn push(&mut self, (key, line): (&[u8], &[u8])) -> Result<()> {
         let mut lengths = [0; 8];
         lengths[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
@@ -92,14 +93,14 @@ impl RunReader {
         self.read().context(Kind::Unavailable, cannot_read)
     }
 
-    /// The row that [`RunReader::advance`] went to.
+    /// Returns the row that [`RunReader::advance`] went to.
     pub fn row(&self) -> (&[u8], &[u8]) {
         (&self.key, &self.line)
     }
 
     fn read(&mut self) -> io::Result<bool> {
         let mut lengths = [0; 8];
-        // Nothing at all is the end; a part of the lengths is a fault.
+        // No byte is the end of the run; a part of the lengths is a fault.
         if self.input.read(&mut lengths[..1])? == 0 {
             return Ok(false);
         }
@@ -111,7 +112,7 @@ impl RunReader {
     }
 }
 
-/// Reads `len` bytes, taking memory only as they come.
+/// Reads `len` bytes, and takes memory only as they come.
 fn fill(input: &mut impl Read, into: &mut Vec<u8>, len: u32) -> io::Result<()> {
     into.clear();
     let read = input.take(len.into()).read_to_end(into)?;

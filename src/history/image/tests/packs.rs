@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::Kind;
-use crate::store::{Fault, MemoryStore};
+use crate::store::{MemoryStore, StoreFault};
 
 fn table(keys: std::ops::Range<u32>) -> Table {
     let mut table = Table::new();
@@ -78,7 +78,7 @@ fn a_writer_that_is_dropped_leaves_nothing() {
 fn a_pack_that_is_there_already_is_not_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let write = || {
-        let writer = Packs::new(store(folder.path()), Arc::new(FolderDirectory::default()));
+        let writer = Packs::new(store(folder.path()), Arc::new(MemoryDirectory::default()));
         writer.put(BlockKind::Other, b"something").unwrap();
         writer.finish().unwrap().packs
     };
@@ -137,24 +137,24 @@ fn a_pack_under_another_name_is_found_out() {
     let name = writer.finish().unwrap().packs.remove(0);
     let other = pack_path(folder.path(), &"0".repeat(32));
     std::fs::rename(pack_path(folder.path(), &name), &other).unwrap();
-    assert_eq!(FolderDirectory::scan(&*store(folder.path())).err().unwrap().kind(), Kind::Damaged);
+    assert_eq!(MemoryDirectory::scan(&*store(folder.path())).err().unwrap().kind(), Kind::Damaged);
     assert_eq!(check_pack(folder.path(), &"0".repeat(32)).faults.len(), 1);
 }
 
 #[test]
 fn a_folder_that_is_not_there_holds_no_blocks() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(FolderDirectory::scan(&*store(&folder.path().join("none"))).unwrap().is_empty());
+    assert!(MemoryDirectory::scan(&*store(&folder.path().join("none"))).unwrap().is_empty());
 }
 
 #[test]
 fn a_pack_whose_put_fails_is_put_again_whole() {
-    for fault in [Fault::Fail, Fault::Tear, Fault::LoseAnswer] {
+    for fault in [StoreFault::Fail, StoreFault::Tear, StoreFault::LoseAnswer] {
         for call in 0..3 {
             let memory = MemoryStore::default();
             let store: Arc<dyn Store> = Arc::new(memory.clone());
             let write = || {
-                let writer = Packs::new(Arc::clone(&store), Arc::new(FolderDirectory::default()));
+                let writer = Packs::new(Arc::clone(&store), Arc::new(MemoryDirectory::default()));
                 let id = writer.put(BlockKind::Other, b"something")?;
                 writer.finish().map(|stats| (id, stats.packs))
             };
@@ -162,11 +162,14 @@ fn a_pack_whose_put_fails_is_put_again_whole() {
             let failed = write();
             memory.fail_at(u64::MAX >> 1, fault);
             // What the store has by now is a whole pack, or nothing.
-            let listed = FolderDirectory::scan(&*store).unwrap().len();
-            assert!(listed == 0 || failed.is_ok() || fault == Fault::LoseAnswer, "{fault:?} at call {call}");
+            let listed = MemoryDirectory::scan(&*store).unwrap().len();
+            assert!(
+                listed == 0 || failed.is_ok() || fault == StoreFault::LoseAnswer,
+                "{fault:?} at call {call}"
+            );
             let (id, packs) = write().unwrap();
             assert!(verify_pack(&*store, &pack_object(&packs[0])).unwrap().faults.is_empty());
-            let blocks = Blocks::new(Arc::clone(&store), Arc::new(FolderDirectory::scan(&*store).unwrap()));
+            let blocks = Blocks::new(Arc::clone(&store), Arc::new(MemoryDirectory::scan(&*store).unwrap()));
             assert_eq!(blocks.get(&id).unwrap(), b"something");
         }
     }

@@ -6,7 +6,7 @@ use super::super::{BlockBuilder, Journal, Segment, Writer, seal};
 use super::stream::{HISTORY, Item, START, drain, random, read_segment};
 use crate::history::key::Authorship;
 use crate::model::Lsn;
-use crate::store::{Fault, MemoryStore, Spool};
+use crate::store::{MemoryStore, Spool, StoreFault};
 
 fn read_all(journal: &Journal) -> Vec<Item> {
     let segments = journal.list().unwrap().into_iter().map(|name| Segment::open(journal, name).unwrap());
@@ -17,7 +17,7 @@ fn read_all(journal: &Journal) -> Vec<Item> {
 fn a_segment_is_never_lost_to_a_store_that_fails() {
     let items = random(41, 30, 20);
     let mut failed = 0;
-    for fault in [Fault::Fail, Fault::Tear, Fault::LoseAnswer] {
+    for fault in [StoreFault::Fail, StoreFault::Tear, StoreFault::LoseAnswer] {
         for call in 0..8 {
             let (root, memory) = (tempfile::tempdir().unwrap(), MemoryStore::default());
             let spool = Spool::new(root.path());

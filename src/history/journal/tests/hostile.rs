@@ -14,7 +14,9 @@ use super::super::name::HEADER_LEN;
 use super::super::peek::peek;
 use super::super::record::Records;
 use super::super::sections;
-use super::paths::{folder_in, held, open_segment, roll, scan_segment, seal, segments, verify_segment};
+use super::paths::{
+    folder_in, open_segment, open_segment_end, roll, scan_segment, seal, segments, verify_segment,
+};
 use super::stream::{drain, open, random};
 use crate::history::key::Authorship;
 use crate::hostile::throw;
@@ -107,7 +109,7 @@ fn read_segment(bytes: &[u8], ending: &str) -> String {
         Err(error) => error.message().replace(&folder.path().display().to_string(), ""),
     };
     if ending == "open" {
-        outcome += &format!("{}", held(&path, &Authorship::Unkeyed).is_ok());
+        outcome += &format!("{}", open_segment_end(&path, &Authorship::Unkeyed).is_ok());
     }
     // Without the second look that a writer at work would deserve.
     let opened = if ending == "open" {

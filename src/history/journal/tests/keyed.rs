@@ -40,9 +40,10 @@ fn build(folder: &Path, items: &[Item], authorship: &Authorship, sealed: bool) -
 /// All messages and idle marks, as bytes.
 fn read(path: &Path, authorship: &Authorship) -> Result<Vec<Vec<u8>>> {
     // Looks once; nobody writes here.
-    let segment = match path.extension().is_some_and(|ending| ending == "open") {
-        true => scan_segment(path, authorship)?,
-        false => open_segment(path, authorship)?,
+    let segment = if path.extension().is_some_and(|ending| ending == "open") {
+        scan_segment(path, authorship)?
+    } else {
+        open_segment(path, authorship)?
     };
     let mut events = Vec::new();
     segment.read(Lsn::ZERO, Lsn::MAX, &mut |event| {

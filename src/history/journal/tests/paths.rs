@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::{Footer, Held, Journal, Recovered, Report, Segment, SegmentName, SegmentSummary, Writer};
+use super::super::{
+    Footer, Journal, OpenSegmentEnd, RecoveredJournal, Segment, SegmentName, SegmentReport, SegmentSummary,
+    Writer,
+};
 use crate::error::Result;
 use crate::history::key::Authorship;
 use crate::model::Lsn;
@@ -35,7 +38,7 @@ pub(super) fn open_writer(
     epoch: u32,
     start: Lsn,
     authorship: &Authorship,
-) -> Result<(Writer, Recovered)> {
+) -> Result<(Writer, RecoveredJournal)> {
     Writer::open(&Journal::in_folder(root, authorship), history, epoch, start)
 }
 
@@ -60,7 +63,7 @@ pub(super) fn seal(path: &Path, authorship: &Authorship) -> Result<SegmentSummar
     super::super::seal(&journal, name)
 }
 
-pub(super) fn verify_segment(path: &Path, authorship: &Authorship) -> Result<Report> {
+pub(super) fn verify_segment(path: &Path, authorship: &Authorship) -> Result<SegmentReport> {
     let (journal, name) = at(path, authorship);
     super::super::verify_segment(&journal, name)
 }
@@ -75,7 +78,7 @@ pub(super) fn check_digest(path: &Path, authorship: &Authorship) -> Result<Foote
     super::super::check_digest(&*journal.store, &name.object(), authorship)
 }
 
-pub(super) fn held(path: &Path, authorship: &Authorship) -> Result<Held> {
+pub(super) fn open_segment_end(path: &Path, authorship: &Authorship) -> Result<OpenSegmentEnd> {
     let (journal, name) = at(path, authorship);
-    super::super::held(&journal, name)
+    super::super::open_segment_end(&journal, name)
 }

@@ -124,7 +124,7 @@ pub(super) fn random(seed: u64, count: usize, largest: usize) -> Vec<Item> {
     items
 }
 
-pub(super) fn open(folder: &Path) -> (Writer, super::super::Recovered) {
+pub(super) fn open(folder: &Path) -> (Writer, super::super::RecoveredJournal) {
     open_writer(folder, HISTORY, 1, START, &Authorship::Unkeyed).unwrap()
 }
 

@@ -41,7 +41,7 @@ impl Drop for File {
     fn drop(&mut self) {
         drop(self.connection.take());
         // The temporary file no longer exists if it was renamed.
-        let _ = std::fs::remove_file(&self.temporary);
+        files::discard(&self.temporary);
     }
 }
 

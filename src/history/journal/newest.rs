@@ -1,23 +1,23 @@
-//! Looks at what an epoch's newest segment consists of, before the writer decides.
+//! Looks at the forms of an epoch's newest segment, before the writer decides what to do with them.
 
-use super::fault::Fault;
+use super::fault::SegmentFault;
 use super::footer::Footer;
 use super::name::SegmentName;
 use super::place::Journal;
-use super::recovery::{Open, Sealed};
+use super::recovery::{OpenForm, SealedForm};
 use super::verify;
 use super::walk::{Tail, Walk, walk};
 use crate::error::{Error, Kind, Result};
 
 /// The forms of an epoch's newest segment, and the facts that the recovery table asks for.
-pub(super) struct Found {
+pub(super) struct NewestSegment {
     /// The segment, in the form in which it was found; `None` if the epoch has no segment.
     pub(super) name: Option<SegmentName>,
-    pub(super) open: Open,
+    pub(super) open: OpenForm,
     pub(super) walk: Option<Walk>,
-    pub(super) sealed: Sealed,
+    pub(super) sealed: SealedForm,
     pub(super) footer: Option<Footer>,
-    /// What is wrong with either, in words.
+    /// The fault of the first form that has one.
     pub(super) fault: Option<Error>,
     /// Finished open segments, oldest first, also of earlier epochs.
     pub(super) unsealed: Vec<SegmentName>,
@@ -26,7 +26,7 @@ pub(super) struct Found {
 /// # Errors
 /// `Unavailable` if a segment cannot be read, `Refused` if a sealed one is of another history,
 /// `Internal` if a later epoch has begun.
-pub(super) fn find(journal: &Journal, history: [u8; 16], epoch: u32) -> Result<Found> {
+pub(super) fn find(journal: &Journal, history: [u8; 16], epoch: u32) -> Result<NewestSegment> {
     let names = journal.list_all()?;
     if let Some(later) = names.iter().find(|name| name.epoch > epoch) {
         return Err(Error::internal(format!(
@@ -38,12 +38,12 @@ pub(super) fn find(journal: &Journal, history: [u8; 16], epoch: u32) -> Result<F
     let newest = names.iter().filter(|name| name.epoch == epoch).map(|name| name.start).max();
     let (newest, older): (Vec<_>, Vec<_>) =
         names.into_iter().partition(|name| name.epoch == epoch && Some(name.start) == newest);
-    let mut found = Found {
+    let mut found = NewestSegment {
         // The open form, if both are there, as it sorts first.
         name: newest.first().copied(),
-        open: Open::Missing,
+        open: OpenForm::Missing,
         walk: None,
-        sealed: Sealed::Missing,
+        sealed: SealedForm::Missing,
         footer: None,
         fault: None,
         unsealed: older.into_iter().filter(|name| !name.sealed).collect(),
@@ -58,32 +58,32 @@ pub(super) fn find(journal: &Journal, history: [u8; 16], epoch: u32) -> Result<F
     Ok(found)
 }
 
-impl Found {
+impl NewestSegment {
     fn look_at_open(&mut self, journal: &Journal, name: SegmentName, history: [u8; 16]) -> Result<()> {
         let bytes = journal.open(name)?;
         self.open = match bytes.header() {
-            Err(Fault::Newer) => Open::Newer,
+            Err(SegmentFault::Newer) => OpenForm::Newer,
             Err(fault) => {
                 self.fault.get_or_insert(bytes.fault(0, fault));
-                Open::BadHeader
+                OpenForm::BadHeader
             }
-            Ok(header) if header.history != history => Open::Foreign,
+            Ok(header) if header.history != history => OpenForm::Foreign,
             Ok(header) if !header.agrees_with(name) => {
-                let fault = Fault::bad("the header names another epoch or start than the file's name");
+                let fault = SegmentFault::bad("the header names another epoch or start than the file's name");
                 self.fault.get_or_insert(bytes.fault(0, fault));
-                Open::Misnamed
+                OpenForm::Misnamed
             }
             Ok(header) => {
                 let key = header.key(name, &journal.authorship).map_err(|fault| bytes.fault(0, fault))?;
                 let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
                 let open = match &walk.tail {
-                    Tail::Whole => Open::Whole,
-                    Tail::Incomplete => Open::Incomplete,
-                    Tail::Torn => Open::Torn,
-                    Tail::Newer => Open::Newer,
+                    Tail::Whole => OpenForm::Whole,
+                    Tail::Incomplete => OpenForm::Incomplete,
+                    Tail::Torn => OpenForm::Torn,
+                    Tail::Newer => OpenForm::Newer,
                     Tail::Damaged { offset, what } => {
-                        self.fault.get_or_insert(bytes.fault(*offset, Fault::bad(what)));
-                        Open::Damaged
+                        self.fault.get_or_insert(bytes.fault(*offset, SegmentFault::bad(what)));
+                        OpenForm::Damaged
                     }
                 };
                 self.walk = Some(walk);
@@ -100,12 +100,12 @@ impl Found {
         self.sealed = match verify::check_digest(&*journal.store, &name.object(), &journal.authorship) {
             Ok(footer) => {
                 self.footer = Some(footer);
-                Sealed::Valid
+                SealedForm::Valid
             }
-            Err(error) if error.kind() == Kind::Refused => Sealed::Newer,
+            Err(error) if error.kind() == Kind::Refused => SealedForm::Newer,
             Err(error) if error.kind() == Kind::Damaged => {
                 self.fault.get_or_insert(error);
-                Sealed::Invalid
+                SealedForm::Invalid
             }
             Err(error) => return Err(error),
         };
