@@ -110,9 +110,12 @@ impl<'a> Capture<'a> {
         self.wait_until(&format!("the history reaches {target}"), |capture| capture.reached() > target);
     }
 
-    /// The position the history can be recovered to; 0 while it cannot be told.
+    /// The position the history can be recovered to; 0 while `status` cannot tell.
     fn reached(&self) -> Lsn {
-        self.timeline().and_then(|timeline| timeline.window()).map_or(Lsn::ZERO, |window| window.latest.lsn)
+        let output = self.backwhen.run(&["status", "--output", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+        let latest = status["window"]["latest"]["lsn"].as_str().unwrap_or_default();
+        latest.parse().unwrap_or(Lsn::ZERO)
     }
 
     /// How many checkpoints the history has.
