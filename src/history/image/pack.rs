@@ -212,7 +212,7 @@ impl PackReader {
     /// Reads the raw bytes of one of [`PackReader::entries`], and checks everything.
     ///
     /// # Errors
-    /// Fails as [`PackFile::read_block`] does.
+    /// `Damaged`, naming the pack and the block; `Unavailable` if the store does not answer.
     pub fn read(&self, entry: &PackEntry) -> Result<Vec<u8>> {
         let (kind, raw) = self.file.read_block(&entry.id, entry.offset, entry.stored_len.into())?;
         if kind != entry.kind || raw.len() as u64 != u64::from(entry.raw_len) {
