@@ -133,11 +133,11 @@ impl PackFile {
     }
 }
 
-trait ContextBlock {
+trait BlockContext {
     fn context_block(self, place: &str, id: &BlockId) -> Result<Vec<u8>>;
 }
 
-impl ContextBlock for Result<Option<Vec<u8>>> {
+impl BlockContext for Result<Option<Vec<u8>>> {
     fn context_block(self, place: &str, id: &BlockId) -> Result<Vec<u8>> {
         self?.ok_or_else(|| block_damaged(place, id).caused_by("the pack ends before it"))
     }
