@@ -7,7 +7,7 @@ use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::catalog::Unusable;
+use crate::history::catalog::UnusableObject;
 use crate::history::verify::{self, AcknowledgedEnd};
 use crate::model::Moment;
 use crate::past::Reading;
@@ -171,7 +171,7 @@ fn replan_from_whole_checkpoint(
     loop {
         let (past, name) = (&plan.past, plan.checkpoint.clone());
         let reading = match verify::image_fault(past.history(), past.base())? {
-            Some(why) => past.reading().without(Unusable { name, why }),
+            Some(why) => past.reading().without(UnusableObject { name, why }),
             // If the journal is damaged, any other checkpoint needs at least as much of it.
             None if first => return Ok(None),
             None => return Ok(Some(plan)),

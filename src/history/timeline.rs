@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::History;
-use super::catalog::{Catalog, CheckpointRow, SegmentRow, Unusable};
+use super::catalog::{Catalog, CheckpointRow, SegmentRow, UnusableObject};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
 use super::journal::{Mark, Segment, SegmentName, SegmentSummary};
@@ -20,7 +20,7 @@ pub struct Timeline {
     /// Oldest first.
     pub stretches: Vec<Stretch>,
     /// The damaged checkpoints and packs, and why they are.
-    pub unusable: Vec<Unusable>,
+    pub unusable: Vec<UnusableObject>,
     /// The objects that may be missing, if moments were expired.
     pub expired: Option<Expiry>,
 }

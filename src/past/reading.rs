@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::history::History;
-use crate::history::catalog::{Catalog, Unusable};
+use crate::history::catalog::{Catalog, UnusableObject};
 use crate::history::image::Blocks;
 use crate::history::segments::Segments;
 use crate::history::timeline::{Stretch, Timeline};
@@ -96,7 +96,7 @@ impl Reading {
 
     /// Returns a reading of the same history that passes over a checkpoint that turned out to be damaged.
     #[must_use]
-    pub fn without(&self, checkpoint: Unusable) -> Reading {
+    pub fn without(&self, checkpoint: UnusableObject) -> Reading {
         let mut timeline = Timeline::clone(&self.timeline);
         timeline.unusable.push(checkpoint);
         Reading { opened: Arc::clone(&self.opened), timeline: Arc::new(timeline) }

@@ -218,6 +218,9 @@ mod tests {
                 && missed.to_string().contains("backwhen repair"),
             "{missed}"
         );
+        for kind in [ObjectKind::Pack, ObjectKind::Segment] {
+            assert_eq!(folder.list(kind).unwrap_err().kind(), Kind::Damaged, "{kind:?}");
+        }
         assert_eq!(folder.list(ObjectKind::Evidence).unwrap(), vec![], "older histories have none");
     }
 }

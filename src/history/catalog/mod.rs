@@ -32,12 +32,12 @@ pub struct Catalog {
     /// its catalog too. The places of blocks need no tag, as a block is checked against its name.
     authorship: Authorship,
     /// Manifests and packs that could not be read. They are passed over, and read again by each synchronisation.
-    unusable: Mutex<Vec<Unusable>>,
+    unusable: Mutex<Vec<UnusableObject>>,
 }
 
 /// A damaged object, of which nothing is in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable {
+pub struct UnusableObject {
     /// A checkpoint's id, or a pack's name.
     pub name: String,
     pub why: String,
@@ -94,7 +94,7 @@ impl Catalog {
     }
 
     /// Returns the objects that were damaged when the catalog was last brought up to date.
-    pub fn unusable(&self) -> Vec<Unusable> {
+    pub fn unusable(&self) -> Vec<UnusableObject> {
         self.unusable.lock().map(|unusable| unusable.clone()).unwrap_or_default()
     }
 

@@ -27,7 +27,7 @@ impl Catalog {
     /// `Internal` if the catalog fails.
     pub fn segments(&self) -> Result<Vec<SegmentRow>> {
         let rows = read_segments(&*self.connection()?)?;
-        let parse = |row: Tagged<SegmentText>| {
+        let parse = |row: TaggedRow<SegmentText>| {
             let row = row.believed(&self.authorship)?;
             let summary = serde_json::from_str(&row.summary).context(Kind::Internal, failed)?;
             let name = SegmentName { epoch: row.epoch, start: row.start, sealed: true };
@@ -38,13 +38,13 @@ impl Catalog {
 }
 
 /// A row with the tag that it was found with.
-pub(super) struct Tagged<T> {
+pub(super) struct TaggedRow<T> {
     row: T,
     tag: Option<Vec<u8>>,
 }
 
 /// A row whose content a tag vouches for.
-pub(super) trait TaggedContent {
+pub(super) trait RowContent {
     fn content(&self) -> Result<Vec<u8>>;
 
     fn tag(&self, authorship: &Authorship) -> Result<Option<Tag>> {
@@ -52,7 +52,7 @@ pub(super) trait TaggedContent {
     }
 }
 
-impl<T: TaggedContent> Tagged<T> {
+impl<T: RowContent> TaggedRow<T> {
     /// # Errors
     /// `Internal` if the row could not be written out.
     pub(super) fn is_believed(&self, authorship: &Authorship) -> Result<bool> {
@@ -80,14 +80,14 @@ pub(super) struct SegmentText {
     pub(super) summary: String,
 }
 
-impl TaggedContent for SegmentText {
+impl RowContent for SegmentText {
     fn content(&self) -> Result<Vec<u8>> {
         let fields = ("segment", self.epoch, self.start, &self.name, self.bytes, &self.summary);
         serde_json::to_vec(&fields).context(Kind::Internal, failed)
     }
 }
 
-impl TaggedContent for CheckpointRow {
+impl RowContent for CheckpointRow {
     fn content(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(&("checkpoint", self)).context(Kind::Internal, failed)
     }
@@ -128,8 +128,8 @@ pub(super) fn believed_checkpoints(
     believed(read_checkpoints(connection)?, authorship, |row| row.id)
 }
 
-fn believed<T: TaggedContent>(
-    rows: Vec<Tagged<T>>,
+fn believed<T: RowContent>(
+    rows: Vec<TaggedRow<T>>,
     authorship: &Authorship,
     name: impl Fn(T) -> String,
 ) -> Result<BTreeSet<String>> {
@@ -187,7 +187,7 @@ pub(super) fn put_checkpoint(
         .context(Kind::Internal, failed)
 }
 
-fn read_checkpoints(connection: &Connection) -> Result<Vec<Tagged<CheckpointRow>>> {
+fn read_checkpoints(connection: &Connection) -> Result<Vec<TaggedRow<CheckpointRow>>> {
     let query = "SELECT id, epoch, lsn, time, label, origin, rows, bytes_new, bytes_total, tag \
                  FROM checkpoints ORDER BY epoch, lsn, id";
     all(connection, query, |row| {
@@ -202,11 +202,11 @@ fn read_checkpoints(connection: &Connection) -> Result<Vec<Tagged<CheckpointRow>
             bytes_new: row.get::<_, i64>(7)? as u64,
             bytes_total: row.get::<_, i64>(8)? as u64,
         };
-        Ok(Tagged { row: checkpoint, tag: row.get(9)? })
+        Ok(TaggedRow { row: checkpoint, tag: row.get(9)? })
     })
 }
 
-fn read_segments(connection: &Connection) -> Result<Vec<Tagged<SegmentText>>> {
+fn read_segments(connection: &Connection) -> Result<Vec<TaggedRow<SegmentText>>> {
     let query = "SELECT epoch, start, path, bytes, summary, tag FROM segments ORDER BY epoch, start";
     all(connection, query, |row| {
         let segment = SegmentText {
@@ -216,7 +216,7 @@ fn read_segments(connection: &Connection) -> Result<Vec<Tagged<SegmentText>>> {
             bytes: row.get::<_, i64>(3)? as u64,
             summary: row.get(4)?,
         };
-        Ok(Tagged { row: segment, tag: row.get(5)? })
+        Ok(TaggedRow { row: segment, tag: row.get(5)? })
     })
 }
 

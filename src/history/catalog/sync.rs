@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, params};
 
 use super::rows::{self, SegmentText, names};
-use super::{Catalog, CheckpointRow, Unusable, failed};
+use super::{Catalog, CheckpointRow, UnusableObject, failed};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -40,9 +40,9 @@ impl Catalog {
 }
 
 /// Notes a damaged object, so that the others are indexed all the same; hands on any other error.
-fn pass_over(name: &str, error: Error, unusable: &mut Vec<Unusable>) -> Result<()> {
+fn pass_over(name: &str, error: Error, unusable: &mut Vec<UnusableObject>) -> Result<()> {
     match error.kind() {
-        Kind::Damaged => unusable.push(Unusable { name: name.to_owned(), why: error.to_string() }),
+        Kind::Damaged => unusable.push(UnusableObject { name: name.to_owned(), why: error.to_string() }),
         _ => return Err(error),
     }
     Ok(())
@@ -74,7 +74,7 @@ fn segments(connection: &Connection, history: &History) -> Result<()> {
     Ok(())
 }
 
-fn checkpoints(connection: &Connection, history: &History) -> Result<Vec<Unusable>> {
+fn checkpoints(connection: &Connection, history: &History) -> Result<Vec<UnusableObject>> {
     let mut unusable = Vec::new();
     let found = checkpoint_ids(history)?;
     let believed = rows::believed_checkpoints(connection, history.authorship())?;
@@ -97,7 +97,7 @@ fn checkpoints(connection: &Connection, history: &History) -> Result<Vec<Unusabl
     Ok(unusable)
 }
 
-fn packs(connection: &Connection, history: &History) -> Result<Vec<Unusable>> {
+fn packs(connection: &Connection, history: &History) -> Result<Vec<UnusableObject>> {
     let mut unusable = Vec::new();
     let found = history.store().list_sorted(ObjectKind::Pack)?;
     let mut known = names(connection, "SELECT name FROM packs")?;

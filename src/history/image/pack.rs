@@ -133,11 +133,11 @@ impl PackFile {
     }
 }
 
-trait ContextBlock {
+trait BlockContext {
     fn context_block(self, place: &str, id: &BlockId) -> Result<Vec<u8>>;
 }
 
-impl ContextBlock for Result<Option<Vec<u8>>> {
+impl BlockContext for Result<Option<Vec<u8>>> {
     fn context_block(self, place: &str, id: &BlockId) -> Result<Vec<u8>> {
         self?.ok_or_else(|| block_damaged(place, id).caused_by("the pack ends before it"))
     }
@@ -212,7 +212,7 @@ impl PackReader {
     /// Reads the raw bytes of one of [`PackReader::entries`], and checks everything.
     ///
     /// # Errors
-    /// Fails as [`PackFile::read_block`] does.
+    /// `Damaged`, naming the pack and the block; `Unavailable` if the store does not answer.
     pub fn read(&self, entry: &PackEntry) -> Result<Vec<u8>> {
         let (kind, raw) = self.file.read_block(&entry.id, entry.offset, entry.stored_len.into())?;
         if kind != entry.kind || raw.len() as u64 != u64::from(entry.raw_len) {

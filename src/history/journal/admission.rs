@@ -1,6 +1,6 @@
 //! Decides which logical messages of the stream the journal takes.
 
-use super::peek::{Peek, peek};
+use super::peek::{PeekedMessage, peek};
 use crate::signal::key::MessageKey;
 
 /// Looks at the stream's messages in their order. Any role that may connect to the source can write logical messages, as
@@ -21,9 +21,9 @@ impl Admission {
     pub fn admits(&mut self, message: &[u8]) -> bool {
         let Some(b'B' | b'C' | b'M') = message.first() else { return true };
         match peek(message) {
-            Some(Peek::Begin { xid, .. }) => self.transaction = Some(xid),
-            Some(Peek::Commit { .. }) => self.transaction = None,
-            Some(Peek::Logical { transactional, prefix, content, .. }) => {
+            Some(PeekedMessage::Begin { xid, .. }) => self.transaction = Some(xid),
+            Some(PeekedMessage::Commit { .. }) => self.transaction = None,
+            Some(PeekedMessage::Logical { transactional, prefix, content, .. }) => {
                 return self.key.admits(prefix, self.transaction.filter(|_| transactional), content);
             }
             // The block builder refuses such a message, and says why.

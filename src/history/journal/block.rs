@@ -122,15 +122,15 @@ impl BlockHeader {
 }
 
 /// A header as it lies in a segment, whose checksum is not checked yet.
-struct Unchecked {
+struct UncheckedHeader {
     bytes: [u8; HEADER_LEN],
     header: BlockHeader,
 }
 
-impl Unchecked {
+impl UncheckedHeader {
     /// Reads the header at `offset`. `room` is the number of bytes from there to the end of the stretch where blocks can
     /// lie.
-    fn read(object: &dyn Object, offset: u64, room: u64) -> Result<Unchecked, SegmentFault> {
+    fn read(object: &dyn Object, offset: u64, room: u64) -> Result<UncheckedHeader, SegmentFault> {
         if room < HEADER_LEN as u64 {
             return Err(SegmentFault::bad("a block's header is cut short"));
         }
@@ -154,7 +154,7 @@ impl Unchecked {
         if header.whole_len() > room {
             return Err(SegmentFault::bad("a block is cut short"));
         }
-        Ok(Unchecked { bytes, header })
+        Ok(UncheckedHeader { bytes, header })
     }
 
     /// Checks the header. `crc` is the checksum of the payload, appended to the checksum of the header.
@@ -183,7 +183,7 @@ impl Unchecked {
 
 /// Checks the block at `offset` without keeping its payload.
 pub(super) fn check(object: &dyn Object, offset: u64, room: u64) -> Result<BlockHeader, SegmentFault> {
-    checked(Unchecked::read(object, offset, room)?, object, offset, |_| {}).map(|(header, _)| header)
+    checked(UncheckedHeader::read(object, offset, room)?, object, offset, |_| {}).map(|(header, _)| header)
 }
 
 /// The digest and the tag of a block, which prove who wrote it.
@@ -199,7 +199,7 @@ pub(super) fn check_with_proof(
     offset: u64,
     room: u64,
 ) -> Result<(BlockHeader, BlockProof), SegmentFault> {
-    let unchecked = Unchecked::read(object, offset, room)?;
+    let unchecked = UncheckedHeader::read(object, offset, room)?;
     let mut hasher = unchecked.header.hasher();
     let (header, tag) = checked(unchecked, object, offset, |payload| {
         hasher.update(payload);
@@ -208,7 +208,7 @@ pub(super) fn check_with_proof(
 }
 
 fn checked(
-    unchecked: Unchecked,
+    unchecked: UncheckedHeader,
     object: &dyn Object,
     offset: u64,
     mut see: impl FnMut(&[u8]),
@@ -252,7 +252,7 @@ pub(super) fn read(
     room: u64,
     expected: Option<&Digest>,
 ) -> Result<ReadBlock, SegmentFault> {
-    let unchecked = Unchecked::read(object, offset, room)?;
+    let unchecked = UncheckedHeader::read(object, offset, room)?;
     // The block is no longer than the segment: `read` has compared its length with the room.
     let mut stored = vec![0; unchecked.header.stored_len as usize + unchecked.header.tag_len()];
     read_exact(object, &mut stored, offset + HEADER_LEN as u64)?;

@@ -4,7 +4,7 @@ use std::mem;
 use std::ops::Range;
 
 use super::block::{ENDS_INSIDE, MAX_RAW, STARTS_INSIDE};
-use super::peek::{Peek, peek};
+use super::peek::{PeekedMessage, peek};
 use super::record;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
@@ -120,21 +120,23 @@ impl BlockBuilder {
             return Err(nonsense("a message that is unknown or cut short", message));
         };
         match (peeked, self.transaction) {
-            (Peek::Begin { commit_lsn, .. }, None) => {
+            (PeekedMessage::Begin { commit_lsn, .. }, None) => {
                 let repeat = commit_lsn < self.complete.frontier;
                 self.append(message, repeat)?;
                 self.transaction = Some(Transaction { commit_lsn, repeat });
             }
-            (Peek::Begin { .. }, Some(_)) => return Err(nonsense("Begin inside a transaction", message)),
-            (Peek::Commit { commit_lsn, end_lsn }, Some(open)) if commit_lsn == open.commit_lsn => {
+            (PeekedMessage::Begin { .. }, Some(_)) => {
+                return Err(nonsense("Begin inside a transaction", message));
+            }
+            (PeekedMessage::Commit { commit_lsn, end_lsn }, Some(open)) if commit_lsn == open.commit_lsn => {
                 if end_lsn < commit_lsn {
                     return Err(nonsense("Commit that ends before it starts", message));
                 }
                 self.append(message, open.repeat)?;
                 self.commit(open, end_lsn);
             }
-            (Peek::Commit { .. }, _) => return Err(nonsense("Commit without its Begin", message)),
-            (Peek::Logical { transactional: false, lsn, .. }, None) => {
+            (PeekedMessage::Commit { .. }, _) => return Err(nonsense("Commit without its Begin", message)),
+            (PeekedMessage::Logical { transactional: false, lsn, .. }, None) => {
                 if lsn >= self.complete.frontier {
                     self.append(message, false)?;
                     self.complete_here(self.complete.frontier);
@@ -144,7 +146,7 @@ impl BlockBuilder {
             (peeked, Some(open)) => {
                 let start = self.waiting.len();
                 self.append(message, open.repeat)?;
-                if matches!(peeked, Peek::Relation { .. }) && !open.repeat {
+                if matches!(peeked, PeekedMessage::Relation { .. }) && !open.repeat {
                     let end = self.waiting.len();
                     debug_assert!(end - start > message.len());
                     self.relations.push(end - message.len()..end);

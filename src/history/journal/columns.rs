@@ -33,14 +33,14 @@ const ROW: u64 = 3;
 
 /// The shapes and columns of a block, which are numbered in the order in which writer and reader meet them.
 #[derive(Default)]
-struct Known {
+struct ShapesAndColumns {
     /// Relation, place of the tuple in the message, place of the column → its first stream.
     columns: HashMap<(u32, u8, u16), usize>,
     /// Each shape's bytes and the first streams of its values.
     shapes: Vec<(Vec<u8>, Vec<usize>)>,
 }
 
-impl Known {
+impl ShapesAndColumns {
     /// Takes a new shape; `None` if the bytes are no shape.
     fn add(&mut self, shape: &[u8]) -> Option<()> {
         let mut streams = Vec::new();
@@ -124,7 +124,7 @@ pub(super) fn turn(raw: &[u8]) -> Option<Vec<u8>> {
     if raw.len() > LARGEST {
         return None;
     }
-    let mut turner = Turner { streams: vec![Vec::new(); FIXED], ..Turner::default() };
+    let mut turner = ColumnWriter { streams: vec![Vec::new(); FIXED], ..ColumnWriter::default() };
     for record in Records::new(raw) {
         turner.record(&record.ok()?);
     }
@@ -138,23 +138,23 @@ pub(super) fn turn(raw: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[derive(Default)]
-struct Turner {
+struct ColumnWriter {
     streams: Vec<Vec<u8>>,
-    known: Known,
+    known: ShapesAndColumns,
     numbers: HashMap<Vec<u8>, usize>,
     cut: MessageParts,
-    last: Last,
+    last: LastTransaction,
 }
 
 /// The transaction from which the numbers of the next one are counted.
 #[derive(Default)]
-struct Last {
+struct LastTransaction {
     lsn: u64,
     time: u64,
     xid: u32,
 }
 
-impl Turner {
+impl ColumnWriter {
     fn record(&mut self, record: &Record<'_>) {
         if let Record::Message(message) = record
             && self.message(message).is_some()
@@ -222,7 +222,7 @@ impl Turner {
         Some(number)
     }
 
-    fn put_delta(&mut self, stream: usize, number: u64, last: impl Fn(&mut Last) -> &mut u64) {
+    fn put_delta(&mut self, stream: usize, number: u64, last: impl Fn(&mut LastTransaction) -> &mut u64) {
         let last = last(&mut self.last);
         let step = number.wrapping_sub(*last).cast_signed();
         *last = number;
@@ -235,7 +235,7 @@ pub(super) fn turn_back(turned: &[u8], raw_len: usize) -> Option<Vec<u8>> {
     if raw_len > LARGEST {
         return None;
     }
-    let mut back = TurnerBack { streams: streams(turned)?, ..TurnerBack::default() };
+    let mut back = ColumnReader { streams: streams(turned)?, ..ColumnReader::default() };
     let mut raw = Vec::with_capacity(raw_len);
     let mut message = Vec::new();
     while !back.streams[FORMS].is_empty() {
@@ -276,14 +276,14 @@ fn streams(turned: &[u8]) -> Option<Vec<ByteReader<'_>>> {
 }
 
 #[derive(Default)]
-struct TurnerBack<'a> {
+struct ColumnReader<'a> {
     streams: Vec<ByteReader<'a>>,
-    known: Known,
+    known: ShapesAndColumns,
     gaps: Vec<Vec<usize>>,
-    last: Last,
+    last: LastTransaction,
 }
 
-impl<'a> TurnerBack<'a> {
+impl<'a> ColumnReader<'a> {
     /// Puts one record back as it was.
     fn plain(&mut self) -> Option<&'a [u8]> {
         let stream = &mut self.streams[PLAIN];
@@ -293,7 +293,7 @@ impl<'a> TurnerBack<'a> {
         whole.get(..whole.len() - stream.remaining())
     }
 
-    fn delta(&mut self, stream: usize, last: impl Fn(&mut Last) -> &mut u64) -> Option<[u8; 8]> {
+    fn delta(&mut self, stream: usize, last: impl Fn(&mut LastTransaction) -> &mut u64) -> Option<[u8; 8]> {
         let step = self.streams[stream].varint()?;
         let last = last(&mut self.last);
         *last = last.wrapping_add((step >> 1) ^ (step & 1).wrapping_neg());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::block::BlockHeader;
 use super::fault::SegmentFault;
 use super::footer::Footer;
-use super::peek::{Peek, peek};
+use super::peek::{PeekedMessage, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{RelationNovelty, Relations};
 use super::sections::BlockExtent;
@@ -174,20 +174,20 @@ impl Index {
         }
 
         match (peeked, self.current) {
-            (Peek::Begin { commit_lsn, time, xid }, None) if commit_lsn >= self.summary.end => {
+            (PeekedMessage::Begin { commit_lsn, time, xid }, None) if commit_lsn >= self.summary.end => {
                 span.reach(commit_lsn);
                 let marks = self.summary.marks.len();
                 self.current = Some(OpenTransaction { commit_lsn, time, xid, block: number, marks });
             }
-            (Peek::Commit { commit_lsn, end_lsn }, Some(current))
+            (PeekedMessage::Commit { commit_lsn, end_lsn }, Some(current))
                 if commit_lsn == current.commit_lsn && end_lsn >= commit_lsn =>
             {
                 self.commit(current, end_lsn);
             }
-            (Peek::Begin { .. } | Peek::Commit { .. }, _) => {
+            (PeekedMessage::Begin { .. } | PeekedMessage::Commit { .. }, _) => {
                 return Err(SegmentFault::bad("Begin and Commit do not pair or go back"));
             }
-            (Peek::Logical { transactional: false, lsn, .. }, None) if lsn >= self.summary.end => {
+            (PeekedMessage::Logical { transactional: false, lsn, .. }, None) if lsn >= self.summary.end => {
                 span.reach(lsn);
             }
             (_, None) => return Err(SegmentFault::bad("a change outside a transaction")),
@@ -218,17 +218,17 @@ impl Index {
         self.transactions.push(TransactionEntry { commit_lsn, end_lsn, xid, time, block });
     }
 
-    fn change(&mut self, number: u32, current: OpenTransaction, message: &[u8], change: Peek<'_>) {
+    fn change(&mut self, number: u32, current: OpenTransaction, message: &[u8], change: PeekedMessage<'_>) {
         match change {
-            Peek::Insert { oid } => self.counts(oid).inserts += 1,
-            Peek::Update { oid } => self.counts(oid).updates += 1,
-            Peek::Delete { oid } => self.counts(oid).deletes += 1,
-            Peek::Truncate { oids } => {
+            PeekedMessage::Insert { oid } => self.counts(oid).inserts += 1,
+            PeekedMessage::Update { oid } => self.counts(oid).updates += 1,
+            PeekedMessage::Delete { oid } => self.counts(oid).deletes += 1,
+            PeekedMessage::Truncate { oids } => {
                 for oid in oids {
                     self.counts(u32::from_be_bytes(*oid)).truncates += 1;
                 }
             }
-            Peek::Relation { oid, schema, name } => {
+            PeekedMessage::Relation { oid, schema, name } => {
                 let (schema, name) = (text(schema), text(name));
                 self.relation_messages.push((number, message.to_vec()));
                 if self.in_force.tell(message) == Some(RelationNovelty::Changed) {
@@ -239,8 +239,8 @@ impl Index {
                     (counts.schema, counts.name) = (schema, name);
                 }
             }
-            Peek::Logical { prefix, content, .. } => self.own_message(current, prefix, content),
-            Peek::Begin { .. } | Peek::Commit { .. } | Peek::Other => {}
+            PeekedMessage::Logical { prefix, content, .. } => self.own_message(current, prefix, content),
+            PeekedMessage::Begin { .. } | PeekedMessage::Commit { .. } | PeekedMessage::Other => {}
         }
     }
 
@@ -268,7 +268,7 @@ impl Index {
         let in_force = &self.in_force;
         self.counts.entry(oid).or_insert_with(|| {
             let (schema, name) = match in_force.get(oid).and_then(peek) {
-                Some(Peek::Relation { schema, name, .. }) => (text(schema), text(name)),
+                Some(PeekedMessage::Relation { schema, name, .. }) => (text(schema), text(name)),
                 _ => Default::default(),
             };
             RelationCounts { oid, schema, name, ..RelationCounts::default() }
@@ -282,8 +282,8 @@ fn text(bytes: &[u8]) -> String {
 
 fn mark_name(content: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
-    struct Named {
+    struct MarkContent {
         name: String,
     }
-    serde_json::from_slice::<Named>(content).ok().map(|named| named.name)
+    serde_json::from_slice::<MarkContent>(content).ok().map(|named| named.name)
 }

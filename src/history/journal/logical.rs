@@ -1,6 +1,6 @@
 //! Finds the logical messages of transactions among all other records.
 
-use super::peek::{Peek, peek};
+use super::peek::{PeekedMessage, peek};
 use super::reading::Event;
 use super::segment::Segment;
 use super::summary::TransactionEntry;
@@ -71,14 +71,14 @@ impl Segment {
                     continue;
                 }
                 let said = match peek(message) {
-                    Some(Peek::Begin { commit_lsn, .. }) => {
+                    Some(PeekedMessage::Begin { commit_lsn, .. }) => {
                         transaction = self.transaction(commit_lsn);
                         continue;
                     }
-                    Some(Peek::Logical { transactional: true, prefix, content, .. }) => {
+                    Some(PeekedMessage::Logical { transactional: true, prefix, content, .. }) => {
                         TransactionMessage::Logical { prefix, content }
                     }
-                    Some(Peek::Relation { .. }) => TransactionMessage::Relation(message),
+                    Some(PeekedMessage::Relation { .. }) => TransactionMessage::Relation(message),
                     _ => continue,
                 };
                 if transaction.is_some_and(|entry| !visit(entry, said)) {

@@ -4,7 +4,7 @@
 use crate::model::{Lsn, PgTime};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Peek<'a> {
+pub(super) enum PeekedMessage<'a> {
     Begin {
         commit_lsn: Lsn,
         time: PgTime,
@@ -42,43 +42,43 @@ pub(super) enum Peek<'a> {
 }
 
 /// Reads the facts of a message; `None` for bytes that are no message of pgoutput without streaming and two-phase.
-pub(super) fn peek(message: &[u8]) -> Option<Peek<'_>> {
+pub(super) fn peek(message: &[u8]) -> Option<PeekedMessage<'_>> {
     let (&tag, rest) = message.split_first()?;
-    let mut rest = Rest(rest);
+    let mut rest = MessageReader(rest);
     Some(match tag {
-        b'I' => Peek::Insert { oid: rest.u32()? },
-        b'U' => Peek::Update { oid: rest.u32()? },
-        b'D' => Peek::Delete { oid: rest.u32()? },
-        b'B' => Peek::Begin {
+        b'I' => PeekedMessage::Insert { oid: rest.u32()? },
+        b'U' => PeekedMessage::Update { oid: rest.u32()? },
+        b'D' => PeekedMessage::Delete { oid: rest.u32()? },
+        b'B' => PeekedMessage::Begin {
             commit_lsn: Lsn(rest.u64()?),
             time: PgTime(rest.u64()?.cast_signed()),
             xid: rest.u32()?,
         },
         b'C' => {
             rest.take(1)?;
-            Peek::Commit { commit_lsn: Lsn(rest.u64()?), end_lsn: Lsn(rest.u64()?) }
+            PeekedMessage::Commit { commit_lsn: Lsn(rest.u64()?), end_lsn: Lsn(rest.u64()?) }
         }
-        b'R' => Peek::Relation { oid: rest.u32()?, schema: rest.cstr()?, name: rest.cstr()? },
+        b'R' => PeekedMessage::Relation { oid: rest.u32()?, schema: rest.cstr()?, name: rest.cstr()? },
         b'T' => {
             let count = rest.u32()? as usize;
             rest.take(1)?;
-            Peek::Truncate { oids: rest.take(count.checked_mul(4)?)?.as_chunks().0 }
+            PeekedMessage::Truncate { oids: rest.take(count.checked_mul(4)?)?.as_chunks().0 }
         }
         b'M' => {
             let transactional = rest.take(1)?[0] & 1 != 0;
             let lsn = Lsn(rest.u64()?);
             let prefix = rest.cstr()?;
             let len = rest.u32()? as usize;
-            Peek::Logical { transactional, lsn, prefix, content: rest.take(len)? }
+            PeekedMessage::Logical { transactional, lsn, prefix, content: rest.take(len)? }
         }
-        b'Y' | b'O' => Peek::Other,
+        b'Y' | b'O' => PeekedMessage::Other,
         _ => return None,
     })
 }
 
-struct Rest<'a>(&'a [u8]);
+struct MessageReader<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> MessageReader<'a> {
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;

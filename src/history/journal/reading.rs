@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::block;
 use super::fault::SegmentFault;
-use super::peek::{Peek, peek};
+use super::peek::{PeekedMessage, peek};
 use super::place::SegmentBytes;
 use super::record::{Record, Records};
 use super::sections::BlockExtent;
@@ -111,12 +111,12 @@ impl<'a> Events<'a> {
             _ => return self.wanted.then_some(Event::Message(message)),
         }
         match peek(message) {
-            Some(Peek::Begin { commit_lsn: position, .. })
-            | Some(Peek::Logical { transactional: false, lsn: position, .. }) => {
+            Some(PeekedMessage::Begin { commit_lsn: position, .. })
+            | Some(PeekedMessage::Logical { transactional: false, lsn: position, .. }) => {
                 self.done = position >= self.block.until;
                 self.wanted = position >= self.block.after;
             }
-            Some(Peek::Relation { .. }) if !self.wanted => return Some(Event::Relation(message)),
+            Some(PeekedMessage::Relation { .. }) if !self.wanted => return Some(Event::Relation(message)),
             _ => {}
         }
         (self.wanted && !self.done).then_some(Event::Message(message))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::peek::{Peek, peek};
+use super::peek::{PeekedMessage, peek};
 
 /// The last Relation message of each table, as received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) enum RelationNovelty {
 impl Relations {
     /// Takes a message into force; `None` if it is no Relation message.
     pub(super) fn tell(&mut self, message: &[u8]) -> Option<RelationNovelty> {
-        let Some(Peek::Relation { oid, .. }) = peek(message) else { return None };
+        let Some(PeekedMessage::Relation { oid, .. }) = peek(message) else { return None };
         Some(match self.0.entry(oid) {
             Entry::Vacant(entry) => {
                 entry.insert(message.to_vec());

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use super::peek::{Peek, peek};
+use super::peek::{PeekedMessage, peek};
 use super::{Durable, Journal, Segment, TransactionEntry};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
@@ -121,7 +121,7 @@ impl Seam {
     /// Fails with [`ContinuityBreak`] as cause.
     pub fn heed(&mut self, message: &[u8]) -> Result<()> {
         match peek(message) {
-            Some(Peek::Begin { commit_lsn, time, xid }) if !self.joined => {
+            Some(PeekedMessage::Begin { commit_lsn, time, xid }) if !self.joined => {
                 self.transaction(commit_lsn, time, xid)
             }
             _ => Ok(()),

@@ -2,7 +2,7 @@
 
 /// The entry of a row, which sorting compares and moves.
 #[derive(Clone, Copy)]
-struct Slot {
+struct RowSlot {
     /// The first eight bytes of the key, so that most comparisons touch no other memory.
     prefix: u64,
     start: usize,
@@ -13,7 +13,7 @@ struct Slot {
 /// Rows as key and line, in the order in which they were pushed until they are sorted.
 pub struct Arena {
     bytes: Vec<u8>,
-    slots: Vec<Slot>,
+    slots: Vec<RowSlot>,
     sorted: bool,
 }
 
@@ -34,7 +34,7 @@ impl Arena {
 
     /// Returns the bytes of memory that are in use once the row is pushed.
     pub fn cost_with(&self, key: &[u8], line: &[u8]) -> usize {
-        self.bytes.len() + key.len() + line.len() + (self.slots.len() + 1) * size_of::<Slot>()
+        self.bytes.len() + key.len() + line.len() + (self.slots.len() + 1) * size_of::<RowSlot>()
     }
 
     /// Takes a row. Key and line must be shorter than 4 GiB each.
@@ -42,7 +42,7 @@ impl Arena {
         if let Some(last) = self.slots.last() {
             self.sorted = self.sorted && row(&self.bytes, last) <= (key, line);
         }
-        let slot = Slot {
+        let slot = RowSlot {
             prefix: prefix(key),
             start: self.bytes.len(),
             key_len: key.len() as u32,
@@ -76,7 +76,7 @@ impl Arena {
     }
 }
 
-fn row<'a>(bytes: &'a [u8], slot: &Slot) -> (&'a [u8], &'a [u8]) {
+fn row<'a>(bytes: &'a [u8], slot: &RowSlot) -> (&'a [u8], &'a [u8]) {
     let line = slot.start + slot.key_len as usize;
     (&bytes[slot.start..line], &bytes[line..line + slot.line_len as usize])
 }
