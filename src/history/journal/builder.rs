@@ -93,7 +93,7 @@ impl BlockBuilder {
     }
 
     /// `full`: bytes of records from which `take_full` hands out a block.
-    pub(super) fn with_size(frontier: Lsn, full: usize) -> BlockBuilder {
+    pub(crate) fn with_size(frontier: Lsn, full: usize) -> BlockBuilder {
         BlockBuilder {
             full,
             waiting: Vec::with_capacity(full + full / 8),

@@ -38,7 +38,7 @@ pub use mirror::{Held, held, mirror};
 pub use name::{SegmentHeader, SegmentName};
 pub use opening::Recovered;
 pub use place::Journal;
-pub use reading::{Blocks, DecodedBlock, Event, Events};
+pub use reading::{Blocks, DecodedBlock, Event, Events, Place};
 pub use seal::seal;
 pub use seam::{Confirmable, Seam, Torn};
 pub use sections::BlockEntry;

@@ -112,7 +112,17 @@ pub(super) struct Records<'a>(Bytes<'a>);
 
 impl<'a> Records<'a> {
     pub(super) fn new(raw: &'a [u8]) -> Records<'a> {
-        Records(Bytes::new(raw))
+        Records::from(raw, 0)
+    }
+
+    /// The records from an offset that [`Records::offset`] returned.
+    pub(super) fn from(raw: &'a [u8], offset: usize) -> Records<'a> {
+        Records(Bytes { bytes: raw, at: offset })
+    }
+
+    /// The offset of the next record in the raw bytes.
+    pub(super) fn offset(&self) -> usize {
+        self.0.at
     }
 
     fn record(&mut self) -> Option<Record<'a>> {
