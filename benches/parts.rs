@@ -159,7 +159,7 @@ impl Fixture {
     fn fold(&self) -> fold::Folded {
         let store = self.history.shared_store();
         let blocks = Blocks::new(store, Arc::clone(&self.catalog) as Arc<_>);
-        let request = fold::Request {
+        let request = fold::FoldInput {
             catalog: &self.catalog,
             blocks: &blocks,
             base: &self.base,
@@ -321,7 +321,7 @@ fn folding(criterion: &mut Criterion) {
     });
     group.bench_function("folded and merged with the image", |bencher| {
         bencher.iter(|| {
-            let sums = fixture.fold().tables.into_iter().map(|table| table.sum().unwrap().rows);
+            let sums = fixture.fold().tables.into_iter().map(|table| table.tally().unwrap().rows);
             assert_eq!(sums.sum::<u64>(), ROWS);
         });
     });

@@ -18,6 +18,7 @@ pub mod codec;
 pub mod connect;
 pub mod error;
 pub mod fold;
+pub mod follow;
 pub mod history;
 #[cfg(test)]
 mod hostile;

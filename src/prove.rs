@@ -91,7 +91,7 @@ fn compare(from: &Checkpoint, to: &Checkpoint, transactions: u64, tables: Vec<Fo
             proof.not_compared.push(format!("{name}: ALTER TABLE rewrote its rows before {}", to.id));
             continue;
         }
-        let sum = folded.sum()?;
+        let sum = folded.tally()?;
         let digest = sum.digest.to_string();
         proof.compared.push(TableDigest { table: name.clone(), rows: sum.rows, digest });
         proof.tables += 1;

@@ -1,4 +1,4 @@
-//! What happened to one table's rows since its image: for each key touched, only the last word.
+//! The changes of one table's rows since its image: for each key that was touched, only the last state.
 //!
 //! The size of a delta is that of the rows touched, never that of the journal.
 
@@ -9,12 +9,92 @@ use std::hash::{BuildHasherDefault, Hasher};
 use twox_hash::XxHash3_64;
 
 use crate::codec::copy_text;
+use crate::codec::key::KeyShape;
+use crate::follow::RowChange;
 
-type Bytes = Box<[u8]>;
+pub type Bytes = Box<[u8]>;
 type Map<V> = HashMap<Bytes, V, BuildHasherDefault<FastHasher>>;
 
 /// A rough cost in bytes of an entry beyond its key and row: map slot and allocator.
 const ENTRY_OVERHEAD: usize = 96;
+
+/// The changes of one table's rows, and the shape of its keys.
+#[derive(Debug)]
+pub struct Delta {
+    shape: KeyShape,
+    rows: DeltaRows,
+}
+
+#[derive(Debug)]
+enum DeltaRows {
+    Keyed(KeyedDelta),
+    Bag(BagDelta),
+}
+
+impl Delta {
+    pub fn new(shape: KeyShape) -> Delta {
+        let rows = match shape {
+            KeyShape::Columns(_) => DeltaRows::Keyed(KeyedDelta::default()),
+            KeyShape::WholeRow => DeltaRows::Bag(BagDelta::default()),
+        };
+        Delta { shape, rows }
+    }
+
+    pub fn shape(&self) -> &KeyShape {
+        &self.shape
+    }
+
+    pub fn bytes(&self) -> usize {
+        match &self.rows {
+            DeltaRows::Keyed(delta) => delta.bytes,
+            DeltaRows::Bag(delta) => delta.bytes,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes() == 0
+    }
+
+    pub fn insert(&mut self, key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
+        match &mut self.rows {
+            DeltaRows::Keyed(delta) => delta.insert(key, line),
+            DeltaRows::Bag(delta) => delta.insert(key, line),
+        }
+    }
+
+    pub fn delete(&mut self, key: &[u8]) {
+        match &mut self.rows {
+            DeltaRows::Keyed(delta) => delta.delete(key),
+            DeltaRows::Bag(delta) => delta.delete(key),
+        }
+    }
+
+    #[inline]
+    pub fn apply(&mut self, change: RowChange<'_>) -> Result<(), Contradiction> {
+        match (change, &mut self.rows) {
+            (RowChange::Insert { new } | RowChange::Given { new }, _) => self.insert(new.key, new.line),
+            (RowChange::Delete { old }, _) => {
+                self.delete(old.key);
+                Ok(())
+            }
+            (RowChange::Update { old, new }, DeltaRows::Keyed(delta)) => {
+                delta.update(old.map_or(new.key, |old| old.key), new.key, new.line)
+            }
+            (RowChange::Update { old, new }, DeltaRows::Bag(delta)) => {
+                delta.delete(old.map_or(new.key, |old| old.key));
+                delta.insert(new.key, new.line)
+            }
+        }
+    }
+
+    /// All touched keys, in order.
+    pub fn into_sorted(self) -> Vec<(Bytes, Latest)> {
+        match self.rows {
+            DeltaRows::Keyed(delta) => sorted(delta.rows, |latest| latest),
+            DeltaRows::Bag(delta) => sorted(delta.rows, Latest::Counted),
+        }
+    }
+}
 
 /// The last state of one key.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +107,8 @@ pub enum Latest {
         line: Bytes,
         origin: Option<Bytes>,
     },
+    /// More or fewer of a row that is told from others only by its bytes.
+    Counted(Count),
 }
 
 /// Rows that are told apart by a key.
@@ -62,10 +144,6 @@ pub enum Contradiction {
 }
 
 impl KeyedDelta {
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     pub fn insert(&mut self, key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
         if copy_text::has_hole(line) {
             return Err(Contradiction::InsertWithHole);
@@ -96,7 +174,7 @@ impl KeyedDelta {
         let fill = |earlier| copy_text::fill_holes(line, earlier).ok_or(Contradiction::ColumnsDiffer);
         match self.rows.get(old_key) {
             Some(Latest::Row(earlier)) => Ok(Latest::Row(fill(earlier)?.into())),
-            Some(Latest::Gone) => Err(Contradiction::RowIsGone),
+            Some(Latest::Gone | Latest::Counted(_)) => Err(Contradiction::RowIsGone),
             Some(Latest::Patch { line: earlier, origin }) => {
                 let filled = fill(earlier)?;
                 if !copy_text::has_hole(&filled) {
@@ -125,11 +203,6 @@ impl KeyedDelta {
             }
         }
     }
-
-    /// Everything touched, in key order.
-    pub fn into_sorted(self) -> Vec<(Bytes, Latest)> {
-        sorted(self.rows)
-    }
 }
 
 impl Latest {
@@ -138,15 +211,12 @@ impl Latest {
             Latest::Row(line) => line.len(),
             Latest::Gone => 0,
             Latest::Patch { line, origin } => line.len() + origin.as_ref().map_or(0, |key| key.len()),
+            Latest::Counted(count) => count.line.as_ref().map_or(0, |line| line.len()),
         }
     }
 }
 
 impl BagDelta {
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     pub fn insert(&mut self, key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
         if copy_text::has_hole(line) {
             return Err(Contradiction::InsertWithHole);
@@ -184,18 +254,13 @@ impl BagDelta {
             }
         }
     }
-
-    /// Everything touched, in key order.
-    pub fn into_sorted(self) -> Vec<(Bytes, Count)> {
-        sorted(self.rows)
-    }
 }
 
-/// Compares what lies side by side, the beginnings, before the keys behind their pointers.
-fn sorted<V>(rows: Map<V>) -> Vec<(Bytes, V)> {
+/// Compares the beginnings of keys, which lie side by side, before the keys behind their pointers.
+fn sorted<V>(rows: Map<V>, latest: impl Fn(V) -> Latest) -> Vec<(Bytes, Latest)> {
     let mut rows: Vec<_> = rows.into_iter().map(|(key, value)| (beginning(&key), key, value)).collect();
     rows.sort_unstable_by(|(a, a_key, _), (b, b_key, _)| a.cmp(b).then_with(|| a_key.cmp(b_key)));
-    rows.into_iter().map(|(_, key, value)| (key, value)).collect()
+    rows.into_iter().map(|(_, key, value)| (key, latest(value))).collect()
 }
 
 /// The first eight bytes as a number, which orders keys as their bytes do where it differs.
@@ -251,7 +316,7 @@ mod tests {
         let mut delta = KeyedDelta::default();
         keys.iter().for_each(|key| delta.delete(key));
         keys.reverse();
-        let sorted: Vec<_> = delta.into_sorted().into_iter().map(|(key, _)| key).collect();
+        let sorted: Vec<_> = sorted(delta.rows, |latest| latest).into_iter().map(|(key, _)| key).collect();
         assert!(sorted.iter().map(|key| &key[..]).eq(keys));
     }
 
@@ -263,7 +328,7 @@ mod tests {
         delta.delete(b"2");
         delta.insert(b"2", b"2\tc").unwrap();
         delta.delete(b"3");
-        let rows = delta.into_sorted();
+        let rows = sorted(delta.rows, |latest| latest);
         let latest: Vec<_> = rows.into_iter().map(|(_, latest)| latest).collect();
         assert_eq!(latest, [row("1\tb"), row("2\tc"), Latest::Gone]);
     }
@@ -274,7 +339,7 @@ mod tests {
         delta.insert(b"1", b"1\tlong\tx").unwrap();
         delta.update(b"1", b"2", b"2\t\\H\ty").unwrap();
         delta.update(b"2", b"2", b"2\t\\H\tz").unwrap();
-        assert_eq!(delta.into_sorted()[1].1, row("2\tlong\tz"));
+        assert_eq!(sorted(delta.rows, |latest| latest)[1].1, row("2\tlong\tz"));
     }
 
     #[test]
@@ -284,7 +349,7 @@ mod tests {
         delta.update(b"2", b"3", b"3\t\\H\tz").unwrap();
         // Another row takes the first key: the image's row under it still fills the hole.
         delta.insert(b"1", b"1\tother\tw").unwrap();
-        let rows = delta.into_sorted();
+        let rows = sorted(delta.rows, |latest| latest);
         assert_eq!(rows[1].1, Latest::Gone);
         let patch = Latest::Patch { line: b"3\t\\H\tz"[..].into(), origin: Some(b"1"[..].into()) };
         assert_eq!(rows[2].1, patch);
@@ -296,7 +361,7 @@ mod tests {
         delta.update(b"1", b"2", b"2\t\\H").unwrap();
         delta.update(b"2", b"1", b"1\t\\H").unwrap();
         let patch = Latest::Patch { line: b"1\t\\H"[..].into(), origin: None };
-        assert_eq!(delta.into_sorted()[0].1, patch);
+        assert_eq!(sorted(delta.rows, |latest| latest)[0].1, patch);
     }
 
     #[test]
@@ -316,9 +381,15 @@ mod tests {
         delta.delete(b"b");
         delta.insert(b"c", b"c").unwrap();
         delta.delete(b"c");
-        let bytes = delta.bytes();
-        let rows = delta.into_sorted();
-        let changes: Vec<_> = rows.iter().map(|(key, count)| (&key[..], count.change)).collect();
+        let bytes = delta.bytes;
+        let rows = sorted(delta.rows, Latest::Counted);
+        let changes: Vec<_> = rows
+            .iter()
+            .map(|(key, latest)| match latest {
+                Latest::Counted(count) => (&key[..], count.change),
+                other => panic!("{other:?}"),
+            })
+            .collect();
         assert_eq!(changes, [(&b"a"[..], 1), (&b"b"[..], -1)]);
         assert_eq!(bytes, 2 + 1 + 2 * ENTRY_OVERHEAD);
     }

@@ -8,7 +8,7 @@ use super::doubt::doubts;
 use super::{ChosenTables, Past};
 use crate::codec::pgoutput;
 use crate::error::Result;
-use crate::fold;
+use crate::follow;
 use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::definitions::SchemaKnown;
 use crate::model::{Grade, Inexact, Message, Table};
@@ -78,7 +78,7 @@ impl Past {
                 if told.contains(&relation.oid) || !wanted.iter().any(|table| table.oid == relation.oid) {
                     continue;
                 }
-                for difference in fold::differences(&entry.table, &relation) {
+                for difference in follow::differences(&entry.table, &relation) {
                     let why = format!(
                         "{difference} since checkpoint {}; its schema is recovered as it was there",
                         self.base.id

@@ -21,7 +21,8 @@ pub use reading::Reading;
 pub use resolve::Commit;
 
 use crate::error::Result;
-use crate::fold::{self, Folded};
+use crate::fold::{self, Folded, KeyRange, TableRows};
+use crate::follow;
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
@@ -29,7 +30,7 @@ use crate::history::journal::TransactionEntry;
 use crate::history::roles;
 use crate::history::timeline::{SegmentView, Stretch};
 use crate::model::{Lsn, Moment, PgTime, Table};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::signal::DefinitionChange;
 use base::base;
 use resolve::resolve;
@@ -210,7 +211,7 @@ impl Past {
     /// # Errors
     /// `Damaged` if the journal is.
     pub fn tables(&self) -> Result<Vec<Table>> {
-        Ok(fold::tables_after(&self.tables_of_base(), self.schema_changes()?))
+        Ok(follow::tables_after(&self.tables_of_base(), self.schema_changes()?))
     }
 
     /// The tables at the moment, without the tables of which base and event triggers tell too little to read their
@@ -219,7 +220,7 @@ impl Past {
     /// # Errors
     /// `Damaged` if the journal is.
     pub fn tables_told_in_full(&self) -> Result<Vec<Table>> {
-        let untold = fold::untold_tables(&self.tables_of_base(), self.schema_changes()?);
+        let untold = follow::untold_tables(&self.tables_of_base(), self.schema_changes()?);
         let mut tables = self.tables()?;
         tables.retain(|table| !untold.contains(&table.oid));
         Ok(tables)
@@ -238,6 +239,25 @@ impl Past {
         once(&self.roles, read).map(Option::as_deref)
     }
 
+    /// A cursor over the rows of one table at the moment whose keys are in `range`, with the values of the `columns`;
+    /// see [`FoldedTable::rows`](fold::FoldedTable::rows). `None` if the table did not exist at the moment. `budget`
+    /// and `scratch` are as in [`Past::fold`].
+    ///
+    /// # Errors
+    /// `Damaged` if the journal or an image is, or if they contradict each other.
+    pub fn rows(
+        &self,
+        table: u32,
+        range: KeyRange,
+        columns: Option<&[usize]>,
+        budget: usize,
+        scratch: &Path,
+    ) -> Result<Option<TableRows>> {
+        let folded = self.fold(&|it| it.oid == table, budget, scratch, &Silent)?;
+        let found = folded.tables.into_iter().next();
+        found.map(|folded| folded.rows(range, columns)).transpose()
+    }
+
     /// Folds the rows of the `wanted` tables at the moment. This is the one place that puts a fold together. With more
     /// than `budget` bytes of changes, the fold merges them into images in a folder under `scratch`.
     ///
@@ -253,7 +273,7 @@ impl Past {
         let segments = &self.stretch().segments;
         // The fold also looks for heartbeats and samples of sequences after the moment.
         let first = segments.partition_point(|view| view.summary.end <= self.base.lsn);
-        fold::fold(&fold::Request {
+        fold::fold(&fold::FoldInput {
             catalog: self.reading.catalog(),
             blocks: &self.reading.blocks(),
             base: &self.base,

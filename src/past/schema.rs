@@ -8,7 +8,7 @@ use super::resolve::resolve;
 use super::{Past, Reading};
 use crate::codec::pgoutput;
 use crate::error::{Kind, Result};
-use crate::fold;
+use crate::follow;
 use crate::history::History;
 use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
@@ -214,7 +214,7 @@ impl SchemaQuestion<'_> {
                 let TransactionMessage::Relation(bytes) = said else { return true };
                 let Ok(Message::Relation(relation)) = pgoutput::decode(bytes) else { return true };
                 let known = self.base.table(relation.oid);
-                let differs = known.is_some_and(|it| !fold::differences(&it.table, &relation).is_empty());
+                let differs = known.is_some_and(|it| !follow::differences(&it.table, &relation).is_empty());
                 found = differs.then_some(Edge { lsn: entry.end_lsn, time: entry.time });
                 !differs
             })?;

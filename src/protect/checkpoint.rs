@@ -9,7 +9,7 @@ use super::snapshot::{self, SourceImage};
 use super::{Access, begin_checkpoint, finish_packs, new_packs};
 use crate::ambient;
 use crate::error::{Error, Result};
-use crate::fold;
+use crate::follow::is_of_values;
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{Checkpoint, Origin};
@@ -86,7 +86,7 @@ pub async fn refresh(
         // All else, and the schema, was read just now.
         let names: Vec<_> = folded.tables.iter().map(|it| it.table.display()).collect();
         let mut inexact = folded.inexact;
-        inexact.retain(|it| fold::is_of_values(it) && names.contains(&it.what));
+        inexact.retain(|it| is_of_values(it) && names.contains(&it.what));
         Ok((images(folded.tables, &packs_, &silent)?, inexact))
     });
     let (folded, inexact) = folding.await?;

@@ -13,7 +13,7 @@ use super::slot::temporary_snapshot;
 use super::snapshot::{LockedTables, hold};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::fold::Sum;
+use crate::fold::Tally;
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::evidence::TableDigest;
@@ -83,9 +83,9 @@ impl Comparison {
     fn fill(
         &mut self,
         base: &Checkpoint,
-        folded: &BTreeMap<u32, Sum>,
+        folded: &BTreeMap<u32, Tally>,
         protected: &BTreeMap<u32, FoundTable>,
-        read: &BTreeMap<u32, Sum>,
+        read: &BTreeMap<u32, Tally>,
     ) {
         for (oid, found) in protected {
             let name = found.table.display();
@@ -120,13 +120,13 @@ fn incomparable(base: &Checkpoint, table: &Table) -> Option<String> {
 }
 
 /// Each table's rows at `lsn`, by oid, as the history has them.
-fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTreeMap<u32, Sum>)> {
+fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTreeMap<u32, Tally>)> {
     let reading = Reading::open(history)?;
     let newest = reading.stretch(epoch)?.checkpoints.iter().rfind(|row| row.lsn <= lsn);
     let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to compare from"))?;
     let past = reading.forward(history.read_checkpoint(&newest.id)?, lsn)?;
     let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &history.scratch(), &Silent)?;
-    let sums = folded.tables.into_iter().map(|table| Ok((table.table.oid, table.sum()?)));
+    let sums = folded.tables.into_iter().map(|table| Ok((table.table.oid, table.tally()?)));
     let sums = sums.collect::<Result<_>>()?;
     Ok((past.base().clone(), sums))
 }
@@ -134,7 +134,7 @@ fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTree
 /// Ranges that are still to be read, and the sums of those that were.
 struct SourceSums {
     ranges: Mutex<Vec<(FoundTable, Pages)>>,
-    sums: Mutex<BTreeMap<u32, Sum>>,
+    sums: Mutex<BTreeMap<u32, Tally>>,
 }
 
 impl SourceSums {
@@ -142,7 +142,7 @@ impl SourceSums {
         self.ranges.lock().ok()?.pop()
     }
 
-    fn add(&self, oid: u32, more: Sum) -> Result<()> {
+    fn add(&self, oid: u32, more: Tally) -> Result<()> {
         let mut sums = self.sums.lock().map_err(|_| Error::internal("a reading task failed"))?;
         let sum = sums.entry(oid).or_default();
         sum.rows += more.rows;
@@ -156,7 +156,7 @@ async fn read(
     access: &Access<'_>,
     snapshot: &Snapshot,
     tables: Vec<FoundTable>,
-) -> Result<BTreeMap<u32, Sum>> {
+) -> Result<BTreeMap<u32, Tally>> {
     access.progress.phase("reading tables", tables.len() as u64, Unit::Tables);
     let split = |found: FoundTable| {
         let ranges = Pages::split(found.pages, RANGE_PAGES);
@@ -193,12 +193,11 @@ async fn read(
     Ok(sums.clone())
 }
 
-async fn digest(mut rows: mpsc::Receiver<Bytes>) -> Sum {
-    let mut sum = Sum::default();
+async fn digest(mut rows: mpsc::Receiver<Bytes>) -> Tally {
+    let mut sum = Tally::default();
     while let Some(piece) = rows.recv().await {
         for line in lines(&piece) {
-            sum.rows += 1;
-            sum.digest.add(line);
+            sum.add(line);
         }
     }
     sum

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 
 use crate::error::{Error, Result};
-use crate::fold::{FoldedTable, ImageRows};
+use crate::fold::FoldedTable;
 use crate::history::checkpoint::TableEntry;
-use crate::history::image::{ImageBuilder, Packs, TableImage};
+use crate::history::image::{Packs, TableImage};
 use crate::model::Table;
 use crate::progress::{Progress, Unit};
 
@@ -50,9 +50,7 @@ pub(super) fn image_of(folded: FoldedTable, packs: &Packs) -> Result<TableImage>
         count_shared(&folded, packs)?;
         return Ok(*image);
     }
-    let mut rows = ImageRows(ImageBuilder::new(packs));
-    folded.emit(&mut rows)?;
-    rows.0.finish()
+    folded.write_image(packs)
 }
 
 /// Counts an untouched table's blocks as used once more.

@@ -8,9 +8,8 @@ use tokio::task::JoinSet;
 
 use super::sink::{Contents, Sink};
 use crate::error::{Context, Error, Kind, Result};
-use crate::fold::{FoldedTable, Rows};
+use crate::fold::{FoldedTable, KeyRange, Portion, Tally};
 use crate::history::evidence::TableDigest;
-use crate::history::image::{BlockEntry, Blocks, RowsDigest};
 use crate::progress::{Progress, Unit};
 
 /// Rows are handed to the sink in chunks of about this many bytes.
@@ -112,22 +111,10 @@ async fn load(
     Ok((loaded, digest.is_some()))
 }
 
-#[derive(Default)]
-struct SentRows {
-    rows: u64,
-    digest: RowsDigest,
-}
-
-fn feed(
-    folded: FoldedTable,
-    pieces: mpsc::Sender<Result<Bytes>>,
-    progress: &dyn Progress,
-) -> Result<SentRows> {
-    let blocks = folded.blocks().clone();
-    let mut feeder =
-        Feeder { pieces, blocks, piece: Vec::with_capacity(PIECE * 2), sent: SentRows::default(), progress };
-    let fed = folded.emit(&mut feeder).and_then(|()| feeder.flush());
-    match fed {
+fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn Progress) -> Result<Tally> {
+    let piece = Vec::with_capacity(PIECE * 2);
+    let mut feeder = Feeder { pieces, piece, sent: Tally::default(), progress };
+    match feeder.feed(folded) {
         Ok(()) => Ok(feeder.sent),
         Err(error) => {
             // The sink must see the error, or it would take the rows sent so far for the whole table.
@@ -141,13 +128,35 @@ fn feed(
 /// Sends rows to a sink and digests them on the way.
 struct Feeder<'a> {
     pieces: mpsc::Sender<Result<Bytes>>,
-    blocks: Blocks,
     piece: Vec<u8>,
-    sent: SentRows,
+    sent: Tally,
     progress: &'a dyn Progress,
 }
 
 impl Feeder<'_> {
+    fn feed(&mut self, folded: FoldedTable) -> Result<()> {
+        let mut rows = folded.rows(KeyRange::all(), None)?;
+        while let Some(portion) = rows.next_portion()? {
+            self.sent.take(&portion);
+            match portion {
+                // A block that has not changed goes from the disk to the sink as it is.
+                Portion::Block(_) => {
+                    self.flush()?;
+                    self.send(rows.read_block()?)?;
+                }
+                Portion::ChangedBlock(_) | Portion::Gone(_) => {}
+                Portion::Kept(lines) => self.put(&[lines])?,
+                Portion::Row { line, .. } => self.put(&[line, b"\n"])?,
+            }
+        }
+        self.flush()
+    }
+
+    fn put(&mut self, parts: &[&[u8]]) -> Result<()> {
+        parts.iter().for_each(|part| self.piece.extend_from_slice(part));
+        if self.piece.len() >= PIECE { self.flush() } else { Ok(()) }
+    }
+
     fn flush(&mut self) -> Result<()> {
         if self.piece.is_empty() {
             return Ok(());
@@ -156,49 +165,8 @@ impl Feeder<'_> {
         self.send(piece)
     }
 
-    fn flush_when_full(&mut self) -> Result<()> {
-        if self.piece.len() >= PIECE { self.flush() } else { Ok(()) }
-    }
-
     fn send(&mut self, piece: Vec<u8>) -> Result<()> {
         self.progress.advance(piece.len() as u64);
         self.pieces.blocking_send(Ok(piece.into())).map_err(|_| Error::interrupted())
-    }
-}
-
-impl Rows for Feeder<'_> {
-    /// Sends an untouched block from disk to the sink as it is.
-    fn block(&mut self, entry: &BlockEntry) -> Result<bool> {
-        self.flush()?;
-        let raw = self.blocks.get(&entry.id)?;
-        self.sent.rows += entry.rows;
-        self.sent.digest.merge(entry.digest);
-        self.send(raw)?;
-        Ok(true)
-    }
-
-    /// Takes the block's digest first, since most rows of a changed block stay and need not be digested again.
-    fn changed_block(&mut self, entry: &BlockEntry) -> bool {
-        self.sent.rows += entry.rows;
-        self.sent.digest.merge(entry.digest);
-        true
-    }
-
-    fn kept(&mut self, lines: &[u8]) -> Result<()> {
-        self.piece.extend_from_slice(lines);
-        self.flush_when_full()
-    }
-
-    fn gone(&mut self, line: &[u8]) {
-        self.sent.rows -= 1;
-        self.sent.digest.remove(line);
-    }
-
-    fn row(&mut self, _key: &[u8], line: &[u8]) -> Result<()> {
-        self.piece.extend_from_slice(line);
-        self.piece.push(b'\n');
-        self.sent.rows += 1;
-        self.sent.digest.add(line);
-        self.flush_when_full()
     }
 }

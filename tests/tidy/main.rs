@@ -31,12 +31,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("history", &["model", "signal", "store"]),
     ("source", &["model", "codec", "connect", "history", "pgtools", "signal"]),
-    ("fold", &["model", "codec", "history", "signal"]),
-    ("past", &["model", "codec", "history", "fold", "signal", "store"]),
+    ("follow", &["model", "codec", "history", "signal"]),
+    ("fold", &["model", "codec", "history", "follow", "signal"]),
+    ("past", &["model", "codec", "history", "follow", "fold", "signal", "store"]),
     ("prove", &["model", "codec", "history", "fold", "past"]),
     (
         "protect",
-        &["model", "codec", "history", "fold", "past", "signal", "store", "connect", "pgtools", "source"],
+        &[
+            "model", "codec", "history", "follow", "fold", "past", "signal", "store", "connect", "pgtools",
+            "source",
+        ],
     ),
     ("capture", &["model", "history", "signal", "store", "connect", "pgtools", "source", "protect"]),
     ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
@@ -184,14 +188,18 @@ fn folds_begin_in_one_place() {
         files("src", "rs").into_iter().filter(|path| !["fold", "past"].contains(&module_of(path).as_str()))
     {
         let text = fs::read_to_string(&path).unwrap();
-        assert!(!text.contains("fold::Request"), "{} puts together a fold; ask a Past instead", name(&path));
+        assert!(
+            !text.contains("fold::FoldInput"),
+            "{} puts together a fold; ask a Past instead",
+            name(&path)
+        );
     }
 }
 
 #[test]
 fn the_history_and_what_lies_below_it_know_no_server() {
     for path in files("src", "rs") {
-        let below = ["model", "codec", "signal", "store", "history", "fold", "past", "prove"];
+        let below = ["model", "codec", "signal", "store", "history", "follow", "fold", "past", "prove"];
         if !below.contains(&module_of(&path).as_str()) {
             continue;
         }

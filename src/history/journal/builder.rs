@@ -93,7 +93,7 @@ impl BlockBuilder {
     }
 
     /// Begins a builder whose `take_full` hands out a block from `full` bytes of records on.
-    pub(super) fn with_size(frontier: Lsn, full: usize) -> BlockBuilder {
+    pub(crate) fn with_size(frontier: Lsn, full: usize) -> BlockBuilder {
         BlockBuilder {
             full,
             waiting: Vec::with_capacity(full + full / 8),

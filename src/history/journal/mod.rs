@@ -38,7 +38,7 @@ pub use mirror::{OpenSegmentEnd, mirror, open_segment_end};
 pub use name::{SegmentHeader, SegmentName};
 pub use opening::RecoveredJournal;
 pub use place::Journal;
-pub use reading::{DecodedBlock, Event, Events, SegmentBlocks};
+pub use reading::{DecodedBlock, Event, Events, Place, SegmentBlocks};
 pub use seal::seal;
 pub use seam::{Confirmable, ContinuityBreak, Seam};
 pub use sections::BlockExtent;

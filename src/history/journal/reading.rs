@@ -78,10 +78,33 @@ impl DecodedBlock {
 
     /// Returns the records that were asked for, in order.
     pub fn events(&self) -> Events<'_> {
-        // A part of a spanning transaction lies at that transaction's position.
-        let wanted = self.after <= self.first && self.first < self.until;
-        Events { block: self, records: Records::new(&self.raw), wanted, done: false }
+        self.events_from(self.start())
     }
+
+    /// The place before the block's first record.
+    pub fn start(&self) -> Place {
+        // A part of a spanning transaction lies at that transaction's position.
+        Place { offset: 0, wanted: self.after <= self.first && self.first < self.until, done: false }
+    }
+
+    /// The records from a place that [`DecodedBlock::start`] or [`Events::place`] returned for this block.
+    pub fn events_from(&self, place: Place) -> Events<'_> {
+        let records = Records::from(&self.raw, place.offset);
+        Events { block: self, records, wanted: place.wanted, done: place.done }
+    }
+
+    /// The `length` bytes before a place, which are those of the last event if it was a message.
+    pub fn bytes_before(&self, place: Place, length: usize) -> &[u8] {
+        &self.raw[place.offset - length..place.offset]
+    }
+}
+
+/// Where a reader of a block stopped. It borrows nothing, so a cursor can keep it beside the block.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    offset: usize,
+    wanted: bool,
+    done: bool,
 }
 
 /// One record, borrowed from its block.
@@ -104,6 +127,11 @@ pub struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
+    /// The place behind the last event that was returned.
+    pub fn place(&self) -> Place {
+        Place { offset: self.records.offset(), wanted: self.wanted, done: self.done }
+    }
+
     fn message(&mut self, message: &'a [u8]) -> Option<Event<'a>> {
         match message.first() {
             // Only these messages can begin a new position, or count in a stretch that was not asked for.

@@ -112,7 +112,17 @@ pub(super) struct Records<'a>(ByteReader<'a>);
 
 impl<'a> Records<'a> {
     pub(super) fn new(raw: &'a [u8]) -> Records<'a> {
-        Records(ByteReader::new(raw))
+        Records::from(raw, 0)
+    }
+
+    /// The records from an offset that [`Records::offset`] returned.
+    pub(super) fn from(raw: &'a [u8], offset: usize) -> Records<'a> {
+        Records(ByteReader { bytes: raw, at: offset })
+    }
+
+    /// The offset of the next record in the raw bytes.
+    pub(super) fn offset(&self) -> usize {
+        self.0.at
     }
 
     fn record(&mut self) -> Option<Record<'a>> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Request;
+use crate::history::checkpoint::Checkpoint;
 use crate::model::written::{written_ident, written_parts};
 use crate::model::{DatabaseFacts, Table};
 use crate::signal::retold::{Retold, TypeBefore, TypeFacts};
@@ -62,17 +62,17 @@ pub(super) struct Renamed {
 }
 
 impl Names {
-    pub fn of(request: &Request<'_>) -> Names {
-        let database = request.base.schema.database.clone();
+    pub fn of(base: &Checkpoint) -> Names {
+        let database = base.schema.database.clone();
         let mut names = Names { database, known: BTreeMap::new(), left: BTreeMap::new() };
-        let tables = request.base.tables.iter().map(|it| (it.table.oid, &it.table.schema, &it.table.name));
-        let sequences = request.base.sequences.iter().map(|it| (it.oid, &it.schema, &it.name));
+        let tables = base.tables.iter().map(|it| (it.table.oid, &it.table.schema, &it.table.name));
+        let sequences = base.sequences.iter().map(|it| (it.oid, &it.schema, &it.name));
         for (oid, schema, name) in tables.chain(sequences) {
             if let Some(name) = names.written(schema, name) {
                 names.known.insert(oid, name);
             }
         }
-        let retold = request.base.schema.since.iter().filter_map(|change| change.signal.retold.as_ref());
+        let retold = base.schema.since.iter().filter_map(|change| change.signal.retold.as_ref());
         for (type_oid, before) in retold.flat_map(|it| &it.before) {
             if let TypeBefore::Names(before) = before {
                 names.leave(*type_oid, before.iter().map(|(_, text)| text.clone()));

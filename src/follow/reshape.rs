@@ -1,17 +1,15 @@
 //! From the lines of a table as it was to those of the table as it became.
 
-use super::merge::Rows;
-use super::retelling::{Late, Step, column};
+use super::retelling::{ColumnRetelling, LateValues, column};
 use crate::codec::copy_text::{self, NULL, push_escaped};
 use crate::codec::key::KeyShape;
 use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
-use crate::history::image::BlockEntry;
 use crate::model::{Table, TableFacts};
 
 /// Where each column of the new lines comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reshape {
+pub struct Reshape {
     places: Vec<Place>,
     /// Rows keep their keys, byte for byte, and so their order.
     pub keeps_keys: bool,
@@ -22,14 +20,14 @@ enum Place {
     /// A column of the old lines, by number.
     Old(usize),
     /// The same, and what becomes of its values.
-    Retold(usize, Vec<Step>),
+    Retold(usize, Vec<ColumnRetelling>),
     /// The same in every row, as COPY text: what older rows hold in a column that was added.
     Added(Box<[u8]>),
 }
 
 impl Reshape {
     /// `None` if the lines stay as they are.
-    pub fn between(before: &Table, now: &Table, facts: &TableFacts) -> Option<Reshape> {
+    pub(super) fn between(before: &Table, now: &Table, facts: &TableFacts) -> Option<Reshape> {
         let place = |number: usize| match old_place(before, now, number) {
             Some(old) => Place::Old(old),
             None => Place::Added(missing(facts, now.columns[number].number)),
@@ -46,7 +44,7 @@ impl Reshape {
     }
 
     /// The table's rows stay, but for the values of some columns.
-    pub fn retold(table: &Table, columns: &[(usize, Step)]) -> Reshape {
+    pub(super) fn retold(table: &Table, columns: &[(usize, ColumnRetelling)]) -> Reshape {
         let place = |number| match columns.iter().find(|(at, _)| *at == number) {
             Some((_, step)) => Place::Retold(number, vec![step.clone()]),
             None => Place::Old(number),
@@ -62,7 +60,7 @@ impl Reshape {
     }
 
     /// Corrects what older rows have in added columns: it was read before the statement's transaction ended.
-    pub fn correct(&mut self, late: &Late) {
+    pub(super) fn correct(&mut self, late: &LateValues) {
         for (number, step) in late.columns() {
             if let Some(Place::Added(text)) = self.places.get_mut(*number) {
                 *text = column(std::slice::from_ref(step), text, &mut Doubts::default()).into();
@@ -113,7 +111,7 @@ impl Reshape {
 }
 
 impl Place {
-    fn then(self, steps: Vec<Step>) -> Place {
+    fn then(self, steps: Vec<ColumnRetelling>) -> Place {
         match self {
             Place::Old(number) => Place::Retold(number, steps),
             Place::Retold(number, before) => Place::Retold(number, [before, steps].concat()),
@@ -160,32 +158,6 @@ fn same_keys(before: &KeyShape, now: &KeyShape, places: &[Place]) -> bool {
                 && now.iter().zip(before).all(|(now, before)| from(now) == Some(*before))
         }
         _ => false,
-    }
-}
-
-/// Hands rows on in their new shape, under their old keys.
-pub(super) struct Reshaped<'a> {
-    reshape: &'a Reshape,
-    rows: &'a mut dyn Rows,
-    line: Vec<u8>,
-    pub doubts: Doubts,
-}
-
-impl<'a> Reshaped<'a> {
-    pub fn new(reshape: &'a Reshape, rows: &'a mut dyn Rows) -> Reshaped<'a> {
-        Reshaped { reshape, rows, line: Vec::new(), doubts: Doubts::default() }
-    }
-}
-
-impl Rows for Reshaped<'_> {
-    fn block(&mut self, _entry: &BlockEntry) -> Result<bool> {
-        Ok(false)
-    }
-
-    fn row(&mut self, key: &[u8], line: &[u8]) -> Result<()> {
-        self.line.clear();
-        self.reshape.push(line, &mut self.line, &mut self.doubts)?;
-        self.rows.row(key, &self.line)
     }
 }
 

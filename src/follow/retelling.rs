@@ -54,15 +54,15 @@ pub(super) struct Retellings {
 
 /// What becomes of a column's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct ColumnRetelling {
     pub type_oid: u32,
     pub retelling: Arc<Retelling>,
 }
 
-impl Step {
+impl ColumnRetelling {
     /// The steps of a table's columns that are concerned.
-    pub fn of_table(retelling: &Arc<Retelling>, table: &Table) -> Vec<(usize, Step)> {
-        let step = |type_oid| Step { type_oid, retelling: Arc::clone(retelling) };
+    pub fn of_table(retelling: &Arc<Retelling>, table: &Table) -> Vec<(usize, ColumnRetelling)> {
+        let step = |type_oid| ColumnRetelling { type_oid, retelling: Arc::clone(retelling) };
         concerned(retelling, table).into_iter().map(|(number, oid)| (number, step(oid))).collect()
     }
 }
@@ -73,7 +73,7 @@ fn concerned(retelling: &Retelling, table: &Table) -> Vec<(usize, u32)> {
 }
 
 /// A column's COPY text after some steps.
-pub(super) fn column<'a>(steps: &[Step], text: &'a [u8], doubts: &mut Doubts) -> Cow<'a, [u8]> {
+pub(super) fn column<'a>(steps: &[ColumnRetelling], text: &'a [u8], doubts: &mut Doubts) -> Cow<'a, [u8]> {
     if text == HOLE || text == NULL {
         return Cow::Borrowed(text);
     }
@@ -91,11 +91,12 @@ pub(super) fn column<'a>(steps: &[Step], text: &'a [u8], doubts: &mut Doubts) ->
 }
 
 /// What becomes of a table's rows that may come late.
-pub(super) struct Late {
-    columns: Vec<(usize, Step)>,
+#[derive(Clone, Debug)]
+pub(super) struct LateValues {
+    columns: Vec<(usize, ColumnRetelling)>,
 }
 
-impl Late {
+impl LateValues {
     /// The line as it would be, had it come in time.
     pub fn correct(&self, line: &mut Vec<u8>, doubts: &mut Doubts) {
         let mut now = Vec::with_capacity(line.len());
@@ -110,7 +111,7 @@ impl Late {
         *line = now;
     }
 
-    pub fn columns(&self) -> &[(usize, Step)] {
+    pub fn columns(&self) -> &[(usize, ColumnRetelling)] {
         &self.columns
     }
 }
@@ -191,10 +192,10 @@ impl Retellings {
         };
     }
 
-    pub fn late(&self, table: u32) -> Option<Late> {
+    pub fn late(&self, table: u32) -> Option<LateValues> {
         let columns = self.columns.get(&table)?;
-        let step = |type_oid| Step { type_oid, retelling: Arc::clone(&self.late) };
-        Some(Late { columns: columns.iter().map(|(number, oid)| (*number, step(*oid))).collect() })
+        let step = |type_oid| ColumnRetelling { type_oid, retelling: Arc::clone(&self.late) };
+        Some(LateValues { columns: columns.iter().map(|(number, oid)| (*number, step(*oid))).collect() })
     }
 
     /// Why a table is not exact after a row of a transaction raised these doubts; `None` if it is, or if that was

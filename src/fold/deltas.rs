@@ -1,0 +1,141 @@
+//! Folds the changes of the journal into a delta for each table.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::table::FoldedTable;
+use super::{FoldInput, scratch_folder};
+use crate::error::Result;
+use crate::follow::{Event, EventKind, Follow, RowChange, TableChange, undecodable};
+use crate::history::catalog::Catalog;
+use crate::history::image::Blocks;
+use crate::model::{Lsn, Table};
+
+/// The tables with what has changed since the base.
+pub(super) struct Deltas<'a> {
+    /// By oid.
+    tables: HashMap<u32, FoldedTable>,
+    blocks: Blocks,
+    catalog: Arc<Catalog>,
+    /// The bytes that all deltas together may take.
+    budget: usize,
+    /// The folder under which the scratch folder is made.
+    scratch_parent: &'a Path,
+    /// The folder for intermediate images, made when it is first needed.
+    scratch: Option<Arc<TempDir>>,
+    /// Rows inserted, updated or deleted so far.
+    pub changes: u64,
+}
+
+impl<'a> Deltas<'a> {
+    pub fn new(input: &FoldInput<'a>) -> Deltas<'a> {
+        let blocks = input.blocks.clone();
+        let wanted = input.base.tables.iter().filter(|entry| (input.wanted)(&entry.table));
+        Deltas {
+            tables: wanted.map(|entry| (entry.table.oid, FoldedTable::new(entry, &blocks))).collect(),
+            blocks,
+            catalog: Arc::clone(input.catalog),
+            budget: input.budget,
+            scratch_parent: input.scratch,
+            scratch: None,
+            changes: 0,
+        }
+    }
+
+    /// Takes an event.
+    ///
+    /// # Errors
+    /// `Damaged` if the event contradicts the rows before it.
+    #[inline]
+    pub fn take(&mut self, event: &Event<'_>) -> Result<()> {
+        match &event.kind {
+            EventKind::Row { table, change } => self.apply(table, *change, event.transaction.lsn)?,
+            EventKind::Truncate { tables, .. } => tables.iter().for_each(|table| self.truncate(table)),
+            EventKind::Replace { table } => self.truncate(table),
+            EventKind::Definition { tables, .. } => tables.iter().for_each(|change| self.define(change)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn apply(&mut self, table: &Table, change: RowChange<'_>, at: Lsn) -> Result<()> {
+        if !matches!(change, RowChange::Given { .. }) {
+            self.changes += 1;
+        }
+        let Some(folded) = self.tables.get_mut(&table.oid) else { return Ok(()) };
+        // A change is of the table as it is now, so the rows before it must be too.
+        if folded.reshape().is_some() {
+            folded.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog)?;
+        }
+        folded.apply(change).map_err(|contradiction| undecodable(contradiction, at))
+    }
+
+    fn truncate(&mut self, table: &Table) {
+        if let Some(folded) = self.tables.get_mut(&table.oid) {
+            folded.truncate();
+        }
+    }
+
+    fn define(&mut self, change: &TableChange) {
+        match change {
+            TableChange::Create { table } => {
+                self.tables.insert(table.oid, FoldedTable::made(Table::clone(table), &self.blocks));
+            }
+            TableChange::Alter { now, reshape, .. } => {
+                if let Some(folded) = self.tables.get_mut(&now.oid) {
+                    folded.alter(now, reshape.clone());
+                }
+            }
+            TableChange::Rewrite { now, .. } => {
+                if let Some(folded) = self.tables.get_mut(&now.oid) {
+                    folded.table = Table::clone(now);
+                    folded.truncate();
+                }
+            }
+            TableChange::Drop { table } => drop(self.tables.remove(&table.oid)),
+        }
+    }
+
+    /// Writes the tables with the largest deltas into intermediate images while all deltas together are too large.
+    ///
+    /// # Errors
+    /// `Unavailable` if an image cannot be written; `Damaged` if a block is.
+    pub fn keep_within_budget(&mut self) -> Result<()> {
+        while self.tables.values().map(FoldedTable::delta_bytes).sum::<usize>() > self.budget {
+            let largest = self.tables.values_mut().max_by_key(|table| table.delta_bytes());
+            let Some(table) = largest.filter(|table| table.delta_bytes() > 0) else { return Ok(()) };
+            table.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog)?;
+        }
+        Ok(())
+    }
+
+    /// The tables, in the order of their oids. Tables that must be sorted before they can be read are written into
+    /// intermediate images, and so are those of which it must be known whether all values can be read.
+    ///
+    /// # Errors
+    /// As [`Deltas::keep_within_budget`].
+    pub fn finish(mut self, follow: &mut Follow<'_>) -> Result<Vec<FoldedTable>> {
+        for table in self.tables.values_mut() {
+            if table.reshape().is_some_and(|it| !it.keeps_keys || it.retells()) {
+                table.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog)?;
+            }
+            if table.is_unreadable() {
+                follow.note_unreadable(table.table.oid);
+            }
+        }
+        let mut tables: Vec<_> = self.tables.into_values().collect();
+        tables.sort_by_key(|table| table.table.oid);
+        Ok(tables)
+    }
+}
+
+fn scratch<'b>(made: &'b mut Option<Arc<TempDir>>, parent: &Path) -> Result<&'b Arc<TempDir>> {
+    match made {
+        Some(scratch) => Ok(scratch),
+        none => Ok(none.insert(Arc::new(scratch_folder(parent)?))),
+    }
+}

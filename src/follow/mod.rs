@@ -1,0 +1,139 @@
+//! Follows the journal: its changes in commit order, each with its transaction and with its table as it was then.
+//!
+//! [`Follow`] is a cursor. It starts at a checkpoint, which knows the tables, and it learns of schema changes from the
+//! messages of the event triggers. It tells backwhen's own messages from those of others, and it collects the objects
+//! that are not exact. The fold is one reader of the cursor; whoever asks about single transactions or rows is another.
+
+mod carried;
+mod event;
+mod interpreter;
+mod mapping;
+mod messages;
+mod naming;
+mod reshape;
+mod retelling;
+mod row;
+mod shapes;
+mod signals;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use carried::{tables_after, untold_tables};
+pub use event::{Event, EventKind, Row, RowChange, TableChange, Transaction};
+pub use reshape::Reshape;
+pub use retelling::is_of_values;
+
+use crate::codec::pgoutput;
+use crate::codec::retell::Doubts;
+use crate::error::{Error, Result};
+use crate::history::checkpoint::Checkpoint;
+use crate::history::timeline::SegmentView;
+use crate::model::{Inexact, Lsn, Message, Relation, Table};
+use crate::signal::key::MessageKey;
+use interpreter::Interpreter;
+use messages::{Messages, RawMessage};
+
+/// A stretch of the journal of one epoch.
+#[derive(Clone, Copy)]
+pub struct JournalRange<'a> {
+    /// The segments that hold the transactions, in order. Others may stand before and behind them.
+    pub segments: &'a [SegmentView],
+    /// The position of the first commit that may be in.
+    pub after: Lsn,
+    /// The position of the first commit that is not in.
+    pub until: Lsn,
+}
+
+/// A cursor over the events of the journal.
+pub struct Follow<'a> {
+    journal: JournalRange<'a>,
+    messages: Messages,
+    interpreter: Interpreter<'a>,
+}
+
+impl<'a> Follow<'a> {
+    /// Begins with the tables of a checkpoint, from which the journal goes on. Tables that are not `wanted` are passed over. `key`
+    /// tells backwhen's own messages from others.
+    pub fn new(
+        base: &Checkpoint,
+        journal: JournalRange<'a>,
+        key: &MessageKey,
+        wanted: &'a dyn Fn(&Table) -> bool,
+    ) -> Follow<'a> {
+        let messages = Messages::new(journal.segments, journal.after, journal.until);
+        Follow { journal, messages, interpreter: Interpreter::new(base, key, wanted) }
+    }
+
+    /// The next event; `None` behind the last one.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal cannot be decoded.
+    pub fn next_event(&mut self) -> Result<Option<Event<'_>>> {
+        let found = loop {
+            if let Some(found) = self.interpreter.next_given_row()? {
+                break found;
+            }
+            let (bytes, in_force) = match self.messages.next_message()? {
+                None => return Ok(None),
+                Some(RawMessage::InForce(bytes)) => (bytes, true),
+                Some(RawMessage::InTransaction(bytes)) => (bytes, false),
+            };
+            if !self.interpreter.reads(bytes) || (in_force && self.interpreter.is_beyond()) {
+                continue;
+            }
+            let message = pgoutput::decode(bytes).map_err(|error| self.interpreter.undecodable(error))?;
+            let found = match message {
+                Message::Begin { final_lsn, commit_time, xid } => {
+                    let transaction = self.messages.transaction(final_lsn, commit_time, xid)?;
+                    self.interpreter.begin(transaction);
+                    None
+                }
+                message => self.interpreter.interpret(message)?,
+            };
+            if let Some(found) = found {
+                break found;
+            }
+        };
+        self.interpreter.event(found).map(Some)
+    }
+
+    /// Goes on behind the end of the range, without tables: from here on the events are backwhen's own messages,
+    /// truncates and commits. The tables stay as they were at the end of the range.
+    pub fn go_beyond(&mut self) {
+        self.messages = Messages::new(self.journal.segments, self.journal.until, Lsn::MAX);
+        self.interpreter.go_beyond();
+    }
+
+    /// The number of the journal's blocks that have been read so far.
+    pub fn blocks_read(&self) -> u64 {
+        self.messages.blocks_read()
+    }
+
+    /// A table that is followed, as it stands now.
+    pub fn table(&self, oid: u32) -> Option<&Arc<Table>> {
+        self.interpreter.shapes.table(oid)
+    }
+
+    /// The objects of which the events so far are not exact.
+    pub fn inexact(&self) -> impl Iterator<Item = Inexact> {
+        self.interpreter.shapes.inexact()
+    }
+
+    /// Notes that a reader of a table's older rows could not read a value whose text a statement changed.
+    pub fn note_unreadable(&mut self, table: u32) {
+        let unreadable = Doubts { unreadable: true, ..Doubts::default() };
+        self.interpreter.doubt(table, &unreadable);
+    }
+}
+
+/// A journal that cannot be decoded.
+pub(crate) fn undecodable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>, at: Lsn) -> Error {
+    Error::damaged(format!("the transaction at {at} in the journal cannot be decoded")).caused_by(cause)
+}
+
+/// The differences between a table and the stream's description of it, for people.
+pub fn differences(table: &Table, relation: &Relation) -> Vec<String> {
+    mapping::Mapping::of(table, relation).differences
+}
