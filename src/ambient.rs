@@ -20,7 +20,7 @@ pub fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// The steady clock, which measures how long something takes.
+/// Reads the steady clock, which measures how long something takes.
 pub fn instant() -> Instant {
     Instant::now()
 }
@@ -50,15 +50,15 @@ pub fn private_folder(parent: &Path, prefix: &str) -> std::io::Result<tempfile::
     tempfile::Builder::new().prefix(prefix).permissions(ours_alone).tempdir_in(parent)
 }
 
-/// The folder where the system puts temporary files.
+/// Returns the system's folder for temporary files.
 pub fn temporary_place() -> PathBuf {
     std::env::temp_dir()
 }
 
-/// A file without a name, which is gone with the process.
+/// Creates a file without a name in `folder`, which is gone with the process.
 ///
 /// # Errors
-/// Of the system.
+/// Fails as the system does.
 pub fn nameless_file(folder: &Path) -> std::io::Result<std::fs::File> {
     tempfile::tempfile_in(folder)
 }
