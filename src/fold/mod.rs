@@ -1,9 +1,9 @@
 //! Checkpoint + the journal after it up to a moment → the rows at that moment.
 //!
-//! [`fold`] follows the journal once. For each row that the journal touches, only the last version is kept, in a delta beside the
-//! table's image. Image and delta are merged when the rows are read. Where the deltas outgrow their budget, the largest one
-//! is merged into an intermediate image on local disk and begun anew, so memory is bounded whatever the length of the
-//! journal.
+//! [`fold`] follows the journal once. For each row that the journal touches, only the last version is kept, in a delta
+//! beside the table's image. Image and delta are merged when the rows are read. Where the deltas outgrow their budget,
+//! the largest one is merged into an intermediate image on local disk and begun anew, so memory is bounded whatever the
+//! length of the journal.
 
 mod delta;
 mod deltas;

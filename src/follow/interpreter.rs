@@ -1,7 +1,7 @@
 //! Turns the journal's messages into events.
 //!
-//! A message is interpreted in two steps, because an event borrows what the first step has read: [`Interpreter::interpret`]
-//! says what was found, and [`Interpreter::event`] shows it.
+//! A message is interpreted in two steps, because an event borrows what the first step has read:
+//! [`Interpreter::interpret`] says what was found, and [`Interpreter::event`] shows it.
 
 use std::sync::Arc;
 

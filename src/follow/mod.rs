@@ -54,8 +54,8 @@ pub struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    /// Begins with the tables of a checkpoint, from which the journal goes on. Tables that are not `wanted` are passed over. `key`
-    /// tells backwhen's own messages from others.
+    /// Begins with the tables of a checkpoint, from which the journal goes on. Tables that are not `wanted` are passed
+    /// over. `key` tells backwhen's own messages from others.
     pub fn new(
         base: &Checkpoint,
         journal: JournalRange<'a>,
