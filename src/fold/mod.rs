@@ -104,8 +104,11 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     progress.phase("folding", 0, Unit::Transactions);
     while let Some(event) = follow.next_event()? {
         deltas.take(&event)?;
-        sequences.take(&event);
-        schema.take(&event);
+        // Most events are rows, which tell nothing of sequences and schema.
+        if !matches!(event.kind, EventKind::Row { .. }) {
+            sequences.take(&event);
+            schema.take(&event);
+        }
         match &event.kind {
             EventKind::Definition { change, .. } => definition_changes.push((*change).clone()),
             EventKind::Commit => transactions += 1,

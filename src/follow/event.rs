@@ -27,7 +27,7 @@ impl Transaction {
 /// One event of the journal, and the transaction that it belongs to.
 #[derive(Debug)]
 pub struct Event<'a> {
-    pub transaction: Transaction,
+    pub transaction: &'a Transaction,
     pub kind: EventKind<'a>,
 }
 
