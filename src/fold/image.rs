@@ -20,8 +20,8 @@ use crate::history::image::{
 const SORT_BUDGET: usize = 64 << 20;
 
 impl FoldedTable {
-    /// Writes the table's rows as an image. Blocks that have not changed are not copied: the image names them where they
-    /// are.
+    /// Writes the table's rows as an image. Blocks that have not changed are not copied: the image names them where
+    /// they are.
     ///
     /// # Errors
     /// As [`FoldedTable::rows`]; `Unavailable` if the image cannot be written.
@@ -29,8 +29,8 @@ impl FoldedTable {
         write(&mut self.rows(KeyRange::all(), None)?, packs)
     }
 
-    /// Writes the table's rows as an intermediate image into `scratch`, in the table's present shape, and goes on from there with
-    /// an empty delta. `history` finds the blocks of the history.
+    /// Writes the table's rows as an intermediate image into `scratch`, in the table's present shape, and goes on from
+    /// there with an empty delta. `history` finds the blocks of the history.
     pub(super) fn settle(
         &mut self,
         scratch: &Arc<TempDir>,

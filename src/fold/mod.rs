@@ -1,9 +1,9 @@
 //! Checkpoint + the journal after it up to a moment → the rows at that moment.
 //!
-//! [`fold`] follows the journal once. For each row that the journal touches, only the last version is kept, in a delta beside the
-//! table's image. Image and delta are merged when the rows are read. Where the deltas outgrow their budget, the largest one
-//! is merged into an intermediate image on local disk and begun anew, so memory is bounded whatever the length of the
-//! journal.
+//! [`fold`] follows the journal once. For each row that the journal touches, only the last version is kept, in a delta
+//! beside the table's image. Image and delta are merged when the rows are read. Where the deltas outgrow their budget,
+//! the largest one is merged into an intermediate image on local disk and begun anew, so memory is bounded whatever the
+//! length of the journal.
 
 mod delta;
 mod deltas;
@@ -104,8 +104,11 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     progress.phase("folding", 0, Unit::Transactions);
     while let Some(event) = follow.next_event()? {
         deltas.take(&event)?;
-        sequences.take(&event);
-        schema.take(&event);
+        // Most events are rows, which tell nothing of sequences and schema.
+        if !matches!(event.kind, EventKind::Row { .. }) {
+            sequences.take(&event);
+            schema.take(&event);
+        }
         match &event.kind {
             EventKind::Definition { change, .. } => definition_changes.push((*change).clone()),
             EventKind::Commit => transactions += 1,

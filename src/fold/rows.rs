@@ -19,11 +19,11 @@ use crate::history::image::{self, BlockEntry};
 /// A portion of a table's rows.
 #[derive(Debug)]
 pub enum Portion<'a> {
-    /// A block of the image, of which all rows belong to the table as they are. [`TableRows::read_block`] reads the block. After
-    /// [`TableRows::open_block`], the rows come one by one instead.
+    /// A block of the image, of which all rows belong to the table as they are. [`TableRows::read_block`] reads the
+    /// block. After [`TableRows::open_block`], the rows come one by one instead.
     Block(&'a BlockEntry),
-    /// A block of which some rows are gone or replaced. The portions that follow say what is kept of the block, what is gone
-    /// and what is new. After [`TableRows::open_block`], the rows come one by one instead.
+    /// A block of which some rows are gone or replaced. The portions that follow say what is kept of the block, what is
+    /// gone and what is new. After [`TableRows::open_block`], the rows come one by one instead.
     ChangedBlock(&'a BlockEntry),
     /// Whole lines of the changed block, each with its newline, which stay.
     Kept(&'a [u8]),

@@ -9,8 +9,8 @@ use crate::model::{Inexact, Lsn, SequenceState, Table};
 use crate::signal::{DefinitionSignal, SequenceSample};
 
 /// A sequence that the first sample after the moment lacks is looked for in this many more, which takes some minutes of
-/// heartbeats. The transaction that made the sequence may wait this long for a standby. A sequence that the role may not read
-/// never comes.
+/// heartbeats. The transaction that made the sequence may wait this long for a standby. A sequence that the role may
+/// not read never comes.
 const SAMPLES_AFTER: u32 = 100;
 
 pub(super) struct Sequences {
@@ -134,8 +134,8 @@ impl Sequences {
     }
 
     /// The first sample after the moment is no bound for a sequence that was set back in between (`TRUNCATE … RESTART
-    /// IDENTITY`, `setval`), since the sample before the moment may be nearer. Nor does it tell of a sequence that was dropped
-    /// in between.
+    /// IDENTITY`, `setval`), since the sample before the moment may be nearer. Nor does it tell of a sequence that was
+    /// dropped in between.
     fn keep_furthest(&mut self, before: &BTreeMap<u32, SequenceState>) {
         for (oid, state) in before {
             if !self.states.contains_key(oid) {
@@ -158,8 +158,8 @@ impl Sequences {
         }
     }
 
-    /// A commit is in the WAL for a while before other sessions see its changes. So the first sample after a moment may lack a
-    /// sequence that was made just before the moment, and a later sample has it.
+    /// A commit is in the WAL for a while before other sessions see its changes. So the first sample after a moment may
+    /// lack a sequence that was made just before the moment, and a later sample has it.
     fn add_unseen(&mut self, sample: &SequenceSample) {
         self.samples_after += 1;
         for state in sample.sequences.iter().filter(|state| self.made.contains(&state.oid)) {

@@ -113,7 +113,8 @@ impl FoldedTable {
     }
 
     /// The rows with keys in `range`, in key order. Of each row the `columns` come, by their positions in
-    /// [`Table::columns`]; without `columns`, all of them. Only the blocks of the image are read that may hold such rows.
+    /// [`Table::columns`]; without `columns`, all of them. Only the blocks of the image are read that may hold such
+    /// rows.
     ///
     /// # Errors
     /// `Damaged` if a block is, or if the journal contradicts the image.

@@ -113,8 +113,8 @@ impl TouchedKeys {
         }
     }
 
-    /// The row in place of `line`, which the image has under the next touched key. A row with holes is filled from `line`
-    /// into `filled`.
+    /// The row in place of `line`, which the image has under the next touched key. A row with holes is filled from
+    /// `line` into `filled`.
     pub fn replace(&mut self, line: &[u8], filled: &mut Vec<u8>) -> Result<Replacement, Mismatch> {
         let place = self.next;
         self.next += 1;

@@ -24,7 +24,7 @@ pub fn tables_after(before: &[Table], changes: &[DefinitionChange]) -> Vec<Table
     tables.into_values().collect()
 }
 
-/// The tables, by oid, of which the changes do not tell all that the rows need.
+/// The oids of the tables of which the changes tell too little to read their rows.
 pub fn untold_tables(before: &[Table], changes: &[DefinitionChange]) -> BTreeSet<u32> {
     let mut tables: BTreeMap<u32, Table> = before.iter().map(|table| (table.oid, table.clone())).collect();
     let mut untold = BTreeSet::new();
@@ -46,7 +46,7 @@ pub(super) fn is_carried(defined: &DefinedTable) -> bool {
     defined.published && defined.facts.persistence == 'p'
 }
 
-/// What a statement did to columns without telling the values that rows then had.
+/// The changes of columns by a statement that did not tell the values which rows then had.
 pub(super) fn lacking(before: &Table, now: &Table, defined: &DefinedTable) -> Vec<String> {
     if defined.image {
         return Vec::new();
@@ -70,7 +70,7 @@ pub(super) fn lacking(before: &Table, now: &Table, defined: &DefinedTable) -> Ve
     found
 }
 
-/// Whether a value of one type, taken as one of the other without a rewrite, is written alike.
+/// Whether a value of one type has the same text as a value of the other, if there was no rewrite.
 fn same_text(before: u32, now: u32) -> bool {
     const TEXT: u32 = 25;
     const VARCHAR: u32 = 1043;

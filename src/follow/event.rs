@@ -27,7 +27,7 @@ impl Transaction {
 /// One event of the journal, and the transaction that it belongs to.
 #[derive(Debug)]
 pub struct Event<'a> {
-    pub transaction: Transaction,
+    pub transaction: &'a Transaction,
     pub kind: EventKind<'a>,
 }
 
@@ -84,8 +84,8 @@ pub enum RowChange<'a> {
     Delete {
         old: Row<'a>,
     },
-    /// A row that a statement gave to the table, other than by an INSERT: it was computed by CREATE TABLE AS or rewritten by
-    /// ALTER TABLE.
+    /// A row that a statement gave to the table, other than by an INSERT: it was computed by CREATE TABLE AS or
+    /// rewritten by ALTER TABLE.
     Given {
         new: Row<'a>,
     },
@@ -96,8 +96,8 @@ pub enum RowChange<'a> {
 pub enum TableChange {
     /// The table is followed from here on, and has no rows yet.
     Create { table: Arc<Table> },
-    /// The table's definition has changed, or its values are written otherwise from here on. Rows from before become rows of
-    /// `now` by `reshape`, and stay as they are if that is `None`.
+    /// The table's definition has changed, or its values are written otherwise from here on. Rows from before become
+    /// rows of `now` by `reshape`, and stay as they are if that is `None`.
     Alter { before: Arc<Table>, now: Arc<Table>, reshape: Option<Reshape> },
     /// The statement wrote all rows anew. They follow.
     Rewrite { before: Arc<Table>, now: Arc<Table> },

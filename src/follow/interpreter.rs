@@ -1,7 +1,7 @@
 //! Turns the journal's messages into events.
 //!
-//! A message is interpreted in two steps, because an event borrows what the first step has read: [`Interpreter::interpret`]
-//! says what was found, and [`Interpreter::event`] shows it.
+//! A message is interpreted in two steps, because an event borrows what the first step has read:
+//! [`Interpreter::interpret`] says what was found, and [`Interpreter::event`] shows it.
 
 use std::sync::Arc;
 
@@ -107,26 +107,28 @@ impl<'a> Interpreter<'a> {
                 self.shapes.describe(relation, self.transaction.lsn);
                 Ok(None)
             }
-            Message::Insert { relation, new } => self.row(relation, |reader, row, _| {
-                reader.read_new(&new, None, row)?;
-                Ok(|place| Found::Inserted { place })
-            }),
-            Message::Update { relation, old: None, new } => self.row(relation, |reader, row, _| {
-                reader.read_new(&new, None, row)?;
-                reader.check_names_old_row()?;
-                Ok(|place| Found::Updated { place, has_old: false })
-            }),
-            Message::Update { relation, old: Some(old), new } => {
-                self.row(relation, |reader, row, old_row| {
-                    reader.read_new(&new, Some(&old), row)?;
-                    reader.read_old(&old, old_row)?;
-                    Ok(|place| Found::Updated { place, has_old: true })
-                })
+            Message::Insert { relation, new } => {
+                let place = self.row(relation, |reader, row, _| reader.read_new(&new, None, row))?;
+                Ok(place.map(|place| Found::Inserted { place }))
             }
-            Message::Delete { relation, old } => self.row(relation, |reader, _, old_row| {
-                reader.read_old(&old, old_row)?;
-                Ok(|place| Found::Deleted { place })
-            }),
+            Message::Update { relation, old: None, new } => {
+                let place = self.row(relation, |reader, row, _| {
+                    reader.read_new(&new, None, row)?;
+                    reader.check_names_old_row()
+                })?;
+                Ok(place.map(|place| Found::Updated { place, has_old: false }))
+            }
+            Message::Update { relation, old: Some(old), new } => {
+                let place = self.row(relation, |reader, row, old_row| {
+                    reader.read_new(&new, Some(&old), row)?;
+                    reader.read_old(&old, old_row)
+                })?;
+                Ok(place.map(|place| Found::Updated { place, has_old: true }))
+            }
+            Message::Delete { relation, old } => {
+                let place = self.row(relation, |reader, _, old_row| reader.read_old(&old, old_row))?;
+                Ok(place.map(|place| Found::Deleted { place }))
+            }
             Message::Truncate { relations, restart_identity, .. } => {
                 Ok(self.truncate(&relations, restart_identity))
             }
@@ -136,26 +138,21 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    /// Reads a row of a relation into the buffers. `read` returns how the event is made of the row's place.
+    /// Reads a row of a relation into the buffers. Returns the relation's place; `None` if nobody wants the row.
     #[inline]
     fn row(
         &mut self,
         relation: u32,
-        read: impl FnOnce(
-            &mut RowReader<'_>,
-            &mut RowBuffer,
-            &mut RowBuffer,
-        ) -> std::result::Result<fn(usize) -> Found, RowFault>,
-    ) -> Result<Option<Found>> {
+        read: impl FnOnce(&mut RowReader<'_>, &mut RowBuffer, &mut RowBuffer) -> std::result::Result<(), RowFault>,
+    ) -> Result<Option<usize>> {
         let at = self.transaction.lsn;
         let Some((place, mut reader)) = self.shapes.reader(relation, at)? else { return Ok(None) };
-        let found = read(&mut reader, &mut self.new, &mut self.old);
-        let found = found.map_err(|fault| undecodable(fault, at))?;
-        let doubts = reader.doubts;
-        if !doubts.is_empty() {
+        read(&mut reader, &mut self.new, &mut self.old).map_err(|fault| undecodable(fault, at))?;
+        if !reader.doubts.is_empty() {
+            let doubts = std::mem::take(&mut reader.doubts);
             self.doubt(relation, &doubts);
         }
-        Ok(Some(found(place)))
+        Ok(Some(place))
     }
 
     fn truncate(&mut self, relations: &[u32], restarts_sequences: bool) -> Option<Found> {
@@ -201,8 +198,13 @@ impl<'a> Interpreter<'a> {
         rows.first.then_some(Found::Replaced)
     }
 
-    /// The next of the rows that a statement gave to a table.
+    /// Whether a statement gave rows to a table that have not all been read.
     #[inline]
+    pub fn has_given_rows(&self) -> bool {
+        self.given.is_some()
+    }
+
+    /// The next of these rows.
     pub fn next_given_row(&mut self) -> Result<Option<Found>> {
         let Some((table, rows)) = &mut self.given else { return Ok(None) };
         let is_read = rows.read_next(table, &mut self.new);
@@ -220,7 +222,7 @@ impl<'a> Interpreter<'a> {
     pub fn event(&self, found: Found) -> Result<Event<'_>> {
         let kind =
             self.kind(found).ok_or_else(|| Error::internal("an event of the journal has no content"))?;
-        Ok(Event { transaction: self.transaction, kind })
+        Ok(Event { transaction: &self.transaction, kind })
     }
 
     #[inline]

@@ -28,8 +28,8 @@ impl Mapping {
         Mapping { differences: differences(table, relation, &places), places, width: relation.columns.len() }
     }
 
-    /// Appends the line of a row after a change, with a hole for each value that the stream leaves out. A value that `new`
-    /// leaves out and `old` has is taken from `old`.
+    /// Appends the line of a row after a change, with a hole for each value that the stream leaves out. A value that
+    /// `new` leaves out and `old` has is taken from `old`.
     ///
     /// # Errors
     /// Fails if a tuple has another number of columns than the Relation message.

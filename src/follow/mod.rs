@@ -54,8 +54,8 @@ pub struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    /// Begins with the tables of a checkpoint, from which the journal goes on. Tables that are not `wanted` are passed over. `key`
-    /// tells backwhen's own messages from others.
+    /// Begins with the tables of a checkpoint, from which the journal goes on. Tables that are not `wanted` are passed
+    /// over. `key` tells backwhen's own messages from others.
     pub fn new(
         base: &Checkpoint,
         journal: JournalRange<'a>,
@@ -72,7 +72,9 @@ impl<'a> Follow<'a> {
     /// `Damaged` if the journal cannot be decoded.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>> {
         let found = loop {
-            if let Some(found) = self.interpreter.next_given_row()? {
+            if self.interpreter.has_given_rows()
+                && let Some(found) = self.interpreter.next_given_row()?
+            {
                 break found;
             }
             let (bytes, in_force) = match self.messages.next_message()? {

@@ -1,4 +1,4 @@
-//! Follows the names of relations, as values of `regclass` are written by them and not by what they hold.
+//! Follows the names of relations, since a value of `regclass` holds an oid and is written as a name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ const REGNAMESPACE: u32 = 4089;
 pub(super) const REGROLE: u32 = 4096;
 const REGCOLLATION: u32 = 4191;
 
-/// The types whose values are written by names that somebody else may change, and those of their arrays.
+/// The types whose values are written as the names of other objects, each with its array type.
 const BY_NAME: [(u32, u32); 11] = [
     (REGPROC, 1008),
     (REGPROCEDURE, 2207),
@@ -35,7 +35,7 @@ const BY_NAME: [(u32, u32); 11] = [
     (REGCOLLATION, 4192),
 ];
 
-/// The type by whose names a column's values are written, if it is one of these or an array of it.
+/// The type as whose names a column's values are written, if the column's type is one of these or an array of one.
 pub(super) fn by_name(type_oid: u32) -> Option<u32> {
     BY_NAME.iter().find(|(oid, array)| [*oid, *array].contains(&type_oid)).map(|(oid, _)| *oid)
 }
@@ -45,19 +45,19 @@ pub(super) struct Names {
     database: DatabaseFacts,
     /// Schema and name by oid.
     known: BTreeMap<u32, (String, String)>,
-    /// By the type that writes them: former names of objects that were renamed, moved or dropped.
+    /// The former names of objects that were renamed, moved or dropped, by the type that writes such names.
     left: BTreeMap<u32, BTreeSet<String>>,
 }
 
 /// The names that a statement changed.
 #[derive(Default)]
 pub(super) struct Renamed {
-    /// How values of `regclass` read before, and how they read now, by the relation's oid.
+    /// The texts of values of `regclass` before the statement and after it, by the relation's oid.
     before: BTreeMap<u32, String>,
     now: BTreeMap<u32, String>,
-    /// The types some of whose values may read otherwise, where the fold does not know which.
+    /// The types of which some values may have another text, where nothing tells which values.
     pub unknown: BTreeSet<u32>,
-    /// By type other than `regclass`: new objects, by oid, that read as others once did.
+    /// For types other than `regclass`: new objects, by oid, that have the name that another object had.
     taken: BTreeMap<u32, Vec<(u32, String)>>,
 }
 
@@ -85,7 +85,7 @@ impl Names {
         self.left.entry(type_oid).or_default().extend(texts);
     }
 
-    /// `None` if the database would write it with other bytes.
+    /// `None` if the database writes the name with other bytes.
     fn written(&self, schema: &str, name: &str) -> Option<(String, String)> {
         let ident = |name| written_ident(name, self.database.server_major);
         self.spelled(schema, name).then(|| (ident(schema), ident(name)))
@@ -100,7 +100,7 @@ impl Names {
         self.spelled(schema, name).then(|| (schema.to_owned(), name.to_owned()))
     }
 
-    /// Follows a statement.
+    /// Follows a statement, and returns the names that it changed.
     pub fn told(&mut self, signal: &DefinitionSignal) -> Renamed {
         let mut renamed = Renamed::default();
         let may_rename = signal.tag.starts_with("ALTER ") && mentions(signal, &["rename", "schema"]);
@@ -138,7 +138,7 @@ impl Names {
         renamed
     }
 
-    /// Follows the names of other objects than relations, as the message tells them: of these types nothing is unknown then.
+    /// Follows the names of other objects than relations. Of the types that the message tells, nothing is unknown.
     fn told_of_others(&mut self, signal: &DefinitionSignal, renamed: &mut Renamed) {
         let left_before: Vec<u32> = self.left.keys().copied().filter(|it| *it != REGCLASS).collect();
         for (type_oid, facts) in signal.retold.iter().flat_map(|it| &it.before) {

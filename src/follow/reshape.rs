@@ -1,4 +1,4 @@
-//! From the lines of a table as it was to those of the table as it became.
+//! How a schema change makes lines of the table as it was lines of the table as it is.
 
 use super::retelling::{ColumnRetelling, LateValues, column};
 use crate::codec::copy_text::{self, NULL, push_escaped};
@@ -7,11 +7,11 @@ use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::model::{Table, TableFacts};
 
-/// Where each column of the new lines comes from.
+/// The origin of each column of the new lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reshape {
     places: Vec<Place>,
-    /// Rows keep their keys, byte for byte, and so their order.
+    /// Whether rows keep their keys, byte for byte, and so their order.
     pub keeps_keys: bool,
 }
 
@@ -19,9 +19,9 @@ pub struct Reshape {
 enum Place {
     /// A column of the old lines, by number.
     Old(usize),
-    /// The same, and what becomes of its values.
+    /// The same, and how the text of its values changes.
     Retold(usize, Vec<ColumnRetelling>),
-    /// The same in every row, as COPY text: what older rows hold in a column that was added.
+    /// A column that was added: the COPY text that every older row has in it.
     Added(Box<[u8]>),
 }
 
@@ -43,7 +43,7 @@ impl Reshape {
         }
     }
 
-    /// The table's rows stay, but for the values of some columns.
+    /// The table's rows stay, except that the text of some columns' values changes.
     pub(super) fn retold(table: &Table, columns: &[(usize, ColumnRetelling)]) -> Reshape {
         let place = |number| match columns.iter().find(|(at, _)| *at == number) {
             Some((_, step)) => Place::Retold(number, vec![step.clone()]),
@@ -59,7 +59,8 @@ impl Reshape {
         }
     }
 
-    /// Corrects what older rows have in added columns: it was read before the statement's transaction ended.
+    /// Corrects the values that older rows have in added columns: they were read before the statement's transaction
+    /// ended.
     pub(super) fn correct(&mut self, late: &LateValues) {
         for (number, step) in late.columns() {
             if let Some(Place::Added(text)) = self.places.get_mut(*number) {
@@ -68,12 +69,12 @@ impl Reshape {
         }
     }
 
-    /// Whether values of rows become others.
+    /// Whether the text of values changes.
     pub fn retells(&self) -> bool {
         self.places.iter().any(|place| matches!(place, Place::Retold(..)))
     }
 
-    /// This one, then `next`.
+    /// This reshape, and then `next`.
     pub fn then(self, next: Reshape) -> Reshape {
         let place = |place| match place {
             Place::Old(number) => self.places[number].clone(),
@@ -120,7 +121,7 @@ impl Place {
     }
 }
 
-/// A column is known by its number; early manifests have none, and there the name must do.
+/// A column is known by its number. Early manifests have no numbers, so there the name decides.
 fn old_place(before: &Table, now: &Table, number: usize) -> Option<usize> {
     let column = &now.columns[number];
     let same = |old: &crate::model::Column| match old.number {

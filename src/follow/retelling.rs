@@ -1,5 +1,5 @@
-//! Follows the types whose values read otherwise since some statement: what it does to the rows before it, and to
-//! those that come late.
+//! Follows the types whose values a statement gave another text: how the rows before the statement change, and the rows
+//! that come after it but were written before.
 //!
 //! The server writes each change in the stream as its types were when the change was made. A transaction that was
 //! open when another one gave a label its new name therefore still brings the old text, after that.
@@ -13,46 +13,48 @@ use crate::codec::retell::{CompositeAttributes, Doubts, EnumLabel, Retelling, Sh
 use crate::model::{Inexact, Lsn, Table};
 use crate::signal::retold::{Retold, TypeBefore, TypeFacts};
 
-/// How a reason begins for which values may be others than they were.
+/// The beginning of a reason for which values may differ from those that the table had.
 pub(super) const DOUBT: &str = "values read otherwise without a change of rows since ";
 
-/// Whether an image that is carried on, under whatever definitions, carries this on too.
+/// Whether an entry is about values, so that a later image made from the inexact one is inexact too, whatever its
+/// schema.
 pub fn is_of_values(inexact: &Inexact) -> bool {
     inexact.why.starts_with(DOUBT)
 }
 
-/// How an enum or a composite type was at some time.
+/// The labels of an enum, or the attributes of a composite type, at some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
-    /// By the labels' oids.
+    /// The labels' texts, by oid.
     Labels(BTreeMap<u32, Vec<u8>>),
     /// The attributes' numbers.
     Attributes(Vec<i16>),
-    /// The first ones of these, how many is not known.
+    /// A number of these from the first one on. Nothing tells how many.
     FirstOf(Vec<i16>),
 }
 
-/// All that statements told of types, since the base's schema was read.
+/// Everything that statements told of types since the base's schema was read.
 #[derive(Default)]
 pub(super) struct Retellings {
-    /// The types that were changed, by oid: what each was before, the latest last.
+    /// The stages of each type that was changed, by oid, the latest last.
     stages: BTreeMap<u32, Vec<Stage>>,
     types: BTreeMap<u32, TypeFacts>,
-    /// By type: what its values name that has, or had, another name than once, by oid: what the type writes.
+    /// For each type whose values are written by names: the objects that were renamed, by oid, with their present
+    /// names.
     names: BTreeMap<u32, BTreeMap<u32, Vec<u8>>>,
     late: Arc<Retelling>,
-    /// By table: the columns that may come late.
+    /// For each table: the columns whose values may come late, with their types.
     columns: HashMap<u32, Vec<(usize, u32)>>,
-    /// What the transaction that is being read has changed: its rows after that are not late.
+    /// The types that the transaction being read has changed. Its rows after the change are not late.
     own: BTreeSet<u32>,
-    /// The last transaction that changed one.
+    /// The last transaction that changed a type.
     since: Lsn,
-    /// A transaction that began after that one was over.
+    /// A transaction that began after that transaction had ended.
     begun_after: Option<u32>,
     doubted: BTreeSet<u32>,
 }
 
-/// What becomes of a column's values.
+/// How the text of a column's values changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ColumnRetelling {
     pub type_oid: u32,
@@ -60,7 +62,7 @@ pub(super) struct ColumnRetelling {
 }
 
 impl ColumnRetelling {
-    /// The steps of a table's columns that are concerned.
+    /// How each column of the table changes that is concerned, with the column's position.
     pub fn of_table(retelling: &Arc<Retelling>, table: &Table) -> Vec<(usize, ColumnRetelling)> {
         let step = |type_oid| ColumnRetelling { type_oid, retelling: Arc::clone(retelling) };
         concerned(retelling, table).into_iter().map(|(number, oid)| (number, step(oid))).collect()
@@ -72,7 +74,7 @@ fn concerned(retelling: &Retelling, table: &Table) -> Vec<(usize, u32)> {
     types.filter(|(_, oid)| retelling.types.contains_key(oid)).collect()
 }
 
-/// A column's COPY text after some steps.
+/// A column's COPY text after some changes.
 pub(super) fn column<'a>(steps: &[ColumnRetelling], text: &'a [u8], doubts: &mut Doubts) -> Cow<'a, [u8]> {
     if text == HOLE || text == NULL {
         return Cow::Borrowed(text);
@@ -90,14 +92,14 @@ pub(super) fn column<'a>(steps: &[ColumnRetelling], text: &'a [u8], doubts: &mut
     Cow::Owned(escaped)
 }
 
-/// What becomes of a table's rows that may come late.
+/// How the rows of a table change that may have been written before a statement, and come after it.
 #[derive(Clone, Debug)]
 pub(super) struct LateValues {
     columns: Vec<(usize, ColumnRetelling)>,
 }
 
 impl LateValues {
-    /// The line as it would be, had it come in time.
+    /// Makes a line what it would be if it had been written after the statement.
     pub fn correct(&self, line: &mut Vec<u8>, doubts: &mut Doubts) {
         let mut now = Vec::with_capacity(line.len());
         for (number, text) in copy_text::columns(line).enumerate() {
@@ -121,14 +123,14 @@ impl Retellings {
         self.own.clear();
     }
 
-    /// A transaction of that number began after the log had reached `looked`.
+    /// The transaction `xid` began after the WAL had reached `looked`.
     pub fn began(&mut self, xid: u32, looked: Lsn) {
         if looked > self.since && self.begun_after.is_none() {
             self.begun_after = Some(xid);
         }
     }
 
-    /// The transaction at `at` changed types; returns what becomes of the rows before, unless they stay as they are.
+    /// The transaction at `at` changed types. Returns how the rows before it change, unless they stay as they are.
     pub fn told(&mut self, retold: &Retold, at: Lsn) -> Option<Arc<Retelling>> {
         self.types.extend(retold.types.iter().map(|(oid, facts)| (*oid, facts.clone())));
         if retold.changes_nothing() {
@@ -182,7 +184,7 @@ impl Retellings {
         before
     }
 
-    /// The table's columns are these from here on.
+    /// The table has these columns from here on.
     pub fn define(&mut self, table: &Table) {
         let columns = concerned(&self.late, table);
         if columns.is_empty() {
@@ -198,10 +200,10 @@ impl Retellings {
         Some(LateValues { columns: columns.iter().map(|(number, oid)| (*number, step(*oid))).collect() })
     }
 
-    /// Why a table is not exact after a row of a transaction raised these doubts; `None` if it is, or if that was
-    /// said already.
+    /// The reason for which a table is not exact after a row of a transaction raised these doubts. `None` if the table
+    /// is exact, or if the reason was given already.
     pub fn doubt(&mut self, table: u32, doubts: &Doubts, xid: u32) -> Option<String> {
-        // Numbers of transactions are reckoned on a circle.
+        // Transaction numbers wrap around.
         let in_time = self.begun_after.is_some_and(|after| xid.wrapping_sub(after) as i32 > 0);
         let doubtful = !in_time && doubts.types.iter().any(|oid| !self.own.contains(oid));
         if !(doubtful || doubts.unreadable) || !self.doubted.insert(table) {
@@ -216,7 +218,7 @@ impl Retellings {
         Some(format!("{DOUBT}{}, and the table since {what}", self.since))
     }
 
-    /// What becomes of values that were written while types stood at one of the stages.
+    /// How values change that were written while their types stood at one of the stages.
     fn retelling(&self, stages: &dyn Fn(u32) -> Option<Vec<Stage>>, retold: &Retold) -> Retelling {
         let mut changed = BTreeSet::new();
         let mut types = BTreeMap::new();
@@ -229,7 +231,7 @@ impl Retellings {
                 types.insert(*oid, shape);
             }
         }
-        // Then all that have one of them inside.
+        // A type changes too if it contains a type that does.
         loop {
             let reaching =
                 types.iter().filter(|(oid, shape)| !changed.contains(oid) && is_of(shape, &changed));
@@ -279,7 +281,7 @@ fn labels_of(labels: &[(u32, String)], retold: &Retold) -> Option<Stage> {
     Some(Stage::Labels(each.collect::<Option<_>>()?))
 }
 
-/// What a type was before the statement, if `last` is what is known of it.
+/// The stage of a type before the statement. `last` is the latest known stage.
 fn stage_before(
     before: &TypeBefore,
     now: &TypeFacts,
@@ -305,7 +307,7 @@ fn stage_before(
     }
 }
 
-/// Maps each text that was a label at one of the stages to what the label is now.
+/// Maps each text that was a label at one of the stages to the label's present text.
 fn labels(stages: &[Stage], now: &BTreeMap<u32, Vec<u8>>) -> BTreeMap<Vec<u8>, EnumLabel> {
     let mut found: BTreeMap<Vec<u8>, EnumLabel> = BTreeMap::new();
     for stage in stages {
@@ -322,7 +324,7 @@ fn labels(stages: &[Stage], now: &BTreeMap<u32, Vec<u8>>) -> BTreeMap<Vec<u8>, E
     found
 }
 
-/// What becomes of values with a number of attributes that the type had at one of the stages, or has.
+/// How values of a composite type change, by the number of attributes that they have.
 fn attributes(stages: &[Stage], now: &[(i16, u32)]) -> BTreeMap<usize, CompositeAttributes> {
     let mut found: BTreeMap<usize, CompositeAttributes> = BTreeMap::new();
     let from = |before: &[i16]| {
@@ -350,7 +352,7 @@ fn attributes(stages: &[Stage], now: &[(i16, u32)]) -> BTreeMap<usize, Composite
     found
 }
 
-/// Whether values of the type itself become others.
+/// Whether the text of values of the type itself changes.
 fn changes(shape: &Shape) -> bool {
     match shape {
         Shape::Labels(labels) => !labels.is_empty(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::carried::{is_carried, lacking};
 use super::event::TableChange;
 use super::mapping::{Mapping, identity_fits};
-use super::naming::{self, Names, Renamed};
+use super::naming::{self, Names};
 use super::reshape::Reshape;
 use super::retelling::{ColumnRetelling, DOUBT, LateValues, Retellings};
 use super::row::RowReader;
@@ -168,7 +168,7 @@ impl<'a> Shapes<'a> {
             self.retell(retold, at, &mut changes);
         }
         changes.extend(signal.dropped.iter().filter_map(|oid| self.forget(*oid)));
-        self.say_renamed_by(&renamed, &signal.tag, at);
+        self.say_renamed(&renamed.unknown, &signal.tag, at);
         self.inexact.extend(signal.untold(at).map(|it| (it.what, it.why)));
         changes
     }
@@ -233,10 +233,6 @@ impl<'a> Shapes<'a> {
     fn has_values_of_names(&self) -> bool {
         let mut columns = self.tables.values().flat_map(|table| &table.columns);
         columns.any(|column| naming::by_name(column.type_oid).is_some())
-    }
-
-    fn say_renamed_by(&mut self, renamed: &Renamed, tag: &str, at: Lsn) {
-        self.say_renamed(&renamed.unknown, tag, at);
     }
 
     /// The name of a role may have changed.

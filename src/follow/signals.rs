@@ -34,8 +34,8 @@ impl PlainSignal {
     }
 }
 
-/// Reads a message of `transaction`; `None` if backwhen did not write it there. `earlier` are the schema changes before it in
-/// the same transaction.
+/// Reads a message of `transaction`; `None` if backwhen did not write it there. `earlier` are the schema changes before
+/// it in the same transaction.
 pub(super) fn read<'a>(
     key: &MessageKey,
     transaction: &Transaction,
