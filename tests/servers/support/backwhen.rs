@@ -45,7 +45,8 @@ impl Backwhen {
     }
 
     pub fn history(&self) -> PathBuf {
-        self.folder.path().join("history")
+        let named = self.environment.iter().rev().find(|(name, _)| name == "BACKWHEN_HISTORY");
+        named.map_or_else(|| self.folder.path().join("history"), |(_, path)| path.into())
     }
 
     /// A folder of this test, removed with it; for files to recover into.
