@@ -46,6 +46,7 @@ impl Statements {
         if number == self.held.load(Ordering::SeqCst) {
             self.is_held.store(true, Ordering::SeqCst);
             while self.held.load(Ordering::SeqCst) == number {
+                // The interval of the question.
                 sleep(Duration::from_millis(5));
             }
         }

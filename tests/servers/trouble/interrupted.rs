@@ -3,10 +3,10 @@
 
 use std::process::{Child, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::shop::{OpenSession, assert_says, assert_source_clean, captured_shop, shop};
-use crate::support::{Backwhen, Proxy, Server, wait};
+use crate::support::{self, Backwhen, Proxy, Server, wait};
 use crate::trouble::exit;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -22,11 +22,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 fn wait_for(backwhen: &Backwhen, sql: &str, expected: &str) {
-    let begun = Instant::now();
-    while backwhen.server().psql(backwhen.database(), sql) != expected {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain: {sql}");
-        sleep(Duration::from_millis(20));
-    }
+    support::wait_for(sql, || backwhen.server().psql(backwhen.database(), sql) == expected);
 }
 
 /// A session of backwhen waits for a lock.
@@ -71,6 +67,7 @@ fn a_prepared_transaction_is_named_and_does_not_keep_what_was_made() {
     assert_says(&check, &["left behind", "ROLLBACK PREPARED 'left behind'"]);
     let mut init = start(&backwhen, &["init", "--source", &backwhen.source()]);
     wait_for(&backwhen, WAITS, "t");
+    // The log tells of a wait after two seconds, and the prepared transaction is found by the next look.
     sleep(Duration::from_secs(4));
     signal(&init, "TERM");
     assert_eq!(wait(&mut init, LIMIT).expect("init ends").code(), Some(exit::INTERRUPTED));
@@ -99,14 +96,14 @@ fn interrupt_at(backwhen: &Backwhen, arguments: &[&str], number: u64, end: End) 
     proxy.hold_back(number);
     let source = proxy.conninfo(backwhen.database());
     let mut child = start(backwhen, &[arguments, &["--source", &source]].concat());
-    let begun = Instant::now();
-    while !proxy.holds_back() {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{arguments:?} failed before statement {number}");
-            return false;
-        }
-        assert!(begun.elapsed() < LIMIT, "{arguments:?} does not come to statement {number}");
-        sleep(Duration::from_millis(2));
+    let mut ended = None;
+    support::wait_for(format!("{arguments:?} comes to statement {number}"), || {
+        ended = child.try_wait().unwrap();
+        ended.is_some() || proxy.holds_back()
+    });
+    if let Some(status) = ended {
+        assert!(status.success(), "{arguments:?} failed before statement {number}");
+        return false;
     }
     match end {
         End::Signal(name) => signal(&child, name),

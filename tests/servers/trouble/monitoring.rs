@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::thread::{sleep, spawn};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::shop::{OpenSession, assert_says, assert_source_clean, captured_shop, shop};
-use crate::support::{Backwhen, Proxy, Server, wait};
+use crate::support::{Backwhen, Proxy, Server, wait, wait_for};
 use crate::trouble::exit;
 
 fn nagios(backwhen: &Backwhen, arguments: &[&str]) -> (i32, String) {
@@ -30,6 +30,7 @@ fn where_the_source_cannot_be_asked_the_lag_grows_with_the_clock() {
         status["lag"]["seconds"].as_f64().unwrap()
     };
     let before = lag();
+    // The clock itself is what is tested.
     sleep(Duration::from_millis(1500));
     assert!(lag() >= before + 1.5);
     assert_says(&backwhen.ok(&[&["status"], &source[..]].concat()), &["source       cannot be asked"]);
@@ -86,6 +87,7 @@ fn a_clean_stop_brings_the_window_to_the_stop() {
     let mut capture = backwhen.spawn_capture_with(&["--heartbeat", "10m"]);
     capture.wait_for_line("→ Streaming");
     capture.wait_caught_up();
+    // The stop is to be later than all that the stream has brought.
     sleep(Duration::from_millis(1200));
     let server = backwhen.server();
     server.psql(backwhen.database(), "SELECT setval('orders_id_seq', 777000)");
@@ -109,16 +111,12 @@ fn a_reader_of_the_log_that_goes_away_costs_the_log_alone() {
     let streams =
         "SELECT coalesce(max(active_pid), 0) FROM pg_replication_slots WHERE database = current_database()";
     let serving = |other: &str| {
-        let begun = Instant::now();
-        loop {
-            let process = backwhen.server().psql(backwhen.database(), streams);
-            if process != "0" && process != other {
-                return process;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "nobody streams");
-            assert!(capture.id() > 0);
-            sleep(Duration::from_millis(50));
-        }
+        let mut process = String::new();
+        wait_for("capture streams", || {
+            process = backwhen.server().psql(backwhen.database(), streams);
+            process != "0" && process != other
+        });
+        process
     };
     let first = serving("");
     backwhen.server().psql(backwhen.database(), &format!("SELECT pg_terminate_backend({first})"));
