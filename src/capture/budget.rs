@@ -75,6 +75,8 @@ pub struct Budget {
 #[derive(Default)]
 struct Memory {
     warned: bool,
+    /// A warning was given while a transaction, and not the backlog, made the slot retain most of the WAL.
+    warned_of_transaction: bool,
     /// When the budget was found used up, or what is retained was last found to become less; and what was found then.
     over: Option<(Instant, RetainedWal)>,
 }
@@ -92,7 +94,10 @@ impl Budget {
     fn judge_at(&self, found: RetainedWal, now: Instant) -> Verdict {
         let (Some(most), Ok(mut memory)) = (self.most, self.memory.lock()) else { return Verdict::Fine };
         let much = found.retained >= most / 2;
-        let warns = !std::mem::replace(&mut memory.warned, much) && much;
+        let held = much && found.is_held_by_a_transaction();
+        // Behind a burst of WAL it shows only later what makes the slot retain it.
+        let warns = much && !memory.warned || held && !memory.warned_of_transaction;
+        (memory.warned, memory.warned_of_transaction) = (much, held || much && memory.warned_of_transaction);
         if found.retained < most {
             memory.over = None;
             return if warns { Verdict::Warn } else { Verdict::Fine };
@@ -166,7 +171,7 @@ mod tests {
         assert_eq!(at(11, 150, 0), Verdict::GiveUp, "and it stays so");
         budget.begin();
         assert_eq!(at(20, 200, 200), Verdict::Warn);
-        assert_eq!(at(30, 220, 10), Verdict::Fine, "capture has caught up");
+        assert_eq!(at(30, 220, 10), Verdict::Warn, "capture has caught up, so that a transaction shows");
         assert_eq!(at(40, 210, 12), Verdict::Fine, "and the server lets go of WAL");
         assert_eq!(at(50, 230, 5), Verdict::GiveUp);
         let none = Budget::new(None, Duration::ZERO);

@@ -6,6 +6,7 @@ use super::Lag;
 use crate::ambient;
 use crate::capture::RetainedWal;
 use crate::capture::live::Live;
+use crate::capture::state::State;
 use crate::cli::{BudgetOption, DEFAULT_BUDGET, LagOption};
 use crate::connect::{Conninfo, ServerFault, Session};
 use crate::error::Error;
@@ -97,6 +98,8 @@ impl Asked {
 pub(super) fn lag(frontier: Lsn, window: Option<&Window>, asked: &Asked, capture: Option<&Live>) -> Lag {
     let now = PgTime::from_utc(ambient::now());
     let fresh = (3.0 * heartbeat(capture)).max(FRESH);
+    // A capture that has lost its connection knows no more than anybody else.
+    let capture = capture.filter(|live| live.state == State::Streaming);
     let capture = capture.filter(|live| live.source_asked.is_some_and(|at| now.seconds_since(at) <= fresh));
     let head = asked.slot().map(|slot| slot.head).or_else(|| capture.and_then(|live| live.source_head));
     let bytes = head.map(|head| head.bytes_since(frontier));
