@@ -130,22 +130,38 @@ pub fn pass(place: &'static str) -> Result<()> {
     point(place).context(Kind::Unavailable, || format!("cannot go on at {place}"))
 }
 
-/// From here on, Ctrl-C and SIGTERM do not end the process but cancel the returned token. Only the command line calls
-/// this function, before it begins anything that must be undone, and passes the token down.
+/// From here on Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) do not end the process by themselves, but cancel the
+/// token that is returned. Only the command line calls this, before it begins anything that must be undone, and passes
+/// the token down. A SIGHUP that the process was started to ignore, as by nohup, stays ignored.
 pub fn heed_signals() -> CancellationToken {
     let token = CancellationToken::new();
     let came = token.clone();
     // The handlers are registered now, not when the task first runs.
     let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    let mut hung_up = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
     tokio::spawn(async move {
         let [Ok(mut interrupted), Ok(mut terminated)] = signals else { return };
+        let hang_up = async {
+            match &mut hung_up {
+                Some(hung_up) => hung_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupted.recv() => {}
             _ = terminated.recv() => {}
+            _ = hang_up => {}
         }
         came.cancel();
     });
     token
+}
+
+/// Whether the process was started to ignore SIGHUP; systems without /proc do not tell.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 #[cfg(test)]

@@ -2,9 +2,16 @@
 //! look like.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::stop::{StopReason, StopSignal};
 use crate::connect::{Conninfo, Session};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::journal::Durable;
 use crate::model::Lsn;
 use crate::model::SequenceState;
 use crate::signal::key::MessageKey;
@@ -84,4 +91,36 @@ async fn beat(
     let own = [(signal::HEARTBEAT, heartbeat.as_str()), (signal::SEQUENCES, sequences.as_str())];
     let messages: Vec<_> = message.into_iter().chain(own).collect();
     write(session, key, &messages).await
+}
+
+/// How long a capture that is asked to end waits for its last heartbeat.
+const LAST_BEAT: Duration = Duration::from_secs(5);
+
+/// Waits until capture is `asked` to end, writes a heartbeat with a sample of the sequences, and lets the connection
+/// go once the heartbeat is durable: the window then reaches to the end of this run. Neither a source nor a disk
+/// that does not answer holds up the end for long.
+pub(super) async fn last_beat(
+    asked: &CancellationToken,
+    source: Option<&Conninfo>,
+    stop: &StopSignal,
+    mut durable: watch::Receiver<Durable>,
+    key: MessageKey,
+) -> Infallible {
+    asked.cancelled().await;
+    if let Some(source) = source {
+        let beating = async {
+            let lsn = beat_once(source, &key).await?;
+            let _ = durable.wait_for(|durable| durable.lsn() > lsn).await;
+            Ok::<_, Error>(())
+        };
+        match tokio::time::timeout(LAST_BEAT, beating).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!("the last heartbeat was not written: {error}"),
+            Err(_) => {
+                tracing::info!("the last heartbeat did not arrive within {} s", LAST_BEAT.as_secs())
+            }
+        }
+    }
+    stop.tell(StopReason::Asked);
+    std::future::pending().await
 }

@@ -1,5 +1,5 @@
-//! How much of its log the source may keep for us. Beyond that, production's disk counts for more than
-//! an unbroken history: the slot is given up.
+//! How much WAL the source may retain for the history. Beyond that, production's disk counts for more than an unbroken
+//! history: the slot is given up.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ambient;
+use crate::source::blocker::OpenTransaction;
 use crate::source::slot::SlotFacts;
 
-/// A backlog that becomes less within so many heartbeats is left to become less, also beyond the
-/// budget.
+/// A backlog that becomes less within this many heartbeats is left to become less, also beyond the budget.
 const GRACE: u32 = 10;
 
-/// What a look at the source gave.
+/// What follows from a look at the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Fine,
@@ -23,25 +23,50 @@ pub enum Verdict {
     GiveUp,
 }
 
-/// What the slot keeps of the source's log, in bytes.
+/// The WAL that the slot retains, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct RetainedWal {
     pub retained: u64,
-    /// Of that, what the history does not hold.
+    /// The part of it that the history does not hold yet.
     pub lag: u64,
 }
 
-impl Kept {
-    /// Nothing if there is no such slot, or one that retains no WAL any more.
-    pub fn of(slot: &SlotFacts) -> Option<Kept> {
-        slot.retained.map(|retained| Kept { retained, lag: slot.lag.unwrap_or(retained) })
+impl RetainedWal {
+    /// Returns `None` if there is no such slot, or one that retains no WAL any more.
+    pub fn of(slot: &SlotFacts) -> Option<RetainedWal> {
+        slot.retained.map(|retained| RetainedWal { retained, lag: slot.lag.unwrap_or(retained) })
+    }
+
+    /// Whether capture catches up, or the server has let go of WAL. A backlog of less than half of the budget is no
+    /// reason for the rest: there a transaction keeps the slot where it is, and what lag there is goes up and down by
+    /// chance.
+    fn is_better_than(self, before: RetainedWal, most: u64) -> bool {
+        let is_behind = |found: RetainedWal| found.lag >= most / 2;
+        match (is_behind(before), is_behind(self)) {
+            (true, true) => self.lag < before.lag,
+            // Capture has caught up meanwhile, and the server lets go of WAL a little later.
+            (true, false) => true,
+            (false, _) => self.retained < before.retained,
+        }
+    }
+
+    /// Whether most of the WAL is retained for another reason than that capture is behind.
+    pub fn is_held_by_a_transaction(self) -> bool {
+        self.lag < self.retained / 2
+    }
+
+    fn held_by(self, oldest: Option<OpenTransaction>) -> String {
+        match oldest {
+            Some(oldest) if self.is_held_by_a_transaction() => format!("; {oldest}"),
+            _ => String::new(),
+        }
     }
 }
 
-/// Shared by all that look at the source.
+/// The budget, shared by all tasks that look at the source.
 #[derive(Clone)]
 pub struct Budget {
-    /// In bytes; none means that there is no limit.
+    /// The most WAL that the slot may retain, in bytes; `None` means that there is no limit.
     most: Option<u64>,
     grace: Duration,
     memory: Arc<Mutex<Memory>>,
@@ -50,8 +75,10 @@ pub struct Budget {
 #[derive(Default)]
 struct Memory {
     warned: bool,
-    /// When it was found used up, or last found to become less, and the backlog then.
-    over: Option<(Instant, u64)>,
+    /// A warning was given while a transaction, and not the backlog, made the slot retain most of the WAL.
+    warned_of_transaction: bool,
+    /// When the budget was found used up, or what is retained was last found to become less; and what was found then.
+    over: Option<(Instant, RetainedWal)>,
 }
 
 impl Budget {
@@ -60,50 +87,53 @@ impl Budget {
     }
 
     /// Judges what was found just now.
-    pub fn judge(&self, kept: Kept) -> Verdict {
-        self.judge_at(kept, ambient::instant())
+    pub fn judge(&self, found: RetainedWal) -> Verdict {
+        self.judge_at(found, ambient::instant())
     }
 
-    fn judge_at(&self, kept: Kept, now: Instant) -> Verdict {
+    fn judge_at(&self, found: RetainedWal, now: Instant) -> Verdict {
         let (Some(most), Ok(mut memory)) = (self.most, self.memory.lock()) else { return Verdict::Fine };
-        let much = kept.retained >= most / 2;
-        let warns = !std::mem::replace(&mut memory.warned, much) && much;
-        if kept.retained < most {
+        let much = found.retained >= most / 2;
+        let held = much && found.is_held_by_a_transaction();
+        // Behind a burst of WAL it shows only later what makes the slot retain it.
+        let warns = much && !memory.warned || held && !memory.warned_of_transaction;
+        (memory.warned, memory.warned_of_transaction) = (much, held || much && memory.warned_of_transaction);
+        if found.retained < most {
             memory.over = None;
             return if warns { Verdict::Warn } else { Verdict::Fine };
         }
         match memory.over {
             Some((since, _)) if now.duration_since(since) < self.grace => {}
-            Some((_, before)) if kept.lag >= before => {
-                return Verdict::GiveUp;
-            }
-            _ => memory.over = Some((now, kept.lag)),
+            Some((_, before)) if !found.is_better_than(before, most) => return Verdict::GiveUp,
+            _ => memory.over = Some((now, found)),
         }
         if warns { Verdict::Warn } else { Verdict::Fine }
     }
 
-    /// A new slot begins with nothing.
+    /// Forgets what was found: a new slot retains nothing.
     pub fn begin(&self) {
         if let Ok(mut memory) = self.memory.lock() {
             *memory = Memory::default();
         }
     }
 
-    /// For a person.
-    pub fn describe(&self, kept: Kept) -> String {
+    /// Describes what was found, for a person. `oldest` is the source's oldest transaction.
+    pub fn describe(&self, found: RetainedWal, oldest: Option<OpenTransaction>) -> String {
         format!(
-            "the slot keeps {} MiB of the source's log; at --max-retained-wal, {} MiB, it is given up",
-            kept.retained >> 20,
-            self.most.unwrap_or_default() >> 20
+            "the slot retains {} MiB of the source's WAL; at --max-retained-wal, {} MiB, it is given up{}",
+            found.retained >> 20,
+            self.most.unwrap_or_default() >> 20,
+            found.held_by(oldest)
         )
     }
 
-    /// Why it was given up.
-    pub fn cause(&self) -> String {
+    /// Says why the slot was given up.
+    pub fn cause(&self, found: RetainedWal, oldest: Option<OpenTransaction>) -> String {
         format!(
-            "the slot kept more of the source's log than --max-retained-wal, {} MiB, and was given up before \
-             production's disk could fill",
-            self.most.unwrap_or_default() >> 20
+            "the slot retained more of the source's WAL than --max-retained-wal, {} MiB, and was given up before \
+             production's disk could fill{}",
+            self.most.unwrap_or_default() >> 20,
+            found.held_by(oldest)
         )
     }
 }
@@ -117,7 +147,7 @@ mod tests {
         let budget = Budget::new(Some(100), Duration::from_secs(1));
         let start = Instant::now();
         let at = |seconds: u64, retained: u64, lag: u64| {
-            budget.judge_at(Kept { retained, lag }, start + Duration::from_secs(seconds))
+            budget.judge_at(RetainedWal { retained, lag }, start + Duration::from_secs(seconds))
         };
         assert_eq!(at(0, 49, 49), Verdict::Fine);
         assert_eq!(at(1, 50, 50), Verdict::Warn);
@@ -132,7 +162,19 @@ mod tests {
         assert_eq!(at(26, 100, 90), Verdict::Fine);
         assert_eq!(at(27, 99, 99), Verdict::Fine);
         assert_eq!(at(40, 100, 100), Verdict::Fine, "the time begins anew");
+        let at = |seconds: u64, retained: u64, lag: u64| {
+            budget.judge_at(RetainedWal { retained, lag }, start + Duration::from_secs(100 + seconds))
+        };
+        budget.begin();
+        assert_eq!(at(0, 150, 3), Verdict::Warn, "a transaction keeps it");
+        assert_eq!(at(10, 150, 1), Verdict::GiveUp, "whatever little lag there is");
+        assert_eq!(at(11, 150, 0), Verdict::GiveUp, "and it stays so");
+        budget.begin();
+        assert_eq!(at(20, 200, 200), Verdict::Warn);
+        assert_eq!(at(30, 220, 10), Verdict::Warn, "capture has caught up, so that a transaction shows");
+        assert_eq!(at(40, 210, 12), Verdict::Fine, "and the server lets go of WAL");
+        assert_eq!(at(50, 230, 5), Verdict::GiveUp);
         let none = Budget::new(None, Duration::ZERO);
-        assert_eq!(none.judge(Kept { retained: u64::MAX, lag: u64::MAX }), Verdict::Fine);
+        assert_eq!(none.judge(RetainedWal { retained: u64::MAX, lag: u64::MAX }), Verdict::Fine);
     }
 }

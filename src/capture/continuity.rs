@@ -121,8 +121,7 @@ async fn ask(
     let publications = Publications::of_slot(&epoch.slot);
     let slot = SlotFacts::read(&session, &epoch.slot).await?;
     if slot.is_standby {
-        return Err(Error::refused("the source is a standby; name its primary with --source")
-            .caused_by(StillAStandby));
+        return Err(Error::refused("the source is a standby; name its primary with --source"));
     }
     let look = Look::at(&session, history.identity(), newest).await?;
     let path = history.live_path();
@@ -141,18 +140,6 @@ async fn ask(
         ..Facts::default()
     })
 }
-
-/// The cause of a refusal that passes with the standby's promotion.
-#[derive(Debug)]
-pub struct StillAStandby;
-
-impl std::fmt::Display for StillAStandby {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("it is in recovery")
-    }
-}
-
-impl std::error::Error for StillAStandby {}
 
 fn decide(facts: &Facts, slot: &str) -> Continuity {
     let cause = if !facts.slot_exists {

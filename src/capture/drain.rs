@@ -112,7 +112,6 @@ impl Drain<'_, '_> {
     }
 
     async fn batches(&mut self, until: &Until, stop: &StopSignal, tally: &mut Tally) -> Result<Drained> {
-        Liveness::of(self.client, self.source).guard(self.client.watch_connection()).await??;
         let (mut last, mut stood) = (Tally::default(), false);
         loop {
             let until = *until.borrow();

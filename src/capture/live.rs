@@ -60,6 +60,17 @@ pub struct Live {
     /// Why the slot was given up, until a new epoch is begun.
     #[serde(default)]
     pub given_up: Option<String>,
+    /// What the running capture was given; none if an older version wrote this.
+    #[serde(default)]
+    pub options: Option<LiveOptions>,
+}
+
+/// The options of a capture that decide how its figures are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LiveOptions {
+    pub heartbeat_seconds: f64,
+    /// The most WAL that the slot may retain, in bytes; none means that there is no limit.
+    pub max_retained_wal: Option<u64>,
 }
 
 /// A step of the protection cycle from one state to another.
@@ -91,7 +102,7 @@ pub struct Board {
 
 impl Board {
     /// Takes over what an earlier capture left.
-    pub fn new(path: &Path, durable: Lsn) -> Board {
+    pub fn new(path: &Path, durable: Lsn, options: LiveOptions) -> Board {
         let now = PgTime::from_utc(ambient::now());
         let before = read(path);
         let state = before.as_ref().map_or(State::Blackout, |before| before.state);
@@ -115,6 +126,7 @@ impl Board {
             walsender: before.as_ref().and_then(|before| before.walsender.clone()),
             published: before.as_ref().and_then(|before| before.published.clone()),
             given_up: before.as_ref().and_then(|before| before.given_up.clone()),
+            options: Some(options),
             transitions: before.map(|before| before.transitions).unwrap_or_default(),
         };
         Board {

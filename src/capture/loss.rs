@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::budget::{Kept, Verdict};
+use super::budget::{RetainedWal, Verdict};
 use super::continuity::Loss;
 use super::live::Board;
 use super::state::{Event, State};
@@ -16,6 +16,7 @@ use crate::history::epoch::{Doubt, GapStart};
 use crate::history::timeline::Timeline;
 use crate::progress::Silent;
 use crate::protect::{Access, begin};
+use crate::source::blocker::oldest_transaction;
 use crate::source::slot::{SlotFacts, drop_slot};
 use crate::store::files;
 
@@ -81,26 +82,31 @@ impl Capture<'_> {
         let slot = self.history.identity().slot();
         let look = async {
             let session = Session::connect_utf8(self.source, "capture").await?;
-            let kept = Kept::of(&SlotFacts::read(&session, &slot).await?);
-            match kept.map(|kept| (self.budget.judge(kept), kept)) {
-                Some((Verdict::Warn, kept)) => tracing::warn!("{}", self.budget.describe(kept)),
-                Some((Verdict::GiveUp, _)) => {
-                    drop_slot(&session, &slot).await?;
-                    return Ok(true);
+            let Some(found) = RetainedWal::of(&SlotFacts::read(&session, &slot).await?) else {
+                return Ok(None);
+            };
+            match self.budget.judge(found) {
+                Verdict::Fine => {}
+                Verdict::Warn => {
+                    let oldest = oldest_transaction(&session).await?;
+                    tracing::warn!("{}", self.budget.describe(found, oldest));
                 }
-                _ => {}
+                Verdict::GiveUp => {
+                    let oldest = oldest_transaction(&session).await?;
+                    drop_slot(&session, &slot).await?;
+                    return Ok(Some(self.budget.cause(found, oldest)));
+                }
             }
-            Ok::<_, Error>(false)
+            Ok::<_, Error>(None)
         };
-        match tokio::time::timeout(LONGEST_PAUSE, look).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return Ok(false),
+        let cause = match tokio::time::timeout(LONGEST_PAUSE, look).await {
+            Ok(Ok(Some(cause))) => cause,
+            Ok(Ok(None)) | Err(_) => return Ok(false),
             Ok(Err(error)) => {
                 tracing::debug!("the slot was not looked at: {error}");
                 return Ok(false);
             }
-        }
-        let cause = self.budget.cause();
+        };
         tracing::error!("{cause}");
         self.budget.begin();
         if let Some(board) = &self.board {

@@ -35,15 +35,17 @@ use crate::history::journal::{Admission, ContinuityBreak, Durable, Seam, Segment
 use crate::model::Lsn;
 use crate::pgtools::Tools;
 use crate::signal::key::MessageKey;
+use crate::source::inspect;
 use crate::source::publication::Publications;
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use crate::store::{ObjectKind, ObjectName, files};
 use budget::Budget;
-use continuity::{Found, Loss, StillAStandby};
+pub use budget::RetainedWal;
+use continuity::{Found, Loss};
 use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
-use live::Board;
+use live::{Board, LiveOptions};
 use state::Event;
 use stop::{StopReason, StopSignal};
 use stream::{Ended, Pump};
@@ -198,12 +200,13 @@ impl Capture<'_> {
             let durable = recovered.durable;
             let frontier = durable.lsn();
 
-            let mut client = ReplicationClient::connect(self.source, &self.application_name()).await?;
+            let mut client = ReplicationClient::connect(self.source, "capture").await?;
             let Found { continuity, head, confirmed, published } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let board = self.board(frontier).await?;
             if let Some(loss) = Loss::remember(self.loss.take(), continuity) {
-                drop(writer);
+                // The new epoch ends all sessions that work for this history.
+                drop((writer, client));
                 // If this fails before the slot is gone, the next look may find nothing wrong.
                 self.loss = Some(loss.clone());
                 self.begin_again(&board, loss).await?;
@@ -245,7 +248,12 @@ impl Capture<'_> {
             return Ok(board.clone());
         }
         let path = self.history.live_path();
-        let reading = ambient::blocking("reading the live state", move || Ok(Board::new(&path, frontier)));
+        let options = LiveOptions {
+            heartbeat_seconds: self.options.heartbeat.as_secs_f64(),
+            max_retained_wal: self.options.max_retained_wal,
+        };
+        let reading =
+            ambient::blocking("reading the live state", move || Ok(Board::new(&path, frontier, options)));
         let board = reading.await?;
         board.step(Event::Started, "capture was started")?;
         Ok(self.board.insert(board).clone())
@@ -255,7 +263,7 @@ impl Capture<'_> {
     async fn start(&self, client: Option<ReplicationClient>, from: Lsn) -> Result<ReplicationStream> {
         let client = match client {
             Some(client) => client,
-            None => ReplicationClient::connect(self.source, &self.application_name()).await?,
+            None => ReplicationClient::connect(self.source, "capture").await?,
         };
         let (slot, serving, patience) =
             (self.history.identity().slot(), client.backend().clone(), client.silence());
@@ -276,7 +284,7 @@ impl Capture<'_> {
         let durable = Arc::new(news::channel(durable).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
         let watching = self.stop.child_token();
-        let stop = StopSignal::new(&self.stop);
+        let stop = StopSignal::default();
         let (first_beat, beaten) = oneshot::channel();
         let watcher = watch::Watcher {
             history: self.history.clone(),
@@ -294,8 +302,13 @@ impl Capture<'_> {
         let key = self.history.identity().message_key();
         let deciding =
             tokio::spawn(decide_until(self.options.until, self.source.clone(), key.clone(), beaten, until));
+        let last_beat_at = (self.options.until == Until::Stopped).then_some(self.source);
+        let last_beat = beat::last_beat(&self.stop, last_beat_at, &stop, durable.subscribe(), key.clone());
         let intake = Intake::new(Admission::new(key), frontier, disk, seam, &board);
-        let ended = self.take_in(link, intake, known, &stop).await;
+        let ended = tokio::select! {
+            ended = self.take_in(link, intake, known, &stop) => ended,
+            never = last_beat => match never {},
+        };
         watching.cancel();
         deciding.abort();
         let _ = watcher.await;
@@ -362,10 +375,6 @@ impl Capture<'_> {
             board.update(|live| live.cause = cause);
         }
     }
-
-    fn application_name(&self) -> String {
-        format!("backwhen {}", self.history.identity().slot())
-    }
 }
 
 /// What the stream tells of a loss that looking again would not find.
@@ -378,12 +387,11 @@ fn told_loss(error: &Error) -> Option<String> {
     gone.then(|| "backwhen's publications are gone from the source, or were for a while".to_owned())
 }
 
-/// Whether looking again may help. What the server says of the slot is for [`continuity`] to judge.
+/// Whether looking again may help a capture that has worked before. What the source refuses today it may grant
+/// tomorrow: a password is rotated, pg_hba.conf is mended, a standby is promoted. Protection would end for good if
+/// capture ended here.
 fn may_pass(error: &Error) -> bool {
-    let promoted_later = std::error::Error::source(error).is_some_and(|cause| cause.is::<StillAStandby>());
-    let slot =
-        matches!(StreamFault::of(error), Some(StreamFault::SlotMissing(_) | StreamFault::SlotUnusable(_)));
-    promoted_later || slot || matches!(error.kind(), Kind::Unavailable | Kind::Locked)
+    !matches!(error.kind(), Kind::Damaged | Kind::Internal | Kind::Interrupted)
 }
 
 /// What pgoutput is asked for, however it is asked.
@@ -464,5 +472,6 @@ pub async fn mark(history: &History, source: &Conninfo, name: &str) -> Result<Ls
     let content = serde_json::to_string(&MarkSignal { name: name.to_owned() });
     let content = content.context(Kind::Internal, || "cannot write the mark".into())?;
     let session = crate::connect::Session::connect_utf8(source, "mark").await?;
+    inspect::check_cluster(&session, &history.identity().source.system_identifier).await?;
     beat::signal_once(&session, &history.identity().message_key(), Some((MARK, &content))).await
 }

@@ -27,26 +27,21 @@ impl StopReason {
             StopReason::Unpublished | StopReason::Altered => Some(Error::unavailable(
                 "backwhen's publications do not carry all of a protected table any more; looking what is lost",
             )),
-            StopReason::BudgetSpent => {
-                Some(Error::unavailable("the slot keeps more of the source's log than it may; giving it up"))
-            }
+            StopReason::BudgetSpent => Some(Error::unavailable(
+                "the slot retains more of the source's WAL than it may; giving it up",
+            )),
         }
     }
 }
 
 /// Tells the tasks of one connection that they must stop, and why. The first reason counts.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct StopSignal {
     stopping: CancellationToken,
     reason: Arc<OnceLock<StopReason>>,
 }
 
 impl StopSignal {
-    /// `asked` is cancelled when the capture is asked to end, and stops this connection too.
-    pub fn new(asked: &CancellationToken) -> StopSignal {
-        StopSignal { stopping: asked.child_token(), reason: Arc::default() }
-    }
-
     pub fn tell(&self, reason: StopReason) {
         // The reason stands before anybody wakes up to read it.
         let _ = self.reason.set(reason);
@@ -78,26 +73,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_reason_to_stop_counts_for_everybody() {
-        let asked = CancellationToken::new();
-        let signal = StopSignal::new(&asked);
+        let signal = StopSignal::default();
         assert_eq!(signal.unless_told(async { 1 }).await, Ok(1));
         signal.clone().tell(StopReason::BudgetSpent);
         signal.tell(StopReason::Altered);
-        asked.cancel();
+        signal.tell(StopReason::Asked);
         assert_eq!(signal.told().await, StopReason::BudgetSpent);
         assert_eq!(signal.unless_told(async { 1 }).await, Err(StopReason::BudgetSpent));
-    }
-
-    #[tokio::test]
-    async fn a_capture_that_is_asked_to_end_stops_its_connection_and_not_the_other_way_round() {
-        let asked = CancellationToken::new();
-        let (first, second) = (StopSignal::new(&asked), StopSignal::new(&asked));
-        first.tell(StopReason::Unpublished);
-        assert!(!asked.is_cancelled());
-        asked.cancel();
-        assert_eq!(second.told().await, StopReason::Asked);
-        second.tell(StopReason::BudgetSpent);
-        assert_eq!(second.told().await, StopReason::Asked);
         assert!(StopReason::Asked.failure().is_none());
     }
 }

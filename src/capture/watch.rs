@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::beat::{beat_once, heartbeat};
-use super::budget::{Budget, Kept, Verdict};
+use super::budget::{Budget, RetainedWal, Verdict};
 use super::known_source::KnownSource;
 use super::live::Board;
 use super::published::{self, Look};
@@ -28,7 +28,7 @@ use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
 use crate::signal::{self, RolesSignal};
-use crate::source::blocker::while_waiting;
+use crate::source::blocker::{oldest_transaction, while_waiting};
 use crate::source::inspect;
 use crate::source::messages::write;
 use crate::source::publication::{Publications, set_lock_timeout};
@@ -221,10 +221,13 @@ impl Watcher {
     /// What the slot keeps of the source's log fills production's disk.
     async fn check_budget(&self, session: &Session) -> Result<()> {
         let slot = SlotFacts::read(session, &self.history.identity().slot()).await?;
-        let Some(kept) = Kept::of(&slot) else { return Ok(()) };
-        match self.budget.judge(kept) {
+        let Some(found) = RetainedWal::of(&slot) else { return Ok(()) };
+        match self.budget.judge(found) {
             Verdict::Fine => {}
-            Verdict::Warn => tracing::warn!("{}", self.budget.describe(kept)),
+            Verdict::Warn => {
+                let oldest = oldest_transaction(session).await?;
+                tracing::warn!("{}", self.budget.describe(found, oldest));
+            }
             Verdict::GiveUp => self.stop.tell(StopReason::BudgetSpent),
         }
         Ok(())
@@ -334,7 +337,8 @@ impl Watcher {
                     publications.add(session, table).await
                 }
             };
-            let (published, blocker) = while_waiting(&self.source, session, publishing).await?;
+            let what = "the publication of a table";
+            let (published, blocker) = while_waiting(&self.source, session.process(), what, publishing).await;
             if let Err(error) = published {
                 // The event triggers may have published the table since its membership was read.
                 if publications.members(session).await?.contains(&(table.oid, exact)) {

@@ -7,7 +7,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::metrics::{self, Subject};
-use super::{BudgetOption, SourceOption, Surroundings, default_jobs, parse_duration};
+use super::status::Expected;
+use super::{BudgetOption, LagOption, SourceOption, Surroundings, default_jobs, parse_duration};
 use crate::capture::{self, Options, Until};
 use crate::error::Result;
 use crate::model::Lsn;
@@ -32,6 +33,8 @@ pub struct Capture {
     metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     budget: BudgetOption,
+    #[command(flatten)]
+    lag: LagOption,
     #[command(flatten)]
     source: SourceOption,
 }
@@ -65,7 +68,10 @@ impl Capture {
         };
         if let Some(address) = self.metrics_listen {
             let (history, source) = (history.clone(), source.clone());
-            metrics::serve(address, Subject { history, source, budget: self.budget.bytes() })?;
+            metrics::serve(
+                address,
+                Subject { history, source, expected: Expected::new(&self.budget, self.lag) },
+            )?;
         }
         let lsn = capture::run(&history, &source, &at.tools()?, &options, at.heed_signals()).await?;
         at.ui.result(&CaptureReport { lsn }, || format!("captured up to {lsn}"))

@@ -62,7 +62,7 @@ impl Mark {
         let marked = MarkReport { name: self.name, lsn, captured: history.capture_is_running() };
         if !marked.captured {
             at.ui.say(
-                "no capture is running: the mark is in the source's log and comes in with the next capture",
+                "no capture is running: the mark is in the source's WAL and comes in with the next capture",
             );
         }
         at.ui.result(&marked, || {

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::status::{self, prometheus};
+use super::status::{self, Expected, prometheus};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
@@ -39,8 +39,7 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
 pub(super) struct Subject {
     pub history: History,
     pub source: Conninfo,
-    /// The most WAL that the slot may retain, in bytes.
-    pub budget: Option<u64>,
+    pub expected: Expected,
 }
 
 /// Starts to listen, until the process ends.
@@ -112,7 +111,7 @@ fn log_once(said: &mut String, why: String) {
 }
 
 async fn figures(subject: &Subject) -> Result<Arc<str>> {
-    let shown = status::gather(&subject.history, Some(&subject.source), subject.budget).await?;
+    let shown = status::gather(&subject.history, Some(&subject.source), &subject.expected).await?;
     Ok(prometheus::exposition(&shown).into())
 }
 

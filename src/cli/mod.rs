@@ -275,26 +275,47 @@ struct SourceOption {
 impl SourceOption {
     /// Returns the given source, or the one that the history records.
     fn of(&self, history: &History) -> Result<Conninfo> {
-        Conninfo::parse(self.source.as_deref().unwrap_or(&history.identity().source.connection))
+        let identity = history.identity();
+        let source = Conninfo::parse(self.source.as_deref().unwrap_or(&identity.source.connection))?;
+        Ok(source.for_history(&identity.slot()))
     }
 }
 
 /// How much WAL the source may retain for a history.
 #[derive(Args)]
 struct BudgetOption {
-    /// How much WAL the slot may retain on the source: 500MB, 64GB, or `none`. Beyond it the slot is dropped, at the
-    /// cost of a gap
-    #[arg(long, env = "BACKWHEN_MAX_RETAINED_WAL", value_name = "SIZE", default_value = "64GB", value_parser = parse_budget)]
-    max_retained_wal: WalBudget,
+    /// WAL that the slot may retain on the source before it is given up, at the cost of a gap: 500MB, 64GB, or `none`
+    /// [default: what the running capture was given, or 64GB]
+    #[arg(long, env = "BACKWHEN_MAX_RETAINED_WAL", value_name = "SIZE", value_parser = parse_budget)]
+    max_retained_wal: Option<WalBudget>,
 }
 
 #[derive(Clone, Copy)]
 struct WalBudget(Option<u64>);
 
+/// The limit where none is named, in bytes: 64 GiB.
+const DEFAULT_BUDGET: Option<u64> = Some(64 << 30);
+
+/// How late the history may be before monitoring says so.
+#[derive(Args, Clone, Copy)]
+struct LagOption {
+    /// Age of the last moment held from which status warns [default: 60s, or three heartbeats]
+    #[arg(long, env = "BACKWHEN_WARN_LAG", value_name = "TIME", value_parser = parse_duration)]
+    warn_lag: Option<Duration>,
+    /// Age of the last moment held from which status is CRITICAL [default: 10m, or ten heartbeats]
+    #[arg(long, env = "BACKWHEN_CRITICAL_LAG", value_name = "TIME", value_parser = parse_duration)]
+    critical_lag: Option<Duration>,
+}
+
 impl BudgetOption {
     /// Returns the limit in bytes; `None` means that there is no limit.
     fn bytes(&self) -> Option<u64> {
-        self.max_retained_wal.0
+        self.given().unwrap_or(DEFAULT_BUDGET)
+    }
+
+    /// Returns the limit that was named on the command line, in the environment or in the file.
+    fn given(&self) -> Option<Option<u64>> {
+        self.max_retained_wal.map(|budget| budget.0)
     }
 }
 

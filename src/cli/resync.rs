@@ -72,7 +72,9 @@ impl Resync {
         let epoch = history.current_epoch()?.number;
         let begun = PgTime::from_utc(ambient::now());
         let progress = at.ui.progress();
-        let found = match self.resync(at, &history, &*progress).await {
+        let resyncing =
+            at.heed_signals().run_until_cancelled_owned(self.resync(at, &history, &*progress)).await;
+        let found = match resyncing.ok_or_else(Error::interrupted)? {
             // Continuity was lost, and the new epoch is a resynchronisation of its own.
             Err(_) if capture_resynced(at, &history, epoch, &*progress).await? => None,
             found => found?,

@@ -1,26 +1,27 @@
 //! `backwhen status`
 
+mod asked;
 pub(super) mod prometheus;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::proof::ProofShown;
-use super::{BudgetOption, SourceOption, Surroundings, ui};
+use super::{BudgetOption, LagOption, SourceOption, Surroundings, ui};
 use crate::ambient;
 use crate::capture::live::{self, Live, Transition};
 use crate::capture::state::State;
-use crate::connect::{Conninfo, Session};
+use crate::connect::Conninfo;
 use crate::error::Result;
 use crate::history::History;
 use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Window};
 use crate::model::{Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
-use crate::source::slot::SlotFacts;
+pub(super) use asked::Expected;
+use asked::{Asked, ask, lag};
 
 /// Show how protection stands and which moments can be recovered
 #[derive(Args)]
@@ -34,18 +35,10 @@ pub struct Status {
     #[command(flatten)]
     budget: BudgetOption,
     #[command(flatten)]
+    lag: LagOption,
+    #[command(flatten)]
     source: SourceOption,
 }
-
-/// How long the source may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Lag from which monitoring warns, and from which it is critical, in seconds.
-const WARN_LAG: f64 = 60.0;
-const CRITICAL_LAG: f64 = 600.0;
-
-/// Where the source answered.
-const REACHABLE: &str = "reachable";
 
 #[derive(Serialize)]
 pub(super) struct StatusReport {
@@ -81,6 +74,11 @@ pub(super) struct StatusReport {
     root: std::path::PathBuf,
     key: Option<KeyShown>,
     source: String,
+    #[serde(skip)]
+    reachable: bool,
+    /// The lag from which monitoring warns, and from which it is critical, in seconds.
+    #[serde(skip)]
+    lag_limits: (f64, f64),
     #[serde(skip)]
     database: String,
     /// The newest checkpoint's moment.
@@ -134,6 +132,8 @@ struct SlotShown {
     max_retained_bytes: Option<u64>,
     wal_status: Option<String>,
     confirmed: Option<Lsn>,
+    /// The transaction of the source for which the slot retains most of its WAL.
+    held_by: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -157,16 +157,17 @@ impl SlotShown {
     }
 
     /// What to say where it keeps much.
-    fn warning(&self) -> Option<&'static str> {
-        match self.share() {
-            1.0.. => Some(
-                "the slot keeps more than --max-retained-wal; capture gives it up unless it becomes less, and where none runs the source's disk may fill",
-            ),
-            0.5.. => {
-                Some("the slot keeps more than half of --max-retained-wal, at which capture gives it up")
+    fn warning(&self) -> Option<String> {
+        let warning = match self.share() {
+            1.0.. => {
+                "the slot retains more than --max-retained-wal; capture gives it up unless it becomes less, and where none \
+                 runs the source's disk may fill"
             }
-            _ => None,
-        }
+            0.5.. => "the slot retains more than half of --max-retained-wal, at which capture gives it up",
+            _ => return None,
+        };
+        let held_by = self.held_by.as_ref().map_or_else(String::new, |held_by| format!("; {held_by}"));
+        Some(format!("{warning}{held_by}"))
     }
 }
 
@@ -196,35 +197,36 @@ impl Status {
     async fn gather(&self, at: &Surroundings) -> Result<StatusReport> {
         let history = at.history()?;
         let source = if self.offline { None } else { Some(self.source.of(&history)?) };
-        gather(&history, source.as_ref(), self.budget.bytes()).await
+        gather(&history, source.as_ref(), &Expected::new(&self.budget, self.lag)).await
     }
 }
 
-/// All figures; `source` is asked if it is named, and `budget` is what its slot may keep.
+/// Collects all figures; `source` is asked if it is named.
 ///
 /// # Errors
 /// `Damaged` if the history is.
 pub(super) async fn gather(
     history: &History,
     source: Option<&Conninfo>,
-    budget: Option<u64>,
+    expected: &Expected,
 ) -> Result<StatusReport> {
     // A question about the state does not wait for an `expire`.
     let reading = Reading::glance(history)?;
     let timeline = reading.timeline();
     let slot = history.identity().slot();
     let asked = match source {
-        Some(source) => ask(source, &slot).await,
-        None => None,
+        Some(source) => ask(source, history).await,
+        None => Asked::No,
     };
     let live = live::read(&history.live_path());
     let running = history.capture_is_running();
+    let capture = live.as_ref().filter(|_| running);
     let current = timeline.current()?;
     let newest = match current.checkpoints.last() {
         Some(row) => Some(history.read_checkpoint(&row.id)?),
         None => None,
     };
-    let (state, cause) = standing(running, live.as_ref(), asked.as_ref(), &slot);
+    let (state, cause) = standing(running, live.as_ref(), &asked, &slot);
     let frontier = current.frontier();
     let window = timeline.window();
     let mut inexact = newest.as_ref().map(|newest| newest.inexact.clone()).unwrap_or_default();
@@ -240,26 +242,22 @@ pub(super) async fn gather(
         cause,
         since: live.as_ref().map(|live| live.since),
         transitions: live.as_ref().map(|live| live.transitions.clone()).unwrap_or_default(),
-        capture: CaptureShown {
-            running,
-            process: live.as_ref().filter(|_| running).map(|live| live.process),
-        },
+        capture: CaptureShown { running, process: capture.map(|live| live.process) },
         gaps: timeline.gaps(),
-        lag: lag(frontier, window.as_ref(), asked.as_ref(), live.as_ref()),
+        lag: lag(frontier, window.as_ref(), &asked, capture),
         slot: SlotShown {
             name: slot,
-            retained_bytes: asked.as_ref().and_then(|asked| asked.retained),
-            max_retained_bytes: budget,
-            wal_status: asked.as_ref().and_then(|asked| asked.wal_status.clone()),
-            confirmed: asked.as_ref().and_then(|asked| asked.confirmed),
+            retained_bytes: asked.slot().and_then(|slot| slot.retained),
+            max_retained_bytes: expected.budget(capture),
+            wal_status: asked.slot().and_then(|slot| slot.wal_status.clone()),
+            confirmed: asked.slot().and_then(|slot| slot.confirmed),
+            held_by: asked.held_by(),
         },
         size: Size {
             journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),
             checkpoint_bytes: reading.catalog().pack_bytes()?,
         },
-        rates: Rates {
-            bytes_per_second: live.as_ref().filter(|_| running).map_or(0.0, |live| live.bytes_per_second),
-        },
+        rates: Rates { bytes_per_second: capture.map_or(0.0, |live| live.bytes_per_second) },
         checkpoints: timeline.checkpoints().count(),
         segments: timeline.stretches.iter().map(|stretch| stretch.segments.len()).sum(),
         marks: timeline.marks().count(),
@@ -276,7 +274,9 @@ pub(super) async fn gather(
             wanted: history.identity().has_event_triggers(),
             fault: live.as_ref().and_then(|live| live.triggers_fault.clone()),
         },
-        source: if asked.is_some() { REACHABLE.into() } else { "not asked, or not reachable".into() },
+        source: asked.describe(),
+        reachable: asked.slot().is_some(),
+        lag_limits: expected.lag_limits(capture),
         open_to_others: history.is_open_to_others(),
         root: history.root().to_owned(),
         window,
@@ -286,8 +286,11 @@ pub(super) async fn gather(
     })
 }
 
-fn standing(running: bool, live: Option<&Live>, asked: Option<&SlotFacts>, slot: &str) -> (State, String) {
-    if let Some(asked) = asked {
+fn standing(running: bool, live: Option<&Live>, asked: &Asked, slot: &str) -> (State, String) {
+    if let Asked::AnotherCluster(why) = asked {
+        return (State::Lost, why.clone());
+    }
+    if let Some(asked) = asked.slot() {
         if !asked.exists {
             return (State::Lost, format!("replication slot {slot} is gone from the source"));
         }
@@ -303,30 +306,11 @@ fn standing(running: bool, live: Option<&Live>, asked: Option<&SlotFacts>, slot:
     }
 }
 
-fn lag(frontier: Lsn, window: Option<&Window>, asked: Option<&SlotFacts>, live: Option<&Live>) -> Lag {
-    let head = asked.map(|asked| asked.head).or_else(|| live.and_then(|live| live.source_head));
-    let bytes = head.map(|head| head.bytes_since(frontier));
-    let behind =
-        window.map(|window| PgTime::from_utc(ambient::now()).seconds_since(window.latest.time).max(0.0));
-    Lag { bytes, seconds: if bytes == Some(0) { Some(0.0) } else { behind } }
-}
-
-/// Asks the source, if it answers soon.
-async fn ask(source: &Conninfo, slot: &str) -> Option<SlotFacts> {
-    let asking = async {
-        let session = Session::connect_utf8(source, "status").await.ok()?;
-        let facts = SlotFacts::read(&session, slot).await.ok()?;
-        // A standby cannot tell how far its primary is.
-        (!facts.is_standby).then_some(facts)
-    };
-    tokio::time::timeout(PATIENCE, asking).await.ok().flatten()
-}
-
 /// Each reason to warn, and whether it holds.
 fn warnings(shown: &StatusReport) -> [(&'static str, bool); 5] {
     [
         ("state", shown.state != State::Streaming),
-        ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= WARN_LAG)),
+        ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= shown.lag_limits.0)),
         ("retained_wal", shown.slot.warning().is_some()),
         // Not for tables that are left out on purpose or by their kind: that alarm would never end.
         ("tables", shown.refused),
@@ -336,7 +320,7 @@ fn warnings(shown: &StatusReport) -> [(&'static str, bool); 5] {
 
 /// The exit code for monitoring, and its word.
 fn grade(shown: &StatusReport) -> (u8, &'static str) {
-    let late = shown.lag.seconds.is_none_or(|seconds| seconds >= CRITICAL_LAG);
+    let late = shown.lag.seconds.is_none_or(|seconds| seconds >= shown.lag_limits.1);
     match shown.state {
         State::Lost => (2, "CRITICAL"),
         _ if late || shown.slot.share() >= 1.0 => (2, "CRITICAL"),
@@ -348,17 +332,25 @@ fn grade(shown: &StatusReport) -> (u8, &'static str) {
 fn nagios(shown: &StatusReport) -> (u8, String) {
     let (code, word) = grade(shown);
     let state = format!("{:?}", shown.state).to_lowercase();
-    let retained = shown.slot.retained_bytes.unwrap_or(0);
-    let lag_bytes = shown.lag.bytes.unwrap_or(0);
-    let seconds = shown.lag.seconds.unwrap_or(-1.0);
-    (
-        code,
-        format!(
-            "BACKWHEN {word} - {state}: {} | lag_bytes={lag_bytes}B lag_seconds={seconds:.1}s retained_wal={retained}B gaps={}",
-            shown.cause,
-            shown.gaps.len()
-        ),
-    )
+    // `U` is how a plug-in says that a value is not known.
+    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "U".to_owned(), |bytes| format!("{bytes}B"));
+    let seconds = shown.lag.seconds.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds:.1}s"));
+    let mut text = format!("BACKWHEN {word} - {state}: {}", shown.cause);
+    if shown.source.starts_with("cannot") {
+        text.push_str(&format!("; the source {}", shown.source));
+    }
+    if let Some(warning) = shown.slot.warning() {
+        text.push_str(&format!("; {warning}"));
+    }
+    text.push_str(&format!(
+        " | lag_bytes={} lag_seconds={seconds};{};{} retained_wal={} gaps={}",
+        bytes(shown.lag.bytes),
+        shown.lag_limits.0,
+        shown.lag_limits.1,
+        bytes(shown.slot.retained_bytes),
+        shown.gaps.len()
+    ));
+    (code, text)
 }
 
 fn describe(shown: &StatusReport) -> String {
@@ -402,15 +394,21 @@ fn describe(shown: &StatusReport) -> String {
     let lag_seconds =
         shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
     text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
+    if shown.source.starts_with("cannot") {
+        text.push_str(&format!("source       {}\n", ui::printable(&shown.source)));
+    }
     let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
     let wal_status = shown.slot.wal_status.as_deref().unwrap_or("unknown");
     let most = shown
         .slot
         .max_retained_bytes
-        .map_or_else(String::new, |most| format!(" of at most {}", ui::bytes(most)));
-    text.push_str(&format!("slot         {} keeps {retained} of log{most}, {wal_status}\n", shown.slot.name));
+        .map_or_else(String::new, |most| format!(" (at most {})", ui::bytes(most)));
+    text.push_str(&format!(
+        "slot         {} retains {retained} of WAL{most}, {wal_status}\n",
+        shown.slot.name
+    ));
     if let Some(warning) = shown.slot.warning() {
-        text.push_str(&format!("warning      {warning}\n"));
+        text.push_str(&format!("warning      {}\n", ui::printable(&warning)));
     }
     text.push_str(&format!(
         "holds        {} tables, {} checkpoints ({}), {} segments ({}), {} marks\n",

@@ -25,7 +25,6 @@ pub struct Conninfo {
     hosts: Vec<Host>,
     user: String,
     dbname: String,
-    passfile: Arc<Passfile>,
     passfile_path: Option<PathBuf>,
     home: Option<PathBuf>,
     ssl_mode: SslMode,
@@ -33,6 +32,8 @@ pub struct Conninfo {
     session_attrs: SessionAttrs,
     require_auth: Arc<RequireAuth>,
     timeout: Duration,
+    /// The slot of the history that sessions work for.
+    history: Option<Arc<str>>,
 }
 
 impl Conninfo {
@@ -79,7 +80,6 @@ impl Conninfo {
             hosts: hosts::from_settings(&settings)?,
             dbname: settings.get("dbname").unwrap_or(&user).to_owned(),
             user,
-            passfile: Arc::new(passfile_path.as_deref().map(Passfile::read).unwrap_or_default()),
             passfile_path,
             ssl_mode: ssl_mode(&settings)?,
             channel_binding: choice(
@@ -96,6 +96,7 @@ impl Conninfo {
             )?,
             require_auth: Arc::new(RequireAuth::parse(settings.get("require_auth"))?),
             timeout: timeout(&settings)?,
+            history: None,
             home,
             settings,
         })
@@ -124,6 +125,18 @@ impl Conninfo {
         other.settings.remove("password");
         user.clone_into(&mut other.user);
         other
+    }
+
+    /// Returns the same database for sessions that work for the history with this slot. Their names end in the slot, so
+    /// that a later command finds those that an interrupted one has left at work.
+    pub fn for_history(&self, slot: &str) -> Conninfo {
+        Conninfo { history: Some(slot.into()), ..self.clone() }
+    }
+
+    /// Returns the `application_name` of a session: `backwhen PURPOSE`, and the slot of the history that it works for.
+    pub fn application(&self, purpose: &str) -> String {
+        let slot = self.history.as_deref().map_or_else(String::new, |slot| format!(" {slot}"));
+        format!("backwhen {purpose}{slot}")
     }
 
     /// Returns a keyword string without the password, for storing: [`Conninfo::parse`] reads the string back, and
@@ -159,7 +172,7 @@ impl Conninfo {
         if let Some(path) = &self.passfile_path {
             variables.push(("PGPASSFILE", path.display().to_string()));
         }
-        variables.push(("PGAPPNAME", "backwhen".to_owned()));
+        variables.push(("PGAPPNAME", self.application("dump")));
         variables.push(("PGGSSENCMODE", "disable".to_owned()));
         variables
     }
@@ -196,9 +209,14 @@ impl Conninfo {
         &self.hosts
     }
 
-    pub(crate) fn password(&self, host: &Host) -> Option<&str> {
-        let from_file = || self.passfile.password(host.passfile_name(), host.port, &self.dbname, &self.user);
-        self.settings.get("password").or_else(from_file)
+    /// Returns the password for a login. The password file is read each time, since a capture runs for months and
+    /// passwords change.
+    pub(crate) fn password(&self, host: &Host) -> Option<String> {
+        let from_file = || {
+            let file = Passfile::read(self.passfile_path.as_deref()?);
+            file.password(host.passfile_name(), host.port, &self.dbname, &self.user).map(str::to_owned)
+        };
+        self.settings.get("password").map(str::to_owned).or_else(from_file)
     }
 
     pub(crate) fn ssl_mode(&self) -> SslMode {

@@ -82,6 +82,10 @@ impl ServerFault {
     pub fn kind(&self) -> Kind {
         match self.sqlstate.as_str() {
             "55006" => Kind::Locked,
+            // The room for locks is a setting of the server: trying again does not help.
+            "53200" if self.hint.as_ref().is_some_and(|hint| hint.contains("max_locks_per_transaction")) => {
+                Kind::Refused
+            }
             "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => {
                 Kind::Unavailable
             }
@@ -125,10 +129,12 @@ pub fn server_error(context: impl Into<String>, error: tokio_postgres::Error) ->
     Error::new(kind, context).caused_by(error)
 }
 
-/// A function's own RAISE may send megabytes: the rest of a text longer than this many characters is left out.
+/// A function's own RAISE may send megabytes, and pg_dump quotes statements that name thousands of tables: the rest of a
+/// text longer than this many characters is left out.
 const LONGEST: usize = 500;
 
-fn shortened(mut text: String) -> String {
+/// Shortens what a server or a program says.
+pub fn shortened(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(LONGEST) {
         text.truncate(end);
         text.push('…');

@@ -26,6 +26,6 @@ mod uri;
 mod verifier;
 
 pub use conninfo::Conninfo;
-pub use fault::{ServerFault, server_error};
+pub use fault::{ServerFault, server_error, shortened};
 pub use pinned::{NEWER_TIMERS, PINNED_SETTINGS, quoted};
 pub use session::{Session, connect};

@@ -13,6 +13,7 @@ pub const PINNED_SETTINGS: &[(&str, &str)] = &[
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("lock_timeout", "0"),
+    ("default_transaction_read_only", "off"),
     ("search_path", ""),
     ("xmloption", "content"),
     ("standard_conforming_strings", "on"),
@@ -20,10 +21,17 @@ pub const PINNED_SETTINGS: &[(&str, &str)] = &[
     ("row_security", "off"),
 ];
 
-/// Sets the timeouts that only newer servers have (14 and 17), where they exist: an idle session may hold a snapshot
-/// from which other sessions copy. This is a statement of its own, since it returns rows.
-pub const NEWER_TIMERS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
-     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+/// Sets what not every server has. No timeout ends an idle session, which may hold a snapshot from which other sessions
+/// copy. And a server soon ends a statement whose client is gone: it looks every half second whether the connection
+/// is closed, and its kernel finds within two minutes a client whose machine lost its power. Without that a statement
+/// that waits for a lock would be carried out after its client was killed. This is a statement of its own, since
+/// it returns rows.
+pub const NEWER_TIMERS: &str = "SELECT pg_catalog.set_config(name, value, false) FROM pg_catalog.pg_settings s \
+     JOIN (VALUES ('idle_session_timeout', '0'), ('transaction_timeout', '0'), \
+                  ('client_connection_check_interval', '500'), ('tcp_keepalives_idle', '30'), \
+                  ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '120000')) \
+          AS wanted (name, value) USING (name) \
+     WHERE name NOT LIKE 'client\\_%' AND name NOT LIKE 'tcp\\_%' OR pg_catalog.version() LIKE '%linux%'";
 
 /// The pinned settings as one batch of statements.
 pub fn set_statements() -> String {

@@ -21,6 +21,7 @@ use crate::error::Result;
 pub struct Session {
     client: Client,
     encoding: String,
+    process: i32,
     tap: Tap,
 }
 
@@ -28,7 +29,7 @@ pub struct Session {
 /// database that is not UTF-8, text read with `query` would not decode: use [`Session::connect_utf8`] for the
 /// catalogs.
 ///
-/// `purpose` shows in `pg_stat_activity` as `backwhen PURPOSE`.
+/// `purpose` shows in `pg_stat_activity`, see [`Conninfo::application`].
 ///
 /// # Errors
 /// Fails with unavailable if no server could be reached, with refused if the server rejects the login, and with usage
@@ -67,6 +68,11 @@ impl Session {
         let _taking = self.tap.open(take);
         // The tap takes all rows, so only the end of the COPY is left in the stream.
         self.client.copy_out(copy).await?.try_for_each(|_| std::future::ready(Ok(()))).await
+    }
+
+    /// Returns the number of the server's process that serves the session.
+    pub fn process(&self) -> i32 {
+        self.process
     }
 
     /// Returns the database's own encoding, by PostgreSQL's name (`UTF8`, `LATIN1`, `SQL_ASCII`).
@@ -122,7 +128,7 @@ impl Login for SessionLogin<'_> {
                 tracing::debug!("{reason}");
             }
         });
-        let session = Session { client, encoding: String::new(), tap };
+        let session = Session { client, encoding: String::new(), process: 0, tap };
         self.settle(info, session).await
     }
 }
@@ -134,7 +140,7 @@ impl SessionLogin<'_> {
         config
             .user(info.user())
             .dbname(info.dbname())
-            .application_name(format!("backwhen {}", self.purpose))
+            .application_name(info.application(self.purpose))
             .ssl_mode(SslMode::Require)
             .ssl_negotiation(SslNegotiation::Direct)
             .channel_binding(match info.channel_binding() {
@@ -156,11 +162,12 @@ impl SessionLogin<'_> {
         client.batch_execute(&pinned::set_statements()).await.map_err(failure)?;
         client.simple_query(pinned::NEWER_TIMERS).await.map_err(failure)?;
         let question = "SELECT pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(), \
-                        pg_catalog.current_setting('transaction_read_only')";
+                        pg_catalog.current_setting('transaction_read_only'), pg_catalog.pg_backend_pid()";
         let row = client.query_one(question, &[]).await.map_err(failure)?;
         let text = |column| row.try_get::<_, String>(column).map_err(failure);
         suits(info.session_attrs(), row.try_get(1).map_err(failure)?, text(2)? == "on")?;
         session.encoding = text(0)?;
+        session.process = row.try_get(3).map_err(failure)?;
         if self.encoding == Encoding::Servers {
             let set = format!("SET client_encoding = {}", quoted(&session.encoding, '\''));
             session.client.batch_execute(&set).await.map_err(failure)?;

@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use super::account::Account;
 use crate::ambient;
-use crate::connect::Conninfo;
+use crate::connect::{Conninfo, shortened};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The most bytes that are kept of a program's standard error; the rest is dropped.
@@ -150,8 +150,13 @@ fn password_file(line: &str) -> Result<Stdio> {
 /// Returns the error for a program that failed, in the program's own words.
 pub(crate) fn failure(name: &str, status: ExitStatus, complaint: &str) -> Error {
     let complaint = complaint.trim();
-    let complaint = if complaint.is_empty() { status.to_string() } else { complaint.to_owned() };
-    Error::unavailable(format!("{name} failed: {complaint}"))
+    if complaint.is_empty() {
+        return Error::unavailable(format!("{name} failed: {status}"));
+    }
+    let lines: Vec<_> = complaint.lines().map(|line| shortened(line.to_owned())).collect();
+    let kind =
+        if complaint.contains("max_locks_per_transaction") { Kind::Refused } else { Kind::Unavailable };
+    Error::new(kind, format!("{name} failed: {}", lines.join("\n")))
 }
 
 /// Returns the first part of standard error; the rest is read and dropped, so that the child never stalls.

@@ -29,7 +29,9 @@ pub async fn dump_schema(
     // --schema-only would leave the large objects out as well.
     let mut child = Child::new(tool.program("pg_dump"))
         .connects_to(info)
-        .args(["--format=custom", "--exclude-table-data=*.*", "--no-password", "--file"])
+        .args(["--format=custom", "--exclude-table-data=*.*", "--no-password"])
+        // Without a limit, the pg_dump of a command that was killed would hold and await locks for ever.
+        .args(["--lock-wait-timeout=60s", "--file"])
         .arg(out);
     if let Some(snapshot) = snapshot {
         child = child.arg(format!("--snapshot={snapshot}"));

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use super::snapshot::{self, SourceImage, SourceSnapshot};
 use super::{Access, finish_packs, hold_objects, slot};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, Origin, checkpoint_id};
 use crate::history::epoch::{self, Epoch, GapStart};
@@ -30,12 +31,19 @@ use crate::history::{
 };
 use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::signal::key::SIGNED;
-use crate::source::inspect;
-use crate::source::publication::Publications;
+use crate::source::blocker::{while_waiting, with_blocker};
+use crate::source::publication::{Publications, set_lock_timeout};
 use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
 use crate::source::triggers::{InstallOutcome, Triggers};
+use crate::source::{inspect, process, traces};
 use crate::store::{Folder, ObjectKind, ObjectName, Store, layout};
+
+/// How long the creation of the publications waits for a table that another session has locked, such as a migration.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a removal waits for a lock.
+const DROP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `init` is about to make on the source; written before, so that a killed one can be cleaned
 /// up after.
@@ -44,6 +52,9 @@ struct Intent {
     format: u32,
     slot: String,
     source: String,
+    /// The cluster, which may be reached at another address by now; empty in what older versions wrote.
+    #[serde(default)]
+    system_identifier: String,
 }
 
 fn intent_name() -> ObjectName {
@@ -67,17 +78,25 @@ pub async fn init(
     let selection = Selection::parse(&include, &exclude)?;
     let _lock = History::prepare(root, "init")?;
     let key = key_file.map(|file| Key::for_new_history(file, root)).transpose()?;
+    let mut identity = new_identity(access.source, (include, exclude), key.as_ref())?;
+    let source = access.source.for_history(&identity.slot());
+    let access = &Access { source: &source, ..*access };
     let connecting = async {
         undo_killed_init(access.source, root).await?;
-        let mut client = ReplicationClient::connect(access.source, "backwhen init").await?;
+        let mut client = ReplicationClient::connect(access.source, "init").await?;
         let server = client.identify_system().await?;
         Ok((client, server))
     };
     let (client, server) = unless_interrupted(interrupt, connecting).await?;
-    let identity = new_identity(access.source, server.system_identifier, (include, exclude), key.as_ref())?;
+    identity.source.system_identifier = server.system_identifier;
     let id = identity.id_bytes()?;
     let authorship = key.map_or(Authorship::Unkeyed, |key| key.authorship(id));
-    let intent = Intent { format: FORMAT, slot: identity.slot(), source: access.source.without_password() };
+    let intent = Intent {
+        format: FORMAT,
+        slot: identity.slot(),
+        source: access.source.without_password(),
+        system_identifier: identity.source.system_identifier.clone(),
+    };
     write_json(&Folder::new(root), &intent_name(), &intent)?;
     ambient::pass("init.intent")?;
     let beginning = async {
@@ -116,10 +135,10 @@ fn forget_intent(root: &Path) {
     }
 }
 
-/// The identity of a history that begins now. Whether it has event triggers is known only once they are installed.
+/// The identity of a history that begins now. The cluster is known only once it has been asked, and whether the history
+/// has event triggers only once they are installed.
 fn new_identity(
     source: &Conninfo,
-    system_identifier: String,
     (include, exclude): (Vec<String>, Vec<String>),
     key: Option<&Key>,
 ) -> Result<Identity> {
@@ -130,7 +149,7 @@ fn new_identity(
         backwhen: env!("CARGO_PKG_VERSION").to_owned(),
         source: Source {
             connection: source.without_password(),
-            system_identifier,
+            system_identifier: String::new(),
             database: source.dbname().to_owned(),
         },
         include,
@@ -154,8 +173,9 @@ async fn withdraw(source: &Conninfo, root: &Path, identity: &Identity, error: Er
     }
     if let Err(left) = undo(source, &identity.slot()).await {
         return moreover(format!(
-            "slot {} stays on the source until init is run again: {left}",
-            identity.slot()
+            "slot {slot}, its publications and event triggers may stay on the source until init is run again, or take \
+             them off with: backwhen drop --force --slot {slot} --source CONN ({left})",
+            slot = identity.slot()
         ));
     }
     layout::remove_unfinished_history(root);
@@ -173,7 +193,11 @@ pub struct Begun {
 /// Before the slot: from its first position on, every change of definitions is told.
 async fn install_triggers(source: &Conninfo, identity: &Identity) -> Result<Option<String>> {
     let session = Session::connect_utf8(source, "init").await?;
-    match Triggers::of_slot(&identity.slot()).install(&session, identity).await? {
+    let triggers = Triggers::of_slot(&identity.slot());
+    let installing = triggers.install(&session, identity);
+    let what = "the installation of the event triggers";
+    let (installed, blocker) = while_waiting(source, session.process(), what, installing).await;
+    match installed.map_err(|error| with_blocker(error, blocker))? {
         InstallOutcome::Installed => Ok(None),
         InstallOutcome::NotAllowed(reason) => Ok(Some(reason)),
     }
@@ -227,9 +251,10 @@ async fn open_again(access: &Access<'_>, history: &History) -> Result<(SourceSna
     let slot = identity.slot();
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
     let session = Session::connect_utf8(access.source, "resync").await?;
-    undo_stream(&session, &slot).await?;
+    process::end_sessions_of(&session, &slot).await?;
+    undo_stream(access.source, &session, &slot).await?;
     drop(session);
-    let mut client = ReplicationClient::connect(access.source, "backwhen resync").await?;
+    let mut client = ReplicationClient::connect(access.source, "resync").await?;
     let server = client.identify_system().await?;
     let publications = Publications::of_slot(&slot);
     create_publications(access, &publications, &selection).await?;
@@ -271,7 +296,11 @@ async fn create_publications(
     let inventory = inspect::inventory(&session, selection).await?;
     let facts = DatabaseFacts::read(&session).await?;
     let tables: Vec<_> = inventory.tables.iter().map(|found| &found.table).collect();
-    publications.create(&session, &tables, facts.server_major).await?;
+    set_lock_timeout(&session, LOCK_PATIENCE).await?;
+    let creating = publications.create(&session, &tables, facts.server_major);
+    let what = "the creation of the publications";
+    let (created, blocker) = while_waiting(access.source, session.process(), what, creating).await;
+    created.map_err(|error| with_blocker(error, blocker))?;
     ambient::pass("init.publications")
 }
 
@@ -339,42 +368,87 @@ fn publish(store: &dyn Store, authorship: &Authorship, epoch: &Epoch, checkpoint
 /// `Unavailable` if the source cannot be reached, `Locked` if the slot is in use.
 pub async fn undo(source: &Conninfo, slot: &str) -> Result<()> {
     let session = Session::connect_utf8(source, "drop").await?;
-    // First: they would look for the publications.
-    Triggers::of_slot(slot).remove(&session).await?;
-    undo_stream(&session, slot).await
+    // A statement of an interrupted command, which still waits for a lock, would make again what is taken off here.
+    process::end_sessions_of(&session, slot).await?;
+    set_lock_timeout(&session, DROP_PATIENCE).await?;
+    // The event triggers go first: they would look for the publications.
+    let triggers = Triggers::of_slot(slot);
+    let what = "the removal of the event triggers";
+    let (removed, blocker) = while_waiting(source, session.process(), what, triggers.remove(&session)).await;
+    removed.map_err(|error| with_blocker(error, blocker))?;
+    undo_stream(source, &session, slot).await
 }
 
-/// As [`undo`], but leaves the event triggers.
-async fn undo_stream(session: &Session, slot: &str) -> Result<()> {
+/// Takes slot and publications off the source, and leaves the event triggers.
+async fn undo_stream(source: &Conninfo, session: &Session, slot: &str) -> Result<()> {
     drop_slot(session, slot).await?;
     ambient::pass("drop.slot")?;
-    Publications::of_slot(slot).drop(session).await
+    set_lock_timeout(session, DROP_PATIENCE).await?;
+    let publications = Publications::of_slot(slot);
+    let what = "the removal of the publications";
+    let (dropped, blocker) = while_waiting(source, session.process(), what, publications.drop(session)).await;
+    dropped.map_err(|error| with_blocker(error, blocker))
 }
 
 async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
     let Some(intent) = read_json::<Intent>(&Folder::new(root), &intent_name())? else { return Ok(()) };
     let earlier = Conninfo::parse(&intent.source)?;
     tracing::info!("an earlier init was killed; taking its slot {} off the source", intent.slot);
-    if earlier.without_password() == source.without_password() {
-        undo(source, &intent.slot).await?;
-    } else {
-        undo(&earlier, &intent.slot).await?;
-    }
+    let session = Session::connect_utf8(source, "drop").await?;
+    let same = earlier.without_password() == source.without_password()
+        || earlier.dbname() == source.dbname()
+            && inspect::check_cluster(&session, &intent.system_identifier).await.is_ok();
+    let earlier = if same { source } else { &earlier };
+    undo(&earlier.for_history(&intent.slot), &intent.slot).await?;
     layout::remove_unfinished_history(root);
     layout::make_folders(root)
 }
 
-/// Takes a history's event triggers, slot and publications off its source, for good.
+/// Takes a history's event triggers, slot and publications off its source, for good. A cluster that pg_upgrade has made
+/// of the source has another identifier, but the names of this history, which no other history has.
 ///
 /// # Errors
-/// `Locked` if a capture runs, `Unavailable` if the source cannot be reached.
-pub async fn leave(history: &History, source: &Conninfo) -> Result<()> {
+/// `Locked` if a capture runs; `Refused` if the source is another cluster that knows nothing of this history, unless
+/// `force` is given; `Unavailable` if the source cannot be reached.
+pub async fn leave(history: &History, source: &Conninfo, force: bool) -> Result<()> {
     let _lock = history.lock_capture()?;
-    let mut client = ReplicationClient::connect(source, "backwhen drop").await?;
-    let server =
-        client.identify_system().await.context(Kind::Unavailable, || "cannot identify the source".into())?;
-    inspect::same_cluster(&history.identity().source.system_identifier, &server.system_identifier)?;
-    drop(client);
-    undo(source, &history.identity().slot()).await?;
+    let slot = history.identity().slot();
+    let session = Session::connect_utf8(source, "drop").await?;
+    let same = inspect::check_cluster(&session, &history.identity().source.system_identifier).await;
+    if !force && !traces::slots(&session).await?.iter().any(|trace| trace.slot == slot) {
+        same?;
+    }
+    drop(session);
+    undo(source, &slot).await?;
     ambient::pass("drop.done")
+}
+
+/// Takes off the source what a history that is gone has left there. Without a name this is the only history whose slot
+/// nobody uses. Returns its slot; `None` if there was nothing.
+///
+/// # Errors
+/// `Refused` if several histories may be meant; `Unavailable` if the source cannot be reached.
+pub async fn remove_traces(source: &Conninfo, slot: Option<&str>) -> Result<Option<String>> {
+    let slot = match slot {
+        Some(slot) => slot.to_owned(),
+        None => {
+            let session = Session::connect_utf8(source, "drop").await?;
+            let found = traces::slots(&session).await?;
+            let unused: Vec<_> =
+                found.iter().filter(|trace| !trace.active).map(|it| it.slot.clone()).collect();
+            match &unused[..] {
+                [] => return Ok(None),
+                [one] => one.clone(),
+                several => {
+                    return Err(Error::refused(format!(
+                        "the source has things of {} histories: {}; name the one that is gone with --slot",
+                        several.len(),
+                        several.join(", ")
+                    )));
+                }
+            }
+        }
+    };
+    undo(&source.for_history(&slot), &slot).await?;
+    Ok(Some(slot))
 }

@@ -8,16 +8,21 @@
 use std::time::Duration;
 
 use super::Access;
+use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::model::Lsn;
+use crate::source::blocker::{while_waiting, with_blocker};
 use crate::source::inspect::{same_cluster, value_spelling};
 use crate::source::snapshot::Snapshot;
 use crate::source::stream::{CreatedSlot, ReplicationClient};
 
 /// How long a slot may wait for each running transaction to end.
 const SLOT_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a slot may wait for all of them together.
+const SLOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// How often a slot is made anew because somebody altered a type meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -37,11 +42,7 @@ pub(super) async fn create(
     for _ in 0..ATTEMPTS {
         let session = Session::connect_utf8(source, "slot").await?;
         let before = value_spelling(&session).await?;
-        let created: CreatedSlot = if temporary {
-            client.create_temporary_slot(name, SLOT_WAIT).await?
-        } else {
-            client.create_slot(name, failover, SLOT_WAIT).await?
-        };
+        let created = create_once(source, client, name, temporary, failover).await?;
         let snapshot = Snapshot { name: created.snapshot };
         let session = snapshot.session(source, "slot").await?;
         if value_spelling(&session).await? == before {
@@ -56,6 +57,32 @@ pub(super) async fn create(
     )))
 }
 
+/// Makes a slot. While the server waits for transactions to end, the log names them.
+async fn create_once(
+    source: &Conninfo,
+    client: &mut ReplicationClient,
+    name: &str,
+    temporary: bool,
+    failover: bool,
+) -> Result<CreatedSlot> {
+    let process = client.backend().pid;
+    let creating = async {
+        let creating = async {
+            if temporary {
+                client.create_temporary_slot(name, SLOT_WAIT).await
+            } else {
+                client.create_slot(name, failover, SLOT_WAIT).await
+            }
+        };
+        let late =
+            |_| Error::unavailable(format!("slot {name} was not made within {} s", SLOT_LIMIT.as_secs()));
+        tokio::time::timeout(SLOT_LIMIT, creating).await.map_err(late)?
+    };
+    let what = "the creation of the replication slot";
+    let (created, blocker) = while_waiting(source, process, what, creating).await;
+    created.map_err(|error| with_blocker(error, blocker))
+}
+
 /// A snapshot whose position is known exactly, because a slot began there. The slot goes with the connection.
 ///
 /// # Errors
@@ -65,10 +92,12 @@ pub(super) async fn temporary_snapshot(
     history: &History,
     purpose: &str,
 ) -> Result<(ReplicationClient, Snapshot, Lsn)> {
-    let mut client = ReplicationClient::connect(access.source, &format!("backwhen {purpose}")).await?;
+    let mut client = ReplicationClient::connect(access.source, purpose).await?;
     let identity = client.identify_system().await?;
     same_cluster(&history.identity().source.system_identifier, &identity.system_identifier)?;
-    let name = format!("{}_{purpose}", history.identity().slot());
+    // The slot of a command that was killed stays until the server has noticed.
+    let name =
+        format!("{}_{purpose}_{:08x}", history.identity().slot(), u32::from_ne_bytes(ambient::random()?));
     let (snapshot, lsn) = create(access.source, &mut client, &name, true).await?;
     Ok((client, snapshot, lsn))
 }

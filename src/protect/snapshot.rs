@@ -23,7 +23,7 @@ use crate::source::inspect::{self, FoundTable, Inventory};
 use crate::source::process;
 use crate::source::publication::Publications;
 use crate::source::sequences::{self, Sample};
-use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables};
+use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables, unlock_tables};
 use crate::source::stream::ReplicationClient;
 use crate::store::{NewFile, ObjectKind, ObjectName, Store};
 
@@ -147,12 +147,14 @@ pub(super) struct SchemaFromSource {
     sequences: Sample,
 }
 
-/// Better before the rows are read: a change of definitions in between makes it fail.
+/// Reads the definitions and the sequences. This is better done before the rows are read: it fails if definitions change
+/// meanwhile. The tables are not locked while pg_dump works, since pg_dump locks them itself, and a server with many
+/// tables has no room for two locks on each.
 ///
 /// # Errors
-/// As [`take`].
+/// Fails as [`take`] does.
 pub(super) async fn describe(request: &Request<'_>, held: &LockedTables) -> Result<SchemaFromSource> {
-    let schema = read_schema(request, &held.holder, held.left_out.clone(), held.time).await?;
+    let schema = read_schema(request, held).await?;
     let sequences = sequences::sample(&held.holder).await?;
     Ok(SchemaFromSource { schema, sequences })
 }
@@ -196,17 +198,25 @@ pub(super) async fn hold(
     let members = publications.members(&holder).await?;
     let (protected, unprotected) = split_by_membership(tables, &members);
     left_out.extend(unprotected);
-    let locked: Vec<_> = protected.values().map(|found| &found.table).collect();
-    lock_tables(&holder, &locked).await?;
-    let changed = changed_since_snapshot(&holder, &locked).await?;
-    if !changed.is_empty() {
-        return Err(Error::unavailable(format!(
+    let time = inspect::clock(&holder).await?;
+    let held = LockedTables { holder, time, protected, left_out };
+    held.lock(access).await?;
+    Ok(held)
+}
+
+impl LockedTables {
+    async fn lock(&self, access: &Access<'_>) -> Result<()> {
+        let tables: Vec<_> = self.protected.values().map(|found| &found.table).collect();
+        lock_tables(access.source, &self.holder, &tables).await?;
+        let changed = changed_since_snapshot(&self.holder, &tables).await?;
+        if changed.is_empty() {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
             "{} was truncated or rewritten while its image was begun; try again",
             changed.join(", ")
-        )));
+        )))
     }
-    let time = inspect::clock(&holder).await?;
-    Ok(LockedTables { holder, time, protected, left_out })
 }
 
 /// A table's grade is what its publication streams; a table in neither is not protected yet.
@@ -232,12 +242,8 @@ fn split_by_membership(
     (protected, left_out)
 }
 
-async fn read_schema(
-    request: &Request<'_>,
-    holder: &Session,
-    left_out: Vec<LeftOut>,
-    time: PgTime,
-) -> Result<SchemaFacts> {
+async fn read_schema(request: &Request<'_>, held: &LockedTables) -> Result<SchemaFacts> {
+    let holder = &held.holder;
     request.access.progress.phase("reading the schema", 0, crate::progress::Unit::Tables);
     let database = DatabaseFacts::read(holder).await?;
     let server_version = inspect::server_version(holder).await?;
@@ -246,17 +252,19 @@ async fn read_schema(
     let tools: &Tools = request.access.tools;
     let tool = tools.for_dump(database.server_major)?;
     let archive = draft(request.store, ObjectKind::Archive).await?;
+    unlock_tables(holder).await?;
     let dumped = dump_giving_way(request, tool, archive.path()).await;
+    let locked = if dumped.is_ok() { held.lock(request.access).await } else { Ok(()) };
     // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
-    dumped?;
+    dumped.and(locked)?;
     // What changes in between is in the list, and will be noticed by its digest.
     let now = Session::connect_utf8(request.access.source, "checkpoint").await?;
     let roles_digest = inspect::roles_digest(&now).await?;
     let globals = read_roles(request.access, request.store, database.server_major).await?;
     Ok(SchemaFacts {
         lsn: request.lsn,
-        time,
+        time: held.time,
         archive: put_by_digest(request.store, ObjectKind::Archive, archive).await?,
         globals,
         roles_digest: Some(roles_digest),
@@ -266,7 +274,7 @@ async fn read_schema(
         roles,
         materialized_views,
         large_objects,
-        left_out,
+        left_out: held.left_out.clone(),
         fingerprint,
         since: Vec::new(),
     })
@@ -301,7 +309,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(100);
 /// the locks of tables, not those that reading a view's text takes.
 async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, out: &Path) -> Result<()> {
     let source = request.access.source;
-    let application = format!("backwhen pg_dump {}", request.snapshot.name);
+    let application = source.application(&format!("pg_dump {}", request.snapshot.name));
     let dump = pgtools::dump_schema(tool, source, Some(&request.snapshot.name), &application, out);
     let watch = Session::connect_utf8(source, "checkpoint").await?;
     let ended = AtomicBool::new(false);

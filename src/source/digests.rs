@@ -5,7 +5,6 @@ use std::fmt;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::CONNECTION_CHECK_MS;
 use super::snapshot::{SnapshotReader, copy_statement};
 use crate::codec::row_digest::DIGEST;
 use crate::connect::{Session, server_error};
@@ -61,15 +60,11 @@ impl RangeDigests {
 /// `Unavailable` if the server fails.
 pub async fn prepare(session: &Session) -> Result<()> {
     let failed = |error| server_error("cannot prepare to compare tables", error);
-    let serial = format!(
-        "SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL max_parallel_workers_per_gather = 0; SAVEPOINT digests"
+    let alone = format!(
+        "SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL max_parallel_workers_per_gather = 0; \
+         SAVEPOINT unlocked"
     );
-    session.batch_execute(&serial).await.map_err(failed)?;
-    // Not every platform can check the connection; there the server notices a lost client when it sends.
-    let check = format!("SET LOCAL client_connection_check_interval = {CONNECTION_CHECK_MS}");
-    let after =
-        if session.batch_execute(&check).await.is_ok() { "RELEASE digests" } else { "ROLLBACK TO digests" };
-    session.batch_execute(after).await.map_err(failed)
+    session.batch_execute(&alone).await.map_err(failed)
 }
 
 /// Digests the 2^`bits` hash ranges of a table.
@@ -194,7 +189,7 @@ async fn undone_on_failure<T>(
         |error| server_error(format!("the server cannot digest the rows of {}", table.display()), error);
     reader.batch_execute("SAVEPOINT digests").await.map_err(failed)?;
     let answer = reader.guard(asked).await?;
-    let after = if answer.is_ok() { "RELEASE digests" } else { "ROLLBACK TO digests" };
-    reader.batch_execute(after).await.map_err(failed)?;
+    // Also after success: the lock on the table is given back.
+    reader.batch_execute("ROLLBACK TO digests; RELEASE digests").await.map_err(failed)?;
     answer.map_err(failed)
 }

@@ -322,7 +322,18 @@ pub async fn server_version(client: &Client) -> Result<String> {
     Ok(row.map_err(|error| server_error("cannot read the version", error))?.get(0))
 }
 
-/// Checks that the source is the cluster that the history protects.
+/// Asks the server whether it is the cluster on which the history was begun.
+///
+/// # Errors
+/// `Refused` if the server is another cluster; `Unavailable` if it fails.
+pub async fn check_cluster(client: &Client, expected: &str) -> Result<()> {
+    let query = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
+    let row = client.query_one(query, &[]).await;
+    let row = row.map_err(|error| server_error("cannot ask which cluster the source is", error))?;
+    same_cluster(expected, row.get(0))
+}
+
+/// Compares the identifier of a cluster with that of the cluster on which the history was begun.
 ///
 /// # Errors
 /// `Refused` if the server is another cluster.
@@ -331,7 +342,8 @@ pub fn same_cluster(expected: &str, found: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused(format!(
-        "the server's system identifier is {found}, but this history was begun on {expected}; \
-         name the right server with --source, or begin a new history with: backwhen init"
+        "the source is another cluster than the one on which this history was begun (system identifier {found}, not \
+         {expected}), as it is after pg_upgrade; name the right server with --source, or begin a new history in another \
+         folder with `backwhen init`, and take this one off the source with: backwhen drop"
     )))
 }

@@ -12,8 +12,5 @@ pub mod sequences;
 pub mod slot;
 pub mod snapshot;
 pub mod stream;
+pub mod traces;
 pub mod triggers;
-
-/// How often, in milliseconds, a server process checks whether its client is still connected. Without the check, the
-/// work of a backwhen that was killed would go on at the server.
-const CONNECTION_CHECK_MS: u32 = 500;

@@ -3,7 +3,9 @@
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::{inspect, triggers};
+use super::blocker::{OpenTransaction, oldest_transaction};
+use super::stream::ReplicationClient;
+use super::{inspect, traces, triggers};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::schema::quote_ident;
@@ -80,6 +82,13 @@ pub async fn look(
             ),
         ));
     }
+    if settings.may_replicate && settings.senders_free > 0 {
+        findings.extend(no_replication(source).await);
+    }
+    findings.extend(oldest_transaction(&session).await?.and_then(late_transaction));
+    findings.extend(many_locks(&session, inventory.tables.len()).await?);
+    findings
+        .extend(traces::slots(&session).await?.iter().filter(|trace| !trace.active).map(trace_of_another));
     let mut tables: Vec<_> = inventory.tables.iter().map(grade).collect();
     tables.extend(inventory.left_out.iter().map(|left_out| TableGrade {
         table: left_out.table.clone(),
@@ -201,7 +210,7 @@ impl SourceSettings {
         }
         if self.slot_limit == "-1" {
             found.push(advice(
-                "max_slot_wal_keep_size is unlimited: if capture stays away, the slot keeps log until the disk is full",
+                "max_slot_wal_keep_size is unlimited: if capture stays away, the slot retains WAL until the disk is full",
                 "ALTER SYSTEM SET max_slot_wal_keep_size = '...'; SELECT pg_reload_conf();",
             ));
         }
@@ -224,6 +233,50 @@ pub fn unproven_server(source: &Conninfo) -> Option<Finding> {
 
 fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
     Finding { fatal: false, what: what.into(), mend: mend.into() }
+}
+
+/// Opens a replication connection: a pooler passes on ordinary sessions only, and pg_hba.conf has rules of its own.
+async fn no_replication(source: &Conninfo) -> Option<Finding> {
+    let error = ReplicationClient::connect(source, "check").await.err()?;
+    Some(fatal(
+        format!("the source takes no replication connection: {error}"),
+        "name the server's own address with --source, not that of a connection pooler such as PgBouncer; in pg_hba.conf let \
+         the role in to the database from here",
+    ))
+}
+
+/// A transaction that has been open for longer than this, in seconds, may still be open when `init` makes its slot.
+const LATE: i64 = 10;
+
+fn late_transaction(oldest: OpenTransaction) -> Option<Finding> {
+    let what = "a new slot waits for transactions that have begun before it, `init` for at most a minute: ";
+    (oldest.seconds >= LATE || oldest.is_prepared())
+        .then(|| advice(format!("{what}{oldest}"), "let that transaction end before init"))
+}
+
+/// To read the tables, each is locked once, and the server has room for so many locks and not much more.
+async fn many_locks(client: &Client, tables: usize) -> Result<Option<Finding>> {
+    let query = "SELECT current_setting('max_locks_per_transaction')::int8, \
+                        current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8";
+    let row = client.query_one(query, &[]).await;
+    let row = row.map_err(|error| server_error("cannot read how many locks the source takes", error))?;
+    let (each, sessions): (i64, i64) = (row.get(0), row.get(1));
+    let (room, tables) = (each * sessions, i64::try_from(tables).unwrap_or(i64::MAX));
+    Ok((tables * 2 > room).then(|| {
+        let wanted = (tables * 2 / sessions.max(1)).unsigned_abs().next_power_of_two();
+        advice(
+            format!("{tables} tables are locked at the same time to be read, and the server has room for about {room} locks"),
+            format!("ALTER SYSTEM SET max_locks_per_transaction = {wanted}; then restart the server"),
+        )
+    }))
+}
+
+fn trace_of_another(trace: &traces::Trace) -> Finding {
+    let slot = &trace.slot;
+    advice(
+        format!("a history with slot {slot} has something on the source, and no capture of it runs"),
+        format!("if that history is gone: backwhen drop --force --slot {slot} --source CONN"),
+    )
 }
 
 /// Returns a finding if the role does not own all tables, because only its owner can put a table into a publication.

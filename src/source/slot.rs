@@ -89,7 +89,13 @@ pub async fn drop_slot(client: &Client, slot: &str) -> Result<()> {
         let in_use = error.code() == Some(&SqlState::OBJECT_IN_USE);
         if !in_use || tries == DROP_TRIES {
             let error = server_error(format!("cannot drop replication slot {slot}"), error);
-            return Err(if in_use { Error::locked(error.to_string()) } else { error });
+            return Err(if in_use {
+                Error::locked(format!(
+                    "{error}; end that process with SELECT pg_terminate_backend, then try again"
+                ))
+            } else {
+                error
+            });
         }
         tries += 1;
         tokio::time::sleep(DROP_PAUSE).await;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::blocker::{while_waiting, with_blocker};
 use super::liveness::Liveness;
 use crate::ambient;
 use crate::connect::{Conninfo, Session, connect, server_error};
@@ -92,7 +93,7 @@ impl Snapshot {
     async fn seen_by(&self, session: Session) -> Result<Session> {
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; \
-             SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
+             SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SAVEPOINT unlocked",
             self.name
         );
         let begun = session.batch_execute(&begin).await;
@@ -130,11 +131,26 @@ impl Deref for SnapshotReader {
 ///
 /// # Errors
 /// `Refused` if a table cannot be locked or read; `Unavailable` if another session keeps a table locked for a minute.
-pub async fn lock_tables(client: &Client, tables: &[&Table]) -> Result<()> {
+pub async fn lock_tables(source: &Conninfo, session: &Session, tables: &[&Table]) -> Result<()> {
+    let locking = lock_patiently(session, tables);
+    let (locked, blocker) =
+        while_waiting(source, session.process(), "the lock on the tables to be read", locking).await;
+    locked.map_err(|error| with_blocker(error, blocker))
+}
+
+/// Gives back all that [`lock_tables`] has locked; the session goes on seeing the snapshot.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn unlock_tables(session: &Session) -> Result<()> {
+    let unlocked = session.batch_execute("ROLLBACK TO unlocked").await;
+    unlocked.map_err(|error| server_error("cannot unlock the tables to be read", error))
+}
+
+async fn lock_patiently(client: &Client, tables: &[&Table]) -> Result<()> {
     let failed = |error| server_error("cannot lock the tables to be read", error);
     let begun = ambient::instant();
     loop {
-        client.batch_execute("SAVEPOINT unlocked").await.map_err(failed)?;
         match lock_at_once(client, tables).await {
             Err(error)
                 if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && begun.elapsed() < LOCK_PATIENCE =>
@@ -195,6 +211,8 @@ pub(super) async fn copy_statement(
     let failed = |error| server_error(format!("cannot read table {}", table.display()), error);
     let statement =
         format!("COPY (SELECT {} FROM ONLY {}{condition}) TO STDOUT", spelled.list, spelled.table);
+    // The lock on the table that was read before is given back: whoever needs it longer has one of his own.
+    reader.guard(unlock_tables(reader)).await??;
     let lines = reader.guard(reader.copy_out(&statement)).await?.map_err(failed)?;
     let ready = lines.try_ready_chunks(LINES_AT_ONCE);
     pin_mut!(ready);

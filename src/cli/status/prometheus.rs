@@ -1,6 +1,6 @@
 //! `status` in Prometheus' text format: for a textfile collector, and for capture's own address.
 
-use super::{REACHABLE, StatusReport, grade, warnings};
+use super::{StatusReport, grade, warnings};
 use crate::capture::state::State;
 use crate::model::PgTime;
 
@@ -42,7 +42,7 @@ fn standing(text: &mut Text, shown: &StatusReport) {
         shown.since.map(unix_seconds),
     );
     text.flag("backwhen_capture_running", "A capture runs on the history.", shown.capture.running);
-    text.flag("backwhen_source_reachable", "The source answered just now.", shown.source == REACHABLE);
+    text.flag("backwhen_source_reachable", "The source answered just now.", shown.reachable);
 }
 
 fn behind(text: &mut Text, shown: &StatusReport) {

@@ -15,7 +15,7 @@ fn shows_where_but_never_the_password() {
     assert_eq!(info.to_string(), "db:7/x as u");
     assert_eq!(format!("{info:?}"), "Conninfo(db:7/x as u)");
     assert!(!info.without_password().contains("hush"));
-    assert_eq!(info.password(&info.hosts()[0]), Some("hush"));
+    assert_eq!(info.password(&info.hosts()[0]).as_deref(), Some("hush"));
 }
 
 #[test]
@@ -40,7 +40,11 @@ fn string_beats_service_beats_environment() {
     assert_eq!(info.to_string(), "from-service:5432/from-environment as from-string");
     let again = read(&info.without_password(), &environment[..1]).unwrap();
     assert_eq!(again.to_string(), info.to_string());
-    assert_eq!(again.password(&again.hosts()[0]), Some("hush"), "the service still knows the password");
+    assert_eq!(
+        again.password(&again.hosts()[0]).as_deref(),
+        Some("hush"),
+        "the service still knows the password"
+    );
 }
 
 #[test]
@@ -51,7 +55,7 @@ fn what_is_kept_can_be_read_again() {
     assert_eq!(again.to_string(), info.to_string());
     assert_eq!(again.ssl_mode(), SslMode::VerifyCa);
     assert_eq!(again.setting("sslrootcert"), Some("/x y"));
-    assert_eq!(again.password(&again.hosts()[0]), Some("elsewhere"));
+    assert_eq!(again.password(&again.hosts()[0]).as_deref(), Some("elsewhere"));
 }
 
 #[test]
@@ -62,9 +66,9 @@ fn the_password_file_is_asked_for_the_database_in_use() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let home = [("HOME", folder.path().to_str().unwrap())];
     let info = read("host=/tmp port=5 user=u dbname=a", &home).unwrap();
-    assert_eq!(info.password(&info.hosts()[0]), Some("for-a"));
+    assert_eq!(info.password(&info.hosts()[0]).as_deref(), Some("for-a"));
     let other = info.with_dbname("b");
-    assert_eq!(other.password(&other.hosts()[0]), Some("for-b"));
+    assert_eq!(other.password(&other.hosts()[0]).as_deref(), Some("for-b"));
     assert_eq!(other.dbname(), "b");
     let child: HashMap<_, _> = other.child_environment().into_iter().collect();
     assert_eq!(child["PGPASSFILE"], path.to_str().unwrap());

@@ -122,8 +122,8 @@ impl StreamFault {
             StreamFault::LockTimeout(_) => (
                 Kind::Unavailable,
                 format!(
-                    "creating the slot {slot:?} at {place} waited too long for running transactions; look for the \
-                     oldest xact_start in pg_stat_activity, and try again once it has ended"
+                    "creating the slot {slot:?} at {place} waited too long for running transactions; look for the oldest \
+                     in pg_stat_activity and pg_prepared_xacts, and try again once it has ended"
                 ),
             ),
             StreamFault::Server(server) => {

@@ -31,16 +31,16 @@ pub(in crate::source) const SERVING_PROCESS: &str = "SELECT a.pid, a.backend_sta
      WHERE a.pid = pg_catalog.pg_backend_pid() AND s.name = 'wal_sender_timeout'";
 
 pub struct ReplicationLogin<'a> {
-    pub application_name: &'a str,
+    pub purpose: &'a str,
 }
 
 impl ReplicationClient {
-    /// Connects and logs in.
+    /// Opens a replication connection. `purpose` shows in `pg_stat_activity`, see [`Conninfo::application`].
     ///
     /// # Errors
-    /// The same as [`crate::connect::connect`]; `Refused` also if the role lacks REPLICATION.
-    pub async fn connect(info: &Conninfo, application_name: &str) -> crate::error::Result<ReplicationClient> {
-        log_in(info, &ReplicationLogin { application_name }).await
+    /// Fails as [`crate::connect::connect`] does; refused also if the role lacks REPLICATION.
+    pub async fn connect(info: &Conninfo, purpose: &str) -> crate::error::Result<ReplicationClient> {
+        log_in(info, &ReplicationLogin { purpose }).await
     }
 }
 
@@ -55,7 +55,7 @@ impl Login for ReplicationLogin<'_> {
     ) -> Result<ReplicationClient, LoginFailure> {
         let mut wire = Wire::new(transport);
         self.startup(info, &mut wire).await.map_err(LoginFailure::Unreachable)?;
-        authenticate(info, info.password(host), &mut wire).await?;
+        authenticate(info, info.password(host).as_deref(), &mut wire).await?;
         let (version, encoding) = until_ready(&mut wire).await?;
         let mut client = ReplicationClient::new(wire, version, format!("{host}/{}", info.dbname()));
         let mut ask = async |sql: &str| client.ask(sql).await.map_err(login_failure);
@@ -85,11 +85,12 @@ impl Login for ReplicationLogin<'_> {
 
 impl ReplicationLogin<'_> {
     async fn startup(&self, info: &Conninfo, wire: &mut Wire) -> io::Result<()> {
+        let application = info.application(self.purpose);
         let mut parameters = vec![
             ("user", info.user()),
             ("database", info.dbname()),
             ("replication", "database"),
-            ("application_name", self.application_name),
+            ("application_name", application.as_str()),
             // Warnings of the stream matter; see `ReplicationStream::next`.
             ("client_min_messages", "warning"),
         ];

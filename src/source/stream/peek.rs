@@ -16,7 +16,6 @@ use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
 use crate::history::journal::Confirmable;
 use crate::model::{Lsn, PgTime};
-use crate::source::CONNECTION_CHECK_MS;
 
 /// The first bytes of a binary COPY, which stand before the flags and the extension.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
@@ -45,24 +44,6 @@ pub enum BatchItem<'a> {
 }
 
 impl ReplicationClient {
-    /// Makes the server notice soon if this connection ends while the server decodes. Otherwise a capture that was
-    /// killed would hold its slot until the batch is done.
-    ///
-    /// # Errors
-    /// `Unavailable` if the connection breaks.
-    pub async fn watch_connection(&mut self) -> Result<()> {
-        let set = format!("SET client_connection_check_interval = {CONNECTION_CHECK_MS}");
-        match self.ask(&set).await {
-            Ok(_) => Ok(()),
-            // Not every platform can check the connection; there the server notices a lost client when it sends.
-            Err(StreamFault::Server(server)) => {
-                tracing::debug!("{server}");
-                Ok(())
-            }
-            Err(fault) => Err(self.explain(fault, None)),
-        }
-    }
-
     /// Reads the positions of a slot.
     ///
     /// # Errors

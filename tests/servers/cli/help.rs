@@ -96,6 +96,8 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--restore",
         "--create-roles",
         "--schema-only",
+        "--force",
+        "--slot",
         "--if-older-than",
         "--apply",
         "--nagios",

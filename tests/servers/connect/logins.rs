@@ -30,13 +30,13 @@ async fn both(info: &Conninfo) {
     let session = connect(info, "test").await.unwrap();
     let row = session.query_one("SELECT current_user::text", &[]).await.unwrap();
     assert_eq!(row.get::<_, String>(0), info.user());
-    let mut client = ReplicationClient::connect(info, "backwhen test").await.unwrap();
+    let mut client = ReplicationClient::connect(info, "test").await.unwrap();
     assert!(client.identify_system().await.unwrap().timeline >= 1);
 }
 
 async fn refusals(info: &Conninfo) -> [Error; 2] {
     let session = connect(info, "test").await.err().expect("a session was let in");
-    let client = ReplicationClient::connect(info, "backwhen test").await.err().expect("a client was let in");
+    let client = ReplicationClient::connect(info, "test").await.err().expect("a client was let in");
     [session, client]
 }
 
@@ -119,7 +119,7 @@ async fn settings_are_pinned_whatever_the_role_says() {
         .await;
     let info = server.info("user=trusting dbname=postgres");
     let session = connect(&info, "pins").await.unwrap();
-    let mut client = ReplicationClient::connect(&info, "backwhen pins").await.unwrap();
+    let mut client = ReplicationClient::connect(&info, "pins").await.unwrap();
     let newer =
         [("idle_session_timeout", "0"), ("client_encoding", "UTF8"), ("application_name", "backwhen pins")];
     for (name, expected) in PINNED_SETTINGS.iter().chain(&newer) {

@@ -42,7 +42,7 @@ fn positions(received: Lsn, durable: Lsn) -> (Received, Confirmable) {
 }
 
 async fn connect(server: &Server) -> ReplicationClient {
-    ReplicationClient::connect(&server.admin("postgres"), "backwhen test").await.unwrap()
+    ReplicationClient::connect(&server.admin("postgres"), "test").await.unwrap()
 }
 
 async fn start() -> (Server, Session) {

@@ -37,7 +37,7 @@ async fn encrypted(info: &Conninfo) -> Result<bool> {
     const QUESTION: &str =
         "SELECT ssl::text FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()";
     let session = connect(info, "test").await;
-    let client = ReplicationClient::connect(info, "backwhen test").await;
+    let client = ReplicationClient::connect(info, "test").await;
     let (session, mut client) = match (session, client) {
         (Ok(session), Ok(client)) => (session, client),
         (Err(error), Err(other)) => {

@@ -27,6 +27,30 @@ pub struct Proxy {
     barred: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    statements: Arc<Statements>,
+}
+
+/// Counts what the clients ask, one for each piece that a client sends, and holds one back.
+#[derive(Default)]
+struct Statements {
+    count: AtomicU64,
+    /// The number of the one that is held back, or 0.
+    held: AtomicU64,
+    is_held: AtomicBool,
+}
+
+impl Statements {
+    /// Waits if the next statement is the one that is held back.
+    fn pass(&self) {
+        let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        if number == self.held.load(Ordering::SeqCst) {
+            self.is_held.store(true, Ordering::SeqCst);
+            while self.held.load(Ordering::SeqCst) == number {
+                // The interval of the question.
+                sleep(Duration::from_millis(5));
+            }
+        }
+    }
 }
 
 impl Proxy {
@@ -38,9 +62,10 @@ impl Proxy {
             barred: Arc::default(),
             over: Arc::default(),
             sent: Arc::default(),
+            statements: Arc::default(),
         };
         let (pairs, barred, over) = (proxy.pairs.clone(), proxy.barred.clone(), proxy.over.clone());
-        let sent = proxy.sent.clone();
+        let (sent, statements) = (proxy.sent.clone(), proxy.statements.clone());
         let to = server.tcp_address();
         spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -51,7 +76,7 @@ impl Proxy {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect((to.0.as_str(), to.1)) else { continue };
-                pairs.lock().unwrap().push(join(client, server, &sent));
+                pairs.lock().unwrap().push(join(client, server, &sent, &statements));
             }
         });
         proxy
@@ -65,6 +90,21 @@ impl Proxy {
     /// Bytes that the server has sent through here.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::SeqCst)
+    }
+
+    /// Holds back the N-th statement that clients send, counted from 1.
+    pub fn hold_back(&self, number: u64) {
+        self.statements.held.store(number, Ordering::SeqCst);
+    }
+
+    /// Whether that statement has come.
+    pub fn holds_back(&self) -> bool {
+        self.statements.is_held.load(Ordering::SeqCst)
+    }
+
+    /// Lets it arrive.
+    pub fn release(&self) {
+        self.statements.held.store(0, Ordering::SeqCst);
     }
 
     /// Connections end, and none can be made.
@@ -112,6 +152,7 @@ impl Pair {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
+        self.release();
         for pair in self.pairs.lock().unwrap().drain(..) {
             pair.state.store(FLOWS, Ordering::SeqCst);
             pair.close();
@@ -121,16 +162,26 @@ impl Drop for Proxy {
     }
 }
 
-fn join(client: TcpStream, server: TcpStream, sent: &Arc<AtomicU64>) -> Pair {
+fn join(client: TcpStream, server: TcpStream, sent: &Arc<AtomicU64>, statements: &Arc<Statements>) -> Pair {
     let state = Arc::new(AtomicU8::new(FLOWS));
-    for (from, to, counter) in [(&client, &server, Arc::default()), (&server, &client, sent.clone())] {
+    let ways = [
+        (&client, &server, Arc::default(), Some(statements.clone())),
+        (&server, &client, sent.clone(), None),
+    ];
+    for (from, to, counter, statements) in ways {
         let (from, to, state) = (from.try_clone().unwrap(), to.try_clone().unwrap(), state.clone());
-        spawn(move || carry(from, to, &state, &counter));
+        spawn(move || carry(from, to, &state, &counter, statements.as_deref()));
     }
     Pair { state, ends: [client, server] }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, counter: &AtomicU64) {
+fn carry(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    state: &AtomicU8,
+    counter: &AtomicU64,
+    statements: Option<&Statements>,
+) {
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         while state.load(Ordering::SeqCst) == STALLS {
@@ -140,6 +191,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, state: &AtomicU8, counter: &Ato
         if state.load(Ordering::SeqCst) == IS_DEAD {
             continue;
         }
+        statements.inspect(|statements| statements.pass());
         counter.fetch_add(count as u64, Ordering::SeqCst);
         if to.write_all(&bytes[..count]).is_err() {
             break;

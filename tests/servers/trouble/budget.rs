@@ -1,4 +1,4 @@
-//! What the slot may keep of the source's log: production's disk counts for more than the history.
+//! How much WAL the slot may retain: production's disk counts for more than the history.
 
 use crate::support::shop::{assert_says, captured_shop, shop};
 use crate::support::{Backwhen, Server, wait_for};
@@ -9,7 +9,7 @@ fn slots(backwhen: &Backwhen) -> String {
     backwhen.server().psql(backwhen.database(), sql)
 }
 
-/// The history's disk is full, the source's log grows, and there is a limit to that.
+/// The history's disk is full, the source's WAL grows, and there is a limit to that.
 #[test]
 fn a_slot_that_keeps_too_much_is_given_up_and_made_anew_once_there_is_room() {
     let Some(disk) = Disk::mount("2m") else { return };
@@ -34,7 +34,10 @@ fn a_slot_that_keeps_too_much_is_given_up_and_made_anew_once_there_is_room() {
     let status = backwhen.json(&["status"]);
     assert_eq!(status["state"], "lost");
     let last = status["transitions"].as_array().unwrap().last().unwrap();
-    assert_says(last["cause"].as_str().unwrap(), &["kept more of the source's log than --max-retained-wal"]);
+    assert_says(
+        last["cause"].as_str().unwrap(),
+        &["retained more of the source's WAL than --max-retained-wal"],
+    );
     let nagios = backwhen.run(&["status", "--nagios"]);
     assert_eq!(nagios.status.code(), Some(2), "{}", nagios.stdout);
     // What was there is still there.

@@ -117,7 +117,7 @@ fn a_source_that_goes_away_is_waited_for() {
     server.crash();
     capture.wait_for_live("it has noticed", |live| live.state == State::Blackout);
     let status = backwhen.json(&["status"]);
-    assert_eq!(status["source"], "not asked, or not reachable");
+    assert_says(status["source"].as_str().unwrap(), &["cannot be asked", "could not reach"]);
     let message = backwhen.fails(exit::UNAVAILABLE, &["mark", "unreachable"]);
     assert_says(&message, &["could not reach", "see that the server runs"]);
     server.start_again();

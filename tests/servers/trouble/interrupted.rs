@@ -1,0 +1,210 @@
+//! Commands that are interrupted while the source works for them: by Ctrl-C, by a terminal that goes away, by a kill.
+//! After the next command the source has nothing of backwhen.
+
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::support::shop::{OpenSession, assert_says, assert_source_clean, captured_shop, shop};
+use crate::support::{self, Backwhen, Proxy, Server, wait};
+use crate::trouble::exit;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn start(backwhen: &Backwhen, arguments: &[&str]) -> Child {
+    let mut command = backwhen.command(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+}
+
+fn wait_for(backwhen: &Backwhen, sql: &str, expected: &str) {
+    support::wait_for(sql, || backwhen.server().psql(backwhen.database(), sql) == expected);
+}
+
+/// A session of backwhen waits for a lock.
+const WAITS: &str = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() \
+                     AND application_name LIKE 'backwhen init %' AND wait_event_type = 'Lock'";
+
+#[test]
+fn what_was_asked_of_the_server_is_not_done_after_the_interruption() {
+    for name in ["INT", "HUP", "KILL"] {
+        let backwhen = shop(&Server::shared(None));
+        let server = backwhen.server();
+        let mut session = OpenSession::new(server, &server.conninfo(backwhen.database()));
+        session.run("BEGIN; LOCK TABLE visits IN SHARE UPDATE EXCLUSIVE MODE;");
+        let mut init = start(&backwhen, &["init", "--source", &backwhen.source()]);
+        wait_for(&backwhen, WAITS, "t");
+        signal(&init, name);
+        let status = wait(&mut init, LIMIT).expect("init ends");
+        if name != "KILL" {
+            assert_eq!(status.code(), Some(exit::INTERRUPTED), "{name}");
+        }
+        // The server has given up the statement before the lock is free.
+        wait_for(&backwhen, WAITS, "f");
+        drop(session);
+        // After a kill there is nobody to clean up but the next init.
+        if name != "KILL" {
+            assert_source_clean(server, backwhen.database());
+        }
+        backwhen.init();
+        backwhen.ok(&["drop"]);
+        assert_source_clean(server, backwhen.database());
+    }
+}
+
+/// The transaction is prepared, so it has no session that could be seen to wait.
+#[test]
+fn a_prepared_transaction_is_named_and_does_not_keep_what_was_made() {
+    let server = Server::start(None);
+    let backwhen = shop(&server);
+    let prepare = "BEGIN; INSERT INTO visits (page) VALUES ('/p'); PREPARE TRANSACTION 'left behind'";
+    server.psql(backwhen.database(), prepare);
+    let check = backwhen.ok(&["check", "--source", &backwhen.source()]);
+    assert_says(&check, &["left behind", "ROLLBACK PREPARED 'left behind'"]);
+    let mut init = start(&backwhen, &["init", "--source", &backwhen.source()]);
+    wait_for(&backwhen, WAITS, "t");
+    // The log tells of a wait after two seconds, and the prepared transaction is found by the next look.
+    sleep(Duration::from_secs(4));
+    signal(&init, "TERM");
+    assert_eq!(wait(&mut init, LIMIT).expect("init ends").code(), Some(exit::INTERRUPTED));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut init.stderr.take().unwrap(), &mut said).unwrap();
+    assert_says(&said, &["waits", "prepared transaction \"left behind\"", "ROLLBACK PREPARED 'left behind'"]);
+    assert_source_clean(&server, backwhen.database());
+    server.psql(backwhen.database(), "ROLLBACK PREPARED 'left behind'");
+    backwhen.init();
+}
+
+/// How a command meets its end.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Signal(&'static str),
+    /// The network between goes away, and the command by itself.
+    Cut,
+    /// The command is killed while the network is slow: what it has sent arrives afterwards.
+    KilledWhileStalled,
+}
+
+/// Runs a command through a proxy that holds the N-th statement back, ends the command then, and says whether there
+/// was an N-th one.
+fn interrupt_at(backwhen: &Backwhen, arguments: &[&str], number: u64, end: End) -> bool {
+    let proxy = Proxy::before(backwhen.server());
+    proxy.hold_back(number);
+    let source = proxy.conninfo(backwhen.database());
+    let mut child = start(backwhen, &[arguments, &["--source", &source]].concat());
+    let mut ended = None;
+    support::wait_for(format!("{arguments:?} comes to statement {number}"), || {
+        ended = child.try_wait().unwrap();
+        ended.is_some() || proxy.holds_back()
+    });
+    if let Some(status) = ended {
+        assert!(status.success(), "{arguments:?} failed before statement {number}");
+        return false;
+    }
+    match end {
+        End::Signal(name) => signal(&child, name),
+        End::Cut => proxy.cut(),
+        End::KilledWhileStalled => signal(&child, "KILL"),
+    }
+    if !matches!(end, End::KilledWhileStalled) {
+        wait(&mut child, LIMIT)
+            .unwrap_or_else(|| panic!("{arguments:?} hangs at statement {number}, {end:?}"));
+    }
+    let _ = child.wait();
+    proxy.release();
+    true
+}
+
+/// As long as there are statements, but not at each of the many that are alike.
+fn numbers() -> impl Iterator<Item = u64> {
+    let step = if std::env::var_os("BACKWHEN_TEST_EVERY").is_some() { 1 } else { 7 };
+    (1..).step_by(step)
+}
+
+const ENDS: [End; 4] = [End::Signal("INT"), End::Signal("KILL"), End::Cut, End::KilledWhileStalled];
+
+/// A session that was held back may still be there, but not what it did.
+fn assert_no_trace(backwhen: &Backwhen) {
+    let left = "SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = current_database()) \
+                     + (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_event_trigger) \
+                     + (SELECT count(*) FROM pg_namespace WHERE nspname = 'backwhen')";
+    wait_for(backwhen, left, "0");
+}
+
+#[test]
+fn an_init_that_ends_at_any_statement_leaves_no_trace() {
+    let server = Server::shared(None);
+    let mut numbers = numbers();
+    'all: loop {
+        for end in ENDS {
+            let backwhen = shop(&server);
+            if !interrupt_at(&backwhen, &["init"], numbers.next().unwrap(), end) {
+                break 'all;
+            }
+            if matches!(end, End::Signal("INT")) {
+                assert_no_trace(&backwhen);
+            }
+            if !backwhen.history().join("history.json").exists() {
+                backwhen.init();
+            }
+            backwhen.ok(&["drop"]);
+            assert_no_trace(&backwhen);
+        }
+    }
+}
+
+#[test]
+fn a_drop_a_resync_or_a_checkpoint_that_ends_at_any_statement_leaves_no_trace() {
+    let server = Server::shared(None);
+    for command in [&["drop"][..], &["resync"], &["checkpoint", "--from-source"]] {
+        let mut backwhen = captured_shop(&server);
+        // A resync goes on trying for a minute where the network is gone.
+        let ends = ENDS.into_iter().filter(|end| command != ["resync"] || !matches!(end, End::Cut));
+        for (number, end) in numbers().zip(ends.collect::<Vec<_>>().into_iter().cycle()) {
+            if !interrupt_at(&backwhen, command, number, end) {
+                break;
+            }
+            let temporary =
+                "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND temporary";
+            wait_for(&backwhen, temporary, "0");
+            if command == ["drop"] {
+                backwhen.ok(&["drop"]);
+                assert_no_trace(&backwhen);
+                backwhen = captured_shop(&server);
+            }
+        }
+        backwhen.ok(&["drop"]);
+        assert_no_trace(&backwhen);
+    }
+}
+
+#[test]
+fn what_a_lost_history_has_left_is_taken_off_by_force() {
+    let server = Server::shared(None);
+    let (first, second) = (shop(&server), shop(&server));
+    first.init();
+    std::fs::remove_dir_all(first.history()).unwrap();
+    let message = first.fails(exit::REFUSED, &["drop", "--source", &first.source()]);
+    assert_says(&message, &["holds no history"]);
+    let check = first.ok(&["check", "--source", &first.source()]);
+    assert_says(&check, &["backwhen_", "drop --force --slot"]);
+    first.ok(&["drop", "--force", "--source", &first.source()]);
+    assert_source_clean(&server, first.database());
+    let nothing = first.ok(&["drop", "--force", "--source", &first.source()]);
+    assert_says(&nothing, &["nothing of backwhen"]);
+    // Of two histories that are gone, one must be named.
+    second.init();
+    std::fs::remove_dir_all(second.history()).unwrap();
+    second.init();
+    let slot = second.json(&["status"])["slot"]["name"].as_str().unwrap().to_owned();
+    std::fs::remove_dir_all(second.history()).unwrap();
+    let message = second.fails(exit::REFUSED, &["drop", "--force", "--source", &second.source()]);
+    assert_says(&message, &[&slot, "--slot"]);
+    second.ok(&["drop", "--force", "--slot", &slot, "--source", &second.source()]);
+    second.ok(&["drop", "--force", "--source", &second.source()]);
+    assert_source_clean(&server, second.database());
+}
