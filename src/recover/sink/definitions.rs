@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
-use crate::recover::archive::{AfterRows, Archive, EntrySelection, Roles, Section};
+use crate::recover::archive::{AfterRows, Archive, Entry, EntrySelection, Roles, Section};
+use crate::recover::refused::RefusedObject;
 
 /// An archive, the entries chosen from it, and whether owners and privileges are restored.
 #[derive(Debug)]
@@ -37,44 +38,57 @@ impl ArchiveDefinitions {
         })
     }
 
-    /// Adapts the choice to a server that has only the roles that `has` accepts; returns the entries that cannot be
-    /// restored for that reason.
-    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Adapts the choice to a server that has only the roles that `has` accepts; returns what cannot be restored for
+    /// that reason.
+    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> Vec<RefusedObject> {
         let roles = Roles::of(&self.archive.toc, &self.selection);
         let missing = |names: &BTreeSet<String>| -> Vec<String> {
             names.iter().filter(|name| !has(name)).cloned().collect()
         };
-        let mut notes = Vec::new();
+        let mut left_out = Vec::new();
         let owners = missing(&roles.owners);
         if !owners.is_empty() {
             self.owners = false;
             self.privileges = false;
-            notes.push(format!(
-                "owners and privileges are not restored: the target has no role {} that the recovering user can act for",
-                owners.join(", ")
-            ));
+            left_out.push(RefusedObject {
+                what: "owners and privileges".into(),
+                why: format!(
+                    "not restored, as the target has no role {} that the recovering user can act for",
+                    owners.join(", ")
+                ),
+                sql: self.sql_of(Entry::set_owner) + &self.sql_of(privileges),
+            });
         }
         let granted = missing(&roles.granted);
         if self.privileges && !granted.is_empty() {
             self.privileges = false;
-            notes.push(format!("privileges are not restored: the target has no role {}", granted.join(", ")));
+            left_out.push(RefusedObject {
+                what: "privileges".into(),
+                why: format!("not restored, as the target has no role {}", granted.join(", ")),
+                sql: self.sql_of(privileges),
+            });
         }
         for (id, names) in roles.required_by {
             let lost: Vec<_> = names.iter().filter(|name| !has(name)).cloned().collect();
             let Some(entry) = self.archive.toc.entries.iter().find(|entry| entry.id == id) else { continue };
             if !lost.is_empty() {
-                notes.push(format!(
-                    "{} is left out: the target has no role {}",
-                    entry.display(),
-                    lost.join(", ")
-                ));
+                left_out.push(RefusedObject {
+                    what: entry.display(),
+                    why: format!("the target has no role {}", lost.join(", ")),
+                    sql: entry.definition.clone(),
+                });
                 self.selection.leave_out(&self.archive.toc, id);
             }
         }
         if let Some(objects) = &mut self.large_objects {
             (objects.owners, objects.privileges) = (self.owners, self.privileges);
         }
-        notes
+        left_out
+    }
+
+    fn sql_of(&self, part: impl Fn(&Entry) -> Option<String>) -> String {
+        let statements: Vec<_> = self.selection.entries(&self.archive.toc).filter_map(part).collect();
+        statements.join("\n") + "\n"
     }
 
     /// Whether owners are restored, and whether privileges are.
@@ -145,6 +159,12 @@ impl ArchiveDefinitions {
             .collect()
     }
 
+    /// Returns the names of the extensions.
+    pub(super) fn extensions(&self) -> Vec<String> {
+        let entries = self.selection.entries(&self.archive.toc);
+        entries.filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.tag.clone()).collect()
+    }
+
     /// Returns the owner of the source's database.
     pub(crate) fn database_owner(&self) -> Option<&str> {
         let entry = self.archive.toc.entries.iter().find(|entry| entry.kind == "DATABASE")?;
@@ -159,6 +179,10 @@ impl ArchiveDefinitions {
             toc.entries.iter().find(|entry| entry.kind == "COMMENT" && entry.tag.starts_with("DATABASE "))?;
         renamed(entry.definition.trim_end().trim_end_matches(';'), &toc.database, name)
     }
+}
+
+fn privileges(entry: &Entry) -> Option<String> {
+    entry.kind.ends_with("ACL").then(|| entry.definition.trim_end().to_owned())
 }
 
 /// Splits a definition into statements without their semicolons; a string may contain semicolons.
@@ -185,7 +209,7 @@ fn statements(sql: &str) -> Vec<String> {
 
 /// Turns a `statement` about the database `old` into one about `new`; `None` if the statement is about another
 /// object.
-fn renamed(statement: &str, old: &str, new: &str) -> Option<String> {
+pub(super) fn renamed(statement: &str, old: &str, new: &str) -> Option<String> {
     use crate::model::schema::quote_ident;
     let statement = statement.trim();
     for old in [old.to_owned(), quote_ident(old)] {
