@@ -133,8 +133,8 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
         scratch.belong_to_source(&definitions).await?;
     }
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
-    let without_roles = definitions.adapt_to_roles(|name| roles.contains(name));
-    let mut notes: Vec<_> = without_roles.iter().map(RefusedObject::note).collect();
+    let (mut notes, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name));
+    notes.extend(without_roles.iter().map(RefusedObject::note));
     if request.ours {
         scratch.restore_muted(&definitions, request.tools).await?
     } else {

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
-use crate::recover::archive::{AfterRows, Archive, Entry, EntrySelection, Roles, Section};
+use crate::recover::archive::{AfterRows, Archive, EntrySelection, Roles, Section};
 use crate::recover::refused::RefusedObject;
 
 /// An archive, the entries chosen from it, and whether owners and privileges are restored.
@@ -38,35 +38,27 @@ impl ArchiveDefinitions {
         })
     }
 
-    /// Adapts the choice to a server that has only the roles that `has` accepts; returns what cannot be restored for
-    /// that reason.
-    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> Vec<RefusedObject> {
+    /// Adapts the choice to a server that has only the roles that `has` accepts; returns notes on owners and
+    /// privileges, and the entries that cannot be restored for that reason.
+    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> (Vec<String>, Vec<RefusedObject>) {
         let roles = Roles::of(&self.archive.toc, &self.selection);
         let missing = |names: &BTreeSet<String>| -> Vec<String> {
             names.iter().filter(|name| !has(name)).cloned().collect()
         };
-        let mut left_out = Vec::new();
+        let (mut notes, mut left_out) = (Vec::new(), Vec::new());
         let owners = missing(&roles.owners);
         if !owners.is_empty() {
             self.owners = false;
             self.privileges = false;
-            left_out.push(RefusedObject {
-                what: "owners and privileges".into(),
-                why: format!(
-                    "not restored, as the target has no role {} that the recovering user can act for",
-                    owners.join(", ")
-                ),
-                sql: self.sql_of(Entry::set_owner) + &self.sql_of(privileges),
-            });
+            notes.push(format!(
+                "owners and privileges are not restored: the target has no role {} that the recovering user can act for",
+                owners.join(", ")
+            ));
         }
         let granted = missing(&roles.granted);
         if self.privileges && !granted.is_empty() {
             self.privileges = false;
-            left_out.push(RefusedObject {
-                what: "privileges".into(),
-                why: format!("not restored, as the target has no role {}", granted.join(", ")),
-                sql: self.sql_of(privileges),
-            });
+            notes.push(format!("privileges are not restored: the target has no role {}", granted.join(", ")));
         }
         for (id, names) in roles.required_by {
             let lost: Vec<_> = names.iter().filter(|name| !has(name)).cloned().collect();
@@ -83,12 +75,7 @@ impl ArchiveDefinitions {
         if let Some(objects) = &mut self.large_objects {
             (objects.owners, objects.privileges) = (self.owners, self.privileges);
         }
-        left_out
-    }
-
-    fn sql_of(&self, part: impl Fn(&Entry) -> Option<String>) -> String {
-        let statements: Vec<_> = self.selection.entries(&self.archive.toc).filter_map(part).collect();
-        statements.join("\n") + "\n"
+        (notes, left_out)
     }
 
     /// Whether owners are restored, and whether privileges are.
@@ -179,10 +166,6 @@ impl ArchiveDefinitions {
             toc.entries.iter().find(|entry| entry.kind == "COMMENT" && entry.tag.starts_with("DATABASE "))?;
         renamed(entry.definition.trim_end().trim_end_matches(';'), &toc.database, name)
     }
-}
-
-fn privileges(entry: &Entry) -> Option<String> {
-    entry.kind.ends_with("ACL").then(|| entry.definition.trim_end().to_owned())
 }
 
 /// Splits a definition into statements without their semicolons; a string may contain semicolons.

@@ -114,7 +114,8 @@ impl PostgresSink {
             ));
         }
         let roles = usable_roles(&session).await?;
-        let without_roles = definitions.adapt_to_roles(|name| roles.contains(name));
+        let (of_roles, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name));
+        notes.extend(of_roles);
         notes.extend(without_roles.iter().map(RefusedObject::note));
         refused.add_all(without_roles);
         let (owners, _) = definitions.owners_and_privileges();
