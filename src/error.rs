@@ -23,6 +23,8 @@ pub enum Kind {
     Locked = 13,
     /// Going on would break something, or a precondition is missing: mend that first.
     Refused = 14,
+    /// All else is recovered, but the target refused some objects: see which.
+    Incomplete = 15,
     /// A fault in backwhen itself.
     Internal = 70,
     /// Stopped by the user.

@@ -10,6 +10,7 @@ mod copy;
 mod drop;
 mod expire;
 mod init;
+mod left_out;
 mod list;
 mod mark;
 mod metrics;
@@ -49,7 +50,7 @@ use ui::Ui;
 #[derive(Parser)]
 #[command(name = "backwhen", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 2 usage, 10 unavailable (try again), 11 moment not held, \
-12 history damaged, 13 locked, 14 refused, 70 internal, 130 interrupted.\n\
+12 history damaged, 13 locked, 14 refused, 15 recovered but for some objects, 70 internal, 130 interrupted.\n\
 Every option can be given as BACKWHEN_<OPTION> or in backwhen.toml.")]
 struct Cli {
     #[command(flatten)]
@@ -192,7 +193,7 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Checkpoint(checkpoint) => checkpoint.run(context).await,
         Command::Mark(mark) => mark.run(context).await,
         Command::List(list) => list.run(context).await,
-        Command::Recover(recover) => recover.run(context).await,
+        Command::Recover(recover) => return recover.run(context).await,
         Command::Show(show) => show.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
         Command::Expire(expire) => expire.run(context).await,

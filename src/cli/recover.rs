@@ -1,18 +1,21 @@
 //! `backwhen recover`
 
+use std::process::ExitCode;
+
 use clap::Args;
 use serde::Serialize;
 
 use super::verify::acknowledged;
-use super::{ScratchOption, Surroundings, default_jobs, ui};
+use super::{ScratchOption, Surroundings, default_jobs, left_out, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::catalog::UnusableObject;
 use crate::history::verify::{self, AcknowledgedEnd};
-use crate::model::Moment;
+use crate::model::{Inexact, Moment};
 use crate::past::Reading;
-use crate::recover::execute::{Execution, RecoveryReport, execute};
+use crate::recover::execute::{Execution, RecoveryReport, execute, foresee};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
+use crate::recover::refused::RefusedObject;
 use crate::recover::sink::Destination;
 
 /// Rebuild the database, or some of its tables, as of a moment
@@ -39,6 +42,9 @@ pub struct Recover {
     create_roles: bool,
     #[command(flatten)]
     scratch: ScratchOption,
+    /// Recover nothing if the target refuses one object; otherwise the object is left out and named
+    #[arg(long)]
+    strict: bool,
     /// Recover the schema only, without rows
     #[arg(long)]
     schema_only: bool,
@@ -61,10 +67,20 @@ struct DryRunReport<'a> {
     dry_run: bool,
     #[serde(flatten)]
     plan: &'a Plan,
+    /// What the target will refuse, as far as its catalogs tell.
+    left_out: Vec<RefusedObject>,
+}
+
+#[derive(Serialize)]
+struct Recovered {
+    #[serde(flatten)]
+    report: RecoveryReport,
+    /// The file with the SQL of what was left out, if something was.
+    left_out_file: Option<String>,
 }
 
 impl Recover {
-    pub async fn run(self, at: &Surroundings) -> Result<()> {
+    pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let history = at.history()?;
         let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         let destination = self.into.as_deref().map(Destination::parse).transpose()?;
@@ -74,21 +90,30 @@ impl Recover {
             refuse_a_lost_end(&reading, acknowledged)?;
         }
         let plan = self.plan(&reading, &moment)?;
-        let Some(destination) = destination.filter(|_| !self.dry_run) else {
-            return at.ui.result(&DryRunReport { dry_run: true, plan: &plan }, || describe_plan(&plan));
+        let Some(destination) = destination.clone().filter(|_| !self.dry_run) else {
+            let left_out = foresee_all(at, &plan, destination.as_ref()).await;
+            let planned = DryRunReport { dry_run: true, plan: &plan, left_out };
+            let text = || describe_plan(&plan) + &left_out::describe(&planned.left_out);
+            at.ui.result(&planned, text)?;
+            return Ok(ExitCode::SUCCESS);
         };
         // Everything that starts from here on is undone if the command is interrupted.
         at.heed_signals();
         let to_stdout = self.into.as_deref() == Some("sql:-");
-        let report = self.attempt(at, &moment, plan, destination).await?;
-        for note in &report.notes {
+        let report = self.attempt(at, &moment, plan, destination.clone()).await?;
+        let left_out_file = write_left_out(at, &destination, &report);
+        let complete = report.left_out.is_empty();
+        let report = Recovered { report, left_out_file };
+        for note in &report.report.notes {
             at.ui.say(&format!("note: {note}"));
         }
         if to_stdout {
             // The rows are the result; the report of the recovery goes to standard error.
-            return at.ui.result_beside(&report, || describe(&report));
+            at.ui.result_beside(&report, || describe(&report))?;
+        } else {
+            at.ui.result(&report, || describe(&report))?;
         }
-        at.ui.result(&report, || describe(&report))
+        Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(Kind::Incomplete.exit_code()) })
     }
 }
 
@@ -117,6 +142,7 @@ impl Recover {
                 create: self.create,
                 create_roles: self.create_roles,
                 schema_only: self.schema_only,
+                strict: self.strict,
                 jobs: self.jobs,
                 progress: at.ui.progress(),
                 interrupt: at.heed_signals(),
@@ -132,6 +158,36 @@ impl Recover {
             };
             at.ui.say(&format!("{error}; starting again from checkpoint {}", next.checkpoint));
             plan = next;
+        }
+    }
+}
+
+/// A plan needs no target: one that cannot be asked is no failure.
+async fn foresee_all(
+    at: &Surroundings,
+    plan: &Plan,
+    destination: Option<&Destination>,
+) -> Vec<RefusedObject> {
+    let Some(destination) = destination else { return Vec::new() };
+    foresee(plan, destination).await.unwrap_or_else(|error| {
+        at.ui.say(&format!("what the target will refuse is not known: {error}"));
+        Vec::new()
+    })
+}
+
+/// If the file cannot be written, the command says so: the result holds the SQL too.
+fn write_left_out(at: &Surroundings, destination: &Destination, report: &RecoveryReport) -> Option<String> {
+    let Destination::Postgres(info) = destination else { return None };
+    if report.left_out.is_empty() {
+        return None;
+    }
+    match left_out::write(info.dbname(), &report.left_out) {
+        Ok(path) => Some(path.display().to_string()),
+        Err(error) => {
+            at.ui.say(&format!(
+                "the SQL of what was left out is only in the result of --output json: {error}"
+            ));
+            None
         }
     }
 }
@@ -218,7 +274,8 @@ fn describe_plan(plan: &Plan) -> String {
     text
 }
 
-fn describe(report: &RecoveryReport) -> String {
+fn describe(recovered: &Recovered) -> String {
+    let report = &recovered.report;
     let phases: Vec<_> =
         report.phases.iter().map(|phase| format!("{} {:.2} s", phase.name, phase.seconds)).collect();
     let proof = match (report.proved, report.tables) {
@@ -237,12 +294,17 @@ fn describe(report: &RecoveryReport) -> String {
         report.seconds,
         phases.join(", ")
     );
-    for inexact in &report.inexact {
+    let left_out = |it: &&Inexact| report.left_out.iter().any(|object| object.as_inexact() == **it);
+    for inexact in report.inexact.iter().filter(|it| !left_out(it)) {
         text.push_str(&format!(
             "\nnot exact    {}: {}",
             ui::printable(&inexact.what),
             ui::printable(&inexact.why)
         ));
+    }
+    text.push_str(&left_out::describe(&report.left_out));
+    if let Some(file) = &recovered.left_out_file {
+        text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));
     }
     text
 }

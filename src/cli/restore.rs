@@ -12,6 +12,7 @@ use crate::model::Moment;
 use crate::past::Reading;
 use crate::recover::execute::{Execution, execute};
 use crate::recover::plan::{PlannedMoment, plan};
+use crate::recover::refused::RefusedObject;
 use crate::recover::sink::{Destination, drop_database};
 
 /// The recovered database, which has been dropped again.
@@ -23,6 +24,7 @@ pub(super) struct RestoreReport {
     pub tables: u64,
     pub rows: u64,
     pub seconds: f64,
+    pub left_out: Vec<RefusedObject>,
     #[serde(skip)]
     pub digests: Vec<TableDigest>,
 }
@@ -64,6 +66,7 @@ pub(super) async fn restore(
         replay_limit: super::REPLAY_LIMIT,
         create_roles: false,
         schema_only: false,
+        strict: false,
         tools: at.tools()?,
         destination: Destination::Postgres(target.clone()),
         create: true,
@@ -83,6 +86,7 @@ pub(super) async fn restore(
         tables: report.tables,
         rows: report.rows,
         seconds: report.seconds,
+        left_out: report.left_out,
         digests: report.digests,
     })
 }

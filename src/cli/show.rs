@@ -63,8 +63,14 @@ impl Show {
         let given = self.scratch.conninfo()?;
         let progress = at.ui.progress();
         let (server, limit) = (given.as_ref(), self.scratch.limit());
-        let replay =
-            ReplaySettings { server, limit, tools: &tools, progress: &*progress, interrupt: &interrupt };
+        let replay = ReplaySettings {
+            server,
+            limit,
+            strict: true,
+            tools: &tools,
+            progress: &*progress,
+            interrupt: &interrupt,
+        };
         let schema = schema_at(&plan.past, &replay).await?;
         let sql = sql_of(&schema.archive, &tools).await?;
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::restore::{self, RestoreReport};
-use super::{Surroundings, default_jobs, ui};
+use super::{Surroundings, default_jobs, left_out, ui};
 use crate::ambient;
 use crate::capture::live;
 use crate::error::{Kind, Result};
@@ -91,7 +91,12 @@ impl Verify {
         let shown =
             VerifyReport { ok, verified, proofs, restored, not_restored, open_to_others, root, evidence };
         at.ui.result(&shown, || describe(&shown))?;
-        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
+        let complete = shown.restored.as_ref().is_none_or(|restored| restored.left_out.is_empty());
+        Ok(match (ok, complete) {
+            (true, true) => ExitCode::SUCCESS,
+            (true, false) => ExitCode::from(Kind::Incomplete.exit_code()),
+            (false, _) => ExitCode::from(Kind::Damaged.exit_code()),
+        })
     }
 }
 
@@ -190,6 +195,8 @@ fn describe(shown: &VerifyReport) -> String {
             "restored  {} rows in {} tables as of {}, 0 differences, in {:.2} s\n",
             restored.rows, restored.tables, restored.moment.time, restored.seconds
         ));
+        text.push_str(left_out::describe(&restored.left_out).trim_start());
+        text.push_str(if restored.left_out.is_empty() { "" } else { "\n" });
     }
     if let Some(why) = &shown.not_restored {
         text.push_str(&format!("DIFFERS   {}\n", ui::printable(why)));

@@ -17,6 +17,15 @@ pub struct ServerFault {
     pub hint: Option<String>,
     /// `schema.table`, where the error is about one.
     pub table: Option<String>,
+    pub part: Box<FaultyPart>,
+}
+
+/// The part of a table that an error is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FaultyPart {
+    pub constraint: Option<String>,
+    /// The column, also that of a value that its type does not take.
+    pub column: Option<String>,
 }
 
 impl ServerFault {
@@ -43,39 +52,52 @@ impl ServerFault {
                 b'H' => fault.hint = Some(text()),
                 b's' => schema = Some(text()),
                 b't' => table = Some(text()),
+                b'n' => fault.part.constraint = Some(text()),
                 _ => {}
             }
         }
         fault.table = schema.zip(table).map(|(schema, table)| format!("{schema}.{table}"));
-        fault.printable()
+        fault.printable(false)
     }
 
     pub(crate) fn from_db(error: &DbError) -> ServerFault {
         let table = error.schema().zip(error.table()).map(|(schema, table)| format!("{schema}.{table}"));
+        let copied = error.where_().and_then(column_of);
         ServerFault {
             sqlstate: error.code().code().to_owned(),
             message: error.message().to_owned(),
             hint: error.hint().map(str::to_owned),
             table,
+            part: Box::new(FaultyPart {
+                constraint: error.constraint().map(str::to_owned),
+                column: copied.or(error.column()).map(str::to_owned),
+            }),
         }
-        .printable()
+        .printable(copied.is_some())
     }
 
-    fn printable(self) -> ServerFault {
-        let mut fault = self.redacted();
+    fn printable(self, about_value: bool) -> ServerFault {
+        let mut fault = self.redacted(about_value);
         fault.message = shortened(fault.message);
         fault.hint = fault.hint.map(shortened);
         fault
     }
 
-    /// Messages about data quote the value itself (`invalid input syntax for type integer: "…"`).
-    fn redacted(mut self) -> ServerFault {
-        if self.sqlstate.starts_with("22")
+    /// Messages about data quote the value itself (`invalid input syntax for type integer: "…"`), and so do those
+    /// about a name in a value of `regclass` or a similar type.
+    fn redacted(mut self, about_value: bool) -> ServerFault {
+        if (about_value || self.sqlstate.starts_with("22"))
             && let (Some(first), Some(last)) = (self.message.find('"'), self.message.rfind('"'))
         {
             self.message.replace_range(first..=last, "\"…\"");
         }
         self
+    }
+
+    /// Whether the statement was refused, rather than the server unable to run any: a statement may fail for want of a
+    /// file or another server, too.
+    pub fn is_refusal(&self) -> bool {
+        self.kind() != Kind::Unavailable || self.sqlstate.starts_with("08") || self.sqlstate.starts_with("58")
     }
 
     /// What a caller can do about it.
@@ -142,15 +164,30 @@ pub fn shortened(mut text: String) -> String {
     text
 }
 
+/// Returns the column in the context of a COPY error: `COPY t, line 1, column c: "value"`. Nothing else of a context is
+/// taken, since it holds row values.
+fn column_of(context: &str) -> Option<&str> {
+    let copied = context.lines().find(|line| line.starts_with("COPY "))?;
+    let (_, column) = copied.split_once(", column ")?;
+    Some(column.split_once(": ").map_or(column, |(column, _)| column))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn the_column_is_read_from_the_context_without_its_value() {
+        assert_eq!(column_of("COPY t, line 1, column rel: \"x, column y: z\""), Some("rel"));
+        assert_eq!(column_of("PL/pgSQL function f()\nCOPY t, line 1, column rel"), Some("rel"));
+        assert_eq!(column_of("COPY t, line 1: \"1\""), None);
+    }
+
+    #[test]
     fn values_are_cut_out_of_messages_about_data() {
         let fault = |sqlstate: &str, message: &str| {
             ServerFault { sqlstate: sqlstate.into(), message: message.into(), ..Default::default() }
-                .redacted()
+                .redacted(false)
                 .message
         };
         assert_eq!(
@@ -163,8 +200,9 @@ mod tests {
 
     #[test]
     fn long_messages_are_cut_between_characters() {
-        let fault =
-            |length| ServerFault { message: "é".repeat(length), ..Default::default() }.printable().message;
+        let fault = |length| {
+            ServerFault { message: "é".repeat(length), ..Default::default() }.printable(false).message
+        };
         assert_eq!(fault(500), "é".repeat(500));
         assert_eq!(fault(501), "é".repeat(500) + "…");
     }
@@ -176,6 +214,7 @@ mod tests {
             message: "\u{1b}[2Jno\nbackwhen: all is well".into(),
             hint: Some("a\r\nb".into()),
             table: Some("public.x\ny".into()),
+            ..ServerFault::default()
         };
         assert!(!fault.to_string().contains(char::is_control), "{fault}");
     }

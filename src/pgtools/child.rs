@@ -16,7 +16,7 @@ use crate::connect::{Conninfo, shortened};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The most bytes that are kept of a program's standard error; the rest is dropped.
-const COMPLAINT_LIMIT: u64 = 64 * 1024;
+const COMPLAINT_LIMIT: u64 = 64 << 20;
 
 /// The path that a child opens to read its standard input from the start.
 const STANDARD_INPUT: &str = "/dev/stdin";

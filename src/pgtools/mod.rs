@@ -14,7 +14,6 @@ mod install;
 mod local;
 
 pub use child::Child;
-pub(crate) use child::failure;
 pub use dump::{dump_definitions, dump_globals, dump_schema};
 pub use extras::{MaterializedView, materialized_views, roles_used};
 pub use install::{FOLDER_VARIABLE, Installation, Tools};

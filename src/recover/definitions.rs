@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
 use super::objects::{globals, read_checked};
+use super::refused::RefusedObject;
 use super::schema::{self, ReplayedSchema, ScratchServer, SourceRoles};
 use super::sequences::{MadeSequence, made_by_source};
 use crate::ambient;
@@ -29,6 +30,8 @@ pub struct SchemaAt {
     pub facts: SchemaFacts,
     pub notes: Vec<String>,
     pub inexact: Vec<Inexact>,
+    /// Objects of the checkpoint's archive that the replay's server refused.
+    pub refused: Vec<RefusedObject>,
     /// How well the schema is known, given which statements since the checkpoint's archive could be replayed.
     pub grade: SchemaKnown,
     /// Tables whose definitions cannot take their rows, and why.
@@ -48,6 +51,8 @@ pub struct ReplaySettings<'a> {
     pub server: Option<&'a Conninfo>,
     /// How long one replayed statement may run.
     pub limit: Duration,
+    /// Whether the first object that the server refuses ends the replay.
+    pub strict: bool,
     pub tools: &'a Tools,
     pub progress: &'a dyn Progress,
     /// Cancelled to make a replay end early and drop its database.
@@ -75,6 +80,7 @@ pub async fn schema_at(past: &Past, replay: &ReplaySettings<'_>) -> Result<Schem
         ours: server.is_ours(),
         roles: &roles,
         limit: replay.limit,
+        strict: replay.strict,
         tools: replay.tools,
         archive: &path,
         base,
@@ -88,13 +94,14 @@ pub async fn schema_at(past: &Past, replay: &ReplaySettings<'_>) -> Result<Schem
     // The recovery need not wait until the server has stopped.
     tokio::spawn(server.stop());
     let replayed = replayed?;
-    let ReplayedSchema { archive, facts, mut notes, inexact, grade, unfit, sequences, folder } = replayed;
+    let ReplayedSchema { archive, facts, mut notes, inexact, refused, grade, unfit, sequences, folder } =
+        replayed;
     notes.extend(said);
     notes.extend(unlisted(&roles, &inexact));
     let facts = SchemaFacts { since: Vec::new(), ..facts };
     let base = Some(path);
     let _files = schema._files.into_iter().chain([LentFile::in_scratch(archive.clone(), folder)]).collect();
-    Ok(SchemaAt { archive, facts, notes, inexact, grade, unfit, base, sequences, _files })
+    Ok(SchemaAt { archive, facts, notes, inexact, refused, grade, unfit, base, sequences, _files })
 }
 
 /// Explains why much may be missing, if no list of roles tells which roles were superusers.
@@ -120,6 +127,7 @@ pub fn base_schema(past: &Past) -> Result<SchemaAt> {
         facts,
         notes,
         inexact,
+        refused: Vec::new(),
         grade,
         unfit,
         base: None,

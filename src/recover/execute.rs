@@ -12,9 +12,10 @@ use super::archive::{AfterRows, Archive, EntrySelection};
 use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
 use super::load::{LoadOutcome, load_all};
 use super::plan::{Plan, PlannedMoment};
+use super::refused::RefusedObject;
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
-use super::sink::{ArchiveDefinitions, Destination, Opening, Provenance, Sink};
+use super::sink::{self, ArchiveDefinitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ pub struct Execution {
     /// How long one replayed statement may run.
     pub replay_limit: Duration,
     pub create: bool,
+    /// Refuse everything if the target refuses one object.
+    pub strict: bool,
     /// Whether to create the roles that the target lacks.
     pub create_roles: bool,
     /// Whether to leave out rows and the values of sequences.
@@ -59,6 +62,8 @@ pub struct RecoveryReport {
     /// How well the schema is known.
     pub schema: SchemaKnown,
     pub inexact: Vec<Inexact>,
+    /// The objects that the target refused, with their SQL; they are in `inexact` too.
+    pub left_out: Vec<RefusedObject>,
     pub notes: Vec<String>,
     /// Whether the digests of the loaded rows agree with the history's.
     pub proved: bool,
@@ -105,7 +110,7 @@ async fn recover(
     if !execution.schema_only {
         schema.require_fit(&plan.chosen.tables)?;
     }
-    let (sink, left_out, sequences) = open(&plan, &execution, &schema).await?;
+    let (sink, unwanted, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
     phases.end("prepare");
     let filled = tokio::select! {
@@ -132,9 +137,12 @@ async fn recover(
     let mut notes = plan.notes.clone();
     notes.extend(made.iter().cloned());
     notes.extend(schema.notes.iter().cloned());
-    notes.extend(left_out);
+    notes.extend(unwanted);
     notes.extend(sink.notes().iter().cloned());
-    notes.extend(sink.make_valid().await?);
+    let mut left_out = schema.refused.clone();
+    left_out.extend(sink.make_valid().await?);
+    let mut inexact = filled.inexact;
+    inexact.extend(left_out.iter().map(RefusedObject::as_inexact));
     ambient::pass("recover.validated")?;
     phases.end("make valid");
     Ok(RecoveryReport {
@@ -147,7 +155,8 @@ async fn recover(
         seconds: started.elapsed().as_secs_f64(),
         phases: phases.all,
         schema: schema.known(filled.schema),
-        inexact: filled.inexact,
+        inexact,
+        left_out,
         notes,
         proved: filled.proved,
         digests: filled.digests,
@@ -182,6 +191,7 @@ async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
     let replay = ReplaySettings {
         server: execution.scratch.as_ref(),
         limit: execution.replay_limit,
+        strict: execution.strict,
         tools: &execution.tools,
         progress: &*execution.progress,
         interrupt: &execution.interrupt,
@@ -201,14 +211,8 @@ async fn open(
     schema: &SchemaAt,
 ) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
     let archive = schema.open()?;
-    let (entries, left_out) = if plan.partial {
-        let entries =
-            EntrySelection::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name));
-        let notes = partial_notes(&entries);
-        (entries, notes)
-    } else {
-        (EntrySelection::whole(&archive.toc), Vec::new())
-    };
+    let entries = entries_of(plan, &archive);
+    let left_out = if plan.partial { partial_notes(&entries) } else { Vec::new() };
     let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
     let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();
     let mut definitions = ArchiveDefinitions::new(archive, entries)?;
@@ -219,6 +223,7 @@ async fn open(
     }
     let opening = Opening {
         create: execution.create,
+        strict: execution.strict,
         source: &schema.facts.database,
         definitions,
         tables: &plan.chosen.tables,
@@ -230,6 +235,27 @@ async fn open(
         tools: execution.tools.clone(),
     };
     Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
+}
+
+fn entries_of(plan: &Plan, archive: &Archive) -> EntrySelection {
+    if plan.partial {
+        EntrySelection::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name))
+    } else {
+        EntrySelection::whole(&archive.toc)
+    }
+}
+
+/// Returns what a target will refuse, as far as that is known before anything is made. The definitions are those of the
+/// checkpoint: nothing is replayed.
+///
+/// # Errors
+/// Fails with `Damaged` if the archive is, and with `Unavailable` if the server cannot be asked.
+pub async fn foresee(plan: &Plan, destination: &Destination) -> Result<Vec<RefusedObject>> {
+    let Destination::Postgres(info) = destination else { return Ok(Vec::new()) };
+    let schema = base_schema(&plan.past)?;
+    let archive = schema.open()?;
+    let entries = entries_of(plan, &archive);
+    sink::foresee(info, ArchiveDefinitions::new(archive, entries)?).await
 }
 
 /// Makes the notes for a recovery of some tables: which objects it leaves out, and which it takes in beyond the tables.
@@ -256,8 +282,9 @@ async fn fill(
     if execution.schema_only {
         return define(plan, execution, sink, schema).await;
     }
-    // The server creates tables while the journal is read.
-    let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution));
+    // The server makes tables while the journal is read.
+    let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
+    let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution, wanted));
     let set_aside = defined?;
     let folded = folded?;
     phases.end("schema and fold");
@@ -271,6 +298,7 @@ async fn fill(
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
     let loaded = load_and_index(plan, execution, sink, folded.tables, phases).await?;
+    inexact.extend(loaded.inexact);
     inexact.extend(sink.set_sequences(&sequences).await?);
     if !plan.partial {
         execution.progress.phase("refreshing materialised views", 0, Unit::Tables);
@@ -299,10 +327,13 @@ async fn load_and_index(
     phases: &mut Phases,
 ) -> Result<LoadOutcome> {
     let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
+    let there = sink.tables_there(&all).await?;
+    let tables: Vec<_> = tables.into_iter().filter(|folded| there.contains(&folded.table.oid)).collect();
+    let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
     let naming = sink.tables_that_name(&all).await?;
     let (last, first): (Vec<_>, Vec<_>) =
         tables.into_iter().partition(|folded| naming.contains(&folded.table.oid));
-    let mut loaded = load_all(first, execution.jobs, &execution.progress, sink).await?;
+    let mut loaded = load(plan, execution, sink, first).await?;
     ambient::pass("recover.loaded")?;
     phases.end("load and prove");
     if !plan.partial {
@@ -314,13 +345,37 @@ async fn load_and_index(
         sink.post_data(execution.jobs, AfterRows::Whole).await?;
     } else {
         sink.post_data(execution.jobs, AfterRows::Names).await?;
-        loaded.add(load_all(last, execution.jobs, &execution.progress, sink).await?);
+        loaded.add(load(plan, execution, sink, last).await?);
         making();
         sink.post_data(execution.jobs, AfterRows::Remainder).await?;
     }
+    loaded.inexact = sink.bring_back_checks().await?;
     ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
     Ok(loaded)
+}
+
+/// Loads tables. Those whose rows the sink refuses are folded and loaded again, once what refused them is taken away.
+async fn load(
+    plan: &Plan,
+    execution: &Execution,
+    sink: &Arc<Sink>,
+    tables: Vec<FoldedTable>,
+) -> Result<LoadOutcome> {
+    let mut loaded = load_all(tables, execution.jobs, &execution.progress, sink).await?;
+    loop {
+        let mut again = BTreeSet::new();
+        for (table, error) in std::mem::take(&mut loaded.refused) {
+            if sink.make_way(&table, error).await? {
+                again.insert(table.oid);
+            }
+        }
+        if again.is_empty() {
+            return Ok(loaded);
+        }
+        let folded = fold_plan(plan, execution, again).await?;
+        loaded.add(load_all(folded.tables, execution.jobs, &execution.progress, sink).await?);
+    }
 }
 
 /// Creates the schema without rows. There are no digests to prove.
@@ -357,9 +412,8 @@ fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
     all
 }
 
-async fn fold_plan(plan: &Plan, execution: &Execution) -> Result<Folded> {
+async fn fold_plan(plan: &Plan, execution: &Execution, wanted: BTreeSet<u32>) -> Result<Folded> {
     let (past, progress) = (Arc::clone(&plan.past), Arc::clone(&execution.progress));
-    let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
     let folding = ambient::blocking("folding the history", move || {
         let wanted = |table: &Table| wanted.contains(&table.oid);
         // The scratch folder is not in the history, which may lie on a disk that cannot be written to.

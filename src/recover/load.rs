@@ -7,9 +7,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::sink::{Contents, Sink};
+use crate::connect::ServerFault;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{FoldedTable, KeyRange, Portion, Tally};
 use crate::history::evidence::TableDigest;
+use crate::model::{Inexact, Table};
 use crate::progress::{Progress, Unit};
 
 /// Rows are handed to the sink in chunks of about this many bytes.
@@ -24,6 +26,9 @@ pub(super) struct LoadOutcome {
     /// Whether the rows that were read back have the digests of the rows that were sent.
     pub proved: bool,
     pub digests: Vec<TableDigest>,
+    pub inexact: Vec<Inexact>,
+    /// Tables without any row yet, and why the sink refused theirs.
+    pub refused: Vec<(Table, Error)>,
 }
 
 impl LoadOutcome {
@@ -31,10 +36,12 @@ impl LoadOutcome {
         self.rows += more.rows;
         self.proved &= more.proved;
         self.digests.extend(more.digests);
+        self.refused.extend(more.refused);
     }
 }
 
-/// Loads tables, `jobs` at a time, the largest first, and reads each table back.
+/// Loads tables, `jobs` at a time, the largest first, and reads each back. Those whose rows the sink refuses are
+/// returned.
 ///
 /// # Errors
 /// `Damaged` if the history is, `Internal` if the sink does not hold the rows that it was sent, or the sink's own
@@ -54,14 +61,22 @@ pub(super) async fn load_all(
         let (free, sink, progress) = (Arc::clone(&free), Arc::clone(sink), Arc::clone(progress));
         loading.spawn(async move {
             let _permit = Arc::clone(&free).acquire_owned().await.map_err(|_| Error::interrupted())?;
-            load(table, &sink, progress, &free).await
+            let (of, loaded) = (table.table.clone(), load(table, &sink, progress, &free).await);
+            match loaded {
+                Err(error) if ServerFault::of(&error).is_some_and(ServerFault::is_refusal) => {
+                    Ok(Err((of, error)))
+                }
+                loaded => loaded.map(Ok),
+            }
         });
     }
-    let mut loaded = LoadOutcome { rows: 0, proved: true, digests: Vec::new() };
+    let mut loaded =
+        LoadOutcome { rows: 0, proved: true, digests: Vec::new(), inexact: Vec::new(), refused: Vec::new() };
     while let Some(done) = loading.join_next().await {
         let done = done.context(Kind::Internal, || "a loading task failed".into()).and_then(|done| done);
         match done {
-            Ok((table, proved)) => {
+            Ok(Err(refused)) => loaded.refused.push(refused),
+            Ok(Ok((table, proved))) => {
                 loaded.rows += table.rows;
                 loaded.proved &= proved;
                 loaded.digests.push(table);

@@ -14,6 +14,7 @@ pub mod execute;
 mod load;
 mod objects;
 pub mod plan;
+pub mod refused;
 mod roles;
 #[expect(
     clippy::disallowed_methods,

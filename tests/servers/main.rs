@@ -12,6 +12,7 @@ mod definitions;
 mod drain;
 mod expire;
 mod journey;
+mod left_out;
 mod metrics;
 mod migrations;
 mod promises;

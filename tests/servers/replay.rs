@@ -71,6 +71,7 @@ impl Source {
 
     fn request<'a>(&'a self, server: &'a Conninfo, roles: &'a SourceRoles) -> ReplayRequest<'a> {
         ReplayRequest {
+            strict: true,
             server,
             ours: true,
             roles,

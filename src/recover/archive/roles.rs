@@ -156,8 +156,11 @@ mod tests {
             tag: "x".into(),
             schema: None,
             owner: Some("own er".into()),
+            tablespace: None,
+            access_method: None,
             section: Section::PreData,
             definition: definition.into(),
+            drop: String::new(),
             depends_on: vec![],
         };
         let toc = Toc { entries: vec![entry], database: "d".into(), server_major: 15, dump_major: 15 };

@@ -45,21 +45,37 @@ const DATABASE_WIDE: [&str; 10] = [
     "DATABASE",
 ];
 
-/// The part of the entries after the rows, which are restored in one step or two.
+/// The part of the entries after the rows that one step restores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterRows {
-    Whole,
+    All,
     /// The objects that a value of `regclass` and similar types can name, except those that look at rows or act on
     /// them.
     Names,
-    /// All other objects.
+    /// The other objects except event triggers.
     Remainder,
+    /// Both of these.
+    Whole,
+    /// Event triggers, which would fire for whatever is made after them.
+    EventTriggers,
+}
+
+impl AfterRows {
+    fn includes(self, step: AfterRows) -> bool {
+        match self {
+            AfterRows::All => true,
+            AfterRows::Whole => step != AfterRows::EventTriggers,
+            one => one == step,
+        }
+    }
 }
 
 /// The entries to restore, and the others that a person must be told about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EntrySelection {
     kept: HashSet<i32>,
+    /// The entries without which a chosen table is not whole, if only some tables are chosen.
+    needed: Option<HashSet<i32>>,
     /// The objects that cannot be created because an object to which they refer is left out.
     pub left_out: Vec<String>,
     /// The tables (schema, name) that were not asked for, but that a chosen table needs: they are created empty.
@@ -102,6 +118,7 @@ impl EntrySelection {
         };
         let kept = toc.entries.iter().filter(keep).map(|entry| entry.id).collect();
         let mut selection = EntrySelection { kept, ..EntrySelection::default() };
+        selection.needed = Some(graph.needed_by(&tables));
         for entry in selection.settle(toc) {
             let concerns_us = entry.depends_on.iter().any(|id| wanted.contains(id));
             let stands_alone =
@@ -130,6 +147,11 @@ impl EntrySelection {
         self.settle(toc);
     }
 
+    /// Whether the entry's absence concerns somebody who asked for these entries.
+    pub fn needs(&self, entry: &Entry) -> bool {
+        self.needed.as_ref().is_none_or(|needed| needed.contains(&entry.id))
+    }
+
     pub fn keeps(&self, entry: &Entry) -> bool {
         self.kept.contains(&entry.id)
     }
@@ -141,19 +163,19 @@ impl EntrySelection {
     /// Returns the entries without those that another step restores after the rows.
     pub fn in_step(&self, toc: &Toc, step: AfterRows) -> EntrySelection {
         let mut selection = self.clone();
-        if step == AfterRows::Whole {
-            return selection;
-        }
-        let of_remainder: HashSet<i32> =
-            self.entries(toc).filter(|entry| is_of_remainder(entry)).map(|entry| entry.id).collect();
+        let after_rows = self.entries(toc).filter(|entry| entry.section == Section::PostData);
+        let steps: HashMap<i32, AfterRows> = after_rows.map(|entry| (entry.id, step_of(entry))).collect();
         for entry in self.entries(toc) {
-            let remains = match entry.section {
-                Section::PostData => of_remainder.contains(&entry.id),
+            let restored = match entry.section {
+                Section::PostData => steps[&entry.id],
                 // Comments and privileges are restored along with their object.
-                Section::None => entry.depends_on.iter().any(|id| of_remainder.contains(id)),
+                Section::None => {
+                    let of_its_object = entry.depends_on.iter().filter_map(|id| steps.get(id)).next();
+                    of_its_object.copied().unwrap_or(AfterRows::Names)
+                }
                 Section::PreData | Section::Data => continue,
             };
-            if remains != (step == AfterRows::Remainder) {
+            if !step.includes(restored) {
                 selection.kept.remove(&entry.id);
             }
         }
@@ -205,9 +227,11 @@ impl EntrySelection {
     }
 }
 
-/// Whether no value of a row can name the object of an entry that is restored after the rows.
-fn is_of_remainder(entry: &Entry) -> bool {
+/// Returns the step that restores an entry after the rows.
+fn step_of(entry: &Entry) -> AfterRows {
+    // Whether a value of a row can name the object.
     let named = match entry.kind.as_str() {
+        "EVENT TRIGGER" => return AfterRows::EventTriggers,
         "INDEX" | "INDEX ATTACH" | "MATERIALIZED VIEW" | "VIEW" | "FUNCTION" | "PROCEDURE" | "AGGREGATE" => {
             true
         }
@@ -215,7 +239,7 @@ fn is_of_remainder(entry: &Entry) -> bool {
         "CONSTRAINT" => !entry.definition.contains("NOT VALID"),
         _ => false,
     };
-    entry.section == Section::PostData && !named
+    if named { AfterRows::Names } else { AfterRows::Remainder }
 }
 
 fn is_relation_with_rows(entry: &Entry) -> bool {
@@ -274,6 +298,22 @@ impl<'a> Graph<'a> {
             }
         }
         tables
+    }
+
+    /// Returns the tables, what hangs on them, and everything that these need.
+    fn needed_by(&self, tables: &HashSet<i32>) -> HashSet<i32> {
+        let hangs_on = |entry: &&&Entry| entry.depends_on.iter().any(|id| tables.contains(id));
+        let hanging = self.by_id.values().filter(hangs_on).map(|entry| entry.id);
+        let mut open: Vec<i32> = tables.iter().copied().chain(hanging).collect();
+        let mut needed = HashSet::new();
+        while let Some(id) = open.pop() {
+            if needed.insert(id)
+                && let Some(entry) = self.by_id.get(&id)
+            {
+                open.extend(&entry.depends_on);
+            }
+        }
+        needed
     }
 
     /// Returns the sequences that belong to one of `tables` or fill one of its columns.

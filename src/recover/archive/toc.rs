@@ -6,6 +6,8 @@
 
 use std::io::{self, Read};
 
+use crate::model::schema::quote_ident;
+
 /// The stage in which an entry is restored, relative to the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
@@ -29,9 +31,14 @@ pub struct Entry {
     pub tag: String,
     pub schema: Option<String>,
     pub owner: Option<String>,
+    /// The tablespace and the access method, where they are not the database's default.
+    pub tablespace: Option<String>,
+    pub access_method: Option<String>,
     pub section: Section,
     /// The SQL that creates the object.
     pub definition: String,
+    /// The SQL that drops the object.
+    pub drop: String,
     /// The entries that must be restored before this one.
     pub depends_on: Vec<i32>,
 }
@@ -43,6 +50,23 @@ impl Entry {
             Some(schema) => format!("{} {schema}.{}", self.kind, self.tag),
             None => format!("{} {}", self.kind, self.tag),
         }
+    }
+
+    /// Returns the statement that moves the object into a tablespace or to an access method.
+    pub fn set_place(&self, kind: &str, place: &str) -> String {
+        let object = self.drop.strip_prefix("DROP ").and_then(|rest| rest.trim_end().strip_suffix(';'));
+        let moved =
+            |it: &str| format!("ALTER {it} SET {} {};", kind.to_ascii_uppercase(), quote_ident(place));
+        object.map_or_else(String::new, moved)
+    }
+
+    /// Returns the statement that gives the object its owner; `None` if the object has no owner of its own.
+    pub fn set_owner(&self) -> Option<String> {
+        let owner = self.owner.as_deref()?;
+        let name = self.drop.strip_prefix(&format!("DROP {} ", self.kind))?.trim_end().strip_suffix(';')?;
+        let owned = !matches!(&*self.kind, "TRIGGER" | "INDEX" | "RULE" | "POLICY" | "EXTENSION" | "CAST");
+        let owned = owned && !matches!(&*self.kind, "TRANSFORM" | "USER MAPPING" | "ACCESS METHOD");
+        owned.then(|| format!("ALTER {} {name} OWNER TO {};", self.kind, quote_ident(owner)))
     }
 }
 
@@ -149,11 +173,11 @@ impl<R: Read> TocReader<R> {
             _ => return Err(invalid("an entry is of no known section")),
         };
         let definition = self.string()?.unwrap_or_default();
-        self.string()?; // how to drop it
+        let drop = self.string()?.unwrap_or_default();
         self.string()?; // how to copy it
         let schema = self.string()?;
-        self.string()?; // tablespace
-        self.string()?; // access method
+        let tablespace = self.string()?.filter(|name| !name.is_empty());
+        let access_method = self.string()?.filter(|name| !name.is_empty());
         if self.version >= 16 {
             self.int()?; // relkind
         }
@@ -164,7 +188,20 @@ impl<R: Read> TocReader<R> {
             depends_on.push(text.parse().map_err(|_| invalid("a dependency is no number"))?);
         }
         self.skip(1 + self.offset_size)?; // where its data is
-        Ok(Entry { id, oid, kind, tag, schema, owner, section, definition, depends_on })
+        Ok(Entry {
+            id,
+            oid,
+            kind,
+            tag,
+            schema,
+            owner,
+            tablespace,
+            access_method,
+            section,
+            definition,
+            drop,
+            depends_on,
+        })
     }
 
     /// Reads a sign byte, then the number, little-endian.

@@ -46,7 +46,10 @@ impl Replay<'_> {
         if role.is_empty() && self.rights.ours {
             return Ok(Err(ReplayFailure::Stopped("nobody told which role ran it".into())));
         }
-        let ended = self.try_as_role(change, sql, text).await?;
+        let mut ended = self.try_as_role(change, sql, text).await?;
+        if self.rights.ours && sql.tag == "ALTER TABLE" && matches!(ended, Err(ReplayFailure::Failed(_))) {
+            ended = self.try_uncomputed(change, sql, text).await?;
+        }
         let denied = matches!(&ended, Err(ReplayFailure::Failed(error)) if sqlstate(error) == "42501");
         if !(denied && self.rights.ours && IN_DATABASE.contains(&sql.tag.as_str())) {
             return Ok(ended);
@@ -57,6 +60,26 @@ impl Replay<'_> {
         self.observer.batch_execute(&format!("GRANT {on} TO {role}")).await.map_err(failed)?;
         let ended = self.try_as_role(change, sql, text).await;
         self.observer.batch_execute(&format!("REVOKE {on} FROM {role}")).await.map_err(failed)?;
+        ended
+    }
+
+    /// Runs a statement again while stable functions pass for volatile ones: the server then does not compute the
+    /// default of a new column, which may need rows or settings that the scratch database does not have. The table has
+    /// no rows for which it would compute one.
+    async fn try_uncomputed(
+        &mut self,
+        change: &DefinitionChange,
+        sql: &Sql,
+        text: &str,
+    ) -> Result<Result<(), ReplayFailure>> {
+        let failed = |error| server_error("cannot change functions in the scratch database", error);
+        let volatile =
+            "UPDATE pg_catalog.pg_proc SET provolatile = 'v' WHERE provolatile = 's' RETURNING oid";
+        let rows = self.observer.query(volatile, &[]).await.map_err(failed)?;
+        let functions: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
+        let ended = self.try_as_role(change, sql, text).await;
+        let stable = "UPDATE pg_catalog.pg_proc SET provolatile = 's' WHERE oid = ANY ($1)";
+        self.observer.execute(stable, &[&functions]).await.map_err(failed)?;
         ended
     }
 

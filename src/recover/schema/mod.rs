@@ -28,6 +28,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{Archive, EntrySelection, Roles};
+use super::refused::RefusedObject;
 use super::sequences::MadeSequence;
 use super::sink::{ArchiveDefinitions, usable_roles};
 use crate::ambient;
@@ -58,6 +59,8 @@ pub struct ReplayRequest<'a> {
     pub roles: &'a SourceRoles,
     /// The time limit for one statement.
     pub limit: Duration,
+    /// Whether the first object that the server refuses ends the replay.
+    pub strict: bool,
     pub tools: &'a Tools,
     /// The archive that pg_dump wrote at `base`.
     pub archive: &'a Path,
@@ -81,6 +84,8 @@ pub struct ReplayedSchema {
     pub facts: SchemaFacts,
     pub notes: Vec<String>,
     pub inexact: Vec<Inexact>,
+    /// Objects of the base's archive that the server refused.
+    pub refused: Vec<RefusedObject>,
     /// Whether all changes were replayed.
     pub grade: SchemaKnown,
     /// The tables that cannot hold their rows, and the reasons.
@@ -102,7 +107,8 @@ pub struct ReplayedSchema {
 /// too, or the error names it.
 pub async fn schema_at(request: &ReplayRequest<'_>) -> Result<ReplayedSchema> {
     request.progress.phase("replaying definitions", request.changes.len() as u64, Unit::Statements);
-    let scratch = ScratchDatabase::create(request.server, request.ours, &request.base.database).await?;
+    let scratch =
+        ScratchDatabase::create(request.server, request.ours, request.strict, &request.base.database).await?;
     let replayed = tokio::select! {
         replayed = in_scratch(request, &scratch) => replayed,
         () = request.interrupt.cancelled() => Err(Error::interrupted()),
@@ -127,7 +133,8 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
         scratch.belong_to_source(&definitions).await?;
     }
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
-    let mut notes = definitions.adapt_to_roles(|name| roles.contains(name));
+    let (mut notes, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name));
+    notes.extend(without_roles.iter().map(RefusedObject::note));
     if request.ours {
         scratch.restore_muted(&definitions, request.tools).await?
     } else {
@@ -176,7 +183,7 @@ async fn finish(
     let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
     let roles = pgtools::roles_used(&replay.observer).await?;
     let sequences = replay.sequences.made(&replay.observer).await?;
-    let (inexact, grade) = (replay.inexact(), replay.grade());
+    let (inexact, grade, refused) = (replay.inexact(), replay.grade(), scratch.refused.take());
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
     let bytes = std::fs::read(&archive)
@@ -192,7 +199,7 @@ async fn finish(
         fingerprint: String::new(),
         ..request.base.clone()
     };
-    Ok(ReplayedSchema { archive, facts, notes, inexact, grade, unfit, sequences, folder })
+    Ok(ReplayedSchema { archive, facts, notes, inexact, refused, grade, unfit, sequences, folder })
 }
 
 /// Returns an archive's definitions as SQL, without backwhen's own.
@@ -227,7 +234,8 @@ async fn make_roles(
     names.extend(owner);
     names.extend(request.base.roles.iter().map(String::as_str));
     names.extend(request.changes.iter().map(|change| change.signal.statement.role.as_str()));
-    request.roles.create(&session, names).await
+    request.roles.create(&session, names).await?;
+    request.roles.create_tablespaces(&session).await
 }
 
 /// Disables the event triggers that also fire in a replica; returns the statements that enable them again. No event

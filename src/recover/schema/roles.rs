@@ -22,6 +22,7 @@ pub struct SourceRoles {
     /// The roles of the list with their attributes; `None` if the history has no list.
     listed: Option<BTreeMap<String, RoleAttributes>>,
     memberships: Vec<Membership>,
+    tablespaces: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,10 +44,11 @@ impl SourceRoles {
     pub fn read(globals: Option<&str>) -> SourceRoles {
         let Some(globals) = globals else { return SourceRoles::default() };
         let statements = split(globals, true);
-        let mut listed = BTreeMap::new();
+        let (mut listed, mut tablespaces) = (BTreeMap::new(), Vec::new());
         for sql in &statements {
             match (sql.tag.as_str(), name(sql, 2)) {
                 ("CREATE ROLE", Some(name)) => drop(listed.entry(name).or_insert(RoleAttributes::default())),
+                ("CREATE TABLESPACE", Some(name)) => tablespaces.push(name),
                 ("ALTER ROLE", Some(name)) if sql.words.get(3).is_some_and(|word| word.is("with")) => {
                     listed.insert(name, RoleAttributes::of(sql));
                 }
@@ -55,7 +57,7 @@ impl SourceRoles {
         }
         let memberships =
             statements.iter().filter(|sql| sql.tag == "GRANT").filter_map(Membership::of).collect();
-        SourceRoles { listed: Some(listed), memberships }
+        SourceRoles { listed: Some(listed), memberships, tablespaces }
     }
 
     pub fn are_known(&self) -> bool {
@@ -99,6 +101,26 @@ impl SourceRoles {
             if let Err(error) = session.batch_execute(&membership.statement()).await {
                 let error = server_error(format!("not done: {}", membership.statement()), error);
                 tracing::debug!("{error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the source's tablespaces, inside of the server's own folder.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub(super) async fn create_tablespaces(&self, session: &Session) -> Result<()> {
+        let failed =
+            |error| server_error("cannot make the source's tablespaces on a server of our own", error);
+        for name in self.tablespaces.iter().map(|name| quote_ident(name)) {
+            let create = format!(
+                "SET allow_in_place_tablespaces = on; CREATE TABLESPACE {name} LOCATION ''; \
+                 GRANT CREATE ON TABLESPACE {name} TO PUBLIC"
+            );
+            // CREATE TABLESPACE must be the only statement of its transaction.
+            for statement in create.split("; ") {
+                session.batch_execute(statement).await.map_err(failed)?;
             }
         }
         Ok(())

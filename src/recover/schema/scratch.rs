@@ -9,7 +9,8 @@ use crate::model::DatabaseFacts;
 use crate::model::schema::{quote_ident, quote_literal};
 use crate::pgtools::Tools;
 use crate::recover::archive::{AfterRows, Section};
-use crate::recover::sink::{ArchiveDefinitions, Restoring, create_like, holds_nothing, maintenance};
+use crate::recover::refused::RefusedObjects;
+use crate::recover::sink::{ArchiveDefinitions, Restoring, Retry, create_like, holds_nothing, maintenance};
 
 /// The prefix of the database's name; 16 hexadecimal digits follow.
 const NAME: &str = "backwhen_scratch_";
@@ -38,6 +39,8 @@ pub(super) struct ScratchDatabase {
     /// The connection to the scratch database.
     pub info: Conninfo,
     pub server_major: u32,
+    /// The objects of the archive that the server refused.
+    pub refused: RefusedObjects,
 }
 
 impl ScratchDatabase {
@@ -46,7 +49,12 @@ impl ScratchDatabase {
     /// # Errors
     /// Fails with `Refused` if the server is older than the source or does not let us create a database, or if the
     /// server is not our own and our user there could do harm.
-    pub async fn create(server: &Conninfo, ours: bool, source: &DatabaseFacts) -> Result<ScratchDatabase> {
+    pub async fn create(
+        server: &Conninfo,
+        ours: bool,
+        strict: bool,
+        source: &DatabaseFacts,
+    ) -> Result<ScratchDatabase> {
         let maintenance = maintenance(server).await?;
         if !ours {
             require_few_rights(&maintenance).await?;
@@ -64,7 +72,9 @@ impl ScratchDatabase {
         let name = format!("{NAME}{random:016x}");
         try_lock(&maintenance, &name).await?;
         create_in_encoding(&maintenance, &name, source).await?;
-        let scratch = ScratchDatabase { info: server.with_dbname(&name), maintenance, name, server_major };
+        let refused = RefusedObjects::new(strict);
+        let scratch =
+            ScratchDatabase { info: server.with_dbname(&name), maintenance, name, server_major, refused };
         match scratch.mark().await {
             Ok(()) => Ok(scratch),
             Err(error) => {
@@ -132,7 +142,7 @@ impl ScratchDatabase {
 
     async fn run_restore(&self, definitions: &ArchiveDefinitions, tools: &Tools, ours: bool) -> Result<()> {
         let restoring = Restoring {
-            step: AfterRows::Whole,
+            step: AfterRows::All,
             definitions,
             tools,
             info: &self.info,
@@ -140,14 +150,23 @@ impl ScratchDatabase {
             options: self.child_options(ours),
         };
         // pg_restore restores both sections in one run.
-        let restored = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await;
-        restored.map_err(|error| {
-            // The server's message may be in any language; the failed command that follows is in pg_dump's words.
-            let lacks = ["CREATE EXTENSION", "LANGUAGE c"].iter().any(|it| error.message().contains(it));
-            let advice = "; what an extension needs must be installed on this machine too, or on a server that you \
-                          trust, named with --scratch CONN";
-            Error::new(error.kind(), format!("{error}{}", if lacks { advice } else { "" }))
-        })
+        let complaints = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await?;
+        let session = Session::connect_utf8(&self.info, "replay").await?;
+        let (tables, refused) = (&[], &self.refused);
+        let sections = &[Section::PreData, Section::PostData, Section::None];
+        let (session, step) = (&session, AfterRows::All);
+        Retry { session, definitions, tables, refused, sections, step }.run(&complaints).await?;
+        self.require_extensions()
+    }
+
+    fn require_extensions(&self) -> Result<()> {
+        let lacks = |sql: &str| ["CREATE EXTENSION", "LANGUAGE c"].iter().any(|it| sql.contains(it));
+        let Some(lost) = self.refused.find(|it| lacks(&it.sql)) else { return Ok(()) };
+        Err(Error::refused(format!(
+            "{} cannot be made where definitions are replayed: {}; what an extension needs must be installed on this \
+             machine too, or on a server that you trust, named with --scratch CONN",
+            lost.what, lost.why
+        )))
     }
 
     /// For as long as this future is polled, ends each statement in the database that runs longer than any statement

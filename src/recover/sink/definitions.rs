@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
 use crate::recover::archive::{AfterRows, Archive, EntrySelection, Roles, Section};
+use crate::recover::refused::RefusedObject;
 
 /// An archive, the entries chosen from it, and whether owners and privileges are restored.
 #[derive(Debug)]
@@ -37,14 +38,14 @@ impl ArchiveDefinitions {
         })
     }
 
-    /// Adapts the choice to a server that has only the roles that `has` accepts; returns the entries that cannot be
-    /// restored for that reason.
-    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Adapts the choice to a server that has only the roles that `has` accepts; returns notes on owners and
+    /// privileges, and the entries that cannot be restored for that reason.
+    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> (Vec<String>, Vec<RefusedObject>) {
         let roles = Roles::of(&self.archive.toc, &self.selection);
         let missing = |names: &BTreeSet<String>| -> Vec<String> {
             names.iter().filter(|name| !has(name)).cloned().collect()
         };
-        let mut notes = Vec::new();
+        let (mut notes, mut left_out) = (Vec::new(), Vec::new());
         let owners = missing(&roles.owners);
         if !owners.is_empty() {
             self.owners = false;
@@ -63,18 +64,18 @@ impl ArchiveDefinitions {
             let lost: Vec<_> = names.iter().filter(|name| !has(name)).cloned().collect();
             let Some(entry) = self.archive.toc.entries.iter().find(|entry| entry.id == id) else { continue };
             if !lost.is_empty() {
-                notes.push(format!(
-                    "{} is left out: the target has no role {}",
-                    entry.display(),
-                    lost.join(", ")
-                ));
+                left_out.push(RefusedObject {
+                    what: entry.display(),
+                    why: format!("the target has no role {}", lost.join(", ")),
+                    sql: entry.definition.clone(),
+                });
                 self.selection.leave_out(&self.archive.toc, id);
             }
         }
         if let Some(objects) = &mut self.large_objects {
             (objects.owners, objects.privileges) = (self.owners, self.privileges);
         }
-        notes
+        (notes, left_out)
     }
 
     /// Whether owners are restored, and whether privileges are.
@@ -145,6 +146,12 @@ impl ArchiveDefinitions {
             .collect()
     }
 
+    /// Returns the names of the extensions.
+    pub(super) fn extensions(&self) -> Vec<String> {
+        let entries = self.selection.entries(&self.archive.toc);
+        entries.filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.tag.clone()).collect()
+    }
+
     /// Returns the owner of the source's database.
     pub(crate) fn database_owner(&self) -> Option<&str> {
         let entry = self.archive.toc.entries.iter().find(|entry| entry.kind == "DATABASE")?;
@@ -185,7 +192,7 @@ fn statements(sql: &str) -> Vec<String> {
 
 /// Turns a `statement` about the database `old` into one about `new`; `None` if the statement is about another
 /// object.
-fn renamed(statement: &str, old: &str, new: &str) -> Option<String> {
+pub(super) fn renamed(statement: &str, old: &str, new: &str) -> Option<String> {
     use crate::model::schema::quote_ident;
     let statement = statement.trim();
     for old in [old.to_owned(), quote_ident(old)] {

@@ -14,17 +14,20 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Table;
 use crate::model::{DatabaseFacts, Inexact};
 use crate::pgtools::Tools;
 use crate::recover::archive::AfterRows;
+use crate::recover::refused::RefusedObject;
 
 pub use definitions::ArchiveDefinitions;
 pub use digest::RowDigest;
 pub use into::Destination;
-pub use postgres::{PostgresSink, drop_database};
-pub(in crate::recover) use postgres::{Restoring, create_like, holds_nothing, maintenance, usable_roles};
+pub use postgres::{PostgresSink, drop_database, foresee};
+pub(in crate::recover) use postgres::{
+    Restoring, Retry, create_like, holds_nothing, maintenance, usable_roles,
+};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
@@ -89,6 +92,8 @@ pub struct Provenance {
 pub struct Opening<'a> {
     /// Whether to create the database; then an existing one is refused.
     pub create: bool,
+    /// Whether the first object that the target refuses ends the recovery.
+    pub strict: bool,
     /// The properties of the source's database at the moment.
     pub source: &'a DatabaseFacts,
     pub definitions: ArchiveDefinitions,
@@ -238,11 +243,45 @@ impl Sink {
         }
     }
 
-    /// The last step: from here on the destination is the database. Returns notes for a person.
+    /// Returns those of `tables` that exist in the sink.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails, and with `Refused` if nothing may be left out.
+    pub async fn tables_there(&self, tables: &[&Table]) -> Result<Vec<u32>> {
+        match self {
+            Sink::Postgres(target) => target.tables_there(tables).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(tables.iter().map(|table| table.oid).collect()),
+        }
+    }
+
+    /// Takes away what refused the rows of a table; returns false if nothing is left that could be taken away.
+    ///
+    /// # Errors
+    /// Fails with `error` if the sink cannot be changed.
+    pub async fn make_way(&self, table: &Table, error: Error) -> Result<bool> {
+        match self {
+            Sink::Postgres(target) => target.make_way(table, error).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(error),
+        }
+    }
+
+    /// Brings back what [`Sink::make_way`] took away, as far as the rows allow. Returns the tables whose rows lie
+    /// otherwise than on the source.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn bring_back_checks(&self) -> Result<Vec<Inexact>> {
+        match self {
+            Sink::Postgres(target) => target.bring_back_checks().await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The last step: from here on the destination is the database. Returns what the target refused.
     ///
     /// # Errors
     /// Fails with `Refused` or `Unavailable`; the destination is then not valid, and the error names what is left.
-    pub async fn make_valid(self) -> Result<Vec<String>> {
+    pub async fn make_valid(self) -> Result<Vec<RefusedObject>> {
         match self {
             Sink::Postgres(target) => target.make_valid().await,
             Sink::Sqlite(file) => file.make_valid().map(|()| Vec::new()),

@@ -171,6 +171,7 @@ impl Script {
     /// Fails with `Unavailable` if writing to the output fails, and with `Refused` if another file has got the name
     /// meanwhile.
     pub async fn make_valid(self) -> Result<()> {
+        self.post_data(AfterRows::EventTriggers).await?;
         let mut out = self.out.into_inner();
         write(&mut out, b"\nCOMMIT;\n").await?;
         let flushed = async {

@@ -19,11 +19,11 @@ fn protected(before: &str, then: &str) -> (Server, Backwhen, String) {
 
 #[test]
 fn a_statement_that_fails_without_rows_costs_no_row() {
-    // Its default is computed from rows, which the scratch database has not.
+    // Its default is computed from rows, which the scratch database has not, by a function that claims to read none.
     let (server, backwhen, moment) = protected(
         "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE config (n int PRIMARY KEY);
          INSERT INTO config VALUES (7);
-         CREATE FUNCTION share() RETURNS int STABLE LANGUAGE sql AS 'SELECT 100 / count(*)::int FROM public.config'",
+         CREATE FUNCTION share() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 100 / count(*)::int FROM public.config'",
         "ALTER TABLE t ADD COLUMN part int NOT NULL DEFAULT share(); CREATE VIEW v AS SELECT part FROM t;
          INSERT INTO t VALUES (2, 5)",
     );

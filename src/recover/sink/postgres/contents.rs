@@ -29,17 +29,20 @@ WITH mine(kind, name, oid, catalog) AS (
 )
 SELECT kind || ' ' || name, count(*) OVER () FROM mine
  WHERE (oid >= 16384 OR kind = 'large object')
+   AND NOT (kind = 'extension' AND name = ANY ($1))
+   AND NOT (kind = 'schema' AND EXISTS (SELECT 1 FROM pg_extension e WHERE e.extnamespace = mine.oid AND e.extname = ANY ($1)))
    AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = mine.oid AND d.classid = catalog AND d.deptype = 'e')
  ORDER BY kind = 'function', kind, name LIMIT 4";
 
-/// Refuses a database that is not empty.
+/// Refuses a database that is not empty. One of the `extensions` does not count: where the recovering user may not make
+/// it, somebody else has made it before.
 ///
 /// # Errors
 /// Fails with `Refused`, and names a few of the objects and the command to type.
-pub(super) async fn require_empty(session: &Session, name: &str) -> Result<()> {
+pub(super) async fn require_empty(session: &Session, name: &str, extensions: &[String]) -> Result<()> {
     // The session's search path is empty, so pg_catalog comes first all the same.
     let rows = session
-        .query(FOREIGN_OBJECTS, &[])
+        .query(FOREIGN_OBJECTS, &[&extensions])
         .await
         .map_err(|error| server_error(format!("cannot see what database {name} holds"), error))?;
     let Some(first) = rows.first() else { return Ok(()) };

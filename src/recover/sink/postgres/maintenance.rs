@@ -131,7 +131,7 @@ pub async fn drop_database(info: &Conninfo) -> Result<()> {
 
 pub(in crate::recover) async fn holds_nothing(info: &Conninfo) -> Result<bool> {
     let session = Session::connect_utf8(info, "recover").await?;
-    match require_empty(&session, info.dbname()).await {
+    match require_empty(&session, info.dbname(), &[]).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == Kind::Refused => Ok(false),
         Err(error) => Err(error),

@@ -1,17 +1,21 @@
 //! Recovery into a PostgreSQL database.
 
 mod contents;
+mod foresee;
 mod guard;
 mod maintenance;
+mod make_way;
 mod marker;
 mod naming;
 mod owner_role;
 mod place;
 mod properties;
 mod restore;
+mod retry;
 mod rows;
 mod unfinished;
 
+pub use foresee::foresee;
 pub use maintenance::drop_database;
 
 use std::sync::Mutex;
@@ -23,11 +27,15 @@ use crate::model::schema::quote_ident;
 use crate::pgtools::Tools;
 
 use super::{ArchiveDefinitions, Opening};
+use crate::model::Table;
+use crate::recover::archive::{AfterRows, Section};
+use crate::recover::refused::{RefusedObject, RefusedObjects};
 use guard::Guard;
 pub(in crate::recover) use maintenance::{holds_nothing, maintenance};
 use place::BuildPlace;
 pub(in crate::recover) use properties::create_like;
 pub(in crate::recover) use restore::Restoring;
+pub(in crate::recover) use retry::Retry;
 
 /// A database that is being rebuilt.
 pub struct PostgresSink {
@@ -36,6 +44,8 @@ pub struct PostgresSink {
     place: BuildPlace,
     facts: DatabaseFacts,
     definitions: ArchiveDefinitions,
+    /// All tables that will be loaded.
+    tables: Vec<Table>,
     tools: Tools,
     /// Idle sessions for rows (in the server's encoding).
     idle: Mutex<Vec<Session>>,
@@ -43,6 +53,10 @@ pub struct PostgresSink {
     session: Session,
     /// The guard, if a superuser recovers.
     guard: Option<Guard>,
+    refused: RefusedObjects,
+    cleared: Mutex<make_way::Cleared>,
+    /// Held by a load that adds rows to several partitions, until it has seen which.
+    distributing: tokio::sync::Mutex<()>,
     notes: Vec<String>,
 }
 
@@ -54,17 +68,29 @@ impl PostgresSink {
     /// database is not empty, or if it exists although it is to be created. Fails with `Locked` if another recovery
     /// is working on it.
     pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<PostgresSink> {
-        let Opening { create, source, mut definitions, tools, .. } = opening;
-        let mut notes = Vec::new();
+        let Opening { create, strict, source, mut definitions, tools, tables, .. } = opening;
+        let (refused, mut notes) = (RefusedObjects::new(strict), Vec::new());
         // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
-        let place = BuildPlace::prepare(info, create, source, &mut notes).await?;
+        let extensions = definitions.extensions();
+        let place = BuildPlace::prepare(info, create, source, &extensions, &mut notes).await?;
         let info = info.with_dbname(place.name_while_building());
-        match PostgresSink::enter(&info, &place, source, &mut definitions, &mut notes).await {
-            Ok((session, facts, guard)) => {
-                let idle = Mutex::default();
-                Ok(PostgresSink { info, place, facts, definitions, tools, idle, session, guard, notes })
-            }
+        match PostgresSink::enter(&info, &place, source, &mut definitions, &refused, &mut notes).await {
+            Ok((session, facts, guard)) => Ok(PostgresSink {
+                info,
+                place,
+                facts,
+                definitions,
+                tables: tables.to_vec(),
+                tools,
+                idle: Mutex::default(),
+                session,
+                guard,
+                refused,
+                cleared: Mutex::default(),
+                distributing: tokio::sync::Mutex::default(),
+                notes,
+            }),
             Err(error) => Err(give_up(place, &info, error).await),
         }
     }
@@ -74,6 +100,7 @@ impl PostgresSink {
         place: &BuildPlace,
         source: &DatabaseFacts,
         definitions: &mut ArchiveDefinitions,
+        refused: &RefusedObjects,
         notes: &mut Vec<String>,
     ) -> Result<(Session, DatabaseFacts, Option<Guard>)> {
         let session = Session::connect_utf8(info, "recover").await?;
@@ -87,7 +114,10 @@ impl PostgresSink {
             ));
         }
         let roles = usable_roles(&session).await?;
-        notes.extend(definitions.adapt_to_roles(|name| roles.contains(name)));
+        let (of_roles, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name));
+        notes.extend(of_roles);
+        notes.extend(without_roles.iter().map(RefusedObject::note));
+        refused.add_all(without_roles);
         let (owners, _) = definitions.owners_and_privileges();
         let guard = Guard::set(&session, place.final_name(), owners).await?;
         notes.extend(guard.as_ref().and_then(Guard::note));
@@ -103,18 +133,36 @@ impl PostgresSink {
         self.place.final_name()
     }
 
-    /// The last step: gives the database its properties and its name. Returns the properties that could not be set.
+    /// The last step: gives the database its event triggers, its properties and its name. Returns everything that the
+    /// server refused since the beginning.
     ///
     /// # Errors
     /// Fails with `Refused` or `Unavailable`, and says what is left under which name.
-    pub async fn make_valid(self) -> Result<Vec<String>> {
-        let PostgresSink { place, session, idle, definitions, guard, .. } = self;
-        if let Some(guard) = guard {
-            guard.lift(&session).await?;
-        }
+    pub async fn make_valid(mut self) -> Result<Vec<RefusedObject>> {
+        let ready = self.event_triggers().await;
+        let PostgresSink { info, place, session, idle, definitions, mut refused, .. } = self;
         // A database with sessions cannot be renamed.
         drop(idle);
-        place.make_valid(session, &definitions).await
+        if let Err(error) = ready {
+            drop(session);
+            return Err(give_up(place, &info, error).await);
+        }
+        refused.strict = false;
+        place.make_valid(session, &definitions, &refused).await?;
+        Ok(refused.take())
+    }
+
+    /// Lifts the guard, then makes the event triggers: nothing is made after them for which they would fire.
+    async fn event_triggers(&mut self) -> Result<()> {
+        if let Some(guard) = self.guard.take() {
+            guard.lift(&self.session).await?;
+        }
+        let step = AfterRows::EventTriggers;
+        let toc = &self.definitions.archive.toc;
+        if self.definitions.selection.in_step(toc, step).has(toc, Section::PostData) {
+            self.restore_from(&self.definitions, Section::PostData, step, 1).await?;
+        }
+        Ok(())
     }
 
     /// Undoes an unfinished recovery: drops a database that the recovery created, and empties one that existed

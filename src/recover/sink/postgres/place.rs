@@ -10,6 +10,7 @@ use crate::model::DatabaseFacts;
 use crate::model::schema::quote_ident;
 
 use super::super::ArchiveDefinitions;
+use super::super::definitions::renamed;
 use super::contents::require_empty;
 use super::maintenance::{
     comment_of, comment_on, drop_leftover, durable, exists, let_sessions_end, lock, maintenance, move_aside,
@@ -18,6 +19,7 @@ use super::marker::{MARKER, mark, unmark};
 use super::owner_role;
 use super::properties::{Properties, create_like};
 use super::unfinished::{COMMENT, EXISTED, temporary_name};
+use crate::recover::refused::RefusedObjects;
 
 /// Where the database is being built.
 pub(super) enum BuildPlace {
@@ -41,6 +43,7 @@ impl BuildPlace {
         info: &Conninfo,
         create: bool,
         source: &DatabaseFacts,
+        extensions: &[String],
         notes: &mut Vec<String>,
     ) -> Result<BuildPlace> {
         if create {
@@ -57,7 +60,7 @@ impl BuildPlace {
             }
             Err(error) => return Err(error),
         };
-        let facts = suits(&session, info.dbname(), source).await?;
+        let facts = suits(&session, info.dbname(), source, extensions).await?;
         let maintenance = match maintenance(info).await {
             Ok(maintenance) => maintenance,
             Err(_) => return BuildPlace::marked(&session, info.dbname()).await,
@@ -137,15 +140,21 @@ impl BuildPlace {
         options
     }
 
-    pub async fn make_valid(self, session: Session, definitions: &ArchiveDefinitions) -> Result<Vec<String>> {
+    /// Properties that the server does not take are added to `refused`.
+    pub async fn make_valid(
+        self,
+        session: Session,
+        definitions: &ArchiveDefinitions,
+        refused: &RefusedObjects,
+    ) -> Result<()> {
         match self {
             BuildPlace::TemporaryName(aside) => {
                 drop(session);
-                aside.make_valid(definitions).await
+                aside.make_valid(definitions, refused).await
             }
             BuildPlace::Marked { name, read_only } => {
                 durable(&session).await?;
-                unmark(&session, &name, read_only).await.map(|()| Vec::new())
+                unmark(&session, &name, read_only).await
             }
         }
     }
@@ -167,8 +176,7 @@ impl BuildPlace {
 }
 
 impl TemporaryName {
-    async fn make_valid(self, definitions: &ArchiveDefinitions) -> Result<Vec<String>> {
-        let mut unset = Vec::new();
+    async fn make_valid(self, definitions: &ArchiveDefinitions, refused: &RefusedObjects) -> Result<()> {
         let comment = match &self.existed {
             Some(properties) => {
                 properties.comment.as_deref().map(|comment| comment_on(&self.temporary, Some(comment)))
@@ -186,9 +194,9 @@ impl TemporaryName {
                 })?;
                 for statement in definitions.database_properties(&self.temporary) {
                     if let Err(error) = self.maintenance.batch_execute(&statement).await {
-                        unset.push(
-                            server_error("a property of the database could not be set", error).to_string(),
-                        );
+                        let why = server_error("the target does not take it", error);
+                        let sql = renamed(&statement, &self.temporary, &self.name).unwrap_or_default();
+                        refused.add(format!("property of DATABASE {}", self.name), why, sql)?;
                     }
                 }
                 definitions.database_comment(&self.temporary)
@@ -205,8 +213,7 @@ impl TemporaryName {
         self.maintenance.batch_execute(&sql).await.map_err(|error| {
             let what = format!("cannot rename database {} to {}, its last step", self.temporary, self.name);
             server_error(what, error)
-        })?;
-        Ok(unset)
+        })
     }
 
     /// # Errors
@@ -228,7 +235,12 @@ impl TemporaryName {
 }
 
 /// Checks that the server and the database can take the source's rows, and that it is empty.
-async fn suits(session: &Session, name: &str, source: &DatabaseFacts) -> Result<DatabaseFacts> {
+async fn suits(
+    session: &Session,
+    name: &str,
+    source: &DatabaseFacts,
+    extensions: &[String],
+) -> Result<DatabaseFacts> {
     let facts = DatabaseFacts::read(session).await?;
     new_enough(facts.server_major, source)?;
     if facts.encoding != source.encoding {
@@ -239,7 +251,7 @@ async fn suits(session: &Session, name: &str, source: &DatabaseFacts) -> Result<
             source.create_command(name)
         )));
     }
-    require_empty(session, name).await?;
+    require_empty(session, name, extensions).await?;
     Ok(facts)
 }
 
@@ -318,7 +330,7 @@ async fn resume(
     drop_leftover(&maintenance, info, notes).await?;
     properties.create(&maintenance, info.dbname()).await?;
     let session = Session::connect_utf8(info, "recover").await?;
-    suits(&session, info.dbname(), source).await?;
+    suits(&session, info.dbname(), source, &[]).await?;
     drop(session);
     let temporary = move_aside(&maintenance, info.dbname(), &properties).await?;
     Ok(TemporaryName { maintenance, name: info.dbname().to_owned(), temporary, existed: Some(properties) })

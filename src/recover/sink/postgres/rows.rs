@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use tokio_postgres::CopyInSink;
 
 use crate::codec::copy_binary::{self, BinaryRows};
-use crate::connect::{Session, server_error};
+use crate::connect::{ServerFault, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
 
@@ -30,9 +30,21 @@ impl PostgresSink {
     /// # Errors
     /// Fails with the error in `rows`, and with `Refused` or `Unavailable` and the server's words.
     pub async fn load(&self, table: &Table, rows: Rows) -> Result<()> {
+        let Some(root) = self.root_of(table).await? else {
+            return self.copy_rows(table, Emptying::First, rows).await;
+        };
+        let _alone = self.distributing.lock().await;
+        let before = self.contents_below(&root).await?;
+        self.copy_rows(&root, Emptying::Never, rows).await?;
+        self.note_through_root(table, before, self.contents_below(&root).await?);
+        Ok(())
+    }
+
+    async fn copy_rows(&self, table: &Table, emptying: Emptying, rows: Rows) -> Result<()> {
         // After an error, or when this future is dropped, the session ends, and its transaction is rolled back.
         let session = self.row_session().await?;
-        copy_in(&session, table, &self.facts.encoding, rows).await?;
+        let as_text = emptying == Emptying::Never || self.has_text_instead(table);
+        copy_in(&session, table, &self.facts.encoding, emptying, as_text, rows).await?;
         self.idle().push(session);
         Ok(())
     }
@@ -43,6 +55,13 @@ impl PostgresSink {
     /// # Errors
     /// Fails with `Refused` or `Unavailable` and the server's words.
     pub async fn read_back(&self, table: &Table, sessions: usize) -> Result<Contents> {
+        match self.loaded_through_root(table) {
+            Some(contents) => Ok(contents),
+            None => self.read_one(table, sessions).await,
+        }
+    }
+
+    pub(super) async fn read_one(&self, table: &Table, sessions: usize) -> Result<Contents> {
         let statements = self.copies_out(table, sessions).await?;
         let parts = try_join_all(statements.iter().map(|copy| self.digest(table, copy))).await?;
         let mut whole = Contents { rows: 0, digest: Some(0) };
@@ -89,7 +108,21 @@ impl PostgresSink {
     }
 }
 
-async fn copy_in(session: &Session, table: &Table, encoding: &str, rows: Rows) -> Result<()> {
+/// Whether a table is emptied before rows are loaded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Emptying {
+    First,
+    Never,
+}
+
+async fn copy_in(
+    session: &Session,
+    table: &Table,
+    encoding: &str,
+    emptying: Emptying,
+    as_text: bool,
+    rows: Rows,
+) -> Result<()> {
     let fail = |error| server_error(format!("cannot load {}", table.display()), error);
     let spelled = Spelled::of(table, encoding);
     let mut rows = Pieces { first: VecDeque::new(), rest: rows };
@@ -97,12 +130,18 @@ async fn copy_in(session: &Session, table: &Table, encoding: &str, rows: Rows) -
     // Rows that an extension's script inserted are removed. If TRUNCATE empties a table in the same transaction, the
     // table can be loaded with FREEZE, and its rows need no later vacuum. But the new files make the server sync its
     // WAL at the commit, whatever its settings.
-    let empty = if small { "DELETE FROM" } else { "TRUNCATE" };
-    session.batch_execute(&format!("BEGIN; {empty} ONLY {}", spelled.table)).await.map_err(fail)?;
+    let frozen = !small && emptying == Emptying::First;
+    let empty = match emptying {
+        Emptying::Never => String::new(),
+        Emptying::First => {
+            format!("{} ONLY {}", if small { "DELETE FROM" } else { "TRUNCATE" }, spelled.table)
+        }
+    };
+    session.batch_execute(&format!("BEGIN; {empty}")).await.map_err(fail)?;
     let copy = format!("COPY {}{} FROM STDIN", spelled.table, spelled.columns);
-    let options = if small { "" } else { "FREEZE, " };
+    let options = if frozen { "FREEZE, " } else { "" };
     let mut copying = Copying { session, table, copy, options, rows };
-    match BinaryRows::of(&table.columns) {
+    match BinaryRows::of(&table.columns).filter(|_| !as_text) {
         Some(binary) => copying.binary(&binary).await?,
         None => copying.text().await?,
     }
@@ -154,14 +193,18 @@ impl Copying<'_> {
     }
 
     fn failed(&self, error: tokio_postgres::Error) -> Error {
-        match nameless(&error) {
-            Some(column) => Error::refused(format!(
-                "cannot load {}: a value of {column} names an object that the recovered database does not have; recover the \
-                 other tables with --table, or a moment at which the object was there",
-                self.table.display()
-            )),
-            None => server_error(format!("cannot load {}", self.table.display()), error),
-        }
+        let fault = error.as_db_error().map(ServerFault::from_db);
+        let nameless = fault.filter(|it| it.part.column.is_some() && NO_SUCH_OBJECT.contains(&&*it.sqlstate));
+        let Some(fault) = nameless else {
+            return server_error(format!("cannot load {}", self.table.display()), error);
+        };
+        Error::refused(format!(
+            "cannot load {}: a value of column {} names an object that the recovered database does not have; recover \
+             the other tables with --table, or a moment at which the object was there",
+            self.table.display(),
+            fault.part.column.as_deref().unwrap_or_default()
+        ))
+        .caused_by(fault)
     }
 
     /// Sends rows in binary form up to the first row that has none, and the rest as text; the rows are read back as
@@ -192,21 +235,6 @@ impl Copying<'_> {
         }
         sink.as_mut().finish().await.map(drop).map_err(|error| self.failed(error))
     }
-}
-
-/// Returns the column, if a value of `regclass` or a similar type names no object. The server's message quotes the
-/// value, so the message is not passed on.
-fn nameless(error: &tokio_postgres::Error) -> Option<String> {
-    let fault = error.as_db_error().filter(|fault| NO_SUCH_OBJECT.contains(&fault.code().code()))?;
-    let column = fault.where_().and_then(column_of)?;
-    Some(format!("column {column}"))
-}
-
-/// Returns the column in the context of a COPY error: `COPY t, line 1, column c: "value"`.
-fn column_of(context: &str) -> Option<&str> {
-    let copied = context.lines().find(|line| line.starts_with("COPY "))?;
-    let (_, column) = copied.split_once(", column ")?;
-    Some(column.split_once(": ").map_or(column, |(column, _)| column))
 }
 
 /// Appends the rows of whole `lines`; at a line without a binary form, stops and returns the line's position in
@@ -241,13 +269,6 @@ fn shares(pages: i64, sessions: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_column_is_read_from_the_context_without_its_value() {
-        assert_eq!(column_of("COPY t, line 1, column rel: \"x, column y: z\""), Some("rel"));
-        assert_eq!(column_of("PL/pgSQL function f()\nCOPY t, line 1, column rel"), Some("rel"));
-        assert_eq!(column_of("COPY t, line 1: \"1\""), None);
-    }
 
     #[test]
     fn every_page_is_in_one_share_and_small_tables_are_not_shared_out() {

@@ -1,0 +1,158 @@
+//! What the target's server does not have.
+
+use super::{protected, recover};
+use crate::support::{Dump, Server, assert_same};
+
+/// A server with a tablespace and a role that no other has.
+fn richer() -> Server {
+    let server = Server::start(None);
+    let statements =
+        ["SET allow_in_place_tablespaces = on; CREATE TABLESPACE fast LOCATION ''", "CREATE ROLE keeper"];
+    for statement in statements.iter().flat_map(|text| text.split("; ")) {
+        let both = format!("SET allow_in_place_tablespaces = on;\n{statement}");
+        server.psql("postgres", &both);
+    }
+    server
+}
+
+#[test]
+fn a_tablespace_that_the_target_lacks() {
+    let (server, target) = (richer(), Server::shared(None));
+    let backwhen = protected(
+        &server,
+        "spaces",
+        "CREATE TABLE ft (id int PRIMARY KEY, v text DEFAULT 'q') TABLESPACE fast; INSERT INTO ft VALUES (1);
+         CREATE TABLE plain (v text); CREATE INDEX fi ON plain (v) TABLESPACE fast",
+    );
+    // Made since, so that it is replayed.
+    server.psql(
+        backwhen.database(),
+        "CREATE TABLE since (id int PRIMARY KEY, v text NOT NULL) TABLESPACE fast",
+    );
+    server.psql(backwhen.database(), "INSERT INTO since VALUES (1, 'x')");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let done = recover(&backwhen, &target, &["latest"]);
+    done.names(&[
+        "tablespace of TABLE public.ft",
+        "tablespace of TABLE public.since",
+        "tablespace of INDEX public.fi",
+    ]);
+    done.why("the target has no tablespace fast");
+    assert!(done.sql.contains("ALTER TABLE public.ft SET TABLESPACE \"fast\";"), "{}", done.sql);
+    assert_eq!(target.psql(&done.database, "SELECT count(*) FROM ft JOIN since USING (id)"), "1");
+    assert_eq!(done.report["schema"]["known"], "exactly", "{}", done.report);
+}
+
+#[test]
+fn roles_that_the_target_lacks() {
+    let (server, target) = (richer(), Server::shared(None));
+    let backwhen = protected(
+        &server,
+        "owned",
+        "CREATE TABLE kept (id int PRIMARY KEY); ALTER TABLE kept OWNER TO keeper; INSERT INTO kept VALUES (1);
+         CREATE POLICY mine ON kept TO keeper USING (true)",
+    );
+    let into = target.conninfo("foreseen");
+    let plan = backwhen.json(&["recover", "--to", "latest", "--dry-run", "--create", "--into", &into]);
+    let done = recover(&backwhen, &target, &["latest"]);
+    assert_eq!(plan["left_out"], done.report["left_out"], "it is foreseen");
+    done.names(&["POLICY public.kept mine"]);
+    let notes = done.report["notes"].to_string();
+    assert!(notes.contains("no role keeper"), "{notes}");
+    assert!(done.sql.contains("CREATE POLICY mine"), "{}", done.sql);
+    assert_eq!(target.psql(&done.database, "SELECT count(*) FROM kept"), "1");
+}
+
+/// A collation that is not on the target, as after a change of the operating system, and a library.
+#[test]
+fn collations_and_libraries_that_the_target_lacks() {
+    let server = Server::shared(None);
+    let backwhen = protected(
+        &server,
+        "lacking",
+        "CREATE COLLATION odd (provider = libc, locale = 'C'); CREATE TABLE words (id int PRIMARY KEY, w text COLLATE odd NOT NULL);
+         INSERT INTO words VALUES (1, 'a'), (2, 'b'); CREATE VIEW shown AS SELECT id FROM words; CREATE TABLE fine (id int PRIMARY KEY);
+         UPDATE pg_collation SET collcollate = 'xx_XX', collctype = 'xx_XX' WHERE collname = 'odd';
+         CREATE FUNCTION linked() RETURNS trigger LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_call_handler';
+         CREATE TABLE watched (id int PRIMARY KEY); INSERT INTO watched VALUES (1);
+         CREATE TRIGGER t BEFORE DELETE ON watched FOR EACH ROW EXECUTE FUNCTION linked();
+         UPDATE pg_proc SET probin = '$libdir/nowhere' WHERE proname = 'linked'",
+    );
+    let done = recover(&backwhen, &server, &["latest"]);
+    done.names(&[
+        "COLLATION public.odd",
+        "FUNCTION public.linked()",
+        "TABLE public.words",
+        "TRIGGER public.watched t",
+    ]);
+    done.differs_in(&[
+        "COLLATION public.odd",
+        "FUNCTION public.linked()",
+        "TABLE public.words",
+        "TRIGGER public.watched t",
+    ]);
+    assert_eq!(server.psql(&done.database, "SELECT string_agg(w, '' ORDER BY id) FROM words"), "ab");
+}
+
+/// An extension that only a superuser may make; one that somebody has made before does not count.
+#[test]
+fn extensions_that_the_recovering_role_may_not_make() {
+    let server = Server::start(None);
+    let backwhen = protected(
+        &server,
+        "extended",
+        "CREATE EXTENSION file_fdw; CREATE EXTENSION citext; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+         CREATE TABLE names (id int PRIMARY KEY, n citext, v text); INSERT INTO names VALUES (1, 'A', 'b');
+         CREATE TABLE plain (id int PRIMARY KEY)",
+    );
+    server.psql("postgres", "CREATE ROLE humble LOGIN CREATEDB");
+    server.psql("postgres", "CREATE DATABASE bare OWNER humble TEMPLATE template0");
+    let as_humble = |name: &str| server.conninfo(name).replace("user=postgres", "user=humble");
+    let output =
+        backwhen.run(&["recover", "--to", "latest", "--into", &as_humble("bare"), "--output", "json"]);
+    assert_eq!(output.status.code(), Some(15), "{}", output.stderr);
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    let left_out = report["left_out"].to_string();
+    for what in ["EXTENSION file_fdw", "SERVER files"] {
+        assert!(left_out.contains(&format!("\"{what}\"")), "{left_out}");
+    }
+    assert_eq!(server.psql("bare", "SELECT n = 'a', v FROM names"), "t|b");
+
+    // A table that needs nothing of it is whole.
+    let into = as_humble("one");
+    server.psql("postgres", "GRANT postgres TO humble; ALTER ROLE humble NOINHERIT");
+    let arguments = ["recover", "--to", "latest", "--table", "names", "--create", "--into", &into];
+    assert_eq!(backwhen.json(&arguments)["left_out"], serde_json::json!([]));
+
+    server.psql("postgres", "CREATE DATABASE ready TEMPLATE template0");
+    server.psql("ready", "CREATE EXTENSION file_fdw; CREATE EXTENSION citext");
+    backwhen.ok(&["recover", "--to", "latest", "--into", &server.conninfo("ready")]);
+    assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, "ready"));
+}
+
+/// Settings for a role that is not there, and defaults that only the source can compute.
+#[test]
+fn settings_that_the_target_or_the_replay_lacks() {
+    let (server, target) = (richer(), Server::shared(None));
+    let backwhen = protected(
+        &server,
+        "settings",
+        "CREATE TABLE conf (k text PRIMARY KEY, v text); INSERT INTO conf VALUES ('currency', 'EUR');
+         CREATE FUNCTION conf_get(text) RETURNS text STABLE LANGUAGE plpgsql AS
+            $$ DECLARE r text; BEGIN SELECT v INTO STRICT r FROM public.conf WHERE k = $1; RETURN r; END $$;
+         CREATE TABLE bill (id int PRIMARY KEY); INSERT INTO bill VALUES (1);
+         DO $$ BEGIN EXECUTE format('ALTER ROLE keeper IN DATABASE %I SET work_mem = ''5MB''', current_database()); END $$",
+
+    );
+    let database = backwhen.database();
+    server.psql(database, "ALTER TABLE bill ADD COLUMN cur text NOT NULL DEFAULT conf_get('currency')");
+    server.psql(
+        database,
+        "SET app.tenant = '7'; ALTER TABLE bill ADD COLUMN tenant int NOT NULL DEFAULT current_setting('app.tenant')::int",
+    );
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let done = recover(&backwhen, &target, &["latest"]);
+    done.names(&[&format!("property of DATABASE {}", done.database)]);
+    done.differs_in(&[]);
+    assert!(done.sql.contains("ALTER ROLE keeper IN DATABASE"), "{}", done.sql);
+}
