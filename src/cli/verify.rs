@@ -139,6 +139,7 @@ fn note_restored(evidence: &mut Evidence, done: Result<RestoreReport>) -> Result
             evidence.from = None;
             evidence.up_to = Some(Edge { lsn: done.moment.lsn, time: done.moment.time });
             evidence.tables.clone_from(&done.digests);
+            evidence.schema = Some(done.schema_proof);
             Ok(Some(done))
         }
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Internal) => {
@@ -190,6 +191,14 @@ fn describe(shown: &VerifyReport) -> String {
             "restored  {} rows in {} tables as of {}, 0 differences, in {:.2} s\n",
             restored.rows, restored.tables, restored.moment.time, restored.seconds
         ));
+        text.push_str(&format!("schema    {}\n", restored.schema_proof));
+        for inexact in &restored.inexact {
+            text.push_str(&format!(
+                "inexact   {}: {}\n",
+                ui::printable(&inexact.what),
+                ui::printable(&inexact.why)
+            ));
+        }
     }
     if let Some(why) = &shown.not_restored {
         text.push_str(&format!("DIFFERS   {}\n", ui::printable(why)));

@@ -7,6 +7,7 @@ mod account;
 mod child;
 mod cluster;
 mod confine;
+mod digests;
 mod dump;
 mod extras;
 mod facts;
@@ -15,6 +16,7 @@ mod local;
 
 pub use child::Child;
 pub(crate) use child::failure;
+pub use digests::schema_digests;
 pub use dump::{dump_definitions, dump_globals, dump_schema};
 pub use extras::{MaterializedView, materialized_views, roles_used};
 pub use install::{FOLDER_VARIABLE, Installation, Tools};

@@ -20,9 +20,10 @@ use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
 use crate::model::schema::quote_ident;
-use crate::pgtools::Tools;
+use crate::model::schema_digests::{DATABASE, SchemaDifference, SchemaDigests, skips_rights};
+use crate::pgtools::{self, Tools};
 
-use super::{ArchiveDefinitions, Opening};
+use super::{ArchiveDefinitions, ComputedColumn, Opening};
 use guard::Guard;
 pub(in crate::recover) use maintenance::{holds_nothing, maintenance};
 use place::BuildPlace;
@@ -45,6 +46,19 @@ pub struct PostgresSink {
     guard: Option<Guard>,
     notes: Vec<String>,
 }
+
+/// Selects stored computed columns with the functions of the application that they call.
+const COMPUTED: &str = "
+SELECT n.nspname || '.' || c.relname, a.attname::text, i.type || ' ' || i.identity
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+  JOIN pg_catalog.pg_depend p ON p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.objid = d.oid
+   AND p.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass,
+       pg_catalog.pg_identify_object(p.refclassid, p.refobjid, 0) i
+ WHERE a.attgenerated = 's'
+ ORDER BY 1, 2, 3";
 
 impl PostgresSink {
     /// Creates or checks the database, and renames it until it is valid.
@@ -103,15 +117,49 @@ impl PostgresSink {
         self.place.final_name()
     }
 
+    /// Lifts the guard, which lends functions to other roles.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn lift_guard(&mut self) -> Result<()> {
+        match self.guard.take() {
+            Some(guard) => guard.lift(&self.session).await,
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn computed_columns(&self) -> Result<Vec<ComputedColumn>> {
+        let rows = self.session.query(COMPUTED, &[]).await;
+        let rows = rows.map_err(|error| server_error("cannot look for computed columns", error))?;
+        let column = |row: &tokio_postgres::Row| ComputedColumn {
+            table: row.get(0),
+            column: row.get(1),
+            function: row.get(2),
+        };
+        Ok(rows.iter().map(column).collect())
+    }
+
+    /// Compares the definitions with those that were to be recovered, but for the database's own properties, which it
+    /// gets with its name.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn schema_differences(&self, wanted: &SchemaDigests) -> Result<Vec<SchemaDifference>> {
+        let found = pgtools::schema_digests(&self.session).await?;
+        let rights = self.definitions.owners_and_privileges();
+        let skips = |object: &str, part: &str| object == DATABASE || skips_rights(object, part, rights);
+        Ok(wanted.differences(&found, Some(wanted), skips))
+    }
+
     /// The last step: gives the database its properties and its name. Returns the properties that could not be set.
     ///
     /// # Errors
     /// Fails with `Refused` or `Unavailable`, and says what is left under which name.
-    pub async fn make_valid(self) -> Result<Vec<String>> {
-        let PostgresSink { place, session, idle, definitions, guard, .. } = self;
-        if let Some(guard) = guard {
-            guard.lift(&session).await?;
-        }
+    pub async fn make_valid(mut self) -> Result<Vec<String>> {
+        self.lift_guard().await?;
+        let PostgresSink { place, session, idle, definitions, .. } = self;
         // A database with sessions cannot be renamed.
         drop(idle);
         place.make_valid(session, &definitions).await
