@@ -13,7 +13,7 @@ use crate::protect::begin;
 pub struct Drop {
     #[command(flatten)]
     source: SourceOption,
-    /// Also if the source is another cluster by now, or the history is gone; --source must name the source
+    /// Also if the history is gone, or the source another cluster
     #[arg(long, requires = "source")]
     force: bool,
     /// With --force: the slot of the history that is gone
