@@ -12,8 +12,11 @@ use crate::connect::Conninfo;
 use crate::error::{Error, Kind, Result};
 use crate::history::History;
 use crate::history::evidence::{CheckMethod, Evidence};
+use crate::model::schema_digests::{SchemaDigests, SchemaProof};
 use crate::model::{Edge, Lsn, PgTime};
+use crate::past::{Past, SchemaWitness};
 use crate::protect::{Access, compare};
+use crate::recover::definitions::{ReplaySettings, SchemaAt, schema_compared};
 
 /// How often to check how far the history has come.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -28,6 +31,7 @@ struct ComparisonReport {
     at: Edge,
     tables: usize,
     rows: u64,
+    schema_proof: Option<SchemaProof>,
     differences: Vec<String>,
     not_compared: Vec<String>,
     evidence: Option<String>,
@@ -45,22 +49,52 @@ pub(super) async fn run(at: &Surroundings, source: Option<String>, jobs: usize) 
     let mut evidence = Evidence::begun(CheckMethod::AgainstSource, PgTime::from_utc(ambient::now()));
     let compared =
         compare::with_source(&access, &history, async |lsn| wait_for(&history, &source, lsn).await).await?;
-    evidence.finished = PgTime::from_utc(ambient::now());
     evidence.up_to = Some(compared.at);
     evidence.tables = compared.tables;
     evidence.differences = compared.differences;
     evidence.not_compared = compared.not_compared;
+    match compared.schema {
+        Some(digests) => {
+            let schema = compare_schema(at, &compared.past, compared.at, digests).await?;
+            evidence.differences.extend(schema.inexact.iter().map(|it| format!("{}: {}", it.what, it.why)));
+            evidence.schema = Some(schema.proof);
+        }
+        None => evidence.not_compared.push("definitions: they were being changed".into()),
+    }
+    evidence.finished = PgTime::from_utc(ambient::now());
     let shown = ComparisonReport {
         ok: evidence.is_good(),
         at: compared.at,
         tables: evidence.tables.len(),
         rows: evidence.tables.iter().map(|table| table.rows).sum(),
+        schema_proof: evidence.schema,
         differences: evidence.differences.clone(),
         not_compared: evidence.not_compared.clone(),
         evidence: super::verify::keep(&history, &evidence),
     };
     at.ui.result(&shown, || describe(&shown))?;
     Ok(if shown.ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
+}
+
+/// Follows the history's definitions up to the moment, and compares them with the source's.
+async fn compare_schema(
+    at: &Surroundings,
+    past: &Past,
+    moment: Edge,
+    digests: SchemaDigests,
+) -> Result<SchemaAt> {
+    let (tools, progress, interrupt) = (at.tools()?, at.ui.progress(), at.heed_signals());
+    let (server, limit) = (None, super::REPLAY_LIMIT);
+    let settings = ReplaySettings {
+        server,
+        limit,
+        strict: false,
+        tools: &tools,
+        progress: &*progress,
+        interrupt: &interrupt,
+    };
+    let witness = SchemaWitness { at: moment, digests, later: Vec::new() };
+    schema_compared(past, &settings, Some(witness)).await
 }
 
 fn not_captured(history: &History) -> Error {
@@ -116,6 +150,9 @@ fn describe(shown: &ComparisonReport) -> String {
         shown.at.lsn,
         ui::both_times(shown.at.time)
     );
+    if let Some(proof) = &shown.schema_proof {
+        text.push_str(&format!("schema    {proof}\n"));
+    }
     for table in &shown.differences {
         text.push_str(&format!("DIFFERS   {}\n", ui::printable(table)));
     }

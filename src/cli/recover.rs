@@ -260,7 +260,11 @@ fn describe_plan(plan: &Plan) -> String {
         plan.transactions,
         plan.segments
     );
-    text.push_str(&format!("\nschema       {}", plan.schema));
+    let compared = match &plan.schema_compared_at {
+        Some(at) => format!("to be compared with the source's at {} ({})", at.lsn, at.time),
+        None => "not to be proved: no later digests of the source's definitions are held".to_owned(),
+    };
+    text.push_str(&format!("\nschema       {}\ndefinitions  {compared}", plan.schema));
     for inexact in plan.inexact.iter() {
         text.push_str(&format!(
             "\nnot exact    {}: {}",
@@ -281,12 +285,13 @@ fn describe(recovered: &Recovered) -> String {
     let proof = match (report.proved, report.tables) {
         (true, _) => "proved: every table's digest agrees",
         (false, 0) => "definitions only",
-        (false, _) => "not proved: this target cannot be read back",
+        (false, _) => "not proved: not every row could be read back as it was written",
     };
     let mut text = format!(
-        "{}\nschema       {}\nfrom         checkpoint {} and {} transactions\nrecovered    {} rows in {} tables; {proof}\ntook         {:.2} s ({})",
+        "{}\nschema       {}\ndefinitions  {}\nfrom         checkpoint {} and {} transactions\nrecovered    {} rows in {} tables; {proof}\ntook         {:.2} s ({})",
         describe_moment(&report.moment),
         report.schema,
+        report.schema_proof,
         report.checkpoint,
         report.transactions_folded,
         report.rows,

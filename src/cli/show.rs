@@ -8,6 +8,7 @@ use super::{ScratchOption, Surroundings, ui};
 use crate::ambient;
 use crate::error::{Context, Kind, Result};
 use crate::history::definitions::SchemaKnown;
+use crate::model::schema_digests::SchemaProof;
 use crate::model::{Inexact, Moment};
 use crate::past::Reading;
 use crate::recover::definitions::{ReplaySettings, schema_at};
@@ -41,6 +42,7 @@ struct SchemaReport {
     statements: usize,
     sql: String,
     schema: SchemaKnown,
+    schema_proof: SchemaProof,
     inexact: Vec<Inexact>,
     notes: Vec<String>,
 }
@@ -76,7 +78,15 @@ impl Show {
         let mut inexact: Vec<_> = plan.schema.inexact().into_iter().collect();
         inexact.extend(schema.inexact.iter().cloned());
         let (known, notes) = (schema.known(plan.schema), schema.notes.clone());
-        let shown = SchemaReport { moment: plan.moment, statements, sql, schema: known, inexact, notes };
+        let shown = SchemaReport {
+            moment: plan.moment,
+            statements,
+            sql,
+            schema: known,
+            schema_proof: schema.proof,
+            inexact,
+            notes,
+        };
         if !at.ui.is_json() {
             for inexact in &shown.inexact {
                 at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));

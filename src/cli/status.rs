@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::history::History;
 use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Window};
-use crate::model::{Grade, Inexact, LeftOut, Lsn, PgTime};
+use crate::model::{Edge, Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
 pub(super) use asked::Expected;
 use asked::{Asked, ask, lag};
@@ -65,6 +65,8 @@ pub(super) struct StatusReport {
     inexact: Vec<Inexact>,
     /// How well the definitions are known at the end of the window.
     schema: Option<SchemaKnown>,
+    /// The last position at which the source's definitions were digested.
+    schema_digested: Option<Edge>,
     schema_changed: bool,
     event_triggers: EventTriggers,
     proof: Option<ProofShown>,
@@ -269,6 +271,10 @@ pub(super) async fn gather(
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
+        schema_digested: newest.as_ref().and_then(|newest| {
+            let schema = &newest.schema;
+            schema.digests.as_ref().map(|_| Edge { lsn: schema.lsn, time: schema.time })
+        }),
         schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
         event_triggers: EventTriggers {
             wanted: history.identity().has_event_triggers(),
@@ -424,7 +430,11 @@ fn describe(shown: &StatusReport) -> String {
         None => text.push_str("proof        none yet; see: backwhen verify --help\n"),
     }
     if let Some(known) = &shown.schema {
-        text.push_str(&format!("schema       {}\n", known));
+        let digested = match &shown.schema_digested {
+            Some(at) => format!("digested on the source at {} ({})", at.lsn, at.time),
+            None => "not digested on the source yet".to_owned(),
+        };
+        text.push_str(&format!("schema       {known}\ndefinitions  {digested}\n"));
     }
     if shown.schema_changed {
         text.push_str(

@@ -144,6 +144,7 @@ fn note_restored(evidence: &mut Evidence, done: Result<RestoreReport>) -> Result
             evidence.from = None;
             evidence.up_to = Some(Edge { lsn: done.moment.lsn, time: done.moment.time });
             evidence.tables.clone_from(&done.digests);
+            evidence.schema = Some(done.schema_proof);
             Ok(Some(done))
         }
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Internal) => {
@@ -195,6 +196,14 @@ fn describe(shown: &VerifyReport) -> String {
             "restored  {} rows in {} tables as of {}, 0 differences, in {:.2} s\n",
             restored.rows, restored.tables, restored.moment.time, restored.seconds
         ));
+        text.push_str(&format!("schema    {}\n", restored.schema_proof));
+        for inexact in &restored.inexact {
+            text.push_str(&format!(
+                "inexact   {}: {}\n",
+                ui::printable(&inexact.what),
+                ui::printable(&inexact.why)
+            ));
+        }
         text.push_str(left_out::describe(&restored.left_out).trim_start());
         text.push_str(if restored.left_out.is_empty() { "" } else { "\n" });
     }

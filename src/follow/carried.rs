@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::codec::pgoutput::stream_name;
 use crate::model::Table;
+use crate::model::inexact::RETYPED;
 use crate::signal::{DefinedTable, DefinitionChange};
 
 /// The tables that `before` became by `changes`, in oid order: those whose rows the stream carries.
@@ -59,7 +60,7 @@ pub(super) fn lacking(before: &Table, now: &Table, defined: &DefinedTable) -> Ve
     for column in &now.columns {
         match before.columns.iter().find(|old| old.number == column.number) {
             Some(old) if !same_text(old.type_oid, column.type_oid) => {
-                found.push(format!("column {} was given another type without a rewrite", column.name));
+                found.push(format!("column {} {RETYPED}", column.name));
             }
             None if numbers.contains(&column.number) => {
                 found.push(format!("column {} was computed before, and is stored now,", column.name));

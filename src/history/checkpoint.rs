@@ -7,6 +7,7 @@ use super::key::Authorship;
 use super::resync::Resync;
 use super::{FORMAT, History, read_object, write_object};
 use crate::error::{Error, Result};
+use crate::model::schema_digests::SchemaDigests;
 use crate::model::{DatabaseFacts, Inexact, LeftOut, Lsn, PgTime, SequenceState, Table};
 use crate::signal::DefinitionChange;
 use crate::store::{ObjectKind, ObjectName, Store};
@@ -86,6 +87,9 @@ pub struct SchemaFacts {
     pub left_out: Vec<LeftOut>,
     /// A digest of the catalogs' definitions, to notice that they changed.
     pub fingerprint: String,
+    /// Digests of each object that the archive holds, read from the source with it; `None` where they could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<SchemaDigests>,
     /// The schema changes between the archive and this checkpoint, in order, as the source's triggers told them.
     #[serde(with = "super::since", default, skip_serializing_if = "Vec::is_empty")]
     pub since: Vec<DefinitionChange>,

@@ -7,6 +7,7 @@ use super::resync::TableResync;
 use super::{FORMAT, History, read_object, write_object};
 use crate::ambient;
 use crate::error::Result;
+use crate::model::schema_digests::SchemaProof;
 use crate::model::{Edge, PgTime};
 use crate::store::{ObjectKind, ObjectName};
 
@@ -25,7 +26,10 @@ pub struct Evidence {
     pub up_to: Option<Edge>,
     /// Tables whose rows were compared.
     pub tables: Vec<TableDigest>,
-    /// Tables that differ.
+    /// What digests say of the definitions, where a moment was recovered or compared with the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<SchemaProof>,
+    /// Tables and definitions that differ.
     pub differences: Vec<String>,
     /// Tables that could not be compared, and why.
     pub not_compared: Vec<String>,
@@ -94,6 +98,7 @@ impl Evidence {
             from: None,
             up_to: None,
             tables: Vec::new(),
+            schema: None,
             differences: Vec::new(),
             not_compared: Vec::new(),
             faults: Vec::new(),

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What is said of a column whose values may read differently from how they were written.
+pub const RETYPED: &str = "was given another type without a rewrite";
+
 /// A table whose rows are not in the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {

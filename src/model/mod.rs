@@ -8,6 +8,7 @@ pub mod lsn;
 pub mod moment;
 pub mod pattern;
 pub mod schema;
+pub mod schema_digests;
 pub mod sequence;
 pub mod spelling;
 pub mod written;

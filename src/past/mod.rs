@@ -19,6 +19,7 @@ pub use chosen::ChosenTables;
 pub use inexact::KnownInexact;
 pub use reading::Reading;
 pub use resolve::Commit;
+pub use schema::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, KeyRange, TableRows};

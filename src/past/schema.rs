@@ -10,10 +10,11 @@ use crate::codec::pgoutput;
 use crate::error::{Kind, Result};
 use crate::follow;
 use crate::history::History;
-use crate::history::checkpoint::{Checkpoint, Origin};
+use crate::history::checkpoint::{Checkpoint, Origin, SchemaFacts};
 use crate::history::definitions::{SchemaKnown, changes_in};
 use crate::history::journal::{Segment, TransactionMessage};
 use crate::history::timeline::{SegmentView, Stretch};
+use crate::model::schema_digests::SchemaDigests;
 use crate::model::{Edge, Inexact, Lsn, Message, Moment};
 use crate::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
 
@@ -30,6 +31,38 @@ impl Past {
     /// knows.
     pub(super) fn schema_unknown(&self, known: &SchemaKnown) -> Result<Vec<Inexact>> {
         self.question().unknown(known)
+    }
+
+    /// The source's definitions at the first position, at or after the moment, at which the history holds their digests.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal or a manifest is.
+    pub fn schema_witness(&self) -> Result<Option<SchemaWitness>> {
+        let base = &self.base.schema;
+        if let Some(digests) = &base.digests
+            && self.changes_since_archive()?.is_empty()
+            && let Some(Witness { at, same: true }) = self.question().after()?
+        {
+            return Ok(Some(SchemaWitness { at, digests: digests.clone(), later: Vec::new() }));
+        }
+        let next = read_from_source_after(self.history(), self.stretch(), self.until)?;
+        let Some(SchemaFacts { lsn, time, digests: Some(digests), .. }) = next.map(|next| next.schema) else {
+            return Ok(None);
+        };
+        let key = self.history().identity().message_key();
+        let later = changes_in(self.stretch(), &key, self.until, lsn)?;
+        Ok(Some(SchemaWitness { at: Edge { lsn, time }, digests, later }))
+    }
+
+    /// Returns the digests of the source's definitions at each position up to the moment at which they are held.
+    ///
+    /// # Errors
+    /// `Damaged` if a manifest is.
+    pub fn schema_digests(&self) -> Result<Vec<SchemaDigests>> {
+        let rows = self.stretch().checkpoints.iter();
+        let rows = rows.filter(|row| row.lsn <= self.until && row.origin == Origin::Source);
+        let digests = rows.map(|row| Ok(self.history().read_checkpoint(&row.id)?.schema.digests));
+        digests.filter_map(Result::transpose).collect()
     }
 
     fn question(&self) -> SchemaQuestion<'_> {
@@ -75,6 +108,14 @@ pub(super) fn changes_archive(change: &DefinitionChange, base: &Checkpoint) -> b
 struct Witness {
     at: Edge,
     same: bool,
+}
+
+/// What the source's definitions were at one position.
+pub struct SchemaWitness {
+    pub at: Edge,
+    pub digests: SchemaDigests,
+    /// The statements that were told between the moment and this position.
+    pub later: Vec<DefinitionChange>,
 }
 
 /// The question how well the definitions are known at one position.

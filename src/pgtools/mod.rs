@@ -7,6 +7,7 @@ mod account;
 mod child;
 mod cluster;
 mod confine;
+mod digests;
 mod dump;
 mod extras;
 mod facts;
@@ -14,6 +15,7 @@ mod install;
 mod local;
 
 pub use child::Child;
+pub use digests::schema_digests;
 pub use dump::{dump_definitions, dump_globals, dump_schema};
 pub use extras::{MaterializedView, materialized_views, roles_used};
 pub use install::{FOLDER_VARIABLE, Installation, Tools};

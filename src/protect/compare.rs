@@ -12,16 +12,19 @@ use super::images::same_shape;
 use super::slot::temporary_snapshot;
 use super::snapshot::{LockedTables, hold};
 use crate::ambient;
+use crate::connect::Session;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Tally;
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::evidence::TableDigest;
 use crate::history::image::lines;
+use crate::model::schema_digests::SchemaDigests;
 use crate::model::{Edge, Lsn, Selection, Table};
-use crate::past::{CHECKPOINT_BUDGET, Reading};
+use crate::past::{CHECKPOINT_BUDGET, Past, Reading};
+use crate::pgtools;
 use crate::progress::{Silent, Unit};
-use crate::source::inspect::FoundTable;
+use crate::source::inspect::{self, FoundTable};
 use crate::source::publication::Publications;
 use crate::source::snapshot::{Pages, Snapshot, copy};
 
@@ -32,8 +35,9 @@ const RANGE_PAGES: u32 = 8192;
 const PIECES_WAITING: usize = 8;
 
 /// What the history and the source have in common, and what not.
-#[derive(Clone, Debug)]
 pub struct Comparison {
+    /// The history at that moment.
+    pub past: Past,
     /// The snapshot's moment.
     pub at: Edge,
     /// Tables that were compared, as the source has them.
@@ -42,6 +46,8 @@ pub struct Comparison {
     pub differences: Vec<String>,
     /// Tables that could not be compared, and why.
     pub not_compared: Vec<String>,
+    /// The source's definitions at that moment; `None` if they were being changed.
+    pub schema: Option<SchemaDigests>,
 }
 
 /// Reads every protected table of the source under one snapshot, and compares it with the fold of the
@@ -63,20 +69,33 @@ pub async fn with_source(
     let publications = Publications::of_slot(&identity.slot());
     let LockedTables { holder, time, protected, .. } =
         hold(access, &snapshot, &publications, &selection).await?;
+    let schema = digests(access, &holder).await?;
     let read = read(access, &snapshot, protected.values().cloned().collect()).await?;
     drop((holder, client));
     reached(lsn).await?;
     let history = history.clone();
     let folding = ambient::blocking("folding the history", move || fold_at(&history, epoch, lsn));
-    let (base, folded) = folding.await?;
+    let (past, folded) = folding.await?;
+    let base = past.base().clone();
     let mut comparison = Comparison {
+        past,
         at: Edge { lsn, time },
         tables: Vec::new(),
         differences: Vec::new(),
         not_compared: Vec::new(),
+        schema,
     };
     comparison.fill(&base, &folded, &protected, &read);
     Ok(comparison)
+}
+
+/// The source's definitions under the snapshot of `holder`. The server tells expressions as they are now, so that nothing
+/// is known of them if they were changed meanwhile.
+async fn digests(access: &Access<'_>, holder: &Session) -> Result<Option<SchemaDigests>> {
+    let now = Session::connect_utf8(access.source, "check").await?;
+    let digests = pgtools::schema_digests(&now).await;
+    let settled = inspect::fingerprint(&now).await? == inspect::fingerprint(holder).await?;
+    Ok(digests.ok().filter(|_| settled))
 }
 
 impl Comparison {
@@ -120,7 +139,7 @@ fn incomparable(base: &Checkpoint, table: &Table) -> Option<String> {
 }
 
 /// Each table's rows at `lsn`, by oid, as the history has them.
-fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTreeMap<u32, Tally>)> {
+fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Past, BTreeMap<u32, Tally>)> {
     let reading = Reading::open(history)?;
     let newest = reading.stretch(epoch)?.checkpoints.iter().rfind(|row| row.lsn <= lsn);
     let newest = newest.ok_or_else(|| Error::refused("there is no checkpoint to compare from"))?;
@@ -128,7 +147,7 @@ fn fold_at(history: &History, epoch: u32, lsn: Lsn) -> Result<(Checkpoint, BTree
     let folded = past.fold(&|_| true, CHECKPOINT_BUDGET, &history.scratch(), &Silent)?;
     let sums = folded.tables.into_iter().map(|table| Ok((table.table.oid, table.tally()?)));
     let sums = sums.collect::<Result<_>>()?;
-    Ok((past.base().clone(), sums))
+    Ok((past, sums))
 }
 
 /// Ranges that are still to be read, and the sums of those that were.

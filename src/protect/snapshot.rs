@@ -12,7 +12,7 @@ use super::earlier::Earlier;
 use super::resync;
 use super::take::{SourceReading, TableImages, read_tables};
 use crate::ambient;
-use crate::connect::Session;
+use crate::connect::{ServerFault, Session};
 use crate::error::{Error, Result};
 use crate::history::checkpoint::{SchemaFacts, TableEntry};
 use crate::history::image::{PackStats, Packs};
@@ -254,12 +254,18 @@ async fn read_schema(request: &Request<'_>, held: &LockedTables) -> Result<Schem
     let archive = draft(request.store, ObjectKind::Archive).await?;
     unlock_tables(holder).await?;
     let dumped = dump_giving_way(request, tool, archive.path()).await;
+    let now = Session::connect_utf8(request.access.source, "checkpoint").await?;
+    let digested = pgtools::schema_digests(&now).await;
     let locked = if dumped.is_ok() { held.lock(request.access).await } else { Ok(()) };
     // First: pg_dump fails in many ways where definitions change under its hands.
     assert_settled(request.access, &fingerprint).await?;
     dumped.and(locked)?;
+    let digests = match digested {
+        Err(error) if ServerFault::sqlstate_of(&error) == Some(LOCK_NOT_AVAILABLE) => return Err(gave_way()),
+        // Definitions without digests are worth keeping; a recovery says that they are not proved.
+        digested => digested.inspect_err(|error| tracing::warn!("{error}")).ok(),
+    };
     // What changes in between is in the list, and will be noticed by its digest.
-    let now = Session::connect_utf8(request.access.source, "checkpoint").await?;
     let roles_digest = inspect::roles_digest(&now).await?;
     let globals = read_roles(request.access, request.store, database.server_major).await?;
     Ok(SchemaFacts {
@@ -276,6 +282,7 @@ async fn read_schema(request: &Request<'_>, held: &LockedTables) -> Result<Schem
         large_objects,
         left_out: held.left_out.clone(),
         fingerprint,
+        digests,
         since: Vec::new(),
     })
 }
@@ -300,6 +307,9 @@ pub async fn read_roles(
         }
     }
 }
+
+/// The SQLSTATE of a statement that waited too long for a lock.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// How long pg_dump may wait for a lock. A migration may itself wait for a table that we hold, and then
 /// it is we who give way, well before the server's `deadlock_timeout` (1 s) ends one of the two.

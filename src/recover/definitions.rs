@@ -18,10 +18,12 @@ use crate::history::History;
 use crate::history::checkpoint::SchemaFacts;
 use crate::history::definitions::SchemaKnown;
 use crate::history::inventory::missing;
-use crate::model::{Inexact, Table};
-use crate::past::Past;
+use crate::model::schema_digests::{DATABASE, SchemaDigests, SchemaProof, name_differences, skips_rights};
+use crate::model::{Edge, Inexact, Table};
+use crate::past::{Past, SchemaWitness};
 use crate::pgtools::Tools;
 use crate::progress::Progress;
+use crate::signal::DefinitionChange;
 use crate::store::{LentFile, ObjectKind, ObjectName};
 
 /// The schema at a moment.
@@ -40,6 +42,11 @@ pub struct SchemaAt {
     pub base: Option<PathBuf>,
     /// The sequences, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
+    /// The digests of what the archive defines, if they are known.
+    pub digests: Option<SchemaDigests>,
+    pub proof: SchemaProof,
+    /// Where the definitions of the checkpoint's archive were read from the source.
+    archived_at: Edge,
     /// These keep the archives' files in place.
     _files: Vec<LentFile>,
 }
@@ -64,44 +71,78 @@ pub struct ReplaySettings<'a> {
 /// # Errors
 /// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise the errors of
 /// [`schema::schema_at`].
-pub async fn schema_at(past: &Past, replay: &ReplaySettings<'_>) -> Result<SchemaAt> {
-    let schema = base_schema(past)?;
+pub async fn schema_at(past: &Past, settings: &ReplaySettings<'_>) -> Result<SchemaAt> {
+    schema_compared(past, settings, past.schema_witness()?).await
+}
+
+/// Finds the archive of the moment, or replays one, and compares it with digests of the source.
+///
+/// # Errors
+/// The errors of [`schema_at`].
+pub async fn schema_compared(
+    past: &Past,
+    settings: &ReplaySettings<'_>,
+    witness: Option<SchemaWitness>,
+) -> Result<SchemaAt> {
+    let mut schema = base_schema(past)?;
     let changes = past.changes_since_archive()?;
-    if changes.is_empty() {
+    let later = witness.as_ref().map_or(&[][..], |witness| &witness.later);
+    if changes.is_empty() && later.is_empty() {
+        let found = schema.digests.clone();
+        schema.prove(past, witness.as_ref(), found.as_ref(), (true, true));
         return Ok(schema);
     }
+    let replayed = replay(past, settings, &schema, &changes, later).await;
+    if !changes.is_empty() {
+        schema.become_(replayed?, past, witness.as_ref());
+        return Ok(schema);
+    }
+    // Only the proof needs the replay.
+    match replayed {
+        Ok(ReplayedSchema { digests, rights, .. }) => {
+            schema.prove(past, witness.as_ref(), digests.as_ref().map(|(_, later)| later), rights);
+        }
+        Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+        Err(error) => schema.notes.push(format!("the definitions are not proved: {error}")),
+    }
+    Ok(schema)
+}
+
+async fn replay(
+    past: &Past,
+    settings: &ReplaySettings<'_>,
+    schema: &SchemaAt,
+    changes: &[DefinitionChange],
+    later: &[DefinitionChange],
+) -> Result<ReplayedSchema> {
     let base = &past.base().schema;
-    let path = schema.archive.clone();
     let roles = SourceRoles::read(globals(past)?.as_deref());
-    let server = ScratchServer::find(replay.server.cloned(), replay.tools, &base.database, &roles).await?;
+    let server =
+        ScratchServer::find(settings.server.cloned(), settings.tools, &base.database, &roles).await?;
     let said = server.notes();
     let request = schema::ReplayRequest {
         server: server.info(),
         ours: server.is_ours(),
         roles: &roles,
-        limit: replay.limit,
-        strict: replay.strict,
-        tools: replay.tools,
-        archive: &path,
+        limit: settings.limit,
+        strict: settings.strict,
+        tools: settings.tools,
+        archive: &schema.archive,
         base,
         sequences: &schema.sequences,
-        changes: &changes,
-        progress: replay.progress,
-        interrupt: replay.interrupt,
+        changes,
+        later,
+        progress: settings.progress,
+        interrupt: settings.interrupt,
     };
     // An interrupted replay drops its database itself.
     let replayed = schema::schema_at(&request).await;
     // The recovery need not wait until the server has stopped.
     tokio::spawn(server.stop());
-    let replayed = replayed?;
-    let ReplayedSchema { archive, facts, mut notes, inexact, refused, grade, unfit, sequences, folder } =
-        replayed;
-    notes.extend(said);
-    notes.extend(unlisted(&roles, &inexact));
-    let facts = SchemaFacts { since: Vec::new(), ..facts };
-    let base = Some(path);
-    let _files = schema._files.into_iter().chain([LentFile::in_scratch(archive.clone(), folder)]).collect();
-    Ok(SchemaAt { archive, facts, notes, inexact, refused, grade, unfit, base, sequences, _files })
+    let mut replayed = replayed?;
+    replayed.notes.extend(said);
+    replayed.notes.extend(unlisted(&roles, &replayed.inexact));
+    Ok(replayed)
 }
 
 /// Explains why much may be missing, if no list of roles tells which roles were superusers.
@@ -120,6 +161,7 @@ pub fn base_schema(past: &Past) -> Result<SchemaAt> {
     let facts = past.base().schema.clone();
     let archive = checked_archive(past.history(), &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
+    let archived_at = Edge { lsn: facts.lsn, time: facts.time };
     let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
     let sequences = made_by_source(&Archive::open(archive.path())?.toc, &past.base().sequences);
     Ok(SchemaAt {
@@ -132,6 +174,9 @@ pub fn base_schema(past: &Past) -> Result<SchemaAt> {
         unfit,
         base: None,
         sequences,
+        digests: past.base().schema.digests.clone(),
+        proof: SchemaProof::Unproved { since: archived_at },
+        archived_at,
         _files: vec![archive],
     })
 }
@@ -152,9 +197,66 @@ fn checked_archive(history: &History, digest: &str) -> Result<LentFile> {
 }
 
 impl SchemaAt {
+    /// Replaces the checkpoint's schema by the replayed one.
+    fn become_(&mut self, replayed: ReplayedSchema, past: &Past, witness: Option<&SchemaWitness>) {
+        let ReplayedSchema {
+            archive,
+            facts,
+            notes,
+            inexact,
+            refused,
+            grade,
+            unfit,
+            sequences,
+            digests,
+            rights,
+            folder,
+        } = replayed;
+        self._files.push(LentFile::in_scratch(archive.clone(), folder));
+        self.base = Some(std::mem::replace(&mut self.archive, archive));
+        self.facts = SchemaFacts { since: Vec::new(), ..facts };
+        (self.notes, self.inexact, self.refused) = (notes, inexact, refused);
+        (self.grade, self.unfit, self.sequences) = (grade, unfit, sequences);
+        self.prove(past, witness, digests.as_ref().map(|(_, later)| later), rights);
+        self.digests = digests.map(|(now, _)| now);
+    }
+
+    /// Compares the definitions, followed up to the position of the witness, with the source's own; what is not the same
+    /// is named. `rights`: whether owners and privileges were followed.
+    fn prove(
+        &mut self,
+        past: &Past,
+        witness: Option<&SchemaWitness>,
+        found: Option<&SchemaDigests>,
+        rights: (bool, bool),
+    ) {
+        let (Some(witness), Some(found)) = (witness, found) else { return };
+        let archived = past.base().schema.digests.as_ref();
+        let mut found = found.clone();
+        // No event trigger tells of the database's own properties; they are recovered as the archive has them.
+        let database = archived.and_then(|archived| archived.objects.get(DATABASE));
+        found.objects.extend(database.map(|parts| (DATABASE.to_owned(), parts.clone())));
+        let skips = |object: &str, part: &str| skips_rights(object, part, rights);
+        let differences = witness.digests.differences(&found, archived, skips);
+        let at = witness.at;
+        self.proof = match differences.len() {
+            0 => SchemaProof::Proved { at },
+            objects => SchemaProof::Differs { at, objects },
+        };
+        let source = format!("the source at {} ({})", at.lsn, at.time);
+        name_differences(&differences, &source, &mut self.inexact);
+    }
+
     /// Returns how well the schema is known, by the journal's evidence and by the outcome of the replay.
     pub fn known(&self, told: SchemaKnown) -> SchemaKnown {
-        if told == SchemaKnown::Exactly { self.grade } else { told }
+        match (told, self.grade, self.proof) {
+            // Something changed that nothing told of.
+            (SchemaKnown::Exactly, SchemaKnown::Exactly, SchemaProof::Differs { at, .. }) => {
+                SchemaKnown::Within { from: self.archived_at, to: Some(at) }
+            }
+            (SchemaKnown::Exactly, grade, _) => grade,
+            (told, ..) => told,
+        }
     }
 
     /// Checks that the definitions of these tables can take their rows.

@@ -15,13 +15,15 @@ use super::plan::{Plan, PlannedMoment};
 use super::refused::RefusedObject;
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
-use super::sink::{self, ArchiveDefinitions, Destination, Opening, Provenance, Sink};
+use super::sink::{self, ArchiveDefinitions, ComputedColumn, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::fold::{Folded, FoldedTable};
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
+use crate::model::inexact::RETYPED;
+use crate::model::schema_digests::{DifferenceKind, SchemaProof, name_differences};
 use crate::model::{Inexact, Table};
 use crate::past::RECOVERY_BUDGET;
 use crate::pgtools::Tools;
@@ -61,6 +63,8 @@ pub struct RecoveryReport {
     pub phases: Vec<Phase>,
     /// How well the schema is known.
     pub schema: SchemaKnown,
+    /// Whether the definitions were compared with the source's own.
+    pub schema_proof: SchemaProof,
     pub inexact: Vec<Inexact>,
     /// The objects that the target refused, with their SQL; they are in `inexact` too.
     pub left_out: Vec<RefusedObject>,
@@ -121,7 +125,7 @@ async fn recover(
     while Arc::strong_count(&sink) > 1 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    let Ok(sink) = Arc::try_unwrap(sink) else {
+    let Ok(mut sink) = Arc::try_unwrap(sink) else {
         return Err(Error::internal("a table is still being loaded"));
     };
     let filled = match filled {
@@ -139,9 +143,14 @@ async fn recover(
     notes.extend(schema.notes.iter().cloned());
     notes.extend(unwanted);
     notes.extend(sink.notes().iter().cloned());
+    sink.make_ready().await?;
+    let mut inexact = filled.inexact;
+    if let Err(error) = compare_definitions(&plan, &schema, &sink, &mut inexact).await {
+        notes.push(format!("the recovered definitions were not compared: {error}"));
+    }
+    phases.end("compare definitions");
     let mut left_out = schema.refused.clone();
     left_out.extend(sink.make_valid().await?);
-    let mut inexact = filled.inexact;
     inexact.extend(left_out.iter().map(RefusedObject::as_inexact));
     ambient::pass("recover.validated")?;
     phases.end("make valid");
@@ -155,12 +164,54 @@ async fn recover(
         seconds: started.elapsed().as_secs_f64(),
         phases: phases.all,
         schema: schema.known(filled.schema),
+        schema_proof: schema.proof,
         inexact,
         left_out,
         notes,
         proved: filled.proved,
         digests: filled.digests,
     })
+}
+
+/// Names what the target did not take as it was to be recovered. Where only some tables are wanted, most objects are to be
+/// missing.
+/// Names the columns that a function computed anew which is not the one that computed them on the source. The stream does
+/// not carry computed values, and the server takes none.
+async fn computed_anew(plan: &Plan, schema: &SchemaAt, sink: &Sink) -> Result<Vec<Inexact>> {
+    let columns = sink.computed_columns().await?;
+    if columns.is_empty() || plan.partial {
+        return Ok(Vec::new());
+    }
+    let past = Arc::clone(&plan.past);
+    let reading = ambient::blocking("reading the checkpoints", move || past.schema_digests());
+    let known = reading.await?;
+    let is_replaced = |function: &str| {
+        let all = known.iter().chain(&schema.digests).filter_map(|digests| digests.of_object(function));
+        all.collect::<BTreeSet<_>>().len() > 1
+    };
+    let named = columns.into_iter().filter(|it| is_replaced(&it.function)).map(|it| {
+        let ComputedColumn { table, column, function } = it;
+        let why = format!(
+            "column {column} is computed anew: {function}, which it calls, was replaced, and rows of before may have held \
+             what the former one gave"
+        );
+        Inexact { what: table, why }
+    });
+    Ok(named.collect())
+}
+
+async fn compare_definitions(
+    plan: &Plan,
+    schema: &SchemaAt,
+    sink: &Sink,
+    inexact: &mut Vec<Inexact>,
+) -> Result<()> {
+    inexact.extend(computed_anew(plan, schema, sink).await?);
+    let Some(wanted) = &schema.digests else { return Ok(()) };
+    let mut differences = sink.schema_differences(wanted).await?.unwrap_or_default();
+    differences.retain(|it| !plan.partial || matches!(it.kind, DifferenceKind::Parts(_)));
+    name_differences(&differences, "what was to be recovered", inexact);
+    Ok(())
 }
 
 struct Phases {
@@ -297,7 +348,8 @@ async fn fill(
         |oid| folded.sequences_sampled < plan.past.until() || folded.sequences_set_back.contains(&oid);
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
-    let loaded = load_and_index(plan, execution, sink, folded.tables, phases).await?;
+    let retyped = inexact.iter().filter(|it| it.why.contains(RETYPED)).map(|it| it.what.clone()).collect();
+    let loaded = load_and_index(plan, execution, sink, (folded.tables, &retyped), phases).await?;
     inexact.extend(loaded.inexact);
     inexact.extend(sink.set_sequences(&sequences).await?);
     if !plan.partial {
@@ -323,7 +375,7 @@ async fn load_and_index(
     plan: &Plan,
     execution: &Execution,
     sink: &Arc<Sink>,
-    tables: Vec<FoldedTable>,
+    (tables, retyped): (Vec<FoldedTable>, &BTreeSet<String>),
     phases: &mut Phases,
 ) -> Result<LoadOutcome> {
     let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
@@ -333,7 +385,7 @@ async fn load_and_index(
     let naming = sink.tables_that_name(&all).await?;
     let (last, first): (Vec<_>, Vec<_>) =
         tables.into_iter().partition(|folded| naming.contains(&folded.table.oid));
-    let mut loaded = load(plan, execution, sink, first).await?;
+    let mut loaded = load(plan, execution, sink, first, retyped).await?;
     ambient::pass("recover.loaded")?;
     phases.end("load and prove");
     if !plan.partial {
@@ -345,7 +397,7 @@ async fn load_and_index(
         sink.post_data(execution.jobs, AfterRows::Whole).await?;
     } else {
         sink.post_data(execution.jobs, AfterRows::Names).await?;
-        loaded.add(load(plan, execution, sink, last).await?);
+        loaded.add(load(plan, execution, sink, last, retyped).await?);
         making();
         sink.post_data(execution.jobs, AfterRows::Remainder).await?;
     }
@@ -361,8 +413,9 @@ async fn load(
     execution: &Execution,
     sink: &Arc<Sink>,
     tables: Vec<FoldedTable>,
+    retyped: &BTreeSet<String>,
 ) -> Result<LoadOutcome> {
-    let mut loaded = load_all(tables, execution.jobs, &execution.progress, sink).await?;
+    let mut loaded = load_all(tables, execution.jobs, &execution.progress, sink, retyped).await?;
     loop {
         let mut again = BTreeSet::new();
         for (table, error) in std::mem::take(&mut loaded.refused) {
@@ -374,7 +427,7 @@ async fn load(
             return Ok(loaded);
         }
         let folded = fold_plan(plan, execution, again).await?;
-        loaded.add(load_all(folded.tables, execution.jobs, &execution.progress, sink).await?);
+        loaded.add(load_all(folded.tables, execution.jobs, &execution.progress, sink, retyped).await?);
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::history::definitions::SchemaKnown;
-use crate::model::{Lsn, Moment, PgTime};
+use crate::model::{Edge, Lsn, Moment, PgTime};
 use crate::past::{ChosenTables, Commit, KnownInexact, Past, Reading};
 
 /// The plan of a recovery.
@@ -27,6 +27,8 @@ pub struct Plan {
     pub checkpoint_rows: u64,
     /// How well the schema is known.
     pub schema: SchemaKnown,
+    /// Where the definitions will be compared with the source's own; `None` if the history holds no digests from there on.
+    pub schema_compared_at: Option<Edge>,
     /// The objects that will not be exact, by name.
     pub inexact: KnownInexact,
     pub notes: Vec<String>,
@@ -74,6 +76,7 @@ pub fn plan(reading: &Reading, moment: &Moment, before: bool, patterns: &[String
         tables: chosen.tables.len() as u64,
         checkpoint_rows: images.map(|entry| entry.image.rows).sum(),
         schema,
+        schema_compared_at: past.schema_witness()?.map(|witness| witness.at),
         inexact,
         notes: past.notes().to_vec(),
         partial: chosen.is_partial,

@@ -195,7 +195,7 @@ rel AS (
 part AS (
     SELECT hashtextextended(ROW(oid, relname, relnamespace, relkind, relowner, relpersistence, relreplident,
                                 relrowsecurity, relforcerowsecurity, relispartition, reloptions, relacl,
-                                relpartbound)::text, 1) AS h FROM rel
+                                relpartbound, relam, reltablespace, reloftype)::text, 1) AS h FROM rel
     UNION ALL
     SELECT hashtextextended(ROW(attrelid, xmin, attnum, attname, atttypid, atttypmod, attnotnull, attisdropped,
                                 attidentity, attgenerated, attcollation, attstorage, attacl, attoptions,
@@ -239,6 +239,32 @@ part AS (
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 25) FROM pg_catalog.pg_foreign_server
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 26) FROM pg_catalog.pg_publication
                WHERE pubname !~ '^backwhen_'
+    UNION ALL SELECT hashtextextended(ROW(r.oid, r.xmin)::text, 27) FROM pg_catalog.pg_publication_rel r
+                JOIN pg_catalog.pg_publication p ON p.oid = prpubid WHERE pubname !~ '^backwhen_'
+    UNION ALL SELECT hashtextextended(ROW(datdba, datacl, datconnlimit, datistemplate)::text, 28) FROM pg_catalog.pg_database
+               WHERE datname = pg_catalog.current_database()
+    UNION ALL SELECT hashtextextended(ROW(setrole, setconfig)::text, 29) FROM pg_catalog.pg_db_role_setting
+                JOIN pg_catalog.pg_database d ON d.oid = setdatabase WHERE datname = pg_catalog.current_database()
+    UNION ALL SELECT hashtextextended(ROW(s.*)::text, 30) FROM pg_catalog.pg_seclabel s
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 31) FROM pg_catalog.pg_opfamily WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 32) FROM pg_catalog.pg_opclass WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 33) FROM pg_catalog.pg_amop WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 34) FROM pg_catalog.pg_amproc WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(m.*)::text, 35) FROM pg_catalog.pg_ts_config_map m WHERE mapcfg >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 36) FROM pg_catalog.pg_ts_parser WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 37) FROM pg_catalog.pg_ts_template WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 38) FROM pg_catalog.pg_foreign_data_wrapper
+    UNION ALL SELECT hashtextextended(ROW(f.*)::text, 39) FROM pg_catalog.pg_foreign_table f
+    UNION ALL SELECT hashtextextended(ROW(umid, srvid, umuser)::text, 40) FROM pg_catalog.pg_user_mappings
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 41) FROM pg_catalog.pg_language WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 42) FROM pg_catalog.pg_am WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 43) FROM pg_catalog.pg_transform WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 44) FROM pg_catalog.pg_conversion WHERE oid >= 16384
+    UNION ALL SELECT hashtextextended(ROW(oid, subname, subowner, subbinary, substream, subslotname, subsynccommit,
+                                          subpublications)::text, 45) FROM pg_catalog.pg_subscription
+               WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    UNION ALL SELECT hashtextextended(ROW(oid, proacl)::text, 46) FROM pg_catalog.pg_proc WHERE oid < 16384 AND proacl IS NOT NULL
+    UNION ALL SELECT hashtextextended(ROW(oid, relacl)::text, 47) FROM pg_catalog.pg_class WHERE oid < 16384 AND relacl IS NOT NULL
 )
 SELECT count(*)::text || '-' || coalesce(sum(h::numeric), 0)::text FROM part";
 

@@ -81,6 +81,7 @@ impl Source {
             base: &self.facts,
             sequences: Box::leak(Box::new(BTreeMap::new())),
             changes: &[],
+            later: &[],
             progress: &Silent,
             interrupt: Box::leak(Box::new(CancellationToken::new())),
         }
@@ -158,6 +159,7 @@ async fn facts(info: &Conninfo) -> SchemaFacts {
         left_out: Vec::new(),
         fingerprint: String::new(),
         roles_digest: None,
+        digests: None,
         since: Vec::new(),
     }
 }

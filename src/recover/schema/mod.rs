@@ -38,6 +38,7 @@ use crate::history::checkpoint::SchemaFacts;
 use crate::history::definitions::SchemaKnown;
 use crate::model::Inexact;
 use crate::model::schema::quote_ident;
+use crate::model::schema_digests::SchemaDigests;
 use crate::pgtools::{self, Tools};
 use crate::progress::{Progress, Unit};
 use crate::signal::DefinitionChange;
@@ -69,6 +70,8 @@ pub struct ReplayRequest<'a> {
     pub sequences: &'a BTreeMap<u32, MadeSequence>,
     /// The statements since the base, in commit order.
     pub changes: &'a [DefinitionChange],
+    /// The statements after these, up to the position at which the source's own digests are compared with the replay's.
+    pub later: &'a [DefinitionChange],
     pub progress: &'a dyn Progress,
     /// Cancelled to have the replay end early and drop the scratch database.
     pub interrupt: &'a CancellationToken,
@@ -92,6 +95,10 @@ pub struct ReplayedSchema {
     pub unfit: Vec<Inexact>,
     /// The sequences of the schema, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
+    /// The digests of this schema, and of the schema after the later statements.
+    pub digests: Option<(SchemaDigests, SchemaDigests)>,
+    /// Whether the owners and the privileges are those that the archive and the statements tell.
+    pub rights: (bool, bool),
     /// The temporary folder that holds the archive.
     pub(super) folder: TempDir,
 }
@@ -106,7 +113,8 @@ pub struct ReplayedSchema {
 /// Ctrl-C. A statement that the server refuses is left out, and named. After an error the scratch database is gone
 /// too, or the error names it.
 pub async fn schema_at(request: &ReplayRequest<'_>) -> Result<ReplayedSchema> {
-    request.progress.phase("replaying definitions", request.changes.len() as u64, Unit::Statements);
+    let statements = request.changes.len() + request.later.len();
+    request.progress.phase("replaying definitions", statements as u64, Unit::Statements);
     let scratch =
         ScratchDatabase::create(request.server, request.ours, request.strict, &request.base.database).await?;
     let replayed = tokio::select! {
@@ -143,10 +151,24 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
     let (owners, privileges) = definitions.owners_and_privileges();
     let rights = Rights { ours: request.ours, owners, privileges, limit: request.limit };
     let mut replay = Replay::open(&scratch.info, rights, request.roles).await?;
-    let silenced = silence_event_triggers(&replay.observer).await?;
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
     replay.sequences = Sequences::restored(&replay.observer, request.sequences.values()).await?;
-    let mut order = Order::of(request.changes);
+    let silenced = silence_event_triggers(&replay.observer).await?;
+    replay_all(request, &mut replay, request.changes).await?;
+    // No role has a session when the database gets its properties and is dumped.
+    let unfit = replay.mend().await?;
+    notes.extend(enable_event_triggers(&replay.observer, silenced).await);
+    notes.append(&mut replay.notes);
+    notes.extend(scratch.take_properties(&definitions).await);
+    finish(request, scratch, replay, notes, unfit).await
+}
+
+async fn replay_all(
+    request: &ReplayRequest<'_>,
+    replay: &mut Replay<'_>,
+    changes: &[DefinitionChange],
+) -> Result<()> {
+    let mut order = Order::of(changes);
     while let Some(change) = order.next() {
         match replay.step(change).await {
             Err(error) if error.kind() == Kind::Refused && order.put_off(change) => continue,
@@ -155,17 +177,26 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
         }
         request.progress.advance(1);
     }
-    // No role has a session when the database gets its properties and is dumped.
-    let unfit = replay.mend().await?;
-    for statement in silenced {
-        // An event trigger whose function was dropped is gone as well.
-        if let Err(error) = replay.observer.batch_execute(&statement).await {
-            notes.push(server_error("an event trigger is not enabled as it was", error).to_string());
-        }
+    Ok(())
+}
+
+/// Digests the schema as it is, and as it is after the later statements.
+async fn digests(
+    request: &ReplayRequest<'_>,
+    scratch: &ScratchDatabase,
+    mut replay: Replay<'_>,
+) -> Result<(SchemaDigests, SchemaDigests)> {
+    let session = Session::connect_utf8(&scratch.info, "replay").await?;
+    let now = pgtools::schema_digests(&session).await?;
+    if request.later.is_empty() {
+        return Ok((now.clone(), now));
     }
-    notes.append(&mut replay.notes);
-    notes.extend(scratch.take_properties(&definitions).await);
-    finish(request, scratch, replay, notes, unfit).await
+    scratch.open_to_roles().await?;
+    let silenced = silence_event_triggers(&session).await?;
+    replay_all(request, &mut replay, request.later).await?;
+    enable_event_triggers(&session, silenced).await;
+    let later = pgtools::schema_digests(&session).await?;
+    Ok((now, later))
 }
 
 /// Dumps the contents of the scratch database.
@@ -173,7 +204,7 @@ async fn finish(
     request: &ReplayRequest<'_>,
     scratch: &ScratchDatabase,
     replay: Replay<'_>,
-    notes: Vec<String>,
+    mut notes: Vec<String>,
     unfit: Vec<Inexact>,
 ) -> Result<ReplayedSchema> {
     let folder = ambient::temporary_folder()?;
@@ -197,9 +228,29 @@ async fn finish(
         roles,
         materialized_views,
         fingerprint: String::new(),
+        digests: None,
         ..request.base.clone()
     };
-    Ok(ReplayedSchema { archive, facts, notes, inexact, refused, grade, unfit, sequences, folder })
+    let rights = (replay.rights.owners, replay.rights.privileges);
+    // What fails here concerns the proof only.
+    let digests = digests(request, scratch, replay).await;
+    notes.extend(
+        digests.as_ref().err().map(|error| format!("the replayed definitions were not compared: {error}")),
+    );
+    let digests = digests.ok();
+    Ok(ReplayedSchema {
+        archive,
+        facts,
+        notes,
+        inexact,
+        refused,
+        grade,
+        unfit,
+        sequences,
+        digests,
+        rights,
+        folder,
+    })
 }
 
 /// Returns an archive's definitions as SQL, without backwhen's own.
@@ -251,6 +302,18 @@ async fn silence_event_triggers(session: &Session) -> Result<Vec<String>> {
         again.push(format!("ALTER EVENT TRIGGER {name} ENABLE {when}"));
     }
     Ok(again)
+}
+
+/// Runs the statements that enable event triggers again; returns why one could not be enabled.
+async fn enable_event_triggers(session: &Session, silenced: Vec<String>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for statement in silenced {
+        // An event trigger whose function was dropped is gone as well.
+        if let Err(error) = session.batch_execute(&statement).await {
+            notes.push(server_error("an event trigger is not enabled as it was", error).to_string());
+        }
+    }
+    notes
 }
 
 /// Returns the materialised views that held rows at the base.

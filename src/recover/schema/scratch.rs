@@ -113,10 +113,18 @@ impl ScratchDatabase {
                 tracing::debug!("{}", server_error(format!("not done: {statement}"), error));
             }
         }
-        self.maintenance
-            .batch_execute(&format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC"))
-            .await
-            .map_err(failed)
+        self.open_to_roles().await
+    }
+
+    /// Lets every role connect, with none of the source's settings.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn open_to_roles(&self) -> Result<()> {
+        let name = quote_ident(&self.name);
+        let sql = format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC; ALTER DATABASE {name} RESET ALL");
+        let opened = self.maintenance.batch_execute(&sql).await;
+        opened.map_err(|error| server_error("cannot open the scratch database to roles", error))
     }
 
     /// Restores definitions, without rows, while functions of ordinary roles do nothing. This is for a server of our

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::error::{Error, Result};
 use crate::model::Table;
+use crate::model::schema_digests::{SchemaDifference, SchemaDigests};
 use crate::model::{DatabaseFacts, Inexact};
 use crate::pgtools::Tools;
 use crate::recover::archive::AfterRows;
@@ -40,6 +41,15 @@ pub struct Contents {
     pub rows: u64,
     /// The order-free digest of the rows as COPY text; `None` if the sink stores rows in another form.
     pub digest: Option<u128>,
+}
+
+/// A stored computed column, and a function that its expression calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComputedColumn {
+    pub table: String,
+    pub column: String,
+    /// As [`SchemaDigests`] names it.
+    pub function: String,
 }
 
 /// A sequence, and the value that it is set to.
@@ -243,6 +253,17 @@ impl Sink {
         }
     }
 
+    /// Lists the columns whose stored values were computed by functions of the application when the rows were loaded.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn computed_columns(&self) -> Result<Vec<ComputedColumn>> {
+        match self {
+            Sink::Postgres(target) => target.computed_columns().await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Returns those of `tables` that exist in the sink.
     ///
     /// # Errors
@@ -274,6 +295,29 @@ impl Sink {
         match self {
             Sink::Postgres(target) => target.bring_back_checks().await,
             Sink::Sqlite(_) | Sink::Sql(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Gives the recovered functions back what they were lent while the sink was filled, and makes the event triggers.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn make_ready(&mut self) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.make_ready().await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
+        }
+    }
+
+    /// Compares the definitions in the sink with those that were to be recovered; `None` if the sink cannot be read
+    /// back.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn schema_differences(&self, wanted: &SchemaDigests) -> Result<Option<Vec<SchemaDifference>>> {
+        match self {
+            Sink::Postgres(target) => target.schema_differences(wanted).await.map(Some),
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(None),
         }
     }
 

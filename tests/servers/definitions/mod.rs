@@ -5,6 +5,7 @@
 //! of steps that are told, and so the length of the test. By default one seed is told, so that a change
 //! is judged by what it changed; `make soak` tells new ones without end.
 
+mod digests;
 mod telling;
 
 use std::sync::Mutex;

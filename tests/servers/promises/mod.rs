@@ -5,6 +5,7 @@ mod durable;
 mod graded;
 mod once;
 mod prefix;
+mod proved;
 mod refused;
 mod roles;
 mod said;

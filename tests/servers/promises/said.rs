@@ -219,3 +219,59 @@ fn a_sequence_comes_back_under_the_name_that_it_had() {
     let (report, _) = recovered(&backwhen, &server, &["--to", "latest"]);
     assert_eq!(report["inexact"], serde_json::json!([]), "{report}");
 }
+
+/// Nothing is rewritten under UTC, and the text of every value becomes another one.
+#[test]
+fn a_column_that_was_retyped_without_a_rewrite_is_named_and_costs_no_row() {
+    let (server, backwhen) = protected(
+        "retyped",
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamp, net cidr); CREATE TABLE other (id int PRIMARY KEY);
+         INSERT INTO t VALUES (1, '2024-01-01 10:00', '10.0.0.0/8'); INSERT INTO other VALUES (1)",
+    );
+    server.psql(
+        backwhen.database(),
+        "SET timezone = 'UTC'; ALTER TABLE t ALTER at TYPE timestamptz; ALTER TABLE t ALTER net TYPE inet; INSERT INTO other VALUES (2)",
+    );
+    let moment = head(&server);
+    let into = server.fresh_database("retyped_again");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let report = backwhen.json(&["recover", "--to", &moment, "--into", &server.conninfo(&into)]);
+    let inexact = report["inexact"].to_string();
+    assert!(inexact.contains("column at was given another type without a rewrite"), "{inexact}");
+    assert_eq!(report["rows"], 3, "{report}");
+    let rows = "SET timezone = 'UTC'; SELECT at, (SELECT count(*) FROM other) FROM t";
+    assert_eq!(server.psql(&into, rows), "2024-01-01 10:00:00+00|2");
+}
+
+#[test]
+fn a_column_that_a_replaced_function_computes_anew_is_named() {
+    let (server, backwhen) = protected(
+        "computed",
+        "CREATE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
+         CREATE FUNCTION same(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+         CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (twice(id)) STORED, h int GENERATED ALWAYS AS (same(id)) STORED);
+         INSERT INTO t VALUES (1)",
+    );
+    let before = head(&server);
+    server.psql(
+        backwhen.database(),
+        "CREATE OR REPLACE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 100'; INSERT INTO t VALUES (3)",
+    );
+    let replaced = head(&server);
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_for_line("has the schema as it is now");
+    capture.stop();
+    let named = |to: &str| {
+        let (report, _) = recovered(&backwhen, &server, &["--to", to]);
+        let inexact = report["inexact"].as_array().unwrap().iter();
+        let computed = inexact.filter(|it| it["why"].as_str().unwrap().contains("computed anew"));
+        computed
+            .map(|it| it["why"].as_str().unwrap().split(':').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(named(&before), [""; 0]);
+    // Also from the checkpoint that knows only the new function.
+    for to in [&replaced, "latest"] {
+        assert_eq!(named(to), ["column g is computed anew"], "{to}");
+    }
+}

@@ -331,7 +331,10 @@ fn honest_statements_of_roles_come_back_exactly() {
              ALTER TABLE public.dba OWNER TO {mallory}_owner; CREATE CAST (int AS point) WITH INOUT",
         );
         let (report, recovered) = rig.recover(&rig.captured(), &[]);
-        assert_eq!(report["inexact"], serde_json::json!([]), "{report}");
+        // No event trigger tells of the GRANT, and a recovery gives the database the privileges of the archive.
+        let inexact = report["inexact"].as_array().unwrap();
+        assert_eq!(inexact.len(), 1, "{report}");
+        assert_named(&report, "database", "privileges not as in the source");
         assert_same(&rig.truth(), &recovered);
     });
 }

@@ -24,9 +24,10 @@ use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
 use crate::model::schema::quote_ident;
-use crate::pgtools::Tools;
+use crate::model::schema_digests::{DATABASE, SchemaDifference, SchemaDigests, skips_rights};
+use crate::pgtools::{self, Tools};
 
-use super::{ArchiveDefinitions, Opening};
+use super::{ArchiveDefinitions, ComputedColumn, Opening};
 use crate::model::Table;
 use crate::recover::archive::{AfterRows, Section};
 use crate::recover::refused::{RefusedObject, RefusedObjects};
@@ -54,11 +55,26 @@ pub struct PostgresSink {
     /// The guard, if a superuser recovers.
     guard: Option<Guard>,
     refused: RefusedObjects,
+    /// Whether the guard is lifted and the event triggers are made.
+    is_ready: bool,
     cleared: Mutex<make_way::Cleared>,
     /// Held by a load that adds rows to several partitions, until it has seen which.
     distributing: tokio::sync::Mutex<()>,
     notes: Vec<String>,
 }
+
+/// Selects stored computed columns with the functions of the application that they call.
+const COMPUTED: &str = "
+SELECT n.nspname || '.' || c.relname, a.attname::text, i.type || ' ' || i.identity
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+  JOIN pg_catalog.pg_depend p ON p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.objid = d.oid
+   AND p.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass,
+       pg_catalog.pg_identify_object(p.refclassid, p.refobjid, 0) i
+ WHERE a.attgenerated = 's'
+ ORDER BY 1, 2, 3";
 
 impl PostgresSink {
     /// Creates or checks the database, and renames it until it is valid.
@@ -87,6 +103,7 @@ impl PostgresSink {
                 session,
                 guard,
                 refused,
+                is_ready: false,
                 cleared: Mutex::default(),
                 distributing: tokio::sync::Mutex::default(),
                 notes,
@@ -133,13 +150,38 @@ impl PostgresSink {
         self.place.final_name()
     }
 
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn computed_columns(&self) -> Result<Vec<ComputedColumn>> {
+        let rows = self.session.query(COMPUTED, &[]).await;
+        let rows = rows.map_err(|error| server_error("cannot look for computed columns", error))?;
+        let column = |row: &tokio_postgres::Row| ComputedColumn {
+            table: row.get(0),
+            column: row.get(1),
+            function: row.get(2),
+        };
+        Ok(rows.iter().map(column).collect())
+    }
+
+    /// Compares the definitions with those that were to be recovered, but for the database's own properties, which it
+    /// gets with its name.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn schema_differences(&self, wanted: &SchemaDigests) -> Result<Vec<SchemaDifference>> {
+        let found = pgtools::schema_digests(&self.session).await?;
+        let rights = self.definitions.owners_and_privileges();
+        let skips = |object: &str, part: &str| object == DATABASE || skips_rights(object, part, rights);
+        Ok(wanted.differences(&found, Some(wanted), skips))
+    }
+
     /// The last step: gives the database its event triggers, its properties and its name. Returns everything that the
     /// server refused since the beginning.
     ///
     /// # Errors
     /// Fails with `Refused` or `Unavailable`, and says what is left under which name.
     pub async fn make_valid(mut self) -> Result<Vec<RefusedObject>> {
-        let ready = self.event_triggers().await;
+        let ready = self.make_ready().await;
         let PostgresSink { info, place, session, idle, definitions, mut refused, .. } = self;
         // A database with sessions cannot be renamed.
         drop(idle);
@@ -152,8 +194,15 @@ impl PostgresSink {
         Ok(refused.take())
     }
 
-    /// Lifts the guard, then makes the event triggers: nothing is made after them for which they would fire.
-    async fn event_triggers(&mut self) -> Result<()> {
+    /// Lifts the guard, then makes the event triggers: nothing is made after them for which they would fire. Does nothing
+    /// the second time.
+    ///
+    /// # Errors
+    /// Fails with `Refused` or `Unavailable`.
+    pub async fn make_ready(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_ready, true) {
+            return Ok(());
+        }
         if let Some(guard) = self.guard.take() {
             guard.lift(&self.session).await?;
         }
