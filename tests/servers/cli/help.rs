@@ -96,6 +96,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--restore",
         "--create-roles",
         "--schema-only",
+        "--strict",
         "--if-older-than",
         "--apply",
         "--nagios",
