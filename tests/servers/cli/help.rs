@@ -98,6 +98,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--schema-only",
         "--force",
         "--slot",
+        "--strict",
         "--if-older-than",
         "--apply",
         "--nagios",
