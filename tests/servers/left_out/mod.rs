@@ -42,6 +42,7 @@ fn recover(backwhen: &Backwhen, target: &Server, further: &[&str]) -> Recovered 
     for object in report["left_out"].as_array().expect("a list") {
         let named = |it: &Value| it["what"] == object["what"] && it["why"] == object["why"];
         assert!(report["inexact"].as_array().unwrap().iter().any(named), "not in inexact: {object}");
+        assert!(["what", "why", "sql"].iter().all(|field| object[field].is_string()), "{object}");
     }
     let file = report["left_out_file"].as_str().expect("a file");
     assert!(file.starts_with(&database) && file.ends_with(".sql"), "{file}");

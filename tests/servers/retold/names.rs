@@ -153,11 +153,23 @@ fn values_name_what_is_made_after_rows() {
 fn a_value_that_names_nothing_is_said_with_its_column() {
     on_oldest_and_newest(|server| {
         let scene = Scene::new(server, TABLES);
-        let into = server.conninfo(&format!("some_{}", scene.backwhen.database()));
+        let database = format!("some_{}", scene.backwhen.database());
+        let into = server.conninfo(&database);
         let recover =
             ["recover", "--to", "checkpoint:0001", "--table", "public.meta", "--create", "--into", &into];
-        let said = scene.backwhen.fails(14, &recover);
+        let said = scene.backwhen.fails(14, &[&recover[..], &["--strict"]].concat());
         assert!(said.contains("cannot load public.meta: a value of column rel names an object"), "{said}");
         assert!(!said.contains("target_a"), "{said}");
+        // Otherwise the column keeps the values as text.
+        let recovered = scene.backwhen.run(&recover);
+        assert_eq!(recovered.status.code(), Some(15), "{}", recovered.stderr);
+        assert!(recovered.stdout.contains("column rel"), "{}", recovered.stdout);
+        assert!(
+            !format!("{}{}", recovered.stdout, recovered.stderr).contains("target_a"),
+            "{}",
+            recovered.stdout
+        );
+        let kept = "SELECT pg_typeof(rel)::text, count(*) FROM meta WHERE rel LIKE '%target_a' GROUP BY 1";
+        assert_eq!(server.psql(&database, kept), "text|1");
     });
 }

@@ -246,10 +246,10 @@ fn mending_a_table_runs_nothing_as_anybody_else() {
         );
         // Nothing of the table's makes the statement fail but the replay itself.
         rig.run(
-            r#"CREATE FUNCTION public.fail_stable() RETURNS text LANGUAGE plpgsql STABLE AS $f$
+            r#"CREATE FUNCTION public.fail_again() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $f$
                BEGIN RETURN public.fail(); END $f$;
                CREATE TABLE public.mended_too (a int, CHECK (public.gain_immutable() = 1 AND a IS NOT NULL));
-               BEGIN; ALTER TABLE public.mended_too ADD b text DEFAULT public.fail_stable(), ALTER a TYPE text; COMMIT"#,
+               BEGIN; ALTER TABLE public.mended_too ADD b text DEFAULT public.fail_again(), ALTER a TYPE text; COMMIT"#,
         );
         let (report, recovered) = rig.recover(&rig.captured(), &["--schema-only"]);
         rig.assert_nothing_gained();

@@ -254,10 +254,10 @@ fn who_keeps_the_publications_locked_is_named() {
     let pid = scene.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()");
     scene.as_mallory("CREATE TABLE t (a int PRIMARY KEY)").unwrap();
     let mut capture = scene.backwhen.spawn_capture_with(&["--heartbeat", "200ms"]);
-    capture.allow("is not protected");
+    capture.allow("is not protected").allow("the creation of the replication slot waits");
     capture.wait_until("the session is named", |_| {
         let status = scene.backwhen.json(&["status"]).to_string();
-        status.contains(&format!("session {pid} of role postgres"))
+        status.contains(&format!("process {pid} of role postgres"))
     });
     holder.run("ROLLBACK;");
     capture.wait_until("the table is protected", |_| {

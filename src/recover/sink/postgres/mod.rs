@@ -55,6 +55,8 @@ pub struct PostgresSink {
     /// The guard, if a superuser recovers.
     guard: Option<Guard>,
     refused: RefusedObjects,
+    /// Whether the guard is lifted and the event triggers are made.
+    is_complete: bool,
     cleared: Mutex<make_way::Cleared>,
     /// Held by a load that adds rows to several partitions, until it has seen which.
     distributing: tokio::sync::Mutex<()>,
@@ -101,6 +103,7 @@ impl PostgresSink {
                 session,
                 guard,
                 refused,
+                is_complete: false,
                 cleared: Mutex::default(),
                 distributing: tokio::sync::Mutex::default(),
                 notes,
@@ -147,22 +150,6 @@ impl PostgresSink {
         self.place.final_name()
     }
 
-    /// Lifts the guard, then makes the event triggers: nothing is made after them for which they would fire.
-    ///
-    /// # Errors
-    /// Fails with `Unavailable` if the server fails.
-    pub async fn complete_definitions(&mut self) -> Result<()> {
-        if let Some(guard) = self.guard.take() {
-            guard.lift(&self.session).await?;
-        }
-        let step = AfterRows::EventTriggers;
-        let toc = &self.definitions.archive.toc;
-        if self.definitions.selection.in_step(toc, step).has(toc, Section::PostData) {
-            self.restore_from(&self.definitions, Section::PostData, step, 1).await?;
-        }
-        Ok(())
-    }
-
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
     pub async fn computed_columns(&self) -> Result<Vec<ComputedColumn>> {
@@ -188,18 +175,43 @@ impl PostgresSink {
         Ok(wanted.differences(&found, Some(wanted), skips))
     }
 
-    /// The last step: gives the database its properties and its name. Returns everything that the
+    /// The last step: gives the database its event triggers, its properties and its name. Returns everything that the
     /// server refused since the beginning.
     ///
     /// # Errors
     /// Fails with `Refused` or `Unavailable`, and says what is left under which name.
-    pub async fn make_valid(self) -> Result<Vec<RefusedObject>> {
-        let PostgresSink { place, session, idle, definitions, mut refused, .. } = self;
+    pub async fn make_valid(mut self) -> Result<Vec<RefusedObject>> {
+        let completed = self.complete_definitions().await;
+        let PostgresSink { info, place, session, idle, definitions, mut refused, .. } = self;
         // A database with sessions cannot be renamed.
         drop(idle);
+        if let Err(error) = completed {
+            drop(session);
+            return Err(give_up(place, &info, error).await);
+        }
         refused.strict = false;
         place.make_valid(session, &definitions, &refused).await?;
         Ok(refused.take())
+    }
+
+    /// Lifts the guard, then makes the event triggers: nothing is made after them for which they would fire. Does nothing
+    /// the second time.
+    ///
+    /// # Errors
+    /// Fails with `Refused` or `Unavailable`.
+    pub async fn complete_definitions(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_complete, true) {
+            return Ok(());
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.lift(&self.session).await?;
+        }
+        let step = AfterRows::EventTriggers;
+        let toc = &self.definitions.archive.toc;
+        if self.definitions.selection.in_step(toc, step).has(toc, Section::PostData) {
+            self.restore_from(&self.definitions, Section::PostData, step, 1).await?;
+        }
+        Ok(())
     }
 
     /// Undoes an unfinished recovery: drops a database that the recovery created, and empties one that existed
