@@ -65,7 +65,7 @@ pub async fn beat_once(source: &Conninfo, key: &MessageKey) -> Result<Lsn> {
 /// # Errors
 /// `Unavailable` if the source fails.
 pub async fn signal_once(session: &Session, key: &MessageKey, message: Option<(&str, &str)>) -> Result<Lsn> {
-    // In this order, the sample's position is before both.
+    // The sample is read first, so its position lies before both messages.
     let sample = sequences::sample(session).await?;
     let fingerprint = inspect::fingerprint(session).await?;
     let sample = SequenceSample {

@@ -13,13 +13,13 @@ use crate::source::slot::SlotFacts;
 /// A backlog that becomes less within this many heartbeats is left to become less, also beyond the budget.
 const GRACE: u32 = 10;
 
-/// What follows from a look at the source.
+/// The decision after one look at the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Fine,
     /// More than half of it is used up, which was not so before.
     Warn,
-    /// It is used up, and the backlog does not become less.
+    /// The budget is used up, and the backlog does not shrink.
     GiveUp,
 }
 
@@ -95,7 +95,7 @@ impl Budget {
         let (Some(most), Ok(mut memory)) = (self.most, self.memory.lock()) else { return Verdict::Fine };
         let much = found.retained >= most / 2;
         let held = much && found.is_held_by_a_transaction();
-        // Behind a burst of WAL it shows only later what makes the slot retain it.
+        // After a burst of WAL, the reason why the slot retains it shows only later.
         let warns = much && !memory.warned || held && !memory.warned_of_transaction;
         (memory.warned, memory.warned_of_transaction) = (much, held || much && memory.warned_of_transaction);
         if found.retained < most {

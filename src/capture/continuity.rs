@@ -2,7 +2,7 @@
 
 use super::known_source::KnownSource;
 use super::live;
-use super::published::{self, Imprint, Look};
+use super::published::{self, KnownPublications, PublicationCheck};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use crate::source::publication::Publications;
 use crate::source::slot::SlotFacts;
 use crate::source::stream::ReplicationClient;
 
-/// What was found.
+/// Whether the source still has every change that the history lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Continuity {
     Whole,
@@ -56,9 +56,9 @@ struct Facts {
     publications: i64,
     /// Protected tables of which the publications do not carry everything.
     unpublished: Vec<String>,
-    /// Those of which they did not for a while since they were last looked at, perhaps.
+    /// The tables that the publications may not have carried for a while since the last check.
     altered: Vec<String>,
-    published: Imprint,
+    published: KnownPublications,
     /// The end of the server's log.
     head: Lsn,
     /// The frontier of the history.
@@ -77,7 +77,7 @@ pub async fn check(
     source: &Conninfo,
     client: &mut ReplicationClient,
     frontier: Lsn,
-) -> Result<Found> {
+) -> Result<ContinuityReport> {
     let newest = KnownSource::read(history).await?;
     let asked = tokio::time::timeout(client.silence(), ask(history, epoch, source, client, &newest));
     let silent = |_| Error::unavailable("the source does not answer; see what lies between here and there");
@@ -85,21 +85,21 @@ pub async fn check(
     let continuity = decide(&facts, &epoch.slot);
     let confirmed = facts.confirmed.unwrap_or_default();
     let Facts { head, published, .. } = facts;
-    Ok(Found { continuity, head, confirmed, published })
+    Ok(ContinuityReport { continuity, head, confirmed, published })
 }
 
-/// What the source says.
-pub struct Found {
+/// Whether the stream goes on where the history ends, and the positions that show it.
+pub struct ContinuityReport {
     pub continuity: Continuity,
-    /// The end of its log.
+    /// The end of the source's WAL.
     pub head: Lsn,
-    /// Where the slot stands.
+    /// The position that the slot has confirmed.
     pub confirmed: Lsn,
-    /// For later looks at the publications.
-    pub published: Imprint,
+    /// The publications, for later checks.
+    pub published: KnownPublications,
 }
 
-/// What only the source knows.
+/// Asks the source for the facts from which continuity is decided.
 async fn ask(
     history: &History,
     epoch: &Epoch,
@@ -123,7 +123,7 @@ async fn ask(
     if slot.is_standby {
         return Err(Error::refused("the source is a standby; name its primary with --source"));
     }
-    let look = Look::at(&session, history.identity(), newest).await?;
+    let look = PublicationCheck::at(&session, history.identity(), newest).await?;
     let path = history.live_path();
     let last = ambient::blocking("reading the live state", move || Ok(live::read(&path))).await?;
     let last = last.and_then(|live| live.published);
@@ -135,7 +135,7 @@ async fn ask(
         publications: publications.count(&session).await?,
         unpublished: publications.lacking(&session, &newest.tables).await?,
         altered: look.altered(epoch.number, last.as_ref()),
-        published: look.imprint(epoch.number, Vec::new()),
+        published: look.known(epoch.number, Vec::new()),
         head: server.flushed,
         ..Facts::default()
     })
@@ -191,7 +191,7 @@ mod tests {
             publications: 2,
             unpublished: Vec::new(),
             altered: Vec::new(),
-            published: Imprint::default(),
+            published: KnownPublications::default(),
             head: Lsn(200),
             frontier: Lsn(100),
             has_image: true,

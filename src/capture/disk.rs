@@ -51,7 +51,7 @@ fn write(
     while let Some(block) = blocks.blocking_recv() {
         crate::ambient::pause("disk");
         writer.write(block)?;
-        // What has come meanwhile shares the wait for the disk.
+        // Blocks that arrived meanwhile share one sync.
         while let Ok(block) = blocks.try_recv() {
             writer.write(block)?;
         }

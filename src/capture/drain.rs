@@ -57,7 +57,7 @@ fn sizes() -> WantedDrain {
     ambient::wanted_drain().unwrap_or(WantedDrain { backlog: NEAR, reach: REACH, changes: None })
 }
 
-/// What came of one batch, or of all.
+/// The changes of one batch, or of all batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     batches: u64,
@@ -72,7 +72,7 @@ enum BatchEnd {
     Stopped(StopReason),
 }
 
-/// What to ask for next.
+/// The next batch to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wanted {
     /// Nothing that committed later.
@@ -139,7 +139,7 @@ impl Drain<'_, '_> {
         }
     }
 
-    /// What the next batch is to be; nothing if there is to be none.
+    /// Returns the next batch; `None` if no further batch is worth its cost.
     async fn next_batch(&mut self, until: Option<Lsn>, last: Tally) -> Result<Option<Wanted>> {
         let frontier = self.intake.received().lsn();
         let place = self.client.slot_position(self.slot).await?;
@@ -245,7 +245,7 @@ fn goes_on(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> bool {
     }
 }
 
-/// Where the next batch ends at the latest; nothing if that is no further.
+/// Returns the furthest end of the next batch; `None` if that is not beyond its start.
 fn end_of_batch(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> Option<Lsn> {
     let WantedDrain { backlog, reach, .. } = sizes();
     let safe = Lsn(place.flushed.0.saturating_sub(MARGIN.min(backlog)));
@@ -254,7 +254,7 @@ fn end_of_batch(place: &SlotPosition, frontier: Lsn, until: Option<Lsn>) -> Opti
     (end > frontier).then_some(end)
 }
 
-/// As many changes as are worth so much `log`, if they are of the `last` batch's size.
+/// Returns the number of changes in `log` bytes of WAL, if they are as large as those of the `last` batch.
 fn next_changes(last: Tally, log: u64) -> u64 {
     let bytes = (log / SHARE).clamp(SMALLEST, LARGEST);
     let each = match last.changes {
@@ -275,7 +275,7 @@ mod tests {
         SlotPosition { confirmed: lsn(5000), restart: lsn(restart), flushed: lsn(flushed), time: PgTime(0) }
     }
 
-    /// In mebibytes behind the frontier.
+    /// The position, in mebibytes of WAL behind the frontier.
     fn end(flushed: u64, until: Option<u64>) -> Option<f64> {
         let (frontier, until) = (Lsn(5000 * MIB), until.map(|until| Lsn(until * MIB)));
         let place = place(5000, flushed);

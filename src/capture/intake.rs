@@ -109,17 +109,17 @@ impl<'a> Intake<'a> {
         self.builder.received()
     }
 
-    /// What is on disk.
+    /// The end of the records that are on disk.
     pub fn durable(&self) -> Durable {
         *self.disk.durable.borrow()
     }
 
-    /// What is on disk, and may be confirmed to the server.
+    /// The end of the records that are on disk and may be confirmed to the server.
     pub fn confirmable(&self) -> Confirmable {
         self.seam.confirmable(self.durable())
     }
 
-    /// Where the stream is to be asked for.
+    /// The position from which the stream is to be asked for.
     pub fn asks_from(&self) -> Lsn {
         self.durable().lsn().min(self.seam.from())
     }

@@ -1,4 +1,4 @@
-//! How capture goes, in a small file that `status` reads.
+//! The live state of capture, in a small file that `status` reads.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use super::published::Imprint;
+use super::published::KnownPublications;
 use super::state::{Event, State};
 use crate::ambient;
 use crate::error::{Error, Result};
@@ -51,16 +51,16 @@ pub struct Live {
     /// The server's process that streamed to us last: it may have the slot still.
     #[serde(default)]
     pub walsender: Option<Backend>,
-    /// How it came into this state, the newest last.
+    /// The transitions that led to this state, the newest last.
     #[serde(default)]
     pub transitions: Vec<Transition>,
     /// The publications as they were last found.
     #[serde(default)]
-    pub published: Option<Imprint>,
+    pub published: Option<KnownPublications>,
     /// Why the slot was given up, until a new epoch is begun.
     #[serde(default)]
     pub given_up: Option<String>,
-    /// What the running capture was given; none if an older version wrote this.
+    /// The options of the running capture; `None` if an older version wrote the file.
     #[serde(default)]
     pub options: Option<LiveOptions>,
 }
@@ -76,7 +76,7 @@ pub struct LiveOptions {
 /// A step of the protection cycle from one state to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
-    /// By this machine's clock.
+    /// The time, by this machine's clock.
     pub at: PgTime,
     pub from: State,
     pub to: State,
@@ -86,7 +86,7 @@ pub struct Transition {
 /// A file that is longer is not ours, in bytes.
 const LONGEST: u64 = 64 << 20;
 
-/// So many of the newest are kept, also those of earlier captures.
+/// The number of transitions that are kept: the newest, also those of earlier captures.
 const TRANSITIONS: usize = 20;
 
 /// The live state, shared by capture's tasks.

@@ -1,4 +1,4 @@
-//! What capture does where continuity is lost, and where it must be given up.
+//! The end of continuity: capture finds that it is lost, or gives it up, and begins a new epoch.
 
 use std::sync::Arc;
 use std::time::Duration;

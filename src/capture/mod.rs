@@ -41,7 +41,7 @@ use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use crate::store::{ObjectKind, ObjectName, files};
 use budget::Budget;
 pub use budget::RetainedWal;
-use continuity::{Found, Loss};
+use continuity::{ContinuityReport, Loss};
 use disk::Disk;
 use drain::{Drain, Drained};
 use intake::Intake;
@@ -50,7 +50,7 @@ use state::Event;
 use stop::{StopReason, StopSignal};
 use stream::{Ended, Pump};
 
-/// How to capture.
+/// The options of a capture.
 #[derive(Clone)]
 pub struct Options {
     pub until: Until,
@@ -59,7 +59,7 @@ pub struct Options {
     /// How long a capture with an end of its own keeps trying while something fails.
     pub patience: Duration,
     pub jobs: usize,
-    /// How many bytes of its log the source may keep for us; none means that there is no limit.
+    /// The bytes of WAL that the source may retain for this history; `None` means that there is no limit.
     pub max_retained_wal: Option<u64>,
 }
 
@@ -173,7 +173,7 @@ impl Capture<'_> {
         Ok(board.read().map_or(Lsn::ZERO, |live| live.durable))
     }
 
-    /// One connection, from finding the journal's end to the end of the stream.
+    /// Runs one connection, from finding the journal's end to the end of the stream.
     async fn once(&mut self, streamed: &mut bool) -> Result<Ended> {
         let stop = self.stop.clone();
         let opened = tokio::select! {
@@ -185,7 +185,7 @@ impl Capture<'_> {
     }
 
     /// Opens the journal and the way to what comes after its end; after a loss, behind a new image.
-    async fn open(&mut self) -> Result<Opened> {
+    async fn open(&mut self) -> Result<CaptureRun> {
         loop {
             let history = self.history.clone();
             let opening = ambient::blocking("opening the journal", move || {
@@ -201,7 +201,7 @@ impl Capture<'_> {
             let frontier = durable.lsn();
 
             let mut client = ReplicationClient::connect(self.source, "capture").await?;
-            let Found { continuity, head, confirmed, published } =
+            let ContinuityReport { continuity, head, confirmed, published } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let board = self.board(frontier).await?;
             if let Some(loss) = Loss::remember(self.loss.take(), continuity) {
@@ -238,7 +238,7 @@ impl Capture<'_> {
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
-            return Ok(Opened { link, writer, durable, seam, board });
+            return Ok(CaptureRun { link, writer, durable, seam, board });
         }
     }
 
@@ -278,8 +278,8 @@ impl Capture<'_> {
     }
 
     /// Takes in what comes, while the watcher keeps the source company.
-    async fn follow(&self, opened: Opened) -> Result<Ended> {
-        let Opened { link, writer, durable, seam, board } = opened;
+    async fn follow(&self, opened: CaptureRun) -> Result<Ended> {
+        let CaptureRun { link, writer, durable, seam, board } = opened;
         let frontier = durable.lsn();
         let durable = Arc::new(news::channel(durable).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
@@ -361,7 +361,7 @@ impl Capture<'_> {
         match stream {
             Ok(stream) => Pump::new(stream, intake).run(until, stop).await,
             Err(error) => {
-                // What is whole is worth keeping; the disk may be what failed, so its word counts.
+                // Whole transactions are worth keeping. If the disk is what failed, its error is the one to report.
                 intake.finish().await?;
                 Err(error)
             }
@@ -377,7 +377,7 @@ impl Capture<'_> {
     }
 }
 
-/// What the stream tells of a loss that looking again would not find.
+/// Returns the loss that the stream reports and that another look at the source would not find.
 fn told_loss(error: &Error) -> Option<String> {
     if std::error::Error::source(error).is_some_and(|cause| cause.is::<ContinuityBreak>()) {
         return Some(error.message().to_owned());
@@ -394,12 +394,12 @@ fn may_pass(error: &Error) -> bool {
     !matches!(error.kind(), Kind::Damaged | Kind::Internal | Kind::Interrupted)
 }
 
-/// What pgoutput is asked for, however it is asked.
+/// The options for pgoutput, for the stream and for batches alike.
 fn plugin_options(publications: &str) -> [(&str, &str); 3] {
     [("proto_version", "1"), ("publication_names", publications), ("messages", "true")]
 }
 
-/// How the source is reached at the journal's end.
+/// The connection that goes on at the journal's end.
 enum Link {
     /// The stream is open.
     Near(ReplicationStream),
@@ -407,10 +407,11 @@ enum Link {
     Far(ReplicationClient),
 }
 
-struct Opened {
+/// The open ends of one run of capture: the connection to the source and the writer of the journal.
+struct CaptureRun {
     link: Link,
     writer: Writer,
-    /// Where the journal ends.
+    /// The end of the journal.
     durable: Durable,
     seam: Seam,
     board: Board,

@@ -12,13 +12,13 @@ use crate::history::Identity;
 use crate::source::publication::{Memberships, PublicationRow, Publications};
 use crate::source::triggers::Triggers;
 
-/// What the last look found, kept with the live state, so that a later capture knows it too.
+/// The publications as the last check found them. The live state keeps them, so that a later capture knows them too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Imprint {
+pub struct KnownPublications {
     /// A new epoch has new publications.
     pub epoch: u32,
     pub rows: Vec<PublicationRow>,
-    /// How often somebody took a table out, as the event triggers have it.
+    /// How often a table was taken out of a publication by anybody but capture, as the event triggers count it.
     #[serde(default)]
     pub taken_out: i64,
     /// The tables by their memberships' oids, if nobody but capture has a reason to change them: with event triggers,
@@ -30,21 +30,25 @@ pub struct Imprint {
     pub altered: Vec<String>,
 }
 
-/// What a look finds.
-pub struct Look {
+/// The publications as the source has them now, to be compared with those of the last check.
+pub struct PublicationCheck {
     rows: Vec<PublicationRow>,
     taken_out: i64,
     members: Memberships,
     has_event_triggers: bool,
 }
 
-impl Look {
+impl PublicationCheck {
     /// # Errors
     /// `Unavailable` if the source fails.
-    pub async fn at(session: &Session, identity: &Identity, newest: &KnownSource) -> Result<Look> {
+    pub async fn at(
+        session: &Session,
+        identity: &Identity,
+        newest: &KnownSource,
+    ) -> Result<PublicationCheck> {
         let slot = identity.slot();
         let publications = Publications::of_slot(&slot);
-        Ok(Look {
+        Ok(PublicationCheck {
             rows: publications.rows(session).await?,
             taken_out: Triggers::of_slot(&slot).taken_out(session).await?,
             members: publications.memberships(session, &newest.tables).await?,
@@ -52,8 +56,8 @@ impl Look {
         })
     }
 
-    /// The tables of which changes may be missing since the last look in this epoch.
-    pub fn altered(&self, epoch: u32, last: Option<&Imprint>) -> Vec<String> {
+    /// Returns the tables whose changes since the last check in this epoch may be missing.
+    pub fn altered(&self, epoch: u32, last: Option<&KnownPublications>) -> Vec<String> {
         let last = last.filter(|last| last.epoch == epoch);
         let known = last.iter().flat_map(|last| last.altered.clone());
         let mut altered: Vec<_> = known.collect();
@@ -75,14 +79,14 @@ impl Look {
     }
 
     /// To be kept: what was found altered stays so until a new epoch has begun.
-    pub fn imprint(&self, epoch: u32, altered: Vec<String>) -> Imprint {
+    pub fn known(&self, epoch: u32, altered: Vec<String>) -> KnownPublications {
         let members = self.members.iter().map(|(membership, (table, _))| (*membership, *table));
         let members = members.filter(|_| !self.has_event_triggers).collect();
-        Imprint { epoch, rows: self.rows.clone(), taken_out: self.taken_out, members, altered }
+        KnownPublications { epoch, rows: self.rows.clone(), taken_out: self.taken_out, members, altered }
     }
 }
 
-/// What to say of it.
+/// Returns the message that names the tables.
 pub fn message(altered: &[String]) -> String {
     format!(
         "somebody altered backwhen's publications: for a while they may not have carried all of {}",

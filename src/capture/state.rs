@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where protection stands.
+/// The state of protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -25,7 +25,7 @@ impl State {
     }
 }
 
-/// What moves the cycle on.
+/// An event that leads from one state to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A capture begins, and looks anew at what an earlier one left.

@@ -16,12 +16,12 @@ use crate::source::stream::{ReplicationStream, StreamMessage};
 /// A transaction waits at most about so long before it is sent to disk.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
-/// How often the server hears how far we are, whatever else happens.
+/// The interval at which the server is told the confirmed position, whatever else happens.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// And at least so often in the time after which it would give us up.
 const REPORTS_IN_SILENCE: u32 = 3;
 
-/// How soon it hears of new durable positions.
+/// The longest time after which the server is told a new durable position.
 pub(super) const CONFIRM_EVERY: Duration = Duration::from_millis(500);
 
 /// Idle positions are noted at most so often: each costs a write.
@@ -34,7 +34,7 @@ pub enum Ended {
     Reached,
 }
 
-/// Where to stop, once that is known, if anywhere.
+/// The position at which to stop, once it is known; `None` to go on.
 pub type Until = watch::Receiver<Option<Lsn>>;
 
 pub struct Pump<'a> {
@@ -64,7 +64,7 @@ impl<'a> Pump<'a> {
                 Ok(ended)
             }
             Err(error) => {
-                // What is whole is worth keeping; the disk may be what failed, so its word counts.
+                // Whole transactions are worth keeping. If the disk is what failed, its error is the one to report.
                 self.intake.finish().await?;
                 Err(error)
             }
@@ -84,7 +84,7 @@ impl<'a> Pump<'a> {
             }
             let queue = self.intake.queue()?;
             if !self.intake.has_room() {
-                // It is we who do not listen.
+                // The server is not to blame: capture itself did not read.
                 self.last_heard = ambient::instant();
             }
             tokio::select! {

@@ -12,7 +12,7 @@ use super::beat::{beat_once, heartbeat};
 use super::budget::{Budget, RetainedWal, Verdict};
 use super::known_source::KnownSource;
 use super::live::Board;
-use super::published::{self, Look};
+use super::published::{self, PublicationCheck};
 use super::stop::{StopReason, StopSignal};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
@@ -64,7 +64,7 @@ pub struct Watcher {
     pub stop: StopSignal,
 }
 
-/// What the watcher remembers from beat to beat.
+/// The state that the watcher keeps from one heartbeat to the next.
 #[derive(Default)]
 struct Memory {
     sequences: Option<BTreeMap<u32, SequenceState>>,
@@ -189,7 +189,7 @@ impl Watcher {
         if !changed && (!left || waits) {
             return Ok(());
         }
-        // What moves now is our own doing, also if this process does not live to say so.
+        // Tables that move now are moved by capture itself, even if this process dies before it can note that.
         self.board.update(|live| live.published.iter_mut().for_each(|last| last.members.clear()));
         self.board.written().await;
         let published = self.publish_tables(session).await?;
@@ -214,11 +214,11 @@ impl Watcher {
     /// At the publications, once tables have moved: this run may end before the next beat.
     async fn look_again(&self, session: &Session, memory: &Memory) -> Result<()> {
         let Some(known) = &memory.known else { return Ok(()) };
-        let look = Look::at(session, self.history.identity(), known).await?;
-        self.check_imprint(&look, Vec::new()).await
+        let look = PublicationCheck::at(session, self.history.identity(), known).await?;
+        self.note_publications(&look, Vec::new()).await
     }
 
-    /// What the slot keeps of the source's log fills production's disk.
+    /// Weighs the WAL that the slot retains, since it fills production's disk.
     async fn check_budget(&self, session: &Session) -> Result<()> {
         let slot = SlotFacts::read(session, &self.history.identity().slot()).await?;
         let Some(found) = RetainedWal::of(&slot) else { return Ok(()) };
@@ -248,15 +248,15 @@ impl Watcher {
         let publications = Publications::of_slot(&identity.slot());
         let lacking = publications.lacking(session, &known.tables).await?;
         if lacking.is_empty() {
-            let look = Look::at(session, identity, known).await?;
-            // Where definitions changed, tables move for that.
+            let look = PublicationCheck::at(session, identity, known).await?;
+            // After a schema change, tables move because of that change.
             let moved = if now == Some(&known.fingerprint) {
                 publications.moved(session, &known.exact).await?
             } else {
                 Vec::new()
             };
-            self.check_imprint(&look, moved).await?;
-            // Where the source stood at the beat before: surely earlier than what was just looked at.
+            self.note_publications(&look, moved).await?;
+            // The source's position at the heartbeat before, which is surely earlier than the facts just read.
             self.board.update(|live| live.published_until = live.published_until.max(live.source_head));
             return Ok(());
         }
@@ -264,15 +264,16 @@ impl Watcher {
         Err(Error::unavailable(format!("backwhen's publications do not carry all of {}", lacking.join(", "))))
     }
 
-    /// They may have been altered, and put back, since the last look. `moved`: what has not been put back.
-    async fn check_imprint(&self, look: &Look, moved: Vec<String>) -> Result<()> {
+    /// Notes the publications, which may have been altered and put back since the last check. `moved`: the tables that have not
+    /// been put back.
+    async fn note_publications(&self, look: &PublicationCheck, moved: Vec<String>) -> Result<()> {
         let history = self.history.clone();
         let reading = ambient::blocking("reading the newest epoch", move || history.current_epoch());
         let epoch = reading.await?.number;
         let last = self.board.read().and_then(|live| live.published);
         let mut altered = look.altered(epoch, last.as_ref());
         altered.extend(moved);
-        self.board.update(|live| live.published = Some(look.imprint(epoch, altered.clone())));
+        self.board.update(|live| live.published = Some(look.known(epoch, altered.clone())));
         if !altered.is_empty() {
             self.board.written().await;
             self.stop.tell(StopReason::Altered);
@@ -281,7 +282,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Somebody may have disabled or dropped them, or another version of backwhen installed them.
+    /// Checks the event triggers: somebody may have disabled or dropped them, or another version of backwhen installed them.
     async fn check_triggers(&self, session: &Session) -> Result<()> {
         let identity = self.history.identity();
         if !identity.has_event_triggers() {

@@ -19,7 +19,7 @@ use crate::history::timeline::{Gap, Timeline};
 use crate::model::{Edge, PgTime};
 use crate::progress::{Progress, Unit};
 use crate::protect::Access;
-use crate::protect::suspicion::{self, Found};
+use crate::protect::suspicion::{self, SourceComparison};
 
 /// The time between heartbeats of a capture that runs only to bring the history up to now.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ impl Resync {
         at: &Surroundings,
         history: &History,
         progress: &dyn Progress,
-    ) -> Result<Option<Found>> {
+    ) -> Result<Option<SourceComparison>> {
         let (source, tools) = (self.source.of(history)?, at.tools()?);
         let capturing = history.capture_is_running();
         let follow = async |until| {
@@ -151,8 +151,8 @@ async fn capture_resynced(
     Ok(history.current_epoch()?.number > epoch)
 }
 
-fn shown_after_comparing(history: &History, found: Found, begun: PgTime) -> ResyncReport {
-    let Found { at, epoch, resync, not_compared, checkpoint } = found;
+fn shown_after_comparing(history: &History, found: SourceComparison, begun: PgTime) -> ResyncReport {
+    let SourceComparison { at, epoch, resync, not_compared, checkpoint } = found;
     let mut evidence = Evidence::begun(CheckMethod::Resync, begun);
     evidence.finished = PgTime::from_utc(ambient::now());
     evidence.up_to = Some(at);

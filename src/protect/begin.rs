@@ -45,7 +45,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a removal waits for a lock.
 const DROP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What `init` is about to make on the source; written before, so that a killed one can be cleaned
+/// The objects that `init` is about to create on the source; written before, so that a killed one can be cleaned
 /// up after.
 #[derive(Serialize, Deserialize)]
 struct Intent {
@@ -203,7 +203,7 @@ async fn install_triggers(source: &Conninfo, identity: &Identity) -> Result<Opti
     }
 }
 
-/// What a new epoch follows.
+/// The epoch that a new epoch follows, and why.
 pub struct Start {
     pub number: u32,
     pub cause: String,
@@ -266,7 +266,7 @@ async fn open_again(access: &Access<'_>, history: &History) -> Result<(SourceSna
     Ok((open(access, &slot, selection, client).await?, server.timeline))
 }
 
-/// What the source is compared with.
+/// The state of the history with which the source is compared.
 enum Comparing {
     /// All is read.
     No,

@@ -34,7 +34,7 @@ const RANGE_PAGES: u32 = 8192;
 /// Pieces of rows that may wait between a session and a digest.
 const PIECES_WAITING: usize = 8;
 
-/// What the history and the source have in common, and what not.
+/// The result of comparing the history with the source.
 pub struct Comparison {
     /// The history at that moment.
     pub past: Past,

@@ -16,7 +16,7 @@ use crate::source::sequences::Sample;
 
 /// Folds the newest checkpoint and the journal after it into a new one. The source is not asked.
 ///
-/// Where nothing was committed since, and no label is wanted, that checkpoint is the answer.
+/// If nothing was committed since and no label is wanted, that checkpoint itself is returned.
 ///
 /// # Errors
 /// `Locked` if a checkpoint is being made; `Damaged` if the history is.

@@ -27,7 +27,7 @@ use crate::pgtools::Tools;
 use crate::progress::Progress;
 use crate::store::Lease;
 
-/// What every act on the source needs.
+/// The parameters of every act on the source.
 pub struct Access<'a> {
     pub source: &'a Conninfo,
     pub tools: &'a Tools,

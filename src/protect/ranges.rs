@@ -54,7 +54,7 @@ impl Ranges {
         pairs.filter(|(_, (mine, theirs))| mine.digest() != **theirs).map(|(number, _)| number).collect()
     }
 
-    /// How many rows of the history lie in the ranges that are not among these.
+    /// Counts the history's rows that lie in no range of this list.
     pub fn rows_outside(&self, ranges: &[usize]) -> u64 {
         let inside: u64 = ranges.iter().map(|range| self.sums[*range].rows).sum();
         let all: u64 = self.sums.iter().map(|sum| sum.rows).sum();
@@ -101,7 +101,7 @@ impl Ranges {
 struct Theirs {
     /// Sorted.
     rows: Vec<(i64, Ctid)>,
-    /// Where rows of one hash begin: how many of them have been met.
+    /// The number of rows with the present hash that have been met.
     met: Vec<u32>,
 }
 

@@ -31,10 +31,10 @@ use crate::source::snapshot::SnapshotReader;
 /// A table of so few bytes is not worth a thought about what is cheaper.
 const SMALL: u64 = 1 << 20;
 
-/// So many places are held in memory.
+/// The number of row places that are held in memory.
 const MOST_PLACES: u64 = 4 << 20;
 
-/// So many bytes of differing rows are held in memory, of either side.
+/// The bytes of differing rows that are held in memory, for each side.
 const MOST_BYTES: u64 = 128 << 20;
 
 /// Pieces of rows that may wait to be taken in.
@@ -88,11 +88,11 @@ fn whole_image(read: &[TableEntry], report: &mut TableResync, earlier: &Earlier)
 struct Compared {
     table: Table,
     report: TableResync,
-    /// None if it has to be read whole.
+    /// `None` if the table has to be read whole.
     image: Option<TableImage>,
 }
 
-/// What all who compare share.
+/// The state that all comparing tasks share.
 struct Side {
     earlier: Arc<Earlier>,
     packs: Arc<Packs>,

@@ -18,10 +18,10 @@ use crate::source::inspect::{same_cluster, value_spelling};
 use crate::source::snapshot::Snapshot;
 use crate::source::stream::{CreatedSlot, ReplicationClient};
 
-/// How long a slot may wait for each running transaction to end.
+/// How long the creation of a slot may wait for each running transaction to end.
 const SLOT_WAIT: Duration = Duration::from_secs(60);
 
-/// How long a slot may wait for all of them together.
+/// How long the creation of a slot may wait for all running transactions together.
 const SLOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// How often a slot is made anew because somebody altered a type meanwhile.
@@ -37,7 +37,7 @@ pub(super) async fn create(
     name: &str,
     temporary: bool,
 ) -> Result<(Snapshot, Lsn)> {
-    // Where failover is not set up, the option does no harm; below 17 it is not there.
+    // Without failover slots being set up, the option does no harm; versions before 17 do not have it.
     let failover = client.server_version() >= 17;
     for _ in 0..ATTEMPTS {
         let session = Session::connect_utf8(source, "slot").await?;

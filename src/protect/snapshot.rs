@@ -27,7 +27,7 @@ use crate::source::snapshot::{Snapshot, changed_since_snapshot, lock_tables, unl
 use crate::source::stream::ReplicationClient;
 use crate::store::{NewFile, ObjectKind, ObjectName, Store};
 
-/// What to read under a snapshot.
+/// The tables to read under a snapshot, and how.
 pub struct Request<'a> {
     pub access: &'a Access<'a>,
     pub snapshot: &'a Snapshot,
@@ -35,7 +35,7 @@ pub struct Request<'a> {
     pub lsn: Lsn,
     pub publications: &'a Publications,
     pub selection: &'a Selection,
-    /// Which of the protected tables to read; the caller knows the others.
+    /// The protected tables to read; the caller knows the others.
     pub read: &'a (dyn Fn(&FoundTable) -> bool + Sync),
     pub store: &'a Arc<dyn Store>,
     /// The folder for sorted runs that do not fit into memory.
@@ -101,7 +101,7 @@ pub struct SourceImage {
     pub schema: SchemaFacts,
     pub sequences: Sample,
     pub time: PgTime,
-    /// What came of the comparison, if there was one.
+    /// The result of the comparison, if there was one.
     pub resync: Option<Resync>,
 }
 
@@ -265,7 +265,7 @@ async fn read_schema(request: &Request<'_>, held: &LockedTables) -> Result<Schem
         // Definitions without digests are worth keeping; a recovery says that they are not proved.
         digested => digested.inspect_err(|error| tracing::warn!("{error}")).ok(),
     };
-    // What changes in between is in the list, and will be noticed by its digest.
+    // A role that changes in between is in the list, and its digest will show the change.
     let roles_digest = inspect::roles_digest(&now).await?;
     let globals = read_roles(request.access, request.store, database.server_major).await?;
     Ok(SchemaFacts {

@@ -17,15 +17,15 @@ use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::resync::Resync;
 use crate::model::{Edge, Lsn, Selection, Table};
 
-/// What was found.
-pub struct Found {
+/// The outcome of comparing the source with the history at one snapshot.
+pub struct SourceComparison {
     /// The snapshot's moment.
     pub at: Edge,
     pub epoch: u32,
     pub resync: Resync,
-    /// Tables whose difference would say nothing, by oid, and why.
+    /// Tables, by oid, that a comparison would tell nothing about, and why.
     pub not_compared: BTreeMap<u32, &'static str>,
-    /// The source as it was at that moment, where the history was something else.
+    /// The source as it was at that moment, if the history differed.
     pub checkpoint: Option<Checkpoint>,
 }
 
@@ -40,7 +40,7 @@ pub async fn compare_and_mend(
     history: &History,
     catalog: &Arc<Catalog>,
     reached: impl AsyncFnOnce(Lsn) -> Result<()>,
-) -> Result<Found> {
+) -> Result<SourceComparison> {
     let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     let (identity, epoch) = (history.identity(), epoch.number);
     let selection = Selection::parse(&identity.include, &identity.exclude)?;
@@ -56,7 +56,7 @@ pub async fn compare_and_mend(
     let not_compared = set_aside(&mut read, &opened.held, &state);
     let resync = read.resync.clone().unwrap_or_default();
     let at = Edge { lsn, time: opened.held.time };
-    let mut found = Found { at, epoch, resync, not_compared, checkpoint: None };
+    let mut found = SourceComparison { at, epoch, resync, not_compared, checkpoint: None };
     if found.resync.tables.iter().any(|table| table.differs || table.rows_gone + table.rows_new > 0) {
         let described = snapshot::describe(&request, &opened.held).await?;
         let taken = SourceImage::of(opened.held, described, read);

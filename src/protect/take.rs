@@ -34,7 +34,7 @@ pub(super) struct TableImages {
     pub resync: Option<Resync>,
 }
 
-/// Where and how tables are read.
+/// The connection and the settings by which tables are read.
 pub struct SourceReading<'a> {
     pub source: &'a Conninfo,
     pub snapshot: &'a Snapshot,
