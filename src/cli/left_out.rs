@@ -1,4 +1,4 @@
-//! What a recovery left out, as a file of SQL and as lines for people.
+//! Writes the objects that a recovery left out: as a file of SQL, and as lines for people.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -67,7 +67,7 @@ struct DryRunReport<'a> {
     dry_run: bool,
     #[serde(flatten)]
     plan: &'a Plan,
-    /// What the target will refuse, as far as its catalogs tell.
+    /// The objects that the target will refuse, as far as its catalogs tell.
     left_out: Vec<RefusedObject>,
 }
 

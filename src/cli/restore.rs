@@ -27,7 +27,7 @@ pub(super) struct RestoreReport {
     pub seconds: f64,
     pub left_out: Vec<RefusedObject>,
     pub schema_proof: SchemaProof,
-    /// What the recovered database does not have as the source had it.
+    /// The parts of the recovered database that are not as the source had them.
     pub inexact: Vec<Inexact>,
     #[serde(skip)]
     pub digests: Vec<TableDigest>,
@@ -80,7 +80,7 @@ pub(super) async fn restore(
     };
     let report = execute(plan, execution).await?;
     drop_database(target).await?;
-    // Of a retyped column only the number of rows can be compared, which is named.
+    // If a column was retyped, only the number of the table's rows can be compared, and the report names the table.
     if !report.proved && report.inexact.is_empty() {
         return Err(Error::internal("a recovered database was not read back; please report this"));
     }

@@ -117,7 +117,7 @@ impl<'a> Deltas<'a> {
     /// intermediate images, and so are those of which it must be known whether all values can be read.
     ///
     /// # Errors
-    /// As [`Deltas::keep_within_budget`].
+    /// The errors of [`Deltas::keep_within_budget`].
     pub fn finish(mut self, follow: &mut Follow<'_>) -> Result<Vec<FoldedTable>> {
         for table in self.tables.values_mut() {
             if table.reshape().is_some_and(|it| !it.keeps_keys || it.retells()) {

@@ -24,7 +24,7 @@ impl FoldedTable {
     /// they are.
     ///
     /// # Errors
-    /// As [`FoldedTable::rows`]; `Unavailable` if the image cannot be written.
+    /// The errors of [`FoldedTable::rows`]; `Unavailable` if the image cannot be written.
     pub fn write_image(self, packs: &Packs) -> Result<TableImage> {
         write(&mut self.rows(KeyRange::all(), None)?, packs)
     }

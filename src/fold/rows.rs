@@ -61,11 +61,11 @@ struct OpenBlock {
     raw: Vec<u8>,
     /// The place in `raw` of the present line, without its newline, and the line's key.
     line: Range<usize>,
-    /// Where the next line begins.
+    /// The offset in `raw` at which the next line begins.
     next: usize,
     key: Vec<u8>,
     step: Step,
-    /// Where the lines begin that stay and were not handed on yet. `None` if the rows come one by one.
+    /// The offset in `raw` of the first line that stays and was not handed on yet. `None` if the rows come one by one.
     kept: Option<usize>,
 }
 
@@ -313,7 +313,7 @@ impl OpenBlock {
         }
     }
 
-    /// What the delta has in place of the present line.
+    /// Returns the delta's row in place of the present line.
     fn replace(
         &mut self,
         touched: &mut TouchedKeys,

@@ -24,7 +24,7 @@ pub struct FoldedTable {
     pub(super) scratch: Option<Arc<TempDir>>,
 }
 
-/// What a table's rows are made of.
+/// The parts from which a table's rows are made.
 pub(super) enum Standing {
     /// The rows are those of the base's image.
     Untouched(TableImage),

@@ -15,7 +15,7 @@ impl FoldedTable {
     /// Counts and digests the table's rows. Blocks of the image that have not changed are not read.
     ///
     /// # Errors
-    /// As [`FoldedTable::rows`].
+    /// The errors of [`FoldedTable::rows`].
     pub fn tally(self) -> Result<Tally> {
         if let Some(image) = self.untouched() {
             return Ok(Tally { rows: image.rows, digest: image.digest });

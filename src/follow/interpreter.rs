@@ -39,7 +39,7 @@ pub(super) struct Interpreter<'a> {
     is_beyond: bool,
     /// The schema changes of the transaction so far.
     changes: Vec<DefinitionChange>,
-    /// What the last of them did to tables.
+    /// The effect of the last schema change on the tables that are followed.
     table_changes: Vec<TableChange>,
     new: RowBuffer,
     old: RowBuffer,

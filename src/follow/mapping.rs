@@ -1,4 +1,4 @@
-//! From a row's values in the stream to a line of its table.
+//! Turns a row's values in the stream into a line of its table.
 
 use crate::codec::copy_text::{HOLE, NULL, push_escaped};
 use crate::model::change::OldTuple;

@@ -1,4 +1,4 @@
-//! From the rows of the stream to lines with keys, in buffers that are used for one row after the other.
+//! Turns the rows of the stream into lines with keys, in buffers that are used for one row after the other.
 
 use super::event::Row;
 use super::mapping::{Mapping, WidthDiffers};

@@ -31,7 +31,7 @@ pub(super) struct Shapes<'a> {
     descriptions: Vec<Description>,
     retellings: Retellings,
     names: Names,
-    /// What is not exact, and why. A set, so that each is said once.
+    /// The parts that are not exact, each with the reason. A set holds them, so that each is named once.
     inexact: BTreeSet<(String, String)>,
 }
 
@@ -40,8 +40,8 @@ struct Description {
     relation: Relation,
     /// `None` for a relation that is not followed, or whose rows do not name the rows before.
     rows: Option<DescribedRows>,
-    /// What is not exact about the relation's rows. It is said when the first row comes, because a description without
-    /// rows may be older than the base.
+    /// The reasons why the relation's rows are not exact. They are noted when the first row comes, because a description
+    /// without rows may be older than the base.
     to_say: Vec<(String, String)>,
 }
 
@@ -214,7 +214,7 @@ impl<'a> Shapes<'a> {
         }
     }
 
-    /// From here on values read otherwise in rows that nobody wrote.
+    /// A statement changed how values are written in rows that it did not write.
     fn retell(&mut self, retold: &Retold, at: Lsn, changes: &mut Vec<TableChange>) {
         let retelling = self.retellings.told(retold, at);
         for table in self.tables.values() {

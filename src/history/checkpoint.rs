@@ -36,7 +36,7 @@ pub struct Checkpoint {
     pub bytes_new: u64,
     /// The bytes of all blocks of this checkpoint.
     pub bytes_total: u64,
-    /// What is not exact in this image, by name.
+    /// The parts of this image that are not exact, by name.
     pub inexact: Vec<Inexact>,
     /// The result of the comparison, if the checkpoint is a state of the history that was corrected by the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -244,7 +244,7 @@ impl CopyWork<'_> {
                     self.copied.end = Some(journal::open_segment_end(self.to, open)?.end);
                     return Ok(());
                 }
-                // It was sealed since the segments were listed.
+                // The segment was sealed since the segments were listed.
                 Err(error) if error.kind() == Kind::Unavailable && self.from_store.holds(&sealed)? => {}
                 Err(error) => return Err(error),
             }
@@ -256,7 +256,7 @@ impl CopyWork<'_> {
         }
         let footer = journal::read_footer(self.to_store, &sealed, self.authorship)?;
         self.copied.end = Some(footer.summary.end);
-        // As after sealing, the open file is a second form of the same segment.
+        // The open file is a second form of the same segment, as it is right after sealing.
         if self.to.holds(open)? { self.to.remove(open) } else { Ok(()) }
     }
 }

@@ -32,7 +32,7 @@ pub enum SchemaKnown {
 }
 
 impl SchemaKnown {
-    /// What a recovery must say about the definitions, besides naming statements.
+    /// Returns the message with which a recovery describes the definitions, besides naming statements.
     pub fn inexact(&self) -> Option<Inexact> {
         let SchemaKnown::Within { to, .. } = self else { return None };
         let why = match to {
@@ -67,7 +67,7 @@ impl std::fmt::Display for SchemaKnown {
 }
 
 impl DefinitionSignal {
-    /// What the source's triggers could not tell in full about a statement in the transaction at `lsn`.
+    /// Returns the parts of a statement, in the transaction at `lsn`, that the event triggers could not tell in full.
     pub fn untold(&self, lsn: Lsn) -> Option<Inexact> {
         let trouble = self.trouble.as_ref()?;
         let table = self.tables.first();

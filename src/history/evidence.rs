@@ -26,7 +26,7 @@ pub struct Evidence {
     pub up_to: Option<Edge>,
     /// Tables whose rows were compared.
     pub tables: Vec<TableDigest>,
-    /// What digests say of the definitions, where a moment was recovered or compared with the source.
+    /// The outcome of comparing the definitions by digests, if a moment was recovered or compared with the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<SchemaProof>,
     /// Tables and definitions that differ.

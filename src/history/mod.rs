@@ -83,8 +83,8 @@ pub struct Identity {
     /// hexadecimal digits. It is empty in histories without event triggers that were begun before messages were signed.
     #[serde(default)]
     pub secret: String,
-    /// Which messages are believed: [`SIGNED`](crate::signal::key::SIGNED), or 0 in a history that was begun before
-    /// messages were signed.
+    /// The rule for which messages are believed: [`SIGNED`](crate::signal::key::SIGNED), or 0 in a history that was begun
+    /// before messages were signed.
     #[serde(default)]
     pub messages: u32,
     /// Whether the source has event triggers. `None` in histories that were begun before messages were signed, where a

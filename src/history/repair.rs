@@ -29,7 +29,7 @@ pub struct RepairOutcome {
     pub healed: Vec<String>,
     /// The objects that remain damaged or missing, and why.
     pub not_healed: Vec<String>,
-    /// Where the damaged objects lie now.
+    /// The places of the damaged objects now.
     pub set_aside: Vec<String>,
 }
 
@@ -345,7 +345,7 @@ impl RepairWork<'_> {
                 let place = self.journal.locate(*bad);
                 self.done.not_healed.push(format!("{place} is damaged, and {why}"));
             }
-            // Behind the last segment no segment is missing.
+            // No segment can be missing behind the last one.
             None if next.is_none() => {}
             None => self.done.not_healed.push(format!("the segment at {} is missing, and {why}", key.start)),
         }

@@ -1,5 +1,5 @@
-//! How a manifest holds the statements since its schema archive: a long text in which a client sent many statements is
-//! written once.
+//! The form in which a manifest holds the statements since its schema archive: a long text in which a client sent many
+//! statements is written once.
 
 use std::sync::Arc;
 

@@ -29,7 +29,7 @@ pub struct Timeline {
 #[derive(Clone, Debug)]
 pub struct Stretch {
     pub epoch: Epoch,
-    /// Where the journal of the epoch begins, or the part of it that an expiry has left.
+    /// The beginning of the epoch's journal, or of the part that an expiry has left.
     pub held_from: Lsn,
     /// The segments in order. A capture may still write to the last one.
     pub segments: Vec<SegmentView>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is said of a column whose values may read differently from how they were written.
+/// The words about a column whose values may read differently from how they were written.
 pub const RETYPED: &str = "was given another type without a rewrite";
 
 /// A table whose rows are not in the history.
@@ -18,4 +18,12 @@ pub struct Inexact {
     /// The part: a table, a sequence, `large objects`, `roles`.
     pub what: String,
     pub why: String,
+}
+
+impl Inexact {
+    /// Whether the part is a table whose values may read differently from how they were written, as a column was given
+    /// another type. A manifest keeps only the words, so the words decide.
+    pub fn is_retyped(&self) -> bool {
+        self.why.contains(RETYPED)
+    }
 }

@@ -27,7 +27,8 @@ pub enum SchemaProof {
     Proved { at: Edge },
     /// Followed up to `at`, some objects are not what the source had there: each is named.
     Differs { at: Edge, objects: usize },
-    /// They are those of `since` with the statements told since then; the history holds no digests of a later position.
+    /// The definitions are those of `since` with the statements told since then. The history holds no digests of a later
+    /// position.
     Unproved { since: Edge },
 }
 

@@ -1,6 +1,6 @@
 //! Abbreviations of time zones, as servers write them into their logs.
 
-/// What an abbreviation means.
+/// The meaning of an abbreviation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zone {
     /// One offset from UTC, written as in RFC 3339.

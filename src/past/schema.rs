@@ -33,7 +33,8 @@ impl Past {
         self.question().unknown(known)
     }
 
-    /// The source's definitions at the first position, at or after the moment, at which the history holds their digests.
+    /// Returns the source's definitions at the first position, at or after the moment, at which the history holds their
+    /// digests.
     ///
     /// # Errors
     /// `Damaged` if the journal or a manifest is.
@@ -110,7 +111,7 @@ struct Witness {
     same: bool,
 }
 
-/// What the source's definitions were at one position.
+/// The source's definitions at one position, as digests.
 pub struct SchemaWitness {
     pub at: Edge,
     pub digests: SchemaDigests,

@@ -211,7 +211,7 @@ UNION ALL
 part(class, oid, part, fuzzy, text) AS (
     SELECT class, oid, '', fuzzy, text FROM own
 UNION ALL
-    -- What initdb made belongs to a role whose name says nothing of the database.
+    -- The objects that initdb made belong to a role whose name tells nothing about the database.
     SELECT class, oid, 'owner', false, CASE WHEN owner = 10 AND oid < 16384 THEN 'initdb' ELSE pg_get_userbyid(owner) END
       FROM own WHERE owner IS NOT NULL
 UNION ALL

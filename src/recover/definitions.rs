@@ -42,16 +42,16 @@ pub struct SchemaAt {
     pub base: Option<PathBuf>,
     /// The sequences, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
-    /// The digests of what the archive defines, if they are known.
+    /// The digests of the archive's definitions, if they are known.
     pub digests: Option<SchemaDigests>,
     pub proof: SchemaProof,
-    /// Where the definitions of the checkpoint's archive were read from the source.
+    /// The position at which the definitions of the checkpoint's archive were read from the source.
     archived_at: Edge,
-    /// These keep the archives' files in place.
+    /// The archives' files, which stay as long as these values live.
     _files: Vec<LentFile>,
 }
 
-/// Where a replay may create its scratch database.
+/// The server on which a replay may create its scratch database, and the limits of the replay.
 pub struct ReplaySettings<'a> {
     /// A server that the user named and trusts; `None` for a short-lived server that backwhen starts for this replay
     /// only.
@@ -94,7 +94,7 @@ pub async fn schema_compared(
     }
     let replayed = replay(past, settings, &schema, &changes, later).await;
     if !changes.is_empty() {
-        schema.become_(replayed?, past, witness.as_ref());
+        schema.replace(replayed?, past, witness.as_ref());
         return Ok(schema);
     }
     // Only the proof needs the replay.
@@ -198,28 +198,14 @@ fn checked_archive(history: &History, digest: &str) -> Result<LentFile> {
 
 impl SchemaAt {
     /// Replaces the checkpoint's schema by the replayed one.
-    fn become_(&mut self, replayed: ReplayedSchema, past: &Past, witness: Option<&SchemaWitness>) {
-        let ReplayedSchema {
-            archive,
-            facts,
-            notes,
-            inexact,
-            refused,
-            grade,
-            unfit,
-            sequences,
-            digests,
-            rights,
-            folder,
-        } = replayed;
-        self._files.push(LentFile::in_scratch(archive.clone(), folder));
-        self.base = Some(std::mem::replace(&mut self.archive, archive));
-        self.facts = SchemaFacts { since: Vec::new(), ..facts };
-        (self.notes, self.inexact, self.grade, self.unfit, self.sequences) =
-            (notes, inexact, grade, unfit, sequences);
-        self.refused = refused;
-        self.prove(past, witness, digests.as_ref().map(|(_, later)| later), rights);
-        self.digests = digests.map(|(now, _)| now);
+    fn replace(&mut self, by: ReplayedSchema, past: &Past, witness: Option<&SchemaWitness>) {
+        self._files.push(LentFile::in_scratch(by.archive.clone(), by.folder));
+        self.base = Some(std::mem::replace(&mut self.archive, by.archive));
+        self.facts = SchemaFacts { since: Vec::new(), ..by.facts };
+        (self.notes, self.inexact, self.refused) = (by.notes, by.inexact, by.refused);
+        (self.grade, self.unfit, self.sequences) = (by.grade, by.unfit, by.sequences);
+        self.prove(past, witness, by.digests.as_ref().map(|(_, later)| later), by.rights);
+        self.digests = by.digests.map(|(now, _)| now);
     }
 
     /// Compares the definitions, followed up to the position of the witness, with the source's own; what is not the same

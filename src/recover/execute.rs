@@ -22,7 +22,6 @@ use crate::error::{Error, Result};
 use crate::fold::{Folded, FoldedTable};
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
-use crate::model::inexact::RETYPED;
 use crate::model::schema_digests::{DifferenceKind, SchemaProof, name_differences};
 use crate::model::{Inexact, Table};
 use crate::past::RECOVERY_BUDGET;
@@ -351,7 +350,7 @@ async fn fill(
         |oid| folded.sequences_sampled < plan.past.until() || folded.sequences_set_back.contains(&oid);
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
-    let retyped = inexact.iter().filter(|it| it.why.contains(RETYPED)).map(|it| it.what.clone()).collect();
+    let retyped = inexact.iter().filter(|it| it.is_retyped()).map(|it| it.what.clone()).collect();
     let loaded = load_and_index(plan, execution, sink, (folded.tables, &retyped), phases).await?;
     inexact.extend(loaded.inexact);
     inexact.extend(sink.set_sequences(&sequences).await?);

@@ -27,7 +27,8 @@ pub struct Plan {
     pub checkpoint_rows: u64,
     /// How well the schema is known.
     pub schema: SchemaKnown,
-    /// Where the definitions will be compared with the source's own; `None` if the history holds no digests from there on.
+    /// The position at which the definitions will be compared with the source's own; `None` if the history holds no digests
+    /// at or after the moment.
     pub schema_compared_at: Option<Edge>,
     /// The objects that will not be exact, by name.
     pub inexact: KnownInexact,

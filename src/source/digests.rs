@@ -189,7 +189,7 @@ async fn undone_on_failure<T>(
         |error| server_error(format!("the server cannot digest the rows of {}", table.display()), error);
     reader.batch_execute("SAVEPOINT digests").await.map_err(failed)?;
     let answer = reader.guard(asked).await?;
-    // Also after success: the lock on the table is given back.
+    // The savepoint is rolled back after success too, which gives the lock on the table back.
     reader.batch_execute("ROLLBACK TO digests; RELEASE digests").await.map_err(failed)?;
     answer.map_err(failed)
 }

@@ -1,4 +1,4 @@
-//! What histories have made on the source, found by its names.
+//! Finds the slots, publications and event triggers that histories have created on the source, by their names.
 
 use tokio_postgres::Client;
 

@@ -45,7 +45,7 @@ impl NewFile {
         Ok(NewFile { file: Some(file), temporary, target: path.to_owned() })
     }
 
-    /// Where the file lies until it has its own name. Another program may write to it there.
+    /// The temporary path of the file, until the file gets its own name. Another program may write to it there.
     pub fn path(&self) -> &Path {
         &self.temporary
     }

@@ -15,7 +15,7 @@ use super::{files, root};
 /// The names of a path, as written or from the crate's root.
 type Names = Vec<String>;
 
-/// What one file says of others.
+/// The imports and the passed-on names of one file.
 #[derive(Default)]
 struct Mentions {
     paths: Vec<Names>,

@@ -1,4 +1,4 @@
-//! What `status` learns from the source, and what it is judged by.
+//! The facts that `status` asks the source for, and the limits by which it judges them.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const CRITICAL_LAG: (f64, f64) = (600.0, 10.0);
 /// The source's end as the running capture knows it is believed for this long, in seconds, or for three heartbeats.
 const FRESH: f64 = 30.0;
 
-/// What the figures are judged by, as far as it was named. The rest is what the running capture was given.
+/// The limits that the command line names. For the others, those of the running capture count.
 #[derive(Clone, Copy)]
 pub(in crate::cli) struct Expected {
     /// The most WAL that the slot may retain, in bytes; `Some(None)` means that there is no limit.
@@ -59,7 +59,7 @@ fn heartbeat(running: Option<&Live>) -> f64 {
     running.and_then(|live| live.options).map_or(0.0, |options| options.heartbeat_seconds)
 }
 
-/// What came of asking the source.
+/// The source's answer, or the reason why there is none.
 pub(super) enum Asked {
     No,
     /// Why it could not be asked.
@@ -122,7 +122,7 @@ pub(super) async fn ask(source: &Conninfo, history: &History) -> Asked {
             // A standby cannot tell how far its primary is.
             return Ok(Asked::InVain("it is a standby; name its primary with --source".to_owned()));
         }
-        // What cannot be seen is no reason to know nothing.
+        // If one fact cannot be read, the other facts still count.
         let oldest = oldest_transaction(&session).await.unwrap_or_default();
         Ok::<_, Error>(Asked::Answered(Box::new((facts, oldest))))
     };

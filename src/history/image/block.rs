@@ -18,7 +18,7 @@ const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 const LEVEL: i32 = 3;
 
-/// Where the checksum stands. It covers all bytes before it, and the payload behind it.
+/// The offset of the checksum in the header. The checksum covers all bytes before it, and the payload behind it.
 const CRC_AT: usize = 48;
 
 /// For a block of at most this many bytes, memory is taken at once; for a longer one, as decompression yields bytes.

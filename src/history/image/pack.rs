@@ -34,7 +34,7 @@ pub fn is_name(name: &str) -> bool {
 pub struct PackEntry {
     pub id: BlockId,
     pub kind: BlockKind,
-    /// Where the stored block begins in the pack.
+    /// The offset of the stored block in the pack, in bytes.
     pub offset: u64,
     /// The bytes of the stored block, with its header.
     pub stored_len: u32,

@@ -62,10 +62,10 @@ impl ShapesAndColumns {
 #[derive(Default)]
 struct MessageParts {
     shape: Vec<u8>,
-    /// Where each value lies in the message; empty for a shape.
+    /// The position of each value in the message; empty for a shape.
     values: Vec<Range<usize>>,
     columns: Vec<(u32, u8, u16)>,
-    /// Where each value belongs in the shape.
+    /// The position of each value in the shape.
     gaps: Vec<usize>,
 }
 

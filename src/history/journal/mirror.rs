@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
 use crate::store::Object;
 
-/// Where the last complete transaction of an open segment ends.
+/// The end of the last complete transaction of an open segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenSegmentEnd {
     pub bytes: u64,

@@ -17,7 +17,7 @@ use crate::model::Lsn;
 /// The state in which the writer found the journal, and what it has mended.
 #[derive(Clone, Debug)]
 pub struct RecoveredJournal {
-    /// Where the journal ends, and where a `BlockBuilder` begins.
+    /// The end of the journal, at which a `BlockBuilder` begins.
     pub frontier: Lsn,
     /// The same position, as the journal is on disk up to there.
     pub durable: Durable,

@@ -1,4 +1,4 @@
-//! Where the segments of a history lie: the open ones in its spool, the sealed ones in its store.
+//! The places of a history's segments: open segments lie in its spool, sealed segments in its store.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -99,7 +99,7 @@ impl DecodedBlock {
     }
 }
 
-/// Where a reader of a block stopped. It borrows nothing, so a cursor can keep it beside the block.
+/// The place at which a reader of a block stopped. A place borrows nothing, so a cursor can keep it beside the block.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     offset: usize,

@@ -25,6 +25,20 @@ pub(super) enum OpenForm {
     Damaged,
 }
 
+impl OpenForm {
+    pub(super) const ALL: [OpenForm; 9] = [
+        OpenForm::Missing,
+        OpenForm::BadHeader,
+        OpenForm::Foreign,
+        OpenForm::Misnamed,
+        OpenForm::Newer,
+        OpenForm::Whole,
+        OpenForm::Incomplete,
+        OpenForm::Torn,
+        OpenForm::Damaged,
+    ];
+}
+
 /// The state in which the sealed form of the same segment was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SealedForm {
@@ -84,17 +98,7 @@ pub(super) const CASES: &[RecoveryCase] = &[
         why: "where the epoch ends cannot be known while its last segment is damaged",
     },
     RecoveryCase {
-        open: &[
-            OpenForm::Missing,
-            OpenForm::BadHeader,
-            OpenForm::Foreign,
-            OpenForm::Misnamed,
-            OpenForm::Newer,
-            OpenForm::Whole,
-            OpenForm::Incomplete,
-            OpenForm::Torn,
-            OpenForm::Damaged,
-        ],
+        open: &OpenForm::ALL,
         sealed: &[SealedForm::Newer],
         action: RecoveryAction::Newer,
         why: "a newer backwhen has sealed here; what it left open may follow other rules",
@@ -180,23 +184,12 @@ pub(super) fn decide(open: OpenForm, sealed: SealedForm) -> &'static RecoveryCas
 mod tests {
     use super::*;
 
-    const OPENS: [OpenForm; 9] = [
-        OpenForm::Missing,
-        OpenForm::BadHeader,
-        OpenForm::Foreign,
-        OpenForm::Misnamed,
-        OpenForm::Newer,
-        OpenForm::Whole,
-        OpenForm::Incomplete,
-        OpenForm::Torn,
-        OpenForm::Damaged,
-    ];
     const SEALED: [SealedForm; 4] =
         [SealedForm::Missing, SealedForm::Valid, SealedForm::Invalid, SealedForm::Newer];
 
     #[test]
     fn every_combination_meets_exactly_one_row() {
-        for open in OPENS {
+        for open in OpenForm::ALL {
             for sealed in SEALED {
                 let rows =
                     CASES.iter().filter(|c| c.open.contains(&open) && c.sealed.contains(&sealed)).count();
@@ -210,7 +203,7 @@ mod tests {
     /// never have been acknowledged.
     #[test]
     fn nothing_acknowledged_is_ever_cut_off() {
-        for open in OPENS {
+        for open in OpenForm::ALL {
             for sealed in SEALED {
                 match decide(open, sealed).action {
                     RecoveryAction::Cut => assert!(matches!(open, OpenForm::Incomplete | OpenForm::Torn)),

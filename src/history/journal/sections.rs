@@ -6,7 +6,7 @@ use super::summary::TransactionEntry;
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
 
-/// Where a block lies in its segment, and which positions it covers.
+/// The place of a block in its segment, and the positions that the block covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockExtent {
     /// The start of the block, in bytes from the segment's start.

@@ -24,7 +24,7 @@ pub struct Findings {
     pub bytes: u64,
     /// The faults, a line for each, which names the object.
     pub faults: Vec<String>,
-    /// What will make a recovery less exact although every object is sound.
+    /// The facts that make a recovery less exact although every object is sound.
     pub notes: Vec<String>,
     /// The checkpoints whose manifests are sound, each with the digest of the manifest.
     #[serde(skip)]

@@ -88,7 +88,7 @@ fn verify_segment(journal: &Journal, name: SegmentName) -> Result<journal::Segme
     }
 }
 
-/// Where a segment lies, and its start and end, if it could be read.
+/// The place of a segment, and its start and end if the segment could be read.
 struct SegmentEnds {
     name: SegmentName,
     place: String,

@@ -232,7 +232,7 @@ async fn finish(
         ..request.base.clone()
     };
     let rights = (replay.rights.owners, replay.rights.privileges);
-    // What fails here concerns the proof only.
+    // A failure here concerns the proof only, not the recovery.
     let digests = digests(request, scratch, replay).await;
     notes.extend(
         digests.as_ref().err().map(|error| format!("the replayed definitions were not compared: {error}")),

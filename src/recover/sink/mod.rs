@@ -48,7 +48,7 @@ pub struct Contents {
 pub struct ComputedColumn {
     pub table: String,
     pub column: String,
-    /// As [`SchemaDigests`] names it.
+    /// The function's name in [`SchemaDigests`].
     pub function: String,
 }
 

@@ -16,7 +16,7 @@ use crate::model::Lsn;
 /// TextRows as text. Values that are not UTF-8 have been refused.
 pub(super) type TextRows = Vec<Vec<Option<String>>>;
 
-/// What a server says about itself; another server that answers under the same name says something else.
+/// The facts by which a server identifies itself; another server that answers under the same name says something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIdentity {
     pub system_identifier: String,

@@ -10,8 +10,8 @@ use backwhen::pgtools::schema_digests;
 
 /// One statement follows the other, with an object of each kind.
 const OBJECTS: &str = include_str!("objects.sql");
-/// What differs after a statement, the first major version that knows the statement, and the statement, in which `@`
-/// stands for the database.
+/// In each line: the objects that differ after a statement, the first major version that knows the statement, and the
+/// statement, in which `@` stands for the database.
 const MUTATIONS: &str = include_str!("mutations.sql");
 
 fn source(server: &Server) -> String {

@@ -107,7 +107,7 @@ fn torment<'a>(backwhen: &'a Backwhen, capture: &mut Option<Capture<'a>>, random
             }
         }
         3 => checkpoint(backwhen),
-        // What is done next comes at any instant of what capture does.
+        // The next deed comes at any instant of capture's work.
         4..7 => std::thread::sleep(Duration::from_millis(random.random_range(50..1500))),
         7..13 if capture.is_none() => *capture = Some(backwhen.spawn_capture_in_trouble()),
         _ => {}

@@ -1,4 +1,4 @@
-//! What the target's server does not have.
+//! Objects that need something which the target's server does not have: tablespaces, roles, collations, extensions.
 
 use super::{protected, recover};
 use crate::support::{Dump, Server, assert_same};

@@ -270,7 +270,7 @@ fn a_column_that_a_replaced_function_computes_anew_is_named() {
             .collect::<Vec<_>>()
     };
     assert_eq!(named(&before), [""; 0]);
-    // Also from the checkpoint that knows only the new function.
+    // The same holds from the checkpoint that knows only the new function.
     for to in [&replaced, "latest"] {
         assert_eq!(named(to), ["column g is computed anew"], "{to}");
     }

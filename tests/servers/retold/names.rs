@@ -63,7 +63,8 @@ fn values_that_come_late_name_what_they_named() {
     });
 }
 
-/// Where an object may have another name and no message tells its former one, the columns that may name it are reported.
+/// If an object may have another name and no message tells the former one, the columns that may name the object are
+/// reported.
 #[test]
 fn columns_whose_values_may_read_otherwise_are_named() {
     on_oldest_and_newest(|server| {

@@ -66,7 +66,7 @@ impl<'a> Capture<'a> {
         });
     }
 
-    /// What this capture has written of its state.
+    /// Returns the live state that this capture has written.
     fn live(&self) -> Option<Live> {
         live::read(&self.backwhen.history().join("live/capture.json"))
             .filter(|live| live.process == self.pid())
@@ -129,7 +129,7 @@ impl<'a> Capture<'a> {
         self.wait_until(&what, |capture| capture.checkpoints() >= count);
     }
 
-    /// What `status` reads, without a process for each question.
+    /// Returns the position that `status` would read, without a process for each question.
     fn timeline(&self) -> Option<Timeline> {
         let history = History::open(&self.backwhen.history(), None).ok()?;
         Timeline::read(&history, &Catalog::open(&history).ok()?).ok()

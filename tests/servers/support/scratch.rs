@@ -1,4 +1,4 @@
-//! Where servers and histories of the tests lie.
+//! The folders in which the tests' servers and histories lie.
 
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What takes longer hangs.
+/// A condition that takes longer counts as hanging.
 const LIMIT: Duration = Duration::from_secs(60);
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);

@@ -119,7 +119,7 @@ fn interrupt_at(backwhen: &Backwhen, arguments: &[&str], number: u64, end: End) 
     true
 }
 
-/// As long as there are statements, but not at each of the many that are alike.
+/// The command is interrupted at one statement after the other, but not at each of the many that are alike.
 fn numbers() -> impl Iterator<Item = u64> {
     let step = if std::env::var_os("BACKWHEN_TEST_EVERY").is_some() { 1 } else { 7 };
     (1..).step_by(step)
@@ -196,7 +196,7 @@ fn what_a_lost_history_has_left_is_taken_off_by_force() {
     assert_source_clean(&server, first.database());
     let nothing = first.ok(&["drop", "--force", "--source", &first.source()]);
     assert_says(&nothing, &["nothing of backwhen"]);
-    // Of two histories that are gone, one must be named.
+    // If two histories are gone, the command must be told which one is meant.
     second.init();
     std::fs::remove_dir_all(second.history()).unwrap();
     second.init();

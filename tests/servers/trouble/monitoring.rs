@@ -1,4 +1,4 @@
-//! What `status`, `--nagios` and the log say where protection is lost or late: the rows of the table in
+//! The words of `status`, `--nagios` and the log when protection is lost or late: the rows of the table in
 //! docs/monitoring.md.
 
 use std::io::{Read, Write};
@@ -263,7 +263,7 @@ fn so_many_tables_that_the_server_has_no_room_for_two_locks_on_each() {
     let lock = "DO $$ DECLARE r record; BEGIN FOR r IN SELECT oid::regclass AS t FROM pg_class WHERE relkind = 'r' \
                 AND relnamespace = 'public'::regnamespace LOOP EXECUTE 'LOCK TABLE ' || r.t || ' IN ACCESS SHARE MODE'; \
                 END LOOP; END $$";
-    // As many tables as the server can lock once, with some room to spare.
+    // The server can lock this many tables once, with some room to spare.
     while tables < 4000 {
         let more = make.replace("1..70", &format!("{}..{}", tables + 1, tables + 70));
         server.psql(backwhen.database(), &more);

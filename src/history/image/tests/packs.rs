@@ -161,7 +161,7 @@ fn a_pack_whose_put_fails_is_put_again_whole() {
             memory.fail_at(call, fault);
             let failed = write();
             memory.fail_at(u64::MAX >> 1, fault);
-            // What the store has by now is a whole pack, or nothing.
+            // The store has a whole pack by now, or nothing.
             let listed = MemoryDirectory::scan(&*store).unwrap().len();
             assert!(
                 listed == 0 || failed.is_ok() || fault == StoreFault::LoseAnswer,

@@ -20,7 +20,7 @@ pub(super) fn at(path: &Path, authorship: &Authorship) -> (Journal, SegmentName)
     (journal, name)
 }
 
-/// Where the segments of the history at `root` lie; the folder is made if it is not there.
+/// Returns the folder of the segments of the history at `root`, and creates it if it is missing.
 pub(super) fn folder_in(root: &Path) -> PathBuf {
     let folder = root.join("journal");
     std::fs::create_dir_all(&folder).unwrap();

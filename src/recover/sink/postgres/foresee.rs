@@ -1,4 +1,4 @@
-//! What a target will refuse, as far as its catalogs tell before anything is made.
+//! Foresees the objects that a target will refuse, as far as its catalogs tell before anything is created.
 
 use std::collections::BTreeSet;
 

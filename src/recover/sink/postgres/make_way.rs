@@ -60,15 +60,15 @@ const LEAVES: &str = "SELECT n.nspname::text, c.relname::text
       JOIN pg_catalog.pg_class c ON c.oid = p.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE p.isleaf AND c.relkind = 'r' ORDER BY 1, 2";
 
-/// What rows were given way to.
+/// The obstacles that were taken out of the rows' way.
 #[derive(Debug, Default)]
 pub(super) struct Cleared {
     checks: Vec<RemovedCheck>,
-    /// The columns, by table, that are of type text until somebody mends them.
+    /// The columns, by their table's oid, that were given the type text.
     texts: BTreeSet<(u32, String)>,
     /// The roots (schema, name) of partitioned tables that distribute their rows themselves.
     roots: BTreeSet<(String, String)>,
-    /// The partitions whose rows go through one, by oid.
+    /// The partitions, by oid, whose rows are loaded through a root.
     distributed: BTreeSet<u32>,
     /// The rows that were loaded through a root, by the oid of the partition that they were in on the source.
     through_root: Vec<(u32, Contents)>,
@@ -158,7 +158,7 @@ impl PostgresSink {
         Ok(true)
     }
 
-    /// Has generated columns keep no value.
+    /// Turns generated columns into plain columns without values.
     async fn stop_computing(&self, table: &Table, fault: &ServerFault) -> Result<bool> {
         let name = table.quoted();
         let mut stopped = false;

@@ -37,7 +37,7 @@ impl Places {
         Ok(Places { tablespaces, access_methods })
     }
 
-    /// Returns the place that the server lacks, as what the object will be without.
+    /// Returns the tablespace and the access method of the entry that the server lacks, each as a refused object.
     pub fn refused(&self, entry: &Entry) -> Vec<RefusedObject> {
         let wanted = [
             ("tablespace", &self.tablespaces, &entry.tablespace),
@@ -71,14 +71,14 @@ pub(super) async fn names(session: &Session, sql: &str) -> Result<BTreeSet<Strin
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// EntrySelection of an archive that are tried again in a session.
+/// The entries of an archive that are tried again in a session.
 pub(in crate::recover) struct Retry<'a> {
     pub session: &'a Session,
     pub definitions: &'a ArchiveDefinitions,
     /// The tables whose rows will be loaded.
     pub tables: &'a [Table],
     pub refused: &'a RefusedObjects,
-    /// What pg_restore was to make: nothing else is tried again, whatever its words name.
+    /// The sections that pg_restore was to create. Entries of other sections are not tried again, whatever its words name.
     pub sections: &'a [Section],
     pub step: AfterRows,
 }
