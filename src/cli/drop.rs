@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{SourceOption, Surroundings};
 use crate::connect::Conninfo;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::protect::begin;
 
 /// Take event triggers, slot and publications off the source; the history stays and can be recovered from
@@ -43,8 +43,11 @@ struct TracesDropped {
 
 impl Drop {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let opened = if self.slot.is_some() { Err(Error::usage("--slot")) } else { at.history() };
-        let history = match opened {
+        // With --slot, the history that is gone is meant, and none that may lie here.
+        if self.slot.is_some() {
+            return self.drop_traces(at).await;
+        }
+        let history = match at.history() {
             Ok(history) => history,
             Err(_) if self.force => return self.drop_traces(at).await,
             Err(error) => return Err(error),
