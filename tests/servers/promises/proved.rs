@@ -118,3 +118,21 @@ fn what_is_told_is_proved_between_two_statements_too() {
         assert_eq!(report["schema_proof"]["since"], status["schema_digested"], "{report}");
     }
 }
+
+/// The target's own default privileges make every table that a recovery creates there readable. The archive grants
+/// nothing, so no statement takes that back.
+#[test]
+fn what_the_target_adds_to_definitions_is_named() {
+    for_each_version(|server| {
+        let backwhen = protected(server, "CREATE TABLE t (id int PRIMARY KEY)");
+        let into = server.fresh_database("proved_again");
+        server.psql(&into, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC");
+        let report = backwhen.json(&["recover", "--to", "latest", "--into", &server.conninfo(&into)]);
+        let readable = "SELECT has_table_privilege('proved_a', 't', 'SELECT')";
+        assert_eq!(server.psql(&into, readable), "t", "the target adds nothing, so this proves nothing");
+        let named = named(&report);
+        let of_table = named.iter().any(|it| it.starts_with("public.t: ") && it.contains("privileges"));
+        let of_defaults = named.iter().any(|it| it.starts_with("default acl ") && it.contains("is there"));
+        assert!(of_table && of_defaults, "{named:#?}");
+    });
+}
