@@ -51,11 +51,13 @@ impl std::fmt::Display for SchemaProof {
     }
 }
 
-/// Adds what differs from `first` to what is inexact, unless the object is named there already.
+/// Adds the differences from `first` to the list of what is inexact. If the object is in the list already, the difference
+/// is added to its reason; if a statement is in the list whose failure concerns several objects, it explains theirs.
 pub fn name_differences(differences: &[SchemaDifference], first: &str, inexact: &mut Vec<Inexact>) {
     for difference in differences.iter().map(|it| it.inexact(first)) {
-        let is_named = |it: &Inexact| it.what.split(", ").any(|what| what == difference.what);
-        if !inexact.iter().any(is_named) {
+        if let Some(named) = inexact.iter_mut().find(|it| it.what == difference.what) {
+            named.why = format!("{}; {}", named.why, difference.why);
+        } else if !inexact.iter().any(|it| it.what.split(", ").any(|what| what == difference.what)) {
             inexact.push(difference);
         }
     }
@@ -195,6 +197,28 @@ mod tests {
         );
         let found = one.differences(&other, None, |object, part| object != "table a" || part == "owner");
         assert_eq!(found, []);
+    }
+
+    #[test]
+    fn a_difference_is_named_although_the_object_is_inexact_for_another_reason() {
+        let object = |name: &str| SchemaDifference { object: name.to_owned(), kind: DifferenceKind::Missing };
+        let known = |what: &str| Inexact { what: what.to_owned(), why: "known".to_owned() };
+        let mut inexact = vec![known("public.a"), known("view b, view c")];
+        name_differences(
+            &[object("table public.a"), object("view c"), object("view d")],
+            "the source",
+            &mut inexact,
+        );
+        let found: Vec<_> = inexact.iter().map(|it| format!("{}: {}", it.what, it.why)).collect();
+        let missing = "is missing, although the source has it";
+        assert_eq!(
+            found,
+            [
+                format!("public.a: known; {missing}"),
+                "view b, view c: known".to_owned(),
+                format!("view d: {missing}")
+            ]
+        );
     }
 
     #[test]
