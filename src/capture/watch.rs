@@ -28,7 +28,7 @@ use crate::progress::Silent;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
 use crate::signal::{self, RolesSignal};
-use crate::source::blocker::{oldest_transaction, while_waiting};
+use crate::source::blocker::{OpenTransaction, oldest_transaction, while_waiting};
 use crate::source::inspect;
 use crate::source::messages::write;
 use crate::source::publication::{Pool, Publications, set_lock_timeout};
@@ -47,6 +47,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Images of new tables follow each other no faster than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(3);
+
+/// How long an image of new tables waits before it looks again whether a transaction that is in its way has ended.
+const LATE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Lists of the server's roles follow each other no faster than this: some servers make roles all the time.
 const ROLES_PAUSE: Duration = Duration::from_secs(60);
@@ -202,6 +205,12 @@ impl Watcher {
             return Ok(());
         }
         if memory.next_refresh.is_none_or(|next| ambient::instant() >= next) {
+            // The snapshot's slot would wait for this transaction, and the heart would not beat meanwhile.
+            if let Some(open) = oldest_transaction(session).await?.filter(OpenTransaction::is_late) {
+                tracing::info!("the checkpoint with the new definitions waits: {open}");
+                memory.next_refresh = Some(ambient::instant() + LATE_PAUSE);
+                return Ok(());
+            }
             let started = ambient::instant();
             let done = self.refresh().await;
             memory.next_refresh = Some(ambient::instant() + REFRESH_PAUSE.max(started.elapsed() * 2));

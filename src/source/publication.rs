@@ -222,7 +222,9 @@ impl Publications {
                         AND (SELECT pg_catalog.bool_and(p.pubname = ANY ($2::text[])) FROM pg_catalog.pg_publication_rel pr \
                                JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
                               WHERE pr.prrelid = c.oid AND p.pubname = ANY ($1::text[] || $2::text[])) \
-                        AND (c.relreplident = 'f' OR EXISTS ( \
+                        AND (c.relreplident = 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute v \
+                                                            WHERE v.attrelid = c.oid AND v.attgenerated = 'v') \
+                             OR EXISTS ( \
                              SELECT FROM pg_catalog.pg_index i \
                               WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
                                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END \

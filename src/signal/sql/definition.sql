@@ -24,7 +24,11 @@ BEGIN
     FOREACH relation IN ARRAY relations LOOP
         -- A function that asks the server's cache costs less than one more table in the query, and a list costs less
         -- than an aggregate.
-        SELECT c.relnamespace::regnamespace::text, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, c.relfilenode,
+        SELECT c.relnamespace::regnamespace::text, c.relname, c.relkind::text, c.relpersistence::text,
+               -- With a column that is computed when it is read, REPLICA IDENTITY FULL does not serve (from version 18 on).
+               CASE WHEN c.relreplident = 'f' AND EXISTS (
+                   SELECT FROM pg_attribute v WHERE v.attrelid = c.oid AND v.attgenerated = 'v') THEN 'v' ELSE c.relreplident::text END,
+               c.relfilenode,
                reaching AND (c.relhassubclass OR EXISTS (
                    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype
                       -- The dependency is on the type itself, or on its array type.

@@ -66,7 +66,7 @@ $body$;
 
 -- Keeps the objects that the statement drops for its end, since only this event lists them.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp AS $body$
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
     dropped text[];
     kept text;

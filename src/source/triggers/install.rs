@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::history::Identity;
 use crate::model::schema::quote_literal;
 use crate::model::{Grade, Selection};
+use crate::signal::key::MessageKey;
 use crate::source::publication::Publications;
 
 /// The columns that each installation writes anew.
@@ -32,8 +33,27 @@ impl Triggers {
     /// `Usage` if a pattern cannot be parsed; `Refused` if the schema `backwhen` cannot be trusted; `Unavailable` or
     /// `Refused` if the server fails.
     pub async fn install(&self, client: &Client, identity: &Identity) -> Result<InstallOutcome> {
-        let row = self.row(identity)?;
-        let installed = self.install_in_transaction(client, &row).await;
+        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+        let row = row(&identity.message_key(), &selection);
+        self.attempt(client, &row, "COMMIT").await
+    }
+
+    /// Tries the whole installation under a slot's name that no history has, and rolls it back.
+    ///
+    /// # Errors
+    /// As [`Triggers::install`].
+    pub async fn try_install(client: &Client) -> Result<InstallOutcome> {
+        let row = row(&MessageKey::new("", 2), &Selection::parse(&[], &[])?);
+        Triggers::of_slot("backwhen_trial").attempt(client, &row, "ROLLBACK").await
+    }
+
+    async fn attempt(
+        &self,
+        client: &Client,
+        row: &(dyn Fn(Inherited) -> Bytes + Sync),
+        end: &str,
+    ) -> Result<InstallOutcome> {
+        let installed = self.install_in_transaction(client, row, end).await;
         if !matches!(installed, Ok(Ok(None))) {
             // The transaction has to end, because the session is used again.
             let _ = client.batch_execute("ROLLBACK").await;
@@ -57,6 +77,7 @@ impl Triggers {
         &self,
         client: &Client,
         row: &(dyn Fn(Inherited) -> Bytes + Sync),
+        end: &str,
     ) -> Result<Result<Option<schema::SchemaFault>, ServerError>> {
         let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let superuser = match client.query_one(query, &[]).await {
@@ -78,7 +99,7 @@ impl Triggers {
         if let Some(fault) = schema::fault(client).await? {
             return Ok(Ok(Some(fault)));
         }
-        Ok(self.fill(client, superuser, row).await.map(|()| None))
+        Ok(self.fill(client, superuser, row, end).await.map(|()| None))
     }
 
     async fn fill(
@@ -86,6 +107,7 @@ impl Triggers {
         client: &Client,
         superuser: bool,
         row: &(dyn Fn(Inherited) -> Bytes + Sync),
+        end: &str,
     ) -> Result<(), ServerError> {
         client.batch_execute(&self.filled(TABLE)).await?;
         let table = self.table();
@@ -96,7 +118,7 @@ impl Triggers {
         let mut sink = std::pin::pin!(client.copy_in(&format!("COPY {table} ({COLUMNS}) FROM STDIN")).await?);
         sink.send(row(inherited)).await?;
         sink.finish().await?;
-        client.batch_execute(&self.statements(superuser)).await
+        client.batch_execute(&format!("{}{end}", self.statements(superuser))).await
     }
 
     fn statements(&self, superuser: bool) -> String {
@@ -114,7 +136,7 @@ impl Triggers {
             .replace("{common_types}", &common_types())
             .replace("{values}", VALUES)
             .replace("{english}", english);
-        format!("{ids}\n{}\nCOMMIT", self.filled(&functions))
+        format!("{ids}\n{}\n", self.filled(&functions))
     }
 
     /// Returns SQL that tells the event triggers the oids of the publications, and whether to use the whole pool: if the
@@ -139,30 +161,28 @@ impl Triggers {
             table = self.table(),
         )
     }
+}
 
-    /// Returns a function that makes the configuration table's row, a COPY line; it keeps a limit that somebody has
-    /// set.
-    fn row(&self, identity: &Identity) -> Result<impl Fn(Inherited) -> Bytes + use<>> {
-        let selection = Selection::parse(&identity.include, &identity.exclude)?;
-        let (inner, outer) = identity.message_key().halves();
-        let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
-        let before = [
-            hexadecimal(&inner),
-            hexadecimal(&outer),
-            array(&include_schema),
-            array(&include_name),
-            array(&exclude_schema),
-            array(&exclude_name),
-        ];
-        Ok(move |(image_limit, taken_out): Inherited| {
-            let mut line = Vec::new();
-            for value in &before {
-                push_escaped(&mut line, value.as_bytes());
-                line.push(b'\t');
-            }
-            line.extend_from_slice(format!("{image_limit}\t{taken_out}\t{}\n", version()).as_bytes());
-            Bytes::from(line)
-        })
+/// Returns a function that makes the configuration table's row, a COPY line; it keeps a limit that somebody has set.
+fn row(key: &MessageKey, selection: &Selection) -> impl Fn(Inherited) -> Bytes + use<> {
+    let (inner, outer) = key.halves();
+    let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
+    let before = [
+        hexadecimal(&inner),
+        hexadecimal(&outer),
+        array(&include_schema),
+        array(&include_name),
+        array(&exclude_schema),
+        array(&exclude_name),
+    ];
+    move |(image_limit, taken_out): Inherited| {
+        let mut line = Vec::new();
+        for value in &before {
+            push_escaped(&mut line, value.as_bytes());
+            line.push(b'\t');
+        }
+        line.extend_from_slice(format!("{image_limit}\t{taken_out}\t{}\n", version()).as_bytes());
+        Bytes::from(line)
     }
 }
 

@@ -211,24 +211,6 @@ impl Triggers {
     }
 }
 
-/// Returns why the connected role may not install event triggers, or `None` if it may. The trial is rolled back.
-///
-/// # Errors
-/// `Unavailable` if the server fails.
-pub async fn refusal(client: &Client) -> Result<Option<String>> {
-    let trial = "BEGIN READ WRITE; \
-         CREATE FUNCTION pg_temp.backwhen_trial() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
-         CREATE EVENT TRIGGER \"!backwhen_trial\" ON table_rewrite EXECUTE FUNCTION pg_temp.backwhen_trial(); \
-         ROLLBACK";
-    let trial = trial.replacen("; ", &format!("; {}", own("install")), 1);
-    let Err(error) = client.batch_execute(&trial).await else { return Ok(None) };
-    let _ = client.batch_execute("ROLLBACK").await;
-    match error.as_db_error() {
-        Some(fault) => Ok(Some(fault.message().to_owned())),
-        None => Err(server_error("cannot try to make an event trigger", error)),
-    }
-}
-
 fn not_looked(error: tokio_postgres::Error) -> Error {
     server_error("cannot look at the source's event triggers", error)
 }

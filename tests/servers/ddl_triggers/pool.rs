@@ -65,7 +65,8 @@ fn transaction(session: u32, step: u32, end: &str) -> String {
 #[test]
 fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
     let seconds = std::env::var("BACKWHEN_STORM_SECONDS").ok().and_then(|it| it.parse().ok()).unwrap_or(20);
-    let server = Server::shared(None);
+    // One of its own: open transactions of other tests would keep slots from being made.
+    let server = Server::builder().setting("wal_level", "logical").start();
     let database = server.fresh_database("storm");
     server.psql(&database, TOLD);
     let backwhen = Backwhen::new(&server, &database);
@@ -76,7 +77,8 @@ fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
     for open in 1..=OPEN {
         sessions[open as usize - 1].lock().unwrap().run(&transaction(open, 1, ""));
     }
-    let capture = backwhen.spawn_capture_with(&["--heartbeat", "500ms"]);
+    let mut capture = backwhen.spawn_capture_with(&["--heartbeat", "500ms"]);
+    capture.allow("the creation of the replication slot waits");
     let slowest = Mutex::new(Duration::ZERO);
     let again = |number: u32| {
         let session = (number + OPEN) as usize - 1;
@@ -134,9 +136,10 @@ fn recover(backwhen: &Backwhen, moment: &str) -> (String, serde_json::Value) {
 #[test]
 fn a_history_of_an_older_version_gets_the_pool() {
     let server = Server::shared(None);
-    let source = Source::new(&server);
+    let database = server.fresh_database("older");
+    server.psql(&database, "CREATE TABLE old (id int PRIMARY KEY)");
+    let source = Source::of(&server, &database, &[]);
     let (backwhen, slot) = (&source.backwhen, source.slot());
-    source.psql("CREATE TABLE old (id int PRIMARY KEY)");
     source.psql(&format!(
         "DO $$DECLARE s text; BEGIN FOR s IN SELECT format('DROP EVENT TRIGGER %I', evtname) FROM pg_event_trigger UNION ALL
              SELECT 'DROP PUBLICATION ' || pubname FROM pg_publication WHERE pubname ~ '_[0-9]+$' LOOP EXECUTE s; END LOOP; END$$;
