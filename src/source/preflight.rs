@@ -75,6 +75,7 @@ pub async fn look(
     let inventory = inspect::inventory(&session, selection).await?;
     findings.extend(not_owned(&session, &settings, &inventory).await?);
     findings.extend(event_triggers(&session, &settings.user).await?);
+    findings.extend(refused_in_functions(&session).await?);
     if settings.may_replicate && settings.senders_free > 0 {
         findings.extend(no_replication(source).await);
     }
@@ -90,6 +91,28 @@ pub async fn look(
         mend: String::new(),
     }));
     Ok(Preflight { server_version: settings.server_version, findings, tables })
+}
+
+/// The server refuses some statements for a table that is in a publication. The event triggers take the table out for
+/// those that the client sends itself, but not for those that functions run.
+async fn refused_in_functions(session: &Session) -> Result<Option<Finding>> {
+    let query = "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p \
+                   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+                  WHERE p.prosrc ~* '\\mset\\s+(unlogged|expression)\\M' \
+                    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backwhen') ORDER BY 1";
+    let rows = session.query(query, &[]).await;
+    let rows = rows.map_err(|error| server_error("cannot look at the source's functions", error))?;
+    let names: Vec<String> = rows.iter().take(5).map(|row| row.get(0)).collect();
+    Ok((!names.is_empty()).then(|| {
+        advice(
+            format!(
+                "{} may run SET UNLOGGED or SET EXPRESSION, which the server refuses inside a function for a table that \
+                 is protected",
+                names.join(", ")
+            ),
+            "let the client send that statement itself, or leave the table out with --exclude",
+        )
+    }))
 }
 
 /// Tries to install the event triggers, exactly as `init` does, and rolls that back.

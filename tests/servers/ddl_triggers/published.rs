@@ -48,6 +48,17 @@ fn a_table_becomes_unlogged_and_logged() {
 }
 
 #[test]
+fn a_function_that_the_server_will_refuse_is_named_beforehand() {
+    let server = Server::shared(None);
+    let backwhen = crate::support::shop::shop(&server);
+    let check = || backwhen.ok(&["check", "--source", &backwhen.source()]);
+    assert!(!check().contains("SET UNLOGGED"));
+    let function = "CREATE FUNCTION cheapen() RETURNS void LANGUAGE plpgsql AS 'BEGIN ALTER TABLE visits SET UNLOGGED; END'";
+    server.psql(backwhen.database(), function);
+    assert!(check().contains("cheapen() may run SET UNLOGGED"), "{}", check());
+}
+
+#[test]
 fn a_column_that_is_computed_when_it_is_read_gets_another_expression() {
     if versions().last().is_none_or(|newest| *newest < 18) {
         return;
