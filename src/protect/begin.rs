@@ -101,7 +101,7 @@ pub async fn init(
     ambient::pass("init.intent")?;
     let beginning = async {
         let publications = Publications::of_slot(&identity.slot());
-        create_publications(access, &publications, &selection).await?;
+        create_publications(access, &publications, &selection, event_triggers).await?;
         let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
         let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
         let none: Arc<dyn BlockDirectory> = Arc::new(MemoryDirectory::default());
@@ -257,7 +257,7 @@ async fn open_again(access: &Access<'_>, history: &History) -> Result<(SourceSna
     let mut client = ReplicationClient::connect(access.source, "resync").await?;
     let server = client.identify_system().await?;
     let publications = Publications::of_slot(&slot);
-    create_publications(access, &publications, &selection).await?;
+    create_publications(access, &publications, &selection, identity.has_event_triggers()).await?;
     if identity.has_event_triggers()
         && let Some(reason) = install_triggers(access.source, identity).await?
     {
@@ -291,13 +291,14 @@ async fn create_publications(
     access: &Access<'_>,
     publications: &Publications,
     selection: &Selection,
+    pool: bool,
 ) -> Result<()> {
     let session = Session::connect_utf8(access.source, "init").await?;
     let inventory = inspect::inventory(&session, selection).await?;
     let facts = DatabaseFacts::read(&session).await?;
     let tables: Vec<_> = inventory.tables.iter().map(|found| &found.table).collect();
     set_lock_timeout(&session, LOCK_PATIENCE).await?;
-    let creating = publications.create(&session, &tables, facts.server_major);
+    let creating = publications.create(&session, &tables, facts.server_major, pool);
     let what = "the creation of the publications";
     let (created, blocker) = while_waiting(access.source, session.process(), what, creating).await;
     created.map_err(|error| with_blocker(error, blocker))?;

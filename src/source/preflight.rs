@@ -5,9 +5,10 @@ use tokio_postgres::Client;
 
 use super::blocker::{OpenTransaction, oldest_transaction};
 use super::stream::ReplicationClient;
-use super::{inspect, traces, triggers};
-use crate::connect::{Conninfo, Session, server_error};
-use crate::error::{Error, Result};
+use super::triggers::{InstallOutcome, Triggers};
+use super::{inspect, traces};
+use crate::connect::{Conninfo, ServerFault, Session, server_error};
+use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
 use crate::model::{Grade, Selection};
 use crate::pgtools::Tools;
@@ -48,6 +49,9 @@ impl Preflight {
 /// pgoutput carries no messages.
 const OLDEST_MAJOR: i32 = 14;
 
+/// The newest major version that backwhen is tested with.
+const NEWEST_MAJOR: i32 = 18;
+
 /// Checks the source.
 ///
 /// # Errors
@@ -70,18 +74,8 @@ pub async fn look(
     }
     let inventory = inspect::inventory(&session, selection).await?;
     findings.extend(not_owned(&session, &settings, &inventory).await?);
-    if let Some(reason) = triggers::refusal(&session).await? {
-        findings.push(advice(
-            format!(
-                "no event triggers can be made ({reason}): a change of the schema is then known only within two \
-                 heartbeats"
-            ),
-            format!(
-                "ALTER ROLE {} SUPERUSER; or name a role that may, with --source",
-                quote_ident(&settings.user)
-            ),
-        ));
-    }
+    findings.extend(event_triggers(&session, &settings.user).await?);
+    findings.extend(refused_in_functions(&session).await?);
     if settings.may_replicate && settings.senders_free > 0 {
         findings.extend(no_replication(source).await);
     }
@@ -97,6 +91,46 @@ pub async fn look(
         mend: String::new(),
     }));
     Ok(Preflight { server_version: settings.server_version, findings, tables })
+}
+
+/// The server refuses some statements for a table that is in a publication. The event triggers take the table out for
+/// those that the client sends itself, but not for those that functions run.
+async fn refused_in_functions(session: &Session) -> Result<Option<Finding>> {
+    let query = "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p \
+                   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+                  WHERE p.prosrc ~* '\\mset\\s+(unlogged|expression)\\M' \
+                    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backwhen') ORDER BY 1";
+    let rows = session.query(query, &[]).await;
+    let rows = rows.map_err(|error| server_error("cannot look at the source's functions", error))?;
+    let names: Vec<String> = rows.iter().take(5).map(|row| row.get(0)).collect();
+    Ok((!names.is_empty()).then(|| {
+        advice(
+            format!(
+                "{} may run SET UNLOGGED or SET EXPRESSION, which the server refuses inside a function for a table that \
+                 is protected",
+                names.join(", ")
+            ),
+            "let the client send that statement itself, or leave the table out with --exclude",
+        )
+    }))
+}
+
+/// Tries to install the event triggers, exactly as `init` does, and rolls that back.
+async fn event_triggers(session: &Session, user: &str) -> Result<Option<Finding>> {
+    match Triggers::try_install(session).await {
+        Ok(InstallOutcome::Installed) => Ok(None),
+        Ok(InstallOutcome::NotAllowed(reason)) => Ok(Some(advice(
+            format!(
+                "no event triggers can be made ({reason}): a change of the schema is then known only within two \
+                 heartbeats"
+            ),
+            format!("ALTER ROLE {} SUPERUSER; or name a role that may, with --source", quote_ident(user)),
+        ))),
+        Err(error) if ServerFault::sqlstate_of(&error).is_some() || error.kind() == Kind::Refused => Ok(
+            Some(fatal(error.to_string(), "mend this on the source, or: backwhen init --no-event-triggers")),
+        ),
+        Err(error) => Err(error),
+    }
 }
 
 fn grade(found: &inspect::FoundTable) -> TableGrade {
@@ -117,6 +151,8 @@ struct SourceSettings {
     server_version: String,
     version: i32,
     wal_level: String,
+    /// The server makes the WAL logical as soon as there is a logical slot, whatever `wal_level` says (from version 19 on).
+    raises_wal_level: bool,
     in_recovery: bool,
     slots_free: i64,
     senders_free: i64,
@@ -138,7 +174,8 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
            SELECT FROM pg_catalog.pg_roles g WHERE g.rolname IN ('rds_replication', 'cloudsqlreplica')
               AND pg_catalog.pg_has_role(current_user, g.oid, 'MEMBER')),
        pg_catalog.has_database_privilege(current_database(), 'CREATE'), r.rolsuper,
-       current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size')
+       current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size'),
+       current_setting('effective_wal_level', true) IS NOT NULL
   FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
 impl SourceSettings {
@@ -158,6 +195,7 @@ impl SourceSettings {
             user: row.get(9),
             database: row.get(10),
             slot_limit: row.get(11),
+            raises_wal_level: row.get(12),
         })
     }
 
@@ -172,12 +210,8 @@ impl SourceSettings {
         if self.in_recovery {
             found.push(fatal("the server is a standby", "name its primary with --source"));
         }
-        if self.wal_level != "logical" {
-            found.push(fatal(
-                format!("wal_level is {}, not logical", self.wal_level),
-                "ALTER SYSTEM SET wal_level = logical; then restart the server",
-            ));
-        }
+        found.extend(too_new(self.version));
+        found.extend(wal_level(&self.wal_level, self.raises_wal_level));
         if self.slots_free < 1 {
             found.push(fatal(
                 "no replication slot is free",
@@ -218,6 +252,31 @@ impl SourceSettings {
     }
 }
 
+/// Returns a finding if the server is newer than all versions that backwhen knows.
+fn too_new(version: i32) -> Option<Finding> {
+    let major = version / 10_000;
+    (major > NEWEST_MAJOR).then(|| {
+        advice(
+            format!(
+                "PostgreSQL {major} is newer than {NEWEST_MAJOR}, the newest version that this backwhen is tested with; \
+                 a schema change that only {major} has is kept as the server tells it, and named where a recovery \
+                 cannot repeat it"
+            ),
+            "update backwhen, or prove a recovery before you rely on it: backwhen verify --restore",
+        )
+    })
+}
+
+/// Returns a finding if the WAL cannot be decoded. `raises`: the server raises the level by itself from `replica` on.
+fn wal_level(level: &str, raises: bool) -> Option<Finding> {
+    (level != "logical" && !(raises && level == "replica")).then(|| {
+        fatal(
+            format!("wal_level is {level}, not logical"),
+            "ALTER SYSTEM SET wal_level = logical; then restart the server",
+        )
+    })
+}
+
 /// Returns a finding if the source is reached over a network and need not prove its identity.
 pub fn unproven_server(source: &Conninfo) -> Option<Finding> {
     let (host, mode) = source.unproven_server()?;
@@ -245,13 +304,9 @@ async fn no_replication(source: &Conninfo) -> Option<Finding> {
     ))
 }
 
-/// A transaction that has been open for longer than this, in seconds, may still be open when `init` makes its slot.
-const LATE: i64 = 10;
-
 fn late_transaction(oldest: OpenTransaction) -> Option<Finding> {
     let what = "a new slot waits for transactions that have begun before it, `init` for at most a minute: ";
-    (oldest.seconds >= LATE || oldest.is_prepared())
-        .then(|| advice(format!("{what}{oldest}"), "let that transaction end before init"))
+    oldest.is_late().then(|| advice(format!("{what}{oldest}"), "let that transaction end before init"))
 }
 
 /// To read the tables, each is locked once, and the server has room for so many locks and not much more.
@@ -306,4 +361,28 @@ async fn not_owned(
             format!("{} (or leave the tables out with --exclude)", grants.join(" ")),
         )
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_server_is_told_of_and_never_refused() {
+        assert!(too_new(180_006).is_none());
+        let finding = too_new(190_000).unwrap();
+        assert!(!finding.fatal && finding.what.contains("PostgreSQL 19 is newer than 18"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_server_that_raises_the_wal_level_by_itself_needs_replica() {
+        for (level, raises, fine) in [
+            ("logical", false, true),
+            ("replica", false, false),
+            ("replica", true, true),
+            ("minimal", true, false),
+        ] {
+            assert_eq!(wal_level(level, raises).is_none(), fine, "{level} {raises}");
+        }
+    }
 }
