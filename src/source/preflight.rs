@@ -70,6 +70,7 @@ pub async fn look(
     }
     let inventory = inspect::inventory(&session, selection).await?;
     findings.extend(not_owned(&session, &settings, &inventory).await?);
+    findings.extend(insert_only(&inventory));
     if let Some(reason) = triggers::refusal(&session).await? {
         findings.push(advice(
             format!(
@@ -233,6 +234,19 @@ pub fn unproven_server(source: &Conninfo) -> Option<Finding> {
 
 fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
     Finding { fatal: false, what: what.into(), mend: mend.into() }
+}
+
+fn insert_only(inventory: &inspect::Inventory) -> Option<Finding> {
+    let tables = inventory.tables.iter().filter(|found| found.table.is_insert_only());
+    let names: Vec<_> = tables.map(|found| found.table.display()).collect();
+    (!names.is_empty()).then(|| {
+        let shown = names[..names.len().min(5)].join(", ");
+        advice(
+            format!("updates and deletes of {} tables are not in the stream: {shown}", names.len()),
+            "backwhen init --full-identity gives each of them REPLICA IDENTITY FULL, and `backwhen drop` puts back what \
+             it had",
+        )
+    })
 }
 
 /// Opens a replication connection: a pooler passes on ordinary sessions only, and pg_hba.conf has rules of its own.

@@ -6,3 +6,5 @@ mod retold;
 mod rows;
 mod statements;
 mod told;
+
+pub use told::Source;
