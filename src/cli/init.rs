@@ -31,7 +31,7 @@ pub struct Init {
     #[arg(long, env = "BACKWHEN_NO_EVENT_TRIGGERS")]
     no_event_triggers: bool,
     /// Give tables without a usable key REPLICA IDENTITY FULL, new ones too, so that their updates and deletes are
-    /// recorded; `drop` puts back what they had. For a history that exists, switch this on
+    /// recorded; `drop` puts back what they had. A history that exists is not refused: this is switched on for it
     #[arg(long, env = "BACKWHEN_FULL_IDENTITY")]
     full_identity: bool,
 }

@@ -241,10 +241,11 @@ fn insert_only(inventory: &inspect::Inventory) -> Option<Finding> {
     let names: Vec<_> = tables.map(|found| found.table.display()).collect();
     (!names.is_empty()).then(|| {
         let shown = names[..names.len().min(5)].join(", ");
+        let more = names.len().saturating_sub(5);
+        let more = if more > 0 { format!(" and {more} more tables") } else { String::new() };
         advice(
-            format!("updates and deletes of {} tables are not in the stream: {shown}", names.len()),
-            "backwhen init --full-identity gives each of them REPLICA IDENTITY FULL, and `backwhen drop` puts back what \
-             it had",
+            format!("updates and deletes of {shown}{more} are not in the stream"),
+            "backwhen init --full-identity (each gets REPLICA IDENTITY FULL; `backwhen drop` puts back what it had)",
         )
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::ddl_triggers::Source;
 use crate::support::shop::{OpenSession, assert_says, assert_source_clean};
-use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version, versions};
+use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version};
 
 /// Every kind of table without a usable key, beside some that have one.
 const SCHEMA: &str = "
@@ -24,7 +24,7 @@ INSERT INTO late VALUES (1, 'x'), (2, 'y'); INSERT INTO parts VALUES (1, 'x'), (
 
 /// The replica identity of each table, as its letter.
 fn identities(backwhen: &Backwhen) -> String {
-    let sql = "SELECT string_agg(relname || '=' || relreplident, ' ' ORDER BY relname) FROM pg_class \
+    let sql = "SELECT string_agg(relname || '=' || relreplident::text, ' ' ORDER BY relname) FROM pg_class \
                WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
     backwhen.server().psql(backwhen.database(), sql)
 }
@@ -112,5 +112,196 @@ fn rows_without_a_key_are_exact_and_tables_get_back_what_they_had() {
                      renamed=d silent=n";
         assert_eq!(identities(&backwhen), after);
         assert_source_clean(server, backwhen.database());
+    });
+}
+
+/// A role like the main one of a managed service may make no event trigger; capture treats new tables then.
+#[test]
+fn without_event_triggers_capture_treats_new_tables() {
+    let server = Server::shared(None);
+    let backwhen = database(&server, "CREATE TABLE plain (a int); INSERT INTO plain VALUES (1), (1)");
+    let owner = format!("{}_owner", backwhen.database());
+    let owned = format!(
+        "CREATE ROLE {owner} LOGIN REPLICATION; ALTER TABLE plain OWNER TO {owner};
+         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO {owner}', current_database()); END $$"
+    );
+    sql(&backwhen, &owned);
+    let source = backwhen.source().replace("user=postgres", &format!("user={owner}"));
+    backwhen.ok(&["init", "--full-identity", "--source", &source]);
+    assert_eq!(identities(&backwhen), "plain=f");
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_caught_up();
+    sql(&backwhen, &format!("SET ROLE {owner}; CREATE TABLE late (a int); INSERT INTO late VALUES (1), (1)"));
+    server.wait_until(backwhen.database(), "SELECT relreplident = 'f' FROM pg_class WHERE relname = 'late'");
+    capture.wait_for_checkpoints(2);
+    for table in ["plain", "late"] {
+        sql(&backwhen, &format!("UPDATE {table} SET a = 2 WHERE ctid = (SELECT min(ctid) FROM {table})"));
+    }
+    capture.wait_caught_up();
+    capture.stop();
+    assert_exact(&backwhen, "latest", &Dump::of(&server, backwhen.database()));
+    backwhen.ok(&["drop"]);
+    assert_eq!(identities(&backwhen), "late=d plain=d");
+    assert_source_clean(&server, backwhen.database());
+}
+
+/// What is insert-only is said everywhere with the one command, which mends a history that exists, too.
+#[test]
+fn one_command_mends_a_history_that_exists() {
+    let server = Server::shared(None);
+    let backwhen = database(&server, "CREATE TABLE plain (a int); CREATE TABLE keyed (a int PRIMARY KEY)");
+    sql(&backwhen, "INSERT INTO plain VALUES (1), (1)");
+    let command = "backwhen init --full-identity";
+    assert_says(&backwhen.ok(&["check", "--source", &backwhen.source()]), &["public.plain", command]);
+    let begun = backwhen.run(&["init", "--source", &backwhen.source()]);
+    assert_says(&begun.stderr, &["1 table is insert-only", command]);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    assert_says(&backwhen.ok(&["status"]), &["1 table is insert-only", command]);
+    assert_eq!(backwhen.json(&["status"])["insert_only"], 1);
+    let into = server.conninfo(&server.fresh_database("recovered"));
+    assert_says(&backwhen.run(&["recover", "--to", "latest", "--into", &into]).stderr, &[command]);
+
+    // A session that reads the table is in the way, and is waited for in vain.
+    let mut reader = OpenSession::new(&server, &backwhen.source());
+    reader.run("BEGIN; SELECT * FROM plain;");
+    let waiting = backwhen.run(&["init", "--full-identity"]);
+    assert!(waiting.status.success(), "{}", waiting.stderr);
+    assert_says(&waiting.stderr, &["not yet: public.plain", "pg_locks", "capture tries again"]);
+    drop(reader);
+    let report = backwhen.json(&["init", "--full-identity"]);
+    assert_eq!((&report["changed"], &report["refused"]), (&1.into(), &serde_json::json!([])), "{report}");
+    assert_eq!(backwhen.json(&["init", "--full-identity"])["changed"], 0);
+    sql(&backwhen, "UPDATE plain SET a = 2 WHERE ctid = (SELECT min(ctid) FROM plain)");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    assert_exact(&backwhen, "latest", &Dump::of(&server, backwhen.database()));
+    assert_eq!(backwhen.json(&["status"])["insert_only"], 0);
+
+    let mut reader = OpenSession::new(&server, &backwhen.source());
+    reader.run("BEGIN; SELECT * FROM plain;");
+    assert_says(&backwhen.fails(13, &["drop"]), &["public.plain on the source still has", "pg_locks"]);
+    drop(reader);
+    backwhen.ok(&["drop"]);
+    assert_eq!(identities(&backwhen), "keyed=d plain=d");
+    assert_source_clean(&server, backwhen.database());
+}
+
+/// An owner's choice that came after ours stands, until somebody gives the command again.
+#[test]
+fn what_an_owner_has_chosen_since_is_left_alone() {
+    let server = Server::shared(None);
+    let backwhen = database(&server, "CREATE TABLE plain (a int)");
+    init(&backwhen);
+    sql(&backwhen, "ALTER TABLE plain REPLICA IDENTITY NOTHING; ALTER TABLE plain ADD b int");
+    assert_eq!(identities(&backwhen), "plain=n");
+    // As after a crash of the server, which empties the event triggers' table.
+    let emptied = "DO $$ BEGIN EXECUTE (SELECT format('DELETE FROM backwhen.%I', relname) FROM pg_class
+        WHERE relnamespace = 'backwhen'::regnamespace AND relkind = 'r'); END $$";
+    sql(&backwhen, emptied);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    sql(&backwhen, "CREATE TABLE late (a int)");
+    assert_eq!(identities(&backwhen), "late=f plain=n");
+    assert_eq!(backwhen.json(&["init", "--full-identity"])["changed"], 1);
+    backwhen.ok(&["drop"]);
+    assert_eq!(identities(&backwhen), "late=d plain=n");
+}
+
+#[test]
+fn a_killed_init_is_taken_back_by_the_next_command() {
+    let server = Server::shared(None);
+    let backwhen = database(&server, "CREATE TABLE plain (a int)");
+    let source = backwhen.source();
+    for point in ["init.publications", "init.manifest"] {
+        backwhen.dies(point, &["init", "--full-identity", "--source", &source]);
+        assert_eq!(identities(&backwhen), "plain=f");
+        backwhen.ok(&["init", "--source", &source]);
+        assert_eq!(identities(&backwhen), "plain=d");
+        backwhen.ok(&["drop"]);
+        assert_source_clean(&server, backwhen.database());
+        std::fs::remove_dir_all(backwhen.history()).unwrap();
+    }
+    // The history is gone, and only the source knows what the table had.
+    init(&backwhen);
+    std::fs::remove_dir_all(backwhen.history()).unwrap();
+    backwhen.ok(&["drop", "--force", "--source", &source]);
+    assert_eq!(identities(&backwhen), "plain=d");
+    assert_source_clean(&server, backwhen.database());
+}
+
+/// Two histories of one database: the one that is dropped takes nothing from the other.
+#[test]
+fn another_history_keeps_what_it_needs() {
+    let server = Server::shared(None);
+    let first = database(&server, "CREATE TABLE plain (a int); INSERT INTO plain VALUES (1), (1)");
+    let second = Backwhen::new(&server, first.database());
+    init(&first);
+    init(&second);
+    sql(&first, "CREATE TABLE pair (a int)");
+    first.ok(&["drop"]);
+    assert_eq!(identities(&second), "pair=f plain=f");
+    sql(
+        &second,
+        "UPDATE plain SET a = 2 WHERE ctid = (SELECT min(ctid) FROM plain); INSERT INTO pair VALUES (1)",
+    );
+    second.ok(&["capture", "--until", "caught-up"]);
+    assert_exact(&second, "latest", &Dump::of(&server, second.database()));
+    second.ok(&["drop"]);
+    assert_eq!(identities(&second), "pair=d plain=d");
+}
+
+/// With a virtual column, a published table with REPLICA IDENTITY FULL refuses each update.
+#[test]
+fn a_table_with_a_virtual_column_goes_on_taking_updates() {
+    let server = Server::shared(None);
+    if server.major() < 18 {
+        return;
+    }
+    let virtual_column = "v int GENERATED ALWAYS AS (a * 2) VIRTUAL";
+    let backwhen =
+        database(&server, &format!("CREATE TABLE old (a int, {virtual_column}); CREATE TABLE plain (a int)"));
+    sql(&backwhen, "INSERT INTO old VALUES (1); INSERT INTO plain VALUES (1)");
+    init(&backwhen);
+    sql(
+        &backwhen,
+        &format!("ALTER TABLE plain ADD {virtual_column}; CREATE TABLE late (a int, {virtual_column})"),
+    );
+    sql(&backwhen, "UPDATE old SET a = 2; UPDATE plain SET a = 2; UPDATE late SET a = 2");
+    assert_eq!(identities(&backwhen), "late=d old=d plain=d");
+    sql(&backwhen, "ALTER TABLE plain DROP v; UPDATE plain SET a = 3");
+    assert_eq!(identities(&backwhen), "late=d old=d plain=f");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    assert_eq!(backwhen.json(&["status"])["insert_only"], 2);
+}
+
+/// The application's event triggers do not see our statements, and nothing is told of them but the tables' state.
+#[test]
+fn within_a_statement_nobody_notices() {
+    for_each_version(|server| {
+        let name = server.fresh_database("noticed");
+        let backwhen = Source::of(server, &name, &["--full-identity"]);
+        server.psql("postgres", &format!("DROP ROLE IF EXISTS app_{name}; CREATE ROLE app_{name}"));
+        backwhen.run(&format!(
+            "CREATE TABLE seen (tag text, who text); ALTER TABLE seen REPLICA IDENTITY NOTHING;
+             GRANT INSERT ON seen TO PUBLIC; GRANT ALL ON SCHEMA public TO app_{name};
+             CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql AS $$
+                 BEGIN INSERT INTO public.seen VALUES (tg_tag, current_user); END $$;
+             CREATE EVENT TRIGGER watch_start ON ddl_command_start EXECUTE FUNCTION see();
+             CREATE EVENT TRIGGER watch_end ON ddl_command_end EXECUTE FUNCTION see()"
+        ));
+        backwhen.psql("DELETE FROM seen");
+        let told = backwhen.run(&format!(
+            "SET ROLE app_{name}; CREATE TABLE t (a int); ALTER TABLE t ADD PRIMARY KEY (a); ALTER TABLE t DROP CONSTRAINT t_pkey"
+        ));
+        told.assert_no_trouble();
+        assert_eq!(told.tags(), ["CREATE TABLE", "ALTER TABLE", "ALTER TABLE"]);
+        let told_as: Vec<_> = told.signals.iter().map(|it| it.tables[0].facts.replica_identity).collect();
+        assert_eq!(told_as, ['f', 'd', 'f']);
+        assert!(
+            told.signals.iter().all(|it| it.statement.role == format!("app_{name}")),
+            "{:?}",
+            told.signals
+        );
+        let seen = "SELECT string_agg(DISTINCT tag || ' ' || who, ', ' ORDER BY tag || ' ' || who) FROM seen";
+        let expected = format!("ALTER TABLE app_{name}, CREATE TABLE app_{name}");
+        assert_eq!(backwhen.psql(seen), expected);
     });
 }
