@@ -25,6 +25,7 @@ use crate::model::SequenceState;
 use crate::model::{DatabaseFacts, Grade, LeftOut, Lsn, PgTime, Selection};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
+use crate::protect::identity::treat_tables;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
 use crate::signal::{self, RolesSignal};
@@ -54,6 +55,10 @@ const LATE_PAUSE: Duration = Duration::from_secs(10);
 /// Lists of the server's roles follow each other no faster than this: some servers make roles all the time.
 const ROLES_PAUSE: Duration = Duration::from_secs(60);
 
+/// Attempts to change the replica identity of locked tables follow each other no faster than this: everybody who uses
+/// such a table waits during an attempt.
+const IDENTITY_PAUSE: Duration = Duration::from_secs(60);
+
 pub struct Watcher {
     pub history: History,
     pub source: Conninfo,
@@ -79,6 +84,8 @@ struct Memory {
     /// A digest of the roles that the history knows.
     roles: Option<String>,
     next_roles: Option<Instant>,
+    /// When tables whose replica identity could not be changed are tried again; `None` if there are none.
+    next_identities: Option<Instant>,
 }
 
 impl Watcher {
@@ -190,7 +197,8 @@ impl Watcher {
         let changed = memory.known.as_ref().is_none_or(|known| known.fingerprint != now);
         self.board.update(|live| live.schema_changed = changed);
         // A table whose publication somebody kept locked is tried again, whatever a checkpoint knows of it.
-        let left = self.board.read().is_some_and(|live| !live.unprotected.is_empty());
+        let left = self.board.read().is_some_and(|live| !live.unprotected.is_empty())
+            || memory.next_identities.is_some_and(|next| ambient::instant() >= next);
         let waits = memory.next_refresh.is_some_and(|next| ambient::instant() < next);
         if !changed && (!left || waits) {
             return Ok(());
@@ -198,6 +206,7 @@ impl Watcher {
         // Tables that move now are moved by capture itself, even if this process dies before it can note that.
         self.board.update(|live| live.published.iter_mut().for_each(|last| last.members.clear()));
         self.board.written().await;
+        self.treat_identities(session, memory).await?;
         let published = self.publish_tables(session).await?;
         self.look_again(session, memory).await?;
         if !changed && !published {
@@ -344,6 +353,19 @@ impl Watcher {
             self.stop.tell(StopReason::PoolReady);
             return Err(Error::interrupted());
         }
+        Ok(())
+    }
+
+    /// With `init --full-identity`: gives tables their replica identity that no event trigger could give it.
+    async fn treat_identities(&self, session: &Session, memory: &mut Memory) -> Result<()> {
+        let identity = self.history.identity();
+        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+        let changes = treat_tables(session, &identity.slot(), &selection, Duration::ZERO).await?;
+        for LeftOut { table, reason } in &changes.refused {
+            tracing::info!("{table} stays insert-only for now: {reason}");
+        }
+        let waits = !changes.refused.is_empty();
+        memory.next_identities = waits.then(|| ambient::instant() + IDENTITY_PAUSE);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::history::History;
 use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Window};
+use crate::model::inexact::insert_only_note;
 use crate::model::{Edge, Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
 pub(super) use asked::Expected;
@@ -63,6 +64,8 @@ pub(super) struct StatusReport {
     #[serde(skip)]
     refused: bool,
     inexact: Vec<Inexact>,
+    /// The tables whose updates and deletes are not recorded.
+    insert_only: usize,
     /// How well the definitions are known at the end of the window.
     schema: Option<SchemaKnown>,
     /// The last position at which the source's definitions were digested.
@@ -268,6 +271,7 @@ pub(super) async fn gather(
         unprotected,
         refused,
         inexact,
+        insert_only: tables.iter().filter(|entry| entry.table.is_insert_only()).count(),
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
@@ -456,6 +460,9 @@ fn describe(shown: &StatusReport) -> String {
             ui::printable(&left_out.table),
             ui::printable(&left_out.reason)
         ));
+    }
+    if let Some(note) = insert_only_note(shown.insert_only) {
+        text.push_str(&format!("insert-only  {note}\n"));
     }
     for inexact in &shown.inexact {
         text.push_str(&format!(

@@ -74,6 +74,7 @@ pub async fn look(
     }
     let inventory = inspect::inventory(&session, selection).await?;
     findings.extend(not_owned(&session, &settings, &inventory).await?);
+    findings.extend(insert_only(&inventory));
     findings.extend(event_triggers(&session, &settings.user).await?);
     findings.extend(refused_in_functions(&session).await?);
     if settings.may_replicate && settings.senders_free > 0 {
@@ -292,6 +293,20 @@ pub fn unproven_server(source: &Conninfo) -> Option<Finding> {
 
 fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
     Finding { fatal: false, what: what.into(), mend: mend.into() }
+}
+
+fn insert_only(inventory: &inspect::Inventory) -> Option<Finding> {
+    let tables = inventory.tables.iter().filter(|found| found.table.is_insert_only());
+    let names: Vec<_> = tables.map(|found| found.table.display()).collect();
+    (!names.is_empty()).then(|| {
+        let shown = names[..names.len().min(5)].join(", ");
+        let more = names.len().saturating_sub(5);
+        let more = if more > 0 { format!(" and {more} more tables") } else { String::new() };
+        advice(
+            format!("updates and deletes of {shown}{more} are not in the stream"),
+            "backwhen init --full-identity (each gets REPLICA IDENTITY FULL; `backwhen drop` puts back what it had)",
+        )
+    })
 }
 
 /// Opens a replication connection: a pooler passes on ordinary sessions only, and pg_hba.conf has rules of its own.

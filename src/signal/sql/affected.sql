@@ -127,7 +127,7 @@ DECLARE
     silenced text[];
     kept text;
 BEGIN
-    silenced := backwhen.{slot}_silenced();
+    silenced := backwhen.{slot}_silenced('{ALTER PUBLICATION}');
     IF silenced[1] IS DISTINCT FROM 'event_triggers' THEN
         -- Now backwhen's own event triggers fire.
         kept := backwhen.{slot}_keep('joining', 'on');
@@ -151,11 +151,11 @@ EXCEPTION WHEN OTHERS THEN
 END
 $body$;
 
--- Keeps other people's event triggers from firing. Returns the setting that was changed for this, and its value
--- before; NULL if no such trigger would fire. From version 17 on, one setting covers all event triggers. Before,
+-- Keeps other people's event triggers for some commands from firing. Returns the setting that was changed for this, and
+-- its value before; NULL if no such trigger would fire. From version 17 on, one setting covers all event triggers. Before,
 -- session_replication_role silences those that are enabled neither for replicas nor always; changing it makes the
 -- session plan its statements anew.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_silenced() RETURNS text[] LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_silenced(tags text[]) RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     before text := current_setting('session_replication_role');
     others text[];
@@ -170,7 +170,7 @@ BEGIN
     END IF;
     others := array(SELECT e.evtenabled::text FROM pg_event_trigger e
         WHERE e.evtevent IN ('ddl_command_start', 'ddl_command_end', 'sql_drop') AND e.evtenabled <> 'D'
-          AND (e.evttags IS NULL OR 'ALTER PUBLICATION' = ANY (e.evttags))
+          AND (e.evttags IS NULL OR e.evttags && tags)
           AND e.evtfoid NOT IN (SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'backwhen'::regnamespace));
     IF others && '{A,R}' THEN
         RAISE EXCEPTION 'another event trigger, enabled for replicas, would run as %', current_user;

@@ -298,7 +298,8 @@ BEGIN
        OR current_setting('backwhen.{slot}_dropped', true) <> '' OR current_setting('backwhen.{slot}_rewritten', true) <> ''
        OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag IN ('REINDEX', 'ALTER PUBLICATION')
        OR current_setting('backwhen.{slot}_unpublished', true) <> '' THEN
-        IF tag = 'ALTER PUBLICATION' AND backwhen.{slot}_is_own() THEN
+        -- backwhen's own statement within the application's; it must not take what was kept for that statement's end.
+        IF (tag = 'ALTER PUBLICATION' OR current_setting('backwhen.{slot}_joining', true) <> '') AND backwhen.{slot}_is_own() THEN
             RETURN NULL;
         END IF;
         IF split_part(context, E'\n', 2) <> '' THEN
@@ -373,6 +374,7 @@ BEGIN
             gone := nullif(concat(gone, backwhen.{slot}_moved(tag, relations)), '');
         END IF;
         IF relations IS NOT NULL THEN
+            {identify}
             IF caller IS NOT NULL AND cardinality(rewrites) > 0 THEN
                 rewrites := backwhen.{slot}_leave(rewrites, relations);
             END IF;

@@ -41,6 +41,10 @@ BEGIN
     IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
         RETURN;
     END IF;
+    -- backwhen's own statement within the application's; what was kept for that statement stays.
+    IF current_setting('backwhen.{slot}_joining', true) <> '' AND backwhen.{slot}_kept('joining') = 'on' THEN
+        RETURN;
+    END IF;
     kinds := backwhen.{slot}_name_types();
     IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
         -- While another session alters such an object, the object's state before this statement cannot be known until

@@ -6,21 +6,28 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as ServerError};
 
 use super::{
-    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, InstallOutcome, JOINS, OLDER, PINS, PLANS,
-    RETOLD, ROWS, TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
+    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, IDENTIFY, InstallOutcome, JOINS, OLDER, PINS,
+    PLANS, RETOLD, ROWS, TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
 };
 use crate::codec::copy_text::push_escaped;
 use crate::connect::server_error;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::history::Identity;
 use crate::model::schema::quote_literal;
 use crate::model::{Grade, Selection};
 use crate::signal::key::MessageKey;
+use crate::source::identity::{FullIdentity, identities};
 use crate::source::publication::Publications;
 
 /// The columns that each installation writes anew.
 const COLUMNS: &str = "inner_key, outer_key, include_schema, include_name, exclude_schema, exclude_name, \
                        image_limit, taken_out, version";
+
+/// The call that treats the replica identities of a statement's tables.
+const IDENTIFY_CALL: &str = "PERFORM backwhen.{slot}_identify(relations);";
+
+/// Whether the history protects a table, in the query for the tables to treat.
+const WANTED: &str = "backwhen.{slot}_wants(n.nspname, c.relname)";
 
 /// The values that an installation takes over from the one before: the limit of an image in bytes, and how often a
 /// table was taken out of the publications.
@@ -60,10 +67,7 @@ impl Triggers {
         }
         match installed? {
             Ok(None) => Ok(InstallOutcome::Installed),
-            Ok(Some(fault)) => Err(Error::refused(format!(
-                "{fault}: the event triggers would run what that role puts there; drop or rename that schema on the \
-                 source (ALTER SCHEMA backwhen RENAME TO …), then try again"
-            ))),
+            Ok(Some(fault)) => Err(schema::untrusted(&fault)),
             Err(error) => match error.as_db_error() {
                 Some(fault) if *fault.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
                     Ok(InstallOutcome::NotAllowed(fault.message().to_owned()))
@@ -99,13 +103,14 @@ impl Triggers {
         if let Some(fault) = schema::fault(client).await? {
             return Ok(Ok(Some(fault)));
         }
-        Ok(self.fill(client, superuser, row, end).await.map(|()| None))
+        let full_identity = FullIdentity::of_slot(&self.slot).is_on(client).await?;
+        Ok(self.fill(client, (superuser, full_identity), row, end).await.map(|()| None))
     }
 
     async fn fill(
         &self,
         client: &Client,
-        superuser: bool,
+        (superuser, full_identity): (bool, bool),
         row: &(dyn Fn(Inherited) -> Bytes + Sync),
         end: &str,
     ) -> Result<(), ServerError> {
@@ -118,18 +123,23 @@ impl Triggers {
         let mut sink = std::pin::pin!(client.copy_in(&format!("COPY {table} ({COLUMNS}) FROM STDIN")).await?);
         sink.send(row(inherited)).await?;
         sink.finish().await?;
-        client.batch_execute(&format!("{}{end}", self.statements(superuser))).await
+        client.batch_execute(&format!("{}{end}", self.statements(superuser, full_identity))).await
     }
 
-    fn statements(&self, superuser: bool) -> String {
+    fn statements(&self, superuser: bool, full_identity: bool) -> String {
         let english = if superuser { ENGLISH } else { "" };
         let ids = format!(
             "{}; UPDATE {} SET own = pg_catalog.pg_current_xact_id();",
             self.pool_update(false),
             self.table()
         );
-        let functions = [CLEAR, EVENTS, TELL, ROWS, RETOLD, AFFECTED, DEFINITION, TRIGGERS].concat();
+        // Without --full-identity, the function that every statement runs has nothing of it.
+        let (identify, hook) = if full_identity { (IDENTIFY, IDENTIFY_CALL) } else { ("", "") };
+        let functions =
+            [CLEAR, EVENTS, TELL, ROWS, RETOLD, AFFECTED, identify, DEFINITION, TRIGGERS].concat();
         let functions = functions
+            .replace("{identify}", hook)
+            .replace("{identities}", &identities(&self.slot, "reached", "'new'", WANTED))
             .replace("{functions}", FUNCTIONS)
             .replace("{pins}", &[PINS, PLANS].concat())
             .replace("{joins}", JOINS)

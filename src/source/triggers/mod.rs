@@ -15,7 +15,8 @@ use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::signal::COMMON_TYPES;
 use crate::signal::sql::{
-    AFFECTED, CLEAR, DEFINITION, EVENTS, OLDER, OWN, REMOVE, RETOLD, ROWS, TABLE, TELL, TRIGGERS,
+    AFFECTED, CLEAR, DEFINITION, EVENTS, IDENTIFY, IDENTITIES, OLDER, OWN, REMOVE, REMOVE_SCHEMA, RETOLD,
+    ROWS, TABLE, TELL, TRIGGERS,
 };
 
 /// Settings of every function that the event triggers call, so that each name means the object of the catalogs. Each
@@ -193,7 +194,8 @@ impl Triggers {
     /// # Errors
     /// `Unavailable` or `Refused` if the server fails.
     pub async fn remove(&self, client: &Client) -> Result<()> {
-        let sql = format!("BEGIN READ WRITE; {} COMMIT", [&own("install"), CLEAR, REMOVE].concat());
+        let sql =
+            format!("BEGIN READ WRITE; {} COMMIT", [&own("install"), CLEAR, REMOVE, REMOVE_SCHEMA].concat());
         let removed = client.batch_execute(&self.filled(&sql)).await;
         if removed.is_err() {
             // The transaction has to end, because the session is used again.
@@ -209,6 +211,17 @@ impl Triggers {
     fn filled(&self, template: &str) -> String {
         template.replace("{slot}", &self.slot)
     }
+}
+
+/// Makes the schema `backwhen`, unless it exists.
+///
+/// # Errors
+/// `Refused` if the server refuses, or if somebody else decides what lies in the schema; `Unavailable` if the server
+/// fails.
+pub(super) async fn make_schema(client: &Client) -> Result<()> {
+    let made = client.batch_execute("CREATE SCHEMA IF NOT EXISTS backwhen").await;
+    made.map_err(|error| server_error("cannot make the schema backwhen on the source", error))?;
+    schema::fault(client).await?.map_or(Ok(()), |fault| Err(schema::untrusted(&fault)))
 }
 
 fn not_looked(error: tokio_postgres::Error) -> Error {
@@ -239,6 +252,8 @@ fn version() -> String {
         ROWS,
         RETOLD,
         AFFECTED,
+        IDENTIFY,
+        IDENTITIES,
         DEFINITION,
         TRIGGERS,
         PINS,

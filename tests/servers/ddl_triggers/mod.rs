@@ -11,3 +11,4 @@ mod statements;
 mod told;
 
 pub use harmless::lock_publications;
+pub use told::Source;
