@@ -10,7 +10,7 @@ use crate::protect::{Access, begin};
 use crate::source::preflight;
 
 /// Begin a new history: publications, event triggers and slot on the source, and the first checkpoint
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Init {
     /// The database to protect: a libpq connection string or URI. Others can see arguments:
     /// keep the password in ~/.pgpass

@@ -24,7 +24,7 @@ pub(super) use asked::Expected;
 use asked::{Asked, ask, lag};
 
 /// Show how protection stands and which moments can be recovered
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Status {
     /// One line and exit codes for monitoring: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     #[arg(long)]
@@ -347,6 +347,13 @@ fn nagios(shown: &StatusReport) -> (u8, String) {
     }
     if let Some(warning) = shown.slot.warning() {
         text.push_str(&format!("; {warning}"));
+    }
+    // The tables that capture could not protect come first.
+    if let Some(first) = shown.unprotected.first().filter(|_| shown.refused) {
+        text.push_str(&format!("; not protected: {} ({})", first.table, first.reason));
+    }
+    if let Some(fault) = &shown.event_triggers.fault {
+        text.push_str(&format!("; schema changes are no longer told by triggers: {fault}"));
     }
     text.push_str(&format!(
         " | lag_bytes={} lag_seconds={seconds};{};{} retained_wal={} gaps={}",

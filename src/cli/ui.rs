@@ -110,6 +110,11 @@ impl Ui {
         }
     }
 
+    /// Writes a message that a person must not miss, also with --quiet.
+    pub fn warn(&self, text: &str) {
+        write_aside(&printable(text));
+    }
+
     pub fn error(&self, error: &Error) {
         if self.is_json() {
             #[derive(Serialize)]

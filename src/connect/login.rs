@@ -182,7 +182,8 @@ fn explain(info: &Conninfo, host: &Host, failure: LoginFailure) -> Error {
     let place = format!("database {:?} at {host} as user {:?}", info.dbname(), info.user());
     match failure {
         LoginFailure::Unreachable(error) => Error::unavailable(format!(
-            "could not reach {place}; see that the server runs and listens there, and look at host and port"
+            "could not reach {place}; see that the server runs and listens there, and look at host and port{}",
+            info.elsewhere()
         ))
         .caused_by(error),
         LoginFailure::Tls(problem) => Error::refused(format!(

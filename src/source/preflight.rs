@@ -1,11 +1,14 @@
 //! Checks whether a database can be protected, without changing anything.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::blocker::{OpenTransaction, oldest_transaction};
-use super::stream::ReplicationClient;
+use super::stream::{ReplicationClient, StreamFault};
 use super::{inspect, traces, triggers};
+use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::schema::quote_ident;
@@ -237,13 +240,43 @@ fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
 
 /// Opens a replication connection: a pooler passes on ordinary sessions only, and pg_hba.conf has rules of its own.
 async fn no_replication(source: &Conninfo) -> Option<Finding> {
-    let error = ReplicationClient::connect(source, "check").await.err()?;
+    let error = match ReplicationClient::connect(source, "check").await {
+        Ok(client) => {
+            client.end().await;
+            return None;
+        }
+        Err(error) => error,
+    };
     Some(fatal(
         format!("the source takes no replication connection: {error}"),
         "name the server's own address with --source, not that of a connection pooler such as PgBouncer; in pg_hba.conf let \
          the role in to the database from here",
     ))
 }
+
+/// Creates a slot that ends with its connection, since only the server itself knows whether it lets this role use the output plugin.
+///
+/// # Errors
+/// `Unavailable` if the source cannot be reached any more.
+pub async fn no_slot(source: &Conninfo) -> Result<Option<Finding>> {
+    let mut client = ReplicationClient::connect(source, "check").await?;
+    let name = format!("backwhen_check_{:08x}", u32::from_ne_bytes(ambient::random()?));
+    let made = client.create_temporary_slot(&name, SLOT_WAIT).await;
+    client.end().await;
+    let Err(error) = made else { return Ok(None) };
+    if matches!(StreamFault::of(&error), Some(StreamFault::LockTimeout(_))) {
+        let what = format!("a new slot waits for transactions that are open: {error}");
+        return Ok(Some(advice(what, "let them end before init")));
+    }
+    Ok(Some(fatal(
+        format!("no slot can be made for the output plugin pgoutput: {error}"),
+        "let the role use pgoutput, which is a part of PostgreSQL; a managed service has a setting for logical \
+         replication",
+    )))
+}
+
+/// How long `check` waits for each running transaction, as a new slot does.
+const SLOT_WAIT: Duration = Duration::from_secs(2);
 
 /// A transaction that has been open for longer than this, in seconds, may still be open when `init` makes its slot.
 const LATE: i64 = 10;

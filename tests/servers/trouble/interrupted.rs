@@ -187,16 +187,25 @@ fn what_a_lost_history_has_left_is_taken_off_by_force() {
     let server = Server::shared(None);
     let (first, second) = (shop(&server), shop(&server));
     first.init();
+    let slot = first.json(&["status"])["slot"]["name"].as_str().unwrap().to_owned();
+    let identity = std::fs::read(first.history().join("history.json")).unwrap();
+    let id =
+        serde_json::from_slice::<serde_json::Value>(&identity).unwrap()["id"].as_str().unwrap().to_owned();
     std::fs::remove_dir_all(first.history()).unwrap();
     let message = first.fails(exit::REFUSED, &["drop", "--source", &first.source()]);
     assert_says(&message, &["holds no history"]);
     let check = first.ok(&["check", "--source", &first.source()]);
     assert_says(&check, &["backwhen_", "drop --force --slot"]);
-    first.ok(&["drop", "--force", "--source", &first.source()]);
+    // Another history may have made what is there, so the command must be told which one is gone.
+    let message = first.fails(exit::REFUSED, &["drop", "--force", "--source", &first.source()]);
+    assert_says(
+        &message,
+        &[&format!("{slot} (event triggers, publications, slot, table of keys)"), "--slot"],
+    );
+    first.ok(&["drop", "--force", "--slot", &id, "--source", &first.source()]);
     assert_source_clean(&server, first.database());
     let nothing = first.ok(&["drop", "--force", "--source", &first.source()]);
     assert_says(&nothing, &["nothing of backwhen"]);
-    // If two histories are gone, the command must be told which one is meant.
     second.init();
     std::fs::remove_dir_all(second.history()).unwrap();
     second.init();
@@ -205,6 +214,8 @@ fn what_a_lost_history_has_left_is_taken_off_by_force() {
     let message = second.fails(exit::REFUSED, &["drop", "--force", "--source", &second.source()]);
     assert_says(&message, &[&slot, "--slot"]);
     second.ok(&["drop", "--force", "--slot", &slot, "--source", &second.source()]);
-    second.ok(&["drop", "--force", "--source", &second.source()]);
+    let message = second.fails(exit::REFUSED, &["drop", "--force", "--source", &second.source()]);
+    let left = message.split_once("backwhen_").unwrap().1[..12].to_owned();
+    second.ok(&["drop", "--force", "--slot", &format!("backwhen_{left}"), "--source", &second.source()]);
     assert_source_clean(&server, second.database());
 }

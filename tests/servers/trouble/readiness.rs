@@ -120,3 +120,29 @@ fn check_changes_nothing() {
     assert_eq!(lines(&server.pg_dump(backwhen.database(), &[])), lines(&before));
     assert!(!backwhen.history().exists());
 }
+
+/// Whether a role may use the output plugin, only the server itself knows.
+#[test]
+fn a_server_that_does_not_make_a_slot_is_told_by_check() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let role = format!("pluginless_{}", backwhen.database());
+    let make = format!(
+        "CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET dynamic_library_path = '/nowhere'"
+    );
+    server.psql("postgres", &make);
+    let source = backwhen.source().replace("user=postgres", &format!("user={role}"));
+    let checked = backwhen.run(&["check", "--source", &source]);
+    assert_eq!(checked.status.code(), Some(exit::REFUSED), "{}{}", checked.stdout, checked.stderr);
+    assert_says(
+        &checked.stdout,
+        &["no slot can be made for the output plugin pgoutput", "could not access file"],
+    );
+    // A transaction that keeps a new slot waiting is told, and is no reason to say no.
+    let mut session = OpenSession::new(&server, &server.conninfo(backwhen.database()));
+    session.run("BEGIN; INSERT INTO visits (page) VALUES ('/open');");
+    let checked = backwhen.ok(&["check", "--source", &backwhen.source()]);
+    assert_says(&checked, &["a new slot waits for transactions that are open", "ready: capture could start"]);
+    drop(session);
+    assert_source_clean(&server, backwhen.database());
+}
