@@ -313,9 +313,10 @@ fn standing(running: bool, live: Option<&Live>, asked: &Asked, slot: &str) -> (S
 }
 
 /// Each reason to warn, and whether it holds.
-fn warnings(shown: &StatusReport) -> [(&'static str, bool); 5] {
+fn warnings(shown: &StatusReport) -> [(&'static str, bool); 6] {
     [
         ("state", shown.state != State::Streaming),
+        ("source", shown.source.starts_with("cannot")),
         ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= shown.lag_limits.0)),
         ("retained_wal", shown.slot.warning().is_some()),
         // Not for tables that are left out on purpose or by their kind: that alarm would never end.
@@ -342,7 +343,9 @@ fn nagios(shown: &StatusReport) -> (u8, String) {
     let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "U".to_owned(), |bytes| format!("{bytes}B"));
     let seconds = shown.lag.seconds.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds:.1}s"));
     let mut text = format!("BACKWHEN {word} - {state}: {}", shown.cause);
-    if shown.source.starts_with("cannot") {
+    if let Some(why) = shown.source.strip_prefix("cannot be asked: ")
+        && !text.contains(why)
+    {
         text.push_str(&format!("; the source {}", shown.source));
     }
     if let Some(warning) = shown.slot.warning() {
@@ -407,7 +410,9 @@ fn describe(shown: &StatusReport) -> String {
     let lag_seconds =
         shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
     text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
-    if shown.source.starts_with("cannot") {
+    if let Some(why) = shown.source.strip_prefix("cannot be asked: ")
+        && !text.contains(why)
+    {
         text.push_str(&format!("source       {}\n", ui::printable(&shown.source)));
     }
     let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);

@@ -129,7 +129,15 @@ struct SourceSettings {
     user: String,
     database: String,
     slot_limit: String,
+    /// How many more sessions the role may have in this database, if that is limited.
+    sessions_free: Option<i64>,
 }
+
+/// With fewer sessions than this left, `init` cannot begin.
+const SESSIONS_NEEDED: i64 = 3;
+
+/// With fewer sessions than this left, images of new tables may fail.
+const SESSIONS_WANTED: i64 = 8;
 
 /// One managed service grants the right to replicate by the role `rds_replication`, another by `cloudsqlreplica`.
 const SETTINGS: &str = "
@@ -141,8 +149,16 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
            SELECT FROM pg_catalog.pg_roles g WHERE g.rolname IN ('rds_replication', 'cloudsqlreplica')
               AND pg_catalog.pg_has_role(current_user, g.oid, 'MEMBER')),
        pg_catalog.has_database_privilege(current_database(), 'CREATE'), r.rolsuper,
-       current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size')
-  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+       current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size'),
+       CASE WHEN NOT r.rolsuper THEN least(
+           CASE WHEN r.rolconnlimit >= 0 THEN r.rolconnlimit - (
+               SELECT count(*) FROM pg_catalog.pg_stat_activity a
+                WHERE a.usesysid = r.oid AND a.pid <> pg_catalog.pg_backend_pid()) END,
+           CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit - (
+               SELECT count(*) FROM pg_catalog.pg_stat_activity a
+                WHERE a.datid = d.oid AND a.pid <> pg_catalog.pg_backend_pid()) END) END
+  FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+ WHERE r.rolname = current_user AND d.datname = current_database()";
 
 impl SourceSettings {
     async fn read(client: &Client) -> Result<SourceSettings> {
@@ -161,6 +177,7 @@ impl SourceSettings {
             user: row.get(9),
             database: row.get(10),
             slot_limit: row.get(11),
+            sessions_free: row.get(12),
         })
     }
 
@@ -211,6 +228,9 @@ impl SourceSettings {
                 format!("GRANT CREATE ON DATABASE {} TO {user};", quote_ident(&self.database)),
             ));
         }
+        found.extend(
+            self.sessions_free.filter(|free| *free < SESSIONS_WANTED).map(|free| self.few_sessions(free)),
+        );
         if self.slot_limit == "-1" {
             found.push(advice(
                 "max_slot_wal_keep_size is unlimited: if capture stays away, the slot retains WAL until the disk is full",
@@ -218,6 +238,20 @@ impl SourceSettings {
             ));
         }
         found
+    }
+}
+
+impl SourceSettings {
+    fn few_sessions(&self, free: i64) -> Finding {
+        let (user, database) = (quote_ident(&self.user), quote_ident(&self.database));
+        let what = format!(
+            "{} may have {free} sessions in {}, fewer than capture and its images want ({SESSIONS_WANTED}, with more --jobs \
+             more)",
+            self.user, self.database
+        );
+        let mend =
+            format!("ALTER ROLE {user} CONNECTION LIMIT -1; ALTER DATABASE {database} CONNECTION LIMIT -1;");
+        Finding { fatal: free < SESSIONS_NEEDED, what, mend }
     }
 }
 

@@ -166,6 +166,30 @@ fn a_transaction_that_uses_up_the_budget_is_named_and_the_slot_given_up() {
     assert_says(gaps[0]["cause"].as_str().unwrap(), &["--max-retained-wal, 16 MiB", &named]);
 }
 
+/// As when its disk hangs: what capture heard seconds ago is no news of now.
+#[test]
+fn a_source_that_hangs_is_a_warning_within_seconds() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    let proxy = Proxy::before(&server);
+    let source = ["--source", &proxy.conninfo(backwhen.database())];
+    let mut capture = backwhen.spawn_capture_with(&[&["--heartbeat", "200ms"], &source[..]].concat());
+    capture.wait_streaming();
+    wait_for("all is well", || nagios(&backwhen, &source).0 == 0);
+    capture.allow("trying again");
+    proxy.fall_silent();
+    let begun = std::time::Instant::now();
+    let status = backwhen.json(&[&["status"], &source[..]].concat());
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(status["lag"]["bytes"].is_null() && status["lag"]["seconds"].as_f64().unwrap() > 1.0, "{status}");
+    let (code, line) = nagios(&backwhen, &source);
+    assert_says(&line, &["WARNING", "the source cannot be asked", "lag_bytes=U"]);
+    assert_eq!(code, 1, "{line}");
+    let (code, line) = nagios(&backwhen, &[&source[..], &["--critical-lag", "2s"]].concat());
+    assert_eq!(code, 2, "{line}");
+    capture.kill();
+}
+
 /// Only its owner can put a table into a publication.
 #[test]
 fn a_table_that_capture_may_not_publish_is_a_warning_until_it_may() {

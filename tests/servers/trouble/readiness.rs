@@ -146,3 +146,31 @@ fn a_server_that_does_not_make_a_slot_is_told_by_check() {
     drop(session);
     assert_source_clean(&server, backwhen.database());
 }
+
+#[test]
+fn a_role_that_may_have_few_sessions_is_told_so() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let database = backwhen.database();
+    let role = format!("few_{database}");
+    let make = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION CONNECTION LIMIT 2; GRANT CREATE ON DATABASE {database} TO {role};
+         ALTER TABLE customers OWNER TO {role}; ALTER TABLE orders OWNER TO {role}; ALTER TABLE visits OWNER TO {role}"
+    );
+    server.psql(database, &make);
+    let source = backwhen.source().replace("user=postgres", &format!("user={role}"));
+    let mend = format!("ALTER ROLE \"{role}\" CONNECTION LIMIT -1;");
+    refused(&backwhen, &source, &[&format!("{role} may have 2 sessions in {database}"), &mend]);
+    let one = format!("ALTER ROLE {role} CONNECTION LIMIT 1");
+    server.psql(database, &one);
+    let mut session = OpenSession::new(&server, &source);
+    session.run("SELECT 1;");
+    let message = backwhen.fails(exit::UNAVAILABLE, &["check", "--source", &source]);
+    assert_says(&message, &["ALTER ROLE … CONNECTION LIMIT"]);
+    drop(session);
+    server.psql(database, &format!("ALTER ROLE {role} CONNECTION LIMIT 8"));
+    backwhen.ok(&["init", "--source", &source]);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["drop"]);
+    assert_source_clean(&server, database);
+}
