@@ -238,7 +238,9 @@ pub(super) async fn gather(
     }));
     let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
     let refused = !unprotected.is_empty();
-    unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
+    let left_out = newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default();
+    let named: Vec<_> = unprotected.iter().map(|it| it.table.clone()).collect();
+    unprotected.extend(left_out.into_iter().filter(|it| !named.contains(&it.table)));
     Ok(StatusReport {
         state,
         cause,
@@ -343,9 +345,9 @@ fn nagios(shown: &StatusReport) -> (u8, String) {
     let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "U".to_owned(), |bytes| format!("{bytes}B"));
     let seconds = shown.lag.seconds.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds:.1}s"));
     let mut text = format!("BACKWHEN {word} - {state}: {}", shown.cause);
-    if let Some(why) = shown.source.strip_prefix("cannot be asked: ")
-        && !text.contains(why)
-    {
+    if shown.source.strip_prefix("cannot be asked: ").is_some_and(|why| text.contains(why)) {
+        text.push_str("; the source cannot be asked");
+    } else if shown.source.starts_with("cannot") {
         text.push_str(&format!("; the source {}", shown.source));
     }
     if let Some(warning) = shown.slot.warning() {
@@ -410,9 +412,9 @@ fn describe(shown: &StatusReport) -> String {
     let lag_seconds =
         shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
     text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
-    if let Some(why) = shown.source.strip_prefix("cannot be asked: ")
-        && !text.contains(why)
-    {
+    if shown.source.strip_prefix("cannot be asked: ").is_some_and(|why| text.contains(why)) {
+        text.push_str("; the source cannot be asked");
+    } else if shown.source.starts_with("cannot") {
         text.push_str(&format!("source       {}\n", ui::printable(&shown.source)));
     }
     let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
