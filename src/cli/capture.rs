@@ -66,7 +66,9 @@ impl Capture {
             jobs: self.jobs,
             max_retained_wal: self.budget.bytes(),
         };
-        if let Some(address) = self.metrics_listen {
+        if let Some(address) = self.metrics_listen
+            && at.metrics_served.set(()).is_ok()
+        {
             let (history, source) = (history.clone(), source.clone());
             metrics::serve(
                 address,

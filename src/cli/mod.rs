@@ -95,8 +95,9 @@ struct Global {
     pg_bin: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
+    #[default]
     Text,
     Json,
     Prometheus,
@@ -123,6 +124,7 @@ enum Command {
 }
 
 /// The settings and the terminal that every command gets.
+#[derive(Default)]
 struct Surroundings {
     ui: Ui,
     history: Option<String>,
@@ -130,6 +132,9 @@ struct Surroundings {
     pg_bin: Option<PathBuf>,
     /// Cancelled by a signal, once signals are heeded.
     interrupt: OnceLock<CancellationToken>,
+    /// Set by what a command does once, although `--wait` may run it again.
+    unchecked_said: OnceLock<()>,
+    metrics_served: OnceLock<()>,
 }
 
 /// Runs the command line and returns the exit code, which is a contract.
@@ -162,7 +167,7 @@ fn run_command_line() -> ExitCode {
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
         let Global { history, key_file, pg_bin, wait, .. } = cli.global;
-        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, interrupt: OnceLock::new() };
+        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, ..Surroundings::default() };
         let done = runtime.block_on(run_patiently(cli.command, &context, wait.unwrap_or_default()));
         // Threads that still read for a command that has failed need not be waited for.
         runtime.shutdown_background();
@@ -266,7 +271,8 @@ impl Surroundings {
 
     fn history(&self) -> Result<History> {
         let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
-        if history.identity().key.is_some() && !history.authorship().is_checked() {
+        let is_unchecked = history.identity().key.is_some() && !history.authorship().is_checked();
+        if is_unchecked && self.unchecked_said.set(()).is_ok() {
             self.ui.say(
                 "it is not checked who wrote this history: name the file with its key with --key-file, unless you \
                  trust all who can write to its folder",

@@ -22,7 +22,7 @@ pub use streams::explain_panics;
 use streams::{LogWriter, write_aside, write_line};
 pub use table::table;
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Ui {
     output: OutputFormat,
     bars: bool,

@@ -2,6 +2,7 @@
 //! process held is free at once.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -122,6 +123,12 @@ fn a_command_that_may_wait_begins_when_the_history_is_free() {
         let status = wait(&mut child, Duration::from_secs(60));
         assert!(status.is_some_and(|status| status.success()), "{command:?}: {status:?}");
     }
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_streaming();
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string();
+    let mut next = waiting(&backwhen, &["capture", "--until", "caught-up", "--metrics-listen", &port]);
+    capture.stop();
+    assert!(wait(&mut next, Duration::from_secs(60)).unwrap().success());
     let mut capture = backwhen.spawn_capture();
     capture.wait_streaming();
     let mut dropping = waiting(&backwhen, &["drop"]);
