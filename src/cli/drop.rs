@@ -51,14 +51,15 @@ impl Drop {
         if let Some(slot) = &self.slot {
             let source = self.named_source()?.for_history(slot);
             let found = begin::traces_on(&source).await?;
-            if found.iter().any(|trace| trace.slot == *slot && trace.active) {
+            let found = found.iter().find(|trace| trace.slot == *slot);
+            if found.is_some_and(|trace| trace.active) {
                 return Err(Error::locked(format!(
                     "a capture streams from {slot}, so its history is not gone; stop that capture first, or take the \
                      history off where it lies, with: backwhen drop --history PATH"
                 )));
             }
             begin::undo(&source, slot).await?;
-            return show_traces(at, Some(slot));
+            return show_traces(at, found.map(|_| slot.as_str()));
         }
         let history = match at.history() {
             Err(error) if self.force => return self.without_history(at, &error).await,

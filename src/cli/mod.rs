@@ -199,11 +199,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Runs the command, and runs it again while another command holds the history, for as long as `patience`. Each try
 /// reads the history anew, so that nothing is decided by what the other command has changed meanwhile.
 async fn run_patiently(command: Command, context: &Surroundings, patience: Duration) -> Result<ExitCode> {
-    let until = ambient::instant() + patience;
+    let begun = ambient::instant();
     let mut pause = FIRST_PAUSE;
     loop {
         let error = match run(command.clone(), context).await {
-            Err(error) if error.kind() == Kind::Locked && ambient::instant() < until => error,
+            Err(error) if error.kind() == Kind::Locked && begun.elapsed() < patience => error,
             done => return done,
         };
         if pause == FIRST_PAUSE {
@@ -212,7 +212,7 @@ async fn run_patiently(command: Command, context: &Surroundings, patience: Durat
                 crate::model::moment::format_duration(patience)
             ));
         }
-        let rest = tokio::time::sleep(pause.min(until - ambient::instant()));
+        let rest = tokio::time::sleep(pause.min(patience.saturating_sub(begun.elapsed())));
         match context.interrupt.get() {
             Some(interrupt) => interrupt.run_until_cancelled(rest).await.ok_or_else(Error::interrupted)?,
             None => rest.await,
