@@ -12,7 +12,7 @@ use crate::protect::{Access, begin, identity};
 use crate::source::preflight;
 
 /// Begin a new history: publications, event triggers and slot on the source, and the first checkpoint
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Init {
     /// The database to protect: a libpq connection string or URI. Others can see arguments:
     /// keep the password in ~/.pgpass
@@ -121,6 +121,9 @@ impl Init {
         };
         for left_out in &begun.left_out {
             at.ui.say(&format!("not protected: {} ({})", left_out.table, left_out.reason));
+        }
+        if begun.tables == 0 && !begun.left_out.is_empty() {
+            at.ui.warn("no table is protected; see whether --include and --exclude say what you mean");
         }
         for entry in checkpoint.tables.iter().filter(|entry| entry.table.is_insert_only()) {
             let (name, quoted) = (entry.table.display(), entry.table.quoted());

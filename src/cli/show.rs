@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{ScratchOption, Surroundings, ui};
+use super::{ScratchOption, Surroundings, not_exact, ui};
 use crate::ambient;
 use crate::error::{Context, Kind, Result};
 use crate::history::definitions::SchemaKnown;
@@ -16,7 +16,7 @@ use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::schema::sql_of;
 
 /// Print the schema at a moment, as SQL in the form of pg_dump --schema-only
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Show {
     #[arg(value_enum)]
     what: ShowSubject,
@@ -87,10 +87,9 @@ impl Show {
             inexact,
             notes,
         };
+        let lines: Vec<_> = shown.inexact.iter().map(|it| not_exact::line(true, it)).collect();
+        not_exact::say(at, &lines, None);
         if !at.ui.is_json() {
-            for inexact in &shown.inexact {
-                at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));
-            }
             for note in &shown.notes {
                 at.ui.say(&format!("note: {note}"));
             }

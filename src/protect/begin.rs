@@ -37,8 +37,9 @@ use crate::source::identity::FullIdentity;
 use crate::source::publication::{Publications, set_lock_timeout};
 use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
+use crate::source::traces::{self, Trace};
 use crate::source::triggers::{InstallOutcome, Triggers};
-use crate::source::{inspect, process, traces};
+use crate::source::{inspect, process};
 use crate::store::{Folder, ObjectKind, ObjectName, Store, layout};
 
 /// How long the creation of the publications waits for a table that another session has locked, such as a migration.
@@ -445,32 +446,11 @@ pub async fn leave(history: &History, source: &Conninfo, force: bool) -> Result<
     ambient::pass("drop.done")
 }
 
-/// Takes off the source what a history that is gone has left there. Without a name this is the only history whose slot
-/// nobody uses. Returns its slot; `None` if there was nothing.
+/// Returns what histories have on the source.
 ///
 /// # Errors
-/// `Refused` if several histories may be meant; `Unavailable` if the source cannot be reached.
-pub async fn remove_traces(source: &Conninfo, slot: Option<&str>) -> Result<Option<String>> {
-    let slot = match slot {
-        Some(slot) => slot.to_owned(),
-        None => {
-            let session = Session::connect_utf8(source, "drop").await?;
-            let found = traces::slots(&session).await?;
-            let unused: Vec<_> =
-                found.iter().filter(|trace| !trace.active).map(|it| it.slot.clone()).collect();
-            match &unused[..] {
-                [] => return Ok(None),
-                [one] => one.clone(),
-                several => {
-                    return Err(Error::refused(format!(
-                        "the source has things of {} histories: {}; name the one that is gone with --slot",
-                        several.len(),
-                        several.join(", ")
-                    )));
-                }
-            }
-        }
-    };
-    undo(&source.for_history(&slot), &slot).await?;
-    Ok(Some(slot))
+/// `Unavailable` if the source cannot be reached.
+pub async fn traces_on(source: &Conninfo) -> Result<Vec<Trace>> {
+    let session = Session::connect_utf8(source, "drop").await?;
+    traces::slots(&session).await
 }

@@ -50,7 +50,7 @@ pub struct PlannedMoment {
     pub lsn: Lsn,
     /// The last transaction's commit time, or the checkpoint's if no transaction follows it.
     pub time: PgTime,
-    pub xid: Option<u32>,
+    pub xid: Option<u64>,
     /// The first transaction that is not included.
     pub next: Option<Commit>,
 }

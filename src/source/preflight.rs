@@ -1,12 +1,15 @@
 //! Checks whether a database can be protected, without changing anything.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::blocker::{OpenTransaction, oldest_transaction};
-use super::stream::ReplicationClient;
+use super::stream::{ReplicationClient, StreamFault};
 use super::triggers::{InstallOutcome, Triggers};
 use super::{inspect, traces};
+use crate::ambient;
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
@@ -163,7 +166,15 @@ struct SourceSettings {
     user: String,
     database: String,
     slot_limit: String,
+    /// How many more sessions the role may have in this database, if that is limited.
+    sessions_free: Option<i64>,
 }
+
+/// With fewer sessions than this left, `init` cannot begin.
+const SESSIONS_NEEDED: i64 = 3;
+
+/// With fewer sessions than this left, images of new tables may fail.
+const SESSIONS_WANTED: i64 = 8;
 
 /// One managed service grants the right to replicate by the role `rds_replication`, another by `cloudsqlreplica`.
 const SETTINGS: &str = "
@@ -176,8 +187,16 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
               AND pg_catalog.pg_has_role(current_user, g.oid, 'MEMBER')),
        pg_catalog.has_database_privilege(current_database(), 'CREATE'), r.rolsuper,
        current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size'),
-       current_setting('effective_wal_level', true) IS NOT NULL
-  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+       current_setting('effective_wal_level', true) IS NOT NULL,
+       CASE WHEN NOT r.rolsuper THEN least(
+           CASE WHEN r.rolconnlimit >= 0 THEN r.rolconnlimit - (
+               SELECT count(*) FROM pg_catalog.pg_stat_activity a
+                WHERE a.usesysid = r.oid AND a.pid <> pg_catalog.pg_backend_pid()) END,
+           CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit - (
+               SELECT count(*) FROM pg_catalog.pg_stat_activity a
+                WHERE a.datid = d.oid AND a.pid <> pg_catalog.pg_backend_pid()) END) END
+  FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+ WHERE r.rolname = current_user AND d.datname = current_database()";
 
 impl SourceSettings {
     async fn read(client: &Client) -> Result<SourceSettings> {
@@ -197,6 +216,7 @@ impl SourceSettings {
             database: row.get(10),
             slot_limit: row.get(11),
             raises_wal_level: row.get(12),
+            sessions_free: row.get(13),
         })
     }
 
@@ -243,6 +263,9 @@ impl SourceSettings {
                 format!("GRANT CREATE ON DATABASE {} TO {user};", quote_ident(&self.database)),
             ));
         }
+        found.extend(
+            self.sessions_free.filter(|free| *free < SESSIONS_WANTED).map(|free| self.few_sessions(free)),
+        );
         if self.slot_limit == "-1" {
             found.push(advice(
                 "max_slot_wal_keep_size is unlimited: if capture stays away, the slot retains WAL until the disk is full",
@@ -278,6 +301,20 @@ fn wal_level(level: &str, raises: bool) -> Option<Finding> {
     })
 }
 
+impl SourceSettings {
+    fn few_sessions(&self, free: i64) -> Finding {
+        let (user, database) = (quote_ident(&self.user), quote_ident(&self.database));
+        let what = format!(
+            "{} may have {free} sessions in {}, fewer than capture and its images want ({SESSIONS_WANTED}, with more --jobs \
+             more)",
+            self.user, self.database
+        );
+        let mend =
+            format!("ALTER ROLE {user} CONNECTION LIMIT -1; ALTER DATABASE {database} CONNECTION LIMIT -1;");
+        Finding { fatal: free < SESSIONS_NEEDED, what, mend }
+    }
+}
+
 /// Returns a finding if the source is reached over a network and need not prove its identity.
 pub fn unproven_server(source: &Conninfo) -> Option<Finding> {
     let (host, mode) = source.unproven_server()?;
@@ -311,13 +348,43 @@ fn insert_only(inventory: &inspect::Inventory) -> Option<Finding> {
 
 /// Opens a replication connection: a pooler passes on ordinary sessions only, and pg_hba.conf has rules of its own.
 async fn no_replication(source: &Conninfo) -> Option<Finding> {
-    let error = ReplicationClient::connect(source, "check").await.err()?;
+    let error = match ReplicationClient::connect(source, "check").await {
+        Ok(client) => {
+            client.end().await;
+            return None;
+        }
+        Err(error) => error,
+    };
     Some(fatal(
         format!("the source takes no replication connection: {error}"),
         "name the server's own address with --source, not that of a connection pooler such as PgBouncer; in pg_hba.conf let \
          the role in to the database from here",
     ))
 }
+
+/// Creates a slot that ends with its connection, since only the server itself knows whether it lets this role use the output plugin.
+///
+/// # Errors
+/// `Unavailable` if the source cannot be reached any more.
+pub async fn no_slot(source: &Conninfo) -> Result<Option<Finding>> {
+    let mut client = ReplicationClient::connect(source, "check").await?;
+    let name = format!("backwhen_check_{:08x}", u32::from_ne_bytes(ambient::random()?));
+    let made = client.create_temporary_slot(&name, SLOT_WAIT).await;
+    client.end().await;
+    let Err(error) = made else { return Ok(None) };
+    if matches!(StreamFault::of(&error), Some(StreamFault::LockTimeout(_))) {
+        let what = format!("a new slot waits for transactions that are open: {error}");
+        return Ok(Some(advice(what, "let them end before init")));
+    }
+    Ok(Some(fatal(
+        format!("no slot can be made for the output plugin pgoutput: {error}"),
+        "let the role use pgoutput, which is a part of PostgreSQL; a managed service has a setting for logical \
+         replication",
+    )))
+}
+
+/// How long `check` waits for each running transaction, as a new slot does.
+const SLOT_WAIT: Duration = Duration::from_secs(2);
 
 fn late_transaction(oldest: OpenTransaction) -> Option<Finding> {
     let what = "a new slot waits for transactions that have begun before it, `init` for at most a minute: ";
