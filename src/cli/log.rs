@@ -46,7 +46,7 @@ pub struct LogCommand {
     #[arg(long, conflicts_with = "largest")]
     newest: bool,
     /// List at most so many transactions [default: 20 with --largest or --newest, else all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
 

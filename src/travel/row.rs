@@ -31,7 +31,7 @@ pub enum Turn {
     Delete,
     Truncate,
     Ddl,
-    /// The history has a gap here.
+    /// No transaction tells what happened here: the history has a gap, or lost changes were corrected.
     Gap,
 }
 
@@ -128,7 +128,9 @@ impl RowHistory<'_> {
         let mut lives = Lives::new(self.key, self.tracked(span)?);
         self.look_up(span, &mut lives)?;
         let mut follow = span.past.follow(span.until, &wanted)?;
+        let mut time = span.time;
         while let Some(event) = follow.next_event()? {
+            time = event.transaction.time;
             match event.kind {
                 EventKind::Row { table, change } => lives.change(table, change)?,
                 EventKind::Truncate { tables, .. } if !tables.is_empty() => lives.clear(Turn::Truncate),
@@ -143,7 +145,6 @@ impl RowHistory<'_> {
         inexact.extend(follow.inexact());
         if ends_in_gap {
             lives.clear(Turn::Gap);
-            let time = span.past.stretch().window().map_or(span.time, |window| window.latest.time);
             lives.commit(Instant { lsn: span.until, time, xid: None }, take)?;
         }
         lives.finish(take)
