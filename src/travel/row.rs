@@ -104,7 +104,7 @@ pub struct RowHistory<'a> {
 }
 
 impl RowHistory<'_> {
-    /// Hands the versions to `take`, oldest first. Returns what of them is not exact.
+    /// Hands the versions to `take`, in the order in which they ended. Returns what of them is not exact.
     ///
     /// # Errors
     /// `Damaged` if the history is; `Refused` if several rows have the key at the same time; those of `take`.
