@@ -257,9 +257,14 @@ impl Stretch {
     /// Returns the number, with its epoch, of the transaction `xid` that committed at `lsn`: the stream carries the lower
     /// half only, and heartbeats are signed with the whole number. `None` if this epoch holds no heartbeat.
     pub fn transaction_number(&self, lsn: Lsn, xid: u32) -> Option<u64> {
+        self.number_near(lsn).map(|near| with_epoch(xid, near))
+    }
+
+    /// Returns the number, with its epoch, of a transaction near `lsn`. `None` if this epoch holds no heartbeat.
+    pub fn number_near(&self, lsn: Lsn) -> Option<u64> {
         let beat = |view: &&SegmentView| view.summary.sequences.last_lsn.map(|beat| beat.0.abs_diff(lsn.0));
         let nearest = self.segments.iter().filter(|view| beat(view).is_some()).min_by_key(beat);
-        nearest.and_then(SegmentView::transaction_number).map(|near| with_epoch(xid, near))
+        nearest.and_then(SegmentView::transaction_number)
     }
 
     /// Returns the segments that hold transactions from `after` to before `until`.

@@ -23,13 +23,13 @@ pub use schema::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, KeyRange, TableRows};
-use crate::follow;
+use crate::follow::{self, Follow, JournalRange, Transaction};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
 use crate::history::journal::TransactionEntry;
 use crate::history::roles;
-use crate::history::timeline::{SegmentView, Stretch};
+use crate::history::timeline::{SegmentView, Stretch, with_epoch};
 use crate::model::{Lsn, Moment, PgTime, Table};
 use crate::progress::{Progress, Silent};
 use crate::signal::DefinitionChange;
@@ -64,6 +64,8 @@ pub struct Past {
     notes: Vec<String>,
     changes: OnceLock<Vec<DefinitionChange>>,
     roles: OnceLock<Option<String>>,
+    /// The number, with its epoch, of a transaction near the moment.
+    number: OnceLock<Option<u64>>,
 }
 
 impl Reading {
@@ -99,6 +101,16 @@ impl Reading {
         Ok(self.past(self.place(base.epoch)?, base, until))
     }
 
+    /// Returns the past of an epoch that includes the transactions that committed before `until`.
+    ///
+    /// # Errors
+    /// `OutsideWindow` if no checkpoint is old enough, `Damaged` if none of them can be used.
+    pub fn before(&self, epoch: u32, until: Lsn) -> Result<Past> {
+        let place = self.place(epoch)?;
+        let (base, notes) = base(self, &self.timeline().stretches[place], until)?;
+        Ok(Past { notes, ..self.past(place, base, until) })
+    }
+
     fn past(&self, place: usize, base: Checkpoint, until: Lsn) -> Past {
         Past {
             reading: self.clone(),
@@ -112,6 +124,7 @@ impl Reading {
             notes: Vec::new(),
             changes: OnceLock::new(),
             roles: OnceLock::new(),
+            number: OnceLock::new(),
         }
     }
 }
@@ -128,6 +141,13 @@ impl Past {
     /// The moment's epoch, with the checkpoints and segments that the history holds of it.
     pub fn stretch(&self) -> &Stretch {
         &self.reading.timeline().stretches[self.place]
+    }
+
+    /// A transaction of this epoch, as it is shown to people.
+    pub fn commit(&self, transaction: &Transaction) -> Commit {
+        let near = *self.number.get_or_init(|| self.stretch().number_near(self.until));
+        let xid = near.map_or(transaction.xid.into(), |near| with_epoch(transaction.xid, near));
+        Commit { lsn: transaction.end_lsn, time: transaction.time, xid }
     }
 
     /// The checkpoint before the moment from which its rows are folded.
@@ -158,6 +178,18 @@ impl Past {
     /// The segments that hold transactions between the base and the moment.
     pub fn segments(&self) -> impl Iterator<Item = &SegmentView> {
         self.stretch().segments_between(self.base.lsn, self.until)
+    }
+
+    /// Follows the transactions after this past: those of its epoch that committed before `until`. The cursor knows the
+    /// tables as they stand at the moment. The journal between base and moment is read only if the schema changed there.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn follow<'a>(&'a self, until: Lsn, wanted: &'a dyn Fn(&Table) -> bool) -> Result<Follow<'a>> {
+        let key = self.history().identity().message_key();
+        let after = if self.schema_changes()?.is_empty() { self.until } else { self.base.lsn };
+        let journal = JournalRange { segments: &self.stretch().segments, after, until };
+        Ok(Follow::new(&self.base, journal, &key, wanted).showing_from(self.until))
     }
 
     /// The number of transactions between the base and the moment.

@@ -32,7 +32,8 @@ pub struct Commit {
 }
 
 impl Commit {
-    fn of(stretch: &Stretch, entry: &TransactionEntry) -> Commit {
+    /// A transaction that a segment lists.
+    pub fn of(stretch: &Stretch, entry: &TransactionEntry) -> Commit {
         let number = stretch.transaction_number(entry.commit_lsn, entry.xid);
         Commit { lsn: entry.end_lsn, time: entry.time, xid: number.unwrap_or(entry.xid.into()) }
     }
