@@ -67,6 +67,24 @@ impl std::fmt::Display for SchemaKnown {
 }
 
 impl DefinitionSignal {
+    /// Whether the statement may have changed an object, by the object's name in the digests: the statement changed or
+    /// dropped that object, or another that the object belongs to.
+    pub fn accounts_for(&self, object: &str) -> bool {
+        let tables = self.tables.iter().map(|it| format!("{}.{}", it.facts.schema, it.facts.name));
+        let objects = self.objects.iter().map(|it| it.identity.clone());
+        let dropped = self.dropped_identities.iter().map(|(_, identity)| identity.clone());
+        let names = tables.chain(objects).chain(dropped).chain(self.dropped_names.iter().cloned());
+        // The server quotes a name only if it must.
+        let object = object.replace('"', "");
+        let is_inside = |c: char| c.is_alphanumeric() || "_$".contains(c);
+        names.map(|name| name.replace('"', "")).filter(|name| !name.is_empty()).any(|name| {
+            object.match_indices(&name).any(|(at, _)| {
+                let (before, after) = (&object[..at], &object[at + name.len()..]);
+                !before.ends_with(is_inside) && !after.starts_with(is_inside)
+            })
+        })
+    }
+
     /// Returns the parts of a statement, in the transaction at `lsn`, that the event triggers could not tell in full.
     pub fn untold(&self, lsn: Lsn) -> Option<Inexact> {
         let trouble = self.trouble.as_ref()?;

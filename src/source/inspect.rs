@@ -276,6 +276,16 @@ pub async fn fingerprint(client: &Client) -> Result<String> {
     digested(client, FINGERPRINT).await
 }
 
+/// Returns the transactions whose changes a statement now sees, as [`Snapshot::parse`](crate::model::Snapshot::parse)
+/// reads them.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn snapshot(client: &Client) -> Result<String> {
+    let row = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await;
+    Ok(row.map_err(|error| server_error("cannot ask for the running transactions", error))?.get(0))
+}
+
 /// Labels of enums and attributes of composite types, which the text of stored values follows.
 const VALUE_SPELLING: &str = "
 SELECT pg_catalog.md5(pg_catalog.concat(

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::choose::{Chooser, StatementChoice, name_of, plain_backslashes};
+use super::choose::{Chooser, StatementChoice, dropped_names, name_of, plain_backslashes};
 use super::failure::{ReplayFailure, failed};
 use super::mend::{mend, owner, still_lacking};
-use super::rewrite::{ReplayAction, action};
+use super::rewrite::{ReplayAction, action, drop_of_told};
 use super::roles::SourceRoles;
 use super::sequences::Sequences;
 use super::sessions::{RunOutcome, Sessions};
@@ -194,7 +194,10 @@ impl<'a> Replay<'a> {
         match action(sql, self.rights.ours) {
             ReplayAction::Nothing => Ok(()),
             ReplayAction::Refuse { why } => self.unknown(change, why.to_owned()).await,
-            ReplayAction::Run(text) => self.run(change, sql, &text).await,
+            ReplayAction::Run(text) => {
+                let told = dropped_names(signal).collect();
+                self.run(change, sql, &drop_of_told(sql, &told).unwrap_or(text)).await
+            }
             ReplayAction::MakeTable(text) => self.make_table(change, sql, text).await,
             ReplayAction::MakeView { sql: text, filled } => {
                 self.run(change, sql, &text).await?;
