@@ -1,7 +1,7 @@
 //! Finds the source's own digests of its definitions that are nearest to a moment.
 
-use super::Past;
 use super::schema::{changes_archive, read_from_source_after};
+use super::{Past, Reading};
 use crate::error::Result;
 use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::definitions::changes_in;
@@ -156,5 +156,21 @@ impl Past {
         let rows = rows.filter(|row| row.lsn <= self.until && row.origin == Origin::Source);
         let digests = rows.map(|row| Ok(self.history().read_checkpoint(&row.id)?.schema.digests));
         digests.filter_map(Result::transpose).collect()
+    }
+}
+
+impl Reading {
+    /// Returns the last position at which the source's definitions were digested, in the epoch of its newest checkpoint.
+    ///
+    /// # Errors
+    /// `Damaged` if a segment is.
+    pub fn schema_digested(&self, newest: &Checkpoint) -> Result<Option<Edge>> {
+        let (stretch, schema) = (self.stretch(newest.epoch)?, &newest.schema);
+        let read = schema.digests.as_ref().map(|_| Edge { lsn: schema.lsn, time: schema.time });
+        let told = stretch.segments.iter().rev().find_map(|view| Some((view, *view.summary.digests.last()?)));
+        let Some((view, told)) = told.filter(|(_, told)| *told > schema.lsn) else { return Ok(read) };
+        let segment = view.open()?;
+        let entry = segment.transactions().iter().find(|entry| entry.commit_lsn == told);
+        Ok(entry.map(|entry| Edge { lsn: entry.end_lsn, time: entry.time }).or(read))
     }
 }

@@ -115,7 +115,8 @@ pub async fn schema_compared(
     }
     // Only the proof needs the replay.
     match replayed {
-        Ok(ReplayedSchema { digests, rights, .. }) => {
+        Ok(ReplayedSchema { digests, rights, inexact, .. }) => {
+            schema.inexact = inexact;
             schema.prove(past, witness.as_ref(), digests.as_ref().map(|(_, later)| later), rights);
         }
         Err(error) if error.kind() == Kind::Interrupted => return Err(error),

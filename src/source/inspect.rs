@@ -265,6 +265,7 @@ part AS (
                WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     UNION ALL SELECT hashtextextended(ROW(oid, proacl)::text, 46) FROM pg_catalog.pg_proc WHERE oid < 16384 AND proacl IS NOT NULL
     UNION ALL SELECT hashtextextended(ROW(oid, relacl)::text, 47) FROM pg_catalog.pg_class WHERE oid < 16384 AND relacl IS NOT NULL
+    UNION ALL SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)
 )
 SELECT count(*)::text || '-' || coalesce(sum(h::numeric), 0)::text FROM part";
 

@@ -184,23 +184,24 @@ async fn replay_all(
     Ok(())
 }
 
-/// Digests the schema as it is, and as it is after the later statements.
+/// Digests the schema as it is, and as it is after the later statements. Names what these dropped that was not there.
 async fn digests(
     request: &ReplayRequest<'_>,
     scratch: &ScratchDatabase,
     mut replay: Replay<'_>,
-) -> Result<(SchemaDigests, SchemaDigests)> {
+) -> Result<(SchemaDigests, SchemaDigests, Vec<Inexact>)> {
     let session = Session::connect_utf8(&scratch.info, "replay").await?;
     let now = pgtools::schema_digests(&session).await?;
     if request.later.is_empty() {
-        return Ok((now.clone(), now));
+        return Ok((now.clone(), now, Vec::new()));
     }
     scratch.open_to_roles().await?;
     let silenced = silence_event_triggers(&session).await?;
+    replay.unknown_until_dropped.clear();
     replay_all(request, &mut replay, request.later).await?;
     enable_event_triggers(&session, silenced).await;
     let later = pgtools::schema_digests(&session).await?;
-    Ok((now, later))
+    Ok((now, later, replay.unknown_until_dropped))
 }
 
 /// Dumps the contents of the scratch database.
@@ -219,7 +220,7 @@ async fn finish(
     let roles = pgtools::roles_used(&replay.observer).await?;
     let sequences = replay.sequences.made(&replay.observer).await?;
     let orders = orders_of_inherited(&replay.observer).await?;
-    let (inexact, grade, refused) = (replay.inexact(), replay.grade(), scratch.refused.take());
+    let (mut inexact, grade, refused) = (replay.inexact(), replay.grade(), scratch.refused.take());
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
     let bytes = std::fs::read(&archive)
@@ -242,7 +243,10 @@ async fn finish(
     notes.extend(
         digests.as_ref().err().map(|error| format!("the replayed definitions were not compared: {error}")),
     );
-    let digests = digests.ok();
+    let digests = digests.ok().map(|(now, later, dropped)| {
+        inexact.extend(dropped);
+        (now, later)
+    });
     Ok(ReplayedSchema {
         archive,
         facts,

@@ -82,6 +82,16 @@ pub fn drop_of_told(sql: &Sql, told: &BTreeSet<String>) -> Option<String> {
     is_part.then(|| format!("{}{} {}", &sql.text[..first], kept.join(", "), &body(sql)[last..]))
 }
 
+/// Returns a DROP that passes over what is not there.
+pub fn drop_if_there(sql: &Sql) -> Option<String> {
+    let kind = sql.tag.strip_prefix("DROP ").filter(|kind| *kind != "OWNED")?;
+    let outer: Vec<&Word> = sql.outer().map(|(_, word)| word).collect();
+    let words = kind.split(' ').count() + 1;
+    let at = words + usize::from(outer.get(words)?.is("concurrently"));
+    let at = outer.get(at).filter(|word| !word.is("if"))?.at.start;
+    Some(format!("{}IF EXISTS {}", &sql.text[..at], &body(sql)[at..]))
+}
+
 /// The server cuts names off at 63 bytes.
 fn as_stored(name: &str) -> &str {
     let mut ends = (0..=name.len().min(63)).rev();
@@ -258,6 +268,18 @@ mod tests {
             ("DROP OWNED BY a, b", &["x"], None),
         ] {
             assert_eq!(dropped(sql, names).as_deref().map(str::trim), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_drop_can_pass_over_what_is_not_there() {
+        for (sql, expected) in [
+            ("DROP INDEX CONCURRENTLY a, b", Some("DROP INDEX CONCURRENTLY IF EXISTS a, b")),
+            ("drop foreign table a", Some("drop foreign table IF EXISTS a")),
+            ("DROP TABLE IF EXISTS a", None),
+            ("DROP OWNED BY a", None),
+        ] {
+            assert_eq!(drop_if_there(&split(sql, true)[0]).as_deref(), expected, "{sql}");
         }
     }
 
