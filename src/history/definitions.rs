@@ -76,6 +76,11 @@ impl DefinitionSignal {
         let names = tables.chain(objects).chain(dropped).chain(self.dropped_names.iter().cloned());
         // The server quotes a name only if it must.
         let object = object.replace('"', "");
+        // Up to version 16 the server does not say which indexes were built again.
+        let index = object.strip_prefix("index ").and_then(|name| name.rsplit('.').next());
+        if self.tag == "REINDEX" && index.is_some_and(|index| self.statement.query.contains(index)) {
+            return true;
+        }
         let is_inside = |c: char| c.is_alphanumeric() || "_$".contains(c);
         names.map(|name| name.replace('"', "")).filter(|name| !name.is_empty()).any(|name| {
             object.match_indices(&name).any(|(at, _)| {
@@ -119,4 +124,30 @@ pub fn changes_in(
         }
     }
     Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::DefinedObject;
+
+    #[test]
+    fn a_statement_accounts_for_what_it_names() {
+        let object = DefinedObject { identity: "public.t".into(), ..DefinedObject::default() };
+        let signal = DefinitionSignal {
+            objects: vec![object],
+            dropped_names: vec!["gone".into()],
+            ..DefinitionSignal::default()
+        };
+        for (object, accounts) in [
+            ("table public.t", true),
+            ("trigger a on public.t", true),
+            ("table public.t2", false),
+            ("table other_public.t", false),
+            ("function s.gone(integer)", true),
+            ("view s.gone_too", false),
+        ] {
+            assert_eq!(signal.accounts_for(object), accounts, "{object}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::proved::{OFF, ON, head, named, protected, recovered};
-use crate::support::{Backwhen, Dump, assert_same, for_each_version};
+use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version};
 
 /// Recovers, and compares the definitions and rows with what the source's were.
 fn comes_back(backwhen: &Backwhen, to: &str, truth: &Dump) -> Value {
@@ -119,32 +119,31 @@ fn columns_of_tables_that_inherit_come_back_in_their_order() {
 /// No checkpoint can be written while the definitions change.
 #[test]
 fn digests_in_the_stream_prove_what_no_checkpoint_does() {
-    for_each_version(|server| {
-        let backwhen = protected(server, "CREATE TABLE t (id int PRIMARY KEY)");
-        let database = backwhen.database();
-        let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_POINT", "checkpoint.publish=error");
-        capture.wait_streaming();
-        server.psql(database, "CREATE VIEW one AS SELECT 1 AS one; INSERT INTO t VALUES (1)");
-        let one = head(server);
-        capture.wait_for_line("digests of 1 object whose");
-        server.psql(database, "CREATE VIEW two AS SELECT 2 AS two; INSERT INTO t VALUES (2)");
-        let two = head(server);
-        server.psql(database, &format!("{OFF} ALTER TABLE t OWNER TO proved_a; {ON}"));
-        let quiet = head(server);
-        capture.wait_for_line("digests of 2 objects whose");
-        server.psql(database, "INSERT INTO t VALUES (3)");
-        let latest = head(server);
-        capture.wait_caught_up();
-        capture.stop();
-        assert_eq!(backwhen.json_lines(&["list", "checkpoints"]).len(), 1);
-        let proof = |to: &str| {
-            let report = recovered(&backwhen, to);
-            (report["schema_proof"]["proof"].clone(), report["schema"]["known"].clone(), named(&report))
-        };
-        assert_eq!(proof(&one), ("proved".into(), "exactly".into(), vec![]));
-        let owner = "public.t: owner not as in the source".to_owned();
-        for to in [&two, &quiet, &latest] {
-            assert_eq!(proof(to), ("differs".into(), "within".into(), vec![owner.clone()]), "{to}");
-        }
-    });
+    let server = &Server::shared(None);
+    let backwhen = protected(server, "CREATE TABLE t (id int PRIMARY KEY)");
+    let database = backwhen.database();
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_POINT", "checkpoint.publish=error");
+    capture.wait_streaming();
+    server.psql(database, "CREATE VIEW one AS SELECT 1 AS one; INSERT INTO t VALUES (1)");
+    let one = head(server);
+    capture.wait_for_line("digests of 1 object whose");
+    server.psql(database, "CREATE VIEW two AS SELECT 2 AS two; INSERT INTO t VALUES (2)");
+    let two = head(server);
+    server.psql(database, &format!("{OFF} ALTER TABLE t OWNER TO proved_a; {ON}"));
+    let quiet = head(server);
+    capture.wait_for_line("digests of 2 objects whose");
+    server.psql(database, "INSERT INTO t VALUES (3)");
+    let latest = head(server);
+    capture.wait_caught_up();
+    capture.stop();
+    assert_eq!(backwhen.json_lines(&["list", "checkpoints"]).len(), 1);
+    let proof = |to: &str| {
+        let report = recovered(&backwhen, to);
+        (report["schema_proof"]["proof"].clone(), report["schema"]["known"].clone(), named(&report))
+    };
+    assert_eq!(proof(&one), ("proved".into(), "exactly".into(), vec![]));
+    let owner = "public.t: owner not as in the source".to_owned();
+    for to in [&two, &quiet, &latest] {
+        assert_eq!(proof(to), ("differs".into(), "within".into(), vec![owner.clone()]), "{to}");
+    }
 }
