@@ -119,9 +119,19 @@ impl SchemaDifference {
             DifferenceKind::Parts(parts) => format!("{} changed", listed(parts)),
         };
         self.named(format!(
-            "{what} between {} ({}) and {} ({}), and nothing told when: it is recovered as of the latter",
-            from.lsn, from.time, to.lsn, to.time
+            "{what} between {} ({}) and {} ({}), and nothing told when: it is recovered as of the latter{}",
+            from.lsn,
+            from.time,
+            to.lsn,
+            to.time,
+            if self.lacks_rows() { ", without rows" } else { "" }
         ))
+    }
+
+    /// Whether this is a table of whose rows nothing is known.
+    pub fn lacks_rows(&self) -> bool {
+        let is_table = self.object.starts_with("table ") && !self.object.starts_with("table constraint ");
+        self.kind == DifferenceKind::Missing && is_table
     }
 
     fn named(&self, why: String) -> Inexact {

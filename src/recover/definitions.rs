@@ -282,7 +282,8 @@ impl SchemaAt {
         let to = witness.map_or(archived, |witness| witness.at);
         let is_certain = witness.is_some_and(|witness| witness.is_of_moment);
         let is_untold = |it: &&SchemaDifference| {
-            !is_certain && !told.iter().any(|change| change.signal.accounts_for(&it.object))
+            let is_told = told.iter().any(|change| change.signal.accounts_for(&it.object));
+            !is_told && (!is_certain || it.lacks_rows())
         };
         let untold = self.differences.iter().filter(is_untold).map(|it| it.untold(from, to));
         taken.inexact =
