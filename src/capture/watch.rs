@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::beat::{beat_once, heartbeat};
 use super::budget::{Budget, RetainedWal, Verdict};
+use super::digests::{DIGEST_SHARE, ToldDigests};
 use super::known_source::KnownSource;
 use super::live::Board;
 use super::published::{self, PublicationCheck};
@@ -36,9 +37,6 @@ use crate::source::publication::{Pool, Publications, set_lock_timeout};
 use crate::source::sequences;
 use crate::source::slot::SlotFacts;
 use crate::source::triggers::{Fault, InstallOutcome, Triggers};
-
-/// The definitions are digested at most this share of the time, however large the schema is.
-const DIGEST_SHARE: u32 = 50;
 
 /// A source that takes longer to answer than this is asked anew on another connection.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -86,6 +84,7 @@ struct Memory {
     next_roles: Option<Instant>,
     /// When tables whose replica identity could not be changed are tried again; `None` if there are none.
     next_identities: Option<Instant>,
+    digests: ToldDigests,
 }
 
 impl Watcher {
@@ -139,6 +138,10 @@ impl Watcher {
         let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
         if due {
             self.follow_roles(session, memory).await?;
+        }
+        if let Some(now) = &now {
+            let known = KnownSource::kept(&mut memory.known, &self.history).await?;
+            memory.digests.tell(session, &self.history.identity().message_key(), now, known).await?;
         }
         self.check_publications(session, memory, now.as_ref()).await?;
         self.check_triggers(session).await?;
@@ -227,6 +230,7 @@ impl Watcher {
             self.board.update(|live| live.schema_changed = newest.fingerprint != now);
             memory.roles.clone_from(&newest.roles_digest);
             memory.known = Some(newest);
+            memory.digests.begin_at_checkpoint();
             self.look_again(session, memory).await?;
         }
         Ok(())
@@ -261,10 +265,7 @@ impl Watcher {
         memory: &mut Memory,
         now: Option<&String>,
     ) -> Result<()> {
-        let known = match &mut memory.known {
-            Some(known) => known,
-            none => none.insert(KnownSource::read(&self.history).await?),
-        };
+        let known = KnownSource::kept(&mut memory.known, &self.history).await?;
         let identity = self.history.identity();
         let publications = Publications::of_slot(&identity.slot());
         let lacking = publications.lacking(session, &known.tables).await?;

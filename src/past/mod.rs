@@ -11,6 +11,7 @@ mod inexact;
 mod reading;
 pub mod resolve;
 mod schema;
+mod witness;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -19,7 +20,7 @@ pub use chosen::ChosenTables;
 pub use inexact::KnownInexact;
 pub use reading::Reading;
 pub use resolve::Commit;
-pub use schema::SchemaWitness;
+pub use witness::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, KeyRange, TableRows};

@@ -13,7 +13,7 @@ use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSumm
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
 use crate::signal::key::body_of;
-use crate::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
+use crate::signal::{DEFINITION, DIGESTS, MARK, ROLES, SEQUENCES};
 
 #[derive(Clone, Copy)]
 struct OpenTransaction {
@@ -261,6 +261,8 @@ impl Index {
             self.summary.definitions.push(current.commit_lsn);
         } else if prefix == ROLES.as_bytes() {
             self.summary.roles.push(current.commit_lsn);
+        } else if prefix == DIGESTS.as_bytes() {
+            self.summary.digests.push(current.commit_lsn);
         }
     }
 
