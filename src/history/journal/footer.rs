@@ -2,6 +2,7 @@
 
 use super::block;
 use super::fault::SegmentFault;
+use super::lookup::ChangeIndex;
 use super::place::SegmentBytes;
 use super::record::ByteReader;
 use super::sections::{
@@ -30,6 +31,9 @@ const BLOCKS: u32 = 4;
 const RELATION_MESSAGES: u32 = 5;
 const DIGESTS: u32 = 6;
 const TAG: u32 = 7;
+const COUNTS: u32 = 8;
+const FILTERS: u32 = 9;
+const CHANGES_TAG: u32 = 10;
 /// The sections that the tag vouches for.
 const TAGGED: std::ops::RangeInclusive<u32> = SUMMARY..=DIGESTS;
 
@@ -44,15 +48,24 @@ pub struct Footer {
     pub blocks: Vec<BlockExtent>,
     /// The Relation messages within the segment, as received, each with the number of its block.
     pub relation_messages: Vec<(u32, Vec<u8>)>,
+    /// The index of the changes; `None` in a segment that an earlier version sealed.
+    pub changes: Option<ChangeIndex>,
 }
 
 impl Footer {
+    /// Whether this footer, which was made from the blocks, is the one that the segment has.
+    pub(super) fn agrees_with(mut self, found: &Footer) -> bool {
+        self.changes = self.changes.filter(|_| found.changes.is_some());
+        self == *found
+    }
+
     /// Estimates how many bytes the footer takes in memory.
     pub fn memory(&self) -> usize {
         let relations = self.relations_at_start.iter().chain(self.relation_messages.iter().map(|(_, it)| it));
         size_of_val(&self.transactions[..])
             + size_of_val(&self.blocks[..])
             + relations.map(|message| message.len() + size_of::<Vec<u8>>()).sum::<usize>()
+            + self.changes.as_ref().map_or(0, |changes| changes.counts.len() + changes.filters.len())
     }
 }
 
@@ -182,10 +195,19 @@ impl Footer {
             let contents = sections.iter().map(|(_, raw)| raw.as_slice());
             sections.push((TAG, footer_tag(key, contents).as_bytes().to_vec()));
         }
+        if let Some(changes) = &self.changes {
+            sections.push((COUNTS, changes.counts.clone()));
+            sections.push((FILTERS, changes.filters.clone()));
+            // Earlier versions check the other tag, and know nothing of these sections.
+            let tag = key.map(|key| footer_tag(key, [&changes.counts[..], &changes.filters].into_iter()));
+            sections.extend(tag.map(|tag| (CHANGES_TAG, tag.as_bytes().to_vec())));
+        }
         let mut out = (sections.len() as u32).to_le_bytes().to_vec();
         let mut payloads = Vec::new();
         for (id, raw) in &sections {
-            let stored = zstd::bulk::compress(raw, LEVEL)
+            // Filters are as good as random.
+            let level = if *id == FILTERS { 1 } else { LEVEL };
+            let stored = zstd::bulk::compress(raw, level)
                 .context(Kind::Internal, || "cannot compress a segment's footer".into())?;
             out.extend(id.to_le_bytes());
             out.extend((raw.len() as u64).to_le_bytes());
@@ -213,8 +235,12 @@ impl Footer {
             blocks: decode_blocks(&sections.get(BLOCKS)?).ok_or_else(short)?,
             relation_messages: decode_relation_messages(&sections.get(RELATION_MESSAGES)?)
                 .ok_or_else(short)?,
+            changes: sections.changes(key)?,
             summary,
         };
+        if footer.changes.as_ref().is_some_and(|changes| !changes.is_sound(footer.blocks.len())) {
+            return Err(short());
+        }
         if sections.has(DIGESTS) {
             decode_digests(&sections.get(DIGESTS)?, &mut footer.blocks).ok_or_else(short)?;
         }
@@ -263,6 +289,21 @@ impl<'a> Sections<'a> {
         let expected = footer_tag(key, contents.iter().map(Vec::as_slice));
         let tag = Tag::from_slice(&self.get(TAG)?).map_err(|_| not_ours())?;
         if tag == expected { Ok(()) } else { Err(not_ours()) }
+    }
+
+    /// The index of changes. With a key, one that no holder of the key wrote is refused.
+    fn changes(&self, key: Option<&SegmentKey>) -> Result<Option<ChangeIndex>, SegmentFault> {
+        if !self.has(COUNTS) || !self.has(FILTERS) {
+            return Ok(None);
+        }
+        let changes = ChangeIndex { counts: self.get(COUNTS)?, filters: self.get(FILTERS)? };
+        if let Some(key) = key {
+            let expected = footer_tag(key, [&changes.counts[..], &changes.filters].into_iter());
+            if Tag::from_slice(&self.get(CHANGES_TAG)?).ok() != Some(expected) {
+                return Err(SegmentFault::bad(key.not_ours()));
+            }
+        }
+        Ok(Some(changes))
     }
 
     fn get(&self, id: u32) -> Result<Vec<u8>, SegmentFault> {
