@@ -8,7 +8,7 @@ use super::History;
 use super::catalog::{Catalog, CheckpointRow, SegmentRow, UnusableObject};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
-use super::journal::{Mark, Segment, SegmentName, SegmentSummary};
+use super::journal::{Lookup, Mark, Segment, SegmentName, SegmentSummary};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
@@ -73,6 +73,22 @@ impl SegmentView {
     /// As [`Segment::open`].
     pub fn open(&self) -> Result<Arc<Segment>> {
         self.segments.open(self.name)
+    }
+
+    /// Returns what a lookup of rows needs of the segment. If an earlier version sealed the segment, its index comes from
+    /// the catalog.
+    ///
+    /// # Errors
+    /// As [`Segment::open`]; `Internal` if the catalog fails.
+    pub fn lookup(&self, catalog: &Catalog) -> Result<Lookup> {
+        if let Some(found) = self.segments.lookup(self.name)? {
+            return Ok(found);
+        }
+        let segment = self.open()?;
+        Ok(Lookup {
+            relations: segment.relations().cloned().collect(),
+            changes: catalog.changes_of(&segment)?,
+        })
     }
 }
 

@@ -128,10 +128,7 @@ mod tests {
         let bytes = builder.finish();
         let mut counts = Counts::decode(&bytes).unwrap();
         let count = |oid, kind, count, bytes| ChangeCount { oid, kind, count, bytes };
-        let first = [
-            count(7, ChangeKind::Update, 2, 130),
-            count(u32::MAX, ChangeKind::Truncate, 1, 0),
-        ];
+        let first = [count(7, ChangeKind::Update, 2, 130), count(u32::MAX, ChangeKind::Truncate, 1, 0)];
         assert_eq!(counts.next_transaction().unwrap(), first);
         assert_eq!(counts.next_transaction().unwrap(), []);
         assert_eq!(counts.next_transaction().unwrap(), [count(7, ChangeKind::Insert, 1, 1)]);

@@ -1,14 +1,18 @@
 //! The index of a segment's changes: what each transaction changed, and which rows each block may concern. See FORMAT.md.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use twox_hash::XxHash3_64;
 
 use super::counts::{ChangeKind, Counts, CountsBuilder};
 use super::filter::{self, Filter};
+use super::footer::digest_of;
+use super::name::SegmentName;
 use super::peek::PeekedMessage;
 use super::record::{ByteReader, put_varint};
+use super::segment::Segment;
+use crate::history::key::{Digest, SegmentKey, Tag};
 use crate::signal::{DEFINITION, ROWS};
 
 /// The first byte of what is hashed.
@@ -23,12 +27,20 @@ pub struct ChangeIndex {
     pub(super) filters: Vec<u8>,
 }
 
+/// The numbers of the blocks that are read of each segment, in order. A segment that is not named is read whole.
+pub type ChosenBlocks = BTreeMap<SegmentName, Vec<u32>>;
+
 /// The rows that blocks are looked up for: those of a table that have some keys.
 pub struct SoughtRows {
     hashes: Vec<u64>,
 }
 
 impl SoughtRows {
+    /// No rows: only schema changes are looked up.
+    pub fn none() -> SoughtRows {
+        SoughtRows { hashes: vec![schema_hash()] }
+    }
+
     /// The rows of the table `oid` whose key columns have one of these values, in the order in which the stream has the
     /// columns.
     pub fn new<'a>(oid: u32, keys: impl IntoIterator<Item = Vec<&'a [u8]>>) -> SoughtRows {
@@ -67,9 +79,36 @@ fn schema_hash() -> u64 {
 }
 
 impl ChangeIndex {
+    /// The index of a segment as somebody kept it; `None` if it cannot be the segment's.
+    pub(in crate::history) fn of_segment(
+        segment: &Segment,
+        counts: Vec<u8>,
+        filters: Vec<u8>,
+    ) -> Option<ChangeIndex> {
+        let changes = ChangeIndex { counts, filters };
+        changes.is_sound(segment.footer().blocks.len()).then_some(changes)
+    }
+
+    pub(in crate::history) fn counts_bytes(&self) -> &[u8] {
+        &self.counts
+    }
+
+    pub(in crate::history) fn filter_bytes(&self) -> &[u8] {
+        &self.filters
+    }
+
+    pub(in crate::history) fn digest(&self) -> Digest {
+        digest_of([&self.counts[..], &self.filters].into_iter())
+    }
+
     /// Whether the sections are what they should be for a segment with this many blocks.
     pub(super) fn is_sound(&self, blocks: usize) -> bool {
         Counts::decode(&self.counts).is_some() && self.filters().is_some_and(|it| it.len() == blocks)
+    }
+
+    /// Returns the tag of the index in a history with a key.
+    pub(super) fn tag(&self, key: &SegmentKey) -> Tag {
+        key.changes_tag(&self.digest())
     }
 
     fn filters(&self) -> Option<Vec<Filter<'_>>> {
@@ -130,7 +169,9 @@ impl ChangeIndexBuilder {
                 }
             }
             PeekedMessage::Relation { .. } => self.relation(message),
-            PeekedMessage::Logical { prefix, .. } if [DEFINITION, ROWS].map(str::as_bytes).contains(&prefix) => {
+            PeekedMessage::Logical { prefix, .. }
+                if [DEFINITION, ROWS].map(str::as_bytes).contains(&prefix) =>
+            {
                 self.hashes.push(schema_hash());
             }
             PeekedMessage::Commit { .. } => self.counts.commit(),
@@ -143,7 +184,9 @@ impl ChangeIndexBuilder {
         self.counts.add(oid, kind, if is_read { self.row.bytes() } else { 0 });
         let before = self.hashes.len();
         let key = self.keys.get(&oid).and_then(Option::as_deref).filter(|_| is_read);
-        if key.and_then(|key| self.row.push_hashes(message, oid, key, &mut self.content, &mut self.hashes)).is_none()
+        if key
+            .and_then(|key| self.row.push_hashes(message, oid, key, &mut self.content, &mut self.hashes))
+            .is_none()
         {
             self.hashes.truncate(before);
             self.hashes.push(table_hash(oid));
