@@ -43,6 +43,13 @@ pub(super) enum Part {
     },
 }
 
+impl Part {
+    /// The bytes that are read of the segment.
+    pub(super) fn stored_len(&self) -> u64 {
+        if let Part::Stored(entry) = self { u64::from(entry.stored_len) } else { 0 }
+    }
+}
+
 impl Iterator for SegmentBlocks {
     type Item = Result<DecodedBlock>;
 

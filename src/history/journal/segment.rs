@@ -14,7 +14,7 @@ use super::name::{SegmentHeader, SegmentName};
 use super::parts::Parts;
 use super::peek::peek;
 use super::place::{Journal, SegmentBytes};
-use super::reading::{Event, SegmentBlocks, read_entry};
+use super::reading::{Event, Part, SegmentBlocks, read_entry};
 use super::record::{Record, Records};
 use super::relations::Relations;
 use super::sections::encode_blocks;
@@ -206,6 +206,9 @@ impl Segment {
     /// transactions in the blocks that are read, comes in their place.
     pub fn some_blocks(&self, after: Lsn, until: Lsn, is_wanted: impl Fn(u32) -> bool) -> SegmentBlocks {
         let parts = Parts::of(&self.footer, after, until).choose(is_wanted);
+        // Tests count these bytes.
+        let bytes: u64 = parts.iter().map(Part::stored_len).sum();
+        tracing::trace!("reading {bytes} of {} bytes of {}", self.size(), self.place());
         SegmentBlocks { bytes: Arc::clone(&self.bytes), parts, after, until }
     }
 
