@@ -8,6 +8,7 @@ mod base;
 mod chosen;
 mod doubt;
 mod inexact;
+mod lookup;
 mod reading;
 pub mod resolve;
 mod schema;
@@ -18,6 +19,7 @@ use std::sync::OnceLock;
 
 pub use chosen::ChosenTables;
 pub use inexact::KnownInexact;
+pub use lookup::KeyedRows;
 pub use reading::Reading;
 pub use resolve::Commit;
 pub use witness::SchemaWitness;
