@@ -24,43 +24,47 @@ DECLARE
     settled bool;
     context text;
 BEGIN
-    IF TG_TAG = 'ALTER TABLE' THEN
-        IF lower(current_query() COLLATE "C") LIKE ANY ('{%set%unlogged%,%set%expression%}') THEN
+    -- This is the usual case, outside of the block below, whose subtransaction takes time.
+    IF TG_TAG = 'ALTER TABLE' AND lower(current_query() COLLATE "C") NOT LIKE ALL ('{%set%unlogged%,%set%expression%}') THEN
+        RETURN;
+    END IF;
+    BEGIN
+        IF TG_TAG = 'ALTER TABLE' THEN
             -- Within a function, the statement may be another role's than the session's.
             GET DIAGNOSTICS context = PG_CONTEXT;
             IF split_part(context, E'\n', 2) = '' THEN
                 kept := backwhen.{slot}_keep('unpublished', backwhen.{slot}_unpublish(lower(current_query() COLLATE "C")));
             END IF;
+            RETURN;
         END IF;
-        RETURN;
-    END IF;
-    IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
-        kept := backwhen.{slot}_keep('extension', 'on');
-    END IF;
-    -- Changes that an extension's script makes are told with the statement that runs the script.
-    IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
-        RETURN;
-    END IF;
-    kinds := backwhen.{slot}_name_types();
-    IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
-        -- While another session alters such an object, the object's state before this statement cannot be known until
-        -- that session has ended: the statement may wait for it. Then '' says that the state is not known.
-        settled := NOT EXISTS (
-            SELECT FROM pg_locks l WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-               AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-               AND l.mode IN ('ExclusiveLock', 'AccessExclusiveLock')
-               AND (l.classid IN ('pg_type'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_namespace'::regclass,
-                        'pg_collation'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass)
-                    OR l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relkind = 'c')));
-        IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') THEN
-            kept := backwhen.{slot}_keep('types', CASE WHEN settled THEN coalesce(backwhen.{slot}_types_before(), '') ELSE '' END);
+        IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+            kept := backwhen.{slot}_keep('extension', 'on');
         END IF;
-        kept := backwhen.{slot}_keep('names', CASE WHEN settled THEN coalesce(backwhen.{slot}_names(kinds), '') ELSE '' END);
-    END IF;
-EXCEPTION WHEN statement_too_complex THEN
-    RAISE;
-WHEN OTHERS THEN
-    NULL;
+        -- Changes that an extension's script makes are told with the statement that runs the script.
+        IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
+            RETURN;
+        END IF;
+        kinds := backwhen.{slot}_name_types();
+        IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
+            -- While another session alters such an object, the object's state before this statement cannot be known until
+            -- that session has ended: the statement may wait for it. Then '' says that the state is not known.
+            settled := NOT EXISTS (
+                SELECT FROM pg_locks l WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+                   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                   AND l.mode IN ('ExclusiveLock', 'AccessExclusiveLock')
+                   AND (l.classid IN ('pg_type'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_namespace'::regclass,
+                            'pg_collation'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass)
+                        OR l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relkind = 'c')));
+            IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') THEN
+                kept := backwhen.{slot}_keep('types', CASE WHEN settled THEN coalesce(backwhen.{slot}_types_before(), '') ELSE '' END);
+            END IF;
+            kept := backwhen.{slot}_keep('names', CASE WHEN settled THEN coalesce(backwhen.{slot}_names(kinds), '') ELSE '' END);
+        END IF;
+    EXCEPTION WHEN statement_too_complex THEN
+        RAISE;
+    WHEN OTHERS THEN
+        NULL;
+    END;
 END
 $body$;
 
@@ -81,8 +85,11 @@ BEGIN
     END IF;
     dropped := ARRAY(
         SELECT ARRAY[d.classid::text, d.objid::text, d.objsubid::text, d.object_type, CASE WHEN d.original THEN '!original' ELSE '' END,
-                     CASE WHEN d.original THEN d.address_names[cardinality(d.address_names)] END,
-                     CASE WHEN d.classid = 'pg_class'::regclass THEN d.object_identity END]
+                     CASE WHEN NOT d.original THEN NULL
+                          WHEN d.classid = 'pg_type'::regclass THEN format('%I.%I', d.schema_name, d.object_name)
+                          ELSE d.address_names[cardinality(d.address_names)] END,
+                     -- The server has quoted the identity as the session's settings want it.
+                     CASE WHEN d.classid = 'pg_class'::regclass THEN format('%I.%I', d.address_names[1], d.address_names[2]) END]
           FROM pg_event_trigger_dropped_objects() d
          WHERE NOT d.is_temporary AND d.address_names[1] IS DISTINCT FROM 'pg_temp'
            AND d.schema_name IS DISTINCT FROM 'pg_toast' AND d.schema_name IS DISTINCT FROM 'backwhen'
