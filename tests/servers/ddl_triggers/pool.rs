@@ -87,17 +87,17 @@ fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
         sessions[session].lock().unwrap().run(&transaction(
             number + OPEN,
             step,
-            "SELECT pg_sleep(0.03); COMMIT;",
+            "SELECT pg_sleep(0.25); COMMIT;",
         ));
         let mut slowest = slowest.lock().unwrap();
         *slowest = begun.elapsed().max(*slowest);
     };
     let moments: Vec<String> = meanwhile(SESSIONS - OPEN, again, || {
         let moment = |_| {
-            sleep(Duration::from_secs(seconds) / 5);
+            sleep(Duration::from_secs(seconds) / 4);
             server.psql(&database, "SELECT pg_current_wal_insert_lsn()")
         };
-        (0..5).map(moment).collect()
+        (0..4).map(moment).collect()
     });
     for session in &sessions[..OPEN as usize] {
         session.lock().unwrap().run("COMMIT;");
