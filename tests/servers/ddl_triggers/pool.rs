@@ -40,7 +40,7 @@ fn transaction(session: u32, step: u32, end: &str) -> String {
     };
     let write =
         |table: &str| format!("UPDATE {table} SET v = v + 1 WHERE id = 2; DELETE FROM {table} WHERE id = 3;");
-    let (new, keyless) = (name(step), step % 3 == 0);
+    let (new, keyless) = (name(step), step.is_multiple_of(3));
     let mut sql = format!(
         "BEGIN; CREATE TABLE {new} (id int {}, v int);
          INSERT INTO {new} SELECT i, i * {step} FROM generate_series(1, 5) i; {}",
@@ -94,6 +94,7 @@ fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
     };
     let moments: Vec<String> = meanwhile(SESSIONS - OPEN, again, || {
         let moment = |_| {
+            // The storm goes on between two moments.
             sleep(Duration::from_secs(seconds) / 4);
             server.psql(&database, "SELECT pg_current_wal_insert_lsn()")
         };
@@ -154,6 +155,7 @@ fn a_history_of_an_older_version_gets_the_pool() {
     let limit = Duration::from_secs(20);
     let created = "SELECT count(*) = 48 FROM pg_publication";
     wait_at_most(limit, "the publications are there", || source.psql(created) == "t");
+    // Some heartbeats find that transaction open.
     sleep(Duration::from_secs(1));
     let pooled = format!("SELECT bool_or(pooled) FROM backwhen.{slot}_config");
     assert_eq!(source.psql(&pooled), "f", "while an older transaction is open");
