@@ -16,7 +16,7 @@ use super::live::Board;
 use super::published::{self, PublicationCheck};
 use super::stop::{StopReason, StopSignal};
 use crate::ambient;
-use crate::connect::{Conninfo, Session};
+use crate::connect::{Conninfo, ServerFault, Session};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
@@ -43,6 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A publication that somebody keeps locked for longer than this is left for the next beat.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The SQLSTATE of a statement about a table that does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
 
 /// Images of new tables follow each other no faster than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(3);
@@ -398,8 +401,11 @@ impl Watcher {
             let what = "the publication of a table";
             let (published, blocker) = while_waiting(&self.source, session.process(), what, publishing).await;
             if let Err(error) = published {
-                // The event triggers may have published the table since its membership was read.
-                if is_published(&publications.members(session).await?, table.oid, exact) {
+                // Since its membership was read, the event triggers may have published the table, or somebody may have
+                // dropped it.
+                if ServerFault::sqlstate_of(&error) == Some(UNDEFINED_TABLE)
+                    || is_published(&publications.members(session).await?, table.oid, exact)
+                {
                     continue;
                 }
                 let reason = blocker.map_or(error.to_string(), |blocker| format!("{error}; {blocker}"));
