@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Surroundings, check, default_jobs, named_source, ui};
 use crate::error::Result;
-use crate::model::{Lsn, PgTime};
+use crate::model::{Lsn, PgTime, Selection};
 use crate::protect::{Access, begin};
 use crate::source::preflight;
 
@@ -49,7 +49,8 @@ impl Init {
         let folder = at.history_folder()?;
         let source = named_source(self.source.as_deref())?;
         let tools = at.tools()?;
-        check::refuse_what_cannot_start(&source, &tools).await?;
+        let selection = Selection::parse(&self.include, &self.exclude)?;
+        check::refuse_what_cannot_start(&source, &tools, &selection).await?;
         if let Some(finding) = preflight::unproven_server(&source) {
             at.ui.say(&format!("advice: {}; to mend: {}", finding.what, finding.mend));
         }
