@@ -13,7 +13,9 @@ use crate::codec::key::KeyShape;
 use crate::follow::RowChange;
 
 pub type Bytes = Box<[u8]>;
-type Map<V> = HashMap<Bytes, V, BuildHasherDefault<FastHasher>>;
+/// A map whose keys are hashed fast.
+pub type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
+type Map<V> = FastMap<Bytes, V>;
 
 /// A rough cost in bytes of an entry beyond its key and row: map slot and allocator.
 const ENTRY_OVERHEAD: usize = 96;
@@ -166,11 +168,17 @@ impl KeyedDelta {
 
     /// The row under `old_key` becomes `line`, under `new_key`.
     pub fn update(&mut self, old_key: &[u8], new_key: &[u8], line: &[u8]) -> Result<(), Contradiction> {
-        let latest = if copy_text::has_hole(line) {
-            self.patch(old_key, new_key, line)?
-        } else {
-            Latest::Row(line.into())
-        };
+        let has_hole = copy_text::has_hole(line);
+        // A row that is updated often mostly keeps its length, so its new line can stand where the old one stood.
+        if !has_hole
+            && old_key == new_key
+            && let Some(Latest::Row(earlier)) = self.rows.get_mut(new_key)
+            && earlier.len() == line.len()
+        {
+            earlier.copy_from_slice(line);
+            return Ok(());
+        }
+        let latest = if has_hole { self.patch(old_key, new_key, line)? } else { Latest::Row(line.into()) };
         if old_key != new_key {
             self.put(old_key, Latest::Gone);
         }
@@ -282,7 +290,7 @@ fn beginning(key: &[u8]) -> u64 {
 /// Hashes a key in one go; the standard hasher's guard against chosen keys costs more than the
 /// rest of the fold, and the keys here come from a database that its owner wants to read.
 #[derive(Default)]
-struct FastHasher(u64);
+pub struct FastHasher(u64);
 
 impl Hasher for FastHasher {
     fn finish(&self) -> u64 {

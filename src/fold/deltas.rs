@@ -1,11 +1,11 @@
 //! Folds the changes of the journal into a delta for each table.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::delta::FastMap;
 use super::table::FoldedTable;
 use super::{FoldInput, scratch_folder};
 use crate::error::Result;
@@ -17,7 +17,7 @@ use crate::model::{Lsn, Table};
 /// The tables with what has changed since the base.
 pub(super) struct Deltas<'a> {
     /// By oid.
-    tables: HashMap<u32, FoldedTable>,
+    tables: FastMap<u32, FoldedTable>,
     blocks: Blocks,
     catalog: Arc<Catalog>,
     /// The bytes that all deltas together may take.

@@ -264,13 +264,7 @@ impl TableRows {
         loop {
             let found = match open.step {
                 Step::NextLine => {
-                    if !open.next_line(shape).ok_or_else(|| source.keyless(*block))?
-                        || range.ends_before(&open.key)
-                    {
-                        open.step = Step::NoLines;
-                    } else if !range.begins_after(&open.key) {
-                        open.step = Step::AtLine;
-                    }
+                    open.pass_on(shape, range, touched).ok_or_else(|| source.keyless(*block))?;
                     None
                 }
                 Step::AtLine => open.compare(touched).map_err(|it| source.fault(it))?,
@@ -327,6 +321,22 @@ impl OpenBlock {
         self.key.clear();
         shape.push_key(&self.raw[self.line.clone()], &mut self.key)?;
         Some(true)
+    }
+
+    /// Goes on to the next line in the range, past those that stay and go on together. `None` if a line has no key.
+    #[inline]
+    fn pass_on(&mut self, shape: &KeyShape, range: &KeyRange, touched: &TouchedKeys) -> Option<()> {
+        let next = touched.next_key();
+        self.step = loop {
+            if !self.next_line(shape)? || range.ends_before(&self.key) {
+                break Step::NoLines;
+            }
+            let stays = self.kept.is_some() && next.is_none_or(|next| *next > *self.key);
+            if !stays && !range.begins_after(&self.key) {
+                break Step::AtLine;
+            }
+        };
+        Some(())
     }
 
     /// Compares the present line with the next touched key.

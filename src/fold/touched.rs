@@ -59,6 +59,11 @@ impl TouchedKeys {
         TouchedKeys { rows, next: 0 }
     }
 
+    /// The first key that has not been dealt with.
+    pub fn next_key(&self) -> Option<&[u8]> {
+        self.rows.get(self.next).map(|(key, _)| &**key)
+    }
+
     /// Whether a key belongs to the block of the image whose keys are before `bound`.
     pub fn belong_before(&self, bound: Option<&[u8]>) -> bool {
         match (self.rows.get(self.next), bound) {

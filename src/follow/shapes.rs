@@ -29,6 +29,8 @@ pub(super) struct Shapes<'a> {
     unwanted: HashSet<u32>,
     described: HashMap<u32, usize>,
     descriptions: Vec<Description>,
+    /// The relation whose row came last, and its place in `descriptions`: the next row is mostly of the same one.
+    last: Option<(u32, usize)>,
     retellings: Retellings,
     names: Names,
     /// The parts that are not exact, each with the reason. A set holds them, so that each is named once.
@@ -71,6 +73,7 @@ impl<'a> Shapes<'a> {
             unwanted: unwanted.iter().map(|table| table.oid).collect(),
             described: HashMap::new(),
             descriptions: Vec::new(),
+            last: None,
             retellings,
             names: Names::of(base),
             inexact: BTreeSet::new(),
@@ -135,9 +138,11 @@ impl<'a> Shapes<'a> {
     /// `Damaged` if the stream has not described the relation.
     #[inline]
     pub fn reader(&mut self, relation: u32, at: Lsn) -> Result<Option<(usize, RowReader<'_>)>> {
-        let Some(place) = self.described.get(&relation).copied() else {
+        let last = self.last.filter(|(oid, _)| *oid == relation).map(|(_, place)| place);
+        let Some(place) = last.or_else(|| self.described.get(&relation).copied()) else {
             return Err(undecodable(format!("relation {relation} was not described before its row"), at));
         };
+        self.last = Some((relation, place));
         let description = &mut self.descriptions[place];
         self.inexact.extend(description.to_say.drain(..));
         let Some(DescribedRows { table, shape, mapping }) = &description.rows else { return Ok(None) };

@@ -84,7 +84,19 @@ impl<'a> ByteReader<'a> {
         self.take(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
     }
 
+    #[inline]
     pub(super) fn varint(&mut self) -> Option<u64> {
+        match self.bytes.get(self.at) {
+            // Most numbers take one byte.
+            Some(byte) if *byte < 0x80 => {
+                self.at += 1;
+                Some(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.take(1)?[0];
