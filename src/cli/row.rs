@@ -15,7 +15,7 @@ use crate::travel::values::Values;
 /// Print every version that a row had, with the transactions that made them
 ///
 /// A row keeps its history when its key changes. A transaction that writes a row several times makes one version.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(after_help = "Example: backwhen row orders 42 --since '1 day ago'\n\
                         With --sql, each version comes as the statement that brings it back.")]
 pub struct RowCommand {

@@ -71,7 +71,7 @@ pub struct TableDifference {
 pub struct ChangedDefinition {
     pub lsn: Lsn,
     pub time: PgTime,
-    pub xid: u32,
+    pub xid: u64,
     pub what: String,
 }
 

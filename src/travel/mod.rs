@@ -24,9 +24,8 @@ use serde::Serialize;
 
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
-use crate::follow::Transaction;
 use crate::model::{Lsn, Moment, PgTime, Selection, Table};
-use crate::past::{Commit, Past, Reading};
+use crate::past::{Past, Reading};
 
 pub use condition::Condition;
 
@@ -69,11 +68,6 @@ impl Row {
     pub fn new(table: &Arc<Table>, line: &[u8]) -> Row {
         Row { table: Arc::clone(table), line: line.to_vec() }
     }
-}
-
-/// A transaction as it is shown to people.
-pub fn commit(transaction: &Transaction) -> Commit {
-    Commit { lsn: transaction.end_lsn, time: transaction.time, xid: transaction.xid }
 }
 
 impl Span {

@@ -52,7 +52,7 @@ pub struct Version {
 pub struct Instant {
     pub lsn: Lsn,
     pub time: crate::model::PgTime,
-    pub xid: Option<u32>,
+    pub xid: Option<u64>,
 }
 
 impl Instant {
@@ -138,7 +138,7 @@ impl RowHistory<'_> {
                 EventKind::Definition { tables, .. } => {
                     tables.iter().try_for_each(|change| lives.define(change))?;
                 }
-                EventKind::Commit => lives.commit(super::commit(event.transaction).into(), take)?,
+                EventKind::Commit => lives.commit(span.past.commit(event.transaction).into(), take)?,
                 _ => {}
             }
         }
