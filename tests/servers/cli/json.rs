@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::shop::{CHANGES, shop};
 use crate::support::{Backwhen, Server};
 
-/// Objects with a field for each column of a table.
+/// Objects with a field for each column of a table, in what tells of a change.
 const BY_COLUMN: [&str; 4] = ["key", "before", "after", "row"];
 
 /// Paths of the fields that are there, as `docs/JSON.md` writes them.
@@ -16,7 +16,8 @@ fn paths(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-                let by_column = BY_COLUMN.contains(&name.as_str()) && value.is_object();
+                let is_change = fields.contains_key("op");
+                let by_column = is_change && BY_COLUMN.contains(&name.as_str()) && value.is_object();
                 if by_column || !value.is_object() {
                     found.insert(path.clone());
                 }
