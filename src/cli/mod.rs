@@ -2,16 +2,19 @@
 
 mod against_source;
 mod capture;
+mod changes;
 mod check;
 mod checkpoint;
 #[expect(clippy::disallowed_methods, reason = "it reads the user's configuration")]
 mod config;
 mod copy;
+mod diff;
 mod drop;
 mod expire;
 mod init;
 mod left_out;
 mod list;
+mod log;
 mod mark;
 mod metrics;
 mod proof;
@@ -19,6 +22,7 @@ mod recover;
 mod repair;
 mod restore;
 mod resync;
+mod row;
 mod schemas;
 mod show;
 mod status;
@@ -109,7 +113,10 @@ enum Command {
     List(list::List),
     #[command(alias = "restore")]
     Recover(recover::Recover),
+    Log(log::LogCommand),
     Show(show::Show),
+    Row(row::RowCommand),
+    Diff(diff::Diff),
     Verify(verify::Verify),
     Resync(resync::Resync),
     Copy(copy::Copy),
@@ -194,7 +201,10 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Mark(mark) => mark.run(context).await,
         Command::List(list) => list.run(context).await,
         Command::Recover(recover) => return recover.run(context).await,
+        Command::Log(log) => log.run(context).await,
         Command::Show(show) => show.run(context).await,
+        Command::Row(row) => row.run(context).await,
+        Command::Diff(diff) => diff.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
         Command::Expire(expire) => expire.run(context).await,
         Command::Drop(drop) => drop.run(context).await,

@@ -105,6 +105,18 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--offline",
         "--prove",
         "--tables",
+        "--since",
+        "--until",
+        "--op",
+        "--min-rows",
+        "--where",
+        "--key",
+        "--largest",
+        "--newest",
+        "--limit",
+        "--sql",
+        "--reverse",
+        "--rows",
     ];
     for command in commands(&help(&[])).iter().filter(|command| *command != "help") {
         // An option begins a line; what follows, up to the next one, is about it.
