@@ -97,8 +97,8 @@ impl Show {
         let (net, definitions) = found.net(selection)?;
         let note =
             |what| format!("The transaction also changed the schema, which this script does not: {what}");
-        let mut script =
-            statement::Script { notes: definitions.into_iter().map(note).collect(), ..Default::default() };
+        let mut script = statement::Script::default();
+        script.notes = definitions.into_iter().map(note).collect();
         for row in &net {
             let (mut from, mut to) = (row.before.as_ref(), row.after.as_ref());
             if self.reverse {

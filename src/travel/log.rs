@@ -1,6 +1,6 @@
 //! The transactions between two moments, with the number of rows that each changed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -162,7 +162,8 @@ impl Log<'_> {
         take: &mut dyn FnMut(LoggedTransaction) -> Result<bool>,
     ) -> Result<()> {
         let filter = self.filter;
-        let wanted = |table: &Table| filter.takes(table);
+        let selected = span.selected(&filter.tables)?;
+        let wanted = |table: &Table| filter.takes(table, &selected);
         let whole = filter.condition.is_some() || filter.key.is_some();
         let mut tally = TransactionTally::default();
         let rows = WholeRows { span, wanted: &wanted, whole, truncated: false };
@@ -189,8 +190,9 @@ impl Filter {
     pub fn check(&self, reading: &Reading, spans: &Spans) -> Result<()> {
         let (Some(condition), Some(last)) = (&self.condition, spans.spans.last()) else { return Ok(()) };
         let end = reading.before(last.past.base().epoch, last.until)?;
-        let tables = end.tables()?;
-        if tables.iter().any(|table| self.takes(table)) || condition.fits_some(&last.past.tables()?) {
+        let tables = last.past.tables()?.into_iter().chain(end.tables()?);
+        let none = HashSet::new();
+        if tables.into_iter().any(|table| self.takes(&table, &none) && condition.fits(&table)) {
             return Ok(());
         }
         Err(Error::usage(
@@ -198,9 +200,9 @@ impl Filter {
         ))
     }
 
-    fn takes(&self, table: &Table) -> bool {
-        self.tables.takes(&table.schema, &table.name)
-            && self.condition.as_ref().is_none_or(|condition| condition.fits(table))
+    /// Whether changes of a table are asked for, as far as they are known by the table alone.
+    fn takes(&self, table: &Table, selected: &HashSet<u32>) -> bool {
+        (selected.contains(&table.oid) || self.tables.takes(&table.schema, &table.name))
             && self.key.as_ref().is_none_or(|key| key.table == table.oid)
     }
 
@@ -210,6 +212,9 @@ impl Filter {
 
     /// Whether one of the rows before and after a change is asked for.
     fn takes_row(&self, table: &Table, rows: [Option<&[u8]>; 2]) -> Result<bool> {
+        if self.condition.as_ref().is_some_and(|condition| !condition.fits(table)) {
+            return Ok(false);
+        }
         for line in rows.into_iter().flatten() {
             let is_true =
                 self.condition.as_ref().map_or(Ok(true), |condition| condition.is_true(table, line))?;
@@ -217,7 +222,12 @@ impl Filter {
                 return Ok(true);
             }
         }
-        Ok(rows == [None, None])
+        Ok(false)
+    }
+
+    /// A TRUNCATE removes every row, also those that are asked for.
+    fn wants_truncate(&self, table: &Table) -> bool {
+        self.wants(Operation::Truncate) && self.condition.as_ref().is_none_or(|it| it.fits(table))
     }
 
     /// Changes of the schema have no rows, and belong to a table only if they change one that is asked for.
@@ -231,12 +241,6 @@ impl Filter {
             || !found.definitions.is_empty()
             || found.tables.iter().any(|counts| counts.truncates > 0);
         is_something && found.rows >= self.min_rows
-    }
-}
-
-impl Condition {
-    fn fits_some(&self, tables: &[Table]) -> bool {
-        tables.iter().any(|table| self.fits(table))
     }
 }
 
@@ -266,9 +270,7 @@ impl TransactionTally {
                     _ => counts.deletes += 1,
                 }
             }
-            Step::Truncate { table } if filter.wants(Operation::Truncate) => {
-                self.counts(table).truncates += 1
-            }
+            Step::Truncate { table } if filter.wants_truncate(table) => self.counts(table).truncates += 1,
             Step::Definition { change, tables } if filter.wants(Operation::Ddl) => {
                 if filter.wants_definition(tables) {
                     self.definitions.push(headline(change));

@@ -16,6 +16,7 @@ mod touched;
 pub mod values;
 mod whole;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -24,7 +25,7 @@ use serde::Serialize;
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
 use crate::follow::Transaction;
-use crate::model::{Lsn, Moment, PgTime, Table};
+use crate::model::{Lsn, Moment, PgTime, Selection, Table};
 use crate::past::{Commit, Past, Reading};
 
 pub use condition::Condition;
@@ -73,6 +74,15 @@ impl Row {
 /// A transaction as it is shown to people.
 pub fn commit(transaction: &Transaction) -> Commit {
     Commit { lsn: transaction.end_lsn, time: transaction.time, xid: transaction.xid }
+}
+
+impl Span {
+    /// The oids of the tables that are selected by their names where the span begins or where it ends.
+    fn selected(&self, selection: &Selection) -> Result<HashSet<u32>> {
+        let end = self.past.reading().before(self.past.base().epoch, self.until)?;
+        let tables = self.past.tables()?.into_iter().chain(end.tables()?);
+        Ok(tables.filter(|it| selection.takes(&it.schema, &it.name)).map(|it| it.oid).collect())
+    }
 }
 
 impl Spans {

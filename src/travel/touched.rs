@@ -44,7 +44,9 @@ impl Touched {
     /// # Errors
     /// `Damaged` if the journal is.
     pub fn between(span: &Span, selection: &Selection) -> Result<Touched> {
-        let wanted = |table: &Table| selection.takes(&table.schema, &table.name);
+        let selected = span.selected(selection)?;
+        let wanted =
+            |table: &Table| selected.contains(&table.oid) || selection.takes(&table.schema, &table.name);
         let mut touched = Touched::default();
         let mut follow = span.past.follow(span.until, &wanted)?;
         let mut place = 0;
