@@ -23,7 +23,7 @@ pub struct RecordedChanges {
     tables: Vec<Arc<Table>>,
     from: Lsn,
     until: Lsn,
-    /// Where each transaction ends, in the journal and in the file.
+    /// Where each transaction commits in the journal, and where it ends in the file.
     ends: Vec<(Lsn, u64)>,
     /// Places between two records of the file, in order and about [`PIECE`] apart.
     cuts: Vec<u64>,
@@ -81,7 +81,7 @@ impl RecordedChanges {
                     before.map_or(Ok(()), |line| recorder.put(table, false, line))?;
                     after.map_or(Ok(()), |line| recorder.put(table, true, line))?;
                 }
-                Step::Commit => ends.push((transaction.end_lsn, recorder.written)),
+                Step::Commit => ends.push((transaction.lsn, recorder.written)),
                 Step::Truncate { .. } | Step::Definition { .. } => {}
             }
             Ok(true)
@@ -100,7 +100,7 @@ impl RecordedChanges {
 
     /// The pieces that lead from one position to the other, in order.
     pub fn pieces(&self, from: Lsn, to: Lsn) -> Vec<Piece> {
-        let place = |lsn: Lsn| match self.ends.partition_point(|(end, _)| *end <= lsn) {
+        let place = |lsn: Lsn| match self.ends.partition_point(|(commit, _)| *commit < lsn) {
             0 => 0,
             after => self.ends[after - 1].1,
         };

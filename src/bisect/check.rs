@@ -1,12 +1,15 @@
 //! The check that is true before the mistake and false after it.
 
+use std::io::Write;
 use std::process::Stdio;
 
 use tokio::process::Command;
 use tokio_postgres::types::Type;
 
+use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
+use crate::store::files::NewFile;
 
 /// How a moment is checked.
 pub enum Check {
@@ -100,6 +103,11 @@ async fn run_sql(sql: &str, info: &Conninfo, moment: &str) -> Result<Outcome> {
     // The check sees the settings that the application sees.
     session.batch_execute("RESET ALL; BEGIN").await.map_err(failed)?;
     let statement = session.prepare(sql).await.map_err(failed)?;
+    if !statement.params().is_empty() {
+        return Err(Error::usage(
+            "--check has parameters ($1), which nothing fills; write the values into it",
+        ));
+    }
     if statement.columns().len() != 1 || *statement.columns()[0].type_() != Type::BOOL {
         return Err(Error::usage(
             "--check must give one value that is true or false, such as: SELECT count(*) = 0 FROM orders WHERE total < 0",
@@ -151,9 +159,15 @@ async fn run_command(command: &str, info: &Conninfo, moment: &str) -> Result<boo
     let given = variables.iter().find(|(name, _)| *name == "PGOPTIONS").map_or("", |(_, options)| options);
     child.envs(variables.iter().map(|(name, value)| (name, value)));
     child.env("PGOPTIONS", format!("{given} -c default_transaction_read_only=on").trim_start());
-    let line = info.password_line()?;
-    if let Some(line) = &line {
-        child.env("PGPASSWORD", line.trim_end().trim_start_matches("*:*:*:*:"));
+    let folder = ambient::temporary_folder()?;
+    if let Some(line) = info.password_line()? {
+        // Other users could read an environment.
+        let path = folder.path().join("pgpass");
+        let mut file = NewFile::create(&path)?;
+        file.write_all(line.as_bytes())
+            .context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+        file.publish()?;
+        child.env("PGPASSFILE", &path);
     }
     child.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     let status = child.status().await.context(Kind::Refused, || "cannot start /bin/sh".into())?;

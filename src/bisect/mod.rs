@@ -231,7 +231,7 @@ impl Search {
     /// Has the database hold the rows of another position.
     async fn go(&mut self, to: Lsn) -> Result<()> {
         let (from, reaches) = (self.at.min(to), self.at.max(to));
-        if self.barriers.iter().any(|it| from < it.end_lsn && it.end_lsn <= reaches) {
+        if self.barriers.iter().any(|it| from <= it.lsn && it.lsn < reaches) {
             return self.make_anew(to).await;
         }
         let recorded = self.recorded(from, reaches).await?;
@@ -258,8 +258,8 @@ impl Search {
         if let Some(recorded) = self.recorded.as_ref().filter(|it| it.covers(from, until)) {
             return Ok(Arc::clone(recorded));
         }
-        let before = self.barriers.iter().rev().find(|it| it.end_lsn <= from);
-        let after = self.barriers.iter().find(|it| it.end_lsn > until);
+        let before = self.barriers.iter().rev().find(|it| it.lsn < from);
+        let after = self.barriers.iter().find(|it| it.lsn >= until);
         let start = before.map_or(self.low, |it| it.end_lsn.max(self.low)).min(from);
         let end = after.map_or(self.high, |it| it.lsn.min(self.high)).max(until);
         let (reading, epoch, read) = (self.reading.clone(), self.epoch, self.read.clone());

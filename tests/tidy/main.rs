@@ -45,7 +45,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("capture", &["model", "history", "signal", "store", "connect", "pgtools", "source", "protect"]),
     ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
-    ("bisect", &["model", "follow", "fold", "past", "travel", "connect", "recover"]),
+    ("bisect", &["model", "follow", "fold", "past", "travel", "connect", "recover", "store"]),
     (
         "cli",
         &[

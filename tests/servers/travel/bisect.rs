@@ -129,6 +129,7 @@ fn what_cannot_be_answered_is_said() {
     fails(14, "SELECT (SELECT status FROM orders WHERE id = 2) = 'open'", &["gives NULL at", "coalesce"]);
     fails(14, "SELECT true FROM orders", &["gives 9 rows at"]);
     fails(2, "SELECT count(*) FROM orders", &["true or false"]);
+    fails(2, "SELECT $1::int = 1", &["parameters"]);
     fails(14, "SELECT total > 0 FROM order", &["cannot be run", "syntax error"]);
     fails(
         14,
