@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::row::RowKey;
 use super::whole::{Step, WholeRows};
-use super::{Condition, Operation, Span, Spans, commit};
+use super::{Condition, Operation, Span, Spans};
 use crate::codec::copy_text;
 use crate::error::{Error, Result};
-use crate::follow::{TableChange, Transaction};
+use crate::follow::TableChange;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
-use crate::past::Reading;
+use crate::past::{Commit, Reading};
 use crate::signal::DefinitionChange;
 
 /// The transactions that are asked for. What is counted of a transaction is what passes the filter.
@@ -45,7 +45,7 @@ pub struct LoggedTransaction {
     /// The position just after the commit: as a moment, the state that the transaction left.
     pub lsn: Lsn,
     pub time: PgTime,
-    pub xid: u32,
+    pub xid: u64,
     /// Rows inserted, updated and deleted. How many rows a TRUNCATE removed is not counted.
     pub rows: u64,
     /// The bytes of these rows, as COPY text and as far as the stream carries them.
@@ -172,7 +172,7 @@ impl Log<'_> {
                 tally.add(filter, step)?;
                 return Ok(true);
             };
-            match tally.finish(transaction).filter(|found| filter.passes(found)) {
+            match tally.finish(span.past.commit(transaction)).filter(|found| filter.passes(found)) {
                 Some(found) => take(found),
                 None => Ok(true),
             }
@@ -290,9 +290,8 @@ impl TransactionTally {
     }
 
     /// Returns the transaction, and begins the next one.
-    fn finish(&mut self, transaction: &Transaction) -> Option<LoggedTransaction> {
+    fn finish(&mut self, commit: Commit) -> Option<LoggedTransaction> {
         let TransactionTally { tables, definitions, rows, bytes } = std::mem::take(self);
-        let commit = commit(transaction);
         (rows > 0 || !tables.is_empty() || !definitions.is_empty()).then(|| LoggedTransaction {
             lsn: commit.lsn,
             time: commit.time,

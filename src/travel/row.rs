@@ -31,7 +31,7 @@ pub enum Turn {
     Delete,
     Truncate,
     Ddl,
-    /// The history has a gap here.
+    /// No transaction tells what happened here: the history has a gap, or lost changes were corrected.
     Gap,
 }
 
@@ -52,7 +52,7 @@ pub struct Version {
 pub struct Instant {
     pub lsn: Lsn,
     pub time: crate::model::PgTime,
-    pub xid: Option<u32>,
+    pub xid: Option<u64>,
 }
 
 impl Instant {
@@ -104,7 +104,7 @@ pub struct RowHistory<'a> {
 }
 
 impl RowHistory<'_> {
-    /// Hands the versions to `take`, oldest first. Returns what of them is not exact.
+    /// Hands the versions to `take`, in the order in which they ended. Returns what of them is not exact.
     ///
     /// # Errors
     /// `Damaged` if the history is; `Refused` if several rows have the key at the same time; those of `take`.
@@ -128,7 +128,9 @@ impl RowHistory<'_> {
         let mut lives = Lives::new(self.key, self.tracked(span)?);
         self.look_up(span, &mut lives)?;
         let mut follow = span.past.follow(span.until, &wanted)?;
+        let mut time = span.time;
         while let Some(event) = follow.next_event()? {
+            time = event.transaction.time;
             match event.kind {
                 EventKind::Row { table, change } => lives.change(table, change)?,
                 EventKind::Truncate { tables, .. } if !tables.is_empty() => lives.clear(Turn::Truncate),
@@ -136,14 +138,13 @@ impl RowHistory<'_> {
                 EventKind::Definition { tables, .. } => {
                     tables.iter().try_for_each(|change| lives.define(change))?;
                 }
-                EventKind::Commit => lives.commit(super::commit(event.transaction).into(), take)?,
+                EventKind::Commit => lives.commit(span.past.commit(event.transaction).into(), take)?,
                 _ => {}
             }
         }
         inexact.extend(follow.inexact());
         if ends_in_gap {
             lives.clear(Turn::Gap);
-            let time = span.past.stretch().window().map_or(span.time, |window| window.latest.time);
             lives.commit(Instant { lsn: span.until, time, xid: None }, take)?;
         }
         lives.finish(take)

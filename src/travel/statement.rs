@@ -17,7 +17,7 @@ pub struct RowChange<'a> {
 const BEGINNING: &str = "-- Written by backwhen. Read it, then apply it with: psql --no-psqlrc --file FILE
 \\set ON_ERROR_STOP on
 -- A statement that does not change exactly one row ends the script, and nothing is changed: division by zero.
-\\set one 'SELECT 1 / (:ROW_COUNT = 1)::int AS one'
+\\set one 'SELECT 1 / (:ROW_COUNT = 1)::int AS changed'
 BEGIN;
 SET LOCAL search_path = '';
 SET LOCAL datestyle = 'ISO, MDY';

@@ -132,6 +132,9 @@ pub async fn schema_at(request: &ReplayRequest<'_>) -> Result<ReplayedSchema> {
     }
 }
 
+/// How a server to replay on gets roles that it lacks. Backwhen makes them on a server of its own.
+const GET_ROLES: &str = "make the role on the server of --scratch, or leave --scratch away";
+
 async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> Result<ReplayedSchema> {
     let acting = request.changes.iter().map(|change| change.signal.statement.role.as_str());
     let restored = RestoredArchive {
@@ -296,7 +299,7 @@ impl RestoredArchive<'_> {
             scratch.belong_to_source(&definitions).await?;
         }
         let usable = usable_roles(&session).await?;
-        let (mut notes, without_roles) = definitions.adapt_to_roles(|name| usable.contains(name));
+        let (mut notes, without_roles) = definitions.adapt_to_roles(|name| usable.contains(name), GET_ROLES);
         notes.extend(without_roles.iter().map(RefusedObject::note));
         if self.ours {
             scratch.restore_muted(&definitions, self.tools).await?;
