@@ -66,13 +66,7 @@ impl RecordedChanges {
         let wanted = |table: &Table| tables.holds(table);
         let file =
             ambient::nameless_file(&ambient::temporary_place()).context(Kind::Unavailable, cannot_write)?;
-        let mut recorder = Recorder {
-            out: BufWriter::with_capacity(256 << 10, file),
-            numbers: HashMap::new(),
-            tables: Vec::new(),
-            written: 0,
-            cuts: Vec::new(),
-        };
+        let mut recorder = Recorder::new(file, PIECE);
         let mut ends = Vec::new();
         let rows = WholeRows { span: &span, wanted: &wanted, whole: true, truncated: true };
         rows.follow(&mut |transaction, step| {
@@ -86,10 +80,7 @@ impl RecordedChanges {
             }
             Ok(true)
         })?;
-        let Recorder { out, tables, cuts, .. } = recorder;
-        let file = out.into_inner().map_err(|error| error.into_error());
-        let file = file.context(Kind::Unavailable, cannot_write)?;
-        Ok(RecordedChanges { file, tables, from, until, ends, cuts })
+        recorder.finish((from, until), ends)
     }
 
     /// Whether both positions lie in what is recorded.
@@ -173,11 +164,23 @@ struct Recorder {
     tables: Vec<Arc<Table>>,
     written: u64,
     cuts: Vec<u64>,
+    piece: u64,
 }
 
 impl Recorder {
+    fn new(file: File, piece: u64) -> Recorder {
+        let out = BufWriter::with_capacity(256 << 10, file);
+        Recorder { out, numbers: HashMap::new(), tables: Vec::new(), written: 0, cuts: Vec::new(), piece }
+    }
+
+    fn finish(self, (from, until): (Lsn, Lsn), ends: Vec<(Lsn, u64)>) -> Result<RecordedChanges> {
+        let file = self.out.into_inner().map_err(|error| error.into_error());
+        let file = file.context(Kind::Unavailable, cannot_write)?;
+        Ok(RecordedChanges { file, tables: self.tables, from, until, ends, cuts: self.cuts })
+    }
+
     fn put(&mut self, table: &Arc<Table>, is_new: bool, line: &[u8]) -> Result<()> {
-        if self.written >= self.cuts.last().copied().unwrap_or(0) + PIECE {
+        if self.written >= self.cuts.last().copied().unwrap_or(0) + self.piece {
             self.cuts.push(self.written);
         }
         let number = *self.numbers.entry(table.oid).or_insert_with(|| {
@@ -200,4 +203,73 @@ fn cannot_write() -> String {
         "cannot write a temporary file in {}; is it full? Name another folder with TMPDIR",
         ambient::temporary_place().display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::{Grade, RowIdentity};
+
+    /// Equal rows, by their number.
+    type Bag = BTreeMap<Vec<u8>, u64>;
+
+    fn table() -> Arc<Table> {
+        let (schema, name) = ("public".to_owned(), "bag".to_owned());
+        let (identity, grade) = (RowIdentity::WholeRow, Grade::Exact);
+        let (columns, generated) = (Vec::new(), Vec::new());
+        let (storage, in_stream) = (Default::default(), None);
+        Arc::new(Table { oid: 1, schema, name, columns, generated, identity, grade, storage, in_stream })
+    }
+
+    fn make(bag: &mut Bag, change: &NetChange) {
+        for line in change.gone.text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let count = bag.get_mut(line).expect("a row that goes is there");
+            *count -= 1;
+            if *count == 0 {
+                bag.remove(line);
+            }
+        }
+        for line in change.new.text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            *bag.entry(line.to_vec()).or_default() += 1;
+        }
+    }
+
+    #[test]
+    fn pieces_lead_from_each_position_to_each_other_one() {
+        let table = table();
+        let mut recorder = Recorder::new(ambient::nameless_file(&ambient::temporary_place()).unwrap(), 64);
+        let (mut states, mut ends) = (vec![Bag::new()], Vec::new());
+        for number in 0..30_u64 {
+            let mut bag = states.last().unwrap().clone();
+            for step in 0..number % 7 {
+                let line = format!("row {}", (number * 5 + step) % 4).into_bytes();
+                let is_new = (number + step) % 3 != 0 || !bag.contains_key(&line);
+                recorder.put(&table, is_new, &line).unwrap();
+                let mut change =
+                    NetChange { table: Arc::clone(&table), gone: Lines::default(), new: Lines::default() };
+                let lines = if is_new { &mut change.new } else { &mut change.gone };
+                lines.text = [&line[..], b"\n"].concat();
+                make(&mut bag, &change);
+            }
+            states.push(bag);
+            ends.push((Lsn(number * 10 + 5), recorder.written));
+        }
+        let recorded = recorder.finish((Lsn(0), Lsn(300)), ends).unwrap();
+        assert!(
+            recorded.cuts.len() > 10
+                && recorded.covers(Lsn(0), Lsn(300))
+                && !recorded.covers(Lsn(0), Lsn(301))
+        );
+        for (from, before) in states.iter().enumerate() {
+            for (to, after) in states.iter().enumerate() {
+                let mut bag = before.clone();
+                for piece in recorded.pieces(Lsn(from as u64 * 10), Lsn(to as u64 * 10)) {
+                    recorded.net(piece).unwrap().iter().for_each(|change| make(&mut bag, change));
+                }
+                assert_eq!(&bag, after, "from {from} to {to}");
+            }
+        }
+    }
 }

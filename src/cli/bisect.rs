@@ -17,7 +17,7 @@ use crate::travel::log::TableCounts;
 /// The moments between --good and --bad are halved again and again, in a scratch database that holds only the tables that
 /// the check reads. It is a short-lived server of backwhen's own; with --scratch, a database on that server, which is
 /// dropped at the end.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(
     after_help = "Example: backwhen bisect --good '2 hours ago' --bad latest --check 'SELECT count(*) = 0 FROM \
                         orders WHERE total < 0'\n\
