@@ -12,6 +12,7 @@
     reason = "it is the door for the clock, for randomness and for temporary files"
 )]
 pub mod ambient;
+pub mod bisect;
 pub mod capture;
 pub mod cli;
 pub mod codec;

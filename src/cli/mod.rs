@@ -1,6 +1,7 @@
 //! The command line: one file per command; `ui` alone talks to the terminal.
 
 mod against_source;
+mod bisect;
 mod capture;
 mod changes;
 mod check;
@@ -122,6 +123,7 @@ enum Command {
     Show(show::Show),
     Row(row::RowCommand),
     Diff(diff::Diff),
+    Bisect(bisect::Bisect),
     Verify(verify::Verify),
     Resync(resync::Resync),
     Copy(copy::Copy),
@@ -245,6 +247,7 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Show(show) => show.run(context).await,
         Command::Row(row) => row.run(context).await,
         Command::Diff(diff) => diff.run(context).await,
+        Command::Bisect(bisect) => bisect.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
         Command::Expire(expire) => expire.run(context).await,
         Command::Drop(drop) => drop.run(context).await,

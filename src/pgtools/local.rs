@@ -25,6 +25,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const MEMORY: &str = "/dev/shm";
 const MEMORY_ROOM: u64 = 4 << 30;
 
+/// In a server, rows with their indexes and with dead rows take at most about this many times their bytes as text.
+const ROOM_FACTOR: u64 = 8;
+
 /// The longest path of a folder, in bytes, that leaves room for a socket's name.
 const FOLDER_LIMIT: usize = 85;
 
@@ -81,7 +84,15 @@ impl LocalServer {
     /// # Errors
     /// Fails with `Refused` if we are root and there is no other user to run the server, or if the programs fail.
     pub async fn start(programs: &Installation, superuser: &str) -> Result<LocalServer> {
-        let folder = folder()?;
+        LocalServer::start_for(programs, superuser, 0).await
+    }
+
+    /// The same, for so many bytes of rows.
+    ///
+    /// # Errors
+    /// Fails when [`LocalServer::start`] does.
+    pub async fn start_for(programs: &Installation, superuser: &str, room: u64) -> Result<LocalServer> {
+        let folder = folder(room)?;
         match LocalServer::start_in(programs, &folder, superuser).await {
             Ok(server) => Ok(server),
             Err(error) => {
@@ -212,16 +223,17 @@ fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Res
 
 /// Uses a folder in memory if it has room, unless the user chose a place for temporary files: each server creates a
 /// thousand files, which takes longer than everything else on some disks.
-fn in_memory() -> Option<&'static Path> {
+fn in_memory(room: u64) -> Option<&'static Path> {
     let chosen = std::env::var_os("TMPDIR").is_some();
     let found = rustix::fs::statvfs(MEMORY).ok().filter(|_| !chosen)?;
-    (found.f_bavail.saturating_mul(found.f_frsize) >= MEMORY_ROOM).then_some(Path::new(MEMORY))
+    let needed = MEMORY_ROOM.saturating_add(room.saturating_mul(ROOM_FACTOR));
+    (found.f_bavail.saturating_mul(found.f_frsize) >= needed).then_some(Path::new(MEMORY))
 }
 
 /// Creates a folder that no other user can enter; its path is short, since a socket's path must be.
-fn folder() -> Result<PathBuf> {
+fn folder(room: u64) -> Result<PathBuf> {
     let make = |parent: &Path| ambient::private_folder(parent, "backwhen-pg-");
-    if let Some(folder) = in_memory().and_then(|memory| make(memory).ok()) {
+    if let Some(folder) = in_memory(room).and_then(|memory| make(memory).ok()) {
         return Ok(folder.keep());
     }
     let usual = ambient::temporary_place();

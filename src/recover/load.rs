@@ -19,7 +19,7 @@ use crate::progress::{Progress, Unit};
 const PIECE: usize = 256 << 10;
 
 /// How many chunks of a table may wait for the sink.
-const PIECES_WAITING: usize = 8;
+pub(super) const PIECES_WAITING: usize = 8;
 
 /// The result of loading one or more tables.
 pub(super) struct LoadOutcome {
@@ -135,7 +135,11 @@ async fn load(
     Ok((loaded, digest.is_some()))
 }
 
-fn feed(folded: FoldedTable, pieces: mpsc::Sender<Result<Bytes>>, progress: &dyn Progress) -> Result<Tally> {
+pub(super) fn feed(
+    folded: FoldedTable,
+    pieces: mpsc::Sender<Result<Bytes>>,
+    progress: &dyn Progress,
+) -> Result<Tally> {
     let piece = Vec::with_capacity(PIECE * 2);
     let mut feeder = Feeder { pieces, piece, sent: Tally::default(), progress };
     match feeder.feed(folded) {

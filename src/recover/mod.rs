@@ -25,3 +25,4 @@ pub mod schema;
 mod sequences;
 #[expect(clippy::disallowed_methods, reason = "it writes the files that a recovery was asked for")]
 pub mod sink;
+pub mod structure;

@@ -15,7 +15,7 @@ pub mod show;
 pub mod statement;
 mod touched;
 pub mod values;
-mod whole;
+pub mod whole;
 
 use std::collections::HashSet;
 use std::sync::Arc;

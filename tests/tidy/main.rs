@@ -45,11 +45,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("capture", &["model", "history", "signal", "store", "connect", "pgtools", "source", "protect"]),
     ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
+    ("bisect", &["model", "follow", "fold", "past", "travel", "connect", "recover", "store"]),
     (
         "cli",
         &[
             "model", "history", "past", "prove", "signal", "store", "connect", "pgtools", "source",
-            "protect", "capture", "recover", "travel",
+            "protect", "capture", "recover", "travel", "bisect",
         ],
     ),
 ];

@@ -46,7 +46,8 @@ use order::Order;
 use replay::{Replay, Rights};
 pub use roles::SourceRoles;
 pub(in crate::recover) use roles::missing;
-use scratch::{MARKER, ScratchDatabase};
+use scratch::MARKER;
+pub(in crate::recover) use scratch::ScratchDatabase;
 use sequences::Sequences;
 pub use server::ScratchServer;
 use tables::orders_of_inherited;
@@ -139,22 +140,16 @@ pub async fn schema_at(request: &ReplayRequest<'_>) -> Result<ReplayedSchema> {
 const GET_ROLES: &str = "make the role on the server of --scratch, or leave --scratch away";
 
 async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> Result<ReplayedSchema> {
-    let archive = Archive::open(request.archive)?;
-    let selection = EntrySelection::whole(&archive.toc);
-    let named = Roles::of(&archive.toc, &selection);
-    let mut definitions = ArchiveDefinitions::new(archive, selection)?.with_orders(request.orders);
-    if request.ours {
-        make_roles(request, scratch, &named, definitions.database_owner()).await?;
-        scratch.belong_to_source(&definitions).await?;
-    }
-    let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
-    let (mut notes, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
-    notes.extend(without_roles.iter().map(RefusedObject::note));
-    if request.ours {
-        scratch.restore_muted(&definitions, request.tools).await?
-    } else {
-        scratch.restore(&definitions, request.tools).await?
-    }
+    let acting = request.changes.iter().map(|change| change.signal.statement.role.as_str());
+    let restored = RestoredArchive {
+        archive: request.archive,
+        ours: request.ours,
+        roles: request.roles,
+        further_roles: request.base.roles.iter().map(String::as_str).chain(acting).collect(),
+        orders: request.orders,
+        tools: request.tools,
+    };
+    let (definitions, mut notes) = restored.restore_into(scratch).await?;
     let (owners, privileges) = definitions.owners_and_privileges();
     let rights = Rights { ours: request.ours, owners, privileges, limit: request.limit };
     let mut replay = Replay::open(&scratch.info, rights, request.roles).await?;
@@ -286,20 +281,45 @@ pub async fn sql_of(archive: &Path, tools: &Tools) -> Result<String> {
     Ok(String::from_utf8_lossy(&sql).into_owned())
 }
 
-/// Creates every role that the history lists, or that the replay needs.
-async fn make_roles(
-    request: &ReplayRequest<'_>,
-    scratch: &ScratchDatabase,
-    roles: &Roles,
-    owner: Option<&str>,
-) -> Result<()> {
-    let session = Session::connect_utf8(&scratch.info, "replay").await?;
-    let mut names: BTreeSet<&str> = roles.all();
-    names.extend(owner);
-    names.extend(request.base.roles.iter().map(String::as_str));
-    names.extend(request.changes.iter().map(|change| change.signal.statement.role.as_str()));
-    request.roles.create(&session, names).await?;
-    request.roles.create_tablespaces(&session).await
+/// The definitions of an archive, to be restored into a scratch database.
+pub(in crate::recover) struct RestoredArchive<'a> {
+    pub archive: &'a Path,
+    /// Whether the server is our own: every role that the history lists or that is needed is then created on it.
+    pub ours: bool,
+    pub roles: &'a SourceRoles,
+    /// Roles that are needed beside those of the history's list and of the archive.
+    pub further_roles: BTreeSet<&'a str>,
+    pub orders: &'a ColumnOrders,
+    pub tools: &'a Tools,
+}
+
+impl RestoredArchive<'_> {
+    /// Restores all definitions, without rows. Returns them, and notes for a person.
+    ///
+    /// # Errors
+    /// Fails with `Refused` and pg_restore's own words, and with `Damaged` if the file is not an archive.
+    pub async fn restore_into(&self, scratch: &ScratchDatabase) -> Result<(ArchiveDefinitions, Vec<String>)> {
+        let archive = Archive::open(self.archive)?;
+        let selection = EntrySelection::whole(&archive.toc);
+        let named = Roles::of(&archive.toc, &selection);
+        let mut definitions = ArchiveDefinitions::new(archive, selection)?.with_orders(self.orders);
+        let session = Session::connect_utf8(&scratch.info, "replay").await?;
+        if self.ours {
+            let names = named.all().into_iter().chain(self.further_roles.iter().copied());
+            self.roles.create(&session, names.chain(definitions.database_owner()).collect()).await?;
+            self.roles.create_tablespaces(&session).await?;
+            scratch.belong_to_source(&definitions).await?;
+        }
+        let usable = usable_roles(&session).await?;
+        let (mut notes, without_roles) = definitions.adapt_to_roles(|name| usable.contains(name), GET_ROLES);
+        notes.extend(without_roles.iter().map(RefusedObject::note));
+        if self.ours {
+            scratch.restore_muted(&definitions, self.tools).await?;
+        } else {
+            scratch.restore(&definitions, self.tools).await?;
+        }
+        Ok((definitions, notes))
+    }
 }
 
 /// Disables the event triggers that also fire in a replica; returns the statements that enable them again. No event

@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(5);
 
 /// A scratch database, which exists from `create` to `drop`; the next `create` drops one that a killed process left.
-pub(super) struct ScratchDatabase {
+pub(in crate::recover) struct ScratchDatabase {
     /// A session in another database of the server, which holds the lock on the name.
     maintenance: Session,
     name: String,

@@ -27,19 +27,32 @@ impl ScratchServer {
         source: &DatabaseFacts,
         roles: &SourceRoles,
     ) -> Result<ScratchServer> {
+        ScratchServer::find_for(given, tools, source, roles, 0).await
+    }
+
+    /// The same, for a server that is to hold so many bytes of rows.
+    ///
+    /// # Errors
+    /// Fails when [`ScratchServer::find`] does.
+    pub async fn find_for(
+        given: Option<Conninfo>,
+        tools: &Tools,
+        source: &DatabaseFacts,
+        roles: &SourceRoles,
+        room: u64,
+    ) -> Result<ScratchServer> {
         if let Some(info) = given {
             return Ok(ScratchServer::Given(info));
         }
         let major = source.server_major;
         let programs = tools.for_server(major).ok_or_else(|| {
             Error::refused(format!(
-                "definitions changed since the checkpoint and are replayed on a server of our own, of PostgreSQL \
-                 {major} or newer, and no such programs are installed here (apt-get install postgresql-{major}, dnf \
+                "a server of our own is needed, of PostgreSQL {major} or newer, and no such programs are installed here (apt-get install postgresql-{major}, dnf \
                  install postgresql{major}-server, brew install postgresql@{major}); install them, or name a server \
                  that you trust with what the source's roles wrote with --scratch CONN"
             ))
         })?;
-        let server = LocalServer::start(programs, &roles.bootstrap()).await?;
+        let server = LocalServer::start_for(programs, &roles.bootstrap(), room).await?;
         Ok(ScratchServer::Ours(Box::new(server)))
     }
 

@@ -25,10 +25,10 @@ use crate::recover::refused::RefusedObject;
 pub use definitions::ArchiveDefinitions;
 pub use digest::RowDigest;
 pub use into::Destination;
-pub use postgres::{PostgresSink, drop_database, foresee};
 pub(in crate::recover) use postgres::{
-    Restoring, Retry, create_like, holds_nothing, maintenance, usable_roles,
+    Emptying, Restoring, Retry, copy_in, create_like, holds_nothing, maintenance, usable_roles,
 };
+pub use postgres::{PostgresSink, drop_database, foresee};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 

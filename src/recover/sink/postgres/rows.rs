@@ -110,12 +110,13 @@ impl PostgresSink {
 
 /// Whether a table is emptied before rows are loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Emptying {
+pub(in crate::recover) enum Emptying {
     First,
     Never,
 }
 
-async fn copy_in(
+/// Loads rows in one transaction, in the session's encoding, which must be the server's.
+pub(in crate::recover) async fn copy_in(
     session: &Session,
     table: &Table,
     encoding: &str,
