@@ -110,7 +110,8 @@ async fn recover(
 ) -> Result<RecoveryReport> {
     let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
-    if !execution.schema_only {
+    let is_server = matches!(execution.destination, Destination::Postgres(_));
+    if !execution.schema_only && (execution.strict || !is_server) {
         schema.require_fit(&plan.chosen.tables)?;
     }
     let (sink, unwanted, sequences) = open(&plan, &execution, &schema).await?;
@@ -145,13 +146,15 @@ async fn recover(
     notes.extend(made.iter().cloned());
     notes.extend(schema.notes.iter().cloned());
     notes.extend(unwanted);
-    notes.extend(sink.notes().iter().cloned());
+    notes.extend(sink.notes());
     if let Err(error) = compare_definitions(&plan, &schema, &sink, &mut filled.inexact).await {
         notes.push(format!("the recovered definitions were not compared: {error}"));
     }
     phases.end("compare definitions");
-    let mut left_out = schema.refused.clone();
-    left_out.extend(sink.make_valid().await?);
+    let mut left_out = sink.make_valid().await?;
+    if !is_server {
+        left_out.extend(missing_of(&plan, &schema));
+    }
     let mut inexact = filled.inexact;
     inexact.extend(left_out.iter().map(RefusedObject::as_inexact));
     ambient::pass("recover.validated")?;
@@ -280,6 +283,8 @@ async fn open(
         source: &schema.facts.database,
         definitions,
         tables: &plan.chosen.tables,
+        unfit: if execution.schema_only { Vec::new() } else { schema.unfit.clone() },
+        missing: missing_of(plan, schema),
         provenance: Provenance {
             moment: plan.moment.time.to_string(),
             lsn: plan.moment.lsn.to_string(),
@@ -288,6 +293,14 @@ async fn open(
         tools: execution.tools.clone(),
     };
     Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
+}
+
+/// Returns the objects that the replay's server refused, as far as the recovery wants them.
+fn missing_of(plan: &Plan, schema: &SchemaAt) -> Vec<RefusedObject> {
+    let is_chosen = |it: &&RefusedObject| {
+        plan.chosen.tables.iter().any(|table| it.what == format!("TABLE {}", table.display()))
+    };
+    schema.refused.iter().filter(|it| !plan.partial || is_chosen(it)).cloned().collect()
 }
 
 fn entries_of(plan: &Plan, archive: &Archive) -> EntrySelection {

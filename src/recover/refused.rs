@@ -36,11 +36,13 @@ pub(super) struct RefusedObjects {
     /// Whether the first one ends the recovery.
     pub strict: bool,
     objects: Mutex<Vec<RefusedObject>>,
+    /// What a person should know of objects that are as they were on the source nevertheless.
+    notes: Mutex<Vec<String>>,
 }
 
 impl RefusedObjects {
     pub fn new(strict: bool) -> RefusedObjects {
-        RefusedObjects { strict, objects: Mutex::default() }
+        RefusedObjects { strict, ..RefusedObjects::default() }
     }
 
     /// # Errors
@@ -57,14 +59,12 @@ impl RefusedObjects {
         Ok(())
     }
 
-    /// Adds objects whose absence ends no recovery.
-    pub fn add_all(&self, objects: Vec<RefusedObject>) {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).extend(objects);
+    pub fn note(&self, note: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
     }
 
-    pub fn find(&self, wanted: impl Fn(&RefusedObject) -> bool) -> Option<RefusedObject> {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.iter().find(|object| wanted(object)).cloned()
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn take(&self) -> Vec<RefusedObject> {

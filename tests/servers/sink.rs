@@ -68,6 +68,8 @@ impl Source {
             source: &self.facts,
             definitions: ArchiveDefinitions::new(archive, selection)?,
             tables: &self.tables,
+            unfit: Vec::new(),
+            missing: Vec::new(),
             provenance: Provenance { moment: "then".into(), lsn: "0/1".into(), source: "here".into() },
             tools: self.tools.clone(),
         };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result};
 
 pub use inherited::{ColumnOrders, column_orders, definitions_in_order};
-pub use roles::Roles;
+pub use roles::{Roles, roles_of_privileges};
 pub use select::{AfterRows, EntrySelection};
 pub use toc::{Entry, Section, Toc};
 

@@ -45,9 +45,13 @@ impl Roles {
     }
 }
 
-/// Returns the roles in GRANT, REVOKE, ALTER DEFAULT PRIVILEGES and SET SESSION AUTHORIZATION statements.
 fn granted(entry: &Entry) -> Vec<String> {
-    let words = words(&entry.definition);
+    roles_of_privileges(&entry.definition)
+}
+
+/// Returns the roles in GRANT, REVOKE, ALTER DEFAULT PRIVILEGES and SET SESSION AUTHORIZATION statements.
+pub fn roles_of_privileges(sql: &str) -> Vec<String> {
+    let words = words(sql);
     let mut names = Vec::new();
     for statement in words.split(|word| word.is_sign(';')) {
         for keyword in ["TO", "FROM", "ROLE", "AUTHORIZATION"] {
@@ -77,7 +81,7 @@ fn after_keyword(words: &[SqlToken], keyword: &str) -> Vec<String> {
         let [name, tail @ ..] = rest else { return names };
         match name {
             SqlToken::Quoted(name) => names.push(name.clone()),
-            SqlToken::Plain(name) if name == "PUBLIC" || name == "DEFAULT" => {}
+            SqlToken::Plain(name) if name.eq_ignore_ascii_case("PUBLIC") || name == "DEFAULT" => {}
             SqlToken::Plain(name) => names.push(name.clone()),
             SqlToken::Sign(_) => return names,
         }

@@ -52,6 +52,11 @@ impl Entry {
         }
     }
 
+    /// Whether the entry grants privileges.
+    pub fn is_of_privileges(&self) -> bool {
+        matches!(&*self.kind, "ACL" | "DEFAULT ACL")
+    }
+
     /// Returns the statement that moves the object into a tablespace or to an access method.
     pub fn set_place(&self, kind: &str, place: &str) -> String {
         let object = self.drop.strip_prefix("DROP ").and_then(|rest| rest.trim_end().strip_suffix(';'));

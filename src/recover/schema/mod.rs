@@ -218,7 +218,10 @@ async fn finish(
     let roles = pgtools::roles_used(&replay.observer).await?;
     let sequences = replay.sequences.made(&replay.observer).await?;
     let orders = orders_of_inherited(&replay.observer).await?;
-    let (mut inexact, grade, refused) = (replay.inexact(), replay.grade(), scratch.refused.take());
+    let (mut inexact, grade) = (replay.inexact(), replay.grade());
+    let mut refused = scratch.refused.take();
+    refused.retain(|object| !is_dropped_later(object, request.changes));
+    notes.extend(installation_hint(&refused));
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
     let bytes = std::fs::read(&archive)
@@ -259,6 +262,23 @@ async fn finish(
         rights,
         folder,
     })
+}
+
+/// Whether a statement of the source dropped an object that the server could not make.
+fn is_dropped_later(object: &RefusedObject, changes: &[DefinitionChange]) -> bool {
+    let name = object.what.rsplit(['.', ' ']).next().unwrap_or_default();
+    changes.iter().any(|change| change.signal.dropped_names.iter().any(|dropped| dropped == name))
+}
+
+/// Says what to do if the server lacks files of an extension.
+fn installation_hint(refused: &[RefusedObject]) -> Option<String> {
+    let lacks = |sql: &str| ["CREATE EXTENSION", "LANGUAGE c"].iter().any(|it| sql.contains(it));
+    let lost = refused.iter().find(|it| lacks(&it.sql))?;
+    Some(format!(
+        "{} could not be made where definitions are replayed ({}), so statements since that concern it were not replayed; \
+         what it needs must be installed on this machine too, or on a server that you trust, named with --scratch CONN",
+        lost.what, lost.why
+    ))
 }
 
 /// Returns an archive's definitions as SQL, without backwhen's own.
@@ -311,8 +331,10 @@ impl RestoredArchive<'_> {
             scratch.belong_to_source(&definitions).await?;
         }
         let usable = usable_roles(&session).await?;
-        let (mut notes, without_roles) = definitions.adapt_to_roles(|name| usable.contains(name), GET_ROLES);
-        notes.extend(without_roles.iter().map(RefusedObject::note));
+        let without_roles = definitions.adapt_to_roles(|name| usable.contains(name), GET_ROLES);
+        let notes = without_roles.iter().map(RefusedObject::note).collect();
+        // What is restored here is recovered elsewhere, where the roles may be.
+        definitions.give_up_rights();
         if self.ours {
             scratch.restore_muted(&definitions, self.tools).await?;
         } else {

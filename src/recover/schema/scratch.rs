@@ -163,18 +163,7 @@ impl ScratchDatabase {
         let (tables, refused) = (&[], &self.refused);
         let sections = &[Section::PreData, Section::PostData, Section::None];
         let (session, step) = (&session, AfterRows::All);
-        Retry { session, definitions, tables, refused, sections, step }.run(&complaints).await?;
-        self.require_extensions()
-    }
-
-    fn require_extensions(&self) -> Result<()> {
-        let lacks = |sql: &str| ["CREATE EXTENSION", "LANGUAGE c"].iter().any(|it| sql.contains(it));
-        let Some(lost) = self.refused.find(|it| lacks(&it.sql)) else { return Ok(()) };
-        Err(Error::refused(format!(
-            "{} cannot be made where definitions are replayed: {}; what an extension needs must be installed on this \
-             machine too, or on a server that you trust, named with --scratch CONN",
-            lost.what, lost.why
-        )))
+        Retry { session, definitions, tables, refused, sections, step }.run(&complaints).await
     }
 
     /// For as long as this future is polled, ends each statement in the database that runs longer than any statement

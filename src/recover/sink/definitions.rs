@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
 use crate::recover::archive::{
-    AfterRows, Archive, ColumnOrders, EntrySelection, Roles, Section, definitions_in_order,
+    AfterRows, Archive, ColumnOrders, Entry, EntrySelection, Roles, Section, definitions_in_order,
+    roles_of_privileges,
 };
 use crate::recover::refused::RefusedObject;
 
@@ -23,6 +24,10 @@ pub struct ArchiveDefinitions {
     in_order: BTreeMap<i32, String>,
     owners: bool,
     privileges: bool,
+    /// The roles that own an object or have a privilege, and that the server lacks.
+    missing: BTreeSet<String>,
+    /// Whether all owners are there, and whether all roles with a privilege are.
+    whole: (bool, bool),
     /// The folder for the list that pg_restore reads.
     folder: TempDir,
 }
@@ -42,6 +47,8 @@ impl ArchiveDefinitions {
             in_order: BTreeMap::new(),
             owners: true,
             privileges: true,
+            missing: BTreeSet::new(),
+            whole: (true, true),
             folder,
         })
     }
@@ -57,33 +64,18 @@ impl ArchiveDefinitions {
         &self.in_order
     }
 
-    /// Adapts the choice to a server that has only the roles that `has` accepts; returns notes on owners and
-    /// privileges, and the entries that cannot be restored for that reason. `advice` says how to get the roles.
-    pub(crate) fn adapt_to_roles(
-        &mut self,
-        has: impl Fn(&str) -> bool,
-        advice: &str,
-    ) -> (Vec<String>, Vec<RefusedObject>) {
+    /// Adapts the choice to a server that has only the roles that `has` accepts. Returns the roles that it lacks, with what
+    /// names them, and the entries that cannot be restored for that reason. `advice` says how to get the roles.
+    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool, advice: &str) -> Vec<RefusedObject> {
         let roles = Roles::of(&self.archive.toc, &self.selection);
-        let missing = |names: &BTreeSet<String>| -> Vec<String> {
-            names.iter().filter(|name| !has(name)).cloned().collect()
-        };
-        let (mut notes, mut left_out) = (Vec::new(), Vec::new());
-        let owners = missing(&roles.owners);
-        if !owners.is_empty() {
-            self.owners = false;
-            self.privileges = false;
-            notes.push(format!(
-                "owners and privileges are not restored: the target has no role {} that the recovering user can act for; {advice}",
-                owners.join(", ")
-            ));
-        }
-        let granted = missing(&roles.granted);
-        if self.privileges && !granted.is_empty() {
-            self.privileges = false;
-            let granted = granted.join(", ");
-            notes.push(format!("privileges are not restored: the target has no role {granted}; {advice}"));
-        }
+        let lacking = |names: &BTreeSet<String>| names.iter().filter(|name| !has(name)).count();
+        let (owners, granted) = (lacking(&roles.owners), lacking(&roles.granted));
+        self.whole = (owners == 0, granted == 0);
+        // If there are none at all, pg_restore need not try each.
+        self.owners = owners == 0 || owners < roles.owners.len();
+        self.privileges = granted == 0 || granted < roles.granted.len();
+        self.missing = roles.owners.union(&roles.granted).filter(|name| !has(name)).cloned().collect();
+        let mut left_out: Vec<_> = self.missing.iter().map(|role| self.without_role(role, advice)).collect();
         for (id, names) in roles.required_by {
             let lost: Vec<_> = names.iter().filter(|name| !has(name)).cloned().collect();
             let Some(entry) = self.archive.toc.entries.iter().find(|entry| entry.id == id) else { continue };
@@ -97,22 +89,77 @@ impl ArchiveDefinitions {
             }
         }
         if let Some(objects) = &mut self.large_objects {
-            (objects.owners, objects.privileges) = (self.owners, self.privileges);
+            (objects.owners, objects.privileges) = (owners == 0, granted == 0);
         }
-        (notes, left_out)
+        left_out
     }
 
-    /// Whether owners are restored, and whether privileges are.
+    /// Says what a missing role owned and was granted, with the statements that give it all that.
+    fn without_role(&self, role: &str, advice: &str) -> RefusedObject {
+        let entries = || self.selection.entries(&self.archive.toc);
+        let owned = entries().filter(|entry| entry.owner.as_deref() == Some(role));
+        let owned: Vec<_> = owned.filter_map(|entry| entry.set_owner()).collect();
+        let grants = entries()
+            .filter(|entry| entry.is_of_privileges())
+            .flat_map(|entry| statements(&entry.definition));
+        let grants: Vec<_> =
+            grants.filter(|sql| names(sql, role)).map(|sql| format!("{};", sql.trim())).collect();
+        let why = format!(
+            "the target has no role {role} that the recovering user can act for: others own what it owned ({}), and {} of its \
+             privileges are not restored; {advice}",
+            owned.len(),
+            grants.len()
+        );
+        RefusedObject { what: format!("ROLE {role}"), why, sql: [owned, grants].concat().join("\n") }
+    }
+
+    /// Restores neither owners nor privileges if a role is missing for one of them.
+    pub(crate) fn give_up_rights(&mut self) {
+        (self.owners, self.privileges) = (self.whole.0, self.whole.0 && self.whole.1);
+    }
+
+    /// Whether all owners are restored, and whether all privileges are.
     pub(crate) fn owners_and_privileges(&self) -> (bool, bool) {
-        (self.owners, self.privileges)
+        (self.whole.0, self.whole.0 && self.whole.1)
+    }
+
+    /// Whether at least some owners are restored.
+    pub(crate) fn has_owners(&self) -> bool {
+        self.owners
+    }
+
+    /// Returns the statement that gives an object its owner; `None` if the server lacks the owner.
+    pub(crate) fn set_owner(&self, entry: &Entry) -> Option<String> {
+        let there = entry.owner.as_ref().is_some_and(|owner| !self.missing.contains(owner));
+        entry.set_owner().filter(|_| self.owners && there)
+    }
+
+    /// Returns the statements that give the objects made before the rows to `role`, where the server lacks their owner.
+    pub(crate) fn give_ownerless_to(&self, role: &str) -> Vec<String> {
+        let entries =
+            self.selection.entries(&self.archive.toc).filter(|entry| entry.section == Section::PreData);
+        let lost =
+            entries.filter(|entry| entry.owner.as_ref().is_some_and(|owner| self.missing.contains(owner)));
+        lost.filter_map(|entry| Entry { owner: Some(role.to_owned()), ..entry.clone() }.set_owner()).collect()
+    }
+
+    /// Returns the statements of an entry of privileges that name no missing role.
+    pub(crate) fn grants(&self, entry: &Entry) -> Vec<String> {
+        let all = statements(&entry.definition).into_iter();
+        all.filter(|sql| !self.missing.iter().any(|role| names(sql, role))).collect()
     }
 
     /// Returns the owners and definitions of the objects that are created after the rows.
-    pub(crate) fn made_after_rows(&self) -> Vec<(&str, &str)> {
+    /// An owner that the server lacks is replaced by `stand_in`.
+    pub(crate) fn made_after_rows<'a>(&'a self, stand_in: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
         let entries = self.selection.entries(&self.archive.toc);
+        let owner = |entry: &'a Entry| match entry.owner.as_deref() {
+            Some(owner) if self.missing.contains(owner) => stand_in,
+            owner => owner,
+        };
         entries
             .filter(|entry| self.owners && entry.section == Section::PostData)
-            .filter_map(|entry| Some((entry.owner.as_deref()?, entry.definition.as_str())))
+            .filter_map(|entry| Some((owner(entry)?, entry.definition.as_str())))
             .collect()
     }
 
@@ -171,7 +218,7 @@ impl ArchiveDefinitions {
         toc.entries
             .iter()
             .filter(|entry| of_database(&entry.kind, &entry.tag))
-            .flat_map(|entry| statements(&entry.definition))
+            .flat_map(|entry| self.grants(entry))
             .filter_map(|statement| renamed(&statement, &toc.database, name))
             .collect()
     }
@@ -185,7 +232,8 @@ impl ArchiveDefinitions {
     /// Returns the owner of the source's database.
     pub(crate) fn database_owner(&self) -> Option<&str> {
         let entry = self.archive.toc.entries.iter().find(|entry| entry.kind == "DATABASE")?;
-        entry.owner.as_deref().filter(|owner| self.owners && !owner.is_empty())
+        let there = |owner: &&str| !owner.is_empty() && !self.missing.contains(*owner);
+        entry.owner.as_deref().filter(|owner| self.owners && there(owner))
     }
 
     /// Returns the statement that gives a database the source's comment, or removes its comment if the source has
@@ -196,6 +244,11 @@ impl ArchiveDefinitions {
             toc.entries.iter().find(|entry| entry.kind == "COMMENT" && entry.tag.starts_with("DATABASE "))?;
         renamed(entry.definition.trim_end().trim_end_matches(';'), &toc.database, name)
     }
+}
+
+/// Whether a statement about privileges names a role.
+fn names(sql: &str, role: &str) -> bool {
+    roles_of_privileges(sql).iter().any(|name| name == role)
 }
 
 /// Splits a definition into statements without their semicolons; a string may contain semicolons.

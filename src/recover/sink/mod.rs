@@ -109,6 +109,10 @@ pub struct Opening<'a> {
     pub definitions: ArchiveDefinitions,
     /// All tables that will be loaded.
     pub tables: &'a [Table],
+    /// The tables that cannot take their rows as they were replayed, and why.
+    pub unfit: Vec<Inexact>,
+    /// The objects that the replay's server refused, with their SQL.
+    pub missing: Vec<RefusedObject>,
     pub provenance: Provenance,
     pub tools: Tools,
 }
@@ -135,11 +139,11 @@ impl Sink {
     }
 
     /// Returns notes for a person: the objects that are not restored, and why.
-    pub fn notes(&self) -> &[String] {
+    pub fn notes(&self) -> Vec<String> {
         match self {
             Sink::Postgres(target) => target.notes(),
-            Sink::Sqlite(file) => file.notes(),
-            Sink::Sql(script) => script.notes(),
+            Sink::Sqlite(file) => file.notes().to_vec(),
+            Sink::Sql(script) => script.notes().to_vec(),
         }
     }
 

@@ -56,11 +56,50 @@ fn roles_that_the_target_lacks() {
     let plan = backwhen.json(&["recover", "--to", "latest", "--dry-run", "--create", "--into", &into]);
     let done = recover(&backwhen, &target, &["latest"]);
     assert_eq!(plan["left_out"], done.report["left_out"], "it is foreseen");
-    done.names(&["POLICY public.kept mine"]);
+    done.names(&["ROLE keeper", "POLICY public.kept mine"]);
     let notes = done.report["notes"].to_string();
     assert!(notes.contains("no role keeper"), "{notes}");
     assert!(done.sql.contains("CREATE POLICY mine"), "{}", done.sql);
     assert_eq!(target.psql(&done.database, "SELECT count(*) FROM kept"), "1");
+}
+
+/// What other roles own and are granted is as on the source, and the file gives the missing role what was its own.
+#[test]
+fn a_missing_role_costs_only_what_was_its_own() {
+    let (server, target) = (richer(), Server::start(None));
+    server.psql("postgres", "CREATE ROLE app");
+    target.psql("postgres", "CREATE ROLE app");
+    let backwhen = protected(
+        &server,
+        "mixed",
+        "CREATE TABLE kept (id serial PRIMARY KEY); INSERT INTO kept DEFAULT VALUES; CREATE TABLE used (id int PRIMARY KEY);
+         CREATE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2'; CREATE INDEX by_twice ON kept (twice(id));
+         CREATE SCHEMA box; CREATE TABLE box.inner_one (id int PRIMARY KEY); CREATE TYPE mood AS ENUM ('glad');
+         CREATE MATERIALIZED VIEW seen AS SELECT twice(id) AS n FROM kept;
+         GRANT SELECT ON kept TO app; GRANT SELECT ON used TO keeper, app; GRANT INSERT ON used TO app WITH GRANT OPTION;
+         ALTER TABLE kept OWNER TO keeper; ALTER FUNCTION twice OWNER TO keeper; ALTER SCHEMA box OWNER TO keeper;
+         ALTER TABLE box.inner_one OWNER TO keeper; ALTER TYPE mood OWNER TO keeper; ALTER MATERIALIZED VIEW seen OWNER TO keeper;
+         ALTER TABLE used OWNER TO app; ALTER DEFAULT PRIVILEGES FOR ROLE app GRANT SELECT ON TABLES TO keeper;
+         ALTER DEFAULT PRIVILEGES FOR ROLE app GRANT SELECT ON SEQUENCES TO app",
+    );
+    let into = target.conninfo("foreseen");
+    let plan = backwhen.json(&["recover", "--to", "latest", "--dry-run", "--create", "--into", &into]);
+    let done = recover(&backwhen, &target, &["latest"]);
+    done.names(&["ROLE keeper"]);
+    assert_eq!(plan["left_out"], done.report["left_out"], "it is foreseen");
+    done.why("--create-roles");
+    let owners =
+        "SELECT string_agg(relname || ' ' || relowner::regrole::text, ', ' ORDER BY relname) FROM pg_class
+                  WHERE relname IN ('kept', 'used')";
+    let stand_in = format!("backwhen_owner_of_{}", done.database);
+    assert_eq!(target.psql(&done.database, owners), format!("kept {stand_in}, used app"));
+    target.psql("postgres", "CREATE ROLE keeper");
+    target.psql(&done.database, &done.sql);
+    assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&target, &done.database));
+    let strictly =
+        ["recover", "--to", "latest", "--create", "--strict", "--into", &target.conninfo("strict")];
+    target.psql("postgres", "ALTER ROLE keeper RENAME TO other");
+    assert!(backwhen.fails(14, &strictly).contains("the target refuses ROLE keeper"));
 }
 
 /// A collation that is not on the target, as after a change of the operating system, and a library.

@@ -1,6 +1,6 @@
 //! Rules that the rows do not fulfil, or that cannot be asked.
 
-use super::{INCOMPLETE, protected, recover};
+use super::{INCOMPLETE, member, protected, recover, recover_as};
 use crate::support::{Dump, Server, assert_same};
 
 /// A function of the usual kind: it names another one without its schema.
@@ -8,17 +8,16 @@ const UNQUALIFIED: &str =
     "CREATE FUNCTION inner_one(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower($1)';
     CREATE FUNCTION norm(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN inner_one($1); END';";
 
+const ORPHANS: &str =
+    "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p_id int REFERENCES p);
+    INSERT INTO p VALUES (1); INSERT INTO c VALUES (1, 1); ALTER TABLE c DISABLE TRIGGER ALL;
+    INSERT INTO c VALUES (2, 99); ALTER TABLE c ENABLE TRIGGER ALL";
+
 #[test]
 fn a_foreign_key_with_orphans_is_not_valid() {
     let server = Server::shared(None);
-    let backwhen = protected(
-        &server,
-        "orphans",
-        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p_id int REFERENCES p);
-         INSERT INTO p VALUES (1); INSERT INTO c VALUES (1, 1); ALTER TABLE c DISABLE TRIGGER ALL;
-         INSERT INTO c VALUES (2, 99); ALTER TABLE c ENABLE TRIGGER ALL",
-    );
-    let done = recover(&backwhen, &server, &["latest"]);
+    let backwhen = protected(&server, "orphans", ORPHANS);
+    let done = recover_as(&member(&server), &backwhen, &server, &["latest"]);
     done.names(&["FK CONSTRAINT public.c c_p_id_fkey"]);
     done.differs_in(&["FK CONSTRAINT public.c c_p_id_fkey"]);
     done.why("SQLSTATE 23503");
@@ -47,7 +46,7 @@ fn checks_that_are_false_by_now_or_cannot_be_asked_are_not_valid() {
          CREATE OR REPLACE FUNCTION limit_of() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 0'"
     );
     let backwhen = protected(&server, "checks", &schema);
-    let done = recover(&backwhen, &server, &["latest"]);
+    let done = recover_as(&member(&server), &backwhen, &server, &["latest"]);
     let expected = [
         "CHECK asks_v_check of TABLE public.asks",
         "CHECK moved of DOMAIN public.narrow",
@@ -66,6 +65,32 @@ fn checks_that_are_false_by_now_or_cannot_be_asked_are_not_valid() {
         "fewtrue heirstrue movedfalse movedfalse movedfalse smalltrue"
     );
     assert!(done.differences.iter().all(|it| !it.contains('(')), "rows differ: {:?}", done.differences);
+}
+
+/// They were valid on the source all the same. A superuser makes them so again, whoever owns their tables.
+#[test]
+fn constraints_that_rows_break_are_valid_as_on_the_source_for_a_superuser() {
+    let server = Server::shared(None);
+    let schema = format!(
+        "{ORPHANS}; {UNQUALIFIED} CREATE TABLE asks (id int PRIMARY KEY, v text CHECK (norm(v) = v)); INSERT INTO asks VALUES (1, 'a');
+         CREATE FUNCTION bounded(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true';
+         CREATE DOMAIN narrow AS int CONSTRAINT few CHECK (bounded(VALUE)); CREATE TABLE of_domain (id int PRIMARY KEY, n narrow[]);
+         CREATE TABLE parent (id int PRIMARY KEY, n int CONSTRAINT heirs CHECK (bounded(n)));
+         CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent); INSERT INTO child VALUES (1, 1);
+         INSERT INTO of_domain VALUES (1, '{{1}}'); ALTER TABLE parent ADD CONSTRAINT open CHECK (n > 5) NOT VALID;
+         CREATE OR REPLACE FUNCTION bounded(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'"
+    );
+    let backwhen = protected(&server, "broken", &schema);
+    let database = server.fresh_database("broken_again");
+    let report = backwhen.json(&["recover", "--to", "latest", "--into", &server.conninfo(&database)]);
+    assert_eq!((&report["left_out"], &report["proved"]), (&serde_json::json!([]), &true.into()), "{report}");
+    assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, &database));
+    let notes = report["notes"].to_string();
+    for constraint in ["public.c c_p_id_fkey", "asks_v_check", "few of DOMAIN public.narrow", "heirs"] {
+        let told = notes.contains(constraint);
+        assert!(told, "no {constraint:?} in {notes}");
+    }
+    assert!(!notes.contains("99"), "a row's value is told: {notes}");
 }
 
 /// Whichever table is loaded first, the rows of the other are not there yet.

@@ -23,7 +23,7 @@ pub async fn foresee(info: &Conninfo, mut definitions: ArchiveDefinitions) -> Re
         Err(_) => Session::connect_utf8(info, "recover").await?,
     };
     let roles = usable_roles(&session).await?;
-    let (_, mut refused) = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
+    let mut refused = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
     let places = Places::of(&session).await?;
     let available = "SELECT name::text FROM pg_catalog.pg_available_extensions";
     let available: BTreeSet<String> = names(&session, available).await?;

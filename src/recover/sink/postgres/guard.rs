@@ -17,8 +17,10 @@ use crate::connect::{Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::schema::{quote_ident, quote_literal};
 
+use super::super::ArchiveDefinitions;
 use super::marker::MARKER;
 use super::owner_role;
+use super::retry::attempt;
 use crate::model::Inexact;
 
 /// As with the archive in a scratch database, no function runs while definitions are created.
@@ -83,16 +85,20 @@ impl Guard {
         ))
     }
 
-    /// Lends the functions, once the tables and types exist and before they have rows. `later` holds the owners and
-    /// definitions of the objects that are created after the rows. Returns the CHECKs that are removed meanwhile.
+    /// Lends the functions, once the tables and types exist and before they have rows. Returns the CHECKs that are removed
+    /// meanwhile.
     ///
     /// # Errors
     /// Fails when [`Guard::set`] does.
-    pub async fn before_rows(&self, session: &Session, later: &[(&str, &str)]) -> Result<Vec<Inexact>> {
+    pub async fn before_rows(
+        &self,
+        session: &Session,
+        definitions: &ArchiveDefinitions,
+    ) -> Result<Vec<Inexact>> {
         let unmuted = UNMUTED.replace("backwhen.", &format!("{}.", self.schema));
         session.batch_execute(&unmuted).await.map_err(not_guarded)?;
         if let Some(owner) = &self.owner {
-            self.give_owners(session, owner).await?;
+            self.give_owners(session, owner, definitions).await?;
         }
         let several: bool = session.query_one(SEVERAL_OWNERS, &[]).await.map_err(not_guarded)?.get(0);
         if several {
@@ -104,7 +110,8 @@ impl Guard {
             session.batch_execute(&sql).await.map_err(not_guarded)?;
         }
         if several {
-            self.know_later_callers(session, later).await?;
+            let later = definitions.made_after_rows(self.owner.as_deref());
+            self.know_later_callers(session, &later).await?;
         }
         let lend = format!("SELECT {}.lend()", self.schema);
         session.batch_execute(&lend).await.map_err(not_guarded)?;
@@ -131,7 +138,19 @@ impl Guard {
 
     /// Gives the objects whose owner does not exist here to a role without rights, since indexes and materialised
     /// views are built with the rights of their table's owner.
-    async fn give_owners(&self, session: &Session, owner: &str) -> Result<()> {
+    async fn give_owners(
+        &self,
+        session: &Session,
+        owner: &str,
+        definitions: &ArchiveDefinitions,
+    ) -> Result<()> {
+        if definitions.has_owners() {
+            for statement in definitions.give_ownerless_to(owner) {
+                // The object may have been left out.
+                attempt(session, &statement).await?;
+            }
+            return Ok(());
+        }
         let sql = GIVE
             .replace("{owner}", &quote_literal(owner))
             .replace("{guard}", &self.schema)

@@ -14,7 +14,7 @@ use crate::model::{Inexact, Table};
 
 use super::super::Contents;
 use super::PostgresSink;
-use super::retry::attempt;
+use super::retry::{add_not_valid, attempt};
 
 /// The SQLSTATE of a CHECK, or of a partition's condition, that a row does not fulfil.
 const CHECK_VIOLATION: &str = "23514";
@@ -258,10 +258,9 @@ impl PostgresSink {
             let Some(fault) = attempt(&self.session, &format!("{add};")).await? else { continue };
             let (kind, relation) = of.split_once(' ').unwrap_or((&of, ""));
             let what = format!("CHECK {name} of {kind} {relation}");
-            if attempt(&self.session, &format!("{add} NOT VALID;")).await?.is_none() {
-                let validate = format!("ALTER {of} VALIDATE CONSTRAINT {name};");
-                self.refused.add(what, format!("{fault}; it is NOT VALID"), validate)?;
-            } else {
+            let (weaker, validate) =
+                (format!("{add} NOT VALID;"), format!("ALTER {of} VALIDATE CONSTRAINT {name};"));
+            if !add_not_valid(&self.session, &self.refused, (&what, &fault), &weaker, validate).await? {
                 self.refused.add(what, fault, format!("{add};"))?;
             }
         }

@@ -1,6 +1,7 @@
 //! Recovery into a PostgreSQL database.
 
 mod contents;
+mod fit;
 mod foresee;
 mod guard;
 mod maintenance;
@@ -29,7 +30,7 @@ use crate::pgtools::{self, Tools};
 
 use super::definitions::GET_ROLES;
 use super::{ArchiveDefinitions, ComputedColumn, Opening};
-use crate::model::Table;
+use crate::model::{Inexact, Table};
 use crate::recover::archive::{AfterRows, Section};
 use crate::recover::refused::{RefusedObject, RefusedObjects};
 use guard::Guard;
@@ -49,6 +50,10 @@ pub struct PostgresSink {
     definitions: ArchiveDefinitions,
     /// All tables that will be loaded.
     tables: Vec<Table>,
+    /// The tables that cannot take their rows as they were replayed.
+    unfit: Vec<Inexact>,
+    /// The objects that the replay's server refused.
+    missing: Vec<RefusedObject>,
     tools: Tools,
     /// Idle sessions for rows (in the server's encoding).
     idle: Mutex<Vec<Session>>,
@@ -86,7 +91,7 @@ impl PostgresSink {
     /// database is not empty, or if it exists although it is to be created. Fails with `Locked` if another recovery
     /// is working on it.
     pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<PostgresSink> {
-        let Opening { create, strict, source, mut definitions, tools, tables, .. } = opening;
+        let Opening { create, strict, source, mut definitions, tools, tables, unfit, missing, .. } = opening;
         let (refused, mut notes) = (RefusedObjects::new(strict), Vec::new());
         // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
@@ -100,6 +105,8 @@ impl PostgresSink {
                 facts,
                 definitions,
                 tables: tables.to_vec(),
+                unfit,
+                missing,
                 tools,
                 idle: Mutex::default(),
                 session,
@@ -134,18 +141,19 @@ impl PostgresSink {
             ));
         }
         let roles = usable_roles(&session).await?;
-        let (of_roles, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
-        notes.extend(of_roles);
-        notes.extend(without_roles.iter().map(RefusedObject::note));
-        refused.add_all(without_roles);
+        for RefusedObject { what, why, sql } in
+            definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES)
+        {
+            refused.add(what, why, sql)?;
+        }
         let (owners, _) = definitions.owners_and_privileges();
         let guard = Guard::set(&session, place.final_name(), owners).await?;
         notes.extend(guard.as_ref().and_then(Guard::note));
         Ok((session, facts, guard))
     }
 
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    pub fn notes(&self) -> Vec<String> {
+        [&self.notes[..], &self.refused.notes()].concat()
     }
 
     /// Returns the name that the database has once it is valid.

@@ -18,8 +18,10 @@ impl PostgresSink {
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         self.name_missing_places().await?;
         self.restore_from(&self.definitions, Section::PreData, AfterRows::Whole, 1).await?;
+        self.make_missing(false).await?;
+        self.fit_tables().await?;
         match &self.guard {
-            Some(guard) => guard.before_rows(&self.session, &self.definitions.made_after_rows()).await,
+            Some(guard) => guard.before_rows(&self.session, &self.definitions).await,
             None => Ok(Vec::new()),
         }
     }
@@ -27,7 +29,8 @@ impl PostgresSink {
     /// # Errors
     /// Fails when [`PostgresSink::pre_data`] does.
     pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
-        self.restore_from(&self.definitions, Section::PostData, step, jobs).await
+        self.restore_from(&self.definitions, Section::PostData, step, jobs).await?;
+        if step == AfterRows::Names { Ok(()) } else { self.make_missing(true).await }
     }
 
     /// # Errors

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::connect::{ServerFault, Session, server_error};
 use crate::error::Result;
-use crate::model::Table;
 use crate::model::schema::{quote_ident, quote_literal};
+use crate::model::{Column, Table};
 use crate::recover::archive::{AfterRows, Entry, Section};
 use crate::recover::refused::{RefusedObject, RefusedObjects};
 
@@ -23,6 +23,10 @@ const EXISTS: [&str; 7] = ["42701", "42P07", "42P06", "42723", "42710", "42P16",
 /// The settings that pg_restore makes for the same statements.
 const SETTINGS: &str = "SET LOCAL check_function_bodies = off; SET LOCAL row_security = off; \
                         SET LOCAL xmloption = content; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;";
+
+/// Marks the constraints that this transaction has made as valid. Only a superuser may.
+const AS_ON_SOURCE: &str = "UPDATE pg_catalog.pg_constraint SET convalidated = true \
+     WHERE xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid AND NOT convalidated;";
 
 /// The tablespaces and access methods that a server has.
 pub(super) struct Places {
@@ -100,8 +104,11 @@ impl Retry<'_> {
             if !self.sections.contains(&entry.section) || entry.kind.starts_with("DATABASE") {
                 continue;
             }
-            let owner = entry.set_owner().filter(|_| self.definitions.owners_and_privileges().0);
-            let owner = owner.unwrap_or_default();
+            if entry.is_of_privileges() {
+                self.grant(entry).await?;
+                continue;
+            }
+            let owner = self.definitions.set_owner(entry).unwrap_or_default();
             if entry.definition.contains(char::REPLACEMENT_CHARACTER) || entry.kind.starts_with("BLOB") {
                 let why = "pg_restore could not make it";
                 self.refused.add(entry.display(), why, whole(entry, &owner))?;
@@ -132,10 +139,32 @@ impl Retry<'_> {
         Ok(row.map_err(|error| server_error("cannot read comments", error))?.is_some())
     }
 
+    /// Grants the privileges of an entry one by one, but for those that name a missing role: these have been named with
+    /// the role.
+    async fn grant(&self, entry: &Entry) -> Result<()> {
+        let mut grantor = String::new();
+        for statement in self.definitions.grants(entry) {
+            let statement = statement.trim();
+            if statement.starts_with("SET SESSION AUTHORIZATION")
+                || statement == "RESET SESSION AUTHORIZATION"
+            {
+                grantor = format!("{};", statement.replacen("SET SESSION", "SET LOCAL SESSION", 1));
+                continue;
+            }
+            if let Some(fault) = attempt(self.session, &format!("{grantor} {statement};")).await? {
+                self.refused.add(entry.display(), fault, format!("{statement};"))?;
+            }
+        }
+        Ok(())
+    }
+
     async fn give_owner(&self, entry: &Entry, owner: &str) -> Result<()> {
         // By then the guard may have lent a function to another owner.
         if entry.section != Section::PreData && matches!(&*entry.kind, "FUNCTION" | "PROCEDURE" | "AGGREGATE")
         {
+            return Ok(());
+        }
+        if owner.is_empty() {
             return Ok(());
         }
         match attempt(self.session, owner).await? {
@@ -147,14 +176,14 @@ impl Retry<'_> {
     /// Makes a weaker form of an object that the server refuses, or none.
     async fn without(&self, entry: &Entry, fault: &ServerFault, owner: &str) -> Result<()> {
         if let Some((weaker, validate)) = not_valid(entry)
-            && attempt(self.session, &weaker).await?.is_none()
+            && add_not_valid(self.session, self.refused, (&entry.display(), fault), &weaker, validate).await?
         {
-            return self.refused.add(entry.display(), format!("{fault}; it is NOT VALID"), validate);
+            return Ok(());
         }
         let mut why = fault.to_string();
         if entry.kind == "TABLE"
             && let Some(table) = self.table_of(entry)
-            && let plain = self.plain_table(table).await?
+            && let plain = plain_table(self.session, table).await?
             && attempt(self.session, &format!("{plain}{owner}")).await?.is_none()
         {
             why += "; its rows are in a table of the same columns with nothing else, of type text where the type is missing";
@@ -166,18 +195,28 @@ impl Retry<'_> {
         let same = |table: &&Table| entry.schema.as_ref() == Some(&table.schema) && entry.tag == table.name;
         self.tables.iter().find(same)
     }
+}
 
-    /// Returns a definition of a table that the server takes whatever it lacks.
-    async fn plain_table(&self, table: &Table) -> Result<String> {
-        let mut columns = Vec::new();
-        for column in &table.columns {
-            let known = format!("SELECT {}::pg_catalog.regtype;", quote_literal(&column.type_name));
-            let known = attempt(self.session, &known).await?.is_none();
-            let type_name = if known { &column.type_name } else { "text" };
-            columns.push(format!("{} {type_name}", quote_ident(&column.name)));
-        }
-        Ok(format!("CREATE TABLE {} ({});", table.quoted(), columns.join(", ")))
+/// Returns a definition of a table that the server takes whatever it lacks.
+///
+/// # Errors
+/// Fails with `Unavailable` if the server fails.
+pub(super) async fn plain_table(session: &Session, table: &Table) -> Result<String> {
+    let mut columns = Vec::new();
+    for column in &table.columns {
+        columns.push(format!("{} {}", quote_ident(&column.name), column_type(session, column).await?));
     }
+    Ok(format!("CREATE TABLE {} ({});", table.quoted(), columns.join(", ")))
+}
+
+/// Returns the type of a column, or text if the server lacks the type.
+///
+/// # Errors
+/// Fails with `Unavailable` if the server fails.
+pub(super) async fn column_type(session: &Session, column: &Column) -> Result<String> {
+    let known = format!("SELECT {}::pg_catalog.regtype;", quote_literal(&column.type_name));
+    let known = attempt(session, &known).await?.is_none();
+    Ok(if known { column.type_name.clone() } else { "text".to_owned() })
 }
 
 impl PostgresSink {
@@ -232,6 +271,31 @@ pub(super) async fn attempt(session: &Session, sql: &str) -> Result<Option<Serve
     let ended = session.batch_execute("ROLLBACK").await;
     ended.map_err(|error| server_error("cannot end a transaction", error))?;
     Ok(Some(fault.clone()))
+}
+
+/// Makes a constraint that the rows do not fulfil, or about which they cannot be asked. It was valid on the source all the
+/// same, so a superuser makes it valid here, too; for anybody else it is NOT VALID, which is named. Returns false if the
+/// server refuses the constraint whatever the rows are.
+///
+/// # Errors
+/// Fails with `Unavailable` if the server fails, and with `Refused` if nothing may be left out.
+pub(super) async fn add_not_valid(
+    session: &Session,
+    refused: &RefusedObjects,
+    (what, fault): (&str, &ServerFault),
+    weaker: &str,
+    validate: String,
+) -> Result<bool> {
+    if !refused.strict && attempt(session, &format!("{weaker} {AS_ON_SOURCE}")).await?.is_none() {
+        refused
+            .note(format!("{what} is valid as on the source, although its rows were not checked: {fault}"));
+        return Ok(true);
+    }
+    let made = attempt(session, weaker).await?.is_none();
+    if made {
+        refused.add(what.to_owned(), format!("{fault}; it is NOT VALID"), validate)?;
+    }
+    Ok(made)
 }
 
 /// The statements that make an entry as pg_restore would.
