@@ -163,8 +163,8 @@ impl Init {
         let report = FullIdentityReport { history, slot, changed, refused };
         at.ui.result(&report, || {
             format!(
-                "gave {changed} tables REPLICA IDENTITY FULL; new tables without a usable key get it too, until: backwhen \
-                 drop"
+                "tables without a usable key have REPLICA IDENTITY FULL from now on, new ones too, until: backwhen drop\n\
+                 changed now  {changed}"
             )
         })
     }

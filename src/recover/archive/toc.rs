@@ -67,11 +67,15 @@ impl Entry {
 
     /// Returns the statement that gives the object its owner; `None` if the object has no owner of its own.
     pub fn set_owner(&self) -> Option<String> {
-        let owner = self.owner.as_deref()?;
+        self.set_owner_to(&quote_ident(self.owner.as_deref()?))
+    }
+
+    /// Returns the statement that gives the object to a role, or to CURRENT_USER.
+    pub fn set_owner_to(&self, owner: &str) -> Option<String> {
         let name = self.drop.strip_prefix(&format!("DROP {} ", self.kind))?.trim_end().strip_suffix(';')?;
         let owned = !matches!(&*self.kind, "TRIGGER" | "INDEX" | "RULE" | "POLICY" | "EXTENSION" | "CAST");
         let owned = owned && !matches!(&*self.kind, "TRANSFORM" | "USER MAPPING" | "ACCESS METHOD");
-        owned.then(|| format!("ALTER {} {name} OWNER TO {};", self.kind, quote_ident(owner)))
+        owned.then(|| format!("ALTER {} {name} OWNER TO {owner};", self.kind))
     }
 }
 

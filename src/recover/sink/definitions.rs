@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use crate::error::Result;
+use crate::model::schema::quote_ident;
 use crate::pgtools::{Child, Installation, Tools};
 use crate::recover::archive::{
     AfterRows, Archive, ColumnOrders, Entry, EntrySelection, Roles, Section, definitions_in_order,
@@ -130,17 +131,19 @@ impl ArchiveDefinitions {
 
     /// Returns the statement that gives an object its owner; `None` if the server lacks the owner.
     pub(crate) fn set_owner(&self, entry: &Entry) -> Option<String> {
-        let there = entry.owner.as_ref().is_some_and(|owner| !self.missing.contains(owner));
-        entry.set_owner().filter(|_| self.owners && there)
+        entry.set_owner().filter(|_| self.owners && !self.lacks_owner(entry))
+    }
+
+    /// Whether the server lacks the owner of an object.
+    pub(crate) fn lacks_owner(&self, entry: &Entry) -> bool {
+        entry.owner.as_ref().is_some_and(|owner| self.missing.contains(owner))
     }
 
     /// Returns the statements that give the objects made before the rows to `role`, where the server lacks their owner.
     pub(crate) fn give_ownerless_to(&self, role: &str) -> Vec<String> {
-        let entries =
-            self.selection.entries(&self.archive.toc).filter(|entry| entry.section == Section::PreData);
-        let lost =
-            entries.filter(|entry| entry.owner.as_ref().is_some_and(|owner| self.missing.contains(owner)));
-        lost.filter_map(|entry| Entry { owner: Some(role.to_owned()), ..entry.clone() }.set_owner()).collect()
+        let entries = self.selection.entries(&self.archive.toc);
+        let lost = entries.filter(|entry| entry.section == Section::PreData && self.lacks_owner(entry));
+        lost.filter_map(|entry| entry.set_owner_to(&quote_ident(role))).collect()
     }
 
     /// Returns the statements of an entry of privileges that name no missing role.
@@ -276,7 +279,6 @@ fn statements(sql: &str) -> Vec<String> {
 /// Turns a `statement` about the database `old` into one about `new`; `None` if the statement is about another
 /// object.
 pub(super) fn renamed(statement: &str, old: &str, new: &str) -> Option<String> {
-    use crate::model::schema::quote_ident;
     let statement = statement.trim();
     for old in [old.to_owned(), quote_ident(old)] {
         let at = format!(" DATABASE {old} ");

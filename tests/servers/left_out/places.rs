@@ -57,8 +57,7 @@ fn roles_that_the_target_lacks() {
     let done = recover(&backwhen, &target, &["latest"]);
     assert_eq!(plan["left_out"], done.report["left_out"], "it is foreseen");
     done.names(&["ROLE keeper", "POLICY public.kept mine"]);
-    let notes = done.report["notes"].to_string();
-    assert!(notes.contains("no role keeper"), "{notes}");
+    done.why("no role keeper");
     assert!(done.sql.contains("CREATE POLICY mine"), "{}", done.sql);
     assert_eq!(target.psql(&done.database, "SELECT count(*) FROM kept"), "1");
 }
@@ -167,6 +166,48 @@ fn extensions_that_the_recovering_role_may_not_make() {
     server.psql("ready", "CREATE EXTENSION file_fdw; CREATE EXTENSION citext");
     backwhen.ok(&["recover", "--to", "latest", "--into", &server.conninfo("ready")]);
     assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, "ready"));
+}
+
+/// The server that replays statements lacks the extension; the target has it. From version 18 on, a setting of one server
+/// says where extensions are.
+#[test]
+fn an_extension_that_only_the_replay_lacks_costs_no_row() {
+    let folder = crate::support::scratch_folder("backwhen-extension-");
+    let extensions = folder.path().join("extension");
+    std::fs::create_dir(&extensions).unwrap();
+    for (name, text) in [
+        ("moody.control", "default_version = '1'\nrelocatable = true\n"),
+        ("moody--1.sql", "CREATE TYPE mood AS ENUM ('glad', 'sad');"),
+    ] {
+        std::fs::write(extensions.join(name), text).unwrap();
+    }
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    if Server::shared(None).major() < 18 {
+        return;
+    }
+    let path = format!("$system:{}", folder.path().display());
+    let server = Server::builder().setting("extension_control_path", &path).start();
+    let backwhen = protected(
+        &server,
+        "moods",
+        "CREATE EXTENSION moody; CREATE TABLE felt (id int PRIMARY KEY, m mood NOT NULL); INSERT INTO felt VALUES (1, 'glad');
+         CREATE TABLE plain (id int PRIMARY KEY); INSERT INTO plain VALUES (1); CREATE INDEX by_mood ON felt (m)",
+    );
+    server.psql(
+        backwhen.database(),
+        "ALTER TABLE plain ADD v text DEFAULT 'x'; ALTER TABLE felt ADD n int; INSERT INTO felt VALUES (2, 'sad', 7)",
+    );
+    let moment = server.psql("postgres", "SELECT pg_current_wal_insert_lsn()");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let done = recover(&backwhen, &server, &[&moment]);
+    done.names(&["columns of TABLE public.felt"]);
+    done.differs_in(&[]);
+    let notes = done.report["notes"].to_string();
+    assert!(notes.contains("EXTENSION moody could not be made where definitions are replayed"), "{notes}");
+    let into = server.conninfo("only_plain");
+    let only = ["recover", "--to", &moment, "--table", "plain", "--create", "--into", &into];
+    assert_eq!(backwhen.json(&only)["left_out"], serde_json::json!([]));
 }
 
 /// Settings for a role that is not there, and defaults that only the source can compute.

@@ -56,7 +56,7 @@ fn a_statement_that_fails_without_rows_costs_no_row() {
 }
 
 #[test]
-fn rows_that_no_table_can_take_are_refused_with_what_to_do() {
+fn rows_that_no_table_can_take_come_as_text_or_are_refused_with_what_to_do() {
     // Only a superuser makes such a type.
     let (server, backwhen, moment) = protected(
         "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE u (id int PRIMARY KEY)",
@@ -72,13 +72,38 @@ fn rows_that_no_table_can_take_are_refused_with_what_to_do() {
     let into = server.fresh_database("refused_target");
     let target = server.conninfo(&into);
     let arguments = ["recover", "--to", &moment, "--into", &target, "--scratch", &scratch];
-    let message = backwhen.fails(14, &arguments);
+    let message = backwhen.fails(14, &[&arguments[..], &["--strict"]].concat());
     for piece in
         ["public.t cannot take its rows", "it lacks o", "--scratch CONN", "backwhen list schemas", "--table"]
     {
         assert!(message.contains(piece), "no {piece:?} in: {message}");
     }
     assert_eq!(server.psql(&into, "SELECT count(*) FROM pg_class WHERE relname IN ('t', 'u')"), "0");
+    let script = format!("sql:{}", backwhen.folder().join("refused.sql").display());
+    let message = backwhen.fails(14, &["recover", "--to", &moment, "--into", &script, "--scratch", &scratch]);
+    assert!(message.contains("public.t cannot take its rows"), "{message}");
+    let all = server.fresh_database("refused_target");
+    let target = server.conninfo(&all);
+    let output = backwhen.run(&[
+        "recover",
+        "--to",
+        &moment,
+        "--into",
+        &target,
+        "--scratch",
+        &scratch,
+        "--output",
+        "json",
+    ]);
+    assert_eq!(output.status.code(), Some(15), "{}", output.stderr);
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(report["proved"], true, "{report}");
+    let left_out = report["left_out"].to_string();
+    assert!(left_out.contains("columns of TABLE public.t") && left_out.contains("it lacks o"), "{left_out}");
+    assert_eq!(
+        server.psql(&all, "SELECT string_agg(id || coalesce(o, '-'), ' ' ORDER BY id) FROM t"),
+        "1- 2x"
+    );
     backwhen.ok(&[&arguments[..], &["--table", "u"]].concat());
     let (again, all) = (server.fresh_database("refused_target"), &arguments[..4]);
     backwhen.ok(&[all, &[&server.conninfo(&again)]].concat());

@@ -108,6 +108,9 @@ impl Retry<'_> {
                 self.grant(entry).await?;
                 continue;
             }
+            if self.is_there_without_owner(entry).await? {
+                continue;
+            }
             let owner = self.definitions.set_owner(entry).unwrap_or_default();
             if entry.definition.contains(char::REPLACEMENT_CHARACTER) || entry.kind.starts_with("BLOB") {
                 let why = "pg_restore could not make it";
@@ -129,6 +132,15 @@ impl Retry<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether pg_restore made the object, and could only not give it its owner, which the server lacks.
+    async fn is_there_without_owner(&self, entry: &Entry) -> Result<bool> {
+        let to_us = entry.set_owner_to("CURRENT_USER").filter(|_| self.definitions.lacks_owner(entry));
+        Ok(match to_us {
+            Some(to_us) => attempt(self.session, &to_us).await?.is_none(),
+            None => false,
+        })
     }
 
     /// Whether the entry is a comment on an extension that has this comment: only its owner may make it again.
@@ -162,9 +174,6 @@ impl Retry<'_> {
         // By then the guard may have lent a function to another owner.
         if entry.section != Section::PreData && matches!(&*entry.kind, "FUNCTION" | "PROCEDURE" | "AGGREGATE")
         {
-            return Ok(());
-        }
-        if owner.is_empty() {
             return Ok(());
         }
         match attempt(self.session, owner).await? {
