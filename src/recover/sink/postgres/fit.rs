@@ -65,7 +65,7 @@ impl PostgresSink {
             }
             let mut sql = String::new();
             for column in lacking {
-                sql += &self.add_column(table, column, found.get(&column.name).is_some()).await?;
+                sql += &self.add_column(table, column, found.contains_key(&column.name)).await?;
             }
             let why = format!(
                 "as replayed, {why}; its rows are there, in columns of type text where the type is missing"
