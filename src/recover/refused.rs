@@ -59,6 +59,11 @@ impl RefusedObjects {
         Ok(())
     }
 
+    /// Adds objects whose absence ends no recovery: a role with few rights can give others nothing.
+    pub fn add_all(&self, objects: Vec<RefusedObject>) {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).extend(objects);
+    }
+
     pub fn note(&self, note: String) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
     }

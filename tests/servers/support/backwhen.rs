@@ -92,6 +92,13 @@ impl Backwhen {
         lines.into_iter().next().expect("there is one")
     }
 
+    /// Runs a recovery that must leave something out; returns its report.
+    pub fn json_incomplete(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.run(&[arguments, &["--output", "json"]].concat());
+        assert_eq!(output.status.code(), Some(15), "{}", output.describe(arguments));
+        serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e} in {}", output.stdout))
+    }
+
     /// Runs a command with `--output json`; returns the objects it prints, such as those of `list`.
     pub fn json_lines(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         let text = self.ok(&[arguments, &["--output", "json"]].concat());

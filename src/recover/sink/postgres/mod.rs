@@ -141,11 +141,9 @@ impl PostgresSink {
             ));
         }
         let roles = usable_roles(&session).await?;
-        for RefusedObject { what, why, sql } in
-            definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES)
-        {
-            refused.add(what, why, sql)?;
-        }
+        let without_roles = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
+        notes.extend(without_roles.iter().map(RefusedObject::note));
+        refused.add_all(without_roles);
         let (owners, _) = definitions.owners_and_privileges();
         let guard = Guard::set(&session, place.final_name(), owners).await?;
         notes.extend(guard.as_ref().and_then(Guard::note));
