@@ -78,6 +78,13 @@ impl Scene {
         (target, said)
     }
 
+    /// Recovers a moment of which the server lacks a role.
+    pub fn recover_without_role(&self, to: &str) -> (String, serde_json::Value) {
+        let target = self.server.fresh_database("recovered");
+        let into = self.server.conninfo(&target);
+        (target, self.backwhen.json_incomplete(&["recover", "--to", to, "--into", &into]))
+    }
+
     /// The latest moment is what the source is now, and is proved.
     pub fn assert_exact(&self) {
         self.capture();
