@@ -128,6 +128,12 @@ impl SchemaDifference {
         ))
     }
 
+    /// Whether this is a type that is defined otherwise, so that stored values may read otherwise too.
+    pub fn is_of_values(&self) -> bool {
+        let is_type = self.object.starts_with("type ");
+        is_type && matches!(&self.kind, DifferenceKind::Parts(parts) if parts.contains(""))
+    }
+
     /// Whether this is a table of whose rows nothing is known.
     pub fn lacks_rows(&self) -> bool {
         let is_table = self.object.starts_with("table ") && !self.object.starts_with("table constraint ");

@@ -4,14 +4,14 @@
 //! `BACKWHEN_DDL_STATEMENTS` says how many, `BACKWHEN_TEST_SEED` which, `BACKWHEN_TEST_PG` on which version.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::number_from;
-use crate::support::{Backwhen, Difference, Dump, Part, Server, compare};
+use crate::support::{Backwhen, Capture, Difference, Dump, Part, Server, compare};
+use backwhen::model::PgTime;
 
 const FAMILIES: &str = include_str!("families.sql");
 const STATEMENTS: u64 = 45;
@@ -163,9 +163,7 @@ fn run(backwhen: &Backwhen, generator: &mut Generator, statements: usize) -> Vec
                 truth: Dump::of(server, database),
             });
             if generator.random.random_bool(0.3) {
-                // Where statements rest, capture looks at the definitions and takes an archive of them.
-                std::thread::sleep(Duration::from_millis(1500));
-                capture.wait_for_live("the schema as it is now", |live| !live.schema_changed);
+                rest(&mut capture);
                 generator.quiet.clear();
             }
         }
@@ -175,6 +173,15 @@ fn run(backwhen: &Backwhen, generator: &mut Generator, statements: usize) -> Vec
     eprintln!("{statements} statements, {failed} of them failed");
     assert!(failed * 3 < statements, "{failed} statements failed");
     moments
+}
+
+/// Returns once capture has looked at the definitions and the history has them. A look may be under way, and the history has
+/// what a look found only when the next one begins.
+fn rest(capture: &mut Capture<'_>) {
+    for _ in 0..3 {
+        let now = PgTime::from_utc(backwhen::ambient::now());
+        capture.wait_for_live("another look", |live| live.source_asked > Some(now));
+    }
 }
 
 /// Whether a report says something of the object that differs.
@@ -261,7 +268,7 @@ fn statements_of_every_tag_come_back_or_are_named() {
         &database,
         "GRANT CREATE ON SCHEMA public TO ddl_a, ddl_b; CREATE TABLE other_1 (id int PRIMARY KEY)",
     );
-    let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_HEARTBEAT", "1s");
+    let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_HEARTBEAT", "300ms");
     backwhen.init();
     let mut generator = Generator {
         random: StdRng::seed_from_u64(seed),

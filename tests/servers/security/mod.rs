@@ -16,3 +16,8 @@ mod replay;
 mod scripts;
 mod shell;
 mod source;
+
+/// The end of the log, after which definitions change again.
+fn head_before_others(server: &crate::support::Server, database: &str) -> String {
+    server.psql(database, "SELECT pg_current_wal_insert_lsn(); CREATE SCHEMA later; DROP SCHEMA later")
+}

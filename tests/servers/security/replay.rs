@@ -55,9 +55,9 @@ impl Rig {
         sql.replace("{marker}", &marker.display().to_string())
     }
 
-    /// The end of the log, up to which all is captured.
+    /// The end of the log, up to which all is captured; no archive has the definitions that it has there.
     fn captured(&self) -> String {
-        let head = self.source.psql("postgres", "SELECT pg_current_wal_insert_lsn()");
+        let head = super::head_before_others(&self.source, self.backwhen.database());
         self.backwhen.ok(&["capture", "--until", "caught-up"]);
         head
     }
