@@ -112,7 +112,7 @@ fn a_role_without_the_right_is_told_what_it_means_and_each_moment_is_graded() {
     // No row tells of a view, but the next heartbeat does.
     let unknown = it.grade(&viewed);
     assert_within(&unknown, &filled, &viewed, &head(&it.server));
-    let text = it.backwhen.ok(&["recover", "--dry-run", "--to", &viewed]);
+    let text = it.backwhen.run(&["recover", "--dry-run", "--to", &viewed]).stderr;
     let (from, to) = (&unknown["from"], &unknown["to"]);
     let words =
         |edge: &Value| format!("{} ({})", edge["lsn"].as_str().unwrap(), edge["time"].as_str().unwrap());
