@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::{self, Checkpoint, SchemaFacts};
+use crate::model::schema_digests::SchemaDigests;
 
 /// The source as the newest checkpoint of the current epoch knows it.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,8 @@ pub struct KnownSource {
     pub exact: Vec<u32>,
     /// The digest of the server's roles.
     pub roles_digest: Option<String>,
+    /// The digests of the definitions with this fingerprint.
+    pub digests: Option<SchemaDigests>,
 }
 
 impl KnownSource {
@@ -42,6 +45,17 @@ impl KnownSource {
         });
         reading.await
     }
+
+    /// Returns what is kept, which is read first if nothing is.
+    ///
+    /// # Errors
+    /// `Damaged` if the checkpoint's manifest is.
+    pub async fn kept<'a>(kept: &'a mut Option<KnownSource>, history: &History) -> Result<&'a KnownSource> {
+        Ok(match kept {
+            Some(known) => known,
+            none => none.insert(KnownSource::read(history).await?),
+        })
+    }
 }
 
 impl From<Checkpoint> for KnownSource {
@@ -49,7 +63,7 @@ impl From<Checkpoint> for KnownSource {
         let tables = checkpoint.tables.iter().map(|entry| entry.table.oid).collect();
         let exact = checkpoint.tables.iter().filter(|entry| !entry.table.is_insert_only());
         let exact = exact.map(|entry| entry.table.oid).collect();
-        let SchemaFacts { fingerprint, roles_digest, .. } = checkpoint.schema;
-        KnownSource { exists: true, fingerprint, tables, exact, roles_digest }
+        let SchemaFacts { fingerprint, roles_digest, digests, .. } = checkpoint.schema;
+        KnownSource { exists: true, fingerprint, tables, exact, roles_digest, digests }
     }
 }

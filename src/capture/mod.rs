@@ -8,6 +8,7 @@
 mod beat;
 mod budget;
 mod continuity;
+mod digests;
 mod disk;
 mod drain;
 mod intake;

@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::beat::{beat_once, heartbeat};
 use super::budget::{Budget, RetainedWal, Verdict};
+use super::digests::{DIGEST_SHARE, ToldDigests};
 use super::known_source::KnownSource;
 use super::live::Board;
 use super::published::{self, PublicationCheck};
 use super::stop::{StopReason, StopSignal};
 use crate::ambient;
-use crate::connect::{Conninfo, Session};
+use crate::connect::{Conninfo, ServerFault, Session};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
@@ -37,14 +38,14 @@ use crate::source::sequences;
 use crate::source::slot::SlotFacts;
 use crate::source::triggers::{Fault, InstallOutcome, Triggers};
 
-/// The definitions are digested at most this share of the time, however large the schema is.
-const DIGEST_SHARE: u32 = 50;
-
 /// A source that takes longer to answer than this is asked anew on another connection.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A publication that somebody keeps locked for longer than this is left for the next beat.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The SQLSTATE of a statement about a table that does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
 
 /// Images of new tables follow each other no faster than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(3);
@@ -86,6 +87,7 @@ struct Memory {
     next_roles: Option<Instant>,
     /// When tables whose replica identity could not be changed are tried again; `None` if there are none.
     next_identities: Option<Instant>,
+    digests: ToldDigests,
 }
 
 impl Watcher {
@@ -139,6 +141,10 @@ impl Watcher {
         let now = if due { Some(inspect::fingerprint(session).await?) } else { None };
         if due {
             self.follow_roles(session, memory).await?;
+        }
+        if let Some(now) = &now {
+            let known = KnownSource::kept(&mut memory.known, &self.history).await?;
+            memory.digests.tell(session, &self.history.identity().message_key(), now, known).await?;
         }
         self.check_publications(session, memory, now.as_ref()).await?;
         self.check_triggers(session).await?;
@@ -227,6 +233,7 @@ impl Watcher {
             self.board.update(|live| live.schema_changed = newest.fingerprint != now);
             memory.roles.clone_from(&newest.roles_digest);
             memory.known = Some(newest);
+            memory.digests.begin_at_checkpoint();
             self.look_again(session, memory).await?;
         }
         Ok(())
@@ -261,10 +268,7 @@ impl Watcher {
         memory: &mut Memory,
         now: Option<&String>,
     ) -> Result<()> {
-        let known = match &mut memory.known {
-            Some(known) => known,
-            none => none.insert(KnownSource::read(&self.history).await?),
-        };
+        let known = KnownSource::kept(&mut memory.known, &self.history).await?;
         let identity = self.history.identity();
         let publications = Publications::of_slot(&identity.slot());
         let lacking = publications.lacking(session, &known.tables).await?;
@@ -397,8 +401,11 @@ impl Watcher {
             let what = "the publication of a table";
             let (published, blocker) = while_waiting(&self.source, session.process(), what, publishing).await;
             if let Err(error) = published {
-                // The event triggers may have published the table since its membership was read.
-                if is_published(&publications.members(session).await?, table.oid, exact) {
+                // Since its membership was read, the event triggers may have published the table, or somebody may have
+                // dropped it.
+                if ServerFault::sqlstate_of(&error) == Some(UNDEFINED_TABLE)
+                    || is_published(&publications.members(session).await?, table.oid, exact)
+                {
                     continue;
                 }
                 let reason = blocker.map_or(error.to_string(), |blocker| format!("{error}; {blocker}"));

@@ -93,7 +93,7 @@ async fn compare_schema(
         progress: &*progress,
         interrupt: &interrupt,
     };
-    let witness = SchemaWitness { at: moment, digests, later: Vec::new() };
+    let witness = SchemaWitness { at: moment, digests, later: Vec::new(), is_of_moment: true };
     schema_compared(past, &settings, Some(witness)).await
 }
 

@@ -62,8 +62,8 @@ impl Check {
 ///
 /// # Errors
 /// Fails with `Refused`, and lists every obstacle.
-pub async fn refuse_what_cannot_start(source: &Conninfo, tools: &Tools) -> Result<()> {
-    let preflight = preflight::look(source, Ok(tools), &Selection::default()).await?;
+pub async fn refuse_what_cannot_start(source: &Conninfo, tools: &Tools, selection: &Selection) -> Result<()> {
+    let preflight = preflight::look(source, Ok(tools), selection).await?;
     if preflight.is_ready() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use super::{SourceOption, Surroundings, check, default_jobs, named_source, ui};
 use crate::error::Result;
 use crate::history::History;
 use crate::model::inexact::insert_only_note;
-use crate::model::{LeftOut, Lsn, PgTime};
+use crate::model::{LeftOut, Lsn, PgTime, Selection};
 use crate::protect::{Access, begin, identity};
 use crate::source::preflight;
 
@@ -71,7 +71,8 @@ impl Init {
         }
         let source = named_source(self.source.as_deref())?;
         let tools = at.tools()?;
-        check::refuse_what_cannot_start(&source, &tools).await?;
+        let selection = Selection::parse(&self.include, &self.exclude)?;
+        check::refuse_what_cannot_start(&source, &tools, &selection).await?;
         if let Some(finding) = preflight::unproven_server(&source) {
             at.ui.say(&format!("advice: {}; to mend: {}", finding.what, finding.mend));
         }

@@ -277,10 +277,7 @@ pub(super) async fn gather(
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
-        schema_digested: newest.as_ref().and_then(|newest| {
-            let schema = &newest.schema;
-            schema.digests.as_ref().map(|_| Edge { lsn: schema.lsn, time: schema.time })
-        }),
+        schema_digested: newest.as_ref().map(|it| reading.schema_digested(it)).transpose()?.flatten(),
         schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),
         event_triggers: EventTriggers {
             wanted: history.identity().has_event_triggers(),

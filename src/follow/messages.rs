@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::event::Transaction;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::journal::{DecodedBlock, Event, Place, Segment};
+use crate::history::journal::{ChosenBlocks, DecodedBlock, Event, Place, Segment};
 use crate::history::timeline::SegmentView;
 use crate::model::{Lsn, PgTime};
 
@@ -18,6 +18,7 @@ pub(super) struct Messages {
     segments: Vec<SegmentView>,
     after: Lsn,
     until: Lsn,
+    only: Arc<ChosenBlocks>,
     /// `None` until the first message is asked for.
     decompression: Option<Decompression>,
     block: Option<JournalBlock>,
@@ -42,12 +43,20 @@ impl Messages {
             segments: segments.iter().filter(holds).cloned().collect(),
             after,
             until,
+            only: Arc::default(),
             decompression: None,
             block: None,
             place: None,
             next_entry: 0,
             blocks_read: 0,
         }
+    }
+
+    /// Reads only some blocks of some segments. A segment of which no block is read is not opened either.
+    pub fn only(mut self, blocks: Arc<ChosenBlocks>) -> Messages {
+        self.segments.retain(|view| blocks.get(&view.name).is_none_or(|chosen| !chosen.is_empty()));
+        self.only = blocks;
+        self
     }
 
     /// The number of blocks from which messages have been returned so far.
@@ -98,7 +107,7 @@ impl Messages {
             Some(started) => started,
             none => {
                 let segments = std::mem::take(&mut self.segments);
-                none.insert(Decompression::start(segments, self.after, self.until)?)
+                none.insert(Decompression::start(segments, self.after, self.until, Arc::clone(&self.only))?)
             }
         };
         let Some(next) = decompression.next_block()? else {
@@ -148,9 +157,14 @@ struct Decompression {
 }
 
 impl Decompression {
-    fn start(segments: Vec<SegmentView>, after: Lsn, until: Lsn) -> Result<Decompression> {
+    fn start(
+        segments: Vec<SegmentView>,
+        after: Lsn,
+        until: Lsn,
+        only: Arc<ChosenBlocks>,
+    ) -> Result<Decompression> {
         let (sender, blocks) = sync_channel(BLOCKS_WAITING);
-        let work = move || decompress(&segments, after, until, &sender);
+        let work = move || decompress(&segments, after, until, &only, &sender);
         let thread = std::thread::Builder::new().name("journal".into()).spawn(work);
         let thread = thread.context(Kind::Unavailable, || "cannot start a thread".into())?;
         Ok(Decompression { blocks: Some(blocks), thread: Some(thread) })
@@ -181,13 +195,21 @@ impl Drop for Decompression {
     }
 }
 
-fn decompress(segments: &[SegmentView], after: Lsn, until: Lsn, sender: &SyncSender<Result<JournalBlock>>) {
+fn decompress(
+    segments: &[SegmentView],
+    after: Lsn,
+    until: Lsn,
+    only: &ChosenBlocks,
+    sender: &SyncSender<Result<JournalBlock>>,
+) {
     for view in segments {
         let segment = match view.open() {
             Ok(segment) => segment,
             Err(error) => return drop(sender.send(Err(error))),
         };
-        for block in segment.blocks(after, until) {
+        let chosen = only.get(&view.name);
+        let is_wanted = |number: u32| chosen.is_none_or(|chosen| chosen.binary_search(&number).is_ok());
+        for block in segment.some_blocks(after, until, is_wanted) {
             let block = block.map(|decoded| JournalBlock { segment: Arc::clone(&segment), decoded });
             // The reader is gone if nobody receives the block.
             if sender.send(block).is_err() {

@@ -29,10 +29,12 @@ use crate::codec::pgoutput;
 use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::Checkpoint;
+use crate::history::journal::ChosenBlocks;
 use crate::history::timeline::SegmentView;
-use crate::model::{Inexact, Lsn, Message, Relation, Table};
+use crate::model::{Inexact, Lsn, Message, Relation, RowIdentity, Table};
 use crate::signal::key::MessageKey;
 use interpreter::Interpreter;
+use mapping::identity_fits;
 use messages::{Messages, RawMessage};
 
 /// A stretch of the journal of one epoch.
@@ -111,6 +113,13 @@ impl<'a> Follow<'a> {
         self
     }
 
+    /// Reads only some blocks of some segments. The caller knows that the others do not matter.
+    #[must_use]
+    pub fn reading_only(mut self, blocks: Arc<ChosenBlocks>) -> Follow<'a> {
+        self.messages = self.messages.only(blocks);
+        self
+    }
+
     /// Goes on behind the end of the range, without tables: from here on the events are backwhen's own messages,
     /// truncates and commits. The tables stay as they were at the end of the range.
     pub fn go_beyond(&mut self) {
@@ -144,6 +153,28 @@ impl<'a> Follow<'a> {
 pub(crate) fn undecodable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>, at: Lsn) -> Error {
     Error::damaged(format!("the transaction at {at} in the journal cannot be decoded")).caused_by(cause)
 }
+
+/// Whether the stream describes the table just as it is, and names its rows by the same columns.
+pub fn describes_exactly(relation: &Relation, table: &Table) -> bool {
+    let in_key = |name: &str| match &table.identity {
+        RowIdentity::Key(columns) => columns.iter().any(|column| table.stream_column(*column) == name),
+        RowIdentity::WholeRow => false,
+    };
+    let named = &relation.columns;
+    differences(table, relation).is_empty()
+        && identity_fits(table, relation)
+        && (relation.replica_identity == b'f' || named.iter().all(|it| it.in_identity == in_key(&it.name)))
+}
+
+/// Whether values of a table may have another text without a change of their rows: values that are written by names, and
+/// once a statement `is_retold`, values of the types that people make.
+pub fn may_be_retold(table: &Table, is_retold: bool) -> bool {
+    let mut types = table.columns.iter().map(|column| column.type_oid);
+    types.any(|oid| naming::by_name(oid).is_some() || (is_retold && oid >= FIRST_OF_PEOPLE))
+}
+
+/// The first oid that the server does not give to its own types.
+const FIRST_OF_PEOPLE: u32 = 16_384;
 
 /// The differences between a table and the stream's description of it, for people.
 pub fn differences(table: &Table, relation: &Relation) -> Vec<String> {

@@ -67,6 +67,29 @@ impl std::fmt::Display for SchemaKnown {
 }
 
 impl DefinitionSignal {
+    /// Whether the statement may have changed an object, by the object's name in the digests: the statement changed or
+    /// dropped that object, or another that the object belongs to.
+    pub fn accounts_for(&self, object: &str) -> bool {
+        let tables = self.tables.iter().map(|it| format!("{}.{}", it.facts.schema, it.facts.name));
+        let objects = self.objects.iter().map(|it| it.identity.clone());
+        let dropped = self.dropped_identities.iter().map(|(_, identity)| identity.clone());
+        let names = tables.chain(objects).chain(dropped).chain(self.dropped_names.iter().cloned());
+        // The server quotes a name only if it must.
+        let object = object.replace('"', "");
+        // Up to version 16 the server does not say which indexes were built again.
+        let index = object.strip_prefix("index ").and_then(|name| name.rsplit('.').next());
+        if self.tag == "REINDEX" && index.is_some_and(|index| self.statement.query.contains(index)) {
+            return true;
+        }
+        let is_inside = |c: char| c.is_alphanumeric() || "_$".contains(c);
+        names.map(|name| name.replace('"', "")).filter(|name| !name.is_empty()).any(|name| {
+            object.match_indices(&name).any(|(at, _)| {
+                let (before, after) = (&object[..at], &object[at + name.len()..]);
+                !before.ends_with(is_inside) && !after.starts_with(is_inside)
+            })
+        })
+    }
+
     /// Returns the parts of a statement, in the transaction at `lsn`, that the event triggers could not tell in full.
     pub fn untold(&self, lsn: Lsn) -> Option<Inexact> {
         let trouble = self.trouble.as_ref()?;
@@ -102,4 +125,30 @@ pub fn changes_in(
         }
     }
     Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::DefinedObject;
+
+    #[test]
+    fn a_statement_accounts_for_what_it_names() {
+        let object = DefinedObject { identity: "public.t".into(), ..DefinedObject::default() };
+        let signal = DefinitionSignal {
+            objects: vec![object],
+            dropped_names: vec!["gone".into()],
+            ..DefinitionSignal::default()
+        };
+        for (object, accounts) in [
+            ("table public.t", true),
+            ("trigger a on public.t", true),
+            ("table public.t2", false),
+            ("table other_public.t", false),
+            ("function s.gone(integer)", true),
+            ("view s.gone_too", false),
+        ] {
+            assert_eq!(signal.accounts_for(object), accounts, "{object}");
+        }
+    }
 }

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::journal::{Journal, Segment, SegmentName};
-use crate::error::Result;
+use super::journal::{Journal, Lookup, Segment, SegmentName, read_lookup};
+use crate::error::{Kind, Result};
 use crate::model::Lsn;
 
 /// With more sealed segments open than this, the one that was asked for longest ago is closed: each has a file
@@ -63,6 +63,23 @@ impl Segments {
         open.push_back(OpenSegment { epoch, start, bytes, segment: Arc::clone(&segment) });
         close_the_oldest(&mut open);
         Ok(segment)
+    }
+
+    /// Returns what a lookup of rows needs of a segment, without opening the segment if it is sealed; `None` if an earlier
+    /// version sealed it, or if its footer is damaged, so that whoever needs the segment opens it in another form.
+    ///
+    /// # Errors
+    /// Fails as [`Segment::open`] does.
+    pub fn lookup(&self, name: SegmentName) -> Result<Option<Lookup>> {
+        if name.sealed {
+            return match read_lookup(&self.journal, name) {
+                Err(error) if error.kind() == Kind::Damaged => Ok(None),
+                read => read,
+            };
+        }
+        let segment = self.open(name)?;
+        let relations = segment.relations().cloned().collect();
+        Ok(segment.footer().changes.clone().map(|changes| Lookup { relations, changes }))
     }
 }
 

@@ -8,7 +8,7 @@ use super::History;
 use super::catalog::{Catalog, CheckpointRow, SegmentRow, UnusableObject};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
-use super::journal::{Mark, Segment, SegmentName, SegmentSummary, TransactionMessage};
+use super::journal::{Lookup, Mark, Segment, SegmentName, SegmentSummary, TransactionMessage};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
@@ -90,6 +90,22 @@ impl SegmentView {
         };
         self.open().ok()?.each_said(lsn, Lsn(lsn.0 + 1), &mut |_, said| read(said)).ok()?;
         number
+    }
+
+    /// Returns what a lookup of rows needs of the segment. If an earlier version sealed the segment, its index comes from
+    /// the catalog.
+    ///
+    /// # Errors
+    /// As [`Segment::open`]; `Internal` if the catalog fails.
+    pub fn lookup(&self, catalog: &Catalog) -> Result<Lookup> {
+        if let Some(found) = self.segments.lookup(self.name)? {
+            return Ok(found);
+        }
+        let segment = self.open()?;
+        Ok(Lookup {
+            relations: segment.relations().cloned().collect(),
+            changes: catalog.changes_of(&segment)?,
+        })
     }
 }
 

@@ -13,8 +13,14 @@ pub struct SchemaDigests {
     pub server_major: u32,
     /// By object, such as `table public.t`, and by part, such as `column id` or `owner`; the object itself is the part
     /// without a name.
-    pub objects: BTreeMap<String, BTreeMap<String, PartDigest>>,
+    pub objects: BTreeMap<String, ObjectDigests>,
 }
+
+/// The digests of one object's parts.
+pub type ObjectDigests = BTreeMap<String, PartDigest>;
+
+/// The objects whose digests are not those of an earlier set, with their new digests; `None` for objects that are gone.
+pub type DigestChanges = BTreeMap<String, Option<ObjectDigests>>;
 
 /// The object that stands for the connected database itself.
 pub const DATABASE: &str = "database";
@@ -99,15 +105,44 @@ impl SchemaDifference {
             DifferenceKind::Missing => format!("is missing, although {first} has it"),
             DifferenceKind::Added => format!("is there, although {first} does not have it"),
             DifferenceKind::Parts(parts) => {
-                let named =
-                    |part: &String| if part.is_empty() { "definition".to_owned() } else { part.clone() };
-                let parts: Vec<_> = parts.iter().map(named).collect();
-                format!("{} not as in {first}", parts.join(", "))
+                format!("{} not as in {first}", listed(parts))
             }
         };
+        self.named(why)
+    }
+
+    /// Says that nobody told when, between the two positions, the object was changed.
+    pub fn untold(&self, from: Edge, to: Edge) -> Inexact {
+        let what = match &self.kind {
+            DifferenceKind::Missing => "was made".to_owned(),
+            DifferenceKind::Added => "was dropped".to_owned(),
+            DifferenceKind::Parts(parts) => format!("{} changed", listed(parts)),
+        };
+        self.named(format!(
+            "{what} between {} ({}) and {} ({}), and nothing told when: it is recovered as of the latter{}",
+            from.lsn,
+            from.time,
+            to.lsn,
+            to.time,
+            if self.lacks_rows() { ", without rows" } else { "" }
+        ))
+    }
+
+    /// Whether this is a table of whose rows nothing is known.
+    pub fn lacks_rows(&self) -> bool {
+        let is_table = self.object.starts_with("table ") && !self.object.starts_with("table constraint ");
+        self.kind == DifferenceKind::Missing && is_table
+    }
+
+    fn named(&self, why: String) -> Inexact {
         let table = self.object.strip_prefix("table ").filter(|rest| !rest.starts_with("constraint "));
         Inexact { what: table.unwrap_or(&self.object).to_owned(), why }
     }
+}
+
+fn listed(parts: &BTreeSet<String>) -> String {
+    let named = |part: &String| if part.is_empty() { "definition".to_owned() } else { part.clone() };
+    parts.iter().map(named).collect::<Vec<_>>().join(", ")
 }
 
 impl PartDigest {
@@ -117,6 +152,38 @@ impl PartDigest {
 }
 
 impl SchemaDigests {
+    /// Returns a name for this set, by which a later set says what it follows.
+    pub fn name(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.server_major.to_string().as_bytes());
+        for (object, parts) in &self.objects {
+            hasher.update(format!("\0\0{object}").as_bytes());
+            parts.iter().for_each(|(part, digest)| {
+                hasher.update(format!("\0{part}\0{}", digest.0).as_bytes());
+            });
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// Returns what is not in `earlier` as it is here.
+    pub fn changes_since(&self, earlier: &SchemaDigests) -> DigestChanges {
+        let changed =
+            self.objects.iter().filter(|(object, parts)| earlier.objects.get(*object) != Some(parts));
+        let gone = earlier.objects.keys().filter(|object| !self.objects.contains_key(*object));
+        let changed = changed.map(|(object, parts)| (object.clone(), Some(parts.clone())));
+        changed.chain(gone.map(|object| (object.clone(), None))).collect()
+    }
+
+    /// Makes of this set the one that followed it.
+    pub fn apply(&mut self, changes: DigestChanges) {
+        for (object, parts) in changes {
+            match parts {
+                Some(parts) => drop(self.objects.insert(object, parts)),
+                None => drop(self.objects.remove(&object)),
+            }
+        }
+    }
+
     /// Returns the digest of an object itself, in the form that pg_dump does not change.
     pub fn of_object(&self, object: &str) -> Option<&str> {
         let digest = self.objects.get(object)?.get("")?;
@@ -197,6 +264,20 @@ mod tests {
         );
         let found = one.differences(&other, None, |object, part| object != "table a" || part == "owner");
         assert_eq!(found, []);
+    }
+
+    #[test]
+    fn a_set_follows_from_the_one_before() {
+        let one = digests(&[("table a", "", "1"), ("table a", "owner", "2"), ("view b", "", "3 4")]);
+        let other = digests(&[("table a", "", "1"), ("table a", "owner", "3"), ("view c", "", "1")]);
+        let changes = other.changes_since(&one);
+        assert_eq!(changes.keys().collect::<Vec<_>>(), ["table a", "view b", "view c"]);
+        assert!(changes["view b"].is_none());
+        let mut followed = one.clone();
+        followed.apply(changes);
+        assert_eq!((&followed, followed.name()), (&other, other.name()));
+        assert_ne!(one.name(), other.name());
+        assert!(other.changes_since(&other).is_empty());
     }
 
     #[test]

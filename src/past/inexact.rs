@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Serialize, Serializer};
 
 use super::doubt::doubts;
+use super::schema::read_from_source_after;
 use super::{ChosenTables, Past};
 use crate::codec::pgoutput;
 use crate::error::Result;
@@ -49,10 +50,25 @@ impl Past {
     pub fn inexact(&self, chosen: &ChosenTables, schema: &SchemaKnown) -> Result<KnownInexact> {
         let mut certain = known_to_base(&self.base, chosen);
         certain.extend(doubts(&self.reading, self.stretch(), self.until, &chosen.selection)?);
+        if !chosen.is_partial && self.base.schema.large_objects == 0 {
+            certain.extend(self.later_large_objects()?);
+        }
         let perhaps_tables = self.described_otherwise(&chosen.tables)?;
         let perhaps_schema = self.schema_unknown(schema)?;
         certain.extend(self.schema_changes()?.iter().filter_map(|change| change.signal.untold(change.lsn)));
         Ok(KnownInexact { certain, perhaps_tables, perhaps_schema })
+    }
+
+    /// Names large objects that only the next checkpoint has.
+    fn later_large_objects(&self) -> Result<Option<Inexact>> {
+        let next = read_from_source_after(self.history(), self.stretch(), self.until)?;
+        Ok(next.filter(|next| next.schema.large_objects > 0).map(|next| Inexact {
+            what: "large objects".into(),
+            why: format!(
+                "{} large objects are protected from {} ({}) on, and are left out of this recovery",
+                next.schema.large_objects, next.schema.lsn, next.schema.time
+            ),
+        }))
     }
 
     /// Lists the tables that the stream describes, somewhere before the moment, differently from the base.

@@ -8,18 +8,21 @@ mod base;
 mod chosen;
 mod doubt;
 mod inexact;
+mod lookup;
 mod reading;
 pub mod resolve;
 mod schema;
+mod witness;
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 pub use chosen::ChosenTables;
 pub use inexact::KnownInexact;
+pub use lookup::KeyedRows;
 pub use reading::Reading;
 pub use resolve::Commit;
-pub use schema::SchemaWitness;
+pub use witness::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, KeyRange, TableRows};

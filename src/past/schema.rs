@@ -10,11 +10,10 @@ use crate::codec::pgoutput;
 use crate::error::{Kind, Result};
 use crate::follow;
 use crate::history::History;
-use crate::history::checkpoint::{Checkpoint, Origin, SchemaFacts};
+use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::definitions::{SchemaKnown, changes_in};
 use crate::history::journal::{Segment, TransactionMessage};
 use crate::history::timeline::{SegmentView, Stretch};
-use crate::model::schema_digests::SchemaDigests;
 use crate::model::{Edge, Inexact, Lsn, Message, Moment};
 use crate::signal::{DefinitionChange, HEARTBEAT, HeartbeatSignal};
 
@@ -33,40 +32,7 @@ impl Past {
         self.question().unknown(known)
     }
 
-    /// Returns the source's definitions at the first position, at or after the moment, at which the history holds their
-    /// digests.
-    ///
-    /// # Errors
-    /// `Damaged` if the journal or a manifest is.
-    pub fn schema_witness(&self) -> Result<Option<SchemaWitness>> {
-        let base = &self.base.schema;
-        if let Some(digests) = &base.digests
-            && self.changes_since_archive()?.is_empty()
-            && let Some(Witness { at, same: true }) = self.question().after()?
-        {
-            return Ok(Some(SchemaWitness { at, digests: digests.clone(), later: Vec::new() }));
-        }
-        let next = read_from_source_after(self.history(), self.stretch(), self.until)?;
-        let Some(SchemaFacts { lsn, time, digests: Some(digests), .. }) = next.map(|next| next.schema) else {
-            return Ok(None);
-        };
-        let key = self.history().identity().message_key();
-        let later = changes_in(self.stretch(), &key, self.until, lsn)?;
-        Ok(Some(SchemaWitness { at: Edge { lsn, time }, digests, later }))
-    }
-
-    /// Returns the digests of the source's definitions at each position up to the moment at which they are held.
-    ///
-    /// # Errors
-    /// `Damaged` if a manifest is.
-    pub fn schema_digests(&self) -> Result<Vec<SchemaDigests>> {
-        let rows = self.stretch().checkpoints.iter();
-        let rows = rows.filter(|row| row.lsn <= self.until && row.origin == Origin::Source);
-        let digests = rows.map(|row| Ok(self.history().read_checkpoint(&row.id)?.schema.digests));
-        digests.filter_map(Result::transpose).collect()
-    }
-
-    fn question(&self) -> SchemaQuestion<'_> {
+    pub(super) fn question(&self) -> SchemaQuestion<'_> {
         let (history, stretch, base) = (self.history(), self.stretch(), &self.base);
         SchemaQuestion { history, stretch, base, at: self.witnessed_at }
     }
@@ -106,21 +72,13 @@ pub(super) fn changes_archive(change: &DefinitionChange, base: &Checkpoint) -> b
 
 /// Evidence of the definitions at one position.
 #[derive(Clone, Debug)]
-struct Witness {
-    at: Edge,
-    same: bool,
-}
-
-/// The source's definitions at one position, as digests.
-pub struct SchemaWitness {
+pub(super) struct Witness {
     pub at: Edge,
-    pub digests: SchemaDigests,
-    /// The statements that were told between the moment and this position.
-    pub later: Vec<DefinitionChange>,
+    pub fingerprint: String,
 }
 
 /// The question how well the definitions are known at one position.
-struct SchemaQuestion<'a> {
+pub(super) struct SchemaQuestion<'a> {
     history: &'a History,
     stretch: &'a Stretch,
     /// The checkpoint whose archive is recovered.
@@ -136,12 +94,17 @@ impl SchemaQuestion<'_> {
             return Ok(SchemaKnown::Exactly);
         }
         let (from, to) = self.before()?;
-        let same = after.as_ref().is_some_and(|after| after.same);
+        let same = after.as_ref().is_some_and(|after| self.is_same(after));
         if same && to.is_none() {
             return Ok(SchemaKnown::Exactly);
         }
-        let to = to.or(after.filter(|after| !after.same).map(|after| after.at));
+        let to = to.or(after.filter(|after| !self.is_same(after)).map(|after| after.at));
         Ok(SchemaKnown::Within { from, to: self.described(from, to)?.or(to) })
+    }
+
+    /// Whether the definitions were then as they are recovered.
+    fn is_same(&self, witness: &Witness) -> bool {
+        witness.fingerprint == self.base.schema.fingerprint
     }
 
     /// Whether the event triggers told every change, so that nothing changed if they told nothing. If they told a
@@ -152,7 +115,7 @@ impl SchemaQuestion<'_> {
         if !identity.has_event_triggers() {
             return Ok(false);
         }
-        if after.is_none_or(|after| after.same) {
+        if after.is_none_or(|after| self.is_same(after)) {
             return Ok(true);
         }
         let end = after.map_or(Lsn::MAX, |after| after.at.lsn);
@@ -162,7 +125,7 @@ impl SchemaQuestion<'_> {
     }
 
     /// Returns the first witness at the position or after it.
-    fn after(&self) -> Result<Option<Witness>> {
+    pub fn after(&self) -> Result<Option<Witness>> {
         let read = self.read_after()?;
         for view in self.stretch.segments.iter().filter(|view| view.summary.end >= self.at) {
             if read.as_ref().is_some_and(|read| read.at.lsn < view.summary.start) {
@@ -193,7 +156,7 @@ impl SchemaQuestion<'_> {
             return Ok(None);
         };
         let at = Edge { lsn: next.schema.lsn, time: next.schema.time };
-        Ok(Some(Witness { at, same: next.schema.fingerprint == self.base.schema.fingerprint }))
+        Ok(Some(Witness { at, fingerprint: next.schema.fingerprint }))
     }
 
     /// Returns the last witness before the position that saw the definitions as they are recovered, and the first one
@@ -211,7 +174,7 @@ impl SchemaQuestion<'_> {
             })?;
             let within = |it: &&Witness| it.at.lsn > schema.lsn && it.at.lsn < self.at;
             for witness in witnesses.iter().rev().filter(within) {
-                if witness.same {
+                if self.is_same(witness) {
                     return Ok((witness.at, differs));
                 }
                 differs = Some(witness.at);
@@ -238,8 +201,7 @@ impl SchemaQuestion<'_> {
             let Ok(HeartbeatSignal { fingerprint: Some(seen) }) = serde_json::from_slice(body) else {
                 return true;
             };
-            let same = seen == self.base.schema.fingerprint;
-            visit(Witness { at: Edge { lsn: entry.end_lsn, time: entry.time }, same })
+            visit(Witness { at: Edge { lsn: entry.end_lsn, time: entry.time }, fingerprint: seen })
         })
     }
 
@@ -284,7 +246,11 @@ impl SchemaQuestion<'_> {
     }
 }
 
-fn read_from_source_after(history: &History, stretch: &Stretch, at: Lsn) -> Result<Option<Checkpoint>> {
+pub(super) fn read_from_source_after(
+    history: &History,
+    stretch: &Stretch,
+    at: Lsn,
+) -> Result<Option<Checkpoint>> {
     let next = stretch.checkpoints.iter().find(|row| row.lsn >= at && row.origin == Origin::Source);
     next.map(|row| history.read_checkpoint(&row.id)).transpose()
 }

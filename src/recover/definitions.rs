@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::archive::Archive;
+use super::archive::{Archive, ColumnOrders, column_orders};
 use super::objects::{globals, read_checked};
 use super::refused::RefusedObject;
 use super::schema::{self, ReplayedSchema, ScratchServer, SourceRoles};
@@ -15,10 +15,12 @@ use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::history::checkpoint::SchemaFacts;
+use crate::history::checkpoint::{Checkpoint, SchemaFacts};
 use crate::history::definitions::SchemaKnown;
 use crate::history::inventory::missing;
-use crate::model::schema_digests::{DATABASE, SchemaDigests, SchemaProof, name_differences, skips_rights};
+use crate::model::schema_digests::{
+    DATABASE, SchemaDifference, SchemaDigests, SchemaProof, name_differences, skips_rights,
+};
 use crate::model::{Edge, Inexact, Table};
 use crate::past::{Past, SchemaWitness};
 use crate::pgtools::Tools;
@@ -42,9 +44,15 @@ pub struct SchemaAt {
     pub base: Option<PathBuf>,
     /// The sequences, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
+    /// The order of the columns of the archive's tables.
+    pub orders: ColumnOrders,
     /// The digests of the archive's definitions, if they are known.
     pub digests: Option<SchemaDigests>,
     pub proof: SchemaProof,
+    /// The objects that, as they were followed, are not what the source had.
+    differences: Vec<SchemaDifference>,
+    /// Whether the source was seen to have these definitions before the moment and after it.
+    is_certain: bool,
     /// The position at which the definitions of the checkpoint's archive were read from the source.
     archived_at: Edge,
     /// The archives' files, which stay as long as these values live.
@@ -72,7 +80,15 @@ pub struct ReplaySettings<'a> {
 /// `Damaged` if the checkpoint's archive is; `Refused` if there is no server to replay on; otherwise the errors of
 /// [`schema::schema_at`].
 pub async fn schema_at(past: &Past, settings: &ReplaySettings<'_>) -> Result<SchemaAt> {
-    schema_compared(past, settings, past.schema_witness()?).await
+    let witness = past.schema_witness()?;
+    let compared = schema_compared(past, settings, witness.clone()).await;
+    let is_final = match &compared {
+        Ok(schema) => schema.is_as_told(),
+        Err(error) => settings.strict || error.kind() == Kind::Interrupted,
+    };
+    let Some(later) = (if is_final { None } else { past.later_archive()? }) else { return compared };
+    let followed = compared.or_else(|_| base_schema(past))?;
+    followed.taken_from(past, &later, witness.as_ref())
 }
 
 /// Finds the archive of the moment, or replays one, and compares it with digests of the source.
@@ -99,7 +115,8 @@ pub async fn schema_compared(
     }
     // Only the proof needs the replay.
     match replayed {
-        Ok(ReplayedSchema { digests, rights, .. }) => {
+        Ok(ReplayedSchema { digests, rights, inexact, .. }) => {
+            schema.inexact = inexact;
             schema.prove(past, witness.as_ref(), digests.as_ref().map(|(_, later)| later), rights);
         }
         Err(error) if error.kind() == Kind::Interrupted => return Err(error),
@@ -130,6 +147,7 @@ async fn replay(
         archive: &schema.archive,
         base,
         sequences: &schema.sequences,
+        orders: &schema.orders,
         changes,
         later,
         progress: settings.progress,
@@ -158,12 +176,17 @@ fn unlisted(roles: &SourceRoles, inexact: &[Inexact]) -> Option<String> {
 /// # Errors
 /// `Damaged` if the archive is.
 pub fn base_schema(past: &Past) -> Result<SchemaAt> {
-    let facts = past.base().schema.clone();
-    let archive = checked_archive(past.history(), &facts.archive)?;
+    archived(past.history(), past.base())
+}
+
+/// Returns the archive of a checkpoint.
+fn archived(history: &History, checkpoint: &Checkpoint) -> Result<SchemaAt> {
+    let facts = checkpoint.schema.clone();
+    let archive = checked_archive(history, &facts.archive)?;
     let (notes, inexact) = (Vec::new(), Vec::new());
     let archived_at = Edge { lsn: facts.lsn, time: facts.time };
     let (grade, unfit) = (SchemaKnown::Exactly, Vec::new());
-    let sequences = made_by_source(&Archive::open(archive.path())?.toc, &past.base().sequences);
+    let sequences = made_by_source(&Archive::open(archive.path())?.toc, &checkpoint.sequences);
     Ok(SchemaAt {
         archive: archive.path().to_owned(),
         facts,
@@ -174,7 +197,10 @@ pub fn base_schema(past: &Past) -> Result<SchemaAt> {
         unfit,
         base: None,
         sequences,
-        digests: past.base().schema.digests.clone(),
+        orders: column_orders(checkpoint.tables.iter().map(|entry| &entry.table)),
+        digests: checkpoint.schema.digests.clone(),
+        differences: Vec::new(),
+        is_certain: false,
         proof: SchemaProof::Unproved { since: archived_at },
         archived_at,
         _files: vec![archive],
@@ -203,7 +229,7 @@ impl SchemaAt {
         self.base = Some(std::mem::replace(&mut self.archive, by.archive));
         self.facts = SchemaFacts { since: Vec::new(), ..by.facts };
         (self.notes, self.inexact, self.refused) = (by.notes, by.inexact, by.refused);
-        (self.grade, self.unfit, self.sequences) = (by.grade, by.unfit, by.sequences);
+        (self.grade, self.unfit, self.sequences, self.orders) = (by.grade, by.unfit, by.sequences, by.orders);
         self.prove(past, witness, by.digests.as_ref().map(|(_, later)| later), by.rights);
         self.digests = by.digests.map(|(now, _)| now);
     }
@@ -232,10 +258,57 @@ impl SchemaAt {
         };
         let source = format!("the source at {} ({})", at.lsn, at.time);
         name_differences(&differences, &source, &mut self.inexact);
+        self.differences = differences;
+    }
+
+    /// Whether nothing contradicts that the definitions are those that the history tells.
+    fn is_as_told(&self) -> bool {
+        let is_whole = self.differences.is_empty() && self.unfit.is_empty() && self.refused.is_empty();
+        is_whole && matches!(self.grade, SchemaKnown::Exactly)
+    }
+
+    /// Returns the definitions of a later checkpoint's archive instead of these. Nothing was told to change them between
+    /// the moment and that archive. A difference that no statement accounts for may have come about only after the
+    /// moment, so it is named.
+    fn taken_from(
+        self,
+        past: &Past,
+        later: &Checkpoint,
+        witness: Option<&SchemaWitness>,
+    ) -> Result<SchemaAt> {
+        let told = past.changes_since_archive()?;
+        let mut taken = archived(past.history(), later)?;
+        let (from, archived) = (self.archived_at, taken.archived_at);
+        let to = witness.map_or(archived, |witness| witness.at);
+        let is_certain = witness.is_some_and(|witness| witness.is_of_moment);
+        let is_untold = |it: &&SchemaDifference| {
+            let is_told = told.iter().any(|change| change.signal.accounts_for(&it.object));
+            !is_told && (!is_certain || it.lacks_rows())
+        };
+        let untold = self.differences.iter().filter(is_untold).map(|it| it.untold(from, to));
+        taken.inexact =
+            told.iter().filter_map(|change| change.signal.untold(change.lsn)).chain(untold).collect();
+        if self.differences.iter().any(|it| is_untold(&it)) {
+            taken.grade = SchemaKnown::Within { from, to: Some(to) };
+        }
+        if taken.digests.is_some() {
+            taken.proof = SchemaProof::Proved { at: archived };
+        }
+        taken.is_certain = is_certain;
+        taken.archived_at = from;
+        taken.notes.push(format!(
+            "the definitions are those of checkpoint {}: nothing was told to change them since the moment, and what was \
+             told before does not lead to them",
+            later.id
+        ));
+        Ok(taken)
     }
 
     /// Returns how well the schema is known, by the journal's evidence and by the outcome of the replay.
     pub fn known(&self, told: SchemaKnown) -> SchemaKnown {
+        if self.is_certain {
+            return SchemaKnown::Exactly;
+        }
         match (told, self.grade, self.proof) {
             // Something changed that nothing told of.
             (SchemaKnown::Exactly, SchemaKnown::Exactly, SchemaProof::Differs { at, .. }) => {

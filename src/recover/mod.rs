@@ -11,6 +11,7 @@ pub mod archive;
 )]
 pub mod definitions;
 pub mod execute;
+mod lexer;
 mod load;
 mod objects;
 pub mod plan;

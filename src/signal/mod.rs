@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::schema_digests::DigestChanges;
 use crate::model::{Lsn, PgTime, SequenceState, TableFacts};
 use key::MessageKey;
 pub use message::COMMON_TYPES;
@@ -27,6 +28,8 @@ pub const DEFINITION: &str = "backwhen.ddl";
 pub const ROWS: &str = "backwhen.rows";
 /// The prefix of messages with a [`RolesSignal`].
 pub const ROLES: &str = "backwhen.roles";
+/// The prefix of messages with a [`DigestsSignal`].
+pub const DIGESTS: &str = "backwhen.digests";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkSignal {
@@ -56,6 +59,27 @@ impl RolesSignal {
     /// Reads a message of transaction `xid`; `None` if backwhen did not write it.
     pub fn read(key: &MessageKey, xid: u32, content: &[u8]) -> Option<RolesSignal> {
         serde_json::from_slice(key.verified(ROLES.as_bytes(), xid, content)?).ok()
+    }
+}
+
+/// Digests of the source's definitions: what is not as in the set of digests before.
+///
+/// The digests show exactly the transactions that `snapshot` shows, wherever the message lies in the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestsSignal {
+    /// The transactions that the digests show, as [`Snapshot::parse`](crate::model::Snapshot::parse) reads them.
+    pub snapshot: String,
+    /// The digest of the catalogs' definitions, as in the heartbeats.
+    pub fingerprint: String,
+    /// The name of the set of digests that this one follows: a checkpoint's, or that of an earlier message.
+    pub follows: String,
+    pub changes: DigestChanges,
+}
+
+impl DigestsSignal {
+    /// Reads a message of transaction `xid`; `None` if backwhen did not write it.
+    pub fn read(key: &MessageKey, xid: u32, content: &[u8]) -> Option<DigestsSignal> {
+        serde_json::from_slice(key.verified(DIGESTS.as_bytes(), xid, content)?).ok()
     }
 }
 
@@ -245,6 +269,20 @@ mod tests {
 
     fn key() -> MessageKey {
         MessageKey::new("secret", super::key::SIGNED)
+    }
+
+    #[test]
+    fn digests_are_read_as_they_were_written() {
+        let body = include_bytes!("fixtures/digests.json");
+        let signal = DigestsSignal::read(&key(), 3, &key().sign(DIGESTS, 3, body)).unwrap();
+        assert!(crate::model::Snapshot::parse(&signal.snapshot).unwrap().shows(745));
+        assert_eq!(signal.changes["view public.gone"], None);
+        assert_eq!(signal.changes["table public.\"Ö\""].as_ref().unwrap().len(), 3);
+        assert_eq!(
+            serde_json::to_value(&signal).unwrap(),
+            serde_json::from_slice::<serde_json::Value>(body).unwrap()
+        );
+        assert_eq!(DigestsSignal::read(&key(), 4, &key().sign(DIGESTS, 3, body)), None);
     }
 
     #[test]

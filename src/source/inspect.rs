@@ -273,6 +273,7 @@ part AS (
                WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     UNION ALL SELECT hashtextextended(ROW(oid, proacl)::text, 46) FROM pg_catalog.pg_proc WHERE oid < 16384 AND proacl IS NOT NULL
     UNION ALL SELECT hashtextextended(ROW(oid, relacl)::text, 47) FROM pg_catalog.pg_class WHERE oid < 16384 AND relacl IS NOT NULL
+    UNION ALL SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)
 )
 SELECT count(*)::text || '-' || coalesce(sum(h::numeric), 0)::text FROM part";
 
@@ -282,6 +283,16 @@ SELECT count(*)::text || '-' || coalesce(sum(h::numeric), 0)::text FROM part";
 /// `Unavailable` if the server fails.
 pub async fn fingerprint(client: &Client) -> Result<String> {
     digested(client, FINGERPRINT).await
+}
+
+/// Returns the transactions whose changes a statement now sees, as [`Snapshot::parse`](crate::model::Snapshot::parse)
+/// reads them.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn snapshot(client: &Client) -> Result<String> {
+    let row = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await;
+    Ok(row.map_err(|error| server_error("cannot ask for the running transactions", error))?.get(0))
 }
 
 /// Labels of enums and attributes of composite types, which the text of stored values follows.

@@ -1,5 +1,6 @@
 //! Checks whether a database can be protected, without changing anything.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -77,6 +78,7 @@ pub async fn look(
     }
     let inventory = inspect::inventory(&session, selection).await?;
     findings.extend(not_owned(&session, &settings, &inventory).await?);
+    findings.extend(not_readable(&session, &settings).await?);
     findings.extend(insert_only(&inventory));
     findings.extend(event_triggers(&session, &settings.user).await?);
     findings.extend(refused_in_functions(&session).await?);
@@ -408,6 +410,33 @@ async fn many_locks(client: &Client, tables: usize) -> Result<Option<Finding>> {
     }))
 }
 
+/// Returns a finding if the role may not lock all tables, as pg_dump does even with those that are left out, to dump the
+/// schema.
+async fn not_readable(client: &Client, settings: &SourceSettings) -> Result<Option<Finding>> {
+    let query = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(n.nspname) \
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                  WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
+                    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'backwhen') \
+                    AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+                             AND pg_catalog.has_table_privilege(c.oid, 'SELECT')) ORDER BY 1";
+    let rows = client.query(query, &[]).await;
+    let rows = rows.map_err(|error| server_error("cannot read which tables may be read", error))?;
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).take(5).collect();
+    let schemas: BTreeSet<String> = rows.iter().map(|row| row.get(1)).collect();
+    let user = quote_ident(&settings.user);
+    let grant = |schema: &String| {
+        format!(
+            "GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {user};"
+        )
+    };
+    Ok((!names.is_empty()).then(|| {
+        fatal(
+            format!("{} may not read {} tables, such as {}", settings.user, rows.len(), names.join(", ")),
+            schemas.iter().map(grant).collect::<Vec<_>>().join(" "),
+        )
+    }))
+}
+
 fn trace_of_another(trace: &traces::Trace) -> Finding {
     let slot = &trace.slot;
     advice(
@@ -433,7 +462,7 @@ async fn not_owned(
     let foreign: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
     let named = inventory.tables.iter().filter(|found| foreign.contains(&found.table.oid));
     let names: Vec<_> = named.map(|found| found.table.display()).take(5).collect();
-    let owners: std::collections::BTreeSet<String> = rows.iter().map(|row| row.get(1)).collect();
+    let owners: BTreeSet<String> = rows.iter().map(|row| row.get(1)).collect();
     let user = quote_ident(&settings.user);
     let grants: Vec<_> =
         owners.iter().map(|owner| format!("GRANT {} TO {user};", quote_ident(owner))).collect();

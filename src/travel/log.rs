@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::row::RowKey;
+use super::counted::CountedSegments;
+use super::row::{RowKey, TrackedRows};
 use super::whole::{Step, WholeRows};
 use super::{Condition, Operation, Span, Spans};
 use crate::codec::copy_text;
 use crate::error::Result;
-use crate::follow::TableChange;
+use crate::follow::{TableChange, Transaction};
+use crate::history::journal::ChangeCount;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
 use crate::past::Commit;
 use crate::signal::DefinitionChange;
@@ -48,7 +50,7 @@ pub struct LoggedTransaction {
     pub xid: u64,
     /// Rows inserted, updated and deleted. How many rows a TRUNCATE removed is not counted.
     pub rows: u64,
-    /// The bytes of these rows, as COPY text and as far as the stream carries them.
+    /// The bytes of these rows, as far as the stream carries their values.
     pub bytes: u64,
     pub tables: Vec<TableCounts>,
     /// The commands that changed the schema, with the names of the objects.
@@ -62,6 +64,17 @@ pub struct TableCounts {
     pub updates: u64,
     pub deletes: u64,
     pub truncates: u64,
+}
+
+impl TableCounts {
+    fn of(&mut self, operation: Operation) -> &mut u64 {
+        match operation {
+            Operation::Insert => &mut self.inserts,
+            Operation::Update => &mut self.updates,
+            Operation::Truncate => &mut self.truncates,
+            Operation::Delete | Operation::Ddl => &mut self.deletes,
+        }
+    }
 }
 
 /// Lists transactions.
@@ -164,19 +177,34 @@ impl Log<'_> {
         let filter = self.filter;
         let selected = span.selected(&filter.tables)?;
         let wanted = |table: &Table| filter.takes(table, &selected);
+        let tracked = filter.key.as_ref().map(|key| TrackedRows::find(span, key)).transpose()?;
         let whole = filter.condition.is_some() || filter.key.is_some();
+        let mut counted =
+            if whole { CountedSegments::default() } else { CountedSegments::of(span, &wanted)? };
+        let blocks = tracked.as_ref().map_or_else(|| counted.others(), TrackedRows::blocks);
+        let mut take = |transaction: &Transaction, tally: &mut TransactionTally| match tally
+            .finish(span.past.commit(transaction))
+            .filter(|found| filter.passes(found))
+        {
+            Some(found) => take(found),
+            None => Ok(true),
+        };
         let mut tally = TransactionTally::default();
-        let rows = WholeRows { span, wanted: &wanted, whole, truncated: false };
+        let mut is_over = false;
+        let rows =
+            WholeRows { span, wanted: &wanted, whole, truncated: false, only: tracked.as_ref(), blocks };
         let found = rows.follow(&mut |transaction, step| {
             let Step::Commit = step else {
                 tally.add(filter, step)?;
                 return Ok(true);
             };
-            match tally.finish(span.past.commit(transaction)).filter(|found| filter.passes(found)) {
-                Some(found) => take(found),
-                None => Ok(true),
-            }
+            is_over = !counted.list_before(transaction.lsn, span, filter, &selected, &mut take)?
+                || !take(transaction, &mut tally)?;
+            Ok(!is_over)
         })?;
+        if !is_over {
+            counted.list_before(Lsn::MAX, span, filter, &selected, &mut take)?;
+        }
         inexact.extend(found);
         Ok(())
     }
@@ -184,7 +212,7 @@ impl Log<'_> {
 
 impl Filter {
     /// Whether changes of a table are asked for, as far as they are known by the table alone.
-    fn takes(&self, table: &Table, selected: &HashSet<u32>) -> bool {
+    pub(super) fn takes(&self, table: &Table, selected: &HashSet<u32>) -> bool {
         (selected.contains(&table.oid) || self.tables.takes(&table.schema, &table.name))
             && self.key.as_ref().is_none_or(|key| key.table == table.oid)
     }
@@ -229,7 +257,7 @@ impl Filter {
 
 /// Counts what one transaction did.
 #[derive(Default)]
-struct TransactionTally {
+pub(super) struct TransactionTally {
     tables: BTreeMap<u32, TableCounts>,
     definitions: Vec<String>,
     rows: u64,
@@ -246,12 +274,7 @@ impl TransactionTally {
                 }
                 self.rows += 1;
                 self.bytes += [before, after].into_iter().flatten().map(size).sum::<u64>();
-                let counts = self.counts(table);
-                match operation {
-                    Operation::Insert => counts.inserts += 1,
-                    Operation::Update => counts.updates += 1,
-                    _ => counts.deletes += 1,
-                }
+                *self.counts(table).of(operation) += 1;
             }
             Step::Truncate { table } if filter.wants_truncate(table) => self.counts(table).truncates += 1,
             Step::Definition { change, tables } if filter.wants(Operation::Ddl) => {
@@ -262,6 +285,25 @@ impl TransactionTally {
             Step::Truncate { .. } | Step::Definition { .. } => {}
         }
         Ok(())
+    }
+
+    /// Adds changes of one kind that the transaction made in a table.
+    pub(super) fn add_counts(
+        &mut self,
+        filter: &Filter,
+        table: &Arc<Table>,
+        operation: Operation,
+        found: &ChangeCount,
+    ) {
+        if !filter.wants(operation) {
+            return;
+        }
+        let counts = self.counts(table);
+        *counts.of(operation) += found.count;
+        if operation != Operation::Truncate {
+            self.rows += found.count;
+            self.bytes += found.bytes;
+        }
     }
 
     fn counts(&mut self, table: &Arc<Table>) -> &mut TableCounts {
@@ -299,10 +341,9 @@ pub fn headline(change: &DefinitionChange) -> String {
     }
 }
 
-/// The bytes of a row, without those that the stream leaves out.
+/// The bytes of a row's values, without those that the stream leaves out.
 fn size(line: &[u8]) -> u64 {
-    copy_text::columns(line)
-        .filter(|column| *column != copy_text::HOLE)
-        .map(|column| column.len() as u64)
-        .sum()
+    let is_told = |column: &&[u8]| ![copy_text::HOLE, copy_text::NULL].contains(column);
+    let values = copy_text::columns(line).filter(is_told).filter_map(copy_text::unescape);
+    values.map(|value| value.len() as u64).sum()
 }

@@ -5,6 +5,7 @@
 //! the [`Span`] of the journal that is asked about, [`whole`] rows, and a [`Condition`] on rows.
 
 pub mod condition;
+mod counted;
 mod decimal;
 pub mod diff;
 pub mod log;

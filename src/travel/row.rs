@@ -2,8 +2,9 @@
 
 mod key;
 mod lives;
+mod tracked;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -12,13 +13,14 @@ use super::values::Values;
 use super::{Row, Span, Spans};
 use crate::error::Result;
 use crate::fold::KeyRange;
-use crate::follow::{EventKind, RowChange};
+use crate::follow::EventKind;
 use crate::model::{Inexact, Lsn, Table};
 use crate::past::{Commit, Past, RECOVERY_BUDGET};
 use crate::progress::Silent;
 
 pub use key::RowKey;
 use lives::Lives;
+pub use tracked::TrackedRows;
 
 /// How a version came to be, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -125,9 +127,10 @@ impl RowHistory<'_> {
         take: &mut dyn FnMut(Version) -> Result<()>,
     ) -> Result<()> {
         let wanted = |table: &Table| table.oid == self.key.table;
-        let mut lives = Lives::new(self.key, self.tracked(span)?);
+        let tracked = TrackedRows::find(span, self.key)?;
+        let mut lives = Lives::new(self.key, tracked.keys.clone());
         self.look_up(span, &mut lives)?;
-        let mut follow = span.past.follow(span.until, &wanted)?;
+        let mut follow = tracked.follow(span, &wanted)?;
         let mut time = span.time;
         while let Some(event) = follow.next_event()? {
             time = event.transaction.time;
@@ -148,38 +151,6 @@ impl RowHistory<'_> {
             lives.commit(Instant { lsn: span.until, time, xid: None }, take)?;
         }
         lives.finish(take)
-    }
-
-    /// Finds the keys that the row, or a row that once had its key, had at any time of the span: forward from each
-    /// row that has the key, and then back to the keys that such rows had before.
-    fn tracked(&self, span: &Span) -> Result<HashSet<Vec<u8>>> {
-        let wanted = |table: &Table| table.oid == self.key.table;
-        let mut tracked = HashSet::from([self.key.value().to_vec()]);
-        let mut present = tracked.clone();
-        let mut moves = Vec::new();
-        let mut follow = span.past.follow(span.until, &wanted)?;
-        while let Some(event) = follow.next_event()? {
-            let EventKind::Row { table, change } = event.kind else { continue };
-            let RowChange::Update { old: Some(old), new } = change else { continue };
-            let (from, to) = (self.key.of(table, old.line), self.key.of(table, new.line));
-            if let (Some(from), Some(to)) = (from, to)
-                && from != to
-            {
-                if present.contains(&from) {
-                    present.insert(to.clone());
-                    tracked.insert(to.clone());
-                }
-                moves.push((from, to));
-            }
-        }
-        let mut earlier = HashSet::from([self.key.value().to_vec()]);
-        for (from, to) in moves.into_iter().rev() {
-            if earlier.contains(&to) {
-                tracked.insert(from.clone());
-                earlier.insert(from);
-            }
-        }
-        Ok(tracked)
     }
 
     /// Finds the rows that have one of the tracked keys where the span begins.

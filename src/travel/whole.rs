@@ -8,12 +8,14 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::row::TrackedRows;
 use super::{Operation, Span, key_of};
 use crate::codec::copy_text;
 use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::fold::KeyRange;
-use crate::follow::{Event, EventKind, Reshape, RowChange, TableChange, Transaction};
+use crate::follow::{Event, EventKind, Follow, Reshape, RowChange, TableChange, Transaction};
+use crate::history::journal::ChosenBlocks;
 use crate::model::{Inexact, Lsn, RowIdentity, Table};
 use crate::past::RECOVERY_BUDGET;
 use crate::progress::Silent;
@@ -50,6 +52,10 @@ pub struct WholeRows<'a> {
     pub whole: bool,
     /// Whether the rows that a TRUNCATE removes are wanted one by one.
     pub truncated: bool,
+    /// The rows that are wanted; without them, all.
+    pub only: Option<&'a TrackedRows<'a>>,
+    /// The blocks that need to be read.
+    pub blocks: Arc<ChosenBlocks>,
 }
 
 /// Takes the steps of transactions; returns whether the next transaction is wanted too.
@@ -90,7 +96,8 @@ impl WholeRows<'_> {
         let mut inexact = Vec::new();
         let mut rest: Option<Span> = None;
         loop {
-            let part = WholeRows { span: rest.as_ref().unwrap_or(self.span), ..*self };
+            let blocks = Arc::clone(&self.blocks);
+            let part = WholeRows { span: rest.as_ref().unwrap_or(self.span), blocks, ..*self };
             let (needed, reached) =
                 if self.whole { part.survey()? } else { (HashMap::new(), self.span.until) };
             let goes_on = part.follow_with(part.look_up(needed)?, reached, visit, &mut inexact)?;
@@ -102,13 +109,22 @@ impl WholeRows<'_> {
         }
     }
 
+    fn journal(&self, until: Lsn) -> Result<Follow<'_>> {
+        Ok(self.span.past.follow(until, self.wanted)?.reading_only(Arc::clone(&self.blocks)))
+    }
+
+    fn passes_over(&self, table: &Table, change: &RowChange<'_>) -> bool {
+        self.only.is_some_and(|only| !only.holds(table, change))
+    }
+
     /// Finds out which rows are needed, and up to which position they fit into memory.
     fn survey(&self) -> Result<(HashMap<u32, Needed>, Lsn)> {
         let mut needed: HashMap<u32, Needed> = HashMap::new();
         let mut bytes = 0;
-        let mut follow = self.span.past.follow(self.span.until, self.wanted)?;
+        let mut follow = self.journal(self.span.until)?;
         while let Some(event) = follow.next_event()? {
             match event.kind {
+                EventKind::Row { table, change } if self.passes_over(table, &change) => {}
                 EventKind::Row { table, change } => {
                     if let Some(key) = unknown_before(table, &change)
                         && needed.entry(table.oid).or_default().keys.insert(key.to_vec())
@@ -172,9 +188,10 @@ impl WholeRows<'_> {
         visit: &mut Visitor<'_>,
         inexact: &mut Vec<Inexact>,
     ) -> Result<bool> {
-        let mut follow = self.span.past.follow(until, self.wanted)?;
+        let mut follow = self.journal(until)?;
         while let Some(Event { transaction, kind }) = follow.next_event()? {
             match kind {
+                EventKind::Row { table, change } if self.passes_over(table, &change) => {}
                 EventKind::Row { table, change } => {
                     if !self.whole {
                         let (operation, before, after) = told(change);

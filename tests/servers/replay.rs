@@ -80,6 +80,7 @@ impl Source {
             archive: &self.archive,
             base: &self.facts,
             sequences: Box::leak(Box::new(BTreeMap::new())),
+            orders: Box::leak(Box::new(BTreeMap::new())),
             changes: &[],
             later: &[],
             progress: &Silent,

@@ -4,6 +4,7 @@
 //! are new, and forgets the objects that are gone. Nothing else writes to the catalog, so a catalog that is missing, stale
 //! or damaged costs time, and never an answer.
 
+mod changes;
 mod check;
 mod opening;
 mod rows;

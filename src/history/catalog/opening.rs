@@ -16,8 +16,11 @@ use crate::error::{Context, Kind, Result};
 use crate::store::files;
 
 /// The catalog's schema, by version; never edited once released.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../../migrations/0001_catalog.sql"), include_str!("../../../migrations/0002_tags.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../../migrations/0001_catalog.sql"),
+    include_str!("../../../migrations/0002_tags.sql"),
+    include_str!("../../../migrations/0003_change_indexes.sql"),
+];
 
 /// Another process that brings the catalog up to date is waited for as long as this; then the catalog fails.
 const BUSY: Duration = Duration::from_secs(60);

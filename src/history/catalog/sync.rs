@@ -71,6 +71,9 @@ fn segments(connection: &Connection, history: &History) -> Result<()> {
         };
         rows::put_segment(connection, &row, history.authorship())?;
     }
+    connection
+        .execute("DELETE FROM change_indexes WHERE path NOT IN (SELECT path FROM segments)", [])
+        .context(Kind::Internal, failed)?;
     Ok(())
 }
 

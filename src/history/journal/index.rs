@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::block::BlockHeader;
 use super::fault::SegmentFault;
 use super::footer::Footer;
+use super::lookup::ChangeIndexBuilder;
 use super::peek::{PeekedMessage, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{RelationNovelty, Relations};
@@ -13,7 +14,7 @@ use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSumm
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
 use crate::signal::key::body_of;
-use crate::signal::{DEFINITION, MARK, ROLES, SEQUENCES};
+use crate::signal::{DEFINITION, DIGESTS, MARK, ROLES, SEQUENCES};
 
 #[derive(Clone, Copy)]
 struct OpenTransaction {
@@ -47,6 +48,7 @@ pub(super) struct Index {
     blocks: Vec<BlockExtent>,
     in_force: Relations,
     current: Option<OpenTransaction>,
+    changes: ChangeIndexBuilder,
     digest: blake3::Hasher,
     /// The bytes that are not hashed yet: hashing many bytes at once is many times quicker.
     undigested: Vec<u8>,
@@ -66,6 +68,7 @@ impl Index {
             blocks: Vec::new(),
             in_force: Relations::default(),
             current: None,
+            changes: ChangeIndexBuilder::default(),
             digest: blake3::Hasher::new(),
             undigested: Vec::new(),
         }
@@ -76,6 +79,7 @@ impl Index {
         self.in_force
             .tell(message)
             .ok_or_else(|| SegmentFault::bad("a relation record without a Relation message"))?;
+        self.changes.relation(message);
         self.relations_at_start.push(message.to_vec());
         Ok(())
     }
@@ -124,6 +128,7 @@ impl Index {
             return Err(SegmentFault::bad("the block does not end where its header says"));
         }
         if !(only_relations && number == 0) {
+            self.changes.end_block();
             self.blocks.push(BlockExtent {
                 offset,
                 raw_len: header.raw_len,
@@ -147,6 +152,7 @@ impl Index {
             relations_at_start: self.relations_at_start,
             blocks: self.blocks,
             relation_messages: self.relation_messages,
+            changes: Some(self.changes.finish()),
         };
         (footer, self.in_force)
     }
@@ -164,6 +170,7 @@ impl Index {
     fn message(&mut self, number: u32, message: &[u8], span: &mut Span) -> Result<(), SegmentFault> {
         let peeked =
             peek(message).ok_or_else(|| SegmentFault::bad("a message that pgoutput does not know"))?;
+        self.changes.message(message, &peeked);
         self.summary.messages += 1;
         self.summary.raw_bytes += message.len() as u64;
         put_varint(&mut self.undigested, message.len() as u64);
@@ -261,6 +268,8 @@ impl Index {
             self.summary.definitions.push(current.commit_lsn);
         } else if prefix == ROLES.as_bytes() {
             self.summary.roles.push(current.commit_lsn);
+        } else if prefix == DIGESTS.as_bytes() {
+            self.summary.digests.push(current.commit_lsn);
         }
     }
 

@@ -1,11 +1,13 @@
 //! Finds the logical messages of transactions among all other records.
 
+use super::lookup::SoughtRows;
 use super::peek::{PeekedMessage, peek};
-use super::reading::Event;
+use super::reading::{Event, SegmentBlocks};
 use super::segment::Segment;
 use super::summary::TransactionEntry;
 use crate::error::Result;
 use crate::model::{Lsn, PgTime};
+use crate::signal::DEFINITION;
 
 /// One logical message of a committed transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +36,14 @@ impl Segment {
     /// `Damaged` for a bad block.
     pub fn logical_messages(&self, after: Lsn, until: Lsn, prefix: &[u8]) -> Result<Vec<LogicalMessage>> {
         let mut found = Vec::new();
-        self.each_said(after, until, &mut |entry, said| {
+        let blocks = match &self.footer().changes {
+            Some(changes) if prefix == DEFINITION.as_bytes() => {
+                let told = changes.blocks_with(&SoughtRows::none());
+                self.some_blocks(after, until, |number| told.binary_search(&number).is_ok())
+            }
+            _ => self.blocks(after, until),
+        };
+        self.each_said_in(blocks, &mut |entry, said| {
             if let TransactionMessage::Logical { prefix: it, content } = said
                 && it == prefix
             {
@@ -62,8 +71,16 @@ impl Segment {
         until: Lsn,
         visit: &mut dyn FnMut(&TransactionEntry, TransactionMessage<'_>) -> bool,
     ) -> Result<()> {
+        self.each_said_in(self.blocks(after, until), visit)
+    }
+
+    fn each_said_in(
+        &self,
+        blocks: SegmentBlocks,
+        visit: &mut dyn FnMut(&TransactionEntry, TransactionMessage<'_>) -> bool,
+    ) -> Result<()> {
         let mut transaction = None;
-        for block in self.blocks(after, until) {
+        for block in blocks {
             let block = block?;
             for event in block.events() {
                 let Event::Message(message) = event? else { continue };

@@ -27,33 +27,44 @@ pub(super) fn read_entry(bytes: &SegmentBytes, entry: &BlockExtent) -> Result<Ve
 #[derive(Debug)]
 pub struct SegmentBlocks {
     pub(super) bytes: Arc<SegmentBytes>,
-    /// The first block, which is made of the relations in force, until it was handed out.
-    pub(super) relations: Option<Vec<u8>>,
-    pub(super) entries: VecDeque<BlockExtent>,
+    pub(super) parts: VecDeque<Part>,
     pub(super) after: Lsn,
     pub(super) until: Lsn,
+}
+
+/// A block of a stretch.
+#[derive(Debug)]
+pub(super) enum Part {
+    Stored(BlockExtent),
+    /// A block in the place of others that are not read. `first` is the position of the transaction that it begins in.
+    Made {
+        first: Lsn,
+        raw: Vec<u8>,
+    },
+}
+
+impl Part {
+    /// The bytes that are read of the segment.
+    pub(super) fn stored_len(&self) -> u64 {
+        if let Part::Stored(entry) = self { u64::from(entry.stored_len) } else { 0 }
+    }
 }
 
 impl Iterator for SegmentBlocks {
     type Item = Result<DecodedBlock>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (after, until) = (self.after, self.until);
-        if let Some(raw) = self.relations.take() {
-            let bytes = Arc::clone(&self.bytes);
-            return Some(Ok(DecodedBlock { bytes, offset: 0, first: Lsn::ZERO, raw, after, until }));
-        }
-        let entry = self.entries.pop_front()?;
-        let block = read_entry(&self.bytes, &entry).map(|raw| DecodedBlock {
-            bytes: Arc::clone(&self.bytes),
-            offset: entry.offset,
-            first: entry.first,
-            raw,
-            after,
-            until,
-        });
+        let (bytes, after, until) = (Arc::clone(&self.bytes), self.after, self.until);
+        let block = match self.parts.pop_front()? {
+            Part::Made { first, raw } => Ok(DecodedBlock { bytes, offset: 0, first, raw, after, until }),
+            Part::Stored(entry) => {
+                let raw = read_entry(&bytes, &entry);
+                let (offset, first) = (entry.offset, entry.first);
+                raw.map(|raw| DecodedBlock { bytes, offset, first, raw, after, until })
+            }
+        };
         if block.is_err() {
-            self.entries.clear();
+            self.parts.clear();
         }
         Some(block)
     }

@@ -1,6 +1,5 @@
 //! Reads a segment, open or sealed, while a writer may be appending to it or sealing it.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
@@ -8,16 +7,21 @@ use std::time::Duration;
 
 use super::block;
 use super::fault::{self, SegmentFault};
-use super::footer::{self, Footer};
+use super::footer::{self, Footer, digest_of};
 use super::index::Index;
+use super::lookup::{ChangeIndex, ChangeIndexBuilder};
 use super::name::{SegmentHeader, SegmentName};
+use super::parts::Parts;
+use super::peek::peek;
 use super::place::{Journal, SegmentBytes};
-use super::reading::{Event, SegmentBlocks, read_entry};
-use super::record;
+use super::reading::{Event, Part, SegmentBlocks, read_entry};
+use super::record::{Record, Records};
 use super::relations::Relations;
+use super::sections::encode_blocks;
 use super::summary::{SegmentSummary, TransactionEntry};
 use super::walk::{Tail, WalkedBlock, walk};
 use crate::error::{Kind, Result};
+use crate::history::key::Digest;
 use crate::model::Lsn;
 
 /// A reader reads an open segment at most this often if it seems damaged, as its writer may be cutting it just then.
@@ -68,11 +72,13 @@ impl Segment {
         let (header, key) = bytes.begin(&journal.authorship)?;
         let (footer, _) = footer::read_checked(&bytes, key.as_ref())?;
         let mut in_force_at_end = Relations::default();
-        let within = footer.relation_messages.iter().map(|(_, message)| message);
-        for message in footer.relations_at_start.iter().chain(within) {
+        let mut segment =
+            Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end: Relations::default() };
+        segment.relations().for_each(|message| {
             in_force_at_end.tell(message);
-        }
-        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end })
+        });
+        segment.in_force_at_end = in_force_at_end;
+        Ok(segment)
     }
 
     pub(super) fn open_unsealed(journal: &Journal, name: SegmentName) -> Result<Segment> {
@@ -146,6 +152,40 @@ impl Segment {
         &self.footer
     }
 
+    /// Makes the index of changes from the blocks of a segment that an earlier version sealed without one.
+    ///
+    /// # Errors
+    /// `Damaged` for a bad block.
+    pub fn index_changes(&self) -> Result<ChangeIndex> {
+        let mut changes = ChangeIndexBuilder::default();
+        self.footer.relations_at_start.iter().for_each(|message| changes.relation(message));
+        for (number, entry) in self.footer.blocks.iter().enumerate() {
+            let raw = self.raw_block(number)?;
+            for record in Records::new(&raw) {
+                let record = record.map_err(|fault| self.bytes.fault(entry.offset, fault))?;
+                if let Record::Message(message) = record
+                    && let Some(peeked) = peek(message)
+                {
+                    changes.message(message, &peeked);
+                }
+            }
+            changes.end_block();
+        }
+        Ok(changes.finish())
+    }
+
+    /// Returns a digest of the segment's content and of the places of its blocks.
+    pub fn blocks_digest(&self) -> Digest {
+        let blocks = encode_blocks(&self.footer.blocks);
+        digest_of([self.footer.summary.content.as_bytes(), &blocks].into_iter())
+    }
+
+    /// Returns the Relation messages that are in force at the start, or come within the segment.
+    pub fn relations(&self) -> impl Iterator<Item = &Vec<u8>> {
+        let within = self.footer.relation_messages.iter().map(|(_, message)| message);
+        self.footer.relations_at_start.iter().chain(within)
+    }
+
     /// Returns the Relation messages in force at the end of the segment, as received.
     pub fn relations_at_end(&self) -> impl Iterator<Item = &[u8]> {
         self.in_force_at_end.messages()
@@ -159,16 +199,17 @@ impl Segment {
     /// Relation messages in force before them. Other blocks are not read. The iterator borrows nothing, so it can work in
     /// another thread than the one that decodes.
     pub fn blocks(&self, after: Lsn, until: Lsn) -> SegmentBlocks {
-        let blocks = &self.footer.blocks;
-        let from = blocks.partition_point(|block| block.last < after);
-        let to = blocks.partition_point(|block| block.first < until).max(from);
-        let entries = VecDeque::from(blocks[from..to].to_vec());
-        let mut relations = Vec::new();
-        let skipped = self.footer.relation_messages.iter().take_while(|(block, _)| (*block as usize) < from);
-        for message in self.footer.relations_at_start.iter().chain(skipped.map(|(_, message)| message)) {
-            record::put_relation(&mut relations, message);
-        }
-        SegmentBlocks { bytes: Arc::clone(&self.bytes), relations: Some(relations), entries, after, until }
+        self.some_blocks(after, until, |_| true)
+    }
+
+    /// Returns only some of these blocks. What the others tell of relations, and of the beginning and the end of
+    /// transactions in the blocks that are read, comes in their place.
+    pub fn some_blocks(&self, after: Lsn, until: Lsn, is_wanted: impl Fn(u32) -> bool) -> SegmentBlocks {
+        let parts = Parts::of(&self.footer, after, until).choose(is_wanted);
+        // Tests count these bytes.
+        let bytes: u64 = parts.iter().map(Part::stored_len).sum();
+        tracing::trace!("reading {bytes} of {} bytes of {}", self.size(), self.place());
+        SegmentBlocks { bytes: Arc::clone(&self.bytes), parts, after, until }
     }
 
     /// Hands over, in order, every record at positions from `after` to before `until`: the whole transactions with such

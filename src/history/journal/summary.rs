@@ -33,6 +33,9 @@ pub struct SegmentSummary {
     /// The commit LSNs of the transactions that tell the server's roles, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Lsn>,
+    /// The commit LSNs of the transactions that tell digests of the definitions, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<Lsn>,
     pub sequences: SequenceSamples,
     pub clock_steps: ClockSteps,
     pub relation_changes: Vec<RelationChange>,

@@ -148,7 +148,7 @@ fn verify_blocks(
         at = next;
     }
     if let (Some(index), Some(footer)) = (index, footer)
-        && index.finish().0 != *footer
+        && !index.finish().0.agrees_with(footer)
     {
         report.fault(end, SegmentFault::bad("the footer does not agree with the blocks"));
     }

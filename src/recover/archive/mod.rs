@@ -1,5 +1,6 @@
 //! The schema archive that pg_dump wrote: its contents, and the choice of entries to restore.
 
+mod inherited;
 mod roles;
 mod select;
 mod toc;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
 
+pub use inherited::{ColumnOrders, column_orders, definitions_in_order};
 pub use roles::Roles;
 pub use select::{AfterRows, EntrySelection};
 pub use toc::{Entry, Section, Toc};

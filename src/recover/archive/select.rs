@@ -1,6 +1,6 @@
 //! Chooses the entries of an archive that are restored.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -180,6 +180,12 @@ impl EntrySelection {
             }
         }
         selection
+    }
+
+    /// Returns the entries without some.
+    pub fn without(mut self, entries: &BTreeSet<i32>) -> EntrySelection {
+        self.kept.retain(|id| !entries.contains(id));
+        self
     }
 
     /// Returns how many large objects, or groups of them, are kept.

@@ -84,6 +84,13 @@ pub fn headlines(changes: &[DefinitionChange]) -> Vec<String> {
     changes.iter().map(headline).collect()
 }
 
+/// Returns the names, without schema, of the objects that the statement named and dropped.
+pub fn dropped_names(signal: &DefinitionSignal) -> impl Iterator<Item = String> {
+    // Some names include their schema.
+    let bare = |name: &String| name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_owned();
+    signal.dropped_names.iter().map(bare)
+}
+
 /// How the statement's strings are read.
 pub fn plain_backslashes(signal: &DefinitionSignal) -> bool {
     signal.statement.settings.get("standard_conforming_strings").is_none_or(|value| value != "off")
@@ -120,9 +127,7 @@ impl Cursor {
             rest.filter(|(_, statement)| statement.tag == signal.tag)
         };
         let mut names: Vec<_> = signal.objects.iter().filter_map(name_of).collect();
-        // Some names include their schema.
-        let bare = |name: &String| name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_owned();
-        names.extend(signal.dropped_names.iter().map(bare));
+        names.extend(dropped_names(signal));
         let named = of_kind().find(|(_, sql)| names.iter().any(|name| sql.names(name)));
         named.or_else(|| of_kind().next()).map(|(number, _)| number)
     }
@@ -160,7 +165,7 @@ fn without_rolled_back(statements: Vec<Sql>) -> Vec<Sql> {
 /// Returns the last part of an object's name, as the server writes it: `public."B c"`, `public.f(integer)`, `t on
 /// public.x`.
 pub fn name_of(object: &DefinedObject) -> Option<String> {
-    let parts = super::lexer::words(&object.identity, true);
+    let parts = crate::recover::lexer::words(&object.identity, true);
     let mut name = None;
     let mut expected = true;
     for part in &parts {

@@ -5,7 +5,6 @@ mod attempt;
 mod choose;
 mod context;
 mod failure;
-mod lexer;
 mod mend;
 mod order;
 mod replay;
@@ -27,7 +26,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{Archive, EntrySelection, Roles};
+use super::archive::{Archive, ColumnOrders, EntrySelection, Roles};
 use super::refused::RefusedObject;
 use super::sequences::MadeSequence;
 use super::sink::{ArchiveDefinitions, usable_roles};
@@ -50,6 +49,7 @@ pub(in crate::recover) use roles::missing;
 use scratch::{MARKER, ScratchDatabase};
 use sequences::Sequences;
 pub use server::ScratchServer;
+use tables::orders_of_inherited;
 
 /// The statements to replay, and the server to replay them on.
 pub struct ReplayRequest<'a> {
@@ -68,6 +68,8 @@ pub struct ReplayRequest<'a> {
     pub base: &'a SchemaFacts,
     /// The sequences of the archive, by their oids.
     pub sequences: &'a BTreeMap<u32, MadeSequence>,
+    /// The order of the columns of the archive's tables.
+    pub orders: &'a ColumnOrders,
     /// The statements since the base, in commit order.
     pub changes: &'a [DefinitionChange],
     /// The statements after these, up to the position at which the source's own digests are compared with the replay's.
@@ -95,6 +97,8 @@ pub struct ReplayedSchema {
     pub unfit: Vec<Inexact>,
     /// The sequences of the schema, by their oids in the archive.
     pub sequences: BTreeMap<u32, MadeSequence>,
+    /// The order of the columns of tables that inherit, and of their parents.
+    pub orders: ColumnOrders,
     /// The digests of this schema, and of the schema after the later statements.
     pub digests: Option<(SchemaDigests, SchemaDigests)>,
     /// Whether the owners and the privileges are those that the archive and the statements tell.
@@ -138,7 +142,7 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
     let archive = Archive::open(request.archive)?;
     let selection = EntrySelection::whole(&archive.toc);
     let named = Roles::of(&archive.toc, &selection);
-    let mut definitions = ArchiveDefinitions::new(archive, selection)?;
+    let mut definitions = ArchiveDefinitions::new(archive, selection)?.with_orders(request.orders);
     if request.ours {
         make_roles(request, scratch, &named, definitions.database_owner()).await?;
         scratch.belong_to_source(&definitions).await?;
@@ -183,23 +187,24 @@ async fn replay_all(
     Ok(())
 }
 
-/// Digests the schema as it is, and as it is after the later statements.
+/// Digests the schema as it is, and as it is after the later statements. Names what these dropped that was not there.
 async fn digests(
     request: &ReplayRequest<'_>,
     scratch: &ScratchDatabase,
     mut replay: Replay<'_>,
-) -> Result<(SchemaDigests, SchemaDigests)> {
+) -> Result<(SchemaDigests, SchemaDigests, Vec<Inexact>)> {
     let session = Session::connect_utf8(&scratch.info, "replay").await?;
     let now = pgtools::schema_digests(&session).await?;
     if request.later.is_empty() {
-        return Ok((now.clone(), now));
+        return Ok((now.clone(), now, Vec::new()));
     }
     scratch.open_to_roles().await?;
     let silenced = silence_event_triggers(&session).await?;
+    replay.unknown_until_dropped.clear();
     replay_all(request, &mut replay, request.later).await?;
     enable_event_triggers(&session, silenced).await;
     let later = pgtools::schema_digests(&session).await?;
-    Ok((now, later))
+    Ok((now, later, replay.unknown_until_dropped))
 }
 
 /// Dumps the contents of the scratch database.
@@ -217,7 +222,8 @@ async fn finish(
     let materialized_views = filled.map(|view| (view.schema, view.name)).collect();
     let roles = pgtools::roles_used(&replay.observer).await?;
     let sequences = replay.sequences.made(&replay.observer).await?;
-    let (inexact, grade, refused) = (replay.inexact(), replay.grade(), scratch.refused.take());
+    let orders = orders_of_inherited(&replay.observer).await?;
+    let (mut inexact, grade, refused) = (replay.inexact(), replay.grade(), scratch.refused.take());
     let tool = request.tools.for_dump(scratch.server_major)?;
     pgtools::dump_definitions(tool, &scratch.info, MARKER, &archive).await?;
     let bytes = std::fs::read(&archive)
@@ -240,7 +246,10 @@ async fn finish(
     notes.extend(
         digests.as_ref().err().map(|error| format!("the replayed definitions were not compared: {error}")),
     );
-    let digests = digests.ok();
+    let digests = digests.ok().map(|(now, later, dropped)| {
+        inexact.extend(dropped);
+        (now, later)
+    });
     Ok(ReplayedSchema {
         archive,
         facts,
@@ -250,6 +259,7 @@ async fn finish(
         grade,
         unfit,
         sequences,
+        orders,
         digests,
         rights,
         folder,

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::choose::{Chooser, StatementChoice, name_of, plain_backslashes};
+use super::choose::{Chooser, StatementChoice, dropped_names, name_of, plain_backslashes};
 use super::failure::{ReplayFailure, failed};
 use super::mend::{mend, owner, still_lacking};
-use super::rewrite::{ReplayAction, action};
+use super::rewrite::{ReplayAction, action, drop_if_there, drop_of_told};
 use super::roles::SourceRoles;
 use super::sequences::Sequences;
 use super::sessions::{RunOutcome, Sessions};
@@ -51,6 +51,8 @@ pub(super) struct Replay<'a> {
     pub(super) lacks_roles: bool,
     pub notes: Vec<String>,
     inexact: Vec<Inexact>,
+    /// Objects of which only their end was told.
+    pub unknown_until_dropped: Vec<Inexact>,
     /// The transaction of the first statement that was not replayed, and the number of such statements.
     left_out: Option<(Edge, usize)>,
     /// The tables whose columns differ from the source's, by oid.
@@ -85,6 +87,7 @@ impl<'a> Replay<'a> {
             lacks_roles: !(rights.owners && rights.privileges),
             notes: Vec::new(),
             inexact: Vec::new(),
+            unknown_until_dropped: Vec::new(),
             left_out: None,
             different: BTreeMap::new(),
         })
@@ -207,7 +210,10 @@ impl<'a> Replay<'a> {
         match action(sql, self.rights.ours) {
             ReplayAction::Nothing => Ok(()),
             ReplayAction::Refuse { why } => self.unknown(change, why.to_owned()).await,
-            ReplayAction::Run(text) => self.run(change, sql, &text).await,
+            ReplayAction::Run(text) => {
+                let told = dropped_names(signal).collect();
+                self.run(change, sql, &drop_of_told(sql, &told).unwrap_or(text)).await
+            }
             ReplayAction::MakeTable(text) => self.make_table(change, sql, text).await,
             ReplayAction::MakeView { sql: text, filled } => {
                 self.run(change, sql, &text).await?;
@@ -219,9 +225,36 @@ impl<'a> Replay<'a> {
 
     async fn run(&mut self, change: &DefinitionChange, sql: &Sql, text: &str) -> Result<()> {
         match self.try_run(change, sql, text).await? {
-            Ok(()) | Err(ReplayFailure::Passed) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(ReplayFailure::Passed) => self.drop_what_is_there(change, text).await,
             Err(failure) => Err(failed(change, failure)),
         }
+    }
+
+    /// Drops what is there of a statement's objects. What is not there was made without being told.
+    async fn drop_what_is_there(&mut self, change: &DefinitionChange, text: &str) -> Result<()> {
+        let DefinitionChange { lsn, time, signal, .. } = change;
+        // The server leaves an index that is not valid where CREATE INDEX CONCURRENTLY fails.
+        if self.lacks_roles || signal.dropped_names.is_empty() || signal.tag == "DROP INDEX" {
+            return Ok(());
+        }
+        let kind = signal.tag.trim_start_matches("DROP ").to_lowercase();
+        let why = format!(
+            "was dropped at {lsn} ({time}), and nothing told when it was made: it may have been there"
+        );
+        self.unknown_until_dropped.extend(
+            signal
+                .dropped_names
+                .iter()
+                .map(|name| Inexact { what: format!("{kind} {name}"), why: why.clone() }),
+        );
+        let statement = split(text, plain_backslashes(signal)).into_iter().next();
+        if let Some(sql) = statement
+            && let Some(text) = drop_if_there(&sql)
+        {
+            let _ = self.try_run(change, &sql, &text).await?;
+        }
+        Ok(())
     }
 
     /// The query may name variables of a function, or tables that no longer exist; the columns are known anyway.

@@ -1,6 +1,9 @@
 //! Rewrites a statement for the scratch database, which has no rows and must not touch anything outside.
 
+use std::collections::BTreeSet;
+
 use super::statements::Sql;
+use crate::recover::lexer::Word;
 
 /// How one statement is replayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,50 @@ pub fn action(sql: &Sql, ours: bool) -> ReplayAction {
         "DROP OWNED" | "REASSIGN OWNED" if !ours => ReplayAction::Refuse { why: REACHES_OUT },
         _ => ReplayAction::Run(body(sql).to_owned()),
     }
+}
+
+/// Returns a DROP of only those objects that were told to be dropped: the others were temporary, and a permanent one may
+/// have such a name too. `None` if it drops no more than what was told, or one object only.
+pub fn drop_of_told(sql: &Sql, told: &BTreeSet<String>) -> Option<String> {
+    let outer: Vec<&Word> = sql.outer().map(|(_, word)| word).collect();
+    let kind = sql.tag.strip_prefix("DROP ").filter(|kind| *kind != "OWNED")?;
+    let words = kind.split(' ').count() + 1;
+    let between = |word: &&&Word| ["concurrently", "if", "exists"].iter().any(|it| word.is(it));
+    let start = words + outer.get(words..)?.iter().take_while(between).count();
+    let is_tail = |word: &&Word| word.is("cascade") || word.is("restrict");
+    let end = outer.len() - usize::from(outer.last().is_some_and(is_tail));
+    let items: Vec<&[&Word]> = outer.get(start..end)?.split(|word| word.is_sign(',')).collect();
+    let (first, last) =
+        (outer.get(start)?.at.start, outer.get(end).map_or(body(sql).len(), |word| word.at.start));
+    // Between two items stands one comma.
+    let commas = outer[start..end].iter().filter(|word| word.is_sign(',')).map(|word| word.at.start);
+    let texts = std::iter::once(first).chain(commas.clone().map(|at| at + 1)).zip(commas.chain([last]));
+    let name = |item: &[&Word]| item.iter().filter_map(|word| word.name()).next_back().map(str::to_owned);
+    let is_told = |item: &[&Word]| name(item).is_some_and(|name| told.contains(as_stored(&name)));
+    let kept: Vec<&str> = items
+        .iter()
+        .zip(texts)
+        .filter(|(item, _)| is_told(item))
+        .map(|(_, (from, to))| sql.text[from..to].trim())
+        .collect();
+    let is_part = !kept.is_empty() && kept.len() < items.len();
+    is_part.then(|| format!("{}{} {}", &sql.text[..first], kept.join(", "), &body(sql)[last..]))
+}
+
+/// Returns a DROP that passes over what is not there.
+pub fn drop_if_there(sql: &Sql) -> Option<String> {
+    let kind = sql.tag.strip_prefix("DROP ").filter(|kind| *kind != "OWNED")?;
+    let outer: Vec<&Word> = sql.outer().map(|(_, word)| word).collect();
+    let words = kind.split(' ').count() + 1;
+    let at = words + usize::from(outer.get(words)?.is("concurrently"));
+    let at = outer.get(at).filter(|word| !word.is("if"))?.at.start;
+    Some(format!("{}IF EXISTS {}", &sql.text[..at], &body(sql)[at..]))
+}
+
+/// The server cuts names off at 63 bytes.
+fn as_stored(name: &str) -> &str {
+    let mut ends = (0..=name.len().min(63)).rev();
+    &name[..ends.find(|end| name.is_char_boundary(*end)).unwrap_or(0)]
 }
 
 /// Handles `CREATE TABLE … AS EXECUTE …`, whose prepared statement no longer exists.
@@ -198,6 +245,41 @@ mod tests {
             ("CREATE SCHEMA IF NOT EXISTS s", "CREATE SCHEMA IF NOT EXISTS s"),
         ] {
             assert_eq!(schema_without_roles(&split(sql, true)[0]), expected);
+        }
+    }
+
+    #[test]
+    fn what_was_temporary_is_not_dropped() {
+        let told = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let dropped = |sql: &str, names: &[&str]| drop_of_told(&split(sql, true)[0], &told(names));
+        for (sql, names, expected) in [
+            ("DROP TABLE scratch, perm", &["perm"][..], Some("DROP TABLE perm")),
+            (
+                "drop table if exists a , s.\"B c\",d cascade -- x",
+                &["B c", "d"],
+                Some("drop table if exists s.\"B c\", d cascade"),
+            ),
+            ("DROP FUNCTION pg_temp.f(a, b), g (int), h", &["g", "h"], Some("DROP FUNCTION g (int), h")),
+            ("DROP MATERIALIZED VIEW v, w RESTRICT", &["w"], Some("DROP MATERIALIZED VIEW w RESTRICT")),
+            ("DROP TABLE a, b", &["a", "b"], None),
+            ("DROP TABLE a", &["b"], None),
+            ("DROP TRIGGER t ON s.x", &["t"], None),
+            ("DROP CAST (a AS b)", &[], None),
+            ("DROP OWNED BY a, b", &["x"], None),
+        ] {
+            assert_eq!(dropped(sql, names).as_deref().map(str::trim), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_drop_can_pass_over_what_is_not_there() {
+        for (sql, expected) in [
+            ("DROP INDEX CONCURRENTLY a, b", Some("DROP INDEX CONCURRENTLY IF EXISTS a, b")),
+            ("drop foreign table a", Some("drop foreign table IF EXISTS a")),
+            ("DROP TABLE IF EXISTS a", None),
+            ("DROP OWNED BY a", None),
+        ] {
+            assert_eq!(drop_if_there(&split(sql, true)[0]).as_deref(), expected, "{sql}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Splits a text into statements, and names the kind of each in the server's words.
 
-use super::lexer::{Word, WordKind, words};
+use crate::recover::lexer::{Word, WordKind, words};
 
 /// One statement, without its semicolon.
 #[derive(Clone, Debug, PartialEq, Eq)]

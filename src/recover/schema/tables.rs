@@ -6,6 +6,7 @@ use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::model::TableFacts;
 use crate::model::schema::quote_ident;
+use crate::recover::archive::ColumnOrders;
 
 /// A table's columns for the comparison: name, type, and whether the column is generated.
 pub(super) type Columns = Vec<(String, String, bool)>;
@@ -35,6 +36,22 @@ pub(super) async fn relation(observer: &Session, identity: &str, kind: char) -> 
     let row = observer.query_opt(sql, &[&identity, &kind.to_string()]).await;
     let row = row.map_err(|error| server_error("cannot look for a relation that was made", error))?;
     Ok(row.map(|row| row.get(0)))
+}
+
+/// Returns the order of the columns of tables that inherit, and of their parents.
+///
+/// # Errors
+/// Fails with `Unavailable` if the server fails.
+pub(super) async fn orders_of_inherited(observer: &Session) -> Result<ColumnOrders> {
+    let sql = "SELECT nspname::text, relname::text, array_agg(attname::text ORDER BY attnum) \
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace \
+                 JOIN pg_catalog.pg_attribute ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped \
+                WHERE relkind = 'r' AND NOT relispartition \
+                  AND c.oid IN (SELECT pg_catalog.unnest(ARRAY[inhrelid, inhparent]) FROM pg_catalog.pg_inherits) \
+                GROUP BY 1, 2 HAVING pg_catalog.every(attgenerated = '')";
+    let rows = observer.query(sql, &[]).await;
+    let rows = rows.map_err(|error| server_error("cannot read the order of columns", error))?;
+    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
 }
 
 /// Returns the tables whose columns differ from the source's, and how they differ.

@@ -1,13 +1,15 @@
 //! The definitions that a sink creates before and after the rows: an archive, and a choice of its entries.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::pgtools::{Child, Installation, Tools};
-use crate::recover::archive::{AfterRows, Archive, EntrySelection, Roles, Section};
+use crate::recover::archive::{
+    AfterRows, Archive, ColumnOrders, EntrySelection, Roles, Section, definitions_in_order,
+};
 use crate::recover::refused::RefusedObject;
 
 /// An archive, the entries chosen from it, and whether owners and privileges are restored.
@@ -17,6 +19,8 @@ pub struct ArchiveDefinitions {
     pub selection: EntrySelection,
     /// The archive that holds the large objects, if it is a different one.
     pub large_objects: Option<Box<ArchiveDefinitions>>,
+    /// Definitions that are not the archive's own, by the entry's number.
+    in_order: BTreeMap<i32, String>,
     owners: bool,
     privileges: bool,
     /// The folder for the list that pg_restore reads.
@@ -35,10 +39,22 @@ impl ArchiveDefinitions {
             archive,
             selection,
             large_objects: None,
+            in_order: BTreeMap::new(),
             owners: true,
             privileges: true,
             folder,
         })
+    }
+
+    /// Gives tables that inherit the order of columns that they had on the source.
+    pub fn with_orders(mut self, orders: &ColumnOrders) -> ArchiveDefinitions {
+        self.in_order = definitions_in_order(&self.archive.toc, &self.selection, orders);
+        self
+    }
+
+    /// The entries that pg_restore does not make, with what is to be run for each instead.
+    pub(crate) fn in_order(&self) -> &BTreeMap<i32, String> {
+        &self.in_order
     }
 
     /// Adapts the choice to a server that has only the roles that `has` accepts; returns notes on owners and
@@ -108,13 +124,19 @@ impl ArchiveDefinitions {
         tools.for_restore(self.archive.toc.dump_major, target_major)
     }
 
-    /// Returns pg_restore with the chosen entries of one section, or of one step of a section, still without a
-    /// destination.
+    /// Returns pg_restore with the chosen entries of one section, or of one step of a section, but for some, still without
+    /// a destination.
     ///
     /// # Errors
     /// Fails with `Unavailable` if the list cannot be written.
-    pub(crate) fn restore(&self, tool: &Installation, section: Section, step: AfterRows) -> Result<Child> {
-        let list = self.write_list(step)?;
+    pub(crate) fn restore(
+        &self,
+        tool: &Installation,
+        section: Section,
+        step: AfterRows,
+        without: &BTreeSet<i32>,
+    ) -> Result<Child> {
+        let list = self.write_list(step, without)?;
         let mut child =
             Child::new(tool.program("pg_restore")).arg("--use-list").arg(list).arg(match section {
                 Section::PostData => "--section=post-data",
@@ -130,10 +152,10 @@ impl ArchiveDefinitions {
         Ok(child)
     }
 
-    fn write_list(&self, step: AfterRows) -> Result<PathBuf> {
+    fn write_list(&self, step: AfterRows, without: &BTreeSet<i32>) -> Result<PathBuf> {
         let list = self.folder.path().join("entries.list");
         let toc = &self.archive.toc;
-        self.selection.in_step(toc, step).write_list(toc, &list)?;
+        self.selection.in_step(toc, step).without(without).write_list(toc, &list)?;
         Ok(list)
     }
 

@@ -1,5 +1,6 @@
 //! Recovery into a script for psql. The script is one transaction, so that a script cut short changes nothing.
 
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -199,8 +200,10 @@ impl Script {
         // Definitions are small next to rows, except for large objects. Both could go through a pipe unchanged, but
         // the lines must be examined, so they pass through memory one by one.
         let (mut writer, reader) = tokio::io::duplex(1 << 16);
-        let child =
-            definitions.restore(&self.tool, section, step)?.arg("--file=-").arg(&definitions.archive.path);
+        let child = definitions
+            .restore(&self.tool, section, step, &BTreeSet::new())?
+            .arg("--file=-")
+            .arg(&definitions.archive.path);
         let run = async move {
             let result = child.run_into(&mut writer).await;
             drop(writer);

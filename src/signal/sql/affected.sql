@@ -43,35 +43,38 @@ $body$;
 -- Puts a table into a publication that fits it, and returns the reason if that was not possible. A table that has lost
 -- its replica identity must leave the exact publication, or its updates would fail; a table that has gained one may
 -- stay in the other publication.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, is_exact bool, in_inserts bool, publications oid[]) RETURNS text
-LANGUAGE plpgsql AS $body$
+-- `fitting`: the publications that fit it.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, in_exact bool, in_inserts bool, publications oid[], fitting oid[])
+RETURNS text LANGUAGE plpgsql AS $body$
 DECLARE
+    statements text[];
     reason text;
 BEGIN
-    IF backwhen.{slot}_kept('locked') = 'on' THEN
+    IF current_setting('backwhen.{slot}_locked', true) <> '' AND backwhen.{slot}_kept('locked') = 'on' THEN
         RETURN format('%s is not published yet: the publications are in use', named);
     END IF;
-    reason := backwhen.{slot}_publish(CASE WHEN NOT is_exact THEN
-            ARRAY(SELECT format('ALTER PUBLICATION %I DROP TABLE ONLY %s', p.pubname, named) FROM pg_publication p
-                   WHERE p.oid = ANY (publications) AND p.oid IN (SELECT unnest(f.exact_ids) FROM backwhen.{slot}_config f)) END
-        || CASE WHEN is_exact OR NOT in_inserts
-                THEN ARRAY[format('ALTER PUBLICATION %I ADD TABLE ONLY %s', backwhen.{slot}_free(is_exact), named)] END);
+    IF in_exact THEN
+        statements := ARRAY(SELECT format('ALTER PUBLICATION %I DROP TABLE ONLY %s', p.pubname, named)
+            FROM pg_publication p CROSS JOIN backwhen.{slot}_config f WHERE p.oid = ANY (publications) AND p.oid = ANY (f.exact_ids));
+    END IF;
+    IF NOT in_exact OR NOT in_inserts THEN
+        statements := array_append(statements, format('ALTER PUBLICATION %I ADD TABLE ONLY %s', backwhen.{slot}_free(fitting), named));
+    END IF;
+    reason := backwhen.{slot}_publish(statements);
     RETURN format('%s is not published yet: ', named) || reason;
 END
 $body$;
 
--- Returns the name of a publication that no other transaction is altering. An ALTER PUBLICATION holds a lock until its
--- transaction ends, so each transaction chooses one of several publications by a lock of its own, for which it never
--- waits. Anybody could take such a lock, so it decides nothing but the choice.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_free(is_exact bool) RETURNS name LANGUAGE plpgsql AS $body$
+-- Returns the name of one of these publications that no other transaction is altering. An ALTER PUBLICATION holds a lock
+-- until its transaction ends, so each transaction chooses by a lock of its own, for which it never waits. Anybody could
+-- take such a lock, so it decides nothing but the choice.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_free(fitting oid[]) RETURNS name LANGUAGE plpgsql AS $body$
 DECLARE
-    ids oid[] := (SELECT CASE WHEN NOT f.pooled THEN ARRAY[CASE WHEN is_exact THEN f.exact_ids[1] ELSE f.inserts_ids[1] END]
-                              WHEN is_exact THEN f.exact_ids ELSE f.inserts_ids END FROM backwhen.{slot}_config f);
     chosen oid;
 BEGIN
-    FOR i IN 1..cardinality(ids) LOOP
+    FOR i IN 1..cardinality(fitting) LOOP
         -- Sessions begin at different places, so that one which stays open keeps few tables' publications locked.
-        chosen := ids[1 + (pg_backend_pid() + i) % cardinality(ids)];
+        chosen := fitting[1 + (pg_backend_pid() + i) % cardinality(fitting)];
         EXIT WHEN pg_try_advisory_xact_lock(6104, chosen::int);
     END LOOP;
     RETURN (SELECT p.pubname FROM pg_publication p WHERE p.oid = chosen);

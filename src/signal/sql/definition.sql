@@ -113,6 +113,7 @@ DECLARE
     in_exact bool;
     in_inserts bool;
     size_limit int8;
+    fitting oid[];
     picky bool;
     of_extension bool;
     unreadable text;
@@ -125,15 +126,17 @@ BEGIN
     END IF;
     is_exact := key IS NOT NULL OR whole;
     SELECT key, coalesce(described, columns), c.exact_ids && publications, c.inserts_ids && publications, c.image_limit,
+           CASE WHEN is_exact THEN c.exact_ids[1:CASE WHEN c.pooled THEN 1000 ELSE 1 END]
+                ELSE c.inserts_ids[1:CASE WHEN c.pooled THEN 1000 ELSE 1 END] END,
            c.include_name <> '{}' OR c.exclude_name <> '{}',
            EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = relation AND d.deptype = 'e')
-      INTO kept_key, described, in_exact, in_inserts, size_limit, picky, of_extension
+      INTO kept_key, described, in_exact, in_inserts, size_limit, fitting, picky, of_extension
       FROM backwhen.{slot}_config c;
     published := in_exact OR in_inserts;
     -- A table that has an exact publication may stay in an inserts-only one too: the stream carries what either publishes.
     IF permanent AND (in_exact <> is_exact OR NOT published) AND NOT of_extension
         AND (NOT picky OR backwhen.{slot}_wants(space, called)) THEN
-        trouble := backwhen.{slot}_join(format('%I.%I', space, called), is_exact, in_inserts, publications);
+        trouble := backwhen.{slot}_join(format('%I.%I', space, called), in_exact, in_inserts, publications, fitting);
         published := published OR trouble IS NULL;
     END IF;
     -- While the table had no replica identity, its updates and deletes were not in the stream.

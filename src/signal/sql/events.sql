@@ -14,39 +14,56 @@ BEGIN
 END
 $body$;
 
--- Runs before a statement. An extension's script is left to the extension, and the state of types and names before
--- the statement must be known at its end.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+-- Runs before a statement. Most statements that get here are an ALTER TABLE that needs nothing beforehand, and settings
+-- take time. So this function has none: every name here has its schema, as the search path is the session's.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $body$
+DECLARE
+    context pg_catalog.text;
+BEGIN
+    IF TG_TAG OPERATOR(pg_catalog.=) 'ALTER TABLE' AND pg_catalog.lower(pg_catalog.current_query() COLLATE pg_catalog."C")
+       OPERATOR(pg_catalog.!~~) ALL ('{%set%unlogged%,%set%expression%}'::pg_catalog.text[]) THEN
+        RETURN;
+    END IF;
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    BEGIN
+        context := backwhen.{slot}_before(TG_TAG, context);
+    EXCEPTION WHEN statement_too_complex THEN
+        RAISE;
+    WHEN OTHERS THEN
+        NULL;
+    END;
+END
+$body$;
+
+-- Keeps what must be known before a statement for its end: the state of types and names, and that an extension's script
+-- is left to the extension. Takes tables out of publications for the statement.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_before(tag text, context text) RETURNS text LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
     kept text;
     kinds oid[];
     settled bool;
-    context text;
 BEGIN
-    IF TG_TAG = 'ALTER TABLE' THEN
-        IF lower(current_query() COLLATE "C") LIKE ANY ('{%set%unlogged%,%set%expression%}') THEN
-            -- Within a function, the statement may be another role's than the session's.
-            GET DIAGNOSTICS context = PG_CONTEXT;
-            IF split_part(context, E'\n', 2) = '' THEN
-                kept := backwhen.{slot}_keep('unpublished', backwhen.{slot}_unpublish(lower(current_query() COLLATE "C")));
-            END IF;
+    IF tag = 'ALTER TABLE' THEN
+        -- Within a function, the statement may be another role's than the session's.
+        IF split_part(context, E'\n', 2) = '' THEN
+            kept := backwhen.{slot}_keep('unpublished', backwhen.{slot}_unpublish(lower(current_query() COLLATE "C")));
         END IF;
-        RETURN;
+        RETURN NULL;
     END IF;
-    IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+    IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         kept := backwhen.{slot}_keep('extension', 'on');
     END IF;
     -- Changes that an extension's script makes are told with the statement that runs the script.
-    IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
-        RETURN;
+    IF tag <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
+        RETURN NULL;
     END IF;
     -- backwhen's own statement within the application's; what was kept for that statement stays.
     IF current_setting('backwhen.{slot}_joining', true) <> '' AND backwhen.{slot}_kept('joining') = 'on' THEN
         RETURN;
     END IF;
     kinds := backwhen.{slot}_name_types();
-    IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
+    IF tag IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
         -- While another session alters such an object, the object's state before this statement cannot be known until
         -- that session has ended: the statement may wait for it. Then '' says that the state is not known.
         settled := NOT EXISTS (
@@ -56,15 +73,12 @@ BEGIN
                AND (l.classid IN ('pg_type'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_namespace'::regclass,
                         'pg_collation'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass)
                     OR l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relkind = 'c')));
-        IF TG_TAG IN ('ALTER TYPE', 'ALTER EXTENSION') THEN
+        IF tag IN ('ALTER TYPE', 'ALTER EXTENSION') THEN
             kept := backwhen.{slot}_keep('types', CASE WHEN settled THEN coalesce(backwhen.{slot}_types_before(), '') ELSE '' END);
         END IF;
         kept := backwhen.{slot}_keep('names', CASE WHEN settled THEN coalesce(backwhen.{slot}_names(kinds), '') ELSE '' END);
     END IF;
-EXCEPTION WHEN statement_too_complex THEN
-    RAISE;
-WHEN OTHERS THEN
-    NULL;
+    RETURN NULL;
 END
 $body$;
 
@@ -85,8 +99,11 @@ BEGIN
     END IF;
     dropped := ARRAY(
         SELECT ARRAY[d.classid::text, d.objid::text, d.objsubid::text, d.object_type, CASE WHEN d.original THEN '!original' ELSE '' END,
-                     CASE WHEN d.original THEN d.address_names[cardinality(d.address_names)] END,
-                     CASE WHEN d.classid = 'pg_class'::regclass THEN d.object_identity END]
+                     CASE WHEN NOT d.original THEN NULL
+                          WHEN d.classid = 'pg_type'::regclass THEN format('%I.%I', d.schema_name, d.object_name)
+                          ELSE d.address_names[cardinality(d.address_names)] END,
+                     -- The server has quoted the identity as the session's settings want it.
+                     CASE WHEN d.classid = 'pg_class'::regclass THEN format('%I.%I', d.address_names[1], d.address_names[2]) END]
           FROM pg_event_trigger_dropped_objects() d
          WHERE NOT d.is_temporary AND d.address_names[1] IS DISTINCT FROM 'pg_temp'
            AND d.schema_name IS DISTINCT FROM 'pg_toast' AND d.schema_name IS DISTINCT FROM 'backwhen'

@@ -12,7 +12,7 @@ use crate::travel::{Spans, key_columns};
 pub struct RowKey {
     /// The table's oid.
     pub table: u32,
-    columns: Vec<Column>,
+    pub(super) columns: Vec<Column>,
     /// The columns' values as COPY text, separated by tabs.
     value: Vec<u8>,
 }

@@ -103,7 +103,7 @@ fn values(source: &Source) -> Vec<(String, String)> {
     let query = format!(
         "SELECT name || '=' || v FROM pg_settings, unnest(CASE vartype WHEN 'bool' THEN '{{on,off}}'
                 WHEN 'enum' THEN enumvals ELSE ARRAY[min_val, max_val] END) v
-          WHERE context IN ('user', 'superuser') AND vartype <> 'string' AND name !~ '{NOT_TRIED}'"
+          WHERE context IN ('user', 'superuser') AND vartype <> 'string' AND v <> setting AND name !~ '{NOT_TRIED}'"
     );
     let listed = source.psql(&query);
     let listed = listed.lines().filter_map(|line| line.split_once('='));

@@ -6,6 +6,7 @@
 //! is judged by what it changed; `make soak` tells new ones without end.
 
 mod digests;
+mod families;
 mod telling;
 
 use std::sync::Mutex;

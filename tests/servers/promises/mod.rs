@@ -3,6 +3,7 @@
 mod apart;
 mod durable;
 mod graded;
+mod mended;
 mod once;
 mod prefix;
 mod proved;

@@ -5,12 +5,12 @@ use serde_json::Value;
 use crate::support::{Backwhen, Server, for_each_version};
 
 /// Nothing tells of what runs between the two.
-const OFF: &str = "DO $$DECLARE t text; BEGIN FOR t IN SELECT evtname FROM pg_event_trigger WHERE evtname ~ '^!backwhen' LOOP
+pub(super) const OFF: &str = "DO $$DECLARE t text; BEGIN FOR t IN SELECT evtname FROM pg_event_trigger WHERE evtname ~ '^!backwhen' LOOP
     EXECUTE format('ALTER EVENT TRIGGER %I DISABLE', t); END LOOP; END$$;";
-const ON: &str = "DO $$DECLARE t text; BEGIN FOR t IN SELECT evtname FROM pg_event_trigger WHERE evtname ~ '^!backwhen' LOOP
+pub(super) const ON: &str = "DO $$DECLARE t text; BEGIN FOR t IN SELECT evtname FROM pg_event_trigger WHERE evtname ~ '^!backwhen' LOOP
     EXECUTE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS', t); END LOOP; END$$;";
 
-fn protected(server: &Server, schema: &str) -> Backwhen {
+pub(super) fn protected(server: &Server, schema: &str) -> Backwhen {
     let database = server.fresh_database("proved");
     for role in ["proved_a", "proved_b"] {
         let _ = server.try_psql("postgres", &format!("CREATE ROLE {role}"));
@@ -22,18 +22,18 @@ fn protected(server: &Server, schema: &str) -> Backwhen {
 }
 
 /// The report of a recovery to `to`.
-fn recovered(backwhen: &Backwhen, to: &str) -> Value {
+pub(super) fn recovered(backwhen: &Backwhen, to: &str) -> Value {
     let server = backwhen.server();
     let into = server.fresh_database("proved_again");
     backwhen.json(&["recover", "--to", to, "--into", &server.conninfo(&into)])
 }
 
-fn head(server: &Server) -> String {
+pub(super) fn head(server: &Server) -> String {
     server.psql("postgres", "SELECT pg_current_wal_insert_lsn()")
 }
 
 /// `what: why` of each, without the position.
-fn named(report: &Value) -> Vec<String> {
+pub(super) fn named(report: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let inexact = report["inexact"].as_array().expect("a list").iter();
     let named = inexact.map(|it| format!("{}: {}", text(&it["what"]), text(&it["why"])));
@@ -48,16 +48,19 @@ fn a_change_that_nothing_told_of_is_named_beside_one_that_is_told() {
             server,
             "CREATE TABLE a (id int PRIMARY KEY, d int DEFAULT 1); CREATE TABLE b (id int PRIMARY KEY); ALTER TABLE b OWNER TO proved_a;
              CREATE TABLE c (id int PRIMARY KEY, x int, y int); CREATE INDEX gone ON c (x); CREATE VIEW v AS SELECT 1 AS one;
+             CREATE TABLE o (x int, y int, id int PRIMARY KEY);
              CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; GRANT SELECT ON c TO proved_a",
         );
         let untold = "ALTER TABLE a ALTER d SET DEFAULT 2; ALTER TABLE b OWNER TO proved_b; REVOKE SELECT ON c FROM proved_a;
-             DROP INDEX gone; DROP VIEW v; CREATE VIEW w AS SELECT 2 AS two;
+             DROP INDEX gone; DROP VIEW v; CREATE VIEW w AS SELECT 2 AS two; ALTER TABLE o DROP x; ALTER TABLE o ADD x int;
              CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 2';";
         server.psql(
             backwhen.database(),
             &format!("{OFF} {untold} {ON} CREATE TABLE told (id int PRIMARY KEY)"),
         );
         let moment = head(server);
+        // No archive has the definitions of the moment.
+        server.psql(backwhen.database(), "CREATE TABLE later (id int PRIMARY KEY)");
         let mut capture = backwhen.spawn_capture();
         capture.wait_for_line("has the schema as it is now");
         capture.stop();
@@ -72,6 +75,7 @@ fn a_change_that_nothing_told_of_is_named_beside_one_that_is_told() {
                 "public.a: default of column d not as in the source",
                 "public.b: owner not as in the source",
                 "public.c: privileges not as in the source",
+                "public.o: order of columns not as in the source",
                 "view public.v: is there, although the source",
                 "view public.w: is missing, although the source",
             ]
@@ -80,7 +84,7 @@ fn a_change_that_nothing_told_of_is_named_beside_one_that_is_told() {
             (&report["schema"]["known"], &report["schema_proof"]["proof"]),
             (&"within".into(), &"differs".into())
         );
-        assert_eq!(report["schema_proof"]["objects"], 7, "{report}");
+        assert_eq!(report["schema_proof"]["objects"], 8, "{report}");
         // The checkpoint that was taken since knows all of it.
         let report = recovered(&backwhen, "latest");
         assert_eq!(

@@ -4,7 +4,6 @@
 use crate::promises::head;
 use crate::support::{Backwhen, Dump, Server, assert_same};
 
-/// Each ends capture before a checkpoint can know the new definitions.
 fn protected(before: &str, then: &str) -> (Server, Backwhen, String) {
     let server = Server::shared(None);
     let database = server.fresh_database("refused");
@@ -13,6 +12,8 @@ fn protected(before: &str, then: &str) -> (Server, Backwhen, String) {
     backwhen.init();
     server.psql(&database, then);
     let moment = head(&server);
+    // No archive has the definitions of the moment.
+    server.psql(&database, "CREATE TABLE later (); DROP TABLE later");
     backwhen.ok(&["capture", "--until", "caught-up"]);
     (server, backwhen, moment)
 }

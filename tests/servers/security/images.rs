@@ -78,10 +78,12 @@ fn a_table_of_the_transactions_own_is_told_in_any_isolation() {
 fn a_table_that_others_may_write_is_not_read() {
     on_oldest_and_newest(|server| {
         let scene = Scene::protected(server, "");
-        let slot = scene.slot();
         scene.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT g, 0 FROM generate_series(1, 50) g");
         // As if it could not be published when it was made. A comment locks nobody out.
-        scene.run(&format!("ALTER PUBLICATION {slot} DROP TABLE t"));
+        scene.run(
+            "DO $$BEGIN EXECUTE (SELECT format('ALTER PUBLICATION %I DROP TABLE t', pubname)
+                                   FROM pg_publication_tables WHERE tablename = 't'); END$$",
+        );
         let mut migration = OpenSession::new(&scene.server, &scene.backwhen.source());
         migration.run("BEGIN; COMMENT ON TABLE t IS 'x'; ALTER TABLE t SET (fillfactor = 90);");
         scene.run("UPDATE t SET v = 1 WHERE id <= 10; DELETE FROM t WHERE id = 50");

@@ -2,6 +2,7 @@
 
 mod diff;
 mod log;
+mod lookup;
 mod random;
 mod row;
 mod show;

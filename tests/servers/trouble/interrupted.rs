@@ -172,7 +172,7 @@ fn an_init_that_ends_at_any_statement_leaves_no_trace() {
 #[test]
 fn a_drop_a_resync_or_a_checkpoint_that_ends_at_any_statement_leaves_no_trace() {
     let server = Server::shared(None);
-    for command in [&["drop"][..], &["resync"], &["checkpoint", "--from-source"]] {
+    for command in [&["resync"][..], &["checkpoint", "--from-source"], &["drop"]] {
         let mut backwhen = captured_shop(&server);
         // A resync goes on trying for a minute where the network is gone.
         let ends = ENDS.into_iter().filter(|end| command != ["resync"] || !matches!(end, End::Cut));

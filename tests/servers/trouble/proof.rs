@@ -124,6 +124,7 @@ fn the_latest_state_is_compared_with_the_live_source() {
 
 /// The publication that carries updates.
 fn exact_publication(backwhen: &Backwhen) -> String {
-    let sql = "SELECT quote_ident(pubname) FROM pg_publication WHERE pubupdate";
+    let sql =
+        "SELECT quote_ident(pubname) FROM pg_publication WHERE pubupdate ORDER BY length(pubname) LIMIT 1";
     backwhen.server().psql(backwhen.database(), sql)
 }

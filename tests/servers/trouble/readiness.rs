@@ -174,3 +174,28 @@ fn a_role_that_may_have_few_sessions_is_told_so() {
     backwhen.ok(&["drop"]);
     assert_source_clean(&server, database);
 }
+
+/// pg_dump locks also what is left out.
+#[test]
+fn tables_that_are_left_out_need_no_owner_but_must_be_readable() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let database = backwhen.database();
+    let role = format!("one_table_{database}");
+    let make = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION; GRANT CREATE ON DATABASE {database} TO {role};
+         ALTER TABLE customers OWNER TO {role}"
+    );
+    server.psql(database, &make);
+    let source = backwhen.source().replace("user=postgres", &format!("user={role}"));
+    let exclude = ["--exclude", "public.orders", "--exclude", "public.visits"];
+    let init = [&["init", "--source", &source], &exclude[..]].concat();
+    let mend = format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO \"{role}\";");
+    let message = backwhen.fails(exit::REFUSED, &init);
+    assert_says(&message, &["may not read 2 tables, such as public.orders, public.visits", &mend]);
+    server.psql(database, &mend);
+    assert_says(&backwhen.ok(&[&["check", "--source", &source], &exclude[..]].concat()), &["ready"]);
+    backwhen.ok(&init);
+    backwhen.ok(&["drop"]);
+    assert_source_clean(&server, database);
+}

@@ -182,7 +182,10 @@ fn a_source_under_load_is_brought_together_again() {
 /// our own doing.
 fn change_unseen(backwhen: &Backwhen, tables: &str, sql: &str) {
     let (server, database) = (backwhen.server(), backwhen.database());
-    let exact = server.psql(database, "SELECT quote_ident(pubname) FROM pg_publication WHERE pubupdate");
+    let exact = server.psql(
+        database,
+        "SELECT quote_ident(pubname) FROM pg_publication WHERE pubupdate ORDER BY length(pubname) LIMIT 1",
+    );
     let publish = |how: &str| format!("ALTER PUBLICATION {exact} {how} TABLE {tables}");
     server.psql(
         database,

@@ -93,9 +93,11 @@ fn waiting(backwhen: &Backwhen, arguments: &[&str]) -> Child {
     let mut command = backwhen.command(arguments);
     command.args(["--wait", "1m"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("backwhen starts");
-    let mut said = String::new();
-    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
-    assert_says(&said, &["already running", "waiting for up to 1m"]);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let said = lines.find(|line| line.contains("waiting for up to 1m")).expect("it says that it waits");
+    assert_says(&said, &["already running"]);
+    // The rest is read, so that nobody waits for a reader.
+    std::thread::spawn(move || lines.for_each(drop));
     child
 }
 

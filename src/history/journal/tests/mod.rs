@@ -7,6 +7,7 @@ mod faults;
 mod fixtures;
 mod hostile;
 mod keyed;
+mod lookup;
 mod paths;
 mod round_trip;
 mod stream;

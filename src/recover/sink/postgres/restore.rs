@@ -116,8 +116,8 @@ pub(in crate::recover) struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    /// Restores the chosen entries of one section, with further arguments for pg_restore. Returns those of which
-    /// pg_restore complains.
+    /// Restores the chosen entries of one section, with further arguments for pg_restore. Returns those that are left:
+    /// of which pg_restore complains, or which are not made as the archive says.
     ///
     /// # Errors
     /// Fails with `Refused` or `Unavailable` and pg_restore's own words if it could not go on.
@@ -129,9 +129,12 @@ impl Restoring<'_> {
         let tool = self.definitions.tool(self.tools, self.server_major)?;
         tool.keeps_require_auth(self.info)?;
         let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
+        let in_order = self.definitions.in_order();
+        let is_before_rows = section == Section::PreData;
+        let left = if is_before_rows { in_order.keys().copied().collect() } else { BTreeSet::new() };
         let child = self
             .definitions
-            .restore(tool, section, self.step)?
+            .restore(tool, section, self.step, &left)?
             .connects_to(self.info)
             .args(["--no-password", "--verbose"])
             .arg(format!("--dbname=dbname='{name}'"))
@@ -139,13 +142,13 @@ impl Restoring<'_> {
             .args(arguments);
         let (status, words) = child.arg(&self.definitions.archive.path).finish().await?;
         if status.success() {
-            return Ok(BTreeSet::new());
+            return Ok(left);
         }
         // libpq's own words are English here: see `Child::new`.
         let lost = words.contains("connection to server") || words.contains("server closed the connection");
         match complaints(&words).filter(|_| !lost) {
             // Settings that an older server does not have are the first statements, and belong to no entry.
-            Some(complaints) => Ok(complaints),
+            Some(complaints) => Ok(complaints.into_iter().chain(left).collect()),
             None => {
                 let kind = if lost { Kind::Unavailable } else { Kind::Refused };
                 Err(Error::new(kind, errors_in(&words)))

@@ -84,7 +84,7 @@ pub(in crate::recover) struct Retry<'a> {
 }
 
 impl Retry<'_> {
-    /// Tries these entries again. An object that pg_restore made but could not give its owner is among
+    /// Tries these entries again, or makes them otherwise than the archive does. An object that pg_restore made but could not give its owner is among
     /// them too.
     ///
     /// # Errors
@@ -107,9 +107,13 @@ impl Retry<'_> {
                 self.refused.add(entry.display(), why, whole(entry, &owner))?;
                 continue;
             }
-            match attempt(self.session, &format!("{}{}{owner}", places.settings(entry), entry.definition))
-                .await?
+            let settings = places.settings(entry);
+            if let Some(in_order) = self.definitions.in_order().get(&entry.id)
+                && attempt(self.session, &format!("{settings}{in_order}{owner}")).await?.is_none()
             {
+                continue;
+            }
+            match attempt(self.session, &format!("{settings}{}{owner}", entry.definition)).await? {
                 None => {}
                 Some(fault) if EXISTS.contains(&&*fault.sqlstate) => self.give_owner(entry, &owner).await?,
                 Some(fault) if self.is_so_already(entry).await? => tracing::debug!("{fault}"),

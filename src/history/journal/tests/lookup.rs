@@ -1,0 +1,230 @@
+//! Blocks are looked up by the rows that they hold, and some of them are read without the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::{BlockBuilder, ChangeIndex, Event, Segment, SoughtRows};
+use super::paths::{open_segment, roll, seal, segments, verify_segment};
+use super::stream::{begin, change, commit, drain, logical, open, truncate};
+use crate::history::key::Authorship;
+use crate::hostile::throw;
+use crate::model::Lsn;
+
+const TABLE: u32 = 16_384;
+const BAG: u32 = 16_385;
+
+/// A Relation message of a table with the columns `id` and `v`. The name tells one description from another.
+fn relation(oid: u32, name: &str, identity: u8, flags: [u8; 2]) -> Vec<u8> {
+    let mut message =
+        [&b"R"[..], &oid.to_be_bytes(), b"public\0", name.as_bytes(), &[0, identity, 0, 2]].concat();
+    for (column, flag) in ["id", "v"].into_iter().zip(flags) {
+        message.push(flag);
+        message.extend([column.as_bytes(), &[0], &25u32.to_be_bytes(), &[0xff; 4]].concat());
+    }
+    message
+}
+
+fn tuple(kind: u8, values: &[Option<&str>]) -> Vec<u8> {
+    let mut bytes = vec![kind, 0, values.len() as u8];
+    for value in values {
+        match value {
+            Some(value) => {
+                bytes.push(b't');
+                bytes.extend((value.len() as u32).to_be_bytes());
+                bytes.extend(value.as_bytes());
+            }
+            None => bytes.push(b'n'),
+        }
+    }
+    bytes
+}
+
+/// A transaction of the stream: its position, and the messages between Begin and Commit.
+struct Told {
+    at: u64,
+    messages: Vec<Vec<u8>>,
+}
+
+/// Transactions of one row up to many, whose rows all differ, and whose tables are described anew now and then.
+fn told(seed: u64) -> Vec<Told> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut number = 0;
+    let transaction = |place: u64| {
+        let mut messages = Vec::new();
+        for _ in
+            0..if random.random_bool(0.1) { random.random_range(20..60) } else { random.random_range(1..4) }
+        {
+            number += 1;
+            if place == 0 || random.random_bool(0.1) {
+                messages.push(relation(TABLE, &format!("t{number}"), b'd', [1, 0]));
+            }
+            messages.push(change(
+                b'I',
+                TABLE,
+                &tuple(b'N', &[Some(&number.to_string()), Some("some words")]),
+            ));
+        }
+        Told { at: 0x0100_0000 + place * 0x100, messages }
+    };
+    (0..60).map(transaction).collect()
+}
+
+fn build(folder: &std::path::Path, told: &[Told], sealed: bool) -> PathBuf {
+    let (mut writer, recovered) = open(folder);
+    let mut builder = BlockBuilder::with_size(recovered.frontier, 150);
+    for Told { at, messages } in told {
+        builder.push(&begin(*at, 1000 + *at as i64, *at as u32)).unwrap();
+        messages.iter().for_each(|message| builder.push(message).unwrap());
+        builder.push(&commit(*at, at + 0x30, 1000 + *at as i64)).unwrap();
+        drain(&mut builder, &mut writer);
+        writer.sync().unwrap();
+    }
+    if sealed {
+        seal(&roll(&mut writer), &Authorship::Unkeyed).unwrap();
+    }
+    segments(folder).remove(0)
+}
+
+/// Each row that comes, with its transaction and the description of its table that is in force.
+fn rows(segment: &Segment, is_wanted: impl Fn(u32) -> bool) -> Vec<(Vec<u8>, Vec<u8>, Vec<u8>)> {
+    let (mut found, mut relation, mut transaction) = (Vec::new(), Vec::new(), None);
+    for block in segment.some_blocks(Lsn::ZERO, Lsn::MAX, is_wanted) {
+        for event in block.unwrap().events() {
+            match event.unwrap() {
+                Event::Relation(message) => relation = message.to_vec(),
+                Event::Message(message) => match message[0] {
+                    b'R' => relation = message.to_vec(),
+                    b'B' => {
+                        assert!(transaction.replace(message.to_vec()).is_none(), "a transaction in another")
+                    }
+                    b'C' => {
+                        let begun = transaction.take().expect("a transaction");
+                        assert_eq!(begun[1..9], message[2..10], "the end of another transaction");
+                    }
+                    _ => found.push((
+                        message.to_vec(),
+                        transaction.clone().expect("a transaction"),
+                        relation.clone(),
+                    )),
+                },
+                Event::Idle { .. } => {}
+            }
+        }
+    }
+    assert_eq!(transaction, None, "a transaction without an end");
+    found
+}
+
+#[test]
+fn some_blocks_tell_of_their_rows_what_all_blocks_tell() {
+    for seed in 0..8 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = build(folder.path(), &told(seed), false);
+        let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+        let blocks = segment.footer().blocks.len() as u32;
+        assert!(blocks > 60, "{blocks}");
+        let whole: BTreeMap<_, _> = rows(&segment, |_| true)
+            .into_iter()
+            .map(|(row, begun, relation)| (row, (begun, relation)))
+            .collect();
+        let mut random = StdRng::seed_from_u64(seed);
+        for share in [0.0, 0.03, 0.3, 0.9] {
+            let chosen: BTreeSet<_> = (0..blocks).filter(|_| random.random_bool(share)).collect();
+            let some = rows(&segment, |number| chosen.contains(&number));
+            assert!(share > 0.0 || some.is_empty());
+            for (row, begun, relation) in some {
+                assert_eq!(whole[&row], (begun, relation), "with blocks {chosen:?} of {blocks}");
+            }
+        }
+        let each: usize = (0..blocks).map(|only| rows(&segment, |number| number == only).len()).sum();
+        assert_eq!(each, whole.len(), "each row lies in one block");
+    }
+}
+
+/// Rows of every kind, each in a transaction and a block of its own.
+fn of_every_kind() -> Vec<Told> {
+    let key = |id: &str| tuple(b'K', &[Some(id), None]);
+    let row = |id: &str| {
+        tuple(b'N', &[Some(id), Some("words that fill a block, so that it is cut here and not later")])
+    };
+    let unchanged = [&b"N\0\x02u"[..], &tuple(0, &[Some("v")])[3..]].concat();
+    let kinds = [
+        vec![relation(TABLE, "t", b'd', [1, 0]), change(b'I', TABLE, &row("1"))],
+        vec![change(b'U', TABLE, &row("2"))],
+        vec![change(b'U', TABLE, &[key("3"), row("4")].concat())],
+        vec![change(b'D', TABLE, &key("5"))],
+        vec![truncate(&[TABLE])],
+        vec![logical(true, 1, "backwhen.ddl", "{}")],
+        vec![logical(true, 1, "backwhen.mark", "{}")],
+        vec![relation(BAG, "bag", b'f', [1, 1]), change(b'I', BAG, &row("1"))],
+        vec![change(b'U', TABLE, &[key("6"), unchanged.clone()].concat())],
+        vec![change(b'U', TABLE, &unchanged)],
+        vec![change(b'I', TABLE + 9, &row("1"))],
+    ];
+    let told = |(place, messages): (u64, _)| Told { at: 0x0100_0000 + place * 0x100, messages };
+    (0..).zip(kinds).map(told).collect()
+}
+
+#[test]
+fn blocks_are_found_by_the_keys_of_their_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = build(folder.path(), &of_every_kind(), false);
+    let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+    assert_eq!(segment.footer().blocks.len(), 11);
+    let changes = segment.footer().changes.clone().unwrap();
+    let blocks = |oid: u32, key: &str| changes.blocks_with(&SoughtRows::new(oid, [vec![key.as_bytes()]]));
+    // Whatever concerns the whole table or the schema is in, and so is a row that does not tell its key.
+    let always = [4, 5, 9];
+    for (key, own) in [("1", 0), ("2", 1), ("3", 2), ("4", 2), ("5", 3), ("6", 8)] {
+        let mut expected = always.to_vec();
+        expected.push(own);
+        expected.sort_unstable();
+        assert_eq!(blocks(TABLE, key), expected, "{key}");
+    }
+    assert_eq!(blocks(TABLE, "7"), always);
+    assert_eq!(blocks(BAG, "7"), [5, 7], "rows without a key");
+    assert_eq!(blocks(TABLE + 9, "7"), [5, 10], "rows of a table that nothing describes");
+    assert_eq!(changes.blocks_with(&SoughtRows::none()), [5]);
+}
+
+#[test]
+fn the_index_of_a_sealed_segment_can_be_made_anew_and_is_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = build(folder.path(), &told(3), true);
+    let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+    let found = segment.footer().changes.clone().unwrap();
+    assert_eq!(segment.index_changes().unwrap(), found);
+    assert!(ChangeIndex::of_segment(&segment, found.counts.clone(), Vec::new()).is_none());
+    assert_eq!(verify_segment(&path, &Authorship::Unkeyed).unwrap().faults, Vec::<String>::new());
+    let mut counts = found.counts().unwrap();
+    for Told { messages, .. } in told(3) {
+        let rows = messages.iter().filter(|message| message[0] == b'I').count() as u64;
+        assert_eq!(counts.next_transaction().unwrap()[0].count, rows);
+    }
+}
+
+#[test]
+fn an_index_of_any_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = build(folder.path(), &of_every_kind(), false);
+    let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+    let ChangeIndex { counts, filters } = segment.footer().changes.clone().unwrap();
+    throw("change-filters", vec![filters], |bytes| {
+        let changes = ChangeIndex { counts: Vec::new(), filters: bytes.to_vec() };
+        format!("{:?}", changes.blocks_with(&SoughtRows::new(TABLE, [vec![&b"1"[..]]])).len())
+    });
+    throw("change-counts", vec![counts], |bytes| {
+        let changes = ChangeIndex { counts: bytes.to_vec(), filters: Vec::new() };
+        let transactions = changes.counts().map(|mut counts| {
+            let mut number = 0;
+            while counts.next_transaction().is_some() {
+                number += 1;
+            }
+            number
+        });
+        format!("{transactions:?}")
+    });
+}

@@ -1,0 +1,149 @@
+//! 6, of definitions: what replayed statements do not lead to comes back as the source had it, from what the history holds
+//! of later positions.
+
+use serde_json::Value;
+
+use super::proved::{OFF, ON, head, named, protected, recovered};
+use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version};
+
+/// Recovers, and compares the definitions and rows with what the source's were.
+fn comes_back(backwhen: &Backwhen, to: &str, truth: &Dump) -> Value {
+    let server = backwhen.server();
+    let into = server.fresh_database("mended");
+    let report = backwhen.json(&["recover", "--to", to, "--into", &server.conninfo(&into)]);
+    assert_same(truth, &Dump::of(server, &into));
+    report
+}
+
+/// Captures until the schema as it is now is in the history.
+fn capture(backwhen: &Backwhen) {
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_for_line("has the schema as it is now");
+    capture.stop();
+}
+
+#[test]
+fn what_nothing_told_comes_back_and_is_named_beside_what_was_told() {
+    for_each_version(|server| {
+        let backwhen = protected(
+            server,
+            "CREATE TABLE a (id int PRIMARY KEY, d int DEFAULT 1); ALTER TABLE a OWNER TO proved_a;
+             CREATE TABLE c (id int PRIMARY KEY, x int); CREATE INDEX gone ON c (x);",
+        );
+        let untold =
+            "ALTER TABLE a ALTER d SET DEFAULT 2; DROP INDEX gone; CREATE VIEW quiet AS SELECT 1 AS one;";
+        server.psql(
+            backwhen.database(),
+            &format!(
+                "{OFF} {untold} {ON} REASSIGN OWNED BY proved_a TO proved_b; CREATE TABLE told (id int PRIMARY KEY)"
+            ),
+        );
+        let (moment, truth) = (head(server), Dump::of(server, backwhen.database()));
+        capture(&backwhen);
+        let report = comes_back(&backwhen, &moment, &truth);
+        let mut named = named(&report);
+        named.iter_mut().for_each(|it| it.truncate(it.find(" between").unwrap_or(it.len())));
+        named.sort();
+        assert_eq!(
+            named,
+            [
+                "index public.gone: was dropped",
+                "public.a: default of column d, owner changed",
+                "view public.quiet: was made",
+            ]
+        );
+        assert_eq!(
+            (&report["schema"]["known"], &report["schema_proof"]["proof"]),
+            (&"within".into(), &"proved".into())
+        );
+    });
+}
+
+/// A DROP may name temporary objects beside permanent ones, and permanent ones may have the names of temporary ones.
+#[test]
+fn what_is_dropped_with_temporary_objects_is_gone() {
+    for_each_version(|server| {
+        let backwhen = protected(
+            server,
+            "CREATE TABLE perm (id int PRIMARY KEY); CREATE TABLE scratch (kept int PRIMARY KEY); CREATE VIEW pv AS SELECT 1 AS one;
+             CREATE FUNCTION pf() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TYPE pt AS (a int); CREATE SEQUENCE ps;",
+        );
+        server.psql(
+            backwhen.database(),
+            "CREATE TEMP TABLE scratch (a int); DROP TABLE scratch, perm; CREATE TEMP VIEW tv AS SELECT 2 AS two; DROP VIEW tv, pv;
+             CREATE FUNCTION pg_temp.tf() RETURNS int LANGUAGE sql AS 'SELECT 1'; DROP FUNCTION pg_temp.tf(), pf();
+             CREATE TYPE pg_temp.tt AS (b int); DROP TYPE pg_temp.tt, pt; CREATE TEMP SEQUENCE ts; DROP SEQUENCE ts, ps;",
+        );
+        let (moment, truth) = (head(server), Dump::of(server, backwhen.database()));
+        server.psql(backwhen.database(), "CREATE TABLE perm (other text PRIMARY KEY)");
+        capture(&backwhen);
+        let report = comes_back(&backwhen, &moment, &truth);
+        assert_eq!(report["inexact"], Value::Array(Vec::new()));
+        assert_eq!(report["schema_proof"]["proof"], "proved", "{report}");
+    });
+}
+
+#[test]
+fn columns_of_tables_that_inherit_come_back_in_their_order() {
+    for_each_version(|server| {
+        let backwhen = protected(
+            server,
+            "CREATE TABLE parent (a int PRIMARY KEY, t text COLLATE \"C\"); CREATE TABLE joined (q int PRIMARY KEY, t text COLLATE \"C\", a int NOT NULL);
+             CREATE TABLE child (b varchar(7) DEFAULT 'b', PRIMARY KEY (a), CHECK (b <> 'x')) INHERITS (parent);
+             CREATE TABLE grandchild (c int PRIMARY KEY) INHERITS (child); ALTER TABLE joined INHERIT parent;
+             ALTER TABLE parent ADD COLUMN y int DEFAULT 1; CREATE VIEW v AS SELECT * FROM child;
+             INSERT INTO child VALUES (1, 't', 'b', 2)",
+        );
+        let columns = "SELECT string_agg(concat(attrelid::regclass, '.', attname, attislocal, attinhcount), ',' ORDER BY attrelid::regclass::text, attnum)
+             FROM pg_attribute WHERE attrelid IN (SELECT inhrelid FROM pg_inherits) AND attnum > 0 AND NOT attisdropped
+               AND attrelid::regclass::text IN ('child', 'grandchild', 'joined')";
+        let told = "ALTER TABLE parent ADD COLUMN z text DEFAULT 'z'; INSERT INTO child VALUES (2, 't', 'c', 3, 'zz')";
+        let mut truths = Vec::new();
+        for sql in ["INSERT INTO joined VALUES (1, 't', 2, 3)", told] {
+            server.psql(backwhen.database(), sql);
+            let database = backwhen.database();
+            truths.push((head(server), Dump::of(server, database), server.psql(database, columns)));
+        }
+        capture(&backwhen);
+        for (moment, truth, wanted) in truths {
+            let into = server.fresh_database("mended");
+            let report = backwhen.json(&["recover", "--to", &moment, "--into", &server.conninfo(&into)]);
+            assert_eq!(server.psql(&into, columns), wanted);
+            assert_same(&truth, &Dump::of(server, &into));
+            assert_eq!(report["inexact"], Value::Array(Vec::new()), "{report}");
+            assert_eq!(report["schema_proof"]["proof"], "proved", "{report}");
+        }
+    });
+}
+
+/// No checkpoint can be written while the definitions change.
+#[test]
+fn digests_in_the_stream_prove_what_no_checkpoint_does() {
+    let server = &Server::shared(None);
+    let backwhen = protected(server, "CREATE TABLE t (id int PRIMARY KEY)");
+    let database = backwhen.database();
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_POINT", "checkpoint.publish=error");
+    capture.wait_streaming();
+    server.psql(database, "CREATE VIEW one AS SELECT 1 AS one; INSERT INTO t VALUES (1)");
+    let one = head(server);
+    capture.wait_for_line("digests of 1 object whose");
+    server.psql(database, "CREATE VIEW two AS SELECT 2 AS two; INSERT INTO t VALUES (2)");
+    let two = head(server);
+    server.psql(database, &format!("{OFF} ALTER TABLE t OWNER TO proved_a; {ON}"));
+    let quiet = head(server);
+    capture.wait_for_line("digests of 2 objects whose");
+    server.psql(database, "INSERT INTO t VALUES (3)");
+    let latest = head(server);
+    capture.wait_caught_up();
+    capture.stop();
+    assert_eq!(backwhen.json_lines(&["list", "checkpoints"]).len(), 1);
+    let proof = |to: &str| {
+        let report = recovered(&backwhen, to);
+        (report["schema_proof"]["proof"].clone(), report["schema"]["known"].clone(), named(&report))
+    };
+    assert_eq!(proof(&one), ("proved".into(), "exactly".into(), vec![]));
+    let owner = "public.t: owner not as in the source".to_owned();
+    for to in [&two, &quiet, &latest] {
+        assert_eq!(proof(to), ("differs".into(), "within".into(), vec![owner.clone()]), "{to}");
+    }
+}

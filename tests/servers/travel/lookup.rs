@@ -1,0 +1,122 @@
+//! A row's history is looked up: only the blocks of the journal are read that may hold its changes.
+
+use super::{Scene, on_oldest_and_newest};
+use crate::support::{Backwhen, Server};
+
+/// A scene whose segments are sealed when they are this large.
+fn scene(server: &Server, sql: &str, roll_at: &str) -> Scene {
+    let database = server.fresh_database("lookup");
+    server.psql(&database, sql);
+    let backwhen = Backwhen::new(server, &database)
+        .with_env("BACKWHEN_TEST_ROLL_AT", roll_at)
+        .with_env("BACKWHEN_LOG", "backwhen=warn,backwhen::history::journal=trace");
+    backwhen.init();
+    Scene { backwhen }
+}
+
+/// The bytes of the journal's blocks that a command read.
+fn bytes_read(scene: &Scene, arguments: &[&str]) -> u64 {
+    let output = scene.backwhen.run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}{}", output.stdout, output.stderr);
+    let read = output.stderr.lines().filter_map(|line| line.split_once(" reading ")?.1.split_once(" of "));
+    read.map(|(bytes, _)| bytes.parse::<u64>().expect("a number of bytes")).sum()
+}
+
+fn journal_bytes(scene: &Scene) -> u64 {
+    let segments = scene.lines(&["list", "segments"]);
+    segments.iter().map(|segment| segment["bytes"].as_u64().expect("bytes")).sum()
+}
+
+/// Many transactions, each of which changes a hundred rows.
+const MANY: &str = "
+CREATE PROCEDURE work(transactions int) LANGUAGE plpgsql AS $$ BEGIN
+    FOR n IN 1..transactions LOOP
+        UPDATE t SET words = md5(n::text || id) WHERE id BETWEEN n * 100 AND n * 100 + 99;
+        COMMIT;
+    END LOOP;
+END $$;";
+
+#[test]
+fn one_row_among_many_changes_takes_a_hundredth_of_the_journal() {
+    let server = Server::shared(None);
+    let table = "CREATE TABLE t (id int PRIMARY KEY, words text);
+        INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 60000) g;";
+    let scene = scene(&server, &format!("{table}{MANY}"), "8192");
+    scene.psql("CALL work(500)");
+    let changed = scene.transaction("UPDATE t SET words = 'changed' WHERE id = 30000");
+    scene.psql("CALL work(30)");
+    scene.drain();
+    let journal = journal_bytes(&scene);
+    for arguments in [&["row", "t", "30000"][..], &["row", "t", "59999"], &["log", "--key", "t=30000"]] {
+        let read = bytes_read(&scene, arguments);
+        assert!(read * 100 < journal * 2, "{arguments:?} read {read} bytes of {journal}");
+    }
+    assert_eq!(scene.lines(&["row", "t", "30000"]).len(), 3);
+    assert_eq!(scene.listed(&["--key", "t=30000"])[1], changed);
+    let read = bytes_read(&scene, &["log", "--table", "t", "--min-rows", "2", "--op", "update"]);
+    assert_eq!(read, 0, "the counts tell it");
+    assert_eq!(scene.listed(&["--min-rows", "2"]).len(), 530);
+}
+
+#[test]
+fn blocks_without_the_row_hide_nothing_that_concerns_it() {
+    on_oldest_and_newest(|server| {
+        let table =
+            "CREATE TABLE t (id int PRIMARY KEY, words text); CREATE TYPE mood AS ENUM ('well', 'ill');
+            CREATE TABLE other (id int PRIMARY KEY, feels mood); INSERT INTO other VALUES (1, 'well');
+            INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 5000) g;";
+        let scene = scene(server, &format!("{table}{MANY}"), "4096");
+        let mut steps = vec![];
+        for statement in [
+            "UPDATE t SET id = 7777 WHERE id = 42",
+            "ALTER TABLE t ADD COLUMN more int DEFAULT 3",
+            "UPDATE t SET words = 'as 7777' WHERE id = 7777",
+            "ALTER TABLE t RENAME TO u; ALTER TABLE u RENAME COLUMN words TO w; ALTER TABLE u RENAME COLUMN id TO words",
+            "ALTER TABLE u RENAME COLUMN words TO id; ALTER TABLE u RENAME COLUMN w TO words; ALTER TABLE u RENAME TO t",
+            "ALTER TYPE mood RENAME VALUE 'well' TO 'fine'",
+            "UPDATE other SET id = 2",
+            "UPDATE t SET id = 42 WHERE id = 7777",
+            "TRUNCATE t; INSERT INTO t SELECT g, 'anew' FROM generate_series(1, 5000) g",
+            "ALTER TABLE t REPLICA IDENTITY FULL",
+            "UPDATE t SET words = 'in full' WHERE id = 42",
+            "ALTER TABLE t REPLICA IDENTITY DEFAULT",
+            "ALTER TABLE t ALTER id TYPE bigint",
+            "DELETE FROM t WHERE id = 42",
+        ] {
+            scene.psql("CALL work(20)");
+            steps.push(scene.transaction(statement));
+        }
+        scene.drain();
+        let lines = scene.lines(&["row", "t", "42"]);
+        let words: Vec<_> = lines.iter().map(|line| line["row"]["words"].as_str().unwrap_or("-")).collect();
+        eprintln!("{words:?}");
+        assert_eq!(words.first(), Some(&"at first"));
+        assert!(words.contains(&"as 7777") && words.contains(&"anew") && words.contains(&"in full"));
+        let of_row = |step: usize| scene.listed(&["--key", "t=42"]).contains(&steps[step]);
+        assert!([0, 7, 8, 10, 13].into_iter().all(of_row));
+        let other = scene.lines(&["row", "other", "2"]);
+        let feels: Vec<_> = other.iter().map(|line| line["row"]["feels"].as_str().unwrap_or("-")).collect();
+        assert_eq!(feels, ["well", "fine", "fine"]);
+        // What is counted is what is read: a condition that every row meets needs the rows themselves.
+        let counted = scene.lines(&["log", "--table", "t", "--op", "update"]);
+        let read = scene.lines(&["log", "--table", "t", "--op", "update", "--where", "id > 0"]);
+        assert_eq!(counted.len(), read.len());
+    });
+}
+
+#[test]
+fn one_transaction_of_many_blocks_is_read_in_part() {
+    let server = Server::shared(None);
+    let scene = scene(&server, "CREATE TABLE t (id int PRIMARY KEY, words text)", "65536");
+    let rows = "SELECT g, md5(g::text) || md5('-' || g) FROM generate_series(1, 400000) g";
+    let large = scene.transaction(&format!("INSERT INTO t {rows}"));
+    let small = scene.transaction("UPDATE t SET words = 'small' WHERE id = 100000");
+    scene.drain();
+    let journal = journal_bytes(&scene);
+    let read = bytes_read(&scene, &["row", "t", "100000"]);
+    assert!(read * 3 < journal, "{read} bytes of {journal}");
+    let lines = scene.lines(&["row", "t", "100000"]);
+    let from: Vec<_> = lines.iter().map(|line| format!("xid:{}", line["from"]["xid"])).collect();
+    assert_eq!(from, [large.clone(), small.clone()]);
+    assert_eq!(scene.listed(&["--key", "t=100000"]), [large, small]);
+}
