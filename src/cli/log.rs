@@ -8,7 +8,7 @@ use crate::model::Selection;
 use crate::past::Reading;
 use crate::travel::log::{Filter, Log, LoggedTransaction, Order, TableCounts};
 use crate::travel::row::RowKey;
-use crate::travel::{Condition, Operation, Spans};
+use crate::travel::{Condition, Operation, Spans, refuse_misfits};
 
 /// List transactions in commit order, with the rows that each changed
 ///
@@ -68,7 +68,7 @@ impl LogCommand {
         let spans = Spans::between(&reading, since.as_ref(), until.as_ref())?;
         spans.notes.iter().for_each(|note| at.ui.say(&format!("note: {note}")));
         let filter = self.filter(&reading, &spans)?;
-        filter.check(&reading, &spans)?;
+        refuse_misfits(&filter.tables, filter.condition.as_ref(), &spans.spans)?;
         let order = match (self.largest, self.newest) {
             (true, _) => Order::Largest,
             (_, true) => Order::Newest,

@@ -12,7 +12,7 @@ use super::log::headline;
 use super::merge::{Lines, side_by_side};
 use super::touched::{Touched, TouchedTable};
 use super::values::Values;
-use super::{Condition, Row, Span};
+use super::{Condition, Row, Span, refuse_misfits};
 use crate::error::{Error, Result};
 use crate::fold::FoldedTable;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
@@ -116,10 +116,10 @@ impl Difference<'_> {
         let Difference { earlier, later, backwards, tables: selection, condition } = self;
         let time = earlier.base().time;
         let span = Span { past: earlier, time, until: later.until() };
+        refuse_misfits(selection, condition, std::slice::from_ref(&span))?;
         let mut touched = Touched::between(&span, selection)?;
         touched.tables.retain(|_, it| it.whole || !it.keys.is_empty());
         if let Some(condition) = condition {
-            check(condition, &span.past, &later, selection)?;
             touched.tables.retain(|_, it| it.fits(condition));
         }
         let mut before = fold(&span.past, &touched, |it| it.before.is_some())?;
@@ -146,17 +146,6 @@ impl Difference<'_> {
         });
         Ok(Summary { tables, definitions: definitions.collect(), inexact: touched.inexact })
     }
-}
-
-/// Refuses a condition that fits no table.
-fn check(condition: &Condition, earlier: &Past, later: &Past, selection: &Selection) -> Result<()> {
-    let mut tables = earlier.tables()?.into_iter().chain(later.tables()?);
-    if tables.any(|table| selection.takes(&table.schema, &table.name) && condition.fits(&table)) {
-        return Ok(());
-    }
-    Err(Error::usage(
-        "no table has all columns that --where names; see the tables with: backwhen show schema --at latest",
-    ))
 }
 
 /// Folds the touched tables that exist at the moment, by oid.

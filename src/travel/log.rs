@@ -10,11 +10,11 @@ use super::row::{RowKey, TrackedRows};
 use super::whole::{Step, WholeRows};
 use super::{Condition, Operation, Span, Spans};
 use crate::codec::copy_text;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::follow::{TableChange, Transaction};
 use crate::history::journal::ChangeCount;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
-use crate::past::{Commit, Reading};
+use crate::past::Commit;
 use crate::signal::DefinitionChange;
 
 /// The transactions that are asked for. What is counted of a transaction is what passes the filter.
@@ -211,23 +211,6 @@ impl Log<'_> {
 }
 
 impl Filter {
-    /// Refuses a condition that fits no table.
-    ///
-    /// # Errors
-    /// `Usage` if no table at the end of the last span has the columns; `Damaged` if the history is.
-    pub fn check(&self, reading: &Reading, spans: &Spans) -> Result<()> {
-        let (Some(condition), Some(last)) = (&self.condition, spans.spans.last()) else { return Ok(()) };
-        let end = reading.before(last.past.base().epoch, last.until)?;
-        let tables = last.past.tables()?.into_iter().chain(end.tables()?);
-        let none = HashSet::new();
-        if tables.into_iter().any(|table| self.takes(&table, &none) && condition.fits(&table)) {
-            return Ok(());
-        }
-        Err(Error::usage(
-            "no table has all columns that --where names; see the tables with: backwhen show schema --at latest",
-        ))
-    }
-
     /// Whether changes of a table are asked for, as far as they are known by the table alone.
     pub(super) fn takes(&self, table: &Table, selected: &HashSet<u32>) -> bool {
         (selected.contains(&table.oid) || self.tables.takes(&table.schema, &table.name))

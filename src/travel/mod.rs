@@ -72,12 +72,43 @@ impl Row {
 }
 
 impl Span {
+    /// The tables as they stand where the span begins, and as they stand where it ends.
+    fn tables(&self) -> Result<impl Iterator<Item = Table>> {
+        let end = self.past.reading().before(self.past.base().epoch, self.until)?;
+        Ok(self.past.tables()?.into_iter().chain(end.tables()?))
+    }
+
     /// The oids of the tables that are selected by their names where the span begins or where it ends.
     fn selected(&self, selection: &Selection) -> Result<HashSet<u32>> {
-        let end = self.past.reading().before(self.past.base().epoch, self.until)?;
-        let tables = self.past.tables()?.into_iter().chain(end.tables()?);
-        Ok(tables.filter(|it| selection.takes(&it.schema, &it.name)).map(|it| it.oid).collect())
+        let selected = self.tables()?.filter(|it| selection.takes(&it.schema, &it.name));
+        Ok(selected.map(|it| it.oid).collect())
     }
+}
+
+/// Refuses patterns that match no table where one of the spans begins or ends, and a condition that fits no such table.
+///
+/// # Errors
+/// `Usage` for such a pattern or condition; `Damaged` if the history is.
+pub fn refuse_misfits(selection: &Selection, condition: Option<&Condition>, spans: &[Span]) -> Result<()> {
+    let mut tables = Vec::new();
+    for span in spans {
+        tables.extend(span.tables()?);
+    }
+    let unmatched = selection.unmatched(tables.iter().map(|it| (it.schema.as_str(), it.name.as_str())));
+    if !unmatched.is_empty() {
+        return Err(Error::usage(format!(
+            "no table matches {} where the question begins or ends; see the tables with: backwhen list checkpoints \
+             --tables",
+            unmatched.join(", ")
+        )));
+    }
+    tables.retain(|table| selection.takes(&table.schema, &table.name));
+    if condition.is_none_or(|condition| tables.iter().any(|table| condition.fits(table))) {
+        return Ok(());
+    }
+    Err(Error::usage(
+        "no table has all columns that --where names; see the tables with: backwhen show schema --at latest",
+    ))
 }
 
 impl Spans {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::log::headline;
 use super::values::Values;
 use super::whole::{Step, WholeRows};
-use super::{Operation, Row, Span, key_of};
+use super::{Operation, Row, Span, key_of, refuse_misfits};
 use crate::error::{Error, Result};
 use crate::history::journal::TransactionEntry;
 use crate::model::{Inexact, Lsn, Moment, RowIdentity, Selection, Table};
@@ -93,6 +93,7 @@ impl ShownTransaction {
         tables: &Selection,
         take: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<Vec<Inexact>> {
+        refuse_misfits(tables, None, std::slice::from_ref(&self.span))?;
         let wanted = |table: &Table| tables.takes(&table.schema, &table.name);
         let rows = WholeRows {
             span: &self.span,

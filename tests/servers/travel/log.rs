@@ -133,6 +133,8 @@ fn what_cannot_be_answered_rightly_is_refused() {
         (&["log", "--where", "tenant_id = "], &["is no condition", "behind \"=\""]),
         (&["log", "--where", "extra = 'x'"], &["it is not known how values of json", "extra::text"]),
         (&["log", "--where", "what > 'a'"], &["depends on a collation"]),
+        (&["log", "--table", "ordres"], &["no table matches ordres", "list checkpoints --tables"]),
+        (&["diff", "latest", "latest", "--table", "ordres"], &["no table matches ordres"]),
         (&["log", "--key", "orders"], &["--key names a table and a key"]),
         (&["log", "--key", "items=1"], &["the key of public.items is written as order_id=…,line=…"]),
         (&["log", "--key", "*=1"], &["can be several tables"]),
