@@ -37,6 +37,14 @@ impl Kind {
     }
 }
 
+/// The advice in errors about damage.
+pub const SEE_ALL_DAMAGE: &str = "; see all that is damaged with: backwhen verify";
+
+/// Returns a message without the advice to run `verify`, for `verify` itself.
+pub fn without_verify(message: &str) -> String {
+    message.replace(&format!("{SEE_ALL_DAMAGE} --prove"), "").replace(SEE_ALL_DAMAGE, "")
+}
+
 /// One message for a person (what, where, and what to type next), and the cause beneath it.
 ///
 /// The message never holds a row's values.
@@ -65,6 +73,11 @@ impl Error {
 
     pub fn damaged(message: impl Into<String>) -> Error {
         Error::new(Kind::Damaged, message)
+    }
+
+    /// Damage that was met by work that needs the object, and that `verify` shows in full.
+    pub fn damage_met(message: impl fmt::Display) -> Error {
+        Error::damaged(format!("{message}{SEE_ALL_DAMAGE}"))
     }
 
     pub fn locked(message: impl Into<String>) -> Error {

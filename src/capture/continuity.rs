@@ -10,9 +10,10 @@ use crate::history::History;
 use crate::history::epoch::Epoch;
 use crate::model::Lsn;
 use crate::source::inspect;
-use crate::source::publication::Publications;
+use crate::source::publication::{Pool, Publications};
 use crate::source::slot::SlotFacts;
 use crate::source::stream::ReplicationClient;
+use crate::source::triggers::Triggers;
 
 /// Whether the source still has every change that the history lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ struct Facts {
     wal_status: Option<String>,
     confirmed: Option<Lsn>,
     plugin: Option<String>,
-    publications: i64,
+    pool: Option<Pool>,
     /// Protected tables of which the publications do not carry everything.
     unpublished: Vec<String>,
     /// The tables that the publications may not have carried for a while since the last check.
@@ -84,8 +85,8 @@ pub async fn check(
     let facts = Facts { frontier, has_image: newest.exists, ..asked.await.map_err(silent)?? };
     let continuity = decide(&facts, &epoch.slot);
     let confirmed = facts.confirmed.unwrap_or_default();
-    let Facts { head, published, .. } = facts;
-    Ok(ContinuityReport { continuity, head, confirmed, published })
+    let Facts { head, published, pool, .. } = facts;
+    Ok(ContinuityReport { continuity, head, confirmed, published, pool: pool.unwrap_or(Pool::Young) })
 }
 
 /// Whether the stream goes on where the history ends, and the positions that show it.
@@ -97,6 +98,8 @@ pub struct ContinuityReport {
     pub confirmed: Lsn,
     /// The publications, for later checks.
     pub published: KnownPublications,
+    /// Which publications the stream can name.
+    pub pool: Pool,
 }
 
 /// Asks the source for the facts from which continuity is decided.
@@ -123,6 +126,7 @@ async fn ask(
     if slot.is_standby {
         return Err(Error::refused("the source is a standby; name its primary with --source"));
     }
+    let pooled = Triggers::of_slot(&epoch.slot).are_pooled(&session).await?;
     let look = PublicationCheck::at(&session, history.identity(), newest).await?;
     let path = history.live_path();
     let last = ambient::blocking("reading the live state", move || Ok(live::read(&path))).await?;
@@ -132,7 +136,7 @@ async fn ask(
         wal_status: slot.wal_status,
         confirmed: slot.confirmed,
         plugin: slot.plugin,
-        publications: publications.count(&session).await?,
+        pool: Some(publications.pool(&session, &epoch.slot, pooled).await?),
         unpublished: publications.lacking(&session, &newest.tables).await?,
         altered: look.altered(epoch.number, last.as_ref()),
         published: look.known(epoch.number, Vec::new()),
@@ -159,7 +163,7 @@ fn decide(facts: &Facts, slot: &str) -> Continuity {
             "the source stands at {}, before the end of the history at {}: it was restored from a backup or lost data",
             facts.head, facts.frontier
         )
-    } else if facts.publications < 2 {
+    } else if facts.pool == Some(Pool::Broken) {
         "backwhen's publications are gone from the source".to_owned()
     } else if !facts.has_image {
         // Killed between the epoch's file and its manifest: no moment of the stream could come back.
@@ -188,7 +192,7 @@ mod tests {
             wal_status: Some("reserved".into()),
             confirmed: Some(Lsn(100)),
             plugin: Some("pgoutput".into()),
-            publications: 2,
+            pool: Some(Pool::Ready),
             unpublished: Vec::new(),
             altered: Vec::new(),
             published: KnownPublications::default(),
@@ -227,7 +231,7 @@ mod tests {
             Facts { confirmed: Some(Lsn(101)), ..healthy() },
             Facts { plugin: Some("test_decoding".into()), ..healthy() },
             Facts { head: Lsn(99), ..healthy() },
-            Facts { publications: 1, ..healthy() },
+            Facts { pool: Some(Pool::Broken), ..healthy() },
             Facts { has_image: false, ..healthy() },
             Facts { unpublished: vec!["public.t".into()], ..healthy() },
             Facts { altered: vec!["public.t".into()], ..healthy() },

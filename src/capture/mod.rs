@@ -36,7 +36,7 @@ use crate::model::Lsn;
 use crate::pgtools::Tools;
 use crate::signal::key::MessageKey;
 use crate::source::inspect;
-use crate::source::publication::Publications;
+use crate::source::publication::{Pool, Publications};
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use crate::store::{ObjectKind, ObjectName, files};
 use budget::Budget;
@@ -133,6 +133,13 @@ impl Capture<'_> {
             let started = ambient::instant();
             let mut streamed = false;
             let error = match self.once(&mut streamed).await {
+                Ok(Ended::Stopped(StopReason::PoolReady)) if !self.stop.is_cancelled() => {
+                    if let Some(board) = &self.board {
+                        board
+                            .step(Event::Interrupted, "the stream is opened again, with more publications")?;
+                    }
+                    continue;
+                }
                 Ok(Ended::Stopped(_) | Ended::Reached) => return self.ended(),
                 Err(error) => error,
             };
@@ -201,7 +208,7 @@ impl Capture<'_> {
             let frontier = durable.lsn();
 
             let mut client = ReplicationClient::connect(self.source, "capture").await?;
-            let ContinuityReport { continuity, head, confirmed, published } =
+            let ContinuityReport { continuity, head, confirmed, published, pool } =
                 continuity::check(self.history, &epoch, self.source, &mut client, frontier).await?;
             let board = self.board(frontier).await?;
             if let Some(loss) = Loss::remember(self.loss.take(), continuity) {
@@ -232,13 +239,13 @@ impl Capture<'_> {
                 (Link::Far(client), format!("draining what was committed after {frontier}"))
             } else {
                 (
-                    Link::Near(self.start(Some(client), seam.from()).await?),
+                    Link::Near(self.start(Some(client), seam.from(), pool).await?),
                     format!("streaming from {frontier}"),
                 )
             };
             board.update(|live| (live.epoch, live.durable) = (number, frontier));
             board.step(Event::StreamOpened, cause)?;
-            return Ok(CaptureRun { link, writer, durable, seam, board });
+            return Ok(CaptureRun { link, writer, durable, seam, board, pool });
         }
     }
 
@@ -260,14 +267,19 @@ impl Capture<'_> {
     }
 
     /// Opens the stream, on a connection of its own if none is given.
-    async fn start(&self, client: Option<ReplicationClient>, from: Lsn) -> Result<ReplicationStream> {
+    async fn start(
+        &self,
+        client: Option<ReplicationClient>,
+        from: Lsn,
+        pool: Pool,
+    ) -> Result<ReplicationStream> {
         let client = match client {
             Some(client) => client,
             None => ReplicationClient::connect(self.source, "capture").await?,
         };
         let (slot, serving, patience) =
             (self.history.identity().slot(), client.backend().clone(), client.silence());
-        let options = Publications::of_slot(&slot).option();
+        let options = Publications::of_slot(&slot).option(pool);
         let options = plugin_options(&options);
         let started = tokio::time::timeout(patience, client.start(&slot, from, &options)).await;
         let stream = started.map_err(|_| Error::unavailable("the source does not begin to stream"))??;
@@ -279,7 +291,7 @@ impl Capture<'_> {
 
     /// Takes in what comes, while the watcher keeps the source company.
     async fn follow(&self, opened: CaptureRun) -> Result<Ended> {
-        let CaptureRun { link, writer, durable, seam, board } = opened;
+        let CaptureRun { link, writer, durable, seam, board, pool } = opened;
         let frontier = durable.lsn();
         let durable = Arc::new(news::channel(durable).0);
         let disk = Disk::start(writer, &durable, self.sealer.clone());
@@ -295,6 +307,7 @@ impl Capture<'_> {
             heartbeat: self.options.heartbeat,
             budget: self.budget.clone(),
             jobs: self.options.jobs,
+            pool,
             stop: stop.clone(),
         };
         let watcher = tokio::spawn(watcher.run(watching.clone(), first_beat));
@@ -306,7 +319,7 @@ impl Capture<'_> {
         let last_beat = beat::last_beat(&self.stop, last_beat_at, &stop, durable.subscribe(), key.clone());
         let intake = Intake::new(Admission::new(key), frontier, disk, seam, &board);
         let ended = tokio::select! {
-            ended = self.take_in(link, intake, known, &stop) => ended,
+            ended = self.take_in((link, pool), intake, known, &stop) => ended,
             never = last_beat => match never {},
         };
         watching.cancel();
@@ -321,7 +334,7 @@ impl Capture<'_> {
     /// Drains, if the source is far ahead, and then streams.
     async fn take_in(
         &self,
-        link: Link,
+        (link, pool): (Link, Pool),
         mut intake: Intake<'_>,
         mut until: stream::Until,
         stop: &StopSignal,
@@ -331,7 +344,7 @@ impl Capture<'_> {
             Link::Far(mut client) => {
                 await_end(&mut until, stop).await;
                 let slot = self.history.identity().slot();
-                let names = Publications::of_slot(&slot).option();
+                let names = Publications::of_slot(&slot).option(pool);
                 let options = plugin_options(&names);
                 let mut drain = Drain {
                     client: &mut client,
@@ -346,7 +359,7 @@ impl Capture<'_> {
                         let client = matches!(drained, Ok(Drained::Near)).then_some(client);
                         let from = intake.asks_from();
                         self.say(format!("streaming from {from}"));
-                        match stop.unless_told(self.start(client, from)).await {
+                        match stop.unless_told(self.start(client, from, pool)).await {
                             Ok(started) => started,
                             Err(reason) => return intake.finish().await.map(|_| Ended::Stopped(reason)),
                         }
@@ -415,6 +428,8 @@ struct CaptureRun {
     durable: Durable,
     seam: Seam,
     board: Board,
+    /// Which publications the connection names.
+    pool: Pool,
 }
 
 /// Waits a little until it is known where this run ends, if anywhere. A batch that ended just before would have the

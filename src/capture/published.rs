@@ -61,8 +61,8 @@ impl PublicationCheck {
         let last = last.filter(|last| last.epoch == epoch);
         let known = last.iter().flat_map(|last| last.altered.clone());
         let mut altered: Vec<_> = known.collect();
-        let mut rows = last.iter().flat_map(|last| last.rows.iter().zip(&self.rows));
-        if rows.any(|(before, now)| before.was_altered(now))
+        let mut rows = last.iter().flat_map(|last| &last.rows);
+        if rows.any(|before| !self.rows.iter().any(|now| !before.was_altered(now)))
             // Fewer than before: the count was lost in a crash, and what it would have shown with it.
             || last.is_some_and(|last| last.taken_out != self.taken_out)
         {

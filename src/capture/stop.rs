@@ -15,15 +15,17 @@ pub enum StopReason {
     Unpublished,
     /// Somebody altered the publications, so that for a while they may not have carried all of a protected table.
     Altered,
+    /// A connection that is opened now can name the whole pool of publications; this one names the first two.
+    PoolReady,
     /// The slot retains more WAL than it may.
     BudgetSpent,
 }
 
 impl StopReason {
-    /// Returns the failure to report; `None` if the capture was asked to end.
+    /// Returns the failure to report; `None` if nothing failed.
     pub fn failure(self) -> Option<Error> {
         match self {
-            StopReason::Asked => None,
+            StopReason::Asked | StopReason::PoolReady => None,
             StopReason::Unpublished | StopReason::Altered => Some(Error::unavailable(
                 "backwhen's publications do not carry all of a protected table any more; looking what is lost",
             )),

@@ -1,6 +1,6 @@
 //! Keeps the source company over an ordinary session: heartbeats, sequences, tables that come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +25,14 @@ use crate::model::SequenceState;
 use crate::model::{DatabaseFacts, Grade, LeftOut, Lsn, PgTime, Selection};
 use crate::pgtools::Tools;
 use crate::progress::Silent;
+use crate::protect::identity::treat_tables;
 use crate::protect::snapshot::read_roles;
 use crate::protect::{Access, checkpoint, hold_objects};
 use crate::signal::{self, RolesSignal};
-use crate::source::blocker::{oldest_transaction, while_waiting};
+use crate::source::blocker::{OpenTransaction, oldest_transaction, while_waiting};
 use crate::source::inspect;
 use crate::source::messages::write;
-use crate::source::publication::{Publications, set_lock_timeout};
+use crate::source::publication::{Pool, Publications, set_lock_timeout};
 use crate::source::sequences;
 use crate::source::slot::SlotFacts;
 use crate::source::triggers::{Fault, InstallOutcome, Triggers};
@@ -48,8 +49,15 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Images of new tables follow each other no faster than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(3);
 
+/// How long an image of new tables waits before it looks again whether a transaction that is in its way has ended.
+const LATE_PAUSE: Duration = Duration::from_secs(10);
+
 /// Lists of the server's roles follow each other no faster than this: some servers make roles all the time.
 const ROLES_PAUSE: Duration = Duration::from_secs(60);
+
+/// Attempts to change the replica identity of locked tables follow each other no faster than this: everybody who uses
+/// such a table waits during an attempt.
+const IDENTITY_PAUSE: Duration = Duration::from_secs(60);
 
 pub struct Watcher {
     pub history: History,
@@ -60,6 +68,8 @@ pub struct Watcher {
     pub heartbeat: Duration,
     pub budget: Budget,
     pub jobs: usize,
+    /// Which publications the stream names.
+    pub pool: Pool,
     /// Told when the stream lacks what it should carry, or the slot retains too much.
     pub stop: StopSignal,
 }
@@ -74,6 +84,8 @@ struct Memory {
     /// A digest of the roles that the history knows.
     roles: Option<String>,
     next_roles: Option<Instant>,
+    /// When tables whose replica identity could not be changed are tried again; `None` if there are none.
+    next_identities: Option<Instant>,
 }
 
 impl Watcher {
@@ -130,6 +142,7 @@ impl Watcher {
         }
         self.check_publications(session, memory, now.as_ref()).await?;
         self.check_triggers(session).await?;
+        self.follow_pool(session).await?;
         if due {
             memory.next_digest = Some(ambient::instant() + started.elapsed() * DIGEST_SHARE);
         }
@@ -184,7 +197,8 @@ impl Watcher {
         let changed = memory.known.as_ref().is_none_or(|known| known.fingerprint != now);
         self.board.update(|live| live.schema_changed = changed);
         // A table whose publication somebody kept locked is tried again, whatever a checkpoint knows of it.
-        let left = self.board.read().is_some_and(|live| !live.unprotected.is_empty());
+        let left = self.board.read().is_some_and(|live| !live.unprotected.is_empty())
+            || memory.next_identities.is_some_and(|next| ambient::instant() >= next);
         let waits = memory.next_refresh.is_some_and(|next| ambient::instant() < next);
         if !changed && (!left || waits) {
             return Ok(());
@@ -192,6 +206,7 @@ impl Watcher {
         // Tables that move now are moved by capture itself, even if this process dies before it can note that.
         self.board.update(|live| live.published.iter_mut().for_each(|last| last.members.clear()));
         self.board.written().await;
+        self.treat_identities(session, memory).await?;
         let published = self.publish_tables(session).await?;
         self.look_again(session, memory).await?;
         if !changed && !published {
@@ -199,6 +214,12 @@ impl Watcher {
             return Ok(());
         }
         if memory.next_refresh.is_none_or(|next| ambient::instant() >= next) {
+            // The snapshot's slot would wait for this transaction, and the heart would not beat meanwhile.
+            if let Some(open) = oldest_transaction(session).await?.filter(OpenTransaction::is_late) {
+                tracing::info!("the checkpoint with the new definitions waits: {open}");
+                memory.next_refresh = Some(ambient::instant() + LATE_PAUSE);
+                return Ok(());
+            }
             let started = ambient::instant();
             let done = self.refresh().await;
             memory.next_refresh = Some(ambient::instant() + REFRESH_PAUSE.max(started.elapsed() * 2));
@@ -313,6 +334,41 @@ impl Watcher {
         Ok(())
     }
 
+    /// Lets the event triggers use the pool of publications if the stream names it. A history that an older version began
+    /// has no pool: it is created here, and named by another connection once the slot is past its creation.
+    async fn follow_pool(&self, session: &Session) -> Result<()> {
+        let identity = self.history.identity();
+        if !identity.has_event_triggers() {
+            return Ok(());
+        }
+        let slot = identity.slot();
+        if self.pool == Pool::Ready {
+            return Triggers::of_slot(&slot).use_pool(session).await;
+        }
+        let publications = Publications::of_slot(&slot);
+        let major = DatabaseFacts::read(session).await?.server_major;
+        if let Err(error) = publications.create_pool(session, major).await {
+            tracing::info!("new tables may wait for each other's transactions: {error}");
+        } else if publications.pool(session, &slot, false).await? == Pool::Ready {
+            self.stop.tell(StopReason::PoolReady);
+            return Err(Error::interrupted());
+        }
+        Ok(())
+    }
+
+    /// With `init --full-identity`: gives tables their replica identity that no event trigger could give it.
+    async fn treat_identities(&self, session: &Session, memory: &mut Memory) -> Result<()> {
+        let identity = self.history.identity();
+        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+        let changes = treat_tables(session, &identity.slot(), &selection, Duration::ZERO).await?;
+        for LeftOut { table, reason } in &changes.refused {
+            tracing::info!("{table} stays insert-only for now: {reason}");
+        }
+        let waits = !changes.refused.is_empty();
+        memory.next_identities = waits.then(|| ambient::instant() + IDENTITY_PAUSE);
+        Ok(())
+    }
+
     /// Puts every table that is wanted into the publication that fits it; whether one was put there.
     async fn publish_tables(&self, session: &Session) -> Result<bool> {
         let identity = self.history.identity();
@@ -328,21 +384,21 @@ impl Watcher {
         for found in &inventory.tables {
             let table = &found.table;
             let exact = table.grade == Grade::Exact;
-            if members.contains(&(table.oid, exact)) {
+            if is_published(&members, table.oid, exact) {
                 continue;
             }
             let publishing = async {
-                if members.contains(&(table.oid, !exact)) {
-                    publications.move_here(session, table).await
+                if members.contains(&(table.oid, true)) {
+                    publications.demote(session, table, self.pool).await
                 } else {
-                    publications.add(session, table).await
+                    publications.add(session, table, self.pool).await
                 }
             };
             let what = "the publication of a table";
             let (published, blocker) = while_waiting(&self.source, session.process(), what, publishing).await;
             if let Err(error) = published {
                 // The event triggers may have published the table since its membership was read.
-                if publications.members(session).await?.contains(&(table.oid, exact)) {
+                if is_published(&publications.members(session).await?, table.oid, exact) {
                     continue;
                 }
                 let reason = blocker.map_or(error.to_string(), |blocker| format!("{error}; {blocker}"));
@@ -381,4 +437,9 @@ impl Watcher {
         tracing::info!("checkpoint {} has the schema as it is now", made.id);
         Ok(made.into())
     }
+}
+
+/// Whether a table is where its grade belongs: in an exact publication, or in none of those but in another.
+fn is_published(members: &BTreeSet<(u32, bool)>, table: u32, exact: bool) -> bool {
+    members.contains(&(table, exact)) && members.contains(&(table, true)) == exact
 }

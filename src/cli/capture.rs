@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::model::Lsn;
 
 /// Follow the source until SIGINT or SIGTERM, or until a given position
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Capture {
     /// Stop at this position: `caught-up`, or an LSN
     #[arg(long, env = "BACKWHEN_UNTIL", value_name = "POINT", value_parser = parse_until)]
@@ -66,7 +66,9 @@ impl Capture {
             jobs: self.jobs,
             max_retained_wal: self.budget.bytes(),
         };
-        if let Some(address) = self.metrics_listen {
+        if let Some(address) = self.metrics_listen
+            && at.metrics_served.set(()).is_ok()
+        {
             let (history, source) = (history.clone(), source.clone());
             metrics::serve(
                 address,

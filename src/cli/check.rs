@@ -13,7 +13,7 @@ use crate::pgtools::Tools;
 use crate::source::preflight::{self, Preflight};
 
 /// Look whether a database can be protected, and how well; changes nothing
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Check {
     /// The database to look at: a libpq connection string or URI. Others can see arguments:
     /// keep the password in ~/.pgpass
@@ -48,7 +48,10 @@ impl Check {
         }
         let source = named_source(self.source.as_deref())?;
         let selection = Selection::parse(&self.include, &self.exclude)?;
-        let preflight = preflight::look(&source, at.tools().as_ref(), &selection).await?;
+        let mut preflight = preflight::look(&source, at.tools().as_ref(), &selection).await?;
+        if preflight.is_ready() {
+            preflight.findings.extend(preflight::no_slot(&source).await?);
+        }
         let checked = Checked { ready: preflight.is_ready(), preflight };
         at.ui.result(&checked, || describe(&checked))?;
         Ok(if checked.ready { ExitCode::SUCCESS } else { ExitCode::from(Kind::Refused.exit_code()) })

@@ -14,7 +14,7 @@ use crate::model::{Lsn, PgTime};
 use crate::protect::{Access, checkpoint, forward};
 
 /// Record a checkpoint, folded from the history without asking the source
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Checkpoint {
     /// A label for the checkpoint, of at most 1024 bytes
     #[arg(long, value_name = "TEXT")]

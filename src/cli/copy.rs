@@ -12,7 +12,7 @@ use crate::error::{Kind, Result};
 use crate::history::copy::{self, CopyOutcome};
 
 /// Mirror the history to a second folder, or update such a copy
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Copy {
     /// The folder of the copy; it is created if it does not exist
     #[arg(long, value_name = "PATH")]

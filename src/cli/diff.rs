@@ -18,7 +18,7 @@ use crate::travel::{Condition, statement};
 ///
 /// A row that was changed and changed back does not appear. With `live` as the second moment, the first one is compared with
 /// what the source holds now; capture must be running.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(after_help = "Example: backwhen diff mark:before-deploy latest --table orders --rows\n\
                         With --sql FILE, the statements are written that lead from the first moment to the second.")]
 pub struct Diff {

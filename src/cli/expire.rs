@@ -14,7 +14,7 @@ use crate::history::expire::{self, CheckpointFate, ExpiryPlan, ObjectTally, Rete
 ///
 /// Each rule keeps a stretch that ends now; the longest of the stretches is kept. A stretch keeps its oldest
 /// checkpoint, all later checkpoints and the journal after them, so that every moment in it can be recovered.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Expire {
     /// Keep every moment within this time before the newest recoverable moment, such as 7d or 48h
     #[arg(long, env = "BACKWHEN_KEEP_WITHIN", value_name = "TIME", value_parser = parse_duration)]

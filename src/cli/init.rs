@@ -3,14 +3,16 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Surroundings, check, default_jobs, named_source, ui};
+use super::{SourceOption, Surroundings, check, default_jobs, named_source, ui};
 use crate::error::Result;
-use crate::model::{Lsn, PgTime};
-use crate::protect::{Access, begin};
+use crate::history::History;
+use crate::model::inexact::insert_only_note;
+use crate::model::{LeftOut, Lsn, PgTime};
+use crate::protect::{Access, begin, identity};
 use crate::source::preflight;
 
 /// Begin a new history: publications, event triggers and slot on the source, and the first checkpoint
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Init {
     /// The database to protect: a libpq connection string or URI. Others can see arguments:
     /// keep the password in ~/.pgpass
@@ -28,6 +30,10 @@ pub struct Init {
     /// Install no event triggers: a change of the schema is then known only within two heartbeats
     #[arg(long, env = "BACKWHEN_NO_EVENT_TRIGGERS")]
     no_event_triggers: bool,
+    /// Give tables without a usable key REPLICA IDENTITY FULL, new ones too, so that their updates and deletes are
+    /// recorded; `drop` puts back what they had. A history that exists is not refused: this is switched on for it
+    #[arg(long, env = "BACKWHEN_FULL_IDENTITY")]
+    full_identity: bool,
 }
 
 #[derive(Serialize)]
@@ -41,12 +47,28 @@ struct InitReport {
     rows: u64,
     bytes: u64,
     event_triggers: bool,
-    left_out: Vec<crate::model::LeftOut>,
+    /// The tables whose updates and deletes are not recorded.
+    insert_only: usize,
+    left_out: Vec<LeftOut>,
+}
+
+/// The report if the history existed before.
+#[derive(Serialize)]
+struct FullIdentityReport {
+    history: String,
+    slot: String,
+    /// The tables whose replica identity was changed.
+    changed: usize,
+    /// The tables that could not be changed yet.
+    refused: Vec<LeftOut>,
 }
 
 impl Init {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let folder = at.history_folder()?;
+        if self.full_identity && History::is_at(&folder)? {
+            return self.switch_on_full_identity(at).await;
+        }
         let source = named_source(self.source.as_deref())?;
         let tools = at.tools()?;
         check::refuse_what_cannot_start(&source, &tools).await?;
@@ -58,9 +80,12 @@ impl Init {
         let begun = begin::init(
             &access,
             &folder,
-            self.include,
-            self.exclude,
-            !self.no_event_triggers,
+            begin::Wishes {
+                include: self.include,
+                exclude: self.exclude,
+                event_triggers: !self.no_event_triggers,
+                full_identity: self.full_identity,
+            },
             at.key_file.as_deref(),
             &at.heed_signals(),
         )
@@ -88,6 +113,7 @@ impl Init {
             slot: history.identity().slot(),
             event_triggers: history.identity().has_event_triggers(),
             tables: checkpoint.tables.len(),
+            insert_only: checkpoint.tables.iter().filter(|entry| entry.table.is_insert_only()).count(),
             rows: checkpoint.rows(),
             bytes: checkpoint.bytes_new,
             left_out: checkpoint.schema.left_out.clone(),
@@ -96,11 +122,17 @@ impl Init {
         for left_out in &begun.left_out {
             at.ui.say(&format!("not protected: {} ({})", left_out.table, left_out.reason));
         }
+        if begun.tables == 0 && !begun.left_out.is_empty() {
+            at.ui.warn("no table is protected; see whether --include and --exclude say what you mean");
+        }
         for entry in checkpoint.tables.iter().filter(|entry| entry.table.is_insert_only()) {
             let (name, quoted) = (entry.table.display(), entry.table.quoted());
             at.ui.say(&format!(
                 "inserts only: {name} has no replica identity; to protect it whole: ALTER TABLE {quoted} REPLICA IDENTITY FULL;"
             ));
+        }
+        if let Some(note) = insert_only_note(begun.insert_only) {
+            at.ui.say(&note);
         }
         at.ui.result(&begun, || {
             format!(
@@ -114,6 +146,24 @@ impl Init {
                 begun.rows,
                 ui::bytes(begun.bytes),
                 begun.history
+            )
+        })
+    }
+
+    /// Switches --full-identity on for the history that lies here.
+    async fn switch_on_full_identity(self, at: &Surroundings) -> Result<()> {
+        let history = at.history_to_write()?;
+        let source = SourceOption { source: self.source }.of(&history)?;
+        let identity::IdentityChanges { changed, refused } = identity::switch_on(&history, &source).await?;
+        for LeftOut { table, reason } in &refused {
+            at.ui.say(&format!("not yet: {table}: {reason}; capture tries again"));
+        }
+        let (slot, history) = (history.identity().slot(), history.root().display().to_string());
+        let report = FullIdentityReport { history, slot, changed, refused };
+        at.ui.result(&report, || {
+            format!(
+                "gave {changed} tables REPLICA IDENTITY FULL; new tables without a usable key get it too, until: backwhen \
+                 drop"
             )
         })
     }

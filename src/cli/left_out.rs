@@ -13,7 +13,7 @@ use crate::store::files::{self, NewFile};
 /// # Errors
 /// Fails with `Unavailable` if the file cannot be written.
 pub(super) fn write(database: &str, objects: &[RefusedObject]) -> Result<PathBuf> {
-    let path = free_path(database);
+    let path = free_path(database, "left-out", "sql");
     let mut file = NewFile::create(&path)?;
     let written = file.write_all(script(database, objects).as_bytes());
     written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
@@ -21,11 +21,12 @@ pub(super) fn write(database: &str, objects: &[RefusedObject]) -> Result<PathBuf
     Ok(path)
 }
 
-fn free_path(database: &str) -> PathBuf {
+/// Returns the first path in the current folder that is free, of those that name the database and the content.
+pub(super) fn free_path(database: &str, content: &str, extension: &str) -> PathBuf {
     let plain = |letter: char| if letter.is_alphanumeric() || "-_".contains(letter) { letter } else { '_' };
     let name: String = database.chars().map(plain).collect();
-    let numbered = (2..).map(|number| PathBuf::from(format!("{name}.left-out-{number}.sql")));
-    let mut paths = [PathBuf::from(format!("{name}.left-out.sql"))].into_iter().chain(numbered);
+    let numbered = (2..).map(|number| PathBuf::from(format!("{name}.{content}-{number}.{extension}")));
+    let mut paths = [PathBuf::from(format!("{name}.{content}.{extension}"))].into_iter().chain(numbered);
     paths.find(|path| !files::is_there(path)).expect("numbers do not end")
 }
 
@@ -54,7 +55,7 @@ mod tests {
 
     #[test]
     fn names_of_databases_and_objects_are_neither_paths_nor_statements() {
-        assert_eq!(free_path("../a b"), PathBuf::from("___a_b.left-out.sql"));
+        assert_eq!(free_path("../a b", "left-out", "sql"), PathBuf::from("___a_b.left-out.sql"));
         let object =
             RefusedObject { what: "VIEW v\nDROP TABLE t;".into(), why: "w".into(), sql: "S;".into() };
         let text = script("d\nx", &[object]);

@@ -9,11 +9,11 @@ use super::{Surroundings, schemas, ui};
 use crate::error::Result;
 use crate::history::History;
 use crate::history::catalog::{Catalog, CheckpointRow};
-use crate::history::timeline::{Stretch, Timeline};
+use crate::history::timeline::{Stretch, Timeline, with_epoch};
 use crate::model::{Grade, Lsn, PgTime};
 
 /// List checkpoints, segments, marks, gaps, proofs or schema changes of the history
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct List {
     #[arg(value_enum)]
     what: ListSubject,
@@ -52,7 +52,8 @@ struct MarkShown {
     epoch: u32,
     lsn: Lsn,
     time: PgTime,
-    xid: u32,
+    /// With its epoch, as `pg_current_xact_id()` shows it.
+    xid: u64,
     /// Whether the mark lies in the window, after its epoch's first checkpoint.
     recoverable: bool,
 }
@@ -173,15 +174,19 @@ fn marks(at: &Surroundings, timeline: &Timeline) -> Result<()> {
         let window = stretch.and_then(Stretch::window);
         window.is_some_and(|window| (window.earliest.lsn..=window.latest.lsn).contains(&lsn))
     };
-    let marks = timeline.marks().map(|(epoch, mark)| MarkShown {
-        recoverable: holds(epoch, mark.end_lsn),
-        name: mark.name.clone(),
-        epoch,
-        lsn: mark.end_lsn,
-        time: mark.time,
-        xid: mark.xid,
-    });
-    let shown: Vec<_> = marks.collect();
+    let mut shown = Vec::new();
+    let views = timeline.stretches.iter().flat_map(|stretch| &stretch.segments);
+    for view in views.filter(|view| !view.summary.marks.is_empty()) {
+        let (epoch, near) = (view.name.epoch, view.transaction_number());
+        shown.extend(view.summary.marks.iter().map(|mark| MarkShown {
+            recoverable: holds(epoch, mark.end_lsn),
+            name: mark.name.clone(),
+            epoch,
+            lsn: mark.end_lsn,
+            time: mark.time,
+            xid: near.map_or(mark.xid.into(), |near| with_epoch(mark.xid, near)),
+        }));
+    }
     at.ui.list(&shown, || {
         let cells = |it: &MarkShown| {
             let note =

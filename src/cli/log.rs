@@ -14,7 +14,7 @@ use crate::travel::{Condition, Operation, Spans};
 ///
 /// Without options, all transactions of the history are listed that changed rows or the schema. With filters, what is
 /// counted of a transaction is what passes them.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(after_help = "Example: backwhen log --since '2 hours ago' --op delete --table orders --largest\n\
                         lists the transactions that deleted most orders; look at one with: backwhen show xid:N")]
 pub struct LogCommand {
@@ -46,7 +46,7 @@ pub struct LogCommand {
     #[arg(long, conflicts_with = "largest")]
     newest: bool,
     /// List at most so many transactions [default: 20 with --largest or --newest, else all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
 
@@ -109,7 +109,7 @@ struct Listing<'a> {
     at: &'a Surroundings,
     held: Vec<LoggedTransaction>,
     /// The transaction that changed most rows: its xid and its rows.
-    largest: Option<(u32, u64)>,
+    largest: Option<(u64, u64)>,
 }
 
 impl Listing<'_> {

@@ -10,7 +10,7 @@ use crate::history::timeline::Timeline;
 use crate::model::Lsn;
 
 /// Put a named moment into the stream
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Mark {
     /// The mark's name: any text of at most 1024 bytes that no mark has yet
     name: String,

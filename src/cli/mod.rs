@@ -17,6 +17,7 @@ mod list;
 mod log;
 mod mark;
 mod metrics;
+mod not_exact;
 mod proof;
 mod recover;
 mod repair;
@@ -90,19 +91,23 @@ struct Global {
     /// Show no progress bars, not even on a terminal
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_NO_PROGRESS")]
     no_progress: bool,
+    /// How long to wait for another command that holds the history, such as a checkpoint, before exit code 13
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_WAIT", value_name = "TIME", value_parser = parse_duration)]
+    wait: Option<Duration>,
     /// A folder with PostgreSQL's client programs, searched before the PATH
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_PG_BIN", value_name = "FOLDER")]
     pg_bin: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
+    #[default]
     Text,
     Json,
     Prometheus,
 }
 
-#[derive(Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
     Check(check::Check),
     Init(init::Init),
@@ -126,6 +131,7 @@ enum Command {
 }
 
 /// The settings and the terminal that every command gets.
+#[derive(Default)]
 struct Surroundings {
     ui: Ui,
     history: Option<String>,
@@ -133,6 +139,9 @@ struct Surroundings {
     pg_bin: Option<PathBuf>,
     /// Cancelled by a signal, once signals are heeded.
     interrupt: OnceLock<CancellationToken>,
+    /// Set by what a command does once, although `--wait` may run it again.
+    unchecked_said: OnceLock<()>,
+    metrics_served: OnceLock<()>,
 }
 
 /// Runs the command line and returns the exit code, which is a contract.
@@ -164,9 +173,9 @@ fn run_command_line() -> ExitCode {
     };
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
-        let Global { history, key_file, pg_bin, .. } = cli.global;
-        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, interrupt: OnceLock::new() };
-        let done = runtime.block_on(run(cli.command, &context));
+        let Global { history, key_file, pg_bin, wait, .. } = cli.global;
+        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, ..Surroundings::default() };
+        let done = runtime.block_on(run_patiently(cli.command, &context, wait.unwrap_or_default()));
         // Threads that still read for a command that has failed need not be waited for.
         runtime.shutdown_background();
         done
@@ -186,6 +195,37 @@ fn parse() -> Result<Cli> {
     let command = config::with_defaults(<Cli as clap::CommandFactory>::command(), &arguments)?;
     let matches = command.get_matches_from(arguments);
     Cli::from_arg_matches(&matches).map_err(|error| error.exit())
+}
+
+/// The first pause before a command that was refused as `Locked` is tried again; each further pause is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause: a command begins at most this long after the history is free.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Runs the command, and runs it again while another command holds the history, for as long as `patience`. Each try
+/// reads the history anew, so that nothing is decided by what the other command has changed meanwhile.
+async fn run_patiently(command: Command, context: &Surroundings, patience: Duration) -> Result<ExitCode> {
+    let begun = ambient::instant();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match run(command.clone(), context).await {
+            Err(error) if error.kind() == Kind::Locked && begun.elapsed() < patience => error,
+            done => return done,
+        };
+        if pause == FIRST_PAUSE {
+            context.ui.say(&format!(
+                "{error}; waiting for up to {}",
+                crate::model::moment::format_duration(patience)
+            ));
+        }
+        let rest = tokio::time::sleep(pause.min(patience.saturating_sub(begun.elapsed())));
+        match context.interrupt.get() {
+            Some(interrupt) => interrupt.run_until_cancelled(rest).await.ok_or_else(Error::interrupted)?,
+            None => rest.await,
+        }
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
 }
 
 async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
@@ -241,7 +281,8 @@ impl Surroundings {
 
     fn history(&self) -> Result<History> {
         let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
-        if history.identity().key.is_some() && !history.authorship().is_checked() {
+        let is_unchecked = history.identity().key.is_some() && !history.authorship().is_checked();
+        if is_unchecked && self.unchecked_said.set(()).is_ok() {
             self.ui.say(
                 "it is not checked who wrote this history: name the file with its key with --key-file, unless you \
                  trust all who can write to its folder",
@@ -275,7 +316,7 @@ impl Surroundings {
 }
 
 /// Options of commands that talk to the source of an existing history.
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct SourceOption {
     /// The source, if it is not where `init` found it: a libpq connection string. Other users of this machine can see
     /// the arguments of a process, so keep the password in ~/.pgpass
@@ -287,13 +328,16 @@ impl SourceOption {
     /// Returns the given source, or the one that the history records.
     fn of(&self, history: &History) -> Result<Conninfo> {
         let identity = history.identity();
-        let source = Conninfo::parse(self.source.as_deref().unwrap_or(&identity.source.connection))?;
+        let source = match &self.source {
+            Some(named) => Conninfo::parse(named)?,
+            None => Conninfo::parse(&identity.source.connection)?.as_recorded(),
+        };
         Ok(source.for_history(&identity.slot()))
     }
 }
 
 /// How much WAL the source may retain for a history.
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct BudgetOption {
     /// WAL that the slot may retain on the source before it is given up, at the cost of a gap: 500MB, 64GB, or `none`
     /// [default: what the running capture was given, or 64GB]
@@ -348,7 +392,7 @@ fn parse_budget(text: &str) -> Result<WalBudget, String> {
 const REPLAY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The server on which schema changes are replayed.
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct ScratchOption {
     /// A server to replay schema changes on. Statements of the source's roles run there as this user, who must not be a
     /// superuser, so it must be a server that you trust with them [default: a short-lived server that backwhen starts

@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::verify::acknowledged;
-use super::{ScratchOption, Surroundings, default_jobs, left_out, ui};
+use super::{ScratchOption, Surroundings, default_jobs, left_out, not_exact, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
 use crate::history::catalog::UnusableObject;
 use crate::history::verify::{self, AcknowledgedEnd};
 use crate::model::{Inexact, Moment};
@@ -19,7 +20,7 @@ use crate::recover::refused::RefusedObject;
 use crate::recover::sink::Destination;
 
 /// Rebuild the database, or some of its tables, as of a moment
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Recover {
     /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
@@ -93,6 +94,9 @@ impl Recover {
         let Some(destination) = destination.clone().filter(|_| !self.dry_run) else {
             let left_out = foresee_all(at, &plan, destination.as_ref()).await;
             let planned = DryRunReport { dry_run: true, plan: &plan, left_out };
+            let inexact: Vec<_> =
+                plan.inexact.iter().map(|it| not_exact::line(plan.inexact.is_certain(it), it)).collect();
+            not_exact::say(at, &inexact, None);
             let text = || describe_plan(&plan) + &left_out::describe(&planned.left_out);
             at.ui.result(&planned, text)?;
             return Ok(ExitCode::SUCCESS);
@@ -103,6 +107,7 @@ impl Recover {
         let report = self.attempt(at, &moment, plan, destination.clone()).await?;
         let left_out_file = write_left_out(at, &destination, &report);
         let complete = report.left_out.is_empty();
+        say_inexact(at, &history, &destination, &report);
         let report = Recovered { report, left_out_file };
         for note in &report.report.notes {
             at.ui.say(&format!("note: {note}"));
@@ -133,7 +138,6 @@ impl Recover {
     ) -> Result<RecoveryReport> {
         let to_stdout = matches!(destination, Destination::Sql(None));
         loop {
-            warn_of_inexact(at, &plan);
             let execution = Execution {
                 tools: at.tools()?,
                 destination: destination.clone(),
@@ -210,11 +214,16 @@ fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<AcknowledgedEnd>) -
     )))
 }
 
-fn warn_of_inexact(at: &Surroundings, plan: &Plan) {
-    for inexact in plan.inexact.iter() {
-        let certainty = if plan.inexact.is_certain(inexact) { "not exact" } else { "perhaps not exact" };
-        at.ui.say(&format!("{certainty}: {}: {}", inexact.what, inexact.why));
-    }
+/// Says what the recovered database does not have as the source had it. The result names what was left out.
+fn say_inexact(at: &Surroundings, history: &History, destination: &Destination, report: &RecoveryReport) {
+    let is_left_out = |it: &Inexact| report.left_out.iter().any(|object| object.as_inexact() == *it);
+    let inexact = report.inexact.iter().filter(|it| !is_left_out(it));
+    let lines: Vec<_> = inexact.map(|it| not_exact::line(true, it)).collect();
+    let database = match destination {
+        Destination::Postgres(target) => target.dbname(),
+        _ => &history.identity().source.database,
+    };
+    not_exact::say(at, &lines, Some(database));
 }
 
 /// Returns the next plan whose checkpoint is whole, if the failed plan's checkpoint image was damaged.
@@ -265,13 +274,6 @@ fn describe_plan(plan: &Plan) -> String {
         None => "not to be proved: no later digests of the source's definitions are held".to_owned(),
     };
     text.push_str(&format!("\nschema       {}\ndefinitions  {compared}", plan.schema));
-    for inexact in plan.inexact.iter() {
-        text.push_str(&format!(
-            "\nnot exact    {}: {}",
-            ui::printable(&inexact.what),
-            ui::printable(&inexact.why)
-        ));
-    }
     for note in &plan.notes {
         text.push_str(&format!("\nnote         {}", ui::printable(note)));
     }
@@ -299,14 +301,6 @@ fn describe(recovered: &Recovered) -> String {
         report.seconds,
         phases.join(", ")
     );
-    let left_out = |it: &&Inexact| report.left_out.iter().any(|object| object.as_inexact() == **it);
-    for inexact in report.inexact.iter().filter(|it| !left_out(it)) {
-        text.push_str(&format!(
-            "\nnot exact    {}: {}",
-            ui::printable(&inexact.what),
-            ui::printable(&inexact.why)
-        ));
-    }
     text.push_str(&left_out::describe(&report.left_out));
     if let Some(file) = &recovered.left_out_file {
         text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));

@@ -16,7 +16,7 @@ use crate::history::segments::Segments;
 use crate::history::verify;
 
 /// Replace damaged and missing objects of the history from a copy
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Repair {
     /// The copy: a folder that `backwhen copy` made
     #[arg(long, value_name = "PATH")]

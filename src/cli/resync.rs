@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running capture goes on. Without one the history is first brought up to now; if its continuity is lost,
 /// that alone begins a new epoch behind a gap. Only what differs is read from the source. Where rows differ
 /// though nothing is known to be lost, a checkpoint is recorded: from there on the history is right.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Resync {
     /// Sessions that compare tables at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]

@@ -1,5 +1,7 @@
 //! `backwhen row`
 
+use std::borrow::Cow;
+
 use clap::Args;
 
 use super::{Surroundings, changes, ui};
@@ -13,7 +15,7 @@ use crate::travel::values::Values;
 /// Print every version that a row had, with the transactions that made them
 ///
 /// A row keeps its history when its key changes. A transaction that writes a row several times makes one version.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(after_help = "Example: backwhen row orders 42 --since '1 day ago'\n\
                         With --sql, each version comes as the statement that brings it back.")]
 pub struct RowCommand {
@@ -46,9 +48,9 @@ impl RowCommand {
         let mut last = None;
         let inexact = RowHistory { key: &key, spans: &spans }.list(&mut |version| {
             if self.sql {
-                at.ui.print(&ui::script(&script(&version)?))?;
+                at.ui.print(&ui::script(&self.script(&version)?))?;
             } else {
-                at.ui.result(&version.shown(), || describe(&version))?;
+                at.ui.result(&version.shown(), || self.describe(&version))?;
             }
             last = Some(version);
             Ok(())
@@ -72,24 +74,27 @@ fn instant(instant: &Instant) -> String {
     format!("{}  {}{xid}", instant.time, instant.lsn)
 }
 
-fn lifetime(version: &Version) -> String {
-    let turn = |turn| format!("{turn:?}").to_lowercase();
-    let to = match (&version.to, version.ended) {
-        (Some(to), Some(ended)) => format!("to {} ({})", instant(to), turn(ended)),
-        _ => "until now".to_owned(),
-    };
-    format!("from {} ({}) {to}", instant(&version.from), turn(version.turn))
-}
+impl RowCommand {
+    fn lifetime(&self, version: &Version) -> String {
+        let turn = |turn| format!("{turn:?}").to_lowercase();
+        let to = match (&version.to, version.ended) {
+            (Some(to), Some(ended)) => format!("to {} ({})", instant(to), turn(ended)),
+            _ if self.until.is_some() => "and still so at --until".to_owned(),
+            _ => "until now".to_owned(),
+        };
+        format!("from {} ({}) {to}", instant(&version.from), turn(version.turn))
+    }
 
-fn describe(version: &Version) -> String {
-    let value = |(name, text): (&str, Option<std::borrow::Cow<'_, str>>)| match text {
-        Some(text) => format!("{}='{}'", ui::printable(name), ui::printable(&text)),
-        None => format!("{}=NULL", ui::printable(name)),
-    };
-    let values: Vec<_> = Values::all(Some(&version.row)).iter().map(value).collect();
-    format!("{}\n    {}", lifetime(version), values.join("  "))
-}
+    fn describe(&self, version: &Version) -> String {
+        let value = |(name, text): (&str, Option<Cow<'_, str>>)| match text {
+            Some(text) => format!("{}='{}'", ui::printable(name), ui::printable(&text)),
+            None => format!("{}=NULL", ui::printable(name)),
+        };
+        let values: Vec<_> = Values::all(Some(&version.row)).iter().map(value).collect();
+        format!("{}\n    {}", self.lifetime(version), values.join("  "))
+    }
 
-fn script(version: &Version) -> Result<String> {
-    Ok(format!("-- {}\n{}", lifetime(version), bring_back(&version.row)?))
+    fn script(&self, version: &Version) -> Result<String> {
+        Ok(format!("-- {}\n{}", self.lifetime(version), bring_back(&version.row)?))
+    }
 }

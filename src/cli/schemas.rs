@@ -18,7 +18,7 @@ struct SchemaShown {
     /// The argument for `--to` or `--at` that means the state just after this statement's transaction.
     lsn: Lsn,
     time: PgTime,
-    xid: u32,
+    xid: u64,
     tag: String,
     /// The statement's first line, without the contents of its strings; empty if the statement cannot be told from
     /// others.

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{ScratchOption, Surroundings, changes, ui};
+use super::{ScratchOption, Surroundings, changes, not_exact, ui};
 use crate::error::{Error, Result};
 use crate::history::definitions::SchemaKnown;
 use crate::model::schema_digests::SchemaProof;
@@ -20,7 +20,7 @@ use crate::travel::statement;
 ///
 /// Old and new values stand side by side, and those that changed are marked. What the WAL does not carry of a row before a
 /// change is taken from the history. A schema is printed as SQL in the form of pg_dump --schema-only.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(after_help = "Examples: backwhen show xid:771 --table orders\n\
                         backwhen show xid:771 --sql --reverse    the statements that take the transaction back\n\
                         backwhen show schema --at '1 hour ago'")]
@@ -149,10 +149,9 @@ impl Show {
             inexact,
             notes,
         };
+        let lines: Vec<_> = shown.inexact.iter().map(|it| not_exact::line(true, it)).collect();
+        not_exact::say(at, &lines, None);
         if !at.ui.is_json() {
-            for inexact in &shown.inexact {
-                at.ui.say(&format!("not exact: {}: {}", inexact.what, inexact.why));
-            }
             for note in &shown.notes {
                 at.ui.say(&format!("note: {note}"));
             }

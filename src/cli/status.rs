@@ -18,13 +18,14 @@ use crate::error::Result;
 use crate::history::History;
 use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Window};
+use crate::model::inexact::insert_only_note;
 use crate::model::{Edge, Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
 pub(super) use asked::Expected;
 use asked::{Asked, ask, lag};
 
 /// Show how protection stands and which moments can be recovered
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Status {
     /// One line and exit codes for monitoring: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     #[arg(long)]
@@ -63,6 +64,8 @@ pub(super) struct StatusReport {
     #[serde(skip)]
     refused: bool,
     inexact: Vec<Inexact>,
+    /// The tables whose updates and deletes are not recorded.
+    insert_only: usize,
     /// How well the definitions are known at the end of the window.
     schema: Option<SchemaKnown>,
     /// The last position at which the source's definitions were digested.
@@ -238,7 +241,9 @@ pub(super) async fn gather(
     }));
     let mut unprotected = live.as_ref().map(|live| live.unprotected.clone()).unwrap_or_default();
     let refused = !unprotected.is_empty();
-    unprotected.extend(newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default());
+    let left_out = newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default();
+    let named: Vec<_> = unprotected.iter().map(|it| it.table.clone()).collect();
+    unprotected.extend(left_out.into_iter().filter(|it| !named.contains(&it.table)));
     Ok(StatusReport {
         state,
         cause,
@@ -268,6 +273,7 @@ pub(super) async fn gather(
         unprotected,
         refused,
         inexact,
+        insert_only: tables.iter().filter(|entry| entry.table.is_insert_only()).count(),
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
@@ -313,9 +319,10 @@ fn standing(running: bool, live: Option<&Live>, asked: &Asked, slot: &str) -> (S
 }
 
 /// Each reason to warn, and whether it holds.
-fn warnings(shown: &StatusReport) -> [(&'static str, bool); 5] {
+fn warnings(shown: &StatusReport) -> [(&'static str, bool); 6] {
     [
         ("state", shown.state != State::Streaming),
+        ("source", shown.source.starts_with("cannot")),
         ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= shown.lag_limits.0)),
         ("retained_wal", shown.slot.warning().is_some()),
         // Not for tables that are left out on purpose or by their kind: that alarm would never end.
@@ -342,11 +349,20 @@ fn nagios(shown: &StatusReport) -> (u8, String) {
     let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "U".to_owned(), |bytes| format!("{bytes}B"));
     let seconds = shown.lag.seconds.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds:.1}s"));
     let mut text = format!("BACKWHEN {word} - {state}: {}", shown.cause);
-    if shown.source.starts_with("cannot") {
+    if shown.source.strip_prefix("cannot be asked: ").is_some_and(|why| text.contains(why)) {
+        text.push_str("; the source cannot be asked");
+    } else if shown.source.starts_with("cannot") {
         text.push_str(&format!("; the source {}", shown.source));
     }
     if let Some(warning) = shown.slot.warning() {
         text.push_str(&format!("; {warning}"));
+    }
+    // The tables that capture could not protect come first.
+    if let Some(first) = shown.unprotected.first().filter(|_| shown.refused) {
+        text.push_str(&format!("; not protected: {} ({})", first.table, first.reason));
+    }
+    if let Some(fault) = &shown.event_triggers.fault {
+        text.push_str(&format!("; schema changes are no longer told by triggers: {fault}"));
     }
     text.push_str(&format!(
         " | lag_bytes={} lag_seconds={seconds};{};{} retained_wal={} gaps={}",
@@ -400,7 +416,9 @@ fn describe(shown: &StatusReport) -> String {
     let lag_seconds =
         shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
     text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
-    if shown.source.starts_with("cannot") {
+    if shown.source.strip_prefix("cannot be asked: ").is_some_and(|why| text.contains(why)) {
+        text.push_str("; the source cannot be asked");
+    } else if shown.source.starts_with("cannot") {
         text.push_str(&format!("source       {}\n", ui::printable(&shown.source)));
     }
     let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
@@ -456,6 +474,9 @@ fn describe(shown: &StatusReport) -> String {
             ui::printable(&left_out.table),
             ui::printable(&left_out.reason)
         ));
+    }
+    if let Some(note) = insert_only_note(shown.insert_only) {
+        text.push_str(&format!("insert-only  {note}\n"));
     }
     for inexact in &shown.inexact {
         text.push_str(&format!(

@@ -22,7 +22,7 @@ pub use streams::explain_panics;
 use streams::{LogWriter, write_aside, write_line};
 pub use table::table;
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Ui {
     output: OutputFormat,
     bars: bool,
@@ -108,6 +108,11 @@ impl Ui {
         if !self.quiet {
             write_aside(&printable(text));
         }
+    }
+
+    /// Writes a message that a person must not miss, also with --quiet.
+    pub fn warn(&self, text: &str) {
+        write_aside(&printable(text));
     }
 
     pub fn error(&self, error: &Error) {

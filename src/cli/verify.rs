@@ -8,10 +8,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::restore::{self, RestoreReport};
-use super::{Surroundings, default_jobs, left_out, ui};
+use super::{Surroundings, default_jobs, left_out, not_exact, ui};
 use crate::ambient;
 use crate::capture::live;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result, without_verify};
 use crate::history::History;
 use crate::history::evidence::{CheckMethod, Evidence};
 use crate::history::segments::Segments;
@@ -24,7 +24,7 @@ use crate::prove::{self, Proof};
 use crate::store::layout;
 
 /// Read every object of the history and check every checksum; the result is kept as evidence
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Verify {
     /// Also fold each checkpoint forward and compare it with the next one
     #[arg(long)]
@@ -68,7 +68,8 @@ impl Verify {
         let progress = at.ui.progress();
         let (prove, history_) = (self.prove, history.clone());
         let work = ambient::blocking("verifying", move || read_and_prove(&history_, prove, &*progress));
-        let Verification { verified, proofs, window } = work.await?;
+        let without = |error: Error| Error::new(error.kind(), without_verify(&error.to_string()));
+        let Verification { verified, proofs, window } = work.await.map_err(without)?;
         evidence.from = window.as_ref().map(|window| window.earliest);
         evidence.up_to = window.map(|window| window.latest);
         note(&mut evidence, &verified, &proofs);
@@ -90,6 +91,8 @@ impl Verify {
         let (open_to_others, root) = (history.is_open_to_others(), history.root().to_owned());
         let shown =
             VerifyReport { ok, verified, proofs, restored, not_restored, open_to_others, root, evidence };
+        let inexact = shown.restored.iter().flat_map(|restored| &restored.inexact);
+        not_exact::say(at, &inexact.map(|it| not_exact::line(true, it)).collect::<Vec<_>>(), None);
         at.ui.result(&shown, || describe(&shown))?;
         let complete = shown.restored.as_ref().is_none_or(|restored| restored.left_out.is_empty());
         Ok(match (ok, complete) {
@@ -148,7 +151,7 @@ fn note_restored(evidence: &mut Evidence, done: Result<RestoreReport>) -> Result
             Ok(Some(done))
         }
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Internal) => {
-            evidence.differences.push(error.to_string());
+            evidence.differences.push(without_verify(&error.to_string()));
             Ok(None)
         }
         Err(error) => Err(error),
@@ -199,13 +202,6 @@ fn describe(shown: &VerifyReport) -> String {
         text.push_str(left_out::describe(&restored.left_out).trim_start());
         text.push_str(if restored.left_out.is_empty() { "" } else { "\n" });
         text.push_str(&format!("schema    {}\n", restored.schema_proof));
-        for inexact in &restored.inexact {
-            text.push_str(&format!(
-                "inexact   {}: {}\n",
-                ui::printable(&inexact.what),
-                ui::printable(&inexact.why)
-            ));
-        }
     }
     if let Some(why) = &shown.not_restored {
         text.push_str(&format!("DIFFERS   {}\n", ui::printable(why)));

@@ -34,6 +34,8 @@ pub struct Conninfo {
     timeout: Duration,
     /// The slot of the history that sessions work for.
     history: Option<Arc<str>>,
+    /// Whether the history's record named the server, and not the person.
+    recorded: bool,
 }
 
 impl Conninfo {
@@ -97,6 +99,7 @@ impl Conninfo {
             require_auth: Arc::new(RequireAuth::parse(settings.get("require_auth"))?),
             timeout: timeout(&settings)?,
             history: None,
+            recorded: false,
             home,
             settings,
         })
@@ -131,6 +134,18 @@ impl Conninfo {
     /// that a later command finds those that an interrupted one has left at work.
     pub fn for_history(&self, slot: &str) -> Conninfo {
         Conninfo { history: Some(slot.into()), ..self.clone() }
+    }
+
+    /// Returns the same database, of which a failure says that `--source` can name another: the history's record was
+    /// used, since no source was named.
+    #[must_use]
+    pub fn as_recorded(self) -> Conninfo {
+        Conninfo { recorded: true, ..self }
+    }
+
+    /// The option to try if the server is not where it was looked for; empty if a person named the server.
+    pub(super) fn elsewhere(&self) -> &'static str {
+        if self.recorded { "; if the source is elsewhere by now, name it with --source" } else { "" }
     }
 
     /// Returns the `application_name` of a session: `backwhen PURPOSE`, and the slot of the history that it works for.

@@ -182,7 +182,8 @@ fn explain(info: &Conninfo, host: &Host, failure: LoginFailure) -> Error {
     let place = format!("database {:?} at {host} as user {:?}", info.dbname(), info.user());
     match failure {
         LoginFailure::Unreachable(error) => Error::unavailable(format!(
-            "could not reach {place}; see that the server runs and listens there, and look at host and port"
+            "could not reach {place}; see that the server runs and listens there, and look at host and port{}",
+            info.elsewhere()
         ))
         .caused_by(error),
         LoginFailure::Tls(problem) => Error::refused(format!(
@@ -192,17 +193,23 @@ fn explain(info: &Conninfo, host: &Host, failure: LoginFailure) -> Error {
         LoginFailure::Login(problem) => Error::refused(format!("could not log in to {place}")).caused_by(problem),
         LoginFailure::Server(fault) => {
             let kind = fault.kind();
-            Error::new(kind, format!("could not log in to {place}; {}", advice(&fault.sqlstate))).caused_by(fault)
+            Error::new(kind, format!("could not log in to {place}; {}", advice(&fault))).caused_by(fault)
         }
     }
 }
 
-fn advice(sqlstate: &str) -> &'static str {
-    match sqlstate {
+fn advice(fault: &ServerFault) -> &'static str {
+    match fault.sqlstate.as_str() {
         "28P01" => "give the right password in PGPASSWORD or ~/.pgpass",
         "28000" => "the role must exist and pg_hba.conf on the server must let it in from here",
         "3D000" => "create the database, or name another with dbname",
         "42501" => "the role needs the right to do this: ALTER ROLE … REPLICATION, or GRANT CONNECT",
+        "53300" if fault.message.contains(" for role ") => {
+            "the role has all the sessions that it may have: ALTER ROLE … CONNECTION LIMIT, or try again later"
+        }
+        "53300" if fault.message.contains(" for database ") => {
+            "the database has all the sessions that it may have: ALTER DATABASE … CONNECTION LIMIT, or try again later"
+        }
         "53300" => "all connections are taken: raise max_connections or max_wal_senders, or try again later",
         "57P03" => "the server is starting, stopping or recovering: try again",
         _ => "see the server's log",

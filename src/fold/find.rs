@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::table::Standing;
 use super::{FoldedTable, KeyRange};
 use crate::error::Result;
 
@@ -12,11 +13,14 @@ impl FoldedTable {
     /// # Errors
     /// The errors of [`FoldedTable::rows`] and of `take`.
     pub fn find(
-        self,
+        mut self,
         keys: &BTreeSet<Vec<u8>>,
         mut take: impl FnMut(&[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
         let Some(first) = keys.first() else { return Ok(()) };
+        if let Standing::Changed { delta, .. } | Standing::Cleared { delta, .. } = &mut self.standing {
+            delta.keep_only(keys);
+        }
         let mut rows = self.rows(KeyRange::between(first, None), None)?;
         rows.keep_only(keys);
         while let Some((key, line)) = rows.next_row()? {

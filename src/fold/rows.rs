@@ -117,10 +117,8 @@ impl TableRows {
         Ok(TableRows { source, shape, range, touched, block, end, state, rewrite, filled })
     }
 
-    /// Passes over all blocks that hold no row with one of the keys, and over all other touched keys. A block that is
-    /// left may hold rows with other keys.
+    /// Passes over all blocks that hold no row with one of the keys. A block that is left may hold rows with other keys.
     pub(super) fn keep_only(&mut self, keys: &BTreeSet<Vec<u8>>) {
-        self.touched.rows.retain(|(key, _)| keys.contains(&**key));
         let index = &self.source.index;
         let mut kept = vec![false; index.len()];
         for key in keys {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::touched::Mismatch;
-use crate::error::Error;
+use crate::error::{Error, SEE_ALL_DAMAGE};
 use crate::history::image::{BlockEntry, Blocks};
 
 /// A table's image, without the changes since.
@@ -21,8 +21,7 @@ pub(super) struct RowSource {
 impl RowSource {
     pub fn fault(&self, mismatch: Mismatch) -> Error {
         Error::damaged(format!(
-            "the journal and the checkpoint's image of {} contradict each other: {mismatch}; \
-             check them with: backwhen verify --prove",
+            "the journal and the checkpoint's image of {} contradict each other: {mismatch}{SEE_ALL_DAMAGE} --prove",
             self.table
         ))
     }

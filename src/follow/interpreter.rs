@@ -14,7 +14,7 @@ use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::Checkpoint;
 use crate::model::{Lsn, Message, Table};
-use crate::signal::key::MessageKey;
+use crate::signal::key::{MessageKey, transaction_of};
 use crate::signal::{DefinitionChange, RowsSignal};
 
 /// The kind of an event whose content the interpreter holds. A place is the description of the row's relation.
@@ -178,6 +178,7 @@ impl<'a> Interpreter<'a> {
         match signals::read(&self.key, &self.transaction, prefix, content, &self.changes)? {
             Signal::Definition(signal) if transactional => {
                 let Transaction { lsn, end_lsn, time, xid } = self.transaction;
+                let xid = transaction_of(content).unwrap_or(xid.into());
                 let mut change = DefinitionChange { lsn, end_lsn, time, xid, signal: *signal };
                 if !self.is_beyond {
                     self.table_changes = self.shapes.define(&mut change.signal, lsn);

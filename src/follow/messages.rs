@@ -134,8 +134,8 @@ impl Messages {
         }
         let entry = entries.get(self.next_entry).filter(|entry| entry.commit_lsn == lsn);
         let end_lsn = entry.map(|entry| entry.end_lsn).ok_or_else(|| {
-            Error::damaged(format!(
-                "the transaction at {lsn} is not in its segment's list of transactions; run `backwhen verify`"
+            Error::damage_met(format_args!(
+                "the transaction at {lsn} is not in its segment's list of transactions"
             ))
         })?;
         self.next_entry += 1;

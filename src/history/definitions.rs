@@ -6,7 +6,7 @@ use super::journal::LogicalMessage;
 use super::timeline::Stretch;
 use crate::error::Result;
 use crate::model::{Edge, Inexact, Lsn};
-use crate::signal::key::MessageKey;
+use crate::signal::key::{MessageKey, transaction_of};
 use crate::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 
 /// How well the definitions of a moment are known.
@@ -97,6 +97,7 @@ pub fn changes_in(
             let of_transaction = changes.iter().rev().take_while(|it: &&DefinitionChange| it.lsn == lsn);
             let earlier = of_transaction.map(|change| &change.signal);
             let Some(signal) = DefinitionSignal::read(key, xid, &content, earlier) else { continue };
+            let xid = transaction_of(&content).unwrap_or(xid.into());
             changes.push(DefinitionChange { lsn, end_lsn, time, xid, signal });
         }
     }

@@ -234,9 +234,17 @@ impl History {
         Ok(lock)
     }
 
-    fn refuse_taken(root: &Path) -> Result<()> {
+    /// Whether a history lies in the folder.
+    ///
+    /// # Errors
+    /// `Unavailable` if the folder cannot be read.
+    pub fn is_at(root: &Path) -> Result<bool> {
         let store: &dyn Store = &Folder::new(root);
-        if store.holds(&ObjectName::only(ObjectKind::Identity))? {
+        store.holds(&ObjectName::only(ObjectKind::Identity))
+    }
+
+    fn refuse_taken(root: &Path) -> Result<()> {
+        if History::is_at(root)? {
             return Err(Error::refused(format!(
                 "{} is a history already; see it with: backwhen status --history {}",
                 root.display(),

@@ -8,10 +8,11 @@ use super::History;
 use super::catalog::{Catalog, CheckpointRow, SegmentRow, UnusableObject};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
-use super::journal::{Lookup, Mark, Segment, SegmentName, SegmentSummary};
+use super::journal::{Lookup, Mark, Segment, SegmentName, SegmentSummary, TransactionMessage};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
+use crate::signal::key::transaction_of;
 use crate::store::ObjectName;
 
 /// Epochs, segments and checkpoints of a history as of one instant, in which moments are looked up.
@@ -89,6 +90,22 @@ impl SegmentView {
             relations: segment.relations().cloned().collect(),
             changes: catalog.changes_of(&segment)?,
         })
+    }
+
+    /// Returns the number, with its epoch, of one transaction of this segment: the last one that told sequences, as each
+    /// heartbeat does. `None` if there is none, if an older version wrote it without a signature, or if its block is
+    /// damaged: no work fails for want of an epoch.
+    pub fn transaction_number(&self) -> Option<u64> {
+        let lsn = self.summary.sequences.last_lsn?;
+        let mut number = None;
+        let mut read = |said: TransactionMessage<'_>| {
+            if let TransactionMessage::Logical { content, .. } = said {
+                number = transaction_of(content);
+            }
+            number.is_none()
+        };
+        self.open().ok()?.each_said(lsn, Lsn(lsn.0 + 1), &mut |_, said| read(said)).ok()?;
+        number
     }
 }
 
@@ -253,6 +270,19 @@ impl Stretch {
         })
     }
 
+    /// Returns the number, with its epoch, of the transaction `xid` that committed at `lsn`: the stream carries the lower
+    /// half only, and heartbeats are signed with the whole number. `None` if this epoch holds no heartbeat.
+    pub fn transaction_number(&self, lsn: Lsn, xid: u32) -> Option<u64> {
+        self.number_near(lsn).map(|near| with_epoch(xid, near))
+    }
+
+    /// Returns the number, with its epoch, of a transaction near `lsn`. `None` if this epoch holds no heartbeat.
+    pub fn number_near(&self, lsn: Lsn) -> Option<u64> {
+        let beat = |view: &&SegmentView| view.summary.sequences.last_lsn.map(|beat| beat.0.abs_diff(lsn.0));
+        let nearest = self.segments.iter().filter(|view| beat(view).is_some()).min_by_key(beat);
+        nearest.and_then(SegmentView::transaction_number)
+    }
+
     /// Returns the segments that hold transactions from `after` to before `until`.
     pub fn segments_between(&self, after: Lsn, until: Lsn) -> impl Iterator<Item = &SegmentView> {
         let holds = move |summary: &SegmentSummary| {
@@ -266,6 +296,13 @@ impl Stretch {
     pub fn journal_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
+}
+
+/// Returns the transaction number whose lower half is `xid` and that is nearest to `near`, as the server itself compares
+/// the numbers of transactions that run at about the same time.
+pub fn with_epoch(xid: u32, near: u64) -> u64 {
+    let distance = xid.wrapping_sub(near as u32) as i32;
+    near.checked_add_signed(distance.into()).unwrap_or(xid.into())
 }
 
 /// The error for an epoch whose record is missing although objects of the epoch are there.
@@ -312,4 +349,18 @@ fn check_contiguous(history: &History, from: Lsn, segments: &[SegmentView]) -> R
         expected = segment.summary.end;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_gets_the_epoch_of_its_neighbours() {
+        let epoch = |number: u64| number << 32;
+        assert_eq!(with_epoch(7, epoch(0) + 900), 7);
+        assert_eq!(with_epoch(13, epoch(1) - 5), epoch(1) + 13);
+        assert_eq!(with_epoch(u32::MAX - 5, epoch(1) + 13), epoch(1) - 6);
+        assert_eq!(with_epoch(u32::MAX, 3), u64::from(u32::MAX));
+    }
 }

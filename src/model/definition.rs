@@ -12,7 +12,8 @@ pub struct TableFacts {
     pub name: String,
     /// `pg_class.relpersistence`: `p`ermanent, `u`nlogged or `t`emporary.
     pub persistence: char,
-    /// `pg_class.relreplident`: `d`efault, `n`othing, `f`ull or `i`ndex.
+    /// `pg_class.relreplident`: `d`efault, `n`othing, `f`ull or `i`ndex; `v` if it is `f` but the table has a virtual
+    /// column, since the server then refuses to publish updates.
     pub replica_identity: char,
     /// `pg_class.relfilenode`.
     pub file: u32,

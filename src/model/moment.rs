@@ -75,7 +75,7 @@ pub enum Moment {
     /// The state after every transaction whose commit record lies before this position.
     Lsn(Lsn),
     /// The state just after this transaction.
-    Xid(u32),
+    Xid(u64),
     Mark(String),
     Checkpoint(String),
     /// The state after the last transaction in the history.
@@ -110,7 +110,7 @@ impl Moment {
         }
         if let Some((kind, rest)) = text.split_once(':') {
             match kind {
-                "xid" => return parse_xid(rest).map(Moment::Xid).ok_or_else(unknown),
+                "xid" => return rest.parse().ok().map(Moment::Xid).ok_or_else(unknown),
                 "mark" if !rest.is_empty() => return Ok(Moment::Mark(rest.to_owned())),
                 "checkpoint" if !rest.is_empty() => return Ok(Moment::Checkpoint(rest.to_owned())),
                 _ => {}
@@ -131,14 +131,6 @@ impl Moment {
             None => parse_abbreviated(text).unwrap_or_else(|| Err(unknown())),
         }
     }
-}
-
-/// Parses a transaction number, with or without its epoch, as `pg_current_xact_id()` and `txid_current()` give it.
-///
-/// The WAL has its lower 32 bits only.
-fn parse_xid(text: &str) -> Option<u32> {
-    let with_epoch: u64 = text.parse().ok()?;
-    u32::try_from(with_epoch & u64::from(u32::MAX)).ok()
 }
 
 const RFC_3339: &str = "%Y-%m-%dT%H:%M:%S%.f";
@@ -293,7 +285,7 @@ mod tests {
             ("now", time("2026-11-22T10:00:00Z")),
             ("0/16B3748", Moment::Lsn(Lsn(0x16B3748))),
             ("xid:744", Moment::Xid(744)),
-            ("xid:4294967309", Moment::Xid(13)),
+            ("xid:4294967309", Moment::Xid(4294967309)),
             ("mark:before deploy", Moment::Mark("before deploy".into())),
             ("checkpoint:0001-000000000152D2B8", Moment::Checkpoint("0001-000000000152D2B8".into())),
             ("latest", Moment::Latest),

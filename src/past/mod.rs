@@ -25,13 +25,13 @@ pub use schema::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, KeyRange, TableRows};
-use crate::follow::{self, Follow, JournalRange};
+use crate::follow::{self, Follow, JournalRange, Transaction};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
 use crate::history::journal::TransactionEntry;
 use crate::history::roles;
-use crate::history::timeline::{SegmentView, Stretch};
+use crate::history::timeline::{SegmentView, Stretch, with_epoch};
 use crate::model::{Lsn, Moment, PgTime, Table};
 use crate::progress::{Progress, Silent};
 use crate::signal::DefinitionChange;
@@ -66,6 +66,8 @@ pub struct Past {
     notes: Vec<String>,
     changes: OnceLock<Vec<DefinitionChange>>,
     roles: OnceLock<Option<String>>,
+    /// The number, with its epoch, of a transaction near the moment.
+    number: OnceLock<Option<u64>>,
 }
 
 impl Reading {
@@ -124,6 +126,7 @@ impl Reading {
             notes: Vec::new(),
             changes: OnceLock::new(),
             roles: OnceLock::new(),
+            number: OnceLock::new(),
         }
     }
 }
@@ -140,6 +143,13 @@ impl Past {
     /// The moment's epoch, with the checkpoints and segments that the history holds of it.
     pub fn stretch(&self) -> &Stretch {
         &self.reading.timeline().stretches[self.place]
+    }
+
+    /// A transaction of this epoch, as it is shown to people.
+    pub fn commit(&self, transaction: &Transaction) -> Commit {
+        let near = *self.number.get_or_init(|| self.stretch().number_near(self.until));
+        let xid = near.map_or(transaction.xid.into(), |near| with_epoch(transaction.xid, near));
+        Commit { lsn: transaction.end_lsn, time: transaction.time, xid }
     }
 
     /// The checkpoint before the moment from which its rows are folded.

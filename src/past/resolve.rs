@@ -27,12 +27,15 @@ pub struct Commit {
     /// The position just after the commit: as a moment, it makes this transaction the last one included.
     pub lsn: Lsn,
     pub time: PgTime,
-    pub xid: u32,
+    /// With its epoch, as `pg_current_xact_id()` shows it, unless the history holds no heartbeat to tell the epoch.
+    pub xid: u64,
 }
 
-impl From<&TransactionEntry> for Commit {
-    fn from(entry: &TransactionEntry) -> Commit {
-        Commit { lsn: entry.end_lsn, time: entry.time, xid: entry.xid }
+impl Commit {
+    /// A transaction that a segment lists.
+    pub fn of(stretch: &Stretch, entry: &TransactionEntry) -> Commit {
+        let number = stretch.transaction_number(entry.commit_lsn, entry.xid);
+        Commit { lsn: entry.end_lsn, time: entry.time, xid: number.unwrap_or(entry.xid.into()) }
     }
 }
 
@@ -155,12 +158,18 @@ fn clock_note(stretch: &Stretch, until: Lsn, time: PgTime) -> Result<Option<Stri
     }))
 }
 
-fn by_xid(timeline: &Timeline, xid: u32, before: bool) -> Result<(&Stretch, Lsn)> {
+/// Finds a transaction by its number. A number of 32 bits stands for the newest transaction of any epoch that has it as
+/// its lower half, since server logs and `xmin` show only that half.
+fn by_xid(timeline: &Timeline, xid: u64, before: bool) -> Result<(&Stretch, Lsn)> {
+    let has_epoch = xid > u32::MAX.into();
     for stretch in timeline.stretches.iter().rev() {
         for segment in stretch.segments.iter().rev() {
             let segment = segment.open()?;
-            if let Some(entry) = segment.transactions().iter().rev().find(|entry| entry.xid == xid) {
-                return Ok((stretch, if before { entry.commit_lsn } else { entry.end_lsn }));
+            for entry in segment.transactions().iter().rev().filter(|entry| entry.xid == xid as u32) {
+                let number = || stretch.transaction_number(entry.commit_lsn, entry.xid);
+                if !has_epoch || number().is_none_or(|number| number == xid) {
+                    return Ok((stretch, if before { entry.commit_lsn } else { entry.end_lsn }));
+                }
             }
         }
     }
@@ -220,13 +229,13 @@ fn around(stretch: &Stretch, until: Lsn) -> Result<ResolvedMoment> {
     let after = |segment: &&SegmentView| segment.summary.last_commit.is_some_and(|last| last >= until);
     if let Some(segment) = stretch.segments.iter().rev().find(before) {
         let segment = segment.open()?;
-        resolved.last =
-            segment.transactions().iter().rev().find(|entry| entry.commit_lsn < until).map(Commit::from);
+        let last = segment.transactions().iter().rev().find(|entry| entry.commit_lsn < until);
+        resolved.last = last.map(|entry| Commit::of(stretch, entry));
     }
     if let Some(segment) = stretch.segments.iter().find(after) {
         let segment = segment.open()?;
-        resolved.next =
-            segment.transactions().iter().find(|entry| entry.commit_lsn >= until).map(Commit::from);
+        let next = segment.transactions().iter().find(|entry| entry.commit_lsn >= until);
+        resolved.next = next.map(|entry| Commit::of(stretch, entry));
     }
     Ok(resolved)
 }

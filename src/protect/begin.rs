@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::draft::{Draft, manifest};
 use super::earlier::{self, Earlier};
+use super::identity::{PATIENCE, treat_tables};
 use super::snapshot::{self, SourceImage, SourceSnapshot};
 use super::{Access, finish_packs, hold_objects, slot};
 use crate::ambient;
@@ -32,11 +33,13 @@ use crate::history::{
 use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::signal::key::SIGNED;
 use crate::source::blocker::{while_waiting, with_blocker};
+use crate::source::identity::FullIdentity;
 use crate::source::publication::{Publications, set_lock_timeout};
 use crate::source::slot::drop_slot;
 use crate::source::stream::ReplicationClient;
+use crate::source::traces::{self, Trace};
 use crate::source::triggers::{InstallOutcome, Triggers};
-use crate::source::{inspect, process, traces};
+use crate::source::{inspect, process};
 use crate::store::{Folder, ObjectKind, ObjectName, Store, layout};
 
 /// How long the creation of the publications waits for a table that another session has locked, such as a migration.
@@ -61,6 +64,15 @@ fn intent_name() -> ObjectName {
     ObjectName::only(ObjectKind::InitIntent)
 }
 
+/// What the new history is to protect, and how.
+pub struct Wishes {
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+    pub event_triggers: bool,
+    /// Whether tables without a usable key get REPLICA IDENTITY FULL.
+    pub full_identity: bool,
+}
+
 /// Begins a new history in `root`.
 ///
 /// # Errors
@@ -69,12 +81,11 @@ fn intent_name() -> ObjectName {
 pub async fn init(
     access: &Access<'_>,
     root: &Path,
-    include: Vec<String>,
-    exclude: Vec<String>,
-    event_triggers: bool,
+    wishes: Wishes,
     key_file: Option<&Path>,
     interrupt: &CancellationToken,
 ) -> Result<Begun> {
+    let Wishes { include, exclude, event_triggers, full_identity } = wishes;
     let selection = Selection::parse(&include, &exclude)?;
     let _lock = History::prepare(root, "init")?;
     let key = key_file.map(|file| Key::for_new_history(file, root)).transpose()?;
@@ -100,8 +111,11 @@ pub async fn init(
     write_json(&Folder::new(root), &intent_name(), &intent)?;
     ambient::pass("init.intent")?;
     let beginning = async {
-        let publications = Publications::of_slot(&identity.slot());
-        create_publications(access, &publications, &selection).await?;
+        if full_identity {
+            let session = Session::connect_utf8(access.source, "init").await?;
+            FullIdentity::of_slot(&identity.slot()).switch_on(&session).await?;
+        }
+        create_publications(access, &identity.slot(), &selection, event_triggers).await?;
         let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
         let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
         let none: Arc<dyn BlockDirectory> = Arc::new(MemoryDirectory::default());
@@ -256,8 +270,7 @@ async fn open_again(access: &Access<'_>, history: &History) -> Result<(SourceSna
     drop(session);
     let mut client = ReplicationClient::connect(access.source, "resync").await?;
     let server = client.identify_system().await?;
-    let publications = Publications::of_slot(&slot);
-    create_publications(access, &publications, &selection).await?;
+    create_publications(access, &slot, &selection, identity.has_event_triggers()).await?;
     if identity.has_event_triggers()
         && let Some(reason) = install_triggers(access.source, identity).await?
     {
@@ -289,15 +302,22 @@ async fn latest_state(history: &History, catalog: &Arc<Catalog>) -> Result<Compa
 
 async fn create_publications(
     access: &Access<'_>,
-    publications: &Publications,
+    slot: &str,
     selection: &Selection,
+    pool: bool,
 ) -> Result<()> {
     let session = Session::connect_utf8(access.source, "init").await?;
+    // An update of a table that is published without a replica identity would fail, so the tables get theirs first.
+    let changes = treat_tables(&session, slot, selection, PATIENCE).await?;
+    for table in &changes.refused {
+        tracing::info!("{} does not have REPLICA IDENTITY FULL yet: {}", table.table, table.reason);
+    }
     let inventory = inspect::inventory(&session, selection).await?;
     let facts = DatabaseFacts::read(&session).await?;
     let tables: Vec<_> = inventory.tables.iter().map(|found| &found.table).collect();
     set_lock_timeout(&session, LOCK_PATIENCE).await?;
-    let creating = publications.create(&session, &tables, facts.server_major);
+    let publications = Publications::of_slot(slot);
+    let creating = publications.create(&session, &tables, facts.server_major, pool);
     let what = "the creation of the publications";
     let (created, blocker) = while_waiting(access.source, session.process(), what, creating).await;
     created.map_err(|error| with_blocker(error, blocker))?;
@@ -362,10 +382,11 @@ fn publish(store: &dyn Store, authorship: &Authorship, epoch: &Epoch, checkpoint
     ambient::pass("init.manifest")
 }
 
-/// Takes event triggers, slot and publications off the source; those that are gone already are fine.
+/// Takes event triggers, slot and publications off the source, and gives tables back their replica identity; what is
+/// gone already is fine.
 ///
 /// # Errors
-/// `Unavailable` if the source cannot be reached, `Locked` if the slot is in use.
+/// `Unavailable` if the source cannot be reached, `Locked` if the slot or a table is in use.
 pub async fn undo(source: &Conninfo, slot: &str) -> Result<()> {
     let session = Session::connect_utf8(source, "drop").await?;
     // A statement of an interrupted command, which still waits for a lock, would make again what is taken off here.
@@ -376,7 +397,9 @@ pub async fn undo(source: &Conninfo, slot: &str) -> Result<()> {
     let what = "the removal of the event triggers";
     let (removed, blocker) = while_waiting(source, session.process(), what, triggers.remove(&session)).await;
     removed.map_err(|error| with_blocker(error, blocker))?;
-    undo_stream(source, &session, slot).await
+    undo_stream(source, &session, slot).await?;
+    // The publications went first: with what they had, tables may refuse updates while they are published.
+    FullIdentity::of_slot(slot).put_back(&session).await
 }
 
 /// Takes slot and publications off the source, and leaves the event triggers.
@@ -423,32 +446,11 @@ pub async fn leave(history: &History, source: &Conninfo, force: bool) -> Result<
     ambient::pass("drop.done")
 }
 
-/// Takes off the source what a history that is gone has left there. Without a name this is the only history whose slot
-/// nobody uses. Returns its slot; `None` if there was nothing.
+/// Returns what histories have on the source.
 ///
 /// # Errors
-/// `Refused` if several histories may be meant; `Unavailable` if the source cannot be reached.
-pub async fn remove_traces(source: &Conninfo, slot: Option<&str>) -> Result<Option<String>> {
-    let slot = match slot {
-        Some(slot) => slot.to_owned(),
-        None => {
-            let session = Session::connect_utf8(source, "drop").await?;
-            let found = traces::slots(&session).await?;
-            let unused: Vec<_> =
-                found.iter().filter(|trace| !trace.active).map(|it| it.slot.clone()).collect();
-            match &unused[..] {
-                [] => return Ok(None),
-                [one] => one.clone(),
-                several => {
-                    return Err(Error::refused(format!(
-                        "the source has things of {} histories: {}; name the one that is gone with --slot",
-                        several.len(),
-                        several.join(", ")
-                    )));
-                }
-            }
-        }
-    };
-    undo(&source.for_history(&slot), &slot).await?;
-    Ok(Some(slot))
+/// `Unavailable` if the source cannot be reached.
+pub async fn traces_on(source: &Conninfo) -> Result<Vec<Trace>> {
+    let session = Session::connect_utf8(source, "drop").await?;
+    traces::slots(&session).await
 }

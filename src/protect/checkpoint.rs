@@ -8,6 +8,7 @@ use super::slot::temporary_snapshot;
 use super::snapshot::{self, SourceImage};
 use super::{Access, begin_checkpoint, finish_packs, new_packs};
 use crate::ambient;
+use crate::connect::Session;
 use crate::error::{Error, Result};
 use crate::follow::is_of_values;
 use crate::history::History;
@@ -16,14 +17,17 @@ use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::image::Packs;
 use crate::model::{Lsn, Selection, Table};
 use crate::past::{CHECKPOINT_BUDGET, Reading};
+use crate::source::inspect;
 use crate::source::publication::Publications;
+use crate::source::slot::SlotFacts;
 use crate::source::snapshot::Snapshot;
 
 /// Takes a checkpoint from the source, at the exact position of a snapshot, through a temporary
 /// slot.
 ///
 /// # Errors
-/// `Locked` if a checkpoint is being made; `Unavailable` if the source or the disk fails.
+/// `Locked` if a checkpoint is being made; `Refused` if changes are missing between the journal's end and now, because the
+/// slot or the publications are gone; `Unavailable` if the source or the disk fails.
 pub async fn from_source(
     access: &Access<'_>,
     history: &History,
@@ -31,6 +35,7 @@ pub async fn from_source(
     label: Option<&str>,
 ) -> Result<Checkpoint> {
     let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
+    must_continue(access, history, catalog).await?;
     let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
     let packs = Arc::new(new_packs(history, catalog));
     let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
@@ -41,6 +46,29 @@ pub async fn from_source(
         Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };
     let content = taken.content(finish_packs(packs).await?);
     publish_beside(history, catalog, draft, content).await
+}
+
+/// Refuses a checkpoint that does not follow from the one before it by the journal, as after `backwhen drop`.
+async fn must_continue(access: &Access<'_>, history: &History, catalog: &Arc<Catalog>) -> Result<()> {
+    let (history_, catalog) = (history.clone(), Arc::clone(catalog));
+    let reading = ambient::blocking("reading the newest checkpoint", move || {
+        let newest = catalog.checkpoints()?.pop().map(|row| history_.read_checkpoint(&row.id)).transpose()?;
+        Ok(newest.into_iter().flat_map(|newest| newest.tables).map(|entry| entry.table.oid).collect())
+    });
+    let tables: Vec<u32> = reading.await?;
+    let slot = history.identity().slot();
+    let session = Session::connect_utf8(access.source, "checkpoint").await?;
+    inspect::check_cluster(&session, &history.identity().source.system_identifier).await?;
+    let publications = Publications::of_slot(&slot);
+    let lacking = publications.lacking(&session, &tables).await?;
+    let what = match (SlotFacts::read(&session, &slot).await?.exists, lacking.is_empty()) {
+        (true, true) => return Ok(()),
+        (false, _) => format!("replication slot {slot} is gone from the source"),
+        (true, false) => format!("backwhen's publications do not carry all of {}", lacking.join(", ")),
+    };
+    Err(Error::refused(format!(
+        "{what}, so changes are missing before a checkpoint that would be taken now; begin a new epoch with: backwhen capture"
+    )))
 }
 
 /// Takes a checkpoint that reads from the source only what is new or has changed its shape, and

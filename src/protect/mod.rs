@@ -6,6 +6,7 @@ pub mod compare;
 mod draft;
 mod earlier;
 pub mod forward;
+pub mod identity;
 mod images;
 mod ranges;
 mod resync;

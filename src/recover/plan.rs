@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::history::definitions::SchemaKnown;
+use crate::model::inexact::insert_only_note;
 use crate::model::{Edge, Lsn, Moment, PgTime};
 use crate::past::{ChosenTables, Commit, KnownInexact, Past, Reading};
 
@@ -49,7 +50,7 @@ pub struct PlannedMoment {
     pub lsn: Lsn,
     /// The last transaction's commit time, or the checkpoint's if no transaction follows it.
     pub time: PgTime,
-    pub xid: Option<u32>,
+    pub xid: Option<u64>,
     /// The first transaction that is not included.
     pub next: Option<Commit>,
 }
@@ -67,6 +68,8 @@ pub fn plan(reading: &Reading, moment: &Moment, before: bool, patterns: &[String
     // A damaged list of roles is reported before anything is created.
     past.roles()?;
     let base = past.base();
+    let insert_only = chosen.tables.iter().filter(|table| table.is_insert_only()).count();
+    let notes = past.notes().iter().cloned().chain(insert_only_note(insert_only)).collect();
     let images = chosen.tables.iter().filter_map(|table| base.table(table.oid));
     Ok(Plan {
         moment: planned(&past),
@@ -79,7 +82,7 @@ pub fn plan(reading: &Reading, moment: &Moment, before: bool, patterns: &[String
         schema,
         schema_compared_at: past.schema_witness()?.map(|witness| witness.at),
         inexact,
-        notes: past.notes().to_vec(),
+        notes,
         partial: chosen.is_partial,
         chosen,
         past: Arc::new(past),

@@ -69,13 +69,9 @@ impl MessageKey {
     }
 
     fn signed_body<'a>(&self, prefix: &[u8], xid: u32, content: &'a [u8]) -> Option<&'a [u8]> {
-        let end = memchr::memchr(b'\n', &content[..content.len().min(HEADER_LIMIT)])?;
-        let (header, body) = (&content[SIGNED_HEAD.len()..end], &content[end + 1..]);
-        let (digits, transaction) = header.split_at_checked(DIGITS)?;
-        let transaction = transaction.strip_prefix(b" ")?;
-        let number: u64 = std::str::from_utf8(transaction).ok()?.parse().ok()?;
+        let SignedMessage { digits, transaction, body } = SignedMessage::parse(content)?;
         // The stream carries only the lower half of the transaction number.
-        if number as u32 != xid {
+        if number(transaction)? as u32 != xid {
             return None;
         }
         let digest = bytes_of_hex(digits)?;
@@ -133,14 +129,36 @@ impl MessageKey {
     }
 }
 
+/// The parts of a signed message, whose signature is not checked yet.
+struct SignedMessage<'a> {
+    digits: &'a [u8],
+    transaction: &'a [u8],
+    body: &'a [u8],
+}
+
+impl SignedMessage<'_> {
+    fn parse(content: &[u8]) -> Option<SignedMessage<'_>> {
+        let rest = content.strip_prefix(SIGNED_HEAD)?;
+        let end = memchr::memchr(b'\n', &rest[..rest.len().min(HEADER_LIMIT - SIGNED_HEAD.len())])?;
+        let (digits, transaction) = rest[..end].split_at_checked(DIGITS)?;
+        Some(SignedMessage { digits, transaction: transaction.strip_prefix(b" ")?, body: &rest[end + 1..] })
+    }
+}
+
+fn number(transaction: &[u8]) -> Option<u64> {
+    std::str::from_utf8(transaction).ok()?.parse().ok()
+}
+
+/// Returns the number, with its epoch, of the transaction that wrote a message that the journal has kept; `None` if the
+/// message has no signature.
+pub fn transaction_of(content: &[u8]) -> Option<u64> {
+    number(SignedMessage::parse(content)?.transaction)
+}
+
 /// Returns the body of a message that the journal has kept: the part after the signature, or the whole message if it
 /// has none.
 pub fn body_of(content: &[u8]) -> &[u8] {
-    if !content.starts_with(SIGNED_HEAD) {
-        return content;
-    }
-    memchr::memchr(b'\n', &content[..content.len().min(HEADER_LIMIT)])
-        .map_or(content, |end| &content[end + 1..])
+    SignedMessage::parse(content).map_or(content, |message| message.body)
 }
 
 fn bytes_of_hex(digits: &[u8]) -> Option<Vec<u8>> {
@@ -218,7 +236,9 @@ mod tests {
 
     #[test]
     fn the_body_stands_behind_a_signature() {
-        assert_eq!(body_of(&key(SIGNED).sign(MARK, 3, b"{}")), b"{}");
+        let signed = key(SIGNED).sign(MARK, 7 << 32 | 3, b"{}");
+        assert_eq!((body_of(&signed), transaction_of(&signed)), (&b"{}"[..], Some(7 << 32 | 3)));
+        assert_eq!(transaction_of(b"{}"), None);
         assert_eq!(body_of(b"{}"), b"{}");
         assert_eq!(body_of(b"2 without an end"), b"2 without an end");
     }

@@ -159,7 +159,8 @@ pub struct DefinitionChange {
     pub end_lsn: Lsn,
     /// The transaction's commit time.
     pub time: PgTime,
-    pub xid: u32,
+    /// The transaction's number, with its epoch if the message is signed.
+    pub xid: u64,
     pub signal: DefinitionSignal,
 }
 

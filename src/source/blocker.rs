@@ -16,6 +16,9 @@ const TELL_AFTER: Duration = Duration::from_secs(2);
 /// The pause between two looks at a statement that goes on waiting.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
+/// A transaction that has been open for longer than this, in seconds, may stay open.
+const LATE: i64 = 10;
+
 /// The columns that [`transaction`] reads, of a process `p.pid`. A prepared transaction has no process: it is the
 /// one that holds a lock of the kind that process `$1` waits for.
 const BLOCKER: &str = "
@@ -59,6 +62,11 @@ pub struct OpenTransaction {
 }
 
 impl OpenTransaction {
+    /// Whether it has been open for so long that it may stay open, so that a new slot would wait for it.
+    pub fn is_late(&self) -> bool {
+        self.seconds >= LATE || self.is_prepared()
+    }
+
     /// Whether it is prepared: then no session ends it.
     pub fn is_prepared(&self) -> bool {
         self.prepared

@@ -36,7 +36,10 @@ pub struct Advice {
 
 /// One row for each relation that stores rows, with the facts that decide how the table can be protected.
 const TABLES: &str = "
-SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
+       CASE WHEN c.relreplident = 'f' AND EXISTS (
+            SELECT FROM pg_catalog.pg_attribute v WHERE v.attrelid = c.oid AND v.attgenerated = 'v')
+            THEN 'v'::\"char\" ELSE c.relreplident END,
        greatest(c.relpages, 0), c.relfilenode,
        EXISTS (SELECT FROM pg_catalog.pg_depend d
                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
@@ -170,13 +173,18 @@ fn grade(facts: &TableFacts, pages: u32) -> FoundTable {
 
 fn advice(table: &Table, replica_identity: char) -> Advice {
     let why = match replica_identity {
+        'v' => "it has a virtual column, with which its replica identity FULL does not serve",
         'n' => "its replica identity is NOTHING",
         'i' => "the index of its replica identity is gone, or covers a generated column",
         _ => "it has no primary key that the stream can use",
     };
     Advice {
         why: format!("{why}: updates and deletes are not in the stream"),
-        command: format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted()),
+        command: if replica_identity == 'v' {
+            format!("ALTER TABLE {} ADD PRIMARY KEY (...), REPLICA IDENTITY DEFAULT;", table.quoted())
+        } else {
+            format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted())
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod blocker;
 pub mod digests;
+pub mod identity;
 pub mod inspect;
 pub mod liveness;
 pub mod messages;

@@ -1,13 +1,17 @@
 //! Checks whether a database can be protected, without changing anything.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::blocker::{OpenTransaction, oldest_transaction};
-use super::stream::ReplicationClient;
-use super::{inspect, traces, triggers};
-use crate::connect::{Conninfo, Session, server_error};
-use crate::error::{Error, Result};
+use super::stream::{ReplicationClient, StreamFault};
+use super::triggers::{InstallOutcome, Triggers};
+use super::{inspect, traces};
+use crate::ambient;
+use crate::connect::{Conninfo, ServerFault, Session, server_error};
+use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
 use crate::model::{Grade, Selection};
 use crate::pgtools::Tools;
@@ -48,6 +52,9 @@ impl Preflight {
 /// pgoutput carries no messages.
 const OLDEST_MAJOR: i32 = 14;
 
+/// The newest major version that backwhen is tested with.
+const NEWEST_MAJOR: i32 = 18;
+
 /// Checks the source.
 ///
 /// # Errors
@@ -70,18 +77,9 @@ pub async fn look(
     }
     let inventory = inspect::inventory(&session, selection).await?;
     findings.extend(not_owned(&session, &settings, &inventory).await?);
-    if let Some(reason) = triggers::refusal(&session).await? {
-        findings.push(advice(
-            format!(
-                "no event triggers can be made ({reason}): a change of the schema is then known only within two \
-                 heartbeats"
-            ),
-            format!(
-                "ALTER ROLE {} SUPERUSER; or name a role that may, with --source",
-                quote_ident(&settings.user)
-            ),
-        ));
-    }
+    findings.extend(insert_only(&inventory));
+    findings.extend(event_triggers(&session, &settings.user).await?);
+    findings.extend(refused_in_functions(&session).await?);
     if settings.may_replicate && settings.senders_free > 0 {
         findings.extend(no_replication(source).await);
     }
@@ -97,6 +95,46 @@ pub async fn look(
         mend: String::new(),
     }));
     Ok(Preflight { server_version: settings.server_version, findings, tables })
+}
+
+/// The server refuses some statements for a table that is in a publication. The event triggers take the table out for
+/// those that the client sends itself, but not for those that functions run.
+async fn refused_in_functions(session: &Session) -> Result<Option<Finding>> {
+    let query = "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p \
+                   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+                  WHERE p.prosrc ~* '\\mset\\s+(unlogged|expression)\\M' \
+                    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'backwhen') ORDER BY 1";
+    let rows = session.query(query, &[]).await;
+    let rows = rows.map_err(|error| server_error("cannot look at the source's functions", error))?;
+    let names: Vec<String> = rows.iter().take(5).map(|row| row.get(0)).collect();
+    Ok((!names.is_empty()).then(|| {
+        advice(
+            format!(
+                "{} may run SET UNLOGGED or SET EXPRESSION, which the server refuses inside a function for a table that \
+                 is protected",
+                names.join(", ")
+            ),
+            "let the client send that statement itself, or leave the table out with --exclude",
+        )
+    }))
+}
+
+/// Tries to install the event triggers, exactly as `init` does, and rolls that back.
+async fn event_triggers(session: &Session, user: &str) -> Result<Option<Finding>> {
+    match Triggers::try_install(session).await {
+        Ok(InstallOutcome::Installed) => Ok(None),
+        Ok(InstallOutcome::NotAllowed(reason)) => Ok(Some(advice(
+            format!(
+                "no event triggers can be made ({reason}): a change of the schema is then known only within two \
+                 heartbeats"
+            ),
+            format!("ALTER ROLE {} SUPERUSER; or name a role that may, with --source", quote_ident(user)),
+        ))),
+        Err(error) if ServerFault::sqlstate_of(&error).is_some() || error.kind() == Kind::Refused => Ok(
+            Some(fatal(error.to_string(), "mend this on the source, or: backwhen init --no-event-triggers")),
+        ),
+        Err(error) => Err(error),
+    }
 }
 
 fn grade(found: &inspect::FoundTable) -> TableGrade {
@@ -117,6 +155,8 @@ struct SourceSettings {
     server_version: String,
     version: i32,
     wal_level: String,
+    /// The server makes the WAL logical as soon as there is a logical slot, whatever `wal_level` says (from version 19 on).
+    raises_wal_level: bool,
     in_recovery: bool,
     slots_free: i64,
     senders_free: i64,
@@ -126,7 +166,15 @@ struct SourceSettings {
     user: String,
     database: String,
     slot_limit: String,
+    /// How many more sessions the role may have in this database, if that is limited.
+    sessions_free: Option<i64>,
 }
+
+/// With fewer sessions than this left, `init` cannot begin.
+const SESSIONS_NEEDED: i64 = 3;
+
+/// With fewer sessions than this left, images of new tables may fail.
+const SESSIONS_WANTED: i64 = 8;
 
 /// One managed service grants the right to replicate by the role `rds_replication`, another by `cloudsqlreplica`.
 const SETTINGS: &str = "
@@ -138,8 +186,17 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
            SELECT FROM pg_catalog.pg_roles g WHERE g.rolname IN ('rds_replication', 'cloudsqlreplica')
               AND pg_catalog.pg_has_role(current_user, g.oid, 'MEMBER')),
        pg_catalog.has_database_privilege(current_database(), 'CREATE'), r.rolsuper,
-       current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size')
-  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+       current_user::text, current_database()::text, current_setting('max_slot_wal_keep_size'),
+       current_setting('effective_wal_level', true) IS NOT NULL,
+       CASE WHEN NOT r.rolsuper THEN least(
+           CASE WHEN r.rolconnlimit >= 0 THEN r.rolconnlimit - (
+               SELECT count(*) FROM pg_catalog.pg_stat_activity a
+                WHERE a.usesysid = r.oid AND a.pid <> pg_catalog.pg_backend_pid()) END,
+           CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit - (
+               SELECT count(*) FROM pg_catalog.pg_stat_activity a
+                WHERE a.datid = d.oid AND a.pid <> pg_catalog.pg_backend_pid()) END) END
+  FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+ WHERE r.rolname = current_user AND d.datname = current_database()";
 
 impl SourceSettings {
     async fn read(client: &Client) -> Result<SourceSettings> {
@@ -158,6 +215,8 @@ impl SourceSettings {
             user: row.get(9),
             database: row.get(10),
             slot_limit: row.get(11),
+            raises_wal_level: row.get(12),
+            sessions_free: row.get(13),
         })
     }
 
@@ -172,12 +231,8 @@ impl SourceSettings {
         if self.in_recovery {
             found.push(fatal("the server is a standby", "name its primary with --source"));
         }
-        if self.wal_level != "logical" {
-            found.push(fatal(
-                format!("wal_level is {}, not logical", self.wal_level),
-                "ALTER SYSTEM SET wal_level = logical; then restart the server",
-            ));
-        }
+        found.extend(too_new(self.version));
+        found.extend(wal_level(&self.wal_level, self.raises_wal_level));
         if self.slots_free < 1 {
             found.push(fatal(
                 "no replication slot is free",
@@ -208,6 +263,9 @@ impl SourceSettings {
                 format!("GRANT CREATE ON DATABASE {} TO {user};", quote_ident(&self.database)),
             ));
         }
+        found.extend(
+            self.sessions_free.filter(|free| *free < SESSIONS_WANTED).map(|free| self.few_sessions(free)),
+        );
         if self.slot_limit == "-1" {
             found.push(advice(
                 "max_slot_wal_keep_size is unlimited: if capture stays away, the slot retains WAL until the disk is full",
@@ -215,6 +273,45 @@ impl SourceSettings {
             ));
         }
         found
+    }
+}
+
+/// Returns a finding if the server is newer than all versions that backwhen knows.
+fn too_new(version: i32) -> Option<Finding> {
+    let major = version / 10_000;
+    (major > NEWEST_MAJOR).then(|| {
+        advice(
+            format!(
+                "PostgreSQL {major} is newer than {NEWEST_MAJOR}, the newest version that this backwhen is tested with; \
+                 a schema change that only {major} has is kept as the server tells it, and named where a recovery \
+                 cannot repeat it"
+            ),
+            "update backwhen, or prove a recovery before you rely on it: backwhen verify --restore",
+        )
+    })
+}
+
+/// Returns a finding if the WAL cannot be decoded. `raises`: the server raises the level by itself from `replica` on.
+fn wal_level(level: &str, raises: bool) -> Option<Finding> {
+    (level != "logical" && !(raises && level == "replica")).then(|| {
+        fatal(
+            format!("wal_level is {level}, not logical"),
+            "ALTER SYSTEM SET wal_level = logical; then restart the server",
+        )
+    })
+}
+
+impl SourceSettings {
+    fn few_sessions(&self, free: i64) -> Finding {
+        let (user, database) = (quote_ident(&self.user), quote_ident(&self.database));
+        let what = format!(
+            "{} may have {free} sessions in {}, fewer than capture and its images want ({SESSIONS_WANTED}, with more --jobs \
+             more)",
+            self.user, self.database
+        );
+        let mend =
+            format!("ALTER ROLE {user} CONNECTION LIMIT -1; ALTER DATABASE {database} CONNECTION LIMIT -1;");
+        Finding { fatal: free < SESSIONS_NEEDED, what, mend }
     }
 }
 
@@ -235,9 +332,29 @@ fn advice(what: impl Into<String>, mend: impl Into<String>) -> Finding {
     Finding { fatal: false, what: what.into(), mend: mend.into() }
 }
 
+fn insert_only(inventory: &inspect::Inventory) -> Option<Finding> {
+    let tables = inventory.tables.iter().filter(|found| found.table.is_insert_only());
+    let names: Vec<_> = tables.map(|found| found.table.display()).collect();
+    (!names.is_empty()).then(|| {
+        let shown = names[..names.len().min(5)].join(", ");
+        let more = names.len().saturating_sub(5);
+        let more = if more > 0 { format!(" and {more} more tables") } else { String::new() };
+        advice(
+            format!("updates and deletes of {shown}{more} are not in the stream"),
+            "backwhen init --full-identity (each gets REPLICA IDENTITY FULL; `backwhen drop` puts back what it had)",
+        )
+    })
+}
+
 /// Opens a replication connection: a pooler passes on ordinary sessions only, and pg_hba.conf has rules of its own.
 async fn no_replication(source: &Conninfo) -> Option<Finding> {
-    let error = ReplicationClient::connect(source, "check").await.err()?;
+    let error = match ReplicationClient::connect(source, "check").await {
+        Ok(client) => {
+            client.end().await;
+            return None;
+        }
+        Err(error) => error,
+    };
     Some(fatal(
         format!("the source takes no replication connection: {error}"),
         "name the server's own address with --source, not that of a connection pooler such as PgBouncer; in pg_hba.conf let \
@@ -245,13 +362,33 @@ async fn no_replication(source: &Conninfo) -> Option<Finding> {
     ))
 }
 
-/// A transaction that has been open for longer than this, in seconds, may still be open when `init` makes its slot.
-const LATE: i64 = 10;
+/// Creates a slot that ends with its connection, since only the server itself knows whether it lets this role use the output plugin.
+///
+/// # Errors
+/// `Unavailable` if the source cannot be reached any more.
+pub async fn no_slot(source: &Conninfo) -> Result<Option<Finding>> {
+    let mut client = ReplicationClient::connect(source, "check").await?;
+    let name = format!("backwhen_check_{:08x}", u32::from_ne_bytes(ambient::random()?));
+    let made = client.create_temporary_slot(&name, SLOT_WAIT).await;
+    client.end().await;
+    let Err(error) = made else { return Ok(None) };
+    if matches!(StreamFault::of(&error), Some(StreamFault::LockTimeout(_))) {
+        let what = format!("a new slot waits for transactions that are open: {error}");
+        return Ok(Some(advice(what, "let them end before init")));
+    }
+    Ok(Some(fatal(
+        format!("no slot can be made for the output plugin pgoutput: {error}"),
+        "let the role use pgoutput, which is a part of PostgreSQL; a managed service has a setting for logical \
+         replication",
+    )))
+}
+
+/// How long `check` waits for each running transaction, as a new slot does.
+const SLOT_WAIT: Duration = Duration::from_secs(2);
 
 fn late_transaction(oldest: OpenTransaction) -> Option<Finding> {
     let what = "a new slot waits for transactions that have begun before it, `init` for at most a minute: ";
-    (oldest.seconds >= LATE || oldest.is_prepared())
-        .then(|| advice(format!("{what}{oldest}"), "let that transaction end before init"))
+    oldest.is_late().then(|| advice(format!("{what}{oldest}"), "let that transaction end before init"))
 }
 
 /// To read the tables, each is locked once, and the server has room for so many locks and not much more.
@@ -306,4 +443,28 @@ async fn not_owned(
             format!("{} (or leave the tables out with --exclude)", grants.join(" ")),
         )
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_server_is_told_of_and_never_refused() {
+        assert!(too_new(180_006).is_none());
+        let finding = too_new(190_000).unwrap();
+        assert!(!finding.fatal && finding.what.contains("PostgreSQL 19 is newer than 18"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_server_that_raises_the_wal_level_by_itself_needs_replica() {
+        for (level, raises, fine) in [
+            ("logical", false, true),
+            ("replica", false, false),
+            ("replica", true, true),
+            ("minimal", true, false),
+        ] {
+            assert_eq!(wal_level(level, raises).is_none(), fine, "{level} {raises}");
+        }
+    }
 }

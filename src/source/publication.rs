@@ -1,8 +1,11 @@
 //! The publications that decide which tables the stream carries.
 //!
-//! A history has two publications, because a table without replica identity in a publication that publishes updates
-//! makes the application's own updates fail. One publishes every change of its tables; the other publishes only inserts
-//! and truncates, for tables whose updates and deletes the stream cannot tell.
+//! A history has publications of two kinds, because a table without replica identity in a publication that publishes
+//! updates makes the application's own updates fail. Exact publications publish every change of their tables; the others
+//! publish only inserts and truncates, for tables whose updates and deletes the stream cannot tell.
+//!
+//! Of each kind there is a pool: from version 15 on, an `ALTER PUBLICATION` locks its publication until the transaction
+//! ends, and each transaction that makes tables chooses one that no other transaction has locked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,16 +15,42 @@ use tokio_postgres::{Client, Row};
 
 use super::triggers;
 use crate::connect::server_error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::schema::{quote_ident, quote_literal};
 use crate::model::{Grade, Table};
 
-/// The names of a history's two publications.
+/// How many publications of each kind a history with event triggers has: as many transactions can make tables at the same
+/// time without one waiting for another.
+const POOL: usize = 24;
+
+/// The names of a history's publications; of each kind, the first is the one that `init` puts the tables into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publications {
-    pub exact: String,
-    pub inserts: String,
+    exact: Vec<String>,
+    inserts: Vec<String>,
 }
+
+/// How much of a history's pool of publications the source has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// A stream can name the whole pool.
+    Ready,
+    /// The pool is missing, or is younger than transactions that the slot has yet to decode: for those, the publications
+    /// do not exist. Nothing is in it.
+    Young,
+    /// Publications that the stream needs are gone.
+    Broken,
+}
+
+/// Publications exist for every transaction that a slot has yet to decode if they are older than its `catalog_xmin`.
+/// `$1`: all names; `$2`: the first names; `$3`: the slot; `$4`: whether the event triggers use the pool.
+const POOL_FACTS: &str = "
+SELECT count(*) FILTER (WHERE p.pubname = ANY ($2::text[])), count(*),
+       $4 OR coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid)
+                                         AND p.pubname <> ALL ($2::text[])), false),
+       coalesce(pg_catalog.bool_and(pg_catalog.age(p.xmin) > pg_catalog.age(s.catalog_xmin)), false)
+  FROM pg_catalog.pg_publication p LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $3
+ WHERE p.pubname = ANY ($1::text[])";
 
 /// Memberships by their own oid, each with its table's oid and name. A table that is taken out and put back gets a
 /// membership with another oid.
@@ -47,69 +76,119 @@ impl PublicationRow {
 impl Publications {
     /// Names the publications after the slot.
     pub fn of_slot(slot: &str) -> Publications {
-        Publications { exact: slot.to_owned(), inserts: format!("{slot}_inserts") }
+        let pool = |first: String| {
+            let others: Vec<_> = (2..=POOL).map(|number| format!("{first}_{number}")).collect();
+            [vec![first], others].concat()
+        };
+        Publications { exact: pool(slot.to_owned()), inserts: pool(format!("{slot}_inserts")) }
     }
 
-    fn name(&self, grade: Grade) -> &str {
+    /// The names of the publications for tables of this grade.
+    pub fn names(&self, grade: Grade) -> &[String] {
         match grade {
             Grade::Exact => &self.exact,
             Grade::InsertOnly => &self.inserts,
         }
     }
 
-    /// Returns the value of pgoutput's option `publication_names`.
-    pub fn option(&self) -> String {
-        format!("{},{}", quote_ident(&self.exact), quote_ident(&self.inserts))
+    fn all(&self) -> Vec<&String> {
+        self.exact.iter().chain(&self.inserts).collect()
     }
 
-    /// Creates both publications with these tables. The caller must commit before it creates the slot: a slot older
-    /// than its publication cannot decode the WAL between the two.
+    fn first(&self) -> [&String; 2] {
+        [&self.exact[0], &self.inserts[0]]
+    }
+
+    /// Returns the value of pgoutput's option `publication_names`.
+    pub fn option(&self, pool: Pool) -> String {
+        let names = if pool == Pool::Young { self.first().to_vec() } else { self.all() };
+        names.iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Creates the publications, the first of each kind with these tables, and with a pool the others. The caller must
+    /// commit before it creates the slot: a slot older than its publication cannot decode the WAL between the two.
     ///
     /// # Errors
     /// `Refused` if the server refuses, usually because the role lacks a right; `Unavailable` if the server fails.
-    pub async fn create(&self, client: &Client, tables: &[&Table], major: u32) -> Result<()> {
-        for (grade, publish) in
-            [(Grade::Exact, "insert, update, delete, truncate"), (Grade::InsertOnly, "insert, truncate")]
-        {
+    pub async fn create(&self, client: &Client, tables: &[&Table], major: u32, pool: bool) -> Result<()> {
+        for grade in [Grade::Exact, Grade::InsertOnly] {
             let members: Vec<_> = tables.iter().filter(|table| table.grade == grade).copied().collect();
             let members = if members.is_empty() { String::new() } else { format!(" FOR {}", list(&members)) };
-            // Without this, an UPDATE of a table with REPLICA IDENTITY FULL and a stored generated
-            // column fails at the source from version 18 on.
-            let generated = if major >= 18 { ", publish_generated_columns = stored" } else { "" };
-            let statement = format!(
-                "CREATE PUBLICATION {}{members} WITH (publish = {}, publish_via_partition_root = false{generated})",
-                quote_ident(self.name(grade)),
-                quote_literal(publish)
-            );
-            run(client, &statement).await?;
+            run(client, &creation(&self.names(grade)[0], &members, grade, major)).await?;
         }
-        Ok(())
+        if pool { self.create_pool(client, major).await } else { Ok(()) }
     }
 
-    /// Adds a table to the publication of its grade, and has committed when it returns.
+    /// Creates the publications of the pool that do not exist.
     ///
     /// # Errors
     /// `Refused` if the server refuses; `Unavailable` if the server fails.
-    pub async fn add(&self, client: &Client, table: &Table) -> Result<()> {
-        let name = quote_ident(self.name(table.grade));
+    pub async fn create_pool(&self, client: &Client, major: u32) -> Result<()> {
+        let query = "SELECT pubname::text FROM pg_catalog.pg_publication WHERE pubname = ANY ($1::text[])";
+        let rows = client.query(query, &[&self.all()]).await.map_err(not_read)?;
+        let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+        let missing = [Grade::Exact, Grade::InsertOnly].into_iter().flat_map(|grade| {
+            let names = self.names(grade).iter().filter(|name| !there.contains(*name));
+            names.map(move |name| creation(name, "", grade, major))
+        });
+        let creations: Vec<_> = missing.collect();
+        if creations.is_empty() { Ok(()) } else { run_own(client, &creations.join("; ")).await }
+    }
+
+    /// Reads how much of the pool the source has. `is_used`: the event triggers put tables into the pool.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn pool(&self, client: &Client, slot: &str, is_used: bool) -> Result<Pool> {
+        let row = client.query_one(POOL_FACTS, &[&self.all(), &&self.first()[..], &slot, &is_used]).await;
+        let row = row.map_err(not_read)?;
+        let (first, all): (i64, i64) = (row.get(0), row.get(1));
+        let is_whole = all == 2 * POOL as i64;
+        Ok(match (row.get(2), row.get(3)) {
+            _ if first < 2 => Pool::Broken,
+            (true, _) if !is_whole => Pool::Broken,
+            (true, _) | (false, true) if is_whole => Pool::Ready,
+            _ => Pool::Young,
+        })
+    }
+
+    /// Adds a table to a publication of its grade that nobody has locked, and has committed when it returns.
+    ///
+    /// # Errors
+    /// `Refused` if the server refuses; `Unavailable` if the server fails.
+    pub async fn add(&self, client: &Client, table: &Table, pool: Pool) -> Result<()> {
+        let name = quote_ident(&self.unlocked(client, table.grade, pool).await?);
         run(client, &format!("ALTER PUBLICATION {name} ADD {}", list(&[table]))).await
     }
 
-    /// Returns the members as the catalogs have them now: each table's oid, and whether it is in the exact publication.
+    /// Names a publication that nobody has locked, or the first if there is none.
+    async fn unlocked(&self, client: &Client, grade: Grade, pool: Pool) -> Result<String> {
+        let names = self.names(grade);
+        let query = "SELECT p.pubname::text FROM pg_catalog.pg_publication p \
+                      WHERE p.pubname = ANY ($1::text[]) AND NOT EXISTS ( \
+                            SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'object' AND l.objid = p.oid \
+                               AND l.classid = 'pg_catalog.pg_publication'::pg_catalog.regclass) \
+                      ORDER BY pg_catalog.array_position($1::text[], p.pubname::text) LIMIT 1";
+        let usable = if pool == Pool::Ready { names } else { &names[..1] };
+        let row = client.query_opt(query, &[&usable]).await.map_err(not_read)?;
+        Ok(row.map_or_else(|| names[0].clone(), |row| row.get(0)))
+    }
+
+    /// Returns the members as the catalogs have them now: each table's oid, and whether it is in an exact publication. A table can be in publications of both kinds.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn members(&self, client: &Client) -> Result<BTreeSet<(u32, bool)>> {
-        let query = "SELECT pr.prrelid, p.pubname = $1 FROM pg_catalog.pg_publication_rel pr \
-                     JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid WHERE p.pubname IN ($1, $2)";
+        let query = "SELECT pr.prrelid, p.pubname = ANY ($1::text[]) FROM pg_catalog.pg_publication_rel pr \
+                     JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid WHERE p.pubname = ANY ($1::text[] || $2::text[])";
         let rows = client.query(query, &[&self.exact, &self.inserts]).await;
-        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        let rows = rows.map_err(not_read)?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Names the tables among these whose changes the stream does not carry in full. Somebody took them out of the
     /// publications, added a row filter or a column list, or changed the kinds of change that are published. A table
-    /// that no longer exists is not named.
+    /// that no longer exists, or is unlogged by now, is not named.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
@@ -117,21 +196,21 @@ impl Publications {
         // The row is read as JSON, since version 14 has neither row filters nor column lists.
         let query = "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) \
                        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                      WHERE c.oid = ANY ($3) AND NOT EXISTS ( \
+                      WHERE c.oid = ANY ($3) AND c.relpersistence = 'p' AND NOT EXISTS ( \
                             SELECT FROM pg_catalog.pg_publication_rel pr \
                               JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid, \
                                    pg_catalog.to_jsonb(pr) member \
-                             WHERE pr.prrelid = c.oid AND p.pubname IN ($1, $2) \
+                             WHERE pr.prrelid = c.oid AND p.pubname = ANY ($1::text[] || $2::text[]) \
                                AND p.pubinsert AND p.pubtruncate AND NOT p.pubviaroot \
-                               AND (p.pubupdate AND p.pubdelete OR p.pubname = $2) \
+                               AND (p.pubupdate AND p.pubdelete OR p.pubname = ANY ($2::text[])) \
                                AND member->>'prqual' IS NULL AND member->>'prattrs' IS NULL) \
                       ORDER BY 1";
         let rows = client.query(query, &[&self.exact, &self.inserts, &tables]).await;
-        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        let rows = rows.map_err(not_read)?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Names the tables among `exact` that are in the inserts-only publication, although they were in the exact one and
+    /// Names the tables among `exact` that are in inserts-only publications alone, although they were in an exact one and
     /// their replica identity would still serve for it.
     ///
     /// # Errors
@@ -140,17 +219,19 @@ impl Publications {
         let query = "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) \
                        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                       WHERE c.oid = ANY ($3) \
-                        AND (SELECT pg_catalog.array_agg(p.pubname::text) FROM pg_catalog.pg_publication_rel pr \
+                        AND (SELECT pg_catalog.bool_and(p.pubname = ANY ($2::text[])) FROM pg_catalog.pg_publication_rel pr \
                                JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
-                              WHERE pr.prrelid = c.oid AND p.pubname IN ($1, $2)) = ARRAY[$2::text] \
-                        AND (c.relreplident = 'f' OR EXISTS ( \
+                              WHERE pr.prrelid = c.oid AND p.pubname = ANY ($1::text[] || $2::text[])) \
+                        AND (c.relreplident = 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute v \
+                                                            WHERE v.attrelid = c.oid AND v.attgenerated = 'v') \
+                             OR EXISTS ( \
                              SELECT FROM pg_catalog.pg_index i \
                               WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
                                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END \
                                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid \
                                                    AND a.attnum = ANY (i.indkey) AND a.attgenerated <> '')))";
         let rows = client.query(query, &[&self.exact, &self.inserts, &exact]).await;
-        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        let rows = rows.map_err(not_read)?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
@@ -159,14 +240,14 @@ impl Publications {
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn rows(&self, client: &Client) -> Result<Vec<PublicationRow>> {
-        let query = "SELECT oid, xmin::text, pubowner FROM pg_catalog.pg_publication WHERE pubname IN ($1, $2) ORDER BY pubname";
+        let query = "SELECT oid, xmin::text, pubowner FROM pg_catalog.pg_publication WHERE pubname = ANY ($1::text[] || $2::text[]) ORDER BY pubname";
         let rows = client.query(query, &[&self.exact, &self.inserts]).await;
-        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        let rows = rows.map_err(not_read)?;
         let publication = |row: &Row| PublicationRow { oid: row.get(0), xmin: row.get(1), owner: row.get(2) };
         Ok(rows.iter().map(publication).collect())
     }
 
-    /// Reads the memberships of these tables in both publications.
+    /// Reads the memberships of these tables in all publications.
     ///
     /// # Errors
     /// `Unavailable` if the server fails.
@@ -176,55 +257,40 @@ impl Publications {
                        JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
                        JOIN pg_catalog.pg_class c ON c.oid = pr.prrelid \
                        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                      WHERE p.pubname IN ($1, $2) AND c.oid = ANY ($3)";
+                      WHERE p.pubname = ANY ($1::text[] || $2::text[]) AND c.oid = ANY ($3)";
         let rows = client.query(query, &[&self.exact, &self.inserts, &tables]).await;
-        let rows = rows.map_err(|error| server_error("cannot read the publications", error))?;
+        let rows = rows.map_err(not_read)?;
         Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
     }
 
-    /// Moves a table from the other publication to the publication of its grade in one transaction: a table in neither
-    /// would look as if somebody had taken it out.
+    /// Moves a table that has lost its replica identity from the exact publications to an inserts-only one, in one
+    /// transaction: a table in neither would look as if somebody had taken it out.
     ///
     /// # Errors
     /// `Refused` if the server refuses; `Unavailable` if the server fails.
-    pub async fn move_here(&self, client: &Client, table: &Table) -> Result<()> {
-        let (here, other) = match table.grade {
-            Grade::Exact => (&self.exact, &self.inserts),
-            Grade::InsertOnly => (&self.inserts, &self.exact),
-        };
-        let statement = format!(
-            "BEGIN; {} ALTER PUBLICATION {} DROP TABLE ONLY {}; ALTER PUBLICATION {} ADD {}; COMMIT",
-            triggers::own("publish"),
-            quote_ident(other),
-            table.quoted(),
-            quote_ident(here),
-            list(&[table])
-        );
-        let moved = run(client, &statement).await;
-        if moved.is_err() {
-            // The transaction has to end, because the session is used again.
-            let _ = client.batch_execute("ROLLBACK").await;
+    pub async fn demote(&self, client: &Client, table: &Table, pool: Pool) -> Result<()> {
+        let query = "SELECT p.pubname::text, p.pubname = ANY ($1::text[]) FROM pg_catalog.pg_publication_rel pr \
+                     JOIN pg_catalog.pg_publication p ON p.oid = pr.prpubid \
+                     WHERE pr.prrelid = $3 AND p.pubname = ANY ($1::text[] || $2::text[])";
+        let rows = client.query(query, &[&self.exact, &self.inserts, &table.oid]).await.map_err(not_read)?;
+        let left = rows.iter().filter(|row| row.get(1));
+        let left = left.map(|row| format!("{} DROP TABLE ONLY {}", quote_ident(row.get(0)), table.quoted()));
+        let mut changes: Vec<_> = left.collect();
+        if changes.len() == rows.len() {
+            let here = self.unlocked(client, Grade::InsertOnly, pool).await?;
+            changes.push(format!("{} ADD {}", quote_ident(&here), list(&[table])));
         }
-        moved
+        let statements: Vec<_> = changes.iter().map(|change| format!("ALTER PUBLICATION {change}")).collect();
+        run_own(client, &statements.join("; ")).await
     }
 
-    /// Returns how many of the two publications exist.
-    ///
-    /// # Errors
-    /// `Unavailable` if the server fails.
-    pub async fn count(&self, client: &Client) -> Result<i64> {
-        let query = "SELECT count(*) FROM pg_catalog.pg_publication WHERE pubname IN ($1, $2)";
-        let row = client.query_one(query, &[&self.exact, &self.inserts]).await;
-        Ok(row.map_err(|error| server_error("cannot read the publications", error))?.get(0))
-    }
-
-    /// Drops both publications; a publication that is gone already is no error.
+    /// Drops the publications; one that is gone already is no error.
     ///
     /// # Errors
     /// `Refused` if the server refuses; `Unavailable` if the server fails.
     pub async fn drop(&self, client: &Client) -> Result<()> {
-        let names = format!("{}, {}", quote_ident(&self.exact), quote_ident(&self.inserts));
-        run(client, &format!("DROP PUBLICATION IF EXISTS {names}")).await
+        let names: Vec<_> = self.all().iter().map(|name| quote_ident(name)).collect();
+        run(client, &format!("DROP PUBLICATION IF EXISTS {}", names.join(", "))).await
     }
 }
 
@@ -232,6 +298,35 @@ fn list(tables: &[&Table]) -> String {
     // Version 14 accepts the keyword TABLE only once; later versions give the following members the first one's kind.
     let members: Vec<_> = tables.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
     format!("TABLE {}", members.join(", "))
+}
+
+fn creation(name: &str, members: &str, grade: Grade, major: u32) -> String {
+    let publish = match grade {
+        Grade::Exact => "insert, update, delete, truncate",
+        Grade::InsertOnly => "insert, truncate",
+    };
+    // Without this, an UPDATE of a table with REPLICA IDENTITY FULL and a stored generated column fails at the source
+    // from version 18 on.
+    let generated = if major >= 18 { ", publish_generated_columns = stored" } else { "" };
+    format!(
+        "CREATE PUBLICATION {}{members} WITH (publish = {}, publish_via_partition_root = false{generated})",
+        quote_ident(name),
+        quote_literal(publish)
+    )
+}
+
+/// Runs statements as backwhen's own work, in a transaction of their own.
+async fn run_own(client: &Client, statements: &str) -> Result<()> {
+    let done = run(client, &format!("BEGIN; {} {statements}; COMMIT", triggers::own("publish"))).await;
+    if done.is_err() {
+        // The transaction has to end, because the session is used again.
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    done
+}
+
+fn not_read(error: tokio_postgres::Error) -> Error {
+    server_error("cannot read the publications", error)
 }
 
 async fn run(client: &Client, statement: &str) -> Result<()> {

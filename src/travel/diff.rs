@@ -71,7 +71,7 @@ pub struct TableDifference {
 pub struct ChangedDefinition {
     pub lsn: Lsn,
     pub time: PgTime,
-    pub xid: u32,
+    pub xid: u64,
     pub what: String,
 }
 
@@ -117,7 +117,9 @@ impl Difference<'_> {
         let time = earlier.base().time;
         let span = Span { past: earlier, time, until: later.until() };
         let mut touched = Touched::between(&span, selection)?;
+        touched.tables.retain(|_, it| it.whole || !it.keys.is_empty());
         if let Some(condition) = condition {
+            check(condition, &span.past, &later, selection)?;
             touched.tables.retain(|_, it| it.fits(condition));
         }
         let mut before = fold(&span.past, &touched, |it| it.before.is_some())?;
@@ -144,6 +146,17 @@ impl Difference<'_> {
         });
         Ok(Summary { tables, definitions: definitions.collect(), inexact: touched.inexact })
     }
+}
+
+/// Refuses a condition that fits no table.
+fn check(condition: &Condition, earlier: &Past, later: &Past, selection: &Selection) -> Result<()> {
+    let mut tables = earlier.tables()?.into_iter().chain(later.tables()?);
+    if tables.any(|table| selection.takes(&table.schema, &table.name) && condition.fits(&table)) {
+        return Ok(());
+    }
+    Err(Error::usage(
+        "no table has all columns that --where names; see the tables with: backwhen show schema --at latest",
+    ))
 }
 
 /// Folds the touched tables that exist at the moment, by oid.

@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::counted::CountedSegments;
 use super::row::{RowKey, TrackedRows};
 use super::whole::{Step, WholeRows};
-use super::{Condition, Operation, Span, Spans, commit};
+use super::{Condition, Operation, Span, Spans};
 use crate::codec::copy_text;
 use crate::error::{Error, Result};
 use crate::follow::{TableChange, Transaction};
 use crate::history::journal::ChangeCount;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
-use crate::past::Reading;
+use crate::past::{Commit, Reading};
 use crate::signal::DefinitionChange;
 
 /// The transactions that are asked for. What is counted of a transaction is what passes the filter.
@@ -47,7 +47,7 @@ pub struct LoggedTransaction {
     /// The position just after the commit: as a moment, the state that the transaction left.
     pub lsn: Lsn,
     pub time: PgTime,
-    pub xid: u32,
+    pub xid: u64,
     /// Rows inserted, updated and deleted. How many rows a TRUNCATE removed is not counted.
     pub rows: u64,
     /// The bytes of these rows, as far as the stream carries their values.
@@ -182,12 +182,9 @@ impl Log<'_> {
         let mut counted =
             if whole { CountedSegments::default() } else { CountedSegments::of(span, &wanted)? };
         let blocks = tracked.as_ref().map_or_else(|| counted.others(), TrackedRows::blocks);
-        let mut take = |transaction: &Transaction, tally: &mut TransactionTally| match tally
-            .finish(transaction)
-            .filter(|found| filter.passes(found))
-        {
-            Some(found) => take(found),
-            None => Ok(true),
+        let mut take = |transaction: &Transaction, tally: &mut TransactionTally| {
+            let found = tally.finish(span.past.commit(transaction));
+            found.filter(|found| filter.passes(found)).map_or(Ok(true), &mut *take)
         };
         let mut tally = TransactionTally::default();
         let mut is_over = false;
@@ -332,9 +329,8 @@ impl TransactionTally {
     }
 
     /// Returns the transaction, and begins the next one.
-    fn finish(&mut self, transaction: &Transaction) -> Option<LoggedTransaction> {
+    fn finish(&mut self, commit: Commit) -> Option<LoggedTransaction> {
         let TransactionTally { tables, definitions, rows, bytes } = std::mem::take(self);
-        let commit = commit(transaction);
         (rows > 0 || !tables.is_empty() || !definitions.is_empty()).then(|| LoggedTransaction {
             lsn: commit.lsn,
             time: commit.time,

@@ -25,9 +25,9 @@ use serde::Serialize;
 
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
-use crate::follow::Transaction;
+use crate::history::journal::TransactionEntry;
 use crate::model::{Lsn, Moment, PgTime, Selection, Table};
-use crate::past::{Commit, Past, Reading};
+use crate::past::{Past, Reading};
 
 pub use condition::Condition;
 
@@ -72,12 +72,16 @@ impl Row {
     }
 }
 
-/// A transaction as it is shown to people.
-pub fn commit(transaction: &Transaction) -> Commit {
-    Commit { lsn: transaction.end_lsn, time: transaction.time, xid: transaction.xid }
-}
-
 impl Span {
+    /// The time of the last transaction of the span, or before it if the span has none.
+    fn last_time(&self) -> Result<PgTime> {
+        let segments = self.past.stretch().segments_between(self.past.until(), self.until);
+        let Some(last) = segments.last() else { return Ok(self.time) };
+        let segment = last.open()?;
+        let inside = |entry: &&TransactionEntry| entry.commit_lsn < self.until;
+        Ok(segment.transactions().iter().rfind(inside).map_or(self.time, |entry| entry.time))
+    }
+
     /// The oids of the tables that are selected by their names where the span begins or where it ends.
     fn selected(&self, selection: &Selection) -> Result<HashSet<u32>> {
         let end = self.past.reading().before(self.past.base().epoch, self.until)?;
@@ -94,8 +98,10 @@ impl Spans {
     /// `OutsideWindow` if the history does not hold a moment, `Usage` if the second moment is before the first.
     pub fn between(reading: &Reading, since: Option<&Moment>, until: Option<&Moment>) -> Result<Spans> {
         let mut notes = Vec::new();
-        let since = within(reading, since, &mut notes).map(|it| reading.at(it, false)).transpose()?;
-        let until = within(reading, until, &mut notes).map(|it| reading.at(it, false)).transpose()?;
+        let since = since.and_then(|it| begin(reading, it, &mut notes));
+        let since = since.map(|it| reading.at(&it, false)).transpose()?;
+        let until = until.and_then(|it| end(reading, it, &mut notes));
+        let until = until.map(|it| reading.at(&it, false)).transpose()?;
         let place = |past: &Past| (past.base().epoch, past.until());
         let (from, to) = (since.as_ref().map(place), until.as_ref().map(place));
         if let (Some(from), Some(to)) = (from, to)
@@ -103,7 +109,7 @@ impl Spans {
         {
             return Err(Error::usage("--until is before --since; exchange the two"));
         }
-        let mut spans = Vec::new();
+        let mut spans: Vec<Span> = Vec::new();
         for stretch in &reading.timeline().stretches {
             let epoch = stretch.epoch.number;
             let Some(window) = stretch.window() else { continue };
@@ -114,32 +120,57 @@ impl Spans {
             let last = since.as_ref().filter(|past| past.base().epoch == epoch).and_then(Past::last);
             let time = last.map_or(window.earliest.time, |last| last.time);
             let end = to.filter(|it| it.0 == epoch).map_or(window.latest.lsn, |it| it.1);
-            spans.push(Span { past: reading.before(epoch, start)?, time, until: end });
+            if let Some(before) = spans.last() {
+                notes.push(format!(
+                    "a gap lies between {} and {start}; see: backwhen list gaps",
+                    before.until
+                ));
+            }
+            let past = reading.before(epoch, start)?;
+            notes.extend(past.notes().iter().cloned());
+            split(Span { past, time, until: end }, &mut spans, &mut notes)?;
         }
-        notes.extend(spans.iter().flat_map(|span| span.past.notes().to_vec()));
-        let gaps = spans.windows(2).map(|pair| {
-            format!(
-                "a gap lies between {} and {}; see: backwhen list gaps",
-                pair[0].until,
-                pair[1].past.until()
-            )
-        });
-        notes.extend(gaps);
         Ok(Spans { spans, notes })
     }
 }
 
-/// The moment, unless it is a time outside of the window: then the window's end is meant, and a note says so.
-fn within<'a>(reading: &Reading, moment: Option<&'a Moment>, notes: &mut Vec<String>) -> Option<&'a Moment> {
-    let moment = moment?;
+/// Splits a span where rows were corrected, since no transaction leads from the rows before to the rows after.
+fn split(mut span: Span, spans: &mut Vec<Span>, notes: &mut Vec<String>) -> Result<()> {
+    for (lsn, tables) in span.past.corrections(span.until)? {
+        let names: Vec<_> = tables.into_iter().map(|(_, name)| name).collect();
+        notes.push(format!(
+            "changes of {} before {lsn} were lost: the rows were corrected there, and no transaction tells how",
+            names.join(", ")
+        ));
+        let past = span.past.reading().before(span.past.base().epoch, lsn)?;
+        let rest = Span { time: past.base().time, past, until: span.until };
+        spans.push(Span { until: lsn, ..std::mem::replace(&mut span, rest) });
+    }
+    spans.push(span);
+    Ok(())
+}
+
+/// The moment at which to begin; `None` for the window's beginning. A time behind the window means its end.
+fn begin(reading: &Reading, moment: &Moment, notes: &mut Vec<String>) -> Option<Moment> {
     let (Moment::Time(time), Some(window)) = (moment, reading.timeline().window()) else {
-        return Some(moment);
+        return Some(moment.clone());
     };
     if (window.earliest.time..=window.latest.time).contains(time) {
-        return Some(moment);
+        return Some(moment.clone());
     }
     notes.push(format!("{time} is outside the window; {}", reading.timeline().describe_window()));
-    None
+    (*time > window.latest.time).then_some(Moment::Latest)
+}
+
+/// The moment at which to end; `None` for the window's end.
+fn end(reading: &Reading, moment: &Moment, notes: &mut Vec<String>) -> Option<Moment> {
+    match (moment, reading.timeline().window()) {
+        (Moment::Time(time), Some(window)) if *time > window.latest.time => {
+            notes.push(format!("{time} is after the window; {}", reading.timeline().describe_window()));
+            None
+        }
+        _ => Some(moment.clone()),
+    }
 }
 
 /// The positions of the columns that tell one row of the table from another; none if only the whole row does.

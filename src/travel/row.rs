@@ -33,7 +33,7 @@ pub enum Turn {
     Delete,
     Truncate,
     Ddl,
-    /// The history has a gap here.
+    /// No transaction tells what happened here: the history has a gap, or lost changes were corrected.
     Gap,
 }
 
@@ -54,7 +54,7 @@ pub struct Version {
 pub struct Instant {
     pub lsn: Lsn,
     pub time: crate::model::PgTime,
-    pub xid: Option<u32>,
+    pub xid: Option<u64>,
 }
 
 impl Instant {
@@ -106,7 +106,7 @@ pub struct RowHistory<'a> {
 }
 
 impl RowHistory<'_> {
-    /// Hands the versions to `take`, oldest first. Returns what of them is not exact.
+    /// Hands the versions to `take`, in the order in which they ended. Returns what of them is not exact.
     ///
     /// # Errors
     /// `Damaged` if the history is; `Refused` if several rows have the key at the same time; those of `take`.
@@ -139,15 +139,14 @@ impl RowHistory<'_> {
                 EventKind::Definition { tables, .. } => {
                     tables.iter().try_for_each(|change| lives.define(change))?;
                 }
-                EventKind::Commit => lives.commit(super::commit(event.transaction).into(), take)?,
+                EventKind::Commit => lives.commit(span.past.commit(event.transaction).into(), take)?,
                 _ => {}
             }
         }
         inexact.extend(follow.inexact());
         if ends_in_gap {
             lives.clear(Turn::Gap);
-            let time = span.past.stretch().window().map_or(span.time, |window| window.latest.time);
-            lives.commit(Instant { lsn: span.until, time, xid: None }, take)?;
+            lives.commit(Instant { lsn: span.until, time: span.last_time()?, xid: None }, take)?;
         }
         lives.finish(take)
     }

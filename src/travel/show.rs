@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::log::headline;
 use super::values::Values;
 use super::whole::{Step, WholeRows};
-use super::{Operation, Row, Span, commit, key_of};
+use super::{Operation, Row, Span, key_of};
 use crate::error::{Error, Result};
 use crate::history::journal::TransactionEntry;
 use crate::model::{Inexact, Lsn, Moment, RowIdentity, Selection, Table};
@@ -104,7 +104,7 @@ impl ShownTransaction {
         };
         let mut removed = HashMap::new();
         rows.follow(&mut |transaction, step| {
-            debug_assert_eq!(commit(transaction), self.commit);
+            debug_assert_eq!(transaction.end_lsn, self.commit.lsn);
             match step {
                 Step::Row { operation: Operation::Ddl, .. } | Step::Commit => {}
                 Step::Row { table, operation, before, after } => {
@@ -158,7 +158,7 @@ fn by_position(reading: &Reading, lsn: Lsn) -> Result<(crate::past::Past, Option
                 named(&|entry| entry.end_lsn == lsn).or_else(|| named(&|entry| entry.commit_lsn == lsn));
             if let Some(entry) = found {
                 let past = reading.before(stretch.epoch.number, entry.commit_lsn)?;
-                return Ok((past, Some(Commit::from(&entry))));
+                return Ok((past, Some(Commit::of(stretch, &entry))));
             }
         }
     }

@@ -67,7 +67,23 @@ impl Touched {
             }
         }
         touched.inexact = follow.inexact().collect();
+        drop(follow);
+        touched.correct(span, &wanted)?;
         Ok(touched)
+    }
+
+    /// Rows that were corrected in the span may differ although no transaction touched them.
+    fn correct(&mut self, span: &Span, wanted: &dyn Fn(&Table) -> bool) -> Result<()> {
+        let tables = span.past.tables()?;
+        for (oid, _) in span.past.corrections(span.until)?.into_iter().flat_map(|(_, tables)| tables) {
+            let known = tables.iter().find(|table| table.oid == oid && wanted(table));
+            if let Some(known) = known {
+                self.table(&Arc::new(known.clone())).whole = true;
+            } else if let Some(touched) = self.tables.get_mut(&oid) {
+                touched.whole = true;
+            }
+        }
+        Ok(())
     }
 
     fn table(&mut self, table: &Arc<Table>) -> &mut TouchedTable {

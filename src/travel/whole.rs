@@ -138,7 +138,8 @@ impl WholeRows<'_> {
                 EventKind::Definition { tables, .. } => {
                     for change in tables {
                         if let TableChange::Alter { now, reshape: Some(reshape), .. } = change {
-                            needed.entry(now.oid).or_default().all |= !reshape.keeps_keys;
+                            let is_keyed = now.identity != RowIdentity::WholeRow;
+                            needed.entry(now.oid).or_default().all |= is_keyed && !reshape.keeps_keys;
                         }
                     }
                 }

@@ -11,6 +11,7 @@ mod ddl_triggers;
 mod definitions;
 mod drain;
 mod expire;
+mod identity;
 mod journey;
 mod left_out;
 mod metrics;

@@ -100,6 +100,8 @@ pub(super) fn lag(frontier: Lsn, window: Option<&Window>, asked: &Asked, capture
     let fresh = (3.0 * heartbeat(capture)).max(FRESH);
     // A capture that has lost its connection knows no more than anybody else.
     let capture = capture.filter(|live| live.state == State::Streaming);
+    // If the source does not answer now, it may have hung since capture asked it.
+    let capture = capture.filter(|_| !matches!(asked, Asked::InVain(_)));
     let capture = capture.filter(|live| live.source_asked.is_some_and(|at| now.seconds_since(at) <= fresh));
     let head = asked.slot().map(|slot| slot.head).or_else(|| capture.and_then(|live| live.source_head));
     let bytes = head.map(|head| head.bytes_since(frontier));

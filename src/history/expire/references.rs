@@ -37,8 +37,8 @@ impl References {
                 continue;
             }
             let missing = |id: BlockId| {
-                Error::damaged(format!(
-                    "block {id} of {} in checkpoint {} is missing; see all with: backwhen verify",
+                Error::damage_met(format_args!(
+                    "block {id} of {} in checkpoint {} is missing",
                     entry.table.display(),
                     checkpoint.id
                 ))

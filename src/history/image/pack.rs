@@ -148,9 +148,7 @@ fn block_damaged(place: &str, id: &BlockId) -> Error {
 }
 
 fn damaged(place: &str, fault: &str) -> Error {
-    Error::damaged(format!(
-        "pack {place} is damaged: {fault}; run `backwhen verify` to see all that is damaged"
-    ))
+    Error::damage_met(format_args!("pack {place} is damaged: {fault}"))
 }
 
 /// An open pack with its list of blocks.

@@ -52,10 +52,7 @@ impl Blocks {
             }
         }
         let places: Vec<_> = self.layers.iter().map(|layer| layer.place()).collect();
-        Err(Error::damaged(format!(
-            "block {id} is in none of {}; run `backwhen verify` to see all that is missing",
-            places.join(" or ")
-        )))
+        Err(Error::damage_met(format_args!("block {id} is in none of {}", places.join(" or "))))
     }
 }
 
@@ -67,8 +64,8 @@ impl Layer {
 
     fn file(&self, pack: &str) -> Result<Arc<PackFile>> {
         if !pack::is_name(pack) {
-            return Err(Error::damaged(format!(
-                "the catalog names a pack that cannot be one of {}; see what is wrong with: backwhen verify",
+            return Err(Error::damage_met(format_args!(
+                "the catalog names a pack that cannot be one of {}",
                 self.place()
             )));
         }
@@ -100,8 +97,7 @@ impl Layer {
 /// Fails as [`Blocks::get`] does; `Damaged` if the block is no index.
 pub fn read_index(blocks: &Blocks, id: &BlockId) -> Result<Vec<BlockEntry>> {
     index::decode(&blocks.get(id)?).map_err(|fault| {
-        Error::damaged(format!("block {id} is not the list of a table's blocks; run `backwhen verify`"))
-            .caused_by(fault)
+        Error::damage_met(format_args!("block {id} is not the list of a table's blocks")).caused_by(fault)
     })
 }
 
@@ -113,8 +109,8 @@ pub fn read_rows(blocks: &Blocks, entry: &BlockEntry) -> Result<Vec<u8>> {
     let raw = blocks.get(&entry.id)?;
     let whole = raw.last().is_none_or(|&byte| byte == b'\n');
     if !whole || raw.len() as u64 != entry.raw_len || count_lines(&raw) != entry.rows {
-        return Err(Error::damaged(format!(
-            "block {} does not hold the rows that its table's index says; run `backwhen verify`",
+        return Err(Error::damage_met(format_args!(
+            "block {} does not hold the rows that its table's index says",
             entry.id
         )));
     }
@@ -163,8 +159,8 @@ impl<'a> TableReader<'a> {
             digest.merge(entry.digest);
         }
         if (rows, bytes, digest) != (image.rows, image.bytes, image.digest) {
-            return Err(Error::damaged(format!(
-                "the index {} does not add up to the rows of its table; run `backwhen verify`",
+            return Err(Error::damage_met(format_args!(
+                "the index {} does not add up to the rows of its table",
                 image.index
             )));
         }

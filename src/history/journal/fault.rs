@@ -18,9 +18,9 @@ impl SegmentFault {
     pub(super) fn at(self, place: &str, offset: u64) -> Error {
         match self {
             SegmentFault::Newer => newer(place),
-            SegmentFault::Bad(what) => Error::damaged(format!(
-                "{place} is damaged at byte {offset}: {what}; run `backwhen verify` to see how far it reaches"
-            )),
+            SegmentFault::Bad(what) => {
+                Error::damage_met(format_args!("{place} is damaged at byte {offset}: {what}"))
+            }
         }
     }
 }

@@ -78,8 +78,8 @@ fn must_reach_the_next(journal: &Journal, segment: &Segment) -> Result<()> {
     let names = journal.list()?.into_iter();
     let later = names.filter(|name| name.epoch == summary.epoch && name.start > summary.start);
     match later.map(|name| name.start).min() {
-        Some(next) if next != summary.end => Err(Error::damaged(format!(
-            "{} ends at {}, but the next segment starts at {next}: its end is missing; run `backwhen verify`",
+        Some(next) if next != summary.end => Err(Error::damage_met(format_args!(
+            "{} ends at {}, but the next segment starts at {next}: its end is missing",
             segment.place(),
             summary.end
         ))),

@@ -1,5 +1,6 @@
 //! Tries once to run a statement as its role, and interprets the server's answer.
 
+use super::GET_ROLES;
 use super::failure::ReplayFailure;
 use super::replay::Replay;
 use super::rewrite::schema_without_roles;
@@ -28,7 +29,9 @@ impl Replay<'_> {
             return Ok(role.to_owned());
         }
         self.notes.push(format!(
-            "statements of role {role} are replayed as the user of --scratch, which cannot act for it"
+            "statements of role {role} are replayed as the user of --scratch, which cannot act for it; \
+             GRANT {} to that user, or leave --scratch away",
+            quote_ident(role)
         ));
         Ok(nobody)
     }
@@ -110,7 +113,7 @@ impl Replay<'_> {
                     };
                     self.lacks_roles = true;
                     self.notes.push(format!(
-                        "a {} is left out or lacks a part: the server has no role {missing}",
+                        "a {} is left out or lacks a part: the server has no role {missing}; {GET_ROLES}",
                         signal.tag
                     ));
                     if rest.is_empty() {

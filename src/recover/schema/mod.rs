@@ -131,6 +131,9 @@ pub async fn schema_at(request: &ReplayRequest<'_>) -> Result<ReplayedSchema> {
     }
 }
 
+/// How a server to replay on gets roles that it lacks. Backwhen makes them on a server of its own.
+const GET_ROLES: &str = "make the role on the server of --scratch, or leave --scratch away";
+
 async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> Result<ReplayedSchema> {
     let archive = Archive::open(request.archive)?;
     let selection = EntrySelection::whole(&archive.toc);
@@ -141,7 +144,7 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
         scratch.belong_to_source(&definitions).await?;
     }
     let roles = usable_roles(&Session::connect_utf8(&scratch.info, "replay").await?).await?;
-    let (mut notes, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name));
+    let (mut notes, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
     notes.extend(without_roles.iter().map(RefusedObject::note));
     if request.ours {
         scratch.restore_muted(&definitions, request.tools).await?

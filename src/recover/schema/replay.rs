@@ -11,7 +11,7 @@ use super::roles::SourceRoles;
 use super::sequences::Sequences;
 use super::sessions::{RunOutcome, Sessions};
 use super::statements::{Sql, split};
-use super::tables::{create_table, differences, quoted, relation};
+use super::tables::{create_table, differences, identity_changes, quoted, relation};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Kind, Result};
 use crate::history::definitions::SchemaKnown;
@@ -103,7 +103,20 @@ impl<'a> Replay<'a> {
         }
         self.sequences.learn(&self.observer, signal).await?;
         self.compare(change).await?;
+        self.identify(change).await?;
         self.mend_after(change).await
+    }
+
+    /// Gives the statement's tables the replica identity that they had on the source: the event triggers may have changed
+    /// it within the statement (`init --full-identity`).
+    async fn identify(&mut self, change: &DefinitionChange) -> Result<()> {
+        let tables = change.signal.tables.iter().map(|table| &table.facts);
+        for statement in identity_changes(&self.observer, tables).await? {
+            if let Err(error) = self.observer.batch_execute(&statement).await {
+                tracing::debug!("{}", server_error(format!("not done: {statement}"), error));
+            }
+        }
+        Ok(())
     }
 
     /// Compares the statement's tables with their state on the source. A difference that a later statement resolves

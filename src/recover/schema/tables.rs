@@ -60,6 +60,38 @@ pub(super) async fn differences<'a>(
     Ok(gone.chain(tables.iter().filter_map(difference)).collect())
 }
 
+/// Returns the statements that give tables the replica identity that they had on the source. Only an index gives a table
+/// the identity of an index.
+///
+/// # Errors
+/// Fails with `Unavailable` if the server fails.
+pub(super) async fn identity_changes(
+    observer: &Session,
+    tables: impl Iterator<Item = &TableFacts>,
+) -> Result<Vec<String>> {
+    let (mut names, mut wanted) = (Vec::new(), Vec::new());
+    for facts in tables {
+        let identity = match facts.replica_identity {
+            'd' => "DEFAULT",
+            'n' => "NOTHING",
+            'f' => "FULL",
+            _ => continue,
+        };
+        names.push(quoted(facts));
+        wanted.push(identity);
+    }
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT pg_catalog.format('ALTER TABLE ONLY %s REPLICA IDENTITY %s', wanted.name, wanted.identity) \
+                 FROM unnest($1::text[], $2::text[]) AS wanted (name, identity) \
+                 JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(wanted.name) \
+                WHERE c.relkind = 'r' AND c.relreplident::text <> pg_catalog.lower(pg_catalog.left(wanted.identity, 1))";
+    let rows = observer.query(sql, &[&names, &wanted]).await;
+    let rows = rows.map_err(|error| server_error("cannot read the replayed tables", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 fn expected(facts: &TableFacts) -> Columns {
     let column = |column: &crate::model::ColumnFacts| {
         (column.name.clone(), column.type_name.clone(), column.generated)

@@ -23,6 +23,9 @@ pub struct ArchiveDefinitions {
     folder: TempDir,
 }
 
+/// How the target's server gets roles that it lacks.
+pub(super) const GET_ROLES: &str = "recover with --create-roles, which makes the roles that the server lacks, or connect as a user who can act for them";
+
 impl ArchiveDefinitions {
     /// # Errors
     /// Fails with `Unavailable` if the temporary folder cannot be created.
@@ -39,8 +42,12 @@ impl ArchiveDefinitions {
     }
 
     /// Adapts the choice to a server that has only the roles that `has` accepts; returns notes on owners and
-    /// privileges, and the entries that cannot be restored for that reason.
-    pub(crate) fn adapt_to_roles(&mut self, has: impl Fn(&str) -> bool) -> (Vec<String>, Vec<RefusedObject>) {
+    /// privileges, and the entries that cannot be restored for that reason. `advice` says how to get the roles.
+    pub(crate) fn adapt_to_roles(
+        &mut self,
+        has: impl Fn(&str) -> bool,
+        advice: &str,
+    ) -> (Vec<String>, Vec<RefusedObject>) {
         let roles = Roles::of(&self.archive.toc, &self.selection);
         let missing = |names: &BTreeSet<String>| -> Vec<String> {
             names.iter().filter(|name| !has(name)).cloned().collect()
@@ -51,14 +58,15 @@ impl ArchiveDefinitions {
             self.owners = false;
             self.privileges = false;
             notes.push(format!(
-                "owners and privileges are not restored: the target has no role {} that the recovering user can act for",
+                "owners and privileges are not restored: the target has no role {} that the recovering user can act for; {advice}",
                 owners.join(", ")
             ));
         }
         let granted = missing(&roles.granted);
         if self.privileges && !granted.is_empty() {
             self.privileges = false;
-            notes.push(format!("privileges are not restored: the target has no role {}", granted.join(", ")));
+            let granted = granted.join(", ");
+            notes.push(format!("privileges are not restored: the target has no role {granted}; {advice}"));
         }
         for (id, names) in roles.required_by {
             let lost: Vec<_> = names.iter().filter(|name| !has(name)).cloned().collect();
@@ -66,7 +74,7 @@ impl ArchiveDefinitions {
             if !lost.is_empty() {
                 left_out.push(RefusedObject {
                     what: entry.display(),
-                    why: format!("the target has no role {}", lost.join(", ")),
+                    why: format!("the target has no role {}; {advice}", lost.join(", ")),
                     sql: entry.definition.clone(),
                 });
                 self.selection.leave_out(&self.archive.toc, id);

@@ -30,38 +30,109 @@ END
 $body$;
 
 -- Returns the tables that lost the index of their replica identity.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_keyless(exact name, cascaded bool) RETURNS oid[] LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_keyless(exact oid[], cascaded bool) RETURNS oid[] LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN array(SELECT c.oid FROM pg_publication p
-      JOIN pg_publication_rel pr ON pr.prpubid = p.oid
+    RETURN array(SELECT c.oid FROM pg_publication_rel pr
       JOIN pg_class c ON c.oid = pr.prrelid
-     WHERE p.pubname = exact AND (c.relreplident = 'i' OR c.relreplident = 'd' AND cascaded)
+     WHERE pr.prpubid = ANY (exact) AND (c.relreplident = 'i' OR c.relreplident = 'd' AND cascaded)
        AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
                           AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END));
 END
 $body$;
 
--- Puts a table into the publication that fits it, and returns the reason if that was not possible. An ALTER
--- PUBLICATION fires other people's event triggers, whose functions would run with our rights here, on a search path
--- that they were not written for. So either they are kept from firing, or the table is left to the capture.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, here text, other text, is_in_other bool) RETURNS text
+-- Puts a table into a publication that fits it, and returns the reason if that was not possible. A table that has lost
+-- its replica identity must leave the exact publication, or its updates would fail; a table that has gained one may
+-- stay in the other publication.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_join(named text, is_exact bool, in_inserts bool, publications oid[]) RETURNS text
+LANGUAGE plpgsql AS $body$
+DECLARE
+    reason text;
+BEGIN
+    IF backwhen.{slot}_kept('locked') = 'on' THEN
+        RETURN format('%s is not published yet: the publications are in use', named);
+    END IF;
+    reason := backwhen.{slot}_publish(CASE WHEN NOT is_exact THEN
+            ARRAY(SELECT format('ALTER PUBLICATION %I DROP TABLE ONLY %s', p.pubname, named) FROM pg_publication p
+                   WHERE p.oid = ANY (publications) AND p.oid IN (SELECT unnest(f.exact_ids) FROM backwhen.{slot}_config f)) END
+        || CASE WHEN is_exact OR NOT in_inserts
+                THEN ARRAY[format('ALTER PUBLICATION %I ADD TABLE ONLY %s', backwhen.{slot}_free(is_exact), named)] END);
+    RETURN format('%s is not published yet: ', named) || reason;
+END
+$body$;
+
+-- Returns the name of a publication that no other transaction is altering. An ALTER PUBLICATION holds a lock until its
+-- transaction ends, so each transaction chooses one of several publications by a lock of its own, for which it never
+-- waits. Anybody could take such a lock, so it decides nothing but the choice.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_free(is_exact bool) RETURNS name LANGUAGE plpgsql AS $body$
+DECLARE
+    ids oid[] := (SELECT CASE WHEN NOT f.pooled THEN ARRAY[CASE WHEN is_exact THEN f.exact_ids[1] ELSE f.inserts_ids[1] END]
+                              WHEN is_exact THEN f.exact_ids ELSE f.inserts_ids END FROM backwhen.{slot}_config f);
+    chosen oid;
+BEGIN
+    FOR i IN 1..cardinality(ids) LOOP
+        -- Sessions begin at different places, so that one which stays open keeps few tables' publications locked.
+        chosen := ids[1 + (pg_backend_pid() + i) % cardinality(ids)];
+        EXIT WHEN pg_try_advisory_xact_lock(6104, chosen::int);
+    END LOOP;
+    RETURN (SELECT p.pubname FROM pg_publication p WHERE p.oid = chosen);
+END
+$body$;
+
+-- Takes tables out of the publications for the statement that begins, which the server would refuse for a published
+-- table: SET UNLOGGED, and SET EXPRESSION of a column that is computed when it is read. Returns the tables with their
+-- publications. A table must be named in the text, or be below a table that is; and the session's user must be a member
+-- of its owner, since the table stays locked until the transaction ends.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_unpublish(query text) RETURNS text LANGUAGE plpgsql AS $body$
+DECLARE
+    unpublished text;
+    statements text[];
+BEGIN
+    WITH RECURSIVE named(relation) AS (
+        SELECT c.oid FROM pg_class c
+         WHERE c.relkind IN ('r', 'p') AND strpos(query, lower(replace(c.relname, '"', '""') COLLATE "C")) > 0
+        UNION
+        SELECT i.inhrelid FROM named JOIN pg_inherits i ON i.inhparent = named.relation)
+    SELECT string_agg(concat(c.oid, '/', p.oid), ','),
+           array_agg(format('ALTER PUBLICATION %I DROP TABLE ONLY %I.%I', p.pubname, n.nspname, c.relname))
+      INTO unpublished, statements
+      FROM named JOIN pg_class c ON c.oid = named.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_publication_rel m ON m.prrelid = c.oid JOIN pg_publication p ON p.oid = m.prpubid
+     WHERE p.oid IN (SELECT unnest(f.exact_ids || f.inserts_ids) FROM backwhen.{slot}_config f)
+       AND pg_has_role(session_user, c.relowner, 'MEMBER')
+       AND (query LIKE '%unlogged%' OR EXISTS (
+            SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped));
+    RETURN CASE WHEN unpublished IS NULL OR backwhen.{slot}_publish(statements) IS NOT NULL THEN '' ELSE unpublished END;
+END
+$body$;
+
+-- Puts tables back into the publications that they were taken out of for the statement that ends; an unlogged table
+-- cannot be in one. Returns the reason if that was not possible.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_republish(unpublished text) RETURNS text LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN backwhen.{slot}_publish(ARRAY(
+        SELECT format('ALTER PUBLICATION %I ADD TABLE ONLY %I.%I', p.pubname, n.nspname, c.relname)
+          FROM unnest(string_to_array(unpublished, ',')) l JOIN pg_class c ON c.oid = split_part(l, '/', 1)::oid
+          JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_publication p ON p.oid = split_part(l, '/', 2)::oid
+         WHERE c.relpersistence = 'p'));
+END
+$body$;
+
+-- Alters the publications, and returns the reason if that was not possible. An ALTER PUBLICATION fires other people's
+-- event triggers, whose functions would run with our rights here, on a search path that they were not written for. So
+-- either they are kept from firing, or the tables are left to the capture.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_publish(statements text[]) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $body$
 DECLARE
     statement text;
     silenced text[];
     kept text;
 BEGIN
-    IF backwhen.{slot}_kept('locked') = 'on' THEN
-        RETURN format('%s is not published yet: the publications are in use', named);
-    END IF;
-    silenced := backwhen.{slot}_silenced();
+    silenced := backwhen.{slot}_silenced('{ALTER PUBLICATION}');
     IF silenced[1] IS DISTINCT FROM 'event_triggers' THEN
         -- Now backwhen's own event triggers fire.
         kept := backwhen.{slot}_keep('joining', 'on');
     END IF;
-    FOREACH statement IN ARRAY
-        CASE WHEN is_in_other THEN ARRAY[format('ALTER PUBLICATION %I DROP TABLE ONLY %s', other, named)] END
-        || format('ALTER PUBLICATION %I ADD TABLE ONLY %s', here, named) LOOP
+    FOREACH statement IN ARRAY statements LOOP
         EXECUTE statement;
     END LOOP;
     IF kept IS NOT NULL THEN
@@ -76,15 +147,15 @@ EXCEPTION WHEN OTHERS THEN
         -- Another session may hold these locks for long. After one wait, the other tables are left to the capture.
         kept := backwhen.{slot}_keep('locked', 'on');
     END IF;
-    RETURN format('%s is not published yet: %s', named, SQLERRM);
+    RETURN SQLERRM;
 END
 $body$;
 
--- Keeps other people's event triggers from firing. Returns the setting that was changed for this, and its value
--- before; NULL if no such trigger would fire. From version 17 on, one setting covers all event triggers. Before,
+-- Keeps other people's event triggers for some commands from firing. Returns the setting that was changed for this, and
+-- its value before; NULL if no such trigger would fire. From version 17 on, one setting covers all event triggers. Before,
 -- session_replication_role silences those that are enabled neither for replicas nor always; changing it makes the
 -- session plan its statements anew.
-CREATE OR REPLACE FUNCTION backwhen.{slot}_silenced() RETURNS text[] LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION backwhen.{slot}_silenced(tags text[]) RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     before text := current_setting('session_replication_role');
     others text[];
@@ -99,7 +170,7 @@ BEGIN
     END IF;
     others := array(SELECT e.evtenabled::text FROM pg_event_trigger e
         WHERE e.evtevent IN ('ddl_command_start', 'ddl_command_end', 'sql_drop') AND e.evtenabled <> 'D'
-          AND (e.evttags IS NULL OR 'ALTER PUBLICATION' = ANY (e.evttags))
+          AND (e.evttags IS NULL OR e.evttags && tags)
           AND e.evtfoid NOT IN (SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'backwhen'::regnamespace));
     IF others && '{A,R}' THEN
         RAISE EXCEPTION 'another event trigger, enabled for replicas, would run as %', current_user;

@@ -4,7 +4,7 @@
 -- expression here, and looks through all of these plans at each schema change. So there are few expressions, and rare
 -- cases have functions of their own.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_protect(
-    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], fresh oid[], reaching bool)
+    tag text, caller text, exact_ids oid[], inserts_ids oid[], relations oid[], rewritten oid[], fresh oid[], reaching bool)
 RETURNS text[] LANGUAGE plpgsql AS $body$
 DECLARE
     told text[];
@@ -24,7 +24,11 @@ BEGIN
     FOREACH relation IN ARRAY relations LOOP
         -- A function that asks the server's cache costs less than one more table in the query, and a list costs less
         -- than an aggregate.
-        SELECT c.relnamespace::regnamespace::text, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, c.relfilenode,
+        SELECT c.relnamespace::regnamespace::text, c.relname, c.relkind::text, c.relpersistence::text,
+               -- With a column that is computed when it is read, REPLICA IDENTITY FULL does not serve (from version 18 on).
+               CASE WHEN c.relreplident = 'f' AND EXISTS (
+                   SELECT FROM pg_attribute v WHERE v.attrelid = c.oid AND v.attgenerated = 'v') THEN 'v' ELSE c.relreplident::text END,
+               c.relfilenode,
                reaching AND (c.relhassubclass OR EXISTS (
                    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype
                       -- The dependency is on the type itself, or on its array type.
@@ -52,15 +56,15 @@ BEGIN
         -- This is the usual case: the table is in the right publication, and neither its columns nor its names are
         -- unusual.
         IF kind = 'r' AND NOT reached AND persistence = 'p' AND relation <> ALL (rewritten) AND array_position(columns, NULL) IS NULL
-            AND (CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_id = ANY (publications) AND inserts_id <> ALL (publications)
-                      ELSE inserts_id = ANY (publications) AND exact_id <> ALL (publications) END)
+            AND (CASE WHEN key IS NOT NULL OR identity = 'f' THEN exact_ids && publications
+                      ELSE inserts_ids && publications AND NOT exact_ids && publications END)
             AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8' THEN
             told := ARRAY[concat_ws(',', told[1], concat('[', to_json(ARRAY[relation::text, space, called, persistence, identity,
                 file::text, key::text, 'true']), ',', to_json(columns), ']')), told[2], told[3], told[4]];
             CONTINUE;
         END IF;
         IF reached THEN
-            told := backwhen.{slot}_reach(tag, caller, exact_id, inserts_id, relations, rewritten, fresh);
+            told := backwhen.{slot}_reach(tag, caller, exact_ids, inserts_ids, relations, rewritten, fresh);
         END IF;
         CONTINUE WHEN kind <> 'r' OR persistence = 't' OR space IN ('information_schema', 'backwhen') OR starts_with(space, 'pg_')
             OR kind IS NULL;
@@ -86,11 +90,11 @@ $body$;
 
 -- Describes the tables that change with a relation, without the relation itself.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_reach(
-    tag text, caller text, exact_id oid, inserts_id oid, relations oid[], rewritten oid[], fresh oid[])
+    tag text, caller text, exact_ids oid[], inserts_ids oid[], relations oid[], rewritten oid[], fresh oid[])
 RETURNS text[] LANGUAGE plpgsql {joins} AS $body$
 DECLARE
     more oid[] := backwhen.{slot}_affected(tag, relations, '{}');
-    told text[] := backwhen.{slot}_protect(tag, caller, exact_id, inserts_id,
+    told text[] := backwhen.{slot}_protect(tag, caller, exact_ids, inserts_ids,
         array(SELECT m FROM unnest(more) m EXCEPT SELECT r FROM unnest(relations) r ORDER BY 1), rewritten, fresh, false);
 BEGIN
     RETURN ARRAY[told[1], told[2], told[3], backwhen.{slot}_types_changed(
@@ -106,13 +110,11 @@ CREATE OR REPLACE FUNCTION backwhen.{slot}_rare(
 LANGUAGE plpgsql AS $body$
 DECLARE
     is_exact bool;
-    fitting text;
-    other text;
+    in_exact bool;
+    in_inserts bool;
     size_limit int8;
     picky bool;
     of_extension bool;
-    is_there bool;
-    is_in_other bool;
     unreadable text;
 BEGIN
     space := CASE WHEN starts_with(quoted, '"') THEN (parse_ident(quoted))[1] ELSE quoted END;
@@ -122,22 +124,21 @@ BEGIN
         key := backwhen.{slot}_stored(relation, key);
     END IF;
     is_exact := key IS NOT NULL OR whole;
-    SELECT key, coalesce(described, columns), f.fitting, f.other, f.image_limit, f.picky, f.fitting = ANY (f.names), f.other = ANY (f.names),
+    SELECT key, coalesce(described, columns), c.exact_ids && publications, c.inserts_ids && publications, c.image_limit,
+           c.include_name <> '{}' OR c.exclude_name <> '{}',
            EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = relation AND d.deptype = 'e')
-      INTO kept_key, described, fitting, other, size_limit, picky, is_there, is_in_other, of_extension
-      FROM (SELECT CASE WHEN is_exact THEN c.exact ELSE c.inserts END AS fitting,
-                   CASE WHEN is_exact THEN c.inserts ELSE c.exact END AS other, c.image_limit,
-                   c.include_name <> '{}' OR c.exclude_name <> '{}' AS picky,
-                   ARRAY(SELECT p.pubname FROM pg_publication p WHERE p.oid = ANY (publications)) AS names
-              FROM backwhen.{slot}_config c OFFSET 0) f;
-    published := is_there OR is_in_other;
-    IF permanent AND NOT is_there AND NOT of_extension AND (NOT picky OR backwhen.{slot}_wants(space, called)) THEN
-        trouble := backwhen.{slot}_join(format('%I.%I', space, called), fitting, other, is_in_other);
+      INTO kept_key, described, in_exact, in_inserts, size_limit, picky, of_extension
+      FROM backwhen.{slot}_config c;
+    published := in_exact OR in_inserts;
+    -- A table that has an exact publication may stay in an inserts-only one too: the stream carries what either publishes.
+    IF permanent AND (in_exact <> is_exact OR NOT published) AND NOT of_extension
+        AND (NOT picky OR backwhen.{slot}_wants(space, called)) THEN
+        trouble := backwhen.{slot}_join(format('%I.%I', space, called), is_exact, in_inserts, publications);
         published := published OR trouble IS NULL;
     END IF;
     -- While the table had no replica identity, its updates and deletes were not in the stream.
-    image := published AND (rewritten OR is_exact AND is_in_other
-        OR NOT is_there AND NOT is_in_other AND pg_relation_size(relation) > 0);
+    image := published AND (rewritten OR is_exact AND in_inserts AND NOT in_exact
+        OR NOT in_exact AND NOT in_inserts AND pg_relation_size(relation) > 0);
     IF image THEN
         unreadable := backwhen.{slot}_unreadable(relation, fresh);
     END IF;
@@ -243,7 +244,7 @@ BEGIN
     RETURN EXISTS (SELECT FROM pg_publication p JOIN pg_roles r ON r.oid = p.pubowner
         WHERE p.oid = CASE WHEN catalog = 'pg_publication'::regclass THEN object
                       ELSE (SELECT m.prpubid FROM pg_publication_rel m WHERE m.oid = object) END
-          AND p.pubname ~ '^backwhen_[0-9a-f]{12}(_inserts)?$' AND (r.rolsuper OR r.rolname = current_user));
+          AND p.pubname ~ '^backwhen_[0-9a-f]{12}(_inserts)?(_[0-9]+)?$' AND (r.rolsuper OR r.rolname = current_user));
 END
 $body$;
 
@@ -275,8 +276,8 @@ DECLARE
     inner_key bytea;
     outer_key bytea;
     is_own bool;
-    exact_id oid;
-    inserts_id oid;
+    exact_ids oid[];
+    inserts_ids oid[];
     objects text[];
     object text[];
     relations oid[];
@@ -289,17 +290,24 @@ DECLARE
     gathered record;
     gone text;
     told text[];
+    trouble text;
 BEGIN
     -- This is the usual case: the client sent the statement itself, and no other event of the statement kept anything
     -- for its end.
     IF split_part(context, E'\n', 2) <> ''
        OR current_setting('backwhen.{slot}_dropped', true) <> '' OR current_setting('backwhen.{slot}_rewritten', true) <> ''
-       OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag IN ('REINDEX', 'ALTER PUBLICATION') THEN
-        IF tag = 'ALTER PUBLICATION' AND backwhen.{slot}_is_own() THEN
+       OR current_setting('backwhen.{slot}_extension', true) <> '' OR tag IN ('REINDEX', 'ALTER PUBLICATION')
+       OR current_setting('backwhen.{slot}_unpublished', true) <> '' THEN
+        -- backwhen's own statement within the application's; it must not take what was kept for that statement's end.
+        IF (tag = 'ALTER PUBLICATION' OR current_setting('backwhen.{slot}_joining', true) <> '') AND backwhen.{slot}_is_own() THEN
             RETURN NULL;
         END IF;
         IF split_part(context, E'\n', 2) <> '' THEN
             caller := backwhen.{slot}_caller(context);
+        END IF;
+        -- The statement that the tables were taken out for is this one, unless a function runs within it.
+        IF caller IS NULL AND current_setting('backwhen.{slot}_unpublished', true) <> '' THEN
+            trouble := backwhen.{slot}_republish(backwhen.{slot}_take('unpublished'));
         END IF;
         drops := nullif(backwhen.{slot}_take('dropped'), '')::text[];
         -- A function that runs while rows are rewritten may make and drop objects itself. The texts that were kept
@@ -317,13 +325,13 @@ BEGIN
 
     -- List what the statement made or changed, each object with the relation that it is. Where an object may be
     -- temporary, an extension's or backwhen's own, or may depend on such an object, it is examined more closely.
-    SELECT f.inner_key, f.outer_key, f.own = pg_current_xact_id(), f.exact_id, f.inserts_id,
+    SELECT f.inner_key, f.outer_key, f.own = pg_current_xact_id(), f.exact_ids, f.inserts_ids,
            ARRAY(SELECT ARRAY[o.classid::text, o.objid::text, o.command_tag, o.object_type, o.object_identity,
                      CASE WHEN o.classid = 'pg_class'::regclass AND o.object_type NOT IN ('sequence', 'index') THEN o.objid::text END,
                      CASE WHEN o.schema_name IS NULL OR o.schema_name IN ('pg_temp', 'pg_toast', 'pg_toast_temp', 'backwhen')
                             OR o.object_type = 'table constraint' THEN '!' END]
                    FROM pg_event_trigger_ddl_commands() o WHERE NOT o.in_extension)
-      INTO inner_key, outer_key, is_own, exact_id, inserts_id, objects
+      INTO inner_key, outer_key, is_own, exact_ids, inserts_ids, objects
       FROM backwhen.{slot}_config f;
     IF objects && '{!}'
        OR tag IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'ALTER INDEX') THEN
@@ -366,12 +374,16 @@ BEGIN
             gone := nullif(concat(gone, backwhen.{slot}_moved(tag, relations)), '');
         END IF;
         IF relations IS NOT NULL THEN
+            {identify}
             IF caller IS NOT NULL AND cardinality(rewrites) > 0 THEN
                 rewrites := backwhen.{slot}_leave(rewrites, relations);
             END IF;
-            told := backwhen.{slot}_protect(tag, caller, exact_id, inserts_id, relations,
+            told := backwhen.{slot}_protect(tag, caller, exact_ids, inserts_ids, relations,
                 coalesce(rewritten, '{}'), coalesce(fresh, '{}'), reaching);
         END IF;
+    END IF;
+    IF trouble IS NOT NULL THEN
+        told := backwhen.{slot}_joined(told, ARRAY[NULL, NULL, 'tables are not published again: ' || trouble]);
     END IF;
     RETURN backwhen.{slot}_message(inner_key, outer_key, tag, who, path, caller, objects, told, gone);
 END
@@ -452,7 +464,7 @@ BEGIN
             ',"dropped_identities":' || to_json(identities));
         IF keys THEN
             relations := relations || backwhen.{slot}_keyless(
-                (SELECT f.exact FROM backwhen.{slot}_config f), tag NOT IN ('DROP TABLE', 'DROP INDEX', 'ALTER TABLE'));
+                (SELECT f.exact_ids FROM backwhen.{slot}_config f), tag NOT IN ('DROP TABLE', 'DROP INDEX', 'ALTER TABLE'));
         END IF;
     END IF;
     IF cardinality(relations) > 1 THEN

@@ -22,12 +22,27 @@ DECLARE
     kept text;
     kinds oid[];
     settled bool;
+    context text;
 BEGIN
+    IF TG_TAG = 'ALTER TABLE' THEN
+        IF lower(current_query() COLLATE "C") LIKE ANY ('{%set%unlogged%,%set%expression%}') THEN
+            -- Within a function, the statement may be another role's than the session's.
+            GET DIAGNOSTICS context = PG_CONTEXT;
+            IF split_part(context, E'\n', 2) = '' THEN
+                kept := backwhen.{slot}_keep('unpublished', backwhen.{slot}_unpublish(lower(current_query() COLLATE "C")));
+            END IF;
+        END IF;
+        RETURN;
+    END IF;
     IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         kept := backwhen.{slot}_keep('extension', 'on');
     END IF;
     -- Changes that an extension's script makes are told with the statement that runs the script.
     IF TG_TAG <> 'ALTER EXTENSION' AND backwhen.{slot}_kept('extension') = 'on' THEN
+        RETURN;
+    END IF;
+    -- backwhen's own statement within the application's; what was kept for that statement stays.
+    IF current_setting('backwhen.{slot}_joining', true) <> '' AND backwhen.{slot}_kept('joining') = 'on' THEN
         RETURN;
     END IF;
     kinds := backwhen.{slot}_name_types();
@@ -55,7 +70,7 @@ $body$;
 
 -- Keeps the objects that the statement drops for its end, since only this event lists them.
 CREATE OR REPLACE FUNCTION backwhen.{slot}_drop() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp AS $body$
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
     dropped text[];
     kept text;
@@ -63,7 +78,7 @@ BEGIN
     -- A table that somebody else takes out of our publications may be put back before the capture looks at it.
     IF TG_TAG = 'ALTER PUBLICATION' THEN
         IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
-                    WHERE d.object_type = 'publication relation' AND d.address_args[1] IN ('{slot}', '{slot}_inserts'))
+                    WHERE d.object_type = 'publication relation' AND d.address_args[1] ~ '^{slot}(_inserts)?(_[0-9]+)?$')
            AND NOT backwhen.{slot}_is_own() THEN
             UPDATE backwhen.{slot}_config SET taken_out = taken_out + 1;
         END IF;
@@ -75,8 +90,8 @@ BEGIN
           FROM pg_event_trigger_dropped_objects() d
          WHERE NOT d.is_temporary AND d.address_names[1] IS DISTINCT FROM 'pg_temp'
            AND d.schema_name IS DISTINCT FROM 'pg_toast' AND d.schema_name IS DISTINCT FROM 'backwhen'
-           AND NOT (d.object_type = 'publication' AND d.address_names[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?$'
-                    OR d.object_type = 'publication relation' AND d.address_args[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?$'));
+           AND NOT (d.object_type = 'publication' AND d.address_names[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?(_[0-9]+)?$'
+                    OR d.object_type = 'publication relation' AND d.address_args[1] ~ '^backwhen_[0-9a-f]{12}(_inserts)?(_[0-9]+)?$'));
     -- The event does not always mark an object as temporary when it was dropped along with a temporary one.
     IF dropped && '{!original}' THEN
         kept := backwhen.{slot}_keep('dropped', dropped::text);

@@ -19,9 +19,15 @@ pub const ROWS: &str = include_str!("rows.sql");
 pub const RETOLD: &str = include_str!("retold.sql");
 /// Creates the functions that find the relations which a statement may have changed, and that publish tables.
 pub const AFFECTED: &str = include_str!("affected.sql");
+/// Selects the tables whose replica identity `init --full-identity` changes, for the event triggers and for sessions.
+pub const IDENTITIES: &str = include_str!("identities.sql");
+/// Creates the functions that change replica identities.
+pub const IDENTIFY: &str = include_str!("identify.sql");
 /// Creates the functions that describe the tables which a statement changed.
 pub const DEFINITION: &str = include_str!("definition.sql");
 /// Creates the event triggers themselves.
 pub const TRIGGERS: &str = include_str!("triggers.sql");
 /// Drops the remaining objects once the event triggers are gone.
 pub const REMOVE: &str = include_str!("remove.sql");
+/// Drops the schema `backwhen` if nothing is left in it.
+pub const REMOVE_SCHEMA: &str = include_str!("remove_schema.sql");

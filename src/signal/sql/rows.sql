@@ -12,7 +12,8 @@ BEGIN
         opened := 'replace(' || opened;
         closed := closed || format(', %L, %L)', escapes[2 * i - 1], escapes[2 * i]);
     END LOOP;
-    RETURN (SELECT format('array_to_string(ARRAY[%s]::text[], E''\t'', E''\\N'') || E''\n''',
+    -- Within dollar quotes, a backslash means the same under every setting of the session.
+    RETURN (SELECT format($line$array_to_string(ARRAY[%s]::text[], E'\t', E'\\N') || E'\n'$line$,
         string_agg(CASE WHEN a.atttypid = ANY (plain)
                         THEN format('CASE WHEN num_nulls(%1$I) = 0 THEN format(''%%s'', %1$I) END', a.attname)
                         ELSE format('CASE WHEN num_nulls(%1$I) = 0 THEN %2$sformat(''%%s'', %1$I)%3$s END', a.attname, opened, closed)

@@ -5,8 +5,6 @@ CREATE UNLOGGED TABLE IF NOT EXISTS backwhen.{slot}_config (
     -- The two keys of HMAC-SHA256, derived from the history's secret: the triggers sign their messages with them.
     inner_key bytea NOT NULL,
     outer_key bytea NOT NULL,
-    exact name NOT NULL,
-    inserts name NOT NULL,
     -- LIKE patterns: schema and name of the tables to protect, and of the tables to leave out.
     include_schema text[] NOT NULL,
     include_name text[] NOT NULL,
@@ -15,9 +13,10 @@ CREATE UNLOGGED TABLE IF NOT EXISTS backwhen.{slot}_config (
     -- The rows of a table larger than this (pg_table_size, in bytes) are not written; those of a smaller one are.
     image_limit int8 NOT NULL DEFAULT 1073741824,
     version text NOT NULL,
-    -- The oids of the publications.
-    exact_id oid,
-    inserts_id oid,
+    -- The oids of the publications. Only if the stream names all of them, tables are put into others than the first.
+    exact_ids oid[] NOT NULL DEFAULT '{}',
+    inserts_ids oid[] NOT NULL DEFAULT '{}',
+    pooled bool NOT NULL DEFAULT false,
     -- How often somebody else took a table out of the publications.
     taken_out int8 NOT NULL DEFAULT 0,
     -- The last transaction that backwhen itself ran here; its statements are not told. Only backwhen may write this

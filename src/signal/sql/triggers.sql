@@ -1,7 +1,7 @@
 -- "!" sorts before the names that people give. Event triggers fire in order of name, and the work of another event
 -- trigger must be told after the statement that made it fire. "_by" sorts right before "_end".
 CREATE EVENT TRIGGER "!{slot}_start" ON ddl_command_start WHEN TAG IN (
-        'CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'ALTER TYPE', 'DROP TYPE', 'ALTER DOMAIN', 'DROP DOMAIN',
+        'ALTER TABLE', 'CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'ALTER TYPE', 'DROP TYPE', 'ALTER DOMAIN', 'DROP DOMAIN',
         'ALTER FUNCTION', 'DROP FUNCTION', 'ALTER PROCEDURE', 'DROP PROCEDURE', 'ALTER ROUTINE', 'DROP ROUTINE',
         'ALTER AGGREGATE', 'DROP AGGREGATE', 'ALTER OPERATOR', 'DROP OPERATOR', 'ALTER SCHEMA', 'DROP SCHEMA', 'DROP OWNED',
         'ALTER COLLATION', 'DROP COLLATION', 'ALTER TEXT SEARCH CONFIGURATION', 'DROP TEXT SEARCH CONFIGURATION',

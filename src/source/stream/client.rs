@@ -13,6 +13,9 @@ use crate::connect::{ServerFault, quoted};
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 
+/// How long the end of a connection is waited for.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
 /// TextRows as text. Values that are not UTF-8 have been refused.
 pub(super) type TextRows = Vec<Vec<Option<String>>>;
 
@@ -83,6 +86,22 @@ impl ReplicationClient {
             }),
             _ => Err(self.odd_answer("IDENTIFY_SYSTEM")),
         }
+    }
+
+    /// Ends the connection, and waits until the server has given back its walsender: the server may have only one.
+    pub async fn end(mut self) {
+        let ending = async {
+            self.wire.queue(|out| {
+                frontend::terminate(out);
+                Ok(())
+            })?;
+            self.wire.flush().await?;
+            loop {
+                self.wire.read().await?;
+            }
+        };
+        // The server closes the connection, which is what the last read fails with.
+        let _: Result<std::io::Result<()>, _> = tokio::time::timeout(END_PATIENCE, ending).await;
     }
 
     /// Runs one statement by the simple protocol.

@@ -6,20 +6,28 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as ServerError};
 
 use super::{
-    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, InstallOutcome, JOINS, OLDER, PINS, PLANS,
-    RETOLD, ROWS, TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
+    AFFECTED, CLEAR, DEFINITION, ENGLISH, EVENTS, FUNCTIONS, IDENTIFY, InstallOutcome, JOINS, OLDER, PINS,
+    PLANS, RETOLD, ROWS, TABLE, TELL, TRIGGERS, Triggers, VALUES, common_types, own, schema, version,
 };
 use crate::codec::copy_text::push_escaped;
 use crate::connect::server_error;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::history::Identity;
-use crate::model::Selection;
 use crate::model::schema::quote_literal;
+use crate::model::{Grade, Selection};
+use crate::signal::key::MessageKey;
+use crate::source::identity::{FullIdentity, identities};
 use crate::source::publication::Publications;
 
 /// The columns that each installation writes anew.
-const COLUMNS: &str = "inner_key, outer_key, exact, inserts, include_schema, include_name, exclude_schema, exclude_name, \
+const COLUMNS: &str = "inner_key, outer_key, include_schema, include_name, exclude_schema, exclude_name, \
                        image_limit, taken_out, version";
+
+/// The call that treats the replica identities of a statement's tables.
+const IDENTIFY_CALL: &str = "PERFORM backwhen.{slot}_identify(relations);";
+
+/// Whether the history protects a table, in the query for the tables to treat.
+const WANTED: &str = "backwhen.{slot}_wants(n.nspname, c.relname)";
 
 /// The values that an installation takes over from the one before: the limit of an image in bytes, and how often a
 /// table was taken out of the publications.
@@ -32,18 +40,34 @@ impl Triggers {
     /// `Usage` if a pattern cannot be parsed; `Refused` if the schema `backwhen` cannot be trusted; `Unavailable` or
     /// `Refused` if the server fails.
     pub async fn install(&self, client: &Client, identity: &Identity) -> Result<InstallOutcome> {
-        let row = self.row(identity)?;
-        let installed = self.install_in_transaction(client, identity, &row).await;
+        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+        let row = row(&identity.message_key(), &selection);
+        self.attempt(client, &row, "COMMIT").await
+    }
+
+    /// Tries the whole installation under a slot's name that no history has, and rolls it back.
+    ///
+    /// # Errors
+    /// As [`Triggers::install`].
+    pub async fn try_install(client: &Client) -> Result<InstallOutcome> {
+        let row = row(&MessageKey::new("", 2), &Selection::parse(&[], &[])?);
+        Triggers::of_slot("backwhen_trial").attempt(client, &row, "ROLLBACK").await
+    }
+
+    async fn attempt(
+        &self,
+        client: &Client,
+        row: &(dyn Fn(Inherited) -> Bytes + Sync),
+        end: &str,
+    ) -> Result<InstallOutcome> {
+        let installed = self.install_in_transaction(client, row, end).await;
         if !matches!(installed, Ok(Ok(None))) {
             // The transaction has to end, because the session is used again.
             let _ = client.batch_execute("ROLLBACK").await;
         }
         match installed? {
             Ok(None) => Ok(InstallOutcome::Installed),
-            Ok(Some(fault)) => Err(Error::refused(format!(
-                "{fault}: the event triggers would run what that role puts there; drop or rename that schema on the \
-                 source (ALTER SCHEMA backwhen RENAME TO …), then try again"
-            ))),
+            Ok(Some(fault)) => Err(schema::untrusted(&fault)),
             Err(error) => match error.as_db_error() {
                 Some(fault) if *fault.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
                     Ok(InstallOutcome::NotAllowed(fault.message().to_owned()))
@@ -56,8 +80,8 @@ impl Triggers {
     async fn install_in_transaction(
         &self,
         client: &Client,
-        identity: &Identity,
         row: &(dyn Fn(Inherited) -> Bytes + Sync),
+        end: &str,
     ) -> Result<Result<Option<schema::SchemaFault>, ServerError>> {
         let query = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let superuser = match client.query_one(query, &[]).await {
@@ -79,18 +103,19 @@ impl Triggers {
         if let Some(fault) = schema::fault(client).await? {
             return Ok(Ok(Some(fault)));
         }
-        Ok(self.fill(client, identity, superuser, row).await.map(|()| None))
+        let full_identity = FullIdentity::of_slot(&self.slot).is_on(client).await?;
+        Ok(self.fill(client, (superuser, full_identity), row, end).await.map(|()| None))
     }
 
     async fn fill(
         &self,
         client: &Client,
-        identity: &Identity,
-        superuser: bool,
+        (superuser, full_identity): (bool, bool),
         row: &(dyn Fn(Inherited) -> Bytes + Sync),
+        end: &str,
     ) -> Result<(), ServerError> {
         client.batch_execute(&self.filled(TABLE)).await?;
-        let table = self.filled("backwhen.{slot}_config");
+        let table = self.table();
         let inherited = client.query_opt(&format!("SELECT image_limit, taken_out FROM {table}"), &[]).await?;
         let inherited = inherited.map_or((1 << 30, 0), |row| (row.get(0), row.get(1)));
         client.batch_execute(&format!("DELETE FROM {table}")).await?;
@@ -98,57 +123,76 @@ impl Triggers {
         let mut sink = std::pin::pin!(client.copy_in(&format!("COPY {table} ({COLUMNS}) FROM STDIN")).await?);
         sink.send(row(inherited)).await?;
         sink.finish().await?;
-        client.batch_execute(&self.statements(identity, superuser)).await
+        client.batch_execute(&format!("{}{end}", self.statements(superuser, full_identity))).await
     }
 
-    fn statements(&self, identity: &Identity, superuser: bool) -> String {
+    fn statements(&self, superuser: bool, full_identity: bool) -> String {
         let english = if superuser { ENGLISH } else { "" };
-        let publications = Publications::of_slot(&identity.slot());
-        let published = |name: &str| {
-            format!("(SELECT oid FROM pg_catalog.pg_publication WHERE pubname = {})", quote_literal(name))
-        };
-        let (exact, inserts) = (published(&publications.exact), published(&publications.inserts));
         let ids = format!(
-            "UPDATE {} SET exact_id = {exact}, inserts_id = {inserts}, own = pg_catalog.pg_current_xact_id();",
-            self.filled("backwhen.{slot}_config")
+            "{}; UPDATE {} SET own = pg_catalog.pg_current_xact_id();",
+            self.pool_update(false),
+            self.table()
         );
-        let functions = [CLEAR, EVENTS, TELL, ROWS, RETOLD, AFFECTED, DEFINITION, TRIGGERS].concat();
+        // Without --full-identity, the function that every statement runs has nothing of it.
+        let (identify, hook) = if full_identity { (IDENTIFY, IDENTIFY_CALL) } else { ("", "") };
+        let functions =
+            [CLEAR, EVENTS, TELL, ROWS, RETOLD, AFFECTED, identify, DEFINITION, TRIGGERS].concat();
         let functions = functions
+            .replace("{identify}", hook)
+            .replace("{identities}", &identities(&self.slot, "reached", "'new'", WANTED))
             .replace("{functions}", FUNCTIONS)
             .replace("{pins}", &[PINS, PLANS].concat())
             .replace("{joins}", JOINS)
             .replace("{common_types}", &common_types())
             .replace("{values}", VALUES)
             .replace("{english}", english);
-        format!("{ids}\n{}\nCOMMIT", self.filled(&functions))
+        format!("{ids}\n{}\n", self.filled(&functions))
     }
 
-    /// Returns a function that makes the configuration table's row, a COPY line; it keeps a limit that somebody has
-    /// set.
-    fn row(&self, identity: &Identity) -> Result<impl Fn(Inherited) -> Bytes + use<>> {
-        let selection = Selection::parse(&identity.include, &identity.exclude)?;
+    /// Returns SQL that tells the event triggers the oids of the publications, and whether to use the whole pool: if the
+    /// stream names it, or if there is no slot yet.
+    pub(super) fn pool_update(&self, is_named: bool) -> String {
         let publications = Publications::of_slot(&self.slot);
-        let (inner, outer) = identity.message_key().halves();
-        let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
-        let before = [
-            hexadecimal(&inner),
-            hexadecimal(&outer),
-            publications.exact,
-            publications.inserts,
-            array(&include_schema),
-            array(&include_name),
-            array(&exclude_schema),
-            array(&exclude_name),
-        ];
-        Ok(move |(image_limit, taken_out): Inherited| {
-            let mut line = Vec::new();
-            for value in &before {
-                push_escaped(&mut line, value.as_bytes());
-                line.push(b'\t');
-            }
-            line.extend_from_slice(format!("{image_limit}\t{taken_out}\t{}\n", version()).as_bytes());
-            Bytes::from(line)
-        })
+        let oids = |grade| {
+            let names = quote_literal(&array(publications.names(grade)));
+            format!(
+                "ARRAY(SELECT oid FROM pg_catalog.pg_publication WHERE pubname = ANY ({names}::text[]) \
+                 ORDER BY pg_catalog.array_position({names}::text[], pubname::text))"
+            )
+        };
+        // A transaction that has taken a table out of the publications keeps the row locked until the transaction ends.
+        format!(
+            "UPDATE {table} SET exact_ids = {}, inserts_ids = {}, \
+                    pooled = {is_named} OR NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = {}) \
+              WHERE ctid IN (SELECT ctid FROM {table} FOR UPDATE SKIP LOCKED)",
+            oids(Grade::Exact),
+            oids(Grade::InsertOnly),
+            quote_literal(&self.slot),
+            table = self.table(),
+        )
+    }
+}
+
+/// Returns a function that makes the configuration table's row, a COPY line; it keeps a limit that somebody has set.
+fn row(key: &MessageKey, selection: &Selection) -> impl Fn(Inherited) -> Bytes + use<> {
+    let (inner, outer) = key.halves();
+    let ((include_schema, include_name), (exclude_schema, exclude_name)) = selection.like_patterns();
+    let before = [
+        hexadecimal(&inner),
+        hexadecimal(&outer),
+        array(&include_schema),
+        array(&include_name),
+        array(&exclude_schema),
+        array(&exclude_name),
+    ];
+    move |(image_limit, taken_out): Inherited| {
+        let mut line = Vec::new();
+        for value in &before {
+            push_escaped(&mut line, value.as_bytes());
+            line.push(b'\t');
+        }
+        line.extend_from_slice(format!("{image_limit}\t{taken_out}\t{}\n", version()).as_bytes());
+        Bytes::from(line)
     }
 }
 

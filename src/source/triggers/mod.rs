@@ -15,7 +15,8 @@ use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::signal::COMMON_TYPES;
 use crate::signal::sql::{
-    AFFECTED, CLEAR, DEFINITION, EVENTS, OLDER, OWN, REMOVE, RETOLD, ROWS, TABLE, TELL, TRIGGERS,
+    AFFECTED, CLEAR, DEFINITION, EVENTS, IDENTIFY, IDENTITIES, OLDER, OWN, REMOVE, REMOVE_SCHEMA, RETOLD,
+    ROWS, TABLE, TELL, TRIGGERS,
 };
 
 /// Settings of every function that the event triggers call, so that each name means the object of the catalogs. Each
@@ -123,7 +124,7 @@ impl Triggers {
     /// Checks that the functions are those that were installed, and that no other function of a like name is there:
     /// PostgreSQL would call another function if its parameters fit the call better.
     async fn functions_fault(&self, client: &Client) -> Result<Option<Fault>> {
-        let table = self.filled("backwhen.{slot}_config");
+        let table = self.table();
         let query = "SELECT version, pg_catalog.to_jsonb(c)->>'functions' FROM {table} c";
         let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
         let lacking =
@@ -154,17 +155,38 @@ impl Triggers {
     /// # Errors
     /// `Unavailable` if the server fails.
     pub async fn taken_out(&self, client: &Client) -> Result<i64> {
-        let failed = |error| server_error("cannot look at what the event triggers remember", error);
-        // The table of an older version lacks the column.
-        let query = "SELECT count(*) FROM pg_catalog.pg_attribute \
-                      WHERE attrelid = pg_catalog.to_regclass($1) AND attname = 'taken_out'";
-        let table = self.filled("backwhen.{slot}_config");
-        let known: i64 = client.query_one(query, &[&table]).await.map_err(failed)?.get(0);
-        if known == 0 {
-            return Ok(0);
+        Ok(self.remembered(client, "taken_out").await?.and_then(|count| count.parse().ok()).unwrap_or(0))
+    }
+
+    /// Whether the event triggers put tables into all publications of the pool.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn are_pooled(&self, client: &Client) -> Result<bool> {
+        Ok(self.remembered(client, "pooled").await?.is_some_and(|pooled| pooled == "true"))
+    }
+
+    /// Has the event triggers put tables into all publications of the pool. The stream must name all of them.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn use_pool(&self, client: &Client) -> Result<()> {
+        if self.remembered(client, "pooled").await?.is_some_and(|pooled| pooled == "false") {
+            client.batch_execute(&self.pool_update(true)).await.map_err(not_looked)?;
         }
-        let rows = client.query(&format!("SELECT taken_out FROM {table}"), &[]).await.map_err(failed)?;
-        Ok(rows.first().map_or(0, |row| row.get(0)))
+        Ok(())
+    }
+
+    /// Reads a column of the event triggers' table; `None` if there is no table, no row, or no such column, as in the
+    /// table of an older version.
+    async fn remembered(&self, client: &Client, column: &str) -> Result<Option<String>> {
+        let table = self.table();
+        let query = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+        if !client.query_one(query, &[&table]).await.map_err(not_looked)?.get::<_, bool>(0) {
+            return Ok(None);
+        }
+        let query = format!("SELECT pg_catalog.to_jsonb(c) ->> $1 FROM {table} c");
+        Ok(client.query_opt(&query, &[&column]).await.map_err(not_looked)?.and_then(|row| row.get(0)))
     }
 
     /// Removes the event triggers from the source, and the schema `backwhen` if no other history lives in it.
@@ -172,7 +194,8 @@ impl Triggers {
     /// # Errors
     /// `Unavailable` or `Refused` if the server fails.
     pub async fn remove(&self, client: &Client) -> Result<()> {
-        let sql = format!("BEGIN READ WRITE; {} COMMIT", [&own("install"), CLEAR, REMOVE].concat());
+        let sql =
+            format!("BEGIN READ WRITE; {} COMMIT", [&own("install"), CLEAR, REMOVE, REMOVE_SCHEMA].concat());
         let removed = client.batch_execute(&self.filled(&sql)).await;
         if removed.is_err() {
             // The transaction has to end, because the session is used again.
@@ -181,27 +204,24 @@ impl Triggers {
         removed.map_err(|error| server_error("cannot take the event triggers off the source", error))
     }
 
+    fn table(&self) -> String {
+        self.filled("backwhen.{slot}_config")
+    }
+
     fn filled(&self, template: &str) -> String {
         template.replace("{slot}", &self.slot)
     }
 }
 
-/// Returns why the connected role may not install event triggers, or `None` if it may. The trial is rolled back.
+/// Makes the schema `backwhen`, unless it exists.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
-pub async fn refusal(client: &Client) -> Result<Option<String>> {
-    let trial = "BEGIN READ WRITE; \
-         CREATE FUNCTION pg_temp.backwhen_trial() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
-         CREATE EVENT TRIGGER \"!backwhen_trial\" ON table_rewrite EXECUTE FUNCTION pg_temp.backwhen_trial(); \
-         ROLLBACK";
-    let trial = trial.replacen("; ", &format!("; {}", own("install")), 1);
-    let Err(error) = client.batch_execute(&trial).await else { return Ok(None) };
-    let _ = client.batch_execute("ROLLBACK").await;
-    match error.as_db_error() {
-        Some(fault) => Ok(Some(fault.message().to_owned())),
-        None => Err(server_error("cannot try to make an event trigger", error)),
-    }
+/// `Refused` if the server refuses, or if somebody else decides what lies in the schema; `Unavailable` if the server
+/// fails.
+pub(super) async fn make_schema(client: &Client) -> Result<()> {
+    let made = client.batch_execute("CREATE SCHEMA IF NOT EXISTS backwhen").await;
+    made.map_err(|error| server_error("cannot make the schema backwhen on the source", error))?;
+    schema::fault(client).await?.map_or(Ok(()), |fault| Err(schema::untrusted(&fault)))
 }
 
 fn not_looked(error: tokio_postgres::Error) -> Error {
@@ -232,6 +252,8 @@ fn version() -> String {
         ROWS,
         RETOLD,
         AFFECTED,
+        IDENTIFY,
+        IDENTITIES,
         DEFINITION,
         TRIGGERS,
         PINS,

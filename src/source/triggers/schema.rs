@@ -6,7 +6,7 @@ use std::fmt;
 use tokio_postgres::Client;
 
 use crate::connect::server_error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Why the schema cannot be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,4 +65,12 @@ pub(super) async fn fault(client: &Client) -> Result<Option<SchemaFault>> {
             _ => SchemaFault::Object { name, owner },
         }
     }))
+}
+
+/// The error for a schema that cannot be trusted.
+pub(super) fn untrusted(fault: &SchemaFault) -> Error {
+    Error::refused(format!(
+        "{fault}: the event triggers would run what that role puts there; drop or rename that schema on the source \
+         (ALTER SCHEMA backwhen RENAME TO …), then try again"
+    ))
 }

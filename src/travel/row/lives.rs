@@ -145,22 +145,21 @@ impl<'a> Lives<'a> {
     /// The transaction ends: what differs from before is a version.
     pub fn commit(&mut self, at: Instant, take: &mut dyn FnMut(Version) -> Result<()>) -> Result<()> {
         let mut ended = std::mem::take(&mut self.ended);
-        for life in &mut ended {
-            life.commit(at, take)?;
-        }
-        for life in self.present.values_mut() {
-            life.commit(at, take)?;
+        let mut versions = Vec::new();
+        for life in ended.iter_mut().chain(self.present.values_mut()) {
+            life.commit(at, &mut versions);
         }
         self.present.retain(|_, life| life.now.is_some());
-        Ok(())
+        versions.sort_by_key(|version| version.from.lsn);
+        versions.into_iter().try_for_each(take)
     }
 
     /// The span ends: the versions that are still there have no end.
     pub fn finish(self, take: &mut dyn FnMut(Version) -> Result<()>) -> Result<()> {
-        for life in self.present.into_values().filter(|life| life.is_asked_for) {
-            life.held.into_iter().chain(life.version).try_for_each(&mut *take)?;
-        }
-        Ok(())
+        let lives = self.present.into_values().filter(|life| life.is_asked_for);
+        let mut versions: Vec<_> = lives.flat_map(|life| life.held.into_iter().chain(life.version)).collect();
+        versions.sort_by_key(|version| version.from.lsn);
+        versions.into_iter().try_for_each(take)
     }
 
     fn tracked_key(&self, table: &Table, line: &[u8]) -> Option<Vec<u8>> {
@@ -176,15 +175,15 @@ impl<'a> Lives<'a> {
 }
 
 impl Life {
-    fn commit(&mut self, at: Instant, take: &mut dyn FnMut(Version) -> Result<()>) -> Result<()> {
-        let Some(turn) = self.turn.take() else { return Ok(()) };
+    /// The transaction ends. Versions that are known to be asked for and have ended go to `versions`.
+    fn commit(&mut self, at: Instant, versions: &mut Vec<Version>) {
+        let Some(turn) = self.turn.take() else { return };
         let same = |version: &Version| {
-            self.now
-                .as_ref()
-                .is_some_and(|now| Values::all(Some(now)).iter().eq(Values::all(Some(&version.row)).iter()))
+            let now = Values::all(self.now.as_ref());
+            self.now.is_some() && now.iter().eq(Values::all(Some(&version.row)).iter())
         };
         if self.version.as_ref().is_some_and(same) {
-            return Ok(());
+            return;
         }
         if let Some(version) = self.version.take() {
             self.held.push(Version { to: Some(at), ended: Some(turn), ..version });
@@ -192,8 +191,7 @@ impl Life {
         let begin = |row: &Row| Version { from: at, to: None, turn, ended: None, row: row.clone() };
         self.version = self.now.as_ref().map(begin);
         if self.is_asked_for {
-            self.held.drain(..).try_for_each(take)?;
+            versions.append(&mut self.held);
         }
-        Ok(())
     }
 }

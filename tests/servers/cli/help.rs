@@ -136,3 +136,25 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         }
     }
 }
+
+/// The jobs of cron and the timers of systemd are commands that this version knows.
+#[test]
+fn the_commands_in_contrib_are_well_formed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let files = ["cron/backwhen", "systemd/backwhen-capture.service", "systemd/backwhen-checkpoint.service"];
+    let texts = files
+        .into_iter()
+        .chain(["systemd/backwhen-expire.service"])
+        .map(|file| std::fs::read_to_string(folder.join(file)).unwrap());
+    let texts: Vec<_> = texts.collect();
+    let commands =
+        texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.split_once("/bin/backwhen "));
+    let commands: Vec<_> = commands.map(|(_, words)| words.trim_end_matches(" >/dev/null")).collect();
+    assert_eq!(commands.len(), 7, "{commands:?}");
+    for command in commands {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_backwhen"));
+        let output = run.args(command.split_whitespace()).args(["--history", "/nowhere"]).output().unwrap();
+        // There is no history, and nothing is wrong with the words.
+        assert_eq!(output.status.code(), Some(14), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -1,5 +1,6 @@
 //! The command line as a contract: its help, its exit codes, its JSON, its settings, its targets.
 
+mod epochs;
 mod help;
 mod json;
 mod opens;

@@ -2,7 +2,7 @@
 
 use crate::ddl_triggers::told::Source;
 use crate::support::shop::OpenSession;
-use crate::support::{Server, for_each_version};
+use crate::support::{Server, for_each_version, versions};
 
 #[test]
 fn a_hostile_search_path_changes_nothing() {
@@ -97,13 +97,21 @@ fn half_of_the_triggers_gone_is_no_reason_to_fail() {
     source.psql(ddl);
 }
 
+/// Locks all publications of a history, from version 15 on.
+pub fn lock_publications(slot: &str) -> String {
+    format!(
+        "DO $$DECLARE p text; BEGIN FOR p IN SELECT pubname FROM pg_publication WHERE pubname ~ '^{slot}' LOOP
+             EXECUTE 'ALTER PUBLICATION ' || p || ' SET (publish_via_partition_root = false)'; END LOOP; END$$;"
+    )
+}
+
 #[test]
 fn publications_in_use_are_left_alone() {
     let server = Server::shared(None);
     let source = Source::new(&server);
     let slot = source.slot();
     let mut holder = OpenSession::new(&server, &source.backwhen.source());
-    holder.run(&format!("BEGIN; ALTER PUBLICATION {slot} SET (publish_via_partition_root = false);"));
+    holder.run(&format!("BEGIN; {}", lock_publications(slot)));
     let began = std::time::Instant::now();
     let told =
         source.run("BEGIN; CREATE TABLE a (i int PRIMARY KEY); CREATE TABLE b (i int PRIMARY KEY); COMMIT");
@@ -134,6 +142,31 @@ fn an_update_does_not_fail_for_want_of_an_identity() {
     );
     told.assert_no_trouble();
     assert!(told.signals.iter().flat_map(|signal| &signal.tables).all(|table| table.published));
+}
+
+/// With a virtual column, the server refuses updates of a table that is published with REPLICA IDENTITY FULL.
+#[test]
+fn an_update_does_not_fail_for_a_virtual_column() {
+    if versions().last().is_none_or(|newest| *newest < 18) {
+        return;
+    }
+    let server = Server::shared(Some(18));
+    let database = server.fresh_database("virtual");
+    let columns = "(id int, a int, g int GENERATED ALWAYS AS (a * 2) VIRTUAL)";
+    server
+        .psql(&database, &format!("CREATE TABLE before {columns}; ALTER TABLE before REPLICA IDENTITY FULL"));
+    let source = Source::of(&server, &database, &[]);
+    let told = source.run(&format!(
+        "CREATE TABLE since {columns}; ALTER TABLE since REPLICA IDENTITY FULL;
+         INSERT INTO before VALUES (1, 1); INSERT INTO since VALUES (1, 1);
+         UPDATE before SET a = 2; UPDATE since SET a = 2; DELETE FROM before; DELETE FROM since;
+         ALTER TABLE since DROP COLUMN g; UPDATE since SET a = 2;
+         ALTER TABLE since ADD COLUMN g int GENERATED ALWAYS AS (a * 2) VIRTUAL; UPDATE since SET a = 3",
+    ));
+    told.assert_no_trouble();
+    assert_eq!(told.table("since").facts.replica_identity, 'v');
+    let checked = source.backwhen.ok(&["check", "--source", &source.backwhen.source()]);
+    assert!(checked.contains("it has a virtual column"), "{checked}");
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn a_role_that_may_not_make_them_begins_without() {
     let source = backwhen.source().replace("user=postgres", "user=ddl_plain");
     let checked = backwhen.ok(&["check", "--source", &source]);
     assert!(checked.contains("no event triggers can be made"), "{checked}");
+    assert!(checked.contains("permission denied to create event trigger"), "{checked}");
     assert!(!backwhen.ok(&["check", "--source", &backwhen.source()]).contains("event trigger"));
     let begun = backwhen.run(&["init", "--source", &source]);
     assert!(begun.status.success(), "{}", begun.stderr);

@@ -2,7 +2,13 @@
 
 mod harmless;
 mod installed;
+mod pool;
+mod published;
 mod retold;
 mod rows;
+mod settings;
 mod statements;
 mod told;
+
+pub use harmless::lock_publications;
+pub use told::Source;

@@ -60,7 +60,8 @@ impl Source {
         let query = format!(
             "SET bytea_output = hex; SET client_encoding = 'SQL_ASCII'; \
              SELECT data FROM pg_logical_slot_get_binary_changes('{slot}', NULL, NULL, 'proto_version', '1', \
-                    'publication_names', '{slot},{slot}_inserts', 'messages', 'true')"
+                    'publication_names', (SELECT string_agg(pubname, ',') FROM pg_publication WHERE pubname ~ '^{slot}'),
+                    'messages', 'true')"
         );
         let mut told = Told::default();
         let mut xid = 0;

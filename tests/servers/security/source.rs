@@ -250,7 +250,7 @@ fn who_keeps_the_publications_locked_is_named() {
     let scene = Scene::protected(&server, "GRANT CREATE ON SCHEMA public TO mallory");
     let slot = scene.slot();
     let mut holder = OpenSession::new(&server, &scene.backwhen.source());
-    holder.run(&format!("BEGIN; ALTER PUBLICATION {slot} SET (publish_via_partition_root = false);"));
+    holder.run(&format!("BEGIN; {}", crate::ddl_triggers::lock_publications(&slot)));
     let pid = scene.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()");
     scene.as_mallory("CREATE TABLE t (a int PRIMARY KEY)").unwrap();
     let mut capture = scene.backwhen.spawn_capture_with(&["--heartbeat", "200ms"]);
@@ -292,4 +292,22 @@ fn our_table_is_in_no_publication_and_comes_back_after_a_crash() {
     scene.assert_exact();
     assert_eq!(told(), before + 1);
     scene.backwhen.ok(&["drop"]);
+}
+
+/// A table that is named in a text is taken out only for somebody who could lock it anyway.
+#[test]
+fn nobody_else_takes_a_table_out() {
+    use crate::support::{Server, shop::OpenSession};
+    let server = Server::shared(None);
+    let scene = Scene::protected(
+        &server,
+        "CREATE TABLE victim (id int PRIMARY KEY); GRANT CREATE ON SCHEMA public TO mallory",
+    );
+    let mut mallory =
+        OpenSession::new(&server, &scene.backwhen.source().replace("user=postgres", "user=mallory"));
+    mallory.run("CREATE TABLE mine (id int PRIMARY KEY); BEGIN; ALTER TABLE mine /* victim */ SET UNLOGGED;");
+    let locks = "SELECT count(*) FROM pg_locks WHERE relation = 'victim'::regclass";
+    assert_eq!(scene.run(locks), "0");
+    mallory.run("COMMIT;");
+    assert_eq!(scene.run("SELECT count(*) FROM pg_publication_tables WHERE tablename = 'victim'"), "1");
 }

@@ -145,6 +145,14 @@ impl Engine {
     }
 
     /// Puts that copy in the place of the data; the server is stopped.
+    pub fn on_data(&self, program: &str, arguments: &[&str]) {
+        match self {
+            Engine::Local(local) => local.on_data(program, arguments),
+            #[cfg(feature = "docker-tests")]
+            Engine::Container(_) => panic!("a container's data are out of reach"),
+        }
+    }
+
     pub fn bring_back_data(&self) {
         match self {
             Engine::Local(local) => local.bring_back_data(),

@@ -98,6 +98,13 @@ impl Local {
         assert!(copied.is_ok_and(|status| status.success()), "cannot copy {}", from.display());
     }
 
+    pub fn on_data(&self, program: &str, arguments: &[&str]) {
+        let mut command = self.installation.command(program);
+        command.arg("-D").arg(self.folder.join("data")).args(arguments).current_dir(&self.folder);
+        let output = run(as_account(&mut command, Account::for_servers()), "");
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

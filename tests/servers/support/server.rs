@@ -183,6 +183,11 @@ impl Server {
         self.engine.bring_back_data();
     }
 
+    /// Runs a program such as `pg_resetwal` on the data of a stopped server.
+    pub fn on_data(&self, program: &str, arguments: &[&str]) {
+        self.engine.on_data(program, arguments);
+    }
+
     pub fn log(&self) -> String {
         self.engine.log()
     }

@@ -58,25 +58,28 @@ fn filters_leave_only_what_is_asked_for() {
         let renamed = scene.transaction("ALTER TABLE items RENAME TO positions");
         let moved = scene.transaction("UPDATE positions SET line = line + 10 WHERE order_id = 3");
         scene.drain();
-        let listed = |arguments: &[&str]| scene.listed(arguments);
-        assert_eq!(listed(&["--table", "orders"]), [&one, &five, &tenant].map(String::clone));
-        assert_eq!(listed(&["--op", "delete"]), [five.clone()]);
-        assert_eq!(listed(&["--op", "ddl"]), [&added, &renamed].map(String::clone));
-        assert_eq!(listed(&["--min-rows", "20"]), [&audit, &late].map(String::clone));
-        assert_eq!(
-            listed(&["--since", "mark:middle", "--until", &audit]),
-            [&tenant, &audit].map(String::clone)
-        );
-        assert_eq!(listed(&["--newest", "--limit", "2"]), [&moved, &renamed].map(String::clone));
-        assert_eq!(listed(&["--largest", "--limit", "3"])[..2], [&audit, &late].map(String::clone));
-        assert_eq!(listed(&["--limit", "2"]), [&one, &five].map(String::clone));
+        let assert_lists = |arguments: &[&str], expected: &[&String]| {
+            let listed = scene.listed(arguments);
+            assert!(
+                listed.iter().eq(expected.iter().copied()),
+                "{arguments:?}: {listed:?}, not {expected:?}"
+            );
+        };
+        assert_lists(&["--table", "orders"], &[&one, &five, &tenant]);
+        assert_lists(&["--op", "delete"], &[&five]);
+        assert_lists(&["--op", "ddl"], &[&added, &renamed]);
+        assert_lists(&["--min-rows", "20"], &[&audit, &late]);
+        assert_lists(&["--since", "mark:middle", "--until", &audit], &[&tenant, &audit]);
+        assert_lists(&["--newest", "--limit", "2"], &[&moved, &renamed]);
+        assert_lists(&["--largest", "--limit", "2"], &[&audit, &late]);
+        assert_lists(&["--limit", "2"], &[&one, &five]);
         // The rows before these changes are not in the WAL.
-        assert_eq!(listed(&["--where", "tenant_id = 0"]), [tenant.clone()]);
-        assert_eq!(listed(&["--where", "tenant_id = 2 AND total > 4.5"]), [five.clone()]);
-        assert_eq!(listed(&["--where", "tenant_id = 1"]), [&one, &late].map(String::clone));
-        assert_eq!(listed(&["--key", "orders=5"]), [five.clone()]);
-        assert_eq!(listed(&["--key", "positions=order_id=3,line=1"]), [moved.clone()]);
-        assert_eq!(listed(&["--table", "items"]), [&five, &renamed, &moved].map(String::clone));
+        assert_lists(&["--where", "tenant_id = 0"], &[&tenant]);
+        assert_lists(&["--where", "tenant_id = 2 AND total > 4.5"], &[&five]);
+        assert_lists(&["--where", "tenant_id = 1"], &[&one, &late]);
+        assert_lists(&["--key", "orders=5"], &[&five]);
+        assert_lists(&["--key", "positions=order_id=3,line=1"], &[&moved]);
+        assert_lists(&["--table", "items"], &[&five, &renamed, &moved]);
     });
 }
 
@@ -100,7 +103,7 @@ fn checkpoints_in_between_change_no_answer() {
     let newest: Vec<_> = all.iter().rev().take(7).cloned().collect();
     assert_eq!(scene.listed(&["--newest", "--limit", "7"]), newest);
     assert_eq!(scene.listed(&["--where", "note = 'n2'"]), [all[2].clone(), all[8].clone()]);
-    assert_eq!(scene.listed(&["--where", "total = 3.0"]), [all[0].clone(), all[4].clone(), all[6].clone()]);
+    assert_eq!(scene.listed(&["--where", "total = 3.0"]), [all[4].clone(), all[6].clone()]);
 }
 
 #[test]
@@ -116,7 +119,7 @@ fn text_has_a_bar_and_the_command_that_looks_closer() {
     assert_says(lines[1], &["████████████████████", "public.items -18"]);
     assert_eq!(lines[2], format!("look closer with: backwhen show {largest}"));
     assert_says(&scene.backwhen.ok(&["log", "--op", "truncate"]), &["no transaction fits"]);
-    assert_says(&scene.backwhen.run(&["log", "--since", "1 year ago"]).stderr, &["is outside the window"]);
+    assert_says(&scene.backwhen.run(&["log", "--since", "365 days ago"]).stderr, &["is outside the window"]);
 }
 
 #[test]

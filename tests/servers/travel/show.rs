@@ -66,7 +66,10 @@ fn a_transaction_is_taken_back_and_done_again_by_its_statements() {
             "CREATE TABLE \"odd \"\" table\" (\"a'b\" text PRIMARY KEY, \"back\\slash\" text, day date, b bytea, \
              f float8, iv interval); INSERT INTO \"odd \"\" table\" VALUES ('it''s', E'x\\\\y\\n\\tz', '2026-02-01', \
              '\\x00ff', 0.1, '1 day 02:00'), ('', NULL, 'infinity', '', 'NaN', NULL); \
-             INSERT INTO audit VALUES ('a', '{\"k\": 1}'), ('a', '{\"k\": 1}'), ('b', NULL)",
+             INSERT INTO audit VALUES ('a', '{\"k\": 1}'), ('a', '{\"k\": 1}'), ('b', NULL); \
+             CREATE TABLE parts (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k); \
+             CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1); \
+             CREATE TABLE parts_2 PARTITION OF parts FOR VALUES IN (2); INSERT INTO parts VALUES (1, 1), (2, 1)",
         );
         let change = scene.transaction(
             "UPDATE orders SET total = total + 1, status = 'it''s' WHERE id IN (1, 5); UPDATE orders SET total = 3 WHERE id = 1; \
@@ -75,10 +78,11 @@ fn a_transaction_is_taken_back_and_done_again_by_its_statements() {
              DELETE FROM audit WHERE ctid = (SELECT min(ctid) FROM audit); UPDATE audit SET what = 'c' WHERE what = 'b'; \
              UPDATE \"odd \"\" table\" SET b = 'q', f = -0.0, iv = '1 mon -1 day' WHERE f <> 'NaN'; \
              DELETE FROM \"odd \"\" table\" WHERE \"a'b\" = ''; \
-             DELETE FROM items WHERE order_id = 4 AND line = 1; INSERT INTO items VALUES (4, 1, 'written anew')",
+             DELETE FROM items WHERE order_id = 4 AND line = 1; INSERT INTO items VALUES (4, 1, 'written anew'); \
+             UPDATE parts SET k = 2 WHERE id = 1",
         );
         scene.drain();
-        let tables = [&TABLES[..], &["\"odd \"\" table\""]].concat();
+        let tables = [&TABLES[..], &["\"odd \"\" table\"", "parts"]].concat();
         let after = scene.rows(scene.backwhen.database(), &tables);
         let twin = scene.twin();
         scene.apply(&twin, &scene.backwhen.ok(&["show", &change, "--sql", "--reverse"]));

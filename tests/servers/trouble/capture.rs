@@ -144,3 +144,23 @@ fn another_cluster_is_refused() {
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
 }
+
+/// It would be empty, or contradict the journal.
+#[test]
+fn no_checkpoint_is_taken_from_a_source_that_the_history_does_not_follow_any_more() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    let checkpoint = ["checkpoint", "--from-source"];
+    let slot = backwhen.json(&["status"])["slot"]["name"].as_str().unwrap().to_owned();
+    server.psql(backwhen.database(), &format!("ALTER PUBLICATION {slot} DROP TABLE customers"));
+    let message = backwhen.fails(exit::REFUSED, &checkpoint);
+    assert_says(&message, &["do not carry all of public.customers", "backwhen capture"]);
+    backwhen.ok(&["drop"]);
+    assert_says(&backwhen.fails(exit::REFUSED, &checkpoint), &[&slot, "is gone from the source"]);
+    assert_eq!(backwhen.json_lines(&["list", "checkpoints"]).len(), 1);
+    // A capture goes on behind a gap.
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&checkpoint);
+    backwhen.ok(&["verify", "--prove"]);
+    backwhen.ok(&["drop"]);
+}

@@ -39,6 +39,12 @@ fn verify_names(backwhen: &Backwhen, history: &Path, damaged: &Path) {
     let name = damaged.file_name().unwrap().to_str().unwrap();
     let output = backwhen.run(&["verify", "--output", "json", "--history", history]);
     assert_eq!(output.status.code(), Some(exit::DAMAGED), "{name}: {}{}", output.stdout, output.stderr);
+    // It is no advice to run what has just been run.
+    assert!(
+        !(output.stdout.clone() + &output.stderr).contains("backwhen verify"),
+        "{name}: {}",
+        output.stdout
+    );
     if output.stdout.is_empty() {
         // Without it nothing else can be read.
         assert_says(&output.stderr, &[name]);

@@ -119,13 +119,28 @@ fn interrupt_at(backwhen: &Backwhen, arguments: &[&str], number: u64, end: End) 
     true
 }
 
-/// The command is interrupted at one statement after the other, but not at each of the many that are alike.
-fn numbers() -> impl Iterator<Item = u64> {
-    let step = if std::env::var_os("BACKWHEN_TEST_EVERY").is_some() { 1 } else { 7 };
-    (1..).step_by(step)
+/// The statements at which a command is interrupted, each with the command's end. A run takes a sample, which its seed
+/// shifts: `BACKWHEN_TEST_SEED` replays one. `BACKWHEN_TEST_EVERY` takes every statement from `BACKWHEN_TEST_FIRST` on, with
+/// the end of that number.
+fn interruptions(ends: Vec<End>) -> impl Iterator<Item = (u64, End)> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
+    let every = number("BACKWHEN_TEST_EVERY");
+    let seed = number("BACKWHEN_TEST_SEED").unwrap_or_else(|| rand::random::<u8>().into());
+    eprintln!("again with: BACKWHEN_TEST_SEED={seed}");
+    let (first, step) = match every {
+        Some(_) => (number("BACKWHEN_TEST_FIRST").unwrap_or(1), 1),
+        None => (1 + seed % SAMPLE, SAMPLE),
+    };
+    let end = move |turn: usize| ends[every.unwrap_or(seed + turn) % ends.len()];
+    let interruption = move |turn| ((first + turn * step) as u64, end(turn));
+    (0..).map(interruption).inspect(|(number, end)| eprintln!("at statement {number}: {end:?}"))
 }
 
-const ENDS: [End; 4] = [End::Signal("INT"), End::Signal("KILL"), End::Cut, End::KilledWhileStalled];
+/// One in so many statements is taken.
+const SAMPLE: usize = 8;
+
+const ENDS: [End; 5] =
+    [End::Signal("INT"), End::Signal("HUP"), End::Signal("KILL"), End::Cut, End::KilledWhileStalled];
 
 /// A session that was held back may still be there, but not what it did.
 fn assert_no_trace(backwhen: &Backwhen) {
@@ -138,22 +153,19 @@ fn assert_no_trace(backwhen: &Backwhen) {
 #[test]
 fn an_init_that_ends_at_any_statement_leaves_no_trace() {
     let server = Server::shared(None);
-    let mut numbers = numbers();
-    'all: loop {
-        for end in ENDS {
-            let backwhen = shop(&server);
-            if !interrupt_at(&backwhen, &["init"], numbers.next().unwrap(), end) {
-                break 'all;
-            }
-            if matches!(end, End::Signal("INT")) {
-                assert_no_trace(&backwhen);
-            }
-            if !backwhen.history().join("history.json").exists() {
-                backwhen.init();
-            }
-            backwhen.ok(&["drop"]);
+    for (number, end) in interruptions(ENDS.into()) {
+        let backwhen = shop(&server);
+        if !interrupt_at(&backwhen, &["init"], number, end) {
+            break;
+        }
+        if matches!(end, End::Signal("INT" | "HUP")) {
             assert_no_trace(&backwhen);
         }
+        if !backwhen.history().join("history.json").exists() {
+            backwhen.init();
+        }
+        backwhen.ok(&["drop"]);
+        assert_no_trace(&backwhen);
     }
 }
 
@@ -164,7 +176,7 @@ fn a_drop_a_resync_or_a_checkpoint_that_ends_at_any_statement_leaves_no_trace() 
         let mut backwhen = captured_shop(&server);
         // A resync goes on trying for a minute where the network is gone.
         let ends = ENDS.into_iter().filter(|end| command != ["resync"] || !matches!(end, End::Cut));
-        for (number, end) in numbers().zip(ends.collect::<Vec<_>>().into_iter().cycle()) {
+        for (number, end) in interruptions(ends.collect()) {
             if !interrupt_at(&backwhen, command, number, end) {
                 break;
             }
@@ -187,16 +199,25 @@ fn what_a_lost_history_has_left_is_taken_off_by_force() {
     let server = Server::shared(None);
     let (first, second) = (shop(&server), shop(&server));
     first.init();
+    let slot = first.json(&["status"])["slot"]["name"].as_str().unwrap().to_owned();
+    let identity = std::fs::read(first.history().join("history.json")).unwrap();
+    let id =
+        serde_json::from_slice::<serde_json::Value>(&identity).unwrap()["id"].as_str().unwrap().to_owned();
     std::fs::remove_dir_all(first.history()).unwrap();
     let message = first.fails(exit::REFUSED, &["drop", "--source", &first.source()]);
     assert_says(&message, &["holds no history"]);
     let check = first.ok(&["check", "--source", &first.source()]);
     assert_says(&check, &["backwhen_", "drop --force --slot"]);
-    first.ok(&["drop", "--force", "--source", &first.source()]);
+    // Another history may have made what is there, so the command must be told which one is gone.
+    let message = first.fails(exit::REFUSED, &["drop", "--force", "--source", &first.source()]);
+    assert_says(
+        &message,
+        &[&format!("{slot} (event triggers, publications, slot, table of keys)"), "--slot"],
+    );
+    first.ok(&["drop", "--force", "--slot", &id, "--source", &first.source()]);
     assert_source_clean(&server, first.database());
     let nothing = first.ok(&["drop", "--force", "--source", &first.source()]);
     assert_says(&nothing, &["nothing of backwhen"]);
-    // If two histories are gone, the command must be told which one is meant.
     second.init();
     std::fs::remove_dir_all(second.history()).unwrap();
     second.init();
@@ -205,6 +226,8 @@ fn what_a_lost_history_has_left_is_taken_off_by_force() {
     let message = second.fails(exit::REFUSED, &["drop", "--force", "--source", &second.source()]);
     assert_says(&message, &[&slot, "--slot"]);
     second.ok(&["drop", "--force", "--slot", &slot, "--source", &second.source()]);
-    second.ok(&["drop", "--force", "--source", &second.source()]);
+    let message = second.fails(exit::REFUSED, &["drop", "--force", "--source", &second.source()]);
+    let left = message.split_once("backwhen_").unwrap().1[..12].to_owned();
+    second.ok(&["drop", "--force", "--slot", &format!("backwhen_{left}"), "--source", &second.source()]);
     assert_source_clean(&server, second.database());
 }

@@ -166,6 +166,61 @@ fn a_transaction_that_uses_up_the_budget_is_named_and_the_slot_given_up() {
     assert_says(gaps[0]["cause"].as_str().unwrap(), &["--max-retained-wal, 16 MiB", &named]);
 }
 
+/// As when its disk hangs: what capture heard seconds ago is no news of now.
+#[test]
+fn a_source_that_hangs_is_a_warning_within_seconds() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_streaming();
+    wait_for("all is well", || nagios(&backwhen, &[]).0 == 0);
+    // The kernel makes the connection, and nobody answers.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let source = format!("host=127.0.0.1 port={port} user=postgres dbname={}", backwhen.database());
+    let begun = std::time::Instant::now();
+    let status = backwhen.json(&["status", "--source", &source]);
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(status["lag"]["bytes"].is_null() && status["lag"]["seconds"].as_f64().unwrap() > 0.0, "{status}");
+    let (code, line) = nagios(&backwhen, &["--source", &source]);
+    assert_says(&line, &["WARNING - streaming", "does not answer within 5 s", "lag_bytes=U"]);
+    assert_eq!(code, 1, "{line}");
+    capture.stop();
+}
+
+/// Only its owner can put a table into a publication.
+#[test]
+fn a_table_that_capture_may_not_publish_is_a_warning_until_it_may() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("unprotected");
+    let role = format!("keeper_{database}");
+    let make = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION; GRANT CREATE ON DATABASE {database} TO {role};
+         CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO {role}"
+    );
+    server.psql(&database, &make);
+    let backwhen = Backwhen::new(&server, &database);
+    let source = backwhen.source().replace("user=postgres", &format!("user={role}"));
+    backwhen.ok(&["init", "--source", &source]);
+    let mut capture = backwhen.spawn_capture_with(&["--heartbeat", "200ms"]);
+    capture.allow("is not protected").wait_streaming();
+    assert_eq!(nagios(&backwhen, &[]).0, 0);
+    server.psql(&database, "CREATE TABLE strange (id int PRIMARY KEY); GRANT SELECT ON strange TO PUBLIC");
+    capture.wait_for_line("public.strange is not protected: ");
+    let is = |code: i32| wait_for(format!("--nagios is {code}"), || nagios(&backwhen, &[]).0 == code);
+    is(1);
+    assert_says(
+        &nagios(&backwhen, &[]).1,
+        &["WARNING", "streaming", "not protected: public.strange (", "owner"],
+    );
+    assert_says(&backwhen.ok(&["status"]), &["unprotected  public.strange: "]);
+    let metrics = backwhen.ok(&["status", "--output", "prometheus"]);
+    let counts = |line: &str| line.starts_with("backwhen_unprotected_tables{") && line.ends_with(" 1");
+    assert!(metrics.lines().any(counts), "{metrics}");
+    server.psql(&database, &format!("ALTER TABLE strange OWNER TO {role}"));
+    is(0);
+    capture.stop();
+}
+
 /// pg_upgrade makes another cluster of the source, with another identifier and the same slots.
 #[test]
 fn another_cluster_is_told_by_status_and_mark_and_left_by_drop() {

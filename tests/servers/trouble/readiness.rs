@@ -120,3 +120,57 @@ fn check_changes_nothing() {
     assert_eq!(lines(&server.pg_dump(backwhen.database(), &[])), lines(&before));
     assert!(!backwhen.history().exists());
 }
+
+/// Whether a role may use the output plugin, only the server itself knows.
+#[test]
+fn a_server_that_does_not_make_a_slot_is_told_by_check() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let role = format!("pluginless_{}", backwhen.database());
+    let make = format!(
+        "CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET dynamic_library_path = '/nowhere'"
+    );
+    server.psql("postgres", &make);
+    let source = backwhen.source().replace("user=postgres", &format!("user={role}"));
+    let checked = backwhen.run(&["check", "--source", &source]);
+    assert_eq!(checked.status.code(), Some(exit::REFUSED), "{}{}", checked.stdout, checked.stderr);
+    assert_says(
+        &checked.stdout,
+        &["no slot can be made for the output plugin pgoutput", "could not access file"],
+    );
+    // A transaction that keeps a new slot waiting is told, and is no reason to say no.
+    let mut session = OpenSession::new(&server, &server.conninfo(backwhen.database()));
+    session.run("BEGIN; INSERT INTO visits (page) VALUES ('/open');");
+    let checked = backwhen.ok(&["check", "--source", &backwhen.source()]);
+    assert_says(&checked, &["a new slot waits for transactions that are open", "ready: capture could start"]);
+    drop(session);
+    assert_source_clean(&server, backwhen.database());
+}
+
+#[test]
+fn a_role_that_may_have_few_sessions_is_told_so() {
+    let server = Server::shared(None);
+    let backwhen = shop(&server);
+    let database = backwhen.database();
+    let role = format!("few_{database}");
+    let make = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION CONNECTION LIMIT 2; GRANT CREATE ON DATABASE {database} TO {role};
+         ALTER TABLE customers OWNER TO {role}; ALTER TABLE orders OWNER TO {role}; ALTER TABLE visits OWNER TO {role}"
+    );
+    server.psql(database, &make);
+    let source = backwhen.source().replace("user=postgres", &format!("user={role}"));
+    let mend = format!("ALTER ROLE \"{role}\" CONNECTION LIMIT -1;");
+    refused(&backwhen, &source, &[&format!("{role} may have 2 sessions in {database}"), &mend]);
+    let one = format!("ALTER ROLE {role} CONNECTION LIMIT 1");
+    server.psql(database, &one);
+    let mut session = OpenSession::new(&server, &source);
+    session.run("SELECT 1;");
+    let message = backwhen.fails(exit::UNAVAILABLE, &["check", "--source", &source]);
+    assert_says(&message, &["ALTER ROLE … CONNECTION LIMIT"]);
+    drop(session);
+    server.psql(database, &format!("ALTER ROLE {role} CONNECTION LIMIT 8"));
+    backwhen.ok(&["init", "--source", &source]);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["drop"]);
+    assert_source_clean(&server, database);
+}

@@ -1,12 +1,14 @@
 //! One at a time: who would spoil another's work is refused, who would not is not; and what a killed
 //! process held is free at once.
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::shop::{assert_says, assert_visits_are_held, captured_shop, shop};
-use crate::support::{Backwhen, Server, wait_for};
+use crate::support::shop::{assert_says, assert_source_clean, assert_visits_are_held, captured_shop, shop};
+use crate::support::{Backwhen, Server, wait, wait_for};
 use crate::trouble::exit;
 
 /// A command that has come to a failpoint and dawdles there.
@@ -84,6 +86,55 @@ fn beside_a_checkpoint_others_read_and_no_second_one_is_made() {
     drop(second);
     backwhen.ok(&["checkpoint"]);
     backwhen.ok(&["verify", "--prove"]);
+}
+
+/// A command that waits for the history, and has said so.
+fn waiting(backwhen: &Backwhen, arguments: &[&str]) -> Child {
+    let mut command = backwhen.command(arguments);
+    command.args(["--wait", "1m"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("backwhen starts");
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert_says(&said, &["already running", "waiting for up to 1m"]);
+    child
+}
+
+#[test]
+fn a_command_that_may_wait_begins_when_the_history_is_free() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server);
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/more')");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let lock = backwhen.history().join("locks/checkpoint.lock");
+    let first = Dawdler::at(&backwhen, "checkpoint.image", &["checkpoint"]).holding(lock);
+    let begun = Instant::now();
+    refused(&backwhen, "checkpoint", &first, &["checkpoint", "--wait", "300ms"]);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    let source = backwhen.source();
+    let commands: [&[&str]; 4] = [
+        &["checkpoint"],
+        &["checkpoint", "--from-source"],
+        &["expire", "--keep-last", "1", "--apply"],
+        &["resync", "--source", &source],
+    ];
+    let children: Vec<_> = commands.iter().map(|command| waiting(&backwhen, command)).collect();
+    drop(first);
+    for (mut child, command) in children.into_iter().zip(commands) {
+        let status = wait(&mut child, Duration::from_secs(60));
+        assert!(status.is_some_and(|status| status.success()), "{command:?}: {status:?}");
+    }
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_streaming();
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string();
+    let mut next = waiting(&backwhen, &["capture", "--until", "caught-up", "--metrics-listen", &port]);
+    capture.stop();
+    assert!(wait(&mut next, Duration::from_secs(60)).unwrap().success());
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_streaming();
+    let mut dropping = waiting(&backwhen, &["drop"]);
+    capture.stop();
+    assert!(wait(&mut dropping, Duration::from_secs(60)).unwrap().success());
+    assert_source_clean(&server, backwhen.database());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::recover::refused::RefusedObject;
 
 use super::super::ArchiveDefinitions;
+use super::super::definitions::GET_ROLES;
 use super::maintenance::maintenance;
 use super::retry::{Places, names};
 use super::usable_roles;
@@ -22,7 +23,7 @@ pub async fn foresee(info: &Conninfo, mut definitions: ArchiveDefinitions) -> Re
         Err(_) => Session::connect_utf8(info, "recover").await?,
     };
     let roles = usable_roles(&session).await?;
-    let (_, mut refused) = definitions.adapt_to_roles(|name| roles.contains(name));
+    let (_, mut refused) = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
     let places = Places::of(&session).await?;
     let available = "SELECT name::text FROM pg_catalog.pg_available_extensions";
     let available: BTreeSet<String> = names(&session, available).await?;

@@ -27,6 +27,7 @@ use crate::model::schema::quote_ident;
 use crate::model::schema_digests::{DATABASE, SchemaDifference, SchemaDigests, skips_rights};
 use crate::pgtools::{self, Tools};
 
+use super::definitions::GET_ROLES;
 use super::{ArchiveDefinitions, ComputedColumn, Opening};
 use crate::model::Table;
 use crate::recover::archive::{AfterRows, Section};
@@ -125,13 +126,14 @@ impl PostgresSink {
         let facts = DatabaseFacts::read(&session).await?;
         if !facts.same_locale(source) {
             notes.push(format!(
-                "the target's locale is {}, the source's is {}: text may sort and compare differently",
+                "the target's locale is {}, the source's is {}: text may sort and compare differently; \
+                 a database that --create makes has the source's locale",
                 facts.locale_name(),
                 source.locale_name()
             ));
         }
         let roles = usable_roles(&session).await?;
-        let (of_roles, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name));
+        let (of_roles, without_roles) = definitions.adapt_to_roles(|name| roles.contains(name), GET_ROLES);
         notes.extend(of_roles);
         notes.extend(without_roles.iter().map(RefusedObject::note));
         refused.add_all(without_roles);
