@@ -86,10 +86,11 @@ impl SegmentView {
             return Ok(found);
         }
         let segment = self.open()?;
-        Ok(Lookup {
-            relations: segment.relations().cloned().collect(),
-            changes: catalog.changes_of(&segment)?,
-        })
+        let changes = match &segment.footer().changes {
+            Some(changes) => changes.clone(),
+            None => catalog.changes_of(&segment)?,
+        };
+        Ok(Lookup { relations: segment.relations().cloned().collect(), changes })
     }
 
     /// Returns the number, with its epoch, of one transaction of this segment: the last one that told sequences, as each
