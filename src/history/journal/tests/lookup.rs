@@ -164,7 +164,7 @@ fn of_every_kind() -> Vec<Told> {
         vec![change(b'U', TABLE, &unchanged)],
         vec![change(b'I', TABLE + 9, &row("1"))],
     ];
-    let told = |(place, messages)| Told { at: 0x0100_0000 + place * 0x100, messages };
+    let told = |(place, messages): (u64, _)| Told { at: 0x0100_0000 + place * 0x100, messages };
     (0..).zip(kinds).map(told).collect()
 }
 
