@@ -77,7 +77,12 @@ fn build(folder: &std::path::Path, told: &[Told], sealed: bool) -> PathBuf {
     let mut builder = BlockBuilder::with_size(recovered.frontier, 150);
     for Told { at, messages } in told {
         builder.push(&begin(*at, 1000 + *at as i64, *at as u32)).unwrap();
-        messages.iter().for_each(|message| builder.push(message).unwrap());
+        for message in messages {
+            builder.push(message).unwrap();
+            while let Some(block) = builder.take_full() {
+                writer.write(block).unwrap();
+            }
+        }
         builder.push(&commit(*at, at + 0x30, 1000 + *at as i64)).unwrap();
         drain(&mut builder, &mut writer);
         writer.sync().unwrap();
