@@ -76,6 +76,23 @@ impl SegmentView {
         self.segments.open(self.name)
     }
 
+    /// Returns what a lookup of rows needs of the segment. If an earlier version sealed the segment, its index comes from
+    /// the catalog.
+    ///
+    /// # Errors
+    /// As [`Segment::open`]; `Internal` if the catalog fails.
+    pub fn lookup(&self, catalog: &Catalog) -> Result<Lookup> {
+        if let Some(found) = self.segments.lookup(self.name)? {
+            return Ok(found);
+        }
+        let segment = self.open()?;
+        let changes = match &segment.footer().changes {
+            Some(changes) => changes.clone(),
+            None => catalog.changes_of(&segment)?,
+        };
+        Ok(Lookup { relations: segment.relations().cloned().collect(), changes })
+    }
+
     /// Returns the number, with its epoch, of one transaction of this segment: the last one that told sequences, as each
     /// heartbeat does. `None` if there is none, if an older version wrote it without a signature, or if its block is
     /// damaged: no work fails for want of an epoch.
@@ -90,22 +107,6 @@ impl SegmentView {
         };
         self.open().ok()?.each_said(lsn, Lsn(lsn.0 + 1), &mut |_, said| read(said)).ok()?;
         number
-    }
-
-    /// Returns what a lookup of rows needs of the segment. If an earlier version sealed the segment, its index comes from
-    /// the catalog.
-    ///
-    /// # Errors
-    /// As [`Segment::open`]; `Internal` if the catalog fails.
-    pub fn lookup(&self, catalog: &Catalog) -> Result<Lookup> {
-        if let Some(found) = self.segments.lookup(self.name)? {
-            return Ok(found);
-        }
-        let segment = self.open()?;
-        Ok(Lookup {
-            relations: segment.relations().cloned().collect(),
-            changes: catalog.changes_of(&segment)?,
-        })
     }
 }
 

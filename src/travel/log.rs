@@ -182,12 +182,9 @@ impl Log<'_> {
         let mut counted =
             if whole { CountedSegments::default() } else { CountedSegments::of(span, &wanted)? };
         let blocks = tracked.as_ref().map_or_else(|| counted.others(), TrackedRows::blocks);
-        let mut take = |transaction: &Transaction, tally: &mut TransactionTally| match tally
-            .finish(span.past.commit(transaction))
-            .filter(|found| filter.passes(found))
-        {
-            Some(found) => take(found),
-            None => Ok(true),
+        let mut take = |transaction: &Transaction, tally: &mut TransactionTally| {
+            let found = tally.finish(span.past.commit(transaction));
+            found.filter(|found| filter.passes(found)).map_or(Ok(true), &mut *take)
         };
         let mut tally = TransactionTally::default();
         let mut is_over = false;

@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
+use crate::history::journal::TransactionEntry;
 use crate::model::{Lsn, Moment, PgTime, Selection, Table};
 use crate::past::{Past, Reading};
 
@@ -76,6 +77,15 @@ impl Span {
     fn tables(&self) -> Result<impl Iterator<Item = Table>> {
         let end = self.past.reading().before(self.past.base().epoch, self.until)?;
         Ok(self.past.tables()?.into_iter().chain(end.tables()?))
+    }
+
+    /// The time of the last transaction of the span, or before it if the span has none.
+    fn last_time(&self) -> Result<PgTime> {
+        let segments = self.past.stretch().segments_between(self.past.until(), self.until);
+        let Some(last) = segments.last() else { return Ok(self.time) };
+        let segment = last.open()?;
+        let inside = |entry: &&TransactionEntry| entry.commit_lsn < self.until;
+        Ok(segment.transactions().iter().rfind(inside).map_or(self.time, |entry| entry.time))
     }
 
     /// The oids of the tables that are selected by their names where the span begins or where it ends.

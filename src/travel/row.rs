@@ -131,9 +131,7 @@ impl RowHistory<'_> {
         let mut lives = Lives::new(self.key, tracked.keys.clone());
         self.look_up(span, &mut lives)?;
         let mut follow = tracked.follow(span, &wanted)?;
-        let mut time = span.time;
         while let Some(event) = follow.next_event()? {
-            time = event.transaction.time;
             match event.kind {
                 EventKind::Row { table, change } => lives.change(table, change)?,
                 EventKind::Truncate { tables, .. } if !tables.is_empty() => lives.clear(Turn::Truncate),
@@ -148,7 +146,7 @@ impl RowHistory<'_> {
         inexact.extend(follow.inexact());
         if ends_in_gap {
             lives.clear(Turn::Gap);
-            lives.commit(Instant { lsn: span.until, time, xid: None }, take)?;
+            lives.commit(Instant { lsn: span.until, time: span.last_time()?, xid: None }, take)?;
         }
         lives.finish(take)
     }

