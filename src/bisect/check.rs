@@ -11,6 +11,9 @@ use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::files::NewFile;
 
+/// A check, for people who write their own.
+pub const EXAMPLE_CHECK: &str = "SELECT count(*) = 0 FROM orders WHERE total < 0";
+
 /// How a moment is checked.
 pub enum Check {
     /// A statement whose single value is true or false.
@@ -109,9 +112,9 @@ async fn run_sql(sql: &str, info: &Conninfo, moment: &str) -> Result<Outcome> {
         ));
     }
     if statement.columns().len() != 1 || *statement.columns()[0].type_() != Type::BOOL {
-        return Err(Error::usage(
-            "--check must give one value that is true or false, such as: SELECT count(*) = 0 FROM orders WHERE total < 0",
-        ));
+        return Err(Error::usage(format!(
+            "--check must give one value that is true or false, such as: {EXAMPLE_CHECK}"
+        )));
     }
     session.batch_execute("SAVEPOINT checked").await.map_err(failed)?;
     let verdict = match session.query(&statement, &[]).await {

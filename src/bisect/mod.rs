@@ -23,7 +23,7 @@ use crate::recover::structure::{Structure, StructureSettings};
 use crate::travel::log::{Filter, Log, LoggedTransaction, Order};
 use crate::travel::{Span, Spans};
 use changes::RecordedChanges;
-pub use check::Check;
+pub use check::{Check, EXAMPLE_CHECK};
 use check::{Outcome, ReadRelation};
 use rows::RowWriter;
 use survey::{ReadTables, Survey};

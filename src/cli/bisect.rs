@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{ScratchOption, Surroundings, changes, ui};
 use crate::ambient;
-use crate::bisect::{Check, FirstBad, Question};
+use crate::bisect::{Check, EXAMPLE_CHECK, FirstBad, Question};
 use crate::error::Result;
 use crate::model::{Inexact, Selection};
 use crate::past::{Commit, Reading};
@@ -18,12 +18,7 @@ use crate::travel::log::TableCounts;
 /// the check reads. It is a short-lived server of backwhen's own; with --scratch, a database on that server, which is
 /// dropped at the end.
 #[derive(Args, Clone)]
-#[command(
-    after_help = "Example: backwhen bisect --good '2 hours ago' --bad latest --check 'SELECT count(*) = 0 FROM \
-                        orders WHERE total < 0'\n\
-                        With --check-command, the command finds the database by PGHOST, PGPORT, PGUSER and PGDATABASE, \
-                        can only read, and ends with 0 where all is well and with 1 where it is not."
-)]
+#[command(after_help = example())]
 pub struct Bisect {
     /// A moment at which the check is true
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
@@ -47,6 +42,14 @@ pub struct Bisect {
     table: Vec<String>,
     #[command(flatten)]
     scratch: ScratchOption,
+}
+
+fn example() -> String {
+    format!(
+        "Example: backwhen bisect --good '2 hours ago' --bad latest --check '{EXAMPLE_CHECK}'\n\
+         With --check-command, the command finds the database by PGHOST, PGPORT, PGUSER and PGDATABASE, can only read, \
+         and ends with 0 where all is well and with 1 where it is not."
+    )
 }
 
 #[derive(Serialize)]
