@@ -19,6 +19,7 @@ mod recover;
 mod repair;
 mod restore;
 mod resync;
+mod rewind;
 mod schemas;
 mod show;
 mod status;
@@ -109,6 +110,8 @@ enum Command {
     List(list::List),
     #[command(alias = "restore")]
     Recover(recover::Recover),
+    Rewind(rewind::Rewind),
+    Undo(rewind::Undo),
     Show(show::Show),
     Verify(verify::Verify),
     Resync(resync::Resync),
@@ -194,6 +197,8 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Mark(mark) => mark.run(context).await,
         Command::List(list) => list.run(context).await,
         Command::Recover(recover) => return recover.run(context).await,
+        Command::Rewind(rewind) => return rewind.run(context).await,
+        Command::Undo(undo) => return undo.run(context).await,
         Command::Show(show) => show.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
         Command::Expire(expire) => expire.run(context).await,
