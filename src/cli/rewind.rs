@@ -18,7 +18,7 @@ use crate::history::History;
 use crate::model::{Lsn, Moment, PgTime, Selection};
 use crate::past::{Past, Reading};
 use crate::rewind::{
-    Aim, Amendment, Applied, ConflictReport, ConflictRule, Part, RowKey, TableCount, reading_beyond, script,
+    Aim, Amendment, Applied, ConflictReport, ConflictRule, Part, RowKey, TableCount, reading_beyond,
 };
 use crate::source::{inspect, messages};
 use crate::store::NewFile;
@@ -220,7 +220,7 @@ impl Way {
         if let Some(file) = &self.sql {
             let unwritten = || format!("cannot write {}", file.display());
             let mut written = NewFile::create(file)?;
-            written.write_all(script(&amendment).as_bytes()).context(Kind::Unavailable, unwritten)?;
+            written.write_all(amendment.script().as_bytes()).context(Kind::Unavailable, unwritten)?;
             written.publish()?;
         }
         let is_blocked = amendment.solution.is_blocked;

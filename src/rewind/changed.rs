@@ -1,6 +1,6 @@
 //! What changed since a moment: all touched rows of all tables, as the journal tells.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::lookup::{Keys, rows_of};
@@ -38,6 +38,8 @@ pub struct ChangedRows {
     /// By oid.
     pub tables: BTreeMap<u32, ChangedTable>,
     pub inexact: Vec<Inexact>,
+    /// The schema changes: the transaction's number, and the command.
+    pub definitions: Vec<(u32, String)>,
     /// The tables at the moment, as far as they were needed.
     folded: HashMap<u32, FoldedTable>,
     bytes: usize,
@@ -65,6 +67,7 @@ impl ChangedRows {
             transactions: Vec::new(),
             tables: BTreeMap::new(),
             inexact: base.inexact.clone(),
+            definitions: Vec::new(),
             folded: HashMap::new(),
             bytes: 0,
             base,
@@ -123,13 +126,21 @@ impl ChangedRows {
                 let transaction = self.transaction(event.transaction);
                 tables.iter().for_each(|table| self.table(table).empty(transaction));
             }
-            EventKind::Definition { tables, .. } => {
+            EventKind::Definition { tables, change } => {
                 let place = event.transaction;
+                let transaction = self.transaction(place);
+                self.definitions.push((transaction, change.signal.tag.clone()));
                 tables.iter().for_each(|change| self.define(change, place));
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// The numbers of the transactions that committed at these positions.
+    pub fn numbers(&self, positions: &BTreeSet<Lsn>) -> BTreeSet<u32> {
+        let at = |(number, it): (usize, &Transaction)| positions.contains(&it.lsn).then_some(number as u32);
+        self.transactions.iter().enumerate().filter_map(at).collect()
     }
 
     fn transaction(&mut self, transaction: &Transaction) -> u32 {

@@ -71,6 +71,7 @@ pub fn name_of(changed: &ChangedRows, id: RowId) -> (String, BTreeMap<String, St
 }
 
 /// A row that was touched, as it is and as it will be.
+#[derive(Clone, Copy)]
 struct Candidate<'a> {
     id: RowId,
     row: &'a TouchedRow,
@@ -114,7 +115,7 @@ impl<'a> Rows<'a> {
         Some((table, at, table.rows.iter().enumerate().map(candidate).collect()))
     }
 
-    /// A parent's value goes, and a row that is not planned refers to it.
+    /// A parent's value goes, and a row refers to it.
     fn children_in_the_way(&self, key: &ForeignKey, found: &mut Vec<Conflict>) {
         let (mut lost, mut there) = (HashMap::<Value, RowId>::new(), HashSet::new());
         for (_, at, rows) in key.parents.iter().filter_map(|oid| self.of(*oid, &key.parent_columns)) {
@@ -131,7 +132,7 @@ impl<'a> Rows<'a> {
         }
         for (table, at, rows) in key.children.iter().filter_map(|it| self.of(it.oid, &key.child_columns)) {
             let name = table.table().map_or_else(String::new, |table| table.display());
-            for row in rows.iter().filter(|row| !row.is_planned) {
+            for row in &rows {
                 let Some(parent) = value(row.after, &at).and_then(|value| lost.get(&value)) else { continue };
                 let why = format!("a row of {name} refers to it ({})", key.name);
                 found.push(conflict(*parent, row, why));
@@ -147,8 +148,11 @@ impl<'a> Rows<'a> {
             name = table.table().map_or_else(String::new, |table| table.display());
             for row in rows {
                 there.extend(value(row.after, &at));
-                let earlier = row.row.versions.iter().find_map(|version| value(version.line.as_deref(), &at));
-                gone.extend(earlier.map(|earlier| (earlier, row)));
+                // A value that goes only by the plan has its conflicts on the parent's side.
+                let last = value(row.row.last(), &at);
+                let values =
+                    row.row.versions.iter().filter_map(|version| value(version.line.as_deref(), &at));
+                gone.extend(values.filter(|value| last.as_ref() != Some(value)).map(|value| (value, row)));
             }
         }
         gone.retain(|value, _| !there.contains(value));
@@ -169,11 +173,12 @@ impl<'a> Rows<'a> {
     /// A row is to have a unique value that another one took.
     fn taken_values(&self, key: &UniqueKey, found: &mut Vec<Conflict>) {
         let Some((_, at, rows)) = self.of(key.table, &key.columns) else { return };
+        let changes = |row: &Candidate<'_>| value(row.row.last(), &at) != value(row.after, &at);
         let mut holders = HashMap::new();
-        for row in rows.iter().filter(|row| !row.is_planned) {
+        for row in rows.iter().filter(|row| !changes(row)) {
             holders.extend(value(row.after, &at).map(|value| (value, row)));
         }
-        for row in rows.iter().filter(|row| row.is_planned) {
+        for row in rows.iter().filter(|row| changes(row)) {
             let Some(holder) = value(row.after, &at).and_then(|value| holders.get(&value)) else { continue };
             let why = format!("another row took its unique value ({})", key.name);
             found.push(conflict(row.id, holder, why));

@@ -10,14 +10,15 @@ use super::changed::ChangedRows;
 use super::conflicts::{ConflictReport, ConflictRule, name_of};
 use super::plan::{PlannedTable, TableCount, planned_tables};
 use super::solve::{Aim, Solution, solve};
+use super::table::ChangedTable;
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Error, Result};
 use crate::history::History;
-use crate::model::{Lsn, Table};
+use crate::model::Lsn;
 use crate::past::{Past, Reading};
 use crate::signal::{REWIND, RewindSignal};
-use crate::source::amend::{AmendSession, AmendedTable, LiveSchema, Surprise, live_schema};
+use crate::source::amend::{AmendSession, AmendedTable, LiveSchema, Surprise, live_schema, script};
 use crate::source::inspect;
 
 /// How long the history may take to pass a position while the tables are locked.
@@ -107,17 +108,17 @@ impl Amendment {
     }
 
     /// Whether the rewind or undo is about this table.
-    fn concerns(&self, table: &Table) -> bool {
+    fn concerns(&self, changed: &ChangedTable) -> bool {
         match &self.aim {
-            Aim::Rewind(part) => part.takes(table),
-            Aim::Undo(_) => true,
+            Aim::Rewind(part) => changed.table().is_some_and(|table| part.takes(table)),
+            Aim::Undo(positions) => !self.changed.numbers(positions).is_disjoint(&changed.writers),
         }
     }
 
     fn refuse_inexact(&self) -> Result<()> {
         for changed in self.changed.tables.values() {
             let (Some(table), true) = (changed.now.as_deref(), changed.then.is_some()) else { continue };
-            if !self.concerns(table) {
+            if !self.concerns(changed) {
                 continue;
             }
             let name = table.display();
@@ -151,26 +152,22 @@ impl Amendment {
         reports
     }
 
-    /// Tables and columns of the moment that have no place today, and tables that were made since.
+    /// What is not put back: tables and columns that have no place today, tables that were made since, and schema changes
+    /// of the transactions that are taken back.
     pub fn without_place(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if !matches!(self.aim, Aim::Rewind(_)) {
-            return notes;
-        }
-        for changed in self.changed.tables.values() {
-            let Some(table) = changed.table().filter(|table| self.concerns(table)) else { continue };
-            let name = table.display();
-            if changed.now.is_none() && changed.then.is_some() {
-                notes.push(format!("{name}: the table was dropped since"));
-            } else if changed.then.is_none() && changed.now.is_some() {
-                notes.push(format!("{name}: the table was made since, and is left as it is"));
+        let concerned = self.changed.tables.values().filter(|changed| self.concerns(changed));
+        match &self.aim {
+            Aim::Rewind(_) => concerned.flat_map(ChangedTable::without_place).collect(),
+            Aim::Undo(positions) => {
+                let undone = self.changed.numbers(positions);
+                let defined = self.changed.definitions.iter().filter(|(number, _)| undone.contains(number));
+                let note = |(number, tag): &(u32, String)| {
+                    let xid = self.changed.transactions[*number as usize].xid;
+                    format!("xid:{xid}: its {tag} is not taken back")
+                };
+                defined.map(note).collect()
             }
-            let gone = changed.columns_without_place();
-            notes.extend(
-                gone.into_iter().map(|column| format!("{name}.{column}: the column was dropped since")),
-            );
         }
-        notes
     }
 
     /// Carries out the plan, in one transaction.
@@ -212,6 +209,11 @@ impl Amendment {
             return Ok(Some(Applied { lsn, xid, locked_seconds: locked.elapsed().as_secs_f64() }));
         }
         Err(Error::unavailable("other tables kept changing meanwhile; try again when fewer write"))
+    }
+
+    /// The plan as SQL, for review.
+    pub fn script(&self) -> String {
+        script(&self.amended())
     }
 
     fn amended(&self) -> Vec<AmendedTable> {

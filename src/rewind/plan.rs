@@ -62,7 +62,7 @@ pub fn planned_tables(changed: &ChangedRows, goals: &Goals, schema: &LiveSchema)
     }
     let plan = |(oid, rows): (u32, Vec<_>)| {
         let table = changed.tables[&oid].now.as_deref()?;
-        let rows = if changed.tables[&oid].is_keyed() { merged(table, rows) } else { split(rows) };
+        let rows = if changed.tables[&oid].is_keyed() { by_key(table, rows) } else { split(rows) };
         let mut planned = PlannedTable {
             rows: rows.iter().map(|(id, ..)| *id).collect(),
             amended: AmendedTable { table: table.clone(), rows: Vec::new(), parking: None },
@@ -86,33 +86,31 @@ fn amended(now: Option<Line>, then: Option<Line>) -> Option<AmendedRow> {
 
 type Change = (RowId, Option<Line>, Option<Line>);
 
-/// A row that was deleted and one that took its key since become one update: a delete would take along what refers to it.
-fn merged(table: &Table, rows: Vec<Change>) -> Vec<Change> {
+/// What stands under a key now becomes what shall stand under it, be it another row: what refers to it refers to the key,
+/// and a delete would take it along. What remains is a change of a row's key, or a row that goes or comes.
+fn by_key(table: &Table, rows: Vec<Change>) -> Vec<Change> {
     let shape = KeyShape::of(table);
-    let key_of = |line: &Line| {
+    let key_of = |line: &Option<Line>| {
         let mut key = Vec::new();
-        shape.push_key(line, &mut key).map(|()| key)
+        shape.push_key(line.as_deref()?, &mut key).map(|()| key)
     };
     let mut coming = HashMap::new();
-    for (number, (_, now, then)) in rows.iter().enumerate() {
-        if let (None, Some(key)) = (now, then.as_ref().and_then(key_of)) {
-            coming.insert(key, number);
-        }
+    for (number, (.., then)) in rows.iter().enumerate() {
+        coming.extend(key_of(then).map(|key| (key, number)));
     }
-    let mut rows: Vec<Option<Change>> = rows.into_iter().map(Some).collect();
-    for number in 0..rows.len() {
-        let Some((_, Some(now), None)) = &rows[number] else { continue };
-        let Some(with) = key_of(now).and_then(|key| coming.remove(&key)) else { continue };
-        let comes = rows[with].take().and_then(|(_, _, then)| then);
-        if let Some((_, now, then)) = &mut rows[number]
-            && *now != comes
-        {
-            *then = comes;
-        } else {
-            rows[number] = None;
-        }
+    let (mut goes, mut comes) = (vec![true; rows.len()], vec![true; rows.len()]);
+    let mut changes = Vec::with_capacity(rows.len());
+    for (number, (id, now, _)) in rows.iter().enumerate() {
+        let Some(with) = key_of(now).and_then(|key| coming.get(&key).copied()) else { continue };
+        (goes[number], comes[with]) = (false, false);
+        changes.push((*id, now.clone(), rows[with].2.clone()));
     }
-    rows.into_iter().flatten().filter(|(_, now, then)| now != then).collect()
+    for (number, (id, now, then)) in rows.into_iter().enumerate() {
+        let (now, then) = (now.filter(|_| goes[number]), then.filter(|_| comes[number]));
+        changes.push((id, now, then));
+    }
+    changes.retain(|(_, now, then)| now != then);
+    changes
 }
 
 /// A row without a key is changed by deleting it and inserting another. Equal rows that go and come cancel each other.

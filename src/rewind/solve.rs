@@ -8,6 +8,7 @@ use super::filter::Part;
 use super::plan::{Goals, rewind_goals};
 use super::undo::undo_goals;
 use crate::error::Result;
+use crate::model::Lsn;
 use crate::source::amend::{AmendSession, LiveSchema};
 
 /// What is to be put back.
@@ -16,7 +17,7 @@ pub enum Aim {
     /// Rows, as they were at the moment.
     Rewind(Part),
     /// The changes of transactions, by their commit positions.
-    Undo(BTreeSet<crate::model::Lsn>),
+    Undo(BTreeSet<Lsn>),
 }
 
 /// The rows to change, and what was in the way.
@@ -48,14 +49,14 @@ pub async fn solve(
         Aim::Undo(_) => Goals::new(),
     };
     let mut undone = match aim {
-        Aim::Undo(positions) => numbers(changed, positions),
+        Aim::Undo(positions) => changed.numbers(positions),
         Aim::Rewind(_) => BTreeSet::new(),
     };
     let (mut skipped, mut met) = (BTreeSet::<RowId>::new(), Vec::new());
     loop {
         let (mut goals, mut found) = match aim {
             Aim::Rewind(_) => (asked.clone(), Vec::new()),
-            Aim::Undo(_) => undo_goals(changed, &undone),
+            Aim::Undo(_) => undo_goals(changed, &undone, schema),
         };
         goals.retain(|id, _| !skipped.contains(id));
         found.retain(|conflict: &Conflict| !skipped.contains(&conflict.row));
@@ -83,11 +84,4 @@ pub async fn solve(
             return Ok(Solution { goals, conflicts: met, is_blocked: true });
         }
     }
-}
-
-fn numbers(changed: &ChangedRows, positions: &BTreeSet<crate::model::Lsn>) -> BTreeSet<u32> {
-    let at = |(number, it): (usize, &crate::follow::Transaction)| {
-        positions.contains(&it.lsn).then_some(number as u32)
-    };
-    changed.transactions.iter().enumerate().filter_map(at).collect()
 }

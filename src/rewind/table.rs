@@ -8,7 +8,7 @@ use crate::codec::copy_text::{self, fill_holes};
 use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::follow::{Reshape, Row, RowChange};
-use crate::model::{RowIdentity, Table};
+use crate::model::{Column, RowIdentity, Table};
 
 /// A row from a moment on, through changes of its key.
 #[derive(Debug, Default)]
@@ -59,7 +59,9 @@ pub struct ChangedTable {
     pub rows: Vec<TouchedRow>,
     /// Why the rows at the moment cannot be told in the columns of today.
     pub obstacle: Option<String>,
-    /// The rows that stand under a key now. A key that was never touched is missing.
+    /// The transactions that wrote rows of the table, by their numbers.
+    pub writers: BTreeSet<u32>,
+    /// The rows that stand under a key now, or did when they were deleted. A key that was never touched is missing.
     standing: HashMap<Box<[u8]>, Vec<usize>>,
     /// The transaction that removed all rows, also those that nothing else touched.
     emptied: Option<u32>,
@@ -75,6 +77,7 @@ impl ChangedTable {
             now: Some(Arc::clone(table)),
             rows: Vec::new(),
             obstacle: None,
+            writers: BTreeSet::new(),
             standing: HashMap::new(),
             emptied: None,
             is_emptied_read: false,
@@ -92,7 +95,7 @@ impl ChangedTable {
     }
 
     pub fn is_keyed(&self) -> bool {
-        self.table().is_some_and(|table| matches!(table.identity, RowIdentity::Key(_)))
+        self.table().is_some_and(is_keyed)
     }
 
     /// Takes a change of a row. With `keeps_all`, all versions are kept, and without it the first and the last.
@@ -100,14 +103,17 @@ impl ChangedTable {
     /// # Errors
     /// `Damaged` if the change contradicts what came before.
     pub fn apply(&mut self, change: RowChange<'_>, transaction: u32, keeps_all: bool) -> Result<()> {
+        self.writers.insert(transaction);
         if self.obstacle.is_some() {
             return Ok(());
         }
         match change {
             RowChange::Insert { new } | RowChange::Given { new } => {
-                let row = self.rows.len();
-                self.rows
-                    .push(TouchedRow { versions: vec![self.version(None, None)], ..TouchedRow::default() });
+                let row = self.resting(new.key).unwrap_or_else(|| {
+                    let versions = vec![self.version(None, None)];
+                    self.rows.push(TouchedRow { versions, ..TouchedRow::default() });
+                    self.rows.len() - 1
+                });
                 self.stand(row, new, transaction, keeps_all)
             }
             RowChange::Update { old, new } => {
@@ -116,9 +122,17 @@ impl ChangedTable {
             }
             RowChange::Delete { old } => {
                 let row = self.take(old, true)?;
+                if self.is_keyed() {
+                    self.standing.entry(old.key.into()).or_default().push(row);
+                }
                 self.push(row, self.version(Some(transaction), None), keeps_all)
             }
         }
+    }
+
+    /// The row that was deleted under this key: one that is inserted again is the same row.
+    fn resting(&mut self, key: &[u8]) -> Option<usize> {
+        if self.is_keyed() { self.standing.get_mut(key)?.pop() } else { None }
     }
 
     fn version(&self, transaction: Option<u32>, line: Option<Line>) -> Version {
@@ -133,11 +147,14 @@ impl ChangedTable {
 
     /// Takes the row that stands under a key away from there.
     fn take(&mut self, old: Row<'_>, has_old_line: bool) -> Result<usize> {
-        if let Some(row) = self.standing.get_mut(old.key).and_then(Vec::pop) {
+        let is_keyed = self.is_keyed();
+        let standing = self.standing.get_mut(old.key);
+        let is_known = standing.is_some();
+        let found = standing.and_then(Vec::pop);
+        if let Some(row) = found.filter(|row| self.rows[*row].last().is_some()) {
             return Ok(row);
         }
-        let is_keyed = self.is_keyed();
-        if self.emptied.is_some() || (is_keyed && self.standing.contains_key(old.key)) {
+        if self.emptied.is_some() || (is_keyed && is_known) {
             return Err(Error::damaged(format!(
                 "the journal changes a row of {} that is not there",
                 self.table().map_or_else(String::new, Table::display)
@@ -185,11 +202,14 @@ impl ChangedTable {
 
     /// All rows of the table go.
     pub fn empty(&mut self, transaction: u32) {
+        self.writers.insert(transaction);
         let gone = self.version(Some(transaction), None);
         for row in self.rows.iter_mut().filter(|row| row.last().is_some()) {
             row.versions.push(gone.clone());
         }
-        self.standing.clear();
+        if !self.is_keyed() {
+            self.standing.clear();
+        }
         self.emptied.get_or_insert(transaction);
     }
 
@@ -291,11 +311,19 @@ impl ChangedTable {
         Some((0..now.columns.len()).filter(had).collect())
     }
 
-    /// The columns of the moment that have no place in the table of today.
-    pub fn columns_without_place(&self) -> Vec<String> {
-        let (Some(then), Some(now)) = (&self.then, &self.now) else { return Vec::new() };
-        let gone = then.columns.iter().filter(|old| !now.columns.iter().any(|it| it.number == old.number));
-        gone.map(|column| column.name.clone()).collect()
+    /// The parts of the table that have no place in the table of today, or had none at the moment.
+    pub fn without_place(&self) -> Vec<String> {
+        let name = self.table().map_or_else(String::new, Table::display);
+        match (&self.then, &self.now) {
+            (Some(_), None) => vec![format!("{name}: the table was dropped since")],
+            (None, Some(_)) => vec![format!("{name}: the table was made since, and is left as it is")],
+            (None, None) => Vec::new(),
+            (Some(then), Some(now)) => {
+                let is_gone = |old: &&Column| !now.columns.iter().any(|it| it.number == old.number);
+                let gone = then.columns.iter().filter(is_gone);
+                gone.map(|column| format!("{name}.{}: the column was dropped since", column.name)).collect()
+            }
+        }
     }
 
     /// The line that a row shall have to be as it was at the moment. Columns that were added since keep what they hold.
@@ -309,6 +337,10 @@ impl ChangedTable {
         let columns = copy_text::columns(first).zip(copy_text::columns(last)).enumerate().map(pick);
         Some(columns.collect::<Vec<_>>().join(&b'\t').into())
     }
+}
+
+fn is_keyed(table: &Table) -> bool {
+    matches!(table.identity, RowIdentity::Key(_))
 }
 
 fn missing_row(unfit: &Error) -> Error {

@@ -8,12 +8,24 @@ use super::lookup::Line;
 use super::plan::Goals;
 use super::table::TouchedRow;
 use crate::codec::copy_text;
+use crate::source::amend::LiveSchema;
 
 /// The goals of an undo, and the rows that later transactions built on.
-pub fn undo_goals(changed: &ChangedRows, undone: &BTreeSet<u32>) -> (Goals, Vec<Conflict>) {
+pub fn undo_goals(
+    changed: &ChangedRows,
+    undone: &BTreeSet<u32>,
+    schema: &LiveSchema,
+) -> (Goals, Vec<Conflict>) {
     let (mut goals, mut conflicts) = (BTreeMap::new(), Vec::new());
+    let arrivals = arrivals(changed, schema);
     for (id, table, row) in changed.rows() {
         if table.now.is_none() || !row.transactions().any(|it| undone.contains(&it)) {
+            continue;
+        }
+        if let Some(transaction) = moved_since(id, row, undone, schema, &arrivals) {
+            let moved =
+                Obstacle { transactions: vec![transaction], why: "it was moved to another partition since" };
+            conflicts.push(moved.conflict(id));
             continue;
         }
         match without(row, undone) {
@@ -35,6 +47,33 @@ impl Obstacle {
     fn conflict(self, id: RowId) -> Conflict {
         Conflict { row: id, other: id, transactions: self.transactions, why: self.why.to_owned() }
     }
+}
+
+/// The tables in which transactions inserted rows, below each partitioned table: the root, the transaction, the partition.
+fn arrivals(changed: &ChangedRows, schema: &LiveSchema) -> BTreeSet<(u32, u32, u32)> {
+    let mut arrivals = BTreeSet::new();
+    for (id, _, row) in changed.rows() {
+        let Some(root) = schema.roots.get(&id.table) else { continue };
+        let inserted =
+            row.versions.windows(2).filter(|pair| pair[0].line.is_none() && pair[1].line.is_some());
+        arrivals.extend(inserted.filter_map(|pair| Some((*root, pair[1].transaction?, id.table))));
+    }
+    arrivals
+}
+
+/// The transaction that deleted a row, if it may have moved the row to another partition: the stream tells a move as a
+/// delete and an insert.
+fn moved_since(
+    id: RowId,
+    row: &TouchedRow,
+    undone: &BTreeSet<u32>,
+    schema: &LiveSchema,
+    arrivals: &BTreeSet<(u32, u32, u32)>,
+) -> Option<u32> {
+    let root = *schema.roots.get(&id.table)?;
+    let last = row.versions.last().filter(|last| last.line.is_none())?.transaction?;
+    let came = arrivals.range((root, last, 0)..=(root, last, u32::MAX)).any(|(.., table)| *table != id.table);
+    (came && !undone.contains(&last)).then_some(last)
 }
 
 /// The row as it would be without the transactions: from the last of their changes to the first, each column that still
@@ -63,6 +102,9 @@ fn without(row: &TouchedRow, undone: &BTreeSet<u32>) -> Result<Option<Line>, Obs
                 return Err(Obstacle { transactions: later(), why: "it was changed since it was inserted" });
             }
             (None, Some(_), _) => None,
+            (before, None, Some(now)) if before.as_ref() != Some(now) => {
+                return Err(Obstacle { transactions: later(), why: "it was inserted again since" });
+            }
             (before, None, _) => before.clone(),
         };
     }

@@ -13,6 +13,7 @@ mod drain;
 mod expire;
 mod journey;
 mod left_out;
+mod live;
 mod metrics;
 mod migrations;
 mod promises;

@@ -17,6 +17,8 @@ pub struct LiveSchema {
     pub triggers: BTreeMap<u32, Vec<LiveTrigger>>,
     /// The tables that have rules, which would make other statements of ours.
     pub ruled: BTreeSet<u32>,
+    /// The partitioned table at the top, by partition.
+    pub roots: BTreeMap<u32, u32>,
     /// The columns with stored values, by table: number, name and type.
     columns: BTreeMap<u32, Vec<(i16, String, u32)>>,
 }
@@ -90,11 +92,15 @@ SELECT i.indrelid, x.relname::text, i.indimmediate,
   FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
  WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid = ANY ($1)";
 
+/// Version 14 takes a partition's copy of a trigger for an internal one.
 const TRIGGERS: &str = "
 SELECT t.tgrelid, t.tgname::text, t.tgenabled::text FROM pg_catalog.pg_trigger t
- WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgrelid = ANY ($1) ORDER BY t.tgname";
+ WHERE (NOT t.tgisinternal OR (t.tgparentid <> 0 AND t.tgconstraint = 0)) AND t.tgenabled IN ('O', 'A') AND t.tgrelid = ANY ($1) ORDER BY t.tgname";
 
 const RULES: &str = "SELECT DISTINCT ev_class FROM pg_catalog.pg_rewrite WHERE ev_class = ANY ($1)";
+
+const ROOTS: &str = "
+SELECT c.oid, pg_catalog.pg_partition_root(c.oid)::oid FROM pg_catalog.pg_class c WHERE c.relispartition AND c.oid = ANY ($1)";
 
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid FROM pg_catalog.pg_attribute a
@@ -120,6 +126,9 @@ pub async fn live_schema(client: &Client, tables: &[u32]) -> Result<LiveSchema> 
     }
     for row in client.query(RULES, &[&tables]).await.map_err(failed)? {
         schema.ruled.insert(row.get(0));
+    }
+    for row in client.query(ROOTS, &[&tables]).await.map_err(failed)? {
+        schema.roots.insert(row.get(0), row.get(1));
     }
     for row in client.query(COLUMNS, &[&tables]).await.map_err(failed)? {
         schema.columns.entry(row.get(0)).or_default().push((row.get(1), row.get(2), row.get(3)));

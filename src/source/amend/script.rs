@@ -1,16 +1,15 @@
-//! A plan as SQL, for people to review and to run by hand.
+//! Changes of rows as SQL, for people to review and to run by hand.
 
 use std::fmt::Write;
 
-use super::execute::Amendment;
+use super::rows::{Act, AmendedRow, AmendedTable};
 use crate::codec::copy_text;
 use crate::model::Table;
 use crate::model::schema::{quote_ident, quote_literal};
-use crate::source::amend::{Act, AmendedRow, AmendedTable};
 
-/// The plan as a script with one statement for each row. Each statement names all values that the row must have now, and a
+/// The changes as a script with one statement for each row. Each statement names all values that the row must have now, and a
 /// statement that finds no such row changes nothing.
-pub fn script(amendment: &Amendment) -> String {
+pub fn script(tables: &[AmendedTable]) -> String {
     let mut text = String::from(
         "-- Made by backwhen. Triggers fire here, and each statement that reports 0 rows met a row that has changed since.\n\
          -- backwhen ... --apply does the same under locks, without triggers, and all or nothing.\n\
@@ -18,8 +17,7 @@ pub fn script(amendment: &Amendment) -> String {
          BEGIN; SET CONSTRAINTS ALL DEFERRED;\n",
     );
     let each = |acts: &[Act], text: &mut String| {
-        for planned in &amendment.tables {
-            let AmendedTable { table, rows, .. } = &planned.amended;
+        for AmendedTable { table, rows, .. } in tables {
             for row in rows.iter().filter(|row| acts.contains(&row.act)) {
                 push_row(text, table, row, acts == [Act::Insert, Act::Replace]);
             }
