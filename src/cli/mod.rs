@@ -2,16 +2,19 @@
 
 mod against_source;
 mod capture;
+mod changes;
 mod check;
 mod checkpoint;
 #[expect(clippy::disallowed_methods, reason = "it reads the user's configuration")]
 mod config;
 mod copy;
+mod diff;
 mod drop;
 mod expire;
 mod init;
 mod left_out;
 mod list;
+mod log;
 mod mark;
 mod metrics;
 mod proof;
@@ -20,6 +23,7 @@ mod repair;
 mod restore;
 mod resync;
 mod rewind;
+mod row;
 mod schemas;
 mod show;
 mod status;
@@ -110,9 +114,12 @@ enum Command {
     List(list::List),
     #[command(alias = "restore")]
     Recover(recover::Recover),
+    Log(log::LogCommand),
+    Show(show::Show),
+    Row(row::RowCommand),
+    Diff(diff::Diff),
     Rewind(rewind::Rewind),
     Undo(rewind::Undo),
-    Show(show::Show),
     Verify(verify::Verify),
     Resync(resync::Resync),
     Copy(copy::Copy),
@@ -199,7 +206,10 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Recover(recover) => return recover.run(context).await,
         Command::Rewind(rewind) => return rewind.run(context).await,
         Command::Undo(undo) => return undo.run(context).await,
+        Command::Log(log) => log.run(context).await,
         Command::Show(show) => show.run(context).await,
+        Command::Row(row) => row.run(context).await,
+        Command::Diff(diff) => diff.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
         Command::Expire(expire) => expire.run(context).await,
         Command::Drop(drop) => drop.run(context).await,

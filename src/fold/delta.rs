@@ -2,8 +2,8 @@
 //!
 //! The size of a delta is that of the rows touched, never that of the journal.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use twox_hash::XxHash3_64;
@@ -84,6 +84,14 @@ impl Delta {
                 delta.delete(old.map_or(new.key, |old| old.key));
                 delta.insert(new.key, new.line)
             }
+        }
+    }
+
+    /// Forgets all other keys.
+    pub fn keep_only(&mut self, keys: &BTreeSet<Vec<u8>>) {
+        match &mut self.rows {
+            DeltaRows::Keyed(delta) => delta.rows.retain(|key, _| keys.contains(&**key)),
+            DeltaRows::Bag(delta) => delta.rows.retain(|key, _| keys.contains(&**key)),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod delta;
 mod deltas;
+mod find;
 mod image;
 mod moved;
 mod range;

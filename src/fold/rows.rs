@@ -2,6 +2,7 @@
 //!
 //! A block of the image in whose range no key was touched is offered as a whole, without being read.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::delta::Delta;
@@ -116,13 +117,58 @@ impl TableRows {
         Ok(TableRows { source, shape, range, touched, block, end, state, rewrite, filled })
     }
 
+    /// Passes over all blocks that hold no row with one of the keys. A block that is left may hold rows with other keys.
+    pub(super) fn keep_only(&mut self, keys: &BTreeSet<Vec<u8>>) {
+        let index = &self.source.index;
+        let mut kept = vec![false; index.len()];
+        for key in keys {
+            let end = index.partition_point(|entry| *entry.first_key <= **key);
+            let start = match self.shape {
+                KeyShape::Columns(_) => end,
+                KeyShape::WholeRow => index.partition_point(|entry| *entry.first_key < **key).max(1),
+            };
+            kept[start.saturating_sub(1)..end].fill(true);
+        }
+        let mut kept = kept.into_iter();
+        self.source.index.retain(|_| kept.next() == Some(true));
+        (self.block, self.end) = (0, self.source.index.len());
+    }
+
     /// The next portion; `None` behind the last one.
     ///
     /// # Errors
     /// `Damaged` if a block is, or if the journal contradicts the image.
     #[inline]
     pub fn next_portion(&mut self) -> Result<Option<Portion<'_>>> {
+        match self.next_found()? {
+            None => Ok(None),
+            Some(found) => self.portion(found).map(Some),
+        }
+    }
+
+    /// The key and the line of the next row; `None` behind the last one. Blocks that were not asked for as a whole are
+    /// opened.
+    ///
+    /// # Errors
+    /// The errors of [`TableRows::next_portion`].
+    pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         let found = loop {
+            match self.next_found()? {
+                None => return Ok(None),
+                Some(Found::Block | Found::ChangedBlock) => self.open_block()?,
+                Some(Found::Kept(_) | Found::Gone) => {}
+                Some(found) => break found,
+            }
+        };
+        match self.portion(found)? {
+            Portion::Row { key, line } => Ok(Some((key, line))),
+            _ => Err(Error::internal("a row of a table is a portion of another kind")),
+        }
+    }
+
+    #[inline]
+    fn next_found(&mut self) -> Result<Option<Found>> {
+        loop {
             let found = match &mut self.state {
                 State::Between if self.block < self.end => self.begin_block()?,
                 State::Between => match self.touched.next_new(None).map_err(|it| self.source.fault(it))? {
@@ -132,11 +178,10 @@ impl TableRows {
                 State::Offered => self.end_block(),
                 State::Reading(_) => self.read()?,
             };
-            if let Some(found) = found {
-                break found;
+            if found.is_some() {
+                return Ok(found);
             }
-        };
-        self.portion(found).map(Some)
+        }
     }
 
     /// Reads the block that was offered, as lines that each end with a newline.

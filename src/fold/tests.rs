@@ -1,6 +1,6 @@
 //! Rows by key range and by column, against a model of the whole table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -255,6 +255,38 @@ fn one_key_costs_one_block_and_the_whole_costs_all() {
     assert_eq!(fixture.read(range).1, 2, "a range that ends where a block begins does not need that block");
     let none = KeyRange::between(&[], Some(&index[0].first_key));
     assert_eq!(fixture.read(none), (Vec::new(), 0));
+}
+
+#[test]
+fn some_keys_are_found_in_the_blocks_that_may_hold_them() {
+    for identity in [RowIdentity::Key(vec![0]), RowIdentity::WholeRow] {
+        for seed in seeds() {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut fixture = Fixture::new(identity.clone());
+            for changes in [0, 60] {
+                fixture.change(&mut rng, changes);
+                let held: Vec<_> = fixture.expected.keys().cloned().collect();
+                let mut keys: BTreeSet<_> =
+                    (0..8).map(|_| held[rng.random_range(0..held.len())].clone()).collect();
+                keys.extend((1..4).map(|id| key(&fixture.shape, &line(id, 3))));
+                let before = fixture.directory.reads.load(Ordering::Relaxed);
+                let mut found = Vec::new();
+                let folded = fixture.folded();
+                let take = |_: &[u8], line: &[u8]| {
+                    found.push(line.to_vec());
+                    Ok(())
+                };
+                folded.find(&keys, take).unwrap();
+                let reads = fixture.directory.reads.load(Ordering::Relaxed) - before - 1;
+                let wanted = fixture.expected.iter().filter(|(key, _)| keys.contains(*key));
+                let wanted: Vec<_> =
+                    wanted.flat_map(|(_, (line, count))| vec![line.clone(); *count]).collect();
+                assert_eq!(found, wanted, "{identity:?}, BACKWHEN_TEST_SEED={seed}");
+                // A row that moved is also looked for under its old key.
+                assert!(reads <= 2 * keys.len(), "{reads} blocks for {} keys", keys.len());
+            }
+        }
+    }
 }
 
 #[test]

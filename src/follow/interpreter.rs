@@ -13,7 +13,7 @@ use super::undecodable;
 use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::Checkpoint;
-use crate::model::{Message, Table};
+use crate::model::{Lsn, Message, Table};
 use crate::signal::key::MessageKey;
 use crate::signal::{DefinitionChange, RowsSignal};
 
@@ -35,6 +35,8 @@ pub(super) struct Interpreter<'a> {
     key: MessageKey,
     pub shapes: Shapes<'a>,
     transaction: Transaction,
+    /// Events of transactions that committed before this position are not shown.
+    pub shown_from: Lsn,
     /// Whether the end of the range has been passed, so that rows are no longer read.
     is_beyond: bool,
     /// The schema changes of the transaction so far.
@@ -55,6 +57,7 @@ impl<'a> Interpreter<'a> {
             key: key.clone(),
             shapes: Shapes::new(base, wanted),
             transaction: Transaction { lsn: base.lsn, end_lsn: base.lsn, time: base.time, xid: 0 },
+            shown_from: Lsn::ZERO,
             is_beyond: false,
             changes: Vec::new(),
             table_changes: Vec::new(),
@@ -78,7 +81,17 @@ impl<'a> Interpreter<'a> {
     /// Whether a message needs to be decoded.
     #[inline]
     pub fn reads(&self, message: &[u8]) -> bool {
-        !self.is_beyond || matches!(message.first(), Some(b'B' | b'M' | b'T' | b'C'))
+        match message.first() {
+            Some(b'I' | b'U' | b'D') => !self.is_beyond && self.is_shown(),
+            Some(b'B' | b'M' | b'T' | b'C') => true,
+            _ => !self.is_beyond,
+        }
+    }
+
+    /// Whether the events of the present transaction are asked for.
+    #[inline]
+    pub fn is_shown(&self) -> bool {
+        self.transaction.lsn >= self.shown_from
     }
 
     pub fn undecodable(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -75,7 +75,10 @@ impl<'a> Follow<'a> {
             if self.interpreter.has_given_rows()
                 && let Some(found) = self.interpreter.next_given_row()?
             {
-                break found;
+                if self.interpreter.is_shown() {
+                    break found;
+                }
+                continue;
             }
             let (bytes, in_force) = match self.messages.next_message()? {
                 None => return Ok(None),
@@ -94,11 +97,18 @@ impl<'a> Follow<'a> {
                 }
                 message => self.interpreter.interpret(message)?,
             };
-            if let Some(found) = found {
+            if let Some(found) = found.filter(|_| self.interpreter.is_shown()) {
                 break found;
             }
         };
         self.interpreter.event(found).map(Some)
+    }
+
+    /// Passes over the events of transactions that committed before `from`; only the tables are followed there.
+    #[must_use]
+    pub fn showing_from(mut self, from: Lsn) -> Follow<'a> {
+        self.interpreter.shown_from = from;
+        self
     }
 
     /// Goes on behind the end of the range, without tables: from here on the events are backwhen's own messages,

@@ -43,6 +43,15 @@ impl Reshape {
         }
     }
 
+    /// Matches the columns of two states of a table by number, whatever happened to the values in between. Rows of before
+    /// have NULL in the columns that were added.
+    pub fn by_number(before: &Table, now: &Table) -> Reshape {
+        let place = |number| old_place(before, now, number).map_or(Place::Added(NULL.into()), Place::Old);
+        let places: Vec<_> = (0..now.columns.len()).map(place).collect();
+        let keeps_keys = same_keys(&KeyShape::of(before), &KeyShape::of(now), &places);
+        Reshape { keeps_keys: keeps_keys && keyed(now), places }
+    }
+
     /// The table's rows stay, except that the text of some columns' values changes.
     pub(super) fn retold(table: &Table, columns: &[(usize, ColumnRetelling)]) -> Reshape {
         let place = |number| match columns.iter().find(|(at, _)| *at == number) {

@@ -32,6 +32,11 @@ impl Selection {
         (self.include.is_empty() || self.include.iter().any(matches)) && !self.exclude.iter().any(matches)
     }
 
+    /// Whether every table is selected.
+    pub fn takes_all(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
+
     /// Returns the included and the excluded patterns for SQL's LIKE, each as schemas and names.
     pub fn like_patterns(&self) -> ((Vec<String>, Vec<String>), (Vec<String>, Vec<String>)) {
         let all = |patterns: &[Pattern]| patterns.iter().map(Pattern::like).unzip();

@@ -1,8 +1,9 @@
 //! Losses that left no trace at the moment itself, but were found out later.
 
-use super::Reading;
+use super::{Past, Reading};
 use crate::error::Result;
 use crate::history::History;
+use crate::history::catalog::CheckpointRow;
 use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::timeline::{Stretch, Timeline};
 use crate::model::{Inexact, Lsn, Selection};
@@ -23,6 +24,33 @@ pub(super) fn doubts(
         |it: &Inexact| it.what.split_once('.').is_none_or(|(schema, name)| selection.takes(schema, name));
     found.retain(takes);
     Ok(found)
+}
+
+impl Past {
+    /// Returns the positions between this past and `until` at which rows were corrected, with the oids and names of the
+    /// tables: changes had been lost, and no transaction of the journal tells them.
+    ///
+    /// # Errors
+    /// `Damaged` if a checkpoint's manifest is.
+    pub fn corrections(&self, until: Lsn) -> Result<Vec<(Lsn, Vec<(u32, String)>)>> {
+        let between = |row: &&CheckpointRow| self.until() < row.lsn && row.lsn <= until;
+        let rows = self.stretch().checkpoints.iter().filter(between);
+        let mut found = Vec::new();
+        for row in rows.filter(|row| row.origin == Origin::Source) {
+            let checkpoint = self.history().read_checkpoint(&row.id)?;
+            // Only parts of a checkpoint with a base were read from the source.
+            let resync = checkpoint.resync.as_ref().filter(|_| checkpoint.base.is_none());
+            let tables: Vec<_> = resync
+                .into_iter()
+                .flat_map(|resync| resync.differing())
+                .map(|table| (table.oid, table.table.clone()))
+                .collect();
+            if !tables.is_empty() {
+                found.push((row.lsn, tables));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// Returns what the end of an epoch may lack, as the next epoch recorded it.

@@ -23,7 +23,7 @@ pub use schema::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, KeyRange, TableRows};
-use crate::follow;
+use crate::follow::{self, Follow, JournalRange};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
@@ -99,6 +99,16 @@ impl Reading {
         Ok(self.past(self.place(base.epoch)?, base, until))
     }
 
+    /// Returns the past of an epoch that includes the transactions that committed before `until`.
+    ///
+    /// # Errors
+    /// `OutsideWindow` if no checkpoint is old enough, `Damaged` if none of them can be used.
+    pub fn before(&self, epoch: u32, until: Lsn) -> Result<Past> {
+        let place = self.place(epoch)?;
+        let (base, notes) = base(self, &self.timeline().stretches[place], until)?;
+        Ok(Past { notes, ..self.past(place, base, until) })
+    }
+
     fn past(&self, place: usize, base: Checkpoint, until: Lsn) -> Past {
         Past {
             reading: self.clone(),
@@ -158,6 +168,18 @@ impl Past {
     /// The segments that hold transactions between the base and the moment.
     pub fn segments(&self) -> impl Iterator<Item = &SegmentView> {
         self.stretch().segments_between(self.base.lsn, self.until)
+    }
+
+    /// Follows the transactions after this past: those of its epoch that committed before `until`. The cursor knows the
+    /// tables as they stand at the moment. The journal between base and moment is read only if the schema changed there.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn follow<'a>(&'a self, until: Lsn, wanted: &'a dyn Fn(&Table) -> bool) -> Result<Follow<'a>> {
+        let key = self.history().identity().message_key();
+        let after = if self.schema_changes()?.is_empty() { self.until } else { self.base.lsn };
+        let journal = JournalRange { segments: &self.stretch().segments, after, until };
+        Ok(Follow::new(&self.base, journal, &key, wanted).showing_from(self.until))
     }
 
     /// The number of transactions between the base and the moment.

@@ -14,7 +14,7 @@ use crate::model::{Column, RowIdentity, Table};
 #[derive(Debug, Default)]
 pub struct TouchedRow {
     /// The sort key that the row had at the moment; `None` if the row was inserted later.
-    first_key: Option<Box<[u8]>>,
+    first_key: Option<Vec<u8>>,
     /// Whether the row at the moment has still to be read from the history's images.
     is_unread: bool,
     /// The first version is the row at the moment. Each other one was left by a transaction.
@@ -62,7 +62,7 @@ pub struct ChangedTable {
     /// The transactions that wrote rows of the table, by their numbers.
     pub writers: BTreeSet<u32>,
     /// The rows that stand under a key now, or did when they were deleted. A key that was never touched is missing.
-    standing: HashMap<Box<[u8]>, Vec<usize>>,
+    standing: HashMap<Vec<u8>, Vec<usize>>,
     /// The transaction that removed all rows, also those that nothing else touched.
     emptied: Option<u32>,
     /// Whether the rows that nothing else touched were read.

@@ -26,4 +26,5 @@ mod sink;
 mod support;
 mod support_dump;
 mod support_server;
+mod travel;
 mod trouble;

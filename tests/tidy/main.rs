@@ -35,6 +35,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fold", &["model", "codec", "history", "follow", "signal"]),
     ("past", &["model", "codec", "history", "follow", "fold", "signal", "store"]),
     ("prove", &["model", "codec", "history", "fold", "past"]),
+    ("travel", &["model", "codec", "history", "follow", "fold", "past", "signal"]),
     (
         "protect",
         &[
@@ -49,7 +50,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "model", "history", "past", "prove", "signal", "store", "connect", "pgtools", "source",
-            "protect", "capture", "recover", "rewind",
+            "protect", "capture", "recover", "rewind", "travel",
         ],
     ),
 ];
@@ -200,7 +201,8 @@ fn folds_begin_in_one_place() {
 #[test]
 fn the_history_and_what_lies_below_it_know_no_server() {
     for path in files("src", "rs") {
-        let below = ["model", "codec", "signal", "store", "history", "follow", "fold", "past", "prove"];
+        let below =
+            ["model", "codec", "signal", "store", "history", "follow", "fold", "past", "prove", "travel"];
         if !below.contains(&module_of(&path).as_str()) {
             continue;
         }

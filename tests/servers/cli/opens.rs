@@ -71,6 +71,10 @@ fn a_command_opens_no_segment_twice() {
     }
     assert_opened_once(&backwhen, &["recover", "--to", "mark:round-1", "--before", "--dry-run"]);
     assert_opened_once(&backwhen, &["show", "schema", "--at", "latest"]);
+    assert_opened_once(&backwhen, &["log", "--where", "n < 3000"]);
+    assert_opened_once(&backwhen, &["show", &format!("xid:{}", moment["xid"])]);
+    assert_opened_once(&backwhen, &["row", "t", "1007"]);
+    assert_opened_once(&backwhen, &["diff", "mark:round-0", "latest"]);
     assert_opened_once(&backwhen, &["status"]);
     assert_opened_once(&backwhen, &["list", "schemas"]);
     assert_opened_once(&backwhen, &["verify", "--prove"]);

@@ -1,0 +1,185 @@
+//! Questions to the past: which transactions there were, what one of them did, what a row was, and what differs between
+//! two moments.
+//!
+//! Each question is a caller of [`Past`] and of [`Follow`](crate::follow::Follow), and has a file of its own. They share
+//! the [`Span`] of the journal that is asked about, [`whole`] rows, and a [`Condition`] on rows.
+
+pub mod condition;
+mod decimal;
+pub mod diff;
+pub mod log;
+mod merge;
+pub mod row;
+pub mod show;
+pub mod statement;
+mod touched;
+pub mod values;
+mod whole;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::codec::key::KeyShape;
+use crate::error::{Error, Result};
+use crate::follow::Transaction;
+use crate::model::{Lsn, Moment, PgTime, Selection, Table};
+use crate::past::{Commit, Past, Reading};
+
+pub use condition::Condition;
+
+/// What happened to rows or definitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Operation {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+    Ddl,
+}
+
+/// A part of one epoch's journal.
+pub struct Span {
+    /// The database just before the first transaction.
+    pub past: Past,
+    /// The time of the last transaction before the span.
+    pub time: PgTime,
+    /// Exclusive: the commit position of the first transaction behind the span.
+    pub until: Lsn,
+}
+
+/// The spans between two moments, in order, and remarks for the person who asked. There are several if gaps lie between
+/// the moments.
+pub struct Spans {
+    pub spans: Vec<Span>,
+    pub notes: Vec<String>,
+}
+
+/// A row that is held for a while: its line of COPY text, and its table as it was then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub table: Arc<Table>,
+    pub line: Vec<u8>,
+}
+
+impl Row {
+    pub fn new(table: &Arc<Table>, line: &[u8]) -> Row {
+        Row { table: Arc::clone(table), line: line.to_vec() }
+    }
+}
+
+/// A transaction as it is shown to people.
+pub fn commit(transaction: &Transaction) -> Commit {
+    Commit { lsn: transaction.end_lsn, time: transaction.time, xid: transaction.xid }
+}
+
+impl Span {
+    /// The oids of the tables that are selected by their names where the span begins or where it ends.
+    fn selected(&self, selection: &Selection) -> Result<HashSet<u32>> {
+        let end = self.past.reading().before(self.past.base().epoch, self.until)?;
+        let tables = self.past.tables()?.into_iter().chain(end.tables()?);
+        Ok(tables.filter(|it| selection.takes(&it.schema, &it.name)).map(|it| it.oid).collect())
+    }
+}
+
+impl Spans {
+    /// Finds the transactions that committed after one moment and are included in another; without moments, all of them
+    /// that the history can explain.
+    ///
+    /// # Errors
+    /// `OutsideWindow` if the history does not hold a moment, `Usage` if the second moment is before the first.
+    pub fn between(reading: &Reading, since: Option<&Moment>, until: Option<&Moment>) -> Result<Spans> {
+        let mut notes = Vec::new();
+        let since = since.and_then(|it| begin(reading, it, &mut notes));
+        let since = since.map(|it| reading.at(&it, false)).transpose()?;
+        let until = until.and_then(|it| end(reading, it, &mut notes));
+        let until = until.map(|it| reading.at(&it, false)).transpose()?;
+        let place = |past: &Past| (past.base().epoch, past.until());
+        let (from, to) = (since.as_ref().map(place), until.as_ref().map(place));
+        if let (Some(from), Some(to)) = (from, to)
+            && to < from
+        {
+            return Err(Error::usage("--until is before --since; exchange the two"));
+        }
+        let mut spans: Vec<Span> = Vec::new();
+        for stretch in &reading.timeline().stretches {
+            let epoch = stretch.epoch.number;
+            let Some(window) = stretch.window() else { continue };
+            if from.is_some_and(|(first, _)| epoch < first) || to.is_some_and(|(last, _)| epoch > last) {
+                continue;
+            }
+            let start = from.filter(|it| it.0 == epoch).map_or(window.earliest.lsn, |it| it.1);
+            let last = since.as_ref().filter(|past| past.base().epoch == epoch).and_then(Past::last);
+            let time = last.map_or(window.earliest.time, |last| last.time);
+            let end = to.filter(|it| it.0 == epoch).map_or(window.latest.lsn, |it| it.1);
+            if let Some(before) = spans.last() {
+                notes.push(format!(
+                    "a gap lies between {} and {start}; see: backwhen list gaps",
+                    before.until
+                ));
+            }
+            let past = reading.before(epoch, start)?;
+            notes.extend(past.notes().iter().cloned());
+            split(Span { past, time, until: end }, &mut spans, &mut notes)?;
+        }
+        Ok(Spans { spans, notes })
+    }
+}
+
+/// Splits a span where rows were corrected, since no transaction leads from the rows before to the rows after.
+fn split(mut span: Span, spans: &mut Vec<Span>, notes: &mut Vec<String>) -> Result<()> {
+    for (lsn, tables) in span.past.corrections(span.until)? {
+        let names: Vec<_> = tables.into_iter().map(|(_, name)| name).collect();
+        notes.push(format!(
+            "changes of {} before {lsn} were lost: the rows were corrected there, and no transaction tells how",
+            names.join(", ")
+        ));
+        let past = span.past.reading().before(span.past.base().epoch, lsn)?;
+        let rest = Span { time: past.base().time, past, until: span.until };
+        spans.push(Span { until: lsn, ..std::mem::replace(&mut span, rest) });
+    }
+    spans.push(span);
+    Ok(())
+}
+
+/// The moment at which to begin; `None` for the window's beginning. A time behind the window means its end.
+fn begin(reading: &Reading, moment: &Moment, notes: &mut Vec<String>) -> Option<Moment> {
+    let (Moment::Time(time), Some(window)) = (moment, reading.timeline().window()) else {
+        return Some(moment.clone());
+    };
+    if (window.earliest.time..=window.latest.time).contains(time) {
+        return Some(moment.clone());
+    }
+    notes.push(format!("{time} is outside the window; {}", reading.timeline().describe_window()));
+    (*time > window.latest.time).then_some(Moment::Latest)
+}
+
+/// The moment at which to end; `None` for the window's end.
+fn end(reading: &Reading, moment: &Moment, notes: &mut Vec<String>) -> Option<Moment> {
+    match (moment, reading.timeline().window()) {
+        (Moment::Time(time), Some(window)) if *time > window.latest.time => {
+            notes.push(format!("{time} is after the window; {}", reading.timeline().describe_window()));
+            None
+        }
+        _ => Some(moment.clone()),
+    }
+}
+
+/// The positions of the columns that tell one row of the table from another; none if only the whole row does.
+pub fn key_columns(table: &Table) -> Vec<usize> {
+    match KeyShape::of(table) {
+        KeyShape::Columns(columns) => columns.into_iter().map(|(column, _)| column).collect(),
+        KeyShape::WholeRow => Vec::new(),
+    }
+}
+
+/// The key of a row.
+fn key_of(table: &Table, line: &[u8]) -> Result<Vec<u8>> {
+    let mut key = Vec::new();
+    let keyed = KeyShape::of(table).push_key(line, &mut key);
+    keyed.ok_or_else(|| Error::damaged(format!("a row of {} has no key", table.display())))?;
+    Ok(key)
+}

@@ -1,0 +1,200 @@
+//! SQL statements that make, take back or bring back changes of single rows.
+
+use crate::codec::copy_text;
+use crate::error::{Error, Result, one_line};
+use crate::model::schema::{quote_ident, quote_literal};
+use crate::model::{Column, RowIdentity, Table};
+
+use super::{Row, key_columns};
+
+/// The change of one row from one state to another. `None` stands for no row.
+pub struct RowChange<'a> {
+    pub from: Option<&'a Row>,
+    pub to: Option<&'a Row>,
+}
+
+/// Begins a script: one transaction, in which values mean what they mean in the history.
+const BEGINNING: &str = "-- Written by backwhen. Read it, then apply it with: psql --no-psqlrc --file FILE
+\\set ON_ERROR_STOP on
+-- A statement that does not change exactly one row ends the script, and nothing is changed: division by zero.
+\\set one 'SELECT 1 / (:ROW_COUNT = 1)::int AS changed'
+BEGIN;
+SET LOCAL search_path = '';
+SET LOCAL datestyle = 'ISO, MDY';
+SET LOCAL intervalstyle = 'postgres';
+SET LOCAL timezone = 'UTC';
+SET LOCAL extra_float_digits = 3;
+SET LOCAL bytea_output = 'hex';
+SET LOCAL lc_monetary = 'C';
+SET LOCAL xmloption = 'content';
+SET LOCAL row_security = off;
+SET CONSTRAINTS ALL DEFERRED;
+";
+
+/// The statements that lead from one state of the rows to another.
+#[derive(Default)]
+pub struct Script {
+    statements: Vec<Statement>,
+    /// Remarks for whoever reads the script.
+    pub notes: Vec<String>,
+}
+
+struct Statement {
+    place: u64,
+    kind: Kind,
+    table: u32,
+    sql: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Script {
+    /// Adds the change of a row, in the columns of the table as `now` has them. Changes are made in the order of their
+    /// places.
+    ///
+    /// # Errors
+    /// `Refused` if a value is no UTF-8.
+    pub fn add(&mut self, place: u64, now: &Table, change: &RowChange<'_>) -> Result<()> {
+        let kind = match (change.from, change.to) {
+            (None, _) => Kind::Insert,
+            (_, None) => Kind::Delete,
+            _ => Kind::Update,
+        };
+        let statement = change.statement(now)?;
+        self.statements.extend(statement.map(|sql| Statement { place, kind, table: now.oid, sql }));
+        Ok(())
+    }
+
+    /// The script as text; if it goes back in time, the last change comes first.
+    ///
+    /// A foreign key removes rows after the row that they refer to, and a table is usually made after the tables that it
+    /// refers to. So neighbouring inserts come in the order in which their tables were made, and neighbouring deletes in
+    /// the reverse of it.
+    pub fn text(mut self, backwards: bool) -> String {
+        self.statements.sort_by_key(|it| if backwards { u64::MAX - it.place } else { it.place });
+        for run in self.statements.chunk_by_mut(|a, b| a.kind == b.kind) {
+            match run[0].kind {
+                Kind::Insert => run.sort_by_key(|it| it.table),
+                Kind::Delete => run.sort_by_key(|it| u32::MAX - it.table),
+                Kind::Update => {}
+            }
+        }
+        let notes = self.notes.iter().map(|note| format!("-- {}\n", one_line(note)));
+        let statements = self.statements.iter().map(|it| format!("{}\n:one \\gset\n", it.sql));
+        let body: String = notes.chain(statements).collect();
+        format!("{BEGINNING}{body}COMMIT;\n")
+    }
+}
+
+impl RowChange<'_> {
+    /// The statement; `None` if there is nothing to do.
+    fn statement(&self, now: &Table) -> Result<Option<String>> {
+        Ok(match (self.from, self.to) {
+            (None, None) => None,
+            (None, Some(to)) => Some(insert(now, to)? + ";"),
+            (Some(from), None) => {
+                Some(format!("DELETE FROM {} WHERE {};", now.quoted(), condition(now, from)?))
+            }
+            (Some(from), Some(to)) => update(now, from, to)?,
+        })
+    }
+}
+
+/// The statement that makes a row be so, whether or not there is another row with its key.
+///
+/// # Errors
+/// `Refused` if a value is no UTF-8.
+pub fn bring_back(row: &Row) -> Result<String> {
+    let (table, insert) = (&*row.table, insert(&row.table, row)?);
+    let key = key_columns(table);
+    if key.is_empty() {
+        return Ok(insert + ";");
+    }
+    let name = |column: &usize| quote_ident(&table.columns[*column].name);
+    let names: Vec<_> = key.iter().map(name).collect();
+    let others: Vec<_> = (0..table.columns.len()).filter(|column| !key.contains(column)).collect();
+    let sets: Vec<_> =
+        others.iter().map(|column| format!("{} = EXCLUDED.{}", name(column), name(column))).collect();
+    let action =
+        if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
+    Ok(format!("{insert} ON CONFLICT ({}) DO {action};", names.join(", ")))
+}
+
+/// The columns of the table as it is now, each with the value that the row has there. Columns are known by number.
+fn values<'a>(now: &'a Table, row: &'a Row) -> Result<Vec<(&'a Column, String)>> {
+    let held: Vec<_> = row.table.columns.iter().zip(copy_text::columns(&row.line)).collect();
+    let same = |column: &Column, then: &Column| match then.number {
+        0 => then.name == column.name,
+        number => number == column.number,
+    };
+    let mut values = Vec::new();
+    for column in &now.columns {
+        if let Some((_, text)) = held.iter().find(|(then, _)| same(column, then)) {
+            values.push((column, literal(now, text)?));
+        }
+    }
+    Ok(values)
+}
+
+fn literal(table: &Table, text: &[u8]) -> Result<String> {
+    let Some(value) = copy_text::unescape(text) else { return Ok("NULL".to_owned()) };
+    let value = std::str::from_utf8(&value);
+    value.map(quote_literal).map_err(|_| {
+        Error::refused(format!(
+            "a value of {} is no UTF-8, so it cannot stand in a script; use: backwhen recover --table",
+            table.display()
+        ))
+    })
+}
+
+fn insert(now: &Table, row: &Row) -> Result<String> {
+    let values = values(now, row)?;
+    if values.is_empty() {
+        return Ok(format!("INSERT INTO {} DEFAULT VALUES", now.quoted()));
+    }
+    let names: Vec<_> = values.iter().map(|(column, _)| quote_ident(&column.name)).collect();
+    let values: Vec<_> = values.into_iter().map(|(_, value)| value).collect();
+    let (table, names, values) = (now.quoted(), names.join(", "), values.join(", "));
+    Ok(format!("INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE VALUES ({values})"))
+}
+
+fn update(now: &Table, from: &Row, to: &Row) -> Result<Option<String>> {
+    let (before, after) = (values(now, from)?, values(now, to)?);
+    let changed = after.into_iter().filter(|it| !before.contains(it));
+    let sets: Vec<_> =
+        changed.map(|(column, value)| format!("{} = {value}", quote_ident(&column.name))).collect();
+    if sets.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(format!("UPDATE {} SET {} WHERE {};", now.quoted(), sets.join(", "), condition(now, from)?)))
+}
+
+/// The condition that only this row fulfils.
+fn condition(now: &Table, row: &Row) -> Result<String> {
+    let values = values(now, row)?;
+    match &now.identity {
+        RowIdentity::Key(key) => {
+            let is_key = |(column, _): &&(&Column, String)| {
+                key.iter().any(|place| now.columns[*place].number == column.number)
+            };
+            let parts = values.iter().filter(is_key);
+            let parts: Vec<_> =
+                parts.map(|(column, value)| format!("{} = {value}", quote_ident(&column.name))).collect();
+            Ok(parts.join(" AND "))
+        }
+        // Not every type has an operator of equality, but each has a text. One of several equal rows is meant.
+        RowIdentity::WholeRow => {
+            let part = |(column, value): &(&Column, String)| {
+                format!("{}::text IS NOT DISTINCT FROM {value}", quote_ident(&column.name))
+            };
+            let parts: Vec<_> = values.iter().map(part).collect();
+            let parts = if parts.is_empty() { "true".to_owned() } else { parts.join(" AND ") };
+            Ok(format!("ctid = (SELECT ctid FROM {} WHERE {parts} LIMIT 1)", now.quoted()))
+        }
+    }
+}
