@@ -73,7 +73,8 @@ pub struct Undo {
 /// How rows of the live database are changed.
 #[derive(Args)]
 struct Way {
-    /// What to do with rows that cannot be put back alone, since others refer to them or built on them
+    /// What to do if rows cannot be put back alone, since others refer to them or built on them: change nothing, leave these
+    /// rows as they are, or put back what is in their way, too
     #[arg(long, env = "BACKWHEN_CONFLICTS", value_enum, default_value = "refuse")]
     conflicts: Rule,
     /// Write the plan as SQL into this file
@@ -91,11 +92,8 @@ struct Way {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Rule {
-    /// Change nothing
     Refuse,
-    /// Leave these rows as they are
     Skip,
-    /// Put back what is in their way, too
     Cascade,
 }
 

@@ -13,7 +13,7 @@ use crate::model::RowIdentity;
 use crate::source::amend::{ForeignKey, LiveSchema, UniqueKey};
 
 /// What to do with rows that cannot be put back alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConflictRule {
     /// Change nothing
     Refuse,

@@ -33,6 +33,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// How long each attempt to lock may wait. Other writers queue behind it meanwhile.
 const LOCK_TIMEOUT: &str = "500ms";
 
+/// How long a statement may wait for a lock once the tables are locked: on rows of other tables that are referred to.
+const APPLY_TIMEOUT: &str = "10s";
+
 /// The pause between two attempts, in which those writers get their turn.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -193,7 +196,7 @@ impl AmendSession {
     /// # Errors
     /// `Refused` if a constraint is in the way, with the server's words.
     pub async fn apply(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<Vec<Surprise>> {
-        self.run("SET LOCAL lock_timeout = 0").await?;
+        self.run(&format!("SET LOCAL lock_timeout = '{APPLY_TIMEOUT}'")).await?;
         self.switch_triggers(schema, tables, false).await?;
         self.run("SET CONSTRAINTS ALL DEFERRED").await?;
         self.refuse_orphans(schema, tables).await?;
