@@ -13,7 +13,7 @@ use super::solve::{Aim, Solution, solve};
 use super::table::ChangedTable;
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::history::History;
 use crate::model::Lsn;
 use crate::past::{Past, Reading};
@@ -24,7 +24,8 @@ use crate::source::inspect;
 /// How long the history may take to pass a position while the tables are locked.
 const CATCH_UP: Duration = Duration::from_secs(20);
 
-/// How often the locks are taken, in case other tables than planned must be locked.
+/// How often the locks are taken, in case other tables than planned must be locked, or another transaction holds rows that are
+/// needed.
 const ATTEMPTS: usize = 5;
 
 /// A rewind or an undo, planned.
@@ -176,7 +177,7 @@ impl Amendment {
     /// `Refused` if rows are not what the history says, or if a constraint is in the way; `Unavailable` if the tables
     /// cannot be locked, or if capture is too far behind. Nothing has changed then.
     pub async fn apply(&mut self) -> Result<Option<Applied>> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             if self.tables.is_empty() {
                 return Ok(None);
             }
@@ -200,7 +201,14 @@ impl Amendment {
             if now.iter().zip(&planned).any(|(now, planned)| now.rows != planned.rows) {
                 session.reload(&now).await?;
             }
-            let surprises = session.apply(&schema, &now).await?;
+            let surprises = match session.apply(&schema, &now).await {
+                Err(error) if error.kind() == Kind::Unavailable && attempt < ATTEMPTS => {
+                    tracing::info!("{error}; trying again");
+                    session.give_up().await?;
+                    continue;
+                }
+                applied => applied?,
+            };
             if !surprises.is_empty() {
                 return Err(self.surprised(&surprises));
             }

@@ -28,13 +28,14 @@ use crate::model::{Lsn, Table};
 use crate::signal::key::MessageKey;
 
 /// How long to try for the locks before giving up.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long each attempt to lock may wait. Other writers queue behind it meanwhile.
 const LOCK_TIMEOUT: &str = "500ms";
 
-/// How long a statement may wait for a lock once the tables are locked: on rows of other tables that are referred to.
-const APPLY_TIMEOUT: &str = "10s";
+/// How long a statement may wait for a lock once the tables are locked: on rows of other tables that are referred to. This
+/// is less than the server's `deadlock_timeout` (1 s), so that we give way and not the application.
+const APPLY_TIMEOUT: &str = "800ms";
 
 /// The pause between two attempts, in which those writers get their turn.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
@@ -162,9 +163,11 @@ impl AmendSession {
         parse_lsn(row.map_err(|error| server_error("cannot ask for the end of the WAL", error))?.get(0))
     }
 
+    /// A weaker lock, SHARE ROW EXCLUSIVE, lets SELECT … FOR UPDATE through: a transaction that then wants to update would
+    /// wait for us, and we for its rows.
     async fn lock_patiently(&self) -> Result<()> {
         let names: Vec<_> = self.statements.iter().map(TableStatements::lock_name).collect();
-        let statement = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", "));
+        let statement = format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "));
         let begun = ambient::instant();
         loop {
             match self.session.batch_execute(&statement).await {

@@ -91,7 +91,7 @@ fn by_default_a_conflict_changes_nothing() {
         let before = scene.dump();
         let report = scene.amend(14, &["rewind", "--to", "mark:good", "--table", "orders", "--apply"]);
         let found = conflicts(&report);
-        assert_eq!(found.len(), 3, "three orders need customer 4: {found:?}");
+        assert_eq!(found.len(), 4, "four orders need customer 4: {found:?}");
         assert!(found[0].contains("the row of public.customers that it refers to is gone"), "{found:?}");
         assert_eq!(report["applied"], false);
         let report = scene.amend(0, &["rewind", "--to", "mark:good", "--table", "customers"]);

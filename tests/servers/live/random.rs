@@ -57,7 +57,7 @@ fn transaction(scene: &Scene, random: &mut StdRng, number: u32) -> (u32, Vec<Str
         .iter()
         .map(|sql| {
             format!(
-                "BEGIN {sql}; GET DIAGNOSTICS n = ROW_COUNT; IF n > 0 THEN done := done || {}; END IF; \
+                "BEGIN {sql}; GET DIAGNOSTICS n = ROW_COUNT; IF n > 0 THEN done := done || {}::text; END IF; \
                  EXCEPTION WHEN integrity_constraint_violation THEN NULL; END; ",
                 backwhen::model::schema::quote_literal(sql)
             )
