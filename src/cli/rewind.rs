@@ -243,7 +243,6 @@ impl AmendmentReport {
         let each = conflicts.iter().flat_map(|it| it.xids.iter().map(|xid| (*xid, it.why.clone())));
         let dependents: BTreeSet<_> = each.collect();
         let done = applied.flatten();
-        let command: Vec<_> = std::env::args().skip(1).map(|word| ui::shell_word(&word)).collect();
         AmendmentReport {
             moment,
             tables: amendment.counts(),
@@ -255,10 +254,20 @@ impl AmendmentReport {
             xid: done.map(|it| it.xid),
             locked_seconds: done.map(|it| it.locked_seconds),
             seconds,
-            next: format!("backwhen {} --apply", command.join(" ")),
+            next: applying_command(),
             is_blocked: amendment.solution.is_blocked,
         }
     }
+}
+
+/// The present command with --apply. A password is not repeated.
+fn applying_command() -> String {
+    let words = std::env::args().skip(1).filter(|word| word != "--dry-run");
+    let shown = |word: String| {
+        let is_secret = word.contains("password") || word.contains("://");
+        if is_secret { "'...'".to_owned() } else { ui::shell_word(&word) }
+    };
+    format!("backwhen {} --apply", words.map(shown).collect::<Vec<_>>().join(" "))
 }
 
 fn describe(report: &AmendmentReport) -> String {

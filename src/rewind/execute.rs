@@ -166,7 +166,8 @@ impl Amendment {
                     let xid = self.changed.transactions[*number as usize].xid;
                     format!("xid:{xid}: its {tag} is not taken back")
                 };
-                defined.map(note).collect()
+                let dropped = concerned.filter(|changed| changed.now.is_none());
+                dropped.flat_map(ChangedTable::without_place).chain(defined.map(note)).collect()
             }
         }
     }

@@ -151,3 +151,22 @@ fn cascades_and_truncates_are_taken_back_too() {
         });
     });
 }
+
+/// What an undo cannot take back is named.
+#[test]
+fn schema_changes_and_dropped_tables_are_named() {
+    let server = Server::shared(None);
+    while_captured(&server, ACCOUNTS, |scene| {
+        let wrong = scene.transaction(
+            "UPDATE accounts SET note = 'x'; UPDATE entries SET amount = 0; ALTER TABLE accounts ADD COLUMN more int",
+        );
+        scene.psql("DROP TABLE entries");
+        let report = scene.undo(&format!("xid:{wrong}"), &[]);
+        let expected = [
+            "public.entries: the table was dropped since".to_owned(),
+            format!("xid:{wrong}: its ALTER TABLE is not taken back"),
+        ];
+        assert_eq!(report["without_place"], json!(expected));
+        assert_eq!(scene.psql("SELECT DISTINCT note FROM accounts"), "n");
+    });
+}
