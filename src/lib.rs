@@ -34,6 +34,7 @@ pub mod progress;
 pub mod protect;
 pub mod prove;
 pub mod recover;
+pub mod rewind;
 pub mod signal;
 pub mod source;
 #[expect(clippy::disallowed_methods, reason = "it is the door for files")]

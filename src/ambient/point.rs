@@ -53,6 +53,9 @@ pub const POINTS: &[&str] = &[
     "recover.indexed",
     "recover.valid",
     "recover.validated",
+    "rewind.locked",
+    "rewind.applied",
+    "rewind.committed",
     "drop.slot",
     "drop.done",
 ];

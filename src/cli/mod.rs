@@ -24,6 +24,7 @@ mod recover;
 mod repair;
 mod restore;
 mod resync;
+mod rewind;
 mod row;
 mod schemas;
 mod show;
@@ -124,6 +125,8 @@ enum Command {
     Row(row::RowCommand),
     Diff(diff::Diff),
     Bisect(bisect::Bisect),
+    Rewind(rewind::Rewind),
+    Undo(rewind::Undo),
     Verify(verify::Verify),
     Resync(resync::Resync),
     Copy(copy::Copy),
@@ -243,6 +246,8 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Mark(mark) => mark.run(context).await,
         Command::List(list) => list.run(context).await,
         Command::Recover(recover) => return recover.run(context).await,
+        Command::Rewind(rewind) => return rewind.run(context).await,
+        Command::Undo(undo) => return undo.run(context).await,
         Command::Log(log) => log.run(context).await,
         Command::Show(show) => show.run(context).await,
         Command::Row(row) => row.run(context).await,

@@ -182,6 +182,16 @@ pub fn script(text: &str) -> String {
     text.split('\t').map(printable_lines).collect::<Vec<_>>().join("\t")
 }
 
+/// Quotes a word for a shell, where it needs quotes.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=./:,@%+".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 /// Formats a time in UTC and in this machine's zone.
 pub fn both_times(time: PgTime) -> String {
     let local: DateTime<Local> = time.to_utc().into();

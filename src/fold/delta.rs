@@ -21,13 +21,13 @@ type Map<V> = FastMap<Bytes, V>;
 const ENTRY_OVERHEAD: usize = 96;
 
 /// The changes of one table's rows, and the shape of its keys.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Delta {
     shape: KeyShape,
     rows: DeltaRows,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum DeltaRows {
     Keyed(KeyedDelta),
     Bag(BagDelta),
@@ -107,7 +107,7 @@ impl Delta {
 }
 
 /// The last state of one key.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Latest {
     Row(Bytes),
     Gone,
@@ -122,21 +122,21 @@ pub enum Latest {
 }
 
 /// Rows that are told apart by a key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KeyedDelta {
     rows: Map<Latest>,
     bytes: usize,
 }
 
 /// Rows that are told apart only by their bytes and number.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BagDelta {
     rows: Map<Count>,
     bytes: usize,
 }
 
 /// How many more (or fewer) of a row there are; its bytes, once one was added.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub change: i64,
     pub line: Option<Bytes>,

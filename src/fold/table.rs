@@ -16,6 +16,7 @@ use crate::history::image::{self, BlockEntry, Blocks, TableImage};
 use crate::model::Table;
 
 /// One table at a moment: its definition, and what its rows are made of.
+#[derive(Clone)]
 pub struct FoldedTable {
     pub table: Table,
     pub(super) blocks: Blocks,
@@ -25,6 +26,7 @@ pub struct FoldedTable {
 }
 
 /// The parts from which a table's rows are made.
+#[derive(Clone)]
 pub(super) enum Standing {
     /// The rows are those of the base's image.
     Untouched(TableImage),

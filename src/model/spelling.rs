@@ -20,9 +20,7 @@ pub struct Spelled {
 impl Spelled {
     /// `encoding` is PostgreSQL's name of the database's encoding.
     pub fn of(table: &Table, encoding: &str) -> Spelled {
-        // In SQL_ASCII the server converts nothing, so names are the bytes that were read as UTF-8.
-        let escape = !matches!(encoding, "UTF8" | "SQL_ASCII");
-        let spell = |name: &str| if escape { escaped_ident(name) } else { quote_ident(name) };
+        let spell = |name: &str| spell(name, encoding);
         let columns: Vec<_> = table.columns.iter().map(|column| spell(&column.name)).collect();
         Spelled {
             table: format!("{}.{}", spell(&table.schema), spell(&table.name)),
@@ -31,6 +29,12 @@ impl Spelled {
             each: columns,
         }
     }
+}
+
+/// Quotes an identifier, in ASCII where the database's encoding is different from the statement's.
+pub fn spell(name: &str, encoding: &str) -> String {
+    // In SQL_ASCII the server converts nothing, so names are the bytes that were read as UTF-8.
+    if matches!(encoding, "UTF8" | "SQL_ASCII") { quote_ident(name) } else { escaped_ident(name) }
 }
 
 /// Quotes an identifier in ASCII, whichever letters it contains.

@@ -5,7 +5,7 @@ use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::{DEFINITION, DIGESTS, HEARTBEAT, MARK, ROLES, ROWS, SEQUENCES};
+use super::{DEFINITION, DIGESTS, HEARTBEAT, MARK, REWIND, ROLES, ROWS, SEQUENCES};
 
 /// Which messages a history trusts, by the number in its `history.json`: with this number, only signed messages of
 /// the transaction that wrote them.
@@ -104,7 +104,7 @@ impl MessageKey {
     /// Whether the journal keeps a message of the stream. Messages of other programs tell a recovery nothing, and any
     /// role that may connect could fill the history with them.
     pub fn admits(&self, prefix: &[u8], transaction: Option<u32>, content: &[u8]) -> bool {
-        let known = [MARK, HEARTBEAT, SEQUENCES, DEFINITION, ROWS, ROLES, DIGESTS];
+        let known = [MARK, HEARTBEAT, SEQUENCES, DEFINITION, ROWS, ROLES, DIGESTS, REWIND];
         let is_ours = known.iter().any(|it| it.as_bytes() == prefix);
         let Some(xid) = transaction.filter(|_| is_ours) else { return false };
         let limit = if prefix == MARK.as_bytes() {

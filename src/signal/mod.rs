@@ -30,10 +30,23 @@ pub const ROWS: &str = "backwhen.rows";
 pub const ROLES: &str = "backwhen.roles";
 /// The prefix of messages with a [`DigestsSignal`].
 pub const DIGESTS: &str = "backwhen.digests";
+/// The prefix of messages with a [`RewindSignal`].
+pub const REWIND: &str = "backwhen.rewind";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkSignal {
     pub name: String,
+}
+
+/// Says that this transaction is a rewind or an undo by backwhen, and of what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewindSignal {
+    /// The position to which rows were put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Lsn>,
+    /// The numbers of the transactions that were taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undone: Vec<u64>,
 }
 
 /// The content of a heartbeat.

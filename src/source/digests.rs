@@ -160,14 +160,14 @@ fn hashed(session: &Session, table: &Table, bits: u32) -> String {
                  OFFSET 0) AS numbers",
         number(1),
         number(9),
-        form(&spelled.each),
+        text_of(&spelled.each),
         spelled.table
     )
 }
 
 /// Builds the text that is hashed for a row. `format` writes values as COPY does, while a cast to text would write some
 /// types otherwise. `textsend` converts nothing, since the client's encoding is the server's.
-fn form(columns: &[String]) -> String {
+pub(super) fn text_of(columns: &[String]) -> String {
     let formatted = |columns: &[String]| {
         format!("format('{}', {})", vec!["%L"; columns.len()].join(","), columns.join(", "))
     };

@@ -1,7 +1,7 @@
 //! Writes backwhen's own messages into the source's WAL.
 
 use crate::connect::{Session, server_error};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::model::Lsn;
 use crate::signal::key::MessageKey;
 
@@ -12,10 +12,19 @@ use super::sequences::parse_lsn;
 /// # Errors
 /// `Unavailable` if the source fails; the session cannot be used afterwards.
 pub async fn write(session: &Session, key: &MessageKey, messages: &[(&str, &str)]) -> Result<Lsn> {
-    let failed = |error| server_error("cannot write a heartbeat into the source's WAL", error);
-    session.batch_execute("BEGIN READ WRITE").await.map_err(failed)?;
+    session.batch_execute("BEGIN READ WRITE").await.map_err(unwritten)?;
+    let last = emit(session, key, messages).await?;
+    session.batch_execute("COMMIT").await.map_err(unwritten)?;
+    Ok(last)
+}
+
+/// Writes signed messages within the session's transaction; returns the position of the last message.
+///
+/// # Errors
+/// `Unavailable` if the source fails.
+pub(super) async fn emit(session: &Session, key: &MessageKey, messages: &[(&str, &str)]) -> Result<Lsn> {
     let number = session.query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[]).await;
-    let number: String = number.map_err(failed)?.get(0);
+    let number: String = number.map_err(unwritten)?.get(0);
     let number: u64 =
         number.parse().context(Kind::Internal, || "the server numbered a transaction oddly".into())?;
     let mut last = Lsn::ZERO;
@@ -23,10 +32,14 @@ pub async fn write(session: &Session, key: &MessageKey, messages: &[(&str, &str)
         let content = key.sign(prefix, number, ascii(json).as_bytes());
         let content = String::from_utf8_lossy(&content).into_owned();
         let statement = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)::text";
-        last = parse_lsn(session.query_one(statement, &[prefix, &content]).await.map_err(failed)?.get(0))?;
+        let row = session.query_one(statement, &[prefix, &content]).await;
+        last = parse_lsn(row.map_err(unwritten)?.get(0))?;
     }
-    session.batch_execute("COMMIT").await.map_err(failed)?;
     Ok(last)
+}
+
+fn unwritten(error: tokio_postgres::Error) -> Error {
+    server_error("cannot write a message into the source's WAL", error)
 }
 
 /// Returns the end of the source's WAL.

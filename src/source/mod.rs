@@ -1,5 +1,6 @@
 //! The source of the changes: a PostgreSQL server, read through its catalogs, its snapshots and the replication stream.
 
+pub mod amend;
 pub mod blocker;
 pub mod digests;
 pub mod identity;

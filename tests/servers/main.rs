@@ -14,6 +14,7 @@ mod expire;
 mod identity;
 mod journey;
 mod left_out;
+mod live;
 mod metrics;
 mod migrations;
 mod promises;

@@ -1,0 +1,316 @@
+//! `backwhen rewind` and `backwhen undo`
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{SourceOption, Surroundings, ui};
+use crate::ambient;
+use crate::capture::live;
+use crate::connect::{Conninfo, Session};
+use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
+use crate::model::{Lsn, Moment, PgTime, Selection};
+use crate::past::{Past, Reading};
+use crate::rewind::{
+    Aim, Amendment, Applied, ConflictReport, ConflictRule, Part, RowKey, TableCount, reading_beyond,
+};
+use crate::source::{inspect, messages};
+use crate::store::NewFile;
+
+/// How long the history may take to come to where the source is.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Put the live database, or some of its rows, back to a moment, in place
+///
+/// Only the rows that differ are changed, in one transaction, while writers of these tables wait. Without --apply this
+/// prints the plan. Capture must be running. A rewind can itself be taken back with undo.
+///
+/// Example: backwhen rewind --to 'mark:before-import' --table 'shop.*' --apply
+#[derive(Args, Clone)]
+#[command(verbatim_doc_comment)]
+pub struct Rewind {
+    /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME or checkpoint:ID
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
+    to: String,
+    /// With xid: or mark:, go back to the instant just before it
+    #[arg(long)]
+    before: bool,
+    /// Put back only tables that match (schema.table, with * and ?); may be given more than once
+    #[arg(long, value_name = "PATTERN")]
+    table: Vec<String>,
+    /// Put back only rows that meet a condition, then or now, such as 'tenant_id = 42'
+    #[arg(long = "where", value_name = "CONDITION")]
+    condition: Option<String>,
+    /// Put back only this row: orders=42, or lines=order_id=42,number=1; may be given more than once
+    #[arg(long, value_name = "TABLE=KEY")]
+    key: Vec<String>,
+    #[command(flatten)]
+    how: Way,
+}
+
+/// Take transactions back in the live database, and leave later work alone
+///
+/// A column goes back only where it still has the value that the transaction left. Without --apply this prints the plan.
+/// Capture must be running.
+///
+/// Example: backwhen undo xid:4711 --apply
+#[derive(Args, Clone)]
+#[command(verbatim_doc_comment)]
+pub struct Undo {
+    /// The transactions: xid:N, or xid:N,N,...
+    #[arg(value_name = "XIDS")]
+    transactions: String,
+    #[command(flatten)]
+    how: Way,
+}
+
+/// How rows of the live database are changed.
+#[derive(Args, Clone)]
+struct Way {
+    /// What to do if rows cannot be put back alone, since others refer to them or built on them: change nothing, leave these
+    /// rows as they are, or put back what is in their way, too
+    #[arg(long, env = "BACKWHEN_CONFLICTS", value_enum, default_value = "refuse")]
+    conflicts: Rule,
+    /// Write the plan as SQL into this file
+    #[arg(long, value_name = "FILE")]
+    sql: Option<PathBuf>,
+    /// Show the plan and change nothing, as without --apply
+    #[arg(long, conflicts_with = "apply")]
+    dry_run: bool,
+    /// Change the rows
+    #[arg(long)]
+    apply: bool,
+    #[command(flatten)]
+    source: SourceOption,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rule {
+    Refuse,
+    Skip,
+    Cascade,
+}
+
+#[derive(Serialize)]
+struct AmendmentReport {
+    /// The moment to which rows go back, or just before the first transaction that is taken back.
+    moment: MomentReport,
+    tables: Vec<TableCount>,
+    conflicts: Vec<ConflictReport>,
+    /// The later transactions that are in the way.
+    dependents: Vec<DependentReport>,
+    without_place: Vec<String>,
+    applied: bool,
+    lsn: Option<Lsn>,
+    /// The number of the transaction that changed the rows.
+    xid: Option<u64>,
+    locked_seconds: Option<f64>,
+    seconds: f64,
+    /// The command that carries out the plan.
+    #[serde(skip)]
+    next: String,
+    #[serde(skip)]
+    is_blocked: bool,
+}
+
+#[derive(Serialize)]
+struct MomentReport {
+    lsn: Lsn,
+    time: Option<PgTime>,
+    xid: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct DependentReport {
+    xid: u64,
+    why: String,
+}
+
+impl Rewind {
+    pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        let (history, _objects) = at.history_held()?;
+        let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
+        let keys = self.key.iter().map(|text| RowKey::parse(text)).collect::<Result<Vec<_>>>()?;
+        let tables = Selection::parse(&self.table, &[])?;
+        let part = Part { tables, keys, condition: self.condition.clone() };
+        let source = self.how.source.of(&history)?;
+        let past = caught_up(&history, &source).await?.at(&moment, self.before)?;
+        if !self.table.is_empty() {
+            past.choose(&self.table)?;
+        }
+        self.how.amend(at, past, &source, Aim::Rewind(part)).await
+    }
+}
+
+impl Undo {
+    pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        let (history, _objects) = at.history_held()?;
+        let moments = self.moments()?;
+        let source = self.how.source.of(&history)?;
+        let reading = caught_up(&history, &source).await?;
+        let pasts = moments.iter().map(|moment| reading.at(moment, true)).collect::<Result<Vec<_>>>()?;
+        let positions: BTreeSet<Lsn> = pasts.iter().map(Past::until).collect();
+        let first = pasts.into_iter().min_by_key(Past::until);
+        let first = first.ok_or_else(|| Error::usage("name the transactions: backwhen undo xid:N"))?;
+        self.how.amend(at, first, &source, Aim::Undo(positions)).await
+    }
+
+    fn moments(&self) -> Result<Vec<Moment>> {
+        let list = self.transactions.strip_prefix("xid:").unwrap_or(&self.transactions);
+        let parse = |number: &str| {
+            let number = number.trim().trim_start_matches("xid:");
+            let moment = Moment::parse(&format!("xid:{number}"), ambient::now());
+            moment.context(Kind::Usage, || {
+                format!("{number:?} is no transaction; write: backwhen undo xid:N,N")
+            })
+        };
+        list.split(',').map(parse).collect()
+    }
+}
+
+/// Waits until the running capture has brought in what is committed by now.
+async fn caught_up(history: &History, source: &Conninfo) -> Result<Reading> {
+    if !history.capture_is_running() {
+        return Err(Error::refused(format!(
+            "no capture is running on {}, so it is not known what the live database holds; start backwhen capture, then \
+             try again",
+            history.root().display()
+        )));
+    }
+    if live::read(&history.live_path()).is_some_and(|live| live.state.is_lost()) {
+        return Err(Error::unavailable(
+            "continuity was lost, and capture brings source and history together again; try again when backwhen status \
+             says streaming",
+        ));
+    }
+    let session = Session::connect_utf8(source, "rewind").await?;
+    inspect::check_cluster(&session, &history.identity().source.system_identifier).await?;
+    let lsn = messages::wal_end(&session).await?;
+    reading_beyond(history, &session, lsn, CATCH_UP).await
+}
+
+impl Way {
+    async fn amend(&self, at: &Surroundings, past: Past, source: &Conninfo, aim: Aim) -> Result<ExitCode> {
+        let begun = ambient::instant();
+        let newest = past.reading().timeline().current()?.epoch.number;
+        if past.stretch().epoch.number != newest {
+            return Err(Error::refused(format!(
+                "that moment lies before a gap of the history (epoch {}, and now it is {newest}), so it is not known what \
+                 changed since; use: backwhen recover --to MOMENT --into TARGET",
+                past.stretch().epoch.number
+            )));
+        }
+        let last = past.last();
+        let moment =
+            MomentReport { lsn: past.until(), time: last.map(|it| it.time), xid: last.map(|it| it.xid) };
+        let rule = match self.conflicts {
+            Rule::Refuse => ConflictRule::Refuse,
+            Rule::Skip => ConflictRule::Skip,
+            Rule::Cascade => ConflictRule::Cascade,
+        };
+        let mut amendment = Amendment::plan(past, source, aim, rule).await?;
+        if let Some(file) = &self.sql {
+            let unwritten = || format!("cannot write {}", file.display());
+            let mut written = NewFile::create(file)?;
+            written.write_all(amendment.script().as_bytes()).context(Kind::Unavailable, unwritten)?;
+            written.publish()?;
+        }
+        let is_blocked = amendment.solution.is_blocked;
+        let applied = if self.apply && !is_blocked { Some(amendment.apply().await?) } else { None };
+        let report = AmendmentReport::of(moment, &amendment, applied, begun.elapsed().as_secs_f64());
+        at.ui.result(&report, || describe(&report))?;
+        if self.apply && is_blocked {
+            return Ok(ExitCode::from(Kind::Refused.exit_code()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl AmendmentReport {
+    fn of(
+        moment: MomentReport,
+        amendment: &Amendment,
+        applied: Option<Option<Applied>>,
+        seconds: f64,
+    ) -> AmendmentReport {
+        let conflicts = amendment.conflicts();
+        let each = conflicts.iter().flat_map(|it| it.xids.iter().map(|xid| (*xid, it.why.clone())));
+        let dependents: BTreeSet<_> = each.collect();
+        let done = applied.flatten();
+        AmendmentReport {
+            moment,
+            tables: amendment.counts(),
+            conflicts,
+            dependents: dependents.into_iter().map(|(xid, why)| DependentReport { xid, why }).collect(),
+            without_place: amendment.without_place(),
+            applied: applied.is_some(),
+            lsn: done.map(|it| it.lsn),
+            xid: done.map(|it| it.xid),
+            locked_seconds: done.map(|it| it.locked_seconds),
+            seconds,
+            next: applying_command(),
+            is_blocked: amendment.solution.is_blocked,
+        }
+    }
+}
+
+/// The present command with --apply. A password is not repeated.
+fn applying_command() -> String {
+    let words = std::env::args().skip(1).filter(|word| word != "--dry-run");
+    let shown = |word: String| {
+        let is_secret = word.contains("password") || word.contains("://");
+        if is_secret { "'...'".to_owned() } else { ui::shell_word(&word) }
+    };
+    format!("backwhen {} --apply", words.map(shown).collect::<Vec<_>>().join(" "))
+}
+
+fn describe(report: &AmendmentReport) -> String {
+    let mut text = match report.moment.time {
+        Some(time) => format!("moment    {}  {}\n", report.moment.lsn, ui::both_times(time)),
+        None => format!("moment    {}\n", report.moment.lsn),
+    };
+    let cells = |it: &TableCount| {
+        vec![it.table.clone(), it.inserted.to_string(), it.updated.to_string(), it.deleted.to_string()]
+    };
+    if report.tables.is_empty() {
+        text.push_str("no row has to change\n");
+    } else {
+        let rows: Vec<_> = report.tables.iter().map(cells).collect();
+        text.push_str(&ui::table(&["table", "to insert", "to update", "to delete"], &rows));
+        text.push('\n');
+    }
+    for conflict in &report.conflicts {
+        let key: Vec<_> = conflict.key.iter().map(|(column, value)| format!("{column}={value}")).collect();
+        let xids: Vec<_> = conflict.xids.iter().map(|xid| format!("xid:{xid}")).collect();
+        let line = format!("{} ({}): {} {}", conflict.table, key.join(", "), conflict.why, xids.join(" "));
+        text.push_str(&format!("CONFLICT  {}\n", ui::printable(&line)));
+    }
+    for note in &report.without_place {
+        text.push_str(&format!("no place  {}\n", ui::printable(note)));
+    }
+    text.push_str(&ending(report));
+    text
+}
+
+fn ending(report: &AmendmentReport) -> String {
+    match (report.applied, report.xid) {
+        (true, Some(xid)) => format!(
+            "applied   as xid:{xid}; writers of these tables waited for {:.3} s; to take this back: backwhen undo xid:{xid}",
+            report.locked_seconds.unwrap_or_default()
+        ),
+        (true, None) => "nothing was to be changed".to_owned(),
+        (false, _) if report.is_blocked => {
+            "nothing was changed: rows are in the way. Leave them with --conflicts skip, or \
+             put back what is in their way too with --conflicts cascade"
+                .to_owned()
+        }
+        (false, _) if report.tables.is_empty() => "nothing is to be changed".to_owned(),
+        (false, _) => format!("nothing was changed yet; to change these rows: {}", report.next),
+    }
+}

@@ -1,0 +1,227 @@
+//! What changed since a moment: all touched rows of all tables, as the journal tells.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::lookup::{Keys, rows_of};
+use super::table::{ChangedTable, TouchedRow};
+use crate::error::{Error, Result};
+use crate::fold::FoldedTable;
+use crate::follow::{Event, EventKind, Follow, JournalRange, RowChange, TableChange, Transaction};
+use crate::history::checkpoint::Checkpoint;
+use crate::history::timeline::with_epoch;
+use crate::model::{Inexact, Lsn, Table};
+use crate::past::{Past, RECOVERY_BUDGET, Reading};
+use crate::progress::Silent;
+
+/// The most bytes of changed rows that are held in memory. More are refused.
+const MOST_BYTES: usize = 1 << 30;
+
+/// A rough cost in bytes of a touched row beyond its lines.
+const ROW_OVERHEAD: usize = 200;
+
+/// One of the touched rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId {
+    pub table: u32,
+    pub row: usize,
+}
+
+/// The rows that were touched from a moment up to a later position.
+pub struct ChangedRows {
+    base: Checkpoint,
+    epoch: u32,
+    /// The moment: the position of the first commit after it.
+    since: Lsn,
+    until: Lsn,
+    keeps_all: bool,
+    pub transactions: Vec<Transaction>,
+    /// The number, with its epoch, of a transaction near these.
+    near: Option<u64>,
+    /// By oid.
+    pub tables: BTreeMap<u32, ChangedTable>,
+    pub inexact: Vec<Inexact>,
+    /// The schema changes: the transaction's number, and the command.
+    pub definitions: Vec<(u32, String)>,
+    /// The tables at the moment, as far as they were needed.
+    folded: HashMap<u32, FoldedTable>,
+    bytes: usize,
+}
+
+impl ChangedRows {
+    /// Nothing has been read yet. With `keeps_all`, every version of a row is kept, as an undo needs it.
+    pub fn since(past: &Past, keeps_all: bool) -> ChangedRows {
+        let (base, since) = (past.base().clone(), past.until());
+        let epoch = past.stretch().epoch.number;
+        ChangedRows::new(base, epoch, since, keeps_all)
+    }
+
+    /// The same moment, of which nothing has been read.
+    pub fn nothing(&self) -> ChangedRows {
+        ChangedRows::new(self.base.clone(), self.epoch, self.since, self.keeps_all)
+    }
+
+    fn new(base: Checkpoint, epoch: u32, since: Lsn, keeps_all: bool) -> ChangedRows {
+        ChangedRows {
+            epoch,
+            since,
+            until: since,
+            keeps_all,
+            transactions: Vec::new(),
+            near: None,
+            tables: BTreeMap::new(),
+            inexact: base.inexact.clone(),
+            definitions: Vec::new(),
+            folded: HashMap::new(),
+            bytes: 0,
+            base,
+        }
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub fn row(&self, id: RowId) -> &TouchedRow {
+        &self.tables[&id.table].rows[id.row]
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = (RowId, &ChangedTable, &TouchedRow)> {
+        let told = self.tables.iter().filter(|(_, table)| table.obstacle.is_none());
+        told.flat_map(|(oid, table)| {
+            let id = |row| RowId { table: *oid, row };
+            table.rows.iter().enumerate().map(move |(number, row)| (id(number), table, row))
+        })
+    }
+
+    /// Reads on, up to the end of the history as `reading` has it.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal or an image is; `Refused` if more changed than memory should hold.
+    pub fn advance(&mut self, reading: &Reading) -> Result<()> {
+        let stretch = reading.stretch(self.epoch)?;
+        let until = stretch.frontier().max(self.until);
+        // The base's tables are those of the place only if nothing altered them in between.
+        let is_plain = reading.forward(self.base.clone(), self.until)?.schema_changes()?.is_empty();
+        let after = if is_plain { self.until } else { self.base.lsn };
+        self.near = self.near.or_else(|| stretch.number_near(until));
+        let journal = JournalRange { segments: &stretch.segments, after, until };
+        let base = self.base.clone();
+        let key = reading.history().identity().message_key();
+        let mut follow = Follow::new(&base, journal, &key, &|_| true);
+        while let Some(event) = follow.next_event()? {
+            if event.transaction.lsn >= self.until {
+                self.take(&event)?;
+            }
+        }
+        self.inexact.extend(follow.inexact());
+        self.until = until;
+        self.complete(reading)
+    }
+
+    fn take(&mut self, event: &Event<'_>) -> Result<()> {
+        match &event.kind {
+            EventKind::Row { table, change } => {
+                let transaction = self.transaction(event.transaction);
+                self.count(*change)?;
+                let keeps_all = self.keeps_all;
+                self.table(table).apply(*change, transaction, keeps_all)?;
+            }
+            EventKind::Truncate { tables, .. } => {
+                let transaction = self.transaction(event.transaction);
+                tables.iter().for_each(|table| self.table(table).empty(transaction));
+            }
+            EventKind::Definition { tables, change } => {
+                let place = event.transaction;
+                let transaction = self.transaction(place);
+                self.definitions.push((transaction, change.signal.tag.clone()));
+                tables.iter().for_each(|change| self.define(change, place));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A transaction's number on the server, with its epoch if a heartbeat tells it.
+    pub fn xid(&self, number: u32) -> u64 {
+        let xid = self.transactions[number as usize].xid;
+        self.near.map_or(xid.into(), |near| with_epoch(xid, near))
+    }
+
+    /// The numbers of the transactions that committed at these positions.
+    pub fn numbers(&self, positions: &BTreeSet<Lsn>) -> BTreeSet<u32> {
+        let at = |(number, it): (usize, &Transaction)| positions.contains(&it.lsn).then_some(number as u32);
+        self.transactions.iter().enumerate().filter_map(at).collect()
+    }
+
+    fn transaction(&mut self, transaction: &Transaction) -> u32 {
+        if self.transactions.last().map(|it| it.lsn) != Some(transaction.lsn) {
+            self.transactions.push(*transaction);
+        }
+        (self.transactions.len() - 1) as u32
+    }
+
+    fn count(&mut self, change: RowChange<'_>) -> Result<()> {
+        let bytes = match change {
+            RowChange::Insert { new } | RowChange::Given { new } | RowChange::Update { new, .. } => {
+                new.line.len() + 2 * new.key.len()
+            }
+            RowChange::Delete { old } => 2 * old.key.len(),
+        };
+        self.bytes += bytes + ROW_OVERHEAD;
+        if self.bytes > MOST_BYTES {
+            return Err(Error::refused(format!(
+                "more than {} MiB of rows changed since that moment, which is more than can be put back in place; use: \
+                 backwhen recover --to MOMENT --into TARGET",
+                MOST_BYTES >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, table: &Arc<Table>) -> &mut ChangedTable {
+        self.tables.entry(table.oid).or_insert_with(|| ChangedTable::new(table))
+    }
+
+    fn define(&mut self, change: &TableChange, place: &Transaction) {
+        match change {
+            TableChange::Create { table } => {
+                self.tables.insert(table.oid, ChangedTable::made(table));
+            }
+            TableChange::Alter { before, now, reshape } => self.table(before).alter(now, reshape.as_ref()),
+            TableChange::Rewrite { before, now } => {
+                let table = self.table(before);
+                table.alter(now, None);
+                let why = format!("transaction {} ({}) rewrote all of its rows", place.xid, place.lsn);
+                table.obstacle.get_or_insert(why);
+            }
+            TableChange::Drop { table } => self.table(table).now = None,
+        }
+    }
+
+    /// Reads the touched rows as they were at the moment.
+    fn complete(&mut self, reading: &Reading) -> Result<()> {
+        let is_open = |table: &ChangedTable| match table.unread() {
+            Keys::All => true,
+            Keys::Some(keys) => !keys.is_empty(),
+        };
+        let lacking =
+            |(oid, table): &(&u32, &ChangedTable)| is_open(table) && !self.folded.contains_key(*oid);
+        let wanted: Vec<u32> = self.tables.iter().filter(lacking).map(|(oid, _)| *oid).collect();
+        if !wanted.is_empty() {
+            let past = reading.forward(self.base.clone(), self.since)?;
+            let scratch = reading.history().scratch();
+            let folded = past.fold(&|it| wanted.contains(&it.oid), RECOVERY_BUDGET, &scratch, &Silent)?;
+            self.folded.extend(folded.tables.into_iter().map(|table| (table.table.oid, table)));
+        }
+        for (oid, table) in self.tables.iter_mut().filter(|(_, table)| table.obstacle.is_none()) {
+            let keys = table.unread();
+            let found = match self.folded.get(oid) {
+                Some(folded) => rows_of(folded.clone(), &keys)?,
+                None => HashMap::new(),
+            };
+            table.complete(found)?;
+        }
+        Ok(())
+    }
+}

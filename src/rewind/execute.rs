@@ -1,0 +1,275 @@
+//! Plans against the history, locks the live tables, brings the plan up to what they are under the locks, and changes the
+//! rows.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::catch_up::{reading_beyond, to_json};
+use super::changed::ChangedRows;
+use super::conflicts::{ConflictReport, ConflictRule, name_of};
+use super::plan::{PlannedTable, TableCount, planned_tables};
+use super::solve::{Aim, Solution, solve};
+use super::table::ChangedTable;
+use crate::ambient;
+use crate::connect::{Conninfo, Session};
+use crate::error::{Error, Kind, Result};
+use crate::history::History;
+use crate::model::Lsn;
+use crate::past::{Past, Reading};
+use crate::signal::{REWIND, RewindSignal};
+use crate::source::amend::{AmendSession, AmendedTable, LiveSchema, Surprise, live_schema, script};
+use crate::source::inspect;
+
+/// How long the history may take to pass a position while the tables are locked.
+const CATCH_UP: Duration = Duration::from_secs(20);
+
+/// How often the locks are taken, in case other tables than planned must be locked, or another transaction holds rows that are
+/// needed.
+const ATTEMPTS: usize = 5;
+
+/// A rewind or an undo, planned.
+pub struct Amendment {
+    history: History,
+    source: Conninfo,
+    aim: Aim,
+    rule: ConflictRule,
+    signal: RewindSignal,
+    changed: ChangedRows,
+    catalogs: Session,
+    sieve: AmendSession,
+    pub solution: Solution,
+    pub tables: Vec<PlannedTable>,
+}
+
+/// How the change went.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Applied {
+    /// A position behind the commit.
+    pub lsn: Lsn,
+    pub xid: u64,
+    /// How long writers were kept out of the tables.
+    pub locked_seconds: f64,
+}
+
+impl Amendment {
+    /// Plans from the history as it is now. `past` is the moment to which rows are put back, or the one just before the
+    /// first transaction that is taken back.
+    ///
+    /// # Errors
+    /// `Refused` if a table is not exact in between, or is not what the history says; `Damaged` if the history is.
+    pub async fn plan(past: Past, source: &Conninfo, aim: Aim, rule: ConflictRule) -> Result<Amendment> {
+        let history = past.history().clone();
+        let catalogs = Session::connect_utf8(source, "rewind").await?;
+        inspect::check_cluster(&catalogs, &history.identity().source.system_identifier).await?;
+        let signal =
+            RewindSignal { to: matches!(aim, Aim::Rewind(_)).then(|| past.until()), undone: Vec::new() };
+        let changed = ChangedRows::since(&past, matches!(aim, Aim::Undo(_)));
+        let mut amendment = Amendment {
+            source: source.clone(),
+            aim,
+            rule,
+            signal,
+            changed,
+            catalogs,
+            sieve: AmendSession::open(source).await?,
+            solution: Solution { goals: Default::default(), conflicts: Vec::new(), is_blocked: false },
+            tables: Vec::new(),
+            history,
+        };
+        let reading = past.reading().clone();
+        amendment.follow(reading).await?;
+        amendment.solve().await?;
+        Ok(amendment)
+    }
+
+    /// Reads on to the end of the history.
+    async fn follow(&mut self, reading: Reading) -> Result<()> {
+        let nothing = self.changed.nothing();
+        let mut changed = std::mem::replace(&mut self.changed, nothing);
+        let following = ambient::blocking("following the journal", move || {
+            changed.advance(&reading)?;
+            Ok(changed)
+        });
+        self.changed = following.await?;
+        Ok(())
+    }
+
+    /// Decides what to change, by the constraints that are in force now.
+    async fn solve(&mut self) -> Result<LiveSchema> {
+        let oids: Vec<u32> = self.changed.tables.keys().copied().collect();
+        let schema = live_schema(&self.catalogs, &oids).await?;
+        self.refuse_inexact()?;
+        self.solution = solve(&self.aim, self.rule, &self.changed, &schema, &self.sieve).await?;
+        self.tables = planned_tables(&self.changed, &self.solution.goals, &schema);
+        for planned in &self.tables {
+            schema.check(&planned.amended.table)?;
+        }
+        Ok(schema)
+    }
+
+    /// Whether the rewind or undo is about this table.
+    fn concerns(&self, changed: &ChangedTable) -> bool {
+        match &self.aim {
+            Aim::Rewind(part) => changed.table().is_some_and(|table| part.takes(table)),
+            Aim::Undo(positions) => !self.changed.numbers(positions).is_disjoint(&changed.writers),
+        }
+    }
+
+    fn refuse_inexact(&self) -> Result<()> {
+        for changed in self.changed.tables.values() {
+            let (Some(table), true) = (changed.now.as_deref(), changed.then.is_some()) else { continue };
+            if !self.concerns(changed) {
+                continue;
+            }
+            let name = table.display();
+            let inexact = self.changed.inexact.iter().find(|it| it.what == name).map(|it| it.why.clone());
+            let insert_only = table.is_insert_only().then(|| {
+                "it has no replica identity, so the history does not know its updates and deletes".to_owned()
+            });
+            if let Some(why) = changed.obstacle.clone().or(insert_only).or(inexact) {
+                return Err(Error::refused(format!(
+                    "{name} cannot be put back in place: {why}; name the other tables with --table, or use: backwhen \
+                     recover"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn counts(&self) -> Vec<TableCount> {
+        self.tables.iter().map(PlannedTable::count).collect()
+    }
+
+    /// What was in the way, each row once.
+    pub fn conflicts(&self) -> Vec<ConflictReport> {
+        let mut reports: Vec<ConflictReport> = Vec::new();
+        for conflict in &self.solution.conflicts {
+            let report = conflict.report(&self.changed);
+            if !reports.contains(&report) {
+                reports.push(report);
+            }
+        }
+        reports
+    }
+
+    /// What is not put back: tables and columns that have no place today, tables that were made since, and schema changes
+    /// of the transactions that are taken back.
+    pub fn without_place(&self) -> Vec<String> {
+        let concerned = self.changed.tables.values().filter(|changed| self.concerns(changed));
+        match &self.aim {
+            Aim::Rewind(_) => concerned.flat_map(ChangedTable::without_place).collect(),
+            Aim::Undo(positions) => {
+                let undone = self.changed.numbers(positions);
+                let defined = self.changed.definitions.iter().filter(|(number, _)| undone.contains(number));
+                let note = |(number, tag): &(u32, String)| {
+                    let xid = self.changed.xid(*number);
+                    format!("xid:{xid}: its {tag} is not taken back")
+                };
+                let dropped = concerned.filter(|changed| changed.now.is_none());
+                dropped.flat_map(ChangedTable::without_place).chain(defined.map(note)).collect()
+            }
+        }
+    }
+
+    /// Carries out the plan, in one transaction.
+    ///
+    /// # Errors
+    /// `Refused` if rows are not what the history says, or if a constraint is in the way; `Unavailable` if the tables
+    /// cannot be locked, or if capture is too far behind. Nothing has changed then.
+    pub async fn apply(&mut self) -> Result<Option<Applied>> {
+        for attempt in 1..=ATTEMPTS {
+            if self.tables.is_empty() {
+                return Ok(None);
+            }
+            let mut session = AmendSession::open(&self.source).await?;
+            let planned = self.amended();
+            session.load(&planned).await?;
+            let lsn = session.lock().await?;
+            let locked = ambient::instant();
+            ambient::pass("rewind.locked")?;
+            self.catch_up(lsn).await?;
+            let schema = self.solve().await?;
+            if self.solution.is_blocked {
+                session.give_up().await?;
+                return Err(self.blocked());
+            }
+            let now = self.amended();
+            if !now.iter().map(|it| it.table.oid).eq(planned.iter().map(|it| it.table.oid)) {
+                session.give_up().await?;
+                continue;
+            }
+            if now.iter().zip(&planned).any(|(now, planned)| now.rows != planned.rows) {
+                session.reload(&now).await?;
+            }
+            let surprises = match session.apply(&schema, &now).await {
+                Err(error) if error.kind() == Kind::Unavailable && attempt < ATTEMPTS => {
+                    tracing::info!("{error}; trying again");
+                    session.give_up().await?;
+                    continue;
+                }
+                applied => applied?,
+            };
+            if !surprises.is_empty() {
+                return Err(self.surprised(&surprises));
+            }
+            ambient::pass("rewind.applied")?;
+            let (lsn, xid) = self.commit(&session).await?;
+            return Ok(Some(Applied { lsn, xid, locked_seconds: locked.elapsed().as_secs_f64() }));
+        }
+        Err(Error::unavailable("other tables kept changing meanwhile; try again when fewer write"))
+    }
+
+    /// The plan as SQL, for review.
+    pub fn script(&self) -> String {
+        script(&self.amended())
+    }
+
+    fn amended(&self) -> Vec<AmendedTable> {
+        self.tables.iter().map(|planned| planned.amended.clone()).collect()
+    }
+
+    /// Waits until the history has passed a position, and follows it that far.
+    async fn catch_up(&mut self, lsn: Lsn) -> Result<()> {
+        let reading = reading_beyond(&self.history, &self.catalogs, lsn, CATCH_UP).await?;
+        self.follow(reading).await
+    }
+
+    async fn commit(&mut self, session: &AmendSession) -> Result<(Lsn, u64)> {
+        if let Aim::Undo(positions) = &self.aim {
+            let undone = self.changed.numbers(positions);
+            self.signal.undone = undone.into_iter().map(|number| self.changed.xid(number)).collect();
+        }
+        let committed =
+            session.commit(&self.history.identity().message_key(), REWIND, &to_json(&self.signal)?).await?;
+        ambient::pass("rewind.committed")?;
+        Ok(committed)
+    }
+
+    fn blocked(&self) -> Error {
+        Error::refused(format!(
+            "{} rows are in the way, and nothing was changed; look at them without --apply, then choose --conflicts skip or \
+             --conflicts cascade",
+            self.conflicts().len()
+        ))
+    }
+
+    /// Explains rows that were not what the history says.
+    fn surprised(&self, surprises: &[Surprise]) -> Error {
+        let explain = |(table, row): &Surprise| {
+            let id = self.tables[*table].rows[*row];
+            let (table, key) = name_of(&self.changed, id);
+            let key: Vec<_> = key.iter().map(|(column, value)| format!("{column}={value}")).collect();
+            let last = self.changed.row(id).transactions().next_back();
+            let xid = last.map_or_else(String::new, |last| {
+                format!(", which the history last saw written by xid:{}", self.changed.xid(last))
+            });
+            format!("{table} ({}){xid}", key.join(", "))
+        };
+        let rows: Vec<_> = surprises.iter().map(explain).collect();
+        Error::refused(format!(
+            "rows are not what the history says, and nothing was changed: {}; see: backwhen check --against-source",
+            rows.join("; ")
+        ))
+    }
+}

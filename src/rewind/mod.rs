@@ -1,0 +1,25 @@
+//! Puts the live database right in place: back to a moment, or without some transactions.
+//!
+//! [`ChangedRows`] reads from the journal which rows were touched since a moment, and all of their versions that matter.
+//! [`solve`] decides which rows shall be what, and what is in the way. [`Amendment`] locks the live tables, reads on
+//! until the history holds all that was committed in them, decides again, and changes the rows in one transaction by
+//! [`source::amend`](crate::source::amend). The transaction goes through the stream like any other, so it can itself be
+//! taken back.
+
+mod catch_up;
+mod changed;
+mod conflicts;
+mod execute;
+mod filter;
+mod lookup;
+mod plan;
+mod solve;
+mod table;
+mod undo;
+
+pub use catch_up::reading_beyond;
+pub use conflicts::{ConflictReport, ConflictRule};
+pub use execute::{Amendment, Applied};
+pub use filter::{Part, RowKey};
+pub use plan::TableCount;
+pub use solve::Aim;

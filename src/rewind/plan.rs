@@ -1,0 +1,179 @@
+//! The rows that are to change, and how each change is carried out.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use super::changed::{ChangedRows, RowId};
+use super::lookup::Line;
+use super::table::ChangedTable;
+use crate::codec::copy_text;
+use crate::codec::key::KeyShape;
+use crate::model::Table;
+use crate::source::amend::{Act, AmendedRow, AmendedTable, LiveSchema};
+
+/// The rows that are to change, each with the line that it shall have; `None` if it shall not be there.
+pub type Goals = BTreeMap<RowId, Option<Line>>;
+
+/// The number of rows that change in a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableCount {
+    pub table: String,
+    pub inserted: u64,
+    pub deleted: u64,
+    pub updated: u64,
+}
+
+/// A table's changes, and the touched row behind each of them.
+#[derive(Clone, Debug)]
+pub struct PlannedTable {
+    pub amended: AmendedTable,
+    pub rows: Vec<RowId>,
+}
+
+impl PlannedTable {
+    pub fn count(&self) -> TableCount {
+        let count =
+            |acts: &[Act]| self.amended.rows.iter().filter(|row| acts.contains(&row.act)).count() as u64;
+        TableCount {
+            table: self.amended.table.display(),
+            inserted: count(&[Act::Insert]),
+            deleted: count(&[Act::Delete]),
+            updated: count(&[Act::Update, Act::Replace]),
+        }
+    }
+}
+
+/// What a rewind to the moment makes of the touched rows.
+pub fn rewind_goals(changed: &ChangedRows) -> Goals {
+    let goal = |(id, table, row): (RowId, &ChangedTable, &super::table::TouchedRow)| {
+        let restored = table.restored(row);
+        (table.now.is_some() && restored.as_deref() != row.last()).then_some((id, restored))
+    };
+    changed.rows().filter_map(goal).collect()
+}
+
+/// Sorts the goals by tables, and decides how each row is changed.
+pub fn planned_tables(changed: &ChangedRows, goals: &Goals, schema: &LiveSchema) -> Vec<PlannedTable> {
+    let mut tables = BTreeMap::<u32, Vec<(RowId, Option<Line>, Option<Line>)>>::new();
+    for (id, then) in goals {
+        let now = changed.row(*id).last().map(Line::from);
+        tables.entry(id.table).or_default().push((*id, now, then.clone()));
+    }
+    let plan = |(oid, rows): (u32, Vec<_>)| {
+        let table = changed.tables[&oid].now.as_deref()?;
+        let rows = if changed.tables[&oid].is_keyed() { by_key(table, rows) } else { split(rows) };
+        let mut planned = PlannedTable {
+            rows: rows.iter().map(|(id, ..)| *id).collect(),
+            amended: AmendedTable { table: table.clone(), rows: Vec::new(), parking: None },
+        };
+        planned.amended.rows = rows.into_iter().filter_map(|(_, now, then)| amended(now, then)).collect();
+        make_way(&mut planned.amended, schema);
+        (!planned.rows.is_empty()).then_some(planned)
+    };
+    tables.into_iter().filter_map(plan).collect()
+}
+
+fn amended(now: Option<Line>, then: Option<Line>) -> Option<AmendedRow> {
+    let act = match (&now, &then) {
+        (None, Some(_)) => Act::Insert,
+        (Some(_), None) => Act::Delete,
+        (Some(_), Some(_)) => Act::Update,
+        (None, None) => return None,
+    };
+    Some(AmendedRow { act, now, then, parks: false })
+}
+
+type Change = (RowId, Option<Line>, Option<Line>);
+
+/// What stands under a key now becomes what shall stand under it, be it another row: what refers to it refers to the key,
+/// and a delete would take it along. What remains is a change of a row's key, or a row that goes or comes.
+fn by_key(table: &Table, rows: Vec<Change>) -> Vec<Change> {
+    let shape = KeyShape::of(table);
+    let key_of = |line: &Option<Line>| {
+        let mut key = Vec::new();
+        shape.push_key(line.as_deref()?, &mut key).map(|()| key)
+    };
+    let mut coming = HashMap::new();
+    for (number, (.., then)) in rows.iter().enumerate() {
+        coming.extend(key_of(then).map(|key| (key, number)));
+    }
+    let (mut goes, mut comes) = (vec![true; rows.len()], vec![true; rows.len()]);
+    let mut changes = Vec::with_capacity(rows.len());
+    for (number, (id, now, _)) in rows.iter().enumerate() {
+        let Some(with) = key_of(now).and_then(|key| coming.get(&key).copied()) else { continue };
+        (goes[number], comes[with]) = (false, false);
+        changes.push((*id, now.clone(), rows[with].2.clone()));
+    }
+    for (number, (id, now, then)) in rows.into_iter().enumerate() {
+        let (now, then) = (now.filter(|_| goes[number]), then.filter(|_| comes[number]));
+        changes.push((id, now, then));
+    }
+    changes.retain(|(_, now, then)| now != then);
+    changes
+}
+
+/// A row without a key is changed by deleting it and inserting another. Equal rows that go and come cancel each other.
+fn split(rows: Vec<Change>) -> Vec<Change> {
+    let mut coming = HashMap::<Line, Vec<RowId>>::new();
+    for (id, _, then) in &rows {
+        if let Some(then) = then {
+            coming.entry(then.clone()).or_default().push(*id);
+        }
+    }
+    let mut parts = Vec::new();
+    for (id, now, _) in rows {
+        let Some(now) = now else { continue };
+        if coming.get_mut(&now).and_then(Vec::pop).is_none() {
+            parts.push((id, Some(now), None));
+        }
+    }
+    let new = coming
+        .into_iter()
+        .flat_map(|(line, ids)| ids.into_iter().map(move |id| (id, None, Some(line.clone()))));
+    parts.extend(new);
+    parts.sort_by_key(|(id, ..)| *id);
+    parts
+}
+
+/// The values of some columns of a line, by their positions; `None` if one of them is NULL.
+pub fn values<'a>(line: &'a [u8], at: &[usize]) -> Option<Vec<&'a [u8]>> {
+    let columns: Vec<_> = copy_text::columns(line).collect();
+    let value = |at: &usize| columns.get(*at).copied().filter(|value| *value != copy_text::NULL);
+    at.iter().map(value).collect()
+}
+
+/// The positions of columns by their names; `None` if one is not stored.
+pub fn positions(table: &Table, names: &[String]) -> Option<Vec<usize>> {
+    names.iter().map(|name| table.columns.iter().position(|column| column.name == *name)).collect()
+}
+
+/// Updated rows that take each other's unique values are replaced, or wait with NULL in the column.
+fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) {
+    let can_be_replaced = schema.rows_can_be_replaced(amended.table.oid);
+    for key in schema.unique_keys.iter().filter(|key| key.table == amended.table.oid && key.is_immediate) {
+        let Some(at) = positions(&amended.table, &key.columns) else { continue };
+        let value = |line: &Option<Line>| {
+            line.as_deref().and_then(|line| values(line, &at)).map(|them| them.join(&b'\t'))
+        };
+        let updated = |row: &&AmendedRow| row.act == Act::Update && value(&row.now) != value(&row.then);
+        let taken: std::collections::HashSet<_> =
+            amended.rows.iter().filter(updated).filter_map(|row| value(&row.then)).collect();
+        let waiting = amended.rows.iter().enumerate().filter(|(_, row)| updated(row));
+        let in_the_way: Vec<usize> = waiting
+            .filter(|(_, row)| value(&row.now).is_some_and(|it| taken.contains(&it)))
+            .map(|(number, _)| number)
+            .collect();
+        if !can_be_replaced && !in_the_way.is_empty() {
+            // Only one column can be the place to wait; the primary key's take no NULL.
+            amended.parking = amended.parking.or(at.last().copied());
+        }
+        for number in in_the_way {
+            if can_be_replaced {
+                amended.rows[number].act = Act::Replace;
+            } else {
+                amended.rows[number].parks = true;
+            }
+        }
+    }
+}

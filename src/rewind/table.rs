@@ -1,0 +1,348 @@
+//! The rows of one table that were touched since a moment, each with its versions.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::lookup::{Keys, Line, RowsByKey};
+use crate::codec::copy_text::{self, fill_holes};
+use crate::codec::retell::Doubts;
+use crate::error::{Error, Result};
+use crate::follow::{Reshape, Row, RowChange};
+use crate::model::{Column, RowIdentity, Table};
+
+/// A row from a moment on, through changes of its key.
+#[derive(Debug, Default)]
+pub struct TouchedRow {
+    /// The sort key that the row had at the moment; `None` if the row was inserted later.
+    first_key: Option<Vec<u8>>,
+    /// Whether the row at the moment has still to be read from the history's images.
+    is_unread: bool,
+    /// The first version is the row at the moment. Each other one was left by a transaction.
+    pub versions: Vec<Version>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The transaction, by its number in [`ChangedRows::transactions`](super::changed::ChangedRows); `None` for the
+    /// moment.
+    pub transaction: Option<u32>,
+    /// `None` if there was no row.
+    pub line: Option<Line>,
+    /// How many of the table's reshapes came before this line.
+    shape: usize,
+}
+
+impl TouchedRow {
+    /// The row at the moment.
+    pub fn first(&self) -> Option<&[u8]> {
+        self.versions.first().and_then(|version| version.line.as_deref())
+    }
+
+    /// The row as the history last saw it.
+    pub fn last(&self) -> Option<&[u8]> {
+        self.versions.last().and_then(|version| version.line.as_deref())
+    }
+
+    /// The transactions that wrote the row since the moment, in their order.
+    pub fn transactions(&self) -> impl DoubleEndedIterator<Item = u32> {
+        self.versions.iter().filter_map(|version| version.transaction)
+    }
+}
+
+/// A table of which rows or the definition changed since a moment.
+#[derive(Debug)]
+pub struct ChangedTable {
+    /// The table at the moment; `None` if it was made later.
+    pub then: Option<Arc<Table>>,
+    /// `None` if the table was dropped since.
+    pub now: Option<Arc<Table>>,
+    pub rows: Vec<TouchedRow>,
+    /// Why the rows at the moment cannot be told in the columns of today.
+    pub obstacle: Option<String>,
+    /// The transactions that wrote rows of the table, by their numbers.
+    pub writers: BTreeSet<u32>,
+    /// The rows that stand under a key now, or did when they were deleted. A key that was never touched is missing.
+    standing: HashMap<Vec<u8>, Vec<usize>>,
+    /// The transaction that removed all rows, also those that nothing else touched.
+    emptied: Option<u32>,
+    /// Whether the rows that nothing else touched were read.
+    is_emptied_read: bool,
+    reshapes: Vec<Reshape>,
+}
+
+impl ChangedTable {
+    pub fn new(table: &Arc<Table>) -> ChangedTable {
+        ChangedTable {
+            then: Some(Arc::clone(table)),
+            now: Some(Arc::clone(table)),
+            rows: Vec::new(),
+            obstacle: None,
+            writers: BTreeSet::new(),
+            standing: HashMap::new(),
+            emptied: None,
+            is_emptied_read: false,
+            reshapes: Vec::new(),
+        }
+    }
+
+    pub fn made(table: &Arc<Table>) -> ChangedTable {
+        ChangedTable { then: None, ..ChangedTable::new(table) }
+    }
+
+    /// A table as it is described now, or was last.
+    pub fn table(&self) -> Option<&Table> {
+        self.now.as_deref().or(self.then.as_deref())
+    }
+
+    pub fn is_keyed(&self) -> bool {
+        self.table().is_some_and(is_keyed)
+    }
+
+    /// Takes a change of a row. With `keeps_all`, all versions are kept, and without it the first and the last.
+    ///
+    /// # Errors
+    /// `Damaged` if the change contradicts what came before.
+    pub fn apply(&mut self, change: RowChange<'_>, transaction: u32, keeps_all: bool) -> Result<()> {
+        self.writers.insert(transaction);
+        if self.obstacle.is_some() {
+            return Ok(());
+        }
+        match change {
+            RowChange::Insert { new } | RowChange::Given { new } => {
+                let row = self.resting(new.key).unwrap_or_else(|| {
+                    let versions = vec![self.version(None, None)];
+                    self.rows.push(TouchedRow { versions, ..TouchedRow::default() });
+                    self.rows.len() - 1
+                });
+                self.stand(row, new, transaction, keeps_all)
+            }
+            RowChange::Update { old, new } => {
+                let row = self.take(old.unwrap_or(new), old.is_some())?;
+                self.stand(row, new, transaction, keeps_all)
+            }
+            RowChange::Delete { old } => {
+                let row = self.take(old, true)?;
+                if self.is_keyed() {
+                    self.standing.entry(old.key.into()).or_default().push(row);
+                }
+                self.push(row, self.version(Some(transaction), None), keeps_all)
+            }
+        }
+    }
+
+    /// The row that was deleted under this key: one that is inserted again is the same row.
+    fn resting(&mut self, key: &[u8]) -> Option<usize> {
+        if self.is_keyed() { self.standing.get_mut(key)?.pop() } else { None }
+    }
+
+    fn version(&self, transaction: Option<u32>, line: Option<Line>) -> Version {
+        Version { transaction, line, shape: self.reshapes.len() }
+    }
+
+    /// The row stands under the new key from here on.
+    fn stand(&mut self, row: usize, new: Row<'_>, transaction: u32, keeps_all: bool) -> Result<()> {
+        self.standing.entry(new.key.into()).or_default().push(row);
+        self.push(row, self.version(Some(transaction), Some(new.line.into())), keeps_all)
+    }
+
+    /// Takes the row that stands under a key away from there.
+    fn take(&mut self, old: Row<'_>, has_old_line: bool) -> Result<usize> {
+        let is_keyed = self.is_keyed();
+        let standing = self.standing.get_mut(old.key);
+        let is_known = standing.is_some();
+        let found = standing.and_then(Vec::pop);
+        if let Some(row) = found.filter(|row| self.rows[*row].last().is_some()) {
+            return Ok(row);
+        }
+        if self.emptied.is_some() || (is_keyed && is_known) {
+            return Err(Error::damaged(format!(
+                "the journal changes a row of {} that is not there",
+                self.table().map_or_else(String::new, Table::display)
+            )));
+        }
+        self.standing.entry(old.key.into()).or_default();
+        // A table without a key has whole rows before each change.
+        let line = (!is_keyed && has_old_line).then(|| old.line.into());
+        let first = self.version(None, line);
+        self.rows.push(TouchedRow {
+            first_key: Some(old.key.into()),
+            is_unread: first.line.is_none(),
+            versions: vec![first],
+        });
+        Ok(self.rows.len() - 1)
+    }
+
+    fn push(&mut self, row: usize, mut version: Version, keeps_all: bool) -> Result<()> {
+        let last = self.rows[row].versions.last().cloned();
+        if let (Some(line), Some(Version { line: Some(before), shape, .. })) = (&version.line, last)
+            && copy_text::has_hole(line)
+        {
+            let before = self.carry(&before, shape, version.shape)?;
+            version.line = Some(self.filled(line, &before)?);
+        }
+        let versions = &mut self.rows[row].versions;
+        // A transaction counts by what it left, not by its steps.
+        let is_step = versions.last().is_some_and(|last| last.transaction == version.transaction);
+        if versions.len() > 1 && (is_step || !keeps_all) {
+            versions.pop();
+        }
+        versions.push(version);
+        Ok(())
+    }
+
+    fn filled(&self, line: &[u8], before: &[u8]) -> Result<Line> {
+        let filled = fill_holes(line, before).ok_or_else(|| self.unfit())?;
+        Ok(filled.into())
+    }
+
+    fn unfit(&self) -> Error {
+        let name = self.table().map_or_else(String::new, Table::display);
+        Error::damaged(format!("a row of {name} does not fit the row before it"))
+    }
+
+    /// All rows of the table go.
+    pub fn empty(&mut self, transaction: u32) {
+        self.writers.insert(transaction);
+        let gone = self.version(Some(transaction), None);
+        for row in self.rows.iter_mut().filter(|row| row.last().is_some()) {
+            row.versions.push(gone.clone());
+        }
+        if !self.is_keyed() {
+            self.standing.clear();
+        }
+        self.emptied.get_or_insert(transaction);
+    }
+
+    /// A schema change made the table another one.
+    pub fn alter(&mut self, now: &Arc<Table>, reshape: Option<&Reshape>) {
+        if reshape.is_some_and(|reshape| !reshape.keeps_keys) {
+            self.obstacle = Some("its key changed since".to_owned());
+        }
+        self.reshapes.extend(reshape.cloned());
+        self.now = Some(Arc::clone(now));
+    }
+
+    /// The keys of the rows that must be read as they were at the moment.
+    pub fn unread(&self) -> Keys {
+        if self.emptied.is_some() && !self.is_emptied_read && self.then.is_some() {
+            return Keys::All;
+        }
+        let unread = self.rows.iter().filter(|row| row.is_unread);
+        Keys::Some(unread.filter_map(|row| row.first_key.clone()).collect())
+    }
+
+    /// Takes the rows at the moment that [`ChangedTable::unread`] asked for, and makes all lines whole lines of the
+    /// table as it is now.
+    ///
+    /// # Errors
+    /// `Damaged` if a row is not there, or is not whole.
+    pub fn complete(&mut self, mut found: RowsByKey) -> Result<()> {
+        let missing = self.unfit();
+        let mut touched = BTreeSet::new();
+        for row in &mut self.rows {
+            let Some(key) = &row.first_key else { continue };
+            touched.insert(key.clone());
+            let line = found.get_mut(key).and_then(Vec::pop);
+            if row.is_unread {
+                row.versions[0].line = Some(line.ok_or_else(|| missing_row(&missing))?);
+                row.is_unread = false;
+            }
+        }
+        if let Some(transaction) = self.emptied.filter(|_| !self.is_emptied_read) {
+            self.is_emptied_read = true;
+            let gone = Version { transaction: Some(transaction), line: None, shape: 0 };
+            for (key, lines) in found {
+                for line in lines {
+                    let first = Version { transaction: None, line: Some(line), shape: 0 };
+                    let versions = vec![first, gone.clone()];
+                    self.rows.push(TouchedRow { first_key: Some(key.clone()), is_unread: false, versions });
+                }
+            }
+        }
+        self.bring_lines_up_to_date()
+    }
+
+    fn bring_lines_up_to_date(&mut self) -> Result<()> {
+        let now = self.reshapes.len();
+        let mut rows = std::mem::take(&mut self.rows);
+        for row in &mut rows {
+            let mut before: Option<(Line, usize)> = None;
+            for version in &mut row.versions {
+                let Some(line) = &version.line else { continue };
+                let whole = match &before {
+                    Some((before, shape)) if copy_text::has_hole(line) => {
+                        self.filled(line, &self.carry(before, *shape, version.shape)?)?
+                    }
+                    _ => line.clone(),
+                };
+                if copy_text::has_hole(&whole) {
+                    return Err(self.unfit());
+                }
+                version.line = Some(self.carry(&whole, version.shape, now)?);
+                before = Some((whole, version.shape));
+            }
+            row.versions.iter_mut().for_each(|version| version.shape = now);
+        }
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// A line of the table as it was, as a line of the table as it became.
+    fn carry(&self, line: &[u8], from: usize, to: usize) -> Result<Line> {
+        let mut line: Line = line.into();
+        for reshape in &self.reshapes[from.min(to)..to] {
+            if reshape.retells() && copy_text::has_hole(&line) {
+                return Err(self.unfit());
+            }
+            let (mut next, mut doubts) = (Vec::new(), Doubts::default());
+            reshape.push(&line, &mut next, &mut doubts)?;
+            line = next.into();
+        }
+        Ok(line)
+    }
+
+    /// The positions of the columns of now that the table at the moment had too, by what they are.
+    fn kept_columns(&self) -> Option<BTreeSet<usize>> {
+        let (then, now) = (self.then.as_ref()?, self.now.as_ref()?);
+        let had = |number: &usize| {
+            let column = &now.columns[*number];
+            then.columns.iter().any(|it| it.number == column.number || column.number == 0)
+        };
+        Some((0..now.columns.len()).filter(had).collect())
+    }
+
+    /// The parts of the table that have no place in the table of today, or had none at the moment.
+    pub fn without_place(&self) -> Vec<String> {
+        let name = self.table().map_or_else(String::new, Table::display);
+        match (&self.then, &self.now) {
+            (Some(_), None) => vec![format!("{name}: the table was dropped since")],
+            (None, Some(_)) => vec![format!("{name}: the table was made since, and is left as it is")],
+            (None, None) => Vec::new(),
+            (Some(then), Some(now)) => {
+                let is_gone = |old: &&Column| !now.columns.iter().any(|it| it.number == old.number);
+                let gone = then.columns.iter().filter(is_gone);
+                gone.map(|column| format!("{name}.{}: the column was dropped since", column.name)).collect()
+            }
+        }
+    }
+
+    /// The line that a row shall have to be as it was at the moment. Columns that were added since keep what they hold.
+    pub fn restored(&self, row: &TouchedRow) -> Option<Line> {
+        let first = row.first()?;
+        let (Some(last), Some(kept)) = (row.last(), self.kept_columns()) else { return Some(first.into()) };
+        if kept.len() == copy_text::columns(first).count() {
+            return Some(first.into());
+        }
+        let pick = |(number, (then, now))| if kept.contains(&number) { then } else { now };
+        let columns = copy_text::columns(first).zip(copy_text::columns(last)).enumerate().map(pick);
+        Some(columns.collect::<Vec<_>>().join(&b'\t').into())
+    }
+}
+
+fn is_keyed(table: &Table) -> bool {
+    matches!(table.identity, RowIdentity::Key(_))
+}
+
+fn missing_row(unfit: &Error) -> Error {
+    Error::damaged(format!("{}: it is in no image", unfit.message()))
+}
