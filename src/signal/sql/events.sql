@@ -60,7 +60,7 @@ BEGIN
     END IF;
     -- backwhen's own statement within the application's; what was kept for that statement stays.
     IF current_setting('backwhen.{slot}_joining', true) <> '' AND backwhen.{slot}_kept('joining') = 'on' THEN
-        RETURN;
+        RETURN NULL;
     END IF;
     kinds := backwhen.{slot}_name_types();
     IF tag IN ('ALTER TYPE', 'ALTER EXTENSION') OR kinds <> '{}' THEN
