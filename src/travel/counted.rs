@@ -72,7 +72,9 @@ impl CountedSegments {
         selected: &HashSet<u32>,
         take: &mut Taker<'_>,
     ) -> Result<bool> {
-        while let Some(segment) = self.0.pop_front_if(|it| it.view.summary.start < position) {
+        while self.0.front().is_some_and(|it| it.view.summary.start < position)
+            && let Some(segment) = self.0.pop_front()
+        {
             if !segment.list(span, filter, selected, take)? {
                 return Ok(false);
             }

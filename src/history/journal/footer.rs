@@ -348,10 +348,10 @@ impl<'a> Sections<'a> {
             return Ok(None);
         }
         let changes = ChangeIndex { counts: self.get(COUNTS)?, filters: self.get(FILTERS)? };
-        if let Some(key) = key {
-            if Tag::from_slice(&self.get(CHANGES_TAG)?).ok() != Some(changes.tag(key)) {
-                return Err(SegmentFault::bad(key.not_ours()));
-            }
+        if let Some(key) = key
+            && Tag::from_slice(&self.get(CHANGES_TAG)?).ok() != Some(changes.tag(key))
+        {
+            return Err(SegmentFault::bad(key.not_ours()));
         }
         Ok(Some(changes))
     }
