@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use authorship::{Authorship, needs_key};
-pub(super) use authorship::{Digest, HistoryKey, SegmentKey, Tag};
+pub(super) use authorship::{Digest, HistoryKey, SegmentKey, Tag, digest_of};
 
 /// The content of a key file, and where the file lies.
 #[derive(Clone)]

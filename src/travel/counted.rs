@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::log::{Filter, TransactionTally};
+use super::tally::{Filter, TransactionTally};
 use super::{Operation, Span};
 use crate::codec::pgoutput;
 use crate::error::{Error, Result};

@@ -13,6 +13,7 @@ mod merge;
 pub mod row;
 pub mod show;
 pub mod statement;
+mod tally;
 mod touched;
 pub mod values;
 pub mod whole;

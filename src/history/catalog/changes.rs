@@ -41,7 +41,7 @@ impl Catalog {
         });
         let row = row.optional().context(Kind::Internal, failed)?;
         Ok(row.and_then(|(counts, filters, tag)| {
-            let found = ChangeIndex::of_segment(segment, counts, filters)?;
+            let found = ChangeIndex::of_segment(segment.footer().blocks.len(), counts, filters)?;
             (self.changes_tag(digest, &found).as_bytes()[..] == tag).then_some(found)
         }))
     }

@@ -13,7 +13,7 @@ use super::sections::{
 };
 use super::summary::{SegmentSummary, TransactionEntry};
 use crate::error::{Context, Kind, Result};
-use crate::history::key::{Authorship, Digest, SegmentKey, Tag};
+use crate::history::key::{Authorship, SegmentKey, Tag, digest_of};
 use crate::store::{Object, ObjectName, Store};
 
 pub(super) const TRAILER_LEN: usize = 64;
@@ -289,16 +289,6 @@ fn short() -> SegmentFault {
 /// Returns the tag over the contents of the sections before the tag, in the order of their ids.
 fn footer_tag<'a>(key: &SegmentKey, contents: impl Iterator<Item = &'a [u8]>) -> Tag {
     key.footer_tag(&digest_of(contents))
-}
-
-/// Returns one digest of several contents.
-pub(super) fn digest_of<'a>(contents: impl Iterator<Item = &'a [u8]>) -> Digest {
-    let mut hasher = blake3::Hasher::new();
-    for content in contents {
-        // The length is hashed too, so that no byte can pass from one section to the next.
-        hasher.update(&(content.len() as u64).to_le_bytes()).update(content);
-    }
-    hasher.finalize()
 }
 
 /// The id, the raw length and the stored bytes of each section.

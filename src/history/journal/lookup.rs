@@ -7,12 +7,10 @@ use twox_hash::XxHash3_64;
 
 use super::counts::{ChangeKind, Counts, CountsBuilder};
 use super::filter::{self, Filter};
-use super::footer::digest_of;
 use super::name::SegmentName;
 use super::peek::PeekedMessage;
 use super::record::{ByteReader, put_varint};
-use super::segment::Segment;
-use crate::history::key::{Digest, SegmentKey, Tag};
+use crate::history::key::{Digest, SegmentKey, Tag, digest_of};
 use crate::signal::{DEFINITION, ROWS};
 
 /// The first byte of what is hashed.
@@ -79,14 +77,14 @@ fn schema_hash() -> u64 {
 }
 
 impl ChangeIndex {
-    /// The index of a segment as somebody kept it; `None` if it cannot be the segment's.
+    /// The index of a segment with this many blocks, as somebody kept it; `None` if it cannot be the segment's.
     pub(in crate::history) fn of_segment(
-        segment: &Segment,
+        blocks: usize,
         counts: Vec<u8>,
         filters: Vec<u8>,
     ) -> Option<ChangeIndex> {
         let changes = ChangeIndex { counts, filters };
-        changes.is_sound(segment.footer().blocks.len()).then_some(changes)
+        changes.is_sound(blocks).then_some(changes)
     }
 
     pub(in crate::history) fn counts_bytes(&self) -> &[u8] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::block;
 use super::fault::{self, SegmentFault};
-use super::footer::{self, Footer, digest_of};
+use super::footer::{self, Footer};
 use super::index::Index;
 use super::lookup::{ChangeIndex, ChangeIndexBuilder};
 use super::name::{SegmentHeader, SegmentName};
@@ -21,7 +21,7 @@ use super::sections::encode_blocks;
 use super::summary::{SegmentSummary, TransactionEntry};
 use super::walk::{Tail, WalkedBlock, walk};
 use crate::error::{Kind, Result};
-use crate::history::key::Digest;
+use crate::history::key::{Digest, digest_of};
 use crate::model::Lsn;
 
 /// A reader reads an open segment at most this often if it seems damaged, as its writer may be cutting it just then.

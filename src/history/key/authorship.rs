@@ -16,6 +16,16 @@ pub type Tag = blake3::Hash;
 /// A hash, without a key, of the bytes that a tag vouches for.
 pub type Digest = blake3::Hash;
 
+/// Returns one digest of several contents.
+pub(in crate::history) fn digest_of<'a>(contents: impl Iterator<Item = &'a [u8]>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for content in contents {
+        // The length is hashed too, so that no byte can pass from one content to the next.
+        hasher.update(&(content.len() as u64).to_le_bytes()).update(content);
+    }
+    hasher.finalize()
+}
+
 /// Whether a history's objects prove who wrote them.
 #[derive(Clone, Debug)]
 pub enum Authorship {
