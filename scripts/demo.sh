@@ -199,6 +199,16 @@ figures() {
     sql "$1" "SELECT format('%s orders, %s paid', (SELECT count(*) FROM orders), (SELECT coalesce(sum(amount), 0) FROM payments))"
 }
 
+# What was ordered is what was paid, order by order.
+balanced() {
+    local wrong
+    wrong=$(sql shop "SELECT count(*) FROM orders o
+        WHERE (SELECT sum(amount) FROM payments WHERE order_id = o.id)
+              IS DISTINCT FROM (SELECT sum(quantity * price) FROM order_items WHERE order_id = o.id)")
+    [ "$wrong" = 0 ] || die "$wrong orders are not paid as they were ordered"
+    note "the books balance: every order is paid as it was ordered"
+}
+
 # ---- the story -----------------------------------------------------------------------------------------
 BEGAN=$(date +%s)
 step "A shop on PostgreSQL $(postgres --version | sed 's/.*) //'), and a history beside it"
@@ -228,6 +238,18 @@ backwhen status
 backwhen recover --to "$MOMENT" --create --into dbname=rescued
 note "rescued: $(figures rescued)"
 prove rescued "$WORK/truth.sql"
+
+step "Which transaction was it? The history knows, and what it did"
+backwhen log --since "$MOMENT" --table orders --op delete --largest --limit 1
+MISTAKE=$("$BACKWHEN" log --since "$MOMENT" --table orders --op delete --largest --limit 1 --output json |
+    sed -n 's/.*"xid":\([0-9]*\).*/\1/p')
+backwhen show "xid:$MISTAKE" --table orders | sed -n '1,9p; $p'
+
+step "Take just that one back, in place, while customers go on ordering"
+backwhen undo "xid:$MISTAKE" --source dbname=shop
+backwhen undo "xid:$MISTAKE" --source dbname=shop --apply
+note "the shop: $(figures shop)"
+balanced
 
 step "And nothing since was missed: the latest moment equals the shop once its traffic rests"
 stop_traffic

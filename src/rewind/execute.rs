@@ -22,7 +22,7 @@ use crate::source::amend::{AmendSession, AmendedTable, LiveSchema, Surprise, liv
 use crate::source::inspect;
 
 /// How long the history may take to pass a position while the tables are locked.
-const CATCH_UP: Duration = Duration::from_secs(20);
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// How often the locks are taken, in case other tables than planned must be locked, or another transaction holds rows that are
 /// needed.

@@ -222,7 +222,9 @@ fn a_killed_init_is_taken_back_by_the_next_command() {
     // The history is gone, and only the source knows what the table had.
     init(&backwhen);
     std::fs::remove_dir_all(backwhen.history()).unwrap();
-    backwhen.ok(&["drop", "--force", "--source", &source]);
+    let slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()";
+    let slot = server.psql(backwhen.database(), slots);
+    backwhen.ok(&["drop", "--force", "--slot", &slot, "--source", &source]);
     assert_eq!(identities(&backwhen), "plain=d");
     assert_source_clean(&server, backwhen.database());
 }

@@ -195,6 +195,8 @@ fn an_extension_that_only_the_replay_lacks_costs_no_row() {
         "ALTER TABLE plain ADD v text DEFAULT 'x'; ALTER TABLE felt ADD n int; INSERT INTO felt VALUES (2, 'sad', 7)",
     );
     let moment = server.psql("postgres", "SELECT pg_current_wal_insert_lsn()");
+    // No archive has the definitions of the moment.
+    server.psql(backwhen.database(), "CREATE TABLE later (); DROP TABLE later");
     backwhen.ok(&["capture", "--until", "caught-up"]);
     let done = recover(&backwhen, &server, &[&moment]);
     done.names(&["columns of TABLE public.felt"]);

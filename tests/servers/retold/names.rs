@@ -164,12 +164,9 @@ fn a_value_that_names_nothing_is_said_with_its_column() {
         // Otherwise the column keeps the values as text.
         let recovered = scene.backwhen.run(&recover);
         assert_eq!(recovered.status.code(), Some(15), "{}", recovered.stderr);
-        assert!(recovered.stdout.contains("column rel"), "{}", recovered.stdout);
-        assert!(
-            !format!("{}{}", recovered.stdout, recovered.stderr).contains("target_a"),
-            "{}",
-            recovered.stdout
-        );
+        let said = format!("{}{}", recovered.stdout, recovered.stderr);
+        assert!(said.contains("column rel"), "{said}");
+        assert!(!said.contains("target_a"), "{said}");
         let kept = "SELECT pg_typeof(rel)::text, count(*) FROM meta WHERE rel LIKE '%target_a' GROUP BY 1";
         assert_eq!(server.psql(&database, kept), "text|1");
     });
