@@ -19,6 +19,9 @@ use crate::signal::key::MessageKey;
 use crate::source::identity::{FullIdentity, identities};
 use crate::source::publication::Publications;
 
+/// How often an installation is tried while another one makes the same schema.
+const ATTEMPTS: u32 = 3;
+
 /// The columns that each installation writes anew.
 const COLUMNS: &str = "inner_key, outer_key, include_schema, include_name, exclude_schema, exclude_name, \
                        image_limit, taken_out, version";
@@ -32,6 +35,11 @@ const WANTED: &str = "backwhen.{slot}_wants(n.nspname, c.relname)";
 /// The values that an installation takes over from the one before: the limit of an image in bytes, and how often a
 /// table was taken out of the publications.
 type Inherited = (i64, i64);
+
+/// Whether another installation made the schema, or a function in it, at the same time.
+fn is_made_by_another<T>(installed: &Result<Result<T, ServerError>>) -> bool {
+    matches!(installed, Ok(Err(error)) if error.code() == Some(&SqlState::UNIQUE_VIOLATION))
+}
 
 impl Triggers {
     /// Installs the event triggers, in place of an earlier installation.
@@ -60,11 +68,18 @@ impl Triggers {
         row: &(dyn Fn(Inherited) -> Bytes + Sync),
         end: &str,
     ) -> Result<InstallOutcome> {
-        let installed = self.install_in_transaction(client, row, end).await;
-        if !matches!(installed, Ok(Ok(None))) {
-            // The transaction has to end, because the session is used again.
-            let _ = client.batch_execute("ROLLBACK").await;
-        }
+        let mut attempts = 0;
+        let installed = loop {
+            let installed = self.install_in_transaction(client, row, end).await;
+            if !matches!(installed, Ok(Ok(None))) {
+                // The transaction has to end, because the session is used again.
+                let _ = client.batch_execute("ROLLBACK").await;
+            }
+            attempts += 1;
+            if attempts == ATTEMPTS || !is_made_by_another(&installed) {
+                break installed;
+            }
+        };
         match installed? {
             Ok(None) => Ok(InstallOutcome::Installed),
             Ok(Some(fault)) => Err(schema::untrusted(&fault)),
