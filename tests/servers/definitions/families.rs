@@ -10,8 +10,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::number_from;
-use crate::support::{Backwhen, Capture, Difference, Dump, Part, Server, compare};
-use backwhen::model::PgTime;
+use crate::support::{Backwhen, Difference, Dump, Part, Server, compare, wait_for};
+use backwhen::model::Lsn;
 
 const FAMILIES: &str = include_str!("families.sql");
 const STATEMENTS: u64 = 45;
@@ -145,7 +145,7 @@ struct Moment {
 /// Runs the statements under a capture; some of them fail, as those of applications do.
 fn run(backwhen: &Backwhen, generator: &mut Generator, statements: usize) -> Vec<Moment> {
     let (server, database) = (backwhen.server(), backwhen.database());
-    let mut capture = backwhen.spawn_capture_in_trouble();
+    let capture = backwhen.spawn_capture_in_trouble();
     let (mut moments, mut after, mut failed) = (Vec::new(), Vec::new(), 0);
     for number in 1..=statements {
         let sql = generator.next();
@@ -163,7 +163,7 @@ fn run(backwhen: &Backwhen, generator: &mut Generator, statements: usize) -> Vec
                 truth: Dump::of(server, database),
             });
             if generator.random.random_bool(0.3) {
-                rest(&mut capture);
+                rest(backwhen);
                 generator.quiet.clear();
             }
         }
@@ -175,12 +175,20 @@ fn run(backwhen: &Backwhen, generator: &mut Generator, statements: usize) -> Vec
     moments
 }
 
-/// Returns once capture has looked at the definitions and the history has them. A look may be under way, and the history has
-/// what a look found only when the next one begins.
-fn rest(capture: &mut Capture<'_>) {
-    for _ in 0..3 {
-        let now = PgTime::from_utc(backwhen::ambient::now());
-        capture.wait_for_live("another look", |live| live.source_asked > Some(now));
+/// Returns once the history has digests of the definitions as they are now.
+fn rest(backwhen: &Backwhen) {
+    let (server, database) = (backwhen.server(), backwhen.database());
+    // A look that is under way may have read the definitions before the first table. The second one is read by a later look.
+    for _ in 1..=2 {
+        let after = server.psql(
+            database,
+            "DROP TABLE IF EXISTS rest; CREATE TABLE rest (); SELECT pg_current_wal_insert_lsn()",
+        );
+        let after: Lsn = after.parse().expect("a position");
+        wait_for("the history has digests of the definitions", || {
+            let digested = backwhen.json(&["status"])["schema_digested"]["lsn"].clone();
+            digested.as_str().and_then(|lsn| lsn.parse::<Lsn>().ok()).is_some_and(|lsn| lsn > after)
+        });
     }
 }
 
