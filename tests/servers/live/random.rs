@@ -129,7 +129,11 @@ fn undo_one(scene: &Scene, random: &mut StdRng) {
     for (_, statements) in told.iter().filter(|(xid, _)| !undone.contains(&u64::from(*xid))) {
         script += &format!("BEGIN; {}; COMMIT; ", statements.join("; "));
     }
-    server.psql(&model, &script);
+    if let Err(said) = server.try_psql(&model, &script) {
+        // One of the others built on what is taken back, and a later one removed that: alone, they fail in between.
+        assert!(said.contains("violates"), "{said}");
+        return;
+    }
     let (truth, found) = (Dump::of(server, &model), scene.dump());
     assert_eq!(truth.rows, found.rows, "without {undone:?} of {told:#?}");
 }

@@ -50,7 +50,7 @@ pub fn trades(server: &Server, database: &str) -> String {
 /// What the server has been told to be durable is in the history. Asked in this order a frontier that
 /// moves on cannot hide a fault.
 pub fn assert_confirmed_is_held(backwhen: &Backwhen) {
-    let sql = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()";
+    let sql = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database() AND NOT temporary";
     let confirmed: Lsn = backwhen.server().psql(backwhen.database(), sql).parse().unwrap();
     let frontier = timeline(backwhen).current().unwrap().frontier();
     assert!(confirmed <= frontier, "{confirmed} is confirmed, and the history ends at {frontier}");
