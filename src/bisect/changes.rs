@@ -68,14 +68,7 @@ impl RecordedChanges {
             ambient::nameless_file(&ambient::temporary_place()).context(Kind::Unavailable, cannot_write)?;
         let mut recorder = Recorder::new(file, PIECE);
         let mut ends = Vec::new();
-        let rows = WholeRows {
-            span: &span,
-            wanted: &wanted,
-            whole: true,
-            truncated: true,
-            only: None,
-            blocks: Arc::default(),
-        };
+        let rows = WholeRows::all(&span, &wanted);
         rows.follow(&mut |transaction, step| {
             match step {
                 Step::Row { table, before, after, .. } => {

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{ScratchOption, Surroundings, changes, ui};
+use super::{ScratchOption, Surroundings, changes, not_exact, ui};
 use crate::ambient;
 use crate::bisect::{Check, EXAMPLE_CHECK, FirstBad, Question};
 use crate::error::Result;
@@ -92,7 +92,7 @@ impl Bisect {
         };
         let found = question.answer(settings).await?;
         let FirstBad { transaction, steps, candidates, tables, notes, inexact } = found;
-        changes::say_inexact(at, &inexact);
+        not_exact::say_of(at, &inexact);
         for note in &notes {
             at.ui.say(&format!("note: {note}"));
         }

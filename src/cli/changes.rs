@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::{Surroundings, ui};
+use super::{Surroundings, not_exact, ui};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Inexact, Moment};
+use crate::past::Reading;
 use crate::store::files::{self, NewFile};
-use crate::travel::Row;
 use crate::travel::values::Values;
+use crate::travel::{Row, Spans};
 
 /// A longer value is cut in texts for people; JSON has all of it.
 const WIDEST_VALUE: usize = 60;
@@ -19,11 +20,23 @@ pub(super) fn moment(text: &str, option: &str) -> Result<Moment> {
     Moment::parse(text, ambient::now()).context(Kind::Usage, || option.to_owned())
 }
 
-/// Says beside the result what is not exact in it.
+/// Finds the stretch that `--since` and `--until` ask for, and says the remarks on it.
+pub(super) fn spans(
+    at: &Surroundings,
+    reading: &Reading,
+    since: Option<&str>,
+    until: Option<&str>,
+) -> Result<Spans> {
+    let since = since.map(|text| moment(text, "--since")).transpose()?;
+    let until = until.map(|text| moment(text, "--until")).transpose()?;
+    let spans = Spans::between(reading, since.as_ref(), until.as_ref())?;
+    spans.notes.iter().for_each(|note| at.ui.say(&format!("note: {note}")));
+    Ok(spans)
+}
+
+/// Says beside a list what is not exact in it: a list has no place for that, not even in JSON.
 pub(super) fn say_inexact(at: &Surroundings, inexact: &[Inexact]) {
-    for it in inexact {
-        at.ui.say(&format!("not exact: {}: {}", it.what, it.why));
-    }
+    inexact.iter().for_each(|it| at.ui.say(&not_exact::line(true, it)));
 }
 
 /// Describes a change of a row: a line, and then a line for each column with the values before and after. Values that the
@@ -66,10 +79,16 @@ pub(super) fn write_script(at: &Surroundings, file: &str, script: &str) -> Resul
     if file == "-" {
         return at.ui.print(&ui::script(script));
     }
-    if files::is_there(Path::new(file)) {
-        return Err(Error::refused(format!("{file} exists already; name another file or remove it")));
+    write_new(Path::new(file), script)
+}
+
+/// Writes a text into a new file.
+pub(super) fn write_new(file: &Path, text: &str) -> Result<()> {
+    let name = file.display();
+    if files::is_there(file) {
+        return Err(Error::refused(format!("{name} exists already; name another file or remove it")));
     }
-    let mut new = NewFile::create(Path::new(file))?;
-    new.write_all(script.as_bytes()).context(Kind::Unavailable, || format!("cannot write {file}"))?;
+    let mut new = NewFile::create(file)?;
+    new.write_all(text.as_bytes()).context(Kind::Unavailable, || format!("cannot write {name}"))?;
     new.publish()
 }

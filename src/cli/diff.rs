@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::against_source::wait_for;
-use super::{SourceOption, Surroundings, changes, ui};
+use super::{SourceOption, Surroundings, changes, not_exact, ui};
 use crate::capture;
 use crate::error::Result;
 use crate::history::History;
@@ -77,7 +77,11 @@ impl Diff {
         let difference = Difference { earlier, later, backwards, tables: &selection, condition };
         let mut script = statement::Script::default();
         let summary = difference.find(&mut |row| self.take(at, row, &mut script))?;
-        changes::say_inexact(at, &summary.inexact);
+        if self.rows {
+            changes::say_inexact(at, &summary.inexact);
+        } else {
+            not_exact::say_of(at, &summary.inexact);
+        }
         if let Some(file) = &self.sql {
             let note = |it: &ChangedDefinition| {
                 format!("The schema differs too, which this script does not change: {}", it.what)

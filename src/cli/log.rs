@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Surroundings, changes, ui};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Selection;
 use crate::past::Reading;
 use crate::travel::log::{Filter, Log, LoggedTransaction, Order, TableCounts};
@@ -61,12 +61,7 @@ impl LogCommand {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
         let reading = Reading::open(&history)?;
-        let moment = |text: &Option<String>, option| {
-            text.as_deref().map(|text| changes::moment(text, option)).transpose()
-        };
-        let (since, until) = (moment(&self.since, "--since")?, moment(&self.until, "--until")?);
-        let spans = Spans::between(&reading, since.as_ref(), until.as_ref())?;
-        spans.notes.iter().for_each(|note| at.ui.say(&format!("note: {note}")));
+        let spans = changes::spans(at, &reading, self.since.as_deref(), self.until.as_deref())?;
         let filter = self.filter(&reading, &spans)?;
         refuse_misfits(&filter.tables, filter.condition.as_ref(), &spans.spans)?;
         let order = match (self.largest, self.newest) {
@@ -89,9 +84,7 @@ impl LogCommand {
 
     fn filter(&self, reading: &Reading, spans: &Spans) -> Result<Filter> {
         let key = self.key.as_deref().map(|text| {
-            let (table, key) = text.split_once('=').ok_or_else(|| {
-                Error::usage("--key names a table and a key, as orders=42 or orders=a=1,b=x")
-            })?;
+            let (table, key) = RowKey::split(text)?;
             RowKey::find(reading, spans, table, key)
         });
         Ok(Filter {

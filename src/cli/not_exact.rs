@@ -34,6 +34,12 @@ pub(super) fn say(at: &Surroundings, lines: &[String], database: Option<&str>) {
     at.ui.warn(&format!("not exact: {} parts of the database; {place}", lines.len()));
 }
 
+/// Says the parts that are not exact. The JSON report has them.
+pub(super) fn say_of(at: &Surroundings, inexact: &[Inexact]) {
+    let lines: Vec<_> = inexact.iter().map(|it| line(true, it)).collect();
+    say(at, &lines, None);
+}
+
 fn write(database: &str, lines: &[String]) -> Result<PathBuf> {
     let path = left_out::free_path(database, "not-exact", "txt");
     let mut file = NewFile::create(&path)?;

@@ -1,7 +1,6 @@
 //! `backwhen rewind` and `backwhen undo`
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{SourceOption, Surroundings, ui};
+use super::{SourceOption, Surroundings, changes, ui};
 use crate::ambient;
 use crate::capture::live;
 use crate::connect::{Conninfo, Session};
@@ -18,10 +17,10 @@ use crate::history::History;
 use crate::model::{Lsn, Moment, PgTime, Selection};
 use crate::past::{Past, Reading};
 use crate::rewind::{
-    Aim, Amendment, Applied, ConflictReport, ConflictRule, Part, RowKey, TableCount, reading_beyond,
+    Aim, Amendment, Applied, ConflictReport, ConflictRule, Part, TableCount, reading_beyond,
 };
 use crate::source::{inspect, messages};
-use crate::store::NewFile;
+use crate::travel::row::RowKey;
 
 /// How long the history may take to come to where the source is.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -135,12 +134,13 @@ struct DependentReport {
 impl Rewind {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let (history, _objects) = at.history_held()?;
-        let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
-        let keys = self.key.iter().map(|text| RowKey::parse(text)).collect::<Result<Vec<_>>>()?;
+        let moment = changes::moment(&self.to, "--to")?;
         let tables = Selection::parse(&self.table, &[])?;
-        let part = Part { tables, keys, condition: self.condition.clone() };
         let source = self.how.source.of(&history)?;
-        let past = caught_up(&history, &source).await?.at(&moment, self.before)?;
+        let reading = caught_up(&history, &source).await?;
+        let (past, now) = (reading.at(&moment, self.before)?, reading.at(&Moment::Latest, false)?);
+        let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<_>>()?;
+        let part = Part { tables, keys, condition: self.condition.clone() };
         if !self.table.is_empty() {
             past.choose(&self.table)?;
         }
@@ -216,10 +216,7 @@ impl Way {
         };
         let mut amendment = Amendment::plan(past, source, aim, rule).await?;
         if let Some(file) = &self.sql {
-            let unwritten = || format!("cannot write {}", file.display());
-            let mut written = NewFile::create(file)?;
-            written.write_all(amendment.script().as_bytes()).context(Kind::Unavailable, unwritten)?;
-            written.publish()?;
+            changes::write_new(file, &amendment.script())?;
         }
         let is_blocked = amendment.solution.is_blocked;
         let applied = if self.apply && !is_blocked { Some(amendment.apply().await?) } else { None };

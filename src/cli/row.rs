@@ -7,7 +7,6 @@ use clap::Args;
 use super::{Surroundings, changes, ui};
 use crate::error::Result;
 use crate::past::Reading;
-use crate::travel::Spans;
 use crate::travel::row::{Instant, RowHistory, RowKey, Version};
 use crate::travel::statement::bring_back;
 use crate::travel::values::Values;
@@ -38,12 +37,7 @@ impl RowCommand {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let history = at.history()?;
         let reading = Reading::open(&history)?;
-        let moment = |text: &Option<String>, option| {
-            text.as_deref().map(|text| changes::moment(text, option)).transpose()
-        };
-        let (since, until) = (moment(&self.since, "--since")?, moment(&self.until, "--until")?);
-        let spans = Spans::between(&reading, since.as_ref(), until.as_ref())?;
-        spans.notes.iter().for_each(|note| at.ui.say(&format!("note: {note}")));
+        let spans = changes::spans(at, &reading, self.since.as_deref(), self.until.as_deref())?;
         let key = RowKey::find(&reading, &spans, &self.table, &self.key)?;
         let mut last = None;
         let inexact = RowHistory { key: &key, spans: &spans }.list(&mut |version| {

@@ -149,8 +149,7 @@ impl Show {
             inexact,
             notes,
         };
-        let lines: Vec<_> = shown.inexact.iter().map(|it| not_exact::line(true, it)).collect();
-        not_exact::say(at, &lines, None);
+        not_exact::say_of(at, &shown.inexact);
         if !at.ui.is_json() {
             for note in &shown.notes {
                 at.ui.say(&format!("note: {note}"));

@@ -91,6 +91,17 @@ pub enum RowChange<'a> {
     },
 }
 
+impl<'a> RowChange<'a> {
+    /// The row before the change and the row after it, as far as the stream tells them.
+    pub fn sides(&self) -> (Option<Row<'a>>, Option<Row<'a>>) {
+        match *self {
+            RowChange::Insert { new } | RowChange::Given { new } => (None, Some(new)),
+            RowChange::Update { old, new } => (old, Some(new)),
+            RowChange::Delete { old } => (Some(old), None),
+        }
+    }
+}
+
 /// How a statement concerns one of the tables that are followed.
 #[derive(Clone, Debug)]
 pub enum TableChange {

@@ -96,6 +96,16 @@ impl Reshape {
         }
     }
 
+    /// Returns the new line of `old`. Doubts about its values are not kept.
+    ///
+    /// # Errors
+    /// The errors of [`Reshape::push`].
+    pub fn reshaped(&self, old: &[u8]) -> Result<Vec<u8>> {
+        let mut line = Vec::new();
+        self.push(old, &mut line, &mut Doubts::default())?;
+        Ok(line)
+    }
+
     /// Appends the new line of `old` to `line`.
     ///
     /// # Errors
@@ -130,14 +140,8 @@ impl Place {
     }
 }
 
-/// A column is known by its number. Early manifests have no numbers, so there the name decides.
 fn old_place(before: &Table, now: &Table, number: usize) -> Option<usize> {
-    let column = &now.columns[number];
-    let same = |old: &crate::model::Column| match old.number {
-        0 => old.name == column.name,
-        old => old == column.number,
-    };
-    before.columns.iter().position(same)
+    before.columns.iter().position(|old| now.columns[number].is_same_as(old))
 }
 
 fn missing(facts: &TableFacts, number: i16) -> Box<[u8]> {

@@ -69,6 +69,17 @@ pub struct Column {
     pub type_name: String,
 }
 
+impl Column {
+    /// Whether this is the column that `earlier` was, under whichever name. A column is known by its number; where an
+    /// early manifest lacks the number, the name decides.
+    pub fn is_same_as(&self, earlier: &Column) -> bool {
+        match earlier.number {
+            0 => self.name == earlier.name,
+            number => self.number == number,
+        }
+    }
+}
+
 /// How one row is told from another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

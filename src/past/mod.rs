@@ -25,7 +25,7 @@ pub use resolve::Commit;
 pub use witness::SchemaWitness;
 
 use crate::error::Result;
-use crate::fold::{self, Folded, KeyRange, TableRows};
+use crate::fold::{self, Folded, FoldedTable, KeyRange, TableRows};
 use crate::follow::{self, Follow, JournalRange, Transaction};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
@@ -193,6 +193,17 @@ impl Past {
         let after = if self.schema_changes()?.is_empty() { self.until } else { self.base.lsn };
         let journal = JournalRange { segments: &self.stretch().segments, after, until };
         Ok(Follow::new(&self.base, journal, &key, wanted).showing_from(self.until))
+    }
+
+    /// Folds the tables that are wanted, for a question about some of their rows.
+    ///
+    /// # Errors
+    /// The errors of [`Past::fold`].
+    pub fn fold_tables(&self, wanted: &dyn Fn(&Table) -> bool) -> Result<Vec<FoldedTable>> {
+        if !self.tables()?.iter().any(wanted) {
+            return Ok(Vec::new());
+        }
+        Ok(self.fold(wanted, RECOVERY_BUDGET, &self.history().scratch(), &Silent)?.tables)
     }
 
     /// The number of transactions between the base and the moment.

@@ -7,12 +7,11 @@ use super::lookup::{Keys, rows_of};
 use super::table::{ChangedTable, TouchedRow};
 use crate::error::{Error, Result};
 use crate::fold::FoldedTable;
-use crate::follow::{Event, EventKind, Follow, JournalRange, RowChange, TableChange, Transaction};
+use crate::follow::{Event, EventKind, RowChange, TableChange, Transaction};
 use crate::history::checkpoint::Checkpoint;
 use crate::history::timeline::with_epoch;
 use crate::model::{Inexact, Lsn, Table};
-use crate::past::{Past, RECOVERY_BUDGET, Reading};
-use crate::progress::Silent;
+use crate::past::{Past, Reading};
 
 /// The most bytes of changed rows that are held in memory. More are refused.
 const MOST_BYTES: usize = 1 << 30;
@@ -101,18 +100,11 @@ impl ChangedRows {
     pub fn advance(&mut self, reading: &Reading) -> Result<()> {
         let stretch = reading.stretch(self.epoch)?;
         let until = stretch.frontier().max(self.until);
-        // The base's tables are those of the place only if nothing altered them in between.
-        let is_plain = reading.forward(self.base.clone(), self.until)?.schema_changes()?.is_empty();
-        let after = if is_plain { self.until } else { self.base.lsn };
         self.near = self.near.or_else(|| stretch.number_near(until));
-        let journal = JournalRange { segments: &stretch.segments, after, until };
-        let base = self.base.clone();
-        let key = reading.history().identity().message_key();
-        let mut follow = Follow::new(&base, journal, &key, &|_| true);
+        let past = reading.forward(self.base.clone(), self.until)?;
+        let mut follow = past.follow(until, &|_| true)?;
         while let Some(event) = follow.next_event()? {
-            if event.transaction.lsn >= self.until {
-                self.take(&event)?;
-            }
+            self.take(&event)?;
         }
         self.inexact.extend(follow.inexact());
         self.until = until;
@@ -210,9 +202,8 @@ impl ChangedRows {
         let wanted: Vec<u32> = self.tables.iter().filter(lacking).map(|(oid, _)| *oid).collect();
         if !wanted.is_empty() {
             let past = reading.forward(self.base.clone(), self.since)?;
-            let scratch = reading.history().scratch();
-            let folded = past.fold(&|it| wanted.contains(&it.oid), RECOVERY_BUDGET, &scratch, &Silent)?;
-            self.folded.extend(folded.tables.into_iter().map(|table| (table.table.oid, table)));
+            let folded = past.fold_tables(&|table| wanted.contains(&table.oid))?;
+            self.folded.extend(folded.into_iter().map(|table| (table.table.oid, table)));
         }
         for (oid, table) in self.tables.iter_mut().filter(|(_, table)| table.obstacle.is_none()) {
             let keys = table.unread();

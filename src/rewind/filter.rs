@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::changed::{ChangedRows, RowId};
 use super::plan::Goals;
 use super::table::ChangedTable;
-use crate::codec::copy_text;
 use crate::error::{Error, Result};
-use crate::model::pattern::Pattern;
-use crate::model::{RowIdentity, Selection, Table};
+use crate::model::{Selection, Table};
 use crate::source::amend::AmendSession;
+use crate::travel::row::RowKey;
 
 /// The tables and rows to put back; everything, if nothing is named.
 #[derive(Clone, Debug, Default)]
@@ -19,51 +18,9 @@ pub struct Part {
     pub condition: Option<String>,
 }
 
-/// One row, as a person names it: `TABLE=42` or `TABLE=a=1,b=x`.
-#[derive(Clone, Debug)]
-pub struct RowKey {
-    table: Pattern,
-    values: Vec<(Option<String>, String)>,
-}
-
-impl RowKey {
-    /// # Errors
-    /// `Usage` if the text names no table or no key.
-    pub fn parse(text: &str) -> Result<RowKey> {
-        let wrong =
-            || Error::usage(format!("{text:?} names no row; write --key TABLE=42 or --key TABLE=a=1,b=x"));
-        let (table, key) = text.split_once('=').ok_or_else(wrong)?;
-        let value = |part: &str| match part.split_once('=') {
-            Some((column, value)) => (Some(column.to_owned()), value.to_owned()),
-            None => (None, part.to_owned()),
-        };
-        let values = if key.contains('=') {
-            key.split(',').map(value).collect()
-        } else {
-            vec![(None, key.to_owned())]
-        };
-        Ok(RowKey { table: Pattern::parse(table)?, values })
-    }
-
-    fn is_of(&self, table: &Table, line: Option<&[u8]>) -> bool {
-        let (Some(line), RowIdentity::Key(key)) = (line, &table.identity) else { return false };
-        let texts: Vec<_> = copy_text::columns(line).collect();
-        let has = |(number, (column, value)): (usize, &(Option<String>, String))| {
-            let at = match column {
-                Some(name) => key.iter().find(|at| table.columns[**at].name == *name),
-                None => key.get(number),
-            };
-            let text = at.and_then(|at| copy_text::unescape(texts.get(*at)?));
-            text.is_some_and(|text| *text == *value.as_bytes())
-        };
-        self.values.len() == key.len() && self.values.iter().enumerate().all(has)
-    }
-}
-
 impl Part {
     pub fn takes(&self, table: &Table) -> bool {
-        let by_key =
-            self.keys.is_empty() || self.keys.iter().any(|key| key.table.matches(&table.schema, &table.name));
+        let by_key = self.keys.is_empty() || self.keys.iter().any(|key| key.table == table.oid);
         by_key && self.tables.takes(&table.schema, &table.name)
     }
 
@@ -99,8 +56,8 @@ impl Part {
     fn has_key(&self, table: &Table, changed: &ChangedRows, id: RowId) -> bool {
         let row = changed.row(id);
         let is_it = |key: &RowKey| {
-            key.table.matches(&table.schema, &table.name)
-                && (key.is_of(table, row.first()) || key.is_of(table, row.last()))
+            let mut lines = row.first().into_iter().chain(row.last());
+            key.table == table.oid && lines.any(|line| key.is_of(table, line))
         };
         self.keys.is_empty() || self.keys.iter().any(is_it)
     }

@@ -20,6 +20,6 @@ mod undo;
 pub use catch_up::reading_beyond;
 pub use conflicts::{ConflictReport, ConflictRule};
 pub use execute::{Amendment, Applied};
-pub use filter::{Part, RowKey};
+pub use filter::Part;
 pub use plan::TableCount;
 pub use solve::Aim;

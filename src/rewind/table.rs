@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::lookup::{Keys, Line, RowsByKey};
 use crate::codec::copy_text::{self, fill_holes};
-use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::follow::{Reshape, Row, RowChange};
 use crate::model::{Column, RowIdentity, Table};
@@ -41,6 +40,13 @@ impl TouchedRow {
     /// The row as the history last saw it.
     pub fn last(&self) -> Option<&[u8]> {
         self.versions.last().and_then(|version| version.line.as_deref())
+    }
+
+    /// Whether all lines are whole, and are lines of the table after so many reshapes.
+    fn is_up_to_date(&self, reshapes: usize) -> bool {
+        let is_whole =
+            |version: &Version| version.line.as_ref().is_none_or(|line| !copy_text::has_hole(line));
+        self.versions.iter().all(|version| version.shape == reshapes && is_whole(version))
     }
 
     /// The transactions that wrote the row since the moment, in their order.
@@ -265,7 +271,7 @@ impl ChangedTable {
     fn bring_lines_up_to_date(&mut self) -> Result<()> {
         let now = self.reshapes.len();
         let mut rows = std::mem::take(&mut self.rows);
-        for row in &mut rows {
+        for row in rows.iter_mut().filter(|row| !row.is_up_to_date(now)) {
             let mut before: Option<(Line, usize)> = None;
             for version in &mut row.versions {
                 let Some(line) = &version.line else { continue };
@@ -294,20 +300,15 @@ impl ChangedTable {
             if reshape.retells() && copy_text::has_hole(&line) {
                 return Err(self.unfit());
             }
-            let (mut next, mut doubts) = (Vec::new(), Doubts::default());
-            reshape.push(&line, &mut next, &mut doubts)?;
-            line = next.into();
+            line = reshape.reshaped(&line)?.into();
         }
         Ok(line)
     }
 
-    /// The positions of the columns of now that the table at the moment had too, by what they are.
+    /// The positions of those columns of today's table that the table at the moment had too.
     fn kept_columns(&self) -> Option<BTreeSet<usize>> {
         let (then, now) = (self.then.as_ref()?, self.now.as_ref()?);
-        let had = |number: &usize| {
-            let column = &now.columns[*number];
-            then.columns.iter().any(|it| it.number == column.number || column.number == 0)
-        };
+        let had = |number: &usize| then.columns.iter().any(|it| now.columns[*number].is_same_as(it));
         Some((0..now.columns.len()).filter(had).collect())
     }
 
@@ -319,7 +320,7 @@ impl ChangedTable {
             (None, Some(_)) => vec![format!("{name}: the table was made since, and is left as it is")],
             (None, None) => Vec::new(),
             (Some(then), Some(now)) => {
-                let is_gone = |old: &&Column| !now.columns.iter().any(|it| it.number == old.number);
+                let is_gone = |old: &&Column| !now.columns.iter().any(|it| it.is_same_as(old));
                 let gone = then.columns.iter().filter(is_gone);
                 gone.map(|column| format!("{name}.{}: the column was dropped since", column.name)).collect()
             }

@@ -16,8 +16,7 @@ use super::{Condition, Row, Span, refuse_misfits};
 use crate::error::{Error, Result};
 use crate::fold::FoldedTable;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
-use crate::past::{Past, RECOVERY_BUDGET};
-use crate::progress::Silent;
+use crate::past::Past;
 
 /// Two moments of one epoch.
 pub struct Difference<'a> {
@@ -155,11 +154,7 @@ fn fold(
     exists: impl Fn(&TouchedTable) -> bool,
 ) -> Result<HashMap<u32, FoldedTable>> {
     let wanted = |table: &Table| touched.tables.get(&table.oid).is_some_and(&exists);
-    if !past.tables()?.iter().any(wanted) {
-        return Ok(HashMap::new());
-    }
-    let folded = past.fold(&wanted, RECOVERY_BUDGET, &past.history().scratch(), &Silent)?;
-    Ok(folded.tables.into_iter().map(|table| (table.table.oid, table)).collect())
+    Ok(past.fold_tables(&wanted)?.into_iter().map(|table| (table.table.oid, table)).collect())
 }
 
 fn counts_of(table: &Table) -> TableDifference {

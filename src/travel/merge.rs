@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::key_of;
 use super::touched::TouchedTable;
-use super::whole::reshaped;
 use crate::error::{Error, Result};
 use crate::fold::{FoldedTable, KeyRange, TableRows};
 use crate::model::Table;
@@ -30,7 +29,7 @@ pub struct OldLine {
 impl OldLine {
     fn new(touched: &TouchedTable, line: Vec<u8>) -> Result<OldLine> {
         let reshape = touched.reshape.as_ref().filter(|_| touched.now.is_some());
-        let now = reshape.map(|reshape| reshaped(Some(reshape), &line)).transpose()?;
+        let now = reshape.map(|reshape| reshape.reshaped(&line)).transpose()?;
         Ok(OldLine { then: line, now })
     }
 

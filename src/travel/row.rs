@@ -15,8 +15,7 @@ use crate::error::Result;
 use crate::fold::KeyRange;
 use crate::follow::EventKind;
 use crate::model::{Inexact, Lsn, Table};
-use crate::past::{Commit, Past, RECOVERY_BUDGET};
-use crate::progress::Silent;
+use crate::past::{Commit, Past};
 
 pub use key::RowKey;
 use lives::Lives;
@@ -153,13 +152,8 @@ impl RowHistory<'_> {
 
     /// Finds the rows that have one of the tracked keys where the span begins.
     fn look_up(&self, span: &Span, lives: &mut Lives<'_>) -> Result<()> {
-        let past = &span.past;
-        let from = Instant { lsn: past.until(), time: span.time, xid: None };
-        let wanted = |table: &Table| table.oid == self.key.table;
-        if !past.tables()?.iter().any(wanted) {
-            return Ok(());
-        }
-        for folded in past.fold(&wanted, RECOVERY_BUDGET, &past.history().scratch(), &Silent)?.tables {
+        let from = Instant { lsn: span.past.until(), time: span.time, xid: None };
+        for folded in span.past.fold_tables(&|table| table.oid == self.key.table)? {
             let table = Arc::new(folded.table.clone());
             let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
             match keys {

@@ -95,14 +95,7 @@ impl ShownTransaction {
     ) -> Result<Vec<Inexact>> {
         refuse_misfits(tables, None, std::slice::from_ref(&self.span))?;
         let wanted = |table: &Table| tables.takes(&table.schema, &table.name);
-        let rows = WholeRows {
-            span: &self.span,
-            wanted: &wanted,
-            whole: true,
-            truncated: true,
-            only: None,
-            blocks: Arc::default(),
-        };
+        let rows = WholeRows::all(&self.span, &wanted);
         let mut removed = HashMap::new();
         rows.follow(&mut |transaction, step| {
             debug_assert_eq!(transaction.end_lsn, self.commit.lsn);

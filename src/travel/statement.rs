@@ -125,16 +125,12 @@ pub fn bring_back(row: &Row) -> Result<String> {
     Ok(format!("{insert} ON CONFLICT ({}) DO {action};", names.join(", ")))
 }
 
-/// The columns of the table as it is now, each with the value that the row has there. Columns are known by number.
+/// The columns of the table as it is now, each with the value that the row has there.
 fn values<'a>(now: &'a Table, row: &'a Row) -> Result<Vec<(&'a Column, String)>> {
     let held: Vec<_> = row.table.columns.iter().zip(copy_text::columns(&row.line)).collect();
-    let same = |column: &Column, then: &Column| match then.number {
-        0 => then.name == column.name,
-        number => number == column.number,
-    };
     let mut values = Vec::new();
     for column in &now.columns {
-        if let Some((_, text)) = held.iter().find(|(then, _)| same(column, then)) {
+        if let Some((_, text)) = held.iter().find(|(then, _)| column.is_same_as(then)) {
             values.push((column, literal(now, text)?));
         }
     }
@@ -180,7 +176,7 @@ fn condition(now: &Table, row: &Row) -> Result<String> {
     match &now.identity {
         RowIdentity::Key(key) => {
             let is_key = |(column, _): &&(&Column, String)| {
-                key.iter().any(|place| now.columns[*place].number == column.number)
+                key.iter().any(|place| now.columns[*place].is_same_as(column))
             };
             let parts = values.iter().filter(is_key);
             let parts: Vec<_> =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Span;
 use crate::codec::key::KeyShape;
 use crate::error::Result;
-use crate::follow::{EventKind, Reshape, RowChange, TableChange};
+use crate::follow::{EventKind, Reshape, Row, RowChange, TableChange};
 use crate::model::{Inexact, Selection, Table};
 use crate::signal::DefinitionChange;
 
@@ -131,12 +131,8 @@ impl TouchedTable {
     }
 
     fn touch(&mut self, change: &RowChange<'_>, place: u64) {
-        let (old, new) = match change {
-            RowChange::Insert { new } | RowChange::Given { new } => (None, Some(new.key)),
-            RowChange::Update { old, new } => (old.map(|old| old.key), Some(new.key)),
-            RowChange::Delete { old } => (Some(old.key), None),
-        };
-        for key in old.into_iter().chain(new) {
+        let (old, new) = change.sides();
+        for Row { key, .. } in old.into_iter().chain(new) {
             match self.keys.get_mut(key) {
                 Some((_, last)) => *last = place,
                 None if self.key_bytes > KEYS_LIMIT => self.whole = true,

@@ -11,14 +11,11 @@ use std::sync::Arc;
 use super::row::TrackedRows;
 use super::{Operation, Span, key_of};
 use crate::codec::copy_text;
-use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::fold::KeyRange;
 use crate::follow::{Event, EventKind, Follow, Reshape, RowChange, TableChange, Transaction};
 use crate::history::journal::ChosenBlocks;
 use crate::model::{Inexact, Lsn, RowIdentity, Table};
-use crate::past::RECOVERY_BUDGET;
-use crate::progress::Silent;
 use crate::signal::DefinitionChange;
 
 /// With more bytes of keys than this, a span is cut in two at the next commit.
@@ -56,6 +53,13 @@ pub struct WholeRows<'a> {
     pub only: Option<&'a TrackedRows<'a>>,
     /// The blocks that need to be read.
     pub blocks: Arc<ChosenBlocks>,
+}
+
+impl<'a> WholeRows<'a> {
+    /// All rows of the wanted tables, whole, also those that a TRUNCATE removes.
+    pub fn all(span: &'a Span, wanted: &'a dyn Fn(&Table) -> bool) -> WholeRows<'a> {
+        WholeRows { span, wanted, whole: true, truncated: true, only: None, blocks: Arc::default() }
+    }
 }
 
 /// Takes the steps of transactions; returns whether the next transaction is wanted too.
@@ -153,8 +157,8 @@ impl WholeRows<'_> {
     /// Looks the rows up as they are before the span.
     fn look_up(&self, needed: HashMap<u32, Needed>) -> Result<HashMap<u32, TableState>> {
         let mut states = HashMap::new();
-        let folded =
-            fold(self.span, &|table| needed.get(&table.oid).is_some_and(|it| it.all || !it.keys.is_empty()))?;
+        let wanted = |table: &Table| needed.get(&table.oid).is_some_and(|it| it.all || !it.keys.is_empty());
+        let folded = self.span.past.fold_tables(&wanted)?;
         for (oid, it) in &needed {
             let rows = it.keys.iter().map(|key| (key.clone(), None)).collect();
             let (keeps_all, holds_all) = (it.all || it.truncated, it.all);
@@ -194,7 +198,9 @@ impl WholeRows<'_> {
                 EventKind::Row { table, change } if self.passes_over(table, &change) => {}
                 EventKind::Row { table, change } => {
                     if !self.whole {
-                        let (operation, before, after) = told(change);
+                        let (old, new) = change.sides();
+                        let (before, after) = (old.map(|row| row.line), new.map(|row| row.line));
+                        let operation = operation(&change);
                         visit(transaction, Step::Row { table, operation, before, after })?;
                         continue;
                     }
@@ -250,7 +256,7 @@ impl WholeRows<'_> {
             )));
         }
         if !state.is_cleared && !state.holds_all {
-            for folded in fold(self.span, &|it| it.oid == table.oid)? {
+            for folded in self.span.past.fold_tables(&|it| it.oid == table.oid)? {
                 let mut rows = folded.rows(KeyRange::all(), None)?;
                 while let Some((key, line)) = rows.next_row()? {
                     if state.stays(key) {
@@ -271,24 +277,22 @@ impl WholeRows<'_> {
     }
 }
 
-/// A change as far as the stream tells it.
-fn told<'a>(change: RowChange<'a>) -> (Operation, Option<&'a [u8]>, Option<&'a [u8]>) {
+fn operation(change: &RowChange<'_>) -> Operation {
     match change {
-        RowChange::Insert { new } => (Operation::Insert, None, Some(new.line)),
-        RowChange::Given { new } => (Operation::Ddl, None, Some(new.line)),
-        RowChange::Update { old, new } => (Operation::Update, old.map(|old| old.line), Some(new.line)),
-        RowChange::Delete { old } => (Operation::Delete, Some(old.line), None),
+        RowChange::Insert { .. } => Operation::Insert,
+        RowChange::Given { .. } => Operation::Ddl,
+        RowChange::Update { .. } => Operation::Update,
+        RowChange::Delete { .. } => Operation::Delete,
     }
 }
 
-/// Folds the wanted tables as they are before the span.
-fn fold(span: &Span, wanted: &dyn Fn(&Table) -> bool) -> Result<Vec<crate::fold::FoldedTable>> {
-    let past = &span.past;
-    if !past.tables()?.iter().any(wanted) {
-        return Ok(Vec::new());
+/// The key of the row before a change; `None` if there was no row.
+fn key_before<'a>(change: &RowChange<'a>) -> Option<&'a [u8]> {
+    match change {
+        RowChange::Insert { .. } | RowChange::Given { .. } => None,
+        RowChange::Update { old, new } => Some(old.unwrap_or(*new).key),
+        RowChange::Delete { old } => Some(old.key),
     }
-    let scratch = past.history().scratch();
-    Ok(past.fold(wanted, RECOVERY_BUDGET, &scratch, &Silent)?.tables)
 }
 
 /// The key of the row before a change, if the change does not tell all of it.
@@ -332,12 +336,9 @@ impl TableState {
         change: &RowChange<'_>,
         transaction: &Transaction,
     ) -> Result<Option<Vec<u8>>> {
-        let (key, told) = match change {
-            RowChange::Insert { .. } | RowChange::Given { .. } => return Ok(None),
-            RowChange::Update { old, new } => (old.map_or(new.key, |old| old.key), old.map(|old| old.line)),
-            RowChange::Delete { old } => (old.key, Some(old.line)),
-        };
-        if let Some(told) = told.filter(|line| !copy_text::has_hole(line)) {
+        let Some(key) = key_before(change) else { return Ok(None) };
+        let (old, _) = change.sides();
+        if let Some(told) = old.map(|old| old.line).filter(|line| !copy_text::has_hole(line)) {
             return Ok(Some(told.to_vec()));
         }
         let held = self.rows.get(key).and_then(Option::as_ref);
@@ -358,14 +359,8 @@ impl TableState {
         change: RowChange<'_>,
         before: Option<&[u8]>,
     ) -> Result<(Operation, Option<Vec<u8>>)> {
-        let (operation, old, new) = match change {
-            RowChange::Insert { new } => (Operation::Insert, None, Some(new)),
-            RowChange::Given { new } => (Operation::Ddl, None, Some(new)),
-            RowChange::Update { old, new } => {
-                (Operation::Update, Some(old.map_or(new.key, |it| it.key)), Some(new))
-            }
-            RowChange::Delete { old } => (Operation::Delete, Some(old.key), None),
-        };
+        let old = key_before(&change);
+        let (_, new) = change.sides();
         let after = match new {
             None => None,
             Some(new) if copy_text::has_hole(new.line) => {
@@ -384,7 +379,7 @@ impl TableState {
             old.into_iter().for_each(|key| self.put(key, None));
             new.into_iter().for_each(|new| self.put(new.key, after.as_deref()));
         }
-        Ok((operation, after))
+        Ok((operation(&change), after))
     }
 
     fn put(&mut self, key: &[u8], line: Option<&[u8]>) {
@@ -417,7 +412,7 @@ impl TableState {
     fn alter(&mut self, now: &Table, reshape: &Reshape) -> Result<()> {
         let mut rows = HashMap::with_capacity(self.rows.len());
         for (key, line) in self.rows.drain() {
-            let line = line.map(|line| reshaped(Some(reshape), &line)).transpose()?;
+            let line = line.map(|line| reshape.reshaped(&line)).transpose()?;
             let key = match &line {
                 Some(line) if !reshape.keeps_keys => key_of(now, line)?,
                 _ => key,
@@ -426,7 +421,7 @@ impl TableState {
         }
         self.rows = rows;
         for (_, line) in self.counts.values_mut() {
-            *line = reshaped(Some(reshape), line)?;
+            *line = reshape.reshaped(line)?;
         }
         self.reshape = Some(match self.reshape.take() {
             Some(before) => before.then(reshape.clone()),
@@ -438,10 +433,5 @@ impl TableState {
 
 /// A line after a schema change.
 pub fn reshaped(reshape: Option<&Reshape>, line: &[u8]) -> Result<Vec<u8>> {
-    let mut now = Vec::new();
-    match reshape {
-        Some(reshape) => reshape.push(line, &mut now, &mut Doubts::default())?,
-        None => now.extend_from_slice(line),
-    }
-    Ok(now)
+    reshape.map_or_else(|| Ok(line.to_vec()), |reshape| reshape.reshaped(line))
 }

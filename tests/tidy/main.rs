@@ -46,7 +46,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("capture", &["model", "history", "signal", "store", "connect", "pgtools", "source", "protect"]),
     ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
     ("bisect", &["model", "follow", "fold", "past", "travel", "connect", "recover", "store"]),
-    ("rewind", &["model", "codec", "history", "follow", "fold", "past", "signal", "connect", "source"]),
+    (
+        "rewind",
+        &["model", "codec", "history", "follow", "fold", "past", "travel", "signal", "connect", "source"],
+    ),
     (
         "cli",
         &[

@@ -4,7 +4,7 @@ use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
 use crate::model::{Column, Table};
-use crate::past::Reading;
+use crate::past::{Past, Reading};
 use crate::travel::{Spans, key_columns};
 
 /// The values of some columns of a table, which tell one of its rows from the others.
@@ -27,11 +27,33 @@ impl RowKey {
         let pattern = [table.to_owned()];
         let end = reading.before(last.past.base().epoch, last.until)?;
         let chosen = end.choose(&pattern).or_else(|error| last.past.choose(&pattern).map_err(|_| error))?;
-        match &chosen.tables[..] {
+        RowKey::in_one_of(&chosen.tables, table, key)
+    }
+
+    /// Reads `TABLE=KEY` for a table as it was at a moment.
+    ///
+    /// # Errors
+    /// `Usage` if not exactly one table matches, or if the text is no key of it; `Damaged` if the history is.
+    pub fn at(past: &Past, text: &str) -> Result<RowKey> {
+        let (table, key) = RowKey::split(text)?;
+        RowKey::in_one_of(&past.choose(&[table.to_owned()])?.tables, table, key)
+    }
+
+    /// Splits `TABLE=KEY`.
+    ///
+    /// # Errors
+    /// `Usage` if the text is not of this form.
+    pub fn split(text: &str) -> Result<(&str, &str)> {
+        text.split_once('=')
+            .ok_or_else(|| Error::usage("--key names a table and a key, as orders=42 or orders=a=1,b=x"))
+    }
+
+    fn in_one_of(tables: &[Table], name: &str, key: &str) -> Result<RowKey> {
+        match tables {
             [table] => RowKey::parse(table, key),
             tables => {
                 let names: Vec<_> = tables.iter().map(Table::display).collect();
-                Err(Error::usage(format!("{table} can be several tables; name one of: {}", names.join(", "))))
+                Err(Error::usage(format!("{name} can be several tables; name one of: {}", names.join(", "))))
             }
         }
     }
@@ -107,13 +129,8 @@ impl RowKey {
     }
 }
 
-/// A column is known by its number. Early manifests have no numbers, so there the name decides.
 fn place(table: &Table, wanted: &Column) -> Option<usize> {
-    let is_same = |column: &Column| match wanted.number {
-        0 => column.name == wanted.name,
-        number => column.number == number,
-    };
-    table.columns.iter().position(is_same)
+    table.columns.iter().position(|column| column.is_same_as(wanted))
 }
 
 /// Splits `a=1,b='x,y'`; `None` if the text is not of this form.

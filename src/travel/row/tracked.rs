@@ -57,11 +57,7 @@ impl<'a> TrackedRows<'a> {
 
     /// Whether a change is one of a tracked row.
     pub fn holds(&self, table: &Table, change: &RowChange<'_>) -> bool {
-        let (old, new) = match change {
-            RowChange::Insert { new } | RowChange::Given { new } => (None, Some(new)),
-            RowChange::Update { old, new } => (old.as_ref(), Some(new)),
-            RowChange::Delete { old } => (Some(old), None),
-        };
+        let (old, new) = change.sides();
         let mut keys = old.into_iter().chain(new).filter_map(|row| self.key.of(table, row.line));
         keys.any(|key| self.keys.contains(&key))
     }

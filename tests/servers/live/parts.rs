@@ -64,6 +64,7 @@ fn what_cannot_be_asked_for_is_said() {
         scene.backwhen.fails(2, &["rewind", "--to", "mark:good", "--where", "nothing = 1"]);
         scene.backwhen.fails(14, &["rewind", "--to", "mark:good", "--where", "v = 1 +"]);
         scene.backwhen.fails(2, &["rewind", "--to", "mark:good", "--key", "other"]);
+        scene.backwhen.fails(2, &["rewind", "--to", "mark:good", "--key", "nothing=1"]);
         scene.backwhen.fails(11, &["rewind", "--to", "mark:never"]);
         scene.backwhen.fails(11, &["undo", "xid:1"]);
         scene.backwhen.fails(2, &["undo", "last"]);
