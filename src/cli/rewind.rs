@@ -216,7 +216,7 @@ impl Way {
         };
         let mut amendment = Amendment::plan(past, source, aim, rule).await?;
         if let Some(file) = &self.sql {
-            changes::write_new(file, &amendment.script())?;
+            changes::write_new(file, &amendment.script()?)?;
         }
         let is_blocked = amendment.solution.is_blocked;
         let applied = if self.apply && !is_blocked { Some(amendment.apply().await?) } else { None };

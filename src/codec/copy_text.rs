@@ -6,6 +6,10 @@
 
 use std::borrow::Cow;
 
+use crate::error::{Error, Result};
+use crate::model::Table;
+use crate::model::schema::quote_literal;
+
 /// How COPY writes NULL.
 pub const NULL: &[u8] = b"\\N";
 
@@ -36,6 +40,20 @@ fn escape_letter(byte: u8) -> Option<u8> {
         13 => Some(b'r'),
         _ => None,
     }
+}
+
+/// Returns one column's value as an SQL literal, for scripts. `table` is named in the error.
+///
+/// # Errors
+/// `Refused` if the value is no UTF-8.
+pub fn sql_literal(table: &Table, column: &[u8]) -> Result<String> {
+    let Some(value) = unescape(column) else { return Ok("NULL".to_owned()) };
+    std::str::from_utf8(&value).map(quote_literal).map_err(|_| {
+        Error::refused(format!(
+            "a value of {} is no UTF-8, so it cannot stand in a script; use: backwhen recover --table",
+            table.display()
+        ))
+    })
 }
 
 /// Returns the value that one column's text stands for; `None` for NULL.

@@ -27,5 +27,5 @@ mod verifier;
 
 pub use conninfo::Conninfo;
 pub use fault::{ServerFault, server_error, shortened};
-pub use pinned::{NEWER_TIMERS, PINNED_SETTINGS, quoted};
+pub use pinned::{NEWER_TIMERS, PINNED_SETTINGS, quoted, set_local_statements};
 pub use session::{Session, connect};

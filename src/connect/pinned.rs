@@ -38,6 +38,14 @@ pub fn set_statements() -> String {
     PINNED_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}'; ")).collect()
 }
 
+/// The settings under which values mean what they mean in a history, for the transaction of a script that a person runs.
+/// Timeouts are left to that person.
+pub fn set_local_statements() -> String {
+    let concerns_values = |name: &str| !name.ends_with("_timeout") && name != "default_transaction_read_only";
+    let settings = PINNED_SETTINGS.iter().filter(|(name, _)| concerns_values(name));
+    settings.map(|(name, value)| format!("SET LOCAL {name} = '{value}';\n")).collect()
+}
+
 /// Puts a name or a value between quotes of the given kind, and doubles these quotes inside.
 pub fn quoted(text: &str, quote: char) -> String {
     let doubled = text.replace(quote, &format!("{quote}{quote}"));

@@ -221,7 +221,10 @@ impl Amendment {
     }
 
     /// The plan as SQL, for review.
-    pub fn script(&self) -> String {
+    ///
+    /// # Errors
+    /// `Refused` if a value is no UTF-8.
+    pub fn script(&self) -> Result<String> {
         script(&self.amended())
     }
 

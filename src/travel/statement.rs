@@ -1,8 +1,8 @@
 //! SQL statements that make, take back or bring back changes of single rows.
 
-use crate::codec::copy_text;
-use crate::error::{Error, Result, one_line};
-use crate::model::schema::{quote_ident, quote_literal};
+use crate::codec::copy_text::{self, sql_literal};
+use crate::error::{Result, one_line};
+use crate::model::schema::quote_ident;
 use crate::model::{Column, RowIdentity, Table};
 
 use super::{Row, key_columns};
@@ -131,21 +131,10 @@ fn values<'a>(now: &'a Table, row: &'a Row) -> Result<Vec<(&'a Column, String)>>
     let mut values = Vec::new();
     for column in &now.columns {
         if let Some((_, text)) = held.iter().find(|(then, _)| column.is_same_as(then)) {
-            values.push((column, literal(now, text)?));
+            values.push((column, sql_literal(now, text)?));
         }
     }
     Ok(values)
-}
-
-fn literal(table: &Table, text: &[u8]) -> Result<String> {
-    let Some(value) = copy_text::unescape(text) else { return Ok("NULL".to_owned()) };
-    let value = std::str::from_utf8(&value);
-    value.map(quote_literal).map_err(|_| {
-        Error::refused(format!(
-            "a value of {} is no UTF-8, so it cannot stand in a script; use: backwhen recover --table",
-            table.display()
-        ))
-    })
 }
 
 fn insert(now: &Table, row: &Row) -> Result<String> {

@@ -21,7 +21,11 @@ struct Scene {
 fn while_captured(server: &Server, sql: &str, test: impl FnOnce(&Scene)) {
     let database = server.fresh_database("live");
     server.psql(&database, sql);
-    let backwhen = Backwhen::new(server, &database);
+    while_captured_in(server, &database, test);
+}
+
+fn while_captured_in(server: &Server, database: &str, test: impl FnOnce(&Scene)) {
+    let backwhen = Backwhen::new(server, database);
     backwhen.init();
     let scene = Scene { backwhen };
     let mut capture = scene.backwhen.spawn_capture();

@@ -177,3 +177,28 @@ fn a_table_that_was_rewritten_since_is_refused_by_name() {
         },
     );
 }
+
+/// A script is UTF-8, so a value that is not cannot stand in it. The rows are put back all the same.
+#[test]
+fn a_value_that_no_script_can_hold_is_refused() {
+    let server = crate::support::Server::shared(None);
+    let database = "live_sql_ascii";
+    server.psql(
+        "postgres",
+        &format!("CREATE DATABASE {database} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'"),
+    );
+    server.psql(
+        database,
+        "CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT 1, convert_from('\\x61ff'::bytea, 'SQL_ASCII')",
+    );
+    super::while_captured_in(&server, database, |scene| {
+        scene.mark("good");
+        let good = scene.psql("SELECT id, v::bytea FROM a");
+        scene.psql("DELETE FROM a");
+        let said = scene.backwhen.fails(14, &["rewind", "--to", "mark:good", "--sql", "plan.sql"]);
+        assert!(said.contains("a value of public.a is no UTF-8"), "{said}");
+        assert!(!scene.backwhen.folder().join("plan.sql").exists());
+        scene.rewind(&["--to", "mark:good"]);
+        assert_eq!(scene.psql("SELECT id, v::bytea FROM a"), good);
+    });
+}
