@@ -36,7 +36,7 @@ pub(super) fn spans(
 
 /// Says beside a list what is not exact in it: a list has no place for that, not even in JSON.
 pub(super) fn say_inexact(at: &Surroundings, inexact: &[Inexact]) {
-    inexact.iter().for_each(|it| at.ui.say(&not_exact::line(true, it)));
+    inexact.iter().for_each(|it| at.ui.warn(&not_exact::line(true, it)));
 }
 
 /// Describes a change of a row: a line, and then a line for each column with the values before and after. Values that the

@@ -146,3 +146,26 @@ fn what_cannot_be_answered_rightly_is_refused() {
         assert!(!output.stderr.contains("secret"), "a row's value was told: {}", output.stderr);
     }
 }
+
+/// No event trigger told of the column, so its values are left out. That is said whoever listens.
+#[test]
+fn what_is_not_exact_is_said_also_with_quiet() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("untold");
+    server.psql(&database, "CREATE TABLE t (id int PRIMARY KEY)");
+    let backwhen = crate::support::Backwhen::new(&server, &database);
+    backwhen.ok(&["init", "--no-event-triggers", "--source", &backwhen.source()]);
+    server.psql(&database, "ALTER TABLE t ADD untold int; INSERT INTO t VALUES (1, 2)");
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let first = backwhen.json_lines(&["list", "checkpoints"])[0]["id"].as_str().unwrap().to_owned();
+    let first = format!("checkpoint:{first}");
+    for question in [&["log"][..], &["row", "t", "1"], &["diff", &first, "latest", "--rows"]] {
+        for options in [&["--quiet"][..], &["--quiet", "--output", "json"]] {
+            let said = backwhen.run(&[question, options].concat()).stderr;
+            assert!(
+                said.contains("not exact: public.t: column untold added or renamed"),
+                "{question:?}: {said}"
+            );
+        }
+    }
+}
