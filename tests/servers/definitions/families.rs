@@ -9,8 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::number_from;
-use crate::support::{Backwhen, Difference, Dump, Part, Server, compare, wait_for};
+use crate::support::{Backwhen, Difference, Dump, Part, Server, compare, number_from, wait_for};
 use backwhen::model::Lsn;
 
 const FAMILIES: &str = include_str!("families.sql");

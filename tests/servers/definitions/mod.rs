@@ -11,7 +11,7 @@ mod telling;
 
 use std::sync::Mutex;
 
-use crate::support::{Backwhen, Dump, Part, Server, assert_same, compare};
+use crate::support::{Backwhen, Dump, Part, Server, assert_same, compare, number_from};
 use telling::{Remembered, Telling};
 
 const STEPS: usize = 36;
@@ -81,9 +81,4 @@ fn assert_comes_back(telling: &Telling, moment: &Remembered) {
     // Only a sample at the moment itself tells where a sequence stood.
     differences.retain(|it| it.part != Part::Sequence || moment.marked);
     assert_eq!(differences, [], "after {} at {}: {report}", moment.after, moment.lsn);
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::support::{Backwhen, Dump, Part, Server, compare, versions};
+use crate::support::{Backwhen, Dump, Part, Server, compare, on_oldest_and_newest};
 
 /// A database under protection, with a capture that runs.
 struct Scene {
@@ -32,19 +32,6 @@ fn while_captured_in(server: &Server, database: &str, test: impl FnOnce(&Scene))
     capture.wait_streaming();
     test(&scene);
     capture.stop();
-}
-
-/// On the oldest and the newest version, or on the one that `BACKWHEN_TEST_PG` names.
-#[track_caller]
-fn on_oldest_and_newest(test: impl Fn(&Server)) {
-    if std::env::var("BACKWHEN_TEST_PG").is_ok_and(|text| !text.is_empty()) {
-        return test(&Server::shared(None));
-    }
-    let versions = versions();
-    for version in [versions.first(), versions.last()].into_iter().flatten() {
-        eprintln!("--- PostgreSQL {version}");
-        test(&Server::shared(Some(*version)));
-    }
 }
 
 impl Scene {

@@ -2,14 +2,12 @@
 //!
 //! `BACKWHEN_TEST_SEED` replays a seed that a failure printed.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::{Scene, assert_rows, on_oldest_and_newest, while_captured};
-use crate::support::Dump;
+use crate::support::{Dump, seed};
 
 const TABLES: &str = "
 CREATE TABLE parents (id int PRIMARY KEY, a text, b text, u int UNIQUE);
@@ -20,14 +18,6 @@ CREATE TABLE parts_0 PARTITION OF parts FOR VALUES IN (0); CREATE TABLE parts_1 
 
 /// How many rows each table can have.
 const IDS: i32 = 12;
-
-fn seed() -> u64 {
-    let given = std::env::var("BACKWHEN_TEST_SEED").ok().and_then(|text| text.parse().ok());
-    let seed =
-        given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64);
-    eprintln!("again with: BACKWHEN_TEST_SEED={seed}");
-    seed
-}
 
 /// A statement of which the result depends on nothing but the rows that it names.
 fn statement(random: &mut StdRng, number: u32) -> String {
@@ -77,6 +67,7 @@ fn transaction(scene: &Scene, random: &mut StdRng, number: u32) -> (u32, Vec<Str
 #[test]
 fn a_rewind_to_any_moment_gives_what_was_there() {
     let seed = seed();
+    eprintln!("again with: BACKWHEN_TEST_SEED={seed}");
     on_oldest_and_newest(|server| {
         let mut random = StdRng::seed_from_u64(seed);
         while_captured(server, TABLES, |scene| {
@@ -106,6 +97,7 @@ fn a_rewind_to_any_moment_gives_what_was_there() {
 #[test]
 fn an_undo_gives_what_the_other_transactions_give_alone() {
     let seed = seed();
+    eprintln!("again with: BACKWHEN_TEST_SEED={seed}");
     on_oldest_and_newest(|server| {
         let mut random = StdRng::seed_from_u64(seed);
         for _ in 0..4 {

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{Backwhen, Dump, Part, Server, compare};
+use crate::support::{Backwhen, Dump, Part, Server, compare, number_from};
 
 /// One seed by default, so that a change is judged by what it changed; `make soak` runs new ones.
 const SEED: u64 = 234_703_573;
@@ -203,9 +203,4 @@ fn inexact(report: &serde_json::Value) -> Vec<&serde_json::Value> {
     let all = report["inexact"].as_array().expect("a list").iter();
     all.filter(|it| !harmless.iter().any(|why| it["why"].as_str().expect("a reason").starts_with(why)))
         .collect()
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }

@@ -8,9 +8,8 @@ mod story;
 mod workload;
 
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::{Part, assert_same, compare};
+use crate::support::{Part, assert_same, compare, number_from, seed};
 use story::{Remembered, Story};
 
 const ROUNDS: usize = 8;
@@ -21,7 +20,7 @@ const REGRESSIONS: &[u64] = &[1];
 #[test]
 fn every_remembered_moment_comes_back() {
     let rounds = number_from("BACKWHEN_RANDOM_ROUNDS").unwrap_or(ROUNDS as u64) as usize;
-    let seed = number_from("BACKWHEN_TEST_SEED").unwrap_or_else(some_number);
+    let seed = seed();
     live_and_recover(seed, rounds);
 }
 
@@ -102,14 +101,4 @@ fn said_to_be_inexact(report: &serde_json::Value) -> Vec<String> {
     ];
     assert!(named.iter().all(|name| restarted.contains(&name.as_str())), "{report}");
     named
-}
-
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
-}
-
-fn some_number() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    since.as_micros() as u64 % 1_000_000_000
 }

@@ -1,29 +1,12 @@
 //! A protected database, and a role that wants more than it has.
 
-use crate::support::{Backwhen, Dump, Server, assert_same, versions};
+pub use crate::support::on_oldest_and_newest;
+use crate::support::{Backwhen, Dump, Server, assert_same};
 
 /// A database with a table of orders, and the login role `mallory`.
 pub struct Scene {
     pub server: Server,
     pub backwhen: Backwhen,
-}
-
-/// Runs an attack on the oldest and on the newest server, or on the one that `BACKWHEN_TEST_PG` chooses.
-pub fn on_oldest_and_newest(attack: impl Fn(&Server)) {
-    let chosen = match std::env::var("BACKWHEN_TEST_PG") {
-        Ok(text) if !text.is_empty() => vec![None],
-        _ => {
-            let all = versions();
-            let mut ends = vec![all.first().copied(), all.last().copied()];
-            ends.dedup();
-            ends
-        }
-    };
-    for version in chosen {
-        let server = Server::shared(version);
-        eprintln!("--- PostgreSQL {}", server.major());
-        attack(&server);
-    }
 }
 
 impl Scene {

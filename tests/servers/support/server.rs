@@ -230,8 +230,22 @@ impl Builder {
 #[track_caller]
 pub fn for_each_version(test: impl Fn(&Server)) {
     let subject = subject_of(Location::caller());
+    run_on(subject, versions().into_iter().map(Some).collect(), &test);
+}
+
+/// Runs a test on the oldest and on the newest version, or on the one that `BACKWHEN_TEST_PG` names.
+#[track_caller]
+pub fn on_oldest_and_newest(test: impl Fn(&Server)) {
+    let subject = subject_of(Location::caller());
+    let all = versions();
+    let mut ends: Vec<_> = [all.first(), all.last()].into_iter().flatten().map(|it| Some(*it)).collect();
+    ends.dedup();
+    run_on(subject, ends, &test);
+}
+
+fn run_on(subject: &'static str, versions: Vec<Option<u32>>, test: &dyn Fn(&Server)) {
     let one = std::env::var("BACKWHEN_TEST_PG").is_ok_and(|text| !text.is_empty());
-    let chosen = if one { vec![None] } else { versions().into_iter().map(Some).collect() };
+    let chosen = if one { vec![None] } else { versions };
     assert!(!chosen.is_empty(), "no PostgreSQL server on this machine: run scripts/setup.sh");
     for version in chosen {
         let server = shared_of(subject, version);

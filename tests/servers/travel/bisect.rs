@@ -2,15 +2,13 @@
 //!
 //! `BACKWHEN_TEST_SEED` replays a seed that a failure printed.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use super::{SHOP, Scene, on_oldest_and_newest};
 use crate::support::shop::assert_says;
-use crate::support::{Server, wait_for};
+use crate::support::{Server, seed, wait_for};
 
 /// A check that reads through a view and through functions, one of which is called only once there are rows.
 const LAYERS: &str = "
@@ -214,9 +212,7 @@ fn a_database_on_another_server_is_dropped_at_the_end_and_after_an_interruption(
 
 #[test]
 fn a_planted_mistake_is_the_one_that_a_scan_finds() {
-    let given = std::env::var("BACKWHEN_TEST_SEED").ok().filter(|text| !text.is_empty());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64 % 1_000_000_000;
-    let seed = given.map_or(now, |text| text.parse().expect("a number"));
+    let seed = seed();
     on_oldest_and_newest(|server| {
         eprintln!("again with: BACKWHEN_TEST_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed);

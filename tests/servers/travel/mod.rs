@@ -10,22 +10,7 @@ mod show;
 
 use serde_json::Value;
 
-use crate::support::{Backwhen, Server, versions};
-
-/// On a server of the oldest and of the newest version, or of the one that `BACKWHEN_TEST_PG` names.
-fn on_oldest_and_newest(test: impl Fn(&Server)) {
-    if std::env::var("BACKWHEN_TEST_PG").is_ok_and(|text| !text.is_empty()) {
-        return test(&Server::shared(None));
-    }
-    let versions = versions();
-    let mut ends: Vec<_> = [versions.iter().min(), versions.iter().max()].into_iter().flatten().collect();
-    ends.dedup();
-    for version in ends {
-        let server = Server::shared(Some(*version));
-        eprintln!("--- PostgreSQL {}", server.major());
-        test(&server);
-    }
-}
+use crate::support::{Backwhen, Server, on_oldest_and_newest};
 
 /// A shop with a row of every kind of table, under protection.
 const SHOP: &str = "

@@ -3,13 +3,13 @@
 //! `BACKWHEN_TEST_SEED` replays a seed that a failure printed.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value};
 
 use super::{Scene, on_oldest_and_newest};
+use crate::support::seed;
 
 const TRANSACTIONS: usize = 36;
 const TABLES: [&str; 4] = ["account", "pair", "bag", "ticket"];
@@ -39,9 +39,7 @@ struct Moment {
 
 #[test]
 fn a_slow_model_tells_the_same() {
-    let given = std::env::var("BACKWHEN_TEST_SEED").ok().filter(|text| !text.is_empty());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64 % 1_000_000_000;
-    let seed = given.map_or(now, |text| text.parse().expect("a number"));
+    let seed = seed();
     on_oldest_and_newest(|server| {
         eprintln!("again with: BACKWHEN_TEST_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed);
