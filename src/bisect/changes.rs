@@ -23,7 +23,7 @@ pub struct RecordedChanges {
     tables: Vec<Arc<Table>>,
     from: Lsn,
     until: Lsn,
-    /// Where each transaction commits in the journal, and where it ends in the file.
+    /// Each transaction's commit position, and the offset in the file behind its changes.
     ends: Vec<(Lsn, u64)>,
     /// Places between two records of the file, in order and about [`PIECE`] apart.
     cuts: Vec<u64>,

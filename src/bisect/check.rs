@@ -27,12 +27,12 @@ pub enum Check {
 pub struct ReadRelation {
     pub schema: String,
     pub name: String,
-    /// As `pg_class.relkind` says it.
+    /// The letter in `pg_class.relkind`.
     kind: String,
     is_extensions: bool,
 }
 
-/// What a check says of the rows that the scratch database holds now.
+/// The result of a check on the rows that the scratch database holds now.
 pub struct Outcome {
     /// Whether the check is true, or why it says nothing.
     pub verdict: Result<bool>,

@@ -28,7 +28,7 @@ use check::{Outcome, ReadRelation};
 use rows::RowWriter;
 use survey::{ReadTables, Survey};
 
-/// What is asked for.
+/// The question of a bisection.
 pub struct Question {
     pub good: Past,
     pub bad: Past,
@@ -46,7 +46,7 @@ pub struct FirstBad {
     pub candidates: u64,
     /// The tables that the check reads.
     pub tables: Vec<String>,
-    /// What a person should read.
+    /// Remarks for a person.
     pub notes: Vec<String>,
     pub inexact: Vec<Inexact>,
 }

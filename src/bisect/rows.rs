@@ -78,7 +78,7 @@ impl RowWriter<'_> {
         self.execute("ANALYZE pg_temp.backwhen_gone", &what()).await?;
         let delete = match self.same_key(table, &spelled).await? {
             Some(same) => format!("DELETE FROM ONLY {target} t USING pg_temp.backwhen_gone g WHERE {same}"),
-            // Of equal rows only as many go as are gone.
+            // If several rows are equal, only as many of them are deleted as are gone.
             None => format!(
                 "DELETE FROM ONLY {target} WHERE ctid = ANY (ARRAY (SELECT t.ctid FROM (SELECT ctid, \
                  ROW({list})::pg_catalog.text AS line, pg_catalog.row_number() OVER (PARTITION BY \

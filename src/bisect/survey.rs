@@ -34,7 +34,7 @@ impl ReadTables {
 /// The transactions between two moments that matter to a check.
 #[derive(Default)]
 pub struct Survey {
-    /// Where each transaction ends that changes the tables or the schema, in commit order.
+    /// The end positions of the transactions that change the tables or the schema, in commit order.
     pub candidates: Vec<Lsn>,
     /// The transactions over which rows cannot be followed, since they change the schema or replace a table's rows.
     pub barriers: Vec<Transaction>,

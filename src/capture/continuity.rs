@@ -98,7 +98,7 @@ pub struct ContinuityReport {
     pub confirmed: Lsn,
     /// The publications, for later checks.
     pub published: KnownPublications,
-    /// Which publications the stream can name.
+    /// The publications that the stream can name.
     pub pool: Pool,
 }
 

@@ -34,7 +34,7 @@ impl ToldDigests {
     }
 
     /// Tells what has changed in the definitions since the last digests, which takes no more than its share of the time.
-    /// Where definitions change faster than they can be digested, nothing is told.
+    /// If definitions change faster than they can be digested, nothing is told.
     ///
     /// # Errors
     /// `Unavailable` if the source fails.

@@ -429,7 +429,7 @@ struct CaptureRun {
     durable: Durable,
     seam: Seam,
     board: Board,
-    /// Which publications the connection names.
+    /// The publications that the connection names.
     pool: Pool,
 }
 

@@ -69,7 +69,7 @@ pub struct Watcher {
     pub heartbeat: Duration,
     pub budget: Budget,
     pub jobs: usize,
-    /// Which publications the stream names.
+    /// The publications that the stream names.
     pub pool: Pool,
     /// Told when the stream lacks what it should carry, or the slot retains too much.
     pub stop: StopSignal,

@@ -80,7 +80,7 @@ impl SegmentView {
     /// the catalog.
     ///
     /// # Errors
-    /// As [`Segment::open`]; `Internal` if the catalog fails.
+    /// The errors of [`Segment::open`]; `Internal` if the catalog fails.
     pub fn lookup(&self, catalog: &Catalog) -> Result<Lookup> {
         if let Some(found) = self.segments.lookup(self.name)? {
             return Ok(found);

@@ -1,4 +1,4 @@
-//! Which transactions a reader of the source saw.
+//! The transactions that a reader of the source saw.
 
 /// A snapshot as `pg_current_snapshot` writes it: `xmin:xmax:` and the transactions between them that had not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -64,7 +64,7 @@ fn intent_name() -> ObjectName {
     ObjectName::only(ObjectKind::InitIntent)
 }
 
-/// What the new history is to protect, and how.
+/// The tables that a new history is to protect, and the ways to do it.
 pub struct Wishes {
     pub include: Vec<String>,
     pub exclude: Vec<String>,

@@ -36,7 +36,7 @@ pub(super) struct RefusedObjects {
     /// Whether the first one ends the recovery.
     pub strict: bool,
     objects: Mutex<Vec<RefusedObject>>,
-    /// What a person should know of objects that are as they were on the source nevertheless.
+    /// Remarks, for a person, on objects that are as they were on the source nevertheless.
     notes: Mutex<Vec<String>>,
 }
 

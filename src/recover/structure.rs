@@ -65,7 +65,7 @@ pub struct Structure {
     roles: SourceRoles,
     database: Option<ScratchDatabase>,
     schema: Option<SchemaAt>,
-    /// What a person should read.
+    /// Remarks for a person.
     pub notes: BTreeSet<String>,
     /// The definitions that are not as they were on the source.
     pub inexact: Vec<Inexact>,

@@ -1,4 +1,4 @@
-//! What changed since a moment: all touched rows of all tables, as the journal tells.
+//! The changes since a moment: all touched rows of all tables, as the journal tells them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 1 << 30;
 /// A rough cost in bytes of a touched row beyond its lines.
 const ROW_OVERHEAD: usize = 200;
 
-/// One of the touched rows.
+/// Names one of the touched rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId {
     pub table: u32,

@@ -12,7 +12,7 @@ use super::table::{ChangedTable, TouchedRow};
 use crate::model::RowIdentity;
 use crate::source::amend::{ForeignKey, LiveSchema, UniqueKey};
 
-/// What to do with rows that cannot be put back alone.
+/// The rule for rows that cannot be put back alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConflictRule {
     /// Change nothing

@@ -141,7 +141,7 @@ impl Amendment {
         self.tables.iter().map(PlannedTable::count).collect()
     }
 
-    /// What was in the way, each row once.
+    /// The conflicts that were met, each row once.
     pub fn conflicts(&self) -> Vec<ConflictReport> {
         let mut reports: Vec<ConflictReport> = Vec::new();
         for conflict in &self.solution.conflicts {
@@ -153,7 +153,7 @@ impl Amendment {
         reports
     }
 
-    /// What is not put back: tables and columns that have no place today, tables that were made since, and schema changes
+    /// Names the things that are not put back: tables and columns that have no place today, tables that were made since, and schema changes
     /// of the transactions that are taken back.
     pub fn without_place(&self) -> Vec<String> {
         let concerned = self.changed.tables.values().filter(|changed| self.concerns(changed));

@@ -44,7 +44,7 @@ impl PlannedTable {
     }
 }
 
-/// What a rewind to the moment makes of the touched rows.
+/// Finds the lines that the touched rows shall have to be as they were at the moment.
 pub fn rewind_goals(changed: &ChangedRows) -> Goals {
     let goal = |(id, table, row): (RowId, &ChangedTable, &super::table::TouchedRow)| {
         let restored = table.restored(row);
@@ -86,8 +86,8 @@ fn amended(now: Option<Line>, then: Option<Line>) -> Option<AmendedRow> {
 
 type Change = (RowId, Option<Line>, Option<Line>);
 
-/// What stands under a key now becomes what shall stand under it, be it another row: what refers to it refers to the key,
-/// and a delete would take it along. What remains is a change of a row's key, or a row that goes or comes.
+/// Pairs the row that has a key now with the row that shall have it, though they may be two rows: other tables refer to the
+/// key, so the row under it must be updated, not deleted. The rows without a partner change their keys, go or come.
 fn by_key(table: &Table, rows: Vec<Change>) -> Vec<Change> {
     let shape = KeyShape::of(table);
     let key_of = |line: &Option<Line>| {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::model::Lsn;
 use crate::source::amend::{AmendSession, LiveSchema};
 
-/// What is to be put back.
+/// The aim of an amendment: the rows or transactions to put back.
 #[derive(Clone, Debug)]
 pub enum Aim {
     /// Rows, as they were at the moment.

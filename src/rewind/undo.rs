@@ -1,4 +1,4 @@
-//! What taking back some transactions makes of the rows that they wrote.
+//! Finds the lines that rows shall have when some transactions are taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -31,12 +31,12 @@ pub struct FullIdentity {
     slot: String,
 }
 
-/// Which tables are changed.
+/// The choice of tables to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Tables get FULL, except those whose replica identity somebody has changed since they got it.
     New,
-    /// Those get FULL again, too.
+    /// Tables get FULL, also those whose replica identity somebody has changed since.
     All,
     /// Tables get back what they had.
     None,

@@ -42,7 +42,7 @@ pub struct RowDifference {
     pub operation: RowOperation,
     pub before: Option<Row>,
     pub after: Option<Row>,
-    /// Where the row stands in the order in which the differences can be made.
+    /// The row's place in the order in which the differences can be made.
     pub place: u64,
 }
 

@@ -32,7 +32,7 @@ use crate::past::{Past, Reading};
 
 pub use condition::Condition;
 
-/// What happened to rows or definitions.
+/// A kind of change of rows or definitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {

@@ -1,4 +1,4 @@
-//! What one transaction did: its changes in the order in which it made them, or the net change of each row.
+//! The changes of one transaction, in the order in which it made them, or the net change of each row.
 
 use std::collections::HashMap;
 use std::sync::Arc;

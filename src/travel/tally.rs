@@ -1,4 +1,4 @@
-//! What one transaction did, as far as it is asked for.
+//! Counts the changes of one transaction, as far as they are asked for.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use crate::signal::DefinitionChange;
 /// Beyond so many bytes of touched keys in one table, its rows are compared one after the other instead.
 const KEYS_LIMIT: usize = 64 << 20;
 
-/// What happened to one table's rows and columns.
+/// The changes of one table's rows and columns.
 pub struct TouchedTable {
     /// The table where the span begins and where it ends; `None` if it did not exist then.
     pub before: Option<Arc<Table>>,
@@ -31,7 +31,7 @@ pub struct TouchedTable {
     pub replaced_at: u64,
 }
 
-/// What happened in a span.
+/// The changes in a span.
 #[derive(Default)]
 pub struct Touched {
     /// By oid.

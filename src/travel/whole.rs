@@ -84,7 +84,7 @@ struct TableState {
     keeps_all: bool,
     /// How many more (or fewer) there are of a row that is told from others only by its bytes.
     counts: HashMap<Vec<u8>, (i64, Vec<u8>)>,
-    /// What has become of the rows before the span.
+    /// How rows from before the span become rows of the table as it is now.
     reshape: Option<Reshape>,
     is_cleared: bool,
     /// Whether `rows` has all rows of the table.

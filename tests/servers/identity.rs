@@ -145,7 +145,7 @@ fn without_event_triggers_capture_treats_new_tables() {
     assert_source_clean(&server, backwhen.database());
 }
 
-/// What is insert-only is said everywhere with the one command, which mends a history that exists, too.
+/// Every command that names insert-only tables names the one command that mends them, also for a history that exists.
 #[test]
 fn one_command_mends_a_history_that_exists() {
     let server = Server::shared(None);

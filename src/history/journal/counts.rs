@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::record::{ByteReader, put_varint};
 
-/// What a message did to rows.
+/// The kind of change that a message makes to rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeKind {
     Insert,

@@ -90,7 +90,7 @@ pub fn read_footer(store: &dyn Store, name: &ObjectName, authorship: &Authorship
     Ok(read_checked(&bytes, key.as_ref())?.0)
 }
 
-/// What a lookup of rows needs of a segment.
+/// The parts of a segment's footer that a lookup of rows needs.
 pub struct Lookup {
     /// The Relation messages that are in force at the start of the segment or come within it.
     pub relations: Vec<Vec<u8>>,

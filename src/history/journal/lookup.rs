@@ -65,13 +65,13 @@ fn push_value(content: &mut Vec<u8>, value: &[u8]) {
     content.extend_from_slice(value);
 }
 
-/// What stands for changes that may concern any row of the table.
+/// The hash in a block's filter that stands for changes that may concern any row of the table.
 fn table_hash(oid: u32) -> u64 {
     let [a, b, c, d] = oid.to_le_bytes();
     XxHash3_64::oneshot(&[TABLE, a, b, c, d])
 }
 
-/// What stands for statements that may concern any table.
+/// The hash in a block's filter that stands for statements that may concern any table.
 fn schema_hash() -> u64 {
     XxHash3_64::oneshot(&[SCHEMA])
 }

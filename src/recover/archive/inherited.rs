@@ -20,7 +20,7 @@ pub fn column_orders<'a>(tables: impl Iterator<Item = &'a Table>) -> ColumnOrder
     plain.map(|table| ((table.schema.clone(), table.name.clone()), names(table))).collect()
 }
 
-/// Where pg_dump's CREATE TABLE names the parents.
+/// The place in pg_dump's CREATE TABLE that names the parents.
 const INHERITS: &str = ")\nINHERITS (";
 
 /// Returns, by the entry's number, the definitions of the tables whose columns pg_dump's own statement would put into

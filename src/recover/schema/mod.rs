@@ -333,7 +333,7 @@ impl RestoredArchive<'_> {
         let usable = usable_roles(&session).await?;
         let without_roles = definitions.adapt_to_roles(|name| usable.contains(name), GET_ROLES);
         let notes = without_roles.iter().map(RefusedObject::note).collect();
-        // What is restored here is recovered elsewhere, where the roles may be.
+        // These definitions are recovered on another server, which may have the roles.
         definitions.give_up_rights();
         if self.ours {
             scratch.restore_muted(&definitions, self.tools).await?;

@@ -1,4 +1,4 @@
-//! What the source's catalogs say of the tables that are to be put right.
+//! The constraints, triggers and rules of the tables to change, as the source's catalogs have them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

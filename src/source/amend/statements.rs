@@ -253,8 +253,8 @@ fn done(before: &[(String, String)]) -> String {
     if all.is_empty() { "true".to_owned() } else { all }
 }
 
-/// One statement with all changes. The server looks at foreign keys only when all of them are done, so their order does
-/// not matter, not even in circles of references.
+/// Returns one statement with all changes. The server checks foreign keys only when all changes are made, so their order
+/// does not matter, not even in circles of references.
 pub fn all_at_once(changes: &[(String, String)]) -> String {
     let list: Vec<_> = changes.iter().map(|(name, change)| format!("{name} AS ({change})")).collect();
     let counts: Vec<_> =

@@ -56,7 +56,7 @@ impl Triggers {
     /// Tries the whole installation under a slot's name that no history has, and rolls it back.
     ///
     /// # Errors
-    /// As [`Triggers::install`].
+    /// The errors of [`Triggers::install`].
     pub async fn try_install(client: &Client) -> Result<InstallOutcome> {
         let row = row(&MessageKey::new("", 2), &Selection::parse(&[], &[])?);
         Triggers::of_slot("backwhen_trial").attempt(client, &row, "ROLLBACK").await

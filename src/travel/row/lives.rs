@@ -21,7 +21,7 @@ pub(super) struct Lives<'a> {
     ended: Vec<Life>,
 }
 
-/// One row from its beginning on.
+/// The life of one row, from its insert or the beginning of the span on.
 #[derive(Default)]
 struct Life {
     /// The row at this point of the transaction; `None` if it is gone.

@@ -172,7 +172,7 @@ fn some_tables_only() {
     assert_eq!(server.psql(&both, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"), "1");
 }
 
-/// Whoever reads only the result, or only the messages, or JSON, finds it, and nobody reads it twice.
+/// A person who reads only the messages, or only JSON, finds each part that is not exact, and nobody reads it twice.
 #[test]
 fn what_is_not_exact_is_said_once_and_much_of_it_goes_into_a_file() {
     let server = Server::shared(None);

@@ -11,10 +11,10 @@ use crate::support::{Backwhen, Dump, Server, assert_same, meanwhile, wait_at_mos
 
 const SESSIONS: u32 = 20;
 
-/// Of these, the ones that keep their transaction open until the storm is over.
+/// The number of sessions among these that keep their transaction open until the storm is over.
 const OPEN: u32 = 4;
 
-/// What each table holds, as the transaction that wrote it knew.
+/// The table in which each transaction notes the rows that it left in the tables of the storm.
 const TOLD: &str = "CREATE TABLE told (name text PRIMARY KEY, rows int8, total int8)";
 
 /// Fails unless every table holds what `told` says, and there is no other.
@@ -155,7 +155,7 @@ fn a_history_of_an_older_version_gets_the_pool() {
     let limit = Duration::from_secs(20);
     let created = "SELECT count(*) = 48 FROM pg_publication";
     wait_at_most(limit, "the publications are there", || source.psql(created) == "t");
-    // Some heartbeats find that transaction open.
+    // In this second, some heartbeats find the transaction open.
     sleep(Duration::from_secs(1));
     let pooled = format!("SELECT bool_or(pooled) FROM backwhen.{slot}_config");
     assert_eq!(source.psql(&pooled), "f", "while an older transaction is open");

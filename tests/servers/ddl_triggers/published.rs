@@ -1,4 +1,4 @@
-//! What the server refuses for a published table works as it would without backwhen.
+//! Statements that the server refuses for a published table work as they would without backwhen.
 
 use crate::ddl_triggers::told::Source;
 use crate::support::{Dump, Server, assert_same, for_each_version, versions};

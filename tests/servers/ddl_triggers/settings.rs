@@ -1,4 +1,4 @@
-//! Whatever a session sets, its statements succeed and are told as without the setting.
+//! A session may set anything: its statements succeed, and are told as without the setting.
 
 use backwhen::signal::DefinedTable;
 
@@ -48,7 +48,7 @@ fn no_setting_changes_what_is_told() {
     }
 }
 
-/// What was told of a session's statements, without what is different in each session.
+/// The facts that were told of a session's statements, without those that differ from session to session.
 fn facts(told: &Told, number: usize) -> Vec<String> {
     let (name, mark) = (format!("_{number}"), format!("/*{number}*/"));
     let ours = told.signals.iter().filter(|signal| signal.statement.query.contains(&mark));

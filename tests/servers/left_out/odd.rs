@@ -46,7 +46,7 @@ INSERT INTO of_domain VALUES (1, 1, '{1,2}');
 CREATE SEQUENCE counted; CREATE TABLE with_default (id int PRIMARY KEY DEFAULT nextval('counted')); INSERT INTO with_default DEFAULT VALUES;
 SELECT lo_create(4711); SELECT lo_put(4711, 0, 'abc')";
 
-/// What nobody tells the server of: the libraries and files are gone, the functions are others.
+/// Changes on the target that no server can know of: libraries and files are gone, functions are replaced.
 const SPOILT: &str = "
 UPDATE pg_proc SET probin = '$libdir/nowhere' WHERE proname IN ('wrap', 'linked', 'handler');
 UPDATE pg_ts_dict SET dictinitoption = 'stopwords = ''nowhere''' WHERE dictname = 'lost_words';
@@ -55,7 +55,7 @@ CREATE OR REPLACE FUNCTION span(int) RETURNS int4range IMMUTABLE LANGUAGE sql AS
 CREATE OR REPLACE FUNCTION low(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 0';
 CREATE OR REPLACE FUNCTION checked(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'";
 
-/// What is left out, and nothing else.
+/// The objects that are left out, and no others.
 const LEFT_OUT: [&str; 27] = [
     "CAST CAST (public.lost_type AS text)",
     "COLLATION public.lost_order",

@@ -62,7 +62,7 @@ fn roles_that_the_target_lacks() {
     assert_eq!(target.psql(&done.database, "SELECT count(*) FROM kept"), "1");
 }
 
-/// What other roles own and are granted is as on the source, and the file gives the missing role what was its own.
+/// Other roles own and are granted the same as on the source, and the file gives the missing role all that was its own.
 #[test]
 fn a_missing_role_costs_only_what_was_its_own() {
     let (server, target) = (richer(), Server::start(None));

@@ -67,7 +67,8 @@ fn checks_that_are_false_by_now_or_cannot_be_asked_are_not_valid() {
     assert!(done.differences.iter().all(|it| !it.contains('(')), "rows differ: {:?}", done.differences);
 }
 
-/// They were valid on the source all the same. A superuser makes them so again, whoever owns their tables.
+/// Constraints that rows break were valid on the source all the same. A superuser makes them so again, whoever owns their
+/// tables.
 #[test]
 fn constraints_that_rows_break_are_valid_as_on_the_source_for_a_superuser() {
     let server = Server::shared(None);

@@ -122,7 +122,8 @@ fn undo_one(scene: &Scene, random: &mut StdRng) {
         script += &format!("BEGIN; {}; COMMIT; ", statements.join("; "));
     }
     if let Err(said) = server.try_psql(&model, &script) {
-        // One of the others built on what is taken back, and a later one removed that: alone, they fail in between.
+        // Another transaction built on the one that is taken back, and a later one removed the result again. Without the
+        // first one, the model fails in between.
         assert!(said.contains("violates"), "{said}");
         return;
     }

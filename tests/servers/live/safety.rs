@@ -1,4 +1,4 @@
-//! Whatever goes wrong or goes on meanwhile, the live database is either as it was, or put right.
+//! The live database is either as it was or put right, also if something goes wrong, or if others write meanwhile.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -89,7 +89,7 @@ fn an_undo_among_writers_takes_back_just_its_transaction() {
     });
 }
 
-/// Where a rewind can die.
+/// The failpoints at which a rewind can be killed.
 pub const REWIND: &[&str] = &["rewind.locked", "rewind.applied", "rewind.committed"];
 
 #[test]

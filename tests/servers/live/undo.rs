@@ -103,7 +103,7 @@ fn what_was_built_on_a_transaction_is_found_and_said() {
                 assert_eq!(report["dependents"], json!([{"xid": later, "why": why}]), "{report}");
             }
             super::assert_rows(&before, &scene.dump());
-            // What is in the way can be taken back along, the last cases first.
+            // The transactions in the way can be taken back too, the last cases first.
             for (first, later, _) in cases {
                 let report = scene.undo(&format!("xid:{first}"), &["--conflicts", "cascade"]);
                 assert_eq!(xids(&report), [u64::from(later)]);
@@ -152,7 +152,7 @@ fn cascades_and_truncates_are_taken_back_too() {
     });
 }
 
-/// What an undo cannot take back is named.
+/// An undo names the changes that it cannot take back.
 #[test]
 fn schema_changes_and_dropped_tables_are_named() {
     let server = Server::shared(None);

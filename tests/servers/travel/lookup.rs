@@ -97,7 +97,7 @@ fn blocks_without_the_row_hide_nothing_that_concerns_it() {
         let other = scene.lines(&["row", "other", "2"]);
         let feels: Vec<_> = other.iter().map(|line| line["row"]["feels"].as_str().unwrap_or("-")).collect();
         assert_eq!(feels, ["well", "fine", "fine"]);
-        // What is counted is what is read: a condition that every row meets needs the rows themselves.
+        // Counts and rows must agree. A condition that every row meets makes `log` read the rows.
         let counted = scene.lines(&["log", "--table", "t", "--op", "update"]);
         let read = scene.lines(&["log", "--table", "t", "--op", "update", "--where", "id > 0"]);
         assert_eq!(counted.len(), read.len());

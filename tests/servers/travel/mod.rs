@@ -58,7 +58,7 @@ impl Scene {
         self.backwhen.json_lines(arguments)
     }
 
-    /// What `backwhen log` lists, as moments.
+    /// Returns the transactions that `backwhen log` lists, as moments.
     fn listed(&self, arguments: &[&str]) -> Vec<String> {
         let lines = self.lines(&[&["log"], arguments].concat());
         lines.iter().map(|line| format!("xid:{}", line["xid"])).collect()

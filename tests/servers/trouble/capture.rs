@@ -145,7 +145,7 @@ fn another_cluster_is_refused() {
     backwhen.ok(&["capture", "--until", "caught-up"]);
 }
 
-/// It would be empty, or contradict the journal.
+/// Such a checkpoint would be empty, or contradict the journal.
 #[test]
 fn no_checkpoint_is_taken_from_a_source_that_the_history_does_not_follow_any_more() {
     let server = Server::shared(None);

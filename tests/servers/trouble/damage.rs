@@ -39,7 +39,7 @@ fn verify_names(backwhen: &Backwhen, history: &Path, damaged: &Path) {
     let name = damaged.file_name().unwrap().to_str().unwrap();
     let output = backwhen.run(&["verify", "--output", "json", "--history", history]);
     assert_eq!(output.status.code(), Some(exit::DAMAGED), "{name}: {}{}", output.stdout, output.stderr);
-    // It is no advice to run what has just been run.
+    // `verify` must not advise to run `verify`.
     assert!(
         !(output.stdout.clone() + &output.stderr).contains("backwhen verify"),
         "{name}: {}",

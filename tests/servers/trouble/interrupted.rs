@@ -136,7 +136,7 @@ fn interruptions(ends: Vec<End>) -> impl Iterator<Item = (u64, End)> {
     (0..).map(interruption).inspect(|(number, end)| eprintln!("at statement {number}: {end:?}"))
 }
 
-/// One in so many statements is taken.
+/// The test interrupts one in so many statements.
 const SAMPLE: usize = 8;
 
 const ENDS: [End; 5] =

@@ -166,7 +166,7 @@ fn a_transaction_that_uses_up_the_budget_is_named_and_the_slot_given_up() {
     assert_says(gaps[0]["cause"].as_str().unwrap(), &["--max-retained-wal, 16 MiB", &named]);
 }
 
-/// As when its disk hangs: what capture heard seconds ago is no news of now.
+/// A source hangs, as it does when its disk hangs: what capture heard seconds ago is no news.
 #[test]
 fn a_source_that_hangs_is_a_warning_within_seconds() {
     let backwhen = captured_shop(&Server::shared(None));
