@@ -1,28 +1,19 @@
 //! `backwhen check --against-source`
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde::Serialize;
 
+use super::caught_up::{followed, wait_for};
 use super::{SourceOption, Surroundings, ui};
 use crate::ambient;
-use crate::capture::{self, live};
-use crate::connect::Conninfo;
-use crate::error::{Error, Kind, Result};
-use crate::history::History;
+use crate::error::{Kind, Result};
 use crate::history::evidence::{CheckMethod, Evidence};
 use crate::model::schema_digests::{SchemaDigests, SchemaProof};
-use crate::model::{Edge, Lsn, PgTime};
+use crate::model::{Edge, PgTime};
 use crate::past::{Past, SchemaWitness};
 use crate::protect::{Access, compare};
 use crate::recover::definitions::{ReplaySettings, SchemaAt, schema_compared};
-
-/// How often to check how far the history has come.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// How long the history may make no progress; after that the wait fails.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Serialize)]
 struct ComparisonReport {
@@ -39,9 +30,7 @@ struct ComparisonReport {
 
 pub(super) async fn run(at: &Surroundings, source: Option<String>, jobs: usize) -> Result<ExitCode> {
     let (history, _objects) = at.history_held()?;
-    if !history.capture_is_running() {
-        return Err(not_captured(&history));
-    }
+    followed(&history)?;
     let source = SourceOption { source }.of(&history)?;
     let tools = at.tools()?;
     let progress = at.ui.progress();
@@ -95,51 +84,6 @@ async fn compare_schema(
     };
     let witness = SchemaWitness { at: moment, digests, later: Vec::new(), is_of_moment: true };
     schema_compared(past, &settings, Some(witness)).await
-}
-
-fn not_captured(history: &History) -> Error {
-    Error::refused(format!(
-        "no capture is running on {}, so it cannot come to where the source stands; start `backwhen capture`, \
-         then check again",
-        history.root().display()
-    ))
-}
-
-/// Waits until a running capture has made everything before `lsn` durable.
-///
-/// # Errors
-/// Fails with `Unavailable` if the capture finds that continuity is lost, or makes no progress; with `Refused` if no
-/// capture runs.
-pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> Result<()> {
-    // An idle source would never write WAL up to that position by itself.
-    capture::heartbeat(history, source).await?;
-    let mut before = Lsn::ZERO;
-    let mut moved = ambient::instant();
-    loop {
-        let live = live::read(&history.live_path());
-        let durable = live.as_ref().map_or(Lsn::ZERO, |live| live.durable);
-        if durable >= lsn {
-            return Ok(());
-        }
-        if !history.capture_is_running() {
-            return Err(not_captured(history));
-        }
-        if live.is_some_and(|live| live.state.is_lost()) {
-            return Err(Error::unavailable(
-                "continuity was lost, and capture brings source and history together again; try again when \
-                 `backwhen status` says streaming",
-            ));
-        }
-        if durable > before {
-            (before, moved) = (durable, ambient::instant());
-        }
-        if moved.elapsed() > PATIENCE {
-            return Err(Error::unavailable(format!(
-                "the history stands at {durable} and does not come to {lsn}; see: backwhen status"
-            )));
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
 
 fn describe(shown: &ComparisonReport) -> String {

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::against_source::wait_for;
+use super::caught_up::wait_for;
 use super::{SourceOption, Surroundings, changes, not_exact, ui};
 use crate::capture;
 use crate::error::Result;

@@ -3,6 +3,7 @@
 mod against_source;
 mod bisect;
 mod capture;
+mod caught_up;
 mod changes;
 mod check;
 mod checkpoint;

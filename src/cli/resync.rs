@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{BudgetOption, SourceOption, Surroundings, against_source, default_jobs, ui};
+use super::{BudgetOption, SourceOption, Surroundings, caught_up, default_jobs, ui};
 use crate::ambient;
 use crate::capture::{self, Options, Until, live};
 use crate::error::{Error, Result};
@@ -117,7 +117,7 @@ impl Resync {
         let catalog = at.catalog(history)?;
         let reached = async |lsn| {
             if capturing {
-                against_source::wait_for(history, &source, lsn).await
+                caught_up::wait_for(history, &source, lsn).await
             } else {
                 follow(Until::Lsn(lsn)).await.map(drop)
             }
@@ -145,7 +145,7 @@ async fn capture_resynced(
         );
     }
     while is_about_to() {
-        let pause = tokio::time::sleep(against_source::LOOK_EVERY);
+        let pause = tokio::time::sleep(caught_up::LOOK_EVERY);
         at.heed_signals().run_until_cancelled(pause).await.ok_or_else(Error::interrupted)?;
     }
     Ok(history.current_epoch()?.number > epoch)

@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::caught_up::followed;
 use super::{SourceOption, Surroundings, changes, ui};
 use crate::ambient;
-use crate::capture::live;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
@@ -176,19 +176,7 @@ impl Undo {
 
 /// Waits until the running capture has brought in what is committed by now.
 async fn caught_up(history: &History, source: &Conninfo) -> Result<Reading> {
-    if !history.capture_is_running() {
-        return Err(Error::refused(format!(
-            "no capture is running on {}, so it is not known what the live database holds; start backwhen capture, then \
-             try again",
-            history.root().display()
-        )));
-    }
-    if live::read(&history.live_path()).is_some_and(|live| live.state.is_lost()) {
-        return Err(Error::unavailable(
-            "continuity was lost, and capture brings source and history together again; try again when backwhen status \
-             says streaming",
-        ));
-    }
+    followed(history)?;
     let session = Session::connect_utf8(source, "rewind").await?;
     inspect::check_cluster(&session, &history.identity().source.system_identifier).await?;
     let lsn = messages::wal_end(&session).await?;
