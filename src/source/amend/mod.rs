@@ -63,7 +63,7 @@ impl AmendSession {
     ///
     /// # Errors
     /// `Refused` or `Unavailable` with the server's words.
-    pub async fn load(&mut self, tables: &[AmendedTable]) -> Result<()> {
+    pub async fn load(&mut self, tables: &[&AmendedTable]) -> Result<()> {
         let encoding = self.session.server_encoding().to_owned();
         self.statements.clear();
         for (number, amended) in tables.iter().enumerate() {
@@ -79,7 +79,7 @@ impl AmendSession {
     ///
     /// # Errors
     /// The errors of [`AmendSession::load`].
-    pub async fn reload(&self, tables: &[AmendedTable]) -> Result<()> {
+    pub async fn reload(&self, tables: &[&AmendedTable]) -> Result<()> {
         for (statements, amended) in self.statements.iter().zip(tables) {
             self.run(&statements.clear()).await?;
             self.send(statements, amended).await?;
@@ -165,7 +165,7 @@ impl AmendSession {
     ///
     /// # Errors
     /// `Refused` if a constraint is in the way, with the server's words.
-    pub async fn apply(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<Vec<Surprise>> {
+    pub async fn apply(&self, schema: &LiveSchema, tables: &[&AmendedTable]) -> Result<Vec<Surprise>> {
         self.run(&format!(
             "SET LOCAL lock_timeout = '{APPLY_TIMEOUT}'; SET LOCAL work_mem = '{WORK_MEMORY}'"
         ))
@@ -182,7 +182,7 @@ impl AmendSession {
         Ok(Vec::new())
     }
 
-    async fn switch_triggers(&self, schema: &LiveSchema, tables: &[AmendedTable], on: bool) -> Result<()> {
+    async fn switch_triggers(&self, schema: &LiveSchema, tables: &[&AmendedTable], on: bool) -> Result<()> {
         let mut batch = String::new();
         for (statements, amended) in self.statements.iter().zip(tables) {
             let triggers = schema.triggers.get(&amended.table.oid).map(Vec::as_slice).unwrap_or_default();
@@ -194,7 +194,7 @@ impl AmendSession {
     }
 
     /// A deleted parent must not take along, or change, rows that nobody asked to change.
-    async fn refuse_orphans(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<()> {
+    async fn refuse_orphans(&self, schema: &LiveSchema, tables: &[&AmendedTable]) -> Result<()> {
         let failed = |error| server_error("cannot look for rows that refer to those that go", error);
         let place = |oid: u32| tables.iter().position(|it| it.table.oid == oid);
         for key in schema.foreign_keys.iter().filter(|key| key.acts_on_delete) {
@@ -218,7 +218,7 @@ impl AmendSession {
     }
 
     /// Returns whether each statement changed as many rows as it must.
-    async fn change(&self, tables: &[AmendedTable]) -> Result<bool> {
+    async fn change(&self, tables: &[&AmendedTable]) -> Result<bool> {
         let failed = |error| server_error("the rows cannot be put back", error);
         let (mut changes, mut expected) = (Vec::new(), Vec::new());
         for (statements, amended) in self.statements.iter().zip(tables) {
