@@ -34,7 +34,7 @@ impl PastOption {
         let plan = |text: &String| {
             let moment = changes::moment(text, "--at")?;
             if moment == Moment::Latest {
-                refuse_a_lost_end(&reading, acknowledged.clone())?;
+                refuse_a_lost_end(&reading, acknowledged)?;
             }
             let plan = plan(&reading, &moment, self.before, &[])?;
             plan.notes.iter().for_each(|note| at.ui.say(&format!("note: {note}")));

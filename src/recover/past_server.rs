@@ -282,8 +282,7 @@ impl Structure {
     async fn behind(&self, session: &Session, plan: &Plan, folded: Folded) -> Result<Behind> {
         let mut inexact = self.known_inexact(plan, &folded);
         let sequences = self.set_sequences(session, plan, &folded, &mut inexact).await?;
-        let tables =
-            folded.tables.into_iter().filter(|it| !it.untouched().is_some_and(|image| image.rows == 0));
+        let tables = folded.tables.into_iter().filter(|it| it.untouched().is_none_or(|image| image.rows > 0));
         let tables: Vec<_> = tables.collect();
         let places: Vec<_> = tables.iter().map(|it| self.place(&it.table.schema, &it.table.name)).collect();
         let oids = oids(session, &places).await?;
