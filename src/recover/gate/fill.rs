@@ -31,11 +31,6 @@ const TRIGGERS: &str = "SELECT oid, tgenabled::text FROM pg_catalog.pg_trigger \
 /// Selects the index by which a table is to be clustered.
 const CLUSTERED: &str = "SELECT indexrelid FROM pg_catalog.pg_index WHERE indrelid = $1 AND indisclustered";
 
-/// Selects the statements that take the CHECKs off a table.
-const CHECKS: &str = "SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::pg_catalog.regclass, conname) \
-                      FROM pg_catalog.pg_constraint \
-                      WHERE conrelid = $1 AND contype = 'c' AND coninhcount = 0";
-
 /// # Errors
 /// `Damaged` if the history is; `Refused` if the server does not take the rows of a table; `Internal` if it does not hold
 /// the rows that it was sent. The tables are then empty and still locked.
@@ -168,12 +163,12 @@ impl Filling<'_> {
 
     /// Returns whether there was a CHECK.
     async fn drop_checks(&self) -> Result<bool> {
-        let failed = |error| server_error(format!("cannot alter {}", self.name()), error);
-        let drops = self.session.query(CHECKS, &[&self.table.oid]).await.map_err(failed)?;
-        for drop in &drops {
-            run(self.session, drop.get(0)).await?;
+        for check in &self.table.checks {
+            let check = spell(check, self.session.server_encoding());
+            let drop = format!("ALTER TABLE {} DROP CONSTRAINT {check}", self.spelled().table);
+            run(self.session, &drop).await?;
         }
-        Ok(!drops.is_empty())
+        Ok(!self.table.checks.is_empty())
     }
 
     fn spelled(&self) -> Spelled {

@@ -7,6 +7,7 @@ mod fill;
 mod view;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::connect::{Conninfo, Session, connect, server_error};
 use crate::error::{Error, Result};
 use crate::fold::FoldedTable;
 use crate::history::evidence::TableDigest;
-use crate::model::spelling::Spelled;
+use crate::model::spelling::{Spelled, spell};
 use crate::model::{Inexact, Table};
 use crate::progress::Progress;
 
@@ -38,6 +39,11 @@ pub struct GatedTable {
     pub sequences: Vec<SequenceValue>,
     /// Whether values may read differently from how they were written; then only the rows are counted.
     pub is_retyped: bool,
+    /// The partitioned tables above it. Loading a partition reads their definitions, so the gate locks them too: otherwise it
+    /// could come to wait for a client that has locked one of them and waits for the gate.
+    pub ancestors: Vec<Relation>,
+    /// The names of its own CHECKs.
+    pub checks: Vec<String>,
     /// Why the table cannot take its rows, if its definition does not fit them.
     pub unfit: Option<String>,
 }
@@ -51,9 +57,27 @@ impl GatedTable {
 /// A materialised view that is to be filled from tables.
 #[derive(Clone)]
 pub struct GatedView {
+    pub relation: Relation,
+    pub owner: String,
+}
+
+/// A relation of the gated database.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Relation {
     pub schema: String,
     pub name: String,
     pub oid: u32,
+}
+
+impl Relation {
+    /// The name in SQL; see [`spell`].
+    fn spelled(&self, encoding: &str) -> String {
+        format!("{}.{}", spell(&self.schema, encoding), spell(&self.name, encoding))
+    }
+
+    fn display(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
 }
 
 /// The relations behind one gate.
@@ -63,17 +87,21 @@ pub enum Content {
 }
 
 impl Content {
-    fn oids(&self) -> Vec<u32> {
+    /// The relations on which somebody who waits for this gate may wait.
+    fn oids(&self) -> BTreeSet<u32> {
         match self {
-            Content::Tables(tables) => tables.iter().map(|table| table.oid).collect(),
-            Content::Views(views) => views.iter().map(|view| view.oid).collect(),
+            Content::Tables(tables) => {
+                let above = tables.iter().flat_map(|table| &table.ancestors).map(|it| it.oid);
+                tables.iter().map(|table| table.oid).chain(above).collect()
+            }
+            Content::Views(views) => views.iter().map(|view| view.relation.oid).collect(),
         }
     }
 
     fn names(&self) -> Vec<String> {
         match self {
             Content::Tables(tables) => tables.iter().map(|table| table.table().display()).collect(),
-            Content::Views(views) => views.iter().map(|it| format!("{}.{}", it.schema, it.name)).collect(),
+            Content::Views(views) => views.iter().map(|view| view.relation.display()).collect(),
         }
     }
 }
@@ -100,7 +128,7 @@ impl Gate {
         let session = connect(info, "gate").await?;
         let lock = match &content {
             Content::Tables(tables) => lock_tables(&session, tables),
-            Content::Views(views) => view::lock(&session, views).await?,
+            Content::Views(views) => view::lock(&session, views),
         };
         let sql = format!("BEGIN; SET LOCAL session_replication_role = replica; {lock}");
         let locked = session.batch_execute(&sql).await;
@@ -129,7 +157,11 @@ impl Gate {
 }
 
 fn lock_tables(session: &Session, tables: &[GatedTable]) -> String {
-    let name = |table: &GatedTable| Spelled::of(table.table(), session.server_encoding()).table;
+    let encoding = session.server_encoding();
+    let above: BTreeSet<&Relation> = tables.iter().flat_map(|table| &table.ancestors).collect();
+    let above =
+        above.iter().map(|it| format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE; ", it.spelled(encoding)));
+    let name = |table: &GatedTable| Spelled::of(table.table(), encoding).table;
     let names: Vec<_> = tables.iter().map(|table| format!("ONLY {}", name(table))).collect();
-    format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", "))
+    format!("{}LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", above.collect::<String>(), names.join(", "))
 }

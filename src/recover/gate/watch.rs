@@ -13,8 +13,11 @@ use crate::progress::Progress;
 
 use super::{Content, GATE_LIMIT, Gate, GatedTable, GatedView, OpenedGate};
 
-/// How often the server is asked who waits. A wait for a table becomes longer by half of this on average.
+/// The pause between two questions who waits, soon after somebody has waited. A wait becomes longer by half of it on average.
 const INTERVAL: Duration = Duration::from_millis(10);
+
+/// The pause when nobody has waited for some time.
+const LONGEST_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Selects the relations that somebody waits for, with the processes that wait.
 const WANTED: &str = "
@@ -38,7 +41,8 @@ pub enum GateEvent {
 pub struct Gates {
     watcher: Session,
     closed: BTreeMap<usize, Gate>,
-    by_oid: HashMap<u32, usize>,
+    /// The gates that hold a relation, by its oid.
+    by_oid: HashMap<u32, Vec<usize>>,
     opening: JoinSet<(usize, Result<OpenedGate, (Gate, Error)>)>,
     /// Gates that cannot be opened: whoever waits there is sent away.
     failed: BTreeMap<usize, Gate>,
@@ -59,13 +63,13 @@ impl Gates {
         let contents = divided(tables, views, GATE_LIMIT);
         let gates = try_join_all(contents.into_iter().map(|content| Gate::close(info, content))).await?;
         let closed: BTreeMap<_, _> = gates.into_iter().enumerate().collect();
-        let oids = |(number, gate): (&usize, &Gate)| {
-            let number = *number;
-            gate.content.oids().into_iter().map(move |oid| (oid, number)).collect::<Vec<_>>()
-        };
+        let mut by_oid: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (number, gate) in &closed {
+            gate.content.oids().into_iter().for_each(|oid| by_oid.entry(oid).or_default().push(*number));
+        }
         Ok(Gates {
             watcher: Session::connect_utf8(info, "gates").await?,
-            by_oid: closed.iter().flat_map(oids).collect(),
+            by_oid,
             closed,
             opening: JoinSet::new(),
             failed: BTreeMap::new(),
@@ -78,25 +82,33 @@ impl Gates {
     /// # Errors
     /// `Unavailable` if the server fails: then a table may be seen empty, and nobody may be shown more.
     pub async fn watch(&mut self, tell: &(dyn Fn(GateEvent) + Send + Sync)) -> Result<()> {
+        let mut pause = INTERVAL;
         loop {
             self.require_locks()?;
-            for (oid, processes) in self.wanted().await? {
-                let Some(number) = self.by_oid.get(&oid).copied() else { continue };
-                if let Some(gate) = self.closed.remove(&number) {
-                    let progress = Arc::clone(&self.progress);
-                    self.opening.spawn(async move { (number, gate.open(progress).await) });
-                } else if self.failed.contains_key(&number) {
+            let wanted = self.wanted().await?;
+            pause = if wanted.is_empty() { LONGEST_INTERVAL.min(pause * 101 / 100) } else { INTERVAL };
+            for (oid, processes) in wanted {
+                let numbers = self.by_oid.get(&oid).cloned().unwrap_or_default();
+                if numbers.iter().any(|number| self.failed.contains_key(number)) {
                     self.send_away(&processes).await?;
                 }
+                numbers.into_iter().for_each(|number| self.open(number));
             }
             tokio::select! {
                 Some(done) = self.opening.join_next() => {
                     let (number, opened) = done.context(Kind::Internal, || "a loading task failed".into())?;
                     self.take(number, opened, tell);
                 }
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Begins to open a gate, if it is closed.
+    fn open(&mut self, number: usize) {
+        let Some(gate) = self.closed.remove(&number) else { return };
+        let progress = Arc::clone(&self.progress);
+        self.opening.spawn(async move { (number, gate.open(progress).await) });
     }
 
     /// Waits until the gates that are opening are open.
@@ -119,7 +131,7 @@ impl Gates {
     ) {
         match opened {
             Ok(opened) => {
-                self.by_oid.retain(|_, gate| *gate != number);
+                self.by_oid.values_mut().for_each(|gates| gates.retain(|gate| *gate != number));
                 tell(GateEvent::Opened(opened));
             }
             Err((gate, error)) => {

@@ -17,7 +17,7 @@ const QUESTIONS: [&str; 10] = [
     "SELECT * FROM log ORDER BY what, number",
     "SELECT name, loud, mood, extra, since FROM customers WHERE name = 'c7' OR name = 'late' ORDER BY 1",
     "SELECT note FROM sales.orders WHERE total > 50 AND lower(note) = 'note 60'",
-    "SELECT 'a,\"b\"' AS quoted, NULL AS nothing, '' AS empty, E'x\\ny' AS lines",
+    "SELECT 'a,\"b\"' AS quoted, NULL AS nothing, E'x\\ny' AS lines",
 ];
 
 #[test]

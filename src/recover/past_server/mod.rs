@@ -1,7 +1,10 @@
 //! A short-lived server of our own that holds the past: for each moment a database with the structure of that moment, whose
 //! tables get their rows when they are asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod schemas;
+mod structure;
+
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::definitions::{ReplaySettings, SchemaAt, schema_compared};
 use super::execute::fold_plan;
-use super::gate::{GatedTable, GatedView, Gates, MOST_SESSIONS};
+use super::gate::{Gates, MOST_SESSIONS};
 use super::objects::globals;
 use super::plan::Plan;
-use super::refused::RefusedObject;
 use super::schema::{RestoredArchive, ScratchDatabase, SourceRoles, programs_for, silence_event_triggers};
-use super::sequences::sequence_values;
-use super::sink::SequenceValue;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 use crate::fold::Folded;
@@ -24,6 +24,8 @@ use crate::model::Inexact;
 use crate::model::schema::{quote_ident, quote_literal};
 use crate::pgtools::{LocalServer, ServerDemands, Tools};
 use crate::progress::{Progress, Unit};
+use schemas::move_schemas;
+use structure::{Behind, Structure};
 
 /// The role as which clients log in, with underscores if the source has a role of this name.
 const CLIENT: &str = "past";
@@ -139,7 +141,7 @@ impl PastServer {
     }
 
     /// Makes a database with gates before all rows. The name must be free. With several plans, the schemas of each moment bear
-    /// another name: [`moved`].
+    /// another name: see [`schemas::moved`].
     ///
     /// # Errors
     /// The errors of a replay and of a fold; `Refused` and pg_restore's own words.
@@ -261,171 +263,6 @@ impl PastServer {
     }
 }
 
-/// The structure of a moment in a database, without rows.
-struct Structure {
-    schema: SchemaAt,
-    /// The beginning of the names of the moment's schemas, if several moments share the database.
-    prefix: Option<String>,
-    notes: Vec<String>,
-    refused: Vec<RefusedObject>,
-}
-
-/// The relations that are to be gated, and what is not exact in them.
-#[derive(Default)]
-struct Behind {
-    tables: Vec<GatedTable>,
-    views: Vec<GatedView>,
-    inexact: Vec<Inexact>,
-}
-
-impl Structure {
-    async fn behind(&self, session: &Session, plan: &Plan, folded: Folded) -> Result<Behind> {
-        let mut inexact = self.known_inexact(plan, &folded);
-        let sequences = self.set_sequences(session, plan, &folded, &mut inexact).await?;
-        let tables = folded.tables.into_iter().filter(|it| it.untouched().is_none_or(|image| image.rows > 0));
-        let tables: Vec<_> = tables.collect();
-        let places: Vec<_> = tables.iter().map(|it| self.place(&it.table.schema, &it.table.name)).collect();
-        let oids = oids(session, &places).await?;
-        let mut gated = Vec::new();
-        for ((mut folded, place), oid) in tables.into_iter().zip(places).zip(oids) {
-            let what = folded.table.display();
-            let Some(oid) = oid else {
-                let why = "the table could not be made, so its rows are not there".to_owned();
-                inexact.push(Inexact { what, why });
-                continue;
-            };
-            let unfit = self.schema.unfit.iter().find(|it| it.what == what).map(|it| it.why.clone());
-            let is_retyped = inexact.iter().any(|it| it.is_retyped() && it.what == what);
-            let sequences = sequences.get(&folded.table.quoted()).cloned().unwrap_or_default();
-            folded.table.schema = place.0;
-            gated.push(GatedTable { folded, oid, sequences, is_retyped, unfit });
-        }
-        Ok(Behind { tables: gated, views: self.views(session).await?, inexact })
-    }
-
-    /// Where a relation of the moment is.
-    fn place(&self, schema: &str, name: &str) -> (String, String) {
-        let schema = self.prefix.as_ref().map_or_else(|| schema.to_owned(), |prefix| moved(prefix, schema));
-        (schema, name.to_owned())
-    }
-
-    /// The schemas in which a name without a schema is looked for, if they are not the usual ones.
-    fn search_path(&self, plan: &Plan) -> Option<String> {
-        let prefix = self.prefix.as_ref()?;
-        let tables = plan.chosen.tables.iter().map(|table| quote_ident(&moved(prefix, &table.schema)));
-        let schemas: BTreeSet<_> = tables.chain([quote_ident(prefix), "public".to_owned()]).collect();
-        Some(schemas.into_iter().collect::<Vec<_>>().join(", "))
-    }
-
-    /// Joins what is known for certain not to be exact.
-    fn known_inexact(&self, plan: &Plan, folded: &Folded) -> Vec<Inexact> {
-        let schema = &self.schema;
-        let planned = plan.inexact.iter().filter(|it| plan.inexact.is_certain(it)).cloned();
-        let refused = schema.refused.iter().chain(&self.refused).map(RefusedObject::as_inexact);
-        let found = planned.chain(folded.inexact.iter().cloned()).chain(schema.inexact.iter().cloned());
-        let mut all = Vec::new();
-        for it in found.chain(refused) {
-            if !all.contains(&it) {
-                all.push(it);
-            }
-        }
-        if schema.facts.large_objects > 0 {
-            let why = "they are not served; recover them with: backwhen recover".to_owned();
-            all.push(Inexact { what: "large objects".to_owned(), why });
-        }
-        all
-    }
-
-    /// Sets the sequences whose values are known. Returns those whose values depend on rows, by the quoted table.
-    async fn set_sequences(
-        &self,
-        session: &Session,
-        plan: &Plan,
-        folded: &Folded,
-        inexact: &mut Vec<Inexact>,
-    ) -> Result<BTreeMap<String, Vec<SequenceValue>>> {
-        let made: Vec<_> = self.schema.sequences.values().cloned().collect();
-        let unsampled =
-            |oid| folded.sequences_sampled < plan.past.until() || folded.sequences_set_back.contains(&oid);
-        let (values, unknown) = sequence_values(plan, &made, &folded.sequences, unsampled);
-        inexact.extend(unknown);
-        let mut by_rows: BTreeMap<String, Vec<SequenceValue>> = BTreeMap::new();
-        for mut value in values {
-            (value.schema, value.name) = self.place(&value.schema, &value.name);
-            if let Some((table, column)) = value.at_least.take() {
-                let moved = self.prefix.as_ref().map(|prefix| moved_table(plan, prefix, &table));
-                value.at_least = Some((moved.unwrap_or_else(|| table.clone()), column));
-                by_rows.entry(table).or_default().push(value);
-            } else if let Err(error) = session.batch_execute(&value.statement()).await {
-                let why = server_error("it stands at its start", error).to_string();
-                inexact.push(Inexact { what: format!("sequence {}.{}", value.schema, value.name), why });
-            }
-        }
-        Ok(by_rows)
-    }
-
-    /// Returns the materialised views that held rows, each after those that it reads.
-    async fn views(&self, session: &Session) -> Result<Vec<GatedView>> {
-        let views = &self.schema.facts.materialized_views;
-        let places: Vec<_> = views.iter().map(|(schema, name)| self.place(schema, name)).collect();
-        let oids = oids(session, &places).await?;
-        let there = places.into_iter().zip(oids);
-        let there = there.filter_map(|((schema, name), oid)| Some(GatedView { schema, name, oid: oid? }));
-        Ok(there.collect())
-    }
-}
-
-/// The name of a schema of a moment, if several moments share a database: `at1` for `public`, `at1_sales` for `sales`.
-pub fn moved(prefix: &str, schema: &str) -> String {
-    if schema == "public" { prefix.to_owned() } else { format!("{prefix}_{schema}") }
-}
-
-/// The quoted name of a table in its moved schema.
-fn moved_table(plan: &Plan, prefix: &str, quoted: &str) -> String {
-    let table = plan.chosen.tables.iter().find(|table| table.quoted() == quoted);
-    table.map_or_else(String::new, |table| {
-        format!("{}.{}", quote_ident(&moved(prefix, &table.schema)), quote_ident(&table.name))
-    })
-}
-
-/// Selects the schemas that are no server's and no extension's, `public` last, as another one may have its new name.
-const SCHEMAS: &str = "
-SELECT n.nspname::text FROM pg_catalog.pg_namespace n
- WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'backwhen')
-   AND n.nspname !~ '^at[0-9]+(_|$)'
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
-                      AND d.objid = n.oid AND d.deptype = 'e')
- ORDER BY n.nspname = 'public', n.nspname";
-
-/// Selects the extensions whose objects are in these schemas.
-const EXTENSIONS: &str = "
-SELECT e.extname::text, n.nspname::text FROM pg_catalog.pg_extension e
-  JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE n.nspname = ANY ($1)";
-
-/// Renames the schemas of a moment. An empty `public` and the extensions stay for the next moment.
-async fn move_schemas(info: &Conninfo, prefix: &str) -> Result<()> {
-    let failed =
-        |error| server_error("cannot put several moments side by side; ask for one at a time", error);
-    let session = Session::connect_utf8(info, "past").await?;
-    let rows = session.query(SCHEMAS, &[]).await.map_err(failed)?;
-    let schemas: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let extensions = session.query(EXTENSIONS, &[&schemas]).await.map_err(failed)?;
-    let mut sql = String::new();
-    for schema in &schemas {
-        let new = quote_ident(&moved(prefix, schema));
-        sql += &format!("ALTER SCHEMA {} RENAME TO {new}; ", quote_ident(schema));
-    }
-    sql += "CREATE SCHEMA IF NOT EXISTS public; GRANT ALL ON SCHEMA public TO PUBLIC; ";
-    for row in &extensions {
-        let (extension, schema): (&str, &str) = (row.get(0), row.get(1));
-        let (extension, schema) = (quote_ident(extension), quote_ident(schema));
-        sql += &format!(
-            "CREATE SCHEMA IF NOT EXISTS {schema}; ALTER EXTENSION {extension} SET SCHEMA {schema}; "
-        );
-    }
-    session.batch_execute(&sql).await.map_err(failed)
-}
-
 /// The settings of a server that holds so many databases and tables. After a crash the server stays down: its gates would be
 /// open, and the tables behind them empty.
 fn server_settings(databases: usize, tables: usize) -> Vec<String> {
@@ -435,16 +272,7 @@ fn server_settings(databases: usize, tables: usize) -> Vec<String> {
         format!("max_locks_per_transaction={}", 256 + tables / 10),
         "shared_buffers=128MB".to_owned(),
         "maintenance_work_mem=256MB".to_owned(),
+        "max_worker_processes=8".to_owned(),
         "restart_after_crash=off".to_owned(),
     ]
-}
-
-async fn oids(session: &Session, places: &[(String, String)]) -> Result<Vec<Option<u32>>> {
-    let quoted = |(schema, name): &(String, String)| format!("{}.{}", quote_ident(schema), quote_ident(name));
-    let names: Vec<String> = places.iter().map(quoted).collect();
-    let sql = "SELECT pg_catalog.to_regclass(name)::pg_catalog.oid \
-               FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS t (name, number) ORDER BY number";
-    let rows = session.query(sql, &[&names]).await;
-    let rows = rows.map_err(|error| server_error("cannot see which tables were made", error))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
