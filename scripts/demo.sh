@@ -239,6 +239,9 @@ backwhen recover --to "$MOMENT" --create --into dbname=rescued
 note "rescued: $(figures rescued)"
 prove rescued "$WORK/truth.sql"
 
+step "Or only look: SQL on the past, of which no more is loaded than the statement touches"
+backwhen query --at "$MOMENT" 'SELECT count(*) AS orders, max(id) AS newest FROM orders'
+
 step "Which transaction was it? The history knows, and what it did"
 backwhen log --since "$MOMENT" --table orders --op delete --largest --limit 1
 MISTAKE=$("$BACKWHEN" log --since "$MOMENT" --table orders --op delete --largest --limit 1 --output json |

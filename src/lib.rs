@@ -35,6 +35,7 @@ pub mod protect;
 pub mod prove;
 pub mod recover;
 pub mod rewind;
+pub mod serve;
 pub mod signal;
 pub mod source;
 #[expect(clippy::disallowed_methods, reason = "it is the door for files")]

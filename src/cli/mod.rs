@@ -20,7 +20,9 @@ mod log;
 mod mark;
 mod metrics;
 mod not_exact;
+mod past;
 mod proof;
+mod query;
 mod recover;
 mod repair;
 mod restore;
@@ -28,6 +30,7 @@ mod resync;
 mod rewind;
 mod row;
 mod schemas;
+mod serve;
 mod show;
 mod status;
 mod ui;
@@ -126,6 +129,8 @@ enum Command {
     Row(row::RowCommand),
     Diff(diff::Diff),
     Bisect(bisect::Bisect),
+    Query(query::Query),
+    Serve(serve::Serve),
     Rewind(rewind::Rewind),
     Undo(rewind::Undo),
     Verify(verify::Verify),
@@ -254,6 +259,8 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Row(row) => row.run(context).await,
         Command::Diff(diff) => diff.run(context).await,
         Command::Bisect(bisect) => bisect.run(context).await,
+        Command::Query(query) => query.run(context).await,
+        Command::Serve(serve) => serve.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
         Command::Expire(expire) => expire.run(context).await,
         Command::Drop(drop) => drop.run(context).await,

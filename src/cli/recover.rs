@@ -199,7 +199,7 @@ fn write_left_out(at: &Surroundings, destination: &Destination, report: &Recover
 /// Refuses `latest` if the end of the journal is lost. A journal whose end was cut off looks as if it had never had
 /// that end, and `latest` would silently mean an earlier moment. `acknowledged` must be read before the timeline, which
 /// then cannot be the older of the two.
-fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<AcknowledgedEnd>) -> Result<()> {
+pub(super) fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<AcknowledgedEnd>) -> Result<()> {
     let stretch = reading.timeline().current()?;
     let durable = acknowledged.filter(|it| it.epoch == stretch.epoch.number).map(|it| it.durable);
     let (Some(durable), frontier) = (durable, stretch.frontier()) else { return Ok(()) };

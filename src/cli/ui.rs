@@ -68,6 +68,14 @@ impl Ui {
         write_line(text.trim_end())
     }
 
+    /// Writes whole lines of values. Another program gets them unchanged; on a terminal they command nothing.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if writing to standard output fails.
+    pub fn print_values(&self, lines: &str) -> Result<()> {
+        write_line(&script(lines.strip_suffix('\n').unwrap_or(lines)))
+    }
+
     /// Writes the result, as one JSON object or as text for people.
     ///
     /// # Errors
@@ -167,7 +175,10 @@ pub fn explain(error: &Error) {
 
 /// Escapes JSON so that no character of it can control the terminal: such characters are only inside strings, where
 /// JSON has an escape for each.
-fn to_json(value: &impl Serialize) -> Result<String> {
+///
+/// # Errors
+/// Fails with `Internal` if the value cannot be written as JSON.
+pub fn to_json(value: &impl Serialize) -> Result<String> {
     let text =
         serde_json::to_string(value).context(Kind::Internal, || "cannot write the result as JSON".into())?;
     if !text.contains(is_hazard) {

@@ -70,10 +70,22 @@ const SETTINGS: &[&str] = &[
 /// Settings with the first major version that has them.
 const NEWER_SETTINGS: &[(u32, &str)] = &[(17, "event_triggers=off"), (18, "io_method=sync")];
 
+/// What a server of our own is to be, beyond a server to replay definitions on.
+#[derive(Clone, Debug, Default)]
+pub struct ServerDemands {
+    /// The bytes of rows that it is to hold.
+    pub room: u64,
+    /// Settings that come after the usual ones, as `name=value`.
+    pub settings: Vec<String>,
+    /// The role that logs in with a password only.
+    pub password_role: Option<String>,
+}
+
 /// A running server. Only root and the server's own user can reach it: that is our user, or a user whom nobody else
 /// uses if we are root.
 pub struct LocalServer {
     info: Conninfo,
+    folder: PathBuf,
     keeper: tokio::process::Child,
     open: Vec<&'static str>,
 }
@@ -84,16 +96,20 @@ impl LocalServer {
     /// # Errors
     /// Fails with `Refused` if we are root and there is no other user to run the server, or if the programs fail.
     pub async fn start(programs: &Installation, superuser: &str) -> Result<LocalServer> {
-        LocalServer::start_for(programs, superuser, 0).await
+        LocalServer::start_as(programs, superuser, &ServerDemands::default()).await
     }
 
-    /// The same, for so many bytes of rows.
+    /// The same, as it is demanded.
     ///
     /// # Errors
     /// Fails when [`LocalServer::start`] does.
-    pub async fn start_for(programs: &Installation, superuser: &str, room: u64) -> Result<LocalServer> {
-        let folder = folder(room)?;
-        match LocalServer::start_in(programs, &folder, superuser).await {
+    pub async fn start_as(
+        programs: &Installation,
+        superuser: &str,
+        demands: &ServerDemands,
+    ) -> Result<LocalServer> {
+        let folder = folder(demands.room)?;
+        match LocalServer::start_in(programs, &folder, superuser, demands).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 let _ = std::fs::remove_dir_all(&folder);
@@ -102,15 +118,29 @@ impl LocalServer {
         }
     }
 
-    async fn start_in(programs: &Installation, folder: &Path, superuser: &str) -> Result<LocalServer> {
+    async fn start_in(
+        programs: &Installation,
+        folder: &Path,
+        superuser: &str,
+        demands: &ServerDemands,
+    ) -> Result<LocalServer> {
         let bin = std::fs::canonicalize(&programs.folder).unwrap_or_else(|_| programs.folder.clone());
         let confines = Confinement { folder: folder.to_owned(), programs: bin };
         let accounts = Accounts::in_place_of_root(folder)?;
         initialise(programs, folder, accounts, superuser).await?;
+        if let Some(role) = &demands.password_role {
+            demand_password(folder, role)?;
+        }
         let account = accounts.map(|accounts| accounts.server);
-        let (programs, inner) = (programs.clone(), folder.to_owned());
-        let (keeper, open) = confined(confines, async move { keep(&programs, &inner, account) }).await?;
-        let server = LocalServer { info: conninfo(folder, superuser)?, keeper: keeper?, open };
+        let (programs, inner, settings) = (programs.clone(), folder.to_owned(), demands.settings.clone());
+        let keeping = async move { keep(&programs, &inner, account, &settings) };
+        let (keeper, open) = confined(confines, keeping).await?;
+        let server = LocalServer {
+            info: conninfo(folder, superuser)?,
+            folder: folder.to_owned(),
+            keeper: keeper?,
+            open,
+        };
         match tokio::time::timeout(START_LIMIT, server.answers(folder)).await {
             Ok(done) => done.map(|()| server),
             Err(_) => Err(does_not_start(folder)),
@@ -139,6 +169,11 @@ impl LocalServer {
     /// Returns the connection to the server, as its superuser.
     pub fn info(&self) -> &Conninfo {
         &self.info
+    }
+
+    /// Returns the path of the server's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(".s.PGSQL.5432")
     }
 
     /// Stops the server and removes its folder. Without this call both happen a little later.
@@ -203,13 +238,29 @@ fn environment(programs: &Installation) -> Vec<(&'static str, OsString)> {
     variables
 }
 
-fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Result<tokio::process::Child> {
+/// Replaces initdb's rules, so that the role logs in with a password and every other role without one. The file keeps its
+/// owner.
+fn demand_password(folder: &Path, role: &str) -> Result<()> {
+    let path = folder.join("data/pg_hba.conf");
+    let rules = format!("local all \"{role}\" scram-sha-256\nlocal all all trust\n");
+    std::fs::write(&path, rules).context(Kind::Unavailable, || format!("cannot write {}", path.display()))
+}
+
+fn keep(
+    programs: &Installation,
+    folder: &Path,
+    account: Option<Account>,
+    further: &[String],
+) -> Result<tokio::process::Child> {
     let mut command = Command::new("/bin/sh");
     command.env_clear().envs(environment(programs));
     command.args(["-c", KEEPER, "backwhen-server"]).arg(folder).arg(programs.program("postgres"));
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", "5432"]);
     let newer = NEWER_SETTINGS.iter().filter(|(since, _)| programs.major >= *since);
     for setting in SETTINGS.iter().chain(newer.map(|(_, setting)| setting)) {
+        command.args(["-c", setting]);
+    }
+    for setting in further {
         command.args(["-c", setting]);
     }
     if let Some(Account { uid, gid }) = account {

@@ -19,4 +19,4 @@ pub use digests::schema_digests;
 pub use dump::{dump_definitions, dump_globals, dump_schema};
 pub use extras::{MaterializedView, materialized_views, roles_used};
 pub use install::{FOLDER_VARIABLE, Installation, Tools};
-pub use local::LocalServer;
+pub use local::{LocalServer, ServerDemands};

@@ -350,7 +350,7 @@ async fn fill(
     }
     // The server makes tables while the journal is read.
     let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
-    let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution, wanted));
+    let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, &execution.progress, wanted));
     let set_aside = defined?;
     let folded = folded?;
     phases.end("schema and fold");
@@ -440,7 +440,7 @@ async fn load(
         if again.is_empty() {
             return Ok(loaded);
         }
-        let folded = fold_plan(plan, execution, again).await?;
+        let folded = fold_plan(plan, &execution.progress, again).await?;
         loaded.add(load_all(folded.tables, execution.jobs, &execution.progress, sink, retyped).await?);
     }
 }
@@ -479,8 +479,16 @@ fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
     all
 }
 
-async fn fold_plan(plan: &Plan, execution: &Execution, wanted: BTreeSet<u32>) -> Result<Folded> {
-    let (past, progress) = (Arc::clone(&plan.past), Arc::clone(&execution.progress));
+/// Folds the tables of a plan that are wanted, by their oids.
+///
+/// # Errors
+/// The errors of a fold.
+pub(super) async fn fold_plan(
+    plan: &Plan,
+    progress: &Arc<dyn Progress>,
+    wanted: BTreeSet<u32>,
+) -> Result<Folded> {
+    let (past, progress) = (Arc::clone(&plan.past), Arc::clone(progress));
     let folding = ambient::blocking("folding the history", move || {
         let wanted = |table: &Table| wanted.contains(&table.oid);
         // The scratch folder is not in the history, which may lie on a disk that cannot be written to.

@@ -11,9 +11,11 @@ pub mod archive;
 )]
 pub mod definitions;
 pub mod execute;
+pub mod gate;
 mod lexer;
 mod load;
 mod objects;
+pub mod past_server;
 pub mod plan;
 pub mod refused;
 mod roles;

@@ -154,6 +154,14 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Reads a file that a person named.
+///
+/// # Errors
+/// `Usage` if the file cannot be read as text.
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).context(Kind::Usage, || format!("cannot read {}", path.display()))
+}
+
 /// Whether the folder is there. The empty path is the current folder.
 fn is_folder(folder: &Path) -> bool {
     folder.as_os_str().is_empty() || folder.is_dir()

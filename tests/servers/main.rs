@@ -9,6 +9,7 @@ mod connect;
 mod crash;
 mod ddl_triggers;
 mod definitions;
+mod demand;
 mod drain;
 mod expire;
 mod identity;

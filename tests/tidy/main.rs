@@ -45,6 +45,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("capture", &["model", "history", "signal", "store", "connect", "pgtools", "source", "protect"]),
     ("recover", &["model", "codec", "history", "fold", "past", "signal", "connect", "pgtools", "store"]),
+    ("serve", &["model", "connect", "recover"]),
     ("bisect", &["model", "follow", "fold", "past", "travel", "connect", "recover", "store"]),
     (
         "rewind",
@@ -54,7 +55,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "model", "history", "past", "prove", "signal", "store", "connect", "pgtools", "source",
-            "protect", "capture", "recover", "rewind", "travel", "bisect",
+            "protect", "capture", "recover", "rewind", "travel", "bisect", "serve",
         ],
     ),
 ];

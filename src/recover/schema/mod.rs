@@ -50,6 +50,7 @@ use scratch::MARKER;
 pub(in crate::recover) use scratch::ScratchDatabase;
 use sequences::Sequences;
 pub use server::ScratchServer;
+pub(in crate::recover) use server::programs_for;
 use tables::orders_of_inherited;
 
 /// The statements to replay, and the server to replay them on.
@@ -346,7 +347,7 @@ impl RestoredArchive<'_> {
 
 /// Disables the event triggers that also fire in a replica; returns the statements that enable them again. No event
 /// trigger tells of such statements, so no statement of the source can come in between.
-async fn silence_event_triggers(session: &Session) -> Result<Vec<String>> {
+pub(in crate::recover) async fn silence_event_triggers(session: &Session) -> Result<Vec<String>> {
     let failed = |error| server_error("cannot disable the application's event triggers", error);
     let sql = "SELECT evtname::text, CASE evtenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END \
                FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('A', 'R')";

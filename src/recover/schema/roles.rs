@@ -64,6 +64,11 @@ impl SourceRoles {
         self.listed.is_some()
     }
 
+    /// Whether the list has a role of this name.
+    pub fn has(&self, role: &str) -> bool {
+        self.listed.as_ref().is_some_and(|listed| listed.contains_key(role))
+    }
+
     /// Only the list can tell.
     pub fn is_superuser(&self, role: &str) -> bool {
         self.attributes(role).superuser
@@ -113,7 +118,11 @@ impl SourceRoles {
     pub(super) async fn create_tablespaces(&self, session: &Session) -> Result<()> {
         let failed =
             |error| server_error("cannot make the source's tablespaces on a server of our own", error);
-        for name in self.tablespaces.iter().map(|name| quote_ident(name)) {
+        let there = "SELECT spcname::text FROM pg_catalog.pg_tablespace";
+        let there = session.query(there, &[]).await.map_err(failed)?;
+        let there: BTreeSet<String> = there.iter().map(|row| row.get(0)).collect();
+        let missing = self.tablespaces.iter().filter(|name| !there.contains(*name));
+        for name in missing.map(|name| quote_ident(name)) {
             let create = format!(
                 "SET allow_in_place_tablespaces = on; CREATE TABLESPACE {name} LOCATION ''; \
                  GRANT CREATE ON TABLESPACE {name} TO PUBLIC"

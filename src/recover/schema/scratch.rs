@@ -209,6 +209,28 @@ impl ScratchDatabase {
         notes
     }
 
+    /// Takes the mark off the database, gives it a name under which clients find it, and lets the role `client` connect. This
+    /// is for a server of our own. Returns the connection to the database.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn publish(self, name: &str, client: &str) -> Result<Conninfo> {
+        let failed = |error| server_error("cannot name a database", error);
+        let session = Session::connect_utf8(&self.info, "replay").await?;
+        session.batch_execute(&format!("DROP SCHEMA {MARKER}")).await.map_err(failed)?;
+        drop(session);
+        // The session that has just ended may last a little longer on the server.
+        let end = "SELECT pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.pg_stat_activity WHERE datname = $1";
+        self.maintenance.query(end, &[&self.name]).await.map_err(failed)?;
+        let (old, new) = (quote_ident(&self.name), quote_ident(name));
+        let rename = format!(
+            "ALTER DATABASE {old} RENAME TO {new}; GRANT CONNECT, TEMPORARY ON DATABASE {new} TO {}",
+            quote_ident(client)
+        );
+        self.maintenance.batch_execute(&rename).await.map_err(failed)?;
+        Ok(self.info.with_dbname(name))
+    }
+
     /// # Errors
     /// Fails with the name of the database that is left.
     pub async fn drop(self) -> Result<()> {

@@ -4,7 +4,7 @@ use super::roles::SourceRoles;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
-use crate::pgtools::{LocalServer, Tools};
+use crate::pgtools::{Installation, LocalServer, ServerDemands, Tools};
 
 /// A server on which statements are replayed.
 pub enum ScratchServer {
@@ -44,15 +44,11 @@ impl ScratchServer {
         if let Some(info) = given {
             return Ok(ScratchServer::Given(info));
         }
-        let major = source.server_major;
-        let programs = tools.for_server(major).ok_or_else(|| {
-            Error::refused(format!(
-                "a server of our own is needed, of PostgreSQL {major} or newer, and no such programs are installed here (apt-get install postgresql-{major}, dnf \
-                 install postgresql{major}-server, brew install postgresql@{major}); install them, or name a server \
-                 that you trust with what the source's roles wrote with --scratch CONN"
-            ))
-        })?;
-        let server = LocalServer::start_for(programs, &roles.bootstrap(), room).await?;
+        let advice =
+            ", or name a server that you trust with what the source's roles wrote with --scratch CONN";
+        let programs = programs_for(tools, source.server_major, advice)?;
+        let demands = ServerDemands { room, ..ServerDemands::default() };
+        let server = LocalServer::start_as(programs, &roles.bootstrap(), &demands).await?;
         Ok(ScratchServer::Ours(Box::new(server)))
     }
 
@@ -90,4 +86,22 @@ impl ScratchServer {
             server.stop().await;
         }
     }
+}
+
+/// Returns the programs of a server that can take definitions of this major version. `advice` follows the command that
+/// installs them.
+///
+/// # Errors
+/// Fails with `Refused`, and says what to type, if no such programs are installed.
+pub(in crate::recover) fn programs_for<'a>(
+    tools: &'a Tools,
+    major: u32,
+    advice: &str,
+) -> Result<&'a Installation> {
+    tools.for_server(major).ok_or_else(|| {
+        Error::refused(format!(
+            "a server of our own is needed, of PostgreSQL {major} or newer, and no such programs are installed here (apt-get install postgresql-{major}, dnf \
+             install postgresql{major}-server, brew install postgresql@{major}); install them{advice}"
+        ))
+    })
 }

@@ -121,6 +121,9 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--bad",
         "--check",
         "--check-command",
+        "--file",
+        "--read-only",
+        "--fdw",
     ];
     for command in commands(&help(&[])).iter().filter(|command| *command != "help") {
         // An option begins a line; what follows, up to the next one, is about it.

@@ -149,6 +149,24 @@ pub(in crate::recover) async fn copy_in(
     session.batch_execute("COMMIT").await.map_err(fail)
 }
 
+/// Loads rows into a table whose file is new in the session's open transaction, so that every snapshot sees them. The
+/// encoding is as for [`copy_in`].
+pub(in crate::recover) async fn copy_frozen(
+    session: &Session,
+    table: &Table,
+    encoding: &str,
+    rows: Rows,
+) -> Result<()> {
+    let spelled = Spelled::of(table, encoding);
+    let copy = format!("COPY {}{} FROM STDIN", spelled.table, spelled.columns);
+    let rows = Pieces { first: VecDeque::new(), rest: rows };
+    let mut copying = Copying { session, table, copy, options: "FREEZE, ", rows };
+    match BinaryRows::of(&table.columns) {
+        Some(binary) => copying.binary(&binary).await,
+        None => copying.text().await,
+    }
+}
+
 /// Rows in order of arrival, the first of which have been examined already.
 struct Pieces {
     first: VecDeque<Bytes>,

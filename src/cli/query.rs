@@ -1,0 +1,104 @@
+//! `backwhen query`
+
+mod format;
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+
+use super::Surroundings;
+use super::past::{self, PastOption};
+use crate::error::{Context, Error, Kind, Result};
+use crate::recover::past_server::PastServer;
+use crate::recover::plan::Plan;
+use crate::serve::ask;
+use crate::store::files;
+use format::Writer;
+
+/// The name of the database, if several moments share it.
+const TOGETHER: &str = "past";
+
+/// Run SQL on the past, and print its result
+///
+/// A short-lived server of backwhen's own gets the structure of the moment, and the rows of those tables that the statement
+/// touches. What the statement changes is thrown away with the server.
+#[derive(Args, Clone)]
+#[command(
+    after_help = "Example: backwhen query --at '1 hour ago' 'SELECT status, count(*) FROM orders GROUP BY 1'\n\
+                        With several --at, the tables of each moment are in schemas of its own, at1, at2 and so on:\n\
+                        backwhen query --at mark:deploy --at latest 'SELECT * FROM at1.prices EXCEPT SELECT * FROM at2.prices'"
+)]
+pub struct Query {
+    #[command(flatten)]
+    past: PastOption,
+    /// The statement [default: standard input]
+    #[arg(value_name = "SQL", conflicts_with = "file")]
+    sql: Option<String>,
+    /// A file with statements; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<String>,
+    /// How rows are printed [default: table, or json with --output json]
+    #[arg(long, env = "BACKWHEN_FORMAT", value_enum)]
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Csv,
+    Json,
+}
+
+impl Query {
+    pub async fn run(self, at: &Surroundings) -> Result<()> {
+        let sql = self.statements()?;
+        let plans = self.past.plans(at)?;
+        let server = PastServer::start(&plans, self.past.settings(at, false, None)?).await?;
+        let answered = self.answer(at, &server, &plans, &sql).await;
+        server.stop().await;
+        answered
+    }
+
+    async fn answer(&self, at: &Surroundings, server: &PastServer, plans: &[Plan], sql: &str) -> Result<()> {
+        let name = if plans.len() > 1 { TOGETHER.to_owned() } else { database_name(&plans[0]) };
+        let mut database = server.add(plans, &name).await?;
+        past::say(at, &database);
+        at.ui.progress().phase("waiting for the answer", 0, crate::progress::Unit::Rows);
+        let usual = if at.ui.is_json() { Format::Json } else { Format::Table };
+        let mut writer = Writer::new(&at.ui, self.format.unwrap_or(usual));
+        let tell = |event: &_| past::say_event(at, event);
+        let interrupt = at.heed_signals();
+        tokio::select! {
+            done = ask(&mut database, sql, &mut writer, &tell) => done?,
+            () = interrupt.cancelled() => return Err(Error::interrupted()),
+        }
+        writer.finish()
+    }
+
+    fn statements(&self) -> Result<String> {
+        match (&self.sql, self.file.as_deref()) {
+            (Some(sql), _) => Ok(sql.clone()),
+            (None, Some(file)) if file != "-" => files::read_text(Path::new(file)),
+            (None, None) if std::io::stdin().is_terminal() => {
+                Err(Error::usage("no statement is named; write it as an argument, or name a file with -f"))
+            }
+            (None, _) => {
+                let mut text = String::new();
+                let read = std::io::stdin().read_to_string(&mut text);
+                read.context(Kind::Usage, || "cannot read standard input".into())?;
+                Ok(text)
+            }
+        }
+    }
+}
+
+/// The name of the source's database, unless a server of our own has a database of this name already.
+pub(super) fn database_name(plan: &Plan) -> String {
+    let name = &plan.past.history().identity().source.database;
+    if matches!(name.as_str(), "postgres" | "template0" | "template1") {
+        format!("{TOGETHER}_{name}")
+    } else {
+        name.clone()
+    }
+}

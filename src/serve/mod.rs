@@ -1,0 +1,9 @@
+//! Lets people and programs ask the past: one statement on the command line, or any client of PostgreSQL.
+
+mod ask;
+mod foreign;
+mod listen;
+
+pub use ask::{Answer, ResultColumn, ValueKind, ask};
+pub use foreign::{ForeignPast, foreign_tables};
+pub use listen::{Address, Listener};
