@@ -4,7 +4,7 @@
     SCALE=2 TRANSACTIONS=5000 RUNS=1 make bench
     STEPS=live,hot make bench      only these steps
 
-The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py, travel.py. The results go to
+The sizes of a step stand at the top of its file: live.py, loading.py, volume.py, hot.py, growth.py, travel.py. The results go to
 target/bench.json and docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to
 target/bench.json. A step that fails is reported, and the other steps keep their figures.
 """
@@ -24,6 +24,7 @@ import apply
 import growth
 import hot
 import live
+import loading
 import report
 import travel
 import volume
@@ -34,7 +35,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCALE = sizes("SCALE", 50)
 TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
 RUNS = sizes("RUNS", 3)
-ALL = "drain,recover,apply,checkpoint,live,huge,filler,hot,growth,travel"
+ALL = "drain,recover,loading,apply,checkpoint,live,huge,filler,hot,growth,travel"
 STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
@@ -181,7 +182,8 @@ class Bench:
         return self.restored
 
     def recover_into(self, target, moment, rows, history=None):
-        into = ["--to", moment, "--into", target.conninfo("back"), "--create", "--jobs", "2"]
+        into = ["--to", moment, "--into", target.conninfo("back"), "--jobs", "2"]
+        target.sql("CREATE DATABASE back")
         target.sql("CHECKPOINT")
         done = self.run_backwhen("recover", *into, history=history)
         same(target.fingerprint("back"), rows, "backwhen recover")
@@ -290,6 +292,7 @@ def same(found, expected, who):
 STEP = {
     "drain": lambda bench: bench.drain(),
     "recover": lambda bench: bench.recover(),
+    "loading": lambda bench: loading.loading(bench, RUNS),
     "apply": lambda bench: apply.apply(bench, RUNS),
     "checkpoint": lambda bench: bench.checkpoint(),
     "live": lambda bench: live.live(bench, RUNS),
@@ -312,7 +315,7 @@ def main():
     try:
         if unknown := [name for name in STEPS if name not in STEP]:
             raise SystemExit(f"bench: there is no step {unknown[0]}; there are {ALL}")
-        if set(STEPS) - {"hot", "growth", "travel"}:
+        if set(STEPS) - {"hot", "growth", "loading", "travel"}:
             bench.prepare()
         if {"recover", "apply", "checkpoint"} & set(STEPS) and "drain" not in STEPS:
             bench.capture()

@@ -136,7 +136,11 @@ def recoveries(facts):
             what = f"recovery to the {name}, against pgBackRest restore and replay"
             yield Row(what, ours, times(recover["other"]), recover["ratio"], must, aim)
             what = f"recovery to the {name}, against pg_restore -j2 of a dump of that state"
-            yield Row(what, ours, times(recover["pg_restore"]), recover["ratio_to_pg_restore"], 1.2, 1.05)
+            yield Row(what, ours, times(recover["pg_restore"]), recover["ratio_to_pg_restore"], 1.0, 0.85)
+    for name, what, must, aim in [("shop", "a shop with foreign keys", 0.7, 0.5), ("many", "1,000 tables of 100 rows", 0.3, 0.2)]:
+        if loading := facts.get(f"loading_{name}"):
+            what = f"whole recovery of {what}, against pg_restore -j2 of a dump of that state"
+            yield Row(what, times(loading["backwhen"]), times(loading["other"]), loading["ratio"], must, aim)
     if apply := facts.get("apply"):
         what = "recovery to the end, against PostgreSQL's own logical apply from the first checkpoint's state on"
         yield Row(what, times(apply["backwhen"]), times(apply["other"]), apply["ratio"])

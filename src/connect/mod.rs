@@ -29,3 +29,4 @@ pub use conninfo::Conninfo;
 pub use fault::{ServerFault, server_error, shortened};
 pub use pinned::{NEWER_TIMERS, PINNED_SETTINGS, quoted, set_local_statements};
 pub use session::{Session, connect};
+pub use tap::CopyPart;

@@ -2,7 +2,6 @@
 
 use std::ops::{Deref, DerefMut};
 
-use futures_util::TryStreamExt;
 use tokio_postgres::config::{self, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 
@@ -13,7 +12,7 @@ use super::guard::{LoginRefusal, LoginWatch};
 use super::hosts::Host;
 use super::login::{Login, LoginFailure, log_in};
 use super::pinned::{self, quoted};
-use super::tap::{Tap, TappedTransport};
+use super::tap::{CopyPart, Tap, TappedTransport};
 use super::transport::{ReadyTls, Transport};
 use crate::error::Result;
 
@@ -56,18 +55,19 @@ impl Session {
         log_in(info, &SessionLogin { purpose, encoding: Encoding::Utf8 }).await
     }
 
-    /// Runs a COPY … TO STDOUT and passes its data to `take`, in pieces cut anywhere.
+    /// Runs statements, each of them a COPY … TO STDOUT, and passes their data to `take`: the rows of one after the rows
+    /// of the other. The server gets all statements in one message.
     ///
     /// # Errors
     /// Fails if the server reports an error or the connection breaks.
     pub async fn copy_out_into(
         &self,
-        copy: &str,
-        take: impl FnMut(&[u8]) + Send + 'static,
+        copies: &[String],
+        take: impl FnMut(CopyPart<'_>) + Send + 'static,
     ) -> Result<(), tokio_postgres::Error> {
         let _taking = self.tap.open(take);
-        // The tap takes all rows, so only the end of the COPY is left in the stream.
-        self.client.copy_out(copy).await?.try_for_each(|_| std::future::ready(Ok(()))).await
+        // The tap takes all messages of a COPY, so the client sees statements without a result.
+        self.client.batch_execute(&copies.join("; ")).await
     }
 
     /// Returns the number of the server's process that serves the session.

@@ -13,13 +13,24 @@ use super::guard::LoginWatch;
 /// The number of bytes that one read asks for.
 const BUFFER: usize = 64 << 10;
 
-/// The type of the message that holds a row, `CopyData`.
+/// The messages of a COPY … TO STDOUT: `CopyOutResponse` before the rows, `CopyData` with a row, and `CopyDone` after the
+/// rows.
+const BEGIN: u8 = b'H';
 const ROW: u8 = b'd';
+const END: u8 = b'c';
 
 /// A message's type and its length, which counts itself.
 const HEAD: usize = 5;
 
-type Taker = Box<dyn FnMut(&[u8]) + Send>;
+/// What a receiver gets of a COPY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyPart<'a> {
+    /// Rows, in pieces cut anywhere.
+    Rows(&'a [u8]),
+    End,
+}
+
+type Taker = Box<dyn FnMut(CopyPart<'_>) + Send>;
 
 /// The receiver of a session's rows, while there is one.
 #[derive(Clone, Default)]
@@ -31,8 +42,8 @@ pub struct Tap {
 pub struct TapLease<'a>(&'a Tap);
 
 impl Tap {
-    /// Passes the rows that arrive from now on to `taker`, in pieces cut anywhere.
-    pub fn open(&self, taker: impl FnMut(&[u8]) + Send + 'static) -> TapLease<'_> {
+    /// Passes the rows that arrive from now on to `taker`. The session sees no message of a COPY meanwhile.
+    pub fn open(&self, taker: impl FnMut(CopyPart<'_>) + Send + 'static) -> TapLease<'_> {
         *self.taker() = Some(Box::new(taker));
         TapLease(self)
     }
@@ -86,8 +97,8 @@ struct Messages {
     length: [u8; 4],
     /// The number of bytes of the message's body that are still to come.
     body: usize,
-    /// Whether the message's body goes to the receiver.
-    taken: bool,
+    /// The type of the current message, if the message goes to the receiver.
+    taken: Option<u8>,
 }
 
 impl Messages {
@@ -96,21 +107,28 @@ impl Messages {
         let mut at = 0;
         while at < bytes.len() {
             if self.head == 0 {
-                self.taken = bytes[at] == ROW && taker.is_some();
+                self.taken =
+                    Some(bytes[at]).filter(|kind| taker.is_some() && matches!(*kind, BEGIN | ROW | END));
             }
             let want = if self.head < HEAD { 1 } else { self.body };
-            let room = if self.taken { usize::MAX } else { out.remaining() };
+            let room = if self.taken.is_some() { usize::MAX } else { out.remaining() };
             let some = &bytes[at..][..want.min(bytes.len() - at).min(room)];
             if some.is_empty() && want > 0 {
                 break;
             }
             match (self.taken, taker.as_mut()) {
-                (false, _) => out.put_slice(some),
-                (true, Some(taker)) if self.head == HEAD => taker(some),
-                // These bytes are the head of a row's message, or the receiver is gone: the session is given up.
-                (true, _) => {}
+                (None, _) => out.put_slice(some),
+                (Some(ROW), Some(taker)) if self.head == HEAD => taker(CopyPart::Rows(some)),
+                // These bytes are a head, or tell of columns, or the receiver is gone: the session is given up.
+                (Some(_), _) => {}
             }
             self.pass(some);
+            if self.head == 0
+                && self.taken == Some(END)
+                && let Some(taker) = taker.as_mut()
+            {
+                taker(CopyPart::End);
+            }
             at += some.len();
         }
         at
@@ -187,7 +205,11 @@ mod tests {
         let (mut server, stream) = tokio::io::duplex(size);
         let (tap, taken) = (Tap::default(), Arc::new(Mutex::new(Vec::new())));
         let into = Arc::clone(&taken);
-        let taking = wanted.then(|| tap.open(move |row| into.lock().unwrap().extend_from_slice(row)));
+        let take = move |part: CopyPart<'_>| match part {
+            CopyPart::Rows(rows) => into.lock().unwrap().extend_from_slice(rows),
+            CopyPart::End => into.lock().unwrap().extend_from_slice(b"end\n"),
+        };
+        let taking = wanted.then(|| tap.open(take));
         let mut tapped = TappedTransport::new(stream, tap.clone());
         let mut passed = Vec::new();
         let reading = async {
@@ -215,7 +237,8 @@ mod tests {
         let rows = [&b"1\tone\n"[..], b"", b"2\td\n"].map(|row| message(b'd', row)).concat();
         let all = [&rest[0], &rows, &rest[1], &rest[2]].map(|part| &part[..]).concat();
         for size in 1..=all.len() {
-            assert_eq!(read(&all, size, true).await, (rest.concat(), b"1\tone\n2\td\n".to_vec()), "{size}");
+            let passed = rest[2].clone();
+            assert_eq!(read(&all, size, true).await, (passed, b"1\tone\n2\td\nend\n".to_vec()), "{size}");
             assert_eq!(read(&all, size, false).await, (all.clone(), Vec::new()), "{size}");
         }
     }

@@ -106,6 +106,15 @@ impl FoldedTable {
         self.image().map_or((0, 0), |image| (image.rows, image.bytes))
     }
 
+    /// About how many bytes the table's rows have, or more: those of the image and those of the changes.
+    pub fn weight(&self) -> u64 {
+        let changes = match &self.standing {
+            Standing::Untouched(_) => 0,
+            Standing::Changed { delta, .. } | Standing::Cleared { delta, .. } => delta.bytes() as u64,
+        };
+        self.size_hint().1 + changes
+    }
+
     /// The list of the image's blocks.
     ///
     /// # Errors

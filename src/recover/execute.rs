@@ -1,6 +1,6 @@
 //! Carries out a plan: make the schema, fold and load rows, build indexes, set sequences, prove, make valid.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -364,7 +364,7 @@ async fn fill(
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
     let retyped = inexact.iter().filter(|it| it.is_retyped()).map(|it| it.what.clone()).collect();
-    let loaded = load_and_index(plan, execution, sink, (folded.tables, &retyped), phases).await?;
+    let loaded = load_and_index(plan, execution, sink, (folded.tables, &retyped, &inexact), phases).await?;
     inexact.extend(loaded.inexact);
     inexact.extend(sink.set_sequences(&sequences).await?);
     if !plan.partial {
@@ -390,7 +390,7 @@ async fn load_and_index(
     plan: &Plan,
     execution: &Execution,
     sink: &Arc<Sink>,
-    (tables, retyped): (Vec<FoldedTable>, &BTreeSet<String>),
+    (tables, retyped, inexact): (Vec<FoldedTable>, &BTreeSet<String>, &[Inexact]),
     phases: &mut Phases,
 ) -> Result<LoadOutcome> {
     let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
@@ -409,17 +409,23 @@ async fn load_and_index(
     let making = || execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
     making();
     if last.is_empty() {
-        sink.post_data(execution.jobs, AfterRows::Whole).await?;
+        sink.post_data(execution.jobs, AfterRows::Whole, &exact_tables(&loaded, inexact)).await?;
     } else {
-        sink.post_data(execution.jobs, AfterRows::Names).await?;
+        sink.post_data(execution.jobs, AfterRows::Names, &HashSet::new()).await?;
         loaded.add(load(plan, execution, sink, (last, retyped)).await?);
         making();
-        sink.post_data(execution.jobs, AfterRows::Remainder).await?;
+        sink.post_data(execution.jobs, AfterRows::Remainder, &exact_tables(&loaded, inexact)).await?;
     }
     loaded.inexact = sink.bring_back_checks().await?;
     ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
     Ok(loaded)
+}
+
+/// Returns the names of the tables that have exactly the rows of the source.
+fn exact_tables(loaded: &LoadOutcome, inexact: &[Inexact]) -> HashSet<String> {
+    let names = loaded.digests.iter().map(|digest| digest.table.clone());
+    names.filter(|name| inexact.iter().all(|it| !it.what.contains(name))).collect()
 }
 
 /// Loads tables. Those whose rows the sink refuses are folded and loaded again, once what refused them is taken away.
@@ -453,7 +459,7 @@ async fn define(
     schema: &SchemaAt,
 ) -> Result<FillOutcome> {
     let set_aside = sink.pre_data().await?;
-    sink.post_data(execution.jobs, AfterRows::Whole).await?;
+    sink.post_data(execution.jobs, AfterRows::Whole, &HashSet::new()).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
     let (known, transactions, tables, rows) = (plan.schema, 0, 0, 0);
     let inexact = of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect();

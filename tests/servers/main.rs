@@ -16,6 +16,7 @@ mod identity;
 mod journey;
 mod left_out;
 mod live;
+mod loading;
 mod metrics;
 mod migrations;
 mod promises;

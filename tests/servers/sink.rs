@@ -1,5 +1,7 @@
 //! Sinks against a real server: what goes in comes out, and nothing half done bears the name.
 
+use std::collections::HashSet;
+
 use crate::support::{Dump, Server, assert_same};
 use backwhen::connect::{Conninfo, Session, connect};
 use backwhen::error::{Error, Kind, Result};
@@ -113,7 +115,7 @@ impl Source {
             self.load(sink, table).await?;
         }
         sink.large_objects().await?;
-        sink.post_data(2, AfterRows::Whole).await?;
+        sink.post_data(2, AfterRows::Whole, &HashSet::new()).await?;
         sink.set_sequences(&self.sequences()).await?;
         let views: Vec<_> = self
             .archive()
@@ -307,7 +309,7 @@ async fn nothing_bears_the_name_before_the_end_and_leftovers_are_cleared() {
             }
             if phase > 1 {
                 source.load(&sink, &source.tables[0]).await.unwrap();
-                sink.post_data(1, AfterRows::Whole).await.unwrap();
+                sink.post_data(1, AfterRows::Whole, &HashSet::new()).await.unwrap();
             }
             assert_eq!(source.databases(name), format!("{name}.backwhen-unfinished"));
             let running = source.open(&into, create).await.err().unwrap();
@@ -369,7 +371,7 @@ async fn definitions_that_fail_say_why() {
     let name = format!("{}_new", source.server.fresh_database("fails"));
     let sink = source.open(&source.server.conninfo(&name), true).await.unwrap();
     // Without the tables there is nothing to index.
-    let error = sink.post_data(2, AfterRows::Whole).await.unwrap_err();
+    let error = sink.post_data(2, AfterRows::Whole, &HashSet::new()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.message().contains("does not exist"), "{error}");
     sink.abandon().await.unwrap();
@@ -417,7 +419,7 @@ async fn a_user_who_may_not_rename_gets_a_marked_database() {
     sink.pre_data().await.unwrap();
     let table = source.tables.iter().find(|table| table.name == "we ird;name").unwrap();
     source.load(&sink, table).await.unwrap();
-    sink.post_data(2, AfterRows::Whole).await.unwrap();
+    sink.post_data(2, AfterRows::Whole, &HashSet::new()).await.unwrap();
     let marker = "SELECT count(*) FROM pg_namespace WHERE nspname = 'backwhen_unfinished'";
     assert_eq!(server.psql("mine", marker), "1");
     assert!(server.try_psql("mine", "CREATE TABLE x()").unwrap_err().contains("read-only"));
@@ -439,7 +441,7 @@ async fn some_tables_come_with_what_hangs_on_them_and_the_rest_is_named() {
     let table = source.tables.iter().find(|table| table.name == "orders").unwrap();
     source.load(&sink, table).await.unwrap();
     sink.large_objects().await.unwrap();
-    sink.post_data(2, AfterRows::Whole).await.unwrap();
+    sink.post_data(2, AfterRows::Whole, &HashSet::new()).await.unwrap();
     sink.make_valid().await.unwrap();
     let relations = "SELECT string_agg(relkind::text || ':' || relname, ' ' ORDER BY relname) FROM pg_class \
                      WHERE oid >= 16384 AND relnamespace IN ('public'::regnamespace, 'shop'::regnamespace)";
@@ -538,7 +540,7 @@ async fn other_encodings_pass_unconverted() {
         drop(sender);
         sink.load(&source.tables[0], receiver).await.unwrap();
         assert_eq!(sink.read_back(&source.tables[0], 1).await.unwrap().unwrap().rows, 1);
-        sink.post_data(1, AfterRows::Whole).await.unwrap();
+        sink.post_data(1, AfterRows::Whole, &HashSet::new()).await.unwrap();
         sink.make_valid().await.unwrap();
         assert_same(&Dump::of(&server, &admin), &Dump::of(&server, &copy));
     }

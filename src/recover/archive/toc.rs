@@ -52,6 +52,11 @@ impl Entry {
         }
     }
 
+    /// Returns the name of a table, as [`Table::display`](crate::model::Table::display) gives it.
+    pub fn table_name(&self) -> String {
+        format!("{}.{}", self.schema.as_deref().unwrap_or_default(), self.tag)
+    }
+
     /// Whether the entry grants privileges.
     pub fn is_of_privileges(&self) -> bool {
         matches!(&*self.kind, "ACL" | "DEFAULT ACL")

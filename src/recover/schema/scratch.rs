@@ -156,6 +156,7 @@ impl ScratchDatabase {
             info: &self.info,
             server_major: self.server_major,
             options: self.child_options(ours),
+            ours: std::collections::BTreeSet::new(),
         };
         // pg_restore restores both sections in one run.
         let complaints = restoring.run(Section::PreData, ["--section=post-data".to_owned()]).await?;

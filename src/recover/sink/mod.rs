@@ -12,6 +12,7 @@ mod sqlite;
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::{Error, Result};
@@ -172,6 +173,57 @@ impl Sink {
         }
     }
 
+    /// Whether small tables are loaded with [`Sink::load_few`].
+    pub fn takes_many(&self) -> bool {
+        matches!(self, Sink::Postgres(_))
+    }
+
+    /// Loads tables whose rows are in memory, as lines: all of the rows or, if the sink refuses some, none. Returns
+    /// whether they are loaded.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn load_few(&self, tables: &[(&Table, Bytes)]) -> Result<bool> {
+        match self {
+            Sink::Postgres(target) => target.load_few(tables).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(false),
+        }
+    }
+
+    /// Returns the contents of tables that [`Sink::load_few`] has loaded.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the sink cannot be read.
+    pub async fn read_back_few(&self, tables: &[&Table]) -> Result<Vec<Contents>> {
+        match self {
+            Sink::Postgres(target) => target.read_back_few(tables).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Builds indexes of a table while others read the table, as many as `free` has permits. Returns what
+    /// [`Sink::index`] needs to know of them.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn index_beside_readers(&self, table: &Table, free: &Semaphore) -> Result<Vec<i32>> {
+        match self {
+            Sink::Postgres(target) => target.index_beside_readers(table, free).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Makes the indexes of tables that are loaded and read back, as far as possible; [`Sink::post_data`] makes the rest.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn index(&self, tables: &[&Table], indexed: &[i32]) -> Result<()> {
+        match self {
+            Sink::Postgres(target) => target.index(tables, indexed).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
+        }
+    }
+
     /// Restores large objects from the archive; a SQLite file cannot hold them.
     ///
     /// # Errors
@@ -197,13 +249,14 @@ impl Sink {
         }
     }
 
-    /// Creates indexes, constraints, triggers and rules, `jobs` at a time, in one step or two.
+    /// Creates indexes, constraints, triggers and rules, `jobs` at a time, in one step or two. `exact` names the tables
+    /// that have exactly the rows of the source.
     ///
     /// # Errors
     /// Fails when [`Sink::pre_data`] does.
-    pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
+    pub async fn post_data(&self, jobs: usize, step: AfterRows, exact: &HashSet<String>) -> Result<()> {
         match self {
-            Sink::Postgres(target) => target.post_data(jobs, step).await,
+            Sink::Postgres(target) => target.post_data(jobs, step, exact).await,
             Sink::Sqlite(_) => Ok(()),
             Sink::Sql(script) => script.post_data(step).await,
         }

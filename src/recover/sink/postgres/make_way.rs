@@ -197,13 +197,18 @@ impl PostgresSink {
         Ok(cleared.distributed.insert(table.oid))
     }
 
+    /// Whether partitioned tables distribute rows themselves.
+    pub(super) fn loads_through_roots(&self) -> bool {
+        !self.cleared().roots.is_empty()
+    }
+
     /// Returns the table through which the rows of a partition are loaded, with the partition's columns, if another
     /// partition may have to take some.
     ///
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
     pub(super) async fn root_of(&self, table: &Table) -> Result<Option<Table>> {
-        if self.cleared().roots.is_empty() {
+        if !self.loads_through_roots() {
             return Ok(None);
         }
         let root = self.session.query_opt(ROOT, &[&table.quoted()]).await.map_err(not_seen)?;

@@ -1,9 +1,11 @@
 //! Recovery into a PostgreSQL database.
 
 mod contents;
+mod few;
 mod fit;
 mod foresee;
 mod guard;
+mod indexes;
 mod maintenance;
 mod make_way;
 mod marker;
@@ -14,11 +16,13 @@ mod properties;
 mod restore;
 mod retry;
 mod rows;
+mod together;
 mod unfinished;
 
 pub use foresee::foresee;
 pub use maintenance::drop_database;
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use crate::connect::{Conninfo, Session, connect, server_error};
@@ -57,6 +61,12 @@ pub struct PostgresSink {
     tools: Tools,
     /// Idle sessions for rows (in the server's encoding).
     idle: Mutex<Vec<Session>>,
+    /// Idle sessions for statements (in UTF-8).
+    makers: Mutex<Vec<Session>>,
+    /// The entries of the archive that sessions of our own make, and pg_restore does not.
+    ours: Mutex<BTreeSet<i32>>,
+    /// The places in the archive of the indexes and constraints that a table has by itself, by the table's name.
+    indexes: HashMap<String, Vec<usize>>,
     /// The session for statements, in UTF-8. It also shows others that a recovery is working here.
     session: Session,
     /// The guard, if a superuser recovers.
@@ -103,12 +113,15 @@ impl PostgresSink {
                 info,
                 place,
                 facts,
+                indexes: together::indexes_by_table(&definitions),
                 definitions,
                 tables: tables.to_vec(),
                 unfit,
                 missing,
                 tools,
                 idle: Mutex::default(),
+                makers: Mutex::default(),
+                ours: Mutex::default(),
                 session,
                 guard,
                 refused,
@@ -191,9 +204,9 @@ impl PostgresSink {
     /// Fails with `Refused` or `Unavailable`, and says what is left under which name.
     pub async fn make_valid(mut self) -> Result<Vec<RefusedObject>> {
         let completed = self.complete_definitions().await;
-        let PostgresSink { info, place, session, idle, definitions, mut refused, .. } = self;
+        let PostgresSink { info, place, session, idle, makers, definitions, mut refused, .. } = self;
         // A database with sessions cannot be renamed.
-        drop(idle);
+        drop((idle, makers));
         if let Err(error) = completed {
             drop(session);
             return Err(give_up(place, &info, error).await);
@@ -229,8 +242,8 @@ impl PostgresSink {
     /// # Errors
     /// Fails with the name of what is left.
     pub async fn abandon(self) -> Result<()> {
-        let PostgresSink { info, place, session, idle, .. } = self;
-        drop((idle, session));
+        let PostgresSink { info, place, session, idle, makers, .. } = self;
+        drop((idle, makers, session));
         place.abandon(&info).await
     }
 

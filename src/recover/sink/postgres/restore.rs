@@ -1,6 +1,6 @@
 //! Restores everything around the rows: definitions, sequences and views.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::connect::{Conninfo, server_error};
 use crate::error::{Error, Kind, Result};
@@ -17,6 +17,7 @@ impl PostgresSink {
     /// Fails with `Refused` and pg_restore's own words.
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         self.name_missing_places().await?;
+        self.make_plain_tables().await?;
         self.restore_from(&self.definitions, Section::PreData, AfterRows::Whole, 1).await?;
         self.make_missing(false).await?;
         self.fit_tables().await?;
@@ -26,10 +27,18 @@ impl PostgresSink {
         }
     }
 
+    /// `exact` names the tables that have exactly the rows of the source.
+    ///
     /// # Errors
     /// Fails when [`PostgresSink::pre_data`] does.
-    pub async fn post_data(&self, jobs: usize, step: AfterRows) -> Result<()> {
+    pub async fn post_data(&self, jobs: usize, step: AfterRows, exact: &HashSet<String>) -> Result<()> {
+        let keys = if step == AfterRows::Names { Vec::new() } else { self.keys_as_on_source(exact) };
+        self.ours().extend(keys.iter().map(|key| key.id));
         self.restore_from(&self.definitions, Section::PostData, step, jobs).await?;
+        // Tables that are loaded from here on have their indexes.
+        self.no_more_indexes();
+        let refused = self.make_keys(&keys).await?;
+        self.retry(&self.definitions, Section::PostData, step, &refused).await?;
         if step == AfterRows::Names { Ok(()) } else { self.make_missing(true).await }
     }
 
@@ -54,6 +63,8 @@ impl PostgresSink {
         step: AfterRows,
         jobs: usize,
     ) -> Result<()> {
+        // Another archive has other numbers.
+        let is_whole = std::ptr::eq(definitions, &raw const self.definitions);
         let restoring = Restoring {
             definitions,
             step,
@@ -61,12 +72,23 @@ impl PostgresSink {
             info: &self.info,
             server_major: self.facts.server_major,
             options: self.place.child_options(&self.info),
+            ours: if is_whole { self.ours().clone() } else { BTreeSet::new() },
         };
         let jobs = (jobs > 1).then(|| format!("--jobs={jobs}"));
         let complaints = restoring.run(section, jobs).await?;
+        self.retry(definitions, section, step, &complaints).await
+    }
+
+    async fn retry(
+        &self,
+        definitions: &ArchiveDefinitions,
+        section: Section,
+        step: AfterRows,
+        complaints: &BTreeSet<i32>,
+    ) -> Result<()> {
         let (session, tables, refused) = (&self.session, &self.tables, &self.refused);
         let sections = &[section, Section::None];
-        Retry { session, definitions, tables, refused, sections, step }.run(&complaints).await
+        Retry { session, definitions, tables, refused, sections, step }.run(complaints).await
     }
 
     /// # Errors
@@ -116,6 +138,8 @@ pub(in crate::recover) struct Restoring<'a> {
     pub server_major: u32,
     /// The value of `PGOPTIONS`.
     pub options: String,
+    /// The entries that are made without pg_restore.
+    pub ours: BTreeSet<i32>,
 }
 
 impl Restoring<'_> {
@@ -134,10 +158,12 @@ impl Restoring<'_> {
         let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
         let in_order = self.definitions.in_order();
         let is_before_rows = section == Section::PreData;
-        let left = if is_before_rows { in_order.keys().copied().collect() } else { BTreeSet::new() };
+        let left: BTreeSet<i32> =
+            if is_before_rows { in_order.keys().copied().collect() } else { BTreeSet::new() };
+        let without = left.union(&self.ours).copied().collect();
         let child = self
             .definitions
-            .restore(tool, section, self.step, &left)?
+            .restore(tool, section, self.step, &without)?
             .connects_to(self.info)
             .args(["--no-password", "--verbose"])
             .arg(format!("--dbname=dbname='{name}'"))

@@ -25,7 +25,7 @@ const SETTINGS: &str = "SET LOCAL check_function_bodies = off; SET LOCAL row_sec
                         SET LOCAL xmloption = content; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;";
 
 /// Marks the constraints that this transaction has made as valid. Only a superuser may.
-const AS_ON_SOURCE: &str = "UPDATE pg_catalog.pg_constraint SET convalidated = true \
+pub(super) const AS_ON_SOURCE: &str = "UPDATE pg_catalog.pg_constraint SET convalidated = true \
      WHERE xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid AND NOT convalidated;";
 
 /// The tablespaces and access methods that a server has.
@@ -313,7 +313,7 @@ fn whole(entry: &Entry, owner: &str) -> String {
 }
 
 /// Returns the statement that makes a constraint without looking at rows, and the one that validates it later.
-fn not_valid(entry: &Entry) -> Option<(String, String)> {
+pub(super) fn not_valid(entry: &Entry) -> Option<(String, String)> {
     let (kind, definition) = (entry.kind.as_str(), entry.definition.trim_end().strip_suffix(';')?);
     let (head, _) = match kind {
         "FK CONSTRAINT" => definition.split_once(" FOREIGN KEY ")?,

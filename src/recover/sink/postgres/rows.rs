@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use tokio_postgres::CopyInSink;
 
 use crate::codec::copy_binary::{self, BinaryRows};
-use crate::connect::{ServerFault, Session, server_error};
+use crate::connect::{CopyPart, ServerFault, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
 
@@ -63,11 +63,12 @@ impl PostgresSink {
 
     pub(super) async fn read_one(&self, table: &Table, sessions: usize) -> Result<Contents> {
         let statements = self.copies_out(table, sessions).await?;
-        let parts = try_join_all(statements.iter().map(|copy| self.digest(table, copy))).await?;
+        let name = table.display();
+        let parts = statements.into_iter().map(|copy| self.digests(&name, vec![copy]));
         let mut whole = Contents { rows: 0, digest: Some(0) };
-        for (rows, digest) in parts {
-            whole.rows += rows;
-            whole.digest = whole.digest.map(|sum| sum.wrapping_add(digest));
+        for part in try_join_all(parts).await?.concat() {
+            whole.rows += part.rows;
+            whole.digest = whole.digest.zip(part.digest).map(|(sum, digest)| sum.wrapping_add(digest));
         }
         Ok(whole)
     }
@@ -93,18 +94,27 @@ impl PostgresSink {
         }
     }
 
-    async fn digest(&self, table: &Table, copy: &str) -> Result<(u64, u128)> {
+    /// Counts and digests what each of several COPY statements gives, all of them sent in one message.
+    pub(super) async fn digests(&self, what: &str, copies: Vec<String>) -> Result<Vec<Contents>> {
         let session = self.row_session().await?;
-        let fail = |error| server_error(format!("cannot read back {}", table.display()), error);
-        let digest = Arc::new(Mutex::new(RowDigest::default()));
-        let taking = Arc::clone(&digest);
-        let take = move |bytes: &[u8]| {
-            taking.lock().unwrap_or_else(PoisonError::into_inner).update(bytes);
+        let (taken, mut open) = (Arc::new(Mutex::new(Vec::new())), RowDigest::default());
+        let taking = Arc::clone(&taken);
+        let take = move |part: CopyPart<'_>| match part {
+            CopyPart::Rows(bytes) => open.update(bytes),
+            CopyPart::End => {
+                let (rows, digest) = std::mem::take(&mut open).finish();
+                let contents = Contents { rows, digest: Some(digest) };
+                taking.lock().unwrap_or_else(PoisonError::into_inner).push(contents);
+            }
         };
-        session.copy_out_into(copy, take).await.map_err(fail)?;
+        let read = session.copy_out_into(&copies, take).await;
+        read.map_err(|error| server_error(format!("cannot read back {what}"), error))?;
         self.idle().push(session);
-        let digest = std::mem::take(&mut *digest.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(digest.finish())
+        let contents = std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner));
+        if contents.len() != copies.len() {
+            return Err(Error::internal(format!("{what}: the server sent {} tables", contents.len())));
+        }
+        Ok(contents)
     }
 }
 
@@ -254,6 +264,20 @@ impl Copying<'_> {
         }
         sink.as_mut().finish().await.map(drop).map_err(|error| self.failed(error))
     }
+}
+
+/// Loads lines that are in memory.
+///
+/// # Errors
+/// The server's and the connection's.
+pub(super) async fn send_text(
+    session: &Session,
+    copy: &str,
+    rows: Bytes,
+) -> Result<u64, tokio_postgres::Error> {
+    let mut sink = Box::pin(session.copy_in(copy).await?);
+    sink.feed(rows).await?;
+    sink.as_mut().finish().await
 }
 
 /// Appends the rows of whole `lines`; at a line without a binary form, stops and returns the line's position in

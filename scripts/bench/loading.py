@@ -1,0 +1,85 @@
+"""Measures whole recoveries against pg_restore of a dump of the same state: a shop with foreign keys, many small tables."""
+
+import json
+import shutil
+import subprocess
+
+from measure import Series, run, sizes, step
+from servers import Server
+
+ORDERS = sizes("ORDERS", 125_000)
+TABLES = sizes("TABLES", 1_000)
+
+# The shop of scripts/demo.sh; an order has two items and a payment.
+SHOP = f"""
+CREATE TABLE customers (id bigserial PRIMARY KEY, name text NOT NULL, joined timestamptz NOT NULL DEFAULT now());
+CREATE TABLE products (id bigserial PRIMARY KEY, name text NOT NULL, price numeric(12,2) NOT NULL CHECK (price > 0),
+    stock int NOT NULL);
+CREATE TABLE orders (id bigserial PRIMARY KEY, customer_id bigint NOT NULL REFERENCES customers,
+    placed timestamptz NOT NULL DEFAULT clock_timestamp(), status text NOT NULL DEFAULT 'new');
+CREATE TABLE order_items (order_id bigint REFERENCES orders ON DELETE CASCADE, product_id bigint REFERENCES products,
+    quantity int NOT NULL, price numeric(12,2) NOT NULL, PRIMARY KEY (order_id, product_id));
+CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE,
+    amount numeric(12,2) NOT NULL);
+CREATE INDEX ON orders (customer_id);
+CREATE INDEX ON payments (order_id);
+INSERT INTO customers (name) SELECT 'Customer ' || n FROM generate_series(1, {ORDERS} / 10) n;
+INSERT INTO products (name, price, stock) SELECT 'Product ' || n, 1 + n * 0.37, 100000 FROM generate_series(1, 300) n;
+INSERT INTO orders (customer_id) SELECT 1 + n % ({ORDERS} / 10) FROM generate_series(1, {ORDERS}) n;
+INSERT INTO order_items SELECT o.id, p.id, 1 + o.id % 3, p.price
+    FROM orders o JOIN products p ON p.id IN (1 + o.id % 300, 1 + (o.id * 7 + 5) % 300);
+INSERT INTO payments (order_id, amount) SELECT order_id, sum(quantity * price) FROM order_items GROUP BY order_id;
+"""
+
+MANY = f"""
+DO $$ BEGIN FOR n IN 1 .. {TABLES} LOOP
+    EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, name text NOT NULL, v numeric, at timestamptz)', n);
+    EXECUTE format('INSERT INTO t%s SELECT g, ''name '' || g, g * 1.5, now() FROM generate_series(1, 100) g', n);
+    IF n % 100 = 0 THEN COMMIT; END IF;
+END LOOP; END $$
+"""
+
+
+def loading(bench, runs):
+    """Recovers both databases into an empty one, in turn with pg_restore."""
+    source = Server(bench.work / "loading", bench.bin)
+    bench.servers.append(source)
+    source.init()
+    source.start()
+    for name, schema in [("shop", SHOP), ("many", MANY)]:
+        step(f"recovery of {name}, in turn with pg_restore -j2")
+        source.sql(f"CREATE DATABASE {name}")
+        source.sql(schema, name)
+        history, dump = bench.work / f"history.{name}", bench.work / f"dump.{name}"
+        bench.run_backwhen("init", "--source", source.conninfo(name), history=history)
+        run([bench.bin / "pg_dump", "-Fd", "-j2", "-f", dump, source.conninfo(name)])
+        ours, theirs = Series(f"backwhen recover ({name})"), Series("pg_restore -j2")
+        for _ in range(runs):
+            into = ["--to", "latest", "--jobs", "2", "--into"]
+            command = lambda target: bench.command("recover", *into, target, history=history)
+            ours.add(timed(bench, source, name, command))
+            theirs.add(timed(bench, source, name, lambda target: [bench.bin / "pg_restore", "-j2", "-d", target, dump]))
+        phases = json.loads(ours.runs[-1].output.splitlines()[-1])["phases"]
+        bench.figures[f"loading_{name}"] = {**bench.pair(ours, theirs), "phases": phases}
+        bench.record()
+        shutil.rmtree(dump)
+    source.remove()
+
+
+def timed(bench, source, name, command):
+    """Runs a command that fills an empty database, and compares the schema and the rows with the source's."""
+    target = bench.target()
+    target.sql("DROP DATABASE IF EXISTS filled")
+    target.sql("CREATE DATABASE filled")
+    target.sql("CHECKPOINT")
+    done = run(command(target.conninfo("filled")), bench.environment)
+    contents = lambda server, database: plain_dump(bench, server.conninfo(database))
+    bench.same(contents(target, "filled"), contents(source, name), str(command("")[0]))
+    return done
+
+
+def plain_dump(bench, conninfo):
+    command = [bench.bin / "pg_dump", "--exclude-schema=backwhen", conninfo]
+    dump = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()
+    # Publications and event triggers belong to backwhen on the source, and random keys and versions to the dump.
+    return sorted(line for line in dump if not line.startswith((b"--", b"\\restrict", b"\\unrestrict")) and b"backwhen" not in line)
