@@ -75,6 +75,8 @@ pub struct ReplayRequest<'a> {
     pub changes: &'a [DefinitionChange],
     /// The statements after these, up to the position at which the source's own digests are compared with the replay's.
     pub later: &'a [DefinitionChange],
+    /// How many of the changes the source's last digests before the moment show; `None` if there are no such digests.
+    pub shown: Option<usize>,
     pub progress: &'a dyn Progress,
     /// Cancelled to have the replay end early and drop the scratch database.
     pub interrupt: &'a CancellationToken,
@@ -102,6 +104,8 @@ pub struct ReplayedSchema {
     pub orders: ColumnOrders,
     /// The digests of this schema, and of the schema after the later statements.
     pub digests: Option<(SchemaDigests, SchemaDigests)>,
+    /// The digests of the schema after the first of the changes, as many as the source's last digests show.
+    pub earlier: Option<SchemaDigests>,
     /// Whether the owners and the privileges are those that the archive and the statements tell.
     pub rights: (bool, bool),
     /// The temporary folder that holds the archive.
@@ -156,13 +160,22 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
     replay.sequences = Sequences::restored(&replay.observer, request.sequences.values()).await?;
     let silenced = silence_event_triggers(&replay.observer).await?;
-    replay_all(request, &mut replay, request.changes).await?;
+    let (shown, others) = request.changes.split_at(request.shown.unwrap_or_default());
+    replay_all(request, &mut replay, shown).await?;
+    let earlier = if request.shown.is_some() { digests_now(scratch).await.ok() } else { None };
+    replay_all(request, &mut replay, others).await?;
     // No role has a session when the database gets its properties and is dumped.
     let unfit = replay.mend().await?;
     notes.extend(enable_event_triggers(&replay.observer, silenced).await);
     notes.append(&mut replay.notes);
     notes.extend(scratch.take_properties(&definitions).await);
-    finish(request, scratch, replay, notes, unfit).await
+    let replayed = finish(request, scratch, replay, notes, unfit).await?;
+    Ok(ReplayedSchema { earlier, ..replayed })
+}
+
+async fn digests_now(scratch: &ScratchDatabase) -> Result<SchemaDigests> {
+    let session = Session::connect_utf8(&scratch.info, "replay").await?;
+    pgtools::schema_digests(&session).await
 }
 
 async fn replay_all(
@@ -259,6 +272,7 @@ async fn finish(
         sequences,
         orders,
         digests,
+        earlier: None,
         rights,
         folder,
     })

@@ -4,7 +4,8 @@
 use serde_json::Value;
 
 use super::proved::{OFF, ON, head, named, protected, recovered};
-use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version};
+use crate::support::{Backwhen, Dump, Server, assert_same, for_each_version, wait_for};
+use backwhen::model::Lsn;
 
 /// Recovers, and compares the definitions and rows with what the source's were.
 fn comes_back(backwhen: &Backwhen, to: &str, truth: &Dump) -> Value {
@@ -146,4 +147,49 @@ fn digests_in_the_stream_prove_what_no_checkpoint_does() {
     for to in [&two, &quiet, &latest] {
         assert_eq!(proof(to), ("differs".into(), "within".into(), vec![owner.clone()]), "{to}");
     }
+}
+
+/// Runs statements; returns once the digests in the stream show the definitions after them.
+fn digested(backwhen: &Backwhen, statements: &str) {
+    let now: Lsn = head(backwhen.server()).parse().expect("a position");
+    backwhen.server().psql(backwhen.database(), statements);
+    wait_for("the definitions are digested", || {
+        let lsn = backwhen.json(&["status"])["schema_digested"]["lsn"].clone();
+        lsn.as_str().and_then(|lsn| lsn.parse::<Lsn>().ok()).is_some_and(|lsn| lsn > now)
+    });
+}
+
+/// The digests before the moment show the objects, and those after the moment do not.
+#[test]
+fn what_was_made_and_dropped_untold_is_named_at_the_moments_between() {
+    let server = &Server::shared(None);
+    let backwhen = protected(server, "CREATE TABLE t (id int PRIMARY KEY)");
+    let backwhen = backwhen.with_env("BACKWHEN_HEARTBEAT", "300ms");
+    let database = backwhen.database();
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_POINT", "checkpoint.publish=error");
+    capture.wait_streaming();
+    server.psql(database, &format!("{OFF} CREATE TYPE passing AS ENUM ('a'); SELECT lo_create(7); {ON}"));
+    digested(&backwhen, "COMMENT ON SCHEMA public IS 'made'");
+    let at_once = head(server);
+    server.psql(
+        database,
+        "CREATE VIEW one AS SELECT 1 AS one; CREATE VIEW two AS SELECT one + 1 AS two FROM one; ALTER VIEW one RENAME one TO uno",
+    );
+    let between = head(server);
+    let dropped = format!("{OFF} DROP TYPE passing; SELECT lo_unlink(7); {ON}");
+    digested(&backwhen, &format!("{dropped} COMMENT ON DATABASE {database} IS 'dropped'"));
+    let after = head(server);
+    capture.wait_caught_up();
+    capture.stop();
+    for moment in [at_once, between] {
+        let report = recovered(&backwhen, &moment);
+        let named = named(&report);
+        assert_eq!(
+            named.last().map(String::as_str),
+            Some("type public.passing: is missing, although the source")
+        );
+        assert!(named.len() == 2 && named[0].starts_with("database: "), "{named:?}");
+        assert!(report["inexact"].to_string().contains("large objects not as in the source at"), "{report}");
+    }
+    assert_eq!(named(&recovered(&backwhen, &after)), ["database: comment not as in the source"]);
 }
