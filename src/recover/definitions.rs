@@ -36,6 +36,8 @@ pub struct SchemaAt {
     pub inexact: Vec<Inexact>,
     /// Objects of the checkpoint's archive that the replay's server refused.
     pub refused: Vec<RefusedObject>,
+    /// Statements since then that were not replayed; they are in `inexact` too.
+    pub left_out: Vec<RefusedObject>,
     /// How well the schema is known, given which statements since the checkpoint's archive could be replayed.
     pub grade: SchemaKnown,
     /// Tables whose definitions cannot take their rows, and why.
@@ -198,6 +200,7 @@ fn archived(history: &History, checkpoint: &Checkpoint) -> Result<SchemaAt> {
         notes,
         inexact,
         refused: Vec::new(),
+        left_out: Vec::new(),
         grade,
         unfit,
         base: None,
@@ -249,7 +252,8 @@ impl SchemaAt {
         self._files.push(LentFile::in_scratch(by.archive.clone(), by.folder));
         self.base = Some(std::mem::replace(&mut self.archive, by.archive));
         self.facts = SchemaFacts { since: Vec::new(), ..by.facts };
-        (self.notes, self.inexact, self.refused) = (by.notes, by.inexact, by.refused);
+        (self.notes, self.inexact) = (by.notes, by.inexact);
+        (self.refused, self.left_out) = (by.refused, by.left_out);
         (self.grade, self.unfit, self.sequences, self.orders) = (by.grade, by.unfit, by.sequences, by.orders);
         self.prove(past, witness, by.digests.as_ref().map(|(_, later)| later), by.rights);
         self.look_back(past, witness, by.earlier.as_ref(), by.rights)?;
@@ -362,6 +366,18 @@ impl SchemaAt {
             (SchemaKnown::Exactly, grade, _) => grade,
             (told, ..) => told,
         }
+    }
+
+    /// Checks that all statements were replayed.
+    ///
+    /// # Errors
+    /// `Refused` if a statement was left out; the message says what to type.
+    pub fn require_all(&self) -> Result<()> {
+        let Some(RefusedObject { what, why, .. }) = self.left_out.first() else { return Ok(()) };
+        Err(Error::refused(format!(
+            "{what}: {why}; name a server that takes the statement with --scratch CONN, or have all else recovered by \
+             leaving --strict away"
+        )))
     }
 
     /// Checks that the definitions of these tables can take their rows.

@@ -94,6 +94,8 @@ pub struct ReplayedSchema {
     pub inexact: Vec<Inexact>,
     /// Objects of the base's archive that the server refused.
     pub refused: Vec<RefusedObject>,
+    /// Statements that were not replayed, with the objects that each concerns; they are in `inexact` too.
+    pub left_out: Vec<RefusedObject>,
     /// Whether all changes were replayed.
     pub grade: SchemaKnown,
     /// The tables that cannot hold their rows, and the reasons.
@@ -219,7 +221,7 @@ async fn digests(
 async fn finish(
     request: &ReplayRequest<'_>,
     scratch: &ScratchDatabase,
-    replay: Replay<'_>,
+    mut replay: Replay<'_>,
     mut notes: Vec<String>,
     unfit: Vec<Inexact>,
 ) -> Result<ReplayedSchema> {
@@ -232,6 +234,7 @@ async fn finish(
     let sequences = replay.sequences.made(&replay.observer).await?;
     let orders = orders_of_inherited(&replay.observer).await?;
     let (mut inexact, grade) = (replay.inexact(), replay.grade());
+    let left_out = std::mem::take(&mut replay.left_out);
     let mut refused = scratch.refused.take();
     refused.retain(|object| !is_dropped_later(object, request.changes));
     notes.extend(installation_hint(&refused));
@@ -267,6 +270,7 @@ async fn finish(
         notes,
         inexact,
         refused,
+        left_out,
         grade,
         unfit,
         sequences,
