@@ -82,7 +82,7 @@ async fn compare_schema(
         progress: &*progress,
         interrupt: &interrupt,
     };
-    let witness = SchemaWitness { at: moment, digests, later: Vec::new(), is_of_moment: true };
+    let witness = SchemaWitness { at: moment, digests, later: Vec::new(), is_of_moment: true, earlier: None };
     schema_compared(past, &settings, Some(witness)).await
 }
 

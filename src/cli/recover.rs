@@ -216,7 +216,7 @@ pub(super) fn refuse_a_lost_end(reading: &Reading, acknowledged: Option<Acknowle
 
 /// Says what the recovered database does not have as the source had it. The result names what was left out.
 fn say_inexact(at: &Surroundings, history: &History, destination: &Destination, report: &RecoveryReport) {
-    let is_left_out = |it: &Inexact| report.left_out.iter().any(|object| object.as_inexact() == *it);
+    let is_left_out = |it: &Inexact| report.left_out.iter().any(|object| object.is_named_by(it));
     let inexact = report.inexact.iter().filter(|it| !is_left_out(it));
     let lines: Vec<_> = inexact.map(|it| not_exact::line(true, it)).collect();
     let database = match destination {

@@ -19,6 +19,18 @@ pub struct SchemaWitness {
     pub later: Vec<DefinitionChange>,
     /// Whether definitions were seen to be the same before the moment and after it.
     pub is_of_moment: bool,
+    /// The last digests before the moment that do not show all of the statements told before it. An object that they
+    /// have and the witness lacks may have been there at the moment.
+    pub earlier: Option<EarlierDigests>,
+}
+
+/// The source's definitions at a position before the moment.
+#[derive(Clone, Debug)]
+pub struct EarlierDigests {
+    pub at: Edge,
+    pub digests: SchemaDigests,
+    /// How many of the statements told since the archive the digests show.
+    pub shown: usize,
 }
 
 /// A set of digests in the stream.
@@ -46,10 +58,15 @@ impl Past {
         let base_digests = base.digests.clone().unwrap_or_default();
         let mut before =
             Some(&base_digests).filter(is_told).map(|digests| (base.fingerprint.clone(), digests.clone()));
-        let mut after = None;
+        let (mut after, mut earlier) = (None, None);
         let end = next.as_ref().map_or(Lsn::MAX, |next| next.lsn);
         self.each_set(&base_digests, end, &mut |set| {
-            if !told.iter().all(|change| set.snapshot.shows(change.xid as u32)) {
+            let shows = |change: &DefinitionChange| set.snapshot.shows(change.xid as u32);
+            let shown = told.iter().take_while(|change| shows(change)).count();
+            if set.commit_lsn < self.until && !told[shown..].iter().any(shows) {
+                earlier = Some(EarlierDigests { at: set.at, digests: set.digests.clone(), shown });
+            }
+            if shown < told.len() {
                 return true;
             }
             if set.commit_lsn < self.until {
@@ -62,7 +79,8 @@ impl Past {
         if let (Some((fingerprint, digests)), Some(seen)) = (before, self.question().after()?)
             && seen.fingerprint == fingerprint
         {
-            return Ok(Some(SchemaWitness { at: seen.at, digests, later: Vec::new(), is_of_moment: true }));
+            let (at, later) = (seen.at, Vec::new());
+            return Ok(Some(SchemaWitness { at, digests, later, is_of_moment: true, earlier: None }));
         }
         let next = || {
             let next = next?;
@@ -72,7 +90,7 @@ impl Past {
         let key = self.history().identity().message_key();
         let mut later = changes_in(self.stretch(), &key, self.until, end)?;
         later.retain(|change| snapshot.as_ref().is_none_or(|snapshot| snapshot.shows(change.xid as u32)));
-        Ok(Some(SchemaWitness { at, digests, later, is_of_moment: false }))
+        Ok(Some(SchemaWitness { at, digests, later, is_of_moment: false, earlier }))
     }
 
     /// Visits the sets of digests in the stream from the base's archive to `end`, as long as `visit` returns true. A set

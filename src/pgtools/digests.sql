@@ -255,6 +255,10 @@ UNION ALL
     SELECT class, o.oid, 'comment', false, shobj_description(o.oid, 'pg_database') FROM own o
      WHERE class = 'pg_database'::regclass AND shobj_description(o.oid, 'pg_database') IS NOT NULL
 UNION ALL
+    -- Nothing tells of large objects; the moments at which a database has some are seen by this.
+    SELECT class, o.oid, 'large objects', false, 'exist' FROM own o
+     WHERE class = 'pg_database'::regclass AND EXISTS (SELECT FROM pg_largeobject_metadata)
+UNION ALL
     SELECT class, o.oid, concat_ws(' ', 'settings', CASE WHEN setrole > 0 THEN 'of role ' || setrole::regrole END), false,
            ARRAY(SELECT unnest(setconfig) ORDER BY 1)::text
       FROM own o JOIN pg_db_role_setting ON setdatabase = o.oid WHERE class = 'pg_database'::regclass

@@ -36,6 +36,8 @@ pub struct SchemaAt {
     pub inexact: Vec<Inexact>,
     /// Objects of the checkpoint's archive that the replay's server refused.
     pub refused: Vec<RefusedObject>,
+    /// Statements since then that were not replayed; they are in `inexact` too.
+    pub left_out: Vec<RefusedObject>,
     /// How well the schema is known, given which statements since the checkpoint's archive could be replayed.
     pub grade: SchemaKnown,
     /// Tables whose definitions cannot take their rows, and why.
@@ -51,6 +53,8 @@ pub struct SchemaAt {
     pub proof: SchemaProof,
     /// The objects that, as they were followed, are not what the source had.
     differences: Vec<SchemaDifference>,
+    /// The objects that the source had otherwise before the moment, without having been told and without being seen later.
+    passing: Vec<Inexact>,
     /// Whether the source was seen to have these definitions before the moment and after it.
     is_certain: bool,
     /// The position at which the definitions of the checkpoint's archive were read from the source.
@@ -106,18 +110,21 @@ pub async fn schema_compared(
     if changes.is_empty() && later.is_empty() {
         let found = schema.digests.clone();
         schema.prove(past, witness.as_ref(), found.as_ref(), (true, true));
+        schema.look_back(past, witness.as_ref(), found.as_ref(), (true, true))?;
         return Ok(schema);
     }
-    let replayed = replay(past, settings, &schema, &changes, later).await;
+    let shown = witness.as_ref().and_then(|witness| witness.earlier.as_ref()).map(|earlier| earlier.shown);
+    let replayed = replay(past, settings, &schema, (&changes, later, shown)).await;
     if !changes.is_empty() {
-        schema.replace(replayed?, past, witness.as_ref());
+        schema.replace(replayed?, past, witness.as_ref())?;
         return Ok(schema);
     }
     // Only the proof needs the replay.
     match replayed {
-        Ok(ReplayedSchema { digests, rights, inexact, .. }) => {
+        Ok(ReplayedSchema { digests, earlier, rights, inexact, .. }) => {
             schema.inexact = inexact;
             schema.prove(past, witness.as_ref(), digests.as_ref().map(|(_, later)| later), rights);
+            schema.look_back(past, witness.as_ref(), earlier.as_ref(), rights)?;
         }
         Err(error) if error.kind() == Kind::Interrupted => return Err(error),
         Err(error) => schema.notes.push(format!("the definitions are not proved: {error}")),
@@ -129,8 +136,7 @@ async fn replay(
     past: &Past,
     settings: &ReplaySettings<'_>,
     schema: &SchemaAt,
-    changes: &[DefinitionChange],
-    later: &[DefinitionChange],
+    (changes, later, shown): (&[DefinitionChange], &[DefinitionChange], Option<usize>),
 ) -> Result<ReplayedSchema> {
     let base = &past.base().schema;
     let roles = SourceRoles::read(globals(past)?.as_deref());
@@ -150,6 +156,7 @@ async fn replay(
         orders: &schema.orders,
         changes,
         later,
+        shown,
         progress: settings.progress,
         interrupt: settings.interrupt,
     };
@@ -193,6 +200,7 @@ fn archived(history: &History, checkpoint: &Checkpoint) -> Result<SchemaAt> {
         notes,
         inexact,
         refused: Vec::new(),
+        left_out: Vec::new(),
         grade,
         unfit,
         base: None,
@@ -200,6 +208,7 @@ fn archived(history: &History, checkpoint: &Checkpoint) -> Result<SchemaAt> {
         orders: column_orders(checkpoint.tables.iter().map(|entry| &entry.table)),
         digests: checkpoint.schema.digests.clone(),
         differences: Vec::new(),
+        passing: Vec::new(),
         is_certain: false,
         proof: SchemaProof::Unproved { since: archived_at },
         archived_at,
@@ -222,16 +231,34 @@ fn checked_archive(history: &History, digest: &str) -> Result<LentFile> {
     Ok(LentFile::in_scratch(copy, folder))
 }
 
+/// Lists the objects in which the definitions, followed up to a position, are not what the source had there.
+fn differences(
+    past: &Past,
+    source: &SchemaDigests,
+    found: &SchemaDigests,
+    rights: (bool, bool),
+) -> Vec<SchemaDifference> {
+    let archived = past.base().schema.digests.as_ref();
+    let mut found = found.clone();
+    // No event trigger tells of the database's own properties; they are recovered as the archive has them.
+    let database = archived.and_then(|archived| archived.objects.get(DATABASE));
+    found.objects.extend(database.map(|parts| (DATABASE.to_owned(), parts.clone())));
+    source.differences(&found, archived, |object, part| skips_rights(object, part, rights))
+}
+
 impl SchemaAt {
     /// Replaces the checkpoint's schema by the replayed one.
-    fn replace(&mut self, by: ReplayedSchema, past: &Past, witness: Option<&SchemaWitness>) {
+    fn replace(&mut self, by: ReplayedSchema, past: &Past, witness: Option<&SchemaWitness>) -> Result<()> {
         self._files.push(LentFile::in_scratch(by.archive.clone(), by.folder));
         self.base = Some(std::mem::replace(&mut self.archive, by.archive));
         self.facts = SchemaFacts { since: Vec::new(), ..by.facts };
-        (self.notes, self.inexact, self.refused) = (by.notes, by.inexact, by.refused);
+        (self.notes, self.inexact) = (by.notes, by.inexact);
+        (self.refused, self.left_out) = (by.refused, by.left_out);
         (self.grade, self.unfit, self.sequences, self.orders) = (by.grade, by.unfit, by.sequences, by.orders);
         self.prove(past, witness, by.digests.as_ref().map(|(_, later)| later), by.rights);
+        self.look_back(past, witness, by.earlier.as_ref(), by.rights)?;
         self.digests = by.digests.map(|(now, _)| now);
+        Ok(())
     }
 
     /// Compares the definitions, followed up to the position of the witness, with the source's own; what is not the same
@@ -244,13 +271,7 @@ impl SchemaAt {
         rights: (bool, bool),
     ) {
         let (Some(witness), Some(found)) = (witness, found) else { return };
-        let archived = past.base().schema.digests.as_ref();
-        let mut found = found.clone();
-        // No event trigger tells of the database's own properties; they are recovered as the archive has them.
-        let database = archived.and_then(|archived| archived.objects.get(DATABASE));
-        found.objects.extend(database.map(|parts| (DATABASE.to_owned(), parts.clone())));
-        let skips = |object: &str, part: &str| skips_rights(object, part, rights);
-        let differences = witness.digests.differences(&found, archived, skips);
+        let differences = differences(past, &witness.digests, found, rights);
         let at = witness.at;
         self.proof = match differences.len() {
             0 => SchemaProof::Proved { at },
@@ -259,6 +280,30 @@ impl SchemaAt {
         let source = format!("the source at {} ({})", at.lsn, at.time);
         name_differences(&differences, &source, &mut self.inexact);
         self.differences = differences;
+    }
+
+    /// Names what the source had otherwise at its last digests before the moment, if no statement up to the moment and no
+    /// later digests tell of it: something changed it before these digests, and something changed it back after them. It
+    /// is not known whether the second change came before the moment. `found`: the definitions, followed up to there.
+    fn look_back(
+        &mut self,
+        past: &Past,
+        witness: Option<&SchemaWitness>,
+        found: Option<&SchemaDigests>,
+        rights: (bool, bool),
+    ) -> Result<()> {
+        let earlier = witness.and_then(|witness| witness.earlier.as_ref());
+        let (Some(earlier), Some(found)) = (earlier, found) else { return Ok(()) };
+        let told = past.changes_since_archive()?;
+        let mut passing = differences(past, &earlier.digests, found, rights);
+        passing.retain(|it| {
+            let is_told = told[earlier.shown..].iter().any(|change| change.signal.accounts_for(&it.object));
+            !is_told && !self.differences.contains(it)
+        });
+        let source = format!("the source at {} ({})", earlier.at.lsn, earlier.at.time);
+        name_differences(&passing, &source, &mut self.inexact);
+        name_differences(&passing, &source, &mut self.passing);
+        Ok(())
     }
 
     /// Whether nothing contradicts that the definitions are those that the history tells.
@@ -286,8 +331,12 @@ impl SchemaAt {
             !is_told && (!is_certain || it.lacks_rows())
         };
         let untold = self.differences.iter().filter(is_untold).map(|it| it.untold(from, to));
-        taken.inexact =
-            told.iter().filter_map(|change| change.signal.untold(change.lsn)).chain(untold).collect();
+        taken.inexact = told
+            .iter()
+            .filter_map(|change| change.signal.untold(change.lsn))
+            .chain(untold)
+            .chain(self.passing)
+            .collect();
         if self.differences.iter().any(|it| is_untold(&it)) {
             taken.grade = SchemaKnown::Within { from, to: Some(to) };
         }
@@ -317,6 +366,18 @@ impl SchemaAt {
             (SchemaKnown::Exactly, grade, _) => grade,
             (told, ..) => told,
         }
+    }
+
+    /// Checks that all statements were replayed.
+    ///
+    /// # Errors
+    /// `Refused` if a statement was left out; the message says what to type.
+    pub fn require_all(&self) -> Result<()> {
+        let Some(RefusedObject { what, why, .. }) = self.left_out.first() else { return Ok(()) };
+        Err(Error::refused(format!(
+            "{what}: {why}; name a server that takes the statement with --scratch CONN, or have all else recovered by \
+             leaving --strict away"
+        )))
     }
 
     /// Checks that the definitions of these tables can take their rows.

@@ -9,20 +9,21 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{AfterRows, Archive, EntrySelection};
+use super::compare::compare_definitions;
 use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
 use super::load::{LoadOutcome, load_all};
 use super::plan::{Plan, PlannedMoment};
 use super::refused::RefusedObject;
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
-use super::sink::{self, ArchiveDefinitions, ComputedColumn, Destination, Opening, Provenance, Sink};
+use super::sink::{self, ArchiveDefinitions, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::fold::{Folded, FoldedTable};
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
-use crate::model::schema_digests::{DifferenceKind, SchemaProof, name_differences};
+use crate::model::schema_digests::SchemaProof;
 use crate::model::{Inexact, Table};
 use crate::past::RECOVERY_BUDGET;
 use crate::pgtools::Tools;
@@ -65,7 +66,8 @@ pub struct RecoveryReport {
     /// Whether the definitions were compared with the source's own.
     pub schema_proof: SchemaProof,
     pub inexact: Vec<Inexact>,
-    /// The objects that the target refused, with their SQL; they are in `inexact` too.
+    /// The objects that the target refused and the statements that were not replayed, with their SQL; they are in
+    /// `inexact` too.
     pub left_out: Vec<RefusedObject>,
     pub notes: Vec<String>,
     /// Whether the digests of the loaded rows agree with the history's.
@@ -114,6 +116,9 @@ async fn recover(
     if !execution.schema_only && (execution.strict || !is_server) {
         schema.require_fit(&plan.chosen.tables)?;
     }
+    if execution.strict {
+        schema.require_all()?;
+    }
     let (sink, unwanted, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
     phases.end("prepare");
@@ -132,7 +137,7 @@ async fn recover(
         Ok(filled) => sink.complete_definitions().await.map(|()| filled),
         Err(error) => Err(error),
     };
-    let mut filled = match completed {
+    let filled = match completed {
         Ok(filled) => filled,
         Err(error) => {
             let abandoned = sink.abandon().await;
@@ -147,16 +152,18 @@ async fn recover(
     notes.extend(schema.notes.iter().cloned());
     notes.extend(unwanted);
     notes.extend(sink.notes());
-    if let Err(error) = compare_definitions(&plan, &schema, &sink, &mut filled.inexact).await {
-        notes.push(format!("the recovered definitions were not compared: {error}"));
-    }
+    let mut inexact = filled.inexact;
+    let compared = compare_definitions(&plan, &schema, &sink).await;
+    notes.extend(
+        compared.as_ref().err().map(|error| format!("the recovered definitions were not compared: {error}")),
+    );
     phases.end("compare definitions");
     let mut left_out = sink.make_valid().await?;
     if !is_server {
         left_out.extend(missing_of(&plan, &schema));
     }
-    let mut inexact = filled.inexact;
-    inexact.extend(left_out.iter().map(RefusedObject::as_inexact));
+    left_out.extend(chosen_of(&plan, &schema.left_out));
+    compared.unwrap_or_default().name(&left_out, &mut inexact);
     ambient::pass("recover.validated")?;
     phases.end("make valid");
     Ok(RecoveryReport {
@@ -176,47 +183,6 @@ async fn recover(
         proved: filled.proved,
         digests: filled.digests,
     })
-}
-
-/// Names the columns that a function computed anew which is not the one that computed them on the source. The stream does
-/// not carry computed values, and the server takes none.
-async fn computed_anew(plan: &Plan, schema: &SchemaAt, sink: &Sink) -> Result<Vec<Inexact>> {
-    let columns = sink.computed_columns().await?;
-    if columns.is_empty() || plan.partial {
-        return Ok(Vec::new());
-    }
-    let past = Arc::clone(&plan.past);
-    let reading = ambient::blocking("reading the checkpoints", move || past.schema_digests());
-    let known = reading.await?;
-    let is_replaced = |function: &str| {
-        let all = known.iter().chain(&schema.digests).filter_map(|digests| digests.of_object(function));
-        all.collect::<BTreeSet<_>>().len() > 1
-    };
-    let named = columns.into_iter().filter(|it| is_replaced(&it.function)).map(|it| {
-        let ComputedColumn { table, column, function } = it;
-        let why = format!(
-            "column {column} is computed anew: {function}, which it calls, was replaced, and rows of before may have held \
-             what the former one gave"
-        );
-        Inexact { what: table, why }
-    });
-    Ok(named.collect())
-}
-
-/// Names the definitions that the target does not have as they were to be recovered. If only some tables are wanted, most
-/// objects are missing by intent.
-async fn compare_definitions(
-    plan: &Plan,
-    schema: &SchemaAt,
-    sink: &Sink,
-    inexact: &mut Vec<Inexact>,
-) -> Result<()> {
-    inexact.extend(computed_anew(plan, schema, sink).await?);
-    let Some(wanted) = &schema.digests else { return Ok(()) };
-    let mut differences = sink.schema_differences(wanted).await?.unwrap_or_default();
-    differences.retain(|it| !plan.partial || matches!(it.kind, DifferenceKind::Parts(_)));
-    name_differences(&differences, "what was to be recovered", inexact);
-    Ok(())
 }
 
 struct Phases {
@@ -297,10 +263,17 @@ async fn open(
 
 /// Returns the objects that the replay's server refused, as far as the recovery wants them.
 fn missing_of(plan: &Plan, schema: &SchemaAt) -> Vec<RefusedObject> {
+    chosen_of(plan, &schema.refused)
+}
+
+/// If only some tables are wanted, what concerns none of them is not told.
+fn chosen_of(plan: &Plan, objects: &[RefusedObject]) -> Vec<RefusedObject> {
     let is_chosen = |it: &&RefusedObject| {
-        plan.chosen.tables.iter().any(|table| it.what == format!("TABLE {}", table.display()))
+        let named = it.what.strip_prefix("TABLE ").unwrap_or(&it.what).split(", ");
+        let mut tables = plan.chosen.tables.iter().map(Table::display);
+        !plan.partial || tables.any(|table| named.clone().any(|name| name == table))
     };
-    schema.refused.iter().filter(|it| !plan.partial || is_chosen(it)).cloned().collect()
+    objects.iter().filter(is_chosen).cloned().collect()
 }
 
 fn entries_of(plan: &Plan, archive: &Archive) -> EntrySelection {

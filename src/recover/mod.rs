@@ -9,6 +9,7 @@ pub mod archive;
     clippy::disallowed_methods,
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
+mod compare;
 pub mod definitions;
 pub mod execute;
 pub mod gate;

@@ -1,11 +1,13 @@
 //! The objects that a target refused.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::model::Inexact;
+use crate::model::schema_digests::{DifferenceKind, SchemaDifference};
 
 /// The greatest length of a reason.
 const WORDS: usize = 600;
@@ -28,7 +30,38 @@ impl RefusedObject {
     pub fn as_inexact(&self) -> Inexact {
         Inexact { what: self.what.clone(), why: self.why.clone() }
     }
+
+    /// Whether the list of what is not exact has this object, perhaps with more that differs.
+    pub fn is_named_by(&self, inexact: &Inexact) -> bool {
+        inexact.what == self.what && inexact.why.starts_with(&self.why)
+    }
+
+    /// Whether a difference between definitions is nothing but that this object was refused. pg_dump says
+    /// `TRIGGER public.t name` where the digests say `trigger name on public.t`.
+    pub fn explains(&self, difference: &SchemaDifference) -> bool {
+        if let Some(placed) = self.what.strip_prefix("tablespace of ") {
+            let is_place = |parts: &BTreeSet<String>| parts.iter().all(|part| part == "tablespace");
+            return matches!(&difference.kind, DifferenceKind::Parts(parts) if is_place(parts))
+                && words(placed) == words(&difference.object);
+        }
+        words(&self.what) == words(&difference.object)
+    }
 }
+
+/// Returns the kind and the names in a description of an object, in the same order for all descriptions.
+fn words(described: &str) -> Vec<String> {
+    let mut words: Vec<_> = described
+        .replace(", ", ",")
+        .split_whitespace()
+        .map(|word| word.replace('"', "").to_lowercase())
+        .filter(|word| !KINDS_AND_LINKS.contains(&&**word))
+        .collect();
+    words.sort_unstable();
+    words
+}
+
+/// Words that only one of the two descriptions has.
+const KINDS_AND_LINKS: &[&str] = &["on", "fk", "check", "procedural", "table", "for"];
 
 /// The objects that were refused so far.
 #[derive(Debug, Default)]

@@ -242,7 +242,8 @@ part AS (
                                           seqcycle)::text, 14)
                 FROM pg_catalog.pg_sequence WHERE seqrelid IN (SELECT oid FROM rel)
     UNION ALL SELECT hashtextextended(ROW(objoid, classoid, objsubid, description)::text, 15)
-                FROM pg_catalog.pg_description WHERE objoid >= 16384
+                FROM pg_catalog.pg_description
+               WHERE objoid >= 16384 OR classoid IN ('pg_catalog.pg_namespace'::regclass, 'pg_catalog.pg_extension'::regclass)
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 16) FROM pg_catalog.pg_default_acl
     UNION ALL SELECT hashtextextended(ROW(oid, xmin)::text, 17) FROM pg_catalog.pg_statistic_ext
     UNION ALL SELECT hashtextextended(ROW(inhrelid, inhparent, inhseqno)::text, 18) FROM pg_catalog.pg_inherits
@@ -261,6 +262,9 @@ part AS (
                 JOIN pg_catalog.pg_publication p ON p.oid = prpubid WHERE pubname !~ '^backwhen_'
     UNION ALL SELECT hashtextextended(ROW(datdba, datacl, datconnlimit, datistemplate)::text, 28) FROM pg_catalog.pg_database
                WHERE datname = pg_catalog.current_database()
+    UNION ALL SELECT hashtextextended(ROW(s.*)::text, 48) FROM pg_catalog.pg_shdescription s
+               WHERE classoid = 'pg_catalog.pg_database'::regclass
+                 AND objoid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     UNION ALL SELECT hashtextextended(ROW(setrole, setconfig)::text, 29) FROM pg_catalog.pg_db_role_setting
                 JOIN pg_catalog.pg_database d ON d.oid = setdatabase WHERE datname = pg_catalog.current_database()
     UNION ALL SELECT hashtextextended(ROW(s.*)::text, 30) FROM pg_catalog.pg_seclabel s

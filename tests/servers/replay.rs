@@ -83,6 +83,7 @@ impl Source {
             orders: Box::leak(Box::new(BTreeMap::new())),
             changes: &[],
             later: &[],
+            shown: None,
             progress: &Silent,
             interrupt: Box::leak(Box::new(CancellationToken::new())),
         }

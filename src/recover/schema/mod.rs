@@ -76,6 +76,8 @@ pub struct ReplayRequest<'a> {
     pub changes: &'a [DefinitionChange],
     /// The statements after these, up to the position at which the source's own digests are compared with the replay's.
     pub later: &'a [DefinitionChange],
+    /// How many of the changes the source's last digests before the moment show; `None` if there are no such digests.
+    pub shown: Option<usize>,
     pub progress: &'a dyn Progress,
     /// Cancelled to have the replay end early and drop the scratch database.
     pub interrupt: &'a CancellationToken,
@@ -93,6 +95,8 @@ pub struct ReplayedSchema {
     pub inexact: Vec<Inexact>,
     /// Objects of the base's archive that the server refused.
     pub refused: Vec<RefusedObject>,
+    /// Statements that were not replayed, with the objects that each concerns; they are in `inexact` too.
+    pub left_out: Vec<RefusedObject>,
     /// Whether all changes were replayed.
     pub grade: SchemaKnown,
     /// The tables that cannot hold their rows, and the reasons.
@@ -103,6 +107,8 @@ pub struct ReplayedSchema {
     pub orders: ColumnOrders,
     /// The digests of this schema, and of the schema after the later statements.
     pub digests: Option<(SchemaDigests, SchemaDigests)>,
+    /// The digests of the schema after the first of the changes, as many as the source's last digests show.
+    pub earlier: Option<SchemaDigests>,
     /// Whether the owners and the privileges are those that the archive and the statements tell.
     pub rights: (bool, bool),
     /// The temporary folder that holds the archive.
@@ -157,13 +163,22 @@ async fn in_scratch(request: &ReplayRequest<'_>, scratch: &ScratchDatabase) -> R
     replay.filled = filled_at_base(&replay.observer, request.base).await?;
     replay.sequences = Sequences::restored(&replay.observer, request.sequences.values()).await?;
     let silenced = silence_event_triggers(&replay.observer).await?;
-    replay_all(request, &mut replay, request.changes).await?;
+    let (shown, others) = request.changes.split_at(request.shown.unwrap_or_default());
+    replay_all(request, &mut replay, shown).await?;
+    let earlier = if request.shown.is_some() { digests_now(scratch).await.ok() } else { None };
+    replay_all(request, &mut replay, others).await?;
     // No role has a session when the database gets its properties and is dumped.
     let unfit = replay.mend().await?;
     notes.extend(enable_event_triggers(&replay.observer, silenced).await);
     notes.append(&mut replay.notes);
     notes.extend(scratch.take_properties(&definitions).await);
-    finish(request, scratch, replay, notes, unfit).await
+    let replayed = finish(request, scratch, replay, notes, unfit).await?;
+    Ok(ReplayedSchema { earlier, ..replayed })
+}
+
+async fn digests_now(scratch: &ScratchDatabase) -> Result<SchemaDigests> {
+    let session = Session::connect_utf8(&scratch.info, "replay").await?;
+    pgtools::schema_digests(&session).await
 }
 
 async fn replay_all(
@@ -207,7 +222,7 @@ async fn digests(
 async fn finish(
     request: &ReplayRequest<'_>,
     scratch: &ScratchDatabase,
-    replay: Replay<'_>,
+    mut replay: Replay<'_>,
     mut notes: Vec<String>,
     unfit: Vec<Inexact>,
 ) -> Result<ReplayedSchema> {
@@ -220,6 +235,7 @@ async fn finish(
     let sequences = replay.sequences.made(&replay.observer).await?;
     let orders = orders_of_inherited(&replay.observer).await?;
     let (mut inexact, grade) = (replay.inexact(), replay.grade());
+    let left_out = std::mem::take(&mut replay.left_out);
     let mut refused = scratch.refused.take();
     refused.retain(|object| !is_dropped_later(object, request.changes));
     notes.extend(installation_hint(&refused));
@@ -255,11 +271,13 @@ async fn finish(
         notes,
         inexact,
         refused,
+        left_out,
         grade,
         unfit,
         sequences,
         orders,
         digests,
+        earlier: None,
         rights,
         folder,
     })

@@ -17,7 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::history::definitions::SchemaKnown;
 use crate::model::schema::quote_ident;
 use crate::model::{Edge, Inexact, TableFacts};
-use crate::signal::{DefinitionChange, DefinitionSignal, Statement};
+use crate::recover::refused::RefusedObject;
+use crate::signal::{DefinedObject, DefinitionChange, DefinitionSignal, Statement};
 
 /// How long the observing session waits for a lock.
 const OBSERVER_PATIENCE: Duration = Duration::from_secs(10);
@@ -53,8 +54,12 @@ pub(super) struct Replay<'a> {
     inexact: Vec<Inexact>,
     /// Objects of which only their end was told.
     pub unknown_until_dropped: Vec<Inexact>,
-    /// The transaction of the first statement that was not replayed, and the number of such statements.
-    left_out: Option<(Edge, usize)>,
+    /// The statements that were not replayed, with the objects that each concerns.
+    pub left_out: Vec<RefusedObject>,
+    /// The transaction of the first statement that was not replayed.
+    first_left_out: Option<Edge>,
+    /// The text of the statement at hand; empty if it is not known.
+    text: String,
     /// The tables whose columns differ from the source's, by oid.
     different: BTreeMap<u32, DivergentTable>,
 }
@@ -88,7 +93,9 @@ impl<'a> Replay<'a> {
             notes: Vec::new(),
             inexact: Vec::new(),
             unknown_until_dropped: Vec::new(),
-            left_out: None,
+            left_out: Vec::new(),
+            first_left_out: None,
+            text: String::new(),
             different: BTreeMap::new(),
         })
     }
@@ -100,7 +107,9 @@ impl<'a> Replay<'a> {
     pub async fn step(&mut self, change: &DefinitionChange) -> Result<()> {
         let signal = &change.signal;
         self.inexact.extend(signal.untold(change.lsn));
-        match self.statement(signal).await? {
+        let found = self.statement(signal).await?;
+        self.text = found.as_ref().map_or(String::new(), |sql| sql.text.clone());
+        match found {
             Ok(sql) => self.act(change, &sql).await?,
             Err(why) => self.unknown(change, why).await?,
         }
@@ -315,7 +324,7 @@ impl<'a> Replay<'a> {
 
     /// Where the statement was left out, the next ones may need the columns that it added.
     async fn mend_after(&mut self, change: &DefinitionChange) -> Result<()> {
-        if self.left_out.is_none() {
+        if self.left_out.is_empty() {
             return Ok(());
         }
         let since = |it: &&DivergentTable| it.since.lsn == change.lsn;
@@ -326,19 +335,26 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
+    /// The objects are named as the digests of definitions name them.
     fn leave_out(&mut self, change: &DefinitionChange, why: String) {
-        let (_, statements) = self.left_out.get_or_insert((Edge { lsn: change.lsn, time: change.time }, 0));
-        *statements += 1;
-        let objects = change.signal.objects.iter().map(|object| object.identity.as_str());
-        let named: Vec<_> = objects.filter(|it| !it.is_empty()).collect();
+        self.first_left_out.get_or_insert(Edge { lsn: change.lsn, time: change.time });
+        let objects = change.signal.objects.iter().filter(|object| !object.identity.is_empty());
+        let name = |object: &DefinedObject| match &*object.kind {
+            "table" => object.identity.clone(),
+            kind => format!("{kind} {}", object.identity),
+        };
+        let named: Vec<_> = objects.map(name).collect();
         let what = if named.is_empty() { "schema".to_owned() } else { named.join(", ") };
-        self.inexact.push(Inexact { what, why });
+        let object = RefusedObject { what, why, sql: self.text.clone() };
+        self.inexact.push(object.as_inexact());
+        self.left_out.push(object);
     }
 
     /// Returns how well the definitions are replayed, and names those that were not.
     pub fn grade(&self) -> SchemaKnown {
         let different = self.different.values().map(|it| it.since).min_by_key(|at| at.lsn);
-        match self.left_out.or(different.map(|at| (at, self.different.len()))) {
+        let left_out = self.first_left_out.map(|at| (at, self.left_out.len()));
+        match left_out.or(different.map(|at| (at, self.different.len()))) {
             Some((at, statements)) => SchemaKnown::Except { statements, at },
             None => SchemaKnown::Exactly,
         }

@@ -82,6 +82,7 @@ database: settings | ALTER DATABASE @ SET work_mem = '5MB'
 database: settings of role digest_a | ALTER ROLE digest_a IN DATABASE @ SET work_mem = '6MB'
 database: privileges | GRANT TEMPORARY ON DATABASE @ TO digest_b
 database: itself | ALTER DATABASE @ CONNECTION LIMIT 50
+database: large objects | SELECT lo_create(0)
 publication pub: itself | 15: ALTER PUBLICATION pub ADD TABLES IN SCHEMA s
 publication pub: itself | 15: ALTER PUBLICATION pub SET TABLE s.part, s.ref (id)
 publication pub: itself | 15: ALTER PUBLICATION pub SET TABLE s.part, s.ref WHERE (id > 3)

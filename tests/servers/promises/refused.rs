@@ -29,8 +29,13 @@ fn a_statement_that_fails_without_rows_costs_no_row() {
          INSERT INTO t VALUES (2, 5)",
     );
     let into = server.fresh_database("refused_target");
-    let report = backwhen.json(&["recover", "--to", &moment, "--into", &server.conninfo(&into)]);
+    let arguments = ["recover", "--to", &moment, "--into", &server.conninfo(&into)];
+    let refused = backwhen.fails(14, &[&arguments[..], &["--strict"]].concat());
+    assert!(refused.contains("division by zero") && refused.contains("--scratch CONN"), "{refused}");
+    let report = backwhen.json_incomplete(&arguments);
     assert_eq!(report["proved"], true);
+    let left_out = &report["left_out"][0];
+    assert_eq!(left_out["sql"], "ALTER TABLE t ADD COLUMN part int NOT NULL DEFAULT share()", "{report}");
     let said = report["inexact"].as_array().unwrap();
     assert_eq!(said.len(), 1, "{report}");
     let why = said[0]["why"].as_str().unwrap();
@@ -49,7 +54,7 @@ fn a_statement_that_fails_without_rows_costs_no_row() {
     assert_eq!((&shown["schema"], &shown["inexact"]), (&report["schema"], &report["inexact"]));
     let only = server.fresh_database("refused_target");
     let arguments = ["recover", "--to", &moment, "--schema-only", "--into", &server.conninfo(&only)];
-    let defined = backwhen.json(&arguments);
+    let defined = backwhen.json_incomplete(&arguments);
     assert_eq!((&defined["schema"], &defined["inexact"]), (&report["schema"], &report["inexact"]));
     let text = backwhen.ok(&["recover", "--to", &moment, "--into", &format!("sqlite:{}", "t.db")]);
     assert!(text.contains("schema       known exactly\n"), "tables and rows are the fold's own: {text}");

@@ -66,7 +66,8 @@ impl Rig {
     fn recover(&self, to: &str, arguments: &[&str]) -> (Value, Dump) {
         let into = self.target.fresh_database("recovered");
         let target = self.target.conninfo(&into);
-        let report = self.backwhen.json(&[&["recover", "--to", to, "--into", &target], arguments].concat());
+        let arguments = [&["recover", "--to", to, "--into", &target], arguments].concat();
+        let report = self.backwhen.json_recovered(&arguments);
         (report, Dump::of(&self.target, &into))
     }
 

@@ -99,6 +99,16 @@ impl Backwhen {
         serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e} in {}", output.stdout))
     }
 
+    /// Runs a recovery, whose exit code must tell whether it left something out; returns its report.
+    pub fn json_recovered(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.run(&[arguments, &["--output", "json"]].concat());
+        assert!(matches!(output.status.code(), Some(0 | 15)), "{}", output.describe(arguments));
+        let report: serde_json::Value = serde_json::from_str(&output.stdout).expect("one JSON object");
+        let is_whole = report["left_out"] == serde_json::json!([]);
+        assert_eq!(output.status.success(), is_whole, "{}", output.describe(arguments));
+        report
+    }
+
     /// Runs a command with `--output json`; returns the objects it prints, such as those of `list`.
     pub fn json_lines(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         let text = self.ok(&[arguments, &["--output", "json"]].concat());
