@@ -4,7 +4,7 @@
 //! FREEZE, which makes them visible to every snapshot. FREEZE needs a file that is new in this transaction. CLUSTER of the
 //! empty table makes one; TRUNCATE would refuse a table that others refer to.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ use crate::model::Inexact;
 use crate::model::spelling::{Spelled, spell};
 use crate::progress::Progress;
 use crate::recover::load::{PIECES_WAITING, feed};
-use crate::recover::sink::{RowDigest, copy_frozen};
+use crate::recover::sink::{copy_frozen, digests_of};
 
 use super::{GatedTable, OpenedGate};
 
@@ -141,17 +141,11 @@ impl Filling<'_> {
 
     async fn prove(&self, sent: &Tally) -> Result<()> {
         let spelled = self.spelled();
-        let digest = Arc::new(Mutex::new(RowDigest::default()));
-        let taking = Arc::clone(&digest);
-        let take = move |bytes: &[u8]| {
-            taking.lock().unwrap_or_else(PoisonError::into_inner).update(bytes);
-        };
         let copy = format!("COPY {}{} TO STDOUT", spelled.table, spelled.columns);
-        let read = self.session.copy_out_into(&copy, take).await;
-        read.map_err(|error| server_error(format!("cannot read back {}", self.name()), error))?;
-        let digest = std::mem::take(&mut *digest.lock().unwrap_or_else(PoisonError::into_inner));
-        let (rows, digest) = digest.finish();
-        if rows == sent.rows && (digest == sent.digest.0 || self.table.is_retyped) {
+        let found = digests_of(self.session, &self.name(), &[copy]).await?;
+        let rows = found.iter().map(|it| it.rows).sum::<u64>();
+        let is_same = found.iter().all(|it| it.digest == Some(sent.digest.0));
+        if rows == sent.rows && (is_same || self.table.is_retyped) {
             return Ok(());
         }
         Err(Error::internal(format!(

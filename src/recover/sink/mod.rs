@@ -27,7 +27,8 @@ pub use definitions::ArchiveDefinitions;
 pub use digest::RowDigest;
 pub use into::Destination;
 pub(in crate::recover) use postgres::{
-    Emptying, Restoring, Retry, copy_frozen, copy_in, create_like, holds_nothing, maintenance, usable_roles,
+    Emptying, Restoring, Retry, copy_frozen, copy_in, create_like, digests_of, holds_nothing, maintenance,
+    usable_roles,
 };
 pub use postgres::{PostgresSink, drop_database, foresee};
 pub use sql::Script;

@@ -43,7 +43,7 @@ use place::BuildPlace;
 pub(in crate::recover) use properties::create_like;
 pub(in crate::recover) use restore::Restoring;
 pub(in crate::recover) use retry::Retry;
-pub(in crate::recover) use rows::{Emptying, copy_frozen, copy_in};
+pub(in crate::recover) use rows::{Emptying, copy_frozen, copy_in, digests_of};
 
 /// A database that is being rebuilt.
 pub struct PostgresSink {

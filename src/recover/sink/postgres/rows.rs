@@ -94,28 +94,41 @@ impl PostgresSink {
         }
     }
 
-    /// Counts and digests what each of several COPY statements gives, all of them sent in one message.
+    /// Counts and digests what each of several COPY statements gives.
     pub(super) async fn digests(&self, what: &str, copies: Vec<String>) -> Result<Vec<Contents>> {
         let session = self.row_session().await?;
-        let (taken, mut open) = (Arc::new(Mutex::new(Vec::new())), RowDigest::default());
-        let taking = Arc::clone(&taken);
-        let take = move |part: CopyPart<'_>| match part {
-            CopyPart::Rows(bytes) => open.update(bytes),
-            CopyPart::End => {
-                let (rows, digest) = std::mem::take(&mut open).finish();
-                let contents = Contents { rows, digest: Some(digest) };
-                taking.lock().unwrap_or_else(PoisonError::into_inner).push(contents);
-            }
-        };
-        let read = session.copy_out_into(&copies, take).await;
-        read.map_err(|error| server_error(format!("cannot read back {what}"), error))?;
+        let contents = digests_of(&session, what, &copies).await?;
         self.idle().push(session);
-        let contents = std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner));
-        if contents.len() != copies.len() {
-            return Err(Error::internal(format!("{what}: the server sent {} tables", contents.len())));
-        }
         Ok(contents)
     }
+}
+
+/// Counts and digests what each of several COPY statements gives, all of them sent in one message.
+///
+/// # Errors
+/// Fails with `Refused` or `Unavailable` and the server's words.
+pub(in crate::recover) async fn digests_of(
+    session: &Session,
+    what: &str,
+    copies: &[String],
+) -> Result<Vec<Contents>> {
+    let (taken, mut open) = (Arc::new(Mutex::new(Vec::new())), RowDigest::default());
+    let taking = Arc::clone(&taken);
+    let take = move |part: CopyPart<'_>| match part {
+        CopyPart::Rows(bytes) => open.update(bytes),
+        CopyPart::End => {
+            let (rows, digest) = std::mem::take(&mut open).finish();
+            let contents = Contents { rows, digest: Some(digest) };
+            taking.lock().unwrap_or_else(PoisonError::into_inner).push(contents);
+        }
+    };
+    let read = session.copy_out_into(copies, take).await;
+    read.map_err(|error| server_error(format!("cannot read back {what}"), error))?;
+    let contents = std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner));
+    if contents.len() != copies.len() {
+        return Err(Error::internal(format!("{what}: the server sent {} tables", contents.len())));
+    }
+    Ok(contents)
 }
 
 /// Whether a table is emptied before rows are loaded.
