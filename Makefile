@@ -1,6 +1,6 @@
 # What can be done here: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test soak fuzz demo bench bench-micro deny
+.PHONY: help setup lint test soak storm fuzz demo bench bench-micro deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test: setup lint ## Set up, lint, and run every test against real servers
 soak: ## Kill at random, cut the power, recover from random loads, for MINUTES (60)
 	@scripts/setup.sh
 	@scripts/soak.sh $(or $(MINUTES),60)
+
+storm: ## Make, alter and drop tables in 20 sessions at once, with long and short transactions, for MINUTES (10)
+	@scripts/setup.sh
+	BACKWHEN_STORM_SECONDS=$$((60 * $(or $(MINUTES),10))) cargo test --test servers -- in_a_storm --nocapture
 
 fuzz: ## Throw hostile bytes at every decoder, MINUTES (1) each
 	CARGO_PROFILE_TEST_OPT_LEVEL=2 BACKWHEN_FUZZ_SECONDS=$$((60 * $(or $(MINUTES),1))) \

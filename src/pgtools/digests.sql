@@ -220,7 +220,9 @@ UNION ALL
                SELECT ROW(CASE WHEN grantor = 10 AND a.oid < 16384 THEN 'initdb' ELSE grantor::regrole::text END,
                           CASE WHEN grantee = 10 AND a.oid < 16384 THEN 'initdb' WHEN grantee > 0 THEN grantee::regrole::text END,
                           privilege_type, is_grantable)::text AS g
-                 FROM aclexplode(acl) WHERE privilege_type <> 'MAINTAIN') granted)
+                 -- From version 17 on, whoever has all privileges has MAINTAIN too, and a dump grants ALL.
+                 FROM aclexplode(acl) g WHERE privilege_type <> 'MAINTAIN' OR NOT EXISTS (
+                      SELECT FROM aclexplode(acl) o WHERE o.grantee = g.grantee AND o.privilege_type = 'TRIGGER')) granted)
       FROM acls a
 UNION ALL
     SELECT 'pg_class'::regclass, attrelid, 'column ' || quote_ident(attname), false,

@@ -103,7 +103,7 @@ impl Cursor {
 
     fn choose(&mut self, signal: &DefinitionSignal, repeats: bool) -> StatementChoice {
         if let [only] = &self.statements[..]
-            && only.tag == signal.tag
+            && only.is_of(&signal.tag)
         {
             return StatementChoice::Statement(only.clone());
         }
@@ -124,7 +124,7 @@ impl Cursor {
     fn find(&self, signal: &DefinitionSignal, from: usize) -> Option<usize> {
         let of_kind = || {
             let rest = self.statements.iter().enumerate().skip(from);
-            rest.filter(|(_, statement)| statement.tag == signal.tag)
+            rest.filter(|(_, statement)| statement.is_of(&signal.tag))
         };
         let mut names: Vec<_> = signal.objects.iter().filter_map(name_of).collect();
         names.extend(dropped_names(signal));
@@ -231,6 +231,23 @@ mod tests {
         let mut choose = |identity| text(chooser.choose(&signal("CREATE TABLE", identity, query, "")));
         assert_eq!(choose("public.t"), "CREATE TABLE t (b int)");
         assert_eq!(choose("public.u"), "CREATE TABLE u (b int)");
+    }
+
+    /// Command tags of PostgreSQL 19 and later: the statement is found, and the scratch server decides what it knows.
+    #[test]
+    fn a_statement_of_a_tag_that_nobody_here_knows_is_found() {
+        let query = "CREATE TABLE t (a int); CREATE PROPERTY GRAPH g VERTEX TABLES (t); REPACK t; \
+                     MELT DOWN TABLE t; CREATE TABLE u AS SELECT 1";
+        let mut chooser = Chooser::default();
+        let mut choose = |tag, identity| text(chooser.choose(&signal(tag, identity, query, "")));
+        assert_eq!(choose("CREATE PROPERTY GRAPH", "public.g"), "CREATE PROPERTY GRAPH g VERTEX TABLES (t)");
+        assert_eq!(choose("REPACK", "public.t"), "REPACK t");
+        assert_eq!(choose("MELT DOWN", "public.t"), "MELT DOWN TABLE t");
+        assert!(choose("CREATE TABLE", "public.u").contains("none of the 5 statements"), "it is another tag");
+        assert!(choose("FREEZE", "public.t").contains("none of the 5 statements"));
+        let mut chooser = Chooser::default();
+        let only = signal("ALTER PROPERTY GRAPH", "public.g", "ALTER PROPERTY GRAPH g OWNER TO a", "");
+        assert_eq!(text(chooser.choose(&only)), "ALTER PROPERTY GRAPH g OWNER TO a");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn action(sql: &Sql, ours: bool) -> ReplayAction {
         "SELECT INTO" => ReplayAction::MakeTable(select_into(sql)),
         "CREATE MATERIALIZED VIEW" => ReplayAction::MakeView { sql: without_rows(sql), filled: filled() },
         "REFRESH MATERIALIZED VIEW" => ReplayAction::Refresh { filled: filled() },
-        "REINDEX" | "ANALYZE" | "VACUUM" | "CHECKPOINT" => ReplayAction::Nothing,
+        "REINDEX" | "REPACK" | "CLUSTER" | "ANALYZE" | "VACUUM" | "CHECKPOINT" => ReplayAction::Nothing,
         "CREATE PUBLICATION" | "ALTER PUBLICATION" | "DROP PUBLICATION" if is_ours(sql) => {
             ReplayAction::Nothing
         }
@@ -291,6 +291,7 @@ mod tests {
             ReplayAction::Refuse { .. }
         ));
         assert_eq!(done("ALTER SUBSCRIPTION s ENABLE"), ReplayAction::Nothing);
+        assert_eq!(done("REPACK (VERBOSE) t USING INDEX i"), ReplayAction::Nothing);
         assert_eq!(done("ALTER PUBLICATION \"backwhen_1\" ADD TABLE t"), ReplayAction::Nothing);
         let ReplayAction::Run(dropped) = done("DROP SUBSCRIPTION IF EXISTS \"S\"") else { panic!() };
         assert!(dropped.contains("ALTER SUBSCRIPTION \"S\" SET (slot_name = NONE)"), "{dropped}");

@@ -104,6 +104,12 @@ impl Sql {
         line.lines().next().unwrap_or_default().trim_end().to_owned()
     }
 
+    /// Whether this is a statement of the server's tag. A statement that a newer server knows has its first word as its
+    /// tag here; it is known by its first words.
+    pub(super) fn is_of(&self, tag: &str) -> bool {
+        self.tag == tag || !self.tag.contains(' ') && begins_with(&self.words, tag)
+    }
+
     /// Whether one of the words is this name.
     pub fn names(&self, name: &str) -> bool {
         self.words.iter().any(|word| word.name() == Some(name))

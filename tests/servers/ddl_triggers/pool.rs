@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use crate::ddl_triggers::told::Source;
 use crate::support::shop::OpenSession;
-use crate::support::{Backwhen, Dump, Server, assert_same, meanwhile, wait_at_most};
+use crate::support::{Backwhen, Dump, Server, assert_same, meanwhile, number_from, wait_at_most};
 
 const SESSIONS: u32 = 20;
 
 /// The number of sessions among these that keep their transaction open until the storm is over.
 const OPEN: u32 = 4;
+
+/// How long a storm lasts by default.
+const STORM: Duration = Duration::from_secs(20);
 
 /// The table in which each transaction notes the rows that it left in the tables of the storm.
 const TOLD: &str = "CREATE TABLE told (name text PRIMARY KEY, rows int8, total int8)";
@@ -62,51 +65,91 @@ fn transaction(session: u32, step: u32, end: &str) -> String {
     sql + &tell(&new) + end
 }
 
+/// The application of a storm: its sessions, and how long its transactions took.
+struct Storm {
+    sessions: Vec<Mutex<OpenSession>>,
+    steps: Vec<AtomicU32>,
+    /// The sum over all transactions, and the longest.
+    took: Mutex<(Duration, Duration)>,
+}
+
+impl Storm {
+    /// Opens the sessions, and begins the transactions that stay open until the end.
+    fn open(server: &Server, source: &str) -> Storm {
+        let sessions = || Mutex::new(OpenSession::new(server, source));
+        let sessions: Vec<_> = std::iter::repeat_with(sessions).take(SESSIONS as usize).collect();
+        for open in 1..=OPEN {
+            sessions[open as usize - 1].lock().unwrap().run(&transaction(open, 1, ""));
+        }
+        let steps = std::iter::repeat_with(AtomicU32::default).take(SESSIONS as usize).collect();
+        Storm { sessions, steps, took: Mutex::default() }
+    }
+
+    /// Runs the next transaction of a session.
+    fn go_on(&self, number: u32) {
+        let session = (number + OPEN) as usize - 1;
+        let step = self.steps[session].fetch_add(1, Ordering::Relaxed) + 1;
+        let sql = transaction(number + OPEN, step, "SELECT pg_sleep(0.25); COMMIT;");
+        let begun = Instant::now();
+        self.sessions[session].lock().unwrap().run(&sql);
+        let took = begun.elapsed();
+        let mut all = self.took.lock().unwrap();
+        *all = (all.0 + took, all.1.max(took));
+    }
+
+    /// Rages for so long; returns some of its moments.
+    fn rage(&self, server: &Server, database: &str, time: Duration) -> Vec<String> {
+        meanwhile(
+            SESSIONS - OPEN,
+            |number| self.go_on(number),
+            || {
+                let moment = |_| {
+                    // The storm goes on between two moments.
+                    sleep(time / 4);
+                    server.psql(database, "SELECT pg_current_wal_insert_lsn()")
+                };
+                (0..4).map(moment).collect()
+            },
+        )
+    }
+
+    /// Ends the open transactions; returns how many others there were.
+    fn end(self) -> u32 {
+        for session in &self.sessions[..OPEN as usize] {
+            session.lock().unwrap().run("COMMIT;");
+        }
+        let made: u32 = self.steps.iter().map(|step| step.load(Ordering::Relaxed)).sum();
+        let (sum, longest) = self.took.into_inner().unwrap();
+        eprintln!("{made} transactions took {:?} each, the longest {longest:?}", sum / made.max(1));
+        made
+    }
+}
+
+/// `BACKWHEN_STORM_SECONDS` makes it longer (`make storm`); then a storm without backwhen is measured first.
 #[test]
 fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
-    let seconds = std::env::var("BACKWHEN_STORM_SECONDS").ok().and_then(|it| it.parse().ok()).unwrap_or(20);
+    let longer = number_from("BACKWHEN_STORM_SECONDS").map(Duration::from_secs);
     // A server of its own: open transactions of other tests would keep slots from being made.
     let server = Server::builder().setting("wal_level", "logical").start();
+    if let Some(time) = longer {
+        let alone = server.fresh_database("alone");
+        server.psql(&alone, TOLD);
+        let storm = Storm::open(&server, &server.conninfo(&alone));
+        storm.rage(&server, &alone, time / 10);
+        eprint!("without backwhen: ");
+        storm.end();
+        server.psql(&alone, AUDIT);
+    }
     let database = server.fresh_database("storm");
     server.psql(&database, TOLD);
     let backwhen = Backwhen::new(&server, &database);
     backwhen.init();
-    let sessions = || Mutex::new(OpenSession::new(&server, &backwhen.source()));
-    let sessions: Vec<_> = std::iter::repeat_with(sessions).take(SESSIONS as usize).collect();
-    let steps: Vec<_> = std::iter::repeat_with(AtomicU32::default).take(SESSIONS as usize).collect();
-    for open in 1..=OPEN {
-        sessions[open as usize - 1].lock().unwrap().run(&transaction(open, 1, ""));
-    }
+    let storm = Storm::open(&server, &backwhen.source());
     let mut capture = backwhen.spawn_capture_with(&["--heartbeat", "500ms"]);
     capture.allow("the creation of the replication slot waits");
-    let slowest = Mutex::new(Duration::ZERO);
-    let again = |number: u32| {
-        let session = (number + OPEN) as usize - 1;
-        let step = steps[session].fetch_add(1, Ordering::Relaxed) + 1;
-        let begun = Instant::now();
-        sessions[session].lock().unwrap().run(&transaction(
-            number + OPEN,
-            step,
-            "SELECT pg_sleep(0.25); COMMIT;",
-        ));
-        let mut slowest = slowest.lock().unwrap();
-        *slowest = begun.elapsed().max(*slowest);
-    };
-    let moments: Vec<String> = meanwhile(SESSIONS - OPEN, again, || {
-        let moment = |_| {
-            // The storm goes on between two moments.
-            sleep(Duration::from_secs(seconds) / 4);
-            server.psql(&database, "SELECT pg_current_wal_insert_lsn()")
-        };
-        (0..4).map(moment).collect()
-    });
-    for session in &sessions[..OPEN as usize] {
-        session.lock().unwrap().run("COMMIT;");
-    }
-    drop(sessions);
+    let moments = storm.rage(&server, &database, longer.unwrap_or(STORM));
+    let made = storm.end();
     server.psql(&database, AUDIT);
-    let made: u32 = steps.iter().map(|step| step.load(Ordering::Relaxed)).sum();
-    eprintln!("{made} transactions, the slowest took {:?}", slowest.into_inner().unwrap());
     let truth = Dump::of(&server, &database);
     capture.stop();
     backwhen.ok(&["capture", "--until", "caught-up"]);
@@ -118,6 +161,8 @@ fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
             assert!(why.starts_with("has no replica identity"), "at {moment}: {report:#}");
         }
         server.psql(&target, AUDIT);
+        let tables = server.psql(&target, "SELECT count(*) FROM told");
+        eprintln!("at {moment}: {tables} tables are exact, after {}", report["transactions_folded"]);
         if moment == "latest" {
             assert_same(&truth, &Dump::of(&server, &target));
         }

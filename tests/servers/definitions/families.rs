@@ -4,12 +4,14 @@
 //! `BACKWHEN_DDL_STATEMENTS` says how many, `BACKWHEN_TEST_SEED` which, `BACKWHEN_TEST_PG` on which version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{Backwhen, Difference, Dump, Part, Server, compare, number_from, wait_for};
+use crate::support::untold::{OFF, ON};
+use crate::support::{Backwhen, Difference, Dump, Part, Server, compare, number_from, wait_at_most};
 use backwhen::model::Lsn;
 
 const FAMILIES: &str = include_str!("families.sql");
@@ -17,6 +19,8 @@ const STATEMENTS: u64 = 45;
 const SEED: u64 = 7;
 /// A moment is remembered after so many statements.
 const EACH: usize = 3;
+/// On a busy machine digests take long, and they may take a fiftieth of the time.
+const DIGESTED: Duration = Duration::from_secs(600);
 /// Objects of so many families are there at once.
 const AT_ONCE: usize = 12;
 
@@ -41,11 +45,19 @@ struct Family {
     drop: Vec<String>,
 }
 
-fn families() -> Vec<Family> {
+/// Returns the statement of a line, and the first version that knows it.
+fn since(line: &str) -> (&str, u32) {
+    let marked = line.split_once(": ").and_then(|(since, rest)| Some((rest, since.parse().ok()?)));
+    marked.unwrap_or((line, 0))
+}
+
+/// The families, with the statements that the version knows.
+fn families(major: u32) -> Vec<Family> {
     let family = |text: &str| {
         let (name, lines) = text.split_once('\n').expect("a name");
-        let (drop, others): (Vec<_>, Vec<_>) =
-            lines.lines().map(str::to_owned).partition(|it| it.starts_with("drop: "));
+        let known =
+            lines.lines().map(since).filter(|(_, since)| *since <= major).map(|(line, _)| line.to_owned());
+        let (drop, others): (Vec<_>, Vec<_>) = known.partition(|it| it.starts_with("drop: "));
         let drop = drop.iter().map(|it| it["drop: ".len()..].to_owned()).collect();
         Family { name: name.to_owned(), make: others[0].clone(), alter: others[1..].to_vec(), drop }
     };
@@ -99,7 +111,15 @@ impl Generator {
             .replace("{n}", &self.number.to_string())
             .replace("{db}", &self.database);
         let dressed = self.dressed(&sql);
-        let untold = ["event_triggers", "EXPLAIN", "REASSIGN", "DATABASE", "lo_", "LARGE OBJECT"];
+        let untold = [
+            "event_triggers",
+            "EVENT TRIGGER %I DISABLE",
+            "EXPLAIN ANALYZE CREATE",
+            "REASSIGN",
+            "DATABASE",
+            "lo_",
+            "LARGE OBJECT",
+        ];
         if untold.iter().any(|it| dressed.contains(it)) {
             self.quiet.insert((family, object));
             self.quiet.extend(self.objects.iter().filter(|it| it.0 == family));
@@ -112,7 +132,7 @@ impl Generator {
         let is_alone = ["CONCURRENTLY", "SUBSCRIPTION", "CLUSTER"].iter().any(|it| sql.contains(it));
         let selects = sql.starts_with("SELECT ") || sql.starts_with("EXPLAIN");
         let number = self.number;
-        match self.random.random_range(0..14) {
+        match self.random.random_range(0..15) {
             _ if is_alone => sql.to_owned(),
             0 if !selects => format!("DO $do$ BEGIN {sql}; END $do$"),
             1 if !selects => format!("DO $do$ BEGIN EXECUTE $sql${sql}$sql$; END $do$"),
@@ -129,7 +149,13 @@ impl Generator {
             7 if self.major >= 17 => format!(
                 "SET event_triggers = off; {sql}; SET event_triggers = on; CREATE TABLE beside_{number} (id int PRIMARY KEY)"
             ),
+            // Before, a superuser disables them one by one.
+            6 | 7 => format!("BEGIN; {OFF} {sql}; {ON} COMMIT"),
             8 => format!("SET session_replication_role = replica; {sql}"),
+            9 if !selects => format!(
+                "CREATE FUNCTION pg_temp.run_{number}() RETURNS int LANGUAGE plpgsql AS $do$ BEGIN {sql}; RETURN 1; END $do$; \
+                 EXPLAIN (ANALYZE) SELECT pg_temp.run_{number}()"
+            ),
             _ => sql.to_owned(),
         }
     }
@@ -185,7 +211,7 @@ fn rest(backwhen: &Backwhen) {
             "BEGIN; DROP TABLE IF EXISTS rest; CREATE TABLE rest (); SELECT pg_current_wal_insert_lsn(); COMMIT",
         );
         let after: Lsn = after.parse().expect("a position");
-        wait_for("the history has digests of the definitions", || {
+        wait_at_most(DIGESTED, "the history has digests of the definitions", || {
             let digested = backwhen.json(&["status"])["schema_digested"]["lsn"].clone();
             digested.as_str().and_then(|lsn| lsn.parse::<Lsn>().ok()).is_some_and(|lsn| lsn > after)
         });
@@ -280,7 +306,7 @@ fn statements_of_every_tag_come_back_or_are_named() {
     backwhen.init();
     let mut generator = Generator {
         random: StdRng::seed_from_u64(seed),
-        families: families(),
+        families: families(server.major()),
         objects: Vec::new(),
         quiet: BTreeSet::new(),
         number: 100,
@@ -330,7 +356,7 @@ fn the_families_have_a_statement_of_every_tag() {
     assert!(tags.len() > 90, "the server's list of tags was not found: {tags:?}");
     let mut ours: BTreeMap<String, usize> = BTreeMap::new();
     for statement in FAMILIES.split(['\n', ';']) {
-        for sql in backwhen::recover::schema::split(statement.trim_start_matches("drop: "), true) {
+        for sql in backwhen::recover::schema::split(since(statement).0.trim_start_matches("drop: "), true) {
             *ours.entry(sql.tag).or_default() += 1;
         }
     }

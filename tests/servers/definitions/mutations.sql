@@ -83,6 +83,7 @@ database: settings of role digest_a | ALTER ROLE digest_a IN DATABASE @ SET work
 database: privileges | GRANT TEMPORARY ON DATABASE @ TO digest_b
 database: itself | ALTER DATABASE @ CONNECTION LIMIT 50
 database: large objects | SELECT lo_create(0)
+table s.t: privileges | 17: GRANT MAINTAIN ON s.t TO digest_b
 publication pub: itself | 15: ALTER PUBLICATION pub ADD TABLES IN SCHEMA s
 publication pub: itself | 15: ALTER PUBLICATION pub SET TABLE s.part, s.ref (id)
 publication pub: itself | 15: ALTER PUBLICATION pub SET TABLE s.part, s.ref WHERE (id > 3)

@@ -4,11 +4,7 @@ use serde_json::Value;
 
 use crate::support::{Backwhen, Server, for_each_version};
 
-/// Nothing tells of what runs between the two.
-pub(super) const OFF: &str = "DO $$DECLARE t text; BEGIN FOR t IN SELECT evtname FROM pg_event_trigger WHERE evtname ~ '^!backwhen' LOOP
-    EXECUTE format('ALTER EVENT TRIGGER %I DISABLE', t); END LOOP; END$$;";
-pub(super) const ON: &str = "DO $$DECLARE t text; BEGIN FOR t IN SELECT evtname FROM pg_event_trigger WHERE evtname ~ '^!backwhen' LOOP
-    EXECUTE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS', t); END LOOP; END$$;";
+pub(super) use crate::support::untold::{OFF, ON};
 
 pub(super) fn protected(server: &Server, schema: &str) -> Backwhen {
     let database = server.fresh_database("proved");

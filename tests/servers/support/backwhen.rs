@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::capture::Capture;
 use super::programs::clear_settings;
 use super::scratch::scratch_folder;
+use super::seeds::number_from;
 use super::server::Server;
 
 /// No command of a test takes longer, unless it hangs.
@@ -183,14 +184,19 @@ fn search_path(first: Option<&Path>) -> OsString {
     std::env::join_paths(folders).expect("no folder holds a colon")
 }
 
+/// A long storm leaves much to catch up with and to replay.
+fn limit() -> Duration {
+    LIMIT + 10 * Duration::from_secs(number_from("BACKWHEN_STORM_SECONDS").unwrap_or_default())
+}
+
 fn finish(mut child: Child, what: &str) -> Output {
     let stdout = read_all(child.stdout.take().expect("stdout is piped"));
     let stderr = read_all(child.stderr.take().expect("stderr is piped"));
-    let status = wait(&mut child, LIMIT);
+    let status = wait(&mut child, limit());
     let text = |reader: JoinHandle<Vec<u8>>| String::from_utf8_lossy(&reader.join().unwrap()).into_owned();
     let (stdout, stderr) = (text(stdout), text(stderr));
     let Some(status) = status else {
-        panic!("backwhen {what}: not done after {LIMIT:?} and killed\n{stdout}{stderr}");
+        panic!("backwhen {what}: not done after {:?} and killed\n{stdout}{stderr}", limit());
     };
     Output { status, stdout, stderr }
 }

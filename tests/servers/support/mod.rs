@@ -19,6 +19,7 @@ mod scratch;
 mod seeds;
 mod server;
 pub mod shop;
+pub mod untold;
 mod waiting;
 
 pub use backwhen::{Backwhen, Output, wait};
