@@ -47,7 +47,10 @@ impl PostgresSink {
         };
         let tables: Vec<_> = kept().filter(needs_only_schema).collect();
         let batches = tables.chunks(IN_ONE_TRANSACTION).map(|batch| self.make_together(batch));
-        stream::iter(batches).buffer_unordered(TABLE_SESSIONS).try_collect::<()>().await
+        let made = stream::iter(batches).buffer_unordered(TABLE_SESSIONS).try_collect::<()>().await;
+        // pg_restore needs a session too, and the server may not have many.
+        self.makers().clear();
+        made
     }
 
     /// Makes entries in one transaction, all or none of them.
@@ -80,18 +83,17 @@ impl PostgresSink {
         format!("{}{}", entry.definition, self.definitions.set_owner(entry).unwrap_or_default())
     }
 
-    /// Runs statements in one transaction in a session of its own, and returns whether the server took them.
+    /// Runs statements in one transaction in a session of its own, and returns whether the server took them. If the server
+    /// has no session left, nothing is done.
     ///
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
     pub(super) async fn attempt_apart(&self, sql: &str) -> Result<bool> {
-        let idle = self.makers().pop();
-        let session = match idle {
-            Some(session) => session,
-            None => {
-                let session = Session::connect_utf8(&self.info, "recover").await?;
-                self.place.settle(&session).await?;
-                session
+        let session = match self.maker().await {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::debug!("left to pg_restore: {error}");
+                return Ok(false);
             }
         };
         let fault = attempt(&session, sql).await?;
@@ -100,6 +102,19 @@ impl PostgresSink {
             tracing::debug!("left to pg_restore: {fault}");
         }
         Ok(fault.is_none())
+    }
+
+    /// Returns a session for statements: an idle one or a new one.
+    async fn maker(&self) -> Result<Session> {
+        let idle = self.makers().pop();
+        match idle {
+            Some(session) => Ok(session),
+            None => {
+                let session = Session::connect_utf8(&self.info, "recover").await?;
+                self.place.settle(&session).await?;
+                Ok(session)
+            }
+        }
     }
 
     /// Makes foreign keys without looking at rows: the source held them, and the rows are proved to be the source's. Only
