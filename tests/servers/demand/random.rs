@@ -11,7 +11,7 @@ use super::{Served, protected, psql};
 use crate::support::{Backwhen, Server, for_each_version, number_from, on_oldest_and_newest, seed};
 
 /// Scripts for each version; each costs a server of its own.
-const CASES: u64 = 3;
+const CASES: u64 = 2;
 
 /// Templates of what an application does; `$N` becomes a number that is likely to be a key.
 const STATEMENTS: &[&str] = &[
