@@ -14,13 +14,22 @@ use crate::history::catalog::UnusableObject;
 use crate::history::verify::{self, AcknowledgedEnd};
 use crate::model::{Inexact, Moment};
 use crate::past::Reading;
-use crate::recover::execute::{Execution, RecoveryReport, execute, foresee};
+use crate::recover::entries::foresee;
+use crate::recover::execute::{Execution, RecoveryReport, execute};
+use crate::recover::part::{RowFilter, TablePart};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::refused::RefusedObject;
 use crate::recover::sink::Destination;
 
-/// Rebuild the database, or some of its tables, as of a moment
+/// Rebuild the database, or some of its tables or rows, as of a moment
+///
+/// Example: backwhen recover --to '10 minutes ago' --create --into dbname=rescued
+///
+/// One customer's orders, with all that they refer to:
+///   backwhen recover --to xid:4711 --before --table orders --where 'customer_id = 42' --with-references
+///     --create --into dbname=rescued
 #[derive(Args, Clone)]
+#[command(verbatim_doc_comment)]
 pub struct Recover {
     /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
@@ -55,6 +64,12 @@ pub struct Recover {
     /// Recover only tables that match (schema.table, with * and ?); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
+    /// Recover only the rows that meet a condition in SQL, such as 'tenant_id = 42'; the target's server judges them
+    #[arg(long = "where", value_name = "CONDITION", conflicts_with = "schema_only")]
+    condition: Option<String>,
+    /// Recover the rows, too, to which the wanted ones refer by foreign keys, and those to which these refer
+    #[arg(long, conflicts_with = "schema_only")]
+    with_references: bool,
     /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -85,14 +100,15 @@ impl Recover {
         let history = at.history()?;
         let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         let destination = self.into.as_deref().map(Destination::parse).transpose()?;
+        self.check(destination.as_ref())?;
         let acknowledged = acknowledged(history.root());
         let reading = Reading::open(&history)?;
         if moment == Moment::Latest {
             refuse_a_lost_end(&reading, acknowledged)?;
         }
-        let plan = self.plan(&reading, &moment)?;
+        let mut plan = self.plan(&reading, &moment)?;
         let Some(destination) = destination.clone().filter(|_| !self.dry_run) else {
-            let left_out = foresee_all(at, &plan, destination.as_ref()).await;
+            let left_out = foresee_all(at, &mut plan, destination.as_ref()).await;
             let planned = DryRunReport { dry_run: true, plan: &plan, left_out };
             let inexact: Vec<_> =
                 plan.inexact.iter().map(|it| not_exact::line(plan.inexact.is_certain(it), it)).collect();
@@ -124,7 +140,30 @@ impl Recover {
 
 impl Recover {
     fn plan(&self, reading: &Reading, moment: &Moment) -> Result<Plan> {
-        plan(reading, moment, self.before, &self.table)
+        let mut plan = plan(reading, moment, self.before, &self.table)?;
+        plan.filter = (self.condition.is_some() || self.with_references).then(|| RowFilter {
+            condition: self.condition.clone(),
+            with_references: self.with_references,
+            referenced: Vec::new(),
+        });
+        Ok(plan)
+    }
+
+    /// Refuses options that cannot go together.
+    fn check(&self, destination: Option<&Destination>) -> Result<()> {
+        if self.with_references && self.table.is_empty() && self.condition.is_none() {
+            return Err(Error::usage(
+                "--with-references has nothing to add to the whole database; name what is wanted with --table or --where",
+            ));
+        }
+        let is_part = self.condition.is_some() || self.with_references;
+        match destination {
+            Some(Destination::Sqlite(_) | Destination::Sql(_)) if is_part => Err(Error::usage(
+                "only a PostgreSQL server can judge rows for --where and --with-references; recover into a database, with \
+                 --create --into dbname=NAME",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Executes the plan. If its checkpoint turns out to be damaged, executes another plan for the same moment: a
@@ -169,10 +208,9 @@ impl Recover {
 /// A plan needs no target: one that cannot be asked is no failure.
 async fn foresee_all(
     at: &Surroundings,
-    plan: &Plan,
+    plan: &mut Plan,
     destination: Option<&Destination>,
 ) -> Vec<RefusedObject> {
-    let Some(destination) = destination else { return Vec::new() };
     foresee(plan, destination).await.unwrap_or_else(|error| {
         at.ui.say(&format!("what the target will refuse is not known: {error}"));
         Vec::new()
@@ -274,10 +312,36 @@ fn describe_plan(plan: &Plan) -> String {
         None => "not to be proved: no later digests of the source's definitions are held".to_owned(),
     };
     text.push_str(&format!("\nschema       {}\ndefinitions  {compared}", plan.schema));
+    if let Some(filter) = &plan.filter {
+        text.push_str(&describe_filter(filter));
+    }
     for note in &plan.notes {
         text.push_str(&format!("\nnote         {}", ui::printable(note)));
     }
     text
+}
+
+fn describe_filter(filter: &RowFilter) -> String {
+    let mut text = String::new();
+    if let Some(condition) = &filter.condition {
+        text.push_str(&format!("\nrows         those that meet: {}", ui::printable(condition)));
+    }
+    if filter.with_references {
+        let tables = match filter.referenced.as_slice() {
+            [] => "no other table".to_owned(),
+            tables => tables.join(", "),
+        };
+        text.push_str(&format!("\nreferences   rows are taken along from {}", ui::printable(&tables)));
+    }
+    text
+}
+
+fn describe_part(part: &[TablePart]) -> String {
+    let line = |it: &TablePart| {
+        let name = ui::printable(&it.table);
+        format!("\npart         {name}: {} rows; {} rows are left out", it.rows, it.left_out)
+    };
+    part.iter().map(line).collect()
 }
 
 fn describe(recovered: &Recovered) -> String {
@@ -301,6 +365,7 @@ fn describe(recovered: &Recovered) -> String {
         report.seconds,
         phases.join(", ")
     );
+    text.push_str(&describe_part(&report.part));
     text.push_str(&left_out::describe(&report.left_out));
     if let Some(file) = &recovered.left_out_file {
         text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));

@@ -1,5 +1,7 @@
 //! Patterns that select tables: `schema.table` or `table`, with `*` and `?`.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Result};
 
 /// The tables that a user selected: the included and the excluded patterns.
@@ -7,6 +9,8 @@ use crate::error::{Error, Result};
 pub struct Selection {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    /// Tables (schema, name) that are selected besides, whatever the patterns say.
+    named: BTreeSet<(String, String)>,
 }
 
 /// One pattern. A pattern without a dot matches tables of that name in any schema.
@@ -22,14 +26,21 @@ impl Selection {
     pub fn parse(include: &[String], exclude: &[String]) -> Result<Selection> {
         let parse =
             |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>>>();
-        Ok(Selection { include: parse(include)?, exclude: parse(exclude)? })
+        Ok(Selection { include: parse(include)?, exclude: parse(exclude)?, named: BTreeSet::new() })
+    }
+
+    /// Selects more tables (schema, name).
+    pub fn add(&mut self, tables: BTreeSet<(String, String)>) {
+        self.named.extend(tables);
     }
 
     /// Whether the table is selected: it is included (as every table is if no pattern includes any), and not
     /// excluded.
     pub fn takes(&self, schema: &str, name: &str) -> bool {
         let matches = |pattern: &Pattern| pattern.matches(schema, name);
-        (self.include.is_empty() || self.include.iter().any(matches)) && !self.exclude.iter().any(matches)
+        let by_pattern = self.include.is_empty() || self.include.iter().any(matches);
+        (by_pattern && !self.exclude.iter().any(matches))
+            || self.named.iter().any(|(of, table)| of == schema && table == name)
     }
 
     /// Whether every table is selected.
@@ -135,6 +146,9 @@ mod tests {
         assert!(Selection::default().takes("any", "thing"));
         assert_eq!(selection.unmatched([("shop", "orders")].into_iter()), ["audit_?"]);
         assert!(Pattern::parse("shop.").is_err());
+        let mut selection = selection;
+        selection.add([("a".to_owned(), "b*".to_owned())].into());
+        assert!(selection.takes("a", "b*") && !selection.takes("a", "bc"));
     }
 
     #[test]

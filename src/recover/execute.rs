@@ -10,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive::{AfterRows, Archive, EntrySelection};
 use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
+use super::entries::{entries_of, partial_notes};
 use super::load::{LoadOutcome, load_all};
+use super::part::{TablePart, keep_part, try_condition};
 use super::plan::{Plan, PlannedMoment};
 use super::refused::RefusedObject;
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
-use super::sink::{self, ArchiveDefinitions, ComputedColumn, Destination, Opening, Provenance, Sink};
+use super::sink::{ArchiveDefinitions, ComputedColumn, Destination, Opening, Provenance, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
@@ -70,6 +72,8 @@ pub struct RecoveryReport {
     pub notes: Vec<String>,
     /// Whether the digests of the loaded rows agree with the history's.
     pub proved: bool,
+    /// The wanted rows of each table, and the others; empty if all rows are wanted.
+    pub part: Vec<TablePart>,
     /// The digests of the loaded rows, by table.
     #[serde(skip)]
     pub digests: Vec<TableDigest>,
@@ -103,7 +107,7 @@ pub async fn execute(plan: Plan, execution: Execution) -> Result<RecoveryReport>
 }
 
 async fn recover(
-    plan: Plan,
+    mut plan: Plan,
     execution: Execution,
     started: Instant,
     made: &[String],
@@ -113,6 +117,9 @@ async fn recover(
     let is_server = matches!(execution.destination, Destination::Postgres(_));
     if !execution.schema_only && (execution.strict || !is_server) {
         schema.require_fit(&plan.chosen.tables)?;
+    }
+    if plan.filter.is_some() {
+        plan.add_references(&schema.open()?.toc)?;
     }
     let (sink, unwanted, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
@@ -146,6 +153,7 @@ async fn recover(
     notes.extend(made.iter().cloned());
     notes.extend(schema.notes.iter().cloned());
     notes.extend(unwanted);
+    notes.extend(std::mem::take(&mut filled.notes));
     notes.extend(sink.notes());
     if let Err(error) = compare_definitions(&plan, &schema, &sink, &mut filled.inexact).await {
         notes.push(format!("the recovered definitions were not compared: {error}"));
@@ -174,6 +182,7 @@ async fn recover(
         left_out,
         notes,
         proved: filled.proved,
+        part: filled.part,
         digests: filled.digests,
     })
 }
@@ -238,6 +247,8 @@ struct FillOutcome {
     rows: u64,
     inexact: Vec<Inexact>,
     proved: bool,
+    part: Vec<TablePart>,
+    notes: Vec<String>,
     digests: Vec<TableDigest>,
 }
 
@@ -280,6 +291,7 @@ async fn open(
     let opening = Opening {
         create: execution.create,
         strict: execution.strict,
+        is_part: plan.filter.is_some(),
         source: &schema.facts.database,
         definitions,
         tables: &plan.chosen.tables,
@@ -303,39 +315,6 @@ fn missing_of(plan: &Plan, schema: &SchemaAt) -> Vec<RefusedObject> {
     schema.refused.iter().filter(|it| !plan.partial || is_chosen(it)).cloned().collect()
 }
 
-fn entries_of(plan: &Plan, archive: &Archive) -> EntrySelection {
-    if plan.partial {
-        EntrySelection::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name))
-    } else {
-        EntrySelection::whole(&archive.toc)
-    }
-}
-
-/// Returns what a target will refuse, as far as that is known before anything is made. The definitions are those of the
-/// checkpoint: nothing is replayed.
-///
-/// # Errors
-/// Fails with `Damaged` if the archive is, and with `Unavailable` if the server cannot be asked.
-pub async fn foresee(plan: &Plan, destination: &Destination) -> Result<Vec<RefusedObject>> {
-    let Destination::Postgres(info) = destination else { return Ok(Vec::new()) };
-    let schema = base_schema(&plan.past)?;
-    let archive = schema.open()?;
-    let entries = entries_of(plan, &archive);
-    sink::foresee(info, ArchiveDefinitions::new(archive, entries)?).await
-}
-
-/// Makes the notes for a recovery of some tables: which objects it leaves out, and which it takes in beyond the tables.
-fn partial_notes(entries: &EntrySelection) -> Vec<String> {
-    let left_out = entries
-        .left_out
-        .iter()
-        .map(|what| format!("left out, as it refers to what is not recovered: {what}"));
-    let empty = entries.definition_only.iter();
-    let empty = empty
-        .map(|(schema, name)| format!("made without rows, as a recovered table needs it: {schema}.{name}"));
-    left_out.chain(empty).collect()
-}
-
 async fn fill(
     plan: &Plan,
     execution: &Execution,
@@ -350,8 +329,12 @@ async fn fill(
     }
     // The server makes tables while the journal is read.
     let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
-    let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, execution, wanted));
-    let set_aside = defined?;
+    let defining = async {
+        let set_aside = sink.pre_data().await?;
+        Ok::<_, Error>((set_aside, try_condition(plan, sink).await?))
+    };
+    let (defined, folded) = tokio::join!(defining, fold_plan(plan, execution, wanted));
+    let (set_aside, notes) = defined?;
     let folded = folded?;
     phases.end("schema and fold");
     let known = schema_known(plan, &folded)?;
@@ -364,7 +347,7 @@ async fn fill(
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
     let retyped = inexact.iter().filter(|it| it.is_retyped()).map(|it| it.what.clone()).collect();
-    let loaded = load_and_index(plan, execution, sink, (folded.tables, &retyped), phases).await?;
+    let (loaded, part) = load_and_index(plan, execution, sink, (folded.tables, &retyped), phases).await?;
     inexact.extend(loaded.inexact);
     inexact.extend(sink.set_sequences(&sequences).await?);
     if !plan.partial {
@@ -380,6 +363,8 @@ async fn fill(
         rows: loaded.rows,
         inexact,
         proved: loaded.proved,
+        part,
+        notes,
         digests: loaded.digests,
     })
 }
@@ -392,7 +377,7 @@ async fn load_and_index(
     sink: &Arc<Sink>,
     (tables, retyped): (Vec<FoldedTable>, &BTreeSet<String>),
     phases: &mut Phases,
-) -> Result<LoadOutcome> {
+) -> Result<(LoadOutcome, Vec<TablePart>)> {
     let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
     let there = sink.tables_there(&all).await?;
     let tables: Vec<_> = tables.into_iter().filter(|folded| there.contains(&folded.table.oid)).collect();
@@ -408,18 +393,20 @@ async fn load_and_index(
     }
     let making = || execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
     making();
-    if last.is_empty() {
+    let mut part = Vec::new();
+    if last.is_empty() && plan.filter.is_none() {
         sink.post_data(execution.jobs, AfterRows::Whole).await?;
     } else {
         sink.post_data(execution.jobs, AfterRows::Names).await?;
         loaded.add(load(plan, execution, sink, (last, retyped)).await?);
+        part = keep_part(plan, sink, &mut loaded).await?;
         making();
         sink.post_data(execution.jobs, AfterRows::Remainder).await?;
     }
     loaded.inexact = sink.bring_back_checks().await?;
     ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
-    Ok(loaded)
+    Ok((loaded, part))
 }
 
 /// Loads tables. Those whose rows the sink refuses are folded and loaded again, once what refused them is taken away.
@@ -455,9 +442,17 @@ async fn define(
     let set_aside = sink.pre_data().await?;
     sink.post_data(execution.jobs, AfterRows::Whole).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
-    let (known, transactions, tables, rows) = (plan.schema, 0, 0, 0);
-    let inexact = of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect();
-    Ok(FillOutcome { schema: known, transactions, tables, rows, inexact, proved: false, digests: Vec::new() })
+    Ok(FillOutcome {
+        schema: plan.schema,
+        transactions: 0,
+        tables: 0,
+        rows: 0,
+        inexact: of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect(),
+        proved: false,
+        part: Vec::new(),
+        notes: Vec::new(),
+        digests: Vec::new(),
+    })
 }
 
 /// Returns how well the schema is known: if event triggers told schema changes, the fold finds out whether there was an

@@ -10,10 +10,12 @@ pub mod archive;
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
 pub mod definitions;
+pub mod entries;
 pub mod execute;
 mod lexer;
 mod load;
 mod objects;
+pub mod part;
 pub mod plan;
 pub mod refused;
 mod roles;

@@ -17,6 +17,7 @@ mod left_out;
 mod live;
 mod metrics;
 mod migrations;
+mod part;
 mod promises;
 mod random;
 mod replay;

@@ -9,7 +9,7 @@ mod postgres;
 mod sql;
 mod sqlite;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
@@ -20,6 +20,7 @@ use crate::model::schema_digests::{SchemaDifference, SchemaDigests};
 use crate::model::{DatabaseFacts, Inexact};
 use crate::pgtools::Tools;
 use crate::recover::archive::AfterRows;
+use crate::recover::part::{Search, SplitTable};
 use crate::recover::refused::RefusedObject;
 
 pub use definitions::ArchiveDefinitions;
@@ -104,6 +105,8 @@ pub struct Opening<'a> {
     pub create: bool,
     /// Whether the first object that the target refuses ends the recovery.
     pub strict: bool,
+    /// Whether rows are left out on purpose, so that foreign keys may not hold.
+    pub is_part: bool,
     /// The properties of the source's database at the moment.
     pub source: &'a DatabaseFacts,
     pub definitions: ArchiveDefinitions,
@@ -169,6 +172,32 @@ impl Sink {
             Sink::Postgres(target) => target.load(table, rows).await,
             Sink::Sqlite(file) => file.load(table, rows).await,
             Sink::Sql(script) => script.load(table, rows).await,
+        }
+    }
+
+    /// Returns the oids of the tables that lack a column of the condition.
+    ///
+    /// # Errors
+    /// Fails with `Refused` if the server cannot read the condition, and with `Usage` if the sink cannot judge rows.
+    pub(in crate::recover) async fn lacking_columns(&self, search: &Search<'_>) -> Result<BTreeSet<u32>> {
+        match self {
+            Sink::Postgres(target) => target.lacking_columns(search).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(no_judge()),
+        }
+    }
+
+    /// Deletes the rows of `tables` that the search does not find.
+    ///
+    /// # Errors
+    /// Fails when [`Sink::lacking_columns`] does.
+    pub(in crate::recover) async fn keep_part(
+        &self,
+        search: &Search<'_>,
+        tables: &[&Table],
+    ) -> Result<Vec<SplitTable>> {
+        match self {
+            Sink::Postgres(target) => target.keep_part(search, tables).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(no_judge()),
         }
     }
 
@@ -348,4 +377,10 @@ impl Sink {
             Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
         }
     }
+}
+
+fn no_judge() -> Error {
+    Error::usage(
+        "only a PostgreSQL server can judge rows; recover a part of them into a database, with --create",
+    )
 }

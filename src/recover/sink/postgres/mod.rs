@@ -9,6 +9,7 @@ mod make_way;
 mod marker;
 mod naming;
 mod owner_role;
+mod part;
 mod place;
 mod properties;
 mod restore;
@@ -91,8 +92,10 @@ impl PostgresSink {
     /// database is not empty, or if it exists although it is to be created. Fails with `Locked` if another recovery
     /// is working on it.
     pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<PostgresSink> {
-        let Opening { create, strict, source, mut definitions, tools, tables, unfit, missing, .. } = opening;
-        let (refused, mut notes) = (RefusedObjects::new(strict), Vec::new());
+        let Opening {
+            create, strict, is_part, source, mut definitions, tools, tables, unfit, missing, ..
+        } = opening;
+        let (refused, mut notes) = (RefusedObjects::new(strict, is_part), Vec::new());
         // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
         let extensions = definitions.extensions();
