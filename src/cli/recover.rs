@@ -19,7 +19,7 @@ use crate::recover::execute::{Execution, RecoveryReport, execute};
 use crate::recover::part::{RowFilter, TablePart};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::refused::RefusedObject;
-use crate::recover::sink::Destination;
+use crate::recover::sink::{Destination, SideSchema};
 
 /// Rebuild the database, or some of its tables or rows, as of a moment
 ///
@@ -28,6 +28,9 @@ use crate::recover::sink::Destination;
 /// One customer's orders, with all that they refer to:
 ///   backwhen recover --to xid:4711 --before --table orders --where 'customer_id = 42' --with-references
 ///     --create --into dbname=rescued
+///
+/// Or beside the live orders, in a schema of its own:
+///   backwhen recover --to xid:4711 --before --table orders --into dbname=shop --into-schema restored
 #[derive(Args, Clone)]
 #[command(verbatim_doc_comment)]
 pub struct Recover {
@@ -70,6 +73,10 @@ pub struct Recover {
     /// Recover the rows, too, to which the wanted ones refer by foreign keys, and those to which these refer
     #[arg(long, conflicts_with = "schema_only")]
     with_references: bool,
+    /// Put the tables into this new schema of an existing database, beside its own tables; nothing outside of the schema is
+    /// touched
+    #[arg(long, value_name = "SCHEMA", conflicts_with_all = ["create", "create_roles", "schema_only"])]
+    into_schema: Option<String>,
     /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -83,6 +90,7 @@ struct DryRunReport<'a> {
     dry_run: bool,
     #[serde(flatten)]
     plan: &'a Plan,
+    into_schema: Option<&'a String>,
     /// The objects that the target will refuse, as far as its catalogs tell.
     left_out: Vec<RefusedObject>,
 }
@@ -93,6 +101,7 @@ struct Recovered {
     report: RecoveryReport,
     /// The file with the SQL of what was left out, if something was.
     left_out_file: Option<String>,
+    into_schema: Option<String>,
 }
 
 impl Recover {
@@ -108,12 +117,22 @@ impl Recover {
         }
         let mut plan = self.plan(&reading, &moment)?;
         let Some(destination) = destination.clone().filter(|_| !self.dry_run) else {
-            let left_out = foresee_all(at, &mut plan, destination.as_ref()).await;
-            let planned = DryRunReport { dry_run: true, plan: &plan, left_out };
+            let left_out = match (&self.into_schema, &destination) {
+                (Some(schema), Some(Destination::Postgres(live))) => {
+                    SideSchema::prepare(live, schema).await?;
+                    foresee_all(at, &mut plan, None).await
+                }
+                _ => foresee_all(at, &mut plan, destination.as_ref()).await,
+            };
+            let planned =
+                DryRunReport { dry_run: true, plan: &plan, into_schema: self.into_schema.as_ref(), left_out };
             let inexact: Vec<_> =
                 plan.inexact.iter().map(|it| not_exact::line(plan.inexact.is_certain(it), it)).collect();
             not_exact::say(at, &inexact, None);
-            let text = || describe_plan(&plan) + &left_out::describe(&planned.left_out);
+            let text = || {
+                let schema = describe_schema(planned.into_schema);
+                describe_plan(&plan) + &schema + &left_out::describe(&planned.left_out)
+            };
             at.ui.result(&planned, text)?;
             return Ok(ExitCode::SUCCESS);
         };
@@ -124,7 +143,7 @@ impl Recover {
         let left_out_file = write_left_out(at, &destination, &report);
         let complete = report.left_out.is_empty();
         say_inexact(at, &history, &destination, &report);
-        let report = Recovered { report, left_out_file };
+        let report = Recovered { report, left_out_file, into_schema: self.into_schema };
         for note in &report.report.notes {
             at.ui.say(&format!("note: {note}"));
         }
@@ -140,7 +159,10 @@ impl Recover {
 
 impl Recover {
     fn plan(&self, reading: &Reading, moment: &Moment) -> Result<Plan> {
-        let mut plan = plan(reading, moment, self.before, &self.table)?;
+        // A schema has room for tables, not for what belongs to a whole database.
+        let all = ["*".to_owned()];
+        let is_all = self.table.is_empty() && self.into_schema.is_some();
+        let mut plan = plan(reading, moment, self.before, if is_all { &all } else { &self.table })?;
         plan.filter = (self.condition.is_some() || self.with_references).then(|| RowFilter {
             condition: self.condition.clone(),
             with_references: self.with_references,
@@ -162,6 +184,9 @@ impl Recover {
                 "only a PostgreSQL server can judge rows for --where and --with-references; recover into a database, with \
                  --create --into dbname=NAME",
             )),
+            Some(Destination::Sqlite(_) | Destination::Sql(_)) if self.into_schema.is_some() => Err(
+                Error::usage("--into-schema needs an existing PostgreSQL database, as in --into dbname=NAME"),
+            ),
             _ => Ok(()),
         }
     }
@@ -183,6 +208,7 @@ impl Recover {
                 scratch: self.scratch.conninfo()?,
                 replay_limit: self.scratch.limit(),
                 create: self.create,
+                into_schema: self.into_schema.clone(),
                 create_roles: self.create_roles,
                 schema_only: self.schema_only,
                 strict: self.strict,
@@ -336,6 +362,10 @@ fn describe_filter(filter: &RowFilter) -> String {
     text
 }
 
+fn describe_schema(schema: Option<&String>) -> String {
+    schema.map_or_else(String::new, |name| format!("\ninto schema  {}", ui::printable(name)))
+}
+
 fn describe_part(part: &[TablePart]) -> String {
     let line = |it: &TablePart| {
         let name = ui::printable(&it.table);
@@ -366,6 +396,7 @@ fn describe(recovered: &Recovered) -> String {
         phases.join(", ")
     );
     text.push_str(&describe_part(&report.part));
+    text.push_str(&describe_schema(recovered.into_schema.as_ref()));
     text.push_str(&left_out::describe(&report.left_out));
     if let Some(file) = &recovered.left_out_file {
         text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -13,18 +12,20 @@ use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
 use super::entries::{entries_of, partial_notes};
 use super::load::{LoadOutcome, load_all};
 use super::part::{TablePart, keep_part, try_condition};
-use super::plan::{Plan, PlannedMoment};
+use super::plan::Plan;
 use super::refused::RefusedObject;
+use super::report::Phases;
+pub use super::report::RecoveryReport;
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
-use super::sink::{ArchiveDefinitions, ComputedColumn, Destination, Opening, Provenance, Sink};
+use super::sink::{ArchiveDefinitions, ComputedColumn, Destination, Opening, Provenance, SideSchema, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::fold::{Folded, FoldedTable};
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
-use crate::model::schema_digests::{DifferenceKind, SchemaProof, name_differences};
+use crate::model::schema_digests::{DifferenceKind, name_differences};
 use crate::model::{Inexact, Table};
 use crate::past::RECOVERY_BUDGET;
 use crate::pgtools::Tools;
@@ -39,6 +40,8 @@ pub struct Execution {
     /// How long one replayed statement may run.
     pub replay_limit: Duration,
     pub create: bool,
+    /// A schema of the destination's database, beside whose own tables the recovered ones are put.
+    pub into_schema: Option<String>,
     /// Refuse everything if the target refuses one object.
     pub strict: bool,
     /// Whether to create the roles that the target lacks.
@@ -49,40 +52,6 @@ pub struct Execution {
     pub progress: Arc<dyn Progress>,
     /// Cancelled to make the recovery end early and leave nothing behind.
     pub interrupt: CancellationToken,
-}
-
-/// The result of a recovery. Its JSON is a contract; see `docs/JSON.md`.
-#[derive(Clone, Debug, Serialize)]
-pub struct RecoveryReport {
-    pub moment: PlannedMoment,
-    pub checkpoint: String,
-    pub segments: u64,
-    pub transactions_folded: u64,
-    pub tables: u64,
-    pub rows: u64,
-    pub seconds: f64,
-    pub phases: Vec<Phase>,
-    /// How well the schema is known.
-    pub schema: SchemaKnown,
-    /// Whether the definitions were compared with the source's own.
-    pub schema_proof: SchemaProof,
-    pub inexact: Vec<Inexact>,
-    /// The objects that the target refused, with their SQL; they are in `inexact` too.
-    pub left_out: Vec<RefusedObject>,
-    pub notes: Vec<String>,
-    /// Whether the digests of the loaded rows agree with the history's.
-    pub proved: bool,
-    /// The wanted rows of each table, and the others; empty if all rows are wanted.
-    pub part: Vec<TablePart>,
-    /// The digests of the loaded rows, by table.
-    #[serde(skip)]
-    pub digests: Vec<TableDigest>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Phase {
-    pub name: &'static str,
-    pub seconds: f64,
 }
 
 /// Carries out the plan, all or nothing.
@@ -108,10 +77,11 @@ pub async fn execute(plan: Plan, execution: Execution) -> Result<RecoveryReport>
 
 async fn recover(
     mut plan: Plan,
-    execution: Execution,
+    mut execution: Execution,
     started: Instant,
     made: &[String],
 ) -> Result<RecoveryReport> {
+    let beside = side_schema(&mut execution).await?;
     let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
     let is_server = matches!(execution.destination, Destination::Postgres(_));
@@ -159,7 +129,15 @@ async fn recover(
         notes.push(format!("the recovered definitions were not compared: {error}"));
     }
     phases.end("compare definitions");
-    let mut left_out = sink.make_valid().await?;
+    let mut left_out = match &beside {
+        None => sink.make_valid().await?,
+        Some(schema) => {
+            let comment = format!("recovered by backwhen as of {} ({})", plan.moment.time, plan.moment.lsn);
+            let put = sink.put_into(schema, &plan.chosen.tables, &comment, &execution.interrupt).await?;
+            notes.extend(put.1);
+            put.0
+        }
+    };
     if !is_server {
         left_out.extend(missing_of(&plan, &schema));
     }
@@ -185,6 +163,18 @@ async fn recover(
         part: filled.part,
         digests: filled.digests,
     })
+}
+
+/// The schema beside whose tables the recovered ones are put, if that is asked for. They are recovered in a database of their
+/// own first.
+async fn side_schema(execution: &mut Execution) -> Result<Option<SideSchema>> {
+    let (Some(name), Destination::Postgres(live)) = (&execution.into_schema, &execution.destination) else {
+        return Ok(None);
+    };
+    let schema = SideSchema::prepare(live, name).await?;
+    execution.destination = Destination::Postgres(schema.workshop());
+    execution.create = true;
+    Ok(Some(schema))
 }
 
 /// Names the columns that a function computed anew which is not the one that computed them on the source. The stream does
@@ -226,18 +216,6 @@ async fn compare_definitions(
     differences.retain(|it| !plan.partial || matches!(it.kind, DifferenceKind::Parts(_)));
     name_differences(&differences, "what was to be recovered", inexact);
     Ok(())
-}
-
-struct Phases {
-    started: Instant,
-    all: Vec<Phase>,
-}
-
-impl Phases {
-    fn end(&mut self, name: &'static str) {
-        self.all.push(Phase { name, seconds: self.started.elapsed().as_secs_f64() });
-        self.started = ambient::instant();
-    }
 }
 
 struct FillOutcome {

@@ -18,6 +18,7 @@ mod objects;
 pub mod part;
 pub mod plan;
 pub mod refused;
+mod report;
 mod roles;
 #[expect(
     clippy::disallowed_methods,

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::model::Table;
@@ -29,7 +30,7 @@ pub use into::Destination;
 pub(in crate::recover) use postgres::{
     Emptying, Restoring, Retry, copy_in, create_like, holds_nothing, maintenance, usable_roles,
 };
-pub use postgres::{PostgresSink, drop_database, foresee};
+pub use postgres::{PostgresSink, SideSchema, drop_database, foresee};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
@@ -363,6 +364,24 @@ impl Sink {
             Sink::Postgres(target) => target.make_valid().await,
             Sink::Sqlite(file) => file.make_valid().map(|()| Vec::new()),
             Sink::Sql(script) => script.make_valid().await.map(|()| Vec::new()),
+        }
+    }
+
+    /// Another last step: puts the tables into a schema of a live database, beside its own tables. Returns what is left out
+    /// of them, and notes.
+    ///
+    /// # Errors
+    /// Fails with `Refused` or `Unavailable`; the live database is then as it was.
+    pub async fn put_into(
+        self,
+        schema: &SideSchema,
+        tables: &[Table],
+        comment: &str,
+        interrupt: &CancellationToken,
+    ) -> Result<(Vec<RefusedObject>, Vec<String>)> {
+        match self {
+            Sink::Postgres(target) => target.put_into(schema, tables, comment, interrupt).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(Error::usage("only a PostgreSQL database has schemas")),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A part of the rows is recovered: those that meet a condition, and the rows to which they refer.
 
+mod beside;
 mod rows;
 
 use serde_json::Value;

@@ -1,5 +1,6 @@
 //! Recovery into a PostgreSQL database.
 
+mod beside;
 mod contents;
 mod fit;
 mod foresee;
@@ -17,6 +18,7 @@ mod retry;
 mod rows;
 mod unfinished;
 
+pub use beside::SideSchema;
 pub use foresee::foresee;
 pub use maintenance::drop_database;
 
