@@ -1,10 +1,13 @@
 //! `backwhen recover`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::except::{ExceptReport, LeftOutTransactions};
+use super::rewind::Rule;
 use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, left_out, not_exact, ui};
 use crate::ambient;
@@ -14,6 +17,7 @@ use crate::history::catalog::UnusableObject;
 use crate::history::verify::{self, AcknowledgedEnd};
 use crate::model::{Inexact, Moment};
 use crate::past::Reading;
+use crate::recover::amend::Amend;
 use crate::recover::entries::foresee;
 use crate::recover::execute::{Execution, RecoveryReport, execute};
 use crate::recover::part::{RowFilter, TablePart};
@@ -31,6 +35,9 @@ use crate::recover::sink::{Destination, SideSchema};
 ///
 /// Or beside the live orders, in a schema of its own:
 ///   backwhen recover --to xid:4711 --before --table orders --into dbname=shop --into-schema restored
+///
+/// The database as it would be without two transactions:
+///   backwhen recover --to latest --except xid:4711,4715 --create --into dbname=without
 #[derive(Args, Clone)]
 #[command(verbatim_doc_comment)]
 pub struct Recover {
@@ -77,6 +84,13 @@ pub struct Recover {
     /// touched
     #[arg(long, value_name = "SCHEMA", conflicts_with_all = ["create", "create_roles", "schema_only"])]
     into_schema: Option<String>,
+    /// Leave out these transactions (xid:N, or xid:N,N,...) and keep all later ones
+    #[arg(long, value_name = "XIDS", conflicts_with_all = ["condition", "with_references", "schema_only"])]
+    except: Option<String>,
+    /// With --except, what to do if later transactions built on these: recover nothing, leave such rows as they are, or leave
+    /// out the later transactions, too
+    #[arg(long, env = "BACKWHEN_CONFLICTS", value_enum, default_value = "refuse")]
+    conflicts: Rule,
     /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -91,6 +105,8 @@ struct DryRunReport<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
     into_schema: Option<&'a String>,
+    /// What --except changes, as far as that is known before the constraints are there.
+    except: Option<ExceptReport>,
     /// The objects that the target will refuse, as far as its catalogs tell.
     left_out: Vec<RefusedObject>,
 }
@@ -102,6 +118,7 @@ struct Recovered {
     /// The file with the SQL of what was left out, if something was.
     left_out_file: Option<String>,
     into_schema: Option<String>,
+    except: Option<ExceptReport>,
 }
 
 impl Recover {
@@ -124,14 +141,16 @@ impl Recover {
                 }
                 _ => foresee_all(at, &mut plan, destination.as_ref()).await,
             };
-            let planned =
-                DryRunReport { dry_run: true, plan: &plan, into_schema: self.into_schema.as_ref(), left_out };
+            let except = self.left_out_transactions(&plan).await?.map(|it| it.foresee());
+            let into_schema = self.into_schema.as_ref();
+            let planned = DryRunReport { dry_run: true, plan: &plan, into_schema, except, left_out };
             let inexact: Vec<_> =
                 plan.inexact.iter().map(|it| not_exact::line(plan.inexact.is_certain(it), it)).collect();
             not_exact::say(at, &inexact, None);
             let text = || {
                 let schema = describe_schema(planned.into_schema);
-                describe_plan(&plan) + &schema + &left_out::describe(&planned.left_out)
+                let except = planned.except.as_ref().map_or_else(String::new, ExceptReport::describe);
+                describe_plan(&plan) + &schema + &except + &left_out::describe(&planned.left_out)
             };
             at.ui.result(&planned, text)?;
             return Ok(ExitCode::SUCCESS);
@@ -139,11 +158,11 @@ impl Recover {
         // Everything that starts from here on is undone if the command is interrupted.
         at.heed_signals();
         let to_stdout = self.into.as_deref() == Some("sql:-");
-        let report = self.attempt(at, &moment, plan, destination.clone()).await?;
+        let (report, except) = self.attempt(at, &moment, plan, destination.clone()).await?;
         let left_out_file = write_left_out(at, &destination, &report);
         let complete = report.left_out.is_empty();
         say_inexact(at, &history, &destination, &report);
-        let report = Recovered { report, left_out_file, into_schema: self.into_schema };
+        let report = Recovered { report, left_out_file, into_schema: self.into_schema, except };
         for note in &report.report.notes {
             at.ui.say(&format!("note: {note}"));
         }
@@ -178,17 +197,24 @@ impl Recover {
                 "--with-references has nothing to add to the whole database; name what is wanted with --table or --where",
             ));
         }
-        let is_part = self.condition.is_some() || self.with_references;
+        let is_part = self.condition.is_some() || self.with_references || self.except.is_some();
         match destination {
             Some(Destination::Sqlite(_) | Destination::Sql(_)) if is_part => Err(Error::usage(
-                "only a PostgreSQL server can judge rows for --where and --with-references; recover into a database, with \
-                 --create --into dbname=NAME",
+                "only a PostgreSQL server can judge rows for --where, --with-references and --except; recover into a database, \
+                 with --create --into dbname=NAME",
             )),
             Some(Destination::Sqlite(_) | Destination::Sql(_)) if self.into_schema.is_some() => Err(
                 Error::usage("--into-schema needs an existing PostgreSQL database, as in --into dbname=NAME"),
             ),
             _ => Ok(()),
         }
+    }
+
+    async fn left_out_transactions(&self, plan: &Plan) -> Result<Option<LeftOutTransactions>> {
+        let Some(list) = self.except.clone() else { return Ok(None) };
+        let (plan, rule) = (plan.clone(), self.conflicts.into());
+        let reading = move || LeftOutTransactions::read(&plan, &list, rule);
+        ambient::blocking("following the journal", reading).await.map(Some)
     }
 
     /// Executes the plan. If its checkpoint turns out to be damaged, executes another plan for the same moment: a
@@ -199,9 +225,11 @@ impl Recover {
         moment: &Moment,
         mut plan: Plan,
         destination: Destination,
-    ) -> Result<RecoveryReport> {
+    ) -> Result<(RecoveryReport, Option<ExceptReport>)> {
         let to_stdout = matches!(destination, Destination::Sql(None));
         loop {
+            let except = self.left_out_transactions(&plan).await?.map(Arc::new);
+            except.as_ref().map_or(Ok(()), |it| it.require_free())?;
             let execution = Execution {
                 tools: at.tools()?,
                 destination: destination.clone(),
@@ -209,6 +237,7 @@ impl Recover {
                 replay_limit: self.scratch.limit(),
                 create: self.create,
                 into_schema: self.into_schema.clone(),
+                amend: except.clone().map(|it| it as Arc<dyn Amend>),
                 create_roles: self.create_roles,
                 schema_only: self.schema_only,
                 strict: self.strict,
@@ -217,7 +246,7 @@ impl Recover {
                 interrupt: at.heed_signals(),
             };
             let error = match execute(plan.clone(), execution).await {
-                Ok(report) => return Ok(report),
+                Ok(report) => return Ok((report, except.and_then(|it| it.report()))),
                 // Output that is already on standard output cannot be withdrawn.
                 Err(error) if error.kind() != Kind::Damaged || to_stdout => return Err(error),
                 Err(error) => error,
@@ -397,6 +426,7 @@ fn describe(recovered: &Recovered) -> String {
     );
     text.push_str(&describe_part(&report.part));
     text.push_str(&describe_schema(recovered.into_schema.as_ref()));
+    text.push_str(&recovered.except.as_ref().map_or_else(String::new, ExceptReport::describe));
     text.push_str(&left_out::describe(&report.left_out));
     if let Some(file) = &recovered.left_out_file {
         text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));

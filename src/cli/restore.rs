@@ -75,6 +75,7 @@ pub(super) async fn restore(
         destination: Destination::Postgres(target.clone()),
         create: true,
         into_schema: None,
+        amend: None,
         jobs,
         progress: at.ui.progress(),
         interrupt,

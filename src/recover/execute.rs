@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::amend::{Amend, amend};
 use super::archive::{AfterRows, Archive, EntrySelection};
 use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
 use super::entries::{entries_of, partial_notes};
@@ -42,6 +43,8 @@ pub struct Execution {
     pub create: bool,
     /// A schema of the destination's database, beside whose own tables the recovered ones are put.
     pub into_schema: Option<String>,
+    /// A change of the recovered rows.
+    pub amend: Option<Arc<dyn Amend>>,
     /// Refuse everything if the target refuses one object.
     pub strict: bool,
     /// Whether to create the roles that the target lacks.
@@ -382,6 +385,9 @@ async fn load_and_index(
         sink.post_data(execution.jobs, AfterRows::Remainder).await?;
     }
     loaded.inexact = sink.bring_back_checks().await?;
+    if let Some(change) = &execution.amend {
+        amend(plan, &**change, sink, &mut loaded).await?;
+    }
     ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
     Ok((loaded, part))

@@ -1,5 +1,6 @@
 //! The read half: brings a database back from its history, without ever asking the source.
 
+pub mod amend;
 #[expect(
     clippy::disallowed_methods,
     reason = "it works on archives that are taken apart in a temporary folder"

@@ -34,6 +34,8 @@ pub struct ChangedRows {
     since: Lsn,
     until: Lsn,
     keeps_all: bool,
+    /// The position up to which is read; `None` for the end of the history.
+    limit: Option<Lsn>,
     pub transactions: Vec<Transaction>,
     /// The number, with its epoch, of a transaction near these.
     near: Option<u64>,
@@ -66,6 +68,7 @@ impl ChangedRows {
             since,
             until: since,
             keeps_all,
+            limit: None,
             transactions: Vec::new(),
             near: None,
             tables: BTreeMap::new(),
@@ -75,6 +78,12 @@ impl ChangedRows {
             bytes: 0,
             base,
         }
+    }
+
+    /// Reads only transactions that committed before a position.
+    pub fn up_to(mut self, limit: Lsn) -> ChangedRows {
+        self.limit = Some(limit);
+        self
     }
 
     pub fn epoch(&self) -> u32 {
@@ -99,7 +108,7 @@ impl ChangedRows {
     /// `Damaged` if the journal or an image is; `Refused` if more changed than memory should hold.
     pub fn advance(&mut self, reading: &Reading) -> Result<()> {
         let stretch = reading.stretch(self.epoch)?;
-        let until = stretch.frontier().max(self.until);
+        let until = self.limit.unwrap_or(stretch.frontier()).max(self.until);
         self.near = self.near.or_else(|| stretch.number_near(until));
         let past = reading.forward(self.base.clone(), self.until)?;
         let mut follow = past.follow(until, &|_| true)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::changed::{ChangedRows, RowId};
-use super::conflicts::{Conflict, ConflictRule, conflicts};
+use super::conflicts::{Conflict, ConflictReport, ConflictRule, conflicts};
 use super::filter::Part;
 use super::plan::{Goals, rewind_goals};
 use super::undo::undo_goals;
@@ -29,6 +29,20 @@ pub struct Solution {
     pub is_blocked: bool,
 }
 
+impl Solution {
+    /// The conflicts that were met, each row once.
+    pub fn reports(&self, changed: &ChangedRows) -> Vec<ConflictReport> {
+        let mut reports: Vec<ConflictReport> = Vec::new();
+        for conflict in &self.conflicts {
+            let report = conflict.report(changed);
+            if !reports.contains(&report) {
+                reports.push(report);
+            }
+        }
+        reports
+    }
+}
+
 /// # Errors
 /// `Usage` if a condition cannot be read; `Unavailable` if the server fails.
 pub async fn solve(
@@ -39,7 +53,7 @@ pub async fn solve(
     sieve: &AmendSession,
 ) -> Result<Solution> {
     let all = rewind_goals(changed);
-    let mut asked = match aim {
+    let asked = match aim {
         Aim::Rewind(part) => {
             let mut goals = all.clone();
             goals.retain(|id, _| changed.tables[&id.table].then.is_some());
@@ -48,6 +62,18 @@ pub async fn solve(
         }
         Aim::Undo(_) => Goals::new(),
     };
+    Ok(settle(aim, rule, changed, schema, (&all, asked)))
+}
+
+/// Deals with the rows in the way of the goals that were `asked` for, by the rule. `all` are the goals that may be taken
+/// along.
+pub(super) fn settle(
+    aim: &Aim,
+    rule: ConflictRule,
+    changed: &ChangedRows,
+    schema: &LiveSchema,
+    (all, mut asked): (&Goals, Goals),
+) -> Solution {
     let mut undone = match aim {
         Aim::Undo(positions) => changed.numbers(positions),
         Aim::Rewind(_) => BTreeSet::new(),
@@ -62,7 +88,7 @@ pub async fn solve(
         found.retain(|conflict: &Conflict| !skipped.contains(&conflict.row));
         found.extend(conflicts(changed, &goals, schema));
         if found.is_empty() {
-            return Ok(Solution { goals, conflicts: met, is_blocked: false });
+            return Solution { goals, conflicts: met, is_blocked: false };
         }
         let before = (skipped.len(), asked.len(), undone.len());
         match rule {
@@ -81,7 +107,7 @@ pub async fn solve(
         }
         met.append(&mut found);
         if (skipped.len(), asked.len(), undone.len()) == before {
-            return Ok(Solution { goals, conflicts: met, is_blocked: true });
+            return Solution { goals, conflicts: met, is_blocked: true };
         }
     }
 }

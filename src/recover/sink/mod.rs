@@ -20,6 +20,7 @@ use crate::model::Table;
 use crate::model::schema_digests::{SchemaDifference, SchemaDigests};
 use crate::model::{DatabaseFacts, Inexact};
 use crate::pgtools::Tools;
+use crate::recover::amend::{Amend, TableChange};
 use crate::recover::archive::AfterRows;
 use crate::recover::part::{Search, SplitTable};
 use crate::recover::refused::RefusedObject;
@@ -364,6 +365,17 @@ impl Sink {
             Sink::Postgres(target) => target.make_valid().await,
             Sink::Sqlite(file) => file.make_valid().map(|()| Vec::new()),
             Sink::Sql(script) => script.make_valid().await.map(|()| Vec::new()),
+        }
+    }
+
+    /// Has recovered rows changed, before the database gets its name.
+    ///
+    /// # Errors
+    /// Fails with the error of the change, and with `Usage` if the sink is no database.
+    pub(in crate::recover) async fn amend(&self, amend: &dyn Amend) -> Result<Vec<TableChange>> {
+        match self {
+            Sink::Postgres(target) => amend.amend(target.connection()).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(no_judge()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A part of the rows is recovered: those that meet a condition, and the rows to which they refer.
 
 mod beside;
+mod except;
 mod rows;
 
 use serde_json::Value;

@@ -159,6 +159,11 @@ impl PostgresSink {
         [&self.notes[..], &self.refused.notes()].concat()
     }
 
+    /// Returns the connection to the database under its name while it is being built.
+    pub fn connection(&self) -> &Conninfo {
+        &self.info
+    }
+
     /// Returns the name that the database has once it is valid.
     pub fn final_name(&self) -> &str {
         self.place.final_name()
