@@ -1,9 +1,11 @@
 //! `rewind` and `undo`: the live database put right in place.
 
+mod except;
 mod parts;
 mod random;
 mod rewind;
 pub mod safety;
+mod traps;
 mod undo;
 
 use std::collections::BTreeMap;

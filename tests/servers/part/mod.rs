@@ -2,6 +2,7 @@
 
 mod beside;
 mod except;
+mod random;
 mod rows;
 
 use serde_json::Value;
@@ -35,7 +36,7 @@ fn part_of(report: &Value, table: &str) -> (u64, u64) {
 }
 
 /// Every foreign key of a database is there, and is checked anew by the server.
-fn assert_keys_hold(server: &Server, database: &str, count: usize) {
+pub fn assert_keys_hold(server: &Server, database: &str, count: usize) {
     let keys = server.psql(
         database,
         "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I; ALTER TABLE %1$s ADD CONSTRAINT %2$I %s', conrelid::regclass, conname,
