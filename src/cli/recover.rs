@@ -136,7 +136,7 @@ impl Recover {
         let Some(destination) = destination.clone().filter(|_| !self.dry_run) else {
             let left_out = match (&self.into_schema, &destination) {
                 (Some(schema), Some(Destination::Postgres(live))) => {
-                    SideSchema::prepare(live, schema).await?;
+                    SideSchema::new(live, schema).require_free().await?;
                     foresee_all(at, &mut plan, None).await
                 }
                 _ => foresee_all(at, &mut plan, destination.as_ref()).await,

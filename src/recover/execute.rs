@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::amend::{Amend, amend};
+use super::amend::Amend;
 use super::archive::{AfterRows, Archive, EntrySelection};
+use super::changes::{amend, keep_part, try_condition};
 use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
 use super::entries::{entries_of, partial_notes};
 use super::load::{LoadOutcome, load_all};
-use super::part::{TablePart, keep_part, try_condition};
+use super::part::TablePart;
 use super::plan::Plan;
 use super::refused::RefusedObject;
 use super::report::Phases;
@@ -174,7 +175,9 @@ async fn side_schema(execution: &mut Execution) -> Result<Option<SideSchema>> {
     let (Some(name), Destination::Postgres(live)) = (&execution.into_schema, &execution.destination) else {
         return Ok(None);
     };
-    let schema = SideSchema::prepare(live, name).await?;
+    let schema = SideSchema::new(live, name);
+    schema.drop_leftover().await?;
+    schema.require_free().await?;
     execution.destination = Destination::Postgres(schema.workshop());
     execution.create = true;
     Ok(Some(schema))

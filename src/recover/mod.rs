@@ -6,6 +6,7 @@ pub mod amend;
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
 pub mod archive;
+mod changes;
 #[expect(
     clippy::disallowed_methods,
     reason = "it works on archives that are taken apart in a temporary folder"

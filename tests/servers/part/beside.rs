@@ -27,6 +27,9 @@ CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPT
 CREATE TRIGGER fire BEFORE INSERT OR DELETE OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION fire();
 GRANT ALL ON orders TO PUBLIC";
 
+/// The failpoints at which a recovery into a schema can be killed, besides those of every recovery.
+pub const BESIDE: &[&str] = &["recover.loaded", "recover.beside"];
+
 struct Shop {
     backwhen: Backwhen,
 }
@@ -139,10 +142,15 @@ fn a_failed_recovery_leaves_the_live_database_as_it_was() {
             .fails(2, &["recover", "--to", "latest", "--into", "sql:-", "--into-schema", "x"])
             .contains("--into-schema needs")
     );
-    shop.backwhen.dies("recover.loaded", &shop.arguments(&source, &["--table", "orders"]));
-    assert_eq!(shop.psql("SELECT to_regnamespace('restored') IS NULL"), "t");
-    // The next one removes what the killed one left.
-    shop.recover(&["--table", "orders"]);
+    for point in BESIDE {
+        shop.backwhen.dies(point, &shop.arguments(&source, &["--table", "orders"]));
+        let is_done = *point == "recover.beside";
+        assert_eq!(shop.psql("SELECT to_regnamespace('restored') IS NOT NULL") == "t", is_done);
+        assert_ne!(shop.leftovers(), "");
+    }
+    // The next one removes what the killed one left, also if the schema is there by now.
+    assert_eq!(shop.psql("SELECT count(*) FROM restored.orders"), "40");
+    assert!(shop.refuses(14, &["--table", "orders"]).contains("is not empty"));
     assert_eq!(shop.leftovers(), "");
 }
 

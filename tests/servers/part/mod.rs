@@ -1,6 +1,6 @@
 //! A part of the rows is recovered: those that meet a condition, and the rows to which they refer.
 
-mod beside;
+pub mod beside;
 mod except;
 mod random;
 mod rows;

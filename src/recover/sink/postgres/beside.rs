@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::RowDigest;
 use super::PostgresSink;
+use super::maintenance::{drop_leftover, lock, maintenance};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
@@ -97,13 +98,15 @@ struct PlainColumn {
 }
 
 impl SideSchema {
+    pub fn new(live: &Conninfo, name: &str) -> SideSchema {
+        SideSchema { live: live.clone(), name: name.to_owned() }
+    }
+
     /// # Errors
     /// Fails with `Refused` if the schema is not empty, and with `Unavailable` if the server cannot be asked.
-    pub async fn prepare(live: &Conninfo, name: &str) -> Result<SideSchema> {
-        let schema = SideSchema { live: live.clone(), name: name.to_owned() };
-        let session = Session::connect_utf8(live, "recover").await?;
-        schema.require_free(&session).await?;
-        Ok(schema)
+    pub async fn require_free(&self) -> Result<()> {
+        let session = Session::connect_utf8(&self.live, "recover").await?;
+        self.is_there(&session).await.map(drop)
     }
 
     /// The database in which the tables are recovered first.
@@ -111,8 +114,19 @@ impl SideSchema {
         self.live.with_dbname(&format!("{}.{}", self.live.dbname(), self.name))
     }
 
+    /// Drops the database that a killed recovery into this schema left.
+    ///
+    /// # Errors
+    /// Fails with `Locked` if another recovery into the schema is running, and with `Unavailable` if the server fails.
+    pub async fn drop_leftover(&self) -> Result<()> {
+        let workshop = self.workshop();
+        let session = maintenance(&workshop).await?;
+        lock(&session, workshop.dbname()).await?;
+        drop_leftover(&session, &workshop, &mut Vec::new()).await
+    }
+
     /// Refuses a schema in which something is. Returns whether the schema is there.
-    async fn require_free(&self, session: &Session) -> Result<bool> {
+    async fn is_there(&self, session: &Session) -> Result<bool> {
         let row = session.query_opt(SCHEMA, &[&self.name]).await;
         let row = row.map_err(|error| server_error("cannot look at the schemas", error))?;
         match row.map(|row| row.get::<_, bool>(0)) {
@@ -189,7 +203,7 @@ impl PostgresSink {
         let plain = self.plain_tables(&from, tables).await?;
         require_distinct(plain.values())?;
         run("BEGIN READ WRITE").await?;
-        if !schema.require_free(&live).await? {
+        if !schema.is_there(&live).await? {
             let name = quote_ident(&schema.name);
             let comment = quote_literal(comment);
             run(&format!("CREATE SCHEMA {name}; COMMENT ON SCHEMA {name} IS {comment}")).await?;
@@ -205,7 +219,8 @@ impl PostgresSink {
                 self.refused.add(statement.what, error, statement.sql)?;
             }
         }
-        run("COMMIT").await
+        run("COMMIT").await?;
+        crate::ambient::pass("recover.beside")
     }
 
     async fn plain_tables(&self, from: &Session, tables: &[Table]) -> Result<BTreeMap<u32, PlainTable>> {
