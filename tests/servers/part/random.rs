@@ -66,7 +66,7 @@ fn rows(random: &mut StdRng) -> String {
 }
 
 /// The keys of the rows that must be there, by a loop over the whole database.
-fn closure(server: &Server, database: &str, condition: &str) -> BTreeMap<&'static str, String> {
+fn closure(server: &Server, database: &str, condition: &str) -> BTreeMap<String, String> {
     let text = |columns: &str, of: &str| {
         let each = columns.split(", ").map(|column| format!("{of}.{column}::text"));
         format!("concat_ws(':', {})", each.collect::<Vec<_>>().join(", "))
@@ -93,13 +93,10 @@ fn closure(server: &Server, database: &str, condition: &str) -> BTreeMap<&'stati
             );
         }
     }
-    let mut found = BTreeMap::new();
-    for (table, _) in KEYS {
-        let query =
-            format!("SELECT string_agg(k, ' ' ORDER BY k COLLATE \"C\") FROM wanted WHERE t = '{table}'");
-        found.insert(table, server.psql(database, &format!("{script}{query}")));
-    }
-    found
+    let query = "SELECT t || '=' || string_agg(k, ' ' ORDER BY k COLLATE \"C\") FROM wanted GROUP BY t";
+    let text = server.psql(database, &format!("{script}{query}"));
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    lines.map(|(table, keys)| (table.to_owned(), keys.to_owned())).collect()
 }
 
 #[test]
@@ -109,7 +106,7 @@ fn a_part_with_its_references_is_what_a_query_of_the_whole_says() {
         eprintln!("again with: BACKWHEN_TEST_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let backwhen = protected(server, TABLES, &rows(&mut random));
-        for _ in 0..3 {
+        for _ in 0..2 {
             let condition = format!("tenant = {}", random.random_range(0..9));
             let wanted = ["--table", "items", "--where", &condition, "--with-references"];
             let (database, report) = recover(&backwhen, &wanted);
@@ -120,7 +117,8 @@ fn a_part_with_its_references_is_what_a_query_of_the_whole_says() {
                 let key = format!("concat_ws(':', {})", key.join(", "));
                 let query =
                     format!("SELECT string_agg({key}, ' ' ORDER BY {key} COLLATE \"C\") FROM {table}");
-                assert_eq!(server.psql(&database, &query), truth[table], "{table} where {condition}");
+                let expected = truth.get(table).map_or("", String::as_str);
+                assert_eq!(server.psql(&database, &query), expected, "{table} where {condition}");
             }
             // The rows themselves are those of the whole.
             let (whole, part) =
