@@ -62,7 +62,8 @@ impl Exception {
     ) -> Result<Exception> {
         let mut changed = ChangedRows::since(past, true).up_to(until);
         changed.advance(past.reading())?;
-        changed.refuse_inexact(|table| changed.is_written_by(table, &positions))?;
+        changed
+            .refuse_inexact(|table| is_wanted(table, &wanted) && changed.is_written_by(table, &positions))?;
         Ok(Exception { changed, positions, rule, wanted })
     }
 
@@ -74,11 +75,9 @@ impl Exception {
 
     fn solve(&self, schema: &LiveSchema) -> (Solution, Vec<PlannedTable>) {
         let aim = Aim::Undo(self.positions.clone());
-        let mut solution = settle(&aim, self.rule, &self.changed, schema, (&Goals::new(), Goals::new()));
-        let is_wanted = |table: &ChangedTable| {
-            table.table().is_some_and(|table| self.wanted.takes(&table.schema, &table.name))
-        };
-        solution.goals.retain(|id, _| is_wanted(&self.changed.tables[&id.table]));
+        let wanted = |oid: u32| is_wanted(&self.changed.tables[&oid], &self.wanted);
+        let goals = (&Goals::new(), Goals::new());
+        let solution = settle(&aim, self.rule, &self.changed, schema, goals, &wanted);
         let tables = planned_tables(&self.changed, &solution.goals, schema);
         (solution, tables)
     }
@@ -123,6 +122,10 @@ impl Exception {
         session.commit_silently().await?;
         Ok(plan)
     }
+}
+
+fn is_wanted(table: &ChangedTable, wanted: &Selection) -> bool {
+    table.table().is_some_and(|table| wanted.takes(&table.schema, &table.name))
 }
 
 /// The error of a plan with rows in the way.

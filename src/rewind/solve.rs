@@ -62,17 +62,18 @@ pub async fn solve(
         }
         Aim::Undo(_) => Goals::new(),
     };
-    Ok(settle(aim, rule, changed, schema, (&all, asked)))
+    Ok(settle(aim, rule, changed, schema, (&all, asked), &|_| true))
 }
 
 /// Deals with the rows in the way of the goals that were `asked` for, by the rule. `all` are the goals that may be taken
-/// along.
+/// along. Rows of tables that are not `wanted` stay as they are, and are no conflict.
 pub(super) fn settle(
     aim: &Aim,
     rule: ConflictRule,
     changed: &ChangedRows,
     schema: &LiveSchema,
     (all, mut asked): (&Goals, Goals),
+    wanted: &dyn Fn(u32) -> bool,
 ) -> Solution {
     let mut undone = match aim {
         Aim::Undo(positions) => changed.numbers(positions),
@@ -84,8 +85,9 @@ pub(super) fn settle(
             Aim::Rewind(_) => (asked.clone(), Vec::new()),
             Aim::Undo(_) => undo_goals(changed, &undone, schema),
         };
-        goals.retain(|id, _| !skipped.contains(id));
-        found.retain(|conflict: &Conflict| !skipped.contains(&conflict.row));
+        let stays = |row: &RowId| skipped.contains(row) || !wanted(row.table);
+        goals.retain(|id, _| !stays(id));
+        found.retain(|conflict: &Conflict| !stays(&conflict.row));
         found.extend(conflicts(changed, &goals, schema));
         if found.is_empty() {
             return Solution { goals, conflicts: met, is_blocked: false };

@@ -142,6 +142,11 @@ fn a_failed_recovery_leaves_the_live_database_as_it_was() {
             .fails(2, &["recover", "--to", "latest", "--into", "sql:-", "--into-schema", "x"])
             .contains("--into-schema needs")
     );
+    for name in ["pg_mine", "backwhen", ""] {
+        let error =
+            shop.backwhen.fails(2, &["recover", "--to", "latest", "--into", &source, "--into-schema", name]);
+        assert!(error.contains("choose another one"), "{error}");
+    }
     for point in BESIDE {
         shop.backwhen.dies(point, &shop.arguments(&source, &["--table", "orders"]));
         let is_done = *point == "recover.beside";

@@ -164,6 +164,11 @@ fn what_was_built_on_it_is_in_the_way() {
             json!([{"xid": xid, "why": "its columns were changed again"}])
         );
 
+        // Rows of tables that are not wanted are in nobody's way.
+        let (database, report) = books.without(&balance, &["--table", "entries"]);
+        assert_eq!((&report["except"]["conflicts"], &report["except"]["tables"]), (&json!([]), &json!([])));
+        assert_eq!(server.psql(&database, "SELECT count(*) FROM entries"), "21");
+
         let (database, report) = books.without(&insert, &["--conflicts", "cascade"]);
         assert_eq!(
             report["except"]["dependents"][0]["xid"],

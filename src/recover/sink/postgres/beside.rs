@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::RowDigest;
 use super::PostgresSink;
 use super::maintenance::{drop_leftover, lock, maintenance};
+use super::unfinished::NAME_LIMIT;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::Table;
@@ -103,8 +104,17 @@ impl SideSchema {
     }
 
     /// # Errors
-    /// Fails with `Refused` if the schema is not empty, and with `Unavailable` if the server cannot be asked.
+    /// Fails with `Usage` for a name that no schema of a user can have, with `Refused` if the schema is not empty, and with
+    /// `Unavailable` if the server cannot be asked.
     pub async fn require_free(&self) -> Result<()> {
+        let is_taken = self.name.starts_with("pg_") || self.name == "backwhen";
+        if is_taken || self.name.is_empty() || self.name.len() > NAME_LIMIT {
+            return Err(Error::usage(format!(
+                "--into-schema {:?}: this name is the server's or backwhen's own, or has no or more than {NAME_LIMIT} bytes; \
+                 choose another one",
+                self.name
+            )));
+        }
         let session = Session::connect_utf8(&self.live, "recover").await?;
         self.is_there(&session).await.map(drop)
     }
