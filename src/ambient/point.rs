@@ -53,6 +53,7 @@ pub const POINTS: &[&str] = &[
     "recover.indexed",
     "recover.valid",
     "recover.validated",
+    "recover.beside",
     "rewind.locked",
     "rewind.applied",
     "rewind.committed",

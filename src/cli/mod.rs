@@ -12,6 +12,7 @@ mod config;
 mod copy;
 mod diff;
 mod drop;
+mod except;
 mod expire;
 mod init;
 mod left_out;

@@ -1,10 +1,13 @@
 //! `backwhen recover`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::except::{ExceptReport, LeftOutTransactions};
+use super::rewind::Rule;
 use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, left_out, not_exact, ui};
 use crate::ambient;
@@ -14,13 +17,29 @@ use crate::history::catalog::UnusableObject;
 use crate::history::verify::{self, AcknowledgedEnd};
 use crate::model::{Inexact, Moment};
 use crate::past::Reading;
-use crate::recover::execute::{Execution, RecoveryReport, execute, foresee};
+use crate::recover::amend::Amend;
+use crate::recover::entries::foresee;
+use crate::recover::execute::{Execution, RecoveryReport, execute};
+use crate::recover::part::{RowFilter, TablePart};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::refused::RefusedObject;
-use crate::recover::sink::Destination;
+use crate::recover::sink::{Destination, SideSchema};
 
-/// Rebuild the database, or some of its tables, as of a moment
+/// Rebuild the database, or some of its tables or rows, as of a moment
+///
+/// Example: backwhen recover --to '10 minutes ago' --create --into dbname=rescued
+///
+/// One customer's orders, with all that they refer to:
+///   backwhen recover --to xid:4711 --before --table orders --where 'customer_id = 42' --with-references
+///     --create --into dbname=rescued
+///
+/// Or beside the live orders, in a schema of its own:
+///   backwhen recover --to xid:4711 --before --table orders --into dbname=shop --into-schema restored
+///
+/// The database as it would be without two transactions:
+///   backwhen recover --to latest --except xid:4711,4715 --create --into dbname=without
 #[derive(Args, Clone)]
+#[command(verbatim_doc_comment)]
 pub struct Recover {
     /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
@@ -55,6 +74,23 @@ pub struct Recover {
     /// Recover only tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
+    /// Recover only the rows that meet a condition in SQL, such as 'tenant_id = 42'; the target's server judges them
+    #[arg(long = "where", value_name = "CONDITION", conflicts_with = "schema_only")]
+    condition: Option<String>,
+    /// Recover the rows, too, to which the wanted ones refer by foreign keys, and those to which these refer
+    #[arg(long, conflicts_with = "schema_only")]
+    with_references: bool,
+    /// Put the tables into this new schema of an existing database, beside its own tables; nothing outside of the schema is
+    /// touched
+    #[arg(long, value_name = "SCHEMA", conflicts_with_all = ["create", "create_roles", "schema_only"])]
+    into_schema: Option<String>,
+    /// Leave out these transactions (xid:N, or xid:N,N,...) and keep all later ones
+    #[arg(long, value_name = "XIDS", conflicts_with_all = ["condition", "with_references", "schema_only"])]
+    except: Option<String>,
+    /// With --except, what to do if later transactions built on these: recover nothing, leave such rows as they are, or leave
+    /// out the later transactions, too
+    #[arg(long, env = "BACKWHEN_CONFLICTS", value_enum, default_value = "refuse")]
+    conflicts: Rule,
     /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -68,6 +104,9 @@ struct DryRunReport<'a> {
     dry_run: bool,
     #[serde(flatten)]
     plan: &'a Plan,
+    into_schema: Option<&'a String>,
+    /// What --except changes, as far as that is known before the constraints are there.
+    except: Option<ExceptReport>,
     /// The objects that the target will refuse, as far as its catalogs tell.
     left_out: Vec<RefusedObject>,
 }
@@ -78,6 +117,8 @@ struct Recovered {
     report: RecoveryReport,
     /// The file with the SQL of what was left out, if something was.
     left_out_file: Option<String>,
+    into_schema: Option<String>,
+    except: Option<ExceptReport>,
 }
 
 impl Recover {
@@ -85,30 +126,43 @@ impl Recover {
         let history = at.history()?;
         let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         let destination = self.into.as_deref().map(Destination::parse).transpose()?;
+        self.check(destination.as_ref())?;
         let acknowledged = acknowledged(history.root());
         let reading = Reading::open(&history)?;
         if moment == Moment::Latest {
             refuse_a_lost_end(&reading, acknowledged)?;
         }
-        let plan = self.plan(&reading, &moment)?;
+        let mut plan = self.plan(&reading, &moment)?;
         let Some(destination) = destination.clone().filter(|_| !self.dry_run) else {
-            let left_out = foresee_all(at, &plan, destination.as_ref()).await;
-            let planned = DryRunReport { dry_run: true, plan: &plan, left_out };
+            let left_out = match (&self.into_schema, &destination) {
+                (Some(schema), Some(Destination::Postgres(live))) => {
+                    SideSchema::new(live, schema).require_free().await?;
+                    foresee_all(at, &mut plan, None).await
+                }
+                _ => foresee_all(at, &mut plan, destination.as_ref()).await,
+            };
+            let except = self.left_out_transactions(&plan).await?.map(|it| it.foresee()).transpose()?;
+            let into_schema = self.into_schema.as_ref();
+            let planned = DryRunReport { dry_run: true, plan: &plan, into_schema, except, left_out };
             let inexact: Vec<_> =
                 plan.inexact.iter().map(|it| not_exact::line(plan.inexact.is_certain(it), it)).collect();
             not_exact::say(at, &inexact, None);
-            let text = || describe_plan(&plan) + &left_out::describe(&planned.left_out);
+            let text = || {
+                let schema = describe_schema(planned.into_schema);
+                let except = planned.except.as_ref().map_or_else(String::new, ExceptReport::describe);
+                describe_plan(&plan) + &schema + &except + &left_out::describe(&planned.left_out)
+            };
             at.ui.result(&planned, text)?;
             return Ok(ExitCode::SUCCESS);
         };
         // Everything that starts from here on is undone if the command is interrupted.
         at.heed_signals();
         let to_stdout = self.into.as_deref() == Some("sql:-");
-        let report = self.attempt(at, &moment, plan, destination.clone()).await?;
+        let (report, except) = self.attempt(at, &moment, plan, destination.clone()).await?;
         let left_out_file = write_left_out(at, &destination, &report);
         let complete = report.left_out.is_empty();
         say_inexact(at, &history, &destination, &report);
-        let report = Recovered { report, left_out_file };
+        let report = Recovered { report, left_out_file, into_schema: self.into_schema, except };
         for note in &report.report.notes {
             at.ui.say(&format!("note: {note}"));
         }
@@ -124,7 +178,43 @@ impl Recover {
 
 impl Recover {
     fn plan(&self, reading: &Reading, moment: &Moment) -> Result<Plan> {
-        plan(reading, moment, self.before, &self.table)
+        // A schema has room for tables, not for what belongs to a whole database.
+        let all = ["*".to_owned()];
+        let is_all = self.table.is_empty() && self.into_schema.is_some();
+        let mut plan = plan(reading, moment, self.before, if is_all { &all } else { &self.table })?;
+        plan.filter = (self.condition.is_some() || self.with_references).then(|| RowFilter {
+            condition: self.condition.clone(),
+            with_references: self.with_references,
+            referenced: Vec::new(),
+        });
+        Ok(plan)
+    }
+
+    /// Refuses options that cannot go together.
+    fn check(&self, destination: Option<&Destination>) -> Result<()> {
+        if self.with_references && self.table.is_empty() && self.condition.is_none() {
+            return Err(Error::usage(
+                "--with-references has nothing to add to the whole database; name what is wanted with --table or --where",
+            ));
+        }
+        let is_part = self.condition.is_some() || self.with_references || self.except.is_some();
+        match destination {
+            Some(Destination::Sqlite(_) | Destination::Sql(_)) if is_part => Err(Error::usage(
+                "only a PostgreSQL server can judge rows for --where, --with-references and --except; recover into a database, \
+                 with --create --into dbname=NAME",
+            )),
+            Some(Destination::Sqlite(_) | Destination::Sql(_)) if self.into_schema.is_some() => Err(
+                Error::usage("--into-schema needs an existing PostgreSQL database, as in --into dbname=NAME"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    async fn left_out_transactions(&self, plan: &Plan) -> Result<Option<LeftOutTransactions>> {
+        let Some(list) = self.except.clone() else { return Ok(None) };
+        let (plan, rule) = (plan.clone(), self.conflicts.into());
+        let reading = move || LeftOutTransactions::read(&plan, &list, rule);
+        ambient::blocking("following the journal", reading).await.map(Some)
     }
 
     /// Executes the plan. If its checkpoint turns out to be damaged, executes another plan for the same moment: a
@@ -135,15 +225,19 @@ impl Recover {
         moment: &Moment,
         mut plan: Plan,
         destination: Destination,
-    ) -> Result<RecoveryReport> {
+    ) -> Result<(RecoveryReport, Option<ExceptReport>)> {
         let to_stdout = matches!(destination, Destination::Sql(None));
         loop {
+            let except = self.left_out_transactions(&plan).await?.map(Arc::new);
+            except.as_ref().map_or(Ok(()), |it| it.require_free())?;
             let execution = Execution {
                 tools: at.tools()?,
                 destination: destination.clone(),
                 scratch: self.scratch.conninfo()?,
                 replay_limit: self.scratch.limit(),
                 create: self.create,
+                into_schema: self.into_schema.clone(),
+                amend: except.clone().map(|it| it as Arc<dyn Amend>),
                 create_roles: self.create_roles,
                 schema_only: self.schema_only,
                 strict: self.strict,
@@ -152,7 +246,7 @@ impl Recover {
                 interrupt: at.heed_signals(),
             };
             let error = match execute(plan.clone(), execution).await {
-                Ok(report) => return Ok(report),
+                Ok(report) => return Ok((report, except.and_then(|it| it.report()))),
                 // Output that is already on standard output cannot be withdrawn.
                 Err(error) if error.kind() != Kind::Damaged || to_stdout => return Err(error),
                 Err(error) => error,
@@ -169,10 +263,9 @@ impl Recover {
 /// A plan needs no target: one that cannot be asked is no failure.
 async fn foresee_all(
     at: &Surroundings,
-    plan: &Plan,
+    plan: &mut Plan,
     destination: Option<&Destination>,
 ) -> Vec<RefusedObject> {
-    let Some(destination) = destination else { return Vec::new() };
     foresee(plan, destination).await.unwrap_or_else(|error| {
         at.ui.say(&format!("what the target will refuse is not known: {error}"));
         Vec::new()
@@ -274,10 +367,40 @@ fn describe_plan(plan: &Plan) -> String {
         None => "not to be proved: no later digests of the source's definitions are held".to_owned(),
     };
     text.push_str(&format!("\nschema       {}\ndefinitions  {compared}", plan.schema));
+    if let Some(filter) = &plan.filter {
+        text.push_str(&describe_filter(filter));
+    }
     for note in &plan.notes {
         text.push_str(&format!("\nnote         {}", ui::printable(note)));
     }
     text
+}
+
+fn describe_filter(filter: &RowFilter) -> String {
+    let mut text = String::new();
+    if let Some(condition) = &filter.condition {
+        text.push_str(&format!("\nrows         those that meet: {}", ui::printable(condition)));
+    }
+    if filter.with_references {
+        let tables = match filter.referenced.as_slice() {
+            [] => "no other table".to_owned(),
+            tables => tables.join(", "),
+        };
+        text.push_str(&format!("\nreferences   rows are taken along from {}", ui::printable(&tables)));
+    }
+    text
+}
+
+fn describe_schema(schema: Option<&String>) -> String {
+    schema.map_or_else(String::new, |name| format!("\ninto schema  {}", ui::printable(name)))
+}
+
+fn describe_part(part: &[TablePart]) -> String {
+    let line = |it: &TablePart| {
+        let name = ui::printable(&it.table);
+        format!("\npart         {name}: {} rows; {} rows are left out", it.rows, it.left_out)
+    };
+    part.iter().map(line).collect()
 }
 
 fn describe(recovered: &Recovered) -> String {
@@ -301,6 +424,9 @@ fn describe(recovered: &Recovered) -> String {
         report.seconds,
         phases.join(", ")
     );
+    text.push_str(&describe_part(&report.part));
+    text.push_str(&describe_schema(recovered.into_schema.as_ref()));
+    text.push_str(&recovered.except.as_ref().map_or_else(String::new, ExceptReport::describe));
     text.push_str(&left_out::describe(&report.left_out));
     if let Some(file) = &recovered.left_out_file {
         text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));

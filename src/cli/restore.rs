@@ -74,6 +74,8 @@ pub(super) async fn restore(
         tools: at.tools()?,
         destination: Destination::Postgres(target.clone()),
         create: true,
+        into_schema: None,
+        amend: None,
         jobs,
         progress: at.ui.progress(),
         interrupt,

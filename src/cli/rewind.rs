@@ -91,10 +91,20 @@ struct Way {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Rule {
+pub(super) enum Rule {
     Refuse,
     Skip,
     Cascade,
+}
+
+impl From<Rule> for ConflictRule {
+    fn from(rule: Rule) -> ConflictRule {
+        match rule {
+            Rule::Refuse => ConflictRule::Refuse,
+            Rule::Skip => ConflictRule::Skip,
+            Rule::Cascade => ConflictRule::Cascade,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -126,10 +136,19 @@ struct MomentReport {
     xid: Option<u64>,
 }
 
+/// A later transaction that is in the way.
 #[derive(Serialize)]
-struct DependentReport {
+pub(super) struct DependentReport {
     xid: u64,
     why: String,
+}
+
+impl DependentReport {
+    pub fn of(conflicts: &[ConflictReport]) -> Vec<DependentReport> {
+        let each = conflicts.iter().flat_map(|it| it.xids.iter().map(|xid| (*xid, it.why.clone())));
+        let distinct: BTreeSet<_> = each.collect();
+        distinct.into_iter().map(|(xid, why)| DependentReport { xid, why }).collect()
+    }
 }
 
 impl Rewind {
@@ -153,7 +172,7 @@ impl Rewind {
 impl Undo {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let (history, _objects) = at.history_held()?;
-        let moments = self.moments()?;
+        let moments = transactions(&self.transactions, "backwhen undo xid:N,N")?;
         let source = self.how.source.of(&history)?;
         let reading = caught_up(&history, &source).await?;
         let pasts = moments.iter().map(|moment| reading.at(moment, true)).collect::<Result<Vec<_>>>()?;
@@ -162,18 +181,17 @@ impl Undo {
         let first = first.ok_or_else(|| Error::usage("name the transactions: backwhen undo xid:N"))?;
         self.how.amend(at, first, &source, Aim::Undo(positions)).await
     }
+}
 
-    fn moments(&self) -> Result<Vec<Moment>> {
-        let list = self.transactions.strip_prefix("xid:").unwrap_or(&self.transactions);
-        let parse = |number: &str| {
-            let number = number.trim().trim_start_matches("xid:");
-            let moment = Moment::parse(&format!("xid:{number}"), ambient::now());
-            moment.context(Kind::Usage, || {
-                format!("{number:?} is no transaction; write: backwhen undo xid:N,N")
-            })
-        };
-        list.split(',').map(parse).collect()
-    }
+/// Reads a list of transactions: xid:N,N,... `example` is the command to type.
+pub(super) fn transactions(list: &str, example: &str) -> Result<Vec<Moment>> {
+    let numbers = list.strip_prefix("xid:").unwrap_or(list);
+    let parse = |number: &str| {
+        let number = number.trim().trim_start_matches("xid:");
+        let moment = Moment::parse(&format!("xid:{number}"), ambient::now());
+        moment.context(Kind::Usage, || format!("{number:?} is no transaction; write: {example}"))
+    };
+    numbers.split(',').map(parse).collect()
 }
 
 /// Waits until the running capture has brought in what is committed by now.
@@ -199,12 +217,7 @@ impl Way {
         let last = past.last();
         let moment =
             MomentReport { lsn: past.until(), time: last.map(|it| it.time), xid: last.map(|it| it.xid) };
-        let rule = match self.conflicts {
-            Rule::Refuse => ConflictRule::Refuse,
-            Rule::Skip => ConflictRule::Skip,
-            Rule::Cascade => ConflictRule::Cascade,
-        };
-        let mut amendment = Amendment::plan(past, source, aim, rule).await?;
+        let mut amendment = Amendment::plan(past, source, aim, self.conflicts.into()).await?;
         if let Some(file) = &self.sql {
             changes::write_new(file, &amendment.script()?)?;
         }
@@ -227,14 +240,12 @@ impl AmendmentReport {
         seconds: f64,
     ) -> AmendmentReport {
         let conflicts = amendment.conflicts();
-        let each = conflicts.iter().flat_map(|it| it.xids.iter().map(|xid| (*xid, it.why.clone())));
-        let dependents: BTreeSet<_> = each.collect();
         let done = applied.flatten();
         AmendmentReport {
             moment,
             tables: amendment.counts(),
+            dependents: DependentReport::of(&conflicts),
             conflicts,
-            dependents: dependents.into_iter().map(|(xid, why)| DependentReport { xid, why }).collect(),
             without_place: amendment.without_place(),
             applied: applied.is_some(),
             lsn: done.map(|it| it.lsn),
@@ -262,26 +273,33 @@ fn describe(report: &AmendmentReport) -> String {
         Some(time) => format!("moment    {}  {}\n", report.moment.lsn, ui::both_times(time)),
         None => format!("moment    {}\n", report.moment.lsn),
     };
+    text.push_str(&describe_changes(&report.tables, &report.conflicts));
+    for note in &report.without_place {
+        text.push_str(&format!("no place  {}\n", ui::printable(note)));
+    }
+    text.push_str(&ending(report));
+    text
+}
+
+/// The changes of tables, and the rows in their way.
+pub(super) fn describe_changes(tables: &[TableCount], conflicts: &[ConflictReport]) -> String {
+    let mut text = String::new();
     let cells = |it: &TableCount| {
         vec![it.table.clone(), it.inserted.to_string(), it.updated.to_string(), it.deleted.to_string()]
     };
-    if report.tables.is_empty() {
+    if tables.is_empty() {
         text.push_str("no row has to change\n");
     } else {
-        let rows: Vec<_> = report.tables.iter().map(cells).collect();
+        let rows: Vec<_> = tables.iter().map(cells).collect();
         text.push_str(&ui::table(&["table", "to insert", "to update", "to delete"], &rows));
         text.push('\n');
     }
-    for conflict in &report.conflicts {
+    for conflict in conflicts {
         let key: Vec<_> = conflict.key.iter().map(|(column, value)| format!("{column}={value}")).collect();
         let xids: Vec<_> = conflict.xids.iter().map(|xid| format!("xid:{xid}")).collect();
         let line = format!("{} ({}): {} {}", conflict.table, key.join(", "), conflict.why, xids.join(" "));
         text.push_str(&format!("CONFLICT  {}\n", ui::printable(&line)));
     }
-    for note in &report.without_place {
-        text.push_str(&format!("no place  {}\n", ui::printable(note)));
-    }
-    text.push_str(&ending(report));
     text
 }
 

@@ -41,6 +41,14 @@ impl Selection {
         Ok(Selection { include: parse(include)?, exclude: parse(exclude)? })
     }
 
+    /// Includes more tables (schema, name), unless all are included anyway.
+    pub fn add(&mut self, tables: impl IntoIterator<Item = (String, String)>) {
+        if self.include.is_empty() {
+            return;
+        }
+        self.include.extend(tables.into_iter().map(|(schema, name)| Pattern::exact(&schema, &name)));
+    }
+
     /// Whether the table is selected: it is included (as every table is if no pattern includes any), and not
     /// excluded.
     pub fn takes(&self, schema: &str, name: &str) -> bool {
@@ -236,6 +244,10 @@ mod tests {
         assert!(selection.takes("shop", "orders") && selection.takes("public", "audit_1"));
         assert!(!selection.takes("shop", "tmp_1") && !selection.takes("public", "orders"));
         assert!(Selection::default().takes("any", "thing"));
+        let mut selection = selection;
+        selection.add([("a".to_owned(), "b*".to_owned())]);
+        assert!(selection.takes("a", "b*") && !selection.takes("a", "bc"));
+        let selection = Selection::parse(&own(&["shop.*", "audit_?"]), &[]).unwrap();
         assert_eq!(selection.unmatched(&[table("shop", "orders", &[])]), ["audit_?"]);
         for empty in ["shop.", ".t", "", "\"\"", "\"\".t"] {
             assert!(Pattern::parse(empty).is_err(), "{empty}");

@@ -4,26 +4,30 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::amend::Amend;
 use super::archive::{AfterRows, Archive, EntrySelection};
+use super::changes::{amend, keep_part, try_condition};
 use super::compare::compare_definitions;
 use super::definitions::{ReplaySettings, SchemaAt, base_schema, schema_at};
+use super::entries::{entries_of, partial_notes};
 use super::load::{LoadOutcome, load_all};
-use super::plan::{Plan, PlannedMoment};
+use super::part::TablePart;
+use super::plan::Plan;
 use super::refused::RefusedObject;
+use super::report::Phases;
+pub use super::report::RecoveryReport;
 use super::roles;
 use super::sequences::{MadeSequence, sequence_values};
-use super::sink::{self, ArchiveDefinitions, Destination, Opening, Provenance, Sink};
+use super::sink::{ArchiveDefinitions, Destination, Opening, Provenance, SideSchema, Sink};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::fold::{Folded, FoldedTable};
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
-use crate::model::schema_digests::SchemaProof;
 use crate::model::{Inexact, Table};
 use crate::past::RECOVERY_BUDGET;
 use crate::pgtools::Tools;
@@ -38,6 +42,10 @@ pub struct Execution {
     /// How long one replayed statement may run.
     pub replay_limit: Duration,
     pub create: bool,
+    /// A schema of the destination's database, beside whose own tables the recovered ones are put.
+    pub into_schema: Option<String>,
+    /// A change of the recovered rows.
+    pub amend: Option<Arc<dyn Amend>>,
     /// Refuse everything if the target refuses one object.
     pub strict: bool,
     /// Whether to create the roles that the target lacks.
@@ -48,39 +56,6 @@ pub struct Execution {
     pub progress: Arc<dyn Progress>,
     /// Cancelled to make the recovery end early and leave nothing behind.
     pub interrupt: CancellationToken,
-}
-
-/// The result of a recovery. Its JSON is a contract; see `docs/JSON.md`.
-#[derive(Clone, Debug, Serialize)]
-pub struct RecoveryReport {
-    pub moment: PlannedMoment,
-    pub checkpoint: String,
-    pub segments: u64,
-    pub transactions_folded: u64,
-    pub tables: u64,
-    pub rows: u64,
-    pub seconds: f64,
-    pub phases: Vec<Phase>,
-    /// How well the schema is known.
-    pub schema: SchemaKnown,
-    /// Whether the definitions were compared with the source's own.
-    pub schema_proof: SchemaProof,
-    pub inexact: Vec<Inexact>,
-    /// The objects that the target refused and the statements that were not replayed, with their SQL; they are in
-    /// `inexact` too.
-    pub left_out: Vec<RefusedObject>,
-    pub notes: Vec<String>,
-    /// Whether the digests of the loaded rows agree with the history's.
-    pub proved: bool,
-    /// The digests of the loaded rows, by table.
-    #[serde(skip)]
-    pub digests: Vec<TableDigest>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Phase {
-    pub name: &'static str,
-    pub seconds: f64,
 }
 
 /// Carries out the plan, all or nothing.
@@ -105,11 +80,12 @@ pub async fn execute(plan: Plan, execution: Execution) -> Result<RecoveryReport>
 }
 
 async fn recover(
-    plan: Plan,
-    execution: Execution,
+    mut plan: Plan,
+    mut execution: Execution,
     started: Instant,
     made: &[String],
 ) -> Result<RecoveryReport> {
+    let beside = side_schema(&mut execution).await?;
     let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
     let is_server = matches!(execution.destination, Destination::Postgres(_));
@@ -118,6 +94,9 @@ async fn recover(
     }
     if execution.strict {
         schema.require_all()?;
+    }
+    if plan.filter.is_some() {
+        plan.add_references(&schema.open()?.toc)?;
     }
     let (sink, unwanted, sequences) = open(&plan, &execution, &schema).await?;
     let sink = Arc::new(sink);
@@ -137,7 +116,7 @@ async fn recover(
         Ok(filled) => sink.complete_definitions().await.map(|()| filled),
         Err(error) => Err(error),
     };
-    let filled = match completed {
+    let mut filled = match completed {
         Ok(filled) => filled,
         Err(error) => {
             let abandoned = sink.abandon().await;
@@ -151,6 +130,7 @@ async fn recover(
     notes.extend(made.iter().cloned());
     notes.extend(schema.notes.iter().cloned());
     notes.extend(unwanted);
+    notes.extend(std::mem::take(&mut filled.notes));
     notes.extend(sink.notes());
     let mut inexact = filled.inexact;
     let compared = compare_definitions(&plan, &schema, &sink).await;
@@ -158,7 +138,15 @@ async fn recover(
         compared.as_ref().err().map(|error| format!("the recovered definitions were not compared: {error}")),
     );
     phases.end("compare definitions");
-    let mut left_out = sink.make_valid().await?;
+    let mut left_out = match &beside {
+        None => sink.make_valid().await?,
+        Some(schema) => {
+            let comment = format!("recovered by backwhen as of {} ({})", plan.moment.time, plan.moment.lsn);
+            let put = sink.put_into(schema, &plan.chosen.tables, &comment, &execution.interrupt).await?;
+            notes.extend(put.1);
+            put.0
+        }
+    };
     if !is_server {
         left_out.extend(missing_of(&plan, &schema));
     }
@@ -181,20 +169,23 @@ async fn recover(
         left_out,
         notes,
         proved: filled.proved,
+        part: filled.part,
         digests: filled.digests,
     })
 }
 
-struct Phases {
-    started: Instant,
-    all: Vec<Phase>,
-}
-
-impl Phases {
-    fn end(&mut self, name: &'static str) {
-        self.all.push(Phase { name, seconds: self.started.elapsed().as_secs_f64() });
-        self.started = ambient::instant();
-    }
+/// The schema beside whose tables the recovered ones are put, if that is asked for. They are recovered in a database of their
+/// own first.
+async fn side_schema(execution: &mut Execution) -> Result<Option<SideSchema>> {
+    let (Some(name), Destination::Postgres(live)) = (&execution.into_schema, &execution.destination) else {
+        return Ok(None);
+    };
+    let schema = SideSchema::new(live, name);
+    schema.drop_leftover().await?;
+    schema.require_free().await?;
+    execution.destination = Destination::Postgres(schema.workshop());
+    execution.create = true;
+    Ok(Some(schema))
 }
 
 struct FillOutcome {
@@ -204,6 +195,8 @@ struct FillOutcome {
     rows: u64,
     inexact: Vec<Inexact>,
     proved: bool,
+    part: Vec<TablePart>,
+    notes: Vec<String>,
     digests: Vec<TableDigest>,
 }
 
@@ -246,6 +239,7 @@ async fn open(
     let opening = Opening {
         create: execution.create,
         strict: execution.strict,
+        is_part: plan.filter.is_some(),
         source: &schema.facts.database,
         definitions,
         tables: &plan.chosen.tables,
@@ -276,39 +270,6 @@ fn chosen_of(plan: &Plan, objects: &[RefusedObject]) -> Vec<RefusedObject> {
     objects.iter().filter(is_chosen).cloned().collect()
 }
 
-fn entries_of(plan: &Plan, archive: &Archive) -> EntrySelection {
-    if plan.partial {
-        EntrySelection::tables(&archive.toc, |schema, name| plan.chosen.selection.takes(schema, name))
-    } else {
-        EntrySelection::whole(&archive.toc)
-    }
-}
-
-/// Returns what a target will refuse, as far as that is known before anything is made. The definitions are those of the
-/// checkpoint: nothing is replayed.
-///
-/// # Errors
-/// Fails with `Damaged` if the archive is, and with `Unavailable` if the server cannot be asked.
-pub async fn foresee(plan: &Plan, destination: &Destination) -> Result<Vec<RefusedObject>> {
-    let Destination::Postgres(info) = destination else { return Ok(Vec::new()) };
-    let schema = base_schema(&plan.past)?;
-    let archive = schema.open()?;
-    let entries = entries_of(plan, &archive);
-    sink::foresee(info, ArchiveDefinitions::new(archive, entries)?).await
-}
-
-/// Makes the notes for a recovery of some tables: which objects it leaves out, and which it takes in beyond the tables.
-fn partial_notes(entries: &EntrySelection) -> Vec<String> {
-    let left_out = entries
-        .left_out
-        .iter()
-        .map(|what| format!("left out, as it refers to what is not recovered: {what}"));
-    let empty = entries.definition_only.iter();
-    let empty = empty
-        .map(|(schema, name)| format!("made without rows, as a recovered table needs it: {schema}.{name}"));
-    left_out.chain(empty).collect()
-}
-
 async fn fill(
     plan: &Plan,
     execution: &Execution,
@@ -323,8 +284,12 @@ async fn fill(
     }
     // The server makes tables while the journal is read.
     let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
-    let (defined, folded) = tokio::join!(sink.pre_data(), fold_plan(plan, &execution.progress, wanted));
-    let set_aside = defined?;
+    let defining = async {
+        let set_aside = sink.pre_data().await?;
+        Ok::<_, Error>((set_aside, try_condition(plan, sink).await?))
+    };
+    let (defined, folded) = tokio::join!(defining, fold_plan(plan, &execution.progress, wanted));
+    let (set_aside, notes) = defined?;
     let folded = folded?;
     phases.end("schema and fold");
     let known = schema_known(plan, &folded)?;
@@ -337,7 +302,8 @@ async fn fill(
     let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
     inexact.extend(unknown);
     let retyped = inexact.iter().filter(|it| it.is_retyped()).map(|it| it.what.clone()).collect();
-    let loaded = load_and_index(plan, execution, sink, (folded.tables, &retyped, &inexact), phases).await?;
+    let (loaded, part) =
+        load_and_index(plan, execution, sink, (folded.tables, &retyped, &inexact), phases).await?;
     inexact.extend(loaded.inexact);
     inexact.extend(sink.set_sequences(&sequences).await?);
     if !plan.partial {
@@ -353,6 +319,8 @@ async fn fill(
         rows: loaded.rows,
         inexact,
         proved: loaded.proved,
+        part,
+        notes,
         digests: loaded.digests,
     })
 }
@@ -365,7 +333,7 @@ async fn load_and_index(
     sink: &Arc<Sink>,
     (tables, retyped, inexact): (Vec<FoldedTable>, &BTreeSet<String>, &[Inexact]),
     phases: &mut Phases,
-) -> Result<LoadOutcome> {
+) -> Result<(LoadOutcome, Vec<TablePart>)> {
     let all: Vec<&Table> = tables.iter().map(|folded| &folded.table).collect();
     let there = sink.tables_there(&all).await?;
     let tables: Vec<_> = tables.into_iter().filter(|folded| there.contains(&folded.table.oid)).collect();
@@ -381,22 +349,30 @@ async fn load_and_index(
     }
     let making = || execution.progress.phase("building indexes and constraints", 0, Unit::Tables);
     making();
-    if last.is_empty() {
-        sink.post_data(execution.jobs, AfterRows::Whole, &exact_tables(&loaded, inexact)).await?;
+    let mut part = Vec::new();
+    if last.is_empty() && plan.filter.is_none() {
+        sink.post_data(execution.jobs, AfterRows::Whole, &exact_tables(plan, &loaded, inexact)).await?;
     } else {
         sink.post_data(execution.jobs, AfterRows::Names, &HashSet::new()).await?;
         loaded.add(load(plan, execution, sink, (last, retyped)).await?);
+        part = keep_part(plan, sink, &mut loaded).await?;
         making();
-        sink.post_data(execution.jobs, AfterRows::Remainder, &exact_tables(&loaded, inexact)).await?;
+        sink.post_data(execution.jobs, AfterRows::Remainder, &exact_tables(plan, &loaded, inexact)).await?;
     }
     loaded.inexact = sink.bring_back_checks().await?;
+    if let Some(change) = &execution.amend {
+        amend(plan, &**change, sink, &mut loaded).await?;
+    }
     ambient::pass("recover.indexed")?;
     phases.end("indexes and constraints");
-    Ok(loaded)
+    Ok((loaded, part))
 }
 
 /// Returns the names of the tables that have exactly the rows of the source.
-fn exact_tables(loaded: &LoadOutcome, inexact: &[Inexact]) -> HashSet<String> {
+fn exact_tables(plan: &Plan, loaded: &LoadOutcome, inexact: &[Inexact]) -> HashSet<String> {
+    if plan.filter.is_some() {
+        return HashSet::new();
+    }
     let names = loaded.digests.iter().map(|digest| digest.table.clone());
     names.filter(|name| inexact.iter().all(|it| !it.what.contains(name))).collect()
 }
@@ -434,9 +410,17 @@ async fn define(
     let set_aside = sink.pre_data().await?;
     sink.post_data(execution.jobs, AfterRows::Whole, &HashSet::new()).await?;
     let of_schema = plan.inexact.iter().filter(|found| found.what == "schema").cloned();
-    let (known, transactions, tables, rows) = (plan.schema, 0, 0, 0);
-    let inexact = of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect();
-    Ok(FillOutcome { schema: known, transactions, tables, rows, inexact, proved: false, digests: Vec::new() })
+    Ok(FillOutcome {
+        schema: plan.schema,
+        transactions: 0,
+        tables: 0,
+        rows: 0,
+        inexact: of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect(),
+        proved: false,
+        part: Vec::new(),
+        notes: Vec::new(),
+        digests: Vec::new(),
+    })
 }
 
 /// Returns how well the schema is known: if event triggers told schema changes, the fold finds out whether there was an

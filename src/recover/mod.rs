@@ -1,24 +1,29 @@
 //! The read half: brings a database back from its history, without ever asking the source.
 
+pub mod amend;
 #[expect(
     clippy::disallowed_methods,
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
 pub mod archive;
+mod changes;
 #[expect(
     clippy::disallowed_methods,
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
 mod compare;
 pub mod definitions;
+pub mod entries;
 pub mod execute;
 pub mod gate;
 mod lexer;
 mod load;
 mod objects;
+pub mod part;
 pub mod past_server;
 pub mod plan;
 pub mod refused;
+mod report;
 mod roles;
 #[expect(
     clippy::disallowed_methods,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::part::RowFilter;
 use crate::error::Result;
 use crate::history::definitions::SchemaKnown;
 use crate::model::inexact::insert_only_note;
@@ -36,6 +37,11 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Whether only some tables are wanted.
     pub partial: bool,
+    /// Which rows are wanted; `None` if all are.
+    pub filter: Option<RowFilter>,
+    /// The tables that were asked for, by oid.
+    #[serde(skip)]
+    pub(super) asked: Vec<u32>,
     #[serde(skip)]
     pub chosen: ChosenTables,
     /// The past from which everything is recovered.
@@ -70,23 +76,35 @@ pub fn plan(reading: &Reading, moment: &Moment, before: bool, patterns: &[String
     let base = past.base();
     let insert_only = chosen.tables.iter().filter(|table| table.is_insert_only()).count();
     let notes = past.notes().iter().cloned().chain(insert_only_note(insert_only)).collect();
-    let images = chosen.tables.iter().filter_map(|table| base.table(table.oid));
-    Ok(Plan {
+    let mut plan = Plan {
         moment: planned(&past),
         checkpoint: base.id.clone(),
         epoch: base.epoch,
         segments: past.segments().count() as u64,
         transactions: past.count_transactions()?,
-        tables: chosen.tables.len() as u64,
-        checkpoint_rows: images.map(|entry| entry.image.rows).sum(),
+        tables: 0,
+        checkpoint_rows: 0,
         schema,
         schema_compared_at: past.schema_witness()?.map(|witness| witness.at),
         inexact,
         notes,
         partial: chosen.is_partial,
+        filter: None,
+        asked: chosen.tables.iter().map(|table| table.oid).collect(),
         chosen,
         past: Arc::new(past),
-    })
+    };
+    plan.count_tables();
+    Ok(plan)
+}
+
+impl Plan {
+    pub(super) fn count_tables(&mut self) {
+        let base = self.past.base();
+        let images = self.chosen.tables.iter().filter_map(|table| base.table(table.oid));
+        self.tables = self.chosen.tables.len() as u64;
+        self.checkpoint_rows = images.map(|entry| entry.image.rows).sum();
+    }
 }
 
 fn planned(past: &Past) -> PlannedMoment {

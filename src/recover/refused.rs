@@ -68,14 +68,16 @@ const KINDS_AND_LINKS: &[&str] = &["on", "fk", "check", "procedural", "table", "
 pub(super) struct RefusedObjects {
     /// Whether the first one ends the recovery.
     pub strict: bool,
+    /// Whether rows are left out on purpose, so that a foreign key may be broken although it was valid on the source.
+    pub is_part: bool,
     objects: Mutex<Vec<RefusedObject>>,
     /// Remarks, for a person, on objects that are as they were on the source nevertheless.
     notes: Mutex<Vec<String>>,
 }
 
 impl RefusedObjects {
-    pub fn new(strict: bool) -> RefusedObjects {
-        RefusedObjects { strict, ..RefusedObjects::default() }
+    pub fn new(strict: bool, is_part: bool) -> RefusedObjects {
+        RefusedObjects { strict, is_part, ..RefusedObjects::default() }
     }
 
     /// # Errors

@@ -32,6 +32,8 @@ pub struct ChangedRows {
     keeps_all: bool,
     /// The tables whose changes matter; `None` for all.
     wanted: Option<HashSet<u32>>,
+    /// The position up to which is read; `None` for the end of the history.
+    limit: Option<Lsn>,
     /// The cursor, which stands at `until`.
     follow: Option<Follow<'static>>,
     pub transactions: Vec<Transaction>,
@@ -54,6 +56,7 @@ impl ChangedRows {
             until: past.until(),
             keeps_all,
             wanted,
+            limit: None,
             follow: None,
             transactions: Vec::new(),
             near: None,
@@ -68,7 +71,14 @@ impl ChangedRows {
 
     /// The same moment, of which nothing has been read.
     pub fn nothing(&self) -> ChangedRows {
-        ChangedRows::since(Arc::clone(&self.past), self.keeps_all, self.wanted.clone())
+        let nothing = ChangedRows::since(Arc::clone(&self.past), self.keeps_all, self.wanted.clone());
+        ChangedRows { limit: self.limit, ..nothing }
+    }
+
+    /// Reads only transactions that committed before a position.
+    pub fn up_to(mut self, limit: Lsn) -> ChangedRows {
+        self.limit = Some(limit);
+        self
     }
 
     pub fn row(&self, id: RowId) -> &TouchedRow {
@@ -89,7 +99,7 @@ impl ChangedRows {
     /// `Damaged` if the journal or an image is; `Refused` if more changed than memory should hold.
     pub fn advance(&mut self, reading: &Reading) -> Result<bool> {
         let stretch = reading.stretch(self.past.stretch().epoch.number)?;
-        let until = stretch.frontier().max(self.until);
+        let until = self.limit.unwrap_or(stretch.frontier()).max(self.until);
         self.near = self.near.or_else(|| stretch.number_near(until));
         let mut follow = match self.follow.take() {
             Some(mut follow) => {

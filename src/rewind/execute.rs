@@ -109,7 +109,7 @@ impl Amendment {
 
     /// Decides what to change, by the constraints that are in force.
     fn solve(&mut self) -> Result<Vec<PlannedTable>> {
-        self.refuse_inexact()?;
+        self.changed.refuse_inexact(|changed| self.concerns(changed))?;
         self.solution = solve(&self.aim, self.rule, &self.changed, &self.schema)?;
         let tables = planned_tables(&self.changed, &self.solution.goals, &self.schema)?;
         tables.iter().try_for_each(|planned| self.schema.check(&planned.amended.table))?;
@@ -120,29 +120,8 @@ impl Amendment {
     fn concerns(&self, changed: &ChangedTable) -> bool {
         match &self.aim {
             Aim::Rewind(part) => changed.table().is_some_and(|table| part.takes(table)),
-            Aim::Undo(positions) => !self.changed.numbers(positions).is_disjoint(&changed.writers),
+            Aim::Undo(positions) => self.changed.is_written_by(changed, positions),
         }
-    }
-
-    fn refuse_inexact(&self) -> Result<()> {
-        for changed in self.changed.tables.values() {
-            let (Some(table), true) = (changed.now.as_deref(), changed.then.is_some()) else { continue };
-            if !self.concerns(changed) {
-                continue;
-            }
-            let name = table.display();
-            let inexact = self.changed.inexact.iter().find(|it| it.what == name).map(|it| it.why.clone());
-            let insert_only = table.is_insert_only().then(|| {
-                "it has no replica identity, so the history does not know its updates and deletes".to_owned()
-            });
-            if let Some(why) = changed.obstacle.clone().or(insert_only).or(inexact) {
-                return Err(Error::refused(format!(
-                    "{name} cannot be put back in place: {why}; name the other tables with --table, or use: backwhen \
-                     recover"
-                )));
-            }
-        }
-        Ok(())
     }
 
     pub fn counts(&self) -> Vec<TableCount> {
@@ -151,14 +130,7 @@ impl Amendment {
 
     /// The conflicts that were met, each row once.
     pub fn conflicts(&self) -> Vec<ConflictReport> {
-        let mut reports: Vec<ConflictReport> = Vec::new();
-        for conflict in &self.solution.conflicts {
-            let report = conflict.report(&self.changed);
-            if !reports.contains(&report) {
-                reports.push(report);
-            }
-        }
-        reports
+        self.solution.reports(&self.changed)
     }
 
     /// Names the things that are not put back: tables and columns that have no place today, tables that were made since, and schema changes
@@ -167,16 +139,7 @@ impl Amendment {
         let concerned = self.changed.tables.values().filter(|changed| self.concerns(changed));
         match &self.aim {
             Aim::Rewind(_) => concerned.flat_map(ChangedTable::without_place).collect(),
-            Aim::Undo(positions) => {
-                let undone = self.changed.numbers(positions);
-                let defined = self.changed.definitions.iter().filter(|(number, _)| undone.contains(number));
-                let note = |(number, tag): &(u32, String)| {
-                    let xid = self.changed.xid(*number);
-                    format!("xid:{xid}: its {tag} is not taken back")
-                };
-                let dropped = concerned.filter(|changed| changed.now.is_none());
-                dropped.flat_map(ChangedTable::without_place).chain(defined.map(note)).collect()
-            }
+            Aim::Undo(positions) => self.changed.not_taken_back(positions),
         }
     }
 

@@ -9,6 +9,8 @@
 mod catch_up;
 mod changed;
 mod conflicts;
+mod exact;
+mod except;
 mod execute;
 mod filter;
 mod plan;
@@ -18,6 +20,7 @@ mod undo;
 
 pub use catch_up::reading_beyond;
 pub use conflicts::{ConflictReport, ConflictRule};
+pub use except::{DigestChange, Exception, ExceptionPlan, blocked};
 pub use execute::{Amendment, Applied};
 pub use filter::Part;
 pub use plan::TableCount;

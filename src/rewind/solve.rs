@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::changed::{ChangedRows, RowId};
-use super::conflicts::{Conflict, ConflictRule, conflicts};
+use super::conflicts::{Conflict, ConflictReport, ConflictRule, conflicts};
 use super::filter::Part;
 use super::plan::{Goals, rewind_goals};
 use super::undo::{moves, undo_goals};
@@ -29,11 +29,25 @@ pub struct Solution {
     pub is_blocked: bool,
 }
 
+impl Solution {
+    /// The conflicts that were met, each row once.
+    pub fn reports(&self, changed: &ChangedRows) -> Vec<ConflictReport> {
+        let mut reports: Vec<ConflictReport> = Vec::new();
+        for conflict in &self.conflicts {
+            let report = conflict.report(changed);
+            if !reports.contains(&report) {
+                reports.push(report);
+            }
+        }
+        reports
+    }
+}
+
 /// # Errors
 /// `Usage` if no table has the columns of the condition, or if it cannot compare them.
 pub fn solve(aim: &Aim, rule: ConflictRule, changed: &ChangedRows, schema: &LiveSchema) -> Result<Solution> {
     let all = rewind_goals(changed);
-    let mut asked = match aim {
+    let asked = match aim {
         Aim::Rewind(part) => {
             let mut goals = all.clone();
             goals.retain(|id, _| changed.tables[&id.table].then.is_some());
@@ -42,6 +56,19 @@ pub fn solve(aim: &Aim, rule: ConflictRule, changed: &ChangedRows, schema: &Live
         }
         Aim::Undo(_) => Goals::new(),
     };
+    Ok(settle(aim, rule, changed, schema, (&all, asked), &|_| true))
+}
+
+/// Deals with the rows in the way of the goals that were `asked` for, by the rule. `all` are the goals that may be taken
+/// along. Rows of tables that are not `wanted` stay as they are, and are no conflict.
+pub(super) fn settle(
+    aim: &Aim,
+    rule: ConflictRule,
+    changed: &ChangedRows,
+    schema: &LiveSchema,
+    (all, mut asked): (&Goals, Goals),
+    wanted: &dyn Fn(u32) -> bool,
+) -> Solution {
     let mut undone = match aim {
         Aim::Undo(positions) => changed.numbers(positions),
         Aim::Rewind(_) => BTreeSet::new(),
@@ -52,11 +79,12 @@ pub fn solve(aim: &Aim, rule: ConflictRule, changed: &ChangedRows, schema: &Live
             Aim::Rewind(_) => (asked.clone(), Vec::new()),
             Aim::Undo(_) => undo_goals(changed, &undone, schema),
         };
-        goals.retain(|id, _| !skipped.contains(id));
-        found.retain(|conflict: &Conflict| !skipped.contains(&conflict.row));
+        let stays = |row: &RowId| skipped.contains(row) || !wanted(row.table);
+        goals.retain(|id, _| !stays(id));
+        found.retain(|conflict: &Conflict| !stays(&conflict.row));
         found.extend(conflicts(changed, &goals, schema));
         if found.is_empty() {
-            return Ok(Solution { goals, conflicts: met, is_blocked: false });
+            return Solution { goals, conflicts: met, is_blocked: false };
         }
         let before = (skipped.len(), asked.len(), undone.len());
         match rule {
@@ -81,7 +109,7 @@ pub fn solve(aim: &Aim, rule: ConflictRule, changed: &ChangedRows, schema: &Live
         }
         met.append(&mut found);
         if (skipped.len(), asked.len(), undone.len()) == before {
-            return Ok(Solution { goals, conflicts: met, is_blocked: true });
+            return Solution { goals, conflicts: met, is_blocked: true };
         }
     }
 }

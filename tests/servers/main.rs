@@ -19,6 +19,7 @@ mod live;
 mod loading;
 mod metrics;
 mod migrations;
+mod part;
 mod promises;
 mod random;
 mod replay;

@@ -72,7 +72,7 @@ impl ScratchDatabase {
         let name = format!("{NAME}{random:016x}");
         try_lock(&maintenance, &name).await?;
         create_in_encoding(&maintenance, &name, source).await?;
-        let refused = RefusedObjects::new(strict);
+        let refused = RefusedObjects::new(strict, false);
         let scratch =
             ScratchDatabase { info: server.with_dbname(&name), maintenance, name, server_major, refused };
         match scratch.mark().await {

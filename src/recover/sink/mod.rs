@@ -9,18 +9,21 @@ mod postgres;
 mod sql;
 mod sqlite;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::model::Table;
 use crate::model::schema_digests::{SchemaDifference, SchemaDigests};
 use crate::model::{DatabaseFacts, Inexact};
 use crate::pgtools::Tools;
+use crate::recover::amend::{Amend, TableChange};
 use crate::recover::archive::AfterRows;
+use crate::recover::part::{Search, SplitTable};
 use crate::recover::refused::RefusedObject;
 
 pub use definitions::ArchiveDefinitions;
@@ -30,7 +33,7 @@ pub(in crate::recover) use postgres::{
     Emptying, Restoring, Retry, copy_frozen, copy_in, create_like, digests_of, holds_nothing, maintenance,
     usable_roles,
 };
-pub use postgres::{PostgresSink, drop_database, foresee};
+pub use postgres::{PostgresSink, SideSchema, drop_database, foresee};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
@@ -106,6 +109,8 @@ pub struct Opening<'a> {
     pub create: bool,
     /// Whether the first object that the target refuses ends the recovery.
     pub strict: bool,
+    /// Whether rows are left out on purpose, so that foreign keys may not hold.
+    pub is_part: bool,
     /// The properties of the source's database at the moment.
     pub source: &'a DatabaseFacts,
     pub definitions: ArchiveDefinitions,
@@ -222,6 +227,32 @@ impl Sink {
         match self {
             Sink::Postgres(target) => target.index(tables, indexed).await,
             Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
+        }
+    }
+
+    /// Returns the oids of the tables that lack a column of the condition.
+    ///
+    /// # Errors
+    /// Fails with `Refused` if the server cannot read the condition, and with `Usage` if the sink cannot judge rows.
+    pub(in crate::recover) async fn lacking_columns(&self, search: &Search<'_>) -> Result<BTreeSet<u32>> {
+        match self {
+            Sink::Postgres(target) => target.lacking_columns(search).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(no_judge()),
+        }
+    }
+
+    /// Deletes the rows of `tables` that the search does not find.
+    ///
+    /// # Errors
+    /// Fails when [`Sink::lacking_columns`] does.
+    pub(in crate::recover) async fn keep_part(
+        &self,
+        search: &Search<'_>,
+        tables: &[&Table],
+    ) -> Result<Vec<SplitTable>> {
+        match self {
+            Sink::Postgres(target) => target.keep_part(search, tables).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(no_judge()),
         }
     }
 
@@ -391,6 +422,35 @@ impl Sink {
         }
     }
 
+    /// Has recovered rows changed, before the database gets its name.
+    ///
+    /// # Errors
+    /// Fails with the error of the change, and with `Usage` if the sink is no database.
+    pub(in crate::recover) async fn amend(&self, amend: &dyn Amend) -> Result<Vec<TableChange>> {
+        match self {
+            Sink::Postgres(target) => amend.amend(target.connection()).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(no_judge()),
+        }
+    }
+
+    /// Another last step: puts the tables into a schema of a live database, beside its own tables. Returns what is left out
+    /// of them, and notes.
+    ///
+    /// # Errors
+    /// Fails with `Refused` or `Unavailable`; the live database is then as it was.
+    pub async fn put_into(
+        self,
+        schema: &SideSchema,
+        tables: &[Table],
+        comment: &str,
+        interrupt: &CancellationToken,
+    ) -> Result<(Vec<RefusedObject>, Vec<String>)> {
+        match self {
+            Sink::Postgres(target) => target.put_into(schema, tables, comment, interrupt).await,
+            Sink::Sqlite(_) | Sink::Sql(_) => Err(Error::usage("only a PostgreSQL database has schemas")),
+        }
+    }
+
     /// Removes an unfinished recovery.
     ///
     /// # Errors
@@ -402,4 +462,10 @@ impl Sink {
             Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
         }
     }
+}
+
+fn no_judge() -> Error {
+    Error::usage(
+        "only a PostgreSQL server can judge rows; recover a part of them into a database, with --create",
+    )
 }

@@ -149,6 +149,21 @@ pub async fn live_schema(client: &Client, tables: &[u32]) -> Result<LiveSchema> 
     Ok(schema)
 }
 
+/// Reads what is in force for these tables of another database, in which they have the same names and other numbers.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub async fn schema_by_names(client: &Client, tables: &[&Table]) -> Result<LiveSchema> {
+    let names: Vec<String> = tables.iter().map(|table| table.quoted()).collect();
+    let sql = "SELECT pg_catalog.to_regclass(name)::oid FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY t (name, at) ORDER BY at";
+    let rows = client.query(sql, &[&names]).await;
+    let rows = rows.map_err(|error| server_error("cannot look for the recovered tables", error))?;
+    let found = rows.iter().map(|row| row.get::<_, Option<u32>>(0)).zip(tables);
+    let numbers: BTreeMap<u32, u32> = found.filter_map(|(there, table)| Some((there?, table.oid))).collect();
+    let oids: Vec<u32> = numbers.keys().copied().collect();
+    Ok(live_schema(client, &oids).await?.renumbered(&numbers))
+}
+
 fn letter(row: &Row, column: usize) -> char {
     row.get::<_, &str>(column).chars().next().unwrap_or(' ')
 }
@@ -169,6 +184,23 @@ fn foreign_key(row: &Row) -> ForeignKey {
 }
 
 impl LiveSchema {
+    /// The same with other numbers of the tables, those of the history; a table that has none there is 0.
+    pub fn renumbered(mut self, number: &BTreeMap<u32, u32>) -> LiveSchema {
+        let of = |oid: u32| number.get(&oid).copied().unwrap_or_default();
+        for key in &mut self.foreign_keys {
+            key.children.iter_mut().for_each(|child| child.oid = of(child.oid));
+            key.parents.iter_mut().for_each(|oid| *oid = of(*oid));
+        }
+        self.unique_keys.iter_mut().for_each(|key| key.table = of(key.table));
+        LiveSchema {
+            triggers: self.triggers.into_iter().map(|(oid, it)| (of(oid), it)).collect(),
+            ruled: self.ruled.into_iter().map(of).collect(),
+            roots: self.roots.into_iter().map(|(oid, root)| (of(oid), root)).collect(),
+            columns: BTreeMap::new(),
+            ..self
+        }
+    }
+
     /// Refuses a table that is not what the history says, or whose statements would do something else.
     ///
     /// # Errors
@@ -183,6 +215,12 @@ impl LiveSchema {
                 table.display()
             )));
         }
+        self.refuse_rules(table)
+    }
+
+    /// # Errors
+    /// `Refused` with the table's name, if it has rules.
+    pub fn refuse_rules(&self, table: &Table) -> Result<()> {
         if self.ruled.contains(&table.oid) {
             return Err(Error::refused(format!(
                 "{} has rules, which would make other statements of those that put its rows back; disable them with \

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::error::SqlState;
 
-pub use catalog::{ChildTable, ForeignKey, LiveSchema, UniqueKey, live_schema};
+pub use catalog::{ChildTable, ForeignKey, LiveSchema, UniqueKey, live_schema, schema_by_names};
 pub use rows::{Act, AmendedRow, AmendedTable, Parking};
 use statements::{TableStatements, all_at_once};
 
@@ -255,6 +255,14 @@ impl AmendSession {
             ));
         }
         Ok(found)
+    }
+
+    /// Commits, and tells nobody: for a database that nobody knows yet.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn commit_silently(&self) -> Result<()> {
+        self.run("COMMIT").await
     }
 
     /// Writes a message into the WAL, within the transaction, and commits. Returns a position behind the commit, and the

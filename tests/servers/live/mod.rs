@@ -1,11 +1,13 @@
 //! `rewind` and `undo`: the live database put right in place.
 
+mod except;
 mod parts;
 mod random;
 mod reads;
 mod rewind;
 pub mod safety;
 mod swaps;
+mod traps;
 mod undo;
 
 use std::collections::BTreeMap;

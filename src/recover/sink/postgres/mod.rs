@@ -1,5 +1,6 @@
 //! Recovery into a PostgreSQL database.
 
+mod beside;
 mod contents;
 mod few;
 mod fit;
@@ -11,6 +12,7 @@ mod make_way;
 mod marker;
 mod naming;
 mod owner_role;
+mod part;
 mod place;
 mod properties;
 mod restore;
@@ -19,6 +21,7 @@ mod rows;
 mod together;
 mod unfinished;
 
+pub use beside::SideSchema;
 pub use foresee::foresee;
 pub use maintenance::drop_database;
 
@@ -101,8 +104,10 @@ impl PostgresSink {
     /// database is not empty, or if it exists although it is to be created. Fails with `Locked` if another recovery
     /// is working on it.
     pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<PostgresSink> {
-        let Opening { create, strict, source, mut definitions, tools, tables, unfit, missing, .. } = opening;
-        let (refused, mut notes) = (RefusedObjects::new(strict), Vec::new());
+        let Opening {
+            create, strict, is_part, source, mut definitions, tools, tables, unfit, missing, ..
+        } = opening;
+        let (refused, mut notes) = (RefusedObjects::new(strict, is_part), Vec::new());
         // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
         let extensions = definitions.extensions();
@@ -165,6 +170,11 @@ impl PostgresSink {
 
     pub fn notes(&self) -> Vec<String> {
         [&self.notes[..], &self.refused.notes()].concat()
+    }
+
+    /// Returns the connection to the database under its name while it is being built.
+    pub fn connection(&self) -> &Conninfo {
+        &self.info
     }
 
     /// Returns the name that the database has once it is valid.

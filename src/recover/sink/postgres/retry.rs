@@ -295,14 +295,19 @@ pub(super) async fn add_not_valid(
     weaker: &str,
     validate: String,
 ) -> Result<bool> {
-    if !refused.strict && attempt(session, &format!("{weaker} {AS_ON_SOURCE}")).await?.is_none() {
+    let is_broken_by_us = refused.is_part && what.starts_with("FK CONSTRAINT ");
+    if !refused.strict
+        && !is_broken_by_us
+        && attempt(session, &format!("{weaker} {AS_ON_SOURCE}")).await?.is_none()
+    {
         refused
             .note(format!("{what} is valid as on the source, although its rows were not checked: {fault}"));
         return Ok(true);
     }
     let made = attempt(session, weaker).await?.is_none();
     if made {
-        refused.add(what.to_owned(), format!("{fault}; it is NOT VALID"), validate)?;
+        let advice = if is_broken_by_us { "; add --with-references" } else { "" };
+        refused.add(what.to_owned(), format!("{fault}; it is NOT VALID{advice}"), validate)?;
     }
     Ok(made)
 }

@@ -7,7 +7,7 @@ pub(super) const COMMENT: &str = "backwhen: an unfinished recovery, not a databa
 /// How it goes on if the database was not made by the recovery; its own comment follows.
 pub(super) const EXISTED: &str = "; it was there before\n";
 /// The most bytes of a name.
-const NAME_LIMIT: usize = 63;
+pub(super) const NAME_LIMIT: usize = 63;
 
 /// The name of `name` while it is being built.
 pub(super) fn temporary_name(name: &str) -> String {
