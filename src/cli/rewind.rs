@@ -40,7 +40,7 @@ pub struct Rewind {
     /// With xid: or mark:, go back to the instant just before it
     #[arg(long)]
     before: bool,
-    /// Put back only tables that match (schema.table, with * and ?); may be given more than once
+    /// Put back only tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
     /// Put back only rows that meet a condition, then or now, such as 'tenant_id = 42'

@@ -4,6 +4,7 @@ mod bisect;
 mod diff;
 mod log;
 mod lookup;
+mod partitions;
 mod random;
 mod row;
 mod show;
