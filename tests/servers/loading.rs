@@ -62,9 +62,9 @@ fn small_tables_are_loaded_together_or_if_one_is_refused_singly() {
          CREATE TABLE checked (id int PRIMARY KEY, v text CHECK (is_good(v))); INSERT INTO checked VALUES (1, 'a');
          CREATE OR REPLACE FUNCTION is_good(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'";
     let (_, target, _) = recovered(&server, "together", &format!("{schemas} {tables}"));
-    let tables = "IN (SELECT oid FROM pg_class WHERE relkind = 'r' AND oid >= 16384)";
-    let indexed = format!("pg_index WHERE indrelid {tables}");
-    let defined = format!("pg_attribute WHERE attrelid {tables} AND attname = 'v'");
+    let of_tables = "IN (SELECT oid FROM pg_class WHERE relkind = 'r' AND oid >= 16384)";
+    let indexed = format!("pg_index WHERE indrelid {of_tables}");
+    let defined = format!("pg_attribute WHERE attrelid {of_tables} AND attname = 'v'");
     for made in [indexed, defined] {
         let transactions = server.psql(&target, &format!("SELECT count(DISTINCT xmin::text) FROM {made}"));
         assert!(
