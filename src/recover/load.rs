@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::sink::{Contents, Sink};
 use crate::connect::ServerFault;
 use crate::error::{Context, Error, Kind, Result};
-use crate::fold::{self, FoldedTable, KeyRange, Tally};
+use crate::fold::{FoldedTable, KeyRange, Portion, Tally};
 use crate::history::evidence::TableDigest;
 use crate::model::{Inexact, Table};
 use crate::progress::{Progress, Unit};
@@ -85,11 +85,11 @@ pub(super) async fn load_all(
         retyped: Arc::new(retyped.clone()),
     };
     let mut loading = JoinSet::new();
-    for portion in portions(tables, sink.takes_many()) {
+    for batch in batches(tables, sink.takes_many()) {
         let loader = loader.clone();
         loading.spawn(async move {
             let _permit = Arc::clone(&loader.free).acquire_owned().await.map_err(|_| Error::interrupted())?;
-            loader.load(portion).await
+            loader.load(batch).await
         });
     }
     // The tasks alone hold the sink, which is given up when the last one has ended.
@@ -111,22 +111,22 @@ pub(super) async fn load_all(
 }
 
 /// The tables that one task loads.
-enum Portion {
+enum Batch {
     Large(Box<FoldedTable>),
     Small(Vec<FoldedTable>),
 }
 
-/// Divides tables into portions: large ones singly, the largest first, then small ones `together`.
-fn portions(mut tables: Vec<FoldedTable>, together: bool) -> Vec<Portion> {
+/// Divides tables into batches: large ones singly, the largest first, then small ones `together`.
+fn batches(mut tables: Vec<FoldedTable>, together: bool) -> Vec<Batch> {
     tables.sort_by_key(|table| std::cmp::Reverse(table.size_hint().1));
     let (small, large): (Vec<_>, Vec<_>) =
         tables.into_iter().partition(|table| together && table.weight() <= SMALL);
-    let mut portions: Vec<_> = large.into_iter().map(|table| Portion::Large(Box::new(table))).collect();
+    let mut batches: Vec<_> = large.into_iter().map(|table| Batch::Large(Box::new(table))).collect();
     let mut small = small.into_iter().peekable();
     while small.peek().is_some() {
-        portions.push(Portion::Small(small.by_ref().take(SMALL_TOGETHER).collect()));
+        batches.push(Batch::Small(small.by_ref().take(SMALL_TOGETHER).collect()));
     }
-    portions
+    batches
 }
 
 /// A table that is loaded and read back, or that has no row because the sink refused one.
@@ -148,10 +148,10 @@ struct Loader {
 }
 
 impl Loader {
-    async fn load(&self, portion: Portion) -> Result<Vec<LoadedTable>> {
-        match portion {
-            Portion::Large(table) => Ok(vec![self.load_large(*table).await?]),
-            Portion::Small(tables) => self.load_small(tables).await,
+    async fn load(&self, batch: Batch) -> Result<Vec<LoadedTable>> {
+        match batch {
+            Batch::Large(table) => Ok(vec![self.load_large(*table).await?]),
+            Batch::Small(tables) => self.load_small(tables).await,
         }
     }
 
@@ -298,13 +298,13 @@ impl Feeder<'_> {
             self.sent.take(&portion);
             match portion {
                 // A block that has not changed goes from the disk to the sink as it is.
-                fold::Portion::Block(_) => {
+                Portion::Block(_) => {
                     self.flush()?;
                     self.send(rows.read_block()?)?;
                 }
-                fold::Portion::ChangedBlock(_) | fold::Portion::Gone(_) => {}
-                fold::Portion::Kept(lines) => self.put(&[lines])?,
-                fold::Portion::Row { line, .. } => self.put(&[line, b"\n"])?,
+                Portion::ChangedBlock(_) | Portion::Gone(_) => {}
+                Portion::Kept(lines) => self.put(&[lines])?,
+                Portion::Row { line, .. } => self.put(&[line, b"\n"])?,
             }
         }
         self.flush()

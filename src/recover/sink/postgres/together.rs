@@ -73,7 +73,7 @@ impl PostgresSink {
     /// Whether the entry can be made by its definition alone, in the default place, and is not made yet.
     pub(super) fn can_make(&self, entry: &Entry) -> bool {
         entry.tablespace.is_none()
-            && entry.access_method.is_none()
+            && entry.access_method.as_deref().is_none_or(|method| method == "heap")
             && !entry.definition.contains(char::REPLACEMENT_CHARACTER)
             && !self.definitions.in_order().contains_key(&entry.id)
             && !self.ours().contains(&entry.id)
@@ -135,9 +135,8 @@ impl PostgresSink {
             let first: Vec<_> = made.iter().take(KEYS_NAMED).map(|key| key.display()).collect();
             let more = if made.len() > KEYS_NAMED { ", and others" } else { "" };
             self.refused.note(format!(
-                "{} foreign keys are valid as on the source, whose rows their tables have; --strict checks each key again: \
+                "foreign keys are valid as on the source, whose rows their tables have; --strict checks each key again: \
                  {}{more}",
-                made.len(),
                 first.join(", ")
             ));
         }
