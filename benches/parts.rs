@@ -59,6 +59,7 @@ fn accounts() -> Table {
         grade: Grade::Exact,
         storage: Storage::default(),
         in_stream: None,
+        partition_of: Vec::new(),
     }
 }
 

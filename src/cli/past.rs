@@ -55,7 +55,6 @@ impl PastOption {
             replay_limit: self.scratch.limit(),
             read_only,
             password,
-            progress: at.ui.progress(),
             interrupt: at.heed_signals(),
         })
     }

@@ -12,7 +12,7 @@ use super::past::{self, PastOption};
 use crate::error::{Context, Error, Kind, Result};
 use crate::recover::past_server::PastServer;
 use crate::recover::plan::Plan;
-use crate::serve::ask;
+use crate::serve::{EXAMPLE, EXAMPLE_OF_TWO, ask};
 use crate::store::files;
 use format::Writer;
 
@@ -24,11 +24,7 @@ const TOGETHER: &str = "past";
 /// A short-lived server of backwhen's own gets the structure of the moment, and the rows of those tables that the statement
 /// touches. What the statement changes is thrown away with the server.
 #[derive(Args, Clone)]
-#[command(
-    after_help = "Example: backwhen query --at '1 hour ago' 'SELECT status, count(*) FROM orders GROUP BY 1'\n\
-                        With several --at, the tables of each moment are in schemas of its own, at1, at2 and so on:\n\
-                        backwhen query --at mark:deploy --at latest 'SELECT * FROM at1.prices EXCEPT SELECT * FROM at2.prices'"
-)]
+#[command(after_help = example())]
 pub struct Query {
     #[command(flatten)]
     past: PastOption,
@@ -41,6 +37,14 @@ pub struct Query {
     /// How rows are printed [default: table, or json with --output json]
     #[arg(long, env = "BACKWHEN_FORMAT", value_enum)]
     format: Option<Format>,
+}
+
+fn example() -> String {
+    format!(
+        "Example: backwhen query --at '1 hour ago' '{EXAMPLE}'\n\
+         With several --at, the tables of each moment are in schemas of its own, at1, at2 and so on:\n\
+         backwhen query --at mark:deploy --at latest '{EXAMPLE_OF_TWO}'"
+    )
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,9 +66,8 @@ impl Query {
 
     async fn answer(&self, at: &Surroundings, server: &PastServer, plans: &[Plan], sql: &str) -> Result<()> {
         let name = if plans.len() > 1 { TOGETHER.to_owned() } else { database_name(&plans[0]) };
-        let mut database = server.add(plans, &name).await?;
+        let mut database = server.add(plans, &name, &at.ui.progress()).await?;
         past::say(at, &database);
-        at.ui.progress().phase("waiting for the answer", 0, crate::progress::Unit::Rows);
         let usual = if at.ui.is_json() { Format::Json } else { Format::Table };
         let mut writer = Writer::new(&at.ui, self.format.unwrap_or(usual));
         let tell = |event: &_| past::say_event(at, event);

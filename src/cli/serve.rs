@@ -86,7 +86,7 @@ impl Serve {
         let mut databases = Vec::new();
         let names: Vec<_> = (0..plans.len()).map(|number| name(plans, number)).collect();
         for (plan, name) in plans.iter().zip(&names) {
-            databases.push(server.add(std::slice::from_ref(plan), name).await?);
+            databases.push(server.add(std::slice::from_ref(plan), name, &at.ui.progress()).await?);
         }
         databases.iter().for_each(|database| past::say(at, database));
         let listener = Listener::open(address, server.socket(), server.client()).await?;

@@ -12,6 +12,12 @@ use crate::recover::gate::GateEvent;
 use crate::recover::past_server::PastDatabase;
 use crate::recover::schema::{Sql, split};
 
+/// A question to one moment, for people who write their own.
+pub const EXAMPLE: &str = "SELECT status, count(*) FROM orders GROUP BY 1";
+
+/// A question that compares two moments.
+pub const EXAMPLE_OF_TWO: &str = "SELECT * FROM at1.prices EXCEPT SELECT * FROM at2.prices";
+
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResultColumn {

@@ -4,6 +4,6 @@ mod ask;
 mod foreign;
 mod listen;
 
-pub use ask::{Answer, ResultColumn, ValueKind, ask};
+pub use ask::{Answer, EXAMPLE, EXAMPLE_OF_TWO, ResultColumn, ValueKind, ask};
 pub use foreign::{ForeignPast, foreign_tables};
 pub use listen::{Address, Listener};

@@ -14,7 +14,7 @@ use crate::fold::Tally;
 use crate::history::evidence::TableDigest;
 use crate::model::Inexact;
 use crate::model::spelling::{Spelled, spell};
-use crate::progress::Progress;
+use crate::progress::Silent;
 use crate::recover::load::{PIECES_WAITING, feed};
 use crate::recover::sink::{copy_frozen, digests_of};
 
@@ -34,15 +34,11 @@ const CLUSTERED: &str = "SELECT indexrelid FROM pg_catalog.pg_index WHERE indrel
 /// # Errors
 /// `Damaged` if the history is; `Refused` if the server does not take the rows of a table; `Internal` if it does not hold
 /// the rows that it was sent. The tables are then empty and still locked.
-pub(super) async fn fill(
-    session: &Session,
-    tables: &[GatedTable],
-    progress: &Arc<dyn Progress>,
-) -> Result<OpenedGate> {
+pub(super) async fn fill(session: &Session, tables: &[GatedTable]) -> Result<OpenedGate> {
     let (mut digests, mut inexact) = (Vec::new(), Vec::new());
     run(session, SAVEPOINT).await?;
     for table in tables {
-        let filling = Filling { session, table, progress };
+        let filling = Filling { session, table };
         match filling.fill(&mut inexact).await {
             Ok(digest) => digests.push(digest),
             Err(error) => {
@@ -58,7 +54,6 @@ pub(super) async fn fill(
 struct Filling<'a> {
     session: &'a Session,
     table: &'a GatedTable,
-    progress: &'a Arc<dyn Progress>,
 }
 
 impl Filling<'_> {
@@ -126,8 +121,8 @@ impl Filling<'_> {
 
     async fn copy(&self) -> Result<Tally> {
         let (pieces, rows) = mpsc::channel(PIECES_WAITING);
-        let (folded, progress) = (self.table.folded.clone(), Arc::clone(self.progress));
-        let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &*progress));
+        let folded = self.table.folded.clone();
+        let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &Silent));
         let encoding = self.session.server_encoding();
         let taken = copy_frozen(self.session, &self.table.folded.table, encoding, rows).await;
         let fed = feeding.await.context(Kind::Internal, || "a feeding thread failed".into())?;

@@ -8,7 +8,6 @@ mod view;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ambient;
@@ -18,7 +17,6 @@ use crate::fold::FoldedTable;
 use crate::history::evidence::TableDigest;
 use crate::model::spelling::{Spelled, spell};
 use crate::model::{Inexact, Table};
-use crate::progress::Progress;
 
 use super::sink::SequenceValue;
 pub use watch::{GateEvent, Gates};
@@ -140,10 +138,10 @@ impl Gate {
     ///
     /// # Errors
     /// Returns the gate with the error: its relations stay locked, and are as empty as before.
-    async fn open(self, progress: Arc<dyn Progress>) -> Result<OpenedGate, (Gate, Error)> {
+    async fn open(self) -> Result<OpenedGate, (Gate, Error)> {
         let started = ambient::instant();
         let filled = match &self.content {
-            Content::Tables(tables) => fill::fill(&self.session, tables, &progress).await,
+            Content::Tables(tables) => fill::fill(&self.session, tables).await,
             Content::Views(views) => view::fill(&self.session, views).await,
         };
         match filled {

@@ -1,7 +1,6 @@
 //! Sees who waits at a gate, and opens it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -9,7 +8,6 @@ use tokio::task::JoinSet;
 
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
-use crate::progress::Progress;
 
 use super::{Content, GATE_LIMIT, Gate, GatedTable, GatedView, OpenedGate};
 
@@ -46,7 +44,6 @@ pub struct Gates {
     opening: JoinSet<(usize, Result<OpenedGate, (Gate, Error)>)>,
     /// Gates that cannot be opened: whoever waits there is sent away.
     failed: BTreeMap<usize, Gate>,
-    progress: Arc<dyn Progress>,
 }
 
 impl Gates {
@@ -54,12 +51,7 @@ impl Gates {
     ///
     /// # Errors
     /// `Unavailable` or `Refused` if the server does not give the sessions and locks.
-    pub async fn close(
-        info: &Conninfo,
-        tables: Vec<GatedTable>,
-        views: Vec<GatedView>,
-        progress: Arc<dyn Progress>,
-    ) -> Result<Gates> {
+    pub async fn close(info: &Conninfo, tables: Vec<GatedTable>, views: Vec<GatedView>) -> Result<Gates> {
         let contents = divided(tables, views, GATE_LIMIT);
         let gates = try_join_all(contents.into_iter().map(|content| Gate::close(info, content))).await?;
         let closed: BTreeMap<_, _> = gates.into_iter().enumerate().collect();
@@ -73,7 +65,6 @@ impl Gates {
             closed,
             opening: JoinSet::new(),
             failed: BTreeMap::new(),
-            progress,
         })
     }
 
@@ -107,8 +98,7 @@ impl Gates {
     /// Begins to open a gate, if it is closed.
     fn open(&mut self, number: usize) {
         let Some(gate) = self.closed.remove(&number) else { return };
-        let progress = Arc::clone(&self.progress);
-        self.opening.spawn(async move { (number, gate.open(progress).await) });
+        self.opening.spawn(async move { (number, gate.open().await) });
     }
 
     /// Waits until the gates that are opening are open.

@@ -44,7 +44,6 @@ pub struct PastSettings {
     pub read_only: bool,
     /// The password with which clients log in; `None` if only we can reach the server.
     pub password: Option<String>,
-    pub progress: Arc<dyn Progress>,
     /// Cancelled to make all work end early.
     pub interrupt: CancellationToken,
 }
@@ -145,11 +144,16 @@ impl PastServer {
     ///
     /// # Errors
     /// The errors of a replay and of a fold; `Refused` and pg_restore's own words.
-    pub async fn add(&self, plans: &[Plan], name: &str) -> Result<PastDatabase> {
+    pub async fn add(
+        &self,
+        plans: &[Plan],
+        name: &str,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<PastDatabase> {
         let made = async {
-            let (made, folded) = tokio::join!(self.structures(plans, name), self.fold(plans));
+            let (made, folded) = tokio::join!(self.structures(plans, name, progress), fold(plans, progress));
             let ((info, structures), folded) = (made?, folded?);
-            self.settings.progress.phase("closing gates", 0, Unit::Tables);
+            progress.phase("closing gates", 0, Unit::Tables);
             self.gated(info, plans, structures, folded).await
         };
         tokio::select! {
@@ -158,16 +162,12 @@ impl PastServer {
         }
     }
 
-    async fn fold(&self, plans: &[Plan]) -> Result<Vec<Folded>> {
-        let mut all = Vec::new();
-        for plan in plans {
-            let wanted = plan.chosen.tables.iter().map(|table| table.oid).collect();
-            all.push(fold_plan(plan, &self.settings.progress, wanted).await?);
-        }
-        Ok(all)
-    }
-
-    async fn structures(&self, plans: &[Plan], name: &str) -> Result<(Conninfo, Vec<Structure>)> {
+    async fn structures(
+        &self,
+        plans: &[Plan],
+        name: &str,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<(Conninfo, Vec<Structure>)> {
         let settings = &self.settings;
         let mut schemas = Vec::new();
         for plan in plans {
@@ -176,7 +176,7 @@ impl PastServer {
                 limit: settings.replay_limit,
                 strict: false,
                 tools: &settings.tools,
-                progress: &*settings.progress,
+                progress: &**progress,
                 interrupt: &settings.interrupt,
             };
             schemas.push(schema_compared(&plan.past, &replay, None).await?);
@@ -244,7 +244,7 @@ impl PastServer {
             search_path = search_path.or_else(|| structure.search_path(plan));
             notes.extend(structure.notes.into_iter().chain(structure.schema.notes));
         }
-        let gates = Gates::close(&info, all.tables, all.views, Arc::clone(&self.settings.progress)).await?;
+        let gates = Gates::close(&info, all.tables, all.views).await?;
         Ok(PastDatabase { info: info.as_user(&self.client), gates, search_path, notes, inexact })
     }
 
@@ -261,6 +261,15 @@ impl PastServer {
     pub async fn stop(self) {
         self.server.stop().await;
     }
+}
+
+async fn fold(plans: &[Plan], progress: &Arc<dyn Progress>) -> Result<Vec<Folded>> {
+    let mut all = Vec::new();
+    for plan in plans {
+        let wanted = plan.chosen.tables.iter().map(|table| table.oid).collect();
+        all.push(fold_plan(plan, progress, wanted).await?);
+    }
+    Ok(all)
 }
 
 /// The settings of a server that holds so many databases and tables. After a crash the server stays down: its gates would be
