@@ -70,6 +70,18 @@ const SETTINGS: &[&str] = &[
 /// Settings with the first major version that has them.
 const NEWER_SETTINGS: &[(u32, &str)] = &[(17, "event_triggers=off"), (18, "io_method=sync")];
 
+/// These settings, after the others, make the server one that a history can follow. What is committed reaches the
+/// stream only once it is flushed, so commits wait for that.
+const SOURCE_SETTINGS: &[&str] = &[
+    "wal_level=logical",
+    "max_wal_senders=10",
+    "max_replication_slots=10",
+    "max_connections=100",
+    "superuser_reserved_connections=3",
+    "synchronous_commit=on",
+    "session_replication_role=origin",
+];
+
 /// A running server. Only root and the server's own user can reach it: that is our user, or a user whom nobody else
 /// uses if we are root.
 pub struct LocalServer {
@@ -87,13 +99,32 @@ impl LocalServer {
         LocalServer::start_for(programs, superuser, 0).await
     }
 
+    /// Starts a server whose databases a history can follow, for tests of applications.
+    ///
+    /// # Errors
+    /// Fails when [`LocalServer::start`] does.
+    pub async fn start_source(programs: &Installation, superuser: &str) -> Result<LocalServer> {
+        let newer: &[&str] = if programs.major >= 17 { &["event_triggers=on"] } else { &[] };
+        let settings = [SOURCE_SETTINGS, newer].concat();
+        LocalServer::start_with(programs, superuser, 0, &settings).await
+    }
+
     /// The same, for so many bytes of rows.
     ///
     /// # Errors
     /// Fails when [`LocalServer::start`] does.
     pub async fn start_for(programs: &Installation, superuser: &str, room: u64) -> Result<LocalServer> {
+        LocalServer::start_with(programs, superuser, room, &[]).await
+    }
+
+    async fn start_with(
+        programs: &Installation,
+        superuser: &str,
+        room: u64,
+        settings: &[&'static str],
+    ) -> Result<LocalServer> {
         let folder = folder(room)?;
-        match LocalServer::start_in(programs, &folder, superuser).await {
+        match LocalServer::start_in(programs, &folder, superuser, settings.to_vec()).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 let _ = std::fs::remove_dir_all(&folder);
@@ -102,14 +133,20 @@ impl LocalServer {
         }
     }
 
-    async fn start_in(programs: &Installation, folder: &Path, superuser: &str) -> Result<LocalServer> {
+    async fn start_in(
+        programs: &Installation,
+        folder: &Path,
+        superuser: &str,
+        settings: Vec<&'static str>,
+    ) -> Result<LocalServer> {
         let bin = std::fs::canonicalize(&programs.folder).unwrap_or_else(|_| programs.folder.clone());
         let confines = Confinement { folder: folder.to_owned(), programs: bin };
         let accounts = Accounts::in_place_of_root(folder)?;
         initialise(programs, folder, accounts, superuser).await?;
         let account = accounts.map(|accounts| accounts.server);
         let (programs, inner) = (programs.clone(), folder.to_owned());
-        let (keeper, open) = confined(confines, async move { keep(&programs, &inner, account) }).await?;
+        let (keeper, open) =
+            confined(confines, async move { keep(&programs, &inner, account, &settings) }).await?;
         let server = LocalServer { info: conninfo(folder, superuser)?, keeper: keeper?, open };
         match tokio::time::timeout(START_LIMIT, server.answers(folder)).await {
             Ok(done) => done.map(|()| server),
@@ -203,13 +240,18 @@ fn environment(programs: &Installation) -> Vec<(&'static str, OsString)> {
     variables
 }
 
-fn keep(programs: &Installation, folder: &Path, account: Option<Account>) -> Result<tokio::process::Child> {
+fn keep(
+    programs: &Installation,
+    folder: &Path,
+    account: Option<Account>,
+    settings: &[&str],
+) -> Result<tokio::process::Child> {
     let mut command = Command::new("/bin/sh");
     command.env_clear().envs(environment(programs));
     command.args(["-c", KEEPER, "backwhen-server"]).arg(folder).arg(programs.program("postgres"));
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", "5432"]);
     let newer = NEWER_SETTINGS.iter().filter(|(since, _)| programs.major >= *since);
-    for setting in SETTINGS.iter().chain(newer.map(|(_, setting)| setting)) {
+    for setting in SETTINGS.iter().chain(newer.map(|(_, setting)| setting)).chain(settings) {
         command.args(["-c", setting]);
     }
     if let Some(Account { uid, gid }) = account {

@@ -33,6 +33,8 @@ pub struct ChangedRows {
     /// The moment: the position of the first commit after it.
     since: Lsn,
     until: Lsn,
+    /// A transaction that is passed over, by its number without the epoch.
+    passed_over: Option<u32>,
     keeps_all: bool,
     pub transactions: Vec<Transaction>,
     /// The number, with its epoch, of a transaction near these.
@@ -60,11 +62,23 @@ impl ChangedRows {
         ChangedRows::new(self.base.clone(), self.epoch, self.since, self.keeps_all)
     }
 
+    /// What was committed before `until`, and the transaction `xid`, together changed nothing.
+    pub fn pass_over(&mut self, until: Lsn, xid: u64) {
+        self.until = until;
+        self.passed_over = Some(xid as u32);
+    }
+
+    /// The position up to which the journal has been read.
+    pub fn until(&self) -> Lsn {
+        self.until
+    }
+
     fn new(base: Checkpoint, epoch: u32, since: Lsn, keeps_all: bool) -> ChangedRows {
         ChangedRows {
             epoch,
             since,
             until: since,
+            passed_over: None,
             keeps_all,
             transactions: Vec::new(),
             near: None,
@@ -112,6 +126,9 @@ impl ChangedRows {
     }
 
     fn take(&mut self, event: &Event<'_>) -> Result<()> {
+        if self.passed_over == Some(event.transaction.xid) {
+            return Ok(());
+        }
         match &event.kind {
             EventKind::Row { table, change } => {
                 let transaction = self.transaction(event.transaction);

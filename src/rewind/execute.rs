@@ -37,9 +37,16 @@ pub struct Amendment {
     signal: RewindSignal,
     changed: ChangedRows,
     catalogs: Session,
-    sieve: AmendSession,
     pub solution: Solution,
     pub tables: Vec<PlannedTable>,
+}
+
+/// A rewind that put all back. Up to a position before it, the journal tells nothing that is still so.
+#[derive(Clone, Copy, Debug)]
+pub struct PutBack {
+    pub until: Lsn,
+    /// The rewind's own transaction.
+    pub xid: u64,
 }
 
 /// How the change went.
@@ -59,12 +66,29 @@ impl Amendment {
     /// # Errors
     /// `Refused` if a table is not exact in between, or is not what the history says; `Damaged` if the history is.
     pub async fn plan(past: Past, source: &Conninfo, aim: Aim, rule: ConflictRule) -> Result<Amendment> {
+        Amendment::plan_after(past, source, aim, rule, None).await
+    }
+
+    /// The same, if an earlier rewind has put all back to the moment: the journal before it is not read again.
+    ///
+    /// # Errors
+    /// The errors of [`Amendment::plan`].
+    pub async fn plan_after(
+        past: Past,
+        source: &Conninfo,
+        aim: Aim,
+        rule: ConflictRule,
+        earlier: Option<PutBack>,
+    ) -> Result<Amendment> {
         let history = past.history().clone();
         let catalogs = Session::connect_utf8(source, "rewind").await?;
         inspect::check_cluster(&catalogs, &history.identity().source.system_identifier).await?;
         let signal =
             RewindSignal { to: matches!(aim, Aim::Rewind(_)).then(|| past.until()), undone: Vec::new() };
-        let changed = ChangedRows::since(&past, matches!(aim, Aim::Undo(_)));
+        let mut changed = ChangedRows::since(&past, matches!(aim, Aim::Undo(_)));
+        if let Some(earlier) = earlier {
+            changed.pass_over(earlier.until, earlier.xid);
+        }
         let mut amendment = Amendment {
             source: source.clone(),
             aim,
@@ -72,7 +96,6 @@ impl Amendment {
             signal,
             changed,
             catalogs,
-            sieve: AmendSession::open(source).await?,
             solution: Solution { goals: Default::default(), conflicts: Vec::new(), is_blocked: false },
             tables: Vec::new(),
             history,
@@ -100,7 +123,7 @@ impl Amendment {
         let oids: Vec<u32> = self.changed.tables.keys().copied().collect();
         let schema = live_schema(&self.catalogs, &oids).await?;
         self.refuse_inexact()?;
-        self.solution = solve(&self.aim, self.rule, &self.changed, &schema, &self.sieve).await?;
+        self.solution = solve(&self.aim, self.rule, &self.changed, &schema, &self.source).await?;
         self.tables = planned_tables(&self.changed, &self.solution.goals, &schema);
         for planned in &self.tables {
             schema.check(&planned.amended.table)?;
@@ -170,6 +193,27 @@ impl Amendment {
                 dropped.flat_map(ChangedTable::without_place).chain(defined.map(note)).collect()
             }
         }
+    }
+
+    /// Makes sure that the plan puts back all of the database.
+    ///
+    /// # Errors
+    /// `Refused` with the names of the tables and columns that have no place.
+    pub fn require_whole(&self) -> Result<()> {
+        let without_place = self.without_place();
+        if without_place.is_empty() {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "not all rows can be put back in place: {}; recover the database anew instead: backwhen recover --to MOMENT \
+             --create --into TARGET",
+            without_place.join("; ")
+        )))
+    }
+
+    /// What a later plan need not read again, now that this one was applied.
+    pub fn put_back(&self, applied: Applied) -> PutBack {
+        PutBack { until: self.changed.until(), xid: applied.xid }
     }
 
     /// Carries out the plan, in one transaction.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::changed::{ChangedRows, RowId};
 use super::plan::Goals;
 use super::table::ChangedTable;
+use crate::connect::Conninfo;
 use crate::error::{Error, Result};
 use crate::model::{Selection, Table};
 use crate::source::amend::AmendSession;
@@ -28,7 +29,7 @@ impl Part {
     ///
     /// # Errors
     /// `Usage` if no table has the condition's columns, or if the server cannot read the condition.
-    pub async fn keep(&self, changed: &ChangedRows, goals: &mut Goals, sieve: &AmendSession) -> Result<()> {
+    pub async fn keep(&self, changed: &ChangedRows, goals: &mut Goals, source: &Conninfo) -> Result<()> {
         goals.retain(|id, _| {
             let table = &changed.tables[&id.table];
             table.now.as_deref().is_some_and(|now| self.takes(now) && self.has_key(now, changed, *id))
@@ -36,9 +37,10 @@ impl Part {
         let Some(condition) = &self.condition else { return Ok(()) };
         let mut by_table = BTreeMap::<u32, Vec<RowId>>::new();
         goals.keys().for_each(|id| by_table.entry(id.table).or_default().push(*id));
+        let sieve = AmendSession::open(source).await?;
         let (mut kept, mut is_known) = (BTreeSet::new(), by_table.is_empty());
         for (oid, ids) in by_table {
-            let Some(found) = meeting(changed, &changed.tables[&oid], &ids, condition, sieve).await? else {
+            let Some(found) = meeting(changed, &changed.tables[&oid], &ids, condition, &sieve).await? else {
                 continue;
             };
             is_known = true;

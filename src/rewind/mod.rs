@@ -13,13 +13,15 @@ mod execute;
 mod filter;
 mod lookup;
 mod plan;
+mod reset;
 mod solve;
 mod table;
 mod undo;
 
 pub use catch_up::reading_beyond;
 pub use conflicts::{ConflictReport, ConflictRule};
-pub use execute::{Amendment, Applied};
+pub use execute::{Amendment, Applied, PutBack};
 pub use filter::Part;
 pub use plan::TableCount;
+pub use reset::MarkedState;
 pub use solve::Aim;

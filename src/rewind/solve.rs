@@ -7,9 +7,10 @@ use super::conflicts::{Conflict, ConflictRule, conflicts};
 use super::filter::Part;
 use super::plan::{Goals, rewind_goals};
 use super::undo::undo_goals;
+use crate::connect::Conninfo;
 use crate::error::Result;
 use crate::model::Lsn;
-use crate::source::amend::{AmendSession, LiveSchema};
+use crate::source::amend::LiveSchema;
 
 /// The aim of an amendment: the rows or transactions to put back.
 #[derive(Clone, Debug)]
@@ -36,14 +37,14 @@ pub async fn solve(
     rule: ConflictRule,
     changed: &ChangedRows,
     schema: &LiveSchema,
-    sieve: &AmendSession,
+    source: &Conninfo,
 ) -> Result<Solution> {
     let all = rewind_goals(changed);
     let mut asked = match aim {
         Aim::Rewind(part) => {
             let mut goals = all.clone();
             goals.retain(|id, _| changed.tables[&id.table].then.is_some());
-            part.keep(changed, &mut goals, sieve).await?;
+            part.keep(changed, &mut goals, source).await?;
             goals
         }
         Aim::Undo(_) => Goals::new(),

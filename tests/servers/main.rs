@@ -27,5 +27,6 @@ mod sink;
 mod support;
 mod support_dump;
 mod support_server;
+mod testing;
 mod travel;
 mod trouble;

@@ -5,6 +5,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::source::digests::text_of;
 
 use super::catalog::{ChildTable, ForeignKey, LiveTrigger};
+use super::literals;
 
 /// A table that is to be put right, and the names of what belongs to it.
 pub struct TableStatements {
@@ -13,6 +14,8 @@ pub struct TableStatements {
     /// The positions of the columns by which a row is found; `None` for a table without a key.
     key: Option<Vec<usize>>,
     encoding: String,
+    /// Whether the rows are in the temporary table of all tables.
+    pub are_literals: bool,
 }
 
 impl TableStatements {
@@ -22,7 +25,8 @@ impl TableStatements {
             crate::model::RowIdentity::Key(columns) => Some(columns.clone()),
             crate::model::RowIdentity::WholeRow => None,
         };
-        TableStatements { number, spelled: Spelled::of(table, encoding), key, encoding: encoding.to_owned() }
+        let spelled = Spelled::of(table, encoding);
+        TableStatements { number, spelled, key, encoding: encoding.to_owned(), are_literals: false }
     }
 
     fn is_keyed(&self) -> bool {
@@ -31,6 +35,9 @@ impl TableStatements {
 
     /// The temporary table with the rows as they must be now, or, with `then`, as they shall be.
     fn temporary(&self, then: bool) -> String {
+        if self.are_literals {
+            return literals::rows(self.number, then, &self.spelled);
+        }
         format!("pg_temp.backwhen_{}_{}", self.number, if then { "then" } else { "now" })
     }
 
