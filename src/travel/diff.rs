@@ -13,7 +13,7 @@ use super::merge::{Lines, side_by_side};
 use super::touched::{Touched, TouchedTable};
 use super::values::Values;
 use super::{Condition, Row, Span, refuse_misfits};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fold::FoldedTable;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
 use crate::past::Past;

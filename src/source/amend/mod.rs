@@ -104,9 +104,10 @@ impl AmendSession {
         self.statements.clear();
         if literals::are_few(tables) {
             self.run(literals::MAKE).await?;
-            let statements = |(number, amended): (usize, &AmendedTable)| TableStatements {
-                are_literals: true,
-                ..TableStatements::new(number, &amended.table, &encoding)
+            let statements = |(number, amended): (usize, &AmendedTable)| {
+                let mut statements = TableStatements::new(number, &amended.table, &encoding);
+                statements.are_literals = true;
+                statements
             };
             self.statements.extend(tables.iter().enumerate().map(statements));
             return self.send_literals(tables).await;

@@ -28,7 +28,7 @@ INSERT INTO log VALUES ('a'), ('a'); DELETE FROM log WHERE line = 'INSERT'";
 
 /// A test that makes things.
 const MADE: &str = "
-CREATE SCHEMA extra CREATE TABLE made (id serial PRIMARY KEY, customer int REFERENCES public.customers);
+CREATE SCHEMA extra CREATE TABLE made (id serial PRIMARY KEY, customer int REFERENCES public.customers ON UPDATE CASCADE);
 INSERT INTO extra.made (customer) VALUES (1);
 ALTER TABLE orders ADD COLUMN paid boolean NOT NULL DEFAULT false;
 CREATE INDEX by_note ON orders (note, paid);

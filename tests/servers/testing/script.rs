@@ -13,7 +13,6 @@ fn the_script_for_ci_begins_resets_and_ends() {
     let database = server.fresh_database("testing");
     let psql = |sql: &str| server.psql(&database, sql);
     psql(SEEDED);
-    let seeded = Dump::of(&server, &database);
     let backwhen = Backwhen::new(&server, &database).with_env("BACKWHEN_SOURCE", &server.conninfo(&database));
     let backwhen = backwhen.with_env("BACKWHEN", env!("CARGO_BIN_EXE_backwhen"));
     let run = |order: &str| {
@@ -29,6 +28,7 @@ fn the_script_for_ci_begins_resets_and_ends() {
         said
     };
     run("begin");
+    let seeded = Dump::of(&server, &database);
     for test in [ROWS, MADE, DROPPED, ROWS] {
         psql(test);
         let said = run("reset");
