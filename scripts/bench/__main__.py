@@ -4,8 +4,8 @@
     SCALE=2 TRANSACTIONS=5000 RUNS=1 make bench
     STEPS=live,hot make bench      only these steps
 
-The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py, reset.py,
-bisect_step.py. The results go to
+The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py, reset.py, bisect_step.py,
+travel.py. The results go to
 target/bench.json and docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to
 target/bench.json. A step that fails is reported, and the other steps keep their figures.
 """
@@ -28,6 +28,7 @@ import hot
 import live
 import report
 import reset
+import travel
 import volume
 from measure import Series, ratio, run, size_of, sizes, start, step
 from servers import PgBackRest, Server, find_bin, own_folder
@@ -36,9 +37,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCALE = sizes("SCALE", 50)
 TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
 RUNS = sizes("RUNS", 3)
-ALL = "drain,recover,apply,checkpoint,live,huge,filler,hot,growth,reset,bisect"
+ALL = "drain,recover,apply,checkpoint,live,huge,filler,hot,growth,reset,bisect,travel"
 # These steps make a server of their own.
-ALONE = {"hot", "growth", "reset", "bisect"}
+ALONE = {"hot", "growth", "reset", "bisect", "travel"}
 STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
@@ -303,6 +304,7 @@ STEP = {
     "growth": lambda bench: growth.growth(bench, RUNS),
     "reset": lambda bench: reset.reset(bench, RUNS),
     "bisect": lambda bench: bisect_step.bisect(bench, RUNS),
+    "travel": lambda bench: travel.travel(bench, RUNS),
 }
 
 

@@ -21,6 +21,7 @@ use crate::rewind::{
 };
 use crate::source::amend::Removal;
 use crate::source::{inspect, messages, sequences};
+use crate::travel::Condition;
 use crate::travel::row::RowKey;
 
 /// How long the history may take to come to where the source is.
@@ -158,7 +159,8 @@ impl Rewind {
         }
         let (past, now) = (reading.at(&moment, self.before)?, reading.at(&Moment::Latest, false)?);
         let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<_>>()?;
-        let part = Part { tables, keys, condition: self.condition.clone() };
+        let condition = self.condition.as_deref().map(Condition::parse).transpose()?;
+        let part = Part { tables, keys, condition };
         if !self.table.is_empty() {
             past.choose(&self.table)?;
         }
@@ -198,7 +200,7 @@ async fn caught_up(history: &History, source: &Conninfo) -> Result<Reading> {
     let session = Session::connect_utf8(source, "rewind").await?;
     inspect::check_cluster(&session, &history.identity().source.system_identifier).await?;
     let lsn = messages::wal_end(&session).await?;
-    reading_beyond(history, &session, lsn, CATCH_UP).await
+    reading_beyond(&Reading::open(history)?, &session, lsn, CATCH_UP).await
 }
 
 /// The parts of a reset besides the rows.

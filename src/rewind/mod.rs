@@ -11,7 +11,6 @@ mod changed;
 mod conflicts;
 mod execute;
 mod filter;
-mod lookup;
 mod plan;
 mod reset;
 mod solve;

@@ -6,8 +6,7 @@ use super::changed::{ChangedRows, RowId};
 use super::conflicts::{Conflict, ConflictRule, conflicts};
 use super::filter::Part;
 use super::plan::{Goals, rewind_goals};
-use super::undo::undo_goals;
-use crate::connect::Conninfo;
+use super::undo::{moves, undo_goals};
 use crate::error::Result;
 use crate::model::Lsn;
 use crate::source::amend::LiveSchema;
@@ -31,20 +30,14 @@ pub struct Solution {
 }
 
 /// # Errors
-/// `Usage` if a condition cannot be read; `Unavailable` if the server fails.
-pub async fn solve(
-    aim: &Aim,
-    rule: ConflictRule,
-    changed: &ChangedRows,
-    schema: &LiveSchema,
-    source: &Conninfo,
-) -> Result<Solution> {
+/// `Usage` if no table has the columns of the condition, or if it cannot compare them.
+pub fn solve(aim: &Aim, rule: ConflictRule, changed: &ChangedRows, schema: &LiveSchema) -> Result<Solution> {
     let all = rewind_goals(changed);
     let mut asked = match aim {
         Aim::Rewind(part) => {
             let mut goals = all.clone();
             goals.retain(|id, _| changed.tables[&id.table].then.is_some());
-            part.keep(changed, &mut goals, source).await?;
+            part.keep(changed, &mut goals)?;
             goals
         }
         Aim::Undo(_) => Goals::new(),
@@ -68,7 +61,13 @@ pub async fn solve(
         let before = (skipped.len(), asked.len(), undone.len());
         match rule {
             ConflictRule::Refuse => {}
-            ConflictRule::Skip => skipped.extend(found.iter().map(|conflict| conflict.row)),
+            ConflictRule::Skip => {
+                skipped.extend(found.iter().map(|conflict| conflict.row));
+                let mut moves = moves(changed, &undone, schema);
+                while let Some(at) = moves.iter().position(|moved| !moved.is_disjoint(&skipped)) {
+                    skipped.extend(moves.swap_remove(at));
+                }
+            }
             ConflictRule::Cascade => {
                 for conflict in &found {
                     match aim {

@@ -182,7 +182,7 @@ impl Protected {
     async fn caught_up(&self) -> Result<Reading> {
         let session = self.session()?;
         let lsn = messages::wal_end(session).await?;
-        reading_beyond(&self.history, session, lsn, CATCH_UP).await
+        reading_beyond(&Reading::open(&self.history)?, session, lsn, CATCH_UP).await
     }
 
     fn require_capture(&mut self) -> Result<()> {

@@ -5,7 +5,6 @@ mod catalog;
 mod definitions;
 mod literals;
 mod rows;
-mod script;
 mod statements;
 
 use std::time::Duration;
@@ -16,8 +15,7 @@ use tokio_postgres::error::SqlState;
 
 pub use catalog::{ChildTable, ForeignKey, LiveSchema, UniqueKey, live_schema};
 pub use definitions::Removal;
-pub use rows::{Act, AmendedRow, AmendedTable};
-pub use script::script;
+pub use rows::{Act, AmendedRow, AmendedTable, Parking};
 use statements::{TableStatements, all_at_once};
 
 use super::blocker::{while_waiting, with_blocker};
@@ -40,6 +38,9 @@ const LOCK_TIMEOUT: &str = "500ms";
 /// is less than the server's `deadlock_timeout` (1 s), so that we give way and not the application.
 const APPLY_TIMEOUT: &str = "800ms";
 
+/// The server's memory for joining the rows with the live tables, so that many rows need no temporary files.
+const WORK_MEMORY: &str = "64MB";
+
 /// The pause between two attempts, in which those writers get their turn.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -59,40 +60,6 @@ impl AmendSession {
     pub async fn open(source: &Conninfo) -> Result<AmendSession> {
         let session = connect(source, "rewind").await?;
         Ok(AmendSession { session, source: source.clone(), statements: Vec::new() })
-    }
-
-    /// Tells which of these rows of a table meet a condition that a person wrote. `None` if the table lacks a column
-    /// that the condition names.
-    ///
-    /// # Errors
-    /// `Usage` if the server cannot read the condition.
-    pub async fn meeting(
-        &self,
-        table: &Table,
-        lines: &[&[u8]],
-        condition: &str,
-    ) -> Result<Option<Vec<bool>>> {
-        let failed = |error| server_error(format!("cannot try --where on {}", table.display()), error);
-        let statements = TableStatements::new(0, table, self.session.server_encoding());
-        let [make, copy] = statements.sieve();
-        self.session.batch_execute(&make).await.map_err(failed)?;
-        let row =
-            |(number, line): (usize, &&[u8])| [number.to_string().as_bytes(), b"\t", *line, b"\n"].concat();
-        self.copy_in(&copy, vec![lines.iter().enumerate().flat_map(row).collect::<Vec<u8>>().into()])
-            .await
-            .map_err(failed)?;
-        let name = crate::model::schema::quote_ident(&table.name);
-        let query =
-            format!("SELECT backwhen_number FROM pg_temp.backwhen_sieve AS {name} WHERE (\n{condition}\n)");
-        let rows = match self.session.query(&query, &[]).await {
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => return Ok(None),
-            rows => rows.map_err(failed)?,
-        };
-        let mut meets = vec![false; lines.len()];
-        for row in rows {
-            meets[row.get::<_, i64>(0) as usize] = true;
-        }
-        Ok(Some(meets))
     }
 
     /// Sends the rows into temporary tables of this session, before anything is locked.
@@ -223,7 +190,10 @@ impl AmendSession {
     /// # Errors
     /// `Refused` if a constraint is in the way, with the server's words.
     pub async fn apply(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<Vec<Surprise>> {
-        self.run(&format!("SET LOCAL lock_timeout = '{APPLY_TIMEOUT}'")).await?;
+        self.run(&format!(
+            "SET LOCAL lock_timeout = '{APPLY_TIMEOUT}'; SET LOCAL work_mem = '{WORK_MEMORY}'"
+        ))
+        .await?;
         self.switch_triggers(schema, tables, false).await?;
         self.run("SET CONSTRAINTS ALL DEFERRED").await?;
         self.refuse_orphans(schema, tables).await?;
@@ -276,10 +246,8 @@ impl AmendSession {
         let failed = |error| server_error("the rows cannot be put back", error);
         let (mut changes, mut expected) = (Vec::new(), Vec::new());
         for (statements, amended) in self.statements.iter().zip(tables) {
-            if let Some(column) = amended.parking {
-                for statement in statements.park(column) {
-                    self.session.batch_execute(&statement).await.map_err(failed)?;
-                }
+            if let Some(parking) = amended.parking {
+                self.session.batch_execute(&statements.park(parking)).await.map_err(failed)?;
             }
             changes.extend(statements.changes(amended.acts(), &amended.changed_columns()));
             let counts = [&[Act::Delete, Act::Replace][..], &[Act::Update], &[Act::Insert, Act::Replace]];

@@ -2,8 +2,10 @@
 
 mod parts;
 mod random;
+mod reads;
 mod rewind;
 pub mod safety;
+mod swaps;
 mod undo;
 
 use std::collections::BTreeMap;
