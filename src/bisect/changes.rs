@@ -219,8 +219,19 @@ mod tests {
         let (schema, name) = ("public".to_owned(), "bag".to_owned());
         let (identity, grade) = (RowIdentity::WholeRow, Grade::Exact);
         let (columns, generated) = (Vec::new(), Vec::new());
-        let (storage, in_stream) = (Default::default(), None);
-        Arc::new(Table { oid: 1, schema, name, columns, generated, identity, grade, storage, in_stream })
+        let (storage, in_stream, partition_of) = (Default::default(), None, Vec::new());
+        Arc::new(Table {
+            oid: 1,
+            schema,
+            name,
+            columns,
+            generated,
+            identity,
+            grade,
+            storage,
+            in_stream,
+            partition_of,
+        })
     }
 
     fn make(bag: &mut Bag, change: &NetChange) {

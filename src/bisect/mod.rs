@@ -283,7 +283,7 @@ impl Search {
     /// Whether the table is to hold rows before the check has asked for it.
     fn wants(&self, table: &Table) -> bool {
         let by_command = matches!(self.check, Check::Command(_));
-        self.read.holds(table) || by_command && self.selection.takes(&table.schema, &table.name)
+        self.read.holds(table) || by_command && self.selection.takes_table(table)
     }
 
     fn past(&self) -> Result<Past> {

@@ -37,7 +37,7 @@ pub struct Bisect {
     /// A command that ends with 0 (true) or 1 (false)
     #[arg(long, value_name = "CMD")]
     check_command: Option<String>,
-    /// The tables that the command reads (schema.table, with * and ?); may be given more than once [default: all]
+    /// The tables that the command reads (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once [default: all]
     #[arg(long, value_name = "PATTERN", conflicts_with = "check")]
     table: Vec<String>,
     #[command(flatten)]

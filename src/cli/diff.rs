@@ -28,7 +28,7 @@ pub struct Diff {
     /// The moment with which to compare, or live
     #[arg(value_name = "MOMENT|live", allow_hyphen_values = true)]
     to: String,
-    /// Only tables that match (schema.table, with * and ?); may be given more than once
+    /// Only tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
     /// Only rows for which the condition is true at one of the moments: tenant_id = 42 AND status IN ('open')

@@ -18,7 +18,7 @@ pub struct Init {
     /// keep the password in ~/.pgpass
     #[arg(long, env = "BACKWHEN_SOURCE", value_name = "CONN", hide_env_values = true)]
     source: Option<String>,
-    /// Protect only tables that match (schema.table, with * and ?); may be given again
+    /// Protect only tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given again
     #[arg(long, value_name = "PATTERN")]
     include: Vec<String>,
     /// Leave out tables that match; may be given again

@@ -24,7 +24,7 @@ pub struct LogCommand {
     /// Only transactions up to this moment
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
     until: Option<String>,
-    /// Only changes of tables that match (schema.table, with * and ?); may be given more than once
+    /// Only changes of tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
     /// Only these operations; may be given more than once

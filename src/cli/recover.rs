@@ -52,7 +52,7 @@ pub struct Recover {
     /// With xid: or mark:, recover the instant just before it
     #[arg(long)]
     before: bool,
-    /// Recover only tables that match (schema.table, with * and ?); may be given more than once
+    /// Recover only tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
     /// How many tables are loaded, and indexes built, at the same time

@@ -42,7 +42,7 @@ pub struct Rewind {
     /// With xid: or mark:, go back to the instant just before it
     #[arg(long)]
     before: bool,
-    /// Put back only tables that match (schema.table, with * and ?); may be given more than once
+    /// Put back only tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once
     #[arg(long, value_name = "PATTERN")]
     table: Vec<String>,
     /// Put back only rows that meet a condition, then or now, such as 'tenant_id = 42'
@@ -150,12 +150,20 @@ impl Rewind {
         let mut reading = caught_up(&history, &source).await?;
         if self.reset {
             let reset = WholeReset::begin(&reading, &moment, &source).await?;
-            if self.how.apply && !reset.removal.statements.is_empty() {
+            let drops = self.how.apply && !reset.removal.statements.is_empty();
+            if drops {
                 reset.removal.apply(&reset.session).await?;
                 reading = caught_up(&history, &source).await?;
             }
             let (past, aim) = (reading.at(&moment, false)?, Aim::Rewind(Part::default()));
-            return self.how.amend(at, past, &source, aim, Some(reset)).await;
+            let done = self.how.amend(at, past, &source, aim, Some(reset)).await;
+            return done.map_err(|error| match drops {
+                true => Error::new(
+                    error.kind(),
+                    format!("what was made since the mark was dropped, and then: {error}"),
+                ),
+                false => error,
+            });
         }
         let (past, now) = (reading.at(&moment, self.before)?, reading.at(&Moment::Latest, false)?);
         let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<_>>()?;
@@ -271,6 +279,8 @@ impl Way {
         if let Some(WholeReset { session, removal, state }) = reset {
             if applied.is_some() {
                 report.sequences = sequences::put_back(&session, &state.sequences).await?;
+            } else if !removal.statements.is_empty() {
+                report.forget_what_is_in_the_way();
             }
             report.definitions = removal.statements;
         }
@@ -305,6 +315,16 @@ impl AmendmentReport {
             next: applying_command(),
             is_blocked: amendment.solution.is_blocked,
         }
+    }
+}
+
+impl AmendmentReport {
+    /// What is to be dropped first may be in the way only until then.
+    fn forget_what_is_in_the_way(&mut self) {
+        self.is_blocked = false;
+        self.conflicts.clear();
+        self.dependents.clear();
+        self.without_place.clear();
     }
 }
 

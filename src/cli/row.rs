@@ -6,7 +6,9 @@ use clap::Args;
 
 use super::{Surroundings, changes, ui};
 use crate::error::Result;
+use crate::model::Inexact;
 use crate::past::Reading;
+use crate::travel::Spans;
 use crate::travel::row::{Instant, RowHistory, RowKey, Version};
 use crate::travel::statement::bring_back;
 use crate::travel::values::Values;
@@ -38,9 +40,9 @@ impl RowCommand {
         let history = at.history()?;
         let reading = Reading::open(&history)?;
         let spans = changes::spans(at, &reading, self.since.as_deref(), self.until.as_deref())?;
-        let key = RowKey::find(&reading, &spans, &self.table, &self.key)?;
+        let keys = RowKey::find_in_partitions(&reading, &spans, &self.table, &self.key)?;
         let mut last = None;
-        let inexact = RowHistory { key: &key, spans: &spans }.list(&mut |version| {
+        let mut print = |version: Version| -> Result<()> {
             if self.sql {
                 at.ui.print(&ui::script(&self.script(&version)?))?;
             } else {
@@ -48,7 +50,11 @@ impl RowCommand {
             }
             last = Some(version);
             Ok(())
-        })?;
+        };
+        let inexact = match &keys[..] {
+            [key] => RowHistory { key, spans: &spans }.list(&mut print)?,
+            keys => in_partitions(keys, &spans, &mut print)?,
+        };
         changes::say_inexact(at, &inexact);
         match last {
             None => at.ui.say("no row has, or had, this key in the stretch that was asked for"),
@@ -61,6 +67,25 @@ impl RowCommand {
         }
         Ok(())
     }
+}
+
+/// Lists the versions of the rows that have a key in several partitions, in the order in which they began.
+fn in_partitions(
+    keys: &[RowKey],
+    spans: &Spans,
+    print: &mut dyn FnMut(Version) -> Result<()>,
+) -> Result<Vec<Inexact>> {
+    let (mut versions, mut inexact) = (Vec::new(), Vec::new());
+    for key in keys {
+        let mut keep = |version| {
+            versions.push(version);
+            Ok(())
+        };
+        inexact.extend(RowHistory { key, spans }.list(&mut keep)?);
+    }
+    versions.sort_by_key(|version| version.from.lsn);
+    versions.into_iter().try_for_each(print)?;
+    Ok(inexact)
 }
 
 fn instant(instant: &Instant) -> String {

@@ -34,7 +34,7 @@ pub struct Show {
     /// With schema, and xid: or mark:, show the instant just before it
     #[arg(long)]
     before: bool,
-    /// Only changes of tables that match (schema.table, with * and ?); may be given more than once
+    /// Only changes of tables that match (schema.table, with * and ?; a partitioned table stands for its partitions); may be given more than once
     #[arg(long, value_name = "PATTERN", conflicts_with = "at")]
     table: Vec<String>,
     /// Print statements that do what the transaction did, with the net change of each row

@@ -54,6 +54,7 @@ fn table(identity: RowIdentity) -> Table {
         storage: Storage::default(),
         generated: Vec::new(),
         in_stream: None,
+        partition_of: Vec::new(),
     }
 }
 

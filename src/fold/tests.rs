@@ -40,6 +40,7 @@ fn table(identity: RowIdentity) -> Table {
         grade: Grade::Exact,
         storage: Storage::default(),
         in_stream: None,
+        partition_of: Vec::new(),
     }
 }
 

@@ -18,6 +18,11 @@ pub fn tables_after(before: &[Table], changes: &[DefinitionChange]) -> Vec<Table
                 tables.remove(&defined.facts.oid)
             };
         }
+        for table in tables.values_mut() {
+            if let Some(detached) = change.signal.detaches(table) {
+                *table = detached;
+            }
+        }
         for oid in &change.signal.dropped {
             tables.remove(oid);
         }

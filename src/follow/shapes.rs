@@ -172,6 +172,13 @@ impl<'a> Shapes<'a> {
         if let Some(retold) = &signal.retold {
             self.retell(retold, at, &mut changes);
         }
+        for table in self.tables.values_mut() {
+            if let Some(detached) = signal.detaches(table) {
+                let (before, now) = (Arc::clone(table), Arc::new(detached));
+                *table = Arc::clone(&now);
+                changes.push(TableChange::Alter { before, now, reshape: None });
+            }
+        }
         changes.extend(signal.dropped.iter().filter_map(|oid| self.forget(*oid)));
         self.say_renamed(&renamed.unknown, &signal.tag, at);
         self.inexact.extend(signal.untold(at).map(|it| (it.what, it.why)));
@@ -185,7 +192,8 @@ impl<'a> Shapes<'a> {
         }
         let now = Arc::new(defined.facts.table(stream_name));
         let Some(before) = self.tables.get(&oid).cloned() else {
-            if !(self.wanted)(&now) {
+            // A table that was not wanted stays so under another name, as its rows until then are not known.
+            if self.unwanted.contains(&oid) || !(self.wanted)(&now) {
                 self.unwanted.insert(oid);
                 return None;
             }

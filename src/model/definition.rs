@@ -29,6 +29,9 @@ pub struct TableFacts {
     /// `schema` and `name` in the database's own encoding, in hexadecimal, where they are not UTF-8.
     #[serde(default)]
     pub raw_names: Option<(String, String)>,
+    /// See [`Table::partition_of`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partition_of: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,12 @@ pub struct ColumnFacts {
     /// `name` in the database's own encoding, in hexadecimal, where it is not UTF-8.
     #[serde(default)]
     pub raw_name: Option<String>,
+}
+
+/// Makes pairs of the texts of a list: of each schema and name.
+pub fn pairs(texts: Vec<String>) -> Vec<(String, String)> {
+    let mut texts = texts.into_iter();
+    std::iter::from_fn(|| Some((texts.next()?, texts.next()?))).collect()
 }
 
 impl TableFacts {
@@ -94,6 +103,7 @@ impl TableFacts {
                 definers: joined(&|column| column.definer.clone()),
             },
             in_stream: self.stream_names(&stored, in_stream),
+            partition_of: self.partition_of.clone(),
         }
     }
 

@@ -23,6 +23,10 @@ pub struct Table {
     /// The names as the stream spells them, if the database's encoding makes that spelling different.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_stream: Option<StreamNames>,
+    /// The partitioned tables above a partition, with their schemas: the nearest first. Empty for other tables, and in
+    /// what was recorded before backwhen knew of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partition_of: Vec<(String, String)>,
 }
 
 /// A table's names in the stream; see [`Table::in_stream`].

@@ -21,8 +21,7 @@ impl Past {
     pub fn choose(&self, patterns: &[String]) -> Result<ChosenTables> {
         let selection = Selection::parse(patterns, &[])?;
         let mut tables = self.tables()?;
-        let names = tables.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
-        let unmatched = selection.unmatched(names);
+        let unmatched = selection.unmatched(&tables);
         if !unmatched.is_empty() {
             return Err(Error::usage(format!(
                 "no table matches {} at {}; see the tables of the checkpoint before it with: backwhen list checkpoints \
@@ -31,7 +30,8 @@ impl Past {
                 self.until
             )));
         }
-        tables.retain(|table| selection.takes(&table.schema, &table.name));
+        tables.retain(|table| selection.takes_table(table));
+        let selection = selection.with_partitions(&tables);
         Ok(ChosenTables { tables, selection, is_partial: !patterns.is_empty() })
     }
 }

@@ -54,6 +54,7 @@ impl ChangedRows {
     pub fn since(past: Arc<Past>, keeps_all: bool, wanted: Option<HashSet<u32>>) -> ChangedRows {
         ChangedRows {
             until: past.until(),
+            passed_over: None,
             keeps_all,
             wanted,
             follow: None,

@@ -18,7 +18,7 @@ pub struct Part {
 impl Part {
     pub fn takes(&self, table: &Table) -> bool {
         let by_key = self.keys.is_empty() || self.keys.iter().any(|key| key.table == table.oid);
-        by_key && self.tables.takes(&table.schema, &table.name)
+        by_key && self.tables.takes_table(table)
     }
 
     /// Keeps the goals of the rows that are asked for. A row is if it was so at the moment, or is so now.

@@ -5,6 +5,7 @@ use serde::de::Error as _;
 
 use super::retold::Retold;
 use super::{DefinedObject, DefinedTable, DefinitionSignal, Statement};
+use crate::model::definition::pairs;
 use crate::model::{ColumnFacts, TableFacts};
 
 /// The settings that decide what a statement means, besides its search path.
@@ -41,6 +42,9 @@ pub const COMMON_TYPES: [(u32, &str); 8] = [
 
 /// Texts of the statement before its settings.
 const BEFORE_SETTINGS: usize = 6;
+
+/// The place in a table's texts where the names of partitioned tables begin.
+const PARTITION_OF: usize = 10;
 
 type Texts = Vec<Option<String>>;
 type Body = (u32, Vec<String>, i64, i32, Vec<Texts>, Vec<(Texts, Vec<String>)>, MessageRest);
@@ -158,6 +162,7 @@ fn table(texts: Texts, columns: &[String], images: &[u32]) -> serde_json::Result
             of_extension: false,
             columns: columns.iter().map(|column| self::column(column)).collect::<Result<_, _>>()?,
             raw_names,
+            partition_of: pairs(texts.iter().skip(PARTITION_OF).flatten().cloned().collect()),
         },
         published: text(7, "whether a table is published")? == "true",
         image: images.contains(&oid),

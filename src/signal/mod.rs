@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::schema::quote_ident;
 use crate::model::schema_digests::DigestChanges;
-use crate::model::{Lsn, PgTime, SequenceState, TableFacts};
+use crate::model::{Lsn, PgTime, SequenceState, Table, TableFacts};
 use key::MessageKey;
 pub use message::COMMON_TYPES;
 use retold::Retold;
@@ -182,10 +183,36 @@ impl DefinitionSignal {
         Some(signal)
     }
 
+    /// Returns the table as it is if the statement made it, or a table above it, a partition no longer; otherwise `None`.
+    ///
+    /// An ALTER TABLE of a partitioned table describes all its partitions, but not those that it detaches. After the last
+    /// one no description is left, so that one goes on to count as a partition.
+    pub fn detaches(&self, table: &Table) -> Option<Table> {
+        let is_described = || self.tables.iter().any(|it| it.facts.oid == table.oid);
+        let is_altered = |above: &(String, String)| {
+            let names = |it: &DefinedObject| it.tag == "ALTER TABLE" && is_identity(&it.identity, above);
+            self.objects.iter().any(names)
+                && self.tables.iter().any(|it| it.facts.partition_of.contains(above))
+        };
+        let left = table.partition_of.iter().position(is_altered).filter(|_| !is_described())?;
+        let mut table = table.clone();
+        table.partition_of.truncate(left);
+        Some(table)
+    }
+
     /// Whether this signal stands for a message that could not be read.
     pub fn is_unreadable(&self) -> bool {
         self.tag == UNREADABLE
     }
+}
+
+/// Whether a text is `schema.name`, each with or without quotes.
+fn is_identity(text: &str, (schema, name): &(String, String)) -> bool {
+    let rest_of = |text: &str, name: &str| -> Option<String> {
+        text.strip_prefix(name).or_else(|| text.strip_prefix(&quote_ident(name))).map(str::to_owned)
+    };
+    let rest = rest_of(text, schema).and_then(|rest| rest_of(rest.strip_prefix('.')?, name));
+    rest.is_some_and(|rest| rest.is_empty())
 }
 
 /// A schema change with the transaction that made it.

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use crate::codec::pgoutput::stream_name;
 use crate::connect::server_error;
 use crate::error::{Error, Result};
+use crate::model::definition::pairs;
 use crate::model::{ColumnFacts, Grade, LeftOut, PgTime, Selection, Table, TableFacts};
 use crate::pgtools;
 
@@ -55,7 +56,13 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
            AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
          LIMIT 1) AS identity_width,
        pg_catalog.convert_to(n.nspname::text, pg_catalog.getdatabaseencoding()),
-       pg_catalog.convert_to(c.relname::text, pg_catalog.getdatabaseencoding())
+       pg_catalog.convert_to(c.relname::text, pg_catalog.getdatabaseencoding()),
+       CASE WHEN c.relispartition THEN ARRAY(
+           SELECT unnest(ARRAY[s.nspname::text, p.relname::text])
+             FROM pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY a(relid, place)
+             JOIN pg_catalog.pg_class p ON p.oid = a.relid
+             JOIN pg_catalog.pg_namespace s ON s.oid = p.relnamespace
+            WHERE a.relid <> c.oid ORDER BY a.place) END AS partition_of
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'f') AND c.relpersistence <> 't'
@@ -119,6 +126,7 @@ fn table_facts(row: &tokio_postgres::Row, columns: &mut BTreeMap<u32, Vec<Column
         of_extension: row.get(8),
         columns: columns.remove(&oid).unwrap_or_default(),
         raw_names,
+        partition_of: pairs(row.get::<_, Option<Vec<String>>>(13).unwrap_or_default()),
     }
 }
 
@@ -159,7 +167,9 @@ fn reason_to_leave_out(kind: u8, facts: &TableFacts, selection: &Selection) -> O
         (b'f', _) => Some("foreign table: only its definition is kept"),
         (_, 'u') => Some("unlogged table: only its definition is kept"),
         _ if facts.of_extension => Some("belongs to an extension, which fills it when it is created"),
-        _ if !selection.takes(&facts.schema, &facts.name) => Some("not selected by --include and --exclude"),
+        _ if !selection.takes_partition(&facts.schema, &facts.name, &facts.partition_of) => {
+            Some("not selected by --include and --exclude")
+        }
         _ => None,
     }
 }

@@ -91,7 +91,7 @@ impl Span {
 
     /// The oids of the tables that are selected by their names where the span begins or where it ends.
     fn selected(&self, selection: &Selection) -> Result<HashSet<u32>> {
-        let selected = self.tables()?.filter(|it| selection.takes(&it.schema, &it.name));
+        let selected = self.tables()?.filter(|it| selection.takes_table(it));
         Ok(selected.map(|it| it.oid).collect())
     }
 }
@@ -105,7 +105,7 @@ pub fn refuse_misfits(selection: &Selection, condition: Option<&Condition>, span
     for span in spans {
         tables.extend(span.tables()?);
     }
-    let unmatched = selection.unmatched(tables.iter().map(|it| (it.schema.as_str(), it.name.as_str())));
+    let unmatched = selection.unmatched(&tables);
     if !unmatched.is_empty() {
         return Err(Error::usage(format!(
             "no table matches {} where the question begins or ends; see the tables with: backwhen list checkpoints \
@@ -113,7 +113,7 @@ pub fn refuse_misfits(selection: &Selection, condition: Option<&Condition>, span
             unmatched.join(", ")
         )));
     }
-    tables.retain(|table| selection.takes(&table.schema, &table.name));
+    tables.retain(|table| selection.takes_table(table));
     if condition.is_none_or(|condition| tables.iter().any(|table| condition.fits(table))) {
         return Ok(());
     }

@@ -94,7 +94,7 @@ impl ShownTransaction {
         take: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<Vec<Inexact>> {
         refuse_misfits(tables, None, std::slice::from_ref(&self.span))?;
-        let wanted = |table: &Table| tables.takes(&table.schema, &table.name);
+        let wanted = |table: &Table| tables.takes_table(table);
         let rows = WholeRows::all(&self.span, &wanted);
         let mut removed = HashMap::new();
         rows.follow(&mut |transaction, step| {

@@ -68,7 +68,7 @@ impl TableCounts {
 impl Filter {
     /// Whether changes of a table are asked for, as far as they are known by the table alone.
     pub(super) fn takes(&self, table: &Table, selected: &HashSet<u32>) -> bool {
-        (selected.contains(&table.oid) || self.tables.takes(&table.schema, &table.name))
+        (selected.contains(&table.oid) || self.tables.takes_table(table))
             && self.key.as_ref().is_none_or(|key| key.table == table.oid)
     }
 

@@ -46,8 +46,7 @@ impl Touched {
     /// `Damaged` if the journal is.
     pub fn between(span: &Span, selection: &Selection) -> Result<Touched> {
         let selected = span.selected(selection)?;
-        let wanted =
-            |table: &Table| selected.contains(&table.oid) || selection.takes(&table.schema, &table.name);
+        let wanted = |table: &Table| selected.contains(&table.oid) || selection.takes_table(table);
         let mut touched = Touched::default();
         let mut follow = span.past.follow(span.until, &wanted)?;
         let mut place = 0;

@@ -172,6 +172,7 @@ async fn read_tables(session: &Session) -> Vec<Table> {
             identity: RowIdentity::WholeRow,
             grade: Grade::Exact,
             in_stream: None,
+            partition_of: Vec::new(),
             storage: Default::default(),
             generated: Default::default(),
         }

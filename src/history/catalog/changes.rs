@@ -8,7 +8,8 @@ use crate::history::journal::{ChangeIndex, Segment};
 use crate::history::key::Digest;
 
 impl Catalog {
-    /// Returns the index of a segment's changes, which is made if the catalog does not have it yet.
+    /// Returns the index of a segment's changes, which is made if the catalog does not have it yet. Where it cannot be
+    /// kept (the disk is full), it is made again the next time.
     ///
     /// # Errors
     /// `Damaged` if the segment is, `Internal` if the catalog fails.
@@ -27,7 +28,9 @@ impl Catalog {
             &tag.as_bytes()[..]
         ];
         let put = "INSERT OR REPLACE INTO change_indexes (segment, path, counts, filters, tag) VALUES (?1, ?2, ?3, ?4, ?5)";
-        self.connection()?.execute(put, row).context(Kind::Internal, failed)?;
+        if let Err(error) = self.connection()?.execute(put, row) {
+            tracing::debug!("the index of {}'s changes is not kept: {error}", segment.name().file_name());
+        }
         Ok(made)
     }
 

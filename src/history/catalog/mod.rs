@@ -76,22 +76,10 @@ impl Catalog {
     pub fn open(history: &History) -> Result<Catalog> {
         let path = layout::catalog(history.root());
         let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
-        let catalog = Catalog::of(history, connection);
-        match catalog.synchronise(history) {
-            // The first page of the file is sound, and others are damaged.
-            Err(error) if error.kind() == Kind::Internal => {
-                drop(catalog);
-                let catalog = Catalog::of(history, start_over(&path, &error)?);
-                catalog.synchronise(history)?;
-                Ok(catalog)
-            }
-            done => done.map(|()| catalog),
-        }
-    }
-
-    fn of(history: &History, connection: Connection) -> Catalog {
         let authorship = history.authorship().clone();
-        Catalog { connection: Mutex::new(connection), authorship, unusable: Mutex::default() }
+        let catalog = Catalog { connection: Mutex::new(connection), authorship, unusable: Mutex::default() };
+        catalog.synchronise(history)?;
+        Ok(catalog)
     }
 
     /// Returns the objects that were damaged when the catalog was last brought up to date.

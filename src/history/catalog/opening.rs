@@ -4,6 +4,7 @@
 //! triggers, views or tables of its own. A link is not followed, the schema must be the one that the migrations make, and
 //! any other file is removed and made anew.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,11 +102,16 @@ fn expected_schema() -> rusqlite::Result<Schema> {
 }
 
 /// Removes a catalog that cannot be used and makes a new one; on a disk that cannot be written, one in memory.
-pub(super) fn start_over(path: &Path, cause: &dyn std::fmt::Display) -> Result<Connection> {
+pub(super) fn start_over(path: &Path, cause: &dyn Display) -> Result<Connection> {
     tracing::info!("making the catalog anew: {cause}");
     put_away(path);
-    let in_memory = || Connection::open_in_memory().and_then(prepare);
-    open_file(path).or_else(|_| in_memory()).context(Kind::Unavailable, failed)
+    open_file(path).or_else(|error| open_in_memory(path, &error))
+}
+
+/// Opens an empty catalog in memory, for where the file at `path` cannot be written.
+pub(super) fn open_in_memory(path: &Path, cause: &dyn Display) -> Result<Connection> {
+    tracing::info!("keeping the catalog in memory instead of {}: {cause}", path.display());
+    Connection::open_in_memory().and_then(prepare).context(Kind::Unavailable, failed)
 }
 
 pub(super) fn put_away(path: &Path) {

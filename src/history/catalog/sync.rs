@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
+use super::opening::{open_in_memory, start_over};
 use super::rows::{self, SegmentText, names};
 use super::{Catalog, CheckpointRow, UnusableObject, failed};
 use crate::ambient;
@@ -11,24 +12,26 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::image::PackReader;
 use crate::history::journal::{self, SegmentName};
-use crate::store::{ObjectKind, ObjectName, Store};
+use crate::store::{ObjectKind, ObjectName, Store, layout};
 
 impl Catalog {
-    /// Indexes the objects that are new, and forgets the objects that are gone.
+    /// Indexes the objects that are new, and forgets the objects that are gone. A file that cannot be read or written (a
+    /// page is damaged, the disk is full) is replaced: by a new file, and if that fails too, by a catalog in memory.
     ///
     /// # Errors
-    /// `Damaged` if a segment's footer cannot be read, `Internal` if the catalog fails.
+    /// `Damaged` if a segment's footer cannot be read, `Internal` if the catalog fails in memory too.
     pub fn synchronise(&self, history: &History) -> Result<()> {
         let mut connection = self.connection()?;
-        let transaction = connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-            .context(Kind::Internal, failed)?;
-        segments(&transaction, history)?;
-        let mut unusable = checkpoints(&transaction, history)?;
-        unusable.extend(packs(&transaction, history)?);
-        ambient::pass("catalog.update")?;
-        transaction.commit().context(Kind::Internal, failed)?;
-        ambient::pass("catalog.updated")?;
+        let path = layout::catalog(history.root());
+        let mut done = index(&mut connection, history);
+        for replacement in [start_over, open_in_memory] {
+            match &done {
+                Err(error) if error.kind() == Kind::Internal => *connection = replacement(&path, error)?,
+                _ => break,
+            }
+            done = index(&mut connection, history);
+        }
+        let unusable = done?;
         if let Ok(mut known) = self.unusable.lock() {
             for new in unusable.iter().filter(|new| !known.contains(new)) {
                 tracing::warn!("{}; it is passed over", new.why);
@@ -37,6 +40,20 @@ impl Catalog {
         }
         Ok(())
     }
+}
+
+/// Brings the tables up to date in one transaction, and returns the objects that are damaged.
+fn index(connection: &mut Connection, history: &History) -> Result<Vec<UnusableObject>> {
+    let transaction = connection
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .context(Kind::Internal, failed)?;
+    segments(&transaction, history)?;
+    let mut unusable = checkpoints(&transaction, history)?;
+    unusable.extend(packs(&transaction, history)?);
+    ambient::pass("catalog.update")?;
+    transaction.commit().context(Kind::Internal, failed)?;
+    ambient::pass("catalog.updated")?;
+    Ok(unusable)
 }
 
 /// Notes a damaged object, so that the others are indexed all the same; hands on any other error.

@@ -19,6 +19,7 @@ DECLARE
     key int2[];
     publications oid[];
     columns text[];
+    above text[];
     rare record;
 BEGIN
     FOREACH relation IN ARRAY relations LOOP
@@ -50,8 +51,9 @@ BEGIN
                                      WHEN a.atttypmod >= 0 OR a.atttypid NOT IN ({common_types})
                                      THEN format_type(a.atttypid, a.atttypmod) ELSE '' END) END
                        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                      ORDER BY a.attnum)
-          INTO space, called, kind, persistence, identity, file, reached, key, publications, columns
+                      ORDER BY a.attnum),
+               CASE WHEN c.relispartition THEN backwhen.{slot}_above(c.oid) END
+          INTO space, called, kind, persistence, identity, file, reached, key, publications, columns, above
           FROM pg_class c WHERE c.oid = relation;
         -- This is the usual case: the table is in the right publication, and neither its columns nor its names are
         -- unusual.
@@ -60,7 +62,7 @@ BEGIN
                       ELSE inserts_ids && publications AND NOT exact_ids && publications END)
             AND NOT starts_with(space, '"') AND getdatabaseencoding() = 'UTF8' THEN
             told := ARRAY[concat_ws(',', told[1], concat('[', to_json(ARRAY[relation::text, space, called, persistence, identity,
-                file::text, key::text, 'true']), ',', to_json(columns), ']')), told[2], told[3], told[4]];
+                file::text, key::text, 'true'] || above), ',', to_json(columns), ']')), told[2], told[3], told[4]];
             CONTINUE;
         END IF;
         IF reached THEN
@@ -72,10 +74,22 @@ BEGIN
             key, columns, publications, (relation = ANY (rewritten)) IS TRUE, (relation = ANY (fresh)) IS TRUE);
         told := backwhen.{slot}_joined(told, ARRAY[
             concat('[', to_json(ARRAY[relation::text, rare.space, called, persistence, identity, file::text, rare.kept_key::text,
-                rare.published::text] || rare.raw_names), ',', to_json(rare.described), ']'),
+                rare.published::text] || coalesce(rare.raw_names, above[1:2]) || above[3:]), ',', to_json(rare.described), ']'),
             CASE WHEN rare.image THEN relation::text END, rare.trouble]);
     END LOOP;
     RETURN told;
+END
+$body$;
+
+-- Returns the schemas and names of the partitioned tables above a partition, the nearest first, behind two empty places
+-- for the partition's own names in another encoding.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_above(partition oid) RETURNS text[] LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN ARRAY[NULL, NULL]::text[] || ARRAY(
+        SELECT unnest(ARRAY[n.nspname::text, c.relname::text])
+          FROM pg_partition_ancestors(partition) WITH ORDINALITY a(relid, place)
+          JOIN pg_class c ON c.oid = a.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE a.relid <> partition ORDER BY a.place);
 END
 $body$;
 
@@ -135,7 +149,7 @@ BEGIN
     published := in_exact OR in_inserts;
     -- A table that has an exact publication may stay in an inserts-only one too: the stream carries what either publishes.
     IF permanent AND (in_exact <> is_exact OR NOT published) AND NOT of_extension
-        AND (NOT picky OR backwhen.{slot}_wants(space, called)) THEN
+        AND (NOT picky OR backwhen.{slot}_wants(relation)) THEN
         trouble := backwhen.{slot}_join(format('%I.%I', space, called), in_exact, in_inserts, publications, fitting);
         published := published OR trouble IS NULL;
     END IF;
@@ -202,18 +216,22 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_wants(space text, called text) RETURNS bool LANGUAGE plpgsql AS $body$
+-- Whether a table is to be protected, by its own name and those of the partitioned tables above it.
+CREATE OR REPLACE FUNCTION backwhen.{slot}_wants(relation oid) RETURNS bool LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN (SELECT (cardinality(c.include_name) = 0 OR backwhen.{slot}_fits(space, called, c.include_schema, c.include_name))
-               AND (cardinality(c.exclude_name) = 0 OR NOT backwhen.{slot}_fits(space, called, c.exclude_schema, c.exclude_name))
+    RETURN (SELECT (cardinality(c.include_name) = 0 OR backwhen.{slot}_fits(relation, c.include_schema, c.include_name))
+               AND (cardinality(c.exclude_name) = 0 OR NOT backwhen.{slot}_fits(relation, c.exclude_schema, c.exclude_name))
               FROM backwhen.{slot}_config c);
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION backwhen.{slot}_fits(space text, called text, schemas text[], names text[]) RETURNS bool
+CREATE OR REPLACE FUNCTION backwhen.{slot}_fits(relation oid, schemas text[], names text[]) RETURNS bool
 LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN EXISTS (SELECT FROM unnest(schemas, names) p(s, n) WHERE space LIKE p.s AND called LIKE p.n);
+    RETURN EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace t ON t.oid = c.relnamespace CROSS JOIN unnest(schemas, names) p(s, n)
+         WHERE c.oid IN (SELECT relation UNION ALL SELECT a.relid FROM pg_partition_ancestors(relation) a)
+           AND t.nspname LIKE p.s AND c.relname LIKE p.n);
 END
 $body$;
 

@@ -26,8 +26,19 @@ impl Removal {
     pub async fn plan(session: &Client, wanted: &SchemaDigests) -> Result<Removal> {
         let found = schema_digests(session).await?;
         let differences = wanted.differences(&found, None, |_, _| false);
+        let added = |kind: &str| {
+            let added = differences.iter().filter(|it| it.kind == DifferenceKind::Added);
+            added.filter_map(|it| it.object.strip_prefix(kind)).collect::<Vec<_>>()
+        };
+        let (schemas, tables) = (added("schema "), added("table "));
+        // Such an object goes with the table or the schema that it belongs to.
+        let goes_along = |it: &&SchemaDifference| {
+            let of_table = tables.iter().any(|table| it.object.ends_with(&format!(" on {table}")));
+            let is_inside = |schema: &&str| it.object.contains(&format!(" {schema}."));
+            it.kind == DifferenceKind::Added && (of_table || schemas.iter().any(is_inside))
+        };
         let (mut statements, mut others) = (Vec::new(), Vec::new());
-        for difference in &differences {
+        for difference in differences.iter().filter(|it| !goes_along(it)) {
             match removing(difference, wanted) {
                 Some(found) => statements.extend(found),
                 None => others.push(difference),
@@ -41,6 +52,7 @@ impl Removal {
             )));
         }
         statements.sort();
+        statements.dedup();
         let statements = statements.into_iter().map(|(_, statement)| statement).collect();
         Ok(Removal { statements, wanted: wanted.clone() })
     }

@@ -30,7 +30,7 @@ const COLUMNS: &str = "inner_key, outer_key, include_schema, include_name, exclu
 const IDENTIFY_CALL: &str = "PERFORM backwhen.{slot}_identify(relations);";
 
 /// Whether the history protects a table, in the query for the tables to treat.
-const WANTED: &str = "backwhen.{slot}_wants(n.nspname, c.relname)";
+const WANTED: &str = "backwhen.{slot}_wants(c.oid)";
 
 /// The values that an installation takes over from the one before: the limit of an image in bytes, and how often a
 /// table was taken out of the publications.

@@ -23,11 +23,33 @@ impl RowKey {
     /// # Errors
     /// `Usage` if not exactly one table matches, or if the text is no key of it; `Damaged` if the history is.
     pub fn find(reading: &Reading, spans: &Spans, table: &str, key: &str) -> Result<RowKey> {
+        RowKey::in_one_of(&RowKey::tables(reading, spans, table)?, table, key)
+    }
+
+    /// Finds the table as [`RowKey::find`] does, and reads the key; for a partitioned table, one key for each partition.
+    ///
+    /// # Errors
+    /// Those of [`RowKey::find`].
+    pub fn find_in_partitions(
+        reading: &Reading,
+        spans: &Spans,
+        table: &str,
+        key: &str,
+    ) -> Result<Vec<RowKey>> {
+        let tables = RowKey::tables(reading, spans, table)?;
+        let root = tables.first().and_then(|table| table.partition_of.last());
+        if root.is_some() && tables.iter().all(|table| table.partition_of.last() == root) {
+            return tables.iter().map(|table| RowKey::parse(table, key)).collect();
+        }
+        Ok(vec![RowKey::in_one_of(&tables, table, key)?])
+    }
+
+    fn tables(reading: &Reading, spans: &Spans, table: &str) -> Result<Vec<Table>> {
         let last = spans.spans.last().ok_or_else(|| Error::outside_window("nothing is held yet"))?;
         let pattern = [table.to_owned()];
         let end = reading.before(last.past.base().epoch, last.until)?;
         let chosen = end.choose(&pattern).or_else(|error| last.past.choose(&pattern).map_err(|_| error))?;
-        RowKey::in_one_of(&chosen.tables, table, key)
+        Ok(chosen.tables)
     }
 
     /// Reads `TABLE=KEY` for a table as it was at a moment.

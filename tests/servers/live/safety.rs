@@ -176,6 +176,7 @@ fn a_row_that_is_not_what_it_must_be_stops_everything() {
         grade: Grade::Exact,
         storage: Storage::default(),
         in_stream: None,
+        partition_of: Vec::new(),
     };
     let row = |now: &str, then: &str| AmendedRow {
         act: Act::Update,

@@ -40,7 +40,7 @@ UPDATE orders SET paid = true WHERE id < 5";
 
 /// A test that drops and changes things.
 const DROPPED: &str = "
-DROP TABLE orders; ALTER TABLE customers ALTER COLUMN name TYPE varchar(50); DROP VIEW IF EXISTS well;
+DROP TABLE orders; ALTER TABLE log ALTER COLUMN line TYPE varchar(50); DROP VIEW IF EXISTS well;
 ALTER TYPE mood ADD VALUE 'dead'; UPDATE customers SET name = 'x' || id";
 
 /// The database is what it was, to the last sequence.

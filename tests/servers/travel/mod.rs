@@ -5,6 +5,7 @@ mod diff;
 mod gap;
 mod log;
 mod lookup;
+mod partitions;
 mod random;
 mod row;
 mod show;

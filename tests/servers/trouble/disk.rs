@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::shop::{assert_says, assert_source_clean, captured_shop, shop};
+use crate::support::shop::{CHANGES, assert_says, assert_source_clean, captured_shop, shop};
 use crate::support::{Backwhen, Dump, Server, assert_same, scratch_folder};
 use crate::trouble::exit;
 
@@ -31,6 +31,27 @@ impl Disk {
     pub fn remount(&self, options: &str) {
         let output = self.run(&format!("remount,{options}"), &[]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Makes writing to this file system fail, until [`Disk::allow_writing`].
+    fn forbid_writing(&self, way: &str) {
+        match way {
+            "read-only" => self.remount("ro"),
+            _ => self.fill(0),
+        }
+    }
+
+    /// Leaves as much room as this on the file system, in bytes.
+    fn fill(&self, room: u64) {
+        let mut filler = std::fs::File::create(self.path("filler")).unwrap();
+        let error = std::io::copy(&mut std::io::repeat(0), &mut filler).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        filler.set_len(filler.metadata().unwrap().len() - room).unwrap();
+    }
+
+    fn allow_writing(&self) {
+        self.remount("rw");
+        let _ = std::fs::remove_file(self.path("filler"));
     }
 
     fn run(&self, options: &str, more: &[&str]) -> std::process::Output {
@@ -169,34 +190,75 @@ fn a_recovery_onto_a_full_disk_leaves_no_file() {
     }
 }
 
+/// Ways in which nothing can be written to a history's disk, and what the operating system says of it.
+const UNWRITABLE: [(&str, &str); 2] =
+    [("read-only", "Read-only file system"), ("full", "No space left on device")];
+
+/// What is in the place of the catalog: all that the history holds, what it held after `init`, or nothing.
+const CATALOGS: [&str; 3] = ["current", "stale", "gone"];
+
 #[test]
 fn a_history_that_cannot_be_written_to_can_be_recovered_from() {
     let Some(disk) = Disk::mount("32m") else { return };
     let server = Server::shared(None);
-    let backwhen = with_history(&disk, captured_shop(&server));
-    let copied = Command::new("cp")
-        .arg("-a")
-        .arg(backwhen.folder().join("history"))
-        .arg(disk.path("history"))
-        .status();
+    let backwhen = shop(&server);
+    backwhen.init();
+    backwhen.ok(&["recover", "--to", "latest", "--dry-run"]);
+    let local = backwhen.folder().join("history");
+    std::fs::copy(local.join("catalog.sqlite"), disk.path("stale")).unwrap();
+    server.psql(backwhen.database(), CHANGES);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let copied = Command::new("cp").arg("-a").arg(&local).arg(disk.path("history")).status();
     assert!(copied.unwrap().success());
+    std::fs::copy(disk.path("history/catalog.sqlite"), disk.path("current")).unwrap();
+    let backwhen = with_history(&disk, backwhen);
     let expected = backwhen.json(&["recover", "--to", "latest", "--dry-run"]);
-    for catalog in ["there", "gone"] {
-        if catalog == "gone" {
-            std::fs::remove_file(disk.path("history/catalog.sqlite")).unwrap();
+    for (way, says) in UNWRITABLE {
+        for catalog in CATALOGS {
+            let _ = std::fs::remove_file(disk.path("history/catalog.sqlite"));
+            if catalog != "gone" {
+                std::fs::copy(disk.path(catalog), disk.path("history/catalog.sqlite")).unwrap();
+            }
+            disk.forbid_writing(way);
+            assert_eq!(
+                backwhen.json(&["recover", "--to", "latest", "--dry-run"]),
+                expected,
+                "{way}, {catalog}"
+            );
+            let into = format!("{}_{catalog}_of_{}", way.replace('-', "_"), backwhen.database());
+            backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
+            assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, &into));
+            for command in [&["status"][..], &["list", "segments"], &["log"], &["verify", "--prove"]] {
+                backwhen.ok(command);
+            }
+            // The catalog that was removed has left some room.
+            disk.forbid_writing(way);
+            let message = backwhen.fails(exit::UNAVAILABLE, &["checkpoint"]);
+            assert_says(&message, &[says]);
+            if way == "read-only" {
+                let capture = ["capture", "--until", "caught-up", "--patience", "1s"];
+                assert_says(&backwhen.fails(exit::UNAVAILABLE, &capture), &[says]);
+            }
+            disk.allow_writing();
         }
-        disk.remount("ro");
-        assert_eq!(backwhen.json(&["recover", "--to", "latest", "--dry-run"]), expected, "catalog {catalog}");
-        let into = format!("ro_{catalog}_of_{}", backwhen.database());
-        backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&into)]);
-        assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, &into));
-        backwhen.ok(&["status"]);
-        backwhen.ok(&["list", "segments"]);
-        backwhen.ok(&["verify", "--prove"]);
-        let message = backwhen.fails(exit::UNAVAILABLE, &["capture", "--until", "caught-up"]);
-        assert_says(&message, &["Read-only file system"]);
-        backwhen.fails(exit::UNAVAILABLE, &["checkpoint"]);
-        disk.remount("rw");
     }
     backwhen.ok(&["capture", "--until", "caught-up"]);
+}
+
+#[test]
+fn the_catalog_costs_no_answer_however_little_room_there_is_for_it() {
+    let Some(disk) = Disk::mount("32m") else { return };
+    let server = Server::shared(None);
+    let backwhen = with_history(&disk, shop(&server));
+    backwhen.init();
+    server.psql(backwhen.database(), CHANGES);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    let question = ["recover", "--to", "latest", "--dry-run"];
+    let expected = backwhen.json(&question);
+    for kilobytes in (0..160).step_by(8) {
+        let _ = std::fs::remove_file(disk.path("history/catalog.sqlite"));
+        disk.fill(kilobytes << 10);
+        assert_eq!(backwhen.json(&question), expected, "with {kilobytes} KB of room");
+        disk.allow_writing();
+    }
 }

@@ -93,6 +93,7 @@ mod tests {
             identity: RowIdentity::WholeRow,
             grade: Grade::Exact,
             in_stream: None,
+            partition_of: Vec::new(),
             storage: Default::default(),
         }
     }
