@@ -75,3 +75,26 @@ fn without_known_definitions_at_the_mark_the_reset_says_what_to_do() {
     assert_eq!(server.psql(&database, "SELECT to_regclass('v') IS NULL, count(*) FROM u"), "t|0");
     capture.stop();
 }
+
+/// What was made is dropped in a transaction of its own, before the rows go back.
+#[test]
+fn a_reset_that_was_killed_is_completed_by_the_next() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("testing");
+    server.psql(&database, SEEDED);
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.ok(&["init", "--full-identity", "--source", &backwhen.source()]);
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_streaming();
+    backwhen.ok(&["mark", "seeded"]);
+    let seeded = Dump::of(&server, &database);
+    let apply = ["rewind", "--to", "mark:seeded", "--reset", "--apply"];
+    for point in ["rewind.locked", "rewind.committed"] {
+        server.psql(&database, MADE);
+        server.psql(&database, ROWS);
+        backwhen.dies(point, &apply);
+        backwhen.ok(&apply);
+        assert_reset(&seeded, &server, &database);
+    }
+    capture.stop();
+}
