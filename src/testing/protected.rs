@@ -14,13 +14,13 @@ use crate::capture::{self, Options, Until};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
-use crate::model::{Lsn, Moment};
+use crate::model::{Lsn, Moment, Selection};
 use crate::past::Reading;
 use crate::pgtools::{LocalServer, Tools, schema_digests};
 use crate::progress::Silent;
 use crate::protect::{Access, begin};
 use crate::rewind::{Aim, Amendment, ConflictRule, MarkedState, Part, PutBack, reading_beyond};
-use crate::source::{messages, sequences};
+use crate::source::{inspect, messages, sequences};
 
 /// How long the history may take to come to where the database is.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -55,6 +55,8 @@ pub(super) struct Marked {
     last: Option<PutBack>,
     /// The definitions are known to be those of the mark up to this position.
     since: Lsn,
+    /// The parts of the database that no reset puts back.
+    not_reset: Vec<String>,
 }
 
 struct RunningCapture {
@@ -120,7 +122,9 @@ impl Protected {
         let digests = schema_digests(self.session()?).await?;
         let past = self.caught_up().await?.at(&Moment::Mark(name.to_owned()), false)?;
         let state = MarkedState { digests, sequences: past.sampled_sequences()? };
-        self.marked = Some(Marked { name: name.to_owned(), state, last: None, since: past.until() });
+        let not_reset = not_reset(self.session()?).await?;
+        self.marked =
+            Some(Marked { name: name.to_owned(), state, last: None, since: past.until(), not_reset });
         Ok(())
     }
 
@@ -134,7 +138,8 @@ impl Protected {
             }
             done => done?,
         };
-        Ok(Reset { how, rows, took: begun.elapsed(), not_reset: self.not_reset()? })
+        let not_reset = self.marked.as_ref().map(|marked| marked.not_reset.clone()).unwrap_or_default();
+        Ok(Reset { how, rows, took: begun.elapsed(), not_reset })
     }
 
     async fn reset_in_place(&mut self) -> Result<(HowReset, u64)> {
@@ -164,18 +169,6 @@ impl Protected {
             (marked.last, marked.since) = (Some(last), last.until);
         }
         Ok((how, rows))
-    }
-
-    /// The parts of the database that no reset puts back.
-    fn not_reset(&self) -> Result<Vec<String>> {
-        let reading = Reading::open(&self.history)?;
-        let latest = reading.at(&Moment::Latest, false)?;
-        let schema = &latest.base().schema;
-        let tables = schema.left_out.iter().map(|it| format!("rows of {} ({})", it.table, it.reason));
-        let views = schema.materialized_views.iter();
-        let views = views.map(|(schema, name)| format!("contents of materialised view {schema}.{name}"));
-        let objects = (schema.large_objects > 0).then(|| "large objects".to_owned());
-        Ok(tables.chain(views).chain(objects).collect())
     }
 
     /// Waits until the history holds all that is committed by now.
@@ -232,6 +225,16 @@ impl Protected {
         }
         left
     }
+}
+
+/// Names the parts of the database that no reset puts back.
+async fn not_reset(session: &Session) -> Result<Vec<String>> {
+    let left_out = inspect::inventory(session, &Selection::default()).await?.left_out;
+    let (_, views, large_objects) = inspect::schema_extras(session).await?;
+    let tables = left_out.iter().map(|it| format!("rows of {} ({})", it.table, it.reason));
+    let views = views.iter().map(|(schema, name)| format!("contents of materialised view {schema}.{name}"));
+    let objects = (large_objects > 0).then(|| "large objects".to_owned());
+    Ok(tables.chain(views).chain(objects).collect())
 }
 
 async fn new_history(source: &Conninfo, tools: &Tools, folder: &TempDir) -> Result<History> {

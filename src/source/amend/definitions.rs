@@ -89,7 +89,10 @@ impl Removal {
 }
 
 fn named(differences: &[&SchemaDifference]) -> String {
-    let mut names: Vec<_> = differences.iter().take(NAMED).map(|it| it.object.as_str()).collect();
+    let mut names: Vec<_> = differences.iter().map(|it| it.object.as_str()).collect();
+    // What people know comes first, before constraints and indexes.
+    names.sort_by_key(|name| name.starts_with("table constraint ") || !name.starts_with("table "));
+    names.truncate(NAMED);
     let more = format!("{} more", differences.len().saturating_sub(NAMED));
     if differences.len() > NAMED {
         names.push(&more);

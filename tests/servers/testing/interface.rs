@@ -76,12 +76,12 @@ fn a_table_or_a_column_that_was_made_again_under_its_name_is_not_taken_for_the_o
 fn what_no_reset_puts_back_is_named() {
     let server = Server::shared(None);
     let database = server.fresh_database("testing");
+    let mut test = protect(&server, &database);
     server.psql(
         &database,
         "CREATE TABLE t (id int PRIMARY KEY); CREATE UNLOGGED TABLE u (id int);
          CREATE MATERIALIZED VIEW m AS SELECT 1 AS one; SELECT lo_create(0)",
     );
-    let mut test = protect(&server, &database);
     let unmarked = test.reset().unwrap_err();
     assert!(unmarked.to_string().contains("call mark"), "{unmarked}");
     test.mark("seeded").unwrap();
