@@ -59,6 +59,7 @@ fn accounts() -> Table {
         grade: Grade::Exact,
         storage: Storage::default(),
         in_stream: None,
+        partition_of: Vec::new(),
     }
 }
 
@@ -171,6 +172,7 @@ impl Fixture {
             budget: 256 << 20,
             scratch: self.folder.path(),
             progress: &Silent,
+            rows_only: None,
         };
         fold::fold(&request).unwrap()
     }
