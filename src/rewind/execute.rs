@@ -112,8 +112,9 @@ impl Amendment {
         Ok(amendment)
     }
 
-    /// Reads on to the end of the history as `reading` has it, and decides anew what to change if something has changed.
-    async fn bring_up_to_date(&mut self, reading: Reading) -> Result<()> {
+    /// Reads on to the end of the history as `reading` has it. If something has changed, it decides anew what to change, and
+    /// returns the plan from before.
+    async fn bring_up_to_date(&mut self, reading: Reading) -> Result<Option<Vec<PlannedTable>>> {
         let nothing = self.changed.nothing();
         let mut changed = std::mem::replace(&mut self.changed, nothing);
         self.reading = reading.clone();
@@ -125,19 +126,20 @@ impl Amendment {
         self.changed = changed;
         let oids: Vec<u32> = self.changed.tables.keys().copied().collect();
         let schema = live_schema(&self.catalogs, &oids).await?;
-        if has_changed || schema != self.schema {
-            self.schema = schema;
-            self.solve()?;
+        if !has_changed && schema == self.schema {
+            return Ok(None);
         }
-        Ok(())
+        self.schema = schema;
+        self.solve().map(Some)
     }
 
     /// Decides what to change, by the constraints that are in force.
-    fn solve(&mut self) -> Result<()> {
+    fn solve(&mut self) -> Result<Vec<PlannedTable>> {
         self.refuse_inexact()?;
         self.solution = solve(&self.aim, self.rule, &self.changed, &self.schema)?;
-        self.tables = planned_tables(&self.changed, &self.solution.goals, &self.schema)?;
-        self.tables.iter().try_for_each(|planned| self.schema.check(&planned.amended.table))
+        let tables = planned_tables(&self.changed, &self.solution.goals, &self.schema)?;
+        tables.iter().try_for_each(|planned| self.schema.check(&planned.amended.table))?;
+        Ok(std::mem::replace(&mut self.tables, tables))
     }
 
     /// Whether the rewind or undo is about this table.
@@ -236,26 +238,27 @@ impl Amendment {
                 return Ok(None);
             }
             let mut session = AmendSession::open(&self.source).await?;
-            let planned = self.amended();
-            session.load(&planned).await?;
+            session.load(&self.amended()).await?;
             let lsn = session.lock().await?;
             let locked = ambient::instant();
             ambient::pass("rewind.locked")?;
             let reading = reading_beyond(&self.reading, &self.catalogs, lsn, CATCH_UP).await?;
-            self.bring_up_to_date(reading).await?;
+            let planned = self.bring_up_to_date(reading).await?;
             if self.solution.is_blocked {
                 session.give_up().await?;
                 return Err(self.blocked());
             }
-            let now = self.amended();
-            if !now.iter().map(|it| it.table.oid).eq(planned.iter().map(|it| it.table.oid)) {
-                session.give_up().await?;
-                continue;
+            if let Some(planned) = planned {
+                let now = self.amended();
+                if !now.iter().map(|it| it.table.oid).eq(planned.iter().map(|it| it.amended.table.oid)) {
+                    session.give_up().await?;
+                    continue;
+                }
+                if now.iter().zip(&planned).any(|(now, planned)| now.rows != planned.amended.rows) {
+                    session.reload(&now).await?;
+                }
             }
-            if now.iter().zip(&planned).any(|(now, planned)| now.rows != planned.rows) {
-                session.reload(&now).await?;
-            }
-            let surprises = match session.apply(&self.schema, &now).await {
+            let surprises = match session.apply(&self.schema, &self.amended()).await {
                 Err(error) if error.kind() == Kind::Unavailable && attempt < ATTEMPTS => {
                     tracing::info!("{error}; trying again");
                     session.give_up().await?;
@@ -287,8 +290,8 @@ impl Amendment {
         Ok(script.text(false))
     }
 
-    fn amended(&self) -> Vec<AmendedTable> {
-        self.tables.iter().map(|planned| planned.amended.clone()).collect()
+    fn amended(&self) -> Vec<&AmendedTable> {
+        self.tables.iter().map(|planned| &planned.amended).collect()
     }
 
     async fn commit(&mut self, session: &AmendSession) -> Result<(Lsn, u64)> {

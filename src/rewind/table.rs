@@ -248,10 +248,8 @@ impl ChangedTable {
     /// `Damaged` if a row is not there, or is not whole.
     pub fn complete(&mut self, mut found: RowsByKey) -> Result<()> {
         let missing = self.unfit();
-        let mut touched = BTreeSet::new();
         for row in &mut self.rows {
             let Some(key) = &row.first_key else { continue };
-            touched.insert(key.clone());
             let line = found.get_mut(key).and_then(Vec::pop);
             if row.first().is_none() {
                 row.versions[0].line = Some(line.ok_or_else(|| missing_row(&missing))?);

@@ -31,7 +31,7 @@ SELECT attrelid, attnum FROM pg_catalog.pg_attribute
 
 /// Whether the rows are sent as literals. A row that waits for its turn has another value meanwhile, which only a typed
 /// table can hold.
-pub fn are_few(tables: &[AmendedTable]) -> bool {
+pub fn are_few(tables: &[&AmendedTable]) -> bool {
     tables.iter().map(|it| it.rows.len()).sum::<usize>() <= FEW
         && tables.iter().all(|it| it.parking.is_none())
 }
@@ -51,7 +51,7 @@ pub fn rows(place: usize, then: bool, spelled: &Spelled) -> String {
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
-pub async fn lines(session: &Client, tables: &[AmendedTable]) -> Result<Vec<Bytes>> {
+pub async fn lines(session: &Client, tables: &[&AmendedTable]) -> Result<Vec<Bytes>> {
     let oids: Vec<u32> = tables.iter().map(|it| it.table.oid).collect();
     let found = session.query(FIELDS, &[&oids]).await;
     let mut fields = BTreeMap::<u32, Vec<i16>>::new();

@@ -66,12 +66,12 @@ impl AmendSession {
     ///
     /// # Errors
     /// `Refused` or `Unavailable` with the server's words.
-    pub async fn load(&mut self, tables: &[AmendedTable]) -> Result<()> {
+    pub async fn load(&mut self, tables: &[&AmendedTable]) -> Result<()> {
         let encoding = self.session.server_encoding().to_owned();
         self.statements.clear();
         if literals::are_few(tables) {
             self.run(literals::MAKE).await?;
-            let statements = |(number, amended): (usize, &AmendedTable)| {
+            let statements = |(number, amended): (usize, &&AmendedTable)| {
                 let mut statements = TableStatements::new(number, &amended.table, &encoding);
                 statements.are_literals = true;
                 statements
@@ -92,7 +92,7 @@ impl AmendSession {
     ///
     /// # Errors
     /// The errors of [`AmendSession::load`].
-    pub async fn reload(&mut self, tables: &[AmendedTable]) -> Result<()> {
+    pub async fn reload(&mut self, tables: &[&AmendedTable]) -> Result<()> {
         if self.statements.iter().any(|statements| statements.are_literals) {
             return self.load(tables).await;
         }
@@ -103,7 +103,7 @@ impl AmendSession {
         Ok(())
     }
 
-    async fn send_literals(&self, tables: &[AmendedTable]) -> Result<()> {
+    async fn send_literals(&self, tables: &[&AmendedTable]) -> Result<()> {
         self.run(literals::CLEAR).await?;
         let lines = literals::lines(&self.session, tables).await?;
         let sent = self.copy_in(literals::COPY, lines).await;
@@ -189,7 +189,7 @@ impl AmendSession {
     ///
     /// # Errors
     /// `Refused` if a constraint is in the way, with the server's words.
-    pub async fn apply(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<Vec<Surprise>> {
+    pub async fn apply(&self, schema: &LiveSchema, tables: &[&AmendedTable]) -> Result<Vec<Surprise>> {
         self.run(&format!(
             "SET LOCAL lock_timeout = '{APPLY_TIMEOUT}'; SET LOCAL work_mem = '{WORK_MEMORY}'"
         ))
@@ -206,7 +206,7 @@ impl AmendSession {
         Ok(Vec::new())
     }
 
-    async fn switch_triggers(&self, schema: &LiveSchema, tables: &[AmendedTable], on: bool) -> Result<()> {
+    async fn switch_triggers(&self, schema: &LiveSchema, tables: &[&AmendedTable], on: bool) -> Result<()> {
         let mut batch = String::new();
         for (statements, amended) in self.statements.iter().zip(tables) {
             let triggers = schema.triggers.get(&amended.table.oid).map(Vec::as_slice).unwrap_or_default();
@@ -218,7 +218,7 @@ impl AmendSession {
     }
 
     /// A deleted parent must not take along, or change, rows that nobody asked to change.
-    async fn refuse_orphans(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<()> {
+    async fn refuse_orphans(&self, schema: &LiveSchema, tables: &[&AmendedTable]) -> Result<()> {
         let failed = |error| server_error("cannot look for rows that refer to those that go", error);
         let place = |oid: u32| tables.iter().position(|it| it.table.oid == oid);
         for key in schema.foreign_keys.iter().filter(|key| key.acts_on_delete) {
@@ -242,7 +242,7 @@ impl AmendSession {
     }
 
     /// Returns whether each statement changed as many rows as it must.
-    async fn change(&self, tables: &[AmendedTable]) -> Result<bool> {
+    async fn change(&self, tables: &[&AmendedTable]) -> Result<bool> {
         let failed = |error| server_error("the rows cannot be put back", error);
         let (mut changes, mut expected) = (Vec::new(), Vec::new());
         for (statements, amended) in self.statements.iter().zip(tables) {

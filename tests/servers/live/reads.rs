@@ -78,7 +78,7 @@ fn a_list_ends_when_its_reader_goes_away() {
         .with_env("BACKWHEN_TEST_ROLL_AT", "8192")
         .with_env("BACKWHEN_LOG", "backwhen=warn,backwhen::history::journal=trace");
     backwhen.init();
-    server.psql(&database, "CALL work(1000)");
+    server.psql(&database, "CALL work(600)");
     backwhen.ok(&["capture", "--until", "caught-up"]);
     let opened = |text: &str| text.lines().filter(|line| line.contains(" opened ")).count();
     let all = opened(&backwhen.run(&["log", "--output", "json"]).stderr);
