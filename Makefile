@@ -33,7 +33,7 @@ demo: ## Lose a shop's orders in mid-traffic and bring them back, on a throw-awa
 	@scripts/demo.sh
 
 bench: ## Measure against pg_recvlogical, pgBackRest and pg_dump (SCALE=50 TRANSACTIONS=400000 RUNS=3)
-	cargo build --release
+	cargo build --release --bins --examples
 	@python3 scripts/bench
 
 bench-micro: ## Measure codec, blocks, key index and fold by themselves

@@ -172,6 +172,7 @@ impl Fixture {
             budget: 256 << 20,
             scratch: self.folder.path(),
             progress: &Silent,
+            rows_only: None,
         };
         fold::fold(&request).unwrap()
     }

@@ -40,4 +40,5 @@ pub mod signal;
 pub mod source;
 #[expect(clippy::disallowed_methods, reason = "it is the door for files")]
 pub mod store;
+pub mod testing;
 pub mod travel;

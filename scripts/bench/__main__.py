@@ -4,7 +4,8 @@
     SCALE=2 TRANSACTIONS=5000 RUNS=1 make bench
     STEPS=live,hot make bench      only these steps
 
-The sizes of a step stand at the top of its file: live.py, loading.py, volume.py, hot.py, growth.py, travel.py. The results go to
+The sizes of a step stand at the top of its file: live.py, loading.py, volume.py, hot.py, growth.py, reset.py,
+bisect_step.py, travel.py. The results go to
 target/bench.json and docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to
 target/bench.json. A step that fails is reported, and the other steps keep their figures.
 """
@@ -21,11 +22,13 @@ import traceback
 from pathlib import Path
 
 import apply
+import bisect_step
 import growth
 import hot
 import live
 import loading
 import report
+import reset
 import travel
 import volume
 from measure import Series, ratio, run, size_of, sizes, start, step
@@ -35,7 +38,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCALE = sizes("SCALE", 50)
 TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
 RUNS = sizes("RUNS", 3)
-ALL = "drain,recover,loading,apply,checkpoint,live,huge,filler,hot,growth,travel"
+ALL = "drain,recover,loading,apply,checkpoint,live,huge,filler,hot,growth,reset,bisect,travel"
+# These steps make a server of their own.
+ALONE = {"hot", "growth", "loading", "reset", "bisect", "travel"}
 STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
@@ -300,6 +305,8 @@ STEP = {
     "filler": lambda bench: volume.filler(bench, RUNS),
     "hot": lambda bench: hot.hot(bench, RUNS),
     "growth": lambda bench: growth.growth(bench, RUNS),
+    "reset": lambda bench: reset.reset(bench, RUNS),
+    "bisect": lambda bench: bisect_step.bisect(bench, RUNS),
     "travel": lambda bench: travel.travel(bench, RUNS),
 }
 
@@ -315,7 +322,7 @@ def main():
     try:
         if unknown := [name for name in STEPS if name not in STEP]:
             raise SystemExit(f"bench: there is no step {unknown[0]}; there are {ALL}")
-        if set(STEPS) - {"hot", "growth", "loading", "travel"}:
+        if set(STEPS) - ALONE:
             bench.prepare()
         if {"recover", "apply", "checkpoint"} & set(STEPS) and "drain" not in STEPS:
             bench.capture()

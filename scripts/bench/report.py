@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import statistics
 import subprocess
 from dataclasses import dataclass
 
@@ -90,6 +91,11 @@ def rows(facts):
         what = f"one transaction of {huge['rows']} updates: speed against pg_recvlogical, proto 1"
         yield Row(what, times(huge["backwhen"]), times(huge["other"]), 1 / huge["ratio"], 1.0, 1.7, True)
     yield from sizes(facts)
+    yield from resets(facts)
+    if bisect := facts.get("bisect"):
+        what = f"bisect over {bisect['transactions']} transactions: steps"
+        yield Row(what, times(bisect["seconds"]), "", bisect["steps"], 20)
+        yield Row("bisect, seconds", times(bisect["seconds"]), "", statistics.median(bisect["seconds"]), 30)
     yield from recoveries(facts)
     yield from checkpoints(facts)
     yield from questions(facts)
@@ -127,6 +133,22 @@ def sizes(facts):
         journal, archive = filler["journal_bytes"], filler["archive_bytes"]
         what = f"journal of {filler['transactions']} transactions with random filler, against the archive"
         yield Row(what, mib(journal), mib(archive), journal / archive, 0.04, 0.03)
+
+
+def resets(facts):
+    """A reset of a test database; the other ways stand beside it."""
+    reset = facts.get("reset")
+    if not reset:
+        return
+    milliseconds = lambda seconds: f"{statistics.median(seconds) * 1000:.0f} ms"
+    what = f"reset after a test that changed {reset['changed']} rows in {reset['tables']} tables, in seconds: {{}}"
+    for name, must in [("backwhen::testing", 0.1), ("backwhen rewind --reset", None)]:
+        if name in reset["ways"]:
+            seconds = reset["ways"][name]
+            yield Row(what.format(name), milliseconds(seconds), "", statistics.median(seconds), must)
+    for name, seconds in reset["ways"].items():
+        if not name.startswith("backwhen"):
+            yield Row(what.format("beside it"), "", f"{name}: {milliseconds(seconds)}", statistics.median(seconds))
 
 
 def recoveries(facts):

@@ -71,6 +71,12 @@ impl Diff {
         let place = |past: &Past| (past.base().epoch, past.until());
         let backwards = place(&to) < place(&from);
         let (earlier, later) = if backwards { (to, from) } else { (from, to) };
+        if earlier.base().epoch != later.base().epoch {
+            at.ui.say(
+                "note: a gap lies between the two moments, so no transaction in it is known; the rows at both moments are, \
+                 and all of them are compared",
+            );
+        }
         let selection = Selection::parse(&self.table, &[])?;
         let condition = self.condition.as_deref().map(Condition::parse).transpose()?;
         let condition = condition.as_ref();

@@ -116,14 +116,26 @@ enum OutputFormat {
 
 #[derive(Clone, Subcommand)]
 enum Command {
+    #[command(
+        after_help = "Example: backwhen check --source 'host=db.example.com user=postgres dbname=shop'"
+    )]
     Check(check::Check),
+    #[command(after_help = "Example: backwhen init --source 'host=db.example.com user=postgres dbname=shop'")]
     Init(init::Init),
+    #[command(after_help = "Example: backwhen capture --until caught-up")]
     Capture(capture::Capture),
+    #[command(after_help = "Example: backwhen checkpoint --if-older-than 24h")]
     Checkpoint(checkpoint::Checkpoint),
+    #[command(after_help = "Example: backwhen mark before-import")]
     Mark(mark::Mark),
+    #[command(after_help = "Example: backwhen status --nagios")]
     Status(status::Status),
+    #[command(after_help = "Example: backwhen list marks")]
     List(list::List),
     #[command(alias = "restore")]
+    #[command(
+        after_help = "Example: backwhen recover --to mark:before-import --create --into dbname=rescued"
+    )]
     Recover(recover::Recover),
     Log(log::LogCommand),
     Show(show::Show),
@@ -134,11 +146,17 @@ enum Command {
     Serve(serve::Serve),
     Rewind(rewind::Rewind),
     Undo(rewind::Undo),
+    #[command(after_help = "Example: backwhen verify --prove")]
     Verify(verify::Verify),
+    #[command(after_help = "Example: backwhen resync")]
     Resync(resync::Resync),
+    #[command(after_help = "Example: backwhen copy --to /srv/history.copy")]
     Copy(copy::Copy),
+    #[command(after_help = "Example: backwhen repair --from /srv/history.copy")]
     Repair(repair::Repair),
+    #[command(after_help = "Example: backwhen expire --keep-within 30d --keep-last 2 --apply")]
     Expire(expire::Expire),
+    #[command(after_help = "Example: backwhen drop")]
     Drop(drop::Drop),
 }
 

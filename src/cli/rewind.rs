@@ -17,9 +17,10 @@ use crate::history::History;
 use crate::model::{Lsn, Moment, PgTime, Selection};
 use crate::past::{Past, Reading};
 use crate::rewind::{
-    Aim, Amendment, Applied, ConflictReport, ConflictRule, Part, TableCount, reading_beyond,
+    Aim, Amendment, Applied, ConflictReport, ConflictRule, MarkedState, Part, TableCount, reading_beyond,
 };
-use crate::source::{inspect, messages};
+use crate::source::amend::Removal;
+use crate::source::{inspect, messages, sequences};
 use crate::travel::Condition;
 use crate::travel::row::RowKey;
 
@@ -50,6 +51,10 @@ pub struct Rewind {
     /// Put back only this row: orders=42, or lines=order_id=42,number=1; may be given more than once
     #[arg(long, value_name = "TABLE=KEY")]
     key: Vec<String>,
+    /// Put all of a test database back to a mark: drop what was made since, and set the sequences back. Where that is
+    /// not enough, since objects were dropped or changed, nothing is changed and they are named
+    #[arg(long, conflicts_with_all = ["table", "condition", "key", "before", "sql"])]
+    reset: bool,
     #[command(flatten)]
     how: Way,
 }
@@ -109,6 +114,8 @@ impl From<Rule> for ConflictRule {
 
 #[derive(Serialize)]
 struct AmendmentReport {
+    /// The statements that take away the definitions made since; only for a reset.
+    definitions: Vec<String>,
     /// The moment to which rows go back, or just before the first transaction that is taken back.
     moment: MomentReport,
     tables: Vec<TableCount>,
@@ -116,6 +123,8 @@ struct AmendmentReport {
     /// The later transactions that are in the way.
     dependents: Vec<DependentReport>,
     without_place: Vec<String>,
+    /// The sequences that were set back; only for a reset.
+    sequences: u64,
     applied: bool,
     lsn: Option<Lsn>,
     /// The number of the transaction that changed the rows.
@@ -157,7 +166,24 @@ impl Rewind {
         let moment = changes::moment(&self.to, "--to")?;
         let tables = Selection::parse(&self.table, &[])?;
         let source = self.how.source.of(&history)?;
-        let reading = caught_up(&history, &source).await?;
+        let mut reading = caught_up(&history, &source).await?;
+        if self.reset {
+            let reset = WholeReset::begin(&reading, &moment, &source).await?;
+            let drops = self.how.apply && !reset.removal.statements.is_empty();
+            if drops {
+                reset.removal.apply(&reset.session).await?;
+                reading = caught_up(&history, &source).await?;
+            }
+            let (past, aim) = (reading.at(&moment, false)?, Aim::Rewind(Part::default()));
+            let done = self.how.amend(at, past, &source, aim, Some(reset)).await;
+            return done.map_err(|error| match drops {
+                true => Error::new(
+                    error.kind(),
+                    format!("what was made since the mark was dropped, and then: {error}"),
+                ),
+                false => error,
+            });
+        }
         let (past, now) = (reading.at(&moment, self.before)?, reading.at(&Moment::Latest, false)?);
         let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<_>>()?;
         let condition = self.condition.as_deref().map(Condition::parse).transpose()?;
@@ -165,7 +191,7 @@ impl Rewind {
         if !self.table.is_empty() {
             past.choose(&self.table)?;
         }
-        self.how.amend(at, past, &source, Aim::Rewind(part)).await
+        self.how.amend(at, past, &source, Aim::Rewind(part), None).await
     }
 }
 
@@ -179,7 +205,7 @@ impl Undo {
         let positions: BTreeSet<Lsn> = pasts.iter().map(Past::until).collect();
         let first = pasts.into_iter().min_by_key(Past::until);
         let first = first.ok_or_else(|| Error::usage("name the transactions: backwhen undo xid:N"))?;
-        self.how.amend(at, first, &source, Aim::Undo(positions)).await
+        self.how.amend(at, first, &source, Aim::Undo(positions), None).await
     }
 }
 
@@ -203,17 +229,53 @@ async fn caught_up(history: &History, source: &Conninfo) -> Result<Reading> {
     reading_beyond(&Reading::open(history)?, &session, lsn, CATCH_UP).await
 }
 
-impl Way {
-    async fn amend(&self, at: &Surroundings, past: Past, source: &Conninfo, aim: Aim) -> Result<ExitCode> {
-        let begun = ambient::instant();
-        let newest = past.reading().timeline().current()?.epoch.number;
-        if past.stretch().epoch.number != newest {
-            return Err(Error::refused(format!(
-                "that moment lies before a gap of the history (epoch {}, and now it is {newest}), so it is not known what \
-                 changed since; use: backwhen recover --to MOMENT --into TARGET",
-                past.stretch().epoch.number
-            )));
+/// The parts of a reset besides the rows.
+struct WholeReset {
+    session: Session,
+    removal: Removal,
+    state: MarkedState,
+}
+
+impl WholeReset {
+    async fn begin(reading: &Reading, moment: &Moment, source: &Conninfo) -> Result<WholeReset> {
+        if !matches!(moment, Moment::Mark(_)) {
+            return Err(Error::usage(
+                "--reset goes with --to mark:NAME, since only a mark tells where the sequences stood; set one with: \
+                 backwhen mark NAME",
+            ));
         }
+        let past = reading.at(moment, false)?;
+        require_newest_epoch(&past)?;
+        let session = Session::connect_utf8(source, "rewind").await?;
+        let state = MarkedState::of(&past)?;
+        let removal = state.removal(&past, past.until(), &session).await?;
+        Ok(WholeReset { session, removal, state })
+    }
+}
+
+fn require_newest_epoch(past: &Past) -> Result<()> {
+    let newest = past.reading().timeline().current()?.epoch.number;
+    let epoch = past.stretch().epoch.number;
+    if epoch == newest {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "that moment lies before a gap of the history (epoch {epoch}, and now it is {newest}), so it is not known what \
+         changed since; use: backwhen recover --to MOMENT --into TARGET"
+    )))
+}
+
+impl Way {
+    async fn amend(
+        &self,
+        at: &Surroundings,
+        past: Past,
+        source: &Conninfo,
+        aim: Aim,
+        reset: Option<WholeReset>,
+    ) -> Result<ExitCode> {
+        let begun = ambient::instant();
+        require_newest_epoch(&past)?;
         let last = past.last();
         let moment =
             MomentReport { lsn: past.until(), time: last.map(|it| it.time), xid: last.map(|it| it.xid) };
@@ -221,9 +283,21 @@ impl Way {
         if let Some(file) = &self.sql {
             changes::write_new(file, &amendment.script()?)?;
         }
+        if reset.is_some() && self.apply {
+            amendment.require_whole()?;
+        }
         let is_blocked = amendment.solution.is_blocked;
         let applied = if self.apply && !is_blocked { Some(amendment.apply().await?) } else { None };
-        let report = AmendmentReport::of(moment, &amendment, applied, begun.elapsed().as_secs_f64());
+        let mut report = AmendmentReport::of(moment, &amendment, applied);
+        if let Some(WholeReset { session, removal, state }) = reset {
+            if applied.is_some() {
+                report.sequences = sequences::put_back(&session, &state.sequences).await?;
+            } else if !removal.statements.is_empty() {
+                report.forget_what_is_in_the_way();
+            }
+            report.definitions = removal.statements;
+        }
+        report.seconds = begun.elapsed().as_secs_f64();
         at.ui.result(&report, || describe(&report))?;
         if self.apply && is_blocked {
             return Ok(ExitCode::from(Kind::Refused.exit_code()));
@@ -233,16 +307,13 @@ impl Way {
 }
 
 impl AmendmentReport {
-    fn of(
-        moment: MomentReport,
-        amendment: &Amendment,
-        applied: Option<Option<Applied>>,
-        seconds: f64,
-    ) -> AmendmentReport {
+    fn of(moment: MomentReport, amendment: &Amendment, applied: Option<Option<Applied>>) -> AmendmentReport {
         let conflicts = amendment.conflicts();
         let done = applied.flatten();
         AmendmentReport {
             moment,
+            definitions: Vec::new(),
+            sequences: 0,
             tables: amendment.counts(),
             dependents: DependentReport::of(&conflicts),
             conflicts,
@@ -251,10 +322,20 @@ impl AmendmentReport {
             lsn: done.map(|it| it.lsn),
             xid: done.map(|it| it.xid),
             locked_seconds: done.map(|it| it.locked_seconds),
-            seconds,
+            seconds: 0.0,
             next: applying_command(),
             is_blocked: amendment.solution.is_blocked,
         }
+    }
+}
+
+impl AmendmentReport {
+    /// What is to be dropped first may be in the way only until then.
+    fn forget_what_is_in_the_way(&mut self) {
+        self.is_blocked = false;
+        self.conflicts.clear();
+        self.dependents.clear();
+        self.without_place.clear();
     }
 }
 
@@ -273,6 +354,12 @@ fn describe(report: &AmendmentReport) -> String {
         Some(time) => format!("moment    {}  {}\n", report.moment.lsn, ui::both_times(time)),
         None => format!("moment    {}\n", report.moment.lsn),
     };
+    for statement in &report.definitions {
+        text.push_str(&format!("schema    {}\n", ui::printable(statement)));
+    }
+    if report.sequences > 0 {
+        text.push_str(&format!("sequences {} set back\n", report.sequences));
+    }
     text.push_str(&describe_changes(&report.tables, &report.conflicts));
     for note in &report.without_place {
         text.push_str(&format!("no place  {}\n", ui::printable(note)));
@@ -309,13 +396,18 @@ fn ending(report: &AmendmentReport) -> String {
             "applied   as xid:{xid}; writers of these tables waited for {:.3} s; to take this back: backwhen undo xid:{xid}",
             report.locked_seconds.unwrap_or_default()
         ),
-        (true, None) => "nothing was to be changed".to_owned(),
+        (true, None) if report.definitions.is_empty() && report.sequences == 0 => {
+            "nothing was to be changed".to_owned()
+        }
+        (true, None) => "applied".to_owned(),
         (false, _) if report.is_blocked => {
             "nothing was changed: rows are in the way. Leave them with --conflicts skip, or \
              put back what is in their way too with --conflicts cascade"
                 .to_owned()
         }
-        (false, _) if report.tables.is_empty() => "nothing is to be changed".to_owned(),
+        (false, _) if report.tables.is_empty() && report.definitions.is_empty() => {
+            "nothing is to be changed".to_owned()
+        }
         (false, _) => format!("nothing was changed yet; to change these rows: {}", report.next),
     }
 }

@@ -74,6 +74,18 @@ pub struct FoldInput<'a> {
     pub progress: &'a dyn Progress,
 }
 
+/// The sequences as the samples that a cursor passes tell them.
+///
+/// # Errors
+/// `Damaged` if the journal is.
+pub fn sampled_sequences(base: &Checkpoint, mut follow: Follow<'_>) -> Result<Vec<SequenceState>> {
+    let mut sequences = Sequences::new(base);
+    while let Some(event) = follow.next_event()? {
+        sequences.take(&event);
+    }
+    Ok(sequences.states.into_values().collect())
+}
+
 /// The database at a moment.
 pub struct Folded {
     /// In the order of their oids.

@@ -33,7 +33,7 @@ use crate::history::definitions::changes_in;
 use crate::history::journal::{ChosenBlocks, TransactionEntry};
 use crate::history::roles;
 use crate::history::timeline::{SegmentView, Stretch, with_epoch};
-use crate::model::{Lsn, Moment, PgTime, Table};
+use crate::model::{Lsn, Moment, PgTime, SequenceState, Table};
 use crate::progress::{Progress, Silent};
 use crate::signal::DefinitionChange;
 use base::base;
@@ -247,6 +247,26 @@ impl Past {
         let key = self.history().identity().message_key();
         let read = || changes_in(self.stretch(), &key, self.base.lsn, self.until);
         once(&self.changes, read).map(Vec::as_slice)
+    }
+
+    /// Whether schema changes were told since a position.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn has_schema_changes_since(&self, position: Lsn) -> Result<bool> {
+        let key = self.history().identity().message_key();
+        Ok(!changes_in(self.stretch(), &key, position, Lsn::MAX)?.is_empty())
+    }
+
+    /// The sequences as the last samples before the moment tell them. A mark brings a sample of its own.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn sampled_sequences(&self) -> Result<Vec<SequenceState>> {
+        let key = self.history().identity().message_key();
+        let (segments, after, until) = (&self.stretch().segments, self.base.lsn, self.until);
+        let journal = JournalRange { segments, after, until };
+        fold::sampled_sequences(&self.base, Follow::new(&self.base, journal, &key, &|_| false))
     }
 
     /// The schema changes since the base's archive was taken that may have changed the archive's content.

@@ -93,6 +93,27 @@ impl Past {
         Ok(Some(SchemaWitness { at, digests, later, is_of_moment: false, earlier }))
     }
 
+    /// Returns the digests of the definitions at the moment: the last ones taken before it that show all statements told
+    /// until then. `None` if there are none, or if schema changes are not told.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal or a manifest is.
+    pub fn known_digests(&self) -> Result<Option<SchemaDigests>> {
+        if !self.history().identity().has_event_triggers() {
+            return Ok(None);
+        }
+        let told = self.changes_since_archive()?;
+        let base = self.base.schema.digests.clone().unwrap_or_default();
+        let mut known = Some(base.clone()).filter(|digests| told.is_empty() && !digests.objects.is_empty());
+        self.each_set(&base, self.until, &mut |set| {
+            if told.iter().all(|change| set.snapshot.shows(change.xid as u32)) {
+                known = Some(set.digests.clone());
+            }
+            true
+        })?;
+        Ok(known)
+    }
+
     /// Visits the sets of digests in the stream from the base's archive to `end`, as long as `visit` returns true. A set
     /// that follows another one than the history holds is passed over.
     fn each_set(

@@ -113,6 +113,14 @@ impl Tools {
         self.servers.iter().find(|tool| tool.major >= source)
     }
 
+    /// The newest programs of a server.
+    ///
+    /// # Errors
+    /// Fails with `Refused` if no server's programs are installed.
+    pub fn newest_server(&self) -> Result<&Installation> {
+        self.servers.last().ok_or_else(|| self.missing("PostgreSQL's server programs", None))
+    }
+
     fn missing(&self, what: &str, major: Option<u32>) -> Error {
         let folders: Vec<_> = self.looked_in.iter().map(|folder| folder.display().to_string()).collect();
         let found: Vec<_> = self.installations.iter().map(|tool| tool.major.to_string()).collect();

@@ -81,6 +81,18 @@ pub struct ServerDemands {
     pub password_role: Option<String>,
 }
 
+/// These settings, after the others, make the server one that a history can follow. What is committed reaches the
+/// stream only once it is flushed, so commits wait for that.
+const SOURCE_SETTINGS: &[&str] = &[
+    "wal_level=logical",
+    "max_wal_senders=10",
+    "max_replication_slots=10",
+    "max_connections=100",
+    "superuser_reserved_connections=3",
+    "synchronous_commit=on",
+    "session_replication_role=origin",
+];
+
 /// A running server. Only root and the server's own user can reach it: that is our user, or a user whom nobody else
 /// uses if we are root.
 pub struct LocalServer {
@@ -99,7 +111,18 @@ impl LocalServer {
         LocalServer::start_as(programs, superuser, &ServerDemands::default()).await
     }
 
-    /// The same, as it is demanded.
+    /// Starts a server whose databases a history can follow, for tests of applications.
+    ///
+    /// # Errors
+    /// Fails when [`LocalServer::start`] does.
+    pub async fn start_source(programs: &Installation, superuser: &str) -> Result<LocalServer> {
+        let newer: &[&str] = if programs.major >= 17 { &["event_triggers=on"] } else { &[] };
+        let settings = SOURCE_SETTINGS.iter().chain(newer).map(|it| (*it).to_owned()).collect();
+        LocalServer::start_as(programs, superuser, &ServerDemands { settings, ..ServerDemands::default() })
+            .await
+    }
+
+    /// The same as [`LocalServer::start`], as it is demanded.
     ///
     /// # Errors
     /// Fails when [`LocalServer::start`] does.

@@ -12,8 +12,10 @@ use crate::past::Reading;
 use crate::signal::{HEARTBEAT, HeartbeatSignal};
 use crate::source::messages;
 
-/// The pause between two looks at how far the history has come.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The first pause between two looks at how far the history has come, and the longest: each pause is twice as long as the
+/// one before. A capture usually needs a few milliseconds, and writers may be waiting.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits until the newest epoch holds all that was committed before a position. Capture writes its live state only twice
 /// a second, so the journal itself is looked at: each look reads what came since the one before.
@@ -29,6 +31,7 @@ pub async fn reading_beyond(
     let json = to_json(&HeartbeatSignal::default())?;
     messages::write(source, &reading.history().identity().message_key(), &[(HEARTBEAT, &json)]).await?;
     let begun = ambient::instant();
+    let mut pause = FIRST_PAUSE;
     let mut reading = reading.clone();
     loop {
         reading = ambient::blocking("reading the history", move || reading.extended()).await?;
@@ -43,7 +46,8 @@ pub async fn reading_beyond(
                 limit.as_secs()
             )));
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 

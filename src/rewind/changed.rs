@@ -29,6 +29,8 @@ pub struct ChangedRows {
     /// The moment.
     past: Arc<Past>,
     until: Lsn,
+    /// A transaction that is passed over, by its number without the epoch.
+    passed_over: Option<u32>,
     keeps_all: bool,
     /// The tables whose changes matter; `None` for all.
     wanted: Option<HashSet<u32>>,
@@ -54,6 +56,7 @@ impl ChangedRows {
     pub fn since(past: Arc<Past>, keeps_all: bool, wanted: Option<HashSet<u32>>) -> ChangedRows {
         ChangedRows {
             until: past.until(),
+            passed_over: None,
             keeps_all,
             wanted,
             limit: None,
@@ -79,6 +82,17 @@ impl ChangedRows {
     pub fn up_to(mut self, limit: Lsn) -> ChangedRows {
         self.limit = Some(limit);
         self
+    }
+
+    /// What was committed before `until`, and the transaction `xid`, together changed nothing.
+    pub fn pass_over(&mut self, until: Lsn, xid: u64) {
+        self.until = until;
+        self.passed_over = Some(xid as u32);
+    }
+
+    /// The position up to which the journal has been read.
+    pub fn until(&self) -> Lsn {
+        self.until
     }
 
     pub fn row(&self, id: RowId) -> &TouchedRow {
@@ -109,7 +123,9 @@ impl ChangedRows {
             None => {
                 let blocks =
                     self.past.blocks_that_change(self.until..until, &|table| self.wants(table.oid))?;
-                self.past.follow(until, &|_| true)?.reading_only(&blocks)
+                // The same as the moment's own past, unless a part of the journal is passed over.
+                let past = reading.forward(self.past.base().clone(), self.until)?;
+                past.follow(until, &|_| true)?.reading_only(&blocks)
             }
         };
         let mut has_changed = false;
@@ -128,6 +144,9 @@ impl ChangedRows {
 
     /// Returns whether the event concerns a wanted table.
     fn take(&mut self, event: &Event<'_>) -> Result<bool> {
+        if self.passed_over == Some(event.transaction.xid) {
+            return Ok(false);
+        }
         match &event.kind {
             EventKind::Row { table, .. } if !self.wants(table.oid) => return Ok(false),
             EventKind::Row { table, change } => {

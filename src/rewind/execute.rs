@@ -46,6 +46,14 @@ pub struct Amendment {
     pub tables: Vec<PlannedTable>,
 }
 
+/// A rewind that put all back. Up to a position before it, the journal tells nothing that is still so.
+#[derive(Clone, Copy, Debug)]
+pub struct PutBack {
+    pub until: Lsn,
+    /// The rewind's own transaction.
+    pub xid: u64,
+}
+
 /// How the change went.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Applied {
@@ -63,6 +71,20 @@ impl Amendment {
     /// # Errors
     /// `Refused` if a table is not exact in between, or is not what the history says; `Damaged` if the history is.
     pub async fn plan(past: Past, source: &Conninfo, aim: Aim, rule: ConflictRule) -> Result<Amendment> {
+        Amendment::plan_after(past, source, aim, rule, None).await
+    }
+
+    /// The same, if an earlier rewind has put all back to the moment: the journal before it is not read again.
+    ///
+    /// # Errors
+    /// The errors of [`Amendment::plan`].
+    pub async fn plan_after(
+        past: Past,
+        source: &Conninfo,
+        aim: Aim,
+        rule: ConflictRule,
+        earlier: Option<PutBack>,
+    ) -> Result<Amendment> {
         let catalogs = Session::connect_utf8(source, "rewind").await?;
         inspect::check_cluster(&catalogs, &past.history().identity().source.system_identifier).await?;
         let signal =
@@ -70,9 +92,13 @@ impl Amendment {
         let schema = live_schema(&catalogs, &[]).await?;
         let wanted = concerned_tables(&past, &aim, rule)?.map(|tables| schema.related(tables));
         let reading = past.reading().clone();
+        let mut changed = ChangedRows::since(Arc::new(past), matches!(aim, Aim::Undo(_)), wanted);
+        if let Some(earlier) = earlier {
+            changed.pass_over(earlier.until, earlier.xid);
+        }
         let mut amendment = Amendment {
             source: source.clone(),
-            changed: ChangedRows::since(Arc::new(past), matches!(aim, Aim::Undo(_)), wanted),
+            changed,
             aim,
             rule,
             signal,
@@ -141,6 +167,27 @@ impl Amendment {
             Aim::Rewind(_) => concerned.flat_map(ChangedTable::without_place).collect(),
             Aim::Undo(positions) => self.changed.not_taken_back(positions),
         }
+    }
+
+    /// Makes sure that the plan puts back all of the database.
+    ///
+    /// # Errors
+    /// `Refused` with the names of the tables and columns that have no place.
+    pub fn require_whole(&self) -> Result<()> {
+        let without_place = self.without_place();
+        if without_place.is_empty() {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "not all rows can be put back in place: {}; recover the database anew instead: backwhen recover --to MOMENT \
+             --create --into TARGET",
+            without_place.join("; ")
+        )))
+    }
+
+    /// What a later plan need not read again, now that this one was applied.
+    pub fn put_back(&self, applied: Applied) -> PutBack {
+        PutBack { until: self.changed.until(), xid: applied.xid }
     }
 
     /// Carries out the plan, in one transaction.

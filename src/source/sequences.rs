@@ -1,5 +1,7 @@
 //! Reads sequences, which the stream does not carry.
 
+use std::collections::BTreeMap;
+
 use tokio_postgres::Client;
 
 use crate::connect::server_error;
@@ -79,6 +81,28 @@ pub async fn sample(client: &Client) -> Result<Sample> {
         }
     }
     Ok(Sample { sampled, sequences })
+}
+
+/// Sets the sequences, known by their names, that do not stand where they are to stand, and returns how many these were.
+///
+/// # Errors
+/// `Refused` or `Unavailable` with the server's words.
+pub async fn put_back(client: &Client, wanted: &[SequenceState]) -> Result<u64> {
+    let now = sample(client).await?.sequences;
+    let name = |it: &SequenceState| (it.schema.clone(), it.name.clone());
+    let now: BTreeMap<_, _> = now.iter().map(|it| (name(it), it)).collect();
+    let moved = wanted.iter().filter_map(|it| {
+        let now = now.get(&name(it))?;
+        let stands = (now.last_value, now.is_called) == (it.last_value, it.is_called);
+        (!stands).then_some((now.oid, it))
+    });
+    let set = |(oid, it): (u32, &SequenceState)| {
+        format!("SELECT pg_catalog.setval('{oid}'::pg_catalog.regclass, {}, {})", it.last_value, it.is_called)
+    };
+    let statements: Vec<_> = moved.map(set).collect();
+    let done = client.batch_execute(&statements.join("; ")).await;
+    done.map_err(|error| server_error("cannot put the sequences back", error))?;
+    Ok(statements.len() as u64)
 }
 
 fn owner(row: &tokio_postgres::Row) -> Option<SequenceOwner> {

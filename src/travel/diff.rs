@@ -13,12 +13,12 @@ use super::merge::{Lines, side_by_side};
 use super::touched::{Touched, TouchedTable};
 use super::values::Values;
 use super::{Condition, Row, Span, refuse_misfits};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fold::FoldedTable;
 use crate::model::{Inexact, Lsn, PgTime, Selection, Table};
 use crate::past::Past;
 
-/// Two moments of one epoch.
+/// Two moments. If a gap lies between them, all rows of both are compared.
 pub struct Difference<'a> {
     pub earlier: Past,
     pub later: Past,
@@ -102,27 +102,26 @@ impl Difference<'_> {
     /// Finds what differs, and hands each row to `take`, by table and key.
     ///
     /// # Errors
-    /// `Refused` if a gap lies between the moments; `Damaged` if the history is; `Usage` if no table fits the condition;
-    /// those of `take`.
+    /// `Damaged` if the history is; `Usage` if no table fits the condition; those of `take`.
     pub fn find(self, take: &mut dyn FnMut(&RowDifference) -> Result<()>) -> Result<Summary> {
-        if self.earlier.base().epoch != self.later.base().epoch {
-            return Err(Error::refused(format!(
-                "a gap lies between {} and {}, so the changes between them are not known; see: backwhen list gaps",
-                self.earlier.until(),
-                self.later.until()
-            )));
-        }
         let Difference { earlier, later, backwards, tables: selection, condition } = self;
-        let time = earlier.base().time;
-        let span = Span { past: earlier, time, until: later.until() };
-        refuse_misfits(selection, condition, std::slice::from_ref(&span))?;
-        let mut touched = Touched::between(&span, selection)?;
+        let has_gap = earlier.base().epoch != later.base().epoch;
+        let end = later.until();
+        let until = if has_gap { earlier.until() } else { end };
+        let span = |past: Past, until| Span { time: past.base().time, past, until };
+        let spans = [span(earlier, until), span(later, end)];
+        refuse_misfits(selection, condition, &spans)?;
+        let [first, last] = &spans;
+        let mut touched = match has_gap {
+            true => Touched::across_gap(&first.past, &last.past, selection)?,
+            false => Touched::between(first, selection)?,
+        };
         touched.tables.retain(|_, it| it.whole || !it.keys.is_empty());
         if let Some(condition) = condition {
             touched.tables.retain(|_, it| it.fits(condition));
         }
-        let mut before = fold(&span.past, &touched, |it| it.before.is_some())?;
-        let mut after = fold(&later, &touched, |it| it.now.is_some())?;
+        let mut before = fold(&first.past, &touched, |it| it.before.is_some())?;
+        let mut after = fold(&last.past, &touched, |it| it.now.is_some())?;
         let mut tables = Vec::new();
         let mut named: Vec<_> = touched.tables.iter().collect();
         named.sort_by_key(|(_, it)| it.table().map(|table| (table.schema.clone(), table.name.clone())));

@@ -8,6 +8,7 @@ use crate::codec::key::KeyShape;
 use crate::error::Result;
 use crate::follow::{EventKind, Reshape, Row, RowChange, TableChange};
 use crate::model::{Inexact, Selection, Table};
+use crate::past::Past;
 use crate::signal::DefinitionChange;
 
 /// Beyond so many bytes of touched keys in one table, its rows are compared one after the other instead.
@@ -68,6 +69,38 @@ impl Touched {
         touched.inexact = follow.inexact().collect();
         drop(follow);
         touched.correct(span, &wanted)?;
+        Ok(touched)
+    }
+
+    /// All rows of the tables at two moments between which no transaction is known. A table is known by its oid, and its
+    /// columns by their numbers.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn across_gap(earlier: &Past, later: &Past, selection: &Selection) -> Result<Touched> {
+        let tables = |past: &Past| Ok(past.tables()?.into_iter().map(|it| (it.oid, Arc::new(it))).collect());
+        let (mut before, now): (BTreeMap<u32, Arc<Table>>, BTreeMap<u32, Arc<Table>>) =
+            (tables(earlier)?, tables(later)?);
+        let takes = |table: &Arc<Table>| selection.takes(&table.schema, &table.name);
+        let mut touched = Touched::default();
+        for (oid, now) in now {
+            let change = match before.remove(&oid) {
+                Some(before) if !takes(&before) && !takes(&now) => continue,
+                Some(before)
+                    if before.columns == now.columns && KeyShape::of(&before) == KeyShape::of(&now) =>
+                {
+                    touched.table(&now).replace(0);
+                    continue;
+                }
+                Some(before) => TableChange::Rewrite { before, now },
+                None if takes(&now) => TableChange::Create { table: now },
+                None => continue,
+            };
+            touched.define(&change, 0);
+        }
+        for table in before.into_values().filter(takes) {
+            touched.define(&TableChange::Drop { table }, 0);
+        }
         Ok(touched)
     }
 

@@ -30,5 +30,6 @@ mod sink;
 mod support;
 mod support_dump;
 mod support_server;
+mod testing;
 mod travel;
 mod trouble;

@@ -52,6 +52,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &["model", "codec", "history", "follow", "fold", "past", "travel", "signal", "connect", "source"],
     ),
     (
+        "testing",
+        &[
+            "model", "history", "past", "connect", "pgtools", "source", "protect", "capture", "recover",
+            "rewind",
+        ],
+    ),
+    (
         "cli",
         &[
             "model", "history", "past", "prove", "signal", "store", "connect", "pgtools", "source",

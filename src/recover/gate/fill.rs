@@ -4,8 +4,6 @@
 //! FREEZE, which makes them visible to every snapshot. FREEZE needs a file that is new in this transaction. CLUSTER of the
 //! empty table makes one; TRUNCATE would refuse a table that others refer to.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 
 use crate::connect::{ServerFault, Session, server_error};

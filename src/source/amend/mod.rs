@@ -2,6 +2,8 @@
 //! none.
 
 mod catalog;
+mod definitions;
+mod literals;
 mod rows;
 mod statements;
 
@@ -12,6 +14,7 @@ use futures_util::SinkExt;
 use tokio_postgres::error::SqlState;
 
 pub use catalog::{ChildTable, ForeignKey, LiveSchema, UniqueKey, live_schema, schema_by_names};
+pub use definitions::Removal;
 pub use rows::{Act, AmendedRow, AmendedTable, Parking};
 use statements::{TableStatements, all_at_once};
 
@@ -66,6 +69,16 @@ impl AmendSession {
     pub async fn load(&mut self, tables: &[&AmendedTable]) -> Result<()> {
         let encoding = self.session.server_encoding().to_owned();
         self.statements.clear();
+        if literals::are_few(tables) {
+            self.run(literals::MAKE).await?;
+            let statements = |(number, amended): (usize, &&AmendedTable)| {
+                let mut statements = TableStatements::new(number, &amended.table, &encoding);
+                statements.are_literals = true;
+                statements
+            };
+            self.statements.extend(tables.iter().enumerate().map(statements));
+            return self.send_literals(tables).await;
+        }
         for (number, amended) in tables.iter().enumerate() {
             let statements = TableStatements::new(number, &amended.table, &encoding);
             self.run(&statements.create()).await?;
@@ -79,12 +92,23 @@ impl AmendSession {
     ///
     /// # Errors
     /// The errors of [`AmendSession::load`].
-    pub async fn reload(&self, tables: &[&AmendedTable]) -> Result<()> {
+    pub async fn reload(&mut self, tables: &[&AmendedTable]) -> Result<()> {
+        if self.statements.iter().any(|statements| statements.are_literals) {
+            return self.load(tables).await;
+        }
         for (statements, amended) in self.statements.iter().zip(tables) {
             self.run(&statements.clear()).await?;
             self.send(statements, amended).await?;
         }
         Ok(())
+    }
+
+    async fn send_literals(&self, tables: &[&AmendedTable]) -> Result<()> {
+        self.run(literals::CLEAR).await?;
+        let lines = literals::lines(&self.session, tables).await?;
+        let sent = self.copy_in(literals::COPY, lines).await;
+        sent.map_err(|error| server_error("cannot send the rows", error))?;
+        self.run(literals::ANALYZE).await
     }
 
     async fn send(&self, statements: &TableStatements, amended: &AmendedTable) -> Result<()> {

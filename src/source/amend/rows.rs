@@ -118,13 +118,8 @@ impl AmendedTable {
     pub(super) fn lines(&self, then: bool) -> Vec<Bytes> {
         let mut pieces = Vec::new();
         let mut piece = Vec::new();
-        let mut equal = HashMap::<&[u8], i64>::new();
-        for (number, row) in self.rows.iter().enumerate() {
-            let Some(line) = (if then { &row.then } else { &row.now }) else { continue };
-            let nth = equal.entry(line).or_default();
-            *nth += 1;
-            let nth = if row.parks { PARKED } else { *nth };
-            piece.extend_from_slice(format!("{number}\t{}\t{nth}", row.act.word()).as_bytes());
+        self.each_line(then, |head, line| {
+            piece.extend_from_slice(head.as_bytes());
             if !self.table.columns.is_empty() {
                 piece.push(b'\t');
                 piece.extend_from_slice(line);
@@ -133,9 +128,21 @@ impl AmendedTable {
             if piece.len() >= PIECE {
                 pieces.push(std::mem::take(&mut piece).into());
             }
-        }
+        });
         pieces.push(piece.into());
         pieces
+    }
+
+    /// Hands on each row: a number, the kind of change and a count among equal rows, and its line.
+    pub(super) fn each_line<'a>(&'a self, then: bool, mut take: impl FnMut(&str, &'a [u8])) {
+        let mut equal = HashMap::<&[u8], i64>::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let Some(line) = (if then { &row.then } else { &row.now }) else { continue };
+            let nth = equal.entry(line).or_default();
+            *nth += 1;
+            let nth = if row.parks { PARKED } else { *nth };
+            take(&format!("{number}\t{}\t{nth}", row.act.word()), line);
+        }
     }
 }
 

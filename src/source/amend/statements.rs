@@ -5,6 +5,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::source::digests::text_of;
 
 use super::catalog::{ChildTable, ForeignKey, LiveTrigger};
+use super::literals;
 use super::rows::{FreeValue, Parking};
 
 /// A table that is to be put right, and the names of what belongs to it.
@@ -14,6 +15,8 @@ pub struct TableStatements {
     /// The positions of the columns by which a row is found; `None` for a table without a key.
     key: Option<Vec<usize>>,
     encoding: String,
+    /// Whether the rows are in the temporary table of all tables.
+    pub are_literals: bool,
 }
 
 impl TableStatements {
@@ -23,7 +26,8 @@ impl TableStatements {
             crate::model::RowIdentity::Key(columns) => Some(columns.clone()),
             crate::model::RowIdentity::WholeRow => None,
         };
-        TableStatements { number, spelled: Spelled::of(table, encoding), key, encoding: encoding.to_owned() }
+        let spelled = Spelled::of(table, encoding);
+        TableStatements { number, spelled, key, encoding: encoding.to_owned(), are_literals: false }
     }
 
     fn is_keyed(&self) -> bool {
@@ -32,6 +36,9 @@ impl TableStatements {
 
     /// The temporary table with the rows as they must be now, or, with `then`, as they shall be.
     fn temporary(&self, then: bool) -> String {
+        if self.are_literals {
+            return literals::rows(self.number, then, &self.spelled);
+        }
         format!("pg_temp.backwhen_{}_{}", self.number, if then { "then" } else { "now" })
     }
 

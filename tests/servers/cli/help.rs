@@ -85,6 +85,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--at",
         "--create",
         "--before",
+        "--reset",
         "--table",
         "--dry-run",
         "--include",

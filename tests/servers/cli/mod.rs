@@ -1,6 +1,7 @@
 //! The command line as a contract: its help, its exit codes, its JSON, its settings, its targets.
 
 mod epochs;
+mod examples;
 mod help;
 mod json;
 mod opens;

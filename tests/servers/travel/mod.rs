@@ -2,6 +2,7 @@
 
 mod bisect;
 mod diff;
+mod gap;
 mod log;
 mod lookup;
 mod partitions;
