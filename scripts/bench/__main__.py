@@ -4,7 +4,7 @@
     SCALE=2 TRANSACTIONS=5000 RUNS=1 make bench
     STEPS=live,hot make bench      only these steps
 
-The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py. The results go to
+The sizes of a step stand at the top of its file: live.py, volume.py, hot.py, growth.py, travel.py. The results go to
 target/bench.json and docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to
 target/bench.json. A step that fails is reported, and the other steps keep their figures.
 """
@@ -25,6 +25,7 @@ import growth
 import hot
 import live
 import report
+import travel
 import volume
 from measure import Series, ratio, run, size_of, sizes, start, step
 from servers import PgBackRest, Server, find_bin, own_folder
@@ -33,7 +34,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCALE = sizes("SCALE", 50)
 TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
 RUNS = sizes("RUNS", 3)
-ALL = "drain,recover,apply,checkpoint,live,huge,filler,hot,growth"
+ALL = "drain,recover,apply,checkpoint,live,huge,filler,hot,growth,travel"
 STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
@@ -296,6 +297,7 @@ STEP = {
     "filler": lambda bench: volume.filler(bench, RUNS),
     "hot": lambda bench: hot.hot(bench, RUNS),
     "growth": lambda bench: growth.growth(bench, RUNS),
+    "travel": lambda bench: travel.travel(bench, RUNS),
 }
 
 
@@ -310,7 +312,7 @@ def main():
     try:
         if unknown := [name for name in STEPS if name not in STEP]:
             raise SystemExit(f"bench: there is no step {unknown[0]}; there are {ALL}")
-        if set(STEPS) - {"hot", "growth"}:
+        if set(STEPS) - {"hot", "growth", "travel"}:
             bench.prepare()
         if {"recover", "apply", "checkpoint"} & set(STEPS) and "drain" not in STEPS:
             bench.capture()

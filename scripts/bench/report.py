@@ -92,6 +92,29 @@ def rows(facts):
     yield from sizes(facts)
     yield from recoveries(facts)
     yield from checkpoints(facts)
+    yield from questions(facts)
+
+
+def questions(facts):
+    travel = facts.get("travel", {})
+    seconds = lambda time: f"{time:.3f} s"
+    if "undo" in travel:
+        (small, large), rows = travel["rewind"], travel["rows"]
+        what = f"rewind of 1,000 deleted rows under traffic, in {rows[1]} rows and in {rows[0]}"
+        yield Row(what, seconds(large), seconds(small), large / small, 1.3)
+        yield Row("the same in the larger table, in seconds", seconds(large), "", large, 1.0)
+        yield Row("how long its locks are held, in seconds", seconds(travel["locked"][1]), "", travel["locked"][1], 0.3)
+        undo, update = travel["undo"][1], travel["update"][1]
+        what = f"undo of a transaction of {travel['updates']} updates, against PostgreSQL's updates"
+        yield Row(what, seconds(undo), seconds(update), undo / update, 2.0)
+        yield Row("diff of two moments with 1,000 changes between them, in seconds", seconds(travel["diff"][1]), "", travel["diff"][1], 0.2)
+    if "log_key" in travel:
+        journal = travel["lookup_journal_bytes"]
+        for name in ["row", "log_key"]:
+            found = travel[name]
+            what = f"{name.replace('_', ' --')} for one row in {travel['lookup_changes']} changes: share of the journal that is read"
+            yield Row(what, f"{found['bytes'] >> 10} KiB", mib(journal), found["bytes"] / journal, 0.01)
+            yield Row("the same, in seconds", seconds(found["seconds"]), "", found["seconds"], 0.05)
 
 
 def sizes(facts):

@@ -110,7 +110,7 @@ impl Diff {
 
     fn take(&self, at: &Surroundings, row: &RowDifference, script: &mut statement::Script) -> Result<()> {
         if self.rows {
-            return at.ui.result(&row.shown(), || {
+            return at.ui.item(&row.shown(), || {
                 let operation = format!("{:?}", row.operation).to_lowercase();
                 let what = row.table().map(|table| table.display()).unwrap_or_default();
                 changes::describe(&operation, &what, row.before.as_ref(), row.after.as_ref())

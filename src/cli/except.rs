@@ -17,7 +17,8 @@ use crate::rewind::{ConflictReport, ConflictRule, Exception, ExceptionPlan, Tabl
 
 /// The transactions that a recovery leaves out, and what became of its rows.
 pub(super) struct LeftOutTransactions {
-    exception: Exception,
+    /// Until it is applied.
+    exception: Mutex<Option<Exception>>,
     applied: Mutex<Option<ExceptionPlan>>,
 }
 
@@ -57,16 +58,19 @@ impl LeftOutTransactions {
             )));
         }
         let positions: BTreeSet<Lsn> = pasts.iter().map(Past::until).collect();
-        let first = pasts.iter().min_by_key(|past| past.until());
+        let first = pasts.into_iter().min_by_key(Past::until);
         let first = first.ok_or_else(|| Error::usage("name the transactions: --except xid:N,N"))?;
         let wanted = plan.chosen.selection.clone();
         let exception = Exception::read(first, plan.past.until(), positions, rule, wanted)?;
-        Ok(LeftOutTransactions { exception, applied: Mutex::default() })
+        Ok(LeftOutTransactions { exception: Mutex::new(Some(exception)), applied: Mutex::default() })
     }
 
     /// Says what will change, as far as that is known before the constraints are there.
-    pub fn foresee(&self) -> ExceptReport {
-        ExceptReport::of(self.exception.foresee())
+    ///
+    /// # Errors
+    /// `Refused` if rows cannot take each other's unique values.
+    pub fn foresee(&self) -> Result<ExceptReport> {
+        self.plan().map(ExceptReport::of)
     }
 
     /// Refuses what is in the way before anything is built.
@@ -74,8 +78,13 @@ impl LeftOutTransactions {
     /// # Errors
     /// `Refused` if columns were changed again, or rows were.
     pub fn require_free(&self) -> Result<()> {
-        let plan = self.exception.foresee();
+        let plan = self.plan()?;
         if plan.is_blocked { Err(blocked(&plan)) } else { Ok(()) }
+    }
+
+    fn plan(&self) -> Result<ExceptionPlan> {
+        let exception = self.exception.lock().unwrap_or_else(PoisonError::into_inner);
+        exception.as_ref().ok_or_else(applied_already)?.foresee()
     }
 
     pub fn report(&self) -> Option<ExceptReport> {
@@ -86,7 +95,8 @@ impl LeftOutTransactions {
 impl Amend for LeftOutTransactions {
     fn amend<'a>(&'a self, target: &'a Conninfo) -> Amending<'a> {
         Box::pin(async move {
-            let plan = self.exception.apply(target).await?;
+            let exception = self.exception.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let plan = exception.ok_or_else(applied_already)?.apply(target).await?;
             let change = |it: &crate::rewind::DigestChange| TableChange {
                 table: it.table,
                 rows: it.rows,
@@ -97,6 +107,10 @@ impl Amend for LeftOutTransactions {
             Ok(changes)
         })
     }
+}
+
+fn applied_already() -> Error {
+    Error::internal("transactions are left out of one recovery only")
 }
 
 impl ExceptReport {

@@ -72,12 +72,12 @@ impl LogCommand {
         let limit = self.limit.or((order != Order::Oldest).then_some(DEFAULT_LIMIT));
         let log = Log { filter: &filter, order, limit };
         if at.ui.is_json() {
-            let inexact = log.list(&spans, &mut |found| at.ui.result(&found, String::new))?;
+            let inexact = at.ui.heard(log.list(&spans, &mut |found| at.ui.item(&found, String::new)))?;
             changes::say_inexact(at, &inexact);
             return Ok(());
         }
         let mut listing = Listing { at, held: Vec::new(), largest: None };
-        let inexact = log.list(&spans, &mut |found| listing.add(found))?;
+        let inexact = at.ui.heard(log.list(&spans, &mut |found| listing.add(found)))?;
         changes::say_inexact(at, &inexact);
         listing.finish()
     }
@@ -119,7 +119,8 @@ impl Listing<'_> {
         for found in self.held.drain(..) {
             let (time, xid, lsn) = (found.time.to_string(), found.xid, found.lsn.to_string());
             let (bar, what) = (bar(found.rows, scale), ui::printable(&describe(&found)));
-            self.at.ui.print(&format!("{time}  {xid:>10}  {lsn:<12}  {bar:<20}  {what}"))?;
+            let line = format!("{time}  {xid:>10}  {lsn:<12}  {bar:<20}  {what}");
+            self.at.ui.item(&found, || line)?;
         }
         Ok(())
     }

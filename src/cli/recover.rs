@@ -141,7 +141,7 @@ impl Recover {
                 }
                 _ => foresee_all(at, &mut plan, destination.as_ref()).await,
             };
-            let except = self.left_out_transactions(&plan).await?.map(|it| it.foresee());
+            let except = self.left_out_transactions(&plan).await?.map(|it| it.foresee()).transpose()?;
             let into_schema = self.into_schema.as_ref();
             let planned = DryRunReport { dry_run: true, plan: &plan, into_schema, except, left_out };
             let inexact: Vec<_> =

@@ -20,6 +20,7 @@ use crate::rewind::{
     Aim, Amendment, Applied, ConflictReport, ConflictRule, Part, TableCount, reading_beyond,
 };
 use crate::source::{inspect, messages};
+use crate::travel::Condition;
 use crate::travel::row::RowKey;
 
 /// How long the history may take to come to where the source is.
@@ -159,7 +160,8 @@ impl Rewind {
         let reading = caught_up(&history, &source).await?;
         let (past, now) = (reading.at(&moment, self.before)?, reading.at(&Moment::Latest, false)?);
         let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<_>>()?;
-        let part = Part { tables, keys, condition: self.condition.clone() };
+        let condition = self.condition.as_deref().map(Condition::parse).transpose()?;
+        let part = Part { tables, keys, condition };
         if !self.table.is_empty() {
             past.choose(&self.table)?;
         }
@@ -198,7 +200,7 @@ async fn caught_up(history: &History, source: &Conninfo) -> Result<Reading> {
     let session = Session::connect_utf8(source, "rewind").await?;
     inspect::check_cluster(&session, &history.identity().source.system_identifier).await?;
     let lsn = messages::wal_end(&session).await?;
-    reading_beyond(history, &session, lsn, CATCH_UP).await
+    reading_beyond(&Reading::open(history)?, &session, lsn, CATCH_UP).await
 }
 
 impl Way {

@@ -80,13 +80,13 @@ impl Show {
             let Commit { time, lsn, xid } = found.commit;
             at.ui.print(&format!("transaction {xid}  {}  {lsn}", ui::both_times(time)))?;
         }
-        let inexact = found.changes(&selection, &mut |change| {
-            at.ui.result(&change.shown(), || {
+        let shown = found.changes(&selection, &mut |change| {
+            at.ui.item(&change.shown(), || {
                 let operation = format!("{:?}", change.operation).to_uppercase();
                 changes::describe(&operation, &change.what, change.before.as_ref(), change.after.as_ref())
             })
-        })?;
-        changes::say_inexact(at, &inexact);
+        });
+        changes::say_inexact(at, &at.ui.heard(shown)?);
         if at.ui.is_json() {
             return Ok(());
         }

@@ -19,7 +19,7 @@ use crate::error::{Context, Error, Kind, Result, is_hazard};
 use crate::model::PgTime;
 use crate::progress::{Progress, Silent, Unit};
 pub use streams::explain_panics;
-use streams::{LogWriter, write_aside, write_line};
+use streams::{LogWriter, is_unread, write_aside, write_line};
 pub use table::table;
 
 #[derive(Clone, Default)]
@@ -77,6 +77,24 @@ impl Ui {
             OutputFormat::Json => write_line(&to_json(value)?),
             OutputFormat::Text | OutputFormat::Prometheus => write_line(text().trim_end()),
         }
+    }
+
+    /// Writes one of many results, which take long to find.
+    ///
+    /// # Errors
+    /// Fails when [`Ui::result`] does, and if nobody reads the results: see [`Ui::heard`].
+    pub fn item(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        self.result(value, text)?;
+        if is_unread() { Err(Error::unavailable("nobody reads standard output any more")) } else { Ok(()) }
+    }
+
+    /// The outcome of a search whose results were written by [`Ui::item`]. If their reader has gone away, such as `head`, the
+    /// search ended early, and that is no error.
+    ///
+    /// # Errors
+    /// The search's own.
+    pub fn heard<T: Default>(&self, found: Result<T>) -> Result<T> {
+        if is_unread() { Ok(T::default()) } else { found }
     }
 
     /// Writes a result to standard error, for commands whose standard output carries something else.

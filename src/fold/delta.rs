@@ -89,12 +89,17 @@ impl Delta {
         }
     }
 
-    /// Forgets all other keys.
-    pub fn keep_only(&mut self, keys: &BTreeSet<Vec<u8>>) {
-        match &mut self.rows {
-            DeltaRows::Keyed(delta) => delta.rows.retain(|key, _| keys.contains(&**key)),
-            DeltaRows::Bag(delta) => delta.rows.retain(|key, _| keys.contains(&**key)),
-        }
+    /// The changes of some keys.
+    pub fn only(&self, keys: &BTreeSet<Vec<u8>>) -> Delta {
+        let rows = match &self.rows {
+            DeltaRows::Keyed(delta) => {
+                DeltaRows::Keyed(KeyedDelta { rows: some_of(&delta.rows, keys), bytes: delta.bytes })
+            }
+            DeltaRows::Bag(delta) => {
+                DeltaRows::Bag(BagDelta { rows: some_of(&delta.rows, keys), bytes: delta.bytes })
+            }
+        };
+        Delta { shape: self.shape.clone(), rows }
     }
 
     /// All touched keys, in order.
@@ -151,6 +156,11 @@ pub enum Contradiction {
     ColumnsDiffer,
     #[error("an inserted row lacks a value")]
     InsertWithHole,
+}
+
+fn some_of<V: Clone>(rows: &Map<V>, keys: &BTreeSet<Vec<u8>>) -> Map<V> {
+    let known = keys.iter().filter_map(|key| rows.get_key_value(&**key));
+    known.map(|(key, latest)| (key.clone(), latest.clone())).collect()
 }
 
 impl KeyedDelta {

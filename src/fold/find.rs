@@ -7,21 +7,44 @@ use super::{FoldedTable, KeyRange};
 use crate::error::Result;
 
 impl FoldedTable {
+    /// Hands the key and the line of each row to `take`, in key order.
+    ///
+    /// # Errors
+    /// The errors of [`FoldedTable::rows`] and of `take`.
+    pub fn each(self, mut take: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let mut rows = self.rows(KeyRange::all(), None)?;
+        while let Some((key, line)) = rows.next_row()? {
+            take(key, line)?;
+        }
+        Ok(())
+    }
+
     /// Hands the key and the line of each row with one of the `keys` to `take`, in key order. Of the image, only the
     /// blocks are read that may hold such a row.
     ///
     /// # Errors
     /// The errors of [`FoldedTable::rows`] and of `take`.
     pub fn find(
-        mut self,
+        &self,
         keys: &BTreeSet<Vec<u8>>,
         mut take: impl FnMut(&[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
         let Some(first) = keys.first() else { return Ok(()) };
-        if let Standing::Changed { delta, .. } | Standing::Cleared { delta, .. } = &mut self.standing {
-            delta.keep_only(keys);
-        }
-        let mut rows = self.rows(KeyRange::between(first, None), None)?;
+        let standing = match &self.standing {
+            Standing::Untouched(image) => Standing::Untouched(*image),
+            Standing::Changed { image, delta, reshape, is_unreadable } => Standing::Changed {
+                image: *image,
+                delta: delta.only(keys),
+                reshape: reshape.clone(),
+                is_unreadable: *is_unreadable,
+            },
+            Standing::Cleared { delta, reshape } => {
+                Standing::Cleared { delta: delta.only(keys), reshape: reshape.clone() }
+            }
+        };
+        let (table, blocks, scratch) = (self.table.clone(), self.blocks.clone(), self.scratch.clone());
+        let mut rows =
+            FoldedTable { table, blocks, standing, scratch }.rows(KeyRange::between(first, None), None)?;
         rows.keep_only(keys);
         while let Some((key, line)) = rows.next_row()? {
             if keys.contains(key) {

@@ -34,13 +34,14 @@ pub use table::FoldedTable;
 pub use tally::Tally;
 
 use crate::error::{Context, Kind, Result};
-use crate::follow::{EventKind, Follow, JournalRange};
+use crate::follow::{EventKind, Follow, JournalRange, Wanted};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::Blocks;
+use crate::history::journal::ChosenBlocks;
 use crate::history::timeline::SegmentView;
-use crate::model::{Inexact, Lsn, SequenceState, Table};
+use crate::model::{Inexact, Lsn, SequenceState};
 use crate::progress::{Progress, Unit};
 use crate::signal::DefinitionChange;
 use crate::signal::key::MessageKey;
@@ -63,7 +64,9 @@ pub struct FoldInput<'a> {
     /// Tells backwhen's own messages in the journal from others.
     pub key: &'a MessageKey,
     /// Tells which tables matter; the others are left out.
-    pub wanted: &'a dyn Fn(&Table) -> bool,
+    pub wanted: Wanted<'a>,
+    /// The blocks that need to be read if only rows are asked for. Then neither sequences nor schema are told.
+    pub rows_only: Option<ChosenBlocks>,
     /// The bytes that all deltas together may take.
     pub budget: usize,
     /// The folder in which a folder for intermediate images is made.
@@ -98,6 +101,9 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     let FoldInput { base, until, segments, progress, .. } = *input;
     let journal = JournalRange { segments, after: base.lsn, until };
     let mut follow = Follow::new(base, journal, input.key, input.wanted);
+    if let Some(blocks) = &input.rows_only {
+        follow = follow.reading_only(blocks);
+    }
     let mut deltas = Deltas::new(input);
     let (mut sequences, mut schema) = (Sequences::new(base), SchemaGrade::new(base));
     let (mut definition_changes, mut transactions, mut told) = (Vec::new(), 0, 0);
@@ -126,7 +132,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     deltas.keep_within_budget()?;
     // The first sample after a moment tells the sequences at the moment, and the first heartbeat tells of its schema.
     follow.go_beyond();
-    while !(sequences.are_known(until) && schema.is_seen(input.definitions_at)) {
+    while input.rows_only.is_none() && !(sequences.are_known(until) && schema.is_seen(input.definitions_at)) {
         let Some(event) = follow.next_event()? else { break };
         sequences.take_later(&event, until);
         schema.take(&event);

@@ -9,7 +9,7 @@ use super::event::{Event, EventKind, RowChange, TableChange, Transaction};
 use super::row::{GivenRows, RowBuffer, RowFault, RowReader};
 use super::shapes::Shapes;
 use super::signals::{self, PlainSignal, Signal};
-use super::undecodable;
+use super::{Wanted, undecodable};
 use crate::codec::retell::Doubts;
 use crate::error::{Error, Result};
 use crate::history::checkpoint::Checkpoint;
@@ -52,7 +52,7 @@ pub(super) struct Interpreter<'a> {
 }
 
 impl<'a> Interpreter<'a> {
-    pub fn new(base: &Checkpoint, key: &MessageKey, wanted: &'a dyn Fn(&Table) -> bool) -> Interpreter<'a> {
+    pub fn new(base: &Checkpoint, key: &MessageKey, wanted: Wanted<'a>) -> Interpreter<'a> {
         Interpreter {
             key: key.clone(),
             shapes: Shapes::new(base, wanted),

@@ -53,9 +53,13 @@ impl Messages {
     }
 
     /// Reads only some blocks of some segments. A segment of which no block is read is not opened either.
-    pub fn only(mut self, blocks: Arc<ChosenBlocks>) -> Messages {
-        self.segments.retain(|view| blocks.get(&view.name).is_none_or(|chosen| !chosen.is_empty()));
-        self.only = blocks;
+    pub fn only(mut self, blocks: &ChosenBlocks) -> Messages {
+        let only = Arc::make_mut(&mut self.only);
+        for (name, chosen) in blocks {
+            let known = only.entry(*name).or_insert_with(|| chosen.clone());
+            known.retain(|number| chosen.binary_search(number).is_ok());
+        }
+        self.segments.retain(|view| only.get(&view.name).is_none_or(|chosen| !chosen.is_empty()));
         self
     }
 

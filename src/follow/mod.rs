@@ -48,9 +48,14 @@ pub struct JournalRange<'a> {
     pub until: Lsn,
 }
 
+/// Tells which tables are followed.
+pub type Wanted<'a> = &'a (dyn Fn(&Table) -> bool + Sync);
+
 /// A cursor over the events of the journal.
 pub struct Follow<'a> {
-    journal: JournalRange<'a>,
+    /// The segments from the end of the range on.
+    later: Vec<SegmentView>,
+    until: Lsn,
     messages: Messages,
     interpreter: Interpreter<'a>,
 }
@@ -60,12 +65,14 @@ impl<'a> Follow<'a> {
     /// over. `key` tells backwhen's own messages from others.
     pub fn new(
         base: &Checkpoint,
-        journal: JournalRange<'a>,
+        journal: JournalRange<'_>,
         key: &MessageKey,
-        wanted: &'a dyn Fn(&Table) -> bool,
+        wanted: Wanted<'a>,
     ) -> Follow<'a> {
-        let messages = Messages::new(journal.segments, journal.after, journal.until);
-        Follow { journal, messages, interpreter: Interpreter::new(base, key, wanted) }
+        let JournalRange { segments, after, until } = journal;
+        let later = segments.iter().filter(|view| view.summary.end > until).cloned().collect();
+        let messages = Messages::new(segments, after, until);
+        Follow { later, until, messages, interpreter: Interpreter::new(base, key, wanted) }
     }
 
     /// The next event; `None` behind the last one.
@@ -113,9 +120,10 @@ impl<'a> Follow<'a> {
         self
     }
 
-    /// Reads only some blocks of some segments. The caller knows that the others do not matter.
+    /// Reads only some blocks of some segments, and of these only those that were chosen before. The caller knows that the
+    /// others do not matter.
     #[must_use]
-    pub fn reading_only(mut self, blocks: Arc<ChosenBlocks>) -> Follow<'a> {
+    pub fn reading_only(mut self, blocks: &ChosenBlocks) -> Follow<'a> {
         self.messages = self.messages.only(blocks);
         self
     }
@@ -123,8 +131,14 @@ impl<'a> Follow<'a> {
     /// Goes on behind the end of the range, without tables: from here on the events are backwhen's own messages,
     /// truncates and commits. The tables stay as they were at the end of the range.
     pub fn go_beyond(&mut self) {
-        self.messages = Messages::new(self.journal.segments, self.journal.until, Lsn::MAX);
+        self.messages = Messages::new(&self.later, self.until, Lsn::MAX);
         self.interpreter.go_beyond();
+    }
+
+    /// Goes on behind the end of the range, in the journal as it is by then.
+    pub fn go_on(&mut self, segments: &[SegmentView], until: Lsn) {
+        self.messages = Messages::new(segments, self.until, until);
+        self.until = until;
     }
 
     /// The number of the journal's blocks that have been read so far.

@@ -10,7 +10,7 @@ use super::naming::{self, Names};
 use super::reshape::Reshape;
 use super::retelling::{ColumnRetelling, DOUBT, LateValues, Retellings};
 use super::row::RowReader;
-use super::undecodable;
+use super::{Wanted, undecodable};
 use crate::codec::key::KeyShape;
 use crate::codec::pgoutput::stream_name;
 use crate::codec::retell::Doubts;
@@ -22,7 +22,7 @@ use crate::signal::{DefinedTable, DefinitionSignal};
 
 /// The tables that are followed, how the stream describes them, and how their values are written.
 pub(super) struct Shapes<'a> {
-    wanted: &'a dyn Fn(&Table) -> bool,
+    wanted: Wanted<'a>,
     /// The tables that are followed, by oid.
     tables: HashMap<u32, Arc<Table>>,
     /// Tables that exist and that nobody wants, by oid.
@@ -55,7 +55,7 @@ struct DescribedRows {
 }
 
 impl<'a> Shapes<'a> {
-    pub fn new(base: &Checkpoint, wanted: &'a dyn Fn(&Table) -> bool) -> Shapes<'a> {
+    pub fn new(base: &Checkpoint, wanted: Wanted<'a>) -> Shapes<'a> {
         let (followed, unwanted): (Vec<_>, Vec<_>) =
             base.tables.iter().map(|entry| &entry.table).partition(|table| wanted(table));
         let mut retellings = Retellings::default();

@@ -25,6 +25,8 @@ pub struct Segments {
     journal: Journal,
     /// The segment that was asked for last stands last.
     open: Mutex<VecDeque<OpenSegment>>,
+    /// A segment as it was when it was still written to, from which its reader goes on.
+    earlier: Option<Arc<Segment>>,
 }
 
 #[derive(Debug)]
@@ -39,7 +41,12 @@ struct OpenSegment {
 impl Segments {
     /// An empty table of the segments of `journal`.
     pub fn new(journal: &Journal) -> Segments {
-        Segments { journal: journal.clone(), open: Mutex::default() }
+        Segments { journal: journal.clone(), open: Mutex::default(), earlier: None }
+    }
+
+    /// An empty table, in which a segment that has grown since is read from where `earlier` ends.
+    pub fn after(journal: &Journal, earlier: Arc<Segment>) -> Segments {
+        Segments { earlier: Some(earlier), ..Segments::new(journal) }
     }
 
     /// Returns the segment, which is opened if it is not open yet. Other threads wait meanwhile, so that no segment is
@@ -58,7 +65,12 @@ impl Segments {
                 return Ok(segment);
             }
         }
-        let segment = Arc::new(Segment::open(&self.journal, name)?);
+        let earlier = self.earlier.as_ref().filter(|it| it.name().form(false) == name.form(false));
+        let segment = match earlier {
+            Some(earlier) => earlier.reopen(&self.journal)?,
+            None => Segment::open(&self.journal, name)?,
+        };
+        let segment = Arc::new(segment);
         let (epoch, start, bytes) = (name.epoch, name.start, segment.footer().memory());
         open.push_back(OpenSegment { epoch, start, bytes, segment: Arc::clone(&segment) });
         close_the_oldest(&mut open);
@@ -149,6 +161,34 @@ mod tests {
         let sealed = journal.list().unwrap().remove(0);
         assert!(sealed.sealed);
         assert_eq!(commits(&segments.open(sealed).unwrap()), [10, 20], "who knows where the sealed one ends");
+    }
+
+    #[test]
+    fn a_segment_that_has_grown_is_read_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, mut writer) = journal(folder.path());
+        append(&mut writer, 1, 10);
+        let file = journal.list().unwrap().remove(0);
+        let mut last = Segments::new(&journal).open(file).unwrap();
+        for number in 2..5 {
+            append(&mut writer, (number - 1) * 10 + 1, number * 10);
+            last = Segments::after(&journal, last).open(file).unwrap();
+            let whole = Segments::new(&journal).open(file).unwrap();
+            assert_eq!(last.footer(), whole.footer());
+            assert!(last.relations_at_end().eq(whole.relations_at_end()));
+        }
+        assert_eq!(commits(&last), [10, 20, 30, 40]);
+
+        let finished = writer.roll_now().unwrap().unwrap();
+        append(&mut writer, 41, 50);
+        let files = journal.list().unwrap();
+        let later = Segments::after(&journal, Arc::clone(&last));
+        assert_eq!(commits(&later.open(files[0]).unwrap()), [10, 20, 30, 40]);
+        assert_eq!(commits(&later.open(files[1]).unwrap()), [50], "another segment is read from its start");
+        seal(&journal, finished).unwrap();
+        let sealed = Segments::after(&journal, last).open(file).unwrap();
+        assert!(sealed.is_sealed());
+        assert_eq!(commits(&sealed), [10, 20, 30, 40]);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct SegmentView {
     pub name: SegmentName,
     /// Bytes of the file.
     pub bytes: u64,
-    pub summary: SegmentSummary,
+    pub summary: Arc<SegmentSummary>,
     /// The table in which the segment is opened, once for all who ask.
     segments: Arc<Segments>,
 }
@@ -51,7 +51,7 @@ pub struct SegmentView {
 impl SegmentView {
     fn indexed(row: SegmentRow, segments: &Arc<Segments>) -> SegmentView {
         let segments = Arc::clone(segments);
-        SegmentView { name: row.name, bytes: row.bytes, summary: row.summary, segments }
+        SegmentView { name: row.name, bytes: row.bytes, summary: Arc::new(row.summary), segments }
     }
 
     /// Makes a view of a segment that no catalog knows, as the segment is now.
@@ -63,7 +63,7 @@ impl SegmentView {
         Ok(SegmentView {
             name: segment.name(),
             bytes: segment.size(),
-            summary: segment.summary().clone(),
+            summary: Arc::new(segment.summary().clone()),
             segments: Arc::clone(segments),
         })
     }
@@ -175,6 +175,34 @@ impl Timeline {
                 Ok(Timeline { stretches, unusable: catalog.unusable(), expired })
             }
         }
+    }
+
+    /// Returns the history as it is now, as far as its newest epoch goes on. Of the segment that was written to, only what
+    /// came since is read.
+    ///
+    /// # Errors
+    /// `Unavailable` if another epoch has begun; `Damaged` as [`Timeline::read`].
+    pub fn extended(&self, history: &History) -> Result<Timeline> {
+        let mut timeline = self.clone();
+        let Some(stretch) = timeline.stretches.last_mut() else { return Ok(timeline) };
+        let (epoch, journal) = (stretch.epoch.number, history.journal());
+        let table = match stretch.segments.pop() {
+            Some(last) => Segments::after(journal, last.open()?),
+            None => Segments::new(journal),
+        };
+        let (table, from, known) = (Arc::new(table), stretch.frontier(), stretch.segments.len());
+        for name in journal.list()?.into_iter().filter(|name| name.epoch >= epoch) {
+            if name.epoch > epoch {
+                return Err(Error::unavailable(
+                    "the history has a new gap, and nothing was changed; see: backwhen list gaps",
+                ));
+            }
+            if name.start >= from {
+                stretch.segments.push(SegmentView::scan(name, &table)?);
+            }
+        }
+        check_contiguous(history, from, &stretch.segments[known..])?;
+        Ok(timeline)
     }
 
     /// Returns the epoch that is being written.

@@ -6,6 +6,8 @@
 //! the stream describes the table as it is. Otherwise the journal is read whole.
 
 use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
 
 use super::Past;
 use crate::codec::{copy_text, pgoutput};
@@ -55,9 +57,13 @@ impl Past {
     /// `Damaged` if the journal is.
     pub fn blocks_with(&self, until: Lsn, rows: &KeyedRows<'_>) -> Result<ChosenBlocks> {
         let mut chosen = ChosenBlocks::new();
-        let (Some(sought), Some(versions)) = (rows.sought(), self.versions(until, rows)?) else {
+        let Some(sought) = rows.sought() else { return Ok(chosen) };
+        let (mut versions, is_retold) = self.versions(until)?;
+        versions.retain(|table| table.oid == rows.table);
+        let fits = |table: &Table| rows.are_named_by_key_of(table) && !may_be_retold(table, is_retold);
+        if !versions.iter().all(fits) {
             return Ok(chosen);
-        };
+        }
         for view in self.segments_up_to(until) {
             let found = view.lookup(self.reading.catalog())?;
             if is_described(&found, rows.table, &versions) {
@@ -65,6 +71,56 @@ impl Past {
             }
         }
         Ok(chosen)
+    }
+
+    /// Chooses the blocks of the journal from the base on that hold schema changes, or changes of the wanted tables in
+    /// transactions that committed within a range. Every segment is read whole that the choice does not name.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn blocks_that_change(
+        &self,
+        commits: Range<Lsn>,
+        wanted: &dyn Fn(&Table) -> bool,
+    ) -> Result<ChosenBlocks> {
+        let mut chosen = ChosenBlocks::new();
+        let (versions, is_retold) = self.versions(commits.end)?;
+        let (followed, others): (Vec<_>, Vec<_>) = versions.iter().partition(|table| wanted(table));
+        if followed.iter().any(|table| may_be_retold(table, is_retold)) {
+            return Ok(chosen);
+        }
+        let followed: HashSet<_> = followed.into_iter().map(|table| table.oid).collect();
+        let passed: HashSet<_> = others.into_iter().map(|table| table.oid).collect();
+        // The reader says what a table lacks that nobody has told of.
+        let is_wanted = |oid: u32| followed.contains(&oid) || !passed.contains(&oid);
+        for view in self.segments_up_to(commits.end) {
+            let is_within = view.summary.last_commit.is_some_and(|last| last >= commits.start);
+            let changes_rows = view.summary.relations.iter().any(|table| is_wanted(table.oid));
+            let blocks = if view.summary.definitions.is_empty() && !(is_within && changes_rows) {
+                Vec::new()
+            } else {
+                let changes = view.lookup(self.reading.catalog())?.changes;
+                view.open()?.blocks_that_change(&changes, &commits, &is_wanted)
+            };
+            chosen.insert(view.name, blocks);
+        }
+        Ok(chosen)
+    }
+
+    /// The oids of the tables of which these transactions of the epoch changed rows.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn tables_changed_by(&self, commits: &BTreeSet<Lsn>) -> Result<HashSet<u32>> {
+        let mut tables = HashSet::new();
+        let (Some(first), Some(last)) = (commits.first(), commits.last()) else { return Ok(tables) };
+        for view in self.stretch().segments_between(*first, Lsn(last.0 + 1)) {
+            let (changes, segment) = (view.lookup(self.reading.catalog())?.changes, view.open()?);
+            let counted = segment.counted_transactions(&changes);
+            let of_these = counted.filter(|(entry, _)| commits.contains(&entry.commit_lsn));
+            tables.extend(of_these.filter_map(|(_, changed)| changed).flatten().map(|it| it.oid));
+        }
+        Ok(tables)
     }
 
     /// The segments that hold transactions between the base and `until`.
@@ -81,19 +137,17 @@ impl Past {
         changes_in(self.stretch(), &key, self.base.lsn, until)
     }
 
-    /// The table as it was at any time between the base and `until`; `None` if the rows cannot be looked up.
-    fn versions(&self, until: Lsn, rows: &KeyedRows<'_>) -> Result<Option<Vec<Table>>> {
+    /// The tables as they were at any time between the base and `until`, and whether a statement changed the text of values
+    /// in rows that it did not write.
+    fn versions(&self, until: Lsn) -> Result<(Vec<Table>, bool)> {
         let changes = self.schema_changes_up_to(until)?;
         let mut versions = self.tables_of_base();
         for change in &changes {
             versions.extend(tables_after(&[], std::slice::from_ref(change)));
         }
-        versions.retain(|table| table.oid == rows.table);
         let mut told = self.base.schema.since.iter().chain(&changes);
         let is_retold = told.any(|change| change.signal.retold.is_some());
-        let by_name = |table: &Table| may_be_retold(table, is_retold);
-        let fits = |table: &Table| rows.are_named_by_key_of(table) && !by_name(table);
-        Ok(versions.iter().all(fits).then_some(versions))
+        Ok((versions, is_retold))
     }
 }
 

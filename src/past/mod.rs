@@ -26,11 +26,11 @@ pub use witness::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, FoldedTable, KeyRange, TableRows};
-use crate::follow::{self, Follow, JournalRange, Transaction};
+use crate::follow::{self, Follow, JournalRange, Transaction, Wanted};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
-use crate::history::journal::TransactionEntry;
+use crate::history::journal::{ChosenBlocks, TransactionEntry};
 use crate::history::roles;
 use crate::history::timeline::{SegmentView, Stretch, with_epoch};
 use crate::model::{Lsn, Moment, PgTime, Table};
@@ -184,26 +184,31 @@ impl Past {
     }
 
     /// Follows the transactions after this past: those of its epoch that committed before `until`. The cursor knows the
-    /// tables as they stand at the moment. The journal between base and moment is read only if the schema changed there.
+    /// tables as they stand at the moment. Only blocks are read that hold schema changes, or changes of wanted tables after
+    /// the moment.
     ///
     /// # Errors
     /// `Damaged` if the journal is.
-    pub fn follow<'a>(&'a self, until: Lsn, wanted: &'a dyn Fn(&Table) -> bool) -> Result<Follow<'a>> {
+    pub fn follow<'a>(&self, until: Lsn, wanted: Wanted<'a>) -> Result<Follow<'a>> {
         let key = self.history().identity().message_key();
         let after = if self.schema_changes()?.is_empty() { self.until } else { self.base.lsn };
         let journal = JournalRange { segments: &self.stretch().segments, after, until };
-        Ok(Follow::new(&self.base, journal, &key, wanted).showing_from(self.until))
+        let blocks = self.blocks_that_change(self.until..until, wanted)?;
+        Ok(Follow::new(&self.base, journal, &key, wanted).showing_from(self.until).reading_only(&blocks))
     }
 
     /// Folds the tables that are wanted, for a question about some of their rows.
     ///
     /// # Errors
     /// The errors of [`Past::fold`].
-    pub fn fold_tables(&self, wanted: &dyn Fn(&Table) -> bool) -> Result<Vec<FoldedTable>> {
+    pub fn fold_tables(&self, wanted: Wanted<'_>) -> Result<Vec<FoldedTable>> {
         if !self.tables()?.iter().any(wanted) {
             return Ok(Vec::new());
         }
-        Ok(self.fold(wanted, RECOVERY_BUDGET, &self.history().scratch(), &Silent)?.tables)
+        let blocks = self.blocks_that_change(self.base.lsn..self.until, wanted)?;
+        Ok(self
+            .fold_blocks(wanted, Some(blocks), RECOVERY_BUDGET, &self.history().scratch(), &Silent)?
+            .tables)
     }
 
     /// The number of transactions between the base and the moment.
@@ -312,7 +317,18 @@ impl Past {
     /// `Damaged` if the journal or an image is, or if they contradict each other.
     pub fn fold(
         &self,
-        wanted: &dyn Fn(&Table) -> bool,
+        wanted: Wanted<'_>,
+        budget: usize,
+        scratch: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Folded> {
+        self.fold_blocks(wanted, None, budget, scratch, progress)
+    }
+
+    fn fold_blocks(
+        &self,
+        wanted: Wanted<'_>,
+        rows_only: Option<ChosenBlocks>,
         budget: usize,
         scratch: &Path,
         progress: &dyn Progress,
@@ -329,6 +345,7 @@ impl Past {
             segments: &segments[first..],
             key: &self.history().identity().message_key(),
             wanted,
+            rows_only,
             budget,
             scratch,
             progress,

@@ -77,6 +77,16 @@ impl Reading {
         Ok(Reading { opened: Arc::new(opened), timeline })
     }
 
+    /// Returns the history as it is now, as far as its newest epoch goes on. Only what came since is read, and checkpoints
+    /// that came since are not known.
+    ///
+    /// # Errors
+    /// `Unavailable` if another epoch has begun; `Damaged` if the journal is.
+    pub fn extended(&self) -> Result<Reading> {
+        let timeline = Arc::new(self.timeline.extended(self.history())?);
+        Ok(Reading { opened: Arc::clone(&self.opened), timeline })
+    }
+
     pub fn history(&self) -> &History {
         &self.opened.history
     }

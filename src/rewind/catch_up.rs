@@ -7,7 +7,6 @@ use serde::Serialize;
 use crate::ambient;
 use crate::connect::Session;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::History;
 use crate::model::Lsn;
 use crate::past::Reading;
 use crate::signal::{HEARTBEAT, HeartbeatSignal};
@@ -17,27 +16,23 @@ use crate::source::messages;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Waits until the newest epoch holds all that was committed before a position. Capture writes its live state only twice
-/// a second, so the journal itself is looked at.
+/// a second, so the journal itself is looked at: each look reads what came since the one before.
 ///
 /// # Errors
 /// `Unavailable` if that takes longer than `limit`; `Damaged` if the history is.
 pub async fn reading_beyond(
-    history: &History,
+    reading: &Reading,
     source: &Session,
     lsn: Lsn,
     limit: Duration,
 ) -> Result<Reading> {
     let json = to_json(&HeartbeatSignal::default())?;
-    messages::write(source, &history.identity().message_key(), &[(HEARTBEAT, &json)]).await?;
+    messages::write(source, &reading.history().identity().message_key(), &[(HEARTBEAT, &json)]).await?;
     let begun = ambient::instant();
+    let mut reading = reading.clone();
     loop {
-        let history = history.clone();
-        let looking = ambient::blocking("reading the history", move || {
-            let reading = Reading::open(&history)?;
-            let frontier = reading.timeline().current()?.frontier();
-            Ok((reading, frontier))
-        });
-        let (reading, frontier) = looking.await?;
+        reading = ambient::blocking("reading the history", move || reading.extended()).await?;
+        let frontier = reading.timeline().current()?.frontier();
         if frontier > lsn {
             return Ok(reading);
         }

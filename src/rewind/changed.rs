@@ -1,14 +1,12 @@
 //! The changes since a moment: all touched rows of all tables, as the journal tells them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::lookup::{Keys, rows_of};
-use super::table::{ChangedTable, TouchedRow};
+use super::table::{ChangedTable, RowsByKey, TouchedRow};
 use crate::error::{Error, Result};
 use crate::fold::FoldedTable;
-use crate::follow::{Event, EventKind, RowChange, TableChange, Transaction};
-use crate::history::checkpoint::Checkpoint;
+use crate::follow::{Event, EventKind, Follow, RowChange, TableChange, Transaction};
 use crate::history::timeline::with_epoch;
 use crate::model::{Inexact, Lsn, Table};
 use crate::past::{Past, Reading};
@@ -28,14 +26,16 @@ pub struct RowId {
 
 /// The rows that were touched from a moment up to a later position.
 pub struct ChangedRows {
-    base: Checkpoint,
-    epoch: u32,
-    /// The moment: the position of the first commit after it.
-    since: Lsn,
+    /// The moment.
+    past: Arc<Past>,
     until: Lsn,
     keeps_all: bool,
     /// The position up to which is read; `None` for the end of the history.
     limit: Option<Lsn>,
+    /// The tables whose changes matter; `None` for all.
+    wanted: Option<HashSet<u32>>,
+    /// The cursor, which stands at `until`.
+    follow: Option<Follow<'static>>,
     pub transactions: Vec<Transaction>,
     /// The number, with its epoch, of a transaction near these.
     near: Option<u64>,
@@ -44,50 +44,40 @@ pub struct ChangedRows {
     pub inexact: Vec<Inexact>,
     /// The schema changes: the transaction's number, and the command.
     pub definitions: Vec<(u32, String)>,
-    /// The tables at the moment, as far as they were needed.
-    folded: HashMap<u32, FoldedTable>,
+    /// The tables at the moment, as far as they were needed; `None` for a table that was made later.
+    folded: HashMap<u32, Option<FoldedTable>>,
     bytes: usize,
 }
 
 impl ChangedRows {
     /// Nothing has been read yet. With `keeps_all`, every version of a row is kept, as an undo needs it.
-    pub fn since(past: &Past, keeps_all: bool) -> ChangedRows {
-        let (base, since) = (past.base().clone(), past.until());
-        let epoch = past.stretch().epoch.number;
-        ChangedRows::new(base, epoch, since, keeps_all)
+    pub fn since(past: Arc<Past>, keeps_all: bool, wanted: Option<HashSet<u32>>) -> ChangedRows {
+        ChangedRows {
+            until: past.until(),
+            keeps_all,
+            limit: None,
+            wanted,
+            follow: None,
+            transactions: Vec::new(),
+            near: None,
+            tables: BTreeMap::new(),
+            inexact: past.base().inexact.clone(),
+            definitions: Vec::new(),
+            folded: HashMap::new(),
+            bytes: 0,
+            past,
+        }
     }
 
     /// The same moment, of which nothing has been read.
     pub fn nothing(&self) -> ChangedRows {
-        ChangedRows::new(self.base.clone(), self.epoch, self.since, self.keeps_all)
-    }
-
-    fn new(base: Checkpoint, epoch: u32, since: Lsn, keeps_all: bool) -> ChangedRows {
-        ChangedRows {
-            epoch,
-            since,
-            until: since,
-            keeps_all,
-            limit: None,
-            transactions: Vec::new(),
-            near: None,
-            tables: BTreeMap::new(),
-            inexact: base.inexact.clone(),
-            definitions: Vec::new(),
-            folded: HashMap::new(),
-            bytes: 0,
-            base,
-        }
+        ChangedRows::since(Arc::clone(&self.past), self.keeps_all, self.wanted.clone())
     }
 
     /// Reads only transactions that committed before a position.
     pub fn up_to(mut self, limit: Lsn) -> ChangedRows {
         self.limit = Some(limit);
         self
-    }
-
-    pub fn epoch(&self) -> u32 {
-        self.epoch
     }
 
     pub fn row(&self, id: RowId) -> &TouchedRow {
@@ -102,26 +92,43 @@ impl ChangedRows {
         })
     }
 
-    /// Reads on, up to the end of the history as `reading` has it.
+    /// Reads on, up to the end of the history as `reading` has it. Returns whether anything of the wanted tables changed.
     ///
     /// # Errors
     /// `Damaged` if the journal or an image is; `Refused` if more changed than memory should hold.
-    pub fn advance(&mut self, reading: &Reading) -> Result<()> {
-        let stretch = reading.stretch(self.epoch)?;
+    pub fn advance(&mut self, reading: &Reading) -> Result<bool> {
+        let stretch = reading.stretch(self.past.stretch().epoch.number)?;
         let until = self.limit.unwrap_or(stretch.frontier()).max(self.until);
         self.near = self.near.or_else(|| stretch.number_near(until));
-        let past = reading.forward(self.base.clone(), self.until)?;
-        let mut follow = past.follow(until, &|_| true)?;
+        let mut follow = match self.follow.take() {
+            Some(mut follow) => {
+                follow.go_on(&stretch.segments, until);
+                follow
+            }
+            None => {
+                let blocks =
+                    self.past.blocks_that_change(self.until..until, &|table| self.wants(table.oid))?;
+                self.past.follow(until, &|_| true)?.reading_only(&blocks)
+            }
+        };
+        let mut has_changed = false;
         while let Some(event) = follow.next_event()? {
-            self.take(&event)?;
+            has_changed |= self.take(&event)?;
         }
-        self.inexact.extend(follow.inexact());
-        self.until = until;
-        self.complete(reading)
+        self.inexact = self.past.base().inexact.iter().cloned().chain(follow.inexact()).collect();
+        (self.until, self.follow) = (until, Some(follow));
+        self.complete()?;
+        Ok(has_changed)
     }
 
-    fn take(&mut self, event: &Event<'_>) -> Result<()> {
+    fn wants(&self, oid: u32) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.contains(&oid))
+    }
+
+    /// Returns whether the event concerns a wanted table.
+    fn take(&mut self, event: &Event<'_>) -> Result<bool> {
         match &event.kind {
+            EventKind::Row { table, .. } if !self.wants(table.oid) => return Ok(false),
             EventKind::Row { table, change } => {
                 let transaction = self.transaction(event.transaction);
                 self.count(*change)?;
@@ -130,7 +137,8 @@ impl ChangedRows {
             }
             EventKind::Truncate { tables, .. } => {
                 let transaction = self.transaction(event.transaction);
-                tables.iter().for_each(|table| self.table(table).empty(transaction));
+                let wanted: Vec<_> = tables.iter().filter(|table| self.wants(table.oid)).collect();
+                wanted.into_iter().for_each(|table| self.table(table).empty(transaction));
             }
             EventKind::Definition { tables, change } => {
                 let place = event.transaction;
@@ -138,9 +146,9 @@ impl ChangedRows {
                 self.definitions.push((transaction, change.signal.tag.clone()));
                 tables.iter().for_each(|change| self.define(change, place));
             }
-            _ => {}
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A transaction's number on the server, with its epoch if a heartbeat tells it.
@@ -201,25 +209,28 @@ impl ChangedRows {
     }
 
     /// Reads the touched rows as they were at the moment.
-    fn complete(&mut self, reading: &Reading) -> Result<()> {
-        let is_open = |table: &ChangedTable| match table.unread() {
-            Keys::All => true,
-            Keys::Some(keys) => !keys.is_empty(),
-        };
-        let lacking =
-            |(oid, table): &(&u32, &ChangedTable)| is_open(table) && !self.folded.contains_key(*oid);
-        let wanted: Vec<u32> = self.tables.iter().filter(lacking).map(|(oid, _)| *oid).collect();
-        if !wanted.is_empty() {
-            let past = reading.forward(self.base.clone(), self.since)?;
-            let folded = past.fold_tables(&|table| wanted.contains(&table.oid))?;
-            self.folded.extend(folded.into_iter().map(|table| (table.table.oid, table)));
+    fn complete(&mut self) -> Result<()> {
+        let is_unread = |table: &ChangedTable| table.unread().is_none_or(|keys| !keys.is_empty());
+        let unread = self.tables.iter().filter(|(_, table)| is_unread(table)).map(|(oid, _)| *oid);
+        // All wanted tables are folded at the first time, since later times are under locks.
+        let mut lacking: HashSet<u32> = unread.chain(self.wanted.iter().flatten().copied()).collect();
+        lacking.retain(|oid| !self.folded.contains_key(oid));
+        if !lacking.is_empty() {
+            let folded = self.past.fold_tables(&|table| lacking.contains(&table.oid))?;
+            self.folded.extend(lacking.iter().map(|oid| (*oid, None)));
+            self.folded.extend(folded.into_iter().map(|table| (table.table.oid, Some(table))));
         }
         for (oid, table) in self.tables.iter_mut().filter(|(_, table)| table.obstacle.is_none()) {
-            let keys = table.unread();
-            let found = match self.folded.get(oid) {
-                Some(folded) => rows_of(folded.clone(), &keys)?,
-                None => HashMap::new(),
+            let mut found = RowsByKey::new();
+            let take = |key: &[u8], line: &[u8]| {
+                found.entry(key.to_vec()).or_default().push(line.into());
+                Ok(())
             };
+            match (self.folded.get(oid).and_then(Option::as_ref), table.unread()) {
+                (Some(folded), Some(keys)) => folded.find(&keys, take)?,
+                (Some(folded), None) => folded.clone().each(take)?,
+                (None, _) => {}
+            }
             table.complete(found)?;
         }
         Ok(())

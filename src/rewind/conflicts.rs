@@ -6,9 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::changed::{ChangedRows, RowId};
-use super::lookup::Line;
 use super::plan::{Goals, positions, values};
-use super::table::{ChangedTable, TouchedRow};
+use super::table::{ChangedTable, Line, TouchedRow};
 use crate::model::RowIdentity;
 use crate::source::amend::{ForeignKey, LiveSchema, UniqueKey};
 

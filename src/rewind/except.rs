@@ -1,6 +1,7 @@
 //! A recovered database without some transactions: all later ones are there, by the rules of an undo.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use twox_hash::XxHash3_128;
 
@@ -54,32 +55,36 @@ impl Exception {
     /// # Errors
     /// `Refused` if a table that the transactions wrote is not exact in between; `Damaged` if the history is.
     pub fn read(
-        past: &Past,
+        past: Past,
         until: Lsn,
         positions: BTreeSet<Lsn>,
         rule: ConflictRule,
         wanted: Selection,
     ) -> Result<Exception> {
-        let mut changed = ChangedRows::since(past, true).up_to(until);
-        changed.advance(past.reading())?;
+        let reading = past.reading().clone();
+        let mut changed = ChangedRows::since(Arc::new(past), true, None).up_to(until);
+        changed.advance(&reading)?;
         changed
             .refuse_inexact(|table| is_wanted(table, &wanted) && changed.is_written_by(table, &positions))?;
         Ok(Exception { changed, positions, rule, wanted })
     }
 
     /// Finds the rows that change, as far as the history tells: constraints are known when the database is there.
-    pub fn foresee(&self) -> ExceptionPlan {
-        let (solution, tables) = self.solve(&LiveSchema::default());
-        self.plan(&solution, &tables)
+    ///
+    /// # Errors
+    /// `Refused` if rows cannot take each other's unique values.
+    pub fn foresee(&self) -> Result<ExceptionPlan> {
+        let (solution, tables) = self.solve(&LiveSchema::default())?;
+        Ok(self.plan(&solution, &tables))
     }
 
-    fn solve(&self, schema: &LiveSchema) -> (Solution, Vec<PlannedTable>) {
+    fn solve(&self, schema: &LiveSchema) -> Result<(Solution, Vec<PlannedTable>)> {
         let aim = Aim::Undo(self.positions.clone());
         let wanted = |oid: u32| is_wanted(&self.changed.tables[&oid], &self.wanted);
         let goals = (&Goals::new(), Goals::new());
         let solution = settle(&aim, self.rule, &self.changed, schema, goals, &wanted);
-        let tables = planned_tables(&self.changed, &solution.goals, schema);
-        (solution, tables)
+        let tables = planned_tables(&self.changed, &solution.goals, schema)?;
+        Ok((solution, tables))
     }
 
     fn plan(&self, solution: &Solution, tables: &[PlannedTable]) -> ExceptionPlan {
@@ -97,16 +102,16 @@ impl Exception {
     /// # Errors
     /// `Refused` if rows are in the way by a constraint, or are not what the history says; `Unavailable` if the server
     /// fails.
-    pub async fn apply(&self, target: &Conninfo) -> Result<ExceptionPlan> {
+    pub async fn apply(self, target: &Conninfo) -> Result<ExceptionPlan> {
         let catalogs = Session::connect_utf8(target, "recover").await?;
         let touched: Vec<&Table> = self.changed.tables.values().filter_map(|it| it.now.as_deref()).collect();
         let schema = schema_by_names(&catalogs, &touched).await?;
-        let (solution, tables) = self.solve(&schema);
+        let (solution, tables) = self.solve(&schema)?;
         let plan = self.plan(&solution, &tables);
         if solution.is_blocked {
             return Err(blocked(&plan));
         }
-        let amended: Vec<AmendedTable> = tables.into_iter().map(|table| table.amended).collect();
+        let amended: Vec<&AmendedTable> = tables.iter().map(|table| &table.amended).collect();
         if amended.is_empty() {
             return Ok(plan);
         }

@@ -1,6 +1,8 @@
 //! Plans against the history, locks the live tables, brings the plan up to what they are under the locks, and changes the
 //! rows.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -14,12 +16,12 @@ use super::table::ChangedTable;
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Error, Kind, Result};
-use crate::history::History;
 use crate::model::Lsn;
 use crate::past::{Past, Reading};
 use crate::signal::{REWIND, RewindSignal};
-use crate::source::amend::{AmendSession, AmendedTable, LiveSchema, Surprise, live_schema, script};
+use crate::source::amend::{AmendSession, AmendedTable, LiveSchema, Surprise, live_schema};
 use crate::source::inspect;
+use crate::travel::statement::Script;
 
 /// How long the history may take to pass a position while the tables are locked.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -30,14 +32,16 @@ const ATTEMPTS: usize = 5;
 
 /// A rewind or an undo, planned.
 pub struct Amendment {
-    history: History,
     source: Conninfo,
     aim: Aim,
     rule: ConflictRule,
     signal: RewindSignal,
+    /// The history up to which the rows are followed.
+    reading: Reading,
     changed: ChangedRows,
+    /// The constraints for which the plan was made.
+    schema: LiveSchema,
     catalogs: Session,
-    sieve: AmendSession,
     pub solution: Solution,
     pub tables: Vec<PlannedTable>,
 }
@@ -59,53 +63,57 @@ impl Amendment {
     /// # Errors
     /// `Refused` if a table is not exact in between, or is not what the history says; `Damaged` if the history is.
     pub async fn plan(past: Past, source: &Conninfo, aim: Aim, rule: ConflictRule) -> Result<Amendment> {
-        let history = past.history().clone();
         let catalogs = Session::connect_utf8(source, "rewind").await?;
-        inspect::check_cluster(&catalogs, &history.identity().source.system_identifier).await?;
+        inspect::check_cluster(&catalogs, &past.history().identity().source.system_identifier).await?;
         let signal =
             RewindSignal { to: matches!(aim, Aim::Rewind(_)).then(|| past.until()), undone: Vec::new() };
-        let changed = ChangedRows::since(&past, matches!(aim, Aim::Undo(_)));
+        let schema = live_schema(&catalogs, &[]).await?;
+        let wanted = concerned_tables(&past, &aim, rule)?.map(|tables| schema.related(tables));
+        let reading = past.reading().clone();
         let mut amendment = Amendment {
             source: source.clone(),
+            changed: ChangedRows::since(Arc::new(past), matches!(aim, Aim::Undo(_)), wanted),
             aim,
             rule,
             signal,
-            changed,
+            reading: reading.clone(),
+            schema,
             catalogs,
-            sieve: AmendSession::open(source).await?,
             solution: Solution { goals: Default::default(), conflicts: Vec::new(), is_blocked: false },
             tables: Vec::new(),
-            history,
         };
-        let reading = past.reading().clone();
-        amendment.follow(reading).await?;
-        amendment.solve().await?;
+        amendment.bring_up_to_date(reading).await?;
         Ok(amendment)
     }
 
-    /// Reads on to the end of the history.
-    async fn follow(&mut self, reading: Reading) -> Result<()> {
+    /// Reads on to the end of the history as `reading` has it. If something has changed, it decides anew what to change, and
+    /// returns the plan from before.
+    async fn bring_up_to_date(&mut self, reading: Reading) -> Result<Option<Vec<PlannedTable>>> {
         let nothing = self.changed.nothing();
         let mut changed = std::mem::replace(&mut self.changed, nothing);
+        self.reading = reading.clone();
         let following = ambient::blocking("following the journal", move || {
-            changed.advance(&reading)?;
-            Ok(changed)
+            let has_changed = changed.advance(&reading)?;
+            Ok((changed, has_changed))
         });
-        self.changed = following.await?;
-        Ok(())
-    }
-
-    /// Decides what to change, by the constraints that are in force now.
-    async fn solve(&mut self) -> Result<LiveSchema> {
+        let (changed, has_changed) = following.await?;
+        self.changed = changed;
         let oids: Vec<u32> = self.changed.tables.keys().copied().collect();
         let schema = live_schema(&self.catalogs, &oids).await?;
-        self.changed.refuse_inexact(|changed| self.concerns(changed))?;
-        self.solution = solve(&self.aim, self.rule, &self.changed, &schema, &self.sieve).await?;
-        self.tables = planned_tables(&self.changed, &self.solution.goals, &schema);
-        for planned in &self.tables {
-            schema.check(&planned.amended.table)?;
+        if !has_changed && schema == self.schema {
+            return Ok(None);
         }
-        Ok(schema)
+        self.schema = schema;
+        self.solve().map(Some)
+    }
+
+    /// Decides what to change, by the constraints that are in force.
+    fn solve(&mut self) -> Result<Vec<PlannedTable>> {
+        self.changed.refuse_inexact(|changed| self.concerns(changed))?;
+        self.solution = solve(&self.aim, self.rule, &self.changed, &self.schema)?;
+        let tables = planned_tables(&self.changed, &self.solution.goals, &self.schema)?;
+        tables.iter().try_for_each(|planned| self.schema.check(&planned.amended.table))?;
+        Ok(std::mem::replace(&mut self.tables, tables))
     }
 
     /// Whether the rewind or undo is about this table.
@@ -146,26 +154,27 @@ impl Amendment {
                 return Ok(None);
             }
             let mut session = AmendSession::open(&self.source).await?;
-            let planned = self.amended();
-            session.load(&planned).await?;
+            session.load(&self.amended()).await?;
             let lsn = session.lock().await?;
             let locked = ambient::instant();
             ambient::pass("rewind.locked")?;
-            self.catch_up(lsn).await?;
-            let schema = self.solve().await?;
+            let reading = reading_beyond(&self.reading, &self.catalogs, lsn, CATCH_UP).await?;
+            let planned = self.bring_up_to_date(reading).await?;
             if self.solution.is_blocked {
                 session.give_up().await?;
                 return Err(self.blocked());
             }
-            let now = self.amended();
-            if !now.iter().map(|it| it.table.oid).eq(planned.iter().map(|it| it.table.oid)) {
-                session.give_up().await?;
-                continue;
+            if let Some(planned) = planned {
+                let now = self.amended();
+                if !now.iter().map(|it| it.table.oid).eq(planned.iter().map(|it| it.amended.table.oid)) {
+                    session.give_up().await?;
+                    continue;
+                }
+                if now.iter().zip(&planned).any(|(now, planned)| now.rows != planned.amended.rows) {
+                    session.reload(&now).await?;
+                }
             }
-            if now.iter().zip(&planned).any(|(now, planned)| now.rows != planned.rows) {
-                session.reload(&now).await?;
-            }
-            let surprises = match session.apply(&schema, &now).await {
+            let surprises = match session.apply(&self.schema, &self.amended()).await {
                 Err(error) if error.kind() == Kind::Unavailable && attempt < ATTEMPTS => {
                     tracing::info!("{error}; trying again");
                     session.give_up().await?;
@@ -188,17 +197,17 @@ impl Amendment {
     /// # Errors
     /// `Refused` if a value is no UTF-8.
     pub fn script(&self) -> Result<String> {
-        script(&self.amended())
+        let mut script = Script::exact();
+        script.notes.push(
+            "Triggers fire here. The same command with --apply does this under locks and without triggers"
+                .into(),
+        );
+        self.tables.iter().try_for_each(|planned| planned.add_to(&mut script))?;
+        Ok(script.text(false))
     }
 
-    fn amended(&self) -> Vec<AmendedTable> {
-        self.tables.iter().map(|planned| planned.amended.clone()).collect()
-    }
-
-    /// Waits until the history has passed a position, and follows it that far.
-    async fn catch_up(&mut self, lsn: Lsn) -> Result<()> {
-        let reading = reading_beyond(&self.history, &self.catalogs, lsn, CATCH_UP).await?;
-        self.follow(reading).await
+    fn amended(&self) -> Vec<&AmendedTable> {
+        self.tables.iter().map(|planned| &planned.amended).collect()
     }
 
     async fn commit(&mut self, session: &AmendSession) -> Result<(Lsn, u64)> {
@@ -206,8 +215,9 @@ impl Amendment {
             let undone = self.changed.numbers(positions);
             self.signal.undone = undone.into_iter().map(|number| self.changed.xid(number)).collect();
         }
-        let committed =
-            session.commit(&self.history.identity().message_key(), REWIND, &to_json(&self.signal)?).await?;
+        let committed = session
+            .commit(&self.reading.history().identity().message_key(), REWIND, &to_json(&self.signal)?)
+            .await?;
         ambient::pass("rewind.committed")?;
         Ok(committed)
     }
@@ -237,5 +247,20 @@ impl Amendment {
             "rows are not what the history says, and nothing was changed: {}; see: backwhen check --against-source",
             rows.join("; ")
         ))
+    }
+}
+
+/// The oids of the tables that are to be put right; `None` if the rule may add transactions to those that are taken back,
+/// which may have changed any table.
+fn concerned_tables(past: &Past, aim: &Aim, rule: ConflictRule) -> Result<Option<HashSet<u32>>> {
+    match aim {
+        Aim::Rewind(part) => {
+            let stretch = past.stretch();
+            let now = past.reading().before(stretch.epoch.number, stretch.frontier())?;
+            let tables = past.tables()?.into_iter().chain(now.tables()?);
+            Ok(Some(tables.filter(|table| part.takes(table)).map(|table| table.oid).collect()))
+        }
+        Aim::Undo(_) if rule == ConflictRule::Cascade => Ok(None),
+        Aim::Undo(positions) => past.tables_changed_by(positions).map(Some),
     }
 }

@@ -1,13 +1,10 @@
 //! The rows that a rewind was asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::changed::{ChangedRows, RowId};
 use super::plan::Goals;
-use super::table::ChangedTable;
 use crate::error::{Error, Result};
 use crate::model::{Selection, Table};
-use crate::source::amend::AmendSession;
+use crate::travel::Condition;
 use crate::travel::row::RowKey;
 
 /// The tables and rows to put back; everything, if nothing is named.
@@ -15,7 +12,7 @@ use crate::travel::row::RowKey;
 pub struct Part {
     pub tables: Selection,
     pub keys: Vec<RowKey>,
-    pub condition: Option<String>,
+    pub condition: Option<Condition>,
 }
 
 impl Part {
@@ -27,30 +24,34 @@ impl Part {
     /// Keeps the goals of the rows that are asked for. A row is if it was so at the moment, or is so now.
     ///
     /// # Errors
-    /// `Usage` if no table has the condition's columns, or if the server cannot read the condition.
-    pub async fn keep(&self, changed: &ChangedRows, goals: &mut Goals, sieve: &AmendSession) -> Result<()> {
+    /// `Usage` if no table has the condition's columns, or if it cannot compare them.
+    pub fn keep(&self, changed: &ChangedRows, goals: &mut Goals) -> Result<()> {
         goals.retain(|id, _| {
             let table = &changed.tables[&id.table];
             table.now.as_deref().is_some_and(|now| self.takes(now) && self.has_key(now, changed, *id))
         });
         let Some(condition) = &self.condition else { return Ok(()) };
-        let mut by_table = BTreeMap::<u32, Vec<RowId>>::new();
-        goals.keys().for_each(|id| by_table.entry(id.table).or_default().push(*id));
-        let (mut kept, mut is_known) = (BTreeSet::new(), by_table.is_empty());
-        for (oid, ids) in by_table {
-            let Some(found) = meeting(changed, &changed.tables[&oid], &ids, condition, sieve).await? else {
+        let (mut kept, mut is_known) = (Goals::new(), goals.is_empty());
+        for (id, goal) in std::mem::take(goals) {
+            let Some(table) = changed.tables[&id.table].now.as_deref().filter(|it| condition.fits(it)) else {
                 continue;
             };
             is_known = true;
-            kept.extend(found);
+            let row = changed.row(id);
+            for line in row.first().into_iter().chain(row.last()) {
+                if condition.is_true(table, line)? {
+                    kept.insert(id, goal);
+                    break;
+                }
+            }
         }
-        if !is_known {
-            return Err(Error::usage(format!(
-                "no table that changed has the columns of --where {condition:?}; name the table with --table"
-            )));
+        *goals = kept;
+        if is_known {
+            return Ok(());
         }
-        goals.retain(|id, _| kept.contains(id));
-        Ok(())
+        Err(Error::usage(
+            "no table that changed has all columns that --where names; name the table with --table",
+        ))
     }
 
     fn has_key(&self, table: &Table, changed: &ChangedRows, id: RowId) -> bool {
@@ -61,22 +62,4 @@ impl Part {
         };
         self.keys.is_empty() || self.keys.iter().any(is_it)
     }
-}
-
-async fn meeting(
-    changed: &ChangedRows,
-    table: &ChangedTable,
-    ids: &[RowId],
-    condition: &str,
-    sieve: &AmendSession,
-) -> Result<Option<Vec<RowId>>> {
-    let Some(now) = table.now.as_deref() else { return Ok(None) };
-    let versions = ids.iter().flat_map(|id| {
-        let row = changed.row(*id);
-        [row.first(), row.last()].into_iter().flatten().map(move |line| (*id, line))
-    });
-    let (owners, lines): (Vec<RowId>, Vec<&[u8]>) = versions.unzip();
-    let meets = sieve.meeting(now, &lines, condition).await?;
-    Ok(meets
-        .map(|meets| owners.into_iter().zip(meets).filter(|(_, meets)| *meets).map(|(id, _)| id).collect()))
 }

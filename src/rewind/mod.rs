@@ -13,7 +13,6 @@ mod exact;
 mod except;
 mod execute;
 mod filter;
-mod lookup;
 mod plan;
 mod solve;
 mod table;

@@ -1,16 +1,19 @@
 //! The rows that are to change, and how each change is carried out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::changed::{ChangedRows, RowId};
-use super::lookup::Line;
-use super::table::ChangedTable;
+use super::table::{ChangedTable, Line};
 use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
+use crate::error::{Error, Result};
 use crate::model::Table;
-use crate::source::amend::{Act, AmendedRow, AmendedTable, LiveSchema};
+use crate::source::amend::{Act, AmendedRow, AmendedTable, LiveSchema, UniqueKey};
+use crate::travel::Row;
+use crate::travel::statement::{RowChange, Script};
 
 /// The rows that are to change, each with the line that it shall have; `None` if it shall not be there.
 pub type Goals = BTreeMap<RowId, Option<Line>>;
@@ -32,6 +35,30 @@ pub struct PlannedTable {
 }
 
 impl PlannedTable {
+    /// Adds a statement for each row to a script: deletes first, then updates, and inserts last, so that unique values are
+    /// free when they are taken.
+    ///
+    /// # Errors
+    /// `Refused` if a value is no UTF-8.
+    pub fn add_to(&self, script: &mut Script) -> Result<()> {
+        let table = Arc::new(self.amended.table.clone());
+        for AmendedRow { act, now, then, .. } in &self.amended.rows {
+            let row = |line: &Option<Line>| line.as_deref().map(|line| Row::new(&table, line));
+            let (from, to) = (row(now), row(then));
+            let (from, to) = (from.as_ref(), to.as_ref());
+            match act {
+                Act::Delete => script.add(0, &table, &RowChange { from, to: None })?,
+                Act::Update => script.add(1, &table, &RowChange { from, to })?,
+                Act::Insert => script.add(2, &table, &RowChange { from: None, to })?,
+                Act::Replace => {
+                    script.add(0, &table, &RowChange { from, to: None })?;
+                    script.add(2, &table, &RowChange { from: None, to })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub fn count(&self) -> TableCount {
         let count =
             |acts: &[Act]| self.amended.rows.iter().filter(|row| acts.contains(&row.act)).count() as u64;
@@ -54,24 +81,31 @@ pub fn rewind_goals(changed: &ChangedRows) -> Goals {
 }
 
 /// Sorts the goals by tables, and decides how each row is changed.
-pub fn planned_tables(changed: &ChangedRows, goals: &Goals, schema: &LiveSchema) -> Vec<PlannedTable> {
+///
+/// # Errors
+/// `Refused` if rows cannot take each other's unique values.
+pub fn planned_tables(
+    changed: &ChangedRows,
+    goals: &Goals,
+    schema: &LiveSchema,
+) -> Result<Vec<PlannedTable>> {
     let mut tables = BTreeMap::<u32, Vec<(RowId, Option<Line>, Option<Line>)>>::new();
     for (id, then) in goals {
         let now = changed.row(*id).last().map(Line::from);
         tables.entry(id.table).or_default().push((*id, now, then.clone()));
     }
     let plan = |(oid, rows): (u32, Vec<_>)| {
-        let table = changed.tables[&oid].now.as_deref()?;
+        let Some(table) = changed.tables[&oid].now.as_deref() else { return Ok(None) };
         let rows = if changed.tables[&oid].is_keyed() { by_key(table, rows) } else { split(rows) };
         let mut planned = PlannedTable {
             rows: rows.iter().map(|(id, ..)| *id).collect(),
             amended: AmendedTable { table: table.clone(), rows: Vec::new(), parking: None },
         };
         planned.amended.rows = rows.into_iter().filter_map(|(_, now, then)| amended(now, then)).collect();
-        make_way(&mut planned.amended, schema);
-        (!planned.rows.is_empty()).then_some(planned)
+        make_way(&mut planned.amended, schema)?;
+        Ok((!planned.rows.is_empty()).then_some(planned))
     };
-    tables.into_iter().filter_map(plan).collect()
+    tables.into_iter().filter_map(|table| plan(table).transpose()).collect()
 }
 
 fn amended(now: Option<Line>, then: Option<Line>) -> Option<AmendedRow> {
@@ -148,8 +182,8 @@ pub fn positions(table: &Table, names: &[String]) -> Option<Vec<usize>> {
     names.iter().map(|name| table.columns.iter().position(|column| column.name == *name)).collect()
 }
 
-/// Updated rows that take each other's unique values are replaced, or wait with NULL in the column.
-fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) {
+/// Updated rows that take each other's unique values are replaced, or wait with another value in the column.
+fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) -> Result<()> {
     let can_be_replaced = schema.rows_can_be_replaced(amended.table.oid);
     for key in schema.unique_keys.iter().filter(|key| key.table == amended.table.oid && key.is_immediate) {
         let Some(at) = positions(&amended.table, &key.columns) else { continue };
@@ -165,8 +199,12 @@ fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) {
             .map(|(number, _)| number)
             .collect();
         if !can_be_replaced && !in_the_way.is_empty() {
-            // Only one column can be the place to wait; the primary key's take no NULL.
-            amended.parking = amended.parking.or(at.last().copied());
+            let parking = schema.parking(&amended.table, key);
+            // Only one column can be the place to wait.
+            if parking.is_none() || amended.parking.is_some_and(|other| Some(other) != parking) {
+                return Err(no_way(&amended.table, key));
+            }
+            amended.parking = parking;
         }
         for number in in_the_way {
             if can_be_replaced {
@@ -176,4 +214,13 @@ fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) {
             }
         }
     }
+    Ok(())
+}
+
+fn no_way(table: &Table, key: &UniqueKey) -> Error {
+    Error::refused(format!(
+        "rows of {} take each other's unique values ({}), and while foreign keys refer to the table, none of these columns can          hold another value meanwhile; leave the table out with --table, or exchange the values by hand first",
+        table.display(),
+        key.name
+    ))
 }

@@ -6,10 +6,10 @@ use super::changed::{ChangedRows, RowId};
 use super::conflicts::{Conflict, ConflictReport, ConflictRule, conflicts};
 use super::filter::Part;
 use super::plan::{Goals, rewind_goals};
-use super::undo::undo_goals;
+use super::undo::{moves, undo_goals};
 use crate::error::Result;
 use crate::model::Lsn;
-use crate::source::amend::{AmendSession, LiveSchema};
+use crate::source::amend::LiveSchema;
 
 /// The aim of an amendment: the rows or transactions to put back.
 #[derive(Clone, Debug)]
@@ -44,20 +44,14 @@ impl Solution {
 }
 
 /// # Errors
-/// `Usage` if a condition cannot be read; `Unavailable` if the server fails.
-pub async fn solve(
-    aim: &Aim,
-    rule: ConflictRule,
-    changed: &ChangedRows,
-    schema: &LiveSchema,
-    sieve: &AmendSession,
-) -> Result<Solution> {
+/// `Usage` if no table has the columns of the condition, or if it cannot compare them.
+pub fn solve(aim: &Aim, rule: ConflictRule, changed: &ChangedRows, schema: &LiveSchema) -> Result<Solution> {
     let all = rewind_goals(changed);
     let asked = match aim {
         Aim::Rewind(part) => {
             let mut goals = all.clone();
             goals.retain(|id, _| changed.tables[&id.table].then.is_some());
-            part.keep(changed, &mut goals, sieve).await?;
+            part.keep(changed, &mut goals)?;
             goals
         }
         Aim::Undo(_) => Goals::new(),
@@ -95,7 +89,13 @@ pub(super) fn settle(
         let before = (skipped.len(), asked.len(), undone.len());
         match rule {
             ConflictRule::Refuse => {}
-            ConflictRule::Skip => skipped.extend(found.iter().map(|conflict| conflict.row)),
+            ConflictRule::Skip => {
+                skipped.extend(found.iter().map(|conflict| conflict.row));
+                let mut moves = moves(changed, &undone, schema);
+                while let Some(at) = moves.iter().position(|moved| !moved.is_disjoint(&skipped)) {
+                    skipped.extend(moves.swap_remove(at));
+                }
+            }
             ConflictRule::Cascade => {
                 for conflict in &found {
                     match aim {

@@ -3,19 +3,22 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::lookup::{Keys, Line, RowsByKey};
 use crate::codec::copy_text::{self, fill_holes};
 use crate::error::{Error, Result};
 use crate::follow::{Reshape, Row, RowChange};
 use crate::model::{Column, RowIdentity, Table};
+
+/// A row as a line of COPY text, without its newline.
+pub type Line = Box<[u8]>;
+
+/// Rows by their sort keys. Equal rows of a table without a key have one key.
+pub type RowsByKey = HashMap<Vec<u8>, Vec<Line>>;
 
 /// A row from a moment on, through changes of its key.
 #[derive(Debug, Default)]
 pub struct TouchedRow {
     /// The sort key that the row had at the moment; `None` if the row was inserted later.
     first_key: Option<Vec<u8>>,
-    /// Whether the row at the moment has still to be read from the history's images.
-    is_unread: bool,
     /// The first version is the row at the moment. Each other one was left by a transaction.
     pub versions: Vec<Version>,
 }
@@ -32,6 +35,11 @@ pub struct Version {
 }
 
 impl TouchedRow {
+    /// Whether the row at the moment has still to be read from the history's images.
+    fn is_unread(&self) -> bool {
+        self.first_key.is_some() && self.first().is_none()
+    }
+
     /// The row at the moment.
     pub fn first(&self) -> Option<&[u8]> {
         self.versions.first().and_then(|version| version.line.as_deref())
@@ -170,11 +178,7 @@ impl ChangedTable {
         // A table without a key has whole rows before each change.
         let line = (!is_keyed && has_old_line).then(|| old.line.into());
         let first = self.version(None, line);
-        self.rows.push(TouchedRow {
-            first_key: Some(old.key.into()),
-            is_unread: first.line.is_none(),
-            versions: vec![first],
-        });
+        self.rows.push(TouchedRow { first_key: Some(old.key.into()), versions: vec![first] });
         Ok(self.rows.len() - 1)
     }
 
@@ -228,13 +232,13 @@ impl ChangedTable {
         self.now = Some(Arc::clone(now));
     }
 
-    /// The keys of the rows that must be read as they were at the moment.
-    pub fn unread(&self) -> Keys {
+    /// The keys of the rows that must be read as they were at the moment; `None` for all rows.
+    pub fn unread(&self) -> Option<BTreeSet<Vec<u8>>> {
         if self.emptied.is_some() && !self.is_emptied_read && self.then.is_some() {
-            return Keys::All;
+            return None;
         }
-        let unread = self.rows.iter().filter(|row| row.is_unread);
-        Keys::Some(unread.filter_map(|row| row.first_key.clone()).collect())
+        let unread = self.rows.iter().filter(|row| row.is_unread());
+        Some(unread.filter_map(|row| row.first_key.clone()).collect())
     }
 
     /// Takes the rows at the moment that [`ChangedTable::unread`] asked for, and makes all lines whole lines of the
@@ -244,14 +248,11 @@ impl ChangedTable {
     /// `Damaged` if a row is not there, or is not whole.
     pub fn complete(&mut self, mut found: RowsByKey) -> Result<()> {
         let missing = self.unfit();
-        let mut touched = BTreeSet::new();
         for row in &mut self.rows {
             let Some(key) = &row.first_key else { continue };
-            touched.insert(key.clone());
             let line = found.get_mut(key).and_then(Vec::pop);
-            if row.is_unread {
+            if row.first().is_none() {
                 row.versions[0].line = Some(line.ok_or_else(|| missing_row(&missing))?);
-                row.is_unread = false;
             }
         }
         if let Some(transaction) = self.emptied.filter(|_| !self.is_emptied_read) {
@@ -261,7 +262,7 @@ impl ChangedTable {
                 for line in lines {
                     let first = Version { transaction: None, line: Some(line), shape: 0 };
                     let versions = vec![first, gone.clone()];
-                    self.rows.push(TouchedRow { first_key: Some(key.clone()), is_unread: false, versions });
+                    self.rows.push(TouchedRow { first_key: Some(key.clone()), versions });
                 }
             }
         }

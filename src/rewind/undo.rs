@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::changed::{ChangedRows, RowId};
 use super::conflicts::Conflict;
-use super::lookup::Line;
 use super::plan::Goals;
-use super::table::TouchedRow;
+use super::table::{Line, TouchedRow};
 use crate::codec::copy_text;
 use crate::source::amend::LiveSchema;
 
@@ -35,6 +34,26 @@ pub fn undo_goals(
         }
     }
     (goals, conflicts)
+}
+
+/// The rows that transactions which are taken back may have moved from one partition to another. The stream does not tell
+/// which deleted row became which inserted one, so all that one transaction did in the partitions of a table stay together.
+pub fn moves(changed: &ChangedRows, undone: &BTreeSet<u32>, schema: &LiveSchema) -> Vec<BTreeSet<RowId>> {
+    let mut moved = BTreeMap::<(u32, u32), [BTreeSet<RowId>; 2]>::new();
+    for (id, _, row) in changed.rows() {
+        let Some(root) = schema.roots.get(&id.table) else { continue };
+        for pair in row.versions.windows(2) {
+            let Some(transaction) = pair[1].transaction.filter(|it| undone.contains(it)) else { continue };
+            let (came, went) = (pair[0].line.is_none(), pair[1].line.is_none());
+            if came != went {
+                moved.entry((*root, transaction)).or_default()[usize::from(came)].insert(id);
+            }
+        }
+    }
+    let is_move = |[went, came]: &[BTreeSet<RowId>; 2]| {
+        went.iter().any(|went| came.iter().any(|came| came.table != went.table))
+    };
+    moved.into_values().filter(is_move).map(|[went, came]| went.into_iter().chain(came).collect()).collect()
 }
 
 /// Why a row cannot be what it would be without the transactions.

@@ -120,9 +120,8 @@ impl CountedSegment {
         let bad = || {
             Error::damaged(format!("the counts of {} are cut short; run `backwhen verify`", segment.place()))
         };
-        let mut counts = lookup.changes.counts().ok_or_else(bad)?;
-        for entry in segment.transactions() {
-            let changes = counts.next_transaction().ok_or_else(bad)?;
+        for (entry, changes) in segment.counted_transactions(&lookup.changes) {
+            let changes = changes.ok_or_else(bad)?;
             if !(span.past.until()..span.until).contains(&entry.commit_lsn) {
                 continue;
             }

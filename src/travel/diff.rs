@@ -151,7 +151,7 @@ impl Difference<'_> {
 fn fold(
     past: &Past,
     touched: &Touched,
-    exists: impl Fn(&TouchedTable) -> bool,
+    exists: impl Fn(&TouchedTable) -> bool + Sync,
 ) -> Result<HashMap<u32, FoldedTable>> {
     let wanted = |table: &Table| touched.tables.get(&table.oid).is_some_and(&exists);
     Ok(past.fold_tables(&wanted)?.into_iter().map(|table| (table.table.oid, table)).collect())

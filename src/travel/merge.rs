@@ -6,7 +6,6 @@ use super::key_of;
 use super::touched::TouchedTable;
 use crate::error::{Error, Result};
 use crate::fold::{FoldedTable, KeyRange, TableRows};
-use crate::model::Table;
 
 /// With more bytes of rows than this, tables of which the keys have changed are not compared.
 const ROWS_LIMIT: u64 = 256 << 20;
@@ -118,24 +117,17 @@ fn by_new_key(
         )));
     }
     let mut found: BTreeMap<Vec<u8>, Lines> = BTreeMap::new();
-    let add = |table: FoldedTable, add: &mut dyn FnMut(&Table, &[u8]) -> Result<()>| {
-        let shape = table.table.clone();
-        let mut rows = table.rows(KeyRange::all(), None)?;
-        while let Some((_, line)) = rows.next_row()? {
-            add(&shape, line)?;
-        }
-        Ok::<(), Error>(())
-    };
     if let Some(table) = before {
-        add(table, &mut |_, line| {
+        table.each(|_, line| {
             let line = OldLine::new(touched, line.to_vec())?;
             found.entry(key_of(&now, line.now())?).or_default().before.push(line);
             Ok(())
         })?;
     }
     if let Some(table) = after {
-        add(table, &mut |shape, line| {
-            found.entry(key_of(shape, line)?).or_default().after.push(line.to_vec());
+        let shape = table.table.clone();
+        table.each(|_, line| {
+            found.entry(key_of(&shape, line)?).or_default().after.push(line.to_vec());
             Ok(())
         })?;
     }

@@ -12,7 +12,6 @@ use serde::Serialize;
 use super::values::Values;
 use super::{Row, Span, Spans};
 use crate::error::Result;
-use crate::fold::KeyRange;
 use crate::follow::EventKind;
 use crate::model::{Inexact, Lsn, Table};
 use crate::past::{Commit, Past};
@@ -158,12 +157,7 @@ impl RowHistory<'_> {
             let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
             match keys {
                 Some(keys) => folded.find(&keys, |_, line| lives.begin(&table, line, from))?,
-                None => {
-                    let mut rows = folded.rows(KeyRange::all(), None)?;
-                    while let Some((_, line)) = rows.next_row()? {
-                        lives.begin(&table, line, from)?;
-                    }
-                }
+                None => folded.each(|_, line| lives.begin(&table, line, from))?,
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! SQL statements that make, take back or bring back changes of single rows.
 
 use crate::codec::copy_text::{self, sql_literal};
+use crate::connect::set_local_statements;
 use crate::error::{Result, one_line};
 use crate::model::schema::quote_ident;
 use crate::model::{Column, RowIdentity, Table};
@@ -13,22 +14,12 @@ pub struct RowChange<'a> {
     pub to: Option<&'a Row>,
 }
 
-/// Begins a script: one transaction, in which values mean what they mean in the history.
+/// Begins a script, before the settings under which values mean what they mean in the history.
 const BEGINNING: &str = "-- Written by backwhen. Read it, then apply it with: psql --no-psqlrc --file FILE
 \\set ON_ERROR_STOP on
 -- A statement that does not change exactly one row ends the script, and nothing is changed: division by zero.
 \\set one 'SELECT 1 / (:ROW_COUNT = 1)::int AS changed'
 BEGIN;
-SET LOCAL search_path = '';
-SET LOCAL datestyle = 'ISO, MDY';
-SET LOCAL intervalstyle = 'postgres';
-SET LOCAL timezone = 'UTC';
-SET LOCAL extra_float_digits = 3;
-SET LOCAL bytea_output = 'hex';
-SET LOCAL lc_monetary = 'C';
-SET LOCAL xmloption = 'content';
-SET LOCAL row_security = off;
-SET CONSTRAINTS ALL DEFERRED;
 ";
 
 /// The statements that lead from one state of the rows to another.
@@ -37,6 +28,8 @@ pub struct Script {
     statements: Vec<Statement>,
     /// Remarks for whoever reads the script.
     pub notes: Vec<String>,
+    /// Whether a row must be found with all of its values, and not by its key alone.
+    is_exact: bool,
 }
 
 struct Statement {
@@ -54,6 +47,11 @@ enum Kind {
 }
 
 impl Script {
+    /// A script that changes no row that has changed since.
+    pub fn exact() -> Script {
+        Script { is_exact: true, ..Script::default() }
+    }
+
     /// Adds the change of a row, in the columns of the table as `now` has them. Changes are made in the order of their
     /// places.
     ///
@@ -65,7 +63,7 @@ impl Script {
             (_, None) => Kind::Delete,
             _ => Kind::Update,
         };
-        let statement = change.statement(now)?;
+        let statement = change.statement(now, self.is_exact)?;
         self.statements.extend(statement.map(|sql| Statement { place, kind, table: now.oid, sql }));
         Ok(())
     }
@@ -87,20 +85,21 @@ impl Script {
         let notes = self.notes.iter().map(|note| format!("-- {}\n", one_line(note)));
         let statements = self.statements.iter().map(|it| format!("{}\n:one \\gset\n", it.sql));
         let body: String = notes.chain(statements).collect();
-        format!("{BEGINNING}{body}COMMIT;\n")
+        let settings = set_local_statements();
+        format!("{BEGINNING}{settings}SET CONSTRAINTS ALL DEFERRED;\n{body}COMMIT;\n")
     }
 }
 
 impl RowChange<'_> {
     /// The statement; `None` if there is nothing to do.
-    fn statement(&self, now: &Table) -> Result<Option<String>> {
+    fn statement(&self, now: &Table, is_exact: bool) -> Result<Option<String>> {
         Ok(match (self.from, self.to) {
             (None, None) => None,
             (None, Some(to)) => Some(insert(now, to)? + ";"),
             (Some(from), None) => {
-                Some(format!("DELETE FROM {} WHERE {};", now.quoted(), condition(now, from)?))
+                Some(format!("DELETE FROM {} WHERE {};", now.quoted(), condition(now, from, is_exact)?))
             }
-            (Some(from), Some(to)) => update(now, from, to)?,
+            (Some(from), Some(to)) => update(now, from, to, is_exact)?,
         })
     }
 }
@@ -148,7 +147,7 @@ fn insert(now: &Table, row: &Row) -> Result<String> {
     Ok(format!("INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE VALUES ({values})"))
 }
 
-fn update(now: &Table, from: &Row, to: &Row) -> Result<Option<String>> {
+fn update(now: &Table, from: &Row, to: &Row, is_exact: bool) -> Result<Option<String>> {
     let (before, after) = (values(now, from)?, values(now, to)?);
     let changed = after.into_iter().filter(|it| !before.contains(it));
     let sets: Vec<_> =
@@ -156,29 +155,32 @@ fn update(now: &Table, from: &Row, to: &Row) -> Result<Option<String>> {
     if sets.is_empty() {
         return Ok(None);
     }
-    Ok(Some(format!("UPDATE {} SET {} WHERE {};", now.quoted(), sets.join(", "), condition(now, from)?)))
+    let condition = condition(now, from, is_exact)?;
+    Ok(Some(format!("UPDATE {} SET {} WHERE {condition};", now.quoted(), sets.join(", "))))
 }
 
-/// The condition that only this row fulfils.
-fn condition(now: &Table, row: &Row) -> Result<String> {
+/// The condition that only this row fulfils; if `is_exact`, only as long as it is so.
+fn condition(now: &Table, row: &Row, is_exact: bool) -> Result<String> {
     let values = values(now, row)?;
+    let join = |parts: Vec<String>| if parts.is_empty() { "true".to_owned() } else { parts.join(" AND ") };
+    // Not every type has an operator of equality, but each has a text.
+    let is_so = |(column, value): &(&Column, String)| {
+        let text = format!("{value}::{}::text", column.type_name);
+        format!("{}::text IS NOT DISTINCT FROM {text}", quote_ident(&column.name))
+    };
     match &now.identity {
+        RowIdentity::Key(_) if is_exact => Ok(join(values.iter().map(is_so).collect())),
         RowIdentity::Key(key) => {
             let is_key = |(column, _): &&(&Column, String)| {
                 key.iter().any(|place| now.columns[*place].is_same_as(column))
             };
-            let parts = values.iter().filter(is_key);
-            let parts: Vec<_> =
-                parts.map(|(column, value)| format!("{} = {value}", quote_ident(&column.name))).collect();
-            Ok(parts.join(" AND "))
+            let part =
+                |(column, value): &(&Column, String)| format!("{} = {value}", quote_ident(&column.name));
+            Ok(join(values.iter().filter(is_key).map(part).collect()))
         }
-        // Not every type has an operator of equality, but each has a text. One of several equal rows is meant.
+        // One of several equal rows is meant.
         RowIdentity::WholeRow => {
-            let part = |(column, value): &(&Column, String)| {
-                format!("{}::text IS NOT DISTINCT FROM {value}", quote_ident(&column.name))
-            };
-            let parts: Vec<_> = values.iter().map(part).collect();
-            let parts = if parts.is_empty() { "true".to_owned() } else { parts.join(" AND ") };
+            let parts = join(values.iter().map(is_so).collect());
             Ok(format!("ctid = (SELECT ctid FROM {} WHERE {parts} LIMIT 1)", now.quoted()))
         }
     }

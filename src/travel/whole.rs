@@ -12,8 +12,7 @@ use super::row::TrackedRows;
 use super::{Operation, Span, key_of};
 use crate::codec::copy_text;
 use crate::error::{Error, Result};
-use crate::fold::KeyRange;
-use crate::follow::{Event, EventKind, Follow, Reshape, RowChange, TableChange, Transaction};
+use crate::follow::{Event, EventKind, Follow, Reshape, RowChange, TableChange, Transaction, Wanted};
 use crate::history::journal::ChosenBlocks;
 use crate::model::{Inexact, Lsn, RowIdentity, Table};
 use crate::signal::DefinitionChange;
@@ -44,7 +43,7 @@ pub enum Step<'a> {
 /// How a span is followed.
 pub struct WholeRows<'a> {
     pub span: &'a Span,
-    pub wanted: &'a dyn Fn(&Table) -> bool,
+    pub wanted: Wanted<'a>,
     /// Whether rows are wanted whole. Otherwise a row is what the stream carries of it, perhaps with holes.
     pub whole: bool,
     /// Whether the rows that a TRUNCATE removes are wanted one by one.
@@ -57,7 +56,7 @@ pub struct WholeRows<'a> {
 
 impl<'a> WholeRows<'a> {
     /// All rows of the wanted tables, whole, also those that a TRUNCATE removes.
-    pub fn all(span: &'a Span, wanted: &'a dyn Fn(&Table) -> bool) -> WholeRows<'a> {
+    pub fn all(span: &'a Span, wanted: Wanted<'a>) -> WholeRows<'a> {
         WholeRows { span, wanted, whole: true, truncated: true, only: None, blocks: Arc::default() }
     }
 }
@@ -114,7 +113,7 @@ impl WholeRows<'_> {
     }
 
     fn journal(&self, until: Lsn) -> Result<Follow<'_>> {
-        Ok(self.span.past.follow(until, self.wanted)?.reading_only(Arc::clone(&self.blocks)))
+        Ok(self.span.past.follow(until, self.wanted)?.reading_only(&self.blocks))
     }
 
     fn passes_over(&self, table: &Table, change: &RowChange<'_>) -> bool {
@@ -170,17 +169,11 @@ impl WholeRows<'_> {
             else {
                 continue;
             };
-            if it.all {
-                let mut rows = table.rows(KeyRange::all(), None)?;
-                while let Some((key, line)) = rows.next_row()? {
-                    state.rows.insert(key.to_vec(), Some(line.to_vec()));
-                }
-            } else {
-                table.find(&it.keys, |key, line| {
-                    state.rows.insert(key.to_vec(), Some(line.to_vec()));
-                    Ok(())
-                })?;
-            }
+            let hold = |key: &[u8], line: &[u8]| {
+                state.rows.insert(key.to_vec(), Some(line.to_vec()));
+                Ok(())
+            };
+            if it.all { table.each(hold)? } else { table.find(&it.keys, hold)? }
         }
         Ok(states)
     }
@@ -257,12 +250,12 @@ impl WholeRows<'_> {
         }
         if !state.is_cleared && !state.holds_all {
             for folded in self.span.past.fold_tables(&|it| it.oid == table.oid)? {
-                let mut rows = folded.rows(KeyRange::all(), None)?;
-                while let Some((key, line)) = rows.next_row()? {
+                folded.each(|key, line| {
                     if state.stays(key) {
                         remove(&reshaped(state.reshape.as_ref(), line)?)?;
                     }
-                }
+                    Ok(())
+                })?;
             }
         }
         for line in state.rows.values().flatten() {

@@ -1,10 +1,18 @@
 //! Writes to standard output and standard error so that no absent reader and no full disk makes the program panic.
 
 use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::error::{Context, Kind, Result, one_line};
+
+/// Whether the reader of standard output has gone away.
+static IS_UNREAD: AtomicBool = AtomicBool::new(false);
+
+pub fn is_unread() -> bool {
+    IS_UNREAD.load(Ordering::Relaxed)
+}
 
 /// Writes a line to standard output. A reader that has gone away, such as `head`, has read all it wanted; that is no
 /// error.
@@ -14,7 +22,10 @@ use crate::error::{Context, Kind, Result, one_line};
 pub fn write_line(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            IS_UNREAD.store(true, Ordering::Relaxed);
+            Ok(())
+        }
         written => written.context(Kind::Unavailable, || "cannot write to standard output".into()),
     }
 }

@@ -27,7 +27,7 @@ pub struct ChangeCount {
 }
 
 /// Gathers the counts of a segment's transactions.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct CountsBuilder {
     /// The counts of the present transaction.
     current: BTreeMap<(u32, ChangeKind), (u64, u64)>,

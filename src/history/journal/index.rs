@@ -16,7 +16,7 @@ use crate::model::{Lsn, PgTime};
 use crate::signal::key::body_of;
 use crate::signal::{DEFINITION, DIGESTS, MARK, ROLES, SEQUENCES};
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct OpenTransaction {
     commit_lsn: Lsn,
     time: PgTime,
@@ -39,6 +39,7 @@ impl Span {
     }
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct Index {
     summary: SegmentSummary,
     counts: BTreeMap<u32, RelationCounts>,

@@ -131,7 +131,7 @@ impl ChangeIndex {
 }
 
 /// Gathers the index of the blocks that it is shown.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ChangeIndexBuilder {
     /// The places of the key's columns in the tuples of each relation; `None` if the stream does not name its rows by a
     /// key.
@@ -234,7 +234,7 @@ fn cstr(bytes: &mut ByteReader<'_>) -> Option<()> {
 }
 
 /// One column of a tuple.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Field {
     Null,
     Unchanged,
@@ -244,7 +244,7 @@ enum Field {
 
 /// The tuples of a row message. The value is filled anew for each message, since new memory for every row would take
 /// longer than all the rest.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct RowMessage {
     /// The row before the change, or its key; empty if the stream has neither.
     old: Vec<Field>,

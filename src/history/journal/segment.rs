@@ -1,15 +1,17 @@
 //! Reads a segment, open or sealed, while a writer may be appending to it or sealing it.
 
-use std::ops::ControlFlow;
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::block;
+use super::counts::{ChangeCount, Counts};
 use super::fault::{self, SegmentFault};
 use super::footer::{self, Footer};
 use super::index::Index;
-use super::lookup::{ChangeIndex, ChangeIndexBuilder};
+use super::lookup::{ChangeIndex, ChangeIndexBuilder, SoughtRows};
 use super::name::{SegmentHeader, SegmentName};
 use super::parts::Parts;
 use super::peek::peek;
@@ -19,7 +21,7 @@ use super::record::{Record, Records};
 use super::relations::Relations;
 use super::sections::encode_blocks;
 use super::summary::{SegmentSummary, TransactionEntry};
-use super::walk::{Tail, WalkedBlock, walk};
+use super::walk::{Tail, WalkedBlock, WalkedTo, walk_from};
 use crate::error::{Kind, Result};
 use crate::history::key::{Digest, digest_of};
 use crate::model::Lsn;
@@ -34,6 +36,15 @@ pub struct Segment {
     header: SegmentHeader,
     footer: Footer,
     in_force_at_end: Relations,
+    /// How far an open segment was read.
+    growth: Option<Growth>,
+}
+
+/// The end of an open segment, from which its reader can go on when the segment has grown.
+#[derive(Clone, Debug)]
+struct Growth {
+    index: Index,
+    end: WalkedTo,
 }
 
 impl Segment {
@@ -72,8 +83,9 @@ impl Segment {
         let (header, key) = bytes.begin(&journal.authorship)?;
         let (footer, _) = footer::read_checked(&bytes, key.as_ref())?;
         let mut in_force_at_end = Relations::default();
+        let bytes = Arc::new(bytes);
         let mut segment =
-            Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end: Relations::default() };
+            Segment { bytes, header, footer, in_force_at_end: Relations::default(), growth: None };
         segment.relations().for_each(|message| {
             in_force_at_end.tell(message);
         });
@@ -95,24 +107,45 @@ impl Segment {
         }
     }
 
+    /// Opens the segment as it is now. Of a segment that is still written to, only what came since is read.
+    ///
+    /// # Errors
+    /// The errors of [`Segment::open`].
+    pub fn reopen(&self, journal: &Journal) -> Result<Segment> {
+        let name = self.name();
+        match &self.growth {
+            Some(growth) if !journal.holds(name.form(true))? => {
+                Segment::scan_on(journal, name, growth.clone()).or_else(|_| Segment::open(journal, name))
+            }
+            _ => Segment::open(journal, name),
+        }
+    }
+
     /// Reads the open form once, without regard to its writer.
     pub(super) fn scan(journal: &Journal, name: SegmentName) -> Result<Segment> {
+        let growth = Growth { index: Index::new(name.epoch, name.start), end: WalkedTo::start(name.start) };
+        Segment::scan_on(journal, name, growth)
+    }
+
+    fn scan_on(journal: &Journal, name: SegmentName, from: Growth) -> Result<Segment> {
         let bytes = journal.open(name)?;
         let (header, key) = bytes.begin(&journal.authorship)?;
-        let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
+        let walk = walk_from(&*bytes.object, from.end, bytes.len(), key.as_ref());
+        let end = walk.end();
         match walk.tail {
             Tail::Whole | Tail::Incomplete | Tail::Torn => {}
             Tail::Damaged { offset, what } => return Err(bytes.fault(offset, SegmentFault::Bad(what))),
             Tail::Newer => return Err(fault::newer(&bytes.place)),
         }
-        let mut index = Index::new(header.epoch, header.start);
+        let mut index = from.index;
         for WalkedBlock { offset, digest, .. } in walk.blocks {
             block::read(&*bytes.object, offset, walk.complete_len - offset, digest.as_ref())
                 .and_then(|read| index.block(offset, &read.header, &read.raw, digest))
                 .map_err(|fault| bytes.fault(offset, fault))?;
         }
+        let growth = Some(Growth { index: index.clone(), end });
         let (footer, in_force_at_end) = index.finish();
-        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end })
+        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end, growth })
     }
 
     /// The segment's name, in the form in which it was opened.
@@ -172,6 +205,39 @@ impl Segment {
             changes.end_block();
         }
         Ok(changes.finish())
+    }
+
+    /// Returns the transactions in commit order, each with its counts in `changes`, the index of this segment. A transaction
+    /// has none if the index is cut short.
+    pub fn counted_transactions<'a>(
+        &'a self,
+        changes: &'a ChangeIndex,
+    ) -> impl Iterator<Item = (&'a TransactionEntry, Option<Vec<ChangeCount>>)> {
+        let mut counts = changes.counts();
+        let transactions = self.footer.transactions.iter();
+        transactions.map(move |entry| (entry, counts.as_mut().and_then(Counts::next_transaction)))
+    }
+
+    /// Returns the numbers of the blocks that hold schema changes, and of the blocks that hold changes of the wanted tables
+    /// in transactions that committed within a range. `changes` is the index of this segment.
+    pub fn blocks_that_change(
+        &self,
+        changes: &ChangeIndex,
+        commits: &Range<Lsn>,
+        is_wanted: &dyn Fn(u32) -> bool,
+    ) -> Vec<u32> {
+        let mut chosen: BTreeSet<_> = changes.blocks_with(&SoughtRows::none()).into_iter().collect();
+        for (entry, changed) in self.counted_transactions(changes) {
+            // What the counts do not tell is read.
+            let matters = changed.is_none_or(|changed| changed.iter().any(|it| is_wanted(it.oid)));
+            if matters && commits.contains(&entry.commit_lsn) {
+                chosen.insert(entry.block);
+                let behind = self.footer.blocks.iter().zip(0..).skip(entry.block as usize + 1);
+                let goes_on = behind.take_while(|(block, _)| block.first == entry.commit_lsn);
+                chosen.extend(goes_on.map(|(_, number)| number));
+            }
+        }
+        chosen.into_iter().collect()
     }
 
     /// Returns a digest of the segment's content and of the places of its blocks.

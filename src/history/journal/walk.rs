@@ -33,6 +33,23 @@ pub(super) struct Walk {
     /// The bytes of the segment when it was walked.
     pub(super) len: u64,
     pub(super) tail: Tail,
+    /// The tag of the last block up to the last complete transaction.
+    last_tag: Tag,
+}
+
+/// A place behind a complete transaction, from which a walk can go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WalkedTo {
+    offset: u64,
+    frontier: Lsn,
+    last_tag: Tag,
+}
+
+impl WalkedTo {
+    /// The place behind the header of a segment that begins at `start`.
+    pub(super) fn start(start: Lsn) -> WalkedTo {
+        WalkedTo { offset: HEADER_LEN as u64, frontier: start, last_tag: SegmentKey::no_block() }
+    }
 }
 
 #[derive(Debug)]
@@ -41,24 +58,33 @@ pub(super) struct WalkedBlock {
     pub(super) header: BlockHeader,
     /// The digest that a holder of the key vouches for, if the walk had the key.
     pub(super) digest: Option<Digest>,
-    tag: Option<Tag>,
 }
 
 impl Walk {
     /// Returns the tag of the last block up to the last complete transaction.
     pub(super) fn last_tag(&self) -> Tag {
-        self.blocks.last().and_then(|block| block.tag).unwrap_or_else(SegmentKey::no_block)
+        self.last_tag
+    }
+
+    pub(super) fn end(&self) -> WalkedTo {
+        WalkedTo { offset: self.complete_len, frontier: self.frontier, last_tag: self.last_tag }
     }
 }
 
 /// Walks the first `len` bytes of an open segment whose header is sound. With a key, a sound block without a tag of the
 /// key is damage.
 pub(super) fn walk(object: &dyn Object, start: Lsn, len: u64, key: Option<&SegmentKey>) -> Walk {
+    walk_from(object, WalkedTo::start(start), len, key)
+}
+
+/// Walks an open segment from the place where an earlier walk ended.
+pub(super) fn walk_from(object: &dyn Object, from: WalkedTo, len: u64, key: Option<&SegmentKey>) -> Walk {
+    let WalkedTo { offset, frontier, last_tag } = from;
     let mut walk =
-        Walk { blocks: Vec::new(), complete_len: HEADER_LEN as u64, frontier: start, len, tail: Tail::Whole };
+        Walk { blocks: Vec::new(), complete_len: offset, frontier, len, tail: Tail::Whole, last_tag };
     let mut parts = Vec::new();
-    let mut at = HEADER_LEN as u64;
-    let mut last_tag = SegmentKey::no_block();
+    let mut at = offset;
+    let mut last_tag = last_tag;
     while at < len {
         let block = match check(object, at, len, key, &mut last_tag) {
             Ok(Ok(block)) => block,
@@ -86,6 +112,7 @@ pub(super) fn walk(object: &dyn Object, start: Lsn, len: u64, key: Option<&Segme
         at += header.whole_len();
         if !header.ends_inside() {
             walk.blocks.append(&mut parts);
+            walk.last_tag = last_tag;
             walk.complete_len = at;
             walk.frontier = header.after;
         }
@@ -106,7 +133,7 @@ fn check(
 ) -> Result<Result<WalkedBlock, String>, SegmentFault> {
     let Some(key) = key else {
         let header = block::check(object, at, len - at)?;
-        return Ok(Ok(WalkedBlock { offset: at, header, digest: None, tag: None }));
+        return Ok(Ok(WalkedBlock { offset: at, header, digest: None }));
     };
     let (header, proof) = block::check_with_proof(object, at, len - at)?;
     let tag = key.block_tag(last_tag, &proof.digest);
@@ -114,7 +141,7 @@ fn check(
         return Ok(Err(key.not_ours()));
     }
     *last_tag = tag;
-    Ok(Ok(WalkedBlock { offset: at, header, digest: Some(proof.digest), tag: Some(tag) }))
+    Ok(Ok(WalkedBlock { offset: at, header, digest: Some(proof.digest) }))
 }
 
 /// Judges whether the bad bytes at `bad` were synced once, which a sound block behind them may tell.

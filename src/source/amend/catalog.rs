@@ -1,6 +1,6 @@
 //! The constraints, triggers and rules of the tables to change, as the source's catalogs have them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use tokio_postgres::{Client, Row};
 
@@ -8,8 +8,10 @@ use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::model::Table;
 
+use super::rows::{FreeValue, Parking};
+
 /// The constraints and triggers that are in force.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveSchema {
     pub foreign_keys: Vec<ForeignKey>,
     pub unique_keys: Vec<UniqueKey>,
@@ -19,12 +21,21 @@ pub struct LiveSchema {
     pub ruled: BTreeSet<u32>,
     /// The partitioned table at the top, by partition.
     pub roots: BTreeMap<u32, u32>,
-    /// The columns with stored values, by table: number, name and type.
-    columns: BTreeMap<u32, Vec<(i16, String, u32)>>,
+    /// The columns with stored values, by table.
+    columns: BTreeMap<u32, Vec<LiveColumn>>,
+}
+
+/// A column as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LiveColumn {
+    number: i16,
+    name: String,
+    type_oid: u32,
+    takes_null: bool,
 }
 
 /// A foreign key between tables with rows: partitioned tables are replaced by their partitions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignKey {
     pub name: String,
     pub children: Vec<ChildTable>,
@@ -38,7 +49,7 @@ pub struct ForeignKey {
 }
 
 /// A table whose rows refer to others. The history may not have it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChildTable {
     pub oid: u32,
     pub schema: String,
@@ -46,7 +57,7 @@ pub struct ChildTable {
 }
 
 /// Columns whose values are unique in a table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UniqueKey {
     pub table: u32,
     pub name: String,
@@ -56,7 +67,7 @@ pub struct UniqueKey {
 }
 
 /// A trigger that somebody made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveTrigger {
     pub name: String,
     /// `pg_trigger.tgenabled`.
@@ -100,13 +111,13 @@ SELECT t.tgrelid, t.tgname::text, t.tgenabled::text FROM pg_catalog.pg_trigger t
 const RULES: &str = "SELECT DISTINCT ev_class FROM pg_catalog.pg_rewrite WHERE ev_class = ANY ($1)";
 
 const ROOTS: &str = "
-SELECT c.oid, pg_catalog.pg_partition_root(c.oid)::oid FROM pg_catalog.pg_class c WHERE c.relispartition AND c.oid = ANY ($1)";
+SELECT c.oid, pg_catalog.pg_partition_root(c.oid)::oid FROM pg_catalog.pg_class c WHERE c.relispartition AND c.relkind = 'r'";
 
 const COLUMNS: &str = "
-SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid FROM pg_catalog.pg_attribute a
+SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, NOT a.attnotnull FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum";
 
-/// Reads what is in force for these tables, and all foreign keys.
+/// Reads what is in force for these tables, and the foreign keys and partitions of all tables.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
@@ -127,11 +138,13 @@ pub async fn live_schema(client: &Client, tables: &[u32]) -> Result<LiveSchema> 
     for row in client.query(RULES, &[&tables]).await.map_err(failed)? {
         schema.ruled.insert(row.get(0));
     }
-    for row in client.query(ROOTS, &[&tables]).await.map_err(failed)? {
+    for row in client.query(ROOTS, &[]).await.map_err(failed)? {
         schema.roots.insert(row.get(0), row.get(1));
     }
     for row in client.query(COLUMNS, &[&tables]).await.map_err(failed)? {
-        schema.columns.entry(row.get(0)).or_default().push((row.get(1), row.get(2), row.get(3)));
+        let (number, name, type_oid, takes_null) = (row.get(1), row.get(2), row.get(3), row.get(4));
+        let column = LiveColumn { number, name, type_oid, takes_null };
+        schema.columns.entry(row.get(0)).or_default().push(column);
     }
     Ok(schema)
 }
@@ -193,9 +206,9 @@ impl LiveSchema {
     /// # Errors
     /// `Refused` with the table's name.
     pub fn check(&self, table: &Table) -> Result<()> {
-        let known = table.columns.iter().map(|column| (column.number, column.name.clone(), column.type_oid));
+        let known = table.columns.iter().map(|column| (column.number, &column.name, column.type_oid));
         let found = self.columns.get(&table.oid).map(Vec::as_slice).unwrap_or_default();
-        if !known.eq(found.iter().cloned()) {
+        if !known.eq(found.iter().map(|column| (column.number, &column.name, column.type_oid))) {
             return Err(Error::refused(format!(
                 "{} has other columns on the source than in the history; take a checkpoint with: backwhen checkpoint \
                  --from-source, then try again",
@@ -216,6 +229,43 @@ impl LiveSchema {
             )));
         }
         Ok(())
+    }
+
+    /// Adds the tables that foreign keys lead to from these tables, in either direction, and the partitions beside them.
+    pub fn related(&self, mut tables: HashSet<u32>) -> HashSet<u32> {
+        loop {
+            let before = tables.len();
+            for key in &self.foreign_keys {
+                let ends = || key.children.iter().map(|child| child.oid).chain(key.parents.iter().copied());
+                if ends().any(|oid| tables.contains(&oid)) {
+                    tables.extend(ends());
+                }
+            }
+            let roots: HashSet<_> =
+                self.roots.iter().filter(|(oid, _)| tables.contains(oid)).map(|(_, root)| *root).collect();
+            tables.extend(self.roots.iter().filter(|(_, root)| roots.contains(root)).map(|(oid, _)| *oid));
+            if tables.len() == before {
+                return tables;
+            }
+        }
+    }
+
+    /// Finds the place where rows can wait while others take their values of a unique key: a column that no foreign key
+    /// refers to, best of all one that takes NULL.
+    pub fn parking(&self, table: &Table, key: &UniqueKey) -> Option<Parking> {
+        let is_referred_to = |column: &String| {
+            let mut keys = self.foreign_keys.iter().filter(|it| it.parents.contains(&table.oid));
+            keys.any(|it| it.parent_columns.contains(column))
+        };
+        let found = self.columns.get(&table.oid).into_iter().flatten();
+        let candidates =
+            found.filter(|column| key.columns.contains(&column.name) && !is_referred_to(&column.name));
+        let parking = candidates.filter_map(|column| {
+            let at = table.columns.iter().position(|it| it.number == column.number)?;
+            let value = FreeValue::of(column.type_oid, column.takes_null)?;
+            Some(Parking { column: at, value })
+        });
+        parking.min_by_key(|parking| parking.value != FreeValue::Null)
     }
 
     /// Whether rows of the table can be deleted and inserted again within one statement, whoever refers to them.

@@ -3,7 +3,6 @@
 
 mod catalog;
 mod rows;
-mod script;
 mod statements;
 
 use std::time::Duration;
@@ -13,8 +12,7 @@ use futures_util::SinkExt;
 use tokio_postgres::error::SqlState;
 
 pub use catalog::{ChildTable, ForeignKey, LiveSchema, UniqueKey, live_schema, schema_by_names};
-pub use rows::{Act, AmendedRow, AmendedTable};
-pub use script::script;
+pub use rows::{Act, AmendedRow, AmendedTable, Parking};
 use statements::{TableStatements, all_at_once};
 
 use super::blocker::{while_waiting, with_blocker};
@@ -37,6 +35,9 @@ const LOCK_TIMEOUT: &str = "500ms";
 /// is less than the server's `deadlock_timeout` (1 s), so that we give way and not the application.
 const APPLY_TIMEOUT: &str = "800ms";
 
+/// The server's memory for joining the rows with the live tables, so that many rows need no temporary files.
+const WORK_MEMORY: &str = "64MB";
+
 /// The pause between two attempts, in which those writers get their turn.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -58,45 +59,11 @@ impl AmendSession {
         Ok(AmendSession { session, source: source.clone(), statements: Vec::new() })
     }
 
-    /// Tells which of these rows of a table meet a condition that a person wrote. `None` if the table lacks a column
-    /// that the condition names.
-    ///
-    /// # Errors
-    /// `Usage` if the server cannot read the condition.
-    pub async fn meeting(
-        &self,
-        table: &Table,
-        lines: &[&[u8]],
-        condition: &str,
-    ) -> Result<Option<Vec<bool>>> {
-        let failed = |error| server_error(format!("cannot try --where on {}", table.display()), error);
-        let statements = TableStatements::new(0, table, self.session.server_encoding());
-        let [make, copy] = statements.sieve();
-        self.session.batch_execute(&make).await.map_err(failed)?;
-        let row =
-            |(number, line): (usize, &&[u8])| [number.to_string().as_bytes(), b"\t", *line, b"\n"].concat();
-        self.copy_in(&copy, vec![lines.iter().enumerate().flat_map(row).collect::<Vec<u8>>().into()])
-            .await
-            .map_err(failed)?;
-        let name = crate::model::schema::quote_ident(&table.name);
-        let query =
-            format!("SELECT backwhen_number FROM pg_temp.backwhen_sieve AS {name} WHERE (\n{condition}\n)");
-        let rows = match self.session.query(&query, &[]).await {
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => return Ok(None),
-            rows => rows.map_err(failed)?,
-        };
-        let mut meets = vec![false; lines.len()];
-        for row in rows {
-            meets[row.get::<_, i64>(0) as usize] = true;
-        }
-        Ok(Some(meets))
-    }
-
     /// Sends the rows into temporary tables of this session, before anything is locked.
     ///
     /// # Errors
     /// `Refused` or `Unavailable` with the server's words.
-    pub async fn load(&mut self, tables: &[AmendedTable]) -> Result<()> {
+    pub async fn load(&mut self, tables: &[&AmendedTable]) -> Result<()> {
         let encoding = self.session.server_encoding().to_owned();
         self.statements.clear();
         for (number, amended) in tables.iter().enumerate() {
@@ -112,7 +79,7 @@ impl AmendSession {
     ///
     /// # Errors
     /// The errors of [`AmendSession::load`].
-    pub async fn reload(&self, tables: &[AmendedTable]) -> Result<()> {
+    pub async fn reload(&self, tables: &[&AmendedTable]) -> Result<()> {
         for (statements, amended) in self.statements.iter().zip(tables) {
             self.run(&statements.clear()).await?;
             self.send(statements, amended).await?;
@@ -198,8 +165,11 @@ impl AmendSession {
     ///
     /// # Errors
     /// `Refused` if a constraint is in the way, with the server's words.
-    pub async fn apply(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<Vec<Surprise>> {
-        self.run(&format!("SET LOCAL lock_timeout = '{APPLY_TIMEOUT}'")).await?;
+    pub async fn apply(&self, schema: &LiveSchema, tables: &[&AmendedTable]) -> Result<Vec<Surprise>> {
+        self.run(&format!(
+            "SET LOCAL lock_timeout = '{APPLY_TIMEOUT}'; SET LOCAL work_mem = '{WORK_MEMORY}'"
+        ))
+        .await?;
         self.switch_triggers(schema, tables, false).await?;
         self.run("SET CONSTRAINTS ALL DEFERRED").await?;
         self.refuse_orphans(schema, tables).await?;
@@ -212,7 +182,7 @@ impl AmendSession {
         Ok(Vec::new())
     }
 
-    async fn switch_triggers(&self, schema: &LiveSchema, tables: &[AmendedTable], on: bool) -> Result<()> {
+    async fn switch_triggers(&self, schema: &LiveSchema, tables: &[&AmendedTable], on: bool) -> Result<()> {
         let mut batch = String::new();
         for (statements, amended) in self.statements.iter().zip(tables) {
             let triggers = schema.triggers.get(&amended.table.oid).map(Vec::as_slice).unwrap_or_default();
@@ -224,7 +194,7 @@ impl AmendSession {
     }
 
     /// A deleted parent must not take along, or change, rows that nobody asked to change.
-    async fn refuse_orphans(&self, schema: &LiveSchema, tables: &[AmendedTable]) -> Result<()> {
+    async fn refuse_orphans(&self, schema: &LiveSchema, tables: &[&AmendedTable]) -> Result<()> {
         let failed = |error| server_error("cannot look for rows that refer to those that go", error);
         let place = |oid: u32| tables.iter().position(|it| it.table.oid == oid);
         for key in schema.foreign_keys.iter().filter(|key| key.acts_on_delete) {
@@ -248,14 +218,12 @@ impl AmendSession {
     }
 
     /// Returns whether each statement changed as many rows as it must.
-    async fn change(&self, tables: &[AmendedTable]) -> Result<bool> {
+    async fn change(&self, tables: &[&AmendedTable]) -> Result<bool> {
         let failed = |error| server_error("the rows cannot be put back", error);
         let (mut changes, mut expected) = (Vec::new(), Vec::new());
         for (statements, amended) in self.statements.iter().zip(tables) {
-            if let Some(column) = amended.parking {
-                for statement in statements.park(column) {
-                    self.session.batch_execute(&statement).await.map_err(failed)?;
-                }
+            if let Some(parking) = amended.parking {
+                self.session.batch_execute(&statements.park(parking)).await.map_err(failed)?;
             }
             changes.extend(statements.changes(amended.acts(), &amended.changed_columns()));
             let counts = [&[Act::Delete, Act::Replace][..], &[Act::Update], &[Act::Insert, Act::Replace]];

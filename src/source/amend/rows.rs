@@ -16,8 +16,46 @@ const PIECE: usize = 256 * 1024;
 pub struct AmendedTable {
     pub table: Table,
     pub rows: Vec<AmendedRow>,
-    /// A column that takes NULL, in which updated rows that take each other's unique values wait for their turn.
-    pub parking: Option<usize>,
+    /// The place where updated rows that take each other's unique values wait for their turn.
+    pub parking: Option<Parking>,
+}
+
+/// A column in which rows wait, and what they hold there meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parking {
+    pub column: usize,
+    pub value: FreeValue,
+}
+
+/// A value that no row has or shall have, and that differs from row to row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreeValue {
+    Null,
+    /// A number above all others.
+    Number,
+    /// The text of a random UUID.
+    Text,
+    Uuid,
+}
+
+impl FreeValue {
+    /// The values that a column can hold while its row waits; `None` if no such value of the type is known.
+    pub(super) fn of(type_oid: u32, takes_null: bool) -> Option<FreeValue> {
+        const INT8: u32 = 20;
+        const INT2: u32 = 21;
+        const INT4: u32 = 23;
+        const TEXT: u32 = 25;
+        const VARCHAR: u32 = 1043;
+        const NUMERIC: u32 = 1700;
+        const UUID: u32 = 2950;
+        match type_oid {
+            _ if takes_null => Some(FreeValue::Null),
+            INT2 | INT4 | INT8 | NUMERIC => Some(FreeValue::Number),
+            TEXT | VARCHAR => Some(FreeValue::Text),
+            UUID => Some(FreeValue::Uuid),
+            _ => None,
+        }
+    }
 }
 
 /// One row: the line that must be there now, and the line that shall be there.
@@ -26,7 +64,7 @@ pub struct AmendedRow {
     pub act: Act,
     pub now: Option<Box<[u8]>>,
     pub then: Option<Box<[u8]>>,
-    /// Whether the row waits in the parking column while another row takes its unique value.
+    /// Whether the row waits in the parking place while another row takes its unique value.
     pub parks: bool,
 }
 
@@ -71,7 +109,8 @@ impl AmendedTable {
             let pairs = copy_text::columns(now).zip(copy_text::columns(then));
             pairs.zip(&mut changed).for_each(|((now, then), changed)| *changed |= now != then);
         }
-        let parked = self.parking.filter(|_| self.rows.iter().any(|row| row.parks));
+        let parks = self.rows.iter().any(|row| row.parks);
+        let parked = self.parking.filter(|_| parks).map(|parking| parking.column);
         (0..changed.len()).filter(|at| changed[*at] || parked == Some(*at)).collect()
     }
 

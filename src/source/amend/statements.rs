@@ -5,6 +5,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::source::digests::text_of;
 
 use super::catalog::{ChildTable, ForeignKey, LiveTrigger};
+use super::rows::{FreeValue, Parking};
 
 /// A table that is to be put right, and the names of what belongs to it.
 pub struct TableStatements {
@@ -69,7 +70,14 @@ impl TableStatements {
     }
 
     pub fn analyze(&self) -> String {
-        format!("ANALYZE {}; ANALYZE {}; ", self.temporary(false), self.temporary(true))
+        // The numbers of rows matter, and the values by which rows are found; reading all values would take longer.
+        let key = self.key.iter().flatten().map(|at| format!(", c{at}"));
+        format!(
+            "ANALYZE {} (number{}); ANALYZE {} (number); ",
+            self.temporary(false),
+            key.collect::<String>(),
+            self.temporary(true)
+        )
     }
 
     pub fn lock_name(&self) -> String {
@@ -159,17 +167,24 @@ impl TableStatements {
         list
     }
 
-    /// Gives the rows that stand in each other's way NULL in a column, and takes that down in the temporary table.
-    pub fn park(&self, column: usize) -> [String; 2] {
-        let (now, name) = (self.temporary(false), &self.spelled.each[column]);
-        [
-            format!(
-                "UPDATE ONLY {} t SET {name} = NULL FROM {now} o WHERE o.nth = -1 AND {}",
-                self.spelled.table,
-                self.matches()
+    /// Gives the rows that stand in each other's way a value that no row has or shall have, and takes that down in the
+    /// temporary table.
+    pub fn park(&self, parking: Parking) -> String {
+        let Parking { column, value } = parking;
+        let (now, name, table) = (self.temporary(false), &self.spelled.each[column], &self.spelled.table);
+        let free = match value {
+            FreeValue::Null => "NULL".to_owned(),
+            FreeValue::Number => format!(
+                "(SELECT pg_catalog.max(v.v) + 1 FROM (SELECT {name} AS v FROM ONLY {table} UNION ALL SELECT c{column} FROM {})                  v) + o.number",
+                self.temporary(true)
             ),
-            format!("UPDATE {now} SET c{column} = NULL WHERE nth = -1"),
-        ]
+            FreeValue::Text => "pg_catalog.gen_random_uuid()::text".to_owned(),
+            FreeValue::Uuid => "pg_catalog.gen_random_uuid()".to_owned(),
+        };
+        format!(
+            "WITH parked AS (UPDATE ONLY {table} t SET {name} = {free} FROM {now} o WHERE o.nth = -1 AND {}              RETURNING o.number, t.{name} AS value)              UPDATE {now} p SET c{column} = parked.value FROM parked WHERE p.number = parked.number",
+            self.matches()
+        )
     }
 
     /// Counts the live rows that refer to a row of this table that goes, and are not themselves to be changed.
@@ -223,18 +238,6 @@ impl TableStatements {
             )
         };
         triggers.iter().map(one).collect()
-    }
-
-    /// A temporary table with the live table's column names, for conditions that a person writes.
-    pub fn sieve(&self) -> [String; 2] {
-        let list =
-            if self.spelled.list.is_empty() { String::new() } else { format!(", {}", self.spelled.list) };
-        let make = format!(
-            "DROP TABLE IF EXISTS pg_temp.backwhen_sieve; \
-             CREATE TEMPORARY TABLE backwhen_sieve AS SELECT 0::int8 AS backwhen_number{list} FROM ONLY {} WITH NO DATA",
-            self.spelled.table
-        );
-        [make, "COPY pg_temp.backwhen_sieve FROM STDIN".to_owned()]
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::RowKey;
 use crate::error::Result;
-use crate::follow::{EventKind, Follow, RowChange};
+use crate::follow::{EventKind, Follow, RowChange, Wanted};
 use crate::history::journal::ChosenBlocks;
 use crate::model::Table;
 use crate::past::KeyedRows;
@@ -51,8 +51,8 @@ impl<'a> TrackedRows<'a> {
     ///
     /// # Errors
     /// `Damaged` if the journal is.
-    pub fn follow<'b>(&self, span: &'b Span, wanted: &'b dyn Fn(&Table) -> bool) -> Result<Follow<'b>> {
-        Ok(span.past.follow(span.until, wanted)?.reading_only(self.blocks()))
+    pub fn follow<'b>(&self, span: &Span, wanted: Wanted<'b>) -> Result<Follow<'b>> {
+        Ok(span.past.follow(span.until, wanted)?.reading_only(&self.blocks))
     }
 
     /// Whether a change is one of a tracked row.

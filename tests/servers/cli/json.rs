@@ -16,7 +16,7 @@ fn paths(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-                let is_change = fields.contains_key("op");
+                let is_change = fields.contains_key("op") || fields.contains_key("why");
                 let by_column = is_change && BY_COLUMN.contains(&name.as_str()) && value.is_object();
                 if by_column || !value.is_object() {
                     found.insert(path.clone());
@@ -96,6 +96,16 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     let mut capture = backwhen.spawn_capture();
     capture.wait_streaming();
     assert_eq!(note("check --against-source", &["check", "--against-source"]).len(), 1);
+    let transaction =
+        "BEGIN; SELECT pg_current_xact_id(); UPDATE customers SET name = 'wrong' WHERE id = 1; COMMIT";
+    let wrong = server.psql(&database, transaction);
+    server.psql(&database, "UPDATE customers SET name = 'later' WHERE id = 1");
+    // What JSON.md says of rewind holds for undo.
+    assert_eq!(note("rewind", &["undo", &format!("xid:{}", wrong.trim())]).len(), 1);
+    assert_eq!(
+        note("rewind", &["rewind", "--to", "mark:before", "--table", "customers", "--apply"]).len(),
+        1
+    );
     assert_eq!(note("resync", &["resync"]).len(), 1);
     capture.stop();
     let slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";

@@ -3,8 +3,10 @@
 mod except;
 mod parts;
 mod random;
+mod reads;
 mod rewind;
 pub mod safety;
+mod swaps;
 mod traps;
 mod undo;
 

@@ -185,16 +185,16 @@ fn a_row_that_is_not_what_it_must_be_stops_everything() {
         parks: false,
     };
     let rows = vec![row("1\ta", "1\tx"), row("2\tother", "2\tx"), row("3\tc", "3\tx"), row("4\td", "4\tx")];
-    let amended = [AmendedTable { table, rows, parking: None }];
+    let amended = AmendedTable { table, rows, parking: None };
     let source = Conninfo::parse(&server.conninfo(&database)).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let surprises = runtime.block_on(async {
         let mut session = AmendSession::open(&source).await.unwrap();
-        session.load(&amended).await.unwrap();
+        session.load(&[&amended]).await.unwrap();
         session.lock().await.unwrap();
         let catalogs = backwhen::connect::Session::connect_utf8(&source, "test").await.unwrap();
         let schema = live_schema(&catalogs, &[oid]).await.unwrap();
-        session.apply(&schema, &amended).await.unwrap()
+        session.apply(&schema, &[&amended]).await.unwrap()
     });
     assert_eq!(surprises, [(0, 1), (0, 3)]);
     assert_eq!(server.psql(&database, "SELECT string_agg(v, '' ORDER BY id) FROM t"), "abc");
