@@ -17,7 +17,8 @@ use crate::rewind::{ConflictReport, ConflictRule, Exception, ExceptionPlan, Tabl
 
 /// The transactions that a recovery leaves out, and what became of its rows.
 pub(super) struct LeftOutTransactions {
-    exception: Exception,
+    /// Until it is applied.
+    exception: Mutex<Option<Exception>>,
     applied: Mutex<Option<ExceptionPlan>>,
 }
 
@@ -38,7 +39,7 @@ impl LeftOutTransactions {
     pub fn read(plan: &Plan, list: &str, rule: ConflictRule) -> Result<LeftOutTransactions> {
         let reading = plan.past.reading();
         let moments = transactions(list, "backwhen recover --to MOMENT --except xid:N,N")?;
-        let mut pasts = moments.iter().map(|moment| reading.at(moment, true)).collect::<Result<Vec<_>>>()?;
+        let pasts = moments.iter().map(|moment| reading.at(moment, true)).collect::<Result<Vec<_>>>()?;
         let is_after = |past: &&Past| {
             past.stretch().epoch.number == plan.past.stretch().epoch.number
                 && past.until() >= plan.past.until()
@@ -57,19 +58,19 @@ impl LeftOutTransactions {
             )));
         }
         let positions: BTreeSet<Lsn> = pasts.iter().map(Past::until).collect();
-        pasts.sort_by_key(|past| std::cmp::Reverse(past.until()));
-        let first = pasts.pop().ok_or_else(|| Error::usage("name the transactions: --except xid:N,N"))?;
+        let first = pasts.into_iter().min_by_key(Past::until);
+        let first = first.ok_or_else(|| Error::usage("name the transactions: --except xid:N,N"))?;
         let wanted = plan.chosen.selection.clone();
         let exception = Exception::read(first, plan.past.until(), positions, rule, wanted)?;
-        Ok(LeftOutTransactions { exception, applied: Mutex::default() })
+        Ok(LeftOutTransactions { exception: Mutex::new(Some(exception)), applied: Mutex::default() })
     }
 
     /// Says what will change, as far as that is known before the constraints are there.
     ///
     /// # Errors
-    /// `Refused` if a row cannot be changed in place.
+    /// `Refused` if rows cannot take each other's unique values.
     pub fn foresee(&self) -> Result<ExceptReport> {
-        Ok(ExceptReport::of(self.exception.foresee()?))
+        self.plan().map(ExceptReport::of)
     }
 
     /// Refuses what is in the way before anything is built.
@@ -77,8 +78,13 @@ impl LeftOutTransactions {
     /// # Errors
     /// `Refused` if columns were changed again, or rows were.
     pub fn require_free(&self) -> Result<()> {
-        let plan = self.exception.foresee()?;
+        let plan = self.plan()?;
         if plan.is_blocked { Err(blocked(&plan)) } else { Ok(()) }
+    }
+
+    fn plan(&self) -> Result<ExceptionPlan> {
+        let exception = self.exception.lock().unwrap_or_else(PoisonError::into_inner);
+        exception.as_ref().ok_or_else(applied_already)?.foresee()
     }
 
     pub fn report(&self) -> Option<ExceptReport> {
@@ -89,7 +95,8 @@ impl LeftOutTransactions {
 impl Amend for LeftOutTransactions {
     fn amend<'a>(&'a self, target: &'a Conninfo) -> Amending<'a> {
         Box::pin(async move {
-            let plan = self.exception.apply(target).await?;
+            let exception = self.exception.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let plan = exception.ok_or_else(applied_already)?.apply(target).await?;
             let change = |it: &crate::rewind::DigestChange| TableChange {
                 table: it.table,
                 rows: it.rows,
@@ -100,6 +107,10 @@ impl Amend for LeftOutTransactions {
             Ok(changes)
         })
     }
+}
+
+fn applied_already() -> Error {
+    Error::internal("transactions are left out of one recovery only")
 }
 
 impl ExceptReport {

@@ -1,7 +1,7 @@
 //! The journal's messages in commit order, one at a time.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::event::Transaction;
@@ -155,8 +155,8 @@ struct JournalBlock {
 
 /// A thread that decompresses blocks while the reader decodes their messages.
 struct Decompression {
-    /// `None` once the thread has ended. Only the reader takes blocks; the lock lets it be held beside other threads.
-    blocks: Option<Mutex<Receiver<Result<JournalBlock>>>>,
+    /// `None` once the thread has ended.
+    blocks: Option<Receiver<Result<JournalBlock>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -171,13 +171,12 @@ impl Decompression {
         let work = move || decompress(&segments, after, until, &only, &sender);
         let thread = std::thread::Builder::new().name("journal".into()).spawn(work);
         let thread = thread.context(Kind::Unavailable, || "cannot start a thread".into())?;
-        Ok(Decompression { blocks: Some(Mutex::new(blocks)), thread: Some(thread) })
+        Ok(Decompression { blocks: Some(blocks), thread: Some(thread) })
     }
 
     /// The next block; `None` behind the last one.
     fn next_block(&mut self) -> Result<Option<JournalBlock>> {
-        let blocks = self.blocks.as_mut().and_then(|blocks| blocks.get_mut().ok());
-        if let Some(received) = blocks.and_then(|blocks| blocks.recv().ok()) {
+        if let Some(received) = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok()) {
             return received.map(Some);
         }
         // The blocks also end if the thread panicked, and then the last ones are missing.

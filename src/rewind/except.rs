@@ -61,9 +61,9 @@ impl Exception {
         rule: ConflictRule,
         wanted: Selection,
     ) -> Result<Exception> {
-        let past = Arc::new(past);
-        let mut changed = ChangedRows::since(Arc::clone(&past), true, None).up_to(until);
-        changed.advance(past.reading())?;
+        let reading = past.reading().clone();
+        let mut changed = ChangedRows::since(Arc::new(past), true, None).up_to(until);
+        changed.advance(&reading)?;
         changed
             .refuse_inexact(|table| is_wanted(table, &wanted) && changed.is_written_by(table, &positions))?;
         Ok(Exception { changed, positions, rule, wanted })
@@ -72,7 +72,7 @@ impl Exception {
     /// Finds the rows that change, as far as the history tells: constraints are known when the database is there.
     ///
     /// # Errors
-    /// `Refused` if a row cannot be changed in place.
+    /// `Refused` if rows cannot take each other's unique values.
     pub fn foresee(&self) -> Result<ExceptionPlan> {
         let (solution, tables) = self.solve(&LiveSchema::default())?;
         Ok(self.plan(&solution, &tables))
@@ -102,7 +102,7 @@ impl Exception {
     /// # Errors
     /// `Refused` if rows are in the way by a constraint, or are not what the history says; `Unavailable` if the server
     /// fails.
-    pub async fn apply(&self, target: &Conninfo) -> Result<ExceptionPlan> {
+    pub async fn apply(self, target: &Conninfo) -> Result<ExceptionPlan> {
         let catalogs = Session::connect_utf8(target, "recover").await?;
         let touched: Vec<&Table> = self.changed.tables.values().filter_map(|it| it.now.as_deref()).collect();
         let schema = schema_by_names(&catalogs, &touched).await?;
@@ -111,13 +111,12 @@ impl Exception {
         if solution.is_blocked {
             return Err(blocked(&plan));
         }
-        let amended: Vec<AmendedTable> = tables.into_iter().map(|table| table.amended).collect();
+        let amended: Vec<&AmendedTable> = tables.iter().map(|table| &table.amended).collect();
         if amended.is_empty() {
             return Ok(plan);
         }
         amended.iter().try_for_each(|amended| schema.refuse_rules(&amended.table))?;
         let mut session = AmendSession::open(target).await?;
-        let amended: Vec<_> = amended.iter().collect();
         session.load(&amended).await?;
         session.lock().await?;
         if !session.apply(&schema, &amended).await?.is_empty() {
