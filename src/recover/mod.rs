@@ -5,11 +5,11 @@
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
 pub mod archive;
+mod compare;
 #[expect(
     clippy::disallowed_methods,
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
-mod compare;
 pub mod definitions;
 pub mod execute;
 mod lexer;
