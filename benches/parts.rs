@@ -58,6 +58,7 @@ fn accounts() -> Table {
         identity: RowIdentity::Key(vec![0]),
         grade: Grade::Exact,
         storage: Storage::default(),
+        partition_of: Vec::new(),
         in_stream: None,
         partition_of: Vec::new(),
     }

@@ -7,11 +7,11 @@ pub mod amend;
 )]
 pub mod archive;
 mod changes;
+mod compare;
 #[expect(
     clippy::disallowed_methods,
     reason = "it works on archives that are taken apart in a temporary folder"
 )]
-mod compare;
 pub mod definitions;
 pub mod entries;
 pub mod execute;

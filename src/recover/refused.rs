@@ -111,3 +111,31 @@ impl RefusedObjects {
         std::mem::take(&mut self.objects.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_explains_its_own_difference_only() {
+        let explains = |what: &str, object: &str, kind: &DifferenceKind| {
+            let refused = RefusedObject { what: what.into(), why: "w".into(), sql: String::new() };
+            refused.explains(&SchemaDifference { object: object.into(), kind: kind.clone() })
+        };
+        let missing = DifferenceKind::Missing;
+        for (what, object) in [
+            ("TRIGGER public.t g", "trigger g on public.t"),
+            ("FK CONSTRAINT public.t of_u", "table constraint of_u on public.t"),
+            ("FUNCTION public.f(integer, text)", "function public.f(integer,text)"),
+            ("PROCEDURAL LANGUAGE l", "language l"),
+            ("TABLE public.a b", "table public.\"a b\""),
+        ] {
+            assert!(explains(what, object, &missing), "{what}");
+        }
+        assert!(!explains("TRIGGER public.t g", "trigger g on public.u", &missing));
+        assert!(!explains("VIEW public.t", "table public.t", &missing));
+        let parts = |part: &str| DifferenceKind::Parts(BTreeSet::from([part.to_owned()]));
+        assert!(explains("tablespace of TABLE public.t", "table public.t", &parts("tablespace")));
+        assert!(!explains("tablespace of TABLE public.t", "table public.t", &parts("owner")));
+    }
+}

@@ -82,6 +82,13 @@ impl Recovered {
         assert_eq!(self.left_out(), what, "{:#}", self.report["left_out"]);
     }
 
+    /// What was left out is not named again as a difference between definitions.
+    #[track_caller]
+    fn names_each_once(&self) {
+        let inexact = self.report["inexact"].to_string();
+        assert!(!inexact.contains("what was to be recovered"), "{:#}", self.report["inexact"]);
+    }
+
     /// Exactly these objects are otherwise than on the source.
     #[track_caller]
     fn differs_in(&self, objects: &[&str]) {

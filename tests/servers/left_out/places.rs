@@ -41,6 +41,7 @@ fn a_tablespace_that_the_target_lacks() {
     assert!(done.sql.contains("ALTER TABLE public.ft SET TABLESPACE \"fast\";"), "{}", done.sql);
     assert_eq!(target.psql(&done.database, "SELECT count(*) FROM ft JOIN since USING (id)"), "1");
     assert_eq!(done.report["schema"]["known"], "exactly", "{}", done.report);
+    done.names_each_once();
 }
 
 #[test]
@@ -126,6 +127,7 @@ fn collations_and_libraries_that_the_target_lacks() {
         "TRIGGER public.watched t",
     ]);
     assert_eq!(server.psql(&done.database, "SELECT string_agg(w, '' ORDER BY id) FROM words"), "ab");
+    done.names_each_once();
 }
 
 /// An extension that only a superuser may make; one that somebody has made before does not count.
