@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::recover::gate::GateEvent;
 use crate::recover::past_server::{PastDatabase, PastServer};
 use crate::recover::plan::{Plan, PlannedMoment};
-use crate::serve::{Address, ForeignPast, Listener, foreign_tables};
+use crate::serve::{Address, ForeignPast, Listener, SOCKET_PORT, foreign_tables};
 
 /// The foreign tables of the live database reach the past over TCP.
 const LOOPBACK: &str = "127.0.0.1:0";
@@ -128,7 +128,9 @@ impl Access<'_> {
     fn connection(&self, database: &str) -> String {
         let place = match &self.address {
             Address::Tcp(address) => format!("host={} port={}", reachable(address), address.port()),
-            Address::Socket(folder) => format!("host={} port=5432", word(&folder.display().to_string())),
+            Address::Socket(folder) => {
+                format!("host={} port={SOCKET_PORT}", word(&folder.display().to_string()))
+            }
         };
         let password = self.password.as_ref().map_or_else(String::new, |it| format!(" password={it}"));
         format!("{place} user={}{password} dbname={}", self.user, word(database))

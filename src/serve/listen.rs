@@ -9,19 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
-/// The name that libpq gives to a socket of port 5432.
-const SOCKET: &str = ".s.PGSQL.5432";
-
-/// The longest path of a folder, in bytes, that leaves room for a socket's name.
-const FOLDER_LIMIT: usize = 85;
+/// The port of the clients' socket, and the name that libpq gives to it. The server has 5432 in the same folder.
+pub const SOCKET_PORT: u16 = 5433;
+const SOCKET: &str = ".s.PGSQL.5433";
 
 /// A client that has not said within this time who it is has gone away.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,7 +34,7 @@ const CANCEL: u32 = 80_877_102;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),
-    /// The folder of the socket.
+    /// The folder of the socket, whose port is [`SOCKET_PORT`].
     Socket(PathBuf),
 }
 
@@ -51,7 +47,8 @@ pub struct Listener {
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, TempDir),
+    /// The socket is in the server's folder, which goes with the server.
+    Unix(UnixListener),
 }
 
 impl Listener {
@@ -64,11 +61,9 @@ impl Listener {
         let socket = match address {
             Some(address) => Socket::Tcp(bind(address).await?),
             None => {
-                let folder = folder()?;
-                let path = folder.path().join(SOCKET);
-                let listener = UnixListener::bind(&path);
+                let path = server.with_file_name(SOCKET);
                 let failed = || format!("cannot listen at {}", path.display());
-                Socket::Unix(listener.context(Kind::Unavailable, failed)?, folder)
+                Socket::Unix(UnixListener::bind(&path).context(Kind::Unavailable, failed)?)
             }
         };
         Ok(Listener { socket, server: Arc::new(server), client: client.into() })
@@ -82,7 +77,9 @@ impl Listener {
                 .local_addr()
                 .map(Address::Tcp)
                 .context(Kind::Internal, || "the port is not known".into()),
-            Socket::Unix(_, folder) => Ok(Address::Socket(folder.path().to_owned())),
+            Socket::Unix(_) => {
+                Ok(Address::Socket(self.server.parent().map(Path::to_owned).unwrap_or_default()))
+            }
         }
     }
 
@@ -102,7 +99,7 @@ impl Listener {
                     let _ = client.set_nodelay(true);
                     clients.spawn(lead(client, server, role));
                 }
-                Socket::Unix(listener, _) => {
+                Socket::Unix(listener) => {
                     let (client, _) = listener.accept().await.context(Kind::Unavailable, failed)?;
                     clients.spawn(lead(client, server, role));
                 }
@@ -119,14 +116,6 @@ async fn bind(address: &str) -> Result<TcpListener> {
     }
     let failed = || format!("cannot listen at {address}; choose another port with --listen");
     TcpListener::bind(address).await.context(Kind::Unavailable, failed)
-}
-
-/// A folder that no other user can enter; its path is short, since a socket's path must be.
-fn folder() -> Result<TempDir> {
-    let usual = ambient::temporary_place();
-    let place = if usual.as_os_str().len() > FOLDER_LIMIT { Path::new("/tmp") } else { &usual };
-    let failed = || format!("cannot make a temporary folder in {}", place.display());
-    ambient::private_folder(place, "backwhen-past-").context(Kind::Unavailable, failed)
 }
 
 /// Leads one client to the server. Its errors are its own: the client sees that its connection ends.

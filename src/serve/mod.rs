@@ -6,4 +6,4 @@ mod listen;
 
 pub use ask::{Answer, EXAMPLE, EXAMPLE_OF_TWO, ResultColumn, ValueKind, ask};
 pub use foreign::{ForeignPast, foreign_tables};
-pub use listen::{Address, Listener};
+pub use listen::{Address, Listener, SOCKET_PORT};

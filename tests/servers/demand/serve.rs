@@ -124,12 +124,9 @@ fn a_killed_server_of_the_past_leaves_nothing_and_answers_nothing() {
             for (table, asked) in asked {
                 let answer = asked.join().unwrap();
                 let rows = server.psql(backwhen.database(), &format!("SELECT count(*) FROM {table}"));
-                assert!(answer == rows || answer.contains("connection"), "{table}: {answer}");
+                assert!(answer == rows || answer.to_lowercase().contains("connection"), "{table}: {answer}");
             }
         });
-        wait_for("the server ends", || {
-            psql(&server, &connection, "SELECT 1").contains("connection to server")
-        });
-        let _ = std::fs::remove_dir_all(folder);
+        wait_for("the server's folder is gone", || !std::path::Path::new(&folder).exists());
     }
 }
