@@ -44,14 +44,15 @@
 
 mod anew;
 mod protected;
+mod report;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use protected::Protected;
 
 pub use crate::error::Error;
 use crate::error::Result;
+pub use report::{HowReset, Reset};
 
 /// A database that can be reset. It is let go of when this value is dropped: its history is removed, and so is everything
 /// that backwhen made in it.
@@ -59,18 +60,6 @@ pub struct TestDatabase {
     /// `None` only while the value is dropped.
     runtime: Option<tokio::runtime::Runtime>,
     protected: Protected,
-}
-
-/// What a reset did.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Reset {
-    pub how: HowReset,
-    /// The rows that were inserted, updated or deleted. A database that was recovered anew counts none.
-    pub rows: u64,
-    pub took: Duration,
-    /// The parts of the database that a reset does not put back.
-    pub not_reset: Vec<String>,
 }
 
 /// Options for a [`TestDatabase`].
@@ -107,18 +96,6 @@ impl Options {
     pub fn start(&self) -> Result<TestDatabase> {
         TestDatabase::begin(|| Protected::on_own_server(self.programs.as_deref()))
     }
-}
-
-/// How a database was reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HowReset {
-    /// Rows and sequences went back in place, if they had changed at all.
-    InPlace,
-    /// Objects that a test had made were dropped, and the rest went back in place.
-    Dropped,
-    /// The database was recovered anew.
-    Anew,
 }
 
 impl TestDatabase {

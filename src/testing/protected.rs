@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{HowReset, Reset};
+use super::report::{HowReset, Reset};
 use crate::ambient;
 use crate::capture::{self, Options, Until};
 use crate::connect::{Conninfo, Session, server_error};

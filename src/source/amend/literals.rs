@@ -13,7 +13,6 @@ use super::rows::AmendedTable;
 use crate::codec::copy_text;
 use crate::connect::server_error;
 use crate::error::Result;
-use crate::model::spelling::Spelled;
 
 /// With more rows than this in all tables together, each table gets typed temporary tables with statistics.
 const FEW: usize = 2000;
@@ -34,17 +33,6 @@ SELECT attrelid, attnum FROM pg_catalog.pg_attribute
 pub fn are_few(tables: &[&AmendedTable]) -> bool {
     tables.iter().map(|it| it.rows.len()).sum::<usize>() <= FEW
         && tables.iter().all(|it| it.parking.is_none())
-}
-
-/// A query for the rows of the table at a place, with the columns of a typed temporary table.
-pub fn rows(place: usize, then: bool, spelled: &Spelled) -> String {
-    let columns: String =
-        spelled.each.iter().enumerate().map(|(at, name)| format!(", (r).{name} AS c{at}")).collect();
-    format!(
-        "(SELECT number, act, nth{columns} FROM (SELECT number, act, nth, line::{} AS r FROM pg_temp.backwhen_rows \
-         WHERE place = {place} AND is_then = {then} OFFSET 0) literals)",
-        spelled.table
-    )
 }
 
 /// Returns what COPY takes.

@@ -5,8 +5,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::source::digests::text_of;
 
 use super::catalog::{ChildTable, ForeignKey, LiveTrigger};
-use super::literals;
-use super::rows::{FreeValue, Parking};
+use super::rows::{Acts, FreeValue, Parking};
 
 /// A table that is to be put right, and the names of what belongs to it.
 pub struct TableStatements {
@@ -37,9 +36,20 @@ impl TableStatements {
     /// The temporary table with the rows as they must be now, or, with `then`, as they shall be.
     fn temporary(&self, then: bool) -> String {
         if self.are_literals {
-            return literals::rows(self.number, then, &self.spelled);
+            return self.literals(then);
         }
         format!("pg_temp.backwhen_{}_{}", self.number, if then { "then" } else { "now" })
+    }
+
+    /// A query for the rows that were sent as literals, with the columns of a typed temporary table.
+    fn literals(&self, then: bool) -> String {
+        let column = |(at, name): (usize, &String)| format!(", (r).{name} AS c{at}");
+        let columns: String = self.spelled.each.iter().enumerate().map(column).collect();
+        format!(
+            "(SELECT number, act, nth{columns} FROM (SELECT number, act, nth, line::{} AS r FROM pg_temp.backwhen_rows \
+             WHERE place = {} AND is_then = {then} OFFSET 0) literals)",
+            self.spelled.table, self.number
+        )
     }
 
     /// The columns of a temporary table, behind a prefix.
@@ -246,14 +256,6 @@ impl TableStatements {
         };
         triggers.iter().map(one).collect()
     }
-}
-
-/// The kinds of change that a table needs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Acts {
-    pub delete: bool,
-    pub update: bool,
-    pub insert: bool,
 }
 
 /// A condition that is true, and can be answered only when the statements before have been carried out.
