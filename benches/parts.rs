@@ -60,7 +60,6 @@ fn accounts() -> Table {
         storage: Storage::default(),
         partition_of: Vec::new(),
         in_stream: None,
-        partition_of: Vec::new(),
     }
 }
 
@@ -174,7 +173,6 @@ impl Fixture {
             budget: 256 << 20,
             scratch: self.folder.path(),
             progress: &Silent,
-            rows_only: None,
         };
         fold::fold(&request).unwrap()
     }

@@ -1,7 +1,7 @@
 //! The journal's messages in commit order, one at a time.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::event::Transaction;
