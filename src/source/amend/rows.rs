@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::statements::Acts;
 use crate::codec::copy_text;
 use crate::model::Table;
 
@@ -75,6 +74,14 @@ pub enum Act {
     /// The row is deleted and inserted again, since another row takes a unique value of it.
     Replace,
     Delete,
+}
+
+/// The kinds of change that a table needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Acts {
+    pub delete: bool,
+    pub update: bool,
+    pub insert: bool,
 }
 
 impl Act {

@@ -5,7 +5,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::source::digests::text_of;
 
 use super::catalog::{ChildTable, ForeignKey, LiveTrigger};
-use super::rows::{FreeValue, Parking};
+use super::rows::{Acts, FreeValue, Parking};
 
 /// A table that is to be put right, and the names of what belongs to it.
 pub struct TableStatements {
@@ -239,14 +239,6 @@ impl TableStatements {
         };
         triggers.iter().map(one).collect()
     }
-}
-
-/// The kinds of change that a table needs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Acts {
-    pub delete: bool,
-    pub update: bool,
-    pub insert: bool,
 }
 
 /// A condition that is true, and can be answered only when the statements before have been carried out.
