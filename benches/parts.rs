@@ -169,6 +169,7 @@ impl Fixture {
             segments: &self.segments,
             key: &MessageKey::new("", 0),
             wanted: &|_| true,
+            rows_only: None,
             budget: 256 << 20,
             scratch: self.folder.path(),
             progress: &Silent,

@@ -103,7 +103,7 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     // What JSON.md says of rewind holds for undo.
     assert_eq!(note("rewind", &["undo", &format!("xid:{}", wrong.trim())]).len(), 1);
     assert_eq!(
-        note("rewind", &["rewind", "--to", "mark:before", "--table", "customers", "--apply"]).len(),
+        note("rewind", &["rewind", "--to", "mark:before", "--key", "customers=1", "--apply"]).len(),
         1
     );
     assert_eq!(note("resync", &["resync"]).len(), 1);
