@@ -173,7 +173,6 @@ impl Fixture {
             budget: 256 << 20,
             scratch: self.folder.path(),
             progress: &Silent,
-            rows_only: None,
         };
         fold::fold(&request).unwrap()
     }
