@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::caught_up::wait_for;
 use super::{SourceOption, Surroundings, changes, not_exact, ui};
 use crate::capture;
+use crate::connect::set_local_statements;
 use crate::error::Result;
 use crate::history::History;
 use crate::model::{Inexact, Lsn, Moment, Selection};
@@ -87,7 +88,7 @@ impl Diff {
                 format!("The schema differs too, which this script does not change: {}", it.what)
             };
             script.notes = summary.definitions.iter().map(note).collect();
-            changes::write_script(at, file, &script.text(backwards))?;
+            changes::write_script(at, file, &script.text(backwards, &set_local_statements()))?;
             if file == "-" {
                 return Ok(());
             }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{ScratchOption, Surroundings, changes, not_exact, ui};
+use crate::connect::set_local_statements;
 use crate::error::{Error, Result};
 use crate::history::definitions::SchemaKnown;
 use crate::model::schema_digests::SchemaProof;
@@ -108,7 +109,7 @@ impl Show {
                 script.add(row.place(), table, &statement::RowChange { from, to })?;
             }
         }
-        Ok(script.text(self.reverse))
+        Ok(script.text(self.reverse, &set_local_statements()))
     }
 
     async fn schema(self, at: &Surroundings) -> Result<()> {

@@ -14,7 +14,7 @@ use super::plan::{PlannedTable, TableCount, planned_tables};
 use super::solve::{Aim, Solution, solve};
 use super::table::ChangedTable;
 use crate::ambient;
-use crate::connect::{Conninfo, Session};
+use crate::connect::{Conninfo, Session, set_local_statements};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::past::{Past, Reading};
@@ -240,7 +240,7 @@ impl Amendment {
                 .into(),
         );
         self.tables.iter().try_for_each(|planned| planned.add_to(&mut script))?;
-        Ok(script.text(false))
+        Ok(script.text(false, &set_local_statements()))
     }
 
     fn amended(&self) -> Vec<&AmendedTable> {

@@ -1,7 +1,6 @@
 //! SQL statements that make, take back or bring back changes of single rows.
 
 use crate::codec::copy_text::{self, sql_literal};
-use crate::connect::set_local_statements;
 use crate::error::{Result, one_line};
 use crate::model::schema::quote_ident;
 use crate::model::{Column, RowIdentity, Table};
@@ -14,7 +13,7 @@ pub struct RowChange<'a> {
     pub to: Option<&'a Row>,
 }
 
-/// Begins a script, before the settings under which values mean what they mean in the history.
+/// Begins a script.
 const BEGINNING: &str = "-- Written by backwhen. Read it, then apply it with: psql --no-psqlrc --file FILE
 \\set ON_ERROR_STOP on
 -- A statement that does not change exactly one row ends the script, and nothing is changed: division by zero.
@@ -68,12 +67,13 @@ impl Script {
         Ok(())
     }
 
-    /// The script as text; if it goes back in time, the last change comes first.
+    /// The script as text; if it goes back in time, the last change comes first. `settings` are statements under which values
+    /// mean what they mean in the history.
     ///
     /// A foreign key removes rows after the row that they refer to, and a table is usually made after the tables that it
     /// refers to. So neighbouring inserts come in the order in which their tables were made, and neighbouring deletes in
     /// the reverse of it.
-    pub fn text(mut self, backwards: bool) -> String {
+    pub fn text(mut self, backwards: bool, settings: &str) -> String {
         self.statements.sort_by_key(|it| if backwards { u64::MAX - it.place } else { it.place });
         for run in self.statements.chunk_by_mut(|a, b| a.kind == b.kind) {
             match run[0].kind {
@@ -85,7 +85,6 @@ impl Script {
         let notes = self.notes.iter().map(|note| format!("-- {}\n", one_line(note)));
         let statements = self.statements.iter().map(|it| format!("{}\n:one \\gset\n", it.sql));
         let body: String = notes.chain(statements).collect();
-        let settings = set_local_statements();
         format!("{BEGINNING}{settings}SET CONSTRAINTS ALL DEFERRED;\n{body}COMMIT;\n")
     }
 }

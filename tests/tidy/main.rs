@@ -35,7 +35,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fold", &["model", "codec", "history", "follow", "signal"]),
     ("past", &["model", "codec", "history", "follow", "fold", "signal", "store"]),
     ("prove", &["model", "codec", "history", "fold", "past"]),
-    ("travel", &["model", "codec", "history", "follow", "fold", "past", "signal", "connect"]),
+    ("travel", &["model", "codec", "history", "follow", "fold", "past", "signal"]),
     (
         "protect",
         &[

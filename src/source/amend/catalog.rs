@@ -8,7 +8,7 @@ use crate::connect::server_error;
 use crate::error::{Error, Result};
 use crate::model::Table;
 
-use super::rows::{FreeValue, Parking};
+use super::parking::{FreeValue, Parking};
 
 /// The constraints and triggers that are in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! none.
 
 mod catalog;
+mod parking;
 mod rows;
 mod statements;
 
@@ -12,7 +13,8 @@ use futures_util::SinkExt;
 use tokio_postgres::error::SqlState;
 
 pub use catalog::{ChildTable, ForeignKey, LiveSchema, UniqueKey, live_schema};
-pub use rows::{Act, AmendedRow, AmendedTable, Parking};
+pub use parking::Parking;
+pub use rows::{Act, AmendedRow, AmendedTable};
 use statements::{TableStatements, all_at_once};
 
 use super::blocker::{while_waiting, with_blocker};

@@ -5,7 +5,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::source::digests::text_of;
 
 use super::catalog::{ChildTable, ForeignKey, LiveTrigger};
-use super::rows::{FreeValue, Parking};
+use super::parking::{FreeValue, Parking};
 
 /// A table that is to be put right, and the names of what belongs to it.
 pub struct TableStatements {
