@@ -45,6 +45,7 @@ fn accounts() -> Table {
         type_name: "t".into(),
     };
     Table {
+        partition_of: Vec::new(),
         oid: OID,
         schema: "public".into(),
         name: "accounts".into(),
