@@ -26,20 +26,15 @@ use crate::recover::refused::RefusedObject;
 use crate::recover::sink::{Destination, SideSchema};
 
 /// Rebuild the database, or some of its tables or rows, as of a moment
-///
-/// Example: backwhen recover --to '10 minutes ago' --create --into dbname=rescued
-///
-/// One customer's orders, with all that they refer to:
-///   backwhen recover --to xid:4711 --before --table orders --where 'customer_id = 42' --with-references
-///     --create --into dbname=rescued
-///
-/// Or beside the live orders, in a schema of its own:
-///   backwhen recover --to xid:4711 --before --table orders --into dbname=shop --into-schema restored
-///
-/// The database as it would be without two transactions:
-///   backwhen recover --to latest --except xid:4711,4715 --create --into dbname=without
 #[derive(Args, Clone)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: backwhen recover --to '10 minutes ago' --create --into dbname=rescued\n\
+                        One customer's orders, with all that they refer to:\n\
+                        backwhen recover --to xid:4711 --before --table orders --where 'customer_id = 42' --with-references \
+                        --create --into dbname=rescued\n\
+                        Beside the live orders, in a schema of their own:\n\
+                        backwhen recover --to xid:4711 --before --table orders --into dbname=shop --into-schema restored\n\
+                        The database as it would be without two transactions:\n\
+                        backwhen recover --to latest --except xid:4711,4715 --create --into dbname=without")]
 pub struct Recover {
     /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
     #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]

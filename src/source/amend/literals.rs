@@ -4,15 +4,13 @@
 //! many tables. So few rows are sent as texts: each is the literal of a row of its live table, which the statements cast,
 //! so the server reads each value by its column's type.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use tokio_postgres::Client;
 
 use super::rows::AmendedTable;
 use crate::codec::copy_text;
 use crate::connect::server_error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// With more rows than this in all tables together, each table gets typed temporary tables with statistics.
 const FEW: usize = 2000;
@@ -23,10 +21,20 @@ pub const CLEAR: &str = "DELETE FROM pg_temp.backwhen_rows";
 pub const COPY: &str = "COPY pg_temp.backwhen_rows FROM STDIN";
 pub const ANALYZE: &str = "ANALYZE pg_temp.backwhen_rows (place, is_then, number)";
 
-/// The columns of a row's literal, also those that the server computes.
-const FIELDS: &str = "
-SELECT attrelid, attnum FROM pg_catalog.pg_attribute
- WHERE attrelid = ANY ($1) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum";
+/// The query for the columns of the row literals of some row types, in order: the place of the type, and whether the server
+/// computes the column. A recovered table has another oid than the source's, and other numbers of columns.
+fn fields(row_types: &[&str]) -> String {
+    let place = |(place, name): (usize, &&str)| {
+        format!("({place}, pg_catalog.pg_typeof(NULL::{name})::pg_catalog.oid)")
+    };
+    let places: Vec<_> = row_types.iter().enumerate().map(place).collect();
+    format!(
+        "SELECT p.place, a.attgenerated <> '' FROM (VALUES {}) AS p (place, type) \
+           JOIN pg_catalog.pg_type t ON t.oid = p.type JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid \
+          WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY p.place, a.attnum",
+        places.join(", ")
+    )
+}
 
 /// Whether the rows are sent as literals. A row that waits for its turn has another value meanwhile, which only a typed
 /// table can hold.
@@ -35,25 +43,32 @@ pub fn are_few(tables: &[&AmendedTable]) -> bool {
         && tables.iter().all(|it| it.parking.is_none())
 }
 
-/// Returns what COPY takes.
+/// Returns what COPY takes. `row_types` are the tables' names as SQL has them.
 ///
 /// # Errors
-/// `Unavailable` if the server fails.
-pub async fn lines(session: &Client, tables: &[&AmendedTable]) -> Result<Vec<Bytes>> {
-    let oids: Vec<u32> = tables.iter().map(|it| it.table.oid).collect();
-    let found = session.query(FIELDS, &[&oids]).await;
-    let mut fields = BTreeMap::<u32, Vec<i16>>::new();
+/// `Unavailable` if the server fails, or if a table has other columns than the history has.
+pub async fn lines(session: &Client, row_types: &[&str], tables: &[&AmendedTable]) -> Result<Vec<Bytes>> {
+    let mut fields = vec![Vec::new(); tables.len()];
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut stored = vec![0..; tables.len()];
+    let found = session.query(&self::fields(row_types), &[]).await;
     for row in found.map_err(|error| server_error("cannot read the columns", error))? {
-        fields.entry(row.get(0)).or_default().push(row.get(1));
+        let place = row.get::<_, i32>(0) as usize;
+        let is_computed: bool = row.get(1);
+        fields[place].push(if is_computed { None } else { stored[place].next() });
     }
     let mut lines = Vec::new();
-    for (place, amended) in tables.iter().enumerate() {
-        let position = |number: &i16| amended.table.columns.iter().position(|it| it.number == *number);
-        let fields: Vec<_> = fields.get(&amended.table.oid).into_iter().flatten().map(position).collect();
+    for (place, (amended, fields)) in tables.iter().zip(&fields).enumerate() {
+        if fields.iter().flatten().count() != amended.table.columns.len() {
+            let name = amended.table.display();
+            return Err(Error::unavailable(format!("the columns of {name} are being changed; try again")));
+        }
         for then in [false, true] {
             amended.each_line(then, |head, line| {
                 lines.extend_from_slice(format!("{place}\t{then}\t{head}\t").as_bytes());
-                push_row_literal(line, &fields, &mut lines);
+                push_row_literal(line, fields, &mut lines);
                 lines.push(b'\n');
             });
         }

@@ -105,7 +105,8 @@ impl AmendSession {
 
     async fn send_literals(&self, tables: &[&AmendedTable]) -> Result<()> {
         self.run(literals::CLEAR).await?;
-        let lines = literals::lines(&self.session, tables).await?;
+        let row_types: Vec<_> = self.statements.iter().map(TableStatements::table).collect();
+        let lines = literals::lines(&self.session, &row_types, tables).await?;
         let sent = self.copy_in(literals::COPY, lines).await;
         sent.map_err(|error| server_error("cannot send the rows", error))?;
         self.run(literals::ANALYZE).await

@@ -29,6 +29,11 @@ impl TableStatements {
         TableStatements { number, spelled, key, encoding: encoding.to_owned(), are_literals: false }
     }
 
+    /// The table's name as SQL has it.
+    pub fn table(&self) -> &str {
+        &self.spelled.table
+    }
+
     fn is_keyed(&self) -> bool {
         self.key.is_some()
     }

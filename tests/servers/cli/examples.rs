@@ -46,6 +46,7 @@ fn each_example_works_when_it_is_pasted() {
     let names = [
         ("host=db.example.com user=postgres dbname=shop", source.as_str()),
         ("dbname=rescued", &format!("'{rescued}'")),
+        ("'10 minutes ago'", "latest"),
         ("/srv/history.copy", &copy),
     ];
     let begin = [

@@ -57,7 +57,7 @@ impl Scene {
     pub fn recover(&self, to: &str) -> (String, serde_json::Value) {
         let target = self.server.fresh_database("recovered");
         let into = self.server.conninfo(&target);
-        let said = self.backwhen.json(&["recover", "--to", to, "--into", &into]);
+        let said = self.backwhen.json_recovered(&["recover", "--to", to, "--into", &into]);
         (target, said)
     }
 
