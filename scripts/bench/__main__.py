@@ -87,6 +87,14 @@ class Bench:
         self.end = self.source.fingerprint()
         self.figures["archive_bytes"] = self.backrest.archived() - archived
 
+    def own_server(self, name, settings=None):
+        """Starts a server for one step; it is removed at the end, if the step does not remove it."""
+        server = Server(self.work / name, self.bin, settings)
+        self.servers.append(server)
+        server.init()
+        server.start()
+        return server
+
     def make_accounts(self, server, scale):
         command = [self.bin / "pgbench", "-i", "-q", "-s", str(scale), server.conninfo()]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)

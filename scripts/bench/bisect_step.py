@@ -3,7 +3,6 @@
 import json
 
 from measure import sizes, step
-from servers import Server
 
 TRANSACTIONS = sizes("BISECT_TRANSACTIONS", 400_000)
 ACCOUNTS = 1000
@@ -27,10 +26,7 @@ CHECK = "SELECT (SELECT sum(balance) FROM accounts) = (SELECT coalesce(sum(amoun
 def bisect(bench, runs):
     """Books balance until one transaction that changes a balance only, a third of the way through."""
     step(f"the first bad one of {TRANSACTIONS} transactions")
-    server = Server(bench.work / "bisect", bench.bin)
-    bench.servers.append(server)
-    server.init()
-    server.start()
+    server = bench.own_server("bisect")
     server.sql("CREATE DATABASE bench")
     server.sql(BOOKS, "bench")
     history = bench.work / "history.bisect"

@@ -3,7 +3,6 @@
 import shutil
 
 from measure import sizes, step
-from servers import Server
 
 SCALE = sizes("GROWTH_SCALE", 3)
 TRANSACTIONS = sizes("GROWTH_TRANSACTIONS", 10_000)
@@ -12,10 +11,7 @@ ROWS = 100
 
 
 def growth(bench, _runs):
-    server = Server(bench.work / "growth", bench.bin, {"max_locks_per_transaction": "256"})
-    bench.servers.append(server)
-    server.init()
-    server.start()
+    server = bench.own_server("growth", {"max_locks_per_transaction": "256"})
 
     def accounts(scale, transactions):
         bench.make_accounts(server, scale)

@@ -2,33 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 from measure import Series, run, sizes, step
-from servers import Server
 
 ORDERS = sizes("ORDERS", 125_000)
 TABLES = sizes("TABLES", 1_000)
 
-# The shop of scripts/demo.sh; an order has two items and a payment.
-SHOP = f"""
-CREATE TABLE customers (id bigserial PRIMARY KEY, name text NOT NULL, joined timestamptz NOT NULL DEFAULT now());
-CREATE TABLE products (id bigserial PRIMARY KEY, name text NOT NULL, price numeric(12,2) NOT NULL CHECK (price > 0),
-    stock int NOT NULL);
-CREATE TABLE orders (id bigserial PRIMARY KEY, customer_id bigint NOT NULL REFERENCES customers,
-    placed timestamptz NOT NULL DEFAULT clock_timestamp(), status text NOT NULL DEFAULT 'new');
-CREATE TABLE order_items (order_id bigint REFERENCES orders ON DELETE CASCADE, product_id bigint REFERENCES products,
-    quantity int NOT NULL, price numeric(12,2) NOT NULL, PRIMARY KEY (order_id, product_id));
-CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE,
-    amount numeric(12,2) NOT NULL);
-CREATE INDEX ON orders (customer_id);
-CREATE INDEX ON payments (order_id);
-INSERT INTO customers (name) SELECT 'Customer ' || n FROM generate_series(1, {ORDERS} / 10) n;
-INSERT INTO products (name, price, stock) SELECT 'Product ' || n, 1 + n * 0.37, 100000 FROM generate_series(1, 300) n;
-INSERT INTO orders (customer_id) SELECT 1 + n % ({ORDERS} / 10) FROM generate_series(1, {ORDERS}) n;
-INSERT INTO order_items SELECT o.id, p.id, 1 + o.id % 3, p.price
-    FROM orders o JOIN products p ON p.id IN (1 + o.id % 300, 1 + (o.id * 7 + 5) % 300);
-INSERT INTO payments (order_id, amount) SELECT order_id, sum(quantity * price) FROM order_items GROUP BY order_id;
-"""
+# The demo's shop, with the numbers of rows in place of psql's variables.
+SHOP = (Path(__file__).parent.parent / "shop.sql").read_text()
+SHOP = SHOP.replace(":customers", str(ORDERS // 10)).replace(":orders", str(ORDERS))
 
 MANY = f"""
 DO $$ BEGIN FOR n IN 1 .. {TABLES} LOOP
@@ -52,10 +35,7 @@ SELECT md5(string_agg(c.relname || ' ' || (xpath('/row/h/text()', query_to_xml(f
 
 def loading(bench, runs):
     """Recovers both databases into an empty one, in turn with pg_restore."""
-    source = Server(bench.work / "loading", bench.bin)
-    bench.servers.append(source)
-    source.init()
-    source.start()
+    source = bench.own_server("loading")
     for name, schema in [("shop", SHOP), ("many", MANY)]:
         step(f"recovery of {name}, in turn with pg_restore -j2")
         source.sql(f"CREATE DATABASE {name}")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from measure import Series, run, sizes, start, step
 from report import Seconds
-from servers import Server
 
 PROJECT = Path(__file__).resolve().parents[2]
 TABLES = sizes("RESET_TABLES", 50)
@@ -19,10 +18,7 @@ CHANGED = sizes("RESET_CHANGED", 100)
 def reset(bench, runs):
     """A test changes some rows in each of many tables; each way makes the database what it was."""
     step(f"a test changes {CHANGED} rows in {TABLES} tables of {ROWS} rows")
-    server = Server(bench.work / "reset", bench.bin)
-    bench.servers.append(server)
-    server.init()
-    server.start()
+    server = bench.own_server("reset")
     server.sql("CREATE DATABASE bench")
     server.sql(seeded(), "bench")
     server.sql("CREATE DATABASE seeded TEMPLATE bench")

@@ -14,7 +14,6 @@ import time
 from contextlib import contextmanager
 
 from measure import run, sizes, step
-from servers import Server
 
 ROWS = sizes("TRAVEL_ROWS", 5_000_000)
 TPS = sizes("TRAVEL_TPS", 300)
@@ -28,10 +27,7 @@ TABLE = """CREATE TABLE big (id bigint PRIMARY KEY, amount int NOT NULL, words t
 
 def travel(bench, runs):
     """Measures a tenth of the rows, then all of them, and last one row among many changes."""
-    server = Server(bench.work / "travel", bench.bin)
-    bench.servers.append(server)
-    server.init()
-    server.start()
+    server = bench.own_server("travel")
     figures = bench.figures["travel"] = {"rows": [ROWS // 10, ROWS], "updates": UPDATES, "tps": TPS}
     for rows in figures["rows"]:
         step(f"rewind, undo and diff in a table of {rows} rows, {TPS} transactions a second on other tables")

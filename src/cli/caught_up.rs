@@ -39,7 +39,7 @@ pub(super) fn followed(history: &History) -> Result<()> {
 /// Waits until a running capture has made everything before `lsn` durable.
 ///
 /// # Errors
-/// Those of [`followed`]; `Unavailable` if the capture makes no progress.
+/// Fails when [`followed`] does, and with `Unavailable` if the capture makes no progress.
 pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> Result<()> {
     // An idle source would never write WAL up to that position by itself.
     capture::heartbeat(history, source).await?;

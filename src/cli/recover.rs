@@ -100,7 +100,7 @@ struct DryRunReport<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
     into_schema: Option<&'a String>,
-    /// What --except changes, as far as that is known before the constraints are there.
+    /// The changes that --except makes, as far as they are known before the constraints are there.
     except: Option<ExceptReport>,
     /// The objects that the target will refuse, as far as its catalogs tell.
     left_out: Vec<RefusedObject>,

@@ -330,7 +330,7 @@ impl AmendmentReport {
 }
 
 impl AmendmentReport {
-    /// What is to be dropped first may be in the way only until then.
+    /// Forgets the conflicts: a reset first drops the objects that were made since, and with them the rows in the way.
     fn forget_what_is_in_the_way(&mut self) {
         self.is_blocked = false;
         self.conflicts.clear();

@@ -22,7 +22,7 @@ const END: u8 = b'c';
 /// A message's type and its length, which counts itself.
 const HEAD: usize = 5;
 
-/// What a receiver gets of a COPY.
+/// A part of a COPY's output, as a receiver gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyPart<'a> {
     /// Rows, in pieces cut anywhere.

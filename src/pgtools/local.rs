@@ -70,7 +70,7 @@ const SETTINGS: &[&str] = &[
 /// Settings with the first major version that has them.
 const NEWER_SETTINGS: &[(u32, &str)] = &[(17, "event_triggers=off"), (18, "io_method=sync")];
 
-/// What a server of our own is to be, beyond a server to replay definitions on.
+/// The demands on a server of our own that is for more than the replay of definitions.
 #[derive(Clone, Debug, Default)]
 pub struct ServerDemands {
     /// The bytes of rows that it is to hold.

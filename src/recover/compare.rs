@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::model::Inexact;
 use crate::model::schema_digests::{DifferenceKind, SchemaDifference, name_differences};
 
-/// What the target does not have as it was to be recovered.
+/// The definitions that the target does not have as they were to be recovered.
 #[derive(Default)]
 pub(super) struct ComparedDefinitions {
     /// The columns that another function computed than on the source.
@@ -45,9 +45,8 @@ async fn computed_anew(plan: &Plan, schema: &SchemaAt, sink: &Sink) -> Result<Ve
     Ok(named.collect())
 }
 
-/// Returns the definitions that the target does not have as they were to be recovered, and names columns that are computed
-/// anew. If only some tables are wanted, most
-/// objects are missing by intent.
+/// Compares the target's definitions with those that were to be recovered, and looks for columns that are computed anew. If
+/// only some tables are wanted, most objects are missing by intent.
 pub(super) async fn compare_definitions(
     plan: &Plan,
     schema: &SchemaAt,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::model::Table;
 
-/// Which rows of the chosen tables are wanted.
+/// The choice of rows in the chosen tables.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RowFilter {
     /// A condition in SQL; `None` if all rows are wanted.

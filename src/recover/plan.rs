@@ -37,7 +37,7 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Whether only some tables are wanted.
     pub partial: bool,
-    /// Which rows are wanted; `None` if all are.
+    /// The choice of rows; `None` if all rows are wanted.
     pub filter: Option<RowFilter>,
     /// The tables that were asked for, by oid.
     #[serde(skip)]

@@ -1,4 +1,4 @@
-//! What a recovery tells when it is done.
+//! The report of a recovery that is done.
 
 use serde::Serialize;
 use tokio::time::Instant;

@@ -84,7 +84,7 @@ impl ChangedRows {
         self
     }
 
-    /// What was committed before `until`, and the transaction `xid`, together changed nothing.
+    /// Passes over the transactions before `until` and over the transaction `xid`, which together changed nothing.
     pub fn pass_over(&mut self, until: Lsn, xid: u64) {
         self.until = until;
         self.passed_over = Some(xid as u32);

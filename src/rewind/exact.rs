@@ -1,4 +1,4 @@
-//! Which tables of a change cannot be put right, and which parts of a transaction cannot be taken back.
+//! Finds the tables that cannot be put right, and the parts of transactions that cannot be taken back.
 
 use std::collections::BTreeSet;
 

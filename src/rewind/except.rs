@@ -28,7 +28,7 @@ pub struct Exception {
     wanted: Selection,
 }
 
-/// What the rows become without the transactions, and what was in the way.
+/// The changes of rows that leave the transactions out, and the rows in the way.
 #[derive(Clone, Debug)]
 pub struct ExceptionPlan {
     pub tables: Vec<TableCount>,

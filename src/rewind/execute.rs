@@ -159,8 +159,8 @@ impl Amendment {
         self.solution.reports(&self.changed)
     }
 
-    /// Names the things that are not put back: tables and columns that have no place today, tables that were made since, and schema changes
-    /// of the transactions that are taken back.
+    /// Names the things that are not put back: tables and columns that have no place today, tables that were made since, and
+    /// schema changes of the transactions that are taken back.
     pub fn without_place(&self) -> Vec<String> {
         let concerned = self.changed.tables.values().filter(|changed| self.concerns(changed));
         match &self.aim {
@@ -185,7 +185,7 @@ impl Amendment {
         )))
     }
 
-    /// What a later plan need not read again, now that this one was applied.
+    /// The stretch of the journal that a later plan need not read again, now that this one was applied.
     pub fn put_back(&self, applied: Applied) -> PutBack {
         PutBack { until: self.changed.until(), xid: applied.xid }
     }

@@ -94,7 +94,7 @@ impl Protected {
             folder,
             server,
         };
-        // What fails from here on lets go of the database.
+        // An error from here on lets go of the database.
         match Session::connect_utf8(&protected.source, "rewind").await {
             Ok(session) => protected.session = Some(session),
             Err(error) => {

@@ -1,8 +1,8 @@
-//! What a reset did.
+//! The report of a reset.
 
 use std::time::Duration;
 
-/// What a reset did.
+/// The work that a reset did.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Reset {

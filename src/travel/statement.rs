@@ -176,7 +176,7 @@ fn condition(now: &Table, row: &Row, is_exact: bool) -> Result<String> {
                 |(column, value): &(&Column, String)| format!("{} = {value}", quote_ident(&column.name));
             Ok(join(values.iter().filter(is_key).map(part).collect()))
         }
-        // One of several equal rows is meant.
+        // The statement means one of several equal rows.
         RowIdentity::WholeRow => {
             let parts = join(values.iter().map(is_so).collect());
             Ok(format!("ctid = (SELECT ctid FROM {} WHERE {parts} LIMIT 1)", now.quoted()))

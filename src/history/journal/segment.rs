@@ -228,7 +228,7 @@ impl Segment {
     ) -> Vec<u32> {
         let mut chosen: BTreeSet<_> = changes.blocks_with(&SoughtRows::none()).into_iter().collect();
         for (entry, changed) in self.counted_transactions(changes) {
-            // What the counts do not tell is read.
+            // A transaction of which the counts tell nothing is read.
             let matters = changed.is_none_or(|changed| changed.iter().any(|it| is_wanted(it.oid)));
             if matters && commits.contains(&entry.commit_lsn) {
                 chosen.insert(entry.block);

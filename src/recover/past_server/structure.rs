@@ -67,7 +67,7 @@ impl Structure {
         Ok(Behind { tables: gated, views: self.views(session).await?, inexact })
     }
 
-    /// Where a relation of the moment is.
+    /// The schema and the name under which the server has a relation of the moment.
     fn place(&self, schema: &str, name: &str) -> (String, String) {
         let schema = self.prefix.as_ref().map_or_else(|| schema.to_owned(), |prefix| moved(prefix, schema));
         (schema, name.to_owned())

@@ -433,8 +433,8 @@ impl Sink {
         }
     }
 
-    /// Another last step: puts the tables into a schema of a live database, beside its own tables. Returns what is left out
-    /// of them, and notes.
+    /// Puts the tables into a schema of a live database, beside its own tables; this takes the place of [`Sink::make_valid`].
+    /// Returns the objects that are left out, and notes.
     ///
     /// # Errors
     /// Fails with `Refused` or `Unavailable`; the live database is then as it was.

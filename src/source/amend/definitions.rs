@@ -31,7 +31,7 @@ impl Removal {
             added.filter_map(|it| it.object.strip_prefix(kind)).collect::<Vec<_>>()
         };
         let (schemas, tables) = (added("schema "), added("table "));
-        // Such an object goes with the table or the schema that it belongs to.
+        // An object on such a table, or in such a schema, is dropped with it.
         let goes_along = |it: &&SchemaDifference| {
             let of_table = tables.iter().any(|table| it.object.ends_with(&format!(" on {table}")));
             let is_inside = |schema: &&str| it.object.contains(&format!(" {schema}."));
@@ -90,7 +90,7 @@ impl Removal {
 
 fn named(differences: &[&SchemaDifference]) -> String {
     let mut names: Vec<_> = differences.iter().map(|it| it.object.as_str()).collect();
-    // What people know comes first, before constraints and indexes.
+    // The tables, which people know, come before constraints and indexes.
     names.sort_by_key(|name| name.starts_with("table constraint ") || !name.starts_with("table "));
     names.truncate(NAMED);
     let more = format!("{} more", differences.len().saturating_sub(NAMED));

@@ -29,7 +29,7 @@ impl RowKey {
     /// Finds the table as [`RowKey::find`] does, and reads the key; for a partitioned table, one key for each partition.
     ///
     /// # Errors
-    /// Those of [`RowKey::find`].
+    /// Fails when [`RowKey::find`] does.
     pub fn find_in_partitions(
         reading: &Reading,
         spans: &Spans,

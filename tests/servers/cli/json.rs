@@ -100,7 +100,7 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
         "BEGIN; SELECT pg_current_xact_id(); UPDATE customers SET name = 'wrong' WHERE id = 1; COMMIT";
     let wrong = server.psql(&database, transaction);
     server.psql(&database, "UPDATE customers SET name = 'later' WHERE id = 1");
-    // What JSON.md says of rewind holds for undo.
+    // An undo has the fields that JSON.md lists for rewind.
     assert_eq!(note("rewind", &["undo", &format!("xid:{}", wrong.trim())]).len(), 1);
     assert_eq!(
         note("rewind", &["rewind", "--to", "mark:before", "--key", "customers=1", "--apply"]).len(),

@@ -54,7 +54,7 @@ CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS
 CREATE TRIGGER logged AFTER INSERT OR UPDATE ON sales.orders FOR EACH ROW EXECUTE FUNCTION count_up();
 ";
 
-/// What happens after the first checkpoint, a change of the schema too.
+/// The statements after the first checkpoint, with a change of the schema.
 const CHANGES: &str = "
 UPDATE sales.orders SET total = total + 1 WHERE id <= 30;
 DELETE FROM sales.orders WHERE id BETWEEN 31 AND 40;

@@ -82,7 +82,7 @@ impl Recovered {
         assert_eq!(self.left_out(), what, "{:#}", self.report["left_out"]);
     }
 
-    /// What was left out is not named again as a difference between definitions.
+    /// Asserts that no object that was left out is named again as a difference between definitions.
     #[track_caller]
     fn names_each_once(&self) {
         let inexact = self.report["inexact"].to_string();

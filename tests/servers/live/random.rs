@@ -118,7 +118,7 @@ fn undo_one(scene: &Scene, random: &mut StdRng) {
     assert_eq!(truth.rows, scene.dump().rows, "without {undone:?} of {told:#?}");
 }
 
-/// What the transactions that are not taken back make alone; `None` if a constraint refuses one of them.
+/// The database that the transactions which are not taken back make alone; `None` if a constraint refuses one of them.
 pub(super) fn model_without(scene: &Scene, told: &[(u32, Vec<String>)], undone: &[u64]) -> Option<Dump> {
     let server = scene.backwhen.server();
     let model = server.fresh_database("model");

@@ -15,15 +15,6 @@ CREATE PROCEDURE work(transactions int) LANGUAGE plpgsql AS $$ BEGIN
     END LOOP;
 END $$";
 
-/// The bytes of the journal's blocks that a command read, each block once.
-fn bytes_read(scene: &Scene, arguments: &[&str]) -> u64 {
-    let output = scene.backwhen.run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}{}", output.stdout, output.stderr);
-    let read = output.stderr.lines().filter_map(|line| line.split_once(" reading ")?.1.split_once(" of "));
-    let distinct: std::collections::BTreeMap<_, _> = read.map(|(bytes, place)| (place, bytes)).collect();
-    distinct.values().map(|bytes| bytes.parse::<u64>().expect("a number of bytes")).sum()
-}
-
 #[test]
 fn traffic_on_other_tables_is_not_read() {
     let server = Server::shared(None);
@@ -48,8 +39,7 @@ fn traffic_on_other_tables_is_not_read() {
         }
     }
     capture.wait_caught_up();
-    let segments = scene.backwhen.json_lines(&["list", "segments"]);
-    let journal: u64 = segments.iter().map(|segment| segment["bytes"].as_u64().unwrap()).sum();
+    let journal = scene.backwhen.journal_bytes();
     let wrong = format!("xid:{wrong}");
     for question in [
         &["rewind", "--to", "mark:good", "--table", "t"][..],
@@ -57,7 +47,7 @@ fn traffic_on_other_tables_is_not_read() {
         &["show", &wrong],
         &["diff", "mark:good", "latest", "--table", "t"],
     ] {
-        let read = bytes_read(&scene, question);
+        let read = scene.backwhen.bytes_read(question);
         assert!(read * 4 < journal, "{question:?} read {read} bytes of {journal}");
     }
     scene.undo(&wrong, &[]);

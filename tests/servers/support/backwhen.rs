@@ -110,6 +110,24 @@ impl Backwhen {
         report
     }
 
+    /// Runs a command, and returns the bytes of the journal's blocks that it read. The command must log what the module of
+    /// the journal traces. Each block counts once, also if the command follows the journal twice.
+    #[track_caller]
+    pub fn bytes_read(&self, arguments: &[&str]) -> u64 {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}{}", output.stdout, output.stderr);
+        let read =
+            output.stderr.lines().filter_map(|line| line.split_once(" reading ")?.1.split_once(" of "));
+        let distinct: std::collections::BTreeMap<_, _> = read.map(|(bytes, place)| (place, bytes)).collect();
+        distinct.values().map(|bytes| bytes.parse::<u64>().expect("a number of bytes")).sum()
+    }
+
+    /// Returns the bytes of all sealed segments.
+    pub fn journal_bytes(&self) -> u64 {
+        let segments = self.json_lines(&["list", "segments"]);
+        segments.iter().map(|segment| segment["bytes"].as_u64().expect("bytes")).sum()
+    }
+
     /// Runs a command with `--output json`; returns the objects it prints, such as those of `list`.
     pub fn json_lines(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         let text = self.ok(&[arguments, &["--output", "json"]].concat());

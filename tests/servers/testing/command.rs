@@ -1,20 +1,33 @@
 //! `rewind --reset`
 
 use super::{DROPPED, MADE, ROWS, SEEDED, assert_reset};
-use crate::support::{Backwhen, Dump, Server};
+use crate::support::{Backwhen, Capture, Dump, Server};
+
+/// A database with seed data, under protection.
+fn seeded(server: &Server) -> Backwhen {
+    let database = server.fresh_database("testing");
+    server.psql(&database, SEEDED);
+    let backwhen = Backwhen::new(server, &database);
+    backwhen.ok(&["init", "--full-identity", "--source", &backwhen.source()]);
+    backwhen
+}
+
+/// Starts a capture, and marks the present state as `seeded`.
+fn marked(backwhen: &Backwhen) -> Capture<'_> {
+    let mut capture = backwhen.spawn_capture();
+    capture.wait_streaming();
+    backwhen.ok(&["mark", "seeded"]);
+    capture
+}
 
 #[test]
 fn a_reset_puts_back_rows_sequences_and_what_was_made() {
     let server = Server::shared(None);
-    let database = server.fresh_database("testing");
-    let psql = |sql: &str| server.psql(&database, sql);
-    psql(SEEDED);
-    let backwhen = Backwhen::new(&server, &database);
-    backwhen.ok(&["init", "--full-identity", "--source", &backwhen.source()]);
-    let mut capture = backwhen.spawn_capture();
-    capture.wait_streaming();
-    backwhen.ok(&["mark", "seeded"]);
-    let seeded = Dump::of(&server, &database);
+    let backwhen = seeded(&server);
+    let database = backwhen.database();
+    let psql = |sql: &str| server.psql(database, sql);
+    let capture = marked(&backwhen);
+    let seeded = Dump::of(&server, database);
     let reset = ["rewind", "--to", "mark:seeded", "--reset"];
     let apply = [&reset[..], &["--apply"]].concat();
 
@@ -26,11 +39,11 @@ fn a_reset_puts_back_rows_sequences_and_what_was_made() {
         "{report}"
     );
     assert_eq!(report["sequences"], 1, "{report}");
-    assert_reset(&seeded, &server, &database);
+    assert_reset(&seeded, &server, database);
 
     psql(MADE);
     psql(ROWS);
-    let before = Dump::of(&server, &database);
+    let before = Dump::of(&server, database);
     let plan = backwhen.ok(&reset);
     for line in [
         "DROP SCHEMA IF EXISTS extra CASCADE",
@@ -39,15 +52,15 @@ fn a_reset_puts_back_rows_sequences_and_what_was_made() {
         assert!(plan.contains(&format!("schema    {line}")), "{plan}");
     }
     assert!(plan.contains("nothing was changed yet"), "{plan}");
-    assert_reset(&before, &server, &database);
+    assert_reset(&before, &server, database);
     backwhen.ok(&apply);
-    assert_reset(&seeded, &server, &database);
+    assert_reset(&seeded, &server, database);
 
     psql(DROPPED);
-    let before = Dump::of(&server, &database);
+    let before = Dump::of(&server, database);
     let refused = backwhen.fails(14, &apply);
     assert!(refused.contains("table public.orders") && refused.contains("backwhen recover"), "{refused}");
-    assert_reset(&before, &server, &database);
+    assert_reset(&before, &server, database);
     let usage = backwhen.fails(2, &["rewind", "--to", "latest", "--reset"]);
     assert!(usage.contains("mark:NAME"), "{usage}");
     capture.stop();
@@ -76,25 +89,21 @@ fn without_known_definitions_at_the_mark_the_reset_says_what_to_do() {
     capture.stop();
 }
 
-/// What was made is dropped in a transaction of its own, before the rows go back.
+/// A reset has two transactions: the first drops the objects that were made, the second puts the rows back.
 #[test]
 fn a_reset_that_was_killed_is_completed_by_the_next() {
     let server = Server::shared(None);
-    let database = server.fresh_database("testing");
-    server.psql(&database, SEEDED);
-    let backwhen = Backwhen::new(&server, &database);
-    backwhen.ok(&["init", "--full-identity", "--source", &backwhen.source()]);
-    let mut capture = backwhen.spawn_capture();
-    capture.wait_streaming();
-    backwhen.ok(&["mark", "seeded"]);
-    let seeded = Dump::of(&server, &database);
+    let backwhen = seeded(&server);
+    let database = backwhen.database();
+    let capture = marked(&backwhen);
+    let seeded = Dump::of(&server, database);
     let apply = ["rewind", "--to", "mark:seeded", "--reset", "--apply"];
     for point in ["rewind.locked", "rewind.committed"] {
-        server.psql(&database, MADE);
-        server.psql(&database, ROWS);
+        server.psql(database, MADE);
+        server.psql(database, ROWS);
         backwhen.dies(point, &apply);
         backwhen.ok(&apply);
-        assert_reset(&seeded, &server, &database);
+        assert_reset(&seeded, &server, database);
     }
     capture.stop();
 }

@@ -50,7 +50,7 @@ fn what_a_test_did_is_taken_back_whatever_it_was() {
     });
 }
 
-/// Where the same name stands for another object than at the mark, no definition differs, and still the rows do.
+/// A table that was dropped and made again alike has the definitions of the mark, and other rows.
 #[test]
 fn a_table_or_a_column_that_was_made_again_under_its_name_is_not_taken_for_the_old_one() {
     let server = Server::shared(None);

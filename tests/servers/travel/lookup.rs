@@ -14,21 +14,6 @@ fn scene(server: &Server, sql: &str, roll_at: &str) -> Scene {
     Scene { backwhen }
 }
 
-/// The bytes of the journal's blocks that a command read.
-fn bytes_read(scene: &Scene, arguments: &[&str]) -> u64 {
-    let output = scene.backwhen.run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}{}", output.stdout, output.stderr);
-    // Each block counts once, also if the command follows the journal twice.
-    let read = output.stderr.lines().filter_map(|line| line.split_once(" reading ")?.1.split_once(" of "));
-    let distinct: std::collections::BTreeMap<_, _> = read.map(|(bytes, place)| (place, bytes)).collect();
-    distinct.values().map(|bytes| bytes.parse::<u64>().expect("a number of bytes")).sum()
-}
-
-fn journal_bytes(scene: &Scene) -> u64 {
-    let segments = scene.lines(&["list", "segments"]);
-    segments.iter().map(|segment| segment["bytes"].as_u64().expect("bytes")).sum()
-}
-
 /// Many transactions, each of which changes a hundred rows.
 const MANY: &str = "
 CREATE PROCEDURE work(transactions int) LANGUAGE plpgsql AS $$ BEGIN
@@ -48,14 +33,14 @@ fn one_row_among_many_changes_takes_a_part_of_the_journal() {
     let changed = scene.transaction("UPDATE t SET words = 'changed' WHERE id = 30000");
     scene.psql("CALL work(30)");
     scene.drain();
-    let journal = journal_bytes(&scene);
+    let journal = scene.backwhen.journal_bytes();
     for arguments in [&["row", "t", "30000"][..], &["row", "t", "59999"], &["log", "--key", "t=30000"]] {
-        let read = bytes_read(&scene, arguments);
+        let read = scene.backwhen.bytes_read(arguments);
         assert!(read * 3 < journal, "{arguments:?} read {read} bytes of {journal}");
     }
     assert_eq!(scene.lines(&["row", "t", "30000"]).len(), 3);
     assert_eq!(scene.listed(&["--key", "t=30000"])[1], changed);
-    let read = bytes_read(&scene, &["log", "--table", "t", "--min-rows", "2", "--op", "update"]);
+    let read = scene.backwhen.bytes_read(&["log", "--table", "t", "--min-rows", "2", "--op", "update"]);
     // The epoch of transaction numbers is read from one block.
     assert!(read * 3 < journal, "the counts tell it, and {read} bytes of {journal} were read");
     assert_eq!(scene.listed(&["--min-rows", "2"]).len(), 530);
@@ -112,8 +97,8 @@ fn one_transaction_of_many_blocks_is_read_in_part() {
     let large = scene.transaction(&format!("INSERT INTO t {rows}"));
     let small = scene.transaction("UPDATE t SET words = 'small' WHERE id = 100000");
     scene.drain();
-    let journal = journal_bytes(&scene);
-    let read = bytes_read(&scene, &["row", "t", "100000"]);
+    let journal = scene.backwhen.journal_bytes();
+    let read = scene.backwhen.bytes_read(&["row", "t", "100000"]);
     assert!(read * 3 < journal, "{read} bytes of {journal}");
     let lines = scene.lines(&["row", "t", "100000"]);
     let from: Vec<_> = lines.iter().map(|line| format!("xid:{}", line["from"]["xid"])).collect();

@@ -16,7 +16,7 @@ CREATE TABLE other (id int PRIMARY KEY);
 INSERT INTO "Od d"."me.as" SELECT 1 + n % 2, n, 'v' || n FROM generate_series(1, 150) n;
 "#;
 
-/// What the tables that a recovery was asked for are called, in the database that it made.
+/// Selects the names of the tables that a recovery has made.
 const TABLES: &str = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class \
     WHERE relkind = 'r' AND relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'Od d', 'n.s'))";
 

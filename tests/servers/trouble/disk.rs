@@ -194,7 +194,7 @@ fn a_recovery_onto_a_full_disk_leaves_no_file() {
 const UNWRITABLE: [(&str, &str); 2] =
     [("read-only", "Read-only file system"), ("full", "No space left on device")];
 
-/// What is in the place of the catalog: all that the history holds, what it held after `init`, or nothing.
+/// The states of the catalog's file: it knows all objects, it knows those from before the changes, or it is not there.
 const CATALOGS: [&str; 3] = ["current", "stale", "gone"];
 
 #[test]

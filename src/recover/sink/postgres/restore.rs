@@ -63,7 +63,7 @@ impl PostgresSink {
         step: AfterRows,
         jobs: usize,
     ) -> Result<()> {
-        // Another archive has other numbers.
+        // The entries of another archive have other numbers.
         let is_whole = std::ptr::eq(definitions, &raw const self.definitions);
         let restoring = Restoring {
             definitions,
