@@ -52,10 +52,10 @@ pub(super) struct Interpreter<'a> {
 }
 
 impl<'a> Interpreter<'a> {
-    pub fn new(base: &Checkpoint, key: &MessageKey, wanted: Wanted<'a>) -> Interpreter<'a> {
+    pub fn new(base: &Checkpoint, key: &MessageKey, wanted: Wanted<'a>, named: &[Table]) -> Interpreter<'a> {
         Interpreter {
             key: key.clone(),
-            shapes: Shapes::new(base, wanted),
+            shapes: Shapes::new(base, wanted, named),
             transaction: Transaction { lsn: base.lsn, end_lsn: base.lsn, time: base.time, xid: 0 },
             shown_from: Lsn::ZERO,
             is_beyond: false,

@@ -69,10 +69,21 @@ impl<'a> Follow<'a> {
         key: &MessageKey,
         wanted: Wanted<'a>,
     ) -> Follow<'a> {
+        Follow::by_names(base, journal, key, wanted, &[])
+    }
+
+    /// The same, but the tables in `named` are wanted by the names that they have there, whatever they are called at the base.
+    pub fn by_names(
+        base: &Checkpoint,
+        journal: JournalRange<'_>,
+        key: &MessageKey,
+        wanted: Wanted<'a>,
+        named: &[Table],
+    ) -> Follow<'a> {
         let JournalRange { segments, after, until } = journal;
         let later = segments.iter().filter(|view| view.summary.end > until).cloned().collect();
         let messages = Messages::new(segments, after, until);
-        Follow { later, until, messages, interpreter: Interpreter::new(base, key, wanted) }
+        Follow { later, until, messages, interpreter: Interpreter::new(base, key, wanted, named) }
     }
 
     /// The next event; `None` behind the last one.

@@ -1,6 +1,6 @@
 //! The tables as they stand at the point of the journal that is being read.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::carried::{is_carried, lacking};
@@ -23,10 +23,10 @@ use crate::signal::{DefinedTable, DefinitionSignal};
 /// The tables that are followed, how the stream describes them, and how their values are written.
 pub(super) struct Shapes<'a> {
     wanted: Wanted<'a>,
+    /// Whether each table that was met is wanted, by oid. This is decided once, whatever the table is called later.
+    decided: HashMap<u32, bool>,
     /// The tables that are followed, by oid.
     tables: HashMap<u32, Arc<Table>>,
-    /// Tables that exist and that nobody wants, by oid.
-    unwanted: HashSet<u32>,
     described: HashMap<u32, usize>,
     descriptions: Vec<Description>,
     /// The relation whose row came last, and its place in `descriptions`: the next row is mostly of the same one.
@@ -55,9 +55,12 @@ struct DescribedRows {
 }
 
 impl<'a> Shapes<'a> {
-    pub fn new(base: &Checkpoint, wanted: Wanted<'a>) -> Shapes<'a> {
-        let (followed, unwanted): (Vec<_>, Vec<_>) =
-            base.tables.iter().map(|entry| &entry.table).partition(|table| wanted(table));
+    /// The tables of the base are wanted by the names that they have in `named`, if they are there.
+    pub fn new(base: &Checkpoint, wanted: Wanted<'a>, named: &[Table]) -> Shapes<'a> {
+        let mut decided: HashMap<_, _> = named.iter().map(|table| (table.oid, wanted(table))).collect();
+        let tables = base.tables.iter().map(|entry| &entry.table);
+        let mut is_wanted = |table: &Table| *decided.entry(table.oid).or_insert_with(|| wanted(table));
+        let followed: Vec<_> = tables.filter(|table| is_wanted(table)).collect();
         let mut retellings = Retellings::default();
         // A row may come after the base that is older than a statement before the base.
         for change in &base.schema.since {
@@ -69,8 +72,8 @@ impl<'a> Shapes<'a> {
         followed.iter().for_each(|table| retellings.define(table));
         Shapes {
             wanted,
+            decided,
             tables: followed.iter().map(|table| (table.oid, Arc::new((*table).clone()))).collect(),
-            unwanted: unwanted.iter().map(|table| table.oid).collect(),
             described: HashMap::new(),
             descriptions: Vec::new(),
             last: None,
@@ -123,7 +126,8 @@ impl<'a> Shapes<'a> {
         let Some(table) = self.tables.get(&relation.oid) else {
             let what = format!("{}.{}", relation.schema, relation.name);
             let why = "was not protected yet at the checkpoint that the recovery starts from".to_owned();
-            let to_say = if self.unwanted.contains(&relation.oid) { Vec::new() } else { vec![(what, why)] };
+            let to_say =
+                if self.decided.get(&relation.oid) == Some(&false) { Vec::new() } else { vec![(what, why)] };
             return Description { relation, rows: None, to_say };
         };
         let (mapping, to_say) = map(table, &relation, at);
@@ -172,10 +176,10 @@ impl<'a> Shapes<'a> {
         if let Some(retold) = &signal.retold {
             self.retell(retold, at, &mut changes);
         }
-        for table in self.tables.values_mut() {
-            if let Some(detached) = signal.detaches(table) {
-                let (before, now) = (Arc::clone(table), Arc::new(detached));
-                *table = Arc::clone(&now);
+        let detached: Vec<_> = self.tables.values().filter_map(|table| signal.detaches(table)).collect();
+        for now in detached.into_iter().map(Arc::new) {
+            if let Some(before) = self.tables.insert(now.oid, Arc::clone(&now)) {
+                self.redescribe(now.oid, at);
                 changes.push(TableChange::Alter { before, now, reshape: None });
             }
         }
@@ -193,8 +197,7 @@ impl<'a> Shapes<'a> {
         let now = Arc::new(defined.facts.table(stream_name));
         let Some(before) = self.tables.get(&oid).cloned() else {
             // A table that was not wanted stays so under another name, as its rows until then are not known.
-            if self.unwanted.contains(&oid) || !(self.wanted)(&now) {
-                self.unwanted.insert(oid);
+            if !*self.decided.entry(oid).or_insert_with(|| (self.wanted)(&now)) {
                 return None;
             }
             self.retellings.define(&now);

@@ -184,7 +184,7 @@ impl Past {
     }
 
     /// Follows the transactions after this past: those of its epoch that committed before `until`. The cursor knows the
-    /// tables as they stand at the moment. Only blocks are read that hold schema changes, or changes of wanted tables after
+    /// tables as they stand at the moment, and they are wanted by the names that they have then. Only blocks are read that hold schema changes, or changes of wanted tables after
     /// the moment.
     ///
     /// # Errors
@@ -194,7 +194,8 @@ impl Past {
         let after = if self.schema_changes()?.is_empty() { self.until } else { self.base.lsn };
         let journal = JournalRange { segments: &self.stretch().segments, after, until };
         let blocks = self.blocks_that_change(self.until..until, wanted)?;
-        Ok(Follow::new(&self.base, journal, &key, wanted).showing_from(self.until).reading_only(&blocks))
+        let follow = Follow::by_names(&self.base, journal, &key, wanted, &self.tables()?);
+        Ok(follow.showing_from(self.until).reading_only(&blocks))
     }
 
     /// Folds the tables that are wanted, for a question about some of their rows.

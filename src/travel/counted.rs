@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::tally::{Filter, TransactionTally};
-use super::{Operation, Span};
+use super::{Operation, SelectedTables, Span};
 use crate::codec::pgoutput;
 use crate::error::{Error, Result};
 use crate::follow::{Transaction, describes_exactly, tables_after};
@@ -69,7 +69,7 @@ impl CountedSegments {
         position: Lsn,
         span: &Span,
         filter: &Filter,
-        selected: &HashSet<u32>,
+        selected: &SelectedTables<'_>,
         take: &mut Taker<'_>,
     ) -> Result<bool> {
         while self.0.front().is_some_and(|it| it.view.summary.start < position)
@@ -112,7 +112,7 @@ impl CountedSegment {
         &self,
         span: &Span,
         filter: &Filter,
-        selected: &HashSet<u32>,
+        selected: &SelectedTables<'_>,
         take: &mut Taker<'_>,
     ) -> Result<bool> {
         let segment = self.view.open()?;

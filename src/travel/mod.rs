@@ -89,10 +89,32 @@ impl Span {
         Ok(segment.transactions().iter().rfind(inside).map_or(self.time, |entry| entry.time))
     }
 
-    /// The oids of the tables that are selected by their names where the span begins or where it ends.
-    fn selected(&self, selection: &Selection) -> Result<HashSet<u32>> {
-        let selected = self.tables()?.filter(|it| selection.takes_table(it));
-        Ok(selected.map(|it| it.oid).collect())
+    /// The tables that are selected in the span.
+    fn selected<'a>(&self, selection: &'a Selection) -> Result<SelectedTables<'a>> {
+        let (mut selected, mut known) = (HashSet::new(), HashSet::new());
+        for table in self.tables()? {
+            known.insert(table.oid);
+            if selection.takes_table(&table) {
+                selected.insert(table.oid);
+            }
+        }
+        Ok(SelectedTables { selection, selected, known })
+    }
+}
+
+/// The tables that are selected in a span: by their names where it begins or where it ends, whatever they are called before
+/// and in between. A table that is there at neither end counts by the name with which it is made.
+struct SelectedTables<'a> {
+    selection: &'a Selection,
+    selected: HashSet<u32>,
+    /// The oids of the tables that are there where the span begins or where it ends.
+    known: HashSet<u32>,
+}
+
+impl SelectedTables<'_> {
+    fn takes(&self, table: &Table) -> bool {
+        let is_passing = !self.known.contains(&table.oid);
+        self.selected.contains(&table.oid) || is_passing && self.selection.takes_table(table)
     }
 }
 

@@ -94,7 +94,8 @@ impl ShownTransaction {
         take: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<Vec<Inexact>> {
         refuse_misfits(tables, None, std::slice::from_ref(&self.span))?;
-        let wanted = |table: &Table| tables.takes_table(table);
+        let selected = self.span.selected(tables)?;
+        let wanted = |table: &Table| selected.takes(table);
         let rows = WholeRows::all(&self.span, &wanted);
         let mut removed = HashMap::new();
         rows.follow(&mut |transaction, step| {

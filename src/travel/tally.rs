@@ -1,13 +1,13 @@
 //! Counts the changes of one transaction, as far as they are asked for.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::row::RowKey;
 use super::whole::Step;
-use super::{Condition, Operation};
+use super::{Condition, Operation, SelectedTables};
 use crate::codec::copy_text;
 use crate::error::Result;
 use crate::follow::TableChange;
@@ -67,9 +67,8 @@ impl TableCounts {
 
 impl Filter {
     /// Whether changes of a table are asked for, as far as they are known by the table alone.
-    pub(super) fn takes(&self, table: &Table, selected: &HashSet<u32>) -> bool {
-        (selected.contains(&table.oid) || self.tables.takes_table(table))
-            && self.key.as_ref().is_none_or(|key| key.table == table.oid)
+    pub(super) fn takes(&self, table: &Table, selected: &SelectedTables<'_>) -> bool {
+        selected.takes(table) && self.key.as_ref().is_none_or(|key| key.table == table.oid)
     }
 
     fn wants(&self, operation: Operation) -> bool {

@@ -46,7 +46,7 @@ impl Touched {
     /// `Damaged` if the journal is.
     pub fn between(span: &Span, selection: &Selection) -> Result<Touched> {
         let selected = span.selected(selection)?;
-        let wanted = |table: &Table| selected.contains(&table.oid) || selection.takes_table(table);
+        let wanted = |table: &Table| selected.takes(table);
         let mut touched = Touched::default();
         let mut follow = span.past.follow(span.until, &wanted)?;
         let mut place = 0;

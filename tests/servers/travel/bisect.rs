@@ -28,6 +28,20 @@ fn xid(found: &Value) -> String {
     format!("xid:{}", found["first_bad"]["xid"])
 }
 
+/// The checkpoint before the good moment has the table under another name.
+#[test]
+fn a_table_that_was_renamed_before_the_good_moment_is_followed() {
+    let server = Server::shared(None);
+    let scene = Scene::new(&server, SHOP);
+    let good = scene.transaction("ALTER TABLE orders RENAME TO purchases");
+    scene.transaction("UPDATE purchases SET total = 7 WHERE id = 1");
+    let bad = scene.transaction("UPDATE purchases SET total = -1 WHERE id = 3");
+    scene.transaction("UPDATE purchases SET total = 8 WHERE id = 1");
+    scene.drain();
+    let found = bisect(&scene, &good, "SELECT bool_and(total > 0) FROM purchases");
+    assert_eq!(xid(&found), bad, "{found}");
+}
+
 #[test]
 fn the_transaction_is_found_through_views_and_functions() {
     on_oldest_and_newest(|server| {

@@ -84,6 +84,35 @@ fn filters_leave_only_what_is_asked_for() {
 }
 
 /// Checkpoints in between, and rows that are changed again and again, change no answer.
+/// The names that decide are those where the question begins and ends, not those of the checkpoint before it.
+#[test]
+fn a_table_that_took_the_name_of_another_is_the_one_that_is_asked_for() {
+    on_oldest_and_newest(|server| {
+        let scene = Scene::new(server, SHOP);
+        scene.psql("ALTER TABLE audit RENAME TO audit_of_last_year; CREATE TABLE audit (id int PRIMARY KEY)");
+        scene.backwhen.ok(&["mark", "new year"]);
+        let old = scene.transaction("INSERT INTO audit_of_last_year VALUES ('late')");
+        let new = scene.transaction("INSERT INTO audit VALUES (1)");
+        // A table that is there neither where the question begins nor where it ends.
+        let passing =
+            scene.transaction("CREATE TABLE audit_of_now (id int); INSERT INTO audit_of_now VALUES (1)");
+        let end = scene.transaction("DROP TABLE audit_of_now");
+        scene.drain();
+        let listed = |table: &str, condition: &str| {
+            let question = ["--since", "mark:new year", "--until", &end, "--op", "insert", "--table", table];
+            let condition = if condition.is_empty() { vec![] } else { vec!["--where", condition] };
+            scene.listed(&[&question[..], &condition].concat())
+        };
+        for condition in ["", "id > 0"] {
+            assert_eq!(listed("audit", condition), std::slice::from_ref(&new), "{condition}");
+        }
+        for condition in ["", "what = 'late'"] {
+            assert_eq!(listed("audit_of_last_year", condition), std::slice::from_ref(&old), "{condition}");
+        }
+        assert_eq!(listed("audit*", ""), [old, new, passing]);
+    });
+}
+
 #[test]
 fn checkpoints_in_between_change_no_answer() {
     let server = Server::shared(None);

@@ -20,10 +20,10 @@ INSERT INTO "Od d"."me.as" SELECT 1 + n % 2, n, 'v' || n FROM generate_series(1,
 const TABLES: &str = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class \
     WHERE relkind = 'r' AND relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'Od d', 'n.s'))";
 
-fn recovered(scene: &Scene, table: &str, name: &str) -> String {
+fn recovered(scene: &Scene, moment: &str, table: &str, name: &str) -> String {
     let into = format!("{name}_of_{}", scene.backwhen.database());
     let target = scene.backwhen.server().conninfo(&into);
-    scene.backwhen.ok(&["recover", "--to", "latest", "--table", table, "--create", "--into", &target]);
+    scene.backwhen.ok(&["recover", "--to", moment, "--table", table, "--create", "--into", &target]);
     into
 }
 
@@ -44,9 +44,11 @@ fn a_partitioned_table_stands_for_its_partitions_at_the_moment() {
         scene.psql(&format!("ALTER TABLE {root} ATTACH PARTITION loose FOR VALUES IN (4)"));
         scene.psql(&format!("ALTER TABLE {root} DETACH PARTITION one"));
         scene.psql("ALTER TABLE two DETACH PARTITION two_b");
+        scene.backwhen.ok(&["mark", "detached"]);
+        let apart = scene.transaction("UPDATE one SET v = 'apart'");
         scene.drain();
 
-        assert_eq!(scene.listed(&["--table", root, "--op", "update"]), [changed]);
+        assert_eq!(scene.listed(&["--table", root, "--op", "update", "--until", "mark:detached"]), [changed]);
         let listed = scene.listed(&["--table", root]);
         assert!(listed.contains(&made) && listed.contains(&moved), "{listed:?}");
         let one = scene.lines(&["row", root, "site=1,id=2"]);
@@ -57,11 +59,30 @@ fn a_partitioned_table_stands_for_its_partitions_at_the_moment() {
             (1, &"public.two_a".into(), &"insert".into())
         );
 
-        let into = recovered(&scene, root, "root");
+        let into = recovered(&scene, "latest", root, "root");
         assert_eq!(server.psql(&into, TABLES), "loose three two_a");
         let rows = format!("SELECT count(*), md5(string_agg(m::text, ',' ORDER BY site, id)) FROM {root} m");
         assert_eq!(server.psql(&into, &rows), scene.psql(&rows));
-        assert_eq!(server.psql(&recovered(&scene, "two", "two"), TABLES), "two_a");
+        assert_eq!(server.psql(&recovered(&scene, "latest", "two", "two"), TABLES), "two_a");
+
+        // Before any later checkpoint, only the statements tell which partitions there are.
+        let first = &scene.lines(&["list", "checkpoints"])[0]["id"];
+        let plan = scene.backwhen.json(&["recover", "--to", "mark:detached", "--table", root, "--dry-run"]);
+        assert_eq!(&plan["checkpoint"], first, "{plan}");
+        assert_eq!(
+            server.psql(&recovered(&scene, "mark:detached", root, "told"), TABLES),
+            "loose three two_a"
+        );
+        let one = scene.lines(&["row", root, "site=1,id=2", "--until", "mark:detached"]);
+        assert_eq!(one, [] as [Value; 0]);
+
+        let since = ["--since", "mark:detached", "--until", &apart];
+        for question in [&["--table", "one"][..], &["--table", "one", "--where", "id > 0"]] {
+            assert_eq!(scene.listed(&[&since, question].concat()), std::slice::from_ref(&apart));
+        }
+        for question in [&["--table", root][..], &["--table", root, "--where", "id > 0"]] {
+            assert_eq!(scene.listed(&[&since, question].concat()), [] as [String; 0]);
+        }
 
         // The names of everything above change.
         scene.psql(&format!(
@@ -70,9 +91,12 @@ fn a_partitioned_table_stands_for_its_partitions_at_the_moment() {
         let last = scene.transaction(r#"UPDATE "n.s"."Me" SET v = 'y' WHERE id = 1"#);
         scene.drain();
         assert_eq!(scene.listed(&["--table", r#""n.s".Me"#, "--op", "update"]).last(), Some(&last));
-        let into = recovered(&scene, r#""n.s"."Me""#, "renamed");
+        let into = recovered(&scene, "latest", r#""n.s"."Me""#, "renamed");
         assert_eq!(server.psql(&into, TABLES), "loose three two_a");
-        assert_eq!(server.psql(&recovered(&scene, r#""n.s".*"#, "all"), TABLES), "loose three two_a");
+        assert_eq!(
+            server.psql(&recovered(&scene, "latest", r#""n.s".*"#, "all"), TABLES),
+            "loose three two_a"
+        );
     });
 }
 

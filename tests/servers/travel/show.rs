@@ -32,6 +32,22 @@ fn old_and_new_values_come_whole_although_the_wal_lacks_them() {
 }
 
 #[test]
+fn a_table_is_known_by_the_name_that_it_has_before_the_transaction() {
+    let server = Server::shared(None);
+    let scene = Scene::new(&server, SHOP);
+    scene.psql("ALTER TABLE orders RENAME TO purchases; ALTER TABLE items RENAME TO orders");
+    let changed = scene.transaction(
+        "UPDATE purchases SET status = 'paid' WHERE id = 5; UPDATE orders SET sku = 'x' WHERE order_id = 1 AND line = 2",
+    );
+    scene.drain();
+    for (table, column, before) in [("purchases", "status", "open"), ("orders", "sku", "sku 2")] {
+        let lines = scene.lines(&["show", &changed, "--table", table]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(lines[0]["before"][column], before);
+    }
+}
+
+#[test]
 fn a_truncate_tells_the_rows_that_it_removed() {
     on_oldest_and_newest(|server| {
         let scene = Scene::new(server, SHOP);
