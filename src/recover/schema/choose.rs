@@ -51,6 +51,10 @@ impl Chooser {
         let statement = &signal.statement;
         let plain = plain_backslashes(signal);
         let text = match innermost(&statement.context) {
+            Frame::Client if statement.query.is_empty() => {
+                let no_text = || format!("the history does not hold the text of {}", signal.tag);
+                return StatementChoice::Unknown { why: signal.trouble.clone().unwrap_or_else(no_text) };
+            }
             Frame::Client => &statement.query,
             Frame::Text(text) => text,
             Frame::SqlFunction { name, number } => {
@@ -221,6 +225,18 @@ mod tests {
         assert_eq!(choose("CREATE TABLE", "public.b"), "CREATE TABLE IF NOT EXISTS b (x int)");
         assert_eq!(choose("ALTER TABLE", "public.a"), "ALTER TABLE a ADD y int");
         assert!(choose("ALTER TABLE", "public.a").contains("none of the 5 statements sent"));
+    }
+
+    #[test]
+    fn a_message_without_a_text_says_why_it_has_none() {
+        let mut unread = signal("a statement that cannot be read", "", "", "");
+        unread.trouble = Some("the triggers' message cannot be read: it ends early".into());
+        assert_eq!(
+            text(Chooser::default().choose(&unread)),
+            r#"Unknown { why: "the triggers' message cannot be read: it ends early" }"#
+        );
+        let untold = signal("ALTER TABLE", "public.a", "", "");
+        assert!(text(Chooser::default().choose(&untold)).contains("does not hold the text of ALTER TABLE"));
     }
 
     #[test]

@@ -189,7 +189,8 @@ impl<'a> Capture<'a> {
         let loud = |line: &&String| line.contains("WARN") || line.contains("ERROR");
         let allowed = |line: &String| self.allowed.iter().any(|text| line.contains(text.as_str()));
         let unexpected: Vec<&String> = lines.iter().filter(loud).filter(|line| !allowed(line)).collect();
-        assert!(unexpected.is_empty(), "capture warned of what the test did not allow: {unexpected:#?}");
+        let all = lines.join("\n");
+        assert!(unexpected.is_empty(), "capture warned of what the test did not allow: {unexpected:#?} in\n{all}");
     }
 }
 
