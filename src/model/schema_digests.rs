@@ -22,6 +22,10 @@ pub type ObjectDigests = BTreeMap<String, PartDigest>;
 /// The objects whose digests are not those of an earlier set, with their new digests; `None` for objects that are gone.
 pub type DigestChanges = BTreeMap<String, Option<ObjectDigests>>;
 
+/// How parts begin that tell the name of a column's NOT NULL. Servers before version 18 do not have them, nor do sets that
+/// older versions of backwhen took.
+const NOT_NULL: &str = "NOT NULL of column ";
+
 /// The object that stands for the connected database itself.
 pub const DATABASE: &str = "database";
 
@@ -196,6 +200,10 @@ impl SchemaDigests {
         digest.through_dump().or(Some(&digest.0))
     }
 
+    fn tells_not_null(&self) -> bool {
+        self.objects.values().flat_map(|parts| parts.keys()).any(|part| part.starts_with(NOT_NULL))
+    }
+
     /// Lists the objects in which `found` is not what `self` is. A part that is in `dumped` as it is in `self` has been
     /// through pg_dump, and may be written in the other form that pg_dump gives expressions. Expressions of servers of
     /// different versions are not compared. `skips` names the parts that are not to be compared.
@@ -219,6 +227,9 @@ impl SchemaDigests {
                 && (self.server_major != found.server_major
                     || loose == other.through_dump() && part_of(dumped, object, part) == here)
         };
+        let tells_not_null = self.tells_not_null() && found.tells_not_null();
+        let skips =
+            |object: &str, part: &str| !tells_not_null && part.starts_with(NOT_NULL) || skips(object, part);
         let names: BTreeSet<&String> = self.objects.keys().chain(found.objects.keys()).collect();
         let difference = |object: &String| {
             let (here, there) = (self.objects.get(object), found.objects.get(object));
@@ -270,6 +281,18 @@ mod tests {
         );
         let found = one.differences(&other, None, |object, part| object != "table a" || part == "owner");
         assert_eq!(found, []);
+    }
+
+    #[test]
+    fn names_of_not_null_are_compared_if_both_sets_tell_them() {
+        let column = ("table a", "column x", "1");
+        let named = |name| digests(&[column, ("table a", "NOT NULL of column x", name)]);
+        let differ = |one: &SchemaDigests, other: &SchemaDigests| {
+            !one.differences(other, None, |_, _| false).is_empty()
+        };
+        assert!(differ(&named("2"), &named("3")));
+        assert!(!differ(&named("2"), &digests(&[column])));
+        assert!(!differ(&digests(&[column]), &named("2")));
     }
 
     #[test]

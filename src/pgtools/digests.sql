@@ -172,7 +172,7 @@ UNION ALL
       FROM pg_index JOIN pg_class c ON c.oid = indexrelid
      WHERE indrelid IN (SELECT oid FROM rel) AND (indisvalid OR c.relkind = 'I')
 UNION ALL
-    -- Foreign keys of partitions follow those of their roots, under names of the server's choice; 18 lists NOT NULL.
+    -- Foreign keys of partitions follow those of their roots, under names of the server's choice; NOT NULL is a part of its table.
     SELECT 'pg_constraint'::regclass, c.oid, NULL, NULL, NULL, true, ROW(pg_get_constraintdef(c.oid), convalidated)::text
       FROM pg_constraint c
      WHERE (conrelid IN (SELECT oid FROM rel) OR contypid IN (SELECT oid FROM type))
@@ -236,6 +236,10 @@ UNION ALL
 UNION ALL
     SELECT 'pg_class'::regclass, attrelid, 'default of column ' || quote_ident(attname), true, pg_get_expr(adbin, adrelid)
       FROM pg_attrdef JOIN col ON attrelid = adrelid AND attnum = adnum
+UNION ALL
+    -- From version 18 on, NOT NULL of a column has a name.
+    SELECT 'pg_class'::regclass, attrelid, 'NOT NULL of column ' || quote_ident(attname), false, ROW(conname, convalidated, connoinherit)::text
+      FROM pg_constraint JOIN col ON attrelid = conrelid AND attnum = conkey[1] WHERE contype = 'n'
 UNION ALL
     SELECT 'pg_class'::regclass, attrelid, 'privileges of column ' || quote_ident(attname), false,
            ARRAY(SELECT ROW(grantor::regrole, CASE WHEN grantee > 0 THEN grantee::regrole::text END, privilege_type, is_grantable)::text

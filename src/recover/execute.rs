@@ -230,7 +230,7 @@ async fn open(
     let left_out = if plan.partial { partial_notes(&entries) } else { Vec::new() };
     let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
     let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();
-    let mut definitions = ArchiveDefinitions::new(archive, entries)?.with_orders(&schema.orders);
+    let mut definitions = ArchiveDefinitions::new(archive, entries)?.as_on_source(&schema.orders);
     if let Some(base) = schema.base.as_ref().filter(|_| schema.facts.large_objects > 0) {
         let base = Archive::open(base)?;
         let objects = EntrySelection::large_objects(&base.toc);

@@ -1,6 +1,7 @@
 //! The schema archive that pg_dump wrote: its contents, and the choice of entries to restore.
 
 mod inherited;
+mod not_null;
 mod references;
 mod roles;
 mod select;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result};
 
 pub use inherited::{ColumnOrders, column_orders, definitions_in_order};
+pub use not_null::definitions_with_names;
 pub use references::referenced_tables;
 pub use roles::{Roles, roles_of_privileges};
 pub use select::{AfterRows, EntrySelection};

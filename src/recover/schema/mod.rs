@@ -341,7 +341,7 @@ impl RestoredArchive<'_> {
         let archive = Archive::open(self.archive)?;
         let selection = EntrySelection::whole(&archive.toc);
         let named = Roles::of(&archive.toc, &selection);
-        let mut definitions = ArchiveDefinitions::new(archive, selection)?.with_orders(self.orders);
+        let mut definitions = ArchiveDefinitions::new(archive, selection)?.as_on_source(self.orders);
         let session = Session::connect_utf8(&scratch.info, "replay").await?;
         if self.ours {
             let names = named.all().into_iter().chain(self.further_roles.iter().copied());

@@ -243,13 +243,15 @@ impl<'a> Replay<'a> {
     /// Drops what is there of a statement's objects. What is not there was made without being told.
     async fn drop_what_is_there(&mut self, change: &DefinitionChange, text: &str) -> Result<()> {
         let DefinitionChange { lsn, time, signal, .. } = change;
-        // The server leaves an index that is not valid where CREATE INDEX CONCURRENTLY fails.
-        if self.lacks_roles || signal.dropped_names.is_empty() || signal.tag == "DROP INDEX" {
+        if self.lacks_roles || signal.dropped_names.is_empty() {
             return Ok(());
         }
         let kind = signal.tag.trim_start_matches("DROP ").to_lowercase();
+        // The server leaves an index that is not valid where CREATE INDEX CONCURRENTLY fails, and nothing tells of it;
+        // nor does anything tell of the REINDEX that makes it valid.
+        let condition = if kind == "index" { ", if it was ever valid" } else { "" };
         let why = format!(
-            "was dropped at {lsn} ({time}), and nothing told when it was made: it may have been there"
+            "was dropped at {lsn} ({time}), and nothing told when it was made: it may have been there{condition}"
         );
         self.unknown_until_dropped.extend(
             signal

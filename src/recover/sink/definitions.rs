@@ -10,7 +10,7 @@ use crate::model::schema::quote_ident;
 use crate::pgtools::{Child, Installation, Tools};
 use crate::recover::archive::{
     AfterRows, Archive, ColumnOrders, Entry, EntrySelection, Roles, Section, definitions_in_order,
-    roles_of_privileges,
+    definitions_with_names, roles_of_privileges,
 };
 use crate::recover::refused::RefusedObject;
 
@@ -22,7 +22,7 @@ pub struct ArchiveDefinitions {
     /// The archive that holds the large objects, if it is a different one.
     pub large_objects: Option<Box<ArchiveDefinitions>>,
     /// Definitions that are not the archive's own, by the entry's number.
-    in_order: BTreeMap<i32, String>,
+    redefined: BTreeMap<i32, String>,
     owners: bool,
     privileges: bool,
     /// The roles that own an object or have a privilege, and that the server lacks.
@@ -45,7 +45,7 @@ impl ArchiveDefinitions {
             archive,
             selection,
             large_objects: None,
-            in_order: BTreeMap::new(),
+            redefined: BTreeMap::new(),
             owners: true,
             privileges: true,
             missing: BTreeSet::new(),
@@ -54,15 +54,21 @@ impl ArchiveDefinitions {
         })
     }
 
-    /// Gives tables that inherit the order of columns that they had on the source.
-    pub fn with_orders(mut self, orders: &ColumnOrders) -> ArchiveDefinitions {
-        self.in_order = definitions_in_order(&self.archive.toc, &self.selection, orders);
+    /// Gives tables that inherit the order of columns that they had on the source, and NOT NULL constraints their names.
+    pub fn as_on_source(mut self, orders: &ColumnOrders) -> ArchiveDefinitions {
+        self.redefined = definitions_with_names(&self.archive.toc, &self.selection);
+        for entry in &mut self.archive.toc.entries {
+            if let Some(definition) = self.redefined.get(&entry.id) {
+                entry.definition.clone_from(definition);
+            }
+        }
+        self.redefined.extend(definitions_in_order(&self.archive.toc, &self.selection, orders));
         self
     }
 
     /// The entries that pg_restore does not make, with what is to be run for each instead.
-    pub(crate) fn in_order(&self) -> &BTreeMap<i32, String> {
-        &self.in_order
+    pub(crate) fn redefined(&self) -> &BTreeMap<i32, String> {
+        &self.redefined
     }
 
     /// Adapts the choice to a server that has only the roles that `has` accepts. Returns the roles that it lacks, with what

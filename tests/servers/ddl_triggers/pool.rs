@@ -17,6 +17,17 @@ const OPEN: u32 = 4;
 /// How long a storm lasts by default.
 const STORM: Duration = Duration::from_secs(20);
 
+/// A longer storm has about so many transactions. While a transaction is open, the server's logical decoding keeps for it
+/// the numbers of all transactions that change definitions, once more with each of them: what it sorts and spills to
+/// disk grows with the square of their number (31,504 took 17 GB).
+const TRANSACTIONS: u32 = 6500;
+
+/// How long each transaction of a storm sleeps before it ends.
+fn pause(storm: Duration) -> Duration {
+    let each = storm * (SESSIONS - OPEN) / TRANSACTIONS;
+    each.max(Duration::from_millis(250))
+}
+
 /// The table in which each transaction notes the rows that it left in the tables of the storm.
 const TOLD: &str = "CREATE TABLE told (name text PRIMARY KEY, rows int8, total int8)";
 
@@ -69,27 +80,29 @@ fn transaction(session: u32, step: u32, end: &str) -> String {
 struct Storm {
     sessions: Vec<Mutex<OpenSession>>,
     steps: Vec<AtomicU32>,
+    end: String,
     /// The sum over all transactions, and the longest.
     took: Mutex<(Duration, Duration)>,
 }
 
 impl Storm {
     /// Opens the sessions, and begins the transactions that stay open until the end.
-    fn open(server: &Server, source: &str) -> Storm {
+    fn open(server: &Server, source: &str, pause: Duration) -> Storm {
         let sessions = || Mutex::new(OpenSession::new(server, source));
         let sessions: Vec<_> = std::iter::repeat_with(sessions).take(SESSIONS as usize).collect();
         for open in 1..=OPEN {
             sessions[open as usize - 1].lock().unwrap().run(&transaction(open, 1, ""));
         }
         let steps = std::iter::repeat_with(AtomicU32::default).take(SESSIONS as usize).collect();
-        Storm { sessions, steps, took: Mutex::default() }
+        let end = format!("SELECT pg_sleep({}); COMMIT;", pause.as_secs_f64());
+        Storm { sessions, steps, end, took: Mutex::default() }
     }
 
     /// Runs the next transaction of a session.
     fn go_on(&self, number: u32) {
         let session = (number + OPEN) as usize - 1;
         let step = self.steps[session].fetch_add(1, Ordering::Relaxed) + 1;
-        let sql = transaction(number + OPEN, step, "SELECT pg_sleep(0.25); COMMIT;");
+        let sql = transaction(number + OPEN, step, &self.end);
         let begun = Instant::now();
         self.sessions[session].lock().unwrap().run(&sql);
         let took = begun.elapsed();
@@ -129,12 +142,13 @@ impl Storm {
 #[test]
 fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
     let longer = number_from("BACKWHEN_STORM_SECONDS").map(Duration::from_secs);
+    let time = longer.unwrap_or(STORM);
     // A server of its own: open transactions of other tests would keep slots from being made.
     let server = Server::builder().setting("wal_level", "logical").start();
-    if let Some(time) = longer {
+    if longer.is_some() {
         let alone = server.fresh_database("alone");
         server.psql(&alone, TOLD);
-        let storm = Storm::open(&server, &server.conninfo(&alone));
+        let storm = Storm::open(&server, &server.conninfo(&alone), pause(time));
         storm.rage(&server, &alone, time / 10);
         eprint!("without backwhen: ");
         storm.end();
@@ -144,10 +158,10 @@ fn in_a_storm_of_sessions_every_table_is_exact_at_every_moment() {
     server.psql(&database, TOLD);
     let backwhen = Backwhen::new(&server, &database);
     backwhen.init();
-    let storm = Storm::open(&server, &backwhen.source());
+    let storm = Storm::open(&server, &backwhen.source(), pause(time));
     let mut capture = backwhen.spawn_capture_with(&["--heartbeat", "500ms"]);
     capture.allow("the creation of the replication slot waits");
-    let moments = storm.rage(&server, &database, longer.unwrap_or(STORM));
+    let moments = storm.rage(&server, &database, time);
     let made = storm.end();
     server.psql(&database, AUDIT);
     let truth = Dump::of(&server, &database);

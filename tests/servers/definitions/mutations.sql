@@ -4,7 +4,8 @@ table s.t: privileges of column v | REVOKE UPDATE (v) ON s.t FROM digest_b
 table s.t: default of column v | ALTER TABLE ONLY s.t ALTER v SET DEFAULT 'y'
 table s.t: default of column v | ALTER TABLE ONLY s.t ALTER v DROP DEFAULT
 table s.child: column g, default of column g; table s.t: column g, default of column g | ALTER TABLE s.t ALTER g DROP EXPRESSION
-table s.t: column c | ALTER TABLE ONLY s.t ALTER c SET NOT NULL
+table s.t: NOT NULL of column c, column c | ALTER TABLE ONLY s.t ALTER c SET NOT NULL
+table s.counted: NOT NULL of column i | 18: ALTER TABLE s.counted RENAME CONSTRAINT counted_i_not_null TO other
 table s.t: column c | ALTER TABLE ONLY s.t ALTER c SET STORAGE PLAIN
 table s.t: column n | ALTER TABLE ONLY s.t ALTER n SET STATISTICS 78
 table s.t: column v | ALTER TABLE ONLY s.t ALTER v RESET (n_distinct)
@@ -15,7 +16,7 @@ table s.t: itself | ALTER TABLE s.t SET (toast.autovacuum_enabled = on)
 table s.t: itself | ALTER TABLE s.t REPLICA IDENTITY NOTHING
 table s.t: itself | ALTER TABLE s.t FORCE ROW LEVEL SECURITY
 table s.t: itself | ALTER TABLE s.t DISABLE ROW LEVEL SECURITY
-sequence s.counted_i_seq: itself; table s.counted: column i, column k, order of columns | ALTER TABLE s.counted RENAME i TO k
+sequence s.counted_i_seq: itself; table s.counted: NOT NULL of column i, NOT NULL of column k, column i, column k, order of columns | ALTER TABLE s.counted RENAME i TO k
 table s.counted: column k, order of columns | ALTER TABLE s.counted ADD k int
 table s.counted: column i | ALTER TABLE s.counted ALTER i SET GENERATED ALWAYS
 table s.packed: column c | ALTER TABLE s.packed ALTER c SET COMPRESSION DEFAULT

@@ -59,6 +59,56 @@ fn what_nothing_told_comes_back_and_is_named_beside_what_was_told() {
     });
 }
 
+/// CREATE INDEX CONCURRENTLY that fails leaves an index that is not valid, REINDEX makes it valid, and nothing tells of either.
+#[test]
+fn an_index_that_was_made_valid_and_dropped_before_the_next_digests_is_named() {
+    for_each_version(|server| {
+        let backwhen = protected(
+            server,
+            "CREATE TABLE a (id int PRIMARY KEY, x int); INSERT INTO a VALUES (1, 1), (2, 1);",
+        );
+        let database = backwhen.database();
+        assert!(server.try_psql(database, "CREATE UNIQUE INDEX CONCURRENTLY a_x ON a (x)").is_err());
+        server.psql(database, "UPDATE a SET x = id; REINDEX INDEX a_x");
+        let moment = head(server);
+        server.psql(database, "DROP INDEX a_x; CREATE TABLE b (id int PRIMARY KEY)");
+        capture(&backwhen);
+        let into = server.fresh_database("mended");
+        let report = backwhen.json(&["recover", "--to", &moment, "--into", &server.conninfo(&into)]);
+        let inexact = &report["inexact"][0];
+        assert_eq!(inexact["what"], "index a_x", "{report:#}");
+        let why = inexact["why"].as_str().unwrap();
+        assert!(why.ends_with("it may have been there, if it was ever valid"), "{why}");
+    });
+}
+
+/// From version 18 on, NOT NULL has a name, which LIKE copies. pg_dump leaves out the name that the server would choose, but
+/// the server chooses another one if the copy is restored first.
+#[test]
+fn not_null_keeps_its_name_beside_a_table_that_copied_it() {
+    for_each_version(|server| {
+        let backwhen = protected(
+            server,
+            "CREATE TABLE \"T\" (id int PRIMARY KEY, \"a b\" int DEFAULT (CASE WHEN 1 IS NOT NULL THEN 1 END) NOT NULL);
+             CREATE TABLE \"A\" (LIKE \"T\" INCLUDING ALL);",
+        );
+        let truth = Dump::of(server, backwhen.database());
+        let report = comes_back(&backwhen, "latest", &truth);
+        assert_eq!(named(&report), [""; 0]);
+        let replayed = "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE b (LIKE u INCLUDING ALL); ALTER TABLE \"T\" ADD v int";
+        server.psql(backwhen.database(), replayed);
+        let (moment, truth) = (head(server), Dump::of(server, backwhen.database()));
+        capture(&backwhen);
+        assert_eq!(named(&comes_back(&backwhen, &moment, &truth)), [""; 0]);
+        if server.major() >= 18 {
+            server.psql(backwhen.database(), "ALTER TABLE u RENAME CONSTRAINT u_id_not_null TO other");
+            let (moment, truth) = (head(server), Dump::of(server, backwhen.database()));
+            capture(&backwhen);
+            assert_eq!(named(&comes_back(&backwhen, &moment, &truth)), [""; 0]);
+        }
+    });
+}
+
 /// A DROP may name temporary objects beside permanent ones, and permanent ones may have the names of temporary ones.
 #[test]
 fn what_is_dropped_with_temporary_objects_is_gone() {

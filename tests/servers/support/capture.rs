@@ -190,7 +190,10 @@ impl<'a> Capture<'a> {
         let allowed = |line: &String| self.allowed.iter().any(|text| line.contains(text.as_str()));
         let unexpected: Vec<&String> = lines.iter().filter(loud).filter(|line| !allowed(line)).collect();
         let all = lines.join("\n");
-        assert!(unexpected.is_empty(), "capture warned of what the test did not allow: {unexpected:#?} in\n{all}");
+        assert!(
+            unexpected.is_empty(),
+            "capture warned of what the test did not allow: {unexpected:#?} in\n{all}"
+        );
     }
 }
 

@@ -156,10 +156,10 @@ impl Restoring<'_> {
         let tool = self.definitions.tool(self.tools, self.server_major)?;
         tool.keeps_require_auth(self.info)?;
         let name = self.info.dbname().replace('\\', "\\\\").replace('\'', "\\'");
-        let in_order = self.definitions.in_order();
+        let redefined = self.definitions.redefined();
         let is_before_rows = section == Section::PreData;
         let left: BTreeSet<i32> =
-            if is_before_rows { in_order.keys().copied().collect() } else { BTreeSet::new() };
+            if is_before_rows { redefined.keys().copied().collect() } else { BTreeSet::new() };
         let without = left.union(&self.ours).copied().collect();
         let child = self
             .definitions

@@ -118,8 +118,8 @@ impl Retry<'_> {
                 continue;
             }
             let settings = places.settings(entry);
-            if let Some(in_order) = self.definitions.in_order().get(&entry.id)
-                && attempt(self.session, &format!("{settings}{in_order}{owner}")).await?.is_none()
+            if let Some(definition) = self.definitions.redefined().get(&entry.id)
+                && attempt(self.session, &format!("{settings}{definition}{owner}")).await?.is_none()
             {
                 continue;
             }

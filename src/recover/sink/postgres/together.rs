@@ -75,7 +75,7 @@ impl PostgresSink {
         entry.tablespace.is_none()
             && entry.access_method.as_deref().is_none_or(|method| method == "heap")
             && !entry.definition.contains(char::REPLACEMENT_CHARACTER)
-            && !self.definitions.in_order().contains_key(&entry.id)
+            && !self.definitions.redefined().contains_key(&entry.id)
             && !self.ours().contains(&entry.id)
     }
 
