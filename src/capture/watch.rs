@@ -381,6 +381,7 @@ impl Watcher {
         let members = publications.members(session).await?;
         ambient::pause("publish");
         let inventory = inspect::inventory(session, &selection).await?;
+        ambient::pause("publish");
         let before = self.board.read().map_or(Vec::new(), |live| live.unprotected);
         let (mut unprotected, mut any) = (Vec::new(), false);
         // A migration that made tables holds the publications until it ends; the heart beats on.
@@ -401,10 +402,11 @@ impl Watcher {
             let what = "the publication of a table";
             let (published, blocker) = while_waiting(&self.source, session.process(), what, publishing).await;
             if let Err(error) = published {
-                // Since its membership was read, the event triggers may have published the table, or somebody may have
-                // dropped it.
+                // Since its membership was read, the event triggers may have published the table or moved it, or somebody
+                // may have dropped it. The next question asks anew.
+                let now = publications.members(session).await?;
                 if ServerFault::sqlstate_of(&error) == Some(UNDEFINED_TABLE)
-                    || is_published(&publications.members(session).await?, table.oid, exact)
+                    || membership(&now, table.oid) != membership(&members, table.oid)
                 {
                     continue;
                 }
@@ -448,5 +450,11 @@ impl Watcher {
 
 /// Whether a table is where its grade belongs: in an exact publication, or in none of those but in another.
 fn is_published(members: &BTreeSet<(u32, bool)>, table: u32, exact: bool) -> bool {
-    members.contains(&(table, exact)) && members.contains(&(table, true)) == exact
+    let (is_exact, is_other) = membership(members, table);
+    is_exact == exact && (exact || is_other)
+}
+
+/// Whether a table is in an exact publication, and whether it is in another.
+fn membership(members: &BTreeSet<(u32, bool)>, table: u32) -> (bool, bool) {
+    (members.contains(&(table, true)), members.contains(&(table, false)))
 }

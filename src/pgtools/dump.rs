@@ -36,7 +36,7 @@ pub async fn dump_schema(
     if let Some(snapshot) = snapshot {
         child = child.arg(format!("--snapshot={snapshot}"));
     }
-    child.env("PGAPPNAME", application).run().await?;
+    child.env("PGOPTIONS", options(info)).env("PGAPPNAME", application).run().await?;
     sync(out)
 }
 
@@ -53,6 +53,7 @@ pub async fn dump_definitions(tool: &Installation, info: &Conninfo, except: &str
         .arg(format!("--exclude-schema={except}"))
         .arg("--file")
         .arg(out)
+        .env("PGOPTIONS", options(info))
         .run()
         .await
 }
@@ -75,6 +76,13 @@ pub async fn dump_globals(tool: &Installation, info: &Conninfo, out: &Path) -> R
         .run()
         .await?;
     sync(out)
+}
+
+/// Strings in an archive are written as the dumped database reads them, which its own settings may say; sessions that make
+/// the objects again have the standard way.
+fn options(info: &Conninfo) -> String {
+    let given = info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
+    format!("{} -c standard_conforming_strings=on", given.map_or(String::new(), |(_, given)| given))
 }
 
 fn sync(path: &Path) -> Result<()> {

@@ -59,6 +59,65 @@ fn what_nothing_told_comes_back_and_is_named_beside_what_was_told() {
     });
 }
 
+/// Settings of a database say how values and strings are written and read, and what a session may do.
+#[test]
+fn whatever_is_set_for_a_database_its_definitions_and_values_come_back() {
+    const SETTINGS: &[&str] = &[
+        "DateStyle = 'SQL, DMY'",
+        "IntervalStyle = 'sql_standard'",
+        "bytea_output = 'escape'",
+        "extra_float_digits = -15",
+        "TimeZone = 'Asia/Kathmandu'",
+        "array_nulls = off",
+        "quote_all_identifiers = on",
+        "standard_conforming_strings = off",
+        "transform_null_equals = on",
+        "xmlbinary = 'hex'",
+        "check_function_bodies = off",
+        "search_path = ''",
+        "client_encoding = 'LATIN1'",
+        "row_security = off",
+        "lock_timeout = '200ms'",
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_deferrable = on",
+    ];
+    // The session that sets them goes on without them.
+    let set = |setting: &&str| {
+        format!(
+            "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET ', current_database()) || $q${setting}$q$; END$$;\n"
+        )
+    };
+    let settings: String = SETTINGS.iter().map(set).collect();
+    for_each_version(|server| {
+        let backwhen = protected(
+            server,
+            &format!("{settings}CREATE TABLE t (id int PRIMARY KEY, at timestamptz, i interval, b bytea, f float8, a text[], s text DEFAULT E'a\\\\b');
+             INSERT INTO t VALUES (1, '2020-02-03 04:05', '1 year 2 days 3.5 s', '\\x00ff5c', 0.1::float8 + 0.2,
+                 ARRAY['NULL', NULL, E'\"\\\\'], E'\\\\\\'\u{e9}');"),
+        );
+        let database = backwhen.database();
+        server.psql(
+            database,
+            "SET default_transaction_read_only = off;
+             CREATE TABLE public.made (id int PRIMARY KEY, d date DEFAULT '01/02/2003', s text DEFAULT E'\\\\x', i interval DEFAULT '1-2');
+             INSERT INTO public.made VALUES (1); ALTER TABLE public.made ADD e timestamptz DEFAULT '03/02/2020 23:00';
+             INSERT INTO public.t SELECT 2, at + i, -i, b, 1e-300, a, s FROM public.t; ALTER TABLE public.t ALTER s SET DEFAULT E'q\\\\q';
+             CREATE VIEW public.v AS SELECT at::text, i::text, s ~ E'\\\\d' AS d FROM public.t;",
+        );
+        let (moment, truth) = (head(server), Dump::of(server, database));
+        capture(&backwhen);
+        for (number, moment) in [&moment, "latest"].into_iter().enumerate() {
+            // The settings are the database's own properties, which only a database has that the recovery makes.
+            let into = format!("{database}_{number}");
+            let report =
+                backwhen.json(&["recover", "--to", moment, "--create", "--into", &server.conninfo(&into)]);
+            assert_same(&truth, &Dump::of(server, &into));
+            assert_eq!(named(&report), [""; 0], "{report:#}");
+        }
+    });
+}
+
 /// CREATE INDEX CONCURRENTLY that fails leaves an index that is not valid, REINDEX makes it valid, and nothing tells of either.
 #[test]
 fn an_index_that_was_made_valid_and_dropped_before_the_next_digests_is_named() {

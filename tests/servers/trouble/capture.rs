@@ -55,16 +55,21 @@ fn a_slot_that_another_consumer_has_is_waited_for() {
     assert_eq!(backwhen.json_lines(&["list", "gaps"]).len(), 0);
 }
 
-/// The event triggers publish a table in its own transaction, also between two questions that capture asks about it.
+/// The event triggers publish a table in its own transaction, and move it when it gets a key, also between two questions
+/// that capture asks about it.
 #[test]
 fn a_table_that_is_published_while_capture_looks_is_no_fault() {
     let backwhen = captured_shop(&Server::shared(None));
     let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "publish:2000");
     capture.wait_streaming();
-    for number in 0..24 {
-        let made = format!("CREATE TABLE made_{number} (id int PRIMARY KEY)");
+    for number in 0..24_u32 {
+        let mut made = format!("CREATE TABLE made_{number} (id int NOT NULL);");
+        if let Some(earlier) = number.checked_sub(6) {
+            made += &format!("ALTER TABLE made_{earlier} ADD PRIMARY KEY (id);");
+        }
         backwhen.server().psql(backwhen.database(), &made);
-        // Tables come in the whole of the 2 seconds between the two questions, again and again.
+        // Tables come in the whole of the 2 seconds between two questions, and get their keys before the third, again and
+        // again.
         std::thread::sleep(std::time::Duration::from_millis(300));
     }
     capture.wait_caught_up();
