@@ -71,7 +71,10 @@ pub fn drop_of_told(sql: &Sql, told: &BTreeSet<String>) -> Option<String> {
     let commas = outer[start..end].iter().filter(|word| word.is_sign(',')).map(|word| word.at.start);
     let texts = std::iter::once(first).chain(commas.clone().map(|at| at + 1)).zip(commas.chain([last]));
     let name = |item: &[&Word]| item.iter().filter_map(|word| word.name()).next_back().map(str::to_owned);
-    let is_told = |item: &[&Word]| name(item).is_some_and(|name| told.contains(as_stored(&name)));
+    let is_temporary = |item: &[&Word]| item.first().is_some_and(|word| word.is("pg_temp"));
+    let is_told = |item: &[&Word]| {
+        !is_temporary(item) && name(item).is_some_and(|name| told.contains(as_stored(&name)))
+    };
     let kept: Vec<&str> = items
         .iter()
         .zip(texts)
@@ -260,6 +263,7 @@ mod tests {
                 Some("drop table if exists s.\"B c\", d cascade"),
             ),
             ("DROP FUNCTION pg_temp.f(a, b), g (int), h", &["g", "h"], Some("DROP FUNCTION g (int), h")),
+            ("DROP FUNCTION pg_temp.f(), public.f()", &["f"], Some("DROP FUNCTION public.f()")),
             ("DROP MATERIALIZED VIEW v, w RESTRICT", &["w"], Some("DROP MATERIALIZED VIEW w RESTRICT")),
             ("DROP TABLE a, b", &["a", "b"], None),
             ("DROP TABLE a", &["b"], None),
