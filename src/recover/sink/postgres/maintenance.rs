@@ -34,7 +34,7 @@ pub(in crate::recover) async fn maintenance(info: &Conninfo) -> Result<Session> 
 }
 
 /// Locks the name for as long as the session lives.
-pub(super) async fn lock(maintenance: &Session, name: &str) -> Result<()> {
+pub(in crate::recover) async fn lock(maintenance: &Session, name: &str) -> Result<()> {
     let key = twox_hash::XxHash3_64::oneshot(format!("backwhen recover {name}").as_bytes()) as i64;
     let row = maintenance
         .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])
