@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::ambient;
 use crate::connect::Session;
 use crate::error::Result;
 use crate::history::evidence::TableDigest;
@@ -34,5 +35,6 @@ pub(super) async fn enter_loaded(
             digest.rows, digest.digest, table.oid
         );
     }
-    run(session, &sql).await
+    run(session, &sql).await?;
+    ambient::pass("demand.loaded")
 }
