@@ -105,6 +105,10 @@ fn an_interrupted_recovery_says_what_it_leaves() {
     assert_says(&output.stderr, &["stays unfinished", "recover --resume"]);
     let status = backwhen.ok(&["status", "--target", &into]);
     assert_says(&status, &["nothing loads it", "public.customers: not loaded"]);
+    for create in [&["--create"][..], &[]] {
+        let again = [&["recover", "--to", "latest", "--into", &into], create].concat();
+        assert_says(&backwhen.fails(14, &again), &["is not finished", "recover --resume"]);
+    }
     backwhen.ok(&["recover", "--resume", "--into", &into]);
     assert_same(&Dump::of(&server, backwhen.database()), &Dump::of(&server, &target));
 }
