@@ -138,7 +138,7 @@ fn describe(info: &Conninfo, report: &TargetReport) -> String {
         match gate.state {
             GateState::Loaded => format!("{name}: {rows} rows, proved; loaded in {seconds:.2} s"),
             GateState::Loading => format!("{name}: is being loaded{waiting}"),
-            GateState::Closed | GateState::Failed => format!("{name}: not loaded{waiting}"),
+            GateState::Closed => format!("{name}: not loaded{waiting}"),
         }
     });
     let lines: Vec<_> = lines.collect();

@@ -205,6 +205,9 @@ async fn contents(
         let of_kind = |kind: &'static str| relations.iter().filter(move |it| it.kind == kind);
         let place = |it: &Unloaded| places.get(&it.oid).cloned();
         content.views = of_kind("view").filter_map(place).collect();
+        if of_kind("table").any(|it| it.is_changed) {
+            known.inexact.extend(of_kind("view").map(filled_anew));
+        }
         let mut sequences: Vec<OwnedRelation> = of_kind("sequence").filter_map(place).collect();
         for it in of_kind("table") {
             let (Some(place), false) = (place(it), it.is_changed) else {
@@ -230,6 +233,11 @@ async fn contents(
         contents.push(content);
     }
     Ok(contents)
+}
+
+fn filled_anew(view: &Unloaded) -> Inexact {
+    let why = "it is filled with the result of what its tables hold now, since somebody has changed one";
+    Inexact { what: view.name.clone(), why: why.to_owned() }
 }
 
 fn changed(table: &Unloaded) -> Inexact {

@@ -76,8 +76,6 @@ pub enum GateState {
     Closed,
     Loading,
     Loaded,
-    /// It cannot be loaded.
-    Failed,
 }
 
 /// A table or materialised view that stood behind a gate.

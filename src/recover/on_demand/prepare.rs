@@ -155,7 +155,7 @@ impl Preparing<'_> {
     }
 
     /// Puts the gates into the order in which they are opened if nobody waits: as `--first` says, then the smallest first.
-    fn put_in_order(&self, gated: &mut Vec<Content>) -> Result<()> {
+    fn put_in_order(&self, gated: &mut [Content]) -> Result<()> {
         let patterns = self.order.iter().map(|pattern| Selection::parse(std::slice::from_ref(pattern), &[]));
         let patterns = patterns.collect::<Result<Vec<_>>>()?;
         gated.sort_by_cached_key(|content| {

@@ -11,11 +11,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Backwhen, Output, wait};
+use crate::support::{Backwhen, Output, wait, wait_for};
 
 /// The places at which a recovery on demand can die.
 pub const DEMAND: &[&str] =
     &["demand.structure", "demand.ledger", "demand.gates", "demand.loaded", "demand.close"];
+
+/// Selects how many gates are held in a database.
+const GATES_HELD: &str = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' \
+                          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// A running `backwhen recover --on-demand` or `--resume`, whose database is open.
 struct Opened {
@@ -85,6 +89,23 @@ impl Drop for Opened {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs a command into a database whose loader has just ended: the server may not have noticed yet.
+fn run_unlocked(backwhen: &Backwhen, arguments: &[&str]) -> Output {
+    let mut output = None;
+    wait_for("the server has noticed that the loader is gone", || {
+        output = Some(backwhen.run(arguments)).filter(|output| output.status.code() != Some(13));
+        output.is_some()
+    });
+    output.expect("the command ran")
+}
+
+/// Goes on with a recovery on demand, which must succeed.
+fn resume(backwhen: &Backwhen, into: &str) -> Value {
+    let output = run_unlocked(backwhen, &["recover", "--resume", "--into", into, "--output", "json"]);
+    assert!(output.status.success(), "{}: {}", output.status, output.stderr);
+    serde_json::from_str(&output.stdout).expect("one object")
 }
 
 /// The gates by `status --target`, as `TABLE STATE`.
