@@ -17,11 +17,8 @@ use crate::progress::Silent;
 use crate::recover::load::{PIECES_WAITING, feed};
 use crate::recover::sink::{copy_rows, digests_of};
 
+use super::statements::{BACK, SAVEPOINT, run};
 use super::{Content, GatedTable, OpenedGate, found, ledger, view};
-
-/// Marks the state to which a load that fails goes back without letting go of the lock.
-const SAVEPOINT: &str = "SAVEPOINT backwhen_gate";
-pub(super) const BACK: &str = "ROLLBACK TO SAVEPOINT backwhen_gate";
 
 /// Selects the triggers of a table that fire although the session is a replica.
 const TRIGGERS: &str = "SELECT oid, tgenabled::text FROM pg_catalog.pg_trigger \
@@ -205,9 +202,4 @@ async fn set_sequences(session: &Session, tables: &[GatedTable], inexact: &mut V
         }
     }
     Ok(())
-}
-
-pub(super) async fn run(session: &Session, sql: &str) -> Result<()> {
-    let done = session.batch_execute(sql).await;
-    done.map_err(|error| server_error("cannot load a table that is asked for", error))
 }

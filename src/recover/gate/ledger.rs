@@ -9,7 +9,7 @@ use crate::history::evidence::TableDigest;
 use crate::recover::sink::MARKER;
 
 use super::GatedTable;
-use super::fill::run;
+use super::statements::run;
 
 /// Gives the relations of a gate their privileges back, in the transaction that loads their rows.
 ///

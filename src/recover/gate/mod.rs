@@ -6,6 +6,7 @@
 mod fill;
 mod found;
 mod ledger;
+mod statements;
 mod view;
 mod watch;
 

@@ -5,7 +5,7 @@ use crate::connect::{ServerFault, Session, server_error};
 use crate::error::Result;
 
 use super::OwnedRelation;
-use super::fill::{BACK, run};
+use super::statements::{BACK, run};
 
 /// # Errors
 /// `Refused` if the query of a view fails; the views are then unpopulated and still locked.

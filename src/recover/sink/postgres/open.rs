@@ -5,23 +5,8 @@ use crate::error::{Error, Result};
 use crate::recover::refused::RefusedObject;
 
 use super::PostgresSink;
-use super::maintenance::comment_of;
 use super::place::BuildPlace;
-
-/// How the comment begins on a database that is open, and not loaded yet.
-pub(super) const OPENED: &str = "backwhen: not all tables of this database are loaded yet";
-
-/// # Errors
-/// Fails with `Refused` if the database is open and not loaded yet.
-pub(super) async fn refuse_unfinished(session: &Session, name: &str) -> Result<()> {
-    match comment_of(session, name).await? {
-        Some(comment) if comment.starts_with(OPENED) => Err(Error::refused(format!(
-            "a recovery on demand into database {name} is not finished; go on with it, with the same --into: backwhen recover \
-             --resume --into …, or drop the database"
-        ))),
-        _ => Ok(()),
-    }
-}
+use super::unfinished::OPENED;
 
 impl PostgresSink {
     /// The session for statements.

@@ -14,9 +14,9 @@ use super::super::definitions::renamed;
 use super::contents::require_empty;
 use super::maintenance::{
     comment_of, comment_on, drop_leftover, durable, exists, let_sessions_end, lock, maintenance, move_aside,
+    refuse_unfinished,
 };
 use super::marker::{MARKER, mark, unmark};
-use super::open::refuse_unfinished;
 use super::owner_role;
 use super::properties::{Properties, create_like};
 use super::unfinished::{COMMENT, EXISTED, temporary_name};
