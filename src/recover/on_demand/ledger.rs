@@ -40,6 +40,13 @@ SELECT g.name, g.kind, g.loaded, g.seconds, g.rows, coalesce(w.pids, '{}'), w.lo
 const LOADING: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() \
                        AND application_name LIKE 'backwhen gate%' AND pid <> pg_catalog.pg_backend_pid())";
 
+/// Whether a superuser made the ledger. Statements in it are run.
+const OURS: &str = "
+SELECT coalesce(pg_catalog.bool_and(r.rolsuper), true) FROM (
+    SELECT n.nspowner FROM pg_catalog.pg_namespace n WHERE n.nspname = 'backwhen_unfinished'
+    UNION ALL SELECT c.relowner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = 'backwhen_unfinished') o (owner) JOIN pg_catalog.pg_roles r ON r.oid = o.owner";
+
 /// What the report has to say of what was done before the database was open.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Known {
@@ -170,11 +177,25 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
 /// `Refused` if no recovery on demand was begun in the database.
 pub async fn identify(info: &Conninfo) -> Result<Identified> {
     let session = Session::connect_utf8(info, "recover").await?;
+    require_ours(&session, info).await?;
     let sql = format!("SELECT history, epoch, lsn FROM {MARKER}.recovery");
     let row = session.query_one(&sql, &[]).await.map_err(|error| not_there(info, error))?;
     let lsn: String = row.get(2);
     let lsn = lsn.parse().map_err(|_| Error::refused("the list of unloaded tables names no position"))?;
     Ok(Identified { history: row.get(0), epoch: row.get::<_, i32>(1) as u32, lsn })
+}
+
+/// # Errors
+/// `Refused` if somebody else made a schema of the ledger's name.
+async fn require_ours(session: &Session, info: &Conninfo) -> Result<()> {
+    let row = session.query_one(OURS, &[]).await.map_err(failed)?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the schema {MARKER} in database {} was not made by a superuser, so it is not believed; begin again in another database",
+        info.dbname()
+    )))
 }
 
 fn not_there(info: &Conninfo, error: tokio_postgres::Error) -> Error {
@@ -195,6 +216,7 @@ fn not_there(info: &Conninfo, error: tokio_postgres::Error) -> Error {
 /// `Refused` if no recovery on demand was begun in the database.
 pub async fn status(info: &Conninfo) -> Result<(Vec<GateStatus>, bool)> {
     let session = Session::connect_utf8(info, "status").await?;
+    require_ours(&session, info).await?;
     let rows = session.query(STATUS, &[]).await.map_err(|error| not_there(info, error))?;
     let loading = session.query_one(LOADING, &[]).await.map_err(failed)?.get(0);
     Ok((rows.iter().map(of_row).collect(), loading))

@@ -72,6 +72,11 @@ fn the_report_and_the_database_are_those_of_any_recovery() {
         assert_eq!(&closed[..2], ["public.log closed", "sales.orders closed"], "{closed:?}");
         psql(server, &into, ASK_ALL);
         let report = opened.report();
+        let documented =
+            include_str!("../../../../docs/JSON.md").split("\n## recover --on-demand\n").nth(1).unwrap();
+        for field in report["gates"][0].as_object().expect("a gate").keys() {
+            assert!(documented.contains(&format!("`gates[].{field}`")), "{field} is not in docs/JSON.md");
+        }
         let conventional = recovered(&backwhen, server);
         let again = format!("{target}_2");
         let plain =

@@ -84,4 +84,10 @@ fn it_is_refused_where_it_cannot_be_right() {
     fails(2, &[&begin(&server.conninfo(&target))[..], &first].concat(), &["no table matches nowhere"]);
     let resume = ["recover", "--resume", "--into", &server.conninfo(backwhen.database())].map(str::to_owned);
     fails(14, &resume, &["holds no recovery on demand that is unfinished"]);
+    // Statements of a ledger are run, so nobody else's is believed.
+    let forged =
+        "CREATE SCHEMA backwhen_unfinished; CREATE TABLE backwhen_unfinished.recovery (own_comment text)";
+    let allow = format!("GRANT CREATE ON DATABASE {} TO {role}", backwhen.database());
+    server.psql(backwhen.database(), &format!("{allow}; SET ROLE {role}; {forged}"));
+    fails(14, &resume, &["was not made by a superuser"]);
 }
