@@ -224,6 +224,14 @@ prove rescued "$WORK/truth.sql"
 step "Or only look: SQL on the past, of which no more is loaded than the statement touches"
 backwhen query --at "$MOMENT" 'SELECT count(*) AS orders, max(id) AS newest FROM orders'
 
+step "Or open at once: the structure first, and the rows of a table when somebody asks for it"
+# The shop is small, so that its tables count as large here.
+BACKWHEN_TEST_GATE_ABOVE=0 backwhen recover --to "$MOMENT" --on-demand --first customers --create --into dbname=at_once &
+until psql -XAtq -d at_once -c 'SELECT' 2>/dev/null; do kill -0 $! || die "the recovery on demand failed"; sleep 0.05; done
+note "it answers while it is being loaded: $(psql -XAtq -d at_once -c 'SELECT count(*) FROM orders') orders"
+wait $!
+prove at_once "$WORK/truth.sql"
+
 step "Which transaction was it? The history knows, and what it did"
 backwhen log --since "$MOMENT" --table orders --op delete --largest --limit 1
 MISTAKE=$("$BACKWHEN" log --since "$MOMENT" --table orders --op delete --largest --limit 1 --output json |

@@ -21,6 +21,7 @@ mod log;
 mod mark;
 mod metrics;
 mod not_exact;
+mod on_demand;
 mod past;
 mod proof;
 mod query;

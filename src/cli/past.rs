@@ -2,9 +2,10 @@
 
 use clap::Args;
 
+use super::on_demand::say_loaded;
 use super::recover::refuse_a_lost_end;
 use super::verify::acknowledged;
-use super::{ScratchOption, Surroundings, changes, not_exact, ui};
+use super::{ScratchOption, Surroundings, changes, ui};
 use crate::error::Result;
 use crate::model::Moment;
 use crate::past::Reading;
@@ -69,16 +70,7 @@ pub(super) fn say(at: &Surroundings, database: &PastDatabase) {
 /// Says what has come of a table that was asked for.
 pub(super) fn say_event(at: &Surroundings, event: &GateEvent) {
     match event {
-        GateEvent::Opened(gate) => {
-            let seconds = gate.took.as_secs_f64();
-            for table in &gate.tables {
-                at.ui.say(&format!("loaded {}: {} rows, proved; {seconds:.2} s", table.table, table.rows));
-            }
-            for view in &gate.views {
-                at.ui.say(&format!("filled {view}; {seconds:.2} s"));
-            }
-            gate.inexact.iter().for_each(|it| at.ui.warn(&not_exact::line(true, it)));
-        }
+        GateEvent::Opened(gate) => say_loaded(at, gate),
         GateEvent::Failed { relations, error } => at.ui.warn(&format!(
             "{} cannot be loaded, and stays closed: {error}",
             ui::printable(&relations.join(", "))

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::except::{ExceptReport, LeftOutTransactions};
+use super::on_demand::DemandOption;
 use super::rewind::Rule;
 use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, left_out, not_exact, ui};
@@ -20,6 +21,7 @@ use crate::past::Reading;
 use crate::recover::amend::Amend;
 use crate::recover::entries::foresee;
 use crate::recover::execute::{Execution, RecoveryReport, execute};
+use crate::recover::on_demand::{GateStatus, OnDemandReport};
 use crate::recover::part::{RowFilter, TablePart};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::refused::RefusedObject;
@@ -34,11 +36,13 @@ use crate::recover::sink::{Destination, SideSchema};
                         Beside the live orders, in a schema of their own:\n\
                         backwhen recover --to xid:4711 --before --table orders --into dbname=shop --into-schema restored\n\
                         The database as it would be without two transactions:\n\
-                        backwhen recover --to latest --except xid:4711,4715 --create --into dbname=without")]
+                        backwhen recover --to latest --except xid:4711,4715 --create --into dbname=without\n\
+                        Open at once, orders next, all else while it is already in use:\n\
+                        backwhen recover --to latest --on-demand --first orders --create --into dbname=rescued")]
 pub struct Recover {
     /// The moment: a time with zone, '10 minutes ago', an LSN, xid:N, mark:NAME, checkpoint:ID or latest
-    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
-    to: String,
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, required_unless_present = "resume")]
+    to: Option<String>,
     /// Where to: a connection string to an empty database, sqlite:FILE, sql:FILE, or sql:- for standard output. Other
     /// users of this machine can see the arguments of a process, so keep a password in ~/.pgpass
     #[arg(
@@ -86,6 +90,8 @@ pub struct Recover {
     /// out the later transactions, too
     #[arg(long, env = "BACKWHEN_CONFLICTS", value_enum, default_value = "refuse")]
     conflicts: Rule,
+    #[command(flatten)]
+    demand: DemandOption,
     /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -114,13 +120,20 @@ struct Recovered {
     left_out_file: Option<String>,
     into_schema: Option<String>,
     except: Option<ExceptReport>,
+    /// The tables that stood behind gates, with --on-demand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gates: Option<Vec<GateStatus>>,
 }
 
 impl Recover {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let history = at.history()?;
-        let moment = Moment::parse(&self.to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         let destination = self.into.as_deref().map(Destination::parse).transpose()?;
+        if self.demand.resume {
+            return self.resume(at, &history, destination).await;
+        }
+        let to = self.to.as_deref().unwrap_or_default();
+        let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         self.check(destination.as_ref())?;
         let acknowledged = acknowledged(history.root());
         let reading = Reading::open(&history)?;
@@ -152,22 +165,84 @@ impl Recover {
         };
         // Everything that starts from here on is undone if the command is interrupted.
         at.heed_signals();
-        let to_stdout = self.into.as_deref() == Some("sql:-");
-        let (report, except) = self.attempt(at, &moment, plan, destination.clone()).await?;
+        let (report, except, gates) = if self.demand.on_demand {
+            let done = self.begin(at, plan, destination.clone()).await?;
+            (done.report, None, Some(done.gates))
+        } else {
+            let (report, except) = self.attempt(at, &moment, plan, destination.clone()).await?;
+            (report, except, None)
+        };
         let left_out_file = write_left_out(at, &destination, &report);
-        let complete = report.left_out.is_empty();
-        say_inexact(at, &history, &destination, &report);
-        let report = Recovered { report, left_out_file, into_schema: self.into_schema, except };
-        for note in &report.report.notes {
+        let into_schema = self.into_schema.clone();
+        let recovered = Recovered { report, left_out_file, into_schema, except, gates };
+        self.conclude(at, &history, &destination, &recovered)
+    }
+
+    async fn resume(
+        self,
+        at: &Surroundings,
+        history: &History,
+        destination: Option<Destination>,
+    ) -> Result<ExitCode> {
+        let Some(Destination::Postgres(target)) = destination else {
+            return Err(Error::usage("--resume needs the database of --on-demand, as in --into dbname=NAME"));
+        };
+        let OnDemandReport { report, gates } = self.demand.resume(at, history, &target, self.jobs).await?;
+        let destination = Destination::Postgres(target);
+        let left_out_file = write_left_out(at, &destination, &report);
+        let gates = Some(gates);
+        let recovered = Recovered { report, left_out_file, into_schema: None, except: None, gates };
+        self.conclude(at, history, &destination, &recovered)
+    }
+
+    /// Says what a recovery that is done has brought back, and what not.
+    fn conclude(
+        &self,
+        at: &Surroundings,
+        history: &History,
+        destination: &Destination,
+        recovered: &Recovered,
+    ) -> Result<ExitCode> {
+        let report = &recovered.report;
+        say_inexact(at, history, destination, report);
+        for note in &report.notes {
             at.ui.say(&format!("note: {note}"));
         }
-        if to_stdout {
+        if self.into.as_deref() == Some("sql:-") {
             // The rows are the result; the report of the recovery goes to standard error.
-            at.ui.result_beside(&report, || describe(&report))?;
+            at.ui.result_beside(recovered, || describe(recovered))?;
         } else {
-            at.ui.result(&report, || describe(&report))?;
+            at.ui.result(recovered, || describe(recovered))?;
         }
+        let complete = report.left_out.is_empty();
         Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(Kind::Incomplete.exit_code()) })
+    }
+
+    fn execution(
+        &self,
+        at: &Surroundings,
+        destination: Destination,
+        amend: Option<Arc<dyn Amend>>,
+    ) -> Result<Execution> {
+        Ok(Execution {
+            tools: at.tools()?,
+            destination,
+            scratch: self.scratch.conninfo()?,
+            replay_limit: self.scratch.limit(),
+            create: self.create,
+            into_schema: self.into_schema.clone(),
+            amend,
+            create_roles: self.create_roles,
+            schema_only: self.schema_only,
+            strict: self.strict,
+            jobs: self.jobs,
+            progress: at.ui.progress(),
+            interrupt: at.heed_signals(),
+        })
+    }
+
+    async fn begin(&self, at: &Surroundings, plan: Plan, destination: Destination) -> Result<OnDemandReport> {
+        self.demand.begin(at, plan, self.execution(at, destination, None)?).await
     }
 }
 
@@ -225,21 +300,8 @@ impl Recover {
         loop {
             let except = self.left_out_transactions(&plan).await?.map(Arc::new);
             except.as_ref().map_or(Ok(()), |it| it.require_free())?;
-            let execution = Execution {
-                tools: at.tools()?,
-                destination: destination.clone(),
-                scratch: self.scratch.conninfo()?,
-                replay_limit: self.scratch.limit(),
-                create: self.create,
-                into_schema: self.into_schema.clone(),
-                amend: except.clone().map(|it| it as Arc<dyn Amend>),
-                create_roles: self.create_roles,
-                schema_only: self.schema_only,
-                strict: self.strict,
-                jobs: self.jobs,
-                progress: at.ui.progress(),
-                interrupt: at.heed_signals(),
-            };
+            let amend = except.clone().map(|it| it as Arc<dyn Amend>);
+            let execution = self.execution(at, destination.clone(), amend)?;
             let error = match execute(plan.clone(), execution).await {
                 Ok(report) => return Ok((report, except.and_then(|it| it.report()))),
                 // Output that is already on standard output cannot be withdrawn.

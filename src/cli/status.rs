@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::on_demand::show_target;
 use super::proof::ProofShown;
 use super::{BudgetOption, LagOption, SourceOption, Surroundings, ui};
 use crate::ambient;
@@ -33,6 +34,15 @@ pub struct Status {
     /// Do not ask the source
     #[arg(long)]
     offline: bool,
+    /// Show instead how far recover --on-demand is in this database
+    #[arg(
+        long,
+        env = "BACKWHEN_TARGET",
+        value_name = "CONN",
+        hide_env_values = true,
+        conflicts_with = "nagios"
+    )]
+    target: Option<String>,
     #[command(flatten)]
     budget: BudgetOption,
     #[command(flatten)]
@@ -178,6 +188,9 @@ impl SlotShown {
 
 impl Status {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        if let Some(target) = &self.target {
+            return show_target(at, target).await.map(|()| ExitCode::SUCCESS);
+        }
         let shown = match self.gather(at).await {
             Ok(shown) => shown,
             Err(error) if self.nagios => {

@@ -1,6 +1,6 @@
 //! The statements that changed the source's definitions, as the journal holds them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::journal::LogicalMessage;
 use super::timeline::Stretch;
@@ -10,7 +10,7 @@ use crate::signal::key::{MessageKey, transaction_of};
 use crate::signal::{DEFINITION, DefinitionChange, DefinitionSignal};
 
 /// How well the definitions of a moment are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "known", rename_all = "lowercase")]
 pub enum SchemaKnown {
     /// The definitions are recovered as they were.

@@ -202,7 +202,7 @@ struct FillOutcome {
 
 /// Finds the schema of the moment. A replay never runs in a session on the target's server: statements written by roles
 /// of the source would run there with the rights of the user who recovers.
-async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
+pub(super) async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
     let replay = ReplaySettings {
         server: execution.scratch.as_ref(),
         limit: execution.replay_limit,
@@ -220,7 +220,7 @@ async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
 
 /// Opens the destination, which refuses an unsuitable target before anything else is done. Returns the objects that are
 /// left out, and the sequences that are made.
-async fn open(
+pub(super) async fn open(
     plan: &Plan,
     execution: &Execution,
     schema: &SchemaAt,
@@ -256,12 +256,12 @@ async fn open(
 }
 
 /// Returns the objects that the replay's server refused, as far as the recovery wants them.
-fn missing_of(plan: &Plan, schema: &SchemaAt) -> Vec<RefusedObject> {
+pub(super) fn missing_of(plan: &Plan, schema: &SchemaAt) -> Vec<RefusedObject> {
     chosen_of(plan, &schema.refused)
 }
 
 /// If only some tables are wanted, what concerns none of them is not told.
-fn chosen_of(plan: &Plan, objects: &[RefusedObject]) -> Vec<RefusedObject> {
+pub(super) fn chosen_of(plan: &Plan, objects: &[RefusedObject]) -> Vec<RefusedObject> {
     let is_chosen = |it: &&RefusedObject| {
         let named = it.what.strip_prefix("TABLE ").unwrap_or(&it.what).split(", ");
         let mut tables = plan.chosen.tables.iter().map(Table::display);
@@ -425,7 +425,7 @@ async fn define(
 
 /// Returns how well the schema is known: if event triggers told schema changes, the fold finds out whether there was an
 /// untold one besides.
-fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
+pub(super) fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
     Ok(match plan.schema {
         SchemaKnown::Exactly if !plan.past.changes_since_archive()?.is_empty() => folded.definitions,
         planned => planned,
@@ -433,7 +433,7 @@ fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
 }
 
 /// Joins what the plan knows for certain to be inexact with what the fold found.
-fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
+pub(super) fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
     let planned = plan.inexact.iter().filter(|it| !plan.inexact.perhaps_tables.contains(it));
     let mut all: Vec<_> = planned.cloned().collect();
     let new: Vec<_> =

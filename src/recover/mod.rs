@@ -19,6 +19,7 @@ pub mod gate;
 mod lexer;
 mod load;
 mod objects;
+pub mod on_demand;
 pub mod part;
 pub mod past_server;
 pub mod plan;

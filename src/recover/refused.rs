@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::Inexact;
@@ -13,7 +13,7 @@ use crate::model::schema_digests::{DifferenceKind, SchemaDifference};
 const WORDS: usize = 600;
 
 /// An object that a recovery left out, or made in a weaker form, because its target refused it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedObject {
     /// The object: `FK CONSTRAINT public.orders orders_customer_fkey`.
     pub what: String,

@@ -5,8 +5,9 @@
 //! empty table makes one; TRUNCATE would refuse a table that others refer to.
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::connect::{ServerFault, Session, server_error};
+use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Tally;
 use crate::history::evidence::TableDigest;
@@ -14,13 +15,10 @@ use crate::model::Inexact;
 use crate::model::spelling::{Spelled, spell};
 use crate::progress::Silent;
 use crate::recover::load::{PIECES_WAITING, feed};
-use crate::recover::sink::{copy_frozen, digests_of};
+use crate::recover::sink::{copy_rows, digests_of};
 
-use super::{GatedTable, OpenedGate};
-
-/// Marks the state to which a load that fails goes back without letting go of the lock.
-const SAVEPOINT: &str = "SAVEPOINT backwhen_gate";
-const BACK: &str = "ROLLBACK TO SAVEPOINT backwhen_gate";
+use super::statements::{BACK, SAVEPOINT, run};
+use super::{Content, GatedTable, OpenedGate, found, ledger, view};
 
 /// Selects the triggers of a table that fire although the session is a replica.
 const TRIGGERS: &str = "SELECT oid, tgenabled::text FROM pg_catalog.pg_trigger \
@@ -32,21 +30,46 @@ const CLUSTERED: &str = "SELECT indexrelid FROM pg_catalog.pg_index WHERE indrel
 /// # Errors
 /// `Damaged` if the history is; `Refused` if the server does not take the rows of a table; `Internal` if it does not hold
 /// the rows that it was sent. The tables are then empty and still locked.
-pub(super) async fn fill(session: &Session, tables: &[GatedTable]) -> Result<OpenedGate> {
-    let (mut digests, mut inexact) = (Vec::new(), Vec::new());
+pub(super) async fn fill(session: &Session, content: &Content, started: Instant) -> Result<OpenedGate> {
     run(session, SAVEPOINT).await?;
-    for table in tables {
-        let filling = Filling { session, table };
-        match filling.fill(&mut inexact).await {
-            Ok(digest) => digests.push(digest),
-            Err(error) => {
-                run(session, BACK).await?;
-                return Err(error);
-            }
-        }
+    let filled = fill_tables(session, content, started).await;
+    if let Err(error) = filled {
+        run(session, BACK).await?;
+        return Err(error);
     }
-    set_sequences(session, tables, &mut inexact).await?;
-    Ok(OpenedGate { tables: digests, views: Vec::new(), inexact, took: std::time::Duration::ZERO })
+    view::fill(session, &content.views).await?;
+    let views = content.views.iter().map(|view| view.relation.display()).collect();
+    filled.map(|filled| OpenedGate { views, ..filled })
+}
+
+async fn fill_tables(session: &Session, content: &Content, started: Instant) -> Result<OpenedGate> {
+    let mut filled = OpenedGate::default();
+    if content.ledger.is_some() {
+        refuse_code(session, &content.tables).await?;
+    }
+    for table in &content.tables {
+        filled.tables.push(Filling { session, table }.fill().await?);
+    }
+    set_sequences(session, &content.tables, &mut filled.inexact).await?;
+    if let Some(gate) = content.ledger {
+        ledger::enter_loaded(session, gate, &content.tables, &filled.tables, started.elapsed()).await?;
+    }
+    Ok(filled)
+}
+
+/// In a database that others use, an owner may have given a table something to compute since it was found to have nothing.
+/// Now that the table is locked, it stays as it is.
+async fn refuse_code(session: &Session, tables: &[GatedTable]) -> Result<()> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let running = found::running_code(session, &oids).await?;
+    match tables.iter().find(|table| running.contains(&table.oid)) {
+        None => Ok(()),
+        Some(table) => Err(Error::refused(format!(
+            "{} was changed since the recovery began, and would call a function of its owner's with the rights of a superuser; \
+             change it back, or recover into another database",
+            table.folded.table.display()
+        ))),
+    }
 }
 
 struct Filling<'a> {
@@ -55,26 +78,12 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    async fn fill(&self, inexact: &mut Vec<Inexact>) -> Result<TableDigest> {
-        let table = self.table.folded.table.display();
+    async fn fill(&self) -> Result<TableDigest> {
+        let table = self.name();
         if let Some(why) = &self.table.unfit {
             return Err(Error::refused(format!("{table} cannot take its rows: as replayed, {why}")));
         }
-        run(self.session, "SAVEPOINT backwhen_table").await?;
-        let sent = match self.load().await {
-            Err(error) if ServerFault::of(&error).is_some_and(ServerFault::is_refusal) => {
-                run(self.session, "ROLLBACK TO SAVEPOINT backwhen_table").await?;
-                let why =
-                    format!("its CHECKs were taken away, since the rows of the moment break one: {error}");
-                if !self.drop_checks().await? {
-                    return Err(error);
-                }
-                inexact.push(Inexact { what: table.clone(), why });
-                self.load().await?
-            }
-            loaded => loaded?,
-        };
-        run(self.session, "RELEASE SAVEPOINT backwhen_table").await?;
+        let sent = self.load().await?;
         Ok(TableDigest { table, rows: sent.rows, digest: sent.digest.to_string() })
     }
 
@@ -84,9 +93,16 @@ impl Filling<'_> {
         let oid = self.table.oid;
         let triggers = self.session.query(TRIGGERS, &[&oid]).await.map_err(failed)?;
         let clustered = self.session.query_opt(CLUSTERED, &[&oid]).await.map_err(failed)?;
-        run(self.session, &self.preparation()).await?;
+        let preparation = if self.table.is_unseen { self.switch_off() } else { self.preparation() };
+        run(self.session, &preparation).await?;
         let sent = self.copy().await?;
-        let mut after = format!("REINDEX TABLE {};", self.spelled().table);
+        let mut after = format!(
+            "UPDATE pg_catalog.pg_class SET relchecks = (SELECT pg_catalog.count(*) FROM pg_catalog.pg_constraint \
+              WHERE conrelid = {oid} AND contype = 'c') WHERE oid = {oid};"
+        );
+        if !self.table.is_unseen {
+            after += &format!("REINDEX TABLE {};", self.spelled().table);
+        }
         for trigger in triggers {
             let (number, when): (u32, String) = (trigger.get(0), trigger.get(1));
             after += &format!("UPDATE pg_catalog.pg_trigger SET tgenabled = '{when}' WHERE oid = {number};");
@@ -102,18 +118,28 @@ impl Filling<'_> {
         Ok(sent)
     }
 
-    /// The statements after which the table has a new file, no trigger fires, and no index takes rows: REINDEX builds the
-    /// indexes from all rows at once. The catalogs are written directly, as the indexes keep their oids and comments.
+    /// The statements after which no trigger fires, and no CHECK is looked at. The source looked at the CHECKs, and the rows
+    /// are proved to be the source's.
+    fn switch_off(&self) -> String {
+        let oid = self.table.oid;
+        format!(
+            "UPDATE pg_catalog.pg_trigger SET tgenabled = 'D' \
+              WHERE tgrelid = {oid} AND NOT tgisinternal AND tgenabled IN ('A', 'R'); \
+             UPDATE pg_catalog.pg_class SET relchecks = 0 WHERE oid = {oid} AND relchecks <> 0; "
+        )
+    }
+
+    /// The statements after which, moreover, the table has a new file, and no index takes rows: REINDEX builds the indexes
+    /// from all rows at once. The catalogs are written directly, as the indexes keep their oids and comments.
     fn preparation(&self) -> String {
         let (table, oid) = (self.spelled().table, self.table.oid);
         let schema = spell(&self.table.folded.table.schema, self.session.server_encoding());
         format!(
-            "UPDATE pg_catalog.pg_trigger SET tgenabled = 'D' \
-              WHERE tgrelid = {oid} AND NOT tgisinternal AND tgenabled IN ('A', 'R'); \
-             CREATE INDEX backwhen_gate_{oid} ON {table} ((1)); \
+            "{} CREATE INDEX backwhen_gate_{oid} ON {table} ((1)); \
              CLUSTER {table} USING backwhen_gate_{oid}; \
              DROP INDEX {schema}.backwhen_gate_{oid}; \
-             UPDATE pg_catalog.pg_index SET indisready = false WHERE indrelid = {oid}"
+             UPDATE pg_catalog.pg_index SET indisready = false WHERE indrelid = {oid}",
+            self.switch_off()
         )
     }
 
@@ -122,7 +148,8 @@ impl Filling<'_> {
         let folded = self.table.folded.clone();
         let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &Silent));
         let encoding = self.session.server_encoding();
-        let taken = copy_frozen(self.session, &self.table.folded.table, encoding, rows).await;
+        let table = &self.table.folded.table;
+        let taken = copy_rows(self.session, table, encoding, !self.table.is_unseen, rows).await;
         let fed = feeding.await.context(Kind::Internal, || "a feeding thread failed".into())?;
         // If the server fails first, the feeder only knows that its receiver is gone.
         match (taken, fed) {
@@ -148,16 +175,6 @@ impl Filling<'_> {
         )))
     }
 
-    /// Returns whether there was a CHECK.
-    async fn drop_checks(&self) -> Result<bool> {
-        for check in &self.table.checks {
-            let check = spell(check, self.session.server_encoding());
-            let drop = format!("ALTER TABLE {} DROP CONSTRAINT {check}", self.spelled().table);
-            run(self.session, &drop).await?;
-        }
-        Ok(!self.table.checks.is_empty())
-    }
-
     fn spelled(&self) -> Spelled {
         Spelled::of(&self.table.folded.table, self.session.server_encoding())
     }
@@ -172,7 +189,7 @@ async fn set_sequences(session: &Session, tables: &[GatedTable], inexact: &mut V
     let values = tables.iter().flat_map(|table| &table.sequences);
     for (number, value) in values.enumerate() {
         if number == 0 {
-            run(session, "SET LOCAL client_encoding = 'UTF8'").await?;
+            run(session, "SET LOCAL client_encoding = 'UTF8'; SET LOCAL constraint_exclusion = off").await?;
         }
         run(session, "SAVEPOINT backwhen_sequence").await?;
         if let Err(error) = session.batch_execute(&value.statement()).await {
@@ -185,9 +202,4 @@ async fn set_sequences(session: &Session, tables: &[GatedTable], inexact: &mut V
         }
     }
     Ok(())
-}
-
-pub(super) async fn run(session: &Session, sql: &str) -> Result<()> {
-    let done = session.batch_execute(sql).await;
-    done.map_err(|error| server_error("cannot load a table that is asked for", error))
 }

@@ -4,11 +4,16 @@
 //! tells which table is wanted. The session then loads the table's rows and lets go of the lock. See `docs/on-demand.md`.
 
 mod fill;
+mod found;
+mod ledger;
+mod statements;
 mod view;
 mod watch;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
 
 use crate::ambient;
 use crate::connect::{Conninfo, Session, connect, server_error};
@@ -19,6 +24,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::model::{Inexact, Table};
 
 use super::sink::SequenceValue;
+pub(in crate::recover) use found::{ancestors, by_oid, empty, oids, owned, running_code};
 pub use watch::{GateEvent, Gates};
 
 /// The most gates for single tables, for tables that share a gate, and for materialised views. Each gate is a session.
@@ -35,15 +41,18 @@ pub struct GatedTable {
     pub oid: u32,
     /// The sequences whose values depend on the table's rows.
     pub sequences: Vec<SequenceValue>,
+    /// Those of the sequences that the gate locks, so that nobody takes a value before the rows are there.
+    pub locked_sequences: Vec<OwnedRelation>,
     /// Whether values may read differently from how they were written; then only the rows are counted.
     pub is_retyped: bool,
-    /// The partitioned tables above it. Loading a partition reads their definitions, so the gate locks them too: otherwise it
-    /// could come to wait for a client that has locked one of them and waits for the gate.
+    /// The tables from which it inherits, and the partitioned tables above it. Loading a partition reads their definitions, so
+    /// the gate locks them too: otherwise it could come to wait for a client that has locked one of them and waits for the
+    /// gate.
     pub ancestors: Vec<Relation>,
-    /// The names of its own CHECKs.
-    pub checks: Vec<String>,
     /// Why the table cannot take its rows, if its definition does not fit them.
     pub unfit: Option<String>,
+    /// Whether nobody can look at the table while it is loaded. Its rows then come into the file that it has.
+    pub is_unseen: bool,
 }
 
 impl GatedTable {
@@ -52,11 +61,19 @@ impl GatedTable {
     }
 }
 
-/// A materialised view that is to be filled from tables.
+/// A relation that no LOCK TABLE takes: a materialised view or a sequence.
 #[derive(Clone)]
-pub struct GatedView {
+pub struct OwnedRelation {
     pub relation: Relation,
     pub owner: String,
+}
+
+impl OwnedRelation {
+    /// The statement that holds the relation ACCESS EXCLUSIVE: it gives the relation the owner that it has.
+    fn lock(&self, kind: &str, encoding: &str) -> String {
+        let (name, owner) = (self.relation.spelled(encoding), spell(&self.owner, encoding));
+        format!("ALTER {kind} {name} OWNER TO {owner}; ")
+    }
 }
 
 /// A relation of the gated database.
@@ -73,34 +90,51 @@ impl Relation {
         format!("{}.{}", spell(&self.schema, encoding), spell(&self.name, encoding))
     }
 
-    fn display(&self) -> String {
+    pub fn display(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
 }
 
-/// The relations behind one gate.
-pub enum Content {
-    Tables(Vec<GatedTable>),
-    Views(Vec<GatedView>),
+/// The relations behind one gate. The views are filled, in their order, once the tables are loaded.
+#[derive(Default)]
+pub struct Content {
+    pub tables: Vec<GatedTable>,
+    pub views: Vec<OwnedRelation>,
+    /// The number of the gate in the ledger of a database that outlives backwhen; see `recover::on_demand`.
+    pub ledger: Option<i32>,
 }
 
 impl Content {
     /// The relations on which somebody who waits for this gate may wait.
     fn oids(&self) -> BTreeSet<u32> {
-        match self {
-            Content::Tables(tables) => {
-                let above = tables.iter().flat_map(|table| &table.ancestors).map(|it| it.oid);
-                tables.iter().map(|table| table.oid).chain(above).collect()
-            }
-            Content::Views(views) => views.iter().map(|view| view.relation.oid).collect(),
-        }
+        let above = self.tables.iter().flat_map(|table| &table.ancestors).map(|it| it.oid);
+        let sequences = self.tables.iter().flat_map(|table| &table.locked_sequences);
+        let owned = self.views.iter().chain(sequences).map(|it| it.relation.oid);
+        self.tables.iter().map(|table| table.oid).chain(above).chain(owned).collect()
     }
 
-    fn names(&self) -> Vec<String> {
-        match self {
-            Content::Tables(tables) => tables.iter().map(|table| table.table().display()).collect(),
-            Content::Views(views) => views.iter().map(|view| view.relation.display()).collect(),
+    pub fn names(&self) -> Vec<String> {
+        let views = self.views.iter().map(|view| view.relation.display());
+        self.tables.iter().map(|table| table.table().display()).chain(views).collect()
+    }
+
+    /// The statements that lock the relations.
+    fn lock(&self, encoding: &str) -> String {
+        // Whoever reads a parent needs no privilege on its children, so the ledger takes those of the parent away, too.
+        let mode = if self.ledger.is_some() { "ACCESS EXCLUSIVE" } else { "ACCESS SHARE" };
+        let above: BTreeSet<&Relation> = self.tables.iter().flat_map(|table| &table.ancestors).collect();
+        let above =
+            above.iter().map(|it| format!("LOCK TABLE ONLY {} IN {mode} MODE; ", it.spelled(encoding)));
+        let mut sql: String = above.collect();
+        let name = |table: &GatedTable| format!("ONLY {}", Spelled::of(table.table(), encoding).table);
+        let names: Vec<_> = self.tables.iter().map(name).collect();
+        if !names.is_empty() {
+            sql += &format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE; ", names.join(", "));
         }
+        let sequences = self.tables.iter().flat_map(|table| &table.locked_sequences);
+        sql.extend(sequences.map(|sequence| sequence.lock("SEQUENCE", encoding)));
+        sql.extend(self.views.iter().map(|view| view.lock("MATERIALIZED VIEW", encoding)));
+        sql
     }
 }
 
@@ -111,12 +145,15 @@ struct Gate {
 }
 
 /// The relations of a gate that has opened.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct OpenedGate {
     pub tables: Vec<TableDigest>,
     pub views: Vec<String>,
     pub inexact: Vec<Inexact>,
+    /// The time from the beginning of the load until the gate opened.
     pub took: Duration,
+    /// Whether somebody waited at the gate.
+    pub wanted: bool,
 }
 
 impl Gate {
@@ -124,11 +161,12 @@ impl Gate {
     /// `Unavailable` or `Refused` if the server does not give the locks.
     async fn close(info: &Conninfo, content: Content) -> Result<Gate> {
         let session = connect(info, "gate").await?;
-        let lock = match &content {
-            Content::Tables(tables) => lock_tables(&session, tables),
-            Content::Views(views) => view::lock(&session, views),
-        };
-        let sql = format!("BEGIN; SET LOCAL session_replication_role = replica; {lock}");
+        // While CHECKs are not looked at, newer servers would log that the catalog has more of them than it says.
+        let sql = format!(
+            "BEGIN; SET LOCAL session_replication_role = replica; SET LOCAL log_min_messages = error; \
+             SET LOCAL synchronous_commit = off; {}",
+            content.lock(session.server_encoding())
+        );
         let locked = session.batch_execute(&sql).await;
         locked.map_err(|error| server_error("cannot lock the tables that are not loaded yet", error))?;
         Ok(Gate { session, content })
@@ -140,11 +178,7 @@ impl Gate {
     /// Returns the gate with the error: its relations stay locked, and are as empty as before.
     async fn open(self) -> Result<OpenedGate, (Gate, Error)> {
         let started = ambient::instant();
-        let filled = match &self.content {
-            Content::Tables(tables) => fill::fill(&self.session, tables).await,
-            Content::Views(views) => view::fill(&self.session, views).await,
-        };
-        match filled {
+        match fill::fill(&self.session, &self.content, started).await {
             Ok(filled) => match self.session.batch_execute("COMMIT").await {
                 Ok(()) => Ok(OpenedGate { took: started.elapsed(), ..filled }),
                 Err(error) => Err((self, server_error("cannot commit rows", error))),
@@ -154,12 +188,24 @@ impl Gate {
     }
 }
 
-fn lock_tables(session: &Session, tables: &[GatedTable]) -> String {
-    let encoding = session.server_encoding();
-    let above: BTreeSet<&Relation> = tables.iter().flat_map(|table| &table.ancestors).collect();
-    let above =
-        above.iter().map(|it| format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE; ", it.spelled(encoding)));
-    let name = |table: &GatedTable| Spelled::of(table.table(), encoding).table;
-    let names: Vec<_> = tables.iter().map(|table| format!("ONLY {}", name(table))).collect();
-    format!("{}LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", above.collect::<String>(), names.join(", "))
+/// Loads tables into a database that nobody else can enter yet, `jobs` contents at a time.
+///
+/// # Errors
+/// `Damaged` if the history is; `Refused` if the server does not take the rows of a table.
+pub(in crate::recover) async fn load_before_others(
+    info: &Conninfo,
+    contents: Vec<Content>,
+    jobs: usize,
+) -> Result<OpenedGate> {
+    let opening = contents.into_iter().map(async |content| {
+        let gate = Gate::close(info, content).await?;
+        gate.open().await.map_err(|(_, error)| error)
+    });
+    let mut all = OpenedGate::default();
+    let mut opening = std::pin::pin!(futures_util::stream::iter(opening).buffer_unordered(jobs.max(1)));
+    while let Some(opened) = opening.try_next().await? {
+        all.tables.extend(opened.tables);
+        all.inexact.extend(opened.inexact);
+    }
+    Ok(all)
 }

@@ -1,15 +1,16 @@
 //! Sees who waits at a gate, and opens it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 
+use crate::ambient;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 
-use super::{Content, GATE_LIMIT, Gate, GatedTable, GatedView, OpenedGate};
+use super::{Content, GATE_LIMIT, Gate, GatedTable, OpenedGate, OwnedRelation};
 
 /// The pause between two questions who waits, soon after somebody has waited. A wait becomes longer by half of it on average.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -44,6 +45,9 @@ pub struct Gates {
     opening: JoinSet<(usize, Result<OpenedGate, (Gate, Error)>)>,
     /// Gates that cannot be opened: whoever waits there is sent away.
     failed: BTreeMap<usize, Gate>,
+    /// The gates at which somebody has waited.
+    wanted: BTreeSet<usize>,
+    pause: Duration,
 }
 
 impl Gates {
@@ -51,8 +55,15 @@ impl Gates {
     ///
     /// # Errors
     /// `Unavailable` or `Refused` if the server does not give the sessions and locks.
-    pub async fn close(info: &Conninfo, tables: Vec<GatedTable>, views: Vec<GatedView>) -> Result<Gates> {
-        let contents = divided(tables, views, GATE_LIMIT);
+    pub async fn close(info: &Conninfo, tables: Vec<GatedTable>, views: Vec<OwnedRelation>) -> Result<Gates> {
+        Gates::close_each(info, divided(tables, views, GATE_LIMIT)).await
+    }
+
+    /// Closes a gate for each of the contents, which are opened in this order if nobody waits.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Refused` if the server does not give the sessions and locks.
+    pub(in crate::recover) async fn close_each(info: &Conninfo, contents: Vec<Content>) -> Result<Gates> {
         let gates = try_join_all(contents.into_iter().map(|content| Gate::close(info, content))).await?;
         let closed: BTreeMap<_, _> = gates.into_iter().enumerate().collect();
         let mut by_oid: HashMap<u32, Vec<usize>> = HashMap::new();
@@ -65,6 +76,8 @@ impl Gates {
             closed,
             opening: JoinSet::new(),
             failed: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            pause: INTERVAL,
         })
     }
 
@@ -73,26 +86,55 @@ impl Gates {
     /// # Errors
     /// `Unavailable` if the server fails: then a table may be seen empty, and nobody may be shown more.
     pub async fn watch(&mut self, tell: &(dyn Fn(GateEvent) + Send + Sync)) -> Result<()> {
-        let mut pause = INTERVAL;
         loop {
-            self.require_locks()?;
-            let wanted = self.wanted().await?;
-            pause = if wanted.is_empty() { LONGEST_INTERVAL.min(pause * 101 / 100) } else { INTERVAL };
-            for (oid, processes) in wanted {
-                let numbers = self.by_oid.get(&oid).cloned().unwrap_or_default();
-                if numbers.iter().any(|number| self.failed.contains_key(number)) {
-                    self.send_away(&processes).await?;
-                }
-                numbers.into_iter().for_each(|number| self.open(number));
-            }
-            tokio::select! {
-                Some(done) = self.opening.join_next() => {
-                    let (number, opened) = done.context(Kind::Internal, || "a loading task failed".into())?;
-                    self.take(number, opened, tell);
-                }
-                () = tokio::time::sleep(pause) => {}
-            }
+            self.step(tell).await?;
         }
+    }
+
+    /// Opens all gates: those at which somebody waits at once, the others in their order, `jobs` at a time.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails: then the database is not finished.
+    pub(in crate::recover) async fn open_all(
+        &mut self,
+        jobs: usize,
+        tell: &(dyn Fn(GateEvent) + Send + Sync),
+    ) -> Result<()> {
+        let jobs = ambient::test_number("BACKWHEN_TEST_UNASKED").map_or(jobs.max(1), |jobs| jobs as usize);
+        loop {
+            while self.opening.len() < jobs
+                && let Some(number) = self.closed.keys().next().copied()
+            {
+                self.open(number);
+            }
+            if self.opening.is_empty() && self.closed.is_empty() {
+                return Ok(());
+            }
+            self.step(tell).await?;
+        }
+    }
+
+    /// Opens the gates at which somebody waits now, and takes note of one that has opened.
+    async fn step(&mut self, tell: &(dyn Fn(GateEvent) + Send + Sync)) -> Result<()> {
+        self.require_locks()?;
+        let wanted = self.wanted().await?;
+        self.pause = if wanted.is_empty() { LONGEST_INTERVAL.min(self.pause * 101 / 100) } else { INTERVAL };
+        for (oid, processes) in wanted {
+            let numbers = self.by_oid.get(&oid).cloned().unwrap_or_default();
+            if numbers.iter().any(|number| self.failed.contains_key(number)) {
+                self.send_away(&processes).await?;
+            }
+            self.wanted.extend(&numbers);
+            numbers.into_iter().for_each(|number| self.open(number));
+        }
+        tokio::select! {
+            Some(done) = self.opening.join_next() => {
+                let (number, opened) = done.context(Kind::Internal, || "a loading task failed".into())?;
+                self.take(number, opened, tell);
+            }
+            () = tokio::time::sleep(self.pause) => {}
+        }
+        Ok(())
     }
 
     /// Begins to open a gate, if it is closed.
@@ -121,6 +163,7 @@ impl Gates {
     ) {
         match opened {
             Ok(opened) => {
+                let opened = OpenedGate { wanted: self.wanted.contains(&number), ..opened };
                 self.by_oid.values_mut().for_each(|gates| gates.retain(|gate| *gate != number));
                 tell(GateEvent::Opened(opened));
             }
@@ -159,13 +202,15 @@ impl Gates {
 
 /// Gives each of the largest tables a gate of its own; the others share as many gates again. Views come in an order in which
 /// each may be filled from those before it.
-fn divided(mut tables: Vec<GatedTable>, views: Vec<GatedView>, limit: usize) -> Vec<Content> {
+fn divided(mut tables: Vec<GatedTable>, views: Vec<OwnedRelation>, limit: usize) -> Vec<Content> {
     tables.sort_by_key(|table| std::cmp::Reverse(table.folded.size_hint().1));
     let rest = tables.split_off(tables.len().min(limit));
-    let mut contents: Vec<_> = tables.into_iter().map(|table| Content::Tables(vec![table])).collect();
+    let of_tables = |some: &[GatedTable]| Content { tables: some.to_vec(), ..Content::default() };
+    let mut contents: Vec<_> = tables.chunks(1).map(of_tables).collect();
     let together = rest.len().div_ceil(limit).max(1);
-    contents.extend(rest.chunks(together).map(|some| Content::Tables(some.to_vec())));
+    contents.extend(rest.chunks(together).map(of_tables));
     let together = views.len().div_ceil(limit).max(1);
-    contents.extend(views.chunks(together).map(|some| Content::Views(some.to_vec())));
+    let of_views = |some: &[OwnedRelation]| Content { views: some.to_vec(), ..Content::default() };
+    contents.extend(views.chunks(together).map(of_views));
     contents
 }

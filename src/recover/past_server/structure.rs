@@ -9,7 +9,7 @@ use crate::fold::Folded;
 use crate::model::Inexact;
 use crate::model::schema::quote_ident;
 use crate::recover::definitions::SchemaAt;
-use crate::recover::gate::{GatedTable, GatedView, Relation};
+use crate::recover::gate::{GatedTable, OwnedRelation, ancestors, empty, oids, owned};
 use crate::recover::plan::Plan;
 use crate::recover::refused::RefusedObject;
 use crate::recover::sequences::sequence_values;
@@ -28,7 +28,7 @@ pub(super) struct Structure {
 #[derive(Default)]
 pub(super) struct Behind {
     pub tables: Vec<GatedTable>,
-    pub views: Vec<GatedView>,
+    pub views: Vec<OwnedRelation>,
     pub inexact: Vec<Inexact>,
 }
 
@@ -45,7 +45,7 @@ impl Structure {
         let oids = oids(session, &places).await?;
         let there: Vec<u32> = oids.iter().flatten().copied().collect();
         empty(session, &there).await?;
-        let mut details = details(session, &there).await?;
+        let mut above = ancestors(session, &there).await?;
         let mut gated = Vec::new();
         for ((mut folded, place), oid) in tables.into_iter().zip(places).zip(oids) {
             let what = folded.table.display();
@@ -61,8 +61,18 @@ impl Structure {
             let is_retyped = inexact.iter().any(|it| it.is_retyped() && it.what == what);
             let sequences = sequences.get(&folded.table.quoted()).cloned().unwrap_or_default();
             folded.table.schema = place.0;
-            let (ancestors, checks) = details.remove(&oid).unwrap_or_default();
-            gated.push(GatedTable { folded, oid, sequences, is_retyped, ancestors, checks, unfit });
+            let ancestors = above.remove(&oid).unwrap_or_default();
+            let (locked_sequences, is_unseen) = (Vec::new(), false);
+            gated.push(GatedTable {
+                folded,
+                oid,
+                sequences,
+                locked_sequences,
+                is_retyped,
+                ancestors,
+                unfit,
+                is_unseen,
+            });
         }
         Ok(Behind { tables: gated, views: self.views(session).await?, inexact })
     }
@@ -129,68 +139,9 @@ impl Structure {
     }
 
     /// Returns the materialised views that held rows, each after those that it reads.
-    async fn views(&self, session: &Session) -> Result<Vec<GatedView>> {
+    async fn views(&self, session: &Session) -> Result<Vec<OwnedRelation>> {
         let views = &self.schema.facts.materialized_views;
         let places: Vec<_> = views.iter().map(|(schema, name)| self.place(schema, name)).collect();
-        let oids = oids(session, &places).await?;
-        let failed = |error| server_error("cannot see who owns the materialised views", error);
-        let mut gated = Vec::new();
-        for ((schema, name), oid) in places.into_iter().zip(oids) {
-            let Some(oid) = oid else { continue };
-            let sql =
-                "SELECT pg_catalog.pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid = $1";
-            let owner = session.query_one(sql, &[&oid]).await.map_err(failed)?.get(0);
-            gated.push(GatedView { relation: Relation { schema, name, oid }, owner });
-        }
-        Ok(gated)
+        Ok(owned(session, &places).await?.into_iter().flatten().collect())
     }
-}
-
-/// Removes the rows that an extension's script has inserted into tables whose rows the history holds.
-async fn empty(session: &Session, tables: &[u32]) -> Result<()> {
-    let failed = |error| server_error("cannot empty the tables of extensions", error);
-    let sql = "SELECT pg_catalog.string_agg(pg_catalog.format('DELETE FROM ONLY %s', oid::pg_catalog.regclass), '; ') \
-               FROM pg_catalog.pg_class WHERE oid = ANY ($1) AND pg_catalog.pg_relation_size(oid) > 0";
-    let row = session.query_one(sql, &[&tables]).await.map_err(failed)?;
-    let deletes: Option<String> = row.get(0);
-    session.batch_execute(&deletes.unwrap_or_default()).await.map_err(failed)
-}
-
-/// Selects the partitioned tables above a table, and the names of its own CHECKs.
-const DETAILS: &str = "
-SELECT c.oid,
-       ARRAY (SELECT k.conname::text FROM pg_catalog.pg_constraint k
-               WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.coninhcount = 0),
-       ARRAY (SELECT n.nspname::text FROM pg_catalog.pg_partition_ancestors(c.oid) a (relid)
-                JOIN pg_catalog.pg_class p ON p.oid = a.relid JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace
-               WHERE p.oid <> c.oid ORDER BY p.oid),
-       ARRAY (SELECT p.relname::text FROM pg_catalog.pg_partition_ancestors(c.oid) a (relid)
-                JOIN pg_catalog.pg_class p ON p.oid = a.relid WHERE p.oid <> c.oid ORDER BY p.oid),
-       ARRAY (SELECT p.oid FROM pg_catalog.pg_partition_ancestors(c.oid) a (relid)
-                JOIN pg_catalog.pg_class p ON p.oid = a.relid WHERE p.oid <> c.oid ORDER BY p.oid)
-  FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)";
-
-type Details = BTreeMap<u32, (Vec<Relation>, Vec<String>)>;
-
-async fn details(session: &Session, tables: &[u32]) -> Result<Details> {
-    let rows = session.query(DETAILS, &[&tables]).await;
-    let rows = rows.map_err(|error| server_error("cannot see which tables are partitions", error))?;
-    let of_row = |row: &tokio_postgres::Row| {
-        let (schemas, names, oids): (Vec<String>, Vec<String>, Vec<u32>) =
-            (row.get(2), row.get(3), row.get(4));
-        let above = schemas.into_iter().zip(names).zip(oids);
-        let above = above.map(|((schema, name), oid)| Relation { schema, name, oid });
-        (row.get(0), (above.collect(), row.get(1)))
-    };
-    Ok(rows.iter().map(of_row).collect())
-}
-
-async fn oids(session: &Session, places: &[(String, String)]) -> Result<Vec<Option<u32>>> {
-    let quoted = |(schema, name): &(String, String)| format!("{}.{}", quote_ident(schema), quote_ident(name));
-    let names: Vec<String> = places.iter().map(quoted).collect();
-    let sql = "SELECT pg_catalog.to_regclass(name)::pg_catalog.oid \
-               FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS t (name, number) ORDER BY number";
-    let rows = session.query(sql, &[&names]).await;
-    let rows = rows.map_err(|error| server_error("cannot see which tables were made", error))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -12,6 +12,7 @@ mod sqlite;
 use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,8 @@ pub use definitions::ArchiveDefinitions;
 pub use digest::RowDigest;
 pub use into::Destination;
 pub(in crate::recover) use postgres::{
-    Emptying, Restoring, Retry, copy_frozen, copy_in, create_like, digests_of, holds_nothing, maintenance,
-    usable_roles,
+    Emptying, MARKER, Restoring, Retry, copy_in, copy_rows, create_like, digests_of, holds_nothing, lock,
+    maintenance, usable_roles,
 };
 pub use postgres::{PostgresSink, SideSchema, drop_database, foresee};
 pub use sql::Script;
@@ -58,7 +59,7 @@ pub struct ComputedColumn {
 }
 
 /// A sequence, and the value that it is set to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceValue {
     pub schema: String,
     pub name: String,

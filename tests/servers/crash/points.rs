@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::crash::power::Power;
+use crate::demand::target::DEMAND;
 use crate::live::safety::REWIND;
 use crate::part::beside::BESIDE;
 use crate::support::bank::{
@@ -62,7 +63,8 @@ const DROP: &[&str] = &["drop.slot", "drop.done"];
 fn every_point_is_in_the_table_and_met_by_a_test() {
     let table: BTreeSet<_> = POINTS.iter().copied().collect();
     assert_eq!(table.len(), POINTS.len(), "one is there twice");
-    let tested = [CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, REPAIR, EXPIRE, DROP, REWIND, BESIDE].concat();
+    let tested =
+        [CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, DEMAND, REPAIR, EXPIRE, DROP, REWIND, BESIDE].concat();
     assert_eq!(table, tested.into_iter().collect(), "the table, and what is tested");
     let mut code = String::new();
     read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);

@@ -3,6 +3,7 @@
 mod query;
 mod random;
 mod serve;
+pub mod target;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};

@@ -68,7 +68,7 @@ const STATEMENTS: &[&str] = &[
 const VIEWS: &str = "SELECT t::text FROM totals t ORDER BY 1; SELECT total FROM grand;";
 
 /// The rows that are left, the indexes and constraints among them.
-const TRUTH: &str = "
+pub const TRUTH: &str = "
 SELECT t::text FROM customers t ORDER BY 1;
 SELECT t::text FROM sales.orders t ORDER BY 1;
 SELECT t::text FROM visits t ORDER BY 1;
@@ -88,7 +88,7 @@ SELECT id FROM customers WHERE name = 'c7';
 ";
 
 /// A script of transactions in random isolation levels, many of which begin with a snapshot of nothing.
-fn script(rng: &mut StdRng) -> String {
+pub fn script(rng: &mut StdRng) -> String {
     let mut sql = "PREPARE by_id AS SELECT * FROM sales.orders WHERE id = $1;
         PREPARE visits_of AS SELECT count(*) FROM visits WHERE at % 7 = $1 % 7;\n"
         .to_owned();
@@ -111,7 +111,7 @@ fn script(rng: &mut StdRng) -> String {
 }
 
 /// A database as a conventional recovery makes it, of which each case gets a copy.
-fn recovered(backwhen: &Backwhen, server: &Server) -> String {
+pub fn recovered(backwhen: &Backwhen, server: &Server) -> String {
     let name = format!("{}_recovered", backwhen.database());
     backwhen.ok(&["recover", "--to", "latest", "--create", "--into", &server.conninfo(&name)]);
     name

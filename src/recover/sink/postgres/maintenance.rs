@@ -10,7 +10,7 @@ use crate::model::schema::{quote_ident, quote_literal};
 use super::contents::require_empty;
 use super::owner_role;
 use super::properties::Properties;
-use super::unfinished::{COMMENT, EXISTED, temporary_name};
+use super::unfinished::{COMMENT, EXISTED, OPENED, temporary_name};
 
 /// How often, and how long after each other, sessions that ought to end are looked for.
 const SESSIONS_LOOKS: u32 = 25;
@@ -34,7 +34,7 @@ pub(in crate::recover) async fn maintenance(info: &Conninfo) -> Result<Session> 
 }
 
 /// Locks the name for as long as the session lives.
-pub(super) async fn lock(maintenance: &Session, name: &str) -> Result<()> {
+pub(in crate::recover) async fn lock(maintenance: &Session, name: &str) -> Result<()> {
     let key = twox_hash::XxHash3_64::oneshot(format!("backwhen recover {name}").as_bytes()) as i64;
     let row = maintenance
         .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])
@@ -61,6 +61,18 @@ pub(super) async fn comment_of(maintenance: &Session, name: &str) -> Result<Opti
                FROM pg_catalog.pg_database WHERE datname = $1::text";
     let row = maintenance.query_opt(sql, &[&name]).await;
     Ok(row.map_err(|error| server_error("cannot read a database's comment", error))?.map(|row| row.get(0)))
+}
+
+/// # Errors
+/// Fails with `Refused` if the database is open and not loaded yet.
+pub(super) async fn refuse_unfinished(session: &Session, name: &str) -> Result<()> {
+    match comment_of(session, name).await? {
+        Some(comment) if comment.starts_with(OPENED) => Err(Error::refused(format!(
+            "a recovery on demand into database {name} is not finished; go on with it, with the same --into: backwhen recover \
+             --resume --into …, or drop the database"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Drops the remains of a killed run: the database under the temporary name, and the role that was created for it.

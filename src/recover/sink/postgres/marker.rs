@@ -7,7 +7,7 @@ use crate::model::schema::{quote_ident, quote_literal};
 use super::unfinished::COMMENT;
 
 /// The name of the schema that marks the database as unfinished.
-pub(super) const MARKER: &str = "backwhen_unfinished";
+pub(in crate::recover) const MARKER: &str = "backwhen_unfinished";
 
 /// Marks a database that cannot be renamed, and makes other users' sessions read-only if that is permitted. Returns
 /// whether it was.

@@ -11,6 +11,7 @@ mod maintenance;
 mod make_way;
 mod marker;
 mod naming;
+mod open;
 mod owner_role;
 mod part;
 mod place;
@@ -41,12 +42,13 @@ use crate::model::{Inexact, Table};
 use crate::recover::archive::{AfterRows, Section};
 use crate::recover::refused::{RefusedObject, RefusedObjects};
 use guard::Guard;
-pub(in crate::recover) use maintenance::{holds_nothing, maintenance};
+pub(in crate::recover) use maintenance::{holds_nothing, lock, maintenance};
+pub(in crate::recover) use marker::MARKER;
 use place::BuildPlace;
 pub(in crate::recover) use properties::create_like;
 pub(in crate::recover) use restore::Restoring;
 pub(in crate::recover) use retry::Retry;
-pub(in crate::recover) use rows::{Emptying, copy_frozen, copy_in, digests_of};
+pub(in crate::recover) use rows::{Emptying, copy_in, copy_rows, digests_of};
 
 /// A database that is being rebuilt.
 pub struct PostgresSink {

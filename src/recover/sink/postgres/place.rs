@@ -7,13 +7,14 @@
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
-use crate::model::schema::quote_ident;
+use crate::model::schema::{quote_ident, quote_literal};
 
 use super::super::ArchiveDefinitions;
 use super::super::definitions::renamed;
 use super::contents::require_empty;
 use super::maintenance::{
     comment_of, comment_on, drop_leftover, durable, exists, let_sessions_end, lock, maintenance, move_aside,
+    refuse_unfinished,
 };
 use super::marker::{MARKER, mark, unmark};
 use super::owner_role;
@@ -60,6 +61,7 @@ impl BuildPlace {
             }
             Err(error) => return Err(error),
         };
+        refuse_unfinished(&session, info.dbname()).await?;
         let facts = suits(&session, info.dbname(), source, extensions).await?;
         let maintenance = match maintenance(info).await {
             Ok(maintenance) => maintenance,
@@ -177,32 +179,8 @@ impl BuildPlace {
 
 impl TemporaryName {
     async fn make_valid(self, definitions: &ArchiveDefinitions, refused: &RefusedObjects) -> Result<()> {
-        let comment = match &self.existed {
-            Some(properties) => {
-                properties.comment.as_deref().map(|comment| comment_on(&self.temporary, Some(comment)))
-            }
-            None => {
-                // In this order the privileges are recorded as those of any new database are.
-                let name = quote_ident(&self.temporary);
-                let public = format!(
-                    "REVOKE ALL ON DATABASE {name} FROM CURRENT_USER; \
-                     GRANT CONNECT, TEMPORARY ON DATABASE {name} TO PUBLIC; \
-                     GRANT ALL ON DATABASE {name} TO CURRENT_USER"
-                );
-                self.maintenance.batch_execute(&public).await.map_err(|error| {
-                    server_error(format!("cannot open database {} to its users", self.temporary), error)
-                })?;
-                for statement in definitions.database_properties(&self.temporary) {
-                    if let Err(error) = self.maintenance.batch_execute(&statement).await {
-                        let why = server_error("the target does not take it", error);
-                        let sql = renamed(&statement, &self.temporary, &self.name).unwrap_or_default();
-                        refused.add(format!("property of DATABASE {}", self.name), why, sql)?;
-                    }
-                }
-                definitions.database_comment(&self.temporary)
-            }
-        };
-        let comment = comment.unwrap_or_else(|| comment_on(&self.temporary, None));
+        self.take_properties(definitions, refused).await?;
+        let comment = self.own_comment(definitions, &self.temporary);
         durable(&self.maintenance).await?;
         let sql = format!(
             "BEGIN; {comment}; ALTER DATABASE {} RENAME TO {}; COMMIT",
@@ -210,10 +188,68 @@ impl TemporaryName {
             quote_ident(&self.name)
         );
         let_sessions_end(&self.maintenance, &self.temporary).await;
-        self.maintenance.batch_execute(&sql).await.map_err(|error| {
-            let what = format!("cannot rename database {} to {}, its last step", self.temporary, self.name);
-            server_error(what, error)
-        })
+        self.maintenance.batch_execute(&sql).await.map_err(|error| self.not_renamed(error))
+    }
+
+    /// Gives the database its name and this comment although our sessions are connected to it, which ALTER DATABASE refuses:
+    /// they hold the tables that are not loaded yet.
+    pub async fn open(&self, comment: &str) -> Result<()> {
+        durable(&self.maintenance).await?;
+        let sql = format!(
+            "BEGIN; UPDATE pg_catalog.pg_database SET datname = {} WHERE datname = {}; {}; COMMIT",
+            quote_literal(&self.name),
+            quote_literal(&self.temporary),
+            comment_on(&self.name, Some(comment))
+        );
+        self.maintenance.batch_execute(&sql).await.map_err(|error| self.not_renamed(error))
+    }
+
+    /// Returns the session that holds the lock on the name.
+    pub fn into_lock(self) -> Session {
+        self.maintenance
+    }
+
+    fn not_renamed(&self, error: tokio_postgres::Error) -> Error {
+        let what = format!("cannot rename database {} to {}, its last step", self.temporary, self.name);
+        server_error(what, error)
+    }
+
+    /// The statement that gives the database, which has this name, its own comment.
+    pub fn own_comment(&self, definitions: &ArchiveDefinitions, name: &str) -> String {
+        let comment = match &self.existed {
+            Some(properties) => properties.comment.as_deref().map(|comment| comment_on(name, Some(comment))),
+            None => definitions.database_comment(name),
+        };
+        comment.unwrap_or_else(|| comment_on(name, None))
+    }
+
+    /// Gives a database that the recovery made the properties of the source's.
+    pub async fn take_properties(
+        &self,
+        definitions: &ArchiveDefinitions,
+        refused: &RefusedObjects,
+    ) -> Result<()> {
+        if self.existed.is_some() {
+            return Ok(());
+        }
+        // In this order the privileges are recorded as those of any new database are.
+        let name = quote_ident(&self.temporary);
+        let public = format!(
+            "REVOKE ALL ON DATABASE {name} FROM CURRENT_USER; \
+             GRANT CONNECT, TEMPORARY ON DATABASE {name} TO PUBLIC; \
+             GRANT ALL ON DATABASE {name} TO CURRENT_USER"
+        );
+        self.maintenance.batch_execute(&public).await.map_err(|error| {
+            server_error(format!("cannot open database {} to its users", self.temporary), error)
+        })?;
+        for statement in definitions.database_properties(&self.temporary) {
+            if let Err(error) = self.maintenance.batch_execute(&statement).await {
+                let why = server_error("the target does not take it", error);
+                let sql = renamed(&statement, &self.temporary, &self.name).unwrap_or_default();
+                refused.add(format!("property of DATABASE {}", self.name), why, sql)?;
+            }
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -275,6 +311,7 @@ async fn create_aside(
     let maintenance = maintenance(info).await?;
     new_enough(DatabaseFacts::read(&maintenance).await?.server_major, source)?;
     lock(&maintenance, &name).await?;
+    refuse_unfinished(&maintenance, &name).await?;
     if exists(&maintenance, &name).await? {
         return Err(Error::refused(format!(
             "database {name} exists already; choose another name, or leave --create away if it is empty"

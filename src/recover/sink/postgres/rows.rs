@@ -172,18 +172,20 @@ pub(in crate::recover) async fn copy_in(
     session.batch_execute("COMMIT").await.map_err(fail)
 }
 
-/// Loads rows into a table whose file is new in the session's open transaction, so that every snapshot sees them. The
-/// encoding is as for [`copy_in`].
-pub(in crate::recover) async fn copy_frozen(
+/// Loads rows in the session's open transaction. If they are `frozen`, every snapshot sees them; the table's file must then
+/// be new in the transaction. The encoding is as for [`copy_in`].
+pub(in crate::recover) async fn copy_rows(
     session: &Session,
     table: &Table,
     encoding: &str,
+    frozen: bool,
     rows: Rows,
 ) -> Result<()> {
     let spelled = Spelled::of(table, encoding);
     let copy = format!("COPY {}{} FROM STDIN", spelled.table, spelled.columns);
     let rows = Pieces { first: VecDeque::new(), rest: rows };
-    let mut copying = Copying { session, table, copy, options: "FREEZE, ", rows };
+    let options = if frozen { "FREEZE, " } else { "" };
+    let mut copying = Copying { session, table, copy, options, rows };
     match BinaryRows::of(&table.columns) {
         Some(binary) => copying.binary(&binary).await,
         None => copying.text().await,
