@@ -187,7 +187,7 @@ impl Rewind {
             });
         }
         let (past, now) = (reading.at(&moment, self.before)?, reading.at(&Moment::Latest, false)?);
-        let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<_>>()?;
+        let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<Vec<_>>>()?.concat();
         let condition = self.condition.as_deref().map(Condition::parse).transpose()?;
         let part = Part { tables, keys, condition };
         if !self.table.is_empty() {
