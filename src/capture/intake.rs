@@ -70,6 +70,11 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// Whether complete transactions wait for [`Intake::take_complete`].
+    pub fn has_complete(&self) -> bool {
+        self.builder.has_complete()
+    }
+
     /// Forgets the transaction that is coming in; it comes again.
     pub fn abandon_transaction(&mut self) {
         self.builder.abandon_transaction();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::intake::Intake;
 use super::stop::{StopReason, StopSignal};
@@ -13,7 +13,7 @@ use crate::history::journal::Confirmable;
 use crate::model::Lsn;
 use crate::source::stream::{ReplicationStream, StreamMessage};
 
-/// A transaction waits at most about so long before it is sent to disk.
+/// A transaction waits at most so long before it is sent to disk, and one after a pause does not wait.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
 /// The interval at which the server is told the confirmed position, whatever else happens.
@@ -72,7 +72,7 @@ impl<'a> Pump<'a> {
     }
 
     async fn pump(&mut self, until: Until, stop: &StopSignal) -> Result<Ended> {
-        let mut flush = ticker(FLUSH_EVERY);
+        let mut next_flush = ambient::instant();
         let mut confirm = ticker(CONFIRM_EVERY);
         let often = REPORT_EVERY.min(self.stream.silence() / REPORTS_IN_SILENCE);
         let mut report = ticker(often);
@@ -99,7 +99,10 @@ impl<'a> Pump<'a> {
                     let Ok(place) = place else { continue };
                     self.intake.pass_on(place);
                 }
-                _ = flush.tick(), if !self.intake.waits() => self.intake.take_complete(),
+                () = sleep_until(next_flush), if !self.intake.waits() && self.intake.has_complete() => {
+                    self.intake.take_complete();
+                    next_flush = ambient::instant() + FLUSH_EVERY;
+                }
                 filled = self.stream.fill(), if self.intake.has_room() => {
                     filled?;
                     self.last_heard = ambient::instant();

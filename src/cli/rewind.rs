@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -166,16 +167,17 @@ impl Rewind {
         let moment = changes::moment(&self.to, "--to")?;
         let tables = Selection::parse(&self.table, &[])?;
         let source = self.how.source.of(&history)?;
-        let mut reading = caught_up(&history, &source).await?;
+        let session = session(&history, &source).await?;
+        let mut reading = caught_up(&history, &session).await?;
         if self.reset {
-            let reset = WholeReset::begin(&reading, &moment, &source).await?;
+            let reset = WholeReset::begin(&reading, &moment, &session).await?;
             let drops = self.how.apply && !reset.removal.statements.is_empty();
             if drops {
-                reset.removal.apply(&reset.session).await?;
-                reading = caught_up(&history, &source).await?;
+                reset.removal.apply(&session).await?;
+                reading = caught_up(&history, &session).await?;
             }
             let (past, aim) = (reading.at(&moment, false)?, Aim::Rewind(Part::default()));
-            let done = self.how.amend(at, past, &source, aim, Some(reset)).await;
+            let done = self.how.amend(at, past, (&source, session), aim, Some(reset)).await;
             return done.map_err(|error| match drops {
                 true => Error::new(
                     error.kind(),
@@ -185,13 +187,13 @@ impl Rewind {
             });
         }
         let (past, now) = (reading.at(&moment, self.before)?, reading.at(&Moment::Latest, false)?);
-        let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<_>>()?;
+        let keys = self.key.iter().map(|text| RowKey::at(&now, text)).collect::<Result<Vec<_>>>()?.concat();
         let condition = self.condition.as_deref().map(Condition::parse).transpose()?;
         let part = Part { tables, keys, condition };
         if !self.table.is_empty() {
             past.choose(&self.table)?;
         }
-        self.how.amend(at, past, &source, Aim::Rewind(part), None).await
+        self.how.amend(at, past, (&source, session), Aim::Rewind(part), None).await
     }
 }
 
@@ -200,12 +202,13 @@ impl Undo {
         let (history, _objects) = at.history_held()?;
         let moments = transactions(&self.transactions, "backwhen undo xid:N,N")?;
         let source = self.how.source.of(&history)?;
-        let reading = caught_up(&history, &source).await?;
+        let session = session(&history, &source).await?;
+        let reading = caught_up(&history, &session).await?;
         let pasts = moments.iter().map(|moment| reading.at(moment, true)).collect::<Result<Vec<_>>>()?;
         let positions: BTreeSet<Lsn> = pasts.iter().map(Past::until).collect();
         let first = pasts.into_iter().min_by_key(Past::until);
         let first = first.ok_or_else(|| Error::usage("name the transactions: backwhen undo xid:N"))?;
-        self.how.amend(at, first, &source, Aim::Undo(positions), None).await
+        self.how.amend(at, first, (&source, session), Aim::Undo(positions), None).await
     }
 }
 
@@ -221,23 +224,27 @@ pub(super) fn transactions(list: &str, example: &str) -> Result<Vec<Moment>> {
 }
 
 /// Waits until the running capture has brought in what is committed by now.
-async fn caught_up(history: &History, source: &Conninfo) -> Result<Reading> {
+async fn caught_up(history: &History, session: &Session) -> Result<Reading> {
+    let lsn = messages::wal_end(session).await?;
+    reading_beyond(&Reading::open(history)?, session, lsn, CATCH_UP).await
+}
+
+/// Opens a session in the source, which a running capture must follow.
+async fn session(history: &History, source: &Conninfo) -> Result<Arc<Session>> {
     followed(history)?;
     let session = Session::connect_utf8(source, "rewind").await?;
     inspect::check_cluster(&session, &history.identity().source.system_identifier).await?;
-    let lsn = messages::wal_end(&session).await?;
-    reading_beyond(&Reading::open(history)?, &session, lsn, CATCH_UP).await
+    Ok(Arc::new(session))
 }
 
 /// The parts of a reset besides the rows.
 struct WholeReset {
-    session: Session,
     removal: Removal,
     state: MarkedState,
 }
 
 impl WholeReset {
-    async fn begin(reading: &Reading, moment: &Moment, source: &Conninfo) -> Result<WholeReset> {
+    async fn begin(reading: &Reading, moment: &Moment, session: &Session) -> Result<WholeReset> {
         if !matches!(moment, Moment::Mark(_)) {
             return Err(Error::usage(
                 "--reset goes with --to mark:NAME, since only a mark tells where the sequences stood; set one with: \
@@ -246,10 +253,9 @@ impl WholeReset {
         }
         let past = reading.at(moment, false)?;
         require_newest_epoch(&past)?;
-        let session = Session::connect_utf8(source, "rewind").await?;
         let state = MarkedState::of(&past)?;
-        let removal = state.removal(&past, past.until(), &session).await?;
-        Ok(WholeReset { session, removal, state })
+        let removal = state.removal(&past, past.until(), session).await?;
+        Ok(WholeReset { removal, state })
     }
 }
 
@@ -270,7 +276,7 @@ impl Way {
         &self,
         at: &Surroundings,
         past: Past,
-        source: &Conninfo,
+        (source, session): (&Conninfo, Arc<Session>),
         aim: Aim,
         reset: Option<WholeReset>,
     ) -> Result<ExitCode> {
@@ -279,7 +285,8 @@ impl Way {
         let last = past.last();
         let moment =
             MomentReport { lsn: past.until(), time: last.map(|it| it.time), xid: last.map(|it| it.xid) };
-        let mut amendment = Amendment::plan(past, source, aim, self.conflicts.into()).await?;
+        let mut amendment =
+            Amendment::plan(past, source, Arc::clone(&session), aim, self.conflicts.into()).await?;
         if let Some(file) = &self.sql {
             changes::write_new(file, &amendment.script()?)?;
         }
@@ -289,7 +296,7 @@ impl Way {
         let is_blocked = amendment.solution.is_blocked;
         let applied = if self.apply && !is_blocked { Some(amendment.apply().await?) } else { None };
         let mut report = AmendmentReport::of(moment, &amendment, applied);
-        if let Some(WholeReset { session, removal, state }) = reset {
+        if let Some(WholeReset { removal, state }) = reset {
             if applied.is_some() {
                 report.sequences = sequences::put_back(&session, &state.sequences).await?;
             } else if !removal.statements.is_empty() {

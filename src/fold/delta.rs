@@ -2,8 +2,8 @@
 //!
 //! The size of a delta is that of the rows touched, never that of the journal.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use twox_hash::XxHash3_64;
@@ -90,7 +90,7 @@ impl Delta {
     }
 
     /// The changes of some keys.
-    pub fn only(&self, keys: &BTreeSet<Vec<u8>>) -> Delta {
+    pub fn only<K: AsRef<[u8]>>(&self, keys: &[K]) -> Delta {
         let rows = match &self.rows {
             DeltaRows::Keyed(delta) => {
                 DeltaRows::Keyed(KeyedDelta { rows: some_of(&delta.rows, keys), bytes: delta.bytes })
@@ -158,8 +158,8 @@ pub enum Contradiction {
     InsertWithHole,
 }
 
-fn some_of<V: Clone>(rows: &Map<V>, keys: &BTreeSet<Vec<u8>>) -> Map<V> {
-    let known = keys.iter().filter_map(|key| rows.get_key_value(&**key));
+fn some_of<V: Clone, K: AsRef<[u8]>>(rows: &Map<V>, keys: &[K]) -> Map<V> {
+    let known = keys.iter().filter_map(|key| rows.get_key_value(key.as_ref()));
     known.map(|(key, latest)| (key.clone(), latest.clone())).collect()
 }
 

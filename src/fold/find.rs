@@ -1,7 +1,5 @@
 //! The rows of a folded table that have certain keys.
 
-use std::collections::BTreeSet;
-
 use super::table::Standing;
 use super::{FoldedTable, KeyRange};
 use crate::error::Result;
@@ -19,14 +17,14 @@ impl FoldedTable {
         Ok(())
     }
 
-    /// Hands the key and the line of each row with one of the `keys` to `take`, in key order. Of the image, only the
-    /// blocks are read that may hold such a row.
+    /// Hands the key and the line of each row with one of the sorted `keys` to `take`, in key order. Of the image,
+    /// only the blocks are read that may hold such a row.
     ///
     /// # Errors
     /// The errors of [`FoldedTable::rows`] and of `take`.
-    pub fn find(
+    pub fn find<K: AsRef<[u8]>>(
         &self,
-        keys: &BTreeSet<Vec<u8>>,
+        keys: &[K],
         mut take: impl FnMut(&[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
         let Some(first) = keys.first() else { return Ok(()) };
@@ -43,11 +41,13 @@ impl FoldedTable {
             }
         };
         let (table, blocks, scratch) = (self.table.clone(), self.blocks.clone(), self.scratch.clone());
-        let mut rows =
-            FoldedTable { table, blocks, standing, scratch }.rows(KeyRange::between(first, None), None)?;
+        let mut rows = FoldedTable { table, blocks, standing, scratch }
+            .rows(KeyRange::between(first.as_ref(), None), None)?;
         rows.keep_only(keys);
+        let mut passed = 0;
         while let Some((key, line)) = rows.next_row()? {
-            if keys.contains(key) {
+            passed += keys[passed..].iter().take_while(|it| it.as_ref() < key).count();
+            if keys.get(passed).is_some_and(|it| it.as_ref() == key) {
                 take(key, line)?;
             }
         }

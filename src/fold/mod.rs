@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+pub use delta::FastMap;
 pub use range::KeyRange;
 pub use rows::{Portion, TableRows};
 pub use table::FoldedTable;

@@ -2,7 +2,6 @@
 //!
 //! A block of the image in whose range no key was touched is offered as a whole, without being read.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::delta::Delta;
@@ -118,14 +117,14 @@ impl TableRows {
     }
 
     /// Passes over all blocks that hold no row with one of the keys. A block that is left may hold rows with other keys.
-    pub(super) fn keep_only(&mut self, keys: &BTreeSet<Vec<u8>>) {
+    pub(super) fn keep_only<K: AsRef<[u8]>>(&mut self, keys: &[K]) {
         let index = &self.source.index;
         let mut kept = vec![false; index.len()];
-        for key in keys {
-            let end = index.partition_point(|entry| *entry.first_key <= **key);
+        for key in keys.iter().map(AsRef::as_ref) {
+            let end = index.partition_point(|entry| *entry.first_key <= *key);
             let start = match self.shape {
                 KeyShape::Columns(_) => end,
-                KeyShape::WholeRow => index.partition_point(|entry| *entry.first_key < **key).max(1),
+                KeyShape::WholeRow => index.partition_point(|entry| *entry.first_key < *key).max(1),
             };
             kept[start.saturating_sub(1)..end].fill(true);
         }

@@ -277,7 +277,7 @@ fn some_keys_are_found_in_the_blocks_that_may_hold_them() {
                     found.push(line.to_vec());
                     Ok(())
                 };
-                folded.find(&keys, take).unwrap();
+                folded.find(&Vec::from_iter(&keys), take).unwrap();
                 let reads = fixture.directory.reads.load(Ordering::Relaxed) - before - 1;
                 let wanted = fixture.expected.iter().filter(|(key, _)| keys.contains(*key));
                 let wanted: Vec<_> =

@@ -307,8 +307,9 @@ impl Stretch {
 
     /// Returns the number, with its epoch, of a transaction near `lsn`. `None` if this epoch holds no heartbeat.
     pub fn number_near(&self, lsn: Lsn) -> Option<u64> {
-        let beat = |view: &&SegmentView| view.summary.sequences.last_lsn.map(|beat| beat.0.abs_diff(lsn.0));
-        let nearest = self.segments.iter().filter(|view| beat(view).is_some()).min_by_key(beat);
+        let beat = |view: &SegmentView| Some((view.name.sealed, view.summary.sequences.last_lsn?));
+        let beats = self.segments.iter().enumerate().filter_map(|(at, view)| Some((at, beat(view)?)));
+        let nearest = best_beat(beats, lsn).map(|at| &self.segments[at]);
         nearest.and_then(SegmentView::transaction_number)
     }
 
@@ -325,6 +326,21 @@ impl Stretch {
     pub fn journal_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
+}
+
+/// Within so many bytes of WAL, no number of a transaction is so far from another that their epochs could be mistaken: the
+/// end of each transaction and subtransaction takes at least 4 bytes, and 2^31 numbers are told apart.
+const NEAR: u64 = 4 << 30;
+
+/// Chooses the heartbeat from which the numbers of transactions around `lsn` are told, of those in each segment: whether
+/// the segment is sealed, and the heartbeat's position. An open segment has small blocks and is read anyway, and of a
+/// sealed one a block of 4 MiB would be read for this alone.
+fn best_beat(beats: impl Iterator<Item = (usize, (bool, Lsn))>, lsn: Lsn) -> Option<usize> {
+    let cost = |(_, (is_sealed, beat)): &(usize, (bool, Lsn))| {
+        let distance = beat.0.abs_diff(lsn.0);
+        (*is_sealed || distance > NEAR, distance)
+    };
+    beats.min_by_key(cost).map(|(at, _)| at)
 }
 
 /// Returns the transaction number whose lower half is `xid` and that is nearest to `near`, as the server itself compares
@@ -391,5 +407,15 @@ mod tests {
         assert_eq!(with_epoch(13, epoch(1) - 5), epoch(1) + 13);
         assert_eq!(with_epoch(u32::MAX - 5, epoch(1) + 13), epoch(1) - 6);
         assert_eq!(with_epoch(u32::MAX, 3), u64::from(u32::MAX));
+    }
+    #[test]
+    fn an_open_segment_tells_numbers_unless_it_is_too_far_away() {
+        let sealed = |at, lsn| (at, (true, Lsn(lsn)));
+        let open = |at, lsn| (at, (false, Lsn(lsn)));
+        assert_eq!(best_beat([sealed(0, 100), open(1, 9000)].into_iter(), Lsn(120)), Some(1));
+        assert_eq!(best_beat([sealed(0, 100), open(1, 2 * NEAR)].into_iter(), Lsn(120)), Some(0));
+        assert_eq!(best_beat([sealed(0, 900), sealed(1, 100)].into_iter(), Lsn(120)), Some(1));
+        assert_eq!(best_beat([open(0, 2 * NEAR)].into_iter(), Lsn(120)), Some(0));
+        assert_eq!(best_beat([].into_iter(), Lsn(120)), None);
     }
 }

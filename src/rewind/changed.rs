@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::table::{ChangedTable, RowsByKey, TouchedRow};
+use super::table::{ChangedTable, TouchedRow};
 use crate::error::{Error, Result};
 use crate::fold::FoldedTable;
 use crate::follow::{Event, EventKind, Follow, RowChange, TableChange, Transaction};
@@ -230,8 +230,7 @@ impl ChangedRows {
 
     /// Reads the touched rows as they were at the moment.
     fn complete(&mut self) -> Result<()> {
-        let is_unread = |table: &ChangedTable| table.unread().is_none_or(|keys| !keys.is_empty());
-        let unread = self.tables.iter().filter(|(_, table)| is_unread(table)).map(|(oid, _)| *oid);
+        let unread = self.tables.iter().filter(|(_, table)| !table.unread().is_empty()).map(|(oid, _)| *oid);
         // All wanted tables are folded at the first time, since later times are under locks.
         let mut lacking: HashSet<u32> = unread.chain(self.wanted.iter().flatten().copied()).collect();
         lacking.retain(|oid| !self.folded.contains_key(oid));
@@ -241,17 +240,18 @@ impl ChangedRows {
             self.folded.extend(folded.into_iter().map(|table| (table.table.oid, Some(table))));
         }
         for (oid, table) in self.tables.iter_mut().filter(|(_, table)| table.obstacle.is_none()) {
-            let mut found = RowsByKey::new();
+            let mut unread = table.unread();
+            let (keys, is_all) = (unread.keys(), unread.is_all);
             let take = |key: &[u8], line: &[u8]| {
-                found.entry(key.to_vec()).or_default().push(line.into());
+                table.take_first(&mut unread, key, line);
                 Ok(())
             };
-            match (self.folded.get(oid).and_then(Option::as_ref), table.unread()) {
-                (Some(folded), Some(keys)) => folded.find(&keys, take)?,
-                (Some(folded), None) => folded.clone().each(take)?,
-                (None, _) => {}
+            match self.folded.get(oid).and_then(Option::as_ref) {
+                Some(folded) if is_all => folded.clone().each(take)?,
+                Some(folded) => folded.find(&keys, take)?,
+                None => {}
             }
-            table.complete(found)?;
+            table.complete(&unread)?;
         }
         Ok(())
     }

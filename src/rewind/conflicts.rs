@@ -1,13 +1,14 @@
 //! Finds the touched rows that stand in the way of a plan: they refer to what would go, they took what is to come back, or
 //! they are gone although they are needed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
 use super::changed::{ChangedRows, RowId};
 use super::plan::{Goals, positions, values};
-use super::table::{ChangedTable, Line, TouchedRow};
+use super::table::{ChangedTable, TouchedRow};
 use crate::model::RowIdentity;
 use crate::source::amend::{ForeignKey, LiveSchema, UniqueKey};
 
@@ -59,7 +60,7 @@ impl Conflict {
 pub fn name_of(changed: &ChangedRows, id: RowId) -> (String, BTreeMap<String, String>) {
     let Some(table) = changed.tables[&id.table].table() else { return Default::default() };
     let row = changed.row(id);
-    let line = row.last().or(row.first()).unwrap_or_default();
+    let line = row.last().or(row.first()).map(AsRef::as_ref).unwrap_or_default();
     let RowIdentity::Key(columns) = &table.identity else { return (table.display(), BTreeMap::new()) };
     let texts: Vec<_> = crate::codec::copy_text::columns(line).collect();
     let text = |at: &usize| {
@@ -74,9 +75,17 @@ pub fn name_of(changed: &ChangedRows, id: RowId) -> (String, BTreeMap<String, St
 struct Candidate<'a> {
     id: RowId,
     row: &'a TouchedRow,
+    now: Option<&'a [u8]>,
     /// The line after the plan.
     after: Option<&'a [u8]>,
     is_planned: bool,
+}
+
+impl Candidate<'_> {
+    /// Whether the plan changes the values of some columns.
+    fn changes(&self, at: &[usize]) -> bool {
+        value(self.now, at) != value(self.after, at)
+    }
 }
 
 /// Looks for rows in the way of the goals.
@@ -98,36 +107,39 @@ struct Rows<'a> {
     goals: &'a Goals,
 }
 
-type Value = Vec<u8>;
-
 impl<'a> Rows<'a> {
     /// The touched rows of a table, with the positions of some columns.
     fn of(&self, oid: u32, columns: &[String]) -> Option<(&'a ChangedTable, Vec<usize>, Vec<Candidate<'a>>)> {
         let table = self.changed.tables.get(&oid).filter(|it| it.obstacle.is_none())?;
         let at = positions(table.now.as_deref()?, columns)?;
+        let first = RowId { table: oid, row: 0 };
+        let mut goals = self.goals.range(first..=RowId { row: usize::MAX, ..first }).peekable();
         let candidate = |(row, touched): (usize, &'a TouchedRow)| {
             let id = RowId { table: oid, row };
-            let goal: Option<&'a Option<Line>> = self.goals.get(&id);
-            let after = goal.map_or(touched.last(), |goal| goal.as_deref());
-            Candidate { id, row: touched, after, is_planned: goal.is_some() }
+            let goal = goals.next_if(|(at, _)| **at == id).map(|(_, goal)| goal);
+            let now = touched.last().map(AsRef::as_ref);
+            let after = goal.map_or(now, |goal| goal.as_deref());
+            Candidate { id, row: touched, now, after, is_planned: goal.is_some() }
         };
         Some((table, at, table.rows.iter().enumerate().map(candidate).collect()))
     }
 
     /// A parent's value goes, and a row refers to it.
     fn children_in_the_way(&self, key: &ForeignKey, found: &mut Vec<Conflict>) {
-        let (mut lost, mut there) = (HashMap::<Value, RowId>::new(), HashSet::new());
-        for (_, at, rows) in key.parents.iter().filter_map(|oid| self.of(*oid, &key.parent_columns)) {
-            for row in rows {
-                there.extend(value(row.after, &at));
-                if row.is_planned && value(row.row.last(), &at) != value(row.after, &at) {
-                    lost.extend(value(row.row.last(), &at).map(|lost| (lost, row.id)));
-                }
-            }
+        let parents: Vec<_> =
+            key.parents.iter().filter_map(|oid| self.of(*oid, &key.parent_columns)).collect();
+        let mut lost = HashMap::new();
+        for (_, at, rows) in &parents {
+            let goes = |row: &&Candidate<'_>| row.is_planned && row.changes(at);
+            lost.extend(rows.iter().filter(goes).filter_map(|row| Some((value(row.now, at)?, row.id))));
         }
-        lost.retain(|value, _| !there.contains(value));
         if lost.is_empty() {
             return;
+        }
+        for (_, at, rows) in &parents {
+            for there in rows.iter().filter_map(|row| value(row.after, at)) {
+                lost.remove(&there);
+            }
         }
         for (table, at, rows) in key.children.iter().filter_map(|it| self.of(it.oid, &key.child_columns)) {
             let name = table.table().map_or_else(String::new, |table| table.display());
@@ -141,14 +153,14 @@ impl<'a> Rows<'a> {
 
     /// A row is to come back, and the row that it refers to is gone.
     fn parents_that_are_gone(&self, key: &ForeignKey, found: &mut Vec<Conflict>) {
-        let (mut there, mut gone) = (HashSet::new(), HashMap::<Value, Candidate<'_>>::new());
+        let (mut there, mut gone) = (HashSet::new(), HashMap::<_, Candidate<'_>>::new());
         let mut name = String::new();
         for (table, at, rows) in key.parents.iter().filter_map(|oid| self.of(*oid, &key.parent_columns)) {
             name = table.table().map_or_else(String::new, |table| table.display());
             for row in rows {
                 there.extend(value(row.after, &at));
                 // A value that goes only by the plan has its conflicts on the parent's side.
-                let last = value(row.row.last(), &at);
+                let last = value(row.now, &at);
                 let values =
                     row.row.versions.iter().filter_map(|version| value(version.line.as_deref(), &at));
                 gone.extend(values.filter(|value| last.as_ref() != Some(value)).map(|value| (value, row)));
@@ -172,12 +184,13 @@ impl<'a> Rows<'a> {
     /// A row is to have a unique value that another one took.
     fn taken_values(&self, key: &UniqueKey, found: &mut Vec<Conflict>) {
         let Some((_, at, rows)) = self.of(key.table, &key.columns) else { return };
-        let changes = |row: &Candidate<'_>| value(row.row.last(), &at) != value(row.after, &at);
-        let mut holders = HashMap::new();
-        for row in rows.iter().filter(|row| !changes(row)) {
-            holders.extend(value(row.after, &at).map(|value| (value, row)));
+        let (changing, others): (Vec<&Candidate<'_>>, Vec<_>) = rows.iter().partition(|row| row.changes(&at));
+        if changing.is_empty() {
+            return;
         }
-        for row in rows.iter().filter(|row| changes(row)) {
+        let holders = others.into_iter().filter_map(|row| Some((value(row.after, &at)?, row)));
+        let holders: HashMap<Cow<'_, [u8]>, &Candidate<'_>> = holders.collect();
+        for row in changing {
             let Some(holder) = value(row.after, &at).and_then(|value| holders.get(&value)) else { continue };
             let why = format!("another row took its unique value ({})", key.name);
             found.push(conflict(row.id, holder, why));
@@ -190,6 +203,6 @@ fn conflict(row: RowId, other: &Candidate<'_>, why: String) -> Conflict {
 }
 
 /// The values of some columns as one text; `None` if there is no row, or a NULL.
-fn value(line: Option<&[u8]>, at: &[usize]) -> Option<Value> {
-    values(line?, at).map(|values| values.join(&b'\t'))
+fn value<'a>(line: Option<&'a [u8]>, at: &[usize]) -> Option<Cow<'a, [u8]>> {
+    values(line?, at)
 }

@@ -20,7 +20,6 @@ use crate::model::Lsn;
 use crate::past::{Past, Reading};
 use crate::signal::{REWIND, RewindSignal};
 use crate::source::amend::{AmendSession, AmendedTable, LiveSchema, Surprise, live_schema};
-use crate::source::inspect;
 use crate::travel::statement::Script;
 
 /// How long the history may take to pass a position while the tables are locked.
@@ -41,7 +40,7 @@ pub struct Amendment {
     changed: ChangedRows,
     /// The constraints for which the plan was made.
     schema: LiveSchema,
-    catalogs: Session,
+    catalogs: Arc<Session>,
     pub solution: Solution,
     pub tables: Vec<PlannedTable>,
 }
@@ -66,12 +65,18 @@ pub struct Applied {
 
 impl Amendment {
     /// Plans from the history as it is now. `past` is the moment to which rows are put back, or the one just before the
-    /// first transaction that is taken back.
+    /// first transaction that is taken back. `catalogs` is a session in the source, for its catalogs.
     ///
     /// # Errors
     /// `Refused` if a table is not exact in between, or is not what the history says; `Damaged` if the history is.
-    pub async fn plan(past: Past, source: &Conninfo, aim: Aim, rule: ConflictRule) -> Result<Amendment> {
-        Amendment::plan_after(past, source, aim, rule, None).await
+    pub async fn plan(
+        past: Past,
+        source: &Conninfo,
+        catalogs: Arc<Session>,
+        aim: Aim,
+        rule: ConflictRule,
+    ) -> Result<Amendment> {
+        Amendment::plan_after(past, source, catalogs, aim, rule, None).await
     }
 
     /// The same, if an earlier rewind has put all back to the moment: the journal before it is not read again.
@@ -81,12 +86,11 @@ impl Amendment {
     pub async fn plan_after(
         past: Past,
         source: &Conninfo,
+        catalogs: Arc<Session>,
         aim: Aim,
         rule: ConflictRule,
         earlier: Option<PutBack>,
     ) -> Result<Amendment> {
-        let catalogs = Session::connect_utf8(source, "rewind").await?;
-        inspect::check_cluster(&catalogs, &past.history().identity().source.system_identifier).await?;
         let signal =
             RewindSignal { to: matches!(aim, Aim::Rewind(_)).then(|| past.until()), undone: Vec::new() };
         let schema = live_schema(&catalogs, &[]).await?;

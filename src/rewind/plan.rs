@@ -1,6 +1,7 @@
 //! The rows that are to change, and how each change is carried out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,7 +11,7 @@ use super::table::{ChangedTable, Line};
 use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
-use crate::model::Table;
+use crate::model::{RowIdentity, Table};
 use crate::source::amend::{Act, AmendedRow, AmendedTable, LiveSchema, UniqueKey};
 use crate::travel::Row;
 use crate::travel::statement::{RowChange, Script};
@@ -75,7 +76,7 @@ impl PlannedTable {
 pub fn rewind_goals(changed: &ChangedRows) -> Goals {
     let goal = |(id, table, row): (RowId, &ChangedTable, &super::table::TouchedRow)| {
         let restored = table.restored(row);
-        (table.now.is_some() && restored.as_deref() != row.last()).then_some((id, restored))
+        (table.now.is_some() && restored.as_ref() != row.last()).then_some((id, restored))
     };
     changed.rows().filter_map(goal).collect()
 }
@@ -91,7 +92,7 @@ pub fn planned_tables(
 ) -> Result<Vec<PlannedTable>> {
     let mut tables = BTreeMap::<u32, Vec<(RowId, Option<Line>, Option<Line>)>>::new();
     for (id, then) in goals {
-        let now = changed.row(*id).last().map(Line::from);
+        let now = changed.row(*id).last().cloned();
         tables.entry(id.table).or_default().push((*id, now, then.clone()));
     }
     let plan = |(oid, rows): (u32, Vec<_>)| {
@@ -123,6 +124,19 @@ type Change = (RowId, Option<Line>, Option<Line>);
 /// Pairs the row that has a key now with the row that shall have it, though they may be two rows: other tables refer to the
 /// key, so the row under it must be updated, not deleted. The rows without a partner change their keys, go or come.
 fn by_key(table: &Table, rows: Vec<Change>) -> Vec<Change> {
+    let RowIdentity::Key(at) = &table.identity else { return rows };
+    let keeps_key = |(_, now, then): &Change| {
+        let (Some(now), Some(then)) = (now, then) else { return false };
+        values(now, at) == values(then, at)
+    };
+    let (mut changes, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(keeps_key);
+    changes.extend(exchanged(table, others));
+    changes.retain(|(_, now, then)| now != then);
+    changes
+}
+
+/// The rows of which the key changes, or that come or go, as pairs of what stands under a key and what shall stand there.
+fn exchanged(table: &Table, rows: Vec<Change>) -> Vec<Change> {
     let shape = KeyShape::of(table);
     let key_of = |line: &Option<Line>| {
         let mut key = Vec::new();
@@ -143,7 +157,6 @@ fn by_key(table: &Table, rows: Vec<Change>) -> Vec<Change> {
         let (now, then) = (now.filter(|_| goes[number]), then.filter(|_| comes[number]));
         changes.push((id, now, then));
     }
-    changes.retain(|(_, now, then)| now != then);
     changes
 }
 
@@ -170,11 +183,15 @@ fn split(rows: Vec<Change>) -> Vec<Change> {
     parts
 }
 
-/// The values of some columns of a line, by their positions; `None` if one of them is NULL.
-pub fn values<'a>(line: &'a [u8], at: &[usize]) -> Option<Vec<&'a [u8]>> {
+/// The values of some columns of a line, by their positions, with tabs between them; `None` if one of them is NULL.
+pub fn values<'a>(line: &'a [u8], at: &[usize]) -> Option<Cow<'a, [u8]>> {
+    let is_value = |value: &&[u8]| *value != copy_text::NULL;
+    if let [at] = at {
+        return copy_text::columns(line).nth(*at).filter(is_value).map(Cow::Borrowed);
+    }
     let columns: Vec<_> = copy_text::columns(line).collect();
-    let value = |at: &usize| columns.get(*at).copied().filter(|value| *value != copy_text::NULL);
-    at.iter().map(value).collect()
+    let found: Option<Vec<_>> = at.iter().map(|at| columns.get(*at).copied().filter(is_value)).collect();
+    found.map(|values| Cow::Owned(values.join(&b'\t')))
 }
 
 /// The positions of columns by their names; `None` if one is not stored.
@@ -187,17 +204,16 @@ fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) -> Result<()> {
     let can_be_replaced = schema.rows_can_be_replaced(amended.table.oid);
     for key in schema.unique_keys.iter().filter(|key| key.table == amended.table.oid && key.is_immediate) {
         let Some(at) = positions(&amended.table, &key.columns) else { continue };
-        let value = |line: &Option<Line>| {
-            line.as_deref().and_then(|line| values(line, &at)).map(|them| them.join(&b'\t'))
-        };
-        let updated = |row: &&AmendedRow| row.act == Act::Update && value(&row.now) != value(&row.then);
-        let taken: std::collections::HashSet<_> =
-            amended.rows.iter().filter(updated).filter_map(|row| value(&row.then)).collect();
-        let waiting = amended.rows.iter().enumerate().filter(|(_, row)| updated(row));
-        let in_the_way: Vec<usize> = waiting
-            .filter(|(_, row)| value(&row.now).is_some_and(|it| taken.contains(&it)))
-            .map(|(number, _)| number)
-            .collect();
+        let value = |line| values(line, &at);
+        let updated = amended.rows.iter().enumerate().filter_map(|(number, row)| {
+            let (now, then) = (row.now.as_deref().map(value)?, row.then.as_deref().map(value)?);
+            (row.act == Act::Update && now != then).then_some((number, now, then))
+        });
+        let updated: Vec<_> = updated.collect();
+        let taken: HashSet<_> = updated.iter().filter_map(|(.., then)| then.as_ref()).collect();
+        let is_taken = |now: &Option<_>| now.as_ref().is_some_and(|now| taken.contains(now));
+        let in_the_way: Vec<usize> =
+            updated.iter().filter(|(_, now, _)| is_taken(now)).map(|(number, ..)| *number).collect();
         if !can_be_replaced && !in_the_way.is_empty() {
             let parking = schema.parking(&amended.table, key);
             // Only one column can be the place to wait.

@@ -46,15 +46,15 @@ impl Solution {
 /// # Errors
 /// `Usage` if no table has the columns of the condition, or if it cannot compare them.
 pub fn solve(aim: &Aim, rule: ConflictRule, changed: &ChangedRows, schema: &LiveSchema) -> Result<Solution> {
-    let all = rewind_goals(changed);
-    let asked = match aim {
+    let (all, asked) = match aim {
         Aim::Rewind(part) => {
+            let all = rewind_goals(changed);
             let mut goals = all.clone();
             goals.retain(|id, _| changed.tables[&id.table].then.is_some());
             part.keep(changed, &mut goals)?;
-            goals
+            (all, goals)
         }
-        Aim::Undo(_) => Goals::new(),
+        Aim::Undo(_) => Default::default(),
     };
     Ok(settle(aim, rule, changed, schema, (&all, asked), &|_| true))
 }
@@ -91,7 +91,7 @@ pub(super) fn settle(
             ConflictRule::Refuse => {}
             ConflictRule::Skip => {
                 skipped.extend(found.iter().map(|conflict| conflict.row));
-                let mut moves = moves(changed, &undone, schema);
+                let mut moves = moves(changed, schema, |it| group(aim, &undone, it));
                 while let Some(at) = moves.iter().position(|moved| !moved.is_disjoint(&skipped)) {
                     skipped.extend(moves.swap_remove(at));
                 }
@@ -111,5 +111,14 @@ pub(super) fn settle(
         if (skipped.len(), asked.len(), undone.len()) == before {
             return Solution { goals, conflicts: met, is_blocked: true };
         }
+    }
+}
+
+/// The transactions whose moves of rows between partitions go back together: each one that is taken back. For a rewind it is
+/// all of them, since a row has only its first and its last version there.
+fn group(aim: &Aim, undone: &BTreeSet<u32>, transaction: u32) -> Option<u32> {
+    match aim {
+        Aim::Rewind(_) => Some(0),
+        Aim::Undo(_) => undone.contains(&transaction).then_some(transaction),
     }
 }

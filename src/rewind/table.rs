@@ -1,24 +1,27 @@
 //! The rows of one table that were touched since a moment, each with its versions.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::codec::copy_text::{self, fill_holes};
 use crate::error::{Error, Result};
+use crate::fold::FastMap;
 use crate::follow::{Reshape, Row, RowChange};
 use crate::model::{Column, RowIdentity, Table};
 
-/// A row as a line of COPY text, without its newline.
-pub type Line = Box<[u8]>;
+/// A row as a line of COPY text, without its newline. Versions, goals and changes share it.
+pub type Line = Arc<[u8]>;
 
-/// Rows by their sort keys. Equal rows of a table without a key have one key.
-pub type RowsByKey = HashMap<Vec<u8>, Vec<Line>>;
+/// A row's sort key. Equal rows of a table without a key have one key.
+type Key = Arc<[u8]>;
 
 /// A row from a moment on, through changes of its key.
 #[derive(Debug, Default)]
 pub struct TouchedRow {
     /// The sort key that the row had at the moment; `None` if the row was inserted later.
-    first_key: Option<Vec<u8>>,
+    first_key: Option<Key>,
+    /// The row that stands, or rests, under the same key below this one.
+    below: Option<usize>,
     /// The first version is the row at the moment. Each other one was left by a transaction.
     pub versions: Vec<Version>,
 }
@@ -41,13 +44,13 @@ impl TouchedRow {
     }
 
     /// The row at the moment.
-    pub fn first(&self) -> Option<&[u8]> {
-        self.versions.first().and_then(|version| version.line.as_deref())
+    pub fn first(&self) -> Option<&Line> {
+        self.versions.first().and_then(|version| version.line.as_ref())
     }
 
     /// The row as the history last saw it.
-    pub fn last(&self) -> Option<&[u8]> {
-        self.versions.last().and_then(|version| version.line.as_deref())
+    pub fn last(&self) -> Option<&Line> {
+        self.versions.last().and_then(|version| version.line.as_ref())
     }
 
     /// Whether all lines are whole, and are lines of the table after so many reshapes.
@@ -75,8 +78,8 @@ pub struct ChangedTable {
     pub obstacle: Option<String>,
     /// The transactions that wrote rows of the table, by their numbers.
     pub writers: BTreeSet<u32>,
-    /// The rows that stand under a key now, or did when they were deleted. A key that was never touched is missing.
-    standing: HashMap<Vec<u8>, Vec<usize>>,
+    /// The uppermost row that stands under a key now, or did when it was deleted. A key that was never touched is missing.
+    standing: FastMap<Key, Option<usize>>,
     /// The transaction that removed all rows, also those that nothing else touched.
     emptied: Option<u32>,
     /// Whether the rows that nothing else touched were read.
@@ -92,7 +95,7 @@ impl ChangedTable {
             rows: Vec::new(),
             obstacle: None,
             writers: BTreeSet::new(),
-            standing: HashMap::new(),
+            standing: FastMap::default(),
             emptied: None,
             is_emptied_read: false,
             reshapes: Vec::new(),
@@ -124,9 +127,8 @@ impl ChangedTable {
         match change {
             RowChange::Insert { new } | RowChange::Given { new } => {
                 let row = self.resting(new.key).unwrap_or_else(|| {
-                    let versions = vec![self.version(None, None)];
-                    self.rows.push(TouchedRow { versions, ..TouchedRow::default() });
-                    self.rows.len() - 1
+                    let none = self.version(None, None);
+                    self.add(None, none)
                 });
                 self.stand(row, new, transaction, keeps_all)
             }
@@ -137,7 +139,7 @@ impl ChangedTable {
             RowChange::Delete { old } => {
                 let row = self.take(old, true)?;
                 if self.is_keyed() {
-                    self.standing.entry(old.key.into()).or_default().push(row);
+                    self.put(row, old.key);
                 }
                 self.push(row, self.version(Some(transaction), None), keeps_all)
             }
@@ -146,7 +148,7 @@ impl ChangedTable {
 
     /// The row that was deleted under this key: one that is inserted again is the same row.
     fn resting(&mut self, key: &[u8]) -> Option<usize> {
-        if self.is_keyed() { self.standing.get_mut(key)?.pop() } else { None }
+        if self.is_keyed() { self.pop(key) } else { None }
     }
 
     fn version(&self, transaction: Option<u32>, line: Option<Line>) -> Version {
@@ -155,17 +157,15 @@ impl ChangedTable {
 
     /// The row stands under the new key from here on.
     fn stand(&mut self, row: usize, new: Row<'_>, transaction: u32, keeps_all: bool) -> Result<()> {
-        self.standing.entry(new.key.into()).or_default().push(row);
+        self.put(row, new.key);
         self.push(row, self.version(Some(transaction), Some(new.line.into())), keeps_all)
     }
 
     /// Takes the row that stands under a key away from there.
     fn take(&mut self, old: Row<'_>, has_old_line: bool) -> Result<usize> {
         let is_keyed = self.is_keyed();
-        let standing = self.standing.get_mut(old.key);
-        let is_known = standing.is_some();
-        let found = standing.and_then(Vec::pop);
-        if let Some(row) = found.filter(|row| self.rows[*row].last().is_some()) {
+        let is_known = self.standing.contains_key(old.key);
+        if let Some(row) = self.pop(old.key).filter(|row| self.rows[*row].last().is_some()) {
             return Ok(row);
         }
         if self.emptied.is_some() || (is_keyed && is_known) {
@@ -174,21 +174,43 @@ impl ChangedTable {
                 self.table().map_or_else(String::new, Table::display)
             )));
         }
-        self.standing.entry(old.key.into()).or_default();
+        let key = Key::from(old.key);
+        self.standing.entry(Arc::clone(&key)).or_default();
         // A table without a key has whole rows before each change.
         let line = (!is_keyed && has_old_line).then(|| old.line.into());
         let first = self.version(None, line);
-        self.rows.push(TouchedRow { first_key: Some(old.key.into()), versions: vec![first] });
-        Ok(self.rows.len() - 1)
+        Ok(self.add(Some(key), first))
+    }
+
+    fn add(&mut self, first_key: Option<Key>, first: Version) -> usize {
+        let mut versions = Vec::with_capacity(2);
+        versions.push(first);
+        self.rows.push(TouchedRow { first_key, below: None, versions });
+        self.rows.len() - 1
+    }
+
+    /// Puts a row on top of those that stand under a key.
+    fn put(&mut self, row: usize, key: &[u8]) {
+        self.rows[row].below = match self.standing.get_mut(key) {
+            Some(uppermost) => uppermost.replace(row),
+            None => self.standing.insert(key.into(), Some(row)).flatten(),
+        };
+    }
+
+    /// Takes the uppermost row away that stands under a key.
+    fn pop(&mut self, key: &[u8]) -> Option<usize> {
+        let uppermost = self.standing.get_mut(key)?;
+        let row = (*uppermost)?;
+        *uppermost = self.rows[row].below.take();
+        Some(row)
     }
 
     fn push(&mut self, row: usize, mut version: Version, keeps_all: bool) -> Result<()> {
-        let last = self.rows[row].versions.last().cloned();
-        if let (Some(line), Some(Version { line: Some(before), shape, .. })) = (&version.line, last)
+        if let (Some(line), Some(Version { line: Some(before), shape, .. })) =
+            (&version.line, self.rows[row].versions.last())
             && copy_text::has_hole(line)
         {
-            let before = self.carry(&before, shape, version.shape)?;
-            version.line = Some(self.filled(line, &before)?);
+            version.line = Some(self.filled(line, &self.carry(before, *shape, version.shape)?)?);
         }
         let versions = &mut self.rows[row].versions;
         // A transaction counts by what it left, not by its steps.
@@ -232,40 +254,38 @@ impl ChangedTable {
         self.now = Some(Arc::clone(now));
     }
 
-    /// The keys of the rows that must be read as they were at the moment; `None` for all rows.
-    pub fn unread(&self) -> Option<BTreeSet<Vec<u8>>> {
-        if self.emptied.is_some() && !self.is_emptied_read && self.then.is_some() {
-            return None;
-        }
-        let unread = self.rows.iter().filter(|row| row.is_unread());
-        Some(unread.filter_map(|row| row.first_key.clone()).collect())
+    /// Returns the rows that must be read as they were at the moment.
+    pub fn unread(&self) -> UnreadRows {
+        let is_all = self.emptied.is_some() && !self.is_emptied_read && self.then.is_some();
+        let wanted = self.rows.iter().enumerate().filter(|(_, row)| is_all || row.is_unread());
+        let mut rows: Vec<_> = wanted.filter_map(|(at, row)| Some((row.first_key.clone()?, at))).collect();
+        rows.sort_unstable();
+        UnreadRows { rows, is_all, passed: 0 }
     }
 
-    /// Takes the rows at the moment that [`ChangedTable::unread`] asked for, and makes all lines whole lines of the
-    /// table as it is now.
+    /// Takes a row as it was at the moment. Rows are handed over in the order of their keys.
+    pub fn take_first(&mut self, unread: &mut UnreadRows, key: &[u8], line: &[u8]) {
+        let (line, shape) = (Some(Line::from(line)), 0);
+        if let Some(row) = unread.pass(key) {
+            let first = &mut self.rows[row].versions[0];
+            if first.line.is_none() {
+                (first.line, first.shape) = (line, shape);
+            }
+        } else if unread.is_all {
+            let row = self.add(Some(key.into()), Version { transaction: None, line, shape });
+            self.rows[row].versions.push(Version { transaction: self.emptied, line: None, shape });
+        }
+    }
+
+    /// Makes all lines whole lines of the table as it is now, when all unread rows were taken.
     ///
     /// # Errors
     /// `Damaged` if a row is not there, or is not whole.
-    pub fn complete(&mut self, mut found: RowsByKey) -> Result<()> {
-        let missing = self.unfit();
-        for row in &mut self.rows {
-            let Some(key) = &row.first_key else { continue };
-            let line = found.get_mut(key).and_then(Vec::pop);
-            if row.first().is_none() {
-                row.versions[0].line = Some(line.ok_or_else(|| missing_row(&missing))?);
-            }
+    pub fn complete(&mut self, unread: &UnreadRows) -> Result<()> {
+        if unread.rows.iter().any(|(_, row)| self.rows[*row].is_unread()) {
+            return Err(missing_row(&self.unfit()));
         }
-        if let Some(transaction) = self.emptied.filter(|_| !self.is_emptied_read) {
-            self.is_emptied_read = true;
-            let gone = Version { transaction: Some(transaction), line: None, shape: 0 };
-            for (key, lines) in found {
-                for line in lines {
-                    let first = Version { transaction: None, line: Some(line), shape: 0 };
-                    let versions = vec![first, gone.clone()];
-                    self.rows.push(TouchedRow { first_key: Some(key.clone()), versions });
-                }
-            }
-        }
+        self.is_emptied_read |= self.emptied.is_some();
         self.bring_lines_up_to_date()
     }
 
@@ -331,13 +351,41 @@ impl ChangedTable {
     /// The line that a row shall have to be as it was at the moment. Columns that were added since keep what they hold.
     pub fn restored(&self, row: &TouchedRow) -> Option<Line> {
         let first = row.first()?;
-        let (Some(last), Some(kept)) = (row.last(), self.kept_columns()) else { return Some(first.into()) };
+        let (Some(last), Some(kept)) = (row.last(), self.kept_columns()) else { return Some(first.clone()) };
         if kept.len() == copy_text::columns(first).count() {
-            return Some(first.into());
+            return Some(first.clone());
         }
         let pick = |(number, (then, now))| if kept.contains(&number) { then } else { now };
         let columns = copy_text::columns(first).zip(copy_text::columns(last)).enumerate().map(pick);
         Some(columns.collect::<Vec<_>>().join(&b'\t').into())
+    }
+}
+
+/// The rows of a table that must be read as they were at the moment.
+pub struct UnreadRows {
+    /// Keys and places, sorted.
+    rows: Vec<(Key, usize)>,
+    /// Whether rows that nothing else touched are among them: all rows were removed.
+    pub is_all: bool,
+    /// How many of the rows come before the last key that was asked for.
+    passed: usize,
+}
+
+impl UnreadRows {
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && !self.is_all
+    }
+
+    pub fn keys(&self) -> Vec<Key> {
+        self.rows.iter().map(|(key, _)| Arc::clone(key)).collect()
+    }
+
+    /// Passes over the rows before a key. Returns the row that has the key.
+    fn pass(&mut self, key: &[u8]) -> Option<usize> {
+        self.passed += self.rows[self.passed..].iter().take_while(|(it, _)| **it < *key).count();
+        let (_, row) = self.rows.get(self.passed).filter(|(it, _)| **it == *key)?;
+        self.passed += 1;
+        Some(*row)
     }
 }
 

@@ -28,7 +28,7 @@ pub fn undo_goals(
             continue;
         }
         match without(row, undone) {
-            Ok(line) if line.as_deref() == row.last() => {}
+            Ok(line) if line.as_ref() == row.last() => {}
             Ok(line) => drop(goals.insert(id, line)),
             Err(reason) => conflicts.push(reason.conflict(id)),
         }
@@ -36,17 +36,22 @@ pub fn undo_goals(
     (goals, conflicts)
 }
 
-/// The rows that transactions which are taken back may have moved from one partition to another. The stream does not tell
-/// which deleted row became which inserted one, so all that one transaction did in the partitions of a table stay together.
-pub fn moves(changed: &ChangedRows, undone: &BTreeSet<u32>, schema: &LiveSchema) -> Vec<BTreeSet<RowId>> {
+/// The rows that may have been moved from one partition to another. The stream does not tell which deleted row became
+/// which inserted one, so all that one group of transactions did in the partitions of a table stay together. `group` tells
+/// the group of a transaction; `None` if its changes do not matter.
+pub fn moves(
+    changed: &ChangedRows,
+    schema: &LiveSchema,
+    group: impl Fn(u32) -> Option<u32>,
+) -> Vec<BTreeSet<RowId>> {
     let mut moved = BTreeMap::<(u32, u32), [BTreeSet<RowId>; 2]>::new();
     for (id, _, row) in changed.rows() {
         let Some(root) = schema.roots.get(&id.table) else { continue };
         for pair in row.versions.windows(2) {
-            let Some(transaction) = pair[1].transaction.filter(|it| undone.contains(it)) else { continue };
+            let Some(group) = pair[1].transaction.and_then(&group) else { continue };
             let (came, went) = (pair[0].line.is_none(), pair[1].line.is_none());
             if came != went {
-                moved.entry((*root, transaction)).or_default()[usize::from(came)].insert(id);
+                moved.entry((*root, group)).or_default()[usize::from(came)].insert(id);
             }
         }
     }
@@ -98,7 +103,7 @@ fn moved_since(
 /// The row as it would be without the transactions: from the last of their changes to the first, each column that still
 /// has the value that the change left gets the value from before.
 fn without(row: &TouchedRow, undone: &BTreeSet<u32>) -> Result<Option<Line>, Obstacle> {
-    let mut line: Option<Line> = row.last().map(Line::from);
+    let mut line = row.last().cloned();
     for number in (1..row.versions.len()).rev() {
         let is_undone = row.versions[number].transaction.is_some_and(|it| undone.contains(&it));
         if !is_undone {
@@ -175,7 +180,7 @@ mod tests {
 
     fn merged(before: &str, after: &str, now: &str) -> Option<String> {
         let line = three_way(before.as_bytes(), after.as_bytes(), now.as_bytes())?;
-        Some(String::from_utf8(line.into()).unwrap())
+        Some(String::from_utf8(line.to_vec()).unwrap())
     }
 
     #[test]

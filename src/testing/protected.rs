@@ -41,7 +41,7 @@ pub(super) struct Protected {
     folder: TempDir,
     capture: Option<RunningCapture>,
     /// `None` only while the database is exchanged.
-    session: Option<Session>,
+    session: Option<Arc<Session>>,
     pub marked: Option<Marked>,
     server: Option<LocalServer>,
     is_let_go: bool,
@@ -96,7 +96,7 @@ impl Protected {
         };
         // An error from here on lets go of the database.
         match Session::connect_utf8(&protected.source, "rewind").await {
-            Ok(session) => protected.session = Some(session),
+            Ok(session) => protected.session = Some(Arc::new(session)),
             Err(error) => {
                 protected.let_go().await?;
                 return Err(error);
@@ -109,7 +109,7 @@ impl Protected {
         &self.connection
     }
 
-    fn session(&self) -> Result<&Session> {
+    fn session(&self) -> Result<&Arc<Session>> {
         self.session.as_ref().ok_or_else(|| Error::internal("the session of the tests has ended"))
     }
 
@@ -157,8 +157,10 @@ impl Protected {
             reading = self.caught_up().await?;
         }
         let (past, aim) = (reading.at(&moment, false)?, Aim::Rewind(Part::default()));
+        let catalogs = Arc::clone(session);
         let mut amendment =
-            Amendment::plan_after(past, &self.source, aim, ConflictRule::Refuse, marked.last).await?;
+            Amendment::plan_after(past, &self.source, catalogs, aim, ConflictRule::Refuse, marked.last)
+                .await?;
         amendment.require_whole()?;
         let applied = amendment.apply().await?;
         sequences::put_back(session, &marked.state.sequences).await?;
@@ -204,7 +206,7 @@ impl Protected {
         self.history = new_history(&self.source, &self.tools, &folder).await?;
         self.folder = folder;
         self.capture = Some(RunningCapture::start(&self.history, &self.source, &self.tools)?);
-        self.session = Some(Session::connect_utf8(&self.source, "rewind").await?);
+        self.session = Some(Arc::new(Session::connect_utf8(&self.source, "rewind").await?));
         match self.marked.take() {
             Some(marked) => {
                 sequences::put_back(self.session()?, &marked.state.sequences).await?;

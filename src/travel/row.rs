@@ -156,7 +156,9 @@ impl RowHistory<'_> {
             let table = Arc::new(folded.table.clone());
             let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
             match keys {
-                Some(keys) => folded.find(&keys, |_, line| lives.begin(&table, line, from))?,
+                Some(keys) => {
+                    folded.find(&Vec::from_iter(keys), |_, line| lives.begin(&table, line, from))?
+                }
                 None => folded.each(|_, line| lives.begin(&table, line, from))?,
             }
         }

@@ -1,6 +1,6 @@
 //! The rows that the transactions of a span touched, by table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Span;
@@ -189,8 +189,9 @@ impl TouchedTable {
         self.now = Some(Arc::clone(now));
     }
 
-    pub fn touched_keys(&self) -> BTreeSet<Vec<u8>> {
-        self.keys.keys().cloned().collect()
+    /// The keys of the touched rows, sorted.
+    pub fn touched_keys(&self) -> Vec<&[u8]> {
+        self.keys.keys().map(Vec::as_slice).collect()
     }
 
     /// The first and the last place at which a row was changed.

@@ -173,7 +173,7 @@ impl WholeRows<'_> {
                 state.rows.insert(key.to_vec(), Some(line.to_vec()));
                 Ok(())
             };
-            if it.all { table.each(hold)? } else { table.find(&it.keys, hold)? }
+            if it.all { table.each(hold)? } else { table.find(&Vec::from_iter(&it.keys), hold)? }
         }
         Ok(states)
     }

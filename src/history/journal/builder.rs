@@ -208,6 +208,11 @@ impl BlockBuilder {
         (self.complete.bytes > 0).then(|| self.take(self.complete, 0))
     }
 
+    /// Whether [`BlockBuilder::take_complete`] has a block to return.
+    pub fn has_complete(&self) -> bool {
+        self.tail.is_some() || self.complete.bytes > 0
+    }
+
     /// Takes a block if enough records wait for one: complete transactions, or a part of the transaction that is coming in.
     /// The caller repeats this until nothing is returned.
     pub fn take_full(&mut self) -> Option<RawBlock> {

@@ -15,11 +15,15 @@ use crate::error::{Error, Result};
 /// With more rows than this in all tables together, each table gets typed temporary tables with statistics.
 const FEW: usize = 2000;
 
+/// A table with more columns than this always sends literals: a typed temporary table has each column twice, and its rows
+/// must fit a page of 8 KiB, in which a value of a fixed size may take 64 bytes.
+const MOST_TYPED_COLUMNS: usize = 60;
+
 pub const MAKE: &str = "
-CREATE TEMPORARY TABLE IF NOT EXISTS backwhen_rows (place int4, is_then bool, number int8, act text, nth int8, line text)";
+CREATE TEMPORARY TABLE IF NOT EXISTS backwhen_rows (place int4, number int8, act text, nth int8, now text, later text)";
 pub const CLEAR: &str = "DELETE FROM pg_temp.backwhen_rows";
 pub const COPY: &str = "COPY pg_temp.backwhen_rows FROM STDIN";
-pub const ANALYZE: &str = "ANALYZE pg_temp.backwhen_rows (place, is_then, number)";
+pub const ANALYZE: &str = "ANALYZE pg_temp.backwhen_rows (place, number)";
 
 /// The query for the columns of the row literals of some row types, in order: the place of the type, and whether the server
 /// computes the column. A recovered table has another oid than the source's, and other numbers of columns.
@@ -39,18 +43,19 @@ fn fields(row_types: &[&str]) -> String {
 /// Whether the rows are sent as literals. A row that waits for its turn has another value meanwhile, which only a typed
 /// table can hold.
 pub fn are_few(tables: &[&AmendedTable]) -> bool {
-    tables.iter().map(|it| it.rows.len()).sum::<usize>() <= FEW
-        && tables.iter().all(|it| it.parking.is_none())
+    let rows: usize = tables.iter().map(|it| it.rows.len()).sum();
+    let is_wide = tables.iter().any(|it| it.table.columns.len() > MOST_TYPED_COLUMNS);
+    (rows <= FEW || is_wide) && tables.iter().all(|it| it.parking.is_none())
 }
 
 /// Returns what COPY takes. `row_types` are the tables' names as SQL has them.
 ///
 /// # Errors
 /// `Unavailable` if the server fails, or if a table has other columns than the history has.
-pub async fn lines(session: &Client, row_types: &[&str], tables: &[&AmendedTable]) -> Result<Vec<Bytes>> {
+pub async fn lines(session: &Client, row_types: &[&str], tables: &[&AmendedTable]) -> Result<Bytes> {
     let mut fields = vec![Vec::new(); tables.len()];
     if tables.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Bytes::new());
     }
     let mut stored = vec![0..; tables.len()];
     let found = session.query(&self::fields(row_types), &[]).await;
@@ -65,15 +70,21 @@ pub async fn lines(session: &Client, row_types: &[&str], tables: &[&AmendedTable
             let name = amended.table.display();
             return Err(Error::unavailable(format!("the columns of {name} are being changed; try again")));
         }
-        for then in [false, true] {
-            amended.each_line(then, |head, line| {
-                lines.extend_from_slice(format!("{place}\t{then}\t{head}\t").as_bytes());
-                push_row_literal(line, fields, &mut lines);
-                lines.push(b'\n');
-            });
+        let mut heads = amended.heads();
+        for row in &amended.rows {
+            lines.extend_from_slice(format!("{place}\t").as_bytes());
+            heads(row, &mut lines);
+            for line in [&row.now, &row.then] {
+                lines.push(b'\t');
+                match line {
+                    Some(line) => push_row_literal(line, fields, &mut lines),
+                    None => lines.extend_from_slice(copy_text::NULL),
+                }
+            }
+            lines.push(b'\n');
         }
     }
-    Ok(vec![lines.into()])
+    Ok(lines.into())
 }
 
 /// Appends a line as the literal of a row with these fields, escaped for COPY. A field without a position is NULL: the

@@ -72,7 +72,7 @@ impl AmendSession {
         if literals::are_few(tables) {
             self.run(literals::MAKE).await?;
             let statements = |(number, amended): (usize, &&AmendedTable)| {
-                let mut statements = TableStatements::new(number, &amended.table, &encoding);
+                let mut statements = TableStatements::new(number, amended, &encoding);
                 statements.are_literals = true;
                 statements
             };
@@ -80,7 +80,7 @@ impl AmendSession {
             return self.send_literals(tables).await;
         }
         for (number, amended) in tables.iter().enumerate() {
-            let statements = TableStatements::new(number, &amended.table, &encoding);
+            let statements = TableStatements::new(number, amended, &encoding);
             self.run(&statements.create()).await?;
             self.send(&statements, amended).await?;
             self.statements.push(statements);
@@ -96,7 +96,9 @@ impl AmendSession {
         if self.statements.iter().any(|statements| statements.are_literals) {
             return self.load(tables).await;
         }
-        for (statements, amended) in self.statements.iter().zip(tables) {
+        for (number, amended) in tables.iter().enumerate() {
+            self.statements[number].changed = amended.changed_columns();
+            let statements = &self.statements[number];
             self.run(&statements.clear()).await?;
             self.send(statements, amended).await?;
         }
@@ -107,20 +109,23 @@ impl AmendSession {
         self.run(literals::CLEAR).await?;
         let row_types: Vec<_> = self.statements.iter().map(TableStatements::table).collect();
         let lines = literals::lines(&self.session, &row_types, tables).await?;
-        let sent = self.copy_in(literals::COPY, lines).await;
+        let sent = self.copy_in(literals::COPY, [lines]).await;
         sent.map_err(|error| server_error("cannot send the rows", error))?;
         self.run(literals::ANALYZE).await
     }
 
     async fn send(&self, statements: &TableStatements, amended: &AmendedTable) -> Result<()> {
         let failed = |error| server_error(format!("cannot send rows of {}", amended.table.display()), error);
-        for then in [false, true] {
-            self.copy_in(&statements.copy_in(then), amended.lines(then)).await.map_err(failed)?;
-        }
+        let lines = amended.lines(&statements.changed);
+        self.copy_in(&statements.copy_in(), lines).await.map_err(failed)?;
         self.run(&statements.analyze()).await
     }
 
-    async fn copy_in(&self, statement: &str, pieces: Vec<Bytes>) -> Result<(), tokio_postgres::Error> {
+    async fn copy_in(
+        &self,
+        statement: &str,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) -> Result<(), tokio_postgres::Error> {
         let sink = self.session.copy_in::<_, Bytes>(statement).await?;
         let mut sink = std::pin::pin!(sink);
         for piece in pieces {
@@ -250,7 +255,7 @@ impl AmendSession {
             if let Some(parking) = amended.parking {
                 self.session.batch_execute(&statements.park(parking)).await.map_err(failed)?;
             }
-            changes.extend(statements.changes(amended.acts(), &amended.changed_columns()));
+            changes.extend(statements.changes(amended.acts()));
             let counts = [&[Act::Delete, Act::Replace][..], &[Act::Update], &[Act::Insert, Act::Replace]];
             expected.extend(counts.map(|acts| amended.count(acts)).into_iter().filter(|count| *count > 0));
         }

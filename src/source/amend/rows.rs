@@ -1,14 +1,19 @@
 //! The rows that are to change, and the lines in which they are sent.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::codec::copy_text;
-use crate::model::Table;
+use crate::model::{RowIdentity, Table};
 
-/// Rows are sent in chunks of about this many bytes.
-const PIECE: usize = 256 * 1024;
+/// So many rows are sent at once: the server reads some while the next ones are written down.
+const ROWS_AT_ONCE: usize = 1000;
+
+/// A guess of the bytes of a row that is sent.
+const ROW_BYTES: usize = 128;
 
 /// A table and the rows of it that change.
 #[derive(Clone, Debug)]
@@ -61,8 +66,8 @@ impl FreeValue {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AmendedRow {
     pub act: Act,
-    pub now: Option<Box<[u8]>>,
-    pub then: Option<Box<[u8]>>,
+    pub now: Option<Arc<[u8]>>,
+    pub then: Option<Arc<[u8]>>,
     /// Whether the row waits in the parking place while another row takes its unique value.
     pub parks: bool,
 }
@@ -121,35 +126,50 @@ impl AmendedTable {
         (0..changed.len()).filter(|at| changed[*at] || parked == Some(*at)).collect()
     }
 
-    /// The lines of one of the temporary tables: a number, the kind of change, a count among equal rows, the row.
-    pub(super) fn lines(&self, then: bool) -> Vec<Bytes> {
-        let mut pieces = Vec::new();
-        let mut piece = Vec::new();
-        self.each_line(then, |head, line| {
-            piece.extend_from_slice(head.as_bytes());
-            if !self.table.columns.is_empty() {
-                piece.push(b'\t');
-                piece.extend_from_slice(line);
+    /// The lines of the temporary table, in pieces: a number, the kind of change, a count among equal rows, the row as it must
+    /// be now, and the row as it shall be. Of an updated row, only the columns in `changed` are sent as they shall be.
+    pub(super) fn lines(&self, changed: &[usize]) -> impl Iterator<Item = Bytes> {
+        let columns = self.table.columns.len();
+        let mut heads = self.heads();
+        self.rows.chunks(ROWS_AT_ONCE).map(move |rows| {
+            let mut piece = Vec::with_capacity(rows.len() * ROW_BYTES);
+            for row in rows {
+                heads(row, &mut piece);
+                push_columns(row.now.as_deref(), columns, |_| true, &mut piece);
+                let is_sent = |at: &usize| row.act != Act::Update || changed.contains(at);
+                push_columns(row.then.as_deref(), columns, is_sent, &mut piece);
+                piece.push(b'\n');
             }
-            piece.push(b'\n');
-            if piece.len() >= PIECE {
-                pieces.push(std::mem::take(&mut piece).into());
-            }
-        });
-        pieces.push(piece.into());
-        pieces
+            piece.into()
+        })
     }
 
-    /// Hands on each row: a number, the kind of change and a count among equal rows, and its line.
-    pub(super) fn each_line<'a>(&'a self, then: bool, mut take: impl FnMut(&str, &'a [u8])) {
+    /// Returns what appends the first columns of each row, one after the other: its number, the kind of change, and a count
+    /// among equal rows.
+    pub(super) fn heads<'a>(&self) -> impl FnMut(&'a AmendedRow, &mut Vec<u8>) + use<'a> {
         let mut equal = HashMap::<&[u8], i64>::new();
-        for (number, row) in self.rows.iter().enumerate() {
-            let Some(line) = (if then { &row.then } else { &row.now }) else { continue };
-            let nth = equal.entry(line).or_default();
-            *nth += 1;
-            let nth = if row.parks { PARKED } else { *nth };
-            take(&format!("{number}\t{}\t{nth}", row.act.word()), line);
+        let is_keyed = matches!(self.table.identity, RowIdentity::Key(_));
+        let mut numbers = 0..;
+        move |row, out| {
+            let nth = match &row.now {
+                _ if row.parks => PARKED,
+                Some(now) if !is_keyed => *equal.entry(now).and_modify(|nth| *nth += 1).or_insert(1),
+                _ => 1,
+            };
+            let number: u64 = numbers.next().unwrap_or_default();
+            // Writing into memory does not fail.
+            let _ = write!(out, "{number}\t{}\t{nth}", row.act.word());
         }
+    }
+}
+
+/// Appends so many columns of COPY text, each behind a tab. A column that is not sent is NULL.
+fn push_columns(line: Option<&[u8]>, count: usize, is_sent: impl Fn(&usize) -> bool, out: &mut Vec<u8>) {
+    let mut columns = line.map(copy_text::columns);
+    for at in 0..count {
+        out.push(b'\t');
+        let value = columns.as_mut().and_then(Iterator::next).filter(|_| is_sent(&at));
+        out.extend_from_slice(value.unwrap_or(copy_text::NULL));
     }
 }
 

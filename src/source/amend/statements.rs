@@ -5,7 +5,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::source::digests::text_of;
 
 use super::catalog::{ChildTable, ForeignKey, LiveTrigger};
-use super::rows::{Acts, FreeValue, Parking};
+use super::rows::{Acts, AmendedTable, FreeValue, Parking};
 
 /// A table that is to be put right, and the names of what belongs to it.
 pub struct TableStatements {
@@ -14,19 +14,29 @@ pub struct TableStatements {
     /// The positions of the columns by which a row is found; `None` for a table without a key.
     key: Option<Vec<usize>>,
     encoding: String,
+    /// The positions of the columns that an update changes in some row.
+    pub changed: Vec<usize>,
     /// Whether the rows are in the temporary table of all tables.
     pub are_literals: bool,
 }
 
 impl TableStatements {
     /// `number` tells the table's temporary tables from others'.
-    pub fn new(number: usize, table: &Table, encoding: &str) -> TableStatements {
+    pub fn new(number: usize, amended: &AmendedTable, encoding: &str) -> TableStatements {
+        let table = &amended.table;
         let key = match &table.identity {
             crate::model::RowIdentity::Key(columns) => Some(columns.clone()),
             crate::model::RowIdentity::WholeRow => None,
         };
         let spelled = Spelled::of(table, encoding);
-        TableStatements { number, spelled, key, encoding: encoding.to_owned(), are_literals: false }
+        TableStatements {
+            number,
+            spelled,
+            key,
+            encoding: encoding.to_owned(),
+            changed: amended.changed_columns(),
+            are_literals: false,
+        }
     }
 
     /// The table's name as SQL has it.
@@ -38,77 +48,80 @@ impl TableStatements {
         self.key.is_some()
     }
 
-    /// The temporary table with the rows as they must be now, or, with `then`, as they shall be.
-    fn temporary(&self, then: bool) -> String {
-        if self.are_literals {
-            return self.literals(then);
+    /// The temporary table with the rows as they must be now, in the columns `c0` and so on, and as they shall be, in the
+    /// columns `d0` and so on. Of rows that were sent as literals, both are whole rows.
+    fn temporary(&self) -> String {
+        if !self.are_literals {
+            return format!("pg_temp.backwhen_{}", self.number);
         }
-        format!("pg_temp.backwhen_{}_{}", self.number, if then { "then" } else { "now" })
-    }
-
-    /// A query for the rows that were sent as literals, with the columns of a typed temporary table.
-    fn literals(&self, then: bool) -> String {
-        let column = |(at, name): (usize, &String)| format!(", (r).{name} AS c{at}");
-        let columns: String = self.spelled.each.iter().enumerate().map(column).collect();
         format!(
-            "(SELECT number, act, nth{columns} FROM (SELECT number, act, nth, line::{} AS r FROM pg_temp.backwhen_rows \
-             WHERE place = {} AND is_then = {then} OFFSET 0) literals)",
-            self.spelled.table, self.number
+            "(SELECT number, act, nth, now::{table} AS now, later::{table} AS later FROM pg_temp.backwhen_rows \
+              WHERE place = {} OFFSET 0)",
+            self.number,
+            table = self.spelled.table
         )
     }
 
-    /// The columns of a temporary table, behind a prefix.
-    fn columns(&self, of: &str) -> Vec<String> {
-        (0..self.spelled.each.len()).map(|number| format!("{of}.c{number}")).collect()
+    /// The columns of a row `of` the temporary table as it must be now.
+    fn now(&self, of: &str) -> Vec<String> {
+        self.columns(of, "now", 'c')
+    }
+
+    /// The columns of a row `of` the temporary table as it shall be.
+    fn later(&self, of: &str) -> Vec<String> {
+        self.columns(of, "later", 'd')
+    }
+
+    fn columns(&self, of: &str, literal: &str, typed: char) -> Vec<String> {
+        let column = |(at, name): (usize, &String)| match self.are_literals {
+            true => format!("({of}.{literal}).{name}"),
+            false => format!("{of}.{typed}{at}"),
+        };
+        self.spelled.each.iter().enumerate().map(column).collect()
     }
 
     fn live_columns(&self) -> Vec<String> {
         self.spelled.each.iter().map(|column| format!("t.{column}")).collect()
     }
 
-    /// Makes both temporary tables, with the live table's types and nothing else of it.
+    /// Makes the temporary table, with the live table's types and nothing else of it.
     pub fn create(&self) -> String {
-        let list: Vec<_> =
-            self.spelled.each.iter().enumerate().map(|(at, it)| format!(", t.{it} AS c{at}")).collect();
-        let make = |then| {
-            format!(
-                "CREATE TEMPORARY TABLE {} AS SELECT 0::int8 AS number, ''::text AS act, 0::int8 AS nth{} \
-                   FROM ONLY {} t WITH NO DATA; ",
-                self.temporary(then).trim_start_matches("pg_temp."),
-                list.concat(),
-                self.spelled.table
-            )
+        let list = |to: char| {
+            let column = |(at, it): (usize, &String)| format!(", t.{it} AS {to}{at}");
+            self.spelled.each.iter().enumerate().map(column).collect::<String>()
         };
-        make(false) + &make(true)
+        format!(
+            "CREATE TEMPORARY TABLE backwhen_{} AS SELECT 0::int8 AS number, ''::text AS act, 0::int8 AS nth{}{} \
+               FROM ONLY {} t WITH NO DATA; ",
+            self.number,
+            list('c'),
+            list('d'),
+            self.spelled.table
+        )
     }
 
-    /// Empties both temporary tables.
+    /// Empties the temporary table.
     pub fn clear(&self) -> String {
-        format!("DELETE FROM {}; DELETE FROM {}; ", self.temporary(false), self.temporary(true))
+        format!("DELETE FROM {}; ", self.temporary())
     }
 
-    pub fn copy_in(&self, then: bool) -> String {
-        format!("COPY {} FROM STDIN", self.temporary(then))
+    pub fn copy_in(&self) -> String {
+        format!("COPY {} FROM STDIN", self.temporary())
     }
 
     pub fn analyze(&self) -> String {
         // The numbers of rows matter, and the values by which rows are found; reading all values would take longer.
         let key = self.key.iter().flatten().map(|at| format!(", c{at}"));
-        format!(
-            "ANALYZE {} (number{}); ANALYZE {} (number); ",
-            self.temporary(false),
-            key.collect::<String>(),
-            self.temporary(true)
-        )
+        format!("ANALYZE {} (act{}); ", self.temporary(), key.collect::<String>())
     }
 
     pub fn lock_name(&self) -> String {
         format!("ONLY {}", self.spelled.table)
     }
 
-    /// The live row `t` is the very row `o`: the same bytes, or, if values may be stored in several ways, the same text.
-    fn is_image(&self) -> String {
-        let (live, kept) = (self.live_columns(), self.columns("o"));
+    /// The live row `t` is the very row `of` the temporary table: the same bytes, or, if values may be stored in several ways, the same text.
+    fn is_image(&self, of: &str) -> String {
+        let (live, kept) = (self.live_columns(), self.now(of));
         format!(
             "(pg_catalog.record_image_eq(ROW({}), ROW({})) OR {} = {})",
             live.join(", "),
@@ -119,19 +132,19 @@ impl TableStatements {
     }
 
     /// The condition on which a row is found, and is what it must be.
-    fn matches(&self) -> String {
-        let (live, kept) = (self.live_columns(), self.columns("o"));
+    fn matches(&self, of: &str) -> String {
+        let (live, kept) = (self.live_columns(), self.now(of));
         let key = self.key.iter().flatten().map(|at| format!("{} = {} AND ", live[*at], kept[*at]));
-        key.collect::<String>() + &self.is_image()
+        key.collect::<String>() + &self.is_image(of)
     }
 
     fn delete(&self) -> String {
-        let now = self.temporary(false);
+        let rows = self.temporary();
         if self.is_keyed() {
             return format!(
-                "DELETE FROM ONLY {} t USING {now} o WHERE o.act IN ('delete', 'replace') AND {} RETURNING 1",
+                "DELETE FROM ONLY {} t USING {rows} o WHERE o.act IN ('delete', 'replace') AND {} RETURNING 1",
                 self.spelled.table,
-                self.matches()
+                self.matches("o")
             );
         }
         // Equal rows are told apart by their place, and of each as many go as must.
@@ -139,40 +152,39 @@ impl TableStatements {
         format!(
             "DELETE FROM ONLY {table} t USING (SELECT l.place FROM (SELECT t.ctid AS place, {live} AS image, \
              pg_catalog.row_number() OVER (PARTITION BY {live}) AS nth FROM ONLY {table} t) l \
-             JOIN (SELECT {kept} AS image, o.nth FROM {now} o WHERE o.act = 'delete') o USING (image, nth)) hit \
+             JOIN (SELECT {kept} AS image, o.nth FROM {rows} o WHERE o.act = 'delete') o USING (image, nth)) hit \
              WHERE t.ctid = hit.place RETURNING 1",
             table = self.spelled.table,
-            kept = text_of(&self.columns("o"))
+            kept = text_of(&self.now("o"))
         )
     }
 
-    fn update(&self, changed: &[usize], after: &str) -> String {
-        let set: Vec<_> = changed.iter().map(|at| format!("{} = n.c{at}", self.spelled.each[*at])).collect();
+    fn update(&self, after: &str) -> String {
+        let later = self.later("o");
+        let set = self.changed.iter().map(|at| format!("{} = {}", self.spelled.each[*at], later[*at]));
         format!(
-            "UPDATE ONLY {} t SET {} FROM {} o JOIN {} n USING (number) WHERE o.act = 'update' AND {} AND {after} \
-             RETURNING 1",
+            "UPDATE ONLY {} t SET {} FROM {} o WHERE o.act = 'update' AND {} AND {after} RETURNING 1",
             self.spelled.table,
-            set.join(", "),
-            self.temporary(false),
-            self.temporary(true),
-            self.matches()
+            set.collect::<Vec<_>>().join(", "),
+            self.temporary(),
+            self.matches("o")
         )
     }
 
     fn insert(&self, after: &str) -> String {
         format!(
-            "INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {} FROM {} n WHERE n.act IN ('insert', 'replace') AND {after} \
+            "INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {} FROM {} o WHERE o.act IN ('insert', 'replace') AND {after} \
              RETURNING 1",
             self.spelled.table,
             self.spelled.columns,
-            self.columns("n").join(", "),
-            self.temporary(true)
+            self.later("o").join(", "),
+            self.temporary()
         )
     }
 
     /// Statements for a WITH list: deletes come before updates and updates before inserts, so that a unique value is
     /// free when it is taken.
-    pub fn changes(&self, acts: Acts, changed: &[usize]) -> Vec<(String, String)> {
+    pub fn changes(&self, acts: Acts) -> Vec<(String, String)> {
         let mut list: Vec<(String, String)> = Vec::new();
         let name = |act: &str| format!("{act}_{}", self.number);
         if acts.delete {
@@ -180,7 +192,7 @@ impl TableStatements {
         }
         if acts.update {
             let after = done(&list);
-            list.push((name("update"), self.update(changed, &after)));
+            list.push((name("update"), self.update(&after)));
         }
         if acts.insert {
             let after = done(&list);
@@ -193,19 +205,20 @@ impl TableStatements {
     /// temporary table.
     pub fn park(&self, parking: Parking) -> String {
         let Parking { column, value } = parking;
-        let (now, name, table) = (self.temporary(false), &self.spelled.each[column], &self.spelled.table);
+        let (rows, name, table) = (self.temporary(), &self.spelled.each[column], &self.spelled.table);
         let free = match value {
             FreeValue::Null => "NULL".to_owned(),
             FreeValue::Number => format!(
-                "(SELECT pg_catalog.max(v.v) + 1 FROM (SELECT {name} AS v FROM ONLY {table} UNION ALL SELECT c{column} FROM {})                  v) + o.number",
-                self.temporary(true)
+                "(SELECT pg_catalog.max(v.v) + 1 FROM (SELECT {name} AS v FROM ONLY {table} UNION ALL \
+                 SELECT d{column} FROM {rows}) v) + o.number"
             ),
             FreeValue::Text => "pg_catalog.gen_random_uuid()::text".to_owned(),
             FreeValue::Uuid => "pg_catalog.gen_random_uuid()".to_owned(),
         };
         format!(
-            "WITH parked AS (UPDATE ONLY {table} t SET {name} = {free} FROM {now} o WHERE o.nth = -1 AND {}              RETURNING o.number, t.{name} AS value)              UPDATE {now} p SET c{column} = parked.value FROM parked WHERE p.number = parked.number",
-            self.matches()
+            "WITH parked AS (UPDATE ONLY {table} t SET {name} = {free} FROM {rows} o WHERE o.nth = -1 AND {} \
+             RETURNING o.number, t.{name} AS value) UPDATE {rows} p SET c{column} = parked.value FROM parked WHERE p.number = parked.number",
+            self.matches("o")
         )
     }
 
@@ -218,19 +231,23 @@ impl TableStatements {
         child_at: Option<&TableStatements>,
     ) -> String {
         let spell = |name: &str| spell(name, &self.encoding);
+        let now = self.now("o");
         let on =
             key.parent_columns.iter().zip(&key.child_columns).filter_map(|(parent_column, child_column)| {
                 let at = parent.columns.iter().position(|it| it.name == *parent_column)?;
-                Some(format!("t.{} = o.c{at}", spell(child_column)))
+                Some(format!("t.{} = {}", spell(child_column), now[at]))
             });
         let spared = child_at.map_or_else(String::new, |child| {
-            let matches = child.matches().replace("o.c", "x.c");
-            format!(" AND NOT EXISTS (SELECT FROM {} x WHERE {matches})", child.temporary(false))
+            let matches = child.matches("x");
+            format!(
+                " AND NOT EXISTS (SELECT FROM {} x WHERE x.act <> 'insert' AND {matches})",
+                child.temporary()
+            )
         });
         format!(
             "SELECT pg_catalog.count(*) FROM ONLY {} t JOIN {} o ON {} WHERE o.act IN ('delete', 'replace'){spared}",
             format_args!("{}.{}", spell(&child.schema), spell(&child.name)),
-            self.temporary(false),
+            self.temporary(),
             on.collect::<Vec<_>>().join(" AND ")
         )
     }
@@ -238,10 +255,11 @@ impl TableStatements {
     /// The numbers of up to ten rows that the live table does not have as they must be.
     pub fn surprises(&self) -> String {
         format!(
-            "SELECT o.number FROM {} o WHERE NOT EXISTS (SELECT FROM ONLY {} t WHERE {}) ORDER BY 1 LIMIT 10",
-            self.temporary(false),
+            "SELECT o.number FROM {} o WHERE o.act <> 'insert' AND NOT EXISTS (SELECT FROM ONLY {} t WHERE {}) \
+             ORDER BY 1 LIMIT 10",
+            self.temporary(),
             self.spelled.table,
-            self.matches()
+            self.matches("o")
         )
     }
 

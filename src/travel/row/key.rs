@@ -36,12 +36,15 @@ impl RowKey {
         table: &str,
         key: &str,
     ) -> Result<Vec<RowKey>> {
-        let tables = RowKey::tables(reading, spans, table)?;
+        RowKey::in_each(&RowKey::tables(reading, spans, table)?, table, key)
+    }
+
+    fn in_each(tables: &[Table], name: &str, key: &str) -> Result<Vec<RowKey>> {
         let root = tables.first().and_then(|table| table.partition_of.last());
         if root.is_some() && tables.iter().all(|table| table.partition_of.last() == root) {
             return tables.iter().map(|table| RowKey::parse(table, key)).collect();
         }
-        Ok(vec![RowKey::in_one_of(&tables, table, key)?])
+        Ok(vec![RowKey::in_one_of(tables, name, key)?])
     }
 
     fn tables(reading: &Reading, spans: &Spans, table: &str) -> Result<Vec<Table>> {
@@ -52,13 +55,13 @@ impl RowKey {
         Ok(chosen.tables)
     }
 
-    /// Reads `TABLE=KEY` for a table as it was at a moment.
+    /// Reads `TABLE=KEY` for a table as it was at a moment; for a partitioned table, one key for each partition.
     ///
     /// # Errors
     /// `Usage` if not exactly one table matches, or if the text is no key of it; `Damaged` if the history is.
-    pub fn at(past: &Past, text: &str) -> Result<RowKey> {
+    pub fn at(past: &Past, text: &str) -> Result<Vec<RowKey>> {
         let (table, key) = RowKey::split(text)?;
-        RowKey::in_one_of(&past.choose(&[table.to_owned()])?.tables, table, key)
+        RowKey::in_each(&past.choose(&[table.to_owned()])?.tables, table, key)
     }
 
     /// Splits `TABLE=KEY`.

@@ -4,6 +4,7 @@ mod except;
 mod parts;
 mod random;
 mod reads;
+mod reshaped;
 mod rewind;
 pub mod safety;
 mod swaps;
