@@ -18,6 +18,7 @@ impl PostgresSink {
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         self.name_missing_places().await?;
         self.make_plain_tables().await?;
+        self.make_in_order().await?;
         self.restore_from(&self.definitions, Section::PreData, AfterRows::Whole, 1).await?;
         self.make_missing(false).await?;
         self.fit_tables().await?;
@@ -161,6 +162,9 @@ impl Restoring<'_> {
         let left: BTreeSet<i32> =
             if is_before_rows { in_order.keys().copied().collect() } else { BTreeSet::new() };
         let without = left.union(&self.ours).copied().collect();
+        if !self.definitions.leaves(section, self.step, &without) {
+            return Ok(left);
+        }
         let child = self
             .definitions
             .restore(tool, section, self.step, &without)?
