@@ -34,6 +34,7 @@ mod schemas;
 mod serve;
 mod show;
 mod status;
+mod templates;
 mod ui;
 mod verify;
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::except::{ExceptReport, LeftOutTransactions};
 use super::rewind::Rule;
+use super::templates::find_difference;
 use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, left_out, not_exact, ui};
 use crate::ambient;
@@ -86,6 +87,10 @@ pub struct Recover {
     /// out the later transactions, too
     #[arg(long, env = "BACKWHEN_CONFLICTS", value_enum, default_value = "refuse")]
     conflicts: Rule,
+    /// Keep a copy of the database on the target's server, and have later recoveries with this option begin with the copy and
+    /// change only the rows that differ; needs --create
+    #[arg(long, conflicts_with_all = ["table", "condition", "with_references", "into_schema", "except", "schema_only"])]
+    keep_template: bool,
     /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -233,6 +238,7 @@ impl Recover {
                 create: self.create,
                 into_schema: self.into_schema.clone(),
                 amend: except.clone().map(|it| it as Arc<dyn Amend>),
+                template: self.keep_template.then(find_difference),
                 create_roles: self.create_roles,
                 schema_only: self.schema_only,
                 strict: self.strict,

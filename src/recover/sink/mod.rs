@@ -8,6 +8,7 @@ mod new_file;
 mod postgres;
 mod sql;
 mod sqlite;
+mod template;
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -33,7 +34,7 @@ pub(in crate::recover) use postgres::{
     Emptying, Restoring, Retry, copy_frozen, copy_in, create_like, digests_of, holds_nothing, maintenance,
     usable_roles,
 };
-pub use postgres::{PostgresSink, SideSchema, drop_database, foresee};
+pub use postgres::{PostgresSink, SideSchema, drop_database, drop_template, foresee, kept_templates};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
@@ -109,6 +110,8 @@ pub struct Opening<'a> {
     pub create: bool,
     /// Whether the first object that the target refuses ends the recovery.
     pub strict: bool,
+    /// The template of which the created database is to be a copy.
+    pub template: Option<&'a str>,
     /// Whether rows are left out on purpose, so that foreign keys may not hold.
     pub is_part: bool,
     /// The properties of the source's database at the moment.

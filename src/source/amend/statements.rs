@@ -235,6 +235,20 @@ impl TableStatements {
         )
     }
 
+    /// The statement that gives the rows which were inserted or updated, found by their keys.
+    pub fn copy_back(&self) -> Option<String> {
+        let live = self.live_columns();
+        let equal = |at: &usize| format!("{} = o.c{at}", live[*at]);
+        let key: Vec<_> = self.key.as_ref()?.iter().map(equal).collect();
+        Some(format!(
+            "COPY (SELECT {} FROM {} o JOIN ONLY {} t ON {}) TO STDOUT",
+            live.join(", "),
+            self.temporary(true),
+            self.spelled.table,
+            key.join(" AND ")
+        ))
+    }
+
     /// The numbers of up to ten rows that the live table does not have as they must be.
     pub fn surprises(&self) -> String {
         format!(

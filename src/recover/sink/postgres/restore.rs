@@ -22,6 +22,14 @@ impl PostgresSink {
         self.restore_from(&self.definitions, Section::PreData, AfterRows::Whole, 1).await?;
         self.make_missing(false).await?;
         self.fit_tables().await?;
+        self.guard_rows().await
+    }
+
+    /// Lends the application's functions, if a superuser recovers.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn guard_rows(&self) -> Result<Vec<Inexact>> {
         match &self.guard {
             Some(guard) => guard.before_rows(&self.session, &self.definitions).await,
             None => Ok(Vec::new()),

@@ -209,7 +209,7 @@ impl PostgresSink {
     }
 
     /// Idle sessions for statements, in UTF-8.
-    fn makers(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
+    pub(super) fn makers(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
         self.makers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
