@@ -25,6 +25,7 @@ use crate::recover::part::{RowFilter, TablePart};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::refused::RefusedObject;
 use crate::recover::sink::{Destination, SideSchema};
+use crate::recover::template::TemplateReport;
 
 /// Rebuild the database, or some of its tables or rows, as of a moment
 #[derive(Args, Clone)]
@@ -396,6 +397,12 @@ fn describe_schema(schema: Option<&String>) -> String {
     schema.map_or_else(String::new, |name| format!("\ninto schema  {}", ui::printable(name)))
 }
 
+fn describe_template(template: &TemplateReport) -> String {
+    let TemplateReport { name, lsn, used } = template;
+    let how = if *used { "the recovery began with a copy of it" } else { "was kept" };
+    format!("\ntemplate     {} as of {lsn}: {how}", ui::printable(name))
+}
+
 fn describe_part(part: &[TablePart]) -> String {
     let line = |it: &TablePart| {
         let name = ui::printable(&it.table);
@@ -428,6 +435,9 @@ fn describe(recovered: &Recovered) -> String {
     text.push_str(&describe_part(&report.part));
     text.push_str(&describe_schema(recovered.into_schema.as_ref()));
     text.push_str(&recovered.except.as_ref().map_or_else(String::new, ExceptReport::describe));
+    if let Some(template) = &report.template {
+        text.push_str(&describe_template(template));
+    }
     text.push_str(&left_out::describe(&report.left_out));
     if let Some(file) = &recovered.left_out_file {
         text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));

@@ -233,7 +233,8 @@ fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) -> Result<()> {
 
 fn no_way(table: &Table, key: &UniqueKey) -> Error {
     Error::refused(format!(
-        "rows of {} take each other's unique values ({}), and while foreign keys refer to the table, none of these columns can          hold another value meanwhile; leave the table out with --table, or exchange the values by hand first",
+        "rows of {} take each other's unique values ({}), and while foreign keys refer to the table, none of these columns can \
+         hold another value meanwhile; leave the table out with --table, or exchange the values by hand first",
         table.display(),
         key.name
     ))
