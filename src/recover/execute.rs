@@ -96,7 +96,8 @@ impl Recovery {
     /// Opens the sink, fills it and makes it valid, or leaves nothing behind.
     async fn build(&self, phases: &mut Phases) -> Result<RecoveryReport> {
         let (plan, execution) = (&self.plan, &self.execution);
-        let (sink, unwanted, sequences) = self.open().await?;
+        let template = self.template.as_ref().map(|template| &*template.name);
+        let (sink, unwanted, sequences) = open(plan, execution, &self.schema, template).await?;
         let sink = Arc::new(sink);
         phases.end("prepare");
         let filled = tokio::select! {
@@ -133,10 +134,13 @@ impl Recovery {
     async fn complete(
         &self,
         sink: &mut Sink,
-        filled: FillOutcome,
+        mut filled: FillOutcome,
     ) -> Result<(FillOutcome, Option<TemplateReport>)> {
         let mut template = self.template.as_ref().map(ChosenTemplate::report);
         let record = record_of(&self.plan, &self.schema, filled.proved, &filled.digests);
+        if self.keeps_template && record.is_none() {
+            filled.notes.push("no template is kept: not all rows are proved".to_owned());
+        }
         if let Some(record) = record.filter(|_| self.keeps_template) {
             let kept = sink.keep_template(self.plan.past.history().identity(), &record).await?;
             template = kept.map(|name| TemplateReport { name, lsn: record.lsn, used: false });
@@ -228,7 +232,7 @@ async fn side_schema(execution: &mut Execution) -> Result<Option<SideSchema>> {
 
 /// Finds the schema of the moment. A replay never runs in a session on the target's server: statements written by roles
 /// of the source would run there with the rights of the user who recovers.
-async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
+pub(super) async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
     let replay = ReplaySettings {
         server: execution.scratch.as_ref(),
         limit: execution.replay_limit,
@@ -244,50 +248,52 @@ async fn schema_of(plan: &Plan, execution: &Execution) -> Result<SchemaAt> {
     }
 }
 
-impl Recovery {
-    /// Opens the destination, which refuses an unsuitable target before anything else is done. Returns the objects that are
-    /// left out, and the sequences that are made.
-    async fn open(&self) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
-        let (plan, execution, schema) = (&self.plan, &self.execution, &self.schema);
-        let archive = schema.open()?;
-        let entries = entries_of(plan, &archive);
-        let left_out = if plan.partial { partial_notes(&entries) } else { Vec::new() };
-        let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
-        let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();
-        let mut definitions = ArchiveDefinitions::new(archive, entries)?.with_orders(&schema.orders);
-        if let Some(base) = schema.base.as_ref().filter(|_| schema.facts.large_objects > 0) {
-            let base = Archive::open(base)?;
-            let objects = EntrySelection::large_objects(&base.toc);
-            definitions.large_objects = Some(Box::new(ArchiveDefinitions::new(base, objects)?));
-        }
-        let opening = Opening {
-            create: execution.create,
-            strict: execution.strict,
-            template: self.template.as_ref().map(|template| &*template.name),
-            is_part: plan.filter.is_some(),
-            source: &schema.facts.database,
-            definitions,
-            tables: &plan.chosen.tables,
-            unfit: if execution.schema_only { Vec::new() } else { schema.unfit.clone() },
-            missing: missing_of(plan, schema),
-            provenance: Provenance {
-                moment: plan.moment.time.to_string(),
-                lsn: plan.moment.lsn.to_string(),
-                source: plan.past.history().identity().source.database.clone(),
-            },
-            tools: execution.tools.clone(),
-        };
-        Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
+/// Opens the destination, which refuses an unsuitable target before anything else is done. Returns the objects that are
+/// left out, and the sequences that are made.
+pub(super) async fn open(
+    plan: &Plan,
+    execution: &Execution,
+    schema: &SchemaAt,
+    template: Option<&str>,
+) -> Result<(Sink, Vec<String>, Vec<MadeSequence>)> {
+    let archive = schema.open()?;
+    let entries = entries_of(plan, &archive);
+    let left_out = if plan.partial { partial_notes(&entries) } else { Vec::new() };
+    let sequences = entries.entries(&archive.toc).filter(|entry| entry.kind == "SEQUENCE");
+    let sequences = sequences.filter_map(|entry| schema.sequences.get(&entry.oid).cloned()).collect();
+    let mut definitions = ArchiveDefinitions::new(archive, entries)?.with_orders(&schema.orders);
+    if let Some(base) = schema.base.as_ref().filter(|_| schema.facts.large_objects > 0) {
+        let base = Archive::open(base)?;
+        let objects = EntrySelection::large_objects(&base.toc);
+        definitions.large_objects = Some(Box::new(ArchiveDefinitions::new(base, objects)?));
     }
+    let opening = Opening {
+        create: execution.create,
+        strict: execution.strict,
+        template,
+        is_part: plan.filter.is_some(),
+        source: &schema.facts.database,
+        definitions,
+        tables: &plan.chosen.tables,
+        unfit: if execution.schema_only { Vec::new() } else { schema.unfit.clone() },
+        missing: missing_of(plan, schema),
+        provenance: Provenance {
+            moment: plan.moment.time.to_string(),
+            lsn: plan.moment.lsn.to_string(),
+            source: plan.past.history().identity().source.database.clone(),
+        },
+        tools: execution.tools.clone(),
+    };
+    Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
 }
 
 /// Returns the objects that the replay's server refused, as far as the recovery wants them.
-fn missing_of(plan: &Plan, schema: &SchemaAt) -> Vec<RefusedObject> {
+pub(super) fn missing_of(plan: &Plan, schema: &SchemaAt) -> Vec<RefusedObject> {
     chosen_of(plan, &schema.refused)
 }
 
 /// If only some tables are wanted, what concerns none of them is not told.
-fn chosen_of(plan: &Plan, objects: &[RefusedObject]) -> Vec<RefusedObject> {
+pub(super) fn chosen_of(plan: &Plan, objects: &[RefusedObject]) -> Vec<RefusedObject> {
     let is_chosen = |it: &&RefusedObject| {
         let named = it.what.strip_prefix("TABLE ").unwrap_or(&it.what).split(", ");
         let mut tables = plan.chosen.tables.iter().map(Table::display);

@@ -201,7 +201,7 @@ async fn define(
 
 /// Returns how well the schema is known: if event triggers told schema changes, the fold finds out whether there was an
 /// untold one besides.
-fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
+pub(super) fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
     Ok(match plan.schema {
         SchemaKnown::Exactly if !plan.past.changes_since_archive()?.is_empty() => folded.definitions,
         planned => planned,
@@ -209,7 +209,7 @@ fn schema_known(plan: &Plan, folded: &Folded) -> Result<SchemaKnown> {
 }
 
 /// Joins what the plan knows for certain to be inexact with what the fold found.
-fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
+pub(super) fn inexact(plan: &Plan, folded: &Folded, known: &SchemaKnown) -> Vec<Inexact> {
     let planned = plan.inexact.iter().filter(|it| !plan.inexact.perhaps_tables.contains(it));
     let mut all: Vec<_> = planned.cloned().collect();
     let new: Vec<_> =

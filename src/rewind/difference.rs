@@ -41,7 +41,11 @@ impl Difference {
         if let Some((_, command)) = changed.definitions.first() {
             return Err(Error::refused(format!("{command} changed definitions in between")));
         }
-        changed.refuse_inexact(|_| true)?;
+        let doubtful = changed.tables.values().find_map(|table| Some((table, changed.doubt(table)?)));
+        if let Some((table, why)) = doubtful {
+            let name = table.table().map_or_else(String::new, Table::display);
+            return Err(Error::refused(format!("{name} changed, and is not exact: {why}")));
+        }
         Ok(Difference { changed, direction })
     }
 
