@@ -20,7 +20,7 @@ const COMMENT: &str = "backwhen: a template for recoveries, not a database to us
 const ENDING: &str = ".backwhen-template-";
 
 /// Databases of at least this many bytes are copied file by file, which costs two checkpoints of the server, but no WAL.
-const WORTH_CHECKPOINTS: i64 = 512 << 20;
+const WORTH_CHECKPOINTS: i64 = 128 << 20;
 
 /// Selects the databases with the name of a template. Whoever opens a database or renames it makes a new version of its row.
 const TEMPLATES: &str = "SELECT datname::text, oid::text || '/' || xmin::text, datallowconn,
