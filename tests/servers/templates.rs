@@ -122,6 +122,7 @@ fn moments_on_both_sides_are_reached_from_a_template() {
         kept.change(CHANGES);
         let first = kept.recover_latest("one");
         assert!(!used(&first));
+        assert_eq!(first["template"]["lsn"], first["moment"]["lsn"]);
         kept.change("UPDATE orders SET amount = 50 WHERE id = 2; INSERT INTO bag VALUES ('z', 3); DELETE FROM customers WHERE id = 3");
         let later = kept.recover_latest("later");
         assert!(used(&later), "{later}");
@@ -217,6 +218,8 @@ fn a_template_that_is_not_what_the_history_says_is_not_used() {
     let mut expected = vec![json!(first), json!(second)];
     expected.sort_by_key(|it| it.to_string());
     assert_eq!(stale(&shown), expected, "{shown}");
+    assert_eq!(shown["templates"][0]["dropped"], json!(false));
+    assert!(shown["templates"][0]["lsn"].is_string(), "{shown}");
     assert_eq!(kept.databases("backwhen-template").len(), 3, "nothing goes without --apply");
     kept.backwhen.ok(&["expire", "--target", &target, "--apply"]);
     assert_eq!(kept.databases("backwhen-template").len(), 1);

@@ -248,14 +248,21 @@ pub(super) fn indexes_by_table(definitions: &ArchiveDefinitions) -> HashMap<Stri
             continue;
         }
         let needed: Vec<_> = entry.depends_on.iter().filter_map(|id| by_id.get(id)).collect();
-        let mut tables = needed.iter().filter(|it| it.kind == "TABLE");
-        if let (Some(table), None) = (tables.next(), tables.next())
+        if let Some(table) = only_table(needed.iter().map(|it| **it))
             && needed.iter().all(|it| it.section == Section::PreData)
         {
             by_table.entry(table.table_name()).or_default().push(place);
         }
     }
     by_table
+}
+
+/// Returns the table among the entries that another needs; `None` if there are several. An index on several columns needs its
+/// table once for each of them.
+fn only_table<'a>(needed: impl Iterator<Item = &'a Entry>) -> Option<&'a Entry> {
+    let mut tables = needed.filter(|entry| entry.kind == "TABLE");
+    let first = tables.next()?;
+    tables.all(|other| other.id == first.id).then_some(first)
 }
 
 /// PostgreSQL 18 has NOT NULL NOT VALID among the constraints.
@@ -266,4 +273,21 @@ fn is_index(entry: &Entry) -> bool {
             "CONSTRAINT" => !entry.definition.contains("NOT VALID"),
             _ => false,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_several_columns_belongs_to_one_table() {
+        let toc =
+            Toc::read(&include_bytes!("../../../../fixtures/formats/archive/pg_dump-18.dump")[..]).unwrap();
+        let mut tables = toc.entries.iter().filter(|entry| entry.kind == "TABLE");
+        let (one, other) = (tables.next().unwrap(), tables.next().unwrap());
+        let found = |needed: &[&Entry]| only_table(needed.iter().map(|it| *it as &Entry)).map(|it| it.id);
+        assert_eq!(found(&[one, one, one]), toc.entries.iter().find(|it| it.id == one.id).map(|it| it.id));
+        assert_eq!(found(&[one, other]), None);
+        assert_eq!(found(&[]), None);
+    }
 }
