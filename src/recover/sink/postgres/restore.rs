@@ -47,7 +47,8 @@ impl PostgresSink {
         // Tables that are loaded from here on have their indexes.
         self.no_more_indexes();
         let refused = self.make_keys(&keys).await?;
-        self.retry(&self.definitions, Section::PostData, step, &refused).await?;
+        let left = refused.union(&self.comments_on_ours()).copied().collect();
+        self.retry(&self.definitions, Section::PostData, step, &left).await?;
         if step == AfterRows::Names { Ok(()) } else { self.make_missing(true).await }
     }
 

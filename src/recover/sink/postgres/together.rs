@@ -203,6 +203,17 @@ impl PostgresSink {
         kept().filter(is_valid).filter(on_exact).collect()
     }
 
+    /// Returns the comments on what comes after the rows and is made without pg_restore. pg_restore takes a comment to belong to
+    /// the section of the entry before it in its list, so it passes over a comment whose object is not in the list.
+    pub(super) fn comments_on_ours(&self) -> BTreeSet<i32> {
+        let toc = &self.definitions.archive.toc;
+        let (by_id, ours) = (by_id(toc), self.ours().clone());
+        let is_ours =
+            |id: &i32| ours.contains(id) && by_id.get(id).is_some_and(|it| it.section == Section::PostData);
+        let comments = self.definitions.selection.entries(toc).filter(|entry| entry.kind == "COMMENT");
+        comments.filter(|entry| entry.depends_on.iter().any(is_ours)).map(|entry| entry.id).collect()
+    }
+
     /// The numbers of the entries that pg_restore does not make.
     pub(super) fn ours(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
         self.ours.lock().unwrap_or_else(PoisonError::into_inner)
