@@ -101,6 +101,7 @@ impl Amend for LeftOutTransactions {
                 table: it.table,
                 rows: it.rows,
                 digest: it.digest,
+                is_read_back: false,
             };
             let changes = plan.changes.iter().map(change).collect();
             *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);

@@ -5,10 +5,14 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::templates::TemplateFate;
 use super::{Surroundings, parse_duration, ui};
 use crate::ambient;
+use crate::connect::Conninfo;
 use crate::error::Result;
+use crate::history::History;
 use crate::history::expire::{self, CheckpointFate, ExpiryPlan, ObjectTally, RetentionRules};
+use crate::past::Reading;
 
 /// Remove the oldest part of the history; without --apply, show what would be removed
 ///
@@ -22,6 +26,9 @@ pub struct Expire {
     /// Keep the newest N checkpoints, and every moment since the oldest of them
     #[arg(long, env = "BACKWHEN_KEEP_LAST", value_name = "N")]
     keep_last: Option<usize>,
+    /// Look for templates of the history on this server, too, and drop those that no recovery can use any more
+    #[arg(long, value_name = "CONN", env = "BACKWHEN_TARGET", hide_env_values = true)]
+    target: Option<String>,
     /// Remove the objects; without this option nothing is changed
     #[arg(long)]
     apply: bool,
@@ -31,16 +38,35 @@ pub struct Expire {
 struct ExpiryReport {
     applied: bool,
     #[serde(flatten)]
-    plan: ExpiryPlan,
+    plan: Option<ExpiryPlan>,
+    /// The templates on the target.
+    templates: Vec<TemplateFate>,
 }
 
 impl Expire {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let rules = RetentionRules { last: self.keep_last, within: self.keep_within };
-        rules.check()?;
         let history = at.history()?;
-        let progress = at.ui.progress();
-        let apply = self.apply;
+        let plan = self.expire(at, &history).await?;
+        let templates = match &self.target {
+            Some(target) => {
+                let target = Conninfo::parse(target)?;
+                TemplateFate::settle(&Reading::open(&history)?, &target, self.apply).await?
+            }
+            None => Vec::new(),
+        };
+        let applied = self.apply && plan.as_ref().is_some_and(|plan| !plan.is_empty());
+        let shown = ExpiryReport { applied, plan, templates };
+        at.ui.result(&shown, || describe(&shown))
+    }
+
+    /// Expires by the rules; `None` if there are none, and only templates are asked for.
+    async fn expire(&self, at: &Surroundings, history: &History) -> Result<Option<ExpiryPlan>> {
+        let rules = RetentionRules { last: self.keep_last, within: self.keep_within };
+        if self.target.is_some() && rules.last.is_none() && rules.within.is_none() {
+            return Ok(None);
+        }
+        rules.check()?;
+        let (history, progress, apply) = (history.clone(), at.ui.progress(), self.apply);
         let work = ambient::blocking("expiring", move || {
             if apply {
                 expire::expire(&history, &rules, &*progress)
@@ -48,15 +74,17 @@ impl Expire {
                 expire::preview(&history, &rules)
             }
         });
-        let plan = work.await?;
-        let shown = ExpiryReport { applied: apply && !plan.is_empty(), plan };
-        at.ui.result(&shown, || describe(&shown))
+        work.await.map(Some)
     }
 }
 
 fn describe(shown: &ExpiryReport) -> String {
-    let plan = &shown.plan;
-    let gone = if shown.applied { "gone" } else { "goes" };
+    let plan = shown.plan.as_ref().map(|plan| describe_plan(plan, shown.applied));
+    plan.into_iter().chain(shown.templates.iter().map(TemplateFate::describe)).collect::<Vec<_>>().join("\n")
+}
+
+fn describe_plan(plan: &ExpiryPlan, applied: bool) -> String {
+    let gone = if applied { "gone" } else { "goes" };
     let fate = |it: &CheckpointFate| {
         let fate = if it.stays { "stays" } else { gone };
         let label = it.label.clone().unwrap_or_default();
@@ -77,7 +105,7 @@ fn describe(shown: &ExpiryReport) -> String {
         plan.earliest_after.lsn,
         ui::both_times(plan.earliest_after.time)
     ));
-    text.push_str(&match (plan.is_empty(), shown.applied) {
+    text.push_str(&match (plan.is_empty(), applied) {
         (true, _) => "nothing is older than that; nothing goes".to_owned(),
         (false, true) => format!("removed   {}", ui::bytes(plan.bytes_freed)),
         (false, false) => {

@@ -35,6 +35,7 @@ mod schemas;
 mod serve;
 mod show;
 mod status;
+mod templates;
 mod ui;
 mod verify;
 

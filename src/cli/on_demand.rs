@@ -20,7 +20,7 @@ use crate::recover::plan::{Plan, plan};
 pub(super) struct DemandOption {
     /// Open the database as soon as its structure and its small tables are there; whoever asks for a large table waits until
     /// it is loaded. Needs a superuser on the target
-    #[arg(long, conflicts_with_all = ["strict", "schema_only", "table", "condition", "with_references", "into_schema", "except"])]
+    #[arg(long, conflicts_with_all = ["strict", "schema_only", "table", "condition", "with_references", "into_schema", "except", "keep_template"])]
     pub on_demand: bool,
     /// With --on-demand, load these tables first if nobody waits for others; may be given more than once [default: the
     /// smallest]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::except::{ExceptReport, LeftOutTransactions};
 use super::on_demand::DemandOption;
 use super::rewind::Rule;
+use super::templates::find_difference;
 use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, left_out, not_exact, ui};
 use crate::ambient;
@@ -26,6 +27,7 @@ use crate::recover::part::{RowFilter, TablePart};
 use crate::recover::plan::{Plan, PlannedMoment, plan};
 use crate::recover::refused::RefusedObject;
 use crate::recover::sink::{Destination, SideSchema};
+use crate::recover::template::TemplateReport;
 
 /// Rebuild the database, or some of its tables or rows, as of a moment
 #[derive(Args, Clone)]
@@ -92,6 +94,10 @@ pub struct Recover {
     conflicts: Rule,
     #[command(flatten)]
     demand: DemandOption,
+    /// Keep a copy of the database on the target's server, and have later recoveries with this option begin with the copy and
+    /// change only the rows that differ; needs --create
+    #[arg(long, conflicts_with_all = ["table", "condition", "with_references", "into_schema", "except", "schema_only"])]
+    keep_template: bool,
     /// How many tables are loaded, and indexes built, at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -232,6 +238,7 @@ impl Recover {
             create: self.create,
             into_schema: self.into_schema.clone(),
             amend,
+            template: self.keep_template.then(find_difference),
             create_roles: self.create_roles,
             schema_only: self.schema_only,
             strict: self.strict,
@@ -452,6 +459,12 @@ fn describe_schema(schema: Option<&String>) -> String {
     schema.map_or_else(String::new, |name| format!("\ninto schema  {}", ui::printable(name)))
 }
 
+fn describe_template(template: &TemplateReport) -> String {
+    let TemplateReport { name, lsn, used } = template;
+    let how = if *used { "the recovery began with a copy of it" } else { "was kept" };
+    format!("\ntemplate     {} as of {lsn}: {how}", ui::printable(name))
+}
+
 fn describe_part(part: &[TablePart]) -> String {
     let line = |it: &TablePart| {
         let name = ui::printable(&it.table);
@@ -484,6 +497,9 @@ fn describe(recovered: &Recovered) -> String {
     text.push_str(&describe_part(&report.part));
     text.push_str(&describe_schema(recovered.into_schema.as_ref()));
     text.push_str(&recovered.except.as_ref().map_or_else(String::new, ExceptReport::describe));
+    if let Some(template) = &report.template {
+        text.push_str(&describe_template(template));
+    }
     text.push_str(&left_out::describe(&report.left_out));
     if let Some(file) = &recovered.left_out_file {
         text.push_str(&format!("\nleft out     is in {file}, as SQL; all else is recovered"));

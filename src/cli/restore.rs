@@ -76,6 +76,7 @@ pub(super) async fn restore(
         create: true,
         into_schema: None,
         amend: None,
+        template: None,
         jobs,
         progress: at.ui.progress(),
         interrupt,

@@ -24,4 +24,6 @@ pub struct TableChange {
     pub rows: i64,
     /// Added to the digest of the rows, modulo 2^128.
     pub digest: u128,
+    /// Whether the changed rows were read back by their keys, so that the others need not be read.
+    pub is_read_back: bool,
 }

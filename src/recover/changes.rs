@@ -116,7 +116,7 @@ pub(super) async fn amend(
 ) -> Result<()> {
     for change in sink.amend(amend).await? {
         let Some(table) = plan.chosen.tables.iter().find(|it| it.oid == change.table) else { continue };
-        let held = sink.read_back(table, 1).await?;
+        let held = if change.is_read_back { None } else { sink.read_back(table, 1).await? };
         let Some(digest) = loaded.digests.iter_mut().find(|it| it.table == table.display()) else { continue };
         let before: RowsDigest =
             digest.digest.parse().map_err(|_| Error::internal("a digest cannot be read"))?;

@@ -306,6 +306,11 @@ impl SchemaAt {
         Ok(())
     }
 
+    /// Whether all definitions are there, and can take their rows.
+    pub fn is_whole(&self) -> bool {
+        self.unfit.is_empty() && self.refused.is_empty() && self.left_out.is_empty()
+    }
+
     /// Whether nothing contradicts that the definitions are those that the history tells.
     fn is_as_told(&self) -> bool {
         let is_whole = self.differences.is_empty() && self.unfit.is_empty() && self.refused.is_empty();

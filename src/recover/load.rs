@@ -42,6 +42,10 @@ pub(super) struct LoadOutcome {
 }
 
 impl LoadOutcome {
+    pub fn empty() -> LoadOutcome {
+        LoadOutcome { rows: 0, proved: true, digests: Vec::new(), inexact: Vec::new(), refused: Vec::new() }
+    }
+
     pub fn add(&mut self, more: LoadOutcome) {
         self.rows += more.rows;
         self.proved &= more.proved;
@@ -94,8 +98,7 @@ pub(super) async fn load_all(
     }
     // The tasks alone hold the sink, which is given up when the last one has ended.
     drop(loader);
-    let mut loaded =
-        LoadOutcome { rows: 0, proved: true, digests: Vec::new(), inexact: Vec::new(), refused: Vec::new() };
+    let mut loaded = LoadOutcome::empty();
     while let Some(done) = loading.join_next().await {
         let done = done.context(Kind::Internal, || "a loading task failed".into()).and_then(|done| done);
         match done {

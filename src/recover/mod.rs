@@ -7,6 +7,7 @@ pub mod amend;
 )]
 pub mod archive;
 mod changes;
+pub mod chosen_template;
 mod compare;
 #[expect(
     clippy::disallowed_methods,
@@ -15,6 +16,7 @@ mod compare;
 pub mod definitions;
 pub mod entries;
 pub mod execute;
+mod fill;
 pub mod gate;
 mod lexer;
 mod load;
@@ -23,6 +25,7 @@ pub mod on_demand;
 pub mod part;
 pub mod past_server;
 pub mod plan;
+mod recovery;
 pub mod refused;
 mod report;
 mod roles;
@@ -35,3 +38,4 @@ mod sequences;
 #[expect(clippy::disallowed_methods, reason = "it writes the files that a recovery was asked for")]
 pub mod sink;
 pub mod structure;
+pub mod template;

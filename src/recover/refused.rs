@@ -80,6 +80,10 @@ impl RefusedObjects {
         RefusedObjects { strict, is_part, ..RefusedObjects::default() }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// # Errors
     /// Fails with `Refused` if nothing may be left out.
     pub fn add(&self, what: String, why: impl ToString, sql: String) -> Result<()> {

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::part::TablePart;
 use super::plan::PlannedMoment;
 use super::refused::RefusedObject;
+use super::template::TemplateReport;
 use crate::ambient;
 use crate::history::definitions::SchemaKnown;
 use crate::history::evidence::TableDigest;
@@ -33,6 +34,8 @@ pub struct RecoveryReport {
     pub notes: Vec<String>,
     /// Whether the digests of the loaded rows agree with the history's.
     pub proved: bool,
+    /// The template that was used or kept.
+    pub template: Option<TemplateReport>,
     /// The wanted rows of each table, and the others; empty if all rows are wanted.
     pub part: Vec<TablePart>,
     /// The digests of the loaded rows, by table.

@@ -13,6 +13,17 @@ impl ChangedRows {
         !self.numbers(positions).is_disjoint(&table.writers)
     }
 
+    /// Returns why the changes of a table are not known exactly; `None` if they are.
+    pub fn doubt(&self, changed: &ChangedTable) -> Option<String> {
+        let table = changed.now.as_deref()?;
+        let name = table.display();
+        let inexact = self.inexact.iter().find(|it| it.what == name).map(|it| it.why.clone());
+        let insert_only = table.is_insert_only().then(|| {
+            "it has no replica identity, so the history does not know its updates and deletes".to_owned()
+        });
+        changed.obstacle.clone().or(insert_only).or(inexact)
+    }
+
     /// # Errors
     /// `Refused` if a table that is concerned is not known exactly.
     pub fn refuse_inexact(&self, concerns: impl Fn(&ChangedTable) -> bool) -> Result<()> {
@@ -21,12 +32,8 @@ impl ChangedRows {
             if !concerns(changed) {
                 continue;
             }
-            let name = table.display();
-            let inexact = self.inexact.iter().find(|it| it.what == name).map(|it| it.why.clone());
-            let insert_only = table.is_insert_only().then(|| {
-                "it has no replica identity, so the history does not know its updates and deletes".to_owned()
-            });
-            if let Some(why) = changed.obstacle.clone().or(insert_only).or(inexact) {
+            if let Some(why) = self.doubt(changed) {
+                let name = table.display();
                 return Err(Error::refused(format!(
                     "{name} cannot be put back in place: {why}; name the other tables with --table, or use: backwhen \
                      recover"

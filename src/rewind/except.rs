@@ -149,7 +149,7 @@ pub fn blocked(plan: &ExceptionPlan) -> Error {
     ))
 }
 
-fn digest_change(amended: &AmendedTable) -> DigestChange {
+pub(super) fn digest_change(amended: &AmendedTable) -> DigestChange {
     let mut change = DigestChange { table: amended.table.oid, rows: 0, digest: 0 };
     for row in &amended.rows {
         if let Some(line) = &row.now {

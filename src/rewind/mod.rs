@@ -9,6 +9,7 @@
 mod catch_up;
 mod changed;
 mod conflicts;
+mod difference;
 mod exact;
 mod except;
 mod execute;
@@ -21,6 +22,7 @@ mod undo;
 
 pub use catch_up::reading_beyond;
 pub use conflicts::{ConflictReport, ConflictRule};
+pub use difference::{AppliedChange, Difference, Direction};
 pub use except::{DigestChange, Exception, ExceptionPlan, blocked};
 pub use execute::{Amendment, Applied, PutBack};
 pub use filter::Part;

@@ -90,10 +90,22 @@ pub fn planned_tables(
     goals: &Goals,
     schema: &LiveSchema,
 ) -> Result<Vec<PlannedTable>> {
-    let mut tables = BTreeMap::<u32, Vec<(RowId, Option<Line>, Option<Line>)>>::new();
-    for (id, then) in goals {
-        let now = changed.row(*id).last().cloned();
-        tables.entry(id.table).or_default().push((*id, now, then.clone()));
+    let change = |(id, then): (&RowId, &Option<Line>)| (*id, changed.row(*id).last().cloned(), then.clone());
+    planned_changes(changed, goals.iter().map(change), schema)
+}
+
+/// Sorts changes by tables: each row with the line that it has, and with the line that it shall have.
+///
+/// # Errors
+/// `Refused` if rows cannot take each other's unique values.
+pub fn planned_changes(
+    changed: &ChangedRows,
+    changes: impl Iterator<Item = Change>,
+    schema: &LiveSchema,
+) -> Result<Vec<PlannedTable>> {
+    let mut tables = BTreeMap::<u32, Vec<Change>>::new();
+    for change in changes {
+        tables.entry(change.0.table).or_default().push(change);
     }
     let plan = |(oid, rows): (u32, Vec<_>)| {
         let Some(table) = changed.tables[&oid].now.as_deref() else { return Ok(None) };
@@ -119,7 +131,8 @@ fn amended(now: Option<Line>, then: Option<Line>) -> Option<AmendedRow> {
     Some(AmendedRow { act, now, then, parks: false })
 }
 
-type Change = (RowId, Option<Line>, Option<Line>);
+/// A row, the line that it has, and the line that it shall have.
+pub type Change = (RowId, Option<Line>, Option<Line>);
 
 /// Pairs the row that has a key now with the row that shall have it, though they may be two rows: other tables refer to the
 /// key, so the row under it must be updated, not deleted. The rows without a partner change their keys, go or come.
@@ -235,7 +248,8 @@ fn make_way(amended: &mut AmendedTable, schema: &LiveSchema) -> Result<()> {
 
 fn no_way(table: &Table, key: &UniqueKey) -> Error {
     Error::refused(format!(
-        "rows of {} take each other's unique values ({}), and while foreign keys refer to the table, none of these columns can          hold another value meanwhile; leave the table out with --table, or exchange the values by hand first",
+        "rows of {} take each other's unique values ({}), and while foreign keys refer to the table, none of these columns can \
+         hold another value meanwhile; leave the table out with --table, or exchange the values by hand first",
         table.display(),
         key.name
     ))

@@ -52,6 +52,7 @@ impl Protected {
             schema_only: false,
             into_schema: None,
             amend: None,
+            template: None,
             jobs: 2,
             progress: Arc::new(Silent),
             interrupt: CancellationToken::new(),

@@ -30,6 +30,7 @@ mod sink;
 mod support;
 mod support_dump;
 mod support_server;
+mod templates;
 mod testing;
 mod travel;
 mod trouble;

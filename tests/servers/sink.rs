@@ -67,6 +67,7 @@ impl Source {
         let opening = Opening {
             create,
             strict: true,
+            template: None,
             is_part: false,
             source: &self.facts,
             definitions: ArchiveDefinitions::new(archive, selection)?,

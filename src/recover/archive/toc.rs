@@ -62,6 +62,17 @@ impl Entry {
         matches!(&*self.kind, "ACL" | "DEFAULT ACL")
     }
 
+    /// Whether the entry is a setting that every session of pg_restore makes by itself.
+    pub fn is_of_session(&self) -> bool {
+        matches!(&*self.kind, "ENCODING" | "STDSTRINGS" | "SEARCHPATH")
+    }
+
+    /// Whether the entry is the database itself or a property of it, which pg_restore makes with `--create` only.
+    pub fn is_of_database(&self) -> bool {
+        self.kind.starts_with("DATABASE")
+            || (self.section == Section::None && self.tag.starts_with("DATABASE "))
+    }
+
     /// Returns the statement that moves the object into a tablespace or to an access method.
     pub fn set_place(&self, kind: &str, place: &str) -> String {
         let object = self.drop.strip_prefix("DROP ").and_then(|rest| rest.trim_end().strip_suffix(';'));

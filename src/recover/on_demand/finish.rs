@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::fold::FoldedTable;
 use crate::model::Inexact;
 use crate::progress::{Progress, Unit};
-use crate::recover::execute::fold_plan;
+use crate::recover::fill::fold_plan;
 use crate::recover::gate::{Content, GateEvent, GatedTable, Gates, OwnedRelation, ancestors, by_oid};
 use crate::recover::plan::Plan;
 use crate::recover::report::{Phases, RecoveryReport};
@@ -133,6 +133,7 @@ impl Unfinished {
             notes: self.known.notes,
             part: Vec::new(),
             digests,
+            template: None,
         };
         Ok(OnDemandReport { report, gates })
     }

@@ -66,7 +66,7 @@ pub async fn recover_on_demand(
     }
     let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
-    let (sink, _, sequences) = super::execute::open(&plan, &execution, &schema).await?;
+    let (sink, _, sequences) = super::execute::open(&plan, &execution, &schema, None).await?;
     phases.end("prepare");
     let mut sink = Box::new(sink);
     let preparing = prepare::Preparing { plan: &plan, execution: &execution, schema: &schema, order };

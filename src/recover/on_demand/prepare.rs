@@ -11,7 +11,8 @@ use crate::progress::Unit;
 use crate::recover::archive::AfterRows;
 use crate::recover::compare::compare_definitions;
 use crate::recover::definitions::SchemaAt;
-use crate::recover::execute::{Execution, chosen_of, fold_plan, inexact, schema_known};
+use crate::recover::execute::{Execution, chosen_of};
+use crate::recover::fill::{fold_plan, inexact, schema_known};
 use crate::recover::gate::{
     Content, GatedTable, Gates, OwnedRelation, ancestors, empty, load_before_others, oids, owned,
 };

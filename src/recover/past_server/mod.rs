@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::definitions::{ReplaySettings, SchemaAt, schema_compared};
-use super::execute::fold_plan;
+use super::fill::fold_plan;
 use super::gate::{Gates, MOST_SESSIONS};
 use super::objects::globals;
 use super::plan::Plan;

@@ -208,6 +208,15 @@ impl ArchiveDefinitions {
         Ok(child)
     }
 
+    /// Whether pg_restore has anything to make in a section or in one step of a section, but for some entries.
+    pub(crate) fn leaves(&self, section: Section, step: AfterRows, without: &BTreeSet<i32>) -> bool {
+        let toc = &self.archive.toc;
+        let selection = self.selection.in_step(toc, step).without(without);
+        // pg_restore makes comments and privileges along with what stands before them.
+        let is_in = |entry: &Entry| entry.section == section || entry.section == Section::None;
+        selection.entries(toc).any(|entry| is_in(entry) && !entry.is_of_session() && !entry.is_of_database())
+    }
+
     fn write_list(&self, step: AfterRows, without: &BTreeSet<i32>) -> Result<PathBuf> {
         let list = self.folder.path().join("entries.list");
         let toc = &self.archive.toc;

@@ -8,6 +8,7 @@ mod new_file;
 mod postgres;
 mod sql;
 mod sqlite;
+mod template;
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -34,7 +35,7 @@ pub(in crate::recover) use postgres::{
     Emptying, MARKER, Restoring, Retry, copy_in, copy_rows, create_like, digests_of, holds_nothing, lock,
     maintenance, usable_roles,
 };
-pub use postgres::{PostgresSink, SideSchema, drop_database, foresee};
+pub use postgres::{PostgresSink, SideSchema, drop_database, drop_template, foresee, kept_templates};
 pub use sql::Script;
 pub use sqlite::SqliteFile;
 
@@ -110,6 +111,8 @@ pub struct Opening<'a> {
     pub create: bool,
     /// Whether the first object that the target refuses ends the recovery.
     pub strict: bool,
+    /// The template of which the created database is to be a copy.
+    pub template: Option<&'a str>,
     /// Whether rows are left out on purpose, so that foreign keys may not hold.
     pub is_part: bool,
     /// The properties of the source's database at the moment.

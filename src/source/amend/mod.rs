@@ -10,12 +10,12 @@ mod statements;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::SinkExt;
+use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::error::SqlState;
 
 pub use catalog::{ChildTable, ForeignKey, LiveSchema, UniqueKey, live_schema, schema_by_names};
 pub use definitions::Removal;
-pub use rows::{Act, AmendedRow, AmendedTable, Parking};
+pub use rows::{Act, AmendedRow, AmendedTable, HeldRows, Parking};
 use statements::{TableStatements, all_at_once};
 
 use super::blocker::{while_waiting, with_blocker};
@@ -285,6 +285,33 @@ impl AmendSession {
             ));
         }
         Ok(found)
+    }
+
+    /// Reads the rows back that were inserted or updated, by their keys; `None` for a table without a key.
+    ///
+    /// # Errors
+    /// `Unavailable` if the server fails.
+    pub async fn read_back(&self, tables: &[&AmendedTable]) -> Result<Vec<Option<HeldRows>>> {
+        let mut all = Vec::new();
+        for (statements, amended) in self.statements.iter().zip(tables) {
+            let held = match statements.copy_back() {
+                Some(copy) => Some(self.held_rows(copy, &amended.table).await?),
+                None => None,
+            };
+            all.push(held);
+        }
+        Ok(all)
+    }
+
+    async fn held_rows(&self, copy: String, table: &Table) -> Result<HeldRows> {
+        let failed = |error| server_error(format!("cannot read back {}", table.display()), error);
+        let mut rows = std::pin::pin!(self.session.copy_out(&copy).await.map_err(failed)?);
+        let mut held = HeldRows::default();
+        // The server sends each row in a message of its own.
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            held.add(row.strip_suffix(b"\n").unwrap_or(&row));
+        }
+        Ok(held)
     }
 
     /// Commits, and tells nobody: for a database that nobody knows yet.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use twox_hash::XxHash3_128;
 
 use crate::codec::copy_text;
 use crate::model::{RowIdentity, Table};
@@ -79,6 +80,20 @@ pub enum Act {
     /// The row is deleted and inserted again, since another row takes a unique value of it.
     Replace,
     Delete,
+}
+
+/// The number of some rows, and the sum of the digests of their lines modulo 2^128.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldRows {
+    rows: u64,
+    digest: u128,
+}
+
+impl HeldRows {
+    pub fn add(&mut self, line: &[u8]) {
+        self.rows += 1;
+        self.digest = self.digest.wrapping_add(XxHash3_128::oneshot(line));
+    }
 }
 
 /// The kinds of change that a table needs.

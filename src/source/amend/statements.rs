@@ -252,6 +252,20 @@ impl TableStatements {
         )
     }
 
+    /// The statement that gives the rows which were inserted or updated, found by their keys.
+    pub fn copy_back(&self) -> Option<String> {
+        let (live, later) = (self.live_columns(), self.later("o"));
+        let equal = |at: &usize| format!("{} = {}", live[*at], later[*at]);
+        let key: Vec<_> = self.key.as_ref()?.iter().map(equal).collect();
+        Some(format!(
+            "COPY (SELECT {} FROM {} o JOIN ONLY {} t ON {}) TO STDOUT",
+            live.join(", "),
+            self.temporary(),
+            self.spelled.table,
+            key.join(" AND ")
+        ))
+    }
+
     /// The numbers of up to ten rows that the live table does not have as they must be.
     pub fn surprises(&self) -> String {
         format!(

@@ -117,6 +117,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--with-references",
         "--into-schema",
         "--except",
+        "--keep-template",
         "--key",
         "--largest",
         "--newest",

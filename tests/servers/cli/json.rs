@@ -168,6 +168,9 @@ fn never_here(section: &str, path: &str) -> bool {
         || (section.starts_with("recover") && path.starts_with("left_out[]."))
         // A recovery of everything; `part` tests the fields.
         || (section.starts_with("recover") && ["part[].", "filter.", "except."].iter().any(|it| path.starts_with(it)))
+        // No template is kept; `templates` tests the fields.
+        || (section == "recover" && path.starts_with("template."))
+        || (section == "expire" && path.starts_with("templates[]."))
         // The schema of a source with event triggers is known exactly.
         || (schema && path.starts_with("schema.") && path != "schema.known")
 }

@@ -16,6 +16,7 @@ use crate::support::bank::{
 };
 use crate::support::shop::{CHANGES, assert_source_clean, shop};
 use crate::support::{Backwhen, Dump, Server, assert_same};
+use crate::templates::{KEEP, TEMPLATE};
 
 /// Where a capture can die.
 pub const CAPTURE: &[&str] = &[
@@ -63,8 +64,11 @@ const DROP: &[&str] = &["drop.slot", "drop.done"];
 fn every_point_is_in_the_table_and_met_by_a_test() {
     let table: BTreeSet<_> = POINTS.iter().copied().collect();
     assert_eq!(table.len(), POINTS.len(), "one is there twice");
-    let tested =
-        [CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, DEMAND, REPAIR, EXPIRE, DROP, REWIND, BESIDE].concat();
+    let tested = [
+        CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, DEMAND, REPAIR, EXPIRE, DROP, REWIND, BESIDE, TEMPLATE,
+        KEEP,
+    ]
+    .concat();
     assert_eq!(table, tested.into_iter().collect(), "the table, and what is tested");
     let mut code = String::new();
     read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);

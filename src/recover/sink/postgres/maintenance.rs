@@ -75,6 +75,13 @@ pub(super) async fn refuse_unfinished(session: &Session, name: &str) -> Result<(
     }
 }
 
+/// Whether nobody can connect to a database.
+async fn is_closed(maintenance: &Session, name: &str) -> Result<bool> {
+    let sql = "SELECT FROM pg_catalog.pg_database WHERE datname = $1::text AND NOT datallowconn";
+    let row = maintenance.query_opt(sql, &[&name]).await;
+    Ok(row.map_err(|error| server_error("cannot list databases", error))?.is_some())
+}
+
 /// Drops the remains of a killed run: the database under the temporary name, and the role that was created for it.
 ///
 /// # Errors
@@ -93,9 +100,12 @@ async fn drop_unfinished(maintenance: &Session, info: &Conninfo, notes: &mut Vec
     let temporary = temporary_name(name);
     let Some(comment) = comment_of(maintenance, &temporary).await? else { return Ok(()) };
     // Creating a database and commenting on it are two steps, and the run may have been killed between them. The
-    // database is still empty then, and dropping an empty database without a comment loses nothing.
+    // database is still empty then, or is a copy of a template to which nobody could connect yet. Dropping either without
+    // a comment loses nothing.
     let ours = comment.starts_with(COMMENT)
-        || comment.is_empty() && holds_nothing(&info.with_dbname(&temporary)).await?;
+        || comment.is_empty()
+            && (is_closed(maintenance, &temporary).await?
+                || holds_nothing(&info.with_dbname(&temporary)).await?);
     if !ours {
         return Err(Error::refused(format!(
             "database {temporary} is in the way and does not say that backwhen made it; drop or rename it"

@@ -19,12 +19,14 @@ mod properties;
 mod restore;
 mod retry;
 mod rows;
+mod template;
 mod together;
 mod unfinished;
 
 pub use beside::SideSchema;
 pub use foresee::foresee;
 pub use maintenance::drop_database;
+pub use template::{drop_template, kept_templates};
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -44,7 +46,7 @@ use crate::recover::refused::{RefusedObject, RefusedObjects};
 use guard::Guard;
 pub(in crate::recover) use maintenance::{holds_nothing, lock, maintenance};
 pub(in crate::recover) use marker::MARKER;
-use place::BuildPlace;
+use place::{BuildAt, BuildPlace};
 pub(in crate::recover) use properties::create_like;
 pub(in crate::recover) use restore::Restoring;
 pub(in crate::recover) use retry::Retry;
@@ -107,13 +109,24 @@ impl PostgresSink {
     /// is working on it.
     pub async fn prepare(info: &Conninfo, opening: Opening<'_>) -> Result<PostgresSink> {
         let Opening {
-            create, strict, is_part, source, mut definitions, tools, tables, unfit, missing, ..
+            create,
+            strict,
+            is_part,
+            template,
+            source,
+            mut definitions,
+            tools,
+            tables,
+            unfit,
+            missing,
+            ..
         } = opening;
         let (refused, mut notes) = (RefusedObjects::new(strict, is_part), Vec::new());
         // This check comes before any change: without the programs the recovery cannot succeed.
         definitions.tool(&tools, u32::MAX)?;
         let extensions = definitions.extensions();
-        let place = BuildPlace::prepare(info, create, source, &extensions, &mut notes).await?;
+        let wanted = if create { BuildAt::New(template) } else { BuildAt::Empty(&extensions) };
+        let place = BuildPlace::prepare(info, wanted, source, &mut notes).await?;
         let info = info.with_dbname(place.name_while_building());
         match PostgresSink::enter(&info, &place, source, &mut definitions, &refused, &mut notes).await {
             Ok((session, facts, guard)) => Ok(PostgresSink {
@@ -237,15 +250,21 @@ impl PostgresSink {
         if std::mem::replace(&mut self.is_complete, true) {
             return Ok(());
         }
-        if let Some(guard) = self.guard.take() {
-            guard.lift(&self.session).await?;
-        }
+        self.lift_guard().await?;
         let step = AfterRows::EventTriggers;
         let toc = &self.definitions.archive.toc;
         if self.definitions.selection.in_step(toc, step).has(toc, Section::PostData) {
             self.restore_from(&self.definitions, Section::PostData, step, 1).await?;
         }
         Ok(())
+    }
+
+    /// Gives the application's functions their own rights back. Does nothing the second time.
+    async fn lift_guard(&mut self) -> Result<()> {
+        match self.guard.take() {
+            Some(guard) => guard.lift(&self.session).await,
+            None => Ok(()),
+        }
     }
 
     /// Undoes an unfinished recovery: drops a database that the recovery created, and empties one that existed

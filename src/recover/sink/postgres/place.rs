@@ -4,6 +4,7 @@
 //! under the right name can be taken for the database. Where renaming is not permitted, a marker schema inside the
 //! database and read-only sessions for other users replace it.
 
+use crate::ambient;
 use crate::connect::{Conninfo, ServerFault, Session, server_error};
 use crate::error::{Error, Result};
 use crate::model::DatabaseFacts;
@@ -19,6 +20,7 @@ use super::maintenance::{
 use super::marker::{MARKER, mark, unmark};
 use super::owner_role;
 use super::properties::{Properties, create_like};
+use super::template::copy_closed;
 use super::unfinished::{COMMENT, EXISTED, temporary_name};
 use crate::recover::refused::RefusedObjects;
 
@@ -39,19 +41,28 @@ pub(super) struct TemporaryName {
     existed: Option<Properties>,
 }
 
+/// The database that is wanted.
+pub(super) enum BuildAt<'a> {
+    /// One that is created, as a copy of the template that is named.
+    New(Option<&'a str>),
+    /// One that is there, and that is empty but for these extensions.
+    Empty(&'a [String]),
+}
+
 impl BuildPlace {
     pub async fn prepare(
         info: &Conninfo,
-        create: bool,
+        wanted: BuildAt<'_>,
         source: &DatabaseFacts,
-        extensions: &[String],
         notes: &mut Vec<String>,
     ) -> Result<BuildPlace> {
-        if create {
-            return create_aside(info, source, notes)
-                .await
-                .map(|aside| BuildPlace::TemporaryName(Box::new(aside)));
-        }
+        let extensions = match wanted {
+            BuildAt::Empty(extensions) => extensions,
+            BuildAt::New(template) => {
+                let aside = create_aside(info, source, template, notes).await?;
+                return Ok(BuildPlace::TemporaryName(Box::new(aside)));
+            }
+        };
         let session = match Session::connect_utf8(info, "recover").await {
             Ok(session) => session,
             Err(error) if ServerFault::sqlstate_of(&error) == Some("3D000") => {
@@ -305,6 +316,7 @@ fn new_enough(major: u32, source: &DatabaseFacts) -> Result<()> {
 async fn create_aside(
     info: &Conninfo,
     source: &DatabaseFacts,
+    template: Option<&str>,
     notes: &mut Vec<String>,
 ) -> Result<TemporaryName> {
     let name = info.dbname().to_owned();
@@ -319,12 +331,19 @@ async fn create_aside(
     }
     drop_leftover(&maintenance, info, notes).await?;
     let temporary = temporary_name(&name);
-    create_like(&maintenance, &temporary, source).await?;
+    let open = match template {
+        Some(template) => {
+            copy_closed(&maintenance, template, &temporary).await?;
+            ambient::pass("recover.cloned")?;
+            format!("; ALTER DATABASE {} ALLOW_CONNECTIONS true", quote_ident(&temporary))
+        }
+        None => create_like(&maintenance, &temporary, source).await.map(|()| String::new())?,
+    };
     let aside = TemporaryName { maintenance, name, temporary, existed: None };
     // While the database is built, nobody else may connect: objects that others created in it would become part of
     // the recovered database.
     let mark = format!(
-        "{}; REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC",
+        "{}; REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC{open}",
         comment_on(&aside.temporary, Some(COMMENT)),
         quote_ident(&aside.temporary)
     );

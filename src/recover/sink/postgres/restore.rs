@@ -18,9 +18,18 @@ impl PostgresSink {
     pub async fn pre_data(&self) -> Result<Vec<Inexact>> {
         self.name_missing_places().await?;
         self.make_plain_tables().await?;
+        self.make_in_order().await?;
         self.restore_from(&self.definitions, Section::PreData, AfterRows::Whole, 1).await?;
         self.make_missing(false).await?;
         self.fit_tables().await?;
+        self.guard_rows().await
+    }
+
+    /// Lends the application's functions, if a superuser recovers.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub async fn guard_rows(&self) -> Result<Vec<Inexact>> {
         match &self.guard {
             Some(guard) => guard.before_rows(&self.session, &self.definitions).await,
             None => Ok(Vec::new()),
@@ -38,7 +47,8 @@ impl PostgresSink {
         // Tables that are loaded from here on have their indexes.
         self.no_more_indexes();
         let refused = self.make_keys(&keys).await?;
-        self.retry(&self.definitions, Section::PostData, step, &refused).await?;
+        let left = refused.union(&self.comments_on_ours()).copied().collect();
+        self.retry(&self.definitions, Section::PostData, step, &left).await?;
         if step == AfterRows::Names { Ok(()) } else { self.make_missing(true).await }
     }
 
@@ -161,6 +171,9 @@ impl Restoring<'_> {
         let left: BTreeSet<i32> =
             if is_before_rows { redefined.keys().copied().collect() } else { BTreeSet::new() };
         let without = left.union(&self.ours).copied().collect();
+        if !self.definitions.leaves(section, self.step, &without) {
+            return Ok(left);
+        }
         let child = self
             .definitions
             .restore(tool, section, self.step, &without)?

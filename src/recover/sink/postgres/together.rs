@@ -26,6 +26,22 @@ const IN_ONE_TRANSACTION: usize = 50;
 /// pg_restore makes everything that has no place of its own in the database's own.
 const PLACES: &str = "SET LOCAL default_tablespace = ''; SET LOCAL default_table_access_method = heap; ";
 
+/// The kinds of entry that one statement makes as well within a transaction as by itself, in the order of the archive.
+const MADE_IN_ORDER: [&str; 12] = [
+    "EXTENSION",
+    "TYPE",
+    "DOMAIN",
+    "FUNCTION",
+    "PROCEDURE",
+    "TABLE",
+    "TABLE ATTACH",
+    "SEQUENCE",
+    "SEQUENCE OWNED BY",
+    "DEFAULT",
+    "VIEW",
+    "COMMENT",
+];
+
 /// A note names at most this many foreign keys.
 const KEYS_NAMED: usize = 8;
 
@@ -47,10 +63,34 @@ impl PostgresSink {
         };
         let tables: Vec<_> = kept().filter(needs_only_schema).collect();
         let batches = tables.chunks(IN_ONE_TRANSACTION).map(|batch| self.make_together(batch));
-        let made = stream::iter(batches).buffer_unordered(TABLE_SESSIONS).try_collect::<()>().await;
+        stream::iter(batches).buffer_unordered(TABLE_SESSIONS).try_collect::<()>().await
+    }
+
+    /// Makes what else comes before the rows, in the archive's order, up to the first entry that is left to pg_restore. If
+    /// nothing is left, pg_restore need not be started.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub(super) async fn make_in_order(&self) -> Result<()> {
+        let toc = &self.definitions.archive.toc;
+        let by_id = by_id(toc);
+        let ours = self.ours().clone();
+        let entries = self.definitions.selection.entries(toc);
+        let rest: Vec<_> = entries
+            .filter(|entry| !ours.contains(&entry.id) && is_before_rows(entry, &by_id))
+            .take_while(|entry| MADE_IN_ORDER.contains(&&*entry.kind) && self.can_make(entry))
+            .collect();
+        let mut all_made = true;
+        for batch in rest.chunks(IN_ONE_TRANSACTION) {
+            self.make_together(batch).await?;
+            all_made &= !batch.iter().any(|entry| self.can_make(entry));
+            if !all_made {
+                break;
+            }
+        }
         // pg_restore needs a session too, and the server may not have many.
         self.makers().clear();
-        made
+        Ok(())
     }
 
     /// Makes entries in one transaction, all or none of them.
@@ -163,14 +203,44 @@ impl PostgresSink {
         kept().filter(is_valid).filter(on_exact).collect()
     }
 
+    /// Returns the comments on what comes after the rows and is made without pg_restore. pg_restore takes a comment to belong to
+    /// the section of the entry before it in its list, so it passes over a comment whose object is not in the list.
+    pub(super) fn comments_on_ours(&self) -> BTreeSet<i32> {
+        let toc = &self.definitions.archive.toc;
+        let (by_id, ours) = (by_id(toc), self.ours().clone());
+        let is_ours =
+            |id: &i32| ours.contains(id) && by_id.get(id).is_some_and(|it| it.section == Section::PostData);
+        let comments = self.definitions.selection.entries(toc).filter(|entry| entry.kind == "COMMENT");
+        comments.filter(|entry| entry.depends_on.iter().any(is_ours)).map(|entry| entry.id).collect()
+    }
+
     /// The numbers of the entries that pg_restore does not make.
     pub(super) fn ours(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
         self.ours.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Idle sessions for statements, in UTF-8.
-    fn makers(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
+    pub(super) fn makers(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
         self.makers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the order of the archive matters for the entry, and the entry comes before the rows. Privileges come after all
+/// objects, and [`PostgresSink::make_plain_tables`] has made the schemas.
+fn is_before_rows(entry: &Entry, by_id: &HashMap<i32, &Entry>) -> bool {
+    let is_of_object = entry.kind == "COMMENT" && !entry.is_of_database();
+    let is_before = |id: &i32| by_id.get(id).is_some_and(|it| it.section == Section::PreData);
+    match entry.section {
+        Section::PreData => {
+            entry.kind != "SCHEMA"
+                && !entry.is_of_privileges()
+                && !entry.is_of_session()
+                && !entry.is_of_database()
+        }
+        Section::None => {
+            is_of_object && !entry.depends_on.is_empty() && entry.depends_on.iter().all(is_before)
+        }
+        Section::Data | Section::PostData => false,
     }
 }
 
@@ -189,14 +259,21 @@ pub(super) fn indexes_by_table(definitions: &ArchiveDefinitions) -> HashMap<Stri
             continue;
         }
         let needed: Vec<_> = entry.depends_on.iter().filter_map(|id| by_id.get(id)).collect();
-        let mut tables = needed.iter().filter(|it| it.kind == "TABLE");
-        if let (Some(table), None) = (tables.next(), tables.next())
+        if let Some(table) = only_table(needed.iter().map(|it| **it))
             && needed.iter().all(|it| it.section == Section::PreData)
         {
             by_table.entry(table.table_name()).or_default().push(place);
         }
     }
     by_table
+}
+
+/// Returns the table among the entries that another needs; `None` if there are several. An index on several columns needs its
+/// table once for each of them.
+fn only_table<'a>(needed: impl Iterator<Item = &'a Entry>) -> Option<&'a Entry> {
+    let mut tables = needed.filter(|entry| entry.kind == "TABLE");
+    let first = tables.next()?;
+    tables.all(|other| other.id == first.id).then_some(first)
 }
 
 /// PostgreSQL 18 has NOT NULL NOT VALID among the constraints.
@@ -207,4 +284,21 @@ fn is_index(entry: &Entry) -> bool {
             "CONSTRAINT" => !entry.definition.contains("NOT VALID"),
             _ => false,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_several_columns_belongs_to_one_table() {
+        let toc =
+            Toc::read(&include_bytes!("../../../../fixtures/formats/archive/pg_dump-18.dump")[..]).unwrap();
+        let mut tables = toc.entries.iter().filter(|entry| entry.kind == "TABLE");
+        let (one, other) = (tables.next().unwrap(), tables.next().unwrap());
+        let found = |needed: &[&Entry]| only_table(needed.iter().map(|it| *it as &Entry)).map(|it| it.id);
+        assert_eq!(found(&[one, one, one]), toc.entries.iter().find(|it| it.id == one.id).map(|it| it.id));
+        assert_eq!(found(&[one, other]), None);
+        assert_eq!(found(&[]), None);
+    }
 }
