@@ -28,7 +28,7 @@ pub(super) struct DemandOption {
     first: Vec<String>,
     /// Go on with a recovery on demand that was interrupted or failed
     #[arg(long, conflicts_with_all = ["to", "before", "on_demand", "create", "create_roles", "strict", "schema_only", "table",
-        "condition", "with_references", "into_schema", "except", "dry_run"], requires = "into")]
+        "condition", "with_references", "into_schema", "except", "dry_run", "keep_template"], requires = "into")]
     pub resume: bool,
 }
 
