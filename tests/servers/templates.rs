@@ -154,6 +154,21 @@ fn rows(server: &Server, database: &str) -> u64 {
     server.psql(database, &format!("SELECT {}", counts.join(" + "))).parse().unwrap()
 }
 
+/// More rows than are sent as literals: of an updated row, only the columns are sent that some row changes.
+#[test]
+fn many_rows_are_changed_and_read_back() {
+    let kept = Kept::new(
+        &Server::shared(None),
+        "CREATE TABLE t (a int, b text, v text, w int, PRIMARY KEY (a, b));
+         INSERT INTO t SELECT g, 'b' || g, 'v', g FROM generate_series(1, 6000) g;",
+    );
+    assert!(!used(&kept.recover_latest("one")));
+    kept.change("UPDATE t SET v = NULL WHERE a <= 2500; DELETE FROM t WHERE a > 5900; INSERT INTO t SELECT g, 'n', 'v', 1 FROM generate_series(1, 50) g");
+    assert!(used(&kept.recover_latest("two")));
+    kept.change("UPDATE t SET b = b || 'x' WHERE a > 5000");
+    assert!(used(&kept.recover_latest("three")));
+}
+
 #[test]
 fn an_ordinary_user_keeps_a_template_and_uses_it() {
     let server = Server::shared(None);

@@ -254,8 +254,17 @@ impl TableStatements {
 
     /// The statement that gives the rows which were inserted or updated, found by their keys.
     pub fn copy_back(&self) -> Option<String> {
-        let (live, later) = (self.live_columns(), self.later("o"));
-        let equal = |at: &usize| format!("{} = {}", live[*at], later[*at]);
+        let (live, now, later) = (self.live_columns(), self.now("o"), self.later("o"));
+        // A column that no update changes is not sent for updates.
+        let equal = |at: &usize| match self.changed.contains(at) {
+            true => format!("{} = {}", live[*at], later[*at]),
+            false => {
+                format!(
+                    "{} = CASE WHEN o.act = 'update' THEN {} ELSE {} END",
+                    live[*at], now[*at], later[*at]
+                )
+            }
+        };
         let key: Vec<_> = self.key.as_ref()?.iter().map(equal).collect();
         Some(format!(
             "COPY (SELECT {} FROM {} o JOIN ONLY {} t ON {}) TO STDOUT",

@@ -33,7 +33,7 @@ fn clients_read_and_write_a_past_that_fills_as_it_is_asked() {
         assert_says(&written, &["orders_customer_fkey", "a trigger fired"]);
         // The indexes are those of the source, and valid.
         let indexes = "SELECT indexrelid::regclass, indisvalid, indisready, indisclustered, indcheckxmin FROM pg_index \
-                       WHERE indrelid = 'sales.orders'::regclass ORDER BY 1::text; \
+                       WHERE indrelid = 'sales.orders'::regclass ORDER BY indexrelid::regclass::text; \
                        SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1";
         assert_eq!(psql(server, served.connection(), indexes), server.psql(backwhen.database(), indexes));
         let said = served.stop();
