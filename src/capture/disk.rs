@@ -1,5 +1,6 @@
 //! The journal's writer in a thread of its own, so that a slow disk never delays feedback.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -72,9 +73,19 @@ const SEALED_AT_ONCE: usize = 2;
 /// Seals finished segments until all senders are gone and all are done.
 pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<SegmentName>, journal: Journal) {
     let mut sealing = JoinSet::new();
+    let mut under_way = BTreeSet::new();
     while let Some(name) = finished.recv().await {
-        if sealing.len() == SEALED_AT_ONCE {
-            sealing.join_next().await;
+        while let Some(ended) = sealing.try_join_next() {
+            under_way.retain(|name| ended.as_ref().ok() != Some(name));
+        }
+        // With a new connection, all segments that are not sealed yet come again.
+        if !under_way.insert(name) {
+            continue;
+        }
+        if sealing.len() == SEALED_AT_ONCE
+            && let Some(ended) = sealing.join_next().await
+        {
+            under_way.retain(|name| ended.as_ref().ok() != Some(name));
         }
         let journal = journal.clone();
         sealing.spawn_blocking(move || {
@@ -84,6 +95,7 @@ pub async fn seal_all(mut finished: mpsc::UnboundedReceiver<SegmentName>, journa
                 // It stays readable as it is, and is sealed at the next start.
                 Err(error) => tracing::warn!("cannot seal {place}: {error}"),
             }
+            name
         });
     }
     while let Some(ended) = sealing.join_next().await {

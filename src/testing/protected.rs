@@ -28,6 +28,10 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A program that another thread of the test starts holds this process's locks, also that of a capture that has ended, from
+/// the fork to the exec.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The only role of a server of our own, and the database there.
 const SUPERUSER: &str = "postgres";
 const DATABASE: &str = "test";
@@ -197,7 +201,15 @@ impl Protected {
                 tracing::info!("the capture had failed: {error}");
             }
         }
-        begin::leave(&self.history, &self.source, true).await
+        let until = ambient::instant() + LOCK_PATIENCE;
+        loop {
+            match begin::leave(&self.history, &self.source, true).await {
+                Err(error) if error.kind() == Kind::Locked && ambient::instant() < until => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                left => return left,
+            }
+        }
     }
 
     /// Begins anew on the database that has the name now, and sets the mark again.
