@@ -236,10 +236,16 @@ fn digests_in_the_stream_prove_what_no_checkpoint_does() {
     server.psql(database, "CREATE VIEW one AS SELECT 1 AS one; INSERT INTO t VALUES (1)");
     let one = head(server);
     capture.wait_for_line("digests of 1 object whose");
-    server.psql(database, "CREATE VIEW two AS SELECT 2 AS two; INSERT INTO t VALUES (2)");
-    let two = head(server);
-    server.psql(database, &format!("{OFF} ALTER TABLE t OWNER TO proved_a; {ON}"));
-    let quiet = head(server);
+    // All in one go, so that no heartbeat comes in between and digests the half of it.
+    let at = "SELECT pg_current_wal_insert_lsn();";
+    let moments = server.psql(
+        database,
+        &format!(
+            "CREATE VIEW two AS SELECT 2 AS two; INSERT INTO t VALUES (2); {at} {OFF} ALTER TABLE t OWNER TO proved_a; {ON} {at}"
+        ),
+    );
+    let (two, quiet) = moments.split_once('\n').expect("two positions");
+    let (two, quiet) = (two.to_owned(), quiet.to_owned());
     capture.wait_for_line("digests of 2 objects whose");
     server.psql(database, "INSERT INTO t VALUES (3)");
     let latest = head(server);
@@ -248,7 +254,10 @@ fn digests_in_the_stream_prove_what_no_checkpoint_does() {
     assert_eq!(backwhen.json_lines(&["list", "checkpoints"]).len(), 1);
     let proof = |to: &str| {
         let report = recovered(&backwhen, to);
-        (report["schema_proof"]["proof"].clone(), report["schema"]["known"].clone(), named(&report))
+        let mut named = named(&report);
+        // If a heartbeat lies between the change and its digests, it says by itself that something changed untold.
+        named.retain(|it| !it.starts_with("schema: schema known within"));
+        (report["schema_proof"]["proof"].clone(), report["schema"]["known"].clone(), named)
     };
     assert_eq!(proof(&one), ("proved".into(), "exactly".into(), vec![]));
     let owner = "public.t: owner not as in the source".to_owned();
