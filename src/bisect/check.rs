@@ -158,10 +158,8 @@ async fn run_command(command: &str, info: &Conninfo, moment: &str) -> Result<boo
     for variable in Conninfo::variables_to_remove() {
         child.env_remove(variable);
     }
-    let variables = info.child_environment();
-    let given = variables.iter().find(|(name, _)| *name == "PGOPTIONS").map_or("", |(_, options)| options);
-    child.envs(variables.iter().map(|(name, value)| (name, value)));
-    child.env("PGOPTIONS", format!("{given} -c default_transaction_read_only=on").trim_start());
+    child.envs(info.child_environment());
+    child.env("PGOPTIONS", info.child_options(&[("default_transaction_read_only", "on")]));
     let folder = ambient::temporary_folder()?;
     if let Some(line) = info.password_line()? {
         // Other users could read an environment.

@@ -404,9 +404,9 @@ impl Watcher {
             if let Err(error) = published {
                 // Since its membership was read, the event triggers may have published the table or moved it, or somebody
                 // may have dropped it. The next question asks anew.
-                let now = publications.members(session).await?;
+                let here = |members: &BTreeSet<_>| membership(members, table.oid);
                 if ServerFault::sqlstate_of(&error) == Some(UNDEFINED_TABLE)
-                    || membership(&now, table.oid) != membership(&members, table.oid)
+                    || here(&publications.members(session).await?) != here(&members)
                 {
                     continue;
                 }

@@ -27,7 +27,7 @@ pub struct Expire {
     #[arg(long, env = "BACKWHEN_KEEP_LAST", value_name = "N")]
     keep_last: Option<usize>,
     /// Look for templates of the history on this server, too, and drop those that no recovery can use any more
-    #[arg(long, value_name = "CONN", env = "BACKWHEN_TARGET", hide_env_values = true)]
+    #[arg(long, value_name = "CONN")]
     target: Option<String>,
     /// Remove the objects; without this option nothing is changed
     #[arg(long)]

@@ -35,13 +35,7 @@ pub struct Status {
     #[arg(long)]
     offline: bool,
     /// Show instead how far recover --on-demand is in this database
-    #[arg(
-        long,
-        env = "BACKWHEN_TARGET",
-        value_name = "CONN",
-        hide_env_values = true,
-        conflicts_with = "nagios"
-    )]
+    #[arg(long, value_name = "CONN", conflicts_with = "nagios")]
     target: Option<String>,
     #[command(flatten)]
     budget: BudgetOption,

@@ -192,6 +192,14 @@ impl Conninfo {
         variables
     }
 
+    /// Returns the value of `PGOPTIONS` for a child whose sessions shall have some settings beside those that the user gave.
+    pub fn child_options(&self, settings: &[(&str, &str)]) -> String {
+        let given = self.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
+        let given = given.map(|(_, options)| options);
+        let ours = settings.iter().map(|(name, value)| format!("-c {name}={value}"));
+        given.into_iter().chain(ours).collect::<Vec<_>>().join(" ")
+    }
+
     /// Returns the variables that a child must not inherit beside [`Conninfo::child_environment`].
     pub fn variables_to_remove() -> impl Iterator<Item = &'static str> {
         settings::variables()

@@ -22,8 +22,8 @@ pub type ObjectDigests = BTreeMap<String, PartDigest>;
 /// The objects whose digests are not those of an earlier set, with their new digests; `None` for objects that are gone.
 pub type DigestChanges = BTreeMap<String, Option<ObjectDigests>>;
 
-/// How parts begin that tell the name of a column's NOT NULL. Servers before version 18 do not have them, nor do sets that
-/// older versions of backwhen took.
+/// The names of the parts that tell how a column's NOT NULL is called begin with this. Servers before version 18 do not have
+/// such parts, nor do sets that older versions of backwhen took.
 const NOT_NULL: &str = "NOT NULL of column ";
 
 /// The object that stands for the connected database itself.

@@ -9,6 +9,10 @@ use crate::error::{Context, Kind, Result};
 use super::child::Child;
 use super::install::Installation;
 
+/// pg_dump writes strings as the dumped database's own settings have them, and the sessions that make the objects again have
+/// the standard ones.
+const STANDARD_STRINGS: &[(&str, &str)] = &[("standard_conforming_strings", "on")];
+
 /// Writes the archive of everything but tables' rows to `out`, durably: definitions and large objects (which the
 /// history has nowhere else), but no sequence values and no rows of materialised views.
 ///
@@ -36,7 +40,7 @@ pub async fn dump_schema(
     if let Some(snapshot) = snapshot {
         child = child.arg(format!("--snapshot={snapshot}"));
     }
-    child.env("PGOPTIONS", options(info)).env("PGAPPNAME", application).run().await?;
+    child.env("PGOPTIONS", info.child_options(STANDARD_STRINGS)).env("PGAPPNAME", application).run().await?;
     sync(out)
 }
 
@@ -53,7 +57,7 @@ pub async fn dump_definitions(tool: &Installation, info: &Conninfo, except: &str
         .arg(format!("--exclude-schema={except}"))
         .arg("--file")
         .arg(out)
-        .env("PGOPTIONS", options(info))
+        .env("PGOPTIONS", info.child_options(STANDARD_STRINGS))
         .run()
         .await
 }
@@ -76,13 +80,6 @@ pub async fn dump_globals(tool: &Installation, info: &Conninfo, out: &Path) -> R
         .run()
         .await?;
     sync(out)
-}
-
-/// Strings in an archive are written as the dumped database reads them, which its own settings may say; sessions that make
-/// the objects again have the standard way.
-fn options(info: &Conninfo) -> String {
-    let given = info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
-    format!("{} -c standard_conforming_strings=on", given.map_or(String::new(), |(_, given)| given))
 }
 
 fn sync(path: &Path) -> Result<()> {

@@ -46,12 +46,21 @@ async fn computed_anew(plan: &Plan, schema: &SchemaAt, sink: &Sink) -> Result<Ve
 }
 
 /// Compares the target's definitions with those that were to be recovered, and looks for columns that are computed anew. If
-/// only some tables are wanted, most objects are missing by intent.
+/// only some tables are wanted, most objects are missing by intent. If that fails, a note says so.
 pub(super) async fn compare_definitions(
     plan: &Plan,
     schema: &SchemaAt,
     sink: &Sink,
-) -> Result<ComparedDefinitions> {
+    notes: &mut Vec<String>,
+) -> ComparedDefinitions {
+    let compared = compare(plan, schema, sink).await;
+    compared.unwrap_or_else(|error| {
+        notes.push(format!("the recovered definitions were not compared: {error}"));
+        ComparedDefinitions::default()
+    })
+}
+
+async fn compare(plan: &Plan, schema: &SchemaAt, sink: &Sink) -> Result<ComparedDefinitions> {
     let computed_anew = computed_anew(plan, schema, sink).await?;
     let Some(wanted) = &schema.digests else {
         return Ok(ComparedDefinitions { computed_anew, differences: Vec::new() });

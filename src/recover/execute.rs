@@ -39,10 +39,7 @@ pub async fn execute(plan: Plan, execution: Execution) -> Result<RecoveryReport>
         Vec::new()
     };
     let recovered = recover(plan, execution, started, &made).await;
-    recovered.map_err(|error| match made.first() {
-        Some(made) => Error::new(error.kind(), format!("{error}; on the target's server stays: {made}")),
-        None => error,
-    })
+    recovered.map_err(|error| roles::name_created(error, &made))
 }
 
 async fn recover(
@@ -117,13 +114,7 @@ impl Recovery {
         };
         let (mut filled, template) = match completed {
             Ok(completed) => completed,
-            Err(error) => {
-                let abandoned = sink.abandon().await;
-                return Err(match abandoned {
-                    Ok(()) => error,
-                    Err(left) => Error::new(error.kind(), format!("{error}; moreover, {left}")),
-                });
-            }
+            Err(error) => return Err(sink.abandon_after(error).await),
         };
         let notes = [&plan.notes, &self.notes, &self.schema.notes, &unwanted, &filled.notes, &sink.notes()];
         filled.notes = notes.into_iter().flatten().cloned().collect();
@@ -158,11 +149,7 @@ impl Recovery {
         phases: &mut Phases,
     ) -> Result<RecoveryReport> {
         let (plan, schema) = (&self.plan, &self.schema);
-        let compared = compare_definitions(plan, schema, &sink).await;
-        let failed = compared.as_ref().err();
-        filled
-            .notes
-            .extend(failed.map(|error| format!("the recovered definitions were not compared: {error}")));
+        let compared = compare_definitions(plan, schema, &sink, &mut filled.notes).await;
         phases.end("compare definitions");
         let mut left_out = match &self.beside {
             None => sink.make_valid().await?,
@@ -180,7 +167,7 @@ impl Recovery {
             left_out.extend(missing_of(plan, schema));
         }
         left_out.extend(chosen_of(plan, &schema.left_out));
-        compared.unwrap_or_default().name(&left_out, &mut filled.inexact);
+        compared.name(&left_out, &mut filled.inexact);
         ambient::pass("recover.validated")?;
         phases.end("make valid");
         Ok(self.report(filled, left_out, template, phases))

@@ -44,9 +44,7 @@ impl Recovery {
         let replayed: Vec<_> = schema.inexact.iter().filter(|it| !inexact.contains(it)).cloned().collect();
         inexact.extend(replayed.into_iter().chain(set_aside));
         let tables = folded.tables.len() as u64;
-        let unsampled =
-            |oid| folded.sequences_sampled < plan.past.until() || folded.sequences_set_back.contains(&oid);
-        let (sequences, unknown) = sequence_values(plan, made, &folded.sequences, unsampled);
+        let (sequences, unknown) = sequence_values(plan, made, &folded);
         inexact.extend(unknown);
         let (loaded, part) = match &self.template {
             Some(template) => {

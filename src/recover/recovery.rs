@@ -19,7 +19,7 @@ use crate::model::Inexact;
 use crate::pgtools::Tools;
 use crate::progress::Progress;
 
-/// How to carry out a plan.
+/// The settings with which a plan is carried out.
 pub struct Execution {
     pub tools: Tools,
     pub destination: Destination,

@@ -10,6 +10,16 @@ use crate::error::{Error, Kind, Result};
 use crate::model::schema::quote_ident;
 use crate::past::Past;
 
+/// Returns the error of a recovery with the roles that it has created, since they stay.
+pub(super) fn name_created(error: Error, created: &[String]) -> Error {
+    match created.first() {
+        Some(created) => {
+            Error::new(error.kind(), format!("{error}; on the target's server stays: {created}"))
+        }
+        None => error,
+    }
+}
+
 /// Creates the roles that the target lacks. Roles belong to the server, not to the database: created roles stay even if
 /// the recovery fails. Returns notes for the user.
 ///

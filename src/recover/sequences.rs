@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::archive::{Entry, Toc};
 use super::plan::Plan;
 use super::sink::SequenceValue;
+use crate::fold::Folded;
 use crate::model::schema::quote_ident;
 use crate::model::{Inexact, SequenceOwner, SequenceState};
 
@@ -36,14 +37,15 @@ pub fn made_by_source(toc: &Toc, known: &[SequenceState]) -> BTreeMap<u32, MadeS
 /// Returns the value of each sequence, and the sequences for which there is no sample.
 ///
 /// A sample is taken at another instant than the moment, so the sequence may have another name in the sample.
-/// `unsampled`: no sample at or after the moment shows the sequence, so a value may have been handed out that no sample
-/// shows. The sequence is then set at least to the largest value in use.
+/// If no sample at or after the moment shows the sequence, a value may have been handed out that no sample shows. The
+/// sequence is then set at least to the largest value in use.
 pub fn sequence_values(
     plan: &Plan,
     made: &[MadeSequence],
-    sampled: &[SequenceState],
-    unsampled: impl Fn(u32) -> bool,
+    folded: &Folded,
 ) -> (Vec<SequenceValue>, Vec<Inexact>) {
+    let is_sampled = folded.sequences_sampled >= plan.past.until();
+    let unsampled = |oid| !is_sampled || folded.sequences_set_back.contains(&oid);
     let (mut values, mut unknown) = (Vec::new(), Vec::new());
     for sequence in made {
         let MadeSequence { schema, name, oid } = sequence;
@@ -52,7 +54,7 @@ pub fn sequence_values(
             None => (&state.schema, &state.name) == (schema, name),
         };
         let Some(state) =
-            sampled.iter().find(is_it).or_else(|| plan.past.base().sequences.iter().find(is_it))
+            folded.sequences.iter().find(is_it).or_else(|| plan.past.base().sequences.iter().find(is_it))
         else {
             unknown.push(Inexact {
                 what: format!("sequence {schema}.{name}"),

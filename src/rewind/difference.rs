@@ -87,7 +87,7 @@ impl Difference {
     }
 }
 
-/// How a table's rows changed as a whole, and whether the changed rows were read back by themselves.
+/// The change of a table's rows as a whole, and whether the changed rows were read back by themselves.
 pub struct AppliedChange {
     pub change: DigestChange,
     pub is_read_back: bool,

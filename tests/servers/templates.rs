@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::shop::assert_says;
 use crate::support::{Backwhen, Dump, Server, assert_same, on_oldest_and_newest};
 
-/// Where a recovery that copies a template, or keeps one, can die.
+/// The points at which a recovery that copies a template, or keeps one, can die.
 pub const TEMPLATE: &[&str] = &["recover.cloned", "recover.valid", "recover.validated"];
 pub const KEEP: &[&str] = &["recover.copied"];
 

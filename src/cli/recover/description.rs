@@ -1,4 +1,4 @@
-//! What a recovery is said to be, before and after, in text.
+//! The text that describes a recovery, before and after.
 
 use super::Recovered;
 use crate::cli::except::ExceptReport;

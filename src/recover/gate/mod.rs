@@ -41,7 +41,7 @@ pub struct GatedTable {
     pub oid: u32,
     /// The sequences whose values depend on the table's rows.
     pub sequences: Vec<SequenceValue>,
-    /// Those of the sequences that the gate locks, so that nobody takes a value before the rows are there.
+    /// The sequences among them that the gate locks, so that nobody takes a value before the rows are there.
     pub locked_sequences: Vec<OwnedRelation>,
     /// Whether values may read differently from how they were written; then only the rows are counted.
     pub is_retyped: bool,
@@ -120,7 +120,8 @@ impl Content {
 
     /// The statements that lock the relations.
     fn lock(&self, encoding: &str) -> String {
-        // Whoever reads a parent needs no privilege on its children, so the ledger takes those of the parent away, too.
+        // A role that reads a parent needs no privilege on its children, so the ledger takes the privileges on the parent
+        // away, too.
         let mode = if self.ledger.is_some() { "ACCESS EXCLUSIVE" } else { "ACCESS SHARE" };
         let above: BTreeSet<&Relation> = self.tables.iter().flat_map(|table| &table.ancestors).collect();
         let above =

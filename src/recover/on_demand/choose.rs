@@ -38,7 +38,7 @@ pub(super) struct Choice {
     pub before: Vec<GatedTable>,
     /// The materialised views that are filled before the database is open, in their order.
     pub views_before: Vec<OwnedRelation>,
-    /// What stands behind each gate.
+    /// The tables and views behind each gate.
     pub gated: Vec<Content>,
     /// The materialised views that cannot be filled as of the moment.
     pub unfilled: Vec<OwnedRelation>,

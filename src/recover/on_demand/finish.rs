@@ -34,7 +34,7 @@ pub(super) struct Unfinished {
     pub started: Instant,
 }
 
-/// What has come of the gates.
+/// The outcome of opening the gates.
 #[derive(Default)]
 struct Outcome {
     failures: Vec<(Vec<String>, Error)>,

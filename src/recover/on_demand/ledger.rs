@@ -47,7 +47,7 @@ SELECT coalesce(pg_catalog.bool_and(r.rolsuper), true) FROM (
     UNION ALL SELECT c.relowner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = 'backwhen_unfinished') o (owner) JOIN pg_catalog.pg_roles r ON r.oid = o.owner";
 
-/// What the report has to say of what was done before the database was open.
+/// The part of the report that is known when the database is opened.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Known {
     pub schema: SchemaKnown,
@@ -59,7 +59,7 @@ pub(super) struct Known {
     pub digests: Vec<TableDigest>,
 }
 
-/// What the ledger knows of a table besides its oid.
+/// The facts about a table that the ledger keeps besides its oid.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Details {
     pub is_retyped: bool,
@@ -75,7 +75,7 @@ pub struct Identified {
     pub lsn: Lsn,
 }
 
-/// How a gate stands.
+/// The state of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GateState {
@@ -181,7 +181,9 @@ pub async fn identify(info: &Conninfo) -> Result<Identified> {
     let sql = format!("SELECT history, epoch, lsn FROM {MARKER}.recovery");
     let row = session.query_one(&sql, &[]).await.map_err(|error| not_there(info, error))?;
     let lsn: String = row.get(2);
-    let lsn = lsn.parse().map_err(|_| Error::refused("the list of unloaded tables names no position"))?;
+    let lsn = lsn.parse().map_err(|_| {
+        Error::refused("the list of unloaded tables names no position; drop the database, and begin again")
+    })?;
     Ok(Identified { history: row.get(0), epoch: row.get::<_, i32>(1) as u32, lsn })
 }
 

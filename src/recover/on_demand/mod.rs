@@ -7,6 +7,7 @@ mod ledger;
 mod prepare;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::execute::{Execution, schema_of};
 use super::gate::OpenedGate;
@@ -20,7 +21,7 @@ use finish::Unfinished;
 pub use finish::resume;
 pub use ledger::{GateState, GateStatus, Identified, identify, status};
 
-/// What a recovery on demand tells while it goes on.
+/// The events that a recovery on demand tells while it goes on.
 pub enum Event {
     /// The database can be used, so many seconds after the beginning.
     Open {
@@ -58,12 +59,24 @@ pub async fn recover_on_demand(
     tell: &Tell<'_>,
 ) -> Result<OnDemandReport> {
     let started = ambient::instant();
-    let order = plan.past.choose(first).map(|_| first)?;
+    plan.past.choose(first)?;
     execution.progress.phase("preparing", 0, crate::progress::Unit::Tables);
-    let mut notes = Vec::new();
-    if execution.create_roles {
-        notes.extend(roles::create(&plan.past, &execution.destination).await?);
-    }
+    let created = if execution.create_roles {
+        roles::create(&plan.past, &execution.destination).await?
+    } else {
+        Vec::new()
+    };
+    let recovered = begin(plan, execution, (first, &created), started, tell).await;
+    recovered.map_err(|error| roles::name_created(error, &created))
+}
+
+async fn begin(
+    plan: Plan,
+    execution: Execution,
+    (order, created): (&[String], &[String]),
+    started: Instant,
+    tell: &Tell<'_>,
+) -> Result<OnDemandReport> {
     let mut phases = Phases { started, all: Vec::new() };
     let schema = schema_of(&plan, &execution).await?;
     let (sink, _, sequences) = super::execute::open(&plan, &execution, &schema, None).await?;
@@ -71,17 +84,12 @@ pub async fn recover_on_demand(
     let mut sink = Box::new(sink);
     let preparing = prepare::Preparing { plan: &plan, execution: &execution, schema: &schema, order };
     let prepared = tokio::select! {
-        prepared = preparing.run(&mut sink, &sequences, notes, &mut phases) => prepared,
+        prepared = preparing.run(&mut sink, &sequences, created.to_vec(), &mut phases) => prepared,
         () = execution.interrupt.cancelled() => Err(Error::interrupted()),
     };
     let (gates, known) = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => {
-            return Err(match sink.abandon().await {
-                Ok(()) => error,
-                Err(left) => Error::new(error.kind(), format!("{error}; moreover, {left}")),
-            });
-        }
+        Err(error) => return Err(sink.abandon_after(error).await),
     };
     tell(Event::Open { seconds: started.elapsed().as_secs_f64() });
     let Sink::Postgres(target) = *sink else { return Err(Error::internal("no database was opened")) };

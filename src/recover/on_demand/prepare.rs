@@ -30,7 +30,7 @@ const SMALL: u64 = 64 << 10;
 /// The number of small tables that are loaded in one transaction.
 const SMALL_TOGETHER: usize = 50;
 
-/// What a recovery on demand is to make.
+/// The plan of a database that is to be opened, and how the plan is carried out.
 pub(super) struct Preparing<'a> {
     pub plan: &'a Plan,
     pub execution: &'a Execution,
@@ -41,7 +41,7 @@ pub(super) struct Preparing<'a> {
 
 impl Preparing<'_> {
     /// # Errors
-    /// Those of a recovery; nothing is open then.
+    /// Fails when a recovery does; nothing is open then.
     pub async fn run(
         &self,
         sink: &mut Sink,
@@ -102,9 +102,7 @@ impl Preparing<'_> {
         made: &[MadeSequence],
         inexact: &[Inexact],
     ) -> Result<(Choice, Vec<Inexact>)> {
-        let until = self.plan.past.until();
-        let unsampled = |oid| folded.sequences_sampled < until || folded.sequences_set_back.contains(&oid);
-        let (values, mut unknown) = sequence_values(self.plan, made, &folded.sequences, unsampled);
+        let (values, mut unknown) = sequence_values(self.plan, made, &folded);
         let (by_rows, known): (Vec<_>, Vec<_>) = values.into_iter().partition(|it| it.at_least.is_some());
         unknown.extend(target.set_sequences(&known).await?);
         let tables = self.tables(target, folded.tables, by_rows, inexact).await?;
@@ -201,18 +199,12 @@ impl Preparing<'_> {
 
     /// Compares the definitions before the privileges on gated tables are taken away.
     async fn compare(&self, sink: &Sink, known: &mut Known) -> Result<()> {
-        let compared = compare_definitions(self.plan, self.schema, sink).await;
+        let compared = compare_definitions(self.plan, self.schema, sink, &mut known.notes).await;
         let target = postgres(sink)?;
         known.left_out = target.take_refused();
         known.left_out.extend(chosen_of(self.plan, &self.schema.left_out));
         known.notes.extend(target.notes());
-        known.notes.extend(
-            compared
-                .as_ref()
-                .err()
-                .map(|error| format!("the recovered definitions were not compared: {error}")),
-        );
-        compared.unwrap_or_default().name(&known.left_out, &mut known.inexact);
+        compared.name(&known.left_out, &mut known.inexact);
         Ok(())
     }
 

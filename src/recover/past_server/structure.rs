@@ -119,9 +119,7 @@ impl Structure {
         inexact: &mut Vec<Inexact>,
     ) -> Result<BTreeMap<String, Vec<SequenceValue>>> {
         let made: Vec<_> = self.schema.sequences.values().cloned().collect();
-        let unsampled =
-            |oid| folded.sequences_sampled < plan.past.until() || folded.sequences_set_back.contains(&oid);
-        let (values, unknown) = sequence_values(plan, &made, &folded.sequences, unsampled);
+        let (values, unknown) = sequence_values(plan, &made, folded);
         inexact.extend(unknown);
         let mut by_rows: BTreeMap<String, Vec<SequenceValue>> = BTreeMap::new();
         for mut value in values {

@@ -185,11 +185,11 @@ impl ScratchDatabase {
     /// Losing the scratch database in a crash of the server does no harm, so it is not worth a sync for each
     /// statement.
     fn child_options(&self, ours: bool) -> String {
-        let given = self.info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
-        let given = given.map(|(_, options)| options).unwrap_or_default();
-        let on =
-            if ours && self.server_major >= SWITCHES_EVENT_TRIGGERS { " -c event_triggers=on" } else { "" };
-        format!("{given} -c synchronous_commit=off{on}").trim_start().to_owned()
+        let mut settings = vec![("synchronous_commit", "off")];
+        if ours && self.server_major >= SWITCHES_EVENT_TRIGGERS {
+            settings.push(("event_triggers", "on"));
+        }
+        self.info.child_options(&settings)
     }
 
     /// Gives the database the source's own settings, privileges and comment, which a dump then contains. Returns

@@ -466,6 +466,15 @@ impl Sink {
             Sink::Sqlite(_) | Sink::Sql(_) => Ok(()),
         }
     }
+
+    /// Removes a recovery that ended with an error. Returns the error, with the names of the objects that could not be
+    /// removed.
+    pub async fn abandon_after(self, error: Error) -> Error {
+        match self.abandon().await {
+            Ok(()) => error,
+            Err(left) => Error::new(error.kind(), format!("{error}; moreover, {left}")),
+        }
+    }
 }
 
 fn no_judge() -> Error {

@@ -10,7 +10,7 @@ use twox_hash::XxHash3_128;
 use crate::codec::copy_text;
 use crate::model::{RowIdentity, Table};
 
-/// So many rows are sent at once: the server reads some while the next ones are written down.
+/// The number of rows that are sent at once: the server reads some while the next ones are written down.
 const ROWS_AT_ONCE: usize = 1000;
 
 /// A guess of the bytes of a row that is sent.

@@ -118,6 +118,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--into-schema",
         "--except",
         "--keep-template",
+        "--target",
         "--key",
         "--largest",
         "--newest",

@@ -6,6 +6,7 @@ mod serve;
 pub mod target;
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -136,4 +137,30 @@ fn psql(server: &Server, connection: &str, sql: &str) -> String {
     let output = server.client("psql", connection, &["-XqAt", "-v", "VERBOSITY=terse", "-f", "-"], sql);
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8(text).unwrap().trim_end().replace("psql:<stdin>:", "")
+}
+
+/// Protects a large and a small table, and damages a block of the large one. Returns the file of the block, and what it held.
+fn damaged(server: &Server) -> (Backwhen, PathBuf, Vec<u8>) {
+    let database = server.fresh_database("demand");
+    // The large table takes most of the pack.
+    let sql = "CREATE TABLE large (id int PRIMARY KEY, text text); CREATE TABLE small (id int PRIMARY KEY);
+        INSERT INTO large SELECT n, (SELECT string_agg(md5(random()::text || g), '') FROM generate_series(1, 30) g WHERE n > 0)
+            FROM generate_series(1, 3000) n;
+        INSERT INTO small VALUES (1), (2)";
+    server.psql(&database, sql);
+    let backwhen = Backwhen::new(server, &database);
+    backwhen.init();
+    let packs = files_below(&backwhen.history().join("packs"));
+    let pack = packs.into_iter().max_by_key(|path| path.metadata().unwrap().len()).expect("there is a pack");
+    let whole = std::fs::read(&pack).unwrap();
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    std::fs::write(&pack, bytes).unwrap();
+    (backwhen, pack, whole)
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }

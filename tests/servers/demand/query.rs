@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::protected;
-use crate::support::on_oldest_and_newest;
+use super::{damaged, protected};
 use crate::support::shop::assert_says;
+use crate::support::{Server, on_oldest_and_newest};
 
 /// Questions that reach tables in many ways.
 const QUESTIONS: [&str; 10] = [
@@ -107,28 +107,8 @@ fn values_have_their_types_in_json_and_mistakes_their_exit_codes() {
 /// The answer is refused, with the reason, if a table cannot be loaded; other tables answer.
 #[test]
 fn a_damaged_block_costs_its_own_table_only() {
-    let server = crate::support::Server::shared(None);
-    let database = server.fresh_database("demand");
-    // The large table takes most of the pack.
-    let sql = "CREATE TABLE large (id int PRIMARY KEY, text text); CREATE TABLE small (id int PRIMARY KEY);
-        INSERT INTO large SELECT n, (SELECT string_agg(md5(random()::text || g), '') FROM generate_series(1, 30) g WHERE n > 0)
-            FROM generate_series(1, 3000) n;
-        INSERT INTO small VALUES (1), (2)";
-    server.psql(&database, sql);
-    let backwhen = crate::support::Backwhen::new(&server, &database);
-    backwhen.init();
-    let packs = walk(&backwhen.history().join("packs"));
-    let pack = packs.into_iter().max_by_key(|path| path.metadata().unwrap().len()).expect("there is a pack");
-    let mut bytes = std::fs::read(&pack).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x55;
-    std::fs::write(&pack, bytes).unwrap();
+    let (backwhen, ..) = damaged(&Server::shared(None));
     assert_eq!(backwhen.json(&["query", "--at", "latest", "SELECT sum(id) FROM small"]), json!({"sum": 3}));
     let refused = backwhen.fails(12, &["query", "--at", "latest", "SELECT count(*) FROM large"]);
     assert_says(&refused, &["public.large cannot be loaded", "damaged"]);
-}
-
-pub fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

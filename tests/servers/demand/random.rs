@@ -117,6 +117,14 @@ pub fn recovered(backwhen: &Backwhen, server: &Server) -> String {
     name
 }
 
+/// Makes a copy of a recovered database; returns its name.
+pub fn copy_of(server: &Server, recovered: &str) -> String {
+    let copy = server.fresh_database("copy");
+    let sql = format!("DROP DATABASE {copy}; CREATE DATABASE {copy} TEMPLATE {recovered}");
+    server.psql("postgres", &sql);
+    copy
+}
+
 #[test]
 fn statements_end_as_on_a_conventional_recovery() {
     let all = number_from("BACKWHEN_TEST_ALL").is_some();
@@ -126,11 +134,7 @@ fn statements_end_as_on_a_conventional_recovery() {
         let (first, cases) = (seed(), number_from("BACKWHEN_TEST_CASES").unwrap_or(CASES));
         for seed in first..first + cases {
             let script = script(&mut StdRng::seed_from_u64(seed));
-            let copy = server.fresh_database("copy");
-            server.psql(
-                "postgres",
-                &format!("DROP DATABASE {copy}; CREATE DATABASE {copy} TEMPLATE {recovered}"),
-            );
+            let copy = copy_of(server, &recovered);
             let served = Served::start(&backwhen, &["--at", "latest"]);
             for sql in [script.as_str(), TRUTH] {
                 let expected = psql(server, &server.conninfo(&copy), sql);

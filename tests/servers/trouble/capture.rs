@@ -77,6 +77,35 @@ fn a_table_that_is_published_while_capture_looks_is_no_fault() {
     capture.stop();
 }
 
+/// With a new connection, all segments that are not sealed are to be sealed, also one whose sealing is under way.
+#[test]
+fn a_segment_is_sealed_once_also_if_the_connection_breaks_meanwhile() {
+    let server = Server::shared(None);
+    let backwhen = captured_shop(&server).with_env("BACKWHEN_TEST_ROLL_AT", "20000");
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_POINT", "seal.write=2000");
+    capture.allow("trying again").wait_streaming();
+    let insert = "INSERT INTO visits (page) SELECT md5(i::text) FROM generate_series(1, 1000) i";
+    for _ in 0..2 {
+        server.psql(backwhen.database(), insert);
+        capture.wait_caught_up();
+    }
+    let journal = backwhen.history().join("journal");
+    let count = |extension: &str| {
+        let files = std::fs::read_dir(&journal).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|it| it == extension)).count()
+    };
+    let (open, sealed) = (count("open"), count("seg"));
+    assert!(open > 1, "no segment is being sealed");
+    let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database()";
+    server.psql(backwhen.database(), end);
+    server.psql(backwhen.database(), "INSERT INTO visits (page) VALUES ('/after')");
+    capture.wait_until("all finished segments are sealed", |_| count("open") == 1);
+    assert_eq!(count("seg"), sealed + open - 1);
+    capture.wait_caught_up();
+    // A warning that a segment cannot be sealed would fail the test here.
+    capture.stop();
+}
+
 /// Rows of `visits` in a recovery of the newest moment.
 fn recovered_visits(backwhen: &Backwhen, name: &str) -> String {
     let server = backwhen.server();

@@ -43,9 +43,9 @@ pub(super) struct TemporaryName {
 
 /// The database that is wanted.
 pub(super) enum BuildAt<'a> {
-    /// One that is created, as a copy of the template that is named.
+    /// A database that is created, as a copy of the template if one is named.
     New(Option<&'a str>),
-    /// One that is there, and that is empty but for these extensions.
+    /// A database that is there, and that is empty but for these extensions.
     Empty(&'a [String]),
 }
 
@@ -145,12 +145,7 @@ impl BuildPlace {
 
     /// Returns the `PGOPTIONS` that prepare one of our own child processes.
     pub fn child_options(&self, info: &Conninfo) -> String {
-        let given = info.child_environment().into_iter().find(|(name, _)| *name == "PGOPTIONS");
-        let mut options = given.map(|(_, options)| options).unwrap_or_default();
-        for (name, value) in self.settings() {
-            options.push_str(&format!(" -c {name}={value}"));
-        }
-        options
+        info.child_options(self.settings())
     }
 
     /// Properties that the server does not take are added to `refused`.

@@ -13,10 +13,10 @@ use crate::history::Identity;
 use crate::model::schema::quote_ident;
 use crate::recover::template::{KeptTemplate, TemplateRecord};
 
-/// How the comment on a template begins.
+/// The beginning of the comment on a template.
 const COMMENT: &str = "backwhen: a template for recoveries, not a database to use\n";
 
-/// How the name of a template ends, before 16 hexadecimal digits.
+/// The part of a template's name that stands between the database's name and 16 hexadecimal digits.
 const ENDING: &str = ".backwhen-template-";
 
 /// Databases of at least this many bytes are copied file by file, which costs two checkpoints of the server, but no WAL.

@@ -6,7 +6,7 @@ const UNFINISHED: &str = ".backwhen-unfinished";
 pub(super) const COMMENT: &str = "backwhen: an unfinished recovery, not a database to use";
 /// How it goes on if the database was not made by the recovery; its own comment follows.
 pub(super) const EXISTED: &str = "; it was there before\n";
-/// How the comment begins on a database that is open, and not loaded yet.
+/// The beginning of the comment on a database that is open, and not loaded yet.
 pub(super) const OPENED: &str = "backwhen: not all tables of this database are loaded yet";
 /// The most bytes of a name.
 pub(super) const NAME_LIMIT: usize = 63;

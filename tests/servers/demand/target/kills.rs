@@ -1,9 +1,10 @@
-//! What a killed, interrupted or failed recovery on demand leaves is never taken for a database, and can be gone on with.
+//! The database that a killed, interrupted or failed recovery on demand leaves is never taken for a finished one, and
+//! `--resume` goes on with it.
 
 use super::{DEMAND, GATES_HELD, Opened, gates, resume, run_unlocked};
-use crate::demand::{protected, psql};
+use crate::demand::{damaged, protected, psql};
 use crate::support::shop::assert_says;
-use crate::support::{Backwhen, Dump, Server, assert_same, wait_for};
+use crate::support::{Dump, Server, assert_same, wait_for};
 
 const EXISTS: &str = "SELECT count(*) FROM pg_database WHERE datname = ";
 
@@ -124,22 +125,8 @@ fn an_interrupted_recovery_says_what_it_leaves() {
 #[test]
 fn a_damaged_block_costs_its_own_table_only() {
     let server = Server::shared(None);
-    let database = server.fresh_database("demand");
-    let sql = "CREATE TABLE large (id int PRIMARY KEY, text text); CREATE TABLE small (id int PRIMARY KEY);
-        INSERT INTO large SELECT n, (SELECT string_agg(md5(random()::text || g), '') FROM generate_series(1, 30) g WHERE n > 0)
-            FROM generate_series(1, 3000) n;
-        INSERT INTO small VALUES (1), (2)";
-    server.psql(&database, sql);
-    let backwhen = Backwhen::new(&server, &database);
-    backwhen.init();
-    let packs = crate::demand::query::walk(&backwhen.history().join("packs"));
-    let pack = packs.into_iter().max_by_key(|path| path.metadata().unwrap().len()).expect("there is a pack");
-    let whole = std::fs::read(&pack).unwrap();
-    let mut bytes = whole.clone();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x55;
-    std::fs::write(&pack, bytes).unwrap();
-    let into = server.conninfo(&format!("{database}_damaged"));
+    let (backwhen, pack, whole) = damaged(&server);
+    let into = server.conninfo(&format!("{}_damaged", backwhen.database()));
     let opened = Opened::begin(&backwhen, &into, false, &[]);
     assert_says(&psql(&server, &into, "SELECT count(*) FROM large"), &["canceling statement"]);
     assert_eq!(psql(&server, &into, "SELECT count(*) FROM small"), "2");

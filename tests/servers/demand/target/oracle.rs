@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{Opened, gates};
-use crate::demand::random::{TRUTH, recovered, script};
+use crate::demand::random::{TRUTH, copy_of, recovered, script};
 use crate::demand::{protected, psql};
 use crate::support::{Dump, Server, assert_same, for_each_version, number_from, on_oldest_and_newest, seed};
 
@@ -24,11 +24,7 @@ fn statements_end_as_on_a_conventional_recovery_and_so_does_the_database() {
         let (first, cases) = (seed(), number_from("BACKWHEN_TEST_CASES").unwrap_or(1));
         for seed in first..first + cases {
             let script = script(&mut StdRng::seed_from_u64(seed));
-            let copy = server.fresh_database("copy");
-            server.psql(
-                "postgres",
-                &format!("DROP DATABASE {copy}; CREATE DATABASE {copy} TEMPLATE {recovered}"),
-            );
+            let copy = copy_of(server, &recovered);
             let target = format!("{copy}_demand");
             let into = server.conninfo(&target);
             let opened = Opened::begin(&backwhen, &into, false, &[]);

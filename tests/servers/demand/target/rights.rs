@@ -43,7 +43,7 @@ fn an_ordinary_role_of_the_source_does_not_become_a_superuser() {
         let target = format!("{database}_attacked");
         let into = server.conninfo(&target);
         let opened = Opened::begin(&backwhen, &into, false, &[]);
-        // What would compute something is loaded before, under the guard of every recovery.
+        // Tables whose loading would compute something are loaded before, under the guard of every recovery.
         assert_eq!(gates(&backwhen, &into), ["mallory.plain closed", "mallory.checked closed"]);
         // A table that somebody alters while nothing loads it is refused.
         opened.kill();
