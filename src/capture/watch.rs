@@ -381,7 +381,6 @@ impl Watcher {
         let members = publications.members(session).await?;
         ambient::pause("publish");
         let inventory = inspect::inventory(session, &selection).await?;
-        ambient::pause("publish");
         let before = self.board.read().map_or(Vec::new(), |live| live.unprotected);
         let (mut unprotected, mut any) = (Vec::new(), false);
         // A migration that made tables holds the publications until it ends; the heart beats on.
@@ -402,6 +401,7 @@ impl Watcher {
             let what = "the publication of a table";
             let (published, blocker) = while_waiting(&self.source, session.process(), what, publishing).await;
             if let Err(error) = published {
+                ambient::pause("publish");
                 // Since its membership was read, the event triggers may have published the table or moved it, or somebody
                 // may have dropped it. The next question asks anew.
                 let here = |members: &BTreeSet<_>| membership(members, table.oid);

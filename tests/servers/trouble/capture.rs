@@ -59,18 +59,18 @@ fn a_slot_that_another_consumer_has_is_waited_for() {
 /// that capture asks about it.
 #[test]
 fn a_table_that_is_published_while_capture_looks_is_no_fault() {
-    let backwhen = captured_shop(&Server::shared(None));
-    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "publish:2000");
+    let backwhen = captured_shop(&Server::shared(None)).with_env("BACKWHEN_HEARTBEAT", "200ms");
+    let mut capture = backwhen.spawn_capture_where("BACKWHEN_TEST_PAUSE", "publish:1000");
     capture.wait_streaming();
-    for number in 0..24_u32 {
+    for number in 0..40_u32 {
         let mut made = format!("CREATE TABLE made_{number} (id int NOT NULL);");
         if let Some(earlier) = number.checked_sub(6) {
             made += &format!("ALTER TABLE made_{earlier} ADD PRIMARY KEY (id);");
         }
         backwhen.server().psql(backwhen.database(), &made);
-        // Tables come in the whole of the 2 seconds between two questions, and get their keys before the third, again and
-        // again.
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        // Tables come in the whole of the second between two questions, and get their keys in the second after the server
+        // has refused to publish them again.
+        std::thread::sleep(std::time::Duration::from_millis(150));
     }
     capture.wait_caught_up();
     // A warning that a table is not protected would fail the test here.
