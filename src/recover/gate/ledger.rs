@@ -11,7 +11,7 @@ use crate::recover::sink::MARKER;
 use super::GatedTable;
 use super::statements::run;
 
-/// Gives the relations of a gate their privileges back, in the transaction that loads their rows.
+/// Gives the relations of a gate their privileges back, in the transaction that loads their rows, and lets them be queried.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.
@@ -23,7 +23,8 @@ pub(super) async fn enter_loaded(
     took: Duration,
 ) -> Result<()> {
     let mut sql = format!(
-        "UPDATE pg_catalog.pg_class c SET relacl = g.acl FROM {MARKER}.gates g WHERE g.gate = {gate} AND c.oid = g.oid; \
+        "UPDATE pg_catalog.pg_class c SET relacl = g.acl, relispopulated = relispopulated OR relkind = 'r' \
+           FROM {MARKER}.gates g WHERE g.gate = {gate} AND c.oid = g.oid; \
          UPDATE pg_catalog.pg_attribute a SET attacl = k.acl FROM {MARKER}.columns k JOIN {MARKER}.gates g ON g.oid = k.oid \
           WHERE g.gate = {gate} AND a.attrelid = k.oid AND a.attnum = k.number; \
          UPDATE {MARKER}.gates SET loaded = true, seconds = {} WHERE gate = {gate};",
