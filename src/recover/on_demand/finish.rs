@@ -246,6 +246,7 @@ async fn contents(
                 ancestors: above.remove(&it.oid).unwrap_or_default(),
                 unfit: None,
                 is_unseen: false,
+                condition: None,
             });
         }
         contents.push(content);

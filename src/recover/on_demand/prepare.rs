@@ -155,6 +155,7 @@ impl Preparing<'_> {
                 locked_sequences: locked.into_iter().flatten().collect(),
                 unfit: None,
                 is_unseen: false,
+                condition: None,
                 oid,
                 folded,
             }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{DEMAND, GATES_HELD, Opened, gates, resume, run_unlocked};
 use crate::demand::{protected, psql};
 use crate::support::shop::assert_says;
-use crate::support::{Backwhen, Dump, Server, assert_same, wait_for};
+use crate::support::{Backwhen, Dump, Server, assert_same, finish, wait_for};
 use crate::trouble::disk::Disk;
 
 /// Selects the databases that a recovery may have left, but for those of the server itself.
@@ -48,8 +48,8 @@ impl Stopped {
         for signal in signals {
             kill_process(Pid::from_child(&child), *signal).expect("it takes signals");
         }
-        let output = child.wait_with_output().expect("it ends");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let output = finish(child, "recover --on-demand, which was stopped");
+        (output.status.code(), output.stderr)
     }
 }
 
