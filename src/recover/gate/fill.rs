@@ -11,10 +11,12 @@ use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Tally;
 use crate::history::evidence::TableDigest;
+use crate::history::image::RowsDigest;
 use crate::model::Inexact;
 use crate::model::spelling::{Spelled, spell};
 use crate::progress::Silent;
 use crate::recover::load::{PIECES_WAITING, feed};
+use crate::recover::part::TablePart;
 use crate::recover::sink::{MARKER, copy_rows, digests_of};
 
 use super::statements::{BACK, SAVEPOINT, run};
@@ -49,7 +51,14 @@ async fn fill_tables(session: &Session, content: &Content, started: Instant) -> 
         refuse_written(session, &content.tables).await?;
     }
     for table in &content.tables {
-        filled.tables.push(Filling { session, table }.fill().await?);
+        let filling = Filling { session, table };
+        let (sent, held) = filling.load().await?;
+        if table.condition.is_some() {
+            let (table, left_out) = (filling.name(), sent.rows - held.rows);
+            filled.parts.push(TablePart { table, rows: held.rows, left_out });
+        }
+        let (table, digest) = (filling.name(), held.digest.to_string());
+        filled.tables.push(TableDigest { table, rows: held.rows, digest });
     }
     set_sequences(session, &content.tables, &mut filled.inexact).await?;
     if let Some(gate) = content.ledger {
@@ -99,17 +108,12 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    async fn fill(&self) -> Result<TableDigest> {
-        let table = self.name();
+    /// Loads the rows, builds the indexes, and compares the rows that the server then holds with those that were sent. Returns
+    /// both: they differ only if some rows are not wanted.
+    async fn load(&self) -> Result<(Tally, Tally)> {
         if let Some(why) = &self.table.unfit {
-            return Err(Error::refused(format!("{table} cannot take its rows: as replayed, {why}")));
+            return Err(Error::refused(format!("{} cannot take its rows: as replayed, {why}", self.name())));
         }
-        let sent = self.load().await?;
-        Ok(TableDigest { table, rows: sent.rows, digest: sent.digest.to_string() })
-    }
-
-    /// Loads the rows, builds the indexes, and compares the rows that the server then holds with those that were sent.
-    async fn load(&self) -> Result<Tally> {
         let failed = |error| server_error(format!("cannot load {}", self.name()), error);
         let oid = self.table.oid;
         let triggers = self.session.query(TRIGGERS, &[&oid]).await.map_err(failed)?;
@@ -135,8 +139,8 @@ impl Filling<'_> {
         }
         after += &format!("ANALYZE {}", self.spelled().table);
         run(self.session, &after).await?;
-        self.prove(&sent).await?;
-        Ok(sent)
+        let held = self.prove(&sent).await?;
+        Ok((sent, held))
     }
 
     /// The statements after which no trigger fires, no CHECK is looked at, and the table may be queried. The source looked at
@@ -171,7 +175,8 @@ impl Filling<'_> {
         let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &Silent));
         let encoding = self.session.server_encoding();
         let table = &self.table.folded.table;
-        let taken = copy_rows(self.session, table, encoding, !self.table.is_unseen, rows).await;
+        let condition = self.table.condition.as_deref();
+        let taken = copy_rows(self.session, table, encoding, !self.table.is_unseen, condition, rows).await;
         let fed = feeding.await.context(Kind::Internal, || "a feeding thread failed".into())?;
         // If the server fails first, the feeder only knows that its receiver is gone.
         match (taken, fed) {
@@ -181,14 +186,20 @@ impl Filling<'_> {
         }
     }
 
-    async fn prove(&self, sent: &Tally) -> Result<()> {
+    /// Compares the rows that the server holds with those that were sent, and returns the former. If only some are wanted, their
+    /// digest is known to nobody, and nothing is proved.
+    async fn prove(&self, sent: &Tally) -> Result<Tally> {
         let spelled = self.spelled();
         let copy = format!("COPY {}{} TO STDOUT", spelled.table, spelled.columns);
         let found = digests_of(self.session, &self.name(), &[copy]).await?;
         let rows = found.iter().map(|it| it.rows).sum::<u64>();
+        if self.table.condition.is_some() && rows <= sent.rows {
+            let digest = found.iter().filter_map(|it| it.digest).fold(0, u128::wrapping_add);
+            return Ok(Tally { rows, digest: RowsDigest(digest) });
+        }
         let is_same = found.iter().all(|it| it.digest == Some(sent.digest.0));
         if rows == sent.rows && (is_same || self.table.is_retyped) {
-            return Ok(());
+            return Ok(*sent);
         }
         Err(Error::internal(format!(
             "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",

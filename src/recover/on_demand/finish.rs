@@ -65,11 +65,36 @@ impl Unfinished {
     /// The error of the first table that cannot be loaded, or why the loading ended. The database then stays unfinished.
     pub async fn finish(
         mut self,
-        mut gates: Gates,
+        gates: Gates,
         jobs: usize,
         interrupt: &CancellationToken,
         tell: &Tell<'_>,
     ) -> Result<OnDemandReport> {
+        let name = self.info.dbname().to_owned();
+        let finishing = async {
+            let wanted = self.open_gates(gates, jobs, interrupt, tell).await?;
+            self.close(&wanted).await
+        };
+        let finished: Result<OnDemandReport> = finishing.await;
+        finished.map_err(|error| {
+            Error::new(
+                error.kind(),
+                format!(
+                    "{error}; database {name} stays unfinished: ordinary users cannot read the tables that are not loaded, \
+                     which backwhen status --target lists. Go on with the same --into: backwhen recover --resume --into …"
+                ),
+            )
+        })
+    }
+
+    /// Opens all gates. Returns the relations for which somebody waited.
+    async fn open_gates(
+        &mut self,
+        mut gates: Gates,
+        jobs: usize,
+        interrupt: &CancellationToken,
+        tell: &Tell<'_>,
+    ) -> Result<BTreeSet<String>> {
         let outcome = Mutex::new(Outcome::default());
         let hear = |event| tell(outcome.lock().unwrap_or_else(PoisonError::into_inner).take(event));
         let opened = tokio::select! {
@@ -80,28 +105,20 @@ impl Unfinished {
         drop(gates);
         let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.phases.end("load and prove");
-        let (failed, wanted) = (outcome.failures, outcome.wanted);
-        if !outcome.inexact.is_empty() {
+        let noted = if outcome.inexact.is_empty() {
+            Ok(())
+        } else {
             self.known.inexact.extend(outcome.inexact);
-            ledger::update(&self.session, &self.known).await?;
-        }
-        let error = match opened {
-            Err(error) => error,
-            Ok(()) => match failed.into_iter().next() {
-                None => return self.close(&wanted).await,
-                Some((relations, error)) => {
-                    Error::new(error.kind(), format!("{} cannot be loaded: {error}", relations.join(", ")))
-                }
-            },
+            ledger::update(&self.session, &self.known).await
         };
-        Err(Error::new(
-            error.kind(),
-            format!(
-                "{error}; database {} stays unfinished: ordinary users cannot read the tables that are not loaded, which \
-                 backwhen status --target lists. Go on with the same --into: backwhen recover --resume --into …",
-                self.info.dbname()
-            ),
-        ))
+        // The cause comes first: a server that is gone takes no note either.
+        opened.and(noted)?;
+        match outcome.failures.into_iter().next() {
+            None => Ok(outcome.wanted),
+            Some((relations, error)) => {
+                Err(Error::new(error.kind(), format!("{} cannot be loaded: {error}", relations.join(", "))))
+            }
+        }
     }
 
     async fn close(mut self, wanted: &BTreeSet<String>) -> Result<OnDemandReport> {
@@ -229,6 +246,7 @@ async fn contents(
                 ancestors: above.remove(&it.oid).unwrap_or_default(),
                 unfit: None,
                 is_unseen: false,
+                condition: None,
             });
         }
         contents.push(content);
