@@ -62,7 +62,7 @@ async fn fill_tables(session: &Session, content: &Content, started: Instant) -> 
     }
     set_sequences(session, &content.tables, &mut filled.inexact).await?;
     if let Some(gate) = content.ledger {
-        ledger::enter_loaded(session, gate, &content.tables, &filled.tables, started.elapsed()).await?;
+        ledger::enter_loaded(session, gate, &content.tables, &filled, started.elapsed()).await?;
     }
     Ok(filled)
 }

@@ -83,7 +83,7 @@ fn nobody_reads_an_empty_table_after_a_kill_and_resume_goes_on() {
         assert!(unloaded.contains(&"public.customers closed".to_owned()), "{unloaded:?}");
         // A truncation of that time counts.
         assert_says(&ask(&app, "TRUNCATE customers CASCADE"), &["truncate cascades to table \"orders\""]);
-        // What somebody with such rights writes is not thrown away.
+        // What somebody with such rights writes is not thrown away. The report after it still says all that is not exact.
         server.psql(
             &target,
             "BEGIN; ALTER TABLE untouched DISABLE TRIGGER always; INSERT INTO untouched VALUES (-1, 'written');
@@ -103,13 +103,17 @@ fn nobody_reads_an_empty_table_after_a_kill_and_resume_goes_on() {
             &inexact,
             &[
                 "public.customers",
+                "public.untouched",
                 "sales.orders",
                 "somebody has truncated",
                 "public.totals",
                 "of what its tables hold now",
             ],
         );
-        assert_eq!(server.psql(&target, "SELECT count(*) FROM pg_class WHERE NOT relispopulated"), "0");
+        assert_eq!(
+            server.psql(&target, "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relispopulated"),
+            "0"
+        );
         let privileges = "SELECT relname, relacl FROM pg_class WHERE relname IN ('customers', 'visits', 'visits_1', 'log', 'orders',
             'orders_id_seq', 'totals') ORDER BY 1; SELECT attname, attacl FROM pg_attribute WHERE attacl IS NOT NULL AND attrelid > 16383";
         assert_eq!(server.psql(&target, privileges), server.psql(database, privileges));
