@@ -89,13 +89,13 @@ fn what_was_built_on_it_is_in_the_way_of_a_part_too() {
         server.psql("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname LIKE '{refused}%'")),
         "0"
     );
-    let part = ["--where", "tenant < 3", "--conflicts", "cascade"];
-    let (database, report) = without(&backwhen, &wrong, &part);
+    let part = ["--where", "tenant < 3", "--with-references", "--conflicts"];
+    let (database, report) = without(&backwhen, &wrong, &[&part[..], &["cascade"]].concat());
     let xid: u64 = child.trim_start_matches("xid:").parse().unwrap();
     assert_eq!(report["except"]["dependents"][0]["xid"], json!(xid), "{report}");
     let gone =
         "SELECT (SELECT count(*) FROM orders WHERE id = 61), (SELECT count(*) FROM customers WHERE id = 31)";
     assert_eq!(server.psql(&database, gone), "0|0");
-    let (database, _) = without(&backwhen, &wrong, &["--where", "tenant < 3", "--conflicts", "skip"]);
+    let (database, _) = without(&backwhen, &wrong, &[&part[..], &["skip"]].concat());
     assert_eq!(server.psql(&database, gone), "1|1");
 }
