@@ -77,7 +77,8 @@ impl<'a> Deltas<'a> {
         if !matches!(change, RowChange::Given { .. }) {
             self.changes += 1;
         }
-        if self.sought.is_some() && self.passes_over(table.oid, &change) {
+        // Once a key is missing among those that are sought, the fold only finds out which others are.
+        if self.sought.is_some() && (self.passes_over(table.oid, &change) || !self.origins.is_empty()) {
             return Ok(());
         }
         let Some(folded) = self.tables.get_mut(&table.oid) else { return Ok(()) };

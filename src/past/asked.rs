@@ -33,13 +33,15 @@ impl Past {
         &self,
         asked: &HashMap<u32, AskedRows<K>>,
     ) -> Result<Vec<FoldedTable>> {
-        let is_whole = |table: &Table| matches!(asked.get(&table.oid), Some(AskedRows::All));
-        let by_key = asked.iter().filter_map(|(oid, rows)| match rows {
-            AskedRows::All => None,
-            AskedRows::Keys(keys) => Some((*oid, keys.iter().map(AsRef::as_ref).collect())),
-        });
+        let mut by_key = Keys::new();
+        for table in self.tables()?.iter().filter(|table| table.identity != RowIdentity::WholeRow) {
+            if let Some(AskedRows::Keys(keys)) = asked.get(&table.oid) {
+                by_key.insert(table.oid, keys.iter().map(AsRef::as_ref).collect());
+            }
+        }
+        let is_whole = |table: &Table| asked.contains_key(&table.oid) && !by_key.contains_key(&table.oid);
         let mut folded = self.fold_tables(&is_whole)?;
-        folded.extend(self.fold_rows(by_key.collect())?);
+        folded.extend(self.fold_rows(by_key)?);
         Ok(folded)
     }
 
