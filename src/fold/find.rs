@@ -74,15 +74,15 @@ impl FoldedTable {
         let source = self.source()?;
         let mut rewrite = Rewrite::new(reshape, None);
         for keys in keys.chunks(KEYS_AT_ONCE) {
-            let places = keys.iter().filter_map(|key| place(delta, key.as_ref())).collect();
+            let known: Vec<_> = keys.iter().map(|key| (key.as_ref(), delta.latest(key.as_ref()))).collect();
+            let places = known.iter().filter_map(|(key, latest)| place(key, *latest)).collect();
             let mut image = ImageRows::read(&source, delta.shape(), places)?;
-            for key in keys.iter().map(AsRef::as_ref) {
-                let Some(line) = line(delta, &mut image, key).map_err(|it| source.fault(it))? else {
-                    continue;
-                };
-                match &mut rewrite {
-                    Some(rewrite) => take(key, rewrite.rewrite(&line)?)?,
-                    None => take(key, &line)?,
+            for (key, latest) in known {
+                let line = line(key, latest, &mut image).map_err(|mismatch| source.fault(mismatch))?;
+                match (line, &mut rewrite) {
+                    (None, _) => {}
+                    (Some(line), None) => take(key, &line)?,
+                    (Some(line), Some(rewrite)) => take(key, rewrite.rewrite(&line)?)?,
                 }
             }
         }
@@ -124,8 +124,8 @@ impl FoldedTable {
 }
 
 /// The key under which the image has what a row needs of it; `None` if the row needs nothing.
-fn place<'a>(delta: &'a Delta, key: &'a [u8]) -> Option<&'a [u8]> {
-    match delta.latest(key) {
+fn place<'a>(key: &'a [u8], latest: Option<&'a Latest>) -> Option<&'a [u8]> {
+    match latest {
         None => Some(key),
         Some(Latest::Patch { origin, .. }) => Some(origin.as_deref().unwrap_or(key)),
         Some(_) => None,
@@ -134,11 +134,11 @@ fn place<'a>(delta: &'a Delta, key: &'a [u8]) -> Option<&'a [u8]> {
 
 /// The line of the row that has a key.
 fn line<'a>(
-    delta: &'a Delta,
-    image: &'a mut ImageRows<'_>,
     key: &[u8],
+    latest: Option<&'a Latest>,
+    image: &'a mut ImageRows<'_>,
 ) -> std::result::Result<Option<Cow<'a, [u8]>>, Mismatch> {
-    Ok(match delta.latest(key) {
+    Ok(match latest {
         None => image.get(key).map(Cow::Borrowed),
         Some(Latest::Row(line)) => Some(Cow::Borrowed(line)),
         Some(Latest::Gone | Latest::Counted(_)) => None,
