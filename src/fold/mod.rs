@@ -81,6 +81,9 @@ pub struct FoldInput<'a> {
 /// The part of the journal that is read for some rows.
 pub struct RowsOnly<'a> {
     pub blocks: ChosenBlocks,
+    /// Changes of transactions that committed before this position are passed over, since some of them may lie in blocks
+    /// that are not read.
+    pub since: Lsn,
     /// The rows, if the blocks do not hold all changes of the tables. Nothing is said of others then.
     pub sought: Option<&'a SoughtKeys>,
 }
@@ -127,7 +130,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     let journal = JournalRange { segments, after: base.lsn, until };
     let mut follow = Follow::new(base, journal, input.key, input.wanted);
     if let Some(rows) = &input.rows_only {
-        follow = follow.reading_only(&rows.blocks);
+        follow = follow.reading_only(&rows.blocks).showing_from(rows.since);
     }
     let mut deltas = Deltas::new(input);
     let (mut sequences, mut schema) = (Sequences::new(base), SchemaGrade::new(base));

@@ -59,7 +59,7 @@ impl Past {
                 None => return all(),
                 Some(begin) => {
                     let blocks = self.blocks_that_change(begin..self.until, &wanted)?;
-                    self.fold_some(&wanted, RowsOnly { blocks, sought: None })?.0
+                    self.fold_some(&wanted, RowsOnly { blocks, since: begin, sought: None })?.0
                 }
             },
         };
@@ -83,7 +83,8 @@ impl Past {
     /// The position from which on the transactions changed so many rows of the tables; `None` if they never did, or if their
     /// changes should not be held in memory.
     fn begin_of_newest(&self, tables: &BTreeSet<u32>, mut rows: u64) -> Result<Option<Lsn>> {
-        let (held, mut room) = (self.base.lsn..self.until, RECOVERY_BUDGET as u64);
+        // What is folded of rows whose images are not known must stay in memory; keys count once more there.
+        let (held, mut room) = (self.base.lsn..self.until, RECOVERY_BUDGET as u64 / 2);
         let views: Vec<_> = self.segments_up_to(self.until).collect();
         for view in views.into_iter().rev() {
             if !view.summary.relations.iter().any(|table| tables.contains(&table.oid)) {
@@ -120,7 +121,8 @@ impl Past {
             if blocks.is_empty() {
                 return self.fold_tables(&wanted);
             }
-            let (folded, origins) = self.fold_some(&wanted, RowsOnly { blocks, sought: Some(&sought) })?;
+            let (folded, origins) =
+                self.fold_some(&wanted, RowsOnly { blocks, since: self.base.lsn, sought: Some(&sought) })?;
             if origins.is_empty() {
                 return Ok(folded);
             }

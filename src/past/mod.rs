@@ -208,7 +208,7 @@ impl Past {
             return Ok(Vec::new());
         }
         let blocks = self.blocks_that_change(self.base.lsn..self.until, wanted)?;
-        Ok(self.fold_some(wanted, RowsOnly { blocks, sought: None })?.0)
+        Ok(self.fold_some(wanted, RowsOnly { blocks, since: self.base.lsn, sought: None })?.0)
     }
 
     /// The number of transactions between the base and the moment.
