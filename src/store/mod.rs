@@ -13,6 +13,7 @@ pub mod layout;
 #[cfg(test)]
 mod memory;
 mod name;
+mod remote;
 mod spool;
 
 use std::any::Any;
@@ -29,6 +30,7 @@ pub use folder::Folder;
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
+pub use remote::{Address, Remote, is_address};
 pub use spool::{Growing, Spool};
 
 /// An object is copied in pieces of this many bytes.
