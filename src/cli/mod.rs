@@ -50,11 +50,11 @@ use tokio_util::sync::CancellationToken;
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::key::Key;
+use crate::history::{History, HistoryPlace};
 use crate::pgtools::Tools;
-use crate::store::Lease;
+use crate::store::{self, Address, Lease};
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.
@@ -78,9 +78,14 @@ const EVERYWHERE: &str = "Options of every command";
 
 #[derive(Args)]
 struct Global {
-    /// The folder of the history
-    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH")]
+    /// The folder of the history; commands that read also take a copy in an object store: s3://BUCKET/PREFIX, gs:// or
+    /// az://
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH|URL")]
     history: Option<String>,
+    /// A local folder for the catalogs of histories in object stores, which may be deleted [default: backwhen in
+    /// $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE", value_name = "PATH")]
+    cache: Option<PathBuf>,
     /// The file with the history's key, stored outside the history; objects that were not written with this key are
     /// refused
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_KEY_FILE", value_name = "FILE")]
@@ -152,7 +157,7 @@ enum Command {
     Verify(verify::Verify),
     #[command(after_help = "Example: backwhen resync")]
     Resync(resync::Resync),
-    #[command(after_help = "Example: backwhen copy --to /srv/history.copy")]
+    #[command(after_help = "Example: backwhen copy --to s3://backups/shop")]
     Copy(copy::Copy),
     #[command(after_help = "Example: backwhen repair --from /srv/history.copy")]
     Repair(repair::Repair),
@@ -167,6 +172,7 @@ enum Command {
 struct Surroundings {
     ui: Ui,
     history: Option<String>,
+    cache: Option<PathBuf>,
     key_file: Option<PathBuf>,
     pg_bin: Option<PathBuf>,
     /// Cancelled by a signal, once signals are heeded.
@@ -205,8 +211,9 @@ fn run_command_line() -> ExitCode {
     };
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
-        let Global { history, key_file, pg_bin, wait, .. } = cli.global;
-        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, ..Surroundings::default() };
+        let Global { history, cache, key_file, pg_bin, wait, .. } = cli.global;
+        let context =
+            Surroundings { ui: ui.clone(), history, cache, key_file, pg_bin, ..Surroundings::default() };
         let done = runtime.block_on(run_patiently(cli.command, &context, wait.unwrap_or_default()));
         // Threads that still read for a command that has failed need not be waited for.
         runtime.shutdown_background();
@@ -296,19 +303,37 @@ impl Surroundings {
         self.interrupt.get_or_init(ambient::heed_signals).clone()
     }
 
-    /// The folder of the history, whether or not it exists yet.
-    fn history_folder(&self) -> Result<PathBuf> {
+    /// The place of the history, whether or not there is one yet.
+    fn history_place(&self) -> Result<HistoryPlace> {
         let history = self.history.as_deref().ok_or_else(|| {
             Error::usage("no history is named; name its folder with --history or BACKWHEN_HISTORY")
         })?;
-        if let Some(path) = history.strip_prefix("file://") {
-            return Ok(path.into());
+        self.place(history)
+    }
+
+    /// The place that a person has named by a path or a URL.
+    fn place(&self, text: &str) -> Result<HistoryPlace> {
+        if !store::is_address(text) {
+            return Ok(HistoryPlace::Folder(text.strip_prefix("file://").unwrap_or(text).into()));
         }
-        match history.split_once("://") {
-            Some((scheme, _)) => Err(Error::usage(format!(
-                "histories in {scheme}:// stores are not supported yet; name a folder with --history"
+        let address = Address::parse(text)?;
+        let cache = self.cache.clone().or_else(default_cache).ok_or_else(|| {
+            Error::usage(
+                "there is no HOME for the cache of a history in an object store; name a folder with --cache",
+            )
+        })?;
+        let digest = blake3::hash(address.to_string().as_bytes()).to_hex();
+        Ok(HistoryPlace::Remote { address, cache: cache.join(&digest[..16]) })
+    }
+
+    /// The folder of the history, whether or not it exists yet, for a command that cannot work in an object store.
+    fn history_folder(&self, command: &str) -> Result<PathBuf> {
+        match self.history_place()? {
+            HistoryPlace::Folder(root) => Ok(root),
+            place => Err(Error::usage(format!(
+                "backwhen {command} works on the folder that capture writes, and {place} lies in an object store; name the \
+                 folder with --history, and bring the copy up to date with: backwhen copy --to {place}"
             ))),
-            None => Ok(history.into()),
         }
     }
 
@@ -317,7 +342,7 @@ impl Surroundings {
     }
 
     fn history(&self) -> Result<History> {
-        let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
+        let history = self.history_place()?.history(self.key()?.as_ref())?;
         let is_unchecked = history.identity().key.is_some() && !history.authorship().is_checked();
         if is_unchecked && self.unchecked_said.set(()).is_ok() {
             self.ui.say(
@@ -328,9 +353,15 @@ impl Surroundings {
         Ok(history)
     }
 
+    /// Opens the history in its folder, for a command that cannot work in an object store.
+    fn local_history(&self, command: &str) -> Result<History> {
+        self.history_folder(command)?;
+        self.history()
+    }
+
     /// Opens the history for work that adds to it: new objects must have tags, if the history has a key.
-    fn history_to_write(&self) -> Result<History> {
-        let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
+    fn history_to_write(&self, command: &str) -> Result<History> {
+        let history = History::open(&self.history_folder(command)?, self.key()?.as_ref())?;
         history.authorship().check_may_write(history.root())?;
         Ok(history)
     }
@@ -350,6 +381,13 @@ impl Surroundings {
     fn tools(&self) -> Result<Tools> {
         Tools::find(self.pg_bin.as_deref())
     }
+}
+
+/// The folder for the catalogs of histories in object stores, unless --cache names another one.
+fn default_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
+    let caches = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    Some(caches.join("backwhen"))
 }
 
 /// Options of commands that talk to the source of an existing history.

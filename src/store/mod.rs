@@ -31,7 +31,7 @@ pub use folder::Folder;
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
 pub use remote::{Address, Remote, is_address};
-pub use spool::{Growing, Spool};
+pub use spool::{FetchedSegments, Growing, Spool};
 
 /// An object is copied in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;

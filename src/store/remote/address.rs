@@ -94,7 +94,7 @@ impl Address {
         let store = store
             .context(Kind::Usage, || format!("cannot use {self}; see docs/stores.md for its variables"))?;
         let bucket = Bucket::new(store, &self.prefix, &self.to_string());
-        Ok(Remote::new(bucket, scratch.to_owned(), LeaseTerms::USUAL))
+        Ok(Remote::new(bucket, scratch.to_owned(), LeaseTerms::usual()))
     }
 
     fn scheme(&self) -> &'static str {

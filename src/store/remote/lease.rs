@@ -34,8 +34,10 @@ pub(super) struct LeaseTerms {
 }
 
 impl LeaseTerms {
-    pub(super) const USUAL: LeaseTerms =
-        LeaseTerms { beat: Duration::from_secs(5), dead_after: Duration::from_secs(30) };
+    pub(super) fn usual() -> LeaseTerms {
+        let seconds = ambient::test_number("BACKWHEN_TEST_LEASE").unwrap_or(30);
+        LeaseTerms { beat: Duration::from_secs(seconds) / 6, dead_after: Duration::from_secs(seconds) }
+    }
 
     /// Heartbeats come often, so that a test need not wait for one, and nobody is ever taken for dead.
     #[cfg(test)]

@@ -212,6 +212,7 @@ impl Store for Remote {
 }
 
 #[cfg(test)]
+#[expect(dead_code, reason = "other tests, whose file this is, need more of it")]
 #[path = "../../../tests/servers/support/s3.rs"]
 mod server;
 

@@ -95,6 +95,15 @@ impl S3Server {
         assert!(self.try_make_bucket(name, with_locks), "no bucket {name}");
     }
 
+    /// Makes a bucket in which no object can be removed or replaced for a day.
+    pub fn make_locked_bucket(&self, name: &str) {
+        self.make_bucket(name, true);
+        let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+                    <Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+        let answer = self.ask(&format!("PUT /{name}?object-lock HTTP/1.1\r\n"), rule.as_bytes());
+        assert!(answer.as_ref().is_some_and(|it| it.starts_with("HTTP/1.1 200")), "{answer:?}");
+    }
+
     fn try_make_bucket(&self, name: &str, with_locks: bool) -> bool {
         let locks = if with_locks { "x-amz-bucket-object-lock-enabled: true\r\n" } else { "" };
         self.ask(&format!("PUT /{name} HTTP/1.1\r\n{locks}"), b"")
