@@ -48,9 +48,9 @@ fn a_bucket_is_not_listed_in_a_loop_and_a_second_question_asks_for_less() {
     assert!(lists <= 8, "each folder once: {lists}");
     let row = stored.remote(&url, &["row", "public.orders", "7"]);
     let (lists, cold, puts) = requests(&stored, &row);
-    assert!(lists <= 4 && puts == 0, "{lists} lists, {puts} puts");
+    assert!(lists <= 5 && puts <= 2, "each folder once, and a lease: {lists} lists, {puts} puts");
     let (lists, warm, _) = requests(&stored, &row);
-    assert!(lists <= 4 && warm < cold, "{lists} lists, {cold} reads and then {warm}");
+    assert!(lists <= 5 && warm < cold, "{lists} lists, {cold} reads and then {warm}");
     // However many objects there are, an update lists as often and reads little.
     let (lists, again, puts) = requests(&stored, &["copy", "--to", &url]);
     assert!(
