@@ -23,6 +23,7 @@ mod metrics;
 mod not_exact;
 mod on_demand;
 mod past;
+mod place;
 mod proof;
 mod query;
 mod recover;
@@ -50,11 +51,11 @@ use tokio_util::sync::CancellationToken;
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::History;
 use crate::history::catalog::Catalog;
 use crate::history::key::Key;
-use crate::history::{History, HistoryPlace};
 use crate::pgtools::Tools;
-use crate::store::{self, Address, Lease};
+use crate::store::Lease;
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.
@@ -303,40 +304,6 @@ impl Surroundings {
         self.interrupt.get_or_init(ambient::heed_signals).clone()
     }
 
-    /// The place of the history, whether or not there is one yet.
-    fn history_place(&self) -> Result<HistoryPlace> {
-        let history = self.history.as_deref().ok_or_else(|| {
-            Error::usage("no history is named; name its folder with --history or BACKWHEN_HISTORY")
-        })?;
-        self.place(history)
-    }
-
-    /// The place that a person has named by a path or a URL.
-    fn place(&self, text: &str) -> Result<HistoryPlace> {
-        if !store::is_address(text) {
-            return Ok(HistoryPlace::Folder(text.strip_prefix("file://").unwrap_or(text).into()));
-        }
-        let address = Address::parse(text)?;
-        let cache = self.cache.clone().or_else(default_cache).ok_or_else(|| {
-            Error::usage(
-                "there is no HOME for the cache of a history in an object store; name a folder with --cache",
-            )
-        })?;
-        let digest = blake3::hash(address.to_string().as_bytes()).to_hex();
-        Ok(HistoryPlace::Remote { address, cache: cache.join(&digest[..16]) })
-    }
-
-    /// The folder of the history, whether or not it exists yet, for a command that cannot work in an object store.
-    fn history_folder(&self, command: &str) -> Result<PathBuf> {
-        match self.history_place()? {
-            HistoryPlace::Folder(root) => Ok(root),
-            place => Err(Error::usage(format!(
-                "backwhen {command} works on the folder that capture writes, and {place} lies in an object store; name the \
-                 folder with --history, and bring the copy up to date with: backwhen copy --to {place}"
-            ))),
-        }
-    }
-
     fn key(&self) -> Result<Option<Key>> {
         self.key_file.as_deref().map(Key::read).transpose()
     }
@@ -351,12 +318,6 @@ impl Surroundings {
             );
         }
         Ok(history)
-    }
-
-    /// Opens the history in its folder, for a command that cannot work in an object store.
-    fn local_history(&self, command: &str) -> Result<History> {
-        self.history_folder(command)?;
-        self.history()
     }
 
     /// Opens the history for work that adds to it: new objects must have tags, if the history has a key.
@@ -381,13 +342,6 @@ impl Surroundings {
     fn tools(&self) -> Result<Tools> {
         Tools::find(self.pg_bin.as_deref())
     }
-}
-
-/// The folder for the catalogs of histories in object stores, unless --cache names another one.
-fn default_cache() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
-    let caches = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
-    Some(caches.join("backwhen"))
 }
 
 /// Options of commands that talk to the source of an existing history.

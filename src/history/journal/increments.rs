@@ -9,9 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::mirror::{Mirrored, whole_transactions};
 use super::name::SegmentName;
-use super::place::Journal;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::{FetchedSegments, Object, ObjectKind, ObjectName, Spool, Store};
@@ -147,24 +145,23 @@ fn join(store: &dyn Store, name: SegmentName, offsets: &[u64], file: &mut impl W
     Ok(())
 }
 
-/// Puts the whole transactions of an open segment that the copy lacks.
+/// Puts the bytes of an open segment that the store lacks of its first `len`. Returns how many there were.
 ///
 /// # Errors
-/// Fails as [`mirror`](super::mirror::mirror) does.
-pub(super) fn send(original: &Journal, copy: &Journal, name: SegmentName) -> Result<Mirrored> {
-    let (bytes, end) = whole_transactions(original, name)?;
-    let (object_, store) = (&*bytes.object, &*copy.store);
+/// `Refused` if the increments are not of this segment, `Damaged` if they do not join, `Unavailable` if the segment cannot
+/// be read or the store does not take them.
+pub(super) fn send(store: &dyn Store, name: SegmentName, object: &dyn Object, len: u64) -> Result<u64> {
     let there = offsets(store)?.remove(&name).unwrap_or_default();
-    let mut sending = Sending { store, name, object: object_, before: NOTHING, at: 0, sent: 0 };
+    let mut sending = Sending { store, name, object, before: NOTHING, at: 0, sent: 0 };
     for (number, offset) in there.iter().enumerate() {
         sending.put_up_to(*offset)?;
         sending.pass(*offset, number + 1 == there.len())?;
     }
-    if sending.at > end.bytes {
+    if sending.at > len {
         return Err(sending.forked(sending.at));
     }
-    sending.put_up_to(end.bytes)?;
-    Ok(Mirrored { bytes: sending.sent, end: end.end })
+    sending.put_up_to(len)?;
+    Ok(sending.sent)
 }
 
 struct Sending<'a> {
@@ -255,93 +252,5 @@ pub(super) fn remove(store: &dyn Store, name: SegmentName) -> Result<()> {
             Ok(())
         }
         removed => removed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::history::journal::{BlockBuilder, Segment, Writer, mirror};
-    use crate::history::key::Authorship;
-    use crate::model::Lsn;
-    use crate::store::MemoryStore;
-
-    fn append(writer: &mut Writer, from: u64, commit: u64) {
-        let begin = [&b"B"[..], &commit.to_be_bytes(), &[0; 8], &[0, 0, 0, 1]].concat();
-        let end = [&b"C\0"[..], &commit.to_be_bytes(), &(commit + 1).to_be_bytes(), &[0; 8]].concat();
-        let mut builder = BlockBuilder::new(Lsn(from));
-        builder.push(&begin).unwrap();
-        builder.push(&end).unwrap();
-        writer.write(builder.take_complete().unwrap()).unwrap();
-        writer.sync().unwrap();
-    }
-
-    fn remote(memory: &MemoryStore, scratch: &Path) -> Journal {
-        Journal::new(Arc::new(memory.clone()), fetch(memory, scratch).unwrap(), Authorship::Unkeyed)
-    }
-
-    fn names(memory: &MemoryStore) -> Vec<ObjectName> {
-        let store: &dyn Store = memory;
-        store.list_sorted(ObjectKind::Increment).unwrap()
-    }
-
-    #[test]
-    fn an_open_segment_grows_by_increments_and_is_read_as_one() {
-        let (folder, memory) = (tempfile::tempdir().unwrap(), MemoryStore::default());
-        let journal = Journal::in_folder(folder.path(), &Authorship::Unkeyed);
-        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
-        let name = journal.list().unwrap().remove(0);
-        for number in 1..5_u64 {
-            append(&mut writer, (number - 1) * 10 + 1, number * 10);
-            let sent = mirror(&journal, &remote(&memory, folder.path()), name).unwrap();
-            assert!(sent.bytes > 0 && sent.end == Lsn(number * 10 + 1), "{sent:?}");
-            assert_eq!(mirror(&journal, &remote(&memory, folder.path()), name).unwrap().bytes, 0);
-            let copy = remote(&memory, folder.path());
-            assert_eq!(copy.list().unwrap(), [name]);
-            assert_eq!(Segment::open(&copy, name).unwrap().transactions().len() as u64, number);
-        }
-        assert_eq!(names(&memory).len(), 4);
-        assert!(names(&memory).iter().all(|name| parse(name).is_some()));
-        let copy = remote(&memory, folder.path());
-        copy.remove(name).unwrap();
-        assert_eq!(names(&memory), []);
-    }
-
-    #[test]
-    fn a_damaged_missing_or_foreign_increment_is_named_and_one_that_is_missing_is_put_again() {
-        let (folder, memory) = (tempfile::tempdir().unwrap(), MemoryStore::default());
-        let journal = Journal::in_folder(folder.path(), &Authorship::Unkeyed);
-        let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
-        let name = journal.list().unwrap().remove(0);
-        for number in 1..4_u64 {
-            append(&mut writer, (number - 1) * 10 + 1, number * 10);
-            mirror(&journal, &remote(&memory, folder.path()), name).unwrap();
-        }
-        for at in 0..3 {
-            let object = names(&memory).remove(at);
-            let whole = memory.read(&object).unwrap().unwrap();
-            let mut flipped = whole.clone();
-            *flipped.last_mut().unwrap() ^= 1;
-            for bad in [&flipped[..], &whole[..whole.len() - 1], &whole[..40], b""] {
-                memory.remove(std::slice::from_ref(&object)).unwrap();
-                memory.put_new(&object, bad).unwrap();
-                assert_eq!(check_increment(&memory, &object).unwrap_err().kind(), Kind::Damaged);
-                let copy = remote(&memory, folder.path());
-                let fault = Segment::open(&copy, name).unwrap_err();
-                assert!(fault.kind() == Kind::Damaged && fault.message().contains(object.stem()), "{fault}");
-            }
-            memory.remove(std::slice::from_ref(&object)).unwrap();
-            assert!(mirror(&journal, &remote(&memory, folder.path()), name).unwrap().bytes > 0);
-            assert!(memory.read(&object).unwrap().unwrap() == whole);
-            assert!(Segment::open(&remote(&memory, folder.path()), name).is_ok());
-        }
-        let (other, _kept) = (tempfile::tempdir().unwrap(), writer);
-        let fork = Journal::in_folder(other.path(), &Authorship::Unkeyed);
-        let (mut writer, _) = Writer::open(&fork, [7; 16], 1, Lsn(1)).unwrap();
-        append(&mut writer, 1, 12);
-        let refused = mirror(&fork, &remote(&memory, folder.path()), name).unwrap_err();
-        assert_eq!(refused.kind(), Kind::Refused, "{refused}");
     }
 }

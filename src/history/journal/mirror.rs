@@ -33,13 +33,14 @@ pub struct Mirrored {
 /// `Damaged` if either is damaged, `Refused` if the copy is not a beginning of the original, `Unavailable` if
 /// the original is not there (it may have been sealed just now) or the disk fails.
 pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<Mirrored> {
-    if copy.spool.is_fetched() {
-        return increments::send(original, copy, name);
-    }
     let (bytes, walked) = look(original, name)?;
     // Copied bytes must not vanish from the original: a power cut could take bytes that only the kernel of its writer has,
     // and other bytes would then be written in their place.
     original.spool.sync(&name.stem())?;
+    if copy.is_remote() {
+        let bytes = increments::send(&*copy.store, name, &*bytes.object, walked.complete_len)?;
+        return Ok(Mirrored { bytes, end: walked.frontier });
+    }
     if !copy.holds(name)? {
         copy.spool.begin(&name.stem(), &*bytes.object, walked.complete_len)?;
         return Ok(Mirrored { bytes: walked.complete_len, end: walked.frontier });
@@ -56,16 +57,6 @@ pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<M
     let grown = grow(&*bytes.object, &walked, copy, name, &known);
     grown.context(Kind::Unavailable, || format!("cannot copy {} to {}", bytes.place, held.place))?;
     Ok(Mirrored { bytes: walked.complete_len - known.complete_len, end: walked.frontier })
-}
-
-/// Opens an open segment whose bytes are to be copied, and finds the end of its last complete transaction.
-pub(super) fn whole_transactions(
-    original: &Journal,
-    name: SegmentName,
-) -> Result<(SegmentBytes, OpenSegmentEnd)> {
-    let (bytes, walk) = look(original, name)?;
-    original.spool.sync(&name.stem())?;
-    Ok((bytes, OpenSegmentEnd { bytes: walk.complete_len, end: walk.frontier }))
 }
 
 /// Finds where the last complete transaction of an open segment ends, without reading records.

@@ -212,7 +212,7 @@ impl Store for Remote {
 }
 
 #[cfg(test)]
-#[expect(dead_code, reason = "other tests, whose file this is, need more of it")]
+#[expect(dead_code, clippy::print_stderr, reason = "other tests, whose file this is, need more of it")]
 #[path = "../../../tests/servers/support/s3.rs"]
 mod server;
 

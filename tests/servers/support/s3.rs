@@ -85,6 +85,7 @@ impl S3Server {
             if server.try_make_bucket("first", false) {
                 return Some(server);
             }
+            // The library's tests use this file too, and have no `wait_for`.
             std::thread::sleep(Duration::from_millis(100));
         }
         None
