@@ -189,10 +189,17 @@ impl Bucket {
             Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
                 refused(verb, place).caused_by(error)
             }
+            // Without credentials, the crate asks for those that a virtual machine of the cloud has.
+            _ if error.to_string().contains(INSTANCE_METADATA) => Error::refused(format!(
+                "there are no credentials for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )),
             _ => Error::unavailable(format!("{verb} of {place} failed; try again later")).caused_by(error),
         }
     }
 }
+
+/// The address at which virtual machines ask their cloud about themselves.
+const INSTANCE_METADATA: &str = "169.254.169.254";
 
 fn refused(verb: &str, place: impl Display) -> Error {
     Error::refused(format!(
