@@ -44,9 +44,7 @@ pub(super) async fn narrow(
                 return Err(Error::usage(format!("two --where mean {name}; join them with AND")));
             }
             if is_usable(info, table, condition).await? {
-                notes.push(format!(
-                    "only these rows of {name} are loaded, and they are not proved: {condition}"
-                ));
+                notes.push(format!("only these rows of {name} are loaded: {condition}"));
                 table.condition = Some(condition.clone());
                 narrowed += 1;
             } else {

@@ -36,8 +36,8 @@ fn only_the_rows_that_meet_a_condition_are_loaded() {
         assert_says(
             &said.stderr,
             &[
-                "note: only these rows of sales.orders are loaded, and they are not proved: customer = 7 AND",
-                &format!("loaded sales.orders: {rows} of {all} rows, those that meet --where"),
+                "note: only these rows of sales.orders are loaded: customer = 7 AND",
+                &format!("loaded sales.orders: {rows} of {all} rows, proved"),
                 "loaded public.customers: 41 rows, proved",
             ],
         );
