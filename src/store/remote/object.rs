@@ -31,6 +31,21 @@ impl RemoteObject {
         RemoteObject { bucket, key, size, chunks: Mutex::default() }
     }
 
+    /// Fetches the first and the last chunk, so that they need no request later.
+    pub(super) fn fetch_ends(&self) -> io::Result<()> {
+        self.chunk(0)?;
+        if self.size > CHUNK { self.chunk(self.size - CHUNK).map(drop) } else { Ok(()) }
+    }
+
+    /// Returns all bytes of the object, if they have been fetched already.
+    pub(super) fn whole(&self) -> Option<Bytes> {
+        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        chunks
+            .iter()
+            .find(|(at, bytes)| *at == 0 && bytes.len() as u64 == self.size)
+            .map(|(_, bytes)| bytes.clone())
+    }
+
     fn fetch(&self, range: Range<u64>) -> io::Result<Bytes> {
         let wanted = range.end - range.start;
         let bytes = self.bucket.get_range(&self.key, range).map_err(io::Error::other)?;
