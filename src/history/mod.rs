@@ -175,9 +175,9 @@ impl Identity {
                 record.id
             ))),
             (None, Some(key)) => Err(Error::refused(format!(
-                "{} names no key in its history.json, so it cannot be checked with {}: either the history was begun without --key-file, or \
-                 somebody has tampered with it; leave --key-file away only if you trust all who can write there",
-                place,
+                "{place}/history.json names no key, so it cannot be checked with {}: either the history was begun without \
+                 --key-file, or somebody has tampered with it; leave --key-file away only if you trust all who can write \
+                 there",
                 key.file().display()
             ))),
         }

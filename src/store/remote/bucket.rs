@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use crate::ambient;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, one_line};
 
 /// The metadata that tells whose put an object is of. An answer may be lost on its way: the client then tries again,
 /// and is told that the name is taken, by itself.
@@ -186,7 +186,7 @@ impl Bucket {
         use object_store::Error as Fault;
         let place = self.locate(key);
         // The text of such an error holds those of its causes.
-        let cause = error.to_string();
+        let cause = one_line(&error.to_string());
         match error {
             Fault::AlreadyExists { .. } | Fault::Precondition { .. } => {
                 Error::internal(format!("{place} exists already; objects are written once"))

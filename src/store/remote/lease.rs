@@ -171,7 +171,7 @@ impl Leases {
             if let Some(other) = content.holders.iter().find(|it| alone || it.alone) {
                 return Err(object.taken(other));
             }
-            content.fence += 1;
+            content.fence = content.fence.wrapping_add(1);
             content.holders.push(Holder { id, alone, command: command.to_owned(), beat: 0 });
             let surplus = content.holders.len().saturating_sub(MOST_HOLDERS);
             content.holders.drain(..surplus);
@@ -291,7 +291,8 @@ impl LeaseObject {
     fn raise(&self, id: u64) -> Result<()> {
         self.change(|content| {
             let ours = content.holders.iter_mut().find(|it| it.id == id);
-            ours.ok_or_else(|| Error::locked("another process has taken this lease"))?.beat += 1;
+            let ours = ours.ok_or_else(|| Error::locked("another process has taken this lease"))?;
+            ours.beat = ours.beat.wrapping_add(1);
             Ok(())
         })
     }
