@@ -132,17 +132,24 @@ impl Leases {
     /// `Locked` if another process that lives holds the role.
     pub(super) fn alone(&self, role: Role, command: &str) -> Result<RemoteLease> {
         let (object, begun, mut watch) = (self.object(role), ambient::instant(), Watch::default());
-        loop {
+        for look in 0.. {
             let silent = watch.look(&object.read()?.0, self.terms.dead_after);
             // Others may come and go without end; after this time one of them lives.
             let is_taken = watch.has_seen_life || begun.elapsed() > self.terms.dead_after * 2;
             match self.join(role, command, true, &silent) {
                 Err(error) if error.kind() == Kind::Locked && !is_taken => {
+                    if look == 2 {
+                        warn!(
+                            "{error}, but shows no sign of life; watching it for {:?}",
+                            self.terms.dead_after
+                        );
+                    }
                     std::thread::sleep(self.terms.beat);
                 }
                 joined => return joined,
             }
         }
+        unreachable!("the watch ends before the numbers do")
     }
 
     /// Shares a role, and waits for a process that has it alone.
