@@ -35,14 +35,14 @@ pub use table::FoldedTable;
 pub use tally::Tally;
 
 use crate::error::{Context, Kind, Result};
-use crate::follow::{EventKind, Follow, JournalRange, Wanted};
+use crate::follow::{Event, EventKind, Follow, JournalRange, RowChange, Wanted};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::Blocks;
 use crate::history::journal::ChosenBlocks;
 use crate::history::timeline::SegmentView;
-use crate::model::{Inexact, Lsn, SequenceState};
+use crate::model::{Inexact, Lsn, SequenceState, Table};
 use crate::progress::{Progress, Unit};
 use crate::signal::DefinitionChange;
 use crate::signal::key::MessageKey;
@@ -66,13 +66,31 @@ pub struct FoldInput<'a> {
     pub key: &'a MessageKey,
     /// Tells which tables matter; the others are left out.
     pub wanted: Wanted<'a>,
-    /// The blocks that need to be read if only rows are asked for. Then neither sequences nor schema are told.
-    pub rows_only: Option<ChosenBlocks>,
+    /// If only rows are asked for, which ones. Then neither sequences nor schema are told.
+    pub rows_only: Option<RowsOnly<'a>>,
     /// The bytes that all deltas together may take.
     pub budget: usize,
     /// The folder in which a folder for intermediate images is made.
     pub scratch: &'a Path,
     pub progress: &'a dyn Progress,
+}
+
+impl FoldInput<'_> {
+    /// Whether the event is a change of a row that is not asked for.
+    fn passes_over(&self, event: &Event<'_>) -> bool {
+        match (&self.rows_only, &event.kind) {
+            (Some(rows), EventKind::Row { table, change }) => !(rows.takes)(table, change),
+            _ => false,
+        }
+    }
+}
+
+/// The rows that are asked for.
+pub struct RowsOnly<'a> {
+    /// The blocks that hold their changes. A segment that is not named is read whole.
+    pub blocks: ChosenBlocks,
+    /// Tells their changes from those of other rows, which are passed over.
+    pub takes: &'a dyn Fn(&Table, &RowChange<'_>) -> bool,
 }
 
 /// The sequences as the samples that a cursor passes tell them.
@@ -114,8 +132,8 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     let FoldInput { base, until, segments, progress, .. } = *input;
     let journal = JournalRange { segments, after: base.lsn, until };
     let mut follow = Follow::new(base, journal, input.key, input.wanted);
-    if let Some(blocks) = &input.rows_only {
-        follow = follow.reading_only(blocks);
+    if let Some(rows) = &input.rows_only {
+        follow = follow.reading_only(&rows.blocks);
     }
     let mut deltas = Deltas::new(input);
     let (mut sequences, mut schema) = (Sequences::new(base), SchemaGrade::new(base));
@@ -123,7 +141,9 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     let mut blocks_read = 0;
     progress.phase("folding", 0, Unit::Transactions);
     while let Some(event) = follow.next_event()? {
-        deltas.take(&event)?;
+        if !input.passes_over(&event) {
+            deltas.take(&event)?;
+        }
         // Most events are rows, which tell nothing of sequences and schema.
         if !matches!(event.kind, EventKind::Row { .. }) {
             sequences.take(&event);

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::journal::{Journal, Lookup, Segment, SegmentName, read_lookup};
+use super::journal::{Journal, KeptBlocks, Lookup, Segment, SegmentName, read_lookup};
 use crate::error::{Kind, Result};
 use crate::model::Lsn;
 
@@ -27,6 +27,7 @@ pub struct Segments {
     open: Mutex<VecDeque<OpenSegment>>,
     /// A segment as it was when it was still written to, from which its reader goes on.
     earlier: Option<Arc<Segment>>,
+    kept: Arc<KeptBlocks>,
 }
 
 #[derive(Debug)]
@@ -41,7 +42,7 @@ struct OpenSegment {
 impl Segments {
     /// An empty table of the segments of `journal`.
     pub fn new(journal: &Journal) -> Segments {
-        Segments { journal: journal.clone(), open: Mutex::default(), earlier: None }
+        Segments { journal: journal.clone(), open: Mutex::default(), earlier: None, kept: Arc::default() }
     }
 
     /// An empty table, in which a segment that has grown since is read from where `earlier` ends.
@@ -75,6 +76,11 @@ impl Segments {
         open.push_back(OpenSegment { epoch, start, bytes, segment: Arc::clone(&segment) });
         close_the_oldest(&mut open);
         Ok(segment)
+    }
+
+    /// The decompressed blocks of these segments that questions about few rows read again.
+    pub fn kept_blocks(&self) -> &Arc<KeptBlocks> {
+        &self.kept
     }
 
     /// Returns what a lookup of rows needs of a segment, without opening the segment if it is sealed; `None` if an earlier

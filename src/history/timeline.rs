@@ -8,7 +8,7 @@ use super::History;
 use super::catalog::{Catalog, CheckpointRow, SegmentRow, UnusableObject};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
-use super::journal::{Lookup, Mark, Segment, SegmentName, SegmentSummary, TransactionMessage};
+use super::journal::{Lookup, Mark, Segment, SegmentBlocks, SegmentName, SegmentSummary, TransactionMessage};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
@@ -74,6 +74,25 @@ impl SegmentView {
     /// As [`Segment::open`].
     pub fn open(&self) -> Result<Arc<Segment>> {
         self.segments.open(self.name)
+    }
+
+    /// Returns the blocks of the opened segment that hold positions from `after` to before `until`; of these only the
+    /// `chosen` ones if there was a choice. Chosen blocks are kept for the next time.
+    pub fn blocks(
+        &self,
+        segment: &Segment,
+        after: Lsn,
+        until: Lsn,
+        chosen: Option<&Vec<u32>>,
+    ) -> SegmentBlocks {
+        match chosen {
+            None => segment.blocks(after, until),
+            Some(chosen) => {
+                let blocks =
+                    segment.some_blocks(after, until, |number| chosen.binary_search(&number).is_ok());
+                blocks.keeping(self.segments.kept_blocks())
+            }
+        }
     }
 
     /// Returns what a lookup of rows needs of the segment. If an earlier version sealed the segment, its index comes from

@@ -83,7 +83,22 @@ impl Past {
         commits: Range<Lsn>,
         wanted: &dyn Fn(&Table) -> bool,
     ) -> Result<ChosenBlocks> {
-        let mut chosen = ChosenBlocks::new();
+        self.with_blocks_that_change(ChosenBlocks::new(), commits, wanted)
+    }
+
+    /// Adds to a choice the blocks of the segments that it does not name, chosen as [`Past::blocks_that_change`] does.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub(super) fn with_blocks_that_change(
+        &self,
+        mut chosen: ChosenBlocks,
+        commits: Range<Lsn>,
+        wanted: &dyn Fn(&Table) -> bool,
+    ) -> Result<ChosenBlocks> {
+        if self.segments_up_to(commits.end).all(|view| chosen.contains_key(&view.name)) {
+            return Ok(chosen);
+        }
         let (versions, is_retold) = self.versions(commits.end)?;
         let (followed, others): (Vec<_>, Vec<_>) = versions.iter().partition(|table| wanted(table));
         if followed.iter().any(|table| may_be_retold(table, is_retold)) {
@@ -94,6 +109,9 @@ impl Past {
         // The reader says what a table lacks that nobody has told of.
         let is_wanted = |oid: u32| followed.contains(&oid) || !passed.contains(&oid);
         for view in self.segments_up_to(commits.end) {
+            if chosen.contains_key(&view.name) {
+                continue;
+            }
             let is_within = view.summary.last_commit.is_some_and(|last| last >= commits.start);
             let changes_rows = view.summary.relations.iter().any(|table| is_wanted(table.oid));
             let blocks = if view.summary.definitions.is_empty() && !(is_within && changes_rows) {

@@ -14,6 +14,7 @@ pub mod resolve;
 mod schema;
 mod witness;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -25,8 +26,8 @@ pub use resolve::Commit;
 pub use witness::SchemaWitness;
 
 use crate::error::Result;
-use crate::fold::{self, Folded, FoldedTable, KeyRange, TableRows};
-use crate::follow::{self, Follow, JournalRange, Transaction, Wanted};
+use crate::fold::{self, Folded, FoldedTable, KeyRange, RowsOnly, TableRows};
+use crate::follow::{self, Follow, JournalRange, RowChange, Transaction, Wanted};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
@@ -190,12 +191,26 @@ impl Past {
     /// # Errors
     /// `Damaged` if the journal is.
     pub fn follow<'a>(&self, until: Lsn, wanted: Wanted<'a>) -> Result<Follow<'a>> {
+        self.follow_chosen(self.until..until, wanted, &ChosenBlocks::new())
+    }
+
+    /// The same for the transactions that committed within a range, which begins at the base or at the moment. Of the
+    /// segments that `chosen` names, only these blocks are read.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn follow_chosen<'a>(
+        &self,
+        commits: Range<Lsn>,
+        wanted: Wanted<'a>,
+        chosen: &ChosenBlocks,
+    ) -> Result<Follow<'a>> {
         let key = self.history().identity().message_key();
-        let after = if self.schema_changes()?.is_empty() { self.until } else { self.base.lsn };
-        let journal = JournalRange { segments: &self.stretch().segments, after, until };
-        let blocks = self.blocks_that_change(self.until..until, wanted)?;
+        let after = if self.schema_changes()?.is_empty() { commits.start } else { self.base.lsn };
+        let journal = JournalRange { segments: &self.stretch().segments, after, until: commits.end };
+        let blocks = self.with_blocks_that_change(chosen.clone(), commits.clone(), wanted)?;
         let follow = Follow::by_names(&self.base, journal, &key, wanted, &self.tables()?);
-        Ok(follow.showing_from(self.until).reading_only(&blocks))
+        Ok(follow.showing_from(commits.start).reading_only(&blocks))
     }
 
     /// Folds the tables that are wanted, for a question about some of their rows.
@@ -207,9 +222,29 @@ impl Past {
             return Ok(Vec::new());
         }
         let blocks = self.blocks_that_change(self.base.lsn..self.until, wanted)?;
-        Ok(self
-            .fold_blocks(wanted, Some(blocks), RECOVERY_BUDGET, &self.history().scratch(), &Silent)?
-            .tables)
+        let rows = RowsOnly { blocks, takes: &|_, _| true };
+        Ok(self.fold_blocks(wanted, Some(rows), RECOVERY_BUDGET, &self.history().scratch(), &Silent)?.tables)
+    }
+
+    /// Folds single rows of a table: those that `takes` knows by each change of them. Nothing may be asked about its other
+    /// rows. `chosen` has the blocks that hold these changes, as in [`Past::follow_chosen`].
+    ///
+    /// # Errors
+    /// The errors of [`Past::fold`].
+    pub fn fold_rows(
+        &self,
+        table: u32,
+        chosen: &ChosenBlocks,
+        takes: &dyn Fn(&Table, &RowChange<'_>) -> bool,
+    ) -> Result<Option<FoldedTable>> {
+        let wanted = |it: &Table| it.oid == table;
+        if !self.tables()?.iter().any(wanted) {
+            return Ok(None);
+        }
+        let blocks = self.with_blocks_that_change(chosen.clone(), self.base.lsn..self.until, &wanted)?;
+        let (rows, scratch) = (RowsOnly { blocks, takes }, self.history().scratch());
+        let folded = self.fold_blocks(&wanted, Some(rows), RECOVERY_BUDGET, &scratch, &Silent)?;
+        Ok(folded.tables.into_iter().next())
     }
 
     /// The number of transactions between the base and the moment.
@@ -349,7 +384,7 @@ impl Past {
     fn fold_blocks(
         &self,
         wanted: Wanted<'_>,
-        rows_only: Option<ChosenBlocks>,
+        rows_only: Option<RowsOnly<'_>>,
         budget: usize,
         scratch: &Path,
         progress: &dyn Progress,

@@ -127,7 +127,7 @@ impl RowHistory<'_> {
         let wanted = |table: &Table| table.oid == self.key.table;
         let tracked = TrackedRows::find(span, self.key)?;
         let mut lives = Lives::new(self.key, tracked.keys.clone());
-        self.look_up(span, &mut lives)?;
+        self.look_up(span, &tracked, &mut lives)?;
         let mut follow = tracked.follow(span, &wanted)?;
         while let Some(event) = follow.next_event()? {
             match event.kind {
@@ -150,9 +150,9 @@ impl RowHistory<'_> {
     }
 
     /// Finds the rows that have one of the tracked keys where the span begins.
-    fn look_up(&self, span: &Span, lives: &mut Lives<'_>) -> Result<()> {
+    fn look_up(&self, span: &Span, tracked: &TrackedRows<'_>, lives: &mut Lives<'_>) -> Result<()> {
         let from = Instant { lsn: span.past.until(), time: span.time, xid: None };
-        for folded in span.past.fold_tables(&|table| table.oid == self.key.table)? {
+        if let Some(folded) = tracked.fold(span)? {
             let table = Arc::new(folded.table.clone());
             let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
             match keys {

@@ -12,6 +12,7 @@ use super::row::TrackedRows;
 use super::{Operation, Span, key_of};
 use crate::codec::copy_text;
 use crate::error::{Error, Result};
+use crate::fold::FoldedTable;
 use crate::follow::{Event, EventKind, Follow, Reshape, RowChange, TableChange, Transaction, Wanted};
 use crate::history::journal::ChosenBlocks;
 use crate::model::{Inexact, Lsn, RowIdentity, Table};
@@ -48,8 +49,8 @@ pub struct WholeRows<'a> {
     pub whole: bool,
     /// Whether the rows that a TRUNCATE removes are wanted one by one.
     pub truncated: bool,
-    /// The rows that are wanted; without them, all.
-    pub only: Option<&'a TrackedRows<'a>>,
+    /// The rows that are wanted; without any, all.
+    pub only: &'a [TrackedRows<'a>],
     /// The blocks that need to be read.
     pub blocks: Arc<ChosenBlocks>,
 }
@@ -57,7 +58,7 @@ pub struct WholeRows<'a> {
 impl<'a> WholeRows<'a> {
     /// All rows of the wanted tables, whole, also those that a TRUNCATE removes.
     pub fn all(span: &'a Span, wanted: Wanted<'a>) -> WholeRows<'a> {
-        WholeRows { span, wanted, whole: true, truncated: true, only: None, blocks: Arc::default() }
+        WholeRows { span, wanted, whole: true, truncated: true, only: &[], blocks: Arc::default() }
     }
 }
 
@@ -113,11 +114,11 @@ impl WholeRows<'_> {
     }
 
     fn journal(&self, until: Lsn) -> Result<Follow<'_>> {
-        Ok(self.span.past.follow(until, self.wanted)?.reading_only(&self.blocks))
+        self.span.past.follow_chosen(self.span.past.until()..until, self.wanted, &self.blocks)
     }
 
     fn passes_over(&self, table: &Table, change: &RowChange<'_>) -> bool {
-        self.only.is_some_and(|only| !only.holds(table, change))
+        !self.only.is_empty() && !self.only.iter().any(|rows| rows.holds(table, change))
     }
 
     /// Finds out which rows are needed, and up to which position they fit into memory.
@@ -157,7 +158,7 @@ impl WholeRows<'_> {
     fn look_up(&self, needed: HashMap<u32, Needed>) -> Result<HashMap<u32, TableState>> {
         let mut states = HashMap::new();
         let wanted = |table: &Table| needed.get(&table.oid).is_some_and(|it| it.all || !it.keys.is_empty());
-        let folded = self.span.past.fold_tables(&wanted)?;
+        let folded = self.fold(&wanted)?;
         for (oid, it) in &needed {
             let rows = it.keys.iter().map(|key| (key.clone(), None)).collect();
             let (keeps_all, holds_all) = (it.all || it.truncated, it.all);
@@ -176,6 +177,16 @@ impl WholeRows<'_> {
             if it.all { table.each(hold)? } else { table.find(&Vec::from_iter(&it.keys), hold)? }
         }
         Ok(states)
+    }
+
+    /// Folds the rows that may be needed of the tables.
+    fn fold(&self, wanted: Wanted<'_>) -> Result<Vec<FoldedTable>> {
+        if self.only.is_empty() {
+            return self.span.past.fold_tables(wanted);
+        }
+        let folded = self.only.iter().map(|rows| rows.fold(self.span));
+        let folded = folded.filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
+        Ok(folded.into_iter().filter(|folded| wanted(&folded.table)).collect())
     }
 
     fn follow_with(

@@ -2,7 +2,7 @@
 
 use super::block;
 use super::fault::SegmentFault;
-use super::lookup::ChangeIndex;
+use super::lookup::{ChangeIndex, FilterForm};
 use super::name::SegmentName;
 use super::place::{Journal, SegmentBytes};
 use super::record::ByteReader;
@@ -35,6 +35,8 @@ const TAG: u32 = 7;
 const COUNTS: u32 = 8;
 const FILTERS: u32 = 9;
 const CHANGES_TAG: u32 = 10;
+/// Filters of the form that earlier versions do not know; they make an index of their own.
+const LISTED_FILTERS: u32 = 11;
 /// The sections that the tag vouches for.
 const TAGGED: std::ops::RangeInclusive<u32> = SUMMARY..=DIGESTS;
 
@@ -226,7 +228,7 @@ impl Footer {
         }
         if let Some(changes) = &self.changes {
             sections.push((COUNTS, changes.counts.clone()));
-            sections.push((FILTERS, changes.filters.clone()));
+            sections.push((filters_section(changes), changes.filters.clone()));
             // Earlier versions check the other tag, and know nothing of these sections.
             let tag = key.map(|key| changes.tag(key));
             sections.extend(tag.map(|tag| (CHANGES_TAG, tag.as_bytes().to_vec())));
@@ -235,7 +237,7 @@ impl Footer {
         let mut payloads = Vec::new();
         for (id, raw) in &sections {
             // Filters are as good as random.
-            let level = if *id == FILTERS { 1 } else { LEVEL };
+            let level = if [FILTERS, LISTED_FILTERS].contains(id) { 1 } else { LEVEL };
             let stored = zstd::bulk::compress(raw, level)
                 .context(Kind::Internal, || "cannot compress a segment's footer".into())?;
             out.extend(id.to_le_bytes());
@@ -279,6 +281,13 @@ impl Footer {
         let within = decode_relation_messages(&sections.get(RELATION_MESSAGES)?).ok_or_else(short)?;
         relations.extend(within.into_iter().map(|(_, message)| message));
         Ok(Some(Lookup { relations, changes }))
+    }
+}
+
+fn filters_section(changes: &ChangeIndex) -> u32 {
+    match changes.form() {
+        FilterForm::Hashed => FILTERS,
+        FilterForm::Listed => LISTED_FILTERS,
     }
 }
 
@@ -334,10 +343,12 @@ impl<'a> Sections<'a> {
 
     /// The index of changes. With a key, one that no holder of the key wrote is refused.
     fn changes(&self, key: Option<&SegmentKey>) -> Result<Option<ChangeIndex>, SegmentFault> {
-        if !self.has(COUNTS) || !self.has(FILTERS) {
-            return Ok(None);
+        let filters = [LISTED_FILTERS, FILTERS].into_iter().find(|id| self.has(*id));
+        let Some(filters) = filters.filter(|_| self.has(COUNTS)) else { return Ok(None) };
+        let changes = ChangeIndex { counts: self.get(COUNTS)?, filters: self.get(filters)? };
+        if filters_section(&changes) != filters {
+            return Err(short());
         }
-        let changes = ChangeIndex { counts: self.get(COUNTS)?, filters: self.get(FILTERS)? };
         if let Some(key) = key
             && Tag::from_slice(&self.get(CHANGES_TAG)?).ok() != Some(changes.tag(key))
         {

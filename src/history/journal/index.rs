@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::block::BlockHeader;
 use super::fault::SegmentFault;
 use super::footer::Footer;
-use super::lookup::ChangeIndexBuilder;
+use super::lookup::{ChangeIndex, ChangeIndexBuilder};
 use super::peek::{PeekedMessage, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{RelationNovelty, Relations};
@@ -73,6 +73,12 @@ impl Index {
             digest: blake3::Hasher::new(),
             undigested: Vec::new(),
         }
+    }
+
+    /// Lets the index of changes have the form of another one, with which it is compared.
+    pub(super) fn in_form_of(mut self, changes: &ChangeIndex) -> Index {
+        self.changes = ChangeIndexBuilder::new(changes.form());
+        self
     }
 
     /// Takes a Relation message that is in force at the start. Blocks may only come after it.

@@ -1,6 +1,6 @@
 //! The index of a segment's changes: what each transaction changed, and which rows each block may concern. See FORMAT.md.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use twox_hash::XxHash3_64;
@@ -18,11 +18,34 @@ const KEY: u8 = 0;
 const TABLE: u8 = 1;
 const SCHEMA: u8 = 2;
 
-/// The index of a segment's changes, encoded.
+/// The index of a segment's changes, encoded. The filters begin with their form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeIndex {
     pub(super) counts: Vec<u8>,
     pub(super) filters: Vec<u8>,
+}
+
+/// How the filters of a segment's blocks are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum FilterForm {
+    /// As earlier versions wrote them: 8 bits tell a key from others. That any row of a table may be concerned, or that a
+    /// schema change lies in the block, is a hash among those of the keys, so a reader is wrong about these now and then.
+    Hashed,
+    /// 12 bits tell a key from others, and the block's tables and schema changes are told exactly.
+    #[default]
+    Listed,
+}
+
+/// What the filters of the newer form begin with. Those of the older form begin with the number of blocks.
+const LISTED: u8 = 0;
+
+impl FilterForm {
+    fn bits(self) -> u32 {
+        match self {
+            FilterForm::Hashed => 8,
+            FilterForm::Listed => 12,
+        }
+    }
 }
 
 /// The numbers of the blocks that are read of each segment, in order. A segment that is not named is read whole.
@@ -30,26 +53,27 @@ pub type ChosenBlocks = BTreeMap<SegmentName, Vec<u32>>;
 
 /// The rows that blocks are looked up for: those of a table that have some keys.
 pub struct SoughtRows {
-    hashes: Vec<u64>,
+    /// The table; `None` if only schema changes are looked up.
+    table: Option<u32>,
+    keys: Vec<u64>,
 }
 
 impl SoughtRows {
     /// No rows: only schema changes are looked up.
     pub fn none() -> SoughtRows {
-        SoughtRows { hashes: vec![schema_hash()] }
+        SoughtRows { table: None, keys: Vec::new() }
     }
 
     /// The rows of the table `oid` whose key columns have one of these values, in the order in which the stream has the
     /// columns.
     pub fn new<'a>(oid: u32, keys: impl IntoIterator<Item = Vec<&'a [u8]>>) -> SoughtRows {
-        let mut hashes = vec![table_hash(oid), schema_hash()];
         let mut content = Vec::new();
-        for key in keys {
+        let hash = |key: Vec<&'a [u8]>| {
             begin_key(&mut content, oid);
             key.into_iter().for_each(|value| push_value(&mut content, value));
-            hashes.push(XxHash3_64::oneshot(&content));
-        }
-        SoughtRows { hashes }
+            XxHash3_64::oneshot(&content)
+        };
+        SoughtRows { table: Some(oid), keys: keys.into_iter().map(hash).collect() }
     }
 }
 
@@ -109,10 +133,23 @@ impl ChangeIndex {
         key.changes_tag(&self.digest())
     }
 
-    fn filters(&self) -> Option<Vec<Filter<'_>>> {
-        let mut bytes = ByteReader::new(&self.filters);
+    pub(super) fn form(&self) -> FilterForm {
+        // A segment without blocks has the same filters in the older form.
+        if self.filters.len() > 1 && self.filters[0] == LISTED {
+            FilterForm::Listed
+        } else {
+            FilterForm::Hashed
+        }
+    }
+
+    fn filters(&self) -> Option<Vec<BlockFilter<'_>>> {
+        let (mut bytes, form) = (ByteReader::new(&self.filters), self.form());
+        if form == FilterForm::Listed {
+            bytes.take(1)?;
+        }
         let count = bytes.varint()?;
-        let filters = (0..count).map(|_| Filter::decode(bytes.counted()?)).collect::<Option<_>>()?;
+        let filters =
+            (0..count).map(|_| BlockFilter::decode(bytes.counted()?, form)).collect::<Option<_>>()?;
         bytes.is_empty().then_some(filters)
     }
 
@@ -120,7 +157,7 @@ impl ChangeIndex {
     /// these blocks, and so do all schema changes.
     pub fn blocks_with(&self, rows: &SoughtRows) -> Vec<u32> {
         let filters = self.filters().unwrap_or_default().into_iter().zip(0..);
-        let found = filters.filter(|(filter, _)| rows.hashes.iter().any(|hash| filter.may_hold(*hash)));
+        let found = filters.filter(|(filter, _)| filter.may_concern(rows));
         found.map(|(_, number)| number).collect()
     }
 
@@ -130,9 +167,59 @@ impl ChangeIndex {
     }
 }
 
+/// The filter of one block.
+struct BlockFilter<'a> {
+    keys: Filter<'a>,
+    /// `None` in the form that has them among the keys.
+    listed: Option<ListedChanges>,
+}
+
+/// The changes in a block that are not those of rows with a key.
+#[derive(Clone, Debug, Default)]
+struct ListedChanges {
+    /// Whether the block has messages of a schema change.
+    schema: bool,
+    /// The tables of which any row may be concerned.
+    tables: BTreeSet<u32>,
+}
+
+impl<'a> BlockFilter<'a> {
+    fn decode(bytes: &'a [u8], form: FilterForm) -> Option<BlockFilter<'a>> {
+        let mut bytes = ByteReader::new(bytes);
+        let listed = match form {
+            FilterForm::Hashed => None,
+            FilterForm::Listed => Some(ListedChanges::decode(&mut bytes)?),
+        };
+        Some(BlockFilter { keys: Filter::decode(bytes.rest(), form.bits())?, listed })
+    }
+
+    fn may_concern(&self, rows: &SoughtRows) -> bool {
+        let holds = |hash: u64| self.keys.may_hold(hash);
+        let beside_keys = match &self.listed {
+            Some(listed) => listed.schema || rows.table.is_some_and(|oid| listed.tables.contains(&oid)),
+            None => holds(schema_hash()) || rows.table.is_some_and(|oid| holds(table_hash(oid))),
+        };
+        beside_keys || rows.keys.iter().any(|hash| holds(*hash))
+    }
+}
+
+impl ListedChanges {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, (self.tables.len() as u64) << 1 | u64::from(self.schema));
+        self.tables.iter().for_each(|oid| put_varint(out, u64::from(*oid)));
+    }
+
+    fn decode(bytes: &mut ByteReader<'_>) -> Option<ListedChanges> {
+        let head = bytes.varint()?;
+        let tables = (0..head >> 1).map(|_| u32::try_from(bytes.varint()?).ok()).collect::<Option<_>>()?;
+        Some(ListedChanges { schema: head & 1 == 1, tables })
+    }
+}
+
 /// Gathers the index of the blocks that it is shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ChangeIndexBuilder {
+    form: FilterForm,
     /// The places of the key's columns in the tuples of each relation; `None` if the stream does not name its rows by a
     /// key.
     keys: HashMap<u32, Option<Vec<usize>>>,
@@ -140,12 +227,18 @@ pub(super) struct ChangeIndexBuilder {
     content: Vec<u8>,
     /// The hashes of the present block.
     hashes: Vec<u64>,
+    /// The other changes of the present block.
+    listed: ListedChanges,
     blocks: u64,
     filters: Vec<u8>,
     counts: CountsBuilder,
 }
 
 impl ChangeIndexBuilder {
+    pub(super) fn new(form: FilterForm) -> ChangeIndexBuilder {
+        ChangeIndexBuilder { form, ..ChangeIndexBuilder::default() }
+    }
+
     /// A Relation message is in force from here on.
     pub(super) fn relation(&mut self, message: &[u8]) {
         if let Some((oid, key)) = key_places(message) {
@@ -162,7 +255,7 @@ impl ChangeIndexBuilder {
             PeekedMessage::Delete { oid } => self.row(message, oid, ChangeKind::Delete),
             PeekedMessage::Truncate { oids } => {
                 for oid in oids.iter().map(|oid| u32::from_be_bytes(*oid)) {
-                    self.hashes.push(table_hash(oid));
+                    self.listed.tables.insert(oid);
                     self.counts.add(oid, ChangeKind::Truncate, 0);
                 }
             }
@@ -170,7 +263,7 @@ impl ChangeIndexBuilder {
             PeekedMessage::Logical { prefix, .. }
                 if [DEFINITION, ROWS].map(str::as_bytes).contains(&prefix) =>
             {
-                self.hashes.push(schema_hash());
+                self.listed.schema = true;
             }
             PeekedMessage::Commit { .. } => self.counts.commit(),
             PeekedMessage::Begin { .. } | PeekedMessage::Logical { .. } | PeekedMessage::Other => {}
@@ -187,21 +280,32 @@ impl ChangeIndexBuilder {
             .is_none()
         {
             self.hashes.truncate(before);
-            self.hashes.push(table_hash(oid));
+            self.listed.tables.insert(oid);
         }
     }
 
     /// The block is complete.
     pub(super) fn end_block(&mut self) {
-        let filter = filter::encode(&mut self.hashes);
+        let (listed, mut encoded) = (std::mem::take(&mut self.listed), Vec::new());
+        match self.form {
+            FilterForm::Hashed => {
+                self.hashes.extend(listed.tables.into_iter().map(table_hash));
+                self.hashes.extend(listed.schema.then(schema_hash));
+            }
+            FilterForm::Listed => listed.encode(&mut encoded),
+        }
+        encoded.extend(filter::encode(&mut self.hashes, self.form.bits()));
         self.hashes.clear();
-        put_varint(&mut self.filters, filter.len() as u64);
-        self.filters.extend(filter);
+        put_varint(&mut self.filters, encoded.len() as u64);
+        self.filters.extend(encoded);
         self.blocks += 1;
     }
 
     pub(super) fn finish(self) -> ChangeIndex {
-        let mut filters = Vec::with_capacity(self.filters.len() + 10);
+        let mut filters = Vec::with_capacity(self.filters.len() + 11);
+        if self.form == FilterForm::Listed && self.blocks > 0 {
+            filters.push(LISTED);
+        }
         put_varint(&mut filters, self.blocks);
         filters.extend(self.filters);
         ChangeIndex { counts: self.counts.finish(), filters }

@@ -11,7 +11,7 @@ use super::counts::{ChangeCount, Counts};
 use super::fault::{self, SegmentFault};
 use super::footer::{self, Footer};
 use super::index::Index;
-use super::lookup::{ChangeIndex, ChangeIndexBuilder, SoughtRows};
+use super::lookup::{ChangeIndex, ChangeIndexBuilder, FilterForm, SoughtRows};
 use super::name::{SegmentHeader, SegmentName};
 use super::parts::Parts;
 use super::peek::peek;
@@ -190,7 +190,11 @@ impl Segment {
     /// # Errors
     /// `Damaged` for a bad block.
     pub fn index_changes(&self) -> Result<ChangeIndex> {
-        let mut changes = ChangeIndexBuilder::default();
+        self.index_changes_in(FilterForm::default())
+    }
+
+    pub(super) fn index_changes_in(&self, form: FilterForm) -> Result<ChangeIndex> {
+        let mut changes = ChangeIndexBuilder::new(form);
         self.footer.relations_at_start.iter().for_each(|message| changes.relation(message));
         for (number, entry) in self.footer.blocks.iter().enumerate() {
             let raw = self.raw_block(number)?;
@@ -275,7 +279,7 @@ impl Segment {
         // Tests count these bytes.
         let bytes: u64 = parts.iter().map(Part::stored_len).sum();
         tracing::trace!("reading {bytes} of {} bytes of {}", self.size(), self.place());
-        SegmentBlocks { bytes: Arc::clone(&self.bytes), parts, after, until }
+        SegmentBlocks { bytes: Arc::clone(&self.bytes), parts, after, until, kept: None }
     }
 
     /// Hands over, in order, every record at positions from `after` to before `until`: the whole transactions with such

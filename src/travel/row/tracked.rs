@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::RowKey;
 use crate::error::Result;
+use crate::fold::FoldedTable;
 use crate::follow::{EventKind, Follow, RowChange, Wanted};
 use crate::history::journal::ChosenBlocks;
 use crate::model::Table;
@@ -19,7 +20,8 @@ pub struct TrackedRows<'a> {
 }
 
 impl<'a> TrackedRows<'a> {
-    /// Finds the keys that the row, or a row that once had its key, had at any time of the span.
+    /// Finds the keys that the row, or a row that once had its key, had at any time of the span, or before it since the
+    /// checkpoint from which the rows are looked up where the span begins.
     ///
     /// # Errors
     /// `Damaged` if the history is.
@@ -42,9 +44,21 @@ impl<'a> TrackedRows<'a> {
         }
     }
 
-    /// The blocks that hold all changes of these rows.
-    pub fn blocks(&self) -> Arc<ChosenBlocks> {
-        Arc::clone(&self.blocks)
+    /// The blocks that hold all changes of all these rows.
+    pub fn blocks(all: &[TrackedRows<'_>]) -> Arc<ChosenBlocks> {
+        let Some((first, others)) = all.split_first() else { return Arc::default() };
+        let mut blocks = Arc::clone(&first.blocks);
+        for other in others {
+            let both = Arc::make_mut(&mut blocks);
+            // A segment that one of them does not name is read whole.
+            both.retain(|name, _| other.blocks.contains_key(name));
+            for (name, numbers) in both {
+                numbers.extend(other.blocks.get(name).into_iter().flatten());
+                numbers.sort_unstable();
+                numbers.dedup();
+            }
+        }
+        blocks
     }
 
     /// Follows the span; of the rows, only the tracked ones may be believed.
@@ -52,11 +66,27 @@ impl<'a> TrackedRows<'a> {
     /// # Errors
     /// `Damaged` if the journal is.
     pub fn follow<'b>(&self, span: &Span, wanted: Wanted<'b>) -> Result<Follow<'b>> {
-        Ok(span.past.follow(span.until, wanted)?.reading_only(&self.blocks))
+        span.past.follow_chosen(span.past.until()..span.until, wanted, &self.blocks)
+    }
+
+    /// Folds the tracked rows where the span begins. Nothing may be asked about other rows; `None` if the table is not
+    /// there.
+    ///
+    /// # Errors
+    /// `Damaged` if the history is.
+    pub fn fold(&self, span: &Span) -> Result<Option<FoldedTable>> {
+        if self.blocks.is_empty() {
+            let folded = span.past.fold_tables(&|table| table.oid == self.key.table)?;
+            return Ok(folded.into_iter().next());
+        }
+        span.past.fold_rows(self.key.table, &self.blocks, &|table, change| self.holds(table, change))
     }
 
     /// Whether a change is one of a tracked row.
     pub fn holds(&self, table: &Table, change: &RowChange<'_>) -> bool {
+        if table.oid != self.key.table {
+            return false;
+        }
         let (old, new) = change.sides();
         let mut keys = old.into_iter().chain(new).filter_map(|row| self.key.of(table, row.line));
         keys.any(|key| self.keys.contains(&key))
@@ -68,7 +98,9 @@ impl<'a> TrackedRows<'a> {
         let mut tracked = HashSet::from([self.key.value().to_vec()]);
         let mut present = tracked.clone();
         let mut moves = Vec::new();
-        let mut follow = self.follow(span, &wanted)?;
+        // Without an index, all of the journal before the span would be read, and all rows are folded anyway.
+        let from = if self.blocks.is_empty() { span.past.until() } else { span.past.base().lsn };
+        let mut follow = span.past.follow_chosen(from..span.until, &wanted, &self.blocks)?;
         while let Some(event) = follow.next_event()? {
             let EventKind::Row { table, change } = event.kind else { continue };
             let RowChange::Update { old: Some(old), new } = change else { continue };

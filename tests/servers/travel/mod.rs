@@ -3,6 +3,7 @@
 mod bisect;
 mod diff;
 mod gap;
+mod keyed;
 mod log;
 mod lookup;
 mod partitions;
