@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::journal::{Journal, KeptBlocks, Lookup, Segment, SegmentName, read_lookup};
+use super::journal::{Journal, KeptBlocks, Lookup, Segment, SegmentName, SoughtRows, look_up};
 use crate::error::{Kind, Result};
 use crate::model::Lsn;
 
@@ -83,21 +83,16 @@ impl Segments {
         &self.kept
     }
 
-    /// Returns what a lookup of rows needs of a segment, without opening the segment if it is sealed; `None` if an earlier
-    /// version sealed it, or if its footer is damaged, so that whoever needs the segment opens it in another form.
+    /// Looks rows up in a sealed segment without opening it; `None` if an earlier version sealed it, or if its footer is
+    /// damaged, so that whoever needs the segment opens it in another form.
     ///
     /// # Errors
     /// Fails as [`Segment::open`] does.
-    pub fn lookup(&self, name: SegmentName) -> Result<Option<Lookup>> {
-        if name.sealed {
-            return match read_lookup(&self.journal, name) {
-                Err(error) if error.kind() == Kind::Damaged => Ok(None),
-                read => read,
-            };
+    pub fn look_up(&self, name: SegmentName, rows: &SoughtRows) -> Result<Option<Lookup>> {
+        match look_up(&self.journal, name, rows) {
+            Err(error) if error.kind() == Kind::Damaged => Ok(None),
+            found => found,
         }
-        let segment = self.open(name)?;
-        let relations = segment.relations().cloned().collect();
-        Ok(segment.footer().changes.clone().map(|changes| Lookup { relations, changes }))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::codec::{copy_text, pgoutput};
 use crate::error::Result;
 use crate::follow::{describes_exactly, may_be_retold, tables_after};
 use crate::history::definitions::changes_in;
-use crate::history::journal::{ChosenBlocks, Lookup, SoughtRows};
+use crate::history::journal::{ChosenBlocks, SoughtRows};
 use crate::history::timeline::SegmentView;
 use crate::model::{Column, Lsn, Message, RowIdentity, Table};
 use crate::signal::DefinitionChange;
@@ -65,9 +65,9 @@ impl Past {
             return Ok(chosen);
         }
         for view in self.segments_up_to(until) {
-            let found = view.lookup(self.reading.catalog())?;
-            if is_described(&found, rows.table, &versions) {
-                chosen.insert(view.name, found.changes.blocks_with(&sought));
+            let found = view.look_up(self.reading.catalog(), &sought)?;
+            if is_described(&found.relations, rows.table, &versions) {
+                chosen.insert(view.name, found.blocks);
             }
         }
         Ok(chosen)
@@ -117,8 +117,8 @@ impl Past {
             let blocks = if view.summary.definitions.is_empty() && !(is_within && changes_rows) {
                 Vec::new()
             } else {
-                let changes = view.lookup(self.reading.catalog())?.changes;
-                view.open()?.blocks_that_change(&changes, &commits, &is_wanted)
+                let (segment, changes) = view.indexed_segment(self.reading.catalog())?;
+                segment.blocks_that_change(&changes, &commits, &is_wanted)
             };
             chosen.insert(view.name, blocks);
         }
@@ -133,7 +133,7 @@ impl Past {
         let mut tables = HashSet::new();
         let (Some(first), Some(last)) = (commits.first(), commits.last()) else { return Ok(tables) };
         for view in self.stretch().segments_between(*first, Lsn(last.0 + 1)) {
-            let (changes, segment) = (view.lookup(self.reading.catalog())?.changes, view.open()?);
+            let (segment, changes) = view.indexed_segment(self.reading.catalog())?;
             let counted = segment.counted_transactions(&changes);
             let of_these = counted.filter(|(entry, _)| commits.contains(&entry.commit_lsn));
             tables.extend(of_these.filter_map(|(_, changed)| changed).flatten().map(|it| it.oid));
@@ -170,8 +170,8 @@ impl Past {
 }
 
 /// Whether the stream describes the table only as one of its versions in the segment.
-fn is_described(found: &Lookup, table: u32, versions: &[Table]) -> bool {
-    found.relations.iter().all(|message| match pgoutput::decode(message) {
+fn is_described(relations: &[Vec<u8>], table: u32, versions: &[Table]) -> bool {
+    relations.iter().all(|message| match pgoutput::decode(message) {
         Ok(Message::Relation(relation)) if relation.oid == table => {
             versions.iter().any(|version| describes_exactly(&relation, version))
         }

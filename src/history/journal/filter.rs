@@ -57,10 +57,15 @@ impl<'a> Filter<'a> {
     /// Reads a set that was encoded with as many bits; `None` if the bytes are none.
     pub(super) fn decode(bytes: &'a [u8], bits: u32) -> Option<Filter<'a>> {
         let mut bytes = ByteReader::new(bytes);
+        Filter::read(&mut bytes, bits).filter(|_| bytes.is_empty())
+    }
+
+    /// Reads the set that comes next.
+    pub(super) fn read(bytes: &mut ByteReader<'a>, bits: u32) -> Option<Filter<'a>> {
         let count = usize::try_from(bytes.varint()?).ok().filter(|count| *count <= bytes.remaining())?;
         let lows = bytes.take(lows_len(count, bits))?;
         let buckets = bytes.take((2 * count).div_ceil(8))?;
-        bytes.is_empty().then_some(Filter { count, bits, lows, buckets })
+        Some(Filter { count, bits, lows, buckets })
     }
 
     /// Whether the set may hold the hash. If not, the set does not hold it.

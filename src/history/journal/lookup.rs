@@ -1,13 +1,15 @@
 //! The index of a segment's changes: what each transaction changed, and which rows each block may concern. See FORMAT.md.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use twox_hash::XxHash3_64;
 
 use super::counts::{ChangeKind, Counts, CountsBuilder};
+use super::fault::SegmentFault;
 use super::filter::{self, Filter};
 use super::name::SegmentName;
+use super::pages::{ListedChanges, Page, PagedFilters, PagesBuilder};
 use super::peek::PeekedMessage;
 use super::record::{ByteReader, put_varint};
 use crate::history::key::{Digest, SegmentKey, Tag, digest_of};
@@ -28,25 +30,19 @@ pub struct ChangeIndex {
 /// How the filters of a segment's blocks are encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum FilterForm {
-    /// As earlier versions wrote them: 8 bits tell a key from others. That any row of a table may be concerned, or that a
-    /// schema change lies in the block, is a hash among those of the keys, so a reader is wrong about these now and then.
+    /// As earlier versions wrote them: one filter a block, in which 8 bits tell a key from others. That any row of a table may
+    /// be concerned, or that a schema change lies in the block, is a hash among those of the keys, so a reader is wrong about
+    /// these now and then.
     Hashed,
-    /// 12 bits tell a key from others, and the block's tables and schema changes are told exactly.
+    /// A head that tells these exactly, and pages of filters in which 12 bits tell a key from others.
     #[default]
-    Listed,
+    Paged,
 }
 
 /// What the filters of the newer form begin with. Those of the older form begin with the number of blocks.
-const LISTED: u8 = 0;
-
-impl FilterForm {
-    fn bits(self) -> u32 {
-        match self {
-            FilterForm::Hashed => 8,
-            FilterForm::Listed => 12,
-        }
-    }
-}
+const PAGED: u8 = 0;
+/// The bits that tell a key from others in the older form.
+const HASHED_BITS: u32 = 8;
 
 /// The numbers of the blocks that are read of each segment, in order. A segment that is not named is read whole.
 pub type ChosenBlocks = BTreeMap<SegmentName, Vec<u32>>;
@@ -54,8 +50,9 @@ pub type ChosenBlocks = BTreeMap<SegmentName, Vec<u32>>;
 /// The rows that blocks are looked up for: those of a table that have some keys.
 pub struct SoughtRows {
     /// The table; `None` if only schema changes are looked up.
-    table: Option<u32>,
-    keys: Vec<u64>,
+    pub(super) table: Option<u32>,
+    /// The hashes of the keys.
+    pub(super) keys: Vec<u64>,
 }
 
 impl SoughtRows {
@@ -87,6 +84,14 @@ fn push_value(content: &mut Vec<u8>, value: &[u8]) {
     // The length stands before the value, so that no byte can pass from one value to the next.
     content.extend_from_slice(&(value.len() as u32).to_le_bytes());
     content.extend_from_slice(value);
+}
+
+impl SoughtRows {
+    /// The hashes that stand for the rows in filters of the older form.
+    fn hashes(&self) -> Vec<u64> {
+        let beside_keys = self.table.map(table_hash).into_iter().chain([schema_hash()]);
+        self.keys.iter().copied().chain(beside_keys).collect()
+    }
 }
 
 /// The hash in a block's filter that stands for changes that may concern any row of the table.
@@ -125,7 +130,12 @@ impl ChangeIndex {
 
     /// Whether the sections are what they should be for a segment with this many blocks.
     pub(super) fn is_sound(&self, blocks: usize) -> bool {
-        Counts::decode(&self.counts).is_some() && self.filters().is_some_and(|it| it.len() == blocks)
+        let filters = match self.head_and_pages() {
+            Some((head, pages)) => PagedFilters::decode(head)
+                .is_some_and(|it| it.blocks() == blocks && it.len == pages.len() as u64),
+            None => self.hashed_filters().is_some_and(|it| it.len() == blocks),
+        };
+        filters && Counts::decode(&self.counts).is_some()
     }
 
     /// Returns the tag of the index in a history with a key.
@@ -135,84 +145,61 @@ impl ChangeIndex {
 
     pub(super) fn form(&self) -> FilterForm {
         // A segment without blocks has the same filters in the older form.
-        if self.filters.len() > 1 && self.filters[0] == LISTED {
-            FilterForm::Listed
-        } else {
-            FilterForm::Hashed
+        match self.filters[..] {
+            [PAGED, _, ..] => FilterForm::Paged,
+            _ => FilterForm::Hashed,
         }
     }
 
-    fn filters(&self) -> Option<Vec<BlockFilter<'_>>> {
-        let (mut bytes, form) = (ByteReader::new(&self.filters), self.form());
-        if form == FilterForm::Listed {
-            bytes.take(1)?;
-        }
+    /// Puts the head and the pages of filters together.
+    pub(super) fn of_pages(counts: Vec<u8>, head: &[u8], pages: &[u8]) -> ChangeIndex {
+        let mut filters = Vec::with_capacity(head.len() + pages.len() + 11);
+        filters.push(PAGED);
+        put_varint(&mut filters, head.len() as u64);
+        filters.extend_from_slice(head);
+        filters.extend_from_slice(pages);
+        ChangeIndex { counts, filters }
+    }
+
+    /// The head and the pages of filters that are of this form.
+    pub(super) fn head_and_pages(&self) -> Option<(&[u8], &[u8])> {
+        let mut bytes = ByteReader::new(&self.filters);
+        (self.form() == FilterForm::Paged && bytes.take(1).is_some()).then_some(())?;
+        let head = bytes.counted()?;
+        Some((head, bytes.rest()))
+    }
+
+    /// The filter of each block in the older form.
+    fn hashed_filters(&self) -> Option<Vec<Filter<'_>>> {
+        let mut bytes = ByteReader::new(&self.filters);
         let count = bytes.varint()?;
-        let filters =
-            (0..count).map(|_| BlockFilter::decode(bytes.counted()?, form)).collect::<Option<_>>()?;
+        let filters = (0..count).map(|_| Filter::decode(bytes.counted()?, HASHED_BITS));
+        let filters = filters.collect::<Option<_>>()?;
         bytes.is_empty().then_some(filters)
     }
 
     /// Returns the numbers of the blocks that may concern one of the rows, in order. All changes of these rows lie in
     /// these blocks, and so do all schema changes.
     pub fn blocks_with(&self, rows: &SoughtRows) -> Vec<u32> {
-        let filters = self.filters().unwrap_or_default().into_iter().zip(0..);
-        let found = filters.filter(|(filter, _)| filter.may_concern(rows));
-        found.map(|(_, number)| number).collect()
+        let Some((head, pages)) = self.head_and_pages() else {
+            let filters = self.hashed_filters().unwrap_or_default().into_iter().zip(0..);
+            let hashes = rows.hashes();
+            let found = filters.filter(|(filter, _)| hashes.iter().any(|hash| filter.may_hold(*hash)));
+            return found.map(|(_, number)| number).collect();
+        };
+        let Some(filters) = PagedFilters::decode(head) else { return Vec::new() };
+        let mut read = |page: Page<'_>| {
+            let end = page.offset.checked_add(page.len).and_then(|end| usize::try_from(end).ok());
+            let bytes = end.and_then(|end| pages.get(page.offset as usize..end));
+            bytes.map(<[u8]>::to_vec).ok_or_else(|| SegmentFault::bad("a page of the filters is missing"))
+        };
+        // Where the filters tell nothing, every block is read.
+        filters.blocks_with(rows, &mut read).unwrap_or_else(|_| (0..filters.blocks() as u32).collect())
     }
 
     /// Returns the counts of the segment's transactions.
     pub fn counts(&self) -> Option<Counts<'_>> {
         Counts::decode(&self.counts)
-    }
-}
-
-/// The filter of one block.
-struct BlockFilter<'a> {
-    keys: Filter<'a>,
-    /// `None` in the form that has them among the keys.
-    listed: Option<ListedChanges>,
-}
-
-/// The changes in a block that are not those of rows with a key.
-#[derive(Clone, Debug, Default)]
-struct ListedChanges {
-    /// Whether the block has messages of a schema change.
-    schema: bool,
-    /// The tables of which any row may be concerned.
-    tables: BTreeSet<u32>,
-}
-
-impl<'a> BlockFilter<'a> {
-    fn decode(bytes: &'a [u8], form: FilterForm) -> Option<BlockFilter<'a>> {
-        let mut bytes = ByteReader::new(bytes);
-        let listed = match form {
-            FilterForm::Hashed => None,
-            FilterForm::Listed => Some(ListedChanges::decode(&mut bytes)?),
-        };
-        Some(BlockFilter { keys: Filter::decode(bytes.rest(), form.bits())?, listed })
-    }
-
-    fn may_concern(&self, rows: &SoughtRows) -> bool {
-        let holds = |hash: u64| self.keys.may_hold(hash);
-        let beside_keys = match &self.listed {
-            Some(listed) => listed.schema || rows.table.is_some_and(|oid| listed.tables.contains(&oid)),
-            None => holds(schema_hash()) || rows.table.is_some_and(|oid| holds(table_hash(oid))),
-        };
-        beside_keys || rows.keys.iter().any(|hash| holds(*hash))
-    }
-}
-
-impl ListedChanges {
-    fn encode(&self, out: &mut Vec<u8>) {
-        put_varint(out, (self.tables.len() as u64) << 1 | u64::from(self.schema));
-        self.tables.iter().for_each(|oid| put_varint(out, u64::from(*oid)));
-    }
-
-    fn decode(bytes: &mut ByteReader<'_>) -> Option<ListedChanges> {
-        let head = bytes.varint()?;
-        let tables = (0..head >> 1).map(|_| u32::try_from(bytes.varint()?).ok()).collect::<Option<_>>()?;
-        Some(ListedChanges { schema: head & 1 == 1, tables })
     }
 }
 
@@ -230,7 +217,9 @@ pub(super) struct ChangeIndexBuilder {
     /// The other changes of the present block.
     listed: ListedChanges,
     blocks: u64,
+    /// The filters of the older form.
     filters: Vec<u8>,
+    pages: PagesBuilder,
     counts: CountsBuilder,
 }
 
@@ -286,29 +275,31 @@ impl ChangeIndexBuilder {
 
     /// The block is complete.
     pub(super) fn end_block(&mut self) {
-        let (listed, mut encoded) = (std::mem::take(&mut self.listed), Vec::new());
+        let listed = std::mem::take(&mut self.listed);
         match self.form {
             FilterForm::Hashed => {
                 self.hashes.extend(listed.tables.into_iter().map(table_hash));
                 self.hashes.extend(listed.schema.then(schema_hash));
+                let filter = filter::encode(&mut self.hashes, HASHED_BITS);
+                self.hashes.clear();
+                put_varint(&mut self.filters, filter.len() as u64);
+                self.filters.extend(filter);
             }
-            FilterForm::Listed => listed.encode(&mut encoded),
+            FilterForm::Paged => self.pages.end_block(std::mem::take(&mut self.hashes), &listed),
         }
-        encoded.extend(filter::encode(&mut self.hashes, self.form.bits()));
-        self.hashes.clear();
-        put_varint(&mut self.filters, encoded.len() as u64);
-        self.filters.extend(encoded);
         self.blocks += 1;
     }
 
     pub(super) fn finish(self) -> ChangeIndex {
-        let mut filters = Vec::with_capacity(self.filters.len() + 11);
-        if self.form == FilterForm::Listed && self.blocks > 0 {
-            filters.push(LISTED);
+        let counts = self.counts.finish();
+        if self.form == FilterForm::Paged && self.blocks > 0 {
+            let (head, pages) = self.pages.finish();
+            return ChangeIndex::of_pages(counts, &head, &pages);
         }
+        let mut filters = Vec::with_capacity(self.filters.len() + 10);
         put_varint(&mut filters, self.blocks);
         filters.extend(self.filters);
-        ChangeIndex { counts: self.counts.finish(), filters }
+        ChangeIndex { counts, filters }
     }
 }
 

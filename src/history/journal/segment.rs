@@ -38,6 +38,8 @@ pub struct Segment {
     in_force_at_end: Relations,
     /// How far an open segment was read.
     growth: Option<Growth>,
+    /// The number, with its epoch, of the last transaction of an open segment that told sequences.
+    number: Option<u64>,
 }
 
 /// The end of an open segment, from which its reader can go on when the segment has grown.
@@ -84,8 +86,14 @@ impl Segment {
         let (footer, _) = footer::read_checked(&bytes, key.as_ref())?;
         let mut in_force_at_end = Relations::default();
         let bytes = Arc::new(bytes);
-        let mut segment =
-            Segment { bytes, header, footer, in_force_at_end: Relations::default(), growth: None };
+        let mut segment = Segment {
+            bytes,
+            header,
+            footer,
+            in_force_at_end: Relations::default(),
+            growth: None,
+            number: None,
+        };
         segment.relations().for_each(|message| {
             in_force_at_end.tell(message);
         });
@@ -143,9 +151,9 @@ impl Segment {
                 .and_then(|read| index.block(offset, &read.header, &read.raw, digest))
                 .map_err(|fault| bytes.fault(offset, fault))?;
         }
-        let growth = Some(Growth { index: index.clone(), end });
+        let (growth, number) = (Some(Growth { index: index.clone(), end }), index.number());
         let (footer, in_force_at_end) = index.finish();
-        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end, growth })
+        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end, growth, number })
     }
 
     /// The segment's name, in the form in which it was opened.
@@ -173,6 +181,11 @@ impl Segment {
 
     pub fn summary(&self) -> &SegmentSummary {
         &self.footer.summary
+    }
+
+    /// The number, with its epoch, of the last transaction of an open segment that told sequences.
+    pub fn last_number(&self) -> Option<u64> {
+        self.number
     }
 
     /// Returns the transactions in commit order.
