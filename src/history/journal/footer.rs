@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::block;
 use super::fault::SegmentFault;
 use super::lookup::ChangeIndex;
-use super::partial::lookup_check;
 use super::place::SegmentBytes;
 use super::record::ByteReader;
 use super::sections::{
@@ -15,7 +14,7 @@ use super::sections::{
 };
 use super::summary::{SegmentSummary, TransactionEntry};
 use crate::error::{Context, Kind, Result};
-use crate::history::key::{Authorship, SegmentKey, Tag, digest_of};
+use crate::history::key::{Authorship, Digest, SegmentKey, Tag, digest_of};
 use crate::store::{Object, ObjectName, Store};
 
 pub(super) const TRAILER_LEN: usize = 64;
@@ -287,6 +286,12 @@ fn short() -> SegmentFault {
 /// Returns the tag over the contents of the sections before the tag, in the order of their ids.
 fn footer_tag<'a>(key: &SegmentKey, contents: impl Iterator<Item = &'a [u8]>) -> Tag {
     key.footer_tag(&digest_of(contents))
+}
+
+/// The check of the sections that a lookup reads: those of the relations, and the head of the filters.
+pub(super) fn lookup_check(key: Option<&SegmentKey>, sections: [&[u8]; 3]) -> Vec<u8> {
+    let digest: Digest = digest_of(sections.into_iter());
+    key.map_or(*digest.as_bytes(), |key| *key.lookup_tag(&digest).as_bytes()).to_vec()
 }
 
 /// The id, the raw length and the stored bytes of each section.

@@ -194,7 +194,9 @@ impl ChangeIndex {
             bytes.map(<[u8]>::to_vec).ok_or_else(|| SegmentFault::bad("a page of the filters is missing"))
         };
         // Where the filters tell nothing, every block is read.
-        filters.blocks_with(rows, &mut read).unwrap_or_else(|_| (0..filters.blocks() as u32).collect())
+        filters
+            .blocks_with(rows.table, &rows.keys, &mut read)
+            .unwrap_or_else(|_| (0..filters.blocks() as u32).collect())
     }
 
     /// Returns the counts of the segment's transactions.

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fault::SegmentFault;
 use super::filter::{self, Filter};
-use super::lookup::SoughtRows;
 use super::record::{ByteReader, put_varint};
 
 /// The bits that tell a key from others.
@@ -159,22 +158,23 @@ impl<'a> PagedFilters<'a> {
         self.listed.len()
     }
 
-    /// Returns the numbers of the blocks that may concern one of the rows, in order. `read` reads a page.
+    /// Returns the numbers of the blocks that may hold one of the keys, that may concern any row of the table, or that hold
+    /// schema changes, in order. `read` reads a page.
     ///
     /// # Errors
     /// Those of `read`; a fault if a page is not the one that the head tells.
     pub(super) fn blocks_with(
         &self,
-        rows: &SoughtRows,
+        table: Option<u32>,
+        keys: &[u64],
         read: &mut dyn FnMut(Page<'_>) -> Result<Vec<u8>, SegmentFault>,
     ) -> Result<Vec<u32>, SegmentFault> {
-        let is_listed =
-            |it: &ListedChanges| it.schema || rows.table.is_some_and(|oid| it.tables.contains(&oid));
+        let is_listed = |it: &ListedChanges| it.schema || table.is_some_and(|oid| it.tables.contains(&oid));
         let listed = self.listed.iter().zip(0..).filter(|(it, _)| is_listed(it));
         let mut found: BTreeSet<u32> = listed.map(|(_, number)| number).collect();
         for group in &self.groups {
             let mut sought: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-            for (page, rest) in rows.keys.iter().map(|hash| place(*hash, group.pages.len() as u64)) {
+            for (page, rest) in keys.iter().map(|hash| place(*hash, group.pages.len() as u64)) {
                 sought.entry(page).or_default().push(rest);
             }
             for (number, rests) in sought {
@@ -221,12 +221,11 @@ mod tests {
     /// The blocks that a key is looked up in, and the bytes of pages that are read for it.
     fn find(head: &[u8], pages: &[u8], keys: &[u64]) -> (Vec<u32>, usize) {
         let mut bytes = 0;
-        let rows = SoughtRows { table: None, keys: keys.to_vec() };
         let mut read = |page: Page<'_>| {
             bytes += page.len as usize;
             Ok(pages[page.offset as usize..][..page.len as usize].to_vec())
         };
-        let found = PagedFilters::decode(head).unwrap().blocks_with(&rows, &mut read).unwrap();
+        let found = PagedFilters::decode(head).unwrap().blocks_with(None, keys, &mut read).unwrap();
         (found, bytes)
     }
 
@@ -261,12 +260,11 @@ mod tests {
     fn a_page_that_was_exchanged_is_refused() {
         let (head, pages) = build(&[vec![1, 2, u64::MAX]]);
         let filters = PagedFilters::decode(&head).unwrap();
-        let rows = SoughtRows { table: None, keys: vec![1] };
         let mut other = |_: Page<'_>| {
             let mut page = pages.clone();
             page[1] ^= 1;
             Ok(page)
         };
-        assert!(filters.blocks_with(&rows, &mut other).is_err());
+        assert!(filters.blocks_with(None, &[1], &mut other).is_err());
     }
 }

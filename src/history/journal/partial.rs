@@ -6,8 +6,8 @@
 use super::block;
 use super::fault::SegmentFault;
 use super::footer::{
-    FILTERS_HEAD, Footer, LOOKUP_CHECK, PAGES, RELATION_MESSAGES, RELATIONS_AT_START, read_bytes,
-    read_trailer, stored_section,
+    FILTERS_HEAD, Footer, LOOKUP_CHECK, PAGES, RELATION_MESSAGES, RELATIONS_AT_START, lookup_check,
+    read_bytes, read_trailer, stored_section,
 };
 use super::lookup::{ChangeIndex, SoughtRows};
 use super::name::SegmentName;
@@ -16,7 +16,7 @@ use super::place::Journal;
 use super::record::ByteReader;
 use super::sections::{decode_relation_messages, decode_relations};
 use crate::error::Result;
-use crate::history::key::{Digest, SegmentKey, digest_of};
+use crate::history::key::SegmentKey;
 use crate::store::Object;
 
 /// A footer with more sections than this is refused.
@@ -154,16 +154,10 @@ impl<'a> StoredSections<'a> {
             self.read += page.len;
             Ok(bytes)
         };
-        let blocks = filters.blocks_with(rows, &mut read)?;
+        let blocks = filters.blocks_with(rows.table, &rows.keys, &mut read)?;
         let mut relations = decode_relations(&start).ok_or_else(short)?;
         let within = decode_relation_messages(&within).ok_or_else(short)?;
         relations.extend(within.into_iter().map(|(_, message)| message));
         Ok(Lookup { relations, blocks })
     }
-}
-
-/// The check of the sections that a lookup reads: those of the relations, and the head of the filters.
-pub(super) fn lookup_check(key: Option<&SegmentKey>, sections: [&[u8]; 3]) -> Vec<u8> {
-    let digest: Digest = digest_of(sections.into_iter());
-    key.map_or(*digest.as_bytes(), |key| *key.lookup_tag(&digest).as_bytes()).to_vec()
 }
