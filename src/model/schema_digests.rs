@@ -22,9 +22,9 @@ pub type ObjectDigests = BTreeMap<String, PartDigest>;
 /// The objects whose digests are not those of an earlier set, with their new digests; `None` for objects that are gone.
 pub type DigestChanges = BTreeMap<String, Option<ObjectDigests>>;
 
-/// The names of the parts that tell how a column's NOT NULL is called begin with this. Servers before version 18 do not have
-/// such parts, nor do sets that older versions of backwhen took.
-const NOT_NULL: &str = "NOT NULL of column ";
+/// The names of the parts that tell how a NOT NULL is called begin with these. Servers before version 18, for domains before
+/// 17, do not have such parts, nor do sets that older versions of backwhen took.
+const NOT_NULL: [&str; 2] = ["NOT NULL of column ", "NOT NULL of the domain"];
 
 /// The object that stands for the connected database itself.
 pub const DATABASE: &str = "database";
@@ -200,8 +200,8 @@ impl SchemaDigests {
         digest.through_dump().or(Some(&digest.0))
     }
 
-    fn tells_not_null(&self) -> bool {
-        self.objects.values().flat_map(|parts| parts.keys()).any(|part| part.starts_with(NOT_NULL))
+    fn tells(&self, beginning: &str) -> bool {
+        self.objects.values().flat_map(|parts| parts.keys()).any(|part| part.starts_with(beginning))
     }
 
     /// Lists the objects in which `found` is not what `self` is. A part that is in `dumped` as it is in `self` has been
@@ -227,9 +227,11 @@ impl SchemaDigests {
                 && (self.server_major != found.server_major
                     || loose == other.through_dump() && part_of(dumped, object, part) == here)
         };
-        let tells_not_null = self.tells_not_null() && found.tells_not_null();
-        let skips =
-            |object: &str, part: &str| !tells_not_null && part.starts_with(NOT_NULL) || skips(object, part);
+        let untold: Vec<_> =
+            NOT_NULL.into_iter().filter(|part| !(self.tells(part) && found.tells(part))).collect();
+        let skips = |object: &str, part: &str| {
+            untold.iter().any(|beginning| part.starts_with(beginning)) || skips(object, part)
+        };
         let names: BTreeSet<&String> = self.objects.keys().chain(found.objects.keys()).collect();
         let difference = |object: &String| {
             let (here, there) = (self.objects.get(object), found.objects.get(object));

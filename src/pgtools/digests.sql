@@ -241,6 +241,10 @@ UNION ALL
     SELECT 'pg_class'::regclass, attrelid, 'NOT NULL of column ' || quote_ident(attname), false, ROW(conname, convalidated, connoinherit)::text
       FROM pg_constraint JOIN col ON attrelid = conrelid AND attnum = conkey[1] WHERE contype = 'n'
 UNION ALL
+    -- That of a domain has one from version 17 on.
+    SELECT 'pg_type'::regclass, contypid, 'NOT NULL of the domain', false, conname::text
+      FROM pg_constraint WHERE contype = 'n' AND contypid IN (SELECT oid FROM type)
+UNION ALL
     SELECT 'pg_class'::regclass, attrelid, 'privileges of column ' || quote_ident(attname), false,
            ARRAY(SELECT ROW(grantor::regrole, CASE WHEN grantee > 0 THEN grantee::regrole::text END, privilege_type, is_grantable)::text
                    FROM aclexplode(attacl) ORDER BY 1)::text

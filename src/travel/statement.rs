@@ -18,6 +18,7 @@ const BEGINNING: &str = "-- Written by backwhen. Read it, then apply it with: ps
 \\set ON_ERROR_STOP on
 -- A statement that does not change exactly one row ends the script, and nothing is changed: division by zero.
 \\set one 'SELECT 1 / (:ROW_COUNT = 1)::int AS changed'
+-- Triggers fire as for any statement: disable those whose effects are among these changes.
 BEGIN;
 ";
 

@@ -10,7 +10,7 @@ use backwhen::pgtools::schema_digests;
 
 /// One statement follows the other, with an object of each kind.
 const OBJECTS: &str = include_str!("objects.sql");
-/// In each line: the objects that differ after a statement (NOT NULL has a name from version 18 on), the first major version that knows the statement, and the
+/// In each line: the objects that differ after a statement (NOT NULL has a name from version 18 on, of domains from 17 on), the first major version that knows the statement, and the
 /// statement, in which `@` stands for the database.
 const MUTATIONS: &str = include_str!("mutations.sql");
 
@@ -46,7 +46,10 @@ fn described(differences: &[SchemaDifference]) -> BTreeSet<String> {
 
 /// Leaves out the parts that a server of this version does not have.
 fn without_later_parts(expected: &str, major: u32) -> String {
-    let has = |part: &&str| major >= 18 || !part.starts_with("NOT NULL of column");
+    let has = |part: &&str| match *part {
+        "NOT NULL of the domain" => major >= 17,
+        part => major >= 18 || !part.starts_with("NOT NULL of column"),
+    };
     let Some((object, parts)) = expected.split_once(": ") else { return expected.to_owned() };
     format!("{object}: {}", parts.split(", ").filter(has).collect::<Vec<_>>().join(", "))
 }

@@ -40,6 +40,7 @@ table constraint t_pkey on s.t: comment | COMMENT ON CONSTRAINT t_pkey ON s.t IS
 domain constraint positive_check on s.positive: gone | ALTER DOMAIN s.positive DROP CONSTRAINT positive_check
 type s.positive: itself | ALTER DOMAIN s.positive SET DEFAULT 4
 type s.positive: itself | ALTER DOMAIN s.positive DROP NOT NULL
+type s.positive: NOT NULL of the domain | 17: ALTER DOMAIN s.positive RENAME CONSTRAINT positive_not_null TO other
 type s.mood: itself | ALTER TYPE s.mood ADD VALUE 'fair' BEFORE 'bad'
 table s.child: default of column m; table s.t: default of column m; type s.mood: itself | ALTER TYPE s.mood RENAME VALUE 'good' TO 'fine'
 type s.mood: privileges | REVOKE USAGE ON TYPE s.mood FROM digest_b

@@ -1,8 +1,8 @@
 //! Commands that are interrupted while the source works for them: by Ctrl-C, by a terminal that goes away, by a kill.
 //! After the next command the source has nothing of backwhen.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::shop::{OpenSession, assert_says, assert_source_clean, captured_shop, shop};
@@ -68,11 +68,14 @@ fn a_prepared_transaction_is_named_and_does_not_keep_what_was_made() {
     let mut init = start(&backwhen, &["init", "--source", &backwhen.source()]);
     wait_for(&backwhen, WAITS, "t");
     // The log tells of a wait after two seconds, and the prepared transaction is found by the next look.
-    sleep(Duration::from_secs(4));
+    let mut lines = BufReader::new(init.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = String::new();
+    while !said.contains("prepared transaction") {
+        said += &lines.next().expect("init tells what it waits for");
+    }
     signal(&init, "TERM");
     assert_eq!(wait(&mut init, LIMIT).expect("init ends").code(), Some(exit::INTERRUPTED));
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut init.stderr.take().unwrap(), &mut said).unwrap();
+    said.extend(lines);
     assert_says(&said, &["waits", "prepared transaction \"left behind\"", "ROLLBACK PREPARED 'left behind'"]);
     assert_source_clean(&server, backwhen.database());
     server.psql(backwhen.database(), "ROLLBACK PREPARED 'left behind'");
