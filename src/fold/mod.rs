@@ -10,6 +10,7 @@ mod deltas;
 mod find;
 mod image;
 mod moved;
+mod point;
 mod range;
 mod rewrite;
 mod rows;
@@ -29,20 +30,22 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 pub use delta::FastMap;
+pub use deltas::SoughtKeys;
+pub use find::AskedRows;
 pub use range::KeyRange;
 pub use rows::{Portion, TableRows};
 pub use table::FoldedTable;
 pub use tally::Tally;
 
 use crate::error::{Context, Kind, Result};
-use crate::follow::{Event, EventKind, Follow, JournalRange, RowChange, Wanted};
+use crate::follow::{EventKind, Follow, JournalRange, Wanted};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::SchemaKnown;
 use crate::history::image::Blocks;
 use crate::history::journal::ChosenBlocks;
 use crate::history::timeline::SegmentView;
-use crate::model::{Inexact, Lsn, SequenceState, Table};
+use crate::model::{Inexact, Lsn, SequenceState};
 use crate::progress::{Progress, Unit};
 use crate::signal::DefinitionChange;
 use crate::signal::key::MessageKey;
@@ -66,7 +69,7 @@ pub struct FoldInput<'a> {
     pub key: &'a MessageKey,
     /// Tells which tables matter; the others are left out.
     pub wanted: Wanted<'a>,
-    /// If only rows are asked for, which ones. Then neither sequences nor schema are told.
+    /// What is read if only rows are asked for. Then neither sequences nor schema are told.
     pub rows_only: Option<RowsOnly<'a>>,
     /// The bytes that all deltas together may take.
     pub budget: usize,
@@ -75,22 +78,14 @@ pub struct FoldInput<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl FoldInput<'_> {
-    /// Whether the event is a change of a row that is not asked for.
-    fn passes_over(&self, event: &Event<'_>) -> bool {
-        match (&self.rows_only, &event.kind) {
-            (Some(rows), EventKind::Row { table, change }) => !(rows.takes)(table, change),
-            _ => false,
-        }
-    }
-}
-
-/// The rows that are asked for.
+/// The part of the journal that is read for some rows.
 pub struct RowsOnly<'a> {
-    /// The blocks that hold their changes. A segment that is not named is read whole.
     pub blocks: ChosenBlocks,
-    /// Tells their changes from those of other rows, which are passed over.
-    pub takes: &'a dyn Fn(&Table, &RowChange<'_>) -> bool,
+    /// Changes of transactions that committed before this position are passed over, since some of them may lie in blocks
+    /// that are not read.
+    pub since: Lsn,
+    /// The rows, if the blocks do not hold all changes of the tables. Nothing is said of others then.
+    pub sought: Option<&'a SoughtKeys>,
 }
 
 /// The sequences as the samples that a cursor passes tell them.
@@ -122,6 +117,8 @@ pub struct Folded {
     /// The schema changes that the event triggers told between the base and the moment.
     pub definition_changes: Vec<DefinitionChange>,
     pub inexact: Vec<Inexact>,
+    /// The keys that sought rows had before, if what they lack of values lies there. They must be sought too.
+    pub origins: SoughtKeys,
 }
 
 /// Follows the journal once and folds its changes over the base.
@@ -133,7 +130,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     let journal = JournalRange { segments, after: base.lsn, until };
     let mut follow = Follow::new(base, journal, input.key, input.wanted);
     if let Some(rows) = &input.rows_only {
-        follow = follow.reading_only(&rows.blocks);
+        follow = follow.reading_only(&rows.blocks).showing_from(rows.since);
     }
     let mut deltas = Deltas::new(input);
     let (mut sequences, mut schema) = (Sequences::new(base), SchemaGrade::new(base));
@@ -141,9 +138,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     let mut blocks_read = 0;
     progress.phase("folding", 0, Unit::Transactions);
     while let Some(event) = follow.next_event()? {
-        if !input.passes_over(&event) {
-            deltas.take(&event)?;
-        }
+        deltas.take(&event)?;
         // Most events are rows, which tell nothing of sequences and schema.
         if !matches!(event.kind, EventKind::Row { .. }) {
             sequences.take(&event);
@@ -170,7 +165,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
         sequences.take_later(&event, until);
         schema.take(&event);
     }
-    let changes = deltas.changes;
+    let (changes, origins) = (deltas.changes, std::mem::take(&mut deltas.origins));
     let tables = deltas.finish(&mut follow)?;
     let all = base.inexact.iter().cloned().chain(follow.inexact()).chain(sequences.inexact());
     let inexact: BTreeSet<_> = all.map(|it| (it.what, it.why)).collect();
@@ -183,6 +178,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
         changes,
         definitions: schema.known(),
         definition_changes,
+        origins,
         inexact: inexact.into_iter().map(|(what, why)| Inexact { what, why }).collect(),
     })
 }

@@ -4,6 +4,7 @@
 //! moment, as a person names it, into a [`Past`], which answers questions about the database at that moment and folds
 //! its rows. The commands that recover, show, prove and compare, and the fold into a checkpoint, all begin here.
 
+mod asked;
 mod base;
 mod chosen;
 mod doubt;
@@ -27,7 +28,7 @@ pub use witness::SchemaWitness;
 
 use crate::error::Result;
 use crate::fold::{self, Folded, FoldedTable, KeyRange, RowsOnly, TableRows};
-use crate::follow::{self, Follow, JournalRange, RowChange, Transaction, Wanted};
+use crate::follow::{self, Follow, JournalRange, Transaction, Wanted};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
@@ -222,29 +223,7 @@ impl Past {
             return Ok(Vec::new());
         }
         let blocks = self.blocks_that_change(self.base.lsn..self.until, wanted)?;
-        let rows = RowsOnly { blocks, takes: &|_, _| true };
-        Ok(self.fold_blocks(wanted, Some(rows), RECOVERY_BUDGET, &self.history().scratch(), &Silent)?.tables)
-    }
-
-    /// Folds single rows of a table: those that `takes` knows by each change of them. Nothing may be asked about its other
-    /// rows. `chosen` has the blocks that hold these changes, as in [`Past::follow_chosen`].
-    ///
-    /// # Errors
-    /// The errors of [`Past::fold`].
-    pub fn fold_rows(
-        &self,
-        table: u32,
-        chosen: &ChosenBlocks,
-        takes: &dyn Fn(&Table, &RowChange<'_>) -> bool,
-    ) -> Result<Option<FoldedTable>> {
-        let wanted = |it: &Table| it.oid == table;
-        if !self.tables()?.iter().any(wanted) {
-            return Ok(None);
-        }
-        let blocks = self.with_blocks_that_change(chosen.clone(), self.base.lsn..self.until, &wanted)?;
-        let (rows, scratch) = (RowsOnly { blocks, takes }, self.history().scratch());
-        let folded = self.fold_blocks(&wanted, Some(rows), RECOVERY_BUDGET, &scratch, &Silent)?;
-        Ok(folded.tables.into_iter().next())
+        Ok(self.fold_some(wanted, RowsOnly { blocks, since: self.base.lsn, sought: None })?.0)
     }
 
     /// The number of transactions between the base and the moment.

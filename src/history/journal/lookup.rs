@@ -47,10 +47,10 @@ const HASHED_BITS: u32 = 8;
 /// The numbers of the blocks that are read of each segment, in order. A segment that is not named is read whole.
 pub type ChosenBlocks = BTreeMap<SegmentName, Vec<u32>>;
 
-/// The rows that blocks are looked up for: those of a table that have some keys.
+/// The rows that blocks are looked up for: those of some tables that have some keys.
 pub struct SoughtRows {
-    /// The table; `None` if only schema changes are looked up.
-    pub(super) table: Option<u32>,
+    /// The tables; none if only schema changes are looked up.
+    pub(super) tables: Vec<u32>,
     /// The hashes of the keys.
     pub(super) keys: Vec<u64>,
 }
@@ -58,7 +58,7 @@ pub struct SoughtRows {
 impl SoughtRows {
     /// No rows: only schema changes are looked up.
     pub fn none() -> SoughtRows {
-        SoughtRows { table: None, keys: Vec::new() }
+        SoughtRows { tables: Vec::new(), keys: Vec::new() }
     }
 
     /// The rows of the table `oid` whose key columns have one of these values, in the order in which the stream has the
@@ -70,7 +70,15 @@ impl SoughtRows {
             key.into_iter().for_each(|value| push_value(&mut content, value));
             XxHash3_64::oneshot(&content)
         };
-        SoughtRows { table: Some(oid), keys: keys.into_iter().map(hash).collect() }
+        SoughtRows { tables: vec![oid], keys: keys.into_iter().map(hash).collect() }
+    }
+
+    /// The rows of both.
+    #[must_use]
+    pub fn and(mut self, other: SoughtRows) -> SoughtRows {
+        self.tables.extend(other.tables);
+        self.keys.extend(other.keys);
+        self
     }
 }
 
@@ -89,7 +97,7 @@ fn push_value(content: &mut Vec<u8>, value: &[u8]) {
 impl SoughtRows {
     /// The hashes that stand for the rows in filters of the older form.
     fn hashes(&self) -> Vec<u64> {
-        let beside_keys = self.table.map(table_hash).into_iter().chain([schema_hash()]);
+        let beside_keys = self.tables.iter().copied().map(table_hash).chain([schema_hash()]);
         self.keys.iter().copied().chain(beside_keys).collect()
     }
 }
@@ -195,7 +203,7 @@ impl ChangeIndex {
         };
         // Where the filters tell nothing, every block is read.
         filters
-            .blocks_with(rows.table, &rows.keys, &mut read)
+            .blocks_with(&rows.tables, &rows.keys, &mut read)
             .unwrap_or_else(|_| (0..filters.blocks() as u32).collect())
     }
 

@@ -158,18 +158,18 @@ impl<'a> PagedFilters<'a> {
         self.listed.len()
     }
 
-    /// Returns the numbers of the blocks that may hold one of the keys, that may concern any row of the table, or that hold
+    /// Returns the numbers of the blocks that may hold one of the keys, that may concern any row of the tables, or that hold
     /// schema changes, in order. `read` reads a page.
     ///
     /// # Errors
     /// Those of `read`; a fault if a page is not the one that the head tells.
     pub(super) fn blocks_with(
         &self,
-        table: Option<u32>,
+        tables: &[u32],
         keys: &[u64],
         read: &mut dyn FnMut(Page<'_>) -> Result<Vec<u8>, SegmentFault>,
     ) -> Result<Vec<u32>, SegmentFault> {
-        let is_listed = |it: &ListedChanges| it.schema || table.is_some_and(|oid| it.tables.contains(&oid));
+        let is_listed = |it: &ListedChanges| it.schema || tables.iter().any(|oid| it.tables.contains(oid));
         let listed = self.listed.iter().zip(0..).filter(|(it, _)| is_listed(it));
         let mut found: BTreeSet<u32> = listed.map(|(_, number)| number).collect();
         for group in &self.groups {
@@ -225,7 +225,7 @@ mod tests {
             bytes += page.len as usize;
             Ok(pages[page.offset as usize..][..page.len as usize].to_vec())
         };
-        let found = PagedFilters::decode(head).unwrap().blocks_with(None, keys, &mut read).unwrap();
+        let found = PagedFilters::decode(head).unwrap().blocks_with(&[], keys, &mut read).unwrap();
         (found, bytes)
     }
 
@@ -265,6 +265,6 @@ mod tests {
             page[1] ^= 1;
             Ok(page)
         };
-        assert!(filters.blocks_with(None, &[1], &mut other).is_err());
+        assert!(filters.blocks_with(&[], &[1], &mut other).is_err());
     }
 }

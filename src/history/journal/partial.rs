@@ -154,7 +154,7 @@ impl<'a> StoredSections<'a> {
             self.read += page.len;
             Ok(bytes)
         };
-        let blocks = filters.blocks_with(rows.table, &rows.keys, &mut read)?;
+        let blocks = filters.blocks_with(&rows.tables, &rows.keys, &mut read)?;
         let mut relations = decode_relations(&start).ok_or_else(short)?;
         let within = decode_relation_messages(&within).ok_or_else(short)?;
         relations.extend(within.into_iter().map(|(_, message)| message));

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::RowKey;
 use crate::error::Result;
-use crate::fold::FoldedTable;
 use crate::follow::{EventKind, Follow, RowChange, Wanted};
 use crate::history::journal::ChosenBlocks;
 use crate::model::Table;
@@ -20,8 +19,7 @@ pub struct TrackedRows<'a> {
 }
 
 impl<'a> TrackedRows<'a> {
-    /// Finds the keys that the row, or a row that once had its key, had at any time of the span, or before it since the
-    /// checkpoint from which the rows are looked up where the span begins.
+    /// Finds the keys that the row, or a row that once had its key, had at any time of the span.
     ///
     /// # Errors
     /// `Damaged` if the history is.
@@ -33,7 +31,7 @@ impl<'a> TrackedRows<'a> {
                 columns: &key.columns,
                 keys: keys.iter().map(Vec::as_slice).collect(),
             };
-            let blocks = Arc::new(span.past.blocks_with(span.until, &sought)?);
+            let blocks = Arc::new(span.past.blocks_with(span.until, &[sought])?);
             let tracked = TrackedRows { key, keys, blocks };
             let found = tracked.keys_by_moves(span)?;
             // The blocks of some keys hold each move from one of them or to it, so no other move leads to another key.
@@ -69,19 +67,6 @@ impl<'a> TrackedRows<'a> {
         span.past.follow_chosen(span.past.until()..span.until, wanted, &self.blocks)
     }
 
-    /// Folds the tracked rows where the span begins. Nothing may be asked about other rows; `None` if the table is not
-    /// there.
-    ///
-    /// # Errors
-    /// `Damaged` if the history is.
-    pub fn fold(&self, span: &Span) -> Result<Option<FoldedTable>> {
-        if self.blocks.is_empty() {
-            let folded = span.past.fold_tables(&|table| table.oid == self.key.table)?;
-            return Ok(folded.into_iter().next());
-        }
-        span.past.fold_rows(self.key.table, &self.blocks, &|table, change| self.holds(table, change))
-    }
-
     /// Whether a change is one of a tracked row.
     pub fn holds(&self, table: &Table, change: &RowChange<'_>) -> bool {
         if table.oid != self.key.table {
@@ -98,9 +83,7 @@ impl<'a> TrackedRows<'a> {
         let mut tracked = HashSet::from([self.key.value().to_vec()]);
         let mut present = tracked.clone();
         let mut moves = Vec::new();
-        // Without an index, all of the journal before the span would be read, and all rows are folded anyway.
-        let from = if self.blocks.is_empty() { span.past.until() } else { span.past.base().lsn };
-        let mut follow = span.past.follow_chosen(from..span.until, &wanted, &self.blocks)?;
+        let mut follow = self.follow(span, &wanted)?;
         while let Some(event) = follow.next_event()? {
             let EventKind::Row { table, change } = event.kind else { continue };
             let RowChange::Update { old: Some(old), new } = change else { continue };
