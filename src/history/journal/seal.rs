@@ -21,7 +21,7 @@ use crate::store::{NewFile, ObjectKind};
 
 /// A sealed block is full with this many bytes of records. Smaller blocks compress less, and of larger ones more is read for
 /// a single row.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 2 << 20;
 const LEVEL: i32 = 6;
 
 /// Seals a finished open segment, which is one with a later segment behind it or of an epoch that is over, and removes the
