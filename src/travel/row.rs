@@ -153,14 +153,15 @@ impl RowHistory<'_> {
     /// Finds the rows that have one of the tracked keys where the span begins.
     fn look_up(&self, span: &Span, lives: &mut Lives<'_>) -> Result<()> {
         let from = Instant { lsn: span.past.until(), time: span.time, xid: None };
-        for table in span.past.tables()?.into_iter().filter(|table| table.oid == self.key.table) {
-            let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
-            let asked = keys.map_or(AskedRows::All, |keys| AskedRows::Keys(Vec::from_iter(keys)));
-            let asked = HashMap::from([(table.oid, asked)]);
-            for folded in span.past.fold_asked(&asked)? {
-                let table = Arc::new(folded.table.clone());
-                folded.each_of(&asked[&table.oid], |_, line| lives.begin(&table, line, from))?;
-            }
+        let Some(table) = span.past.tables()?.into_iter().find(|table| table.oid == self.key.table) else {
+            return Ok(());
+        };
+        let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
+        let asked = keys.map_or(AskedRows::All, |keys| AskedRows::Keys(keys.into_iter().collect()));
+        let asked = HashMap::from([(table.oid, asked)]);
+        for folded in span.past.fold_asked(&asked)? {
+            let table = Arc::new(folded.table.clone());
+            folded.each_of(&asked[&table.oid], |_, line| lives.begin(&table, line, from))?;
         }
         Ok(())
     }
