@@ -103,7 +103,8 @@ impl PagesBuilder {
         }
         let mut head = Vec::new();
         put_varint(&mut head, self.blocks);
-        (head.extend(self.listed), head.extend(self.groups));
+        head.extend(self.listed);
+        head.extend(self.groups);
         (head, self.pages)
     }
 }
