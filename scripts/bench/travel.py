@@ -201,8 +201,9 @@ def lookup(bench, server, figures):
 
 
 def bytes_read(bench, scene, question):
-    """Returns the bytes of blocks that a command reads. A block that is read twice counts once."""
+    """Returns the bytes of blocks and of indexes that a command reads. What is read twice counts once."""
     environment = bench.environment | {"BACKWHEN_LOG": "backwhen::history::journal=trace"}
     command = bench.command(*question, history=scene.history)
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd="/")
-    return sum(int(bytes_) for bytes_, _ in set(re.findall(r"reading (\d+) of \d+ bytes of (\S+)", done.stderr)))
+    read = r"(?:reading (\d+) of \d+ bytes of|looked up in (\d+) bytes of the index of) (\S+)"
+    return sum(int(block or index) for block, index, _ in set(re.findall(read, done.stderr)))

@@ -36,7 +36,7 @@ pub struct LogCommand {
     /// Only changes of rows for which the condition was true before or after: tenant_id = 42 AND status IN ('open')
     #[arg(long = "where", value_name = "CONDITION")]
     condition: Option<String>,
-    /// Only changes of this row: orders=42, or orders=a=1,b=x
+    /// Only changes of this row: orders=42, or orders=a=1,b=x; of a partitioned table, in whichever partition
     #[arg(long, value_name = "TABLE=KEY")]
     key: Option<String>,
     /// The transactions that changed most rows first
@@ -83,7 +83,7 @@ impl LogCommand {
     }
 
     fn filter(&self, reading: &Reading, spans: &Spans) -> Result<Filter> {
-        let key = self.key.as_deref().map(|text| {
+        let keys = self.key.as_deref().map(|text| {
             let (table, key) = RowKey::split(text)?;
             RowKey::find(reading, spans, table, key)
         });
@@ -91,7 +91,7 @@ impl LogCommand {
             tables: Selection::parse(&self.table, &[])?,
             operations: self.op.clone(),
             condition: self.condition.as_deref().map(Condition::parse).transpose()?,
-            key: key.transpose()?,
+            keys: keys.transpose()?.unwrap_or_default(),
             min_rows: self.min_rows,
         })
     }

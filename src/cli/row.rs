@@ -40,7 +40,7 @@ impl RowCommand {
         let history = at.history()?;
         let reading = Reading::open(&history)?;
         let spans = changes::spans(at, &reading, self.since.as_deref(), self.until.as_deref())?;
-        let keys = RowKey::find_in_partitions(&reading, &spans, &self.table, &self.key)?;
+        let keys = RowKey::find(&reading, &spans, &self.table, &self.key)?;
         let mut last = None;
         let mut print = |version: Version| -> Result<()> {
             if self.sql {

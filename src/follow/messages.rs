@@ -211,9 +211,7 @@ fn decompress(
             Ok(segment) => segment,
             Err(error) => return drop(sender.send(Err(error))),
         };
-        let chosen = only.get(&view.name);
-        let is_wanted = |number: u32| chosen.is_none_or(|chosen| chosen.binary_search(&number).is_ok());
-        for block in segment.some_blocks(after, until, is_wanted) {
+        for block in view.blocks(&segment, after, until, only.get(&view.name)) {
             let block = block.map(|decoded| JournalBlock { segment: Arc::clone(&segment), decoded });
             // The reader is gone if nobody receives the block.
             if sender.send(block).is_err() {

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::journal::{Journal, Lookup, Segment, SegmentName, read_lookup};
+use super::journal::{Journal, KeptBlocks, Lookup, Segment, SegmentName, SoughtRows, look_up};
 use crate::error::{Kind, Result};
 use crate::model::Lsn;
 
@@ -27,6 +27,7 @@ pub struct Segments {
     open: Mutex<VecDeque<OpenSegment>>,
     /// A segment as it was when it was still written to, from which its reader goes on.
     earlier: Option<Arc<Segment>>,
+    kept: Arc<KeptBlocks>,
 }
 
 #[derive(Debug)]
@@ -41,7 +42,7 @@ struct OpenSegment {
 impl Segments {
     /// An empty table of the segments of `journal`.
     pub fn new(journal: &Journal) -> Segments {
-        Segments { journal: journal.clone(), open: Mutex::default(), earlier: None }
+        Segments { journal: journal.clone(), open: Mutex::default(), earlier: None, kept: Arc::default() }
     }
 
     /// An empty table, in which a segment that has grown since is read from where `earlier` ends.
@@ -77,21 +78,21 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Returns what a lookup of rows needs of a segment, without opening the segment if it is sealed; `None` if an earlier
-    /// version sealed it, or if its footer is damaged, so that whoever needs the segment opens it in another form.
+    /// The decompressed blocks of these segments that questions about few rows read again.
+    pub fn kept_blocks(&self) -> &Arc<KeptBlocks> {
+        &self.kept
+    }
+
+    /// Looks rows up in a sealed segment without opening it; `None` if an earlier version sealed it, or if its footer is
+    /// damaged, so that whoever needs the segment opens it in another form.
     ///
     /// # Errors
     /// Fails as [`Segment::open`] does.
-    pub fn lookup(&self, name: SegmentName) -> Result<Option<Lookup>> {
-        if name.sealed {
-            return match read_lookup(&self.journal, name) {
-                Err(error) if error.kind() == Kind::Damaged => Ok(None),
-                read => read,
-            };
+    pub fn look_up(&self, name: SegmentName, rows: &SoughtRows) -> Result<Option<Lookup>> {
+        match look_up(&self.journal, name, rows) {
+            Err(error) if error.kind() == Kind::Damaged => Ok(None),
+            found => found,
         }
-        let segment = self.open(name)?;
-        let relations = segment.relations().cloned().collect();
-        Ok(segment.footer().changes.clone().map(|changes| Lookup { relations, changes }))
     }
 }
 

@@ -8,7 +8,10 @@ use super::History;
 use super::catalog::{Catalog, CheckpointRow, SegmentRow, UnusableObject};
 use super::epoch::Epoch;
 use super::expiry::Expiry;
-use super::journal::{Lookup, Mark, Segment, SegmentName, SegmentSummary, TransactionMessage};
+use super::journal::{
+    ChangeIndex, Lookup, Mark, Segment, SegmentBlocks, SegmentName, SegmentSummary, SoughtRows,
+    TransactionMessage,
+};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
@@ -49,7 +52,7 @@ pub struct SegmentView {
 }
 
 impl SegmentView {
-    fn indexed(row: SegmentRow, segments: &Arc<Segments>) -> SegmentView {
+    fn of_row(row: SegmentRow, segments: &Arc<Segments>) -> SegmentView {
         let segments = Arc::clone(segments);
         SegmentView { name: row.name, bytes: row.bytes, summary: Arc::new(row.summary), segments }
     }
@@ -76,21 +79,48 @@ impl SegmentView {
         self.segments.open(self.name)
     }
 
-    /// Returns what a lookup of rows needs of the segment. If an earlier version sealed the segment, its index comes from
-    /// the catalog.
+    /// Returns the blocks of the opened segment that hold positions from `after` to before `until`; of these only the
+    /// `chosen` ones if there was a choice. Chosen blocks are kept for the next time.
+    pub fn blocks(
+        &self,
+        segment: &Segment,
+        after: Lsn,
+        until: Lsn,
+        chosen: Option<&Vec<u32>>,
+    ) -> SegmentBlocks {
+        match chosen {
+            None => segment.blocks(after, until),
+            Some(chosen) => {
+                let blocks =
+                    segment.some_blocks(after, until, |number| chosen.binary_search(&number).is_ok());
+                blocks.keeping(self.segments.kept_blocks())
+            }
+        }
+    }
+
+    /// Looks rows up in the segment. A sealed segment is not opened for it, unless an earlier version sealed it.
     ///
     /// # Errors
     /// The errors of [`Segment::open`]; `Internal` if the catalog fails.
-    pub fn lookup(&self, catalog: &Catalog) -> Result<Lookup> {
-        if let Some(found) = self.segments.lookup(self.name)? {
+    pub fn look_up(&self, catalog: &Catalog, rows: &SoughtRows) -> Result<Lookup> {
+        if self.name.sealed
+            && let Some(found) = self.segments.look_up(self.name, rows)?
+        {
             return Ok(found);
         }
         let segment = self.open()?;
-        let changes = match &segment.footer().changes {
-            Some(changes) => changes.clone(),
-            None => catalog.changes_of(&segment)?,
-        };
-        Ok(Lookup { relations: segment.relations().cloned().collect(), changes })
+        let relations = segment.relations().cloned().collect();
+        Ok(Lookup { relations, blocks: changes_of(&segment, catalog)?.blocks_with(rows) })
+    }
+
+    /// Returns the segment, opened, and the index of its changes.
+    ///
+    /// # Errors
+    /// The errors of [`Segment::open`]; `Internal` if the catalog fails.
+    pub fn indexed_segment(&self, catalog: &Catalog) -> Result<(Arc<Segment>, Arc<ChangeIndex>)> {
+        let segment = self.open()?;
+        let changes = changes_of(&segment, catalog)?;
+        Ok((segment, changes))
     }
 
     /// Returns the number, with its epoch, of one transaction of this segment: the last one that told sequences, as each
@@ -98,6 +128,11 @@ impl SegmentView {
     /// damaged: no work fails for want of an epoch.
     pub fn transaction_number(&self) -> Option<u64> {
         let lsn = self.summary.sequences.last_lsn?;
+        let segment = self.open().ok()?;
+        // All of an open segment was read when it was opened.
+        if !segment.is_sealed() {
+            return segment.last_number();
+        }
         let mut number = None;
         let mut read = |said: TransactionMessage<'_>| {
             if let TransactionMessage::Logical { content, .. } = said {
@@ -105,8 +140,16 @@ impl SegmentView {
             }
             number.is_none()
         };
-        self.open().ok()?.each_said(lsn, Lsn(lsn.0 + 1), &mut |_, said| read(said)).ok()?;
+        segment.each_said(lsn, Lsn(lsn.0 + 1), &mut |_, said| read(said)).ok()?;
         number
+    }
+}
+
+/// The index of a segment's changes. If an earlier version sealed the segment, it comes from the catalog.
+fn changes_of(segment: &Segment, catalog: &Catalog) -> Result<Arc<ChangeIndex>> {
+    match &segment.footer().changes {
+        Some(changes) => Ok(Arc::clone(changes)),
+        None => catalog.changes_of(segment).map(Arc::new),
     }
 }
 
@@ -151,7 +194,7 @@ impl Timeline {
             let number = epoch.number;
             let mut segments: Vec<_> = sealed
                 .extract_if(.., |row| row.name.epoch == number)
-                .map(|row| SegmentView::indexed(row, table))
+                .map(|row| SegmentView::of_row(row, table))
                 .collect();
             for name in names.iter().filter(|name| name.epoch == number) {
                 if !segments.iter().any(|known| known.name.start == name.start) {
@@ -333,8 +376,8 @@ impl Stretch {
 const NEAR: u64 = 4 << 30;
 
 /// Chooses the heartbeat from which the numbers of transactions around `lsn` are told, of those in each segment: whether
-/// the segment is sealed, and the heartbeat's position. An open segment has small blocks and is read anyway, and of a
-/// sealed one a block of 4 MiB would be read for this alone.
+/// the segment is sealed, and the heartbeat's position. An open segment is read anyway, and of a
+/// sealed one a block would be read for this alone.
 fn best_beat(beats: impl Iterator<Item = (usize, (bool, Lsn))>, lsn: Lsn) -> Option<usize> {
     let cost = |(_, (is_sealed, beat)): &(usize, (bool, Lsn))| {
         let distance = beat.0.abs_diff(lsn.0);

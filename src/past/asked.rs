@@ -1,7 +1,7 @@
 //! Folds tables for questions about some of their rows, and reads little of the journal for that.
 //!
 //! For few rows, the journal's index tells the blocks that may hold their changes. For many it would choose each block,
-//! since it is wrong about one of 256 keys. But of rows that were written lately, nothing older matters. So the newest
+//! since it is wrong about some keys. But of rows that were written lately, nothing older matters. So the newest
 //! transactions are folded first, and the others only for rows that these did not write.
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +15,8 @@ use crate::history::journal::{ChangeCount, ChosenBlocks};
 use crate::model::{Column, Lsn, RowIdentity, Table};
 use crate::progress::Silent;
 
-/// With more keys than this, the index is not asked: it would be wrong about a fifth of the blocks.
+/// With more keys than this, the index is not asked: in segments of earlier versions it would be wrong about a fifth of the
+/// blocks.
 const FEW_KEYS: usize = 64;
 
 /// A rough cost in bytes of a folded row beyond its values.
@@ -90,7 +91,7 @@ impl Past {
             if !view.summary.relations.iter().any(|table| tables.contains(&table.oid)) {
                 continue;
             }
-            let (changes, segment) = (view.lookup(self.reading.catalog())?.changes, view.open()?);
+            let (segment, changes) = view.indexed_segment(self.reading.catalog())?;
             let number = |changed: Vec<ChangeCount>| {
                 let wanted = changed.iter().filter(|it| tables.contains(&it.oid));
                 wanted.fold((0, 0), |(count, bytes), it| (count + it.count, bytes + it.bytes))

@@ -14,7 +14,7 @@ use crate::codec::{copy_text, pgoutput};
 use crate::error::Result;
 use crate::follow::{describes_exactly, may_be_retold, tables_after};
 use crate::history::definitions::changes_in;
-use crate::history::journal::{ChosenBlocks, Lookup, SoughtRows};
+use crate::history::journal::{ChosenBlocks, SoughtRows};
 use crate::history::timeline::SegmentView;
 use crate::model::{Column, Lsn, Message, RowIdentity, Table};
 use crate::signal::DefinitionChange;
@@ -70,9 +70,9 @@ impl Past {
             return Ok(chosen);
         }
         for view in self.segments_up_to(until) {
-            let found = view.lookup(self.reading.catalog())?;
-            if rows.iter().all(|rows| is_described(&found, rows.table, of(rows.table))) {
-                chosen.insert(view.name, found.changes.blocks_with(&sought));
+            let found = view.look_up(self.reading.catalog(), &sought)?;
+            if rows.iter().all(|rows| is_described(&found.relations, rows.table, of(rows.table))) {
+                chosen.insert(view.name, found.blocks);
             }
         }
         Ok(chosen)
@@ -88,7 +88,22 @@ impl Past {
         commits: Range<Lsn>,
         wanted: &dyn Fn(&Table) -> bool,
     ) -> Result<ChosenBlocks> {
-        let mut chosen = ChosenBlocks::new();
+        self.with_blocks_that_change(ChosenBlocks::new(), commits, wanted)
+    }
+
+    /// Adds to a choice the blocks of the segments that it does not name, chosen as [`Past::blocks_that_change`] does.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub(super) fn with_blocks_that_change(
+        &self,
+        mut chosen: ChosenBlocks,
+        commits: Range<Lsn>,
+        wanted: &dyn Fn(&Table) -> bool,
+    ) -> Result<ChosenBlocks> {
+        if self.segments_up_to(commits.end).all(|view| chosen.contains_key(&view.name)) {
+            return Ok(chosen);
+        }
         let (versions, is_retold) = self.versions(commits.end)?;
         let (followed, others): (Vec<_>, Vec<_>) = versions.iter().partition(|table| wanted(table));
         if followed.iter().any(|table| may_be_retold(table, is_retold)) {
@@ -99,13 +114,16 @@ impl Past {
         // The reader says what a table lacks that nobody has told of.
         let is_wanted = |oid: u32| followed.contains(&oid) || !passed.contains(&oid);
         for view in self.segments_up_to(commits.end) {
+            if chosen.contains_key(&view.name) {
+                continue;
+            }
             let is_within = view.summary.last_commit.is_some_and(|last| last >= commits.start);
             let changes_rows = view.summary.relations.iter().any(|table| is_wanted(table.oid));
             let blocks = if view.summary.definitions.is_empty() && !(is_within && changes_rows) {
                 Vec::new()
             } else {
-                let changes = view.lookup(self.reading.catalog())?.changes;
-                view.open()?.blocks_that_change(&changes, &commits, &is_wanted)
+                let (segment, changes) = view.indexed_segment(self.reading.catalog())?;
+                segment.blocks_that_change(&changes, &commits, &is_wanted)
             };
             chosen.insert(view.name, blocks);
         }
@@ -120,7 +138,7 @@ impl Past {
         let mut tables = HashSet::new();
         let (Some(first), Some(last)) = (commits.first(), commits.last()) else { return Ok(tables) };
         for view in self.stretch().segments_between(*first, Lsn(last.0 + 1)) {
-            let (changes, segment) = (view.lookup(self.reading.catalog())?.changes, view.open()?);
+            let (segment, changes) = view.indexed_segment(self.reading.catalog())?;
             let counted = segment.counted_transactions(&changes);
             let of_these = counted.filter(|(entry, _)| commits.contains(&entry.commit_lsn));
             tables.extend(of_these.filter_map(|(_, changed)| changed).flatten().map(|it| it.oid));
@@ -157,8 +175,12 @@ impl Past {
 }
 
 /// Whether the stream describes the table only as one of its versions in the segment.
-fn is_described<'a>(found: &Lookup, table: u32, versions: impl Iterator<Item = &'a Table> + Clone) -> bool {
-    found.relations.iter().all(|message| match pgoutput::decode(message) {
+fn is_described<'a>(
+    relations: &[Vec<u8>],
+    table: u32,
+    versions: impl Iterator<Item = &'a Table> + Clone,
+) -> bool {
+    relations.iter().all(|message| match pgoutput::decode(message) {
         Ok(Message::Relation(relation)) if relation.oid == table => {
             versions.clone().any(|version| describes_exactly(&relation, version))
         }

@@ -15,6 +15,7 @@ pub mod resolve;
 mod schema;
 mod witness;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -31,7 +32,7 @@ use crate::follow::{self, Follow, JournalRange, Transaction, Wanted};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
-use crate::history::journal::TransactionEntry;
+use crate::history::journal::{ChosenBlocks, TransactionEntry};
 use crate::history::roles;
 use crate::history::timeline::{SegmentView, Stretch, with_epoch};
 use crate::model::{Lsn, Moment, PgTime, SequenceState, Table};
@@ -191,12 +192,26 @@ impl Past {
     /// # Errors
     /// `Damaged` if the journal is.
     pub fn follow<'a>(&self, until: Lsn, wanted: Wanted<'a>) -> Result<Follow<'a>> {
+        self.follow_chosen(self.until..until, wanted, &ChosenBlocks::new())
+    }
+
+    /// The same for the transactions that committed within a range, which begins at the base or at the moment. Of the
+    /// segments that `chosen` names, only these blocks are read.
+    ///
+    /// # Errors
+    /// `Damaged` if the journal is.
+    pub fn follow_chosen<'a>(
+        &self,
+        commits: Range<Lsn>,
+        wanted: Wanted<'a>,
+        chosen: &ChosenBlocks,
+    ) -> Result<Follow<'a>> {
         let key = self.history().identity().message_key();
-        let after = if self.schema_changes()?.is_empty() { self.until } else { self.base.lsn };
-        let journal = JournalRange { segments: &self.stretch().segments, after, until };
-        let blocks = self.blocks_that_change(self.until..until, wanted)?;
+        let after = if self.schema_changes()?.is_empty() { commits.start } else { self.base.lsn };
+        let journal = JournalRange { segments: &self.stretch().segments, after, until: commits.end };
+        let blocks = self.with_blocks_that_change(chosen.clone(), commits.clone(), wanted)?;
         let follow = Follow::by_names(&self.base, journal, &key, wanted, &self.tables()?);
-        Ok(follow.showing_from(self.until).reading_only(&blocks))
+        Ok(follow.showing_from(commits.start).reading_only(&blocks))
     }
 
     /// Folds the tables that are wanted, for a question about some of their rows.

@@ -45,6 +45,8 @@ pub struct Amendment {
     /// The constraints for which the plan was made.
     schema: LiveSchema,
     catalogs: Arc<Session>,
+    /// A session from an earlier rewind.
+    session: Option<AmendSession>,
     pub solution: Solution,
     pub tables: Vec<PlannedTable>,
 }
@@ -113,6 +115,7 @@ impl Amendment {
             reading: reading.clone(),
             schema,
             catalogs,
+            session: None,
             solution: Solution { goals: Default::default(), conflicts: Vec::new(), is_blocked: false },
             tables: Vec::new(),
         };
@@ -199,6 +202,16 @@ impl Amendment {
         PutBack { until: self.changed.until(), xid: applied.xid }
     }
 
+    /// Uses the session of an earlier rewind if that can still be used.
+    pub fn reuse(&mut self, session: Option<AmendSession>) {
+        self.session = session;
+    }
+
+    /// The session that carried out the plan, for another one.
+    pub fn into_session(self) -> Option<AmendSession> {
+        self.session.filter(AmendSession::is_reusable)
+    }
+
     /// Carries out the plan, in one transaction.
     ///
     /// # Errors
@@ -209,8 +222,7 @@ impl Amendment {
             if self.tables.is_empty() {
                 return Ok(None);
             }
-            let mut session = AmendSession::open(&self.source).await?;
-            session.load(&self.amended()).await?;
+            let mut session = self.loaded_session().await?;
             let lsn = session.lock().await?;
             let locked = ambient::instant();
             ambient::pass("rewind.locked")?;
@@ -246,9 +258,23 @@ impl Amendment {
             }
             ambient::pass("rewind.applied")?;
             let (lsn, xid) = self.commit(&session).await?;
+            self.session = Some(session);
             return Ok(Some(Applied { lsn, xid, locked_seconds: locked.elapsed().as_secs_f64() }));
         }
         Err(Error::unavailable("other tables kept changing meanwhile; try again when fewer write"))
+    }
+
+    /// A session that has the rows.
+    async fn loaded_session(&mut self) -> Result<AmendSession> {
+        // A session of which the server has got rid shows that only when it is used.
+        if let Some(mut session) = self.session.take()
+            && session.load(&self.amended()).await.is_ok()
+        {
+            return Ok(session);
+        }
+        let mut session = AmendSession::open(&self.source).await?;
+        session.load(&self.amended()).await?;
+        Ok(session)
     }
 
     /// Brings the plan up to date under the locks, and returns the plan from before if it is another one. If that takes long

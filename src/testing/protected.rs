@@ -20,6 +20,7 @@ use crate::pgtools::{LocalServer, Tools, schema_digests};
 use crate::progress::Silent;
 use crate::protect::{Access, begin};
 use crate::rewind::{Aim, Amendment, ConflictRule, MarkedState, Part, PutBack, reading_beyond};
+use crate::source::amend::AmendSession;
 use crate::source::{inspect, messages, sequences};
 
 /// How long the history may take to come to where the database is.
@@ -46,6 +47,8 @@ pub(super) struct Protected {
     capture: Option<RunningCapture>,
     /// `None` only while the database is exchanged.
     session: Option<Arc<Session>>,
+    /// The session that put rows back last.
+    amending: Option<AmendSession>,
     pub marked: Option<Marked>,
     server: Option<LocalServer>,
     is_let_go: bool,
@@ -89,6 +92,7 @@ impl Protected {
         let mut protected = Protected {
             connection: source.without_password(),
             session: None,
+            amending: None,
             capture: Some(capture),
             marked: None,
             is_let_go: false,
@@ -148,6 +152,7 @@ impl Protected {
 
     async fn reset_in_place(&mut self) -> Result<(HowReset, u64)> {
         self.require_capture()?;
+        let amending = self.amending.take();
         let mut reading = self.caught_up().await?;
         let session = self.session()?;
         let marked = self.marked.as_ref().ok_or_else(|| {
@@ -166,6 +171,7 @@ impl Protected {
             Amendment::plan_after(past, &self.source, catalogs, aim, ConflictRule::Refuse, marked.last)
                 .await?;
         amendment.require_whole()?;
+        amendment.reuse(amending);
         let applied = amendment.apply().await?;
         sequences::put_back(session, &marked.state.sequences).await?;
         let rows = amendment.counts().iter().map(|it| it.inserted + it.updated + it.deleted).sum();
@@ -174,6 +180,7 @@ impl Protected {
             let last = amendment.put_back(applied);
             (marked.last, marked.since) = (Some(last), last.until);
         }
+        self.amending = amendment.into_session();
         Ok((how, rows))
     }
 
@@ -193,7 +200,7 @@ impl Protected {
 
     /// Ends the capture and all sessions, and takes everything of backwhen's off the database.
     pub async fn leave_database(&mut self) -> Result<()> {
-        self.session = None;
+        (self.session, self.amending) = (None, None);
         if let Some(capture) = self.capture.take() {
             capture.stop.cancel();
             let joining = ambient::blocking("waiting for the capture", move || capture.join().map(drop));

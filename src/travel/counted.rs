@@ -8,7 +8,7 @@ use super::{Operation, SelectedTables, Span};
 use crate::codec::pgoutput;
 use crate::error::{Error, Result};
 use crate::follow::{Transaction, describes_exactly, tables_after};
-use crate::history::journal::{ChangeCount, ChangeKind, ChosenBlocks, Lookup};
+use crate::history::journal::{ChangeCount, ChangeKind, ChosenBlocks, Segment};
 use crate::history::timeline::SegmentView;
 use crate::model::{Lsn, Message, Table};
 
@@ -46,9 +46,7 @@ impl CountedSegments {
                 let known: Vec<_> = tables.values().map(|table| Table::clone(table)).collect();
                 tables = by_oid(tables_after(&known, &before));
             }
-            if view.summary.definitions.is_empty()
-                && is_told(&view.lookup(past.reading().catalog())?, view, &tables, wanted)
-            {
+            if view.summary.definitions.is_empty() && is_told(&*view.open()?, view, &tables, wanted) {
                 found.push_back(CountedSegment { view: view.clone(), tables: Arc::clone(&tables) });
             }
         }
@@ -89,14 +87,14 @@ fn by_oid(tables: Vec<Table>) -> Arc<BTreeMap<u32, Arc<Table>>> {
 
 /// Whether every table with changes in the segment is known, and described as it is if it is wanted.
 fn is_told(
-    found: &Lookup,
+    segment: &Segment,
     view: &SegmentView,
     tables: &BTreeMap<u32, Arc<Table>>,
     wanted: &dyn Fn(&Table) -> bool,
 ) -> bool {
     let changed: HashSet<_> = view.summary.relations.iter().map(|counts| counts.oid).collect();
     changed.iter().all(|oid| tables.contains_key(oid))
-        && found.relations.iter().all(|message| match pgoutput::decode(message) {
+        && segment.relations().all(|message| match pgoutput::decode(message) {
             Ok(Message::Relation(relation)) => match tables.get(&relation.oid) {
                 Some(table) if changed.contains(&relation.oid) && wanted(table) => {
                     describes_exactly(&relation, table)
@@ -115,12 +113,11 @@ impl CountedSegment {
         selected: &SelectedTables<'_>,
         take: &mut Taker<'_>,
     ) -> Result<bool> {
-        let segment = self.view.open()?;
-        let lookup = self.view.lookup(span.past.reading().catalog())?;
+        let (segment, changes) = self.view.indexed_segment(span.past.reading().catalog())?;
         let bad = || {
             Error::damaged(format!("the counts of {} are cut short; run `backwhen verify`", segment.place()))
         };
-        for (entry, changes) in segment.counted_transactions(&lookup.changes) {
+        for (entry, changes) in segment.counted_transactions(&changes) {
             let changes = changes.ok_or_else(bad)?;
             if !(span.past.until()..span.until).contains(&entry.commit_lsn) {
                 continue;

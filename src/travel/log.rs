@@ -123,19 +123,19 @@ impl Log<'_> {
         let filter = self.filter;
         let selected = span.selected(&filter.tables)?;
         let wanted = |table: &Table| filter.takes(table, &selected);
-        let tracked = filter.key.as_ref().map(|key| TrackedRows::find(span, key)).transpose()?;
-        let whole = filter.condition.is_some() || filter.key.is_some();
+        let tracked = filter.keys.iter().map(|key| TrackedRows::find(span, key));
+        let tracked = tracked.collect::<Result<Vec<_>>>()?;
+        let whole = filter.condition.is_some() || !tracked.is_empty();
         let mut counted =
             if whole { CountedSegments::default() } else { CountedSegments::of(span, &wanted)? };
-        let blocks = tracked.as_ref().map_or_else(|| counted.others(), TrackedRows::blocks);
+        let blocks = if tracked.is_empty() { counted.others() } else { TrackedRows::blocks(&tracked) };
         let mut take = |transaction: &Transaction, tally: &mut TransactionTally| {
             let found = tally.finish(span.past.commit(transaction));
             found.filter(|found| filter.passes(found)).map_or(Ok(true), &mut *take)
         };
         let mut tally = TransactionTally::default();
         let mut is_over = false;
-        let rows =
-            WholeRows { span, wanted: &wanted, whole, truncated: false, only: tracked.as_ref(), blocks };
+        let rows = WholeRows { span, wanted: &wanted, whole, truncated: false, only: &tracked, blocks };
         let found = rows.follow(&mut |transaction, step| {
             let Step::Commit = step else {
                 tally.add(filter, step)?;

@@ -23,8 +23,8 @@ pub struct Filter {
     /// The operations that are asked for; without any, all of them.
     pub operations: Vec<Operation>,
     pub condition: Option<Condition>,
-    /// The row that must have been changed.
-    pub key: Option<RowKey>,
+    /// The rows of which one must have been changed: one row, or one of each partition. Without any, all rows.
+    pub keys: Vec<RowKey>,
     /// How many rows must have been changed at least.
     pub min_rows: u64,
 }
@@ -68,7 +68,11 @@ impl TableCounts {
 impl Filter {
     /// Whether changes of a table are asked for, as far as they are known by the table alone.
     pub(super) fn takes(&self, table: &Table, selected: &SelectedTables<'_>) -> bool {
-        selected.takes(table) && self.key.as_ref().is_none_or(|key| key.table == table.oid)
+        selected.takes(table) && self.takes_key(|key| key.table == table.oid)
+    }
+
+    fn takes_key(&self, is_meant: impl Fn(&RowKey) -> bool) -> bool {
+        self.keys.is_empty() || self.keys.iter().any(is_meant)
     }
 
     fn wants(&self, operation: Operation) -> bool {
@@ -83,7 +87,7 @@ impl Filter {
         for line in rows.into_iter().flatten() {
             let is_true =
                 self.condition.as_ref().map_or(Ok(true), |condition| condition.is_true(table, line))?;
-            if is_true && self.key.as_ref().is_none_or(|key| key.is_of(table, line)) {
+            if is_true && self.takes_key(|key| key.table == table.oid && key.is_of(table, line)) {
                 return Ok(true);
             }
         }
@@ -97,7 +101,7 @@ impl Filter {
 
     /// Changes of the schema have no rows, and belong to a table only if they change one that is asked for.
     fn wants_definition(&self, tables: &[TableChange]) -> bool {
-        let no_row = self.condition.is_none() && self.key.is_none();
+        let no_row = self.condition.is_none() && self.keys.is_empty();
         no_row && (self.tables.takes_all() || !tables.is_empty())
     }
 

@@ -49,8 +49,8 @@ pub struct WholeRows<'a> {
     pub whole: bool,
     /// Whether the rows that a TRUNCATE removes are wanted one by one.
     pub truncated: bool,
-    /// The rows that are wanted; without them, all.
-    pub only: Option<&'a TrackedRows<'a>>,
+    /// The rows that are wanted; without any, all.
+    pub only: &'a [TrackedRows<'a>],
     /// The blocks that need to be read.
     pub blocks: Arc<ChosenBlocks>,
 }
@@ -58,7 +58,7 @@ pub struct WholeRows<'a> {
 impl<'a> WholeRows<'a> {
     /// All rows of the wanted tables, whole, also those that a TRUNCATE removes.
     pub fn all(span: &'a Span, wanted: Wanted<'a>) -> WholeRows<'a> {
-        WholeRows { span, wanted, whole: true, truncated: true, only: None, blocks: Arc::default() }
+        WholeRows { span, wanted, whole: true, truncated: true, only: &[], blocks: Arc::default() }
     }
 }
 
@@ -120,11 +120,11 @@ impl WholeRows<'_> {
     }
 
     fn journal(&self, until: Lsn) -> Result<Follow<'_>> {
-        Ok(self.span.past.follow(until, self.wanted)?.reading_only(&self.blocks))
+        self.span.past.follow_chosen(self.span.past.until()..until, self.wanted, &self.blocks)
     }
 
     fn passes_over(&self, table: &Table, change: &RowChange<'_>) -> bool {
-        self.only.is_some_and(|only| !only.holds(table, change))
+        !self.only.is_empty() && !self.only.iter().any(|rows| rows.holds(table, change))
     }
 
     /// Finds out which rows are needed, and up to which position they fit into memory.

@@ -1,10 +1,11 @@
 //! A sealed segment's footer and trailer. See FORMAT.md.
 
+use std::sync::Arc;
+
 use super::block;
 use super::fault::SegmentFault;
 use super::lookup::ChangeIndex;
-use super::name::SegmentName;
-use super::place::{Journal, SegmentBytes};
+use super::place::SegmentBytes;
 use super::record::ByteReader;
 use super::sections::{
     BlockExtent, decode_blocks, decode_digests, decode_relation_messages, decode_relations,
@@ -13,7 +14,7 @@ use super::sections::{
 };
 use super::summary::{SegmentSummary, TransactionEntry};
 use crate::error::{Context, Kind, Result};
-use crate::history::key::{Authorship, SegmentKey, Tag, digest_of};
+use crate::history::key::{Authorship, Digest, SegmentKey, Tag, digest_of};
 use crate::store::{Object, ObjectName, Store};
 
 pub(super) const TRAILER_LEN: usize = 64;
@@ -27,14 +28,19 @@ const BEFORE_DIGEST: usize = 24;
 
 const SUMMARY: u32 = 1;
 const TRANSACTIONS: u32 = 2;
-const RELATIONS_AT_START: u32 = 3;
+pub(super) const RELATIONS_AT_START: u32 = 3;
 const BLOCKS: u32 = 4;
-const RELATION_MESSAGES: u32 = 5;
+pub(super) const RELATION_MESSAGES: u32 = 5;
 const DIGESTS: u32 = 6;
 const TAG: u32 = 7;
 const COUNTS: u32 = 8;
 const FILTERS: u32 = 9;
 const CHANGES_TAG: u32 = 10;
+// Earlier versions do not know the sections from here on. They make an index of their own.
+pub(super) const FILTERS_HEAD: u32 = 11;
+/// The pages are stored as they are, so that each can be read alone.
+pub(super) const PAGES: u32 = 12;
+pub(super) const LOOKUP_CHECK: u32 = 13;
 /// The sections that the tag vouches for.
 const TAGGED: std::ops::RangeInclusive<u32> = SUMMARY..=DIGESTS;
 
@@ -50,7 +56,7 @@ pub struct Footer {
     /// The Relation messages within the segment, as received, each with the number of its block.
     pub relation_messages: Vec<(u32, Vec<u8>)>,
     /// The index of the changes; `None` in a segment that an earlier version sealed.
-    pub changes: Option<ChangeIndex>,
+    pub changes: Option<Arc<ChangeIndex>>,
 }
 
 impl Footer {
@@ -74,7 +80,7 @@ impl Footer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trailer {
     pub(super) footer_offset: u64,
-    footer_len: u64,
+    pub(super) footer_len: u64,
     crc: u32,
     pub(super) digest: [u8; 32],
 }
@@ -88,28 +94,6 @@ pub fn read_footer(store: &dyn Store, name: &ObjectName, authorship: &Authorship
     let bytes = SegmentBytes::sealed(store, name)?;
     let (_, key) = bytes.begin(authorship)?;
     Ok(read_checked(&bytes, key.as_ref())?.0)
-}
-
-/// The parts of a segment's footer that a lookup of rows needs.
-pub struct Lookup {
-    /// The Relation messages that are in force at the start of the segment or come within it.
-    pub relations: Vec<Vec<u8>>,
-    pub changes: ChangeIndex,
-}
-
-/// Reads from a sealed segment's footer only what a lookup needs, which takes a fraction of the time of opening it; `None`
-/// if an earlier version sealed the segment.
-///
-/// # Errors
-/// Fails as [`read_footer`] does.
-pub fn read_lookup(journal: &Journal, name: SegmentName) -> Result<Option<Lookup>> {
-    let bytes = journal.open(name)?;
-    let (_, key) = bytes.begin(&journal.authorship)?;
-    let read = read_bytes(&*bytes.object, bytes.len()).and_then(|(footer, trailer)| {
-        let decoded = Footer::decode_lookup(&footer, key.as_ref());
-        decoded.map_err(|fault| (trailer.footer_offset, fault))
-    });
-    read.map_err(|(offset, fault)| bytes.fault(offset, fault))
 }
 
 /// Reads the footer and the trailer of a sealed segment.
@@ -132,7 +116,7 @@ pub(super) fn read(
 }
 
 /// Reads the footer's bytes, and checks their checksum.
-fn read_bytes(object: &dyn Object, len: u64) -> Result<(Vec<u8>, Trailer), (u64, SegmentFault)> {
+pub(super) fn read_bytes(object: &dyn Object, len: u64) -> Result<(Vec<u8>, Trailer), (u64, SegmentFault)> {
     let trailer_at = len.saturating_sub(TRAILER_LEN as u64);
     let (trailer, head) = read_trailer(object, len).map_err(|fault| (trailer_at, fault))?;
     let at = trailer.footer_offset;
@@ -146,7 +130,7 @@ fn read_bytes(object: &dyn Object, len: u64) -> Result<(Vec<u8>, Trailer), (u64,
     Ok((bytes, trailer))
 }
 
-fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), SegmentFault> {
+pub(super) fn read_trailer(object: &dyn Object, len: u64) -> Result<(Trailer, [u8; 20]), SegmentFault> {
     let at = len
         .checked_sub(TRAILER_LEN as u64)
         .ok_or_else(|| SegmentFault::bad("too short for a sealed segment"))?;
@@ -226,7 +210,15 @@ impl Footer {
         }
         if let Some(changes) = &self.changes {
             sections.push((COUNTS, changes.counts.clone()));
-            sections.push((FILTERS, changes.filters.clone()));
+            match changes.head_and_pages() {
+                Some((head, pages)) => {
+                    let check = lookup_check(key, [&sections[2].1, &sections[4].1, head]);
+                    sections.push((FILTERS_HEAD, head.to_vec()));
+                    sections.push((LOOKUP_CHECK, check));
+                    sections.push((PAGES, pages.to_vec()));
+                }
+                None => sections.push((FILTERS, changes.filters.clone())),
+            }
             // Earlier versions check the other tag, and know nothing of these sections.
             let tag = key.map(|key| changes.tag(key));
             sections.extend(tag.map(|tag| (CHANGES_TAG, tag.as_bytes().to_vec())));
@@ -235,9 +227,11 @@ impl Footer {
         let mut payloads = Vec::new();
         for (id, raw) in &sections {
             // Filters are as good as random.
-            let level = if *id == FILTERS { 1 } else { LEVEL };
-            let stored = zstd::bulk::compress(raw, level)
-                .context(Kind::Internal, || "cannot compress a segment's footer".into())?;
+            let stored = match *id {
+                PAGES => raw.clone(),
+                id => zstd::bulk::compress(raw, if id == FILTERS { 1 } else { LEVEL })
+                    .context(Kind::Internal, || "cannot compress a segment's footer".into())?,
+            };
             out.extend(id.to_le_bytes());
             out.extend((raw.len() as u64).to_le_bytes());
             out.extend((stored.len() as u64).to_le_bytes());
@@ -259,7 +253,7 @@ impl Footer {
             blocks: decode_blocks(&sections.get(BLOCKS)?).ok_or_else(short)?,
             relation_messages: decode_relation_messages(&sections.get(RELATION_MESSAGES)?)
                 .ok_or_else(short)?,
-            changes: sections.changes(key)?,
+            changes: sections.changes(key)?.map(Arc::new),
             summary,
         };
         if footer.changes.as_ref().is_some_and(|changes| !changes.is_sound(footer.blocks.len())) {
@@ -271,14 +265,17 @@ impl Footer {
         Ok(footer)
     }
 
-    /// Decodes the part of a footer that a lookup needs.
-    fn decode_lookup(bytes: &[u8], key: Option<&SegmentKey>) -> Result<Option<Lookup>, SegmentFault> {
+    /// Decodes the Relation messages and the index of a footer without the sections that a lookup reads alone.
+    pub(super) fn decode_lookup(
+        bytes: &[u8],
+        key: Option<&SegmentKey>,
+    ) -> Result<Option<(Vec<Vec<u8>>, ChangeIndex)>, SegmentFault> {
         let sections = Sections::checked(bytes, key)?;
         let Some(changes) = sections.changes(key)? else { return Ok(None) };
         let mut relations = decode_relations(&sections.get(RELATIONS_AT_START)?).ok_or_else(short)?;
         let within = decode_relation_messages(&sections.get(RELATION_MESSAGES)?).ok_or_else(short)?;
         relations.extend(within.into_iter().map(|(_, message)| message));
-        Ok(Some(Lookup { relations, changes }))
+        Ok(Some((relations, changes)))
     }
 }
 
@@ -289,6 +286,12 @@ fn short() -> SegmentFault {
 /// Returns the tag over the contents of the sections before the tag, in the order of their ids.
 fn footer_tag<'a>(key: &SegmentKey, contents: impl Iterator<Item = &'a [u8]>) -> Tag {
     key.footer_tag(&digest_of(contents))
+}
+
+/// The check of the sections that a lookup reads: those of the relations, and the head of the filters.
+pub(super) fn lookup_check(key: Option<&SegmentKey>, sections: [&[u8]; 3]) -> Vec<u8> {
+    let digest: Digest = digest_of(sections.into_iter());
+    key.map_or(*digest.as_bytes(), |key| *key.lookup_tag(&digest).as_bytes()).to_vec()
 }
 
 /// The id, the raw length and the stored bytes of each section.
@@ -334,10 +337,15 @@ impl<'a> Sections<'a> {
 
     /// The index of changes. With a key, one that no holder of the key wrote is refused.
     fn changes(&self, key: Option<&SegmentKey>) -> Result<Option<ChangeIndex>, SegmentFault> {
-        if !self.has(COUNTS) || !self.has(FILTERS) {
+        let changes = if !self.has(COUNTS) {
             return Ok(None);
-        }
-        let changes = ChangeIndex { counts: self.get(COUNTS)?, filters: self.get(FILTERS)? };
+        } else if self.has(FILTERS_HEAD) {
+            ChangeIndex::of_pages(self.get(COUNTS)?, &self.get(FILTERS_HEAD)?, &self.get(PAGES)?)
+        } else if self.has(FILTERS) {
+            ChangeIndex { counts: self.get(COUNTS)?, filters: self.get(FILTERS)? }
+        } else {
+            return Ok(None);
+        };
         if let Some(key) = key
             && Tag::from_slice(&self.get(CHANGES_TAG)?).ok() != Some(changes.tag(key))
         {
@@ -352,8 +360,14 @@ impl<'a> Sections<'a> {
             .iter()
             .find(|section| section.0 == id)
             .ok_or_else(|| SegmentFault::bad(format!("section {id} of the footer is missing")))?;
-        let raw_len = usize::try_from(raw_len).ok().filter(|&len| len <= MOST_SECTION);
-        let raw_len = raw_len.ok_or_else(|| SegmentFault::bad("a section's length is impossible"))?;
-        block::decompress(stored, raw_len)
+        stored_section(id, raw_len, stored)
     }
+}
+
+/// Returns the content of a section that lies in the footer as `stored`.
+pub(super) fn stored_section(id: u32, raw_len: u64, stored: &[u8]) -> Result<Vec<u8>, SegmentFault> {
+    let raw_len = usize::try_from(raw_len).ok().filter(|&len| len <= MOST_SECTION);
+    let raw_len = raw_len.filter(|len| id != PAGES || *len == stored.len());
+    let raw_len = raw_len.ok_or_else(|| SegmentFault::bad("a section's length is impossible"))?;
+    if id == PAGES { Ok(stored.to_vec()) } else { block::decompress(stored, raw_len) }
 }

@@ -1,11 +1,12 @@
 //! Reads blocks in order and gathers the content of a footer; checks the protocol on the way.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::block::BlockHeader;
 use super::fault::SegmentFault;
 use super::footer::Footer;
-use super::lookup::ChangeIndexBuilder;
+use super::lookup::{ChangeIndex, ChangeIndexBuilder};
 use super::peek::{PeekedMessage, peek};
 use super::record::{Record, Records, put_varint};
 use super::relations::{RelationNovelty, Relations};
@@ -13,7 +14,7 @@ use super::sections::BlockExtent;
 use super::summary::{IdleMark, Mark, RelationChange, RelationCounts, SegmentSummary, TransactionEntry};
 use crate::history::key::Digest;
 use crate::model::{Lsn, PgTime};
-use crate::signal::key::body_of;
+use crate::signal::key::{body_of, transaction_of};
 use crate::signal::{DEFINITION, DIGESTS, MARK, ROLES, SEQUENCES};
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,8 @@ pub(super) struct Index {
     in_force: Relations,
     current: Option<OpenTransaction>,
     changes: ChangeIndexBuilder,
+    /// The number, with its epoch, of the last transaction that told sequences.
+    number: Option<u64>,
     digest: blake3::Hasher,
     /// The bytes that are not hashed yet: hashing many bytes at once is many times quicker.
     undigested: Vec<u8>,
@@ -70,9 +73,21 @@ impl Index {
             in_force: Relations::default(),
             current: None,
             changes: ChangeIndexBuilder::default(),
+            number: None,
             digest: blake3::Hasher::new(),
             undigested: Vec::new(),
         }
+    }
+
+    /// The number, with its epoch, of the last transaction that told sequences.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.number
+    }
+
+    /// Lets the index of changes have the form of another one, with which it is compared.
+    pub(super) fn in_form_of(mut self, changes: &ChangeIndex) -> Index {
+        self.changes = ChangeIndexBuilder::new(changes.form());
+        self
     }
 
     /// Takes a Relation message that is in force at the start. Blocks may only come after it.
@@ -153,7 +168,7 @@ impl Index {
             relations_at_start: self.relations_at_start,
             blocks: self.blocks,
             relation_messages: self.relation_messages,
-            changes: Some(self.changes.finish()),
+            changes: Some(Arc::new(self.changes.finish())),
         };
         (footer, self.in_force)
     }
@@ -260,6 +275,7 @@ impl Index {
                 self.summary.marks.push(Mark { name, lsn: commit_lsn, end_lsn: commit_lsn, time, xid });
             }
         } else if prefix == SEQUENCES.as_bytes() {
+            self.number = transaction_of(content);
             self.summary.sequences.count += 1;
             self.summary.sequences.last_lsn = Some(current.commit_lsn);
             self.summary.sequences.last = String::from_utf8(body_of(content).to_vec()).ok();

@@ -6,8 +6,10 @@ use std::ops::Range;
 use twox_hash::XxHash3_64;
 
 use super::counts::{ChangeKind, Counts, CountsBuilder};
+use super::fault::SegmentFault;
 use super::filter::{self, Filter};
 use super::name::SegmentName;
+use super::pages::{ListedChanges, Page, PagedFilters, PagesBuilder};
 use super::peek::PeekedMessage;
 use super::record::{ByteReader, put_varint};
 use crate::history::key::{Digest, SegmentKey, Tag, digest_of};
@@ -18,44 +20,64 @@ const KEY: u8 = 0;
 const TABLE: u8 = 1;
 const SCHEMA: u8 = 2;
 
-/// The index of a segment's changes, encoded.
+/// The index of a segment's changes, encoded. The filters begin with their form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeIndex {
     pub(super) counts: Vec<u8>,
     pub(super) filters: Vec<u8>,
 }
 
+/// How the filters of a segment's blocks are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum FilterForm {
+    /// As earlier versions wrote them: one filter a block, in which 8 bits tell a key from others. That any row of a table may
+    /// be concerned, or that a schema change lies in the block, is a hash among those of the keys, so a reader is wrong about
+    /// these now and then.
+    Hashed,
+    /// A head that tells these exactly, and pages of filters in which 12 bits tell a key from others.
+    #[default]
+    Paged,
+}
+
+/// What the filters of the newer form begin with. Those of the older form begin with the number of blocks.
+const PAGED: u8 = 0;
+/// The bits that tell a key from others in the older form.
+const HASHED_BITS: u32 = 8;
+
 /// The numbers of the blocks that are read of each segment, in order. A segment that is not named is read whole.
 pub type ChosenBlocks = BTreeMap<SegmentName, Vec<u32>>;
 
-/// The rows that blocks are looked up for: those of a table that have some keys.
+/// The rows that blocks are looked up for: those of some tables that have some keys.
 pub struct SoughtRows {
-    hashes: Vec<u64>,
+    /// The tables; none if only schema changes are looked up.
+    pub(super) tables: Vec<u32>,
+    /// The hashes of the keys.
+    pub(super) keys: Vec<u64>,
 }
 
 impl SoughtRows {
     /// No rows: only schema changes are looked up.
     pub fn none() -> SoughtRows {
-        SoughtRows { hashes: vec![schema_hash()] }
+        SoughtRows { tables: Vec::new(), keys: Vec::new() }
     }
 
     /// The rows of the table `oid` whose key columns have one of these values, in the order in which the stream has the
     /// columns.
     pub fn new<'a>(oid: u32, keys: impl IntoIterator<Item = Vec<&'a [u8]>>) -> SoughtRows {
-        let mut hashes = vec![table_hash(oid), schema_hash()];
         let mut content = Vec::new();
-        for key in keys {
+        let hash = |key: Vec<&'a [u8]>| {
             begin_key(&mut content, oid);
             key.into_iter().for_each(|value| push_value(&mut content, value));
-            hashes.push(XxHash3_64::oneshot(&content));
-        }
-        SoughtRows { hashes }
+            XxHash3_64::oneshot(&content)
+        };
+        SoughtRows { tables: vec![oid], keys: keys.into_iter().map(hash).collect() }
     }
 
     /// The rows of both.
     #[must_use]
     pub fn and(mut self, other: SoughtRows) -> SoughtRows {
-        self.hashes.extend(other.hashes);
+        self.tables.extend(other.tables);
+        self.keys.extend(other.keys);
         self
     }
 }
@@ -70,6 +92,14 @@ fn push_value(content: &mut Vec<u8>, value: &[u8]) {
     // The length stands before the value, so that no byte can pass from one value to the next.
     content.extend_from_slice(&(value.len() as u32).to_le_bytes());
     content.extend_from_slice(value);
+}
+
+impl SoughtRows {
+    /// The hashes that stand for the rows in filters of the older form.
+    fn hashes(&self) -> Vec<u64> {
+        let beside_keys = self.tables.iter().copied().map(table_hash).chain([schema_hash()]);
+        self.keys.iter().copied().chain(beside_keys).collect()
+    }
 }
 
 /// The hash in a block's filter that stands for changes that may concern any row of the table.
@@ -108,7 +138,12 @@ impl ChangeIndex {
 
     /// Whether the sections are what they should be for a segment with this many blocks.
     pub(super) fn is_sound(&self, blocks: usize) -> bool {
-        Counts::decode(&self.counts).is_some() && self.filters().is_some_and(|it| it.len() == blocks)
+        let filters = match self.head_and_pages() {
+            Some((head, pages)) => PagedFilters::decode(head)
+                .is_some_and(|it| it.blocks() == blocks && it.len == pages.len() as u64),
+            None => self.hashed_filters().is_some_and(|it| it.len() == blocks),
+        };
+        filters && Counts::decode(&self.counts).is_some()
     }
 
     /// Returns the tag of the index in a history with a key.
@@ -116,19 +151,60 @@ impl ChangeIndex {
         key.changes_tag(&self.digest())
     }
 
-    fn filters(&self) -> Option<Vec<Filter<'_>>> {
+    pub(super) fn form(&self) -> FilterForm {
+        // A segment without blocks has the same filters in the older form.
+        match self.filters[..] {
+            [PAGED, _, ..] => FilterForm::Paged,
+            _ => FilterForm::Hashed,
+        }
+    }
+
+    /// Puts the head and the pages of filters together.
+    pub(super) fn of_pages(counts: Vec<u8>, head: &[u8], pages: &[u8]) -> ChangeIndex {
+        let mut filters = Vec::with_capacity(head.len() + pages.len() + 11);
+        filters.push(PAGED);
+        put_varint(&mut filters, head.len() as u64);
+        filters.extend_from_slice(head);
+        filters.extend_from_slice(pages);
+        ChangeIndex { counts, filters }
+    }
+
+    /// The head and the pages of filters that are of this form.
+    pub(super) fn head_and_pages(&self) -> Option<(&[u8], &[u8])> {
+        let mut bytes = ByteReader::new(&self.filters);
+        (self.form() == FilterForm::Paged && bytes.take(1).is_some()).then_some(())?;
+        let head = bytes.counted()?;
+        Some((head, bytes.rest()))
+    }
+
+    /// The filter of each block in the older form.
+    fn hashed_filters(&self) -> Option<Vec<Filter<'_>>> {
         let mut bytes = ByteReader::new(&self.filters);
         let count = bytes.varint()?;
-        let filters = (0..count).map(|_| Filter::decode(bytes.counted()?)).collect::<Option<_>>()?;
+        let filters = (0..count).map(|_| Filter::decode(bytes.counted()?, HASHED_BITS));
+        let filters = filters.collect::<Option<_>>()?;
         bytes.is_empty().then_some(filters)
     }
 
     /// Returns the numbers of the blocks that may concern one of the rows, in order. All changes of these rows lie in
     /// these blocks, and so do all schema changes.
     pub fn blocks_with(&self, rows: &SoughtRows) -> Vec<u32> {
-        let filters = self.filters().unwrap_or_default().into_iter().zip(0..);
-        let found = filters.filter(|(filter, _)| rows.hashes.iter().any(|hash| filter.may_hold(*hash)));
-        found.map(|(_, number)| number).collect()
+        let Some((head, pages)) = self.head_and_pages() else {
+            let filters = self.hashed_filters().unwrap_or_default().into_iter().zip(0..);
+            let hashes = rows.hashes();
+            let found = filters.filter(|(filter, _)| hashes.iter().any(|hash| filter.may_hold(*hash)));
+            return found.map(|(_, number)| number).collect();
+        };
+        let Some(filters) = PagedFilters::decode(head) else { return Vec::new() };
+        let mut read = |page: Page<'_>| {
+            let end = page.offset.checked_add(page.len).and_then(|end| usize::try_from(end).ok());
+            let bytes = end.and_then(|end| pages.get(page.offset as usize..end));
+            bytes.map(<[u8]>::to_vec).ok_or_else(|| SegmentFault::bad("a page of the filters is missing"))
+        };
+        // Where the filters tell nothing, every block is read.
+        filters
+            .blocks_with(&rows.tables, &rows.keys, &mut read)
+            .unwrap_or_else(|_| (0..filters.blocks() as u32).collect())
     }
 
     /// Returns the counts of the segment's transactions.
@@ -140,6 +216,7 @@ impl ChangeIndex {
 /// Gathers the index of the blocks that it is shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ChangeIndexBuilder {
+    form: FilterForm,
     /// The places of the key's columns in the tuples of each relation; `None` if the stream does not name its rows by a
     /// key.
     keys: HashMap<u32, Option<Vec<usize>>>,
@@ -147,12 +224,20 @@ pub(super) struct ChangeIndexBuilder {
     content: Vec<u8>,
     /// The hashes of the present block.
     hashes: Vec<u64>,
+    /// The other changes of the present block.
+    listed: ListedChanges,
     blocks: u64,
+    /// The filters of the older form.
     filters: Vec<u8>,
+    pages: PagesBuilder,
     counts: CountsBuilder,
 }
 
 impl ChangeIndexBuilder {
+    pub(super) fn new(form: FilterForm) -> ChangeIndexBuilder {
+        ChangeIndexBuilder { form, ..ChangeIndexBuilder::default() }
+    }
+
     /// A Relation message is in force from here on.
     pub(super) fn relation(&mut self, message: &[u8]) {
         if let Some((oid, key)) = key_places(message) {
@@ -169,7 +254,7 @@ impl ChangeIndexBuilder {
             PeekedMessage::Delete { oid } => self.row(message, oid, ChangeKind::Delete),
             PeekedMessage::Truncate { oids } => {
                 for oid in oids.iter().map(|oid| u32::from_be_bytes(*oid)) {
-                    self.hashes.push(table_hash(oid));
+                    self.listed.tables.insert(oid);
                     self.counts.add(oid, ChangeKind::Truncate, 0);
                 }
             }
@@ -177,7 +262,7 @@ impl ChangeIndexBuilder {
             PeekedMessage::Logical { prefix, .. }
                 if [DEFINITION, ROWS].map(str::as_bytes).contains(&prefix) =>
             {
-                self.hashes.push(schema_hash());
+                self.listed.schema = true;
             }
             PeekedMessage::Commit { .. } => self.counts.commit(),
             PeekedMessage::Begin { .. } | PeekedMessage::Logical { .. } | PeekedMessage::Other => {}
@@ -194,24 +279,37 @@ impl ChangeIndexBuilder {
             .is_none()
         {
             self.hashes.truncate(before);
-            self.hashes.push(table_hash(oid));
+            self.listed.tables.insert(oid);
         }
     }
 
     /// The block is complete.
     pub(super) fn end_block(&mut self) {
-        let filter = filter::encode(&mut self.hashes);
-        self.hashes.clear();
-        put_varint(&mut self.filters, filter.len() as u64);
-        self.filters.extend(filter);
+        let listed = std::mem::take(&mut self.listed);
+        match self.form {
+            FilterForm::Hashed => {
+                self.hashes.extend(listed.tables.into_iter().map(table_hash));
+                self.hashes.extend(listed.schema.then(schema_hash));
+                let filter = filter::encode(&mut self.hashes, HASHED_BITS);
+                self.hashes.clear();
+                put_varint(&mut self.filters, filter.len() as u64);
+                self.filters.extend(filter);
+            }
+            FilterForm::Paged => self.pages.end_block(std::mem::take(&mut self.hashes), &listed),
+        }
         self.blocks += 1;
     }
 
     pub(super) fn finish(self) -> ChangeIndex {
+        let counts = self.counts.finish();
+        if self.form == FilterForm::Paged && self.blocks > 0 {
+            let (head, pages) = self.pages.finish();
+            return ChangeIndex::of_pages(counts, &head, &pages);
+        }
         let mut filters = Vec::with_capacity(self.filters.len() + 10);
         put_varint(&mut filters, self.blocks);
         filters.extend(self.filters);
-        ChangeIndex { counts: self.counts.finish(), filters }
+        ChangeIndex { counts, filters }
     }
 }
 

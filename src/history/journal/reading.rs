@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::block;
 use super::fault::SegmentFault;
+use super::kept::KeptBlocks;
 use super::peek::{PeekedMessage, peek};
 use super::place::SegmentBytes;
 use super::record::{Record, Records};
@@ -30,6 +31,23 @@ pub struct SegmentBlocks {
     pub(super) parts: VecDeque<Part>,
     pub(super) after: Lsn,
     pub(super) until: Lsn,
+    pub(super) kept: Option<Arc<KeptBlocks>>,
+}
+
+impl SegmentBlocks {
+    /// Keeps the blocks, and takes those that are kept.
+    #[must_use]
+    pub fn keeping(self, kept: &Arc<KeptBlocks>) -> SegmentBlocks {
+        SegmentBlocks { kept: Some(Arc::clone(kept)), ..self }
+    }
+
+    fn read(&self, entry: &BlockExtent) -> Result<Arc<Vec<u8>>> {
+        let read = || read_entry(&self.bytes, entry);
+        match &self.kept {
+            Some(kept) => kept.get(self.bytes.name, entry.offset, read),
+            None => read().map(Arc::new),
+        }
+    }
 }
 
 /// A block of a stretch.
@@ -56,9 +74,12 @@ impl Iterator for SegmentBlocks {
     fn next(&mut self) -> Option<Self::Item> {
         let (bytes, after, until) = (Arc::clone(&self.bytes), self.after, self.until);
         let block = match self.parts.pop_front()? {
-            Part::Made { first, raw } => Ok(DecodedBlock { bytes, offset: 0, first, raw, after, until }),
+            Part::Made { first, raw } => {
+                let raw = Arc::new(raw);
+                Ok(DecodedBlock { bytes, offset: 0, first, raw, after, until })
+            }
             Part::Stored(entry) => {
-                let raw = read_entry(&bytes, &entry);
+                let raw = self.read(&entry);
                 let (offset, first) = (entry.offset, entry.first);
                 raw.map(|raw| DecodedBlock { bytes, offset, first, raw, after, until })
             }
@@ -76,7 +97,7 @@ pub struct DecodedBlock {
     bytes: Arc<SegmentBytes>,
     offset: u64,
     first: Lsn,
-    raw: Vec<u8>,
+    raw: Arc<Vec<u8>>,
     after: Lsn,
     until: Lsn,
 }

@@ -19,8 +19,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::history::key::{SegmentKey, Tag};
 use crate::store::{NewFile, ObjectKind};
 
-/// A sealed block is full with this many bytes of records.
-const BLOCK: usize = 4 << 20;
+/// A sealed block is full with this many bytes of records. Smaller blocks compress less, and of larger ones more is read for
+/// a single row.
+const BLOCK: usize = 2 << 20;
 const LEVEL: i32 = 6;
 
 /// Seals a finished open segment, which is one with a later segment behind it or of an epoch that is over, and removes the
@@ -99,7 +100,8 @@ fn write(segment: &Segment, journal: &Journal) -> Result<SegmentSummary> {
     for message in &segment.footer().relations_at_start {
         index.relation_at_start(message).map_err(|fault| fault.at(segment.place(), 0))?;
     }
-    let mut builder = BlockBuilder::with_size(start, BLOCK);
+    let size = ambient::test_number("BACKWHEN_TEST_SEALED_BLOCK").map_or(BLOCK, |size| size as usize);
+    let mut builder = BlockBuilder::with_size(start, size);
     let mut compressor = compressor(LEVEL)?;
     let bad = |offset: u64| move |fault: SegmentFault| fault.at(segment.place(), offset);
     for (number, entry) in segment.footer().blocks.iter().enumerate() {

@@ -11,7 +11,7 @@ use super::counts::{ChangeCount, Counts};
 use super::fault::{self, SegmentFault};
 use super::footer::{self, Footer};
 use super::index::Index;
-use super::lookup::{ChangeIndex, ChangeIndexBuilder, SoughtRows};
+use super::lookup::{ChangeIndex, ChangeIndexBuilder, FilterForm, SoughtRows};
 use super::name::{SegmentHeader, SegmentName};
 use super::parts::Parts;
 use super::peek::peek;
@@ -38,6 +38,8 @@ pub struct Segment {
     in_force_at_end: Relations,
     /// How far an open segment was read.
     growth: Option<Growth>,
+    /// The number, with its epoch, of the last transaction of an open segment that told sequences.
+    number: Option<u64>,
 }
 
 /// The end of an open segment, from which its reader can go on when the segment has grown.
@@ -84,8 +86,14 @@ impl Segment {
         let (footer, _) = footer::read_checked(&bytes, key.as_ref())?;
         let mut in_force_at_end = Relations::default();
         let bytes = Arc::new(bytes);
-        let mut segment =
-            Segment { bytes, header, footer, in_force_at_end: Relations::default(), growth: None };
+        let mut segment = Segment {
+            bytes,
+            header,
+            footer,
+            in_force_at_end: Relations::default(),
+            growth: None,
+            number: None,
+        };
         segment.relations().for_each(|message| {
             in_force_at_end.tell(message);
         });
@@ -143,9 +151,9 @@ impl Segment {
                 .and_then(|read| index.block(offset, &read.header, &read.raw, digest))
                 .map_err(|fault| bytes.fault(offset, fault))?;
         }
-        let growth = Some(Growth { index: index.clone(), end });
+        let (growth, number) = (Some(Growth { index: index.clone(), end }), index.number());
         let (footer, in_force_at_end) = index.finish();
-        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end, growth })
+        Ok(Segment { bytes: Arc::new(bytes), header, footer, in_force_at_end, growth, number })
     }
 
     /// The segment's name, in the form in which it was opened.
@@ -175,6 +183,11 @@ impl Segment {
         &self.footer.summary
     }
 
+    /// The number, with its epoch, of the last transaction of an open segment that told sequences.
+    pub fn last_number(&self) -> Option<u64> {
+        self.number
+    }
+
     /// Returns the transactions in commit order.
     pub fn transactions(&self) -> &[TransactionEntry] {
         &self.footer.transactions
@@ -190,7 +203,11 @@ impl Segment {
     /// # Errors
     /// `Damaged` for a bad block.
     pub fn index_changes(&self) -> Result<ChangeIndex> {
-        let mut changes = ChangeIndexBuilder::default();
+        self.index_changes_in(FilterForm::default())
+    }
+
+    pub(super) fn index_changes_in(&self, form: FilterForm) -> Result<ChangeIndex> {
+        let mut changes = ChangeIndexBuilder::new(form);
         self.footer.relations_at_start.iter().for_each(|message| changes.relation(message));
         for (number, entry) in self.footer.blocks.iter().enumerate() {
             let raw = self.raw_block(number)?;
@@ -275,7 +292,7 @@ impl Segment {
         // Tests count these bytes.
         let bytes: u64 = parts.iter().map(Part::stored_len).sum();
         tracing::trace!("reading {bytes} of {} bytes of {}", self.size(), self.place());
-        SegmentBlocks { bytes: Arc::clone(&self.bytes), parts, after, until }
+        SegmentBlocks { bytes: Arc::clone(&self.bytes), parts, after, until, kept: None }
     }
 
     /// Hands over, in order, every record at positions from `after` to before `until`: the whole transactions with such

@@ -120,7 +120,11 @@ fn verify_blocks(
     footer: Option<&Footer>,
     report: &mut SegmentReport,
 ) {
-    let mut index = Some(Index::new(header.epoch, header.start));
+    let mut index = Index::new(header.epoch, header.start);
+    if let Some(changes) = footer.and_then(|it| it.changes.as_ref()) {
+        index = index.in_form_of(changes);
+    }
+    let mut index = Some(index);
     if let (Some(index), Some(footer)) = (&mut index, footer) {
         for message in &footer.relations_at_start {
             if let Err(fault) = index.relation_at_start(message) {

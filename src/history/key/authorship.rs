@@ -131,6 +131,11 @@ impl SegmentKey {
         tag(&self.secret, &[b"changes\0", digest.as_bytes()])
     }
 
+    /// Returns the tag for the parts of a sealed segment's footer that a lookup of rows reads.
+    pub(in crate::history) fn lookup_tag(&self, digest: &Digest) -> Tag {
+        tag(&self.secret, &[b"lookup\0", digest.as_bytes()])
+    }
+
     /// Says what is wrong with a block or footer whose tag is missing or false, for a sentence about that block or footer.
     pub(in crate::history) fn not_ours(&self) -> String {
         format!("it was not written by a holder of the key {}", self.file.display())

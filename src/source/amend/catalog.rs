@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use crate::connect::server_error;
@@ -124,24 +125,35 @@ SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, NOT a.attnotnull FROM 
 pub async fn live_schema(client: &Client, tables: &[u32]) -> Result<LiveSchema> {
     let failed = |error| server_error("cannot read the constraints of the source", error);
     let mut schema = LiveSchema::default();
-    for row in client.query(FOREIGN_KEYS, &[]).await.map_err(failed)? {
+    // The queries are sent together: a reset asks three times, and would wait for each answer.
+    let of_tables: [&(dyn ToSql + Sync); 1] = [&tables];
+    let (foreign_keys, unique_keys, triggers, rules, roots, columns) = tokio::try_join!(
+        client.query(FOREIGN_KEYS, &[]),
+        client.query(UNIQUE_KEYS, &of_tables),
+        client.query(TRIGGERS, &of_tables),
+        client.query(RULES, &of_tables),
+        client.query(ROOTS, &[]),
+        client.query(COLUMNS, &of_tables),
+    )
+    .map_err(failed)?;
+    for row in foreign_keys {
         schema.foreign_keys.push(foreign_key(&row));
     }
-    for row in client.query(UNIQUE_KEYS, &[&tables]).await.map_err(failed)? {
+    for row in unique_keys {
         let (table, name, is_immediate, columns) = (row.get(0), row.get(1), row.get(2), row.get(3));
         schema.unique_keys.push(UniqueKey { table, name, columns, is_immediate });
     }
-    for row in client.query(TRIGGERS, &[&tables]).await.map_err(failed)? {
+    for row in triggers {
         let trigger = LiveTrigger { name: row.get(1), enabled: letter(&row, 2) };
         schema.triggers.entry(row.get(0)).or_default().push(trigger);
     }
-    for row in client.query(RULES, &[&tables]).await.map_err(failed)? {
+    for row in rules {
         schema.ruled.insert(row.get(0));
     }
-    for row in client.query(ROOTS, &[]).await.map_err(failed)? {
+    for row in roots {
         schema.roots.insert(row.get(0), row.get(1));
     }
-    for row in client.query(COLUMNS, &[&tables]).await.map_err(failed)? {
+    for row in columns {
         let (number, name, type_oid, takes_null) = (row.get(1), row.get(2), row.get(3), row.get(4));
         let column = LiveColumn { number, name, type_oid, takes_null };
         schema.columns.entry(row.get(0)).or_default().push(column);

@@ -62,6 +62,12 @@ impl AmendSession {
         Ok(AmendSession { session, source: source.clone(), statements: Vec::new() })
     }
 
+    /// Whether the session can change other rows once it has committed. The server plans statements and checks foreign keys
+    /// sooner in a session that has done so before.
+    pub fn is_reusable(&self) -> bool {
+        !self.session.is_closed() && self.statements.iter().all(|statements| statements.are_literals)
+    }
+
     /// Sends the rows into temporary tables of this session, before anything is locked.
     ///
     /// # Errors

@@ -18,24 +18,12 @@ pub struct RowKey {
 }
 
 impl RowKey {
-    /// Finds the table where the spans end, or where the last one begins if the table was dropped in it, and reads the key.
+    /// Finds the table where the spans end, or where the last one begins if the table was dropped in it, and reads the
+    /// key; for a partitioned table, one key for each partition.
     ///
     /// # Errors
     /// `Usage` if not exactly one table matches, or if the text is no key of it; `Damaged` if the history is.
-    pub fn find(reading: &Reading, spans: &Spans, table: &str, key: &str) -> Result<RowKey> {
-        RowKey::in_one_of(&RowKey::tables(reading, spans, table)?, table, key)
-    }
-
-    /// Finds the table as [`RowKey::find`] does, and reads the key; for a partitioned table, one key for each partition.
-    ///
-    /// # Errors
-    /// Fails when [`RowKey::find`] does.
-    pub fn find_in_partitions(
-        reading: &Reading,
-        spans: &Spans,
-        table: &str,
-        key: &str,
-    ) -> Result<Vec<RowKey>> {
+    pub fn find(reading: &Reading, spans: &Spans, table: &str, key: &str) -> Result<Vec<RowKey>> {
         RowKey::in_each(&RowKey::tables(reading, spans, table)?, table, key)
     }
 

@@ -42,9 +42,21 @@ impl<'a> TrackedRows<'a> {
         }
     }
 
-    /// The blocks that hold all changes of these rows.
-    pub fn blocks(&self) -> Arc<ChosenBlocks> {
-        Arc::clone(&self.blocks)
+    /// The blocks that hold all changes of all these rows.
+    pub fn blocks(all: &[TrackedRows<'_>]) -> Arc<ChosenBlocks> {
+        let Some((first, others)) = all.split_first() else { return Arc::default() };
+        let mut blocks = Arc::clone(&first.blocks);
+        for other in others {
+            let both = Arc::make_mut(&mut blocks);
+            // A segment that one of them does not name is read whole.
+            both.retain(|name, _| other.blocks.contains_key(name));
+            for (name, numbers) in both {
+                numbers.extend(other.blocks.get(name).into_iter().flatten());
+                numbers.sort_unstable();
+                numbers.dedup();
+            }
+        }
+        blocks
     }
 
     /// Follows the span; of the rows, only the tracked ones may be believed.
@@ -52,11 +64,14 @@ impl<'a> TrackedRows<'a> {
     /// # Errors
     /// `Damaged` if the journal is.
     pub fn follow<'b>(&self, span: &Span, wanted: Wanted<'b>) -> Result<Follow<'b>> {
-        Ok(span.past.follow(span.until, wanted)?.reading_only(&self.blocks))
+        span.past.follow_chosen(span.past.until()..span.until, wanted, &self.blocks)
     }
 
     /// Whether a change is one of a tracked row.
     pub fn holds(&self, table: &Table, change: &RowChange<'_>) -> bool {
+        if table.oid != self.key.table {
+            return false;
+        }
         let (old, new) = change.sides();
         let mut keys = old.into_iter().chain(new).filter_map(|row| self.key.of(table, row.line));
         keys.any(|key| self.keys.contains(&key))

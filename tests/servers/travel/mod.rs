@@ -4,6 +4,7 @@ mod asked;
 mod bisect;
 mod diff;
 mod gap;
+mod keyed;
 mod log;
 mod lookup;
 mod partitions;

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::super::{BlockBuilder, Event};
+use super::super::{BlockBuilder, Event, Journal, SoughtRows, look_up};
 use super::fixtures::stream;
 use super::hostile::resealed;
 use super::paths::{
@@ -235,6 +235,23 @@ fn version_1_with_a_key_opens() {
     }
 }
 
+/// A lookup does not read the sections that the footer's tags vouch for, but has a tag of its own.
+#[test]
+fn a_lookup_believes_only_holders_of_the_key() {
+    let rows = SoughtRows::new(16_384, [vec![&b"1"[..]]]);
+    let find = |writer: &Authorship, reader: Authorship| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = build(folder.path(), &stream(START.0), writer, true);
+        let name = open_segment(&path, writer).unwrap().name();
+        let found = look_up(&Journal::in_folder(folder.path(), &reader), name, &rows);
+        found.map(|found| found.is_some()).map_err(|error| error.kind())
+    };
+    assert_eq!(find(&keyed(), keyed()), Ok(true));
+    assert_eq!(find(&Authorship::Unkeyed, Authorship::Unkeyed), Ok(true));
+    assert_eq!(find(&Authorship::Unkeyed, keyed()), Err(Kind::Damaged));
+    assert_eq!(find(&keyed(), Key::of_byte(8).authorship(HISTORY)), Err(Kind::Damaged));
+}
+
 /// A history without a key is written as ever: byte for byte as version 1 was.
 #[test]
 fn without_a_key_nothing_changes() {
@@ -255,5 +272,6 @@ fn without_a_key_nothing_changes() {
     let bytes = fs::read(open.with_extension("seg")).unwrap();
     let trailer = &bytes[bytes.len() - 64..];
     let footer = u64::from_le_bytes(trailer[..8].try_into().unwrap()) as usize;
-    assert_eq!(bytes[footer..footer + 4], 7u32.to_le_bytes(), "no digests and no tags");
+    // Sections 1 to 5, 8 and 11 to 13.
+    assert_eq!(bytes[footer..footer + 4], 9u32.to_le_bytes(), "no digests of blocks and no tags");
 }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::{BlockBuilder, ChangeIndex, Event, Segment, SoughtRows};
+use super::super::lookup::FilterForm;
+use super::super::{BlockBuilder, ChangeIndex, Event, Journal, Lookup, Segment, SoughtRows, look_up};
 use super::paths::{folder_in, open_segment, roll, seal, segments, verify_segment};
 use super::stream::{begin, change, commit, drain, logical, open, truncate};
 use crate::history::key::Authorship;
@@ -201,7 +203,7 @@ fn the_index_of_a_sealed_segment_can_be_made_anew_and_is_verified() {
     let path = build(folder.path(), &told(3), true);
     let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
     let found = segment.footer().changes.clone().unwrap();
-    assert_eq!(segment.index_changes().unwrap(), found);
+    assert_eq!(segment.index_changes().unwrap(), *found);
     assert!(
         ChangeIndex::of_segment(segment.footer().blocks.len(), found.counts.clone(), Vec::new()).is_none()
     );
@@ -213,33 +215,129 @@ fn the_index_of_a_sealed_segment_can_be_made_anew_and_is_verified() {
     }
 }
 
-/// The first segment that was sealed with an index. Never write it anew.
-#[test]
-fn the_index_that_was_written_first_is_made_to_the_byte() {
-    let fixtures =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/journal-v1-changes");
-    if std::env::var_os("BACKWHEN_WRITE_FIXTURES").is_some() {
-        assert!(!fixtures.exists(), "the file exists, and stays as it is");
-        let folder = tempfile::tempdir().unwrap();
-        let path = build(folder.path(), &of_every_kind(), true);
-        std::fs::create_dir(&fixtures).unwrap();
-        std::fs::copy(&path, fixtures.join(path.file_name().unwrap())).unwrap();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(&fixtures).unwrap() {
+/// Copies the segment of a fixture to a history's folder, and returns its place there.
+fn fixture(name: &str, to: &std::path::Path) -> PathBuf {
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats").join(name);
+    for entry in std::fs::read_dir(&fixture).unwrap() {
         let path = entry.unwrap().path();
-        std::fs::copy(&path, folder_in(folder.path()).join(path.file_name().unwrap())).unwrap();
+        std::fs::copy(&path, folder_in(to).join(path.file_name().unwrap())).unwrap();
     }
-    let path = segments(folder.path()).remove(0);
-    assert_eq!(verify_segment(&path, &Authorship::Unkeyed).unwrap().faults, Vec::<String>::new());
+    segments(to).remove(0)
+}
+
+/// The first segments that were sealed with an index of each form. Never write them anew.
+#[test]
+fn the_indexes_that_were_written_first_are_made_to_the_byte() {
+    for (name, form) in [("journal-v1-changes", FilterForm::Hashed), ("journal-v1-pages", FilterForm::Paged)]
+    {
+        let place = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats").join(name);
+        if std::env::var_os("BACKWHEN_WRITE_FIXTURES").is_some() && form == FilterForm::default() {
+            assert!(!place.exists(), "the file exists, and stays as it is");
+            let folder = tempfile::tempdir().unwrap();
+            let path = build(folder.path(), &of_every_kind(), true);
+            std::fs::create_dir(&place).unwrap();
+            std::fs::copy(&path, place.join(path.file_name().unwrap())).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = fixture(name, folder.path());
+        assert_eq!(verify_segment(&path, &Authorship::Unkeyed).unwrap().faults, Vec::<String>::new());
+        let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+        let found = segment.footer().changes.clone().unwrap();
+        assert_eq!(found.form(), form);
+        assert_eq!(segment.index_changes_in(form).unwrap(), *found);
+        assert_eq!(found.blocks_with(&SoughtRows::new(BAG, [vec![&b"1"[..]]])), [0]);
+        assert!(
+            found.blocks_with(&SoughtRows::new(1, [vec![&b"1"[..]]])).contains(&0),
+            "it holds a schema change"
+        );
+    }
+}
+
+/// `verify` compares each byte of an index with the blocks.
+#[test]
+fn an_index_that_was_changed_is_found() {
+    for name in ["journal-v1-changes", "journal-v1-pages"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fixture(name, folder.path());
+        let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+        let mut footer = segment.footer().clone();
+        let changes = Arc::make_mut(footer.changes.as_mut().unwrap());
+        *changes.filters.last_mut().unwrap() ^= 1;
+        assert!(!segment.footer().clone().agrees_with(&footer));
+    }
+}
+
+/// What a lookup reads of a sealed segment's footer tells the same as the whole.
+#[test]
+fn a_lookup_reads_a_part_of_the_footer() {
+    let sought = |id: &str| SoughtRows::new(TABLE, [vec![id.as_bytes()]]);
+    for name in ["journal-v1-changes", "journal-v1-pages"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fixture(name, folder.path());
+        let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
+        let relations: Vec<_> = segment.relations().cloned().collect();
+        let whole = segment.footer().changes.clone().unwrap();
+        let journal = Journal::in_folder(folder.path(), &Authorship::Unkeyed);
+        for id in ["1", "3", "none"] {
+            let found = look_up(&journal, segment.name(), &sought(id)).unwrap().unwrap();
+            assert_eq!(found.blocks, whole.blocks_with(&sought(id)), "{id}");
+            assert_eq!(found.relations, relations);
+        }
+    }
+}
+
+/// A byte of the footer that is not what it was is never believed, though a lookup does not read all of the footer.
+#[test]
+fn a_lookup_in_a_damaged_footer_is_right_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = fixture("journal-v1-pages", folder.path());
+    let name = open_segment(&path, &Authorship::Unkeyed).unwrap().name();
+    let journal = Journal::in_folder(folder.path(), &Authorship::Unkeyed);
+    let sought = SoughtRows::new(TABLE, [vec![&b"1"[..]]]);
+    let told = |found: &Lookup| (found.blocks.clone(), found.relations.clone());
+    let right = told(&look_up(&journal, name, &sought).unwrap().unwrap());
+    let bytes = std::fs::read(&path).unwrap();
+    let mut refused = 0;
+    for at in (44..bytes.len()).rev().take(900) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x11;
+        std::fs::write(&path, &damaged).unwrap();
+        match look_up(&journal, name, &sought) {
+            Ok(found) => assert_eq!(told(&found.expect("an index")), right, "byte {at}"),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+/// Tables and schema changes are told exactly, and few keys are mistaken for others, whatever the blocks hold.
+#[test]
+fn few_blocks_are_read_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = |number: u32| format!("{number:08}");
+    let told = |number: u32| {
+        let row =
+            tuple(b'N', &[Some(&key(number)), Some("words that fill a block, so that each row has its own")]);
+        let mut messages = vec![change(b'I', TABLE, &row)];
+        if number == 0 {
+            messages.insert(0, relation(TABLE, "t", b'd', [1, 0]));
+        }
+        Told { at: 0x0100_0000 + u64::from(number) * 0x100, messages }
+    };
+    let path = build(folder.path(), &(0..500).map(told).collect::<Vec<_>>(), false);
     let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
-    let found = segment.footer().changes.clone().unwrap();
-    assert_eq!(segment.index_changes().unwrap(), found);
-    assert_eq!(found.blocks_with(&SoughtRows::new(BAG, [vec![&b"1"[..]]])), [0]);
-    assert!(
-        found.blocks_with(&SoughtRows::new(1, [vec![&b"1"[..]]])).contains(&0),
-        "it holds a schema change"
-    );
+    assert_eq!(segment.footer().blocks.len(), 500);
+    let changes = segment.footer().changes.clone().unwrap();
+    assert!(changes.blocks_with(&SoughtRows::none()).is_empty());
+    let found = |number: u32| {
+        let found = changes.blocks_with(&SoughtRows::new(TABLE, [vec![key(number).as_bytes()]]));
+        assert!(number >= 500 || found.contains(&number), "{number}");
+        found.len()
+    };
+    // The hashes of these keys are always the same, and so are these numbers.
+    assert!((0..500).map(found).max().unwrap() <= 3);
+    let of_absent: usize = (500..10_500).map(found).sum();
+    assert!(of_absent <= 1500, "{of_absent} blocks for 10,000 keys that are not there");
 }
 
 #[test]
@@ -247,7 +345,7 @@ fn an_index_of_any_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = build(folder.path(), &of_every_kind(), false);
     let segment = open_segment(&path, &Authorship::Unkeyed).unwrap();
-    let ChangeIndex { counts, filters } = segment.footer().changes.clone().unwrap();
+    let ChangeIndex { counts, filters } = Arc::unwrap_or_clone(segment.footer().changes.clone().unwrap());
     throw("change-filters", vec![filters], |bytes| {
         let changes = ChangeIndex { counts: Vec::new(), filters: bytes.to_vec() };
         format!("{:?}", changes.blocks_with(&SoughtRows::new(TABLE, [vec![&b"1"[..]]])).len())
