@@ -114,6 +114,10 @@ def questions(facts):
         undo, update = travel["undo"][1], travel["update"][1]
         what = f"undo of a transaction of {travel['updates']} updates, against PostgreSQL's updates"
         yield Row(what, seconds(undo), seconds(update), undo / update, 2.0)
+        if "update_one_by_one" in travel:
+            update = travel["update_one_by_one"][1]
+            what = "the same, against as many prepared updates by key"
+            yield Row(what, seconds(undo), seconds(update), undo / update, 2.0)
         yield Row("diff of two moments with 1,000 changes between them, in seconds", seconds(travel["diff"][1]), "", travel["diff"][1], 0.2)
     if "log_key" in travel:
         journal = travel["lookup_journal_bytes"]

@@ -20,6 +20,8 @@ pub const POINTS: &[&str] = &[
     "file.remove",
     "file.set-aside",
     "file.set-aside-done",
+    "store.put",
+    "store.put-done",
     "init.intent",
     "init.publications",
     "init.slot",

@@ -13,6 +13,7 @@ pub mod layout;
 #[cfg(test)]
 mod memory;
 mod name;
+mod remote;
 mod spool;
 
 use std::any::Any;
@@ -29,7 +30,8 @@ pub use folder::Folder;
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
-pub use spool::{Growing, Spool};
+pub use remote::{Address, Remote, is_address};
+pub use spool::{FetchedSegments, Growing, Spool};
 
 /// An object is copied in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;

@@ -16,7 +16,7 @@ use crate::model::spelling::{Spelled, spell};
 use crate::progress::Silent;
 use crate::recover::load::{PIECES_WAITING, feed};
 use crate::recover::part::TablePart;
-use crate::recover::sink::{copy_rows, digests_of};
+use crate::recover::sink::{MARKER, copy_rows, digests_of};
 
 use super::statements::{BACK, SAVEPOINT, run};
 use super::{Content, GatedTable, OpenedGate, found, ledger, part, view};
@@ -47,6 +47,7 @@ async fn fill_tables(session: &Session, content: &Content, started: Instant) -> 
     let mut filled = OpenedGate::default();
     if content.ledger.is_some() {
         refuse_code(session, &content.tables).await?;
+        refuse_written(session, &content.tables).await?;
     }
     for table in &content.tables {
         let filling = Filling { session, table };
@@ -60,7 +61,7 @@ async fn fill_tables(session: &Session, content: &Content, started: Instant) -> 
     }
     set_sequences(session, &content.tables, &mut filled.inexact).await?;
     if let Some(gate) = content.ledger {
-        ledger::enter_loaded(session, gate, &content.tables, &filled.tables, started.elapsed()).await?;
+        ledger::enter_loaded(session, gate, &content.tables, &filled, started.elapsed()).await?;
     }
     Ok(filled)
 }
@@ -75,6 +76,26 @@ async fn refuse_code(session: &Session, tables: &[GatedTable]) -> Result<()> {
         Some(table) => Err(Error::refused(format!(
             "{} was changed since the recovery began, and would call a function of its owner's with the rights of a superuser; \
              change it back, or recover into another database",
+            table.folded.table.display()
+        ))),
+    }
+}
+
+/// Privileges keep superusers and members of `pg_write_all_data` from writing into a table as little as from reading it. What
+/// they have written while nobody loaded it is neither the history's nor to be thrown away.
+async fn refuse_written(session: &Session, tables: &[GatedTable]) -> Result<()> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let sql = format!(
+        "SELECT g.oid FROM {MARKER}.gates g WHERE g.oid = ANY ($1) AND pg_catalog.pg_relation_size(g.oid) > g.bytes LIMIT 1"
+    );
+    let written = session.query_opt(&sql, &[&oids]).await;
+    let written = written.map_err(|error| server_error("cannot look at the tables to be loaded", error))?;
+    let written = written.map(|row| row.get::<_, u32>(0));
+    match tables.iter().find(|table| Some(table.oid) == written) {
+        None => Ok(()),
+        Some(table) => Err(Error::refused(format!(
+            "somebody has written into {} since its loading was interrupted; to have the history's rows, drop the database and \
+             recover it anew; to go on without them, empty the table with TRUNCATE and run backwhen recover --resume again",
             table.folded.table.display()
         ))),
     }
@@ -121,14 +142,15 @@ impl Filling<'_> {
         Ok((sent, held))
     }
 
-    /// The statements after which no trigger fires, and no CHECK is looked at. The source looked at the CHECKs, and the rows
-    /// are proved to be the source's.
+    /// The statements after which no trigger fires, no CHECK is looked at, and the table may be queried. The source looked at
+    /// the CHECKs, and the rows are proved to be the source's.
     fn switch_off(&self) -> String {
         let oid = self.table.oid;
         format!(
             "UPDATE pg_catalog.pg_trigger SET tgenabled = 'D' \
               WHERE tgrelid = {oid} AND NOT tgisinternal AND tgenabled IN ('A', 'R'); \
-             UPDATE pg_catalog.pg_class SET relchecks = 0 WHERE oid = {oid} AND relchecks <> 0; "
+             UPDATE pg_catalog.pg_class SET relchecks = 0, relispopulated = true \
+              WHERE oid = {oid} AND (relchecks <> 0 OR NOT relispopulated); "
         )
     }
 

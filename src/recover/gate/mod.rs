@@ -27,6 +27,7 @@ use crate::model::{Inexact, Table};
 use super::part::TablePart;
 use super::sink::SequenceValue;
 pub(in crate::recover) use found::{ancestors, by_oid, empty, oids, owned, running_code};
+pub use ledger::enter_inexact;
 pub use watch::{GateEvent, Gates};
 
 /// The most gates for single tables, for tables that share a gate, and for materialised views. Each gate is a session.

@@ -13,7 +13,9 @@ use crate::fold::FoldedTable;
 use crate::model::Inexact;
 use crate::progress::{Progress, Unit};
 use crate::recover::fill::fold_plan;
-use crate::recover::gate::{Content, GateEvent, GatedTable, Gates, OwnedRelation, ancestors, by_oid};
+use crate::recover::gate::{
+    Content, GateEvent, GatedTable, Gates, OwnedRelation, ancestors, by_oid, enter_inexact,
+};
 use crate::recover::plan::Plan;
 use crate::recover::report::{Phases, RecoveryReport};
 use crate::recover::sink::{lock, maintenance};
@@ -39,14 +41,12 @@ pub(super) struct Unfinished {
 struct Outcome {
     failures: Vec<(Vec<String>, Error)>,
     wanted: BTreeSet<String>,
-    inexact: Vec<Inexact>,
 }
 
 impl Outcome {
     fn take(&mut self, event: GateEvent) -> Event {
         match event {
             GateEvent::Opened(opened) => {
-                self.inexact.extend(opened.inexact.iter().cloned());
                 let names = opened.tables.iter().map(|it| &it.table).chain(&opened.views);
                 self.wanted.extend(names.filter(|_| opened.wanted).cloned());
                 Event::Loaded(opened)
@@ -104,14 +104,7 @@ impl Unfinished {
         drop(gates);
         let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.phases.end("load and prove");
-        let noted = if outcome.inexact.is_empty() {
-            Ok(())
-        } else {
-            self.known.inexact.extend(outcome.inexact);
-            ledger::update(&self.session, &self.known).await
-        };
-        // The cause comes first: a server that is gone takes no note either.
-        opened.and(noted)?;
+        opened?;
         match outcome.failures.into_iter().next() {
             None => Ok(outcome.wanted),
             Some((relations, error)) => {
@@ -122,6 +115,7 @@ impl Unfinished {
 
     async fn close(mut self, wanted: &BTreeSet<String>) -> Result<OnDemandReport> {
         let (mut gates, loaded) = ledger::gates(&self.session).await?;
+        let inexact = [self.known.inexact, ledger::inexact(&self.session).await?].concat();
         for gate in &mut gates {
             gate.wanted = wanted.contains(&gate.table);
         }
@@ -143,8 +137,8 @@ impl Unfinished {
             phases: self.phases.all,
             schema: self.known.schema,
             schema_proof: self.known.schema_proof,
-            proved: !self.known.inexact.iter().any(Inexact::is_retyped),
-            inexact: self.known.inexact,
+            proved: !inexact.iter().any(Inexact::is_retyped),
+            inexact,
             left_out: self.known.left_out,
             notes: self.known.notes,
             part: Vec::new(),
@@ -177,8 +171,8 @@ pub async fn resume(
     require_superuser(&session).await?;
     progress.phase("preparing", 0, Unit::Tables);
     let closing = async {
-        let (unloaded, mut known) = ledger::unloaded(&session).await?;
-        let contents = contents(&plan, &session, unloaded, &mut known, progress).await?;
+        let (unloaded, known) = ledger::unloaded(&session).await?;
+        let contents = contents(&plan, &session, unloaded, progress).await?;
         Ok((Gates::close_each(info, contents).await?, known))
     };
     let (gates, known) = tokio::select! {
@@ -202,12 +196,11 @@ async fn require_superuser(session: &Session) -> Result<()> {
     Err(Error::refused("--resume needs a superuser on the target, as --on-demand did; connect as one"))
 }
 
-/// Returns the contents of the gates that are to be closed again.
+/// Returns the contents of the gates that are to be closed again, and enters what somebody has changed meanwhile.
 async fn contents(
     plan: &Plan,
     session: &Session,
     unloaded: BTreeMap<i32, Vec<Unloaded>>,
-    known: &mut Known,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<Content>> {
     let sources = unloaded.values().flatten().filter_map(|it| it.source).collect();
@@ -223,12 +216,14 @@ async fn contents(
         let place = |it: &Unloaded| places.get(&it.oid).cloned();
         content.views = of_kind("view").filter_map(place).collect();
         if of_kind("table").any(|it| it.is_changed) {
-            known.inexact.extend(of_kind("view").map(filled_anew));
+            for view in of_kind("view") {
+                enter_inexact(session, view.oid, &[filled_anew(view)]).await?;
+            }
         }
         let mut sequences: Vec<OwnedRelation> = of_kind("sequence").filter_map(place).collect();
         for it in of_kind("table") {
             let (Some(place), false) = (place(it), it.is_changed) else {
-                known.inexact.push(changed(it));
+                enter_inexact(session, it.oid, &[changed(it)]).await?;
                 continue;
             };
             let folded = it.source.and_then(|source| folded.remove(&source));

@@ -15,6 +15,7 @@ mod local;
 mod meanwhile;
 mod programs;
 mod proxy;
+pub mod s3;
 mod scratch;
 mod seeds;
 mod server;
