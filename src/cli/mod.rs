@@ -158,7 +158,7 @@ enum Command {
     Verify(verify::Verify),
     #[command(after_help = "Example: backwhen resync")]
     Resync(resync::Resync),
-    #[command(after_help = "Example: backwhen copy --to s3://backups/shop")]
+    #[command(after_help = "Example: backwhen copy --to /srv/history.copy")]
     Copy(copy::Copy),
     #[command(after_help = "Example: backwhen repair --from /srv/history.copy")]
     Repair(repair::Repair),

@@ -11,9 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::epoch::Epoch;
 use super::journal::{self, Journal, SegmentName};
 use super::key::Authorship;
-use super::{FORMAT, History, HistoryPlace, Identity, inventory, is_orphaned, read_json, write_json};
+use super::{
+    FORMAT, History, HistoryPlace, Identity, inventory, is_orphaned, read_json, read_object, write_json,
+};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
@@ -125,7 +128,7 @@ fn begin(history: &History, place: &HistoryPlace, store: &Arc<dyn Store>) -> Res
             store.lease(Role::Capture, "copy")?
         }
         None => {
-            let lock = prepare(place, store)?;
+            let lock = prepare(history, place, store)?;
             write_json(store, &begun, &CopyIntent { format: FORMAT, history: id.clone() })?;
             lock
         }
@@ -137,14 +140,22 @@ fn begin(history: &History, place: &HistoryPlace, store: &Arc<dyn Store>) -> Res
 }
 
 /// Takes the lock of a copy that will exist.
-fn prepare(place: &HistoryPlace, store: &dyn Store) -> Result<Lease> {
+fn prepare(history: &History, place: &HistoryPlace, store: &dyn Store) -> Result<Lease> {
     match place {
         HistoryPlace::Folder(root) => History::prepare(root, "copy"),
-        HistoryPlace::Remote { .. } if is_orphaned(store) => Err(Error::refused(format!(
-            "{place} holds a history whose history.json is missing; name a new prefix"
-        ))),
+        HistoryPlace::Remote { .. } if is_orphaned(store) && !is_of_same_slot(history, store) => {
+            Err(Error::refused(format!(
+                "{place} holds objects of a history without its history.json, and not of this one; name a new prefix"
+            )))
+        }
         HistoryPlace::Remote { .. } => store.lease(Role::Capture, "copy"),
     }
+}
+
+/// Whether the first epoch in the store is one of this history.
+fn is_of_same_slot(history: &History, store: &dyn Store) -> bool {
+    let epoch = read_object::<Epoch>(store, &ObjectName::epoch(1), history.authorship());
+    epoch.is_ok_and(|epoch| epoch.is_some_and(|epoch| epoch.slot == history.identity().slot()))
 }
 
 /// Makes the copy a history, if it is not one yet.

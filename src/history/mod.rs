@@ -47,7 +47,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
-use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, layout};
+use crate::store::{self, Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, layout};
 use journal::Journal;
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
@@ -132,6 +132,11 @@ impl Identity {
         let file = store.locate(&name);
         let identity: Identity = match read_json(store, &name)? {
             Some(identity) => identity,
+            None if store::is_address(place) => {
+                return Err(Error::refused(format!(
+                    "{place} holds no history; copy one there, or heal the copy, with: backwhen copy --to {place}"
+                )));
+            }
             None if is_orphaned(store) => {
                 return Err(Error::damaged(format!(
                     "{file} is missing; bring it back from a copy of the history with: backwhen repair --history {place} \
@@ -170,9 +175,9 @@ impl Identity {
                 record.id
             ))),
             (None, Some(key)) => Err(Error::refused(format!(
-                "{} names no key in its history.json, so it cannot be checked with {}: either the history was begun without --key-file, or \
-                 somebody has tampered with it; leave --key-file away only if you trust all who can write there",
-                place,
+                "{place}/history.json names no key, so it cannot be checked with {}: either the history was begun without \
+                 --key-file, or somebody has tampered with it; leave --key-file away only if you trust all who can write \
+                 there",
                 key.file().display()
             ))),
         }

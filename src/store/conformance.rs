@@ -87,6 +87,18 @@ fn ranges_are_read_from_empty_and_from_large_objects() {
             let beyond = whole.read_exact_at(&mut range, offset).unwrap_err();
             assert_eq!(beyond.kind(), ErrorKind::UnexpectedEof);
         }
+        for step in [5_000, 70_001, 1 << 20] {
+            // One behind the other, with one that is out of the row.
+            let mut range = vec![0; step];
+            for (number, offset) in (8..large.len() - step).step_by(step).take(50).enumerate() {
+                whole.read_exact_at(&mut range, offset as u64).unwrap();
+                assert!(range == large[offset..offset + step], "{step}, {number}");
+                if number % 9 == 8 {
+                    whole.read_exact_at(&mut range, 4).unwrap();
+                    assert!(range == large[4..4 + step]);
+                }
+            }
+        }
         let lent = store.lend(&pack("large")).unwrap().unwrap();
         assert!(std::fs::read(lent.path()).unwrap() == large);
     });

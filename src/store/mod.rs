@@ -66,6 +66,10 @@ pub trait Store: Debug + Send + Sync {
     /// `Unavailable` if the place does not answer.
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>>;
 
+    /// Tells the store that objects are about to be opened or read one after the other, of which the beginning and the end
+    /// are wanted. A store that is far away fetches these at once; what cannot be fetched is asked for again later.
+    fn expect(&self, _names: &[ObjectName]) {}
+
     /// Reads a whole object; `None` if there is no such object.
     ///
     /// # Errors

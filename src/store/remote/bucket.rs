@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use crate::ambient;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, one_line};
 
 /// The metadata that tells whose put an object is of. An answer may be lost on its way: the client then tries again,
 /// and is told that the name is taken, by itself.
@@ -23,6 +23,9 @@ const PUT_ID: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("backwh
 
 /// The stores take no longer keys.
 const LONGEST_KEY: usize = 1024;
+
+/// Where a machine in a cloud is asked for its own credentials, if none are named.
+const METADATA_SERVICE: &str = "169.254.169.254";
 
 /// The keys under one prefix of a bucket.
 #[derive(Clone, Debug)]
@@ -182,24 +185,25 @@ impl Bucket {
     fn failed(&self, verb: &str, key: &str, error: object_store::Error) -> Error {
         use object_store::Error as Fault;
         let place = self.locate(key);
+        // The text of such an error holds those of its causes.
+        let cause = one_line(&error.to_string());
         match error {
             Fault::AlreadyExists { .. } | Fault::Precondition { .. } => {
                 Error::internal(format!("{place} exists already; objects are written once"))
             }
             Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
-                refused(verb, place).caused_by(error)
+                refused(verb, place).caused_by(cause)
             }
-            // Without credentials, the crate asks for those that a virtual machine of the cloud has.
-            _ if error.to_string().contains(INSTANCE_METADATA) => Error::refused(format!(
-                "there are no credentials for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )),
-            _ => Error::unavailable(format!("{verb} of {place} failed; try again later")).caused_by(error),
+            _ if cause.contains(METADATA_SERVICE) => Error::usage(format!(
+                "no credentials are named for {}, and this machine has none of its own; set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, or see docs/stores.md",
+                self.url
+            ))
+            .caused_by(cause),
+            _ => Error::unavailable(format!("{verb} of {place} failed; try again later")).caused_by(cause),
         }
     }
 }
-
-/// The address at which virtual machines ask their cloud about themselves.
-const INSTANCE_METADATA: &str = "169.254.169.254";
 
 fn refused(verb: &str, place: impl Display) -> Error {
     Error::refused(format!(

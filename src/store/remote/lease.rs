@@ -132,17 +132,24 @@ impl Leases {
     /// `Locked` if another process that lives holds the role.
     pub(super) fn alone(&self, role: Role, command: &str) -> Result<RemoteLease> {
         let (object, begun, mut watch) = (self.object(role), ambient::instant(), Watch::default());
-        loop {
+        for look in 0.. {
             let silent = watch.look(&object.read()?.0, self.terms.dead_after);
             // Others may come and go without end; after this time one of them lives.
             let is_taken = watch.has_seen_life || begun.elapsed() > self.terms.dead_after * 2;
             match self.join(role, command, true, &silent) {
                 Err(error) if error.kind() == Kind::Locked && !is_taken => {
+                    if look == 2 {
+                        warn!(
+                            "{error}, but shows no sign of life; watching it for {:?}",
+                            self.terms.dead_after
+                        );
+                    }
                     std::thread::sleep(self.terms.beat);
                 }
                 joined => return joined,
             }
         }
+        unreachable!("the watch ends before the numbers do")
     }
 
     /// Shares a role, and waits for a process that has it alone.
@@ -171,7 +178,7 @@ impl Leases {
             if let Some(other) = content.holders.iter().find(|it| alone || it.alone) {
                 return Err(object.taken(other));
             }
-            content.fence += 1;
+            content.fence = content.fence.wrapping_add(1);
             content.holders.push(Holder { id, alone, command: command.to_owned(), beat: 0 });
             let surplus = content.holders.len().saturating_sub(MOST_HOLDERS);
             content.holders.drain(..surplus);
@@ -291,7 +298,8 @@ impl LeaseObject {
     fn raise(&self, id: u64) -> Result<()> {
         self.change(|content| {
             let ours = content.holders.iter_mut().find(|it| it.id == id);
-            ours.ok_or_else(|| Error::locked("another process has taken this lease"))?.beat += 1;
+            let ours = ours.ok_or_else(|| Error::locked("another process has taken this lease"))?;
+            ours.beat = ours.beat.wrapping_add(1);
             Ok(())
         })
     }

@@ -34,12 +34,23 @@ pub struct Remote {
     scratch: PathBuf,
     /// The objects of each kind that was listed.
     listings: Mutex<BTreeMap<ObjectKind, BTreeMap<ObjectName, Stored>>>,
+    /// Objects of which the ends have been fetched, and that nobody has opened yet.
+    expected: Mutex<BTreeMap<ObjectName, RemoteObject>>,
 }
+
+/// The ends of so many objects are fetched at a time.
+const FETCHERS: usize = 8;
 
 impl Remote {
     /// Makes the store; nothing is asked yet. `scratch` is a local folder for objects that are being made.
     fn new(bucket: Bucket, scratch: PathBuf, terms: LeaseTerms) -> Remote {
-        Remote { leases: Leases::new(bucket.clone(), terms), bucket, scratch, listings: Mutex::default() }
+        Remote {
+            leases: Leases::new(bucket.clone(), terms),
+            bucket,
+            scratch,
+            listings: Mutex::default(),
+            expected: Mutex::default(),
+        }
     }
 
     fn key(name: &ObjectName) -> Result<String> {
@@ -93,6 +104,24 @@ impl Remote {
         }
     }
 
+    fn object(&self, name: &ObjectName) -> Result<Option<RemoteObject>> {
+        let key = Remote::key(name)?;
+        Ok(self.head(name)?.map(|stored| RemoteObject::new(self.bucket.clone(), key, stored.size)))
+    }
+
+    /// Fetches the ends of an object, unless that fails.
+    fn fetch_ends(&self, name: &ObjectName) {
+        if let Ok(Some(object)) = self.object(name)
+            && object.fetch_ends().is_ok()
+        {
+            self.expected().insert(name.clone(), object);
+        }
+    }
+
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<ObjectName, RemoteObject>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn renewed(name: &ObjectName) -> String {
         format!("renewed/{name}")
     }
@@ -139,13 +168,26 @@ impl Store for Remote {
     }
 
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
-        let key = Remote::key(name)?;
-        let opened = self.head(name)?.map(|stored| RemoteObject::new(self.bucket.clone(), key, stored.size));
+        let expected = self.expected().remove(name);
+        let opened = expected.map_or_else(|| self.object(name), |object| Ok(Some(object)))?;
         Ok(opened.map(|object| Box::new(object) as Box<dyn Object>))
     }
 
+    fn expect(&self, names: &[ObjectName]) {
+        self.expected().clear();
+        let queue = Mutex::new(names.iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let fetch = || std::iter::from_fn(next).for_each(|name| self.fetch_ends(name));
+        std::thread::scope(|scope| {
+            (0..FETCHERS.min(names.len())).for_each(|_| drop(scope.spawn(fetch)));
+        });
+    }
+
     fn read(&self, name: &ObjectName) -> Result<Option<Vec<u8>>> {
-        Ok(self.bucket.get(&Remote::key(name)?)?.map(Vec::from))
+        match self.expected().remove(name).and_then(|object| object.whole()) {
+            Some(whole) => Ok(Some(whole.into())),
+            None => Ok(self.bucket.get(&Remote::key(name)?)?.map(Vec::from)),
+        }
     }
 
     fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
@@ -165,6 +207,7 @@ impl Store for Remote {
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
         for name in names {
+            self.leases.check()?;
             self.bucket.delete(&Remote::key(name)?)?;
             self.forget(name);
         }
@@ -172,6 +215,7 @@ impl Store for Remote {
     }
 
     fn set_aside(&self, name: &ObjectName) -> Result<Option<String>> {
+        self.leases.check()?;
         let (key, aside) = (Remote::key(name)?, self.place_aside(name)?);
         if !self.bucket.copy(&key, &aside)? {
             return Ok(None);
@@ -228,4 +272,33 @@ pub(super) fn for_tests(scratch: &std::path::Path) -> Vec<Remote> {
     }));
     let store = |bucket| Remote::new(bucket, scratch.to_owned(), LeaseTerms::for_tests());
     buckets.into_iter().map(store).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_expected_needs_no_request_later() {
+        let folder = tempfile::tempdir().unwrap();
+        for remote in for_tests(folder.path()) {
+            let store: &dyn Store = &remote;
+            let sizes = [1_usize, 65_536, 65_537, 200_000];
+            let name = |size: usize| ObjectName::new(ObjectKind::Pack, size.to_string());
+            let bytes = |size: usize| (0..size).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+            sizes.iter().for_each(|&size| store.put_new(&name(size), &bytes(size)).unwrap());
+            store.expect(&sizes.map(name));
+            sizes.iter().for_each(|&size| remote.bucket.delete(&name(size).to_string()).unwrap());
+            assert_eq!(store.read(&name(1)).unwrap().unwrap(), bytes(1));
+            for size in &sizes[1..] {
+                let (object, whole) = (store.open(&name(*size)).unwrap().unwrap(), bytes(*size));
+                for at in [0, size - 60_000] {
+                    let mut found = vec![0; 60_000];
+                    object.read_exact_at(&mut found, at as u64).unwrap();
+                    assert!(found == whole[at..at + 60_000], "{size} from {at}");
+                }
+            }
+            assert!(store.open(&name(1)).unwrap().is_none(), "it was read, and is gone");
+        }
+    }
 }

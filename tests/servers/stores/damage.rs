@@ -62,6 +62,10 @@ fn a_damaged_or_missing_object_of_a_bucket_is_named_and_the_copy_heals_the_folde
         assert_eq!(stored.copy()["objects"], 1, "{name}");
         backwhen.ok(&stored.remote(&url, &["verify"]));
     }
+    stored.server.remove(&format!("{}/history.json", stored.path));
+    let said = backwhen.fails(exit::REFUSED, &stored.remote(&url, &["status", "--offline"]));
+    assert_says(&said, &["holds no history", "backwhen copy --to"]);
+    assert_eq!(stored.copy()["ok"], true);
     assert_eq!(stored.latest(&url), truth);
 }
 

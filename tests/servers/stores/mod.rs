@@ -38,6 +38,7 @@ impl Stored {
         Stored::begin_in("first")
     }
 
+    /// In another bucket than the first, the history has a key.
     fn begin_in(bucket: &str) -> Option<Stored> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let server = S3Server::shared()?;
@@ -46,7 +47,11 @@ impl Stored {
             backwhen = backwhen.with_env(&name, &value);
         }
         let cache = text(&backwhen.folder().join("cache"));
-        let backwhen = backwhen.with_env("BACKWHEN_CACHE", &cache);
+        let key = text(&backwhen.folder().join("key"));
+        let mut backwhen = backwhen.with_env("BACKWHEN_CACHE", &cache);
+        if bucket != "first" {
+            backwhen = backwhen.with_env("BACKWHEN_KEY_FILE", &key);
+        }
         backwhen.init();
         let stored = Stored {
             server,
