@@ -123,6 +123,11 @@ class Server:
         )
         return done.stdout.strip()
 
+    def script(self, file, database="postgres"):
+        """Runs the statements of a file in one session."""
+        command = [self.bin / "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", file, self.conninfo(database)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
     def fingerprint(self, database="bench"):
         """Returns a few numbers about the tables' rows, to check that every way of recovery gives the same rows."""
         tables = ["accounts", "branches", "history", "tellers"]

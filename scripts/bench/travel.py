@@ -124,7 +124,9 @@ def rewind(scene, rows):
 
 
 def undo(scene):
-    """Lets PostgreSQL update rows in one transaction, takes that back with undo, and compares."""
+    """Lets PostgreSQL update rows in one transaction, takes that back with undo, and compares. The same rows are updated by
+    one statement, and then, as applications do it, by a prepared statement for each of them."""
+    one_by_one = prepared(scene)
     update = f"UPDATE big SET amount = amount + 1 WHERE id <= {UPDATES}"
     begun = time.monotonic()
     said = scene.sql(f"BEGIN; SELECT pg_current_xact_id(); {update}; COMMIT")
@@ -132,7 +134,22 @@ def undo(scene):
     done = scene.run("undo", f"xid:{said}", "--apply")
     if [table["updated"] for table in json.loads(done.output)["tables"]] != [UPDATES]:
         raise SystemExit(f"bench: the undo did not take the updates back: {done.output}")
-    return {"update": update, "undo": done.seconds, "undo_locked": json.loads(done.output)["locked_seconds"]}
+    locked = json.loads(done.output)["locked_seconds"]
+    return {"update": update, "update_one_by_one": one_by_one, "undo": done.seconds, "undo_locked": locked}
+
+
+def prepared(scene):
+    """Updates the rows one by one by their keys, in one transaction with a prepared statement; returns the time."""
+    statements = ["PREPARE one (bigint) AS UPDATE big SET amount = amount + 1 WHERE id = $1; BEGIN;"]
+    statements += [f"EXECUTE one ({number});" for number in range(1, UPDATES + 1)]
+    script = scene.bench.work / "one_by_one.sql"
+    script.write_text("\n".join([*statements, "COMMIT;"]))
+    begun = time.monotonic()
+    scene.server.script(script, "bench")
+    seconds = time.monotonic() - begun
+    # The next transaction is in the journal behind this one, so that undo need not wait for this one.
+    caught_up(scene, scene.mark())
+    return seconds
 
 
 def diff(scene, rows):

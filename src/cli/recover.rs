@@ -89,7 +89,7 @@ pub struct Recover {
     #[arg(long, value_name = "SCHEMA", conflicts_with_all = ["create", "create_roles", "schema_only"])]
     into_schema: Option<String>,
     /// Leave out these transactions (xid:N, or xid:N,N,...) and keep all later ones
-    #[arg(long, value_name = "XIDS", conflicts_with_all = ["condition", "with_references", "schema_only"])]
+    #[arg(long, value_name = "XIDS", conflicts_with = "schema_only")]
     except: Option<String>,
     /// With --except, what to do if later transactions built on these: recover nothing, leave such rows as they are, or leave
     /// out the later transactions, too

@@ -59,6 +59,32 @@ impl KeyShape {
     }
 }
 
+impl KeyShape {
+    /// Appends the values of a key as COPY text, with tabs between them. Returns `None` if it is no key of columns.
+    pub fn push_values(&self, mut key: &[u8], text: &mut Vec<u8>) -> Option<()> {
+        let KeyShape::Columns(columns) = self else { return None };
+        for (number, (_, kind)) in columns.iter().enumerate() {
+            if number > 0 {
+                text.push(b'\t');
+            }
+            match kind {
+                KeyKind::Integer => {
+                    let (bytes, rest) = key.split_first_chunk()?;
+                    let value = (u64::from_be_bytes(*bytes) ^ (1 << 63)) as i64;
+                    text.extend_from_slice(value.to_string().as_bytes());
+                    key = rest;
+                }
+                KeyKind::Text => {
+                    let end = memchr::memchr(b'\t', key)?;
+                    text.extend_from_slice(&key[..end]);
+                    key = &key[end + 1..];
+                }
+            }
+        }
+        key.is_empty().then_some(())
+    }
+}
+
 fn kind_of(column: Option<&Column>) -> KeyKind {
     match column {
         Some(column) if INTEGER_TYPES.contains(&column.type_oid) => KeyKind::Integer,
@@ -127,6 +153,19 @@ mod tests {
         let numbers = ["-9223372036854775808", "-10", "-9", "0", "9", "10", "9223372036854775807"];
         let keys: Vec<_> = numbers.iter().map(|number| key(&shape, &format!("x\t{number}\ty"))).collect();
         assert!(keys.is_sorted() && keys.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn the_values_of_a_key_can_be_read_from_it() {
+        let columns = vec![(0, KeyKind::Text), (1, KeyKind::Integer), (2, KeyKind::Text)];
+        let shape = KeyShape::Columns(columns);
+        for line in ["a\\tb\t-9223372036854775808\t", "\t0\tb", "é\t42\t\\\\N"] {
+            let (key, mut text) = (key(&shape, line).unwrap(), Vec::new());
+            assert_eq!(shape.push_values(&key, &mut text), Some(()));
+            assert_eq!(text, line.as_bytes());
+            assert_eq!(shape.push_values(&key[..key.len() - 1], &mut text), None, "{line}");
+        }
+        assert_eq!(KeyShape::WholeRow.push_values(b"a", &mut Vec::new()), None);
     }
 
     #[test]

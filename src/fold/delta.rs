@@ -89,7 +89,22 @@ impl Delta {
         }
     }
 
-    /// The changes of some keys.
+    /// The last state of a key. `None` if the key was not touched, or if the table has none.
+    pub fn latest(&self, key: &[u8]) -> Option<&Latest> {
+        match &self.rows {
+            DeltaRows::Keyed(delta) => delta.rows.get(key),
+            DeltaRows::Bag(_) => None,
+        }
+    }
+
+    /// Takes the later states of keys that a delta has which was begun later.
+    pub fn adopt(&mut self, later: Delta) {
+        let (DeltaRows::Keyed(delta), DeltaRows::Keyed(later)) = (&mut self.rows, later.rows) else { return };
+        let known = later.rows.into_iter().filter(|(_, latest)| latest.needs_no_image());
+        known.for_each(|(key, latest)| delta.put(&key, latest));
+    }
+
+    /// The changes of some keys of a table without one.
     pub fn only<K: AsRef<[u8]>>(&self, keys: &[K]) -> Delta {
         let rows = match &self.rows {
             DeltaRows::Keyed(delta) => {
@@ -232,6 +247,11 @@ impl KeyedDelta {
 }
 
 impl Latest {
+    /// Whether this tells all of the row, or that there is none.
+    pub fn needs_no_image(&self) -> bool {
+        matches!(self, Latest::Row(_) | Latest::Gone)
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Latest::Row(line) => line.len(),

@@ -1,5 +1,6 @@
 //! Folds the changes of the journal into a delta for each table.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,11 +9,15 @@ use tempfile::TempDir;
 use super::delta::FastMap;
 use super::table::FoldedTable;
 use super::{FoldInput, scratch_folder};
+use crate::codec::copy_text;
 use crate::error::Result;
-use crate::follow::{Event, EventKind, Follow, RowChange, TableChange, undecodable};
+use crate::follow::{Event, EventKind, Follow, Row, RowChange, TableChange, undecodable};
 use crate::history::catalog::Catalog;
 use crate::history::image::Blocks;
 use crate::model::{Lsn, Table};
+
+/// The keys of rows that are asked for, by table.
+pub type SoughtKeys = BTreeMap<u32, BTreeSet<Vec<u8>>>;
 
 /// The tables with what has changed since the base.
 pub(super) struct Deltas<'a> {
@@ -26,6 +31,10 @@ pub(super) struct Deltas<'a> {
     scratch_parent: &'a Path,
     /// The folder for intermediate images, made when it is first needed.
     scratch: Option<Arc<TempDir>>,
+    /// The rows that are asked for; `None` for all.
+    sought: Option<&'a SoughtKeys>,
+    /// The keys that sought rows had before, without being sought, where the rows lack values.
+    pub origins: SoughtKeys,
     /// Rows inserted, updated or deleted so far.
     pub changes: u64,
 }
@@ -41,6 +50,8 @@ impl<'a> Deltas<'a> {
             budget: input.budget,
             scratch_parent: input.scratch,
             scratch: None,
+            sought: input.rows_only.as_ref().and_then(|rows| rows.sought),
+            origins: SoughtKeys::new(),
             changes: 0,
         }
     }
@@ -66,12 +77,31 @@ impl<'a> Deltas<'a> {
         if !matches!(change, RowChange::Given { .. }) {
             self.changes += 1;
         }
+        // Once a key is missing among those that are sought, the fold only finds out which others are.
+        if self.sought.is_some() && (self.passes_over(table.oid, &change) || !self.origins.is_empty()) {
+            return Ok(());
+        }
         let Some(folded) = self.tables.get_mut(&table.oid) else { return Ok(()) };
         // A change is of the table as it is now, so the rows before it must be too.
         if folded.reshape().is_some() {
             folded.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog)?;
         }
         folded.apply(change).map_err(|contradiction| undecodable(contradiction, at))
+    }
+
+    /// Whether a change concerns no row that is sought, or one of which another key must be sought first.
+    fn passes_over(&mut self, table: u32, change: &RowChange<'_>) -> bool {
+        let Some(keys) = self.sought.and_then(|sought| sought.get(&table)) else { return true };
+        let (old, new) = change.sides();
+        let is_sought = |row: &Row<'_>| keys.contains(row.key);
+        if let (Some(old), Some(new)) = (old, new.filter(is_sought))
+            && !is_sought(&old)
+            && copy_text::has_hole(new.line)
+        {
+            self.origins.entry(table).or_default().insert(old.key.to_vec());
+            return true;
+        }
+        !old.iter().chain(&new).any(is_sought)
     }
 
     fn truncate(&mut self, table: &Table) {

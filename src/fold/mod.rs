@@ -10,6 +10,7 @@ mod deltas;
 mod find;
 mod image;
 mod moved;
+mod point;
 mod range;
 mod rewrite;
 mod rows;
@@ -29,6 +30,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 pub use delta::FastMap;
+pub use deltas::SoughtKeys;
+pub use find::AskedRows;
 pub use range::KeyRange;
 pub use rows::{Portion, TableRows};
 pub use table::FoldedTable;
@@ -66,13 +69,23 @@ pub struct FoldInput<'a> {
     pub key: &'a MessageKey,
     /// Tells which tables matter; the others are left out.
     pub wanted: Wanted<'a>,
-    /// The blocks that need to be read if only rows are asked for. Then neither sequences nor schema are told.
-    pub rows_only: Option<ChosenBlocks>,
+    /// What is read if only rows are asked for. Then neither sequences nor schema are told.
+    pub rows_only: Option<RowsOnly<'a>>,
     /// The bytes that all deltas together may take.
     pub budget: usize,
     /// The folder in which a folder for intermediate images is made.
     pub scratch: &'a Path,
     pub progress: &'a dyn Progress,
+}
+
+/// The part of the journal that is read for some rows.
+pub struct RowsOnly<'a> {
+    pub blocks: ChosenBlocks,
+    /// Changes of transactions that committed before this position are passed over, since some of them may lie in blocks
+    /// that are not read.
+    pub since: Lsn,
+    /// The rows, if the blocks do not hold all changes of the tables. Nothing is said of others then.
+    pub sought: Option<&'a SoughtKeys>,
 }
 
 /// The sequences as the samples that a cursor passes tell them.
@@ -104,6 +117,8 @@ pub struct Folded {
     /// The schema changes that the event triggers told between the base and the moment.
     pub definition_changes: Vec<DefinitionChange>,
     pub inexact: Vec<Inexact>,
+    /// The keys that sought rows had before, if what they lack of values lies there. They must be sought too.
+    pub origins: SoughtKeys,
 }
 
 /// Follows the journal once and folds its changes over the base.
@@ -114,8 +129,8 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
     let FoldInput { base, until, segments, progress, .. } = *input;
     let journal = JournalRange { segments, after: base.lsn, until };
     let mut follow = Follow::new(base, journal, input.key, input.wanted);
-    if let Some(blocks) = &input.rows_only {
-        follow = follow.reading_only(blocks);
+    if let Some(rows) = &input.rows_only {
+        follow = follow.reading_only(&rows.blocks).showing_from(rows.since);
     }
     let mut deltas = Deltas::new(input);
     let (mut sequences, mut schema) = (Sequences::new(base), SchemaGrade::new(base));
@@ -150,7 +165,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
         sequences.take_later(&event, until);
         schema.take(&event);
     }
-    let changes = deltas.changes;
+    let (changes, origins) = (deltas.changes, std::mem::take(&mut deltas.origins));
     let tables = deltas.finish(&mut follow)?;
     let all = base.inexact.iter().cloned().chain(follow.inexact()).chain(sequences.inexact());
     let inexact: BTreeSet<_> = all.map(|it| (it.what, it.why)).collect();
@@ -163,6 +178,7 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
         changes,
         definitions: schema.known(),
         definition_changes,
+        origins,
         inexact: inexact.into_iter().map(|(what, why)| Inexact { what, why }).collect(),
     })
 }

@@ -116,16 +116,15 @@ impl TableRows {
         Ok(TableRows { source, shape, range, touched, block, end, state, rewrite, filled })
     }
 
-    /// Passes over all blocks that hold no row with one of the keys. A block that is left may hold rows with other keys.
+    /// Passes over all blocks of a table without a key that hold no row with one of the keys. A block that is left may hold
+    /// other rows.
     pub(super) fn keep_only<K: AsRef<[u8]>>(&mut self, keys: &[K]) {
         let index = &self.source.index;
         let mut kept = vec![false; index.len()];
         for key in keys.iter().map(AsRef::as_ref) {
             let end = index.partition_point(|entry| *entry.first_key <= *key);
-            let start = match self.shape {
-                KeyShape::Columns(_) => end,
-                KeyShape::WholeRow => index.partition_point(|entry| *entry.first_key < *key).max(1),
-            };
+            // Equal rows may fill the end of one block and the start of the next.
+            let start = index.partition_point(|entry| *entry.first_key < *key);
             kept[start.saturating_sub(1)..end].fill(true);
         }
         let mut kept = kept.into_iter();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::delta::{Contradiction, Delta};
+use super::delta::{Contradiction, Delta, Latest};
 use super::range::KeyRange;
 use super::rows::TableRows;
 use super::source::RowSource;
@@ -138,16 +138,36 @@ impl FoldedTable {
 
     /// The rows under the keys that they had before they were reshaped.
     pub(super) fn reshaped_rows(self, range: KeyRange, columns: Option<&[usize]>) -> Result<TableRows> {
-        let index = self.index()?;
+        let source = self.source()?;
         let (delta, reshape) = match self.standing {
             Standing::Untouched(_) => (Delta::new(KeyShape::of(&self.table)), None),
             Standing::Changed { delta, reshape, .. } | Standing::Cleared { delta, reshape } => {
                 (delta, reshape)
             }
         };
-        let source =
-            RowSource { table: self.table.display(), index, blocks: self.blocks, _scratch: self.scratch };
         TableRows::new(source, delta, range, reshape, columns)
+    }
+
+    /// The image, without the changes since.
+    pub(super) fn source(&self) -> Result<RowSource> {
+        let (index, blocks, _scratch) = (self.index()?, self.blocks.clone(), self.scratch.clone());
+        Ok(RowSource { table: self.table.display(), index, blocks, _scratch })
+    }
+
+    /// Whether the changes alone tell which row has a key, or that there is none.
+    pub fn settles(&self, key: &[u8]) -> bool {
+        match &self.standing {
+            Standing::Untouched(_) => false,
+            Standing::Changed { delta, .. } => delta.latest(key).is_some_and(Latest::needs_no_image),
+            Standing::Cleared { .. } => true,
+        }
+    }
+
+    /// Takes the later states of rows that were folded from a later part of the same journal.
+    pub fn adopt(&mut self, later: FoldedTable) {
+        if let Standing::Changed { delta, .. } = later.standing {
+            self.delta().adopt(delta);
+        }
     }
 
     pub(super) fn reshape(&self) -> Option<&Reshape> {

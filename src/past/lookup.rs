@@ -55,18 +55,23 @@ impl Past {
     ///
     /// # Errors
     /// `Damaged` if the journal is.
-    pub fn blocks_with(&self, until: Lsn, rows: &KeyedRows<'_>) -> Result<ChosenBlocks> {
+    pub fn blocks_with(&self, until: Lsn, rows: &[KeyedRows<'_>]) -> Result<ChosenBlocks> {
         let mut chosen = ChosenBlocks::new();
-        let Some(sought) = rows.sought() else { return Ok(chosen) };
-        let (mut versions, is_retold) = self.versions(until)?;
-        versions.retain(|table| table.oid == rows.table);
-        let fits = |table: &Table| rows.are_named_by_key_of(table) && !may_be_retold(table, is_retold);
-        if !versions.iter().all(fits) {
+        let sought: Option<Vec<_>> = rows.iter().map(KeyedRows::sought).collect();
+        let Some(sought) = sought.and_then(|all| all.into_iter().reduce(SoughtRows::and)) else {
+            return Ok(chosen);
+        };
+        let (versions, is_retold) = self.versions(until)?;
+        let of = |table: u32| versions.iter().filter(move |version| version.oid == table);
+        let fits = |rows: &KeyedRows<'_>| {
+            of(rows.table).all(|it| rows.are_named_by_key_of(it) && !may_be_retold(it, is_retold))
+        };
+        if !rows.iter().all(fits) {
             return Ok(chosen);
         }
         for view in self.segments_up_to(until) {
             let found = view.lookup(self.reading.catalog())?;
-            if is_described(&found, rows.table, &versions) {
+            if rows.iter().all(|rows| is_described(&found, rows.table, of(rows.table))) {
                 chosen.insert(view.name, found.changes.blocks_with(&sought));
             }
         }
@@ -152,10 +157,10 @@ impl Past {
 }
 
 /// Whether the stream describes the table only as one of its versions in the segment.
-fn is_described(found: &Lookup, table: u32, versions: &[Table]) -> bool {
+fn is_described<'a>(found: &Lookup, table: u32, versions: impl Iterator<Item = &'a Table> + Clone) -> bool {
     found.relations.iter().all(|message| match pgoutput::decode(message) {
         Ok(Message::Relation(relation)) if relation.oid == table => {
-            versions.iter().any(|version| describes_exactly(&relation, version))
+            versions.clone().any(|version| describes_exactly(&relation, version))
         }
         decoded => decoded.is_ok(),
     })

@@ -4,6 +4,7 @@
 //! moment, as a person names it, into a [`Past`], which answers questions about the database at that moment and folds
 //! its rows. The commands that recover, show, prove and compare, and the fold into a checkpoint, all begin here.
 
+mod asked;
 mod base;
 mod chosen;
 mod doubt;
@@ -25,12 +26,12 @@ pub use resolve::Commit;
 pub use witness::SchemaWitness;
 
 use crate::error::Result;
-use crate::fold::{self, Folded, FoldedTable, KeyRange, TableRows};
+use crate::fold::{self, Folded, FoldedTable, KeyRange, RowsOnly, TableRows};
 use crate::follow::{self, Follow, JournalRange, Transaction, Wanted};
 use crate::history::History;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::changes_in;
-use crate::history::journal::{ChosenBlocks, TransactionEntry};
+use crate::history::journal::TransactionEntry;
 use crate::history::roles;
 use crate::history::timeline::{SegmentView, Stretch, with_epoch};
 use crate::model::{Lsn, Moment, PgTime, SequenceState, Table};
@@ -207,9 +208,7 @@ impl Past {
             return Ok(Vec::new());
         }
         let blocks = self.blocks_that_change(self.base.lsn..self.until, wanted)?;
-        Ok(self
-            .fold_blocks(wanted, Some(blocks), RECOVERY_BUDGET, &self.history().scratch(), &Silent)?
-            .tables)
+        Ok(self.fold_some(wanted, RowsOnly { blocks, since: self.base.lsn, sought: None })?.0)
     }
 
     /// The number of transactions between the base and the moment.
@@ -349,7 +348,7 @@ impl Past {
     fn fold_blocks(
         &self,
         wanted: Wanted<'_>,
-        rows_only: Option<ChosenBlocks>,
+        rows_only: Option<RowsOnly<'_>>,
         budget: usize,
         scratch: &Path,
         progress: &dyn Progress,

@@ -1,7 +1,8 @@
 //! Changes rows that are loaded and proved: keeps the part that is wanted, and has a caller amend the rest.
 //!
 //! The target's server judges the rows, since only it knows the meaning of SQL. So whole tables are loaded and proved
-//! first; then the rows that are not wanted are deleted, before foreign keys and triggers are made.
+//! first; then the rows that are not wanted are deleted, before foreign keys and triggers are made for good. Transactions
+//! are left out before that, so that a condition judges the rows that there are without them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -114,7 +115,8 @@ pub(super) async fn amend(
     sink: &Sink,
     loaded: &mut LoadOutcome,
 ) -> Result<()> {
-    for change in sink.amend(amend).await? {
+    // A part gets its foreign keys when the rows that are not wanted are gone.
+    for change in sink.amend(amend, plan.filter.is_none()).await? {
         let Some(table) = plan.chosen.tables.iter().find(|it| it.oid == change.table) else { continue };
         let held = if change.is_read_back { None } else { sink.read_back(table, 1).await? };
         let Some(digest) = loaded.digests.iter_mut().find(|it| it.table == table.display()) else { continue };

@@ -129,12 +129,15 @@ async fn load_and_index(
     } else {
         sink.post_data(execution.jobs, AfterRows::Names, &HashSet::new()).await?;
         loaded.add(load(plan, execution, sink, (last, retyped)).await?);
+        if let Some(change) = execution.amend.as_ref().filter(|_| plan.filter.is_some()) {
+            amend(plan, &**change, sink, &mut loaded).await?;
+        }
         part = keep_part(plan, sink, &mut loaded).await?;
         making();
         sink.post_data(execution.jobs, AfterRows::Remainder, &exact_tables(plan, &loaded, inexact)).await?;
     }
     loaded.inexact = sink.bring_back_checks().await?;
-    if let Some(change) = &execution.amend {
+    if let Some(change) = execution.amend.as_ref().filter(|_| plan.filter.is_none()) {
         amend(plan, &**change, sink, &mut loaded).await?;
     }
     ambient::pass("recover.indexed")?;

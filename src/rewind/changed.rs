@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::table::{ChangedTable, TouchedRow};
+use super::table::{ChangedTable, TouchedRow, UnreadRows};
 use crate::error::{Error, Result};
-use crate::fold::FoldedTable;
 use crate::follow::{Event, EventKind, Follow, RowChange, TableChange, Transaction};
 use crate::history::timeline::with_epoch;
 use crate::model::{Inexact, Lsn, Table};
@@ -46,8 +45,6 @@ pub struct ChangedRows {
     pub inexact: Vec<Inexact>,
     /// The schema changes: the transaction's number, and the command.
     pub definitions: Vec<(u32, String)>,
-    /// The tables at the moment, as far as they were needed; `None` for a table that was made later.
-    folded: HashMap<u32, Option<FoldedTable>>,
     bytes: usize,
 }
 
@@ -66,7 +63,6 @@ impl ChangedRows {
             tables: BTreeMap::new(),
             inexact: past.base().inexact.clone(),
             definitions: Vec::new(),
-            folded: HashMap::new(),
             bytes: 0,
             past,
         }
@@ -230,29 +226,23 @@ impl ChangedRows {
 
     /// Reads the touched rows as they were at the moment.
     fn complete(&mut self) -> Result<()> {
-        let unread = self.tables.iter().filter(|(_, table)| !table.unread().is_empty()).map(|(oid, _)| *oid);
-        // All wanted tables are folded at the first time, since later times are under locks.
-        let mut lacking: HashSet<u32> = unread.chain(self.wanted.iter().flatten().copied()).collect();
-        lacking.retain(|oid| !self.folded.contains_key(oid));
-        if !lacking.is_empty() {
-            let folded = self.past.fold_tables(&|table| lacking.contains(&table.oid))?;
-            self.folded.extend(lacking.iter().map(|oid| (*oid, None)));
-            self.folded.extend(folded.into_iter().map(|table| (table.table.oid, Some(table))));
-        }
-        for (oid, table) in self.tables.iter_mut().filter(|(_, table)| table.obstacle.is_none()) {
-            let mut unread = table.unread();
-            let (keys, is_all) = (unread.keys(), unread.is_all);
-            let take = |key: &[u8], line: &[u8]| {
-                table.take_first(&mut unread, key, line);
-                Ok(())
+        let told = self.tables.iter().filter(|(_, table)| table.obstacle.is_none());
+        let mut unread: HashMap<u32, UnreadRows> = told.map(|(oid, table)| (*oid, table.unread())).collect();
+        let asked = unread.iter().filter(|(_, rows)| !rows.is_empty());
+        let asked: HashMap<u32, _> = asked.map(|(oid, rows)| (*oid, rows.asked())).collect();
+        for folded in self.past.fold_asked(&asked)? {
+            let oid = folded.table.oid;
+            let (Some(table), Some(rows)) = (self.tables.get_mut(&oid), unread.get_mut(&oid)) else {
+                continue;
             };
-            match self.folded.get(oid).and_then(Option::as_ref) {
-                Some(folded) if is_all => folded.clone().each(take)?,
-                Some(folded) => folded.find(&keys, take)?,
-                None => {}
-            }
-            table.complete(&unread)?;
+            folded.each_of(&asked[&oid], |key, line| {
+                table.take_first(rows, key, line);
+                Ok(())
+            })?;
         }
-        Ok(())
+        unread.iter().try_for_each(|(oid, rows)| match self.tables.get_mut(oid) {
+            Some(table) => table.complete(rows),
+            None => Ok(()),
+        })
     }
 }

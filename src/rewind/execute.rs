@@ -25,6 +25,10 @@ use crate::travel::statement::Script;
 /// How long the history may take to pass a position while the tables are locked.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// How long the plan may be brought up to date while the tables are locked. Beyond that the locks are given back meanwhile,
+/// except at the last attempt.
+const LOCKED_PLANNING: Duration = Duration::from_secs(1);
+
 /// How often the locks are taken, in case other tables than planned must be locked, or another transaction holds rows that are
 /// needed.
 const ATTEMPTS: usize = 5;
@@ -210,7 +214,10 @@ impl Amendment {
             let locked = ambient::instant();
             ambient::pass("rewind.locked")?;
             let reading = reading_beyond(&self.reading, &self.catalogs, lsn, CATCH_UP).await?;
-            let planned = self.bring_up_to_date(reading).await?;
+            let (planned, is_locked) = self.plan_under_locks(reading, &session, attempt < ATTEMPTS).await?;
+            if !is_locked {
+                continue;
+            }
             if self.solution.is_blocked {
                 session.give_up().await?;
                 return Err(self.blocked());
@@ -241,6 +248,25 @@ impl Amendment {
             return Ok(Some(Applied { lsn, xid, locked_seconds: locked.elapsed().as_secs_f64() }));
         }
         Err(Error::unavailable("other tables kept changing meanwhile; try again when fewer write"))
+    }
+
+    /// Brings the plan up to date under the locks, and returns the plan from before if it is another one. If that takes long
+    /// and they `may_go`, the locks are given back meanwhile. Returns, too, whether they are still held.
+    async fn plan_under_locks(
+        &mut self,
+        reading: Reading,
+        session: &AmendSession,
+        may_go: bool,
+    ) -> Result<(Option<Vec<PlannedTable>>, bool)> {
+        let mut planning = std::pin::pin!(self.bring_up_to_date(reading));
+        match tokio::time::timeout(LOCKED_PLANNING, &mut planning).await {
+            Err(_) if may_go => {
+                session.give_up().await?;
+                Ok((planning.await?, false))
+            }
+            Err(_) => Ok((planning.await?, true)),
+            Ok(planned) => Ok((planned?, true)),
+        }
     }
 
     /// The plan as SQL, for review.

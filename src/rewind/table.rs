@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::codec::copy_text::{self, fill_holes};
 use crate::error::{Error, Result};
-use crate::fold::FastMap;
+use crate::fold::{AskedRows, FastMap};
 use crate::follow::{Reshape, Row, RowChange};
 use crate::model::{Column, RowIdentity, Table};
 
@@ -366,7 +366,7 @@ pub struct UnreadRows {
     /// Keys and places, sorted.
     rows: Vec<(Key, usize)>,
     /// Whether rows that nothing else touched are among them: all rows were removed.
-    pub is_all: bool,
+    is_all: bool,
     /// How many of the rows come before the last key that was asked for.
     passed: usize,
 }
@@ -376,8 +376,11 @@ impl UnreadRows {
         self.rows.is_empty() && !self.is_all
     }
 
-    pub fn keys(&self) -> Vec<Key> {
-        self.rows.iter().map(|(key, _)| Arc::clone(key)).collect()
+    pub fn asked(&self) -> AskedRows<Key> {
+        match self.is_all {
+            true => AskedRows::All,
+            false => AskedRows::Keys(self.rows.iter().map(|(key, _)| Arc::clone(key)).collect()),
+        }
     }
 
     /// Passes over the rows before a key. Returns the row that has the key.

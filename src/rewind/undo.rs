@@ -112,6 +112,8 @@ fn without(row: &TouchedRow, undone: &BTreeSet<u32>) -> Result<Option<Line>, Obs
         let later = || later_ones(row, number, undone);
         let (before, after) = (&row.versions[number - 1].line, &row.versions[number].line);
         line = match (before, after, &line) {
+            // Nobody changed the row since.
+            (Some(before), Some(after), Some(now)) if after == now => Some(before.clone()),
             (Some(before), Some(after), Some(now)) => {
                 Some(three_way(before, after, now).ok_or_else(|| {
                     let is_later = |it: &u32| changes_the_same(row, number, *it);

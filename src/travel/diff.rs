@@ -150,10 +150,11 @@ impl Difference<'_> {
 fn fold(
     past: &Past,
     touched: &Touched,
-    exists: impl Fn(&TouchedTable) -> bool + Sync,
+    exists: impl Fn(&TouchedTable) -> bool,
 ) -> Result<HashMap<u32, FoldedTable>> {
-    let wanted = |table: &Table| touched.tables.get(&table.oid).is_some_and(&exists);
-    Ok(past.fold_tables(&wanted)?.into_iter().map(|table| (table.table.oid, table)).collect())
+    let asked = touched.tables.iter().filter(|(_, table)| exists(table));
+    let asked = asked.map(|(oid, table)| (*oid, table.asked())).collect();
+    Ok(past.fold_asked(&asked)?.into_iter().map(|table| (table.table.oid, table)).collect())
 }
 
 fn counts_of(table: &Table) -> TableDifference {

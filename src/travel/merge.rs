@@ -82,17 +82,17 @@ fn by_touched_key(
     after: Option<FoldedTable>,
     take: &mut dyn FnMut(&[u8], Lines) -> Result<()>,
 ) -> Result<()> {
-    let keys = touched.touched_keys();
+    let asked = touched.asked();
     let mut found: BTreeMap<Vec<u8>, Lines> = BTreeMap::new();
     if let Some(table) = before {
-        table.find(&keys, |key, line| {
+        table.each_of(&asked, |key, line| {
             let line = OldLine::new(touched, line.to_vec())?;
             found.entry(key.to_vec()).or_default().before.push(line);
             Ok(())
         })?;
     }
     if let Some(table) = after {
-        table.find(&keys, |key, line| {
+        table.each_of(&asked, |key, line| {
             found.entry(key.to_vec()).or_default().after.push(line.to_vec());
             Ok(())
         })?;

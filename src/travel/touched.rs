@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Span;
 use crate::codec::key::KeyShape;
 use crate::error::Result;
+use crate::fold::AskedRows;
 use crate::follow::{EventKind, Reshape, Row, RowChange, TableChange};
 use crate::model::{Inexact, Selection, Table};
 use crate::past::Past;
@@ -189,9 +190,12 @@ impl TouchedTable {
         self.now = Some(Arc::clone(now));
     }
 
-    /// The keys of the touched rows, sorted.
-    pub fn touched_keys(&self) -> Vec<&[u8]> {
-        self.keys.keys().map(Vec::as_slice).collect()
+    /// The rows that may differ.
+    pub fn asked(&self) -> AskedRows<&[u8]> {
+        match self.whole || self.rekeyed {
+            true => AskedRows::All,
+            false => AskedRows::Keys(self.keys.keys().map(Vec::as_slice).collect()),
+        }
     }
 
     /// The first and the last place at which a row was changed.

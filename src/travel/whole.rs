@@ -12,6 +12,7 @@ use super::row::TrackedRows;
 use super::{Operation, Span, key_of};
 use crate::codec::copy_text;
 use crate::error::{Error, Result};
+use crate::fold::AskedRows;
 use crate::follow::{Event, EventKind, Follow, Reshape, RowChange, TableChange, Transaction, Wanted};
 use crate::history::journal::ChosenBlocks;
 use crate::model::{Inexact, Lsn, RowIdentity, Table};
@@ -72,6 +73,12 @@ struct Needed {
     all: bool,
     /// Whether each change must be known, because the table is truncated later.
     truncated: bool,
+}
+
+impl Needed {
+    fn asked(&self) -> AskedRows<&Vec<u8>> {
+        if self.all { AskedRows::All } else { AskedRows::Keys(self.keys.iter().collect()) }
+    }
 }
 
 /// The state of one table's rows at some point of the span.
@@ -156,24 +163,21 @@ impl WholeRows<'_> {
     /// Looks the rows up as they are before the span.
     fn look_up(&self, needed: HashMap<u32, Needed>) -> Result<HashMap<u32, TableState>> {
         let mut states = HashMap::new();
-        let wanted = |table: &Table| needed.get(&table.oid).is_some_and(|it| it.all || !it.keys.is_empty());
-        let folded = self.span.past.fold_tables(&wanted)?;
+        let wanted = needed.iter().filter(|(_, it)| it.all || !it.keys.is_empty());
+        let asked: HashMap<u32, _> = wanted.map(|(oid, it)| (*oid, it.asked())).collect();
         for (oid, it) in &needed {
             let rows = it.keys.iter().map(|key| (key.clone(), None)).collect();
             let (keeps_all, holds_all) = (it.all || it.truncated, it.all);
             let state = TableState { rows, keeps_all, holds_all, ..TableState::default() };
             states.insert(*oid, state);
         }
-        for table in folded {
-            let (Some(it), Some(state)) = (needed.get(&table.table.oid), states.get_mut(&table.table.oid))
-            else {
-                continue;
-            };
-            let hold = |key: &[u8], line: &[u8]| {
+        for table in self.span.past.fold_asked(&asked)? {
+            let oid = table.table.oid;
+            let state = states.entry(oid).or_default();
+            table.each_of(&asked[&oid], |key, line| {
                 state.rows.insert(key.to_vec(), Some(line.to_vec()));
                 Ok(())
-            };
-            if it.all { table.each(hold)? } else { table.find(&Vec::from_iter(&it.keys), hold)? }
+            })?;
         }
         Ok(states)
     }

@@ -51,6 +51,13 @@ impl SoughtRows {
         }
         SoughtRows { hashes }
     }
+
+    /// The rows of both.
+    #[must_use]
+    pub fn and(mut self, other: SoughtRows) -> SoughtRows {
+        self.hashes.extend(other.hashes);
+        self
+    }
 }
 
 fn begin_key(content: &mut Vec<u8>, oid: u32) {

@@ -430,9 +430,14 @@ impl Sink {
     ///
     /// # Errors
     /// Fails with the error of the change, and with `Usage` if the sink is no database.
-    pub(in crate::recover) async fn amend(&self, amend: &dyn Amend) -> Result<Vec<TableChange>> {
+    pub(in crate::recover) async fn amend(
+        &self,
+        amend: &dyn Amend,
+        has_keys: bool,
+    ) -> Result<Vec<TableChange>> {
         match self {
-            Sink::Postgres(target) => amend.amend(target.connection()).await,
+            Sink::Postgres(target) if has_keys => amend.amend(target.connection()).await,
+            Sink::Postgres(target) => target.amend_whole(amend).await,
             Sink::Sqlite(_) | Sink::Sql(_) => Err(no_judge()),
         }
     }

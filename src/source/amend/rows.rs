@@ -150,9 +150,11 @@ impl AmendedTable {
             let mut piece = Vec::with_capacity(rows.len() * ROW_BYTES);
             for row in rows {
                 heads(row, &mut piece);
-                push_columns(row.now.as_deref(), columns, |_| true, &mut piece);
-                let is_sent = |at: &usize| row.act != Act::Update || changed.contains(at);
-                push_columns(row.then.as_deref(), columns, is_sent, &mut piece);
+                push_row(row.now.as_deref(), columns, &mut piece);
+                match (row.act, &row.then) {
+                    (Act::Update, Some(then)) => push_columns(then, changed, &mut piece),
+                    (_, then) => push_row(then.as_deref(), columns, &mut piece),
+                }
                 piece.push(b'\n');
             }
             piece.into()
@@ -178,13 +180,23 @@ impl AmendedTable {
     }
 }
 
-/// Appends so many columns of COPY text, each behind a tab. A column that is not sent is NULL.
-fn push_columns(line: Option<&[u8]>, count: usize, is_sent: impl Fn(&usize) -> bool, out: &mut Vec<u8>) {
-    let mut columns = line.map(copy_text::columns);
-    for at in 0..count {
+/// Appends the columns of a row of COPY text, each behind a tab. Without a row, they are NULL.
+fn push_row(line: Option<&[u8]>, count: usize, out: &mut Vec<u8>) {
+    match line {
+        // A line of a table without columns is empty, too.
+        Some(line) if count > 0 => {
+            out.push(b'\t');
+            out.extend_from_slice(line);
+        }
+        _ => (0..count).for_each(|_| out.extend_from_slice(b"\t\\N")),
+    }
+}
+
+/// Appends the columns of a line of COPY text, each behind a tab. A column that is not among the `sent` is NULL.
+fn push_columns(line: &[u8], sent: &[usize], out: &mut Vec<u8>) {
+    for (at, value) in copy_text::columns(line).enumerate() {
         out.push(b'\t');
-        let value = columns.as_mut().and_then(Iterator::next).filter(|_| is_sent(&at));
-        out.extend_from_slice(value.unwrap_or(copy_text::NULL));
+        out.extend_from_slice(if sent.contains(&at) { value } else { copy_text::NULL });
     }
 }
 

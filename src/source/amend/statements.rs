@@ -112,7 +112,12 @@ impl TableStatements {
     pub fn analyze(&self) -> String {
         // The numbers of rows matter, and the values by which rows are found; reading all values would take longer.
         let key = self.key.iter().flatten().map(|at| format!(", c{at}"));
-        format!("ANALYZE {} (act{}); ", self.temporary(), key.collect::<String>())
+        // A tenth of the usual sample tells as much here.
+        format!(
+            "SET default_statistics_target = 10; ANALYZE {} (act{}); ",
+            self.temporary(),
+            key.collect::<String>()
+        )
     }
 
     pub fn lock_name(&self) -> String {

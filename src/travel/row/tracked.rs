@@ -31,7 +31,7 @@ impl<'a> TrackedRows<'a> {
                 columns: &key.columns,
                 keys: keys.iter().map(Vec::as_slice).collect(),
             };
-            let blocks = Arc::new(span.past.blocks_with(span.until, &sought)?);
+            let blocks = Arc::new(span.past.blocks_with(span.until, &[sought])?);
             let tracked = TrackedRows { key, keys, blocks };
             let found = tracked.keys_by_moves(span)?;
             // The blocks of some keys hold each move from one of them or to it, so no other move leads to another key.

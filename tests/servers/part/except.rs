@@ -194,7 +194,6 @@ fn what_cannot_be_left_out_is_said() {
     assert!(books.refuses(2, &arguments).contains("is later than the moment"));
     assert!(books.refuses(2, &["latest", "--except", "last"]).contains("is no transaction"));
     books.refuses(11, &["latest", "--except", "xid:3"]);
-    books.refuses(2, &["latest", "--except", &wrong, "--where", "true"]);
     let (database, report) = books.without(&wrong, &[]);
     let expected = [
         "public.log: the table was dropped since".to_owned(),

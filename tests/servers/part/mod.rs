@@ -4,6 +4,7 @@ pub mod beside;
 mod except;
 mod random;
 mod rows;
+mod without;
 
 use serde_json::Value;
 

@@ -23,7 +23,7 @@ pub mod shop;
 pub mod untold;
 mod waiting;
 
-pub use backwhen::{Backwhen, Output, wait};
+pub use backwhen::{Backwhen, Output, finish, wait};
 pub use capture::Capture;
 pub use dump::{Difference, Dump, Part, assert_same, compare};
 pub use engine::Stop;

@@ -1,5 +1,6 @@
 //! Questions to the past: `log`, `show`, `row` and `diff`, each against PostgreSQL's own answer.
 
+mod asked;
 mod bisect;
 mod diff;
 mod gap;

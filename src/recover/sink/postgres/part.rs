@@ -11,6 +11,7 @@ use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::model::Table;
 use crate::model::spelling::Spelled;
+use crate::recover::amend::{Amend, TableChange};
 use crate::recover::part::{Search, SplitTable, TablePart};
 
 /// The rows that are wanted: their place, and the round of the search that found them.
@@ -43,6 +44,14 @@ SELECT 'INSERT INTO pg_temp.kept SELECT p.tableoid, p.ctid, $1 FROM pg_temp.kept
          JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
        ) compared
  WHERE f.contype = 'f' AND f.conparentid = 0 ORDER BY f.oid";
+
+/// Lists the foreign keys of the database.
+const KNOWN_KEYS: &str = "SELECT ARRAY(SELECT oid FROM pg_catalog.pg_constraint WHERE contype = 'f')";
+
+/// Selects the statements that drop all foreign keys but those.
+const DROP_KEYS: &str = "
+SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::pg_catalog.regclass, conname)
+  FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0 AND NOT oid = ANY ($1)";
 
 /// Spells the parts of [`STEPS`] for which SQL has no name. Only version 18 knows keys of periods. A value is not cast to a
 /// polymorphic type.
@@ -116,10 +125,41 @@ impl PostgresSink {
         Ok(split)
     }
 
-    /// Makes the foreign keys, reads how they compare, and takes them back: they are made for good when only the wanted rows
-    /// are there. No row is looked at, except where the server makes no unchecked key: on partitioned tables.
+    /// Has rows changed under the foreign keys, before the rows are deleted that are not wanted. The keys are dropped
+    /// afterwards: they are made for good when only the wanted rows are there.
+    ///
+    /// # Errors
+    /// Fails with the error of the change, and with `Unavailable` if the server fails.
+    pub async fn amend_whole(&self, amend: &dyn Amend) -> Result<Vec<TableChange>> {
+        let failed = |error| server_error("cannot make the foreign keys for a while", error);
+        let session = Session::connect_utf8(&self.info, "recover").await?;
+        self.place.settle(&session).await?;
+        let before: Vec<u32> = match session.query_one(KNOWN_KEYS, &[]).await {
+            Ok(row) => row.get(0),
+            Err(error) => return Err(failed(error)),
+        };
+        self.make_foreign_keys(&session).await?;
+        session.batch_execute("COMMIT").await.map_err(failed)?;
+        let changes = amend.amend(&self.info).await?;
+        for row in session.query(DROP_KEYS, &[&before]).await.map_err(failed)? {
+            session.batch_execute(row.get(0)).await.map_err(failed)?;
+        }
+        Ok(changes)
+    }
+
+    /// Makes the foreign keys, reads how they compare, and takes them back.
     async fn foreign_key_steps(&self, session: &Session) -> Result<Vec<String>> {
         let failed = |error| server_error("cannot read the foreign keys", error);
+        self.make_foreign_keys(session).await?;
+        let rows = session.query(&steps(), &[]).await.map_err(failed)?;
+        session.batch_execute("ROLLBACK").await.map_err(failed)?;
+        Ok(rows.iter().map(|row: &Row| row.get(0)).collect())
+    }
+
+    /// Makes the foreign keys, in a transaction that is left open. No row is looked at, except where the server makes no
+    /// unchecked key: on partitioned tables.
+    async fn make_foreign_keys(&self, session: &Session) -> Result<()> {
+        let failed = |error| server_error("cannot make the foreign keys", error);
         let toc = &self.definitions.archive.toc;
         session.batch_execute("BEGIN").await.map_err(failed)?;
         for entry in self.definitions.selection.entries(toc).filter(|entry| entry.kind == "FK CONSTRAINT") {
@@ -131,9 +171,7 @@ impl PostgresSink {
                 session.batch_execute("ROLLBACK TO key").await.map_err(failed)?;
             }
         }
-        let rows = session.query(&steps(), &[]).await.map_err(failed)?;
-        session.batch_execute("ROLLBACK").await.map_err(failed)?;
-        Ok(rows.iter().map(|row: &Row| row.get(0)).collect())
+        Ok(())
     }
 
     async fn split(&self, session: &Session, table: &Table) -> Result<SplitTable> {
