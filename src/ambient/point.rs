@@ -64,6 +64,7 @@ pub const POINTS: &[&str] = &[
     "demand.gates",
     "demand.loaded",
     "demand.close",
+    "rewind.planned",
     "rewind.locked",
     "rewind.applied",
     "rewind.committed",

@@ -102,8 +102,7 @@ pub(super) fn say_loaded(at: &Surroundings, opened: &OpenedGate) {
     for table in &opened.tables {
         let part = opened.parts.iter().find(|part| part.table == table.table);
         let all = part.map(|part| format!(" of {}", part.rows + part.left_out)).unwrap_or_default();
-        let proved = if part.is_some() { "those that meet --where" } else { "proved" };
-        at.ui.say(&format!("loaded {}: {}{all} rows, {proved}; {seconds:.2} s", table.table, table.rows));
+        at.ui.say(&format!("loaded {}: {}{all} rows, proved; {seconds:.2} s", table.table, table.rows));
     }
     for view in &opened.views {
         at.ui.say(&format!("filled {view}; {seconds:.2} s"));

@@ -128,6 +128,7 @@ impl Amendment {
         self.reading = reading.clone();
         let following = ambient::blocking("following the journal", move || {
             let has_changed = changed.advance(&reading)?;
+            ambient::pass("rewind.planned")?;
             Ok((changed, has_changed))
         });
         let (changed, has_changed) = following.await?;
@@ -261,6 +262,7 @@ impl Amendment {
         let mut planning = std::pin::pin!(self.bring_up_to_date(reading));
         match tokio::time::timeout(LOCKED_PLANNING, &mut planning).await {
             Err(_) if may_go => {
+                tracing::info!("much was changed since the plan; the locks are given back until it is read");
                 session.give_up().await?;
                 Ok((planning.await?, false))
             }

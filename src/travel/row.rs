@@ -4,7 +4,7 @@ mod key;
 mod lives;
 mod tracked;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::values::Values;
 use super::{Row, Span, Spans};
 use crate::error::Result;
+use crate::fold::AskedRows;
 use crate::follow::EventKind;
 use crate::model::{Inexact, Lsn, Table};
 use crate::past::{Commit, Past};
@@ -152,15 +153,15 @@ impl RowHistory<'_> {
     /// Finds the rows that have one of the tracked keys where the span begins.
     fn look_up(&self, span: &Span, lives: &mut Lives<'_>) -> Result<()> {
         let from = Instant { lsn: span.past.until(), time: span.time, xid: None };
-        for folded in span.past.fold_tables(&|table| table.oid == self.key.table)? {
+        let Some(table) = span.past.tables()?.into_iter().find(|table| table.oid == self.key.table) else {
+            return Ok(());
+        };
+        let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
+        let asked = keys.map_or(AskedRows::All, |keys| AskedRows::Keys(keys.into_iter().collect()));
+        let asked = HashMap::from([(table.oid, asked)]);
+        for folded in span.past.fold_asked(&asked)? {
             let table = Arc::new(folded.table.clone());
-            let keys: Option<BTreeSet<_>> = lives.keys().map(|key| self.key.sort_key(&table, key)).collect();
-            match keys {
-                Some(keys) => {
-                    folded.find(&Vec::from_iter(keys), |_, line| lives.begin(&table, line, from))?
-                }
-                None => folded.each(|_, line| lives.begin(&table, line, from))?,
-            }
+            folded.each_of(&asked[&table.oid], |_, line| lives.begin(&table, line, from))?;
         }
         Ok(())
     }

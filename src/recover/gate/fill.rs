@@ -11,7 +11,6 @@ use crate::connect::{Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::Tally;
 use crate::history::evidence::TableDigest;
-use crate::history::image::RowsDigest;
 use crate::model::Inexact;
 use crate::model::spelling::{Spelled, spell};
 use crate::progress::Silent;
@@ -20,7 +19,7 @@ use crate::recover::part::TablePart;
 use crate::recover::sink::{MARKER, copy_rows, digests_of};
 
 use super::statements::{BACK, SAVEPOINT, run};
-use super::{Content, GatedTable, OpenedGate, found, ledger, view};
+use super::{Content, GatedTable, OpenedGate, found, ledger, part, view};
 
 /// Selects the triggers of a table that fire although the session is a replica.
 const TRIGGERS: &str = "SELECT oid, tgenabled::text FROM pg_catalog.pg_trigger \
@@ -54,7 +53,7 @@ async fn fill_tables(session: &Session, content: &Content, started: Instant) -> 
         let filling = Filling { session, table };
         let (sent, held) = filling.load().await?;
         if table.condition.is_some() {
-            let (table, left_out) = (filling.name(), sent.rows - held.rows);
+            let (table, left_out) = (filling.name(), sent.rows.saturating_sub(held.rows));
             filled.parts.push(TablePart { table, rows: held.rows, left_out });
         }
         let (table, digest) = (filling.name(), held.digest.to_string());
@@ -186,17 +185,15 @@ impl Filling<'_> {
         }
     }
 
-    /// Compares the rows that the server holds with those that were sent, and returns the former. If only some are wanted, their
-    /// digest is known to nobody, and nothing is proved.
+    /// Compares the rows that the server holds with those that were sent, and returns the former.
     async fn prove(&self, sent: &Tally) -> Result<Tally> {
         let spelled = self.spelled();
         let copy = format!("COPY {}{} TO STDOUT", spelled.table, spelled.columns);
+        if self.table.condition.is_some() {
+            return part::prove(self.session, &self.table.folded, &copy, self.table.is_retyped).await;
+        }
         let found = digests_of(self.session, &self.name(), &[copy]).await?;
         let rows = found.iter().map(|it| it.rows).sum::<u64>();
-        if self.table.condition.is_some() && rows <= sent.rows {
-            let digest = found.iter().filter_map(|it| it.digest).fold(0, u128::wrapping_add);
-            return Ok(Tally { rows, digest: RowsDigest(digest) });
-        }
         let is_same = found.iter().all(|it| it.digest == Some(sent.digest.0));
         if rows == sent.rows && (is_same || self.table.is_retyped) {
             return Ok(*sent);

@@ -6,6 +6,7 @@
 mod fill;
 mod found;
 mod ledger;
+mod part;
 mod statements;
 mod view;
 mod watch;
@@ -154,7 +155,7 @@ struct Gate {
 pub struct OpenedGate {
     pub tables: Vec<TableDigest>,
     pub views: Vec<String>,
-    /// The tables of which only the rows that meet a condition were loaded. These rows are not proved.
+    /// The tables of which only the rows that meet a condition were loaded.
     pub parts: Vec<TablePart>,
     pub inexact: Vec<Inexact>,
     /// The time from the beginning of the load until the gate opened.

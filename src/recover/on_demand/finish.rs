@@ -71,11 +71,10 @@ impl Unfinished {
         tell: &Tell<'_>,
     ) -> Result<OnDemandReport> {
         let name = self.info.dbname().to_owned();
-        let finishing = async {
-            let wanted = self.open_gates(gates, jobs, interrupt, tell).await?;
-            self.close(&wanted).await
+        let finished = match self.open_gates(gates, jobs, interrupt, tell).await {
+            Ok(wanted) => self.close(&wanted).await,
+            Err(error) => Err(error),
         };
-        let finished: Result<OnDemandReport> = finishing.await;
         finished.map_err(|error| {
             Error::new(
                 error.kind(),

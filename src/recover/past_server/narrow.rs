@@ -44,9 +44,7 @@ pub(super) async fn narrow(
                 return Err(Error::usage(format!("two --where mean {name}; join them with AND")));
             }
             if is_usable(info, table, condition).await? {
-                notes.push(format!(
-                    "only these rows of {name} are loaded, and they are not proved: {condition}"
-                ));
+                notes.push(format!("only these rows of {name} are loaded: {condition}"));
                 table.condition = Some(condition.clone());
                 narrowed += 1;
             } else {
@@ -79,6 +77,13 @@ async fn is_usable(info: &Conninfo, table: &GatedTable, condition: &str) -> Resu
     );
     let failed = |error| server_error("cannot use --where", error);
     let session = Session::connect_utf8(info, "past").await?;
+    let encoding = session.server_encoding();
+    // Rows are sent in the database's encoding, and the condition with them.
+    if !condition.is_ascii() && !matches!(encoding, "UTF8" | "SQL_ASCII") {
+        return Err(Error::usage(format!(
+            "--where {condition:?} has letters beyond ASCII, and the database is in {encoding}; write them as in U&'caf\\00e9'"
+        )));
+    }
     session.batch_execute(&begin).await.map_err(failed)?;
     let copied =
         copy_nothing(&session, &format!("COPY pg_temp.{name} FROM STDIN WHERE (\n{condition}\n)")).await;

@@ -48,7 +48,6 @@ fn each_example_works_when_it_is_pasted() {
         ("dbname=rescued", &format!("'{rescued}'")),
         ("'10 minutes ago'", "latest"),
         ("/srv/history.copy", &copy),
-        ("s3://backups/shop", &copy),
     ];
     let begin = [
         "check",

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::protected;
 use crate::support::shop::assert_says;
-use crate::support::{Server, on_oldest_and_newest};
+use crate::support::{Backwhen, Server, on_oldest_and_newest};
 
 #[test]
 fn only_the_rows_that_meet_a_condition_are_loaded() {
@@ -36,8 +36,8 @@ fn only_the_rows_that_meet_a_condition_are_loaded() {
         assert_says(
             &said.stderr,
             &[
-                "note: only these rows of sales.orders are loaded, and they are not proved: customer = 7 AND",
-                &format!("loaded sales.orders: {rows} of {all} rows, those that meet --where"),
+                "note: only these rows of sales.orders are loaded: customer = 7 AND",
+                &format!("loaded sales.orders: {rows} of {all} rows, proved"),
                 "loaded public.customers: 41 rows, proved",
             ],
         );
@@ -73,4 +73,26 @@ fn a_condition_that_cannot_be_used_is_refused() {
     // A condition that fails for a row costs the table.
     let divide = ["query", "--at", "latest", "--where", "log: 1 / (number - 1) > 0", "TABLE log"];
     assert_says(&backwhen.fails(14, &divide), &["division by zero"]);
+}
+
+/// The condition is sent with the rows, which are in the encoding of the database.
+#[test]
+fn letters_of_another_encoding_are_not_mistaken() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("latin");
+    server.psql(
+        "postgres",
+        &format!("DROP DATABASE {database}; CREATE DATABASE {database} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"),
+    );
+    server.psql(
+        &database,
+        "CREATE TABLE drinks (name text PRIMARY KEY); INSERT INTO drinks VALUES (U&'caf\\00e9'), ('tea')",
+    );
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let ask = ["query", "--at", "latest", "TABLE drinks", "--where"];
+    let refused = backwhen.fails(2, &[&ask[..], &["drinks: name = 'café'"]].concat());
+    assert_says(&refused, &["letters beyond ASCII", "the database is in LATIN1", "U&'caf\\00e9'"]);
+    let found = backwhen.json(&[&ask[..], &["drinks: name = U&'caf\\00e9'"]].concat());
+    assert_eq!(found, json!({"name": "café"}));
 }

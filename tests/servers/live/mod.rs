@@ -2,6 +2,7 @@
 
 mod except;
 mod parts;
+mod patience;
 mod random;
 mod reads;
 mod reshaped;

@@ -90,7 +90,7 @@ fn an_undo_among_writers_takes_back_just_its_transaction() {
 }
 
 /// The failpoints at which a rewind can be killed.
-pub const REWIND: &[&str] = &["rewind.locked", "rewind.applied", "rewind.committed"];
+pub const REWIND: &[&str] = &["rewind.planned", "rewind.locked", "rewind.applied", "rewind.committed"];
 
 #[test]
 fn a_kill_leaves_the_database_as_it_was_or_rewound() {

@@ -146,14 +146,20 @@ fn the_rows_before_a_transaction_take_a_part_of_the_journal() {
     let one = scene.transaction("UPDATE t SET words = 'one' WHERE id = 12345");
     let first = scene.transaction("UPDATE t SET words = 'first' WHERE id BETWEEN 20000 AND 20099");
     let again = scene.transaction("UPDATE t SET words = 'again' WHERE id BETWEEN 20000 AND 20099");
+    let recent = "id BETWEEN 25000 AND 25094";
+    scene.psql(&format!("UPDATE t SET words = 'recent' WHERE {recent}"));
+    let mixed = scene.transaction(&format!(
+        "UPDATE t SET words = 'mixed' WHERE {recent} OR id IN (500, 1500, 2500, 3500, 4500)"
+    ));
     scene.psql("CALL work(251, 290)");
     scene.drain();
     let journal = scene.backwhen.journal_bytes();
     let before = |change: &serde_json::Value| change["before"]["words"].as_str().unwrap().to_owned();
-    // A single row by the index, and many rows from the transactions just before.
+    // A single row by the index, many rows from the transactions just before, and some of both.
     for (arguments, part, rows) in [
         (vec!["show", &*one], 3, 1),
         (vec!["show", &*again], 3, 100),
+        (vec!["show", &*mixed], 2, 100),
         (vec!["diff", &*first, &*again, "--rows"], 3, 100),
     ] {
         let read = scene.backwhen.bytes_read(&arguments);
@@ -167,6 +173,13 @@ fn the_rows_before_a_transaction_take_a_part_of_the_journal() {
     }
     let found = scene.lines(&["show", &again]);
     assert!(found.iter().filter(|it| it["before"].is_object()).all(|it| before(it) == "first"));
+    let found = scene.lines(&["show", &mixed]);
+    let words: Vec<_> = found.iter().filter(|it| it["before"].is_object()).map(before).collect();
+    assert_eq!(words.iter().filter(|it| *it == "recent").count(), 95);
+    assert!(
+        words.contains(&scene.psql("SELECT md5('5500')"))
+            && words.contains(&scene.psql("SELECT md5('454500')"))
+    );
     let found = scene.lines(&["show", &one]);
     let words = scene.psql("SELECT md5('12312345')");
     assert_eq!(found.iter().filter(|it| it["before"].is_object()).map(before).collect::<Vec<_>>(), [words]);

@@ -186,6 +186,26 @@ fn an_interrupt_at_any_step_leaves_nothing_or_a_database_that_says_what_it_is() 
     }
 }
 
+#[test]
+fn a_gate_whose_session_somebody_ends_ends_the_loading() {
+    let target = Server::start(None);
+    let backwhen = readable(&target);
+    let into = target.conninfo("shop");
+    let opened = Opened::begin(&backwhen, &into, false, &[]);
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_locks WHERE relation = 'customers'::regclass
+        AND granted AND mode = 'AccessExclusiveLock') l";
+    assert_eq!(target.psql("shop", ended), "1");
+    let output = opened.end();
+    assert_eq!(output.status.code(), Some(10), "{}", output.stderr);
+    assert_says(
+        &output.stderr,
+        &["public.customers has ended", "somebody ended the session", "recover --resume"],
+    );
+    assert_unfinished(&backwhen, &target, "shop");
+    resume(&backwhen, &into);
+    assert_same(&Dump::of(backwhen.server(), backwhen.database()), &Dump::of(&target, "shop"));
+}
+
 /// A database of the target that lies on a disk of its own.
 fn on_disk(target: &Server, disk: &Disk) {
     let place = disk.folder().join("tables");
