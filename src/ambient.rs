@@ -1,18 +1,20 @@
 //! The one door for everything that a process takes from its surroundings: the clock, randomness, temporary folders,
 //! the umask, signals, threads for blocking work, and the failpoints of the tests.
 
+mod network;
 mod point;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use tokio::time::Instant;
+pub use tokio::time::Instant as Steady;
 
 use chrono::{DateTime, Utc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Context, Kind, Result};
+pub use network::answer;
 pub use point::{POINTS, point, test_number};
 
 /// This machine's clock. Moments come from the server's clock; this clock only dates backwhen's own acts.
@@ -21,8 +23,8 @@ pub fn now() -> DateTime<Utc> {
 }
 
 /// Reads the steady clock, which measures how long something takes.
-pub fn instant() -> Instant {
-    Instant::now()
+pub fn instant() -> Steady {
+    Steady::now()
 }
 
 /// Returns random bytes, which no other history has.

@@ -99,6 +99,7 @@ def rows(facts):
     yield from recoveries(facts)
     yield from checkpoints(facts)
     yield from questions(facts)
+    yield from demands(facts)
 
 
 def questions(facts):
@@ -125,6 +126,30 @@ def questions(facts):
             what = f"{name.replace('_', ' --')} for one row in {travel['lookup_changes']} changes: share of the journal that is read"
             yield Row(what, f"{found['bytes'] >> 10} KiB", mib(journal), found["bytes"] / journal, 0.01)
             yield Row("the same, in seconds", seconds(found["seconds"]), "", found["seconds"], 0.05)
+
+
+def demands(facts):
+    """A recovery on demand, in a database and in one of ten times the data."""
+    demand = facts.get("demand")
+    if not demand:
+        return
+    small, large = demand["small"], demand["large"]
+    scales = f"at scale {demand['scale'] * demand['times']} and at {demand['scale']}"
+    median, hundredths = statistics.median, lambda seconds: f"{statistics.median(seconds):.2f} s"
+    for name, what in [("first answer", "recover --on-demand until a small table answers"), ("query --at", "query --at of a small table")]:
+        ours, theirs = large[name], small[name]
+        must, aim = (1.3, 1.1) if name == "first answer" else (None, None)
+        yield Row(f"{what}, {scales}", hundredths(ours), hundredths(theirs), median(ours) / median(theirs), must, aim)
+        yield Row("the same in the larger database, in seconds", hundredths(ours), "", median(ours), 3.0, 1.5)
+    for name, other, what, must, aim in [
+        ("large table", "pg_restore -t", "until the large table answers, against pg_restore -t of that table, with its key", 1.0, 0.7),
+        ("whole", "pg_restore -j2", "to the end, against pg_restore -j2 of a dump of that state", 1.0, 0.85),
+    ]:
+        ratio = median(one / two for one, two in zip(large[name], large[other]))
+        yield Row(f"recover --on-demand {what}", times(large[name]), times(large[other]), ratio, must, aim)
+    loading, loaded = (median(rates) for rates in zip(*demand["tps"]))
+    what = "transactions a second while another table is loaded, against the finished database"
+    yield Row(what, f"{loading:.0f}", f"{loaded:.0f}", loading / loaded, None, 0.5, True)
 
 
 def sizes(facts):

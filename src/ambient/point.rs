@@ -1,7 +1,8 @@
 //! Failpoints: named places at which a test can make a process wait, fail or die.
 //!
 //! A test sets `BACKWHEN_TEST_POINT=PLACE=ACTION`, or `PLACE=ACTION@N` for the N-th pass. ACTION is `kill`, `error`,
-//! `error-once`, `panic` or a number of milliseconds to wait. Without the variable, every pass does nothing.
+//! `error-once`, `panic`, `stop` (once, until the test sends SIGCONT) or a number of milliseconds to wait. Without the variable,
+//! every pass does nothing.
 
 use std::io;
 use std::sync::OnceLock;
@@ -19,6 +20,8 @@ pub const POINTS: &[&str] = &[
     "file.remove",
     "file.set-aside",
     "file.set-aside-done",
+    "store.put",
+    "store.put-done",
     "init.intent",
     "init.publications",
     "init.slot",
@@ -83,6 +86,7 @@ enum PointAction {
     Error,
     ErrorOnce,
     Panic,
+    Stop,
     Wait(Duration),
 }
 
@@ -108,6 +112,7 @@ fn parse(text: &str) -> Option<ArmedPoint> {
         "error" => PointAction::Error,
         "error-once" => PointAction::ErrorOnce,
         "panic" => PointAction::Panic,
+        "stop" => PointAction::Stop,
         millis => PointAction::Wait(Duration::from_millis(millis.parse().ok()?)),
     };
     let left = number.parse::<u64>().ok()?.checked_sub(1)?;
@@ -133,6 +138,12 @@ impl ArmedPoint {
             PointAction::ErrorOnce if self.done.swap(true, Ordering::Relaxed) => Ok(()),
             PointAction::ErrorOnce => {
                 Err(io::Error::other(format!("a test asked for one error at {}", self.place)))
+            }
+            PointAction::Stop if self.done.swap(true, Ordering::Relaxed) => Ok(()),
+            PointAction::Stop => {
+                let stopped =
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+                Ok(stopped?)
             }
             PointAction::Panic => panic!("a test asked for a panic at {}", self.place),
             PointAction::Wait(time) => {

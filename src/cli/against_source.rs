@@ -29,6 +29,7 @@ struct ComparisonReport {
 }
 
 pub(super) async fn run(at: &Surroundings, source: Option<String>, jobs: usize) -> Result<ExitCode> {
+    at.history_folder("check --against-source")?;
     let (history, _objects) = at.history_held()?;
     followed(&history)?;
     let source = SourceOption { source }.of(&history)?;

@@ -58,7 +58,7 @@ impl Checkpoint {
         if let Some(label) = &self.label {
             refuse_unprintable("a label", label)?;
         }
-        let history = at.history_to_write()?;
+        let history = at.history_to_write("checkpoint")?;
         let catalog = at.catalog(&history)?;
         let before: Vec<_> = catalog.checkpoints()?;
         if let (Some(limit), Some(newest)) = (self.if_older_than, before.iter().max_by_key(|row| row.time)) {

@@ -1,6 +1,5 @@
 //! `backwhen copy`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,12 +10,12 @@ use crate::ambient;
 use crate::error::{Kind, Result};
 use crate::history::copy::{self, CopyOutcome};
 
-/// Mirror the history to a second folder, or update such a copy
+/// Mirror the history to a second folder or an object store, or update such a copy
 #[derive(Args, Clone)]
 pub struct Copy {
-    /// The folder of the copy; it is created if it does not exist
-    #[arg(long, value_name = "PATH")]
-    to: PathBuf,
+    /// The folder of the copy, which is created if it does not exist, or s3://BUCKET/PREFIX, gs:// or az://
+    #[arg(long, value_name = "PATH|URL")]
+    to: String,
 }
 
 #[derive(Serialize)]
@@ -30,12 +29,12 @@ struct CopyReport {
 
 impl Copy {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let history = at.history_to_write()?;
+        let (history, place) = (at.history()?, at.place(&self.to)?);
         let progress = at.ui.progress();
-        let (root, to) = (history.root().display().to_string(), self.to.display().to_string());
-        let work = ambient::blocking("copying", move || copy::copy(&history, &self.to, &*progress));
+        let (from, to) = (history.place().to_owned(), place.to_string());
+        let work = ambient::blocking("copying", move || copy::copy(&history, &place, &*progress));
         let copied = work.await?;
-        let shown = CopyReport { ok: copied.faults.is_empty(), history: root, to, copied };
+        let shown = CopyReport { ok: copied.faults.is_empty(), history: from, to, copied };
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if shown.ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }

@@ -61,6 +61,7 @@ impl Drop {
             begin::undo(&source, slot).await?;
             return show_traces(at, found.map(|_| slot.as_str()));
         }
+        at.history_folder("drop")?;
         let history = match at.history() {
             Err(error) if self.force => return self.without_history(at, &error).await,
             history => history?,

@@ -65,7 +65,7 @@ struct FullIdentityReport {
 
 impl Init {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let folder = at.history_folder()?;
+        let folder = at.history_folder("init")?;
         if self.full_identity && History::is_at(&folder)? {
             return self.switch_on_full_identity(at).await;
         }
@@ -153,7 +153,7 @@ impl Init {
 
     /// Switches --full-identity on for the history that lies here.
     async fn switch_on_full_identity(self, at: &Surroundings) -> Result<()> {
-        let history = at.history_to_write()?;
+        let history = at.history_to_write("init")?;
         let source = SourceOption { source: self.source }.of(&history)?;
         let identity::IdentityChanges { changed, refused } = identity::switch_on(&history, &source).await?;
         for LeftOut { table, reason } in &refused {

@@ -50,7 +50,7 @@ pub(super) fn refuse_unprintable(what: &str, name: &str) -> Result<()> {
 impl Mark {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         refuse_unprintable("a mark's name", &self.name)?;
-        let history = at.history()?;
+        let history = at.local_history("mark")?;
         let timeline = Timeline::read(&history, &*at.catalog(&history)?)?;
         if timeline.marks().any(|(_, mark)| mark.name == self.name) {
             return Err(Error::refused(format!(

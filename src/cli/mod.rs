@@ -23,6 +23,7 @@ mod metrics;
 mod not_exact;
 mod on_demand;
 mod past;
+mod place;
 mod proof;
 mod query;
 mod recover;
@@ -78,9 +79,14 @@ const EVERYWHERE: &str = "Options of every command";
 
 #[derive(Args)]
 struct Global {
-    /// The folder of the history
-    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH")]
+    /// The folder of the history; commands that read also take a copy in an object store: s3://BUCKET/PREFIX, gs:// or
+    /// az://
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH|URL")]
     history: Option<String>,
+    /// A local folder for the catalogs of histories in object stores, which may be deleted [default: backwhen in
+    /// $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE", value_name = "PATH")]
+    cache: Option<PathBuf>,
     /// The file with the history's key, stored outside the history; objects that were not written with this key are
     /// refused
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_KEY_FILE", value_name = "FILE")]
@@ -167,6 +173,7 @@ enum Command {
 struct Surroundings {
     ui: Ui,
     history: Option<String>,
+    cache: Option<PathBuf>,
     key_file: Option<PathBuf>,
     pg_bin: Option<PathBuf>,
     /// Cancelled by a signal, once signals are heeded.
@@ -205,8 +212,9 @@ fn run_command_line() -> ExitCode {
     };
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
-        let Global { history, key_file, pg_bin, wait, .. } = cli.global;
-        let context = Surroundings { ui: ui.clone(), history, key_file, pg_bin, ..Surroundings::default() };
+        let Global { history, cache, key_file, pg_bin, wait, .. } = cli.global;
+        let context =
+            Surroundings { ui: ui.clone(), history, cache, key_file, pg_bin, ..Surroundings::default() };
         let done = runtime.block_on(run_patiently(cli.command, &context, wait.unwrap_or_default()));
         // Threads that still read for a command that has failed need not be waited for.
         runtime.shutdown_background();
@@ -296,28 +304,12 @@ impl Surroundings {
         self.interrupt.get_or_init(ambient::heed_signals).clone()
     }
 
-    /// The folder of the history, whether or not it exists yet.
-    fn history_folder(&self) -> Result<PathBuf> {
-        let history = self.history.as_deref().ok_or_else(|| {
-            Error::usage("no history is named; name its folder with --history or BACKWHEN_HISTORY")
-        })?;
-        if let Some(path) = history.strip_prefix("file://") {
-            return Ok(path.into());
-        }
-        match history.split_once("://") {
-            Some((scheme, _)) => Err(Error::usage(format!(
-                "histories in {scheme}:// stores are not supported yet; name a folder with --history"
-            ))),
-            None => Ok(history.into()),
-        }
-    }
-
     fn key(&self) -> Result<Option<Key>> {
         self.key_file.as_deref().map(Key::read).transpose()
     }
 
     fn history(&self) -> Result<History> {
-        let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
+        let history = self.history_place()?.history(self.key()?.as_ref())?;
         let is_unchecked = history.identity().key.is_some() && !history.authorship().is_checked();
         if is_unchecked && self.unchecked_said.set(()).is_ok() {
             self.ui.say(
@@ -329,8 +321,8 @@ impl Surroundings {
     }
 
     /// Opens the history for work that adds to it: new objects must have tags, if the history has a key.
-    fn history_to_write(&self) -> Result<History> {
-        let history = History::open(&self.history_folder()?, self.key()?.as_ref())?;
+    fn history_to_write(&self, command: &str) -> Result<History> {
+        let history = History::open(&self.history_folder(command)?, self.key()?.as_ref())?;
         history.authorship().check_may_write(history.root())?;
         Ok(history)
     }

@@ -100,7 +100,9 @@ fn say_open(at: &Surroundings, seconds: f64) {
 pub(super) fn say_loaded(at: &Surroundings, opened: &OpenedGate) {
     let seconds = opened.took.as_secs_f64();
     for table in &opened.tables {
-        at.ui.say(&format!("loaded {}: {} rows, proved; {seconds:.2} s", table.table, table.rows));
+        let part = opened.parts.iter().find(|part| part.table == table.table);
+        let all = part.map(|part| format!(" of {}", part.rows + part.left_out)).unwrap_or_default();
+        at.ui.say(&format!("loaded {}: {}{all} rows, proved; {seconds:.2} s", table.table, table.rows));
     }
     for view in &opened.views {
         at.ui.say(&format!("filled {view}; {seconds:.2} s"));

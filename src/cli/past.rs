@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::model::Moment;
 use crate::past::Reading;
 use crate::recover::gate::GateEvent;
+use crate::recover::part::Narrowing;
 use crate::recover::past_server::{PastDatabase, PastSettings};
 use crate::recover::plan::{Plan, plan};
 
@@ -47,6 +48,7 @@ impl PastOption {
     pub(super) fn settings(
         &self,
         at: &Surroundings,
+        narrowings: Vec<Narrowing>,
         read_only: bool,
         password: Option<String>,
     ) -> Result<PastSettings> {
@@ -54,6 +56,7 @@ impl PastOption {
             tools: at.tools()?,
             scratch: self.scratch.conninfo()?,
             replay_limit: self.scratch.limit(),
+            narrowings,
             read_only,
             password,
             interrupt: at.heed_signals(),

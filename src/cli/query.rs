@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 use super::Surroundings;
 use super::past::{self, PastOption};
 use crate::error::{Context, Error, Kind, Result};
-use crate::recover::past_server::PastServer;
+use crate::recover::part::Narrowing;
+use crate::recover::past_server::{PastServer, tables_meant};
 use crate::recover::plan::Plan;
 use crate::serve::{EXAMPLE, EXAMPLE_OF_TWO, ask};
 use crate::store::files;
@@ -34,6 +35,10 @@ pub struct Query {
     /// A file with statements; - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<String>,
+    /// Load only those rows of a table that meet a condition in SQL, such as 'orders: customer_id = 42'; the table is a
+    /// pattern (schema.table, with * and ?). May be given more than once
+    #[arg(long = "where", value_name = "TABLE: CONDITION")]
+    conditions: Vec<String>,
     /// How rows are printed [default: table, or json with --output json]
     #[arg(long, env = "BACKWHEN_FORMAT", value_enum)]
     format: Option<Format>,
@@ -42,6 +47,8 @@ pub struct Query {
 fn example() -> String {
     format!(
         "Example: backwhen query --at '1 hour ago' '{EXAMPLE}'\n\
+         Of a huge table, only the rows of one customer:\n\
+         backwhen query --at '1 hour ago' --where 'orders: customer_id = 42' '{EXAMPLE}'\n\
          With several --at, the tables of each moment are in schemas of its own, at1, at2 and so on:\n\
          backwhen query --at mark:deploy --at latest '{EXAMPLE_OF_TWO}'"
     )
@@ -57,8 +64,13 @@ pub enum Format {
 impl Query {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
         let sql = self.statements()?;
+        let narrowings =
+            self.conditions.iter().map(|text| Narrowing::parse(text)).collect::<Result<Vec<_>>>()?;
         let plans = self.past.plans(at)?;
-        let server = PastServer::start(&plans, self.past.settings(at, false, None)?).await?;
+        // A pattern that matches no table is said before a server is started.
+        plans.iter().try_for_each(|plan| tables_meant(plan, &narrowings).map(drop))?;
+        let settings = self.past.settings(at, narrowings, false, None)?;
+        let server = PastServer::start(&plans, settings).await?;
         let answered = self.answer(at, &server, &plans, &sql).await;
         server.stop().await;
         answered

@@ -1,6 +1,5 @@
 //! `backwhen repair`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -18,9 +17,9 @@ use crate::history::verify;
 /// Replace damaged and missing objects of the history from a copy
 #[derive(Args, Clone)]
 pub struct Repair {
-    /// The copy: a folder that `backwhen copy` made
-    #[arg(long, value_name = "PATH")]
-    from: PathBuf,
+    /// The copy that `backwhen copy` made: a folder, or s3://BUCKET/PREFIX, gs:// or az://
+    #[arg(long, value_name = "PATH|URL")]
+    from: String,
 }
 
 #[derive(Serialize)]
@@ -33,10 +32,10 @@ struct RepairReport {
 
 impl Repair {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let root = at.history_folder()?;
+        let (root, from) = (at.history_folder("repair")?, at.place(&self.from)?);
         let (progress, key) = (at.ui.progress(), at.key()?);
         let work = ambient::blocking("repairing", move || {
-            let from = History::open(&self.from, key.as_ref())?;
+            let from = from.history(key.as_ref())?;
             let acknowledged = acknowledged(&root);
             let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
             // Only reading every object shows the state of the history after a repair.

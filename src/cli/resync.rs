@@ -68,7 +68,7 @@ struct ResyncReport {
 
 impl Resync {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let history = at.history_to_write()?;
+        let history = at.history_to_write("resync")?;
         let epoch = history.current_epoch()?.number;
         let begun = PgTime::from_utc(ambient::now());
         let progress = at.ui.progress();

@@ -163,6 +163,7 @@ impl DependentReport {
 
 impl Rewind {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        at.history_folder("rewind")?;
         let (history, _objects) = at.history_held()?;
         let moment = changes::moment(&self.to, "--to")?;
         let tables = Selection::parse(&self.table, &[])?;
@@ -199,6 +200,7 @@ impl Rewind {
 
 impl Undo {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
+        at.history_folder("undo")?;
         let (history, _objects) = at.history_held()?;
         let moments = transactions(&self.transactions, "backwhen undo xid:N,N")?;
         let source = self.how.source.of(&history)?;

@@ -63,7 +63,7 @@ impl Serve {
         let plans = self.past.plans(at)?;
         let address = self.listen.as_deref().or(self.fdw.then_some(LOOPBACK));
         let password = address.map(|_| password()).transpose()?;
-        let settings = self.past.settings(at, self.read_only, password.clone())?;
+        let settings = self.past.settings(at, Vec::new(), self.read_only, password.clone())?;
         let server = PastServer::start(&plans, settings).await?;
         let served = self.serve(at, &server, &plans, (address, password)).await;
         server.stop().await;

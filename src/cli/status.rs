@@ -238,7 +238,13 @@ pub(super) async fn gather(
         Some(row) => Some(history.read_checkpoint(&row.id)?),
         None => None,
     };
-    let (state, cause) = standing(running, live.as_ref(), &asked, &slot);
+    let (state, mut cause) = standing(running, live.as_ref(), &asked, &slot);
+    if history.is_remote() && state == State::Blackout {
+        cause = format!(
+            "a copy as of its last `backwhen copy --to {}`; capture writes the folder",
+            history.place()
+        );
+    }
     let frontier = current.frontier();
     let window = timeline.window();
     let mut inexact = newest.as_ref().map(|newest| newest.inexact.clone()).unwrap_or_default();

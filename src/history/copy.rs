@@ -1,4 +1,4 @@
-//! Mirrors a history to a second folder and keeps the copy up to date.
+//! Mirrors a history to a second place, a folder or a prefix in an object store, and keeps the copy up to date.
 //!
 //! The copy is a valid history at every instant, whenever the command is killed, and also while a capture writes to the
 //! original: the objects that an object names are copied before it, segments are copied in their order, and
@@ -7,16 +7,24 @@
 //! that the original has expired, until `expire` is run on the copy too.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::epoch::Epoch;
 use super::journal::{self, Journal, SegmentName};
 use super::key::Authorship;
-use super::{FORMAT, History, Identity, inventory, read_json, write_json};
+use super::{
+    FORMAT, History, HistoryPlace, Identity, inventory, is_orphaned, read_json, read_object, write_json,
+};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Store, layout};
+use crate::store::{Lease, ObjectKind, ObjectName, Role, Store, layout};
+
+/// So many images are sent to an object store at a time. Each is held in memory meanwhile, and is at most as large as a
+/// pack.
+const SENDERS: usize = 3;
 
 /// The content of `copy.json`: of which history a folder is becoming a copy.
 #[derive(Serialize, Deserialize)]
@@ -43,17 +51,27 @@ pub struct CopyOutcome {
 /// # Errors
 /// `Refused` if something else lies at `to`, or the history's key was not given; `Locked` if a copy or a capture is at work there;
 /// `Unavailable` if a disk fails. Damage of single objects is no error, but told in the result.
-pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<CopyOutcome> {
-    history.authorship().check_may_write(to)?;
+pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) -> Result<CopyOutcome> {
+    history.authorship().check_may_write(Path::new(&place.to_string()))?;
     let _objects = history.hold_objects()?;
-    let _lock = begin(history, to)?;
+    let store = place.store()?;
+    let _lock = begin(history, place, &store)?;
     // A copied object may be named by no manifest there yet, and must not be expired meanwhile.
-    let _objects_there = Folder::new(to).share(Role::Objects, super::PATIENCE)?;
+    let _objects_there = store.share(Role::Objects, super::PATIENCE)?;
     let authorship = history.authorship();
-    let (from_store, to_store) = (history.store(), &Folder::new(to));
-    let (from, to) = (history.journal(), &Journal::in_folder(to, authorship));
+    let (from_store, to_store) = (history.store(), &*store);
+    let to = match place {
+        HistoryPlace::Folder(root) => Journal::in_folder(root, authorship),
+        HistoryPlace::Remote { .. } => Journal::to_remote(Arc::clone(&store), authorship)?,
+    };
+    let (from, to) = (history.journal(), &to);
     let mut work =
         CopyWork { from, to, from_store, to_store, authorship, progress, copied: CopyOutcome::default() };
+    if to.is_remote() {
+        // From these lists it is known at once which objects are there, without a request for each.
+        let kinds = ObjectKind::ALL.into_iter().filter(|kind| kind.only_stem().is_none());
+        kinds.map(|kind| store.list(kind)).collect::<Result<Vec<_>>>()?;
+    }
     // In this order, every object that a listed manifest names is in a later list.
     let manifests = work.list(&[ObjectKind::Checkpoint])?;
     let epochs = work.list(&[ObjectKind::Epoch])?;
@@ -65,7 +83,7 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
     }
     progress.phase("copying images", (packs.len() + schemas.len()) as u64, Unit::Objects);
     let leant_on = [packs, schemas].concat();
-    let whole = work.all(&leant_on)?;
+    let whole = if to.is_remote() { work.all_at_once(&leant_on)? } else { work.all(&leant_on)? };
     progress.phase("copying journal and checkpoints", epochs.len() as u64, Unit::Objects);
     for name in &epochs {
         // The segments and checkpoints of an epoch that cannot be read are of no use.
@@ -86,31 +104,32 @@ pub fn copy(history: &History, to: &Path, progress: &dyn Progress) -> Result<Cop
 }
 
 /// Makes the folders, unless something else lies there, and takes the copy's lock.
-fn begin(history: &History, to: &Path) -> Result<Lease> {
-    if layout::is_same(to, history.root()) {
-        return Err(Error::usage(format!("{} is the history itself; name another folder", to.display())));
+fn begin(history: &History, place: &HistoryPlace, store: &Arc<dyn Store>) -> Result<Lease> {
+    if layout::is_same(place.local(), history.root()) {
+        return Err(Error::usage(format!("{place} is the history itself; name another place")));
     }
     let id = &history.identity().id;
     let other = |found: &str| {
         Error::refused(format!(
-            "{} holds a copy of another history ({found}, not {id}); name a new folder",
-            to.display()
+            "{place} holds a copy of another history ({found}, not {id}); name a new place"
         ))
     };
-    let (store, begun) = (Folder::new(to), ObjectName::only(ObjectKind::CopyIntent));
-    let earlier = match read_json::<Identity>(&store, &ObjectName::only(ObjectKind::Identity))? {
+    let (store, begun) = (&**store, ObjectName::only(ObjectKind::CopyIntent));
+    let earlier = match read_json::<Identity>(store, &ObjectName::only(ObjectKind::Identity))? {
         Some(identity) => Some(identity.id),
-        None => read_json::<CopyIntent>(&store, &begun)?.map(|begun| begun.history),
+        None => read_json::<CopyIntent>(store, &begun)?.map(|begun| begun.history),
     };
     let lock = match earlier {
         Some(earlier) if earlier != *id => return Err(other(&earlier)),
         Some(_) => {
-            layout::make_folders(to)?;
+            if let HistoryPlace::Folder(root) = place {
+                layout::make_folders(root)?;
+            }
             store.lease(Role::Capture, "copy")?
         }
         None => {
-            let lock = History::prepare(to, "copy")?;
-            write_json(&store, &begun, &CopyIntent { format: FORMAT, history: id.clone() })?;
+            let lock = prepare(history, place, store)?;
+            write_json(store, &begun, &CopyIntent { format: FORMAT, history: id.clone() })?;
             lock
         }
     };
@@ -118,6 +137,25 @@ fn begin(history: &History, to: &Path) -> Result<Lease> {
         store.remove_unfinished(kind);
     }
     Ok(lock)
+}
+
+/// Takes the lock of a copy that will exist.
+fn prepare(history: &History, place: &HistoryPlace, store: &dyn Store) -> Result<Lease> {
+    match place {
+        HistoryPlace::Folder(root) => History::prepare(root, "copy"),
+        HistoryPlace::Remote { .. } if is_orphaned(store) && !is_of_same_slot(history, store) => {
+            Err(Error::refused(format!(
+                "{place} holds objects of a history without its history.json, and not of this one; name a new prefix"
+            )))
+        }
+        HistoryPlace::Remote { .. } => store.lease(Role::Capture, "copy"),
+    }
+}
+
+/// Whether the first epoch in the store is one of this history.
+fn is_of_same_slot(history: &History, store: &dyn Store) -> bool {
+    let epoch = read_object::<Epoch>(store, &ObjectName::epoch(1), history.authorship());
+    epoch.is_ok_and(|epoch| epoch.is_some_and(|epoch| epoch.slot == history.identity().slot()))
 }
 
 /// Makes the copy a history, if it is not one yet.
@@ -128,8 +166,13 @@ fn finish(mut work: CopyWork<'_>) -> Result<CopyOutcome> {
     if !work.to_store.holds(&name)? && (work.copied.faults.is_empty() || has_image) {
         work.all(std::slice::from_ref(&name))?;
     }
-    if work.to_store.holds(&name)? {
-        work.to_store.remove(&[ObjectName::only(ObjectKind::CopyIntent)])?;
+    let intent = ObjectName::only(ObjectKind::CopyIntent);
+    if work.to_store.holds(&name)? && work.to_store.holds(&intent)? {
+        match work.to_store.remove(&[intent]) {
+            // A role that may remove nothing leaves the intent, which says nothing beside a `history.json`.
+            Err(error) if error.kind() == Kind::Refused && work.to.is_remote() => {}
+            removed => removed?,
+        }
     }
     Ok(work.copied)
 }
@@ -170,33 +213,75 @@ impl CopyWork<'_> {
     fn all(&mut self, names: &[ObjectName]) -> Result<bool> {
         let mut whole = true;
         for name in names {
-            crate::ambient::pause("copy");
-            self.progress.advance(1);
-            if self.to_store.holds(name)? {
-                whole &= self.agrees(name)?;
-                continue;
-            }
-            match inventory::check(self.from_store, name, self.authorship) {
-                Ok(()) => {
-                    let bytes = copy_object(self.from_store, self.to_store, name)?;
-                    self.count(bytes);
-                }
-                Err(error) => whole &= self.fault(error)?,
-            }
+            let sent = self.one(name);
+            whole &= self.note(sent)?;
         }
         Ok(whole)
     }
 
-    /// Whether the object in the copy may be the same, by its length; only `verify` reads all of it.
-    fn agrees(&mut self, name: &ObjectName) -> Result<bool> {
-        let size = self.to_store.size(name)?;
-        let agrees = self.from_store.size(name)?.is_none_or(|len| size == Some(len));
-        if !agrees {
-            let what = "has another length here than in the original; run `backwhen verify` on both, \
-                        then `backwhen repair`";
-            self.copied.faults.push(format!("{} {what}", self.to_store.locate(name)));
+    /// Does as [`CopyWork::all`], several objects at a time. The objects must not name each other.
+    fn all_at_once(&mut self, names: &[ObjectName]) -> Result<bool> {
+        let queue = Mutex::new(names.iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = &*self;
+        let send = || {
+            let mut sent = Vec::new();
+            while let Some(name) = next() {
+                sent.push(work.one(name));
+                if sent.last().is_some_and(|it| it.as_ref().is_err_and(|error| error.kind() != Kind::Damaged))
+                {
+                    break;
+                }
+            }
+            sent
+        };
+        let sent: Vec<_> = std::thread::scope(|scope| {
+            let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
+            let done = senders.into_iter().map(|sender| sender.join());
+            done.flat_map(|sent| {
+                sent.unwrap_or_else(|_| vec![Err(Error::internal("a thread failed while copying"))])
+            })
+            .collect()
+        });
+        let mut whole = true;
+        for sent in sent {
+            whole &= self.note(sent)?;
         }
-        Ok(agrees)
+        Ok(whole)
+    }
+
+    /// Copies an object that the copy does not have, and returns its bytes; `None` if the copy has it.
+    ///
+    /// # Errors
+    /// `Damaged` if the object is, or if the copy has another one of that name.
+    fn one(&self, name: &ObjectName) -> Result<Option<u64>> {
+        crate::ambient::pause("copy");
+        self.progress.advance(1);
+        if self.to_store.holds(name)? {
+            return self.check_agrees(name).map(|()| None);
+        }
+        inventory::check(self.from_store, name, self.authorship)?;
+        copy_object(self.from_store, self.to_store, name).map(Some)
+    }
+
+    /// Counts a copied object, or notes why it could not be copied. Returns false in that case.
+    fn note(&mut self, sent: Result<Option<u64>>) -> Result<bool> {
+        match sent {
+            Ok(bytes) => bytes.into_iter().for_each(|bytes| self.count(bytes)),
+            Err(error) => return self.fault(error),
+        }
+        Ok(true)
+    }
+
+    /// Checks that the object in the copy may be the same, by its length; only `verify` reads all of it.
+    fn check_agrees(&self, name: &ObjectName) -> Result<()> {
+        let size = self.to_store.size(name)?;
+        if self.from_store.size(name)?.is_none_or(|len| size == Some(len)) {
+            return Ok(());
+        }
+        let what = "has another length here than in the original; run `backwhen verify` on both, \
+                    then `backwhen repair`";
+        Err(Error::damaged(format!("{} {what}", self.to_store.locate(name))))
     }
 
     fn skip(&mut self, names: &[ObjectName]) {
@@ -237,11 +322,11 @@ impl CopyWork<'_> {
         let (open, sealed) = (name.form(false), name.object());
         if !name.sealed {
             match journal::mirror(self.from, self.to, open) {
-                Ok(bytes) => {
-                    if bytes > 0 {
-                        self.count(bytes);
+                Ok(mirrored) => {
+                    if mirrored.bytes > 0 {
+                        self.count(mirrored.bytes);
                     }
-                    self.copied.end = Some(journal::open_segment_end(self.to, open)?.end);
+                    self.copied.end = Some(mirrored.end);
                     return Ok(());
                 }
                 // The segment was sealed since the segments were listed.

@@ -76,7 +76,7 @@ impl History {
     /// # Errors
     /// `Damaged` if the history has none.
     pub fn current_epoch(&self) -> Result<Epoch> {
-        let none = || Error::damaged(format!("{} has no epochs", self.root().display()));
+        let none = || Error::damaged(format!("{} has no epochs", self.place()));
         self.epochs()?.pop().ok_or_else(none)
     }
 

@@ -22,6 +22,7 @@ pub fn check(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> R
         ObjectKind::Pack => check_pack(store, name),
         ObjectKind::Archive | ObjectKind::Roles => check_digest(store, name),
         ObjectKind::Segment => journal::check_digest(store, name, authorship).map(drop),
+        ObjectKind::Increment => journal::check_increment(store, name),
         ObjectKind::Epoch => {
             let epoch: Epoch = read(store, name, authorship)?;
             check_is_named(store, name, format!("{:04}", epoch.number) == name.stem())

@@ -29,6 +29,7 @@ pub mod inventory;
 pub mod journal;
 pub mod key;
 mod object;
+mod place;
 pub mod repair;
 pub mod resync;
 pub mod roles;
@@ -46,10 +47,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
-use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, layout};
+use crate::store::{self, Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, layout};
 use journal::Journal;
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
+pub use place::HistoryPlace;
 
 /// The version of the folder's layout; a history with a higher one was written by a newer backwhen.
 pub const FORMAT: u32 = 1;
@@ -60,9 +62,6 @@ pub const SIGNED_FORMAT: u32 = 2;
 /// The version of `history.json` in a history with a key: a backwhen that knows no keys would write objects
 /// without tags, and must not.
 pub const KEYED_FORMAT: u32 = 3;
-
-/// Where a history's [`Identity`] lies.
-const IDENTITY_FILE: &str = "history.json";
 
 /// Work waits for a running `expire`, which removes objects, as long as this; then it fails as `Locked`.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,11 +123,45 @@ impl Identity {
         Ok(number.to_be_bytes())
     }
 
-    /// Whether objects of the history at `root` are checked with `key`.
+    /// Reads the identity of the history at `place`, and returns whether its objects are checked with `key`.
+    ///
+    /// # Errors
+    /// Fails as [`History::open`] does.
+    fn read(store: &dyn Store, place: &str, key: Option<&Key>) -> Result<(Identity, Authorship)> {
+        let name = ObjectName::only(ObjectKind::Identity);
+        let file = store.locate(&name);
+        let identity: Identity = match read_json(store, &name)? {
+            Some(identity) => identity,
+            None if store::is_address(place) => {
+                return Err(Error::refused(format!(
+                    "{place} holds no history; copy one there, or heal the copy, with: backwhen copy --to {place}"
+                )));
+            }
+            None if is_orphaned(store) => {
+                return Err(Error::damaged(format!(
+                    "{file} is missing; bring it back from a copy of the history with: backwhen repair --history {place} \
+                     --from COPY"
+                )));
+            }
+            None => {
+                return Err(Error::refused(format!(
+                    "{place} holds no history; make one with: backwhen init --history {place} --source CONN"
+                )));
+            }
+        };
+        let authorship = identity.authorship(place, key)?;
+        // Read a second time, now that it is known which tag `history.json` must bear.
+        if authorship.is_checked() && read_object(store, &name, &authorship)?.as_ref() != Some(&identity) {
+            return Err(Error::damaged(format!("{file} changed while it was read")));
+        }
+        Ok((identity, authorship))
+    }
+
+    /// Whether objects of the history at `place` are checked with `key`.
     ///
     /// # Errors
     /// `Refused` if `key` is not the history's key, or the history has none; `Damaged` if its id is no id.
-    fn authorship(&self, root: &Path, key: Option<&Key>) -> Result<Authorship> {
+    fn authorship(&self, place: &str, key: Option<&Key>) -> Result<Authorship> {
         let id = self.id_bytes()?;
         match (&self.key, key) {
             (None, None) => Ok(Authorship::Unkeyed),
@@ -138,13 +171,13 @@ impl Identity {
                 "{} holds key {}, but the history {} names key {}; name the right file with --key-file",
                 key.file().display(),
                 key.id(),
-                root.display(),
+                place,
                 record.id
             ))),
             (None, Some(key)) => Err(Error::refused(format!(
-                "{} names no key, so it cannot be checked with {}: either the history was begun without --key-file, or \
-                 somebody has tampered with it; leave --key-file away only if you trust all who can write there",
-                root.join(IDENTITY_FILE).display(),
+                "{place}/history.json names no key, so it cannot be checked with {}: either the history was begun without \
+                 --key-file, or somebody has tampered with it; leave --key-file away only if you trust all who can write \
+                 there",
                 key.file().display()
             ))),
         }
@@ -171,6 +204,7 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub struct History {
     root: PathBuf,
+    place: String,
     store: Arc<dyn Store>,
     identity: Identity,
     journal: Journal,
@@ -180,7 +214,20 @@ impl History {
     fn new(root: &Path, identity: Identity, authorship: Authorship) -> History {
         let store: Arc<dyn Store> = Arc::new(Folder::new(root));
         let journal = Journal::new(Arc::clone(&store), Spool::new(root), authorship);
-        History { root: root.to_owned(), store, identity, journal }
+        History { root: root.to_owned(), place: root.display().to_string(), store, identity, journal }
+    }
+
+    /// Makes the history in an object store, with `cache` for what is no object.
+    fn fetched(
+        cache: &Path,
+        store: Arc<dyn Store>,
+        place: String,
+        identity: Identity,
+        authorship: Authorship,
+    ) -> Result<History> {
+        let spool = journal::fetch(&*store, &layout::scratch(cache))?;
+        let journal = Journal::new(Arc::clone(&store), spool, authorship);
+        Ok(History { root: cache.to_owned(), place, store, identity, journal })
     }
 
     /// Opens a history. With its key, no object is believed that was not written by a holder of the key.
@@ -189,30 +236,7 @@ impl History {
     /// `Refused` if there is none, a newer backwhen wrote it, or `key` is not its key; `Damaged` if
     /// `history.json` is.
     pub fn open(root: &Path, key: Option<&Key>) -> Result<History> {
-        let store = Folder::new(root);
-        let (name, path) = (ObjectName::only(ObjectKind::Identity), root.join(IDENTITY_FILE));
-        let identity: Identity = match read_json(&store, &name)? {
-            Some(identity) => identity,
-            None if is_orphaned(root) => {
-                return Err(Error::damaged(format!(
-                    "{} is missing; bring it back from a copy of the history with: backwhen repair --history {} --from COPY",
-                    path.display(),
-                    root.display()
-                )));
-            }
-            None => {
-                return Err(Error::refused(format!(
-                    "{} holds no history; make one with: backwhen init --history {} --source CONN",
-                    root.display(),
-                    root.display()
-                )));
-            }
-        };
-        let authorship = identity.authorship(root, key)?;
-        // Read a second time, now that it is known which tag `history.json` must bear.
-        if authorship.is_checked() && read_object(&store, &name, &authorship)?.as_ref() != Some(&identity) {
-            return Err(Error::damaged(format!("{} changed while it was read", path.display())));
-        }
+        let (identity, authorship) = Identity::read(&Folder::new(root), &root.display().to_string(), key)?;
         Ok(History::new(root, identity, authorship))
     }
 
@@ -251,7 +275,7 @@ impl History {
                 root.display()
             )));
         }
-        if is_orphaned(root) {
+        if is_orphaned(&Folder::new(root)) {
             return Err(Error::refused(format!(
                 "{} holds a history whose history.json is missing; heal it with `backwhen repair`, or name a new folder",
                 root.display()
@@ -293,8 +317,19 @@ impl History {
         &self.journal.authorship
     }
 
+    /// The local folder: the history itself or, of a history in an object store, the cache.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The path or URL of the history, as a person names it.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Whether the history lies in an object store, where no capture writes it.
+    pub fn is_remote(&self) -> bool {
+        self.journal.is_remote()
     }
 
     /// Where the history's objects lie.
@@ -361,7 +396,7 @@ impl History {
     }
 
     pub fn capture_is_running(&self) -> bool {
-        self.store().is_leased(Role::Capture)
+        !self.is_remote() && self.store().is_leased(Role::Capture)
     }
 
     /// The path of the file in which `capture` says how it goes, for `status` to read.
@@ -376,8 +411,7 @@ impl History {
 }
 
 /// An epoch begins only after `init.json` or `copy.json` was written, which go after `history.json` came.
-fn is_orphaned(root: &Path) -> bool {
-    let store: &dyn Store = &Folder::new(root);
+fn is_orphaned(store: &dyn Store) -> bool {
     let holds = |name: ObjectName| store.holds(&name).unwrap_or(false);
     holds(ObjectName::epoch(1))
         && !holds(ObjectName::only(ObjectKind::InitIntent))

@@ -50,7 +50,7 @@ pub fn repair(
     if ours != from.identity().id {
         return Err(Error::refused(format!(
             "{} is history {}, and {} is history {ours}; only a copy of the same history can heal it",
-            from.root().display(),
+            from.place(),
             from.identity().id,
             root.display()
         )));

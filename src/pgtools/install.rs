@@ -193,8 +193,11 @@ fn majors_in(folders: &[PathBuf]) -> Vec<Option<u32>> {
 /// Returns the major version of the programs in `folder`; `None` if pg_dump or pg_restore is missing or does not run,
 /// or if they differ.
 fn major_in(folder: &Path) -> Option<u32> {
-    let dump = major_of(&folder.join("pg_dump"))?;
-    (major_of(&folder.join("pg_restore"))? == dump).then_some(dump)
+    let (dump, restore) = std::thread::scope(|scope| {
+        let restore = scope.spawn(|| major_of(&folder.join("pg_restore")));
+        (major_of(&folder.join("pg_dump")), restore.join().ok().flatten())
+    });
+    dump.filter(|_| dump == restore)
 }
 
 fn major_of(program: &Path) -> Option<u32> {

@@ -27,6 +27,10 @@ const SMALL: u64 = 64 << 10;
 /// The number of small tables that are loaded in one transaction.
 const SMALL_TOGETHER: usize = 50;
 
+/// The number of batches of small tables that are loaded at the same time, if there are fewer jobs, but more than one. Up to
+/// version 16 the server waits for the disk once for each index.
+const SMALL_SESSIONS: usize = 4;
+
 /// The indexes of a table of at least this many bytes are built by sessions of their own, while the table is read back.
 const WORTH_SESSIONS: u64 = 4 << 20;
 
@@ -65,8 +69,8 @@ impl LoadOutcome {
     }
 }
 
-/// Loads tables, `jobs` at a time, the largest first and small ones together, reads each table back, and builds its
-/// indexes. Tables whose rows the sink refuses are returned. Values of a table in `retyped` may read differently from how
+/// Loads large tables, `jobs` at a time, the largest first, and small ones together beside them, reads each table back, and
+/// builds its indexes. Tables whose rows the sink refuses are returned. Values of a table in `retyped` may read differently from how
 /// they were written, so only the number of such a table's rows is compared.
 ///
 /// # Errors
@@ -85,6 +89,7 @@ pub(super) async fn load_all(
         sink: Arc::clone(sink),
         progress: Arc::clone(progress),
         free: Arc::new(Semaphore::new(jobs.max(1))),
+        small: Arc::new(Semaphore::new(if jobs > 1 { jobs.max(SMALL_SESSIONS) } else { 1 })),
         building: Arc::new(Semaphore::new(jobs.max(1))),
         retyped: Arc::new(retyped.clone()),
     };
@@ -92,7 +97,8 @@ pub(super) async fn load_all(
     for batch in batches(tables, sink.takes_many()) {
         let loader = loader.clone();
         loading.spawn(async move {
-            let _permit = Arc::clone(&loader.free).acquire_owned().await.map_err(|_| Error::interrupted())?;
+            let permits = if matches!(batch, Batch::Small(_)) { &loader.small } else { &loader.free };
+            let _permit = Arc::clone(permits).acquire_owned().await.map_err(|_| Error::interrupted())?;
             loader.load(batch).await
         });
     }
@@ -143,8 +149,10 @@ enum LoadedTable {
 struct Loader {
     sink: Arc<Sink>,
     progress: Arc<dyn Progress>,
-    /// A permit for each table that may be loaded at the same time.
+    /// A permit for each large table that may be loaded at the same time.
     free: Arc<Semaphore>,
+    /// A permit for each batch of small tables.
+    small: Arc<Semaphore>,
     /// A permit for each index that may be built while its table is read back.
     building: Arc<Semaphore>,
     retyped: Arc<BTreeSet<String>>,

@@ -14,6 +14,15 @@ fn on_each_store(test: impl Fn(&dyn Store)) {
     }
     test(&Folder::new(folder.path()));
     test(&MemoryStore::default());
+    for remote in super::remote::for_tests(folder.path()) {
+        test(&remote);
+    }
+}
+
+/// Waits until a later put is told from an earlier one by its age; object stores date their objects by seconds.
+fn wait_for_another_date(store: &dyn Store) {
+    let is_coarse = store.locate(&pack("one")).starts_with("s3://");
+    std::thread::sleep(Duration::from_millis(if is_coarse { 5_000 } else { 40 }));
 }
 
 fn pack(stem: &str) -> ObjectName {
@@ -78,6 +87,18 @@ fn ranges_are_read_from_empty_and_from_large_objects() {
             let beyond = whole.read_exact_at(&mut range, offset).unwrap_err();
             assert_eq!(beyond.kind(), ErrorKind::UnexpectedEof);
         }
+        for step in [5_000, 70_001, 1 << 20] {
+            // One behind the other, with one that is out of the row.
+            let mut range = vec![0; step];
+            for (number, offset) in (8..large.len() - step).step_by(step).take(50).enumerate() {
+                whole.read_exact_at(&mut range, offset as u64).unwrap();
+                assert!(range == large[offset..offset + step], "{step}, {number}");
+                if number % 9 == 8 {
+                    whole.read_exact_at(&mut range, 4).unwrap();
+                    assert!(range == large[4..4 + step]);
+                }
+            }
+        }
         let lent = store.lend(&pack("large")).unwrap().unwrap();
         assert!(std::fs::read(lent.path()).unwrap() == large);
     });
@@ -139,7 +160,7 @@ fn an_object_that_is_named_by_its_content_may_be_put_again() {
             store.put_content(&pack("one"), file)
         };
         put().unwrap();
-        std::thread::sleep(Duration::from_millis(40));
+        wait_for_another_date(store);
         let age = store.age(&pack("one")).unwrap();
         put().unwrap();
         assert!(store.age(&pack("one")).unwrap() < age, "it is as young as a new one");
@@ -183,11 +204,30 @@ fn an_object_is_as_old_as_its_put_or_its_renewal() {
         let name = pack("one");
         assert_eq!((store.age(&name), store.renew(&name).unwrap_err().kind()), (None, Kind::Unavailable));
         store.put_new(&name, b"x").unwrap();
-        std::thread::sleep(Duration::from_millis(40));
+        wait_for_another_date(store);
         let age = store.age(&name).unwrap();
         assert!(age >= Duration::from_millis(30) && age < Duration::from_secs(60), "{age:?}");
         store.renew(&name).unwrap();
         assert!(store.age(&name).unwrap() < age && store.read(&name).unwrap().unwrap() == b"x");
+    });
+}
+
+#[test]
+fn of_puts_that_race_for_a_name_one_wins() {
+    on_each_store(|store| {
+        let put = |text: String| store.put_new(&pack("one"), text.as_bytes()).map(|()| text);
+        let done: Vec<_> = std::thread::scope(|scope| {
+            let racers: Vec<_> =
+                (0..6).map(|number| scope.spawn(move || put(format!("of {number}")))).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        let won: Vec<_> = done.iter().flatten().collect();
+        assert_eq!(won.len(), 1, "{done:?}");
+        assert_eq!(store.read(&pack("one")).unwrap().unwrap(), won[0].as_bytes());
+        assert!(
+            done.iter().flat_map(|it| it.as_ref().err()).all(|it| it.kind() == Kind::Internal),
+            "{done:?}"
+        );
     });
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::files::{self, Lock, NewFile};
@@ -175,16 +176,19 @@ pub(super) fn if_there<T>(done: io::Result<T>, path: &Path) -> Result<Option<T>>
 }
 
 /// A file that is open for reading, with the size that it had when it was opened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OpenFile {
-    file: File,
+    file: Arc<File>,
     size: u64,
 }
 
 impl OpenFile {
     pub(super) fn open(path: &Path) -> io::Result<OpenFile> {
-        let file = File::open(path)?;
-        Ok(OpenFile { size: file.metadata()?.len(), file })
+        OpenFile::of(File::open(path)?)
+    }
+
+    pub(super) fn of(file: File) -> io::Result<OpenFile> {
+        Ok(OpenFile { size: file.metadata()?.len(), file: Arc::new(file) })
     }
 }
 

@@ -60,6 +60,14 @@ pub fn make_locks(root: &Path) -> Result<()> {
     files::create_folder(&root.join("locks"))
 }
 
+/// Makes the local folder of a history in an object store, for what is no object.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it.
+pub fn make_cache(root: &Path) -> Result<()> {
+    files::create_folder(&scratch(root))
+}
+
 /// Makes the folders that a history consists of, durable; those that exist stay.
 ///
 /// # Errors

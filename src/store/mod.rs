@@ -13,6 +13,7 @@ pub mod layout;
 #[cfg(test)]
 mod memory;
 mod name;
+mod remote;
 mod spool;
 
 use std::any::Any;
@@ -29,7 +30,8 @@ pub use folder::Folder;
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
-pub use spool::{Growing, Spool};
+pub use remote::{Address, Remote, is_address};
+pub use spool::{FetchedSegments, Growing, Spool};
 
 /// An object is copied in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
@@ -63,6 +65,10 @@ pub trait Store: Debug + Send + Sync {
     /// # Errors
     /// `Unavailable` if the place does not answer.
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>>;
+
+    /// Tells the store that objects are about to be opened or read one after the other, of which the beginning and the end
+    /// are wanted. A store that is far away fetches these at once; what cannot be fetched is asked for again later.
+    fn expect(&self, _names: &[ObjectName]) {}
 
     /// Reads a whole object; `None` if there is no such object.
     ///

@@ -17,6 +17,8 @@ pub enum ObjectKind {
     Epoch,
     /// A sealed segment of the journal.
     Segment,
+    /// A piece of an open segment in an object store, where nothing grows.
+    Increment,
     /// A checkpoint's manifest.
     Checkpoint,
     /// The findings of a verification.
@@ -33,12 +35,13 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [ObjectKind; 11] = [
+    pub const ALL: [ObjectKind; 12] = [
         ObjectKind::Pack,
         ObjectKind::Archive,
         ObjectKind::Roles,
         ObjectKind::Epoch,
         ObjectKind::Segment,
+        ObjectKind::Increment,
         ObjectKind::Checkpoint,
         ObjectKind::Evidence,
         ObjectKind::Expiry,
@@ -56,6 +59,7 @@ impl ObjectKind {
             ObjectKind::Roles => ("schemas", "sql"),
             ObjectKind::Epoch => ("epochs", "json"),
             ObjectKind::Segment => ("journal", "seg"),
+            ObjectKind::Increment => ("journal", "inc"),
             ObjectKind::Checkpoint => ("checkpoints", "json"),
             ObjectKind::Evidence => ("evidence", "json"),
             ObjectKind::Expiry => ("expired", "json"),

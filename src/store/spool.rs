@@ -1,31 +1,67 @@
 //! The spool: the one place for the open segments, which are the only files of a history that grow.
 //!
-//! No store can hold an object that grows, so the spool is always a local folder. Once a segment is sealed, it is an
+//! No store can hold an object that grows, so the files lie in a local folder. Once a segment is sealed, it is an
 //! object of the store, and its open file goes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::files::{self, NewFile, power, unfollowed};
 use super::folder::{OpenFile, if_there};
 use super::{Object, layout, write_pieces};
 use crate::ambient::point;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// The ending of an open segment's file.
 const ENDING: &str = "open";
 
-/// The open segments of the history in one local folder, each known by the stem of its name.
+/// The open segments of a history in an object store as they were put together, by the stems of their names; of a segment
+/// that could not be put together, the reason.
+pub type FetchedSegments = BTreeMap<String, std::result::Result<File, String>>;
+
+/// The open segments of one history, each known by the stem of its name: files in the history's local folder or, of a
+/// history in an object store, what was fetched of them, which can only be read.
 #[derive(Clone, Debug)]
 pub struct Spool {
     root: PathBuf,
+    fetched: Option<Arc<BTreeMap<String, std::result::Result<OpenFile, String>>>>,
 }
 
 impl Spool {
     pub fn new(root: &Path) -> Spool {
-        Spool { root: root.to_owned() }
+        Spool { root: root.to_owned(), fetched: None }
+    }
+
+    /// Makes a spool of segments that were put together from objects.
+    ///
+    /// # Errors
+    /// `Unavailable` if a file cannot be read.
+    pub fn fetched(segments: FetchedSegments) -> Result<Spool> {
+        let open = |(stem, file): (String, std::result::Result<File, String>)| match file {
+            Ok(file) => Ok((stem, Ok(OpenFile::of(file)?))),
+            Err(fault) => Ok((stem, Err(fault))),
+        };
+        let opened = segments.into_iter().map(open).collect::<io::Result<_>>();
+        let opened = opened.context(Kind::Unavailable, || "cannot read a local copy of a segment".into())?;
+        Ok(Spool { root: PathBuf::new(), fetched: Some(Arc::new(opened)) })
+    }
+
+    /// Whether the segments were put together from objects.
+    pub fn is_fetched(&self) -> bool {
+        self.fetched.is_some()
+    }
+
+    /// # Errors
+    /// `Internal` if the segments were put together from objects, where no file grows.
+    fn check_is_local(&self) -> Result<()> {
+        if self.is_fetched() {
+            return Err(Error::internal("an open segment in an object store cannot be written to"));
+        }
+        Ok(())
     }
 
     fn path(&self, stem: &str) -> PathBuf {
@@ -38,6 +74,7 @@ impl Spool {
     /// # Errors
     /// `Unavailable` if the disk does not take the folder.
     pub fn prepare(&self) -> Result<()> {
+        self.check_is_local()?;
         let folder = layout::journal(&self.root);
         files::create_folder(&folder)?;
         files::remove_temporaries(&folder);
@@ -49,6 +86,9 @@ impl Spool {
     /// # Errors
     /// `Unavailable` if the folder cannot be read.
     pub fn list(&self) -> Result<Vec<String>> {
+        if let Some(fetched) = &self.fetched {
+            return Ok(fetched.keys().cloned().collect());
+        }
         let folder = layout::journal(&self.root);
         let failed = || format!("cannot read folder {}", folder.display());
         let mut stems = Vec::new();
@@ -63,7 +103,7 @@ impl Spool {
 
     /// Whether there is an open segment of this name.
     pub fn holds(&self, stem: &str) -> bool {
-        self.path(stem).exists()
+        self.fetched.as_ref().map_or_else(|| self.path(stem).exists(), |fetched| fetched.contains_key(stem))
     }
 
     /// Opens an open segment for reading, as long as it is now; `None` if there is none of this name.
@@ -71,6 +111,10 @@ impl Spool {
     /// # Errors
     /// `Unavailable` if the disk does not read.
     pub fn open(&self, stem: &str) -> Result<Option<Box<dyn Object>>> {
+        if let Some(fetched) = &self.fetched {
+            let file = fetched.get(stem).cloned().transpose().map_err(Error::damaged)?;
+            return Ok(file.map(|file| Box::new(file) as Box<dyn Object>));
+        }
         let path = self.path(stem);
         Ok(if_there(OpenFile::open(&path), &path)?.map(|file| Box::new(file) as Box<dyn Object>))
     }
@@ -81,6 +125,7 @@ impl Spool {
     /// # Errors
     /// `Internal` if the name is taken, `Unavailable` if `object` cannot be read or the disk does not take its bytes.
     pub fn begin(&self, stem: &str, object: &dyn Object, len: u64) -> Result<()> {
+        self.check_is_local()?;
         let path = self.path(stem);
         let mut file = NewFile::create(&path)?;
         let written = write_pieces(&mut file, object, len);
@@ -93,6 +138,7 @@ impl Spool {
     /// # Errors
     /// `Unavailable` if it cannot be opened.
     pub fn append(&self, stem: &str) -> Result<Growing> {
+        self.check_is_local()?;
         let path = self.path(stem);
         let file = unfollowed().read(true).write(true).open(&path);
         let file = file.context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
@@ -104,6 +150,9 @@ impl Spool {
     /// # Errors
     /// `Unavailable` if the disk does not say that it is.
     pub fn sync(&self, stem: &str) -> Result<()> {
+        if self.is_fetched() {
+            return Ok(());
+        }
         let path = self.path(stem);
         let synced = File::open(&path).and_then(|file| file.sync_all());
         synced.context(Kind::Unavailable, || format!("cannot sync {}", path.display()))
@@ -115,6 +164,7 @@ impl Spool {
     /// # Errors
     /// `Unavailable` if the disk refuses.
     pub fn remove(&self, stems: &[String]) -> Result<()> {
+        self.check_is_local()?;
         let paths: Vec<_> = stems.iter().map(|stem| self.path(stem)).collect();
         files::remove_all(&layout::journal(&self.root), &paths)
     }
@@ -124,12 +174,16 @@ impl Spool {
     /// # Errors
     /// `Unavailable` if the disk refuses.
     pub fn set_aside(&self, stem: &str) -> Result<Option<String>> {
+        self.check_is_local()?;
         files::set_aside(&self.path(stem), &layout::damaged(&self.root))
     }
 
     /// Says where an open segment lies, for messages.
     pub fn locate(&self, stem: &str) -> String {
-        self.path(stem).display().to_string()
+        match self.fetched {
+            Some(_) => format!("the open segment {stem}"),
+            None => self.path(stem).display().to_string(),
+        }
     }
 }
 

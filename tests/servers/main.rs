@@ -27,6 +27,7 @@ mod retold;
 mod rows;
 mod security;
 mod sink;
+mod stores;
 mod support;
 mod support_dump;
 mod support_server;

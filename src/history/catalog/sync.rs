@@ -10,9 +10,14 @@ use super::{Catalog, CheckpointRow, UnusableObject, failed};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
+use crate::history::checkpoint::manifest;
 use crate::history::image::PackReader;
 use crate::history::journal::{self, SegmentName};
 use crate::store::{ObjectKind, ObjectName, Store, layout};
+
+/// So many new objects are announced to the store before the first of them is opened. Of each, a far store holds two
+/// chunks in memory.
+const EXPECTED: usize = 64;
 
 impl Catalog {
     /// Indexes the objects that are new, and forgets the objects that are gone. A file that cannot be read or written (a
@@ -56,6 +61,20 @@ fn index(connection: &mut Connection, history: &History) -> Result<Vec<UnusableO
     Ok(unusable)
 }
 
+/// Calls `each` with each item. The store is told a batch ahead which objects they are.
+fn each_expected<T>(
+    store: &dyn Store,
+    items: &[T],
+    object: impl Fn(&T) -> ObjectName,
+    mut each: impl FnMut(&T) -> Result<()>,
+) -> Result<()> {
+    for batch in items.chunks(EXPECTED) {
+        store.expect(&batch.iter().map(&object).collect::<Vec<_>>());
+        batch.iter().try_for_each(&mut each)?;
+    }
+    Ok(())
+}
+
 /// Notes a damaged object, so that the others are indexed all the same; hands on any other error.
 fn pass_over(name: &str, error: Error, unusable: &mut Vec<UnusableObject>) -> Result<()> {
     match error.kind() {
@@ -77,17 +96,23 @@ fn segments(connection: &Connection, history: &History) -> Result<()> {
                 .context(Kind::Internal, failed)?;
         }
     }
-    for (file_name, name) in found.into_iter().filter(|(file_name, _)| !believed.contains(file_name)) {
-        let footer = journal::read_footer(history.store(), &name.object(), history.authorship())?;
-        let row = SegmentText {
-            epoch: name.epoch,
-            start: name.start,
-            name: file_name,
-            bytes: history.journal().size(name)?,
-            summary: serde_json::to_string(&footer.summary).context(Kind::Internal, failed)?,
-        };
-        rows::put_segment(connection, &row, history.authorship())?;
-    }
+    let new: Vec<_> = found.into_iter().filter(|(file_name, _)| !believed.contains(file_name)).collect();
+    each_expected(
+        history.store(),
+        &new,
+        |(_, name)| name.object(),
+        |(file_name, name)| {
+            let footer = journal::read_footer(history.store(), &name.object(), history.authorship())?;
+            let row = SegmentText {
+                epoch: name.epoch,
+                start: name.start,
+                name: file_name.clone(),
+                bytes: history.journal().size(*name)?,
+                summary: serde_json::to_string(&footer.summary).context(Kind::Internal, failed)?,
+            };
+            rows::put_segment(connection, &row, history.authorship())
+        },
+    )?;
     connection
         .execute("DELETE FROM change_indexes WHERE path NOT IN (SELECT path FROM segments)", [])
         .context(Kind::Internal, failed)?;
@@ -105,15 +130,18 @@ fn checkpoints(connection: &Connection, history: &History) -> Result<Vec<Unusabl
                 .context(Kind::Internal, failed)?;
         }
     }
-    for id in found.difference(&believed) {
-        match history.read_checkpoint(id) {
+    let new: Vec<_> = found.difference(&believed).collect();
+    each_expected(
+        history.store(),
+        &new,
+        |id| manifest(id),
+        |id| match history.read_checkpoint(id) {
             Ok(checkpoint) => {
-                let row = CheckpointRow::from(&checkpoint);
-                rows::put_checkpoint(connection, &row, history.authorship())?;
+                rows::put_checkpoint(connection, &CheckpointRow::from(&checkpoint), history.authorship())
             }
-            Err(error) => pass_over(id, error, &mut unusable)?,
-        }
-    }
+            Err(error) => pass_over(id, error, &mut unusable),
+        },
+    )?;
     Ok(unusable)
 }
 
@@ -126,11 +154,11 @@ fn packs(connection: &Connection, history: &History) -> Result<Vec<UnusableObjec
         connection.execute_batch("DELETE FROM blocks; DELETE FROM packs").context(Kind::Internal, failed)?;
         known.clear();
     }
-    for name in found.iter().filter(|name| !known.contains(name.stem())) {
-        if let Err(error) = index_pack(connection, history.store(), name) {
-            pass_over(name.stem(), error, &mut unusable)?;
-        }
-    }
+    let new: Vec<_> = found.into_iter().filter(|name| !known.contains(name.stem())).collect();
+    each_expected(history.store(), &new, ObjectName::clone, |name| {
+        index_pack(connection, history.store(), name)
+            .or_else(|error| pass_over(name.stem(), error, &mut unusable))
+    })?;
     Ok(unusable)
 }
 

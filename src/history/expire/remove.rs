@@ -1,5 +1,7 @@
 //! Carries an expiry plan out.
 
+use std::path::Path;
+
 use super::{ExpiryPlan, RetentionRules, plan};
 use crate::ambient;
 use crate::error::Result;
@@ -25,7 +27,7 @@ pub fn preview(history: &History, rules: &RetentionRules) -> Result<ExpiryPlan> 
 /// otherwise as [`plan`].
 pub fn expire(history: &History, rules: &RetentionRules, progress: &dyn Progress) -> Result<ExpiryPlan> {
     rules.check()?;
-    history.authorship().check_may_write(history.root())?;
+    history.authorship().check_may_write(Path::new(history.place()))?;
     let _checkpoint = history.lock_checkpoint_alone()?;
     let _objects = history.lock_objects_alone()?;
     // All who write into these folders hold one of the two locks, so no living process writes these files.

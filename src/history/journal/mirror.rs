@@ -1,6 +1,7 @@
 //! Keeps a copy of an open segment up to date while its writer goes on.
 
 use super::block;
+use super::increments;
 use super::name::SegmentName;
 use super::place::{Journal, SegmentBytes};
 use super::walk::{Tail, Walk, WalkedBlock, walk};
@@ -16,21 +17,33 @@ pub struct OpenSegmentEnd {
     pub end: Lsn,
 }
 
-/// Brings the copy of an open segment up to the original's last complete transaction, and returns the
-/// bytes that were added. The copy is a valid open segment at every instant: it is made whole, and grows as the original
+/// The outcome of [`mirror`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirrored {
+    /// The bytes that the copy lacked.
+    pub bytes: u64,
+    /// The frontier at the end of the copy.
+    pub end: Lsn,
+}
+
+/// Brings the copy of an open segment up to the original's last complete transaction. The copy is a valid open segment at every instant: it is made whole, and grows as the original
 /// did, in steps of which each is durable before the next one is written.
 ///
 /// # Errors
 /// `Damaged` if either is damaged, `Refused` if the copy is not a beginning of the original, `Unavailable` if
 /// the original is not there (it may have been sealed just now) or the disk fails.
-pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<u64> {
+pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<Mirrored> {
     let (bytes, walked) = look(original, name)?;
     // Copied bytes must not vanish from the original: a power cut could take bytes that only the kernel of its writer has,
     // and other bytes would then be written in their place.
     original.spool.sync(&name.stem())?;
+    if copy.is_remote() {
+        let bytes = increments::send(&*copy.store, name, &*bytes.object, walked.complete_len)?;
+        return Ok(Mirrored { bytes, end: walked.frontier });
+    }
     if !copy.holds(name)? {
         copy.spool.begin(&name.stem(), &*bytes.object, walked.complete_len)?;
-        return Ok(walked.complete_len);
+        return Ok(Mirrored { bytes: walked.complete_len, end: walked.frontier });
     }
     let (held, known) = look(copy, name)?;
     if known.complete_len > walked.complete_len
@@ -43,7 +56,7 @@ pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<u
     }
     let grown = grow(&*bytes.object, &walked, copy, name, &known);
     grown.context(Kind::Unavailable, || format!("cannot copy {} to {}", bytes.place, held.place))?;
-    Ok(walked.complete_len - known.complete_len)
+    Ok(Mirrored { bytes: walked.complete_len - known.complete_len, end: walked.frontier })
 }
 
 /// Finds where the last complete transaction of an open segment ends, without reading records.

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::fault::SegmentFault;
+use super::increments;
 use super::name::{SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::history::key::{Authorship, SegmentKey};
-use crate::store::{Folder, Object, ObjectKind, ObjectName, Spool, Store};
+use crate::store::{FetchedSegments, Folder, Object, ObjectKind, ObjectName, Spool, Store};
 
 /// All segments of one history. A clone is the same journal.
 #[derive(Clone, Debug)]
@@ -26,6 +27,16 @@ impl Journal {
     /// Makes the journal of a history that lies in a local folder.
     pub fn in_folder(root: &Path, authorship: &Authorship) -> Journal {
         Journal::new(Arc::new(Folder::new(root)), Spool::new(root), authorship.clone())
+    }
+
+    /// Makes the journal of a copy in an object store. Its open segments can be written and not read.
+    pub fn to_remote(store: Arc<dyn Store>, authorship: &Authorship) -> Result<Journal> {
+        Ok(Journal::new(store, Spool::fetched(FetchedSegments::new())?, authorship.clone()))
+    }
+
+    /// Whether the segments lie in an object store.
+    pub fn is_remote(&self) -> bool {
+        self.spool.is_fetched()
     }
 
     /// Lists the segments, by epoch and start; of a segment in both forms, the sealed one.
@@ -58,7 +69,11 @@ impl Journal {
     /// # Errors
     /// `Unavailable` if the store does not answer.
     pub fn holds(&self, name: SegmentName) -> Result<bool> {
-        if name.sealed { self.store.holds(&name.object()) } else { Ok(self.spool.holds(&name.stem())) }
+        match name.sealed {
+            true => self.store.holds(&name.object()),
+            false if self.spool.is_fetched() => increments::is_there(&*self.store, name),
+            false => Ok(self.spool.holds(&name.stem())),
+        }
     }
 
     /// Returns how many bytes the segment has now; 0 if it is not there.
@@ -84,7 +99,11 @@ impl Journal {
     /// # Errors
     /// `Unavailable` if spool or store refuse.
     pub fn remove(&self, name: SegmentName) -> Result<()> {
-        if name.sealed { self.store.remove(&[name.object()]) } else { self.spool.remove(&[name.stem()]) }
+        match name.sealed {
+            true => self.store.remove(&[name.object()]),
+            false if self.spool.is_fetched() => increments::remove(&*self.store, name),
+            false => self.spool.remove(&[name.stem()]),
+        }
     }
 
     /// Takes a damaged segment out of the way, as [`Store::set_aside`] does with an object.

@@ -15,10 +15,11 @@ use crate::model::Inexact;
 use crate::model::spelling::{Spelled, spell};
 use crate::progress::Silent;
 use crate::recover::load::{PIECES_WAITING, feed};
-use crate::recover::sink::{copy_rows, digests_of};
+use crate::recover::part::TablePart;
+use crate::recover::sink::{MARKER, copy_rows, digests_of};
 
 use super::statements::{BACK, SAVEPOINT, run};
-use super::{Content, GatedTable, OpenedGate, found, ledger, view};
+use super::{Content, GatedTable, OpenedGate, found, ledger, part, view};
 
 /// Selects the triggers of a table that fire although the session is a replica.
 const TRIGGERS: &str = "SELECT oid, tgenabled::text FROM pg_catalog.pg_trigger \
@@ -46,13 +47,21 @@ async fn fill_tables(session: &Session, content: &Content, started: Instant) -> 
     let mut filled = OpenedGate::default();
     if content.ledger.is_some() {
         refuse_code(session, &content.tables).await?;
+        refuse_written(session, &content.tables).await?;
     }
     for table in &content.tables {
-        filled.tables.push(Filling { session, table }.fill().await?);
+        let filling = Filling { session, table };
+        let (sent, held) = filling.load().await?;
+        if table.condition.is_some() {
+            let (table, left_out) = (filling.name(), sent.rows.saturating_sub(held.rows));
+            filled.parts.push(TablePart { table, rows: held.rows, left_out });
+        }
+        let (table, digest) = (filling.name(), held.digest.to_string());
+        filled.tables.push(TableDigest { table, rows: held.rows, digest });
     }
     set_sequences(session, &content.tables, &mut filled.inexact).await?;
     if let Some(gate) = content.ledger {
-        ledger::enter_loaded(session, gate, &content.tables, &filled.tables, started.elapsed()).await?;
+        ledger::enter_loaded(session, gate, &content.tables, &filled, started.elapsed()).await?;
     }
     Ok(filled)
 }
@@ -72,23 +81,38 @@ async fn refuse_code(session: &Session, tables: &[GatedTable]) -> Result<()> {
     }
 }
 
+/// Privileges keep superusers and members of `pg_write_all_data` from writing into a table as little as from reading it. What
+/// they have written while nobody loaded it is neither the history's nor to be thrown away.
+async fn refuse_written(session: &Session, tables: &[GatedTable]) -> Result<()> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let sql = format!(
+        "SELECT g.oid FROM {MARKER}.gates g WHERE g.oid = ANY ($1) AND pg_catalog.pg_relation_size(g.oid) > g.bytes LIMIT 1"
+    );
+    let written = session.query_opt(&sql, &[&oids]).await;
+    let written = written.map_err(|error| server_error("cannot look at the tables to be loaded", error))?;
+    let written = written.map(|row| row.get::<_, u32>(0));
+    match tables.iter().find(|table| Some(table.oid) == written) {
+        None => Ok(()),
+        Some(table) => Err(Error::refused(format!(
+            "somebody has written into {} since its loading was interrupted; to have the history's rows, drop the database and \
+             recover it anew; to go on without them, empty the table with TRUNCATE and run backwhen recover --resume again",
+            table.folded.table.display()
+        ))),
+    }
+}
+
 struct Filling<'a> {
     session: &'a Session,
     table: &'a GatedTable,
 }
 
 impl Filling<'_> {
-    async fn fill(&self) -> Result<TableDigest> {
-        let table = self.name();
+    /// Loads the rows, builds the indexes, and compares the rows that the server then holds with those that were sent. Returns
+    /// both: they differ only if some rows are not wanted.
+    async fn load(&self) -> Result<(Tally, Tally)> {
         if let Some(why) = &self.table.unfit {
-            return Err(Error::refused(format!("{table} cannot take its rows: as replayed, {why}")));
+            return Err(Error::refused(format!("{} cannot take its rows: as replayed, {why}", self.name())));
         }
-        let sent = self.load().await?;
-        Ok(TableDigest { table, rows: sent.rows, digest: sent.digest.to_string() })
-    }
-
-    /// Loads the rows, builds the indexes, and compares the rows that the server then holds with those that were sent.
-    async fn load(&self) -> Result<Tally> {
         let failed = |error| server_error(format!("cannot load {}", self.name()), error);
         let oid = self.table.oid;
         let triggers = self.session.query(TRIGGERS, &[&oid]).await.map_err(failed)?;
@@ -114,18 +138,19 @@ impl Filling<'_> {
         }
         after += &format!("ANALYZE {}", self.spelled().table);
         run(self.session, &after).await?;
-        self.prove(&sent).await?;
-        Ok(sent)
+        let held = self.prove(&sent).await?;
+        Ok((sent, held))
     }
 
-    /// The statements after which no trigger fires, and no CHECK is looked at. The source looked at the CHECKs, and the rows
-    /// are proved to be the source's.
+    /// The statements after which no trigger fires, no CHECK is looked at, and the table may be queried. The source looked at
+    /// the CHECKs, and the rows are proved to be the source's.
     fn switch_off(&self) -> String {
         let oid = self.table.oid;
         format!(
             "UPDATE pg_catalog.pg_trigger SET tgenabled = 'D' \
               WHERE tgrelid = {oid} AND NOT tgisinternal AND tgenabled IN ('A', 'R'); \
-             UPDATE pg_catalog.pg_class SET relchecks = 0 WHERE oid = {oid} AND relchecks <> 0; "
+             UPDATE pg_catalog.pg_class SET relchecks = 0, relispopulated = true \
+              WHERE oid = {oid} AND (relchecks <> 0 OR NOT relispopulated); "
         )
     }
 
@@ -149,7 +174,8 @@ impl Filling<'_> {
         let feeding = tokio::task::spawn_blocking(move || feed(folded, pieces, &Silent));
         let encoding = self.session.server_encoding();
         let table = &self.table.folded.table;
-        let taken = copy_rows(self.session, table, encoding, !self.table.is_unseen, rows).await;
+        let condition = self.table.condition.as_deref();
+        let taken = copy_rows(self.session, table, encoding, !self.table.is_unseen, condition, rows).await;
         let fed = feeding.await.context(Kind::Internal, || "a feeding thread failed".into())?;
         // If the server fails first, the feeder only knows that its receiver is gone.
         match (taken, fed) {
@@ -159,14 +185,18 @@ impl Filling<'_> {
         }
     }
 
-    async fn prove(&self, sent: &Tally) -> Result<()> {
+    /// Compares the rows that the server holds with those that were sent, and returns the former.
+    async fn prove(&self, sent: &Tally) -> Result<Tally> {
         let spelled = self.spelled();
         let copy = format!("COPY {}{} TO STDOUT", spelled.table, spelled.columns);
+        if self.table.condition.is_some() {
+            return part::prove(self.session, &self.table.folded, &copy, self.table.is_retyped).await;
+        }
         let found = digests_of(self.session, &self.name(), &[copy]).await?;
         let rows = found.iter().map(|it| it.rows).sum::<u64>();
         let is_same = found.iter().all(|it| it.digest == Some(sent.digest.0));
         if rows == sent.rows && (is_same || self.table.is_retyped) {
-            return Ok(());
+            return Ok(*sent);
         }
         Err(Error::internal(format!(
             "{} does not hold what was recovered: {rows} rows instead of {}, or other bytes; please report this",

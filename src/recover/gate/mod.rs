@@ -6,6 +6,7 @@
 mod fill;
 mod found;
 mod ledger;
+mod part;
 mod statements;
 mod view;
 mod watch;
@@ -23,8 +24,10 @@ use crate::history::evidence::TableDigest;
 use crate::model::spelling::{Spelled, spell};
 use crate::model::{Inexact, Table};
 
+use super::part::TablePart;
 use super::sink::SequenceValue;
 pub(in crate::recover) use found::{ancestors, by_oid, empty, oids, owned, running_code};
+pub use ledger::enter_inexact;
 pub use watch::{GateEvent, Gates};
 
 /// The most gates for single tables, for tables that share a gate, and for materialised views. Each gate is a session.
@@ -53,6 +56,8 @@ pub struct GatedTable {
     pub unfit: Option<String>,
     /// Whether nobody can look at the table while it is loaded. Its rows then come into the file that it has.
     pub is_unseen: bool,
+    /// The condition that rows must meet to be loaded, in a database that is thrown away.
+    pub condition: Option<String>,
 }
 
 impl GatedTable {
@@ -150,6 +155,8 @@ struct Gate {
 pub struct OpenedGate {
     pub tables: Vec<TableDigest>,
     pub views: Vec<String>,
+    /// The tables of which only the rows that meet a condition were loaded.
+    pub parts: Vec<TablePart>,
     pub inexact: Vec<Inexact>,
     /// The time from the beginning of the load until the gate opened.
     pub took: Duration,

@@ -193,7 +193,7 @@ impl Gates {
         match lost {
             None => Ok(()),
             Some(gate) => Err(Error::unavailable(format!(
-                "the session that held {} has ended, so the table would look empty; begin again",
+                "the session that held {} has ended: the server was restarted, or somebody ended the session",
                 gate.content.names().join(", ")
             ))),
         }

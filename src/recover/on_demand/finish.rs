@@ -13,7 +13,9 @@ use crate::fold::FoldedTable;
 use crate::model::Inexact;
 use crate::progress::{Progress, Unit};
 use crate::recover::fill::fold_plan;
-use crate::recover::gate::{Content, GateEvent, GatedTable, Gates, OwnedRelation, ancestors, by_oid};
+use crate::recover::gate::{
+    Content, GateEvent, GatedTable, Gates, OwnedRelation, ancestors, by_oid, enter_inexact,
+};
 use crate::recover::plan::Plan;
 use crate::recover::report::{Phases, RecoveryReport};
 use crate::recover::sink::{lock, maintenance};
@@ -39,14 +41,12 @@ pub(super) struct Unfinished {
 struct Outcome {
     failures: Vec<(Vec<String>, Error)>,
     wanted: BTreeSet<String>,
-    inexact: Vec<Inexact>,
 }
 
 impl Outcome {
     fn take(&mut self, event: GateEvent) -> Event {
         match event {
             GateEvent::Opened(opened) => {
-                self.inexact.extend(opened.inexact.iter().cloned());
                 let names = opened.tables.iter().map(|it| &it.table).chain(&opened.views);
                 self.wanted.extend(names.filter(|_| opened.wanted).cloned());
                 Event::Loaded(opened)
@@ -65,11 +65,35 @@ impl Unfinished {
     /// The error of the first table that cannot be loaded, or why the loading ended. The database then stays unfinished.
     pub async fn finish(
         mut self,
-        mut gates: Gates,
+        gates: Gates,
         jobs: usize,
         interrupt: &CancellationToken,
         tell: &Tell<'_>,
     ) -> Result<OnDemandReport> {
+        let name = self.info.dbname().to_owned();
+        let finished = match self.open_gates(gates, jobs, interrupt, tell).await {
+            Ok(wanted) => self.close(&wanted).await,
+            Err(error) => Err(error),
+        };
+        finished.map_err(|error| {
+            Error::new(
+                error.kind(),
+                format!(
+                    "{error}; database {name} stays unfinished: ordinary users cannot read the tables that are not loaded, \
+                     which backwhen status --target lists. Go on with the same --into: backwhen recover --resume --into …"
+                ),
+            )
+        })
+    }
+
+    /// Opens all gates. Returns the relations for which somebody waited.
+    async fn open_gates(
+        &mut self,
+        mut gates: Gates,
+        jobs: usize,
+        interrupt: &CancellationToken,
+        tell: &Tell<'_>,
+    ) -> Result<BTreeSet<String>> {
         let outcome = Mutex::new(Outcome::default());
         let hear = |event| tell(outcome.lock().unwrap_or_else(PoisonError::into_inner).take(event));
         let opened = tokio::select! {
@@ -80,32 +104,18 @@ impl Unfinished {
         drop(gates);
         let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.phases.end("load and prove");
-        let (failed, wanted) = (outcome.failures, outcome.wanted);
-        if !outcome.inexact.is_empty() {
-            self.known.inexact.extend(outcome.inexact);
-            ledger::update(&self.session, &self.known).await?;
+        opened?;
+        match outcome.failures.into_iter().next() {
+            None => Ok(outcome.wanted),
+            Some((relations, error)) => {
+                Err(Error::new(error.kind(), format!("{} cannot be loaded: {error}", relations.join(", "))))
+            }
         }
-        let error = match opened {
-            Err(error) => error,
-            Ok(()) => match failed.into_iter().next() {
-                None => return self.close(&wanted).await,
-                Some((relations, error)) => {
-                    Error::new(error.kind(), format!("{} cannot be loaded: {error}", relations.join(", ")))
-                }
-            },
-        };
-        Err(Error::new(
-            error.kind(),
-            format!(
-                "{error}; database {} stays unfinished: ordinary users cannot read the tables that are not loaded, which \
-                 backwhen status --target lists. Go on with the same --into: backwhen recover --resume --into …",
-                self.info.dbname()
-            ),
-        ))
     }
 
     async fn close(mut self, wanted: &BTreeSet<String>) -> Result<OnDemandReport> {
         let (mut gates, loaded) = ledger::gates(&self.session).await?;
+        let inexact = [self.known.inexact, ledger::inexact(&self.session).await?].concat();
         for gate in &mut gates {
             gate.wanted = wanted.contains(&gate.table);
         }
@@ -127,8 +137,8 @@ impl Unfinished {
             phases: self.phases.all,
             schema: self.known.schema,
             schema_proof: self.known.schema_proof,
-            proved: !self.known.inexact.iter().any(Inexact::is_retyped),
-            inexact: self.known.inexact,
+            proved: !inexact.iter().any(Inexact::is_retyped),
+            inexact,
             left_out: self.known.left_out,
             notes: self.known.notes,
             part: Vec::new(),
@@ -161,8 +171,8 @@ pub async fn resume(
     require_superuser(&session).await?;
     progress.phase("preparing", 0, Unit::Tables);
     let closing = async {
-        let (unloaded, mut known) = ledger::unloaded(&session).await?;
-        let contents = contents(&plan, &session, unloaded, &mut known, progress).await?;
+        let (unloaded, known) = ledger::unloaded(&session).await?;
+        let contents = contents(&plan, &session, unloaded, progress).await?;
         Ok((Gates::close_each(info, contents).await?, known))
     };
     let (gates, known) = tokio::select! {
@@ -186,12 +196,11 @@ async fn require_superuser(session: &Session) -> Result<()> {
     Err(Error::refused("--resume needs a superuser on the target, as --on-demand did; connect as one"))
 }
 
-/// Returns the contents of the gates that are to be closed again.
+/// Returns the contents of the gates that are to be closed again, and enters what somebody has changed meanwhile.
 async fn contents(
     plan: &Plan,
     session: &Session,
     unloaded: BTreeMap<i32, Vec<Unloaded>>,
-    known: &mut Known,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<Content>> {
     let sources = unloaded.values().flatten().filter_map(|it| it.source).collect();
@@ -207,12 +216,14 @@ async fn contents(
         let place = |it: &Unloaded| places.get(&it.oid).cloned();
         content.views = of_kind("view").filter_map(place).collect();
         if of_kind("table").any(|it| it.is_changed) {
-            known.inexact.extend(of_kind("view").map(filled_anew));
+            for view in of_kind("view") {
+                enter_inexact(session, view.oid, &[filled_anew(view)]).await?;
+            }
         }
         let mut sequences: Vec<OwnedRelation> = of_kind("sequence").filter_map(place).collect();
         for it in of_kind("table") {
             let (Some(place), false) = (place(it), it.is_changed) else {
-                known.inexact.push(changed(it));
+                enter_inexact(session, it.oid, &[changed(it)]).await?;
                 continue;
             };
             let folded = it.source.and_then(|source| folded.remove(&source));
@@ -229,6 +240,7 @@ async fn contents(
                 ancestors: above.remove(&it.oid).unwrap_or_default(),
                 unfit: None,
                 is_unseen: false,
+                condition: None,
             });
         }
         contents.push(content);

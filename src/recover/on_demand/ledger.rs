@@ -250,6 +250,17 @@ pub(super) async fn gates(session: &Session) -> Result<(Vec<GateStatus>, Vec<Tab
     Ok((rows.iter().map(of_row).collect(), digests.iter().map(digest).collect()))
 }
 
+/// Returns what is not exact about the relations that stood behind gates.
+///
+/// # Errors
+/// `Unavailable` if the server fails.
+pub(super) async fn inexact(session: &Session) -> Result<Vec<Inexact>> {
+    let sql = "SELECT inexact FROM backwhen_unfinished.gates WHERE inexact IS NOT NULL ORDER BY gate, oid";
+    let rows = session.query(sql, &[]).await.map_err(failed)?;
+    let parsed = rows.iter().map(|row| parse::<Vec<Inexact>>(row.get(0)));
+    Ok(parsed.collect::<Result<Vec<_>>>()?.concat())
+}
+
 /// A relation that is not loaded, as the ledger has it.
 pub(super) struct Unloaded {
     pub oid: u32,

@@ -87,7 +87,13 @@ async fn begin(
         prepared = preparing.run(&mut sink, &sequences, created.to_vec(), &mut phases) => prepared,
         () = execution.interrupt.cancelled() => Err(Error::interrupted()),
     };
-    let (gates, known) = match prepared {
+    // Nothing interrupts the last step, so that nobody takes the database for one that was given up.
+    let opened = match prepared {
+        Ok(_) if execution.interrupt.is_cancelled() => Err(Error::interrupted()),
+        Ok(prepared) => preparing.open(&mut sink, &mut phases).await.map(|()| prepared),
+        Err(error) => Err(error),
+    };
+    let (gates, known) = match opened {
         Ok(prepared) => prepared,
         Err(error) => return Err(sink.abandon_after(error).await),
     };

@@ -73,9 +73,18 @@ impl Preparing<'_> {
             digests: loaded.tables,
         };
         self.compare(sink, &mut known).await?;
-        let gates = self.close_and_open(postgres(sink)?, choice.gated, &mut known).await?;
-        phases.end("open");
+        let gates = self.close(postgres(sink)?, choice.gated, &mut known).await?;
         Ok((gates, known))
+    }
+
+    /// Gives the database its name, once its gates are closed.
+    ///
+    /// # Errors
+    /// Fails when a recovery does; nothing is open then.
+    pub async fn open(&self, sink: &mut Sink, phases: &mut Phases) -> Result<()> {
+        postgres(sink)?.open().await?;
+        phases.end("open");
+        Ok(())
     }
 
     /// Makes everything but rows, while the journal is folded. Foreign keys are made on empty tables, so that they are valid.
@@ -146,6 +155,7 @@ impl Preparing<'_> {
                 locked_sequences: locked.into_iter().flatten().collect(),
                 unfit: None,
                 is_unseen: false,
+                condition: None,
                 oid,
                 folded,
             }
@@ -208,12 +218,8 @@ impl Preparing<'_> {
         Ok(())
     }
 
-    async fn close_and_open(
-        &self,
-        target: &PostgresSink,
-        gated: Vec<Content>,
-        known: &mut Known,
-    ) -> Result<Gates> {
+    /// Makes the ledger, and closes the gates.
+    async fn close(&self, target: &PostgresSink, gated: Vec<Content>, known: &mut Known) -> Result<Gates> {
         let session = target.session();
         ledger::make(session, self.plan, &gated, known, &target.own_comment()).await?;
         ambient::pass("demand.ledger")?;
@@ -224,7 +230,6 @@ impl Preparing<'_> {
         known.left_out.extend(refused);
         ledger::update(session, known).await?;
         ambient::pass("demand.gates")?;
-        target.open().await?;
         Ok(gates)
     }
 }

@@ -1,6 +1,7 @@
 //! A short-lived server of our own that holds the past: for each moment a database with the structure of that moment, whose
 //! tables get their rows when they are asked for.
 
+mod narrow;
 mod schemas;
 mod structure;
 
@@ -15,6 +16,7 @@ use super::definitions::{ReplaySettings, SchemaAt, schema_compared};
 use super::fill::fold_plan;
 use super::gate::{Gates, MOST_SESSIONS};
 use super::objects::globals;
+use super::part::Narrowing;
 use super::plan::Plan;
 use super::schema::{RestoredArchive, ScratchDatabase, SourceRoles, programs_for, silence_event_triggers};
 use crate::connect::{Conninfo, Session, server_error};
@@ -24,6 +26,8 @@ use crate::model::Inexact;
 use crate::model::schema::{quote_ident, quote_literal};
 use crate::pgtools::{LocalServer, ServerDemands, Tools};
 use crate::progress::{Progress, Unit};
+use narrow::narrow;
+pub use narrow::tables_meant;
 use schemas::move_schemas;
 use structure::{Behind, Structure};
 
@@ -40,6 +44,8 @@ pub struct PastSettings {
     pub scratch: Option<Conninfo>,
     /// How long one replayed statement may run.
     pub replay_limit: Duration,
+    /// The tables of which only some rows are loaded.
+    pub narrowings: Vec<Narrowing>,
     /// Whether clients can change nothing.
     pub read_only: bool,
     /// The password with which clients log in; `None` if only we can reach the server.
@@ -237,7 +243,8 @@ impl PastServer {
         let mut notes: BTreeSet<String> = self.notes().collect();
         let (mut inexact, mut search_path) = (Vec::new(), None);
         for ((plan, structure), folded) in plans.iter().zip(structures).zip(folded) {
-            let behind = structure.behind(&session, plan, folded).await?;
+            let mut behind = structure.behind(&session, plan, folded).await?;
+            notes.extend(narrow(&info, plan, &self.settings.narrowings, &mut behind.tables).await?);
             all.tables.extend(behind.tables);
             all.views.extend(behind.views);
             inexact.extend(behind.inexact);

@@ -72,6 +72,7 @@ impl Structure {
                 ancestors,
                 unfit,
                 is_unseen,
+                condition: None,
             });
         }
         Ok(Behind { tables: gated, views: self.views(session).await?, inexact })

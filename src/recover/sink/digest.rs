@@ -2,34 +2,50 @@
 
 use twox_hash::XxHash3_128;
 
+/// Finds the lines of a text that comes in pieces cut anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct LineSplitter {
+    /// The beginning of a line whose end has not arrived yet.
+    open: Vec<u8>,
+}
+
+impl LineSplitter {
+    /// Calls `take` with each line that ends in the next piece, without its newline.
+    pub fn split(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            if self.open.is_empty() {
+                take(&bytes[..end]);
+            } else {
+                self.open.extend_from_slice(&bytes[..end]);
+                take(&self.open);
+                self.open.clear();
+            }
+            bytes = &bytes[end + 1..];
+        }
+        self.open.extend_from_slice(bytes);
+    }
+}
+
+/// The hash of a row, given as its line of COPY text.
+pub fn row_hash(line: &[u8]) -> u128 {
+    XxHash3_128::oneshot(line)
+}
+
 /// Counts lines of COPY text and adds up their hashes modulo 2^128, so that the number of rows matters but their
 /// order does not. The text may come in pieces cut anywhere.
 #[derive(Clone, Debug, Default)]
 pub struct RowDigest {
     rows: u64,
     sum: u128,
-    /// The beginning of a line whose end has not arrived yet.
-    open: Vec<u8>,
+    lines: LineSplitter,
 }
 
 impl RowDigest {
-    pub fn update(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
-            if self.open.is_empty() {
-                self.line(&bytes[..end]);
-            } else {
-                self.open.extend_from_slice(&bytes[..end]);
-                let line = std::mem::take(&mut self.open);
-                self.line(&line);
-            }
-            bytes = &bytes[end + 1..];
-        }
-        self.open.extend_from_slice(bytes);
-    }
-
-    fn line(&mut self, line: &[u8]) {
-        self.rows += 1;
-        self.sum = self.sum.wrapping_add(XxHash3_128::oneshot(line));
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.lines.split(bytes, |line| {
+            self.rows += 1;
+            self.sum = self.sum.wrapping_add(row_hash(line));
+        });
     }
 
     /// Returns the number of whole lines, and their digest.

@@ -29,7 +29,7 @@ use crate::recover::part::{Search, SplitTable};
 use crate::recover::refused::RefusedObject;
 
 pub use definitions::ArchiveDefinitions;
-pub use digest::RowDigest;
+pub use digest::{LineSplitter, RowDigest, row_hash};
 pub use into::Destination;
 pub(in crate::recover) use postgres::{
     Emptying, MARKER, Restoring, Retry, copy_in, copy_rows, create_like, digests_of, holds_nothing, lock,

@@ -134,7 +134,7 @@ fn usage_errors_exit_with_2() {
         &["list", "tables"],
         &["status", "--output", "xml"],
         &["status", "--no-such-option"],
-        &["status", "--history", "s3://bucket/shop"],
+        &["status", "--history", "ftp://bucket/shop"],
         &["mark", ""],
     ] {
         let output = backwhen.run(arguments);

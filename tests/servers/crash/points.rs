@@ -11,6 +11,7 @@ use crate::crash::power::Power;
 use crate::demand::target::DEMAND;
 use crate::live::safety::REWIND;
 use crate::part::beside::BESIDE;
+use crate::stores::STORE;
 use crate::support::bank::{
     assert_books_balance, assert_confirmed_is_held, bank, commits, trades, while_trading,
 };
@@ -66,7 +67,7 @@ fn every_point_is_in_the_table_and_met_by_a_test() {
     assert_eq!(table.len(), POINTS.len(), "one is there twice");
     let tested = [
         CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, DEMAND, REPAIR, EXPIRE, DROP, REWIND, BESIDE, TEMPLATE,
-        KEEP,
+        KEEP, STORE,
     ]
     .concat();
     assert_eq!(table, tested.into_iter().collect(), "the table, and what is tested");

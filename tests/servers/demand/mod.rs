@@ -1,5 +1,6 @@
 //! The past on demand: the structure first, and the rows of a table when somebody touches it.
 
+mod narrowed;
 mod query;
 mod random;
 mod serve;

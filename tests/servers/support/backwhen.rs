@@ -207,7 +207,8 @@ fn limit() -> Duration {
     LIMIT + 10 * Duration::from_secs(number_from("BACKWHEN_STORM_SECONDS").unwrap_or_default())
 }
 
-fn finish(mut child: Child, what: &str) -> Output {
+/// Waits for a command's end, with a limit; `what` says which one.
+pub fn finish(mut child: Child, what: &str) -> Output {
     let stdout = read_all(child.stdout.take().expect("stdout is piped"));
     let stderr = read_all(child.stderr.take().expect("stderr is piped"));
     let status = wait(&mut child, limit());

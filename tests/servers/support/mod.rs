@@ -15,6 +15,7 @@ mod local;
 mod meanwhile;
 mod programs;
 mod proxy;
+pub mod s3;
 mod scratch;
 mod seeds;
 mod server;
@@ -22,7 +23,7 @@ pub mod shop;
 pub mod untold;
 mod waiting;
 
-pub use backwhen::{Backwhen, Output, wait};
+pub use backwhen::{Backwhen, Output, finish, wait};
 pub use capture::Capture;
 pub use dump::{Difference, Dump, Part, assert_same, compare};
 pub use engine::Stop;

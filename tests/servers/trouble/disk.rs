@@ -41,15 +41,19 @@ impl Disk {
         }
     }
 
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Leaves as much room as this on the file system, in bytes.
-    fn fill(&self, room: u64) {
+    pub fn fill(&self, room: u64) {
         let mut filler = std::fs::File::create(self.path("filler")).unwrap();
         let error = std::io::copy(&mut std::io::repeat(0), &mut filler).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         filler.set_len(filler.metadata().unwrap().len() - room).unwrap();
     }
 
-    fn allow_writing(&self) {
+    pub fn allow_writing(&self) {
         self.remount("rw");
         let _ = std::fs::remove_file(self.path("filler"));
     }

@@ -7,7 +7,7 @@ mod capture;
 mod clock;
 mod copies;
 mod damage;
-mod disk;
+pub mod disk;
 mod failover;
 mod formats;
 mod init;

@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod fixtures;
 mod hostile;
+mod increments;
 mod keyed;
 mod lookup;
 mod paths;

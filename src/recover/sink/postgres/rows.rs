@@ -164,7 +164,7 @@ pub(in crate::recover) async fn copy_in(
     session.batch_execute(&format!("BEGIN; {empty}")).await.map_err(fail)?;
     let copy = format!("COPY {}{} FROM STDIN", spelled.table, spelled.columns);
     let options = if frozen { "FREEZE, " } else { "" };
-    let mut copying = Copying { session, table, copy, options, rows };
+    let mut copying = Copying { session, table, copy, options, condition: String::new(), rows };
     match BinaryRows::of(&table.columns).filter(|_| !as_text) {
         Some(binary) => copying.binary(&binary).await?,
         None => copying.text().await?,
@@ -179,13 +179,15 @@ pub(in crate::recover) async fn copy_rows(
     table: &Table,
     encoding: &str,
     frozen: bool,
+    condition: Option<&str>,
     rows: Rows,
 ) -> Result<()> {
     let spelled = Spelled::of(table, encoding);
     let copy = format!("COPY {}{} FROM STDIN", spelled.table, spelled.columns);
     let rows = Pieces { first: VecDeque::new(), rest: rows };
     let options = if frozen { "FREEZE, " } else { "" };
-    let mut copying = Copying { session, table, copy, options, rows };
+    let condition = condition.map(|text| format!(" WHERE (\n{text}\n)")).unwrap_or_default();
+    let mut copying = Copying { session, table, copy, options, condition, rows };
     match BinaryRows::of(&table.columns) {
         Some(binary) => copying.binary(&binary).await,
         None => copying.text().await,
@@ -225,6 +227,8 @@ struct Copying<'a> {
     /// The statement up to its options.
     copy: String,
     options: &'static str,
+    /// The end of the statement.
+    condition: String,
     rows: Pieces,
 }
 
@@ -232,7 +236,7 @@ type CopySink = Pin<Box<CopyInSink<Bytes>>>;
 
 impl Copying<'_> {
     async fn begin(&self, format: &str) -> Result<CopySink> {
-        let copy = format!("{} ({}FORMAT {format})", self.copy, self.options);
+        let copy = format!("{} ({}FORMAT {format}){}", self.copy, self.options, self.condition);
         self.session.copy_in(&copy).await.map(Box::pin).map_err(|error| self.failed(error))
     }
 

@@ -39,7 +39,8 @@ fn nobody_reads_an_empty_table_after_a_kill_and_resume_goes_on() {
         server.psql(
             database,
             &format!(
-                "CREATE ROLE {role} LOGIN; CREATE ROLE {role}_reader LOGIN; GRANT USAGE ON SCHEMA sales TO {role}, {role}_reader;
+                "CREATE ROLE {role} LOGIN; CREATE ROLE {role}_reader LOGIN;
+                 CREATE ROLE {role}_all LOGIN; GRANT pg_read_all_data TO {role}_all; GRANT USAGE ON SCHEMA sales TO {role}, {role}_reader;
                  ALTER TABLE log OWNER TO {role}; GRANT ALL ON customers, visits, sales.orders TO {role} WITH GRANT OPTION;
                  GRANT SELECT (id) ON customers TO {role}_reader; GRANT SELECT ON visits_1, log TO {role}_reader;
                  GRANT USAGE ON SEQUENCE sales.orders_id_seq TO {role}"
@@ -69,12 +70,32 @@ fn nobody_reads_an_empty_table_after_a_kill_and_resume_goes_on() {
         }
         assert_says(&ask(&reader, "SELECT id FROM customers"), &["permission denied"]);
         assert_says(&ask(&into, "SELECT * FROM totals"), &["has not been populated"]);
+        // Whom no privilege holds back.
+        for connection in [&into, &of(&format!("{role}_all"))] {
+            for sql in
+                ["SELECT count(*) FROM customers", "SELECT * FROM visits", "COPY (TABLE visits_1) TO STDOUT"]
+            {
+                assert_says(&ask(connection, sql), &["has not been populated"]);
+            }
+        }
         let unloaded = gates(&backwhen, &into);
         assert!(unloaded.contains(&"public.log loaded".to_owned()), "{unloaded:?}");
         assert!(unloaded.contains(&"public.customers closed".to_owned()), "{unloaded:?}");
         // A truncation of that time counts.
         assert_says(&ask(&app, "TRUNCATE customers CASCADE"), &["truncate cascades to table \"orders\""]);
+        // What somebody with such rights writes is not thrown away. The report after it still says all that is not exact.
+        server.psql(
+            &target,
+            "BEGIN; ALTER TABLE untouched DISABLE TRIGGER always; INSERT INTO untouched VALUES (-1, 'written');
+             ALTER TABLE untouched ENABLE ALWAYS TRIGGER always; COMMIT",
+        );
+        let stopped = run_unlocked(&backwhen, &["recover", "--resume", "--into", &into]);
+        assert_eq!(stopped.status.code(), Some(14), "{}", stopped.stderr);
+        assert_says(&stopped.stderr, &["has written into public.untouched", "TRUNCATE"]);
+        assert_eq!(server.psql(&target, "COPY untouched TO STDOUT"), "-1\twritten");
+        server.psql(&target, "TRUNCATE untouched CASCADE");
         let resumed = resume(&backwhen, &into);
+        assert_eq!(server.psql(&target, "SELECT count(*) FROM untouched"), "0");
         assert_eq!(ask(&app, "SELECT count(*) FROM visits"), "1000");
         assert_eq!(ask(&app, "SELECT count(*) FROM customers"), "0");
         let inexact = resumed["inexact"].to_string();
@@ -82,11 +103,16 @@ fn nobody_reads_an_empty_table_after_a_kill_and_resume_goes_on() {
             &inexact,
             &[
                 "public.customers",
+                "public.untouched",
                 "sales.orders",
                 "somebody has truncated",
                 "public.totals",
                 "of what its tables hold now",
             ],
+        );
+        assert_eq!(
+            server.psql(&target, "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relispopulated"),
+            "0"
         );
         let privileges = "SELECT relname, relacl FROM pg_class WHERE relname IN ('customers', 'visits', 'visits_1', 'log', 'orders',
             'orders_id_seq', 'totals') ORDER BY 1; SELECT attname, attacl FROM pg_attribute WHERE attacl IS NOT NULL AND attrelid > 16383";

@@ -1,6 +1,7 @@
 //! Recovery on demand into a target: open at once, and in the end as after any recovery.
 
 mod bounds;
+mod crashes;
 mod kills;
 mod oracle;
 mod rights;

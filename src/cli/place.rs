@@ -1,0 +1,57 @@
+//! Where the history lies that a command works on: a folder, or a copy in an object store.
+
+use std::path::PathBuf;
+
+use super::Surroundings;
+use crate::error::{Error, Result};
+use crate::history::{History, HistoryPlace};
+use crate::store::{self, Address};
+
+impl Surroundings {
+    /// The place of the history, whether or not there is one yet.
+    pub(super) fn history_place(&self) -> Result<HistoryPlace> {
+        let history = self.history.as_deref().ok_or_else(|| {
+            Error::usage("no history is named; name its folder with --history or BACKWHEN_HISTORY")
+        })?;
+        self.place(history)
+    }
+
+    /// The place that a person has named by a path or a URL.
+    pub(super) fn place(&self, text: &str) -> Result<HistoryPlace> {
+        if !store::is_address(text) {
+            return Ok(HistoryPlace::Folder(text.strip_prefix("file://").unwrap_or(text).into()));
+        }
+        let address = Address::parse(text)?;
+        let cache = self.cache.clone().or_else(default_cache).ok_or_else(|| {
+            Error::usage(
+                "there is no HOME for the cache of a history in an object store; name a folder with --cache",
+            )
+        })?;
+        let digest = blake3::hash(address.to_string().as_bytes()).to_hex();
+        Ok(HistoryPlace::Remote { address, cache: cache.join(&digest[..16]) })
+    }
+
+    /// The folder of the history, whether or not it exists yet, for a command that cannot work in an object store.
+    pub(super) fn history_folder(&self, command: &str) -> Result<PathBuf> {
+        match self.history_place()? {
+            HistoryPlace::Folder(root) => Ok(root),
+            place => Err(Error::usage(format!(
+                "backwhen {command} works on the folder that capture writes, and {place} lies in an object store; name the \
+                 folder with --history, and bring the copy up to date with: backwhen copy --to {place}"
+            ))),
+        }
+    }
+
+    /// Opens the history in its folder, for a command that cannot work in an object store.
+    pub(super) fn local_history(&self, command: &str) -> Result<History> {
+        self.history_folder(command)?;
+        self.history()
+    }
+}
+
+/// The folder for the catalogs of histories in object stores, unless --cache names another one.
+fn default_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
+    let caches = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    Some(caches.join("backwhen"))
+}

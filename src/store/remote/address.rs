@@ -1,0 +1,181 @@
+//! The URL of a history in an object store, and the way there.
+//!
+//! Where and as whom requests are sent is told by the variables that other programs of each provider read too, such as
+//! `AWS_ACCESS_KEY_ID`, `AWS_REGION` and `AWS_ENDPOINT_URL`; see docs/stores.md.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
+
+use super::Remote;
+use super::bucket::Bucket;
+use super::lease::LeaseTerms;
+use crate::error::{Context, Error, Kind, Result};
+
+/// A request is tried again this often, after pauses that grow and are drawn by chance.
+const RETRIES: usize = 6;
+
+/// The longest pause before a request is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// One try of a request takes at most this long. A put of the largest pack on a slow line is to end within it.
+const TIMEOUT: &str = "600 seconds";
+
+/// A server that does not take a connection within this time is not there.
+const CONNECT_TIMEOUT: &str = "10 seconds";
+
+/// A bucket or container, and the prefix of a history in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    provider: Provider,
+    bucket: String,
+    prefix: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Provider {
+    S3,
+    Google,
+    Azure,
+}
+
+/// Whether a text names a place in an object store, and not a path.
+pub fn is_address(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| scheme != "file")
+}
+
+impl Address {
+    /// Parses `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
+    ///
+    /// # Errors
+    /// `Usage` if it is none of these.
+    pub fn parse(text: &str) -> Result<Address> {
+        let wrong = || {
+            Error::usage(format!(
+                "{text} names no history; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or a folder"
+            ))
+        };
+        let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
+        let provider = match scheme {
+            "s3" => Provider::S3,
+            "gs" => Provider::Google,
+            "az" => Provider::Azure,
+            _ => return Err(wrong()),
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let is_plain = !bucket.is_empty() && prefix.split('/').all(|part| part != "." && part != "..");
+        let prefix = prefix.trim_matches('/');
+        if is_plain && !rest.contains(['?', '#', '%', '\\']) {
+            Ok(Address { provider, bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+        } else {
+            Err(wrong())
+        }
+    }
+
+    /// Makes the store, without asking for anything yet. `scratch` is a local folder for objects that are being made.
+    ///
+    /// # Errors
+    /// `Usage` if a variable of the provider is wrong or missing.
+    pub fn store(&self, scratch: &Path) -> Result<Remote> {
+        // Whichever part of the process was first has chosen the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = format!("{}://{}", self.scheme(), self.bucket);
+        let store: object_store::Result<Arc<dyn ObjectStore>> = match self.provider {
+            Provider::S3 => amazon(&url).map(|it| Arc::new(it) as _),
+            Provider::Google => google(&url).map(|it| Arc::new(it) as _),
+            Provider::Azure => azure(&url).map(|it| Arc::new(it) as _),
+        };
+        let store = store
+            .context(Kind::Usage, || format!("cannot use {self}; see docs/stores.md for its variables"))?;
+        let bucket = Bucket::new(store, &self.prefix, &self.to_string());
+        Ok(Remote::new(bucket, scratch.to_owned(), LeaseTerms::usual()))
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.provider {
+            Provider::S3 => "s3",
+            Provider::Google => "gs",
+            Provider::Azure => "az",
+        }
+    }
+}
+
+/// The URL, as a person writes it.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parting = if self.prefix.is_empty() { "" } else { "/" };
+        write!(f, "{}://{}{parting}{}", self.scheme(), self.bucket, self.prefix)
+    }
+}
+
+fn retries() -> RetryConfig {
+    let backoff = BackoffConfig { max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
+    RetryConfig { backoff, max_retries: RETRIES, ..RetryConfig::default() }
+}
+
+/// The settings of the client of each provider.
+fn limits() -> [(ClientConfigKey, &'static str); 2] {
+    [(ClientConfigKey::Timeout, TIMEOUT), (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)]
+}
+
+fn amazon(url: &str) -> object_store::Result<impl ObjectStore> {
+    use object_store::aws::AmazonS3ConfigKey::Client;
+    let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries());
+    let builder = limits().into_iter().fold(builder, |it, (key, value)| it.with_config(Client(key), value));
+    // A person who names an endpoint by http:// wants it.
+    let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].map(std::env::var);
+    let is_plain = endpoints.into_iter().flatten().next().is_some_and(|it| it.starts_with("http://"));
+    if is_plain { builder.with_allow_http(true) } else { builder }.build()
+}
+
+fn google(url: &str) -> object_store::Result<impl ObjectStore> {
+    use object_store::gcp::GoogleConfigKey::Client;
+    let builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retries());
+    limits().into_iter().fold(builder, |it, (key, value)| it.with_config(Client(key), value)).build()
+}
+
+fn azure(url: &str) -> object_store::Result<impl ObjectStore> {
+    use object_store::azure::AzureConfigKey::Client;
+    let builder = MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retries());
+    limits().into_iter().fold(builder, |it, (key, value)| it.with_config(Client(key), value)).build()
+}
+
+/// The bucket that these variables lead to, which are passed by hand as a test may not change its environment.
+#[cfg(test)]
+pub(super) fn bucket_of_a_test(variables: &[(String, String)], bucket: &str, prefix: &str) -> Bucket {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true).with_retry(retries());
+    let builder = variables.iter().fold(builder, |builder, (name, value)| {
+        builder.with_config(name.to_lowercase().parse().unwrap(), value)
+    });
+    Bucket::new(Arc::new(builder.build().unwrap()), prefix, &format!("s3://{bucket}/{prefix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written() {
+        for (text, same) in [
+            ("s3://backups/shop", "s3://backups/shop"),
+            ("s3://backups", "s3://backups"),
+            ("gs://backups/a/b/", "gs://backups/a/b"),
+            ("az://backups@account/shop", "az://backups@account/shop"),
+        ] {
+            assert!(is_address(text));
+            assert_eq!(Address::parse(text).unwrap().to_string(), same);
+        }
+        for text in ["s3://", "s3:///shop", "ftp://a/b", "s3://a/../b", "s3://a/b?region=x", "https://a.b/c"]
+        {
+            assert_eq!(Address::parse(text).unwrap_err().kind(), Kind::Usage, "{text}");
+        }
+        assert!(!is_address("/srv/history") && !is_address("file:///srv/history"));
+    }
+}

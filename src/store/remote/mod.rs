@@ -1,0 +1,304 @@
+//! A history's objects in an object store: S3 and what speaks it, Google Cloud Storage, Azure Blob Storage.
+//!
+//! An object is one put that succeeds only if the name is free, so nothing unfinished can be left and nothing is ever
+//! replaced. Each kind is listed at most once, and from then on this process's own puts and removals are added to the
+//! list: no request lists the bucket in a loop, and a command sees one state of the history. Leases and the dates of
+//! renewals are not objects; they lie under `leases/` and `renewed/`, and are the only keys that are overwritten.
+
+mod address;
+mod bucket;
+mod lease;
+mod object;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use object_store::PutPayload;
+
+pub use self::address::{Address, is_address};
+use self::bucket::{Bucket, Stored};
+use self::lease::{LeaseTerms, Leases};
+use self::object::RemoteObject;
+use super::{Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
+use crate::ambient;
+use crate::error::{Context, Error, Kind, Result};
+
+/// The objects under one prefix of a bucket.
+#[derive(Debug)]
+pub struct Remote {
+    bucket: Bucket,
+    leases: Leases,
+    /// The folder for drafts.
+    scratch: PathBuf,
+    /// The objects of each kind that was listed.
+    listings: Mutex<BTreeMap<ObjectKind, BTreeMap<ObjectName, Stored>>>,
+    /// Objects of which the ends have been fetched, and that nobody has opened yet.
+    expected: Mutex<BTreeMap<ObjectName, RemoteObject>>,
+}
+
+/// The ends of so many objects are fetched at a time.
+const FETCHERS: usize = 8;
+
+impl Remote {
+    /// Makes the store; nothing is asked yet. `scratch` is a local folder for objects that are being made.
+    fn new(bucket: Bucket, scratch: PathBuf, terms: LeaseTerms) -> Remote {
+        Remote {
+            leases: Leases::new(bucket.clone(), terms),
+            bucket,
+            scratch,
+            listings: Mutex::default(),
+            expected: Mutex::default(),
+        }
+    }
+
+    fn key(name: &ObjectName) -> Result<String> {
+        name.check()?;
+        Ok(name.to_string())
+    }
+
+    fn listings(&self) -> MutexGuard<'_, BTreeMap<ObjectKind, BTreeMap<ObjectName, Stored>>> {
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists the folder of a kind, with the other kinds that share it.
+    fn load(&self, kind: ObjectKind) -> Result<()> {
+        let folder = kind.place().0;
+        let kinds = ObjectKind::ALL.into_iter().filter(|it| it.place().0 == folder);
+        let mut found: BTreeMap<_, BTreeMap<_, _>> = kinds.map(|kind| (kind, BTreeMap::new())).collect();
+        for (file, stored) in self.bucket.list(&format!("{folder}/"))? {
+            for (kind, objects) in &mut found {
+                objects.extend(kind.object_in(&file).map(|name| (name, stored)));
+            }
+        }
+        self.listings().extend(found);
+        Ok(())
+    }
+
+    fn listed(&self, name: &ObjectName) -> Option<Stored> {
+        self.listings().get(&name.kind())?.get(name).copied()
+    }
+
+    fn head(&self, name: &ObjectName) -> Result<Option<Stored>> {
+        let key = Remote::key(name)?;
+        self.listed(name).map_or_else(|| self.bucket.head(&key), |stored| Ok(Some(stored)))
+    }
+
+    fn put(&self, name: &ObjectName, payload: PutPayload) -> Result<()> {
+        let key = Remote::key(name)?;
+        self.leases.check()?;
+        ambient::pass("store.put")?;
+        let size = payload.content_length() as u64;
+        self.bucket.create(&key, payload)?;
+        ambient::pass("store.put-done")?;
+        if let Some(objects) = self.listings().get_mut(&name.kind()) {
+            objects.insert(name.clone(), Stored { size, put: ambient::now() });
+        }
+        Ok(())
+    }
+
+    fn forget(&self, name: &ObjectName) {
+        if let Some(objects) = self.listings().get_mut(&name.kind()) {
+            objects.remove(name);
+        }
+    }
+
+    fn object(&self, name: &ObjectName) -> Result<Option<RemoteObject>> {
+        let key = Remote::key(name)?;
+        Ok(self.head(name)?.map(|stored| RemoteObject::new(self.bucket.clone(), key, stored.size)))
+    }
+
+    /// Fetches the ends of an object, unless that fails.
+    fn fetch_ends(&self, name: &ObjectName) {
+        if let Ok(Some(object)) = self.object(name)
+            && object.fetch_ends().is_ok()
+        {
+            self.expected().insert(name.clone(), object);
+        }
+    }
+
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<ObjectName, RemoteObject>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn renewed(name: &ObjectName) -> String {
+        format!("renewed/{name}")
+    }
+
+    /// A key under `damaged/` that is free.
+    fn place_aside(&self, name: &ObjectName) -> Result<String> {
+        let file = name.file_name();
+        let numbered = (2..).map(|number| format!("damaged/{file}.{number}"));
+        for key in std::iter::once(format!("damaged/{file}")).chain(numbered) {
+            if self.bucket.head(&key)?.is_none() {
+                return Ok(key);
+            }
+        }
+        unreachable!("a place is found free before the numbers end")
+    }
+}
+
+impl Store for Remote {
+    fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectName>> {
+        if kind.only_stem().is_some() {
+            let only = ObjectName::only(kind);
+            return Ok(self.bucket.head(&Remote::key(&only)?)?.map(|_| only).into_iter().collect());
+        }
+        if !self.listings().contains_key(&kind) {
+            self.load(kind)?;
+        }
+        Ok(self.listings().get(&kind).into_iter().flat_map(BTreeMap::keys).cloned().collect())
+    }
+
+    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
+        Ok(self.head(name)?.map(|stored| stored.size))
+    }
+
+    fn age(&self, name: &ObjectName) -> Option<Duration> {
+        let put = self.head(name).ok()??.put;
+        let renewed = self.bucket.head(&Remote::renewed(name)).ok()?.map(|stored| stored.put);
+        (ambient::now() - renewed.unwrap_or(put).max(put)).to_std().ok()
+    }
+
+    fn renew(&self, name: &ObjectName) -> Result<()> {
+        let there = self.head(name)?.is_some();
+        let missing = || Error::unavailable(format!("{} is not there", self.locate(name)));
+        if there { self.bucket.overwrite(&Remote::renewed(name), Vec::new()) } else { Err(missing()) }
+    }
+
+    fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
+        let expected = self.expected().remove(name);
+        let opened = expected.map_or_else(|| self.object(name), |object| Ok(Some(object)))?;
+        Ok(opened.map(|object| Box::new(object) as Box<dyn Object>))
+    }
+
+    fn expect(&self, names: &[ObjectName]) {
+        self.expected().clear();
+        let queue = Mutex::new(names.iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let fetch = || std::iter::from_fn(next).for_each(|name| self.fetch_ends(name));
+        std::thread::scope(|scope| {
+            (0..FETCHERS.min(names.len())).for_each(|_| drop(scope.spawn(fetch)));
+        });
+    }
+
+    fn read(&self, name: &ObjectName) -> Result<Option<Vec<u8>>> {
+        match self.expected().remove(name).and_then(|object| object.whole()) {
+            Some(whole) => Ok(Some(whole.into())),
+            None => Ok(self.bucket.get(&Remote::key(name)?)?.map(Vec::from)),
+        }
+    }
+
+    fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        self.put(name, bytes.to_vec().into())
+    }
+
+    fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
+        files::create_folder(&self.scratch)?;
+        NewFile::create(&self.scratch.join(format!("draft.{}", kind.place().1)))
+    }
+
+    fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
+        self.put(name, file.read()?.into())
+    }
+
+    fn remove_unfinished(&self, _: ObjectKind) {}
+
+    fn remove(&self, names: &[ObjectName]) -> Result<()> {
+        for name in names {
+            self.leases.check()?;
+            self.bucket.delete(&Remote::key(name)?)?;
+            self.forget(name);
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, name: &ObjectName) -> Result<Option<String>> {
+        self.leases.check()?;
+        let (key, aside) = (Remote::key(name)?, self.place_aside(name)?);
+        if !self.bucket.copy(&key, &aside)? {
+            return Ok(None);
+        }
+        self.bucket.delete(&key)?;
+        self.forget(name);
+        Ok(Some(self.bucket.locate(&aside)))
+    }
+
+    fn lease(&self, role: Role, command: &str) -> Result<Lease> {
+        self.leases.alone(role, command).map(Lease::new)
+    }
+
+    fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {
+        match self.leases.shared(role, patience) {
+            // Who may only read does without a lease, as on a disk that is only read.
+            Err(error) if error.kind() == Kind::Refused => Ok(None),
+            shared => shared.map(|lease| Some(Lease::new(lease))),
+        }
+    }
+
+    fn is_leased(&self, role: Role) -> bool {
+        self.leases.is_leased(role)
+    }
+
+    fn lend(&self, name: &ObjectName) -> Result<Option<LentFile>> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        let folder = ambient::temporary_folder()?;
+        let path = folder.path().join(name.file_name());
+        let written = std::fs::write(&path, bytes);
+        written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+        Ok(Some(LentFile::in_scratch(path, folder)))
+    }
+
+    fn locate(&self, name: &ObjectName) -> String {
+        self.bucket.locate(&name.to_string())
+    }
+}
+
+#[cfg(test)]
+#[expect(dead_code, clippy::print_stderr, reason = "other tests, whose file this is, need more of it")]
+#[path = "../../../tests/servers/support/s3.rs"]
+mod server;
+
+/// Stores for tests: one in memory and, where there is an S3 server, a prefix of its own there.
+#[cfg(test)]
+pub(super) fn for_tests(scratch: &std::path::Path) -> Vec<Remote> {
+    use std::sync::Arc;
+    let memory = Arc::new(object_store::memory::InMemory::new());
+    let mut buckets = vec![Bucket::new(memory, "a/b", "memory://bucket/a/b")];
+    buckets.extend(server::S3Server::shared().map(|server| {
+        let prefix = format!("{:x}", u64::from_le_bytes(ambient::random().unwrap()));
+        address::bucket_of_a_test(&server.variables("owner"), "first", &prefix)
+    }));
+    let store = |bucket| Remote::new(bucket, scratch.to_owned(), LeaseTerms::for_tests());
+    buckets.into_iter().map(store).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_expected_needs_no_request_later() {
+        let folder = tempfile::tempdir().unwrap();
+        for remote in for_tests(folder.path()) {
+            let store: &dyn Store = &remote;
+            let sizes = [1_usize, 65_536, 65_537, 200_000];
+            let name = |size: usize| ObjectName::new(ObjectKind::Pack, size.to_string());
+            let bytes = |size: usize| (0..size).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+            sizes.iter().for_each(|&size| store.put_new(&name(size), &bytes(size)).unwrap());
+            store.expect(&sizes.map(name));
+            sizes.iter().for_each(|&size| remote.bucket.delete(&name(size).to_string()).unwrap());
+            assert_eq!(store.read(&name(1)).unwrap().unwrap(), bytes(1));
+            for size in &sizes[1..] {
+                let (object, whole) = (store.open(&name(*size)).unwrap().unwrap(), bytes(*size));
+                for at in [0, size - 60_000] {
+                    let mut found = vec![0; 60_000];
+                    object.read_exact_at(&mut found, at as u64).unwrap();
+                    assert!(found == whole[at..at + 60_000], "{size} from {at}");
+                }
+            }
+            assert!(store.open(&name(1)).unwrap().is_none(), "it was read, and is gone");
+        }
+    }
+}
