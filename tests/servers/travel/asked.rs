@@ -48,6 +48,7 @@ fn scene(server: &Server, sql: &str) -> Scene {
     server.psql(&database, sql);
     let backwhen = Backwhen::new(server, &database)
         .with_env("BACKWHEN_TEST_ROLL_AT", "8192")
+        .with_env("BACKWHEN_TEST_SEALED_BLOCK", "16384")
         .with_env("BACKWHEN_LOG", "backwhen=warn,backwhen::history::journal=trace");
     backwhen.init();
     Scene { backwhen }
