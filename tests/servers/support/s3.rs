@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 /// A server that does not answer within this time will not.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Ends the server, and removes its folder, once the tests' process is gone: nobody writes to the pipe, and it closes.
-const KEEPER: &str = r#"folder=$1; shift; "$@" >"$folder/log" 2>&1 & server=$!; cat >/dev/null; kill -9 $server
-    wait $server 2>/dev/null; rm -rf "$folder""#;
+/// Ends the server, and removes its folder and sockets, once the tests' process is gone: nobody writes to the pipe, and it
+/// closes. The server makes sockets in /tmp, whatever it is told.
+const KEEPER: &str = r#"folder=$1; shift; TMPDIR=$folder "$@" >"$folder/log" 2>&1 & server=$!; cat >/dev/null; kill -9 $server
+    wait $server 2>/dev/null; rm -rf "$folder"
+    for option; do case $option in *.grpc=*) rm -f /tmp/seaweedfs-*-grpc-"${option#*=}".sock ;; esac; done"#;
 
 /// Who may do what. Nobody's name can make buckets, as making one is no part of any test.
 const IDENTITIES: &str = r#"{"identities": [
