@@ -101,8 +101,12 @@ pub(super) fn say_loaded(at: &Surroundings, opened: &OpenedGate) {
     let seconds = opened.took.as_secs_f64();
     for table in &opened.tables {
         let part = opened.parts.iter().find(|part| part.table == table.table);
-        let all = part.map(|part| format!(" of {}", part.rows + part.left_out)).unwrap_or_default();
-        at.ui.say(&format!("loaded {}: {}{all} rows, proved; {seconds:.2} s", table.table, table.rows));
+        // Of a part it is proved that each row is one of the history's, and not that no other row belongs to it.
+        let rows = match part {
+            Some(part) => format!("{} of {} rows, each proved", part.rows, part.rows + part.left_out),
+            None => format!("{} rows, proved", table.rows),
+        };
+        at.ui.say(&format!("loaded {}: {rows}; {seconds:.2} s", table.table));
     }
     for view in &opened.views {
         at.ui.say(&format!("filled {view}; {seconds:.2} s"));

@@ -37,7 +37,7 @@ fn only_the_rows_that_meet_a_condition_are_loaded() {
             &said.stderr,
             &[
                 "note: only these rows of sales.orders are loaded: customer = 7 AND",
-                &format!("loaded sales.orders: {rows} of {all} rows, proved"),
+                &format!("loaded sales.orders: {rows} of {all} rows, each proved"),
                 "loaded public.customers: 41 rows, proved",
             ],
         );
