@@ -12,7 +12,7 @@ use crate::codec::copy_text;
 use crate::codec::key::KeyShape;
 use crate::error::Result;
 
-/// So many keys are looked up together, so that their rows fit into memory.
+/// The number of keys that are looked up together, so that their rows fit into memory.
 const KEYS_AT_ONCE: usize = 1 << 15;
 
 /// The rows of a table that are asked for.

@@ -69,7 +69,7 @@ pub struct FoldInput<'a> {
     pub key: &'a MessageKey,
     /// Tells which tables matter; the others are left out.
     pub wanted: Wanted<'a>,
-    /// What is read if only rows are asked for. Then neither sequences nor schema are told.
+    /// The part of the journal that is read if only rows are asked for. The fold then tells neither sequences nor the schema.
     pub rows_only: Option<RowsOnly<'a>>,
     /// The bytes that all deltas together may take.
     pub budget: usize,

@@ -22,8 +22,8 @@ use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
 use crate::store::{Lease, ObjectKind, ObjectName, Role, Store, layout};
 
-/// So many images are sent to an object store at a time. Each is held in memory meanwhile, and is at most as large as a
-/// pack.
+/// The number of images that are sent to an object store at a time. Each is held in memory meanwhile, and is at most as large
+/// as a pack.
 const SENDERS: usize = 3;
 
 /// The content of `copy.json`: of which history a folder is becoming a copy.

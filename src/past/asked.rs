@@ -15,8 +15,8 @@ use crate::history::journal::{ChangeCount, ChosenBlocks};
 use crate::model::{Column, Lsn, RowIdentity, Table};
 use crate::progress::Silent;
 
-/// With more keys than this, the index is not asked: in segments of earlier versions it would be wrong about a fifth of the
-/// blocks.
+/// The most keys for which the index is asked. For more, the index of a segment of an earlier version would be wrong about a
+/// fifth of the blocks.
 const FEW_KEYS: usize = 64;
 
 /// A rough cost in bytes of a folded row beyond its values.
@@ -84,7 +84,7 @@ impl Past {
     /// The position from which on the transactions changed so many rows of the tables; `None` if they never did, or if their
     /// changes should not be held in memory.
     fn begin_of_newest(&self, tables: &BTreeSet<u32>, mut rows: u64) -> Result<Option<Lsn>> {
-        // What is folded of rows whose images are not known must stay in memory; keys count once more there.
+        // The fold keeps all changes in memory, since it does not see the rows' images. There, each key is held once more.
         let (held, mut room) = (self.base.lsn..self.until, RECOVERY_BUDGET as u64 / 2);
         let views: Vec<_> = self.segments_up_to(self.until).collect();
         for view in views.into_iter().rev() {

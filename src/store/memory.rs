@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::ambient;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// A fault that a test makes a [`MemoryStore`] have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,12 +197,7 @@ impl Store for MemoryStore {
     }
 
     fn lend(&self, name: &ObjectName) -> Result<Option<LentFile>> {
-        let Some(bytes) = self.object(name)? else { return Ok(None) };
-        let folder = ambient::temporary_folder()?;
-        let path = folder.path().join(name.file_name());
-        let written = std::fs::write(&path, bytes);
-        written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
-        Ok(Some(LentFile::in_scratch(path, folder)))
+        self.object(name)?.map(|bytes| LentFile::copied(name, &bytes)).transpose()
     }
 
     fn locate(&self, name: &ObjectName) -> String {

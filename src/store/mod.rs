@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::ambient;
 use crate::error::{Context, Kind, Result};
 pub use files::NewFile;
 pub use folder::Folder;
@@ -285,6 +286,18 @@ impl LentFile {
     /// Makes a lent file of one that lies in a folder of its own; the folder goes with the value.
     pub fn in_scratch(path: PathBuf, folder: TempDir) -> LentFile {
         LentFile { path, _copy: Some(folder) }
+    }
+
+    /// Writes the bytes of an object into a folder of its own.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be written.
+    pub(in crate::store) fn copied(name: &ObjectName, bytes: &[u8]) -> Result<LentFile> {
+        let folder = ambient::temporary_folder()?;
+        let path = folder.path().join(name.file_name());
+        let written = std::fs::write(&path, bytes);
+        written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
+        Ok(LentFile::in_scratch(path, folder))
     }
 
     pub fn path(&self) -> &Path {

@@ -15,8 +15,8 @@ use crate::history::image::PackReader;
 use crate::history::journal::{self, SegmentName};
 use crate::store::{ObjectKind, ObjectName, Store, layout};
 
-/// So many new objects are announced to the store before the first of them is opened. Of each, a far store holds two
-/// chunks in memory.
+/// The number of new objects that are announced to the store before the first of them is opened. An object store then holds
+/// two chunks of each in memory.
 const EXPECTED: usize = 64;
 
 impl Catalog {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::name::SegmentName;
 use crate::error::Result;
 
-/// With more bytes of blocks than this, no further block is kept. The first ones stay: each time, the blocks are read in the
+/// The most bytes of blocks that are kept. The first ones stay: each time, the blocks are read in the
 /// same order.
 const MOST_BYTES: usize = 32 << 20;
 

@@ -201,7 +201,7 @@ impl ChangeIndex {
             let bytes = end.and_then(|end| pages.get(page.offset as usize..end));
             bytes.map(<[u8]>::to_vec).ok_or_else(|| SegmentFault::bad("a page of the filters is missing"))
         };
-        // Where the filters tell nothing, every block is read.
+        // If the filters tell nothing, every block is read.
         filters
             .blocks_with(&rows.tables, &rows.keys, &mut read)
             .unwrap_or_else(|_| (0..filters.blocks() as u32).collect())

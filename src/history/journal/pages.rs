@@ -163,7 +163,7 @@ impl<'a> PagedFilters<'a> {
     /// schema changes, in order. `read` reads a page.
     ///
     /// # Errors
-    /// Those of `read`; a fault if a page is not the one that the head tells.
+    /// Fails with the faults of `read`, and if a page does not have the digest that the head tells.
     pub(super) fn blocks_with(
         &self,
         tables: &[u32],

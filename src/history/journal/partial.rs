@@ -24,7 +24,7 @@ const MOST_SECTIONS: usize = 64;
 /// The bytes of a section's entry in the table that a footer begins with.
 const ENTRY_LEN: usize = 20;
 
-/// What a lookup of rows finds in a segment.
+/// The result of looking up rows in a segment's footer.
 pub struct Lookup {
     /// The Relation messages that are in force at the start of the segment or come within it.
     pub relations: Vec<Vec<u8>>,

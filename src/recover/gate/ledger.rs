@@ -12,7 +12,7 @@ use super::statements::run;
 use super::{GatedTable, OpenedGate};
 
 /// Gives the relations of a gate their privileges back, in the transaction that loads their rows, and lets them be queried.
-/// What is not exact about them is entered too, so that the report says it although this process dies.
+/// The ledger also gets what is not exact about them, so that the report of a later run says it if this process dies.
 ///
 /// # Errors
 /// `Unavailable` if the server fails.

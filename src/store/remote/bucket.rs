@@ -24,7 +24,7 @@ const PUT_ID: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("backwh
 /// The stores take no longer keys.
 const LONGEST_KEY: usize = 1024;
 
-/// Where a machine in a cloud is asked for its own credentials, if none are named.
+/// The address at which a machine in a cloud finds its own credentials. The crate asks there if the user names none.
 const METADATA_SERVICE: &str = "169.254.169.254";
 
 /// The keys under one prefix of a bucket.

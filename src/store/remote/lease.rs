@@ -20,7 +20,8 @@ use crate::ambient::{self, Steady};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::Role;
 
-/// With more holders than this, the one that came first is struck off: it belongs to a process that was killed.
+/// The most holders of one role. If another one joins, the one that came first is struck off: it belongs to a process that
+/// was killed.
 const MOST_HOLDERS: usize = 100;
 
 /// A change is tried this often while others change the same object.

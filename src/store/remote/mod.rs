@@ -23,7 +23,7 @@ use self::lease::{LeaseTerms, Leases};
 use self::object::RemoteObject;
 use super::{Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
 use crate::ambient;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// The objects under one prefix of a bucket.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Remote {
     expected: Mutex<BTreeMap<ObjectName, RemoteObject>>,
 }
 
-/// The ends of so many objects are fetched at a time.
+/// The number of objects whose ends are fetched at a time.
 const FETCHERS: usize = 8;
 
 impl Remote {
@@ -242,12 +242,7 @@ impl Store for Remote {
     }
 
     fn lend(&self, name: &ObjectName) -> Result<Option<LentFile>> {
-        let Some(bytes) = self.read(name)? else { return Ok(None) };
-        let folder = ambient::temporary_folder()?;
-        let path = folder.path().join(name.file_name());
-        let written = std::fs::write(&path, bytes);
-        written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
-        Ok(Some(LentFile::in_scratch(path, folder)))
+        self.read(name)?.map(|bytes| LentFile::copied(name, &bytes)).transpose()
     }
 
     fn locate(&self, name: &ObjectName) -> String {

@@ -19,7 +19,7 @@ const CHUNKS: usize = 4;
 /// Once this many ranges have been asked for that each begin where the one before ends, the object is read ahead.
 const RUN: u32 = 2;
 
-/// So many bytes are read ahead in one request.
+/// The number of bytes that are read ahead in one request.
 const WINDOW: u64 = 2 << 20;
 
 /// Bytes that were read ahead, and what tells whether it is worth while.
@@ -27,7 +27,7 @@ const WINDOW: u64 = 2 << 20;
 struct ReadAhead {
     begin: u64,
     bytes: Bytes,
-    /// Where the last range ended.
+    /// The offset at which the last range ended.
     next: u64,
     /// How many ranges in a row have begun where the one before ended.
     run: u32,

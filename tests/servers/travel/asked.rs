@@ -14,7 +14,7 @@ use backwhen::history::History;
 use backwhen::model::Lsn;
 use backwhen::past::{Past, Reading};
 
-use super::{Scene, on_oldest_and_newest};
+use super::{Scene, WORK, on_oldest_and_newest};
 use crate::support::{Backwhen, Server, seed};
 
 /// Tables with a key of numbers, with one of texts, and without one. Some values of the first are not in the stream unless
@@ -129,20 +129,12 @@ fn asked_rows_are_those_that_reading_everything_finds() {
     });
 }
 
-/// Each transaction changes a hundred rows, once or twice.
-const MANY: &str = "
-CREATE TABLE t (id int PRIMARY KEY, words text); INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 30000) g;
-CREATE PROCEDURE work(first int, last int) LANGUAGE plpgsql AS $$ BEGIN
-    FOR n IN first..last LOOP
-        UPDATE t SET words = md5(n::text || id) WHERE id BETWEEN n * 100 AND n * 100 + 99;
-        COMMIT;
-    END LOOP;
-END $$;";
-
 #[test]
 fn the_rows_before_a_transaction_take_a_part_of_the_journal() {
     let server = Server::shared(None);
-    let scene = scene(&server, MANY);
+    let table = "CREATE TABLE t (id int PRIMARY KEY, words text);
+        INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 30000) g;";
+    let scene = scene(&server, &format!("{table}{WORK}"));
     scene.psql("CALL work(1, 250)");
     let one = scene.transaction("UPDATE t SET words = 'one' WHERE id = 12345");
     let first = scene.transaction("UPDATE t SET words = 'first' WHERE id BETWEEN 20000 AND 20099");

@@ -1,6 +1,6 @@
 //! Questions about the rows that have a key: how much of the journal they read, and rows of partitioned tables.
 
-use super::Scene;
+use super::{Scene, WORK};
 use crate::support::{Backwhen, Server};
 
 /// Sealed segments of many small blocks, as a long journal has many large ones.
@@ -10,22 +10,17 @@ const SMALL: [(&str, &str); 3] = [
     ("BACKWHEN_LOG", "backwhen=warn,backwhen::history::journal=trace"),
 ];
 
-/// A hundred rows a transaction, one transaction after the other.
-const WORK: &str = "
-CREATE TABLE t (id int PRIMARY KEY, words text);
-INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 50000) g;
-CREATE PROCEDURE work(first int, last int) LANGUAGE plpgsql AS $$ BEGIN
-    FOR n IN first..last LOOP
-        UPDATE t SET words = md5(n::text || id) WHERE id BETWEEN n * 100 AND n * 100 + 99;
-        COMMIT;
-    END LOOP;
-END $$;";
-
 #[test]
 fn the_history_of_one_row_takes_less_than_a_hundredth_of_the_journal() {
     let server = Server::shared(None);
     let database = server.fresh_database("hundredth");
-    server.psql(&database, WORK);
+    server.psql(
+        &database,
+        &format!(
+            "CREATE TABLE t (id int PRIMARY KEY, words text); {WORK}
+             INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 50000) g"
+        ),
+    );
     let with_setting = |backwhen: Backwhen, (name, value): (&str, &str)| backwhen.with_env(name, value);
     let backwhen = SMALL.into_iter().fold(Backwhen::new(&server, &database), with_setting);
     backwhen.init();

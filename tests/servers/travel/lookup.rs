@@ -1,6 +1,6 @@
 //! A row's history is looked up: only the blocks of the journal are read that may hold its changes.
 
-use super::{Scene, on_oldest_and_newest};
+use super::{Scene, WORK, on_oldest_and_newest};
 use crate::support::{Backwhen, Server};
 
 /// A scene whose segments are sealed when they are this large.
@@ -14,24 +14,15 @@ fn scene(server: &Server, sql: &str, roll_at: &str) -> Scene {
     Scene { backwhen }
 }
 
-/// Many transactions, each of which changes a hundred rows.
-const MANY: &str = "
-CREATE PROCEDURE work(transactions int) LANGUAGE plpgsql AS $$ BEGIN
-    FOR n IN 1..transactions LOOP
-        UPDATE t SET words = md5(n::text || id) WHERE id BETWEEN n * 100 AND n * 100 + 99;
-        COMMIT;
-    END LOOP;
-END $$;";
-
 #[test]
 fn one_row_among_many_changes_takes_a_part_of_the_journal() {
     let server = Server::shared(None);
     let table = "CREATE TABLE t (id int PRIMARY KEY, words text);
         INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 60000) g;";
-    let scene = scene(&server, &format!("{table}{MANY}"), "8192");
-    scene.psql("CALL work(500)");
+    let scene = scene(&server, &format!("{table}{WORK}"), "8192");
+    scene.psql("CALL work(1, 500)");
     let changed = scene.transaction("UPDATE t SET words = 'changed' WHERE id = 30000");
-    scene.psql("CALL work(30)");
+    scene.psql("CALL work(1, 30)");
     scene.drain();
     let journal = scene.backwhen.journal_bytes();
     for arguments in [&["row", "t", "30000"][..], &["row", "t", "59999"], &["log", "--key", "t=30000"]] {
@@ -53,7 +44,7 @@ fn blocks_without_the_row_hide_nothing_that_concerns_it() {
             "CREATE TABLE t (id int PRIMARY KEY, words text); CREATE TYPE mood AS ENUM ('well', 'ill');
             CREATE TABLE other (id int PRIMARY KEY, feels mood); INSERT INTO other VALUES (1, 'well');
             INSERT INTO t SELECT g, 'at first' FROM generate_series(1, 5000) g;";
-        let scene = scene(server, &format!("{table}{MANY}"), "4096");
+        let scene = scene(server, &format!("{table}{WORK}"), "4096");
         let mut steps = vec![];
         for statement in [
             "UPDATE t SET id = 7777 WHERE id = 42",
@@ -68,7 +59,7 @@ fn blocks_without_the_row_hide_nothing_that_concerns_it() {
             "ALTER TABLE t ALTER id TYPE bigint",
             "DELETE FROM t WHERE id = 42",
         ] {
-            scene.psql("CALL work(20)");
+            scene.psql("CALL work(1, 20)");
             steps.push(scene.transaction(statement));
         }
         scene.drain();

@@ -16,6 +16,15 @@ use serde_json::Value;
 
 use crate::support::{Backwhen, Server, on_oldest_and_newest};
 
+/// Makes a procedure whose transactions change a hundred rows of table t each, one after the other.
+const WORK: &str = "
+CREATE PROCEDURE work(first int, last int) LANGUAGE plpgsql AS $$ BEGIN
+    FOR n IN first..last LOOP
+        UPDATE t SET words = md5(n::text || id) WHERE id BETWEEN n * 100 AND n * 100 + 99;
+        COMMIT;
+    END LOOP;
+END $$;";
+
 /// A shop with a row of every kind of table, under protection.
 const SHOP: &str = "
 CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id int, status text,

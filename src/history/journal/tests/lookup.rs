@@ -267,7 +267,7 @@ fn an_index_that_was_changed_is_found() {
     }
 }
 
-/// What a lookup reads of a sealed segment's footer tells the same as the whole.
+/// A lookup reads a part of a sealed segment's footer, which tells the same as the whole.
 #[test]
 fn a_lookup_reads_a_part_of_the_footer() {
     let sought = |id: &str| SoughtRows::new(TABLE, [vec![id.as_bytes()]]);
