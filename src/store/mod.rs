@@ -122,6 +122,29 @@ pub trait Store: Debug + Send + Sync {
     /// `Locked` if another process has the role, alone or shared.
     fn lease(&self, role: Role, command: &str) -> Result<Lease>;
 
+    /// Takes a role as [`Store::lease`] does, for a process that has it for long. `owner` names a place that only one process
+    /// works for at a time: an earlier process of the same owner is known to be dead, and is not waited for.
+    ///
+    /// # Errors
+    /// `Locked` if a process of another owner has the role.
+    fn lease_as(&self, role: Role, command: &str, _owner: &str) -> Result<Lease> {
+        self.lease(role, command)
+    }
+
+    /// Lets others read how it goes with a role that this process has: `note` is put with the next sign of life.
+    fn note(&self, _role: Role, _note: &str) {}
+
+    /// Reads the last note of the process that has a role, and how long ago it was put; `None` if no process has the role.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn read_note(&self, _role: Role) -> Result<Option<(Option<String>, Duration)>> {
+        Ok(None)
+    }
+
+    /// Forgets what was listed of a kind, because another process may have removed objects since.
+    fn look_again(&self, _kind: ObjectKind) {}
+
     /// Shares a role with others that share it, and waits as long as `patience` for a process that has the role alone.
     /// `None` where there can be no lease, as on a disk that can only be read: reading never fails for want of one.
     ///

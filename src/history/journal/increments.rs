@@ -19,7 +19,10 @@ const MAGIC: [u8; 8] = *b"BWINC\x01\0\0";
 const HEAD: u64 = 80;
 
 /// The bytes of an open segment that one increment holds at most, as it is put from memory.
-const LONGEST: u64 = 32 << 20;
+const LONGEST: u64 = 8 << 20;
+
+/// The number of increments whose bytes are asked for at once when a segment is put together.
+const EXPECTED: usize = 64;
 
 /// The digest that stands for the bytes before the first increment.
 const NOTHING: [u8; 32] = [0; 32];
@@ -132,11 +135,14 @@ pub fn fetch(store: &dyn Store, scratch: &Path) -> Result<Spool> {
 /// Writes the increments of one segment one behind the other.
 fn join(store: &dyn Store, name: SegmentName, offsets: &[u64], file: &mut impl Write) -> Result<()> {
     let (mut before, mut end) = (NOTHING, 0);
-    for &offset in offsets {
-        let object = object(name, offset);
-        let (head, bytes) = read(store, &object)?;
+    let objects: Vec<_> = offsets.iter().map(|&offset| object(name, offset)).collect();
+    for (number, (&offset, object)) in offsets.iter().zip(&objects).enumerate() {
+        if number % EXPECTED == 0 {
+            store.expect(&objects[number..objects.len().min(number + EXPECTED)]);
+        }
+        let (head, bytes) = read(store, object)?;
         if (offset, head.before) != (end, before) {
-            return Err(damaged(store, &object, "it does not go on where the increment before it ends"));
+            return Err(damaged(store, object, "it does not go on where the increment before it ends"));
         }
         file.write_all(&bytes)
             .context(Kind::Unavailable, || "cannot write a local copy of a segment".into())?;
@@ -145,88 +151,117 @@ fn join(store: &dyn Store, name: SegmentName, offsets: &[u64], file: &mut impl W
     Ok(())
 }
 
-/// Puts the bytes of an open segment that the store lacks of its first `len`. Returns how many there were.
-///
-/// # Errors
-/// `Refused` if the increments are not of this segment, `Damaged` if they do not join, `Unavailable` if the segment cannot
-/// be read or the store does not take them.
-pub(super) fn send(store: &dyn Store, name: SegmentName, object: &dyn Object, len: u64) -> Result<u64> {
-    let there = offsets(store)?.remove(&name).unwrap_or_default();
-    let mut sending = Sending { store, name, object, before: NOTHING, at: 0, sent: 0 };
-    for (number, offset) in there.iter().enumerate() {
-        sending.put_up_to(*offset)?;
-        sending.pass(*offset, number + 1 == there.len())?;
-    }
-    if sending.at > len {
-        return Err(sending.forked(sending.at));
-    }
-    sending.put_up_to(len)?;
-    Ok(sending.sent)
-}
-
-struct Sending<'a> {
-    store: &'a dyn Store,
+/// The increments of one open segment in a store, as far as they are known to be the segment's own bytes.
+#[derive(Debug)]
+pub(super) struct IncrementChain {
     name: SegmentName,
-    object: &'a dyn Object,
     /// The digest of the increment that ends at `at`.
     before: [u8; 32],
     at: u64,
-    sent: u64,
+    /// The number of increments up to `at`.
+    count: usize,
 }
 
-impl Sending<'_> {
-    /// Puts increments from where the last one ends.
-    fn put_up_to(&mut self, end: u64) -> Result<()> {
-        while self.at < end {
-            let bytes = self.bytes(end.min(self.at + LONGEST))?;
-            let head = Head::of(self.before, &bytes);
-            self.store.put_new(&object(self.name, self.at), &[head.encode(), bytes].concat())?;
-            (self.before, self.at, self.sent) = (head.digest, self.at + head.len, self.sent + head.len);
+impl IncrementChain {
+    /// Finds the increments that are there, compares them with the segment in `object`, and puts those that are missing
+    /// between them.
+    ///
+    /// # Errors
+    /// `Refused` if the increments are not of this segment, `Damaged` if they do not join, `Unavailable` if the segment cannot
+    /// be read or the store does not take them.
+    pub(super) fn find(store: &dyn Store, name: SegmentName, object: &dyn Object) -> Result<IncrementChain> {
+        let there = offsets(store)?.remove(&name).unwrap_or_default();
+        let mut chain = IncrementChain { name, before: NOTHING, at: 0, count: 0 };
+        for (number, offset) in there.iter().enumerate() {
+            chain.put_up_to(store, object, *offset)?;
+            chain.pass(store, object, *offset, number + 1 == there.len())?;
         }
-        Ok(())
+        Ok(chain)
+    }
+
+    /// The number of increments.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Puts the bytes of the segment that the store lacks of its first `end`. Returns how many there were.
+    ///
+    /// # Errors
+    /// `Refused` if the store has more bytes of the segment, or other bytes than `object`: another process has put them.
+    /// `Unavailable` if the segment cannot be read or the store does not take an increment; what was put before it counts.
+    pub(super) fn send(&mut self, store: &dyn Store, object: &dyn Object, end: u64) -> Result<u64> {
+        if self.at > end {
+            return Err(self.forked(store, self.at));
+        }
+        self.put_up_to(store, object, end)
+    }
+
+    fn put_up_to(&mut self, store: &dyn Store, object: &dyn Object, end: u64) -> Result<u64> {
+        let begin = self.at;
+        while self.at < end {
+            let bytes = self.bytes(object, end.min(self.at + LONGEST))?;
+            let head = Head::of(self.before, &bytes);
+            let name = self::object(self.name, self.at);
+            match store.put_new(&name, &[head.encode(), bytes].concat()) {
+                // An earlier put of this process may have succeeded although its answer was lost. If another process has put
+                // this increment, its bytes differ, unless both follow the same segment.
+                Err(error) if error.kind() == Kind::Internal && store.holds(&name)? => {
+                    self.pass(store, object, self.at, true)?;
+                }
+                put => {
+                    put?;
+                    self.go_on(head);
+                }
+            }
+        }
+        Ok(self.at - begin)
+    }
+
+    fn go_on(&mut self, head: Head) {
+        (self.before, self.at, self.count) = (head.digest, self.at + head.len, self.count + 1);
     }
 
     /// Passes the increment at `offset`, which is there. The digest of the last one stands for all before it.
-    fn pass(&mut self, offset: u64, is_last: bool) -> Result<()> {
-        let name = object(self.name, offset);
-        let size = self.store.size(&name)?.and_then(|size| size.checked_sub(HEAD));
-        let size = size.ok_or_else(|| damaged(self.store, &name, "it is cut short"))?;
+    fn pass(&mut self, store: &dyn Store, object: &dyn Object, offset: u64, is_last: bool) -> Result<()> {
+        let name = self::object(self.name, offset);
+        let size = store.size(&name)?.and_then(|size| size.checked_sub(HEAD));
+        let size = size.ok_or_else(|| damaged(store, &name, "it is cut short"))?;
         if offset != self.at {
-            return Err(damaged(self.store, &name, "it does not go on where the increment before it ends"));
+            return Err(damaged(store, &name, "it does not go on where the increment before it ends"));
         }
-        if self.at + size > self.object.size() {
-            return Err(self.forked(offset));
+        if self.at + size > object.size() {
+            return Err(self.forked(store, offset));
         }
-        let head = Head::of(self.before, &self.bytes(self.at + size)?);
-        if is_last && self.head(&name)? != head {
-            return Err(self.forked(offset));
+        let head = Head::of(self.before, &self.bytes(object, self.at + size)?);
+        if is_last && read_head(store, &name)? != head {
+            return Err(self.forked(store, offset));
         }
-        (self.before, self.at) = (head.digest, self.at + head.len);
+        self.go_on(head);
         Ok(())
     }
 
-    fn head(&self, name: &ObjectName) -> Result<Head> {
-        let missing = || damaged(self.store, name, "it does not begin as an increment does");
-        let mut bytes = [0; HEAD as usize];
-        let opened = self.store.open(name)?.ok_or_else(missing)?;
-        let read = opened.read_exact_at(&mut bytes, 0);
-        read.context(Kind::Unavailable, || format!("cannot read {}", self.store.locate(name)))?;
-        Head::decode(&bytes).ok_or_else(missing)
-    }
-
-    fn bytes(&self, end: u64) -> Result<Vec<u8>> {
+    fn bytes(&self, object: &dyn Object, end: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; (end - self.at) as usize];
-        let read: io::Result<()> = self.object.read_exact_at(&mut bytes, self.at);
+        let read: io::Result<()> = object.read_exact_at(&mut bytes, self.at);
         read.map_err(|_| Error::unavailable("a segment became shorter while it was copied; try again"))?;
         Ok(bytes)
     }
 
-    fn forked(&self, offset: u64) -> Error {
+    fn forked(&self, store: &dyn Store, offset: u64) -> Error {
         Error::refused(format!(
             "{} is not of this journal: the two histories have gone separate ways; copy to a new prefix",
-            self.store.locate(&object(self.name, offset))
+            store.locate(&object(self.name, offset))
         ))
     }
+}
+
+fn read_head(store: &dyn Store, name: &ObjectName) -> Result<Head> {
+    let missing = || damaged(store, name, "it does not begin as an increment does");
+    let mut bytes = [0; HEAD as usize];
+    let opened = store.open(name)?.ok_or_else(missing)?;
+    let read = opened.read_exact_at(&mut bytes, 0);
+    read.context(Kind::Unavailable, || format!("cannot read {}", store.locate(name)))?;
+    Head::decode(&bytes).ok_or_else(missing)
 }
 
 /// Whether there are increments of an open segment.

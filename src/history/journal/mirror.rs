@@ -1,13 +1,15 @@
 //! Keeps a copy of an open segment up to date while its writer goes on.
 
 use super::block;
-use super::increments;
+use super::increments::IncrementChain;
 use super::name::SegmentName;
 use super::place::{Journal, SegmentBytes};
-use super::walk::{Tail, Walk, WalkedBlock, walk};
+use super::walk::{Tail, Walk, WalkedBlock, WalkedTo, walk, walk_from};
+use super::writer::Durable;
 use crate::error::{Context, Error, Kind, Result};
+use crate::history::key::SegmentKey;
 use crate::model::Lsn;
-use crate::store::Object;
+use crate::store::{Object, Store};
 
 /// The end of the last complete transaction of an open segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,28 @@ pub struct OpenSegmentEnd {
     pub bytes: u64,
     /// The frontier at that end.
     pub end: Lsn,
+}
+
+/// A position up to which a copy has the journal of an epoch, and an image of that epoch to recover from. Only a standing
+/// copy makes one, after the store has taken all objects up to there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiedEnd {
+    epoch: u32,
+    end: Lsn,
+}
+
+impl CopiedEnd {
+    pub(in crate::history) fn new(epoch: u32, end: Lsn) -> CopiedEnd {
+        CopiedEnd { epoch, end }
+    }
+
+    pub fn epoch(self) -> u32 {
+        self.epoch
+    }
+
+    pub fn lsn(self) -> Lsn {
+        self.end
+    }
 }
 
 /// The outcome of [`mirror`].
@@ -33,14 +57,13 @@ pub struct Mirrored {
 /// `Damaged` if either is damaged, `Refused` if the copy is not a beginning of the original, `Unavailable` if
 /// the original is not there (it may have been sealed just now) or the disk fails.
 pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<Mirrored> {
+    if copy.is_remote() {
+        return FollowedSegment::begin(original, &*copy.store, name)?.follow(original, &*copy.store, None);
+    }
     let (bytes, walked) = look(original, name)?;
     // Copied bytes must not vanish from the original: a power cut could take bytes that only the kernel of its writer has,
     // and other bytes would then be written in their place.
     original.spool.sync(&name.stem())?;
-    if copy.is_remote() {
-        let bytes = increments::send(&*copy.store, name, &*bytes.object, walked.complete_len)?;
-        return Ok(Mirrored { bytes, end: walked.frontier });
-    }
     if !copy.holds(name)? {
         copy.spool.begin(&name.stem(), &*bytes.object, walked.complete_len)?;
         return Ok(Mirrored { bytes: walked.complete_len, end: walked.frontier });
@@ -59,6 +82,65 @@ pub fn mirror(original: &Journal, copy: &Journal, name: SegmentName) -> Result<M
     Ok(Mirrored { bytes: walked.complete_len - known.complete_len, end: walked.frontier })
 }
 
+/// An open segment whose copy in an object store is kept up to date. What was sent is not looked at again.
+pub struct FollowedSegment {
+    name: SegmentName,
+    chain: IncrementChain,
+    walked: WalkedTo,
+    key: Option<SegmentKey>,
+}
+
+impl FollowedSegment {
+    /// Finds what the store has of an open segment, and compares it.
+    ///
+    /// # Errors
+    /// Fails as [`mirror`] does.
+    pub fn begin(original: &Journal, store: &dyn Store, name: SegmentName) -> Result<FollowedSegment> {
+        let bytes = original.open(name)?;
+        let (header, key) = bytes.begin(&original.authorship)?;
+        let chain = IncrementChain::find(store, name, &*bytes.object)?;
+        Ok(FollowedSegment { name, chain, walked: WalkedTo::start(header.start), key })
+    }
+
+    pub fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    /// The number of objects that the segment's copy consists of.
+    pub fn increments(&self) -> usize {
+        self.chain.count()
+    }
+
+    /// Puts what the store lacks up to the last complete transaction or, if `durable` is given, up to that position, which the
+    /// writer is known to have synced. Otherwise the segment is synced first, since copied bytes must not vanish from the
+    /// original: a power cut could take bytes that only the kernel has, and other bytes would be written in their place.
+    ///
+    /// # Errors
+    /// Fails as [`mirror`] does.
+    pub fn follow(
+        &mut self,
+        original: &Journal,
+        store: &dyn Store,
+        durable: Option<Durable>,
+    ) -> Result<Mirrored> {
+        let bytes = original.open(self.name)?;
+        let mut walk = checked(&bytes, walk_from(&*bytes.object, self.walked, bytes.len(), self.key.as_ref()))?;
+        match durable {
+            None => original.spool.sync(&self.name.stem())?,
+            Some(durable) if durable.lsn() < walk.frontier => {
+                let ends = walk.blocks.iter().filter(|block| !block.header.ends_inside());
+                let last = ends.take_while(|block| block.header.after <= durable.lsn()).last();
+                let len = last.map_or(self.walked.offset(), |block| block.offset + block.header.whole_len());
+                walk = checked(&bytes, walk_from(&*bytes.object, self.walked, len, self.key.as_ref()))?;
+            }
+            Some(_) => {}
+        }
+        let sent = self.chain.send(store, &*bytes.object, walk.complete_len)?;
+        self.walked = walk.end();
+        Ok(Mirrored { bytes: sent, end: walk.frontier })
+    }
+}
+
 /// Finds where the last complete transaction of an open segment ends, without reading records.
 ///
 /// # Errors
@@ -70,9 +152,13 @@ pub fn open_segment_end(journal: &Journal, name: SegmentName) -> Result<OpenSegm
 fn look(journal: &Journal, name: SegmentName) -> Result<(SegmentBytes, Walk)> {
     let bytes = journal.open(name)?;
     let (header, key) = bytes.begin(&journal.authorship)?;
-    let walk = walk(&*bytes.object, header.start, bytes.len(), key.as_ref());
+    let walk = checked(&bytes, walk(&*bytes.object, header.start, bytes.len(), key.as_ref()))?;
+    Ok((bytes, walk))
+}
+
+fn checked(bytes: &SegmentBytes, walk: Walk) -> Result<Walk> {
     match walk.tail {
-        Tail::Whole | Tail::Incomplete | Tail::Torn => Ok((bytes, walk)),
+        Tail::Whole | Tail::Incomplete | Tail::Torn => Ok(walk),
         Tail::Damaged { offset, what } => Err(bytes.fault(offset, super::fault::SegmentFault::Bad(what))),
         Tail::Newer => Err(super::fault::newer(&bytes.place)),
     }

@@ -46,7 +46,7 @@ pub use increments::{check_increment, fetch};
 pub use kept::KeptBlocks;
 pub use logical::{LogicalMessage, TransactionMessage};
 pub use lookup::{ChangeIndex, ChosenBlocks, SoughtRows};
-pub use mirror::{Mirrored, OpenSegmentEnd, mirror, open_segment_end};
+pub use mirror::{CopiedEnd, FollowedSegment, Mirrored, OpenSegmentEnd, mirror, open_segment_end};
 pub use name::{SegmentHeader, SegmentName};
 pub use opening::RecoveredJournal;
 pub use partial::{Lookup, look_up};

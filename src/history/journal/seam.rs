@@ -9,7 +9,7 @@
 use std::fmt;
 
 use super::peek::{PeekedMessage, peek};
-use super::{Durable, Journal, Segment, TransactionEntry};
+use super::{CopiedEnd, Durable, Journal, Segment, TransactionEntry};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, PgTime};
 
@@ -50,6 +50,16 @@ use crate::model::{Lsn, PgTime};
 /// }
 /// ```
 ///
+/// Where a position counts as durable only once a copy has it too, the copy's position can only lower the journal's own,
+/// and cannot stand in for it;
+///
+/// ```compile_fail,E0308
+/// # use backwhen::history::journal::{Confirmable, CopiedEnd, Seam};
+/// fn confirmable(seam: &Seam, copied: CopiedEnd) -> Confirmable {
+///     seam.confirmable(copied)
+/// }
+/// ```
+///
 /// and no other code can make a position confirmable.
 ///
 /// ```compile_fail,E0423
@@ -79,6 +89,7 @@ impl Confirmable {
 pub struct Seam {
     /// The end of the history when the stream was asked for.
     frontier: Lsn,
+    epoch: u32,
     /// The position of the slot, from which on the source repeats.
     confirmed: Lsn,
     last: Option<TransactionEntry>,
@@ -97,7 +108,7 @@ impl Seam {
         let frontier = frontier.lsn();
         let joined = confirmed >= frontier;
         let last = if joined { None } else { last_transaction(journal, epoch)? };
-        Ok(Seam { frontier, confirmed, last, seen: false, joined })
+        Ok(Seam { frontier, epoch, confirmed, last, seen: false, joined })
     }
 
     /// Returns the position from which the stream is to be asked for, so that the history's last transaction is in it.
@@ -113,6 +124,14 @@ impl Seam {
     pub fn confirmable(&self, durable: Durable) -> Confirmable {
         let durable = durable.lsn();
         Confirmable(if self.joined { durable } else { self.confirmed.min(durable) })
+    }
+
+    /// Returns the position that the server may be told is flushed, if that needs a copy as well: the position up to which
+    /// both have the journal. It is no less than the slot's own, which a server might take for an order to go back.
+    pub fn confirmable_with_copy(&self, durable: Durable, copied: Option<CopiedEnd>) -> Confirmable {
+        let copied = copied.filter(|copied| copied.epoch() == self.epoch).map_or(Lsn::ZERO, CopiedEnd::lsn);
+        let floor = self.confirmed.min(durable.lsn());
+        Confirmable(self.confirmable(durable).lsn().min(copied).max(floor))
     }
 
     /// Looks at a pgoutput message before it is taken.
@@ -198,7 +217,7 @@ mod tests {
         let last =
             TransactionEntry { commit_lsn: Lsn(100), end_lsn: Lsn(110), xid: 7, time: PgTime(5), block: 0 };
         let joined = confirmed >= 120;
-        Seam { frontier: Lsn(120), confirmed: Lsn(confirmed), last: Some(last), seen: false, joined }
+        Seam { frontier: Lsn(120), epoch: 1, confirmed: Lsn(confirmed), last: Some(last), seen: false, joined }
     }
 
     fn message(lsn: u64, time: i64, xid: u32) -> Vec<u8> {
@@ -250,6 +269,22 @@ mod tests {
         assert_eq!((all.from(), holds_back(&all)), (Lsn(120), None));
         assert!(heeds(&mut all, &[(120, 6, 8)]));
     }
+
+    #[test]
+    fn where_a_copy_counts_the_lesser_of_both_positions_is_confirmed() {
+        let (durable, at) = (Durable::of_test(Lsn(1000)), |epoch, lsn| Some(CopiedEnd::new(epoch, Lsn(lsn))));
+        let confirmable = |seam: &Seam, copied| seam.confirmable_with_copy(durable, copied).lsn();
+        let joined = seam(120);
+        assert_eq!(confirmable(&joined, at(1, 500)), Lsn(500));
+        assert_eq!(confirmable(&joined, at(1, 2000)), Lsn(1000), "no further than the journal");
+        for none in [None, at(2, 500), at(0, 500), at(1, 90)] {
+            assert_eq!(confirmable(&joined, none), Lsn(120), "{none:?}: and never back");
+        }
+        assert_eq!(confirmable(&seam(50), at(1, 500)), Lsn(50), "not before the stream has joined on");
+        let behind = Durable::of_test(Lsn(40));
+        assert_eq!(seam(50).confirmable_with_copy(behind, at(1, 500)).lsn(), Lsn(40));
+    }
+
     #[test]
     fn what_is_not_durable_is_not_confirmed_whatever_the_slot_says() {
         let durable = Durable::of_test(Lsn(40));

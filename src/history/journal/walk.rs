@@ -50,6 +50,10 @@ impl WalkedTo {
     pub(super) fn start(start: Lsn) -> WalkedTo {
         WalkedTo { offset: HEADER_LEN as u64, frontier: start, last_tag: SegmentKey::no_block() }
     }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
 }
 
 #[derive(Debug)]

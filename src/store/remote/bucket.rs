@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Attribute, AttributeValue, Attributes, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, PutPayload, UpdateVersion,
+    PutOptions, PutPayload, PutResult, UpdateVersion,
 };
 
 use crate::ambient;
@@ -91,6 +91,17 @@ impl Bucket {
         })
     }
 
+    /// Reads an object, with the time at which it was put by the store's clock.
+    pub(super) fn get_dated(&self, key: &str) -> Result<Option<(Bytes, DateTime<Utc>)>> {
+        let Some(path) = self.path(key) else { return Ok(None) };
+        let store = Arc::clone(&self.store);
+        self.ask("GET", key, async move {
+            let found = store.get(&path).await?;
+            let put = found.meta.last_modified;
+            Ok((found.bytes().await?, put))
+        })
+    }
+
     pub(super) fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Bytes>> {
         let Some(path) = self.path(key) else { return Ok(None) };
         let store = Arc::clone(&self.store);
@@ -120,30 +131,34 @@ impl Bucket {
         let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
         match self.put(key, payload, options) {
             Err(error) if error.kind() == Kind::Internal && self.is_of_put(key, &id)? => Ok(()),
-            put => put,
+            put => put.map(drop),
         }
     }
 
-    /// Replaces the version that was read of an object; false if another one has taken its place.
-    pub(super) fn update(&self, key: &str, payload: Vec<u8>, version: UpdateVersion) -> Result<bool> {
+    /// Replaces the version that was read of an object, and returns the new version; `None` if another one has taken its place.
+    pub(super) fn update(
+        &self,
+        key: &str,
+        payload: Vec<u8>,
+        version: UpdateVersion,
+    ) -> Result<Option<UpdateVersion>> {
         let options = PutOptions { mode: PutMode::Update(version), ..PutOptions::default() };
         match self.put(key, payload.into(), options) {
-            Err(error) if error.kind() == Kind::Internal => Ok(false),
-            put => put.map(|()| true),
+            Err(error) if error.kind() == Kind::Internal => Ok(None),
+            put => put.map(|it| Some(UpdateVersion { e_tag: it.e_tag, version: it.version })),
         }
     }
 
     pub(super) fn overwrite(&self, key: &str, payload: Vec<u8>) -> Result<()> {
-        self.put(key, payload.into(), PutOptions::default())
+        self.put(key, payload.into(), PutOptions::default()).map(drop)
     }
 
-    fn put(&self, key: &str, payload: PutPayload, options: PutOptions) -> Result<()> {
+    fn put(&self, key: &str, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let path =
             self.path(key).ok_or_else(|| Error::unavailable(format!("{} is too long", self.locate(key))))?;
         let store = Arc::clone(&self.store);
         let put = self.ask("PUT", key, async move { store.put_opts(&path, payload, options).await })?;
-        put.map(drop)
-            .ok_or_else(|| Error::refused(format!("there is no bucket for {}; make it first", self.url)))
+        put.ok_or_else(|| Error::refused(format!("there is no bucket for {}; make it first", self.url)))
     }
 
     fn is_of_put(&self, key: &str, id: &str) -> Result<bool> {
@@ -159,6 +174,22 @@ impl Bucket {
         let Some(path) = self.path(key) else { return Ok(()) };
         let store = Arc::clone(&self.store);
         self.ask("DELETE", key, async move { store.delete(&path).await }).map(drop)
+    }
+
+    /// Removes many objects, a thousand with one request where the store can do that. Objects that are gone already are no
+    /// error.
+    pub(super) fn delete_many(&self, keys: Vec<String>) -> Result<()> {
+        let paths: Vec<_> = keys.iter().filter_map(|key| self.path(key)).map(Ok).collect();
+        let (store, first) = (Arc::clone(&self.store), keys.first().map_or("", String::as_str));
+        self.ask("DELETE", first, async move {
+            let removed = store.delete_stream(futures_util::stream::iter(paths).boxed());
+            let gone = |error: &object_store::Error| matches!(error, object_store::Error::NotFound { .. });
+            removed
+                .filter(|removed| std::future::ready(!removed.as_ref().is_err_and(gone)))
+                .try_for_each(|_| std::future::ready(Ok(())))
+                .await
+        })
+        .map(drop)
     }
 
     /// Copies an object within the store; false if it is not there.

@@ -5,12 +5,17 @@
 //! heartbeat, again and again, and another process takes a holder for dead only after it has watched the counter stand
 //! still for a long time by its own steady clock. A holder that could not raise its counter for half of that time stops
 //! writing by itself.
+//!
+//! A holder may put a note beside its heartbeat, in which others read how it goes. A holder that is named by its owner, of
+//! whom there is only one at a time, takes the place of an earlier holder of the same owner at once: that one is dead.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use object_store::UpdateVersion;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
@@ -26,6 +31,9 @@ const MOST_HOLDERS: usize = 100;
 
 /// A change is tried this often while others change the same object.
 const TRIES: u32 = 100;
+
+/// A process that holds a role for long leaves this many times as much time between its heartbeats, each of which is paid for.
+const LONG_BEAT: u32 = 2;
 
 /// How often a holder shows that it lives, and when another process takes it for dead.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +70,17 @@ struct Holder {
     alone: bool,
     command: String,
     beat: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    /// How it goes, in the holder's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+impl Holder {
+    fn is_of(&self, owner: Option<&str>) -> bool {
+        owner.is_some() && self.owner.as_deref() == owner
+    }
 }
 
 /// The leases that this process has from one store.
@@ -76,6 +95,9 @@ pub(super) struct Leases {
 #[derive(Debug)]
 struct Standing {
     known: Mutex<Option<Steady>>,
+    /// Whether another process was found to have taken the role.
+    is_lost: AtomicBool,
+    note: Mutex<Option<String>>,
     role: Role,
 }
 
@@ -98,6 +120,10 @@ impl Standing {
             *known = at;
         }
     }
+
+    fn note(&self) -> MutexGuard<'_, Option<String>> {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Leases {
@@ -106,7 +132,7 @@ impl Leases {
     }
 
     fn object(&self, role: Role) -> LeaseObject {
-        LeaseObject { bucket: self.bucket.clone(), key: key(role) }
+        LeaseObject { bucket: self.bucket.clone(), key: key(role), known: None }
     }
 
     /// Makes sure that all roles are still held.
@@ -117,27 +143,49 @@ impl Leases {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|standing| standing.strong_count() > 0);
         let stale = held.iter().filter_map(Weak::upgrade).find(|standing| {
-            standing.known().is_some_and(|known| known.elapsed() > self.terms.dead_after / 2)
+            standing.known().is_some_and(|known| {
+                standing.is_lost.load(Ordering::Relaxed) || known.elapsed() > self.terms.dead_after / 2
+            })
         });
         stale.map_or(Ok(()), |standing| {
-            Err(Error::locked(format!(
-                "{} was lost, as the object store did not answer for too long; start the command again",
-                self.bucket.locate(key(standing.role))
-            )))
+            let place = self.bucket.locate(key(standing.role));
+            Err(Error::locked(match standing.is_lost.load(Ordering::Relaxed) {
+                true => format!("another process has taken {place}; end that one, or start the command again"),
+                false => format!(
+                    "{place} was lost, as the object store did not answer for too long; start the command again"
+                ),
+            }))
         })
     }
 
-    /// Takes a role for the caller alone.
+    /// Sets the note that is put with the next heartbeat of a role that this process holds.
+    pub(super) fn note(&self, role: Role, note: &str) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for standing in held.iter().filter_map(Weak::upgrade).filter(|it| it.role == role) {
+            *standing.note() = Some(note.to_owned());
+        }
+    }
+
+    /// Reads the note of the holder of a role, and tells how long ago it was put by the clocks of this machine and of the
+    /// store; `None` if nobody holds the role.
+    pub(super) fn read_note(&self, role: Role) -> Result<Option<(Option<String>, Duration)>> {
+        let Some((content, put)) = self.object(role).read_dated()? else { return Ok(None) };
+        let age = (ambient::now() - put).to_std().unwrap_or_default();
+        Ok(content.holders.into_iter().next().map(|holder| (holder.note, age)))
+    }
+
+    /// Takes a role for the caller alone. With an `owner`, the heartbeats are for a process that holds the role for long, and
+    /// an earlier holder of the same owner is struck off.
     ///
     /// # Errors
     /// `Locked` if another process that lives holds the role.
-    pub(super) fn alone(&self, role: Role, command: &str) -> Result<RemoteLease> {
+    pub(super) fn alone(&self, role: Role, command: &str, owner: Option<&str>) -> Result<RemoteLease> {
         let (object, begun, mut watch) = (self.object(role), ambient::instant(), Watch::default());
         for look in 0.. {
             let silent = watch.look(&object.read()?.0, self.terms.dead_after);
             // Others may come and go without end; after this time one of them lives.
             let is_taken = watch.has_seen_life || begun.elapsed() > self.terms.dead_after * 2;
-            match self.join(role, command, true, &silent) {
+            match self.join(role, Applicant { command, alone: true, owner }, &silent) {
                 Err(error) if error.kind() == Kind::Locked && !is_taken => {
                     if look == 2 {
                         warn!(
@@ -161,7 +209,7 @@ impl Leases {
         let (object, begun, mut watch) = (self.object(role), ambient::instant(), Watch::default());
         loop {
             let silent = watch.look(&object.read()?.0, self.terms.dead_after);
-            match self.join(role, "", false, &silent) {
+            match self.join(role, Applicant { command: "", alone: false, owner: None }, &silent) {
                 Err(error) if error.kind() == Kind::Locked && begun.elapsed() < patience => {
                     std::thread::sleep(self.terms.beat.min(patience));
                 }
@@ -171,23 +219,31 @@ impl Leases {
     }
 
     /// Adds a holder, if those that are not `silent` leave room for it.
-    fn join(&self, role: Role, command: &str, alone: bool, silent: &[u64]) -> Result<RemoteLease> {
-        let (object, id) = (self.object(role), u64::from_le_bytes(ambient::random()?));
-        let known = ambient::instant();
+    fn join(&self, role: Role, applicant: Applicant<'_>, silent: &[u64]) -> Result<RemoteLease> {
+        let Applicant { command, alone, owner } = applicant;
+        let (mut object, id) = (self.object(role), u64::from_le_bytes(ambient::random()?));
+        let (known, place) = (ambient::instant(), self.bucket.locate(key(role)));
         object.change(|content| {
-            content.holders.retain(|it| !silent.contains(&it.id) && it.id != id);
+            content.holders.retain(|it| !silent.contains(&it.id) && it.id != id && !it.is_of(owner));
             if let Some(other) = content.holders.iter().find(|it| alone || it.alone) {
-                return Err(object.taken(other));
+                return Err(taken(other, &place));
             }
             content.fence = content.fence.wrapping_add(1);
-            content.holders.push(Holder { id, alone, command: command.to_owned(), beat: 0 });
+            let (command, owner) = (command.to_owned(), owner.map(str::to_owned));
+            content.holders.push(Holder { id, alone, command, beat: 0, owner, note: None });
             let surplus = content.holders.len().saturating_sub(MOST_HOLDERS);
             content.holders.drain(..surplus);
             Ok(())
         })?;
-        let standing = Arc::new(Standing { known: Mutex::new(Some(known)), role });
+        let standing = Arc::new(Standing {
+            known: Mutex::new(Some(known)),
+            is_lost: AtomicBool::new(false),
+            note: Mutex::default(),
+            role,
+        });
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&standing));
-        let beating = object.clone().beat(id, self.terms.beat, Arc::clone(&standing));
+        let period = if owner.is_some() { self.terms.beat * LONG_BEAT } else { self.terms.beat };
+        let beating = object.clone().beat(id, period, Arc::clone(&standing));
         Ok(RemoteLease { object, id, standing, _beating: beating })
     }
 
@@ -202,6 +258,11 @@ fn key(role: Role) -> &'static str {
         Role::Checkpoint => "leases/checkpoint.json",
         Role::Objects => "leases/objects.json",
     }
+}
+
+fn taken(by: &Holder, place: &str) -> Error {
+    let command = if by.command.is_empty() { "a command that reads it" } else { &by.command };
+    Error::locked(format!("{command} is at work on this history: {place} says so"))
 }
 
 /// Watches the heartbeats of holders.
@@ -231,37 +292,61 @@ impl Watch {
     }
 }
 
+/// A process that wants a role.
+#[derive(Clone, Copy)]
+struct Applicant<'a> {
+    command: &'a str,
+    alone: bool,
+    owner: Option<&'a str>,
+}
+
 /// The object of one role.
 #[derive(Clone)]
 struct LeaseObject {
     bucket: Bucket,
     key: &'static str,
+    /// The content and the version that this process put last. As long as nobody else changes the object, a heartbeat is one
+    /// request.
+    known: Option<(Vec<u8>, UpdateVersion)>,
 }
 
 impl LeaseObject {
     fn read(&self) -> Result<(Holders, Option<UpdateVersion>)> {
-        let Some((bytes, version)) = self.bucket.get_version(self.key)? else {
-            return Ok((Holders::default(), None));
-        };
+        match self.bucket.get_version(self.key)? {
+            Some((bytes, version)) => Ok((self.parse(&bytes)?, Some(version))),
+            None => Ok((Holders::default(), None)),
+        }
+    }
+
+    fn read_dated(&self) -> Result<Option<(Holders, DateTime<Utc>)>> {
+        let found = self.bucket.get_dated(self.key)?;
+        found.map(|(bytes, put)| Ok((self.parse(&bytes)?, put))).transpose()
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Holders> {
         let place = || format!("{} is no lease; remove it from the bucket", self.bucket.locate(self.key));
-        Ok((serde_json::from_slice(&bytes).context(Kind::Damaged, place)?, Some(version)))
+        serde_json::from_slice(bytes).context(Kind::Damaged, place)
     }
 
     /// Changes the holders. Where another process has changed them meanwhile, `change` is called with its change too.
-    fn change(&self, change: impl Fn(&mut Holders) -> Result<()>) -> Result<()> {
+    fn change(&mut self, change: impl Fn(&mut Holders) -> Result<()>) -> Result<()> {
         for _ in 0..TRIES {
-            let (mut content, version) = self.read()?;
+            let (mut content, version) = match self.known.take() {
+                Some((bytes, version)) => (self.parse(&bytes)?, Some(version)),
+                None => self.read()?,
+            };
             change(&mut content)?;
             let text =
                 serde_json::to_vec(&content).context(Kind::Internal, || "cannot write a lease".into())?;
             let stored = match version {
-                Some(version) => self.bucket.update(self.key, text, version)?,
+                Some(version) => self.bucket.update(self.key, text.clone(), version)?,
                 None => match self.bucket.create(self.key, text.into()) {
-                    Err(error) if error.kind() == Kind::Internal => false,
-                    created => created.map(|()| true)?,
+                    Err(error) if error.kind() == Kind::Internal => continue,
+                    created => return created,
                 },
             };
-            if stored {
+            if let Some(version) = stored {
+                self.known = Some((text, version));
                 return Ok(());
             }
             let jitter = u64::from(u8::from_le_bytes(ambient::random()?));
@@ -273,34 +358,33 @@ impl LeaseObject {
         )))
     }
 
-    fn taken(&self, by: &Holder) -> Error {
-        let command = if by.command.is_empty() { "a command that reads it" } else { &by.command };
-        Error::locked(format!(
-            "{command} is at work on this history: {} says so",
-            self.bucket.locate(self.key)
-        ))
-    }
-
     /// Raises the heartbeat of a holder in a thread of its own, until the sender that is returned is dropped.
-    fn beat(self, id: u64, period: Duration, standing: Arc<Standing>) -> Sender<()> {
+    fn beat(mut self, id: u64, period: Duration, standing: Arc<Standing>) -> Sender<()> {
         let (sender, ended) = channel();
         std::thread::spawn(move || {
             while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
                 let asked = ambient::instant();
-                match self.raise(id) {
+                match self.raise(id, &standing) {
                     Ok(()) => standing.confirm(asked),
                     Err(error) => warn!("a heartbeat of {} failed: {error}", self.bucket.locate(self.key)),
+                }
+                if standing.is_lost.load(Ordering::Relaxed) {
+                    break;
                 }
             }
         });
         sender
     }
 
-    fn raise(&self, id: u64) -> Result<()> {
+    fn raise(&mut self, id: u64, standing: &Standing) -> Result<()> {
+        let note = standing.note().clone();
         self.change(|content| {
-            let ours = content.holders.iter_mut().find(|it| it.id == id);
-            let ours = ours.ok_or_else(|| Error::locked("another process has taken this lease"))?;
+            let Some(ours) = content.holders.iter_mut().find(|it| it.id == id) else {
+                standing.is_lost.store(true, Ordering::Relaxed);
+                return Err(Error::locked("another process has taken this lease"));
+            };
             ours.beat = ours.beat.wrapping_add(1);
+            ours.note.clone_from(&note);
             Ok(())
         })
     }
@@ -310,6 +394,9 @@ impl Drop for RemoteLease {
     fn drop(&mut self) {
         let id = self.id;
         *self.standing.known() = None;
+        if self.standing.is_lost.load(Ordering::Relaxed) {
+            return;
+        }
         let given_back = self.object.change(|content| {
             content.holders.retain(|it| it.id != id);
             Ok(())
@@ -321,76 +408,4 @@ impl Drop for RemoteLease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn leases(terms: LeaseTerms) -> Leases {
-        let store = Arc::new(object_store::memory::InMemory::new());
-        Leases::new(Bucket::new(store, "", "memory://bucket"), terms)
-    }
-
-    /// Adds a holder that never raises its heartbeat, as a process that was killed leaves it.
-    fn leave_behind(leases: &Leases, role: Role, alone: bool) {
-        let holder = |id| Holder { id, alone, command: "expire".into(), beat: 3 };
-        let add = |content: &mut Holders| {
-            content.holders.push(holder(77));
-            Ok(())
-        };
-        leases.object(role).change(add).unwrap();
-    }
-
-    #[test]
-    fn a_holder_that_was_killed_is_taken_for_dead_once_its_heartbeat_has_stood_still() {
-        let short = LeaseTerms { beat: Duration::from_millis(5), dead_after: Duration::from_millis(40) };
-        for alone in [true, false] {
-            let leases = leases(short);
-            leave_behind(&leases, Role::Objects, alone);
-            assert!(leases.is_leased(Role::Objects));
-            let begun = ambient::instant();
-            let lease = leases.alone(Role::Objects, "expire").unwrap();
-            assert!(begun.elapsed() >= short.dead_after, "it was watched first");
-            drop(lease);
-            assert!(!leases.is_leased(Role::Objects));
-        }
-        let leases = leases(short);
-        leave_behind(&leases, Role::Objects, true);
-        assert_eq!(leases.shared(Role::Objects, Duration::ZERO).err().unwrap().kind(), Kind::Locked);
-        assert!(leases.shared(Role::Objects, Duration::from_secs(60)).is_ok());
-    }
-
-    #[test]
-    fn a_holder_whose_lease_was_taken_stops_writing() {
-        let leases =
-            leases(LeaseTerms { beat: Duration::from_millis(5), dead_after: Duration::from_millis(200) });
-        let lease = leases.alone(Role::Capture, "copy").unwrap();
-        let strike_off = |content: &mut Holders| {
-            content.holders.clear();
-            Ok(())
-        };
-        leases.object(Role::Capture).change(strike_off).unwrap();
-        let begun = ambient::instant();
-        let lost = loop {
-            match leases.check() {
-                Err(error) => break error,
-                Ok(()) => assert!(begun.elapsed() < Duration::from_secs(60), "it goes on"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert_eq!(lost.kind(), Kind::Locked);
-        drop(lease);
-        leases.check().unwrap();
-    }
-
-    #[test]
-    fn many_share_a_role_and_give_it_back_at_once() {
-        let leases = leases(LeaseTerms::for_tests());
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| drop(leases.shared(Role::Objects, Duration::ZERO).unwrap()));
-            }
-        });
-        assert!(!leases.is_leased(Role::Objects));
-        let content = leases.object(Role::Objects).read().unwrap().0;
-        assert_eq!(content.fence, 8, "each lease has a number of its own");
-    }
-}
+mod tests;

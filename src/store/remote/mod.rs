@@ -41,6 +41,9 @@ pub struct Remote {
 /// The number of objects whose ends are fetched at a time.
 const FETCHERS: usize = 8;
 
+/// So many objects or more are removed with few requests.
+const MANY: usize = 8;
+
 impl Remote {
     /// Makes the store; nothing is asked yet. `scratch` is a local folder for objects that are being made.
     fn new(bucket: Bucket, scratch: PathBuf, terms: LeaseTerms) -> Remote {
@@ -206,6 +209,15 @@ impl Store for Remote {
     fn remove_unfinished(&self, _: ObjectKind) {}
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
+        if names.len() >= MANY {
+            self.leases.check()?;
+            let keys = names.iter().map(Remote::key).collect::<Result<Vec<_>>>()?;
+            if self.bucket.delete_many(keys).is_ok() {
+                names.iter().for_each(|name| self.forget(name));
+                return Ok(());
+            }
+            // What a single removal says is plainer.
+        }
         for name in names {
             self.leases.check()?;
             self.bucket.delete(&Remote::key(name)?)?;
@@ -226,7 +238,23 @@ impl Store for Remote {
     }
 
     fn lease(&self, role: Role, command: &str) -> Result<Lease> {
-        self.leases.alone(role, command).map(Lease::new)
+        self.leases.alone(role, command, None).map(Lease::new)
+    }
+
+    fn lease_as(&self, role: Role, command: &str, owner: &str) -> Result<Lease> {
+        self.leases.alone(role, command, Some(owner)).map(Lease::new)
+    }
+
+    fn note(&self, role: Role, note: &str) {
+        self.leases.note(role, note);
+    }
+
+    fn read_note(&self, role: Role) -> Result<Option<(Option<String>, Duration)>> {
+        self.leases.read_note(role)
+    }
+
+    fn look_again(&self, kind: ObjectKind) {
+        self.listings().remove(&kind);
     }
 
     fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {
