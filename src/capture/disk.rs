@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::local_end::LocalEnd;
 use crate::error::{Context, Kind, Result};
 use crate::history::journal::{self, Durable, Journal, RawBlock, SegmentName, Writer};
 
@@ -26,10 +27,12 @@ impl Disk {
         writer: Writer,
         durable: &Arc<watch::Sender<Durable>>,
         sealer: mpsc::UnboundedSender<SegmentName>,
+        local: Arc<LocalEnd>,
     ) -> Disk {
         let (blocks, receiver) = mpsc::channel(BLOCKS_WAITING);
         let news = Arc::clone(durable);
-        let thread = tokio::task::spawn_blocking(move || write(writer, receiver, &news, &sealer));
+        local.announce(writer.epoch(), *news.borrow());
+        let thread = tokio::task::spawn_blocking(move || write(writer, receiver, &news, &sealer, &local));
         Disk { blocks, durable: durable.subscribe(), thread }
     }
 
@@ -48,6 +51,7 @@ fn write(
     mut blocks: mpsc::Receiver<RawBlock>,
     durable: &watch::Sender<Durable>,
     sealer: &mpsc::UnboundedSender<SegmentName>,
+    local: &LocalEnd,
 ) -> Result<()> {
     while let Some(block) = blocks.blocking_recv() {
         crate::ambient::pause("disk");
@@ -60,7 +64,9 @@ fn write(
         // `make bench` parses this line to measure the delay from commit to durable.
         tracing::trace!("durable up to {}", synced.lsn());
         durable.send_replace(synced);
-        if let Some(finished) = writer.roll()? {
+        local.announce(writer.epoch(), synced);
+        let finished = if local.take_roll() { writer.roll_now()? } else { writer.roll()? };
+        if let Some(finished) = finished {
             let _ = sealer.send(finished);
         }
     }

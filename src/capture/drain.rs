@@ -157,6 +157,7 @@ impl Drain<'_, '_> {
     /// Advances the slot to what is durable, which is all that was received; so the next batch
     /// begins there. Not before the source has shown that its log is the history's.
     async fn settle(&mut self, place: SlotPosition) -> Result<SlotPosition> {
+        self.intake.wait_for_copy().await;
         let confirmable = self.intake.confirmable();
         if place.confirmed >= confirmable.lsn() {
             return Ok(place);

@@ -1,18 +1,52 @@
 //! The way of messages from a connection to the disk, whichever way they came.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{Permit, Sender};
 use tokio::sync::watch::Receiver;
 
+use super::also::Copied;
 use super::disk::Disk;
 use super::live::Board;
+use super::local_end::LocalEnd;
 use crate::error::{Error, Result};
-use crate::history::journal::{Admission, BlockBuilder, Confirmable, Durable, RawBlock, Received, Seam};
+use crate::history::journal::{
+    Admission, BlockBuilder, Confirmable, CopiedEnd, Durable, RawBlock, Received, Seam,
+};
 use crate::model::{Lsn, PgTime};
+
+/// Where a position counts only once the copy has it, a connection that ends and a batch that is done wait so long for that.
+const COPY_WAIT: Duration = Duration::from_secs(10);
 
 /// Blocks built and not yet handed to the disk, beyond which nothing more is read.
 const BLOCKS_BUILT: usize = 4;
+
+/// What decides which positions are confirmed.
+pub struct Standard {
+    pub local: Arc<LocalEnd>,
+    /// The positions that a copy reaches, if a position counts only once the copy has it too.
+    pub copied: Option<Copied>,
+}
+
+impl Standard {
+    fn confirmable(&self, seam: &Seam, durable: Durable) -> Confirmable {
+        match &self.copied {
+            None => seam.confirmable(durable),
+            Some(copied) => seam.confirmable_with_copy(durable, *copied.borrow()),
+        }
+    }
+
+    /// Waits a little until the copy has what is durable, where that counts.
+    async fn wait_for_copy(&mut self, seam: &Seam, durable: Durable) {
+        let Some(copied) = &mut self.copied else { return };
+        self.local.hurry();
+        let all = seam.confirmable(durable);
+        let is_there = |end: &Option<CopiedEnd>| seam.confirmable_with_copy(durable, *end) >= all;
+        let _ = tokio::time::timeout(COPY_WAIT, copied.wait_for(is_there)).await;
+    }
+}
 
 pub struct Intake<'a> {
     admission: Admission,
@@ -20,6 +54,7 @@ pub struct Intake<'a> {
     built: VecDeque<RawBlock>,
     disk: Disk,
     seam: Seam,
+    standard: Standard,
     board: &'a Board,
     /// Received since the rate was last noted.
     bytes: u64,
@@ -27,9 +62,15 @@ pub struct Intake<'a> {
 
 impl<'a> Intake<'a> {
     /// `frontier`: where the journal stands.
-    pub fn new(admission: Admission, frontier: Lsn, disk: Disk, seam: Seam, board: &'a Board) -> Intake<'a> {
+    pub fn new(
+        admission: Admission,
+        frontier: Lsn,
+        disk: Disk,
+        (seam, standard): (Seam, Standard),
+        board: &'a Board,
+    ) -> Intake<'a> {
         let (builder, built) = (BlockBuilder::new(frontier), VecDeque::new());
-        Intake { admission, builder, built, disk, seam, board, bytes: 0 }
+        Intake { admission, builder, built, disk, seam, standard, board, bytes: 0 }
     }
 
     /// Takes one pgoutput message.
@@ -43,6 +84,7 @@ impl<'a> Intake<'a> {
             return Ok(());
         }
         self.bytes += message.len() as u64;
+        self.standard.local.heed(message);
         self.builder.push(message)?;
         while let Some(block) = self.builder.take_full() {
             self.built.push_back(block);
@@ -119,9 +161,20 @@ impl<'a> Intake<'a> {
         *self.disk.durable.borrow()
     }
 
-    /// The end of the records that are on disk and may be confirmed to the server.
+    /// The end of the records that are on disk, and in the copy where that counts, and may be confirmed to the server.
     pub fn confirmable(&self) -> Confirmable {
-        self.seam.confirmable(self.durable())
+        self.standard.confirmable(&self.seam, self.durable())
+    }
+
+    /// Whether more is on disk than may be confirmed, because the copy does not have it yet.
+    pub fn waits_for_copy(&self) -> bool {
+        self.confirmable() < self.seam.confirmable(self.durable())
+    }
+
+    /// Waits a little until what is on disk may be confirmed.
+    pub async fn wait_for_copy(&mut self) {
+        let durable = self.durable();
+        self.standard.wait_for_copy(&self.seam, durable).await;
     }
 
     /// The position from which the stream is to be asked for.
@@ -146,11 +199,11 @@ impl<'a> Intake<'a> {
         self.board.write();
     }
 
-    /// Waits until all that was received whole is durable; returns what may then be confirmed.
+    /// Waits until all that was received whole is durable.
     ///
     /// # Errors
     /// `Unavailable` if the disk did not take it.
-    pub async fn finish(mut self) -> Result<Confirmable> {
+    pub async fn finish(mut self) -> Result<Written> {
         self.take_complete();
         let durable = self.disk.durable.clone();
         for block in self.built.drain(..) {
@@ -161,6 +214,21 @@ impl<'a> Intake<'a> {
         self.disk.finish().await?;
         let durable = *durable.borrow();
         self.board.update(|live| live.durable = durable.lsn());
-        Ok(self.seam.confirmable(durable))
+        Ok(Written { seam: self.seam, standard: self.standard, durable })
+    }
+}
+
+/// A journal to which a connection has written everything that came in whole.
+pub struct Written {
+    seam: Seam,
+    standard: Standard,
+    durable: Durable,
+}
+
+impl Written {
+    /// Returns what may be confirmed; waits a little for the copy, where that counts.
+    pub async fn confirmable(mut self) -> Confirmable {
+        self.standard.wait_for_copy(&self.seam, self.durable).await;
+        self.standard.confirmable(&self.seam, self.durable)
     }
 }

@@ -63,6 +63,36 @@ pub struct Live {
     /// The options of the running capture; `None` if an older version wrote the file.
     #[serde(default)]
     pub options: Option<LiveOptions>,
+    /// The standing copies, in the order in which they were named.
+    #[serde(default)]
+    pub copies: Vec<CopyLive>,
+}
+
+/// How it goes with a standing copy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyLive {
+    pub url: String,
+    /// The epoch that `end` is a position of.
+    pub epoch: u32,
+    /// The end of what the copy has; `None` until it is of use.
+    pub end: Option<Lsn>,
+    /// Since when the copy lacks something that is durable here, by this machine's clock.
+    pub behind_since: Option<PgTime>,
+    /// When the copy was last found up to date, by this machine's clock.
+    pub put: Option<PgTime>,
+    /// Why it is not kept up to date.
+    pub fault: Option<String>,
+}
+
+/// What must have a position before it is confirmed to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The disk of this machine.
+    #[default]
+    Local,
+    /// This disk and the first standing copy.
+    Store,
 }
 
 /// The options of a capture that decide how its figures are judged.
@@ -71,6 +101,8 @@ pub struct LiveOptions {
     pub heartbeat_seconds: f64,
     /// The most WAL that the slot may retain, in bytes; none means that there is no limit.
     pub max_retained_wal: Option<u64>,
+    #[serde(default)]
+    pub durable: Durability,
 }
 
 /// A step of the protection cycle from one state to another.
@@ -127,6 +159,7 @@ impl Board {
             published: before.as_ref().and_then(|before| before.published.clone()),
             given_up: before.as_ref().and_then(|before| before.given_up.clone()),
             options: Some(options),
+            copies: Vec::new(),
             transitions: before.map(|before| before.transitions).unwrap_or_default(),
         };
         Board {
@@ -195,8 +228,8 @@ impl Board {
         }
     }
 
-    /// Capture goes on if the file cannot be written.
-    fn write_now(&self) {
+    /// Writes the file. Capture goes on if that fails.
+    pub(super) fn write_now(&self) {
         let Ok(_file) = self.file.lock() else { return };
         self.waiting.store(false, Ordering::Release);
         ambient::pause("board");

@@ -5,6 +5,7 @@
 //! SQL (heartbeats, sequences, new tables), `state` says where protection stands. This file joins them,
 //! connects again when something breaks, and begins a new epoch when continuity is lost.
 
+mod also;
 mod beat;
 mod budget;
 mod continuity;
@@ -14,12 +15,14 @@ mod drain;
 mod intake;
 mod known_source;
 pub mod live;
+mod local_end;
 mod loss;
 mod orphan;
 mod published;
 pub mod state;
 mod stop;
 mod stream;
+mod until;
 mod watch;
 
 use std::sync::Arc;
@@ -31,25 +34,27 @@ use tokio_util::sync::CancellationToken;
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
-use crate::history::History;
 use crate::history::journal::{Admission, ContinuityBreak, Durable, Seam, SegmentName, Writer};
+use crate::history::{History, HistoryPlace};
 use crate::model::Lsn;
 use crate::pgtools::Tools;
-use crate::signal::key::MessageKey;
 use crate::source::inspect;
 use crate::source::publication::{Pool, Publications};
 use crate::source::stream::{ReplicationClient, ReplicationStream, StreamFault};
 use crate::store::{ObjectKind, ObjectName, files};
+use also::Copies;
 use budget::Budget;
 pub use budget::RetainedWal;
 use continuity::{ContinuityReport, Loss};
 use disk::Disk;
 use drain::{Drain, Drained};
-use intake::Intake;
-use live::{Board, LiveOptions};
+use intake::{Intake, Standard};
+use live::{Board, Durability, LiveOptions};
+use local_end::LocalEnd;
 use state::Event;
 use stop::{StopReason, StopSignal};
 use stream::{Ended, Pump};
+use until::{await_end, decide_until};
 
 /// The options of a capture.
 #[derive(Clone)]
@@ -62,6 +67,10 @@ pub struct Options {
     pub jobs: usize,
     /// The bytes of WAL that the source may retain for this history; `None` means that there is no limit.
     pub max_retained_wal: Option<u64>,
+    /// Object stores in which copies of the history are kept up to date.
+    pub also: Vec<HistoryPlace>,
+    /// What must have a position before it is confirmed to the server.
+    pub durable: Durability,
 }
 
 /// When to end by itself.
@@ -77,8 +86,6 @@ pub enum Until {
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a drain may wait to be told where it ends.
-const END_WAIT: Duration = Duration::from_secs(2);
 
 /// Tails the source until `stop` is cancelled, or until `options.until`.
 ///
@@ -93,20 +100,34 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<Lsn> {
     let _lock = history.lock_capture()?;
+    let local = Arc::new(LocalEnd::default());
+    let mut copies = Copies::start(history, &options.also, &local)?;
+    stop.run_until_cancelled(copies.settled()).await.unwrap_or(Ok(()))?;
     let _ = history.store().remove(&[ObjectName::only(ObjectKind::InitIntent)]);
     files::remove_temporaries(&history.scratch());
     let (sealer, to_seal) = mpsc::unbounded_channel();
     let sealing = tokio::spawn(disk::seal_all(to_seal, history.journal().clone()));
     let budget = Budget::new(options.max_retained_wal, options.heartbeat);
-    let mut capture =
-        Capture { history, source, tools, options, stop, sealer, budget, board: None, loss: None };
+    let mut capture = Capture {
+        history,
+        source,
+        tools,
+        options,
+        stop,
+        sealer,
+        budget,
+        copies,
+        local,
+        board: None,
+        loss: None,
+    };
     let end = capture.keep_going().await;
-    let board = capture.board.take();
-    drop(capture);
-    if let Some(board) = board {
+    let (board, copies) = (capture.board.take(), capture.into_copies());
+    if let Some(board) = &board {
         board.written().await;
     }
     let _ = sealing.await;
+    copies.finish().await;
     end
 }
 
@@ -119,6 +140,8 @@ struct Capture<'a> {
     stop: CancellationToken,
     sealer: mpsc::UnboundedSender<SegmentName>,
     budget: Budget,
+    copies: Copies,
+    local: Arc<LocalEnd>,
     board: Option<Board>,
     /// A loss of continuity that no new epoch has made good yet, whatever the source says now: one that the stream
     /// told of, or one that was found and whose new epoch could not be begun.
@@ -126,6 +149,11 @@ struct Capture<'a> {
 }
 
 impl Capture<'_> {
+    /// Ends; the sealing ends with it.
+    fn into_copies(self) -> Copies {
+        self.copies
+    }
+
     /// Connects again after every failure that may pass, ever more slowly.
     async fn keep_going(&mut self) -> Result<Lsn> {
         let mut pause = SHORTEST_PAUSE;
@@ -194,6 +222,7 @@ impl Capture<'_> {
 
     /// Opens the journal and the way to what comes after its end; after a loss, behind a new image.
     async fn open(&mut self) -> Result<CaptureRun> {
+        self.copies.check_are_ours().await?;
         loop {
             let history = self.history.clone();
             let opening = ambient::blocking("opening the journal", move || {
@@ -259,10 +288,12 @@ impl Capture<'_> {
         let options = LiveOptions {
             heartbeat_seconds: self.options.heartbeat.as_secs_f64(),
             max_retained_wal: self.options.max_retained_wal,
+            durable: self.options.durable,
         };
         let reading =
             ambient::blocking("reading the live state", move || Ok(Board::new(&path, frontier, options)));
         let board = reading.await?;
+        self.copies.show_on(&board);
         board.step(Event::Started, "capture was started")?;
         Ok(self.board.insert(board).clone())
     }
@@ -295,7 +326,7 @@ impl Capture<'_> {
         let CaptureRun { link, writer, durable, seam, board, pool } = opened;
         let frontier = durable.lsn();
         let durable = Arc::new(news::channel(durable).0);
-        let disk = Disk::start(writer, &durable, self.sealer.clone());
+        let disk = Disk::start(writer, &durable, self.sealer.clone(), Arc::clone(&self.local));
         let watching = self.stop.child_token();
         let stop = StopSignal::default();
         let (first_beat, beaten) = oneshot::channel();
@@ -318,7 +349,9 @@ impl Capture<'_> {
             tokio::spawn(decide_until(self.options.until, self.source.clone(), key.clone(), beaten, until));
         let last_beat_at = (self.options.until == Until::Stopped).then_some(self.source);
         let last_beat = beat::last_beat(&self.stop, last_beat_at, &stop, durable.subscribe(), key.clone());
-        let intake = Intake::new(Admission::new(key), frontier, disk, seam, &board);
+        let copied = self.copies.first().filter(|_| self.options.durable == Durability::Store);
+        let standard = Standard { local: Arc::clone(&self.local), copied };
+        let intake = Intake::new(Admission::new(key), frontier, disk, (seam, standard), &board);
         let ended = tokio::select! {
             ended = self.take_in((link, pool), intake, known, &stop) => ended,
             never = last_beat => match never {},
@@ -431,45 +464,6 @@ struct CaptureRun {
     board: Board,
     /// The publications that the connection names.
     pool: Pool,
-}
-
-/// Waits a little until it is known where this run ends, if anywhere. A batch that ended just before would have the
-/// server read all its log once more for the little that is left.
-async fn await_end(until: &mut stream::Until, stop: &StopSignal) {
-    let known = tokio::time::timeout(END_WAIT, until.wait_for(Option::is_some));
-    let _ = stop.unless_told(known).await;
-}
-
-/// Says where this run ends, once that is known. To be caught up is to hold everything that had
-/// committed, and to protect every table that there is: so the watcher looks once at the source's
-/// tables, and then a heartbeat is written, which commits after all that and so also decides every
-/// time up to now.
-async fn decide_until(
-    wanted: Until,
-    source: Conninfo,
-    key: MessageKey,
-    beaten: oneshot::Receiver<()>,
-    until: news::Sender<Option<Lsn>>,
-) {
-    match wanted {
-        Until::Stopped => {}
-        Until::Lsn(lsn) => {
-            until.send_replace(Some(lsn));
-        }
-        Until::CaughtUp => {
-            let _ = beaten.await;
-            loop {
-                match beat::beat_once(&source, &key).await {
-                    Ok(lsn) => {
-                        until.send_replace(Some(Lsn(lsn.0 + 1)));
-                        return;
-                    }
-                    Err(error) => tracing::info!("the last heartbeat failed and is tried again: {error}"),
-                }
-                tokio::time::sleep(SHORTEST_PAUSE).await;
-            }
-        }
-    }
 }
 
 /// Writes a heartbeat into the source's log, so that a capture gets beyond what is there now.

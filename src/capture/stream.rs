@@ -150,6 +150,10 @@ impl<'a> Pump<'a> {
             crate::ambient::pass("capture.confirm")?;
             let answer = heard > limit / (2 * REPORTS_IN_SILENCE);
             self.stream.send_status(self.intake.received(), confirmable, answer).await?;
+            if self.intake.waits_for_copy() {
+                // A store that is away must not keep the source from shutting down.
+                self.stream.send_received(self.intake.received()).await?;
+            }
             self.confirmed = Some(confirmable);
         }
         Ok(())
@@ -158,7 +162,7 @@ impl<'a> Pump<'a> {
     async fn finish(mut self) -> Result<()> {
         self.intake.abandon_transaction();
         let received = self.intake.received();
-        let confirmable = self.intake.finish().await?;
+        let confirmable = self.intake.finish().await?.confirmable().await;
         // The history has it all; that the server cannot hear so now only means repeats later.
         if self.stream.send_status(received, confirmable, false).await.is_ok() {
             let _ = self.stream.stop().await;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::metrics::{self, Subject};
 use super::status::Expected;
-use super::{BudgetOption, LagOption, SourceOption, Surroundings, default_jobs, parse_duration};
+use super::{BudgetOption, CopyOptions, LagOption, SourceOption, Surroundings, default_jobs, parse_duration};
 use crate::capture::{self, Options, Until};
 use crate::error::Result;
 use crate::model::Lsn;
@@ -33,6 +33,8 @@ pub struct Capture {
     metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     budget: BudgetOption,
+    #[command(flatten)]
+    copies: CopyOptions,
     #[command(flatten)]
     lag: LagOption,
     #[command(flatten)]
@@ -65,6 +67,8 @@ impl Capture {
             patience: self.patience,
             jobs: self.jobs,
             max_retained_wal: self.budget.bytes(),
+            also: self.copies.places(at)?,
+            durable: self.copies.durable,
         };
         if let Some(address) = self.metrics_listen
             && at.metrics_served.set(()).is_ok()

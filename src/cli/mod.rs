@@ -1,6 +1,7 @@
 //! The command line: one file per command; `ui` alone talks to the terminal.
 
 mod against_source;
+mod also;
 mod bisect;
 mod capture;
 mod caught_up;
@@ -56,6 +57,7 @@ use crate::history::catalog::Catalog;
 use crate::history::key::Key;
 use crate::pgtools::Tools;
 use crate::store::Lease;
+use also::CopyOptions;
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.

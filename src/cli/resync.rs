@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{BudgetOption, SourceOption, Surroundings, caught_up, default_jobs, ui};
+use super::{BudgetOption, CopyOptions, SourceOption, Surroundings, caught_up, default_jobs, ui};
 use crate::ambient;
 use crate::capture::{self, Options, Until, live};
 use crate::error::{Error, Result};
@@ -39,6 +39,8 @@ pub struct Resync {
     jobs: usize,
     #[command(flatten)]
     budget: BudgetOption,
+    #[command(flatten)]
+    copies: CopyOptions,
     #[command(flatten)]
     source: SourceOption,
 }
@@ -103,6 +105,8 @@ impl Resync {
                 patience: PATIENCE,
                 jobs: self.jobs,
                 max_retained_wal: self.budget.bytes(),
+                also: self.copies.places(at)?,
+                durable: self.copies.durable,
             };
             capture::run(history, &source, &tools, &options, at.heed_signals()).await
         };

@@ -1,7 +1,9 @@
 //! `backwhen status`
 
 mod asked;
+mod copies;
 pub(super) mod prometheus;
+mod text;
 
 use std::process::ExitCode;
 
@@ -12,18 +14,19 @@ use super::on_demand::show_target;
 use super::proof::ProofShown;
 use super::{BudgetOption, LagOption, SourceOption, Surroundings, ui};
 use crate::ambient;
-use crate::capture::live::{self, Live, Transition};
+use crate::capture::live::{Durability, Live, Transition};
 use crate::capture::state::State;
 use crate::connect::Conninfo;
 use crate::error::Result;
 use crate::history::History;
 use crate::history::definitions::SchemaKnown;
 use crate::history::timeline::{Gap, Window};
-use crate::model::inexact::insert_only_note;
 use crate::model::{Edge, Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
 pub(super) use asked::Expected;
 use asked::{Asked, ask, lag};
+use copies::{CopyShown, KnownCapture};
+use text::{describe, grade, nagios, warnings};
 
 /// Show how protection stands and which moments can be recovered
 #[derive(Args, Clone)]
@@ -52,6 +55,9 @@ pub(super) struct StatusReport {
     since: Option<PgTime>,
     transitions: Vec<Transition>,
     capture: CaptureShown,
+    /// What must have a position before it is confirmed to the server.
+    durable: Durability,
+    copies: Vec<CopyShown>,
     window: Option<Window>,
     gaps: Vec<Gap>,
     lag: Lag,
@@ -125,6 +131,8 @@ struct EventTriggers {
 struct CaptureShown {
     running: bool,
     process: Option<u32>,
+    /// The last sign of life of a capture on another machine.
+    seen: Option<PgTime>,
 }
 
 #[derive(Serialize)]
@@ -230,8 +238,7 @@ pub(super) async fn gather(
         Some(source) => ask(source, history).await,
         None => Asked::No,
     };
-    let live = live::read(&history.live_path());
-    let running = history.capture_is_running();
+    let KnownCapture { live, running, seen, elsewhere } = KnownCapture::of(history)?;
     let capture = live.as_ref().filter(|_| running);
     let current = timeline.current()?;
     let newest = match current.checkpoints.last() {
@@ -239,11 +246,8 @@ pub(super) async fn gather(
         None => None,
     };
     let (state, mut cause) = standing(running, live.as_ref(), &asked, &slot);
-    if history.is_remote() && state == State::Blackout {
-        cause = format!(
-            "a copy as of its last `backwhen copy --to {}`; capture writes the folder",
-            history.place()
-        );
+    if let Some(elsewhere) = elsewhere.filter(|_| running || state == State::Blackout) {
+        cause = if running { format!("{cause} ({elsewhere})") } else { elsewhere };
     }
     let frontier = current.frontier();
     let window = timeline.window();
@@ -262,7 +266,13 @@ pub(super) async fn gather(
         cause,
         since: live.as_ref().map(|live| live.since),
         transitions: live.as_ref().map(|live| live.transitions.clone()).unwrap_or_default(),
-        capture: CaptureShown { running, process: capture.map(|live| live.process) },
+        capture: CaptureShown {
+            running,
+            process: capture.filter(|_| !history.is_remote()).map(|live| live.process),
+            seen,
+        },
+        durable: live.as_ref().and_then(|live| live.options).map(|it| it.durable).unwrap_or_default(),
+        copies: live.as_ref().map(CopyShown::all).unwrap_or_default(),
         gaps: timeline.gaps(),
         lag: lag(frontier, window.as_ref(), &asked, capture),
         slot: SlotShown {
@@ -326,174 +336,4 @@ fn standing(running: bool, live: Option<&Live>, asked: &Asked, slot: &str) -> (S
         (false, Some(live)) if live.state == State::Lost => (State::Lost, live.cause.clone()),
         (false, _) => (State::Blackout, "no capture is running; start it with: backwhen capture".into()),
     }
-}
-
-/// Each reason to warn, and whether it holds.
-fn warnings(shown: &StatusReport) -> [(&'static str, bool); 6] {
-    [
-        ("state", shown.state != State::Streaming),
-        ("source", shown.source.starts_with("cannot")),
-        ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= shown.lag_limits.0)),
-        ("retained_wal", shown.slot.warning().is_some()),
-        // Not for tables that are left out on purpose or by their kind: that alarm would never end.
-        ("tables", shown.refused),
-        ("event_triggers", shown.event_triggers.fault.is_some()),
-    ]
-}
-
-/// The exit code for monitoring, and its word.
-fn grade(shown: &StatusReport) -> (u8, &'static str) {
-    let late = shown.lag.seconds.is_none_or(|seconds| seconds >= shown.lag_limits.1);
-    match shown.state {
-        State::Lost => (2, "CRITICAL"),
-        _ if late || shown.slot.share() >= 1.0 => (2, "CRITICAL"),
-        _ if warnings(shown).iter().any(|(_, holds)| *holds) => (1, "WARNING"),
-        _ => (0, "OK"),
-    }
-}
-
-fn nagios(shown: &StatusReport) -> (u8, String) {
-    let (code, word) = grade(shown);
-    let state = format!("{:?}", shown.state).to_lowercase();
-    // `U` is how a plug-in says that a value is not known.
-    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "U".to_owned(), |bytes| format!("{bytes}B"));
-    let seconds = shown.lag.seconds.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds:.1}s"));
-    let mut text = format!("BACKWHEN {word} - {state}: {}", shown.cause);
-    if shown.source.strip_prefix("cannot be asked: ").is_some_and(|why| text.contains(why)) {
-        text.push_str("; the source cannot be asked");
-    } else if shown.source.starts_with("cannot") {
-        text.push_str(&format!("; the source {}", shown.source));
-    }
-    if let Some(warning) = shown.slot.warning() {
-        text.push_str(&format!("; {warning}"));
-    }
-    // The tables that capture could not protect come first.
-    if let Some(first) = shown.unprotected.first().filter(|_| shown.refused) {
-        text.push_str(&format!("; not protected: {} ({})", first.table, first.reason));
-    }
-    if let Some(fault) = &shown.event_triggers.fault {
-        text.push_str(&format!("; schema changes are no longer told by triggers: {fault}"));
-    }
-    text.push_str(&format!(
-        " | lag_bytes={} lag_seconds={seconds};{};{} retained_wal={} gaps={}",
-        bytes(shown.lag.bytes),
-        shown.lag_limits.0,
-        shown.lag_limits.1,
-        bytes(shown.slot.retained_bytes),
-        shown.gaps.len()
-    ));
-    (code, text)
-}
-
-fn describe(shown: &StatusReport) -> String {
-    let mut text = format!(
-        "state        {}  ({})\n",
-        format!("{:?}", shown.state).to_lowercase(),
-        ui::printable(&shown.cause)
-    );
-    if let Some(last) = shown.transitions.last() {
-        let word = |state: State| format!("{state:?}").to_lowercase();
-        text.push_str(&format!(
-            "changed      {}  {} to {}: {}\n",
-            ui::both_times(last.at),
-            word(last.from),
-            word(last.to),
-            ui::printable(&last.cause)
-        ));
-    }
-    match &shown.window {
-        Some(window) => text.push_str(&format!(
-            "window from  {}  {}\n         to  {}  {}\n",
-            ui::both_times(window.earliest.time),
-            window.earliest.lsn,
-            ui::both_times(window.latest.time),
-            window.latest.lsn
-        )),
-        None => text.push_str("window       nothing can be recovered yet\n"),
-    }
-    for gap in &shown.gaps {
-        let edge = |edge: Option<crate::model::Edge>| {
-            edge.map_or_else(|| "?".to_owned(), |edge| format!("{} ({})", edge.time, edge.lsn))
-        };
-        text.push_str(&format!(
-            "gap          {} to {}: {}\n",
-            edge(gap.from),
-            edge(gap.to),
-            ui::printable(&gap.cause)
-        ));
-    }
-    let lag_bytes = shown.lag.bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
-    let lag_seconds =
-        shown.lag.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
-    text.push_str(&format!("lag          {lag_bytes}, {lag_seconds}\n"));
-    if shown.source.strip_prefix("cannot be asked: ").is_some_and(|why| text.contains(why)) {
-        text.push_str("; the source cannot be asked");
-    } else if shown.source.starts_with("cannot") {
-        text.push_str(&format!("source       {}\n", ui::printable(&shown.source)));
-    }
-    let retained = shown.slot.retained_bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
-    let wal_status = shown.slot.wal_status.as_deref().unwrap_or("unknown");
-    let most = shown
-        .slot
-        .max_retained_bytes
-        .map_or_else(String::new, |most| format!(" (at most {})", ui::bytes(most)));
-    text.push_str(&format!(
-        "slot         {} retains {retained} of WAL{most}, {wal_status}\n",
-        shown.slot.name
-    ));
-    if let Some(warning) = shown.slot.warning() {
-        text.push_str(&format!("warning      {}\n", ui::printable(&warning)));
-    }
-    text.push_str(&format!(
-        "holds        {} tables, {} checkpoints ({}), {} segments ({}), {} marks\n",
-        shown.tables,
-        shown.checkpoints,
-        ui::bytes(shown.size.checkpoint_bytes),
-        shown.segments,
-        ui::bytes(shown.size.journal_bytes),
-        shown.marks
-    ));
-    match &shown.proof {
-        Some(proof) => text.push_str(&format!("proof        {}\n", proof.describe())),
-        None => text.push_str("proof        none yet; see: backwhen verify --help\n"),
-    }
-    if let Some(known) = &shown.schema {
-        let digested = match &shown.schema_digested {
-            Some(at) => format!("digested on the source at {} ({})", at.lsn, at.time),
-            None => "not digested on the source yet".to_owned(),
-        };
-        text.push_str(&format!("schema       {known}\ndefinitions  {digested}\n"));
-    }
-    if shown.schema_changed {
-        text.push_str(
-            "schema       changed since the newest checkpoint; capture is taking one that knows it\n",
-        );
-    }
-    if let Some(fault) = &shown.event_triggers.fault {
-        text.push_str(&format!(
-            "triggers     schema changes are no longer told by triggers: {}\n",
-            ui::printable(fault)
-        ));
-    }
-    if shown.open_to_others {
-        text.push_str(&format!("access       {}\n", ui::open_to_others(&shown.root)));
-    }
-    for left_out in &shown.unprotected {
-        text.push_str(&format!(
-            "unprotected  {}: {}\n",
-            ui::printable(&left_out.table),
-            ui::printable(&left_out.reason)
-        ));
-    }
-    if let Some(note) = insert_only_note(shown.insert_only) {
-        text.push_str(&format!("insert-only  {note}\n"));
-    }
-    for inexact in &shown.inexact {
-        text.push_str(&format!(
-            "not exact    {}: {}\n",
-            ui::printable(&inexact.what),
-            ui::printable(&inexact.why)
-        ));
-    }
-    text
 }

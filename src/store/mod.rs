@@ -134,11 +134,11 @@ pub trait Store: Debug + Send + Sync {
     /// Lets others read how it goes with a role that this process has: `note` is put with the next sign of life.
     fn note(&self, _role: Role, _note: &str) {}
 
-    /// Reads the last note of the process that has a role, and how long ago it was put; `None` if no process has the role.
+    /// Reads what the process that has a role has put there of itself; `None` if no process has the role.
     ///
     /// # Errors
     /// `Unavailable` if the place does not answer.
-    fn read_note(&self, _role: Role) -> Result<Option<(Option<String>, Duration)>> {
+    fn read_note(&self, _role: Role) -> Result<Option<HolderNote>> {
         Ok(None)
     }
 
@@ -283,6 +283,16 @@ pub enum Role {
     Checkpoint,
     /// Use objects (shared), or remove objects (alone).
     Objects,
+}
+
+/// What a process that has a role has put into the store of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderNote {
+    /// The owner that the process has named.
+    pub owner: Option<String>,
+    pub note: Option<String>,
+    /// How long ago it was put, by the clocks of this machine and of the store.
+    pub age: Duration,
 }
 
 /// A role that is taken until the value is dropped or the process ends.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::report::{HowReset, Reset};
 use crate::ambient;
+use crate::capture::live::Durability;
 use crate::capture::{self, Options, Until};
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Context, Error, Kind, Result};
@@ -286,6 +287,8 @@ impl RunningCapture {
             patience: PATIENCE,
             jobs: 1,
             max_retained_wal: None,
+            also: Vec::new(),
+            durable: Durability::Local,
         };
         let (history, source, tools) =
             (history.clone(), source.for_history(&history.identity().slot()), Arc::clone(tools));

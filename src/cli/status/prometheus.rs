@@ -1,6 +1,6 @@
 //! `status` in Prometheus' text format: for a textfile collector, and for capture's own address.
 
-use super::{StatusReport, grade, warnings};
+use super::{CopyShown, StatusReport, grade, warnings};
 use crate::capture::state::State;
 use crate::model::PgTime;
 
@@ -15,6 +15,7 @@ pub fn exposition(shown: &StatusReport) -> String {
     let mut text = Text::of(shown);
     standing(&mut text, shown);
     behind(&mut text, shown);
+    copied(&mut text, shown);
     held(&mut text, shown);
     proved(&mut text, shown);
     text.out
@@ -74,6 +75,26 @@ fn behind(text: &mut Text, shown: &StatusReport) {
         "What capture received lately.",
         shown.rates.bytes_per_second,
     );
+}
+
+fn copied(text: &mut Text, shown: &StatusReport) {
+    let urls: Vec<_> = shown.copies.iter().map(|copy| [("url", copy.url.as_str())]).collect();
+    let mut each = |name: &str, help: &str, value: &dyn Fn(&CopyShown) -> Option<f64>| {
+        let samples: Vec<_> =
+            urls.iter().zip(&shown.copies).map(|(label, copy)| (&label[..], value(copy))).collect();
+        text.labelled(name, help, &samples);
+    };
+    each(
+        "backwhen_copy_lag_seconds",
+        "How long the copy has lacked something that the history holds.",
+        &|it| it.lag.seconds,
+    );
+    each("backwhen_copy_lag_bytes", "Log of the source that is in the history and not in the copy.", &|it| {
+        it.lag.bytes.map(|bytes| bytes as f64)
+    });
+    each("backwhen_copy_failing", "1 if the copy cannot be kept up to date now.", &|it| {
+        Some(f64::from(u8::from(it.fault.is_some())))
+    });
 }
 
 fn held(text: &mut Text, shown: &StatusReport) {

@@ -132,6 +132,11 @@ impl StandingCopy {
         self.faults.values().next().map(|(why, _)| why.as_str())
     }
 
+    /// Whether the images of a checkpoint are on their way.
+    pub fn is_busy(&self) -> bool {
+        !matches!(self.images, Images::None)
+    }
+
     /// The number of objects that the open segment consists of in the copy.
     pub fn increments(&self) -> usize {
         self.open.as_ref().map_or(0, FollowedSegment::increments)
@@ -175,11 +180,7 @@ impl StandingCopy {
     }
 
     /// Copies the segments in their order. No segment behind a damaged one is copied.
-    fn journal(
-        &mut self,
-        durable: Option<(u32, Durable)>,
-        reached: &mut dyn FnMut(CopiedEnd),
-    ) -> Result<()> {
+    fn journal(&mut self, durable: Option<(u32, Durable)>, reached: &mut dyn FnMut(CopiedEnd)) -> Result<()> {
         if self.lacks(ObjectKind::Expiry) || self.lacks(ObjectKind::Epoch) {
             return Err(Error::damaged(self.fault().unwrap_or_default()));
         }
@@ -216,7 +217,9 @@ impl StandingCopy {
         });
         match sent {
             Ok(sent) => Ok(Some(sent.end)),
-            Err(error) if error.kind() == Kind::Unavailable && self.history.store().holds(&name.object())? => {
+            Err(error)
+                if error.kind() == Kind::Unavailable && self.history.store().holds(&name.object())? =>
+            {
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -284,9 +287,10 @@ impl StandingCopy {
             let _objects = history.hold_objects()?;
             let _objects_there = store.share(Role::Objects, PATIENCE)?;
             let work = CopyWork::new(&history, &to, &*store, &Silent);
-            for kind in [ObjectKind::Archive, ObjectKind::Roles, ObjectKind::Pack] {
-                // An `expire` of the copy may have removed what no manifest there named, and a new manifest may name it.
-                store.look_again(kind);
+            // An `expire` of the copy may have removed what no manifest there named, and a new manifest may name it.
+            let kinds = [ObjectKind::Archive, ObjectKind::Roles, ObjectKind::Pack];
+            kinds.iter().for_each(|kind| store.look_again(*kind));
+            for kind in kinds {
                 store.list(kind)?;
                 for name in history.store().list_sorted(kind)? {
                     if stopping.load(Ordering::Relaxed) {

@@ -160,6 +160,8 @@ pub(super) struct IncrementChain {
     at: u64,
     /// The number of increments up to `at`.
     count: usize,
+    /// The bytes of the segment that were put since [`IncrementChain::send`] last told.
+    sent: u64,
 }
 
 impl IncrementChain {
@@ -171,7 +173,7 @@ impl IncrementChain {
     /// be read or the store does not take them.
     pub(super) fn find(store: &dyn Store, name: SegmentName, object: &dyn Object) -> Result<IncrementChain> {
         let there = offsets(store)?.remove(&name).unwrap_or_default();
-        let mut chain = IncrementChain { name, before: NOTHING, at: 0, count: 0 };
+        let mut chain = IncrementChain { name, before: NOTHING, at: 0, count: 0, sent: 0 };
         for (number, offset) in there.iter().enumerate() {
             chain.put_up_to(store, object, *offset)?;
             chain.pass(store, object, *offset, number + 1 == there.len())?;
@@ -184,7 +186,8 @@ impl IncrementChain {
         self.count
     }
 
-    /// Puts the bytes of the segment that the store lacks of its first `end`. Returns how many there were.
+    /// Puts the bytes of the segment that the store lacks of its first `end`. Returns how many were put, with those that
+    /// [`IncrementChain::find`] has put.
     ///
     /// # Errors
     /// `Refused` if the store has more bytes of the segment, or other bytes than `object`: another process has put them.
@@ -193,11 +196,11 @@ impl IncrementChain {
         if self.at > end {
             return Err(self.forked(store, self.at));
         }
-        self.put_up_to(store, object, end)
+        self.put_up_to(store, object, end)?;
+        Ok(std::mem::take(&mut self.sent))
     }
 
-    fn put_up_to(&mut self, store: &dyn Store, object: &dyn Object, end: u64) -> Result<u64> {
-        let begin = self.at;
+    fn put_up_to(&mut self, store: &dyn Store, object: &dyn Object, end: u64) -> Result<()> {
         while self.at < end {
             let bytes = self.bytes(object, end.min(self.at + LONGEST))?;
             let head = Head::of(self.before, &bytes);
@@ -210,11 +213,12 @@ impl IncrementChain {
                 }
                 put => {
                     put?;
+                    self.sent += head.len;
                     self.go_on(head);
                 }
             }
         }
-        Ok(self.at - begin)
+        Ok(())
     }
 
     fn go_on(&mut self, head: Head) {

@@ -124,7 +124,8 @@ impl FollowedSegment {
         durable: Option<Durable>,
     ) -> Result<Mirrored> {
         let bytes = original.open(self.name)?;
-        let mut walk = checked(&bytes, walk_from(&*bytes.object, self.walked, bytes.len(), self.key.as_ref()))?;
+        let mut walk =
+            checked(&bytes, walk_from(&*bytes.object, self.walked, bytes.len(), self.key.as_ref()))?;
         match durable {
             None => original.spool.sync(&self.name.stem())?,
             Some(durable) if durable.lsn() < walk.frontier => {

@@ -217,7 +217,14 @@ mod tests {
         let last =
             TransactionEntry { commit_lsn: Lsn(100), end_lsn: Lsn(110), xid: 7, time: PgTime(5), block: 0 };
         let joined = confirmed >= 120;
-        Seam { frontier: Lsn(120), epoch: 1, confirmed: Lsn(confirmed), last: Some(last), seen: false, joined }
+        Seam {
+            frontier: Lsn(120),
+            epoch: 1,
+            confirmed: Lsn(confirmed),
+            last: Some(last),
+            seen: false,
+            joined,
+        }
     }
 
     fn message(lsn: u64, time: i64, xid: u32) -> Vec<u8> {

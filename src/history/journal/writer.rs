@@ -82,6 +82,10 @@ impl Writer {
         self.roll_at = bytes;
     }
 
+    pub fn epoch(&self) -> u32 {
+        self.header.epoch
+    }
+
     /// Returns the frontier that was written so far, durable or not.
     pub fn frontier(&self) -> Lsn {
         self.frontier

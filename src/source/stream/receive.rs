@@ -97,11 +97,24 @@ impl ReplicationStream {
         confirmable: Confirmable,
         answer: bool,
     ) -> Result<()> {
+        self.send_positions(received, confirmable.lsn(), answer).await
+    }
+
+    /// Sends a status update that names no durable position, and leaves the slot where it is. A server that shuts down waits
+    /// until everything that it has sent is durable here or, if the last update named no such position, received.
+    ///
+    /// # Errors
+    /// `Unavailable` if the connection breaks.
+    pub async fn send_received(&mut self, received: Received) -> Result<()> {
+        self.send_positions(received, Lsn::ZERO, false).await
+    }
+
+    async fn send_positions(&mut self, received: Received, flushed: Lsn, answer: bool) -> Result<()> {
         // pg_stat_replication shows the time; the server decides nothing by it.
         let now = PgTime::from_utc(ambient::now());
         let outcome = async {
             self.wire.queue(|out| {
-                let status = status_message(received.lsn(), confirmable.lsn(), now, answer);
+                let status = status_message(received.lsn(), flushed, now, answer);
                 frontend::CopyData::new(&status[..]).map(|data| data.write(out))
             })?;
             self.wire.flush().await

@@ -16,6 +16,7 @@ use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use super::Remote;
 use super::bucket::Bucket;
 use super::lease::LeaseTerms;
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
 /// A request is tried again this often, after pauses that grow and are drawn by chance.
@@ -116,7 +117,8 @@ impl fmt::Display for Address {
 
 fn retries() -> RetryConfig {
     let backoff = BackoffConfig { max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
-    RetryConfig { backoff, max_retries: RETRIES, ..RetryConfig::default() }
+    let max_retries = ambient::test_number("BACKWHEN_TEST_RETRIES").map_or(RETRIES, |it| it as usize);
+    RetryConfig { backoff, max_retries, ..RetryConfig::default() }
 }
 
 /// The settings of the client of each provider.

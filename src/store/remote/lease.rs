@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use super::bucket::Bucket;
 use crate::ambient::{self, Steady};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::Role;
+use crate::store::{HolderNote, Role};
 
 /// The most holders of one role. If another one joins, the one that came first is struck off: it belongs to a process that
 /// was killed.
@@ -149,11 +149,12 @@ impl Leases {
         });
         stale.map_or(Ok(()), |standing| {
             let place = self.bucket.locate(key(standing.role));
-            Err(Error::locked(match standing.is_lost.load(Ordering::Relaxed) {
-                true => format!("another process has taken {place}; end that one, or start the command again"),
-                false => format!(
+            Err(Error::locked(if standing.is_lost.load(Ordering::Relaxed) {
+                format!("another process has taken {place}; end that one, or start the command again")
+            } else {
+                format!(
                     "{place} was lost, as the object store did not answer for too long; start the command again"
-                ),
+                )
             }))
         })
     }
@@ -166,12 +167,12 @@ impl Leases {
         }
     }
 
-    /// Reads the note of the holder of a role, and tells how long ago it was put by the clocks of this machine and of the
-    /// store; `None` if nobody holds the role.
-    pub(super) fn read_note(&self, role: Role) -> Result<Option<(Option<String>, Duration)>> {
+    /// Reads what the holder of a role has put of itself; `None` if nobody holds the role.
+    pub(super) fn read_note(&self, role: Role) -> Result<Option<HolderNote>> {
         let Some((content, put)) = self.object(role).read_dated()? else { return Ok(None) };
         let age = (ambient::now() - put).to_std().unwrap_or_default();
-        Ok(content.holders.into_iter().next().map(|holder| (holder.note, age)))
+        let first = content.holders.into_iter().next();
+        Ok(first.map(|Holder { owner, note, .. }| HolderNote { owner, note, age }))
     }
 
     /// Takes a role for the caller alone. With an `owner`, the heartbeats are for a process that holds the role for long, and

@@ -21,7 +21,7 @@ pub use self::address::{Address, is_address};
 use self::bucket::{Bucket, Stored};
 use self::lease::{LeaseTerms, Leases};
 use self::object::RemoteObject;
-use super::{Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
+use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 
@@ -249,7 +249,7 @@ impl Store for Remote {
         self.leases.note(role, note);
     }
 
-    fn read_note(&self, role: Role) -> Result<Option<(Option<String>, Duration)>> {
+    fn read_note(&self, role: Role) -> Result<Option<HolderNote>> {
         self.leases.read_note(role)
     }
 

@@ -2,6 +2,7 @@
 
 mod damage;
 mod reading;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ const CHANGES_AGAIN: &str = "
 mod exit {
     pub const USAGE: i32 = 2;
     pub const DAMAGED: i32 = 12;
+    pub const LOCKED: i32 = 13;
     pub const REFUSED: i32 = 14;
 }
 
@@ -40,9 +42,13 @@ impl Stored {
 
     /// In another bucket than the first, the history has a key.
     fn begin_in(bucket: &str) -> Option<Stored> {
+        Stored::begin_on(&Server::shared(None), bucket)
+    }
+
+    fn begin_on(source: &Server, bucket: &str) -> Option<Stored> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let server = S3Server::shared()?;
-        let mut backwhen = shop(&Server::shared(None)).with_env("BACKWHEN_TEST_ROLL_AT", "20000");
+        let mut backwhen = shop(source).with_env("BACKWHEN_TEST_ROLL_AT", "20000");
         for (name, value) in server.variables("owner") {
             backwhen = backwhen.with_env(&name, &value);
         }

@@ -55,6 +55,11 @@ impl Statements {
 
 impl Proxy {
     pub fn before(server: &Server) -> Proxy {
+        Proxy::before_address(server.tcp_address())
+    }
+
+    /// A proxy before any server.
+    pub fn before_address(to: (String, u16)) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = Proxy {
             port: listener.local_addr().unwrap().port(),
@@ -66,7 +71,6 @@ impl Proxy {
         };
         let (pairs, barred, over) = (proxy.pairs.clone(), proxy.barred.clone(), proxy.over.clone());
         let (sent, statements) = (proxy.sent.clone(), proxy.statements.clone());
-        let to = server.tcp_address();
         spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if over.load(Ordering::SeqCst) {
@@ -85,6 +89,10 @@ impl Proxy {
     /// What a user would give as `--source`, through here.
     pub fn conninfo(&self, database: &str) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname={database}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Bytes that the server has sent through here.

@@ -135,6 +135,10 @@ impl S3Server {
         Some(String::from_utf8_lossy(&answer).into_owned())
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The variables that lead a program to this server as `user`, who is `owner` or `reader`.
     pub fn variables(&self, user: &str) -> [(String, String); 4] {
         [

@@ -65,7 +65,7 @@ fn an_owner_takes_the_place_of_its_dead_holder_at_once_and_no_other_does() {
     let dead = leases.alone(Role::Capture, "capture", Some("one")).unwrap();
     leases.note(Role::Capture, "it goes well");
     let begun = ambient::instant();
-    while leases.read_note(Role::Capture).unwrap().unwrap().0.as_deref() != Some("it goes well") {
+    while leases.read_note(Role::Capture).unwrap().unwrap().note.as_deref() != Some("it goes well") {
         assert!(begun.elapsed() < Duration::from_secs(60), "the note comes with a heartbeat");
         std::thread::sleep(Duration::from_millis(5));
     }

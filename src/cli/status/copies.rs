@@ -1,0 +1,110 @@
+//! What is known of the capture that writes a history, also of one on another machine, and of the copies that it keeps.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Lag;
+use crate::ambient;
+use crate::capture::live::{self, CopyLive, Live};
+use crate::cli::ui;
+use crate::error::Result;
+use crate::history::History;
+use crate::model::{Lsn, PgTime};
+use crate::store::Role;
+
+/// A capture on another machine whose last sign of life is older than this is taken for ended. It gives one each ten seconds.
+const SILENT: Duration = Duration::from_secs(45);
+
+/// The capture that writes the history.
+#[derive(Default)]
+pub(super) struct KnownCapture {
+    /// What the last one told of itself.
+    pub live: Option<Live>,
+    pub running: bool,
+    /// When a capture on another machine gave its last sign of life, by the clock of that machine.
+    pub seen: Option<PgTime>,
+    /// Of a history in an object store: where its capture is.
+    pub elsewhere: Option<String>,
+}
+
+impl KnownCapture {
+    /// Looks in the folder or, of a history in an object store, at what its capture has put there.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store does not answer.
+    pub(super) fn of(history: &History) -> Result<KnownCapture> {
+        if !history.is_remote() {
+            let (live, running) = (live::read(&history.live_path()), history.capture_is_running());
+            return Ok(KnownCapture { live, running, ..KnownCapture::default() });
+        }
+        let held = history.store().read_note(Role::Capture)?;
+        let note = held.and_then(|held| Some((serde_json::from_str::<Live>(&held.note?).ok()?, held.age)));
+        let Some((live, age)) = note else {
+            let elsewhere = format!(
+                "no capture keeps this copy up to date; it is as of its last `backwhen copy --to {}`, or as an earlier \
+                 capture left it",
+                history.place()
+            );
+            return Ok(KnownCapture { elsewhere: Some(elsewhere), ..KnownCapture::default() });
+        };
+        let (running, age_text) = (age <= SILENT, format!("{} s", age.as_secs()));
+        let elsewhere = if running {
+            format!("on another machine, which gave its last sign of life {age_text} ago")
+        } else {
+            format!(
+                "the capture on another machine has given no sign of life for {age_text}: it was killed, or does not reach \
+                 the store"
+            )
+        };
+        let seen = Some(live.written);
+        Ok(KnownCapture { live: Some(live), running, seen, elsewhere: Some(elsewhere) })
+    }
+}
+
+/// A standing copy.
+#[derive(Serialize)]
+pub(super) struct CopyShown {
+    pub url: String,
+    pub epoch: u32,
+    /// The end of what the copy has.
+    pub end: Option<Lsn>,
+    pub lag: Lag,
+    /// When it was last found up to date.
+    pub put: Option<PgTime>,
+    pub fault: Option<String>,
+}
+
+impl CopyShown {
+    pub(super) fn all(live: &Live) -> Vec<CopyShown> {
+        live.copies.iter().map(|copy| CopyShown::of(copy, live)).collect()
+    }
+
+    fn of(copy: &CopyLive, live: &Live) -> CopyShown {
+        let now = PgTime::from_utc(ambient::now());
+        let is_same = copy.epoch == live.epoch;
+        let bytes = copy.end.filter(|_| is_same).map(|end| live.durable.0.saturating_sub(end.0));
+        let behind = copy.behind_since.map(|since| now.seconds_since(since).max(0.0));
+        // Before the first update nothing is known.
+        let seconds = behind.or_else(|| copy.put.map(|_| 0.0));
+        let lag = Lag { bytes, seconds };
+        let CopyLive { url, epoch, end, put, fault, .. } = copy.clone();
+        CopyShown { url, epoch, end, lag, put, fault }
+    }
+
+    /// Whether monitoring is to warn of the copy.
+    pub(super) fn is_late(&self, limit: f64) -> bool {
+        self.fault.is_some() || self.lag.seconds.is_none_or(|seconds| seconds >= limit)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let end = self.end.map_or_else(|| "is of no use yet".to_owned(), |end| format!("reaches to {end}"));
+        let lag = match (self.lag.bytes, self.lag.seconds) {
+            (Some(bytes), Some(seconds)) => format!(", {} and {seconds:.1} s behind", ui::bytes(bytes)),
+            (_, Some(seconds)) => format!(", {seconds:.1} s behind"),
+            _ => String::new(),
+        };
+        let fault = self.fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"));
+        format!("{} {end}{lag}{fault}", self.url)
+    }
+}
