@@ -2,7 +2,8 @@
 
 /// These settings give values one text form everywhere, prevent waiting and timeouts, and make names resolve only by
 /// their full path. `row_security=off` turns a read that a policy would filter into an error instead of a silent
-/// loss.
+/// loss. `jit=off`: the server would compile the long queries on the catalogs, as soon as there are a thousand tables, which takes
+/// many times as long as running them.
 pub const PINNED_SETTINGS: &[(&str, &str)] = &[
     ("datestyle", "ISO, MDY"),
     ("intervalstyle", "postgres"),
@@ -19,6 +20,7 @@ pub const PINNED_SETTINGS: &[(&str, &str)] = &[
     ("standard_conforming_strings", "on"),
     ("quote_all_identifiers", "off"),
     ("row_security", "off"),
+    ("jit", "off"),
 ];
 
 /// Sets what not every server has. No timeout ends an idle session, which may hold a snapshot from which other sessions
@@ -39,9 +41,10 @@ pub fn set_statements() -> String {
 }
 
 /// The settings under which values mean what they mean in a history, for the transaction of a script that a person runs.
-/// Timeouts are left to that person.
+/// Timeouts and the server's way of running statements are left to that person.
 pub fn set_local_statements() -> String {
-    let concerns_values = |name: &str| !name.ends_with("_timeout") && name != "default_transaction_read_only";
+    let concerns_values =
+        |name: &str| !name.ends_with("_timeout") && !["default_transaction_read_only", "jit"].contains(&name);
     let settings = PINNED_SETTINGS.iter().filter(|(name, _)| concerns_values(name));
     settings.map(|(name, value)| format!("SET LOCAL {name} = '{value}';\n")).collect()
 }

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use tokio_postgres::config::{self, SslMode, SslNegotiation};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use super::choices::{ChannelBinding, SessionAttrs};
 use super::conninfo::Conninfo;
@@ -11,10 +11,18 @@ use super::fault::{ServerFault, server_error};
 use super::guard::{LoginRefusal, LoginWatch};
 use super::hosts::Host;
 use super::login::{Login, LoginFailure, log_in};
-use super::pinned::{self, quoted};
+use super::pinned;
 use super::tap::{CopyPart, Tap, TappedTransport};
 use super::transport::{ReadyTls, Transport};
 use crate::error::Result;
+
+/// Asks what a session must know of its server.
+const ABOUT_SERVER: &str = "SELECT pg_catalog.current_setting('server_encoding') AS encoding, pg_catalog.pg_is_in_recovery() AS in_recovery, \
+     pg_catalog.pg_backend_pid() AS process";
+
+/// Makes the server pass text in its own encoding.
+const OWN_ENCODING: &str = "SELECT pg_catalog.set_config('client_encoding', \
+                            pg_catalog.current_setting('server_encoding'), false); ";
 
 /// A session with the pinned settings. It ends when it is dropped.
 pub struct Session {
@@ -157,21 +165,30 @@ impl SessionLogin<'_> {
         config
     }
 
+    /// Sets everything with one message: a recovery opens a dozen sessions, and each answer is waited for.
     async fn settle(&self, info: &Conninfo, mut session: Session) -> Result<Session, LoginFailure> {
-        let client = &session.client;
-        client.batch_execute(&pinned::set_statements()).await.map_err(failure)?;
-        client.simple_query(pinned::NEWER_TIMERS).await.map_err(failure)?;
-        let question = "SELECT pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(), \
-                        pg_catalog.current_setting('transaction_read_only'), pg_catalog.pg_backend_pid()";
-        let row = client.query_one(question, &[]).await.map_err(failure)?;
-        let text = |column| row.try_get::<_, String>(column).map_err(failure);
-        suits(info.session_attrs(), row.try_get(1).map_err(failure)?, text(2)? == "on")?;
-        session.encoding = text(0)?;
-        session.process = row.try_get(3).map_err(failure)?;
-        if self.encoding == Encoding::Servers {
-            let set = format!("SET client_encoding = {}", quoted(&session.encoding, '\''));
-            session.client.batch_execute(&set).await.map_err(failure)?;
-        }
+        let encoding = match self.encoding {
+            Encoding::Servers => OWN_ENCODING,
+            Encoding::Utf8 => "",
+        };
+        let sql = format!("{}{}; {encoding}{ABOUT_SERVER}", pinned::set_statements(), pinned::NEWER_TIMERS);
+        let answers = session.client.simple_query(&sql).await.map_err(failure)?;
+        let rows = answers.iter().filter_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let about = rows.last();
+        let text = |name: &str| {
+            let text = about.and_then(|row| row.try_get(name).ok().flatten());
+            text.ok_or_else(|| LoginFailure::Login("the server does not tell about itself".to_owned()))
+        };
+        // `default_transaction_read_only` is pinned, so only a standby lets nobody write.
+        let in_recovery = text("in_recovery")? == "t";
+        suits(info.session_attrs(), in_recovery, in_recovery)?;
+        let process = text("process")?.parse();
+        session.process =
+            process.map_err(|_| LoginFailure::Login("a process without a number".to_owned()))?;
+        session.encoding = text("encoding")?.to_owned();
         Ok(session)
     }
 }

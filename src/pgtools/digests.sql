@@ -272,9 +272,13 @@ UNION ALL
     SELECT class, o.oid, concat_ws(' ', 'settings', CASE WHEN setrole > 0 THEN 'of role ' || setrole::regrole END), false,
            ARRAY(SELECT unnest(setconfig) ORDER BY 1)::text
       FROM own o JOIN pg_db_role_setting ON setdatabase = o.oid WHERE class = 'pg_database'::regclass
-)
+),
+-- An object has many parts, and one identity.
+named(class, oid, type, identity) AS MATERIALIZED (
+    SELECT class, oid, i.type, i.identity
+      FROM (SELECT DISTINCT class, oid FROM part) o, pg_identify_object(class, oid, 0) i WHERE i.identity IS NOT NULL)
 SELECT i.type, CASE class WHEN 'pg_database'::regclass THEN '' ELSE replace(i.identity, ' on language ', ' language ') END, part,
        substr(encode(sha256(convert_to(text, getdatabaseencoding())), 'hex'), 1, 16),
        CASE WHEN fuzzy THEN substr(encode(sha256(convert_to(
            regexp_replace(text, '::(character varying|text)(\(\d+\))?(\[\])?|[()\s]', '', 'g'), getdatabaseencoding())), 'hex'), 1, 16) END
-  FROM part, pg_identify_object(class, oid, 0) i WHERE i.identity IS NOT NULL AND text IS NOT NULL
+  FROM part JOIN named i USING (class, oid) WHERE text IS NOT NULL

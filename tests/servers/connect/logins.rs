@@ -114,14 +114,20 @@ async fn settings_are_pinned_whatever_the_role_says() {
             "postgres",
             "ALTER ROLE trusting SET datestyle = 'German'; ALTER ROLE trusting SET search_path = 'public';
              ALTER ROLE trusting SET statement_timeout = '1min'; ALTER ROLE trusting SET bytea_output = 'escape';
-             ALTER ROLE trusting SET idle_session_timeout = '1min'; ALTER ROLE trusting SET client_encoding = 'LATIN1'",
+             ALTER ROLE trusting SET idle_session_timeout = '1min'; ALTER ROLE trusting SET client_encoding = 'LATIN1';
+             ALTER ROLE trusting SET jit = on; ALTER ROLE trusting SET default_transaction_read_only = on",
         )
         .await;
-    let info = server.info("user=trusting dbname=postgres");
+    // The role's own setting must not make a server that takes writes look like one that does not.
+    let info = server.info("user=trusting dbname=postgres target_session_attrs=read-write");
     let session = connect(&info, "pins").await.unwrap();
     let mut client = ReplicationClient::connect(&info, "pins").await.unwrap();
-    let newer =
-        [("idle_session_timeout", "0"), ("client_encoding", "UTF8"), ("application_name", "backwhen pins")];
+    let newer = [
+        ("idle_session_timeout", "0"),
+        ("client_encoding", "UTF8"),
+        ("application_name", "backwhen pins"),
+        ("jit", "off"),
+    ];
     for (name, expected) in PINNED_SETTINGS.iter().chain(&newer) {
         let sql = format!("SELECT pg_catalog.current_setting('{name}')");
         let session: String = session.query_one(&sql, &[]).await.unwrap().get(0);

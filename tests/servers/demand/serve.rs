@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{Served, protected, psql};
 use crate::support::shop::{OpenSession, assert_says};
-use crate::support::{Server, on_oldest_and_newest, wait_for};
+use crate::support::{Backwhen, Server, on_oldest_and_newest, wait_for};
 
 const ORDERS: &str = "SELECT count(*), sum(total) FROM sales.orders";
 
@@ -129,4 +129,35 @@ fn a_killed_server_of_the_past_leaves_nothing_and_answers_nothing() {
         });
         wait_for("the server's folder is gone", || !std::path::Path::new(&folder).exists());
     }
+}
+
+/// An index's function makes the loading of one table wait; another table is loaded meanwhile.
+const WAITS: &str = "
+CREATE FUNCTION waits(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+    $$BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared(7); RETURN n; END$$;
+CREATE TABLE slow (id int PRIMARY KEY); INSERT INTO slow VALUES (1), (2); CREATE INDEX ON slow (waits(id));
+CREATE TABLE quick (id int PRIMARY KEY); INSERT INTO quick VALUES (1)";
+
+#[test]
+fn a_table_is_loaded_while_another_one_is_still_being_loaded() {
+    let server = Server::shared(None);
+    let database = server.fresh_database("gates");
+    server.psql(&database, WAITS);
+    let backwhen = Backwhen::new(&server, &database);
+    backwhen.init();
+    let served = Served::start(&backwhen, &["--at", "latest"]);
+    let ask =
+        |sql: &str| psql(&server, served.connection(), &format!("SET statement_timeout = '30s'; {sql}"));
+    let mut holder = OpenSession::new(&server, served.connection());
+    holder.run("SELECT pg_advisory_lock(7);");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| ask("SELECT count(*) FROM slow"));
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        wait_for("the first gate builds its index", || ask(waiting) == "1");
+        assert_eq!(ask("SELECT count(*) FROM quick"), "1");
+        assert!(!slow.is_finished(), "the first table was not being loaded meanwhile");
+        holder.run("SELECT pg_advisory_unlock(7);");
+        assert_eq!(slow.join().unwrap(), "2");
+    });
+    served.stop();
 }

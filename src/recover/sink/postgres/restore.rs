@@ -123,13 +123,20 @@ impl PostgresSink {
         if let Some(guard) = self.guard.as_ref().filter(|_| !views.is_empty()) {
             guard.before_views(&self.session).await?;
         }
+        if !views.is_empty() {
+            // The application's own queries run as the server would run them.
+            self.execute("RESET jit", || "cannot prepare for filling views".into()).await?;
+        }
         for (schema, name) in views {
             let sql = format!("REFRESH MATERIALIZED VIEW {};", quoted(schema, name));
             if let Some(fault) = attempt(&self.session, &sql).await? {
                 self.refused.add(format!("rows of MATERIALIZED VIEW {schema}.{name}"), fault, sql)?;
             }
         }
-        Ok(())
+        if views.is_empty() {
+            return Ok(());
+        }
+        self.execute("SET jit = off", || "cannot go on after filling views".into()).await
     }
 
     /// # Errors
