@@ -15,7 +15,8 @@ use super::epoch::Epoch;
 use super::journal::{self, Journal, SegmentName};
 use super::key::Authorship;
 use super::{
-    FORMAT, History, HistoryPlace, Identity, inventory, is_orphaned, read_json, read_object, write_json,
+    FORMAT, History, HistoryPlace, Identity, checkpoint, inventory, is_orphaned, read_json, read_object,
+    write_json,
 };
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
@@ -99,6 +100,10 @@ pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) ->
             work.skip(&own);
         }
     }
+    // A pin of a checkpoint that could not be copied would be a fault of the copy.
+    let mut pins = work.list(&[ObjectKind::Pin])?;
+    pins.retain(|pin| store.holds(&checkpoint::manifest(pin.stem())).unwrap_or(false));
+    work.all(&pins)?;
     work.all(&work.list(&[ObjectKind::Evidence])?)?;
     finish(work)
 }
