@@ -59,6 +59,7 @@ impl Question {
     /// the moments, if the good one is not good or the bad one not bad, or if the check fails or gives NULL; otherwise the
     /// errors of a recovery.
     pub async fn answer(self, settings: StructureSettings) -> Result<FirstBad> {
+        self.good.check_is_followed()?;
         let epoch = self.good.base().epoch;
         if epoch != self.bad.base().epoch {
             return Err(Error::refused(

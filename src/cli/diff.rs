@@ -78,6 +78,12 @@ impl Diff {
                  and all of them are compared",
             );
         }
+        if earlier.check_is_followed().is_err() {
+            at.ui.say(
+                "note: the journal between the two moments was expired, so no transaction in it is known; the rows at both \
+                 moments are, and all of them are compared",
+            );
+        }
         let selection = Selection::parse(&self.table, &[])?;
         let condition = self.condition.as_deref().map(Condition::parse).transpose()?;
         let condition = condition.as_ref();

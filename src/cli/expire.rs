@@ -11,13 +11,18 @@ use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::Result;
 use crate::history::History;
-use crate::history::expire::{self, CheckpointFate, ExpiryPlan, ObjectTally, RetentionRules};
+use crate::history::expire::{
+    self, CalendarRules, CheckpointFate, ExpiryPlan, Fate, ObjectTally, Period, RetentionRules,
+};
 use crate::past::Reading;
 
 /// Remove the oldest part of the history; without --apply, show what would be removed
 ///
-/// Each rule keeps a stretch that ends now; the longest of the stretches is kept. A stretch keeps its oldest
-/// checkpoint, all later checkpoints and the journal after them, so that every moment in it can be recovered.
+/// Every moment is kept in the stretch that --keep-within and --keep-last name, which ends now; the longer one counts.
+/// Before that stretch, the other rules keep single checkpoints, whose own moments can be recovered: the newest
+/// checkpoint of each hour, day, week, month or year that has one, counted back from the newest checkpoint, by the local
+/// time of this machine (TZ). Weeks begin on Monday. A rule that has counts left keeps the oldest checkpoint too. The
+/// newest checkpoint, every moment after it, and pinned checkpoints always stay.
 #[derive(Args, Clone)]
 pub struct Expire {
     /// Keep every moment within this time before the newest recoverable moment, such as 7d or 48h
@@ -26,6 +31,21 @@ pub struct Expire {
     /// Keep the newest N checkpoints, and every moment since the oldest of them
     #[arg(long, env = "BACKWHEN_KEEP_LAST", value_name = "N")]
     keep_last: Option<usize>,
+    /// Keep a single checkpoint for each of the last N hours that have one; N is a number or `unlimited`
+    #[arg(long, env = "BACKWHEN_KEEP_HOURLY", value_name = "N", value_parser = parse_count)]
+    keep_hourly: Option<usize>,
+    /// Keep a single checkpoint for each of the last N days that have one
+    #[arg(long, env = "BACKWHEN_KEEP_DAILY", value_name = "N", value_parser = parse_count)]
+    keep_daily: Option<usize>,
+    /// Keep a single checkpoint for each of the last N weeks that have one
+    #[arg(long, env = "BACKWHEN_KEEP_WEEKLY", value_name = "N", value_parser = parse_count)]
+    keep_weekly: Option<usize>,
+    /// Keep a single checkpoint for each of the last N months that have one
+    #[arg(long, env = "BACKWHEN_KEEP_MONTHLY", value_name = "N", value_parser = parse_count)]
+    keep_monthly: Option<usize>,
+    /// Keep a single checkpoint for each of the last N years that have one
+    #[arg(long, env = "BACKWHEN_KEEP_YEARLY", value_name = "N", value_parser = parse_count)]
+    keep_yearly: Option<usize>,
     /// Look for templates of the history on this server, too, and drop those that no recovery can use any more
     #[arg(long, value_name = "CONN")]
     target: Option<String>,
@@ -59,10 +79,22 @@ impl Expire {
         at.ui.result(&shown, || describe(&shown))
     }
 
+    fn rules(&self) -> RetentionRules {
+        let counts = [
+            (Period::Hour, self.keep_hourly),
+            (Period::Day, self.keep_daily),
+            (Period::Week, self.keep_weekly),
+            (Period::Month, self.keep_monthly),
+            (Period::Year, self.keep_yearly),
+        ];
+        let calendar = counts.into_iter().filter_map(|(period, count)| Some((period, count?))).collect();
+        RetentionRules { last: self.keep_last, within: self.keep_within, calendar: CalendarRules(calendar) }
+    }
+
     /// Expires by the rules; `None` if there are none, and only templates are asked for.
     async fn expire(&self, at: &Surroundings, history: &History) -> Result<Option<ExpiryPlan>> {
-        let rules = RetentionRules { last: self.keep_last, within: self.keep_within };
-        if self.target.is_some() && rules.last.is_none() && rules.within.is_none() {
+        let rules = self.rules();
+        if self.target.is_some() && rules.is_empty() {
             return Ok(None);
         }
         rules.check()?;
@@ -86,12 +118,18 @@ fn describe(shown: &ExpiryReport) -> String {
 fn describe_plan(plan: &ExpiryPlan, applied: bool) -> String {
     let gone = if applied { "gone" } else { "goes" };
     let fate = |it: &CheckpointFate| {
-        let fate = if it.stays { "stays" } else { gone };
-        let label = it.label.clone().unwrap_or_default();
-        vec![fate.to_owned(), it.id.clone(), it.time.to_string(), it.lsn.to_string(), label]
+        let fate = match it.fate {
+            Fate::Every => "stays",
+            Fate::Single => "single",
+            Fate::Goes => gone,
+        };
+        let pinned = it.pinned.as_ref().map(|reason| format!("pinned: {}", ui::printable(reason)));
+        let note = it.label.clone().into_iter().chain(pinned).collect::<Vec<_>>().join(", ");
+        let (time, lsn) = (it.time.to_string(), it.lsn.to_string());
+        vec![fate.to_owned(), it.id.clone(), time, lsn, it.rules.join(" "), note]
     };
     let checkpoints: Vec<_> = plan.checkpoints.iter().map(fate).collect();
-    let mut text = ui::table(&["", "checkpoint", "time", "lsn", "label"], &checkpoints);
+    let mut text = ui::table(&["", "checkpoint", "time", "lsn", "kept by", "label"], &checkpoints);
     let tally = |it: &ObjectTally| {
         let (stay, go) = (it.stay.to_string(), it.go.to_string());
         vec![it.kind.to_owned(), stay, ui::bytes(it.bytes_stay), go, ui::bytes(it.bytes_go)]
@@ -101,10 +139,17 @@ fn describe_plan(plan: &ExpiryPlan, applied: bool) -> String {
     text.push_str(&ui::table(&["objects", "stay", "bytes", gone, "bytes"], &objects));
     text.push_str(&format!("\n\nkept      {}\n", plan.rules.join(" ")));
     text.push_str(&format!(
-        "oldest    {}  {}\n",
+        "every moment since {}  {}\n",
         plan.earliest_after.lsn,
         ui::both_times(plan.earliest_after.time)
     ));
+    let singles = plan.checkpoints.iter().filter(|it| it.fate == Fate::Single).count();
+    if singles > 0 {
+        text.push_str(&format!(
+            "before that {singles} single checkpoints, by the local time of this machine (UTC{})\n",
+            plan.zone
+        ));
+    }
     text.push_str(&match (plan.is_empty(), applied) {
         (true, _) => "nothing is older than that; nothing goes".to_owned(),
         (false, true) => format!("removed   {}", ui::bytes(plan.bytes_freed)),
@@ -113,4 +158,11 @@ fn describe_plan(plan: &ExpiryPlan, applied: bool) -> String {
         }
     });
     text
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    if text == "unlimited" {
+        return Ok(usize::MAX);
+    }
+    text.parse().map_err(|_| "write a number such as 7, or unlimited".to_owned())
 }

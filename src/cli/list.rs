@@ -9,10 +9,11 @@ use super::{Surroundings, schemas, ui};
 use crate::error::Result;
 use crate::history::History;
 use crate::history::catalog::{Catalog, CheckpointRow};
+use crate::history::resolution::ResolvedPart;
 use crate::history::timeline::{Stretch, Timeline, with_epoch};
 use crate::model::{Grade, Lsn, PgTime};
 
-/// List checkpoints, segments, marks, gaps, proofs or schema changes of the history
+/// List checkpoints, segments, marks, gaps, proofs or schema changes of the history, or how finely it can be recovered
 #[derive(Args, Clone)]
 pub struct List {
     #[arg(value_enum)]
@@ -28,8 +29,19 @@ enum ListSubject {
     Segments,
     Marks,
     Gaps,
+    Resolution,
     Schemas,
     Proofs,
+}
+
+#[derive(Serialize)]
+struct ListedCheckpoint {
+    #[serde(flatten)]
+    checkpoint: CheckpointReport,
+    /// `every` with the journal after it, `single` without; `None` if the journal cannot be read.
+    moments: Option<&'static str>,
+    /// The reason for which it is pinned.
+    pinned: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -75,37 +87,48 @@ impl List {
         let catalog = at.catalog(&history)?;
         match self.what {
             ListSubject::Checkpoints if self.tables => tables(at, &history, &catalog),
-            ListSubject::Checkpoints => checkpoints(at, catalog.checkpoints()?),
+            ListSubject::Checkpoints => checkpoints(at, &history, &catalog),
             ListSubject::Segments => segments(at, &Timeline::read(&history, &catalog)?),
             ListSubject::Marks => marks(at, &Timeline::read(&history, &catalog)?),
             ListSubject::Gaps => gaps(at, &Timeline::read(&history, &catalog)?),
+            ListSubject::Resolution => resolution(at, &Timeline::read(&history, &catalog)?),
             ListSubject::Schemas => schemas::list(at, &history, &Timeline::read(&history, &catalog)?),
             ListSubject::Proofs => proofs(at, &history),
         }
     }
 }
 
-fn checkpoints(at: &Surroundings, rows: Vec<CheckpointRow>) -> Result<()> {
-    let show = |row: CheckpointRow| CheckpointReport {
-        id: row.id,
-        lsn: row.lsn,
-        time: row.time,
-        label: row.label,
-        origin: row.origin,
-        rows: row.rows,
-        bytes_new: row.bytes_new,
-        bytes_total: row.bytes_total,
+fn checkpoints(at: &Surroundings, history: &History, catalog: &Catalog) -> Result<()> {
+    // The manifests can be listed although the journal is damaged.
+    let timeline = Timeline::read(history, catalog).ok();
+    let pins = history.pins()?;
+    let show = |row: CheckpointRow| ListedCheckpoint {
+        moments: timeline.as_ref().map(|it| if it.is_single(&row) { "single" } else { "every" }),
+        pinned: pins.iter().find(|pin| pin.checkpoint == row.id).map(|pin| pin.reason.clone()),
+        checkpoint: CheckpointReport {
+            id: row.id,
+            lsn: row.lsn,
+            time: row.time,
+            label: row.label,
+            origin: row.origin,
+            rows: row.rows,
+            bytes_new: row.bytes_new,
+            bytes_total: row.bytes_total,
+        },
     };
-    let shown: Vec<_> = rows.into_iter().map(show).collect();
+    let shown: Vec<_> = catalog.checkpoints()?.into_iter().map(show).collect();
     at.ui.list(&shown, || {
-        let cells = |it: &CheckpointReport| {
+        let cells = |listed: &ListedCheckpoint| {
+            let it = &listed.checkpoint;
             let origin = format!("{:?}", it.origin).to_lowercase();
-            let label = it.label.clone().unwrap_or_default();
+            let pinned = listed.pinned.as_ref().map(|reason| format!("pinned: {}", ui::printable(reason)));
+            let label = it.label.clone().into_iter().chain(pinned).collect::<Vec<_>>().join(", ");
             let (new, total) = (ui::bytes(it.bytes_new), ui::bytes(it.bytes_total));
             vec![
                 it.id.clone(),
                 it.time.to_string(),
                 it.lsn.to_string(),
+                listed.moments.unwrap_or("?").to_owned(),
                 origin,
                 it.rows.to_string(),
                 new,
@@ -114,7 +137,20 @@ fn checkpoints(at: &Surroundings, rows: Vec<CheckpointRow>) -> Result<()> {
             ]
         };
         let rows: Vec<_> = shown.iter().map(cells).collect();
-        ui::table(&["id", "time", "lsn", "origin", "rows", "new", "total", "label"], &rows)
+        ui::table(&["id", "time", "lsn", "moments", "origin", "rows", "new", "total", "label"], &rows)
+    })
+}
+
+fn resolution(at: &Surroundings, timeline: &Timeline) -> Result<()> {
+    let parts = timeline.resolution();
+    at.ui.list(&parts, || {
+        let edge = |edge: crate::model::Edge| format!("{} {}", edge.time, edge.lsn);
+        let cells = |it: &ResolvedPart| {
+            let (from, to) = (edge(it.from), edge(it.to));
+            vec![from, to, it.moments.describe().to_owned(), it.checkpoints.to_string()]
+        };
+        let rows: Vec<_> = parts.iter().map(cells).collect();
+        ui::table(&["from", "to", "moments", "checkpoints"], &rows)
     })
 }
 

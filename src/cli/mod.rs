@@ -24,6 +24,7 @@ mod metrics;
 mod not_exact;
 mod on_demand;
 mod past;
+mod pin;
 mod place;
 mod proof;
 mod query;
@@ -166,6 +167,10 @@ enum Command {
     Repair(repair::Repair),
     #[command(after_help = "Example: backwhen expire --keep-within 30d --keep-last 2 --apply")]
     Expire(expire::Expire),
+    #[command(after_help = "Example: backwhen pin before-migration --reason 'audit of 2026'")]
+    Pin(pin::Pin),
+    #[command(after_help = "Example: backwhen unpin before-migration")]
+    Unpin(pin::Unpin),
     #[command(after_help = "Example: backwhen drop")]
     Drop(drop::Drop),
 }
@@ -294,6 +299,8 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Serve(serve) => serve.run(context).await,
         Command::Resync(resync) => resync.run(context).await,
         Command::Expire(expire) => expire.run(context).await,
+        Command::Pin(pin) => pin.run(context).await,
+        Command::Unpin(unpin) => unpin.run(context).await,
         Command::Drop(drop) => drop.run(context).await,
     };
     done.map(|()| ExitCode::SUCCESS)

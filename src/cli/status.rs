@@ -20,6 +20,7 @@ use crate::connect::Conninfo;
 use crate::error::Result;
 use crate::history::History;
 use crate::history::definitions::SchemaKnown;
+use crate::history::resolution::ResolvedPart;
 use crate::history::timeline::{Gap, Window};
 use crate::model::{Edge, Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
@@ -59,6 +60,8 @@ pub(super) struct StatusReport {
     durable: Durability,
     copies: Vec<CopyShown>,
     window: Option<Window>,
+    /// How finely each part of the history can be recovered.
+    resolution: Vec<ResolvedPart>,
     gaps: Vec<Gap>,
     lag: Lag,
     slot: SlotShown,
@@ -209,7 +212,7 @@ impl Status {
         if at.ui.is_prometheus() {
             at.ui.print(&prometheus::exposition(&shown))?
         } else {
-            at.ui.result(&shown, || describe(&shown))?
+            at.ui.result(&shown, || text::describe(&shown))?
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -273,6 +276,7 @@ pub(super) async fn gather(
         },
         durable: live.as_ref().and_then(|live| live.options).map(|it| it.durable).unwrap_or_default(),
         copies: live.as_ref().map(CopyShown::all).unwrap_or_default(),
+        resolution: timeline.resolution(),
         gaps: timeline.gaps(),
         lag: lag(frontier, window.as_ref(), &asked, capture),
         slot: SlotShown {

@@ -24,13 +24,17 @@ pub struct Expiry {
     pub backwhen: String,
     /// The rules that were asked for, as typed.
     pub rules: Vec<String>,
-    /// The oldest checkpoint that was kept. Every checkpoint before its epoch and position may be missing.
+    /// The oldest checkpoint that was kept with the journal after it. Every checkpoint before its epoch and position may be
+    /// missing, unless it is one of `singles`.
     pub checkpoint: String,
     pub epoch: u32,
     pub lsn: Lsn,
     pub time: PgTime,
     /// The segments of that epoch from here on were kept, and all segments before were removed.
     pub journal_from: Lsn,
+    /// The ids of the earlier checkpoints that are kept all the same, as single moments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub singles: Vec<String>,
     /// The names of the packs, archives and lists of roles that were removed.
     pub packs: Vec<String>,
     pub schemas: Vec<String>,
@@ -44,6 +48,7 @@ impl Expiry {
 
     pub fn covers_checkpoint(&self, id: &str) -> bool {
         position_of(id).is_some_and(|position| position < (self.epoch, self.lsn))
+            && !self.singles.iter().any(|single| single == id)
     }
 
     pub fn covers_segment(&self, name: SegmentName) -> bool {
@@ -93,15 +98,20 @@ impl History {
 /// `Damaged` if a record cannot be read.
 pub fn expiry_in(store: &dyn Store, authorship: &Authorship) -> Result<Option<Expiry>> {
     let mut furthest: Option<Expiry> = None;
-    let (mut packs, mut schemas) = (Vec::new(), Vec::new());
+    let (mut packs, mut schemas, mut records) = (Vec::new(), Vec::new(), Vec::new());
     for name in store.list_sorted(ObjectKind::Expiry)? {
         let Some(mut expiry) = read_object::<Expiry>(store, &name, authorship)? else { continue };
         packs.append(&mut expiry.packs);
         schemas.append(&mut expiry.schemas);
         let further = |known: &Expiry| (known.epoch, known.lsn) <= (expiry.epoch, expiry.lsn);
         if furthest.as_ref().is_none_or(further) {
-            furthest = Some(expiry);
+            furthest = Some(expiry.clone());
         }
+        records.push(expiry);
     }
-    Ok(furthest.map(|expiry| Expiry { packs, schemas, ..expiry }))
+    Ok(furthest.map(|mut expiry| {
+        // What one record permits to be missing, as in a copy that had an expiry of its own, may be missing.
+        expiry.singles.retain(|id| !records.iter().any(|it| it.covers_checkpoint(id)));
+        Expiry { packs, schemas, ..expiry }
+    }))
 }

@@ -7,6 +7,7 @@ use super::epoch::Epoch;
 use super::evidence::Evidence;
 use super::expiry::Expiry;
 use super::key::Authorship;
+use super::pins::Pin;
 use super::{Identity, image, journal, read_object};
 use crate::error::{Error, Result};
 use crate::store::{ObjectKind, ObjectName, Store};
@@ -30,6 +31,10 @@ pub fn check(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> R
         ObjectKind::Checkpoint => {
             let checkpoint: Checkpoint = read(store, name, authorship)?;
             check_is_named(store, name, checkpoint.id == name.stem())
+        }
+        ObjectKind::Pin => {
+            let pin: Pin = read(store, name, authorship)?;
+            check_is_named(store, name, pin.checkpoint == name.stem())
         }
         ObjectKind::Evidence => read::<Evidence>(store, name, authorship).map(drop),
         ObjectKind::Expiry => read::<Expiry>(store, name, authorship).map(drop),

@@ -7,6 +7,7 @@
 //! packs/                blocks of checkpoint images (see `image`)
 //! checkpoints/ID.json   a checkpoint's manifest
 //! schemas/DIGEST.dump   pg_dump archives, and DIGEST.sql the server's roles
+//! pins/ID.json          that a checkpoint is kept whatever the rules say, and why
 //! evidence/TIME.json    the findings of each verification
 //! expired/TIME.json     the records of expiries, which say what may be missing
 //! catalog.sqlite        an index of all this; derived, may be deleted
@@ -29,8 +30,10 @@ pub mod inventory;
 pub mod journal;
 pub mod key;
 mod object;
+pub mod pins;
 mod place;
 pub mod repair;
+pub mod resolution;
 pub mod resync;
 pub mod roles;
 pub mod segments;
@@ -62,6 +65,9 @@ pub const SIGNED_FORMAT: u32 = 2;
 /// The version of `history.json` in a history with a key: a backwhen that knows no keys would write objects
 /// without tags, and must not.
 pub const KEYED_FORMAT: u32 = 3;
+
+/// The version of an expiry's record that keeps single checkpoints: a backwhen that knows of none would remove them.
+pub const THINNED_FORMAT: u32 = 2;
 
 /// Work waits for a running `expire`, which removes objects, as long as this; then it fails as `Locked`.
 const PATIENCE: Duration = Duration::from_secs(60);

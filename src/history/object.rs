@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::key::{Authorship, HistoryKey, Tag};
-use super::{FORMAT, KEYED_FORMAT};
+use super::{FORMAT, KEYED_FORMAT, THINNED_FORMAT};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::{ObjectKind, ObjectName, Store};
 
@@ -65,8 +65,12 @@ fn refuse_newer(store: &dyn Store, name: &ObjectName, bytes: &[u8]) -> Result<()
     struct Versioned {
         format: u32,
     }
-    // A key, and signed messages, change the format of `history.json` alone.
-    let known = if name.kind() == ObjectKind::Identity { KEYED_FORMAT } else { FORMAT };
+    // A key, and signed messages, change the format of `history.json` alone; single checkpoints that of records alone.
+    let known = match name.kind() {
+        ObjectKind::Identity => KEYED_FORMAT,
+        ObjectKind::Expiry => THINNED_FORMAT,
+        _ => FORMAT,
+    };
     match serde_json::from_slice(bytes) {
         Ok(Versioned { format }) if format > known => Err(Error::refused(format!(
             "{} has format {format}, this backwhen knows up to {known}; update backwhen",

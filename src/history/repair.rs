@@ -155,6 +155,10 @@ impl RepairWork<'_> {
             }
         }
         self.kinds("checkpoints", &[ObjectKind::Checkpoint])?;
+        // A pin that only the copy has may have been taken back here.
+        for name in self.ours.list_sorted(ObjectKind::Pin)? {
+            self.object(&name)?;
+        }
         self.kinds("evidence", &[ObjectKind::Evidence])?;
         self.object(&ObjectName::only(ObjectKind::Identity))
     }

@@ -23,6 +23,8 @@ use crate::store::ObjectName;
 pub struct Timeline {
     /// Oldest first.
     pub stretches: Vec<Stretch>,
+    /// The checkpoints that are kept as single moments, by epoch and position: the journal around them was expired.
+    pub singles: Vec<CheckpointRow>,
     /// The damaged checkpoints and packs, and why they are.
     pub unusable: Vec<UnusableObject>,
     /// The objects that may be missing, if moments were expired.
@@ -189,7 +191,7 @@ impl Timeline {
         let mut checkpoints = catalog.checkpoints()?;
         let names = history.journal().list()?;
         let expired = history.expiry()?;
-        let mut stretches = Vec::new();
+        let (mut stretches, mut singles) = (Vec::new(), Vec::new());
         for epoch in history.epochs()? {
             let number = epoch.number;
             let mut segments: Vec<_> = sealed
@@ -203,8 +205,15 @@ impl Timeline {
             }
             segments.sort_by_key(|segment| segment.name.start);
             let held_from = join(history, &epoch, expired.as_ref(), &mut segments)?;
+            let end = segments.last().map(|segment| segment.summary.end);
+            // An expiry may remove all of an old epoch's journal; what a killed one has left of it ends before checkpoints.
+            let is_whole = expired.as_ref().is_none_or(|it| it.must_hold_from(&epoch).is_some());
+            let is_in = |row: &CheckpointRow| {
+                row.lsn >= held_from && (is_whole || end.is_some_and(|end| row.lsn <= end))
+            };
             let of_epoch = checkpoints.extract_if(.., |row| row.epoch == number);
-            let checkpoints = of_epoch.filter(|row| row.lsn >= held_from).collect();
+            let (checkpoints, alone): (Vec<_>, Vec<_>) = of_epoch.partition(is_in);
+            singles.extend(alone);
             stretches.push(Stretch { epoch, held_from, segments, checkpoints });
         }
         let known = stretches.len() as u32;
@@ -215,7 +224,7 @@ impl Timeline {
                 // An expiry that removed only unreferenced objects did not shrink the window.
                 let expired =
                     expired.filter(|it| stretches.first().is_some_and(|first| it.let_go(&first.epoch)));
-                Ok(Timeline { stretches, unusable: catalog.unusable(), expired })
+                Ok(Timeline { stretches, singles, unusable: catalog.unusable(), expired })
             }
         }
     }
@@ -294,8 +303,9 @@ impl Timeline {
         })
     }
 
+    /// Returns all checkpoints, those first that are kept as single moments.
     pub fn checkpoints(&self) -> impl Iterator<Item = &CheckpointRow> {
-        self.stretches.iter().flat_map(|stretch| &stretch.checkpoints)
+        self.singles.iter().chain(self.stretches.iter().flat_map(|stretch| &stretch.checkpoints))
     }
 
     /// Says which moments can be recovered, for messages.
@@ -318,8 +328,18 @@ impl Timeline {
 
 impl Timeline {
     fn describe_expired(&self) -> String {
+        let singles = match self.singles.len() {
+            0 => String::new(),
+            1 => format!(", and checkpoint:{} before", self.singles[0].id),
+            count => format!(
+                ", and before, {count} single checkpoints since {} (see: backwhen list resolution)",
+                self.singles[0].time
+            ),
+        };
         let expired = self.expired.as_ref();
-        expired.map_or_else(String::new, |it| format!("; what came before was expired at {}", it.at))
+        let expired =
+            expired.map_or_else(String::new, |it| format!("; what came before was expired at {}", it.at));
+        format!("{singles}{expired}")
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::{Past, Reading};
 use crate::error::Result;
-use crate::history::History;
 use crate::history::catalog::CheckpointRow;
 use crate::history::checkpoint::{Checkpoint, Origin};
 use crate::history::timeline::{Stretch, Timeline};
@@ -19,7 +18,7 @@ pub(super) fn doubts(
     selection: &Selection,
 ) -> Result<Vec<Inexact>> {
     let mut found = at_the_end(reading.timeline(), stretch.epoch.number, until);
-    found.extend(found_by_resync(reading.history(), stretch, until)?);
+    found.extend(found_by_resync(reading, stretch, until)?);
     let takes =
         |it: &Inexact| it.what.split_once('.').is_none_or(|(schema, name)| selection.takes(schema, name));
     found.retain(takes);
@@ -67,10 +66,12 @@ fn at_the_end(timeline: &Timeline, epoch: u32, until: Lsn) -> Vec<Inexact> {
 
 /// Returns the tables whose rows differed from the source at the next checkpoint that was compared with it. The changes
 /// were lost somewhere after the last time that the whole source was read or compared.
-fn found_by_resync(history: &History, stretch: &Stretch, until: Lsn) -> Result<Vec<Inexact>> {
+fn found_by_resync(reading: &Reading, stretch: &Stretch, until: Lsn) -> Result<Vec<Inexact>> {
     let mut since = stretch.epoch.start;
-    for row in stretch.checkpoints.iter().filter(|row| row.origin == Origin::Source) {
-        let checkpoint = history.read_checkpoint(&row.id)?;
+    // A single checkpoint is doubted by checkpoints that came after its journal too.
+    let rows = reading.timeline().checkpoints_of(stretch.epoch.number);
+    for row in rows.into_iter().filter(|row| row.origin == Origin::Source) {
+        let checkpoint = reading.history().read_checkpoint(&row.id)?;
         // Only parts of this checkpoint were read from the source.
         if checkpoint.base.is_some() {
             continue;

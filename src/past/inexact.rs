@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use serde::{Serialize, Serializer};
 
 use super::doubt::doubts;
-use super::schema::read_from_source_after;
 use super::{ChosenTables, Past};
 use crate::codec::pgoutput;
 use crate::error::Result;
@@ -61,7 +60,9 @@ impl Past {
 
     /// Names large objects that only the next checkpoint has.
     fn later_large_objects(&self) -> Result<Option<Inexact>> {
-        let next = read_from_source_after(self.history(), self.stretch(), self.until)?;
+        let rows = self.reading.timeline().checkpoints_of(self.stretch().epoch.number);
+        let next = rows.into_iter().find(|row| row.lsn >= self.until && row.origin == Origin::Source);
+        let next = next.map(|row| self.history().read_checkpoint(&row.id)).transpose()?;
         Ok(next.filter(|next| next.schema.large_objects > 0).map(|next| Inexact {
             what: "large objects".into(),
             why: format!(

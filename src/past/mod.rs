@@ -22,11 +22,12 @@ use std::sync::OnceLock;
 pub use chosen::ChosenTables;
 pub use inexact::KnownInexact;
 pub use lookup::KeyedRows;
+use reading::Place;
 pub use reading::Reading;
 pub use resolve::Commit;
 pub use witness::SchemaWitness;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fold::{self, Folded, FoldedTable, KeyRange, RowsOnly, TableRows};
 use crate::follow::{self, Follow, JournalRange, Transaction, Wanted};
 use crate::history::History;
@@ -57,8 +58,7 @@ pub const PROOF_BUDGET: usize = 320 << 20;
 /// A past reads nothing before it is asked, and reads once what several questions need.
 pub struct Past {
     reading: Reading,
-    /// The index of the moment's epoch among the timeline's stretches.
-    place: usize,
+    place: Place,
     base: Checkpoint,
     until: Lsn,
     definitions_at: Lsn,
@@ -81,8 +81,8 @@ impl Reading {
     /// checkpoint before it can be used.
     pub fn at(&self, moment: &Moment, before: bool) -> Result<Past> {
         let resolved = resolve(self.timeline(), moment, before)?;
-        let place = self.place(resolved.epoch)?;
-        let (base, instead) = base(self, &self.timeline().stretches[place], resolved.until)?;
+        let place = self.place_at(resolved.epoch, resolved.until)?;
+        let (base, instead) = base(self, self.stretch_at(&place), resolved.until)?;
         let mut past = self.past(place, base, resolved.until);
         // An LSN is meant exactly. Any other moment is the end of a transaction, and the next commit may be long after
         // it.
@@ -103,7 +103,8 @@ impl Reading {
     /// # Errors
     /// `Damaged` if the base's epoch is missing.
     pub fn forward(&self, base: Checkpoint, until: Lsn) -> Result<Past> {
-        Ok(self.past(self.place(base.epoch)?, base, until))
+        let place = self.place_at(base.epoch, base.lsn)?;
+        Ok(self.past(place, base, until))
     }
 
     /// Returns the past of an epoch that includes the transactions that committed before `until`.
@@ -111,12 +112,19 @@ impl Reading {
     /// # Errors
     /// `OutsideWindow` if no checkpoint is old enough, `Damaged` if none of them can be used.
     pub fn before(&self, epoch: u32, until: Lsn) -> Result<Past> {
-        let place = self.place(epoch)?;
-        let (base, notes) = base(self, &self.timeline().stretches[place], until)?;
+        let place = self.place_at(epoch, until)?;
+        let (base, notes) = base(self, self.stretch_at(&place), until)?;
         Ok(Past { notes, ..self.past(place, base, until) })
     }
 
-    fn past(&self, place: usize, base: Checkpoint, until: Lsn) -> Past {
+    fn stretch_at<'a>(&'a self, place: &'a Place) -> &'a Stretch {
+        match place {
+            Place::Epoch(index) => &self.timeline().stretches[*index],
+            Place::Single(stretch) => stretch,
+        }
+    }
+
+    fn past(&self, place: Place, base: Checkpoint, until: Lsn) -> Past {
         Past {
             reading: self.clone(),
             place,
@@ -143,9 +151,27 @@ impl Past {
         self.reading.history()
     }
 
-    /// The moment's epoch, with the checkpoints and segments that the history holds of it.
+    /// The moment's epoch, with the checkpoints and segments that the history holds of it; only the checkpoint itself if
+    /// that is kept as a single moment.
     pub fn stretch(&self) -> &Stretch {
-        &self.reading.timeline().stretches[self.place]
+        self.reading.stretch_at(&self.place)
+    }
+
+    /// Refuses a question about what happened after a moment whose journal was expired.
+    ///
+    /// # Errors
+    /// `OutsideWindow` if the moment is a single checkpoint.
+    pub fn check_is_followed(&self) -> Result<()> {
+        let Place::Single(_) = &self.place else { return Ok(()) };
+        let window = self.reading.timeline().window();
+        let since = window.map_or_else(String::new, |window| {
+            format!("; every change is held since {} ({})", window.earliest.time, window.earliest.lsn)
+        });
+        Err(Error::outside_window(format!(
+            "checkpoint {} is kept as a single moment: it can be recovered and queried, but the journal after it was \
+             expired, so what changed since is not known{since}",
+            self.base.id
+        )))
     }
 
     /// A transaction of this epoch, as it is shown to people.
@@ -206,6 +232,9 @@ impl Past {
         wanted: Wanted<'a>,
         chosen: &ChosenBlocks,
     ) -> Result<Follow<'a>> {
+        if commits.end > self.until {
+            self.check_is_followed()?;
+        }
         let key = self.history().identity().message_key();
         let after = if self.schema_changes()?.is_empty() { commits.start } else { self.base.lsn };
         let journal = JournalRange { segments: &self.stretch().segments, after, until: commits.end };

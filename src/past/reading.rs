@@ -8,11 +8,20 @@ use crate::history::catalog::{Catalog, UnusableObject};
 use crate::history::image::Blocks;
 use crate::history::segments::Segments;
 use crate::history::timeline::{Stretch, Timeline};
+use crate::model::Lsn;
 use crate::store::Lease;
 
 /// A history at one instant: its catalog, its timeline, and the segments that have been opened so far.
 ///
 /// A command that reads opens one `Reading` and asks it for everything. Clones share what is open.
+/// Where a moment lies in its timeline.
+pub(super) enum Place {
+    /// In the stretch with this index.
+    Epoch(usize),
+    /// At a single checkpoint, whose journal was expired.
+    Single(Box<Stretch>),
+}
+
 #[derive(Clone)]
 pub struct Reading {
     opened: Arc<OpenHistory>,
@@ -120,8 +129,16 @@ impl Reading {
         Ok(&self.timeline.stretches[self.place(epoch)?])
     }
 
+    /// Returns where the moment at a position of an epoch lies: in the epoch's stretch, or alone.
+    pub(super) fn place_at(&self, epoch: u32, position: Lsn) -> Result<Place> {
+        match self.timeline.single(epoch, position) {
+            Some(single) => Ok(Place::Single(Box::new(single))),
+            None => self.place(epoch).map(Place::Epoch),
+        }
+    }
+
     /// Returns the index of an epoch among the timeline's stretches.
-    pub(super) fn place(&self, epoch: u32) -> Result<usize> {
+    fn place(&self, epoch: u32) -> Result<usize> {
         let found = self.timeline.stretches.iter().position(|stretch| stretch.epoch.number == epoch);
         found.ok_or_else(|| Error::damaged(format!("epoch {epoch} is missing")))
     }

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::history::catalog::CheckpointRow;
 use crate::history::journal::TransactionEntry;
-use crate::history::timeline::{Gap, SegmentView, Stretch, Timeline};
+use crate::history::timeline::{Gap, SegmentView, Stretch, Timeline, Window};
 use crate::model::{Edge, Lsn, Moment, PgTime};
 
 /// The exact set of transactions that a moment includes: the transactions that committed before `until`.
@@ -47,6 +48,9 @@ pub fn resolve(timeline: &Timeline, moment: &Moment, before: bool) -> Result<Res
     if before && !matches!(moment, Moment::Xid(_) | Moment::Mark(_)) {
         return Err(Error::usage("--before goes with --to xid:N or --to mark:NAME"));
     }
+    if let Some(row) = single(timeline, moment)? {
+        return at_single(timeline, row, moment);
+    }
     let (stretch, until) = match moment {
         Moment::Latest => {
             let stretch = timeline.stretches.iter().rev().find(|stretch| !stretch.checkpoints.is_empty());
@@ -71,6 +75,39 @@ pub fn resolve(timeline: &Timeline, moment: &Moment, before: bool) -> Result<Res
     Ok(resolved)
 }
 
+/// Returns the single checkpoint whose moment is meant, if it is one.
+fn single<'a>(timeline: &'a Timeline, moment: &Moment) -> Result<Option<&'a CheckpointRow>> {
+    // Positions and times within the window mean the window.
+    let is_held = |inside: &dyn Fn(&Window) -> bool| {
+        timeline.stretches.iter().filter_map(Stretch::window).any(|window| inside(&window))
+    };
+    let mut newest_first = timeline.singles.iter().rev();
+    Ok(match moment {
+        Moment::Lsn(lsn) if !is_held(&|it| it.earliest.lsn <= *lsn && *lsn <= it.latest.lsn) => {
+            newest_first.find(|row| row.lsn == *lsn)
+        }
+        Moment::Time(time) if !is_held(&|it| it.earliest.time <= *time && *time <= it.latest.time) => {
+            newest_first.find(|row| row.time == *time)
+        }
+        Moment::Checkpoint(id) => Some(checkpoint_named(timeline, id)?).filter(|row| timeline.is_single(row)),
+        _ => None,
+    })
+}
+
+fn at_single(timeline: &Timeline, row: &CheckpointRow, moment: &Moment) -> Result<ResolvedMoment> {
+    let single = timeline.single(row.epoch, row.lsn);
+    let single = single.ok_or_else(|| Error::internal("a single checkpoint is not in its timeline"))?;
+    let mut resolved = around(&single, row.lsn)?;
+    if matches!(moment, Moment::Time(_)) {
+        resolved.notes.push(format!(
+            "the journal after checkpoint {} was expired: a transaction that committed after it within the same \
+             microsecond is not in",
+            row.id
+        ));
+    }
+    Ok(resolved)
+}
+
 fn outside(timeline: &Timeline, why: &str) -> Error {
     Error::outside_window(format!("{why}; {}", timeline.describe_window()))
 }
@@ -82,6 +119,11 @@ fn by_lsn(timeline: &Timeline, lsn: Lsn) -> Result<&Stretch> {
     };
     if let Some(stretch) = timeline.stretches.iter().rev().find(holds) {
         return Ok(stretch);
+    }
+    let is_between =
+        |before: Edge, after: Option<Edge>| before.lsn < lsn && after.is_none_or(|after| lsn < after.lsn);
+    if let Some(thinned) = timeline.thinned(is_between) {
+        return Err(thinned.refuse(lsn));
     }
     Err(match gap_of(timeline, |before, after| before.lsn < lsn && after.lsn > lsn) {
         Some(gap) => in_gap(lsn, &gap),
@@ -112,6 +154,12 @@ fn in_gap(moment: impl std::fmt::Display, gap: &Gap) -> Error {
 fn by_time(timeline: &Timeline, time: PgTime) -> Result<(&Stretch, Lsn)> {
     let begun = |stretch: &&Stretch| stretch.window().is_some_and(|window| window.earliest.time <= time);
     let Some(stretch) = timeline.stretches.iter().rev().find(begun) else {
+        let is_between = |before: Edge, after: Option<Edge>| {
+            before.time < time && after.is_none_or(|after| time < after.time)
+        };
+        if let Some(thinned) = timeline.thinned(is_between) {
+            return Err(thinned.refuse(time));
+        }
         return Err(outside(timeline, &format!("{time} is before the window")));
     };
     let window = stretch.window().ok_or_else(|| outside(timeline, "nothing is held"))?;
@@ -200,6 +248,11 @@ fn by_mark<'a>(timeline: &'a Timeline, name: &str, before: bool) -> Result<(&'a 
 }
 
 fn by_checkpoint<'a>(timeline: &'a Timeline, id: &str) -> Result<(&'a Stretch, Lsn)> {
+    let row = checkpoint_named(timeline, id)?;
+    Ok((stretch(timeline, row.epoch)?, row.lsn))
+}
+
+fn checkpoint_named<'a>(timeline: &'a Timeline, id: &str) -> Result<&'a CheckpointRow> {
     let exact: Vec<_> =
         timeline.checkpoints().filter(|row| row.id == id || row.label.as_deref() == Some(id)).collect();
     let found = if exact.is_empty() {
@@ -208,7 +261,7 @@ fn by_checkpoint<'a>(timeline: &'a Timeline, id: &str) -> Result<(&'a Stretch, L
         exact
     };
     match found[..] {
-        [row] => Ok((stretch(timeline, row.epoch)?, row.lsn)),
+        [row] => Ok(row),
         [] => {
             Err(outside(timeline, &format!("there is no checkpoint {id:?}; see: backwhen list checkpoints")))
         }

@@ -108,6 +108,7 @@ impl ChangedRows {
     /// # Errors
     /// `Damaged` if the journal or an image is; `Refused` if more changed than memory should hold.
     pub fn advance(&mut self, reading: &Reading) -> Result<bool> {
+        self.past.check_is_followed()?;
         let stretch = reading.stretch(self.past.stretch().epoch.number)?;
         let until = self.limit.unwrap_or(stretch.frontier()).max(self.until);
         self.near = self.near.or_else(|| stretch.number_near(until));

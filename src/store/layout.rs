@@ -11,8 +11,8 @@ use super::{ObjectKind, ObjectName, Role, files};
 use crate::error::{Context, Kind, Result};
 
 /// The folders that every history has.
-const FOLDERS: [&str; 9] =
-    ["epochs", "journal", "packs", "checkpoints", "schemas", "evidence", "expired", "locks", "live"];
+const FOLDERS: [&str; 10] =
+    ["epochs", "journal", "packs", "checkpoints", "schemas", "pins", "evidence", "expired", "locks", "live"];
 
 /// The name of the catalog, which lies in the history's own folder.
 pub const CATALOG: &str = "catalog.sqlite";

@@ -21,6 +21,8 @@ pub enum ObjectKind {
     Increment,
     /// A checkpoint's manifest.
     Checkpoint,
+    /// That a checkpoint is kept whatever the rules of retention say, and why.
+    Pin,
     /// The findings of a verification.
     Evidence,
     /// The objects that an expiry removed.
@@ -35,7 +37,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [ObjectKind; 12] = [
+    pub const ALL: [ObjectKind; 13] = [
         ObjectKind::Pack,
         ObjectKind::Archive,
         ObjectKind::Roles,
@@ -43,6 +45,7 @@ impl ObjectKind {
         ObjectKind::Segment,
         ObjectKind::Increment,
         ObjectKind::Checkpoint,
+        ObjectKind::Pin,
         ObjectKind::Evidence,
         ObjectKind::Expiry,
         ObjectKind::InitIntent,
@@ -61,6 +64,7 @@ impl ObjectKind {
             ObjectKind::Segment => ("journal", "seg"),
             ObjectKind::Increment => ("journal", "inc"),
             ObjectKind::Checkpoint => ("checkpoints", "json"),
+            ObjectKind::Pin => ("pins", "json"),
             ObjectKind::Evidence => ("evidence", "json"),
             ObjectKind::Expiry => ("expired", "json"),
             ObjectKind::InitIntent | ObjectKind::CopyIntent | ObjectKind::Identity => ("", "json"),

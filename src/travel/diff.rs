@@ -105,7 +105,7 @@ impl Difference<'_> {
     /// `Damaged` if the history is; `Usage` if no table fits the condition; those of `take`.
     pub fn find(self, take: &mut dyn FnMut(&RowDifference) -> Result<()>) -> Result<Summary> {
         let Difference { earlier, later, backwards, tables: selection, condition } = self;
-        let has_gap = earlier.base().epoch != later.base().epoch;
+        let has_gap = earlier.base().epoch != later.base().epoch || earlier.check_is_followed().is_err();
         let end = later.until();
         let until = if has_gap { earlier.until() } else { end };
         let span = |past: Past, until| Span { time: past.base().time, past, until };

@@ -154,8 +154,16 @@ impl Spans {
         let mut notes = Vec::new();
         let since = since.and_then(|it| begin(reading, it, &mut notes));
         let since = since.map(|it| reading.at(&it, false)).transpose()?;
+        since.as_ref().map_or(Ok(()), Past::check_is_followed)?;
         let until = until.and_then(|it| end(reading, it, &mut notes));
         let until = until.map(|it| reading.at(&it, false)).transpose()?;
+        if until.as_ref().is_some_and(|past| past.check_is_followed().is_err()) {
+            return Err(Error::outside_window(format!(
+                "the journal before {} was expired, so what happened until then is not known; {}",
+                until.as_ref().map_or_else(String::new, |past| past.until().to_string()),
+                reading.timeline().describe_window()
+            )));
+        }
         let place = |past: &Past| (past.base().epoch, past.until());
         let (from, to) = (since.as_ref().map(place), until.as_ref().map(place));
         if let (Some(from), Some(to)) = (from, to)

@@ -1,5 +1,7 @@
 //! Retention: what a rule keeps comes back as ever, what none keeps is gone and refused by name.
 
+mod calendar;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

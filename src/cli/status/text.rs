@@ -1,9 +1,13 @@
 //! `status` in words: for a person, and in one line for monitoring.
 
+use chrono::Local;
+
 use super::StatusReport;
 use crate::capture::live::Durability;
 use crate::capture::state::State;
 use crate::cli::ui;
+use crate::history::resolution;
+use crate::model::PgTime;
 use crate::model::inexact::insert_only_note;
 
 /// Each reason to warn, and whether it holds.
@@ -95,6 +99,10 @@ pub(super) fn describe(shown: &StatusReport) -> String {
             window.latest.lsn
         )),
         None => text.push_str("window       nothing can be recovered yet\n"),
+    }
+    if shown.resolution.len() > 1 {
+        let day = |time: PgTime| time.to_utc().with_timezone(&Local).format("%Y-%m-%d").to_string();
+        text.push_str(&format!("resolution   {}\n", resolution::describe(&shown.resolution, &day)));
     }
     for gap in &shown.gaps {
         let edge = |edge: Option<crate::model::Edge>| {

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::epoch::Epoch;
 use super::journal::Journal;
 use super::{
-    FORMAT, History, HistoryPlace, Identity, inventory, is_orphaned, read_json, read_object, write_json,
+    FORMAT, History, HistoryPlace, Identity, checkpoint, inventory, is_orphaned, read_json, read_object,
+    write_json,
 };
 use crate::error::{Error, Result};
 use crate::model::Lsn;
@@ -97,6 +98,10 @@ pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) ->
             work.skip(&own);
         }
     }
+    // A pin of a checkpoint that could not be copied would be a fault of the copy.
+    let mut pins = work.list(&[ObjectKind::Pin])?;
+    pins.retain(|pin| store.holds(&checkpoint::manifest(pin.stem())).unwrap_or(false));
+    work.all(&pins)?;
     work.all(&work.list(&[ObjectKind::Evidence])?)?;
     finish(work)
 }

@@ -15,7 +15,7 @@ use super::work::CopyWork;
 use super::{begin, epoch_of, list_all};
 use crate::ambient::{self, Steady};
 use crate::error::{Error, Kind, Result};
-use crate::history::checkpoint::Checkpoint;
+use crate::history::checkpoint::{self, Checkpoint};
 use crate::history::journal::{self, CopiedEnd, Durable, FollowedSegment, Journal, SegmentName};
 use crate::history::{History, HistoryPlace, PATIENCE, inventory, read_object};
 use crate::model::Lsn;
@@ -117,6 +117,10 @@ impl StandingCopy {
         }
         self.journal(durable, reached)?;
         self.images(manifests)?;
+        // A pin of a checkpoint that is not there would be a fault of the copy.
+        let mut pins = self.new_objects(ObjectKind::Pin)?;
+        pins.retain(|pin| self.done.contains(&checkpoint::manifest(pin.stem())));
+        pins.iter().try_for_each(|pin| self.put(pin))?;
         self.put_all(ObjectKind::Evidence)?;
         if !self.done.contains(&ObjectName::only(ObjectKind::Identity)) {
             self.found()?;

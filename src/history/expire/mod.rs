@@ -1,24 +1,31 @@
 //! Retention: removes the objects that no rule keeps.
 //!
 //! An expiry keeps every object that the moments from one checkpoint on need: that checkpoint, every later one, the
-//! journal behind it, and the objects that these name. The other objects are removed, in an order in which a kill at
+//! journal behind it, and the objects that these name. Of the checkpoints before, it keeps those that a rule of the
+//! calendar or a pin names, as single moments without journal. The other objects are removed, in an order in which a kill at
 //! any instant leaves a history that opens: first comes the record that they may be missing, then manifests are
 //! removed, then segments, then the objects that only those manifests and segments named.
 
+mod calendar;
 mod references;
 mod remove;
 mod rules;
 mod sweep;
 
+use std::collections::BTreeMap;
+
+use chrono::{Local, NaiveDateTime};
 use serde::Serialize;
 
 use super::catalog::{Catalog, CheckpointRow};
+use super::checkpoint::Origin;
 use super::expiry::Expiry;
 use super::timeline::{Stretch, Timeline};
-use super::{FORMAT, History};
+use super::{FORMAT, History, THINNED_FORMAT};
 use crate::ambient;
 use crate::error::{Error, Result};
 use crate::model::{Edge, Lsn, PgTime};
+pub use calendar::{CalendarRules, Period};
 pub use references::References;
 pub use remove::{expire, preview};
 pub use rules::RetentionRules;
@@ -29,9 +36,11 @@ pub use sweep::{ObjectTally, needed_by_the_rest};
 #[derive(Clone, Debug, Serialize)]
 pub struct ExpiryPlan {
     pub rules: Vec<String>,
-    /// The oldest moment that can be recovered now.
+    /// The offset from UTC of the local time by which the calendar counts, as it is now.
+    pub zone: String,
+    /// The oldest moment from which on every moment can be recovered now.
     pub earliest: Edge,
-    /// The oldest moment that can be recovered once this plan has been carried out.
+    /// The oldest moment from which on every moment can be recovered once this plan has been carried out.
     #[serde(rename = "earliest_then")]
     pub earliest_after: Edge,
     pub checkpoints: Vec<CheckpointFate>,
@@ -44,7 +53,7 @@ pub struct ExpiryPlan {
     record: Expiry,
 }
 
-/// Whether an expiry keeps a checkpoint.
+/// What an expiry does with a checkpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckpointFate {
     pub id: String,
@@ -52,6 +61,21 @@ pub struct CheckpointFate {
     pub time: PgTime,
     pub label: Option<String>,
     pub stays: bool,
+    pub fate: Fate,
+    /// What keeps the checkpoint: the rules, as options without `--keep-`, and other reasons.
+    pub rules: Vec<&'static str>,
+    /// The reason for which the checkpoint was pinned.
+    pub pinned: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// The checkpoint stays, with the journal after it.
+    Every,
+    /// The checkpoint stays as a single moment.
+    Single,
+    Goes,
 }
 
 impl ExpiryPlan {
@@ -75,34 +99,104 @@ pub fn plan(history: &History, catalog: &Catalog, rules: &RetentionRules) -> Res
         )));
     }
     let timeline = Timeline::read(history, catalog)?;
-    let rows: Vec<_> = timeline.checkpoints().cloned().collect();
     let window =
         timeline.window().ok_or_else(|| Error::refused("there is no checkpoint, so nothing is old"))?;
-    let mut oldest = rules.oldest(&rows, window.latest.time);
-    // Checkpoints at one position are kept or removed together, as a record names positions.
-    while oldest > 0 && position(&rows[oldest - 1]) == position(&rows[oldest]) {
-        oldest -= 1;
-    }
-    let base = &rows[oldest];
-    let record = record(history, &timeline, rules, base)?;
-    let objects = ExpiryObjects::sort(history, &timeline, &rows[oldest..], &record)?;
-    let fate = |(number, row): (usize, &CheckpointRow)| CheckpointFate {
-        id: row.id.clone(),
-        lsn: row.lsn,
-        time: row.time,
-        label: row.label.clone(),
-        stays: number >= oldest,
-    };
+    let (fates, base) = fates(history, &timeline, rules, window.latest.time)?;
+    let kept: Vec<_> =
+        fates.iter().filter(|(_, fate)| fate.stays).map(|(row, _)| CheckpointRow::clone(row)).collect();
+    let singles = fates.iter().filter(|(_, fate)| fate.fate == Fate::Single);
+    let singles = singles.map(|(row, _)| row.id.clone()).collect();
+    let record = record(history, &timeline, rules, base, singles)?;
+    let objects = ExpiryObjects::sort(history, &timeline, &kept, &record)?;
     Ok(ExpiryPlan {
         rules: rules.describe(),
+        zone: ambient::now().with_timezone(&Local).format("%:z").to_string(),
         earliest: window.earliest,
         earliest_after: Edge { lsn: base.lsn, time: base.time },
-        checkpoints: rows.iter().enumerate().map(fate).collect(),
+        checkpoints: fates.into_iter().map(|(_, fate)| fate).collect(),
         bytes_freed: objects.bytes(),
         objects: objects.tallies(),
         record: Expiry { packs: objects.packs(), schemas: objects.schemas(), ..record },
         objects_to_go: objects,
     })
+}
+
+/// Decides about each checkpoint, in the order of their positions, and returns the oldest one that keeps its journal.
+fn fates<'a>(
+    history: &History,
+    timeline: &'a Timeline,
+    rules: &RetentionRules,
+    newest: PgTime,
+) -> Result<(Vec<(&'a CheckpointRow, CheckpointFate)>, &'a CheckpointRow)> {
+    let mut rows: Vec<_> = timeline.checkpoints().collect();
+    rows.sort_by_key(|row| position(row));
+    let owned: Vec<_> = rows.iter().copied().cloned().collect();
+    // The source's clock may have run ahead, and no window may be counted back from the future.
+    let newest = newest.min(PgTime::from_utc(ambient::now()));
+    let base = base(timeline, &owned, rules.oldest(&owned, newest))?;
+    let pins: BTreeMap<_, _> = history.pins()?.into_iter().map(|pin| (pin.checkpoint, pin.reason)).collect();
+    let mut reasons = rules.reasons(&owned, newest, &local_time);
+    for (row, reasons) in rows.iter().zip(&mut reasons) {
+        reasons.extend(pins.contains_key(&row.id).then_some("pinned"));
+    }
+    keep_witnesses(history, &owned[..base], &mut reasons)?;
+    let fate = |(number, row): (usize, &CheckpointRow)| {
+        let mut rules = std::mem::take(&mut reasons[number]);
+        if number >= base && rules.is_empty() {
+            rules.push("journal");
+        }
+        let fate = match (number >= base, rules.is_empty()) {
+            (true, _) => Fate::Every,
+            (false, false) => Fate::Single,
+            (false, true) => Fate::Goes,
+        };
+        let pinned = pins.get(&row.id).cloned();
+        let (id, lsn, time, label) = (row.id.clone(), row.lsn, row.time, row.label.clone());
+        CheckpointFate { id, lsn, time, label, stays: fate != Fate::Goes, fate, rules, pinned }
+    };
+    let fates: Vec<_> = rows.iter().copied().enumerate().map(fate).collect();
+    Ok((rows.iter().copied().zip(fates).collect(), rows[base]))
+}
+
+/// Returns the index of the oldest checkpoint that keeps the journal after it: the first one from `oldest` on that still has
+/// it.
+fn base(timeline: &Timeline, rows: &[CheckpointRow], oldest: usize) -> Result<usize> {
+    let has_journal = |at: &usize| !timeline.is_single(&rows[*at]);
+    let later = (oldest..rows.len()).find(has_journal);
+    let base = later.or_else(|| (0..rows.len()).rev().find(has_journal));
+    let mut base = base.ok_or_else(|| Error::refused("no checkpoint has a journal after it yet"))?;
+    // Checkpoints at one position are kept or removed together, as a record names positions.
+    while base > 0 && position(&rows[base - 1]) == position(&rows[base]) {
+        base -= 1;
+    }
+    Ok(base)
+}
+
+/// Keeps the checkpoints that tell of rows which earlier checkpoints lack: without them, a recovery of such a checkpoint
+/// would not say that it is not exact.
+fn keep_witnesses(
+    history: &History,
+    rows: &[CheckpointRow],
+    reasons: &mut [Vec<&'static str>],
+) -> Result<()> {
+    let mut kept_epoch = None;
+    for (row, reasons) in rows.iter().zip(reasons) {
+        if reasons.is_empty() && row.origin == Origin::Source && kept_epoch == Some(row.epoch) {
+            let resync = history.read_checkpoint(&row.id)?.resync;
+            if resync.is_some_and(|resync| resync.differing().next().is_some()) {
+                reasons.push("witness");
+            }
+        }
+        if !reasons.is_empty() {
+            kept_epoch = Some(row.epoch);
+        }
+    }
+    Ok(())
+}
+
+/// The local time of this machine, by which the calendar counts.
+fn local_time(time: PgTime) -> NaiveDateTime {
+    time.to_utc().with_timezone(&Local).naive_local()
 }
 
 fn position(row: &CheckpointRow) -> (u32, Lsn) {
@@ -114,12 +208,13 @@ fn record(
     timeline: &Timeline,
     rules: &RetentionRules,
     base: &CheckpointRow,
+    singles: Vec<String>,
 ) -> Result<Expiry> {
     let stretch = timeline.stretches.iter().find(|stretch| stretch.epoch.number == base.epoch);
     let stretch = stretch.ok_or_else(|| Error::internal("a checkpoint's epoch is missing"))?;
     let is_current = timeline.current()?.epoch.number == base.epoch;
     Ok(Expiry {
-        format: FORMAT,
+        format: if singles.is_empty() { FORMAT } else { THINNED_FORMAT },
         at: PgTime::from_utc(ambient::now()),
         backwhen: env!("CARGO_PKG_VERSION").to_owned(),
         rules: rules.describe(),
@@ -128,6 +223,7 @@ fn record(
         lsn: base.lsn,
         time: base.time,
         journal_from: journal_from(history, stretch, base.lsn, is_current),
+        singles,
         packs: Vec::new(),
         schemas: Vec::new(),
     })

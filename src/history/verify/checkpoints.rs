@@ -114,6 +114,10 @@ fn missing(
             told.entry(id).or_insert_with(|| format!("{evidence} tells of it"));
         }
     }
+    // A pin that cannot be read is named with the other objects.
+    for pin in history.pins().unwrap_or_default() {
+        told.entry(pin.checkpoint).or_insert_with(|| format!("it is pinned ({})", pin.reason));
+    }
     // A record that cannot be read is named already.
     let expired = history.expiry().ok().flatten();
     told.retain(|id, _| !expired.as_ref().is_some_and(|it| it.covers_checkpoint(id)));

@@ -94,7 +94,7 @@ fn schemas(history: &History, progress: &dyn Progress, verified: &mut Findings) 
 /// Reads the identity, which may have been exchanged or damaged since the history was opened, and the records.
 fn other_objects(history: &History, verified: &mut Findings) -> Result<()> {
     verified.object(history, &ObjectName::only(ObjectKind::Identity))?;
-    for kind in [ObjectKind::Evidence, ObjectKind::Expiry] {
+    for kind in [ObjectKind::Pin, ObjectKind::Evidence, ObjectKind::Expiry] {
         for name in history.store().list_sorted(kind)? {
             verified.object(history, &name)?;
         }

@@ -91,6 +91,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--include",
         "--exclude",
         "--label",
+        "--reason",
         "--from-source",
         "--from",
         "--against-source",

@@ -118,6 +118,10 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     assert!(note("list segments", &["list", "segments"]).len() >= 2);
     assert_eq!(note("list marks", &["list", "marks"]).len(), 1);
     assert_eq!(note("list gaps", &["list", "gaps"]).len(), 1);
+    let id = backwhen.json_lines(&["list", "checkpoints"]).remove(0)["id"].as_str().unwrap().to_owned();
+    assert_eq!(note("pin", &["pin", &id, "--reason", "audit"]).len(), 1);
+    assert_eq!(note("pin", &["unpin", &id]).len(), 1);
+    assert_eq!(note("list resolution", &["list", "resolution"]).len(), 1);
     assert_eq!(note("expire", &["expire", "--keep-last", "1"]).len(), 1);
     assert_eq!(note("init --full-identity", &["init", "--full-identity"]).len(), 1);
     note("drop", &["drop"]);

@@ -164,5 +164,5 @@ fn made_up(folder: &std::path::Path) -> Timeline {
         bytes_total: 0,
     };
     let stretches = vec![Stretch { epoch, held_from: start, segments, checkpoints: vec![checkpoint] }];
-    Timeline { stretches, unusable: Vec::new(), expired: None }
+    Timeline { stretches, singles: Vec::new(), unusable: Vec::new(), expired: None }
 }
