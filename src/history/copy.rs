@@ -183,6 +183,17 @@ fn epoch_of(name: &ObjectName) -> u32 {
     digits.parse().unwrap_or(0)
 }
 
+/// Checks an object and copies it; returns how many bytes it has. The object is read once from a store that is far away.
+///
+/// # Errors
+/// Fails as [`inventory::check`] and [`copy_object`] do.
+fn copy_checked(from: &dyn Store, to: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<u64> {
+    from.hold(name)?;
+    let copied = inventory::check(from, name, authorship).and_then(|()| copy_object(from, to, name));
+    from.release(name);
+    copied
+}
+
 /// Copies an object between stores; returns how many bytes it has.
 ///
 /// # Errors
@@ -260,8 +271,7 @@ impl CopyWork<'_> {
         if self.to_store.holds(name)? {
             return self.check_agrees(name).map(|()| None);
         }
-        inventory::check(self.from_store, name, self.authorship)?;
-        copy_object(self.from_store, self.to_store, name).map(Some)
+        copy_checked(self.from_store, self.to_store, name, self.authorship).map(Some)
     }
 
     /// Counts a copied object, or notes why it could not be copied. Returns false in that case.
@@ -335,8 +345,7 @@ impl CopyWork<'_> {
             }
         }
         if !self.to_store.holds(&sealed)? {
-            inventory::check(self.from_store, &sealed, self.authorship)?;
-            let bytes = copy_object(self.from_store, self.to_store, &sealed)?;
+            let bytes = copy_checked(self.from_store, self.to_store, &sealed, self.authorship)?;
             self.count(bytes);
         }
         let footer = journal::read_footer(self.to_store, &sealed, self.authorship)?;
