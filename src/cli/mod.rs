@@ -90,6 +90,10 @@ struct Global {
     /// $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE", value_name = "PATH")]
     cache: Option<PathBuf>,
+    /// How much of what is read from object stores is kept in the --cache folder for the next command: a size such as
+    /// 500MB, or 0
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE_SIZE", value_name = "SIZE", default_value = "1GB", value_parser = parse_cache_size)]
+    cache_size: u64,
     /// The file with the history's key, stored outside the history; objects that were not written with this key are
     /// refused
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_KEY_FILE", value_name = "FILE")]
@@ -181,6 +185,8 @@ struct Surroundings {
     ui: Ui,
     history: Option<String>,
     cache: Option<PathBuf>,
+    /// The bytes that may be kept of what is read from object stores.
+    cache_size: u64,
     key_file: Option<PathBuf>,
     pg_bin: Option<PathBuf>,
     /// Cancelled by a signal, once signals are heeded.
@@ -219,9 +225,11 @@ fn run_command_line() -> ExitCode {
     };
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
-        let Global { history, cache, key_file, pg_bin, wait, .. } = cli.global;
+        let Global { history, cache, cache_size, key_file, pg_bin, wait, .. } = cli.global;
+        let cache_size = if place::reads_past_the_cache(&cli.command) { 0 } else { cache_size };
+        let ui = ui.clone();
         let context =
-            Surroundings { ui: ui.clone(), history, cache, key_file, pg_bin, ..Surroundings::default() };
+            Surroundings { ui, history, cache, cache_size, key_file, pg_bin, ..Surroundings::default() };
         let done = runtime.block_on(run_patiently(cli.command, &context, wait.unwrap_or_default()));
         // Threads that still read for a command that has failed need not be waited for.
         runtime.shutdown_background();
@@ -416,14 +424,25 @@ fn parse_budget(text: &str) -> Result<WalBudget, String> {
     if text == "none" {
         return Ok(WalBudget(None));
     }
-    let wrong = || "write a size such as 500MB or 64GB, or none".to_owned();
+    let bytes = parse_size(text).filter(|bytes| *bytes > 0);
+    bytes
+        .map(|bytes| WalBudget(Some(bytes)))
+        .ok_or_else(|| "write a size such as 500MB or 64GB, or none".to_owned())
+}
+
+fn parse_cache_size(text: &str) -> Result<u64, String> {
+    if text == "0" {
+        return Ok(0);
+    }
+    parse_size(text).ok_or_else(|| "write a size such as 500MB or 4GB, or 0 to keep nothing".to_owned())
+}
+
+/// Parses a number of bytes with a unit. The units are those of PostgreSQL's own settings: a kilobyte is 1024 bytes.
+fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    // The units are those of PostgreSQL's own settings: a kilobyte is 1024 bytes.
-    let units = ["kB", "MB", "GB", "TB"];
-    let power = units.iter().position(|known| *known == unit.trim()).ok_or_else(wrong)?;
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1024 << (10 * power)));
-    bytes.filter(|bytes| *bytes > 0).map(|bytes| WalBudget(Some(bytes))).ok_or_else(wrong)
+    let power = ["kB", "MB", "GB", "TB"].iter().position(|known| *known == unit.trim())?;
+    number.parse::<u64>().ok()?.checked_mul(1024 << (10 * power))
 }
 
 /// How long a replayed statement may run, unless --replay-timeout sets another limit.

@@ -1,11 +1,18 @@
 //! Where the history lies that a command works on: a folder, or a copy in an object store.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::Surroundings;
+use super::{Command, Surroundings};
 use crate::error::{Error, Result};
 use crate::history::{History, HistoryPlace};
-use crate::store::{self, Address};
+use crate::store::{self, Address, BlockCache};
+
+/// Whether a command must see each byte as it lies in the object store, and so neither reads nor fills the cache of
+/// blocks.
+pub(super) fn reads_past_the_cache(command: &Command) -> bool {
+    matches!(command, Command::Verify(_) | Command::Copy(_) | Command::Repair(_) | Command::Expire(_))
+}
 
 impl Surroundings {
     /// The place of the history, whether or not there is one yet.
@@ -18,8 +25,11 @@ impl Surroundings {
 
     /// The place that a person has named by a path or a URL.
     pub(super) fn place(&self, text: &str) -> Result<HistoryPlace> {
+        if let Some(folder) = text.strip_prefix("file://") {
+            return file_url(folder).map(HistoryPlace::Folder);
+        }
         if !store::is_address(text) {
-            return Ok(HistoryPlace::Folder(text.strip_prefix("file://").unwrap_or(text).into()));
+            return Ok(HistoryPlace::Folder(text.into()));
         }
         let address = Address::parse(text)?;
         let cache = self.cache.clone().or_else(default_cache).ok_or_else(|| {
@@ -28,7 +38,9 @@ impl Surroundings {
             )
         })?;
         let digest = blake3::hash(address.to_string().as_bytes()).to_hex();
-        Ok(HistoryPlace::Remote { address, cache: cache.join(&digest[..16]) })
+        let blocks = self.cache_size > 0;
+        let blocks = blocks.then(|| Arc::new(BlockCache::new(&cache.join("blocks"), self.cache_size)));
+        Ok(HistoryPlace::Remote { address, cache: cache.join(&digest[..16]), blocks })
     }
 
     /// The folder of the history, whether or not it exists yet, for a command that cannot work in an object store.
@@ -49,9 +61,37 @@ impl Surroundings {
     }
 }
 
+/// The folder that a URL names, of which `rest` is what follows `file://`.
+fn file_url(rest: &str) -> Result<PathBuf> {
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if path.starts_with('/') && !path.contains(['%', '?', '#']) {
+        return Ok(path.into());
+    }
+    Err(Error::usage(format!(
+        "file://{rest} names no folder of this machine; write file:///PATH without escapes such as %20, or the plain path"
+    )))
+}
+
 /// The folder for the catalogs of histories in object stores, unless --cache names another one.
 fn default_cache() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
     let caches = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
     Some(caches.join("backwhen"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_file_url_names_a_folder_of_this_machine() {
+        let place = |text: &str| Surroundings::default().place(text);
+        for text in ["file:///srv/history", "file://localhost/srv/history", "/srv/history"] {
+            assert_eq!(place(text).unwrap().to_string(), "/srv/history", "{text}");
+        }
+        for text in ["file://", "file://srv/history", "file://localhostx/a", "file:///a%20b", "file:///a?b"] {
+            assert_eq!(place(text).unwrap_err().kind(), Kind::Usage, "{text}");
+        }
+    }
 }

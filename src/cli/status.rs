@@ -27,7 +27,7 @@ use crate::past::Reading;
 pub(super) use asked::Expected;
 use asked::{Asked, ask, lag};
 use copies::{CopyShown, KnownCapture};
-use text::{describe, grade, nagios, warnings};
+use text::{grade, nagios, warnings};
 
 /// Show how protection stands and which moments can be recovered
 #[derive(Args, Clone)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::key::Key;
 use super::{History, Identity};
 use crate::error::Result;
-use crate::store::{Address, Folder, Store, layout};
+use crate::store::{Address, BlockCache, Folder, Store, layout};
 
 /// The place of a history, as a person names it.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub enum HistoryPlace {
     Remote {
         address: Address,
         cache: PathBuf,
+        /// Keeps what is read of the objects, for a command that need not see them as they lie in the store.
+        blocks: Option<Arc<BlockCache>>,
     },
 }
 
@@ -39,9 +41,9 @@ impl HistoryPlace {
     pub fn store(&self) -> Result<Arc<dyn Store>> {
         match self {
             HistoryPlace::Folder(root) => Ok(Arc::new(Folder::new(root))),
-            HistoryPlace::Remote { address, cache } => {
+            HistoryPlace::Remote { address, cache, blocks } => {
                 layout::make_cache(cache)?;
-                Ok(Arc::new(address.store(&layout::scratch(cache))?))
+                Ok(Arc::new(address.store(&layout::scratch(cache), blocks.clone())?))
             }
         }
     }

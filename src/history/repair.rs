@@ -212,9 +212,22 @@ impl RepairWork<'_> {
         if fault.kind() != Kind::Damaged {
             return Err(fault);
         }
-        if let Err(theirs) = inventory::check(self.from.store(), name, self.authorship()) {
-            self.done.not_healed.push(format!("{fault}; and in the copy: {theirs}"));
-            return Ok(());
+        self.from.store().hold(name)?;
+        let healed = self.heal(name, &fault);
+        self.from.store().release(name);
+        healed
+    }
+
+    /// Puts a sound object of the other copy in the place of a damaged one.
+    fn heal(&mut self, name: &ObjectName, fault: &Error) -> Result<()> {
+        match inventory::check(self.from.store(), name, self.authorship()) {
+            Ok(()) => {}
+            // A copy that does not answer now may well have a sound object.
+            Err(theirs) if theirs.kind() == Kind::Unavailable => return Err(theirs),
+            Err(theirs) => {
+                self.done.not_healed.push(format!("{fault}; and in the copy: {theirs}"));
+                return Ok(());
+            }
         }
         self.done.set_aside.extend(self.ours.set_aside(name)?);
         copy_object(self.from.store(), self.ours, name)?;

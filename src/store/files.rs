@@ -50,6 +50,15 @@ impl NewFile {
         &self.temporary
     }
 
+    /// Returns how many bytes were written.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be looked at.
+    pub fn size(&self) -> Result<u64> {
+        let metadata = fs::metadata(&self.temporary);
+        Ok(metadata.context(Kind::Unavailable, || format!("cannot read {}", self.temporary.display()))?.len())
+    }
+
     /// Reads all that was written.
     ///
     /// # Errors

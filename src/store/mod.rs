@@ -31,7 +31,7 @@ pub use folder::Folder;
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
-pub use remote::{Address, Remote, is_address};
+pub use remote::{Address, BlockCache, Remote, is_address};
 pub use spool::{FetchedSegments, Growing, Spool};
 
 /// An object is copied in pieces of this many bytes.
@@ -70,6 +70,18 @@ pub trait Store: Debug + Send + Sync {
     /// Tells the store that objects are about to be opened or read one after the other, of which the beginning and the end
     /// are wanted. A store that is far away fetches these at once; what cannot be fetched is asked for again later.
     fn expect(&self, _names: &[ObjectName]) {}
+
+    /// Tells the store that all of an object is about to be read more than once. A store that is far away keeps its bytes in
+    /// memory until [`Store::release`].
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn hold(&self, _name: &ObjectName) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives back the memory of an object that was held.
+    fn release(&self, _name: &ObjectName) {}
 
     /// Reads a whole object; `None` if there is no such object.
     ///

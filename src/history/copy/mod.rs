@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::epoch::Epoch;
 use super::journal::Journal;
+use super::key::Authorship;
 use super::{
     FORMAT, History, HistoryPlace, Identity, checkpoint, inventory, is_orphaned, read_json, read_object,
     write_json,
@@ -187,6 +188,17 @@ fn finish(mut work: CopyWork<'_>) -> Result<CopyOutcome> {
 fn epoch_of(name: &ObjectName) -> u32 {
     let digits: String = name.stem().chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or(0)
+}
+
+/// Checks an object and copies it; returns how many bytes it has. The object is read once from a store that is far away.
+///
+/// # Errors
+/// Fails as [`inventory::check`] and [`copy_object`] do.
+fn copy_checked(from: &dyn Store, to: &dyn Store, name: &ObjectName, authorship: &Authorship) -> Result<u64> {
+    from.hold(name)?;
+    let copied = inventory::check(from, name, authorship).and_then(|()| copy_object(from, to, name));
+    from.release(name);
+    copied
 }
 
 /// Copies an object between stores; returns how many bytes it has.

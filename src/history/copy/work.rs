@@ -2,12 +2,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{CopyOutcome, SENDERS, copy_object};
+use super::{CopyOutcome, SENDERS, copy_checked};
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
+use crate::history::History;
 use crate::history::journal::{self, Journal, SegmentName};
 use crate::history::key::Authorship;
-use crate::history::{History, inventory};
 use crate::progress::Progress;
 use crate::store::{ObjectKind, ObjectName, Store};
 
@@ -89,8 +89,7 @@ impl<'a> CopyWork<'a> {
         if self.to_store.holds(name)? {
             return self.check_agrees(name).map(|()| None);
         }
-        inventory::check(self.from_store, name, self.authorship)?;
-        copy_object(self.from_store, self.to_store, name).map(Some)
+        copy_checked(self.from_store, self.to_store, name, self.authorship).map(Some)
     }
 
     /// Copies `history.json`, which makes the copy a history, if the copy has an image by now.
@@ -192,8 +191,7 @@ impl<'a> CopyWork<'a> {
     /// Copies a sealed segment that the copy does not have.
     pub(super) fn sealed(&mut self, sealed: &ObjectName) -> Result<()> {
         if !self.to_store.holds(sealed)? {
-            inventory::check(self.from_store, sealed, self.authorship)?;
-            let bytes = copy_object(self.from_store, self.to_store, sealed)?;
+            let bytes = copy_checked(self.from_store, self.to_store, sealed, self.authorship)?;
             self.count(bytes);
         }
         Ok(())

@@ -14,16 +14,22 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 
 use super::Remote;
-use super::bucket::Bucket;
+use super::blocks::BlockCache;
+use super::bucket::{Bucket, longest_pause};
 use super::lease::LeaseTerms;
+use super::profile::Profile;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
 /// A request is tried again this often, after pauses that grow and are drawn by chance.
 const RETRIES: usize = 6;
 
-/// The longest pause before a request is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pause before a request is tried again for the first time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Each further pause is drawn between the first one and this many times the one before, so it is about twice as long.
+/// The pauses of one request are ten seconds together on average; with 2, the client's own value, they would be 1.5 s.
+const GROWTH: f64 = 4.;
 
 /// One try of a request takes at most this long. A put of the largest pack on a slow line is to end within it.
 const TIMEOUT: &str = "600 seconds";
@@ -79,23 +85,27 @@ impl Address {
         }
     }
 
-    /// Makes the store, without asking for anything yet. `scratch` is a local folder for objects that are being made.
+    /// Makes the store, without asking for anything yet. `scratch` is a local folder for objects that are being made, and
+    /// `blocks` keeps what is read.
     ///
     /// # Errors
     /// `Usage` if a variable of the provider is wrong or missing.
-    pub fn store(&self, scratch: &Path) -> Result<Remote> {
+    pub fn store(&self, scratch: &Path, blocks: Option<Arc<BlockCache>>) -> Result<Remote> {
         // Whichever part of the process was first has chosen the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("{}://{}", self.scheme(), self.bucket);
         let store: object_store::Result<Arc<dyn ObjectStore>> = match self.provider {
-            Provider::S3 => amazon(&url).map(|it| Arc::new(it) as _),
+            Provider::S3 => {
+                let profile = Profile::chosen(|name| std::env::var(name).ok())?;
+                amazon(&url, &profile).map(|it| Arc::new(it) as _)
+            }
             Provider::Google => google(&url).map(|it| Arc::new(it) as _),
             Provider::Azure => azure(&url).map(|it| Arc::new(it) as _),
         };
         let store = store
             .context(Kind::Usage, || format!("cannot use {self}; see docs/stores.md for its variables"))?;
         let bucket = Bucket::new(store, &self.prefix, &self.to_string());
-        Ok(Remote::new(bucket, scratch.to_owned(), LeaseTerms::usual()))
+        Ok(Remote::new(bucket, scratch.to_owned(), blocks, LeaseTerms::usual()))
     }
 
     fn scheme(&self) -> &'static str {
@@ -116,7 +126,9 @@ impl fmt::Display for Address {
 }
 
 fn retries() -> RetryConfig {
-    let backoff = BackoffConfig { max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
+    let longest = longest_pause();
+    let init_backoff = FIRST_PAUSE.min(longest / 2);
+    let backoff = BackoffConfig { init_backoff, max_backoff: longest, base: GROWTH };
     let max_retries = ambient::test_number("BACKWHEN_TEST_RETRIES").map_or(RETRIES, |it| it as usize);
     RetryConfig { backoff, max_retries, ..RetryConfig::default() }
 }
@@ -126,13 +138,29 @@ fn limits() -> [(ClientConfigKey, &'static str); 2] {
     [(ClientConfigKey::Timeout, TIMEOUT), (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)]
 }
 
-fn amazon(url: &str) -> object_store::Result<impl ObjectStore> {
-    use object_store::aws::AmazonS3ConfigKey::Client;
-    let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries());
-    let builder = limits().into_iter().fold(builder, |it, (key, value)| it.with_config(Client(key), value));
+fn amazon(url: &str, profile: &Profile) -> object_store::Result<impl ObjectStore> {
+    use object_store::aws::AmazonS3ConfigKey::{AccessKeyId, Client, Region, SecretAccessKey, Token};
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries());
+    builder = limits().into_iter().fold(builder, |it, (key, value)| it.with_config(Client(key), value));
+    // The environment overrides the profile, as it does for the AWS command line. Keys are taken together.
+    if let (Some(keys), None) = (&profile.keys, variable("AWS_ACCESS_KEY_ID")) {
+        builder = builder.with_config(AccessKeyId, &keys.id).with_config(SecretAccessKey, &keys.secret);
+        builder = keys.token.iter().fold(builder, |it, token| it.with_config(Token, token));
+    }
+    if let (Some(region), None) =
+        (&profile.region, variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION")))
+    {
+        builder = builder.with_config(Region, region);
+    }
+    let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+    let endpoint = endpoints.into_iter().find_map(variable);
+    if let (Some(endpoint), None) = (&profile.endpoint, &endpoint) {
+        builder = builder.with_endpoint(endpoint);
+    }
     // A person who names an endpoint by http:// wants it.
-    let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].map(std::env::var);
-    let is_plain = endpoints.into_iter().flatten().next().is_some_and(|it| it.starts_with("http://"));
+    let is_plain =
+        endpoint.as_ref().or(profile.endpoint.as_ref()).is_some_and(|it| it.starts_with("http://"));
     if is_plain { builder.with_allow_http(true) } else { builder }.build()
 }
 

@@ -4,10 +4,12 @@
 use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt};
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::path::Path;
 use object_store::{
     Attribute, AttributeValue, Attributes, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
@@ -20,6 +22,15 @@ use crate::error::{Error, Kind, Result, one_line};
 /// The metadata that tells whose put an object is of. An answer may be lost on its way: the client then tries again,
 /// and is told that the name is taken, by itself.
 const PUT_ID: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("backwhenput"));
+
+/// How often a request is sent again whose connection broke, beyond what the client does by itself.
+const REPEATS: u64 = 5;
+
+/// A request that has taken longer than this, with all that the client tried by itself, is not sent again.
+const REPEAT_WITHIN: Duration = Duration::from_secs(10);
+
+/// The longest pause before a request is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The stores take no longer keys.
 const LONGEST_KEY: usize = 1024;
@@ -42,11 +53,18 @@ pub(super) struct Bucket {
 pub(super) struct Stored {
     pub size: u64,
     pub put: DateTime<Utc>,
+    /// Differs from that of other bytes under the same key; `None` if the store has not told it.
+    pub version: Option<u128>,
 }
 
 impl From<ObjectMeta> for Stored {
     fn from(it: ObjectMeta) -> Stored {
-        Stored { size: it.size, put: it.last_modified }
+        // Lists and answers to HEAD may differ in the quotes.
+        let version = it.e_tag.as_deref().map(|tag| {
+            let digest = blake3::hash(tag.trim_matches('"').as_bytes());
+            digest.as_bytes()[..16].iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
+        });
+        Stored { size: it.size, put: it.last_modified, version }
     }
 }
 
@@ -70,8 +88,10 @@ impl Bucket {
     /// Tells an object's size and age; `None` if there is no such object.
     pub(super) fn head(&self, key: &str) -> Result<Option<Stored>> {
         let Some(path) = self.path(key) else { return Ok(None) };
-        let store = Arc::clone(&self.store);
-        let found = self.ask("HEAD", key, async move { store.head(&path).await })?;
+        let found = self.ask("HEAD", key, move |store| {
+            let path = path.clone();
+            async move { store.head(&path).await }
+        })?;
         Ok(found.map(Stored::from))
     }
 
@@ -82,38 +102,46 @@ impl Bucket {
     /// Reads an object, with the version that [`Bucket::update`] replaces.
     pub(super) fn get_version(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>> {
         let Some(path) = self.path(key) else { return Ok(None) };
-        let store = Arc::clone(&self.store);
-        self.ask("GET", key, async move {
-            let found = store.get(&path).await?;
-            let version =
-                UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-            Ok((found.bytes().await?, version))
+        self.ask("GET", key, move |store| {
+            let path = path.clone();
+            async move {
+                let found = store.get(&path).await?;
+                let version =
+                    UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+                Ok((found.bytes().await?, version))
+            }
         })
     }
 
     /// Reads an object, with the time at which it was put by the store's clock.
     pub(super) fn get_dated(&self, key: &str) -> Result<Option<(Bytes, DateTime<Utc>)>> {
         let Some(path) = self.path(key) else { return Ok(None) };
-        let store = Arc::clone(&self.store);
-        self.ask("GET", key, async move {
-            let found = store.get(&path).await?;
-            let put = found.meta.last_modified;
-            Ok((found.bytes().await?, put))
+        self.ask("GET", key, move |store| {
+            let path = path.clone();
+            async move {
+                let found = store.get(&path).await?;
+                let put = found.meta.last_modified;
+                Ok((found.bytes().await?, put))
+            }
         })
     }
 
     pub(super) fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Bytes>> {
         let Some(path) = self.path(key) else { return Ok(None) };
-        let store = Arc::clone(&self.store);
-        self.ask("GET", key, async move { store.get_range(&path, range).await })
+        self.ask("GET", key, move |store| {
+            let (path, range) = (path.clone(), range.clone());
+            async move { store.get_range(&path, range).await }
+        })
     }
 
     /// Lists the keys below `folder`, which ends with a slash, without the folder itself.
     pub(super) fn list(&self, folder: &str) -> Result<Vec<(String, Stored)>> {
         let prefix = format!("{}{folder}", self.prefix);
-        let (store, path) = (Arc::clone(&self.store), Path::from(prefix.as_str()));
-        let listed =
-            self.ask("LIST", folder, async move { store.list(Some(&path)).try_collect::<Vec<_>>().await });
+        let path = Path::from(prefix.as_str());
+        let listed = self.ask("LIST", folder, move |store| {
+            let path = path.clone();
+            async move { store.list(Some(&path)).try_collect::<Vec<_>>().await }
+        });
         let keys = listed?.unwrap_or_default().into_iter().filter_map(|it| {
             let file = it.location.as_ref().strip_prefix(&prefix)?;
             Some((decoded(file)?, Stored::from(it)))
@@ -126,8 +154,7 @@ impl Bucket {
     /// # Errors
     /// `Internal` if the key is taken.
     pub(super) fn create(&self, key: &str, payload: PutPayload) -> Result<()> {
-        let id = format!("{:032x}", u128::from_be_bytes(ambient::random()?));
-        let attributes = Attributes::from_iter([(PUT_ID, AttributeValue::from(id.clone()))]);
+        let (id, attributes) = put_id()?;
         let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
         match self.put(key, payload, options) {
             Err(error) if error.kind() == Kind::Internal && self.is_of_put(key, &id)? => Ok(()),
@@ -142,9 +169,10 @@ impl Bucket {
         payload: Vec<u8>,
         version: UpdateVersion,
     ) -> Result<Option<UpdateVersion>> {
-        let options = PutOptions { mode: PutMode::Update(version), ..PutOptions::default() };
+        let (id, attributes) = put_id()?;
+        let options = PutOptions { mode: PutMode::Update(version), attributes, ..PutOptions::default() };
         match self.put(key, payload.into(), options) {
-            Err(error) if error.kind() == Kind::Internal => Ok(None),
+            Err(error) if error.kind() == Kind::Internal => self.version_of_put(key, &id),
             put => put.map(|it| Some(UpdateVersion { e_tag: it.e_tag, version: it.version })),
         }
     }
@@ -156,61 +184,90 @@ impl Bucket {
     fn put(&self, key: &str, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let path =
             self.path(key).ok_or_else(|| Error::unavailable(format!("{} is too long", self.locate(key))))?;
-        let store = Arc::clone(&self.store);
-        let put = self.ask("PUT", key, async move { store.put_opts(&path, payload, options).await })?;
+        let put = self.ask("PUT", key, move |store| {
+            let (path, payload, options) = (path.clone(), payload.clone(), options.clone());
+            async move { store.put_opts(&path, payload, options).await }
+        })?;
         put.ok_or_else(|| Error::refused(format!("there is no bucket for {}; make it first", self.url)))
     }
 
     fn is_of_put(&self, key: &str, id: &str) -> Result<bool> {
-        let Some(path) = self.path(key) else { return Ok(false) };
-        let store = Arc::clone(&self.store);
-        let options = GetOptions::new().with_head(true);
-        let found = self.ask("HEAD", key, async move { store.get_opts(&path, options).await })?;
-        Ok(found.is_some_and(|it| it.attributes.get(&PUT_ID).is_some_and(|found| found.as_ref() == id)))
+        Ok(self.version_of_put(key, id)?.is_some())
+    }
+
+    /// The version of an object that was put with this id; `None` if the object is of another put.
+    fn version_of_put(&self, key: &str, id: &str) -> Result<Option<UpdateVersion>> {
+        let Some(path) = self.path(key) else { return Ok(None) };
+        let found = self.ask("HEAD", key, move |store| {
+            let path = path.clone();
+            async move { store.get_opts(&path, GetOptions::new().with_head(true)).await }
+        })?;
+        let of_put = found.filter(|it| it.attributes.get(&PUT_ID).is_some_and(|found| found.as_ref() == id));
+        Ok(of_put.map(|it| UpdateVersion { e_tag: it.meta.e_tag, version: it.meta.version }))
     }
 
     /// Removes an object; one that is gone already is no error.
     pub(super) fn delete(&self, key: &str) -> Result<()> {
         let Some(path) = self.path(key) else { return Ok(()) };
-        let store = Arc::clone(&self.store);
-        self.ask("DELETE", key, async move { store.delete(&path).await }).map(drop)
+        let deleted = self.ask("DELETE", key, move |store| {
+            let path = path.clone();
+            async move { store.delete(&path).await }
+        });
+        deleted.map(drop)
     }
 
     /// Removes many objects, a thousand with one request where the store can do that. Objects that are gone already are no
     /// error.
     pub(super) fn delete_many(&self, keys: Vec<String>) -> Result<()> {
-        let paths: Vec<_> = keys.iter().filter_map(|key| self.path(key)).map(Ok).collect();
-        let (store, first) = (Arc::clone(&self.store), keys.first().map_or("", String::as_str));
-        self.ask("DELETE", first, async move {
-            let removed = store.delete_stream(futures_util::stream::iter(paths).boxed());
-            let gone = |error: &object_store::Error| matches!(error, object_store::Error::NotFound { .. });
-            removed
-                .filter(|removed| std::future::ready(!removed.as_ref().is_err_and(gone)))
-                .try_for_each(|_| std::future::ready(Ok(())))
-                .await
-        })
-        .map(drop)
+        let paths: Vec<_> = keys.iter().filter_map(|key| self.path(key)).collect();
+        let first = keys.first().map_or("", String::as_str);
+        let removing = self.ask("DELETE", first, move |store| {
+            let paths = futures_util::stream::iter(paths.clone()).map(Ok).boxed();
+            async move {
+                let is_gone =
+                    |error: &object_store::Error| matches!(error, object_store::Error::NotFound { .. });
+                let removed = store.delete_stream(paths);
+                removed
+                    .filter(|removed| std::future::ready(!removed.as_ref().is_err_and(is_gone)))
+                    .try_for_each(|_| std::future::ready(Ok(())))
+                    .await
+            }
+        });
+        removing.map(drop)
     }
 
     /// Copies an object within the store; false if it is not there.
     pub(super) fn copy(&self, from: &str, to: &str) -> Result<bool> {
         let (Some(source), Some(target)) = (self.path(from), self.path(to)) else { return Ok(false) };
-        let store = Arc::clone(&self.store);
-        Ok(self.ask("COPY", from, async move { store.copy(&source, &target).await })?.is_some())
+        let copied = self.ask("COPY", from, move |store| {
+            let (source, target) = (source.clone(), target.clone());
+            async move { store.copy(&source, &target).await }
+        })?;
+        Ok(copied.is_some())
     }
 
-    /// Sends a request; `None` if the object is not there.
-    fn ask<T: Send + 'static>(
+    /// Sends a request; `None` if the object is not there. If the connection broke, the request may have been carried out,
+    /// and is sent again: so each request must do no harm the second time.
+    fn ask<T: Send + 'static, F: Future<Output = object_store::Result<T>> + Send + 'static>(
         &self,
         verb: &str,
         key: &str,
-        request: impl Future<Output = object_store::Result<T>> + Send + 'static,
+        request: impl Fn(Arc<dyn ObjectStore>) -> F,
     ) -> Result<Option<T>> {
-        tracing::trace!("request {verb} {key}");
-        match ambient::answer(request)? {
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            answer => answer.map(Some).map_err(|error| self.failed(verb, key, error)),
+        let begun = ambient::instant();
+        for repeat in 1.. {
+            tracing::trace!("request {verb} {key}");
+            match ambient::answer(request(Arc::clone(&self.store)))? {
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) if repeat <= REPEATS && begun.elapsed() < REPEAT_WITHIN && is_cut_off(&error) => {
+                    tracing::debug!("{verb} {key} is sent again: {}", one_line(&error.to_string()));
+                    let jitter = u64::from(u8::from_le_bytes(ambient::random()?));
+                    std::thread::sleep(longest_pause().min(Duration::from_millis((50 + jitter) * repeat)));
+                }
+                answer => return answer.map(Some).map_err(|error| self.failed(verb, key, error)),
+            }
         }
+        unreachable!("the last repeat returns")
     }
 
     fn failed(&self, verb: &str, key: &str, error: object_store::Error) -> Error {
@@ -231,9 +288,39 @@ impl Bucket {
                 self.url
             ))
             .caused_by(cause),
-            _ => Error::unavailable(format!("{verb} of {place} failed; try again later")).caused_by(cause),
+            _ => Error::unavailable(format!(
+                "{verb} of {place} failed, and was tried again for some seconds; start the same command again once the \
+                 object store answers"
+            ))
+            .caused_by(cause),
         }
     }
+}
+
+/// Draws the id of a put, and returns it with the metadata that bears it.
+fn put_id() -> Result<(String, Attributes)> {
+    let id = format!("{:032x}", u128::from_be_bytes(ambient::random()?));
+    let attributes = Attributes::from_iter([(PUT_ID, AttributeValue::from(id.clone()))]);
+    Ok((id, attributes))
+}
+
+/// The longest pause between two tries of a request.
+pub(super) fn longest_pause() -> Duration {
+    ambient::test_number("BACKWHEN_TEST_PAUSES").map_or(LONGEST_PAUSE, Duration::from_millis)
+}
+
+/// Whether the connection broke before the whole answer was there, in a way after which the client does not repeat a request
+/// by itself: the answer to a conditional put, or the rest of a list.
+fn is_cut_off(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(it) = cause {
+        if let Some(fault) = it.downcast_ref::<HttpError>() {
+            use HttpErrorKind::{Decode, Interrupted, Unknown};
+            return matches!(fault.kind(), Decode | Interrupted | Unknown);
+        }
+        cause = it.source();
+    }
+    false
 }
 
 fn refused(verb: &str, place: impl Display) -> Error {

@@ -6,18 +6,23 @@
 //! renewals are not objects; they lie under `leases/` and `renewed/`, and are the only keys that are overwritten.
 
 mod address;
+mod blocks;
 mod bucket;
 mod lease;
 mod object;
+mod profile;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use object_store::PutPayload;
 
 pub use self::address::{Address, is_address};
+pub use self::blocks::BlockCache;
+use self::blocks::CachedObject;
 use self::bucket::{Bucket, Stored};
 use self::lease::{LeaseTerms, Leases};
 use self::object::RemoteObject;
@@ -32,11 +37,21 @@ pub struct Remote {
     leases: Leases,
     /// The folder for drafts.
     scratch: PathBuf,
+    /// Keeps what is read on the local disk. Without one, all bytes come from the store.
+    blocks: Option<Arc<BlockCache>>,
     /// The objects of each kind that was listed.
     listings: Mutex<BTreeMap<ObjectKind, BTreeMap<ObjectName, Stored>>>,
     /// Objects of which the ends have been fetched, and that nobody has opened yet.
     expected: Mutex<BTreeMap<ObjectName, RemoteObject>>,
+    /// Objects that are read more than once now.
+    held: Mutex<BTreeMap<ObjectName, Bytes>>,
 }
+
+/// The most bytes that all stores take in one put: 5 GB is the limit of S3, and the others take more.
+const LARGEST_PUT: u64 = 5_000_000_000;
+
+/// A larger object is fetched twice rather than held in memory. Only a segment with one huge transaction is larger.
+const LARGEST_HELD: u64 = 256 << 20;
 
 /// The number of objects whose ends are fetched at a time.
 const FETCHERS: usize = 8;
@@ -46,13 +61,15 @@ const MANY: usize = 8;
 
 impl Remote {
     /// Makes the store; nothing is asked yet. `scratch` is a local folder for objects that are being made.
-    fn new(bucket: Bucket, scratch: PathBuf, terms: LeaseTerms) -> Remote {
+    fn new(bucket: Bucket, scratch: PathBuf, blocks: Option<Arc<BlockCache>>, terms: LeaseTerms) -> Remote {
         Remote {
             leases: Leases::new(bucket.clone(), terms),
             bucket,
             scratch,
+            blocks,
             listings: Mutex::default(),
             expected: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -90,15 +107,30 @@ impl Remote {
 
     fn put(&self, name: &ObjectName, payload: PutPayload) -> Result<()> {
         let key = Remote::key(name)?;
+        self.check_fits(name, payload.content_length() as u64)?;
         self.leases.check()?;
         ambient::pass("store.put")?;
         let size = payload.content_length() as u64;
         self.bucket.create(&key, payload)?;
         ambient::pass("store.put-done")?;
         if let Some(objects) = self.listings().get_mut(&name.kind()) {
-            objects.insert(name.clone(), Stored { size, put: ambient::now() });
+            objects.insert(name.clone(), Stored { size, put: ambient::now(), version: None });
         }
         Ok(())
+    }
+
+    /// # Errors
+    /// `Refused` if an object of so many bytes cannot be stored by one put.
+    fn check_fits(&self, name: &ObjectName, size: u64) -> Result<()> {
+        let limit = ambient::test_number("BACKWHEN_TEST_LARGEST_PUT").unwrap_or(LARGEST_PUT);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "{} has {size} bytes, and an object store takes at most {limit} in one put; only several puts could store more, and \
+             these cannot be kept from replacing an object: keep this copy in a folder, with backwhen copy --to FOLDER",
+            self.locate(name)
+        )))
     }
 
     fn forget(&self, name: &ObjectName) {
@@ -109,7 +141,29 @@ impl Remote {
 
     fn object(&self, name: &ObjectName) -> Result<Option<RemoteObject>> {
         let key = Remote::key(name)?;
-        Ok(self.head(name)?.map(|stored| RemoteObject::new(self.bucket.clone(), key, stored.size)))
+        Ok(self.head(name)?.map(|stored| {
+            let cached = self.cached(&key, stored);
+            RemoteObject::new(self.bucket.clone(), key, stored.size, cached)
+        }))
+    }
+
+    fn cached(&self, key: &str, stored: Stored) -> Option<CachedObject> {
+        let (blocks, version) = (self.blocks.as_ref()?, stored.version?);
+        Some(CachedObject::new(Arc::clone(blocks), &self.bucket.locate(key), version, stored.size))
+    }
+
+    /// Reads a whole object. Only of an object that was listed is it known which version is there now, without a request.
+    fn read_whole(&self, name: &ObjectName) -> Result<Option<Bytes>> {
+        let key = Remote::key(name)?;
+        let cached = self.listed(name).and_then(|stored| self.cached(&key, stored));
+        if let Some(known) = cached.as_ref().and_then(CachedObject::whole) {
+            return Ok(Some(known));
+        }
+        let found = self.bucket.get(&key)?;
+        if let (Some(cached), Some(bytes)) = (cached, &found) {
+            cached.keep_whole(bytes);
+        }
+        Ok(found)
     }
 
     /// Fetches the ends of an object, unless that fails.
@@ -123,6 +177,10 @@ impl Remote {
 
     fn expected(&self) -> MutexGuard<'_, BTreeMap<ObjectName, RemoteObject>> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ObjectName, Bytes>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn renewed(name: &ObjectName) -> String {
@@ -171,6 +229,9 @@ impl Store for Remote {
     }
 
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
+        if let Some(bytes) = self.held().get(name) {
+            return Ok(Some(Box::new(bytes.clone())));
+        }
         let expected = self.expected().remove(name);
         let opened = expected.map_or_else(|| self.object(name), |object| Ok(Some(object)))?;
         Ok(opened.map(|object| Box::new(object) as Box<dyn Object>))
@@ -186,10 +247,26 @@ impl Store for Remote {
         });
     }
 
+    fn hold(&self, name: &ObjectName) -> Result<()> {
+        if self.head(name)?.is_some_and(|stored| stored.size <= LARGEST_HELD)
+            && let Some(bytes) = self.read_whole(name)?
+        {
+            self.held().insert(name.clone(), bytes);
+        }
+        Ok(())
+    }
+
+    fn release(&self, name: &ObjectName) {
+        self.held().remove(name);
+    }
+
     fn read(&self, name: &ObjectName) -> Result<Option<Vec<u8>>> {
+        if let Some(bytes) = self.held().get(name) {
+            return Ok(Some(bytes.to_vec()));
+        }
         match self.expected().remove(name).and_then(|object| object.whole()) {
             Some(whole) => Ok(Some(whole.into())),
-            None => Ok(self.bucket.get(&Remote::key(name)?)?.map(Vec::from)),
+            None => Ok(self.read_whole(name)?.map(Vec::from)),
         }
     }
 
@@ -203,6 +280,8 @@ impl Store for Remote {
     }
 
     fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
+        // Before the file is read into memory.
+        self.check_fits(name, file.size()?)?;
         self.put(name, file.read()?.into())
     }
 
@@ -283,17 +362,19 @@ impl Store for Remote {
 #[path = "../../../tests/servers/support/s3.rs"]
 mod server;
 
-/// Stores for tests: one in memory and, where there is an S3 server, a prefix of its own there.
+/// Stores for tests: one in memory and, where there is an S3 server, a prefix of its own there. Each keeps what is read.
 #[cfg(test)]
 pub(super) fn for_tests(scratch: &std::path::Path) -> Vec<Remote> {
-    use std::sync::Arc;
     let memory = Arc::new(object_store::memory::InMemory::new());
     let mut buckets = vec![Bucket::new(memory, "a/b", "memory://bucket/a/b")];
     buckets.extend(server::S3Server::shared().map(|server| {
         let prefix = format!("{:x}", u64::from_le_bytes(ambient::random().unwrap()));
         address::bucket_of_a_test(&server.variables("owner"), "first", &prefix)
     }));
-    let store = |bucket| Remote::new(bucket, scratch.to_owned(), LeaseTerms::for_tests());
+    let store = |bucket| {
+        let blocks = Arc::new(BlockCache::new(&scratch.join("blocks"), 32 << 20));
+        Remote::new(bucket, scratch.to_owned(), Some(blocks), LeaseTerms::for_tests())
+    };
     buckets.into_iter().map(store).collect()
 }
 

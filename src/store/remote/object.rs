@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::blocks::CachedObject;
 use super::bucket::Bucket;
 use crate::store::Object;
 
@@ -50,14 +51,15 @@ pub(super) struct RemoteObject {
     bucket: Bucket,
     key: String,
     size: u64,
+    cached: Option<CachedObject>,
     /// Chunks that were read, by their offsets; the newest stands last.
     chunks: Mutex<Vec<(u64, Bytes)>>,
     ahead: Mutex<ReadAhead>,
 }
 
 impl RemoteObject {
-    pub(super) fn new(bucket: Bucket, key: String, size: u64) -> RemoteObject {
-        RemoteObject { bucket, key, size, chunks: Mutex::default(), ahead: Mutex::default() }
+    pub(super) fn new(bucket: Bucket, key: String, size: u64, cached: Option<CachedObject>) -> RemoteObject {
+        RemoteObject { bucket, key, size, cached, chunks: Mutex::default(), ahead: Mutex::default() }
     }
 
     /// Fetches the first and the last chunk, so that they need no request later.
@@ -76,6 +78,13 @@ impl RemoteObject {
     }
 
     fn fetch(&self, range: Range<u64>) -> io::Result<Bytes> {
+        match &self.cached {
+            Some(cached) => cached.read(range, |range| self.request(range)),
+            None => self.request(range),
+        }
+    }
+
+    fn request(&self, range: Range<u64>) -> io::Result<Bytes> {
         let wanted = range.end - range.start;
         let bytes = self.bucket.get_range(&self.key, range).map_err(io::Error::other)?;
         let bytes = bytes.ok_or_else(|| io::Error::from(ErrorKind::NotFound))?;

@@ -81,14 +81,14 @@ fn protected(server: &Server) -> Backwhen {
 }
 
 /// A running `backwhen serve`.
-struct Served {
+pub struct Served {
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
     report: Value,
 }
 
 impl Served {
-    fn start(backwhen: &Backwhen, arguments: &[&str]) -> Served {
+    pub fn start(backwhen: &Backwhen, arguments: &[&str]) -> Served {
         let arguments = [&["serve", "--output", "json"], arguments].concat();
         let mut command = backwhen.command(&arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -104,12 +104,12 @@ impl Served {
         Served { child, stdout, report }
     }
 
-    fn connection(&self) -> &str {
+    pub fn connection(&self) -> &str {
         self.report["connection"].as_str().expect("a connection string")
     }
 
     /// Ends it as Ctrl-C does; returns what it said.
-    fn stop(mut self) -> String {
+    pub fn stop(mut self) -> String {
         rustix::process::kill_process(
             rustix::process::Pid::from_child(&self.child),
             rustix::process::Signal::INT,
@@ -134,7 +134,7 @@ impl Drop for Served {
 }
 
 /// Runs statements as any client does; returns all that psql prints, errors among it.
-fn psql(server: &Server, connection: &str, sql: &str) -> String {
+pub fn psql(server: &Server, connection: &str, sql: &str) -> String {
     let output = server.client("psql", connection, &["-XqAt", "-v", "VERBOSITY=terse", "-f", "-"], sql);
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8(text).unwrap().trim_end().replace("psql:<stdin>:", "")

@@ -4,7 +4,7 @@ use super::{CHANGES_AGAIN, Stored, exit, text};
 use crate::support::shop::assert_says;
 
 /// The name of the first object of a copy whose name begins and ends like this.
-fn first(stored: &Stored, folder: &str, ending: &str) -> String {
+pub(super) fn first(stored: &Stored, folder: &str, ending: &str) -> String {
     let history = stored.backwhen.history();
     let files = std::fs::read_dir(history.join(folder)).unwrap();
     let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();

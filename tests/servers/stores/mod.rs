@@ -1,6 +1,8 @@
 //! Histories in an object store, on a real S3 server. Without that server's program these tests are skipped.
 
+mod cached;
 mod damage;
+mod faults;
 mod reading;
 mod standing;
 
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::support::s3::S3Server;
+use crate::support::s3_faults::FaultyS3;
 use crate::support::shop::{CHANGES, assert_says, shop};
 use crate::support::{Backwhen, Server};
 
@@ -21,6 +24,7 @@ const CHANGES_AGAIN: &str = "
 
 mod exit {
     pub const USAGE: i32 = 2;
+    pub const UNAVAILABLE: i32 = 10;
     pub const DAMAGED: i32 = 12;
     pub const LOCKED: i32 = 13;
     pub const REFUSED: i32 = 14;
@@ -68,6 +72,18 @@ impl Stored {
         stored.backwhen.ok(&["checkpoint"]);
         stored.change(CHANGES_AGAIN);
         Some(stored)
+    }
+
+    /// A history as that of [`Stored::begin`], whose commands reach the server through a proxy that fails as `seed` says.
+    fn begin_behind_a_proxy(seed: u64) -> Option<(Stored, FaultyS3)> {
+        let mut stored = Stored::begin()?;
+        let proxy = FaultyS3::before(stored.server, seed);
+        for (name, value) in proxy.variables("owner") {
+            stored.backwhen = stored.backwhen.with_env(&name, &value);
+        }
+        // The pauses between tries are of milliseconds, and as many as ever.
+        stored.backwhen = stored.backwhen.with_env("BACKWHEN_TEST_PAUSES", "10");
+        Some((stored, proxy))
     }
 
     fn change(&self, sql: &str) {

@@ -16,6 +16,7 @@ mod meanwhile;
 mod programs;
 mod proxy;
 pub mod s3;
+pub mod s3_faults;
 mod scratch;
 mod seeds;
 mod server;

@@ -141,8 +141,13 @@ impl S3Server {
 
     /// The variables that lead a program to this server as `user`, who is `owner` or `reader`.
     pub fn variables(&self, user: &str) -> [(String, String); 4] {
+        S3Server::variables_at(self.port, user)
+    }
+
+    /// The same variables for a proxy that listens at `port`.
+    pub fn variables_at(port: u16, user: &str) -> [(String, String); 4] {
         [
-            ("AWS_ENDPOINT_URL".into(), format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_ENDPOINT_URL".into(), format!("http://127.0.0.1:{port}")),
             ("AWS_ACCESS_KEY_ID".into(), user.into()),
             ("AWS_SECRET_ACCESS_KEY".into(), format!("{user}-secret")),
             ("AWS_REGION".into(), "us-east-1".into()),
