@@ -253,6 +253,11 @@ pub(super) async fn gather(
         cause = if running { format!("{cause} ({elsewhere})") } else { elsewhere };
     }
     let frontier = current.frontier();
+    let durable = live.as_ref().and_then(|live| live.options).map(|it| it.durable).unwrap_or_default();
+    let copies = live.as_ref().map(CopyShown::all).unwrap_or_default();
+    // Where the first copy decides what is confirmed, the slot retains WAL for what that copy lacks.
+    let deciding = copies.first().filter(|_| durable == Durability::Store).and_then(|copy| copy.end);
+    let counted = deciding.map_or(frontier, |end| end.min(frontier));
     let window = timeline.window();
     let mut inexact = newest.as_ref().map(|newest| newest.inexact.clone()).unwrap_or_default();
     let tables = newest.as_ref().map(|newest| &newest.tables[..]).unwrap_or_default();
@@ -274,9 +279,9 @@ pub(super) async fn gather(
             process: capture.filter(|_| !history.is_remote()).map(|live| live.process),
             seen,
         },
-        durable: live.as_ref().and_then(|live| live.options).map(|it| it.durable).unwrap_or_default(),
-        copies: live.as_ref().map(CopyShown::all).unwrap_or_default(),
-        resolution: timeline.resolution(),
+        durable,
+        copies,
+            resolution: timeline.resolution(),
         gaps: timeline.gaps(),
         lag: lag(frontier, window.as_ref(), &asked, capture),
         slot: SlotShown {
@@ -285,7 +290,7 @@ pub(super) async fn gather(
             max_retained_bytes: expected.budget(capture),
             wal_status: asked.slot().and_then(|slot| slot.wal_status.clone()),
             confirmed: asked.slot().and_then(|slot| slot.confirmed),
-            held_by: asked.held_by(frontier),
+            held_by: asked.held_by(counted),
         },
         size: Size {
             journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::increments::{check_increment, fetch};
-use super::super::{BlockBuilder, Journal, Segment, Writer, mirror};
+use super::super::{BlockBuilder, FollowedSegment, Journal, Segment, Writer, mirror};
 use crate::error::Kind;
 use crate::history::key::Authorship;
 use crate::model::Lsn;
-use crate::store::{MemoryStore, ObjectKind, ObjectName, Store};
+use crate::store::{MemoryStore, ObjectKind, ObjectName, Store, StoreFault};
 
 fn append(writer: &mut Writer, from: u64, commit: u64) {
     let begin = [&b"B"[..], &commit.to_be_bytes(), &[0; 8], &[0, 0, 0, 1]].concat();
@@ -84,4 +84,38 @@ fn a_damaged_missing_or_foreign_increment_is_named_and_one_that_is_missing_is_pu
     append(&mut writer, 1, 12);
     let refused = mirror(&fork, &remote(&memory, folder.path()), name).unwrap_err();
     assert_eq!(refused.kind(), Kind::Refused, "{refused}");
+}
+
+#[test]
+fn a_followed_segment_goes_on_after_every_fault_and_never_beyond_what_is_synced() {
+    for fault in [StoreFault::Fail, StoreFault::Tear, StoreFault::LoseAnswer] {
+        let (folder, memory) = (tempfile::tempdir().unwrap(), MemoryStore::default());
+        let journal = Journal::in_folder(folder.path(), &Authorship::Unkeyed);
+        let (mut writer, recovered) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
+        let name = journal.list().unwrap().remove(0);
+        append(&mut writer, 1, 10);
+        let mut followed = FollowedSegment::begin(&journal, &memory, name).unwrap();
+        // Nothing has been told to be synced but the empty segment.
+        let first = followed.follow(&journal, &memory, Some(recovered.durable)).unwrap();
+        assert_eq!((first.end, followed.increments()), (Lsn(1), 1));
+        append(&mut writer, 11, 20);
+        let synced = writer.sync().unwrap();
+        memory.fail_at(0, fault);
+        let failed = followed.follow(&journal, &memory, Some(synced));
+        assert_eq!(failed.unwrap_err().kind(), Kind::Unavailable, "{fault:?}");
+        // Meanwhile the segment has grown.
+        append(&mut writer, 21, 30);
+        let synced = writer.sync().unwrap();
+        assert_eq!(followed.follow(&journal, &memory, Some(synced)).unwrap().end, Lsn(31));
+        let copy = remote(&memory, folder.path());
+        assert_eq!(Segment::open(&copy, name).unwrap().transactions().len(), 3, "{fault:?}");
+        // Another process goes on with the same journal in another way.
+        let at = names(&memory).len();
+        let other = tempfile::tempdir().unwrap();
+        let fork = Journal::in_folder(other.path(), &Authorship::Unkeyed);
+        let (mut theirs, _) = Writer::open(&fork, [7; 16], 1, Lsn(1)).unwrap();
+        append(&mut theirs, 1, 11);
+        let refused = FollowedSegment::begin(&fork, &memory, name).err().unwrap();
+        assert_eq!((refused.kind(), names(&memory).len()), (Kind::Refused, at), "{refused}");
+    }
 }
