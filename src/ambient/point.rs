@@ -41,6 +41,7 @@ pub const POINTS: &[&str] = &[
     "seal.written",
     "catalog.update",
     "catalog.updated",
+    "checkpoint.snapshot",
     "checkpoint.image",
     "checkpoint.publish",
     "checkpoint.published",

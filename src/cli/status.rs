@@ -271,7 +271,7 @@ pub(super) async fn gather(
             max_retained_bytes: expected.budget(capture),
             wal_status: asked.slot().and_then(|slot| slot.wal_status.clone()),
             confirmed: asked.slot().and_then(|slot| slot.confirmed),
-            held_by: asked.held_by(),
+            held_by: asked.held_by(frontier),
         },
         size: Size {
             journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),

@@ -1,6 +1,7 @@
 //! Takes checkpoints from the source, whole or as far as the history does not know it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::draft::{Content, Draft, publish_beside};
 use super::images::{images, same_shape};
@@ -22,12 +23,19 @@ use crate::source::publication::Publications;
 use crate::source::slot::SlotFacts;
 use crate::source::snapshot::Snapshot;
 
+/// How long a checkpoint is begun anew for, if other sessions truncate or alter what it is about to read.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The pause before a checkpoint is begun anew.
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// Takes a checkpoint from the source, at the exact position of a snapshot, through a temporary
-/// slot.
+/// slot. Where another session is at work on what is to be read, a new snapshot is tried.
 ///
 /// # Errors
 /// `Locked` if a checkpoint is being made; `Refused` if changes are missing between the journal's end and now, because the
-/// slot or the publications are gone; `Unavailable` if the source or the disk fails.
+/// slot or the publications are gone; `Unavailable` if the source or the disk fails, or if other sessions are at work for
+/// longer than a minute.
 pub async fn from_source(
     access: &Access<'_>,
     history: &History,
@@ -36,11 +44,22 @@ pub async fn from_source(
 ) -> Result<Checkpoint> {
     let (_locks, epoch) = begin_checkpoint(history, catalog).await?;
     must_continue(access, history, catalog).await?;
-    let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
-    let packs = Arc::new(new_packs(history, catalog));
-    let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await?;
-    // The snapshot was needed until here.
-    drop(client);
+    let begun = ambient::instant();
+    let (taken, lsn, packs) = loop {
+        let (client, snapshot, lsn) = temporary_snapshot(access, history, "checkpoint").await?;
+        ambient::pass("checkpoint.snapshot")?;
+        let packs = Arc::new(new_packs(history, catalog));
+        let taken = take(access, history, &snapshot, lsn, &packs, &|_| true).await;
+        // The snapshot was needed until here.
+        drop(client);
+        match taken {
+            Err(error) if snapshot::was_disturbed(&error) && begun.elapsed() < PATIENCE => {
+                tracing::info!("{error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+            taken => break (taken?, lsn, packs),
+        }
+    };
     let label = label.map(str::to_owned);
     let draft =
         Draft { epoch: epoch.number, lsn, time: taken.time, label, base: None, origin: Origin::Source };

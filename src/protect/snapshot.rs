@@ -212,8 +212,8 @@ impl LockedTables {
         if changed.is_empty() {
             return Ok(());
         }
-        Err(Error::unavailable(format!(
-            "{} was truncated or rewritten while its image was begun; try again",
+        Err(Disturbance::error(format!(
+            "{} was truncated or rewritten while its image was begun",
             changed.join(", ")
         )))
     }
@@ -350,7 +350,33 @@ async fn dump_giving_way(request: &Request<'_>, tool: &pgtools::Installation, ou
 }
 
 fn gave_way() -> Error {
-    Error::unavailable("pg_dump met a table that is being altered; try again")
+    Disturbance::error("pg_dump met a table that is being altered")
+}
+
+/// What another session did to the source while it was read. The same work may succeed under a new snapshot.
+#[derive(Debug)]
+struct Disturbance(String);
+
+impl Disturbance {
+    fn error(what: impl Into<String>) -> Error {
+        Error::unavailable("another session is at work on what is to be read; try again")
+            .caused_by(Disturbance(what.into()))
+    }
+}
+
+impl std::fmt::Display for Disturbance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Disturbance {}
+
+/// Whether the source could not be read because another session was at work on it at that moment.
+pub(super) fn was_disturbed(error: &Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.is_some_and(|cause| cause.is::<Disturbance>())
+        || ServerFault::sqlstate_of(error) == Some(LOCK_NOT_AVAILABLE)
 }
 
 /// pg_dump asks the server for the texts of functions, views and the like, which the server tells as of
@@ -360,7 +386,7 @@ async fn assert_settled(access: &Access<'_>, under_snapshot: &str) -> Result<()>
     if inspect::fingerprint(&now).await? == under_snapshot {
         return Ok(());
     }
-    Err(Error::unavailable("definitions were changed on the source while pg_dump read them; try again"))
+    Err(Disturbance::error("definitions were changed on the source while pg_dump read them"))
 }
 
 /// Begins an object that another program writes.

@@ -77,11 +77,15 @@ impl Asked {
         }
     }
 
-    /// The transaction that keeps the slot from letting go of WAL, if it is not capture that is behind.
-    pub(super) fn held_by(&self) -> Option<String> {
+    /// The transaction that keeps the slot from letting go of WAL, if it is not capture that is behind. What the history
+    /// holds up to `frontier` is not behind, also if that is not confirmed to the server yet.
+    pub(super) fn held_by(&self, frontier: Lsn) -> Option<String> {
         let Asked::Answered(answer) = self else { return None };
-        let held = RetainedWal::of(&answer.0).is_some_and(RetainedWal::is_held_by_a_transaction);
-        answer.1.as_ref().filter(|_| held).map(ToString::to_string)
+        let (slot, oldest) = &**answer;
+        let RetainedWal { retained, lag } = RetainedWal::of(slot)?;
+        let lag = lag.min(slot.head.bytes_since(frontier));
+        let held = RetainedWal { retained, lag }.is_held_by_a_transaction();
+        oldest.as_ref().filter(|_| held).map(ToString::to_string)
     }
 
     pub(super) fn describe(&self) -> String {

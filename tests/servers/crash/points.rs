@@ -54,6 +54,7 @@ const RESYNC: &[&str] = &[
 ];
 const INIT: &[&str] =
     &["init.intent", "init.slot", "init.image", "init.epoch", "init.manifest", "init.found"];
+const FROM_SOURCE: &[&str] = &["checkpoint.snapshot"];
 const CHECKPOINT: &[&str] = &["checkpoint.image", "checkpoint.publish", "checkpoint.published"];
 const RECOVER: &[&str] =
     &["recover.opened", "recover.loaded", "recover.indexed", "recover.valid", "recover.validated"];
@@ -66,8 +67,21 @@ fn every_point_is_in_the_table_and_met_by_a_test() {
     let table: BTreeSet<_> = POINTS.iter().copied().collect();
     assert_eq!(table.len(), POINTS.len(), "one is there twice");
     let tested = [
-        CAPTURE, RESYNC, INIT, CHECKPOINT, RECOVER, DEMAND, REPAIR, EXPIRE, DROP, REWIND, BESIDE, TEMPLATE,
-        KEEP, STORE,
+        CAPTURE,
+        RESYNC,
+        INIT,
+        FROM_SOURCE,
+        CHECKPOINT,
+        RECOVER,
+        DEMAND,
+        REPAIR,
+        EXPIRE,
+        DROP,
+        REWIND,
+        BESIDE,
+        TEMPLATE,
+        KEEP,
+        STORE,
     ]
     .concat();
     assert_eq!(table, tested.into_iter().collect(), "the table, and what is tested");
@@ -204,6 +218,10 @@ fn a_checkpoint_recovery_or_repair_that_dies_at_any_step_is_done_by_the_next() {
     let server = Server::shared(None);
     let backwhen = crate::support::shop::captured_shop(&server);
     let truth = Dump::of(&server, backwhen.database());
+    for point in FROM_SOURCE {
+        backwhen.dies(point, &["checkpoint", "--from-source"]);
+        backwhen.ok(&["checkpoint", "--from-source"]);
+    }
     for point in CHECKPOINT {
         backwhen.dies(point, &["checkpoint", "--label", point]);
         backwhen.ok(&["checkpoint", "--label", "again"]);

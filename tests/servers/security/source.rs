@@ -251,7 +251,7 @@ fn who_keeps_the_publications_locked_is_named() {
     let slot = scene.slot();
     let mut holder = OpenSession::new(&server, &scene.backwhen.source());
     holder.run(&format!("BEGIN; {}", crate::ddl_triggers::lock_publications(&slot)));
-    let pid = scene.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()");
+    let pid = holder.process();
     scene.as_mallory("CREATE TABLE t (a int PRIMARY KEY)").unwrap();
     let mut capture = scene.backwhen.spawn_capture_with(&["--heartbeat", "200ms"]);
     capture.allow("is not protected").allow("the creation of the replication slot waits");

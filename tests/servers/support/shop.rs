@@ -101,12 +101,26 @@ impl OpenSession {
 
     /// Returns once the statements are done.
     pub fn run(&mut self, sql: &str) {
+        self.ask(sql);
+    }
+
+    /// The number of the server's process, as a message names it.
+    pub fn process(&mut self) -> String {
+        self.ask("SELECT pg_backend_pid();")
+    }
+
+    /// Returns the last line of the answer.
+    fn ask(&mut self, sql: &str) -> String {
         let stdin = self.stdin.as_mut().expect("open until dropped");
         writeln!(stdin, "{sql}\n\\echo done").expect("psql lives");
-        let mut line = String::new();
-        while line.trim() != "done" {
-            line.clear();
+        let mut last = String::new();
+        loop {
+            let mut line = String::new();
             assert!(self.stdout.read_line(&mut line).expect("psql answers") > 0, "psql ended at: {sql}");
+            match line.trim() {
+                "done" => return last,
+                line => last = line.to_owned(),
+            }
         }
     }
 }

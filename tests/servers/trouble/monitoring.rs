@@ -139,12 +139,11 @@ fn a_transaction_that_uses_up_the_budget_is_named_and_the_slot_given_up() {
     let database = backwhen.database();
     server.create_database("busy");
     server.psql("busy", "CREATE TABLE b (x text)");
-    let mut capture = backwhen.spawn_capture_with(&["--heartbeat", "200ms", "--max-retained-wal", "16MB"]);
+    let mut capture = backwhen.spawn_capture_with(&["--heartbeat", "400ms", "--max-retained-wal", "16MB"]);
     capture.allow("max-retained-wal").allow("trying again").allow("waits:").wait_for_line("→ Streaming");
     let mut session = OpenSession::new(&server, &server.conninfo(database));
     session.run("BEGIN; INSERT INTO visits (page) VALUES ('/slow');");
-    let process =
-        server.psql(database, "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'");
+    let process = session.process();
     let write = "INSERT INTO b SELECT repeat(md5(g::text), 20) FROM generate_series(1, 12000) g; TRUNCATE b; CHECKPOINT";
     for _ in 0..3 {
         server.psql("busy", write);
@@ -154,6 +153,8 @@ fn a_transaction_that_uses_up_the_budget_is_named_and_the_slot_given_up() {
     let status = backwhen.json(&["status"]);
     // The running capture's own budget, not the default.
     assert_eq!(status["slot"]["max_retained_bytes"], 16 << 20);
+    // As long as the history itself is behind, the transaction is not in the way.
+    wait_for("monitoring names the transaction", || nagios(&backwhen, &[]).1.contains(&named));
     assert_says(&nagios(&backwhen, &[]).1, &["CRITICAL", "--max-retained-wal", &named]);
     capture.wait_for_line("and was given up before production's disk could fill");
     // The new slot waits for that transaction, too, and says so.

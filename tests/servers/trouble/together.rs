@@ -171,6 +171,30 @@ fn beside_a_capture_a_copy_or_an_init_no_second_one_runs() {
     backwhen.ok(&["repair", "--from", &copy]);
 }
 
+/// Its first snapshot does not show the rows of that table any more.
+#[test]
+fn a_checkpoint_is_begun_anew_where_a_table_is_truncated_under_its_hands() {
+    let backwhen = captured_shop(&Server::shared(None));
+    let (server, database) = (backwhen.server(), backwhen.database());
+    let mut command = backwhen.command(&["-v", "checkpoint", "--from-source"]);
+    command.env("BACKWHEN_TEST_POINT", "checkpoint.snapshot=1500");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let checkpoint = command.spawn().unwrap();
+    let has_snapshot = "SELECT count(*) = 1 FROM pg_replication_slots
+                         WHERE database = current_database() AND temporary AND confirmed_flush_lsn IS NOT NULL";
+    server.wait_until(database, has_snapshot);
+    server.psql(database, "TRUNCATE visits");
+    let output = checkpoint.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert_says(&told, &["visits was truncated or rewritten while its image was begun"]);
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["verify", "--prove"]);
+    let newest = backwhen.json_lines(&["list", "checkpoints"]).pop().unwrap();
+    assert_eq!(newest["origin"], "source", "{newest}");
+    assert_visits_are_held(&backwhen, server);
+}
+
 #[test]
 fn beside_an_expiry_nobody_reads_and_beside_a_reader_nothing_is_expired() {
     let server = Server::shared(None);
