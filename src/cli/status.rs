@@ -281,7 +281,7 @@ pub(super) async fn gather(
         },
         durable,
         copies,
-            resolution: timeline.resolution(),
+        resolution: timeline.resolution(),
         gaps: timeline.gaps(),
         lag: lag(frontier, window.as_ref(), &asked, capture),
         slot: SlotShown {

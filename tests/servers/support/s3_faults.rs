@@ -75,6 +75,8 @@ struct State {
     /// The only fault that happens; without one, any of them.
     only: Mutex<Option<S3Fault>>,
     is_away: AtomicBool,
+    /// A request that begins like this is the first one that the server does not answer.
+    leaves_at: Mutex<Option<String>>,
     is_over: AtomicBool,
     dice: Mutex<StdRng>,
     /// How often each request has failed in a row.
@@ -98,6 +100,7 @@ impl FaultyS3 {
             share: AtomicU32::new(0),
             only: Mutex::default(),
             is_away: AtomicBool::new(false),
+            leaves_at: Mutex::default(),
             is_over: AtomicBool::new(false),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             failed: Mutex::default(),
@@ -136,7 +139,13 @@ impl FaultyS3 {
         self.state.is_away.store(true, Ordering::SeqCst);
     }
 
+    /// From the first request on that begins like this, such as `GET packs/`, every connection is reset.
+    pub fn go_away_at(&self, request: &str) {
+        *lock(&self.state.leaves_at) = Some(request.to_owned());
+    }
+
     pub fn come_back(&self) {
+        *lock(&self.state.leaves_at) = None;
         self.state.is_away.store(false, Ordering::SeqCst);
     }
 
@@ -177,6 +186,11 @@ impl State {
     fn answer(&self, request: &Message, client: &mut TcpStream) -> Option<()> {
         let words: Vec<_> = request.head.split(' ').take(2).collect();
         let name = named(words[0], words.get(1)?);
+        if lock(&self.leaves_at).as_ref().is_some_and(|it| name.starts_with(it)) {
+            self.is_away.store(true, Ordering::SeqCst);
+            reset(client);
+            return None;
+        }
         let fault = self.draw(&name);
         lock(&self.traffic).requests.push(name);
         match fault {
