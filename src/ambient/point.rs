@@ -45,6 +45,7 @@ pub const POINTS: &[&str] = &[
     "checkpoint.image",
     "checkpoint.publish",
     "checkpoint.published",
+    "expire.repacked",
     "expire.record",
     "expire.recorded",
     "expire.removed",

@@ -150,6 +150,13 @@ fn describe_plan(plan: &ExpiryPlan, applied: bool) -> String {
             plan.zone
         ));
     }
+    if plan.repacked.packs > 0 {
+        text.push_str(&format!(
+            "packed anew {} packs, of which {} are needed\n",
+            plan.repacked.packs,
+            ui::bytes(plan.repacked.bytes_read)
+        ));
+    }
     text.push_str(&match (plan.is_empty(), applied) {
         (true, _) => "nothing is older than that; nothing goes".to_owned(),
         (false, true) => format!("removed   {}", ui::bytes(plan.bytes_freed)),

@@ -115,3 +115,45 @@ pub fn expiry_in(store: &dyn Store, authorship: &Authorship) -> Result<Option<Ex
         Expiry { packs, schemas, ..expiry }
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::pins::Pin;
+    use crate::store::Folder;
+
+    const SINGLES: [&str; 2] = ["0001-0000000001000000", "0002-0000000002000000"];
+
+    fn fixture() -> Folder {
+        Folder::new(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/thinned-v2"))
+    }
+
+    #[test]
+    fn the_record_and_the_pin_of_format_2_stay_readable() {
+        let store = fixture();
+        let expiry = expiry_in(&store, &Authorship::Unkeyed).unwrap().unwrap();
+        assert_eq!((expiry.format, expiry.singles.as_slice()), (2, &SINGLES.map(str::to_owned)[..]));
+        assert!(SINGLES.iter().all(|id| !expiry.covers_checkpoint(id)));
+        assert!(expiry.covers_checkpoint("0001-0000000001000001"), "it may be missing");
+        assert!(!expiry.covers_checkpoint("0002-0000000003000000"), "it is the oldest with its journal");
+        let name = ObjectName::new(ObjectKind::Pin, SINGLES[0]);
+        let pin: Pin = read_object(&store, &name, &Authorship::Unkeyed).unwrap().unwrap();
+        assert_eq!((&*pin.checkpoint, &*pin.reason), (SINGLES[0], "before the audit"));
+    }
+
+    /// As in a copy, which has the records of the original and its own.
+    #[test]
+    fn a_checkpoint_that_one_record_lets_go_may_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Folder::new(folder.path());
+        let further = expiry_in(&fixture(), &Authorship::Unkeyed).unwrap().unwrap();
+        let nearer = Expiry { epoch: 1, lsn: Lsn(0x0200_0000), singles: Vec::new(), ..further.clone() };
+        for (stem, record) in [("1", &further), ("2", &nearer)] {
+            let name = ObjectName::new(ObjectKind::Expiry, stem);
+            write_object(&store, &name, record, &Authorship::Unkeyed).unwrap();
+        }
+        let both = expiry_in(&store, &Authorship::Unkeyed).unwrap().unwrap();
+        assert_eq!((both.epoch, both.lsn), (further.epoch, further.lsn));
+        assert_eq!(both.singles, [SINGLES[1]]);
+    }
+}

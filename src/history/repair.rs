@@ -3,6 +3,7 @@
 //! Nothing is deleted: a damaged object is set aside, and only after a sound object of the same name has been found in the
 //! other copy.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use super::copy::copy_object;
 use super::epoch::Epoch;
 use super::expire::{References, needed_by_the_rest};
 use super::expiry::{Expiry, expiry_in};
+use super::image::{BlockDirectory, MemoryDirectory, PackReader};
 use super::journal::{Journal, SegmentName};
 use super::key::Authorship;
 use super::verify::AcknowledgedEnd;
@@ -171,6 +173,9 @@ impl RepairWork<'_> {
         }
         self.progress.phase(&format!("checking {what}"), names.len() as u64, Unit::Objects);
         let epochs = self.epochs_known()?;
+        // Packs that an expiry has packed anew come last: by then the new packs are whole.
+        let mut names: Vec<_> = names.into_iter().collect();
+        names.sort_by_key(|name| self.expired.as_ref().is_some_and(|it| it.has_record_of(name)));
         for name in names {
             // An epoch that began only in the other copy does not belong to this history.
             let is_here = self.ours.holds(&name)?;
@@ -186,7 +191,7 @@ impl RepairWork<'_> {
     }
 
     fn is_expired(&self, name: &ObjectName) -> bool {
-        self.expired.as_ref().is_some_and(|expired| expired.covers(self.from, name))
+        self.expired.as_ref().is_some_and(|expired| expired.covers(self.ours, self.from, name))
     }
 
     /// Returns the numbers of the epochs that this history must have had, by its objects, by objects of later epochs, or
@@ -379,6 +384,18 @@ struct ExpiredObjects {
     expiry: Expiry,
     /// The objects that the other copy needs; `None` if that cannot be known, so that all may be needed.
     needed: Option<References>,
+    /// The blocks in the sound packs here.
+    here: OnceCell<MemoryDirectory>,
+}
+
+fn blocks_in(store: &dyn Store) -> MemoryDirectory {
+    let mut directory = MemoryDirectory::default();
+    for name in store.list_sorted(ObjectKind::Pack).unwrap_or_default() {
+        if let Ok(reader) = PackReader::open(store, &name) {
+            directory.add(&reader);
+        }
+    }
+    directory
 }
 
 impl ExpiredObjects {
@@ -390,17 +407,34 @@ impl ExpiredObjects {
         };
         Ok(expiry.map(|expiry| {
             let needed = needed_by_the_rest(from, &expiry).ok();
-            ExpiredObjects { expiry, needed }
+            ExpiredObjects { expiry, needed, here: OnceCell::new() }
         }))
     }
 
-    fn covers(&self, from: &History, name: &ObjectName) -> bool {
+    /// Whether a record names this pack.
+    fn has_record_of(&self, name: &ObjectName) -> bool {
+        name.kind() == ObjectKind::Pack && self.expiry.packs.iter().any(|pack| pack == name.stem())
+    }
+
+    /// Whether a pack of the copy was packed anew here: all of its blocks that matter lie in other packs here.
+    fn was_repacked(&self, ours: &dyn Store, from: &History, name: &ObjectName) -> bool {
+        let Some(needed) = self.needed.as_ref().filter(|_| self.has_record_of(name)) else { return false };
+        let Ok(pack) = PackReader::open(from.store(), name) else { return false };
+        let here = self.here.get_or_init(|| blocks_in(ours));
+        pack.entries()
+            .iter()
+            .all(|entry| !needed.blocks.contains(&entry.id) || matches!(here.locate(&entry.id), Ok(Some(_))))
+    }
+
+    fn covers(&self, ours: &dyn Store, from: &History, name: &ObjectName) -> bool {
         let unneeded = |needs: fn(&References) -> &BTreeSet<String>, name: &str| {
             self.needed.as_ref().is_some_and(|needed| !needs(needed).contains(name))
         };
         match name.kind() {
             ObjectKind::Checkpoint => self.expiry.covers_checkpoint(name.stem()),
-            ObjectKind::Pack => unneeded(|needed| &needed.packs, name.stem()),
+            ObjectKind::Pack => {
+                unneeded(|needed| &needed.packs, name.stem()) || self.was_repacked(ours, from, name)
+            }
             ObjectKind::Archive | ObjectKind::Roles => unneeded(|needed| &needed.schemas, &name.file_name()),
             ObjectKind::Evidence => self.expiry.covers_evidence(from.store(), name, from.authorship()),
             _ => false,

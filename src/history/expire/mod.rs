@@ -9,6 +9,7 @@
 mod calendar;
 mod references;
 mod remove;
+mod repack;
 mod rules;
 mod sweep;
 
@@ -28,6 +29,7 @@ use crate::model::{Edge, Lsn, PgTime};
 pub use calendar::{CalendarRules, Period};
 pub use references::References;
 pub use remove::{expire, preview};
+pub use repack::Repacking;
 pub use rules::RetentionRules;
 use sweep::ExpiryObjects;
 pub use sweep::{ObjectTally, needed_by_the_rest};
@@ -45,7 +47,9 @@ pub struct ExpiryPlan {
     pub earliest_after: Edge,
     pub checkpoints: Vec<CheckpointFate>,
     pub objects: Vec<ObjectTally>,
-    /// The size of the objects that are removed.
+    /// What is packed anew, as little of its packs is needed. The old packs are among the objects that are removed.
+    pub repacked: Repacking,
+    /// The size of the objects that are removed, less the size of the new packs.
     pub bytes_freed: u64,
     #[serde(skip)]
     objects_to_go: ExpiryObjects,
@@ -107,14 +111,15 @@ pub fn plan(history: &History, catalog: &Catalog, rules: &RetentionRules) -> Res
     let singles = fates.iter().filter(|(_, fate)| fate.fate == Fate::Single);
     let singles = singles.map(|(row, _)| row.id.clone()).collect();
     let record = record(history, &timeline, rules, base, singles)?;
-    let objects = ExpiryObjects::sort(history, &timeline, &kept, &record)?;
+    let (objects, repacked) = ExpiryObjects::sort(history, &timeline, &kept, &record)?;
     Ok(ExpiryPlan {
         rules: rules.describe(),
         zone: ambient::now().with_timezone(&Local).format("%:z").to_string(),
         earliest: window.earliest,
         earliest_after: Edge { lsn: base.lsn, time: base.time },
         checkpoints: fates.into_iter().map(|(_, fate)| fate).collect(),
-        bytes_freed: objects.bytes(),
+        bytes_freed: objects.bytes().saturating_sub(repacked.bytes_written),
+        repacked,
         objects: objects.tallies(),
         record: Expiry { packs: objects.packs(), schemas: objects.schemas(), ..record },
         objects_to_go: objects,

@@ -13,8 +13,8 @@ pub struct References {
     pub packs: BTreeSet<String>,
     /// As `DIGEST.dump` and `DIGEST.sql`.
     pub schemas: BTreeSet<String>,
-    /// Blocks that were looked up already: checkpoints share most of theirs.
-    seen: BTreeSet<BlockId>,
+    /// All blocks. Checkpoints share most of theirs, and each block is looked up once.
+    pub blocks: BTreeSet<BlockId>,
 }
 
 impl References {
@@ -33,7 +33,7 @@ impl References {
         self.schemas.extend(schema.globals.iter().map(|globals| format!("{globals}.sql")));
         for entry in &checkpoint.tables {
             let index = entry.image.index;
-            if !self.seen.insert(index) {
+            if !self.blocks.insert(index) {
                 continue;
             }
             let missing = |id: BlockId| {
@@ -45,7 +45,7 @@ impl References {
             };
             self.packs.insert(directory.locate(&index)?.ok_or_else(|| missing(index))?.pack);
             for block in read_index(blocks, &index)? {
-                if self.seen.insert(block.id) {
+                if self.blocks.insert(block.id) {
                     let place = directory.locate(&block.id)?.ok_or_else(|| missing(block.id))?;
                     self.packs.insert(place.pack);
                 }

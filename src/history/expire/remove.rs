@@ -35,10 +35,17 @@ pub fn expire(history: &History, rules: &RetentionRules, progress: &dyn Progress
         history.store().remove_unfinished(kind);
     }
     // References are counted under the locks, so that no other process adds one.
-    let plan = plan(history, &Catalog::open(history)?, rules)?;
+    let mut plan = plan(history, &Catalog::open(history)?, rules)?;
     if plan.is_empty() {
         return Ok(plan);
     }
+    if !plan.repacked.old.is_empty() {
+        let written = plan.repacked.write(history, progress)?;
+        plan.objects_to_go.spare_packs(&written);
+        plan.record.packs = plan.objects_to_go.packs();
+    }
+    plan.repacked.check(history, &plan.record.packs.iter().cloned().collect())?;
+    ambient::pass("expire.repacked")?;
     ambient::pass("expire.record")?;
     history.record_expiry(&plan.record)?;
     ambient::pass("expire.recorded")?;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::References;
+use super::repack::Repacking;
 use crate::error::Result;
 use crate::history::catalog::{Catalog, CheckpointRow};
 use crate::history::expiry::Expiry;
-use crate::history::image::{Blocks, MemoryDirectory};
+use crate::history::image::{Blocks, MemoryDirectory, PackUse};
 use crate::history::journal::SegmentName;
 use crate::history::timeline::Timeline;
 use crate::history::{History, read_object, roles};
@@ -54,18 +55,21 @@ impl ExpiryObjects {
         timeline: &Timeline,
         kept: &[CheckpointRow],
         record: &Expiry,
-    ) -> Result<ExpiryObjects> {
+    ) -> Result<(ExpiryObjects, Repacking)> {
         let ids: BTreeSet<_> = kept.iter().map(|row| row.id.as_str()).collect();
-        let needed = needed(history, timeline, kept, record)?;
+        let (mut needed, packs) = needed(history, timeline, kept, record)?;
+        let repacking = Repacking::plan(&packs, std::mem::take(&mut needed.blocks));
         let sort = |tally, kinds: &[ObjectKind], stays: &dyn Fn(&ObjectName) -> bool| {
             SortedObjects::of(history.store(), tally, kinds, stays)
         };
         let newest = newest_evidence(history)?;
         let is_needed = |name: &ObjectName| needed.schemas.contains(&name.file_name());
-        Ok(ExpiryObjects(vec![
+        let objects = ExpiryObjects(vec![
             sort("checkpoints", &[ObjectKind::Checkpoint], &|name| ids.contains(name.stem()))?,
             segments(history, record)?,
-            sort("packs", &[ObjectKind::Pack], &|name| needed.packs.contains(name.stem()))?,
+            sort("packs", &[ObjectKind::Pack], &|name| {
+                needed.packs.contains(name.stem()) && !repacking.old.contains(name.stem())
+            })?,
             sort("schemas", &[ObjectKind::Archive, ObjectKind::Roles], &|name| {
                 is_needed(name) || is_new(history, name)
             })?,
@@ -74,7 +78,15 @@ impl ExpiryObjects {
             })?,
             // The new record says all that these say, and more.
             sort(RECORDS, &[ObjectKind::Expiry], &|name| !is_covered(history, name, record))?,
-        ]))
+        ]);
+        Ok((objects, repacking))
+    }
+
+    /// Keeps packs that were written since the objects were sorted. One of them may have the name of a pack that a killed
+    /// expiry has left.
+    pub(super) fn spare_packs(&mut self, written: &BTreeSet<String>) {
+        let is_spared = |name: &ObjectName| name.kind() == ObjectKind::Pack && written.contains(name.stem());
+        self.0.iter_mut().for_each(|sorted| sorted.go.retain(|name| !is_spared(name)));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -172,16 +184,17 @@ pub fn needed_by_the_rest(history: &History, expiry: &Expiry) -> Result<Referenc
     let timeline = Timeline::read(history, &Catalog::open(history)?)?;
     let kept: Vec<_> =
         timeline.checkpoints().filter(|row| !expiry.covers_checkpoint(&row.id)).cloned().collect();
-    needed(history, &timeline, &kept, expiry)
+    needed(history, &timeline, &kept, expiry).map(|(needed, _)| needed)
 }
 
-/// Returns the objects that the checkpoints name, and the lists of roles that the journal names.
+/// Returns the objects that the checkpoints name and the lists of roles that the journal names, and how much of each pack
+/// is needed.
 fn needed(
     history: &History,
     timeline: &Timeline,
     kept: &[CheckpointRow],
     record: &Expiry,
-) -> Result<References> {
+) -> Result<(References, Vec<PackUse>)> {
     // Read from the packs themselves, as the catalog may be older than they are.
     let directory = Arc::new(MemoryDirectory::scan(history.store())?);
     let blocks = Blocks::new(history.shared_store(), Arc::clone(&directory) as Arc<_>);
@@ -192,7 +205,8 @@ fn needed(
     let segments = timeline.stretches.iter().flat_map(|stretch| &stretch.segments);
     let lists = roles::told_in(history, segments.filter(|segment| !record.covers_segment(segment.name)))?;
     needed.schemas.extend(lists.into_iter().map(|digest| format!("{digest}.sql")));
-    Ok(needed)
+    let packs = directory.usage(&needed.blocks);
+    Ok((needed, packs))
 }
 
 /// Whether a signal may still come that names this list of roles. A list of unknown age counts as new.

@@ -1,6 +1,6 @@
 //! Directories, which know in which pack a block lies.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::id::BlockId;
 use super::pack::PackReader;
@@ -30,8 +30,20 @@ pub trait BlockDirectory: Send + Sync {
 /// A directory in memory, made from the lists of all packs in a store. The default is empty.
 #[derive(Default)]
 pub struct MemoryDirectory {
-    packs: Vec<String>,
+    /// The names of the packs, each with the bytes of all its blocks.
+    packs: Vec<(String, u64)>,
     blocks: HashMap<BlockId, BlockPlace>,
+}
+
+/// How much of a pack is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackUse {
+    pub name: String,
+    /// The stored bytes of all blocks of the pack.
+    pub bytes: u64,
+    /// The stored bytes of the needed blocks, and their number.
+    pub needed: u64,
+    pub blocks: u64,
 }
 
 struct BlockPlace {
@@ -58,11 +70,28 @@ impl MemoryDirectory {
     /// Takes in the blocks of one more pack.
     pub fn add(&mut self, reader: &PackReader) {
         let pack = self.packs.len();
-        self.packs.push(reader.name().to_owned());
+        let bytes = reader.entries().iter().map(|entry| u64::from(entry.stored_len)).sum();
+        self.packs.push((reader.name().to_owned(), bytes));
         for entry in reader.entries() {
             let place = BlockPlace { pack, offset: entry.offset, stored_len: entry.stored_len };
             self.blocks.entry(entry.id).or_insert(place);
         }
+    }
+
+    /// Returns how much of each pack is needed. A block that lies in several packs is needed of one of them.
+    pub fn usage(&self, needed: &BTreeSet<BlockId>) -> Vec<PackUse> {
+        let unused = |(name, bytes): &(String, u64)| PackUse {
+            name: name.clone(),
+            bytes: *bytes,
+            needed: 0,
+            blocks: 0,
+        };
+        let mut uses: Vec<_> = self.packs.iter().map(unused).collect();
+        for place in needed.iter().filter_map(|id| self.blocks.get(id)) {
+            let pack = &mut uses[place.pack];
+            (pack.needed, pack.blocks) = (pack.needed + u64::from(place.stored_len), pack.blocks + 1);
+        }
+        uses
     }
 
     /// Returns how many blocks are known.
@@ -78,7 +107,7 @@ impl MemoryDirectory {
 impl BlockDirectory for MemoryDirectory {
     fn locate(&self, id: &BlockId) -> Result<Option<Location>> {
         Ok(self.blocks.get(id).map(|place| Location {
-            pack: self.packs[place.pack].clone(),
+            pack: self.packs[place.pack].0.clone(),
             offset: place.offset,
             stored_len: place.stored_len.into(),
         }))

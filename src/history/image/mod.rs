@@ -17,10 +17,10 @@ mod write;
 
 pub use build::{ImageBuilder, MAX_LINE};
 pub use digest::{BadRowsDigest, RowsDigest};
-pub use directory::{BlockDirectory, Location, MemoryDirectory};
+pub use directory::{BlockDirectory, Location, MemoryDirectory, PackUse};
 pub use id::{BadBlockId, BlockId, BlockKind};
 pub use index::{BlockEntry, TableImage};
-pub use pack::{PackEntry, PackReader, object as pack_object};
+pub use pack::{PackEntry, PackReader, object as pack_object, size_of as pack_size};
 pub use read::{Blocks, TableReader, lines, read_index, read_rows};
 pub use sort::{SortedRows, Sorter};
 pub use verify::{PackCheck, verify_pack};

@@ -42,6 +42,11 @@ pub struct PackEntry {
     pub raw_len: u32,
 }
 
+/// Returns the size of a pack with this number of blocks, which take so many stored bytes.
+pub fn size_of(blocks: u64, bytes: u64) -> u64 {
+    (HEAD.len() + TAIL) as u64 + bytes + blocks * ENTRY as u64
+}
+
 /// Encodes the list of blocks, and the tail that stands behind it.
 pub fn encode_list(entries: &[PackEntry]) -> (Vec<u8>, [u8; TAIL]) {
     let mut list = Vec::with_capacity(entries.len() * ENTRY);
@@ -205,6 +210,22 @@ impl PackReader {
     /// Returns the blocks in the order in which they lie in the pack.
     pub fn entries(&self) -> &[PackEntry] {
         &self.entries
+    }
+
+    /// Reads one of [`PackReader::entries`] as it is stored, and checks everything.
+    ///
+    /// # Errors
+    /// As [`PackReader::read`].
+    pub fn read_stored(&self, entry: &PackEntry) -> Result<Vec<u8>> {
+        let place = &self.file.place;
+        let stored = self.file.read(entry.offset, entry.stored_len.into()).context_block(place, &entry.id)?;
+        match block::decode(&entry.id, &stored) {
+            Ok((kind, raw)) if kind == entry.kind && raw.len() as u64 == u64::from(entry.raw_len) => {
+                Ok(stored)
+            }
+            Ok(_) => Err(block_damaged(place, &entry.id).caused_by("it differs from its entry in the list")),
+            Err(fault) => Err(block_damaged(place, &entry.id).caused_by(fault)),
+        }
     }
 
     /// Reads the raw bytes of one of [`PackReader::entries`], and checks everything.

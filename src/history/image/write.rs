@@ -73,6 +73,18 @@ impl Packs {
         Ok(id)
     }
 
+    /// Stores a block as another pack has it, unless it is stored already.
+    ///
+    /// # Errors
+    /// As [`Packs::put`].
+    pub fn put_stored(&self, entry: &PackEntry, stored: &[u8]) -> Result<()> {
+        if self.share(&entry.id)? {
+            return Ok(());
+        }
+        let full = self.append(entry.id, entry.kind, entry.raw_len, stored)?;
+        full.map_or(Ok(()), |full| self.publish(full))
+    }
+
     /// Counts one more use of a block that is stored already; false if it is not.
     ///
     /// # Errors

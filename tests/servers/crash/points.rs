@@ -59,7 +59,7 @@ const CHECKPOINT: &[&str] = &["checkpoint.image", "checkpoint.publish", "checkpo
 const RECOVER: &[&str] =
     &["recover.opened", "recover.loaded", "recover.indexed", "recover.valid", "recover.validated"];
 const REPAIR: &[&str] = &["file.set-aside", "file.set-aside-done"];
-const EXPIRE: &[&str] = &["expire.record", "expire.recorded", "expire.removed"];
+const EXPIRE: &[&str] = &["expire.repacked", "expire.record", "expire.recorded", "expire.removed"];
 const DROP: &[&str] = &["drop.slot", "drop.done"];
 
 #[test]
@@ -269,7 +269,7 @@ fn an_expiry_that_dies_at_any_step_leaves_a_history_and_is_finished_by_the_next(
     // Manifests, segments, packs and the rest are removed one folder after the other.
     let removals = (1..=4).map(|number| format!("expire.removed=kill@{number}"));
     let files = [1, 2, 4].map(|number| format!("file.remove=kill@{number}"));
-    let others = EXPIRE[..2].iter().map(|point| format!("{point}=kill"));
+    let others = EXPIRE[..3].iter().map(|point| format!("{point}=kill"));
     server.psql(&database, "UPDATE orders SET note = md5(note || id)");
     backwhen.ok(&["capture", "--until", "caught-up"]);
     backwhen.ok(&["checkpoint"]);

@@ -92,7 +92,6 @@ fn single_checkpoints_come_back_proved_and_no_moment_between_them_does() {
     for question in [
         &["log", "--since", &moments[0]][..],
         &["log", "--until", &moments[0]],
-        &["rewind", "--to", &moments[0]],
         &["bisect", "--good", &moments[0], "--bad", "latest", "--check", "SELECT true"],
     ] {
         let refused = backwhen.fails(OUTSIDE, question);
