@@ -11,9 +11,6 @@ use crate::history::timeline::{Stretch, Timeline};
 use crate::model::Lsn;
 use crate::store::Lease;
 
-/// A history at one instant: its catalog, its timeline, and the segments that have been opened so far.
-///
-/// A command that reads opens one `Reading` and asks it for everything. Clones share what is open.
 /// Where a moment lies in its timeline.
 pub(super) enum Place {
     /// In the stretch with this index.
@@ -22,6 +19,9 @@ pub(super) enum Place {
     Single(Box<Stretch>),
 }
 
+/// A history at one instant: its catalog, its timeline, and the segments that have been opened so far.
+///
+/// A command that reads opens one `Reading` and asks it for everything. Clones share what is open.
 #[derive(Clone)]
 pub struct Reading {
     opened: Arc<OpenHistory>,
