@@ -11,7 +11,7 @@ use crate::cli::ui;
 use crate::error::Result;
 use crate::history::History;
 use crate::model::{Lsn, PgTime};
-use crate::store::Role;
+use crate::store::{HolderNote, Role};
 
 /// A capture on another machine whose last sign of life is older than this is taken for ended. It gives one each ten seconds.
 const SILENT: Duration = Duration::from_secs(45);
@@ -39,13 +39,20 @@ impl KnownCapture {
             return Ok(KnownCapture { live, running, ..KnownCapture::default() });
         }
         let held = history.store().read_note(Role::Capture)?;
+        // Its first word comes with its second sign of life.
+        let is_new = |it: &HolderNote| it.owner.is_some() && it.note.is_none() && it.age <= SILENT;
+        let has_just_begun = held.as_ref().is_some_and(is_new);
         let note = held.and_then(|held| Some((serde_json::from_str::<Live>(&held.note?).ok()?, held.age)));
         let Some((live, age)) = note else {
-            let elsewhere = format!(
-                "no capture keeps this copy up to date; it is as of its last `backwhen copy --to {}`, or as an earlier \
-                 capture left it",
-                history.place()
-            );
+            let elsewhere = if has_just_begun {
+                "a capture on another machine has just begun to keep this copy up to date; ask again in ten seconds".to_owned()
+            } else {
+                format!(
+                    "no capture keeps this copy up to date; it is as of its last `backwhen copy --to {}`, or as an earlier \
+                     capture left it",
+                    history.place()
+                )
+            };
             return Ok(KnownCapture { elsewhere: Some(elsewhere), ..KnownCapture::default() });
         };
         let (running, age_text) = (age <= SILENT, format!("{} s", age.as_secs()));
