@@ -37,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The capture begins without a copy whose store does not answer within this time.
 const STORE_WAIT: Duration = Duration::from_secs(5);
-/// And without one whose lease is not settled within this time.
+/// The capture begins without a copy whose lease is not settled within this time.
 const LEASE_WAIT: Duration = Duration::from_secs(120);
 
 /// A capture that ends waits so long for its copies.
@@ -46,7 +46,7 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 /// The longest file in which the history's folder has its name, in bytes.
 const LONGEST_OWNER: u64 = 64;
 
-/// What others are told of a capture names at most so many tables and transitions.
+/// The note that others read of a capture names at most so many tables and transitions.
 const NOTED: usize = 10;
 
 /// The position that a copy has reached, as it is told.
@@ -153,7 +153,7 @@ impl Copies {
         tokio::time::timeout(STORE_WAIT, looking).await.unwrap_or(Ok(()))
     }
 
-    /// From now on the state of the copies is shown there.
+    /// Shows the state of the copies on this board from now on.
     pub fn show_on(&self, board: &Board) {
         let _ = self.board.set(board.clone());
     }
@@ -198,7 +198,7 @@ fn owner(history: &History) -> Result<String> {
 
 /// When a copy is looked at next.
 struct Pace {
-    /// What the last update was given; `None` if there was none, or if it failed.
+    /// The state that the last update was given; `None` if there was none, or if it failed.
     known: Option<LocalState>,
     /// The number of changes by then.
     changes: u64,
@@ -306,7 +306,7 @@ impl CopyThread {
 
     fn update(&mut self, copy: &mut StandingCopy, state: LocalState) -> Result<()> {
         let begun = PgTime::from_utc(ambient::now());
-        let (copied, board, number) = (&self.copied, self.board.get(), self.number);
+        let (copied, board, number, shown) = (&self.copied, self.board.get(), self.number, &mut self.shown);
         let updated = copy.update(state.durable, &mut |end| {
             let is_new = copied.send_if_modified(|known| {
                 let is_further = known.is_none_or(|it| (it.epoch(), it.lsn()) < (end.epoch(), end.lsn()));
@@ -317,6 +317,7 @@ impl CopyThread {
             });
             if is_new {
                 tracing::trace!("copied up to {}", end.lsn());
+                (shown.epoch, shown.end) = (end.epoch(), Some(end.lsn()));
                 if let Some(board) = board {
                     board.update(|live| {
                         if let Some(shown) = live.copies.get_mut(number) {
@@ -326,9 +327,6 @@ impl CopyThread {
                 }
             }
         });
-        if let Some(end) = *self.copied.borrow() {
-            (self.shown.epoch, self.shown.end) = (end.epoch(), Some(end.lsn()));
-        }
         updated?;
         if copy.increments() >= MOST_INCREMENTS {
             self.local.want_roll();

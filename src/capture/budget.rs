@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ambient;
+use crate::model::Lsn;
 use crate::source::blocker::OpenTransaction;
 use crate::source::slot::SlotFacts;
 
@@ -35,6 +36,12 @@ impl RetainedWal {
     /// Returns `None` if there is no such slot, or one that retains no WAL any more.
     pub fn of(slot: &SlotFacts) -> Option<RetainedWal> {
         slot.retained.map(|retained| RetainedWal { retained, lag: slot.lag.unwrap_or(retained) })
+    }
+
+    /// Counts as held what the history has up to `frontier`, also if that is not confirmed to the server yet. `head` is the
+    /// end of the server's WAL.
+    pub fn held_up_to(self, frontier: Lsn, head: Lsn) -> RetainedWal {
+        RetainedWal { lag: self.lag.min(head.bytes_since(frontier)), ..self }
     }
 
     /// Whether capture catches up, or the server has let go of WAL. A backlog of less than half of the budget is no
@@ -141,6 +148,19 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_history_holds_is_no_backlog_though_the_server_has_not_heard_of_it() {
+        let unconfirmed = RetainedWal { retained: 100, lag: 90 };
+        assert!(!unconfirmed.is_held_by_a_transaction());
+        assert!(unconfirmed.held_up_to(Lsn(990), Lsn(1000)).is_held_by_a_transaction());
+        assert_eq!(
+            unconfirmed.held_up_to(Lsn(500), Lsn(1000)),
+            unconfirmed,
+            "never more than is not confirmed"
+        );
+        assert_eq!(unconfirmed.held_up_to(Lsn(1001), Lsn(1000)).lag, 0);
+    }
 
     #[test]
     fn a_backlog_beyond_the_budget_is_given_up_unless_it_becomes_less() {

@@ -17,20 +17,20 @@ use crate::history::journal::{
 };
 use crate::model::{Lsn, PgTime};
 
-/// Where a position counts only once the copy has it, a connection that ends and a batch that is done wait so long for that.
+/// If a position counts only once the copy has it, a connection that ends and a batch that is done wait so long for the copy.
 const COPY_WAIT: Duration = Duration::from_secs(10);
 
 /// Blocks built and not yet handed to the disk, beyond which nothing more is read.
 const BLOCKS_BUILT: usize = 4;
 
-/// What decides which positions are confirmed.
-pub struct Standard {
+/// The policy that decides which positions are confirmed to the server.
+pub struct ConfirmPolicy {
     pub local: Arc<LocalEnd>,
     /// The positions that a copy reaches, if a position counts only once the copy has it too.
     pub copied: Option<Copied>,
 }
 
-impl Standard {
+impl ConfirmPolicy {
     fn confirmable(&self, seam: &Seam, durable: Durable) -> Confirmable {
         match &self.copied {
             None => seam.confirmable(durable),
@@ -54,7 +54,7 @@ pub struct Intake<'a> {
     built: VecDeque<RawBlock>,
     disk: Disk,
     seam: Seam,
-    standard: Standard,
+    policy: ConfirmPolicy,
     board: &'a Board,
     /// Received since the rate was last noted.
     bytes: u64,
@@ -66,11 +66,11 @@ impl<'a> Intake<'a> {
         admission: Admission,
         frontier: Lsn,
         disk: Disk,
-        (seam, standard): (Seam, Standard),
+        (seam, policy): (Seam, ConfirmPolicy),
         board: &'a Board,
     ) -> Intake<'a> {
         let (builder, built) = (BlockBuilder::new(frontier), VecDeque::new());
-        Intake { admission, builder, built, disk, seam, standard, board, bytes: 0 }
+        Intake { admission, builder, built, disk, seam, policy, board, bytes: 0 }
     }
 
     /// Takes one pgoutput message.
@@ -84,7 +84,7 @@ impl<'a> Intake<'a> {
             return Ok(());
         }
         self.bytes += message.len() as u64;
-        self.standard.local.heed(message);
+        self.policy.local.heed(message);
         self.builder.push(message)?;
         while let Some(block) = self.builder.take_full() {
             self.built.push_back(block);
@@ -163,7 +163,7 @@ impl<'a> Intake<'a> {
 
     /// The end of the records that are on disk, and in the copy where that counts, and may be confirmed to the server.
     pub fn confirmable(&self) -> Confirmable {
-        self.standard.confirmable(&self.seam, self.durable())
+        self.policy.confirmable(&self.seam, self.durable())
     }
 
     /// Whether more is on disk than may be confirmed, because the copy does not have it yet.
@@ -174,7 +174,7 @@ impl<'a> Intake<'a> {
     /// Waits a little until what is on disk may be confirmed.
     pub async fn wait_for_copy(&mut self) {
         let durable = self.durable();
-        self.standard.wait_for_copy(&self.seam, durable).await;
+        self.policy.wait_for_copy(&self.seam, durable).await;
     }
 
     /// The position from which the stream is to be asked for.
@@ -214,21 +214,21 @@ impl<'a> Intake<'a> {
         self.disk.finish().await?;
         let durable = *durable.borrow();
         self.board.update(|live| live.durable = durable.lsn());
-        Ok(Written { seam: self.seam, standard: self.standard, durable })
+        Ok(Written { seam: self.seam, policy: self.policy, durable })
     }
 }
 
 /// A journal to which a connection has written everything that came in whole.
 pub struct Written {
     seam: Seam,
-    standard: Standard,
+    policy: ConfirmPolicy,
     durable: Durable,
 }
 
 impl Written {
     /// Returns what may be confirmed; waits a little for the copy, where that counts.
     pub async fn confirmable(mut self) -> Confirmable {
-        self.standard.wait_for_copy(&self.seam, self.durable).await;
-        self.standard.confirmable(&self.seam, self.durable)
+        self.policy.wait_for_copy(&self.seam, self.durable).await;
+        self.policy.confirmable(&self.seam, self.durable)
     }
 }

@@ -76,7 +76,7 @@ pub struct CopyLive {
     pub epoch: u32,
     /// The end of what the copy has; `None` until it is of use.
     pub end: Option<Lsn>,
-    /// Since when the copy lacks something that is durable here, by this machine's clock.
+    /// The time since which the copy lacks something that is durable here, by this machine's clock.
     pub behind_since: Option<PgTime>,
     /// When the copy was last found up to date, by this machine's clock.
     pub put: Option<PgTime>,
@@ -84,7 +84,7 @@ pub struct CopyLive {
     pub fault: Option<String>,
 }
 
-/// What must have a position before it is confirmed to the server.
+/// The places that must have a position before it is confirmed to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {

@@ -48,7 +48,7 @@ pub use budget::RetainedWal;
 use continuity::{ContinuityReport, Loss};
 use disk::Disk;
 use drain::{Drain, Drained};
-use intake::{Intake, Standard};
+use intake::{ConfirmPolicy, Intake};
 use live::{Board, Durability, LiveOptions};
 use local_end::LocalEnd;
 use state::Event;
@@ -350,8 +350,8 @@ impl Capture<'_> {
         let last_beat_at = (self.options.until == Until::Stopped).then_some(self.source);
         let last_beat = beat::last_beat(&self.stop, last_beat_at, &stop, durable.subscribe(), key.clone());
         let copied = self.copies.first().filter(|_| self.options.durable == Durability::Store);
-        let standard = Standard { local: Arc::clone(&self.local), copied };
-        let intake = Intake::new(Admission::new(key), frontier, disk, (seam, standard), &board);
+        let policy = ConfirmPolicy { local: Arc::clone(&self.local), copied };
+        let intake = Intake::new(Admission::new(key), frontier, disk, (seam, policy), &board);
         let ended = tokio::select! {
             ended = self.take_in((link, pool), intake, known, &stop) => ended,
             never = last_beat => match never {},

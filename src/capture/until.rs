@@ -1,4 +1,4 @@
-//! Where a capture with an end of its own ends.
+//! Finds the position at which a capture ends by itself, for `--until`.
 
 use std::time::Duration;
 

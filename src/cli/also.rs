@@ -7,7 +7,7 @@ use crate::capture::live::Durability;
 use crate::error::{Error, Result};
 use crate::history::HistoryPlace;
 
-/// Where a capture keeps copies up to date, and whether they decide what is confirmed.
+/// The copies that a capture keeps up to date, and whether they decide what is confirmed.
 #[derive(Args, Clone)]
 pub(super) struct CopyOptions {
     /// Also keep a copy up to date in an object store, s3://BUCKET/PREFIX, gs:// or az://; may be given several times

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::pin::label_and_pin;
 use super::templates::TemplateFate;
 use super::{Surroundings, parse_duration, ui};
 use crate::ambient;
@@ -123,8 +124,7 @@ fn describe_plan(plan: &ExpiryPlan, applied: bool) -> String {
             Fate::Single => "single",
             Fate::Goes => gone,
         };
-        let pinned = it.pinned.as_ref().map(|reason| format!("pinned: {}", ui::printable(reason)));
-        let note = it.label.clone().into_iter().chain(pinned).collect::<Vec<_>>().join(", ");
+        let note = label_and_pin(it.label.as_deref(), it.pinned.as_deref());
         let (time, lsn) = (it.time.to_string(), it.lsn.to_string());
         vec![fate.to_owned(), it.id.clone(), time, lsn, it.rules.join(" "), note]
     };

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::checkpoint::CheckpointReport;
+use super::pin::label_and_pin;
 use super::proof::ProofShown;
 use super::{Surroundings, schemas, ui};
 use crate::error::Result;
@@ -121,8 +122,7 @@ fn checkpoints(at: &Surroundings, history: &History, catalog: &Catalog) -> Resul
         let cells = |listed: &ListedCheckpoint| {
             let it = &listed.checkpoint;
             let origin = format!("{:?}", it.origin).to_lowercase();
-            let pinned = listed.pinned.as_ref().map(|reason| format!("pinned: {}", ui::printable(reason)));
-            let label = it.label.clone().into_iter().chain(pinned).collect::<Vec<_>>().join(", ");
+            let label = label_and_pin(it.label.as_deref(), listed.pinned.as_deref());
             let (new, total) = (ui::bytes(it.bytes_new), ui::bytes(it.bytes_total));
             vec![
                 it.id.clone(),

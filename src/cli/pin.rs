@@ -63,6 +63,12 @@ impl Unpin {
     }
 }
 
+/// What a table shows of a checkpoint's label and of the reason for which it is pinned.
+pub(super) fn label_and_pin(label: Option<&str>, pinned: Option<&str>) -> String {
+    let pinned = pinned.map(|reason| format!("pinned: {}", ui::printable(reason)));
+    label.map(str::to_owned).into_iter().chain(pinned).collect::<Vec<_>>().join(", ")
+}
+
 fn history_to_change(at: &Surroundings) -> Result<History> {
     let history = at.history()?;
     history.authorship().check_may_write(history.place().as_ref())?;

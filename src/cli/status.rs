@@ -56,7 +56,7 @@ pub(super) struct StatusReport {
     since: Option<PgTime>,
     transitions: Vec<Transition>,
     capture: CaptureShown,
-    /// What must have a position before it is confirmed to the server.
+    /// The places that must have a position before it is confirmed to the server.
     durable: Durability,
     copies: Vec<CopyShown>,
     window: Option<Window>,

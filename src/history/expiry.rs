@@ -110,7 +110,7 @@ pub fn expiry_in(store: &dyn Store, authorship: &Authorship) -> Result<Option<Ex
         records.push(expiry);
     }
     Ok(furthest.map(|mut expiry| {
-        // What one record permits to be missing, as in a copy that had an expiry of its own, may be missing.
+        // A checkpoint that one of the records permits to be missing may be missing: a copy may have had an expiry of its own.
         expiry.singles.retain(|id| !records.iter().any(|it| it.covers_checkpoint(id)));
         Expiry { packs, schemas, ..expiry }
     }))
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!((&*pin.checkpoint, &*pin.reason), (SINGLES[0], "before the audit"));
     }
 
-    /// As in a copy, which has the records of the original and its own.
+    /// A copy has the records of the original and its own.
     #[test]
     fn a_checkpoint_that_one_record_lets_go_may_be_missing() {
         let folder = tempfile::tempdir().unwrap();

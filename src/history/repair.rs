@@ -388,16 +388,6 @@ struct ExpiredObjects {
     here: OnceCell<MemoryDirectory>,
 }
 
-fn blocks_in(store: &dyn Store) -> MemoryDirectory {
-    let mut directory = MemoryDirectory::default();
-    for name in store.list_sorted(ObjectKind::Pack).unwrap_or_default() {
-        if let Ok(reader) = PackReader::open(store, &name) {
-            directory.add(&reader);
-        }
-    }
-    directory
-}
-
 impl ExpiredObjects {
     fn of(ours: &dyn Store, from: &History) -> Result<Option<ExpiredObjects>> {
         let expiry = match expiry_in(ours, from.authorship()) {
@@ -420,7 +410,7 @@ impl ExpiredObjects {
     fn was_repacked(&self, ours: &dyn Store, from: &History, name: &ObjectName) -> bool {
         let Some(needed) = self.needed.as_ref().filter(|_| self.has_record_of(name)) else { return false };
         let Ok(pack) = PackReader::open(from.store(), name) else { return false };
-        let here = self.here.get_or_init(|| blocks_in(ours));
+        let here = self.here.get_or_init(|| MemoryDirectory::scan_readable(ours));
         pack.entries()
             .iter()
             .all(|entry| !needed.blocks.contains(&entry.id) || matches!(here.locate(&entry.id), Ok(Some(_))))

@@ -20,7 +20,7 @@ pub struct ResolvedPart {
     pub checkpoints: usize,
 }
 
-/// Which moments of a part can be recovered. A part of single checkpoints is named by the time from each checkpoint to the
+/// The moments of a part that can be recovered. A part of single checkpoints is named by the time from each checkpoint to the
 /// next moment that can be recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,7 @@ use crate::history::timeline::{Stretch, Timeline};
 use crate::model::Lsn;
 use crate::store::Lease;
 
-/// Where a moment lies in its timeline.
+/// The place of a moment in its timeline.
 pub(super) enum Place {
     /// In the stretch with this index.
     Epoch(usize),

@@ -353,7 +353,7 @@ fn gave_way() -> Error {
     Disturbance::error("pg_dump met a table that is being altered")
 }
 
-/// What another session did to the source while it was read. The same work may succeed under a new snapshot.
+/// A change that another session made to the source while it was read. The same work may succeed under a new snapshot.
 #[derive(Debug)]
 struct Disturbance(String);
 

@@ -297,7 +297,7 @@ pub enum Role {
     Objects,
 }
 
-/// What a process that has a role has put into the store of itself.
+/// A note that a process that has a role has put into the store about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HolderNote {
     /// The owner that the process has named.

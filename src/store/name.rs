@@ -21,7 +21,7 @@ pub enum ObjectKind {
     Increment,
     /// A checkpoint's manifest.
     Checkpoint,
-    /// That a checkpoint is kept whatever the rules of retention say, and why.
+    /// A pin, which keeps a checkpoint whatever the rules of retention say, with the reason.
     Pin,
     /// The findings of a verification.
     Evidence,

@@ -77,15 +77,13 @@ impl Asked {
         }
     }
 
-    /// The transaction that keeps the slot from letting go of WAL, if it is not capture that is behind. What the history
-    /// holds up to `frontier` is not behind, also if that is not confirmed to the server yet.
+    /// The transaction that keeps the slot from letting go of WAL, if it is not capture that is behind. The history holds
+    /// everything up to `frontier`.
     pub(super) fn held_by(&self, frontier: Lsn) -> Option<String> {
         let Asked::Answered(answer) = self else { return None };
         let (slot, oldest) = &**answer;
-        let RetainedWal { retained, lag } = RetainedWal::of(slot)?;
-        let lag = lag.min(slot.head.bytes_since(frontier));
-        let held = RetainedWal { retained, lag }.is_held_by_a_transaction();
-        oldest.as_ref().filter(|_| held).map(ToString::to_string)
+        let retained = RetainedWal::of(slot)?.held_up_to(frontier, slot.head);
+        oldest.as_ref().filter(|_| retained.is_held_by_a_transaction()).map(ToString::to_string)
     }
 
     pub(super) fn describe(&self) -> String {

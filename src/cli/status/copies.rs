@@ -1,4 +1,4 @@
-//! What is known of the capture that writes a history, also of one on another machine, and of the copies that it keeps.
+//! Finds out how the capture of a history goes, also one on another machine, and how its copies stand.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ const SILENT: Duration = Duration::from_secs(45);
 /// The capture that writes the history.
 #[derive(Default)]
 pub(super) struct KnownCapture {
-    /// What the last one told of itself.
+    /// The state that the last capture told of itself.
     pub live: Option<Live>,
     pub running: bool,
     /// When a capture on another machine gave its last sign of life, by the clock of that machine.
     pub seen: Option<PgTime>,
-    /// Of a history in an object store: where its capture is.
+    /// A sentence on where the capture is, if the history lies in an object store.
     pub elsewhere: Option<String>,
 }
 
@@ -45,7 +45,9 @@ impl KnownCapture {
         let note = held.and_then(|held| Some((serde_json::from_str::<Live>(&held.note?).ok()?, held.age)));
         let Some((live, age)) = note else {
             let elsewhere = if has_just_begun {
-                "a capture on another machine has just begun to keep this copy up to date; ask again in ten seconds".to_owned()
+                "a capture on another machine has just begun to keep this copy up to date; ask again in ten \
+                 seconds"
+                    .to_owned()
             } else {
                 format!(
                     "no capture keeps this copy up to date; it is as of its last `backwhen copy --to {}`, or as an earlier \

@@ -47,7 +47,7 @@ impl Period {
     }
 }
 
-/// Of how many periods the newest checkpoint is kept. Without rules, none is.
+/// The numbers of hours, days and so on of which the newest checkpoint is kept. Without rules, none is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CalendarRules(pub Vec<(Period, usize)>);
 

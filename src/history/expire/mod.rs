@@ -47,7 +47,7 @@ pub struct ExpiryPlan {
     pub earliest_after: Edge,
     pub checkpoints: Vec<CheckpointFate>,
     pub objects: Vec<ObjectTally>,
-    /// What is packed anew, as little of its packs is needed. The old packs are among the objects that are removed.
+    /// The packs that are packed anew, because little of them is needed. The old packs are among the objects that are removed.
     pub repacked: Repacking,
     /// The size of the objects that are removed, less the size of the new packs.
     pub bytes_freed: u64,
@@ -57,7 +57,7 @@ pub struct ExpiryPlan {
     record: Expiry,
 }
 
-/// What an expiry does with a checkpoint.
+/// The decision of an expiry about a checkpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckpointFate {
     pub id: String,
@@ -66,7 +66,7 @@ pub struct CheckpointFate {
     pub label: Option<String>,
     pub stays: bool,
     pub fate: Fate,
-    /// What keeps the checkpoint: the rules, as options without `--keep-`, and other reasons.
+    /// The reasons for which the checkpoint stays: rules, as options without `--keep-`, and others.
     pub rules: Vec<&'static str>,
     /// The reason for which the checkpoint was pinned.
     pub pinned: Option<String>,

@@ -26,7 +26,7 @@ const READ_DIVISOR: u64 = 50;
 /// An expiry of a small history may read as much as this.
 const LEAST_READ: u64 = 256 << 20;
 
-/// What an expiry packs anew.
+/// The packs that an expiry packs anew.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Repacking {
     /// The number of packs that are replaced.

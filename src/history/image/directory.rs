@@ -67,6 +67,17 @@ impl MemoryDirectory {
         Ok(directory)
     }
 
+    /// Reads the lists of the packs in `store` that can be read, and passes over the others.
+    pub fn scan_readable(store: &dyn Store) -> MemoryDirectory {
+        let mut directory = MemoryDirectory::default();
+        for name in store.list_sorted(ObjectKind::Pack).unwrap_or_default() {
+            if let Ok(reader) = PackReader::open(store, &name) {
+                directory.add(&reader);
+            }
+        }
+        directory
+    }
+
     /// Takes in the blocks of one more pack.
     pub fn add(&mut self, reader: &PackReader) {
         let pack = self.packs.len();

@@ -118,8 +118,15 @@ impl PackFile {
     /// # Errors
     /// `Damaged`, naming the pack and the block; `Unavailable` if the store does not answer.
     pub fn read_block(&self, id: &BlockId, offset: u64, stored_len: u64) -> Result<(BlockKind, Vec<u8>)> {
-        let stored = self.read(offset, stored_len).context_block(&self.place, id)?;
-        block::decode(id, &stored).map_err(|fault| block_damaged(&self.place, id).caused_by(fault))
+        self.read_stored(id, offset, stored_len).map(|(_, block)| block)
+    }
+
+    /// Reads a block as it is stored, and decodes it.
+    fn read_stored(&self, id: &BlockId, offset: u64, len: u64) -> Result<(Vec<u8>, (BlockKind, Vec<u8>))> {
+        let stored = self.read(offset, len).context_block(&self.place, id)?;
+        let decoded = block::decode(id, &stored);
+        let (kind, raw) = decoded.map_err(|fault| block_damaged(&self.place, id).caused_by(fault))?;
+        Ok((stored, (kind, raw)))
     }
 
     /// Reads the bytes of a stretch; `None` if it reaches beyond the pack.
@@ -215,17 +222,9 @@ impl PackReader {
     /// Reads one of [`PackReader::entries`] as it is stored, and checks everything.
     ///
     /// # Errors
-    /// As [`PackReader::read`].
+    /// Fails as [`PackReader::read`] does.
     pub fn read_stored(&self, entry: &PackEntry) -> Result<Vec<u8>> {
-        let place = &self.file.place;
-        let stored = self.file.read(entry.offset, entry.stored_len.into()).context_block(place, &entry.id)?;
-        match block::decode(&entry.id, &stored) {
-            Ok((kind, raw)) if kind == entry.kind && raw.len() as u64 == u64::from(entry.raw_len) => {
-                Ok(stored)
-            }
-            Ok(_) => Err(block_damaged(place, &entry.id).caused_by("it differs from its entry in the list")),
-            Err(fault) => Err(block_damaged(place, &entry.id).caused_by(fault)),
-        }
+        self.read_checked(entry).map(|(stored, _)| stored)
     }
 
     /// Reads the raw bytes of one of [`PackReader::entries`], and checks everything.
@@ -233,13 +232,19 @@ impl PackReader {
     /// # Errors
     /// `Damaged`, naming the pack and the block; `Unavailable` if the store does not answer.
     pub fn read(&self, entry: &PackEntry) -> Result<Vec<u8>> {
-        let (kind, raw) = self.file.read_block(&entry.id, entry.offset, entry.stored_len.into())?;
+        self.read_checked(entry).map(|(_, raw)| raw)
+    }
+
+    /// Reads a block, and returns its stored bytes and its raw bytes.
+    fn read_checked(&self, entry: &PackEntry) -> Result<(Vec<u8>, Vec<u8>)> {
+        let (stored, (kind, raw)) =
+            self.file.read_stored(&entry.id, entry.offset, entry.stored_len.into())?;
         if kind != entry.kind || raw.len() as u64 != u64::from(entry.raw_len) {
             return Err(
                 block_damaged(&self.file.place, &entry.id).caused_by("it differs from its entry in the list")
             );
         }
-        Ok(raw)
+        Ok((stored, raw))
     }
 }
 

@@ -76,7 +76,7 @@ impl Packs {
     /// Stores a block as another pack has it, unless it is stored already.
     ///
     /// # Errors
-    /// As [`Packs::put`].
+    /// Fails as [`Packs::put`] does.
     pub fn put_stored(&self, entry: &PackEntry, stored: &[u8]) -> Result<()> {
         if self.share(&entry.id)? {
             return Ok(());

@@ -50,7 +50,7 @@ use crate::model::{Lsn, PgTime};
 /// }
 /// ```
 ///
-/// Where a position counts as durable only once a copy has it too, the copy's position can only lower the journal's own,
+/// If a position counts as durable only once a copy has it too, the copy's position can only lower the journal's own,
 /// and cannot stand in for it;
 ///
 /// ```compile_fail,E0308

@@ -109,7 +109,7 @@ impl BlockCache {
         }
         let added = self.added.fetch_add(size, Ordering::Relaxed) + size;
         let trimmed = self.trimmed.load(Ordering::Relaxed);
-        // Whoever sets the mark looks; the others go on.
+        // The thread that sets the mark removes what is too much; the other threads go on.
         if added - trimmed > self.limit / 16
             && self.trimmed.compare_exchange(trimmed, added, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {

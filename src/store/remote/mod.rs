@@ -56,7 +56,7 @@ const LARGEST_HELD: u64 = 256 << 20;
 /// The number of objects whose ends are fetched at a time.
 const FETCHERS: usize = 8;
 
-/// So many objects or more are removed with few requests.
+/// From this many objects on, a removal sends one request for many of them.
 const MANY: usize = 8;
 
 impl Remote {
@@ -295,7 +295,7 @@ impl Store for Remote {
                 names.iter().for_each(|name| self.forget(name));
                 return Ok(());
             }
-            // What a single removal says is plainer.
+            // The error of a single removal is plainer.
         }
         for name in names {
             self.leases.check()?;

@@ -16,7 +16,7 @@ const DEFAULT: &str = "default";
 const OTHER_WAYS: [&str; 6] =
     ["role_arn", "credential_process", "credential_source", "sso_session", "sso_start_url", "login_session"];
 
-/// What a profile says. A setting that it does not have is `None`.
+/// The settings of a profile. One that it does not have is `None`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Profile {
     pub keys: Option<Keys>,
@@ -28,7 +28,7 @@ pub(super) struct Profile {
 pub(super) struct Keys {
     pub id: String,
     pub secret: String,
-    /// Of keys that end by themselves.
+    /// The session token, which keys that expire have.
     pub token: Option<String>,
 }
 

@@ -88,7 +88,7 @@ fn single_checkpoints_come_back_proved_and_no_moment_between_them_does() {
     let time = listed[1]["time"].as_str().unwrap();
     assert_says(&backwhen.ok(&["recover", "--to", time, "--dry-run"]), &[&ids[0]]);
 
-    // What changed since a single checkpoint is not known, so no question about it gets half an answer.
+    // The changes since a single checkpoint are not known, so no question about them gets half an answer.
     for question in [
         &["log", "--since", &moments[0]][..],
         &["log", "--until", &moments[0]],

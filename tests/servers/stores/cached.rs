@@ -1,4 +1,4 @@
-//! What is read of an object store is kept on the local disk, and a question reads no more than it needs.
+//! Blocks that were read of an object store are kept on the local disk, and a question reads no more than it needs.
 
 use std::path::{Path, PathBuf};
 

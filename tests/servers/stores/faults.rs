@@ -5,7 +5,7 @@ use crate::support::s3_faults::S3Fault;
 use crate::support::seed;
 use crate::support::shop::assert_says;
 
-/// Of a thousand requests, this many go wrong.
+/// The number of requests among a thousand that go wrong.
 const TROUBLE: u32 = 250;
 
 #[test]
@@ -33,7 +33,7 @@ fn nothing_is_lost_or_doubled_in_a_store_that_fails_now_and_then() {
     let total: u32 = faults.values().sum();
     assert!(total > 20 && faults.len() > 3, "{faults:?}");
 
-    // What the proxy let through is what the commands said, and nothing else.
+    // The store has the objects that the commands told of, and no others.
     proxy.trouble(0);
     backwhen.ok(&stored.remote(&url, &["verify", "--prove"]));
     assert_eq!(stored.latest(&url), stored.latest(&folder));

@@ -19,7 +19,7 @@ use super::s3::S3Server;
 /// A request that has failed this often in a row is let through, so that no test fails by bad luck alone.
 const MOST_IN_A_ROW: u32 = 3;
 
-/// What can go wrong with a request.
+/// The ways in which a request can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum S3Fault {
     /// The answer comes late.
@@ -48,7 +48,7 @@ const FAULTS: [S3Fault; 7] = [
     S3Fault::CutAnswer,
 ];
 
-/// What has gone through the proxy since it was last asked.
+/// The traffic that has gone through the proxy since it was last asked.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
     /// The requests: `LIST`, `GET`, `HEAD`, `PUT`, `POST` or `DELETE`, a space, and the path without the bucket and the first
@@ -70,7 +70,7 @@ impl Traffic {
 
 struct State {
     server: u16,
-    /// Of a thousand requests, this many go wrong.
+    /// The number of requests among a thousand that go wrong.
     share: AtomicU32,
     /// The only fault that happens; without one, any of them.
     only: Mutex<Option<S3Fault>>,
@@ -129,7 +129,7 @@ impl FaultyS3 {
         self.state.share.store(share, Ordering::SeqCst);
     }
 
-    /// From now on, only this goes wrong.
+    /// Lets only this fault occur from now on.
     pub fn only(&self, fault: S3Fault) {
         *lock(&self.state.only) = Some(fault);
     }
@@ -268,9 +268,9 @@ fn named(verb: &str, target: &str) -> String {
 
 /// A request or an answer.
 struct Message {
-    /// With the empty line at the end.
+    /// The head of the message, with the empty line at its end.
     head: String,
-    /// As it is transferred, in chunks or whole.
+    /// The body as it is transferred, in chunks or whole.
     body: Vec<u8>,
 }
 

@@ -89,7 +89,7 @@ fn a_clock_that_was_set_back_does_not_use_up_the_counts() {
     assert_eq!(kept(&[(Period::Day, 3)], &times), [0, 4, 5], "three days: the 1st, the 2nd and the 3rd");
 }
 
-/// What the rules say, from the other end: each kept one is the last of its period, and the periods are the newest ones.
+/// States the rules from the other end: each kept checkpoint is the last of its period, and the periods are the newest ones.
 fn check(rules: &[(Period, usize)], times: &[NaiveDateTime]) {
     let kept = CalendarRules(rules.to_vec()).kept(times);
     for (period, count) in rules {

@@ -1,4 +1,4 @@
-//! Which packs are packed anew, over two simulated years of daily checkpoints.
+//! Tests of the choice of packs that are packed anew, also over two simulated years of daily checkpoints.
 
 use std::collections::BTreeMap;
 

@@ -51,7 +51,7 @@ fn a_range_is_asked_for_once_however_it_is_cut() {
         }
         assert_eq!(cached.whole().unwrap(), far.bytes);
     }
-    // What lies between two known pieces is one request.
+    // The bytes between two known pieces are one request.
     let far = Far::new(9 * PIECE + 5);
     let cached = CachedObject::new(Arc::clone(&cache), "s3://a/c", 1, 9 * PIECE + 5);
     assert_eq!(far.read(&cached, 0..1) + far.read(&cached, 7 * PIECE..7 * PIECE + 1), 2);
