@@ -77,9 +77,14 @@ fn what_was_confirmed_under_store_outlives_the_machine_and_capture_goes_on_from_
         let copy = &shown["copies"][0];
         assert!(copy.pointer(&format!("/{field}")).is_some(), "{field} in {copy}");
     }
-    // A checkpoint comes into the copy beside the journal.
-    backwhen.ok(&["checkpoint"]);
-    stored.visit(41, 300);
+    // A checkpoint comes into the copy beside the journal, and a pin after its checkpoint.
+    backwhen.ok(&["checkpoint", "--label", "pinned"]);
+    backwhen.ok(&["pin", "pinned", "--reason", "audit"]);
+    stored.visit(41, 42);
+    let listed = stored.remote(&url, &["list", "checkpoints"]);
+    let is_pinned = || backwhen.json_lines(&listed).iter().any(|it| it["pinned"] == "audit");
+    wait_for("the pin is in the copy", is_pinned);
+    stored.visit(43, 300);
     capture.kill();
     let confirmed = stored.confirmed_of(&slot);
 
