@@ -28,6 +28,8 @@ pub(super) struct RestoreReport {
     pub rows: u64,
     pub seconds: f64,
     pub left_out: Vec<RefusedObject>,
+    /// Remarks for a person, such as why no template was used.
+    pub notes: Vec<String>,
     /// The template that was used or kept.
     pub template: Option<TemplateReport>,
     pub schema_proof: SchemaProof,
@@ -100,6 +102,7 @@ pub(super) async fn restore(
         rows: report.rows,
         seconds: report.seconds,
         left_out: report.left_out,
+        notes: report.notes,
         template: report.template,
         schema_proof: report.schema_proof,
         inexact: report.inexact,

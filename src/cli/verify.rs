@@ -204,6 +204,9 @@ fn describe(shown: &VerifyReport) -> String {
             "restored  {} rows in {} tables as of {}, 0 differences, in {:.2} s\n",
             restored.rows, restored.tables, restored.moment.time, restored.seconds
         ));
+        for note in &restored.notes {
+            text.push_str(&format!("note      {}\n", ui::printable(note)));
+        }
         text.push_str(left_out::describe(&restored.left_out).trim_start());
         text.push_str(if restored.left_out.is_empty() { "" } else { "\n" });
         text.push_str(&format!("schema    {}\n", restored.schema_proof));

@@ -12,7 +12,6 @@ use super::changes::amend;
 use super::definitions::SchemaAt;
 use super::load::LoadOutcome;
 use super::plan::Plan;
-use super::recovery::Execution;
 use super::sink::{Sink, kept_templates};
 use super::template::{KeptTemplate, TemplateRecord, TemplateReport};
 use crate::ambient;
@@ -122,16 +121,17 @@ impl ChosenTemplate {
         TemplateReport { name: self.name.clone(), lsn: self.record.lsn, used: true }
     }
 
-    /// Brings the rows of a copy of the template to the plan's moment, and proves them.
+    /// Brings the rows of a copy of the template to the plan's moment, and proves them. With `read_all_with`, all rows are read
+    /// back over so many sessions.
     ///
     /// # Errors
     /// `Internal` if the copy does not hold what the history says; otherwise the errors of the sink.
     pub async fn reach(
         &self,
         plan: &Plan,
-        execution: &Execution,
         sink: &Sink,
         folded: &[FoldedTable],
+        read_all_with: Option<usize>,
     ) -> Result<LoadOutcome> {
         let mut loaded = LoadOutcome::empty();
         for table in &plan.chosen.tables {
@@ -141,20 +141,20 @@ impl ChosenTemplate {
         }
         amend(plan, &*self.difference, sink, &mut loaded).await?;
         require_images(folded, &loaded)?;
-        if execution.reads_all_back {
-            require_rows(plan, execution, sink, &loaded).await?;
+        if let Some(sessions) = read_all_with {
+            require_rows(plan, sink, &loaded, sessions).await?;
         }
         Ok(loaded)
     }
 }
 
 /// Reads all tables back, and compares them with what the changed template must hold.
-async fn require_rows(plan: &Plan, execution: &Execution, sink: &Sink, loaded: &LoadOutcome) -> Result<()> {
+async fn require_rows(plan: &Plan, sink: &Sink, loaded: &LoadOutcome, sessions: usize) -> Result<()> {
     for table in &plan.chosen.tables {
         let name = table.display();
         let Some(expected) = loaded.digests.iter().find(|it| it.table == name) else { continue };
-        let Some(held) = sink.read_back(table, execution.jobs).await? else { continue };
-        let digest = held.digest.map(|it| it.to_string()).unwrap_or_default();
+        let Some(held) = sink.read_back(table, sessions).await? else { continue };
+        let digest = held.digest.map(|it| RowsDigest(it).to_string()).unwrap_or_default();
         if held.rows != expected.rows || digest != expected.digest {
             return Err(not_as_told(&name));
         }

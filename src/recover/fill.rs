@@ -48,7 +48,8 @@ impl Recovery {
         inexact.extend(unknown);
         let (loaded, part) = match &self.template {
             Some(template) => {
-                let reached = template.reach(plan, execution, sink, &folded.tables).await?;
+                let read_all_with = execution.reads_all_back.then_some(execution.jobs);
+                let reached = template.reach(plan, sink, &folded.tables, read_all_with).await?;
                 phases.end("change rows and prove");
                 (reached, Vec::new())
             }

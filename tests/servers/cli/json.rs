@@ -84,10 +84,9 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     assert_eq!(note("bisect", &[&ends[..], &check].concat()).len(), 1);
     assert_eq!(note("show schema", &["show", "schema", "--at", "mark:before"]).len(), 1);
     let into = server.conninfo("postgres");
-    assert_eq!(
-        note("verify", &["verify", "--prove", "--restore", "--to", "mark:before", "--into", &into]).len(),
-        1
-    );
+    let restore =
+        ["verify", "--prove", "--restore", "--keep-template", "--to", "mark:before", "--into", &into];
+    assert_eq!(note("verify", &restore).len(), 1);
     backwhen.ok(&["verify"]);
     assert_eq!(note("list proofs", &["list", "proofs"]).len(), 2);
     let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();

@@ -15,7 +15,7 @@ const SESSIONS: u32 = 20;
 const OPEN: u32 = 4;
 
 /// How long a storm lasts by default.
-const STORM: Duration = Duration::from_secs(20);
+const STORM: Duration = Duration::from_secs(8);
 
 /// A longer storm has about so many transactions. While a transaction is open, the server's logical decoding keeps for it
 /// the numbers of all transactions that change definitions, once more with each of them: what it sorts and spills to
