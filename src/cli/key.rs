@@ -110,6 +110,11 @@ impl KeyCommand {
     /// Does what is asked, and returns the key as the identity finds it afterwards.
     fn change(&self, store: &dyn Store, opened: OpenedKey, place: &str) -> Result<(OpenedKey, String)> {
         let own = opened.identity.clone();
+        // A key that may be an attacker's is passed on to nobody.
+        let takes_it_on = self.action == KeyAction::Add && self.recipient()? == own.recipient();
+        if matches!(self.action, KeyAction::Add | KeyAction::Rotate) && !takes_it_on {
+            sealed::check_is_own(&opened, place)?;
+        }
         let done = match self.action {
             KeyAction::List => return Ok((opened, String::new())),
             KeyAction::Check => "the identity opens the copy, and its history.json was read".to_owned(),
@@ -130,7 +135,7 @@ impl KeyCommand {
             }
             KeyAction::Rotate => return rotate(store, opened, self.subject()?, place),
         };
-        if self.action == KeyAction::Add && self.recipient()? == own.recipient() {
+        if takes_it_on {
             let vouched_by = own.recipient();
             return Ok((OpenedKey { vouched_by, ..opened }, done));
         }

@@ -39,8 +39,8 @@ pub(super) struct EncryptionOptions {
     /// Make a copy that everybody who can read the bucket can read, and go on with one, although an identity is named
     #[arg(long, env = "BACKWHEN_NO_ENCRYPT")]
     no_encrypt: bool,
-    /// Also let the holder of this public key (age1...) open the encrypted copy; may be given several times
-    #[arg(long, env = "BACKWHEN_RECIPIENT", value_name = "KEY", value_delimiter = ',', value_parser = parse_recipient)]
+    /// Encrypt the copy, and also let the holder of this public key (age1...) open it; may be given several times
+    #[arg(long, env = "BACKWHEN_RECIPIENT", value_name = "KEY", value_delimiter = ',', value_parser = parse_recipient, conflicts_with = "no_encrypt")]
     recipient: Vec<Recipient>,
 }
 
@@ -60,7 +60,8 @@ impl EncryptionOptions {
                  --identity-file, which is made if it is not there",
             ));
         }
-        let new_copy = match (self.encrypt, self.no_encrypt) {
+        // Who names a recipient means an encrypted copy.
+        let new_copy = match (self.encrypt || !self.recipient.is_empty(), self.no_encrypt) {
             (true, _) => NewCopy::Encrypted,
             (false, true) => NewCopy::Plain,
             (false, false) => NewCopy::ByIdentity,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::key::Key;
 use super::{History, Identity};
-use crate::error::Result;
-use crate::store::sealed::Secrecy;
-use crate::store::{Address, BlockCache, Folder, Store, layout};
+use crate::error::{Error, Result};
+use crate::store::sealed::{self, Secrecy};
+use crate::store::{Address, BlockCache, Folder, ObjectKind, ObjectName, Store, layout};
 
 /// The place of a history, as a person names it.
 #[derive(Clone, Debug)]
@@ -63,6 +63,7 @@ impl HistoryPlace {
     /// Fails as [`HistoryPlace::store`] does; `Refused` too if it is not sure who has made the key.
     pub fn store_to_copy(&self) -> Result<Arc<dyn Store>> {
         if let HistoryPlace::SealedFolder { root, .. } = self {
+            refuse_strangers(root)?;
             layout::make_folders(root)?;
         }
         let inner = self.outer_store()?;
@@ -117,6 +118,21 @@ impl HistoryPlace {
     pub fn is_plain_folder(&self) -> bool {
         matches!(self, HistoryPlace::Folder(_))
     }
+}
+
+/// # Errors
+/// `Refused` if the folder holds other files, and no copy.
+fn refuse_strangers(root: &Path) -> Result<()> {
+    let folder: &dyn Store = &Folder::new(root);
+    if sealed::is_encrypted(folder)? || folder.holds(&ObjectName::only(ObjectKind::Identity))? {
+        return Ok(());
+    }
+    layout::first_stranger(root)?.map_or(Ok(()), |stranger| {
+        Err(Error::refused(format!(
+            "{} is not empty (it holds {stranger}); name a new folder for the copy",
+            root.display()
+        )))
+    })
 }
 
 /// The path or the URL.

@@ -24,7 +24,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Lease, ObjectKind, ObjectName, Role, Store, layout};
+use crate::store::{Lease, ObjectKind, ObjectName, Role, Store, layout, sealed};
 pub use standing::StandingCopy;
 use work::CopyWork;
 
@@ -141,6 +141,10 @@ fn begin(
                 layout::make_folders(root)?;
             }
             take(store)?
+        }
+        // The keys of an encrypted copy whose first objects were not put any more.
+        None if sealed::is_encrypted(store)? => {
+            return Err(sealed::needs_identity(store, &place.to_string()));
         }
         None => {
             let lock = prepare(history, place, store, take)?;

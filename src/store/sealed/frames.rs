@@ -12,7 +12,7 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
 use crate::ambient;
 use crate::error::{Error, Result};
-use crate::store::Object;
+use crate::store::{Object, kind_of_failure};
 
 /// The bytes of a sealed frame. All frames but the first one and the last one have so many.
 const FRAME: u64 = 64 << 10;
@@ -270,7 +270,8 @@ pub(super) struct SealedObject {
 }
 
 impl SealedObject {
-    /// Reads the trailer of an object whose sealed form is `object`.
+    /// Reads the trailer and the last frame of an object whose sealed form is `object`: that the object is as long as the
+    /// trailer says is vouched for by a frame. An object store answers both with one request.
     ///
     /// # Errors
     /// `Damaged` if it is not the sealed form of an object, `Unavailable` if the store does not answer.
@@ -283,12 +284,17 @@ impl SealedObject {
         let size = object.size();
         let mut trailer = [0; TRAILER as usize];
         let Some(start) = size.checked_sub(TRAILER) else { return Err(SealFault::NoTrailer.at(&place)) };
-        object
-            .read_exact_at(&mut trailer, start)
-            .map_err(|error| Error::unavailable(format!("cannot read {place}")).caused_by(error))?;
+        let failed = |error: io::Error| {
+            let kind = kind_of_failure(&error);
+            Error::new(kind, format!("cannot read {place}")).caused_by(error)
+        };
+        object.read_exact_at(&mut trailer, start).map_err(failed)?;
         let sealing = Sealing::read(&name, size, &trailer).map_err(|fault| fault.at(&place))?;
         let (shape, prefix) = (sealing.shape, sealing.prefix);
-        Ok(SealedObject { object, cipher, name, place, shape, prefix, recent: Mutex::default() })
+        let recent = Mutex::default();
+        let opened = SealedObject { object, cipher, name, place: place.clone(), shape, prefix, recent };
+        opened.frames(shape.frames - 1, shape.frames - 1, &mut |_, _| {}).map_err(failed)?;
+        Ok(opened)
     }
 
     fn recent(&self, frame: u64) -> Option<Arc<[u8]>> {

@@ -22,7 +22,7 @@ use self::frames::{DataCipher, SealFault, SealedObject, Shape};
 pub use self::identity::{Identities, IdentitySource};
 pub use self::keys::{OpenedKey, StoreKey, add, find, is_encrypted, recipients, remove};
 use self::names::NameCipher;
-pub use self::secrecy::{NewCopy, Secrecy, needs_identity};
+pub use self::secrecy::{NewCopy, Secrecy, check_is_own, needs_identity};
 use super::folder::OpenFile;
 use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
 use crate::error::{Context, Error, Kind, Result};
@@ -81,6 +81,10 @@ fn note_of(role: Role) -> &'static str {
 
 impl Store for Sealed {
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectName>> {
+        // The wrapped keys belong to the store beneath.
+        if kind == ObjectKind::StoreKey {
+            return Ok(Vec::new());
+        }
         let open = |sealed: ObjectName| {
             self.names.open(&sealed).ok_or_else(|| {
                 Error::damaged(format!(

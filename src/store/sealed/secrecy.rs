@@ -62,17 +62,18 @@ impl Secrecy {
         place: &str,
         scratch: PathBuf,
     ) -> Result<Arc<dyn Store>> {
-        let is_encrypted = self.found.get().is_some() || keys::is_encrypted(&*inner)?;
         let Some(source) = &self.identities else {
-            return match (is_encrypted, &self.new_copy) {
-                (true, _) => Err(needs_identity(&*inner, place)),
-                (false, NewCopy::Encrypted) => Err(Error::usage(
+            // What is encrypted there is told when the copy's identity is read, without a request for it.
+            return if self.new_copy == NewCopy::Encrypted {
+                Err(Error::usage(
                     "an encrypted copy needs an identity that opens it; name a file with --identity-file, which is made if it is \
                      not there",
-                )),
-                (false, _) => Ok(inner),
+                ))
+            } else {
+                Ok(inner)
             };
         };
+        let is_encrypted = self.found.get().is_some() || keys::is_encrypted(&*inner)?;
         let opened = if is_encrypted {
             self.key(|| keys::find(&*inner, &source.read()?, place))?
         } else if is_begun(&*inner)? {
@@ -150,7 +151,7 @@ pub fn needs_identity(inner: &dyn Store, place: &str) -> Error {
 
 /// # Errors
 /// `Refused` if the key may have been put there by somebody who wants to read what is encrypted with it.
-fn check_is_own(opened: &OpenedKey, place: &str) -> Result<()> {
+pub fn check_is_own(opened: &OpenedKey, place: &str) -> Result<()> {
     if opened.is_own() {
         return Ok(());
     }

@@ -127,6 +127,16 @@ fn a_newer_version_is_refused_with_what_to_do() {
     assert!(said.kind() == Kind::Refused && said.message().contains("update backwhen"), "{said}");
 }
 
+/// The length of an object is believed only if a frame vouches for it.
+#[test]
+fn an_object_that_was_made_empty_is_no_empty_object() {
+    let trailer = seal(&cipher(), NAME, b"").unwrap().split_off(16);
+    for tag in [[0; 16], [7; 16]] {
+        let forged = [&tag[..], &trailer].concat();
+        assert_eq!(sealed_object(forged).unwrap_err().kind(), Kind::Damaged);
+    }
+}
+
 /// A range needs only the frames that it touches.
 #[test]
 fn damage_elsewhere_does_not_keep_a_range_from_being_read() {
@@ -134,6 +144,7 @@ fn damage_elsewhere_does_not_keep_a_range_from_being_read() {
     let mut sealed = seal(&cipher(), NAME, &plain).unwrap();
     sealed[65_536 * 2 + 9] ^= 1;
     let object = sealed_object(sealed).unwrap();
+    assert_eq!(object.size(), plain.len() as u64);
     let mut range = vec![0; 100];
     for at in [0, 65_520 * 2 - 100, 65_520 * 3] {
         object.read_exact_at(&mut range, at as u64).unwrap();
