@@ -51,7 +51,7 @@ fn an_object_of_each_kind_that_is_tampered_with_is_named() {
     for kind in ObjectKind::ALL {
         let (memory, store) = sealed();
         let (one, two) = (name(kind, "one"), name(kind, "two"));
-        let text = [b"the rows of one".repeat(10_000), b"end".to_vec()].concat();
+        let text = [b"the rows of one".repeat(5_000), b"end".to_vec()].concat();
         store.put_new(&one, &text).unwrap();
         let beneath = store.names.seal(&one);
         let whole = memory.read(&beneath).unwrap().unwrap();

@@ -38,7 +38,7 @@ fn objects_of_every_length_are_read_as_they_were_sealed() {
         assert!(sealed.len() <= len + 56 + len / 4_000, "{len}: {}", sealed.len());
         let object = sealed_object(sealed).unwrap();
         assert_eq!(object.size(), len as u64);
-        for _ in 0..60 {
+        for _ in 0..6 {
             let from = random.random_range(0..=len);
             let longest = if random.random_bool(0.5) { 300 } else { len };
             let to = random.random_range(from..=len.min(from + longest));
@@ -105,13 +105,13 @@ fn what_was_moved_cut_or_flipped_does_not_open() {
     fails("of another sealing", &[part(0), other(1), part(2), part(3), part(4)]);
     fails("another trailer", &[part(0), part(1), part(2), part(3), other(4)]);
     fails("another end", &[part(0), part(1), part(2), other(3), other(4)]);
-    for at in (0..sealed.len()).step_by(997).chain(sealed.len() - 60..sealed.len()) {
+    for at in (0..sealed.len()).step_by(9_973).chain(sealed.len() - 60..sealed.len()) {
         let mut flipped = sealed.clone();
         flipped[at] ^= 1 << random.random_range(0..8);
         // A newer version is refused, and not called damage.
         assert!(open(&cipher(), NAME, &flipped).is_err(), "byte {at}");
     }
-    for cut in (0..sealed.len()).step_by(4_099).chain(sealed.len() - 60..sealed.len()) {
+    for cut in (0..sealed.len()).step_by(20_011).chain(sealed.len() - 60..sealed.len()) {
         assert!(open(&cipher(), NAME, &sealed[..cut]).is_err(), "cut at {cut}");
     }
     assert_eq!(open(&cipher(), "packs/two.pack", &sealed), Err(SealFault::Forged));
