@@ -19,6 +19,8 @@ use crate::store::sealed::{self, Identities, IdentitySource, OpenedKey, Recipien
 /// may have kept its key, so removing a recipient does not shut out who has copied the key; for that, make a new copy.
 #[derive(Args, Clone)]
 pub struct KeyCommand {
+    /// Show for whom the copy is encrypted, which needs no identity; let a recipient open it, or say of the key for the own
+    /// identity that it is right; take a recipient's key away; put a new identity in the place of the own one; open the copy
     #[arg(value_enum)]
     action: KeyAction,
     /// With add and remove: a public key (age1...); with rotate: the file of the new identity, which is made if it is not
@@ -29,15 +31,10 @@ pub struct KeyCommand {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum KeyAction {
-    /// Show for whom the copy is encrypted; needs no identity
     List,
-    /// Let a recipient open the copy, or say of the own key that it is right
     Add,
-    /// Take a recipient's key away
     Remove,
-    /// Put a new identity in the place of the own one
     Rotate,
-    /// Open the copy with the identity, and read its history.json
     Check,
 }
 

@@ -95,7 +95,7 @@ struct Global {
     /// $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE", value_name = "PATH")]
     cache: Option<PathBuf>,
-    /// How much of what is read from object stores is kept in the --cache folder for the next command: a size such as
+    /// How much of what is read from object stores is kept in the cache folder for the next command: a size such as
     /// 500MB, or 0
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE_SIZE", value_name = "SIZE", default_value = "1GB", value_parser = parse_cache_size)]
     cache_size: u64,

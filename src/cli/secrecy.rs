@@ -15,7 +15,7 @@ pub(super) struct IdentityOptions {
     /// read; the first encrypted copy makes it if it is not there
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_IDENTITY_FILE", value_name = "FILE", conflicts_with = "identity_command")]
     identity_file: Option<PathBuf>,
-    /// A program that prints what would be in the --identity-file, such as 'age -d identity.age' or one that asks a vault;
+    /// A program that prints what would be in the identity file, such as 'age -d identity.age' or one that asks a vault;
     /// it is run by the shell, once for each command
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_IDENTITY_COMMAND", value_name = "PROGRAM")]
     identity_command: Option<String>,
