@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::except::{ExceptReport, LeftOutTransactions};
 use super::on_demand::DemandOption;
 use super::rewind::Rule;
-use super::templates::find_difference;
 use super::verify::acknowledged;
 use super::{ScratchOption, Surroundings, default_jobs, left_out, not_exact};
 use crate::ambient;
@@ -29,6 +28,7 @@ use crate::recover::part::RowFilter;
 use crate::recover::plan::{Plan, plan};
 use crate::recover::refused::RefusedObject;
 use crate::recover::sink::{Destination, SideSchema};
+use crate::rewind::find_difference;
 
 use description::{describe, describe_plan, describe_schema};
 
@@ -242,6 +242,7 @@ impl Recover {
             into_schema: self.into_schema.clone(),
             amend,
             template: self.keep_template.then(find_difference),
+            reads_all_back: false,
             create_roles: self.create_roles,
             schema_only: self.schema_only,
             strict: self.strict,

@@ -15,6 +15,8 @@ use crate::recover::execute::{Execution, execute};
 use crate::recover::plan::{PlannedMoment, plan};
 use crate::recover::refused::RefusedObject;
 use crate::recover::sink::{Destination, drop_database};
+use crate::recover::template::TemplateReport;
+use crate::rewind::find_difference;
 
 /// The recovered database, which has been dropped again.
 #[derive(Serialize)]
@@ -26,6 +28,8 @@ pub(super) struct RestoreReport {
     pub rows: u64,
     pub seconds: f64,
     pub left_out: Vec<RefusedObject>,
+    /// The template that was used or kept.
+    pub template: Option<TemplateReport>,
     pub schema_proof: SchemaProof,
     /// The parts of the recovered database that are not as the source had them.
     pub inexact: Vec<Inexact>,
@@ -57,7 +61,7 @@ pub(super) async fn restore(
     history: &History,
     target: &Conninfo,
     to: &str,
-    jobs: usize,
+    (jobs, keep_template): (usize, bool),
 ) -> Result<RestoreReport> {
     let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
     // Verifying took time: the history may have reached the moment meanwhile.
@@ -76,7 +80,8 @@ pub(super) async fn restore(
         create: true,
         into_schema: None,
         amend: None,
-        template: None,
+        template: keep_template.then(find_difference),
+        reads_all_back: true,
         jobs,
         progress: at.ui.progress(),
         interrupt,
@@ -95,6 +100,7 @@ pub(super) async fn restore(
         rows: report.rows,
         seconds: report.seconds,
         left_out: report.left_out,
+        template: report.template,
         schema_proof: report.schema_proof,
         inexact: report.inexact,
         digests: report.digests,

@@ -38,6 +38,10 @@ pub struct Verify {
     /// With --restore: the moment to recover
     #[arg(long, value_name = "MOMENT", default_value = "latest", allow_hyphen_values = true)]
     to: String,
+    /// With --restore: keep a copy of the database on the server, and have later runs begin with the copy, change only the
+    /// rows that differ, and read all rows back
+    #[arg(long, requires = "restore")]
+    keep_template: bool,
     /// With --restore: how many tables are loaded at the same time
     #[arg(long, env = "BACKWHEN_JOBS", value_name = "N", default_value_t = default_jobs())]
     jobs: usize,
@@ -75,7 +79,8 @@ impl Verify {
         note(&mut evidence, &verified, &proofs);
         let restored = match target {
             Some(target) if evidence.is_good() => {
-                let done = restore::restore(at, &history, &target, &self.to, self.jobs).await;
+                let done =
+                    restore::restore(at, &history, &target, &self.to, (self.jobs, self.keep_template)).await;
                 evidence.how = CheckMethod::Restore;
                 note_restored(&mut evidence, done)?
             }

@@ -12,6 +12,7 @@ use super::changes::amend;
 use super::definitions::SchemaAt;
 use super::load::LoadOutcome;
 use super::plan::Plan;
+use super::recovery::Execution;
 use super::sink::{Sink, kept_templates};
 use super::template::{KeptTemplate, TemplateRecord, TemplateReport};
 use crate::ambient;
@@ -125,7 +126,13 @@ impl ChosenTemplate {
     ///
     /// # Errors
     /// `Internal` if the copy does not hold what the history says; otherwise the errors of the sink.
-    pub async fn reach(&self, plan: &Plan, sink: &Sink, folded: &[FoldedTable]) -> Result<LoadOutcome> {
+    pub async fn reach(
+        &self,
+        plan: &Plan,
+        execution: &Execution,
+        sink: &Sink,
+        folded: &[FoldedTable],
+    ) -> Result<LoadOutcome> {
         let mut loaded = LoadOutcome::empty();
         for table in &plan.chosen.tables {
             let Some((rows, digest)) = self.record.tables.get(&table.oid) else { continue };
@@ -134,8 +141,29 @@ impl ChosenTemplate {
         }
         amend(plan, &*self.difference, sink, &mut loaded).await?;
         require_images(folded, &loaded)?;
+        if execution.reads_all_back {
+            require_rows(plan, execution, sink, &loaded).await?;
+        }
         Ok(loaded)
     }
+}
+
+/// Reads all tables back, and compares them with what the changed template must hold.
+async fn require_rows(plan: &Plan, execution: &Execution, sink: &Sink, loaded: &LoadOutcome) -> Result<()> {
+    for table in &plan.chosen.tables {
+        let name = table.display();
+        let Some(expected) = loaded.digests.iter().find(|it| it.table == name) else { continue };
+        let Some(held) = sink.read_back(table, execution.jobs).await? else { continue };
+        let digest = held.digest.map(|it| it.to_string()).unwrap_or_default();
+        if held.rows != expected.rows || digest != expected.digest {
+            return Err(not_as_told(&name));
+        }
+    }
+    Ok(())
+}
+
+fn not_as_told(table: &str) -> Error {
+    Error::internal(format!("{table} is not what the history says"))
 }
 
 /// Checks the tables that no transaction has touched since the checkpoint against the digests of their images.
@@ -145,7 +173,7 @@ fn require_images(folded: &[FoldedTable], loaded: &LoadOutcome) -> Result<()> {
         let held = loaded.digests.iter().find(|it| it.table == name);
         let is_same = held.is_some_and(|it| it.rows == image.rows && it.digest == image.digest.to_string());
         if !is_same {
-            return Err(Error::internal(format!("{name} is not what the history says")));
+            return Err(not_as_told(&name));
         }
     }
     Ok(())

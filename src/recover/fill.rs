@@ -48,7 +48,7 @@ impl Recovery {
         inexact.extend(unknown);
         let (loaded, part) = match &self.template {
             Some(template) => {
-                let reached = template.reach(plan, sink, &folded.tables).await?;
+                let reached = template.reach(plan, execution, sink, &folded.tables).await?;
                 phases.end("change rows and prove");
                 (reached, Vec::new())
             }

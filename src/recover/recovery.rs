@@ -34,6 +34,8 @@ pub struct Execution {
     pub amend: Option<Arc<dyn Amend>>,
     /// Begin with a template on the target's server, or keep one there.
     pub template: Option<Arc<FindDifference>>,
+    /// Read all rows back, also those of a template, which were read back when it was kept.
+    pub reads_all_back: bool,
     /// Refuse everything if the target refuses one object.
     pub strict: bool,
     /// Whether to create the roles that the target lacks.

@@ -18,6 +18,7 @@ mod plan;
 mod reset;
 mod solve;
 mod table;
+mod template;
 mod undo;
 
 pub use catch_up::reading_beyond;
@@ -29,3 +30,4 @@ pub use filter::Part;
 pub use plan::TableCount;
 pub use reset::MarkedState;
 pub use solve::Aim;
+pub use template::find_difference;

@@ -8,13 +8,15 @@ use tokio_util::sync::CancellationToken;
 use super::protected::Protected;
 use crate::connect::{Conninfo, Session, server_error};
 use crate::error::{Error, Result};
+use crate::history::History;
 use crate::model::Moment;
 use crate::model::schema::quote_ident;
 use crate::past::Reading;
 use crate::progress::Silent;
 use crate::recover::execute::{Execution, execute};
 use crate::recover::plan::plan;
-use crate::recover::sink::Destination;
+use crate::recover::sink::{Destination, drop_template, kept_templates};
+use crate::rewind::find_difference;
 
 /// How long one statement may run while the schema is made.
 const REPLAY_LIMIT: Duration = Duration::from_secs(60);
@@ -26,21 +28,38 @@ impl Protected {
     /// Until the last step the old database is as it was, and nothing is lost if one of the steps fails.
     pub async fn reset_anew(&mut self) -> Result<()> {
         let marked = self.marked.as_ref().ok_or_else(|| Error::internal("there is no mark"))?;
-        let moment = Moment::Mark(marked.name.clone());
+        let mark = marked.name.clone();
+        if self.origin.as_ref().is_some_and(|origin| origin.mark != mark) {
+            self.drop_origin().await?;
+        }
         let name = self.source.dbname().to_owned();
         let (recovered, former) = (format!("{name}_backwhen_reset"), format!("{name}_backwhen_former"));
         let maintenance = maintenance(&self.source).await?;
         for leftover in [&recovered, &former] {
             drop_database(&maintenance, leftover).await?;
         }
-        self.recover_into(&moment, &recovered).await?;
+        self.recover_into(&Moment::Mark(mark), &recovered).await?;
         self.leave_database().await?;
         exchange(&maintenance, &name, &recovered, &former).await?;
         self.follow_again().await
     }
 
+    /// Forgets the history from which the database was recovered anew, and drops the templates.
+    pub async fn drop_origin(&mut self) -> Result<()> {
+        let origin = self.origin.take();
+        let histories = [&self.history].into_iter().chain(origin.as_ref().map(|origin| &origin.history));
+        for identity in histories.map(History::identity) {
+            let templates = kept_templates(&self.source, identity).await?;
+            for template in templates.iter().filter(|template| template.is_of(&identity.id)) {
+                drop_template(&self.source, &template.name).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn recover_into(&self, moment: &Moment, name: &str) -> Result<()> {
-        let plan = plan(&Reading::open(&self.history)?, moment, false, &[])?;
+        let history = self.origin.as_ref().map_or(&self.history, |origin| &origin.history);
+        let plan = plan(&Reading::open(history)?, moment, false, &[])?;
         let execution = Execution {
             tools: (*self.tools).clone(),
             destination: Destination::Postgres(self.source.with_dbname(name)),
@@ -52,7 +71,8 @@ impl Protected {
             schema_only: false,
             into_schema: None,
             amend: None,
-            template: None,
+            template: Some(find_difference()),
+            reads_all_back: false,
             jobs: 2,
             progress: Arc::new(Silent),
             interrupt: CancellationToken::new(),

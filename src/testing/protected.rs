@@ -51,6 +51,8 @@ pub(super) struct Protected {
     /// The session that put rows back last.
     amending: Option<AmendSession>,
     pub marked: Option<Marked>,
+    /// The history in which the mark was set, if the database was recovered anew from it.
+    pub origin: Option<Origin>,
     server: Option<LocalServer>,
     is_let_go: bool,
 }
@@ -65,6 +67,15 @@ pub(super) struct Marked {
     since: Lsn,
     /// The parts of the database that no reset puts back.
     not_reset: Vec<String>,
+}
+
+/// A history that nobody writes any more. Each recovery anew is from it, so that later ones begin with the template that the
+/// first one kept.
+pub(super) struct Origin {
+    pub mark: String,
+    pub history: History,
+    /// Has the history in it.
+    _folder: TempDir,
 }
 
 struct RunningCapture {
@@ -96,6 +107,7 @@ impl Protected {
             amending: None,
             capture: Some(capture),
             marked: None,
+            origin: None,
             is_let_go: false,
             source,
             tools,
@@ -223,8 +235,13 @@ impl Protected {
     /// Begins anew on the database that has the name now, and sets the mark again.
     pub async fn follow_again(&mut self) -> Result<()> {
         let folder = ambient::temporary_folder()?;
-        self.history = new_history(&self.source, &self.tools, &folder).await?;
-        self.folder = folder;
+        let history = new_history(&self.source, &self.tools, &folder).await?;
+        let (former, former_folder) =
+            (std::mem::replace(&mut self.history, history), std::mem::replace(&mut self.folder, folder));
+        if self.origin.is_none() {
+            let mark = self.marked.as_ref().map(|marked| marked.name.clone()).unwrap_or_default();
+            self.origin = Some(Origin { mark, history: former, _folder: former_folder });
+        }
         self.capture = Some(RunningCapture::start(&self.history, &self.source, &self.tools)?);
         self.session = Some(Arc::new(Session::connect_utf8(&self.source, "rewind").await?));
         match self.marked.take() {
@@ -245,7 +262,7 @@ impl Protected {
             server.stop().await;
             return Ok(());
         }
-        left
+        left.and(self.drop_origin().await)
     }
 }
 

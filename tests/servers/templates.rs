@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::shop::assert_says;
-use crate::support::{Backwhen, Dump, Server, assert_same, on_oldest_and_newest};
+use crate::support::{Backwhen, Dump, Server, Stop, assert_same, on_oldest_and_newest};
 
 /// The points at which a recovery that copies a template, or keeps one, can die.
 pub const TEMPLATE: &[&str] = &["recover.cloned", "recover.valid", "recover.validated"];
@@ -108,6 +108,47 @@ impl Kept {
         );
         self.server().psql("postgres", &sql).lines().map(str::to_owned).collect()
     }
+}
+
+#[test]
+fn a_verification_begins_with_a_template_too_and_reads_all_rows_back() {
+    let server = Server::start(None);
+    let kept = Kept::new(&server, &format!("{SHOP}; INSERT INTO quiet VALUES (1000, 'planted by the test')"));
+    let verify = || {
+        let into = server.conninfo("postgres");
+        kept.backwhen.json(&["verify", "--restore", "--keep-template", "--into", &into])["restored"].clone()
+    };
+    let first = verify();
+    assert!(!used(&first), "{first}");
+    kept.change(CHANGES);
+    let second = verify();
+    assert!(used(&second), "{second}");
+    assert_eq!(second["rows"], kept.recover_latest("whole")["rows"]);
+    // A row that is another one on the server's disk is not in the difference; a recovery with the template brings it back.
+    change_on_disk(&server, second["template"]["name"].as_str().unwrap(), b"planted by");
+    let (wrong, report) = kept.recover("latest", "wrong");
+    assert!(used(&report), "{report}");
+    assert_eq!(server.psql(&wrong, "SELECT v FROM quiet WHERE id = 1000"), "Planted by the test");
+    let third = verify();
+    assert!(!used(&third), "{third}");
+}
+
+/// Makes the first letter of a text in a database a capital, in the server's files.
+fn change_on_disk(server: &Server, database: &str, text: &[u8]) {
+    let folder =
+        "SELECT current_setting('data_directory') || '/base/' || oid FROM pg_database WHERE datname = ";
+    let folder = server.psql("postgres", &format!("{folder}'{database}'"));
+    server.stop(Stop::Fast);
+    let mut changed = 0;
+    for file in std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        let Some(at) = bytes.windows(text.len()).position(|window| window == text) else { continue };
+        bytes[at].make_ascii_uppercase();
+        std::fs::write(&file, bytes).unwrap();
+        changed += 1;
+    }
+    assert_eq!(changed, 1);
+    server.start_again();
 }
 
 fn used(report: &Value) -> bool {

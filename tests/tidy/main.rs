@@ -49,7 +49,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("bisect", &["model", "follow", "fold", "past", "travel", "connect", "recover", "store"]),
     (
         "rewind",
-        &["model", "codec", "history", "follow", "fold", "past", "travel", "signal", "connect", "source"],
+        &[
+            "model", "codec", "history", "follow", "fold", "past", "travel", "signal", "connect", "source",
+            "recover",
+        ],
     ),
     (
         "testing",

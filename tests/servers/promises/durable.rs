@@ -62,7 +62,7 @@ fn what_the_disk_has_not_taken_is_not_acknowledged() {
 fn work_beside_the_stream_does_not_delay_what_is_confirmed() {
     let server = Server::shared(None);
     // Writing the live state, and a checkpoint after a change of definitions.
-    let slow = [("BACKWHEN_TEST_PAUSE", "board:6000"), ("BACKWHEN_TEST_POINT", "checkpoint.publish=6000")];
+    let slow = [("BACKWHEN_TEST_PAUSE", "board:20000"), ("BACKWHEN_TEST_POINT", "checkpoint.publish=20000")];
     for (name, value) in slow {
         let database = server.fresh_database("slow_beside");
         server.psql(&database, "CREATE TABLE t (id int PRIMARY KEY)");
@@ -75,12 +75,12 @@ fn work_beside_the_stream_does_not_delay_what_is_confirmed() {
         let begun = Instant::now();
         let mut slowest = Duration::ZERO;
         for id in 1.. {
-            if begun.elapsed() > Duration::from_secs(9) {
+            if begun.elapsed() > Duration::from_secs(5) {
                 break;
             }
             slowest = slowest.max(time_to_confirm(&server, &database, id));
         }
-        assert!(slowest < Duration::from_secs(4), "{name}={value}: confirmed only after {slowest:?}");
+        assert!(slowest < Duration::from_secs(10), "{name}={value}: confirmed only after {slowest:?}");
         capture.kill();
         backwhen.ok(&["drop"]);
     }

@@ -37,9 +37,18 @@ fn what_a_test_did_is_taken_back_whatever_it_was() {
         assert_eq!(test.reset().unwrap().how, HowReset::Dropped);
         assert_reset(&seeded, server, &database);
 
-        psql(DROPPED);
-        assert_eq!(test.reset().unwrap().how, HowReset::Anew);
-        assert_reset(&seeded, server, &database);
+        // The second time, the database begins as a copy of the template that the first time has kept.
+        let templates = format!(
+            "SELECT oid FROM pg_database WHERE starts_with(datname, '{database}.backwhen-template-')"
+        );
+        let mut kept = Vec::new();
+        for _ in 0..2 {
+            psql(DROPPED);
+            assert_eq!(test.reset().unwrap().how, HowReset::Anew);
+            assert_reset(&seeded, server, &database);
+            kept.push(psql(&templates));
+        }
+        assert_eq!((kept[0].lines().count(), &kept[1]), (1, &kept[0]));
         psql(ROWS);
         assert_eq!(test.reset().unwrap().how, HowReset::InPlace);
         assert_reset(&seeded, server, &database);
@@ -47,6 +56,7 @@ fn what_a_test_did_is_taken_back_whatever_it_was() {
         test.stop().unwrap();
         assert_no_trace(server, &database);
         assert_eq!(psql("SELECT count(*) FROM pg_database WHERE datname LIKE '%backwhen_%'"), "0");
+        assert_eq!(psql(&templates), "");
     });
 }
 
