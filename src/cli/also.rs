@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::Surroundings;
+use super::secrecy::EncryptionOptions;
 use crate::capture::live::Durability;
 use crate::error::{Error, Result};
 use crate::history::HistoryPlace;
@@ -17,6 +18,8 @@ pub(super) struct CopyOptions {
     /// then the source retains its WAL
     #[arg(long, env = "BACKWHEN_DURABLE", value_name = "WHERE", default_value = "local", value_parser = parse_durability)]
     pub(super) durable: Durability,
+    #[command(flatten)]
+    encryption: EncryptionOptions,
 }
 
 fn parse_durability(text: &str) -> Result<Durability, String> {
@@ -38,7 +41,11 @@ impl CopyOptions {
                 "--durable store confirms what a copy has, and none is named; name one with --also s3://BUCKET/PREFIX",
             ));
         }
-        let places = self.also.iter().map(|url| at.place(url)).collect::<Result<Vec<_>>>()?;
+        let places = self
+            .also
+            .iter()
+            .map(|url| at.place_of_copy(url, &self.encryption))
+            .collect::<Result<Vec<_>>>()?;
         match places.iter().find(|place| !place.is_remote()) {
             Some(folder) => Err(Error::usage(format!(
                 "--also keeps copies in object stores, and {folder} is a folder; write s3://BUCKET/PREFIX, or bring the folder \

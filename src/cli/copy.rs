@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::secrecy::EncryptionOptions;
 use super::{Surroundings, ui};
 use crate::ambient;
 use crate::error::{Kind, Result};
@@ -16,6 +17,8 @@ pub struct Copy {
     /// The folder of the copy, which is created if it does not exist, or s3://BUCKET/PREFIX, gs:// or az://
     #[arg(long, value_name = "PATH|URL")]
     to: String,
+    #[command(flatten)]
+    encryption: EncryptionOptions,
 }
 
 #[derive(Serialize)]
@@ -29,7 +32,7 @@ struct CopyReport {
 
 impl Copy {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let (history, place) = (at.history()?, at.place(&self.to)?);
+        let (history, place) = (at.history()?, at.place_of_copy(&self.to, &self.encryption)?);
         let progress = at.ui.progress();
         let (from, to) = (history.place().to_owned(), place.to_string());
         let work = ambient::blocking("copying", move || copy::copy(&history, &place, &*progress));

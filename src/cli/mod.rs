@@ -16,7 +16,9 @@ mod drop;
 mod except;
 mod expire;
 mod init;
+mod key;
 mod left_out;
+mod limits;
 mod list;
 mod log;
 mod mark;
@@ -35,6 +37,7 @@ mod resync;
 mod rewind;
 mod row;
 mod schemas;
+mod secrecy;
 mod serve;
 mod show;
 mod status;
@@ -58,7 +61,9 @@ use crate::history::catalog::Catalog;
 use crate::history::key::Key;
 use crate::pgtools::Tools;
 use crate::store::Lease;
+use crate::store::sealed::IdentitySource;
 use also::CopyOptions;
+use limits::{BudgetOption, DEFAULT_BUDGET, LagOption};
 use ui::Ui;
 
 /// Bring a PostgreSQL database back to when it was right.
@@ -90,7 +95,7 @@ struct Global {
     /// $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE", value_name = "PATH")]
     cache: Option<PathBuf>,
-    /// How much of what is read from object stores is kept in the --cache folder for the next command: a size such as
+    /// How much of what is read from object stores is kept in the cache folder for the next command: a size such as
     /// 500MB, or 0
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CACHE_SIZE", value_name = "SIZE", default_value = "1GB", value_parser = parse_cache_size)]
     cache_size: u64,
@@ -98,6 +103,8 @@ struct Global {
     /// refused
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    identity: secrecy::IdentityOptions,
     /// A file with options [default: ./backwhen.toml, else /etc/backwhen.toml, if it exists]
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -167,6 +174,8 @@ enum Command {
     Resync(resync::Resync),
     #[command(after_help = "Example: backwhen copy --to /srv/history.copy")]
     Copy(copy::Copy),
+    #[command(after_help = "Example: backwhen key list --history s3://backups/shop")]
+    Key(key::KeyCommand),
     #[command(after_help = "Example: backwhen repair --from /srv/history.copy")]
     Repair(repair::Repair),
     #[command(after_help = "Example: backwhen expire --keep-within 30d --keep-last 2 --apply")]
@@ -188,6 +197,8 @@ struct Surroundings {
     /// The bytes that may be kept of what is read from object stores.
     cache_size: u64,
     key_file: Option<PathBuf>,
+    /// What opens encrypted copies.
+    identities: Option<IdentitySource>,
     pg_bin: Option<PathBuf>,
     /// Cancelled by a signal, once signals are heeded.
     interrupt: OnceLock<CancellationToken>,
@@ -225,11 +236,20 @@ fn run_command_line() -> ExitCode {
     };
     let runtime = runtime.enable_all().build();
     let done = runtime.context(Kind::Internal, || "cannot start".into()).and_then(|runtime| {
-        let Global { history, cache, cache_size, key_file, pg_bin, wait, .. } = cli.global;
+        let Global { history, cache, cache_size, key_file, identity, pg_bin, wait, .. } = cli.global;
+        let identities = identity.source();
         let cache_size = if place::reads_past_the_cache(&cli.command) { 0 } else { cache_size };
         let ui = ui.clone();
-        let context =
-            Surroundings { ui, history, cache, cache_size, key_file, pg_bin, ..Surroundings::default() };
+        let context = Surroundings {
+            ui,
+            history,
+            cache,
+            cache_size,
+            key_file,
+            identities,
+            pg_bin,
+            ..Surroundings::default()
+        };
         let done = runtime.block_on(run_patiently(cli.command, &context, wait.unwrap_or_default()));
         // Threads that still read for a command that has failed need not be waited for.
         runtime.shutdown_background();
@@ -295,6 +315,7 @@ async fn run(command: Command, context: &Surroundings) -> Result<ExitCode> {
         Command::Checkpoint(checkpoint) => checkpoint.run(context).await,
         Command::Mark(mark) => mark.run(context).await,
         Command::List(list) => list.run(context).await,
+        Command::Key(key) => key.run(context).await,
         Command::Recover(recover) => return recover.run(context).await,
         Command::Rewind(rewind) => return rewind.run(context).await,
         Command::Undo(undo) => return undo.run(context).await,
@@ -380,54 +401,6 @@ impl SourceOption {
         };
         Ok(source.for_history(&identity.slot()))
     }
-}
-
-/// How much WAL the source may retain for a history.
-#[derive(Args, Clone)]
-struct BudgetOption {
-    /// WAL that the slot may retain on the source before it is given up, at the cost of a gap: 500MB, 64GB, or `none`
-    /// [default: what the running capture was given, or 64GB]
-    #[arg(long, env = "BACKWHEN_MAX_RETAINED_WAL", value_name = "SIZE", value_parser = parse_budget)]
-    max_retained_wal: Option<WalBudget>,
-}
-
-#[derive(Clone, Copy)]
-struct WalBudget(Option<u64>);
-
-/// The limit where none is named, in bytes: 64 GiB.
-const DEFAULT_BUDGET: Option<u64> = Some(64 << 30);
-
-/// How late the history may be before monitoring says so.
-#[derive(Args, Clone, Copy)]
-struct LagOption {
-    /// Age of the last moment held from which status warns [default: 60s, or three heartbeats]
-    #[arg(long, env = "BACKWHEN_WARN_LAG", value_name = "TIME", value_parser = parse_duration)]
-    warn_lag: Option<Duration>,
-    /// Age of the last moment held from which status is CRITICAL [default: 10m, or ten heartbeats]
-    #[arg(long, env = "BACKWHEN_CRITICAL_LAG", value_name = "TIME", value_parser = parse_duration)]
-    critical_lag: Option<Duration>,
-}
-
-impl BudgetOption {
-    /// Returns the limit in bytes; `None` means that there is no limit.
-    fn bytes(&self) -> Option<u64> {
-        self.given().unwrap_or(DEFAULT_BUDGET)
-    }
-
-    /// Returns the limit that was named on the command line, in the environment or in the file.
-    fn given(&self) -> Option<Option<u64>> {
-        self.max_retained_wal.map(|budget| budget.0)
-    }
-}
-
-fn parse_budget(text: &str) -> Result<WalBudget, String> {
-    if text == "none" {
-        return Ok(WalBudget(None));
-    }
-    let bytes = parse_size(text).filter(|bytes| *bytes > 0);
-    bytes
-        .map(|bytes| WalBudget(Some(bytes)))
-        .ok_or_else(|| "write a size such as 500MB or 64GB, or none".to_owned())
 }
 
 fn parse_cache_size(text: &str) -> Result<u64, String> {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::secrecy::EncryptionOptions;
 use super::{Command, Surroundings};
 use crate::error::{Error, Result};
 use crate::history::{History, HistoryPlace};
-use crate::store::{self, Address, BlockCache};
+use crate::store::sealed::{self, NewCopy, Secrecy};
+use crate::store::{self, Address, BlockCache, Folder};
 
 /// Whether a command must see each byte as it lies in the object store, and so neither reads nor fills the cache of
 /// blocks.
@@ -23,24 +25,44 @@ impl Surroundings {
         self.place(history)
     }
 
-    /// The place that a person has named by a path or a URL.
+    /// The place that a person has named by a path or a URL, to be read.
     pub(super) fn place(&self, text: &str) -> Result<HistoryPlace> {
-        if let Some(folder) = text.strip_prefix("file://") {
-            return file_url(folder).map(HistoryPlace::Folder);
-        }
-        if !store::is_address(text) {
-            return Ok(HistoryPlace::Folder(text.into()));
+        self.place_with(text, Secrecy::new(self.identities.clone(), NewCopy::default(), Vec::new()))
+    }
+
+    /// The place of a copy that is made, or brought up to date, as these options want it.
+    pub(super) fn place_of_copy(&self, text: &str, options: &EncryptionOptions) -> Result<HistoryPlace> {
+        self.place_with(text, options.secrecy(self.identities.clone())?)
+    }
+
+    fn place_with(&self, text: &str, secrecy: Secrecy) -> Result<HistoryPlace> {
+        let folder = match text.strip_prefix("file://") {
+            Some(folder) => Some(file_url(folder)?),
+            None => (!store::is_address(text)).then(|| text.into()),
+        };
+        if let Some(root) = folder {
+            if secrecy.new_copy != NewCopy::Encrypted && !sealed::is_encrypted(&Folder::new(&root))? {
+                return Ok(HistoryPlace::Folder(root));
+            }
+            let path = std::path::absolute(&root).unwrap_or_else(|_| root.clone());
+            let cache = self.cache_of(&path.display().to_string())?.1;
+            return Ok(HistoryPlace::SealedFolder { root, cache, secrecy });
         }
         let address = Address::parse(text)?;
-        let cache = self.cache.clone().or_else(default_cache).ok_or_else(|| {
-            Error::usage(
-                "there is no HOME for the cache of a history in an object store; name a folder with --cache",
-            )
-        })?;
-        let digest = blake3::hash(address.to_string().as_bytes()).to_hex();
+        let (cache, own) = self.cache_of(&address.to_string())?;
         let blocks = self.cache_size > 0;
         let blocks = blocks.then(|| Arc::new(BlockCache::new(&cache.join("blocks"), self.cache_size)));
-        Ok(HistoryPlace::Remote { address, cache: cache.join(&digest[..16]), blocks })
+        Ok(HistoryPlace::Remote { address, cache: own, blocks, secrecy })
+    }
+
+    /// The folder for the catalogs of histories that lie elsewhere, and the one for the history at `place` in it.
+    fn cache_of(&self, place: &str) -> Result<(PathBuf, PathBuf)> {
+        let cache = self.cache.clone().or_else(default_cache).ok_or_else(|| {
+            Error::usage("there is no HOME for the cache of an encrypted copy, or of one in an object store; name a folder with --cache")
+        })?;
+        let digest = blake3::hash(place.as_bytes()).to_hex();
+        let own = cache.join(&digest[..16]);
+        Ok((cache, own))
     }
 
     /// The folder of the history, whether or not it exists yet, for a command that cannot work in an object store.
@@ -48,8 +70,9 @@ impl Surroundings {
         match self.history_place()? {
             HistoryPlace::Folder(root) => Ok(root),
             place => Err(Error::usage(format!(
-                "backwhen {command} works on the folder that capture writes, and {place} lies in an object store; name the \
-                 folder with --history, and bring the copy up to date with: backwhen copy --to {place}"
+                "backwhen {command} works on the folder that capture writes, and {place} {}; name the \
+                 folder with --history, and bring the copy up to date with: backwhen copy --to {place}",
+                if place.is_remote() { "lies in an object store" } else { "is an encrypted copy" }
             ))),
         }
     }

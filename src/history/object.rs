@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{Authorship, HistoryKey, Tag};
 use super::{FORMAT, KEYED_FORMAT, THINNED_FORMAT};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::{ObjectKind, ObjectName, Store};
+use crate::store::{ObjectKind, ObjectName, Store, sealed};
 
 const BEFORE_DIGEST: &[u8] = b"{\n  \"digest\": \"";
 const AFTER_DIGEST: &[u8] = b"\",\n";
@@ -41,6 +41,9 @@ pub fn read_object<T: DeserializeOwned>(
 ) -> Result<Option<T>> {
     let Some(bytes) = store.read(name)? else { return Ok(None) };
     let place = || store.locate(name);
+    if sealed::is_envelope(&bytes) {
+        return Err(sealed::needs_identity(store, &place()));
+    }
     // The version is checked first, since a newer format may have its digest elsewhere.
     refuse_newer(store, name, &bytes)?;
     if !agrees_with_digest(&bytes) {

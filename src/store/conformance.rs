@@ -1,6 +1,7 @@
 //! Tests of the promises that every store makes, run on each of them.
 
 use std::io::{ErrorKind, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Folder, MemoryStore, ObjectKind, ObjectName, Role, Store, StoreFault};
@@ -8,6 +9,14 @@ use crate::error::Kind;
 
 /// Calls `test` with an empty store of every sort.
 fn on_each_store(test: impl Fn(&dyn Store)) {
+    on_each_open_store(&test);
+    let scratch = tempfile::tempdir().unwrap();
+    test(&super::sealed::for_tests(Arc::new(MemoryStore::default()), scratch.path()));
+}
+
+/// Calls `test` with an empty store of every sort that does not encrypt: the cipher takes minutes for large objects where it
+/// is not optimised. The tests of frames read ranges of encrypted objects.
+fn on_each_open_store(test: impl Fn(&dyn Store)) {
     let folder = tempfile::tempdir().unwrap();
     for name in ["packs", "epochs", "schemas", "journal", "checkpoints", "locks"] {
         std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -71,7 +80,7 @@ fn what_is_listed_follows_puts_and_removals() {
 #[test]
 fn ranges_are_read_from_empty_and_from_large_objects() {
     let large: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    on_each_store(|store| {
+    on_each_open_store(|store| {
         store.put_new(&pack("empty"), b"").unwrap();
         store.put_new(&pack("large"), &large).unwrap();
         let (empty, whole) =
@@ -107,10 +116,10 @@ fn ranges_are_read_from_empty_and_from_large_objects() {
 #[test]
 fn an_object_is_copied_from_any_store_to_any_other() {
     let large: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
-    on_each_store(|from| {
+    on_each_open_store(|from| {
         from.put_new(&pack("large"), &large).unwrap();
         from.put_new(&ObjectName::epoch(1), b"").unwrap();
-        on_each_store(|to| {
+        on_each_open_store(|to| {
             for (name, size) in [(pack("large"), large.len() as u64), (ObjectName::epoch(1), 0)] {
                 let object = from.open(&name).unwrap().unwrap();
                 assert_eq!(to.copy_new(&name, &*object).unwrap(), size);
@@ -180,7 +189,8 @@ fn what_is_set_aside_makes_room_under_its_name() {
                 places.push(store.set_aside(&name).unwrap().unwrap());
                 assert_eq!((store.list(kind).unwrap(), store.read(&name).unwrap()), (vec![], None));
             }
-            assert!(places.iter().all(|place| place.contains(&format!("damaged/{}", name.file_name()))));
+            let is_told = |place: &String| place.contains("damaged/") && place.contains(&name.file_name());
+            assert!(places.iter().all(is_told), "{places:?}");
         }
     });
 }

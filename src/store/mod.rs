@@ -14,6 +14,7 @@ pub mod layout;
 mod memory;
 mod name;
 mod remote;
+pub mod sealed;
 mod spool;
 
 use std::any::Any;
@@ -204,7 +205,10 @@ impl dyn Store + '_ {
     pub fn copy_new(&self, name: &ObjectName, object: &dyn Object) -> Result<u64> {
         let mut file = self.draft(name.kind())?;
         let copied = write_pieces(&mut file, object, object.size());
-        copied.context(Kind::Unavailable, || format!("cannot copy an object to {}", self.locate(name)))?;
+        if let Err(error) = copied {
+            let kind = kind_of_failure(&error);
+            return Err(error).context(kind, || format!("cannot copy an object to {}", self.locate(name)));
+        }
         self.put_file(name, file)?;
         Ok(object.size())
     }
@@ -259,6 +263,12 @@ pub trait Object: Debug + Send + Sync {
     /// # Errors
     /// `UnexpectedEof` if the object ends before; otherwise an error of the place.
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// What a failure to read a range of an object is: damage if the bytes are not those that were put, as only a store that
+/// checks them tells, and otherwise a store that does not do its part.
+pub fn kind_of_failure(error: &io::Error) -> Kind {
+    if error.kind() == io::ErrorKind::InvalidData { Kind::Damaged } else { Kind::Unavailable }
 }
 
 /// Bytes in memory are read as an object is.

@@ -33,10 +33,12 @@ pub enum ObjectKind {
     CopyIntent,
     /// Which history this is.
     Identity,
+    /// The key of an encrypted store, wrapped for one recipient. It belongs to the store and not to the history.
+    StoreKey,
 }
 
 impl ObjectKind {
-    /// Every kind.
+    /// Every kind of object of a history.
     pub const ALL: [ObjectKind; 13] = [
         ObjectKind::Pack,
         ObjectKind::Archive,
@@ -68,6 +70,7 @@ impl ObjectKind {
             ObjectKind::Evidence => ("evidence", "json"),
             ObjectKind::Expiry => ("expired", "json"),
             ObjectKind::InitIntent | ObjectKind::CopyIntent | ObjectKind::Identity => ("", "json"),
+            ObjectKind::StoreKey => ("keys", "age"),
         }
     }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Lease, ObjectKind, ObjectName, Role, Store, layout};
+use crate::store::{Lease, ObjectKind, ObjectName, Role, Store, layout, sealed};
 pub use standing::StandingCopy;
 use work::CopyWork;
 
@@ -60,13 +60,13 @@ pub struct CopyOutcome {
 pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) -> Result<CopyOutcome> {
     history.authorship().check_may_write(Path::new(&place.to_string()))?;
     let _objects = history.hold_objects()?;
-    let store = place.store()?;
+    let store = place.store_to_copy()?;
     let _lock = begin(history, place, &store, &|store| store.lease(Role::Capture, "copy"))?;
     // A copied object may be named by no manifest there yet, and must not be expired meanwhile.
     let _objects_there = store.share(Role::Objects, super::PATIENCE)?;
     let to = match place {
         HistoryPlace::Folder(root) => Journal::in_folder(root, history.authorship()),
-        HistoryPlace::Remote { .. } => Journal::to_remote(Arc::clone(&store), history.authorship())?,
+        _ => Journal::to_remote(Arc::clone(&store), history.authorship())?,
     };
     let mut work = CopyWork::new(history, &to, &*store, progress);
     if to.is_remote() {
@@ -83,7 +83,7 @@ pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) ->
     }
     progress.phase("copying images", (packs.len() + schemas.len()) as u64, Unit::Objects);
     let leant_on = [packs, schemas].concat();
-    let whole = if place.is_remote() { work.all_at_once(&leant_on)? } else { work.all(&leant_on)? };
+    let whole = if to.is_remote() { work.all_at_once(&leant_on)? } else { work.all(&leant_on)? };
     progress.phase("copying journal and checkpoints", epochs.len() as u64, Unit::Objects);
     for name in &epochs {
         // The segments and checkpoints of an epoch that cannot be read are of no use.
@@ -142,6 +142,10 @@ fn begin(
             }
             take(store)?
         }
+        // The keys of an encrypted copy whose first objects were not put any more.
+        None if sealed::is_encrypted(store)? => {
+            return Err(sealed::needs_identity(store, &place.to_string()));
+        }
         None => {
             let lock = prepare(history, place, store, take)?;
             write_json(store, &begun, &CopyIntent { format: FORMAT, history: id.clone() })?;
@@ -163,12 +167,10 @@ fn prepare(
 ) -> Result<Lease> {
     match place {
         HistoryPlace::Folder(root) => History::prepare(root, "copy"),
-        HistoryPlace::Remote { .. } if is_orphaned(store) && !is_of_same_slot(history, store) => {
-            Err(Error::refused(format!(
-                "{place} holds objects of a history without its history.json, and not of this one; name a new prefix"
-            )))
-        }
-        HistoryPlace::Remote { .. } => take(store),
+        _ if is_orphaned(store) && !is_of_same_slot(history, store) => Err(Error::refused(format!(
+            "{place} holds objects of a history without its history.json, and not of this one; name a new prefix"
+        ))),
+        _ => take(store),
     }
 }
 

@@ -75,7 +75,7 @@ impl StandingCopy {
     /// `Unavailable` if the store does not answer.
     pub fn begin(history: &History, place: &HistoryPlace, owner: &str) -> Result<StandingCopy> {
         history.authorship().check_may_write(place.to_string().as_ref())?;
-        let store = place.store()?;
+        let store = place.store_to_copy()?;
         let take = |store: &dyn Store| store.lease_as(Role::Capture, "capture", owner);
         let lease = begin(history, place, &store, &take)?;
         let to = Journal::to_remote(Arc::clone(&store), history.authorship())?;

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 
 use super::block::{self, MAX_RAW};
 use super::id::{BlockId, BlockKind};
-use crate::error::{Context, Error, Kind, Result};
-use crate::store::{Object, ObjectKind, ObjectName, Store};
+use crate::error::{Context, Error, Result};
+use crate::store::{Object, ObjectKind, ObjectName, Store, kind_of_failure};
 
 /// The first bytes of every pack: a magic word and the version.
 pub const HEAD: [u8; 8] = *b"BWPK\x01\0\0\0";
@@ -139,7 +139,8 @@ impl PackFile {
             Ok(()) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => {
-                Err(error).context(Kind::Unavailable, || format!("cannot read pack {}", self.place))
+                let kind = kind_of_failure(&error);
+                Err(error).context(kind, || format!("cannot read pack {}", self.place))
             }
         }
     }

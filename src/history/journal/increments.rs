@@ -12,7 +12,7 @@ use std::path::Path;
 use super::name::SegmentName;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::{FetchedSegments, Object, ObjectKind, ObjectName, Spool, Store};
+use crate::store::{FetchedSegments, Object, ObjectKind, ObjectName, Spool, Store, kind_of_failure};
 
 /// A magic word and the version.
 const MAGIC: [u8; 8] = *b"BWINC\x01\0\0";
@@ -264,7 +264,10 @@ fn read_head(store: &dyn Store, name: &ObjectName) -> Result<Head> {
     let mut bytes = [0; HEAD as usize];
     let opened = store.open(name)?.ok_or_else(missing)?;
     let read = opened.read_exact_at(&mut bytes, 0);
-    read.context(Kind::Unavailable, || format!("cannot read {}", store.locate(name)))?;
+    if let Err(error) = read {
+        let kind = kind_of_failure(&error);
+        return Err(error).context(kind, || format!("cannot read {}", store.locate(name)));
+    }
     Head::decode(&bytes).ok_or_else(missing)
 }
 

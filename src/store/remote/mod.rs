@@ -85,7 +85,8 @@ impl Remote {
     /// Lists the folder of a kind, with the other kinds that share it.
     fn load(&self, kind: ObjectKind) -> Result<()> {
         let folder = kind.place().0;
-        let kinds = ObjectKind::ALL.into_iter().filter(|it| it.place().0 == folder);
+        let kinds = ObjectKind::ALL.into_iter().chain([ObjectKind::StoreKey]);
+        let kinds = kinds.filter(|it| it.place().0 == folder);
         let mut found: BTreeMap<_, BTreeMap<_, _>> = kinds.map(|kind| (kind, BTreeMap::new())).collect();
         for (file, stored) in self.bucket.list(&format!("{folder}/"))? {
             for (kind, objects) in &mut found {

@@ -2,6 +2,7 @@
 
 mod cached;
 mod damage;
+mod encrypted;
 mod faults;
 mod reading;
 mod standing;

@@ -124,15 +124,34 @@ impl S3Server {
         assert!(answer.as_ref().is_some_and(|it| it.starts_with("HTTP/1.1 204")), "{answer:?}");
     }
 
+    /// All keys of a bucket that begin like this, without the bucket, and the bytes that lie there.
+    pub fn everything(&self, bucket: &str, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        let listed = self.ask(&format!("GET /{bucket}?list-type=2&prefix={prefix} HTTP/1.1\r\n"), b"");
+        let listed = listed.expect("the bucket can be listed");
+        let keys =
+            listed.split("<Key>").skip(1).filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()));
+        let read = |key: String| {
+            let answer =
+                self.answer(&format!("GET /{bucket}/{key} HTTP/1.1\r\n"), b"").expect("there is an answer");
+            let head = answer.windows(4).position(|it| it == b"\r\n\r\n").expect("there is a head");
+            (key, answer[head + 4..].to_vec())
+        };
+        keys.map(read).collect()
+    }
+
     /// Sends a request that nobody has signed; `None` if there is no answer.
     fn ask(&self, head: &str, body: &[u8]) -> Option<String> {
+        self.answer(head, body).map(|answer| String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    fn answer(&self, head: &str, body: &[u8]) -> Option<Vec<u8>> {
         let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], self.port))).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
         let rest = format!("Host: 127.0.0.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         stream.write_all(&[head.as_bytes(), rest.as_bytes(), body].concat()).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
-        Some(String::from_utf8_lossy(&answer).into_owned())
+        Some(answer)
     }
 
     pub fn port(&self) -> u16 {

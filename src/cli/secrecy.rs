@@ -1,0 +1,71 @@
+//! The options that say how copies are encrypted, and with what they are opened.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::EVERYWHERE;
+use crate::error::{Error, Result};
+use crate::store::sealed::{IdentitySource, NewCopy, Recipient, Secrecy};
+
+/// What opens encrypted copies.
+#[derive(Args)]
+pub(super) struct IdentityOptions {
+    /// The file with the identity that opens an encrypted copy, as `age-keygen` writes it, and which no other user may
+    /// read; the first encrypted copy makes it if it is not there
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_IDENTITY_FILE", value_name = "FILE", conflicts_with = "identity_command")]
+    identity_file: Option<PathBuf>,
+    /// A program that prints what would be in the identity file, such as 'age -d identity.age' or one that asks a vault;
+    /// it is run by the shell, once for each command
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_IDENTITY_COMMAND", value_name = "PROGRAM")]
+    identity_command: Option<String>,
+}
+
+impl IdentityOptions {
+    pub(super) fn source(self) -> Option<IdentitySource> {
+        match (self.identity_file, self.identity_command) {
+            (Some(file), _) => Some(IdentitySource::File(file)),
+            (None, command) => command.map(IdentitySource::of_command),
+        }
+    }
+}
+
+/// Whether a copy is encrypted that is not there yet, and for whom.
+#[derive(Args, Clone)]
+pub(super) struct EncryptionOptions {
+    /// Encrypt the copy, if it is not there yet; this is the default for an object store if an identity is named
+    #[arg(long, env = "BACKWHEN_ENCRYPT", conflicts_with = "no_encrypt")]
+    encrypt: bool,
+    /// Make a copy that everybody who can read the bucket can read, and go on with one, although an identity is named
+    #[arg(long, env = "BACKWHEN_NO_ENCRYPT")]
+    no_encrypt: bool,
+    /// Encrypt the copy, and also let the holder of this public key (age1...) open it; may be given several times
+    #[arg(long, env = "BACKWHEN_RECIPIENT", value_name = "KEY", value_delimiter = ',', value_parser = parse_recipient, conflicts_with = "no_encrypt")]
+    recipient: Vec<Recipient>,
+}
+
+pub(super) fn parse_recipient(text: &str) -> Result<Recipient, String> {
+    Recipient::parse(text).ok_or_else(|| {
+        "write a public key as `age-keygen` shows it, age1 and 58 more letters and digits".to_owned()
+    })
+}
+
+impl EncryptionOptions {
+    /// # Errors
+    /// `Usage` if an encrypted copy is wanted, or others are to open it, and no identity is named.
+    pub(super) fn secrecy(&self, identities: Option<IdentitySource>) -> Result<Secrecy> {
+        if identities.is_none() && (self.encrypt || !self.recipient.is_empty()) {
+            return Err(Error::usage(
+                "an encrypted copy needs an identity that opens it, also to be kept up to date; name a file with \
+                 --identity-file, which is made if it is not there",
+            ));
+        }
+        // Who names a recipient means an encrypted copy.
+        let new_copy = match (self.encrypt || !self.recipient.is_empty(), self.no_encrypt) {
+            (true, _) => NewCopy::Encrypted,
+            (false, true) => NewCopy::Plain,
+            (false, false) => NewCopy::ByIdentity,
+        };
+        Ok(Secrecy::new(identities, new_copy, self.recipient.clone()))
+    }
+}

@@ -1,0 +1,115 @@
+//! The names of objects in an encrypted store.
+//!
+//! A stem is encrypted so that the same stem of the same kind always gives the same name, and a name gives its stem back
+//! only to a holder of the key. Its beginning is a keyed hash of kind and stem, which is also the nonce of the rest: so a
+//! name that nobody with the key has made is told (synthetic nonces, as in RFC 5297).
+
+use crate::store::{ObjectKind, ObjectName};
+
+/// The bytes of the keyed hash in a name.
+const HASH: usize = 16;
+
+/// A stem is filled up to a multiple of this, so that a name does not tell its length.
+const BLOCK: usize = 16;
+
+/// Letters of names. Stores that do not tell capitals from small letters cannot mix names up.
+const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// The keys for names.
+#[derive(Clone)]
+pub(super) struct NameCipher {
+    hash: [u8; 32],
+    stream: [u8; 32],
+}
+
+impl NameCipher {
+    pub(super) fn new(hash: [u8; 32], stream: [u8; 32]) -> NameCipher {
+        NameCipher { hash, stream }
+    }
+
+    /// The name under which an object lies in the store. The names of objects of which there is one are no secret.
+    pub(super) fn seal(&self, name: &ObjectName) -> ObjectName {
+        if name.kind().only_stem().is_some() {
+            return name.clone();
+        }
+        let mut text = name.stem().as_bytes().to_vec();
+        // A stem holds no zero.
+        text.resize((text.len() + 1).next_multiple_of(BLOCK), 0);
+        let hash = self.hash(name.kind(), &text);
+        self.stream(&hash, &mut text);
+        ObjectName::new(name.kind(), encode(&[&hash[..], &text].concat()))
+    }
+
+    /// The name that [`NameCipher::seal`] has hidden; `None` if it has not made this name.
+    pub(super) fn open(&self, sealed: &ObjectName) -> Option<ObjectName> {
+        if sealed.kind().only_stem().is_some() {
+            return Some(sealed.clone());
+        }
+        let mut bytes = decode(sealed.stem())?;
+        let (hash, text) = bytes.split_first_chunk_mut::<HASH>()?;
+        self.stream(hash, text);
+        if blake3::Hash::from_bytes(widen(self.hash(sealed.kind(), text)))
+            != blake3::Hash::from_bytes(widen(*hash))
+        {
+            return None;
+        }
+        let len = text.iter().position(|byte| *byte == 0)?;
+        let name = ObjectName::new(sealed.kind(), std::str::from_utf8(&text[..len]).ok()?);
+        // Only one name stands for each object.
+        (self.seal(&name) == *sealed).then_some(name)
+    }
+
+    fn hash(&self, kind: ObjectKind, text: &[u8]) -> [u8; HASH] {
+        let (folder, ending) = kind.place();
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash);
+        hasher.update(folder.as_bytes()).update(b"\0").update(ending.as_bytes()).update(b"\0").update(text);
+        let mut hash = [0; HASH];
+        hash.copy_from_slice(&hasher.finalize().as_bytes()[..HASH]);
+        hash
+    }
+
+    /// Encrypts or decrypts a text in place.
+    fn stream(&self, nonce: &[u8; HASH], text: &mut [u8]) {
+        let mut key = vec![0; text.len()];
+        blake3::Hasher::new_keyed(&self.stream).update(nonce).finalize_xof().fill(&mut key);
+        text.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+    }
+}
+
+/// Hashes of this length are compared in the same time wherever they differ.
+fn widen(hash: [u8; HASH]) -> [u8; 32] {
+    let mut wide = [0; 32];
+    wide[..HASH].copy_from_slice(&hash);
+    wide
+}
+
+/// Base 32, without filling.
+fn encode(bytes: &[u8]) -> String {
+    let (mut text, mut held, mut bits) = (String::new(), 0_u32, 0);
+    for byte in bytes {
+        held = (held << 8) | u32::from(*byte);
+        bits += 8;
+        while bits >= 5 {
+            bits -= 5;
+            text.push(char::from(LETTERS[(held >> bits & 31) as usize]));
+        }
+    }
+    if bits > 0 {
+        text.push(char::from(LETTERS[(held << (5 - bits) & 31) as usize]));
+    }
+    text
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut held, mut bits) = (Vec::new(), 0_u32, 0);
+    for letter in text.bytes() {
+        let value = LETTERS.iter().position(|it| *it == letter)?;
+        held = (held << 5) | value as u32;
+        bits += 5;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits & 255) as u8);
+        }
+    }
+    (encode(&bytes) == text).then_some(bytes)
+}
