@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs for the given number of minutes. In the first half it kills processes at random times and at failpoints, cuts the
-# power, and compares the history with the truth. In the second half it runs random loads, one seed after the other. The
-# first fault ends the run, and its seed is in the output. SEED repeats the kills of one seed.
+# power, and compares the history with the truth: for one quarter a history alone, and for one with a copy in an object store
+# that fails, from which the folder is made again at times. In the second half it runs random loads, one seed after the other.
+# The first fault ends the run, and its seed is in the output. SEED repeats the kills of one seed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,9 +12,11 @@ ends=$(($(date +%s) + minutes * 60))
 seed=${SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 
 cargo test --test servers --no-run
-echo "seed $seed: random kills for $((minutes * 30)) seconds"
-BACKWHEN_TEST_SEED=$seed BACKWHEN_SOAK_SECONDS=$((minutes * 30)) \
-    cargo test --quiet --test servers -- --nocapture random_kills_lose_and_double_nothing
+for kills in random_kills_lose_and_double_nothing random_kills_with_a_copy_in_a_failing_store_lose_and_double_nothing; do
+    echo "seed $seed: $kills for $((minutes * 15)) seconds"
+    BACKWHEN_TEST_SEED=$seed BACKWHEN_SOAK_SECONDS=$((minutes * 15)) \
+        cargo test --quiet --test servers -- --nocapture "$kills"
+done
 
 count=0
 while [ "$(date +%s)" -lt "$ends" ]; do

@@ -5,7 +5,7 @@
     STEPS=live,hot make bench      only these steps
 
 The sizes of a step stand at the top of its file: live.py, loading.py, volume.py, hot.py, growth.py, reset.py,
-bisect_step.py, travel.py, demand.py. The results go to
+bisect_step.py, travel.py, demand.py, stores.py. The results go to
 target/bench.json and docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to
 target/bench.json. A step that fails is reported, and the other steps keep their figures.
 """
@@ -30,6 +30,7 @@ import live
 import loading
 import report
 import reset
+import stores
 import travel
 import volume
 from measure import Series, ratio, run, size_of, sizes, start, step
@@ -39,9 +40,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCALE = sizes("SCALE", 50)
 TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
 RUNS = sizes("RUNS", 3)
-ALL = "drain,recover,loading,apply,checkpoint,live,huge,filler,hot,growth,reset,bisect,travel,demand"
+ALL = "drain,recover,loading,apply,checkpoint,live,huge,filler,hot,growth,reset,bisect,travel,demand,stores"
 # These steps make a server of their own.
-ALONE = {"hot", "growth", "loading", "reset", "bisect", "travel", "demand"}
+ALONE = {"hot", "growth", "loading", "reset", "bisect", "travel", "demand", "stores"}
 STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
@@ -318,6 +319,7 @@ STEP = {
     "bisect": lambda bench: bisect_step.bisect(bench, RUNS),
     "travel": lambda bench: travel.travel(bench, RUNS),
     "demand": lambda bench: demand.demand(bench, RUNS),
+    "stores": lambda bench: stores.stores(bench, RUNS),
 }
 
 

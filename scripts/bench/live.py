@@ -43,12 +43,17 @@ def lag(bench, rate):
     with capturing(bench, log), sampling(bench) as samples:
         reached = traffic(bench, LAG_SECONDS, ["-R", str(rate)])
     found = sorted(delays(samples.read_text(), log.read_text()))
+    bench.figures["lag"] = spread(found, rate, reached)
+
+
+def spread(found, asked, reached):
+    """Returns the figures about delays, which are sorted, at a rate of transactions that was asked for, and reached."""
     if len(found) < 100:
         raise SystemExit(f"bench: only {len(found)} samples of the lag")
     at = lambda share: found[min(len(found) - 1, int(share * len(found)))]
-    bench.figures["lag"] = {"asked_tps": rate, "tps": reached, "samples": len(found)}
-    bench.figures["lag"] |= {"p50": at(0.5), "p99": at(0.99), "max": found[-1]}
     print(f"  {reached:.0f} a second: median {at(0.5) * 1000:.0f} ms, p99 {at(0.99) * 1000:.0f} ms", flush=True)
+    rates = {"asked_tps": asked, "tps": reached, "samples": len(found)}
+    return rates | {"p50": at(0.5), "p99": at(0.99), "max": found[-1]}
 
 
 def traffic(bench, seconds=SECONDS, options=()):
@@ -58,9 +63,9 @@ def traffic(bench, seconds=SECONDS, options=()):
 
 
 @contextmanager
-def capturing(bench, log=None):
+def capturing(bench, log=None, arguments=()):
     """Starts a capture and waits until it streams."""
-    command = bench.command("capture", "--source", bench.source.conninfo())
+    command = bench.command("capture", "--source", bench.source.conninfo(), *arguments)
     environment = bench.environment | ({"BACKWHEN_LOG": "backwhen::capture=trace"} if log else {})
     with open(log or "/dev/null", "wb") as errors:
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment, cwd="/")
@@ -113,10 +118,10 @@ def sampling(bench):
             child.wait(60)
 
 
-def delays(samples, log):
-    """Yields for each sample the time until the history was durable up to the sampled end of the WAL."""
+def delays(samples, log, said="durable up to"):
+    """Yields for each sample the time until the log said the sampled end of the WAL: it is durable up to there."""
     asked = [(float(time_), lsn(at)) for time_, at in re.findall(r"^at\|([0-9.]+)\|([0-9A-F/]+)$", samples, re.M)]
-    durable = re.findall(r"^(\S+)Z .*durable up to ([0-9A-F]+/[0-9A-F]+)", log, re.M)
+    durable = re.findall(rf"^(\S+)Z .*{said} ([0-9A-F]+/[0-9A-F]+)", log, re.M)
     durable = [(datetime.fromisoformat(when + "+00:00").timestamp(), lsn(at)) for when, at in durable]
     news = iter(durable)
     when, reached = next(news, (0, 0))

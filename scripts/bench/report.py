@@ -100,6 +100,31 @@ def rows(facts):
     yield from checkpoints(facts)
     yield from questions(facts)
     yield from demands(facts)
+    yield from stores(facts)
+
+
+def stores(facts):
+    """A copy in an object store on the same machine."""
+    tps = lambda rates: " / ".join(f"{rate:.0f}" for rate in rates)
+    if live := facts.get("stores_live"):
+        what = "16 clients at full load, capture --durable store with a copy in S3: transactions a second, against a history alone"
+        yield Row(what, tps(live["backwhen"]), tps(live["other"]), live["ratio"], 0.95, None, True)
+    if lag := facts.get("stores_lag"):
+        what = f"the copy's durable lag at {lag['tps']:.0f} transactions a second, p99 in seconds"
+        yield Row(what, f"median {lag['p50']:.2f} s, at most {lag['max']:.2f} s", "", lag["p99"], 2.0)
+    if recover := facts.get("stores_recover"):
+        ours = times(recover["backwhen"])
+        yield Row("recovery to the end from S3 with a cold cache, against the folder", ours, times(recover["other"]), recover["ratio"], 1.25)
+        what = "recovery to the end from S3 with a cold cache, against pgBackRest from the same S3"
+        yield Row(what, ours, times(recover["pgbackrest"]), recover["ratio_to_pgbackrest"], 0.5)
+    for name, what, must in [("idle", "when nothing changes", 800), ("quiet", "at 100 transactions a second", 4500)]:
+        if counted := facts.get("stores_requests", {}).get(name):
+            sorts = ", ".join(f"{count} {sort}" for sort, count in sorted(counted["requests"].items()))
+            what = f"requests an hour of a capture with a copy, {what}"
+            yield Row(what, f"{sorts} in {counted['seconds']} s", "", counted["an_hour"], must)
+    if counts := facts.get("stores_requests"):
+        lists = sum(counted["requests"].get("LIST", 0) for counted in counts.values())
+        yield Row("lists among these requests", f"{lists}", "", lists, 0)
 
 
 def questions(facts):
@@ -221,7 +246,9 @@ def peaks(facts):
         ("drain_unix", "capture, draining", "256 MiB"),
         ("live", "capture, 16 clients at full load", "256 MiB"),
         ("huge", "capture, one transaction of {rows} updates", "256 MiB"),
+        ("stores_live", "capture --durable store, 16 clients at full load", "256 MiB"),
         ("recover_end", "recover", "1 GiB"),
+        ("stores_recover", "recover from S3", "1 GiB"),
         ("hot_long", "recover, {updates} updates of 1,000 rows", "1 GiB"),
         ("checkpoint", "checkpoint", "1 GiB"),
         ("init", "init", ""),

@@ -43,8 +43,9 @@ const LEASE_WAIT: Duration = Duration::from_secs(120);
 /// A capture that ends waits so long for its copies.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
-/// The longest file in which the history's folder has its name, in bytes.
-const LONGEST_OWNER: u64 = 64;
+/// The longest file in which the history's folder has its name, in bytes. [`files::replace_volatile`] fills the file up with
+/// blanks.
+const LONGEST_OWNER: u64 = 64 << 10;
 
 /// The note that others read of a capture names at most so many tables and transitions.
 const NOTED: usize = 10;
@@ -196,6 +197,10 @@ fn owner(history: &History) -> Result<String> {
     Ok(new)
 }
 
+fn most_increments() -> usize {
+    ambient::test_number("BACKWHEN_TEST_INCREMENTS").map_or(MOST_INCREMENTS, |most| most as usize)
+}
+
 /// When a copy is looked at next.
 struct Pace {
     /// The state that the last update was given; `None` if there was none, or if it failed.
@@ -328,7 +333,7 @@ impl CopyThread {
             }
         });
         updated?;
-        if copy.increments() >= MOST_INCREMENTS {
+        if copy.increments() >= most_increments() {
             self.local.want_roll();
         }
         if self.shown.fault.take().is_some() {

@@ -209,6 +209,22 @@ fn leftovers_of_killed_processes_go() {
 }
 
 #[test]
+fn drafts_that_killed_processes_left_for_an_object_store_go() {
+    let folder = tempfile::tempdir().unwrap();
+    for remote in super::remote::for_tests(folder.path()) {
+        let store: &dyn Store = &remote;
+        let ours = store.draft(ObjectKind::Pack).unwrap();
+        let left = folder.path().join("draft.pack.0123456789abcdef-7.tmp");
+        let of_another_kind = folder.path().join("draft.seg.0123456789abcdef-7.tmp");
+        for path in [&left, &of_another_kind] {
+            std::fs::write(path, "half").unwrap();
+        }
+        store.remove_unfinished(ObjectKind::Pack);
+        assert!(!left.exists() && ours.path().exists() && of_another_kind.exists());
+    }
+}
+
+#[test]
 fn an_object_is_as_old_as_its_put_or_its_renewal() {
     on_each_store(|store| {
         let name = pack("one");

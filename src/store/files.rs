@@ -40,6 +40,8 @@ impl NewFile {
         let temporary = temporary_beside(path)?;
         let file = create_private(&temporary)
             .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
+        // This tells a file that is being written from one that a killed process has left.
+        let _ = file.try_lock_shared();
         pass("file.create")?;
         power::writing(&temporary, 0);
         Ok(NewFile { file: Some(file), temporary, target: path.to_owned() })
@@ -251,17 +253,29 @@ pub(super) fn set_aside(path: &Path, folder: &Path) -> Result<Option<String>> {
 
 /// Removes files that killed processes have left under temporary names. Only a process that holds the lock under which they
 /// are written may call this. A file that cannot be removed does no harm. Files of this process are still being written,
-/// and stay.
+/// and stay; so does each [`NewFile`] of another process on this machine.
 pub fn remove_temporaries(folder: &Path) {
+    remove_temporaries_of(folder, "");
+}
+
+/// Does as [`remove_temporaries`], for files that were to get a name that begins like this.
+pub fn remove_temporaries_of(folder: &Path, begin: &str) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let ending = format!(".{TEMPORARY}");
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.ends_with(&ending) && !is_own_temporary(&name) {
+        let is_candidate = name.starts_with(begin) && name.ends_with(&ending) && !is_own_temporary(&name);
+        if is_candidate && !is_being_written(&entry.path()) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether a process that lives has a [`NewFile`] there.
+fn is_being_written(path: &Path) -> bool {
+    let file = unfollowed().read(true).open(path);
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)))
 }
 
 /// Checks that the disk has room for this many bytes, by writing them to a file that is removed again.

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -55,7 +57,17 @@ fn leftovers_of_other_processes_go_and_our_own_files_stay() {
         fs::write(folder.path().join(name), "half").unwrap();
     }
     fs::write(folder.path().join(format!("object.{}.tmp", std::process::id())), "half").unwrap();
-    remove_temporaries(folder.path());
-    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(left, [ours.path().to_owned()]);
+    // Another process that lives holds the lock that `NewFile::create` takes.
+    let living = folder.path().join("object.fedcba9876543210-7.tmp");
+    let lock = fs::File::create(&living).unwrap();
+    lock.try_lock_shared().unwrap();
+    let left = || {
+        remove_temporaries(folder.path());
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(left(), BTreeSet::from([ours.path().to_owned(), living]));
+    drop(lock);
+    assert_eq!(left(), BTreeSet::from([ours.path().to_owned()]));
+    let of_another = fs::File::open(ours.path()).unwrap();
+    assert!(matches!(of_another.try_lock(), Err(fs::TryLockError::WouldBlock)), "our file can be told");
 }

@@ -30,6 +30,11 @@ use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 
+/// The name of a draft, before which the folder of the drafts says which store it is for.
+fn draft_name(kind: ObjectKind) -> String {
+    format!("draft.{}", kind.place().1)
+}
+
 /// The objects under one prefix of a bucket.
 #[derive(Debug)]
 pub struct Remote {
@@ -277,7 +282,7 @@ impl Store for Remote {
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
         files::create_folder(&self.scratch)?;
-        NewFile::create(&self.scratch.join(format!("draft.{}", kind.place().1)))
+        NewFile::create(&self.scratch.join(draft_name(kind)))
     }
 
     fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
@@ -286,7 +291,9 @@ impl Store for Remote {
         self.put(name, file.read()?.into())
     }
 
-    fn remove_unfinished(&self, _: ObjectKind) {}
+    fn remove_unfinished(&self, kind: ObjectKind) {
+        files::remove_temporaries_of(&self.scratch, &draft_name(kind));
+    }
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
         if names.len() >= MANY {

@@ -6,3 +6,4 @@
 mod points;
 mod power;
 mod random;
+mod stored;

@@ -50,6 +50,12 @@ impl Power {
         fs::metadata(self.folder.path().join("log")).map_or(0, |log| log.len())
     }
 
+    /// Whether something was done, after `since` bytes were written down, to a file whose path holds this text.
+    pub fn tells_since(&self, since: u64, text: &str) -> bool {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        log.get(since as usize..).is_some_and(|news| news.contains(text))
+    }
+
     /// Cuts the power; all processes are dead.
     pub fn cut(&self, random: &mut StdRng) -> Cut {
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();

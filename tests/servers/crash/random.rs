@@ -21,7 +21,7 @@ const FEW: usize = 5;
 const AUDIT_EVERY: usize = 25;
 
 /// Where it may dawdle, so that more is at stake when it dies.
-const SLOW_PLACES: &[&str] =
+pub const SLOW_PLACES: &[&str] =
     &["journal.sync", "journal.sync", "journal.sync", "folder.sync", "file.linked", "seal.written"];
 
 #[derive(Default)]
@@ -38,8 +38,7 @@ struct Count {
 #[test]
 fn random_kills_lose_and_double_nothing() {
     let seconds = number("BACKWHEN_SOAK_SECONDS");
-    let seed =
-        number("BACKWHEN_TEST_SEED").unwrap_or_else(|| seconds.map_or(1, |_| rand::random::<u32>().into()));
+    let seed = seed_of(seconds);
     println!("again with: BACKWHEN_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let server = Server::start(None);
@@ -75,7 +74,12 @@ fn random_kills_lose_and_double_nothing() {
     );
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// The seed of a run of so many seconds; a run within the other tests always has the same one.
+pub fn seed_of(seconds: Option<u64>) -> u64 {
+    number("BACKWHEN_TEST_SEED").unwrap_or_else(|| seconds.map_or(1, |_| rand::random::<u32>().into()))
+}
+
+pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
@@ -104,13 +108,6 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
     let life = Duration::from_millis(random.random_range(0..700));
     let before = power.len();
     let limit = Instant::now() + Duration::from_secs(10);
-    let alive = |capture: &mut Child| capture.try_wait().unwrap().is_none();
-    let lives_until = |until: Instant, capture: &mut Child, goes_on: &dyn Fn() -> bool| {
-        while Instant::now() < until && goes_on() && alive(capture) {
-            // An instant of its life is what is looked for, so it is asked for at short intervals.
-            sleep(Duration::from_millis(2));
-        }
-    };
     if !starting {
         lives_until(limit, &mut capture, &|| power.len() == before);
     }
@@ -131,7 +128,15 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
     assert_confirmed_is_held(backwhen);
 }
 
-fn start(mut command: std::process::Command) -> Child {
+/// Waits while a process lives, until an instant, and no longer than `goes_on` says.
+pub fn lives_until(until: Instant, child: &mut Child, goes_on: &dyn Fn() -> bool) {
+    while Instant::now() < until && goes_on() && child.try_wait().unwrap().is_none() {
+        // An instant of its life is what is looked for, so it is asked for at short intervals.
+        sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn start(mut command: std::process::Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("backwhen starts")
 }

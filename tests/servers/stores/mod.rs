@@ -4,6 +4,7 @@ mod cached;
 mod damage;
 mod encrypted;
 mod faults;
+mod lag;
 mod reading;
 mod standing;
 
@@ -183,7 +184,7 @@ fn a_history_whose_machine_is_gone_is_recovered_from_its_copy_in_an_object_store
 fn a_copy_that_is_killed_goes_on_where_it_was() {
     let Some(stored) = Stored::begin() else { return };
     let (backwhen, url) = (&stored.backwhen, stored.url());
-    let mut valid = 0;
+    let (mut valid, mut left_behind) = (0, 0);
     for (point, number) in [("store.put", 3), ("store.put-done", 5), ("store.put-done", 1)] {
         let mut command = backwhen.command(&["copy", "--to", &url, "--wait", "10m"]);
         command.env("BACKWHEN_TEST_POINT", format!("{point}=kill@{number}"));
@@ -191,6 +192,7 @@ fn a_copy_that_is_killed_goes_on_where_it_was() {
         command.env("BACKWHEN_TEST_LEASE", "3");
         let output = command.output().unwrap();
         assert!(output.status.code().is_none(), "{point}: {}", String::from_utf8_lossy(&output.stderr));
+        left_behind += drafts(backwhen);
         let seen = backwhen.run(&stored.remote(&url, &["verify"]));
         valid += i32::from(seen.status.success());
         let is_none_yet = seen.stderr.contains("holds no history");
@@ -202,6 +204,16 @@ fn a_copy_that_is_killed_goes_on_where_it_was() {
     assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
     backwhen.ok(&stored.remote(&url, &["verify"]));
     assert_eq!(stored.latest(&url), stored.latest(&text(&backwhen.history())), "{valid} times valid before");
+    assert_eq!(drafts(backwhen), 0, "of {left_behind} that were left behind");
+    assert!(left_behind > 0, "no kill left a draft behind");
+}
+
+/// The unfinished objects in the folders of the cache.
+fn drafts(backwhen: &Backwhen) -> usize {
+    let folders = std::fs::read_dir(backwhen.folder().join("cache")).unwrap();
+    let live = folders.filter_map(|folder| std::fs::read_dir(folder.unwrap().path().join("live")).ok());
+    let names = live.flatten().map(|file| file.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("draft.")).count()
 }
 
 #[test]

@@ -8,10 +8,10 @@ use crate::support::shop::assert_says;
 use crate::support::{Backwhen, Capture, Proxy, Server, Stop, wait_for};
 
 /// Leases are settled within seconds and not within half a minute.
-const QUICK_LEASE: (&str, &str) = ("BACKWHEN_TEST_LEASE", "3");
+pub(super) const QUICK_LEASE: (&str, &str) = ("BACKWHEN_TEST_LEASE", "3");
 
 impl Stored {
-    fn psql(&self, sql: &str) -> String {
+    pub(super) fn psql(&self, sql: &str) -> String {
         self.backwhen.server().psql(self.backwhen.database(), sql)
     }
 
@@ -21,17 +21,17 @@ impl Stored {
         self.confirmed_of(&slot)
     }
 
-    fn confirmed_of(&self, slot: &str) -> Lsn {
+    pub(super) fn confirmed_of(&self, slot: &str) -> Lsn {
         let sql = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{slot}'");
         self.psql(&sql).parse().unwrap()
     }
 
-    fn slot(&self) -> String {
+    pub(super) fn slot(&self) -> String {
         self.backwhen.json(&["status", "--offline"])["slot"]["name"].as_str().unwrap().to_owned()
     }
 
     /// Commits rows, each in a transaction of its own; returns the end of the log after that.
-    fn visit(&self, from: u32, to: u32) -> Lsn {
+    pub(super) fn visit(&self, from: u32, to: u32) -> Lsn {
         let rows: String =
             (from..=to).map(|n| format!("INSERT INTO visits (page) VALUES ('visit {n}');\n")).collect();
         self.psql(&rows);
@@ -39,19 +39,19 @@ impl Stored {
     }
 
     /// The numbers of the visits that a history holds, from its latest moment.
-    fn visits(&self, history: &str) -> Vec<u32> {
+    pub(super) fn visits(&self, history: &str) -> Vec<u32> {
         let sql = "SELECT substr(page, 7)::int FROM visits WHERE page LIKE 'visit %' ORDER BY 1";
         let asked = self.backwhen.ok(&["query", sql, "--at", "latest", "--history", history, "--quiet"]);
         asked.lines().filter_map(|line| line.trim().parse().ok()).collect()
     }
 }
 
-fn copies(live: &Live) -> &CopyLive {
+pub(super) fn copies(live: &Live) -> &CopyLive {
     static NONE: std::sync::OnceLock<CopyLive> = std::sync::OnceLock::new();
     live.copies.first().unwrap_or_else(|| NONE.get_or_init(CopyLive::default))
 }
 
-fn wait_copied(capture: &mut Capture<'_>, to: Lsn) {
+pub(super) fn wait_copied(capture: &mut Capture<'_>, to: Lsn) {
     capture.wait_for_live(&format!("the copy reaches {to}"), |live| copies(live).end >= Some(to));
 }
 
@@ -125,7 +125,7 @@ fn what_was_confirmed_under_store_outlives_the_machine_and_capture_goes_on_from_
 
 impl Stored {
     /// Runs a command that must succeed, with leases that are settled soon.
-    fn quick(&self, arguments: &[&str]) -> String {
+    pub(super) fn quick(&self, arguments: &[&str]) -> String {
         let mut command = self.backwhen.command(arguments);
         let output = command.env(QUICK_LEASE.0, QUICK_LEASE.1).output().unwrap();
         let shown =
@@ -136,7 +136,7 @@ impl Stored {
 }
 
 /// The same history, with its object store behind a proxy that the test can cut.
-fn behind_a_proxy(mut stored: Stored) -> (Stored, Proxy) {
+pub(super) fn behind_a_proxy(mut stored: Stored) -> (Stored, Proxy) {
     let proxy = Proxy::before_address(("127.0.0.1".into(), stored.server.port()));
     let endpoint = format!("http://127.0.0.1:{}", proxy.port());
     let backwhen: Backwhen = stored.backwhen;

@@ -1,6 +1,8 @@
 //! A bank under load, and an auditor: what money there is never changes, and every client counts its
 //! trades without a hole. So a transaction that is missing, torn or there twice cannot hide.
 
+use std::path::Path;
+
 use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
 use backwhen::history::timeline::Timeline;
@@ -50,21 +52,35 @@ pub fn trades(server: &Server, database: &str) -> String {
 /// What the server has been told to be durable is in the history. Asked in this order a frontier that
 /// moves on cannot hide a fault.
 pub fn assert_confirmed_is_held(backwhen: &Backwhen) {
-    let sql = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database() AND NOT temporary";
-    let confirmed: Lsn = backwhen.server().psql(backwhen.database(), sql).parse().unwrap();
+    let confirmed = confirmed(backwhen);
     let frontier = timeline(backwhen).current().unwrap().frontier();
     assert!(confirmed <= frontier, "{confirmed} is confirmed, and the history ends at {frontier}");
 }
 
+/// What the server has been told to be durable.
+pub fn confirmed(backwhen: &Backwhen) -> Lsn {
+    let sql = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database() AND NOT temporary";
+    backwhen.server().psql(backwhen.database(), sql).parse().unwrap()
+}
+
 /// Reads the objects as a process does that comes fresh to them.
 pub fn timeline(backwhen: &Backwhen) -> Timeline {
-    let history = History::open(&backwhen.history(), None).unwrap();
+    timeline_of(&backwhen.history())
+}
+
+fn timeline_of(history: &Path) -> Timeline {
+    let history = History::open(history, None).unwrap();
     Timeline::read(&history, &Catalog::open(&history).unwrap()).unwrap()
 }
 
 /// The ends of all transactions, in the order in which they are kept; each must be there once.
 pub fn commits(backwhen: &Backwhen) -> Vec<Lsn> {
-    let timeline = timeline(backwhen);
+    commits_of(&backwhen.history())
+}
+
+/// The same of any folder.
+pub fn commits_of(history: &Path) -> Vec<Lsn> {
+    let timeline = timeline_of(history);
     let segments = timeline.current().unwrap().segments.iter();
     let segments = segments.map(|view| view.open().unwrap());
     let commits: Vec<_> = segments
@@ -77,9 +93,15 @@ pub fn commits(backwhen: &Backwhen) -> Vec<Lsn> {
 /// Recovers the moment. The total is what it always was, and each client's count has no hole and
 /// nothing twice. Returns the counts.
 pub fn assert_books_balance(backwhen: &Backwhen, to: &str) -> String {
+    assert_history_balances(backwhen, backwhen.history().to_str().unwrap(), to)
+}
+
+/// The same of any history, in a folder or in an object store.
+pub fn assert_history_balances(backwhen: &Backwhen, history: &str, to: &str) -> String {
     let file = backwhen.folder().join(format!("{}.sqlite", to.replace('/', "-")));
     let _ = std::fs::remove_file(&file);
-    backwhen.ok(&["recover", "--to", to, "--into", &format!("sqlite:{}", file.display())]);
+    let into = format!("sqlite:{}", file.display());
+    backwhen.ok(&["recover", "--history", history, "--to", to, "--into", &into]);
     let books = rusqlite::Connection::open(file).unwrap();
     let number = |sql: &str| books.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(number("SELECT sum(balance) FROM account"), i64::from(ACCOUNTS) * 1000, "at {to}");

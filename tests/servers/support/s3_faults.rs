@@ -75,6 +75,8 @@ struct State {
     /// The only fault that happens; without one, any of them.
     only: Mutex<Option<S3Fault>>,
     is_away: AtomicBool,
+    /// Every connection that asks for something under this bucket and prefix is reset.
+    lost: Mutex<Option<String>>,
     /// A request that begins like this is the first one that the server does not answer.
     leaves_at: Mutex<Option<String>>,
     is_over: AtomicBool,
@@ -100,6 +102,7 @@ impl FaultyS3 {
             share: AtomicU32::new(0),
             only: Mutex::default(),
             is_away: AtomicBool::new(false),
+            lost: Mutex::default(),
             leaves_at: Mutex::default(),
             is_over: AtomicBool::new(false),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -144,8 +147,14 @@ impl FaultyS3 {
         *lock(&self.state.leaves_at) = Some(request.to_owned());
     }
 
+    /// From now on, every connection that asks for something under `path`, a bucket and a prefix, is reset.
+    pub fn lose(&self, path: &str) {
+        *lock(&self.state.lost) = Some(path.to_owned());
+    }
+
     pub fn come_back(&self) {
         *lock(&self.state.leaves_at) = None;
+        *lock(&self.state.lost) = None;
         self.state.is_away.store(false, Ordering::SeqCst);
     }
 
@@ -186,6 +195,11 @@ impl State {
     fn answer(&self, request: &Message, client: &mut TcpStream) -> Option<()> {
         let words: Vec<_> = request.head.split(' ').take(2).collect();
         let name = named(words[0], words.get(1)?);
+        let is_lost = lock(&self.lost).as_ref().is_some_and(|path| is_under(words[1], path));
+        if is_lost {
+            reset(client);
+            return None;
+        }
         if lock(&self.leaves_at).as_ref().is_some_and(|it| name.starts_with(it)) {
             self.is_away.store(true, Ordering::SeqCst);
             reset(client);
@@ -264,6 +278,14 @@ fn named(verb: &str, target: &str) -> String {
         return format!("LIST {}", folder.split_once('/').map_or("", |(_, rest)| rest));
     }
     format!("{verb} {}", path.splitn(4, '/').nth(3).unwrap_or_default())
+}
+
+/// Whether a request is for something under a bucket and a prefix.
+fn is_under(target: &str, path: &str) -> bool {
+    let (bucket, prefix) = path.split_once('/').expect("a bucket and a prefix");
+    let list = format!("prefix={}%2F", prefix.replace('/', "%2F"));
+    let in_bucket = target.strip_prefix('/').and_then(|rest| rest.strip_prefix(bucket));
+    in_bucket.is_some_and(|rest| rest.starts_with(&format!("/{prefix}/")) || rest.contains(&list))
 }
 
 /// A request or an answer.
