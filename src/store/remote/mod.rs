@@ -30,7 +30,7 @@ use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 
-/// The name of a draft, before which the folder of the drafts says which store it is for.
+/// The name under which a draft lies in the folder of one store's drafts.
 fn draft_name(kind: ObjectKind) -> String {
     format!("draft.{}", kind.place().1)
 }
