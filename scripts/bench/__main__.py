@@ -62,15 +62,7 @@ class Bench:
     def prepare(self):
         """Makes a database, a first checkpoint and a backup, then a backlog behind the slot, and remembers its end."""
         step(f"pgbench -i -s {SCALE}, a backup, a first checkpoint")
-        self.source.settings |= {"archive_mode": "on", "archive_command": self.backrest.archive_command}
-        self.source.init()
-        self.source.start()
-        self.source.sql("CREATE DATABASE bench")
-        self.make_accounts(self.source, SCALE)
-        self.backrest.run("stanza-create")
-        backup = run(self.backrest.command("backup", "--type=full"))
-        init = self.run_backwhen("init", "--source", self.source.conninfo())
-        self.slot = self.source.sql("SELECT slot_name FROM pg_replication_slots")
+        backup, init = self.begin(SCALE)
         self.source.sql(f"SELECT pg_copy_logical_replication_slot('{self.slot}', 'backlog')")
         shutil.copytree(self.history, self.work / "history.fresh")
         self.figures |= {
@@ -88,6 +80,19 @@ class Bench:
         self.end_lsn = self.source.sql("SELECT pg_current_wal_flush_lsn()")
         self.end = self.source.fingerprint()
         self.figures["archive_bytes"] = self.backrest.archived() - archived
+
+    def begin(self, scale):
+        """Starts the source, and makes the accounts, a backup and a history; returns how the last two ran."""
+        self.source.settings |= {"archive_mode": "on", "archive_command": self.backrest.archive_command}
+        self.source.init()
+        self.source.start()
+        self.source.sql("CREATE DATABASE bench")
+        self.make_accounts(self.source, scale)
+        self.backrest.run("stanza-create")
+        backup = run(self.backrest.command("backup", "--type=full"))
+        init = self.run_backwhen("init", "--source", self.source.conninfo())
+        self.slot = self.source.sql("SELECT slot_name FROM pg_replication_slots")
+        return backup, init
 
     def own_server(self, name, settings=None):
         """Starts a server for one step; it is removed at the end, if the step does not remove it."""

@@ -48,15 +48,7 @@ def prepare(bench, s3):
     own.history = bench.work / "history.stores"
     own.environment = bench.environment | s3.variables()
     own.backrest = PgBackRestOnS3(own.source.folder, own.source, s3)
-    own.source.settings |= {"archive_mode": "on", "archive_command": own.backrest.archive_command}
-    own.source.init()
-    own.source.start()
-    own.source.sql("CREATE DATABASE bench")
-    own.make_accounts(own.source, SCALE)
-    own.backrest.run("stanza-create")
-    own.backrest.run("backup", "--type=full")
-    own.run_backwhen("init", "--source", own.source.conninfo())
-    own.slot = own.source.sql("SELECT slot_name FROM pg_replication_slots")
+    own.begin(SCALE)
     own.traffic(TRANSACTIONS)
     own.capture()
     own.run_backwhen("copy", "--to", URL)

@@ -48,7 +48,7 @@ struct KeyReport {
     opened_by: Option<String>,
     /// Who says that the key is the copy's own.
     vouched_by: Option<String>,
-    /// What was done.
+    /// A sentence on what the command has done.
     #[serde(skip)]
     done: String,
 }

@@ -197,7 +197,7 @@ struct Surroundings {
     /// The bytes that may be kept of what is read from object stores.
     cache_size: u64,
     key_file: Option<PathBuf>,
-    /// What opens encrypted copies.
+    /// The source of the identities that open encrypted copies.
     identities: Option<IdentitySource>,
     pg_bin: Option<PathBuf>,
     /// Cancelled by a signal, once signals are heeded.

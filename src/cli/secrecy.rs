@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::EVERYWHERE;
-use crate::error::{Error, Result};
-use crate::store::sealed::{IdentitySource, NewCopy, Recipient, Secrecy};
+use crate::error::Result;
+use crate::store::sealed::{self, IdentitySource, NewCopy, Recipient, Secrecy};
 
-/// What opens encrypted copies.
+/// The options that name the identity with which encrypted copies are opened.
 #[derive(Args)]
 pub(super) struct IdentityOptions {
     /// The file with the identity that opens an encrypted copy, as `age-keygen` writes it, and which no other user may
@@ -30,7 +30,7 @@ impl IdentityOptions {
     }
 }
 
-/// Whether a copy is encrypted that is not there yet, and for whom.
+/// The options that say whether a new copy is encrypted, and for whom.
 #[derive(Args, Clone)]
 pub(super) struct EncryptionOptions {
     /// Encrypt the copy, if it is not there yet; this is the default for an object store if an identity is named
@@ -55,10 +55,7 @@ impl EncryptionOptions {
     /// `Usage` if an encrypted copy is wanted, or others are to open it, and no identity is named.
     pub(super) fn secrecy(&self, identities: Option<IdentitySource>) -> Result<Secrecy> {
         if identities.is_none() && (self.encrypt || !self.recipient.is_empty()) {
-            return Err(Error::usage(
-                "an encrypted copy needs an identity that opens it, also to be kept up to date; name a file with \
-                 --identity-file, which is made if it is not there",
-            ));
+            return Err(sealed::wants_identity());
         }
         // Who names a recipient means an encrypted copy.
         let new_copy = match (self.encrypt || !self.recipient.is_empty(), self.no_encrypt) {

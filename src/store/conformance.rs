@@ -209,10 +209,11 @@ fn leftovers_of_killed_processes_go() {
 }
 
 #[test]
-fn drafts_that_killed_processes_left_for_an_object_store_go() {
+fn drafts_that_killed_processes_left_for_a_store_that_lies_elsewhere_go() {
     let folder = tempfile::tempdir().unwrap();
-    for remote in super::remote::for_tests(folder.path()) {
-        let store: &dyn Store = &remote;
+    let sealed = super::sealed::for_tests(Arc::new(MemoryStore::default()), folder.path());
+    let remotes = super::remote::for_tests(folder.path());
+    for store in remotes.iter().map(|remote| remote as &dyn Store).chain([&sealed as &dyn Store]) {
         let ours = store.draft(ObjectKind::Pack).unwrap();
         let left = folder.path().join("draft.pack.0123456789abcdef-7.tmp");
         let of_another_kind = folder.path().join("draft.seg.0123456789abcdef-7.tmp");

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod drafts;
 pub mod files;
 mod folder;
 pub mod layout;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::ambient;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 pub use files::NewFile;
 pub use folder::Folder;
 #[cfg(test)]
@@ -265,10 +266,15 @@ pub trait Object: Debug + Send + Sync {
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
-/// What a failure to read a range of an object is: damage if the bytes are not those that were put, as only a store that
-/// checks them tells, and otherwise a store that does not do its part.
+/// Tells whether an object is damaged of which a range cannot be read, or its store does not do its part. Only a store that
+/// checks what it reads finds bytes that are not those that were put.
 pub fn kind_of_failure(error: &io::Error) -> Kind {
     if error.kind() == io::ErrorKind::InvalidData { Kind::Damaged } else { Kind::Unavailable }
+}
+
+/// The error for an object of which a range cannot be read.
+pub fn cannot_read(object: &str, error: io::Error) -> Error {
+    Error::new(kind_of_failure(&error), format!("cannot read {object}")).caused_by(error)
 }
 
 /// Bytes in memory are read as an object is.

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 
 use super::block::{self, MAX_RAW};
 use super::id::{BlockId, BlockKind};
-use crate::error::{Context, Error, Result};
-use crate::store::{Object, ObjectKind, ObjectName, Store, kind_of_failure};
+use crate::error::{Error, Result};
+use crate::store::{Object, ObjectKind, ObjectName, Store, cannot_read};
 
 /// The first bytes of every pack: a magic word and the version.
 pub const HEAD: [u8; 8] = *b"BWPK\x01\0\0\0";
@@ -138,10 +138,7 @@ impl PackFile {
         match self.object.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-            Err(error) => {
-                let kind = kind_of_failure(&error);
-                Err(error).context(kind, || format!("cannot read pack {}", self.place))
-            }
+            Err(error) => Err(cannot_read(&format!("pack {}", self.place), error)),
         }
     }
 }

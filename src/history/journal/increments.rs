@@ -12,7 +12,7 @@ use std::path::Path;
 use super::name::SegmentName;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::{FetchedSegments, Object, ObjectKind, ObjectName, Spool, Store, kind_of_failure};
+use crate::store::{FetchedSegments, Object, ObjectKind, ObjectName, Spool, Store, cannot_read};
 
 /// A magic word and the version.
 const MAGIC: [u8; 8] = *b"BWINC\x01\0\0";
@@ -263,11 +263,7 @@ fn read_head(store: &dyn Store, name: &ObjectName) -> Result<Head> {
     let missing = || damaged(store, name, "it does not begin as an increment does");
     let mut bytes = [0; HEAD as usize];
     let opened = store.open(name)?.ok_or_else(missing)?;
-    let read = opened.read_exact_at(&mut bytes, 0);
-    if let Err(error) = read {
-        let kind = kind_of_failure(&error);
-        return Err(error).context(kind, || format!("cannot read {}", store.locate(name)));
-    }
+    opened.read_exact_at(&mut bytes, 0).map_err(|error| cannot_read(&store.locate(name), error))?;
     Head::decode(&bytes).ok_or_else(missing)
 }
 

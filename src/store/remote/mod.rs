@@ -26,14 +26,10 @@ use self::blocks::CachedObject;
 use self::bucket::{Bucket, Stored};
 use self::lease::{LeaseTerms, Leases};
 use self::object::RemoteObject;
-use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
+use super::drafts::Drafts;
+use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
-
-/// The name under which a draft lies in the folder of one store's drafts.
-fn draft_name(kind: ObjectKind) -> String {
-    format!("draft.{}", kind.place().1)
-}
 
 /// The objects under one prefix of a bucket.
 #[derive(Debug)]
@@ -41,7 +37,7 @@ pub struct Remote {
     bucket: Bucket,
     leases: Leases,
     /// The folder for drafts.
-    scratch: PathBuf,
+    drafts: Drafts,
     /// Keeps what is read on the local disk. Without one, all bytes come from the store.
     blocks: Option<Arc<BlockCache>>,
     /// The objects of each kind that was listed.
@@ -70,7 +66,7 @@ impl Remote {
         Remote {
             leases: Leases::new(bucket.clone(), terms),
             bucket,
-            scratch,
+            drafts: Drafts::new(scratch),
             blocks,
             listings: Mutex::default(),
             expected: Mutex::default(),
@@ -281,8 +277,7 @@ impl Store for Remote {
     }
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
-        files::create_folder(&self.scratch)?;
-        NewFile::create(&self.scratch.join(draft_name(kind)))
+        self.drafts.begin(kind)
     }
 
     fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
@@ -292,7 +287,7 @@ impl Store for Remote {
     }
 
     fn remove_unfinished(&self, kind: ObjectKind) {
-        files::remove_temporaries_of(&self.scratch, &draft_name(kind));
+        self.drafts.remove_unfinished(kind);
     }
 
     fn remove(&self, names: &[ObjectName]) -> Result<()> {

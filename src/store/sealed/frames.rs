@@ -12,7 +12,7 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
 use crate::ambient;
 use crate::error::{Error, Result};
-use crate::store::{Object, kind_of_failure};
+use crate::store::{Object, cannot_read};
 
 /// The bytes of a sealed frame. All frames but the first one and the last one have so many.
 const FRAME: u64 = 64 << 10;
@@ -35,7 +35,7 @@ const VERSION: u32 = 1;
 /// At most so many frames are read with one request.
 const RUN: u64 = 32;
 
-/// Where the frames of an object of a given length lie.
+/// The places of the frames of an object of a given length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     len: u64,
@@ -176,7 +176,7 @@ impl DataCipher {
     }
 }
 
-/// What every frame of one object vouches for.
+/// The facts about an object for which each of its frames vouches.
 struct Sealing<'a> {
     /// The name of the object, as `packs/STEM.pack`.
     name: &'a str,
@@ -284,10 +284,7 @@ impl SealedObject {
         let size = object.size();
         let mut trailer = [0; TRAILER as usize];
         let Some(start) = size.checked_sub(TRAILER) else { return Err(SealFault::NoTrailer.at(&place)) };
-        let failed = |error: io::Error| {
-            let kind = kind_of_failure(&error);
-            Error::new(kind, format!("cannot read {place}")).caused_by(error)
-        };
+        let failed = |error: io::Error| cannot_read(&place, error);
         object.read_exact_at(&mut trailer, start).map_err(failed)?;
         let sealing = Sealing::read(&name, size, &trailer).map_err(|fault| fault.at(&place))?;
         let (shape, prefix) = (sealing.shape, sealing.prefix);

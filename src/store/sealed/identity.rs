@@ -1,4 +1,4 @@
-//! Where the identities come from that open encrypted copies: a file of the format of `age-keygen`, or a program.
+//! Reads the identities that open encrypted copies, from a file as `age-keygen` writes it, or from what a program prints.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -74,7 +74,7 @@ impl IdentitySource {
     }
 }
 
-/// Not what the program has printed, which is a secret.
+/// Shows the command line, and not what the program has printed, which is a secret.
 impl fmt::Debug for IdentitySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IdentitySource({self})")

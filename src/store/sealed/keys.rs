@@ -1,8 +1,8 @@
 //! The key of an encrypted store, and the objects that wrap it, one for each recipient.
 //!
-//! Whoever knows a public key can encrypt something for it. So that nobody can put a key of his own making into the place of
-//! the store's, and have a capture encrypt its data for him, each wrapped key names the recipient that vouches for it, with
-//! a tag that only that one and the recipient can make.
+//! Everybody who knows a public key can encrypt something for it. An attacker could put a key of his own making into the place
+//! of the store's, and a capture would encrypt its data for him. Therefore each wrapped key names the recipient that vouches
+//! for it, and has a tag that only this one and the recipient for whom it is wrapped can make.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -232,11 +232,7 @@ pub fn remove(store: &dyn Store, recipient: &Recipient, place: &str) -> Result<(
 ///
 /// # Errors
 /// Fails as [`add`] and [`find`] do.
-pub(in crate::store::sealed) fn make(
-    store: &dyn Store,
-    identities: &Identities,
-    place: &str,
-) -> Result<OpenedKey> {
+pub(super) fn make(store: &dyn Store, identities: &Identities, place: &str) -> Result<OpenedKey> {
     let identity = identities.first().clone();
     let own = identity.recipient();
     let name = ObjectName::new(ObjectKind::StoreKey, own.to_string());

@@ -22,27 +22,27 @@ use self::frames::{DataCipher, SealFault, SealedObject, Shape};
 pub use self::identity::{Identities, IdentitySource};
 pub use self::keys::{OpenedKey, StoreKey, add, find, is_encrypted, recipients, remove};
 use self::names::NameCipher;
-pub use self::secrecy::{NewCopy, Secrecy, check_is_own, needs_identity};
+pub use self::secrecy::{NewCopy, Secrecy, check_is_own, needs_identity, wants_identity};
+use super::drafts::Drafts;
 use super::folder::OpenFile;
-use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
+use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::error::{Context, Error, Kind, Result};
 
 /// A store of encrypted objects in another store.
 ///
-/// Whatever is read was put by a holder of the key under that name, or is an error. What the store beneath keeps in a cache is
-/// encrypted.
+/// An object is read only if a holder of the key has put it under that name; otherwise reading fails. The store beneath
+/// keeps encrypted bytes in its cache.
 pub struct Sealed {
     inner: Arc<dyn Store>,
     data: DataCipher,
     names: NameCipher,
-    /// The local folder for objects that are being made. They lie there in the clear.
-    scratch: PathBuf,
+    drafts: Drafts,
 }
 
 impl Sealed {
-    /// Makes the store; nothing is asked.
+    /// Makes the store; nothing is asked. `scratch` is a local folder for objects that are being made.
     pub fn new(inner: Arc<dyn Store>, key: &StoreKey, scratch: PathBuf) -> Sealed {
-        Sealed { inner, data: key.data(), names: key.names(), scratch }
+        Sealed { inner, data: key.data(), names: key.names(), drafts: Drafts::new(scratch) }
     }
 
     /// The name in the store beneath.
@@ -70,7 +70,7 @@ impl Sealed {
     }
 }
 
-/// What a note is about, for its cipher.
+/// The subject of a note, which its cipher vouches for.
 fn note_of(role: Role) -> &'static str {
     match role {
         Role::Capture => "note of capture",
@@ -145,8 +145,7 @@ impl Store for Sealed {
     }
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
-        files::create_folder(&self.scratch)?;
-        NewFile::create(&self.scratch.join(format!("draft.{}", kind.place().1)))
+        self.drafts.begin(kind)
     }
 
     fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
@@ -163,6 +162,7 @@ impl Store for Sealed {
     }
 
     fn remove_unfinished(&self, kind: ObjectKind) {
+        self.drafts.remove_unfinished(kind);
         self.inner.remove_unfinished(kind);
     }
 

@@ -4,6 +4,9 @@
 //! only to a holder of the key. Its beginning is a keyed hash of kind and stem, which is also the nonce of the rest: so a
 //! name that nobody with the key has made is told (synthetic nonces, as in RFC 5297).
 
+use bech32::Fe32;
+use bech32::primitives::iter::{ByteIterExt, Fe32IterExt};
+
 use crate::store::{ObjectKind, ObjectName};
 
 /// The bytes of the keyed hash in a name.
@@ -85,31 +88,20 @@ fn widen(hash: [u8; HASH]) -> [u8; 32] {
 
 /// Base 32, without filling.
 fn encode(bytes: &[u8]) -> String {
-    let (mut text, mut held, mut bits) = (String::new(), 0_u32, 0);
-    for byte in bytes {
-        held = (held << 8) | u32::from(*byte);
-        bits += 8;
-        while bits >= 5 {
-            bits -= 5;
-            text.push(char::from(LETTERS[(held >> bits & 31) as usize]));
-        }
-    }
-    if bits > 0 {
-        text.push(char::from(LETTERS[(held << (5 - bits) & 31) as usize]));
-    }
-    text
+    bytes
+        .iter()
+        .copied()
+        .bytes_to_fes()
+        .map(|five_bits| char::from(LETTERS[usize::from(five_bits.to_u8())]))
+        .collect()
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {
-    let (mut bytes, mut held, mut bits) = (Vec::new(), 0_u32, 0);
-    for letter in text.bytes() {
+    let five_bits = |letter: u8| {
         let value = LETTERS.iter().position(|it| *it == letter)?;
-        held = (held << 5) | value as u32;
-        bits += 5;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits & 255) as u8);
-        }
-    }
+        Fe32::try_from(value as u8).ok()
+    };
+    let all: Vec<Fe32> = text.bytes().map(five_bits).collect::<Option<_>>()?;
+    let bytes: Vec<u8> = all.into_iter().fes_to_bytes().collect();
     (encode(&bytes) == text).then_some(bytes)
 }

@@ -1,4 +1,4 @@
-//! Whether a copy is encrypted, and with which key it is opened.
+//! Decides whether a copy is encrypted, and finds the key that opens it.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -8,14 +8,14 @@ use super::{Identities, IdentitySource, Recipient, Sealed};
 use crate::error::{Error, Result};
 use crate::store::{ObjectKind, ObjectName, Role, Store};
 
-/// What a copy is to be that is not there yet.
+/// The wish of a person for a copy that is not there yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NewCopy {
     /// A copy in an object store is encrypted if an identity is named, and a copy in a folder is not.
     #[default]
     ByIdentity,
     Encrypted,
-    /// Not encrypted, and a copy that is not encrypted is gone on with although an identity is named.
+    /// The copy is not encrypted; one that is there already is brought up to date although an identity is named.
     Plain,
 }
 
@@ -24,7 +24,7 @@ pub enum NewCopy {
 pub struct Secrecy {
     pub identities: Option<IdentitySource>,
     pub new_copy: NewCopy,
-    /// Who else is to be able to open a copy.
+    /// The recipients that can open a new copy besides the identity.
     pub recipients: Vec<Recipient>,
     found: Arc<OnceLock<OpenedKey>>,
 }
@@ -63,15 +63,8 @@ impl Secrecy {
         scratch: PathBuf,
     ) -> Result<Arc<dyn Store>> {
         let Some(source) = &self.identities else {
-            // What is encrypted there is told when the copy's identity is read, without a request for it.
-            return if self.new_copy == NewCopy::Encrypted {
-                Err(Error::usage(
-                    "an encrypted copy needs an identity that opens it; name a file with --identity-file, which is made if it is \
-                     not there",
-                ))
-            } else {
-                Ok(inner)
-            };
+            // Whether the copy there is encrypted shows when its history.json is read, without a request of its own.
+            return if self.new_copy == NewCopy::Encrypted { Err(wants_identity()) } else { Ok(inner) };
         };
         let is_encrypted = self.found.get().is_some() || keys::is_encrypted(&*inner)?;
         let opened = if is_encrypted {
@@ -139,7 +132,15 @@ fn not_encrypted(place: &str, source: &IdentitySource) -> Error {
     ))
 }
 
-/// The error for whoever reads an encrypted copy without an identity.
+/// The error for an encrypted copy that is wanted without an identity.
+pub fn wants_identity() -> Error {
+    Error::usage(
+        "an encrypted copy needs an identity that opens it, also to be kept up to date; name a file with --identity-file, which \
+         is made if it is not there",
+    )
+}
+
+/// The error for an encrypted copy that is read without an identity.
 pub fn needs_identity(inner: &dyn Store, place: &str) -> Error {
     let number = keys::recipients(inner).map_or(0, |found| found.len());
     let many = if number == 1 { "1 recipient".to_owned() } else { format!("{number} recipients") };

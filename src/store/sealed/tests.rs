@@ -1,5 +1,5 @@
-//! What a holder of the key reads is what a holder of the key wrote, under that name; everything else is an error that names
-//! the object.
+//! Encrypted objects can be read only as a holder of the key has written them, and under their own names; everything else
+//! is an error that names the object.
 
 mod fixture;
 mod frames;

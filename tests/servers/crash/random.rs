@@ -94,7 +94,7 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
     };
     command.env("BACKWHEN_TEST_POINT", point);
     let mut capture = start(command);
-    let mut other = random.random_bool(0.3).then(|| {
+    let other = random.random_bool(0.3).then(|| {
         count.of_others += 1;
         let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();
         let commands: [&[&str]; 4] =
@@ -114,10 +114,7 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
     lives_until(Instant::now() + life, &mut capture, &|| true);
     // One that met its point is dead already.
     count.at_points += usize::from(dies_at_point && capture.try_wait().unwrap().is_some());
-    for child in [Some(&mut capture), other.as_mut()].into_iter().flatten() {
-        let _ = child.kill();
-        child.wait().unwrap();
-    }
+    kill_all([Some(capture), other]);
     count.kills += 1;
     if random.random_bool(0.7) {
         let cut = power.cut(random);
@@ -126,6 +123,14 @@ fn kill(backwhen: &Backwhen, power: &Power, random: &mut StdRng, count: &mut Cou
         count.taken += usize::from(cut.taken > 0);
     }
     assert_confirmed_is_held(backwhen);
+}
+
+/// Kills the processes, which may be dead already.
+pub fn kill_all(children: [Option<Child>; 2]) {
+    for mut child in children.into_iter().flatten() {
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
 }
 
 /// Waits while a process lives, until an instant, and no longer than `goes_on` says.

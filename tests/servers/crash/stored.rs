@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::crash::points::CAPTURE;
 use crate::crash::power::Power;
-use crate::crash::random::{SLOW_PLACES, lives_until, number, seed_of, start};
+use crate::crash::random::{SLOW_PLACES, kill_all, lives_until, number, seed_of, start};
 use crate::stores::STORE;
 use crate::support::bank::{
     assert_books_balance, assert_confirmed_is_held, assert_history_balances, bank, commits_of, confirmed,
@@ -50,7 +50,7 @@ struct Protected<'a> {
     backwhen: Backwhen,
     proxy: &'a FaultyS3,
     url: String,
-    /// What was confirmed before the first capture.
+    /// The position that was confirmed before the first capture.
     begun: Lsn,
     power: Power,
 }
@@ -165,7 +165,7 @@ impl Protected<'_> {
         command.env("BACKWHEN_TEST_POINT", point);
         self.proxy.trouble(*TROUBLES.choose(random).unwrap());
         let mut capture = start(command);
-        let mut other = random.random_bool(0.3).then(|| self.start_other(random, count));
+        let other = random.random_bool(0.3).then(|| self.start_other(random, count));
         let (starting, is_away) = (random.random_bool(0.15), random.random_bool(0.15));
         let life = Duration::from_millis(random.random_range(0..700));
         let before = self.power.len();
@@ -187,10 +187,7 @@ impl Protected<'_> {
         lives_until(dies, &mut capture, &|| true);
         // One that met its point is dead already.
         count.at_points += usize::from(dies_at_point && capture.try_wait().unwrap().is_some());
-        for child in [Some(&mut capture), other.as_mut()].into_iter().flatten() {
-            let _ = child.kill();
-            child.wait().unwrap();
-        }
+        kill_all([Some(capture), other]);
         count.kills += 1;
         if random.random_bool(0.5) {
             self.power.cut(random);

@@ -35,7 +35,7 @@ fn readable<'a>(words: &[&'a str], objects: &[(String, Vec<u8>)]) -> Vec<&'a str
     words.iter().copied().filter(is_there).collect()
 }
 
-/// What may be read in no encrypted copy: names, values, labels, the name of the slot, and secrets.
+/// The words that must not be found in an encrypted copy: names, values, labels, the name of the slot, and secrets.
 fn words(backwhen: &Backwhen, label: &str) -> Vec<String> {
     let history: serde_json::Value =
         serde_json::from_slice(&fs::read(backwhen.history().join("history.json")).unwrap()).unwrap();

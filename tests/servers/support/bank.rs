@@ -57,7 +57,7 @@ pub fn assert_confirmed_is_held(backwhen: &Backwhen) {
     assert!(confirmed <= frontier, "{confirmed} is confirmed, and the history ends at {frontier}");
 }
 
-/// What the server has been told to be durable.
+/// The position up to which the server has been told that everything is durable.
 pub fn confirmed(backwhen: &Backwhen) -> Lsn {
     let sql = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database() AND NOT temporary";
     backwhen.server().psql(backwhen.database(), sql).parse().unwrap()
