@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::metrics::{self, Subject};
+use super::retention::OutlookOptions;
 use super::status::Expected;
 use super::{BudgetOption, CopyOptions, LagOption, SourceOption, Surroundings, default_jobs, parse_duration};
 use crate::capture::{self, Options, Until};
@@ -39,6 +40,8 @@ pub struct Capture {
     lag: LagOption,
     #[command(flatten)]
     source: SourceOption,
+    #[command(flatten)]
+    outlook: OutlookOptions,
 }
 
 #[derive(Serialize)]
@@ -76,7 +79,7 @@ impl Capture {
             let (history, source) = (history.clone(), source.clone());
             metrics::serve(
                 address,
-                Subject { history, source, expected: Expected::new(&self.budget, self.lag) },
+                Subject { history, source, expected: Expected::new(&self.budget, self.lag, self.outlook) },
             )?;
         }
         let lsn = capture::run(&history, &source, &at.tools()?, &options, at.heed_signals()).await?;

@@ -1,20 +1,17 @@
 //! `backwhen expire`
 
-use std::time::Duration;
-
 use clap::Args;
 use serde::Serialize;
 
 use super::pin::label_and_pin;
+use super::retention::RetentionOptions;
 use super::templates::TemplateFate;
-use super::{Surroundings, parse_duration, ui};
+use super::{Surroundings, ui};
 use crate::ambient;
 use crate::connect::Conninfo;
 use crate::error::Result;
 use crate::history::History;
-use crate::history::expire::{
-    self, CalendarRules, CheckpointFate, ExpiryPlan, Fate, ObjectTally, Period, RetentionRules,
-};
+use crate::history::expire::{self, CheckpointFate, ExpiryPlan, Fate, ObjectTally};
 use crate::past::Reading;
 
 /// Remove the oldest part of the history; without --apply, show what would be removed
@@ -26,27 +23,8 @@ use crate::past::Reading;
 /// newest checkpoint, every moment after it, and pinned checkpoints always stay.
 #[derive(Args, Clone)]
 pub struct Expire {
-    /// Keep every moment within this time before the newest recoverable moment, such as 7d or 48h
-    #[arg(long, env = "BACKWHEN_KEEP_WITHIN", value_name = "TIME", value_parser = parse_duration)]
-    keep_within: Option<Duration>,
-    /// Keep the newest N checkpoints, and every moment since the oldest of them
-    #[arg(long, env = "BACKWHEN_KEEP_LAST", value_name = "N")]
-    keep_last: Option<usize>,
-    /// Keep a single checkpoint for each of the last N hours that have one; N is a number or `unlimited`
-    #[arg(long, env = "BACKWHEN_KEEP_HOURLY", value_name = "N", value_parser = parse_count)]
-    keep_hourly: Option<usize>,
-    /// Keep a single checkpoint for each of the last N days that have one
-    #[arg(long, env = "BACKWHEN_KEEP_DAILY", value_name = "N", value_parser = parse_count)]
-    keep_daily: Option<usize>,
-    /// Keep a single checkpoint for each of the last N weeks that have one
-    #[arg(long, env = "BACKWHEN_KEEP_WEEKLY", value_name = "N", value_parser = parse_count)]
-    keep_weekly: Option<usize>,
-    /// Keep a single checkpoint for each of the last N months that have one
-    #[arg(long, env = "BACKWHEN_KEEP_MONTHLY", value_name = "N", value_parser = parse_count)]
-    keep_monthly: Option<usize>,
-    /// Keep a single checkpoint for each of the last N years that have one
-    #[arg(long, env = "BACKWHEN_KEEP_YEARLY", value_name = "N", value_parser = parse_count)]
-    keep_yearly: Option<usize>,
+    #[command(flatten)]
+    retention: RetentionOptions,
     /// Look for templates of the history on this server, too, and drop those that no recovery can use any more
     #[arg(long, value_name = "CONN")]
     target: Option<String>,
@@ -80,21 +58,9 @@ impl Expire {
         at.ui.result(&shown, || describe(&shown))
     }
 
-    fn rules(&self) -> RetentionRules {
-        let counts = [
-            (Period::Hour, self.keep_hourly),
-            (Period::Day, self.keep_daily),
-            (Period::Week, self.keep_weekly),
-            (Period::Month, self.keep_monthly),
-            (Period::Year, self.keep_yearly),
-        ];
-        let calendar = counts.into_iter().filter_map(|(period, count)| Some((period, count?))).collect();
-        RetentionRules { last: self.keep_last, within: self.keep_within, calendar: CalendarRules(calendar) }
-    }
-
     /// Expires by the rules; `None` if there are none, and only templates are asked for.
     async fn expire(&self, at: &Surroundings, history: &History) -> Result<Option<ExpiryPlan>> {
-        let rules = self.rules();
+        let rules = self.retention.rules();
         if self.target.is_some() && rules.is_empty() {
             return Ok(None);
         }
@@ -165,11 +131,4 @@ fn describe_plan(plan: &ExpiryPlan, applied: bool) -> String {
         }
     });
     text
-}
-
-fn parse_count(text: &str) -> Result<usize, String> {
-    if text == "unlimited" {
-        return Ok(usize::MAX);
-    }
-    text.parse().map_err(|_| "write a number such as 7, or unlimited".to_owned())
 }

@@ -34,6 +34,7 @@ mod recover;
 mod repair;
 mod restore;
 mod resync;
+mod retention;
 mod rewind;
 mod row;
 mod schemas;

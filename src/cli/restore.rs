@@ -1,5 +1,7 @@
 //! `backwhen verify --restore`: a recovery whose only purpose is to show that a recovery succeeds.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::Surroundings;
@@ -8,6 +10,7 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::evidence::TableDigest;
+use crate::history::outlook::Measured;
 use crate::model::schema_digests::SchemaProof;
 use crate::model::{Inexact, Moment};
 use crate::past::Reading;
@@ -37,6 +40,9 @@ pub(super) struct RestoreReport {
     pub inexact: Vec<Inexact>,
     #[serde(skip)]
     pub digests: Vec<TableDigest>,
+    /// How long the recovery took but for the journal, and how long the journal took; `None` with a template.
+    #[serde(skip)]
+    pub measured: Option<(Measured, Measured)>,
 }
 
 /// Returns the temporary database on the server that `--into` or libpq's own variables name.
@@ -68,6 +74,8 @@ pub(super) async fn restore(
     let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
     // Verifying took time: the history may have reached the moment meanwhile.
     let plan = plan(&Reading::open(history)?, &moment, false, &[])?;
+    let image_bytes = plan.past.base().bytes_total;
+    let journal_bytes = plan.past.segments().map(|segment| segment.bytes).sum();
     let interrupt = at.heed_signals();
     // A run that was killed may have left the database.
     drop_database(target).await?;
@@ -94,7 +102,12 @@ pub(super) async fn restore(
     if !report.proved && report.inexact.is_empty() {
         return Err(Error::internal("a recovered database was not read back; please report this"));
     }
+    let folding = Measured::of(report.fold_time, journal_bytes);
+    let loading =
+        Measured::of(Duration::from_secs_f64(report.seconds).saturating_sub(report.fold_time), image_bytes);
+    let is_from_template = report.template.as_ref().is_some_and(|template| template.used);
     Ok(RestoreReport {
+        measured: (!is_from_template).then_some((loading, folding)),
         moment: report.moment,
         checkpoint: report.checkpoint,
         transactions_folded: report.transactions_folded,

@@ -2,6 +2,7 @@
 
 mod asked;
 mod copies;
+mod outlook;
 pub(super) mod prometheus;
 mod text;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use super::on_demand::show_target;
 use super::proof::ProofShown;
+use super::retention::OutlookOptions;
 use super::{BudgetOption, LagOption, SourceOption, Surroundings, ui};
 use crate::ambient;
 use crate::capture::live::{Durability, Live, Transition};
@@ -27,6 +29,7 @@ use crate::past::Reading;
 pub(super) use asked::Expected;
 use asked::{Asked, ask, lag};
 use copies::{CopyShown, KnownCapture};
+use outlook::Outlook;
 use text::{grade, nagios, warnings};
 
 /// Show how protection stands and which moments can be recovered
@@ -47,6 +50,8 @@ pub struct Status {
     lag: LagOption,
     #[command(flatten)]
     source: SourceOption,
+    #[command(flatten)]
+    outlook: OutlookOptions,
 }
 
 #[derive(Serialize)]
@@ -86,6 +91,8 @@ pub(super) struct StatusReport {
     schema_changed: bool,
     event_triggers: EventTriggers,
     proof: Option<ProofShown>,
+    #[serde(flatten)]
+    outlook: Outlook,
     /// Others on this machine may read or change the history.
     open_to_others: bool,
     #[serde(skip)]
@@ -220,7 +227,7 @@ impl Status {
     async fn gather(&self, at: &Surroundings) -> Result<StatusReport> {
         let history = at.history()?;
         let source = if self.offline { None } else { Some(self.source.of(&history)?) };
-        gather(&history, source.as_ref(), &Expected::new(&self.budget, self.lag)).await
+        gather(&history, source.as_ref(), &Expected::new(&self.budget, self.lag, self.outlook.clone())).await
     }
 }
 
@@ -308,6 +315,7 @@ pub(super) async fn gather(
         insert_only: tables.iter().filter(|entry| entry.table.is_insert_only()).count(),
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
+        outlook: Outlook::of(&reading, &expected.outlook, PgTime::from_utc(ambient::now()))?,
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
         schema_digested: newest.as_ref().map(|it| reading.schema_digested(it)).transpose()?.flatten(),
         schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),

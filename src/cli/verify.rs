@@ -153,6 +153,7 @@ fn note_restored(evidence: &mut Evidence, done: Result<RestoreReport>) -> Result
             evidence.up_to = Some(Edge { lsn: done.moment.lsn, time: done.moment.time });
             evidence.tables.clone_from(&done.digests);
             evidence.schema = Some(done.schema_proof);
+            (evidence.loading, evidence.folding) = done.measured.unzip();
             Ok(Some(done))
         }
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Internal) => {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
+use super::outlook::Measured;
 use super::resync::TableResync;
 use super::{FORMAT, History, read_object, write_object};
 use crate::ambient;
@@ -37,6 +38,11 @@ pub struct Evidence {
     pub faults: Vec<String>,
     /// Bytes of objects that were read.
     pub bytes: u64,
+    /// How long a recovery took but for the journal, and what the journal took of it, if a moment was recovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loading: Option<Measured>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folding: Option<Measured>,
     /// The sound checkpoints, each with the digest of its manifest. Later verifications miss a checkpoint that is gone,
     /// and notice one whose manifest is another.
     pub checkpoints: Vec<(String, String)>,
@@ -103,6 +109,8 @@ impl Evidence {
             not_compared: Vec::new(),
             faults: Vec::new(),
             bytes: 0,
+            loading: None,
+            folding: None,
             checkpoints: Vec::new(),
         }
     }

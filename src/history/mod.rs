@@ -30,6 +30,7 @@ pub mod inventory;
 pub mod journal;
 pub mod key;
 mod object;
+pub mod outlook;
 pub mod pins;
 mod place;
 pub mod repair;
@@ -331,6 +332,12 @@ impl History {
     /// The path or URL of the history, as a person names it.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// What is free on the disk of the history's folder, in bytes, for a process without privileges; `None` for a history in
+    /// an object store, and where the disk does not tell.
+    pub fn free_bytes(&self) -> Option<u64> {
+        if self.is_remote() { None } else { store::files::free_bytes(&self.root) }
     }
 
     /// Whether the history lies in an object store, where no capture writes it.

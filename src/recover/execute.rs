@@ -186,6 +186,7 @@ impl Recovery {
             checkpoint: plan.checkpoint.clone(),
             segments: plan.segments,
             transactions_folded: filled.transactions,
+            fold_time: filled.fold_time,
             tables: filled.tables,
             rows: filled.rows,
             seconds: self.started.elapsed().as_secs_f64(),

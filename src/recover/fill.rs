@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::archive::AfterRows;
 use super::changes::{amend, keep_part, try_condition};
@@ -35,7 +36,11 @@ impl Recovery {
         }
         // The server makes tables while the journal is read.
         let wanted: BTreeSet<u32> = plan.chosen.tables.iter().map(|table| table.oid).collect();
-        let (defined, folded) = tokio::join!(self.define(sink), fold_plan(plan, &execution.progress, wanted));
+        let folding = async {
+            let begun = ambient::instant();
+            (fold_plan(plan, &execution.progress, wanted).await, begun.elapsed())
+        };
+        let (defined, (folded, fold_time)) = tokio::join!(self.define(sink), folding);
         let (set_aside, notes) = defined?;
         let folded = folded?;
         phases.end("schema and fold");
@@ -65,6 +70,7 @@ impl Recovery {
         Ok(FillOutcome {
             schema: known,
             transactions: folded.transactions,
+            fold_time,
             tables,
             rows: loaded.rows,
             inexact,
@@ -191,6 +197,7 @@ async fn define(
     Ok(FillOutcome {
         schema: plan.schema,
         transactions: 0,
+        fold_time: Duration::ZERO,
         tables: 0,
         rows: 0,
         inexact: of_schema.chain(schema.inexact.iter().cloned()).chain(set_aside).collect(),

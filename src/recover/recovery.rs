@@ -65,6 +65,7 @@ pub(super) struct Recovery {
 pub(super) struct FillOutcome {
     pub schema: SchemaKnown,
     pub transactions: u64,
+    pub fold_time: Duration,
     pub tables: u64,
     pub rows: u64,
     pub inexact: Vec<Inexact>,

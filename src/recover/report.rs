@@ -1,5 +1,7 @@
 //! The report of a recovery that is done.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -38,6 +40,9 @@ pub struct RecoveryReport {
     pub template: Option<TemplateReport>,
     /// The wanted rows of each table, and the others; empty if all rows are wanted.
     pub part: Vec<TablePart>,
+    /// How long the journal took, while other things were done.
+    #[serde(skip)]
+    pub fold_time: Duration,
     /// The digests of the loaded rows, by table.
     #[serde(skip)]
     pub digests: Vec<TableDigest>,

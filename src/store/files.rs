@@ -20,6 +20,12 @@ pub use naming::{is_own_temporary, move_new, temporary_beside};
 use private::create_folder_alone;
 pub use private::{create_private, is_link, is_open_to_others, read_unfollowed, real_place, unfollowed};
 
+/// What is free on the disk of a folder, in bytes, for a process without privileges; `None` if the disk does not tell.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// The ending of files that are still being written. A process that holds the lock under which they are written may
 /// delete the files of other processes.
 pub const TEMPORARY: &str = "tmp";

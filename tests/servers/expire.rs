@@ -1,6 +1,8 @@
 //! Retention: what a rule keeps comes back as ever, what none keeps is gone and refused by name.
 
 mod calendar;
+mod outlook;
+mod years;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -184,6 +186,48 @@ fn a_window_of_time_keeps_every_moment_in_it() {
         same(script, &rounds.script(&history, moment));
     }
     backwhen.ok(&["verify", "--prove"]);
+}
+
+#[test]
+fn a_copy_with_rules_of_its_own_does_not_get_again_what_it_let_go() {
+    let server = Server::shared(None);
+    let mut rounds = Rounds::of(&server, 4);
+    let folder = rounds.backwhen.folder().join("short");
+    let to = folder.to_str().unwrap().to_owned();
+    let copy = ["copy", "--to", &to, "--expire", "--keep-last", "1"];
+    assert_says(&rounds.backwhen.fails(2, &["copy", "--to", &to, "--expire"]), &["--keep-within"]);
+    assert!(!folder.exists(), "it was refused before it began");
+    let first = rounds.backwhen.json(&copy);
+    assert!(first["expired"]["bytes_freed"].as_u64() > Some(0), "{first:#}");
+    assert_eq!(earliest(&rounds.backwhen, &folder), rounds.end(4));
+    rounds.backwhen.ok(&["verify", "--history", &to, "--prove"]);
+
+    // Nothing is new, so nothing is copied, however often; the evidence of the verification above is the copy's own.
+    let again = rounds.backwhen.json(&copy);
+    assert_eq!((&again["objects"], &again["expired"]["bytes_freed"]), (&0.into(), &0.into()), "{again:#}");
+    let plain = rounds.backwhen.json(&["copy", "--to", &to]);
+    assert_eq!(plain["objects"], 0, "{plain:#}");
+
+    // A round brings a segment or two, a checkpoint and its packs, and not what lies before.
+    rounds.more();
+    let before = rounds.backwhen.json_lines(&["list", "checkpoints", "--history", &to]).len();
+    let newer = rounds.backwhen.json(&["copy", "--to", &to]);
+    assert!(newer["objects"].as_u64().is_some_and(|count| (1..=12).contains(&count)), "{newer:#}");
+    assert_eq!(rounds.backwhen.json_lines(&["list", "checkpoints", "--history", &to]).len(), before + 1);
+    rounds.backwhen.ok(&["verify", "--history", &to, "--prove"]);
+    same(&rounds.script(&rounds.backwhen.history(), rounds.end(5)), &rounds.script(&folder, rounds.end(5)));
+
+    // Rows as they once were need blocks that the copy has let go.
+    let backwhen = &rounds.backwhen;
+    backwhen.ok(&copy);
+    let sql = backwhen.folder().join("back.sql");
+    backwhen.ok(&["diff", "latest", rounds.end(1), "--sql", sql.to_str().unwrap()]);
+    server.psql(backwhen.database(), &fs::read_to_string(&sql).unwrap());
+    backwhen.ok(&["capture", "--until", "caught-up"]);
+    backwhen.ok(&["checkpoint"]);
+    backwhen.ok(&["copy", "--to", &to]);
+    backwhen.ok(&["verify", "--history", &to, "--prove"]);
+    same(&rounds.script(&backwhen.history(), "latest"), &rounds.script(&folder, "latest"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::ambient;
 use crate::capture::RetainedWal;
 use crate::capture::live::Live;
 use crate::capture::state::State;
+use crate::cli::retention::OutlookOptions;
 use crate::cli::{BudgetOption, DEFAULT_BUDGET, LagOption};
 use crate::connect::{Conninfo, ServerFault, Session};
 use crate::error::Error;
@@ -29,16 +30,17 @@ const CRITICAL_LAG: (f64, f64) = (600.0, 10.0);
 const FRESH: f64 = 30.0;
 
 /// The limits that the command line names. For the others, those of the running capture count.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(in crate::cli) struct Expected {
     /// The most WAL that the slot may retain, in bytes; `Some(None)` means that there is no limit.
     budget: Option<Option<u64>>,
     lag: LagOption,
+    pub(super) outlook: OutlookOptions,
 }
 
 impl Expected {
-    pub(in crate::cli) fn new(budget: &BudgetOption, lag: LagOption) -> Expected {
-        Expected { budget: budget.given(), lag }
+    pub(in crate::cli) fn new(budget: &BudgetOption, lag: LagOption, outlook: OutlookOptions) -> Expected {
+        Expected { budget: budget.given(), lag, outlook }
     }
 
     pub(super) fn budget(&self, running: Option<&Live>) -> Option<u64> {

@@ -18,6 +18,7 @@ pub fn exposition(shown: &StatusReport) -> String {
     copied(&mut text, shown);
     held(&mut text, shown);
     proved(&mut text, shown);
+    shown.outlook.expose(&mut text);
     text.out
 }
 
@@ -145,7 +146,7 @@ fn unix_seconds(time: PgTime) -> f64 {
 }
 
 /// The text so far, and the labels that every sample bears: several histories may be on one machine.
-struct Text {
+pub(super) struct Text {
     out: String,
     labels: String,
 }
@@ -164,7 +165,7 @@ impl Text {
         self.labelled(name, help, &[(&[], Some(value))]);
     }
 
-    fn maybe(&mut self, name: &str, help: &str, value: Option<f64>) {
+    pub(super) fn maybe(&mut self, name: &str, help: &str, value: Option<f64>) {
         self.labelled(name, help, &[(&[], value)]);
     }
 

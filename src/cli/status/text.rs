@@ -11,7 +11,7 @@ use crate::model::PgTime;
 use crate::model::inexact::insert_only_note;
 
 /// Each reason to warn, and whether it holds.
-pub(super) fn warnings(shown: &StatusReport) -> [(&'static str, bool); 7] {
+pub(super) fn warnings(shown: &StatusReport) -> [(&'static str, bool); 9] {
     [
         ("state", shown.state != State::Streaming),
         ("source", shown.source.starts_with("cannot")),
@@ -21,6 +21,8 @@ pub(super) fn warnings(shown: &StatusReport) -> [(&'static str, bool); 7] {
         ("tables", shown.refused),
         ("event_triggers", shown.event_triggers.fault.is_some()),
         ("copies", shown.copies.iter().any(|copy| copy.is_late(shown.lag_limits.0))),
+        ("needs", shown.outlook.needs_warn()),
+        ("room", shown.outlook.room_warns()),
     ]
 }
 
@@ -32,7 +34,7 @@ pub(super) fn grade(shown: &StatusReport) -> (u8, &'static str) {
     let late = late || held.is_some_and(|copy| copy.lag.seconds.is_some_and(|it| it >= shown.lag_limits.1));
     match shown.state {
         State::Lost => (2, "CRITICAL"),
-        _ if late || shown.slot.share() >= 1.0 => (2, "CRITICAL"),
+        _ if late || shown.slot.share() >= 1.0 || shown.outlook.room_is_critical() => (2, "CRITICAL"),
         _ if warnings(shown).iter().any(|(_, holds)| *holds) => (1, "WARNING"),
         _ => (0, "OK"),
     }
@@ -63,8 +65,13 @@ pub(super) fn nagios(shown: &StatusReport) -> (u8, String) {
     for copy in shown.copies.iter().filter(|copy| copy.is_late(shown.lag_limits.0)) {
         text.push_str(&format!("; the copy {}", copy.describe()));
     }
+    for warning in shown.outlook.warnings() {
+        text.push_str(&format!("; {warning}"));
+    }
+    // Of room that lasts for longer than anybody looks ahead, or is not known, there is no number.
+    let days_left = shown.outlook.days_left().map_or_else(|| "U".to_owned(), |days| format!("{days:.1}"));
     text.push_str(&format!(
-        " | lag_bytes={} lag_seconds={seconds};{};{} retained_wal={} gaps={}",
+        " | lag_bytes={} lag_seconds={seconds};{};{} retained_wal={} gaps={} room_days={days_left}",
         bytes(shown.lag.bytes),
         shown.lag_limits.0,
         shown.lag_limits.1,
@@ -151,6 +158,7 @@ pub(super) fn describe(shown: &StatusReport) -> String {
         ui::bytes(shown.size.journal_bytes),
         shown.marks
     ));
+    text.push_str(&shown.outlook.describe());
     match &shown.proof {
         Some(proof) => text.push_str(&format!("proof        {}\n", proof.describe())),
         None => text.push_str("proof        none yet; see: backwhen verify --help\n"),

@@ -4,8 +4,9 @@
 //! original: the objects that an object names are copied before it, segments are copied in their order, and
 //! `history.json` is copied last. An object that the copy has already is never touched. Only the open segment grows, as
 //! it did in the original. A damaged object is not copied, nor are the objects that depend on it. The copy keeps objects
-//! that the original has expired, until `expire` is run on the copy too.
+//! that the original has expired, until `expire` is run on the copy too; what that removes is not copied again.
 
+mod let_go;
 mod standing;
 mod work;
 
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
 use crate::store::{Lease, ObjectKind, ObjectName, Role, Store, layout, sealed};
+use let_go::LetGo;
 pub use standing::StandingCopy;
 use work::CopyWork;
 
@@ -68,15 +70,20 @@ pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) ->
         HistoryPlace::Folder(root) => Journal::in_folder(root, history.authorship()),
         _ => Journal::to_remote(Arc::clone(&store), history.authorship())?,
     };
+    let let_go = LetGo::of(history, &*store)?;
     let mut work = CopyWork::new(history, &to, &*store, progress);
     if to.is_remote() {
         list_all(&*store)?;
     }
+    let wanted = |mut names: Vec<ObjectName>| {
+        names.retain(|name| !let_go.includes(history, name));
+        names
+    };
     // In this order, every object that a listed manifest names is in a later list.
-    let manifests = work.list(&[ObjectKind::Checkpoint])?;
+    let manifests = wanted(work.list(&[ObjectKind::Checkpoint])?);
     let epochs = work.list(&[ObjectKind::Epoch])?;
-    let (packs, schemas) =
-        (work.list(&[ObjectKind::Pack])?, work.list(&[ObjectKind::Archive, ObjectKind::Roles])?);
+    let packs = wanted(work.list(&[ObjectKind::Pack])?);
+    let schemas = wanted(work.list(&[ObjectKind::Archive, ObjectKind::Roles])?);
     // The record comes before a journal that does not begin where its epoch begins.
     if !work.all(&work.list(&[ObjectKind::Expiry])?)? {
         return finish(work);
@@ -91,7 +98,7 @@ pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) ->
             break;
         }
         let number = epoch_of(name);
-        work.segments(number)?;
+        work.segments(number, &let_go)?;
         let own: Vec<_> = manifests.iter().filter(|name| epoch_of(name) == number).cloned().collect();
         if whole {
             work.all(&own)?;
@@ -103,7 +110,7 @@ pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) ->
     let mut pins = work.list(&[ObjectKind::Pin])?;
     pins.retain(|pin| store.holds(&checkpoint::manifest(pin.stem())).unwrap_or(false));
     work.all(&pins)?;
-    work.all(&work.list(&[ObjectKind::Evidence])?)?;
+    work.all(&wanted(work.list(&[ObjectKind::Evidence])?))?;
     finish(work)
 }
 

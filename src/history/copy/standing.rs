@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::let_go::LetGo;
 use super::work::CopyWork;
 use super::{begin, epoch_of, list_all};
 use crate::ambient::{self, Steady};
@@ -42,6 +43,8 @@ pub struct StandingCopy {
     done: BTreeSet<ObjectName>,
     /// Why objects were not copied, and since when that is known.
     faults: BTreeMap<ObjectName, (String, Steady)>,
+    /// What the copy had let go when this began.
+    let_go: LetGo,
     open: Option<FollowedSegment>,
     /// The end of the last segment of each epoch.
     ends: BTreeMap<u32, Lsn>,
@@ -82,7 +85,9 @@ impl StandingCopy {
         list_all(&*store)?;
         // The copy is a history at every instant, so the images of these are there too.
         let done = store.list(ObjectKind::Checkpoint)?.into_iter().collect();
+        let let_go = LetGo::of(history, &*store)?;
         Ok(StandingCopy {
+            let_go,
             history: history.clone(),
             store,
             to,
@@ -154,6 +159,7 @@ impl StandingCopy {
     fn new_objects(&self, kind: ObjectKind) -> Result<Vec<ObjectName>> {
         let mut names = self.history.store().list_sorted(kind)?;
         names.retain(|name| !self.done.contains(name) && !self.faults.contains_key(name));
+        names.retain(|name| !self.let_go.includes(&self.history, name));
         Ok(names)
     }
 
@@ -189,7 +195,7 @@ impl StandingCopy {
             return Err(Error::damaged(self.fault().unwrap_or_default()));
         }
         for name in self.history.journal().list()? {
-            if self.done.contains(&name.object()) {
+            if self.done.contains(&name.object()) || self.let_go.includes_segment(name) {
                 continue;
             }
             let of_epoch = durable.filter(|(epoch, _)| *epoch == name.epoch).map(|(_, durable)| durable);
@@ -293,14 +299,17 @@ impl StandingCopy {
             let work = CopyWork::new(&history, &to, &*store, &Silent);
             // An `expire` of the copy may have removed what no manifest there named, and a new manifest may name it.
             let kinds = [ObjectKind::Archive, ObjectKind::Roles, ObjectKind::Pack];
-            kinds.iter().for_each(|kind| store.look_again(*kind));
+            kinds.iter().chain([&ObjectKind::Expiry]).for_each(|kind| store.look_again(*kind));
+            let let_go = LetGo::of(&history, &*store)?;
             for kind in kinds {
                 store.list(kind)?;
                 for name in history.store().list_sorted(kind)? {
                     if stopping.load(Ordering::Relaxed) {
                         return Err(Error::unavailable("images are sent no further, as capture ends"));
                     }
-                    work.one(&name)?;
+                    if !let_go.includes(&history, &name) {
+                        work.one(&name)?;
+                    }
                 }
             }
             Ok(SentImages { manifests, _objects, _objects_there })

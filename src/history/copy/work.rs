@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::let_go::LetGo;
 use super::{CopyOutcome, SENDERS, copy_checked};
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
@@ -154,8 +155,9 @@ impl<'a> CopyWork<'a> {
 
     /// Copies the segments of one epoch in their order. No segment behind a damaged one is copied, since the journal of the
     /// copy would have a hole.
-    pub(super) fn segments(&mut self, epoch: u32) -> Result<()> {
-        for name in self.from.list()?.into_iter().filter(|name| name.epoch == epoch) {
+    pub(super) fn segments(&mut self, epoch: u32, let_go: &LetGo) -> Result<()> {
+        let wanted = |name: &SegmentName| name.epoch == epoch && !let_go.includes_segment(*name);
+        for name in self.from.list()?.into_iter().filter(wanted) {
             ambient::pause("copy");
             if let Err(error) = self.segment(name) {
                 self.fault(error)?;

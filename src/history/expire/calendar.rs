@@ -35,6 +35,18 @@ impl Period {
         }
     }
 
+    /// The longest that a period can be, in seconds.
+    pub fn longest_seconds(self) -> f64 {
+        const DAY: f64 = 86_400.0;
+        match self {
+            Period::Hour => 3600.0,
+            Period::Day => DAY,
+            Period::Week => 7.0 * DAY,
+            Period::Month => 31.0 * DAY,
+            Period::Year => 366.0 * DAY,
+        }
+    }
+
     /// Tells this period from the others at a local time.
     fn of(self, local: NaiveDateTime) -> (i32, u32, u32) {
         match self {

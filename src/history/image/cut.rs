@@ -16,6 +16,9 @@ pub const MAX: usize = 1 << 20;
 /// The expected number of bytes between [`MIN`] and the cut.
 const SPREAD: u64 = 192 << 10;
 
+/// The expected number of bytes of a block.
+pub const TYPICAL: u64 = MIN as u64 + SPREAD;
+
 /// Follows one block from its start.
 #[derive(Default)]
 pub struct Cutter {

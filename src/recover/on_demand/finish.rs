@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -131,6 +132,7 @@ impl Unfinished {
             checkpoint: plan.checkpoint,
             segments: plan.segments,
             transactions_folded: self.known.transactions,
+            fold_time: Duration::ZERO,
             tables: digests.len() as u64,
             rows: digests.iter().map(|it| it.rows).sum(),
             seconds: self.started.elapsed().as_secs_f64(),

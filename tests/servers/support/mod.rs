@@ -7,6 +7,7 @@
 mod backwhen;
 pub mod bank;
 mod capture;
+mod clock;
 #[cfg(feature = "docker-tests")]
 mod container;
 mod dump;
@@ -26,6 +27,7 @@ mod waiting;
 
 pub use backwhen::{Backwhen, Output, finish, wait};
 pub use capture::Capture;
+pub use clock::Clock;
 pub use dump::{Difference, Dump, Part, assert_same, compare};
 pub use engine::Stop;
 pub use local::as_somebody;

@@ -1,74 +1,8 @@
-//! A server whose clock is set back while it runs: a small library before the system's tells it the time.
-
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::process::Command;
+//! A server whose clock is set back while it runs.
 
 use crate::support::shop::{assert_says, shop};
-use crate::support::{Dump, Server, assert_same};
+use crate::support::{Clock, Dump, assert_same};
 use crate::trouble::exit;
-
-/// What the server asks for the time; a file holds what is added to the machine's.
-const LIBRARY: &str = r#"
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/time.h>
-#include <time.h>
-
-static volatile long long *offset;
-
-__attribute__((constructor)) static void find(void) {
-    int file = open(getenv("BACKWHEN_TEST_CLOCK"), O_RDONLY);
-    void *found = mmap(0, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
-    offset = found == MAP_FAILED ? 0 : found;
-}
-
-int gettimeofday(struct timeval *restrict now, void *restrict zone) {
-    struct timespec real;
-    (void)zone;
-    clock_gettime(CLOCK_REALTIME, &real);
-    now->tv_sec = real.tv_sec + (offset ? *offset : 0);
-    now->tv_usec = real.tv_nsec / 1000;
-    return 0;
-}
-"#;
-
-struct Clock {
-    folder: tempfile::TempDir,
-}
-
-impl Clock {
-    fn make() -> Clock {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        // The server runs as somebody else.
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let clock = Clock { folder };
-        std::fs::write(clock.path("clock.c"), LIBRARY).unwrap();
-        std::fs::write(clock.path("offset"), 0_i64.to_ne_bytes()).unwrap();
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-o"]).arg(clock.path("clock.so")).arg(clock.path("clock.c"));
-        assert!(compiler.status().expect("a C compiler, as the build needs one").success());
-        clock
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// The server's clock shows so many seconds more than the machine's from now on.
-    fn set(&self, seconds: i64) {
-        let file = std::fs::File::options().write(true).open(self.path("offset")).unwrap();
-        file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
-    }
-
-    fn start_server(&self) -> Server {
-        let text = |name: &str| self.path(name).to_str().unwrap().to_owned();
-        let server = Server::builder().env("LD_PRELOAD", &text("clock.so"));
-        server.env("BACKWHEN_TEST_CLOCK", &text("offset")).start()
-    }
-}
 
 #[test]
 fn a_server_whose_clock_is_set_back_is_followed_and_the_step_is_told() {
