@@ -11,8 +11,7 @@ use super::retention::{QuotaOption, RecoveryTimeOption};
 use super::{SourceOption, Surroundings, default_jobs, parse_duration, ui};
 use crate::ambient;
 use crate::error::{Error, Result};
-use crate::history::History;
-use crate::history::catalog::{Catalog, CheckpointRow};
+use crate::history::catalog::CheckpointRow;
 use crate::history::checkpoint::{Checkpoint as Manifest, Origin};
 use crate::history::outlook::{CheckpointSize, Due, Needs, RecoveryPace, Room};
 use crate::model::{Lsn, PgTime};
@@ -31,7 +30,7 @@ pub struct Checkpoint {
     /// Do nothing if the newest checkpoint is younger than this
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     if_older_than: Option<Duration>,
-    /// Do nothing unless --time-to-recover is in danger, by what `verify --restore` has measured
+    /// Do nothing unless --time-to-recover is in danger, by what the last verification by recovery has measured
     #[arg(long, requires = "time_to_recover")]
     if_needed: bool,
     #[command(flatten)]
@@ -79,21 +78,42 @@ impl Checkpoint {
         let history = at.history_to_write("checkpoint")?;
         let catalog = at.catalog(&history)?;
         let before: Vec<_> = catalog.checkpoints()?;
-        let newest = before.iter().max_by_key(|row| row.time);
-        let why = match self.is_wanted(&history, &catalog, newest).await? {
-            Wanted::Yes(why) => why,
-            Wanted::No(newest, why) => return show(at, history.read_checkpoint(&newest)?, true, why),
-        };
+        let conditions = self.conditions(&before);
+        if let (Some(newest), true) = (before.iter().max_by_key(|row| row.time), conditions.is_young_enough())
+        {
+            return show(at, history.read_checkpoint(&newest.id)?, true, None);
+        }
         let progress = at.ui.progress();
-        let made = if self.from_source {
-            let source = self.source.of(&history)?;
-            let tools = at.tools()?;
-            let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
-            checkpoint::from_source(&access, &history, &catalog, self.label.as_deref()).await?
+        let (made, why) = if self.from_source {
+            let (history_, catalog_) = (history.clone(), Arc::clone(&catalog));
+            let looking = ambient::blocking("looking at the history", move || {
+                conditions.judge(&Reading::by_catalog(&history_, &catalog_)?)
+            });
+            match (looking.await?, before.last()) {
+                (Judgement { is_wanted: false, why }, Some(newest)) => {
+                    (history.read_checkpoint(&newest.id)?, why)
+                }
+                (judgement, _) => {
+                    let source = self.source.of(&history)?;
+                    let tools = at.tools()?;
+                    let access =
+                        Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
+                    let label = self.label.as_deref();
+                    (checkpoint::from_source(&access, &history, &catalog, label).await?, judgement.why)
+                }
+            }
         } else {
             let label = self.label.clone();
             let folded = ambient::blocking("folding the history", move || {
-                forward::fold_newest(&history, &catalog, label.as_deref(), &*progress)
+                let mut why = None;
+                let mut is_wanted = |reading: &Reading| {
+                    let judgement = conditions.judge(reading)?;
+                    why = judgement.why;
+                    Ok(judgement.is_wanted)
+                };
+                let made =
+                    forward::fold_newest(&history, &catalog, label.as_deref(), &mut is_wanted, &*progress)?;
+                Ok((made, why))
             });
             folded.await?
         };
@@ -101,47 +121,63 @@ impl Checkpoint {
         show(at, made, existing, why)
     }
 
-    /// Decides whether a checkpoint is made: always, unless an option says when not. Either option suffices.
-    async fn is_wanted(
-        &self,
-        history: &History,
-        catalog: &Arc<Catalog>,
-        newest: Option<&CheckpointRow>,
-    ) -> Result<Wanted> {
-        let is_old = self.if_older_than.zip(newest).map(|(limit, newest)| {
-            PgTime::from_utc(ambient::now()).seconds_since(newest.time) >= limit.as_secs_f64()
-        });
-        let (history, catalog) = (history.clone(), Arc::clone(catalog));
-        let (quota, wanted) =
-            (self.quota.quota, self.recovery_time.time_to_recover.filter(|_| self.if_needed));
-        let despite_room = self.despite_room;
-        let newest = newest.map(|row| row.id.clone());
-        let work = ambient::blocking("looking at the history", move || {
-            let reading = Reading::by_catalog(&history, &catalog)?;
-            let pace = wanted.map(|_| RecoveryPace::of(&history)).transpose()?;
-            let due = wanted.zip(pace).map(|(wanted, pace)| Needs::due(wanted, reading.timeline(), &pace));
-            let (is_due, why) = match due {
-                Some(Due::Yes(why)) => (Some(true), Some(why)),
-                Some(Due::No(why)) => (Some(false), Some(why)),
-                None => (None, None),
-            };
-            let answers: Vec<_> = is_old.into_iter().chain(is_due).collect();
-            if let Some(newest) = newest.filter(|_| !answers.is_empty() && !answers.contains(&true)) {
-                return Ok(Wanted::No(newest, why));
-            }
-            if !despite_room {
-                refuse_without_room(&reading, quota)?;
-            }
-            Ok(Wanted::Yes(why))
-        });
-        work.await
+    fn conditions(&self, checkpoints: &[CheckpointRow]) -> Conditions {
+        let newest = checkpoints.iter().max_by_key(|row| row.time);
+        let age = |row: &CheckpointRow| PgTime::from_utc(ambient::now()).seconds_since(row.time);
+        Conditions {
+            is_old: self.if_older_than.zip(newest).map(|(limit, newest)| age(newest) >= limit.as_secs_f64()),
+            time_to_recover: self.recovery_time.time_to_recover.filter(|_| self.if_needed),
+            quota: self.quota.quota,
+            despite_room: self.despite_room,
+        }
     }
 }
 
-enum Wanted {
-    Yes(Option<String>),
-    /// The newest checkpoint suffices.
-    No(String, Option<String>),
+/// What decides whether a checkpoint is made.
+struct Conditions {
+    /// With --if-older-than, whether the newest checkpoint is.
+    is_old: Option<bool>,
+    /// With --if-needed.
+    time_to_recover: Option<Duration>,
+    quota: Option<u64>,
+    despite_room: bool,
+}
+
+struct Judgement {
+    is_wanted: bool,
+    /// With --if-needed, why it is wanted, or is not.
+    why: Option<String>,
+}
+
+impl Conditions {
+    /// Whether no other condition asks for a checkpoint, so that the history need not be read.
+    fn is_young_enough(&self) -> bool {
+        self.is_old == Some(false) && self.time_to_recover.is_none()
+    }
+
+    /// Without conditions a checkpoint is wanted; of several conditions one suffices.
+    ///
+    /// # Errors
+    /// `Refused` if one is wanted, and may not fit.
+    fn judge(&self, reading: &Reading) -> Result<Judgement> {
+        let due = match self.time_to_recover {
+            Some(wanted) => {
+                Some(Needs::due(wanted, reading.timeline(), &RecoveryPace::of(reading.history())?))
+            }
+            None => None,
+        };
+        let (is_due, why) = match due {
+            Some(Due::Yes(why)) => (Some(true), Some(why)),
+            Some(Due::No(why)) => (Some(false), Some(why)),
+            None => (None, None),
+        };
+        let answers = [self.is_old, is_due];
+        let is_wanted = answers.contains(&Some(true)) || answers == [None, None];
+        if is_wanted && !self.despite_room {
+            refuse_without_room(reading, self.quota)?;
+        }
+        Ok(Judgement { is_wanted, why })
+    }
 }
 
 /// # Errors

@@ -32,7 +32,7 @@ pub(super) struct RetentionOptions {
     /// Keep a single checkpoint for each of the last N years that have one
     #[arg(long, env = "BACKWHEN_KEEP_YEARLY", value_name = "N", value_parser = parse_count)]
     keep_yearly: Option<usize>,
-    /// Keep every moment for this time, within which somebody notices that something is wrong; as --keep-within
+    /// Keep every moment for this time, as --keep-within does: within it somebody notices that rows are wrong
     #[arg(long, env = "BACKWHEN_TIME_TO_DISCOVER", value_name = "TIME", value_parser = parse_duration)]
     time_to_discover: Option<Duration>,
 }

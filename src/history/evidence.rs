@@ -1,9 +1,10 @@
 //! Evidence: the findings of each verification, kept as objects, so that it can be told later what was proved.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
-use super::outlook::Measured;
 use super::resync::TableResync;
 use super::{FORMAT, History, read_object, write_object};
 use crate::ambient;
@@ -46,6 +47,20 @@ pub struct Evidence {
     /// The sound checkpoints, each with the digest of its manifest. Later verifications miss a checkpoint that is gone,
     /// and notice one whose manifest is another.
     pub checkpoints: Vec<(String, String)>,
+}
+
+/// How long a part of a recovery took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    pub milliseconds: u64,
+    /// The bytes for which it took that time, as they lie in the history: of the checkpoint's blocks, or of segments.
+    pub bytes: u64,
+}
+
+impl Measured {
+    pub fn of(time: Duration, bytes: u64) -> Measured {
+        Measured { milliseconds: time.as_millis() as u64, bytes }
+    }
 }
 
 /// How the history was checked. A later variant is the stronger check.

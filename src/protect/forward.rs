@@ -16,7 +16,8 @@ use crate::source::sequences::Sample;
 
 /// Folds the newest checkpoint and the journal after it into a new one. The source is not asked.
 ///
-/// If nothing was committed since and no label is wanted, that checkpoint itself is returned.
+/// If nothing was committed since and no label is wanted, or if `is_wanted` says no to the history as it is now, that
+/// checkpoint itself is returned.
 ///
 /// # Errors
 /// `Locked` if a checkpoint is being made; `Damaged` if the history is.
@@ -24,6 +25,7 @@ pub fn fold_newest(
     history: &History,
     catalog: &Arc<Catalog>,
     label: Option<&str>,
+    is_wanted: &mut dyn FnMut(&Reading) -> Result<bool>,
     progress: &dyn Progress,
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
@@ -36,6 +38,9 @@ pub fn fold_newest(
     })?;
     let base = history.read_checkpoint(&newest.id)?;
     if stretch.frontier() <= base.lsn && label.is_none() {
+        return Ok(base);
+    }
+    if !is_wanted(&reading)? {
         return Ok(base);
     }
     fold_to_end(&reading, base, label, progress)

@@ -105,6 +105,10 @@ impl MemoryDirectory {
         uses
     }
 
+    pub fn holds(&self, id: &BlockId) -> bool {
+        self.blocks.contains_key(id)
+    }
+
     /// Returns how many blocks are known.
     pub fn len(&self) -> usize {
         self.blocks.len()

@@ -11,4 +11,4 @@ mod pace;
 pub use forecast::{Forecast, Room};
 pub use need::CheckpointSize;
 pub use needs::{DiscoverNeed, Due, Needs, RecoverNeed};
-pub use pace::{Measured, RecoveryPace};
+pub use pace::RecoveryPace;

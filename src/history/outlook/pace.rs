@@ -2,37 +2,15 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::Result;
 use crate::history::History;
-use crate::history::evidence::Evidence;
+use crate::history::evidence::{Evidence, Measured};
 
 /// A journal with fewer bytes is read in no time, and the time for it tells nothing of the time for a longer one.
 pub const SHORT_JOURNAL: u64 = 64 << 10;
 
 /// How many of the newest pieces of evidence are looked through for a measurement.
 const LOOKED_THROUGH: usize = 30;
-
-/// How long a part of a recovery took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Measured {
-    pub milliseconds: u64,
-    /// The bytes for which it took that time, as they lie in the history: of the checkpoint's blocks, or of segments.
-    pub bytes: u64,
-}
-
-impl Measured {
-    pub fn of(time: Duration, bytes: u64) -> Measured {
-        Measured { milliseconds: time.as_millis() as u64, bytes }
-    }
-
-    /// The time for so many bytes at the same pace. What was measured with nothing is taken to depend on nothing.
-    fn scaled(self, bytes: u64) -> Duration {
-        let factor = if self.bytes == 0 { 1.0 } else { bytes as f64 / self.bytes as f64 };
-        Duration::from_secs_f64(self.milliseconds as f64 / 1000.0 * factor)
-    }
-}
 
 /// The pace of a recovery on the machine that verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,13 +46,13 @@ impl RecoveryPace {
 
     /// How long the rows of a checkpoint take whose blocks have so many bytes; `None` if that was never measured.
     pub fn rows(&self, image_bytes: u64) -> Option<Duration> {
-        self.loading.map(|loading| loading.scaled(image_bytes))
+        self.loading.map(|loading| scaled(loading, image_bytes))
     }
 
     /// How long so many bytes of journal take; `None` if that was never measured.
     pub fn journal(&self, bytes: u64) -> Option<Duration> {
         match self.folding {
-            Some(folding) => Some(folding.scaled(bytes)),
+            Some(folding) => Some(scaled(folding, bytes)),
             None => (bytes < SHORT_JOURNAL).then_some(Duration::ZERO),
         }
     }
@@ -83,6 +61,12 @@ impl RecoveryPace {
     pub fn recovery(&self, image_bytes: u64, journal_bytes: u64) -> Option<Duration> {
         Some(self.rows(image_bytes)? + self.journal(journal_bytes)?)
     }
+}
+
+/// The time for so many bytes at the same pace. What was measured with nothing is taken to depend on nothing.
+fn scaled(measured: Measured, bytes: u64) -> Duration {
+    let factor = if measured.bytes == 0 { 1.0 } else { bytes as f64 / measured.bytes as f64 };
+    Duration::from_secs_f64(measured.milliseconds as f64 / 1000.0 * factor)
 }
 
 #[cfg(test)]

@@ -118,6 +118,8 @@ fn every_moment_that_the_rules_keep_of_two_years_comes_back() {
     );
     backwhen.ok(&["verify", "--prove"]);
 
+    foretells(&backwhen);
+
     let file = backwhen.folder().join("recovered.sql");
     let listed = backwhen.json_lines(&["list", "checkpoints"]);
     for (number, checkpoint) in there.iter().zip(&listed) {
@@ -129,4 +131,29 @@ fn every_moment_that_the_rules_keep_of_two_years_comes_back() {
         let last = format!("{number}\tround {number}\n");
         assert_eq!(script.contains(&last), *number > 0, "{moment}");
     }
+}
+
+/// The room of this history is foretold by its last month, and by the rules.
+fn foretells(backwhen: &Backwhen) {
+    let forecast = |quota: &str, rules: &[&str]| {
+        backwhen.json(&[&["status", "--quota", quota], rules].concat())["forecast"].clone()
+    };
+    let held = backwhen.json(&["status"])["room"]["held_bytes"].as_u64().unwrap();
+    let narrow = format!("{}kB", held / 1024 + 8);
+    let soon = forecast(&narrow, &[]);
+    assert_eq!((&soon["measured_seconds"], &soon["rules"]), (&2_592_000.0.into(), &serde_json::json!([])));
+    assert!(soon["journal_bytes_per_day"].as_f64() > Some(0.0), "{soon:#}");
+    assert!(soon["days_left"].as_f64().is_some_and(|days| days > 1.0 && days < 3650.0), "{soon:#}");
+    let kept = forecast(&narrow, &["--keep-within", "2d"]);
+    assert_eq!(kept["rules"], serde_json::json!(["--keep-within 2d"]));
+    assert!(
+        kept["days_left"].is_null() || kept["days_left"].as_f64() > soon["days_left"].as_f64(),
+        "{kept:#}"
+    );
+    let critical = backwhen.run(&["status", "--nagios", "--quota", &format!("{}kB", held / 1024 + 1)]);
+    assert!(
+        critical.stdout.contains("left of the quota") && critical.stdout.contains("room_days="),
+        "{}",
+        critical.stdout
+    );
 }

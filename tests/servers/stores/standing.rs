@@ -285,7 +285,7 @@ fn a_copy_costs_a_put_each_second_under_load_and_nothing_for_each_heartbeat() {
     let end = stored.visit(1, 1);
     wait_copied(&mut capture, end);
     let [lists, ..] = requests(&capture);
-    assert!(lists <= 11, "each of nine folders once, and two again for the first image: {lists}");
+    assert!(lists <= 12, "each of nine folders once, and three again for the first image: {lists}");
 
     let seconds = |begun: std::time::Instant| begun.elapsed().as_secs_f64();
     let (begun, before) = (std::time::Instant::now(), requests(&capture));
