@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Command, Surroundings};
 use crate::error::{Error, Result};
 use crate::history::{History, HistoryPlace};
-use crate::store::{self, Address, BlockCache};
+use crate::store::{BlockCache, StoreAddress};
 
 /// Whether a command must see each byte as it lies in the object store, and so neither reads nor fills the cache of
 /// blocks.
@@ -25,13 +25,13 @@ impl Surroundings {
 
     /// The place that a person has named by a path or a URL.
     pub(super) fn place(&self, text: &str) -> Result<HistoryPlace> {
-        if let Some(folder) = text.strip_prefix("file://") {
-            return file_url(folder).map(HistoryPlace::Folder);
+        if let Some(folder) = StoreAddress::folder(text)? {
+            return Ok(HistoryPlace::Folder(folder));
         }
-        if !store::is_address(text) {
+        if !StoreAddress::is_one(text) {
             return Ok(HistoryPlace::Folder(text.into()));
         }
-        let address = Address::parse(text)?;
+        let address = StoreAddress::parse(text)?;
         let cache = self.cache.clone().or_else(default_cache).ok_or_else(|| {
             Error::usage(
                 "there is no HOME for the cache of a history in an object store; name a folder with --cache",
@@ -59,17 +59,6 @@ impl Surroundings {
         self.history_folder(command)?;
         self.history()
     }
-}
-
-/// The folder that a URL names, of which `rest` is what follows `file://`.
-fn file_url(rest: &str) -> Result<PathBuf> {
-    let path = rest.strip_prefix("localhost").unwrap_or(rest);
-    if path.starts_with('/') && !path.contains(['%', '?', '#']) {
-        return Ok(path.into());
-    }
-    Err(Error::usage(format!(
-        "file://{rest} names no folder of this machine; write file:///PATH without escapes such as %20, or the plain path"
-    )))
 }
 
 /// The folder for the catalogs of histories in object stores, unless --cache names another one.

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use super::key::Key;
 use super::{History, Identity};
 use crate::error::Result;
-use crate::store::{Address, BlockCache, Folder, Store, layout};
+use crate::store::{BlockCache, Folder, Store, StoreAddress, layout};
 
 /// The place of a history, as a person names it.
 #[derive(Clone, Debug)]
 pub enum HistoryPlace {
     Folder(PathBuf),
-    /// Objects under a prefix of a bucket. What is no object lies in the local folder `cache`, which may be deleted.
+    /// Objects under a prefix of a bucket, or dispersed over several stores. What is no object lies in the local folder `cache`, which may be deleted.
     Remote {
-        address: Address,
+        address: StoreAddress,
         cache: PathBuf,
         /// Keeps what is read of the objects, for a command that need not see them as they lie in the store.
         blocks: Option<Arc<BlockCache>>,
@@ -43,7 +43,7 @@ impl HistoryPlace {
             HistoryPlace::Folder(root) => Ok(Arc::new(Folder::new(root))),
             HistoryPlace::Remote { address, cache, blocks } => {
                 layout::make_cache(cache)?;
-                Ok(Arc::new(address.store(&layout::scratch(cache), blocks.clone())?))
+                address.store(&layout::scratch(cache), blocks.as_ref())
             }
         }
     }

@@ -52,7 +52,7 @@ impl Folder {
 
 /// Whether histories exist that were begun before this kind had a folder.
 fn may_lack_folder(kind: ObjectKind) -> bool {
-    matches!(kind, ObjectKind::Pin | ObjectKind::Evidence | ObjectKind::Expiry)
+    matches!(kind, ObjectKind::Pin | ObjectKind::Evidence | ObjectKind::Expiry | ObjectKind::Shard)
 }
 
 impl Store for Folder {

@@ -33,10 +33,14 @@ pub enum ObjectKind {
     CopyIntent,
     /// Which history this is.
     Identity,
+    /// A part of an object, or a copy of one, in one of the stores of a dispersed history.
+    Shard,
+    /// Which of the stores of a dispersed history this is.
+    Dispersal,
 }
 
 impl ObjectKind {
-    /// Every kind.
+    /// Every kind that a history consists of. Shards and the mark of a dispersal are seen by a dispersed store alone.
     pub const ALL: [ObjectKind; 13] = [
         ObjectKind::Pack,
         ObjectKind::Archive,
@@ -67,7 +71,11 @@ impl ObjectKind {
             ObjectKind::Pin => ("pins", "json"),
             ObjectKind::Evidence => ("evidence", "json"),
             ObjectKind::Expiry => ("expired", "json"),
-            ObjectKind::InitIntent | ObjectKind::CopyIntent | ObjectKind::Identity => ("", "json"),
+            ObjectKind::Shard => ("shards", "shard"),
+            ObjectKind::InitIntent
+            | ObjectKind::CopyIntent
+            | ObjectKind::Identity
+            | ObjectKind::Dispersal => ("", "json"),
         }
     }
 
@@ -77,6 +85,7 @@ impl ObjectKind {
             ObjectKind::InitIntent => Some("init"),
             ObjectKind::CopyIntent => Some("copy"),
             ObjectKind::Identity => Some("history"),
+            ObjectKind::Dispersal => Some("dispersal"),
             _ => None,
         }
     }
