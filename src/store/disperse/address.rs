@@ -68,7 +68,7 @@ impl StoreAddress {
             StoreAddress::Dispersed(address) => {
                 let member = |(number, member): (usize, &MemberAddress)| {
                     let (store, folder) = (member.store(scratch, blocks)?, member.as_folder().cloned());
-                    Ok(Arc::new(Member::new(number, member.to_string(), store, folder)))
+                    Ok::<_, Error>(Arc::new(Member::new(number, member.to_string(), store, folder)))
                 };
                 let members = address.members.iter().enumerate().map(member).collect::<Result<_>>()?;
                 Ok(Arc::new(Dispersed::new(address.code, address.tolerate, members, scratch)))

@@ -39,7 +39,7 @@ impl Dispersed {
                     break;
                 }
                 Err(error) if error.kind() == Kind::Locked => return Err(error),
-                Err(error) => drop(first_failure.get_or_insert(error)),
+                Err(error) => first_failure = first_failure.or(Some(error)),
             }
         }
         let rest: Vec<_> = rest.collect();
@@ -48,7 +48,7 @@ impl Dispersed {
             match answer {
                 Ok(lease) => given.push(lease),
                 Err(error) if error.kind() == Kind::Locked => return Err(error),
-                Err(error) => drop(first_failure.get_or_insert(error)),
+                Err(error) => first_failure = first_failure.or(Some(error)),
             }
         }
         if given.len() >= needed {

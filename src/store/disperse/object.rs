@@ -218,7 +218,7 @@ impl DispersedObject {
                 for stripe in run {
                     let piece = (stripes.offset(stripe) - begin) as usize
                         ..(stripes.offset(stripe + 1) - begin) as usize;
-                    recent.push_back(((stripe, place), bytes[piece].into()));
+                    recent.push_back(((stripe, place), Arc::from(&bytes[piece])));
                 }
             }
         }

@@ -118,7 +118,7 @@ impl Tail {
         }
         let mut pieces = vec![0; stripes.count() as usize * 32];
         object.read_exact_at(&mut pieces, stripes.shard_len())?;
-        if blake3::hash(&[&pieces, &fixed[..COVERED]].concat()).as_bytes()[..] != *digest {
+        if blake3::hash(&[&pieces[..], &fixed[..COVERED]].concat()).as_bytes()[..] != *digest {
             return Err(damaged());
         }
         let pieces = pieces.as_chunks::<32>().0.to_vec();
