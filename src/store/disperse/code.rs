@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// The bytes of a piece. Only the last stripe has shorter ones. A range is read in whole pieces, as each has its digest.
 pub(super) const PIECE: u64 = 64 << 10;
@@ -56,7 +56,7 @@ impl Code {
         }
         let failed = || "the erasure code failed; please report this".to_owned();
         let first = shards.iter().flatten().next();
-        let len = first.context(Kind::Internal, failed)?.len();
+        let len = first.ok_or_else(|| Error::internal(failed()))?.len();
         if self.k == 1 || len == 0 {
             let one = first.cloned();
             shards[..self.k].fill(one);

@@ -45,7 +45,7 @@ pub struct Survey {
 enum Found {
     Sound(Tail),
     Missing,
-    Damaged(String),
+    Damaged,
     Away(String),
 }
 
@@ -100,7 +100,7 @@ impl Dispersed {
             (0..shards.holders.len()).map(|place| look(members, &shards, name, place)).collect();
         let Some(like) = most_common(&found) else {
             // Leftovers of a put or of a removal that was cut short are no damage.
-            if found.iter().any(|it| matches!(it, Found::Damaged(_))) {
+            if found.iter().any(|it| matches!(it, Found::Damaged)) {
                 survey.faults.push(format!("{name} is lost: no store has a sound shard of it"));
                 survey.could_lose = 0;
             }
@@ -108,7 +108,7 @@ impl Dispersed {
         };
         for state in &mut found {
             if matches!(state, Found::Sound(tail) if !tail.is_of_same(&like)) {
-                *state = Found::Damaged("it is of other bytes than the others".into());
+                *state = Found::Damaged;
             }
         }
         let sound = found.iter().filter(|it| matches!(it, Found::Sound(_))).count();
@@ -120,11 +120,11 @@ impl Dispersed {
             match state {
                 Found::Sound(_) => {}
                 Found::Missing => store.lacks += 1,
-                Found::Damaged(_) => store.damaged += 1,
+                Found::Damaged => store.damaged += 1,
                 Found::Away(why) => store.away = Some(why.clone()),
             }
         }
-        let is_damaged = found.iter().any(|it| matches!(it, Found::Damaged(_)));
+        let is_damaged = found.iter().any(|it| matches!(it, Found::Damaged));
         if sound < needed {
             if away == 0 && !is_damaged {
                 return Ok(());
@@ -135,7 +135,7 @@ impl Dispersed {
             survey.could_lose = 0;
             return Ok(());
         }
-        if heal && found.iter().any(|it| matches!(it, Found::Missing | Found::Damaged(_))) {
+        if heal && found.iter().any(|it| matches!(it, Found::Missing | Found::Damaged)) {
             for (place, done) in make_again(members, &shards, name, &like, &found)? {
                 match done {
                     Ok(()) => {
@@ -169,7 +169,7 @@ fn look(members: &Members, shards: &Shards, name: &ObjectName, place: usize) -> 
     match looked {
         Ok(Some(tail)) => Found::Sound(tail),
         Ok(None) => Found::Missing,
-        Err(error) if error.kind() == Kind::Damaged => Found::Damaged(error.to_string()),
+        Err(error) if error.kind() == Kind::Damaged => Found::Damaged,
         Err(error) => Found::Away(error.to_string()),
     }
 }
@@ -183,7 +183,7 @@ fn make_again(
     found: &[Found],
 ) -> Result<Vec<(usize, Result<()>)>> {
     let stripes = Stripes::new(shards.code, like.len);
-    let wanted = |place: usize| matches!(found[place], Found::Missing | Found::Damaged(_));
+    let wanted = |place: usize| matches!(found[place], Found::Missing | Found::Damaged);
     let draft = |place: usize| -> Option<NewFile> {
         let member = shards.holders[place];
         members.ask_one(member, |store| store.draft(ObjectKind::Shard)).ok().filter(|_| wanted(place))
@@ -200,7 +200,7 @@ fn make_again(
         let shard = shard_name(name, shards.number(place));
         let put = members.ask_one(shards.holders[place], |store| {
             crate::ambient::pass("disperse.repair")?;
-            if matches!(found[place], Found::Damaged(_)) {
+            if matches!(found[place], Found::Damaged) {
                 store.set_aside(&shard)?;
             }
             match store.put_file(&shard, file) {
