@@ -22,6 +22,8 @@ pub const POINTS: &[&str] = &[
     "file.set-aside-done",
     "store.put",
     "store.put-done",
+    "disperse.put",
+    "disperse.repair",
     "init.intent",
     "init.publications",
     "init.slot",

@@ -32,6 +32,8 @@ struct MemoryContent {
     aside: Vec<Arc<[u8]>>,
     calls: u64,
     fault: Option<(u64, StoreFault)>,
+    /// Whether no call is answered.
+    is_away: bool,
     /// How many share a role; `None` if somebody has the role alone.
     leases: BTreeMap<Role, Option<u32>>,
 }
@@ -54,6 +56,19 @@ impl MemoryStore {
         self.content().torn.iter().map(Vec::len).sum()
     }
 
+    /// From now on no call is answered, or each is again.
+    pub fn set_away(&self, is_away: bool) {
+        self.content().is_away = is_away;
+    }
+
+    /// Changes the bytes of an object, as decay does.
+    pub fn damage(&self, name: &ObjectName, change: impl Fn(&mut Vec<u8>)) {
+        let mut content = self.content();
+        let mut bytes = content.objects[name].to_vec();
+        change(&mut bytes);
+        content.objects.insert(name.clone(), bytes.into());
+    }
+
     fn content(&self) -> MutexGuard<'_, MemoryContent> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,6 +80,9 @@ impl MemoryStore {
     ) -> Result<(MutexGuard<'_, MemoryContent>, Option<StoreFault>)> {
         name.map_or(Ok(()), ObjectName::check)?;
         let mut content = self.content();
+        if content.is_away {
+            return Err(failed());
+        }
         let number = content.calls;
         content.calls += 1;
         match content.fault {

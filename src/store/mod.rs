@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod disperse;
 mod drafts;
 pub mod files;
 mod folder;
@@ -28,12 +29,13 @@ use tempfile::TempDir;
 
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
+pub use disperse::{Dispersed, StoreAddress, Survey, split_addresses};
 pub use files::NewFile;
 pub use folder::Folder;
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
-pub use remote::{Address, BlockCache, Remote, is_address};
+pub use remote::BlockCache;
 pub use spool::{FetchedSegments, Growing, Spool};
 
 /// An object is copied in pieces of this many bytes.
@@ -177,6 +179,27 @@ pub trait Store: Debug + Send + Sync {
 
     /// Says where an object lies, for messages.
     fn locate(&self, name: &ObjectName) -> String;
+
+    /// Whether there is such an object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn holds(&self, name: &ObjectName) -> Result<bool> {
+        Ok(self.size(name)?.is_some())
+    }
+
+    /// Whether an object may have `len` bytes, as far as that is known without a request; false if there is no such object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn may_have_size(&self, name: &ObjectName, len: u64) -> Result<bool> {
+        Ok(self.size(name)? == Some(len))
+    }
+
+    /// The stores that the objects are dispersed over, if there are several.
+    fn dispersal(&self) -> Option<&Dispersed> {
+        None
+    }
 }
 
 impl dyn Store + '_ {
@@ -188,14 +211,6 @@ impl dyn Store + '_ {
         let mut names = self.list(kind)?;
         names.sort();
         Ok(names)
-    }
-
-    /// Whether there is such an object.
-    ///
-    /// # Errors
-    /// `Unavailable` if the place does not answer.
-    pub fn holds(&self, name: &ObjectName) -> Result<bool> {
-        Ok(self.size(name)?.is_some())
     }
 
     /// Stores a new object with the bytes of one that is open in any store, as [`Store::put_new`] does. Returns how many
