@@ -23,6 +23,7 @@ pub const POINTS: &[&str] = &[
     "store.put",
     "store.put-done",
     "disperse.put",
+    "disperse.put-done",
     "disperse.repair",
     "init.intent",
     "init.publications",

@@ -12,6 +12,7 @@ mod checkpoint;
 mod config;
 mod copy;
 mod diff;
+mod dispersal;
 mod drop;
 mod except;
 mod expire;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::verify::acknowledged;
-use super::{Surroundings, ui};
+use super::{Surroundings, dispersal, ui};
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 use crate::history::History;
@@ -18,10 +18,14 @@ use crate::store::Survey;
 /// Replace damaged and missing objects of the history from a copy
 #[derive(Args, Clone)]
 pub struct Repair {
-    /// The copy that `backwhen copy` made: a folder, or s3://BUCKET/PREFIX, gs://, az:// or disperse:. A dispersed history
-    /// heals itself without a copy
+    /// The copy that `backwhen copy` made: a folder, or s3://BUCKET/PREFIX, gs://, az:// or disperse:. Without a copy, a history
+    /// that is dispersed over several stores (--history disperse:…) is made whole from the stores themselves
     #[arg(long, value_name = "PATH|URL")]
     from: Option<String>,
+    /// Without a copy: this store of the dispersed history is new and empty, in the place of a lost one, and is filled; may be
+    /// given several times
+    #[arg(long, value_name = "URL", conflicts_with = "from")]
+    refill: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -34,7 +38,7 @@ struct RepairReport {
 
 impl Repair {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let Some(from) = self.from else { return heal_dispersed(at).await };
+        let Some(from) = self.from else { return heal_dispersed(at, self.refill).await };
         let (root, from) = (at.history_folder("repair")?, at.place(&from)?);
         let (progress, key) = (at.ui.progress(), at.key()?);
         let work = ambient::blocking("repairing", move || {
@@ -67,43 +71,27 @@ struct HealReport {
 }
 
 /// Makes what each store of a dispersed history lacks again from the others.
-async fn heal_dispersed(at: &Surroundings) -> Result<ExitCode> {
+async fn heal_dispersed(at: &Surroundings, refill: Vec<String>) -> Result<ExitCode> {
     let (place, progress) = (at.history_place()?, at.ui.progress());
     let work = ambient::blocking("repairing", move || {
-        let store = place.store()?;
+        // Shards are made again from each other, without the key of an encrypted history.
+        let store = place.outer_store()?;
         match store.dispersal() {
-            Some(dispersed) => dispersed.survey(true, &*progress),
+            Some(dispersed) => dispersed.heal(&refill, &*progress),
             None => Err(Error::usage(format!(
                 "repair needs a sound copy of {place}; name it with --from, a folder or a URL"
             ))),
         }
     });
     let healed = work.await?;
-    let ok = healed.faults.is_empty() && healed.stores.iter().all(|it| it.away.is_none());
+    let ok = healed.is_whole();
     let shown = HealReport { ok, healed };
-    at.ui.result(&shown, || describe_stores(&shown.healed))?;
+    at.ui.result(&shown, || dispersal::describe(&shown.healed, true).trim_end().to_owned())?;
     Ok(match (ok, shown.healed.faults.is_empty()) {
         (true, _) => ExitCode::SUCCESS,
         (false, true) => ExitCode::from(Kind::Unavailable.exit_code()),
         (false, false) => ExitCode::from(Kind::Damaged.exit_code()),
     })
-}
-
-/// A line for each store, and how many more could be lost.
-pub(super) fn describe_stores(survey: &Survey) -> String {
-    let mut text = String::new();
-    for it in &survey.stores {
-        let state = match &it.away {
-            Some(why) => format!("away: {}", ui::printable(why)),
-            None => format!("lacks {}, damaged {}, healed {}", it.lacks, it.damaged, it.healed),
-        };
-        text.push_str(&format!("store     {}: {state}\n", ui::printable(&it.store)));
-    }
-    for fault in &survey.faults {
-        text.push_str(&format!("DAMAGED   {}\n", ui::printable(fault)));
-    }
-    text.push_str(&format!("could lose {} more stores", survey.could_lose));
-    text
 }
 
 fn describe(shown: &RepairReport) -> String {

@@ -14,7 +14,8 @@ use crate::store::{BlockCache, Folder, ObjectKind, ObjectName, Store, StoreAddre
 #[derive(Clone, Debug)]
 pub enum HistoryPlace {
     Folder(PathBuf),
-    /// Objects under a prefix of a bucket, or dispersed over several stores. What is no object lies in the local folder `cache`, which may be deleted.
+    /// Objects under a prefix of a bucket, or dispersed over several stores. What is no object lies in the local folder `cache`,
+    /// which may be deleted.
     Remote {
         address: StoreAddress,
         cache: PathBuf,
@@ -106,6 +107,14 @@ impl HistoryPlace {
         match self {
             HistoryPlace::Folder(root) => root,
             HistoryPlace::Remote { cache, .. } | HistoryPlace::SealedFolder { cache, .. } => cache,
+        }
+    }
+
+    /// The folders on this machine in which objects of a dispersed history lie.
+    pub fn folders(&self) -> Vec<&Path> {
+        match self {
+            HistoryPlace::Remote { address, .. } => address.folders(),
+            _ => Vec::new(),
         }
     }
 

@@ -32,8 +32,16 @@ struct MemoryContent {
     aside: Vec<Arc<[u8]>>,
     calls: u64,
     fault: Option<(u64, StoreFault)>,
-    /// Whether no call is answered.
+    /// Whether every call fails.
     is_away: bool,
+    /// Whether no call ends.
+    hangs: bool,
+    /// Whether every call panics.
+    panics: bool,
+    /// Whether no object can be put.
+    is_full: bool,
+    /// The number of times that all leases were lost.
+    losses: u64,
     /// How many share a role; `None` if somebody has the role alone.
     leases: BTreeMap<Role, Option<u32>>,
 }
@@ -56,9 +64,48 @@ impl MemoryStore {
         self.content().torn.iter().map(Vec::len).sum()
     }
 
-    /// From now on no call is answered, or each is again.
+    /// From now on every call fails, or none.
     pub fn set_away(&self, is_away: bool) {
         self.content().is_away = is_away;
+    }
+
+    /// From now on no call ends, until this is called with false.
+    pub fn hang(&self, hangs: bool) {
+        self.content().hangs = hangs;
+    }
+
+    pub fn panic(&self, panics: bool) {
+        self.content().panics = panics;
+    }
+
+    /// From now on no object can be put.
+    pub fn fill_up(&self, is_full: bool) {
+        self.content().is_full = is_full;
+    }
+
+    /// All leases are lost, and those who have them are told when they look.
+    pub fn lose_leases(&self) {
+        let mut content = self.content();
+        content.leases.clear();
+        content.losses += 1;
+    }
+
+    /// The number of objects that were set aside.
+    pub fn aside(&self) -> usize {
+        self.content().aside.len()
+    }
+
+    /// Becomes what another store is, as one that is restored from a backup.
+    pub fn take_from(&self, other: &MemoryStore) {
+        let (objects, put) = { let other = other.content(); (other.objects.clone(), other.put.clone()) };
+        let mut content = self.content();
+        (content.objects, content.put) = (objects, put);
+    }
+
+    /// Whether another store has the same objects.
+    pub fn has_same(&self, other: &MemoryStore) -> bool {
+        let objects = other.content().objects.clone();
+        self.content().objects == objects
     }
 
     /// Changes the bytes of an object, as decay does.
@@ -79,7 +126,14 @@ impl MemoryStore {
         name: Option<&ObjectName>,
     ) -> Result<(MutexGuard<'_, MemoryContent>, Option<StoreFault>)> {
         name.map_or(Ok(()), ObjectName::check)?;
+        while self.content().hangs {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let mut content = self.content();
+        if content.panics {
+            drop(content);
+            panic!("a test wants this store to panic");
+        }
         if content.is_away {
             return Err(failed());
         }
@@ -139,6 +193,9 @@ impl Store for MemoryStore {
 
     fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         let (mut content, fault) = self.begin(Some(name))?;
+        if content.is_full {
+            return Err(failed());
+        }
         if content.objects.contains_key(name) {
             return Err(Error::internal(format!("{name} exists already; objects are written once")));
         }
@@ -152,7 +209,9 @@ impl Store for MemoryStore {
     }
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
-        drop(self.begin(None)?);
+        if self.begin(None)?.0.is_full {
+            return Err(failed());
+        }
         NewFile::create(&ambient::temporary_place().join(kind.place().1))
     }
 
@@ -190,7 +249,9 @@ impl Store for MemoryStore {
             return Err(Error::locked(format!("{command} is already running on this history")));
         }
         content.leases.insert(role, None);
-        Ok(Lease::new(MemoryLease { role, memory: self.clone() }))
+        let (losses, memory) = (content.losses, self.clone());
+        let lease = MemoryLease { role, memory: self.clone(), losses };
+        Ok(Lease::that_may_be_lost(lease, move || memory.content().losses == losses))
     }
 
     fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {
@@ -207,7 +268,8 @@ impl Store for MemoryStore {
                 return self.share(role, patience.saturating_sub(wait));
             }
         }
-        Ok(Some(Lease::new(MemoryLease { role, memory: self.clone() })))
+        let losses = content.losses;
+        Ok(Some(Lease::new(MemoryLease { role, memory: self.clone(), losses })))
     }
 
     fn is_leased(&self, role: Role) -> bool {
@@ -227,11 +289,15 @@ impl Store for MemoryStore {
 struct MemoryLease {
     role: Role,
     memory: MemoryStore,
+    losses: u64,
 }
 
 impl Drop for MemoryLease {
     fn drop(&mut self) {
         let mut content = self.memory.content();
+        if content.losses > self.losses {
+            return;
+        }
         match content.leases.get_mut(&self.role) {
             Some(Some(sharers)) if *sharers > 1 => *sharers -= 1,
             _ => drop(content.leases.remove(&self.role)),

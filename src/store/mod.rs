@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-pub use disperse::{Dispersed, StoreAddress, Survey, split_addresses};
+pub use disperse::{Dispersed, StoreAddress, StoreState, Survey, split_addresses};
 pub use files::NewFile;
 pub use folder::Folder;
 #[cfg(test)]
@@ -326,6 +326,8 @@ pub enum Role {
     Checkpoint,
     /// Use objects (shared), or remove objects (alone).
     Objects,
+    /// Set damaged shards aside in one of the stores of a dispersed history.
+    Repair,
 }
 
 /// A note that a process that has a role has put into the store about itself.
@@ -339,15 +341,35 @@ pub struct HolderNote {
 }
 
 /// A role that is taken until the value is dropped or the process ends.
-#[derive(Debug)]
 pub struct Lease {
     _hold: Box<dyn Any + Send + Sync>,
+    /// Tells whether the role is known to be held, for a lease that can be lost.
+    check: Option<Box<dyn Fn() -> bool + Send + Sync>>,
+}
+
+impl Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
 }
 
 impl Lease {
     /// Makes a lease that is in force as long as `hold` lives.
     pub(in crate::store) fn new(hold: impl Any + Send + Sync) -> Lease {
-        Lease { _hold: Box::new(hold) }
+        Lease { _hold: Box::new(hold), check: None }
+    }
+
+    /// Makes a lease that may be lost; `check` tells whether it is known to be in force.
+    pub(in crate::store) fn that_may_be_lost(
+        hold: impl Any + Send + Sync,
+        check: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Lease {
+        Lease { _hold: Box::new(hold), check: Some(Box::new(check)) }
+    }
+
+    /// Whether the lease is known to be in force without a break since it was given.
+    pub(in crate::store) fn is_sound(&self) -> bool {
+        self.check.as_ref().is_none_or(|check| check())
     }
 }
 

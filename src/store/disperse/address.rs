@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::Dispersed;
 use super::code::Code;
-use super::members::Member;
+use super::member::Member;
+use super::policy::Policy;
 use crate::error::{Error, Result};
 use crate::store::remote::{Address, BlockCache, is_address};
 use crate::store::{Folder, Store};
@@ -57,6 +58,16 @@ impl StoreAddress {
         )))
     }
 
+    /// The local folders that objects lie in.
+    pub fn folders(&self) -> Vec<&Path> {
+        match self {
+            StoreAddress::Bucket(_) => Vec::new(),
+            StoreAddress::Dispersed(address) => {
+                address.members.iter().filter_map(|it| it.as_folder()).map(PathBuf::as_path).collect()
+            }
+        }
+    }
+
     /// Makes the store, without asking for anything yet. `scratch` is a local folder for objects that are being made, and
     /// `blocks` keeps what is read.
     ///
@@ -71,7 +82,8 @@ impl StoreAddress {
                     Ok::<_, Error>(Arc::new(Member::new(number, member.to_string(), store, folder)))
                 };
                 let members = address.members.iter().enumerate().map(member).collect::<Result<_>>()?;
-                Ok(Arc::new(Dispersed::new(address.code, address.tolerate, members, scratch)))
+                let policy = Policy { code: address.code, tolerate: address.tolerate };
+                Ok(Arc::new(Dispersed::new(policy, members, scratch)))
             }
         }
     }

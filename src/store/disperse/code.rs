@@ -13,6 +13,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// The bytes of a piece. Only the last stripe has shorter ones. A range is read in whole pieces, as each has its digest.
 pub(super) const PIECE: u64 = 64 << 10;
 
+/// An object is coded in runs of this many stripes, so that memory is bounded.
+pub(super) const RUN: u64 = 16;
+
 /// The length of a piece is a multiple of this: the code's own columns.
 const COLUMN: u64 = 64;
 
@@ -101,6 +104,11 @@ impl Stripes {
         self.len.div_ceil(self.width())
     }
 
+    /// All stripes, in runs.
+    pub fn runs(self) -> impl Iterator<Item = Range<u64>> {
+        (0..self.count()).step_by(RUN as usize).map(move |begin| begin..self.count().min(begin + RUN))
+    }
+
     /// The bytes of each shard, without its tail.
     pub fn shard_len(self) -> u64 {
         let last = (self.len % self.width()).div_ceil(self.k).next_multiple_of(COLUMN);
@@ -162,6 +170,18 @@ impl Stripes {
         shards
     }
 
+    /// Puts the bytes of a run of stripes together again from the data shards.
+    pub fn join(self, stripes: &Range<u64>, shards: &[Vec<u8>]) -> Vec<u8> {
+        let (part, begin) = (self.bytes(stripes), self.offset(stripes.start));
+        let mut bytes = Vec::with_capacity((part.end - part.start) as usize);
+        for stripe in stripes.clone() {
+            let piece = (self.offset(stripe) - begin) as usize..(self.offset(stripe + 1) - begin) as usize;
+            shards.iter().for_each(|shard| bytes.extend_from_slice(&shard[piece.clone()]));
+        }
+        bytes.truncate((part.end - part.start) as usize);
+        bytes
+    }
+
     /// Copies the part of `range` that a piece holds into `target`, which is that range.
     pub fn place(self, stripe: u64, shard: usize, piece: &[u8], range: &Range<u64>, target: &mut [u8]) {
         let begin = stripe * self.width() + shard as u64 * self.piece_len(stripe);
@@ -193,6 +213,8 @@ mod tests {
                     (0..m).for_each(|next| left[(lost + next) % (k + m)] = None);
                     code.decode(&mut left).unwrap();
                     assert!((0..k).all(|index| left[index].as_ref() == Some(&data[index])), "{k}+{m} {len}");
+                    let data: Vec<_> = left.into_iter().take(k).flatten().collect();
+                    assert!(stripes.join(&all, &data) == bytes, "{k}+{m} {len}");
                 }
             }
         }

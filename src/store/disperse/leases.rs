@@ -1,100 +1,152 @@
-//! Leases of a dispersed store.
+//! How a role is taken in several stores.
 //!
-//! Who wants a role alone takes it in each store that answers, and has it only if these are as many as a put needs: all but
-//! those that are tolerated. Two such sets of stores always have stores in common, at least as many as there are stores
-//! beyond twice the tolerated ones, so two processes have one role at a time only if all of these lie. A store whose lease was
-//! lost refuses the process's puts. Removing objects needs every store, and a reader that shares a role in one store keeps
-//! others from that; it takes m+1, so that m may be lost.
+//! Who wants a role alone needs leases in a quorum of stores; who wants to remove objects, in all. A store that refuses is
+//! outvoted, as it may only remember a process that is dead. A reader shares its role in `m + 1` stores: one is left if m are
+//! lost, and one is enough to keep an `expire` away, which needs all.
 
-use super::members::Members;
-use super::{Dispersed, PATIENCE};
-use crate::error::{Error, Kind, Result};
-use crate::store::{Lease, Role};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// A store may take this long to give a lease; it watches an earlier holder for 30 s.
-const WATCH: Duration = Duration::from_secs(120);
+use super::Dispersed;
+use super::members::{Answers, Question, first_error};
+use super::member::Member;
+use super::roles::HeldRole;
+use crate::error::{Error, Kind, Result};
+use crate::store::{Lease, Role};
+
+/// A store may take this long to give a lease: it watches an earlier holder for a while.
+const WATCH: Duration = Duration::from_secs(60);
+
+/// Once enough leases are there, the other stores have this time.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who came second in the first store gives the process before it this time to take the others.
+const HEAD_START: Duration = Duration::from_secs(2);
+
+/// Stores that do not take a lease back within this time are left with it, until others see that its holder is gone.
+const GIVE_BACK: Duration = Duration::from_secs(3);
+
+/// A role in several stores, given back with the value.
+struct GivenRole {
+    role: Arc<HeldRole>,
+    all: Arc<[Arc<Member>]>,
+}
+
+impl Drop for GivenRole {
+    fn drop(&mut self) {
+        give_back(&self.all, self.role.take_all());
+    }
+}
+
+/// Gives leases back, each in a thread of its store.
+fn give_back(all: &Arc<[Arc<Member>]>, leases: Vec<Option<Lease>>) {
+    let leases: Vec<_> = leases.into_iter().map(std::sync::Mutex::new).collect();
+    let given: Vec<_> = (0..leases.len()).filter(|number| leases[*number].lock().is_ok_and(|it| it.is_some())).collect();
+    let mut question = Question::new(all, false, move |member| {
+        drop(leases[member.number].lock().map(|mut it| it.take()));
+        Ok(())
+    });
+    given.iter().for_each(|number| question.ask(*number));
+    question.wait(0, GIVE_BACK, |()| true);
+}
 
 impl Dispersed {
-    /// Takes a role in enough stores.
+    /// Takes a role for the caller alone, and then makes whole what an earlier holder has left in too few stores.
     ///
     /// # Errors
-    /// `Locked` if another process has the role in one of the stores; `Unavailable` if too few stores answer.
+    /// `Locked` if another process has the role; `Unavailable` if too few stores answer.
     pub(super) fn lease_alone(&self, role: Role, command: &str, owner: Option<&str>) -> Result<Lease> {
         let members = self.writable()?;
-        let needed = if role == Role::Objects { self.all.len() } else { self.quorum() };
-        let (command, owner) = (command.to_owned(), owner.map(str::to_owned));
-        let take = move |_: usize, store: &dyn crate::store::Store| match &owner {
-            Some(owner) => store.lease_as(role, &command, owner),
-            None => store.lease(role, &command),
-        };
-        // Of two processes, the one that is first in the first store that both reach goes on.
-        let mut given = Vec::new();
-        let mut rest = members.numbers().into_iter();
-        let mut first_failure = None;
-        for number in rest.by_ref() {
-            match members.ask_one(number, |store| take(number, store)) {
-                Ok(lease) => {
-                    given.push(lease);
+        let policy = members.dispersal.policy;
+        let needed = if role == Role::Objects { policy.stores() } else { policy.quorum() };
+        let held = Arc::new(HeldRole::new(role, command, owner, policy.stores(), policy.witnesses()));
+        let asking = Arc::clone(&held);
+        let mut question = members.question(true, move |_, store| asking.ask(store));
+        for number in members.numbers() {
+            question.ask(number);
+            let first = question.next(WATCH).and_then(|number| question.answers[number].as_ref());
+            match first {
+                Some(Ok(_)) => break,
+                Some(Err(error)) if error.kind() == Kind::Locked && needed == policy.stores() => {
+                    return Err(Error::locked(error.message()));
+                }
+                Some(Err(error)) if error.kind() == Kind::Locked => {
+                    std::thread::sleep(HEAD_START);
                     break;
                 }
-                Err(error) if error.kind() == Kind::Locked => return Err(error),
-                Err(error) => first_failure = first_failure.or(Some(error)),
+                _ => {}
             }
         }
-        let rest: Vec<_> = rest.collect();
-        let answers = members.ask(&rest, rest.len().min(needed), WATCH, take);
-        for answer in answers.into_iter().flatten() {
-            match answer {
-                Ok(lease) => given.push(lease),
-                Err(error) if error.kind() == Kind::Locked => return Err(error),
-                Err(error) => first_failure = first_failure.or(Some(error)),
+        let rest: Vec<_> = members.numbers().into_iter().filter(|number| question.is_unasked(*number)).collect();
+        rest.iter().for_each(|number| question.ask(*number));
+        question.wait(needed, PATIENCE, |_| true);
+        let mut answers = std::mem::take(&mut question.answers);
+        let given = GivenRole { role: Arc::clone(&held), all: Arc::clone(&members.all) };
+        for (number, answer) in answers.iter_mut().enumerate() {
+            if let Some(lease) = answer.take_if(|it| it.is_ok()).and_then(Result::ok) {
+                given.role.give(number, lease);
             }
         }
-        if given.len() >= needed {
-            return Ok(Lease::new(given));
+        let count = given.role.count();
+        if count < needed {
+            return Err(self.refused_role(count, needed, &answers));
         }
-        let why = first_failure.map_or_else(String::new, |error| format!(": {error}"));
-        Err(Error::unavailable(format!(
-            "{} of {} stores give this role, and {needed} must; try again once they answer{why}",
-            given.len(),
-            self.all.len()
-        )))
+        members.roles.add(&held);
+        if matches!(role, Role::Capture | Role::Checkpoint) {
+            self.strengthen(&members)?;
+        }
+        Ok(Lease::new(given))
+    }
+
+    fn refused_role(&self, given: usize, needed: usize, answers: &Answers<Lease>) -> Error {
+        let errors = || answers.iter().flatten().filter_map(|it| it.as_ref().err());
+        let all = self.all.len();
+        match errors().find(|error| error.kind() == Kind::Locked) {
+            Some(locked) => Error::locked(locked.message()),
+            None => Error::unavailable(format!(
+                "{given} of {all} stores give a lease, and {needed} must; try again once they answer: {}",
+                first_error(answers)
+            )),
+        }
     }
 
     /// Shares a role in m+1 stores, or as many as answer.
     ///
     /// # Errors
-    /// `Locked` if another process has the role alone in one of them; `Unavailable` if no store answers.
+    /// `Locked` if another process has the role alone in all that answer; `Unavailable` if no store answers.
     pub(super) fn lease_shared(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {
         let Some(members) = self.members()? else { return Ok(None) };
-        let given = share_in(&members, self.code.m + 1, role, patience)?;
-        Ok((!given.is_empty()).then(|| Lease::new(given)))
+        let mut order = members.numbers();
+        order.sort_by_key(|number| members.all[*number].is_last_choice());
+        let wanted = members.dispersal.policy.code.m + 1;
+        let mut answers = Answers::new();
+        for which in [&order[..wanted], &order[wanted..]] {
+            answers.extend(members.ask(which, 1, PATIENCE, move |_, store| store.share(role, patience)));
+            if answers.iter().flatten().any(|it| it.is_ok()) {
+                let given: Vec<_> = answers.into_iter().flatten().flatten().collect();
+                if given.iter().all(Option::is_none) {
+                    // Where nothing can be locked, nothing can be removed either.
+                    return Ok(None);
+                }
+                let given = given.into_iter().chain(std::iter::repeat_with(|| None)).take(members.all.len());
+                return Ok(Some(Lease::new(SharedRole { leases: given.collect(), all: members.all })));
+            }
+        }
+        let refusal = answers.into_iter().flatten().filter_map(Result::err);
+        Err(refusal
+            .min_by_key(|error| error.kind() != Kind::Locked)
+            .unwrap_or_else(|| Error::unavailable("no store answers; try again once they do")))
     }
 }
 
-fn share_in(members: &Members, wanted: usize, role: Role, patience: Duration) -> Result<Vec<Lease>> {
-    let (mut given, mut answered, mut failure) = (Vec::new(), 0, None);
-    let numbers = members.numbers();
-    let (first, others) = numbers.split_at(wanted.min(numbers.len()));
-    let mut batches = std::iter::once(first.to_vec()).chain(others.iter().map(|it| vec![*it]));
-    while answered < wanted
-        && let Some(which) = batches.next()
-    {
-        let shared = members.ask(&which, which.len(), PATIENCE, move |_, store| store.share(role, patience));
-        for share in shared.into_iter().flatten() {
-            match share {
-                Ok(lease) => {
-                    answered += 1;
-                    given.extend(lease);
-                }
-                Err(error) if error.kind() == Kind::Locked => return Err(error),
-                Err(error) => failure = Some(error),
-            }
-        }
-    }
-    match failure {
-        Some(error) if answered == 0 => Err(error),
-        _ => Ok(given),
+/// Leases of readers, given back with the value.
+struct SharedRole {
+    leases: Vec<Option<Lease>>,
+    all: Arc<[Arc<Member>]>,
+}
+
+impl Drop for SharedRole {
+    fn drop(&mut self) {
+        give_back(&self.all, std::mem::take(&mut self.leases));
     }
 }

@@ -1,31 +1,46 @@
 //! A history that is dispersed over several stores, any `m` of which may be lost.
 //!
-//! Packs, archives and sealed segments are cut into k+m shards by an erasure code, and each store has one of them; any k give
-//! the object. Of small objects each store has a copy. Everything is an object of the stores beneath, written once. Nothing
+//! Packs, archives and the journal are cut into k+m shards by an erasure code, and each store has one of them; any k give the
+//! object. Of small objects each store has a copy. Everything is an object of the stores beneath, written once. Nothing
 //! says what a store lacks but the lists of the stores themselves.
 
 mod address;
+mod census;
 mod code;
+mod heal;
 mod leases;
+mod mark;
+mod member;
 mod members;
 mod object;
+mod policy;
 mod put;
-mod repair;
+mod roles;
 mod shard;
+mod survey;
+mod versions;
+mod workers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use self::address::{StoreAddress, split_addresses};
-use self::code::{Code, Stripes};
-use self::members::{Answers, Mark, Member, Members, first_error, gather};
+use self::census::{Census, too_many_away};
+use self::code::Stripes;
+use self::mark::{Dispersal, Mark};
+use self::member::Member;
+use self::members::{Answers, Members, Question, failures, first_error};
 use self::object::{DispersedObject, Shards};
-pub use self::repair::Survey;
-use self::shard::{is_coded, object_of, shard_name};
-use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, files};
+use self::policy::{Policy, is_coded};
+use self::put::NewObject;
+use self::roles::Roles;
+use self::shard::{Tail, make_shards};
+pub use self::survey::{StoreState, Survey};
+use super::drafts::Drafts;
+use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, kind_of_failure};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -38,18 +53,18 @@ const LARGEST_HELD: u64 = 256 << 20;
 /// Several stores as one.
 #[derive(Debug)]
 pub struct Dispersed {
-    code: Code,
-    /// The number of stores that a put may lack.
-    tolerate: usize,
+    policy: Policy,
     all: Arc<[Arc<Member>]>,
-    /// The folder for drafts.
-    scratch: PathBuf,
+    drafts: Arc<Drafts>,
+    roles: Arc<Roles>,
     /// The stores, once their marks were read; `None` as long as no store has one.
     members: Mutex<Option<Members>>,
+    /// Whether the dispersal is known to have been begun in all stores.
+    is_begun: Mutex<bool>,
     /// Objects that are read more than once now.
     held: Mutex<BTreeMap<ObjectName, Arc<[u8]>>>,
     /// Objects that this process has put into too few stores, and so takes for missing.
-    unfinished: Mutex<BTreeSet<ObjectName>>,
+    unfinished: Mutex<BTreeMap<ObjectName, Tail>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -57,21 +72,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Dispersed {
-    fn new(code: Code, tolerate: usize, all: Vec<Arc<Member>>, scratch: &Path) -> Dispersed {
+    fn new(policy: Policy, all: Vec<Arc<Member>>, scratch: &Path) -> Dispersed {
         Dispersed {
-            code,
-            tolerate,
+            policy,
             all: all.into(),
-            scratch: scratch.to_owned(),
+            drafts: Arc::new(Drafts::new(scratch.to_owned())),
+            roles: Arc::default(),
             members: Mutex::default(),
+            is_begun: Mutex::default(),
             held: Mutex::default(),
             unfinished: Mutex::default(),
         }
-    }
-
-    /// The stores that must have an object before its put has done well.
-    fn quorum(&self) -> usize {
-        self.code.shards() - self.tolerate
     }
 
     /// The stores, by their marks; `None` if no store has one.
@@ -83,98 +94,105 @@ impl Dispersed {
         if known.is_some() {
             return Ok(known.clone());
         }
-        let which: Vec<_> = (0..self.all.len()).collect();
-        let marks = gather(&self.all, &which, self.code.k, PATIENCE, Member::mark);
-        if marks.iter().flatten().filter(|mark| mark.is_ok()).count() < self.code.k {
-            return Err(self.too_many_away(&marks));
+        let marks = self.marks(self.policy.code.k);
+        if failures(&marks) > self.policy.code.m {
+            return Err(too_many_away(self.policy, &marks));
         }
         let found: Vec<_> =
             marks.into_iter().enumerate().filter_map(|(number, mark)| Some((number, mark?.ok()??))).collect();
         let Some((_, first)) = found.first() else { return Ok(None) };
-        found.iter().try_for_each(|(number, mark)| self.all[*number].accept(mark, &first.id, self.code))?;
-        *known = Some(Members { all: Arc::clone(&self.all), id: first.id.clone(), code: self.code });
-        Ok(known.clone())
+        // Whoever gave the stores their marks was cut short: there is nothing yet.
+        if found.len() < self.policy.code.k && !self.has_shards() {
+            return Ok(None);
+        }
+        let members = self.members_of(&first.id);
+        for (number, mark) in &found {
+            mark.check(&self.all[*number].url, &members.dispersal, *number)?;
+            self.all[*number].accept();
+        }
+        *known = Some(members.clone());
+        Ok(Some(members))
     }
 
-    fn too_many_away<T>(&self, answers: &Answers<T>) -> Error {
-        let away = answers.iter().flatten().filter(|answer| answer.is_err()).count();
-        Error::unavailable(format!(
-            "{away} of {} stores do not answer, and at most {} may be away; try again once they answer: {}",
-            self.all.len(),
-            self.code.m,
-            first_error(answers)
-        ))
+    /// Reads the marks. Once `enough` were read, only those are waited for that are quick.
+    fn marks(&self, enough: usize) -> Answers<Option<Mark>> {
+        let mut question = Question::new(&self.all, true, |member| Mark::read(member.bare()));
+        (0..self.all.len()).for_each(|number| question.ask(number));
+        question.wait(enough, PATIENCE, |_| true);
+        std::mem::take(&mut question.answers)
     }
 
-    /// The stores, for a process that writes to them. Their marks are put if none has one.
+    /// Whether a store that answers has any shard, marked or not.
+    fn has_shards(&self) -> bool {
+        let mut question = Question::new(&self.all, true, |member| member.bare().list(ObjectKind::Shard));
+        (0..self.all.len()).for_each(|number| question.ask(number));
+        question.wait(self.all.len(), PATIENCE, |_| true);
+        question.answers.iter().flatten().any(|list| list.as_ref().is_ok_and(|list| !list.is_empty()))
+    }
+
+    fn members_of(&self, id: &str) -> Members {
+        let dispersal = Arc::new(Dispersal { id: id.to_owned(), policy: self.policy });
+        let (all, roles, drafts) = (Arc::clone(&self.all), Arc::clone(&self.roles), Arc::clone(&self.drafts));
+        Members { all, dispersal, roles, drafts }
+    }
+
+    /// The stores, for a process that writes to them. The dispersal is begun if no store has anything yet.
     ///
     /// # Errors
-    /// `Unavailable` if the marks are missing and not all stores take one.
+    /// `Unavailable` if the dispersal is still to be begun and not all stores answer.
     fn writable(&self) -> Result<Members> {
+        let mut is_begun = lock(&self.is_begun);
         if let Some(members) = self.members()?
-            && (!self.lacks_marks(&members) || !self.is_unborn(&members)?)
+            && (*is_begun || !Census::take(&members, self.policy.code.k)?.holders.is_empty())
         {
+            *is_begun = true;
             return Ok(members);
         }
-        // The first store's mark decides which of two processes begins the dispersal.
-        let begun = lock(&self.members).as_ref().map(|members| members.id.clone());
-        let id = match (begun, self.all[0].mark()?) {
-            (Some(id), _) => id,
-            (None, Some(mark)) => mark.id,
-            (None, None) => format!("{:032x}", u128::from_be_bytes(ambient::random()?)),
-        };
-        for member in self.all.iter() {
-            let begun = member.begin(&id, self.code);
-            begun.map_err(|error| {
-                Error::new(error.kind(), "a dispersed history begins once all its stores answer")
-                    .caused_by(error)
-            })?;
-        }
-        let members = Members { all: Arc::clone(&self.all), id, code: self.code };
+        let members = self.begin()?;
+        *is_begun = true;
         *lock(&self.members) = Some(members.clone());
         Ok(members)
     }
 
-    /// Whether a store that answers has no mark.
-    fn lacks_marks(&self, members: &Members) -> bool {
-        members.all.iter().any(|member| matches!(member.mark(), Ok(None)))
-    }
-
-    /// Whether the dispersal was begun, and no history is in it yet.
-    fn is_unborn(&self, members: &Members) -> Result<bool> {
-        Ok(self.shards(members)?.0.is_empty())
-    }
-
-    /// Counts the shards of each object that the stores list. Returns the number of stores that did not answer, too.
-    fn shards(&self, members: &Members) -> Result<(BTreeMap<ObjectName, usize>, usize)> {
-        let lists =
-            members.ask(&members.numbers(), self.code.k, PATIENCE, |_, store| store.list(ObjectKind::Shard));
-        let away = lists.iter().flatten().filter(|list| list.is_err()).count();
-        if away > self.code.m {
-            return Err(self.too_many_away(&lists));
+    /// Gives all stores their marks. That of the first store decides which of two processes begins.
+    fn begin(&self) -> Result<Members> {
+        let without = |error: Error| {
+            Error::new(error.kind(), format!("a dispersed history begins once all its stores answer: {error}"))
+        };
+        let mut marks = self.marks(self.all.len());
+        if let Some(Err(error)) = marks.iter_mut().filter_map(Option::take).find(Result::is_err) {
+            return Err(without(error));
         }
-        let mut counts = BTreeMap::new();
-        for shard in lists.into_iter().flatten().flatten().flatten() {
-            if let Some((name, _)) = object_of(&shard) {
-                *counts.entry(name).or_insert(0) += 1;
+        let (first, begun) = (self.all[0].bare(), lock(&self.members).clone());
+        let id = match (begun, Mark::read(first)?) {
+            (Some(begun), _) => begun.dispersal.id.clone(),
+            (None, Some(mark)) => mark.id,
+            (None, None) => {
+                let id = format!("{:032x}", u128::from_be_bytes(ambient::random()?));
+                self.all[0].begin(&self.members_of(&id).dispersal).or_else(|error| match Mark::read(first) {
+                    Ok(Some(_)) => Ok(()),
+                    _ => Err(without(error)),
+                })?;
+                Mark::read(first)?.map_or(id, |mark| mark.id)
             }
-        }
-        Ok((counts, away))
+        };
+        let members = self.members_of(&id);
+        self.all.iter().try_for_each(|member| member.begin(&members.dispersal).map_err(without))?;
+        Ok(members)
     }
 
-    /// The number of shards that an object is made of.
-    fn needed(&self, kind: ObjectKind) -> usize {
-        if is_coded(kind) { self.code.k } else { 1 }
-    }
-
-    /// Puts an object. What of it is known to be in too few stores counts as missing until it is put again.
+    /// Puts an object. If it comes into too few stores, it counts as missing until it is put again.
     fn put(&self, name: &ObjectName, source: &mut dyn Read, len: u64) -> Result<()> {
+        name.check()?;
         let members = self.writable()?;
-        let done = put::put(&members, self.tolerate, name, source, len);
-        let is_short = done.as_ref().is_err_and(|error| error.kind() != Kind::Internal);
+        let count = if is_coded(name.kind()) { self.all.len() } else { 1 };
+        let sinks = (0..count).map(|_| members.sink(name.kind(), len).map(Some)).collect::<Result<_>>()?;
+        let shards = make_shards(self.policy.code_of(name.kind()), name, source, len, sinks)?;
+        let (tail, earlier) = (shards[0].1.clone(), lock(&self.unfinished).get(name).cloned());
+        let done = put::put(&members, NewObject { name, shards, earlier });
         let mut unfinished = lock(&self.unfinished);
-        if is_short {
-            unfinished.insert(name.clone())
+        if done.as_ref().is_err_and(|error| error.kind() != Kind::Internal) {
+            unfinished.insert(name.clone(), tail)
         } else {
             unfinished.remove(name)
         };
@@ -184,18 +202,10 @@ impl Dispersed {
     /// The stores that have a shard of an object, and how many did not answer.
     fn holders(&self, members: &Members, name: &ObjectName) -> (Vec<usize>, usize) {
         let shards = Shards::new(members, name);
-        let wanted: Vec<_> =
-            (0..shards.holders.len()).map(|place| shard_name(name, shards.number(place))).collect();
-        let by_member: BTreeMap<_, _> = shards.holders.iter().copied().zip(wanted).collect();
-        let job = move |member: usize, store: &dyn Store| store.holds(&by_member[&member]);
-        let answers = members.ask(&members.numbers(), self.code.k, PATIENCE, job);
-        let away = answers.iter().flatten().filter(|it| it.is_err()).count();
-        let has = answers
-            .iter()
-            .enumerate()
-            .filter(|(_, it)| matches!(it, Some(Ok(true))))
-            .map(|(number, _)| number);
-        (has.collect(), away)
+        let job = move |member: usize, store: &dyn Store| store.holds(&shards.shard(shards.place(member)));
+        let answers = members.ask(&members.numbers(), self.policy.quorum(), PATIENCE, job);
+        let has = answers.iter().enumerate().filter(|(_, it)| matches!(it, Some(Ok(true))));
+        (has.map(|(number, _)| number).collect(), failures(&answers))
     }
 
     /// Asks each store that has a shard of an object, by the name of the shard.
@@ -205,11 +215,9 @@ impl Dispersed {
         name: &ObjectName,
         job: impl Fn(&dyn Store, &ObjectName) -> Result<T> + Send + Sync + 'static,
     ) -> Answers<T> {
-        let (has, _) = self.holders(members, name);
-        let (shards, name) = (Shards::new(members, name), name.clone());
+        let ((has, _), shards) = (self.holders(members, name), Shards::new(members, name));
         members.ask(&has, has.len(), PATIENCE, move |member, store| {
-            let place = shards.holders.iter().position(|it| *it == member).unwrap_or_default();
-            job(store, &shard_name(&name, shards.number(place)))
+            job(store, &shards.shard(shards.place(member)))
         })
     }
 
@@ -226,12 +234,7 @@ impl Dispersed {
         let mut bytes = vec![0; object.size() as usize];
         let read = object.read_exact_at(&mut bytes, 0);
         read.map_err(|error| {
-            let kind = if error.kind() == std::io::ErrorKind::InvalidData {
-                Kind::Damaged
-            } else {
-                Kind::Unavailable
-            };
-            Error::new(kind, format!("cannot read {}", self.locate(name))).caused_by(error)
+            Error::new(kind_of_failure(&error), format!("cannot read {}", self.locate(name))).caused_by(error)
         })?;
         Ok(Some(bytes))
     }
@@ -240,12 +243,10 @@ impl Dispersed {
 impl Store for Dispersed {
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectName>> {
         let Some(members) = self.members()? else { return Ok(Vec::new()) };
-        let (counts, away) = self.shards(&members)?;
-        // With fewer than it is made of, an object was not put to its end, or not removed to its end.
-        let is_there = |(name, count): (ObjectName, usize)| {
-            (name.kind() == kind && count + away >= self.needed(kind)).then_some(name)
-        };
-        Ok(counts.into_iter().filter_map(is_there).collect())
+        let census = Census::take(&members, self.policy.code.k)?;
+        let unfinished = lock(&self.unfinished);
+        let of_kind = census.objects().map(|(name, _)| name);
+        Ok(of_kind.filter(|name| name.kind() == kind && !unfinished.contains_key(name)).cloned().collect())
     }
 
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
@@ -255,18 +256,18 @@ impl Store for Dispersed {
     fn holds(&self, name: &ObjectName) -> Result<bool> {
         name.check()?;
         let Some(members) = self.members()? else { return Ok(false) };
-        if lock(&self.unfinished).contains(name) {
+        if lock(&self.unfinished).contains_key(name) {
             return Ok(false);
         }
         let (has, away) = self.holders(&members, name);
-        if away > self.code.m {
+        if away > self.policy.code.m {
             return Err(Error::unavailable(format!(
                 "{away} of {} stores do not answer, and at most {} may be away; try again once they answer",
                 self.all.len(),
-                self.code.m
+                self.policy.code.m
             )));
         }
-        Ok(!has.is_empty() && has.len() + away >= self.needed(name.kind()))
+        Ok(!has.is_empty() && has.len() + away >= self.policy.needed(name.kind()))
     }
 
     fn may_have_size(&self, name: &ObjectName, len: u64) -> Result<bool> {
@@ -277,7 +278,7 @@ impl Store for Dispersed {
         let sizes = self.on_shards(&members, name, |store, shard| store.size(shard));
         let sizes: Vec<_> = sizes.into_iter().flatten().flatten().flatten().collect();
         // One shard of another length is damaged, and no more; so is one of this length among others.
-        Ok(sizes.iter().filter(|size| **size == expected).count() >= self.needed(name.kind()))
+        Ok(sizes.iter().filter(|size| **size == expected).count() >= self.policy.needed(name.kind()))
     }
 
     fn age(&self, name: &ObjectName) -> Option<Duration> {
@@ -288,11 +289,21 @@ impl Store for Dispersed {
 
     fn renew(&self, name: &ObjectName) -> Result<()> {
         let members = self.writable()?;
+        let is_weak = self.holders(&members, name).0.len() < self.policy.quorum();
+        if is_weak && self.holds(name)? {
+            self.strengthen(&members)?;
+        }
         let renewed = self.on_shards(&members, name, |store, shard| store.renew(shard));
-        if renewed.iter().flatten().filter(|it| it.is_ok()).count() >= self.needed(name.kind()) {
+        let done = renewed.iter().flatten().filter(|it| it.is_ok()).count();
+        if done >= self.policy.quorum() {
             return Ok(());
         }
-        Err(Error::unavailable(format!("{} is not there: {}", self.locate(name), first_error(&renewed))))
+        Err(Error::unavailable(format!(
+            "{} was renewed in {done} stores, and {} must have it: {}",
+            self.locate(name),
+            self.policy.quorum(),
+            first_error(&renewed)
+        )))
     }
 
     fn open(&self, name: &ObjectName) -> Result<Option<Box<dyn Object>>> {
@@ -307,13 +318,13 @@ impl Store for Dispersed {
         let mut wanted: BTreeMap<usize, Vec<ObjectName>> = BTreeMap::new();
         for name in names {
             let shards = Shards::new(&members, name);
-            for place in BTreeSet::from([0, shards.code.k - 1]) {
-                let shard = shard_name(name, shards.number(place));
-                wanted.entry(shards.holders[place]).or_default().push(shard);
+            for place in 0..self.policy.first_readers(name.kind()) {
+                wanted.entry(shards.holders[place]).or_default().push(shards.shard(place));
             }
         }
+        wanted.retain(|number, _| !members.all[*number].is_last_choice());
         let which: Vec<_> = wanted.keys().copied().collect();
-        members.ask(&which, which.len().min(self.code.k), PATIENCE, move |member, store| {
+        members.ask(&which, which.len().min(self.policy.code.k), PATIENCE, move |member, store| {
             store.expect(&wanted[&member]);
             Ok(())
         });
@@ -344,8 +355,7 @@ impl Store for Dispersed {
     }
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
-        files::create_folder(&self.scratch)?;
-        NewFile::create(&self.scratch.join(format!("draft.{}", kind.place().1)))
+        self.drafts.begin(kind)
     }
 
     fn put_file(&self, name: &ObjectName, file: NewFile) -> Result<()> {
@@ -355,9 +365,17 @@ impl Store for Dispersed {
         self.put(name, &mut std::io::BufReader::new(opened), file.size()?)
     }
 
-    fn remove_unfinished(&self, _: ObjectKind) {
-        if let Ok(Some(members)) = self.members() {
-            members.ask(&members.numbers(), self.all.len(), PATIENCE, |_, store| {
+    fn remove_unfinished(&self, kind: ObjectKind) {
+        self.drafts.remove_unfinished(kind);
+        self.drafts.remove_unfinished(ObjectKind::Shard);
+        // Only who has this role knows that no other process is putting an object now.
+        if let Ok(Some(members)) = self.members()
+            && self.roles.has(Role::Capture)
+        {
+            if let Err(error) = self.remove_remnants(&members, kind) {
+                tracing::debug!("what was left of unfinished puts stays: {error}");
+            }
+            members.ask(&members.numbers(), self.policy.quorum(), PATIENCE, |_, store| {
                 store.remove_unfinished(ObjectKind::Shard);
                 Ok(())
             });
@@ -371,14 +389,14 @@ impl Store for Dispersed {
         let is_harmless = |name: &ObjectName| {
             matches!(name.kind(), ObjectKind::Increment | ObjectKind::CopyIntent | ObjectKind::InitIntent)
         };
-        let tolerate = if names.iter().all(is_harmless) { self.tolerate } else { 0 };
-        let there =
-            members.ask(&members.numbers(), self.all.len(), PATIENCE, |_, store| store.read(&Mark::name()));
-        let away = there.iter().flatten().filter(|it| it.is_err()).count();
-        if away > tolerate {
+        let tolerate = if names.iter().all(is_harmless) { self.policy.tolerate } else { 0 };
+        let enough = self.all.len() - tolerate;
+        let there = members.ask(&members.numbers(), enough, PATIENCE, |_, store| Mark::read(store));
+        if failures(&there) > tolerate {
             return Err(Error::unavailable(format!(
-                "nothing is removed while {away} of {} stores are away, as what they keep would come back with them; try again \
-                 once they answer: {}",
+                "nothing is removed while {} of {} stores are away, as what they keep would come back with them; try again once they \
+                 answer: {}",
+                failures(&there),
                 self.all.len(),
                 first_error(&there)
             )));
@@ -387,12 +405,15 @@ impl Store for Dispersed {
         for name in names {
             let of = Shards::new(&members, name);
             for (place, member) in of.holders.iter().enumerate() {
-                shards.entry(*member).or_default().push(shard_name(name, of.number(place)));
+                shards.entry(*member).or_default().push(of.shard(place));
             }
         }
-        let enough = self.all.len() - tolerate;
-        let mut removed = members
-            .ask(&members.numbers(), enough, PATIENCE, move |member, store| store.remove(&shards[&member]));
+        let roles = Arc::clone(&self.roles);
+        let mut removed = members.ask(&members.numbers(), enough, PATIENCE, move |member, store| {
+            roles.ensure(member, store)?;
+            store.remove(shards.get(&member).map_or(&[], Vec::as_slice))
+        });
+        names.iter().for_each(|name| drop(lock(&self.unfinished).remove(name)));
         if removed.iter().flatten().filter(|it| it.is_ok()).count() >= enough {
             return Ok(());
         }
@@ -428,10 +449,10 @@ impl Store for Dispersed {
 
     fn read_note(&self, role: Role) -> Result<Option<HolderNote>> {
         let Some(members) = self.members()? else { return Ok(None) };
-        let notes =
-            members.ask(&members.numbers(), self.code.k, PATIENCE, move |_, store| store.read_note(role));
+        let enough = self.policy.witnesses();
+        let notes = members.ask(&members.numbers(), enough, PATIENCE, move |_, store| store.read_note(role));
         if notes.iter().flatten().all(Result::is_err) {
-            return Err(self.too_many_away(&notes));
+            return Err(too_many_away(self.policy, &notes));
         }
         Ok(notes.into_iter().flatten().flatten().flatten().min_by_key(|note| note.age))
     }
@@ -447,7 +468,7 @@ impl Store for Dispersed {
     fn is_leased(&self, role: Role) -> bool {
         let Ok(Some(members)) = self.members() else { return false };
         let leased =
-            members.ask(&members.numbers(), self.code.k, PATIENCE, move |_, store| Ok(store.is_leased(role)));
+            members.ask(&members.numbers(), self.policy.quorum(), PATIENCE, move |_, store| Ok(store.is_leased(role)));
         leased.into_iter().flatten().flatten().any(|it| it)
     }
 
@@ -462,6 +483,31 @@ impl Store for Dispersed {
     fn dispersal(&self) -> Option<&Dispersed> {
         Some(self)
     }
+}
+
+/// Dispersed stores for the tests that every store passes: over stores in memory and folders, of which one is away.
+#[cfg(test)]
+pub(super) fn for_tests(scratch: &Path) -> Vec<Dispersed> {
+    let made = [(4, 2, 1), (2, 1, 0), (1, 1, 0), (3, 3, 2)].map(|(k, m, tolerate)| {
+        let (memory, folders) = (tests::stores(k), (0..m).map(|_| scratch_folder(scratch)));
+        let folder = |number: usize, root: std::path::PathBuf| {
+            Member::new(number, format!("file://{}", root.display()), Arc::new(super::Folder::new(&root)), Some(root))
+        };
+        let in_memory = memory.into_iter().enumerate().map(|(number, it)| tests::member(number, it));
+        let members = in_memory.chain(folders.enumerate().map(|(number, root)| folder(k + number, root)));
+        let policy = Policy { code: code::Code { k, m }, tolerate };
+        Dispersed::new(policy, members.map(Arc::new).collect(), scratch)
+    });
+    made.into()
+}
+
+/// A new folder that goes with the test's own.
+#[cfg(test)]
+fn scratch_folder(scratch: &Path) -> std::path::PathBuf {
+    let number = u64::from_le_bytes(ambient::random().unwrap());
+    let folder = scratch.join(format!("member-{number:x}"));
+    super::files::create_folder(&folder).unwrap();
+    folder
 }
 
 #[cfg(test)]

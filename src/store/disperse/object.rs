@@ -9,9 +9,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::code::{Code, Stripes};
-use super::members::{Members, Raced};
-use super::shard::{OpenShard, RUN, Tail, fault, is_coded, shard_name};
+use super::code::{Code, RUN, Stripes};
+use super::members::{Heard, Members};
+use super::policy::is_coded;
+use super::shard::{OpenShard, Tail, fault, shard_name};
+use super::versions::{Verdict, judge};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Object, ObjectName, Store};
 
@@ -34,10 +36,13 @@ pub(super) struct Shards {
 impl Shards {
     pub fn new(members: &Members, name: &ObjectName) -> Shards {
         let holders = members.ranked(name);
-        let all = holders.len();
-        let code = if is_coded(name.kind()) { members.code } else { Code { k: 1, m: all - 1 } };
-        let open = Arc::new((0..all).map(|_| Mutex::default()).collect());
+        let code = members.dispersal.policy.code_of(name.kind());
+        let open = Arc::new(holders.iter().map(|_| Mutex::default()).collect());
         Shards { members: members.clone(), name: name.clone(), code, holders, open }
+    }
+
+    pub fn name(&self) -> &ObjectName {
+        &self.name
     }
 
     /// The number of the shard at a place: all copies are called alike.
@@ -45,8 +50,14 @@ impl Shards {
         if is_coded(self.name.kind()) { place } else { 0 }
     }
 
-    fn place(&self, member: usize) -> usize {
+    /// The place of a store among the holders.
+    pub fn place(&self, member: usize) -> usize {
         self.holders.iter().position(|holder| *holder == member).expect("each store is ranked")
+    }
+
+    /// The name of the shard at a place.
+    pub fn shard(&self, place: usize) -> ObjectName {
+        shard_name(&self.name, self.number(place))
     }
 
     /// Opens a shard, if that was not done before; `None` if it is not there.
@@ -63,7 +74,7 @@ impl Shards {
         if open.is_none() {
             *open = OpenShard::open(store, &self.name, self.number(place))?.map(Arc::new);
         }
-        let locate = || store.locate(&shard_name(&self.name, self.number(place)));
+        let locate = || store.locate(&self.shard(place));
         match &*open {
             Some(shard)
                 if like.is_some_and(|like| !shard.tail.is_of_same(like)) || shard.tail.code != self.code =>
@@ -86,8 +97,17 @@ impl Shards {
         run: &Range<u64>,
     ) -> Result<Option<Vec<u8>>> {
         let Some(shard) = self.open(store, place, Some(like))? else { return Ok(None) };
-        let failed = |error| fault(store, &shard_name(&self.name, self.number(place)), error);
+        let failed = |error| fault(store, &self.shard(place), error);
         shard.read(run).map(Some).map_err(failed)
+    }
+
+    /// The stores in the order in which they are read from.
+    fn order(&self) -> Vec<usize> {
+        // The end of an object is read first, most often, and lies in the last of the data shards.
+        let (data, other) = self.holders.split_at(self.code.k);
+        let mut order: Vec<_> = data.iter().rev().chain(other).copied().collect();
+        order.sort_by_key(|member| self.members.all[*member].is_last_choice());
+        order
     }
 
     /// Reads a run of stripes from any k shards, and returns all data shards.
@@ -95,64 +115,64 @@ impl Shards {
     /// # Errors
     /// `Damaged` if fewer than k are sound, `Unavailable` if too many stores do not answer.
     pub fn restore(&self, like: &Tail, run: &Range<u64>) -> Result<Vec<Vec<u8>>> {
-        let mut order = self.holders.clone();
-        order.sort_by_key(|member| self.members.all[*member].is_last_choice());
         let (k, shards, like, run) = (self.code.k, self.clone(), like.clone(), run.clone());
         let job =
             move |member: usize, store: &dyn Store| shards.read(store, shards.place(member), &like, &run);
-        let raced = self.members.race(&order, k, PATIENCE, job, |good| good.len() >= k);
-        if raced.good.len() < k {
-            return Err(self.too_few(raced));
+        let is_enough = |heard: &Heard<_>| (heard.good.len() >= k).then_some(());
+        let (_, heard) = self.members.race(&self.order(), k, PATIENCE, job, is_enough);
+        if heard.good.len() < k {
+            return Err(self.too_few(heard));
         }
         let mut found = vec![None; self.holders.len()];
-        raced.good.into_iter().for_each(|(member, bytes)| found[self.place(member)] = Some(bytes));
+        heard.good.into_iter().for_each(|(member, bytes)| found[self.place(member)] = Some(bytes));
         self.code.decode(&mut found)?;
         Ok(found.into_iter().take(k).flatten().collect())
     }
 
     /// The error for an object of which too few shards can be read.
-    fn too_few<T>(&self, raced: Raced<T>) -> Error {
-        let (k, good, away) = (self.code.k, raced.good.len(), raced.away);
+    fn too_few<T>(&self, heard: Heard<T>) -> Error {
+        let (k, good, away) = (self.code.k, heard.good.len(), heard.away);
         let kind = if good + away < k { Kind::Damaged } else { Kind::Unavailable };
+        let next = if kind == Kind::Damaged { "see backwhen verify" } else { "try again once they answer" };
         let error = Error::new(
             kind,
             format!(
-                "{} needs {k} of its {} shards, and {good} can be read: {} are missing, {} damaged, and {away} stores do not answer",
+                "{} needs {k} of its {} shards, and {good} can be read: {} are missing, {} damaged, and {away} stores do not \
+                 answer; {next}",
                 self.name,
                 self.holders.len(),
-                raced.missing,
-                raced.damaged
+                heard.missing,
+                heard.damaged
             ),
         );
-        match raced.why {
+        match heard.why {
             Some(why) => error.caused_by(why),
             None => error,
         }
     }
 
-    /// Finds out what the object is, from the first shard that tells; `None` if there is no such object.
+    /// Finds out which object lies under the name; `None` if there is none.
     ///
     /// # Errors
     /// `Damaged` if no shard is sound, `Unavailable` if too many stores do not answer.
     pub fn look(&self) -> Result<Option<Tail>> {
-        // The end of an object is read first, most often, and lies in the last of the data shards.
-        let last = self.code.k - 1;
-        let mut order: Vec<_> =
-            (0..=last).rev().chain(last + 1..self.holders.len()).map(|it| self.holders[it]).collect();
-        order.sort_by_key(|member| self.members.all[*member].is_last_choice());
-        let shards = self.clone();
+        let (policy, kind, shards) = (self.members.dispersal.policy, self.name.kind(), self.clone());
         let job = move |member: usize, store: &dyn Store| {
             Ok(shards.open(store, shards.place(member), None)?.map(|shard| shard.tail.clone()))
         };
-        let raced = self.members.race(&order, 1, PATIENCE, job, |good| !good.is_empty());
-        if let Some((_, tail)) = raced.good.first_key_value() {
-            return Ok(Some(tail.clone()));
-        }
-        // An object is in all stores but those that were away when it was put, and these are fewer than k.
-        if raced.damaged == 0 && raced.away <= self.members.code.m {
-            Ok(None)
-        } else {
-            Err(self.too_few(raced))
+        let judged = |heard: &Heard<Tail>, is_all: bool| {
+            let unknown = policy.stores() - heard.good.len() - heard.missing;
+            match judge(policy, kind, heard.good.values(), unknown, is_all) {
+                Verdict::Is(tail) => Some(Some(tail.clone())),
+                Verdict::IsNot => Some(None),
+                Verdict::Unclear => None,
+            }
+        };
+        let first = policy.first_readers(kind);
+        let (found, heard) = self.members.race(&self.order(), first, PATIENCE, job, |heard| judged(heard, false));
+        match found.or_else(|| judged(&heard, true)) {
+            Some(found) => Ok(found),
+            None => Err(self.too_few(heard)),
         }
     }
 }
@@ -180,23 +200,36 @@ impl DispersedObject {
         Stripes::new(self.shards.code, self.tail.len)
     }
 
+    /// Reads the runs of stripes from those shards that hold the wanted bytes as they are; `None` if one of their stores fails
+    /// or is slow.
+    fn fetch_plain(&self, needed: &[(usize, Range<u64>)]) -> Option<Vec<(usize, Range<u64>, Vec<u8>)>> {
+        let holders: Vec<_> = needed.iter().map(|(place, _)| self.shards.holders[*place]).collect();
+        if holders.iter().any(|member| self.shards.members.all[*member].is_last_choice()) {
+            return None;
+        }
+        let (shards, like) = (self.shards.clone(), self.tail.clone());
+        let runs: BTreeMap<_, _> = needed.iter().cloned().collect();
+        let job = move |member: usize, store: &dyn Store| {
+            let place = shards.place(member);
+            shards.read(store, place, &like, &runs[&place])
+        };
+        let decide = |heard: &Heard<_>| {
+            let is_all = heard.good.len() == holders.len();
+            let has_failed = heard.is_late || heard.missing + heard.damaged + heard.away > 0;
+            (is_all || has_failed).then_some(is_all)
+        };
+        let (done, mut heard) = self.shards.members.race(&holders, holders.len(), PATIENCE, job, decide);
+        if done != Some(true) {
+            return None;
+        }
+        let given = needed.iter().zip(&holders);
+        Some(given.filter_map(|((place, run), holder)| Some((*place, run.clone(), heard.good.remove(holder)?))).collect())
+    }
+
     /// Returns data shards, each with a run of stripes in which the pieces lie that are asked for.
     fn fetch(&self, needed: &[(usize, Range<u64>)]) -> Result<Vec<(usize, Range<u64>, Vec<u8>)>> {
-        let holders: Vec<_> = needed.iter().map(|(place, _)| self.shards.holders[*place]).collect();
-        if !holders.iter().any(|member| self.shards.members.all[*member].is_last_choice()) {
-            let (shards, like) = (self.shards.clone(), self.tail.clone());
-            let runs: BTreeMap<_, _> = needed.iter().cloned().collect();
-            let job = move |member: usize, store: &dyn Store| {
-                let place = shards.place(member);
-                shards.read(store, place, &like, &runs[&place])
-            };
-            let mut raced = self.shards.members.try_all(&holders, PATIENCE, job);
-            if raced.len() == needed.len() {
-                let given = needed.iter().zip(&holders);
-                let given = given
-                    .filter_map(|((place, run), holder)| Some((*place, run.clone(), raced.remove(holder)?)));
-                return Ok(given.collect());
-            }
+        if let Some(plain) = self.fetch_plain(needed) {
+            return Ok(plain);
         }
         let begin = needed.iter().map(|(_, run)| run.start).min().unwrap_or(0);
         let run = begin..needed.iter().map(|(_, run)| run.end).max().unwrap_or(0);

@@ -1,24 +1,31 @@
 //! Puts an object into all stores.
 //!
-//! A name can be had only once, also by two processes that do not see the same stores: a put has done well only if all
-//! stores but those that are tolerated have these bytes, and of any two such sets of stores one store is in both. The store
-//! that comes first for a name is asked before the others, so that of two puts that race one wins.
+//! A put has done well once a quorum of the stores has these bytes. Two quorums share a store, and a store takes a name once, so
+//! of two puts of one name with other bytes at most one does well, also if they do not see the same stores. The store that
+//! comes first for a name is asked before the others, so that usually one does.
 
-use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::heal::{Part, fill, look_at_all, withdraw};
 use super::members::{Answers, Members, first_error};
 use super::object::Shards;
-use super::shard::{OpenShard, Tail, shard_name, write_shards};
+use super::shard::{OpenShard, Payload, Tail};
+use super::versions::{Verdict, judge};
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
-use crate::store::{NewFile, ObjectKind, ObjectName, Store};
+use crate::store::{ObjectName, Store};
 
-/// Once enough stores have an object, the others have this time to take it too.
+/// The store that decides is waited for so long.
+const FIRST: Duration = Duration::from_secs(3);
+
+/// Once a quorum has an object, the other stores have this time to take it too. What they take later counts as well.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a store made of a put.
+/// Whoever finds the beginning of another put waits so long for its end.
+const RACE: Duration = Duration::from_secs(5);
+
+/// The outcome of a put in one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Put {
     New,
@@ -30,23 +37,48 @@ enum Put {
 
 /// The shards of one object on their way into the stores.
 struct PutWork {
-    name: ObjectName,
+    members: Members,
     shards: Shards,
-    /// By the place of each store: the file that is still to be put, and the tail by which equal bytes are known.
-    files: Vec<Mutex<Option<NewFile>>>,
+    /// By the place of each store.
+    payloads: Vec<Mutex<Option<Payload>>>,
     tails: Vec<Tail>,
 }
 
+/// An object that is to be put, with its shards.
+pub(super) struct NewObject<'a> {
+    pub name: &'a ObjectName,
+    pub shards: Vec<(Option<Payload>, Tail)>,
+    /// The bytes that an earlier put of this process has left in too few stores, and that nobody can have read.
+    pub earlier: Option<Tail>,
+}
+
 impl PutWork {
-    fn put(&self, place: usize, store: &dyn Store) -> Result<Put> {
-        let number = self.shards.number(place);
-        let file = self.files[place].lock().unwrap_or_else(PoisonError::into_inner).take();
-        let file = file.ok_or_else(|| Error::unavailable("the store was away when the object was made"))?;
+    fn new(members: &Members, object: NewObject<'_>) -> PutWork {
+        let shards = Shards::new(members, object.name);
+        let (mut payloads, mut tails): (Vec<_>, Vec<_>) = object.shards.into_iter().unzip();
+        // Of a small object all stores get the same bytes.
+        if let ([Some(Payload::Memory(bytes))], [tail]) = (&payloads[..], &tails[..]) {
+            let (bytes, tail) = (Arc::clone(bytes), tail.clone());
+            payloads = shards.holders.iter().map(|_| Some(Payload::Memory(Arc::clone(&bytes)))).collect();
+            tails = vec![tail; shards.holders.len()];
+        }
+        let payloads = payloads.into_iter().map(Mutex::new).collect();
+        PutWork { members: members.clone(), shards, payloads, tails }
+    }
+
+    fn put(&self, member: usize, store: &dyn Store) -> Result<Put> {
+        let (place, name) = (self.shards.place(member), self.shards.name());
+        let payload = self.payloads[place].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let payload = payload.ok_or_else(|| Error::internal("a shard was put twice; please report this"))?;
+        self.members.roles.ensure(member, store)?;
         ambient::pass("disperse.put")?;
-        match store.put_file(&shard_name(&self.name, number), file) {
-            Ok(()) => Ok(Put::New),
+        match payload.put(store, &self.shards.shard(place)) {
+            Ok(()) => {
+                ambient::pass("disperse.put-done")?;
+                Ok(Put::New)
+            }
             Err(error) if error.kind() == Kind::Internal => {
-                match OpenShard::open(store, &self.name, number) {
+                match OpenShard::open(store, name, self.shards.number(place)) {
                     Ok(Some(there)) if there.tail == self.tails[place] => Ok(Put::Known),
                     Ok(Some(_)) => Ok(Put::Other),
                     Ok(None) => Err(error),
@@ -58,91 +90,128 @@ impl PutWork {
     }
 }
 
-/// Puts an object of `len` bytes. `tolerate` stores may lack it.
+/// Puts an object.
 ///
 /// # Errors
-/// `Internal` if the name is taken, `Unavailable` or `Locked` if too few stores take the object. In this case some may have it,
-/// and the same put makes it whole.
-pub(super) fn put(
-    members: &Members,
-    tolerate: usize,
-    name: &ObjectName,
-    source: &mut dyn Read,
-    len: u64,
-) -> Result<()> {
-    name.check()?;
-    let shards = Shards::new(members, name);
-    let draft = |member: &usize| members.ask_one(*member, |store| store.draft(ObjectKind::Shard)).ok();
-    let files = shards.holders.iter().map(draft).collect();
-    let (files, tails) =
-        write_shards(shards.code, name, source, len, files)?.into_iter().unzip::<_, _, Vec<_>, _>();
-    let files = files.into_iter().map(Mutex::new).collect();
-    let holders = shards.holders.clone();
-    let (work, needed) =
-        (Arc::new(PutWork { name: name.clone(), shards, files, tails }), holders.len() - tolerate);
-    let mut answers: Answers<Put> = holders.iter().map(|_| None).collect();
-    let mut rest = holders.iter().copied();
+/// `Internal` if the name is taken; `Unavailable`, `Locked` or `Refused` if too few stores take the object. Some may have it then.
+pub(super) fn put(members: &Members, object: NewObject<'_>) -> Result<()> {
+    let earlier = object.earlier.clone();
+    let work = Arc::new(PutWork::new(members, object));
+    if let Some(earlier) = earlier.as_ref().filter(|it| !it.is_of_same(&work.tails[0])) {
+        clear_way(members, &work.shards, earlier);
+    }
+    let at_work = Arc::clone(&work);
+    let mut question = members.question(false, move |member, store| at_work.put(member, store));
+    let mut rest = work.shards.holders.iter().copied();
     for member in rest.by_ref() {
-        let done = members.ask_one(member, |store| work.put(place(&holders, member), store));
-        let is_decided = done.is_ok();
-        answers[member] = Some(done);
+        question.ask(member);
+        let is_decided = question.next(FIRST).is_some_and(|number| matches!(question.answers[number], Some(Ok(_))));
         if is_decided {
             break;
         }
     }
-    if !answers.iter().flatten().any(|answer| matches!(answer, Ok(Put::Other))) {
-        let (order, at_work) = (holders.clone(), Arc::clone(&work));
-        let job = move |member: usize, store: &dyn Store| at_work.put(place(&order, member), store);
-        let others: Vec<_> = rest.collect();
-        let enough = needed.saturating_sub(1);
-        let given = members.ask(&others, enough, PATIENCE, job);
-        given
-            .into_iter()
-            .enumerate()
-            .filter(|(_, it)| it.is_some())
-            .for_each(|(member, it)| answers[member] = it);
+    let is_other = |it: &Option<Result<Put>>| matches!(it, Some(Ok(Put::Other)));
+    let is_good = |it: &Put| *it != Put::Other;
+    if !question.answers.iter().any(is_other) {
+        rest.for_each(|member| question.ask(member));
     }
-    outcome(members, name, &answers, needed)
+    question.wait(members.dispersal.policy.quorum(), PATIENCE, is_good);
+    PutEnd { members, work: &work, earlier, answers: std::mem::take(&mut question.answers) }.settle()
 }
 
-fn place(holders: &[usize], member: usize) -> usize {
-    holders.iter().position(|holder| *holder == member).expect("each store is ranked")
+/// Takes back what an earlier put of this process has left, if nobody can have taken that for an object.
+fn clear_way(members: &Members, shards: &Shards, earlier: &Tail) {
+    let parts = look_at_all(members, shards);
+    let unknown = unknown(&parts);
+    let tails = parts.iter().filter_map(Part::tail);
+    if judge(members.dispersal.policy, shards.name().kind(), tails, unknown, true) == Verdict::IsNot {
+        withdraw(members, shards, earlier, &shards.holders);
+    }
 }
 
-fn outcome(members: &Members, name: &ObjectName, answers: &Answers<Put>, needed: usize) -> Result<()> {
-    let count =
-        |wanted: Put| answers.iter().flatten().filter(|it| it.as_ref().is_ok_and(|it| *it == wanted)).count();
-    let has = count(Put::New) + count(Put::Known);
-    if count(Put::Other) > 0 {
-        return Err(Error::internal(format!(
-            "{name} exists already with other bytes; objects are written once"
-        )));
+fn unknown(parts: &[Part]) -> usize {
+    parts.iter().filter(|it| matches!(it, Part::Away(_) | Part::Damaged)).count()
+}
+
+/// A put after the answers of the stores.
+struct PutEnd<'a> {
+    members: &'a Members,
+    work: &'a Arc<PutWork>,
+    earlier: Option<Tail>,
+    answers: Answers<Put>,
+}
+
+impl PutEnd<'_> {
+    fn count(&self, wanted: Put) -> usize {
+        self.answers.iter().flatten().filter(|it| it.as_ref().is_ok_and(|it| *it == wanted)).count()
     }
-    if has < needed {
-        let is_locked = |it: &Result<Put>| it.as_ref().is_err_and(|error| error.kind() == Kind::Locked);
-        let is_refused = |it: &Result<Put>| it.as_ref().is_err_and(|error| error.kind() == Kind::Refused);
-        let answers_ = || answers.iter().flatten();
-        let kind = match (answers_().any(is_locked), answers_().any(is_refused)) {
-            (true, _) => Kind::Locked,
-            (_, true) => Kind::Refused,
-            _ => Kind::Unavailable,
-        };
-        return Err(Error::new(
+
+    fn name(&self) -> &ObjectName {
+        self.work.shards.name()
+    }
+
+    fn taken(&self) -> Error {
+        Error::internal(format!("{} exists already; objects are written once", self.name()))
+    }
+
+    fn settle(self) -> Result<()> {
+        if self.count(Put::New) + self.count(Put::Known) >= self.members.dispersal.policy.quorum() {
+            let is_own = self.earlier.as_ref().is_some_and(|it| it.is_of_same(&self.work.tails[0]));
+            return if self.count(Put::New) > 0 || is_own { Ok(()) } else { Err(self.taken()) };
+        }
+        if self.count(Put::Other) > 0 { self.give_way() } else { Err(self.too_few()) }
+    }
+
+    fn too_few(&self) -> Error {
+        let has = self.count(Put::New) + self.count(Put::Known);
+        let is = |kind: Kind| self.answers.iter().flatten().any(|it| it.as_ref().is_err_and(|it| it.kind() == kind));
+        let kind = [Kind::Locked, Kind::Refused].into_iter().find(|kind| is(*kind)).unwrap_or(Kind::Unavailable);
+        let (all, needed) = (self.members.all.len(), self.members.dispersal.policy.quorum());
+        Error::new(
             kind,
             format!(
-                "{has} of {} stores have {name}, and {needed} must; start the same command again once they answer: {}",
-                members.all.len(),
-                first_error(answers)
+                "{has} of {all} stores have {}, and {needed} must; start the same command again once they answer: {}",
+                self.name(),
+                first_error(&self.answers)
             ),
-        ));
+        )
     }
-    if count(Put::New) == 0 {
-        return Err(Error::internal(format!("{name} exists already; objects are written once")));
-    }
-    for (number, answer) in answers.iter().enumerate() {
-        if let Some(Err(error)) = answer {
-            tracing::debug!("{} lacks {name}: {error}", members.all[number].url);
+
+    /// Other bytes are in the way. If they are an object, or may be one, this put has come too late, and makes that object
+    /// whole, as its own put may have been cut short. If they are no object, another put is on its way, or was cut short.
+    fn give_way(self) -> Result<()> {
+        let begun = ambient::instant();
+        loop {
+            let shards = Shards::new(self.members, self.name());
+            let parts = look_at_all(self.members, &shards);
+            let unknown = unknown(&parts);
+            let (policy, own) = (self.members.dispersal.policy, &self.work.tails[0]);
+            match judge(policy, self.name().kind(), parts.iter().filter_map(Part::tail), unknown, true) {
+                Verdict::Is(tail) if tail.is_of_same(own) => return Err(self.too_few()),
+                Verdict::Is(tail) => {
+                    let tail = tail.clone();
+                    self.withdraw_new(&shards);
+                    let missing: Vec<_> =
+                        (0..parts.len()).filter(|place| parts[*place].is_free_for(&tail, own)).collect();
+                    let held = parts.iter().filter(|it| it.tail().is_some_and(|it| it.is_of_same(&tail))).count();
+                    let filled = fill(self.members, &shards, &tail, &missing)?;
+                    let now = held + filled.iter().filter(|(_, done)| done.is_ok()).count();
+                    return Err(if now >= policy.quorum() { self.taken() } else { self.too_few() });
+                }
+                Verdict::Unclear => return Err(self.too_few()),
+                Verdict::IsNot if begun.elapsed() < RACE => std::thread::sleep(Duration::from_millis(50)),
+                Verdict::IsNot => {
+                    self.withdraw_new(&shards);
+                    return Err(self.too_few());
+                }
+            }
         }
     }
-    Ok(())
+
+    /// Takes back what this put has put, which is in too few stores to be an object.
+    fn withdraw_new(&self, shards: &Shards) {
+        let is_new = |number: &usize| matches!(self.answers[*number], Some(Ok(Put::New)));
+        let new: Vec<_> = self.members.numbers().into_iter().filter(is_new).collect();
+        withdraw(self.members, shards, &self.work.tails[0], &new);
+    }
 }

@@ -1,10 +1,13 @@
 //! A shard: the pieces that one store has of an object, and a tail that says which they are and checks them.
 #![doc = include_str!("FORMAT.md")]
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::code::{Code, PIECE, Stripes};
+use super::policy::is_coded;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::{NewFile, Object, ObjectKind, ObjectName, Store};
 
@@ -17,19 +20,10 @@ const FIXED: usize = 120;
 /// The bytes of the fixed end that the last digest covers.
 const COVERED: usize = FIXED - 32;
 
-/// An object is coded in runs of this many stripes, so that memory is bounded.
-pub(super) const RUN: u64 = 16;
-
 /// Stands for the history's own folder in the name of a shard.
 const ROOT: &str = "root";
 
 type Digest = [u8; 32];
-
-/// Whether objects of a kind are cut into shards. Of the others each store has a copy: they are small, and a store alone
-/// then gives them.
-pub(super) fn is_coded(kind: ObjectKind) -> bool {
-    matches!(kind, ObjectKind::Pack | ObjectKind::Archive | ObjectKind::Segment)
-}
 
 /// The name of a shard of an object: `shards/packs.NAME.pack.3.shard`, or `shards/epochs.0001.json.shard` of a copy.
 pub(super) fn shard_name(name: &ObjectName, index: usize) -> ObjectName {
@@ -44,7 +38,9 @@ pub(super) fn object_of(shard: &ObjectName) -> Option<(ObjectName, usize)> {
     let (folder, file) = shard.stem().split_once('.')?;
     let parse = |file: &str| {
         let path = if folder == ROOT { file.to_owned() } else { format!("{folder}/{file}") };
-        ObjectName::parse(&path)
+        // The wrapped keys of an encrypted store are no objects of the history.
+        let key = || (folder == ObjectKind::StoreKey.place().0).then(|| ObjectKind::StoreKey.object_in(file));
+        ObjectName::parse(&path).or_else(|| key()?)
     };
     let copy = parse(file).filter(|name| !is_coded(name.kind())).map(|name| (name, 0));
     let coded = || {
@@ -76,6 +72,14 @@ impl Tail {
     /// Whether two shards are of the same bytes under the same name.
     pub fn is_of_same(&self, other: &Tail) -> bool {
         (self.code, self.len, self.whole, self.name) == (other.code, other.len, other.whole, other.name)
+    }
+
+    /// The tail of a small object's copies, of which there are `stores`.
+    #[cfg(test)]
+    pub fn of_copy(name: &ObjectName, bytes: &[u8], stores: usize) -> Tail {
+        let code = Code { k: 1, m: stores - 1 };
+        let sinks = vec![Some(Sink::Memory(Vec::new()))];
+        make_shards(code, name, &mut &*bytes, bytes.len() as u64, sinks).unwrap().remove(0).1
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -195,90 +199,132 @@ pub(super) fn fault(store: &dyn Store, shard: &ObjectName, error: io::Error) -> 
     Error::new(kind, format!("cannot read {}", store.locate(shard))).caused_by(error)
 }
 
-/// Writes the shards of one object, run by run, each into a file of the store that it is for.
+/// What becomes a shard: bytes in memory, or a local file.
+pub(super) enum Payload {
+    Memory(Arc<[u8]>),
+    File(NewFile),
+}
+
+impl Payload {
+    /// Puts a shard into a store.
+    ///
+    /// # Errors
+    /// Fails as [`Store::put_new`] does.
+    pub fn put(self, store: &dyn Store, shard: &ObjectName) -> Result<()> {
+        let file = match self {
+            Payload::Memory(bytes) => return store.put_new(shard, &bytes),
+            Payload::File(file) => file,
+        };
+        let failed = || format!("cannot write {}", store.locate(shard));
+        let mut source = File::open(file.path()).context(Kind::Unavailable, failed)?;
+        let mut draft = store.draft(ObjectKind::Shard)?;
+        io::copy(&mut source, &mut draft).context(Kind::Unavailable, failed)?;
+        store.put_file(shard, draft)
+    }
+}
+
+/// A shard that is being made.
+pub(super) enum Sink {
+    Memory(Vec<u8>),
+    File(NewFile),
+}
+
+impl Sink {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Sink::Memory(memory) => memory.extend_from_slice(bytes),
+            Sink::File(file) => {
+                let written = file.write_all(bytes);
+                written.context(Kind::Unavailable, || format!("cannot write {}", file.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<Sink> for Payload {
+    fn from(sink: Sink) -> Payload {
+        match sink {
+            Sink::Memory(bytes) => Payload::Memory(bytes.into()),
+            Sink::File(file) => Payload::File(file),
+        }
+    }
+}
+
+/// Makes the shards of one object, run by run.
 pub(super) struct ShardWriter {
     code: Code,
-    /// The numbers of the shards, with the files for those that are wanted.
-    files: Vec<Option<NewFile>>,
+    stripes: Stripes,
+    /// By the number of each shard; `None` for those that are not wanted.
+    sinks: Vec<Option<Sink>>,
     pieces: Vec<Vec<Digest>>,
+    whole: blake3::Hasher,
 }
 
 impl ShardWriter {
-    pub fn new(code: Code, files: Vec<Option<NewFile>>) -> ShardWriter {
-        let pieces = vec![Vec::new(); files.len()];
-        ShardWriter { code, files, pieces }
+    /// `sinks` are for the shards from 0 on. Shards beyond them are not made.
+    pub fn new(code: Code, len: u64, sinks: Vec<Option<Sink>>) -> ShardWriter {
+        let pieces = vec![Vec::new(); sinks.len()];
+        ShardWriter { code, stripes: Stripes::new(code, len), sinks, pieces, whole: blake3::Hasher::new() }
     }
 
-    /// Writes the pieces of one run, which are the data shards' bytes.
+    /// Writes a run of stripes, of which `bytes` are the object's.
     ///
     /// # Errors
-    /// `Unavailable` if a disk does not take them.
-    pub fn write(&mut self, stripes: Stripes, run: &Range<u64>, data: Vec<Vec<u8>>) -> Result<()> {
-        let coded = self.code.encode(&data)?;
+    /// `Unavailable` if a disk does not take a shard.
+    pub fn write(&mut self, run: &Range<u64>, bytes: &[u8]) -> Result<()> {
+        self.whole.update(bytes);
+        let (stripes, mut shards) = (self.stripes, self.stripes.spread(run, bytes));
+        if self.sinks.len() > self.code.k {
+            shards.extend(self.code.encode(&shards)?);
+        }
         let begin = stripes.offset(run.start);
-        for (index, shard) in data.into_iter().chain(coded).enumerate() {
+        for (index, (shard, sink)) in shards.iter().zip(&mut self.sinks).enumerate() {
             for stripe in run.clone() {
-                let piece =
-                    (stripes.offset(stripe) - begin) as usize..(stripes.offset(stripe + 1) - begin) as usize;
+                let piece = (stripes.offset(stripe) - begin) as usize..(stripes.offset(stripe + 1) - begin) as usize;
                 self.pieces[index].push(*blake3::hash(&shard[piece]).as_bytes());
             }
-            self.append(index, &shard)?;
+            sink.as_mut().map_or(Ok(()), |sink| sink.append(shard))?;
         }
         Ok(())
     }
 
-    fn append(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
-        let Some(file) = &mut self.files[index] else { return Ok(()) };
-        let written = file.write_all(bytes);
-        written.context(Kind::Unavailable, || format!("cannot write {}", file.path().display()))
-    }
-
-    /// Ends the shards, and returns their files and tails.
+    /// Ends the shards, and returns them with their tails.
     ///
     /// # Errors
     /// `Unavailable` if a disk does not take a tail.
-    pub fn finish(
-        mut self,
-        name: &ObjectName,
-        len: u64,
-        whole: Digest,
-    ) -> Result<Vec<(Option<NewFile>, Tail)>> {
-        let mut tails = Vec::new();
-        for (index, pieces) in std::mem::take(&mut self.pieces).into_iter().enumerate() {
-            // All copies of a small object have the same bytes.
-            let number = if is_coded(name.kind()) { index } else { 0 };
-            let tail = Tail { code: self.code, index: number, len, whole, name: name_digest(name), pieces };
-            self.append(index, &tail.encode())?;
-            tails.push(tail);
+    pub fn finish(self, name: &ObjectName, len: u64) -> Result<Vec<(Option<Payload>, Tail)>> {
+        let whole = *self.whole.finalize().as_bytes();
+        let mut made = Vec::new();
+        for (index, (sink, pieces)) in self.sinks.into_iter().zip(self.pieces).enumerate() {
+            let tail = Tail { code: self.code, index, len, whole, name: name_digest(name), pieces };
+            let ended = |mut sink: Sink| sink.append(&tail.encode()).map(|()| Payload::from(sink));
+            made.push((sink.map(ended).transpose()?, tail));
         }
-        Ok(self.files.into_iter().zip(tails).collect())
+        Ok(made)
     }
 }
 
-/// Writes the shards of an object of `len` bytes.
+/// Makes the shards of an object of `len` bytes that `source` gives.
 ///
 /// # Errors
 /// `Unavailable` if `source` ends early, or a disk does not take the shards.
-pub(super) fn write_shards(
+pub(super) fn make_shards(
     code: Code,
     name: &ObjectName,
     source: &mut dyn Read,
     len: u64,
-    files: Vec<Option<NewFile>>,
-) -> Result<Vec<(Option<NewFile>, Tail)>> {
-    let (stripes, mut writer) = (Stripes::new(code, len), ShardWriter::new(code, files));
-    let mut whole = blake3::Hasher::new();
-    for begin in (0..stripes.count()).step_by(RUN as usize) {
-        let run = begin..stripes.count().min(begin + RUN);
+    sinks: Vec<Option<Sink>>,
+) -> Result<Vec<(Option<Payload>, Tail)>> {
+    let (stripes, mut writer) = (Stripes::new(code, len), ShardWriter::new(code, len, sinks));
+    for run in stripes.runs() {
         let part = stripes.bytes(&run);
         let mut bytes = vec![0; (part.end - part.start) as usize];
-        source
-            .read_exact(&mut bytes)
-            .context(Kind::Unavailable, || format!("cannot read {name} to store it"))?;
-        whole.update(&bytes);
-        writer.write(stripes, &run, stripes.spread(&run, &bytes))?;
+        let read = source.read_exact(&mut bytes);
+        read.context(Kind::Unavailable, || format!("cannot read {name} to store it"))?;
+        writer.write(&run, &bytes)?;
     }
-    writer.finish(name, len, *whole.finalize().as_bytes())
+    writer.finish(name, len)
 }
 
 #[cfg(test)]
@@ -287,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_shard_is_named_by_its_object_and_its_number() {
-        for kind in ObjectKind::ALL {
+        for kind in ObjectKind::ALL.into_iter().chain([ObjectKind::StoreKey]) {
             let name = ObjectName::new(kind, kind.only_stem().unwrap_or("a.b"));
             let shard = shard_name(&name, if is_coded(kind) { 3 } else { 0 });
             assert_eq!(object_of(&shard), Some((name, if is_coded(kind) { 3 } else { 0 })));

@@ -320,11 +320,11 @@ impl Store for Remote {
     }
 
     fn lease(&self, role: Role, command: &str) -> Result<Lease> {
-        self.leases.alone(role, command, None).map(Lease::new)
+        self.leases.alone(role, command, None).map(Lease::from)
     }
 
     fn lease_as(&self, role: Role, command: &str, owner: &str) -> Result<Lease> {
-        self.leases.alone(role, command, Some(owner)).map(Lease::new)
+        self.leases.alone(role, command, Some(owner)).map(Lease::from)
     }
 
     fn note(&self, role: Role, note: &str) {
@@ -343,7 +343,7 @@ impl Store for Remote {
         match self.leases.shared(role, patience) {
             // Who may only read does without a lease, as on a disk that is only read.
             Err(error) if error.kind() == Kind::Refused => Ok(None),
-            shared => shared.map(|lease| Some(Lease::new(lease))),
+            shared => shared.map(|lease| Some(Lease::from(lease))),
         }
     }
 
