@@ -96,8 +96,17 @@ impl Verify {
         };
         let evidence = keep(&history, &evidence);
         let (open_to_others, root) = (history.is_open_to_others(), history.root().to_owned());
-        let shown =
-            VerifyReport { ok, verified, proofs, restored, not_restored, open_to_others, root, evidence, dispersal };
+        let shown = VerifyReport {
+            ok,
+            verified,
+            proofs,
+            restored,
+            not_restored,
+            open_to_others,
+            root,
+            evidence,
+            dispersal,
+        };
         let inexact = shown.restored.iter().flat_map(|restored| &restored.inexact);
         not_exact::say(at, &inexact.map(|it| not_exact::line(true, it)).collect::<Vec<_>>(), None);
         at.ui.result(&shown, || describe(&shown))?;

@@ -97,7 +97,10 @@ impl MemoryStore {
 
     /// Becomes what another store is, as one that is restored from a backup.
     pub fn take_from(&self, other: &MemoryStore) {
-        let (objects, put) = { let other = other.content(); (other.objects.clone(), other.put.clone()) };
+        let (objects, put) = {
+            let other = other.content();
+            (other.objects.clone(), other.put.clone())
+        };
         let mut content = self.content();
         (content.objects, content.put) = (objects, put);
     }

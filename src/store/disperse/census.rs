@@ -28,7 +28,8 @@ impl Census {
     /// # Errors
     /// `Unavailable` if more than m stores do not answer.
     pub fn take(members: &Members, enough: usize) -> Result<Census> {
-        let lists = members.ask(&members.numbers(), enough, PATIENCE, |_, store| store.list(ObjectKind::Shard));
+        let lists =
+            members.ask(&members.numbers(), enough, PATIENCE, |_, store| store.list(ObjectKind::Shard));
         let policy = members.dispersal.policy;
         if failures(&lists) > policy.code.m {
             return Err(too_many_away(policy, &lists));
@@ -47,7 +48,8 @@ impl Census {
         }
         let at_their_place = |(name, found): (ObjectName, Vec<(usize, usize)>)| {
             let ranked = members.ranked(&name);
-            let belongs = |(number, index): &(usize, usize)| !is_coded(name.kind()) || ranked[*index] == *number;
+            let belongs =
+                |(number, index): &(usize, usize)| !is_coded(name.kind()) || ranked[*index] == *number;
             let found: Vec<_> = found.iter().filter(|it| belongs(it)).map(|(number, _)| *number).collect();
             (name, found)
         };

@@ -54,11 +54,17 @@ fn examine(members: &Members, shards: &Shards, is_whole: bool) -> Vec<Part> {
     let of_job = shards.clone();
     let job = move |member: usize, store: &dyn Store| {
         let place = of_job.place(member);
-        let Some(shard) = OpenShard::open(store, of_job.name(), of_job.number(place))? else { return Ok(None) };
+        let Some(shard) = OpenShard::open(store, of_job.name(), of_job.number(place))? else {
+            return Ok(None);
+        };
         if is_whole {
             shard.check().map_err(|error| fault(store, &of_job.shard(place), error))?;
         }
-        if shard.tail.code == of_job.code { Ok(Some(shard.tail)) } else { Err(Error::damaged("of another dispersal")) }
+        if shard.tail.code == of_job.code {
+            Ok(Some(shard.tail))
+        } else {
+            Err(Error::damaged("of another dispersal"))
+        }
     };
     let mut answers = members.ask(&shards.holders, shards.holders.len(), PATIENCE, job);
     let part = |holder: &usize| match answers[*holder].take() {
@@ -138,11 +144,19 @@ fn put_again(
     };
     let mut answers = members.ask(&holders, holders.len(), PATIENCE, put);
     let unasked = || Err(Error::unavailable("it was not asked"));
-    Ok(places.iter().map(|place| (*place, answers[shards.holders[*place]].take().unwrap_or_else(unasked))).collect())
+    Ok(places
+        .iter()
+        .map(|place| (*place, answers[shards.holders[*place]].take().unwrap_or_else(unasked)))
+        .collect())
 }
 
 /// Makes shards from k others, and checks that these give the object that they say they are of.
-fn make_again(members: &Members, shards: &Shards, like: &Tail, places: &[usize]) -> Result<Vec<Option<Payload>>> {
+fn make_again(
+    members: &Members,
+    shards: &Shards,
+    like: &Tail,
+    places: &[usize],
+) -> Result<Vec<Option<Payload>>> {
     let (stripes, name) = (Stripes::new(shards.code, like.len), shards.name());
     let is_copied = !is_coded(name.kind());
     let sink = |place: usize| {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Dispersed;
-use super::members::{Answers, Question, first_error};
 use super::member::Member;
+use super::members::{Answers, Question, first_error};
 use super::roles::HeldRole;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Lease, Role};
@@ -41,7 +41,8 @@ impl Drop for GivenRole {
 /// Gives leases back, each in a thread of its store.
 fn give_back(all: &Arc<[Arc<Member>]>, leases: Vec<Option<Lease>>) {
     let leases: Vec<_> = leases.into_iter().map(std::sync::Mutex::new).collect();
-    let given: Vec<_> = (0..leases.len()).filter(|number| leases[*number].lock().is_ok_and(|it| it.is_some())).collect();
+    let given: Vec<_> =
+        (0..leases.len()).filter(|number| leases[*number].lock().is_ok_and(|it| it.is_some())).collect();
     let mut question = Question::new(all, false, move |member| {
         drop(leases[member.number].lock().map(|mut it| it.take()));
         Ok(())
@@ -77,7 +78,8 @@ impl Dispersed {
                 _ => {}
             }
         }
-        let rest: Vec<_> = members.numbers().into_iter().filter(|number| question.is_unasked(*number)).collect();
+        let rest: Vec<_> =
+            members.numbers().into_iter().filter(|number| question.is_unasked(*number)).collect();
         rest.iter().for_each(|number| question.ask(*number));
         question.wait(needed, PATIENCE, |_| true);
         let mut answers = std::mem::take(&mut question.answers);

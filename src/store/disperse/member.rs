@@ -100,6 +100,7 @@ impl Member {
         if let Some(why) = self.why_away() {
             return Err(Error::unavailable(why));
         }
+        ambient::pause(&format!("disperse.{}", self.number));
         let is_known = self.state().is_known;
         let known = if is_known { Ok(()) } else { self.recognise(dispersal) };
         let done = known.and_then(|()| job(&*self.store));
@@ -131,7 +132,9 @@ impl Member {
         if let Some(folder) = &self.folder {
             let ours = ["shards", "damaged", "dispersal.json"];
             let stranger = layout::first_stranger(folder)?;
-            if let Some(other) = stranger.filter(|name| !ours.contains(&name.as_str()) && !name.starts_with("dispersal.json.")) {
+            if let Some(other) =
+                stranger.filter(|name| !ours.contains(&name.as_str()) && !name.starts_with("dispersal.json."))
+            {
                 return Err(Error::refused(format!(
                     "{} holds {other}, which is no part of a dispersed history; name an empty folder",
                     self.url

@@ -69,7 +69,8 @@ impl<T: Send + 'static> Question<T> {
                 return;
             }
             let done = catch_unwind(AssertUnwindSafe(|| job(&member)));
-            let broken = || Error::internal(format!("a thread failed that asked {}; please report this", member.url));
+            let broken =
+                || Error::internal(format!("a thread failed that asked {}; please report this", member.url));
             let _ = sender.send((number, done.unwrap_or_else(|_| Err(broken()))));
         };
         if !self.all[number].workers.take(Box::new(work)) {
@@ -187,7 +188,8 @@ impl Members {
     ) -> (Option<R>, Heard<T>) {
         let (mut question, mut rest) = (self.question(true, job), order.iter().copied());
         rest.by_ref().take(initial).for_each(|number| question.ask(number));
-        let mut heard = Heard { good: BTreeMap::new(), missing: 0, damaged: 0, away: 0, is_late: false, why: None };
+        let mut heard =
+            Heard { good: BTreeMap::new(), missing: 0, damaged: 0, away: 0, is_late: false, why: None };
         loop {
             if let Some(result) = decide(&heard) {
                 return (Some(result), heard);

@@ -40,7 +40,9 @@ use self::roles::Roles;
 use self::shard::{Tail, make_shards};
 pub use self::survey::{StoreState, Survey};
 use super::drafts::Drafts;
-use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, kind_of_failure};
+use super::{
+    HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, kind_of_failure,
+};
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -157,7 +159,10 @@ impl Dispersed {
     /// Gives all stores their marks. That of the first store decides which of two processes begins.
     fn begin(&self) -> Result<Members> {
         let without = |error: Error| {
-            Error::new(error.kind(), format!("a dispersed history begins once all its stores answer: {error}"))
+            Error::new(
+                error.kind(),
+                format!("a dispersed history begins once all its stores answer: {error}"),
+            )
         };
         let mut marks = self.marks(self.all.len());
         if let Some(Err(error)) = marks.iter_mut().filter_map(Option::take).find(Result::is_err) {
@@ -169,9 +174,11 @@ impl Dispersed {
             (None, Some(mark)) => mark.id,
             (None, None) => {
                 let id = format!("{:032x}", u128::from_be_bytes(ambient::random()?));
-                self.all[0].begin(&self.members_of(&id).dispersal).or_else(|error| match Mark::read(first) {
-                    Ok(Some(_)) => Ok(()),
-                    _ => Err(without(error)),
+                self.all[0].begin(&self.members_of(&id).dispersal).or_else(|error| {
+                    match Mark::read(first) {
+                        Ok(Some(_)) => Ok(()),
+                        _ => Err(without(error)),
+                    }
                 })?;
                 Mark::read(first)?.map_or(id, |mark| mark.id)
             }
@@ -467,8 +474,9 @@ impl Store for Dispersed {
 
     fn is_leased(&self, role: Role) -> bool {
         let Ok(Some(members)) = self.members() else { return false };
-        let leased =
-            members.ask(&members.numbers(), self.policy.quorum(), PATIENCE, move |_, store| Ok(store.is_leased(role)));
+        let leased = members.ask(&members.numbers(), self.policy.quorum(), PATIENCE, move |_, store| {
+            Ok(store.is_leased(role))
+        });
         leased.into_iter().flatten().flatten().any(|it| it)
     }
 
@@ -491,7 +499,12 @@ pub(super) fn for_tests(scratch: &Path) -> Vec<Dispersed> {
     let made = [(4, 2, 1), (2, 1, 0), (1, 1, 0), (3, 3, 2)].map(|(k, m, tolerate)| {
         let (memory, folders) = (tests::stores(k), (0..m).map(|_| scratch_folder(scratch)));
         let folder = |number: usize, root: std::path::PathBuf| {
-            Member::new(number, format!("file://{}", root.display()), Arc::new(super::Folder::new(&root)), Some(root))
+            Member::new(
+                number,
+                format!("file://{}", root.display()),
+                Arc::new(super::Folder::new(&root)),
+                Some(root),
+            )
         };
         let in_memory = memory.into_iter().enumerate().map(|(number, it)| tests::member(number, it));
         let members = in_memory.chain(folders.enumerate().map(|(number, root)| folder(k + number, root)));

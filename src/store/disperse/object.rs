@@ -169,7 +169,8 @@ impl Shards {
             }
         };
         let first = policy.first_readers(kind);
-        let (found, heard) = self.members.race(&self.order(), first, PATIENCE, job, |heard| judged(heard, false));
+        let (found, heard) =
+            self.members.race(&self.order(), first, PATIENCE, job, |heard| judged(heard, false));
         match found.or_else(|| judged(&heard, true)) {
             Some(found) => Ok(found),
             None => Err(self.too_few(heard)),
@@ -223,7 +224,11 @@ impl DispersedObject {
             return None;
         }
         let given = needed.iter().zip(&holders);
-        Some(given.filter_map(|((place, run), holder)| Some((*place, run.clone(), heard.good.remove(holder)?))).collect())
+        Some(
+            given
+                .filter_map(|((place, run), holder)| Some((*place, run.clone(), heard.good.remove(holder)?)))
+                .collect(),
+        )
     }
 
     /// Returns data shards, each with a run of stripes in which the pieces lie that are asked for.

@@ -53,10 +53,7 @@ impl Policy {
 
 /// Whether objects of a kind are cut into shards. The others are small, and each store has a copy.
 pub(super) fn is_coded(kind: ObjectKind) -> bool {
-    matches!(
-        kind,
-        ObjectKind::Pack | ObjectKind::Archive | ObjectKind::Segment | ObjectKind::Increment
-    )
+    matches!(kind, ObjectKind::Pack | ObjectKind::Archive | ObjectKind::Segment | ObjectKind::Increment)
 }
 
 #[cfg(test)]

@@ -105,7 +105,8 @@ pub(super) fn put(members: &Members, object: NewObject<'_>) -> Result<()> {
     let mut rest = work.shards.holders.iter().copied();
     for member in rest.by_ref() {
         question.ask(member);
-        let is_decided = question.next(FIRST).is_some_and(|number| matches!(question.answers[number], Some(Ok(_))));
+        let is_decided =
+            question.next(FIRST).is_some_and(|number| matches!(question.answers[number], Some(Ok(_))));
         if is_decided {
             break;
         }
@@ -164,8 +165,11 @@ impl PutEnd<'_> {
 
     fn too_few(&self) -> Error {
         let has = self.count(Put::New) + self.count(Put::Known);
-        let is = |kind: Kind| self.answers.iter().flatten().any(|it| it.as_ref().is_err_and(|it| it.kind() == kind));
-        let kind = [Kind::Locked, Kind::Refused].into_iter().find(|kind| is(*kind)).unwrap_or(Kind::Unavailable);
+        let is = |kind: Kind| {
+            self.answers.iter().flatten().any(|it| it.as_ref().is_err_and(|it| it.kind() == kind))
+        };
+        let kind =
+            [Kind::Locked, Kind::Refused].into_iter().find(|kind| is(*kind)).unwrap_or(Kind::Unavailable);
         let (all, needed) = (self.members.all.len(), self.members.dispersal.policy.quorum());
         Error::new(
             kind,
@@ -193,7 +197,8 @@ impl PutEnd<'_> {
                     self.withdraw_new(&shards);
                     let missing: Vec<_> =
                         (0..parts.len()).filter(|place| parts[*place].is_free_for(&tail, own)).collect();
-                    let held = parts.iter().filter(|it| it.tail().is_some_and(|it| it.is_of_same(&tail))).count();
+                    let held =
+                        parts.iter().filter(|it| it.tail().is_some_and(|it| it.is_of_same(&tail))).count();
                     let filled = fill(self.members, &shards, &tail, &missing)?;
                     let now = held + filled.iter().filter(|(_, done)| done.is_ok()).count();
                     return Err(if now >= policy.quorum() { self.taken() } else { self.too_few() });

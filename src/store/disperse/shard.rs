@@ -281,7 +281,8 @@ impl ShardWriter {
         let begin = stripes.offset(run.start);
         for (index, (shard, sink)) in shards.iter().zip(&mut self.sinks).enumerate() {
             for stripe in run.clone() {
-                let piece = (stripes.offset(stripe) - begin) as usize..(stripes.offset(stripe + 1) - begin) as usize;
+                let piece =
+                    (stripes.offset(stripe) - begin) as usize..(stripes.offset(stripe + 1) - begin) as usize;
                 self.pieces[index].push(*blake3::hash(&shard[piece]).as_bytes());
             }
             sink.as_mut().map_or(Ok(()), |sink| sink.append(shard))?;

@@ -54,13 +54,15 @@ pub struct Survey {
 impl Survey {
     fn new(members: &Members) -> Survey {
         let code = members.dispersal.policy.code;
-        let stores = members.all.iter().map(|it| StoreState { store: it.url.clone(), ..StoreState::default() });
+        let stores =
+            members.all.iter().map(|it| StoreState { store: it.url.clone(), ..StoreState::default() });
         Survey { k: code.k, m: code.m, could_lose: code.m, stores: stores.collect(), ..Survey::default() }
     }
 
     /// Whether every store has all that belongs there.
     pub fn is_whole(&self) -> bool {
-        self.faults.is_empty() && self.stores.iter().all(|it| it.away.is_none() && it.lacks + it.damaged <= it.healed)
+        self.faults.is_empty()
+            && self.stores.iter().all(|it| it.away.is_none() && it.lacks + it.damaged <= it.healed)
     }
 
     /// Counts an object that can be read from any `needed` of the stores in `sound`.
@@ -91,7 +93,10 @@ impl Dispersed {
             survey.stores[*number].away = Some(why.clone());
         }
         for (name, holders) in census.objects() {
-            let lacks = members.numbers().into_iter().filter(|it| !holders.contains(it) && !census.away.contains_key(it));
+            let lacks = members
+                .numbers()
+                .into_iter()
+                .filter(|it| !holders.contains(it) && !census.away.contains_key(it));
             lacks.for_each(|number| survey.stores[number].lacks += 1);
             survey.count(holders, policy.code_of(name.kind()).k);
         }
@@ -116,9 +121,14 @@ impl Dispersed {
     pub fn heal(&self, refill: &[String], progress: &dyn Progress) -> Result<Survey> {
         let members = self.begun()?;
         for url in refill {
-            let member = members.all.iter().find(|member| member.url.trim_end_matches('/') == url.trim_end_matches('/'));
+            let member = members
+                .all
+                .iter()
+                .find(|member| member.url.trim_end_matches('/') == url.trim_end_matches('/'));
             let member = member.ok_or_else(|| {
-                Error::usage(format!("{url} is none of the stores; name one as it stands in the history's address"))
+                Error::usage(format!(
+                    "{url} is none of the stores; name one as it stands in the history's address"
+                ))
             })?;
             member.begin(&members.dispersal)?;
         }
@@ -127,7 +137,9 @@ impl Dispersed {
 
     fn begun(&self) -> Result<Members> {
         self.members()?.ok_or_else(|| {
-            Error::refused("no history is dispersed over these stores yet; make one with: backwhen copy --to disperse:…")
+            Error::refused(
+                "no history is dispersed over these stores yet; make one with: backwhen copy --to disperse:…",
+            )
         })
     }
 
@@ -146,13 +158,21 @@ impl Dispersed {
         Ok(survey)
     }
 
-    fn examine_object(&self, members: &Members, name: &ObjectName, is_to_heal: bool, survey: &mut Survey) -> Result<()> {
+    fn examine_object(
+        &self,
+        members: &Members,
+        name: &ObjectName,
+        is_to_heal: bool,
+        survey: &mut Survey,
+    ) -> Result<()> {
         let shards = Shards::new(members, name);
         let mut object = Examined::read(members, &shards);
         let Some(like) = object.like.clone() else {
             // A put or a removal of another process is on its way; the lists were older.
             if object.is_lost {
-                survey.faults.push(format!("{name} cannot be read: too few of its shards are sound; see backwhen verify"));
+                survey.faults.push(format!(
+                    "{name} cannot be read: too few of its shards are sound; see backwhen verify"
+                ));
                 survey.could_lose = 0;
             }
             return Ok(());
@@ -196,7 +216,10 @@ impl Dispersed {
             let healed = object.heal(members, &shards, like)?;
             let now = before + healed.iter().filter(|(_, done)| done.is_ok()).count();
             if now < policy.quorum() {
-                let why = healed.into_iter().find_map(|(_, done)| done.err()).map_or_else(String::new, |it| it.to_string());
+                let why = healed
+                    .into_iter()
+                    .find_map(|(_, done)| done.err())
+                    .map_or_else(String::new, |it| it.to_string());
                 return Err(Error::unavailable(format!(
                     "{name} is in {now} stores, and {} must have it before this command goes on; try again once all answer: {why}",
                     policy.quorum()
@@ -245,7 +268,8 @@ impl Examined {
         let (policy, kind) = (members.dispersal.policy, shards.name().kind());
         let unknown = parts.iter().filter(|it| matches!(it, Part::Away(_) | Part::Damaged)).count();
         let verdict = judge(policy, kind, parts.iter().filter_map(Part::tail), unknown, true);
-        let sound = |like: &Tail| parts.iter().filter_map(Part::tail).filter(|it| it.is_of_same(like)).count();
+        let sound =
+            |like: &Tail| parts.iter().filter_map(Part::tail).filter(|it| it.is_of_same(like)).count();
         let (like, is_lost) = match verdict {
             Verdict::Is(tail) if sound(tail) >= shards.code.k => (Some(tail.clone()), false),
             Verdict::Is(_) | Verdict::Unclear => (None, true),
@@ -282,10 +306,10 @@ impl Examined {
             self.parts.iter().filter(|(_, part)| is_wanted(part)).map(|(place, _)| *place).collect()
         };
         let missing = places(&|part| matches!(part, Part::Missing));
-        let is_bad = |part: &Part| matches!(part, Part::Damaged) || part.tail().is_some() && !self.is_sound(part);
+        let is_bad =
+            |part: &Part| matches!(part, Part::Damaged) || part.tail().is_some() && !self.is_sound(part);
         let mut healed = heal::fill(members, shards, like, &missing)?;
         healed.extend(heal::replace(members, shards, like, &places(&is_bad))?);
         Ok(healed)
     }
 }
-

@@ -14,7 +14,8 @@ pub(super) fn member(number: usize, store: MemoryStore) -> Member {
 
 /// A dispersal over stores in memory, as a process that begins now sees it.
 fn dispersed(k: usize, m: usize, tolerate: usize, stores: &[MemoryStore]) -> Dispersed {
-    let all = stores.iter().enumerate().map(|(number, store)| Arc::new(member(number, store.clone()))).collect();
+    let all =
+        stores.iter().enumerate().map(|(number, store)| Arc::new(member(number, store.clone()))).collect();
     let policy = Policy { code: code::Code { k, m }, tolerate };
     Dispersed::new(policy, all, &ambient::temporary_place().join("backwhen-test-drafts"))
 }

@@ -42,7 +42,8 @@ pub(super) fn judge<'a>(
     // Of two versions, only one can ever have reached a quorum.
     let mut acknowledged = counts.iter().filter(|(_, count)| count + unknown >= quorum);
     match (acknowledged.next(), acknowledged.next()) {
-        (Some((tail, _)), None) => return Verdict::Is(tail),
+        (Some((tail, count)), None) if is_all || *count >= needed => return Verdict::Is(tail),
+        (Some(_), None) => return Verdict::Unclear,
         (Some(_), Some(_)) => return Verdict::Unclear,
         (None, _) => {}
     }
@@ -81,6 +82,8 @@ mod tests {
         let (one, other) = (tail(b"one"), tail(b"other"));
         assert_eq!(judged(&[(&one, 2)], 4, false), Some(Some(one.whole)));
         assert_eq!(judged(&[(&one, 1)], 5, false), None);
+        assert_eq!(judged(&[(&one, 1)], 4, false), None, "one store alone may be outdated");
+        assert_eq!(judged(&[(&one, 1)], 4, true), Some(Some(one.whole)), "no other one answers");
         assert_eq!(judged(&[(&one, 1), (&other, 1)], 4, false), None);
         assert_eq!(judged(&[(&one, 1), (&other, 3)], 2, false), Some(Some(other.whole)));
     }
@@ -89,7 +92,11 @@ mod tests {
     fn what_one_store_alone_has_is_no_object() {
         let one = tail(b"one");
         assert_eq!(judged(&[(&one, 1)], 0, true), Some(None));
-        assert_eq!(judged(&[(&one, 1)], 1, true), Some(Some(one.whole)), "the store that is away may have it too");
+        assert_eq!(
+            judged(&[(&one, 1)], 1, true),
+            Some(Some(one.whole)),
+            "the store that is away may have it too"
+        );
         assert_eq!(judged(&[], 1, false), Some(None));
         assert_eq!(judged(&[], 2, false), None);
         assert_eq!(judged(&[], 2, true), Some(None));

@@ -1,5 +1,7 @@
 //! Damaged, lost and outdated stores, and their repair.
 
+mod fixture;
+
 use super::*;
 
 #[test]
@@ -78,7 +80,10 @@ fn a_lost_store_is_filled_only_where_a_person_says_so() {
     let error = store.put_new(&ObjectName::epoch(1), b"epoch").unwrap_err();
     assert!(error.kind() == Kind::Unavailable && error.to_string().contains("--refill memory:1"), "{error}");
     let not_filled = dispersed(2, 1, 0, &memory).heal(&[], &Silent).unwrap();
-    assert!(not_filled.stores[1].away.is_some() && having(&memory, &pack()) == [0, 2], "an empty mount point stays empty");
+    assert!(
+        not_filled.stores[1].away.is_some() && having(&memory, &pack()) == [0, 2],
+        "an empty mount point stays empty"
+    );
     let other = dispersed(2, 1, 0, &memory).heal(&["memory:7".into()], &Silent).unwrap_err();
     assert_eq!(other.kind(), Kind::Usage);
     let healed = dispersed(2, 1, 0, &memory).heal(&["memory:1".into()], &Silent).unwrap();
@@ -91,7 +96,8 @@ fn a_lost_store_is_filled_only_where_a_person_says_so() {
 fn two_repairs_at_once_leave_every_store_whole_and_set_nothing_sound_aside() {
     for round in 0..20 {
         let (memory, whole) = (stores(5), bytes(200_000));
-        let names: Vec<_> = (0..5).map(|number| ObjectName::new(ObjectKind::Pack, number.to_string())).collect();
+        let names: Vec<_> =
+            (0..5).map(|number| ObjectName::new(ObjectKind::Pack, number.to_string())).collect();
         let writer = dispersed(3, 2, 1, &memory);
         names.iter().for_each(|name| writer.put_new(name, &whole).unwrap());
         for (number, name) in names.iter().enumerate() {
@@ -127,7 +133,11 @@ fn a_store_that_is_brought_back_from_an_old_state_brings_nothing_removed_back() 
     let after = dispersed(4, 2, 1, &memory);
     assert_eq!(after.list(ObjectKind::Epoch).unwrap(), [kept.clone()]);
     assert_eq!(after.list(ObjectKind::Pack).unwrap(), []);
-    assert_eq!((after.read(&old).unwrap(), after.read(&pack()).unwrap()), (None, None));
+    assert_eq!(
+        (after.read(&old).unwrap(), after.read(&pack()).unwrap()),
+        (None, None),
+        "one store alone is not believed"
+    );
     assert_eq!(after.read(&kept).unwrap().unwrap(), b"kept");
     let survey = after.glance().unwrap();
     assert_eq!((survey.stores[2].lacks, survey.remnants), (1, 2));
