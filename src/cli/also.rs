@@ -12,7 +12,8 @@ use crate::store::split_addresses;
 /// The copies that a capture keeps up to date, and whether they decide what is confirmed.
 #[derive(Args, Clone)]
 pub(super) struct CopyOptions {
-    /// Also keep a copy up to date in an object store, s3://BUCKET/PREFIX, gs://, az:// or disperse:; may be given several times
+    /// Also keep a copy up to date in an object store, s3://BUCKET/PREFIX, gs:// or az://, or in several of them,
+    /// disperse:k=K,m=M,URL,…; may be given several times
     #[arg(long, env = "BACKWHEN_ALSO", value_name = "URL")]
     also: Vec<String>,
     /// Confirm to the source what is on this machine's disk (`local`), or only what the first copy has too (`store`); until

@@ -211,7 +211,10 @@ impl Dispersed {
         for (name, _) in weak {
             let shards = Shards::new(members, name);
             let object = Examined::look(members, &shards);
-            let Some(like) = &object.like else { continue };
+            let Some(like) = &object.like else {
+                object.check_may_be_left(name)?;
+                continue;
+            };
             let before = object.sound(&shards).len();
             let healed = object.heal(members, &shards, like)?;
             let now = before + healed.iter().filter(|(_, done)| done.is_ok()).count();
@@ -276,6 +279,21 @@ impl Examined {
             Verdict::IsNot => (None, false),
         };
         Examined { parts: parts.into_iter().enumerate().collect(), like, is_lost }
+    }
+
+    /// Checks that an object of which too few parts are known may stay as it is.
+    ///
+    /// # Errors
+    /// `Unavailable` if stores that are away may have the others. What is only damaged is told by `verify`.
+    fn check_may_be_left(&self, name: &ObjectName) -> Result<()> {
+        let away =
+            self.parts.values().find_map(|part| if let Part::Away(why) = part { Some(why) } else { None });
+        match away {
+            Some(why) if self.is_lost => Err(Error::unavailable(format!(
+                "{name} was put into too few stores, and the others do not tell whether it is there; try again once they answer: {why}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn is_sound(&self, part: &Part) -> bool {

@@ -187,11 +187,11 @@ fn a_copy_that_is_killed_at_any_put_goes_on_where_it_was() {
     }
     shop.copy();
     let verified = shop.verify();
-    assert_eq!(
-        (&verified["dispersal"]["could_lose"], &verified["dispersal"]["remnants"]),
-        (&2.into(), &0.into()),
-        "{verified}"
-    );
+    // Of one that a killed process has put into a quorum, the last store may lack its part.
+    assert!(verified["dispersal"]["could_lose"].as_u64() >= Some(1), "{verified}");
+    assert_eq!(verified["dispersal"]["remnants"], 0, "{verified}");
+    backwhen.ok(&["repair", "--history", &address]);
+    assert_eq!(shop.verify()["dispersal"]["could_lose"], 2);
     assert_eq!(shop.latest(&address), shop.truth(), "{valid} times valid before");
 }
 
