@@ -12,8 +12,8 @@ use crate::ambient;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Lease, ObjectKind, Role, Store};
 
-/// All stores that answer are waited for; one that hangs counts as away after the time of a question.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A store that has not read, taken or removed one shard within this time counts as away.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What one store has of an object.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ fn examine(members: &Members, shards: &Shards, is_whole: bool) -> Vec<Part> {
             Err(Error::damaged("of another dispersal"))
         }
     };
-    let mut answers = members.ask(&shards.holders, shards.holders.len(), PATIENCE, job);
+    let mut answers = members.ask_all(&shards.holders, PATIENCE, job);
     let part = |holder: &usize| match answers[*holder].take() {
         Some(Ok(Some(tail))) => Part::Sound(tail),
         Some(Ok(None)) => Part::Missing,
@@ -142,7 +142,7 @@ fn put_again(
             put => put,
         }
     };
-    let mut answers = members.ask(&holders, holders.len(), PATIENCE, put);
+    let mut answers = members.ask_all(&holders, PATIENCE, put);
     let unasked = || Err(Error::unavailable("it was not asked"));
     Ok(places
         .iter()
@@ -188,7 +188,7 @@ fn make_again(
 /// Takes shards of `tail` out of stores again. One that cannot be removed is no object by itself.
 pub(super) fn withdraw(members: &Members, shards: &Shards, tail: &Tail, which: &[usize]) {
     let (of_job, tail) = (shards.clone(), tail.clone());
-    members.ask(which, which.len(), PATIENCE, move |member, store| {
+    members.ask_all(which, PATIENCE, move |member, store| {
         let place = of_job.place(member);
         let there = OpenShard::open(store, of_job.name(), of_job.number(place))?;
         if there.is_some_and(|it| it.tail.is_of_same(&tail)) {

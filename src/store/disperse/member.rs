@@ -60,12 +60,13 @@ impl Member {
         state.away.as_ref().map(|(_, why)| why.clone())
     }
 
-    fn leave_alone(&self, why: String) {
+    /// Leaves the store alone for a while.
+    pub fn leave_alone(&self, time: Duration, why: String) {
         let mut state = self.state();
         if !std::mem::replace(&mut state.is_told, true) {
             tracing::warn!("{} is away, and is left out meanwhile: {why}", self.url);
         }
-        state.away = Some((ambient::instant() + AWAY, why));
+        state.away = Some((ambient::instant() + time, why));
     }
 
     /// Asks the store again from now on.
@@ -105,7 +106,7 @@ impl Member {
         let known = if is_known { Ok(()) } else { self.recognise(dispersal) };
         let done = known.and_then(|()| job(&*self.store));
         match &done {
-            Err(error) if error.kind() == Kind::Unavailable => self.leave_alone(error.to_string()),
+            Err(error) if error.kind() == Kind::Unavailable => self.leave_alone(AWAY, error.to_string()),
             _ => self.state().is_told = false,
         }
         done

@@ -127,6 +127,19 @@ impl<T: Send + 'static> Question<T> {
     }
 }
 
+impl<T: Send + 'static> Question<T> {
+    /// Waits for every store, also for slow ones. One that has not answered within `patience` is left alone for long.
+    pub fn wait_for_all(&mut self, patience: Duration) {
+        let begun = ambient::instant();
+        while !self.waiting.is_empty() && self.next(patience.saturating_sub(begun.elapsed())).is_some() {}
+        for number in std::mem::take(&mut self.waiting) {
+            let why = format!("{} has not answered for {} s", self.all[number].url, patience.as_secs());
+            self.all[number].leave_alone(LONGEST, why.clone());
+            self.answers[number] = Some(Err(Error::unavailable(why)));
+        }
+    }
+}
+
 impl<T> Drop for Question<T> {
     fn drop(&mut self) {
         self.is_over.store(self.is_cancelled_at_end, Ordering::Relaxed);
@@ -172,6 +185,19 @@ impl Members {
         let mut question = self.question(true, job);
         which.iter().for_each(|number| question.ask(*number));
         question.wait(enough, patience, |_| true);
+        std::mem::take(&mut question.answers)
+    }
+
+    /// Asks stores at once, and waits for all, as [`Question::wait_for_all`] does.
+    pub fn ask_all<T: Send + 'static>(
+        &self,
+        which: &[usize],
+        patience: Duration,
+        job: impl Fn(usize, &dyn Store) -> Result<T> + Send + Sync + 'static,
+    ) -> Answers<T> {
+        let mut question = self.question(true, job);
+        which.iter().for_each(|number| question.ask(*number));
+        question.wait_for_all(patience);
         std::mem::take(&mut question.answers)
     }
 

@@ -5,6 +5,7 @@
 //! says what a store lacks but the lists of the stores themselves.
 
 mod address;
+mod begin;
 mod census;
 mod code;
 mod heal;
@@ -30,9 +31,9 @@ use std::time::Duration;
 pub use self::address::{StoreAddress, split_addresses};
 use self::census::{Census, too_many_away};
 use self::code::Stripes;
-use self::mark::{Dispersal, Mark};
+use self::mark::Mark;
 use self::member::Member;
-use self::members::{Answers, Members, Question, failures, first_error};
+use self::members::{Answers, Members, failures, first_error};
 use self::object::{DispersedObject, Shards};
 use self::policy::{Policy, is_coded};
 use self::put::NewObject;
@@ -43,7 +44,6 @@ use super::drafts::Drafts;
 use super::{
     HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store, kind_of_failure,
 };
-use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Once so many stores have answered a question that the answer is known, the others have this time.
@@ -87,107 +87,6 @@ impl Dispersed {
         }
     }
 
-    /// The stores, by their marks; `None` if no store has one.
-    ///
-    /// # Errors
-    /// `Unavailable` if more than m stores do not answer, `Refused` if the marks do not agree.
-    fn members(&self) -> Result<Option<Members>> {
-        let mut known = lock(&self.members);
-        if known.is_some() {
-            return Ok(known.clone());
-        }
-        let marks = self.marks(self.policy.code.k);
-        if failures(&marks) > self.policy.code.m {
-            return Err(too_many_away(self.policy, &marks));
-        }
-        let found: Vec<_> =
-            marks.into_iter().enumerate().filter_map(|(number, mark)| Some((number, mark?.ok()??))).collect();
-        let Some((_, first)) = found.first() else { return Ok(None) };
-        // Whoever gave the stores their marks was cut short: there is nothing yet.
-        if found.len() < self.policy.code.k && !self.has_shards() {
-            return Ok(None);
-        }
-        let members = self.members_of(&first.id);
-        for (number, mark) in &found {
-            mark.check(&self.all[*number].url, &members.dispersal, *number)?;
-            self.all[*number].accept();
-        }
-        *known = Some(members.clone());
-        Ok(Some(members))
-    }
-
-    /// Reads the marks. Once `enough` were read, only those are waited for that are quick.
-    fn marks(&self, enough: usize) -> Answers<Option<Mark>> {
-        let mut question = Question::new(&self.all, true, |member| Mark::read(member.bare()));
-        (0..self.all.len()).for_each(|number| question.ask(number));
-        question.wait(enough, PATIENCE, |_| true);
-        std::mem::take(&mut question.answers)
-    }
-
-    /// Whether a store that answers has any shard, marked or not.
-    fn has_shards(&self) -> bool {
-        let mut question = Question::new(&self.all, true, |member| member.bare().list(ObjectKind::Shard));
-        (0..self.all.len()).for_each(|number| question.ask(number));
-        question.wait(self.all.len(), PATIENCE, |_| true);
-        question.answers.iter().flatten().any(|list| list.as_ref().is_ok_and(|list| !list.is_empty()))
-    }
-
-    fn members_of(&self, id: &str) -> Members {
-        let dispersal = Arc::new(Dispersal { id: id.to_owned(), policy: self.policy });
-        let (all, roles, drafts) = (Arc::clone(&self.all), Arc::clone(&self.roles), Arc::clone(&self.drafts));
-        Members { all, dispersal, roles, drafts }
-    }
-
-    /// The stores, for a process that writes to them. The dispersal is begun if no store has anything yet.
-    ///
-    /// # Errors
-    /// `Unavailable` if the dispersal is still to be begun and not all stores answer.
-    fn writable(&self) -> Result<Members> {
-        let mut is_begun = lock(&self.is_begun);
-        if let Some(members) = self.members()?
-            && (*is_begun || !Census::take(&members, self.policy.code.k)?.holders.is_empty())
-        {
-            *is_begun = true;
-            return Ok(members);
-        }
-        let members = self.begin()?;
-        *is_begun = true;
-        *lock(&self.members) = Some(members.clone());
-        Ok(members)
-    }
-
-    /// Gives all stores their marks. That of the first store decides which of two processes begins.
-    fn begin(&self) -> Result<Members> {
-        let without = |error: Error| {
-            Error::new(
-                error.kind(),
-                format!("a dispersed history begins once all its stores answer: {error}"),
-            )
-        };
-        let mut marks = self.marks(self.all.len());
-        if let Some(Err(error)) = marks.iter_mut().filter_map(Option::take).find(Result::is_err) {
-            return Err(without(error));
-        }
-        let (first, begun) = (self.all[0].bare(), lock(&self.members).clone());
-        let id = match (begun, Mark::read(first)?) {
-            (Some(begun), _) => begun.dispersal.id.clone(),
-            (None, Some(mark)) => mark.id,
-            (None, None) => {
-                let id = format!("{:032x}", u128::from_be_bytes(ambient::random()?));
-                self.all[0].begin(&self.members_of(&id).dispersal).or_else(|error| {
-                    match Mark::read(first) {
-                        Ok(Some(_)) => Ok(()),
-                        _ => Err(without(error)),
-                    }
-                })?;
-                Mark::read(first)?.map_or(id, |mark| mark.id)
-            }
-        };
-        let members = self.members_of(&id);
-        self.all.iter().try_for_each(|member| member.begin(&members.dispersal).map_err(without))?;
-        Ok(members)
-    }
-
     /// Puts an object. If it comes into too few stores, it counts as missing until it is put again.
     fn put(&self, name: &ObjectName, source: &mut dyn Read, len: u64) -> Result<()> {
         name.check()?;
@@ -206,11 +105,11 @@ impl Dispersed {
         done
     }
 
-    /// The stores that have a shard of an object, and how many did not answer.
-    fn holders(&self, members: &Members, name: &ObjectName) -> (Vec<usize>, usize) {
+    /// The stores that have a shard of an object, and how many did not answer. Beyond `enough`, only quick stores are waited for.
+    fn holders(&self, members: &Members, name: &ObjectName, enough: usize) -> (Vec<usize>, usize) {
         let shards = Shards::new(members, name);
         let job = move |member: usize, store: &dyn Store| store.holds(&shards.shard(shards.place(member)));
-        let answers = members.ask(&members.numbers(), self.policy.quorum(), PATIENCE, job);
+        let answers = members.ask(&members.numbers(), enough, PATIENCE, job);
         let has = answers.iter().enumerate().filter(|(_, it)| matches!(it, Some(Ok(true))));
         (has.map(|(number, _)| number).collect(), failures(&answers))
     }
@@ -222,7 +121,8 @@ impl Dispersed {
         name: &ObjectName,
         job: impl Fn(&dyn Store, &ObjectName) -> Result<T> + Send + Sync + 'static,
     ) -> Answers<T> {
-        let ((has, _), shards) = (self.holders(members, name), Shards::new(members, name));
+        let ((has, _), shards) =
+            (self.holders(members, name, self.policy.code.k), Shards::new(members, name));
         members.ask(&has, has.len(), PATIENCE, move |member, store| {
             job(store, &shards.shard(shards.place(member)))
         })
@@ -266,7 +166,7 @@ impl Store for Dispersed {
         if lock(&self.unfinished).contains_key(name) {
             return Ok(false);
         }
-        let (has, away) = self.holders(&members, name);
+        let (has, away) = self.holders(&members, name, self.policy.code.k);
         if away > self.policy.code.m {
             return Err(Error::unavailable(format!(
                 "{away} of {} stores do not answer, and at most {} may be away; try again once they answer",
@@ -296,7 +196,7 @@ impl Store for Dispersed {
 
     fn renew(&self, name: &ObjectName) -> Result<()> {
         let members = self.writable()?;
-        let is_weak = self.holders(&members, name).0.len() < self.policy.quorum();
+        let is_weak = self.holders(&members, name, self.policy.quorum()).0.len() < self.policy.quorum();
         if is_weak && self.holds(name)? {
             self.strengthen(&members)?;
         }
@@ -474,9 +374,8 @@ impl Store for Dispersed {
 
     fn is_leased(&self, role: Role) -> bool {
         let Ok(Some(members)) = self.members() else { return false };
-        let leased = members.ask(&members.numbers(), self.policy.quorum(), PATIENCE, move |_, store| {
-            Ok(store.is_leased(role))
-        });
+        let leased = members
+            .ask(&members.numbers(), self.policy.code.k, PATIENCE, move |_, store| Ok(store.is_leased(role)));
         leased.into_iter().flatten().flatten().any(|it| it)
     }
 
@@ -517,7 +416,7 @@ pub(super) fn for_tests(scratch: &Path) -> Vec<Dispersed> {
 /// A new folder that goes with the test's own.
 #[cfg(test)]
 fn scratch_folder(scratch: &Path) -> std::path::PathBuf {
-    let number = u64::from_le_bytes(ambient::random().unwrap());
+    let number = u64::from_le_bytes(crate::ambient::random().unwrap());
     let folder = scratch.join(format!("member-{number:x}"));
     super::files::create_folder(&folder).unwrap();
     folder

@@ -88,7 +88,7 @@ impl Dispersed {
     pub fn glance(&self) -> Result<Survey> {
         let members = self.begun()?;
         let (mut survey, policy) = (Survey::new(&members), members.dispersal.policy);
-        let census = Census::take(&members, policy.quorum())?;
+        let census = Census::take(&members, policy.code.k)?;
         for (number, why) in &census.away {
             survey.stores[*number].away = Some(why.clone());
         }
@@ -146,7 +146,7 @@ impl Dispersed {
     fn examine(&self, members: &Members, is_to_heal: bool, progress: &dyn Progress) -> Result<Survey> {
         // An object must not be removed while its shards are made again.
         let _objects = self.lease_shared(Role::Objects, PATIENCE)?;
-        let census = Census::take(members, members.all.len())?;
+        let census = Census::take(members, members.dispersal.policy.quorum())?;
         let mut survey = Survey::new(members);
         survey.count_remnants(&census);
         let names: Vec<_> = census.objects().map(|(name, _)| name.clone()).collect();
@@ -243,7 +243,7 @@ impl Dispersed {
             }
         }
         let which: Vec<_> = going.keys().copied().collect();
-        members.ask(&which, which.len(), PATIENCE, move |number, store| store.remove(&going[&number]));
+        members.ask_all(&which, PATIENCE, move |number, store| store.remove(&going[&number]));
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod leases;
 mod writing;
 
 use super::*;
+use crate::ambient;
 use crate::progress::Silent;
 use crate::store::MemoryStore;
 
@@ -87,6 +88,17 @@ fn a_store_that_hangs_holds_up_nothing() {
         memory.iter().for_each(|it| it.set_away(false));
         memory[hangs].hang(false);
     }
+    [1, 4].iter().for_each(|number| memory[*number].hang(true));
+    let (store, begun) = (dispersed(4, 2, 1, &memory), ambient::instant());
+    for _ in 0..20 {
+        assert!(store.holds(&pack()).unwrap() && store.read(&pack()).unwrap().unwrap() == whole);
+        assert_eq!(
+            (store.list(ObjectKind::Pack).unwrap(), store.glance().unwrap().objects),
+            (vec![pack()], 1)
+        );
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    [1, 4].iter().for_each(|number| memory[*number].hang(false));
     memory[3].hang(true);
     let (store, begun) = (dispersed(4, 2, 1, &memory), ambient::instant());
     let _lease = store.lease(Role::Capture, "capture").unwrap();

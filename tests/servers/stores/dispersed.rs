@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CHANGES_AGAIN, exit, text};
+use super::{CHANGES_AGAIN, Stored, exit, text};
 use crate::support::shop::{CHANGES, assert_says, shop};
 use crate::support::{Backwhen, Server, wait_for};
 
@@ -321,4 +321,78 @@ fn addresses_that_would_not_keep_what_they_promise_are_refused() {
     assert_says(&backwhen.fails(exit::USAGE, &["repair"]), &["--from"]);
     let refill = ["repair", "--history", &shop.address(), "--refill", "file:///elsewhere"];
     assert_says(&backwhen.fails(exit::USAGE, &refill), &["is none of the stores"]);
+}
+
+/// Leases in buckets outlive their process for a while, and those in folders do not.
+#[test]
+fn buckets_and_folders_go_together() {
+    let Some(stored) = Stored::begin() else { return };
+    let backwhen = &stored.backwhen;
+    let folder = backwhen.folder().join("member");
+    let address = format!("disperse:k=2,m=1,{0}/a,{0}/b,file://{1}", stored.url(), folder.display());
+    let quick = |arguments: &[&str], point: &str| {
+        let mut command = backwhen.command(arguments);
+        command.env("BACKWHEN_TEST_LEASE", "3").env("BACKWHEN_TEST_POINT", point);
+        command.output().unwrap()
+    };
+    for point in ["disperse.put=kill@5", "disperse.put-done=kill@12", "store.put-done=kill@9"] {
+        assert!(quick(&["copy", "--to", &address], point).status.code().is_none(), "{point}");
+    }
+    let copied = quick(&["copy", "--to", &address, "--wait", "1m"], "none=kill");
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    stored.change(CHANGES_AGAIN);
+    let again = quick(&["copy", "--to", &address], "none=kill");
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    let truth = stored.latest(&text(&backwhen.history()));
+    assert_eq!(stored.latest(&address), truth);
+    let shown = backwhen.json(&["verify", "--history", &address]);
+    assert!(shown["ok"] == true && shown["dispersal"]["could_lose"] == 1, "{shown}");
+    let expired = ["expire", "--keep-last", "1", "--apply", "--history", &address];
+    backwhen.ok(&expired);
+    let gone = backwhen.folder().join("gone");
+    std::fs::rename(&folder, &gone).unwrap();
+    let said = backwhen.run(&expired);
+    assert!(said.status.success() || said.status.code() == Some(exit::UNAVAILABLE), "{}", said.stderr);
+    assert_eq!(stored.latest(&address), truth);
+    std::fs::rename(&gone, &folder).unwrap();
+    backwhen.ok(&["repair", "--history", &address]);
+    backwhen.ok(&["verify", "--prove", "--history", &address]);
+}
+
+#[test]
+#[ignore = "it measures; docs/PERFORMANCE.md has a result"]
+fn a_recovery_without_one_store_and_with_a_slow_one_takes_half_as_long_again_at_most() {
+    let shop = Shop::begin(4, 2);
+    let (backwhen, address) = (&shop.backwhen, shop.address());
+    shop.change("INSERT INTO visits (page) SELECT md5(n::text) || md5((n * 7)::text) FROM generate_series(1, 600000) n");
+    backwhen.ok(&["checkpoint"]);
+    shop.copy();
+    let recover = |slow: &str| {
+        let file = backwhen.folder().join("measured.sqlite");
+        let _ = std::fs::remove_file(&file);
+        let into = format!("sqlite:{}", file.display());
+        let mut command =
+            backwhen.command(&["recover", "--history", &address, "--to", "latest", "--into", &into]);
+        let begun = std::time::Instant::now();
+        let output =
+            command.env("BACKWHEN_TEST_PAUSE", slow).env("BACKWHEN_CACHE_SIZE", "0").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        begun.elapsed().as_secs_f64()
+    };
+    let median = |slow: &str| {
+        let mut times: Vec<_> = (0..3).map(|_| recover(slow)).collect();
+        times.sort_by(f64::total_cmp);
+        times[1]
+    };
+    recover("none:0");
+    let whole = median("none:0");
+    std::fs::rename(shop.folder(1), backwhen.folder().join("gone")).unwrap();
+    for millis in [1500, 5000] {
+        let without = median(&format!("disperse.3:{millis}"));
+        println!(
+            "all stores {whole:.2} s; one gone, another answers after {millis} ms: {without:.2} s; {:.2}",
+            without / whole
+        );
+        assert!(without <= 1.5 * whole);
+    }
 }

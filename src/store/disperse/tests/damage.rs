@@ -131,7 +131,7 @@ fn a_store_that_is_brought_back_from_an_old_state_brings_nothing_removed_back() 
     store.put_new(&kept, b"kept").unwrap();
     memory[2].take_from(&snapshot);
     let after = dispersed(4, 2, 1, &memory);
-    assert_eq!(after.list(ObjectKind::Epoch).unwrap(), [kept.clone()]);
+    assert_eq!(after.list(ObjectKind::Epoch).unwrap(), std::slice::from_ref(&kept));
     assert_eq!(after.list(ObjectKind::Pack).unwrap(), []);
     assert_eq!(
         (after.read(&old).unwrap(), after.read(&pack()).unwrap()),
