@@ -89,6 +89,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_believed_while_a_quorum_has_not_been_heard() {
+        let policy = Policy { code: Code { k: 2, m: 2 }, tolerate: 1 };
+        let old = tail(b"old");
+        for (unknown, verdict) in [(3, Verdict::Unclear), (2, Verdict::Is(&old))] {
+            for is_all in [false, true] {
+                let judged = judge(policy, ObjectKind::Epoch, [&old].into_iter(), unknown, is_all);
+                assert_eq!(judged, verdict, "{unknown} {is_all}");
+            }
+        }
+    }
+
+    #[test]
     fn what_one_store_alone_has_is_no_object() {
         let one = tail(b"one");
         assert_eq!(judged(&[(&one, 1)], 0, true), Some(None));

@@ -23,6 +23,11 @@ fn two_processes_that_see_other_stores_never_both_have_a_role() {
     assert_eq!(error.kind(), Kind::Unavailable, "objects are removed from every store, {error}");
     let removal = dispersed(4, 2, 1, &memory).remove(&[pack()]).unwrap_err();
     assert_eq!(removal.kind(), Kind::Unavailable, "{removal}");
+    assert_eq!(
+        having(&memory[1..], &pack()).len(),
+        5,
+        "what cannot be removed everywhere is removed nowhere"
+    );
 }
 
 #[test]

@@ -126,6 +126,20 @@ fn a_failed_put_is_followed_by_one_with_other_bytes() {
 }
 
 #[test]
+fn a_put_that_comes_too_late_gives_way_and_makes_the_other_object_whole() {
+    let (memory, first) = (begun(), bytes(300_000));
+    let order = ranked(&memory, &pack());
+    put_into(&memory, &pack(), &first, 5);
+    // The store that decides does not know of the first put.
+    let shard = shard_of(&memory[order[0]], &pack()).unwrap();
+    memory[order[0]].remove(&[shard]).unwrap();
+    let late = process(&memory).put_new(&pack(), &bytes(299_999)).unwrap_err();
+    assert_eq!(late.kind(), Kind::Internal, "{late}");
+    assert!(process(&memory).read(&pack()).unwrap().unwrap() == first);
+    assert!(process(&memory).survey(&Silent).unwrap().is_whole());
+}
+
+#[test]
 fn a_full_store_is_one_that_lacks_what_is_put() {
     let (memory, whole) = (begun(), bytes(30_000_000));
     memory[1].fill_up(true);
