@@ -69,7 +69,7 @@ impl Dispersed {
     pub(super) fn writable(&self) -> Result<Members> {
         let mut is_begun = lock(&self.is_begun);
         if let Some(members) = self.members()?
-            && (*is_begun || !Census::take(&members, self.policy.code.k)?.holders.is_empty())
+            && (*is_begun || !Census::take(&members, self.policy.code.k, PATIENCE)?.holders.is_empty())
         {
             *is_begun = true;
             return Ok(members);

@@ -9,9 +9,6 @@ use super::shard::object_of;
 use crate::error::{Error, Result};
 use crate::store::{ObjectKind, ObjectName};
 
-/// Once enough stores have been listed, the others have this time.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// The lists of all stores that answer.
 #[derive(Debug)]
 pub(super) struct Census {
@@ -23,13 +20,13 @@ pub(super) struct Census {
 }
 
 impl Census {
-    /// Lists the stores. Of those beyond `enough`, only those are waited for that are quick.
+    /// Lists the stores. Those beyond `enough` have as long as `patience` after these.
     ///
     /// # Errors
     /// `Unavailable` if more than m stores do not answer.
-    pub fn take(members: &Members, enough: usize) -> Result<Census> {
+    pub fn take(members: &Members, enough: usize, patience: Duration) -> Result<Census> {
         let lists =
-            members.ask(&members.numbers(), enough, PATIENCE, |_, store| store.list(ObjectKind::Shard));
+            members.ask(&members.numbers(), enough, patience, |_, store| store.list(ObjectKind::Shard));
         let policy = members.dispersal.policy;
         if failures(&lists) > policy.code.m {
             return Err(too_many_away(policy, &lists));

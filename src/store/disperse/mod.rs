@@ -47,7 +47,7 @@ use super::{
 use crate::error::{Context, Error, Kind, Result};
 
 /// Once so many stores have answered a question that the answer is known, the others have this time.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A larger object is read twice rather than held in memory.
 const LARGEST_HELD: u64 = 256 << 20;
@@ -150,7 +150,7 @@ impl Dispersed {
 impl Store for Dispersed {
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectName>> {
         let Some(members) = self.members()? else { return Ok(Vec::new()) };
-        let census = Census::take(&members, self.policy.code.k)?;
+        let census = Census::take(&members, self.policy.code.k, PATIENCE)?;
         let unfinished = lock(&self.unfinished);
         let of_kind = census.objects().map(|(name, _)| name);
         Ok(of_kind.filter(|name| name.kind() == kind && !unfinished.contains_key(name)).cloned().collect())

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 use crate::store::{ObjectKind, ObjectName, Role};
 
+/// Once enough stores have been listed, the others have this time. Who only reads waits for less.
+const LISTING: Duration = Duration::from_secs(3);
+
 /// Whoever repairs waits so long for an expiry that is at work.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -88,7 +91,7 @@ impl Dispersed {
     pub fn glance(&self) -> Result<Survey> {
         let members = self.begun()?;
         let (mut survey, policy) = (Survey::new(&members), members.dispersal.policy);
-        let census = Census::take(&members, policy.code.k)?;
+        let census = Census::take(&members, policy.code.k, LISTING)?;
         for (number, why) in &census.away {
             survey.stores[*number].away = Some(why.clone());
         }
@@ -146,7 +149,7 @@ impl Dispersed {
     fn examine(&self, members: &Members, is_to_heal: bool, progress: &dyn Progress) -> Result<Survey> {
         // An object must not be removed while its shards are made again.
         let _objects = self.lease_shared(Role::Objects, PATIENCE)?;
-        let census = Census::take(members, members.dispersal.policy.quorum())?;
+        let census = Census::take(members, members.dispersal.policy.quorum(), LISTING)?;
         let mut survey = Survey::new(members);
         survey.count_remnants(&census);
         let names: Vec<_> = census.objects().map(|(name, _)| name.clone()).collect();
@@ -201,7 +204,7 @@ impl Dispersed {
     /// `Unavailable` if too few stores answer, `Locked` if an expiry is at work.
     pub(super) fn strengthen(&self, members: &Members) -> Result<()> {
         let policy = members.dispersal.policy;
-        let census = Census::take(members, policy.quorum())?;
+        let census = Census::take(members, policy.quorum(), LISTING)?;
         let weak: Vec<_> = census.objects().filter(|(_, holders)| holders.len() < policy.quorum()).collect();
         if weak.is_empty() {
             return Ok(());
@@ -234,7 +237,7 @@ impl Dispersed {
 
     /// Removes the shards of puts and removals that were cut short.
     pub(super) fn remove_remnants(&self, members: &Members, kind: ObjectKind) -> Result<()> {
-        let census = Census::take(members, members.dispersal.policy.quorum())?;
+        let census = Census::take(members, members.dispersal.policy.quorum(), LISTING)?;
         let mut going: BTreeMap<usize, Vec<ObjectName>> = BTreeMap::new();
         for (name, holders) in census.remnants(kind) {
             let shards = Shards::new(members, name);
